@@ -1,0 +1,157 @@
+"""Identity documents: form, check digits and expiry, and the seam for a government look-up."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import Protocol
+
+from engine.errors import RequestError
+from engine.matching import travel
+from engine.reasons import Reason
+
+NATIONAL_NUMBERS = {
+    "cn-ric": "stdnum.cn.ric",
+    "kr-rrn": "stdnum.kr.rrn",
+    "th-pin": "stdnum.th.pin",
+    "id-nik": "stdnum.id.nik",
+    "my-nric": "stdnum.my.nric",
+    "in-aadhaar": "stdnum.in_.aadhaar",
+    "pk-cnic": "stdnum.pk.cnic",
+    "tr-tckimlik": "stdnum.tr.tckimlik",
+    "za-idnr": "stdnum.za.idnr",
+    "es-dni": "stdnum.es.dni",
+}
+"""Document type to the python-stdnum module that knows its form and check digit."""
+
+PASSPORT = "passport"
+DOCUMENT_TYPES = (*NATIONAL_NUMBERS, PASSPORT)
+MAX_NAME_LENGTH = 200
+MAX_NUMBER_LENGTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as presented; its repr shows neither the number nor the name.
+
+    For a passport the number is its machine readable zone: the second line, or both.
+    """
+
+    type: str
+    number: str = field(repr=False)
+    name: str = field(repr=False)
+    expires_on: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedDocument:
+    """A document in its canonical form, and what is wrong with it.
+
+    `number` is the same for every way of writing one document. `findings` is empty for a sound
+    document; with `DOCUMENT_INVALID` in it the number identifies nobody.
+    """
+
+    type: str
+    number: str = field(repr=False)
+    name: str = field(repr=False)
+    expires_on: date | None
+    findings: tuple[Reason, ...] = ()
+
+    @property
+    def is_well_formed(self) -> bool:
+        return Reason.DOCUMENT_INVALID not in self.findings
+
+
+class DocumentAuthority(Protocol):
+    """Whoever knows documents beyond their form: an operator's government look-up.
+
+    `check` answers for a batch, in order, with further findings for each document; it is only
+    asked about well-formed ones. It must not raise for a document that it does not know.
+    """
+
+    def check(
+        self, documents: Sequence[CheckedDocument], on: date
+    ) -> list[tuple[Reason, ...]]: ...
+
+
+class FormAuthority:
+    """The shipped authority: knows nothing beyond form and expiry, which are checked anyway."""
+
+    def check(self, documents: Sequence[CheckedDocument], on: date) -> list[tuple[Reason, ...]]:
+        del on
+        return [() for _ in documents]
+
+
+class ListedAuthority:
+    """Answers from a list of (type, canonical number) to findings: an offline extract."""
+
+    def __init__(self, listed: dict[tuple[str, str], tuple[Reason, ...]]) -> None:
+        self._listed = dict(listed)
+
+    def check(self, documents: Sequence[CheckedDocument], on: date) -> list[tuple[Reason, ...]]:
+        del on
+        return [self._listed.get((item.type, item.number), ()) for item in documents]
+
+
+def check_documents(
+    documents: Sequence[Document], authority: DocumentAuthority, on: date
+) -> list[CheckedDocument]:
+    """Checks a batch: form and check digits first, then expiry, then the authority.
+
+    The caller has let only documents in that `require_checkable` accepts.
+    """
+    checked = [_check_form(document, on) for document in documents]
+    sound = [place for place, item in enumerate(checked) if item.is_well_formed]
+    answers = authority.check([checked[place] for place in sound], on)
+    assert len(answers) == len(sound), "an authority answers for each document"
+    for place, findings in zip(sound, answers, strict=True):
+        merged = tuple(dict.fromkeys((*checked[place].findings, *findings)))
+        checked[place] = replace(checked[place], findings=merged)
+    return checked
+
+
+def normalise_name(name: str) -> str:
+    """One spelling for one name: NFKC, no punctuation, single spaces, case folded."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    text = "".join(" " if unicodedata.category(sign)[0] in "PZC" else sign for sign in text)
+    return " ".join(text.split())
+
+
+def require_checkable(document: Document) -> None:
+    """Refuses what cannot be judged at all: an unknown type, no name, an endless number."""
+    if document.type not in DOCUMENT_TYPES:
+        known = ", ".join(DOCUMENT_TYPES)
+        raise RequestError(f"unknown document type {document.type[:20]!r}: use one of {known}")
+    if not normalise_name(document.name) or len(document.name) > MAX_NAME_LENGTH:
+        raise RequestError("the name is empty or too long: give it as it stands on the document")
+    if not document.number.strip() or len(document.number) > MAX_NUMBER_LENGTH:
+        raise RequestError("the document number is empty or too long: give it as it is printed")
+
+
+def _check_form(document: Document, on: date) -> CheckedDocument:
+    name = normalise_name(document.name)
+    number, expires_on = document.number.strip(), document.expires_on
+    try:
+        if document.type == PASSPORT:
+            zone = travel.read_passport(number, on)
+            number, expires_on = zone.identity, zone.expires_on
+        else:
+            number = _compact_national(document.type, number)
+    except ValueError:
+        findings: tuple[Reason, ...] = (Reason.DOCUMENT_INVALID,)
+        # What identifies nobody still needs one spelling, for the payload digest.
+        number = re.sub(r"\s+", " ", number)
+    else:
+        is_expired = expires_on is not None and expires_on < on
+        findings = (Reason.DOCUMENT_EXPIRED,) if is_expired else ()
+    return CheckedDocument(document.type, number, name, expires_on, findings)
+
+
+def _compact_national(document_type: str, number: str) -> str:
+    module = importlib.import_module(NATIONAL_NUMBERS[document_type])
+    compact: str = module.validate(number)  # its ValidationError is a ValueError
+    return compact.upper()

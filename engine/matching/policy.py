@@ -1,0 +1,161 @@
+"""The decision table: evidence in, decision and reasons out, and nothing else looked at.
+
+`decide` is pure, so a recorded decision can be replayed from its recorded evidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from engine.matching.thresholds import Thresholds
+from engine.reasons import Decision, Reason
+
+POLICY_VERSION = "1"
+"""Changes whenever the same evidence could lead to another decision."""
+
+
+class Photograph(StrEnum):
+    """Which of the two photographs a reason speaks of."""
+
+    LIVE = "live"
+    PORTRAIT = "portrait"
+
+
+class CaseKind(StrEnum):
+    """What a fraud analyst is asked to decide."""
+
+    STOLEN_DOCUMENT = "stolen_document"
+    DUPLICATE_IDENTITY = "duplicate_identity"
+    POSSIBLE_DUPLICATE = "possible_duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A reference of another document that looks like the probe."""
+
+    reference_id: int
+    document_id: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Everything that a decision depends on; scores are cosines, `None` where not compared.
+
+    `candidates` are references under other documents with a score at or above
+    `thresholds.review`, best first; `searched` is how many references were compared, `None`
+    when the duplicate search did not run.
+    """
+
+    thresholds: Thresholds
+    document_findings: tuple[Reason, ...] = ()
+    name_differs: bool = False
+    live_problems: tuple[Reason, ...] = ()
+    portrait_problems: tuple[Reason, ...] = ()
+    live_portrait_score: float | None = None
+    holder_score: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    searched: int | None = None
+    is_number_in_use: bool = False
+    open_lines: int = 0
+    line_limit: int = 5
+    is_watchlisted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason, the decision that it alone would bring, and the photograph it speaks of."""
+
+    reason: Reason
+    decision: Decision
+    photograph: Photograph | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The gravest decision of all findings, the findings in the table's order, the cases."""
+
+    decision: Decision
+    findings: tuple[Finding, ...]
+    cases: tuple[CaseKind, ...]
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        return tuple(dict.fromkeys(finding.reason for finding in self.findings))
+
+
+_GRAVITY = {Decision.APPROVED: 0, Decision.REVIEW: 1, Decision.REJECTED: 2}
+
+_CASE_OF = {
+    Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: CaseKind.STOLEN_DOCUMENT,
+    Reason.DUPLICATE_IDENTITY: CaseKind.DUPLICATE_IDENTITY,
+    Reason.POSSIBLE_DUPLICATE: CaseKind.POSSIBLE_DUPLICATE,
+}
+
+
+def decide(evidence: Evidence) -> Verdict:
+    """The whole table; every row that applies leaves a finding."""
+    findings = (
+        *_document_findings(evidence),
+        *_photograph_findings(evidence),
+        *_face_findings(evidence),
+        *_line_findings(evidence),
+    )
+    decision = max(
+        (finding.decision for finding in findings),
+        key=_GRAVITY.__getitem__,
+        default=Decision.APPROVED,
+    )
+    cases = tuple(
+        _CASE_OF[finding.reason] for finding in findings if finding.reason in _CASE_OF
+    )
+    return Verdict(decision, findings, cases)
+
+
+def _document_findings(evidence: Evidence) -> list[Finding]:
+    findings = [Finding(reason, Decision.REJECTED) for reason in evidence.document_findings]
+    if evidence.name_differs:
+        findings.append(Finding(Reason.NAME_MISMATCH, Decision.REVIEW))
+    return findings
+
+
+def _photograph_findings(evidence: Evidence) -> list[Finding]:
+    return [
+        Finding(reason, Decision.REJECTED, photograph)
+        for photograph, problems in (
+            (Photograph.LIVE, evidence.live_problems),
+            (Photograph.PORTRAIT, evidence.portrait_problems),
+        )
+        for reason in problems
+    ]
+
+
+def _face_findings(evidence: Evidence) -> list[Finding]:
+    thresholds = evidence.thresholds
+    findings = []
+    if _is_below(evidence.live_portrait_score, thresholds.verify):
+        findings.append(Finding(Reason.FACE_MISMATCH, Decision.REJECTED))
+    if _is_below(evidence.holder_score, thresholds.same_document):
+        findings.append(Finding(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Decision.REJECTED))
+    best = max((candidate.score for candidate in evidence.candidates), default=None)
+    if best is not None and best >= thresholds.certain:
+        findings.append(Finding(Reason.DUPLICATE_IDENTITY, Decision.REJECTED))
+    elif best is not None and best >= thresholds.review:
+        findings.append(Finding(Reason.POSSIBLE_DUPLICATE, Decision.REVIEW))
+    if evidence.is_watchlisted:
+        findings.append(Finding(Reason.WATCHLISTED, Decision.REVIEW))
+    return findings
+
+
+def _line_findings(evidence: Evidence) -> list[Finding]:
+    findings = []
+    if evidence.is_number_in_use:
+        findings.append(Finding(Reason.LINE_IN_USE, Decision.REJECTED))
+    if evidence.open_lines >= evidence.line_limit:
+        findings.append(Finding(Reason.LINE_LIMIT_REACHED, Decision.REJECTED))
+    return findings
+
+
+def _is_below(score: float | None, threshold: float) -> bool:
+    return score is not None and score < threshold

@@ -1,0 +1,52 @@
+"""Why a decision is what it is: the closed vocabulary that answers, records and metrics share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Decision(StrEnum):
+    """What becomes of an enrollment, mildest first."""
+
+    APPROVED = "approved"
+    REVIEW = "review"
+    REJECTED = "rejected"
+
+
+class Reason(StrEnum):
+    """A row of the decision table; image reasons are said of the live face or the portrait."""
+
+    DOCUMENT_INVALID = "DOCUMENT_INVALID"
+    DOCUMENT_EXPIRED = "DOCUMENT_EXPIRED"
+    DOCUMENT_BLOCKED = "DOCUMENT_BLOCKED"
+    NAME_MISMATCH = "NAME_MISMATCH"
+    NO_FACE = "NO_FACE"
+    SEVERAL_FACES = "SEVERAL_FACES"
+    FACE_TOO_SMALL = "FACE_TOO_SMALL"
+    BLURRED = "BLURRED"
+    TOO_DARK = "TOO_DARK"
+    TOO_BRIGHT = "TOO_BRIGHT"
+    LOW_CONTRAST = "LOW_CONTRAST"
+    POSE = "POSE"
+    FACE_MISMATCH = "FACE_MISMATCH"
+    DOCUMENT_HELD_BY_ANOTHER_FACE = "DOCUMENT_HELD_BY_ANOTHER_FACE"
+    DUPLICATE_IDENTITY = "DUPLICATE_IDENTITY"
+    POSSIBLE_DUPLICATE = "POSSIBLE_DUPLICATE"
+    LINE_LIMIT_REACHED = "LINE_LIMIT_REACHED"
+    LINE_IN_USE = "LINE_IN_USE"
+    WATCHLISTED = "WATCHLISTED"
+
+
+IMAGE_REASONS = frozenset(
+    {
+        Reason.NO_FACE,
+        Reason.SEVERAL_FACES,
+        Reason.FACE_TOO_SMALL,
+        Reason.BLURRED,
+        Reason.TOO_DARK,
+        Reason.TOO_BRIGHT,
+        Reason.LOW_CONTRAST,
+        Reason.POSE,
+    }
+)
+"""Reasons that ask for a new photograph."""

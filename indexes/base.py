@@ -1,0 +1,81 @@
+"""What every index promises: vectors in, ids and scores out. It knows no face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hits:
+    """Answers to a batch of q queries, side by side.
+
+    Query i owns rows `offsets[i]:offsets[i + 1]` of `ids` (int64[m]) and `scores` (float32[m],
+    cosine), best first, equal scores by ascending id.
+    """
+
+    offsets: NDArray[np.int64]
+    ids: Ids
+    scores: Scores
+
+    def __len__(self) -> int:
+        """The number of queries, not of hits."""
+        return len(self.offsets) - 1
+
+    def of(self, query: int) -> tuple[Ids, Scores]:
+        """The ids and scores of one query."""
+        rows = slice(int(self.offsets[query]), int(self.offsets[query + 1]))
+        return self.ids[rows], self.scores[rows]
+
+
+class VectorIndex(Protocol):
+    """Unit vectors under int64 ids, searched by inner product.
+
+    Vectors are `float32[n, dim]`, finite, unit rows; ids are `int64[n]`, not negative. Input
+    that breaks this raises `VectorInvalid` or `IdInvalid` and changes nothing. An index is not
+    locked: `Gallery` is the thread-safe thing in front of it.
+    """
+
+    @property
+    def kind(self) -> str:
+        """The name that a snapshot and a report use."""
+        ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def ids(self) -> Ids:
+        """All ids, ascending; a copy."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def add(self, ids: Ids, vectors: Vectors) -> None:
+        """Adds new ids; an id that is there already is refused."""
+        ...
+
+    def remove(self, ids: Ids) -> None:
+        """Removes these ids; an unknown one is refused, and then none is removed."""
+        ...
+
+    def vectors(self, ids: Ids) -> Vectors:
+        """The stored rows in the order asked: float32[n, dim]."""
+        ...
+
+    def search(self, queries: Vectors, k: int) -> Hits:
+        """The k best of each query, or all where there are fewer."""
+        ...
+
+    def range_search(self, queries: Vectors, threshold: float) -> Hits:
+        """Everything at or above the threshold."""
+        ...

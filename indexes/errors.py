@@ -1,0 +1,23 @@
+"""The error tree of the indexes."""
+
+from __future__ import annotations
+
+
+class IndexFault(Exception):
+    """Whatever an index refuses; the index is as it was before the call."""
+
+
+class VectorInvalid(IndexFault):
+    """Wrong shape, dimension or dtype; not finite; not of unit length."""
+
+
+class IdInvalid(IndexFault):
+    """An id that is there already, given twice, unknown or negative."""
+
+
+class SnapshotDamaged(IndexFault):
+    """Truncated, altered or incomplete files: rebuild from the store."""
+
+
+class SnapshotForeign(IndexFault):
+    """A whole snapshot, but of another model, key ring, dimension or format version."""
