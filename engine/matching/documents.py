@@ -73,9 +73,7 @@ class DocumentAuthority(Protocol):
     asked about well-formed ones. It must not raise for a document that it does not know.
     """
 
-    def check(
-        self, documents: Sequence[CheckedDocument], on: date
-    ) -> list[tuple[Reason, ...]]: ...
+    def check(self, documents: Sequence[CheckedDocument], on: date) -> list[tuple[Reason, ...]]: ...
 
 
 class FormAuthority:

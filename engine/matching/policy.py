@@ -107,9 +107,7 @@ def decide(evidence: Evidence) -> Verdict:
         key=_GRAVITY.__getitem__,
         default=Decision.APPROVED,
     )
-    cases = tuple(
-        _CASE_OF[finding.reason] for finding in findings if finding.reason in _CASE_OF
-    )
+    cases = tuple(_CASE_OF[finding.reason] for finding in findings if finding.reason in _CASE_OF)
     return Verdict(decision, findings, cases)
 
 

@@ -1,0 +1,182 @@
+"""What can be done for or about the holder of a document, beside enrolling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import NotFound, RequestError
+from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
+from engine.matching.intake import document_look_up
+from engine.matching.registrar import Registrar
+from engine.matching.watchlist import WatchList
+from engine.registry.reader import Reader
+from engine.registry.records import (
+    AuditEntry,
+    Changes,
+    DocumentRecord,
+    DocumentStatus,
+    LineRecord,
+    WatchEntry,
+)
+from engine.registry.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureCertificate:
+    """What was erased, when, and where the audit chain says so.
+
+    From `gallery_sequence` on no search sees the holder. The enrollments stay as bare decisions:
+    scores and reasons, without template, name or number.
+    """
+
+    document_id: str
+    references: int
+    lines: int
+    gallery_sequence: int
+    erased_at: datetime
+    audit_number: int
+    audit_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class HolderLines:
+    """The lines under a document, shown only to the face that holds it."""
+
+    is_holder: bool
+    score: float | None
+    threshold: float
+    lines: tuple[LineRecord, ...] = ()
+    numbers: dict[str, str] = field(default_factory=dict, repr=False)
+    """Line id to number, for the lines that are open."""
+
+
+def erase_holder(
+    registrar: Registrar, registry: Reader, document: Document, actor: str
+) -> ErasureCertificate:
+    """Erases a document with its references and numbers; `NotFound` where nobody holds it."""
+
+    def perform(writer: Writer, now: datetime) -> ErasureCertificate:
+        record = find_document(registry, document, now.date())
+        ids = record.reference_ids
+        sequence = writer.sequence + 1 if ids else writer.sequence
+        open_lines = [line for line in registry.lines_of(record.id) if line.closed_at is None]
+        detail = {"references": len(ids), "lines": len(open_lines), "gallery_sequence": sequence}
+        writer.commit(
+            Changes(
+                sequence=sequence,
+                audit=(AuditEntry(actor, "document.erased", record.id, detail),),
+                removed_references=tuple((key, sequence) for key in ids),
+                erased_documents=(record.id,),
+            )
+        )
+        if ids:
+            registrar.gallery.remove(np.array(ids, dtype=np.int64), sequence)
+        number, digest = registry.audit_head()
+        return ErasureCertificate(
+            document_id=record.id,
+            references=len(ids),
+            lines=len(open_lines),
+            gallery_sequence=sequence,
+            erased_at=now,
+            audit_number=number,
+            audit_hash=digest.hex(),
+        )
+
+    return registrar.run(perform)
+
+
+def block_document(registrar: Registrar, registry: Reader, document: Document, actor: str) -> str:
+    """Blocks a known document: every attempt under it is refused. Returns its id."""
+
+    def perform(writer: Writer, now: datetime) -> str:
+        record = find_document(registry, document, now.date())
+        writer.commit(
+            Changes(
+                sequence=writer.sequence,
+                audit=(AuditEntry(actor, "document.blocked", record.id),),
+                blocked_documents=(record.id,),
+            )
+        )
+        return record.id
+
+    return registrar.run(perform)
+
+
+def watch_face(
+    registrar: Registrar,
+    watchlist: WatchList,
+    vector: NDArray[np.float32],
+    reason: str,
+    actor: str,
+) -> int:
+    """Puts a rotated face float32[d] on the watch-list; returns the entry's id."""
+
+    def perform(writer: Writer, now: datetime) -> int:
+        entry = WatchEntry(
+            id=writer.next_watch_id(),
+            document_lookup=None,
+            template=vector,
+            reason=reason,
+            added_at=now,
+        )
+        writer.commit(
+            Changes(
+                sequence=writer.sequence,
+                audit=(AuditEntry(actor, "watchlist.added", str(entry.id)),),
+                watched=(entry,),
+            )
+        )
+        watchlist.add(entry)
+        return entry.id
+
+    return registrar.run(perform)
+
+
+def read_lines(
+    registrar: Registrar,
+    registry: Reader,
+    document: Document,
+    probe: NDArray[np.float32],
+    threshold: float,
+    actor: str,
+) -> HolderLines:
+    """The lines under a document if the probe, float32[d], is its holder's face; audited.
+
+    `NotFound` where nobody holds the document.
+    """
+
+    def perform(writer: Writer, now: datetime) -> HolderLines:
+        record = find_document(registry, document, now.date())
+        references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
+        score = float((references @ probe).max()) if len(references) else None
+        is_holder = score is not None and score >= threshold
+        writer.commit(
+            Changes(
+                sequence=writer.sequence,
+                audit=(AuditEntry(actor, "lines.read", record.id, {"shown": is_holder}),),
+            )
+        )
+        if not is_holder:
+            return HolderLines(False, score, threshold)
+        lines = tuple(registry.lines_of(record.id))
+        open_ids = [line.id for line in lines if line.closed_at is None]
+        return HolderLines(True, score, threshold, lines, registry.numbers(open_ids))
+
+    return registrar.run(perform)
+
+
+def find_document(registry: Reader, document: Document, on: date) -> DocumentRecord:
+    """The registry's row for a document; `RequestError` for a number that cannot be one."""
+    require_checkable(document)
+    checked = check_documents([document], FormAuthority(), on)[0]
+    if not checked.is_well_formed:
+        raise RequestError("the document number is not well-formed: check each digit")
+    lookup = document_look_up(registry.vault, checked)
+    record = registry.documents([lookup]).get(lookup)
+    if record is None or record.status is DocumentStatus.ERASED:
+        raise NotFound("nobody is enrolled under this document")
+    return record

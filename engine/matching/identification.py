@@ -1,0 +1,49 @@
+"""Searches that store nothing: whose references look like this face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.matching.policy import Candidate
+from engine.registry.reader import Reader
+from indexes.gallery import Found, Gallery
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """Candidates best first, and what was searched: an empty list is a true "nobody"."""
+
+    candidates: tuple[Candidate, ...]
+    searched: int
+    gallery_sequence: int
+
+
+def identify(
+    probes: NDArray[np.float32], gallery: Gallery, registry: Reader, *, threshold: float
+) -> list[Identification]:
+    """All references at or above the threshold, for each probe of float32[n, d], unit rows."""
+    return _name(gallery.range_search(probes, threshold), registry)
+
+
+def identify_best(
+    probes: NDArray[np.float32], gallery: Gallery, registry: Reader, *, count: int
+) -> list[Identification]:
+    """The `count` best references whatever their scores, for each probe."""
+    return _name(gallery.search(probes, count), registry)
+
+
+def _name(found: Found, registry: Reader) -> list[Identification]:
+    owners = registry.documents_of(np.unique(found.hits.ids).tolist())
+    answers = []
+    for query in range(len(found.hits)):
+        ids, scores = found.hits.of(query)
+        candidates = tuple(
+            Candidate(key, owners[key], float(score))
+            for key, score in zip(ids.tolist(), scores, strict=True)
+            if key in owners
+        )
+        answers.append(Identification(candidates, found.searched, found.sequence))
+    return answers

@@ -1,0 +1,270 @@
+"""From error rates to scores and back: a model's calibration, and the thresholds it gives.
+
+A pair matches at `score >= threshold`. Rates outside what the calibration data can support are
+refused by name, or answered with an upper bound that says so; nothing is extrapolated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Self
+
+from engine.errors import CalibrationError, RateUnsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FORMAT = 1
+"""Of the calibration file; a file of another format is refused."""
+
+
+class Comparison(StrEnum):
+    """What is compared: single photographs, or references fused of two photographs of a person."""
+
+    ONE_TO_ONE = "one_to_one"
+    FUSED_TO_ONE = "fused_to_one"
+    FUSED = "fused"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """An error rate (or an expected count) with its 95 % interval.
+
+    Where `is_bound`, the data show no more than "at most `value`".
+    """
+
+    value: float
+    low: float
+    high: float
+    is_bound: bool = False
+
+    def times(self, factor: float) -> Rate:
+        return Rate(self.value * factor, self.low * factor, self.high * factor, self.is_bound)
+
+    def __str__(self) -> str:
+        if self.is_bound:
+            return f"at most {self.value:.2g}"
+        return f"{self.value:.2g} ({self.low:.2g} to {self.high:.2g})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoint:
+    """A false match rate, the smallest threshold that keeps it, and what it costs.
+
+    `fmr_low`, `fmr_high`: interval of the FMR at that threshold. `threshold_low`,
+    `threshold_high`: interval of the threshold for that FMR. `fnmr_low`, `fnmr_high`: interval
+    of the FNMR at that FMR. All 95 %.
+    """
+
+    fmr: float
+    fmr_low: float
+    fmr_high: float
+    threshold: float
+    threshold_low: float
+    threshold_high: float
+    fnmr: float
+    fnmr_low: float
+    fnmr_high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationCurve:
+    """Operating points of one kind of comparison, FMR falling and thresholds rising.
+
+    `stranger_pairs` counts pairs of different people, however many photographs they have;
+    `highest_nonmated` is the highest score that two of them reached.
+    """
+
+    people: int
+    mated_pairs: int
+    nonmated_pairs: int
+    stranger_pairs: int
+    highest_nonmated: float
+    points: tuple[OperatingPoint, ...]
+
+    def __post_init__(self) -> None:
+        rising = all(a.threshold <= b.threshold and a.fmr > b.fmr for a, b in pairwise(self.points))
+        if not self.points or not rising:
+            raise CalibrationError(
+                "the calibration's operating points are not in order: fit it again"
+            )
+
+    @property
+    def lowest_fmr(self) -> float:
+        """The lowest false match rate that the data support."""
+        return self.points[-1].fmr
+
+    def threshold_at(self, fmr: float) -> float:
+        """The threshold that keeps `fmr`, interpolated in log FMR.
+
+        Raises `RateUnsupported` below `lowest_fmr` or above the highest rate calibrated.
+        """
+        if not self.lowest_fmr * (1 - 1e-9) <= fmr <= self.points[0].fmr * (1 + 1e-9):
+            raise RateUnsupported(
+                f"a false match rate of {fmr:g} is not supported by {self.nonmated_pairs:,} "
+                f"non-mated pairs: ask for {self.lowest_fmr:.2g} to {self.points[0].fmr:g}"
+            )
+        for upper, lower in pairwise(self.points):
+            if fmr >= lower.fmr:
+                share = math.log(fmr / upper.fmr) / math.log(lower.fmr / upper.fmr)
+                return upper.threshold + max(share, 0.0) * (lower.threshold - upper.threshold)
+        return self.points[-1].threshold
+
+    def fmr_at(self, score: float) -> Rate:
+        """The FMR of a threshold at `score`: measured, or an upper bound beyond `lowest_fmr`.
+
+        The bound is the upper end of the lowest supported rate, since FMR only falls as the
+        score rises. Above every non-mated score seen it is, where lower, 3 over the pairs of
+        different people (the rule of three); pairs of photographs are not independent.
+        """
+        last = self.points[-1]
+        if score > last.threshold:
+            bound = last.fmr_high
+            if score > self.highest_nonmated:
+                bound = min(bound, 3 / self.stranger_pairs)
+            return Rate(bound, 0.0, bound, is_bound=True)
+        before: tuple[float, ...] = (-1.0, 1.0, 1.0, 1.0)
+        for point in self.points:
+            after = (point.threshold, point.fmr, point.fmr_low, point.fmr_high)
+            if score < point.threshold:
+                break
+            before = after
+        width = after[0] - before[0]
+        share = min(max((score - before[0]) / width, 0.0), 1.0) if width > 0 else 1.0
+        value, low, high = (
+            math.exp((1 - share) * math.log(a) + share * math.log(b)) if a > 0 and b > 0 else b
+            for a, b in zip(before[1:], after[1:], strict=True)
+        )
+        return Rate(value, min(low, value), max(high, value))
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        points = tuple(OperatingPoint(**point) for point in fields["points"])
+        return cls(**{**fields, "points": points})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The error rates of one model, measured on `source`; belongs to `model_digest` alone."""
+
+    model_digest: str
+    source: str
+    people: int
+    photographs: int
+    curves: Mapping[Comparison, CalibrationCurve]
+
+    def threshold_at(self, fmr: float, kind: Comparison) -> float:
+        """The smallest threshold whose FMR is at most `fmr`; raises `RateUnsupported`."""
+        return self.curve(kind).threshold_at(fmr)
+
+    def fmr_at(self, score: float, kind: Comparison) -> Rate:
+        """The FMR of a threshold at `score`, or "at most" beyond the data."""
+        return self.curve(kind).fmr_at(score)
+
+    def expected_false_candidates(
+        self, gallery_size: int, score: float, kind: Comparison = Comparison.FUSED
+    ) -> Rate:
+        """Strangers at or above `score` in one search of `gallery_size` references."""
+        return self.fmr_at(score, kind).times(gallery_size)
+
+    def curve(self, kind: Comparison) -> CalibrationCurve:
+        if kind not in self.curves:
+            raise CalibrationError(f"the calibration lacks {kind} comparisons: fit it again")
+        return self.curves[kind]
+
+    def save(self, path: Path) -> None:
+        """Write the file that `load` reads; it holds rates and counts only, nothing of a person."""
+        path.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: Path, model_digest: str) -> Self:
+        """Read a calibration; raises `CalibrationError` where it belongs to another model."""
+        try:
+            fields = json.loads(path.read_text("utf-8"))
+            found = fields.pop("format")
+            if found != FORMAT:
+                raise CalibrationError(
+                    f"the calibration has format {found}, this version reads {FORMAT}: fit it again"
+                )
+            curves = {
+                Comparison(kind): CalibrationCurve.from_dict(curve)
+                for kind, curve in fields.pop("curves").items()
+            }
+            calibration = cls(**fields, curves=curves)
+        except OSError as error:
+            raise CalibrationError(
+                f"no calibration can be read at {path.name}: {error.strerror}"
+            ) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CalibrationError(
+                f"{path.name} is not a calibration: fit it again with this version"
+            ) from error
+        if calibration.model_digest != model_digest:
+            raise CalibrationError(
+                "the calibration was fitted for another model: "
+                f"{calibration.model_digest[:12]}, not {model_digest[:12]}"
+            )
+        return calibration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdRates:
+    """What an operator chooses: false match rates, and how far beyond all data `certain` stands."""
+
+    verify: float = 1e-4
+    same_document: float = 1e-4
+    review: float = 1e-6
+    certain_margin: float = 0.06
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """The four scores that decisions depend on.
+
+    - `verify`: live photograph against portrait (one-to-one).
+    - `same_document`: a returning subscriber's probe against the document's reference (fused).
+    - `review`: from here on another document's reference is a possible duplicate (fused). At the
+      default 1e-6 a search of 100,000 references brings 0.1 false candidates.
+    - `certain`: from here on it is a duplicate (fused). No rate is promised, because none can be
+      measured: LFW's fused references support 1e-6. It is the highest score that two strangers
+      reached, in all fused comparisons of the calibration, plus a margin. For SFace on LFW those
+      strangers are two brothers at 0.58, and a factor ten in FMR costs about 0.06 between 1e-3
+      and 1e-6, hence the default margin: the threshold, 0.64, stands about a decade beyond the
+      worst impostor known. Every one-to-one pair of LFW at or above it that is labelled
+      non-mated shows, when looked at, one person under two names.
+
+    Fused thresholds are used for single probes too: their false matches are fewer, not more.
+    """
+
+    verify: float
+    same_document: float
+    review: float
+    certain: float
+
+    def __post_init__(self) -> None:
+        if not all(-1 <= score <= 1 for score in asdict(self).values()):
+            raise CalibrationError("thresholds are cosines: choose scores from -1 to 1")
+        if not self.certain > self.review:
+            raise CalibrationError(
+                f"certain ({self.certain:.3f}) must exceed review ({self.review:.3f}): "
+                "widen the margin or allow review a higher rate"
+            )
+
+    @classmethod
+    def from_calibration(
+        cls, calibration: Calibration, rates: ThresholdRates | None = None
+    ) -> Self:
+        """The thresholds of `rates`; raises `RateUnsupported` where the data can't give one."""
+        rates = rates or ThresholdRates()
+        fused = calibration.curve(Comparison.FUSED)
+        return cls(
+            verify=calibration.threshold_at(rates.verify, Comparison.ONE_TO_ONE),
+            same_document=fused.threshold_at(rates.same_document),
+            review=fused.threshold_at(rates.review),
+            certain=min(fused.highest_nonmated + rates.certain_margin, 1.0),
+        )

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.matching.documents import Document, FormAuthority
+from engine.matching.judge import Judge
+from engine.matching.registrar import Registrar, RegistrarConfig
+from engine.matching.requests import EnrollmentRequest, Sample
+from engine.matching.restoration import restore_gallery
+from engine.matching.thresholds import Thresholds
+from engine.matching.watchlist import WatchList
+from engine.reasons import Reason
+from engine.registry.keyring import KeyRing
+from engine.registry.records import Carrier
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+
+DIM = 64
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70)
+MODEL_DIGEST = "d" * 64
+
+
+class People:
+    """Faces drawn from a seed: one person's samples score about 0.9, strangers' near 0."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def person(self) -> NDArray[np.float32]:
+        return self._unit(self._random.standard_normal(DIM))
+
+    def sample(self, person: NDArray[np.float32], *problems: Reason, noise: float = 0.3) -> Sample:
+        blur = self._unit(self._random.standard_normal(DIM))
+        vector = self._unit(person + noise * blur)
+        return Sample(vector, hashlib.sha256(vector.tobytes()).digest(), problems)
+
+    def between(self, person: NDArray[np.float32], score: float) -> NDArray[np.float32]:
+        """A face with exactly this score to the person."""
+        other = self._random.standard_normal(DIM)
+        other = other - (other @ person) * person
+        return self._unit(score * person + np.sqrt(1 - score**2) * self._unit(other))
+
+    def _unit(self, vector: NDArray[Any]) -> NDArray[np.float32]:
+        unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
+        return unit
+
+
+def resident_number(serial: int) -> str:
+    """A well-formed Chinese resident identity number (GB 11643) for each serial."""
+    from stdnum.cn import ric
+
+    body = f"110105{1950 + serial // 336000 % 50}{serial // 28000 % 12 + 1:02d}"
+    body += f"{serial // 1000 % 28 + 1:02d}{serial % 1000:03d}"
+    return body + str(ric.calc_check_digit(body + "0"))
+
+
+@dataclass
+class Lab:
+    """A deployment in miniature on one database."""
+
+    store: Store
+    vault: Vault
+    people: People
+    folder: Path
+    counter: Iterator[int]
+
+    def request(
+        self,
+        person: NDArray[np.float32] | None = None,
+        **changes: Any,
+    ) -> EnrollmentRequest:
+        """An honest request of a person; anything can be given instead."""
+        serial = next(self.counter)
+        person = self.people.person() if person is None else person
+        fields: dict[str, Any] = {
+            "idempotency_key": f"key-{serial}",
+            "carrier": "blue",
+            "outlet": "blue-1",
+            "document": Document("cn-ric", resident_number(serial), f"Holder {serial}"),
+            "msisdn": f"+8613{serial:09d}",
+            "live": self.people.sample(person),
+            "portrait": self.people.sample(person),
+        }
+        return EnrollmentRequest(**fields | changes)
+
+    @contextmanager
+    def registrar(self, config: RegistrarConfig | None = None) -> Iterator[Registrar]:
+        writer = self.store.writer()
+        judge = Judge(
+            store=self.store,
+            vault=self.vault,
+            gallery=restore_gallery(self.store, self.folder).gallery,
+            watch=WatchList(DIM, self.store.watchlist()),
+            thresholds=THRESHOLDS,
+            authority=FormAuthority(),
+            model_digest=MODEL_DIGEST,
+            false_candidates=lambda size, score: {"value": size * 1e-6 * (score < 2)},
+        )
+        with Registrar(writer, judge, config, clock=lambda: NOW) as registrar:
+            yield registrar
+
+
+@pytest.fixture
+def people() -> People:
+    return People()
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path) -> Callable[[str], Lab]:
+    def make(url: str) -> Lab:
+        vault = Vault(KeyRing.create(tmp_path / "keyring.json"), DIM)
+        store = Store.create(url, vault, model_digest=MODEL_DIGEST)
+        for code in ("blue", "red"):
+            store.add_carrier(Carrier(code, code.title()), actor="test")
+            store.add_outlet(f"{code}-1", code, actor="test")
+        return Lab(store, vault, People(), tmp_path / "gallery", itertools.count(1))
+
+    return make
+
+
+@pytest.fixture
+def lab(make_lab: Callable[[str], Lab], database_url: str) -> Iterator[Lab]:
+    made = make_lab(database_url)
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def decisions() -> Callable[[Sequence[Any]], list[str]]:
+    return lambda outcomes: [outcome.decision.value for outcome in outcomes]

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import RequestError
+from engine.matching.documents import (
+    DOCUMENT_TYPES,
+    NATIONAL_NUMBERS,
+    Document,
+    FormAuthority,
+    ListedAuthority,
+    check_documents,
+    normalise_name,
+    require_checkable,
+)
+from engine.matching.travel import compute_check_digit, read_passport
+from engine.reasons import Reason
+
+TODAY = date(2026, 11, 24)
+ICAO_SPECIMEN = "L898902C36UTO7408122F1204159ZE184226B<<<<<10"
+"""The specimen of ICAO Doc 9303-4, Appendix B; its passport expired on 15 April 2012."""
+
+
+def check(document: Document) -> tuple[Reason, ...]:
+    return check_documents([document], FormAuthority(), TODAY)[0].findings
+
+
+@pytest.mark.parametrize(
+    ("document_type", "number"),
+    [
+        ("cn-ric", "11010519491231002X"),
+        ("kr-rrn", "971013-9019902"),
+        ("th-pin", "1-2345-45678-78-1"),
+        ("id-nik", "3171011708450001"),
+        ("my-nric", "770305-02-1234"),
+        ("in-aadhaar", "234123412346"),
+        ("pk-cnic", "34201-0891231-8"),
+        ("tr-tckimlik", "17291716060"),
+        ("za-idnr", "7503305044089"),
+        ("es-dni", "54362315-K"),
+    ],
+)
+def test_a_sound_national_number_has_no_finding_however_it_is_spaced(
+    document_type: str, number: str
+) -> None:
+    document = Document(document_type, f" {number} ", "A Name")
+    checked = check_documents([document], FormAuthority(), TODAY)[0]
+    assert checked.findings == ()
+    compact = Document(document_type, checked.number, "A Name")
+    assert check_documents([compact], FormAuthority(), TODAY)[0].number == checked.number
+
+
+def test_every_national_type_is_covered_by_a_sound_example() -> None:
+    marks = test_a_sound_national_number_has_no_finding_however_it_is_spaced.pytestmark
+    examples = {case[0] for case in marks[0].args[1]}
+    assert examples == set(NATIONAL_NUMBERS)
+
+
+def test_a_resident_identity_number_is_one_number_in_either_case() -> None:
+    numbers = ("11010519491231002X", "11010519491231002x")
+    documents = [Document("cn-ric", number, "A Name") for number in numbers]
+    first, second = check_documents(documents, FormAuthority(), TODAY)
+    assert first.number == second.number
+
+
+@given(st.integers(0, 16), st.integers(1, 9))
+def test_a_changed_digit_of_a_resident_identity_number_is_invalid(place: int, step: int) -> None:
+    number = "11010519491231002X"
+    changed = number[:place] + str((int(number[place]) + step) % 10) + number[place + 1 :]
+    assert check(Document("cn-ric", changed, "A Name")) == (Reason.DOCUMENT_INVALID,)
+
+
+def test_check_digits_are_those_of_icao_9303() -> None:
+    assert compute_check_digit("L898902C3") == 6
+    assert compute_check_digit("740812") == 2
+    assert compute_check_digit("120415") == 9
+
+
+def test_a_passport_is_read_from_its_second_line_or_both() -> None:
+    first_line = "P<UTOERIKSSON<<ANNA<MARIA<<<<<<<<<<<<<<<<<<<"
+    one = read_passport(ICAO_SPECIMEN, TODAY)
+    both = read_passport(f"{first_line}\n{ICAO_SPECIMEN.lower()}", TODAY)
+    assert one == both
+    assert one.identity == "UTO:L898902C3"
+    assert one.expires_on == date(2012, 4, 15)
+
+
+def test_an_expired_passport_is_said_to_be_expired() -> None:
+    document = Document("passport", ICAO_SPECIMEN, "Anna Maria Eriksson")
+    assert check(document) == (Reason.DOCUMENT_EXPIRED,)
+
+
+@pytest.mark.parametrize("place", [0, 9, 14, 19, 22, 27, 29, 42, 43])
+def test_any_altered_field_of_a_passport_is_invalid(place: int) -> None:
+    sign = "7" if ICAO_SPECIMEN[place] != "7" else "8"
+    altered = ICAO_SPECIMEN[:place] + sign + ICAO_SPECIMEN[place + 1 :]
+    assert check(Document("passport", altered, "A Name")) == (Reason.DOCUMENT_INVALID,)
+
+
+@given(st.text(max_size=100))
+def test_whatever_is_typed_as_a_number_is_a_finding_and_never_a_crash(text: str) -> None:
+    for document_type in DOCUMENT_TYPES:
+        findings = check(Document(document_type, text, "A Name"))
+        assert set(findings) <= {Reason.DOCUMENT_INVALID, Reason.DOCUMENT_EXPIRED}
+
+
+def test_an_expiry_given_beside_a_national_number_counts() -> None:
+    document = Document("cn-ric", "11010519491231002X", "A Name", expires_on=date(2026, 11, 23))
+    assert check(document) == (Reason.DOCUMENT_EXPIRED,)
+
+
+def test_an_authority_adds_findings_to_sound_documents_only() -> None:
+    sound = Document("cn-ric", "11010519491231002X", "A Name")
+    forged = Document("cn-ric", "110105194912310021", "A Name")
+    authority = ListedAuthority(
+        {
+            ("cn-ric", "11010519491231002X"): (Reason.DOCUMENT_BLOCKED,),
+            ("cn-ric", "110105194912310021"): (Reason.DOCUMENT_BLOCKED,),
+        }
+    )
+    checked = check_documents([forged, sound], authority, TODAY)
+    assert [item.findings for item in checked] == [
+        (Reason.DOCUMENT_INVALID,),
+        (Reason.DOCUMENT_BLOCKED,),
+    ]
+
+
+def test_names_compare_without_case_width_spacing_and_punctuation() -> None:
+    assert normalise_name("  O'Neil-Smith,  ＡＮＮＡ ") == normalise_name("o neil smith anna")
+    assert normalise_name("王 小明") == "王 小明"
+    assert normalise_name("Anna") != normalise_name("Anne")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        Document("library-card", "1", "A Name"),
+        Document("cn-ric", "11010519491231002X", " - "),
+        Document("cn-ric", "11010519491231002X", "x" * 201),
+        Document("cn-ric", "", "A Name"),
+        Document("cn-ric", "1" * 101, "A Name"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_in_one_line(document: Document) -> None:
+    with pytest.raises(RequestError) as refusal:
+        require_checkable(document)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_document_shows_neither_number_nor_name() -> None:
+    shown = repr(Document("cn-ric", "11010519491231002X", "Anna Eriksson"))
+    assert "1101" not in shown
+    assert "Eriksson" not in shown

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.matching.policy import (
+    CaseKind,
+    Candidate,
+    Evidence,
+    Photograph,
+    decide,
+)
+from engine.matching.record import read_evidence, write_evidence
+from engine.matching.thresholds import Thresholds
+from engine.reasons import IMAGE_REASONS, Decision, Reason
+
+THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
+HONEST = Evidence(
+    thresholds=THRESHOLDS, live_portrait_score=0.7, holder_score=0.8, searched=100_000
+)
+
+
+def other(score: float) -> Candidate:
+    return Candidate(reference_id=7, document_id="another", score=score)
+
+
+ROWS = [
+    ({}, Decision.APPROVED, (), ()),
+    *(
+        ({"document_findings": (reason,)}, Decision.REJECTED, (reason,), ())
+        for reason in (
+            Reason.DOCUMENT_INVALID,
+            Reason.DOCUMENT_EXPIRED,
+            Reason.DOCUMENT_BLOCKED,
+        )
+    ),
+    ({"name_differs": True}, Decision.REVIEW, (Reason.NAME_MISMATCH,), ()),
+    *(
+        ({f"{photograph}_problems": (reason,)}, Decision.REJECTED, (reason,), ())
+        for photograph, reason in product(Photograph, sorted(IMAGE_REASONS))
+    ),
+    ({"live_portrait_score": 0.399}, Decision.REJECTED, (Reason.FACE_MISMATCH,), ()),
+    ({"live_portrait_score": 0.40}, Decision.APPROVED, (), ()),
+    (
+        {"holder_score": 0.419},
+        Decision.REJECTED,
+        (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,),
+        (CaseKind.STOLEN_DOCUMENT,),
+    ),
+    ({"holder_score": 0.42}, Decision.APPROVED, (), ()),
+    ({"holder_score": None}, Decision.APPROVED, (), ()),
+    (
+        {"candidates": (other(0.65),)},
+        Decision.REJECTED,
+        (Reason.DUPLICATE_IDENTITY,),
+        (CaseKind.DUPLICATE_IDENTITY,),
+    ),
+    (
+        {"candidates": (other(0.649), other(0.56))},
+        Decision.REVIEW,
+        (Reason.POSSIBLE_DUPLICATE,),
+        (CaseKind.POSSIBLE_DUPLICATE,),
+    ),
+    (
+        {"candidates": (other(0.55),)},
+        Decision.REVIEW,
+        (Reason.POSSIBLE_DUPLICATE,),
+        (CaseKind.POSSIBLE_DUPLICATE,),
+    ),
+    ({"is_watchlisted": True}, Decision.REVIEW, (Reason.WATCHLISTED,), ()),
+    ({"is_number_in_use": True}, Decision.REJECTED, (Reason.LINE_IN_USE,), ()),
+    ({"open_lines": 4}, Decision.APPROVED, (), ()),
+    ({"open_lines": 5}, Decision.REJECTED, (Reason.LINE_LIMIT_REACHED,), ()),
+]
+
+
+@pytest.mark.parametrize(("changes", "decision", "reasons", "cases"), ROWS)
+def test_each_row_of_the_table_decides_as_written(
+    changes: dict[str, object],
+    decision: Decision,
+    reasons: tuple[Reason, ...],
+    cases: tuple[CaseKind, ...],
+) -> None:
+    verdict = decide(replace(HONEST, **changes))
+    assert (verdict.decision, verdict.reasons, verdict.cases) == (decision, reasons, cases)
+
+
+def test_the_rows_name_every_reason_that_there_is() -> None:
+    assert {reason for _, _, reasons, _ in ROWS for reason in reasons} == set(Reason)
+
+
+@pytest.mark.parametrize("first", range(len(ROWS)))
+def test_two_rows_together_keep_both_reasons_and_the_graver_decision(first: int) -> None:
+    gravity = [Decision.APPROVED, Decision.REVIEW, Decision.REJECTED]
+    for second in range(len(ROWS)):
+        if set(ROWS[first][0]) & set(ROWS[second][0]):
+            continue
+        verdict = decide(replace(HONEST, **ROWS[first][0], **ROWS[second][0]))
+        assert set(verdict.reasons) == {*ROWS[first][2], *ROWS[second][2]}
+        assert gravity.index(verdict.decision) == max(
+            gravity.index(ROWS[first][1]), gravity.index(ROWS[second][1])
+        )
+        assert set(verdict.cases) == {*ROWS[first][3], *ROWS[second][3]}
+
+
+def test_an_image_reason_says_which_photograph_it_speaks_of() -> None:
+    verdict = decide(replace(HONEST, portrait_problems=(Reason.BLURRED,)))
+    assert [finding.photograph for finding in verdict.findings] == [Photograph.PORTRAIT]
+
+
+scores = st.one_of(st.none(), st.floats(-1, 1))
+evidence = st.builds(
+    Evidence,
+    thresholds=st.just(THRESHOLDS),
+    document_findings=st.lists(
+        st.sampled_from([Reason.DOCUMENT_INVALID, Reason.DOCUMENT_EXPIRED]), unique=True
+    ).map(tuple),
+    name_differs=st.booleans(),
+    live_problems=st.lists(st.sampled_from(sorted(IMAGE_REASONS)), unique=True).map(tuple),
+    live_portrait_score=scores,
+    holder_score=scores,
+    candidates=st.lists(
+        st.builds(Candidate, st.integers(0, 2**62), st.uuids().map(str), st.floats(0.55, 1)),
+        max_size=3,
+    ).map(tuple),
+    searched=st.one_of(st.none(), st.integers(0, 10**9)),
+    is_number_in_use=st.booleans(),
+    open_lines=st.integers(0, 9),
+    is_watchlisted=st.booleans(),
+)
+
+
+@given(evidence)
+def test_recorded_evidence_decides_again_as_it_did(given_evidence: Evidence) -> None:
+    recorded = json.loads(json.dumps(write_evidence(given_evidence)))
+    assert read_evidence(recorded) == given_evidence
+    assert decide(read_evidence(recorded)) == decide(given_evidence)
