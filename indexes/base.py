@@ -38,9 +38,10 @@ class Hits:
 class VectorIndex(Protocol):
     """Unit vectors under int64 ids, searched by inner product.
 
-    Vectors are `float32[n, dim]`, finite, unit rows; ids are `int64[n]`, not negative. Input
-    that breaks this raises `VectorInvalid` or `IdInvalid` and changes nothing. An index is not
-    locked: `Gallery` is the thread-safe thing in front of it.
+    Vectors are `float32[n, dim]`, finite, unit rows to 1e-3; ids are `int64[n]`, not negative;
+    an empty batch is fine. Input that breaks this raises `VectorInvalid`, `IdInvalid` or
+    `SearchInvalid` and changes nothing. Searches may run together, a change must run alone:
+    `Gallery` is the thread-safe thing in front of it.
     """
 
     @property
@@ -69,7 +70,7 @@ class VectorIndex(Protocol):
         ...
 
     def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]."""
+        """The stored rows in the order asked: float32[n, dim]; a copy."""
         ...
 
     def search(self, queries: Vectors, k: int) -> Hits:
@@ -77,5 +78,5 @@ class VectorIndex(Protocol):
         ...
 
     def range_search(self, queries: Vectors, threshold: float) -> Hits:
-        """Everything at or above the threshold."""
+        """Everything whose score, as a float, is at or above the threshold."""
         ...

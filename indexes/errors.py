@@ -15,6 +15,18 @@ class IdInvalid(IndexFault):
     """An id that is there already, given twice, unknown or negative."""
 
 
+class SearchInvalid(IndexFault):
+    """A search for fewer than one hit, or at a threshold that is no finite number."""
+
+
+class SequenceInvalid(IndexFault):
+    """A change whose sequence is not greater than the last one seen."""
+
+
+class SnapshotMissing(IndexFault):
+    """No snapshot in this folder: rebuild from the store."""
+
+
 class SnapshotDamaged(IndexFault):
     """Truncated, altered or incomplete files: rebuild from the store."""
 

@@ -1,0 +1,254 @@
+"""Photographs to vectors: decode, detect, align, judge, embed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ImageError
+from engine.faces.alignment import align
+from engine.faces.detector import DetectorConfig, FaceDetector
+from engine.faces.embedder import Embedder
+from engine.faces.images import ImageLimits, Pixels, decode
+from engine.faces.quality import Quality, QualityLimits, find_problems, measure_quality
+from engine.faces.selection import choose_main_face, has_rival
+from engine.models.catalog import ModelCard, builtin_card
+from engine.models.session import SessionOptions, open_session
+from engine.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Milliseconds that one photograph spent in each stage; embedding is its share of a batch."""
+
+    decode_ms: float
+    detect_ms: float
+    align_ms: float
+    quality_ms: float
+    embed_ms: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extraction:
+    """One photograph's main face.
+
+    `vector` float32[d] is a unit vector, and None exactly when no face was found; so are
+    `quality`, `box_px` (x, y, width, height), `landmarks_px` float32[5, 2] and `crop`
+    uint8[side, side, 3]. Coordinates are those of the full upright picture of `size_px` (width,
+    height). `problems` is empty when the face is fit for enrollment.
+    """
+
+    vector: NDArray[np.float32] | None
+    problems: tuple[Reason, ...]
+    quality: Quality | None
+    box_px: tuple[float, float, float, float] | None
+    landmarks_px: NDArray[np.float32] | None
+    crop: Pixels | None
+    size_px: tuple[int, int]
+    stages: StageTimes
+
+
+Extracted = Extraction | ImageError
+"""A bad photograph in a batch is a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractorConfig:
+    """`threads` work on a batch (0: one for each core), `chunk_size` photographs at a time.
+
+    Another face at least `rival_height_share` as high as the main one makes SEVERAL_FACES.
+    """
+
+    threads: int = 0
+    chunk_size: int = 8
+    images: ImageLimits = field(default_factory=ImageLimits)
+    quality: QualityLimits = field(default_factory=QualityLimits)
+    rival_height_share: float = 0.6
+
+
+class Extractor:
+    """Thread-safe; uses all its threads for a batch. Close it, or use it in a `with`."""
+
+    def __init__(
+        self, detector: FaceDetector, embedder: Embedder, config: ExtractorConfig | None = None
+    ) -> None:
+        self._detector = detector
+        self._embedder = embedder
+        self._config = config or ExtractorConfig()
+        self._threads = self._config.threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="extract")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the threads go; extractions under way end first."""
+        self._pool.shutdown()
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._embedder.dim
+
+    @property
+    def card(self) -> ModelCard:
+        """The embedder's card."""
+        return self._embedder.card
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 over all that shapes a vector; vectors compare only under one digest."""
+        return digest_embedding(self._embedder.card, self._embedder.flip)
+
+    def extract(self, images: Sequence[bytes]) -> list[Extracted]:
+        """One Extraction or ImageError for each image file, in their order."""
+        size = self._choose_chunk_size(len(images))
+        chunks = [images[start : start + size] for start in range(0, len(images), size)]
+        if self._embedder.prefers_large_batches:
+            prepared = [one for part in self._pool.map(self._prepare, chunks) for one in part]
+            return self._embed(prepared)
+        finished = self._pool.map(lambda chunk: self._embed(self._prepare(chunk)), chunks)
+        return [one for part in finished for one in part]
+
+    def _choose_chunk_size(self, count: int) -> int:
+        even_share = -(-count // self._threads)
+        return max(1, min(even_share, self._config.chunk_size))
+
+    def _prepare(self, images: Sequence[bytes]) -> list[Extracted]:
+        return [self._prepare_one(data) for data in images]
+
+    def _prepare_one(self, data: bytes) -> Extracted:
+        """All but the vector."""
+        start = time.perf_counter()
+        try:
+            image = decode(data, self._config.images)
+        except ImageError as error:
+            return error
+        decoded = time.perf_counter()
+        faces = self._detector.detect(image.pixels)
+        detected = time.perf_counter()
+        if not faces:
+            return _faceless(image.size_px, decoded - start, detected - decoded)
+        height, width = image.pixels.shape[:2]
+        main = choose_main_face(faces, (width, height))
+        face = faces[main]
+        crop = align(image.pixels, face.landmarks_px, self._embedder.side_px)
+        aligned = time.perf_counter()
+        landmarks_px = face.landmarks_px * np.float32(image.reduction)
+        quality = measure_quality(crop, landmarks_px, face.score)
+        problems = find_problems(quality, self._config.quality)
+        if has_rival(faces, main, self._config.rival_height_share):
+            problems = (Reason.SEVERAL_FACES, *problems)
+        judged = time.perf_counter()
+        x, y, face_width, face_height = (side * image.reduction for side in face.box_px)
+        return Extraction(
+            vector=None,
+            problems=problems,
+            quality=quality,
+            box_px=(x, y, face_width, face_height),
+            landmarks_px=landmarks_px,
+            crop=crop,
+            size_px=image.size_px,
+            stages=StageTimes(
+                decode_ms=(decoded - start) * 1e3,
+                detect_ms=(detected - decoded) * 1e3,
+                align_ms=(aligned - detected) * 1e3,
+                quality_ms=(judged - aligned) * 1e3,
+                embed_ms=0.0,
+            ),
+        )
+
+    def _embed(self, prepared: Sequence[Extracted]) -> list[Extracted]:
+        """Give every face its vector."""
+        crops = [one.crop for one in prepared if isinstance(one, Extraction) and one.quality]
+        if not crops:
+            return list(prepared)
+        start = time.perf_counter()
+        vectors = iter(self._embedder.embed(np.stack([crop for crop in crops if crop is not None])))
+        share_ms = (time.perf_counter() - start) * 1e3 / len(crops)
+        return [
+            replace(one, vector=next(vectors), stages=replace(one.stages, embed_ms=share_ms))
+            if isinstance(one, Extraction) and one.crop is not None
+            else one
+            for one in prepared
+        ]
+
+
+def open_extractor(
+    cache_folder: Path,
+    *,
+    config: ExtractorConfig | None = None,
+    session: SessionOptions | None = None,
+    embedder: ModelCard | None = None,
+    detector: ModelCard | None = None,
+    looks: DetectorConfig | None = None,
+    flip: bool = False,
+) -> Extractor:
+    """An Extractor on the built-in models, or on those of the cards given.
+
+    Rewritten graphs are kept in `cache_folder`. Raises a ModelError where a model, its card or
+    the runtime is unusable.
+    """
+    options = session or SessionOptions()
+    detector_card = detector or builtin_card("yunet")
+    embedder_card = embedder or builtin_card("sface")
+    # Detection is quick and its picture sizes vary: on an accelerator it stays on the CPU.
+    detector_options = replace(options, precision="float32")
+    return Extractor(
+        FaceDetector(open_session(detector_card, detector_options, cache_folder), looks),
+        Embedder(open_session(embedder_card, options, cache_folder), embedder_card, flip),
+        config,
+    )
+
+
+def digest_embedding(card: ModelCard, flip: bool) -> str:
+    """SHA-256 over what shapes a vector: weights, input contract, alignment, mirroring.
+
+    Not the provider, threads or precision: they move a vector less than two photographs differ.
+    """
+    shaped_by = {
+        "sha256": card.sha256,
+        "input": asdict(card.input),
+        "alignment": card.alignment,
+        "dimension": card.dimension,
+        "flip": flip,
+    }
+    return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
+
+
+def _faceless(size_px: tuple[int, int], decode_s: float, detect_s: float) -> Extraction:
+    return Extraction(
+        vector=None,
+        problems=(Reason.NO_FACE,),
+        quality=None,
+        box_px=None,
+        landmarks_px=None,
+        crop=None,
+        size_px=size_px,
+        stages=StageTimes(
+            decode_ms=decode_s * 1e3,
+            detect_ms=detect_s * 1e3,
+            align_ms=0.0,
+            quality_ms=0.0,
+            embed_ms=0.0,
+        ),
+    )

@@ -1,0 +1,173 @@
+"""Bytes to upright 8-bit RGB pixels, by one decoder everywhere: Pillow, which finds truncation."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from engine.errors import ImageDamaged, ImageTooLarge, ImageUnsupported
+from engine.faces import headers
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is accepted, and how far a large JPEG is reduced while it is decoded.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 if its longer side is still `reduced_side_px` or more.
+    """
+
+    max_size_bytes: int = 8 * 1024 * 1024
+    max_pixels: int = 25_000_000
+    reduced_side_px: int = 1280
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """Upright `pixels` uint8[h, w, 3] in RGB, of a picture of `size_px` (width, height).
+
+    `reduction` full pixels make one of `pixels`: 1, 2, 4 or 8.
+    """
+
+    pixels: Pixels
+    size_px: tuple[int, int]
+    reduction: int
+
+
+_READERS: dict[str, Callable[[BytesIO], ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+}
+
+# EXIF orientation to the move that makes the stored picture upright.
+_UPRIGHT = {
+    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PillowImage.Transpose.ROTATE_180,
+    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PillowImage.Transpose.TRANSPOSE,
+    6: PillowImage.Transpose.ROTATE_270,
+    7: PillowImage.Transpose.TRANSVERSE,
+    8: PillowImage.Transpose.ROTATE_90,
+}
+
+_LYING = (5, 6, 7, 8)
+
+# What Pillow's readers raise on damaged files; OSError includes "image file is truncated".
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
+
+# `warnings.catch_warnings` changes the process's filters: one thread at a time.
+_warning_filters = threading.Lock()
+
+
+def decode(data: bytes, limits: ImageLimits) -> Image:
+    """Decode a JPEG, PNG or WebP by its content; transparency is laid on white.
+
+    Bytes after a JPEG's end are ignored (phones append video there), and so is an HDR gain map.
+    Raises ImageTooLarge (before decoding), ImageUnsupported or ImageDamaged.
+    """
+    if not data:
+        raise ImageDamaged("the image is empty; send the file's bytes")
+    if len(data) > limits.max_size_bytes:
+        raise ImageTooLarge(
+            f"the image has {len(data) / 2**20:.1f} MiB; "
+            f"send at most {limits.max_size_bytes / 2**20:g} MiB"
+        )
+    try:
+        picture = _open(data, limits)
+        width, height = picture.size
+        reduction = _reduce_scale(picture, limits)
+        picture.load()
+        # After loading: a PNG may carry its EXIF behind its pixels.
+        orientation = _read_orientation(picture)
+        colours = _to_rgb(picture)
+    except _DAMAGE as error:
+        raise ImageDamaged("the image is truncated or damaged; send it again") from error
+    if orientation in _UPRIGHT:
+        colours = colours.transpose(_UPRIGHT[orientation])
+    size_px = (height, width) if orientation in _LYING else (width, height)
+    return Image(np.asarray(colours), size_px, reduction)
+
+
+def _open(data: bytes, limits: ImageLimits) -> ImageFile:
+    """Read the header, and refuse by it."""
+    kind = headers.sniff_format(data)
+    if kind is None:
+        raise ImageUnsupported("not a JPEG, PNG or WebP image; convert it to one of these")
+    if kind == "WEBP":
+        size = headers.read_webp_size(data)
+        if size is None:
+            raise ImageDamaged("the WebP image has a damaged header; send it again")
+        _check_size((size[0], size[1]), limits)
+        if size[2]:
+            raise ImageUnsupported("an animated WebP image; send a single picture")
+    # The readers' own classes instead of Pillow's `open`, which warns of sizes that we refuse.
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        picture: ImageFile = _READERS[kind](BytesIO(data))
+    _check_size(picture.size, limits)
+    if kind == "PNG" and getattr(picture, "is_animated", False):
+        raise ImageUnsupported("an animated PNG image; send a single picture")
+    if kind == "JPEG" and _count_pictures(picture) > 1 and not headers.has_gain_map(data):
+        raise ImageUnsupported("a JPEG with several pictures (MPO); send a single picture")
+    return picture
+
+
+def _check_size(size_px: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size_px
+    if width * height > limits.max_pixels:
+        raise ImageTooLarge(
+            f"the image has {width} x {height} pixels; "
+            f"send at most {limits.max_pixels / 1e6:g} megapixels"
+        )
+    if width * height == 0:
+        raise ImageDamaged("the image has no pixels; send it again")
+
+
+def _count_pictures(picture: ImageFile) -> int:
+    directory = picture.info.get("mp")
+    count = headers.read_tag(directory, headers.PICTURE_COUNT) if directory else None
+    return count or 1
+
+
+def _reduce_scale(picture: ImageFile, limits: ImageLimits) -> int:
+    """Have a large JPEG decoded at a fraction of its size, which libjpeg does in its DCT."""
+    width, height = picture.size
+    for reduction in (8, 4, 2):
+        narrow = min(width, height) < reduction
+        if max(width, height) // reduction >= limits.reduced_side_px and not narrow:
+            drafted = picture.draft("RGB", (width // reduction, height // reduction))
+            return reduction if drafted is not None else 1
+    return 1
+
+
+def _read_orientation(picture: ImageFile) -> int:
+    exif = picture.info.get("exif", b"")
+    tag = headers.read_tag(exif.removeprefix(b"Exif\0\0"), headers.ORIENTATION)
+    return 1 if tag is None else tag
+
+
+def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion would clip at 255.
+        grey = np.asarray(picture).astype(np.uint32) >> 8
+        return PillowImage.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
+        layers = picture.convert("RGBA")
+        white = PillowImage.new("RGBA", layers.size, (255, 255, 255, 255))
+        return PillowImage.alpha_composite(white, layers).convert("RGB")
+    return picture.convert("RGB")

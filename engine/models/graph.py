@@ -1,0 +1,304 @@
+"""ONNX graph rewritings: the same function, in a form that ONNX Runtime computes faster.
+
+Every rewriting takes a model and returns a new one; the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from engine.errors import ModelDamaged
+from engine.models.catalog import Step
+
+_Array = NDArray[Any]
+
+
+def rewrite(model_bytes: bytes, steps: Sequence[Step]) -> bytes:
+    """Apply the steps to a serialised model; raises ModelDamaged if it is not one."""
+    try:
+        model = onnx.load_from_string(model_bytes)
+    except Exception as error:  # protobuf's DecodeError has no common base with ours
+        raise ModelDamaged("the model file is not an ONNX graph; fetch it again") from error
+    passes = {
+        Step.FOLD_WEIGHTS: fold_weights,
+        Step.FREE_BATCH: free_batch,
+        Step.FREE_SIZE: free_size,
+        Step.FOLD_BATCH_NORMS: fold_batch_norms,
+        Step.EXPAND_PRELU: expand_prelu,
+        Step.FLOAT16: convert_to_float16,
+    }
+    for step in steps:
+        model = passes[step](model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def fold_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Compute DequantizeLinear and Reshape of initializers; drop inputs that are initializers.
+
+    Block-wise int8 weights become the float32 weights that the graph would compute from them.
+    """
+    model = _copy(model)
+    values = _initializers(model)
+    nodes = []
+    for node in model.graph.node:
+        constant = all(name in values for name in node.input)
+        if constant and node.op_type == "DequantizeLinear":
+            values[node.output[0]] = _dequantize(node, values)
+        elif constant and node.op_type == "Reshape":
+            shape = values[node.input[1]].astype(np.int64)
+            values[node.output[0]] = values[node.input[0]].reshape(shape)
+        else:
+            nodes.append(node)
+    return _with_nodes(model, nodes, values)
+
+
+def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let the first dimension of every input and output be any number."""
+    model = _copy(model)
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+    return model
+
+
+def free_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let height and width of the NCHW input be any number, and so the outputs' lengths."""
+    model = _copy(model)
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[2].dim_param = "height"
+        value.type.tensor_type.shape.dim[3].dim_param = "width"
+    for value in model.graph.output:
+        value.type.tensor_type.shape.dim[1].dim_param = f"length_{value.name}"
+    del model.graph.value_info[:]
+    return model
+
+
+def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold each BatchNormalization that alone follows a Conv into its weights and bias."""
+    model = _copy(model)
+    values = _initializers(model)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    readers = _readers(model)
+    kept_outputs = {value.name for value in model.graph.output}
+    nodes = []
+    for node in model.graph.node:
+        conv = makers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
+        if (
+            conv is None
+            or conv.op_type != "Conv"
+            or len(readers[conv.output[0]]) != 1
+            or conv.output[0] in kept_outputs
+            or not all(name in values for name in [*node.input[1:], *conv.input[1:]])
+        ):
+            nodes.append(node)
+            continue
+        _absorb_batch_norm(conv, node, values)
+    return _with_nodes(model, nodes, values)
+
+
+def expand_prelu(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Write PRelu with slope a as operators that the CPU provider vectorises and fuses.
+
+    PRelu(x) = a·x + (1 - a)·relu(x). Where one Conv alone reads it, (1 - a) moves into that
+    Conv's input channels and relu(x) + (a / (1 - a))·x is left. Slopes may be negative or
+    above 1, so max(x, a·x) would be wrong.
+    """
+    model = _copy(model)
+    values = _initializers(model)
+    readers = _readers(model)
+    kept_outputs = {value.name for value in model.graph.output}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "PRelu" or node.input[1] not in values:
+            nodes.append(node)
+            continue
+        following = [] if node.output[0] in kept_outputs else readers[node.output[0]]
+        slope = values[node.input[1]].astype(np.float64)
+        if _can_absorb_scale(following, slope, values):
+            nodes += _prelu_before_conv(node, following[0], slope, values)
+        else:
+            nodes += _prelu_alone(node, slope, values)
+    return _with_nodes(model, nodes, values)
+
+
+def convert_to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights and arithmetic in float16; inputs and outputs stay float32.
+
+    Resize keeps its float32 sizes, as the standard demands.
+    """
+    model = _copy(model)
+    values = _initializers(model)
+    wide = {name for n in model.graph.node if n.op_type == "Resize" for name in n.input[1:]}
+    for name, value in values.items():
+        if value.dtype == np.float32 and name not in wide:
+            values[name] = value.astype(np.float16)
+    inputs = {value.name: f"{value.name}_float16" for value in model.graph.input}
+    outputs = {value.name: f"{value.name}_float16" for value in model.graph.output}
+    nodes = [
+        helper.make_node("Cast", [name], [half], to=onnx.TensorProto.FLOAT16)
+        for name, half in inputs.items()
+    ]
+    for node in model.graph.node:
+        _halve_constant(node)
+        node.input[:] = [inputs.get(name, outputs.get(name, name)) for name in node.input]
+        node.output[:] = [outputs.get(name, name) for name in node.output]
+        nodes.append(node)
+    nodes += [
+        helper.make_node("Cast", [half], [name], to=onnx.TensorProto.FLOAT)
+        for name, half in outputs.items()
+    ]
+    del model.graph.value_info[:]
+    return _with_nodes(model, nodes, values)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _initializers(model: onnx.ModelProto) -> dict[str, _Array]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    return readers
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            value: float = helper.get_attribute_value(attribute)
+            return value
+    return default
+
+
+def _with_nodes(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], values: dict[str, _Array]
+) -> onnx.ModelProto:
+    """Put nodes and initializers in, and drop whatever no node reads."""
+    graph = model.graph
+    nodes = list(nodes)
+    read = {name for node in nodes for name in node.input}
+    read |= {value.name for value in graph.output}
+    inputs = [value for value in graph.input if value.name in read and value.name not in values]
+    del graph.node[:], graph.initializer[:], graph.input[:]
+    graph.node.extend(nodes)
+    graph.input.extend(inputs)
+    graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(value), name)
+        for name, value in values.items()
+        if name in read
+    )
+    return model
+
+
+def _dequantize(node: onnx.NodeProto, values: dict[str, _Array]) -> NDArray[np.float32]:
+    """ONNX DequantizeLinear: (x - zero) * scale, per tensor, per axis or per block of an axis."""
+    quantized, scale = values[node.input[0]], values[node.input[1]]
+    has_zero = len(node.input) > 2 and node.input[2] != ""
+    zero = values[node.input[2]] if has_zero else np.zeros_like(scale, dtype=quantized.dtype)
+    axis = int(_attribute(node, "axis", 1))
+    block = int(_attribute(node, "block_size", 0))
+    if block:
+        length = quantized.shape[axis]
+        scale, zero = (
+            np.take(np.repeat(part, block, axis=axis), range(length), axis=axis)
+            for part in (scale, zero)
+        )
+    elif scale.ndim == 1 and scale.size > 1:
+        shape = [1] * quantized.ndim
+        shape[axis] = -1
+        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    centred = quantized.astype(np.int32) - zero.astype(np.int32)
+    weights: NDArray[np.float32] = (centred.astype(np.float32) * scale).astype(np.float32)
+    return weights
+
+
+def _absorb_batch_norm(
+    conv: onnx.NodeProto, norm: onnx.NodeProto, values: dict[str, _Array]
+) -> None:
+    gain, offset, mean, variance = (values[name].astype(np.float64) for name in norm.input[1:5])
+    factor = gain / np.sqrt(variance + _attribute(norm, "epsilon", 1e-5))
+    weights = values[conv.input[1]].astype(np.float64)
+    bias = values[conv.input[2]].astype(np.float64) if len(conv.input) > 2 else 0.0
+    # New names: another Conv may share the old weights.
+    folded = [f"{norm.output[0]}_weight", f"{norm.output[0]}_bias"]
+    shape = (-1,) + (1,) * (weights.ndim - 1)
+    values[folded[0]] = (weights * factor.reshape(shape)).astype(np.float32)
+    values[folded[1]] = (offset + (bias - mean) * factor).astype(np.float32)
+    conv.input[:] = [conv.input[0], *folded]
+    conv.output[0] = norm.output[0]
+
+
+def _can_absorb_scale(
+    following: Sequence[onnx.NodeProto], slope: NDArray[np.float64], values: dict[str, _Array]
+) -> bool:
+    """One Conv reads it, dense or depth-wise; near slope 1, a / (1 - a) would explode."""
+    if len(following) != 1 or following[0].op_type != "Conv":
+        return False
+    conv = following[0]
+    weights = values.get(conv.input[1])
+    if weights is None or bool(np.any(np.abs(1 - slope) < 1e-6)):
+        return False
+    groups = int(_attribute(conv, "group", 1))
+    depthwise = groups == weights.shape[0] and weights.shape[1] == 1
+    channels = groups if depthwise else weights.shape[1]
+    return (groups == 1 or depthwise) and slope.size in (1, channels)
+
+
+def _prelu_before_conv(
+    prelu: onnx.NodeProto,
+    conv: onnx.NodeProto,
+    slope: NDArray[np.float64],
+    values: dict[str, _Array],
+) -> list[onnx.NodeProto]:
+    source, result = prelu.input[0], prelu.output[0]
+    weights = values[conv.input[1]]
+    # Input channels are the second axis of dense weights, the first of depth-wise ones.
+    along = (-1, 1) if int(_attribute(conv, "group", 1)) > 1 else (1, -1)
+    factor = (1 - slope).reshape(along + (1,) * (weights.ndim - 2))
+    scaled, ratio = f"{result}_scaled_weight", f"{result}_ratio"
+    values[scaled] = (weights * factor).astype(np.float32)
+    values[ratio] = (slope / (1 - slope)).astype(np.float32)
+    conv.input[1] = scaled
+    return [
+        helper.make_node("Relu", [source], [f"{result}_relu"]),
+        helper.make_node("Mul", [source, ratio], [f"{result}_line"]),
+        helper.make_node("Add", [f"{result}_line", f"{result}_relu"], [result]),
+    ]
+
+
+def _prelu_alone(
+    prelu: onnx.NodeProto, slope: NDArray[np.float64], values: dict[str, _Array]
+) -> list[onnx.NodeProto]:
+    source, result = prelu.input[0], prelu.output[0]
+    values[f"{result}_slope"] = slope.astype(np.float32)
+    values[f"{result}_rest"] = (1 - slope).astype(np.float32)
+    return [
+        helper.make_node("Mul", [source, f"{result}_slope"], [f"{result}_line"]),
+        helper.make_node("Relu", [source], [f"{result}_relu"]),
+        helper.make_node("Mul", [f"{result}_relu", f"{result}_rest"], [f"{result}_bend"]),
+        helper.make_node("Add", [f"{result}_line", f"{result}_bend"], [result]),
+    ]
+
+
+def _halve_constant(node: onnx.NodeProto) -> None:
+    """A float32 Constant, or a Cast to float32, would mix types with float16 neighbours."""
+    for attribute in node.attribute:
+        if node.op_type == "Constant" and attribute.t.data_type == onnx.TensorProto.FLOAT:
+            half = numpy_helper.to_array(attribute.t).astype(np.float16)
+            attribute.t.CopyFrom(numpy_helper.from_array(half, attribute.t.name))
+        elif node.op_type == "Cast" and attribute.i == onnx.TensorProto.FLOAT:
+            attribute.i = onnx.TensorProto.FLOAT16

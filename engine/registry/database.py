@@ -1,0 +1,145 @@
+"""The connection to SQLite or PostgreSQL: durable, one way to begin, one way to fail."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from engine.errors import RegistryError, StorageFailed, StorageFull
+
+BUSY_TIMEOUT_MS = 10_000
+CHUNK_ROWS = 500
+"""How many values one IN list holds."""
+
+_FULL = frozenset({"SQLITE_FULL", "53100"})
+_Item = TypeVar("_Item")
+
+
+def connect(url: str) -> Engine:
+    """An engine for `sqlite:////path/to/file` or `postgresql+psycopg://…`; opens nothing yet."""
+    parsed = parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _connect_sqlite(parsed)
+    engine = create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def parse(url: str) -> URL:
+    """The URL, if it names a database that the registry can live in."""
+    try:
+        parsed = make_url(url)
+        known = parsed.get_dialect().name in {"sqlite", "postgresql"}
+    except (ArgumentError, NoSuchModuleError, ImportError):
+        known = False
+    if not known:
+        raise RegistryError(
+            "not a database URL: use sqlite:////folder/registry.db or "
+            "postgresql+psycopg://user@host/database"
+        )
+    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise RegistryError("a registry is a file: use sqlite:////folder/registry.db")
+    return parsed
+
+
+def sqlite_file(engine: Engine) -> Path | None:
+    """The file of an SQLite database; `None` on PostgreSQL."""
+    if engine.dialect.name != "sqlite":
+        return None
+    assert engine.url.database is not None
+    return Path(engine.url.database)
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection for a short read."""
+    with storage_errors(), engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
+def changing(engine: Engine) -> Iterator[Connection]:
+    """A write transaction, kept when the block ends and undone when it raises.
+
+    On SQLite it takes the write lock at once: a transaction that reads first and writes later
+    could not wait for another writer any more.
+    """
+    with storage_errors(), engine.connect() as plain:
+        connection = plain.execution_options(immediate=True)
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turns what the driver raises into the engine's errors, without values of any row."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise _translate(error.orig) from None
+    except PoolTimeout:
+        raise StorageFailed("every database connection is taken: try again later") from None
+
+
+def chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    """The items in runs that fit an IN list."""
+    for start in range(0, len(items), CHUNK_ROWS):
+        yield items[start : start + CHUNK_ROWS]
+
+
+def _connect_sqlite(url: URL) -> Engine:
+    engine = create_engine(
+        url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver must begin nothing of its own accord: it would begin late, and not immediately.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode = DELETE",
+        "synchronous = EXTRA",
+        "foreign_keys = ON",
+        "secure_delete = ON",
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    immediate = connection.get_execution_options().get("immediate", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = on")
+        cursor.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
+    connection.commit()
+
+
+def _translate(cause: BaseException | None) -> StorageFailed:
+    # A driver's own message may quote the row; its code and the constraint's name do not.
+    state = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
+    name = state or type(cause).__name__
+    if state in _FULL:
+        return StorageFull(
+            f"the database has no room left ({name}): free space, then send the request again"
+        )
+    constraint = getattr(getattr(cause, "diag", None), "constraint_name", None)
+    if constraint is None and name.startswith("SQLITE_CONSTRAINT"):
+        constraint = str(cause).partition(": ")[2]
+    broken = f", {constraint}" if constraint else ""
+    return StorageFailed(
+        f"the database refused the transaction ({name}{broken}); nothing of it was kept"
+    )

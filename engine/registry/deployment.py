@@ -1,0 +1,88 @@
+"""The row that ties a database to its key ring, model and rotation."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from engine.errors import KeyRingForeign, ModelMismatch
+from engine.registry import audit, tables
+from engine.registry.records import AuditEntry
+from engine.registry.vault import Vault
+
+_deployment = tables.deployment
+
+
+def write_first(connection: Connection, vault: Vault, model_digest: str, at: datetime) -> None:
+    """Fills an empty schema with the deployment's row and the first audit entry."""
+    entry = AuditEntry("sosie", "registry.created", vault.deployment_id)
+    first = audit.extend(vault, 0, audit.GENESIS, at, [entry])
+    connection.execute(
+        insert(_deployment).values(
+            singleton=1,
+            deployment_id=vault.deployment_id,
+            key_check=vault.key_check,
+            data_keys=_data_keys(vault),
+            model_digest=model_digest,
+            dim=vault.dim,
+            rotation_id=vault.rotation_id,
+            writer_epoch=0,
+            sequence=0,
+            audit_number=first[-1].number,
+            audit_head=first[-1].hash,
+            created_at=at,
+        )
+    )
+    audit.append(connection, first)
+
+
+def check(connection: Connection, vault: Vault, model_digest: str) -> None:
+    """`KeyRingForeign` or `ModelMismatch` unless all three belong together."""
+    row = connection.execute(select(_deployment)).one()
+    if row.deployment_id != vault.deployment_id:
+        raise KeyRingForeign(
+            f"the registry is of deployment {row.deployment_id}, the key ring of "
+            f"{vault.deployment_id}: point both at the same deployment"
+        )
+    if row.model_digest != model_digest or row.dim != vault.dim:
+        raise ModelMismatch(
+            f"the registry's references come from the model {row.model_digest} "
+            f"({row.dim} dimensions), not {model_digest} ({vault.dim}): use that model"
+        )
+    if row.key_check != vault.key_check or row.rotation_id != vault.rotation_id:
+        raise KeyRingForeign(
+            "the key ring bears this deployment's id but not its keys: restore the right backup"
+        )
+    _check_data_keys(row, vault)
+
+
+def add_data_key(connection: Connection, vault: Vault) -> None:
+    """Notes the active data key before anything is sealed with it."""
+    known = connection.scalars(select(_deployment.c.data_keys)).one()
+    version = str(vault.active_data_version)
+    if version not in known:
+        added = known | {version: vault.ring.active_data_key.fingerprint}
+        connection.execute(update(_deployment).values(data_keys=added))
+
+
+def drop_data_key(connection: Connection, version: int) -> None:
+    """Forgets a data key that no row uses any more."""
+    known = connection.scalars(select(_deployment.c.data_keys)).one()
+    kept = {name: mark for name, mark in known.items() if name != str(version)}
+    connection.execute(update(_deployment).values(data_keys=kept))
+
+
+def _check_data_keys(row: Row[Any], vault: Vault) -> None:
+    held = _data_keys(vault)
+    for version, fingerprint in row.data_keys.items():
+        if held.get(version) != fingerprint:
+            raise KeyRingForeign(
+                f"the key ring lacks data key {version} ({fingerprint}), which rows are sealed "
+                "with: restore the newest backup of the key ring"
+            )
+
+
+def _data_keys(vault: Vault) -> dict[str, str]:
+    return {str(key.version): key.fingerprint for key in vault.ring.data}

@@ -1,0 +1,220 @@
+"""The secrets of one deployment, in a file that only its owner may read."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from engine.errors import KeyRingError, KeyRingInvalid, KeyRingMissing
+
+SECRET_BYTES = 32
+MODE = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One version of one secret; its text form never shows the secret."""
+
+    version: int
+    secret: bytes = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that name the key and give nothing of it away."""
+        return hmac.new(self.secret, b"sosie key fingerprint", hashlib.sha256).hexdigest()[:16]
+
+    @classmethod
+    def generate(cls, version: int) -> Key:
+        return cls(version, secrets.token_bytes(SECRET_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """Versioned keys by purpose.
+
+    `rotation` turns templates, `lookup` and `audit` key the HMACs: these live as long as the
+    deployment. `data` seals values at rest; it has several versions while a rotation of the data
+    key runs, and new values are sealed with the active one, which is the newest.
+    """
+
+    deployment_id: str
+    rotation: Key
+    lookup: Key
+    audit: Key
+    data: tuple[Key, ...]
+
+    def __post_init__(self) -> None:
+        versions = [key.version for key in self.data]
+        assert versions, "a ring has a data key"
+        assert versions == sorted(set(versions)), "data keys ascend by version"
+
+    @property
+    def active_data_key(self) -> Key:
+        return self.data[-1]
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """The fingerprint of every key, by purpose and version."""
+        named = {"rotation": self.rotation, "lookup": self.lookup, "audit": self.audit}
+        named |= {f"data:{key.version}": key for key in self.data}
+        return {name: key.fingerprint for name, key in named.items()}
+
+    @classmethod
+    def generate(cls) -> KeyRing:
+        """Fresh keys under a fresh deployment id, in memory only."""
+        return cls(
+            deployment_id=str(uuid.uuid4()),
+            rotation=Key.generate(1),
+            lookup=Key.generate(1),
+            audit=Key.generate(1),
+            data=(Key.generate(1),),
+        )
+
+    @classmethod
+    def create(cls, path: Path) -> KeyRing:
+        """Generates a ring and writes it to a new file of mode 0600; an existing one is refused."""
+        ring = cls.generate()
+        beside = _write_beside(path, ring._to_json())
+        try:
+            os.link(beside, path)  # fails where the name is taken, unlike a rename
+        except FileExistsError:
+            raise KeyRingError(
+                f"{path} exists already: a key ring is never overwritten, choose another folder"
+            ) from None
+        finally:
+            beside.unlink()
+        _sync_folder(path.parent)
+        return ring
+
+    @classmethod
+    def load(cls, path: Path) -> KeyRing:
+        """Reads a ring; refuses a file that its group or others can read or write."""
+        try:
+            with path.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode & 0o777
+                if mode & 0o077:
+                    raise KeyRingInvalid(
+                        f"{path} is open to others (mode {mode:04o}): run chmod 600 {path}"
+                    )
+                content = file.read()
+        except FileNotFoundError:
+            raise KeyRingMissing(
+                f"no key ring at {path}: run sosie init, or restore your backup of it"
+            ) from None
+        except OSError as error:
+            raise KeyRingInvalid(f"{path} cannot be read: {error.strerror}") from None
+        return cls._from_json(content, path)
+
+    def save(self, path: Path) -> None:
+        """Replaces the file in one step: a crash leaves the old ring or the new one, whole."""
+        beside = _write_beside(path, self._to_json())
+        beside.replace(path)
+        _sync_folder(path.parent)
+
+    def with_new_data_key(self) -> KeyRing:
+        """The same ring with one more data key, which becomes the active one.
+
+        Save it before anything is sealed with it.
+        """
+        return replace(self, data=(*self.data, Key.generate(self.active_data_key.version + 1)))
+
+    def without_data_key(self, version: int) -> KeyRing:
+        """The same ring without a retired data key; the active one cannot be retired."""
+        if version == self.active_data_key.version:
+            raise KeyRingError(f"data key {version} is the active one: add a new data key first")
+        kept = tuple(key for key in self.data if key.version != version)
+        if len(kept) == len(self.data):
+            raise KeyRingError(f"this key ring has no data key {version}: see sosie doctor")
+        return replace(self, data=kept)
+
+    def _to_json(self) -> bytes:
+        layout = _RingFile(
+            format="sosie-keyring",
+            format_version=1,
+            deployment_id=uuid.UUID(self.deployment_id),
+            rotation=_KeyEntry.of(self.rotation),
+            lookup=_KeyEntry.of(self.lookup),
+            audit=_KeyEntry.of(self.audit),
+            data=[_KeyEntry.of(key) for key in self.data],
+        )
+        return (layout.model_dump_json(indent=2) + "\n").encode()
+
+    @classmethod
+    def _from_json(cls, content: bytes, path: Path) -> KeyRing:
+        try:
+            layout = _RingFile.model_validate_json(content, strict=True)
+        except ValidationError as error:
+            # Only the place and the kind of the fault: the input itself holds secrets.
+            fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            where = ".".join(str(part) for part in fault["loc"]) or "the whole file"
+            raise KeyRingInvalid(
+                f"{path} is not a key ring ({where}: {fault['type']}): restore your backup of it"
+            ) from None
+        data = tuple(entry.key() for entry in layout.data)
+        versions = [key.version for key in data]
+        if versions != sorted(set(versions)):
+            raise KeyRingInvalid(f"{path} lists its data keys out of order: restore your backup")
+        return cls(
+            deployment_id=str(layout.deployment_id),
+            rotation=layout.rotation.key(),
+            lookup=layout.lookup.key(),
+            audit=layout.audit.key(),
+            data=data,
+        )
+
+
+class _KeyEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    version: Annotated[int, Field(ge=1, le=0xFFFF)]
+    secret: Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{2 * SECRET_BYTES}}}$")]
+
+    @classmethod
+    def of(cls, key: Key) -> _KeyEntry:
+        return cls(version=key.version, secret=key.secret.hex())
+
+    def key(self) -> Key:
+        return Key(self.version, bytes.fromhex(self.secret))
+
+
+class _RingFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    format: Literal["sosie-keyring"]
+    format_version: Literal[1]
+    deployment_id: uuid.UUID
+    rotation: _KeyEntry
+    lookup: _KeyEntry
+    audit: _KeyEntry
+    data: Annotated[list[_KeyEntry], Field(min_length=1)]
+
+
+def _write_beside(path: Path, content: bytes) -> Path:
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise KeyRingError(f"{path} cannot be written: {error.strerror}") from None
+    return beside
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,14 @@
+"""Alembic's entry: runs the migrations on the connection that `schema.upgrade` hands over."""
+
+from alembic import context
+
+from engine.registry.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    # SQLite alters a table by copying it.
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,318 @@
+"""Batched reads of the registry, each a short transaction of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import BindParameter, Engine, Row, Select, bindparam, func, select, tuple_
+
+from engine.errors import NotFound
+from engine.registry import audit, tables
+from engine.registry.database import chunks, reading
+from engine.registry.records import (
+    AuditRecord,
+    CaseRecord,
+    CaseState,
+    DocumentRecord,
+    DocumentStatus,
+    EnrollmentRecord,
+    Identity,
+    LineRecord,
+    LineStatus,
+    Outlet,
+    ReferenceChunk,
+    StoredAnswer,
+    WatchEntry,
+)
+from engine.registry.vault import WATCHED_TEMPLATE, Vault
+
+TEMPLATES_PER_CHUNK = 10_000
+
+_documents, _lines, _references = tables.documents, tables.lines, tables.references
+_watchlist = tables.watchlist
+_KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
+
+_ANSWERS = select(tables.idempotency).where(tables.idempotency.c.scope.in_(_KEYS))
+_OUTLETS = (
+    select(tables.outlets, tables.carriers.c.line_limit)
+    .join(tables.carriers)
+    .where(tables.outlets.c.code.in_(_KEYS))
+)
+_DOCUMENTS = (
+    select(_documents, _references.c.id.label("reference_id"))
+    .outerjoin(
+        _references,
+        (_references.c.document_id == _documents.c.id) & _references.c.removed_sequence.is_(None),
+    )
+    .order_by(_references.c.id)
+)
+_DOCUMENTS_BY_LOOKUP = _DOCUMENTS.where(_documents.c.lookup.in_(_KEYS))
+_DOCUMENTS_BY_ID = _DOCUMENTS.where(_documents.c.id.in_(_KEYS))
+_DOCUMENTS_OF = select(_references.c.id, _references.c.document_id).where(
+    _references.c.id.in_(_KEYS)
+)
+_IDENTITY = select(_documents.c.identity).where(_documents.c.id == bindparam("id"))
+_IN_USE = _lines.c.status != LineStatus.CLOSED.value
+_LINES_IN_USE = select(_lines).where(_lines.c.msisdn_lookup.in_(_KEYS), _IN_USE)
+_LINE_COUNTS = (
+    select(_lines.c.document_id, func.count().label("lines"))
+    .where(_lines.c.document_id.in_(_KEYS), _lines.c.carrier == bindparam("carrier"), _IN_USE)
+    .group_by(_lines.c.document_id)
+)
+_LINES_OF = (
+    select(_lines)
+    .where(_lines.c.document_id == bindparam("id"))
+    .order_by(_lines.c.opened_at, _lines.c.id)
+)
+_NUMBERS = select(_lines.c.id, _lines.c.msisdn).where(_lines.c.id.in_(_KEYS))
+_REFERENCE_PAGE = (
+    select(_references.c.id, _references.c.template, _references.c.added_sequence)
+    .where(
+        tuple_(_references.c.added_sequence, _references.c.id)
+        > tuple_(bindparam("sequence"), bindparam("id")),
+        _references.c.removed_sequence.is_(None),
+    )
+    .order_by(_references.c.added_sequence, _references.c.id)
+    .limit(bindparam("page"))
+)
+_REMOVALS = (
+    select(_references.c.id)
+    .where(_references.c.removed_sequence > bindparam("sequence"))
+    .order_by(_references.c.id)
+)
+_ENROLLMENT = select(tables.enrollments).where(tables.enrollments.c.id == bindparam("id"))
+_WATCHLIST = select(_watchlist).where(_watchlist.c.removed_at.is_(None)).order_by(_watchlist.c.id)
+_WATCHED_DOCUMENTS = _WATCHLIST.where(_watchlist.c.document_lookup.in_(_KEYS))
+_DEPLOYMENT = select(tables.deployment)
+
+
+class Reader:
+    """What the registrar and the surfaces ask; safe to use from any thread."""
+
+    def __init__(self, engine: Engine, vault: Vault) -> None:
+        self._engine = engine
+        self._vault = vault
+
+    @property
+    def vault(self) -> Vault:
+        return self._vault
+
+    def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
+        """What was answered before under these idempotency scopes."""
+        return {
+            row.scope: StoredAnswer(
+                row.scope, row.payload_digest, row.enrollment_id, row.response, row.created_at
+            )
+            for row in self._rows_of(_ANSWERS, scopes)
+        }
+
+    def outlets(self, codes: Sequence[str]) -> dict[str, Outlet]:
+        """The known ones of these outlets."""
+        return {
+            row.code: Outlet(row.code, row.carrier, row.is_open, row.line_limit)
+            for row in self._rows_of(_OUTLETS, codes)
+        }
+
+    def documents(self, lookups: Sequence[bytes]) -> dict[bytes, DocumentRecord]:
+        """The documents on record under these keyed look-ups, with their live references."""
+        found = _gather_documents(self._rows_of(_DOCUMENTS_BY_LOOKUP, lookups))
+        return {record.lookup: record for record in found if record.lookup is not None}
+
+    def documents_by_id(self, ids: Sequence[str]) -> dict[str, DocumentRecord]:
+        found = _gather_documents(self._rows_of(_DOCUMENTS_BY_ID, ids))
+        return {record.id: record for record in found}
+
+    def documents_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
+        """The document of each of these references, removed ones too."""
+        return {
+            row.id: row.document_id
+            for row in self._rows_of(_DOCUMENTS_OF, [int(key) for key in reference_ids])
+        }
+
+    def identity(self, document_id: str) -> Identity:
+        """Opens a document's number and name; `NotFound` if unknown or erased."""
+        with reading(self._engine) as connection:
+            sealed = connection.scalar(_IDENTITY, {"id": document_id})
+        if sealed is None:
+            raise NotFound("no such document, or it was erased: check the id")
+        number, name = json.loads(self._vault.open("documents.identity", document_id, sealed))
+        return Identity(number, name)
+
+    def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
+        """The lines, not closed, that these numbers are on."""
+        found = (_line(row) for row in self._rows_of(_LINES_IN_USE, msisdn_lookups))
+        return {line.msisdn_lookup: line for line in found if line.msisdn_lookup is not None}
+
+    def open_line_counts(self, document_ids: Sequence[str], carrier: str) -> dict[str, int]:
+        """How many lines, not closed, each document has with a carrier; none is left out."""
+        found = dict.fromkeys(document_ids, 0)
+        for row in self._rows_of(_LINE_COUNTS, document_ids, carrier=carrier):
+            found[row.document_id] = row.lines
+        return found
+
+    def lines_of(self, document_id: str) -> list[LineRecord]:
+        """Every line of a document, closed ones too, oldest first."""
+        with reading(self._engine) as connection:
+            return [_line(row) for row in connection.execute(_LINES_OF, {"id": document_id})]
+
+    def numbers(self, line_ids: Sequence[str]) -> dict[str, str]:
+        """Opens the numbers of these lines; an erased one is left out."""
+        return {
+            row.id: self._vault.open("lines.msisdn", row.id, row.msisdn).decode()
+            for row in self._rows_of(_NUMBERS, line_ids)
+            if row.msisdn is not None
+        }
+
+    def references(self, after_sequence: int = 0) -> Iterator[ReferenceChunk]:
+        """The live references added after a gallery sequence, in the order they were added.
+
+        Every chunk is a transaction of its own; hold the writer's lease, or catch up afterwards
+        with `removals` and a second call, to see one state of the gallery.
+        """
+        # Ids are never negative, so -1 stands before the first reference of the next sequence.
+        place = {"sequence": after_sequence + 1, "id": -1, "page": TEMPLATES_PER_CHUNK}
+        while True:
+            with reading(self._engine) as connection:
+                rows = connection.execute(_REFERENCE_PAGE, place).all()
+            if not rows:
+                return
+            ids = [row.id for row in rows]
+            yield ReferenceChunk(
+                ids=np.array(ids, dtype=np.int64),
+                vectors=self._vault.open_templates(ids, [row.template for row in rows]),
+                sequences=np.array([row.added_sequence for row in rows], dtype=np.int64),
+            )
+            place |= {"sequence": rows[-1].added_sequence, "id": rows[-1].id}
+
+    def removals(self, after_sequence: int) -> NDArray[np.int64]:
+        """The references removed after a gallery sequence: int64[n], ascending."""
+        with reading(self._engine) as connection:
+            ids = connection.scalars(_REMOVALS, {"sequence": after_sequence}).all()
+        return np.array(ids, dtype=np.int64)
+
+    def watchlist(self) -> list[WatchEntry]:
+        """Every entry in force, with its template."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(_WATCHLIST).all()
+        return [self._watched(row) for row in rows]
+
+    def watched_documents(self, lookups: Sequence[bytes]) -> dict[bytes, WatchEntry]:
+        """The watch-list entries on these documents."""
+        return {
+            row.document_lookup: self._watched(row)
+            for row in self._rows_of(_WATCHED_DOCUMENTS, lookups)
+        }
+
+    def enrollment(self, enrollment_id: str) -> EnrollmentRecord:
+        """One enrollment; `NotFound` if there is none."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_ENROLLMENT, {"id": enrollment_id}).one_or_none()
+        if row is None:
+            raise NotFound("no enrollment has this id: check it")
+        values = row._asdict()
+        return EnrollmentRecord(**values | {"reasons": tuple(values["reasons"])})
+
+    def cases(self, state: CaseState | None = CaseState.OPEN, limit: int = 100) -> list[CaseRecord]:
+        """The newest cases, of one state or of all."""
+        query = select(tables.cases).order_by(tables.cases.c.opened_at.desc(), tables.cases.c.id)
+        if state is not None:
+            query = query.where(tables.cases.c.state == state.value)
+        with reading(self._engine) as connection:
+            return [_case(row) for row in connection.execute(query.limit(limit))]
+
+    def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
+        """The audit trail after a number, oldest first."""
+        while True:
+            with reading(self._engine) as connection:
+                page = audit.read_page(connection, after)
+            if not page:
+                return
+            yield from page
+            after = page[-1].number
+
+    def audit_head(self) -> tuple[int, bytes]:
+        """The number and hash of the newest audit entry, as the deployment's row has them."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_DEPLOYMENT).one()
+        return row.audit_number, row.audit_head
+
+    def sequence(self) -> int:
+        """The gallery's sequence: the last committed change of references."""
+        with reading(self._engine) as connection:
+            return int(connection.execute(_DEPLOYMENT).one().sequence)
+
+    def counts(self) -> dict[str, int]:
+        """Rows by table, and `live_references`: those that the gallery holds."""
+        queries = {
+            table.name: select(func.count()).select_from(table)
+            for table in tables.metadata.sorted_tables
+            if table is not tables.deployment
+        }
+        queries["live_references"] = queries["references"].where(
+            _references.c.removed_sequence.is_(None)
+        )
+        with reading(self._engine) as connection:
+            return {name: connection.scalars(query).one() for name, query in queries.items()}
+
+    def _rows_of(
+        self, statement: Select[Any], keys: Sequence[object], **values: object
+    ) -> Iterator[Row[Any]]:
+        distinct = list(dict.fromkeys(keys))
+        for chunk in chunks(distinct):
+            with reading(self._engine) as connection:
+                rows = connection.execute(statement, {"keys": chunk, **values}).all()
+            yield from rows
+
+    def _watched(self, row: Row[Any]) -> WatchEntry:
+        template = None
+        if row.template is not None:
+            template = self._vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
+        return WatchEntry(row.id, row.document_lookup, template, row.reason, row.added_at)
+
+
+def _gather_documents(rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
+    # A document comes once for each of its live references, or once with none.
+    first: dict[str, Row[Any]] = {}
+    reference_ids: dict[str, list[int]] = {}
+    for row in rows:
+        first.setdefault(row.id, row)
+        ids = reference_ids.setdefault(row.id, [])
+        if row.reference_id is not None:
+            ids.append(row.reference_id)
+    return [
+        DocumentRecord(
+            id=row.id,
+            kind=row.kind,
+            lookup=row.lookup,
+            name_lookup=row.name_lookup,
+            status=DocumentStatus(row.status),
+            expires_on=row.expires_on,
+            reference_ids=tuple(reference_ids[row.id]),
+        )
+        for row in first.values()
+    ]
+
+
+def _line(row: Row[Any]) -> LineRecord:
+    return LineRecord(
+        id=row.id,
+        msisdn_lookup=row.msisdn_lookup,
+        document_id=row.document_id,
+        carrier=row.carrier,
+        outlet=row.outlet,
+        enrollment_id=row.enrollment_id,
+        status=LineStatus(row.status),
+        opened_at=row.opened_at,
+        closed_at=row.closed_at,
+    )
+
+
+def _case(row: Row[Any]) -> CaseRecord:
+    values: Mapping[str, Any] = row._asdict()
+    return CaseRecord(
+        **{**values, "state": CaseState(row.state), "document_ids": tuple(row.document_ids)}
+    )

@@ -1,0 +1,263 @@
+"""What the registry reads and writes, free of any database.
+
+Moments are timezone-aware datetimes. Fields that hold a name, a number or a template never show
+in a record's text form.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Json = Mapping[str, Any]
+
+
+class DocumentStatus(StrEnum):
+    """`attempted` is known from attempts only, none of them approved: it binds nobody yet."""
+
+    ATTEMPTED = "attempted"
+    ACTIVE = "active"
+    BLOCKED = "blocked"
+    ERASED = "erased"
+
+
+class LineStatus(StrEnum):
+    """A line counts as in use until it is closed."""
+
+    ACTIVE = "active"
+    DISPUTED = "disputed"
+    CLOSED = "closed"
+
+
+class CaseState(StrEnum):
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+def new_id() -> str:
+    """A fresh UUID, version 7 (RFC 9562): ids made one after another lie together in an index."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds << 80) | secrets.randbits(80)
+    value = value & ~(0xF << 76) | (0x7 << 76)
+    value = value & ~(0x3 << 62) | (0x2 << 62)
+    return str(uuid.UUID(int=value))
+
+
+def utc_now() -> datetime:
+    """The moment, timezone-aware."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """A tenant. `line_limit`: how many open lines one holder may have with it."""
+
+    code: str
+    name: str
+    line_limit: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """An official point of sale, with its carrier's limit."""
+
+    code: str
+    carrier: str
+    is_open: bool
+    line_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """`lookup` and `name_lookup` come from `Vault.look_up`; number and name are sealed."""
+
+    id: str
+    kind: str
+    lookup: bytes
+    name_lookup: bytes
+    number: str = field(repr=False)
+    name: str = field(repr=False)
+    expires_on: date | None = None
+    status: DocumentStatus = DocumentStatus.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRecord:
+    """A document as look-ups need it; the look-ups are `None` once it is erased."""
+
+    id: str
+    kind: str
+    lookup: bytes | None
+    name_lookup: bytes | None
+    status: DocumentStatus
+    expires_on: date | None
+    reference_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a document says in the clear."""
+
+    number: str = field(repr=False)
+    name: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollmentRecord:
+    """One attempt and its decision; `sequence` is the gallery's that was searched."""
+
+    id: str
+    sequence: int
+    carrier: str
+    outlet: str
+    document_id: str | None
+    decision: str
+    reasons: tuple[str, ...]
+    evidence: Json
+    consent_ref: str | None
+    captured_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewReference:
+    """A rotated template, float32[dim], under the id that `Writer.next_reference_id` gave."""
+
+    id: int
+    document_id: str
+    enrollment_id: str | None
+    template: NDArray[np.float32] = field(repr=False)
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewLine:
+    """`msisdn_lookup` comes from `Vault.look_up`; the number is sealed."""
+
+    id: str
+    msisdn_lookup: bytes
+    msisdn: str = field(repr=False)
+    document_id: str
+    carrier: str
+    outlet: str
+    enrollment_id: str | None
+    opened_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LineRecord:
+    """A line without its number, which `Store.numbers` opens."""
+
+    id: str
+    msisdn_lookup: bytes | None
+    document_id: str
+    carrier: str
+    outlet: str
+    enrollment_id: str | None
+    status: LineStatus
+    opened_at: datetime
+    closed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRecord:
+    id: str
+    kind: str
+    state: CaseState
+    enrollment_id: str | None
+    document_ids: tuple[str, ...]
+    score: float | None
+    opened_at: datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WatchEntry:
+    """A document, a rotated template (float32[dim]) or both, to be reviewed when met.
+
+    `id` is its key in an index of watched faces, given by `Writer.next_watch_id`.
+    """
+
+    id: int
+    document_lookup: bytes | None
+    template: NDArray[np.float32] | None = field(repr=False)
+    reason: str
+    added_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """What an idempotent request was answered; `scope` names the carrier and its key."""
+
+    scope: bytes
+    payload_digest: bytes
+    enrollment_id: str | None
+    response: Json
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who did what to what; `detail` holds ids, codes, counts and scores, never a name."""
+
+    actor: str
+    action: str
+    subject: str
+    detail: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """An entry in its place in the chain."""
+
+    number: int
+    at: datetime
+    entry: AuditEntry
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceChunk:
+    """Live references side by side: ids int64[n], rotated unit rows float32[n, dim],
+    and the gallery sequence at which each was added, int64[n]."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32] = field(repr=False)
+    sequences: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """One transaction: all of it is kept, or nothing.
+
+    `sequence` is the gallery's after these changes. Every commit carries at least one audit
+    entry. A removed reference keeps its row, without a template. An erased document loses its
+    number, name and look-ups, and its lines are closed and lose theirs; the caller removes its
+    references in the same changes.
+    """
+
+    sequence: int
+    audit: Sequence[AuditEntry]
+    documents: Sequence[NewDocument] = ()
+    activated_documents: Sequence[NewDocument] = ()
+    """Documents that were attempted, under the id they have, with what makes them active."""
+    enrollments: Sequence[EnrollmentRecord] = ()
+    references: Sequence[NewReference] = ()
+    lines: Sequence[NewLine] = ()
+    cases: Sequence[CaseRecord] = ()
+    answers: Sequence[StoredAnswer] = ()
+    removed_references: Sequence[tuple[int, int]] = ()
+    """Reference id and the gallery sequence of its removal."""
+    closed_lines: Sequence[str] = ()
+    blocked_documents: Sequence[str] = ()
+    erased_documents: Sequence[str] = ()
+    watched: Sequence[WatchEntry] = ()
+    unwatched: Sequence[int] = ()

@@ -1,0 +1,103 @@
+"""Rotation of the data key: seals every value anew, in batches that may stop anywhere.
+
+The order that loses nothing: `ring.with_new_data_key().save(path)`, open the store with that
+ring, `reseal` (again after any interruption), `retire`, save the ring that it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    func,
+    literal,
+    select,
+    update,
+)
+
+from engine.errors import KeyRingError
+from engine.registry import deployment, tables
+from engine.registry.keyring import KeyRing
+from engine.registry.records import AuditEntry
+from engine.registry.vault import KEY_HEADER_BYTES, Vault, key_header
+from engine.registry.writer import Writer
+
+ROWS_PER_BATCH = 2_000
+
+
+def reseal(writer: Writer, rows_per_batch: int = ROWS_PER_BATCH) -> dict[str, int]:
+    """Seals with the active data key whatever is sealed with another: rows by table.
+
+    Each batch is a fenced, audited transaction. A stop between or inside batches leaves every
+    value sealed with a key of the ring, and the next call goes on with the rows that are left.
+    """
+    done = dict.fromkeys((table.name for table, _ in tables.SEALED), 0)
+    for table, column in tables.SEALED:
+        for rows in _reseal_table(writer, table, column, rows_per_batch):
+            done[table.name] += rows
+    return done
+
+
+def retire(writer: Writer, version: int) -> KeyRing:
+    """The writer's ring without an old data key, once no row is sealed with it.
+
+    Save it to finish; snapshots of an index that the key sealed must be written again.
+    """
+    ring = writer.vault.ring.without_data_key(version)
+    entry = AuditEntry("sosie", "datakey.retired", str(version))
+    with writer.changing(entry) as connection:
+        for table, column in tables.SEALED:
+            used = select(table.c.id).where(_header_of(column) == key_header(version)).limit(1)
+            if connection.execute(used).first() is not None:
+                raise KeyRingError(
+                    f"data key {version} still seals rows of {table.name}: reseal, then retire it"
+                )
+        deployment.drop_data_key(connection, version)
+    return ring
+
+
+def _reseal_table(writer: Writer, table: Table, column: Column[Any], limit: int) -> Iterator[int]:
+    page = _page(table, column, writer.vault, limit)
+    store = (
+        update(table)
+        .where(table.c.id == bindparam("key"))
+        .values({column.name: bindparam("sealed")})
+    )
+    last: object | None = None
+    while True:
+        rows = writer.rows(page if last is None else page.where(table.c.id > literal(last)))
+        if not rows:
+            return
+        sealed = _seal_again(writer.vault, f"{table.name}.{column.name}", rows)
+        entry = AuditEntry("sosie", "values.resealed", table.name, {"rows": len(rows)})
+        with writer.changing(entry) as connection:
+            connection.execute(store, sealed)
+        yield len(rows)
+        last = rows[-1].id
+
+
+def _page(table: Table, column: Column[Any], vault: Vault, limit: int) -> Select[Any]:
+    active = key_header(vault.active_data_version)
+    return (
+        select(table.c.id, column.label("sealed"))
+        .where(column.is_not(None), _header_of(column) != active)
+        .order_by(table.c.id)
+        .limit(limit)
+    )
+
+
+def _seal_again(vault: Vault, place: str, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+    return [
+        {"key": row.id, "sealed": vault.seal(place, row.id, vault.open(place, row.id, row.sealed))}
+        for row in rows
+    ]
+
+
+def _header_of(column: Column[Any]) -> Any:
+    return func.substr(column, 1, KEY_HEADER_BYTES, type_=column.type)

@@ -1,0 +1,162 @@
+"""The registry: made, opened and administered here; read and written through its two sides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, Table, insert, update
+from sqlalchemy.exc import IntegrityError
+
+from engine.errors import NotFound, RegistryError, RegistryExists, RegistryMissing, StorageFailed
+from engine.registry import deployment, schema, tables
+from engine.registry.database import changing, connect, reading, sqlite_file
+from engine.registry.ledger import recorded
+from engine.registry.reader import Reader
+from engine.registry.records import AuditEntry, Carrier, utc_now
+from engine.registry.vault import Vault
+from engine.registry.writer import Writer
+
+
+class Store(Reader):
+    """The source of truth of one deployment, in SQLite or PostgreSQL."""
+
+    def __init__(self, engine: Engine, vault: Vault, model_digest: str) -> None:
+        super().__init__(engine, vault)
+        self._model_digest = model_digest
+
+    @classmethod
+    def create(cls, url: str, vault: Vault, *, model_digest: str) -> Store:
+        """Makes an empty registry in a new SQLite file or an empty PostgreSQL database.
+
+        `RegistryExists` where there is one; whatever else fails leaves nothing behind.
+        """
+        engine = connect(url)
+        path = sqlite_file(engine)
+        if path is not None:
+            _claim(path)
+        try:
+            with _reachable(), changing(engine) as connection:
+                if schema.version(connection) is not None:
+                    raise RegistryExists("this database holds a registry already: open it instead")
+                schema.upgrade(connection)
+                deployment.write_first(connection, vault, model_digest, utc_now())
+        except BaseException:
+            engine.dispose()
+            if path is not None:
+                path.unlink()
+            raise
+        return cls(engine, vault, model_digest)
+
+    @classmethod
+    def open(cls, url: str, vault: Vault, *, model_digest: str) -> Store:
+        """Opens a registry after checking that schema, key ring and model are its own.
+
+        `RegistryMissing`, `SchemaMismatch`, `KeyRingForeign` or `ModelMismatch` otherwise.
+        """
+        engine = connect(url)
+        path = sqlite_file(engine)
+        if path is not None and not path.is_file():
+            raise RegistryMissing(f"no registry at {path}: run sosie init")
+        try:
+            with _reachable(), reading(engine) as connection:
+                schema.check(connection)
+                deployment.check(connection, vault, model_digest)
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(engine, vault, model_digest)
+
+    @property
+    def model_digest(self) -> str:
+        return self._model_digest
+
+    def writer(self) -> Writer:
+        """Takes the writer's lease; `WriterBusy` at once where another process has it."""
+        return Writer(self._engine, self._vault, self._model_digest)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def add_carrier(self, carrier: Carrier, *, actor: str) -> None:
+        """Adds a tenant; one that is there already is refused."""
+        values = {"code": carrier.code, "name": carrier.name, "line_limit": carrier.line_limit}
+        self._add(tables.carriers, values, "carrier", actor)
+
+    def add_outlet(self, code: str, carrier: str, *, actor: str) -> None:
+        """Adds an open outlet of a known carrier; one that is there already is refused."""
+        self._add(
+            tables.outlets, {"code": code, "carrier": carrier, "is_open": True}, "outlet", actor
+        )
+
+    def close_outlet(self, code: str, *, actor: str) -> None:
+        """Closes an outlet: nothing is enrolled there any more."""
+        now = utc_now()
+        statement = update(tables.outlets).where(tables.outlets.c.code == code)
+        with self._recorded(AuditEntry(actor, "outlet.closed", code)) as connection:
+            result = connection.execute(statement.values(is_open=False, closed_at=now))
+            if result.rowcount != 1:
+                raise NotFound(f"no outlet has the code {code}: check it")
+
+    def _add(self, table: Table, values: dict[str, Any], what: str, actor: str) -> None:
+        with self._recorded(AuditEntry(actor, f"{what}.added", values["code"])) as connection:
+            try:
+                connection.execute(insert(table), values | {"created_at": utc_now()})
+            except IntegrityError:
+                raise RegistryError(
+                    f"the {what} {values['code']} is there already, or its carrier is not: "
+                    "choose another code, or add the carrier first"
+                ) from None
+
+    def _recorded(self, entry: AuditEntry) -> AbstractContextManager[Connection]:
+        return recorded(self._engine, self._vault, [entry], utc_now())
+
+
+def upgrade(url: str) -> tuple[str, str]:
+    """Brings a registry to this version's schema: the revisions before and after."""
+    engine = connect(url)
+    try:
+        with _reachable(), changing(engine) as connection:
+            before = schema.version(connection)
+            if before in schema.REVISIONS:
+                schema.upgrade(connection)
+            schema.check(connection)
+    finally:
+        engine.dispose()
+    assert before is not None, "checked above"
+    return before, schema.REVISIONS[-1]
+
+
+def _claim(path: Path) -> None:
+    # Made here and not by SQLite: it must be new, and readable by its owner alone.
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        raise RegistryExists(f"{path} exists already: open it, or choose another place") from None
+    except OSError as error:
+        raise RegistryError(f"{path} cannot be made: {error.strerror}") from None
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except StorageFailed as error:
+        raise RegistryError(
+            f"the database cannot be opened: check its URL and that it runs ({error})"
+        ) from None

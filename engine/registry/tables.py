@@ -1,0 +1,229 @@
+"""The tables, as SQLAlchemy Core metadata that SQLite and PostgreSQL share."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Date,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    text,
+)
+from sqlalchemy.types import Boolean, TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware datetime as UTC text of one width, so that both databases keep it to the
+    microsecond and sort it by time."""
+
+    impl = String(27)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _: Dialect) -> str | None:
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "moments are timezone-aware"
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def process_result_value(self, value: str | None, _: Dialect) -> datetime | None:
+        return None if value is None else datetime.fromisoformat(value)
+
+
+# SQLite makes a column its row id only under the exact name INTEGER.
+RowNumber = BigInteger().with_variant(Integer(), "sqlite")
+UuidText = String(36)
+Code = String(64)
+Json = JSON(none_as_null=True)
+
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("singleton", Integer, primary_key=True, autoincrement=False),
+    Column("deployment_id", UuidText, nullable=False),
+    Column("key_check", LargeBinary, nullable=False),
+    # Fingerprints of the data keys that rows may be sealed with, by version.
+    Column("data_keys", Json, nullable=False),
+    Column("model_digest", String(128), nullable=False),
+    Column("dim", Integer, nullable=False),
+    Column("rotation_id", String(32), nullable=False),
+    Column("writer_epoch", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("audit_number", BigInteger, nullable=False),
+    Column("audit_head", LargeBinary, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    CheckConstraint("singleton = 1", name="one_row"),
+)
+
+carriers = Table(
+    "carriers",
+    metadata,
+    Column("code", Code, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("line_limit", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    CheckConstraint("line_limit >= 0", name="line_limit"),
+)
+
+outlets = Table(
+    "outlets",
+    metadata,
+    Column("code", Code, primary_key=True),
+    Column("carrier", ForeignKey(carriers.c.code), nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("closed_at", Moment),
+)
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("kind", Code, nullable=False),
+    # The keyed look-up is made of kind and number, so it is unique by itself.
+    Column("lookup", LargeBinary, unique=True),
+    Column("name_lookup", LargeBinary),
+    Column("identity", LargeBinary),
+    Column("expires_on", Date),
+    Column("status", String(16), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("erased_at", Moment),
+    CheckConstraint("status IN ('attempted', 'active', 'blocked', 'erased')", name="status"),
+    CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
+)
+
+enrollments = Table(
+    "enrollments",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("carrier", ForeignKey(carriers.c.code), nullable=False),
+    Column("outlet", ForeignKey(outlets.c.code), nullable=False),
+    Column("document_id", ForeignKey(documents.c.id), index=True),
+    Column("decision", String(16), nullable=False),
+    Column("reasons", Json, nullable=False),
+    Column("evidence", Json, nullable=False),
+    Column("consent_ref", String(200)),
+    Column("captured_at", Moment),
+    Column("created_at", Moment, nullable=False),
+    CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
+)
+
+references = Table(
+    "references",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=False),
+    Column("document_id", ForeignKey(documents.c.id), nullable=False, index=True),
+    Column("enrollment_id", ForeignKey(enrollments.c.id)),
+    Column("template", LargeBinary),
+    Column("model_digest", String(128), nullable=False),
+    Column("rotation_id", String(32), nullable=False),
+    Column("added_sequence", BigInteger, nullable=False),
+    Column("removed_sequence", BigInteger),
+    CheckConstraint("(template IS NULL) = (removed_sequence IS NOT NULL)", name="tombstone"),
+)
+Index("ix_references_added", references.c.added_sequence, references.c.id)
+# Partial, or PostgreSQL without statistics reads every live reference through it.
+Index(
+    "ix_references_removed",
+    references.c.removed_sequence,
+    sqlite_where=references.c.removed_sequence.is_not(None),
+    postgresql_where=references.c.removed_sequence.is_not(None),
+)
+
+lines = Table(
+    "lines",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("msisdn_lookup", LargeBinary),
+    Column("msisdn", LargeBinary),
+    Column("document_id", ForeignKey(documents.c.id), nullable=False, index=True),
+    Column("carrier", ForeignKey(carriers.c.code), nullable=False),
+    Column("outlet", ForeignKey(outlets.c.code), nullable=False),
+    Column("enrollment_id", ForeignKey(enrollments.c.id)),
+    Column("status", String(16), nullable=False),
+    Column("opened_at", Moment, nullable=False),
+    Column("closed_at", Moment),
+    CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
+)
+Index(
+    "uq_lines_number_in_use",
+    lines.c.msisdn_lookup,
+    unique=True,
+    sqlite_where=text("status <> 'closed'"),
+    postgresql_where=text("status <> 'closed'"),
+)
+
+cases = Table(
+    "cases",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("kind", Code, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("enrollment_id", ForeignKey(enrollments.c.id), index=True),
+    Column("document_ids", Json, nullable=False),
+    Column("score", Float(53)),
+    Column("opened_at", Moment, nullable=False),
+)
+
+watchlist = Table(
+    "watchlist",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=False),
+    Column("document_lookup", LargeBinary, index=True),
+    Column("template", LargeBinary),
+    Column("reason", Code, nullable=False),
+    Column("added_at", Moment, nullable=False),
+    Column("removed_at", Moment),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", RowNumber, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("action", Code, nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("detail", Json, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("scope", LargeBinary, primary_key=True),
+    Column("payload_digest", LargeBinary, nullable=False),
+    Column("enrollment_id", ForeignKey(enrollments.c.id)),
+    Column("response", Json, nullable=False),
+    Column("created_at", Moment, nullable=False),
+)
+
+SEALED = (
+    (documents, documents.c.identity),
+    (references, references.c.template),
+    (lines, lines.c.msisdn),
+    (watchlist, watchlist.c.template),
+)
+"""Every table with a sealed column; a row is named in its seal by its primary key `id`."""

@@ -1,0 +1,235 @@
+"""Templates turned by a keyed rotation, values sealed at rest, and keyed look-ups.
+
+What it gives: a database without its key ring shows no face, name or number, and templates of
+two deployments cannot be linked. What it does not give: whoever holds the key ring can undo the
+rotation, so it is renewable and unlinkable in the sense of ISO/IEC 24745, and not irreversible.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from engine.errors import SealBroken
+from engine.registry.keyring import Key, KeyRing
+
+SEAL_FORMAT = 1
+KEY_HEADER_BYTES = 3  # format, then the key version, big-endian
+_NONCE_BYTES = 12
+_TAG_BYTES = 16
+OVERHEAD_BYTES = KEY_HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES
+
+REFERENCE_TEMPLATE = "references.template"
+WATCHED_TEMPLATE = "watchlist.template"
+_SNAPSHOT = "snapshot"
+
+
+class Vault:
+    """The cryptography of one deployment for embeddings of one dimension; thread-safe.
+
+    A sealed value is the format byte, the data key's version, a random 96-bit nonce and the
+    AES-256-GCM ciphertext. Its authenticated context is that header, the deployment, the place
+    (`table.column`) and the row, so that it opens nowhere else. Random nonces allow 2**32 seals
+    a data key (NIST SP 800-38D): rotate it long before.
+    """
+
+    def __init__(self, ring: KeyRing, dim: int) -> None:
+        self._ring = ring
+        self._dim = dim
+        self._deployment = ring.deployment_id.encode()
+        self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
+        self._headers = {key.version: _header(key.version) for key in ring.data}
+        self._active = ring.active_data_key.version
+        self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
+
+    def __repr__(self) -> str:
+        return f"Vault(deployment_id={self._ring.deployment_id!r}, dim={self._dim})"
+
+    @property
+    def ring(self) -> KeyRing:
+        return self._ring
+
+    @property
+    def deployment_id(self) -> str:
+        return self._ring.deployment_id
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    @property
+    def active_data_version(self) -> int:
+        """The data key that new values are sealed with."""
+        return self._active
+
+    @property
+    def rotation_id(self) -> str:
+        """Names the rotation, not secret: templates compare only under the same one."""
+        return _mac(self._ring.rotation, b"rotation id", str(self._dim).encode()).hex()[:32]
+
+    @property
+    def key_check(self) -> bytes:
+        """32 bytes kept in the database that only this ring's lasting keys reproduce."""
+        lasting = (self._ring.rotation, self._ring.lookup, self._ring.audit)
+        proofs = b"".join(_mac(key, b"key check", self._deployment) for key in lasting)
+        return hashlib.sha256(proofs).digest()
+
+    def rotate(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turns unit rows float32[n, dim] into unit rows whose scores among them are the same.
+
+        Scores are preserved to 1e-6.
+        """
+        self._assert_vectors(vectors)
+        turned = vectors @ self._matrix
+        turned /= np.linalg.norm(turned, axis=1, keepdims=True)
+        return turned
+
+    def look_up(self, kind: str, value: str) -> bytes:
+        """The keyed name (HMAC-SHA256) under which a value is found; kinds do not mix."""
+        return _mac(self._ring.lookup, kind.encode(), value.encode())
+
+    def chain(self, previous: bytes, entry: bytes) -> bytes:
+        """The next hash of the audit chain, 32 bytes, like `previous`."""
+        assert len(previous) == hashlib.sha256().digest_size
+        return hmac.digest(self._ring.audit.secret, previous + entry, "sha256")
+
+    def seal(self, place: str, row: str | int, data: bytes) -> bytes:
+        """Seals a value for one place (`table.column`) and one row with the active data key."""
+        return self._seal(self._context(place) + str(row).encode(), data, os.urandom(_NONCE_BYTES))
+
+    def open(self, place: str, row: str | int, sealed: bytes) -> bytes:
+        """The value, if it was sealed for this place and row by this deployment."""
+        context = self._context(place) + str(row).encode()
+        return self._open(context, sealed, f"{place} of row {row}")
+
+    def seal_templates(
+        self,
+        ids: Sequence[int] | NDArray[np.int64],
+        vectors: NDArray[np.float32],
+        place: str = REFERENCE_TEMPLATE,
+    ) -> list[bytes]:
+        """Seals rotated rows float32[n, dim], each for the row of its id."""
+        self._assert_vectors(vectors)
+        assert len(ids) == len(vectors)
+        context = self._context(place)
+        nonces = os.urandom(_NONCE_BYTES * len(ids))
+        rows = np.ascontiguousarray(vectors, dtype="<f4")
+        return [
+            self._seal(
+                context + str(int(key)).encode(),
+                row.tobytes(),
+                nonces[number * _NONCE_BYTES : (number + 1) * _NONCE_BYTES],
+            )
+            for number, (key, row) in enumerate(zip(ids, rows, strict=True))
+        ]
+
+    def open_templates(
+        self, ids: Sequence[int], sealed: Sequence[bytes], place: str = REFERENCE_TEMPLATE
+    ) -> NDArray[np.float32]:
+        """The rows float32[n, dim] that were sealed for these ids."""
+        context = self._context(place)
+        plain = [
+            self._open(context + str(key).encode(), blob, f"{place} of row {key}")
+            for key, blob in zip(ids, sealed, strict=True)
+        ]
+        rows = np.frombuffer(b"".join(plain), dtype="<f4").reshape(len(plain), self._dim)
+        return rows.astype(np.float32)
+
+    def sealer(self) -> SnapshotSealer:
+        """Seals the files of an index snapshot."""
+        return SnapshotSealer(self)
+
+    def _context(self, place: str) -> bytes:
+        return b"\0".join((b"sosie", self._deployment, place.encode(), b""))
+
+    def _seal(self, context: bytes, data: bytes, nonce: bytes) -> bytes:
+        header = self._headers[self._active]
+        return header + nonce + self._ciphers[self._active].encrypt(nonce, data, header + context)
+
+    def _open(self, context: bytes, sealed: bytes, what: str) -> bytes:
+        header, version = sealed[:KEY_HEADER_BYTES], key_version(sealed)
+        if header != self._headers.get(version) or len(sealed) < OVERHEAD_BYTES:
+            raise SealBroken(f"{what} is not sealed with a key of this ring: check the key ring")
+        nonce = sealed[KEY_HEADER_BYTES : KEY_HEADER_BYTES + _NONCE_BYTES]
+        try:
+            return self._ciphers[version].decrypt(
+                nonce, sealed[KEY_HEADER_BYTES + _NONCE_BYTES :], header + context
+            )
+        except InvalidTag:
+            raise SealBroken(
+                f"{what} does not authenticate (altered, moved or of another key): "
+                "restore the database from a backup"
+            ) from None
+
+    def _assert_vectors(self, vectors: NDArray[np.float32]) -> None:
+        assert vectors.dtype == np.float32
+        assert vectors.ndim == 2
+        assert vectors.shape[1] == self._dim
+
+
+class SnapshotSealer:
+    """The vault behind the `Sealer` seam of index snapshots: any bytes as context."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    def seal(self, data: bytes, context: bytes) -> bytes:
+        """Seals a file's bytes for one context."""
+        return self._vault.seal(_SNAPSHOT, context.hex(), data)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """The bytes; `SealBroken` where they are another deployment's or another context's."""
+        return self._vault.open(_SNAPSHOT, context.hex(), sealed)
+
+
+def rotation_matrix(key: Key, dim: int) -> NDArray[np.float64]:
+    """A uniformly (Haar) distributed orthogonal matrix float64[dim, dim] drawn from the key.
+
+    Standard normals by Box and Muller, then QR with the signs of R's diagonal moved into Q
+    (Mezzadri 2007, How to generate random matrices from the classical compact groups). The
+    keystream is AES-256-CTR and not numpy's generator, whose stream may change between versions.
+    """
+    uniforms = _uniforms(key, count=2 * dim * dim, purpose=f"rotation {dim}")
+    radius = np.sqrt(-2.0 * np.log(uniforms[0::2]))
+    normals = (radius * np.cos(2.0 * np.pi * uniforms[1::2])).reshape(dim, dim)
+    q, r = np.linalg.qr(normals)
+    matrix: NDArray[np.float64] = q * np.sign(np.diagonal(r))
+    return matrix
+
+
+def key_version(sealed: bytes) -> int:
+    """The version of the data key that a value was sealed with."""
+    return int.from_bytes(sealed[1:KEY_HEADER_BYTES], "big")
+
+
+def key_header(version: int) -> bytes:
+    """The first bytes of every value sealed with this version."""
+    return _header(version)
+
+
+def _header(version: int) -> bytes:
+    return SEAL_FORMAT.to_bytes(1, "big") + version.to_bytes(2, "big")
+
+
+def _uniforms(key: Key, count: int, purpose: str) -> NDArray[np.float64]:
+    """Uniform float64[count] in the open interval (0, 1), 53 bits each."""
+    derived = HKDF(SHA256(), length=32, salt=None, info=f"sosie {purpose}".encode())
+    stream = Cipher(algorithms.AES(derived.derive(key.secret)), modes.CTR(bytes(16))).encryptor()
+    words = np.frombuffer(stream.update(bytes(8 * count)), dtype="<u8")
+    return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def _mac(key: Key, domain: bytes, value: bytes) -> bytes:
+    # The length keeps (domain, value) apart from any other split of the same bytes.
+    message = len(domain).to_bytes(4, "big") + domain + value
+    return hmac.digest(key.secret, message, "sha256")

@@ -1,0 +1,175 @@
+"""Exact search over float32 rows by FAISS: the oracle that every other index is held to."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+
+from indexes.base import Hits, Ids, Vectors
+from indexes.errors import IdInvalid, VectorInvalid
+from indexes.scoring import Positions, arrange, exact_scores, no_hits, rounding_bound
+from indexes.validation import (
+    check_distinct,
+    check_hit_count,
+    check_ids,
+    check_threshold,
+    check_vectors,
+)
+
+# How many more than k are asked for, so that the k-th place is rarely tied beyond what came back.
+_SPARE_HITS = 16
+_BEYOND_ANY_SCORE = 2.0
+
+
+class FlatIndex:
+    """A `VectorIndex` that compares every query with every row.
+
+    Scores are those of `indexes.scoring.exact_scores`: the same pair has the same score in any
+    batch, and an answer is complete with respect to these scores, at the threshold itself and
+    among equals at the k-th place too. Adding costs O(rows added); removing moves one row for
+    each row removed, and overwrites what it leaves.
+    """
+
+    kind = "flat"
+
+    def __init__(self, dim: int) -> None:
+        if dim < 1:
+            raise VectorInvalid(f"dim is {dim}; give at least 1")
+        self._dim = dim
+        self._flat = faiss.IndexFlatIP(dim)
+        # Row r belongs to _id_of[r]; entries from len(self) on are spare room.
+        self._id_of: Ids = np.empty(0, np.int64)
+        self._row_of: dict[int, int] = {}
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    @property
+    def ids(self) -> Ids:
+        """All ids, ascending; a copy."""
+        return np.sort(self._id_of[: len(self)])
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def __contains__(self, key: object) -> bool:
+        # A bool or a float would equal an id in a dict; only a whole number is one.
+        whole = isinstance(key, int | np.integer) and not isinstance(key, bool)
+        return whole and key in self._row_of
+
+    def add(self, ids: Ids, vectors: Vectors) -> None:
+        """Adds new ids; an id that is there already is refused."""
+        rows = check_vectors(vectors, self._dim)
+        keys = check_distinct(check_ids(ids))
+        if len(keys) != len(rows):
+            raise IdInvalid(f"{len(keys)} ids for {len(rows)} vectors; give one for each")
+        if not self._row_of.keys().isdisjoint(keys):
+            present = next(key for key in keys if key in self._row_of)
+            raise IdInvalid(f"id {present} is in the index already; remove it first")
+        if not keys:
+            return
+        start, end = len(self), len(self) + len(keys)
+        self._reserve(end)
+        self._flat.add(rows)
+        self._id_of[start:end] = ids
+        self._row_of.update(zip(keys, range(start, end), strict=True))
+
+    def remove(self, ids: Ids) -> None:
+        """Removes these ids; an unknown one is refused, and then none is removed."""
+        keys = check_distinct(check_ids(ids))
+        gone = np.sort(self._rows_of(keys))
+        if not keys:
+            return
+        kept = len(self) - len(keys)
+        # Rows of the tail that stay move into the gaps before it: order means nothing here.
+        gaps = gone[gone < kept]
+        tail = np.ones(len(keys), np.bool_)
+        tail[gone[gone >= kept] - kept] = False
+        movers = kept + np.flatnonzero(tail)
+        rows = self._rows()
+        rows[gaps] = rows[movers]
+        rows[kept:] = 0
+        self._id_of[gaps] = self._id_of[movers]
+        for key in keys:
+            del self._row_of[key]
+        self._row_of.update(zip(self._id_of[gaps].tolist(), gaps.tolist(), strict=True))
+        self._flat.remove_ids(faiss.IDSelectorRange(kept, kept + len(keys)))
+        assert self._flat.ntotal == len(self)
+
+    def vectors(self, ids: Ids) -> Vectors:
+        """The stored rows in the order asked: float32[n, dim]; a copy."""
+        return self._rows()[self._rows_of(check_ids(ids))]
+
+    def search(self, queries: Vectors, k: int) -> Hits:
+        """The k best of each query, or all where there are fewer."""
+        queries, k = check_vectors(queries, self._dim), check_hit_count(k)
+        if not len(self) or not len(queries):
+            return no_hits(len(queries))
+        query_of, row_of = self._nearest(queries, k)
+        scores = exact_scores(queries, self._rows(), query_of, row_of)
+        return arrange(len(queries), query_of, self._id_of[row_of], scores, k)
+
+    def range_search(self, queries: Vectors, threshold: float) -> Hits:
+        """Everything whose score, as a float, is at or above the threshold."""
+        queries, threshold = check_vectors(queries, self._dim), check_threshold(threshold)
+        if not len(self) or not len(queries):
+            return no_hits(len(queries))
+        # A threshold far beyond any score would not fit the float32 that faiss takes.
+        floor = float(np.clip(threshold, -_BEYOND_ANY_SCORE, _BEYOND_ANY_SCORE))
+        floor -= rounding_bound(self._dim)
+        query_of, row_of = self._at_or_above(queries, floor)
+        scores = exact_scores(queries, self._rows(), query_of, row_of)
+        # In float64, for numpy would round the threshold to the scores' float32.
+        kept = scores.astype(np.float64) >= threshold
+        return arrange(len(queries), query_of[kept], self._id_of[row_of[kept]], scores[kept])
+
+    def _nearest(self, queries: Vectors, k: int) -> tuple[Positions, Positions]:
+        """Pairs (query, row) that hold at least the k best of each query, ties included.
+
+        With faiss's scores within ε of the exact ones, the k-th best exact score is at least
+        faiss's k-th less ε, so whatever reaches it has at least faiss's k-th less 2ε. Where all
+        that came back is above that, there may be more of them, and a second look finds them.
+        """
+        asked = k + _SPARE_HITS
+        if asked >= len(self):
+            return self._at_or_above(queries, -_BEYOND_ANY_SCORE)
+        scores, rows = self._flat.search(queries, asked)
+        floors = scores[:, k - 1].astype(np.float64) - 2 * rounding_bound(self._dim)
+        crowded = scores[:, -1] >= floors
+        query_of = [np.repeat(np.flatnonzero(~crowded), asked)]
+        row_of = [rows[~crowded].ravel()]
+        for query in np.flatnonzero(crowded):
+            more = self._at_or_above(queries[query : query + 1], float(floors[query]))[1]
+            query_of.append(np.full(len(more), query))
+            row_of.append(more)
+        return np.concatenate(query_of), np.concatenate(row_of)
+
+    def _at_or_above(self, queries: Vectors, floor: float) -> tuple[Positions, Positions]:
+        """Pairs (query, row) with a faiss score of at least the floor."""
+        # faiss answers what is strictly above, and the floor is rounded to float32 on its way.
+        below = np.nextafter(np.float32(floor), np.float32(-np.inf))
+        limits, _, row_of = self._flat.range_search(queries, float(below))
+        query_of = np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64)))
+        return query_of, row_of
+
+    def _rows(self) -> Vectors:
+        """A view of faiss's own memory: float32[n, dim]; it lives until the next change."""
+        if not len(self):
+            return np.empty((0, self._dim), np.float32)
+        flat = faiss.rev_swig_ptr(self._flat.get_xb(), len(self) * self._dim)
+        rows: Vectors = flat.reshape(len(self), self._dim)
+        return rows
+
+    def _rows_of(self, keys: list[int]) -> Positions:
+        try:
+            return np.array([self._row_of[key] for key in keys], np.int64)
+        except KeyError as unknown:
+            raise IdInvalid(f"id {unknown.args[0]} is not in the index") from None
+
+    def _reserve(self, rows: int) -> None:
+        """Makes room for the ids of so many rows, doubling, so that single adds stay cheap."""
+        if rows > len(self._id_of):
+            grown = np.empty(max(rows, 2 * len(self._id_of)), np.int64)
+            grown[: len(self)] = self._id_of[: len(self)]
+            self._id_of = grown

@@ -1,0 +1,68 @@
+"""The one definition of a score, and how scored pairs become an answer.
+
+faiss adds the products of a row in another order for one query than for a batch, so its scores
+differ in the last digits from call to call. An index uses it to find candidates, and
+gives each the score defined here, which depends on the two vectors alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.base import Hits, Ids, Scores, Vectors
+from indexes.validation import UNIT_TOLERANCE
+
+Positions = NDArray[np.int64]
+
+_PAIRS_AT_ONCE = 4096
+
+
+def exact_scores(queries: Vectors, rows: Vectors, query_of: Positions, row_of: Positions) -> Scores:
+    """Scores of the pairs `(queries[query_of[i]], rows[row_of[i]])`: float32[m].
+
+    The inner product in float64, rounded once to float32: a pair has one score, whatever else
+    is in the call.
+    """
+    scores = np.empty(len(query_of), np.float32)
+    for start in range(0, len(scores), _PAIRS_AT_ONCE):
+        pairs = slice(start, start + _PAIRS_AT_ONCE)
+        products = queries[query_of[pairs]].astype(np.float64)
+        products *= rows[row_of[pairs]]
+        scores[pairs] = products.sum(axis=1)
+    return scores
+
+
+def rounding_bound(dim: int) -> float:
+    """How far any float32 inner product of two unit rows may be from their `exact_scores`.
+
+    dim · 2⁻²⁴ for a product summed in any order (Higham, Accuracy and Stability of Numerical
+    Algorithms, 3.5), as much again as two roundings for the float32 result of the exact score,
+    and the square of the longest row that is let in.
+    """
+    return (dim + 2) * 2.0**-24 * (1 + UNIT_TOLERANCE) ** 2 * 1.001
+
+
+def arrange(
+    queries: int, query_of: Positions, ids: Ids, scores: Scores, k: int | None = None
+) -> Hits:
+    """The scored pairs of a batch as `Hits`; the k best of each query where k is given."""
+    order = np.lexsort((ids, -scores, query_of))
+    query_of, ids, scores = query_of[order], ids[order], scores[order]
+    counts = np.bincount(query_of, minlength=queries)
+    if k is not None:
+        starts = np.cumsum(counts) - counts
+        kept = np.arange(len(ids)) - starts[query_of] < k
+        ids, scores = ids[kept], scores[kept]
+        counts = np.minimum(counts, k)
+    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    return Hits(offsets=offsets, ids=ids, scores=scores)
+
+
+def no_hits(queries: int) -> Hits:
+    """The answer where there is nothing to find."""
+    return Hits(
+        offsets=np.zeros(queries + 1, np.int64),
+        ids=np.empty(0, np.int64),
+        scores=np.empty(0, np.float32),
+    )
