@@ -12,7 +12,6 @@ from engine.errors import NotFound, RequestError
 from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
 from engine.matching.intake import document_look_up
 from engine.matching.registrar import Registrar
-from engine.matching.watchlist import WatchList
 from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,
@@ -108,7 +107,6 @@ def block_document(registrar: Registrar, registry: Reader, document: Document, a
 
 def watch_face(
     registrar: Registrar,
-    watchlist: WatchList,
     vector: NDArray[np.float32],
     reason: str,
     actor: str,
@@ -130,7 +128,7 @@ def watch_face(
                 watched=(entry,),
             )
         )
-        watchlist.add(entry)
+        registrar.watchlist.add(entry)
         return entry.id
 
     return registrar.run(perform)

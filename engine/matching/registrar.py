@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from engine.errors import IdempotencyInFlight, LeaseLost, Overloaded, RegistryError, SosieError
 from engine.matching.judge import Judge
 from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.watchlist import WatchList
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 
@@ -129,6 +130,11 @@ class Registrar:
     def gallery(self) -> Gallery:
         """The references that every decision is searched against."""
         return self._judge.gallery
+
+    @property
+    def watchlist(self) -> WatchList:
+        """The faces and documents that no decision passes unseen."""
+        return self._judge.watch
 
     def _has_room(self) -> bool:
         return (

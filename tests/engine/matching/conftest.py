@@ -96,13 +96,15 @@ class Lab:
         return EnrollmentRequest(**fields | changes)
 
     @contextmanager
-    def registrar(self, config: RegistrarConfig | None = None) -> Iterator[Registrar]:
+    def registrar(
+        self, config: RegistrarConfig | None = None, watchlist: WatchList | None = None
+    ) -> Iterator[Registrar]:
         writer = self.store.writer()
         judge = Judge(
             store=self.store,
             vault=self.vault,
             gallery=restore_gallery(self.store, self.folder).gallery,
-            watch=WatchList(DIM, self.store.watchlist()),
+            watch=watchlist or WatchList(DIM, self.store.watchlist()),
             thresholds=THRESHOLDS,
             authority=FormAuthority(),
             model_digest=MODEL_DIGEST,

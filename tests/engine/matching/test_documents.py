@@ -130,7 +130,9 @@ def test_an_authority_adds_findings_to_sound_documents_only() -> None:
 
 
 def test_names_compare_without_case_width_spacing_and_punctuation() -> None:
-    assert normalise_name("  O'Neil-Smith,  ＡＮＮＡ ") == normalise_name("o neil smith anna")
+    assert normalise_name("  O'Neil-Smith,  \uff21\uff2e\uff2e\uff21 ") == normalise_name(
+        "o neil smith anna"
+    )
     assert normalise_name("王 小明") == "王 小明"
     assert normalise_name("Anna") != normalise_name("Anne")
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.matching.policy import (
-    CaseKind,
     Candidate,
+    CaseKind,
     Evidence,
     Photograph,
     decide,

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import NotFound, RequestError
+from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.holders import block_document, erase_holder, read_lines, watch_face
+from engine.matching.identification import identify, identify_best
+from engine.matching.intake import document_look_up
+from engine.matching.restoration import restore_gallery, save_snapshot
+from engine.matching.watchlist import WatchList
+from engine.reasons import Decision, Reason
+from engine.registry.audit import verify_chain
+from engine.registry.records import DocumentStatus, WatchEntry
+
+
+def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        first = registrar.enroll([request, lab.request()])[0]
+        certificate = erase_holder(registrar, lab.store, request.document, "test")
+        found = identify(person[None], registrar.gallery, lab.store, threshold=0.6)[0]
+        again = registrar.enroll([lab.request(person)])[0]
+    assert found.candidates == ()
+    assert found.gallery_sequence >= certificate.gallery_sequence
+    assert again.decision is Decision.APPROVED
+    record = lab.store.documents_by_id([first.body["document_id"]])[certificate.document_id]
+    assert record.status is DocumentStatus.ERASED
+    assert (record.lookup, record.name_lookup, record.reference_ids) == (None, None, ())
+    with pytest.raises(NotFound):
+        lab.store.identity(certificate.document_id)
+    assert (certificate.references, certificate.lines) == (1, 1)
+    assert verify_chain(lab.store).intact
+
+
+def test_an_erasure_is_replayed_over_a_snapshot_that_still_holds_the_face(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        registrar.enroll([request, lab.request()])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+        erase_holder(registrar, lab.store, request.document, "test")
+        registrar.enroll([lab.request()])
+        expected = registrar.gallery
+    restored = restore_gallery(lab.store, lab.folder)
+    assert (restored.loaded, restored.replayed) == (2, 2)
+    np.testing.assert_array_equal(restored.gallery.ids, expected.ids)
+    assert restored.gallery.sequence == expected.sequence
+    assert identify(person[None], restored.gallery, lab.store, threshold=0.6)[0].candidates == ()
+
+
+def test_nobody_can_be_erased_who_is_not_enrolled(lab: Any) -> None:
+    before = lab.store.counts()
+    with lab.registrar() as registrar:
+        with pytest.raises(NotFound):
+            erase_holder(registrar, lab.store, lab.request().document, "test")
+        with pytest.raises(RequestError):
+            erase_holder(registrar, lab.store, Document("cn-ric", "123", "A Name"), "test")
+    assert lab.store.counts() == before
+
+
+def test_a_blocked_document_is_refused(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        block_document(registrar, lab.store, request.document, "test")
+        outcome = registrar.enroll([lab.request(person, document=request.document)])[0]
+    assert outcome.decision is Decision.REJECTED
+    assert outcome.reasons == (Reason.DOCUMENT_BLOCKED,)
+
+
+def test_a_watched_face_goes_to_review_now_and_after_a_restart(lab: Any) -> None:
+    person = lab.people.person()
+    with lab.registrar() as registrar:
+        watch_face(registrar, person, "seen at a resale ring", "test")
+        first = registrar.enroll([lab.request(person), lab.request()])
+    with lab.registrar() as reopened:
+        second = reopened.enroll([lab.request(person)])[0]
+    assert first[0].decision is Decision.REVIEW
+    assert first[0].reasons == (Reason.WATCHLISTED,)
+    assert first[1].decision is Decision.APPROVED
+    assert second.reasons == (Reason.WATCHLISTED,)
+
+
+def test_a_watched_document_goes_to_review(lab: Any) -> None:
+    request = lab.request()
+    checked = check_documents([request.document], FormAuthority(), date(2026, 1, 1))[0]
+    watchlist = WatchList(lab.vault.dim)
+    entry = WatchEntry(
+        id=1,
+        document_lookup=document_look_up(lab.vault, checked),
+        template=None,
+        reason="reported stolen",
+        added_at=datetime.now(UTC),
+    )
+    watchlist.add(entry)
+    with lab.registrar(watchlist=watchlist) as registrar:
+        outcome = registrar.enroll([request])[0]
+        watchlist.remove(1)
+        later = registrar.enroll([lab.request(document=request.document)])[0]
+    assert outcome.reasons == (Reason.WATCHLISTED,)
+    assert later.decision is Decision.APPROVED
+
+
+def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        registrar.enroll([request, lab.request(person, document=request.document)])
+        mine = lab.people.sample(person).vector
+        other = lab.people.sample(lab.people.person()).vector
+        shown = read_lines(registrar, lab.store, request.document, mine, 0.42, "outlet:blue-1")
+        hidden = read_lines(registrar, lab.store, request.document, other, 0.42, "outlet:blue-1")
+    assert shown.is_holder
+    assert request.msisdn in shown.numbers.values()
+    assert len(shown.numbers) == len(shown.lines) == 2
+    assert not hidden.is_holder
+    assert (hidden.lines, hidden.numbers) == ((), {})
+    assert request.msisdn not in repr(shown)
+    reads = [item.entry for item in lab.store.audit_entries() if item.entry.action == "lines.read"]
+    assert [entry.detail["shown"] for entry in reads] == [True, False]
+
+
+def test_the_best_candidates_are_named_whatever_their_score(lab: Any) -> None:
+    people = [lab.people.person() for _ in range(5)]
+    with lab.registrar() as registrar:
+        outcomes = registrar.enroll([lab.request(person) for person in people])
+        probes = np.stack(people[:2])
+        best = identify_best(probes, registrar.gallery, lab.store, count=3)
+    for answer, outcome in zip(best, outcomes, strict=False):
+        assert answer.searched == 5
+        assert len(answer.candidates) == 3
+        assert answer.candidates[0].document_id == outcome.body["document_id"]

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.matching.restoration import restore_gallery, save_snapshot
+from engine.registry.keyring import KeyRing
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+
+
+def test_a_gallery_comes_from_the_snapshot_and_from_what_was_committed_after(lab: Any) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request()])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+        restored = restore_gallery(lab.store, lab.folder)
+        assert (restored.loaded, restored.replayed, restored.fault) == (1, 0, None)
+        registrar.enroll([lab.request(), lab.request()])
+        replayed = restore_gallery(lab.store, lab.folder)
+        assert (replayed.loaded, replayed.replayed) == (1, 2)
+        np.testing.assert_array_equal(replayed.gallery.ids, registrar.gallery.ids)
+
+
+def test_a_damaged_snapshot_means_a_rebuild_that_says_why(lab: Any) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(3)])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    data = next(lab.folder.glob("data-*"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    restored = restore_gallery(lab.store, lab.folder)
+    assert (restored.loaded, restored.replayed) == (0, 3)
+    assert restored.fault is not None
+    assert "\n" not in restored.fault
+
+
+def test_a_snapshot_ahead_of_the_store_is_not_believed(lab: Any, sqlite_url: str) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request()])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    # The same key ring over an emptier database: what a restored backup looks like.
+    path = sqlite_url.replace("registry.db", "backup.db")
+    with Store.create(path, lab.vault, model_digest=lab.store.model_digest) as backup:
+        restored = restore_gallery(backup, lab.folder)
+    assert (restored.loaded, len(restored.gallery)) == (0, 0)
+    assert restored.fault is not None
+
+
+def test_a_snapshot_of_another_deployment_is_not_believed(lab: Any, sqlite_url: str) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request()])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    other = Vault(KeyRing.generate(), lab.vault.dim)
+    path = sqlite_url.replace("registry.db", "other.db")
+    with Store.create(path, other, model_digest=lab.store.model_digest) as foreign:
+        restored = restore_gallery(foreign, lab.folder)
+    assert len(restored.gallery) == 0
+    assert restored.fault is not None
