@@ -1,0 +1,23 @@
+"""What the tests of the indexes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from indexes.base import Vectors
+
+UnitRows = Callable[..., Vectors]
+
+
+@pytest.fixture(scope="session")
+def unit_rows() -> UnitRows:
+    """Builds `float32[n, dim]` random unit rows from a seed."""
+
+    def build(n: int, dim: int = 16, seed: int = 0) -> Vectors:
+        rows = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    return build

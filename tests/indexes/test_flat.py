@@ -1,0 +1,275 @@
+"""FlatIndex: what it refuses, ties, thresholds and the speed that a rebuild needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from indexes.base import Ids, Vectors
+from indexes.errors import IdInvalid, IndexFault, SearchInvalid, VectorInvalid
+from indexes.flat import FlatIndex
+
+UnitRows = Callable[..., Vectors]
+
+NAN, INF = float("nan"), float("inf")
+
+
+def as_ids(*keys: int) -> Ids:
+    return np.array(keys, np.int64)
+
+
+@pytest.fixture
+def rows(unit_rows: UnitRows) -> Vectors:
+    return unit_rows(10)
+
+
+@pytest.fixture
+def index(rows: Vectors) -> FlatIndex:
+    index = FlatIndex(16)
+    index.add(np.arange(100, 110), rows)
+    return index
+
+
+def with_value(rows: Vectors, value: float) -> Vectors:
+    spoilt = rows.copy()
+    spoilt[3, 5] = value
+    return spoilt
+
+
+INVALID_VECTORS = {
+    "list": lambda rows: rows.tolist(),
+    "float64": lambda rows: rows.astype(np.float64),
+    "float16": lambda rows: rows.astype(np.float16),
+    "big-endian": lambda rows: rows.astype(">f4"),
+    "one row": lambda rows: rows[0],
+    "another dim": lambda rows: rows[:, :15],
+    "nan": lambda rows: with_value(rows, NAN),
+    "infinity": lambda rows: with_value(rows, INF),
+    "overflowing": lambda rows: with_value(rows, 3e38),
+    "too long": lambda rows: rows * np.float32(1.002),
+    "too short": lambda rows: rows * np.float32(0.998),
+    "zero": lambda rows: rows * np.float32(0),
+}
+
+
+@pytest.mark.parametrize("spoil", INVALID_VECTORS.values(), ids=INVALID_VECTORS.keys())
+def test_invalid_vectors_are_refused_and_change_nothing(
+    index: FlatIndex, rows: Vectors, spoil: Callable[[Vectors], Vectors]
+) -> None:
+    spoilt = spoil(rows)
+    with pytest.raises(VectorInvalid):
+        index.add(np.arange(len(rows)), spoilt)
+    with pytest.raises(VectorInvalid):
+        index.search(spoilt, 1)
+    with pytest.raises(VectorInvalid):
+        index.range_search(spoilt, 0.5)
+    assert index.ids.tolist() == list(range(100, 110))
+    assert np.array_equal(index.vectors(index.ids), rows)
+
+
+@pytest.mark.parametrize("length", [0.9992, 1.0008])
+def test_a_length_within_the_tolerance_is_let_in_as_it_is(index: FlatIndex, length: float) -> None:
+    row = np.zeros((1, 16), np.float32)
+    row[0, 0] = length
+    index.add(as_ids(1), row)
+    assert np.array_equal(index.vectors(as_ids(1)), row)
+
+
+def test_the_refusal_names_dtype_and_row(index: FlatIndex, rows: Vectors) -> None:
+    with pytest.raises(VectorInvalid, match="float64; give float32"):
+        index.search(rows.astype(np.float64), 1)
+    with pytest.raises(VectorInvalid, match="vector 3 is not finite"):
+        index.search(with_value(rows, NAN), 1)
+
+
+INVALID_IDS = {
+    "list": [1, 2],
+    "int32": np.array([1, 2], np.int32),
+    "uint64": np.array([1, 2], np.uint64),
+    "float": np.array([1.0, 2.0]),
+    "two dimensions": np.array([[1, 2]], np.int64),
+    "negative": as_ids(1, -2),
+    "twice in the call": as_ids(1, 1),
+    "present": as_ids(1, 105),
+    "too few": as_ids(1),
+    "too many": as_ids(1, 2, 3),
+}
+
+
+@pytest.mark.parametrize("ids", INVALID_IDS.values(), ids=INVALID_IDS.keys())
+def test_invalid_ids_are_refused_and_add_nothing(index: FlatIndex, rows: Vectors, ids: Ids) -> None:
+    with pytest.raises(IdInvalid):
+        index.add(ids, rows[:2])
+    assert index.ids.tolist() == list(range(100, 110))
+    assert len(index.search(rows[:1], 50).ids) == 10
+
+
+@pytest.mark.parametrize("ids", [as_ids(100, 99), as_ids(100, 100), as_ids(100, -1)])
+def test_an_invalid_removal_removes_nothing(index: FlatIndex, ids: Ids) -> None:
+    with pytest.raises(IdInvalid):
+        index.remove(ids)
+    assert index.ids.tolist() == list(range(100, 110))
+
+
+def test_vectors_of_an_unknown_id_are_refused_by_name(index: FlatIndex) -> None:
+    with pytest.raises(IdInvalid, match="id 7 is not in the index"):
+        index.vectors(as_ids(100, 7))
+
+
+def test_vectors_come_in_the_order_asked_with_repeats(index: FlatIndex, rows: Vectors) -> None:
+    assert np.array_equal(index.vectors(as_ids(104, 101, 104)), rows[[4, 1, 4]])
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.0, True, "1"])
+def test_k_below_one_or_not_whole_is_refused(index: FlatIndex, rows: Vectors, k: int) -> None:
+    with pytest.raises(SearchInvalid):
+        index.search(rows, k)
+
+
+@pytest.mark.parametrize("threshold", [NAN, INF, -INF, "0.5", None])
+def test_a_threshold_that_is_not_finite_is_refused(
+    index: FlatIndex, rows: Vectors, threshold: float
+) -> None:
+    with pytest.raises(SearchInvalid):
+        index.range_search(rows, threshold)
+
+
+@pytest.mark.parametrize(("threshold", "found"), [(1e300, 0), (-1e300, 10), (-2, 10)])
+def test_thresholds_beyond_all_scores_find_none_or_all(
+    index: FlatIndex, rows: Vectors, threshold: float, found: int
+) -> None:
+    assert len(index.range_search(rows[:1], threshold).ids) == found
+
+
+def test_dim_below_one_is_refused() -> None:
+    with pytest.raises(IndexFault):
+        FlatIndex(0)
+
+
+@pytest.mark.parametrize("queries", [0, 1, 30])
+def test_an_empty_index_answers_every_query_with_nothing(unit_rows: UnitRows, queries: int) -> None:
+    index = FlatIndex(16)
+    for hits in (
+        index.search(unit_rows(queries), 3),
+        index.range_search(unit_rows(queries), -1.0),
+    ):
+        assert len(hits) == queries
+        assert len(hits.ids) == len(hits.scores) == 0
+        assert (hits.ids.dtype, hits.scores.dtype) == (np.int64, np.float32)
+
+
+def test_empty_batches_are_fine(index: FlatIndex) -> None:
+    none = np.empty((0, 16), np.float32)
+    index.add(as_ids(), none)
+    index.remove(as_ids())
+    assert len(index.search(none, 3)) == len(index.range_search(none, 0.5)) == 0
+    assert index.vectors(as_ids()).shape == (0, 16)
+    assert len(index) == 10
+
+
+def test_only_whole_numbers_are_ids(index: FlatIndex, rows: Vectors) -> None:
+    index.add(as_ids(1), rows[:1])
+    assert 1 in index
+    assert np.int64(100) in index
+    for other in (True, 1.0, "1", None, 2):
+        assert other not in index
+
+
+def test_ids_are_those_of_the_whole_int64_range(index: FlatIndex, rows: Vectors) -> None:
+    largest = np.iinfo(np.int64).max
+    index.add(as_ids(largest), rows[:1])
+    assert index.search(rows[:1], 2).ids.tolist() == [100, largest]
+
+
+def test_equal_scores_come_by_ascending_id_even_where_k_cuts_them(unit_rows: UnitRows) -> None:
+    index, row = FlatIndex(16), unit_rows(1)
+    ids = np.random.default_rng(0).permutation(500)
+    index.add(ids, np.repeat(row, 500, axis=0))
+    for queries in (row, np.repeat(row, 24, axis=0)):
+        hits = index.search(queries, 7)
+        for query in range(len(queries)):
+            assert hits.of(query)[0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_found_at_a_score_is_lost_just_above_it(index: FlatIndex, rows: Vectors) -> None:
+    ids, scores = index.search(rows[:1], 10).of(0)
+    for rank, score in enumerate(scores.tolist()):
+        at = index.range_search(rows[:1], score).ids
+        above = index.range_search(rows[:1], np.nextafter(score, 2)).ids
+        assert at.tolist() == ids[: rank + 1].tolist()
+        assert above.tolist() == ids[:rank].tolist()
+
+
+def test_a_threshold_is_compared_as_the_caller_would_compare_it() -> None:
+    """0.7 lies between two float32: a score just below it is not at or above it."""
+    score = np.float32(0.7)
+    assert float(score) < 0.7
+    index = FlatIndex(2)
+    index.add(as_ids(1), np.array([[1, 0]], np.float32))
+    query = np.array([[score, np.sqrt(1 - score**2)]], np.float32)
+    assert len(index.range_search(query, 0.7).ids) == 0
+    assert len(index.range_search(query, float(score)).ids) == 1
+
+
+def test_a_pair_has_one_score_in_any_batch(unit_rows: UnitRows) -> None:
+    index = FlatIndex(128)
+    index.add(np.arange(2000), unit_rows(2000, 128))
+    queries = unit_rows(64, 128, seed=1)
+    batch = index.search(queries, 20)
+    for query in range(64):
+        alone = index.search(queries[query : query + 1], 20)
+        assert np.array_equal(alone.ids, batch.of(query)[0])
+        assert np.array_equal(alone.scores, batch.of(query)[1])
+        least = float(alone.scores[-1])
+        ranged = index.range_search(queries[query : query + 1], least)
+        assert np.array_equal(ranged.scores, alone.scores)
+
+
+def test_strided_input_is_the_same_as_contiguous(index: FlatIndex, unit_rows: UnitRows) -> None:
+    wide = np.zeros((4, 32), np.float32)
+    wide[:, ::2] = unit_rows(4, seed=2)
+    index.add(np.arange(8)[::2], wide[:, ::2])
+    assert np.array_equal(index.vectors(as_ids(0, 2, 4, 6)), unit_rows(4, seed=2))
+
+
+def test_removed_rows_are_overwritten_in_memory(unit_rows: UnitRows) -> None:
+    import faiss
+
+    index = FlatIndex(16)
+    index.add(np.arange(50), unit_rows(50))
+    before = faiss.rev_swig_ptr(index._flat.get_xb(), 50 * 16)
+    index.remove(np.arange(10, 50))
+    # Shrinking a vector keeps its memory: what faiss no longer counts must hold no face.
+    assert not before[10 * 16 :].any()
+
+
+def test_what_is_read_back_makes_the_same_index_after_removals(unit_rows: UnitRows) -> None:
+    index, again = FlatIndex(16), FlatIndex(16)
+    index.add(np.arange(200), unit_rows(200))
+    index.remove(np.random.default_rng(0).permutation(200)[:90])
+    index.add(np.arange(300, 320), unit_rows(20, seed=1))
+    again.add(index.ids, index.vectors(index.ids))
+    queries = unit_rows(30, seed=2)
+    for one, other in zip(
+        (index.search(queries, 9), index.range_search(queries, 0.2)),
+        (again.search(queries, 9), again.range_search(queries, 0.2)),
+        strict=True,
+    ):
+        assert np.array_equal(one.offsets, other.offsets)
+        assert np.array_equal(one.ids, other.ids)
+        assert np.array_equal(one.scores, other.scores)
+
+
+def test_a_hundred_thousand_rows_are_added_and_halved_in_about_a_second(
+    unit_rows: UnitRows,
+) -> None:
+    rows, index = unit_rows(100_000, 128), FlatIndex(128)
+    start = time.process_time()
+    index.add(np.arange(100_000), rows)
+    index.remove(np.arange(0, 100_000, 2))
+    # Processor time, and far above what it takes: a loaded machine must not fail this.
+    assert time.process_time() - start < 3
+    assert index.ids.tolist() == list(range(1, 100_000, 2))
