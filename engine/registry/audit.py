@@ -104,7 +104,7 @@ def verify_chain(store: Store) -> AuditReport:
             return AuditReport(expected, intact=False, first_bad=expected)
         expected += 1
     if expected != last + 1 or head != recorded_head:
-        return AuditReport(expected - 1, intact=False, first_bad=min(expected, last + 1))
+        return AuditReport(expected - 1, intact=False, first_bad=expected)
     return AuditReport(last, intact=True, first_bad=None)
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Executable, Table, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Executable, Table, bindparam, func, insert, select, text, update
 
 from engine.errors import StorageFailed
 from engine.registry import tables
@@ -26,8 +26,12 @@ from engine.registry.records import (
 )
 from engine.registry.vault import WATCHED_TEMPLATE, Vault
 
+BULK_ROWS = 5_000
+"""From so many documents on, a commit counts as a bulk load."""
+
 _Row = Mapping[str, Any]
 
+_ANALYZE = text('ANALYZE documents, enrollments, "references", lines')
 _INSERTS = {table: insert(table) for table in tables.metadata.tables.values()}
 
 _REMOVE_REFERENCE = (
@@ -121,6 +125,9 @@ def apply(
         _erase(connection, document_id, at)
     for key in changes.unwatched:
         _change_one(connection, _UNWATCH, {"key": int(key), "at": at})
+    if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
+        # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
+        connection.execute(_ANALYZE)
 
 
 def _insert(connection: Connection, table: Table, rows: Sequence[_Row]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from engine.registry.records import (
     CaseRecord,
     CaseState,
     DocumentRecord,
-    DocumentStatus,
     EnrollmentRecord,
     Identity,
     LineRecord,
@@ -28,6 +27,7 @@ from engine.registry.records import (
     StoredAnswer,
     WatchEntry,
 )
+from engine.registry.rows import case_of, gather_documents, line_of
 from engine.registry.vault import WATCHED_TEMPLATE, Vault
 
 TEMPLATES_PER_CHUNK = 10_000
@@ -119,11 +119,11 @@ class Reader:
 
     def documents(self, lookups: Sequence[bytes]) -> dict[bytes, DocumentRecord]:
         """The documents on record under these keyed look-ups, with their live references."""
-        found = _gather_documents(self._rows_of(_DOCUMENTS_BY_LOOKUP, lookups))
+        found = gather_documents(self._rows_of(_DOCUMENTS_BY_LOOKUP, lookups))
         return {record.lookup: record for record in found if record.lookup is not None}
 
     def documents_by_id(self, ids: Sequence[str]) -> dict[str, DocumentRecord]:
-        found = _gather_documents(self._rows_of(_DOCUMENTS_BY_ID, ids))
+        found = gather_documents(self._rows_of(_DOCUMENTS_BY_ID, ids))
         return {record.id: record for record in found}
 
     def documents_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
@@ -144,7 +144,7 @@ class Reader:
 
     def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
         """The lines, not closed, that these numbers are on."""
-        found = (_line(row) for row in self._rows_of(_LINES_IN_USE, msisdn_lookups))
+        found = (line_of(row) for row in self._rows_of(_LINES_IN_USE, msisdn_lookups))
         return {line.msisdn_lookup: line for line in found if line.msisdn_lookup is not None}
 
     def open_line_counts(self, document_ids: Sequence[str], carrier: str) -> dict[str, int]:
@@ -157,7 +157,7 @@ class Reader:
     def lines_of(self, document_id: str) -> list[LineRecord]:
         """Every line of a document, closed ones too, oldest first."""
         with reading(self._engine) as connection:
-            return [_line(row) for row in connection.execute(_LINES_OF, {"id": document_id})]
+            return [line_of(row) for row in connection.execute(_LINES_OF, {"id": document_id})]
 
     def numbers(self, line_ids: Sequence[str]) -> dict[str, str]:
         """Opens the numbers of these lines; an erased one is left out."""
@@ -222,7 +222,7 @@ class Reader:
         if state is not None:
             query = query.where(tables.cases.c.state == state.value)
         with reading(self._engine) as connection:
-            return [_case(row) for row in connection.execute(query.limit(limit))]
+            return [case_of(row) for row in connection.execute(query.limit(limit))]
 
     def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
         """The audit trail after a number, oldest first."""
@@ -255,8 +255,10 @@ class Reader:
         queries["live_references"] = queries["references"].where(
             _references.c.removed_sequence.is_(None)
         )
+        # One statement, since PostgreSQL may show each statement a newer state.
+        counted = select(*(query.scalar_subquery().label(name) for name, query in queries.items()))
         with reading(self._engine) as connection:
-            return {name: connection.scalars(query).one() for name, query in queries.items()}
+            return dict(connection.execute(counted).one()._mapping)
 
     def _rows_of(
         self, statement: Select[Any], keys: Sequence[object], **values: object
@@ -272,47 +274,3 @@ class Reader:
         if row.template is not None:
             template = self._vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
         return WatchEntry(row.id, row.document_lookup, template, row.reason, row.added_at)
-
-
-def _gather_documents(rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
-    # A document comes once for each of its live references, or once with none.
-    first: dict[str, Row[Any]] = {}
-    reference_ids: dict[str, list[int]] = {}
-    for row in rows:
-        first.setdefault(row.id, row)
-        ids = reference_ids.setdefault(row.id, [])
-        if row.reference_id is not None:
-            ids.append(row.reference_id)
-    return [
-        DocumentRecord(
-            id=row.id,
-            kind=row.kind,
-            lookup=row.lookup,
-            name_lookup=row.name_lookup,
-            status=DocumentStatus(row.status),
-            expires_on=row.expires_on,
-            reference_ids=tuple(reference_ids[row.id]),
-        )
-        for row in first.values()
-    ]
-
-
-def _line(row: Row[Any]) -> LineRecord:
-    return LineRecord(
-        id=row.id,
-        msisdn_lookup=row.msisdn_lookup,
-        document_id=row.document_id,
-        carrier=row.carrier,
-        outlet=row.outlet,
-        enrollment_id=row.enrollment_id,
-        status=LineStatus(row.status),
-        opened_at=row.opened_at,
-        closed_at=row.closed_at,
-    )
-
-
-def _case(row: Row[Any]) -> CaseRecord:
-    values: Mapping[str, Any] = row._asdict()
-    return CaseRecord(
-        **{**values, "state": CaseState(row.state), "document_ids": tuple(row.document_ids)}
-    )

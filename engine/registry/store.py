@@ -12,7 +12,14 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, Table, insert, update
 from sqlalchemy.exc import IntegrityError
 
-from engine.errors import NotFound, RegistryError, RegistryExists, RegistryMissing, StorageFailed
+from engine.errors import (
+    NotFound,
+    RegistryError,
+    RegistryExists,
+    RegistryMissing,
+    StorageFailed,
+    StorageFull,
+)
 from engine.registry import deployment, schema, tables
 from engine.registry.database import changing, connect, reading, sqlite_file
 from engine.registry.ledger import recorded
@@ -156,6 +163,8 @@ def _claim(path: Path) -> None:
 def _reachable() -> Iterator[None]:
     try:
         yield
+    except StorageFull:
+        raise
     except StorageFailed as error:
         raise RegistryError(
             f"the database cannot be opened: check its URL and that it runs ({error})"

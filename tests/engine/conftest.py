@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+import subprocess
 import tempfile
 import uuid
 import warnings
@@ -34,12 +36,29 @@ def postgres() -> Iterator[Any]:
 
     # Not pytest's own folder: as root the server runs as another user, who must reach it.
     folder = Path(tempfile.mkdtemp(prefix="sosie-postgres-"))
-    server = get_server(folder / "data", cleanup_mode="delete")
+    with (folder.parent / "sosie-postgres.lock").open("w") as lock:
+        # As root it makes a system user first, which two test processes must not do at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = get_server(folder / "data", cleanup_mode="delete")
+    # Reads the end of its input when this process dies, of a SIGKILL too, and then cleans up.
+    guard = subprocess.Popen(
+        [
+            "sh",
+            "-c",
+            'read word || { kill -QUIT "$1"; sleep 1; rm -rf "$2"; }',
+            "guard",
+            str(server.get_pid()),
+            str(folder),
+        ],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
         yield server
     finally:
         server.cleanup()
         shutil.rmtree(folder)
+        guard.communicate(b"done\n")
 
 
 @pytest.fixture

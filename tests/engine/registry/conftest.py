@@ -1,0 +1,134 @@
+"""Builds whole enrollments as the registrar would hand them over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from engine.registry.records import (
+    AuditEntry,
+    Changes,
+    EnrollmentRecord,
+    NewDocument,
+    NewLine,
+    NewReference,
+    StoredAnswer,
+    new_id,
+)
+from engine.registry.writer import Writer
+
+NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
+NAME = "Ωμέγα Tester-王"
+
+Enroll = Callable[..., Changes]
+
+
+@pytest.fixture
+def enroll(random_units: Callable[..., object]) -> Enroll:
+    """`enroll(writer, count, first=0)`: count approved newcomers, numbered from `first`."""
+
+    def build(writer: Writer, count: int, first: int = 0) -> Changes:
+        templates = writer.vault.rotate(random_units(count, writer.vault.dim, seed=first))
+        parts: list[tuple[object, ...]] = []
+        sequence = writer.sequence
+        for place in range(count):
+            sequence += 1
+            parts.append(newcomer(writer, first + place, templates[place], sequence))
+        documents, enrollments, references, lines, answers, audit = zip(*parts, strict=True)
+        return Changes(
+            sequence=sequence,
+            audit=audit,
+            documents=documents,
+            enrollments=enrollments,
+            references=references,
+            lines=lines,
+            answers=answers,
+        )
+
+    return build
+
+
+def newcomer(writer: Writer, number: int, template: object, sequence: int) -> tuple[object, ...]:
+    vault = writer.vault
+    document_id, enrollment_id = new_id(), new_id()
+    document_number, msisdn = document_number_of(number), msisdn_of(number)
+    return (
+        NewDocument(
+            id=document_id,
+            kind="passport",
+            lookup=vault.look_up("document:passport", document_number),
+            name_lookup=vault.look_up("name", NAME),
+            number=document_number,
+            name=NAME,
+            expires_on=date(2031, 2, 3),
+        ),
+        EnrollmentRecord(
+            id=enrollment_id,
+            sequence=sequence,
+            carrier="red",
+            outlet="r1",
+            document_id=document_id,
+            decision="approved",
+            reasons=(),
+            evidence={"live_portrait": 0.6123456789, "threshold": 0.4},
+            consent_ref="consent-7",
+            captured_at=NOW,
+            created_at=NOW,
+        ),
+        NewReference(
+            id=writer.next_reference_id(),
+            document_id=document_id,
+            enrollment_id=enrollment_id,
+            template=template,
+            sequence=sequence,
+        ),
+        NewLine(
+            id=new_id(),
+            msisdn_lookup=vault.look_up("msisdn", msisdn),
+            msisdn=msisdn,
+            document_id=document_id,
+            carrier="red",
+            outlet="r1",
+            enrollment_id=enrollment_id,
+            opened_at=NOW,
+        ),
+        StoredAnswer(
+            scope=vault.look_up("scope", str(number)),
+            payload_digest=bytes(32),
+            enrollment_id=enrollment_id,
+            response={"decision": "approved", "scores": [0.6123456789]},
+            created_at=NOW,
+        ),
+        AuditEntry("registrar", "enrollment.decided", enrollment_id, {"score": 0.6123456789}),
+    )
+
+
+def document_number_of(number: int) -> str:
+    return f"PASS{number:08d}"
+
+
+def msisdn_of(number: int) -> str:
+    return f"+8613{number:09d}"
+
+
+@pytest.fixture
+def in_child(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """`in_child(script, *arguments)`: runs Python in another process, its output piped."""
+
+    def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            cwd=tmp_path,
+        )
+
+    return start

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+
+from engine.registry.audit import AuditReport, verify_chain
+from engine.registry.records import AuditEntry, Changes
+
+TAMPERINGS = {
+    "altered detail": ("UPDATE audit SET detail = '{\"score\":1}' WHERE number = 9", 9),
+    "altered actor": ("UPDATE audit SET actor = 'nobody' WHERE number = 2", 2),
+    "moved in time": ("UPDATE audit SET at = '2020-01-01T00:00:00.000000Z' WHERE number = 1", 1),
+    "altered hash": (
+        "UPDATE audit SET hash = (SELECT max(key_check) FROM deployment) WHERE number = 3",
+        3,
+    ),
+    "removed": ("DELETE FROM audit WHERE number = 4", 4),
+    "removed first": ("DELETE FROM audit WHERE number = 1", 1),
+    "cut tail": ("DELETE FROM audit WHERE number >= 11", 11),
+    "all removed": ("DELETE FROM audit", 1),
+    "swapped": ("UPDATE audit SET number = 1000 - number", 1),
+    "forgotten head": ("UPDATE deployment SET audit_number = audit_number - 1", 11),
+}
+
+
+@pytest.fixture
+def trail(store, writer, enroll):
+    writer.commit(enroll(writer, 5))
+    assert store.audit_head()[0] == 11
+    return store
+
+
+def test_chain_of_honest_entries_is_intact(trail) -> None:
+    assert verify_chain(trail) == AuditReport(entries=11, intact=True, first_bad=None)
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+def test_tampering_is_found_and_its_place_named(trail, tampering: str) -> None:
+    statement, first_bad = TAMPERINGS[tampering]
+    if trail._engine.dialect.name == "postgresql":
+        statement = statement.replace("max(key_check)", "key_check")
+    with trail._engine.begin() as connection:
+        connection.execute(text(statement.replace(":1}", "\\:1}")))
+    report = verify_chain(trail)
+    assert not report.intact
+    assert report.first_bad == first_bad
+
+
+def test_entry_forged_without_the_key_is_found(trail) -> None:
+    with trail._engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO audit SELECT 12, at, actor, action, subject, detail, hash "
+                "FROM audit WHERE number = 11"
+            )
+        )
+        connection.execute(text("UPDATE deployment SET audit_number = 12"))
+    assert verify_chain(trail) == AuditReport(entries=12, intact=False, first_bad=12)
+
+
+def test_entries_are_read_back_in_order(trail) -> None:
+    records = list(trail.audit_entries())
+    assert [record.number for record in records] == list(range(1, 12))
+    assert records[0].entry.action == "registry.created"
+    assert {record.entry.action for record in records[6:]} == {"enrollment.decided"}
+    assert records[6].entry.detail == {"score": 0.6123456789}
+    assert [record.number for record in trail.audit_entries(after=9)] == [10, 11]
+
+
+def test_any_json_survives_the_chain(store, writer) -> None:
+    details = [
+        {"z": 1, "a": [1.5, None, True, {"ü": "王"}]},
+        {"tiny": 5e-324, "third": 1 / 3, "big": 1e300, "whole": 3.0},
+        {},
+    ]
+    entries = [AuditEntry("tést", "a", "b", detail) for detail in details]
+    writer.commit(Changes(sequence=0, audit=entries))
+    assert verify_chain(store).intact
+    assert [record.entry for record in store.audit_entries(after=6)] == entries

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+
+import numpy as np
+import pytest
+
+from engine.errors import NotFound, RegistryError, SealBroken
+from engine.registry import changes as changing
+from engine.registry import reader as readers
+from engine.registry.records import (
+    AuditEntry,
+    CaseRecord,
+    CaseState,
+    Changes,
+    DocumentStatus,
+    LineStatus,
+    Outlet,
+    WatchEntry,
+    new_id,
+    utc_now,
+)
+
+ENTRY = AuditEntry("test", "test.done", "x")
+
+
+def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> None:
+    changes = enroll(writer, 3)
+    writer.commit(changes)
+    for document, reference, line, enrollment, answer in zip(
+        changes.documents,
+        changes.references,
+        changes.lines,
+        changes.enrollments,
+        changes.answers,
+        strict=True,
+    ):
+        record = store.documents([document.lookup])[document.lookup]
+        assert (record.id, record.kind, record.name_lookup) == (
+            document.id,
+            document.kind,
+            document.name_lookup,
+        )
+        assert record.expires_on == date(2031, 2, 3)
+        assert record.status is DocumentStatus.ACTIVE
+        assert record.reference_ids == (reference.id,)
+        assert store.documents_by_id([document.id]) == {document.id: record}
+        identity = store.identity(document.id)
+        assert (identity.number, identity.name) == (document.number, document.name)
+        assert store.enrollment(enrollment.id) == enrollment
+        assert store.answers([answer.scope]) == {answer.scope: answer}
+        (found,) = store.lines_of(document.id)
+        assert store.lines_in_use([line.msisdn_lookup]) == {line.msisdn_lookup: found}
+        assert (found.id, found.opened_at, found.status) == (
+            line.id,
+            line.opened_at,
+            LineStatus.ACTIVE,
+        )
+        assert store.numbers([line.id]) == {line.id: line.msisdn}
+
+
+def test_unknown_keys_are_left_out(store) -> None:
+    assert store.answers([b"x"]) == {}
+    assert store.documents([b"x"]) == {}
+    assert store.documents_of([1]) == {}
+    assert store.lines_in_use([b"x"]) == {}
+    assert store.outlets(["none"]) == {}
+    assert store.documents([]) == {}
+    assert store.lines_of("x") == []
+
+
+def test_unknown_enrollment_or_document_is_not_found(store) -> None:
+    with pytest.raises(NotFound):
+        store.enrollment(new_id())
+    with pytest.raises(NotFound):
+        store.identity(new_id())
+
+
+def test_look_ups_of_many_keys_are_whole(store, writer, enroll) -> None:
+    changes = enroll(writer, 1203)
+    writer.commit(changes)
+    lookups = [document.lookup for document in changes.documents]
+    assert set(store.documents([*lookups, *lookups, b"unknown"])) == set(lookups)
+    wanted = {row.id: row.document_id for row in changes.references}
+    assert store.documents_of([np.int64(key) for key in wanted]) == wanted
+
+
+def test_references_come_in_the_order_they_were_added(
+    store, writer, enroll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "TEMPLATES_PER_CHUNK", 7)
+    changes = enroll(writer, 30)
+    writer.commit(changes)
+    gallery = list(store.references())
+    assert [len(chunk.ids) for chunk in gallery] == [7, 7, 7, 7, 2]
+    ids = np.concatenate([chunk.ids for chunk in gallery])
+    assert ids.dtype == np.int64
+    assert ids.tolist() == [row.id for row in changes.references]
+    assert np.concatenate([chunk.sequences for chunk in gallery]).tolist() == list(range(1, 31))
+    vectors = np.concatenate([chunk.vectors for chunk in gallery])
+    assert vectors.dtype == np.float32
+    assert np.array_equal(vectors, np.stack([row.template for row in changes.references]))
+
+
+def test_references_of_one_sequence_are_not_split_by_a_chunk(
+    store, writer, enroll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "TEMPLATES_PER_CHUNK", 4)
+    changes = enroll(writer, 10)
+    together = [replace(row, sequence=10) for row in changes.references]
+    writer.commit(replace(changes, references=together))
+    found = [key for chunk in store.references() for key in chunk.ids.tolist()]
+    assert found == [row.id for row in together]
+    assert list(store.references(after_sequence=10)) == []
+
+
+def test_catching_up_gives_what_was_added_and_removed_since(store, writer, enroll) -> None:
+    writer.commit(enroll(writer, 5))
+    writer.commit(enroll(writer, 2, first=5))
+    writer.commit(Changes(sequence=9, audit=[ENTRY], removed_references=[(np.int64(2), 8), (6, 9)]))
+    added = [key for chunk in store.references(after_sequence=5) for key in chunk.ids.tolist()]
+    assert added == [7]
+    assert store.removals(7).tolist() == [2, 6]
+    assert store.removals(8).tolist() == [6]
+    assert store.removals(8).dtype == np.int64
+    assert store.removals(9).tolist() == []
+
+
+def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, enroll) -> None:
+    changes = enroll(writer, 2)
+    first, second = (document.id for document in changes.documents)
+    blue = replace(changes.lines[0], id=new_id(), msisdn_lookup=b"n", carrier="blue", outlet="b1")
+    writer.commit(replace(changes, lines=[*changes.lines, blue]))
+    assert store.open_line_counts([first, second, "unknown"], "red") == {
+        first: 1,
+        second: 1,
+        "unknown": 0,
+    }
+    assert store.open_line_counts([first, second], "blue") == {first: 1, second: 0}
+    writer.commit(
+        Changes(sequence=writer.sequence, audit=[ENTRY], closed_lines=[changes.lines[1].id])
+    )
+    assert store.open_line_counts([first, second], "red") == {first: 1, second: 0}
+    (closed,) = store.lines_of(second)
+    assert closed.status is LineStatus.CLOSED
+    assert closed.closed_at is not None
+    assert abs((utc_now() - closed.closed_at).total_seconds()) < 60
+
+
+def test_closed_number_may_be_opened_again(store, writer, enroll) -> None:
+    changes = enroll(writer, 1)
+    writer.commit(changes)
+    line = changes.lines[0]
+    again = Changes(sequence=1, audit=[ENTRY], lines=[replace(line, id=new_id())])
+    writer.commit(Changes(sequence=1, audit=[ENTRY], closed_lines=[line.id]))
+    writer.commit(again)
+    assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == again.lines[0].id
+
+
+def test_outlets_know_their_carrier_its_limit_and_whether_they_are_open(store) -> None:
+    assert store.outlets(["r1", "b1", "x"]) == {
+        "r1": Outlet("r1", "red", is_open=True, line_limit=5),
+        "b1": Outlet("b1", "blue", is_open=True, line_limit=2),
+    }
+    store.close_outlet("r1", actor="test")
+    assert not store.outlets(["r1"])["r1"].is_open
+
+
+def test_outlet_or_carrier_is_added_once_and_to_a_known_carrier(store) -> None:
+    before = store.counts()
+    with pytest.raises(RegistryError, match="r1"):
+        store.add_outlet("r1", "red", actor="test")
+    with pytest.raises(RegistryError, match="r9"):
+        store.add_outlet("r9", "unknown", actor="test")
+    with pytest.raises(NotFound):
+        store.close_outlet("r9", actor="test")
+    assert store.counts() == before
+
+
+def test_cases_are_listed_newest_first_by_state(store, writer, enroll) -> None:
+    changes = enroll(writer, 3)
+    cases = [
+        CaseRecord(
+            id=new_id(),
+            kind="duplicate",
+            state=state,
+            enrollment_id=enrollment.id,
+            document_ids=(changes.documents[0].id, changes.documents[1].id),
+            score=0.512345678901234,
+            opened_at=utc_now(),
+        )
+        for enrollment, state in zip(
+            changes.enrollments, [CaseState.OPEN, CaseState.CLOSED, CaseState.OPEN], strict=True
+        )
+    ]
+    writer.commit(replace(changes, cases=cases))
+    assert store.cases() == [cases[2], cases[0]]
+    assert store.cases(state=None, limit=2) == [cases[2], cases[1]]
+
+
+def test_watch_list_holds_faces_and_documents_until_they_are_removed(
+    store, writer, random_units
+) -> None:
+    face = writer.vault.rotate(random_units(1))[0]
+    lookup = writer.vault.look_up("document:passport", "X1")
+    entries = [
+        WatchEntry(writer.next_watch_id(), None, face, "fraud", utc_now()),
+        WatchEntry(writer.next_watch_id(), lookup, None, "stolen", utc_now()),
+    ]
+    writer.commit(Changes(sequence=0, audit=[ENTRY], watched=entries))
+    by_face, by_document = store.watchlist()
+    assert np.array_equal(by_face.template, face)
+    assert (by_face.id, by_face.document_lookup, by_face.reason) == (1, None, "fraud")
+    assert by_document.template is None
+    assert store.watched_documents([lookup])[lookup].id == 2
+    writer.commit(Changes(sequence=0, audit=[ENTRY], unwatched=[1, 2]))
+    assert store.watchlist() == []
+    assert store.watched_documents([lookup]) == {}
+    assert writer.next_watch_id() == 3
+
+
+def test_template_moved_to_another_row_is_refused(store, writer, enroll) -> None:
+    writer.commit(enroll(writer, 2))
+    with writer.changing(ENTRY) as connection:
+        connection.exec_driver_sql(
+            'UPDATE "references" SET template ='
+            ' (SELECT template FROM "references" WHERE id = 1) WHERE id = 2'
+        )
+    with pytest.raises(SealBroken, match="row 2"):
+        list(store.references())
+
+
+def test_identity_moved_to_another_document_is_refused(store, writer, enroll) -> None:
+    changes = enroll(writer, 2)
+    writer.commit(changes)
+    with writer.changing(ENTRY) as connection:
+        connection.exec_driver_sql(
+            "UPDATE documents SET identity = (SELECT min(identity) FROM documents)"
+            if connection.dialect.name == "sqlite"
+            else "UPDATE documents SET identity = (SELECT identity FROM documents LIMIT 1)"
+        )
+    refused = 0
+    for document in changes.documents:
+        try:
+            assert store.identity(document.id).number == document.number
+        except SealBroken:
+            refused += 1
+    assert refused == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_bulk_load_leaves_statistics_that_keep_look_ups_quick(
+    store, writer, enroll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changing, "BULK_ROWS", 300)
+    writer.commit(enroll(writer, 300))
+    with store._engine.connect() as connection:
+        counted = connection.exec_driver_sql(
+            "SELECT reltuples FROM pg_class WHERE relname IN ('documents', 'references', 'lines')"
+        )
+        assert [row.reltuples for row in counted] == [300, 300, 300]

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from engine.errors import SosieError
+from engine.registry import tables
+from engine.registry.records import AuditEntry, Changes, new_id
+from engine.registry.store import Store
+
+
+@pytest.fixture
+def filled(store, writer, enroll) -> Changes:
+    changes: Changes = enroll(writer, 3)
+    writer.commit(changes)
+    return changes
+
+
+def secrets_of(changes: Changes) -> list[bytes]:
+    """Every form of a name, a number or a template that must not lie open anywhere."""
+    texts = {text for row in changes.documents for text in (row.number, row.name)}
+    texts |= {line.msisdn for line in changes.lines} | {line.msisdn[1:] for line in changes.lines}
+    encoded = [text.encode(code) for text in texts for code in ("utf-8", "utf-16-le")]
+    return encoded + [row.template[:4].tobytes() for row in changes.references]
+
+
+def stored_bytes(store: Store) -> bytes:
+    """All that lies in the database: the SQLite file itself, or every value of PostgreSQL."""
+    if store._engine.dialect.name == "sqlite":
+        return Path(store._engine.url.database).read_bytes()
+    values = []
+    with store._engine.connect() as connection:
+        for table in tables.metadata.tables.values():
+            for row in connection.execute(select(table)):
+                values += [v if isinstance(v, bytes) else str(v).encode() for v in row]
+    return b"\0".join(values)
+
+
+def test_no_name_number_or_template_lies_open_in_the_database(store, filled) -> None:
+    content = stored_bytes(store)
+    assert len(content) > 2000
+    assert filled.documents[0].id.encode() in content
+    assert not [secret for secret in secrets_of(filled) if secret in content]
+
+
+def test_no_record_shows_a_name_number_or_template(store, filled) -> None:
+    document = filled.documents[0]
+    shown = repr(
+        (
+            filled,
+            store.documents([document.lookup]),
+            store.identity(document.id),
+            store.lines_of(document.id),
+            store.enrollment(filled.enrollments[0].id),
+            list(store.audit_entries()),
+            store,
+            store.vault,
+        )
+    )
+    open_forms = [line.msisdn[1:] for line in filled.lines]
+    open_forms += [text for row in filled.documents for text in (row.number, row.name)]
+    open_forms += [str(row.template[0]) for row in filled.references]
+    assert not [text for text in open_forms if text in shown]
+
+
+def test_no_error_shows_a_name_number_or_look_up(store, writer, filled) -> None:
+    document, line = filled.documents[0], filled.lines[0]
+    entry = AuditEntry("test", "test.done", "x")
+    spoilt = [
+        Changes(sequence=3, audit=[entry], documents=[replace(document, id=new_id())]),
+        Changes(sequence=3, audit=[entry], lines=[replace(line, id=new_id())]),
+        Changes(sequence=3, audit=[entry], lines=[replace(line, id=new_id(), outlet="none")]),
+    ]
+    for changes in spoilt:
+        with pytest.raises(SosieError) as caught:
+            writer.commit(changes)
+        shown = "".join(traceback.format_exception(caught.value))
+        for secret in (document.number, document.name, line.msisdn, document.lookup.hex()):
+            assert secret not in shown
+        assert str(line.msisdn_lookup) not in shown
+
+
+# PostgreSQL overwrites old rows only by VACUUM, in its own time.
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_erased_values_are_overwritten_in_the_sqlite_file(store, writer, filled) -> None:
+    with store._engine.connect() as connection:
+        identity = connection.scalar(
+            select(tables.documents.c.identity).where(
+                tables.documents.c.id == filled.documents[0].id
+            )
+        )
+        template = connection.scalar(
+            select(tables.references.c.template).where(
+                tables.references.c.id == filled.references[0].id
+            )
+        )
+        number = connection.scalar(
+            select(tables.lines.c.msisdn).where(tables.lines.c.id == filled.lines[0].id)
+        )
+    sealed = [identity, template, number, filled.documents[0].lookup, filled.lines[0].msisdn_lookup]
+    assert all(value in stored_bytes(store) for value in sealed)
+    writer.commit(
+        Changes(
+            sequence=4,
+            audit=[AuditEntry("test", "test.done", "x")],
+            removed_references=[(filled.references[0].id, 4)],
+            erased_documents=[filled.documents[0].id],
+        )
+    )
+    assert not [value for value in sealed if value in stored_bytes(store)]

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import hypothesis.extra.numpy as numpy_strategies
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import SealBroken
+from engine.registry.keyring import Key, KeyRing
+from engine.registry.vault import WATCHED_TEMPLATE, Vault, key_version, rotation_matrix
+
+DIM = 32
+RING = KeyRing.generate()
+VAULT = Vault(RING, DIM)
+KNOWN = Key(1, bytes(range(32)))
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("dim", "corners"),
+    [
+        (4, (-0.20842249124479673, -0.794356048865531, -0.454354593364803, 0.9655289792163301)),
+        (128, (0.0912019056215756, -0.01018406118540923, 0.05842358119543115, 0.02889850889963577)),
+    ],
+)
+def test_rotation_of_a_known_key_is_the_same_on_every_machine(dim, corners) -> None:
+    matrix = rotation_matrix(KNOWN, dim)
+    found = (matrix[0, 0], matrix[0, -1], matrix[-1, 0], matrix[dim // 2, 1])
+    assert found == pytest.approx(corners, abs=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 32, 128, 512])
+def test_rotation_is_orthogonal(dim: int) -> None:
+    matrix = rotation_matrix(RING.rotation, dim)
+    assert np.abs(matrix @ matrix.T - np.eye(dim)).max() < 1e-12
+
+
+def test_rotations_are_uniform_over_the_orthogonal_group() -> None:
+    dim, count = 4, 3000
+    matrices = np.stack(
+        [rotation_matrix(Key(1, number.to_bytes(32, "big")), dim) for number in range(count)]
+    )
+    # Under the Haar measure E[q] = 0, E[q^2] = 1/dim, E[trace] = 0, E[trace^2] = 1, and half of
+    # the determinants are -1. The bounds are five standard errors.
+    assert np.abs(matrices.mean(axis=0)).max() < 5 * np.sqrt(1 / dim / count)
+    assert np.abs((matrices**2).mean(axis=0) - 1 / dim).max() < 5 * 0.22 / np.sqrt(count)
+    traces = np.trace(matrices, axis1=1, axis2=2)
+    assert abs(traces.mean()) < 5 / np.sqrt(count)
+    assert abs((traces**2).mean() - 1) < 5 * 1.5 / np.sqrt(count)
+    assert abs((np.linalg.det(matrices) > 0).mean() - 0.5) < 5 * 0.5 / np.sqrt(count)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    numpy_strategies.arrays(
+        np.float32, (6, DIM), elements=st.floats(-1, 1, width=32, allow_subnormal=False)
+    ).filter(lambda rows: np.linalg.norm(rows, axis=1).min() > 1e-3)
+)
+def test_rotation_preserves_scores(rows: np.ndarray) -> None:
+    rows = unit(rows)
+    turned = VAULT.rotate(rows)
+    assert turned.dtype == np.float32
+    assert np.abs(np.linalg.norm(turned, axis=1) - 1).max() < 1e-6
+    assert np.abs(turned @ turned.T - rows @ rows.T).max() < 1e-6
+
+
+@pytest.mark.parametrize("dim", [128, 512])
+def test_rotation_preserves_scores_of_real_dimensions(dim: int, random_units) -> None:
+    rows = random_units(200, dim)
+    turned = Vault(RING, dim).rotate(rows)
+    assert np.abs(turned @ turned.T - rows @ rows.T).max() < 1e-6
+
+
+def test_templates_of_two_deployments_are_unlinkable(random_units) -> None:
+    rows = random_units(500, 128)
+    ours, theirs = (Vault(KeyRing.generate(), 128).rotate(rows) for _ in range(2))
+    mated = (ours * theirs).sum(axis=1)
+    strangers = (ours * np.roll(theirs, 1, axis=0)).sum(axis=1)
+    # The same face scores like any two faces: both spread by 1/sqrt(128).
+    assert abs(mated.mean()) < 0.1
+    assert mated.std() == pytest.approx(strangers.std(), rel=0.2)
+
+
+def test_rotation_is_not_irreversible(random_units) -> None:
+    rows = random_units(10)
+    back = VAULT.rotate(rows) @ rotation_matrix(RING.rotation, DIM).astype(np.float32)
+    assert np.abs(back - rows).max() < 1e-6
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.one_of(st.integers(0, 2**62), st.uuids().map(str)))
+def test_sealed_value_opens_in_its_place(data: bytes, row: str | int) -> None:
+    sealed = VAULT.seal("lines.msisdn", row, data)
+    assert VAULT.open("lines.msisdn", row, sealed) == data
+    assert len(data) < 8 or data not in sealed
+
+
+def test_sealing_twice_gives_two_values() -> None:
+    sealed = {VAULT.seal("lines.msisdn", "a", b"same") for _ in range(100)}
+    assert len(sealed) == 100
+
+
+def test_every_altered_bit_is_refused() -> None:
+    sealed = VAULT.seal("lines.msisdn", "a", b"data")
+    for bit in range(8 * len(sealed)):
+        altered = bytearray(sealed)
+        altered[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(SealBroken):
+            VAULT.open("lines.msisdn", "a", bytes(altered))
+
+
+def test_every_truncation_is_refused() -> None:
+    sealed = VAULT.seal("lines.msisdn", "a", b"data")
+    for length in range(len(sealed)):
+        with pytest.raises(SealBroken):
+            VAULT.open("lines.msisdn", "a", sealed[:length])
+
+
+def test_sealed_value_moved_to_another_row_or_column_is_refused() -> None:
+    sealed = VAULT.seal("lines.msisdn", "a", b"data")
+    for place, row in (("lines.msisdn", "b"), ("documents.identity", "a"), ("lines.msisd", "na")):
+        with pytest.raises(SealBroken):
+            VAULT.open(place, row, sealed)
+
+
+def test_sealed_value_of_another_deployment_is_refused() -> None:
+    sealed = VAULT.seal("lines.msisdn", "a", b"data")
+    same_keys = KeyRing(
+        KeyRing.generate().deployment_id, RING.rotation, RING.lookup, RING.audit, RING.data
+    )
+    for ring in (KeyRing.generate(), same_keys):
+        with pytest.raises(SealBroken):
+            Vault(ring, DIM).open("lines.msisdn", "a", sealed)
+
+
+def test_value_of_an_older_data_key_opens_until_the_key_is_retired() -> None:
+    sealed = VAULT.seal("lines.msisdn", "a", b"data")
+    wider = RING.with_new_data_key()
+    assert Vault(wider, DIM).open("lines.msisdn", "a", sealed) == b"data"
+    assert key_version(Vault(wider, DIM).seal("lines.msisdn", "a", b"data")) == 2
+    with pytest.raises(SealBroken, match="key ring"):
+        Vault(wider.without_data_key(1), DIM).open("lines.msisdn", "a", sealed)
+
+
+def test_batched_templates_are_the_single_ones(random_units) -> None:
+    rows = random_units(20)
+    ids = list(range(100, 120))
+    sealed = VAULT.seal_templates(ids, rows)
+    assert np.array_equal(VAULT.open_templates(ids, sealed), rows)
+    assert VAULT.open("references.template", 107, sealed[7]) == rows[7].astype("<f4").tobytes()
+    with pytest.raises(SealBroken, match="row 100"):
+        VAULT.open_templates([100, 101], sealed[1::-1])
+    with pytest.raises(SealBroken):
+        VAULT.open_templates(ids, sealed, WATCHED_TEMPLATE)
+
+
+def test_no_template_is_an_empty_batch() -> None:
+    assert VAULT.seal_templates([], np.empty((0, DIM), np.float32)) == []
+    assert VAULT.open_templates([], []).shape == (0, DIM)
+
+
+def test_look_ups_of_different_kinds_or_keys_never_meet() -> None:
+    values = {
+        VAULT.look_up("name", "x"),
+        VAULT.look_up("namex", ""),
+        VAULT.look_up("nam", "ex"),
+        VAULT.look_up("msisdn", "x"),
+        Vault(KeyRing.generate(), DIM).look_up("name", "x"),
+    }
+    assert len(values) == 5
+    assert {len(value) for value in values} == {32}
+    assert VAULT.look_up("name", "x") == Vault(RING, 64).look_up("name", "x")
+
+
+def test_chain_depends_on_the_entry_what_precedes_it_and_the_key() -> None:
+    start = bytes(32)
+    hashes = {
+        VAULT.chain(start, b"entry"),
+        VAULT.chain(start, b"entrz"),
+        VAULT.chain(VAULT.chain(start, b"entry"), b"entry"),
+        Vault(KeyRing.generate(), DIM).chain(start, b"entry"),
+    }
+    assert len(hashes) == 4
+
+
+def test_rotation_id_and_key_check_tell_rings_apart_and_survive_new_data_keys() -> None:
+    other, wider = Vault(KeyRing.generate(), DIM), Vault(RING.with_new_data_key(), DIM)
+    assert VAULT.rotation_id != other.rotation_id
+    assert VAULT.key_check != other.key_check
+    assert (VAULT.rotation_id, VAULT.key_check) == (wider.rotation_id, wider.key_check)
+    assert VAULT.rotation_id != Vault(RING, DIM + 1).rotation_id
+
+
+def test_snapshot_sealer_binds_bytes_to_their_context() -> None:
+    sealer = VAULT.sealer()
+    sealed = sealer.seal(b"segment", b"\x00manifest\xff")
+    assert sealer.open(sealed, b"\x00manifest\xff") == b"segment"
+    with pytest.raises(SealBroken):
+        sealer.open(sealed, b"\x00manifest\xfe")
+
+
+def test_vault_shows_no_secret() -> None:
+    shown = f"{VAULT!r} {VAULT}"
+    assert not any(key.secret.hex() in shown for key in (RING.rotation, RING.lookup, *RING.data))

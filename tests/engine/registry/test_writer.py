@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sqlalchemy import Connection, event, text
+
+from engine.errors import LeaseLost, StorageFailed, StorageFull
+from engine.registry.audit import verify_chain
+from engine.registry.records import AuditEntry, Carrier, Changes, DocumentStatus, LineStatus, new_id
+from engine.registry.store import Store
+
+MODEL = "sha256:model-of-the-tests"
+ENTRY = AuditEntry("test", "test.done", "x")
+
+
+def state_of(store: Store) -> tuple[object, ...]:
+    gallery = [chunk.ids.tolist() for chunk in store.references()]
+    documents = [row.status for row in store.documents_by_id(all_documents(store)).values()]
+    return store.counts(), store.audit_head(), gallery, documents
+
+
+def all_documents(store: Store) -> list[str]:
+    references = [key for chunk in store.references() for key in chunk.ids.tolist()]
+    return sorted(set(store.documents_of(references).values()))
+
+
+@contextmanager
+def at_each(store: Store, moment: str, do) -> Iterator[None]:
+    event.listen(store._engine, moment, do)
+    try:
+        yield
+    finally:
+        event.remove(store._engine, moment, do)
+
+
+def duplicate_line(changes: Changes) -> Changes:
+    taken = replace(changes.lines[0], id=new_id())
+    return replace(changes, lines=[*changes.lines[:3], taken, *changes.lines[3:]])
+
+
+def duplicate_document(changes: Changes) -> Changes:
+    twin = replace(changes.documents[0], id=new_id())
+    return replace(changes, documents=[*changes.documents, twin])
+
+
+def duplicate_answer(changes: Changes) -> Changes:
+    return replace(changes, answers=[*changes.answers, changes.answers[0]])
+
+
+def unknown_outlet(changes: Changes) -> Changes:
+    wrong = replace(changes.enrollments[2], outlet="nowhere")
+    return replace(changes, enrollments=[*changes.enrollments[:2], wrong, *changes.enrollments[3:]])
+
+
+def line_that_is_not_there(changes: Changes) -> Changes:
+    return replace(changes, closed_lines=[new_id()])
+
+
+def reference_removed_before(changes: Changes) -> Changes:
+    return replace(changes, removed_references=[(1, 5), (1, 6)])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        duplicate_line,
+        duplicate_document,
+        duplicate_answer,
+        unknown_outlet,
+        line_that_is_not_there,
+        reference_removed_before,
+    ],
+)
+def test_failed_commit_leaves_nothing_and_the_writer_goes_on(store, writer, enroll, spoil) -> None:
+    writer.commit(enroll(writer, 2, first=100))
+    before, sequence = state_of(store), writer.sequence
+    changes = enroll(writer, 6)
+    with pytest.raises(StorageFailed) as caught:
+        writer.commit(spoil(changes))
+    assert "\n" not in str(caught.value)
+    assert state_of(store) == before
+    assert writer.sequence == sequence
+    writer.commit(changes)
+    assert store.counts()["live_references"] == 8
+    assert verify_chain(store).intact
+
+
+def test_refusal_names_the_constraint_and_no_value(store, writer, enroll) -> None:
+    changes = enroll(writer, 6)
+    with pytest.raises(StorageFailed) as caught:
+        writer.commit(duplicate_line(changes))
+    message = str(caught.value)
+    assert "uq_lines_number_in_use" in message or "lines.msisdn_lookup" in message
+    assert changes.lines[0].msisdn_lookup.hex() not in message
+    assert caught.value.__cause__ is None
+
+
+def test_reference_ids_are_never_used_again(store, writer, enroll) -> None:
+    changes = enroll(writer, 3)
+    writer.commit(changes)
+    writer.commit(Changes(sequence=4, audit=[ENTRY], removed_references=[(3, 4)]))
+    assert writer.next_reference_id() == 4
+    writer.close()
+    with store.writer() as again:
+        assert again.sequence == 4
+        assert again.next_reference_id() == 4
+    tombstone = store.documents_of([3])
+    assert tombstone == {3: changes.documents[2].id}
+
+
+def test_removed_reference_keeps_no_template(store, writer, enroll) -> None:
+    writer.commit(enroll(writer, 2))
+    writer.commit(Changes(sequence=3, audit=[ENTRY], removed_references=[(1, 3)]))
+    with writer.changing(ENTRY) as connection:
+        rows = connection.execute(text('SELECT id, template FROM "references" ORDER BY id')).all()
+    assert rows[0] == (1, None)
+    assert rows[1].template is not None
+    assert store.counts()["references"] == 2
+    assert store.counts()["live_references"] == 1
+
+
+def test_erased_document_loses_everything_that_names_its_holder(store, writer, enroll) -> None:
+    changes = enroll(writer, 2)
+    writer.commit(changes)
+    document, line = changes.documents[0], changes.lines[0]
+    writer.commit(
+        Changes(
+            sequence=3,
+            audit=[ENTRY],
+            removed_references=[(changes.references[0].id, 3)],
+            erased_documents=[document.id],
+        )
+    )
+    record = store.documents_by_id([document.id])[document.id]
+    assert record.status is DocumentStatus.ERASED
+    assert (record.lookup, record.name_lookup, record.expires_on) == (None, None, None)
+    assert record.reference_ids == ()
+    assert store.documents([document.lookup]) == {}
+    assert store.lines_in_use([line.msisdn_lookup]) == {}
+    assert store.numbers([line.id]) == {}
+    (closed,) = store.lines_of(document.id)
+    assert closed.status is LineStatus.CLOSED
+    assert closed.closed_at is not None
+    assert store.identity(changes.documents[1].id).number == changes.documents[1].number
+    # The same document may be enrolled again, as anybody's.
+    writer.commit(Changes(sequence=3, audit=[ENTRY], documents=[replace(document, id=new_id())]))
+
+
+def test_document_is_not_erased_while_a_reference_lives(store, writer, enroll) -> None:
+    changes = enroll(writer, 1)
+    writer.commit(changes)
+    before = state_of(store)
+    with pytest.raises(AssertionError):
+        writer.commit(
+            Changes(sequence=2, audit=[ENTRY], erased_documents=[changes.documents[0].id])
+        )
+    assert state_of(store) == before
+
+
+def test_blocked_document_stays_blocked_and_is_found(store, writer, enroll) -> None:
+    changes = enroll(writer, 1)
+    writer.commit(changes)
+    document = changes.documents[0]
+    writer.commit(Changes(sequence=1, audit=[ENTRY], blocked_documents=[document.id]))
+    assert store.documents([document.lookup])[document.lookup].status is DocumentStatus.BLOCKED
+
+
+def test_attempted_document_is_activated_once_with_what_was_approved(store, writer, enroll) -> None:
+    changes = enroll(writer, 1)
+    approved = changes.documents[0]
+    attempted = replace(
+        approved, name="A. Nother", name_lookup=b"n", status=DocumentStatus.ATTEMPTED
+    )
+    entry = [ENTRY]
+    writer.commit(Changes(sequence=0, audit=entry, documents=[attempted]))
+    assert store.documents([approved.lookup])[approved.lookup].status is DocumentStatus.ATTEMPTED
+    activation = Changes(sequence=0, audit=entry, activated_documents=[approved])
+    writer.commit(activation)
+    record = store.documents([approved.lookup])[approved.lookup]
+    assert (record.status, record.name_lookup) == (DocumentStatus.ACTIVE, approved.name_lookup)
+    assert store.identity(approved.id).name == approved.name
+    with pytest.raises(StorageFailed, match="not there or was changed"):
+        writer.commit(activation)
+
+
+def test_nothing_changes_without_an_audit_entry(store, writer, enroll) -> None:
+    changes = enroll(writer, 1)
+    before = state_of(store)
+    with pytest.raises(AssertionError):
+        writer.commit(replace(changes, audit=[]))
+    assert state_of(store) == before
+
+
+def test_sequence_never_goes_back(writer, enroll) -> None:
+    writer.commit(enroll(writer, 3))
+    with pytest.raises(AssertionError):
+        writer.commit(Changes(sequence=2, audit=[ENTRY]))
+
+
+def test_full_sqlite_is_told_apart_and_keeps_nothing(sqlite_url, vault, enroll) -> None:
+    with Store.create(sqlite_url, vault, model_digest=MODEL) as store, store.writer() as writer:
+        store.add_carrier(Carrier("red", "Red Mobile"), actor="test")
+        store.add_outlet("r1", "red", actor="test")
+        before = state_of(store)
+        changes = enroll(writer, 200)
+
+        def fill(connection: Connection) -> None:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 3}")
+
+        with at_each(store, "begin", fill), pytest.raises(StorageFull, match="free space"):
+            writer.commit(changes)
+        assert state_of(store) == before
+
+        def make_room(connection: Connection) -> None:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+
+        with at_each(store, "begin", make_room):
+            writer.commit(changes)
+        assert store.counts()["live_references"] == 200
+
+
+def test_full_postgresql_is_told_apart_and_keeps_nothing(postgres_url, vault) -> None:
+    with Store.create(postgres_url, vault, model_digest=MODEL) as store, store.writer() as writer:
+        before = state_of(store)
+        with store._engine.begin() as connection:
+            connection.execute(
+                text(
+                    "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                    "RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$"
+                )
+            )
+            connection.execute(
+                text(
+                    "CREATE TRIGGER no_room BEFORE INSERT ON audit "
+                    "FOR EACH ROW EXECUTE FUNCTION no_room()"
+                )
+            )
+        with pytest.raises(StorageFull, match="53100"):
+            writer.commit(Changes(sequence=1, audit=[ENTRY]))
+        assert state_of(store) == before
+        assert writer.sequence == 0
+
+
+def break_off(connection: Connection) -> None:
+    """Ends the session on the server, as a restart of PostgreSQL would."""
+    pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+    with connection.engine.connect() as other:
+        other.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
+        while other.exec_driver_sql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}").first():
+            pass
+
+
+@pytest.fixture
+def on_postgres(postgres_url, vault) -> Iterator[Store]:
+    with Store.create(postgres_url, vault, model_digest=MODEL) as store:
+        yield store
+
+
+def test_connection_lost_before_the_commit_keeps_nothing(on_postgres) -> None:
+    with on_postgres.writer() as writer:
+        before = state_of(on_postgres)
+        with at_each(on_postgres, "commit", break_off), pytest.raises(StorageFailed):
+            writer.commit(Changes(sequence=1, audit=[ENTRY]))
+        assert state_of(on_postgres) == before
+        writer.commit(Changes(sequence=1, audit=[ENTRY]))
+        assert verify_chain(on_postgres).intact
+
+
+def test_connection_lost_after_the_commit_is_seen_to_have_kept_it(on_postgres) -> None:
+    def keep_and_break_off(connection: Connection) -> None:
+        connection.connection.dbapi_connection.commit()
+        break_off(connection)
+
+    with on_postgres.writer() as writer:
+        entries = on_postgres.audit_head()[0]
+        with at_each(on_postgres, "commit", keep_and_break_off):
+            writer.commit(Changes(sequence=7, audit=[ENTRY]))
+        assert writer.sequence == 7
+        assert on_postgres.audit_head()[0] == entries + 1
+        assert verify_chain(on_postgres).intact
+
+
+def test_commit_of_unknown_outcome_ends_the_writer(on_postgres, postgres) -> None:
+    name = on_postgres._engine.url.database
+
+    def vanish(connection: Connection) -> None:
+        # From here on nobody new gets in, so that the database cannot be asked what it kept.
+        postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false;")
+        postgres.psql(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}';"
+        )
+
+    with on_postgres.writer() as writer:
+        with (
+            at_each(on_postgres, "commit", vanish),
+            pytest.raises(LeaseLost, match="restart to read what was kept"),
+        ):
+            writer.commit(Changes(sequence=1, audit=[ENTRY]))
+        postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;")
+
+
+def test_gallery_vectors_survive_the_store_unchanged(store, writer, enroll) -> None:
+    changes = enroll(writer, 50)
+    writer.commit(changes)
+    stored = np.concatenate([chunk.vectors for chunk in store.references()])
+    assert np.array_equal(stored, np.stack([row.template for row in changes.references]))
