@@ -1,0 +1,186 @@
+"""Operating points with intervals, by a bootstrap over people.
+
+Pairs that share a person are not independent: one odd face spoils all its comparisons. So people
+are drawn with replacement, not pairs (the subsets bootstrap of Bolle, Ratha and Pankanti 2004).
+A replicate gives person `p` the weight `w[p]`, how often it was drawn; a mated pair of `p` weighs
+`w[p]`, a non-mated pair of `p` and `q` weighs `w[p] * w[q]`; two copies of one person are not
+strangers. Each replicate finds its own threshold for a rate and the FNMR there, so the interval
+of the FNMR holds the uncertainty of the threshold too. Intervals are the 2.5 and 97.5 percentiles;
+for non-mated pairs they err on the wide side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.accuracy.metrics import lowest_rate, require_support, thresholds_at
+from engine.matching.thresholds import OperatingPoint
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.accuracy.pairs import PairScores
+
+REPLICATES = 500
+DENSE_PAIRS = 20_000
+"""From so many pairs on, a matrix of all people is quicker than going pair by pair."""
+DENSE_PEOPLE = 8_000
+"""Up to so many people, such a matrix is small enough."""
+
+
+def rate_grid(highest: float, nonmated_pairs: int) -> NDArray[np.float64]:
+    """float64[r], falling: ten rates a decade from `highest` to the lowest supported one."""
+    lowest = lowest_rate(nonmated_pairs)
+    require_support(highest, nonmated_pairs)
+    steps = np.arange(round(10 * np.log10(highest / lowest)) + 2)
+    rates = highest * 10 ** (-steps / 10)
+    return np.append(rates[rates > lowest * 1.001], lowest)
+
+
+def operating_points(
+    scores: PairScores, rates: NDArray[np.float64], *, seed: int = 0
+) -> tuple[OperatingPoint, ...]:
+    """An operating point for each of the falling `rates`; raises `RateUnsupported`."""
+    require_support(float(rates.min()), len(scores.nonmated))
+    rates = rates.astype(np.float64)
+    chosen = thresholds_at(scores.nonmated, rates)
+    rng = np.random.default_rng(seed)
+    weights = _draw_people(scores, rng)
+    grid = np.unique(np.concatenate([chosen, _outer_thresholds(scores.nonmated, rates)]))
+    errors = _Errors.of(scores, grid, weights)
+    places = np.searchsorted(grid, chosen)
+    own_thresholds, own_fnmr = errors.at_rates(rates, 0.1 / len(scores.nonmated))
+    fmr_low, fmr_high = _interval(errors.fmr[places], rates)
+    threshold_low, threshold_high = _interval(own_thresholds, chosen)
+    fnmr = _share_below(scores.mated, chosen)
+    fnmr_low, fnmr_high = _interval(own_fnmr, fnmr)
+    # No miss at all says only that misses are rare: the rule of three over people, not pairs.
+    fnmr_high = np.where(fnmr == 0, np.maximum(fnmr_high, _rule_of_three(scores)), fnmr_high)
+    columns = zip(
+        rates, fmr_low, fmr_high, chosen, threshold_low, threshold_high, fnmr, fnmr_low, fnmr_high,
+        strict=True,
+    )  # fmt: skip
+    names = OperatingPoint.__slots__
+    return tuple(
+        OperatingPoint(**dict(zip(names, map(float, column), strict=True))) for column in columns
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Errors:
+    """FMR and FNMR of every replicate at rising thresholds; float64[thresholds, replicates]."""
+
+    thresholds: NDArray[np.float32]
+    fmr: NDArray[np.float64]
+    fnmr: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, scores: PairScores, thresholds: NDArray[np.float32], weights: NDArray[np.float32]
+    ) -> _Errors:
+        matches = _weigh_matches(scores, thresholds, weights)
+        left, right = scores.counts.astype(np.float64) @ weights
+        own = (scores.counts[0] * scores.counts[1]).astype(np.float64) @ weights**2
+        pairs = (left * right - own) / (2 if scores.is_symmetric else 1)
+        misses = _count_misses(scores, thresholds) @ weights.astype(np.float64)
+        mated = np.bincount(scores.mated_people, minlength=scores.population) @ weights
+        return cls(
+            thresholds,
+            matches / np.maximum(pairs, 1.0),
+            misses / np.maximum(mated, 1.0),
+        )
+
+    def at_rates(
+        self, rates: NDArray[np.float64], floor: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Each replicate's own thresholds for `rates` and its FNMR there, both [rates, replicates].
+
+        Interpolated in log FMR; an FMR of nought stands at `floor`.
+        """
+        logs = np.log10(np.maximum(self.fmr, floor))[::-1]
+        falling = self.thresholds[::-1].astype(np.float64)
+        wanted = np.log10(rates)
+        found = np.stack([np.interp(wanted, log, falling) for log in logs.T], axis=1)
+        columns = zip(found.T, self.fnmr.T, strict=True)
+        fnmr = [np.interp(own, self.thresholds, column) for own, column in columns]
+        return found, np.stack(fnmr, axis=1)
+
+
+def _draw_people(scores: PairScores, rng: np.random.Generator) -> NDArray[np.float32]:
+    """float32[population, replicates]: how often each person with a template was drawn."""
+    present = np.flatnonzero(scores.counts.sum(axis=0))
+    weights = np.zeros((scores.population, REPLICATES), np.float32)
+    chances = np.full(len(present), 1 / len(present))
+    weights[present] = rng.multinomial(len(present), chances, size=REPLICATES).T
+    return weights
+
+
+def _outer_thresholds(
+    nonmated: NDArray[np.float32], rates: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Thresholds below and beyond those of `rates`, where some replicates find theirs."""
+    few = np.arange(0.5, 10) / len(nonmated)
+    outer = np.append(few, rates.max() * 1.5)
+    return thresholds_at(nonmated, outer[outer < 1])
+
+
+def _weigh_matches(
+    scores: PairScores, thresholds: NDArray[np.float32], weights: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """float64[thresholds, replicates]: weight of the non-mated pairs at or above each threshold."""
+    assert len(thresholds) < 255, "steps are uint8, whose sort is a quick one"
+    tail = np.flatnonzero(scores.nonmated >= thresholds[0])
+    steps = np.searchsorted(thresholds, scores.nonmated[tail], side="right").astype(np.uint8) - 1
+    order = np.argsort(steps, kind="stable")
+    codes = scores.nonmated_people[tail[order]]
+    ends = np.cumsum(np.bincount(steps, minlength=len(thresholds)))
+    sums = np.zeros((len(thresholds), weights.shape[1]))
+    for step, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        sums[step] = _weigh_pairs(codes[start:end], weights)
+    return sums[::-1].cumsum(axis=0)[::-1]
+
+
+def _weigh_pairs(codes: NDArray[np.int32], weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    """float64[replicates]: the sum of both people's weights multiplied, over all pairs."""
+    population = len(weights)
+    if len(codes) > DENSE_PAIRS and population <= DENSE_PEOPLE:
+        counts = np.bincount(codes, minlength=population**2).astype(np.float32)
+        paired = counts.reshape(population, population) @ weights
+        whole: NDArray[np.float64] = np.einsum("pb,pb->b", paired, weights, dtype=np.float64)
+        return whole
+    total = np.zeros(weights.shape[1])
+    for start in range(0, len(codes), DENSE_PAIRS):
+        left, right = np.divmod(codes[start : start + DENSE_PAIRS], population)
+        total += np.einsum("kb,kb->b", weights[left], weights[right], dtype=np.float64)
+    return total
+
+
+def _count_misses(scores: PairScores, thresholds: NDArray[np.float32]) -> NDArray[np.float64]:
+    """float64[thresholds, population]: each person's mated pairs below each threshold."""
+    steps = np.searchsorted(thresholds, scores.mated, side="right")
+    cells = steps * scores.population + scores.mated_people
+    counts = np.bincount(cells, minlength=(len(thresholds) + 1) * scores.population)
+    below = counts.reshape(-1, scores.population).cumsum(axis=0)[:-1]
+    return below.astype(np.float64)
+
+
+def _share_below(
+    mated: NDArray[np.float32], thresholds: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    return np.searchsorted(np.sort(mated), thresholds, side="left") / max(len(mated), 1)
+
+
+def _rule_of_three(scores: PairScores) -> float:
+    people = len(np.unique(scores.mated_people))
+    return min(3 / people, 1.0) if people else 1.0
+
+
+def _interval(
+    replicates: NDArray[np.float64], estimates: NDArray[np.float64] | NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """2.5 and 97.5 percentiles of each row, widened to hold the estimate itself."""
+    low, high = np.percentile(replicates, [2.5, 97.5], axis=1)
+    return np.minimum(low, estimates), np.maximum(high, estimates)

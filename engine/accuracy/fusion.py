@@ -1,0 +1,96 @@
+"""What a second photograph is worth: single against fused templates of the same people."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.accuracy.metrics import lowest_rate, threshold_at, wilson_interval
+from engine.accuracy.templates import fuse
+from engine.matching.thresholds import Comparison
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.accuracy.templates import Templates
+
+RATES = (1e-3, 1e-4, 1e-5)
+ROUNDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class FusionPoint:
+    """FNMR at an FMR, over all rounds; the interval counts people, not comparisons."""
+
+    fmr: float
+    threshold: float
+    fnmr: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class FusionGain:
+    """Points of each kind of comparison over the same people and photographs."""
+
+    people: int
+    mated_pairs: int
+    nonmated_pairs: int
+    points: dict[Comparison, tuple[FusionPoint, ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_fusion(singles: Templates, *, seed: int = 0, rounds: int = ROUNDS) -> FusionGain | None:
+    """Four photographs of each person that has so many, drawn anew in each round.
+
+    One against one, two fused against one, two fused against the two others fused. The two
+    sides share no photograph. A mated comparison a person and round, and non-mated ones of every
+    person with every other. `None` where fewer than two people have four photographs.
+    """
+    starts = singles.starts()
+    people = np.flatnonzero(np.diff(starts) >= 4)
+    if len(people) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    mated: dict[Comparison, list[NDArray[np.float32]]] = {kind: [] for kind in Comparison}
+    nonmated: dict[Comparison, list[NDArray[np.float32]]] = {kind: [] for kind in Comparison}
+    strangers = ~np.eye(len(people), dtype=bool)
+    for _ in range(rounds):
+        rows = np.stack(
+            [starts[p] + rng.permutation(starts[p + 1] - starts[p])[:4] for p in people]
+        )
+        one, two, other, another = (singles.vectors[rows[:, k]] for k in range(4))
+        sides = {
+            Comparison.ONE_TO_ONE: (one, other),
+            Comparison.FUSED_TO_ONE: (fuse(one, two), other),
+            Comparison.FUSED: (fuse(one, two), fuse(other, another)),
+        }
+        for kind, (left, right) in sides.items():
+            scores = left @ right.T
+            mated[kind].append(scores.diagonal())
+            nonmated[kind].append(scores[strangers])
+    points = {
+        kind: _points(np.concatenate(mated[kind]), np.concatenate(nonmated[kind]), len(people))
+        for kind in Comparison
+    }
+    pairs = rounds * len(people)
+    return FusionGain(len(people), pairs, pairs * (len(people) - 1), points)
+
+
+def _points(
+    mated: NDArray[np.float32], nonmated: NDArray[np.float32], people: int
+) -> tuple[FusionPoint, ...]:
+    points = []
+    for rate in RATES:
+        if rate < lowest_rate(len(nonmated)):
+            continue
+        threshold = threshold_at(nonmated, rate)
+        fnmr = float((mated < threshold).mean())
+        # Rounds draw the same people: they steady the figure, but make no new people.
+        low, high = wilson_interval(round(fnmr * people), people)
+        points.append(FusionPoint(rate, threshold, fnmr, min(low, fnmr), max(high, fnmr)))
+    return tuple(points)

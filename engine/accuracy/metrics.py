@@ -1,0 +1,72 @@
+"""Error rates of scores, in the terms of ISO/IEC 19795-1.
+
+A pair matches at `score >= threshold`. FMR: share of non-mated pairs that match. FNMR: share of
+mated pairs that don't.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.errors import RateUnsupported
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LEAST_EXPECTED_PAIRS = 10
+"""Non-mated pairs that a rate must leave above its threshold to be called measured."""
+
+
+def lowest_rate(comparisons: int) -> float:
+    """The lowest false match rate that so many non-mated comparisons support."""
+    return LEAST_EXPECTED_PAIRS / comparisons if comparisons else math.inf
+
+
+def require_support(rate: float, comparisons: int) -> None:
+    """Raise `RateUnsupported`, naming the lowest rate that is supported."""
+    # Ten pairs of a million must support 1e-5, whatever the last bit of the division says.
+    if rate < lowest_rate(comparisons) * (1 - 1e-9):
+        raise RateUnsupported(
+            f"a rate of {rate:g} is not supported by {comparisons:,} non-mated comparisons: "
+            f"the lowest is {lowest_rate(comparisons):.2g}"
+        )
+
+
+def thresholds_at(nonmated: NDArray[np.float32], rates: NDArray[np.float64]) -> NDArray[np.float32]:
+    """float32[r]: for each rate the smallest threshold whose FMR is at most that rate.
+
+    No support is asked for: see `require_support`.
+    """
+    assert len(nonmated)
+    assert ((rates > 0) & (rates < 1)).all()
+    allowed = np.floor(rates * len(nonmated) * (1 + 1e-12)).astype(np.int64)
+    ranks = len(nonmated) - 1 - allowed
+    ordered = np.partition(nonmated, np.unique(ranks))
+    # The best pair not allowed to match, and just above it: ties with it can't match either.
+    return np.nextafter(ordered[ranks], np.float32(np.inf))
+
+
+def threshold_at(nonmated: NDArray[np.float32], rate: float) -> float:
+    """The smallest threshold whose FMR is at most `rate`; raises `RateUnsupported`."""
+    require_support(rate, len(nonmated))
+    return float(thresholds_at(nonmated, np.array([rate]))[0])
+
+
+def false_match_rate(nonmated: NDArray[np.float32], threshold: float) -> float:
+    return float(np.count_nonzero(nonmated >= threshold) / len(nonmated))
+
+
+def false_nonmatch_rate(mated: NDArray[np.float32], threshold: float) -> float:
+    return float(np.count_nonzero(mated < threshold) / len(mated))
+
+
+def wilson_interval(events: int, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a share of independent trials (Wilson 1927)."""
+    z = 1.959964
+    centre = (events + z * z / 2) / (trials + z * z)
+    spread = z / (trials + z * z) * math.sqrt(events * (trials - events) / trials + z * z / 4)
+    share = events / trials
+    return min(max(centre - spread, 0.0), share), max(min(centre + spread, 1.0), share)

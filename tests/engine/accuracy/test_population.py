@@ -1,0 +1,147 @@
+"""Synthetic people: the same for a seed, however cut, and as alike as LFW's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.accuracy.pairs import PairScores, compare_all
+from engine.accuracy.population import BLOCK, Population
+from engine.accuracy.population_fit import fit_population
+from engine.accuracy.templates import Templates, fused_templates, single_templates
+from engine.errors import CalibrationError
+from engine.matching.thresholds import Calibration, Comparison
+from engine.models.catalog import builtin_card
+
+PEOPLE = 2500
+
+
+@pytest.fixture(scope="module")
+def population() -> Population:
+    return Population.load("sface")
+
+
+@pytest.fixture(scope="module")
+def shipped(population: Population) -> Calibration:
+    """Loading it shows that it belongs to the population's model."""
+    path = builtin_card("sface").calibration_path
+    assert path is not None
+    return Calibration.load(path, population.model_digest)
+
+
+@pytest.fixture(scope="module")
+def synthetic(population: Population) -> Templates:
+    """2,500 people with four photographs."""
+    latent = population.people(PEOPLE, seed=3)
+    faces = [population.samples(latent, 3, photograph) for photograph in range(4)]
+    return single_templates(np.concatenate(faces), np.tile(np.arange(PEOPLE), 4))
+
+
+@pytest.fixture(scope="module")
+def single_scores(synthetic: Templates) -> PairScores:
+    return compare_all(Templates(synthetic.vectors[::2], synthetic.people[::2],
+                                 synthetic.photographs[::2], PEOPLE))  # fmt: skip
+
+
+def test_rows_are_unit_float32(population: Population) -> None:
+    for rows in (population.references(10, 1), population.mates(np.arange(10), 1)):
+        assert rows.dtype == np.float32
+        assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_row_depends_on_its_seed_and_number_alone(population: Population) -> None:
+    many = population.references(2 * BLOCK + 7, 5)
+    assert np.array_equal(population.references(BLOCK - 1, 5), many[: BLOCK - 1])
+    assert np.array_equal(population.references(BLOCK + 1, 5), many[: BLOCK + 1])
+    assert not np.array_equal(population.references(7, 6), many[:7])
+    latent = population.people(BLOCK + 9, 5)
+    assert np.array_equal(population.people(9, 5), latent[:9])
+    assert np.allclose(population.samples(latent, 5)[:9], population.samples(latent[:9], 5))
+
+
+def test_a_mate_does_not_depend_on_who_else_was_asked_for(population: Population) -> None:
+    rows = np.array([BLOCK + 3, 0, BLOCK + 3, 5])
+    together = population.mates(rows, 5)
+    for row, probe in zip(rows, together, strict=True):
+        assert np.array_equal(population.mates(np.array([row]), 5)[0], probe)
+
+
+def test_mates_are_close_and_strangers_are_not(population: Population) -> None:
+    references = population.references(1000, 7)
+    for photographs, median in ((2, 0.80), (1, 0.74)):
+        probes = population.mates(np.arange(1000), 7, photographs=photographs)
+        scores = np.einsum("nd,nd->n", references, probes)
+        assert np.median(scores) == pytest.approx(median, abs=0.02)
+        assert scores.max() < 0.99, "never the reference itself"
+    strangers = population.references(1000, 8) @ references.T
+    assert np.median(strangers) == pytest.approx(0.10, abs=0.02)
+
+
+@pytest.mark.parametrize("rate", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_strangers_reach_the_fmr_that_the_calibration_measured(
+    single_scores: PairScores, shipped: Calibration, rate: float
+) -> None:
+    threshold = shipped.threshold_at(rate, Comparison.ONE_TO_ONE)
+    measured = shipped.fmr_at(threshold, Comparison.ONE_TO_ONE)
+    found = float((single_scores.nonmated >= threshold).mean())
+    assert measured.low * 0.8 <= found <= measured.high * 1.2
+
+
+def test_fused_strangers_reach_the_fmr_that_the_calibration_measured(
+    synthetic: Templates, shipped: Calibration
+) -> None:
+    fused = compare_all(fused_templates(synthetic, 2))
+    for rate in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
+        threshold = shipped.threshold_at(rate, Comparison.FUSED)
+        measured = shipped.fmr_at(threshold, Comparison.FUSED)
+        found = float((fused.nonmated >= threshold).mean())
+        assert measured.low * 0.8 <= found <= measured.high * 1.2
+
+
+def test_the_tail_is_thicker_than_a_gaussian_model_s(
+    population: Population, single_scores: PairScores, shipped: Calibration
+) -> None:
+    """Why there are groups: without them too few strangers would come near `review`."""
+    gaussian = replace(population, group_share=0.0)
+    latent = gaussian.people(PEOPLE, seed=3)
+    faces = np.concatenate([gaussian.samples(latent, 3, k) for k in range(2)])
+    plain = compare_all(single_templates(faces, np.tile(np.arange(PEOPLE), 2)))
+    threshold = shipped.threshold_at(1e-5, Comparison.FUSED_TO_ONE)
+    found = [float((s.nonmated >= threshold).mean()) for s in (plain, single_scores)]
+    assert found[1] > 1.5 * found[0]
+
+
+def test_a_population_survives_its_file_and_nothing_else_is_one(
+    population: Population, tmp_path: Path
+) -> None:
+    population.save(tmp_path / "saved.npz")
+    again = Population.read(tmp_path / "saved.npz")
+    assert np.array_equal(again.references(5, 1), population.references(5, 1))
+    (tmp_path / "bad.npz").write_bytes(b"not a population")
+    with pytest.raises(CalibrationError, match=r"bad\.npz is not a population"):
+        Population.read(tmp_path / "bad.npz")
+    with pytest.raises(CalibrationError, match="no population"):
+        Population.load("unheard-of")
+
+
+def test_the_file_holds_statistics_and_no_rows_of_people(population: Population) -> None:
+    shapes = {name: np.shape(getattr(population, name)) for name in population.__slots__}
+    assert shapes == {
+        "mean": (128,), "between": (128, 128), "within": (128, 128), "noise_log_mean": (),
+        "noise_log_std": (), "groups": (), "group_share": (), "model_digest": (),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_fit_recovers_the_population_that_it_is_shown(
+    population: Population, synthetic: Templates
+) -> None:
+    fitted = fit_population(synthetic.vectors, synthetic.people, model_digest="d")
+    assert fitted.noise_log_std == pytest.approx(population.noise_log_std, abs=0.05)
+    assert np.trace(fitted.between @ fitted.between.T) == pytest.approx(
+        np.trace(population.between @ population.between.T), rel=0.05
+    )
+    assert fitted.mean == pytest.approx(population.mean, abs=0.02)
