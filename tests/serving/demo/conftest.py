@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.faces.extractor import Extractor, open_extractor
+from serving.demo.albums import Source, open_wheel
+from serving.demo.run import run_demo
+
+
+@dataclass(frozen=True)
+class Played:
+    """A demo that has run: its exit code, what it printed, and what it left in its folder."""
+
+    code: int
+    output: str
+    left_behind: list[Path]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.output)
+        return document
+
+
+@pytest.fixture(scope="session")
+def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the rewritten models are kept, made once for all tests here."""
+    return tmp_path_factory.mktemp("demo-cache")
+
+
+@pytest.fixture(scope="session")
+def play(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Played]:
+    """`play(faces=None, gallery_size=500, as_json=True, **environment)`."""
+
+    def run(
+        faces: Path | None = None,
+        gallery_size: int = 500,
+        as_json: bool = True,
+        **environment: str,
+    ) -> Played:
+        folder = tmp_path_factory.mktemp("demo-temporary")
+        output = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+            patch.setattr("tempfile.tempdir", str(folder))
+            patch.setenv("SOSIE_CACHE", str(demo_cache))
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = run_demo(faces=faces, gallery_size=gallery_size, as_json=as_json)
+        return Played(code, output.getvalue(), list(folder.iterdir()))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def played(play: Callable[..., Played]) -> Played:
+    """The demo on the wheel's faces, in JSON."""
+    return play()
+
+
+@pytest.fixture(scope="session")
+def wheel() -> Source:
+    return open_wheel()
+
+
+@pytest.fixture(scope="session")
+def extractor(demo_cache: Path) -> Iterator[Extractor]:
+    with open_extractor(demo_cache) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def make_folder(wheel: Source, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_folder({"ann": "face 0, face 90", "b.png": "astronaut"})`: photographs on disk.
+
+    A name with a suffix is a single photograph, any other the folder of a person.
+    """
+    pictures = {picture.label: picture for album in wheel.albums for picture in album.pictures}
+
+    def make(people: dict[str, str]) -> Path:
+        root = tmp_path_factory.mktemp("faces")
+        for name, labels in people.items():
+            chosen = [pictures[label] for label in labels.split(", ")]
+            if "." in name:
+                (root / name).write_bytes(chosen[0].data)
+                continue
+            (root / name).mkdir()
+            for number, picture in enumerate(chosen, start=1):
+                (root / name / f"{name}_{number:04d}.png").write_bytes(picture.data)
+        return root
+
+    return make
