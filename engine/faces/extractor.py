@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.faces.alignment import align
-from engine.faces.detector import DetectorConfig, FaceDetector
+from engine.faces.detector import DetectedFace, DetectorConfig, FaceDetector
 from engine.faces.embedder import Embedder
-from engine.faces.images import ImageLimits, Pixels, decode
+from engine.faces.images import Image, ImageLimits, Pixels, decode
 from engine.faces.quality import Quality, QualityLimits, find_problems, measure_quality
 from engine.faces.selection import choose_main_face, has_rival
 from engine.models.catalog import ModelCard, builtin_card
@@ -86,7 +86,7 @@ class Extractor:
         self._detector = detector
         self._embedder = embedder
         self._config = config or ExtractorConfig()
-        self._threads = self._config.threads or len(os.sched_getaffinity(0))
+        self._threads = self._config.threads or _count_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="extract")
 
     def __enter__(self) -> Self:
@@ -146,8 +146,29 @@ class Extractor:
         decoded = time.perf_counter()
         faces = self._detector.detect(image.pixels)
         detected = time.perf_counter()
+        stages = StageTimes(
+            decode_ms=(decoded - start) * 1e3,
+            detect_ms=(detected - decoded) * 1e3,
+            align_ms=0.0,
+            quality_ms=0.0,
+            embed_ms=0.0,
+        )
         if not faces:
-            return _faceless(image.size_px, decoded - start, detected - decoded)
+            return Extraction(
+                vector=None,
+                problems=(Reason.NO_FACE,),
+                quality=None,
+                box_px=None,
+                landmarks_px=None,
+                crop=None,
+                size_px=image.size_px,
+                stages=stages,
+            )
+        return self._judge(image, faces, stages)
+
+    def _judge(self, image: Image, faces: Sequence[DetectedFace], stages: StageTimes) -> Extraction:
+        """Align the main face and measure it."""
+        start = time.perf_counter()
         height, width = image.pixels.shape[:2]
         main = choose_main_face(faces, (width, height))
         face = faces[main]
@@ -168,22 +189,20 @@ class Extractor:
             landmarks_px=landmarks_px,
             crop=crop,
             size_px=image.size_px,
-            stages=StageTimes(
-                decode_ms=(decoded - start) * 1e3,
-                detect_ms=(detected - decoded) * 1e3,
-                align_ms=(aligned - detected) * 1e3,
-                quality_ms=(judged - aligned) * 1e3,
-                embed_ms=0.0,
+            stages=replace(
+                stages, align_ms=(aligned - start) * 1e3, quality_ms=(judged - aligned) * 1e3
             ),
         )
 
     def _embed(self, prepared: Sequence[Extracted]) -> list[Extracted]:
         """Give every face its vector."""
-        crops = [one.crop for one in prepared if isinstance(one, Extraction) and one.quality]
+        crops = [
+            one.crop for one in prepared if isinstance(one, Extraction) and one.crop is not None
+        ]
         if not crops:
             return list(prepared)
         start = time.perf_counter()
-        vectors = iter(self._embedder.embed(np.stack([crop for crop in crops if crop is not None])))
+        vectors = iter(self._embedder.embed(np.stack(crops)))
         share_ms = (time.perf_counter() - start) * 1e3 / len(crops)
         return [
             replace(one, vector=next(vectors), stages=replace(one.stages, embed_ms=share_ms))
@@ -211,8 +230,9 @@ def open_extractor(
     options = session or SessionOptions()
     detector_card = detector or builtin_card("yunet")
     embedder_card = embedder or builtin_card("sface")
-    # Detection is quick and its picture sizes vary: on an accelerator it stays on the CPU.
-    detector_options = replace(options, precision="float32")
+    # The CPU provider is as quick as OpenVINO on YuNet, and compiles nothing for a new size; an
+    # accelerator would wait for single pictures.
+    detector_options = replace(options, provider="cpu", precision="float32")
     return Extractor(
         FaceDetector(open_session(detector_card, detector_options, cache_folder), looks),
         Embedder(open_session(embedder_card, options, cache_folder), embedder_card, flip),
@@ -235,20 +255,8 @@ def digest_embedding(card: ModelCard, flip: bool) -> str:
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
 
 
-def _faceless(size_px: tuple[int, int], decode_s: float, detect_s: float) -> Extraction:
-    return Extraction(
-        vector=None,
-        problems=(Reason.NO_FACE,),
-        quality=None,
-        box_px=None,
-        landmarks_px=None,
-        crop=None,
-        size_px=size_px,
-        stages=StageTimes(
-            decode_ms=decode_s * 1e3,
-            detect_ms=detect_s * 1e3,
-            align_ms=0.0,
-            quality_ms=0.0,
-            embed_ms=0.0,
-        ),
-    )
+def _count_cores() -> int:
+    """Cores that this process may use; Linux alone says which."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -95,6 +95,8 @@ def open_session(card: ModelCard, options: SessionOptions, cache_folder: Path) -
             "check its card's `rewriting`"
         ) from error
     if session.get_providers()[0] != PROVIDERS[provider]:
+        if options.provider == "auto":
+            return open_session(card, replace(options, provider="cpu"), cache_folder)
         raise RuntimeMissing(
             f"ONNX Runtime has {provider} but could not start it; look at the driver, "
             "or choose provider cpu"
@@ -216,7 +218,6 @@ def _provider_options(provider: str, options: SessionOptions) -> dict[str, str]:
     if provider != "openvino":
         return {}
     precision = {"float32": "f32", "bfloat16": "bf16"}[options.precision]
-    # Streams follow the threads that call; each call uses `threads`.
     config = f'{{"CPU": {{"INFERENCE_PRECISION_HINT": "{precision}"}}}}'
     return {
         "device_type": "CPU",

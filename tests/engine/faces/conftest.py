@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image as PillowImage
+
+from engine.faces.extractor import Extractor, ExtractorConfig, open_extractor
+from engine.faces.images import Pixels
+from engine.models.catalog import builtin_card
+from engine.models.session import Session, SessionOptions, open_session
+
+Encode = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> Pixels:
+    """uint8[512, 512, 3]: a portrait photograph in the public domain (NASA)."""
+    return np.asarray(skimage.data.astronaut())
+
+
+@pytest.fixture(scope="session")
+def encode() -> Encode:
+    """Pixels or a Pillow picture to the bytes of an image file."""
+
+    def encode(pixels: Any, kind: str = "JPEG", **options: Any) -> bytes:
+        picture = pixels if isinstance(pixels, PillowImage.Image) else PillowImage.fromarray(pixels)
+        file = BytesIO()
+        if kind == "JPEG":
+            options = {"quality": 95, **options}
+        picture.save(file, kind, **options)
+        return file.getvalue()
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def photo(astronaut: Pixels, encode: Encode) -> bytes:
+    return encode(astronaut)
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture(scope="session")
+def detector_session(cache_folder: Path) -> Session:
+    return open_session(builtin_card("yunet"), SessionOptions(provider="cpu"), cache_folder)
+
+
+@pytest.fixture(scope="session")
+def embedder_session(cache_folder: Path) -> Session:
+    return open_session(builtin_card("sface"), SessionOptions(provider="cpu"), cache_folder)
+
+
+@pytest.fixture(scope="session")
+def extractor(cache_folder: Path) -> Iterator[Extractor]:
+    config = ExtractorConfig(threads=2)
+    options = SessionOptions(provider="cpu")
+    with open_extractor(cache_folder, config=config, session=options) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def lfw_photos() -> list[Path]:
+    """Every 20th photograph of LFW."""
+    folder = Path(__file__).parents[4] / "shared" / "lfw" / "images"
+    if not folder.is_dir():
+        pytest.skip(f"LFW is not in {folder}")
+    return sorted(folder.glob("*/*.jpg"))[::20]

@@ -1,0 +1,149 @@
+"""Detection equals OpenCV's own decoding of the same model, and looks twice only if it must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.errors import ModelCardInvalid
+from engine.faces.detector import DetectorConfig, FaceDetector
+from engine.faces.images import ImageLimits, Pixels, decode
+from engine.models.catalog import builtin_card, locate
+from engine.models.session import Session
+
+
+class CountingSession:
+    """Passes on to a real session, and remembers the sizes it was shown."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.seen: list[tuple[int, ...]] = []
+
+    provider = "cpu"
+    fixed_batch = None
+    prefers_large_batches = False
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self._session.output_names
+
+    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        self.seen.append(inputs.shape[2:])
+        return self._session.run(inputs)
+
+
+def shrink(pixels: Pixels, side: int) -> Pixels:
+    factor = side / max(pixels.shape)
+    return np.asarray(cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA))
+
+
+@pytest.fixture(scope="module")
+def single_look(detector_session: Session) -> FaceDetector:
+    return FaceDetector(detector_session, DetectorConfig(look_sides_px=(10_000,), shared_overlap=1))
+
+
+def check_against_opencv(detector: FaceDetector, pictures: list[Pixels]) -> int:
+    config = DetectorConfig()
+    path = str(locate(builtin_card("yunet")))
+    peer = cv2.FaceDetectorYN.create(path, "", (320, 320), config.min_score, config.max_overlap)
+    faces = 0
+    for pixels in pictures:
+        peer.setInputSize((pixels.shape[1], pixels.shape[0]))
+        rows = peer.detect(np.ascontiguousarray(pixels[:, :, ::-1]))[1]
+        found = detector.detect(pixels)
+        assert len(found) == (0 if rows is None else len(rows))
+        for face, row in zip(found, [] if rows is None else rows, strict=True):
+            np.testing.assert_allclose(face.box_px, row[:4], atol=0.05)
+            np.testing.assert_allclose(face.landmarks_px, row[4:14].reshape(5, 2), atol=0.05)
+            assert face.score == pytest.approx(row[14], abs=1e-3)
+            faces += 1
+    return faces
+
+
+def test_faces_equal_opencvs_at_every_size(single_look: FaceDetector, astronaut: Pixels) -> None:
+    sizes = (512, 431, 300, 250, 161, 96)
+    wide = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
+    pictures = [shrink(picture, side) for side in sizes for picture in (astronaut, wide)]
+    assert check_against_opencv(single_look, pictures) >= 12
+
+
+@pytest.mark.lfw
+def test_faces_equal_opencvs_on_lfw(single_look: FaceDetector, lfw_photos: list[Path]) -> None:
+    pictures = [decode(path.read_bytes(), ImageLimits()).pixels for path in lfw_photos[:150]]
+    assert check_against_opencv(single_look, pictures) >= 150
+
+
+def test_coordinates_are_those_of_the_full_picture(
+    detector_session: Session, astronaut: Pixels
+) -> None:
+    detector = FaceDetector(detector_session)
+    (small,) = detector.detect(shrink(astronaut, 300))
+    big = np.kron(astronaut, np.ones((4, 4, 1), dtype=np.uint8))
+    (large,) = detector.detect(big)
+    inter_eye_px = np.linalg.norm(large.landmarks_px[1] - large.landmarks_px[0])
+    error_px = np.abs(small.landmarks_px * (2048 / 300) - large.landmarks_px).max()
+    assert error_px < 0.1 * inter_eye_px
+
+
+@pytest.mark.lfw
+def test_shared_landmarks_move_less_when_a_photograph_is_encoded_again(
+    detector_session: Session,
+    single_look: FaceDetector,
+    lfw_photos: list[Path],
+    encode: Callable[..., bytes],
+) -> None:
+    sharing = FaceDetector(detector_session)
+    moves: dict[FaceDetector, list[float]] = {sharing: [], single_look: []}
+    for path in lfw_photos[:100]:
+        before = decode(path.read_bytes(), ImageLimits()).pixels
+        after = decode(encode(before, quality=80), ImageLimits()).pixels
+        for detector, found in moves.items():
+            first, second = (detector.detect(p)[0].landmarks_px for p in (before, after))
+            found.append(float(np.abs(first - second).max()))
+    assert np.mean(np.sort(moves[sharing])[-20:]) < 0.8 * np.mean(np.sort(moves[single_look])[-20:])
+
+
+def test_one_look_suffices_where_a_face_is_found(
+    detector_session: Session, astronaut: Pixels
+) -> None:
+    session = CountingSession(detector_session)
+    assert FaceDetector(session).detect(astronaut)
+    assert session.seen == [(320, 320)]
+
+
+def test_second_look_finds_the_face_that_is_small_in_a_large_picture(
+    detector_session: Session, astronaut: Pixels
+) -> None:
+    picture = np.full((1400, 1000, 3), 90, dtype=np.uint8)
+    picture[900:1060, 400:560] = shrink(astronaut, 160)
+    once = FaceDetector(detector_session, DetectorConfig(look_sides_px=(320,)))
+    session = CountingSession(detector_session)
+    assert once.detect(picture) == ()
+    (face,) = FaceDetector(session).detect(picture)
+    assert session.seen == [(320, 256), (640, 480)]
+    x, y, width, height = face.box_px
+    assert 900 < y < y + height < 1060
+    assert 400 < x < x + width < 560
+
+
+def test_small_picture_is_not_enlarged_nor_looked_at_twice(detector_session: Session) -> None:
+    session = CountingSession(detector_session)
+    assert FaceDetector(session).detect(np.zeros((100, 60, 3), dtype=np.uint8)) == ()
+    assert session.seen == [(128, 64)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 2, 3)])
+def test_picture_of_an_odd_shape_has_no_face(
+    detector_session: Session, shape: tuple[int, int, int]
+) -> None:
+    assert FaceDetector(detector_session).detect(np.zeros(shape, dtype=np.uint8)) == ()
+
+
+def test_model_of_another_kind_is_refused(embedder_session: Session) -> None:
+    with pytest.raises(ModelCardInvalid, match="not YuNet's outputs"):
+        FaceDetector(embedder_session)

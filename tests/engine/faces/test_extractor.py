@@ -1,0 +1,388 @@
+"""The whole way from bytes to a vector."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image as PillowImage
+
+from engine.errors import ImageDamaged, ImageError, ImageUnsupported, ModelDamaged
+from engine.faces.detector import FaceDetector
+from engine.faces.embedder import Embedder
+from engine.faces.extractor import (
+    Extracted,
+    Extraction,
+    Extractor,
+    ExtractorConfig,
+    digest_embedding,
+    open_extractor,
+)
+from engine.faces.images import Pixels
+from engine.models.catalog import FileSource, builtin_card, load_card, locate
+from engine.models.session import Session, SessionOptions
+from engine.reasons import Reason
+
+Encode = Callable[..., bytes]
+CPU = SessionOptions(provider="cpu")
+
+# The move that undoes what each EXIF orientation asks for.
+STORED = {
+    1: lambda p: p,
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.transpose(1, 0, 2),
+    6: lambda p: np.rot90(p, 1),
+    7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda p: np.rot90(p, -1),
+}
+
+
+def found(extracted: Extracted) -> Extraction:
+    assert isinstance(extracted, Extraction)
+    assert extracted.vector is not None
+    return extracted
+
+
+def vector(extracted: Extracted) -> NDArray[np.float32]:
+    one = found(extracted).vector
+    assert one is not None
+    return one
+
+
+@pytest.fixture(scope="module")
+def portrait(extractor: Extractor, photo: bytes) -> Extraction:
+    return found(extractor.extract([photo])[0])
+
+
+def test_a_portrait_gives_a_unit_vector_and_where_the_face_is(portrait: Extraction) -> None:
+    assert portrait.vector is not None
+    assert portrait.vector.shape == (128,)
+    assert portrait.vector.dtype == np.float32
+    assert np.linalg.norm(portrait.vector) == pytest.approx(1, abs=1e-6)
+    assert portrait.problems == ()
+    assert portrait.size_px == (512, 512)
+    assert portrait.crop is not None
+    assert portrait.crop.shape == (112, 112, 3)
+    assert portrait.crop.dtype == np.uint8
+    assert portrait.box_px is not None
+    assert portrait.landmarks_px is not None
+    x, y, width, height = portrait.box_px
+    assert (portrait.landmarks_px > [x, y]).all()
+    assert (portrait.landmarks_px < [x + width, y + height]).all()
+    assert portrait.quality is not None
+    assert portrait.quality.inter_eye_px == pytest.approx(42, abs=2)
+
+
+def test_every_stage_is_timed(portrait: Extraction) -> None:
+    times = dataclasses.asdict(portrait.stages)
+    assert list(times) == ["decode_ms", "detect_ms", "align_ms", "quality_ms", "embed_ms"]
+    assert all(0 < value < 60_000 for value in times.values())
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_all_eight_orientations_give_the_same_face(
+    extractor: Extractor, astronaut: Pixels, encode: Encode, orientation: int
+) -> None:
+    exif = PillowImage.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](astronaut))
+    # Without chroma subsampling, which follows the stored rows and columns.
+    upright, turned = extractor.extract(
+        [encode(astronaut, subsampling=0), encode(stored, exif=exif, subsampling=0)]
+    )
+    assert vector(turned) @ vector(upright) > 0.999
+
+
+def test_every_format_and_colour_model_gives_the_same_face(
+    extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode
+) -> None:
+    picture = PillowImage.fromarray(astronaut)
+    opaque = np.dstack([astronaut, np.full(astronaut.shape[:2], 255, dtype=np.uint8)])
+    files = [
+        encode(astronaut, "PNG"),
+        encode(astronaut, "WEBP", quality=95),
+        encode(astronaut, progressive=True),
+        encode(picture.convert("CMYK")),
+        encode(opaque, "PNG"),
+        encode(astronaut) + b"data after the end" * 100,
+    ]
+    for extracted in extractor.extract(files):
+        assert vector(extracted) @ vector(portrait) > 0.99
+
+
+def test_grey_pictures_of_8_and_16_bits_agree(
+    extractor: Extractor, astronaut: Pixels, encode: Encode
+) -> None:
+    grey = np.asarray(PillowImage.fromarray(astronaut).convert("L"))
+    shallow, deep = extractor.extract(
+        [encode(grey, "PNG"), encode(grey.astype(np.uint16) * 257, "PNG")]
+    )
+    assert vector(shallow) @ vector(deep) > 0.9999
+
+
+def test_large_jpeg_reports_the_face_in_its_full_size(
+    extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode
+) -> None:
+    big = found(extractor.extract([encode(np.kron(astronaut, np.ones((6, 6, 1), np.uint8)))])[0])
+    assert big.size_px == (3072, 3072)
+    assert big.quality is not None
+    assert portrait.quality is not None
+    assert big.landmarks_px is not None
+    assert portrait.landmarks_px is not None
+    eye_px = 6 * portrait.quality.inter_eye_px
+    assert big.quality.inter_eye_px == pytest.approx(eye_px, rel=0.06)
+    assert np.abs(big.landmarks_px - 6 * portrait.landmarks_px).max() < 0.1 * eye_px
+    assert vector(big) @ vector(portrait) > 0.9
+
+
+def test_picture_without_a_face_is_an_extraction_with_its_reason(
+    extractor: Extractor, encode: Encode
+) -> None:
+    (nobody,) = extractor.extract([encode(np.full((300, 200, 3), 120, dtype=np.uint8))])
+    assert isinstance(nobody, Extraction)
+    assert nobody.problems == (Reason.NO_FACE,)
+    assert nobody.size_px == (200, 300)
+    absent = (nobody.vector, nobody.quality, nobody.box_px, nobody.landmarks_px, nobody.crop)
+    assert absent == (None,) * 5
+
+
+def test_two_people_are_several_faces(
+    extractor: Extractor, astronaut: Pixels, encode: Encode
+) -> None:
+    both = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
+    (extracted,) = extractor.extract([encode(both)])
+    assert found(extracted).problems == (Reason.SEVERAL_FACES,)
+
+
+def test_small_face_beside_the_subject_is_no_rival(
+    extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode
+) -> None:
+    card = np.full((512, 700, 3), 230, dtype=np.uint8)
+    card[:, :512] = astronaut
+    card[100:270, 522:692] = PillowImage.fromarray(astronaut).resize((170, 170))
+    (extracted,) = extractor.extract([encode(card)])
+    assert found(extracted).problems == ()
+    assert vector(extracted) @ vector(portrait) > 0.9
+
+
+def test_bad_photograph_in_a_batch_is_a_value_in_its_place(
+    extractor: Extractor, photo: bytes
+) -> None:
+    batch = [photo, b"not an image", photo[: len(photo) // 2], photo, b""]
+    good, text, cut, again, empty = extractor.extract(batch)
+    assert isinstance(text, ImageUnsupported)
+    assert isinstance(cut, ImageDamaged)
+    assert isinstance(empty, ImageError)
+    np.testing.assert_allclose(vector(good), vector(again), atol=1e-6)
+
+
+def test_a_wrong_file_name_does_not_matter_only_bytes_do(
+    extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode, tmp_path: Path
+) -> None:
+    path = tmp_path / "portrait.jpg"
+    path.write_bytes(encode(astronaut, "PNG"))
+    assert vector(extractor.extract([path.read_bytes()])[0]) @ vector(portrait) > 0.99
+
+
+def test_no_photographs_give_no_extractions(extractor: Extractor) -> None:
+    assert extractor.extract([]) == []
+
+
+@pytest.mark.parametrize(("threads", "chunk_size"), [(1, 1), (3, 2), (2, 100)])
+def test_threads_and_chunks_do_not_change_a_vector(
+    cache_folder: Path, photo: bytes, portrait: Extraction, threads: int, chunk_size: int
+) -> None:
+    config = ExtractorConfig(threads=threads, chunk_size=chunk_size)
+    with open_extractor(cache_folder, config=config, session=CPU) as other:
+        for extracted in other.extract([photo] * 7):
+            np.testing.assert_allclose(vector(extracted), vector(portrait), atol=1e-5)
+
+
+def test_callers_in_many_threads_get_their_own_answers(
+    extractor: Extractor, astronaut: Pixels, encode: Encode
+) -> None:
+    photos = [encode(np.roll(astronaut, 15 * i, axis=1)) for i in range(6)]
+    alone = [vector(one) for one in extractor.extract(photos)]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda one: vector(extractor.extract([one])[0]), photos * 3))
+    np.testing.assert_allclose(together, alone * 3, atol=1e-5)
+
+
+def test_digest_follows_whatever_shapes_a_vector_and_nothing_else(cache_folder: Path) -> None:
+    card = builtin_card("sface")
+    with open_extractor(cache_folder, session=CPU) as plain:
+        digest = plain.model_digest
+    options = SessionOptions(provider="cpu", threads=2, spinning=True)
+    with open_extractor(cache_folder, session=options) as other:
+        assert other.model_digest == digest
+    changed = [
+        digest_embedding(card, flip=True),
+        digest_embedding(dataclasses.replace(card, sha256="0" * 64), flip=False),
+        digest_embedding(
+            dataclasses.replace(card, input=dataclasses.replace(card.input, channels="bgr")),
+            flip=False,
+        ),
+    ]
+    assert len({digest, *changed}) == 4
+    assert digest == digest_embedding(dataclasses.replace(card, name="other"), flip=False)
+
+
+def test_corrupt_model_file_is_refused_by_its_digest(tmp_path: Path) -> None:
+    card = builtin_card("sface")
+    data = bytearray(locate(card).read_bytes())
+    data[5_000_000] ^= 1
+    (tmp_path / "sface.onnx").write_bytes(data)
+    damaged = dataclasses.replace(card, file=FileSource("", "sface.onnx"), folder=tmp_path)
+    with pytest.raises(ModelDamaged, match="fetch the file again"):
+        open_extractor(tmp_path / "cache", session=CPU, embedder=damaged)
+
+
+def make_own_embedder(folder: Path) -> Path:
+    """A second embedder, 64-d on 96 x 96 BGR crops, and its card."""
+    rng = np.random.default_rng(11)
+    shape = (64, 3 * 12 * 12)
+    nodes = [
+        helper.make_node("AveragePool", ["face"], ["small"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Flatten", ["small"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight"], ["vector"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "own",
+        [helper.make_tensor_value_info("face", TensorProto.FLOAT, [1, 3, 96, 96])],
+        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, [1, 64])],
+        [numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.checker.check_model(model)
+    data = model.SerializeToString()
+    (folder / "own.onnx").write_bytes(data)
+    card = folder / "own.toml"
+    card.write_text(
+        f"""
+name = "own"
+role = "embedder"
+source = "made by this test"
+licence = "Apache-2.0"
+sha256 = "{hashlib.sha256(data).hexdigest()}"
+dimension = 64
+alignment = "arcface"
+[file]
+path = "own.onnx"
+[input]
+width_px = 96
+height_px = 96
+channels = "bgr"
+mean = [127.5, 127.5, 127.5]
+scale = [0.0078125, 0.0078125, 0.0078125]
+"""
+    )
+    return card
+
+
+def test_own_model_needs_one_toml_file(
+    cache_folder: Path, tmp_path: Path, photo: bytes, extractor: Extractor
+) -> None:
+    card = load_card(make_own_embedder(tmp_path))
+    with open_extractor(cache_folder, session=CPU, embedder=card) as own:
+        assert own.dim == 64
+        assert own.model_digest != extractor.model_digest
+        first, second = (found(one) for one in own.extract([photo, photo]))
+    assert first.vector is not None
+    assert first.vector.shape == (64,)
+    assert first.crop is not None
+    assert first.crop.shape == (96, 96, 3)
+    np.testing.assert_allclose(vector(first), vector(second), atol=1e-6)
+    # The contract by hand: BGR, mean and scale outside of the graph.
+    (initializer,) = onnx.load(tmp_path / "own.onnx").graph.initializer
+    blocks = (first.crop[:, :, ::-1].astype(np.float64) - 127.5) / 128
+    pooled = blocks.reshape(12, 8, 12, 8, 3).mean(axis=(1, 3)).transpose(2, 0, 1).ravel()
+    wanted = numpy_helper.to_array(initializer) @ pooled
+    np.testing.assert_allclose(first.vector, wanted / np.linalg.norm(wanted), atol=1e-5)
+
+
+@pytest.mark.lfw
+def test_lfw_photographs_have_faces_and_few_problems(
+    extractor: Extractor, lfw_photos: list[Path]
+) -> None:
+    extractions = [found(one) for one in extractor.extract([p.read_bytes() for p in lfw_photos])]
+    excused = {Reason.SEVERAL_FACES, Reason.POSE}
+    rejected = [one for one in extractions if set(one.problems) - excused]
+    assert len(rejected) <= math.ceil(0.02 * len(extractions))
+
+
+@pytest.mark.lfw
+def test_lfw_mates_score_higher_than_strangers(
+    extractor: Extractor, lfw_photos: list[Path]
+) -> None:
+    folders = [p.parent for p in lfw_photos if len(list(p.parent.iterdir())) > 1]
+    people = sorted(set(folders))[:40]
+    pairs = [sorted(folder.iterdir())[:2] for folder in people]
+    vectors = [
+        np.stack(
+            [vector(one) for one in extractor.extract([pair[k].read_bytes() for pair in pairs])]
+        )
+        for k in (0, 1)
+    ]
+    scores = vectors[0] @ vectors[1].T
+    mated = np.diag(scores)
+    strangers = scores[~np.eye(len(pairs), dtype=bool)]
+    assert np.median(mated) > 0.55
+    assert np.quantile(strangers, 0.999) < 0.45
+
+
+class LargeBatchSession:
+    """A real session that asks for large batches, as an accelerator's does."""
+
+    prefers_large_batches = True
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.batches: list[int] = []
+
+    provider = "cuda"
+    fixed_batch = None
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self._session.output_names
+
+    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        self.batches.append(len(inputs))
+        return self._session.run(inputs)
+
+
+def test_accelerator_gets_the_whole_batch_in_one_call(
+    detector_session: Session, embedder_session: Session, photo: bytes, portrait: Extraction
+) -> None:
+    session = LargeBatchSession(embedder_session)
+    embedder = Embedder(session, builtin_card("sface"))
+    config = ExtractorConfig(threads=2, chunk_size=2)
+    with Extractor(FaceDetector(detector_session), embedder, config) as accelerated:
+        *faces, bad = accelerated.extract([photo] * 7 + [b"not an image"])
+    assert session.batches == [7]
+    assert isinstance(bad, ImageUnsupported)
+    for one in faces:
+        np.testing.assert_allclose(vector(one), vector(portrait), atol=1e-5)
+
+
+def test_importing_the_extractor_stays_light() -> None:
+    """Opening a session needs ONNX Runtime, a cold cache needs onnx; importing needs neither."""
+    heavy = ["onnx", "onnxruntime", "pydantic", "scipy", "sqlalchemy", "faiss", "matplotlib"]
+    code = f"import sys, engine.faces.extractor\nprint([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,189 @@
+"""Quality measures: each falls with the fault that it names, and with no other."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from engine.faces.alignment import align, arcface_template
+from engine.faces.detector import FaceDetector
+from engine.faces.images import Pixels
+from engine.faces.quality import (
+    Quality,
+    QualityLimits,
+    estimate_pose,
+    find_problems,
+    measure_quality,
+)
+from engine.models.session import Session
+from engine.reasons import Reason
+
+Points = NDArray[np.float32]
+GOOD = Quality(
+    inter_eye_px=60,
+    sharpness=0.15,
+    exposure=0.5,
+    contrast=0.5,
+    yaw_deg=0,
+    pitch_deg=0,
+    roll_deg=0,
+    detection_score=0.9,
+)
+
+
+def turn_head(yaw_deg: float, pitch_deg: float, roll_deg: float) -> Points:
+    """Landmarks of an average head turned in space, from afar; x right, y down, z to the camera."""
+    head = np.array(
+        [[-0.5, 0, 0], [0.5, 0, 0], [0, 0.56 * 1.155, 0.5], [-0.4, 1.155, 0], [0.4, 1.155, 0]]
+    )
+    a, b, c = np.radians([yaw_deg, pitch_deg, roll_deg])
+    yaw = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
+    pitch = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    roll = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return ((head @ (roll @ pitch @ yaw).T)[:, :2] * 80 + 300).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def landmarks(detector_session: Session, astronaut: Pixels) -> Points:
+    return FaceDetector(detector_session).detect(astronaut)[0].landmarks_px
+
+
+@pytest.fixture(scope="module")
+def crop(astronaut: Pixels, landmarks: Points) -> Pixels:
+    return align(astronaut, landmarks, 112)
+
+
+@pytest.fixture(scope="module")
+def measured(crop: Pixels, landmarks: Points) -> Quality:
+    return measure_quality(crop, landmarks, 0.9)
+
+
+def test_a_good_portrait_has_no_problem(measured: Quality) -> None:
+    assert find_problems(measured, QualityLimits()) == ()
+
+
+@pytest.mark.parametrize("yaw", [-40, -15, 0, 15, 40])
+def test_yaw_of_an_average_head_is_recovered_with_its_sign(yaw: float) -> None:
+    found = estimate_pose(turn_head(yaw, 0, 0))
+    assert found == pytest.approx((yaw, 0, 0), abs=1)
+
+
+@pytest.mark.parametrize("pitch", [-25, -10, 10, 25])
+def test_pitch_of_an_average_head_is_recovered_with_its_sign(pitch: float) -> None:
+    yaw, found, roll = estimate_pose(turn_head(0, pitch, 0))
+    assert found == pytest.approx(pitch, abs=1)
+    assert (yaw, roll) == pytest.approx((0, 0), abs=1)
+
+
+@given(st.floats(-80, 80), st.floats(-30, 30))
+def test_roll_is_exact_and_leaves_yaw_alone(roll: float, yaw: float) -> None:
+    assert estimate_pose(turn_head(yaw, 0, roll)) == pytest.approx((yaw, 0, roll), abs=1)
+
+
+def test_mirrored_face_has_the_opposite_yaw_and_roll(landmarks: Points) -> None:
+    mirrored = (landmarks * np.float32([-1, 1]))[[1, 0, 2, 4, 3]]
+    yaw, pitch, roll = estimate_pose(landmarks)
+    assert estimate_pose(mirrored) == pytest.approx((-yaw, pitch, -roll), abs=1e-3)
+
+
+def test_landmarks_on_one_point_give_no_pose_instead_of_an_error() -> None:
+    assert estimate_pose(np.zeros((5, 2), dtype=np.float32)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("sigma", [2.5, 4])
+def test_a_blurred_face_is_blurred(crop: Pixels, landmarks: Points, sigma: float) -> None:
+    blurred = np.asarray(cv2.GaussianBlur(crop, (0, 0), sigma))
+    quality = measure_quality(blurred, landmarks, 0.9)
+    assert find_problems(quality, QualityLimits()) == (Reason.BLURRED,)
+
+
+@pytest.mark.parametrize("direction", ["along", "across", "down", "up"])
+def test_motion_in_any_direction_costs_sharpness(
+    crop: Pixels, landmarks: Points, measured: Quality, direction: str
+) -> None:
+    kernel = np.zeros((11, 11), dtype=np.float32)
+    kernel[5] = 1
+    kernel = {
+        "along": kernel,
+        "across": kernel.T,
+        "down": np.eye(11, dtype=np.float32),
+        "up": np.eye(11, dtype=np.float32)[::-1],
+    }[direction]
+    moved = np.asarray(cv2.filter2D(crop, -1, kernel / kernel.sum()))
+    assert measure_quality(moved, landmarks, 0.9).sharpness < 0.5 * measured.sharpness
+
+
+def test_exposure_and_contrast_do_not_pass_for_sharpness(
+    crop: Pixels, landmarks: Points, measured: Quality
+) -> None:
+    for gain, offset in ((0.5, 0), (0.5, 100), (0.8, 30)):
+        changed = np.clip(crop * gain + offset, 0, 255).round().astype(np.uint8)
+        found = measure_quality(changed, landmarks, 0.9)
+        assert found.sharpness == pytest.approx(measured.sharpness, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("gain", "offset", "reason"),
+    [
+        (0.15, 0, Reason.TOO_DARK),
+        (0.2, 210, Reason.TOO_BRIGHT),
+        (0.08, 120, Reason.LOW_CONTRAST),
+    ],
+)
+def test_bad_light_is_named(
+    crop: Pixels, landmarks: Points, gain: float, offset: float, reason: Reason
+) -> None:
+    changed = np.clip(crop * gain + offset, 0, 255).round().astype(np.uint8)
+    quality = measure_quality(changed, landmarks, 0.9)
+    assert reason in find_problems(quality, QualityLimits())
+
+
+def test_eye_distance_is_in_pixels_of_the_picture_given(
+    crop: Pixels, landmarks: Points, measured: Quality
+) -> None:
+    wanted = np.linalg.norm(landmarks[1] - landmarks[0])
+    assert measured.inter_eye_px == pytest.approx(wanted, rel=1e-6)
+    doubled = measure_quality(crop, landmarks * 2, 0.9)
+    assert doubled.inter_eye_px == pytest.approx(2 * wanted, rel=1e-6)
+
+
+def test_crop_of_another_size_is_measured_alike(
+    astronaut: Pixels, landmarks: Points, measured: Quality
+) -> None:
+    large = measure_quality(align(astronaut, landmarks, 224), landmarks, 0.9)
+    assert large.exposure == pytest.approx(measured.exposure, abs=0.01)
+    assert large.contrast == pytest.approx(measured.contrast, abs=0.03)
+    assert large.sharpness == pytest.approx(measured.sharpness, rel=0.5)
+
+
+def test_flat_crop_is_measured_without_dividing_by_nothing() -> None:
+    flat = np.full((112, 112, 3), 128, dtype=np.uint8)
+    quality = measure_quality(flat, arcface_template(112), 0.9)
+    assert quality.sharpness == 0
+    assert find_problems(quality, QualityLimits()) == (Reason.BLURRED, Reason.LOW_CONTRAST)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("inter_eye_px", 19.9, Reason.FACE_TOO_SMALL),
+        ("sharpness", 0.05, Reason.BLURRED),
+        ("exposure", 0.11, Reason.TOO_DARK),
+        ("exposure", 0.86, Reason.TOO_BRIGHT),
+        ("contrast", 0.09, Reason.LOW_CONTRAST),
+        ("yaw_deg", 46.0, Reason.POSE),
+        ("yaw_deg", -46.0, Reason.POSE),
+        ("pitch_deg", -36.0, Reason.POSE),
+        ("roll_deg", 46.0, Reason.POSE),
+    ],
+)
+def test_each_limit_gives_its_reason(field: str, value: float, reason: Reason) -> None:
+    assert find_problems(GOOD, QualityLimits()) == ()
+    worse = dataclasses.replace(GOOD, **{field: value})
+    assert find_problems(worse, QualityLimits()) == (reason,)

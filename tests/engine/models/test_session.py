@@ -1,0 +1,160 @@
+"""The seam to ONNX Runtime: what it opens, what it refuses, how it runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from engine.errors import ModelDamaged, ModelError, RuntimeMissing
+from engine.models.catalog import ModelCard, Step, builtin_card
+from engine.models.session import (
+    PROVIDERS,
+    SessionOptions,
+    available_providers,
+    open_session,
+    runtime_version,
+)
+
+MakeCard = Callable[..., ModelCard]
+CPU = SessionOptions(provider="cpu")
+
+needs_openvino = pytest.mark.skipif(
+    "openvino" not in available_providers(),
+    reason="this ONNX Runtime has no OpenVINO: install sosie[openvino]",
+)
+
+
+def test_runtime_names_its_version_and_providers() -> None:
+    assert runtime_version()
+    assert set(available_providers()) <= set(PROVIDERS)
+    assert "cpu" in available_providers()
+
+
+def test_session_runs_a_batch_and_names_its_outputs(make_card: MakeCard, tmp_path: Path) -> None:
+    session = open_session(make_card(), CPU, tmp_path / "cache")
+    (vectors,) = session.run(np.zeros((3, 3, 16, 16), dtype=np.float32))
+    assert vectors.shape == (3, 8)
+    assert session.output_names == ("vector",)
+    assert session.provider == "cpu"
+    assert session.fixed_batch is None
+    assert not session.prefers_large_batches
+
+
+def test_graph_whose_batch_was_not_freed_says_so(
+    make_card: MakeCard, make_tiny: Callable[..., onnx.ModelProto], tmp_path: Path
+) -> None:
+    card = make_card(make_tiny(batch=1), extra='rewriting = ["fold-weights"]\n')
+    assert open_session(card, CPU, tmp_path / "cache").fixed_batch == 1
+
+
+def test_threads_share_a_session(make_card: MakeCard, tmp_path: Path) -> None:
+    session = open_session(make_card(), CPU, tmp_path / "cache")
+    images = np.random.default_rng(0).normal(size=(32, 1, 3, 16, 16)).astype(np.float32)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda image: session.run(image)[0], images))
+    np.testing.assert_array_equal(together, [session.run(image)[0] for image in images])
+
+
+@pytest.mark.parametrize("spinning", [True, False])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_and_spinning_do_not_change_the_result(
+    make_card: MakeCard, tmp_path: Path, threads: int, spinning: bool
+) -> None:
+    options = SessionOptions(provider="cpu", threads=threads, spinning=spinning)
+    image = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    (found,) = open_session(make_card(), options, tmp_path / "cache").run(image)
+    (wanted,) = open_session(make_card(), CPU, tmp_path / "cache").run(image)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_input_of_another_shape_is_an_error_of_the_card(
+    make_card: MakeCard, tmp_path: Path
+) -> None:
+    session = open_session(make_card(), CPU, tmp_path / "cache")
+    with pytest.raises(ModelError, match=r"shape \(1, 3, 20, 20\).*check its card") as caught:
+        session.run(np.zeros((1, 3, 20, 20), dtype=np.float32))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif("cuda" in available_providers(), reason="this ONNX Runtime has CUDA")
+def test_provider_that_is_not_built_in_is_refused_with_what_to_install(tmp_path: Path) -> None:
+    options = SessionOptions(provider="cuda")
+    with pytest.raises(RuntimeMissing, match=r"no provider cuda: pip install 'sosie\[gpu\]'"):
+        open_session(builtin_card("sface"), options, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (SessionOptions(provider="abacus"), "unknown provider abacus: choose auto, cpu"),
+        (SessionOptions(provider="cpu", precision="int4"), "unknown precision int4"),
+        (SessionOptions(provider="cpu", precision="bfloat16"), "needs provider openvino"),
+        (SessionOptions(provider="cpu", precision="float16"), "needs provider cuda or tensorrt"),
+    ],
+)
+def test_impossible_options_are_refused_before_a_model_is_read(
+    tmp_path: Path, options: SessionOptions, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        open_session(builtin_card("sface"), options, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_graph_that_the_runtime_cannot_load_is_refused_in_one_line(
+    make_card: MakeCard, tiny_model: onnx.ModelProto, tmp_path: Path
+) -> None:
+    tiny_model.graph.node[0].op_type = "Convolve"
+    with pytest.raises(ModelDamaged, match="refuses the graph") as caught:
+        open_session(make_card(tiny_model), CPU, tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_onnx_runtime_the_error_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.modules['onnxruntime'] = None\nfrom pathlib import Path\n"
+        "from engine.errors import RuntimeMissing\n"
+        "from engine.models import session\nfrom engine.models.catalog import builtin_card\n"
+        "assert session.available_providers() == ()\nassert session.runtime_version() is None\n"
+        "try:\n"
+        "    session.open_session(builtin_card('sface'), session.SessionOptions(), Path('x'))\n"
+        "except RuntimeMissing as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert "pip install 'sosie[cpu]'" in done.stdout
+
+
+def test_opening_and_running_the_built_in_models_prints_nothing(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\nimport numpy as np\n"
+        "from engine.models.session import SessionOptions, open_session\n"
+        "from engine.models.catalog import builtin_card\n"
+        "for name, side in (('yunet', 96), ('sface', 112)):\n"
+        f"    folder = Path({str(tmp_path)!r})\n"
+        "    session = open_session(builtin_card(name), SessionOptions(), folder)\n"
+        "    session.run(np.zeros((2, 3, side, side), dtype=np.float32))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+@needs_openvino
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("bfloat16", 0.999)])
+def test_openvino_points_in_the_same_direction(
+    tmp_path: Path, precision: str, least: float
+) -> None:
+    card = builtin_card("sface")
+    plain = replace(card, rewriting=(Step.FOLD_WEIGHTS, Step.FREE_BATCH))
+    faces = np.random.default_rng(0).uniform(0, 255, (4, 3, 112, 112)).astype(np.float32)
+    options = SessionOptions(provider="openvino", precision=precision)
+    (found,) = open_session(card, options, tmp_path).run(faces)
+    (wanted,) = open_session(plain, CPU, tmp_path).run(faces)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+    assert ((found * wanted).sum(axis=1) / lengths).min() > least
