@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from engine.errors import CalibrationError, KeyRingMissing, RegistryExists
-from engine.faces.extractor import ExtractorConfig, digest_embedding, open_extractor
-from engine.matching.documents import FormAuthority
+from engine.errors import KeyRingMissing, RegistryExists, RequestError
+from engine.matching.documents import Document, FormAuthority
+from engine.matching.holders import ErasureCertificate, erase_holder, find_document
 from engine.matching.judge import Judge
 from engine.matching.registrar import Registrar, RegistrarConfig
 from engine.matching.restoration import Restored, restore_gallery, save_snapshot
-from engine.matching.thresholds import Calibration, ThresholdRates, Thresholds
+from engine.matching.thresholds import Calibration, Thresholds
 from engine.matching.watchlist import WatchList
-from engine.models.catalog import ModelCard, builtin_card, load_card
-from engine.models.session import SessionOptions
 from engine.registry.keyring import KeyRing
+from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from serving.settings import KEY_RING_FILE, Settings, write_settings
+from serving.models import (
+    build_extractor,
+    build_thresholds,
+    embedder_card,
+    load_calibration,
+    model_digest,
+)
+from serving.settings import KEY_RING_FILE, SETTINGS_FILE, Chosen, Settings, write_settings
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -30,67 +37,30 @@ SNAPSHOT_AFTER = 1_000
 """A closing deployment that replayed or added more references than this saves a snapshot."""
 
 
-def embedder_card(settings: Settings) -> ModelCard:
-    """The embedder's card: built-in by name, or a file of the operator's own."""
-    return _card(settings.models.embedder)
+def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) -> None:
+    """Makes a home folder: settings, key ring (0600), an empty registry.
 
-
-def model_digest(settings: Settings) -> str:
-    """What every reference of a deployment with these settings was made by."""
-    return digest_embedding(embedder_card(settings), settings.models.flip)
-
-
-def build_extractor(settings: Settings, cache: Path) -> Extractor:
-    """The extractor that these settings ask for."""
-    models = settings.models
-    return open_extractor(
-        cache,
-        config=ExtractorConfig(threads=models.threads),
-        session=SessionOptions(provider=models.provider, precision=models.precision),
-        embedder=embedder_card(settings),
-        detector=_card(models.detector),
-        flip=models.flip,
-    )
-
-
-def load_calibration(settings: Settings) -> Calibration:
-    """The calibration beside the embedder's card; `CalibrationError` where there is none."""
-    card = embedder_card(settings)
-    if card.calibration_path is None:
-        raise CalibrationError(
-            f"model {card.name} has no calibration: run `sosie calibrate` and name it in the card"
-        )
-    return Calibration.load(card.calibration_path, model_digest(settings))
-
-
-def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds:
-    """Scores for the false match rates of the settings."""
-    rates = settings.thresholds
-    return Thresholds.from_calibration(
-        calibration,
-        ThresholdRates(
-            verify=rates.verify_fmr,
-            same_document=rates.same_document_fmr,
-            review=rates.review_fmr,
-            certain_margin=rates.certain_margin,
-        ),
-    )
-
-
-def create_home(home: Path, settings: Settings) -> None:
-    """Makes a home folder: settings, key ring (0600), an empty registry."""
+    `chosen` settings are written down; the others stay at their defaults, as comments. Whatever
+    fails leaves the folder as it was.
+    """
     if (home / KEY_RING_FILE).exists():
         raise RegistryExists(f"{home} is a Sosie home already: choose another folder")
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ring = KeyRing.create(home / KEY_RING_FILE)
+    dimension, digest = embedder_card(settings).dimension, model_digest(settings)
+    is_new = not home.exists()
     try:
-        vault = Vault(ring, embedder_card(settings).dimension)
-        url = registry_url(home, settings)
-        Store.create(url, vault, model_digest=model_digest(settings)).close()
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{home} cannot be a folder: {error.strerror}") from None
+    try:
+        vault = Vault(KeyRing.create(home / KEY_RING_FILE), dimension)
+        write_settings(home, chosen or {})
+        Store.create(registry_url(home, settings), vault, model_digest=digest).close()
     except BaseException:
-        (home / KEY_RING_FILE).unlink()
+        (home / SETTINGS_FILE).unlink(missing_ok=True)
+        (home / KEY_RING_FILE).unlink(missing_ok=True)
+        if is_new:
+            home.rmdir()
         raise
-    write_settings(home)
 
 
 def registry_url(home: Path, settings: Settings) -> str:
@@ -138,7 +108,7 @@ class Deployment:
     @cached_property
     def restored(self) -> Restored:
         """The gallery, brought to the state of the store when it is first asked for."""
-        return restore_gallery(self.store, self.home / SNAPSHOT_FOLDER)
+        return restore_gallery(self.store, self.snapshot_folder)
 
     @cached_property
     def watchlist(self) -> WatchList:
@@ -170,6 +140,30 @@ class Deployment:
         """How many strangers one search of `gallery_size` references brings at `score`."""
         return asdict(self.calibration.expected_false_candidates(gallery_size, score))
 
+    @property
+    def snapshot_folder(self) -> Path:
+        return self.home / SNAPSHOT_FOLDER
+
+    def save_snapshot(self) -> None:
+        """Keeps the gallery for the next start."""
+        save_snapshot(self.store, self.restored.gallery, self.snapshot_folder)
+
+    def erase(self, document: Document, actor: str) -> ErasureCertificate:
+        """Erases the holder of a document; afterwards no snapshot on disk has the template.
+
+        `NotFound` where nobody holds it.
+        """
+        registrar = self.registrar
+        find_document(self.store, document, utc_now().date())
+        # The snapshot goes first: a crash in between costs a rebuild, and keeps no erased face.
+        had_snapshot = self.snapshot_folder.exists()
+        if had_snapshot:
+            shutil.rmtree(self.snapshot_folder)
+        certificate = erase_holder(registrar, self.store, document, actor)
+        if had_snapshot:
+            self.save_snapshot()
+        return certificate
+
     def close(self) -> None:
         """Gives back the lease, keeps a snapshot where much has changed, closes the store."""
         built = self.__dict__
@@ -177,12 +171,7 @@ class Deployment:
             grown = abs(len(self.restored.gallery) - self.restored.loaded)
             self.registrar.close()
             if grown + self.restored.replayed > SNAPSHOT_AFTER:
-                save_snapshot(self.store, self.restored.gallery, self.home / SNAPSHOT_FOLDER)
+                self.save_snapshot()
         if "extractor" in built:
             self.extractor.close()
         self.store.close()
-
-
-def _card(name: str) -> ModelCard:
-    is_file = name.endswith(".toml") or "/" in name
-    return load_card(Path(name)) if is_file else builtin_card(name)

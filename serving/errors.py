@@ -47,6 +47,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.LeaseLost, 503, _INTERNAL),
     (errors.StorageFailed, 503, _INTERNAL),
     (errors.RegistryError, 503, _BAD),
+    (errors.SosieError, 500, _INTERNAL),
     (SnapshotDamaged, 503, _INTERNAL),
     (IndexFault, 400, _BAD),
 )

@@ -5,9 +5,11 @@ This is the only module that reads the environment.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -15,6 +17,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -27,6 +30,10 @@ CACHE_VARIABLE = "SOSIE_CACHE"
 CARD = "a built-in card's name, or the path of a card"
 
 Fmr = Annotated[float, Field(gt=0, lt=1)]
+Chosen = Mapping[str, Mapping[str, Any]]
+"""Settings by section and key, as a settings file has them."""
+
+_BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 class _Section(BaseModel):
@@ -46,12 +53,8 @@ class RegistrySettings(_Section):
 class ModelSettings(_Section):
     """Which models run, and how."""
 
-    embedder: str = Field(
-        default="sface", description="a built-in card's name, or the path of a card"
-    )
-    detector: str = Field(
-        default="yunet", description="a built-in card's name, or the path of a card"
-    )
+    embedder: str = Field(default="sface", description=CARD)
+    detector: str = Field(default="yunet", description=CARD)
     provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = Field(default=0, ge=0, description="threads for a batch; 0: one for each core")
@@ -63,11 +66,9 @@ class ModelSettings(_Section):
 class ThresholdSettings(_Section):
     """False match rates; the model's calibration turns them into scores."""
 
-    verify_fmr: float = Field(
-        default=1e-4, gt=0, lt=1, description="live photograph against portrait"
-    )
-    same_document_fmr: float = Field(default=1e-4, gt=0, lt=1, description="returning subscriber")
-    review_fmr: float = Field(default=1e-6, gt=0, lt=1, description="1:N: possible duplicate")
+    verify_fmr: Fmr = Field(default=1e-4, description="live photograph against portrait")
+    same_document_fmr: Fmr = Field(default=1e-4, description="returning subscriber")
+    review_fmr: Fmr = Field(default=1e-6, description="1:N: possible duplicate")
     certain_margin: float = Field(
         default=0.06, ge=0, lt=1, description="1:N: score above the calibration's highest impostor"
     )
@@ -107,17 +108,42 @@ class Settings(BaseSettings):
 
 def load_settings(home: Path | None) -> Settings:
     """The settings of the deployment in `home`, or the defaults where there is none."""
-    given: dict[str, Any] = {}
+    if home is None:
+        return make_settings({})
     try:
-        if home is not None:
-            given = TomlConfigSettingsSource(Settings, home / SETTINGS_FILE)()
-        return Settings(**given)
+        given = TomlConfigSettingsSource(Settings, home / SETTINGS_FILE)()
+    except ValueError as error:
+        raise RequestError(f"{SETTINGS_FILE} is not TOML: {error}") from None
+    return make_settings(_anchor_cards(given, home))
+
+
+def make_settings(given: Chosen) -> Settings:
+    """Settings from a file's values or a command's, overridden by the environment."""
+    try:
+        return Settings(**cast("dict[str, Any]", given))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"setting {where}: {first['msg']}; mend {SETTINGS_FILE}") from None
-    except ValueError as error:
-        raise RequestError(f"{SETTINGS_FILE} is not TOML: {error}") from None
+        raise RequestError(
+            f"setting {where}: {first['msg']}; mend {SETTINGS_FILE} or the environment"
+        ) from None
+    except SettingsError:
+        # Its text quotes the value, which may be a secret.
+        raise RequestError(
+            "a SOSIE_ variable cannot be read: give one value each, as SOSIE_MODELS__PROVIDER=cpu"
+        ) from None
+
+
+def _anchor_cards(given: dict[str, Any], home: Path) -> dict[str, Any]:
+    """A card that the settings file names by a relative path lies in the home folder."""
+    models = given.get("models")
+    if not isinstance(models, dict):
+        return given
+    anchored = {
+        key: str(home / value) if str(value).endswith(".toml") else value
+        for key, value in models.items()
+    }
+    return given | {"models": anchored}
 
 
 def find_home(given: Path | None) -> Path | None:
@@ -148,9 +174,17 @@ def find_cache() -> Path:
     return Path(given) if given else Path(platformdirs.user_cache_dir("sosie"))
 
 
-def write_settings(home: Path) -> None:
-    """Writes a settings file that shows every setting at its default, with what it means."""
-    lines = ["# Settings of this Sosie deployment. Every line shows its default.\n"]
+def benchmark_environment() -> dict[str, str]:
+    """The environment of a benchmark's process: nothing in it tunes numpy's BLAS."""
+    return {name: value for name, value in os.environ.items() if name not in _BLAS_VARIABLES}
+
+
+def write_settings(home: Path, chosen: Chosen) -> None:
+    """Writes a settings file that shows every setting with what it means.
+
+    The chosen ones are set; the others stand at their defaults, as comments.
+    """
+    lines = ["# Settings of this Sosie deployment. A commented line shows its default.\n"]
     for name, info in Settings.model_fields.items():
         section = info.default
         assert isinstance(section, _Section)
@@ -158,13 +192,15 @@ def write_settings(home: Path) -> None:
         for key, detail in type(section).model_fields.items():
             if detail.description:
                 lines.append(f"# {detail.description}\n")
-            lines.append(f"# {key} = {_write_toml(getattr(section, key))}\n")
+            if key in chosen.get(name, {}):
+                lines.append(f"{key} = {_write_toml(chosen[name][key])}\n")
+            else:
+                lines.append(f"# {key} = {_write_toml(getattr(section, key))}\n")
     (home / SETTINGS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def _write_toml(value: object) -> str:
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    # JSON's texts, numbers and truth values are TOML's too.
+    return json.dumps(value, ensure_ascii=False)

@@ -31,6 +31,13 @@ def print_line(text: str) -> None:
     Console(highlight=False, soft_wrap=True).print(text)
 
 
+def escape(text: str) -> str:
+    """Text from outside, safe between markup."""
+    from rich.markup import escape as escape_markup
+
+    return escape_markup(text)
+
+
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Writes a table to standard output; where that is no terminal, no cell is cut short."""
     from rich.console import Console
@@ -43,6 +50,14 @@ def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequen
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def print_facts(title: str, facts: Mapping[str, str]) -> None:
+    """Writes named values below a title to standard output, one a line, none cut short."""
+    print_line(title)
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        print_line(f"  [dim]{name:{width}}[/]  {escape(value)}")
 
 
 def print_fault(fault: Fault, *, as_json: bool) -> None:

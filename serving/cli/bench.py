@@ -1,0 +1,55 @@
+"""Figures and the show: `bench`, `demo`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.cli.output import JsonFlag
+from serving.cli.panels import FIGURES
+from serving.errors import ExitCode
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def register(app: typer.Typer) -> None:
+    app.command(context_settings=PASSED_ON, rich_help_panel=FIGURES)(bench)
+    app.command(rich_help_panel=FIGURES)(demo)
+
+
+def bench(
+    context: typer.Context,
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="extract, accuracy, registrar …")],
+) -> None:
+    """Run a benchmark suite.
+
+    Options after its name are the suite's own, --json among them.
+    """
+    import subprocess
+
+    from serving.settings import benchmark_environment
+
+    # A process of its own: what tunes numpy's BLAS is read when numpy is loaded. -P: a folder
+    # named bench where the command happens to run is not ours.
+    command = [sys.executable, "-P", "-m", "bench", suite, *context.args]
+    done = subprocess.run(command, env=benchmark_environment(), check=False)  # noqa: S603
+    raise typer.Exit(done.returncode if done.returncode >= 0 else ExitCode.INTERNAL)
+
+
+def demo(
+    faces: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Photographs of your own: a folder a person."),
+    ] = None,
+    gallery_size: Annotated[
+        int, typer.Option(min=0, help="Synthetic references that the faces are searched among.")
+    ] = 100_000,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show every kind of decision on real photographs."""
+    from serving.demo.run import run_demo
+
+    raise typer.Exit(run_demo(faces=faces, gallery_size=gallery_size, as_json=as_json))

@@ -1,0 +1,118 @@
+"""Making a deployment and bringing it to this version: `init`, `upgrade`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from engine.errors import RequestError
+from serving.cli.inputs import HomeOption, name_actor
+from serving.cli.output import JsonFlag, escape, print_json, print_line
+from serving.cli.panels import DEPLOYMENT
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel=DEPLOYMENT)(init)
+    app.command(rich_help_panel=DEPLOYMENT)(upgrade)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    carrier: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Also add this carrier.")
+    ] = None,
+    outlet: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Also add this outlet of the carrier.")
+    ] = None,
+    registry_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where the registry is, if not in DIR. A URL with a password belongs in "
+            "SOSIE_REGISTRY__URL.",
+        ),
+    ] = None,
+    embedder: Annotated[
+        str | None, typer.Option(metavar="CARD", help="The card of an embedder of your own.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a deployment: settings, key ring, an empty registry."""
+    from engine.registry.records import Carrier
+    from serving.compose import Deployment, create_home
+    from serving.settings import KEY_RING_FILE, SETTINGS_FILE, find_cache, make_settings
+
+    if outlet is not None and carrier is None:
+        raise RequestError("an outlet needs a carrier: give --carrier too")
+    chosen = _choose_settings(registry_url, embedder)
+    settings = make_settings(chosen)
+    create_home(folder, settings, chosen)
+    with Deployment(folder, settings, find_cache()) as made:
+        if carrier is not None:
+            made.store.add_carrier(Carrier(carrier, carrier), actor=name_actor())
+        if outlet is not None and carrier is not None:
+            made.store.add_outlet(outlet, carrier, actor=name_actor())
+        deployment_id = made.vault.deployment_id
+    ring = (folder / KEY_RING_FILE).resolve()
+    if as_json:
+        print_json(
+            {
+                "home": str(folder.resolve()),
+                "settings": str((folder / SETTINGS_FILE).resolve()),
+                "key_ring": str(ring),
+                "deployment_id": deployment_id,
+                "carrier": carrier,
+                "outlet": outlet,
+            }
+        )
+        return
+    print_line(f"[green]Made[/] {escape(str(folder))}, deployment {deployment_id}.")
+    print_line(f"The key ring is [bold]{escape(str(ring))}[/]. Keep a copy of it elsewhere:")
+    print_line("whoever loses it loses every reference, and whoever has it can undo the rotation.")
+    if outlet is None:
+        home = escape(str(folder))
+        print_line("Next:")
+        if carrier is None:
+            print_line(f"  sosie --home {home} carrier add CODE --name NAME")
+        print_line(f"  sosie --home {home} outlet add CODE --carrier {escape(carrier or 'CODE')}")
+
+
+def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Bring the registry to this version's schema."""
+    from engine.registry.store import upgrade as upgrade_registry
+    from serving.compose import registry_url
+    from serving.settings import load_settings, require_home
+
+    folder = require_home(home)
+    before, after = upgrade_registry(registry_url(folder, load_settings(folder)))
+    if as_json:
+        print_json({"before": before, "after": after})
+    elif before == after:
+        print_line(f"The registry has this version's schema ({after}) already.")
+    else:
+        print_line(f"[green]Upgraded[/] the registry from {before} to {after}.")
+
+
+def _choose_settings(registry_url: str | None, embedder: str | None) -> dict[str, dict[str, str]]:
+    chosen: dict[str, dict[str, str]] = {}
+    if registry_url is not None:
+        if _has_password(registry_url):
+            raise RequestError(
+                "a password on the command line shows in `ps` and in the shell's history: "
+                "put the URL in SOSIE_REGISTRY__URL instead"
+            )
+        chosen["registry"] = {"url": registry_url}
+    if embedder is not None:
+        is_file = embedder.endswith(".toml") or "/" in embedder
+        chosen["models"] = {"embedder": str(Path(embedder).resolve()) if is_file else embedder}
+    return chosen
+
+
+def _has_password(url: str) -> bool:
+    try:
+        return urlsplit(url).password is not None or "password=" in url
+    except ValueError:
+        return False

@@ -1,0 +1,242 @@
+"""One activation and its record: `enroll`, `show`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.errors import RequestError, SosieError
+from serving.cli.inputs import (
+    DocumentOption,
+    HomeOption,
+    LiveOption,
+    NumberOption,
+    TypeOption,
+    open_deployment,
+    read_details,
+    sample_photographs,
+)
+from serving.cli.output import (
+    JsonFlag,
+    escape,
+    exit_negative,
+    print_facts,
+    print_json,
+    print_line,
+    print_table,
+)
+from serving.cli.panels import REGISTRY
+
+if TYPE_CHECKING:
+    from engine.matching.record import Replay
+    from engine.registry.records import EnrollmentRecord
+    from serving.compose import Deployment
+
+COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel=REGISTRY)(enroll)
+    app.command(rich_help_panel=REGISTRY)(show)
+
+
+def enroll(
+    live: LiveOption,
+    portrait: Annotated[Path, typer.Option(metavar="IMAGE", help="The portrait on the document.")],
+    outlet: Annotated[str, typer.Option(metavar="CODE", help="Where it happens.")],
+    document_type: TypeOption = None,
+    document_number: NumberOption = None,
+    name: Annotated[
+        str | None, typer.Option(help="The holder's name, as it stands on the document.")
+    ] = None,
+    msisdn: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="The telephone number, as +<country><number>."),
+    ] = None,
+    expires_on: Annotated[
+        str | None, typer.Option(metavar="DAY", help="The document's last day, as 2031-01-31.")
+    ] = None,
+    document: DocumentOption = None,
+    carrier: Annotated[
+        str | None, typer.Option(metavar="CODE", show_default="the outlet's carrier")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            show_default="a fresh UUID",
+            help="The same key with the same request gives the stored answer.",
+        ),
+    ] = None,
+    consent_ref: Annotated[
+        str | None, typer.Option(metavar="REF", help="Where the consent is on file.")
+    ] = None,
+    captured_at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When the photograph was taken: 2026-01-31T12:00:00Z."),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Decide one activation, durably: two photographs and a document.
+
+    Exit code 0 where it is approved, 1 where it is rejected or goes to review.
+    """
+    from engine.matching.documents import require_checkable
+    from engine.matching.requests import EnrollmentRequest, normalise_msisdn, require_judgeable
+
+    details = read_details(
+        document,
+        type=document_type,
+        number=document_number,
+        name=name,
+        msisdn=msisdn,
+        expires_on=expires_on,
+    )
+    presented, number = details.document(), details.require("msisdn", "--msisdn")
+    taken_at = None if captured_at is None else _read_moment(captured_at)
+    require_checkable(presented)
+    normalise_msisdn(number)
+    started = time.perf_counter()
+    with open_deployment(home) as deployment:
+        samples = sample_photographs(deployment, [live, portrait])
+        request = EnrollmentRequest(
+            idempotency_key=idempotency_key or str(uuid.uuid4()),
+            carrier=carrier or _carrier_of(deployment, outlet),
+            outlet=outlet,
+            document=presented,
+            msisdn=number,
+            live=samples[0],
+            portrait=samples[1],
+            consent_ref=consent_ref,
+            captured_at=taken_at,
+        )
+        require_judgeable(request)
+        outcome = deployment.registrar.enroll([request])[0]
+        spent_ms = (time.perf_counter() - started) * 1e3
+    if isinstance(outcome, SosieError):
+        raise outcome
+    shown = outcome.body | {
+        "idempotency_key": request.idempotency_key,
+        "is_repeated": outcome.is_repeated,
+    }
+    if as_json:
+        print_json(shown)
+    else:
+        _print_answer(shown, spent_ms)
+    if outcome.decision.value != "approved":
+        raise exit_negative()
+
+
+def show(
+    enrollment_id: Annotated[str, typer.Argument(metavar="ID", help="The enrollment's id.")],
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Decide it again from its recorded evidence.")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show an enrollment with its evidence.
+
+    With --replay, exit code 1 where deciding it again gives another decision or other reasons.
+    """
+    from engine.matching.record import replay as decide_again
+
+    with open_deployment(home) as deployment:
+        enrollment = deployment.store.enrollment(enrollment_id)
+    again = decide_again(enrollment) if replay else None
+    if as_json:
+        answer = _write_enrollment(enrollment)
+        print_json(answer if again is None else answer | {"replay": _write_replay(again)})
+    else:
+        _print_enrollment(enrollment, again)
+    if again is not None and not again.agrees:
+        raise exit_negative()
+
+
+def _carrier_of(deployment: Deployment, outlet: str) -> str:
+    # An unknown outlet is refused by the registrar, in the same words as one that is closed.
+    known = deployment.store.outlets([outlet]).get(outlet)
+    return "" if known is None else known.carrier
+
+
+def _read_moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise RequestError(
+            "the capture time is not one: write it as 2026-01-31T12:00:00Z"
+        ) from None
+
+
+def _print_answer(answer: dict[str, Any], spent_ms: float) -> None:
+    decision = answer["decision"]
+    print_line(f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {answer['enrollment_id']}")
+    for finding in answer["reasons"]:
+        where = f" ({finding['photograph']})" if "photograph" in finding else ""
+        print_line(f"  {finding['reason']}{where}")
+    scores, thresholds = answer["scores"], answer["thresholds"]
+    pairs = (("live_portrait", "verify"), ("holder", "same_document"), ("best_candidate", "review"))
+    rows = [
+        [name.replace("_", " "), f"{scores[name]:.4f}", f"{thresholds[limit]:.4f}"]
+        for name, limit in pairs
+        if scores[name] is not None
+    ]
+    if rows:
+        print_table(None, ("compared", "score", "threshold"), rows)
+    search = answer["duplicate_search"]
+    if search["ran"]:
+        print_line(
+            f"{search['searched']:,} references searched, {len(search['candidates'])} candidates."
+        )
+    else:
+        print_line("No duplicate search ran.")
+    for case in answer["cases"]:
+        print_line(f"Case opened: {case['kind']} {case['id']}")
+    repeated = ", a stored answer" if answer["is_repeated"] else ""
+    key = escape(answer["idempotency_key"])
+    print_line(f"[dim]idempotency key {key}{repeated}; {spent_ms:.0f} ms[/]")
+
+
+def _write_enrollment(enrollment: EnrollmentRecord) -> dict[str, Any]:
+    fields = asdict(enrollment)
+    for moment in ("captured_at", "created_at"):
+        fields[moment] = fields[moment].isoformat() if fields[moment] else None
+    return fields
+
+
+def _write_replay(again: Replay) -> dict[str, Any]:
+    return asdict(again) | {"agrees": again.agrees}
+
+
+def _print_enrollment(enrollment: EnrollmentRecord, again: Replay | None) -> None:
+    import json
+
+    from rich.console import Console
+
+    decision = enrollment.decision
+    facts = {
+        "reasons": ", ".join(enrollment.reasons) or "-",
+        "document": enrollment.document_id or "-",
+        "carrier": enrollment.carrier,
+        "outlet": enrollment.outlet,
+        "gallery sequence": str(enrollment.sequence),
+        "decided at": enrollment.created_at.isoformat(),
+    }
+    title = f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {enrollment.id}"
+    print_facts(title, facts)
+    Console(highlight=False, soft_wrap=True).print_json(json.dumps(dict(enrollment.evidence)))
+    if again is not None and again.agrees:
+        print_line("[green]Replayed[/]: the same decision, for the same reasons.")
+    elif again is not None:
+        reasons = ", ".join(again.replayed_reasons) or "no reason"
+        print_line(
+            f"[red]Replayed[/]: policy today decides {again.replayed} ({reasons}); it was "
+            f"recorded under policy {again.recorded_policy}."
+        )

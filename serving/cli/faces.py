@@ -1,0 +1,231 @@
+"""Photographs alone, without a registry: `extract`, `verify`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.errors import ImageError, RequestError, SosieError
+from serving.cli.inputs import HomeOption, extract_photographs, name_error, read_photograph
+from serving.cli.output import (
+    JsonFlag,
+    escape,
+    exit_negative,
+    print_fault,
+    print_json,
+    print_line,
+    print_table,
+)
+from serving.cli.panels import PHOTOGRAPHS
+from serving.errors import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.faces.extractor import Extracted, Extraction
+    from serving.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel=PHOTOGRAPHS)(verify)
+    app.command(rich_help_panel=PHOTOGRAPHS)(extract)
+
+
+def verify(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A photograph.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another photograph.")],
+    fmr: Annotated[
+        float | None,
+        typer.Option(help="The false match rate that chooses the threshold.", show_default="1e-4"),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say whether two photographs show one person.
+
+    Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched.
+    """
+    from engine.matching.thresholds import Comparison
+    from serving.models import build_extractor, load_calibration
+    from serving.settings import find_cache
+
+    paths = [first, second]
+    images = [read_photograph(path) for path in paths]
+    settings = _load_settings(home)
+    calibration = load_calibration(settings)
+    wanted = settings.thresholds.verify_fmr if fmr is None else fmr
+    threshold = calibration.threshold_at(wanted, Comparison.ONE_TO_ONE)
+    with build_extractor(settings, find_cache()) as extractor:
+        pair = extract_photographs(extractor, paths, images)
+    score = _score(pair)
+    is_fit = not any(one.problems for one in pair)
+    is_match = score is not None and score >= threshold and is_fit
+    rate = None if score is None else calibration.fmr_at(score, Comparison.ONE_TO_ONE)
+    names = dict(zip(("a", "b"), pair, strict=True))
+    if as_json:
+        print_json(
+            {
+                "score": score,
+                "threshold": threshold,
+                "match": is_match,
+                "fmr": wanted,
+                "fmr_at_score": None if rate is None else asdict(rate),
+                "problems": {name: list(one.problems) for name, one in names.items()},
+                "quality": {name: _quality(one) for name, one in names.items()},
+                "model_digest": calibration.model_digest,
+            }
+        )
+    else:
+        verdict = "[green]match[/]" if is_match else "[red]no match[/]"
+        shown = "no score" if score is None else f"score {score:.4f}"
+        print_line(f"{verdict}  {shown}, threshold {threshold:.4f} at FMR {wanted:g}")
+        if rate is not None:
+            print_line(f"A threshold at this score would have an FMR of {rate}.")
+        for path, one in zip(paths, pair, strict=True):
+            if one.problems:
+                print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
+    if not is_match:
+        raise exit_negative()
+
+
+def extract(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="JPEG, PNG or WebP.")],
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="Also write the vectors, unprotected, to a new file that only you can read.",
+        ),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find the main face of each photograph and measure its quality.
+
+    Exit code 1 where a photograph is not fit for enrollment, 2 where a file is not an image.
+    """
+    from serving.models import build_extractor
+    from serving.settings import find_cache
+
+    with build_extractor(_load_settings(home), find_cache()) as extractor:
+        found = _extract_each(images, extractor.extract)
+    if vectors is not None:
+        _write_vectors(vectors, images, found)
+    errors = [one for one in found if isinstance(one, SosieError)]
+    if as_json:
+        listed = [_describe(path, one) for path, one in zip(images, found, strict=True)]
+        answer: dict[str, Any] = {"images": listed}
+        if errors:
+            answer["error"] = _error(errors[0])
+        print_json(answer)
+    else:
+        _print_faces(images, found)
+        for error in errors:
+            print_fault(describe(error), as_json=False)
+    if errors:
+        raise typer.Exit(describe(errors[0]).exit_code)
+    if any(one.problems for one in found if not isinstance(one, SosieError)):
+        raise exit_negative()
+
+
+def _load_settings(home: Path | None) -> Settings:
+    from serving.settings import find_home, load_settings
+
+    return load_settings(find_home(home))
+
+
+def _score(pair: Sequence[Extraction]) -> float | None:
+    first, second = (one.vector for one in pair)
+    return None if first is None or second is None else float(first @ second)
+
+
+def _quality(one: Extraction) -> dict[str, float] | None:
+    return None if one.quality is None else asdict(one.quality)
+
+
+def _extract_each(paths: Sequence[Path], extract_batch: Any) -> list[Extraction | SosieError]:
+    """One outcome for each file; one that cannot be read keeps nobody else from being looked at."""
+    outcomes: list[Any] = []
+    for path in paths:
+        try:
+            outcomes.append(read_photograph(path))
+        except SosieError as error:
+            outcomes.append(error)
+    places = [place for place, one in enumerate(outcomes) if isinstance(one, bytes)]
+    extracted: list[Extracted] = extract_batch([outcomes[place] for place in places])
+    for place, one in zip(places, extracted, strict=True):
+        outcomes[place] = name_error(one, paths[place]) if isinstance(one, ImageError) else one
+    return outcomes
+
+
+def _error(error: SosieError) -> dict[str, str]:
+    fault = describe(error)
+    return {"code": fault.code, "message": fault.message}
+
+
+def _describe(path: Path, one: Extraction | SosieError) -> dict[str, Any]:
+    if isinstance(one, SosieError):
+        return {"image": str(path), "error": _error(one)}
+    return {
+        "image": str(path),
+        "problems": list(one.problems),
+        "quality": _quality(one),
+        "box_px": None if one.box_px is None else [round(side, 1) for side in one.box_px],
+        "size_px": list(one.size_px),
+        "stages_ms": {
+            name.removesuffix("_ms"): round(spent, 3) for name, spent in asdict(one.stages).items()
+        },
+    }
+
+
+def _print_faces(paths: Sequence[Path], found: Sequence[Extraction | SosieError]) -> None:
+    rows = []
+    for path, one in zip(paths, found, strict=True):
+        if isinstance(one, SosieError):
+            rows.append([escape(str(path)), "[red]unreadable[/]", *[""] * 7])
+            continue
+        verdict = f"[yellow]{', '.join(one.problems)}[/]" if one.problems else "[green]fit[/]"
+        rows.append([escape(str(path)), verdict, *_measures(one)])
+    titles = ("photograph", "verdict", "face px", "eyes px", "sharpness", "exposure", "contrast")
+    print_table(None, (*titles, "yaw/pitch/roll °", "ms"), rows)
+
+
+def _measures(one: Extraction) -> list[str]:
+    spent = f"{sum(asdict(one.stages).values()):.1f}"
+    if one.quality is None or one.box_px is None:
+        return [*["-"] * 6, spent]
+    of = one.quality
+    return [
+        f"{one.box_px[2]:.0f} x {one.box_px[3]:.0f}",
+        f"{of.inter_eye_px:.0f}",
+        f"{of.sharpness:.3f}",
+        f"{of.exposure:.2f}",
+        f"{of.contrast:.2f}",
+        f"{of.yaw_deg:+.0f} {of.pitch_deg:+.0f} {of.roll_deg:+.0f}",
+        spent,
+    ]
+
+
+def _write_vectors(
+    target: Path, paths: Sequence[Path], found: Sequence[Extraction | SosieError]
+) -> None:
+    """`images` and their `vectors` float32[n, d], of the photographs with a face."""
+    import os
+
+    import numpy as np
+
+    kept = [
+        (str(path), one.vector)
+        for path, one in zip(paths, found, strict=True)
+        if not isinstance(one, SosieError) and one.vector is not None
+    ]
+    try:
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise RequestError(f"{target} cannot be made: {error.strerror}") from None
+    with os.fdopen(handle, "wb") as file:
+        vectors = np.array([vector for _, vector in kept], dtype=np.float32)
+        np.savez(file, images=np.array([name for name, _ in kept]), vectors=vectors)

@@ -1,0 +1,160 @@
+"""The gallery: `search` it, `erase` from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.errors import RequestError
+from serving.cli.inputs import (
+    DocumentOption,
+    HomeOption,
+    NumberOption,
+    TypeOption,
+    name_actor,
+    open_deployment,
+    read_details,
+    require_place,
+    require_probe,
+    sample_photographs,
+)
+from serving.cli.output import (
+    JsonFlag,
+    exit_negative,
+    print_facts,
+    print_json,
+    print_line,
+    print_table,
+)
+from serving.cli.panels import REGISTRY
+
+if TYPE_CHECKING:
+    from engine.matching.holders import ErasureCertificate
+    from serving.compose import Deployment
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel=REGISTRY)(search)
+    app.command(rich_help_panel=REGISTRY)(erase)
+
+
+def search(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE")],
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many to list at most.")] = 10,
+    threshold: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="The lowest score to list.")
+    ] = None,
+    fmr: Annotated[
+        float | None, typer.Option(help="The false match rate that chooses the threshold instead.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Search the whole gallery for a face (1:N).
+
+    Changes nothing, and runs beside a writer. Lists references at or above the threshold, which
+    is that of a possible duplicate where none is given.
+
+    Exit code 0 where somebody is found, 1 where nobody is.
+    """
+    from engine.matching.identification import identify
+    from engine.matching.thresholds import Comparison
+
+    if threshold is not None and fmr is not None:
+        raise RequestError("two thresholds are given: use --threshold or --fmr")
+    with open_deployment(home) as deployment:
+        lowest = _choose_threshold(deployment, threshold, fmr)
+        probe = require_probe(sample_photographs(deployment, [image])[0], image)
+        gallery = deployment.restored.gallery
+        found = identify(probe[None], gallery, deployment.store, threshold=lowest)[0]
+        expected = deployment.calibration.expected_false_candidates(
+            found.searched, lowest, Comparison.FUSED_TO_ONE
+        )
+    listed = found.candidates[:top]
+    if as_json:
+        print_json(
+            {
+                "candidates": [asdict(candidate) for candidate in listed],
+                "found": len(found.candidates),
+                "threshold": lowest,
+                "searched": found.searched,
+                "gallery_sequence": found.gallery_sequence,
+                "expected_false_candidates": asdict(expected),
+            }
+        )
+    else:
+        rows = [
+            [str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id)]
+            for place, one in enumerate(listed, start=1)
+        ]
+        if rows:
+            print_table(None, ("", "score", "document", "reference"), rows)
+        more = len(found.candidates) - len(listed)
+        print_line(
+            f"{len(found.candidates) or 'Nobody'} at or above {lowest:.4f}"
+            f"{f' ({more} not listed)' if more else ''}; {found.searched:,} references searched "
+            f"at sequence {found.gallery_sequence}."
+        )
+        print_line(f"Expected false candidates in one such search: {expected}.")
+    if not found.candidates:
+        raise exit_negative()
+
+
+def erase(
+    document_type: TypeOption = None,
+    document_number: NumberOption = None,
+    document: DocumentOption = None,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the certificate, as JSON.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Erase a document's holder: references, name and numbers.
+
+    It cannot be undone.
+    """
+    details = read_details(document, type=document_type, number=document_number)
+    target = details.known_document()
+    if certificate is not None:
+        require_place(certificate)
+    with open_deployment(home) as deployment:
+        if not yes:
+            _confirm()
+        made = deployment.erase(target, name_actor())
+    answer = _write_certificate(made)
+    if certificate is not None:
+        certificate.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(answer)
+        return
+    facts = {name.replace("_", " "): str(value) for name, value in answer.items()}
+    print_facts("[green]Erased[/]. Certificate:", facts)
+
+
+def _choose_threshold(deployment: Deployment, threshold: float | None, fmr: float | None) -> float:
+    from engine.matching.thresholds import Comparison
+
+    if threshold is not None:
+        return threshold
+    if fmr is not None:
+        # A single photograph is searched among references of two.
+        return deployment.calibration.threshold_at(fmr, Comparison.FUSED_TO_ONE)
+    return deployment.thresholds.review
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise RequestError("erasing cannot be undone: say --yes where nobody can be asked")
+    if not typer.confirm("Erase this holder? It cannot be undone.", err=True):
+        raise exit_negative()
+
+
+def _write_certificate(made: ErasureCertificate) -> dict[str, Any]:
+    return asdict(made) | {"erased_at": made.erased_at.isoformat()}

@@ -1,0 +1,232 @@
+"""What commands are given: a home, photographs, documents, a threshold."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from engine.errors import ImageError, ImageTooLarge, RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engine.faces.extractor import Extraction, Extractor
+    from engine.matching.documents import Document
+    from engine.matching.requests import Sample
+    from serving.compose import Deployment
+
+T = TypeVar("T")
+
+MAX_DOCUMENT_BYTES = 64 * 1024
+_DOCUMENT_KEYS = ("type", "number", "name", "expires_on", "msisdn")
+
+
+@dataclass(frozen=True, slots=True)
+class Globals:
+    """The options that stand before the command."""
+
+    home: Path | None
+
+
+def _inherit_home(context: typer.Context, given: Path | None) -> Path | None:
+    shared = context.find_root().obj
+    return given if given is not None or shared is None else shared.home
+
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home",
+        metavar="DIR",
+        callback=_inherit_home,
+        help="The deployment's folder: SOSIE_HOME, or the current folder, where not given.",
+    ),
+]
+LiveOption = Annotated[Path, typer.Option(metavar="IMAGE", help="The live photograph.")]
+TypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--document-type",
+        metavar="TYPE",
+        help="cn-ric, passport …; an unknown one is answered with the list.",
+    ),
+]
+NumberOption = Annotated[
+    str | None,
+    typer.Option(
+        "--document-number",
+        metavar="NUMBER",
+        help="As printed; for a passport the machine readable zone. Shells keep what is typed "
+        "here: --document keeps it out of their history.",
+    ),
+]
+DocumentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--document",
+        metavar="FILE",
+        help="JSON with type, number, name, expires_on and msisdn, as far as they are not given "
+        "as options; - reads standard input.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What is known of a document and its line from a file and from options."""
+
+    type: str | None = None
+    number: str | None = field(default=None, repr=False)
+    name: str | None = field(default=None, repr=False)
+    expires_on: str | None = None
+    msisdn: str | None = field(default=None, repr=False)
+
+    def require(self, name: str, option: str) -> str:
+        value: str | None = getattr(self, name)
+        if value is None:
+            raise RequestError(f"no {name} is given: use {option}, or --document FILE")
+        return value
+
+    def document(self) -> Document:
+        """The whole document; `RequestError` names what is missing."""
+        from engine.matching.documents import Document
+
+        return Document(
+            type=self.require("type", "--document-type"),
+            number=self.require("number", "--document-number"),
+            name=self.require("name", "--name"),
+            expires_on=None if self.expires_on is None else read_date(self.expires_on),
+        )
+
+    def known_document(self) -> Document:
+        """A document to be looked up, which its type and number alone identify."""
+        from engine.matching.documents import Document
+
+        return Document(
+            type=self.require("type", "--document-type"),
+            number=self.require("number", "--document-number"),
+            name=self.name or "any holder",
+        )
+
+
+def read_details(source: str | None, **given: str | None) -> Details:
+    """Details from a JSON file (`-`: standard input), options first."""
+    written = {} if source is None else _read_json(source)
+    unknown = sorted(set(written) - set(_DOCUMENT_KEYS))
+    if unknown or not all(isinstance(value, str) for value in written.values()):
+        raise RequestError(f"{source} must hold texts under the keys {', '.join(_DOCUMENT_KEYS)}")
+    return Details(**written | {key: value for key, value in given.items() if value is not None})
+
+
+def read_date(text: str) -> date:
+    """A day as 2031-01-31."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise RequestError("the day of expiry is not a date: write it as 2031-01-31") from None
+
+
+def read_photograph(path: Path) -> bytes:
+    """The file's bytes; one over the size limit is refused unread."""
+    from engine.faces.images import ImageLimits
+
+    limit = ImageLimits().max_size_bytes
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(limit + 1) if size <= limit else b""
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    if max(size, len(data)) > limit:
+        raise ImageTooLarge(f"{path} is too large: send at most {limit / 2**20:g} MiB")
+    return data
+
+
+def extract_photographs(
+    extractor: Extractor, paths: Sequence[Path], images: Sequence[bytes]
+) -> list[Extraction]:
+    """The extraction of each photograph; raises the first error, which names its file."""
+    return _without_errors(extractor.extract(images), paths)
+
+
+def sample_photographs(deployment: Deployment, paths: Sequence[Path]) -> list[Sample]:
+    """The sample of each photograph; raises the first error, which names its file."""
+    from engine.matching.sampling import take_samples
+
+    images = [read_photograph(path) for path in paths]
+    return _without_errors(take_samples(images, deployment.extractor, deployment.vault), paths)
+
+
+def require_probe(sample: Sample, path: Path) -> NDArray[np.float32]:
+    """The vector of a photograph that may be matched; `RequestError` says what is wrong with it."""
+    if not sample.is_usable or sample.vector is None:
+        found = ", ".join(sample.problems) or "NO_FACE"
+        raise RequestError(f"{path} cannot be matched ({found}): take another photograph")
+    return sample.vector
+
+
+def open_deployment(home: Path | None) -> Deployment:
+    """The deployment in a home folder, the current one or SOSIE_HOME."""
+    from serving.compose import Deployment
+    from serving.settings import find_cache, load_settings, require_home
+
+    folder = require_home(home)
+    return Deployment(folder, load_settings(folder), find_cache())
+
+
+def require_place(target: Path) -> None:
+    """Minutes of work, or an erasure, must not end in a file that cannot be written."""
+    folder = target.absolute().parent
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise RequestError(f"{target} cannot be written: name a file in a folder that can be")
+
+
+def name_actor() -> str:
+    """Who the audit chain says has done it: the account that runs the command."""
+    try:
+        return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:
+        return f"cli:{os.getuid()}"
+
+
+def name_error(error: ImageError, path: Path) -> ImageError:
+    """The same error, with the file that it speaks of."""
+    return type(error)(f"{path}: {error}")
+
+
+def _without_errors(found: Sequence[T | ImageError], paths: Sequence[Path]) -> list[T]:
+    kept = []
+    for one, path in zip(found, paths, strict=True):
+        if isinstance(one, ImageError):
+            raise name_error(one, path)
+        kept.append(one)
+    return kept
+
+
+def _read_json(source: str) -> dict[str, Any]:
+    try:
+        if source == "-":
+            text = sys.stdin.read(MAX_DOCUMENT_BYTES)
+        else:
+            with Path(source).open(encoding="utf-8") as file:
+                text = file.read(MAX_DOCUMENT_BYTES)
+        written = json.loads(text)
+    except OSError as error:
+        raise RequestError(f"{source} cannot be read: {error.strerror}") from None
+    except ValueError:
+        written = None
+    if not isinstance(written, dict):
+        raise RequestError(
+            f"{source} is not a JSON object: give keys as `sosie enroll --help` says"
+        )
+    return written

@@ -1,0 +1,87 @@
+"""The command `sosie`: puts the subjects together; each command imports what it needs itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.cli import (
+    accuracy,
+    bench,
+    deployment,
+    doctor,
+    enrollment,
+    faces,
+    gallery,
+    keys,
+    lines,
+    operators,
+)
+from serving.cli.faults import RootGroup
+from serving.cli.inputs import Globals
+
+SUBJECTS = (
+    faces,
+    enrollment,
+    lines,
+    gallery,
+    deployment,
+    doctor,
+    operators,
+    keys,
+    accuracy,
+    bench,
+)
+"""In the order in which the help lists them."""
+
+app = typer.Typer(
+    name="sosie",
+    cls=RootGroup,
+    help="One face, one identity: a live face against a document, and against every known face.",
+    epilog="Exit codes: 0 fine, 1 a negative answer, 2 bad input or usage, 3 internal error.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for subject in SUBJECTS:
+    subject.register(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"sosie {version('sosie')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The deployment's folder (default: SOSIE_HOME, or this folder)."
+        ),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version."),
+    ] = False,
+) -> None:
+    del debug, version  # the root group and the callback look at these
+    context.obj = Globals(home)
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The models that settings name: cards, extractor, calibration, thresholds. Needs no registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import CalibrationError
+from engine.faces.extractor import ExtractorConfig, digest_embedding, open_extractor
+from engine.matching.thresholds import Calibration, ThresholdRates, Thresholds
+from engine.models.catalog import ModelCard, builtin_card, load_card
+from engine.models.session import SessionOptions
+
+if TYPE_CHECKING:
+    from engine.faces.extractor import Extractor
+    from serving.settings import Settings
+
+
+def embedder_card(settings: Settings) -> ModelCard:
+    """The embedder's card: built-in by name, or a file of the operator's own."""
+    return _card(settings.models.embedder)
+
+
+def detector_card(settings: Settings) -> ModelCard:
+    """The detector's card, found in the same way."""
+    return _card(settings.models.detector)
+
+
+def model_digest(settings: Settings) -> str:
+    """What every reference of a deployment with these settings was made by."""
+    return digest_embedding(embedder_card(settings), settings.models.flip)
+
+
+def build_extractor(settings: Settings, cache: Path) -> Extractor:
+    """The extractor that these settings ask for."""
+    models = settings.models
+    return open_extractor(
+        cache,
+        config=ExtractorConfig(threads=models.threads),
+        session=SessionOptions(provider=models.provider, precision=models.precision),
+        embedder=embedder_card(settings),
+        detector=detector_card(settings),
+        flip=models.flip,
+    )
+
+
+def load_calibration(settings: Settings) -> Calibration:
+    """The calibration beside the embedder's card; `CalibrationError` where there is none."""
+    card = embedder_card(settings)
+    if card.calibration_path is None:
+        raise CalibrationError(
+            f"model {card.name} has no calibration: run `sosie calibrate` and name it in the card"
+        )
+    return Calibration.load(card.calibration_path, model_digest(settings))
+
+
+def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds:
+    """Scores for the false match rates of the settings."""
+    rates = settings.thresholds
+    return Thresholds.from_calibration(
+        calibration,
+        ThresholdRates(
+            verify=rates.verify_fmr,
+            same_document=rates.same_document_fmr,
+            review=rates.review_fmr,
+            certain_margin=rates.certain_margin,
+        ),
+    )
+
+
+def _card(name: str) -> ModelCard:
+    is_file = name.endswith(".toml") or "/" in name
+    return load_card(Path(name)) if is_file else builtin_card(name)

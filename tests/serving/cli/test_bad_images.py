@@ -1,0 +1,122 @@
+"""Files that are no photograph: one line, exit code 2, and nothing is changed."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+
+def _write_huge(path: Path) -> None:
+    """A PNG that promises 60,000 x 60,000 pixels and holds none."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", header), (b"IDAT", b"\0"))
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+def _write_frames(path: Path, kind: str) -> None:
+    frames = [Image.new("RGB", (64, 64), (shade, 0, 0)) for shade in (0, 200)]
+    frames[0].save(path, format=kind, save_all=True, append_images=frames[1:])
+
+
+@pytest.fixture
+def bad_image(request: pytest.FixtureRequest, photographs: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "bad.jpg"
+    whole = photographs.live.read_bytes()
+    match request.param:
+        case "truncated":
+            path.write_bytes(whole[: len(whole) // 2])
+        case "empty":
+            path.write_bytes(b"")
+        case "huge":
+            _write_huge(path)
+        case "too-many-bytes":
+            path.write_bytes(whole + bytes(9 * 2**20))
+        case "animated-webp":
+            _write_frames(path, "WEBP")
+        case "animated-png":
+            _write_frames(path, "PNG")
+        case "gif":
+            _write_frames(path, "GIF")
+        case "text":
+            path.write_text("Aileen Probe 110105199003071239")
+        case "folder":
+            path.mkdir()
+        case "missing":
+            pass
+    return path
+
+
+WORDS = {
+    "truncated": ("truncated",),
+    "empty": ("empty",),
+    "huge": ("60000 x 60000", "25 megapixels"),
+    "too-many-bytes": ("too large", "8 MiB"),
+    "animated-webp": ("animated",),
+    "animated-png": ("animated",),
+    "gif": ("JPEG, PNG or WebP",),
+    "text": ("JPEG, PNG or WebP",),
+    "folder": ("cannot be read",),
+    "missing": ("cannot be read",),
+}
+
+
+@pytest.mark.parametrize(
+    ("bad_image", "kind"), [(one, one) for one in WORDS], indirect=["bad_image"]
+)
+def test_verify_refuses_it_and_names_the_file(
+    bad_image: Path, kind: str, sosie: Any, photographs: Any, assert_refused: Any
+) -> None:
+    outcome = sosie("verify", photographs.live, bad_image)
+    assert_refused(outcome, "bad.jpg", *WORDS[kind])
+    assert "Aileen" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("bad_image", "kind"),
+    [(one, one) for one in ("truncated", "huge", "text", "missing")],
+    indirect=["bad_image"],
+)
+def test_enroll_refuses_it_and_changes_nothing(
+    bad_image: Path,
+    kind: str,
+    home: Path,
+    sosie: Any,
+    photographs: Any,
+    request_of: Any,
+    assert_refused: Any,
+    contents: Any,
+) -> None:
+    before = contents(home)
+    assert_refused(sosie(*request_of(home, photographs, portrait=bad_image)), *WORDS[kind])
+    assert contents(home) == before
+
+
+@pytest.mark.parametrize("bad_image", ["truncated"], indirect=True)
+def test_with_json_the_error_is_the_document(bad_image: Path, sosie: Any, photographs: Any) -> None:
+    outcome = sosie("verify", bad_image, photographs.live, "--json")
+    assert (outcome.code, outcome.err) == (2, "")
+    assert outcome.json["error"]["code"] == "IMAGE.DAMAGED"
+    assert "bad.jpg" in outcome.json["error"]["message"]
+
+
+@pytest.mark.parametrize("command", ["search", "watch", "lines"])
+def test_a_face_that_cannot_be_matched_is_not_silently_nobody(
+    command: str, full_home: Path, sosie: Any, photographs: Any, assert_refused: Any, contents: Any
+) -> None:
+    before = contents(full_home)
+    arguments = {
+        "search": ["search", photographs.faceless],
+        "watch": ["watch", "add", photographs.faceless, "--reason", "seen twice"],
+        "lines": ["lines", "--live", photographs.faceless, "--document-type", "cn-ric",
+                  "--document-number", "110105199003071239"],
+    }[command]  # fmt: skip
+    assert_refused(sosie(*arguments, "--home", full_home), "NO_FACE")
+    assert contents(full_home) == before

@@ -1,0 +1,39 @@
+"""`sosie bench` runs the suites in a process of their own and passes on what they say."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def test_options_and_output_of_a_suite_pass_through(start: Start) -> None:
+    direct = start("extract", "--help", module="bench").communicate()
+    process = start("bench", "extract", "--", "--help")
+    assert process.communicate() == direct
+    assert process.returncode == 0
+    assert "--quick" in direct[0]
+
+
+def test_the_exit_code_of_a_suite_is_the_commands(start: Start) -> None:
+    process = start("bench", "no-such-suite", "--json")
+    out, _ = process.communicate()
+    assert process.returncode == 2
+    assert "no-such-suite" in out
+
+
+def test_nothing_tunes_the_blas_of_a_benchmark(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = "print(sorted({'OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE', 'OTHER'} & set(os.environ)))"
+    (tmp_path / "bench.py").write_text(f"import os, sys\n{shown}\nsys.exit(7)\n")
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OTHER"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = start("bench", "extract")
+    assert process.communicate() == ("['OTHER']\n", "")
+    assert process.returncode == 7

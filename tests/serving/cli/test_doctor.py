@@ -1,0 +1,85 @@
+"""`sosie doctor`: what is well, what is not, and what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.compose import Deployment
+from serving.settings import load_settings
+
+
+def states(outcome: Any) -> dict[str, str]:
+    return {check["subject"]: check["state"] for check in outcome.json["checks"]}
+
+
+def test_a_sound_deployment_is_well(full_home: Path, sosie: Any) -> None:
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert (outcome.code, outcome.json["ok"]) == (0, True)
+    found = states(outcome)
+    assert set(found) >= {
+        "python", "cpu", "memory", "packages", "runtime", "cache", "detector", "embedder",
+        "calibration", "key ring", "registry", "gallery", "snapshot", "audit chain",
+    }  # fmt: skip
+    assert all(state != "broken" for state in found.values())
+    assert len(sosie("doctor", "--home", full_home).out.splitlines()) == len(found)
+
+
+def test_without_a_home_the_machine_and_the_models_are_examined(
+    sosie: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = sosie("doctor", "--json")
+    assert outcome.code == 0
+    assert states(outcome)["deployment"] == "warning"
+    assert states(outcome)["embedder"] == "ok"
+
+
+def test_a_key_ring_that_others_can_read_is_broken(full_home: Path, sosie: Any) -> None:
+    (full_home / "keyring.json").chmod(0o640)
+    outcome = sosie("doctor", "--home", full_home)
+    assert outcome.code == 1
+    assert "chmod 600" in outcome.out
+
+
+def test_an_altered_registry_is_broken(full_home: Path, sosie: Any) -> None:
+    with sqlite3.connect(full_home / "registry.sqlite") as database:
+        database.execute("DELETE FROM audit WHERE number = 2")
+    database.close()
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert outcome.code == 1
+    assert states(outcome)["audit chain"] == "broken"
+
+
+def test_a_template_that_was_altered_is_broken(full_home: Path, sosie: Any) -> None:
+    with sqlite3.connect(full_home / "registry.sqlite") as database:
+        database.execute("UPDATE \"references\" SET template = template || x'00'")
+    database.close()
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert outcome.code == 1
+    assert states(outcome)["gallery"] == "broken"
+    assert states(outcome)["audit chain"] == "ok"
+
+
+def test_a_damaged_snapshot_is_a_warning_and_harms_nothing(
+    full_home: Path, sosie: Any, photographs: Any, tmp_path: Path
+) -> None:
+    with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
+        deployment.save_snapshot()
+    for data in (full_home / "gallery").glob("data-*"):
+        data.write_bytes(data.read_bytes()[:-1])
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert outcome.code == 0
+    assert states(outcome)["snapshot"] == "warning"
+    assert states(outcome)["gallery"] == "ok"
+    assert sosie("search", photographs.later, "--home", full_home).code == 0
+
+
+def test_a_cache_that_cannot_be_made_is_broken(sosie: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    outcome = sosie("doctor", "--json", env={"SOSIE_CACHE": str(tmp_path / "file" / "cache")})
+    assert outcome.code == 1
+    assert states(outcome)["cache"] == "broken"

@@ -1,0 +1,209 @@
+"""`sosie enroll` and `show`: decisions and their records."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
+NAME, MSISDN, OTHER_MSISDN = "Aileen Probe", "+8613800138000", "+8613800138001"
+
+
+def test_an_honest_subscriber_is_approved(enrolled: dict[str, Any]) -> None:
+    assert enrolled["decision"] == "approved"
+    assert enrolled["reasons"] == []
+    assert enrolled["duplicate_search"]["ran"] is True
+    assert enrolled["scores"]["live_portrait"] > enrolled["thresholds"]["verify"]
+    assert enrolled["is_repeated"] is False
+    assert enrolled["idempotency_key"]
+
+
+def test_one_face_under_another_document_is_caught(
+    full_home: Path, enrolled: dict[str, Any], sosie: Any, photographs: Any, request_of: Any
+) -> None:
+    request = request_of(full_home, photographs, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN)
+    outcome = sosie(*request, "--json")
+    assert outcome.code == 1
+    assert outcome.json["decision"] == "rejected"
+    assert [one["reason"] for one in outcome.json["reasons"]] == ["DUPLICATE_IDENTITY"]
+    candidates = outcome.json["duplicate_search"]["candidates"]
+    assert [one["document_id"] for one in candidates] == [enrolled["document_id"]]
+    assert outcome.json["cases"][0]["kind"] == "duplicate_identity"
+
+
+def test_a_returning_subscriber_is_approved_and_a_stolen_document_is_not(
+    full_home: Path, sosie: Any, photographs: Any, request_of: Any
+) -> None:
+    returning = request_of(full_home, photographs, live=photographs.later, msisdn=OTHER_MSISDN)
+    outcome = sosie(*returning, "--json")
+    assert outcome.code == 0
+    assert outcome.json["scores"]["holder"] > outcome.json["thresholds"]["same_document"]
+    thief = {"live": photographs.stranger, "portrait": photographs.stranger_again}
+    outcome = sosie(*request_of(full_home, photographs, **thief, msisdn="+8613800138002"), "--json")
+    assert outcome.code == 1
+    reasons = [one["reason"] for one in outcome.json["reasons"]]
+    assert reasons == ["DOCUMENT_HELD_BY_ANOTHER_FACE"]
+
+
+def test_what_is_wrong_with_a_photograph_is_an_answer_that_names_it(
+    home: Path, sosie: Any, photographs: Any, request_of: Any
+) -> None:
+    outcome = sosie(*request_of(home, photographs, live=photographs.faceless))
+    assert outcome.code == 1
+    assert "NO_FACE (live)" in outcome.out
+    assert "No duplicate search ran." in outcome.out
+
+
+def test_a_wrong_check_digit_is_an_answer(
+    home: Path, sosie: Any, photographs: Any, request_of: Any
+) -> None:
+    outcome = sosie(*request_of(home, photographs, document_number="110105199003071238"), "--json")
+    assert outcome.code == 1
+    assert [one["reason"] for one in outcome.json["reasons"]] == ["DOCUMENT_INVALID"]
+
+
+def test_the_same_key_and_request_gives_the_stored_answer(
+    home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+) -> None:
+    request = request_of(home, photographs, idempotency_key="k-1")
+    first, second = (sosie(*request, "--json").json for _ in range(2))
+    assert (first["is_repeated"], second["is_repeated"]) == (False, True)
+    assert second["enrollment_id"] == first["enrollment_id"]
+    another = request_of(home, photographs, idempotency_key="k-1", msisdn=OTHER_MSISDN)
+    assert_refused(sosie(*another), "Idempotency-Key", "fresh key")
+
+
+@pytest.mark.parametrize("from_standard_input", [True, False])
+def test_a_document_can_be_kept_off_the_command_line(
+    from_standard_input: bool,
+    home: Path,
+    sosie: Any,
+    photographs: Any,
+    request_of: Any,
+    tmp_path: Path,
+) -> None:
+    written = json.dumps({"type": "cn-ric", "number": NUMBER, "name": NAME, "msisdn": MSISDN})
+    source = tmp_path / "document.json"
+    source.write_text(written)
+    given: dict[str, Any] = dict.fromkeys(("document_type", "document_number", "name", "msisdn"))
+    request = request_of(
+        home, photographs, **given, document="-" if from_standard_input else source
+    )
+    outcome = sosie(*request, given=written)
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"document_type": "xx-none"}, "use one of cn-ric"),
+        ({"document_type": None}, "--document-type"),
+        ({"document_number": None}, "--document-number"),
+        ({"name": None}, "--name"),
+        ({"name": "..."}, "as it stands on the document"),
+        ({"msisdn": "12345"}, "+<country><number>"),
+        ({"msisdn": None}, "--msisdn"),
+        ({"expires_on": "31.01.2031"}, "2031-01-31"),
+        ({"captured_at": "noon"}, "2026-01-31T12:00:00Z"),
+        ({"captured_at": "2026-01-31T12:00:00"}, "time zone"),
+        ({"outlet": "nowhere"}, "check --outlet"),
+        ({"carrier": "red"}, "check --outlet and --carrier"),
+        ({"document": "missing.json"}, "missing.json"),
+    ],
+)
+def test_a_request_that_cannot_be_judged_is_refused_and_stores_nothing(
+    changes: dict[str, Any],
+    advice: str,
+    home: Path,
+    sosie: Any,
+    photographs: Any,
+    request_of: Any,
+    assert_refused: Any,
+) -> None:
+    outcome = sosie(*request_of(home, photographs, **changes))
+    assert_refused(outcome, advice)
+    assert NUMBER not in outcome.err
+    assert NAME not in outcome.err
+    with sqlite3.connect(home / "registry.sqlite") as database:
+        counts = [
+            database.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0]
+            for table in ("enrollments", "documents", "idempotency", "references")
+        ]
+    database.close()
+    assert counts == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("text", ["[]", '{"number": 7}', '{"numbr": "7"}', "no json"])
+def test_a_document_file_that_is_not_one_is_refused(
+    text: str, home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+) -> None:
+    request = request_of(home, photographs, document="-", document_number=None)
+    assert_refused(sosie(*request, given=text))
+
+
+def test_a_closed_outlet_enrolls_nobody(
+    home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+) -> None:
+    assert sosie("outlet", "close", "b1", "--home", home).code == 0
+    assert_refused(sosie(*request_of(home, photographs)), "closed")
+
+
+def test_a_blocked_document_and_a_watched_face_are_met_again(
+    full_home: Path, sosie: Any, photographs: Any, request_of: Any
+) -> None:
+    document = ("--document-type", "cn-ric", "--document-number", NUMBER, "--home", full_home)
+    assert sosie("block", *document).code == 0
+    refused = sosie(*request_of(full_home, photographs, msisdn=OTHER_MSISDN), "--json")
+    assert [one["reason"] for one in refused.json["reasons"]] == ["DOCUMENT_BLOCKED"]
+    watch = ("watch", "add", photographs.stranger, "--reason", "a case", "--home", full_home)
+    assert sosie(*watch, "--json").json == {"watch_id": 1}
+    stranger = {"live": photographs.stranger, "portrait": photographs.stranger_again}
+    request = request_of(
+        full_home, photographs, **stranger, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN
+    )
+    met = sosie(*request, "--json")
+    assert met.code == 1
+    assert met.json["decision"] == "review"
+    assert [one["reason"] for one in met.json["reasons"]] == ["WATCHLISTED"]
+
+
+def test_show_has_the_evidence_and_no_name_or_number(
+    full_home: Path, enrolled: dict[str, Any], sosie: Any
+) -> None:
+    outcome = sosie("show", enrolled["enrollment_id"], "--home", full_home, "--json")
+    assert outcome.code == 0
+    assert outcome.json["decision"] == "approved"
+    assert outcome.json["evidence"]["inputs"]["live_portrait_score"] > 0.9
+    for secret in (NAME, NUMBER, MSISDN[1:]):
+        assert secret not in outcome.out
+
+
+def test_a_decision_replays_from_its_record(
+    full_home: Path, enrolled: dict[str, Any], sosie: Any
+) -> None:
+    command = ("show", enrolled["enrollment_id"], "--replay", "--home", full_home)
+    outcome = sosie(*command, "--json")
+    assert outcome.code == 0
+    assert outcome.json["replay"]["agrees"] is True
+    assert "the same decision" in sosie(*command).out
+
+
+def test_a_record_that_was_altered_does_not_replay(
+    full_home: Path, enrolled: dict[str, Any], sosie: Any
+) -> None:
+    with sqlite3.connect(full_home / "registry.sqlite") as database:
+        database.execute("UPDATE enrollments SET decision = 'rejected'")
+    database.close()
+    command = ("show", enrolled["enrollment_id"], "--replay", "--home", full_home)
+    assert sosie(*command, "--json").json["replay"]["agrees"] is False
+    outcome = sosie(*command)
+    assert outcome.code == 1
+    assert "decides approved" in outcome.out
+
+
+def test_an_unknown_enrollment_is_refused(home: Path, sosie: Any, assert_refused: Any) -> None:
+    assert_refused(sosie("show", "no-such-id", "--home", home), "no enrollment has this id")

@@ -1,0 +1,178 @@
+"""`sosie verify` and `sosie extract`, which need no deployment."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def test_two_photographs_of_one_person_match(sosie: Any, photographs: Any) -> None:
+    outcome = sosie("verify", photographs.live, photographs.portrait, "--json")
+    answer = outcome.json
+    assert (outcome.code, outcome.err) == (0, "")
+    assert answer["match"] is True
+    assert answer["score"] >= answer["threshold"]
+    assert answer["fmr"] == 1e-4
+    assert answer["problems"] == {"a": [], "b": []}
+    assert answer["quality"]["a"]["inter_eye_px"] == pytest.approx(43.8, abs=1)
+
+
+def test_beyond_the_data_the_rate_at_the_score_is_only_a_bound(
+    sosie: Any, photographs: Any
+) -> None:
+    rate = sosie("verify", photographs.live, photographs.portrait, "--json").json["fmr_at_score"]
+    assert rate["is_bound"] is True
+    assert 0 < rate["value"] < 1e-4
+
+
+def test_two_people_do_not_match(sosie: Any, photographs: Any) -> None:
+    outcome = sosie("verify", photographs.live, photographs.stranger, "--json")
+    assert outcome.code == 1
+    assert outcome.json["match"] is False
+    assert outcome.json["score"] < outcome.json["threshold"]
+
+
+def test_a_rarer_false_match_costs_a_higher_threshold(sosie: Any, photographs: Any) -> None:
+    pair = (photographs.live, photographs.portrait)
+    usual = sosie("verify", *pair, "--json").json
+    strict = sosie("verify", *pair, "--fmr", "1e-6", "--json").json
+    assert strict["fmr"] == 1e-6
+    assert strict["threshold"] > usual["threshold"]
+
+
+def test_a_rate_that_the_data_cannot_support_is_refused_by_name(
+    sosie: Any, photographs: Any, assert_refused: Any
+) -> None:
+    outcome = sosie("verify", photographs.live, photographs.portrait, "--fmr", "1e-12")
+    assert_refused(outcome, "1e-12", "not supported")
+
+
+def test_a_photograph_without_a_face_is_an_answer(sosie: Any, photographs: Any) -> None:
+    outcome = sosie("verify", photographs.live, photographs.faceless, "--json")
+    assert outcome.code == 1
+    assert (outcome.json["score"], outcome.json["match"]) == (None, False)
+    assert outcome.json["problems"]["b"] == ["NO_FACE"]
+    assert outcome.json["quality"]["b"] is None
+
+
+def test_a_photograph_that_is_not_fit_never_matches(
+    sosie: Any, photographs: Any, astronaut: Image.Image, tmp_path: Path
+) -> None:
+    small = tmp_path / "small.png"
+    astronaut.resize((200, 200)).save(small)
+    outcome = sosie("verify", photographs.live, small, "--json")
+    assert outcome.code == 1
+    assert outcome.json["score"] > outcome.json["threshold"]
+    assert outcome.json["match"] is False
+    assert outcome.json["problems"]["b"] == ["FACE_TOO_SMALL"]
+
+
+def test_what_people_read_has_verdict_score_and_rate(sosie: Any, photographs: Any) -> None:
+    outcome = sosie("verify", photographs.live, photographs.portrait)
+    assert outcome.out.startswith("match  score 0.")
+    assert "FMR" in outcome.out
+    assert "\x1b" not in outcome.out
+
+
+def test_stored_lying_or_mirrored_or_oddly_a_photograph_gives_the_same_face(
+    sosie: Any, astronaut: Image.Image, tmp_path: Path
+) -> None:
+    upright, target = tmp_path / "upright.png", tmp_path / "vectors.npz"
+    astronaut.save(upright)
+    odd = [*_store_lying(astronaut, tmp_path), *_store_oddly(astronaut, tmp_path)]
+    outcome = sosie("extract", upright, *odd, "--vectors", target)
+    assert outcome.code == 0, outcome
+    with np.load(target) as stored:
+        vectors = stored["vectors"]
+    assert len(vectors) == 1 + 7 + 3
+    assert (vectors @ vectors[0] > 0.999).all()
+
+
+def test_grey_and_16_bit_photographs_are_read(
+    sosie: Any, photographs: Any, astronaut: Image.Image, tmp_path: Path
+) -> None:
+    grey = tmp_path / "grey.png"
+    Image.fromarray(np.asarray(astronaut.convert("L")).astype(np.uint16) * 257).save(grey)
+    outcome = sosie("verify", photographs.live, grey, "--json")
+    assert outcome.code == 0
+    assert outcome.json["score"] > 0.9
+
+
+def _store_lying(picture: Image.Image, folder: Path) -> list[Path]:
+    """A file for each EXIF orientation but the first, all upright when it is honoured."""
+    lay = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = []
+    for orientation, move in lay.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored.append(folder / f"orientation-{orientation}.jpg")
+        picture.transpose(move).save(stored[-1], quality=100, subsampling=0, exif=exif)
+    return stored
+
+
+def _store_oddly(picture: Image.Image, folder: Path) -> list[Path]:
+    cmyk, trailing, misnamed = (folder / name for name in ("cmyk.jpg", "trailing.jpg", "png.jpg"))
+    picture.convert("CMYK").save(cmyk, quality=100)
+    picture.save(trailing, quality=100, subsampling=0)
+    trailing.write_bytes(trailing.read_bytes() + b"\0video" * 1000)
+    picture.save(misnamed, format="PNG")
+    return [cmyk, trailing, misnamed]
+
+
+def test_extract_measures_every_photograph_and_shows_no_vector(
+    sosie: Any, photographs: Any
+) -> None:
+    outcome = sosie("extract", photographs.live, photographs.portrait, "--json")
+    assert outcome.code == 0
+    first, second = outcome.json["images"]
+    assert first["image"] == str(photographs.live)
+    assert first["size_px"] == [512, 512]
+    assert set(first["stages_ms"]) == {"decode", "detect", "align", "quality", "embed"}
+    assert second["quality"]["exposure"] < first["quality"]["exposure"]
+    assert set(first) == {"image", "problems", "quality", "box_px", "size_px", "stages_ms"}
+
+
+def test_extract_says_1_for_a_photograph_that_is_not_fit(sosie: Any, photographs: Any) -> None:
+    outcome = sosie("extract", photographs.live, photographs.faceless)
+    assert outcome.code == 1
+    assert "NO_FACE" in outcome.out
+
+
+def test_extract_looks_at_the_others_when_one_is_no_image(
+    sosie: Any, photographs: Any, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "notes.txt"
+    wrong.write_text("no picture")
+    outcome = sosie("extract", wrong, tmp_path / "missing.jpg", photographs.live, "--json")
+    assert outcome.code == 2
+    assert outcome.json["error"]["code"] == "IMAGE.UNSUPPORTED"
+    assert outcome.json["images"][1]["error"]["code"] == "REQUEST.INVALID"
+    assert outcome.json["images"][2]["problems"] == []
+
+
+def test_vectors_are_written_only_when_asked_and_only_for_their_owner(
+    sosie: Any, photographs: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    target = tmp_path / "vectors.npz"
+    arguments = ("extract", photographs.live, photographs.later, "--vectors", target)
+    assert sosie(*arguments).code == 0
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    with np.load(target) as stored:
+        vectors = stored["vectors"]
+        assert list(stored["images"]) == [str(photographs.live), str(photographs.later)]
+    assert vectors.shape == (2, 128)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert "File exists" in sosie(*arguments).err

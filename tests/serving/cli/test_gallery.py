@@ -1,0 +1,196 @@
+"""`sosie search` and `erase`; and a second writer, which must stay out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.compose import Deployment
+from serving.settings import load_settings
+
+DOCUMENT = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
+
+HOLD = """
+import sys
+from pathlib import Path
+from serving.compose import Deployment
+from serving.settings import load_settings
+home = Path(sys.argv[1])
+with Deployment(home, load_settings(home), Path(sys.argv[2])) as deployment:
+    writer = deployment.store.writer()
+    print("held", flush=True)
+    sys.stdin.read()
+    writer.close()
+"""
+
+
+@pytest.fixture
+def held_home(full_home: Path, tmp_path: Path) -> Iterator[Path]:
+    """The home, while another process holds the writer's lease."""
+    command = [sys.executable, "-c", HOLD, str(full_home), str(tmp_path / "cache")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield full_home
+        process.communicate("")
+
+
+def open_home(home: Path, tmp_path: Path) -> Deployment:
+    return Deployment(home, load_settings(home), tmp_path / "cache")
+
+
+def test_a_known_face_is_found_with_its_document(
+    full_home: Path, enrolled: dict[str, Any], sosie: Any, photographs: Any
+) -> None:
+    outcome = sosie("search", photographs.later, "--home", full_home, "--json")
+    assert outcome.code == 0
+    answer = outcome.json
+    assert [one["document_id"] for one in answer["candidates"]] == [enrolled["document_id"]]
+    assert (answer["searched"], answer["gallery_sequence"], answer["found"]) == (1, 1, 1)
+    assert 0 < answer["expected_false_candidates"]["value"] < 1e-4
+    assert enrolled["document_id"] in sosie("search", photographs.later, "--home", full_home).out
+
+
+def test_a_stranger_is_nobody_and_the_answer_says_what_was_searched(
+    full_home: Path, sosie: Any, photographs: Any
+) -> None:
+    outcome = sosie("search", photographs.stranger, "--home", full_home)
+    assert outcome.code == 1
+    assert "Nobody at or above" in outcome.out
+    assert "1 references searched" in outcome.out
+    lowest = sosie("search", photographs.stranger, "--threshold", "-1", "--home", full_home)
+    assert lowest.code == 0
+
+
+def test_the_threshold_is_given_or_follows_a_rate(
+    full_home: Path, sosie: Any, photographs: Any, assert_refused: Any
+) -> None:
+    command = ("search", photographs.later, "--home", full_home)
+    loose = sosie(*command, "--fmr", "1e-2", "--json").json
+    strict = sosie(*command, "--fmr", "1e-5", "--json").json
+    assert loose["threshold"] < strict["threshold"]
+    assert (
+        loose["expected_false_candidates"]["value"] > strict["expected_false_candidates"]["value"]
+    )
+    assert_refused(sosie(*command, "--fmr", "1e-2", "--threshold", "0.5"), "--threshold or --fmr")
+    assert_refused(sosie(*command, "--fmr", "1e-11"), "not supported")
+
+
+def test_an_empty_gallery_is_searched_and_says_so(home: Path, sosie: Any, photographs: Any) -> None:
+    outcome = sosie("search", photographs.live, "--home", home, "--json")
+    assert outcome.code == 1
+    assert (outcome.json["searched"], outcome.json["candidates"]) == (0, [])
+
+
+def test_a_second_writer_stays_out_while_searches_go_on(
+    held_home: Path,
+    sosie: Any,
+    photographs: Any,
+    request_of: Any,
+    assert_refused: Any,
+    contents: Any,
+) -> None:
+    before = contents(held_home)
+    request = request_of(held_home, photographs, msisdn="+8613800138001")
+    assert_refused(sosie(*request), "another process", "stop it first")
+    assert sosie(*request, "--json").json["error"]["code"] == "REGISTRY.WRITER_BUSY"
+    assert_refused(sosie("erase", *DOCUMENT, "--yes", "--home", held_home), "another process")
+    assert_refused(sosie("keys", "rotate", "--home", held_home), "another process")
+    assert sosie("search", photographs.later, "--home", held_home).code == 0
+    assert sosie("audit", "verify", "--home", held_home).code == 0
+    assert contents(held_home) == before
+
+
+def test_an_erased_holder_is_found_no_more_and_the_certificate_says_so(
+    full_home: Path, enrolled: dict[str, Any], sosie: Any, photographs: Any, tmp_path: Path,
+    assert_refused: Any,
+) -> None:  # fmt: skip
+    target = tmp_path / "certificate.json"
+    command = ("erase", *DOCUMENT, "--yes", "--home", full_home)
+    outcome = sosie(*command, "--certificate", target, "--json")
+    assert outcome.code == 0
+    assert outcome.json == json.loads(target.read_text())
+    assert outcome.json["document_id"] == enrolled["document_id"]
+    assert (outcome.json["references"], outcome.json["lines"]) == (1, 1)
+    assert sosie("search", photographs.later, "--home", full_home).code == 1
+    assert_refused(sosie(*command), "nobody is enrolled")
+
+
+def test_an_erased_face_is_in_no_snapshot(full_home: Path, sosie: Any, tmp_path: Path) -> None:
+    with open_home(full_home, tmp_path) as deployment:
+        deployment.save_snapshot()
+        assert deployment.restored.replayed == 1
+    with open_home(full_home, tmp_path) as deployment:
+        assert (deployment.restored.loaded, deployment.restored.replayed) == (1, 0)
+    old = shutil.copytree(full_home / "gallery", tmp_path / "old")
+    assert sosie("erase", *DOCUMENT, "--yes", "--home", full_home).code == 0
+    kept = {path.name for path in (full_home / "gallery").iterdir()}
+    assert not kept & {path.name for path in old.glob("data-*")}
+    with open_home(full_home, tmp_path) as deployment:
+        assert (deployment.restored.loaded, deployment.restored.replayed) == (0, 0)
+        assert deployment.restored.fault is None
+
+
+def test_nothing_is_erased_without_being_confirmed(
+    full_home: Path, sosie: Any, assert_refused: Any, contents: Any
+) -> None:
+    before = contents(full_home)
+    assert_refused(sosie("erase", *DOCUMENT, "--home", full_home), "--yes")
+    assert contents(full_home) == before
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 1), ("y", 0, 0)])
+def test_a_person_at_a_terminal_is_asked(
+    answer: str,
+    code: int,
+    left: int,
+    full_home: Path,
+    tmp_path: Path,
+    environment: dict[str, str | None],
+) -> None:
+    person, terminal = os.openpty()
+    os.write(person, f"{answer}\n".encode())
+    variables = {name: value for name, value in {**os.environ, **environment}.items() if value}
+    command = [sys.executable, "-m", "serving.cli.main", "erase", *DOCUMENT, "--home", full_home]
+    done = subprocess.run(
+        command, stdin=terminal, capture_output=True, text=True, env=variables, check=False
+    )
+    os.close(person)
+    os.close(terminal)
+    assert done.returncode == code
+    assert "cannot be undone" in done.stderr
+    with open_home(full_home, tmp_path) as deployment:
+        assert deployment.store.counts()["live_references"] == left
+
+
+def test_an_erasure_that_finds_nobody_keeps_the_snapshot(
+    full_home: Path, sosie: Any, tmp_path: Path, assert_refused: Any, contents: Any
+) -> None:
+    with open_home(full_home, tmp_path) as deployment:
+        deployment.save_snapshot()
+    before = contents(full_home / "gallery")
+    unknown = ("--document-type", "cn-ric", "--document-number", "110105198503071257")
+    assert_refused(sosie("erase", *unknown, "--yes", "--home", full_home), "nobody is enrolled")
+    assert contents(full_home / "gallery") == before
+
+
+def test_the_snapshot_of_another_deployment_is_never_used(
+    full_home: Path, sosie: Any, tmp_path: Path, photographs: Any
+) -> None:
+    assert sosie("init", tmp_path / "other").code == 0
+    with open_home(tmp_path / "other", tmp_path) as deployment:
+        deployment.save_snapshot()
+    shutil.copytree(tmp_path / "other" / "gallery", full_home / "gallery")
+    assert sosie("search", photographs.later, "--home", full_home, "--json").json["found"] == 1
+    checks = sosie("doctor", "--home", full_home, "--json").json["checks"]
+    assert {one["subject"]: one["state"] for one in checks}["snapshot"] == "warning"

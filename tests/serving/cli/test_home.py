@@ -1,0 +1,193 @@
+"""Making a home, and everything that may not belong together in one."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_init_makes_a_home_that_only_its_owner_reads(
+    sosie: Any, tmp_path: Path, photographs: Any, request_of: Any
+) -> None:
+    home = tmp_path / "new" / "home"
+    outcome = sosie("init", home, "--carrier", "blue", "--outlet", "b1", "--json")
+    assert outcome.code == 0
+    assert outcome.json["key_ring"] == str(home / "keyring.json")
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert stat.S_IMODE((home / "keyring.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((home / "registry.sqlite").stat().st_mode) == 0o600
+    assert sosie(*request_of(home, photographs)).code == 0
+
+
+def test_init_says_what_losing_the_key_ring_means_and_what_to_do_next(
+    sosie: Any, tmp_path: Path
+) -> None:
+    out = sosie("init", tmp_path / "home").out
+    assert "keyring.json" in out
+    assert "loses" in out
+    assert "carrier add" in out
+    assert "outlet add" in out
+
+
+def test_a_home_is_never_made_twice(
+    home: Path, sosie: Any, assert_refused: Any, contents: Any
+) -> None:
+    before = contents(home)
+    assert_refused(sosie("init", home), "is a Sosie home already")
+    assert contents(home) == before
+
+
+def test_init_in_a_place_that_is_a_file_is_refused(
+    sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("mine")
+    assert_refused(sosie("init", place), "cannot be a folder")
+    assert place.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://host/base", "sqlite:////missing/folder/r.db", "postgresql+psycopg:///no?host=/x"],
+)
+def test_init_that_fails_leaves_no_home(
+    url: str, sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    home = tmp_path / "home"
+    assert_refused(sosie("init", home, "--registry-url", url))
+    assert not home.exists()
+
+
+def test_a_password_on_the_command_line_is_refused_and_not_repeated(
+    sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    url = "postgresql+psycopg://me:s3cret@host/base"
+    outcome = sosie("init", tmp_path / "home", "--registry-url", url)
+    assert_refused(outcome, "SOSIE_REGISTRY__URL")
+    assert "s3cret" not in outcome.err
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_chosen_registry_is_found_again(sosie: Any, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    url = f"sqlite:///{tmp_path}/elsewhere.db"
+    assert sosie("init", home, "--registry-url", url).code == 0
+    assert (tmp_path / "elsewhere.db").is_file()
+    assert not (home / "registry.sqlite").exists()
+    assert sosie("audit", "verify", "--home", home).code == 0
+
+
+def test_the_home_is_taken_from_option_environment_or_current_folder(
+    home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, assert_refused: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ("audit", "verify")
+    assert_refused(sosie(*command), "sosie init DIR", "SOSIE_HOME")
+    assert sosie("--home", home, *command).code == 0
+    assert sosie(*command, "--home", home).code == 0
+    assert sosie(*command, env={"SOSIE_HOME": str(home)}).code == 0
+    assert_refused(sosie(*command, "--home", tmp_path), "not a Sosie home")
+    monkeypatch.chdir(home)
+    assert sosie(*command).code == 0
+
+
+def test_a_carrier_or_outlet_that_is_there_already_is_refused(
+    home: Path, sosie: Any, assert_refused: Any, contents: Any
+) -> None:
+    before = contents(home)
+    assert_refused(sosie("carrier", "add", "blue", "--name", "B", "--home", home), "already")
+    assert_refused(sosie("outlet", "add", "b1", "--carrier", "blue", "--home", home), "already")
+    assert_refused(sosie("outlet", "add", "x1", "--carrier", "none", "--home", home), "carrier")
+    assert_refused(sosie("outlet", "close", "x1", "--home", home), "x1")
+    assert_refused(sosie("carrier", "add", " ", "--name", "B", "--home", home), "printable")
+    assert contents(home) == before
+
+
+@pytest.fixture
+def spoil(home: Path, sosie: Any, tmp_path: Path) -> Any:
+    """`spoil(kind)` makes the home one that must not be opened."""
+
+    def do(kind: str) -> None:
+        if kind in ("foreign-ring", "foreign-database"):
+            sosie("init", tmp_path / "other")
+            name = "keyring.json" if kind == "foreign-ring" else "registry.sqlite"
+            shutil.copy(tmp_path / "other" / name, home / name)
+        elif kind == "no-ring":
+            (home / "keyring.json").unlink()
+        elif kind == "open-ring":
+            (home / "keyring.json").chmod(0o644)
+        elif kind == "damaged-ring":
+            (home / "keyring.json").write_text('{"secret": "0123"}')
+        elif kind == "no-database":
+            (home / "registry.sqlite").unlink()
+        elif kind == "not-a-database":
+            (home / "registry.sqlite").write_bytes(b"no database" * 1000)
+        elif kind == "newer-schema":
+            with sqlite3.connect(home / "registry.sqlite") as database:
+                database.execute("UPDATE alembic_version SET version_num = '9999'")
+            database.close()
+        elif kind == "other-model":
+            (home / "sosie.toml").write_text("[models]\nflip = true\n")
+        elif kind == "bad-settings":
+            (home / "sosie.toml").write_text("[models]\nembeder = 'sface'\n")
+        else:
+            (home / "sosie.toml").write_text("models = [")
+
+    return do
+
+
+SPOILT = {
+    "foreign-ring": ("KEYRING.FOREIGN", "point both at the same deployment"),
+    "foreign-database": ("KEYRING.FOREIGN", "point both at the same deployment"),
+    "no-ring": ("KEYRING.MISSING", "put back"),
+    "open-ring": ("KEYRING.INVALID", "chmod 600"),
+    "damaged-ring": ("KEYRING.INVALID", "restore your backup"),
+    "no-database": ("REGISTRY.MISSING", "sosie init"),
+    "not-a-database": ("REGISTRY.UNUSABLE", "cannot be opened"),
+    "newer-schema": ("REGISTRY.SCHEMA", "newer than this version"),
+    "other-model": ("REGISTRY.MODEL", "use that model"),
+    "bad-settings": ("REQUEST.INVALID", "models.embeder"),
+    "no-toml": ("REQUEST.INVALID", "not TOML"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_what_does_not_belong_together_is_not_opened_and_not_changed(
+    kind: str,
+    home: Path,
+    spoil: Any,
+    sosie: Any,
+    photographs: Any,
+    request_of: Any,
+    assert_refused: Any,
+    contents: Any,
+) -> None:
+    spoil(kind)
+    before = contents(home)
+    code, advice = SPOILT[kind]
+    request = request_of(home, photographs)
+    assert_refused(sosie(*request), advice)
+    outcome = sosie(*request, "--json")
+    assert (outcome.code, outcome.err) == (2, "")
+    assert outcome.json["error"]["code"] == code
+    assert contents(home) == before
+
+
+def test_upgrade_of_a_registry_of_this_version_changes_nothing(
+    home: Path, sosie: Any, contents: Any
+) -> None:
+    before = contents(home)
+    assert sosie("upgrade", "--home", home, "--json").json == {"before": "0001", "after": "0001"}
+    assert contents(home) == before
+
+
+def test_upgrade_refuses_a_newer_schema(
+    home: Path, spoil: Any, sosie: Any, assert_refused: Any
+) -> None:
+    spoil("newer-schema")
+    assert_refused(sosie("upgrade", "--home", home), "install the version that made it")

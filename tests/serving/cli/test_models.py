@@ -1,0 +1,133 @@
+"""Models of the operator's own, and model files that are not what their card says."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.models.catalog import builtin_card, locate
+
+CARD = """
+name = "own"
+role = "embedder"
+source = "a test"
+licence = "Apache-2.0"
+sha256 = "{sha256}"
+dimension = 128
+calibration = "own.calibration.json"
+
+[file]
+path = "own.onnx"
+
+[input]
+width_px = 112
+height_px = 112
+channels = "rgb"
+"""
+
+
+@pytest.fixture
+def own_card(tmp_path: Path) -> Path:
+    """A bring-your-own card in a folder with its model file and calibration."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    sface = builtin_card("sface")
+    shutil.copy(locate(sface), folder / "own.onnx")
+    assert sface.calibration_path is not None
+    shutil.copy(sface.calibration_path, folder / "own.calibration.json")
+    (folder / "own.toml").write_text(CARD.format(sha256=sface.sha256))
+    return folder / "own.toml"
+
+
+def test_a_model_of_ones_own_is_one_more_file(
+    own_card: Path, sosie: Any, photographs: Any, tmp_path: Path, request_of: Any
+) -> None:
+    pair = ("verify", photographs.live, photographs.portrait, "--json")
+    own = sosie(*pair, env={"SOSIE_MODELS__EMBEDDER": str(own_card)})
+    assert own.code == 0
+    assert own.json["score"] == pytest.approx(sosie(*pair).json["score"], abs=1e-5)
+    home = tmp_path / "home"
+    made = sosie("init", home, "--embedder", own_card, "--carrier", "blue", "--outlet", "b1")
+    assert made.code == 0
+    assert sosie(*request_of(home, photographs)).code == 0
+
+
+def _truncate(card: Path) -> None:
+    model = card.with_name("own.onnx")
+    model.write_bytes(model.read_bytes()[:-100])
+
+
+def _flip_a_bit(card: Path) -> None:
+    model = card.with_name("own.onnx")
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+
+
+def _remove(card: Path) -> None:
+    card.with_name("own.onnx").unlink()
+
+
+def _misspell(card: Path) -> None:
+    card.write_text(card.read_text().replace("dimension", "dimesion"))
+
+
+def _lose_calibration(card: Path) -> None:
+    card.with_name("own.calibration.json").unlink()
+
+
+def _turn_channels(card: Path) -> None:
+    card.write_text(card.read_text().replace('"rgb"', '"bgr"'))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "advice"),
+    [
+        (_truncate, "MODEL.DAMAGED", "fetch the file again"),
+        (_flip_a_bit, "MODEL.DAMAGED", "SHA-256"),
+        (_remove, "MODEL.MISSING", "copy it there"),
+        (_misspell, "MODEL.CARD_INVALID", "dimesion"),
+        (_lose_calibration, "CALIBRATION.UNUSABLE", "no calibration"),
+        (_turn_channels, "CALIBRATION.UNUSABLE", "another model"),
+    ],
+)
+def test_a_model_that_is_not_what_its_card_says_is_refused_and_nothing_changes(
+    spoil: Callable[[Path], None],
+    code: str,
+    advice: str,
+    own_card: Path,
+    home: Path,
+    sosie: Any,
+    photographs: Any,
+    assert_refused: Any,
+    contents: Any,
+) -> None:
+    spoil(own_card)
+    before = contents(home)
+    env = {"SOSIE_MODELS__EMBEDDER": str(own_card)}
+    pair = ("verify", photographs.live, photographs.portrait, "--home", home)
+    assert_refused(sosie(*pair, env=env), advice)
+    assert sosie(*pair, "--json", env=env).json["error"]["code"] == code
+    assert sosie("doctor", env=env).code == 1
+    assert contents(home) == before
+
+
+def test_a_missing_card_is_refused_before_a_home_is_made(
+    sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    outcome = sosie("init", tmp_path / "home", "--embedder", tmp_path / "none.toml")
+    assert_refused(outcome, "none.toml")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_setting_of_the_environment_that_is_none_is_refused(
+    sosie: Any, photographs: Any, assert_refused: Any
+) -> None:
+    pair = ("verify", photographs.live, photographs.portrait)
+    assert_refused(sosie(*pair, env={"SOSIE_MODELS__PROVIDER": "abacus"}), "models.provider")
+    assert_refused(sosie(*pair, env={"SOSIE_MODELS": "no json"}), "SOSIE_")
+    assert_refused(sosie(*pair, env={"SOSIE_MODELS__PROVIDER": "tensorrt"}), "sosie[gpu]")

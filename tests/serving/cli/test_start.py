@@ -1,0 +1,143 @@
+"""How the command begins and ends: light, quiet, with the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HEAVY = ("numpy", "cv2", "onnx", "onnxruntime", "sqlalchemy", "faiss", "matplotlib", "pydantic")
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = f"""
+import json, sys
+from serving.cli.main import app
+try:
+    app(["--help"])
+except SystemExit:
+    print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "enroll" in done.stdout
+    assert json.loads(done.stderr) == []
+
+
+def test_verify_loads_no_database_and_no_index(photographs: Any, tmp_path: Path) -> None:
+    script = f"""
+import sys
+from serving.cli.main import app
+try:
+    app(["verify", {str(photographs.live)!r}, {str(photographs.portrait)!r}])
+except SystemExit as end:
+    print([name for name in ("sqlalchemy", "faiss", "matplotlib") if name in sys.modules])
+    raise
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "SOSIE_CACHE": str(tmp_path)},
+        cwd=tmp_path,
+    )
+    assert done.stdout.endswith("[]\n")
+
+
+def test_the_installed_command_tells_its_version() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("sosie"), "--version"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("sosie 0.")
+
+
+def test_a_command_without_arguments_shows_the_help(sosie: Any) -> None:
+    assert "enroll" in sosie().out
+    assert sosie().code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["bogus"], ["verify", "a.jpg"], ["search", "--top", "none", "a"], ["verify", "-z"]],
+)
+def test_wrong_usage_is_one_line_that_names_the_help(
+    arguments: list[str], sosie: Any, assert_refused: Any
+) -> None:
+    assert_refused(sosie(*arguments), "--help`")
+
+
+def test_wrong_usage_is_json_where_json_is_asked(sosie: Any) -> None:
+    outcome = sosie("verify", "a.jpg", "--json")
+    assert (outcome.code, outcome.err) == (2, "")
+    assert outcome.json["error"]["code"] == "USAGE"
+
+
+def test_a_group_without_a_command_shows_its_help(sosie: Any) -> None:
+    outcome = sosie("carrier")
+    assert outcome.code == 2
+    assert "add" in outcome.out
+    assert outcome.err.count("\n") == 1
+
+
+def test_an_unforeseen_error_shows_its_type_alone(
+    sosie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("Aileen Probe, 110105199003071239")
+
+    monkeypatch.setattr("serving.settings.find_home", fail)
+    outcome = sosie("doctor")
+    assert outcome.code == 3
+    assert outcome.err.count("\n") == 1
+    assert "ZeroDivisionError" in outcome.err
+    assert "Aileen" not in outcome.err + outcome.out
+    debugged = sosie("--debug", "doctor")
+    assert debugged.code == 3
+    assert "Traceback" in debugged.err
+
+
+def test_a_fault_in_another_process_has_exit_code_2_and_one_line(start: Start) -> None:
+    process = start("verify", "missing.jpg", "missing.jpg")
+    out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert err == "sosie: missing.jpg cannot be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["doctor"], ["doctor", "--json"], ["verify", "--json"]]
+)
+def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments: list[str], start: Start) -> None:
+    process = start(*arguments)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() in (1, 2)
+    process.stdout = None  # there is nothing left to collect
+
+
+def test_an_interrupt_ends_it_quietly_with_130(start: Start, tmp_path: Path) -> None:
+    waiting = tmp_path / "document.json"
+    os.mkfifo(waiting)
+    process = start(
+        "enroll", "--live", "a", "--portrait", "b", "--outlet", "c", "--document", waiting
+    )
+    # Opens only once the command has opened its side, and so is inside its own code.
+    with waiting.open("w"):
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (130, "", "")

@@ -1,0 +1,219 @@
+"""A deployment with one enrolled face, and photographs of it; copied for every test that asks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+from skimage import data
+from typer.testing import CliRunner
+
+NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
+NAME = "Aileen Probe"
+MSISDN, OTHER_MSISDN = "+8613800138000", "+8613800138001"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as the one JSON document that it must be."""
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Files: the astronaut three times, a stranger twice, a picture without a face."""
+
+    live: Path
+    portrait: Path
+    later: Path
+    stranger: Path
+    stranger_again: Path
+    faceless: Path
+
+
+Sosie = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Photographs:
+    folder = tmp_path_factory.mktemp("photographs")
+    names = ("live.jpg", "portrait.png", "later.jpg", "stranger.png", "again.png", "none.jpg")
+    made = Photographs(*(folder / name for name in names))
+    astronaut = Image.fromarray(data.astronaut())
+    astronaut.save(made.live, quality=92)
+    turned = ImageEnhance.Brightness(astronaut.rotate(3)).enhance(0.85)
+    turned.crop((60, 0, 400, 380)).save(made.portrait)
+    ImageOps.mirror(astronaut).save(made.later, quality=70)
+    face = Image.fromarray((data.lfw_subset()[0] * 255).astype("uint8")).resize((200, 200))
+    face.save(made.stranger)
+    ImageEnhance.Brightness(face).enhance(0.9).save(made.stranger_again)
+    Image.fromarray(data.coffee()).save(made.faceless)
+    return made
+
+
+@pytest.fixture
+def astronaut() -> Image.Image:
+    """The picture behind `photographs.live`."""
+    return Image.fromarray(data.astronaut())
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
+    """A cache of the tests' own, and no variable of the machine's that Sosie would read."""
+    foreign = {name: None for name in os.environ if name.startswith("SOSIE_")}
+    return {**foreign, "SOSIE_CACHE": str(tmp_path_factory.mktemp("cache")), "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="session")
+def sosie(environment: dict[str, str | None]) -> Sosie:
+    """`sosie(*arguments, env={}, given="")` runs a command in this process."""
+    from serving.cli.main import app
+
+    def run(*arguments: object, env: dict[str, str] | None = None, given: str = "") -> Outcome:
+        result = CliRunner().invoke(
+            app, [str(one) for one in arguments], input=given, env={**environment, **(env or {})}
+        )
+        return Outcome(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def start(
+    environment: dict[str, str | None], tmp_path: Path
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`start(*arguments)` runs the command in another process, its output piped."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: object, module: str = "serving.cli.main") -> subprocess.Popen[str]:
+        variables = {**os.environ, **environment}
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={name: value for name, value in variables.items() if value is not None},
+            cwd=tmp_path,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def empty_home(sosie: Sosie, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Carriers blue and red with an outlet each, nobody enrolled; not to be changed."""
+    home = tmp_path_factory.mktemp("homes") / "empty"
+    assert sosie("init", home, "--carrier", "blue", "--outlet", "b1").code == 0
+    assert sosie("carrier", "add", "red", "--name", "Red", "--home", home).code == 0
+    assert sosie("outlet", "add", "r1", "--carrier", "red", "--home", home).code == 0
+    return home
+
+
+@pytest.fixture(scope="session")
+def enrolled_home(
+    sosie: Sosie, empty_home: Path, photographs: Photographs
+) -> tuple[Path, dict[str, Any]]:
+    """The same with the astronaut enrolled, and that answer; not to be changed."""
+    home = empty_home.with_name("enrolled")
+    shutil.copytree(empty_home, home)
+    outcome = sosie(*enrollment(home, photographs), "--json")
+    assert outcome.code == 0, outcome.err
+    return home, outcome.json
+
+
+@pytest.fixture
+def home(empty_home: Path, tmp_path: Path) -> Path:
+    """A copy of the empty deployment, for this test alone."""
+    return Path(shutil.copytree(empty_home, tmp_path / "home"))
+
+
+@pytest.fixture
+def full_home(enrolled_home: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy of the deployment with one person, for this test alone."""
+    return Path(shutil.copytree(enrolled_home[0], tmp_path / "full"))
+
+
+@pytest.fixture
+def enrolled(enrolled_home: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
+    """The answer that the astronaut's enrollment got."""
+    return enrolled_home[1]
+
+
+@pytest.fixture
+def request_of() -> Callable[..., list[object]]:
+    return enrollment
+
+
+def enrollment(home: Path, photographs: Photographs, **changes: object) -> list[object]:
+    """The arguments of an honest `sosie enroll`; anything can be given instead, `None` leaves out.
+
+    A keyword `document_number` is the option `--document-number`.
+    """
+    options: dict[str, object] = {
+        "home": home,
+        "live": photographs.live,
+        "portrait": photographs.portrait,
+        "document_type": "cn-ric",
+        "document_number": NUMBER,
+        "name": NAME,
+        "msisdn": MSISDN,
+        "outlet": "b1",
+    }
+    arguments: list[object] = ["enroll"]
+    for name, value in (options | changes).items():
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}", value]
+    return arguments
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """`contents(folder)`: every file below it but the lease, which names only a process."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.suffix != ".lease"
+        }
+
+    return read
+
+
+@pytest.fixture
+def assert_refused() -> Callable[..., None]:
+    """`assert_refused(outcome, code)`: exit 2, one line for people, nothing on standard output."""
+
+    def check(outcome: Outcome, *words: str) -> None:
+        assert outcome.code == 2, outcome
+        assert outcome.out == ""
+        assert outcome.err.startswith("sosie: ")
+        assert outcome.err.count("\n") == 1
+        assert outcome.err.endswith("\n")
+        for word in words:
+            assert word in outcome.err
+
+    return check

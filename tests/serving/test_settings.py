@@ -1,0 +1,102 @@
+"""Settings: one file, overridden by the environment; what is misspelt is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import RegistryMissing, RequestError
+from serving.settings import (
+    SETTINGS_FILE,
+    Settings,
+    benchmark_environment,
+    find_cache,
+    find_home,
+    load_settings,
+    write_settings,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SOSIE_HOME", "SOSIE_CACHE", "SOSIE_MODELS__EMBEDDER"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_file_written_without_choices_means_the_defaults(tmp_path: Path) -> None:
+    write_settings(tmp_path, {})
+    assert load_settings(tmp_path) == Settings() == load_settings(None)
+
+
+def test_chosen_settings_are_read_back_and_nothing_else_is_set(tmp_path: Path) -> None:
+    awkward = 'sqlite:////tmp/a "b" \\ ü.db'
+    write_settings(tmp_path, {"registry": {"url": awkward}, "models": {"flip": True, "threads": 3}})
+    found = load_settings(tmp_path)
+    assert found.registry.url.get_secret_value() == awkward
+    assert (found.models.flip, found.models.threads) == (True, 3)
+    assert found.thresholds == Settings().thresholds
+
+
+def test_the_environment_overrides_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_settings(tmp_path, {"models": {"threads": 3, "flip": True}})
+    monkeypatch.setenv("SOSIE_MODELS__THREADS", "5")
+    found = load_settings(tmp_path)
+    assert (found.models.threads, found.models.flip) == (5, True)
+
+
+def test_a_card_named_in_the_file_lies_in_the_home(tmp_path: Path) -> None:
+    write_settings(tmp_path, {"models": {"embedder": "cards/own.toml"}})
+    assert load_settings(tmp_path).models.embedder == str(tmp_path / "cards" / "own.toml")
+    assert load_settings(tmp_path).models.detector == "yunet"
+
+
+@pytest.mark.parametrize(
+    "text", ["[models]\nthread = 1\n", "[thresholds]\nverify_fmr = 0\n", "[nonsense]\n", "= ="]
+)
+def test_what_is_misspelt_or_out_of_range_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / SETTINGS_FILE).write_text(text)
+    with pytest.raises(RequestError, match=SETTINGS_FILE):
+        load_settings(tmp_path)
+
+
+def test_no_secret_shows_in_the_text_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOSIE_REGISTRY__URL", "postgresql+psycopg://me:s3cret@host/base")
+    settings = load_settings(None)
+    assert "s3cret" in settings.registry.url.get_secret_value()
+    assert "s3cret" not in repr(settings) + str(settings)
+
+
+def test_a_refused_setting_does_not_repeat_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOSIE_REGISTRY", "s3cret")
+    with pytest.raises(RequestError) as refused:
+        load_settings(None)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_the_home_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_home(None) is None
+    with pytest.raises(RegistryMissing, match="sosie init"):
+        find_home(tmp_path / "none")
+    write_settings(tmp_path, {})
+    assert find_home(None) == tmp_path
+    monkeypatch.setenv("SOSIE_HOME", str(tmp_path / "none"))
+    with pytest.raises(RegistryMissing):
+        find_home(None)
+
+
+def test_the_cache_can_be_put_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_cache().name == "sosie"
+    monkeypatch.setenv("SOSIE_CACHE", "/elsewhere")
+    assert find_cache() == Path("/elsewhere")
+
+
+def test_a_benchmarks_environment_is_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("OTHER", "kept")
+    found = benchmark_environment()
+    assert "OPENBLAS_CORETYPE" not in found
+    assert found["OTHER"] == "kept"
