@@ -20,6 +20,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from indexes import snapshot
 from serving.models import (
     build_extractor,
     build_thresholds,
@@ -115,21 +116,31 @@ class Deployment:
         return WatchList(self.vault.dim, self.store.watchlist())
 
     @cached_property
+    def judge(self) -> Judge:
+        return Judge(
+            store=self.store,
+            vault=self.vault,
+            gallery=self.restored.gallery,
+            watch=self.watchlist,
+            thresholds=self.thresholds,
+            authority=FormAuthority(),
+            model_digest=self.store.model_digest,
+            false_candidates=self.expect_false_candidates,
+        )
+
+    @cached_property
     def registrar(self) -> Registrar:
         """Takes the writer's lease; `WriterBusy` where another process has it."""
-        # The lease comes first: a gallery restored before it might miss another writer's last.
         writer = self.store.writer()
         try:
-            judge = Judge(
-                store=self.store,
-                vault=self.vault,
-                gallery=self.restored.gallery,
-                watch=self.watchlist,
-                thresholds=self.thresholds,
-                authority=FormAuthority(),
-                model_digest=self.store.model_digest,
-                false_candidates=self.expect_false_candidates,
-            )
+            # A gallery restored before the lease was taken might miss another writer's last.
+            if "restored" in self.__dict__ and self.restored.gallery.sequence != writer.sequence:
+                for part in ("restored", "watchlist", "judge"):
+                    self.__dict__.pop(part, None)
+            # A crash may have left a replaced snapshot's data, with people erased since.
+            if self.snapshot_folder.is_dir():
+                snapshot.sweep(self.snapshot_folder)
+            judge = self.judge
         except BaseException:
             writer.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,12 @@ class Rotation:
     resumed: bool
 
 
-def rotate_data_key(home: Path, settings: Settings, cache: Path) -> Rotation:
+def rotate_data_key(
+    home: Path,
+    settings: Settings,
+    cache: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> Rotation:
     """Rotates the data key, or goes on where an earlier rotation stopped; loses no value.
 
     `WriterBusy`, with nothing changed, where another process writes. Processes that have the
@@ -37,7 +43,7 @@ def rotate_data_key(home: Path, settings: Settings, cache: Path) -> Rotation:
             old.vault.ring.with_new_data_key().save(path)
     with Deployment(home, settings, cache) as deployment, deployment.store.writer() as writer:
         ring = deployment.vault.ring
-        resealed = reseal(writer)
+        resealed = reseal(writer, progress=progress)
         if deployment.snapshot_folder.exists():
             deployment.save_snapshot()
         retired = [key.version for key in ring.data[:-1]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.errors import RequestError, SosieError
+from engine.errors import RequestError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,14 +27,14 @@ LEAST_SHOWN = 1e-6
 def plot_det(evaluation: Evaluation, path: Path) -> None:
     """Write a PNG: the curve, its 95 % band and the points at FMR 1e-3 to 1e-6.
 
-    Raises `SosieError` without matplotlib, `RequestError` where there is no curve to draw.
+    Raises `RequestError` without matplotlib, or where there is no curve to draw.
     """
     if not evaluation.points:
         raise RequestError("no DET curve: too few pairs of strangers for a false match rate of 0.1")
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and optional
     except ImportError as error:
-        raise SosieError("a picture needs matplotlib: pip install 'sosie[bench]'") from error
+        raise RequestError("a picture needs matplotlib: pip install 'sosie[bench]'") from error
     figure = Figure(figsize=(8.4, 5.6), dpi=160, facecolor="white", layout="constrained")
     axes = figure.subplots()
     _draw_curve(axes, evaluation.points)

@@ -6,14 +6,16 @@ ring, `reseal` (again after any interruption), `retire`, save the ring that it r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Row,
     Select,
     Table,
+    and_,
     bindparam,
     func,
     literal,
@@ -31,16 +33,24 @@ from engine.registry.writer import Writer
 ROWS_PER_BATCH = 2_000
 
 
-def reseal(writer: Writer, rows_per_batch: int = ROWS_PER_BATCH) -> dict[str, int]:
+def reseal(
+    writer: Writer,
+    rows_per_batch: int = ROWS_PER_BATCH,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, int]:
     """Seals with the active data key whatever is sealed with another: rows by table.
 
-    Each batch is a fenced, audited transaction. A stop between or inside batches leaves every
-    value sealed with a key of the ring, and the next call goes on with the rows that are left.
+    `progress(done, total)` is told after each batch. Each batch is a fenced, audited transaction:
+    a stop between or inside batches leaves every value sealed with a key of the ring, and the
+    next call goes on with the rows that are left.
     """
     done = dict.fromkeys((table.name for table, _ in tables.SEALED), 0)
+    total = sum(_count_left(writer, column) for _, column in tables.SEALED)
     for table, column in tables.SEALED:
         for rows in _reseal_table(writer, table, column, rows_per_batch):
             done[table.name] += rows
+            if progress is not None:
+                progress(sum(done.values()), total)
     return done
 
 
@@ -83,13 +93,22 @@ def _reseal_table(writer: Writer, table: Table, column: Column[Any], limit: int)
 
 
 def _page(table: Table, column: Column[Any], vault: Vault, limit: int) -> Select[Any]:
-    active = key_header(vault.active_data_version)
     return (
         select(table.c.id, column.label("sealed"))
-        .where(column.is_not(None), _header_of(column) != active)
+        .where(_is_left(column, vault))
         .order_by(table.c.id)
         .limit(limit)
     )
+
+
+def _count_left(writer: Writer, column: Column[Any]) -> int:
+    query = select(func.count()).where(_is_left(column, writer.vault))
+    return int(writer.rows(query)[0][0])
+
+
+def _is_left(column: Column[Any], vault: Vault) -> ColumnElement[bool]:
+    active = key_header(vault.active_data_version)
+    return and_(column.is_not(None), _header_of(column) != active)
 
 
 def _seal_again(vault: Vault, place: str, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:

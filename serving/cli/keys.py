@@ -29,8 +29,8 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     from serving.settings import KEY_RING_FILE, find_cache, load_settings, require_home
 
     folder = require_home(home)
-    with show_progress("sealing anew", is_shown=not as_json):
-        done = rotate_data_key(folder, load_settings(folder), find_cache())
+    with show_progress("sealing anew", is_shown=not as_json) as report:
+        done = rotate_data_key(folder, load_settings(folder), find_cache(), report)
     if as_json:
         print_json(asdict(done))
         return

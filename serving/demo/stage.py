@@ -6,14 +6,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from engine.errors import ImageError, SosieError
 from engine.faces.extractor import StageTimes
-from engine.matching.documents import Document, FormAuthority
+from engine.matching.documents import Document
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest
@@ -136,15 +136,7 @@ def open_stage(settings: Settings, cache: Path) -> Iterator[Stage]:
         with Deployment(home, settings, cache) as deployment:
             deployment.store.add_carrier(Carrier(CARRIER, "Demo"), actor="demo")
             deployment.store.add_outlet(OUTLET, CARRIER, actor="demo")
-            judge = TimedJudge(
-                store=deployment.store,
-                vault=deployment.vault,
-                gallery=deployment.restored.gallery,
-                watch=deployment.watchlist,
-                thresholds=deployment.thresholds,
-                authority=FormAuthority(),
-                model_digest=deployment.store.model_digest,
-                false_candidates=deployment.expect_false_candidates,
-            )
+            parts = {part.name: getattr(deployment.judge, part.name) for part in fields(Judge)}
+            judge = TimedJudge(**parts)
             with Registrar(deployment.store.writer(), judge) as registrar:
                 yield Stage(deployment, registrar, judge)
