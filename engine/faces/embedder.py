@@ -9,8 +9,8 @@ from engine.errors import ModelCardInvalid
 from engine.models.catalog import ModelCard, Role
 from engine.models.session import Session
 
-# Four faces keep a CPU's caches warm; an accelerator needs many to be filled.
-_CPU_BATCH = 4
+# Enough to share one reading of the dense layer's weights; an accelerator needs many to be filled.
+_CPU_BATCH = 16
 _ACCELERATOR_BATCH = 256
 
 

@@ -71,7 +71,7 @@ class ExtractorConfig:
     """
 
     threads: int = 0
-    chunk_size: int = 8
+    chunk_size: int = 16
     images: ImageLimits = field(default_factory=ImageLimits)
     quality: QualityLimits = field(default_factory=QualityLimits)
     rival_height_share: float = 0.6

@@ -35,10 +35,17 @@ class Step(StrEnum):
     FOLD_BATCH_NORMS = "fold-batch-norms"
     EXPAND_PRELU = "expand-prelu"
     FLOAT16 = "float16"
+    SCAN_BATCH = "scan-batch"
 
 
 ALIGNMENTS = ("arcface",)
-DEFAULT_STEPS = (Step.FOLD_WEIGHTS, Step.FREE_BATCH, Step.FOLD_BATCH_NORMS, Step.EXPAND_PRELU)
+DEFAULT_STEPS = (
+    Step.FOLD_WEIGHTS,
+    Step.FREE_BATCH,
+    Step.FOLD_BATCH_NORMS,
+    Step.EXPAND_PRELU,
+    Step.SCAN_BATCH,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from engine.errors import ModelDamaged
 from engine.models.catalog import Step
+from engine.models.scanning import scan_batch
 
 _Array = NDArray[Any]
 
@@ -33,6 +34,7 @@ def rewrite(model_bytes: bytes, steps: Sequence[Step]) -> bytes:
         Step.FOLD_BATCH_NORMS: fold_batch_norms,
         Step.EXPAND_PRELU: expand_prelu,
         Step.FLOAT16: convert_to_float16,
+        Step.SCAN_BATCH: scan_batch,
     }
     for step in steps:
         model = passes[step](model)

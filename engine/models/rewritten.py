@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.errors import ModelError
 from engine.models.catalog import ModelCard, Step, locate
 
-REWRITING_VERSION = 1
+REWRITING_VERSION = 2
 """Rises when a rewriting changes what it makes, so that graphs kept before are not read."""
 
 _DIGEST_BYTES = 32

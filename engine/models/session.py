@@ -207,8 +207,9 @@ def _check_precision(provider: str, precision: str) -> None:
 
 
 def _choose_steps(card: ModelCard, provider: str, options: SessionOptions) -> tuple[Step, ...]:
-    """PRelu is slow in the CPU provider alone; the others have a kernel for it."""
-    steps = tuple(s for s in card.rewriting if s is not Step.EXPAND_PRELU or provider == "cpu")
+    """Some steps are for the CPU provider: the others have a kernel for PRelu, and like batches."""
+    for_cpu = (Step.EXPAND_PRELU, Step.SCAN_BATCH)
+    steps = tuple(step for step in card.rewriting if step not in for_cpu or provider == "cpu")
     if options.precision == "float16" and Step.FLOAT16 not in steps:
         steps += (Step.FLOAT16,)
     return steps
