@@ -1,0 +1,143 @@
+"""`python -m bench SUITE`: what `sosie bench SUITE` runs in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.checks import TARGETS, Goal, Measured, check_goals, load_goals
+from bench.machine import stamp
+from bench.report import Report, Result
+from serving.cli.faults import RootGroup
+from serving.cli.output import JsonFlag, exit_negative, print_json, show_progress
+
+app = typer.Typer(
+    cls=RootGroup,
+    name="bench",
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Measure what targets.toml promises. Ends with 1 where a measured figure misses its goal.",
+)
+Suite = Callable[[], tuple[tuple[Result, ...], dict[str, Measured]]]
+
+Quick = Annotated[bool, typer.Option("--quick", help="Small sizes: to try it, not to measure.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")]
+Targets = Annotated[Path, typer.Option(metavar="FILE", help="Goals other than the project's.")]
+Faces = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Photographs in LFW's layout, a folder a person."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _python(package: str) -> Any:
+    """An option that names another interpreter."""
+    return typer.Option(metavar="PATH", help=f"A Python of another venv that has {package}.")
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps the suites subcommands."""
+
+
+@app.command()
+def accuracy(
+    as_json: JsonFlag = False,
+    quick: Quick = False,
+    n: Annotated[int | None, typer.Option(min=2, help="Only the first N people.")] = None,
+    faces: Faces = None,
+    pairs: Annotated[Path | None, typer.Option(metavar="FILE", help="LFW's pairs.txt.")] = None,
+    seed: Seed = 0,
+    targets: Targets = TARGETS,
+    debug: Debug = False,
+) -> None:
+    """Error rates on photographs of known people; the gain of fused references."""
+    from bench.accuracy import AccuracyConfig, run
+
+    del debug
+    people = n if n is not None else (100 if quick else None)
+    config = AccuracyConfig(faces=faces, pairs=pairs, people=people, seed=seed)
+    with show_progress("extract", is_shown=not as_json) as progress:
+        report, goals = _measure("accuracy", lambda: run(config, progress), targets)
+    _show(report, goals, as_json)
+
+
+@app.command()
+def extract(
+    as_json: JsonFlag = False,
+    quick: Quick = False,
+    n: Annotated[int | None, typer.Option(min=1, help="Pairs of photographs a round.")] = None,
+    faces: Faces = None,
+    openvino_python: Annotated[Path | None, _python("onnxruntime-openvino")] = None,
+    deepface_python: Annotated[Path | None, _python("deepface")] = None,
+    face_recognition_python: Annotated[Path | None, _python("face_recognition")] = None,
+    seed: Seed = 0,
+    targets: Targets = TARGETS,
+    debug: Debug = False,
+) -> None:
+    """Photographs to vectors: the graph, pairs a second, the alternatives, start of a command."""
+    from bench.extract import ExtractConfig, run
+    from bench.pairs import Interpreters
+
+    del debug
+    sizes: dict[str, Any] = {"pairs": 10, "rounds": 2, "graph_rounds": 3} if quick else {}
+    if n is not None:
+        sizes["pairs"] = n
+    interpreters = Interpreters(openvino_python, deepface_python, face_recognition_python)
+    config = ExtractConfig(faces=faces, seed=seed, interpreters=interpreters, **sizes)
+    report, goals = _measure("extract", lambda: run(config), targets)
+    _show(report, goals, as_json)
+
+
+@app.command()
+def registrar(
+    as_json: JsonFlag = False,
+    quick: Quick = False,
+    n: Annotated[int | None, typer.Option(min=1, help="References enrolled before.")] = None,
+    decisions: Annotated[int | None, typer.Option(min=1, help="Decided in full batches.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="On the disk to measure; /var/tmp if none.")
+    ] = None,
+    seed: Seed = 0,
+    targets: Targets = TARGETS,
+    debug: Debug = False,
+) -> None:
+    """Decisions a second, durable and right, with a gallery of 100,000 references."""
+    from bench.registrar import RegistrarConfig, run
+
+    del debug
+    sizes: dict[str, Any] = (
+        {"references": 5_000, "decisions": 640, "single_decisions": 32, "stage_batches": 4}
+        if quick
+        else {}
+    )
+    given = {"references": n, "decisions": decisions, "folder": folder}
+    sizes |= {name: value for name, value in given.items() if value is not None}
+    report, goals = _measure("registrar", lambda: run(RegistrarConfig(seed=seed, **sizes)), targets)
+    _show(report, goals, as_json)
+
+
+def _measure(name: str, suite: Suite, targets: Path) -> tuple[Report, Sequence[Goal]]:
+    # Goals first: a misspelt file must not cost a run.
+    goals = [goal for goal in load_goals(targets) if goal.suite == name]
+    machine = stamp()
+    results, measured = suite()
+    return Report(machine, results, check_goals(goals, name, measured)), goals
+
+
+def _show(report: Report, goals: Sequence[Goal], as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        from bench.tables import print_report
+
+        print_report(report, goals)
+    if not report.holds:
+        raise exit_negative()
+
+
+if __name__ == "__main__":
+    app(prog_name="sosie bench")

@@ -1,0 +1,138 @@
+"""Matches pairs of photographs on command, in a process and an interpreter of its own.
+
+Run as a file by any Python that has the contender's packages; it imports nothing of `bench`.
+Speaks one JSON document a line. Standard input: first `{"contender", "pairs", …}`, then
+`{"pairs": n, "singly": bool}` for each round. Standard output: first `{"ready": version}`, then
+for each round what `Round` in `bench.contenders` holds; `{"error": reason}` where it must end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+Pairs = Sequence[tuple[str, str]]
+Setup = dict[str, Any]
+Answer = dict[str, Any]
+Match = Callable[[Pairs, bool], Answer]
+"""Matches the pairs, singly or all at once: `scores`, and where there are stages their times."""
+
+NOISELESS = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+
+
+def open_sosie(setup: Setup) -> tuple[Match, str]:
+    """Sosie's own extractor on the provider, precision and threads that the setup names."""
+    import onnxruntime
+
+    from engine.faces.extractor import Extraction, ExtractorConfig, open_extractor
+    from engine.models.session import SessionOptions
+
+    extractor = open_extractor(
+        Path(setup["cache"]),
+        config=ExtractorConfig(threads=setup["threads"]),
+        session=SessionOptions(provider=setup["provider"], precision=setup["precision"]),
+    )
+
+    def match(pairs: Pairs, singly: bool) -> Answer:
+        batches = [[pair] for pair in pairs] if singly else [pairs]
+        found = []
+        for batch in batches:
+            found += extractor.extract([Path(path).read_bytes() for pair in batch for path in pair])
+        faces = [one for one in found if isinstance(one, Extraction) and one.vector is not None]
+        stages = {
+            name: sum(getattr(one.stages, name) for one in faces) / max(len(faces), 1)
+            for name in ("decode_ms", "detect_ms", "align_ms", "quality_ms", "embed_ms")
+        }
+        vectors = [getattr(one, "vector", None) for one in found]
+        scores = [
+            None if a is None or b is None else float(a @ b)
+            for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+        return {"scores": scores, "stages": stages}
+
+    return match, f"onnxruntime {onnxruntime.__version__}"
+
+
+def open_deepface(setup: Setup) -> tuple[Match, str]:
+    """`DeepFace.verify` with SFace and YuNet, as its documentation calls it."""
+    # It downloads its weights to this folder, unless they lie there: they do.
+    os.environ["DEEPFACE_HOME"] = setup["home"]
+    from deepface import DeepFace
+
+    def match(pairs: Pairs, singly: bool) -> Answer:
+        del singly  # it has no other way
+        scores = []
+        for left, right in pairs:
+            found = DeepFace.verify(
+                left,
+                right,
+                model_name="SFace",
+                detector_backend="yunet",
+                enforce_detection=False,
+            )
+            scores.append(1 - float(found["distance"]))
+        return {"scores": scores}
+
+    return match, f"deepface {version('deepface')}"
+
+
+def open_face_recognition(setup: Setup) -> tuple[Match, str]:
+    """`face_encodings` and `face_distance`, as its documentation calls them (HOG detector)."""
+    del setup
+    import face_recognition
+
+    def match(pairs: Pairs, singly: bool) -> Answer:
+        del singly  # it has no other way
+        scores: list[float | None] = []
+        for pair in pairs:
+            faces = [
+                face_recognition.face_encodings(face_recognition.load_image_file(path))
+                for path in pair
+            ]
+            if not all(faces):
+                scores.append(None)
+                continue
+            distances = face_recognition.face_distance(faces[0][:1], faces[1][0])
+            scores.append(1 - float(distances[0]))
+        return {"scores": scores}
+
+    dlib = face_recognition.api.dlib.__version__
+    return match, f"face_recognition {version('face_recognition')}, dlib {dlib}"
+
+
+CONTENDERS = {
+    "sosie": open_sosie,
+    "deepface": open_deepface,
+    "face_recognition": open_face_recognition,
+}
+
+
+def serve() -> None:
+    """Answers rounds until standard input ends."""
+    # What libraries print must not meet our lines: they get standard error as their output.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    os.environ.update(NOISELESS)
+    setup = json.loads(sys.stdin.readline())
+    try:
+        match, runtime = CONTENDERS[setup["contender"]](setup)
+        match(setup["pairs"][:1], True)
+        answers.write(json.dumps({"ready": runtime}) + "\n")
+        for line in sys.stdin:
+            order = json.loads(line)
+            start = time.perf_counter()
+            answer = match(setup["pairs"][: order["pairs"]], order["singly"])
+            seconds = time.perf_counter() - start
+            answers.write(json.dumps(answer | {"seconds": seconds}) + "\n")
+    except Exception as error:  # noqa: BLE001 - the reason travels to the report
+        answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
+
+
+if __name__ == "__main__":
+    serve()

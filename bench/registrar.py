@@ -1,0 +1,269 @@
+"""Suite `registrar`: decisions a second on a full gallery, durable, and every one of them right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from bench.checks import Measured, Skipped
+from bench.counter import load_holders, make_settings, open_outlet, write_requests
+from bench.ledger import Ledger
+from bench.machine import filesystem_of
+from bench.report import Figure, Result, Setup
+from bench.stages import StageTimes, time_stages
+from bench.workload import draw_day, expect_answers
+from engine.accuracy.population import Population
+from engine.errors import RequestError
+from engine.matching.registrar import Outcome, Registrar
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.restoration import save_snapshot
+from serving.compose import SNAPSHOT_FOLDER, Deployment, create_home
+from serving.settings import Settings
+
+BATCH = 32
+DISK = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
+MEMORY = ("tmpfs", "ramfs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrarConfig:
+    """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand.
+
+    The database lies in a folder made in `folder`, which must be on a disk to be durable.
+    """
+
+    references: int = 100_000
+    decisions: int = 6_400
+    single_decisions: int = 320
+    stage_batches: int = 20
+    seed: int = 0
+    folder: Path = DISK
+
+    @property
+    def visitors(self) -> int:
+        return self.decisions + self.single_decisions + self.stage_batches * BATCH
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Outcomes in order, the seconds of all, and of each full batch."""
+
+    outcomes: list[Outcome]
+    seconds: float
+    batch_s: list[float]
+
+    @property
+    def rate(self) -> float:
+        return len(self.outcomes) / self.seconds
+
+
+@dataclass(slots=True)
+class _Times:
+    """Seconds of what is done once."""
+
+    load: float = 0.0
+    open_store: float = 0.0
+    save: float = 0.0
+    open_snapshot: float = 0.0
+
+
+def run(config: RegistrarConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+    """All results of the suite, and the figures that its goals name."""
+    population = Population.load("sface")
+    if not config.folder.is_dir():
+        raise RequestError(f"no folder {config.folder}: give one on a disk as --folder")
+    filesystem = filesystem_of(config.folder)
+    with TemporaryDirectory(prefix="sosie-bench-", dir=config.folder) as folder:
+        home, times = Path(folder) / "home", _Times()
+        settings = make_settings(BATCH, config.visitors)
+        ledger, requests = _prepare(home, settings, population, config, times)
+        batches = iter(_split(requests, config))
+        full = _decide_from_store(home, settings, next(batches), ledger, config, times)
+        single = _decide_from_snapshot(home, next(batches), ledger, config, times)
+        stages = _decide_by_hand(home, settings, next(batches), ledger, config)
+    setup: Setup = {
+        "references": config.references,
+        "dim": population.dim,
+        "seed": config.seed,
+        "database": "SQLite",
+        "filesystem": filesystem,
+    }
+    measured: dict[str, Measured] = {
+        "decisions_per_second": Skipped(f"{config.folder} is {filesystem}: not durable")
+        if filesystem in MEMORY
+        else full.rate,
+        "wrong_decisions": float(ledger.count_wrong()),
+        "gallery_difference": float(ledger.difference),
+    }
+    results = (
+        _list_decisions(full, single, setup),
+        _list_stages(stages, setup),
+        _list_gallery(times, config, setup),
+        ledger.list_outcomes(setup),
+    )
+    return results, measured
+
+
+def decide_all(registrar: Registrar, requests: Sequence[EnrollmentRequest]) -> Decided:
+    """Puts all requests in the queue at once, so that every batch but the first can be full."""
+    start = time.perf_counter()
+    futures = [registrar.submit(request) for request in requests]
+    outcomes, ends = [], []
+    for future in futures:
+        outcomes.append(future.result())
+        ends.append(time.perf_counter())
+    return Decided(outcomes, ends[-1] - start, _find_batches(outcomes, ends))
+
+
+def _find_batches(outcomes: Sequence[Outcome], ends: Sequence[float]) -> list[float]:
+    """Seconds of each full batch: all that were decided at one moment; the first has no start."""
+    moments = [
+        (outcome.body["decided_at"] if isinstance(outcome, Answer) else "", end)
+        for outcome, end in zip(outcomes, ends, strict=True)
+    ]
+    seconds, before = [], None
+    for _, group in groupby(moments, key=lambda moment: moment[0]):
+        batch = [end for _, end in group]
+        if before is not None and len(batch) == BATCH:
+            seconds.append(batch[-1] - before)
+        before = batch[-1]
+    return seconds
+
+
+def _prepare(
+    home: Path,
+    settings: Settings,
+    population: Population,
+    config: RegistrarConfig,
+    times: _Times,
+) -> tuple[Ledger, list[EnrollmentRequest]]:
+    """Enrolls everybody, and knows what each visitor must be answered before one comes."""
+    references = population.references(config.references, config.seed)
+    day = draw_day(population, config.references, config.visitors, config.seed)
+    create_home(home, settings)
+    with Deployment(home, settings, home / "cache") as deployment:
+        open_outlet(deployment.store)
+        with deployment.store.writer() as writer:
+            times.load = _clock(lambda: load_holders(writer, references))
+        expected = expect_answers(day, references, deployment.thresholds)
+        places = [place for place, answer in enumerate(expected) if answer is not None]
+        requests = list(write_requests(day, places, deployment.vault, config.references))
+    return Ledger(day, expected, places), requests
+
+
+def _split(
+    requests: Sequence[EnrollmentRequest], config: RegistrarConfig
+) -> tuple[Sequence[EnrollmentRequest], ...]:
+    """Most for full batches, then those decided singly, then those whose stages are timed."""
+    by_hand = len(requests) - config.stage_batches * BATCH
+    single = by_hand - config.single_decisions
+    assert single > 0, "almost every visitor lies near a threshold"
+    return requests[:single], requests[single:by_hand], requests[by_hand:]
+
+
+def _decide_from_store(
+    home: Path,
+    settings: Settings,
+    requests: Sequence[EnrollmentRequest],
+    ledger: Ledger,
+    config: RegistrarConfig,
+    times: _Times,
+) -> Decided:
+    with Deployment(home, settings, home / "cache") as deployment:
+        times.open_store = _clock(lambda: deployment.restored)
+        ledger.note_gallery(len(deployment.restored.gallery), config.references)
+        decided = decide_all(deployment.registrar, requests)
+        ledger.outcomes += decided.outcomes
+        gallery = deployment.registrar.gallery
+        times.save = _clock(
+            lambda: save_snapshot(deployment.store, gallery, home / SNAPSHOT_FOLDER)
+        )
+    return decided
+
+
+def _decide_from_snapshot(
+    home: Path,
+    requests: Sequence[EnrollmentRequest],
+    ledger: Ledger,
+    config: RegistrarConfig,
+    times: _Times,
+) -> Decided:
+    settings = make_settings(1, config.visitors)
+    with Deployment(home, settings, home / "cache") as deployment:
+        times.open_snapshot = _clock(lambda: deployment.restored)
+        ledger.note_gallery(len(deployment.restored.gallery), config.references)
+        decided = decide_all(deployment.registrar, requests)
+        ledger.outcomes += decided.outcomes
+    return decided
+
+
+def _decide_by_hand(
+    home: Path,
+    settings: Settings,
+    requests: Sequence[EnrollmentRequest],
+    ledger: Ledger,
+    config: RegistrarConfig,
+) -> list[StageTimes]:
+    with Deployment(home, settings, home / "cache") as deployment:
+        ledger.note_gallery(len(deployment.restored.gallery), config.references)
+        outcomes, stages = time_stages(deployment, requests, BATCH)
+        ledger.outcomes += outcomes
+    return stages
+
+
+def _clock(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def _list_decisions(full: Decided, single: Decided, setup: Setup) -> Result:
+    figures = [
+        Figure("one a transaction", "decisions/s", single.rate, ratio=1.0),
+        Figure(f"batches of {BATCH}", "decisions/s", full.rate, ratio=full.rate / single.rate),
+    ]
+    for share in (0.5, 0.99):
+        name, unit = f"a batch, p{share * 100:.0f}", "ms"
+        figures.append(
+            Figure(name, unit, float(np.quantile(full.batch_s, share)) * 1e3)
+            if full.batch_s
+            else Figure.skip(name, unit, "too few decisions for a full batch")
+        )
+    counts: Setup = {"decisions": len(full.outcomes), "single_decisions": len(single.outcomes)}
+    return Result("Decisions", setup | counts, tuple(figures))
+
+
+def _list_stages(stages: Sequence[StageTimes], setup: Setup) -> Result:
+    return Result(
+        f"Stages of a batch of {BATCH}",
+        setup | {"batches": len(stages)},
+        tuple(
+            Figure.of(name, "ms", [getattr(one, key) * 1e3 for one in stages])
+            for key, name in (
+                ("search_s", "the search alone"),
+                ("judge_s", "judging, search included"),
+                ("publish_s", "commit, and into the gallery"),
+            )
+        ),
+    )
+
+
+def _list_gallery(times: _Times, config: RegistrarConfig, setup: Setup) -> Result:
+    figures = (
+        Figure("bulk load", "holders/s", config.references / times.load),
+        Figure("open from the store", "s", times.open_store, ratio=1.0),
+        Figure(
+            "open from a snapshot",
+            "s",
+            times.open_snapshot,
+            ratio=times.open_store / times.open_snapshot,
+        ),
+        Figure("save a snapshot", "s", times.save),
+    )
+    return Result("Gallery", setup, figures)

@@ -1,0 +1,44 @@
+"""Repeats of several actions, interleaved so that a slow moment of the machine meets them all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Timed = Callable[[], float]
+"""Performs the work once; returns its seconds."""
+Seconds = NDArray[np.float64]
+
+
+def timed(action: Callable[[], object]) -> Timed:
+    """The action, with a clock around it."""
+
+    def perform() -> float:
+        start = time.perf_counter()
+        action()
+        return time.perf_counter() - start
+
+    return perform
+
+
+def interleave(actions: Mapping[str, Timed], rounds: int) -> dict[str, Seconds]:
+    """float64[rounds] of each action, after one round that warms up and is not counted.
+
+    Every other round runs backwards, so that none of them always follows the same one.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for action in actions.values():
+        action()
+    names = list(actions)
+    for number in range(rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            seconds[name].append(actions[name]())
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def speedup(slow: Seconds, fast: Seconds) -> float:
+    """How many times as fast: the median over rounds, each measured against its own neighbour."""
+    return float(np.median(slow / fast))

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from bench.machine import filesystem_of, stamp
+
+
+def test_the_stamp_names_processor_memory_and_packages() -> None:
+    machine = stamp()
+    assert machine.cpu
+    assert machine.cores == len(os.sched_getaffinity(0))
+    assert machine.memory_bytes > 2**28
+    assert machine.copy_gb_per_s > 0
+    assert machine.packages["numpy"] == version("numpy")
+    assert "sosie" in machine.packages
+
+
+def test_variables_that_steer_the_arithmetic_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert not any("OPENBLAS_CORETYPE" in warning for warning in stamp().warnings)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert any("OPENBLAS_CORETYPE" in warning for warning in stamp().warnings)
+
+
+@pytest.mark.parametrize(("load", "is_warned"), [(0.1, False), (64.0, True)])
+def test_a_busy_machine_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, load: float, is_warned: bool
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    assert any("other work" in warning for warning in stamp().warnings) == is_warned
+
+
+def test_the_file_system_of_a_folder_is_that_of_its_nearest_mount() -> None:
+    assert filesystem_of(Path("/proc/self")) == "proc"
+    assert filesystem_of(Path("/proc/sys/kernel/no-such-file")) == "proc"

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.__main__ import app
+from bench.checks import TARGETS
+
+TINY = ("--quick", "--n", "300", "--decisions", "64")
+
+
+RunHere = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run_here(capsys: pytest.CaptureFixture[str]) -> RunHere:
+    """`run_here(*arguments)`: exit status, standard output and standard error of the bench."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            app(list(arguments))
+        return (int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def write_targets(folder: Path, wanted: str, goal: str) -> Path:
+    """The project's targets with the goal of one figure replaced."""
+    parts = TARGETS.read_text(encoding="utf-8").split("[[figure]]")
+    for place, part in enumerate(parts):
+        if f'name = "{wanted}"' in part:
+            lines = [f"goal = {goal}" if x.startswith("goal") else x for x in part.split("\n")]
+            parts[place] = "\n".join(lines)
+    path = folder / "targets.toml"
+    path.write_text("[[figure]]".join(parts), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def missed(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any]]:
+    """Exit status and document of a registrar run that promises a decision a nanosecond."""
+    folder = tmp_path_factory.mktemp("missed")
+    targets = write_targets(folder, "decisions_per_second", "1e9")
+    options = ("--folder", str(folder), "--targets", str(targets), "--json")
+    command = [sys.executable, "-m", "bench", "registrar", *TINY, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_a_missed_goal_ends_with_1(missed: tuple[int, dict[str, Any]]) -> None:
+    status, document = missed
+    checks = {check["name"]: check for check in document["checks"]}
+    assert status == 1
+    assert checks["decisions_per_second"]["goal"] == 1e9
+    assert checks["decisions_per_second"]["holds"] is False
+    assert checks["wrong_decisions"] == {
+        "name": "wrong_decisions",
+        "value": 0,
+        "goal": 0,
+        "holds": True,
+    }
+
+
+def test_the_document_is_machine_results_and_checks(missed: tuple[int, dict[str, Any]]) -> None:
+    _, document = missed
+    assert list(document) == ["machine", "results", "checks"]
+    assert document["machine"]["packages"]["numpy"]
+    for result in document["results"]:
+        assert set(result) == {"name", "setup", "figures"}
+        assert result["setup"]["references"] == 300
+        for figure in result["figures"]:
+            assert (figure["value"] is None) == (figure["skipped"] is not None)
+
+
+def test_goals_that_hold_end_with_0_and_are_ticked(tmp_path: Path, run_here: RunHere) -> None:
+    targets = write_targets(tmp_path, "decisions_per_second", "0.001")
+    status, out, err = run_here(
+        "registrar", *TINY, "--folder", str(tmp_path), "--targets", str(targets)
+    )
+    assert status == 0, out + err
+    assert out.count("✓") == 3
+    assert "✗" not in out
+    assert "times as good" in out
+    assert "references: 300" in out
+
+
+def test_skipped_figures_are_shown_with_the_reason(faces: Path, run_here: RunHere) -> None:
+    status, out, err = run_here("accuracy", "--faces", str(faces))
+    assert status == 0, out + err
+    assert "skipped" in out
+    assert "non-mated pairs are too few for this rate" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nosuchsuite",),
+        ("registrar", "--n", "many"),
+        ("registrar", "--n", "0"),
+        ("registrar", "--folder", "/no/such/folder"),
+        ("registrar", "--n", "5"),
+        ("accuracy", "--faces", "/no/such/folder"),
+        ("extract", "--targets", "/no/such/file"),
+    ],
+)
+def test_bad_input_ends_with_2_and_one_line(arguments: tuple[str, ...], run_here: RunHere) -> None:
+    status, out, err = run_here(*arguments)
+    assert status == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_bad_input_is_a_document_where_json_is_asked_for(run_here: RunHere) -> None:
+    status, out, _ = run_here("accuracy", "--faces", "/no/such/folder", "--json")
+    assert status == 2
+    assert json.loads(out)["error"]["code"] == "REQUEST.INVALID"

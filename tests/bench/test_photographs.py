@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import bench.photographs
+from bench.photographs import find_faces, find_pairs_file, open_pairs
+from engine.errors import RequestError
+from engine.faces.extractor import Extraction, open_extractor
+
+
+def test_without_lfw_portraits_are_made_and_the_source_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
+) -> None:
+    monkeypatch.setattr(bench.photographs, "LFW", tmp_path / "none")
+    with open_pairs(None, 4, seed=1) as made, open_extractor(cache) as extractor:
+        assert "LFW is not here" in made.source
+        assert len(made.pairs) == 4
+        files = [path.read_bytes() for path in made.photographs]
+        found = extractor.extract(files)
+    assert len(set(files)) == 8
+    assert all(isinstance(one, Extraction) and one.vector is not None for one in found)
+    assert not made.photographs[0].exists(), "the folder is gone afterwards"
+
+
+def test_a_folder_gives_as_many_pairs_as_asked_for_and_the_same_by_seed(faces: Path) -> None:
+    drawn = []
+    for seed in (1, 1, 2):
+        with open_pairs(faces, 50, seed) as pairs:
+            drawn.append(pairs.pairs)
+    assert len(drawn[0]) == 50
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_pairs_file_beside_the_folder_is_found(tmp_path: Path) -> None:
+    assert find_pairs_file(None, tmp_path / "images") is None
+    (tmp_path / "pairs.txt").touch()
+    assert find_pairs_file(None, tmp_path / "images") == tmp_path / "pairs.txt"
+    assert find_pairs_file(Path("mine.txt"), tmp_path / "images") == Path("mine.txt")
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="--faces"):
+        find_faces(tmp_path / "none")
+
+
+@pytest.mark.lfw
+def test_lfw_pairs_are_drawn_from_its_pairs_file() -> None:
+    if not (bench.photographs.LFW / "images").is_dir():
+        pytest.skip(f"LFW is not in {bench.photographs.LFW}")
+    with open_pairs(None, 700, seed=0) as pairs:
+        assert len(pairs.pairs) == 700
+        assert all(path.is_file() for path in pairs.photographs)
+        mated = sum(one.parent == two.parent for one, two in pairs.pairs)
+        assert 280 < mated < 420, "half of LFW's pairs are mated"

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stdnum.cn import ric
+
+import bench.registrar
+from bench.checks import Skipped, load_goals
+from bench.counter import make_document, make_msisdn
+from bench.ledger import is_right
+from bench.registrar import RegistrarConfig, run
+from bench.workload import Expected
+from engine.errors import RequestError
+from engine.matching.requests import Answer, normalise_msisdn
+from engine.reasons import Decision, Reason
+
+TINY = {"references": 300, "decisions": 128, "single_decisions": 4, "stage_batches": 1}
+
+
+def answer(decision: str, *reasons: str) -> Answer:
+    return Answer({"decision": decision, "reasons": [{"reason": reason} for reason in reasons]})
+
+
+def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Path) -> None:
+    results, measured = run(RegistrarConfig(folder=tmp_path, **TINY))
+    assert measured["wrong_decisions"] == 0
+    assert measured["gallery_difference"] == 0
+    assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "registrar"}
+    assert [result.name for result in results] == [
+        "Decisions",
+        "Stages of a batch of 32",
+        "Gallery",
+        "What was decided",
+    ]
+    assert all(result.setup["references"] == 300 for result in results)
+    assert results[0].setup["decisions"] + results[0].setup["single_decisions"] > 100
+    assert not list(tmp_path.iterdir()), "the database is gone afterwards"
+
+
+def test_a_wrong_engine_fails_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An engine that enrolls other faces than it is told to: its gallery knows nobody.
+    load = bench.registrar.load_holders
+    monkeypatch.setattr(
+        bench.registrar,
+        "load_holders",
+        lambda writer, references: load(writer, np.roll(references, 1, axis=1)),
+    )
+    _, measured = run(RegistrarConfig(folder=tmp_path, **TINY))
+    assert measured["wrong_decisions"] > 0
+
+
+def test_in_memory_nothing_is_durable_and_the_rate_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.registrar, "filesystem_of", lambda _: "tmpfs")
+    _, measured = run(RegistrarConfig(folder=tmp_path, **TINY))
+    assert isinstance(measured["decisions_per_second"], Skipped)
+    assert "not durable" in measured["decisions_per_second"].reason
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="--folder"):
+        run(RegistrarConfig(folder=tmp_path / "none"))
+
+
+def test_decision_and_reasons_must_both_be_those_expected() -> None:
+    expected = Expected(
+        Decision.REJECTED, frozenset({Reason.DUPLICATE_IDENTITY}), adds_reference=False
+    )
+    assert is_right(answer("rejected", "DUPLICATE_IDENTITY"), expected)
+    assert not is_right(answer("rejected", "FACE_MISMATCH"), expected)
+    assert not is_right(answer("rejected", "DUPLICATE_IDENTITY", "FACE_MISMATCH"), expected)
+    assert not is_right(answer("approved"), expected)
+    assert not is_right(RequestError("no answer"), expected)
+
+
+def test_every_holder_has_a_sound_number_of_their_own() -> None:
+    serials = [*range(2_500), 106_719]
+    numbers = {make_document(serial).number for serial in serials}
+    assert len(numbers) == len(serials)
+    assert all(ric.is_valid(number) for number in numbers)
+    msisdns = {normalise_msisdn(make_msisdn(serial)) for serial in serials}
+    assert len(msisdns) == len(serials)

@@ -1,0 +1,38 @@
+"""The promises as the project made them: a goal that is moved or dropped fails here."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.checks import load_goals
+
+PROMISED = {
+    ("accuracy", "accuracy"): ("at_least", 0.993),
+    ("accuracy", "fnmr_at_fmr_1e-4"): ("at_most", 0.008),
+    ("accuracy", "fta"): ("at_most", 0.0005),
+    ("accuracy", "evaluate_seconds"): ("at_most", 90),
+    ("extract", "rewritten_speedup"): ("at_least", 2.2),
+    ("extract", "rewritten_difference"): ("at_most", 1e-5),
+    ("extract", "pairs_per_second"): ("at_least", 80),
+    ("extract", "openvino_speedup"): ("at_least", 1.5),
+    ("extract", "deepface_speedup"): ("at_least", 4),
+    ("extract", "face_recognition_speedup"): ("at_least", 15),
+    ("extract", "help_seconds"): ("at_most", 0.4),
+    ("extract", "verify_seconds"): ("at_most", 1.5),
+    ("registrar", "decisions_per_second"): ("at_least", 500),
+    ("registrar", "wrong_decisions"): ("at_most", 0),
+}
+
+
+@pytest.mark.parametrize(("suite", "name"), PROMISED)
+def test_every_promised_figure_has_its_goal(suite: str, name: str) -> None:
+    goals = {(goal.suite, goal.name): goal for goal in load_goals()}
+    goal = goals[suite, name]
+    assert (goal.direction.value, goal.goal) == PROMISED[suite, name]
+
+
+def test_every_goal_says_what_it_is_in_one_line() -> None:
+    for goal in load_goals():
+        assert goal.unit
+        assert goal.description
+        assert "\n" not in goal.description
