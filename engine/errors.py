@@ -137,6 +137,12 @@ class LeaseLost(RegistryError):
     code = "REGISTRY.LEASE_LOST"
 
 
+class GalleryBehind(RegistryError):
+    """The gallery has lost step with the store: nothing more may be decided from here."""
+
+    code = "REGISTRY.GALLERY_BEHIND"
+
+
 class StorageFailed(RegistryError):
     """The database refused or lost the transaction; nothing of it was kept."""
 

@@ -41,12 +41,16 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One snapshot: its origin, references, watermark, and a name that no other one has."""
+    """One snapshot: its origin, references, watermark, and a name that no other one has.
+
+    `mark` is the caller's: where its store stood, to tell this history from another.
+    """
 
     origin: Origin
     count: int
     sequence: int
     name: str
+    mark: str
     version: int = FORMAT_VERSION
 
     def digest(self) -> bytes:
@@ -125,6 +129,8 @@ class Manifest:
         counts += [count for chunk in manifest.chunks for count in (chunk.rows, chunk.size_bytes)]
         if any(type(count) is not int or count < 0 for count in counts):
             raise ValueError("a count is not a whole number")
+        if type(manifest.header.mark) is not str:
+            raise ValueError("the mark is not text")
         if not re.fullmatch(r"[0-9a-f]{32}", manifest.header.name):
             raise ValueError("the name is not one that we give")
         if sum(chunk.rows for chunk in manifest.chunks) != manifest.header.count:

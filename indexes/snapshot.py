@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -48,9 +48,17 @@ _MANIFEST_BESIDE = "manifest.new"
 
 
 def save(
-    folder: Path, gallery: Gallery, origin: Origin, sealer: Sealer, chunk_bytes: int = CHUNK_BYTES
+    folder: Path,
+    gallery: Gallery,
+    origin: Origin,
+    sealer: Sealer,
+    *,
+    read_mark: Callable[[], str] = str,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Header:
     """Replaces the folder's snapshot by the gallery as it is now; files are readable to us only.
+
+    `read_mark` is asked once the rows are copied: what it says is not before what they hold.
 
     Searches go on meanwhile; changes wait only while the rows are copied. An `OSError` (a full
     disk) leaves the old snapshot in place.
@@ -63,7 +71,8 @@ def save(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder, fcntl.LOCK_EX):
         try:
-            manifest = write_data(folder, gallery.contents(), origin, sealer, chunk_bytes)
+            contents = gallery.contents()
+            manifest = write_data(folder, contents, origin, sealer, chunk_bytes, mark=read_mark())
             write_manifest(folder, manifest, sealer)
             publish(folder)
         finally:
@@ -71,9 +80,15 @@ def save(
     return manifest.header
 
 
-def load(folder: Path, origin: Origin, sealer: Sealer) -> Gallery:
+def load(
+    folder: Path,
+    origin: Origin,
+    sealer: Sealer,
+    accept: Callable[[Header], bool] | None = None,
+) -> Gallery:
     """The gallery that was saved, after everything in the folder has been verified.
 
+    One whose verified header `accept` declines is foreign, like one of another origin.
     `SnapshotMissing`, `SnapshotDamaged` or `SnapshotForeign`: in each case rebuild from the
     store.
     """
@@ -83,6 +98,10 @@ def load(folder: Path, origin: Origin, sealer: Sealer) -> Gallery:
         content = _manifest_content(folder)
         manifest = Manifest.decode(content)
         manifest.verify(content, origin, sealer)
+        if accept is not None and not accept(manifest.header):
+            raise SnapshotForeign(
+                "the snapshot is of another history of the store; rebuild it from the store"
+            )
         ids, vectors = _read_data(folder, manifest, sealer)
     index = _index(origin)
     try:
@@ -95,10 +114,16 @@ def load(folder: Path, origin: Origin, sealer: Sealer) -> Gallery:
 
 
 def write_data(
-    folder: Path, contents: Contents, origin: Origin, sealer: Sealer, chunk_bytes: int = CHUNK_BYTES
+    folder: Path,
+    contents: Contents,
+    origin: Origin,
+    sealer: Sealer,
+    chunk_bytes: int = CHUNK_BYTES,
+    mark: str = "",
 ) -> Manifest:
     """Writes and flushes a new data file; nothing names it yet but the manifest returned."""
-    header = Header(origin, len(contents.ids), contents.sequence, secrets.token_hex(16))
+    name = secrets.token_hex(16)
+    header = Header(origin, len(contents.ids), contents.sequence, name, mark)
     rows = max(1, chunk_bytes // _row_bytes(origin.dim))
     starts = range(0, header.count, rows)
     context = chunk_context(header, len(starts))

@@ -45,6 +45,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.ModelError, 503, _BAD),
     (errors.StorageFull, 507, _INTERNAL),
     (errors.LeaseLost, 503, _INTERNAL),
+    (errors.GalleryBehind, 503, _INTERNAL),
     (errors.StorageFailed, 503, _INTERNAL),
     (errors.RegistryError, 503, _BAD),
     (errors.SosieError, 500, _INTERNAL),

@@ -20,6 +20,7 @@ from engine.matching.documents import (
     require_checkable,
 )
 from engine.matching.intake import document_look_up, name_look_up
+from engine.matching.publication import publish
 from engine.registry.records import AuditEntry, Changes, NewDocument, NewReference, new_id
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
@@ -97,8 +98,8 @@ def _admit_chunk(
     ]
     detail = {"references": len(ids), "last": ids[-1], "gallery_sequence": sequence}
     entry = AuditEntry(actor, "references.admitted", str(ids[0]), detail)
-    writer.commit(Changes(sequence=sequence, audit=(entry,), documents=rows, references=references))
-    gallery.add(np.array(ids, dtype=np.int64), vectors, sequence)
+    changes = Changes(sequence=sequence, audit=(entry,), documents=rows, references=references)
+    publish(writer, gallery, changes, vectors)
 
 
 def _enter_document(vault: Vault, given: Document, checked: CheckedDocument) -> NewDocument:

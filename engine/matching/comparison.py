@@ -11,14 +11,16 @@ from engine.matching.requests import Sample
 from engine.matching.thresholds import Thresholds
 from engine.matching.watchlist import WatchList
 from indexes.gallery import Found, Gallery
+from indexes.scoring import exact_scores, rounding_bound
 
 
 class Comparisons:
     """All scores that a batch needs, computed at once.
 
-    Attempt i has a probe when its live photograph may be matched. Where the 1:1 passes, the
-    probe is the normalised mean of both vectors, and becomes the reference; where it fails the
-    portrait is somebody else, and the live face alone is searched.
+    Attempt i has a probe when both photographs may be matched. Where the 1:1 passes, the probe
+    is the normalised mean of both vectors, and becomes the reference; where it fails the
+    portrait is somebody else, and the live face alone is searched. Every score is the one of
+    `indexes.scoring.exact_scores`, so that no decision depends on who else is in the batch.
     """
 
     def __init__(
@@ -29,18 +31,22 @@ class Comparisons:
         thresholds: Thresholds,
     ) -> None:
         self.watch = watch
-        self.pair_scores: list[float | None] = []
-        self._rows: dict[int, int] = {}
-        probes: list[NDArray[np.float32]] = []
-        for place, pair in enumerate(pairs):
-            if pair is None or not (pair[0].is_usable and pair[1].is_usable):
-                self.pair_scores.append(None)
-                continue
-            score, probe = _fuse(pair[0], pair[1], thresholds.verify)
-            self.pair_scores.append(score)
-            self._rows[place] = len(probes)
-            probes.append(probe)
-        self._probes = np.stack(probes) if probes else np.empty((0, gallery.dim), dtype=np.float32)
+        self._review = thresholds.review
+        usable = [
+            (place, pair[0].vector, pair[1].vector)
+            for place, pair in enumerate(pairs)
+            if pair is not None and pair[0].is_usable and pair[1].is_usable
+        ]
+        self._rows = {place: row for row, (place, _, _) in enumerate(usable)}
+        self.pair_scores: list[float | None] = [None] * len(pairs)
+        self._probes = np.empty((len(usable), gallery.dim), dtype=np.float32)
+        for row, (place, live, portrait) in enumerate(usable):
+            assert live is not None
+            assert portrait is not None
+            score = score_best(live, portrait[None])
+            self.pair_scores[place] = score
+            passes = score is not None and score >= thresholds.verify
+            self._probes[row] = fuse_vectors(live, portrait) if passes else live
         self._found: Found = gallery.range_search(self._probes, thresholds.review)
         self._watched: Found = watch.search(self._probes, thresholds.review)
         self._among = self._probes @ self._probes.T
@@ -66,18 +72,23 @@ class Comparisons:
     def is_watched(self, place: int) -> bool:
         return len(self._watched.hits.of(self._rows[place])[0]) > 0
 
-    def among(self, place: int, earlier: int) -> float:
-        """The score between the probes of two attempts of this batch."""
-        return float(self._among[self._rows[place], self._rows[earlier]])
+    def among(self, place: int, earlier: int) -> float | None:
+        """The score between the probes of two attempts; `None` where it is surely no candidate.
+
+        The matrix product of the whole batch is only a sieve: its rounding depends on the batch.
+        """
+        row, other = self._rows[place], self._rows[earlier]
+        if self._among[row, other] < self._review - rounding_bound(self._probes.shape[1]):
+            return None
+        return score_best(self._probes[row], self._probes[other][None])
 
 
-def _fuse(live: Sample, portrait: Sample, verify: float) -> tuple[float, NDArray[np.float32]]:
-    assert live.vector is not None
-    assert portrait.vector is not None
-    score = float(live.vector @ portrait.vector)
-    if score < verify:
-        return score, live.vector
-    return score, fuse_vectors(live.vector, portrait.vector)
+def score_best(probe: NDArray[np.float32], references: NDArray[np.float32]) -> float | None:
+    """The highest score of a probe float32[d] among references float32[n, d]; `None` for none."""
+    if len(references) == 0:
+        return None
+    rows = np.arange(len(references))
+    return float(exact_scores(probe[None], references, np.zeros_like(rows), rows).max())
 
 
 def fuse_vectors(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:

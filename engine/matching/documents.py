@@ -11,7 +11,7 @@ from datetime import date
 from typing import Protocol
 
 from engine.errors import RequestError
-from engine.matching import travel
+from engine.matching import passports
 from engine.reasons import Reason
 
 NATIONAL_NUMBERS = {
@@ -123,7 +123,8 @@ def require_checkable(document: Document) -> None:
     """Refuses what cannot be judged at all: an unknown type, no name, an endless number."""
     if document.type not in DOCUMENT_TYPES:
         known = ", ".join(DOCUMENT_TYPES)
-        raise RequestError(f"unknown document type {document.type[:20]!r}: use one of {known}")
+        # The type is not repeated: who swaps two options has put a number there.
+        raise RequestError(f"unknown document type: use one of {known}")
     if not normalise_name(document.name) or len(document.name) > MAX_NAME_LENGTH:
         raise RequestError("the name is empty or too long: give it as it stands on the document")
     if not document.number.strip() or len(document.number) > MAX_NUMBER_LENGTH:
@@ -135,7 +136,7 @@ def _check_form(document: Document, on: date) -> CheckedDocument:
     number, expires_on = document.number.strip(), document.expires_on
     try:
         if document.type == PASSPORT:
-            zone = travel.read_passport(number, on)
+            zone = passports.read_passport(number, on)
             number, expires_on = zone.identity, zone.expires_on
         else:
             number = _compact_national(document.type, number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.matching.comparison import Comparisons
+from engine.matching.comparison import Comparisons, score_best
 from engine.matching.docket import Docket
 from engine.matching.intake import Attempt
 from engine.matching.policy import Candidate, Evidence
@@ -29,7 +29,7 @@ def gather_evidence(
     return Evidence(
         thresholds=thresholds,
         document_findings=_document_findings(attempt, held),
-        name_differs=held is not None and held.name_lookup != attempt.name_lookup,
+        name_differs=held is not None and held.name_lookup not in (None, attempt.name_lookup),
         live_problems=_problems(attempt.request.live.problems, attempt.request.live.vector is None),
         portrait_problems=_problems(
             attempt.request.portrait.problems, attempt.request.portrait.vector is None
@@ -62,7 +62,7 @@ def _holder_score(
 ) -> float | None:
     if held is None or not held.reference_ids:
         return None
-    return float((docket.references_of(held) @ comparisons.probe(place)).max())
+    return score_best(comparisons.probe(place), docket.references_of(held))
 
 
 def _candidates(
@@ -79,7 +79,7 @@ def _candidates(
     ]
     for earlier in docket.fresh:
         score = comparisons.among(place, earlier.place)
-        if score >= thresholds.review:
+        if score is not None and score >= thresholds.review:
             found.append(Candidate(earlier.reference_id, earlier.document_id, score))
     found.sort(key=lambda candidate: (-candidate.score, candidate.reference_id))
     best: dict[str, Candidate] = {}

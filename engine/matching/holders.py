@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import NotFound, RequestError
+from engine.matching.comparison import score_best
 from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
 from engine.matching.intake import document_look_up
+from engine.matching.publication import publish
 from engine.matching.registrar import Registrar
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -64,16 +66,13 @@ def erase_holder(
         sequence = writer.sequence + 1 if ids else writer.sequence
         open_lines = [line for line in registry.lines_of(record.id) if line.closed_at is None]
         detail = {"references": len(ids), "lines": len(open_lines), "gallery_sequence": sequence}
-        writer.commit(
-            Changes(
-                sequence=sequence,
-                audit=(AuditEntry(actor, "document.erased", record.id, detail),),
-                removed_references=tuple((key, sequence) for key in ids),
-                erased_documents=(record.id,),
-            )
+        changes = Changes(
+            sequence=sequence,
+            audit=(AuditEntry(actor, "document.erased", record.id, detail),),
+            removed_references=tuple((key, sequence) for key in ids),
+            erased_documents=(record.id,),
         )
-        if ids:
-            registrar.gallery.remove(np.array(ids, dtype=np.int64), sequence)
+        publish(writer, registrar.gallery, changes)
         number, digest = registry.audit_head()
         return ErasureCertificate(
             document_id=record.id,
@@ -150,7 +149,7 @@ def read_lines(
     def perform(writer: Writer, now: datetime) -> HolderLines:
         record = find_document(registry, document, now.date())
         references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
-        score = float((references @ probe).max()) if len(references) else None
+        score = score_best(probe, references)
         is_holder = score is not None and score >= threshold
         writer.commit(
             Changes(

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.errors import SosieError
 from engine.matching.comparison import Comparisons
 from engine.matching.docket import Docket
@@ -35,16 +32,10 @@ class FalseCandidates(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgedBatch:
-    """Outcomes in the order of the requests; `changes` is `None` where nothing is to be stored.
-
-    `reference_ids` int64[n] and `reference_vectors` float32[n, d] go to the gallery once the
-    changes are committed.
-    """
+    """Outcomes in the order of the requests; `changes` is `None` where nothing is to be stored."""
 
     outcomes: list[Answer | SosieError]
     changes: Changes | None
-    reference_ids: NDArray[np.int64]
-    reference_vectors: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -81,15 +72,7 @@ class Judge:
         )
         answers = self._judge_attempts(attempts, minutes) if attempts else iter(())
         outcomes = [next(answers) if isinstance(it, Attempt) else it for it in sorted_out]
-        fresh = minutes.fresh
-        return JudgedBatch(
-            outcomes=outcomes,
-            changes=minutes.changes() if attempts else None,
-            reference_ids=np.array([item.reference_id for item in fresh], dtype=np.int64),
-            reference_vectors=np.array([item.vector for item in fresh], dtype=np.float32).reshape(
-                len(fresh), self.gallery.dim
-            ),
-        )
+        return JudgedBatch(outcomes, minutes.changes() if attempts else None)
 
     def _judge_attempts(self, attempts: Sequence[Attempt], minutes: Minutes) -> Iterator[Answer]:
         pairs = [

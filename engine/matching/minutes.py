@@ -11,7 +11,7 @@ from engine.matching.comparison import Comparisons
 from engine.matching.docket import Docket, FreshReference
 from engine.matching.intake import Attempt
 from engine.matching.policy import POLICY_VERSION, CaseKind, Evidence, Verdict
-from engine.matching.record import write_evidence, write_findings
+from engine.matching.replaying import write_evidence, write_findings
 from engine.matching.requests import Answer
 from engine.reasons import Decision
 from engine.registry.records import (
@@ -56,7 +56,6 @@ class Minutes:
         self._cases: list[CaseRecord] = []
         self._answers: list[StoredAnswer] = []
         self._audit: list[AuditEntry] = []
-        self.fresh: list[FreshReference] = []
 
     def changes(self) -> Changes:
         """Everything written so far, for one transaction."""
@@ -193,7 +192,6 @@ class Minutes:
             )
         )
         docket.add_reference(lookup, reference)
-        self.fresh.append(reference)
 
     def _open_line(
         self, attempt: Attempt, enrollment_id: str, document_id: str, docket: Docket

@@ -12,7 +12,7 @@ _WEIGHTS = (7, 3, 1)
 
 @dataclass(frozen=True, slots=True)
 class PassportZone:
-    """What the second line says; `identity` is issuing-state-independent of how it was typed."""
+    """What the second line says; `identity` is nationality and number, one for each passport."""
 
     identity: str = field(repr=False)
     expires_on: date
@@ -27,7 +27,8 @@ def compute_check_digit(text: str) -> int:
 def read_passport(text: str, on: date) -> PassportZone:
     """Reads a TD3 zone (its second line, or both) and verifies all five check digits.
 
-    Raises `ValueError` for anything that a passport's zone cannot be.
+    The date of birth may be unknown, in part or whole (`<`). Raises `ValueError` for anything
+    that a passport's zone cannot be.
     """
     lines = [line.strip().upper() for line in text.replace(" ", "\n").splitlines() if line.strip()]
     if len(lines) not in (1, 2) or not all(_LINE.fullmatch(line) for line in lines):
@@ -43,20 +44,19 @@ def read_passport(text: str, on: date) -> PassportZone:
     # An empty personal number may carry `<` in the place of its check digit.
     if not _has_digit(personal, digit) and not (digit == "<" and not personal.strip("<")):
         raise ValueError("wrong check digit")
-    _read_date(line[13:19], century=_birth_century(line[13:15], on))
-    expires_on = _read_date(line[21:27], century=2000)
-    return PassportZone(f"{line[10:13].strip('<')}:{line[0:9].strip('<')}", expires_on)
+    nationality, number = line[10:13].strip("<"), line[0:9].strip("<")
+    return PassportZone(f"{nationality}:{number}", _read_expiry(line[21:27], on))
 
 
 def _has_digit(value: str, digit: str) -> bool:
     return digit.isascii() and digit.isdigit() and compute_check_digit(value) == int(digit)
 
 
-def _birth_century(two_digits: str, on: date) -> int:
-    return 2000 if two_digits.isdigit() and 2000 + int(two_digits) <= on.year else 1900
-
-
-def _read_date(text: str, century: int) -> date:
+def _read_expiry(text: str, on: date) -> date:
+    """YYMMDD; no passport is valid for twenty years, so a later date is of the last century."""
     if not (text.isascii() and text.isdigit()):
         raise ValueError("not a date")
-    return date(century + int(text[:2]), int(text[2:4]), int(text[4:6]))
+    year = 2000 + int(text[:2])
+    if year > on.year + 20:
+        year -= 100
+    return date(year, int(text[2:4]), int(text[4:6]))

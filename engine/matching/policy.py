@@ -95,7 +95,11 @@ _CASE_OF = {
 
 
 def decide(evidence: Evidence) -> Verdict:
-    """The whole table; every row that applies leaves a finding."""
+    """The whole table; every row that applies leaves a finding.
+
+    Raises `ValueError` for evidence that compared nothing and gives no reason for it: what was
+    not looked at is never approved.
+    """
     findings = (
         *_document_findings(evidence),
         *_photograph_findings(evidence),
@@ -107,6 +111,9 @@ def decide(evidence: Evidence) -> Verdict:
         key=_GRAVITY.__getitem__,
         default=Decision.APPROVED,
     )
+    is_compared = evidence.live_portrait_score is not None and evidence.searched is not None
+    if decision is not Decision.REJECTED and not is_compared:
+        raise ValueError("evidence without a comparison approves nobody")
     cases = tuple(_CASE_OF[finding.reason] for finding in findings if finding.reason in _CASE_OF)
     return Verdict(decision, findings, cases)
 
@@ -156,4 +163,5 @@ def _line_findings(evidence: Evidence) -> list[Finding]:
 
 
 def _is_below(score: float | None, threshold: float) -> bool:
-    return score is not None and score < threshold
+    # Written so that a score that is no number is below every threshold.
+    return score is not None and not score >= threshold

@@ -10,14 +10,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from engine.errors import IdempotencyInFlight, LeaseLost, Overloaded, RegistryError, SosieError
+from engine.errors import (
+    GalleryBehind,
+    IdempotencyInFlight,
+    LeaseLost,
+    Overloaded,
+    RegistryError,
+    SosieError,
+    StorageFull,
+)
 from engine.matching.judge import Judge
+from engine.matching.publication import publish, require_in_step
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.watchlist import WatchList
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 
 Outcome = Answer | SosieError
+_FATAL = (LeaseLost, GalleryBehind)
 T = TypeVar("T")
 
 
@@ -71,9 +81,10 @@ class Registrar:
         self._clock = clock
         self._waiting: deque[_Enrollment | _Action] = deque()
         self._in_flight: set[tuple[str, str]] = set()
+        require_in_step(writer, judge.gallery)
         self._changed = threading.Condition()
         self._is_closed = False
-        self._failure: RegistryError | None = None
+        self._failure: SosieError | None = None
         self._thread = threading.Thread(target=self._serve, name="registrar", daemon=True)
         self._thread.start()
 
@@ -111,6 +122,7 @@ class Registrar:
     def run(self, perform: Callable[[Writer, datetime], T]) -> T:
         """Performs a change of another kind on the writer's thread, between two batches."""
         future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
         with self._changed:
             self._changed.wait_for(self._has_room)
             self._require_open()
@@ -145,12 +157,15 @@ class Registrar:
 
     def _require_open(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            # A fresh exception for each caller: a shared one would gather their tracebacks.
+            raise type(self._failure)(str(self._failure))
         if self._is_closed:
             raise RegistryError("the registrar is closed: open the deployment again")
 
     def _append(self, request: EnrollmentRequest) -> Future[Outcome]:
         enrollment = _Enrollment(request, Future())
+        # What is queued is decided: a caller that gives up must not cancel it half-way.
+        enrollment.future.set_running_or_notify_cancel()
         if enrollment.key in self._in_flight:
             raise IdempotencyInFlight(
                 "a request with this Idempotency-Key is being judged: ask again in a moment"
@@ -161,11 +176,16 @@ class Registrar:
         return enrollment.future
 
     def _serve(self) -> None:
-        while (work := self._take()) is not None:
-            if isinstance(work, _Action):
-                self._perform(work)
-            else:
-                self._decide(work)
+        try:
+            while (work := self._take()) is not None:
+                if isinstance(work, _Action):
+                    self._perform(work)
+                else:
+                    self._decide(work)
+        except BaseException:
+            self._fail(RegistryError("the registrar has stopped on an internal error: restart it"))
+            self._abandon()
+            raise
 
     def _take(self) -> list[_Enrollment] | _Action | None:
         """The next action, or the next batch: whatever has gathered while the last one ran."""
@@ -189,57 +209,46 @@ class Registrar:
 
     def _perform(self, action: _Action) -> None:
         try:
+            self._require_sound()
             result = action.perform(self._writer, self._clock())
-        except LeaseLost as error:
-            self._fail(error)
-            action.future.set_exception(error)
         except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+            if isinstance(error, _FATAL):
+                self._fail(error)
             action.future.set_exception(error)
         else:
             action.future.set_result(result)
 
     def _decide(self, batch: list[_Enrollment]) -> None:
-        if self._failure is not None:
-            self._settle(batch, [self._failure] * len(batch))
-            return
         try:
-            outcomes = self._judge_and_commit([item.request for item in batch])
-        except SosieError as error:
-            if isinstance(error, LeaseLost):
+            self._require_sound()
+            outcomes = self._judge_and_publish([item.request for item in batch])
+        except Exception as error:  # noqa: BLE001 - one request's bug must not stop the others
+            if isinstance(error, _FATAL):
                 self._fail(error)
-            self._settle(batch, [error] * len(batch))
-        except Exception as error:  # noqa: BLE001 - a bug met by one request must not fail others
-            if len(batch) == 1:
-                self._forget(batch)
-                batch[0].future.set_exception(error)
+            elif len(batch) > 1 and not isinstance(error, StorageFull):
+                # Nothing was kept: alone, each fails or passes by its own merit.
+                for item in batch:
+                    self._decide([item])
                 return
-            for item in batch:
-                self._decide([item])
+            self._settle(batch, [_as_value(error)] * len(batch))
         else:
             self._settle(batch, outcomes)
 
-    def _judge_and_commit(self, requests: list[EnrollmentRequest]) -> list[Outcome]:
+    def _require_sound(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        require_in_step(self._writer, self.gallery)
+
+    def _judge_and_publish(self, requests: list[EnrollmentRequest]) -> list[Outcome]:
         judged = self._judge.judge(
             requests,
             sequence=self._writer.sequence,
             next_reference_id=self._writer.next_reference_id,
             now=self._clock(),
         )
-        if judged.changes is None:
-            return judged.outcomes
-        self._writer.commit(judged.changes)
-        if len(judged.reference_ids):
-            self._show(judged.reference_ids, judged.reference_vectors)
+        if judged.changes is not None:
+            publish(self._writer, self.gallery, judged.changes)
         return judged.outcomes
-
-    def _show(self, ids: Any, vectors: Any) -> None:
-        """Makes committed references visible; if that fails, nothing more may be decided."""
-        try:
-            self._judge.gallery.add(ids, vectors, self._writer.sequence)
-        except Exception as error:
-            failure = RegistryError("the gallery has lost step with the store: restart to rebuild")
-            self._fail(failure)
-            raise failure from error
 
     def _settle(self, batch: list[_Enrollment], outcomes: Sequence[Outcome]) -> None:
         # A key leaves the flight before its caller hears of it: asking again finds the answer.
@@ -251,7 +260,28 @@ class Registrar:
         with self._changed:
             self._in_flight.difference_update(item.key for item in batch)
 
-    def _fail(self, failure: RegistryError) -> None:
+    def _fail(self, failure: SosieError) -> None:
         with self._changed:
             self._failure = failure
             self._changed.notify_all()
+
+    def _abandon(self) -> None:
+        """Tells everybody who waits that nothing will come."""
+        with self._changed:
+            left = list(self._waiting)
+            self._waiting.clear()
+        for work in left:
+            assert self._failure is not None
+            if isinstance(work, _Action):
+                work.future.set_exception(self._failure)
+            else:
+                self._settle([work], [self._failure])
+
+
+def _as_value(error: Exception) -> SosieError:
+    """An error of ours as it is; an unforeseen one without its text, which may hold anything."""
+    if isinstance(error, SosieError):
+        return error
+    hidden = SosieError(f"the request met an internal error ({type(error).__name__}): report it")
+    hidden.__cause__ = error
+    return hidden

@@ -97,12 +97,40 @@ def require_judgeable(request: EnrollmentRequest) -> None:
             f"the Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable characters: "
             "use a fresh UUID for each activation"
         )
+    for what, text in _texts(request):
+        if not is_storable(text):
+            raise RequestError(f"the {what} holds characters that are no text: type it again")
+    for what, sample in (("live", request.live), ("portrait", request.portrait)):
+        if sample.vector is not None and not np.isfinite(sample.vector).all():
+            raise RequestError(f"the {what} vector is not finite: extract it again")
     if request.consent_ref is not None and len(request.consent_ref) > MAX_CONSENT_LENGTH:
         raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
     if request.captured_at is not None and request.captured_at.tzinfo is None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
     require_checkable(request.document)
     normalise_msisdn(request.msisdn)
+
+
+def is_storable(text: str) -> bool:
+    """False for NUL, which PostgreSQL refuses, and for half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _texts(request: EnrollmentRequest) -> list[tuple[str, str]]:
+    return [
+        ("Idempotency-Key", request.idempotency_key),
+        ("carrier", request.carrier),
+        ("outlet", request.outlet),
+        ("document type", request.document.type),
+        ("document number", request.document.number),
+        ("name", request.document.name),
+        ("number", request.msisdn),
+        ("consent reference", request.consent_ref or ""),
+    ]
 
 
 def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:

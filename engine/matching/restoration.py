@@ -12,7 +12,7 @@ from indexes import snapshot
 from indexes.errors import IndexFault, SnapshotMissing
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
-from indexes.manifest import Origin
+from indexes.manifest import Header, Origin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,28 +32,48 @@ class Restored:
 def restore_gallery(store: Store, folder: Path) -> Restored:
     """Opens the snapshot in `folder` and replays the store above its watermark.
 
-    Damage, or a snapshot of another model or key ring, means a rebuild from the store: never a
-    wrong answer.
+    Damage, a snapshot of another model or key ring, or one of another history (the store was
+    restored from a backup since) means a rebuild from the store: never a wrong answer.
     """
     fault = None
     try:
-        gallery = snapshot.load(folder, origin_of(store), store.vault.sealer())
+        gallery = snapshot.load(
+            folder, origin_of(store), store.vault.sealer(), lambda header: _is_past(store, header)
+        )
+        loaded = len(gallery)
+        return Restored(gallery, loaded, _replay(store, gallery))
     except SnapshotMissing:
-        gallery = None
+        pass
     except IndexFault as error:
-        gallery, fault = None, str(error)
-    sequence = store.sequence()
-    if gallery is not None and gallery.sequence > sequence:
-        gallery, fault = None, "the snapshot is ahead of the store: it was restored from a backup"
-    if gallery is None:
-        gallery = Gallery(FlatIndex(store.vault.dim))
-    loaded = len(gallery)
-    return Restored(gallery, loaded, _replay(store, gallery, sequence), fault)
+        fault = str(error)
+    gallery = Gallery(FlatIndex(store.vault.dim))
+    return Restored(gallery, 0, _replay(store, gallery), fault)
 
 
 def save_snapshot(store: Store, gallery: Gallery, folder: Path) -> None:
-    """Keeps the gallery for the next start."""
-    snapshot.save(folder, gallery, origin_of(store), store.vault.sealer())
+    """Keeps the gallery for the next start; to be called by the writer."""
+    snapshot.save(
+        folder,
+        gallery,
+        origin_of(store),
+        store.vault.sealer(),
+        read_mark=lambda: _write_mark(*store.audit_head()),
+    )
+
+
+def _write_mark(number: int, digest: bytes) -> str:
+    return f"{number}:{digest.hex()}"
+
+
+def _is_past(store: Store, header: Header) -> bool:
+    """True if the store's audit chain has passed through the place where the snapshot was made.
+
+    Sequences alone cannot tell: a store that was restored from a backup overtakes them again,
+    with other people under the same numbers.
+    """
+    number = int(header.mark.partition(":")[0] or -1)
+    digest = store.audit_hash_at(number)
+    return digest is not None and header.mark == _write_mark(number, digest)
 
 
 def origin_of(store: Store) -> Origin:
@@ -67,9 +87,9 @@ def origin_of(store: Store) -> Origin:
     )
 
 
-def _replay(store: Store, gallery: Gallery, sequence: int) -> int:
-    """Brings the gallery from its watermark to `sequence`; returns how many references changed."""
-    start = gallery.sequence
+def _replay(store: Store, gallery: Gallery) -> int:
+    """Brings the gallery from its watermark to the store's; returns how many references changed."""
+    start, sequence = gallery.sequence, store.sequence()
     removed = [key for key in store.removals(start).tolist() if key in gallery]
     if removed:
         # A commit either adds references or removes some: where both are to be replayed, there

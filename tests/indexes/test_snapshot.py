@@ -61,7 +61,7 @@ def gallery(unit_rows: UnitRows) -> Gallery:
 @pytest.fixture
 def folder(tmp_path: Path, gallery: Gallery, sealer: Sealer) -> Path:
     """Holds the gallery in four chunks."""
-    snapshot.save(tmp_path / "gallery", gallery, ORIGIN, sealer, SMALL_CHUNK)
+    snapshot.save(tmp_path / "gallery", gallery, ORIGIN, sealer, chunk_bytes=SMALL_CHUNK)
     return tmp_path / "gallery"
 
 
@@ -84,6 +84,16 @@ def test_what_is_saved_comes_back(folder: Path, gallery: Gallery, sealer: Sealer
 def test_the_header_states_what_was_saved(tmp_path: Path, gallery: Gallery, sealer: Sealer) -> None:
     header = snapshot.save(tmp_path, gallery, ORIGIN, sealer)
     assert (header.origin, header.count, header.sequence) == (ORIGIN, 50, 7)
+
+
+def test_a_snapshot_whose_mark_is_declined_is_foreign(
+    tmp_path: Path, gallery: Gallery, sealer: Sealer
+) -> None:
+    snapshot.save(tmp_path, gallery, ORIGIN, sealer, read_mark=lambda: "here")
+    loaded = snapshot.load(tmp_path, ORIGIN, sealer, lambda header: header.mark == "here")
+    assert_same(loaded, gallery)
+    with pytest.raises(SnapshotForeign, match="another history"):
+        snapshot.load(tmp_path, ORIGIN, sealer, lambda header: header.mark == "there")
 
 
 def test_an_empty_gallery_keeps_its_watermark(tmp_path: Path, sealer: Sealer) -> None:
@@ -170,7 +180,7 @@ def test_a_chunk_of_another_snapshot_does_not_fit(
     folder: Path, tmp_path: Path, gallery: Gallery, sealer: Sealer
 ) -> None:
     """The same gallery saved twice under the same key: all equal but the snapshot's name."""
-    snapshot.save(tmp_path / "twin", gallery, ORIGIN, sealer, SMALL_CHUNK)
+    snapshot.save(tmp_path / "twin", gallery, ORIGIN, sealer, chunk_bytes=SMALL_CHUNK)
     shutil.copy(data_file(tmp_path / "twin"), data_file(folder))
     with pytest.raises(SnapshotDamaged):
         snapshot.load(folder, ORIGIN, sealer)
@@ -258,7 +268,7 @@ def test_a_gallery_is_not_saved_under_an_origin_of_another_kind(
 def states_of_a_save(folder: Path, gallery: Gallery, sealer: Sealer) -> Iterator[str]:
     """Takes the steps of a save, and stops after each; half-written files too."""
     contents = gallery.contents()
-    manifest = snapshot.write_data(folder, contents, ORIGIN, sealer, SMALL_CHUNK)
+    manifest = snapshot.write_data(folder, contents, ORIGIN, sealer, chunk_bytes=SMALL_CHUNK)
     data = folder / manifest.data_file
     whole = data.read_bytes()
     data.write_bytes(whole[: len(whole) // 2])
@@ -322,7 +332,7 @@ def run_child(script: str, *arguments: str) -> subprocess.Popen[str]:
 def test_a_kill_while_saving_loses_nothing_acknowledged(tmp_path: Path) -> None:
     script = """
         while True:
-            snapshot.save(folder, gallery, origin, Unsealed(), 200)
+            snapshot.save(folder, gallery, origin, Unsealed(), chunk_bytes=200)
             print(gallery.sequence, flush=True)
             key = np.array([16 + gallery.sequence])
             gallery.add(key, rows[:1], gallery.sequence + 1)
@@ -353,7 +363,7 @@ def test_a_full_disk_leaves_the_old_snapshot_and_nothing_else(
     script = """
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         try:
-            snapshot.save(folder, gallery, origin, Unsealed(), 200)
+            snapshot.save(folder, gallery, origin, Unsealed(), chunk_bytes=200)
         except OSError as fault:
             print(type(fault).__name__)
     """

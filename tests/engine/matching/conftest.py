@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.matching.documents import Document, FormAuthority
+from engine.matching.documents import Document, DocumentAuthority, FormAuthority
 from engine.matching.judge import Judge
 from engine.matching.registrar import Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest, Sample
@@ -25,6 +25,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from indexes.gallery import Gallery
 
 DIM = 64
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -97,20 +98,31 @@ class Lab:
 
     @contextmanager
     def registrar(
-        self, config: RegistrarConfig | None = None, watchlist: WatchList | None = None
+        self,
+        config: RegistrarConfig | None = None,
+        watchlist: WatchList | None = None,
+        gallery: Gallery | None = None,
+        authority: DocumentAuthority | None = None,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
+        if gallery is None:
+            gallery = restore_gallery(self.store, self.folder).gallery
         judge = Judge(
             store=self.store,
             vault=self.vault,
-            gallery=restore_gallery(self.store, self.folder).gallery,
+            gallery=gallery,
             watch=watchlist or WatchList(DIM, self.store.watchlist()),
             thresholds=THRESHOLDS,
-            authority=FormAuthority(),
+            authority=authority or FormAuthority(),
             model_digest=MODEL_DIGEST,
             false_candidates=lambda size, score: {"value": size * 1e-6 * (score < 2)},
         )
-        with Registrar(writer, judge, config, clock=lambda: NOW) as registrar:
+        try:
+            registrar = Registrar(writer, judge, config, clock=lambda: NOW)
+        except BaseException:
+            writer.close()
+            raise
+        with registrar:
             yield registrar
 
 

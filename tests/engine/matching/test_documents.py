@@ -17,7 +17,7 @@ from engine.matching.documents import (
     normalise_name,
     require_checkable,
 )
-from engine.matching.travel import compute_check_digit, read_passport
+from engine.matching.passports import compute_check_digit, read_passport
 from engine.reasons import Reason
 
 TODAY = date(2026, 11, 24)
@@ -106,6 +106,46 @@ def test_whatever_is_typed_as_a_number_is_a_finding_and_never_a_crash(text: str)
     for document_type in DOCUMENT_TYPES:
         findings = check(Document(document_type, text, "A Name"))
         assert set(findings) <= {Reason.DOCUMENT_INVALID, Reason.DOCUMENT_EXPIRED}
+
+
+def passport_line(birth: str, expiry: str) -> str:
+    """A second line of TD3 with right check digits."""
+
+    def checked(text: str) -> str:
+        return f"{text}{compute_check_digit(text)}"
+
+    number, birth, expiry = checked("L898902C3"), checked(birth), checked(expiry)
+    personal = checked("<" * 14)
+    whole = number + birth + expiry + personal
+    return f"{number}UTO{birth}F{expiry}{personal}{compute_check_digit(whole)}"
+
+
+@pytest.mark.parametrize("birth", ["74<<<<", "<<<<<<", "740812"])
+def test_a_passport_may_leave_the_date_of_birth_unknown(birth: str) -> None:
+    document = Document("passport", passport_line(birth, "300101"), "A Name")
+    assert check(document) == ()
+
+
+@pytest.mark.parametrize(
+    ("expiry", "findings"),
+    [
+        ("991231", (Reason.DOCUMENT_EXPIRED,)),
+        ("261123", (Reason.DOCUMENT_EXPIRED,)),
+        ("261124", ()),
+        ("361124", ()),
+    ],
+)
+def test_an_expiry_is_read_in_the_century_that_it_can_be_of(
+    expiry: str, findings: tuple[Reason, ...]
+) -> None:
+    document = Document("passport", passport_line("740812", expiry), "A Name")
+    assert check(document) == findings
+
+
+def test_a_number_given_as_the_type_is_not_repeated() -> None:
+    with pytest.raises(RequestError) as refusal:
+        require_checkable(Document("11010519491231002X", "cn-ric", "A Name"))
+    assert "1101" not in str(refusal.value)
 
 
 def test_an_expiry_given_beside_a_national_number_counts() -> None:

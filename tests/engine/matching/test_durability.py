@@ -93,11 +93,12 @@ def check_store(store: Store, folder: Path, acknowledged: dict[int, str]) -> Non
     assert counts["documents"] == counts["idempotency"] == counts["enrollments"]
     chunks = list(store.references())
     gallery = restore_gallery(store, folder).gallery
-    stored = np.sort(np.concatenate([chunk.ids for chunk in chunks]))
+    nothing = np.empty(0, dtype=np.int64)
+    stored = np.sort(np.concatenate([nothing, *(chunk.ids for chunk in chunks)]))
     np.testing.assert_array_equal(gallery.ids, stored)
     assert gallery.sequence == store.sequence()
     owners = store.documents_of(stored.tolist())
-    assert set(Counter(owners.values()).values()) == {1}
+    assert set(Counter(owners.values()).values()) <= {1}
     for chunk in chunks:
         np.testing.assert_array_equal(gallery.vectors(chunk.ids), chunk.vectors)
 
@@ -133,7 +134,7 @@ def test_no_acknowledged_enrollment_is_lost_or_doubled_however_often_it_is_kille
                 repeated += int(is_repeated)
             if acks:
                 resume, first = first, max(acknowledged) + 1
-                check_store(store, folder, acknowledged)
+            check_store(store, folder, acknowledged)
     check_store(store, folder, acknowledged)
     assert len(acknowledged) > kills
     assert repeated > 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import product
+from math import nan
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from engine.matching.policy import (
     Photograph,
     decide,
 )
-from engine.matching.record import read_evidence, write_evidence
+from engine.matching.replaying import read_evidence, write_evidence
 from engine.matching.thresholds import Thresholds
 from engine.reasons import IMAGE_REASONS, Decision, Reason
 
@@ -113,6 +114,19 @@ def test_an_image_reason_says_which_photograph_it_speaks_of() -> None:
     assert [finding.photograph for finding in verdict.findings] == [Photograph.PORTRAIT]
 
 
+@pytest.mark.parametrize("changes", [{"live_portrait_score": None}, {"searched": None}])
+def test_what_was_not_compared_is_never_approved(changes: dict[str, object]) -> None:
+    evidence = replace(HONEST, **changes)
+    with pytest.raises(ValueError, match="without a comparison"):
+        decide(evidence)
+    blurred = replace(evidence, live_problems=(Reason.BLURRED,))
+    assert decide(blurred).decision is Decision.REJECTED
+
+
+def test_a_score_that_is_no_number_is_no_match() -> None:
+    assert decide(replace(HONEST, live_portrait_score=nan)).decision is Decision.REJECTED
+
+
 scores = st.one_of(st.none(), st.floats(-1, 1))
 evidence = st.builds(
     Evidence,
@@ -139,4 +153,10 @@ evidence = st.builds(
 def test_recorded_evidence_decides_again_as_it_did(given_evidence: Evidence) -> None:
     recorded = json.loads(json.dumps(write_evidence(given_evidence)))
     assert read_evidence(recorded) == given_evidence
-    assert decide(read_evidence(recorded)) == decide(given_evidence)
+    try:
+        verdict = decide(given_evidence)
+    except ValueError:
+        with pytest.raises(ValueError, match="without a comparison"):
+            decide(read_evidence(recorded))
+    else:
+        assert decide(read_evidence(recorded)) == verdict

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import (
+    GalleryBehind,
     IdempotencyInFlight,
     IdempotencyMismatch,
     OutletRefused,
@@ -18,13 +19,17 @@ from engine.errors import (
     SosieError,
     WriterBusy,
 )
-from engine.matching.documents import Document
-from engine.matching.record import replay
+from engine.matching.comparison import fuse_vectors
+from engine.matching.documents import Document, FormAuthority
+from engine.matching.holders import erase_holder
 from engine.matching.registrar import Registrar, RegistrarConfig
+from engine.matching.replaying import replay
 from engine.matching.requests import Answer, EnrollmentRequest, Sample
 from engine.matching.restoration import restore_gallery
 from engine.reasons import Decision, Reason
 from engine.registry.records import CaseState
+from indexes.flat import FlatIndex
+from indexes.gallery import Gallery
 
 
 def enroll(registrar: Registrar, *requests: EnrollmentRequest) -> list[Any]:
@@ -334,6 +339,133 @@ def test_the_gallery_equals_the_store_after_a_restart(lab: Any) -> None:
     np.testing.assert_array_equal(restored.ids, gallery.ids)
     np.testing.assert_allclose(
         restored.vectors(restored.ids), gallery.vectors(gallery.ids), atol=1e-6
+    )
+
+
+def test_a_caller_that_gives_up_cannot_stop_the_registrar(lab: Any) -> None:
+    hold, held = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        held.set()
+        hold.wait(10)
+
+    request = lab.request()
+    with lab.registrar() as registrar:
+        blocker = threading.Thread(target=registrar.run, args=(wait,))
+        blocker.start()
+        held.wait(10)
+        future = registrar.submit(request)
+        assert not future.cancel()
+        hold.set()
+        blocker.join()
+        assert future.result(10).decision is Decision.APPROVED
+        assert enroll(registrar, lab.request())[0].decision is Decision.APPROVED
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"consent_ref": "a\0b"},
+        {"outlet": "blue-1\0"},
+        {"idempotency_key": "\ud800"},
+        {"document": Document("cn-ric", "11010519491231002X", "half \ud800")},
+    ],
+)
+def test_text_that_no_database_stores_is_refused_beside_its_neighbours(
+    lab: Any, changes: dict[str, Any]
+) -> None:
+    with lab.registrar() as registrar:
+        outcomes = enroll(registrar, lab.request(), lab.request(**changes), lab.request())
+    assert isinstance(outcomes[1], RequestError)
+    assert [type(outcome) for outcome in outcomes[::2]] == [Answer, Answer]
+
+
+def test_a_vector_that_is_not_finite_is_refused(lab: Any) -> None:
+    broken = Sample(np.full(64, np.nan, dtype=np.float32), bytes(32))
+    with lab.registrar() as registrar:
+        outcomes = enroll(registrar, lab.request(live=broken), lab.request())
+    assert isinstance(outcomes[0], RequestError)
+    assert isinstance(outcomes[1], Answer)
+
+
+def test_an_unforeseen_error_hits_one_request_and_shows_none_of_its_text(lab: Any) -> None:
+    class Unlucky(FormAuthority):
+        def check(self, documents: Any, on: Any) -> Any:
+            if any(item.name == "unlucky" for item in documents):
+                raise OSError("the line to the government is down: unlucky")
+            return super().check(documents, on)
+
+    bad = lab.request()
+    bad = replace(bad, document=replace(bad.document, name="Unlucky"))
+    with lab.registrar(authority=Unlucky()) as registrar:
+        outcomes = enroll(registrar, lab.request(), bad, lab.request())
+    assert isinstance(outcomes[1], SosieError)
+    assert "unlucky" not in str(outcomes[1])
+    assert [type(outcome) for outcome in outcomes[::2]] == [Answer, Answer]
+
+
+class BrokenGallery(Gallery):
+    """A gallery that has run out of memory."""
+
+    is_broken = False
+
+    def add(self, *args: Any) -> None:
+        if self.is_broken:
+            raise MemoryError
+        super().add(*args)
+
+    def remove(self, *args: Any) -> None:
+        if self.is_broken:
+            raise MemoryError
+        super().remove(*args)
+
+
+@pytest.mark.parametrize("change", ["enroll", "erase"])
+def test_what_is_durable_but_not_visible_stops_the_registrar(lab: Any, change: str) -> None:
+    gallery = BrokenGallery(FlatIndex(lab.vault.dim))
+    first, second = lab.request(), lab.request()
+    with lab.registrar(gallery=gallery) as registrar:
+        enroll(registrar, first)
+        gallery.is_broken = True
+        if change == "enroll":
+            assert isinstance(enroll(registrar, second)[0], GalleryBehind)
+        else:
+            with pytest.raises(GalleryBehind):
+                erase_holder(registrar, lab.store, first.document, "test")
+        gallery.is_broken = False
+        assert isinstance(enroll(registrar, lab.request())[0], GalleryBehind)
+        with pytest.raises(GalleryBehind):
+            registrar.submit(lab.request())
+    with lab.registrar() as reopened:
+        expected = 2 if change == "enroll" else 0
+        assert len(reopened.gallery) == expected
+        assert enroll(reopened, second)[0].is_repeated == (change == "enroll")
+
+
+def test_a_registrar_does_not_start_on_a_gallery_that_lags(lab: Any) -> None:
+    with lab.registrar() as registrar:
+        enroll(registrar, lab.request())
+    lagging = Gallery(FlatIndex(lab.vault.dim))
+    with pytest.raises(GalleryBehind), lab.registrar(gallery=lagging):
+        pytest.fail("started")
+    with lab.registrar() as registrar:
+        assert len(registrar.gallery) == 1
+
+
+def test_a_score_does_not_depend_on_who_else_is_in_the_batch(lab: Any) -> None:
+    person = lab.people.person()
+    first, again = lab.request(person), lab.request(person)
+    others = [lab.request() for _ in range(20)]
+    with lab.registrar() as registrar:
+        together = enroll(registrar, first, *others, again)[-1].body
+    candidate = together["duplicate_search"]["candidates"][0]
+    probe = fuse_vectors(again.live.vector, again.portrait.vector)
+    reference = fuse_vectors(first.live.vector, first.portrait.vector)
+    assert candidate["score"] == float(
+        np.float32(reference.astype(np.float64) @ probe.astype(np.float64))
+    )
+    assert together["scores"]["live_portrait"] == float(
+        np.float32(again.live.vector.astype(np.float64) @ again.portrait.vector.astype(np.float64))
     )
 
 

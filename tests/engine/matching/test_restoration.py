@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from engine.matching.restoration import restore_gallery, save_snapshot
 from engine.registry.keyring import KeyRing
+from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 
@@ -36,16 +38,32 @@ def test_a_damaged_snapshot_means_a_rebuild_that_says_why(lab: Any) -> None:
     assert "\n" not in restored.fault
 
 
-def test_a_snapshot_ahead_of_the_store_is_not_believed(lab: Any, sqlite_url: str) -> None:
+def test_a_snapshot_of_another_history_is_not_believed_however_far_the_store_is(
+    lab: Any, sqlite_url: str
+) -> None:
+    person = lab.people.person()
     with lab.registrar() as registrar:
-        registrar.enroll([lab.request()])
+        registrar.enroll([lab.request(person)])
         save_snapshot(lab.store, registrar.gallery, lab.folder)
-    # The same key ring over an emptier database: what a restored backup looks like.
+    # The same key ring over another database: what a restored backup looks like, once it has
+    # overtaken the sequence of the snapshot with other people.
     path = sqlite_url.replace("registry.db", "backup.db")
     with Store.create(path, lab.vault, model_digest=lab.store.model_digest) as backup:
+        backup.add_carrier(Carrier("blue", "Blue"), actor="test")
+        backup.add_outlet("blue-1", "blue", actor="test")
+        lab = replace(lab, store=backup)
+        with lab.registrar() as registrar:
+            assert len(registrar.gallery) == 0
+            for _ in range(3):
+                registrar.enroll([lab.request()])
+            expected = registrar.gallery
         restored = restore_gallery(backup, lab.folder)
-    assert (restored.loaded, len(restored.gallery)) == (0, 0)
     assert restored.fault is not None
+    np.testing.assert_array_equal(restored.gallery.ids, expected.ids)
+    np.testing.assert_array_equal(
+        restored.gallery.vectors(expected.ids), expected.vectors(expected.ids)
+    )
+    assert len(restored.gallery.range_search(person[None], 0.6).hits.ids) == 0
 
 
 def test_a_snapshot_of_another_deployment_is_not_believed(lab: Any, sqlite_url: str) -> None:
