@@ -28,6 +28,7 @@ _PAGE = (
     .limit(bindparam("page"))
 )
 _PAGE_ROWS = 5_000
+_HASH = select(tables.audit.c.hash).where(tables.audit.c.number == bindparam("number"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,12 @@ def read_page(connection: Connection, after: int) -> list[AuditRecord]:
     """The next entries after a number, oldest first; none at the end."""
     rows = connection.execute(_PAGE, {"after": after, "page": _PAGE_ROWS})
     return [_record(row) for row in rows]
+
+
+def hash_at(connection: Connection, number: int) -> bytes | None:
+    """The hash of one entry; `None` where there is no such entry."""
+    found: bytes | None = connection.scalar(_HASH, {"number": number})
+    return found
 
 
 def verify_chain(store: Store) -> AuditReport:

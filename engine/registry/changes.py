@@ -8,7 +8,18 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Executable, Table, bindparam, func, insert, select, text, update
+from sqlalchemy import (
+    Connection,
+    Executable,
+    Table,
+    bindparam,
+    case,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
 from engine.errors import StorageFailed
 from engine.registry import tables
@@ -49,13 +60,31 @@ _CLOSE_LINE = (
 _BLOCK_DOCUMENT = (
     update(tables.documents)
     .where(tables.documents.c.id == bindparam("key"))
-    .where(tables.documents.c.status != DocumentStatus.ERASED.value)
-    .values(status=DocumentStatus.BLOCKED.value)
+    .where(tables.documents.c.lookup.is_not(None))
+    .values(
+        blocked_at=func.coalesce(
+            tables.documents.c.blocked_at, bindparam("at", type_=tables.Moment)
+        )
+    )
+)
+_UNBLOCK_DOCUMENT = (
+    update(tables.documents)
+    .where(tables.documents.c.id == bindparam("key"))
+    .where(tables.documents.c.blocked_at.is_not(None))
+    .values(
+        blocked_at=None,
+        # The block was all that an erased document's look-up was kept for.
+        lookup=case(
+            (tables.documents.c.status == DocumentStatus.ERASED.value, None),
+            else_=tables.documents.c.lookup,
+        ),
+    )
 )
 _ACTIVATE_DOCUMENT = (
     update(tables.documents)
     .where(tables.documents.c.id == bindparam("key"))
     .where(tables.documents.c.status == DocumentStatus.ATTEMPTED.value)
+    .where(tables.documents.c.blocked_at.is_(None))
     .values(
         status=DocumentStatus.ACTIVE.value,
         name_lookup=bindparam("name"),
@@ -66,9 +95,13 @@ _ACTIVATE_DOCUMENT = (
 _ERASE_DOCUMENT = (
     update(tables.documents)
     .where(tables.documents.c.id == bindparam("key"))
+    .where(tables.documents.c.status != DocumentStatus.ERASED.value)
     .values(
         status=DocumentStatus.ERASED.value,
-        lookup=None,
+        # Or erasure would lift a block: the same document could be enrolled anew.
+        lookup=case(
+            (tables.documents.c.blocked_at.is_not(None), tables.documents.c.lookup), else_=None
+        ),
         name_lookup=None,
         identity=None,
         expires_on=None,
@@ -120,7 +153,9 @@ def apply(
     for line_id in changes.closed_lines:
         _change_one(connection, _CLOSE_LINE, {"key": line_id, "at": at})
     for document_id in changes.blocked_documents:
-        _change_one(connection, _BLOCK_DOCUMENT, {"key": document_id})
+        _change_one(connection, _BLOCK_DOCUMENT, {"key": document_id, "at": at})
+    for document_id in changes.unblocked_documents:
+        _change_one(connection, _UNBLOCK_DOCUMENT, {"key": document_id})
     for document_id in changes.erased_documents:
         _erase(connection, document_id, at)
     for key in changes.unwatched:

@@ -27,7 +27,13 @@ def connect(url: str) -> Engine:
     parsed = parse(url)
     if parsed.get_backend_name() == "sqlite":
         return _connect_sqlite(parsed)
-    engine = create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
+    try:
+        engine = create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
+    except ModuleNotFoundError:
+        raise RegistryError(
+            "the database's driver is not installed: run pip install 'sosie[postgres]' "
+            "and use postgresql+psycopg://user@host/database"
+        ) from None
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
 
@@ -57,11 +63,23 @@ def sqlite_file(engine: Engine) -> Path | None:
     return Path(engine.url.database)
 
 
+def open_connection(engine: Engine) -> Connection:
+    """A connection that works, or `StorageFailed` with what to check."""
+    with storage_errors():
+        try:
+            return engine.connect()
+        except DBAPIError as error:
+            raise StorageFailed(
+                f"the database cannot be opened ({_error_name(error.orig)}): "
+                "check its URL and that it runs"
+            ) from None
+
+
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection for a short read."""
-    with storage_errors(), engine.connect() as connection:
-        yield connection
+def reading(engine: Engine, *, locking: bool = False) -> Iterator[Connection]:
+    """A connection for a short read; `locking` reads behind SQLite's write lock."""
+    with storage_errors(), open_connection(engine) as connection:
+        yield connection.execution_options(immediate=locking)
 
 
 @contextmanager
@@ -71,7 +89,7 @@ def changing(engine: Engine) -> Iterator[Connection]:
     On SQLite it takes the write lock at once: a transaction that reads first and writes later
     could not wait for another writer any more.
     """
-    with storage_errors(), engine.connect() as plain:
+    with storage_errors(), open_connection(engine) as plain:
         connection = plain.execution_options(immediate=True)
         with connection.begin():
             yield connection
@@ -130,9 +148,8 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 
 def _translate(cause: BaseException | None) -> StorageFailed:
     # A driver's own message may quote the row; its code and the constraint's name do not.
-    state = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
-    name = state or type(cause).__name__
-    if state in _FULL:
+    name = _error_name(cause)
+    if name in _FULL:
         return StorageFull(
             f"the database has no room left ({name}): free space, then send the request again"
         )
@@ -143,3 +160,8 @@ def _translate(cause: BaseException | None) -> StorageFailed:
     return StorageFailed(
         f"the database refused the transaction ({name}{broken}); nothing of it was kept"
     )
+
+
+def _error_name(cause: BaseException | None) -> str:
+    state = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
+    return str(state or type(cause).__name__)

@@ -58,6 +58,15 @@ def check(connection: Connection, vault: Vault, model_digest: str) -> None:
     _check_data_keys(row, vault)
 
 
+def check_data_key_is_newest(connection: Connection, vault: Vault) -> None:
+    """`KeyRingForeign` where newer values are sealed with a data key that this ring lacks."""
+    known = connection.scalars(select(_deployment.c.data_keys)).one()
+    if max(map(int, known)) > vault.active_data_version:
+        raise KeyRingForeign(
+            "the data key was rotated after this process read its key ring: start it again"
+        )
+
+
 def add_data_key(connection: Connection, vault: Vault) -> None:
     """Notes the active data key before anything is sealed with it."""
     known = connection.scalars(select(_deployment.c.data_keys)).one()

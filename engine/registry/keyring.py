@@ -108,7 +108,7 @@ class KeyRing:
                 content = file.read()
         except FileNotFoundError:
             raise KeyRingMissing(
-                f"no key ring at {path}: run sosie init, or restore your backup of it"
+                f"no key ring at {path}: check the folder, or restore your backup of the key ring"
             ) from None
         except OSError as error:
             raise KeyRingInvalid(f"{path} cannot be read: {error.strerror}") from None

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from engine.errors import RegistryError, WriterBusy
-from engine.registry.database import sqlite_file, storage_errors
+from engine.registry.database import open_connection, sqlite_file, storage_errors
 
 # Advisory locks live in one database, so a constant names the lease of its only registry.
 _ADVISORY_KEY = 0x736F736965
@@ -61,7 +61,7 @@ class AdvisoryLease:
 
     def __init__(self, engine: Engine) -> None:
         with storage_errors():
-            self._connection: Connection = engine.connect().execution_options(
+            self._connection: Connection = open_connection(engine).execution_options(
                 isolation_level="AUTOCOMMIT"
             )
             taken = self._connection.scalar(

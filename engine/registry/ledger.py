@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, select, update
 
@@ -20,10 +20,22 @@ _HEAD = select(_deployment).with_for_update()
 _ADVANCE = (
     update(_deployment)
     .where(_deployment.c.writer_epoch == bindparam("epoch"))
-    .values(audit_number=bindparam("number"), audit_head=bindparam("head"))
+    .where(_deployment.c.sequence == bindparam("known_sequence"))
+    .where(_deployment.c.audit_number == bindparam("known_number"))
+    .values(
+        audit_number=bindparam("number"),
+        audit_head=bindparam("head"),
+        sequence=bindparam("next_sequence"),
+    )
 )
-_ADVANCE_GALLERY = _ADVANCE.values(sequence=bindparam("gallery_sequence"))
-_HASH = select(tables.audit.c.hash).where(tables.audit.c.number == bindparam("number"))
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """What a writer takes the deployment's row to say: its epoch, and the gallery's sequence."""
+
+    epoch: int
+    sequence: int
 
 
 @contextmanager
@@ -33,14 +45,15 @@ def recorded(
     entries: Sequence[AuditEntry],
     at: datetime,
     *,
-    epoch: int | None = None,
+    fence: Fence | None = None,
     sequence: int | None = None,
 ) -> Iterator[Connection]:
-    """A write transaction that is audited and, with an epoch, fenced against a newer writer.
+    """A write transaction that is audited and, with a fence, refused to whoever is behind.
 
     The block's changes, its audit entries and the new sequence are kept together or not at all.
-    `LeaseLost`: a newer writer has taken over, or the connection broke while the transaction was
-    being committed and the database could not be asked whether it was.
+    `LeaseLost`: the row says otherwise than the fence, since a newer writer has taken over, or
+    the connection broke while the transaction was being committed and the database could not be
+    asked whether it was.
     """
     assert entries, "nothing changes without an audit entry"
     chained: list[AuditRecord] = []
@@ -51,7 +64,11 @@ def recorded(
             head = connection.execute(_HEAD).one()
             chained = audit.extend(vault, head.audit_number, head.audit_head, at, entries)
             _advance(
-                connection, chained[-1], head.writer_epoch if epoch is None else epoch, sequence
+                connection,
+                fence or Fence(head.writer_epoch, head.sequence),
+                head.audit_number,
+                chained[-1],
+                sequence,
             )
             yield connection
             audit.append(connection, chained)
@@ -61,12 +78,20 @@ def recorded(
             raise
 
 
-def _advance(connection: Connection, last: AuditRecord, epoch: int, sequence: int | None) -> None:
-    values: dict[str, Any] = {"epoch": epoch, "number": last.number, "head": last.hash}
-    if sequence is None:
-        result = connection.execute(_ADVANCE, values)
-    else:
-        result = connection.execute(_ADVANCE_GALLERY, values | {"gallery_sequence": sequence})
+def _advance(
+    connection: Connection, fence: Fence, number: int, last: AuditRecord, sequence: int | None
+) -> None:
+    result = connection.execute(
+        _ADVANCE,
+        {
+            "epoch": fence.epoch,
+            "known_sequence": fence.sequence,
+            "known_number": number,
+            "number": last.number,
+            "head": last.hash,
+            "next_sequence": fence.sequence if sequence is None else sequence,
+        },
+    )
     if result.rowcount != 1:
         raise LeaseLost("another writer has taken over this registry: restart to read its state")
 
@@ -74,11 +99,13 @@ def _advance(connection: Connection, last: AuditRecord, epoch: int, sequence: in
 def _was_kept(engine: Engine, last: AuditRecord) -> bool:
     # A commit can fail after it took effect; its last audit hash tells, since no other has it.
     try:
-        with reading(engine) as connection:
-            found: bytes | None = connection.scalar(_HASH, {"number": last.number})
+        with reading(engine, locking=True) as connection:
+            # The server may be committing still, for a client that is gone: its transaction
+            # holds this row until it ends.
+            connection.execute(_HEAD)
+            return audit.hash_at(connection, last.number) == last.hash
     except StorageFailed:
         raise LeaseLost(
             "the database went away while a transaction was being committed: "
             "restart to read what was kept"
         ) from None
-    return found == last.hash

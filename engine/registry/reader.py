@@ -52,8 +52,15 @@ _DOCUMENTS = (
 )
 _DOCUMENTS_BY_LOOKUP = _DOCUMENTS.where(_documents.c.lookup.in_(_KEYS))
 _DOCUMENTS_BY_ID = _DOCUMENTS.where(_documents.c.id.in_(_KEYS))
-_DOCUMENTS_OF = select(_references.c.id, _references.c.document_id).where(
-    _references.c.id.in_(_KEYS)
+_BLOCKED_DOCUMENTS = (
+    _DOCUMENTS.where(_documents.c.blocked_at.is_not(None))
+    .order_by(None)
+    .order_by(_documents.c.blocked_at, _documents.c.id, _references.c.id)
+)
+_DOCUMENTS_OF = (
+    select(_references.c.id, _references.c.document_id)
+    .where(_references.c.id.in_(_KEYS))
+    .where(_references.c.removed_sequence.is_(None))
 )
 _IDENTITY = select(_documents.c.identity).where(_documents.c.id == bindparam("id"))
 _IN_USE = _lines.c.status != LineStatus.CLOSED.value
@@ -126,8 +133,13 @@ class Reader:
         found = gather_documents(self._rows_of(_DOCUMENTS_BY_ID, ids))
         return {record.id: record for record in found}
 
+    def blocked_documents(self) -> list[DocumentRecord]:
+        """Every blocked document, erased ones too, the longest blocked first."""
+        with reading(self._engine) as connection:
+            return gather_documents(connection.execute(_BLOCKED_DOCUMENTS))
+
     def documents_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
-        """The document of each of these references, removed ones too."""
+        """The document of each of these references; a removed one is left out."""
         return {
             row.id: row.document_id
             for row in self._rows_of(_DOCUMENTS_OF, [int(key) for key in reference_ids])
@@ -239,6 +251,11 @@ class Reader:
         with reading(self._engine) as connection:
             row = connection.execute(_DEPLOYMENT).one()
         return row.audit_number, row.audit_head
+
+    def audit_hash_at(self, number: int) -> bytes | None:
+        """The hash of one audit entry as the trail has it; `None` where there is no such entry."""
+        with reading(self._engine) as connection:
+            return audit.hash_at(connection, number)
 
     def sequence(self) -> int:
         """The gallery's sequence: the last committed change of references."""

@@ -22,7 +22,10 @@ Json = Mapping[str, Any]
 
 
 class DocumentStatus(StrEnum):
-    """`attempted` is known from attempts only, none of them approved: it binds nobody yet."""
+    """`attempted` is known from attempts only, none of them approved: it binds nobody yet.
+
+    `blocked` hides what the document is besides, and is what it becomes again when unblocked.
+    """
 
     ATTEMPTED = "attempted"
     ACTIVE = "active"
@@ -92,7 +95,11 @@ class NewDocument:
 
 @dataclass(frozen=True, slots=True)
 class DocumentRecord:
-    """A document as look-ups need it; the look-ups are `None` once it is erased."""
+    """A document as look-ups need it.
+
+    The look-ups are `None` once it is erased; only a blocked one keeps `lookup`, so that it stays
+    refused, until it is unblocked.
+    """
 
     id: str
     kind: str
@@ -101,6 +108,8 @@ class DocumentRecord:
     status: DocumentStatus
     expires_on: date | None
     reference_ids: tuple[int, ...]
+    blocked_at: datetime | None = None
+    is_erased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +250,8 @@ class Changes:
     `sequence` is the gallery's after these changes. Every commit carries at least one audit
     entry. A removed reference keeps its row, without a template. An erased document loses its
     number, name and look-ups, and its lines are closed and lose theirs; the caller removes its
-    references in the same changes.
+    references in the same changes. A blocked document keeps its keyed look-up through an erasure
+    and loses it when it is unblocked.
     """
 
     sequence: int
@@ -258,6 +268,7 @@ class Changes:
     """Reference id and the gallery sequence of its removal."""
     closed_lines: Sequence[str] = ()
     blocked_documents: Sequence[str] = ()
+    unblocked_documents: Sequence[str] = ()
     erased_documents: Sequence[str] = ()
     watched: Sequence[WatchEntry] = ()
     unwatched: Sequence[int] = ()

@@ -32,9 +32,11 @@ def gather_documents(rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
             kind=row.kind,
             lookup=row.lookup,
             name_lookup=row.name_lookup,
-            status=DocumentStatus(row.status),
+            status=DocumentStatus.BLOCKED if row.blocked_at else DocumentStatus(row.status),
             expires_on=row.expires_on,
             reference_ids=tuple(reference_ids[row.id]),
+            blocked_at=row.blocked_at,
+            is_erased=row.status == DocumentStatus.ERASED,
         )
         for row in first.values()
     ]

@@ -166,6 +166,5 @@ def _reachable() -> Iterator[None]:
     except StorageFull:
         raise
     except StorageFailed as error:
-        raise RegistryError(
-            f"the database cannot be opened: check its URL and that it runs ({error})"
-        ) from None
+        # No transaction was lost: there is no registry to work with.
+        raise RegistryError(str(error)) from None

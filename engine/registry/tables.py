@@ -108,9 +108,19 @@ documents = Table(
     Column("expires_on", Date),
     Column("status", String(16), nullable=False),
     Column("created_at", Moment, nullable=False),
+    # Beside the status, not in it: a block outlives an erasure, and lifting it changes no more.
+    Column("blocked_at", Moment),
     Column("erased_at", Moment),
-    CheckConstraint("status IN ('attempted', 'active', 'blocked', 'erased')", name="status"),
+    CheckConstraint("status IN ('attempted', 'active', 'erased')", name="status"),
     CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
+    CheckConstraint("(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"),
+)
+# Partial: few documents are blocked.
+Index(
+    "ix_documents_blocked",
+    documents.c.blocked_at,
+    sqlite_where=documents.c.blocked_at.is_not(None),
+    postgresql_where=documents.c.blocked_at.is_not(None),
 )
 
 enrollments = Table(
@@ -193,7 +203,7 @@ watchlist = Table(
     Column("id", RowNumber, primary_key=True, autoincrement=False),
     Column("document_lookup", LargeBinary, index=True),
     Column("template", LargeBinary),
-    Column("reason", Code, nullable=False),
+    Column("reason", String(200), nullable=False),
     Column("added_at", Moment, nullable=False),
     Column("removed_at", Moment),
 )

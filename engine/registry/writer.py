@@ -14,7 +14,7 @@ from engine.registry import deployment, tables
 from engine.registry.changes import apply
 from engine.registry.database import changing, reading
 from engine.registry.lease import take_lease
-from engine.registry.ledger import recorded
+from engine.registry.ledger import Fence, recorded
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.registry.vault import Vault
 
@@ -83,7 +83,7 @@ class Writer:
             self._vault,
             entries,
             at or utc_now(),
-            epoch=self._epoch,
+            fence=Fence(self._epoch, self._sequence),
             sequence=sequence,
         )
 
@@ -115,6 +115,9 @@ class Writer:
             connection.execute(
                 update(_deployment).values(writer_epoch=_deployment.c.writer_epoch + 1)
             )
+            # Again, after `Store.open`: the data key may have been rotated in between.
+            deployment.check_data_key_is_newest(connection, self._vault)
+            deployment.check(connection, self._vault, self._model_digest)
             deployment.add_data_key(connection, self._vault)
             row = connection.execute(
                 select(_deployment.c.writer_epoch, _deployment.c.sequence)

@@ -11,6 +11,7 @@ from engine.matching.documents import Document, FormAuthority, check_documents
 from engine.matching.holders import block_document, erase_holder, read_lines, watch_face
 from engine.matching.identification import identify, identify_best
 from engine.matching.intake import document_look_up
+from engine.matching.operations import unblock_document
 from engine.matching.restoration import restore_gallery, save_snapshot
 from engine.matching.watchlist import WatchList
 from engine.reasons import Decision, Reason
@@ -73,6 +74,24 @@ def test_a_blocked_document_is_refused(lab: Any) -> None:
         outcome = registrar.enroll([lab.request(person, document=request.document)])[0]
     assert outcome.decision is Decision.REJECTED
     assert outcome.reasons == (Reason.DOCUMENT_BLOCKED,)
+
+
+def test_an_erasure_does_not_lift_a_block(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        block_document(registrar, lab.store, request.document, "test")
+        erase_holder(registrar, lab.store, request.document, "test")
+        again = registrar.enroll([lab.request(person, document=request.document)])[0]
+        with pytest.raises(NotFound):
+            erase_holder(registrar, lab.store, request.document, "test")
+        with pytest.raises(NotFound):
+            read_lines(registrar, lab.store, request.document, person, 0.42, "test")
+        unblock_document(registrar, lab.store, request.document, "test")
+        later = registrar.enroll([lab.request(person, document=request.document)])[0]
+    assert again.reasons == (Reason.DOCUMENT_BLOCKED,)
+    assert later.decision is Decision.APPROVED
 
 
 def test_a_watched_face_goes_to_review_now_and_after_a_restart(lab: Any) -> None:

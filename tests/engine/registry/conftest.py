@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from engine.registry.records import (
     AuditEntry,
@@ -21,6 +23,7 @@ from engine.registry.records import (
     StoredAnswer,
     new_id,
 )
+from engine.registry.store import Store
 from engine.registry.writer import Writer
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
@@ -115,6 +118,21 @@ def document_number_of(number: int) -> str:
 
 def msisdn_of(number: int) -> str:
     return f"+8613{number:09d}"
+
+
+@pytest.fixture
+def listening() -> Callable[..., AbstractContextManager[None]]:
+    """`listening(store, moment, do)`: meanwhile SQLAlchemy calls `do` at each such moment."""
+
+    @contextmanager
+    def listen(store: Store, moment: str, do: Callable[..., None]) -> Iterator[None]:
+        event.listen(store._engine, moment, do)
+        try:
+            yield
+        finally:
+            event.remove(store._engine, moment, do)
+
+    return listen
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from engine.registry.records import (
 )
 
 ENTRY = AuditEntry("test", "test.done", "x")
+REASON = "x" * 200
 
 
 def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> None:
@@ -205,13 +206,13 @@ def test_watch_list_holds_faces_and_documents_until_they_are_removed(
     face = writer.vault.rotate(random_units(1))[0]
     lookup = writer.vault.look_up("document:passport", "X1")
     entries = [
-        WatchEntry(writer.next_watch_id(), None, face, "fraud", utc_now()),
+        WatchEntry(writer.next_watch_id(), None, face, REASON, utc_now()),
         WatchEntry(writer.next_watch_id(), lookup, None, "stolen", utc_now()),
     ]
     writer.commit(Changes(sequence=0, audit=[ENTRY], watched=entries))
     by_face, by_document = store.watchlist()
     assert np.array_equal(by_face.template, face)
-    assert (by_face.id, by_face.document_lookup, by_face.reason) == (1, None, "fraud")
+    assert (by_face.id, by_face.document_lookup, by_face.reason) == (1, None, REASON)
     assert by_document.template is None
     assert store.watched_documents([lookup])[lookup].id == 2
     writer.commit(Changes(sequence=0, audit=[ENTRY], unwatched=[1, 2]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from engine.errors import KeyRingError, KeyRingForeign, SealBroken
+from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, SealBroken
 from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.keyring import KeyRing
@@ -177,6 +177,43 @@ def test_old_ring_is_refused_once_rows_may_bear_the_new_key(
         pass
     with pytest.raises(KeyRingForeign, match="data key 2"):
         reopened(store, database_url, key_ring)
+
+
+def test_process_with_the_ring_from_before_a_rotation_writes_nothing(
+    store, filled, database_url, wider
+) -> None:
+    with reopened(store, database_url, wider) as widened:
+        with widened.writer() as writer:
+            # Half-way through: both keys are in use, and the store's own ring has the first alone.
+            reseal(writer)
+            writer.close()
+            refuse_writer(store, widened)
+        with widened.writer() as writer:
+            retire(writer, 1)
+        refuse_writer(store, widened)
+        assert versions(widened) == {2}
+    narrow = wider.without_data_key(1)
+    with reopened(store, database_url, narrow) as after, after.writer() as writer:
+        writer.commit(Changes(sequence=12, audit=[AuditEntry("test", "test.done", "x")]))
+
+
+def refuse_writer(stale: Store, current: Store) -> None:
+    before = current.counts(), current.audit_head(), data_keys(current)
+    with pytest.raises(KeyRingForeign, match="rotated after this process read its key ring"):
+        stale.writer()
+    assert (current.counts(), current.audit_head(), data_keys(current)) == before
+
+
+def data_keys(store: Store) -> object:
+    with store._engine.connect() as connection:
+        return connection.scalar(select(tables.deployment.c.data_keys))
+
+
+def test_writer_of_a_registry_that_was_replaced_is_refused(store, database_url) -> None:
+    with store._engine.begin() as connection:
+        connection.execute(tables.deployment.update().values(model_digest="sha256:other"))
+    with pytest.raises(ModelMismatch, match="sha256:other"):
+        store.writer()
 
 
 def test_damaged_value_stops_the_rotation_and_is_named(store, filled, database_url, wider) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,9 +102,26 @@ def test_database_without_a_registry_is_refused(database_url: str, vault: Vault)
 
 
 def test_server_or_database_that_is_not_there_is_refused(postgres_url: str, vault: Vault) -> None:
-    for url in (postgres_url.replace("/sosie_", "/missing_"), postgres_url + "-elsewhere"):
-        with pytest.raises(RegistryError, match="cannot be opened"):
-            Store.open(url, vault, model_digest=MODEL)
+    for url in (
+        postgres_url.replace("/sosie_", "/missing_"),
+        postgres_url + "-elsewhere",
+        "postgresql+psycopg://nobody@127.0.0.1:1/registry",
+    ):
+        for attempt in (Store.open, Store.create):
+            with pytest.raises(RegistryError) as caught:
+                attempt(url, vault, model_digest=MODEL)
+            assert str(caught.value) == (
+                "the database cannot be opened (OperationalError): check its URL and that it runs"
+            )
+
+
+def test_driver_that_is_not_installed_is_named(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(RegistryError, match=r"run pip install 'sosie\[postgres\]'") as caught:
+        Store.open("postgresql+psycopg://user@host/registry", vault, model_digest=MODEL)
+    assert "\n" not in str(caught.value)
 
 
 def test_file_that_is_no_database_is_refused(sqlite_url: str, vault: Vault) -> None:

@@ -84,16 +84,27 @@ def create_documents() -> None:
         sa.Column("expires_on", sa.Date()),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("blocked_at", MOMENT),
         sa.Column("erased_at", MOMENT),
         sa.CheckConstraint(
             "(status = 'erased') = (identity IS NULL)", name=op.f("ck_documents_erased")
         ),
         sa.CheckConstraint(
-            "status IN ('attempted', 'active', 'blocked', 'erased')",
-            name=op.f("ck_documents_status"),
+            "(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)",
+            name=op.f("ck_documents_lookup"),
+        ),
+        sa.CheckConstraint(
+            "status IN ('attempted', 'active', 'erased')", name=op.f("ck_documents_status")
         ),
         sa.PrimaryKeyConstraint("id", name="pk_documents"),
         sa.UniqueConstraint("lookup", name="uq_documents_lookup"),
+    )
+    op.create_index(
+        "ix_documents_blocked",
+        "documents",
+        ["blocked_at"],
+        sqlite_where=sa.text("blocked_at IS NOT NULL"),
+        postgresql_where=sa.text("blocked_at IS NOT NULL"),
     )
 
 
@@ -218,7 +229,7 @@ def create_watchlist() -> None:
         sa.Column("id", ROW_NUMBER, autoincrement=False, nullable=False),
         sa.Column("document_lookup", sa.LargeBinary()),
         sa.Column("template", sa.LargeBinary()),
-        sa.Column("reason", CODE, nullable=False),
+        sa.Column("reason", sa.String(200), nullable=False),
         sa.Column("added_at", MOMENT, nullable=False),
         sa.Column("removed_at", MOMENT),
         sa.PrimaryKeyConstraint("id", name="pk_watchlist"),

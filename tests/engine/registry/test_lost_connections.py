@@ -1,0 +1,116 @@
+"""What becomes of a commit, and of its writer, when PostgreSQL goes away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection
+
+from engine.errors import LeaseLost, StorageFailed
+from engine.registry.audit import verify_chain
+from engine.registry.records import AuditEntry, Changes
+from engine.registry.store import Store
+
+MODEL = "sha256:model-of-the-tests"
+ENTRY = AuditEntry("test", "test.done", "x")
+
+
+def break_off(connection: Connection) -> None:
+    """Ends the session on the server, as a restart of PostgreSQL would."""
+    pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+    with connection.engine.connect() as other:
+        # Within one transaction the server would go on showing the sessions of its first look.
+        other.execution_options(isolation_level="AUTOCOMMIT")
+        other.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
+        while other.exec_driver_sql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}").first():
+            pass
+
+
+@pytest.fixture
+def on_postgres(postgres_url, vault) -> Iterator[Store]:
+    with Store.create(postgres_url, vault, model_digest=MODEL) as store:
+        yield store
+
+
+def test_connection_lost_before_the_commit_keeps_nothing(on_postgres, listening) -> None:
+    with on_postgres.writer() as writer:
+        before = on_postgres.counts(), on_postgres.audit_head()
+        with listening(on_postgres, "commit", break_off), pytest.raises(StorageFailed):
+            writer.commit(Changes(sequence=1, audit=[ENTRY]))
+        assert (on_postgres.counts(), on_postgres.audit_head()) == before
+        writer.commit(Changes(sequence=1, audit=[ENTRY]))
+        assert verify_chain(on_postgres).intact
+
+
+def test_connection_lost_after_the_commit_is_seen_to_have_kept_it(on_postgres, listening) -> None:
+    def keep_and_break_off(connection: Connection) -> None:
+        connection.connection.dbapi_connection.commit()
+        break_off(connection)
+
+    with on_postgres.writer() as writer:
+        entries = on_postgres.audit_head()[0]
+        with listening(on_postgres, "commit", keep_and_break_off):
+            writer.commit(Changes(sequence=7, audit=[ENTRY]))
+        assert writer.sequence == 7
+        assert on_postgres.audit_head()[0] == entries + 1
+        assert verify_chain(on_postgres).intact
+
+
+def test_commit_that_the_server_finishes_for_a_lost_client_is_waited_for(
+    on_postgres, listening
+) -> None:
+    with on_postgres._engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$"
+        )
+        connection.exec_driver_sql(
+            "CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT ON audit "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION linger()"
+        )
+
+    def commit_and_hang_up(connection: Connection) -> None:
+        session = connection.connection.dbapi_connection.pgconn
+        session.send_query(b"COMMIT")
+        session.finish()
+
+    with on_postgres.writer() as writer:
+        with listening(on_postgres, "commit", commit_and_hang_up):
+            writer.commit(Changes(sequence=7, audit=[ENTRY]))
+        assert writer.sequence == on_postgres.sequence() == 7
+        writer.commit(Changes(sequence=8, audit=[ENTRY]))
+        assert verify_chain(on_postgres).intact
+
+
+def test_database_that_went_away_is_told_from_a_refused_transaction(on_postgres, postgres) -> None:
+    name = on_postgres._engine.url.database
+    on_postgres.counts()
+    postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false;")
+    postgres.psql(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}';"
+    )
+    for attempt in (on_postgres.counts, on_postgres.writer):
+        with pytest.raises(StorageFailed, match=r"cannot be opened \(.*\): check its URL"):
+            attempt()
+    postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;")
+    on_postgres.counts()
+
+
+def test_commit_of_unknown_outcome_ends_the_writer(on_postgres, listening, postgres) -> None:
+    name = on_postgres._engine.url.database
+
+    def vanish(connection: Connection) -> None:
+        # From here on nobody new gets in, so that the database cannot be asked what it kept.
+        postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false;")
+        postgres.psql(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}';"
+        )
+
+    with on_postgres.writer() as writer:
+        with (
+            listening(on_postgres, "commit", vanish),
+            pytest.raises(LeaseLost, match="restart to read what was kept"),
+        ):
+            writer.commit(Changes(sequence=1, audit=[ENTRY]))
+        postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;")
