@@ -30,7 +30,7 @@ def print_report(report: Report, goals: Sequence[Goal]) -> None:
 def _print_result(result: Result) -> None:
     has_spread = any(figure.low is not None for figure in result.figures)
     has_ratio = any(figure.ratio is not None for figure in result.figures)
-    columns = ["figure", "value", *["quartiles"] * has_spread, "unit"]
+    columns = ["figure", "value", *["low to high"] * has_spread, "unit"]
     columns += ["times as good"] * has_ratio
     rows = [
         _describe_figure(figure, has_spread=has_spread, has_ratio=has_ratio)

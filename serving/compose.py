@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from engine.errors import KeyRingMissing, RegistryExists, RequestError
+from engine.errors import KeyRingMissing, RegistryError, RegistryExists, RequestError
 from engine.matching.documents import Document, FormAuthority
-from engine.matching.holders import ErasureCertificate, erase_holder, find_document
+from engine.matching.holders import ErasureCertificate, erase_holder, find_holder
 from engine.matching.judge import Judge
 from engine.matching.registrar import Registrar, RegistrarConfig
 from engine.matching.restoration import Restored, restore_gallery, save_snapshot
@@ -21,6 +24,7 @@ from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes import snapshot
+from indexes.gallery import Gallery
 from serving.models import (
     build_extractor,
     build_thresholds,
@@ -42,26 +46,43 @@ def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) ->
     """Makes a home folder: settings, key ring (0600), an empty registry.
 
     `chosen` settings are written down; the others stay at their defaults, as comments. Whatever
-    fails leaves the folder as it was.
+    fails leaves the folder as it was: nothing that was there before is overwritten or removed.
     """
-    if (home / KEY_RING_FILE).exists():
-        raise RegistryExists(f"{home} is a Sosie home already: choose another folder")
+    _require_free(home)
     dimension, digest = embedder_card(settings).dimension, model_digest(settings)
-    is_new = not home.exists()
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"{home} cannot be a folder: {error.strerror}") from None
-    try:
+    with ExitStack() as undo:
+        if not home.exists():
+            # Only if it is empty: another process may be making a home here too.
+            undo.callback(_ignoring_errors(home.rmdir))
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"{home} cannot be a folder: {error.strerror}") from None
         vault = Vault(KeyRing.create(home / KEY_RING_FILE), dimension)
+        undo.callback((home / KEY_RING_FILE).unlink)
         write_settings(home, chosen or {})
+        undo.callback((home / SETTINGS_FILE).unlink)
         Store.create(registry_url(home, settings), vault, model_digest=digest).close()
-    except BaseException:
-        (home / SETTINGS_FILE).unlink(missing_ok=True)
-        (home / KEY_RING_FILE).unlink(missing_ok=True)
-        if is_new:
-            home.rmdir()
-        raise
+        undo.pop_all()
+
+
+def _require_free(home: Path) -> None:
+    if not any((home / name).exists() for name in (SETTINGS_FILE, KEY_RING_FILE)):
+        return
+    if not (home / KEY_RING_FILE).exists():
+        raise RegistryExists(
+            f"{home} is a Sosie home that has lost its key ring: restore {KEY_RING_FILE} from your "
+            "backup, or choose another folder"
+        )
+    raise RegistryExists(f"{home} is a Sosie home already: choose another folder")
+
+
+def _ignoring_errors(undo: Callable[[], None]) -> Callable[[], None]:
+    def attempt() -> None:
+        with suppress(OSError):
+            undo()
+
+    return attempt
 
 
 def registry_url(home: Path, settings: Settings) -> str:
@@ -73,13 +94,28 @@ def registry_url(home: Path, settings: Settings) -> str:
     return url
 
 
-class Deployment:
-    """An opened home; each part is built when it is first asked for. Close it after use."""
+def warn_on_stderr(message: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"sosie: warning: {message}\n")
 
-    def __init__(self, home: Path, settings: Settings, cache: Path) -> None:
+
+class Deployment:
+    """An opened home; each part is built when it is first asked for. Close it after use.
+
+    `warn` is told, in one line, what went wrong beside a command that did what it was asked.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        settings: Settings,
+        cache: Path,
+        warn: Callable[[str], None] = warn_on_stderr,
+    ) -> None:
         self.home = home
         self.settings = settings
         self._cache = cache
+        self._warn = warn
         path = home / KEY_RING_FILE
         if not path.exists():
             raise KeyRingMissing(f"no key ring at {path}: put back the one of this deployment")
@@ -133,10 +169,7 @@ class Deployment:
         """Takes the writer's lease; `WriterBusy` where another process has it."""
         writer = self.store.writer()
         try:
-            # A gallery restored before the lease was taken might miss another writer's last.
-            if "restored" in self.__dict__ and self.restored.gallery.sequence != writer.sequence:
-                for part in ("restored", "watchlist", "judge"):
-                    self.__dict__.pop(part, None)
+            self._drop_outdated(writer.sequence)
             # A crash may have left a replaced snapshot's data, with people erased since.
             if self.snapshot_folder.is_dir():
                 snapshot.sweep(self.snapshot_folder)
@@ -155,34 +188,91 @@ class Deployment:
     def snapshot_folder(self) -> Path:
         return self.home / SNAPSHOT_FOLDER
 
-    def save_snapshot(self) -> None:
-        """Keeps the gallery for the next start."""
-        save_snapshot(self.store, self.restored.gallery, self.snapshot_folder)
+    def save_snapshot(self) -> bool:
+        """Keeps the gallery for the next start; to be called with the writer's lease in hand.
+
+        False where that failed, which is a warning: the snapshot before it stays.
+        """
+        gallery = self.restored.gallery
+        try:
+            save_snapshot(self.store, gallery, self.snapshot_folder)
+        except (OSError, RegistryError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self._warn(f"the gallery's snapshot was not saved: {reason}")
+            return False
+        # A lease can be lost unnoticed: what another writer has erased since must not stay here.
+        if not self._is_current(gallery):
+            self.remove_snapshot()
+            return False
+        return True
+
+    def remove_snapshot(self) -> None:
+        """Removes the snapshot, if there is one; the next start rebuilds the gallery."""
+        try:
+            self._remove_snapshot()
+        except OSError as error:
+            self._warn(f"remove {self.snapshot_folder} by hand: {error.strerror}")
 
     def erase(self, document: Document, actor: str) -> ErasureCertificate:
         """Erases the holder of a document; afterwards no snapshot on disk has the template.
 
-        `NotFound` where nobody holds it.
+        `NotFound` where nobody holds it; `RegistryError`, with nothing erased, where the snapshot
+        cannot be removed.
         """
         registrar = self.registrar
-        find_document(self.store, document, utc_now().date())
+        find_holder(self.store, document, utc_now().date())
         # The snapshot goes first: a crash in between costs a rebuild, and keeps no erased face.
         had_snapshot = self.snapshot_folder.exists()
-        if had_snapshot:
-            shutil.rmtree(self.snapshot_folder)
+        try:
+            self._remove_snapshot()
+        except OSError as error:
+            raise RegistryError(
+                f"{self.snapshot_folder} cannot be removed ({error.strerror}), so nothing was "
+                "erased: mend its permissions"
+            ) from None
         certificate = erase_holder(registrar, self.store, document, actor)
-        if had_snapshot:
-            self.save_snapshot()
+        # Replaced or removed a second time: a process that lost the lease may have saved its own.
+        with suppress(RegistryError):
+            registrar.run(lambda _writer, _now: self._replace_snapshot(had_snapshot))
         return certificate
 
     def close(self) -> None:
-        """Gives back the lease, keeps a snapshot where much has changed, closes the store."""
+        """Keeps a snapshot where much has changed, gives back the lease, closes the store."""
         built = self.__dict__
         if "registrar" in built:
-            grown = abs(len(self.restored.gallery) - self.restored.loaded)
+            # Under the lease, or an erasure in between would find no snapshot to remove. A
+            # registrar that has failed keeps none, and its callers know why.
+            with suppress(RegistryError):
+                self.registrar.run(lambda _writer, _now: self._save_grown())
             self.registrar.close()
-            if grown + self.restored.replayed > SNAPSHOT_AFTER:
-                self.save_snapshot()
         if "extractor" in built:
             self.extractor.close()
         self.store.close()
+
+    def _drop_outdated(self, sequence: int) -> None:
+        """Forgets what was built before the lease was taken, and may miss another writer's last."""
+        built = self.__dict__
+        if "restored" in built and self.restored.gallery.sequence != sequence:
+            del built["restored"]
+        # A change of the watch-list moves no sequence.
+        for part in ("watchlist", "judge"):
+            built.pop(part, None)
+
+    def _save_grown(self) -> None:
+        grown = abs(len(self.restored.gallery) - self.restored.loaded)
+        if grown + self.restored.replayed > SNAPSHOT_AFTER:
+            self.save_snapshot()
+
+    def _remove_snapshot(self) -> None:
+        if self.snapshot_folder.exists():
+            shutil.rmtree(self.snapshot_folder)
+
+    def _replace_snapshot(self, by_another: bool) -> None:
+        if not (by_another and self.save_snapshot()):
+            self.remove_snapshot()
+
+    def _is_current(self, gallery: Gallery) -> bool:
+        try:
+            return self.store.sequence() == gallery.sequence
+        except RegistryError:
+            return False

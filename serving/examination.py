@@ -12,9 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.errors import CalibrationError, SosieError
 from engine.models.catalog import ModelCard, locate
 from engine.models.session import available_providers, runtime_version
+from indexes.errors import IndexFault
 from serving.models import (
     build_thresholds,
     detector_card,
@@ -25,6 +28,8 @@ from serving.models import (
 from serving.settings import load_settings
 
 if TYPE_CHECKING:
+    from engine.registry.store import Store
+    from indexes.gallery import Gallery
     from serving.compose import Deployment
     from serving.settings import Settings
 
@@ -152,7 +157,7 @@ def _examine_home(home: Path, settings: Settings, cache: Path) -> Iterator[Findi
         yield _attempt("registry", lambda: _describe_registry(deployment))
         try:
             yield from _examine_gallery(deployment)
-        except SosieError as error:
+        except (SosieError, IndexFault) as error:
             yield _broken("gallery", error)
         yield _examine_chain(deployment)
 
@@ -175,14 +180,20 @@ def _describe_registry(deployment: Deployment) -> str:
 
 def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
     restored = deployment.restored
-    expected = deployment.store.counts()["live_references"]
-    sequence = deployment.store.sequence()
-    if (len(restored.gallery), restored.gallery.sequence) == (expected, sequence):
-        detail = f"{expected:,} references at sequence {sequence}, equal to the store"
+    gallery = restored.gallery
+    different = _count_differences(deployment.store, gallery)
+    if not different and gallery.sequence == deployment.store.sequence():
+        detail = f"{len(gallery):,} references at sequence {gallery.sequence}, equal to the store"
         yield Finding("gallery", State.OK, detail)
     else:
-        detail = f"{len(restored.gallery):,} references, the store has {expected:,}"
-        advice = "a writer may be at work: run sosie doctor again, then restore a backup"
+        detail = (
+            f"{len(gallery):,} references at sequence {gallery.sequence}, {different:,} unlike the "
+            f"store's at {deployment.store.sequence()}"
+        )
+        advice = (
+            "a writer may be at work: run sosie doctor again; if it stays, remove "
+            f"{deployment.snapshot_folder}"
+        )
         yield Finding("gallery", State.BROKEN, detail, advice)
     if restored.fault is not None:
         advice = f"it is rebuilt from the store; remove {deployment.snapshot_folder}"
@@ -190,6 +201,22 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
     else:
         detail = f"{restored.loaded:,} references in it, {restored.replayed:,} changes since"
         yield Finding("snapshot", State.OK, detail)
+
+
+def _count_differences(store: Store, gallery: Gallery) -> int:
+    """References that one side lacks or has with another template; the store's are all opened.
+
+    Ids alone would not tell: a store restored from a backup gives them out again.
+    """
+    matched, different = 0, 0
+    held = gallery.ids
+    for chunk in store.references():
+        is_held = np.isin(chunk.ids, held)
+        found = gallery.vectors(chunk.ids[is_held])
+        is_equal = (found == chunk.vectors[is_held]).all(axis=1)
+        matched += int(is_held.sum())
+        different += int((~is_held).sum()) + int((~is_equal).sum())
+    return different + len(held) - matched
 
 
 def _examine_chain(deployment: Deployment) -> Finding:
@@ -212,7 +239,7 @@ def _attempt(subject: str, describe: Callable[[], str]) -> Finding:
         return _broken(subject, error)
 
 
-def _broken(subject: str, error: SosieError) -> Finding:
+def _broken(subject: str, error: SosieError | IndexFault) -> Finding:
     """The messages of our errors end in what to do."""
     return Finding(subject, State.BROKEN, str(error))
 

@@ -10,6 +10,7 @@ from engine.faces.extractor import ExtractorConfig, digest_embedding, open_extra
 from engine.matching.thresholds import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
+from serving.settings import is_card_file
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -69,5 +70,4 @@ def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds
 
 
 def _card(name: str) -> ModelCard:
-    is_file = name.endswith(".toml") or "/" in name
-    return load_card(Path(name)) if is_file else builtin_card(name)
+    return load_card(Path(name)) if is_card_file(name) else builtin_card(name)

@@ -44,8 +44,9 @@ def rotate_data_key(
     with Deployment(home, settings, cache) as deployment, deployment.store.writer() as writer:
         ring = deployment.vault.ring
         resealed = reseal(writer, progress=progress)
-        if deployment.snapshot_folder.exists():
-            deployment.save_snapshot()
+        # One sealed with the retired key could not be opened any more.
+        if deployment.snapshot_folder.exists() and not deployment.save_snapshot():
+            deployment.remove_snapshot()
         retired = [key.version for key in ring.data[:-1]]
         for version in retired:
             retire(writer, version)

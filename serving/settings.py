@@ -21,7 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from engine.errors import RegistryMissing, RequestError
+from engine.errors import RegistryExists, RegistryMissing, RequestError
 
 SETTINGS_FILE = "sosie.toml"
 KEY_RING_FILE = "keyring.json"
@@ -134,16 +134,22 @@ def make_settings(given: Chosen) -> Settings:
         ) from None
 
 
+def is_card_file(name: str) -> bool:
+    """True for the path of a card, false for the name of a built-in one."""
+    return name.endswith(".toml") or "/" in name
+
+
 def _anchor_cards(given: dict[str, Any], home: Path) -> dict[str, Any]:
     """A card that the settings file names by a relative path lies in the home folder."""
     models = given.get("models")
     if not isinstance(models, dict):
         return given
     anchored = {
-        key: str(home / value) if str(value).endswith(".toml") else value
-        for key, value in models.items()
+        key: str(home / models[key])
+        for key in ("embedder", "detector")
+        if isinstance(models.get(key), str) and is_card_file(models[key])
     }
-    return given | {"models": anchored}
+    return given | {"models": models | anchored}
 
 
 def find_home(given: Path | None) -> Path | None:
@@ -180,9 +186,10 @@ def benchmark_environment() -> dict[str, str]:
 
 
 def write_settings(home: Path, chosen: Chosen) -> None:
-    """Writes a settings file that shows every setting with what it means.
+    """Writes a new settings file that shows every setting with what it means.
 
-    The chosen ones are set; the others stand at their defaults, as comments.
+    The chosen ones are set; the others stand at their defaults, as comments. `RegistryExists`
+    where there is a file.
     """
     lines = ["# Settings of this Sosie deployment. A commented line shows its default.\n"]
     for name, info in Settings.model_fields.items():
@@ -196,7 +203,22 @@ def write_settings(home: Path, chosen: Chosen) -> None:
                 lines.append(f"{key} = {_write_toml(chosen[name][key])}\n")
             else:
                 lines.append(f"# {key} = {_write_toml(getattr(section, key))}\n")
-    (home / SETTINGS_FILE).write_text("".join(lines), encoding="utf-8")
+    _write_new(home / SETTINGS_FILE, "".join(lines))
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
+    except FileExistsError:
+        raise RegistryExists(f"{path} exists already: choose another folder") from None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _write_toml(value: object) -> str:

@@ -19,7 +19,6 @@ from engine.registry.records import (
     AuditEntry,
     Changes,
     DocumentRecord,
-    DocumentStatus,
     LineRecord,
     WatchEntry,
 )
@@ -61,7 +60,7 @@ def erase_holder(
     """Erases a document with its references and numbers; `NotFound` where nobody holds it."""
 
     def perform(writer: Writer, now: datetime) -> ErasureCertificate:
-        record = find_document(registry, document, now.date())
+        record = find_holder(registry, document, now.date())
         ids = record.reference_ids
         sequence = writer.sequence + 1 if ids else writer.sequence
         open_lines = [line for line in registry.lines_of(record.id) if line.closed_at is None]
@@ -147,7 +146,7 @@ def read_lines(
     """
 
     def perform(writer: Writer, now: datetime) -> HolderLines:
-        record = find_document(registry, document, now.date())
+        record = find_holder(registry, document, now.date())
         references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
         score = score_best(probe, references)
         is_holder = score is not None and score >= threshold
@@ -166,14 +165,25 @@ def read_lines(
     return registrar.run(perform)
 
 
+def find_holder(registry: Reader, document: Document, on: date) -> DocumentRecord:
+    """Like `find_document`, and `NotFound` where the holder has been erased."""
+    record = find_document(registry, document, on)
+    if record.is_erased:
+        raise NotFound("nobody is enrolled under this document")
+    return record
+
+
 def find_document(registry: Reader, document: Document, on: date) -> DocumentRecord:
-    """The registry's row for a document; `RequestError` for a number that cannot be one."""
+    """The registry's row for a document: its holder's, or the block that an erasure left.
+
+    `NotFound` where there is none, `RequestError` for a number that cannot be one.
+    """
     require_checkable(document)
     checked = check_documents([document], FormAuthority(), on)[0]
     if not checked.is_well_formed:
         raise RequestError("the document number is not well-formed: check each digit")
     lookup = document_look_up(registry.vault, checked)
     record = registry.documents([lookup]).get(lookup)
-    if record is None or record.status is DocumentStatus.ERASED:
+    if record is None:
         raise NotFound("nobody is enrolled under this document")
     return record

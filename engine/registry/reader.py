@@ -15,6 +15,7 @@ from engine.registry import audit, tables
 from engine.registry.database import chunks, reading
 from engine.registry.records import (
     AuditRecord,
+    Carrier,
     CaseRecord,
     CaseState,
     DocumentRecord,
@@ -41,6 +42,12 @@ _OUTLETS = (
     select(tables.outlets, tables.carriers.c.line_limit)
     .join(tables.carriers)
     .where(tables.outlets.c.code.in_(_KEYS))
+)
+_CARRIERS = select(tables.carriers).order_by(tables.carriers.c.code)
+_ALL_OUTLETS = (
+    select(tables.outlets, tables.carriers.c.line_limit)
+    .join(tables.carriers)
+    .order_by(tables.outlets.c.code)
 )
 _DOCUMENTS = (
     select(_documents, _references.c.id.label("reference_id"))
@@ -123,6 +130,21 @@ class Reader:
             row.code: Outlet(row.code, row.carrier, row.is_open, row.line_limit)
             for row in self._rows_of(_OUTLETS, codes)
         }
+
+    def carriers(self) -> list[Carrier]:
+        """Every carrier, by code."""
+        with reading(self._engine) as connection:
+            return [
+                Carrier(row.code, row.name, row.line_limit) for row in connection.execute(_CARRIERS)
+            ]
+
+    def all_outlets(self) -> list[Outlet]:
+        """Every outlet, closed ones too, by code."""
+        with reading(self._engine) as connection:
+            return [
+                Outlet(row.code, row.carrier, row.is_open, row.line_limit)
+                for row in connection.execute(_ALL_OUTLETS)
+            ]
 
     def documents(self, lookups: Sequence[bytes]) -> dict[bytes, DocumentRecord]:
         """The documents on record under these keyed look-ups, with their live references."""

@@ -22,11 +22,13 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     context: typer.Context,
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="extract, accuracy, registrar …")],
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="accuracy, extract, registrar …")],
 ) -> None:
     """Run a benchmark suite.
 
-    Options after its name are the suite's own, --json among them.
+    Options after its name are the suite's own: --json, --quick for small sizes; and, for
+    extract, --openvino-python, --deepface-python and --face-recognition-python, each the PATH
+    of another venv's Python to compare with. `sosie bench SUITE -- --help` lists them all.
     """
     import subprocess
 
@@ -45,7 +47,10 @@ def demo(
         typer.Option(metavar="DIR", help="Photographs of your own: a folder a person."),
     ] = None,
     gallery_size: Annotated[
-        int, typer.Option(min=0, help="Synthetic references that the faces are searched among.")
+        int,
+        typer.Option(
+            "--gallery", min=0, help="Synthetic references that the faces are searched among."
+        ),
     ] = 100_000,
     as_json: JsonFlag = False,
 ) -> None:

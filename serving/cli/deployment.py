@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 
 from engine.errors import RequestError
-from serving.cli.inputs import HomeOption, name_actor
+from serving.cli.inputs import HomeOption, name_actor, require_code
 from serving.cli.output import JsonFlag, escape, print_json, print_line
 from serving.cli.panels import DEPLOYMENT
 
@@ -47,6 +47,9 @@ def init(
 
     if outlet is not None and carrier is None:
         raise RequestError("an outlet needs a carrier: give --carrier too")
+    for code in (carrier, outlet):
+        if code is not None:
+            require_code(code)
     chosen = _choose_settings(registry_url, embedder)
     settings = make_settings(chosen)
     create_home(folder, settings, chosen)
@@ -106,8 +109,10 @@ def _choose_settings(registry_url: str | None, embedder: str | None) -> dict[str
             )
         chosen["registry"] = {"url": registry_url}
     if embedder is not None:
-        is_file = embedder.endswith(".toml") or "/" in embedder
-        chosen["models"] = {"embedder": str(Path(embedder).resolve()) if is_file else embedder}
+        from serving.settings import is_card_file
+
+        card = str(Path(embedder).resolve()) if is_card_file(embedder) else embedder
+        chosen["models"] = {"embedder": card}
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from dataclasses import asdict
@@ -34,7 +35,7 @@ from serving.cli.output import (
 from serving.cli.panels import REGISTRY
 
 if TYPE_CHECKING:
-    from engine.matching.record import Replay
+    from engine.matching.replaying import Replay
     from engine.registry.records import EnrollmentRecord
     from serving.compose import Deployment
 
@@ -118,7 +119,12 @@ def enroll(
             captured_at=taken_at,
         )
         require_judgeable(request)
-        outcome = deployment.registrar.enroll([request])[0]
+        registrar = deployment.registrar
+        if idempotency_key is None:
+            # Before the decision: who gets no answer can ask for it again under this key.
+            sys.stderr.write(f"idempotency key {request.idempotency_key}\n")
+            sys.stderr.flush()
+        outcome = registrar.enroll([request])[0]
         spent_ms = (time.perf_counter() - started) * 1e3
     if isinstance(outcome, SosieError):
         raise outcome
@@ -146,7 +152,7 @@ def show(
 
     With --replay, exit code 1 where deciding it again gives another decision or other reasons.
     """
-    from engine.matching.record import replay as decide_again
+    from engine.matching.replaying import replay as decide_again
 
     with open_deployment(home) as deployment:
         enrollment = deployment.store.enrollment(enrollment_id)

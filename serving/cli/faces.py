@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
-from serving.cli.inputs import HomeOption, extract_photographs, name_error, read_photograph
+from serving.batches import name_error
+from serving.cli.inputs import HomeOption, extract_photographs, read_photograph
 from serving.cli.output import (
     JsonFlag,
     escape,

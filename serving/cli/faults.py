@@ -42,13 +42,23 @@ class RootGroup(TyperGroup):
         del standalone_mode, windows_expand_args
         given = list(sys.argv[1:] if args is None else args)
         try:
-            code = self._run(given, prog_name, complete_var, extra)
+            code = self._refuse_bytes(given) or self._run(given, prog_name, complete_var, extra)
             sys.stdout.flush()
         except BrokenPipeError:
             # The reader has seen enough (`| head`). What is still buffered goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = READER_GONE
         sys.exit(code)
+
+    def _refuse_bytes(self, given: list[str]) -> int:
+        """The exit code where an argument is bytes that are no text, 0 where all are text."""
+        for place, argument in enumerate(given):
+            try:
+                argument.encode()
+            except UnicodeEncodeError:
+                print_fault(_describe_bytes(given, place), as_json="--json" in given)
+                return ExitCode.BAD_INPUT
+        return ExitCode.FINE
 
     def _run(
         self, given: list[str], prog_name: str | None, complete_var: str | None, extra: Any
@@ -80,3 +90,16 @@ def _describe_usage(error: Exception) -> Fault | None:
     # A group without a command has shown its help, and says nothing more.
     text = text[:1].lower() + text[1:] if text else "a command is missing"
     return Fault("USAGE", f"{text}: see `{command} --help`", 400, ExitCode.BAD_INPUT)
+
+
+def _describe_bytes(given: list[str], place: int) -> Fault:
+    # Python reads such bytes as lone surrogates, which neither a database nor an output takes.
+    itself, _, value = given[place].partition("=")
+    before = given[place - 1] if place else ""
+    if value and itself.isascii():
+        what = f"the value of {itself}"
+    elif before.startswith("-") and before.isascii():
+        what = f"the argument after {before.partition('=')[0]}"
+    else:
+        what = "an argument"
+    return Fault("USAGE", f"{what} is not UTF-8: write it as UTF-8 text", 400, ExitCode.BAD_INPUT)

@@ -32,6 +32,7 @@ from serving.cli.output import (
     print_table,
 )
 from serving.cli.panels import REGISTRY
+from serving.errors import ExitCode
 
 if TYPE_CHECKING:
     from engine.matching.holders import ErasureCertificate
@@ -128,14 +129,15 @@ def erase(
         if not yes:
             _confirm()
         made = deployment.erase(target, name_actor())
+    # Shown before anything else can fail: it cannot be had a second time.
     answer = _write_certificate(made)
-    if certificate is not None:
-        certificate.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(answer)
-        return
-    facts = {name.replace("_", " "): str(value) for name, value in answer.items()}
-    print_facts("[green]Erased[/]. Certificate:", facts)
+    else:
+        facts = {name.replace("_", " "): str(value) for name, value in answer.items()}
+        print_facts("[green]Erased[/]. Certificate:", facts)
+    if certificate is not None:
+        _keep_certificate(certificate, answer)
 
 
 def _choose_threshold(deployment: Deployment, threshold: float | None, fmr: float | None) -> float:
@@ -154,6 +156,18 @@ def _confirm() -> None:
         raise RequestError("erasing cannot be undone: say --yes where nobody can be asked")
     if not typer.confirm("Erase this holder? It cannot be undone.", err=True):
         raise exit_negative()
+
+
+def _keep_certificate(target: Path, answer: dict[str, Any]) -> None:
+    try:
+        target.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        sys.stdout.flush()
+        sys.stderr.write(
+            f"sosie: erased, but {target} cannot be written ({error.strerror}): "
+            "keep the certificate that was printed\n"
+        )
+        raise typer.Exit(ExitCode.INTERNAL) from None
 
 
 def _write_certificate(made: ErasureCertificate) -> dict[str, Any]:

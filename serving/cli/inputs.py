@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import ImageError, ImageTooLarge, RequestError
+from engine.errors import ImageTooLarge, RequestError
+from serving.batches import require_sound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from engine.matching.requests import Sample
     from serving.compose import Deployment
 
-T = TypeVar("T")
-
+MAX_CODE_LENGTH = 64
 MAX_DOCUMENT_BYTES = 64 * 1024
 _DOCUMENT_KEYS = ("type", "number", "name", "expires_on", "msisdn")
 
@@ -156,7 +156,7 @@ def extract_photographs(
     extractor: Extractor, paths: Sequence[Path], images: Sequence[bytes]
 ) -> list[Extraction]:
     """The extraction of each photograph; raises the first error, which names its file."""
-    return _without_errors(extractor.extract(images), paths)
+    return require_sound(extractor.extract(images), paths)
 
 
 def sample_photographs(deployment: Deployment, paths: Sequence[Path]) -> list[Sample]:
@@ -164,7 +164,7 @@ def sample_photographs(deployment: Deployment, paths: Sequence[Path]) -> list[Sa
     from engine.matching.sampling import take_samples
 
     images = [read_photograph(path) for path in paths]
-    return _without_errors(take_samples(images, deployment.extractor, deployment.vault), paths)
+    return require_sound(take_samples(images, deployment.extractor, deployment.vault), paths)
 
 
 def require_probe(sample: Sample, path: Path) -> NDArray[np.float32]:
@@ -199,18 +199,17 @@ def name_actor() -> str:
         return f"cli:{os.getuid()}"
 
 
-def name_error(error: ImageError, path: Path) -> ImageError:
-    """The same error, with the file that it speaks of."""
-    return type(error)(f"{path}: {error}")
+def require_code(code: str) -> None:
+    """Refuses what cannot be the code of a carrier or an outlet."""
+    require_words(code, "a code", MAX_CODE_LENGTH)
 
 
-def _without_errors(found: Sequence[T | ImageError], paths: Sequence[Path]) -> list[T]:
-    kept = []
-    for one, path in zip(found, paths, strict=True):
-        if isinstance(one, ImageError):
-            raise name_error(one, path)
-        kept.append(one)
-    return kept
+def require_words(text: str, what: str, max_length: int) -> None:
+    """Refuses a text that is empty, too long or not one printable line."""
+    if not text.isprintable() or not 1 <= len(text.strip()) == len(text) <= max_length:
+        raise RequestError(
+            f"{what} has 1 to {max_length} printable characters, with no space around them"
+        )
 
 
 def _read_json(source: str) -> dict[str, Any]:

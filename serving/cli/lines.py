@@ -1,4 +1,4 @@
-"""The numbers under a document, shown to its holder's face: `lines`."""
+"""Telephone lines: `lines` shows a holder's to the holder's face, `line close` ends one."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     app.command("lines", rich_help_panel=REGISTRY)(list_lines)
+    line = typer.Typer(help="Close a line.", no_args_is_help=True)
+    line.command("close")(close_line)
+    app.add_typer(line, name="line", rich_help_panel=REGISTRY)
 
 
 def list_lines(
@@ -71,6 +74,27 @@ def list_lines(
         _print_lines(found, reveal)
     if not found.is_holder:
         raise exit_negative()
+
+
+def close_line(
+    msisdn: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="The telephone number, as +<country><number>."),
+    ] = None,
+    document: DocumentOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Close the line that a number is on: the number may be given to somebody else."""
+    from engine.matching.operations import close_line as close
+
+    number = read_details(document, msisdn=msisdn).require("msisdn", "--msisdn")
+    with open_deployment(home) as deployment:
+        line_id = close(deployment.registrar, deployment.store, number, name_actor())
+    if as_json:
+        print_json({"line_id": line_id, "status": "closed"})
+    else:
+        print_line(f"[green]Closed[/] the line {line_id}.")
 
 
 def mask_number(number: str) -> str:

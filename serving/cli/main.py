@@ -10,6 +10,7 @@ import typer
 from serving.cli import (
     accuracy,
     bench,
+    cases,
     deployment,
     doctor,
     enrollment,
@@ -18,6 +19,7 @@ from serving.cli import (
     keys,
     lines,
     operators,
+    restrictions,
 )
 from serving.cli.faults import RootGroup
 from serving.cli.inputs import Globals
@@ -27,6 +29,8 @@ SUBJECTS = (
     enrollment,
     lines,
     gallery,
+    restrictions,
+    cases,
     deployment,
     doctor,
     operators,

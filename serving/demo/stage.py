@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
-from engine.errors import ImageError, SosieError
+from engine.errors import SosieError
 from engine.faces.extractor import StageTimes
 from engine.matching.documents import Document
 from engine.matching.judge import Judge, JudgedBatch
@@ -19,11 +18,11 @@ from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.sampling import make_samples
 from engine.registry.records import Carrier
+from serving.batches import require_sound
 from serving.compose import Deployment, create_home
 from serving.demo.pictures import Picture
 from serving.settings import RegistrySettings, Settings
 
-T = TypeVar("T")
 CARRIER, OUTLET = "demo", "demo-1"
 
 
@@ -88,8 +87,10 @@ class Stage:
         references = len(self.registrar.gallery)
         start = time.perf_counter()
         photographs = (activation.live.data, activation.portrait.data)
-        extractions = _require(self.deployment.extractor.extract(photographs))
-        live, portrait = _require(make_samples(photographs, extractions, self.deployment.vault))
+        extractions = require_sound(self.deployment.extractor.extract(photographs))
+        live, portrait = require_sound(
+            make_samples(photographs, extractions, self.deployment.vault)
+        )
         request = EnrollmentRequest(
             idempotency_key=activation.key,
             carrier=CARRIER,
@@ -114,16 +115,6 @@ class Stage:
             commit_ms=(end - extracted - judge_s) * 1e3,
             total_ms=(end - start) * 1e3,
         )
-
-
-def _require(results: Sequence[T | ImageError]) -> list[T]:
-    """All of them; raises the first that is an error."""
-    sound = []
-    for one in results:
-        if isinstance(one, ImageError):
-            raise one
-        sound.append(one)
-    return sound
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import RegistryMissing, RequestError
+from engine.errors import ModelError, RegistryExists, RegistryMissing, RequestError
+from serving.models import embedder_card
 from serving.settings import (
     SETTINGS_FILE,
     Settings,
@@ -51,6 +52,21 @@ def test_a_card_named_in_the_file_lies_in_the_home(tmp_path: Path) -> None:
     write_settings(tmp_path, {"models": {"embedder": "cards/own.toml"}})
     assert load_settings(tmp_path).models.embedder == str(tmp_path / "cards" / "own.toml")
     assert load_settings(tmp_path).models.detector == "yunet"
+
+
+@pytest.mark.parametrize("name", ["cards/own", "own.toml", "cards/own.toml"])
+def test_what_is_read_as_a_file_is_looked_for_in_the_home(name: str, tmp_path: Path) -> None:
+    write_settings(tmp_path, {"models": {"embedder": name}})
+    with pytest.raises(ModelError) as refused:
+        embedder_card(load_settings(tmp_path))
+    assert str(tmp_path / name) in str(refused.value)
+
+
+def test_a_settings_file_is_never_overwritten(tmp_path: Path) -> None:
+    write_settings(tmp_path, {"models": {"threads": 3}})
+    with pytest.raises(RegistryExists):
+        write_settings(tmp_path, {})
+    assert load_settings(tmp_path).models.threads == 3
 
 
 @pytest.mark.parametrize(

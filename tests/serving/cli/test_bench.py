@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -37,3 +39,20 @@ def test_nothing_tunes_the_blas_of_a_benchmark(
     process = start("bench", "extract")
     assert process.communicate() == ("['OTHER']\n", "")
     assert process.returncode == 7
+
+
+def test_the_help_names_the_options_of_the_suites(sosie: Any) -> None:
+    from bench.__main__ import app
+
+    shown = CliRunner().invoke(app, ["extract", "--help"], env={"COLUMNS": "200"}).stdout
+    options = {word for word in shown.split() if word == "--quick" or word.endswith("-python")}
+    assert len(options) == 4
+    told = sosie("bench", "--help").out
+    assert all(option in told for option in options)
+
+
+def test_the_size_of_the_demos_gallery_is_its_option_gallery(
+    sosie: Any, assert_refused: Any
+) -> None:
+    assert_refused(sosie("demo", "--gallery", "-1"), "--gallery")
+    assert_refused(sosie("demo", "--gallery-size", "1"), "--help`")

@@ -6,7 +6,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from serving.compose import Deployment
 from serving.settings import load_settings
@@ -83,3 +85,37 @@ def test_a_cache_that_cannot_be_made_is_broken(sosie: Any, tmp_path: Path) -> No
     outcome = sosie("doctor", "--json", env={"SOSIE_CACHE": str(tmp_path / "file" / "cache")})
     assert outcome.code == 1
     assert states(outcome)["cache"] == "broken"
+
+
+def replace_reference(home: Path, tmp_path: Path, new_id: int, vector: NDArray[np.float32]) -> None:
+    """Puts another template, well sealed, in the place of the only reference."""
+    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+        (sealed,) = deployment.vault.seal_templates([new_id], vector[None])
+    with sqlite3.connect(home / "registry.sqlite") as database:
+        database.execute('UPDATE "references" SET id = ?, template = ?', (new_id, sealed))
+    database.close()
+
+
+@pytest.mark.parametrize("new_id", [1, 3])
+def test_a_gallery_of_as_many_but_other_references_is_broken(
+    new_id: int, full_home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
+        deployment.save_snapshot()
+        another = np.eye(1, deployment.vault.dim, dtype=np.float32)[0]
+    replace_reference(full_home, tmp_path, new_id, another)
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert outcome.code == 1
+    assert states(outcome)["gallery"] == "broken"
+
+
+def test_a_template_that_no_index_takes_is_broken_and_hides_nothing(
+    full_home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
+        nothing = np.zeros(deployment.vault.dim, np.float32)
+    replace_reference(full_home, tmp_path, 1, nothing)
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert outcome.code == 1
+    assert states(outcome)["gallery"] == "broken"
+    assert states(outcome)["audit chain"] == "ok"

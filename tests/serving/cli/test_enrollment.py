@@ -77,6 +77,23 @@ def test_the_same_key_and_request_gives_the_stored_answer(
     assert_refused(sosie(*another), "Idempotency-Key", "fresh key")
 
 
+def test_a_key_that_was_made_up_is_told_before_the_answer(
+    home: Path, sosie: Any, photographs: Any, request_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = sosie(*request_of(home, photographs), "--json")
+    assert outcome.err == f"idempotency key {outcome.json['idempotency_key']}\n"
+    given = request_of(home, photographs, idempotency_key="k-1", msisdn=OTHER_MSISDN)
+    assert sosie(*given, "--json").err == ""
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.matching.registrar.Registrar.enroll", fail)
+    cut_off = sosie(*request_of(home, photographs))
+    assert cut_off.code == 130
+    assert cut_off.err.startswith("idempotency key ")
+
+
 @pytest.mark.parametrize("from_standard_input", [True, False])
 def test_a_document_can_be_kept_off_the_command_line(
     from_standard_input: bool,
@@ -137,7 +154,15 @@ def test_a_request_that_cannot_be_judged_is_refused_and_stores_nothing(
     assert counts == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("text", ["[]", '{"number": 7}', '{"numbr": "7"}', "no json"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"number": 7}',
+        '{"numbr": "7"}',
+        "no json",
+    ],
+)
 def test_a_document_file_that_is_not_one_is_refused(
     text: str, home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
 ) -> None:

@@ -126,6 +126,19 @@ def test_an_erased_holder_is_found_no_more_and_the_certificate_says_so(
     assert_refused(sosie(*command), "nobody is enrolled")
 
 
+def test_a_certificate_that_cannot_be_written_was_printed(
+    full_home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    target = tmp_path / "certificate.json"
+    target.symlink_to("/dev/full")
+    command = ("erase", *DOCUMENT, "--yes", "--home", full_home, "--certificate", target, "--json")
+    outcome = sosie(*command)
+    assert outcome.code == 3
+    assert outcome.json["references"] == 1
+    assert "No space left" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
 def test_an_erased_face_is_in_no_snapshot(full_home: Path, sosie: Any, tmp_path: Path) -> None:
     with open_home(full_home, tmp_path) as deployment:
         deployment.save_snapshot()

@@ -108,6 +108,37 @@ def test_a_carrier_or_outlet_that_is_there_already_is_refused(
     assert contents(home) == before
 
 
+@pytest.mark.parametrize("lost", [["keyring.json"], ["keyring.json", "sosie.toml"]])
+def test_init_overwrites_and_removes_nothing_of_a_home_without_its_key_ring(
+    lost: list[str], home: Path, sosie: Any, assert_refused: Any, contents: Any
+) -> None:
+    for name in lost:
+        (home / name).unlink()
+    before = contents(home)
+    assert_refused(sosie("init", home), "choose another")
+    assert contents(home) == before
+
+
+def test_a_home_without_its_key_ring_is_told_to_restore_it(
+    home: Path, sosie: Any, assert_refused: Any
+) -> None:
+    (home / "keyring.json").unlink()
+    outcome = sosie("init", home)
+    assert_refused(outcome, "restore keyring.json")
+    assert "run sosie init" not in outcome.err + sosie("audit", "verify", "--home", home).err
+
+
+@pytest.mark.parametrize("option", ["--carrier", "--outlet"])
+@pytest.mark.parametrize("code", [" ", "c" * 65, "two\nlines"])
+def test_a_code_that_is_none_is_refused_before_a_home_is_made(
+    option: str, code: str, sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    given = {"--carrier": "blue", option: code}
+    options = [word for pair in given.items() for word in pair]
+    assert_refused(sosie("init", tmp_path / "home", *options), "64 printable")
+    assert not (tmp_path / "home").exists()
+
+
 @pytest.fixture
 def spoil(home: Path, sosie: Any, tmp_path: Path) -> Any:
     """`spoil(kind)` makes the home one that must not be opened."""

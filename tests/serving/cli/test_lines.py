@@ -29,3 +29,21 @@ def test_another_face_reads_no_line(full_home: Path, sosie: Any, photographs: An
     assert outcome.json["is_holder"] is False
     assert outcome.json["lines"] == []
     assert "8000" not in outcome.out + sosie(*command).out
+
+
+def test_a_closed_line_frees_its_number(
+    full_home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+) -> None:
+    again = request_of(full_home, photographs, live=photographs.later, msisdn=MSISDN)
+    taken = sosie(*again, "--json").json["reasons"]
+    assert [one["reason"] for one in taken] == ["LINE_IN_USE"]
+    close = ("line", "close", "--home", full_home, "--json")
+    closed = sosie(*close, "--msisdn", MSISDN)
+    assert closed.code == 0
+    assert closed.json["status"] == "closed"
+    assert MSISDN not in closed.out
+    assert_refused(sosie(*close[:-1], "--msisdn", MSISDN), "no line in use")
+    assert_refused(sosie(*close[:-1], "--msisdn", "12345"), "+<country><number>")
+    assert sosie(*again, "--json").json["decision"] == "approved"
+    by_file = sosie(*close, "--document", "-", given=json.dumps({"msisdn": MSISDN}))
+    assert by_file.json["line_id"] != closed.json["line_id"]

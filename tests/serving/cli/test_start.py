@@ -80,6 +80,31 @@ def test_wrong_usage_is_one_line_that_names_the_help(
     assert_refused(sosie(*arguments), "--help`")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (["enroll", "--name", "Ail\udcff"], "after --name"),
+        (["enroll", "--outlet=b\udcff"], "value of --outlet"),
+        (["enroll", "--consent-ref", "\udcff"], "after --consent-ref"),
+        (["verify", "a.jpg", "\udcff.jpg"], "an argument"),
+        (["\udcff"], "an argument"),
+    ],
+)
+def test_an_argument_of_bytes_that_are_no_text_is_refused(
+    arguments: list[str], place: str, sosie: Any, assert_refused: Any
+) -> None:
+    outcome = sosie(*arguments)
+    assert_refused(outcome, place, "UTF-8")
+    assert "Ail" not in outcome.err
+    assert sosie(*arguments, "--json").json["error"]["code"] == "USAGE"
+
+
+def test_bytes_that_are_no_text_are_refused_in_another_process() -> None:
+    command = [sys.executable, "-m", "serving.cli.main", "show", b"\xff"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+
+
 def test_wrong_usage_is_json_where_json_is_asked(sosie: Any) -> None:
     outcome = sosie("verify", "a.jpg", "--json")
     assert (outcome.code, outcome.err) == (2, "")

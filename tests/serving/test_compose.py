@@ -1,0 +1,168 @@
+"""A deployment in one process: what it builds anew, and what it leaves on the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import RegistryError, WriterBusy
+from engine.matching import holders, restoration
+from engine.matching.documents import Document
+from serving import compose
+from serving.compose import Deployment
+from serving.settings import load_settings
+
+NUMBER = "110105199003071239"
+DOCUMENT = Document(type="cn-ric", number=NUMBER, name="any holder")
+ERASE = ("erase", "--document-type", "cn-ric", "--document-number", NUMBER, "--yes")
+
+Open = Callable[..., Deployment]
+
+
+@pytest.fixture
+def open_home(full_home: Path, tmp_path: Path) -> Open:
+    """`open_home(warn)` opens the deployment with one person."""
+
+    def build(warn: Callable[[str], None] = compose.warn_on_stderr) -> Deployment:
+        return Deployment(full_home, load_settings(full_home), tmp_path / "cache", warn)
+
+    return build
+
+
+@pytest.fixture
+def _always_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "SNAPSHOT_AFTER", -1)
+
+
+@pytest.fixture
+def unsavable_home(full_home: Path) -> Path:
+    """A home in which no snapshot can be saved: its folder's name leads nowhere."""
+    (full_home / "gallery").symlink_to("nowhere")
+    return full_home
+
+
+def test_a_watch_that_another_process_added_is_seen_once_the_lease_is_taken(
+    open_home: Open, full_home: Path, sosie: Any, photographs: Any
+) -> None:
+    with open_home() as deployment:
+        assert len(deployment.judge.watch) == 0
+        watch = ("watch", "add", photographs.stranger, "--reason", "a case")
+        assert sosie(*watch, "--home", full_home).code == 0
+        assert len(deployment.registrar.watchlist) == 1
+        assert deployment.registrar.watchlist is deployment.judge.watch
+
+
+@pytest.mark.usefixtures("_always_save")
+def test_a_snapshot_is_saved_while_nobody_else_can_erase(
+    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def save(*arguments: Any) -> None:
+        with open_home() as other, pytest.raises(WriterBusy):
+            other.store.writer()
+        refused.append(True)
+        restoration.save_snapshot(*arguments)
+
+    monkeypatch.setattr(compose, "save_snapshot", save)
+    with open_home() as deployment:
+        assert deployment.registrar is not None
+    assert refused == [True]
+    assert (full_home / "gallery" / "manifest").is_file()
+
+
+def test_what_was_erased_meanwhile_is_not_left_by_a_late_save(
+    open_home: Open, full_home: Path, sosie: Any
+) -> None:
+    with open_home() as deployment:
+        assert len(deployment.restored.gallery) == 1
+        assert sosie(*ERASE, "--home", full_home).code == 0
+        deployment.save_snapshot()
+    assert not (full_home / "gallery").exists()
+
+
+def test_an_erasure_leaves_no_snapshot_that_was_saved_meanwhile(
+    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def erase(*arguments: Any) -> holders.ErasureCertificate:
+        # A process that has lost the lease, and does not know it yet.
+        with open_home() as other:
+            other.save_snapshot()
+        return holders.erase_holder(*arguments)
+
+    monkeypatch.setattr(compose, "erase_holder", erase)
+    with open_home() as deployment:
+        assert deployment.erase(DOCUMENT, "test").references == 1
+    assert not (full_home / "gallery").exists()
+
+
+def test_an_erasure_whose_snapshot_cannot_be_saved_leaves_none_and_is_certified(
+    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def erase(*arguments: Any) -> holders.ErasureCertificate:
+        made = holders.erase_holder(*arguments)
+        (full_home / "gallery").symlink_to("nowhere")
+        return made
+
+    with open_home() as deployment:
+        deployment.save_snapshot()
+    monkeypatch.setattr(compose, "erase_holder", erase)
+    warnings: list[str] = []
+    with open_home(warnings.append) as deployment:
+        assert deployment.erase(DOCUMENT, "test").references == 1
+    assert len(warnings) == 1
+    assert "snapshot" in warnings[0]
+    assert not (full_home / "gallery").exists()
+
+
+def test_nothing_is_erased_where_the_snapshot_cannot_be_removed(
+    open_home: Open, full_home: Path
+) -> None:
+    (full_home / "gallery").write_text("no folder")
+    with open_home() as deployment:
+        with pytest.raises(RegistryError, match="nothing was erased"):
+            deployment.erase(DOCUMENT, "test")
+        assert deployment.store.counts()["live_references"] == 1
+
+
+@pytest.mark.usefixtures("_always_save")
+def test_a_save_that_fails_leaves_the_snapshot_before_it(
+    open_home: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with open_home() as deployment:
+        deployment.save_snapshot()
+    monkeypatch.setattr("indexes.snapshot.publish", fill_the_disk)
+    warnings: list[str] = []
+    with open_home(warnings.append) as deployment:
+        assert deployment.registrar is not None
+    assert warnings == ["the gallery's snapshot was not saved: No space left on device"]
+    with open_home() as deployment:
+        assert (deployment.restored.loaded, deployment.restored.fault) == (1, None)
+
+
+@pytest.mark.usefixtures("_always_save")
+def test_a_snapshot_that_cannot_be_saved_swallows_no_answer(
+    unsavable_home: Path, sosie: Any, photographs: Any, request_of: Any
+) -> None:
+    request = request_of(
+        unsavable_home,
+        photographs,
+        live=photographs.later,
+        msisdn="+8613800138001",
+        idempotency_key="k-1",
+    )
+    enrolled = sosie(*request, "--json")
+    assert (enrolled.code, enrolled.json["decision"]) == (0, "approved")
+    assert enrolled.err.startswith("sosie: warning: the gallery's snapshot was not saved")
+    assert enrolled.err.count("\n") == 1
+    erased = sosie(*ERASE, "--home", unsavable_home, "--json")
+    assert (erased.code, erased.json["references"]) == (0, 1)
+    assert erased.err.startswith("sosie: warning: ")
