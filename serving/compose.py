@@ -173,12 +173,17 @@ class Deployment:
             # A crash may have left a replaced snapshot's data, with people erased since.
             if self.snapshot_folder.is_dir():
                 snapshot.sweep(self.snapshot_folder)
-            judge = self.judge
+            if self.restored.fault is not None:
+                # A later store might believe what this one refuses.
+                self._warn(f"the gallery was rebuilt from the store: {self.restored.fault}")
+                self.remove_snapshot()
+            sizes = self.settings.registrar
+            return Registrar(
+                writer, self.judge, RegistrarConfig(sizes.batch_size, sizes.queue_size)
+            )
         except BaseException:
             writer.close()
             raise
-        sizes = self.settings.registrar
-        return Registrar(writer, judge, RegistrarConfig(sizes.batch_size, sizes.queue_size))
 
     def expect_false_candidates(self, gallery_size: int, score: float) -> dict[str, Any]:
         """How many strangers one search of `gallery_size` references brings at `score`."""

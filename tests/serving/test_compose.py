@@ -166,3 +166,20 @@ def test_a_snapshot_that_cannot_be_saved_swallows_no_answer(
     erased = sosie(*ERASE, "--home", unsavable_home, "--json")
     assert (erased.code, erased.json["references"]) == (0, 1)
     assert erased.err.startswith("sosie: warning: ")
+
+
+@pytest.mark.usefixtures("_always_save")
+def test_a_snapshot_that_is_refused_is_said_and_removed_by_the_writer(
+    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_home() as deployment:
+        assert deployment.registrar is not None
+    data = next((full_home / "gallery").glob("data-*"))
+    data.write_bytes(data.read_bytes()[:-1])
+    monkeypatch.setattr(compose, "SNAPSHOT_AFTER", 1_000)
+    said: list[str] = []
+    with open_home(said.append) as deployment:
+        assert len(deployment.registrar.gallery) == 1
+        assert not (full_home / "gallery").exists()
+    assert len(said) == 1
+    assert "rebuilt from the store" in said[0]
