@@ -22,7 +22,10 @@ def test_similarity_is_umeyamas(seed: int, scale: float, angle: float) -> None:
     source = ((target + noise) @ turn.T * scale + rng.uniform(-500, 500, 2)).astype(np.float32)
     wanted = SimilarityTransform.from_estimate(source, target)
     found = estimate_similarity(source, target)
-    np.testing.assert_allclose(found, wanted.params[:2], rtol=1e-6, atol=1e-4)
+    # Where the points land, not the matrices: its parts are large, and cancel, where a small face
+    # lies far from the origin.
+    points = np.column_stack([source.astype(np.float64), np.ones(5)])
+    np.testing.assert_allclose(points @ found.T, points @ wanted.params[:2].T, atol=2e-3)
 
 
 def test_landmarks_on_the_template_leave_the_picture_as_it_is(astronaut: Pixels) -> None:
