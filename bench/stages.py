@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.matching.documents import FormAuthority
-from engine.matching.judge import Judge
 from engine.matching.publication import publish
-from engine.matching.registrar import Outcome, read_utc_clock
+from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest
+from engine.registry.records import utc_now
 from serving.compose import Deployment
 
 
@@ -29,16 +28,7 @@ def time_stages(
     deployment: Deployment, requests: Sequence[EnrollmentRequest], batch: int
 ) -> tuple[list[Outcome], list[StageTimes]]:
     """Decides the requests as the registrar does, on its writer's lease; outcomes in order."""
-    judge = Judge(
-        store=deployment.store,
-        vault=deployment.vault,
-        gallery=deployment.restored.gallery,
-        watch=deployment.watchlist,
-        thresholds=deployment.thresholds,
-        authority=FormAuthority(),
-        model_digest=deployment.store.model_digest,
-        false_candidates=deployment.expect_false_candidates,
-    )
+    judge = deployment.judge
     outcomes: list[Outcome] = []
     stages = []
     with deployment.store.writer() as writer:
@@ -52,7 +42,7 @@ def time_stages(
                 part,
                 sequence=writer.sequence,
                 next_reference_id=writer.next_reference_id,
-                now=read_utc_clock(),
+                now=utc_now(),
             )
             decided = time.perf_counter()
             assert judged.changes is not None, "every request is new"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 from engine.errors import (
@@ -23,6 +23,7 @@ from engine.matching.judge import Judge
 from engine.matching.publication import publish, require_in_step
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.watchlist import WatchList
+from engine.registry.records import utc_now
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 
@@ -55,11 +56,6 @@ class _Action:
     future: Future[Any]
 
 
-def read_utc_clock() -> datetime:
-    """The time now, with its zone."""
-    return datetime.now(UTC)
-
-
 class Registrar:
     """Enrolls in order of arrival, one batch after another.
 
@@ -73,7 +69,7 @@ class Registrar:
         writer: Writer,
         judge: Judge,
         config: RegistrarConfig | None = None,
-        clock: Callable[[], datetime] = read_utc_clock,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._writer = writer
         self._judge = judge
