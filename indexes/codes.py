@@ -1,0 +1,169 @@
+"""Unit vectors as bytes, and how far the bytes are from them.
+
+With x the row, q the query, x' and q' what their bytes stand for, and |.| the Euclidean norm:
+
+    q.x - q'.x' = (q - q').x + q'.(x - x'),   so   |q.x - q'.x'| <= |q - q'||x| + |q'||x - x'|
+
+by Cauchy and Schwarz. A row keeps its residual |x - x'|, measured on the bytes themselves, so the
+bound holds however they were made. A component beyond the limit is clipped, which shows in the
+residual and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.base import Vectors
+from indexes.errors import VectorInvalid
+from indexes.intrinsics import BLOCK, STEP, pack
+from indexes.kernels import LOWEST, STRETCH, Rows, Wanted
+from indexes.scoring import rounding_bound
+
+_HIGHEST_CODE = 127
+_ZERO_CODE = 128
+_MOST_DIMENSIONS = 16_384  # int32 holds the sums of twice as many
+# A component of a random unit vector has a standard deviation of 1 / sqrt(dim); so many of them
+# are 0.40 at 128 dimensions, where seven components in a million are beyond.
+_DEVIATIONS = 4.5
+_LEAST_LIMIT = 0.01
+_ROWS_AT_ONCE = 8192
+_BEYOND_ANY_SCORE = 2.0
+# What float64 may lose in all that is computed below, many times over.
+_SLACK = 1 + 1e-9
+
+
+def code_limit(dim: int) -> float:
+    """The component that gets the highest code: 0.40 at 128 dimensions."""
+    return min(1.0, _DEVIATIONS / math.sqrt(dim))
+
+
+class Codes:
+    """Rows as bytes in a FAISS scalar quantizer, sorted by residual norm.
+
+    Sorted, because a stretch of rows shares its greatest residual: the few rows that the bytes
+    fit badly lie together at the end and cost the others nothing. `order` int64[n] is the place
+    of each row in the vectors given, `residuals` float32[n] is rounded up. Rows and dimensions
+    are padded with zeros to whole blocks.
+    """
+
+    def __init__(self, vectors: Vectors, limit: float) -> None:
+        count, dim = vectors.shape
+        if dim > _MOST_DIMENSIONS:
+            raise VectorInvalid(f"dim is {dim}; byte codes take at most {_MOST_DIMENSIONS}")
+        if not _LEAST_LIMIT <= limit <= 1:
+            raise VectorInvalid(f"the code limit is {limit}; give {_LEAST_LIMIT} to 1")
+        self.step = limit / _HIGHEST_CODE
+        self.dim = dim
+        width = -(-dim // STEP) * STEP
+        self._quantizer = faiss.IndexScalarQuantizer(
+            width, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
+        )
+        codes = np.full((-(-count // BLOCK) * BLOCK, width), _ZERO_CODE, np.uint8)
+        residuals = np.empty(count, np.float64)
+        self.longest = 0.0
+        for start in range(0, count, _ROWS_AT_ONCE):
+            part = slice(start, min(start + _ROWS_AT_ONCE, count))
+            rows = vectors[part].astype(np.float64)
+            scaled = np.zeros((len(rows), width), np.float32)
+            scaled[:, :dim] = np.rint(rows / self.step).clip(-_HIGHEST_CODE, _HIGHEST_CODE)
+            codes[part] = self._quantizer.sa_encode(scaled)
+            decoded = (codes[part, :dim].astype(np.float64) - _ZERO_CODE) * self.step
+            residuals[part] = np.linalg.norm(rows - decoded, axis=1)
+            self.longest = max(self.longest, float(np.linalg.norm(rows, axis=1).max()))
+        self.order = np.argsort(residuals, kind="stable")
+        codes[:count] = codes[self.order]
+        self._quantizer.add_sa_codes(codes)
+        rounded = residuals[self.order] * _SLACK
+        self.residuals = np.nextafter(rounded.astype(np.float32), np.float32(np.inf))
+        lasts = np.minimum(np.arange(STRETCH, count + STRETCH, STRETCH), count) - 1
+        self.reach = self.residuals[lasts].astype(np.float64)
+
+    @property
+    def bytes(self) -> NDArray[np.uint8]:
+        """FAISS's own memory, which never moves: uint8[n padded, dim padded], 128 for zero."""
+        count, width = self._quantizer.ntotal, self._quantizer.d
+        if not count:
+            return np.empty((0, width), np.uint8)
+        memory = faiss.rev_swig_ptr(self._quantizer.codes.data(), count * width)
+        codes: NDArray[np.uint8] = memory.reshape(count, width)
+        return codes
+
+    def rows(self, alive: NDArray[np.bool_]) -> Rows:
+        """What a scan reads; `alive` bool[n padded]."""
+        return Rows(self.bytes, alive, self.reach)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CodedQueries:
+    """Queries as signed bytes: `codes` int8[q, dim padded], each with its own scale.
+
+    `steps` is what 1 stands for, `residuals` |q - q'|, `lengths` |q'|: float64[q].
+    """
+
+    codes: NDArray[np.int8]
+    steps: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @classmethod
+    def of_vectors(cls, vectors: Vectors) -> CodedQueries:
+        """The scale of each query is that of its largest component: nothing is clipped."""
+        rows = vectors.astype(np.float64)
+        steps = np.abs(rows).max(axis=1, initial=0) / _HIGHEST_CODE
+        rounded = np.rint(rows / steps[:, None])
+        decoded = rounded * steps[:, None]
+        codes = np.zeros((len(rows), -(-rows.shape[1] // STEP) * STEP), np.int8)
+        codes[:, : rows.shape[1]] = rounded
+        return cls(
+            codes,
+            steps,
+            np.linalg.norm(rows - decoded, axis=1) * _SLACK,
+            np.linalg.norm(decoded, axis=1) * _SLACK,
+        )
+
+    @classmethod
+    def of_rows(cls, rows: Codes, part: slice) -> CodedQueries:
+        """Rows of a segment as queries: their codes are there already."""
+        signed = (rows.bytes[part] ^ _ZERO_CODE).view(np.int8)
+        return cls(
+            signed,
+            np.full(len(signed), rows.step),
+            rows.residuals[part].astype(np.float64),
+            np.linalg.norm(signed.astype(np.float64), axis=1) * rows.step * _SLACK,
+        )
+
+    def bound(self, rows: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The bound on score less code score is the first, plus the second times the residual.
+
+        `float64[q]` each. It holds for the score that an answer carries, rounded to float32.
+        """
+        fixed = self.residuals * rows.longest * _SLACK + rounding_bound(rows.dim)
+        return fixed, self.lengths
+
+    def wanted(self, rows: Codes, threshold: float | None, k: int = 0) -> Wanted:
+        """Everything at or above the threshold, or else the k best."""
+        units = self.steps * rows.step
+        fixed, slope = self.bound(rows)
+        padded = -(-len(self) // BLOCK) * BLOCK
+        levels = np.full(padded, LOWEST, np.int32)
+        if threshold is not None:
+            floor = float(np.clip(threshold, -_BEYOND_ANY_SCORE, _BEYOND_ANY_SCORE))
+            # The rows' codes are greater by 128 than what they stand for.
+            zeros = _ZERO_CODE * self.codes.sum(axis=1, dtype=np.int64)
+            levels[: len(self)] = np.floor(floor / units) + zeros - 1
+        return Wanted(
+            codes=self.codes,
+            packed=pack(self.codes),
+            base=fixed / units * _SLACK,
+            slope=slope / units * _SLACK,
+            levels=levels,
+            heaps=np.full((len(self), k), LOWEST, np.int32),
+        )

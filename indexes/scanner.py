@@ -1,0 +1,161 @@
+"""Runs a scan on all cores, by the fastest kernel that this processor has."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.errors import SearchInvalid
+from indexes.intrinsics import has_amx, has_vnni
+from indexes.kernels import (
+    STRETCH,
+    Found,
+    Rows,
+    Scan,
+    Wanted,
+    scan_amx,
+    scan_one_vnni,
+    scan_plain,
+    scan_vnni,
+)
+from indexes.product import ProductScan, has_product
+
+KERNELS = ("amx", "vnni", "onnxruntime", "numba")
+"""Fastest first. All give the same answers."""
+
+_log = logging.getLogger(__name__)
+_PRODUCT_FROM = 16
+# What a thread takes at once: some milliseconds of work, some megabytes of pairs at the worst.
+_PAIRS_AT_ONCE = 1 << 23
+_ROWS_AT_ONCE = 1 << 17
+# Below so many pairs, waking a thread costs more than it brings.
+_PAIRS_FOR_THREADS = 1 << 17
+
+Part = TypeVar("Part")
+
+
+class Scanner:
+    """The threads and the kernel that segments share; safe to use from many threads.
+
+    `kernel` is one of `KERNELS`, by default the first that this machine has; one that it has not
+    is refused with `SearchInvalid`. Where the default is not a vector kernel, a log line says so.
+    """
+
+    def __init__(self, kernel: str | None = None, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise SearchInvalid(f"threads is {threads}; give at least 1")
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.kernel = _chosen(kernel)
+        self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "scan")
+        self._product = ProductScan()
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown()
+
+    def gather(
+        self, rows: Rows, wanted: Wanted, finish: Callable[[Found], Part], first: int = 0
+    ) -> list[Part]:
+        """`finish` of what each part of the rows holds at or above the levels, in their order.
+
+        `finish` runs in the scanning threads. `first` is the stretch to begin at.
+        """
+        scan = self._scan_for(len(wanted.codes))
+        parts = _parts(rows, wanted, first, self.threads)
+
+        def work(mine: Iterator[tuple[int, tuple[int, int]]]) -> list[tuple[int, Part]]:
+            return [(i, finish(_found(scan, rows, wanted, part))) for i, part in mine]
+
+        done = self._share(rows, wanted, work, parts)
+        return [part for _, part in sorted(done, key=lambda numbered: numbered[0])]
+
+    def gather_best(self, rows: Rows, wanted: Wanted) -> Found:
+        """What may be among the k best, k as in `wanted.heaps`."""
+        scan = self._scan_for(len(wanted.codes))
+        parts = _parts(rows, wanted, 0, self.threads)
+        k = wanted.heaps.shape[1]
+
+        def work(mine: Iterator[tuple[int, tuple[int, int]]]) -> list[tuple[Found, Wanted]]:
+            own = wanted._replace(levels=wanted.levels.copy(), heaps=wanted.heaps.copy())
+            found = [_reaching(_found(scan, rows, own, part), own.levels) for _, part in mine]
+            return [(np.concatenate(found), own)] if found else []
+
+        done = self._share(rows, wanted, work, parts)
+        if not done:
+            return np.empty((0, 3), np.int32)
+        found = np.concatenate([part for part, _ in done])
+        # A row is in one thread's heap only, so together they are a heap of all rows.
+        best = np.concatenate([own.heaps for _, own in done], axis=1)
+        levels = np.partition(best, -k, axis=1)[:, -k]
+        return _reaching(found, levels)
+
+    def _share(
+        self,
+        rows: Rows,
+        wanted: Wanted,
+        work: Callable[[Iterator[tuple[int, tuple[int, int]]]], list[Part]],
+        parts: list[tuple[int, int]],
+    ) -> list[Part]:
+        # Who is ready takes the next part: next() of an iterator over a list is one step.
+        queue = iter(list(enumerate(parts)))
+        pairs = len(rows.codes) * len(wanted.codes)
+        helpers = min(self.threads, len(parts)) - 1 if pairs >= _PAIRS_FOR_THREADS else 0
+        others = [self._pool.submit(work, queue) for _ in range(helpers)]
+        done = work(queue)
+        for other in others:
+            done += other.result()
+        return done
+
+    def _scan_for(self, queries: int) -> Scan:
+        if self.kernel == "amx":
+            return scan_one_vnni if queries == 1 else scan_amx
+        if self.kernel == "vnni":
+            return scan_one_vnni if queries == 1 else scan_vnni
+        if self.kernel == "onnxruntime" and queries >= _PRODUCT_FROM:
+            return self._product
+        return scan_plain
+
+
+def available_kernels() -> tuple[str, ...]:
+    """Those of `KERNELS` that run on this machine, fastest first."""
+    runs = {"amx": has_amx(), "vnni": has_vnni(), "onnxruntime": has_product(), "numba": True}
+    return tuple(kernel for kernel in KERNELS if runs[kernel])
+
+
+def _chosen(kernel: str | None) -> str:
+    available = available_kernels()
+    if kernel is None:
+        if available[0] not in {"amx", "vnni"}:
+            _log.warning(
+                "no AVX-512 VNNI on this processor: searches stay exact, by %s, but are slower",
+                available[0],
+            )
+        return available[0]
+    if kernel not in available:
+        raise SearchInvalid(f"no kernel {kernel} here; give one of {', '.join(available)}")
+    return kernel
+
+
+def _parts(rows: Rows, wanted: Wanted, first: int, threads: int) -> list[tuple[int, int]]:
+    """Runs of stretches: small enough to bound memory and to give every thread its share."""
+    stretches = len(rows.reach)
+    at_most = min(_ROWS_AT_ONCE, _PAIRS_AT_ONCE // max(1, len(wanted.codes))) // STRETCH
+    share = -(-(stretches - first) // threads)
+    size = max(1, min(at_most, share))
+    return [(start, min(start + size, stretches)) for start in range(first, stretches, size)]
+
+
+def _found(scan: Scan, rows: Rows, wanted: Wanted, part: tuple[int, int]) -> Found:
+    # Room for every pair; the system gives memory only to what is written.
+    room = np.empty(((part[1] - part[0]) * STRETCH * len(wanted.codes), 3), np.int32)
+    return room[: scan(rows, wanted, *part, room)].copy()
+
+
+def _reaching(found: Found, levels: NDArray[np.int32]) -> Found:
+    return found[found[:, 2] >= levels[found[:, 1]]]

@@ -1,0 +1,276 @@
+"""Exact8Index held against FlatIndex, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexes import scanner as scanner_module
+from indexes.base import Hits, Vectors
+from indexes.certificate import CertifiedHits
+from indexes.codes import CodedQueries, Codes, code_limit
+from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
+from indexes.exact8 import Exact8Index
+from indexes.flat import FlatIndex
+from indexes.scanner import Scanner, available_kernels
+
+UnitRows = Callable[..., Vectors]
+
+DIMS = st.sampled_from([64, 100, 128, 300, 512, 1024])
+KERNELS = available_kernels()
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def scanner(request: pytest.FixtureRequest) -> Iterator[Scanner]:
+    scanner = Scanner(request.param, threads=2)
+    yield scanner
+    scanner.close()
+
+
+@pytest.fixture(scope="module")
+def scanners() -> Iterator[dict[str, Scanner]]:
+    scanners = {kernel: Scanner(kernel, threads=2) for kernel in KERNELS}
+    yield scanners
+    for scanner in scanners.values():
+        scanner.close()
+
+
+def population(seed: int, n: int, dim: int) -> Vectors:
+    """Spread, close, equal, one-hot, two-valued and clipped rows, and some a hair too long."""
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((n, dim))
+    kinds = random.integers(0, 6, n)
+    centres = random.standard_normal((4, dim))
+    rows[kinds == 1] = centres[random.integers(0, 4, (kinds == 1).sum())]
+    close = kinds == 2
+    rows[close] = centres[0] + 0.05 * random.standard_normal((close.sum(), dim))
+    hot = np.flatnonzero(kinds == 3)
+    rows[hot] = 0
+    rows[hot, random.integers(0, dim, len(hot))] = random.choice([-1.0, 1.0], len(hot))
+    rows[kinds == 4] = random.choice([-1.0, 1.0], ((kinds == 4).sum(), dim))
+    clipped = np.flatnonzero(kinds == 5)
+    rows[clipped, random.integers(0, dim, len(clipped))] = 0.6 * math.sqrt(dim)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows *= random.choice([0.9992, 1.0, 1.0008], (n, 1))
+    return rows.astype(np.float32)
+
+
+def assert_same(found: Hits, expected: Hits) -> None:
+    assert np.array_equal(found.offsets, expected.offsets)
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.scores, expected.scores)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dim=DIMS,
+    n=st.sampled_from([1, 7, 33, 500, 1025, 2100]),
+    queries=st.one_of(st.integers(1, 40), st.sampled_from([64, 257, 600])),
+    kernel=st.sampled_from(KERNELS),
+    removed=st.sampled_from([0.0, 0.3, 1.0]),
+    k=st.sampled_from([1, 2, 10, 100, 5000]),
+)
+def test_answers_are_those_of_the_flat_index(
+    scanners: dict[str, Scanner],
+    seed: int,
+    dim: int,
+    n: int,
+    queries: int,
+    kernel: str,
+    removed: float,
+    k: int,
+) -> None:
+    if queries * n > 100_000:
+        k = min(k, 10)
+    rows = population(seed, n, dim)
+    random = np.random.default_rng(seed)
+    ids = random.permutation(3 * n)[:n].astype(np.int64)
+    probes = np.concatenate([rows, population(seed + 1, queries, dim)])
+    probes = probes[random.permutation(len(probes))[:queries]]
+    flat = FlatIndex(dim)
+    flat.add(ids, rows)
+    index = Exact8Index(dim, ids, rows, scanner=scanners[kernel])
+    gone = ids[random.random(n) < removed]
+    flat.remove(gone)
+    index.remove(gone)
+
+    assert np.array_equal(index.ids, flat.ids)
+    assert len(index) == len(flat)
+    best = flat.search(probes, k)
+    assert_same(index.search(probes, k), best)
+    # A score that is there, as the threshold, and its neighbours.
+    score = float(best.scores[random.integers(0, len(best.scores))]) if len(best.scores) else 0.5
+    for threshold in (score, math.nextafter(score, 2), math.nextafter(score, -2), 0.9):
+        if queries * n <= 100_000 or threshold > 0.5:
+            expected = flat.range_search(probes, threshold)
+            assert_same(index.range_search(probes, threshold), expected)
+
+
+@pytest.mark.parametrize("threshold", [-5.0, 5.0, -1e300, 1e300])
+def test_thresholds_beyond_any_score_find_all_or_nothing(
+    unit_rows: UnitRows, scanner: Scanner, threshold: float
+) -> None:
+    index = Exact8Index(64, np.arange(40), unit_rows(40, 64), scanner=scanner)
+    found = index.range_search(unit_rows(3, 64, seed=1), threshold)
+    assert len(found.ids) == (120 if threshold < 0 else 0)
+
+
+def test_the_bound_holds_for_every_pair_and_says_little_only_of_badly_coded_rows() -> None:
+    rows, probes = population(1, 900, 128), population(2, 300, 128)
+    codes = Codes(rows, code_limit(128))
+    coded = CodedQueries.of_vectors(probes)
+    decoded = (codes.bytes[:900].astype(np.float64) - 128) * codes.step
+    approximate = (coded.codes * coded.steps[:, None]) @ decoded.T
+    exact = probes.astype(np.float64) @ rows[codes.order].astype(np.float64).T
+    fixed, slope = coded.bound(codes)
+    bounds = fixed[:, None] + slope[:, None] * codes.residuals
+    assert (np.abs(approximate - exact) <= bounds).all()
+    spread = np.abs(rows[codes.order]).max(axis=1) < code_limit(128)
+    assert codes.residuals[spread].max() < 0.02
+    assert (np.diff(codes.residuals) >= 0).all()
+
+
+def test_the_certificate_tells_the_bound_and_the_rows_rescored(
+    unit_rows: UnitRows, scanner: Scanner
+) -> None:
+    rows, probes = unit_rows(5000, 128), unit_rows(20, 128, seed=1)
+    index = Exact8Index(128, np.arange(5000), rows, scanner=scanner)
+    scores = probes.astype(np.float64) @ rows.T.astype(np.float64)
+    found = index.range_search(probes, 0.2)
+    certificate = found.certificate
+    assert isinstance(found, CertifiedHits)
+    assert certificate.exact
+    assert certificate.compared == 5000
+    assert certificate.epsilon.shape == certificate.rescored.shape == (20,)
+    assert (certificate.rescored >= (scores >= 0.2).sum(axis=1)).all()
+    # Twice: the code score may be off by epsilon, and so may what is taken for possible.
+    possible = scores >= 0.2 - 2 * certificate.epsilon[:, None]
+    assert (certificate.rescored <= possible.sum(axis=1)).all()
+    best = index.search(probes, 5).certificate
+    assert (best.rescored >= 5).all()
+    assert best.rescored.mean() < 100
+
+
+def test_float16_is_exact_for_the_vectors_it_keeps(unit_rows: UnitRows, scanner: Scanner) -> None:
+    rows, probes = unit_rows(800, 100), unit_rows(30, 100, seed=1)
+    ids = np.arange(800)
+    index = Exact8Index(100, ids, rows, scanner=scanner, store="float16")
+    kept = rows.astype(np.float16).astype(np.float32)
+    flat = FlatIndex(100)
+    flat.add(ids, kept)
+    assert np.array_equal(index.vectors(ids), kept)
+    assert index.vectors(ids).dtype == np.float32
+    assert_same(index.search(probes, 7), flat.search(probes, 7))
+    assert_same(index.range_search(probes, 0.1), flat.range_search(probes, 0.1))
+
+
+@pytest.mark.parametrize("limit", [0.02, 0.1, 1.0])
+def test_any_code_limit_gives_the_same_answers(
+    unit_rows: UnitRows, scanner: Scanner, limit: float
+) -> None:
+    rows, probes = unit_rows(600, 64), unit_rows(40, 64, seed=1)
+    index = Exact8Index(64, np.arange(600), rows, scanner=scanner, limit=limit)
+    flat = FlatIndex(64)
+    flat.add(np.arange(600), rows)
+    assert_same(index.search(probes, 3), flat.search(probes, 3))
+    assert_same(index.range_search(probes, 0.3), flat.range_search(probes, 0.3))
+
+
+def test_vectors_come_back_as_given_and_removed_ones_do_not(unit_rows: UnitRows) -> None:
+    rows = unit_rows(50, 64)
+    ids = np.arange(100, 150)
+    index = Exact8Index(64, ids, rows)
+    order = np.random.default_rng(0).permutation(50)
+    assert np.array_equal(index.vectors(ids[order]), rows[order])
+    index.remove(ids[:10])
+    assert 100 not in index
+    assert 110 in index
+    assert np.int64(110) in index
+    for stranger in (True, 110.0, "110", 7, 10**30, -1):
+        assert stranger not in index
+    with pytest.raises(IdInvalid, match="id 105 is not"):
+        index.vectors(np.array([120, 105]))
+    with pytest.raises(IdInvalid, match="id 105 is not"):
+        index.remove(np.array([120, 105]))
+    assert 120 in index
+
+
+def test_an_empty_segment_and_an_empty_batch_are_fine(
+    unit_rows: UnitRows, scanner: Scanner
+) -> None:
+    nothing = np.empty((0, 64), np.float32)
+    empty = Exact8Index(64, np.empty(0, np.int64), nothing, scanner=scanner)
+    assert len(empty.search(unit_rows(3, 64), 2)) == 3
+    assert len(empty.range_search(unit_rows(3, 64), 0.5).ids) == 0
+    assert len(empty.ids) == 0
+    full = Exact8Index(64, np.arange(9), unit_rows(9, 64), scanner=scanner)
+    assert len(full.search(nothing, 2)) == 0
+    assert len(full.range_search(nothing, 0.5)) == 0
+
+
+def test_invalid_input_is_refused(unit_rows: UnitRows) -> None:
+    rows, ids = unit_rows(5, 64), np.arange(5)
+    spoilt = rows.copy()
+    spoilt[2, 3] = np.nan
+    for bad in (spoilt, rows.astype(np.float64), rows[:, :60], rows * np.float32(0), rows * 2):
+        with pytest.raises(VectorInvalid):
+            Exact8Index(64, ids, bad)
+    for wrong in (ids - 1, ids[:4], ids * 0, ids.astype(np.int32)):
+        with pytest.raises(IdInvalid):
+            Exact8Index(64, wrong, rows)
+    for limit in (0.0, 1e-6, 1.5, math.nan):
+        with pytest.raises(VectorInvalid):
+            Exact8Index(64, ids, rows, limit=limit)
+    with pytest.raises(VectorInvalid):
+        Exact8Index(0, ids, rows)
+    with pytest.raises(VectorInvalid, match="at most 16384"):
+        Exact8Index(20_000, ids[:0], np.empty((0, 20_000), np.float32))
+    index = Exact8Index(64, ids, rows)
+    with pytest.raises(SearchInvalid):
+        index.search(rows, 0)
+    with pytest.raises(SearchInvalid):
+        index.range_search(rows, math.nan)
+    with pytest.raises(VectorInvalid):
+        index.search(spoilt, 1)
+
+
+def test_kernels_that_are_not_here_are_refused() -> None:
+    with pytest.raises(SearchInvalid, match="no kernel abacus here"):
+        Scanner("abacus")
+    with pytest.raises(SearchInvalid, match="threads is 0"):
+        Scanner(threads=0)
+
+
+def test_a_processor_without_vector_instructions_falls_back_and_says_so(
+    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = unit_rows(300, 64)
+    expected = Exact8Index(64, np.arange(300), rows).search(rows[:40], 3)
+    monkeypatch.setattr(scanner_module, "has_amx", lambda: False)
+    monkeypatch.setattr(scanner_module, "has_vnni", lambda: False)
+    for installed, kernel in ((True, "onnxruntime"), (False, "numba")):
+        monkeypatch.setattr(scanner_module, "has_product", lambda installed=installed: installed)
+        with caplog.at_level(logging.WARNING):
+            scanner = Scanner()
+        assert scanner.kernel == kernel
+        assert f"exact, by {kernel}, but are slower" in caplog.text
+        index = Exact8Index(64, np.arange(300), rows, scanner=scanner)
+        assert_same(index.search(rows[:40], 3), expected)
+
+
+def test_answers_do_not_depend_on_the_number_of_threads(unit_rows: UnitRows) -> None:
+    rows, probes = unit_rows(40_000, 64), unit_rows(50, 64, seed=1)
+    answers = []
+    for threads in (1, 2, 5):
+        index = Exact8Index(64, np.arange(40_000), rows, scanner=Scanner(threads=threads))
+        answers.append((index.search(probes, 9), index.range_search(probes, 0.35)))
+    for answer in answers[1:]:
+        assert_same(answer[0], answers[0][0])
+        assert_same(answer[1], answers[0][1])

@@ -1,0 +1,142 @@
+"""The kernels: the same sums as numpy, at the extremes too, and code that vectorises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba.core import caching
+
+from indexes import kernels
+from indexes.intrinsics import has_amx, has_vnni, pack
+from indexes.kernels import LOWEST, STRETCH, Found, Rows, Scan, Wanted, compiled
+from indexes.product import ProductScan, has_product
+
+SCANS: dict[str, Scan] = {"plain": kernels.scan_plain}
+if has_vnni():
+    SCANS |= {"vnni": kernels.scan_vnni}
+if has_amx():
+    SCANS |= {"amx": kernels.scan_amx}
+if has_product():
+    SCANS |= {"product": ProductScan()}
+
+
+def scanned(scan: Scan, rows: Rows, wanted: Wanted) -> Found:
+    room = np.empty((len(rows.codes) * len(wanted.codes), 3), np.int32)
+    kept = scan(rows, wanted, 0, len(rows.reach), room)
+    found = room[:kept]
+    return found[np.lexsort((found[:, 1], found[:, 0]))]
+
+
+def wanted_at(codes: np.ndarray, levels: np.ndarray, margin: float = 0.0, k: int = 0) -> Wanted:
+    padded = np.full(-(-len(codes) // 32) * 32, LOWEST, np.int32)
+    padded[: len(codes)] = levels
+    return Wanted(
+        codes=codes,
+        packed=pack(codes),
+        base=np.full(len(codes), margin),
+        slope=np.ones(len(codes)),
+        levels=padded,
+        heaps=np.full((len(codes), k), LOWEST, np.int32),
+    )
+
+
+def rows_of(codes: np.ndarray, alive: np.ndarray) -> Rows:
+    return Rows(codes, alive, np.zeros(-(-len(codes) // STRETCH)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    blocks=st.integers(1, 70),
+    queries=st.integers(1, 140),
+    steps=st.sampled_from([1, 2, 3, 8, 16]),
+    extreme=st.booleans(),
+    share=st.sampled_from([0.0, 0.001, 0.5, 1.0]),
+)
+def test_every_kernel_keeps_the_pairs_that_numpy_finds(
+    seed: int, blocks: int, queries: int, steps: int, extreme: bool, share: float
+) -> None:
+    random = np.random.default_rng(seed)
+    shape = (32 * blocks, 64 * steps)
+    if extreme:
+        codes = random.choice(np.array([0, 1, 255], np.uint8), shape)
+        factors = random.choice(np.array([-128, -127, 127], np.int8), (queries, shape[1]))
+    else:
+        codes = random.integers(0, 256, shape, np.uint8)
+        factors = random.integers(-128, 128, (queries, shape[1]), np.int8)
+    alive = random.random(len(codes)) < 0.9
+    sums = (codes.astype(np.float64) @ factors.T.astype(np.float64)).astype(np.int64)
+    place = int((1 - share) * (len(codes) - 1))
+    levels = np.sort(sums, axis=0)[place]
+    # A margin of 3.x is cut to 3, and 2 are added.
+    expected = np.argwhere((sums >= levels - 5) & alive[:, None])
+    for name, scan in SCANS.items():
+        found = scanned(scan, rows_of(codes, alive), wanted_at(factors, levels, 3.4))
+        assert np.array_equal(found[:, :2], expected), name
+        assert np.array_equal(found[:, 2], sums[expected[:, 0], expected[:, 1]] + 5), name
+    if has_vnni():
+        one = wanted_at(factors[:1], levels[:1], 3.4)
+        found = scanned(kernels.scan_one_vnni, rows_of(codes, alive), one)
+        assert np.array_equal(found[:, 0], expected[expected[:, 1] == 0, 0])
+
+
+@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.parametrize("k", [1, 3, 50])
+def test_levels_rise_and_the_best_are_kept(name: str, k: int) -> None:
+    random = np.random.default_rng(k)
+    codes = random.integers(0, 256, (4096, 64), np.uint8)
+    factors = random.integers(-127, 128, (40, 64), np.int8)
+    sums = codes.astype(np.int64) @ factors.T.astype(np.int64)
+    wanted = wanted_at(factors, np.full(40, LOWEST), 100.0, k)
+    found = scanned(SCANS[name], rows_of(codes, np.ones(4096, np.bool_)), wanted)
+    best = np.sort(sums, axis=0)[-k]
+    assert np.array_equal(wanted.levels[:40], best - 102)
+    assert np.array_equal(np.sort(wanted.heaps, axis=1), np.sort(sums, axis=0)[-k:].T - 102)
+    kept = {(row, query) for row, query, _ in found.tolist()}
+    assert {tuple(pair) for pair in np.argwhere(sums >= best).tolist()} <= kept
+    assert len(kept) < sums.size / 4
+
+
+@pytest.mark.skipif(not has_vnni(), reason="no AVX-512 VNNI on this processor")
+def test_the_kernels_use_the_instructions_they_are_written_for() -> None:
+    codes, factors = np.zeros((32, 64), np.uint8), np.zeros((1, 64), np.int8)
+    rows, wanted = rows_of(codes, np.ones(32, np.bool_)), wanted_at(factors, np.zeros(1))
+    wanted_instructions: dict[Callable[..., int], str] = {
+        kernels.scan_one_vnni: "vpdpbusd",
+        kernels.scan_vnni: "vpdpbusd",
+    }
+    if has_amx():
+        wanted_instructions[kernels.scan_amx] = "tdpbusd"
+    for scan, instruction in wanted_instructions.items():
+        # Made anew: what comes from the cache can't be disassembled.
+        made = kernels.numba.njit(nogil=True)(scan.py_func)  # type: ignore[attr-defined]
+        made(rows, wanted, 0, 1, np.empty((32, 3), np.int32))
+        assembly = "\n".join(made.inspect_asm().values())
+        assert instruction in assembly
+        assert "zmm" in assembly
+
+
+def test_a_kernel_is_made_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    # What numba meets in a read-only installation whose user has no cache folder.
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    assert compiled(doubled)(21) == 42
+
+
+@pytest.mark.skipif(not has_product(), reason="no onnxruntime")
+def test_the_product_is_exact_with_unsigned_queries_too() -> None:
+    random = np.random.default_rng(0)
+    codes = random.choice(np.array([0, 255], np.uint8), (100, 256))
+    queries = random.choice(np.array([-128, 127], np.int8), (20, 256))
+    product = ProductScan()
+    expected = codes.astype(np.int64) @ queries.T.astype(np.int64)
+    assert np.array_equal(product.multiply(codes, queries), expected)
+    saturating = ProductScan()
+    saturating._signed = False
+    assert np.array_equal(saturating.multiply(codes, queries), expected)
