@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engine.matching.policy import Candidate
 from engine.registry.reader import Reader
-from indexes.gallery import Found, Gallery
+from indexes.gallery import Gallery
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +25,7 @@ def identify(
     probes: NDArray[np.float32], gallery: Gallery, registry: Reader, *, threshold: float
 ) -> list[Identification]:
     """All references at or above the threshold, for each probe of float32[n, d], unit rows."""
-    return _name(gallery.range_search(probes, threshold), registry)
-
-
-def identify_best(
-    probes: NDArray[np.float32], gallery: Gallery, registry: Reader, *, count: int
-) -> list[Identification]:
-    """The `count` best references whatever their scores, for each probe."""
-    return _name(gallery.search(probes, count), registry)
-
-
-def _name(found: Found, registry: Reader) -> list[Identification]:
+    found = gallery.range_search(probes, threshold)
     owners = registry.documents_of(np.unique(found.hits.ids).tolist())
     answers = []
     for query in range(len(found.hits)):

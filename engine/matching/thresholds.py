@@ -159,7 +159,7 @@ class Calibration:
     curves: Mapping[Comparison, CalibrationCurve]
 
     def threshold_at(self, fmr: float, kind: Comparison) -> float:
-        """The smallest threshold whose FMR is at most `fmr`; raises `RateUnsupported`."""
+        """The threshold for `fmr`, interpolated in log FMR; raises `RateUnsupported`."""
         return self.curve(kind).threshold_at(fmr)
 
     def fmr_at(self, score: float, kind: Comparison) -> Rate:

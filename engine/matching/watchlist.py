@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,6 +19,8 @@ class WatchList:
     def __init__(self, dim: int, entries: Iterable[WatchEntry] = ()) -> None:
         self._faces = Gallery(FlatIndex(dim))
         self._documents: dict[int, bytes] = {}
+        # How many entries name a document: every attempt asks, so asking must not walk the list.
+        self._named: Counter[bytes] = Counter()
         self._lock = threading.Lock()
         for entry in entries:
             self.add(entry)
@@ -33,11 +36,14 @@ class WatchList:
                 self._faces.add(ids, entry.template[None], self._faces.sequence + 1)
             if entry.document_lookup is not None:
                 self._documents[entry.id] = entry.document_lookup
+                self._named[entry.document_lookup] += 1
 
     def remove(self, entry_id: int) -> None:
         """Forgets an entry; an unknown id is nothing to forget."""
         with self._lock:
-            self._documents.pop(entry_id, None)
+            lookup = self._documents.pop(entry_id, None)
+            if lookup is not None:
+                self._named[lookup] -= 1
             if entry_id in self._faces:
                 ids = np.array([entry_id], dtype=np.int64)
                 self._faces.remove(ids, self._faces.sequence + 1)
@@ -48,4 +54,4 @@ class WatchList:
 
     def has_document(self, lookup: bytes | None) -> bool:
         with self._lock:
-            return lookup is not None and lookup in self._documents.values()
+            return lookup is not None and self._named.get(lookup, 0) > 0

@@ -100,7 +100,6 @@ _REMOVALS = (
 )
 _ENROLLMENT = select(tables.enrollments).where(tables.enrollments.c.id == bindparam("id"))
 _WATCHLIST = select(_watchlist).where(_watchlist.c.removed_at.is_(None)).order_by(_watchlist.c.id)
-_WATCHED_DOCUMENTS = _WATCHLIST.where(_watchlist.c.document_lookup.in_(_KEYS))
 _DEPLOYMENT = select(tables.deployment)
 
 
@@ -233,13 +232,6 @@ class Reader:
         with reading(self._engine) as connection:
             rows = connection.execute(_WATCHLIST).all()
         return [self._watched(row) for row in rows]
-
-    def watched_documents(self, lookups: Sequence[bytes]) -> dict[bytes, WatchEntry]:
-        """The watch-list entries on these documents."""
-        return {
-            row.document_lookup: self._watched(row)
-            for row in self._rows_of(_WATCHED_DOCUMENTS, lookups)
-        }
 
     def enrollment(self, enrollment_id: str) -> EnrollmentRecord:
         """One enrollment; `NotFound` if there is none."""

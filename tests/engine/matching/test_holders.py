@@ -9,7 +9,7 @@ import pytest
 from engine.errors import NotFound, RequestError
 from engine.matching.documents import Document, FormAuthority, check_documents
 from engine.matching.holders import block_document, erase_holder, read_lines, watch_face
-from engine.matching.identification import identify, identify_best
+from engine.matching.identification import identify
 from engine.matching.intake import document_look_up
 from engine.matching.operations import unblock_document
 from engine.matching.restoration import restore_gallery, save_snapshot
@@ -146,13 +146,12 @@ def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab: Any) -> None:
     assert [entry.detail["shown"] for entry in reads] == [True, False]
 
 
-def test_the_best_candidates_are_named_whatever_their_score(lab: Any) -> None:
-    people = [lab.people.person() for _ in range(5)]
+def test_each_probe_of_a_batch_gets_its_own_candidates(lab: Any) -> None:
+    people = [lab.people.person() for _ in range(3)]
     with lab.registrar() as registrar:
         outcomes = registrar.enroll([lab.request(person) for person in people])
-        probes = np.stack(people[:2])
-        best = identify_best(probes, registrar.gallery, lab.store, count=3)
-    for answer, outcome in zip(best, outcomes, strict=False):
-        assert answer.searched == 5
-        assert len(answer.candidates) == 3
-        assert answer.candidates[0].document_id == outcome.body["document_id"]
+        probes = np.stack([*people[:2], lab.people.person()])
+        answers = identify(probes, registrar.gallery, lab.store, threshold=0.6)
+    assert [answer.searched for answer in answers] == [3, 3, 3]
+    found = [[candidate.document_id for candidate in answer.candidates] for answer in answers]
+    assert found == [[outcomes[0].body["document_id"]], [outcomes[1].body["document_id"]], []]

@@ -214,10 +214,10 @@ def test_watch_list_holds_faces_and_documents_until_they_are_removed(
     assert np.array_equal(by_face.template, face)
     assert (by_face.id, by_face.document_lookup, by_face.reason) == (1, None, REASON)
     assert by_document.template is None
-    assert store.watched_documents([lookup])[lookup].id == 2
+    assert [entry.id for entry in store.watchlist() if entry.document_lookup == lookup] == [2]
     writer.commit(Changes(sequence=0, audit=[ENTRY], unwatched=[1, 2]))
     assert store.watchlist() == []
-    assert store.watched_documents([lookup]) == {}
+    assert all(entry.document_lookup != lookup for entry in store.watchlist())
     assert writer.next_watch_id() == 3
 
 
