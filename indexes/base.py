@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,3 +80,10 @@ class VectorIndex(Protocol):
     def range_search(self, queries: Vectors, threshold: float) -> Hits:
         """Everything whose score, as a float, is at or above the threshold."""
         ...
+
+
+@runtime_checkable
+class Compactable(Protocol):
+    """An index that may keep something of what was removed, until it is told not to."""
+
+    def compact(self) -> None: ...

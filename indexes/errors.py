@@ -33,3 +33,19 @@ class SnapshotDamaged(IndexFault):
 
 class SnapshotForeign(IndexFault):
     """A whole snapshot, but of another model, key ring, dimension or format version."""
+
+
+class ShardLost(IndexFault):
+    """A part of a sharded gallery is gone, or no longer surely as it was: restart to rebuild it."""
+
+
+class CheckpointInvalid(IndexFault):
+    """A checkpoint that is damaged, in use, of another join, or does not cover what is joined."""
+
+
+class SegmentsInvalid(IndexFault):
+    """A configuration by which no gallery can grow."""
+
+
+class KindInvalid(IndexFault):
+    """No kind of index by this name, or a configuration that is not one of its kind."""

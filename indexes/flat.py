@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
-from indexes.base import Hits, Ids, Vectors
+from indexes.account import MemoryAccount
+from indexes.base import Hits, Ids, Scores, Vectors
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.scoring import Positions, arrange, exact_scores, no_hits, rounding_bound
 from indexes.validation import (
@@ -23,6 +25,8 @@ _BEYOND_ANY_SCORE = 2.0
 _PRODUCT_FROM = 8
 # Large tiles: every product is a meeting of BLAS's threads, dear where cores are shared.
 _TILE_PRODUCTS = 1 << 22
+# An entry of a dict and its two numbers.
+_ENTRY_BYTES = 104
 
 
 class FlatIndex:
@@ -68,9 +72,17 @@ class FlatIndex:
         keys = check_distinct(check_ids(ids))
         if len(keys) != len(rows):
             raise IdInvalid(f"{len(keys)} ids for {len(rows)} vectors; give one for each")
+        self.require_new(keys)
+        self.append(keys, ids, rows)
+
+    def require_new(self, keys: list[int]) -> None:
+        """Refuses ids of which one is there already."""
         if not self._row_of.keys().isdisjoint(keys):
             present = next(key for key in keys if key in self._row_of)
             raise IdInvalid(f"id {present} is in the index already; remove it first")
+
+    def append(self, keys: list[int], ids: Ids, rows: Vectors) -> None:
+        """Adds what was checked before: new ids, twice, and their rows."""
         if not keys:
             return
         start, end = len(self), len(self) + len(keys)
@@ -105,28 +117,53 @@ class FlatIndex:
         """The stored rows in the order asked: float32[n, dim]; a copy."""
         return self._rows()[self._rows_of(check_ids(ids))]
 
+    def contents(self) -> tuple[Ids, Vectors]:
+        """A copy of everything, in the order of the rows: int64[n], float32[n, dim]."""
+        return self._id_of[: len(self)].copy(), self._rows().copy()
+
+    def among(self, keys: list[int]) -> NDArray[np.bool_]:
+        """Which of these ids are here: bool[n]."""
+        return np.array([key in self._row_of for key in keys], np.bool_)
+
+    def account(self) -> MemoryAccount:
+        """The rows and ids by what they need, the dictionary estimated."""
+        return MemoryAccount(
+            references=len(self),
+            rows=4 * self._dim * len(self),
+            ids=self._id_of.nbytes + _ENTRY_BYTES * len(self),
+        )
+
     def search(self, queries: Vectors, k: int) -> Hits:
         """The k best of each query, or all where there are fewer."""
         queries, k = check_vectors(queries, self._dim), check_hit_count(k)
         if not len(self) or not len(queries):
             return no_hits(len(queries))
-        query_of, row_of = self._nearest(queries, k)
-        scores = exact_scores(queries, self._rows(), query_of, row_of)
-        return arrange(len(queries), query_of, self._id_of[row_of], scores, k)
+        return arrange(len(queries), *self.best(queries, k), k)
 
     def range_search(self, queries: Vectors, threshold: float) -> Hits:
         """Everything whose score, as a float, is at or above the threshold."""
         queries, threshold = check_vectors(queries, self._dim), check_threshold(threshold)
         if not len(self) or not len(queries):
             return no_hits(len(queries))
-        # A threshold far beyond any score would not fit the float32 that faiss takes.
-        floor = float(np.clip(threshold, -_BEYOND_ANY_SCORE, _BEYOND_ANY_SCORE))
-        floor -= rounding_bound(self._dim)
-        query_of, row_of = self._at_or_above(queries, floor)
-        scores = exact_scores(queries, self._rows(), query_of, row_of)
-        # In float64, for numpy would round the threshold to the scores' float32.
-        kept = scores.astype(np.float64) >= threshold
-        return arrange(len(queries), query_of[kept], self._id_of[row_of[kept]], scores[kept])
+        return arrange(len(queries), *self.at_or_above(queries, np.full(len(queries), threshold)))
+
+    def best(self, queries: Vectors, k: int) -> tuple[Positions, Ids, Scores]:
+        """The scored pairs (query, id) that may be among the k best, in no order."""
+        query_of, row_of = self._nearest(queries, k)
+        return query_of, self._id_of[row_of], self._scores(queries, query_of, row_of)
+
+    def at_or_above(
+        self, queries: Vectors, floors: NDArray[np.float64]
+    ) -> tuple[Positions, Ids, Scores]:
+        """The scored pairs (query, id) that reach the floor of their query, in no order."""
+        query_of, row_of = self._at_or_above(queries, floors - rounding_bound(self._dim))
+        scores = self._scores(queries, query_of, row_of)
+        # In float64, for numpy would round the floors to the scores' float32.
+        kept = scores.astype(np.float64) >= floors[query_of]
+        return query_of[kept], self._id_of[row_of[kept]], scores[kept]
+
+    def _scores(self, queries: Vectors, query_of: Positions, row_of: Positions) -> Scores:
+        return exact_scores(queries, self._rows(), query_of, row_of)
 
     def _nearest(self, queries: Vectors, k: int) -> tuple[Positions, Positions]:
         """Pairs (query, row) that hold at least the k best of each query, ties included.
@@ -137,35 +174,43 @@ class FlatIndex:
         """
         asked = k + _SPARE_HITS
         if asked >= len(self):
-            return self._at_or_above(queries, -_BEYOND_ANY_SCORE)
+            return self._at_or_above(queries, np.full(len(queries), -_BEYOND_ANY_SCORE))
         scores, rows = self._flat.search(queries, asked)
         floors = scores[:, k - 1].astype(np.float64) - 2 * rounding_bound(self._dim)
         crowded = scores[:, -1] >= floors
         query_of = [np.repeat(np.flatnonzero(~crowded), asked)]
         row_of = [rows[~crowded].ravel()]
         for query in np.flatnonzero(crowded):
-            more = self._at_or_above(queries[query : query + 1], float(floors[query]))[1]
+            one = slice(query, query + 1)
+            more = self._at_or_above(queries[one], floors[one])[1]
             query_of.append(np.full(len(more), query))
             row_of.append(more)
         return np.concatenate(query_of), np.concatenate(row_of)
 
-    def _at_or_above(self, queries: Vectors, floor: float) -> tuple[Positions, Positions]:
-        """Pairs (query, row) with a float32 inner product of at least the floor."""
+    def _at_or_above(
+        self, queries: Vectors, floors: NDArray[np.float64]
+    ) -> tuple[Positions, Positions]:
+        """Pairs (query, row) with a float32 inner product of at least the floor of the query."""
+        # A floor far beyond any score would not fit the float32 that faiss takes.
+        floors = floors.clip(-_BEYOND_ANY_SCORE, _BEYOND_ANY_SCORE)
         # faiss answers what is strictly above, and the floor is rounded to float32 on its way.
-        below = np.nextafter(np.float32(floor), np.float32(-np.inf))
+        below = np.nextafter(floors.astype(np.float32), np.float32(-np.inf))
         if len(queries) >= _PRODUCT_FROM:
             return self._above_by_product(queries, below)
-        limits, _, row_of = self._flat.range_search(queries, float(below))
+        # One floor for all: what is too low for its query goes by its exact score.
+        limits, _, row_of = self._flat.range_search(queries, float(below.min(initial=2)))
         query_of = np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64)))
         return query_of, row_of
 
-    def _above_by_product(self, queries: Vectors, below: np.float32) -> tuple[Positions, Positions]:
+    def _above_by_product(self, queries: Vectors, below: Scores) -> tuple[Positions, Positions]:
         """The same by matrix products over faiss's memory, for a batch."""
         rows = self._rows()
         tile = max(256, _TILE_PRODUCTS // len(queries))
         query_of, row_of = [], []
         for start in range(0, len(rows), tile):
-            queries_above, rows_above = np.nonzero(queries @ rows[start : start + tile].T > below)
+            queries_above, rows_above = np.nonzero(
+                queries @ rows[start : start + tile].T > below[:, None]
+            )
             query_of.append(queries_above)
             row_of.append(rows_above + start)
         return np.concatenate(query_of), np.concatenate(row_of)

@@ -1,12 +1,25 @@
-"""The gallery that threads share: an index, its lock and the watermark of its changes."""
+"""The gallery that threads share: an index, its locks and the watermark of its changes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from threading import Event, Lock
 
-from indexes.base import Hits, Ids, VectorIndex, Vectors
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.account import Accountable, MemoryAccount
+from indexes.base import Compactable, Hits, Ids, VectorIndex, Vectors
 from indexes.errors import SequenceInvalid
+from indexes.exact.exact8 import Exact8Index
+from indexes.exact.rowstore import RowStore
+from indexes.exact.scanner import Scanner
 from indexes.lock import SharedLock
+from indexes.segmented.batch import require_new
+from indexes.segmented.rewriting import Rewrite
+from indexes.segmented.segments import SegmentedIndex
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,20 +43,44 @@ class Contents:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pinned:
+    """Everything in a gallery at one moment, as sealed segments, for those who read for long.
+
+    `alive` bool[n] says which rows of each segment were alive then: what has been removed since
+    may be half wiped. `head` counts the last segments that were sealed for this alone (0 or 1).
+    `removed_since` has the time of the oldest tombstone by the name of its segment.
+    """
+
+    segments: tuple[Exact8Index, ...]
+    alive: tuple[NDArray[np.bool_], ...]
+    sequence: int
+    head: int
+    removed_since: dict[str, float]
+
+
 class Gallery:
     """References that many threads search while one at a time changes them.
 
     A search that starts after a change returned sees it; it sees all of a change or nothing.
     Searches run together; a change waits for those that run, and goes before those that come.
     The gallery owns its index from here on: fill it first, or change it through `add`.
+
+    A `SegmentedIndex` needs upkeep, one job at each `maintain`: searches and changes go on
+    meanwhile, and wait for the last step only, which takes milliseconds. `Upkeep` calls it.
     """
 
     def __init__(self, index: VectorIndex, sequence: int = 0) -> None:
         if sequence < 0:
             raise SequenceInvalid(f"sequence {sequence} is negative; give 0 or more")
         self._index = index
+        self._segmented = index if isinstance(index, SegmentedIndex) else None
         self._sequence = sequence
+        # Always taken in this order.
+        self._upkeep = Lock()
+        self._changes = Lock()
         self._lock = SharedLock()
+        self._stirred = Event()
 
     @property
     def kind(self) -> str:
@@ -80,17 +117,19 @@ class Gallery:
         An empty batch only moves the watermark. Whatever is refused changes nothing:
         `SequenceInvalid`, `VectorInvalid`, `IdInvalid`.
         """
-        with self._lock.writing():
+        with self._changes:
             self._check_sequence(sequence)
-            self._index.add(ids, vectors)
-            self._sequence = sequence
+            change = self._prepared(ids, vectors)
+            self._change(change, sequence)
+        if self._segmented is not None and len(self._segmented.heads) > 1:
+            self._stirred.set()
 
     def remove(self, ids: Ids, sequence: int) -> None:
         """Removes a batch under its sequence; an unknown id is refused, and then all are."""
-        with self._lock.writing():
+        with self._changes:
             self._check_sequence(sequence)
-            self._index.remove(ids)
-            self._sequence = sequence
+            self._change(partial(self._index.remove, ids), sequence)
+        self._stirred.set()
 
     def vectors(self, ids: Ids) -> Vectors:
         """The stored rows in the order asked: float32[n, dim]."""
@@ -114,6 +153,126 @@ class Gallery:
         with self._lock.reading():
             ids = self._index.ids
             return Contents(ids, self._index.vectors(ids), self._sequence)
+
+    def pin(self, scanner: Scanner | None = None) -> Pinned:
+        """Everything as of one moment; changes wait only while the head and flags are copied.
+
+        `scanner` is for an index without segments, which becomes one segment.
+        """
+        if self._segmented is None:
+            held = self.contents()
+            whole = Exact8Index.of_rows(held.ids, held.vectors, scanner=scanner or Scanner())
+            return Pinned((whole,), (whole.alive_rows.copy(),), held.sequence, 1, {})
+        with self._lock.reading():
+            sealed = Rewrite.of_segments(self._segmented.segments, 0)
+            heads = Rewrite.of_heads(self._segmented.heads, 0)
+            sequence, removed_since = self._sequence, self._segmented.removed_since
+        head = heads.build(self._segmented.config, self._segmented.scanner)
+        heads_sealed = () if head is None else (head,)
+        alive = tuple(segment.alive_rows.copy() for segment in heads_sealed)
+        return Pinned(
+            sealed.segments + heads_sealed,
+            sealed.alive + alive,
+            sequence,
+            len(heads_sealed),
+            removed_since,
+        )
+
+    def account(self) -> MemoryAccount:
+        """Where the memory goes; the rows alone where the index does not know."""
+        with self._lock.reading():
+            if isinstance(self._index, Accountable):
+                return self._index.account()
+            count = len(self._index)
+            return MemoryAccount(count, rows=4 * self._index.dim * count, ids=8 * count)
+
+    def maintain(self) -> bool:
+        """Does the next job of upkeep: seals, merges or compacts; False if none is due."""
+        with self._upkeep:
+            return self._rewrite()
+
+    def settle(self) -> None:
+        """Does all that is due."""
+        while self.maintain():
+            pass
+
+    def compact(self) -> None:
+        """Takes all tombstones out of memory, those of now at least, before it returns.
+
+        An index without segments does it while searches wait, if it has anything to do.
+        """
+        if isinstance(self._index, Compactable):
+            with self._changes, self._lock.writing():
+                self._index.compact()
+            return
+        with self._upkeep:
+            names = self._buried()
+            while names & self._buried() and self._rewrite(all_removed=True):
+                pass
+
+    def replace_rows(self, name: str, rows: RowStore) -> bool:
+        """Serves the rows of a segment from another place; False if it is no longer here."""
+        with self._lock.writing():
+            for segment in self._segmented.segments if self._segmented else ():
+                if segment.name == name:
+                    segment.replace_rows(rows)
+                    return True
+            return False
+
+    def await_stir(self, timeout_s: float) -> None:
+        """Waits until something may have become due, or for so long."""
+        self._stirred.wait(timeout_s)
+        self._stirred.clear()
+
+    def stir(self) -> None:
+        """Ends a wait for something due."""
+        self._stirred.set()
+
+    def deadline_s(self) -> float | None:
+        """How long until the oldest tombstone has to be gone; None where there is none."""
+        with self._lock.reading():
+            return self._segmented.deadline_s() if self._segmented else None
+
+    def _prepared(self, ids: Ids, vectors: Vectors) -> Callable[[], None]:
+        """The change that adds a batch, with all work done that needs no lock."""
+        if self._segmented is None:
+            return partial(self._index.add, ids, vectors)
+        batch = self._segmented.prepare(ids, vectors)
+        if batch.segment is not None:
+            # Long for a large batch, so not under the lock. It holds until the change: nobody
+            # else adds, and a rewrite takes the references of these parts along.
+            with self._lock.reading():
+                parts = self._segmented.parts
+            require_new(batch, parts)
+        return partial(self._segmented.admit, batch, is_new=batch.segment is not None)
+
+    def _change(self, change: Callable[[], None], sequence: int) -> None:
+        with self._lock.writing():
+            change()
+            self._sequence = sequence
+
+    def _rewrite(self, *, all_removed: bool = False) -> bool:
+        index = self._segmented
+        if index is None:
+            return False
+        # Nothing changes while we read, and only one of us is here.
+        with self._lock.reading():
+            rewrite = index.begin_rewrite(all_removed=all_removed)
+        if rewrite is None:
+            return False
+        try:
+            product = rewrite.build(index.config, index.scanner)
+        except BaseException:
+            with self._lock.reading():
+                index.abandon_rewrite(rewrite)
+            raise
+        with self._lock.writing():
+            index.finish_rewrite(rewrite, product)
+        return True
+
+    def _buried(self) -> set[str]:
+        with self._lock.reading():
+            return set(self._segmented.removed_since) if self._segmented else set()
 
     def _check_sequence(self, sequence: int) -> None:
         if sequence <= self._sequence:

@@ -25,10 +25,10 @@ def check_vectors(vectors: Vectors, dim: int) -> Vectors:
     rows: Vectors = np.ascontiguousarray(array)
     # The square of a large float32 overflows to infinity, which is refused as it should be.
     with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-        refused = np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE))
-    if len(refused):
-        row = int(refused[0])
+        lengths = np.sqrt(np.vecdot(rows, rows))
+        fits = np.abs(lengths - 1) <= UNIT_TOLERANCE
+    if not fits.all():
+        row = int(fits.argmin())
         if not np.isfinite(rows[row]).all():
             raise VectorInvalid(f"vector {row} is not finite")
         raise VectorInvalid(f"vector {row} has length {lengths[row]:.4g}; scale it to 1")

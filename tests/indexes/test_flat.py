@@ -273,3 +273,31 @@ def test_a_hundred_thousand_rows_are_added_and_halved_in_about_a_second(
     # Processor time, and far above what it takes: a loaded machine must not fail this.
     assert time.process_time() - start < 3
     assert index.ids.tolist() == list(range(1, 100_000, 2))
+
+
+@pytest.mark.parametrize("queries", [1, 3, 20])
+def test_each_query_may_have_a_floor_of_its_own(unit_rows: UnitRows, queries: int) -> None:
+    index = FlatIndex(16)
+    index.add(np.arange(300), unit_rows(300))
+    probes = unit_rows(queries, seed=1)
+    floors = np.linspace(-0.5, 0.5, queries)
+    floors[-1] = index.search(probes[-1:], 5).scores[-1]
+    query_of, ids, scores = index.at_or_above(probes, floors)
+    for query in range(queries):
+        expected = index.range_search(probes[query : query + 1], float(floors[query]))
+        mine = query_of == query
+        assert sorted(ids[mine]) == sorted(expected.ids)
+        assert sorted(scores[mine]) == sorted(expected.scores)
+
+
+def test_contents_are_a_copy_and_the_account_counts_them(unit_rows: UnitRows) -> None:
+    index = FlatIndex(16)
+    assert index.account().total == 0
+    index.add(np.arange(9), unit_rows(9))
+    ids, rows = index.contents()
+    index.remove(np.arange(5))
+    assert ids.tolist() == list(range(9))
+    assert np.array_equal(rows, unit_rows(9))
+    assert index.account().references == 4
+    assert index.account().rows == 4 * 16 * 4
+    assert index.among([3, 7, 8, 99]).tolist() == [False, True, True, False]

@@ -11,8 +11,13 @@ import pytest
 
 from indexes.base import Vectors
 from indexes.errors import IdInvalid, SequenceInvalid, VectorInvalid
+from indexes.exact.rowstore import MemoryRows
+from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
+from indexes.scoring import Positions
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
 
 UnitRows = Callable[..., Vectors]
 
@@ -139,3 +144,131 @@ def test_a_search_that_starts_after_a_change_returned_sees_all_of_it(unit_rows: 
         pool.submit(change).result()
         assert all(searcher.result() > 0 for searcher in searchers)
     assert len(gallery) == BATCH * (rounds - rounds // 3)
+
+
+SCANNER = Scanner(threads=2)
+HEAD_ROWS = 16
+
+
+@pytest.fixture
+def segmented(unit_rows: UnitRows) -> Gallery:
+    """Ids 0 to 99: 64 in one segment, 36 in two full heads and a growing one."""
+    gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=SCANNER))
+    rows = unit_rows(100)
+    gallery.add(np.arange(64), rows[:64], sequence=1)
+    for start in range(64, 100, 4):
+        gallery.add(np.arange(start, start + 4), rows[start : start + 4], sequence=start)
+    return gallery
+
+
+class UnreadableRows(MemoryRows):
+    """Rows of a file that cannot be read any more."""
+
+    def take(self, rows: Positions) -> Vectors:
+        raise OSError(f"the file is gone, and {len(rows)} rows with it")
+
+
+def sealed_names(gallery: Gallery) -> set[str]:
+    pinned = gallery.pin()
+    return {segment.name for segment in pinned.segments[: len(pinned.segments) - pinned.head]}
+
+
+def test_an_index_without_segments_needs_no_upkeep(gallery: Gallery) -> None:
+    assert not gallery.maintain()
+    gallery.settle()
+    gallery.compact()
+    assert gallery.deadline_s() is None
+    assert not gallery.replace_rows("0" * 32, MemoryRows(np.empty((0, 16), np.float32)))
+    account = gallery.account()
+    assert account.references == 10
+    assert account.total >= 10 * 16 * 4
+
+
+def test_a_flat_gallery_is_pinned_as_one_segment(gallery: Gallery, unit_rows: UnitRows) -> None:
+    pinned = gallery.pin(SCANNER)
+    (segment,) = pinned.segments
+    assert (pinned.sequence, pinned.head, pinned.removed_since) == (5, 1, {})
+    assert pinned.alive[0].all()
+    assert segment.ids.tolist() == list(range(10))
+    assert np.array_equal(segment.vectors(np.arange(10)), unit_rows(10))
+
+
+def test_upkeep_changes_no_answer_and_no_watermark(segmented: Gallery, unit_rows: UnitRows) -> None:
+    queries = unit_rows(7, seed=1)
+    before = segmented.search(queries, 20)
+    jobs = 0
+    while segmented.maintain():
+        jobs += 1
+        after = segmented.search(queries, 20)
+        assert (after.sequence, after.searched) == (before.sequence, before.searched) == (96, 100)
+        assert np.array_equal(after.hits.ids, before.hits.ids)
+        assert np.array_equal(after.hits.scores, before.hits.scores)
+    assert jobs > 0
+
+
+def test_compact_leaves_nothing_of_what_was_removed(segmented: Gallery) -> None:
+    names = sealed_names(segmented)
+    segmented.remove(np.array([1, 70, 99]), sequence=200)
+    segmented.compact()
+    pinned = segmented.pin()
+    assert all(not segment.removed for segment in pinned.segments)
+    assert pinned.removed_since == {}
+    assert not np.isin([1, 70, 99], np.concatenate([s.row_ids for s in pinned.segments])).any()
+    assert not names & sealed_names(segmented)
+    assert len(segmented) == 97
+
+
+def test_a_refused_large_batch_changes_nothing(segmented: Gallery, unit_rows: UnitRows) -> None:
+    rows, ids = unit_rows(100, seed=2), np.r_[200:299, 70]
+    with pytest.raises(IdInvalid, match="id 70"):
+        segmented.add(ids, rows, sequence=200)
+    with pytest.raises(SequenceInvalid):
+        segmented.add(np.arange(200, 300), rows, sequence=96)
+    rows[3] *= 2
+    with pytest.raises(VectorInvalid, match="vector 3"):
+        segmented.add(np.arange(200, 300), rows, sequence=200)
+    assert (segmented.sequence, len(segmented)) == (96, 100)
+    segmented.add(np.arange(200, 300), unit_rows(100, seed=2), sequence=200)
+    assert (segmented.sequence, len(segmented)) == (200, 200)
+
+
+def test_pinned_flags_stay_as_of_their_moment(segmented: Gallery, unit_rows: UnitRows) -> None:
+    segmented.remove(np.array([5]), sequence=100)
+    pinned = segmented.pin()
+    segmented.remove(np.arange(6, 40), sequence=101)
+    segmented.add(np.array([500]), unit_rows(1, seed=4), sequence=102)
+    segmented.settle()
+    segmented.compact()
+    held = [s.row_ids[alive] for s, alive in zip(pinned.segments, pinned.alive, strict=True)]
+    assert np.sort(np.concatenate(held)).tolist() == [i for i in range(100) if i != 5]
+    assert pinned.sequence == 100
+    assert pinned.head == 1
+    assert list(pinned.removed_since) == [pinned.segments[0].name]
+
+
+def test_rows_may_be_served_from_elsewhere(segmented: Gallery, unit_rows: UnitRows) -> None:
+    (segment, _) = segmented.pin().segments
+    copied = MemoryRows(segment.rows.take(np.arange(64)))
+    assert segmented.replace_rows(segment.name, copied)
+    assert segment.rows is copied
+    assert np.array_equal(segmented.vectors(np.arange(100)), unit_rows(100))
+    segmented.remove(np.array([7]), sequence=200)
+    segmented.compact()
+    assert not segmented.replace_rows(segment.name, copied)
+
+
+def test_a_job_that_fails_leaves_the_gallery_as_it_was(
+    segmented: Gallery, unit_rows: UnitRows
+) -> None:
+    segment = segmented.pin().segments[0]
+    whole = segment.rows
+    segmented.remove(np.array([7]), sequence=200)
+    segmented.replace_rows(segment.name, UnreadableRows(whole.take(np.arange(64))))
+    with pytest.raises(OSError, match="gone"):
+        segmented.compact()
+    assert segmented.search(unit_rows(2), 1).hits.ids.tolist() == [0, 1]
+    segmented.remove(np.array([8]), sequence=201)
+    segmented.replace_rows(segment.name, whole)
+    segmented.compact()
+    assert segmented.ids.tolist() == [i for i in range(100) if i not in (7, 8)]
+    assert segmented.pin().removed_since == {}

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba.core import caching
 
-from indexes import kernels
-from indexes.intrinsics import has_amx, has_vnni, pack
-from indexes.kernels import LOWEST, STRETCH, Found, Rows, Scan, Wanted, compiled
-from indexes.product import ProductScan, has_product
+from indexes.exact import scans
+from indexes.exact.intrinsics import pack
+from indexes.exact.kernels import HIGHEST, LOWEST, STRETCH, Found, Rows, Wanted
+from indexes.exact.processor import has_amx, has_vnni
+from indexes.exact.product import ProductScan, has_product
+from indexes.exact.scanner import Scanner, available_kernels
+from indexes.exact.scans import Scan
 
-SCANS: dict[str, Scan] = {"plain": kernels.scan_plain}
+SCANS: dict[str, Scan] = {"plain": scans.scan_plain}
 if has_vnni():
-    SCANS |= {"vnni": kernels.scan_vnni}
+    SCANS |= {"vnni": scans.scan_vnni}
 if has_amx():
-    SCANS |= {"amx": kernels.scan_amx}
+    SCANS |= {"amx": scans.scan_amx}
 if has_product():
     SCANS |= {"product": ProductScan()}
 
@@ -80,7 +83,7 @@ def test_every_kernel_keeps_the_pairs_that_numpy_finds(
         assert np.array_equal(found[:, 2], sums[expected[:, 0], expected[:, 1]] + 5), name
     if has_vnni():
         one = wanted_at(factors[:1], levels[:1], 3.4)
-        found = scanned(kernels.scan_one_vnni, rows_of(codes, alive), one)
+        found = scanned(scans.scan_one_vnni, rows_of(codes, alive), one)
         assert np.array_equal(found[:, 0], expected[expected[:, 1] == 0, 0])
 
 
@@ -101,32 +104,57 @@ def test_levels_rise_and_the_best_are_kept(name: str, k: int) -> None:
     assert len(kept) < sums.size / 4
 
 
+@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.parametrize("level", [-(2**31) + 200, LOWEST, HIGHEST, 2**31 - 1])
+def test_no_sum_overflows_beside_an_extreme_level(name: str, level: int) -> None:
+    # The greatest and the least sums that the dimensions allow.
+    codes = np.zeros((64, 16_384), np.uint8)
+    codes[::2] = 255
+    factors = np.repeat(np.array([[127], [-128]], np.int8), 16_384, axis=1)
+    wanted = wanted_at(factors, np.full(2, level))
+    found = scanned(SCANS[name], rows_of(codes, np.ones(64, np.bool_)), wanted)
+    assert len(found) == (128 if level <= LOWEST else 0)
+
+
+@pytest.mark.parametrize("kernel", available_kernels())
+@pytest.mark.parametrize("queries", [1, 3, 70])
+def test_threads_that_raise_levels_together_keep_the_best_of_all(kernel: str, queries: int) -> None:
+    random = np.random.default_rng(queries)
+    codes = random.integers(0, 256, (48 * STRETCH, 64), np.uint8)
+    factors = random.integers(-127, 128, (queries, 64), np.int8)
+    sums = codes.astype(np.float64) @ factors.T.astype(np.float64)
+    rows = rows_of(codes, np.ones(len(codes), np.bool_))
+    expected = None
+    for threads in (1, 4):
+        scanner = Scanner(kernel, threads)
+        levels = np.full(queries, LOWEST)
+        found = scanner.gather_best(rows, wanted_at(factors, levels, 20.0, 10))
+        scanner.close()
+        kept = {(row, query) for row, query, _ in found.tolist()}
+        best = np.sort(sums, axis=0)[-10]
+        assert {tuple(pair) for pair in np.argwhere(sums >= best).tolist()} <= kept
+        # What is kept does not depend on how the threads took turns.
+        expected = expected or kept
+        assert kept == expected
+
+
 @pytest.mark.skipif(not has_vnni(), reason="no AVX-512 VNNI on this processor")
 def test_the_kernels_use_the_instructions_they_are_written_for() -> None:
     codes, factors = np.zeros((32, 64), np.uint8), np.zeros((1, 64), np.int8)
     rows, wanted = rows_of(codes, np.ones(32, np.bool_)), wanted_at(factors, np.zeros(1))
     wanted_instructions: dict[Callable[..., int], str] = {
-        kernels.scan_one_vnni: "vpdpbusd",
-        kernels.scan_vnni: "vpdpbusd",
+        scans.scan_one_vnni: "vpdpbusd",
+        scans.scan_vnni: "vpdpbusd",
     }
     if has_amx():
-        wanted_instructions[kernels.scan_amx] = "tdpbusd"
+        wanted_instructions[scans.scan_amx] = "tdpbusd"
     for scan, instruction in wanted_instructions.items():
         # Made anew: what comes from the cache can't be disassembled.
-        made = kernels.numba.njit(nogil=True)(scan.py_func)  # type: ignore[attr-defined]
+        made = numba.njit(nogil=True)(scan.py_func)  # type: ignore[attr-defined]
         made(rows, wanted, 0, 1, np.empty((32, 3), np.int32))
         assembly = "\n".join(made.inspect_asm().values())
         assert instruction in assembly
         assert "zmm" in assembly
-
-
-def test_a_kernel_is_made_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    def doubled(number: int) -> int:
-        return 2 * number
-
-    # What numba meets in a read-only installation whose user has no cache folder.
-    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    assert compiled(doubled)(21) == 42
 
 
 @pytest.mark.skipif(not has_product(), reason="no onnxruntime")

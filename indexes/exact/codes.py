@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from indexes.base import Vectors
 from indexes.errors import VectorInvalid
-from indexes.intrinsics import BLOCK, STEP, pack
-from indexes.kernels import LOWEST, STRETCH, Rows, Wanted
+from indexes.exact.intrinsics import BLOCK, STEP, pack
+from indexes.exact.kernels import LOWEST, STRETCH, Rows, Wanted
+from indexes.exact.pages import use_large_pages
 from indexes.scoring import rounding_bound
+from indexes.validation import UNIT_TOLERANCE
 
 _HIGHEST_CODE = 127
 _ZERO_CODE = 128
@@ -33,6 +35,8 @@ _DEVIATIONS = 4.5
 _LEAST_LIMIT = 0.01
 _ROWS_AT_ONCE = 8192
 _BEYOND_ANY_SCORE = 2.0
+# No row that was let in is longer, rounded to float16 or not.
+_LONGEST = (1 + UNIT_TOLERANCE) * (1 + 2.0**-10)
 # What float64 may lose in all that is computed below, many times over.
 _SLACK = 1 + 1e-9
 
@@ -53,16 +57,7 @@ class Codes:
 
     def __init__(self, vectors: Vectors, limit: float) -> None:
         count, dim = vectors.shape
-        if dim > _MOST_DIMENSIONS:
-            raise VectorInvalid(f"dim is {dim}; byte codes take at most {_MOST_DIMENSIONS}")
-        if not _LEAST_LIMIT <= limit <= 1:
-            raise VectorInvalid(f"the code limit is {limit}; give {_LEAST_LIMIT} to 1")
-        self.step = limit / _HIGHEST_CODE
-        self.dim = dim
-        width = -(-dim // STEP) * STEP
-        self._quantizer = faiss.IndexScalarQuantizer(
-            width, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
-        )
+        width = self._begin(dim, limit)
         codes = np.full((-(-count // BLOCK) * BLOCK, width), _ZERO_CODE, np.uint8)
         residuals = np.empty(count, np.float64)
         self.longest = 0.0
@@ -77,11 +72,48 @@ class Codes:
             self.longest = max(self.longest, float(np.linalg.norm(rows, axis=1).max()))
         self.order = np.argsort(residuals, kind="stable")
         codes[:count] = codes[self.order]
-        self._quantizer.add_sa_codes(codes)
         rounded = residuals[self.order] * _SLACK
-        self.residuals = np.nextafter(rounded.astype(np.float32), np.float32(np.inf))
+        self._hold(codes, np.nextafter(rounded.astype(np.float32), np.float32(np.inf)))
+
+    @classmethod
+    def restore(
+        cls, codes: NDArray[np.uint8], residuals: NDArray[np.float32], dim: int, limit: float
+    ) -> Codes:
+        """The codes of rows that were coded before: uint8[n padded, dim padded], and residuals.
+
+        They are taken as they are; their order is the rows' own.
+        """
+        restored = cls.__new__(cls)
+        width = restored._begin(dim, limit)
+        count = len(residuals)
+        assert codes.shape == (-(-count // BLOCK) * BLOCK, width)
+        restored.order = np.arange(count)
+        restored.longest = _LONGEST
+        restored._hold(codes, residuals)
+        return restored
+
+    def _begin(self, dim: int, limit: float) -> int:
+        """Sets what does not depend on rows; returns the padded dimension."""
+        if dim > _MOST_DIMENSIONS:
+            raise VectorInvalid(f"dim is {dim}; byte codes take at most {_MOST_DIMENSIONS}")
+        if not _LEAST_LIMIT <= limit <= 1:
+            raise VectorInvalid(f"the code limit is {limit}; give {_LEAST_LIMIT} to 1")
+        self.limit = limit
+        self.step = limit / _HIGHEST_CODE
+        self.dim = dim
+        width = -(-dim // STEP) * STEP
+        self._quantizer = faiss.IndexScalarQuantizer(
+            width, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
+        )
+        return width
+
+    def _hold(self, codes: NDArray[np.uint8], residuals: NDArray[np.float32]) -> None:
+        self._quantizer.add_sa_codes(codes)
+        use_large_pages(self.bytes)
+        self.residuals = residuals
+        count = len(residuals)
         lasts = np.minimum(np.arange(STRETCH, count + STRETCH, STRETCH), count) - 1
-        self.reach = self.residuals[lasts].astype(np.float64)
+        self.reach = residuals[lasts].astype(np.float64)
 
     @property
     def bytes(self) -> NDArray[np.uint8]:
@@ -102,13 +134,17 @@ class Codes:
 class CodedQueries:
     """Queries as signed bytes: `codes` int8[q, dim padded], each with its own scale.
 
-    `steps` is what 1 stands for, `residuals` |q - q'|, `lengths` |q'|: float64[q].
+    `steps` is what 1 stands for, `residuals` |q - q'|, `lengths` |q'|: float64[q]. What every
+    segment needs of them is made once: `packed` as blocks read them, and `zeros` int64[q], what
+    the 128 of the rows' codes adds to a sum.
     """
 
     codes: NDArray[np.int8]
     steps: NDArray[np.float64]
     residuals: NDArray[np.float64]
     lengths: NDArray[np.float64]
+    packed: NDArray[np.int8]
+    zeros: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -127,6 +163,8 @@ class CodedQueries:
             steps,
             np.linalg.norm(rows - decoded, axis=1) * _SLACK,
             np.linalg.norm(decoded, axis=1) * _SLACK,
+            pack(codes),
+            _zeros(codes),
         )
 
     @classmethod
@@ -138,6 +176,8 @@ class CodedQueries:
             np.full(len(signed), rows.step),
             rows.residuals[part].astype(np.float64),
             np.linalg.norm(signed.astype(np.float64), axis=1) * rows.step * _SLACK,
+            pack(signed),
+            _zeros(signed),
         )
 
     def bound(self, rows: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -148,22 +188,32 @@ class CodedQueries:
         fixed = self.residuals * rows.longest * _SLACK + rounding_bound(rows.dim)
         return fixed, self.lengths
 
-    def wanted(self, rows: Codes, threshold: float | None, k: int = 0) -> Wanted:
-        """Everything at or above the threshold, or else the k best."""
+    def wanted(
+        self, rows: Codes, threshold: float | NDArray[np.float64] | None, k: int = 0
+    ) -> Wanted:
+        """Everything at or above the threshold, float64[q] or one for all; of it the k best.
+
+        With both, k rows elsewhere are known to reach the threshold: what is sought are rows
+        that may be among the k best with them.
+        """
         units = self.steps * rows.step
         fixed, slope = self.bound(rows)
         padded = -(-len(self) // BLOCK) * BLOCK
         levels = np.full(padded, LOWEST, np.int32)
         if threshold is not None:
-            floor = float(np.clip(threshold, -_BEYOND_ANY_SCORE, _BEYOND_ANY_SCORE))
-            # The rows' codes are greater by 128 than what they stand for.
-            zeros = _ZERO_CODE * self.codes.sum(axis=1, dtype=np.int64)
-            levels[: len(self)] = np.floor(floor / units) + zeros - 1
+            floor = np.clip(threshold, -_BEYOND_ANY_SCORE, _BEYOND_ANY_SCORE)
+            levels[: len(self)] = np.floor(floor / units) + self.zeros - 1
         return Wanted(
             codes=self.codes,
-            packed=pack(self.codes),
+            packed=self.packed,
             base=fixed / units * _SLACK,
             slope=slope / units * _SLACK,
             levels=levels,
-            heaps=np.full((len(self), k), LOWEST, np.int32),
+            heaps=np.repeat(levels[: len(self), None], k, axis=1),
         )
+
+
+def _zeros(codes: NDArray[np.int8]) -> NDArray[np.int64]:
+    """The rows' codes are greater by 128 than what they stand for: int64[q]."""
+    sums: NDArray[np.int64] = codes.sum(axis=1, dtype=np.int64)
+    return _ZERO_CODE * sums

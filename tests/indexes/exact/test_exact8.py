@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes import scanner as scanner_module
 from indexes.base import Hits, Vectors
-from indexes.certificate import CertifiedHits
-from indexes.codes import CodedQueries, Codes, code_limit
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
-from indexes.exact8 import Exact8Index
+from indexes.exact import scanner as scanner_module
+from indexes.exact.certificate import CertifiedHits
+from indexes.exact.codes import CodedQueries, Codes, code_limit
+from indexes.exact.exact8 import Exact8Index
+from indexes.exact.scanner import Scanner, available_kernels
 from indexes.flat import FlatIndex
-from indexes.scanner import Scanner, available_kernels
+from indexes.scoring import arrange
 
 UnitRows = Callable[..., Vectors]
 
@@ -274,3 +275,58 @@ def test_answers_do_not_depend_on_the_number_of_threads(unit_rows: UnitRows) -> 
     for answer in answers[1:]:
         assert_same(answer[0], answers[0][0])
         assert_same(answer[1], answers[0][1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dim=DIMS,
+    queries=st.sampled_from([1, 5, 40]),
+    k=st.sampled_from([1, 3, 20, 600]),
+    kernel=st.sampled_from(KERNELS),
+    share=st.floats(0, 1),
+)
+def test_the_best_above_known_scores_complete_the_best_of_all(
+    scanners: dict[str, Scanner],
+    seed: int,
+    dim: int,
+    queries: int,
+    k: int,
+    kernel: str,
+    share: float,
+) -> None:
+    """What two segments give, the second knowing the k-th best of the first, is what one gives."""
+    rows, probes = population(seed, 1200, dim), population(seed + 1, queries, dim)
+    ids = np.random.default_rng(seed).permutation(1200)
+    flat = FlatIndex(dim)
+    flat.add(ids, rows)
+    cut = round(share * 1200)
+    coded = CodedQueries.of_vectors(probes)
+    floors = np.full(queries, -np.inf)
+    found = []
+    for part in (slice(0, cut), slice(cut, 1200)):
+        index = Exact8Index(dim, ids[part], rows[part], scanner=scanners[kernel])
+        pairs, rescored = index.best(probes, coded, k, floors)
+        assert (rescored >= np.bincount(pairs.query_of, minlength=queries)).all()
+        found.append((pairs.query_of, index.row_ids[pairs.row_of], pairs.scores))
+        if cut >= k:
+            first = arrange(queries, *found[0], k)
+            floors = first.scores[first.offsets[1:] - 1].astype(np.float64)
+    query_of, found_ids, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+    assert_same(arrange(queries, query_of, found_ids, scores, k), flat.search(probes, k))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_a_component_that_is_no_number_of_a_unit_vector_is_refused(
+    unit_rows: UnitRows, value: float
+) -> None:
+    rows = unit_rows(5, 64)
+    spoilt = rows.copy()
+    spoilt[4, 63] = value
+    index = Exact8Index(64, np.arange(5), rows)
+    with pytest.raises(VectorInvalid, match="vector 4"):
+        Exact8Index(64, np.arange(5), spoilt)
+    with pytest.raises(VectorInvalid, match="vector 4"):
+        index.search(spoilt, 1)
+    with pytest.raises(VectorInvalid, match="vector 4"):
+        index.range_search(spoilt, 0.5)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.kernels import STRETCH, Found, Rows, Wanted, sift
+from indexes.exact.compilation import compiled
+from indexes.exact.kernels import STRETCH, Found, Rows, Wanted, keep, set_floors
 
 _SIGNED_ZERO = 128
 
@@ -36,12 +37,12 @@ class ProductScan:
         self._signed: bool | None = None
 
     def __call__(self, rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
-        """The scan of `indexes.kernels`."""
+        """The scan of `indexes.exact.scans`."""
         kept = 0
         for stretch in range(first, last):
             codes = rows.codes[stretch * STRETCH : (stretch + 1) * STRETCH]
             sums = self.multiply(codes, wanted.codes)
-            kept = sift(rows, wanted, stretch, sums, found, kept)
+            kept = _sift(rows, wanted, stretch, sums, found, kept)
         return kept
 
     def multiply(self, codes: NDArray[np.uint8], queries: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -58,6 +59,39 @@ class ProductScan:
                 sums = _product(_session(signed=True), codes, queries)
                 self._signed = bool((sums == 256 * 255 * 127).all())
             return self._signed
+
+
+@compiled
+def _sift(
+    rows: Rows,
+    wanted: Wanted,
+    stretch: int,
+    products: NDArray[np.int32],
+    found: Found,
+    kept: int,
+) -> int:
+    """Adds the pairs of one stretch whose sums are there: int32[rows of it, q]."""
+    floors = np.empty(len(wanted.codes), np.int32)
+    margins = np.empty(len(wanted.codes), np.int32)
+    alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
+    set_floors(floors, margins, rows, wanted, stretch)
+    for i in range(len(products)):
+        for query in range(len(floors)):
+            # The plain comparison is what LLVM vectorises.
+            if products[i, query] >= floors[query]:
+                kept = keep(
+                    alive,
+                    levels,
+                    heaps,
+                    floors,
+                    margins,
+                    stretch * STRETCH + i,
+                    query,
+                    products[i, query],
+                    found,
+                    kept,
+                )
+    return kept
 
 
 def _product(session: Any, codes: NDArray[np.uint8], factors: NDArray[Any]) -> NDArray[np.int32]:

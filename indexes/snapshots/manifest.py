@@ -1,47 +1,56 @@
-"""The small file that names a snapshot's data and says whose it is.
+"""The small file that names a snapshot's files and says whose they are.
 
 Layout, little-endian: magic, format version, length of the body; the body in JSON; the SHA-256
 of all that; the same digest sealed. The digest tells damage from a foreign snapshot, whose seal
 we cannot open; the seal tells a forger. Later versions change the body only.
+
+A segment's file is named by every manifest from the one after it was written until the segment
+is gone; the state's file by one manifest only. What the manifest says of a file (its size, the
+shapes in it, the keyed digest of its bytes) is trusted as far as the manifest's own seal.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from indexes.errors import SnapshotDamaged, SnapshotForeign
-from indexes.sealing import Sealer
+from indexes.snapshots.sealing import FileSeal, Sealer
 
-FORMAT_VERSION = 1
-SIZE_LIMIT_BYTES = 1 << 20
+FORMAT_VERSION = 2
+SIZE_LIMIT_BYTES = 1 << 24
 
 _MAGIC = b"SOSIESNP"
 _PREFIX = struct.Struct("<8sII")
 _DIGEST_BYTES = 32
 _SEAL_CONTEXT = b"sosie snapshot manifest"
-_CHUNK_CONTEXT = b"sosie snapshot chunk"
+_NAME = re.compile(r"[0-9a-f]{32}")
+_DIGEST = re.compile(rf"[0-9a-f]{{{2 * _DIGEST_BYTES}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a snapshot belongs to; with any of it different, its vectors mean nothing here."""
+    """What a snapshot belongs to; with any of it different, its vectors mean nothing here.
+
+    `precision` is the type that vectors were rounded to when they were added.
+    """
 
     index_kind: str
     dim: int
     model_digest: str
     key_id: str
     deployment_id: str
+    precision: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One snapshot: its origin, references, watermark, and a name that no other one has.
+    """One snapshot: its origin, references, and watermark.
 
     `mark` is the caller's: where its store stood, to tell this history from another.
     """
@@ -49,33 +58,54 @@ class Header:
     origin: Origin
     count: int
     sequence: int
-    name: str
     mark: str
     version: int = FORMAT_VERSION
 
-    def digest(self) -> bytes:
-        """SHA-256 over all fields."""
-        return hashlib.sha256(_json(asdict(self))).digest()
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file: its random name, size, keyed digest in hex, and the name of its key."""
+
+    name: str
+    size_bytes: int
+    digest: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """A run of references in the data file, and the size it has there."""
+class SegmentEntry:
+    """The file of one sealed segment, and the shapes of what it holds.
 
+    `segment` is the segment's own name; codes are uint8[padded_rows, width], vectors
+    `dtype`[rows, dim], `limit` is the component that has the highest code.
+    """
+
+    segment: str
     rows: int
-    size_bytes: int
+    padded_rows: int
+    width: int
+    limit: float
+    dtype: Literal["float32", "float16"]
+    file: FileEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A header and the chunks of its data file, in order."""
+    """A header, the file of the state, and those of the segments in the order of the state.
+
+    `loose_rows` are the references that lie in the state's file and in no segment.
+    """
 
     header: Header
-    chunks: tuple[Chunk, ...]
+    loose_rows: int
+    state: FileEntry
+    segments: tuple[SegmentEntry, ...]
 
     @property
-    def data_file(self) -> str:
-        return f"data-{self.header.name}"
+    def files(self) -> tuple[str, ...]:
+        """The names, on the disk, of all files but the manifest's own."""
+        segments = (segment_file(entry.file.name) for entry in self.segments)
+        return (state_file(self.state.name), *segments)
 
     def encode(self, sealer: Sealer) -> bytes:
         """The file's content."""
@@ -121,27 +151,62 @@ class Manifest:
         """Takes nothing for granted: the body may have been written by anybody."""
         header = dict(body["header"])
         origin = Origin(**header.pop("origin"))
+        segments = [dict(entry) for entry in body["segments"]]
         manifest = cls(
             header=Header(origin=origin, **header),
-            chunks=tuple(Chunk(**chunk) for chunk in body["chunks"]),
+            loose_rows=body["loose_rows"],
+            state=FileEntry(**body["state"]),
+            segments=tuple(
+                SegmentEntry(file=FileEntry(**entry.pop("file")), **entry) for entry in segments
+            ),
         )
-        counts = [manifest.header.count, manifest.header.sequence, origin.dim]
-        counts += [count for chunk in manifest.chunks for count in (chunk.rows, chunk.size_bytes)]
-        if any(type(count) is not int or count < 0 for count in counts):
-            raise ValueError("a count is not a whole number")
-        if type(manifest.header.mark) is not str:
-            raise ValueError("the mark is not text")
-        if not re.fullmatch(r"[0-9a-f]{32}", manifest.header.name):
-            raise ValueError("the name is not one that we give")
-        if sum(chunk.rows for chunk in manifest.chunks) != manifest.header.count:
-            raise ValueError("the chunks do not add up")
+        manifest._check()
         return manifest
 
+    def _check(self) -> None:
+        """`ValueError` where a value is not of its type, or not one that we give."""
+        header, origin = self.header, self.header.origin
+        counts = [header.count, header.sequence, origin.dim, self.loose_rows]
+        names, digests = [], []
+        texts = [header.mark, origin.index_kind, origin.model_digest]
+        texts += [origin.key_id, origin.deployment_id, origin.precision]
+        for entry in self.segments:
+            counts += [entry.rows, entry.padded_rows, entry.width]
+            names.append(entry.segment)
+            if entry.dtype not in ("float32", "float16"):
+                raise ValueError("the rows are of no type that we write")
+            if type(entry.limit) is not float or not math.isfinite(entry.limit):
+                raise ValueError("the code limit is not a number")
+        for file in (self.state, *(entry.file for entry in self.segments)):
+            counts.append(file.size_bytes)
+            names.append(file.name)
+            digests.append(file.digest)
+            texts.append(file.key)
+        _require(all(type(count) is int and count >= 0 for count in counts), "counts")
+        _require(all(type(text) is str for text in texts), "texts")
+        _require(all(_NAME.fullmatch(name) for name in names), "names")
+        _require(len(set(names)) == len(names), "distinct names")
+        _require(all(_DIGEST.fullmatch(digest) for digest in digests), "digests")
 
-def chunk_context(header: Header, chunks: int) -> Callable[[int], bytes]:
-    """What chunk `number` is sealed with: it fits its own place in its own snapshot only."""
-    digest = header.digest()
-    return lambda number: _CHUNK_CONTEXT + digest + struct.pack("<II", number, chunks)
+
+def state_file(name: str) -> str:
+    """The name on the disk of a state's file."""
+    return f"state-{name}"
+
+
+def segment_file(name: str) -> str:
+    """The name on the disk of a segment's file."""
+    return f"segment-{name}"
+
+
+def unseal_file(sealer: Sealer, entry: FileEntry) -> FileSeal:
+    """The seal of a file; `SnapshotDamaged` where its key is gone."""
+    try:
+        return sealer.file(entry.name, entry.key)
+    except Exception as fault:
+        raise SnapshotDamaged(
+            "the snapshot has a file under a key that we do not have; rebuild it from the store"
+        ) from fault
 
 
 def unseal(sealer: Sealer, sealed: bytes, context: bytes, what: str) -> bytes:
@@ -154,6 +219,11 @@ def unseal(sealer: Sealer, sealed: bytes, context: bytes, what: str) -> bytes:
         raise SnapshotDamaged(
             f"the snapshot's {what} does not open; rebuild the snapshot from the store"
         ) from fault
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"not the {what} that we write")
 
 
 def _split(content: bytes) -> tuple[int, bytes, bytes, bytes]:

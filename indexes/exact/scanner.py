@@ -12,19 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import SearchInvalid
-from indexes.intrinsics import has_amx, has_vnni
-from indexes.kernels import (
-    STRETCH,
-    Found,
-    Rows,
-    Scan,
-    Wanted,
-    scan_amx,
-    scan_one_vnni,
-    scan_plain,
-    scan_vnni,
-)
-from indexes.product import ProductScan, has_product
+from indexes.exact.kernels import STRETCH, Found, Rows, Wanted
+from indexes.exact.processor import has_amx, has_vnni
+from indexes.exact.product import ProductScan, has_product
+from indexes.exact.scans import Scan, scan_amx, scan_one_vnni, scan_plain, scan_vnni
 
 KERNELS = ("amx", "vnni", "onnxruntime", "numba")
 """Fastest first. All give the same answers."""
@@ -33,7 +24,7 @@ _log = logging.getLogger(__name__)
 _PRODUCT_FROM = 16
 # What a thread takes at once: some milliseconds of work, some megabytes of pairs at the worst.
 _PAIRS_AT_ONCE = 1 << 23
-_ROWS_AT_ONCE = 1 << 17
+_ROWS_AT_ONCE = 1 << 18
 # Below so many pairs, waking a thread costs more than it brings.
 _PAIRS_FOR_THREADS = 1 << 17
 
@@ -70,7 +61,8 @@ class Scanner:
         parts = _parts(rows, wanted, first, self.threads)
 
         def work(mine: Iterator[tuple[int, tuple[int, int]]]) -> list[tuple[int, Part]]:
-            return [(i, finish(_found(scan, rows, wanted, part))) for i, part in mine]
+            room = _room(parts, wanted)
+            return [(i, finish(_found(scan, rows, wanted, part, room))) for i, part in mine]
 
         done = self._share(rows, wanted, work, parts)
         return [part for _, part in sorted(done, key=lambda numbered: numbered[0])]
@@ -82,8 +74,9 @@ class Scanner:
         k = wanted.heaps.shape[1]
 
         def work(mine: Iterator[tuple[int, tuple[int, int]]]) -> list[tuple[Found, Wanted]]:
-            own = wanted._replace(levels=wanted.levels.copy(), heaps=wanted.heaps.copy())
-            found = [_reaching(_found(scan, rows, own, part), own.levels) for _, part in mine]
+            own = wanted._replace(heaps=wanted.heaps.copy())
+            room = _room(parts, wanted)
+            found = [_reaching(_found(scan, rows, own, part, room), own.levels) for _, part in mine]
             return [(np.concatenate(found), own)] if found else []
 
         done = self._share(rows, wanted, work, parts)
@@ -151,9 +144,16 @@ def _parts(rows: Rows, wanted: Wanted, first: int, threads: int) -> list[tuple[i
     return [(start, min(start + size, stretches)) for start in range(first, stretches, size)]
 
 
-def _found(scan: Scan, rows: Rows, wanted: Wanted, part: tuple[int, int]) -> Found:
-    # Room for every pair; the system gives memory only to what is written.
-    room = np.empty(((part[1] - part[0]) * STRETCH * len(wanted.codes), 3), np.int32)
+def _room(parts: list[tuple[int, int]], wanted: Wanted) -> Found:
+    """Room for every pair of any part; the system gives memory only to what is written.
+
+    One for all the parts of a thread: the first page of a new one, a large one, must be cleared.
+    """
+    most = max((last - first for first, last in parts), default=0)
+    return np.empty((most * STRETCH * len(wanted.codes), 3), np.int32)
+
+
+def _found(scan: Scan, rows: Rows, wanted: Wanted, part: tuple[int, int], room: Found) -> Found:
     return room[: scan(rows, wanted, *part, room)].copy()
 
 

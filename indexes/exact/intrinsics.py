@@ -1,0 +1,246 @@
+"""The few processor instructions that numba has no name for, as functions of addresses.
+
+Each is written in LLVM's intermediate language and becomes part of the numba kernel that calls
+it. They know *blocks* of 32 queries (int8, packed by `pack`) and rows of codes (uint8, as they lie
+in memory, `stride` bytes apart), over `steps` stretches of 64 components. AMX takes 32 rows at
+once, AVX-512 takes 8. Sums are int32.
+
+References: Intel Architecture Instruction Set Extensions Programming Reference, chapters on AMX
+(TDPBUSD) and AVX-512 VNNI (VPDPBUSD). Both add products of unsigned and signed bytes without
+saturating.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numpy.typing import NDArray
+
+from indexes.exact.llvm import (
+    BYTE,
+    INT,
+    INTS,
+    LONG,
+    add_pairs,
+    any_of,
+    bits_of,
+    call,
+    first_of,
+    gather,
+    hold,
+    hold_zeros,
+    instruction,
+    load,
+    move,
+    point,
+    prefetch,
+    repeat,
+)
+
+STEP = 64
+"""Components that one instruction takes at a time; rows of codes are a multiple of it."""
+BLOCK = 32
+"""Rows, and queries, of a block."""
+ROWS_AT_ONCE = 8
+"""Rows whose sums AVX-512 keeps in registers, beside 32 queries."""
+_TILE = 16
+_TILE_BYTES = _TILE * _TILE * 4
+
+
+def pack(queries: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Queries `int8[q, dim]` as the blocks read them: `int8[ceil(q / 32), 32 * dim]`.
+
+    In a block, for each 64 components, for each half of its queries: 16 lines of 64 bytes, a
+    line holding 4 consecutive components of 16 queries. Queries that are not there are 0.
+    """
+    count, dim = queries.shape
+    blocks = -(-count // BLOCK)
+    packed = aligned((blocks, BLOCK * dim), np.int8)
+    padded = np.zeros((blocks * BLOCK, dim), np.int8)
+    padded[:count] = queries
+    by_line = padded.reshape(blocks, 2, _TILE, dim // STEP, _TILE, 4)
+    packed[:] = by_line.transpose(0, 3, 1, 4, 2, 5).reshape(packed.shape)
+    return packed
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An empty array that begins on a cache line."""
+    size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.empty(size_bytes + STEP, np.uint8)
+    start = -room.ctypes.data % STEP
+    array: NDArray[Any] = room[start : start + size_bytes].view(dtype).reshape(shape)
+    return array
+
+
+def tile_shapes() -> NDArray[np.uint8]:
+    """What `begin_tiles` loads: all eight tiles are 16 lines of 64 bytes."""
+    shapes = aligned((64,), np.uint8)
+    shapes[:] = 0
+    shapes[0] = 1
+    shapes[16:32].view(np.uint16)[:] = 64
+    shapes[48:56] = _TILE
+    return shapes
+
+
+@instruction(types.void)
+def begin_tiles(builder: Any, shapes: Any) -> None:
+    """Readies the tile registers of this thread; until `end_tiles`, nobody else may use them."""
+    call(builder, "llvm.x86.ldtilecfg", point(builder, shapes))
+
+
+@instruction(types.void)
+def end_tiles(builder: Any) -> None:
+    """Gives the tile registers back."""
+    call(builder, "llvm.x86.tilerelease")
+
+
+@instruction(types.void)
+def multiply_amx(builder: Any, codes: Any, stride: Any, packed: Any, steps: Any, sums: Any) -> None:
+    """32 rows x 32 queries by AMX: tiles 0-3 gather the sums, 4-5 hold codes, 6-7 queries.
+
+    The sums land in `sums` as four tiles of 16 x 16: rows 0-15 by queries 0-15, rows 0-15 by
+    queries 16-31, and the same for rows 16-31.
+    """
+
+    def load_tile(tile: int, address: Any, line_bytes: Any) -> None:
+        at = point(builder, address)
+        call(builder, "llvm.x86.tileloadd64", BYTE(tile), at, line_bytes)
+
+    def multiply(into: int, codes_tile: int, queries_tile: int) -> None:
+        tiles = BYTE(into), BYTE(codes_tile), BYTE(queries_tile)
+        call(builder, "llvm.x86.tdpbusd", *tiles)
+
+    for tile in range(4):
+        call(builder, "llvm.x86.tilezero", BYTE(tile))
+    with cgutils.for_range(builder, steps) as loop:
+        upper = move(builder, codes, loop.index, STEP)
+        lower = builder.add(upper, builder.mul(stride, LONG(_TILE)))
+        left = move(builder, packed, loop.index, 2 * _TILE_BYTES)
+        right = builder.add(left, LONG(_TILE_BYTES))
+        # Loads stand between the products, so that no product waits for more than one.
+        load_tile(4, upper, stride)
+        load_tile(6, left, LONG(STEP))
+        multiply(0, 4, 6)
+        load_tile(7, right, LONG(STEP))
+        multiply(1, 4, 7)
+        load_tile(5, lower, stride)
+        multiply(2, 5, 6)
+        multiply(3, 5, 7)
+    for tile in range(4):
+        at = point(builder, builder.add(sums, LONG(tile * _TILE_BYTES)))
+        call(builder, "llvm.x86.tilestored64", BYTE(tile), at, LONG(STEP))
+
+
+@instruction(types.boolean)
+def reach_vnni(
+    builder: Any, codes: Any, stride: Any, packed: Any, steps: Any, floors: Any, sums: Any
+) -> Any:
+    """Whether any of 8 rows x 32 queries is at or above the floor of its query, by AVX-512.
+
+    The sums start below zero by the floors and stay in registers: one that reaches is one whose
+    sign is gone, and a single instruction looks at three of them. Only where there is one is
+    anything written to `sums`: the 8 x 32 sums, int32, and then for each row which of its
+    queries are reached, 32 bits.
+    """
+    lines = builder.mul(steps, LONG(_TILE))
+    least = [load(builder, builder.add(floors, LONG(half * STEP))) for half in range(2)]
+    nothing = ir.Constant(INTS, [0] * 16)
+    gathered = [
+        hold(builder, builder.sub(nothing, least[half]))
+        for _ in range(ROWS_AT_ONCE)
+        for half in range(2)
+    ]
+    with cgutils.for_range(builder, lines) as line:
+        # 16 lines of the left queries, 16 of the right ones, for each step.
+        step = builder.mul(builder.udiv(line.index, LONG(_TILE)), LONG(_TILE_BYTES))
+        left = move(builder, builder.add(packed, step), line.index, STEP)
+        halves = [load(builder, left), load(builder, builder.add(left, LONG(_TILE_BYTES)))]
+        here = move(builder, codes, line.index, 4)
+        for row in range(ROWS_AT_ONCE):
+            # A line of packed queries meets 4 components of a row, repeated 16 times.
+            at = builder.add(here, builder.mul(stride, LONG(row)))
+            repeated = repeat(builder, load(builder, at, INT))
+            for half in range(2):
+                gather(builder, gathered[2 * row + half], repeated, halves[half])
+    below = [builder.load(variable) for variable in gathered]
+    reached = any_of(builder, functools.reduce(builder.and_, below), nothing)
+    with builder.if_then(reached, likely=False):
+        _write_reaching(builder, below, least, sums)
+    return reached
+
+
+@instruction(types.int64)
+def reach_one_vnni(builder: Any, codes: Any, dim: Any, query: Any, floor: Any, sums: Any) -> Any:
+    """Which of 8 rows, one after another, are at or above the floor of one query: a bit each.
+
+    `query` is int8[dim], `floor` a number; the sums are written to `sums`, int32[8]. The rows to
+    come are asked for ahead, into the second-level cache: asked for into the first, they push out
+    what is just being read there, and the scan took half as long again on Zen 4.
+    """
+    ahead_bytes = builder.mul(dim, LONG(2 * ROWS_AT_ONCE))
+    gathered = [hold_zeros(builder) for _ in range(ROWS_AT_ONCE)]
+    with cgutils.for_range(builder, builder.udiv(dim, LONG(STEP))) as step:
+        here = move(builder, codes, step.index, STEP)
+        factor = load(builder, move(builder, query, step.index, STEP))
+        for row in range(ROWS_AT_ONCE):
+            at = builder.add(here, builder.mul(dim, LONG(row)))
+            prefetch(builder, builder.add(at, ahead_bytes), level=2)
+            gather(builder, gathered[row], load(builder, at), factor)
+    vectors = [builder.load(variable) for variable in gathered]
+    while len(vectors) > 1:
+        vectors = [
+            add_pairs(builder, *pair) for pair in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    totals = first_of(builder, add_pairs(builder, *vectors, *vectors), ROWS_AT_ONCE)
+    builder.store(totals, point(builder, sums, totals.type), align=4)
+    floors = repeat(builder, builder.trunc(floor, INT), ROWS_AT_ONCE)
+    return builder.zext(bits_of(builder, totals, floors), LONG)
+
+
+@instruction(types.void)
+def ask_for(builder: Any, codes: Any, size_bytes: Any) -> None:
+    """Has these bytes brought from memory meanwhile; it may reach past the end of what is there."""
+    with cgutils.for_range(builder, builder.udiv(size_bytes, LONG(STEP))) as line:
+        prefetch(builder, move(builder, codes, line.index, STEP))
+
+
+@instruction(types.boolean)
+def any_reaches(builder: Any, tile: Any, floors: Any) -> Any:
+    """Whether any of 16 x 16 sums is at or above the floor (int32[16]) of its column."""
+    lines = [load(builder, builder.add(tile, LONG(line * STEP))) for line in range(_TILE)]
+    while len(lines) > 1:
+        pairs = zip(lines[::2], lines[1::2], strict=True)
+        lines = [call(builder, "llvm.smax.v16i32", *pair, returns=INTS) for pair in pairs]
+    return any_of(builder, lines[0], load(builder, floors))
+
+
+@instruction(types.int64)
+def which_reach(builder: Any, line: Any, floors: Any) -> Any:
+    """Which of 16 sums are at or above the floors (int32[16]): a bit each, int64."""
+    return builder.zext(bits_of(builder, load(builder, line), load(builder, floors)), LONG)
+
+
+@instruction(types.int64)
+def lowest_bit(builder: Any, bits: Any) -> Any:
+    """The place of the lowest bit that is set: int64; there must be one."""
+    return builder.cttz(bits, ir.IntType(1)(1))
+
+
+def _write_reaching(builder: Any, below: list[Any], least: list[Any], sums: Any) -> None:
+    """Writes the sums of `reach_vnni` and the bits; `below` are the sums less the floors."""
+    nothing = ir.Constant(INTS, [0] * 16)
+    for row in range(ROWS_AT_ONCE):
+        bits = INT(0)
+        for half in range(2):
+            lacking = below[2 * row + half]
+            at = point(builder, builder.add(sums, LONG((2 * row + half) * STEP)), INTS)
+            builder.store(builder.add(lacking, least[half]), at, align=4)
+            reached = builder.zext(bits_of(builder, lacking, nothing), INT)
+            bits = builder.or_(bits, builder.shl(reached, INT(_TILE * half)))
+        at = builder.add(sums, LONG(2 * ROWS_AT_ONCE * STEP + 4 * row))
+        builder.store(bits, point(builder, at, INT))

@@ -1,0 +1,151 @@
+"""What the scans of byte codes share: what they are given, and the levels that pairs must reach.
+
+Sums are of unsigned codes (0-255, 128 standing for 0) times signed queries, exact in int32; the
+128 is a constant of the query and part of its level. A pair's *margin* is how far its sum may be
+from its score, in units of the query; a scan keeps what may reach the level, `sum + margin >=
+level`, and where the k best are sought it raises the level as it goes: the k-th greatest `sum -
+margin` so far is certainly reached by k rows. A *floor* is a level less the margin.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.exact.compilation import compiled
+
+STRETCH = 1024
+"""Rows that share a margin: a stretch of 128 dimensions fits the second-level cache 8 times."""
+LOWEST = -(2**30)
+"""Below any sum less any margin: the level before k rows are known."""
+HIGHEST = 2**30
+"""Above any sum: the floor of a query that is not there."""
+Found = NDArray[np.int32]
+
+
+class Rows(NamedTuple):
+    """What a segment shows a scan; rows are padded to whole blocks, with rows that are not alive.
+
+    `codes` uint8[n, dim], n a multiple of 32 and dim of 64; `alive` bool[n]; `reach`
+    float64[stretches], the largest residual norm in each stretch.
+    """
+
+    codes: NDArray[np.uint8]
+    alive: NDArray[np.bool_]
+    reach: NDArray[np.float64]
+
+
+class Wanted(NamedTuple):
+    """A batch of q queries, and what is sought.
+
+    `codes` int8[q, dim]; `packed` the same as blocks read them, q rounded up to 32. The margin of
+    a query in a stretch is `base + slope * reach`, rounded up, in units of its sums. `levels`
+    int32[q rounded up] and `heaps` int32[q, k] (k = 0: the levels stay) change during a scan:
+    each thread has its own heaps, and all raise the same levels.
+    """
+
+    codes: NDArray[np.int8]
+    packed: NDArray[np.int8]
+    base: NDArray[np.float64]
+    slope: NDArray[np.float64]
+    levels: NDArray[np.int32]
+    heaps: NDArray[np.int32]
+
+
+@compiled
+def set_floors(
+    floors: NDArray[np.int32],
+    margins: NDArray[np.int32],
+    rows: Rows,
+    wanted: Wanted,
+    stretch: int,
+) -> None:
+    """The floors and the margins of all queries in one stretch: int32[q rounded up] each."""
+    floors[:] = HIGHEST
+    for query in range(len(wanted.codes)):
+        # 2 more than what is cut off and what float64 rounds.
+        margins[query] = int(wanted.base[query] + wanted.slope[query] * rows.reach[stretch]) + 2
+        floors[query] = _floor(wanted.levels[query] - margins[query])
+
+
+@compiled
+def _floor(level: int) -> int:
+    """Kept where a sum less it fits int32; no sum is beyond."""
+    return max(LOWEST, min(HIGHEST, level))
+
+
+@compiled
+def keep(
+    alive: NDArray[np.bool_],
+    levels: NDArray[np.int32],
+    heaps: NDArray[np.int32],
+    floors: NDArray[np.int32],
+    margins: NDArray[np.int32],
+    row: int,
+    query: int,
+    total: np.int32,
+    found: Found,
+    kept: int,
+) -> int:
+    """Notes a pair if its row is alive, and raises the level of its query if it can.
+
+    It is given arrays alone: each that it took out of a tuple would be counted, by an instruction
+    for which the threads wait for each other.
+    """
+    if not alive[row]:
+        return kept
+    found[kept, 0] = row
+    found[kept, 1] = query
+    found[kept, 2] = total + margins[query]
+    if heaps.shape[1]:
+        replace_least(heaps, query, total - margins[query])
+        # Other threads raise it too; what one undoes of another's only keeps more.
+        levels[query] = max(levels[query], heaps[query, 0])
+        floors[query] = _floor(levels[query] - margins[query])
+    return kept + 1
+
+
+@compiled
+def replace_least(heaps: NDArray[Any], query: int, value: Any) -> None:
+    """Puts a value for the least of the binary heap of a query, if it is greater."""
+    if value <= heaps[query, 0]:
+        return
+    place = 0
+    while 2 * place + 1 < heaps.shape[1]:
+        below = 2 * place + 1
+        if below + 1 < heaps.shape[1] and heaps[query, below + 1] < heaps[query, below]:
+            below += 1
+        if heaps[query, below] >= value:
+            break
+        heaps[query, place] = heaps[query, below]
+        place = below
+    heaps[query, place] = value
+
+
+@functools.partial(compiled, reordered=True)
+def inner_products(
+    queries: NDArray[np.float32], rows: NDArray[np.float32], found: Found
+) -> NDArray[np.float32]:
+    """Those of the pairs found, float32[m], within `scoring.rounding_bound` of their scores."""
+    products = np.empty(len(found), np.float32)
+    for i in range(len(found)):
+        row, query = rows[found[i, 0]], queries[found[i, 1]]
+        total = np.float32(0)
+        for j in range(len(row)):
+            total += row[j] * query[j]
+        products[i] = total
+    return products
+
+
+@compiled
+def kth_best(
+    products: NDArray[np.float32], found: Found, queries: int, k: int
+) -> NDArray[np.float32]:
+    """The k-th greatest product of each query, float32[q]; -inf where there are fewer."""
+    heaps = np.full((queries, k), -np.inf, np.float32)
+    for i in range(len(found)):
+        replace_least(heaps, found[i, 1], products[i])
+    return heaps[:, 0].copy()

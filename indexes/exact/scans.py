@@ -1,0 +1,269 @@
+"""The scans: one loop over the rows of a segment for each kind of processor.
+
+All have one signature and keep the same pairs: `scan(rows, wanted, first, last, found)` reads
+stretches `first` to `last` of the rows, without the GIL, and writes to `found`, int32[m, 3], a row,
+a query and the most the sum could be, `sum + margin`; it returns how many. `found` has room for
+all pairs: an array that grew in the loop would cost a count of references for each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.exact.compilation import compiled
+from indexes.exact.intrinsics import (
+    BLOCK,
+    ROWS_AT_ONCE,
+    any_reaches,
+    ask_for,
+    begin_tiles,
+    end_tiles,
+    lowest_bit,
+    multiply_amx,
+    reach_one_vnni,
+    reach_vnni,
+    tile_shapes,
+    which_reach,
+)
+from indexes.exact.kernels import STRETCH, Found, Rows, Wanted, keep, set_floors
+
+Scan = Callable[[Rows, Wanted, int, int, Found], int]
+
+_HALF, _TILE_BYTES, _BLOCK_SUMS = BLOCK // 2, BLOCK * BLOCK, BLOCK * BLOCK
+# Packed queries of one pass over a stretch: they stay in the first-level cache beside the rows.
+_PASS_BYTES = 32 * 1024
+_AHEAD_BYTES = 8 * 1024
+_TILE_SHAPES = tile_shapes()
+
+
+@compiled
+def scan_one_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
+    """One query, as fast as memory gives the codes."""
+    count, dim = rows.codes.shape
+    kept = 0
+    floors = np.empty(1, np.int32)
+    margins = np.empty(1, np.int32)
+    alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
+    sums = np.empty(8, np.int32)
+    # Addresses are taken once, for numba counts a reference at each taking; and it frees an array
+    # after its last use by name, so each local one has such a use at the end of the loop.
+    codes_at, query_at, sums_at = (
+        rows.codes.ctypes.data,
+        wanted.codes.ctypes.data,
+        sums.ctypes.data,
+    )
+    for stretch in range(first, last):
+        set_floors(floors, margins, rows, wanted, stretch)
+        for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count), ROWS_AT_ONCE):
+            reached = reach_one_vnni(codes_at + row * dim, dim, query_at, floors[0], sums_at)
+            while reached:
+                i = lowest_bit(reached)
+                reached &= reached - 1
+                kept = keep(alive, levels, heaps, floors, margins, row + i, 0, sums[i], found, kept)
+    return kept
+
+
+@compiled
+def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
+    """A batch by AMX tiles; the sums never leave the first-level cache.
+
+    Only where `has_amx` said yes in this process: it is what asks for the tiles.
+    """
+    count, dim = rows.codes.shape
+    kept = 0
+    blocks = len(wanted.packed)
+    floors = np.empty(blocks * BLOCK, np.int32)
+    margins = np.empty(blocks * BLOCK, np.int32)
+    alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
+    sums = _on_a_line(np.empty(_BLOCK_SUMS + 16, np.int32))
+    codes_at, packed_at, sums_at, floors_at = (
+        rows.codes.ctypes.data,
+        wanted.packed.ctypes.data,
+        sums.ctypes.data,
+        floors.ctypes.data,
+    )
+    at_once = max(1, _PASS_BYTES // (BLOCK * dim))
+    begin_tiles(_TILE_SHAPES.ctypes.data)
+    for stretch in range(first, last):
+        set_floors(floors, margins, rows, wanted, stretch)
+        for start in range(0, blocks, at_once):
+            for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count), BLOCK):
+                codes = codes_at + row * dim
+                if start == 0:
+                    ask_for(codes + _AHEAD_BYTES, BLOCK * dim)
+                for block in range(start, min(start + at_once, blocks)):
+                    packed = packed_at + block * BLOCK * dim
+                    multiply_amx(codes, dim, packed, dim // 64, sums_at)
+                    for tile in range(4):
+                        query = block * BLOCK + (tile & 1) * _HALF
+                        # Seldom true: whatever follows costs next to nothing.
+                        if any_reaches(sums_at + tile * _TILE_BYTES, floors_at + 4 * query):
+                            kept = _keep_tile(
+                                alive,
+                                levels,
+                                heaps,
+                                floors,
+                                margins,
+                                row + (tile >> 1) * _HALF,
+                                query,
+                                sums,
+                                tile * _HALF,
+                                _HALF,
+                                found,
+                                kept,
+                            )
+    end_tiles()
+    return kept
+
+
+@compiled
+def scan_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
+    """A batch by AVX-512; the sums leave the registers only where one reaches its floor."""
+    count, dim = rows.codes.shape
+    kept = 0
+    blocks = len(wanted.packed)
+    floors = np.empty(blocks * BLOCK, np.int32)
+    margins = np.empty(blocks * BLOCK, np.int32)
+    alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
+    sums = _on_a_line(np.empty(_BLOCK_SUMS + 16, np.int32))
+    codes_at, packed_at, sums_at, floors_at = (
+        rows.codes.ctypes.data,
+        wanted.packed.ctypes.data,
+        sums.ctypes.data,
+        floors.ctypes.data,
+    )
+    at_once = max(1, _PASS_BYTES // (BLOCK * dim))
+    for stretch in range(first, last):
+        set_floors(floors, margins, rows, wanted, stretch)
+        for start in range(0, blocks, at_once):
+            for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count), ROWS_AT_ONCE):
+                codes = codes_at + row * dim
+                if start == 0:
+                    ask_for(codes + _AHEAD_BYTES, ROWS_AT_ONCE * dim)
+                for block in range(start, min(start + at_once, blocks)):
+                    packed = packed_at + block * BLOCK * dim
+                    floor = floors_at + 4 * BLOCK * block
+                    if reach_vnni(codes, dim, packed, dim // 64, floor, sums_at):
+                        kept = _keep_block(
+                            alive,
+                            levels,
+                            heaps,
+                            floors,
+                            margins,
+                            row,
+                            block * BLOCK,
+                            sums,
+                            found,
+                            kept,
+                        )
+    return kept
+
+
+@compiled
+def scan_plain(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
+    """Any number of queries on any processor, by whatever LLVM makes of the plain loop."""
+    count, dim = rows.codes.shape
+    kept = 0
+    floors = np.empty(len(wanted.codes), np.int32)
+    margins = np.empty(len(wanted.codes), np.int32)
+    alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
+    for stretch in range(first, last):
+        set_floors(floors, margins, rows, wanted, stretch)
+        for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count)):
+            codes = rows.codes[row]
+            for query in range(len(wanted.codes)):
+                factors = wanted.codes[query]
+                total = np.int32(0)
+                for i in range(dim):
+                    total += np.int32(codes[i]) * np.int32(factors[i])
+                if total >= floors[query]:
+                    kept = keep(
+                        alive, levels, heaps, floors, margins, row, query, total, found, kept
+                    )
+    return kept
+
+
+@compiled
+def _keep_tile(
+    alive: NDArray[np.bool_],
+    levels: NDArray[np.int32],
+    heaps: NDArray[np.int32],
+    floors: NDArray[np.int32],
+    margins: NDArray[np.int32],
+    first_row: int,
+    first_query: int,
+    sums: NDArray[np.int32],
+    first_line: int,
+    lines: int,
+    found: Found,
+    kept: int,
+) -> int:
+    sums_at = sums.ctypes.data + 4 * _HALF * first_line
+    floors_at = floors.ctypes.data + 4 * first_query
+    for line in range(lines):
+        # A bit for each of 16 queries; a floor may rise meanwhile, which keeps too much at most.
+        reached = which_reach(sums_at + 4 * _HALF * line, floors_at)
+        while reached:
+            query = lowest_bit(reached)
+            reached &= reached - 1
+            total = sums[(first_line + line) * _HALF + query]
+            kept = keep(
+                alive,
+                levels,
+                heaps,
+                floors,
+                margins,
+                first_row + line,
+                first_query + query,
+                total,
+                found,
+                kept,
+            )
+    return kept
+
+
+@compiled
+def _keep_block(
+    alive: NDArray[np.bool_],
+    levels: NDArray[np.int32],
+    heaps: NDArray[np.int32],
+    floors: NDArray[np.int32],
+    margins: NDArray[np.int32],
+    first_row: int,
+    first_query: int,
+    sums: NDArray[np.int32],
+    found: Found,
+    kept: int,
+) -> int:
+    for line in range(ROWS_AT_ONCE):
+        # A bit for each of 32 queries.
+        reached = np.int64(np.uint32(sums[ROWS_AT_ONCE * BLOCK + line]))
+        while reached:
+            query = lowest_bit(reached)
+            reached &= reached - 1
+            total = sums[line * BLOCK + query]
+            # A row before may have raised the floor.
+            if total >= floors[first_query + query]:
+                kept = keep(
+                    alive,
+                    levels,
+                    heaps,
+                    floors,
+                    margins,
+                    first_row + line,
+                    first_query + query,
+                    total,
+                    found,
+                    kept,
+                )
+    return kept
+
+
+@compiled
+def _on_a_line(room: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The part of an array that begins on a cache line, 16 items shorter."""
+    start = (-room.ctypes.data % 64) // 4
+    return room[start : start + len(room) - 16]

@@ -1,0 +1,222 @@
+"""Every pair at or above a threshold, in one gallery or between two: exact, and resumable."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from indexes.base import Ids
+from indexes.errors import CheckpointInvalid, SearchInvalid, VectorInvalid
+from indexes.exact.exact8 import Exact8Index
+from indexes.gallery import Gallery
+from indexes.joining.blocks import References, Side
+from indexes.joining.checkpoint import Checkpoint, stored_subject
+from indexes.joining.coverage import Coverage
+from indexes.joining.pairs import RECORD, Pairs, Records
+from indexes.joining.tiling import Tiling
+from indexes.validation import check_ids, check_threshold
+
+TILE_ROWS = 1 << 17
+"""Some seconds of work for two cores, and enough for its codes to be gathered in passing."""
+PAIRS_LIMIT = 50_000_000
+"""A gigabyte of pairs, in memory or in a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a join is: what its first `tiles_done` tiles compared and found.
+
+    `comparisons` of `comparisons_total` pairs of references have been decided on; the time that
+    remains follows from them, for tiles differ.
+    """
+
+    tiles_done: int
+    tiles: int
+    comparisons: int
+    comparisons_total: int
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JoinedGallery:
+    """The pairs of a gallery, among `ids`, int64[n] ascending, as of the change `sequence`."""
+
+    pairs: Pairs
+    ids: Ids
+    sequence: int
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What is asked for; `known` tells which references a gallery's join took for known."""
+
+    threshold: float
+    within: bool
+    between: bool
+    tile_rows: int
+    limit: int
+    known: str = ""
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+        for name, number in (("tile_rows", self.tile_rows), ("limit", self.limit)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise SearchInvalid(f"{name} is {number!r}; give a whole number of at least 1")
+
+    def fingerprint(self) -> str:
+        """All that the tiles depend on but the references."""
+        terms = (float(self.threshold), self.within, self.between, self.tile_rows, self.known)
+        return hashlib.sha256(repr(terms).encode()).hexdigest()
+
+    def tiling(self, left: References, right: References | None) -> Tiling:
+        return Tiling(
+            left, right, float(self.threshold), within=self.within, tile_rows=self.tile_rows
+        )
+
+
+def join(
+    left: Sequence[Exact8Index] | Side,
+    right: Sequence[Exact8Index] | Side | None,
+    threshold: float,
+    *,
+    and_within: bool = False,
+    checkpoint: Path | None = None,
+    tile_rows: int = TILE_ROWS,
+    limit: int = PAIRS_LIMIT,
+    progress: Report | None = None,
+) -> Pairs:
+    """All pairs of `left` and `right`, or within `left` where there is no right.
+
+    `and_within` asks for both at once; within a side the smaller id stands on the left. The
+    result depends on vectors, ids and threshold alone. References may be removed meanwhile: those
+    that stay until the end are in all their pairs, the others in some or none.
+
+    With a checkpoint folder, pairs go there, each tile is on the disk when the next one begins,
+    and a join that was stopped at any moment goes on after its last whole tile, however the
+    references lie in segments by then. `CheckpointInvalid` where the folder is damaged, in use,
+    of other terms, or of a join in which some of these references did not take part.
+    `SearchInvalid` at more than `limit` pairs. `progress` is called at the start and after each
+    tile; what it raises stops the join.
+    """
+    terms = _Terms(threshold, right is None or and_within, right is not None, tile_rows, limit)
+    sides = _references(left), None if right is None else _references(right)
+    return _run(*sides, terms, checkpoint, progress).pairs
+
+
+def join_gallery(
+    gallery: Gallery,
+    threshold: float,
+    *,
+    known: Ids | None = None,
+    checkpoint: Path | None = None,
+    tile_rows: int = TILE_ROWS,
+    limit: int = PAIRS_LIMIT,
+    progress: Report | None = None,
+) -> JoinedGallery:
+    """`join` within a gallery as it is now; changes go on meanwhile.
+
+    With `known`, the `ids` of an earlier answer, only pairs that are new since then: those with
+    a reference that is not among them. A join resumed from its checkpoint covers the references
+    of its first start that are still there, and says so by `ids` and `sequence`: what was added
+    later is for the next one. `CheckpointInvalid` also where the gallery is older than that.
+    """
+    terms = _Terms(threshold, True, known is not None, tile_rows, limit, _name_of(known))
+    pinned = gallery.pin()
+    everyone = _references(pinned)
+    new, old, sequence = everyone.ids, everyone.ids[:0], pinned.sequence
+    subject = stored_subject(checkpoint) if checkpoint else None
+    if subject is not None:
+        covered = Coverage.from_bytes(subject)
+        if sequence < covered.sequence:
+            raise CheckpointInvalid(
+                f"the checkpoint is of sequence {covered.sequence}, the gallery is at {sequence}; "
+                "replay the store first"
+            )
+        sequence = covered.sequence
+        new = np.intersect1d(new, covered.left.ids, assume_unique=True)
+        if covered.right is not None:
+            old = np.intersect1d(everyone.ids, covered.right.ids, assume_unique=True)
+    elif known is not None:
+        is_old = np.isin(new, known)
+        new, old = new[~is_old], new[is_old]
+    right = None if known is None else everyone.laid_out(old)
+    return _run(everyone.laid_out(new), right, terms, checkpoint, progress, sequence)
+
+
+def _name_of(known: Ids | None) -> str:
+    if known is None:
+        return ""
+    check_ids(known)
+    return hashlib.sha256(np.unique(known).tobytes()).hexdigest()
+
+
+def _references(side: Sequence[Exact8Index] | Side) -> References:
+    if isinstance(side, Sequence):
+        # The state of this moment: removals go on.
+        return References(side, [segment.alive_rows.copy() for segment in side])
+    return References(side.segments, side.alive)
+
+
+def _run(
+    left: References,
+    right: References | None,
+    terms: _Terms,
+    folder: Path | None,
+    progress: Report | None,
+    sequence: int = 0,
+) -> JoinedGallery:
+    if right is not None and None not in (left.dim, right.dim) and left.dim != right.dim:
+        raise VectorInvalid(f"dim is {left.dim} and {right.dim}; join segments of one dimension")
+    if folder is None:
+        with Checkpoint(None, "") as kept:
+            _make(terms.tiling(left, right), kept, terms.limit, progress)
+            return JoinedGallery(Pairs(_records(kept)), _ids(left, right), sequence)
+    now = Coverage.of(left, right, sequence)
+    with Checkpoint(folder, terms.fingerprint(), now.to_bytes()) as kept:
+        then = Coverage.from_bytes(kept.subject)
+        then.check(now)
+        left, right = then.lay_out(left, right)
+        _make(terms.tiling(left, right), kept, terms.limit, progress)
+        return JoinedGallery(
+            Pairs(_records(kept), then.remaining(now, mixed=terms.within)), then.ids, then.sequence
+        )
+
+
+def _make(tiling: Tiling, kept: Checkpoint, limit: int, progress: Report | None) -> None:
+    """Makes the tiles that are not kept yet."""
+    compared = [0, *accumulate(map(tiling.comparisons_of, tiling.tiles))]
+
+    def found() -> int:
+        return kept.size_bytes // RECORD.itemsize
+
+    def report() -> None:
+        at = kept.next_tile
+        if progress:
+            progress(Progress(at, len(tiling.tiles), compared[at], compared[-1], found()))
+
+    report()
+    for tile in tiling.tiles[kept.next_tile :]:
+        for run in tiling.runs_of(tile):
+            kept.put(run.tobytes())
+            if found() > limit:
+                raise SearchInvalid(
+                    f"more than {limit} pairs reach the threshold; raise it, or the limit"
+                )
+        kept.end_tile()
+        report()
+
+
+def _records(kept: Checkpoint) -> list[Records]:
+    return [run.view(RECORD) for run in kept.runs()]
+
+
+def _ids(left: References, right: References | None) -> Ids:
+    return left.ids if right is None else np.union1d(left.ids, right.ids)

@@ -1,0 +1,102 @@
+"""Codes and their bound, and the memory that they lie in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexes.base import Vectors
+from indexes.exact import pages
+from indexes.exact.codes import CodedQueries, Codes, code_limit
+from indexes.exact.pages import use_large_pages
+
+UnitRows = Callable[..., Vectors]
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dim=st.sampled_from([3, 64, 100, 512]),
+    limit=st.sampled_from([0.05, 0.2, 0.4, 1.0]),
+)
+def test_the_bound_holds_for_vectors_and_for_rows_as_queries(
+    seed: int, dim: int, limit: float
+) -> None:
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((80, dim)) * random.choice([0.1, 1, 10], (80, dim))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    codes = Codes(rows, limit)
+    stored = rows[codes.order].astype(np.float64)
+    decoded = (codes.bytes[: len(rows), :dim].astype(np.float64) - 128) * codes.step
+    for queries, vectors in (
+        (CodedQueries.of_vectors(rows[:20]), rows[:20].astype(np.float64)),
+        (CodedQueries.of_rows(codes, slice(0, 20)), stored[:20]),
+    ):
+        approximate = (queries.codes[:, :dim] * queries.steps[:, None]) @ decoded.T
+        fixed, slope = queries.bound(codes)
+        margin = fixed[:, None] + slope[:, None] * codes.residuals
+        assert (np.abs(vectors @ stored.T - approximate) <= margin).all()
+
+
+def test_restored_codes_are_those_that_were_stored(unit_rows: UnitRows) -> None:
+    codes = Codes(unit_rows(1500, 100), code_limit(100))
+    restored = Codes.restore(codes.bytes.copy(), codes.residuals, 100, codes.limit)
+    assert np.array_equal(restored.bytes, codes.bytes)
+    assert np.array_equal(restored.reach, codes.reach)
+    assert restored.longest >= codes.longest
+
+
+def test_a_threshold_for_each_query_is_the_same_as_one_for_all(unit_rows: UnitRows) -> None:
+    codes = Codes(unit_rows(100, 64), code_limit(64))
+    queries = CodedQueries.of_vectors(unit_rows(5, 64))
+    thresholds = np.array([-np.inf, -0.5, 0.0, 0.57, 9.0])
+    together = queries.wanted(codes, thresholds, k=2)
+    for query, threshold in enumerate(thresholds):
+        alone = queries.wanted(codes, float(threshold), k=2)
+        assert together.levels[query] == alone.levels[query]
+        assert np.array_equal(together.heaps[query], alone.heaps[query])
+
+
+@pytest.mark.parametrize("system", [sys.platform, "darwin"])
+@pytest.mark.parametrize("size_bytes", [0, 1, 4096, (1 << 21) - 1, 5 << 21])
+def test_asking_for_large_pages_changes_no_byte(
+    monkeypatch: pytest.MonkeyPatch, system: str, size_bytes: int
+) -> None:
+    monkeypatch.setattr(pages.sys, "platform", system)
+    room = np.random.default_rng(0).integers(0, 256, size_bytes + 100, np.uint8)
+    memory, before = room[50 : 50 + size_bytes], room.copy()
+    use_large_pages(memory)
+    assert np.array_equal(room, before)
+
+
+@pytest.mark.skipif(
+    not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(),
+    reason="this system has no large pages",
+)
+def test_the_codes_of_a_segment_are_offered_large_pages() -> None:
+    rows = np.zeros((1 << 18, 64), np.float32)
+    rows[:, 0] = 1
+    codes = Codes(rows, 0.4)
+    middle = codes.bytes.ctypes.data + codes.bytes.nbytes // 2
+    # The flag of the mapping, not whether pages were free: that is the system's affair.
+    assert "hg" in flags_of_mapping(middle)
+
+
+def flags_of_mapping(address: int) -> list[str]:
+    """The VmFlags of the mapping that an address lies in: proc_pid_smaps(5)."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if "-" in first and not first.endswith(":"):
+            start, end = (int(part, 16) for part in first.split("-"))
+            inside = start <= address < end
+        elif inside and first == "VmFlags:":
+            return line.split()[1:]
+    return []

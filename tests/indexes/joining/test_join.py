@@ -1,0 +1,262 @@
+"""The join: brute force, however the references lie in segments."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexes.base import Ids, Vectors
+from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
+from indexes.exact.exact8 import Exact8Index
+from indexes.exact.scanner import Scanner, available_kernels
+from indexes.gallery import Gallery
+from indexes.joining.join import Progress, join, join_gallery
+from indexes.joining.pairs import RECORD, Records, sort_records
+from indexes.scoring import exact_scores
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
+
+UnitRows = Callable[..., Vectors]
+
+SCANNER = Scanner(threads=2)
+DIM, ROWS, THRESHOLD = 64, 3000, 0.5
+
+
+def crowd(seed: int, n: int, dim: int = DIM) -> Vectors:
+    """Rows of which many are near or equal to another."""
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((n, dim))
+    copies = random.integers(0, n, n // 10)
+    rows[random.integers(0, n, n // 10)] = rows[copies]
+    near = random.integers(0, n, n // 10)
+    rows[random.integers(0, n, n // 10)] = rows[near] + 0.8 * random.standard_normal((n // 10, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def brute_force(
+    ids: Ids, rows: Vectors, threshold: float, others: tuple[Ids, Vectors] | None = None
+) -> Records:
+    other_ids, other_rows = others or (ids, rows)
+    left, right = np.nonzero(np.float64(rows) @ np.float64(other_rows).T >= threshold - 1e-4)
+    if others is None:
+        left, right = left[ids[left] < ids[right]], right[ids[left] < ids[right]]
+    scores = exact_scores(rows, other_rows, left, right)
+    kept = scores.astype(np.float64) >= threshold
+    found = np.empty(kept.sum(), RECORD)
+    found["left"], found["right"] = ids[left[kept]], other_ids[right[kept]]
+    found["score"] = scores[kept]
+    return sort_records(found)
+
+
+def segmented(
+    ids: Ids, rows: Vectors, segment_of: np.ndarray, **options: object
+) -> list[Exact8Index]:
+    """Segments of the rows that have one number."""
+    return [
+        Exact8Index(
+            rows.shape[1], ids[segment_of == i], rows[segment_of == i], scanner=SCANNER, **options
+        )
+        for i in range(segment_of.max(initial=0) + 1)
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.sampled_from([0, 1, 33, 700, 2100]),
+    m=st.sampled_from([0, 1, 40, 900]),
+    parts=st.integers(1, 4),
+    dim=st.sampled_from([64, 100]),
+    threshold=st.sampled_from([0.4, 0.7, 1.0]),
+    tile_rows=st.sampled_from([1, 100, 1000, 65_536]),
+)
+def test_a_join_is_brute_force_for_any_segments_and_tiles(
+    seed: int, n: int, m: int, parts: int, dim: int, threshold: float, tile_rows: int
+) -> None:
+    random = np.random.default_rng(seed)
+    if tile_rows == 1:
+        n, m = min(n, 33), min(m, 40)
+    rows, others = crowd(seed, n, dim), crowd(seed + 1, m, dim)
+    shared = min(n, m) // 2
+    others[:shared] = rows[:shared]
+    ids, other_ids = random.permutation(3 * (n + m))[:n], np.arange(m)
+    left = segmented(ids, rows, random.integers(0, parts, n))
+    right = segmented(other_ids, others, random.integers(0, parts, m))
+    gone = random.random(n) < 0.1
+    for segment in left:
+        segment.remove(np.intersect1d(segment.ids, ids[gone]))
+    ids, rows = ids[~gone], rows[~gone]
+    within = join(left, None, threshold, tile_rows=tile_rows)
+    assert np.array_equal(within.records, brute_force(ids, rows, threshold))
+    between = join(left, right, threshold, tile_rows=tile_rows)
+    assert np.array_equal(between.records, brute_force(ids, rows, threshold, (other_ids, others)))
+
+
+def test_eight_thousand_in_four_segments_are_brute_force() -> None:
+    rows, ids = crowd(0, 8000, 128), np.random.default_rng(1).permutation(8000)
+    segments = segmented(ids, rows, np.repeat([0, 1, 2, 3], [5000, 2000, 900, 100]))
+    pairs = join(segments, None, 0.4)
+    assert np.array_equal(pairs.records, brute_force(ids, rows, 0.4))
+    assert len(pairs) > 1000
+
+
+def test_a_pair_whose_score_is_the_threshold_is_there_and_one_step_above_is_not() -> None:
+    rows, ids = crowd(2, 400), np.arange(400)
+    segments = segmented(ids, rows, np.arange(400) % 3)
+    scores = join(segments, None, 0.45).scores
+    exact = float(np.sort(scores)[len(scores) // 2])
+    at, above = join(segments, None, exact), join(segments, None, float(np.nextafter(exact, 2)))
+    assert exact in at.scores
+    assert exact not in above.scores
+    assert len(at) - len(above) == (scores == np.float32(exact)).sum()
+
+
+@pytest.mark.parametrize("kernel", available_kernels())
+def test_float16_rows_and_mixed_code_limits_join_exactly(kernel: str) -> None:
+    rows, ids = crowd(3, 900), np.arange(900)
+    halves = rows.astype(np.float16).astype(np.float32)
+    scanner = Scanner(kernel, 2)
+    segments = [
+        Exact8Index(DIM, ids[i::2], rows[i::2], store="float16", limit=limit, scanner=scanner)
+        for i, limit in enumerate((0.3, None))
+    ]
+    expected = brute_force(ids, halves, THRESHOLD)
+    assert np.array_equal(join(segments, None, THRESHOLD, tile_rows=500).records, expected)
+    scanner.close()
+
+
+def test_within_and_between_at_once_are_all_pairs_with_a_new_reference() -> None:
+    rows, ids = crowd(4, ROWS), np.random.default_rng(4).permutation(ROWS)
+    new, old = (segmented(ids[s], rows[s], np.arange(ROWS)[s] % 2) for s in _halves())
+    pairs = join(new, old, THRESHOLD, and_within=True, tile_rows=700)
+    everything = brute_force(ids, rows, THRESHOLD)
+    is_new = np.isin(everything["left"], ids[:900]) | np.isin(everything["right"], ids[:900])
+    assert np.array_equal(pairs.records, everything[is_new])
+
+
+def test_progress_begins_at_nothing_and_counts_every_pair_of_references_once() -> None:
+    rows, ids = crowd(5, ROWS), np.arange(ROWS)
+    new, old = (segmented(ids[s], rows[s], np.arange(ROWS)[s] % 2) for s in _halves())
+    for right, within, tiles, compared in (
+        (None, False, 3, 900 * 899 // 2),
+        (old, False, 2 * 5, 900 * 2100),
+        (old, True, 3 + 2 * 5, 900 * 2100 + 900 * 899 // 2),
+    ):
+        seen: list[Progress] = []
+        pairs = join(new, right, THRESHOLD, and_within=within, tile_rows=500, progress=seen.append)
+        assert [progress.tiles_done for progress in seen] == list(range(tiles + 1))
+        assert {(p.tiles, p.comparisons_total) for p in seen} == {(tiles, compared)}
+        assert (seen[0].comparisons, seen[0].pairs) == (0, 0)
+        assert (seen[-1].comparisons, seen[-1].pairs) == (compared, len(pairs))
+
+
+@pytest.mark.parametrize("threshold", [THRESHOLD, -0.1])
+def test_a_removal_meanwhile_leaves_the_pairs_of_those_that_stay(threshold: float) -> None:
+    # What is wiped scores 0, which reaches the lower threshold.
+    rows, ids = crowd(6, 900), np.arange(900)
+    segments = segmented(ids, rows, ids % 3)
+    gone = ids[::7]
+    left = set(gone.tolist())
+
+    def remove(progress: Progress) -> None:
+        for segment in segments:
+            some = np.intersect1d(segment.ids, np.array(sorted(left)[:60], np.int64))
+            segment.remove(some)
+            left.difference_update(some.tolist())
+
+    found = join(segments, None, threshold, tile_rows=100, progress=remove).records
+    assert not left
+    everything = brute_force(ids, rows, threshold)
+    assert set(found.tolist()) <= set(everything.tolist())
+    stays = ~np.isin(everything["left"], gone) & ~np.isin(everything["right"], gone)
+    assert set(everything[stays].tolist()) <= set(found.tolist())
+
+
+def test_sweeps_of_a_growing_gallery_find_each_pair_once() -> None:
+    rows, ids = crowd(7, ROWS), np.random.default_rng(7).permutation(ROWS)
+    config = SegmentsConfig(head_rows=256, fan=3)
+    gallery = Gallery(SegmentedIndex(DIM, config))
+    found, known = [], None
+    for part in (slice(0, 1700), slice(1700, 1800), slice(1800, ROWS)):
+        for start in range(part.start, part.stop, 100):
+            chunk = slice(start, min(start + 100, part.stop))
+            gallery.add(ids[chunk], rows[chunk], gallery.sequence + 1)
+        gallery.settle()
+        swept = join_gallery(gallery, THRESHOLD, known=known)
+        assert (swept.sequence, len(swept.ids)) == (gallery.sequence, part.stop)
+        found.append(swept.pairs.records)
+        known = swept.ids
+    everything = sort_records(np.concatenate(found))
+    assert np.array_equal(everything, brute_force(ids, rows, THRESHOLD))
+
+
+_DENSE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from indexes.exact.exact8 import Exact8Index
+from indexes.joining.join import join
+from indexes.exact.scanner import Scanner
+rows = np.random.default_rng(0).standard_normal((4000, 64)).astype(np.float32)
+rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+segment = Exact8Index(64, np.arange(4000), rows, scanner=Scanner(threads=2))
+join([segment], None, 0.5)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pairs = join([segment], None, -1.0, checkpoint=Path(sys.argv[1]))
+read = sum(map(len, pairs.pieces(200_000)))
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(len(pairs), read, grown // 1024)
+"""
+
+
+def test_a_threshold_that_all_pairs_reach_takes_bounded_memory(tmp_path: Path) -> None:
+    # 160 MB of pairs, which are read from a mapped file and so are partly counted too.
+    done = subprocess.run(
+        [sys.executable, "-c", _DENSE, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    pairs, read, grown_mib = map(int, done.stdout.split())
+    assert pairs == read == 4000 * 3999 // 2
+    assert grown_mib < 600
+
+
+def test_more_pairs_than_the_limit_are_refused_and_a_higher_limit_goes_on(tmp_path: Path) -> None:
+    rows, ids = crowd(8, 1000), np.arange(1000)
+    segments = segmented(ids, rows, ids % 2)
+    with pytest.raises(SearchInvalid, match="more than 5000 pairs reach the threshold"):
+        join(segments, None, 0.0, limit=5000, checkpoint=tmp_path, tile_rows=300)
+    pairs = join(segments, None, 0.0, checkpoint=tmp_path, tile_rows=300)
+    assert np.array_equal(pairs.records, brute_force(ids, rows, 0.0))
+
+
+def test_invalid_joins_are_refused(unit_rows: UnitRows) -> None:
+    index = Exact8Index(64, np.arange(9), unit_rows(9, 64))
+    with pytest.raises(VectorInvalid, match="of one dimension"):
+        join([index], [Exact8Index(16, np.arange(9), unit_rows(9))], 0.5)
+    with pytest.raises(VectorInvalid, match="of one dimension"):
+        join([index, Exact8Index(16, np.arange(9, 18), unit_rows(9))], None, 0.5)
+    with pytest.raises(IdInvalid, match="in two segments"):
+        join([index, index], None, 0.5)
+    with pytest.raises(SearchInvalid):
+        join([index], None, float("nan"))
+    for wrong in (0, -5, 1.5, True):
+        with pytest.raises(SearchInvalid, match="tile_rows"):
+            join([index], None, 0.5, tile_rows=wrong)
+        with pytest.raises(SearchInvalid, match="limit"):
+            join([index], None, 0.5, limit=wrong)
+
+
+def test_nothing_joins_to_nothing(tmp_path: Path) -> None:
+    assert len(join([], None, 0.5)) == 0
+    assert join([], [], 0.5, checkpoint=tmp_path).left.dtype == np.int64
+    assert join_gallery(Gallery(SegmentedIndex(DIM)), 0.5).ids.tolist() == []
+
+
+def _halves() -> tuple[slice, slice]:
+    return slice(0, 900), slice(900, None)

@@ -1,0 +1,221 @@
+"""A join that is stopped goes on, wherever its references lie by then."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexes.base import Ids, Vectors
+from indexes.errors import CheckpointInvalid
+from indexes.exact.exact8 import Exact8Index
+from indexes.exact.scanner import Scanner
+from indexes.gallery import Gallery
+from indexes.joining.join import Progress, join, join_gallery
+from indexes.joining.pairs import Records
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
+
+DIM, ROWS, TILE, THRESHOLD = 64, 2400, 300, 0.35
+TILES = 8 * 9 // 2
+SCANNER = Scanner(threads=2)
+
+
+class Stopped(Exception):
+    """What a user's callback raises."""
+
+
+@pytest.fixture(scope="module")
+def faces() -> tuple[Ids, Vectors]:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((ROWS, DIM)).astype(np.float32)
+    ids = random.permutation(5 * ROWS)[:ROWS].astype(np.int64)
+    return ids, rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def expected(faces: tuple[Ids, Vectors]) -> Records:
+    records = join([Exact8Index(DIM, *faces, scanner=SCANNER)], None, THRESHOLD).records
+    assert len(records) > 2000
+    return records
+
+
+def cut(faces: tuple[Ids, Vectors], parts: int, **options: object) -> list[Exact8Index]:
+    ids, rows = faces
+    return [
+        Exact8Index(DIM, ids[i::parts], rows[i::parts], scanner=SCANNER, **options)
+        for i in range(parts)
+    ]
+
+
+def stop_after(tiles: int):
+    def stop(progress: Progress) -> None:
+        if progress.tiles_done >= tiles:
+            raise Stopped
+
+    return stop
+
+
+def test_a_join_goes_on_after_any_tile_in_other_segments(
+    faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path
+) -> None:
+    for parts, tiles in ((1, 0), (2, 1), (4, 2), (3, 17), (1, TILES - 1)):
+        with pytest.raises(Stopped):
+            join(
+                cut(faces, parts),
+                None,
+                THRESHOLD,
+                checkpoint=tmp_path,
+                tile_rows=TILE,
+                progress=stop_after(tiles),
+            )
+    seen: list[Progress] = []
+    terms = {"checkpoint": tmp_path, "tile_rows": TILE, "progress": seen.append}
+    for tiles_before in (TILES - 1, TILES):
+        seen.clear()
+        pairs = join(cut(faces, 2), None, THRESHOLD, **terms)
+        assert np.array_equal(pairs.records, expected)
+        assert [p.tiles_done for p in seen] == list(range(tiles_before, TILES + 1))
+
+
+def test_other_terms_more_references_and_other_vectors_are_refused(
+    faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path
+) -> None:
+    ids, rows = faces
+    kept, terms = cut(faces, 2), {"checkpoint": tmp_path, "tile_rows": TILE}
+    with pytest.raises(Stopped):
+        join(kept, None, THRESHOLD, **terms, progress=stop_after(5))
+    one_more = Exact8Index(DIM, np.array([5 * ROWS]), rows[:1], scanner=SCANNER)
+    exchanged = ids.copy()
+    exchanged[[0, 1]] = exchanged[[1, 0]]
+    for segments, right, threshold, tile_rows, reason in (
+        (kept, None, THRESHOLD + 1e-9, TILE, "of another join"),
+        (kept, None, THRESHOLD, TILE + 1, "of another join"),
+        (kept, [], THRESHOLD, TILE, "of another join"),
+        ([*kept, one_more], None, THRESHOLD, TILE, "without 1 of these"),
+        (cut((exchanged, rows), 2), None, THRESHOLD, TILE, "other vectors"),
+        (cut(faces, 2, store="float16"), None, THRESHOLD, TILE, "other vectors"),
+    ):
+        with pytest.raises(CheckpointInvalid, match=reason):
+            join(segments, right, threshold, checkpoint=tmp_path, tile_rows=tile_rows)
+    assert np.array_equal(join(kept, None, THRESHOLD, **terms).records, expected)
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_who_was_removed_while_it_stood_still_is_in_no_pair(
+    faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path, between: bool
+) -> None:
+    ids, rows = faces
+    left = cut(faces, 2)
+    right = cut((ids + 1, rows[::-1].copy()), 2) if between else None
+    everything = join(left, right, THRESHOLD).records
+    terms = {"checkpoint": tmp_path, "tile_rows": TILE}
+    with pytest.raises(Stopped):
+        join(left, right, THRESHOLD, **terms, progress=stop_after(20))
+    gone = ids[::5]
+    for segment in left:
+        segment.remove(np.intersect1d(segment.ids, gone))
+    pairs = join(left, right, THRESHOLD, **terms)
+    stays = ~np.isin(everything["left"], gone)
+    if not between:
+        stays &= ~np.isin(everything["right"], gone)
+    assert np.array_equal(pairs.records, everything[stays])
+    assert len(pairs) == stays.sum()
+
+
+def test_a_sweep_goes_on_in_a_gallery_that_has_changed(
+    faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path
+) -> None:
+    ids, rows = faces
+    gallery = Gallery(SegmentedIndex(DIM, SegmentsConfig(head_rows=200, fan=3), scanner=SCANNER))
+    for start in range(0, 2000, 100):
+        part = slice(start, start + 100)
+        gallery.add(ids[part], rows[part], gallery.sequence + 1)
+    terms = {"checkpoint": tmp_path, "tile_rows": TILE}
+    with pytest.raises(Stopped):
+        join_gallery(gallery, THRESHOLD, **terms, progress=stop_after(9))
+    began = gallery.sequence
+    gallery.add(ids[2000:], rows[2000:], began + 1)
+    gallery.remove(ids[:100], began + 2)
+    gallery.settle()
+    gallery.compact()
+    swept = join_gallery(gallery, THRESHOLD, **terms)
+    assert swept.sequence == began
+    assert np.array_equal(swept.ids, np.sort(ids[:2000]))
+    there = np.isin(expected["left"], ids[100:2000]) & np.isin(expected["right"], ids[100:2000])
+    assert np.array_equal(swept.pairs.records, expected[there])
+    fresh = join_gallery(gallery, THRESHOLD, known=swept.ids)
+    both = np.isin(expected["left"], ids[100:]) & np.isin(expected["right"], ids[100:])
+    assert np.array_equal(fresh.pairs.records, expected[both & ~there])
+
+
+def test_a_gallery_older_than_its_checkpoint_is_refused(
+    faces: tuple[Ids, Vectors], tmp_path: Path
+) -> None:
+    ids, rows = faces
+    for sequence in (7, 6):
+        gallery = Gallery(SegmentedIndex(DIM, scanner=SCANNER))
+        gallery.add(ids, rows, sequence)
+        if sequence == 7:
+            join_gallery(gallery, THRESHOLD, checkpoint=tmp_path)
+            continue
+        with pytest.raises(CheckpointInvalid, match="replay the store first"):
+            join_gallery(gallery, THRESHOLD, checkpoint=tmp_path)
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+import numpy as np
+from indexes.exact.exact8 import Exact8Index
+from indexes.joining.join import join
+from indexes.exact.scanner import Scanner
+held, parts = np.load(sys.argv[1]), int(sys.argv[3])
+scanner = Scanner(threads=2)
+segments = [
+    Exact8Index(64, held["ids"][i::parts], held["rows"][i::parts], scanner=scanner)
+    for i in range(parts)
+]
+def tell(progress):
+    print(progress.tiles_done, flush=True)
+join(segments, None, 0.35, checkpoint=Path(sys.argv[2]), tile_rows=40, progress=tell)
+"""
+
+
+def test_a_join_killed_at_any_moment_repeats_one_tile_at_most(
+    faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path
+) -> None:
+    ids, rows = faces
+    np.savez(tmp_path / "faces.npz", ids=ids, rows=rows)
+    folder, random, told = tmp_path / "checkpoint", np.random.default_rng(5), [0]
+    for parts in range(1, 6):
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, tmp_path / "faces.npz", folder, str(parts)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        began = int(child.stdout.readline())
+        # What was told is on the disk; the one after it may be too, if the kill came before the
+        # telling.
+        assert told[-1] <= began <= told[-1] + 1
+        told = [began]
+        for _ in range(random.integers(0, 60)):
+            told.append(int(child.stdout.readline()))
+        time.sleep(random.uniform(0, 0.01))
+        child.send_signal(signal.SIGKILL)
+        told += map(int, child.stdout.read().split())
+        child.stdout.close()
+        assert child.wait() == -signal.SIGKILL
+    seen: list[Progress] = []
+    pairs = join(
+        cut(faces, 2), None, THRESHOLD, checkpoint=folder, tile_rows=40, progress=seen.append
+    )
+    assert 0 < seen[0].tiles_done < seen[-1].tiles
+    assert told[-1] <= seen[0].tiles_done <= told[-1] + 1
+    assert np.array_equal(pairs.records, expected)

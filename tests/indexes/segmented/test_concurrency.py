@@ -1,0 +1,231 @@
+"""Everything at once: no search misses, or invents, a reference of the moment it states."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from indexes.base import Hits, Ids, Vectors
+from indexes.exact.scanner import Scanner
+from indexes.flat import FlatIndex
+from indexes.gallery import Gallery, Pinned
+from indexes.scoring import arrange, exact_scores
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
+from indexes.upkeep import Upkeep
+
+DURATION_S = 60.0
+SHORT_S = 4.0
+DIM = 64
+HEAD_ROWS = 64
+BULK_ROWS = 5 * HEAD_ROWS
+LIVE_ROWS = 4000
+ENTRIES = 1 << 20
+NEVER = 2**62
+
+
+class Oracle:
+    """Who was there at which sequence. Entries are written before the change is made.
+
+    The writer alone adds entries; what has a later sequence than the one asked for is not seen.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.pool = unit(self.random.standard_normal((300, DIM)))
+        self.ids = np.empty(ENTRIES, np.int64)
+        self.rows = np.empty((ENTRIES, DIM), np.float32)
+        self.added = np.empty(ENTRIES, np.int64)
+        self.removed = np.full(ENTRIES, NEVER, np.int64)
+        self.count = 0
+        self.entry_of: dict[int, int] = {}
+
+    def note_added(self, ids: Ids, rows: Vectors, sequence: int) -> None:
+        part = slice(self.count, self.count + len(ids))
+        self.ids[part], self.rows[part], self.added[part] = ids, rows, sequence
+        self.entry_of.update(zip(ids.tolist(), range(part.start, part.stop), strict=True))
+        self.count = part.stop
+
+    def note_removed(self, ids: Ids, sequence: int) -> None:
+        entries = [self.entry_of.pop(key) for key in ids.tolist()]
+        self.removed[entries] = sequence
+
+    def at(self, sequence: int) -> np.ndarray:
+        """The entries of that moment."""
+        count = self.count
+        added, removed = self.added[:count], self.removed[:count]
+        return np.flatnonzero((added <= sequence) & (removed > sequence))
+
+    def answer(self, queries: Vectors, threshold: float, sequence: int) -> Hits:
+        """All hits by brute force."""
+        entries = self.at(sequence)
+        rows = self.rows[entries]
+        query_of, row_of = np.nonzero(queries @ rows.T >= threshold - 1e-4)
+        scores = exact_scores(queries, rows, query_of, row_of)
+        kept = scores.astype(np.float64) >= threshold
+        ids = self.ids[entries[row_of[kept]]]
+        return arrange(len(queries), query_of[kept], ids, scores[kept])
+
+
+def unit(rows: np.ndarray) -> Vectors:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Commotion:
+    """A gallery under all that may happen to it, each kind of it in its own thread."""
+
+    def __init__(self, seed: int, duration_s: float) -> None:
+        config = SegmentsConfig(HEAD_ROWS, fan=3, dead_share=0.2, erasure_deadline_s=0.5)
+        self.index = SegmentedIndex(DIM, config, scanner=Scanner(threads=2))
+        self.gallery = Gallery(self.index)
+        self.oracle = Oracle(seed)
+        self.end = time.monotonic() + duration_s
+        self.failed = threading.Event()
+        self.committed = 0
+        self.names: set[str] = set()
+
+    def goes_on(self) -> bool:
+        return time.monotonic() < self.end and not self.failed.is_set()
+
+    def guarded(self, work: Callable[[], int]) -> int:
+        """One failure ends all."""
+        try:
+            return work()
+        except BaseException:
+            self.failed.set()
+            raise
+
+    def change(self) -> int:
+        """The only writer: small and large batches, removals, ids that come back."""
+        oracle, random = self.oracle, np.random.default_rng(1)
+        sequence = next_id = 0
+        gone: list[int] = []
+        while self.goes_on() and oracle.count < ENTRIES - BULK_ROWS:
+            sequence += 1
+            live = np.fromiter(oracle.entry_of, np.int64)
+            if len(live) > random.integers(LIVE_ROWS // 2, LIVE_ROWS):
+                ids = random.permutation(live)[: int(random.integers(1, 120))]
+                oracle.note_removed(ids, sequence)
+                self.gallery.remove(ids, sequence)
+                gone = ids.tolist()
+            else:
+                n = BULK_ROWS if random.random() < 0.02 else int(random.integers(0, 24))
+                ids = np.arange(next_id, next_id + n)
+                next_id += n
+                if gone and n:
+                    ids[0] = gone.pop()
+                rows = oracle.pool[random.integers(0, 300, n)]
+                near = random.random(n) < 0.7
+                noise = 0.08 * random.standard_normal((n, DIM)) * near[:, None]
+                rows = unit(rows + noise) if n else rows
+                oracle.note_added(ids, rows, sequence)
+                self.gallery.add(ids, rows, sequence)
+            self.committed = sequence
+            time.sleep(0.002)
+        return sequence
+
+    def search(self, seed: int) -> int:
+        random, searches = np.random.default_rng(seed), 0
+        while self.goes_on():
+            queries = self.oracle.pool[random.integers(0, 300, int(random.choice([1, 2, 20])))]
+            known = self.committed
+            if searches % 2:
+                found = self.gallery.range_search(queries, 0.6)
+                expected = self.oracle.answer(queries, 0.6, found.sequence)
+            else:
+                k = int(random.integers(1, 30))
+                found = self.gallery.search(queries, k)
+                expected = self.best(queries, k, found.sequence)
+            assert found.sequence >= known
+            assert found.searched == len(self.oracle.at(found.sequence))
+            assert np.array_equal(found.hits.offsets, expected.offsets)
+            assert np.array_equal(found.hits.ids, expected.ids)
+            assert np.array_equal(found.hits.scores, expected.scores)
+            searches += 1
+        return searches
+
+    def best(self, queries: Vectors, k: int, sequence: int) -> Hits:
+        hits = self.oracle.answer(queries, -2.0, sequence)
+        query_of = np.repeat(np.arange(len(queries)), np.diff(hits.offsets))
+        return arrange(len(queries), query_of, hits.ids, hits.scores, k)
+
+    def pin(self) -> int:
+        pins = 0
+        while self.goes_on():
+            pinned = self.gallery.pin()
+            self.check_pinned(pinned)
+            self.names.update(segment.name for segment in pinned.segments)
+            pins += 1
+            time.sleep(0.02)
+        return pins
+
+    def check_pinned(self, pinned: Pinned) -> None:
+        rows, ids = [np.empty((0, DIM), np.float32)], [np.empty(0, np.int64)]
+        for segment, alive in zip(pinned.segments, pinned.alive, strict=True):
+            places = np.flatnonzero(alive)
+            rows.append(segment.rows.take(places))
+            ids.append(segment.row_ids[places])
+        entries = self.oracle.at(pinned.sequence)
+        order = np.argsort(self.oracle.ids[entries])
+        got = np.argsort(np.concatenate(ids))
+        assert np.array_equal(np.concatenate(ids)[got], self.oracle.ids[entries][order])
+        # What was removed since may be wiped, or half wiped, and is noted before it is.
+        whole = self.oracle.removed[entries][order] == NEVER
+        expected = self.oracle.rows[entries][order]
+        assert np.array_equal(np.concatenate(rows)[got][whole], expected[whole])
+
+    def compact(self) -> int:
+        rounds = 0
+        while self.goes_on():
+            buried = self.index.removed_since
+            self.gallery.compact()
+            assert not buried.keys() & self.index.removed_since.keys()
+            self.gallery.settle()
+            self.gallery.contents()
+            rounds += 1
+            time.sleep(0.1)
+        return rounds
+
+
+@pytest.mark.parametrize("duration_s", [SHORT_S, pytest.param(DURATION_S, marks=pytest.mark.slow)])
+def test_no_search_misses_a_committed_reference_while_everything_goes_on(
+    duration_s: float,
+) -> None:
+    commotion = Commotion(seed=7, duration_s=duration_s)
+    works: list[Callable[[], int]] = [
+        commotion.change,
+        commotion.pin,
+        commotion.compact,
+        *(lambda seed=seed: commotion.search(seed) for seed in range(3)),
+    ]
+    with Upkeep(commotion.gallery), ThreadPoolExecutor(len(works)) as pool:
+        running = [pool.submit(commotion.guarded, work) for work in works]
+        assert all(work.result() > 0 for work in running)
+    # Segments came and went: each name was seen in a pin.
+    assert len(commotion.names) > 5 * duration_s
+    assert_equal_to_flat(commotion)
+
+
+def assert_equal_to_flat(commotion: Commotion) -> None:
+    gallery, oracle = commotion.gallery, commotion.oracle
+    entries = oracle.at(gallery.sequence)
+    flat = FlatIndex(DIM)
+    flat.add(oracle.ids[entries], oracle.rows[entries])
+    for _ in range(2):
+        assert np.array_equal(gallery.ids, flat.ids)
+        assert np.array_equal(gallery.vectors(flat.ids), flat.vectors(flat.ids))
+        for found, expected in (
+            (gallery.search(oracle.pool, 25).hits, flat.search(oracle.pool, 25)),
+            (gallery.range_search(oracle.pool, 0.5).hits, flat.range_search(oracle.pool, 0.5)),
+        ):
+            assert np.array_equal(found.offsets, expected.offsets)
+            assert np.array_equal(found.ids, expected.ids)
+            assert np.array_equal(found.scores, expected.scores)
+        gallery.settle()
+        gallery.compact()
+    assert commotion.index.removed_since == {}

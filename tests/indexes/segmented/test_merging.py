@@ -1,0 +1,93 @@
+"""The policy of growth: how many segments there are, and how often a reference is rewritten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexes.errors import SegmentsInvalid
+from indexes.segmented.merging import (
+    SegmentsConfig,
+    SegmentState,
+    buried,
+    due_merge,
+    due_rewrite,
+    next_deadline,
+    overdue,
+    size_class,
+)
+
+CONFIG = SegmentsConfig(head_rows=100, fan=4, dead_share=0.2, erasure_deadline_s=60)
+
+
+def test_a_class_holds_sizes_within_a_factor_of_the_fan() -> None:
+    sizes = [1, 100, 399, 400, 1599, 1600, 6399, 6400]
+    assert [size_class(size, CONFIG) for size in sizes] == [0, 0, 0, 1, 1, 2, 2, 3]
+
+
+def test_a_full_class_is_merged_and_a_class_that_is_not_full_is_left() -> None:
+    assert due_merge([100, 120, 5000, 90], CONFIG) == ()
+    assert due_merge([100, 120, 5000, 90, 110], CONFIG) == (0, 1, 3, 4)
+
+
+def test_a_merge_takes_in_the_class_that_its_result_would_fill() -> None:
+    assert due_merge([500, 100, 500, 100, 500, 100, 100], CONFIG) == (0, 1, 2, 3, 4, 5, 6)
+
+
+@given(
+    fan=st.integers(2, 6),
+    heads=st.integers(1, 300),
+    sizes=st.lists(st.integers(100, 150), min_size=1, max_size=8),
+)
+def test_segments_stay_few_and_rewrites_rare(fan: int, heads: int, sizes: list[int]) -> None:
+    config = SegmentsConfig(head_rows=100, fan=fan)
+    segments: list[int] = []
+    rewritten = 0
+    for head in range(heads):
+        segments.append(sizes[head % len(sizes)])
+        rewritten += segments[-1]
+        while places := due_merge(segments, config):
+            merged = sum(segments[place] for place in places)
+            rewritten += merged
+            segments = [s for place, s in enumerate(segments) if place not in places] + [merged]
+    classes = size_class(sum(segments), config) + 1
+    assert len(segments) <= (fan - 1) * classes
+    assert rewritten <= (classes + 1) * sum(segments)
+
+
+def test_an_overdue_tombstone_is_found_and_nothing_before_its_time() -> None:
+    segments = [SegmentState(100, 0), SegmentState(100, 1, removed_since=1000.0)]
+    assert overdue(segments, CONFIG, now=1059.9) == ()
+    assert overdue(segments, CONFIG, now=1060.0) == (1,)
+    assert next_deadline(segments, CONFIG) == 1060.0
+    assert next_deadline(segments[:1], CONFIG) is None
+    assert buried(segments) == (1,)
+    assert buried(segments[:1]) == ()
+
+
+def test_an_empty_segment_goes_first_and_a_dead_share_last() -> None:
+    dead, full = SegmentState(79, 21, 0.0), [SegmentState(100, 0)] * 3
+    assert due_rewrite([SegmentState(80, 20, 0.0)], CONFIG) == ()
+    assert due_rewrite([SegmentState(500, 0), dead], CONFIG) == (1,)
+    assert due_rewrite([dead, *full], CONFIG) == (0, 1, 2, 3)
+    assert due_rewrite([dead, *full, SegmentState(0, 100, 0.0)], CONFIG) == (4,)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"head_rows": 0},
+        {"fan": 1},
+        {"dead_share": 1.0},
+        {"dead_share": -0.1},
+        {"erasure_deadline_s": -1.0},
+        {"erasure_deadline_s": float("nan")},
+        {"rows": "int8"},
+    ],
+)
+def test_a_configuration_by_which_nothing_can_grow_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SegmentsInvalid):
+        SegmentsConfig(**wrong)

@@ -1,0 +1,380 @@
+"""SegmentedIndex held against FlatIndex, over random histories and at its edges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from indexes.base import Hits, Vectors
+from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
+from indexes.exact.certificate import CertifiedHits
+from indexes.exact.exact8 import Exact8Index
+from indexes.exact.scanner import Scanner
+from indexes.flat import FlatIndex
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
+
+UnitRows = Callable[..., Vectors]
+
+SCANNER = Scanner(threads=2)
+HEAD_ROWS = 16
+SHARES = st.sampled_from([0.0, 0.05, 0.3, 1.0])
+
+
+def assert_same(found: Hits, expected: Hits) -> None:
+    assert np.array_equal(found.offsets, expected.offsets)
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.scores, expected.scores)
+
+
+def rewrite(index: SegmentedIndex, *, all_removed: bool = False) -> bool:
+    """One job, with nothing else going on."""
+    job = index.begin_rewrite(all_removed=all_removed)
+    if job is not None:
+        index.finish_rewrite(job, job.build(index.config, index.scanner))
+    return job is not None
+
+
+class SegmentedHistory(RuleBasedStateMachine):
+    """Adds, removals, jobs with removals in their middle, and searches; the rows have many ties."""
+
+    @initialize(
+        dim=st.sampled_from([5, 64, 100, 256]),
+        seed=st.integers(0, 2**32 - 1),
+        rows=st.sampled_from(["float32", "float16"]),
+        fan=st.integers(2, 4),
+    )
+    def start(self, dim: int, seed: int, rows: str, fan: int) -> None:
+        self.random = np.random.default_rng(seed)
+        lattice = self.random.integers(-1, 2, (16, dim)).astype(np.float32)
+        lattice[:, 0] = 1
+        spread = self.random.standard_normal((16, dim))
+        hot = np.eye(dim)[self.random.integers(0, dim, 4)]
+        pool = np.concatenate([lattice, spread, hot])
+        pool /= np.linalg.norm(pool, axis=1, keepdims=True)
+        self.pool = pool.astype(np.float32)
+        self.rows = rows
+        self.now = 0.0
+        config = SegmentsConfig(HEAD_ROWS, fan, erasure_deadline_s=10, rows=rows)
+        self.index = SegmentedIndex(dim, config, scanner=SCANNER, clock=lambda: self.now)
+        self.flat = FlatIndex(dim)
+        self.next_id = 0
+        for n in (5 * HEAD_ROWS, 30, 30):
+            self.add(n)
+
+    def some_rows(self, n: int) -> Vectors:
+        return self.pool[self.random.integers(0, len(self.pool), n)]
+
+    @rule(n=st.one_of(st.integers(0, 8), st.integers(0, 40), st.just(5 * HEAD_ROWS)))
+    def add(self, n: int) -> None:
+        ids = self.random.permutation(np.arange(self.next_id, self.next_id + n))
+        self.next_id += n
+        rows = self.some_rows(n)
+        self.index.add(ids, rows)
+        self.flat.add(ids, rows.astype(self.rows).astype(np.float32))
+
+    @rule(share=SHARES)
+    def remove(self, share: float) -> None:
+        ids = self.random.permutation(self.flat.ids)
+        gone = ids[: round(share * len(ids))]
+        self.index.remove(gone)
+        self.flat.remove(gone)
+
+    @precondition(lambda self: len(self.flat))
+    @rule(n=st.integers(1, 20))
+    def add_again_what_was_removed(self, n: int) -> None:
+        ids = self.random.permutation(self.flat.ids)[:n]
+        rows = self.some_rows(len(ids))
+        for index in (self.index, self.flat):
+            index.remove(ids)
+        self.index.add(ids, rows)
+        self.flat.add(ids, rows.astype(self.rows).astype(np.float32))
+
+    @rule(share=SHARES, all_removed=st.booleans(), late_s=st.integers(0, 20))
+    def rewrite_while_some_are_removed(self, share: float, all_removed: bool, late_s: int) -> None:
+        self.now += late_s
+        job = self.index.begin_rewrite(all_removed=all_removed)
+        if job is None:
+            return
+        product = job.build(self.index.config, SCANNER)
+        self.remove(share)
+        self.add_again_what_was_removed(3) if len(self.flat) else None
+        self.index.finish_rewrite(job, product)
+
+    @rule()
+    def rewrite_in_vain(self) -> None:
+        job = self.index.begin_rewrite()
+        if job is not None:
+            self.index.abandon_rewrite(job)
+
+    @rule()
+    def do_all_that_is_due(self) -> None:
+        while rewrite(self.index):
+            pass
+        assert len(self.index.heads) == 1
+        assert all(len(segment) for segment in self.index.segments)
+
+    @rule(n=st.sampled_from([0, 1, 3, 24]), k=st.integers(1, 60))
+    def search(self, n: int, k: int) -> None:
+        queries = self.some_rows(n)
+        assert_same(self.index.search(queries, k), self.flat.search(queries, k))
+
+    @rule(n=st.sampled_from([1, 24]), threshold=st.floats(-1.1, 1.1), pick=st.floats(0, 0.999))
+    def range_search(self, n: int, threshold: float, pick: float) -> None:
+        queries = self.some_rows(n)
+        scores = self.flat.search(queries[:1], 1000).scores
+        score = float(scores[int(pick * len(scores))]) if len(scores) else threshold
+        for floor in (threshold, score, math.nextafter(score, 2)):
+            expected = self.flat.range_search(queries, floor)
+            assert_same(self.index.range_search(queries, floor), expected)
+
+    @invariant()
+    def holds_what_was_added(self) -> None:
+        ids = self.random.permutation(self.flat.ids)
+        assert np.array_equal(self.index.ids, self.flat.ids)
+        assert len(self.index) == len(self.flat)
+        assert np.array_equal(self.index.vectors(ids), self.flat.vectors(ids))
+        # A tombstone holds nothing of who was there.
+        for segment in self.index.segments:
+            dead = np.flatnonzero(~segment.alive_rows)
+            assert not segment.rows.take(dead).any()
+            assert (segment.codes.bytes[dead] == 128).all()
+            assert bool(len(dead)) == (segment.name in self.index.removed_since)
+
+
+TestSegmentedHistory = SegmentedHistory.TestCase
+TestSegmentedHistory.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+
+
+@pytest.fixture
+def index(unit_rows: UnitRows) -> SegmentedIndex:
+    """Ids 0 to 99: 64 in a bulk segment, 32 in two full heads, 4 in the growing one."""
+    index = SegmentedIndex(64, SegmentsConfig(head_rows=HEAD_ROWS), scanner=SCANNER)
+    rows = unit_rows(100, 64)
+    index.add(np.arange(64), rows[:64])
+    for start in range(64, 100, 4):
+        index.add(np.arange(start, start + 4), rows[start : start + 4])
+    assert [len(segment) for segment in index.segments] == [64]
+    assert [len(head) for head in index.heads] == [16, 16, 4]
+    return index
+
+
+def test_every_kernel_gives_the_answers_of_the_flat_index(unit_rows: UnitRows) -> None:
+    rows, probes = unit_rows(3000, 128), unit_rows(40, 128, seed=1)
+    flat = FlatIndex(128)
+    flat.add(np.arange(3000), rows)
+    for kernel in ("numba", SCANNER.kernel):
+        index = SegmentedIndex(128, SegmentsConfig(head_rows=200), scanner=Scanner(kernel))
+        for start in range(0, 3000, 150):
+            index.add(np.arange(start, start + 150), rows[start : start + 150])
+            rewrite(index)
+        for n in (1, 40):
+            assert_same(index.search(probes[:n], 9), flat.search(probes[:n], 9))
+            expected = flat.range_search(probes[:n], 0.2)
+            assert_same(index.range_search(probes[:n], 0.2), expected)
+
+
+def test_the_certificate_covers_all_parts(index: SegmentedIndex, unit_rows: UnitRows) -> None:
+    queries = unit_rows(3, 64, seed=1)
+    found = index.range_search(queries, 0.1)
+    assert isinstance(found, CertifiedHits)
+    sealed = index.segments[0].range_search(queries, 0.1).certificate
+    assert found.certificate.exact
+    assert found.certificate.compared == 100
+    assert np.array_equal(found.certificate.epsilon, sealed.epsilon)
+    assert np.array_equal(found.certificate.rescored, sealed.rescored)
+    flat_only = SegmentedIndex(64, scanner=SCANNER)
+    flat_only.add(np.arange(9), unit_rows(9, 64))
+    assert not flat_only.search(queries, 2).certificate.epsilon.any()
+    assert flat_only.search(queries, 2).certificate.compared == 9
+
+
+def test_thousands_of_equal_rows_in_all_parts_keep_the_order_of_ids(unit_rows: UnitRows) -> None:
+    row = unit_rows(1, 64)
+    index = SegmentedIndex(64, SegmentsConfig(head_rows=50, fan=3), scanner=SCANNER)
+    ids = np.random.default_rng(0).permutation(2000)
+    for start in range(0, 2000, 40):
+        index.add(ids[start : start + 40], np.repeat(row, 40, axis=0))
+        if start % 200 == 0:
+            rewrite(index)
+    assert len(index.segments) > 2
+    assert index.search(row, 30).ids.tolist() == list(range(30))
+    assert index.range_search(row, 0.5).ids.tolist() == list(range(2000))
+    assert index.search(row, 5000).ids.tolist() == list(range(2000))
+
+
+def test_a_large_batch_is_sealed_at_once_and_a_full_head_waits(index: SegmentedIndex) -> None:
+    while rewrite(index):
+        pass
+    assert sorted(len(segment) for segment in index.segments) == [32, 64]
+    assert [len(head) for head in index.heads] == [4]
+
+
+def test_an_id_that_is_anywhere_is_refused_and_nothing_changes(
+    index: SegmentedIndex, unit_rows: UnitRows
+) -> None:
+    rows = unit_rows(100, 64, seed=3)
+    for taken in (5, 70, 98):
+        with pytest.raises(IdInvalid, match=f"id {taken} is in the index already"):
+            index.add(np.array([200, taken]), rows[:2])
+        with pytest.raises(IdInvalid, match=f"id {taken} is in the index already"):
+            index.add(np.r_[200:299, taken], rows)
+    with pytest.raises(IdInvalid, match="given twice"):
+        index.add(np.array([200, 200]), rows[:2])
+    assert index.ids.tolist() == list(range(100))
+    for stranger in (True, 5.0, "5", 200, -1, 10**30):
+        assert stranger not in index
+    assert all(held in index for held in (5, np.int64(70), 98))
+
+
+def test_an_unknown_id_is_refused_and_nothing_is_removed(index: SegmentedIndex) -> None:
+    with pytest.raises(IdInvalid, match="id 100 is not"):
+        index.remove(np.array([5, 70, 98, 100]))
+    with pytest.raises(IdInvalid, match="id 100 is not"):
+        index.vectors(np.array([5, 100]))
+    with pytest.raises(IdInvalid, match="given twice"):
+        index.remove(np.array([5, 5]))
+    assert len(index) == 100
+    index.remove(np.array([5, 70, 98]))
+    with pytest.raises(IdInvalid, match="id 5 is not"):
+        index.remove(np.array([5]))
+    assert len(index) == 97
+
+
+@pytest.mark.parametrize("rows_kept", ["float32", "float16"])
+def test_invalid_vectors_and_queries_are_refused(unit_rows: UnitRows, rows_kept: str) -> None:
+    index = SegmentedIndex(64, SegmentsConfig(rows=rows_kept), scanner=SCANNER)
+    rows, ids = unit_rows(5, 64), np.arange(5)
+    for value in (np.nan, np.inf, -np.inf, 1e30):
+        spoilt = rows.copy()
+        spoilt[2, 3] = value
+        with pytest.raises(VectorInvalid, match="vector 2"):
+            index.add(ids, spoilt)
+        with pytest.raises(VectorInvalid, match="vector 2"):
+            index.search(spoilt, 1)
+    for bad in (rows.astype(np.float64), rows[:, :60], rows * np.float32(0), rows * 2, rows[0]):
+        with pytest.raises(VectorInvalid):
+            index.add(ids, bad)
+        with pytest.raises(VectorInvalid):
+            index.range_search(bad, 0.5)
+    for wrong in (ids - 1, ids[:4], ids.astype(np.int32), ids[:, None]):
+        with pytest.raises(IdInvalid):
+            index.add(wrong, rows)
+    for k in (0, -1, 1.5, True):
+        with pytest.raises(SearchInvalid):
+            index.search(rows, k)
+    with pytest.raises(SearchInvalid):
+        index.range_search(rows, math.nan)
+    with pytest.raises(VectorInvalid):
+        SegmentedIndex(0, scanner=SCANNER)
+    assert len(index) == 0
+    assert len(index.search(rows, 3).ids) == 0
+
+
+def test_a_score_never_changes_in_the_life_of_a_float16_reference(unit_rows: UnitRows) -> None:
+    config = SegmentsConfig(head_rows=HEAD_ROWS, rows="float16")
+    index = SegmentedIndex(100, config, scanner=SCANNER)
+    row = unit_rows(1, 100)
+    index.add(np.array([7]), row)
+    before = index.search(row, 1).scores
+    for start in range(8, 500, 8):
+        index.add(np.arange(start, start + 8), unit_rows(8, 100, seed=start))
+        rewrite(index)
+    while rewrite(index):
+        pass
+    assert all(segment.rows.dtype == np.float16 for segment in index.segments)
+    assert 7 not in index.heads[-1]
+    assert np.array_equal(index.search(row, 1).scores, before)
+
+
+def test_a_removed_reference_is_rewritten_away_at_its_deadline(unit_rows: UnitRows) -> None:
+    now = 1000.0
+    config = SegmentsConfig(head_rows=HEAD_ROWS, dead_share=0.5, erasure_deadline_s=60)
+    index = SegmentedIndex(64, config, scanner=SCANNER, clock=lambda: now)
+    index.add(np.arange(64), unit_rows(64, 64))
+    index.remove(np.array([3]))
+    name = index.segments[0].name
+    now += 30
+    index.remove(np.array([4]))
+    assert index.removed_since == {name: 1000.0}
+    assert index.deadline_s() == 30
+    assert not rewrite(index)
+    now += 30
+    assert rewrite(index)
+    assert index.segments[0].name != name
+    assert index.segments[0].removed == 0
+    assert 3 not in index.segments[0].row_ids
+    assert index.removed_since == {}
+    assert index.deadline_s() is None
+
+
+def test_what_is_removed_while_its_segment_is_rewritten_keeps_its_deadline(
+    unit_rows: UnitRows,
+) -> None:
+    now = 1000.0
+    config = SegmentsConfig(head_rows=HEAD_ROWS)
+    index = SegmentedIndex(64, config, scanner=SCANNER, clock=lambda: now)
+    index.add(np.arange(64), unit_rows(64, 64))
+    index.remove(np.array([3]))
+    job = index.begin_rewrite(all_removed=True)
+    assert job is not None
+    now += 5
+    index.remove(np.array([4, 5]))
+    index.finish_rewrite(job, job.build(index.config, SCANNER))
+    (product,) = index.segments
+    assert (len(product), product.removed) == (61, 2)
+    assert index.removed_since == {product.name: 1000.0}
+    assert not product.rows.take(np.flatnonzero(~product.alive_rows)).any()
+
+
+def test_it_comes_back_from_its_parts_with_tombstones_and_their_age(
+    index: SegmentedIndex, unit_rows: UnitRows
+) -> None:
+    index.remove(np.array([3, 70, 98]))
+    (segment,) = index.segments
+    restored = Exact8Index.restore(segment.parts(), scanner=SCANNER)
+    restored.bury(np.flatnonzero(~segment.alive_rows))
+    heads = [head.contents() for head in index.heads]
+    head = tuple(np.concatenate(column) for column in zip(*heads, strict=True))
+    for known, since in (({segment.name: 123.0}, 123.0), ({}, 0.0)):
+        again = SegmentedIndex.restore(
+            64, [restored], head, index.config, removed_since=known, scanner=SCANNER
+        )
+        assert again.removed_since == {segment.name: since}
+        assert np.array_equal(again.ids, index.ids)
+        assert np.array_equal(again.vectors(again.ids), index.vectors(index.ids))
+        queries = unit_rows(5, 64, seed=9)
+        assert_same(again.search(queries, 20), index.search(queries, 20))
+        assert_same(again.range_search(queries, 0.0), index.range_search(queries, 0.0))
+    with pytest.raises(IdInvalid, match="in two segments"):
+        SegmentedIndex.restore(64, [restored, restored], head, removed_since={}, scanner=SCANNER)
+    taken = (np.array([4]), unit_rows(1, 64))
+    with pytest.raises(IdInvalid, match="in two segments"):
+        SegmentedIndex.restore(64, [restored], taken, removed_since={}, scanner=SCANNER)
+
+
+def test_the_memory_account_names_every_part(unit_rows: UnitRows) -> None:
+    for kept, width in (("float32", 4), ("float16", 2)):
+        config = SegmentsConfig(head_rows=1000, rows=kept)
+        index = SegmentedIndex(128, config, scanner=SCANNER)
+        index.add(np.arange(8192), unit_rows(8192, 128))
+        account = index.account()
+        assert account.references == 8192
+        assert account.codes == 8192 * 128
+        assert account.rows == 8192 * 128 * width
+        assert account.ids == 8192 * 12
+        assert (account.alive, account.head) == (8192, 0)
+        assert account.total == account.codes + account.rows + account.ids + account.residuals + (
+            account.alive
+        )
+        assert account.bytes_per_reference <= 128 * (1 + width) + 18
+        index.add(np.arange(9000, 9100), unit_rows(100, 128))
+        assert index.account().head >= 100 * 128 * 4
+        assert index.account().references == 8292
+    assert SegmentedIndex(8, scanner=SCANNER).account().bytes_per_reference == 0
