@@ -16,6 +16,7 @@ from serving.cli import (
     enrollment,
     faces,
     gallery,
+    index,
     keys,
     lines,
     operators,
@@ -36,6 +37,7 @@ SUBJECTS = (
     operators,
     keys,
     accuracy,
+    index,
     bench,
 )
 """In the order in which the help lists them."""
