@@ -1,0 +1,169 @@
+"""What a shard holds and does, wherever it runs; and the shard that runs in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.account import MemoryAccount
+from indexes.base import Hits, Ids, Vectors
+from indexes.errors import SearchInvalid, ShardLost
+from indexes.exact.scanner import Scanner
+from indexes.gallery import Gallery
+from indexes.kinds import open_index
+from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.upkeep import Upkeep
+
+OPERATIONS = frozenset(
+    {
+        "add",
+        "remove",
+        "search",
+        "range_search",
+        "vectors",
+        "contains",
+        "ids",
+        "count",
+        "account",
+        "compact",
+    }
+)
+"""What may be asked of a shard from another process."""
+
+CALLS_AT_ONCE = 4
+"""How many calls of a shard run together; more would only share the same cores."""
+
+# Listing so many ids costs what it costs to look one up.
+_IDS_FOR_ONE_LOOK_UP = 32
+
+
+class ShardHost:
+    """The inside of a shard: a gallery with its upkeep, and the calls of `Shard`, done in place.
+
+    Safe to use from many threads. Its methods take and give only arrays, numbers and the records
+    of this package, so that any way of calling from afar can carry them.
+    """
+
+    def __init__(self, plan: ShardPlan) -> None:
+        self._scanner = Scanner(threads=plan.threads) if plan.kind == "exact8" else None
+        self._gallery = Gallery(open_index(plan.kind, plan.dim, plan.config, self._scanner))
+        self._changing = Lock()
+        self._upkeep = Upkeep(self._gallery).start()
+
+    def add(self, ids: Ids, vectors: Vectors) -> None:
+        with self._changing:
+            self._gallery.add(ids, vectors, self._gallery.sequence + 1)
+
+    def remove(self, ids: Ids) -> None:
+        with self._changing:
+            self._gallery.remove(ids, self._gallery.sequence + 1)
+
+    def search(self, queries: Vectors, k: int) -> Hits:
+        return self._gallery.search(queries, k).hits
+
+    def range_search(self, queries: Vectors, threshold: float) -> Hits:
+        return self._gallery.range_search(queries, threshold).hits
+
+    def vectors(self, ids: Ids) -> Vectors:
+        return self._gallery.vectors(ids)
+
+    def contains(self, ids: Ids) -> NDArray[np.bool_]:
+        if len(ids) * _IDS_FOR_ONE_LOOK_UP > len(self._gallery):
+            return np.isin(ids, self._gallery.ids)
+        return np.array([key in self._gallery for key in ids.tolist()], np.bool_)
+
+    def ids(self) -> Ids:
+        return self._gallery.ids
+
+    def count(self) -> int:
+        return len(self._gallery)
+
+    def account(self) -> MemoryAccount:
+        return self._gallery.account()
+
+    def compact(self) -> None:
+        self._gallery.compact()
+
+    def close(self) -> None:
+        """Ends the threads, after the job of upkeep that runs."""
+        self._upkeep.close()
+        if self._scanner is not None:
+            self._scanner.close()
+
+
+class LocalShard:
+    """A `Shard` whose calls run in threads of this process."""
+
+    def __init__(self, plan: ShardPlan) -> None:
+        self._host = ShardHost(plan)
+        self._pool = ThreadPoolExecutor(CALLS_AT_ONCE, "shard")
+        self._lock = Lock()
+        self._closed = False
+
+    def add(self, ids: Ids, vectors: Vectors) -> Future[None]:
+        return self._call(self._host.add, ids, vectors)
+
+    def remove(self, ids: Ids) -> Future[None]:
+        return self._call(self._host.remove, ids)
+
+    def search(self, queries: Vectors, k: int) -> Future[Hits]:
+        return self._call(self._host.search, queries, k)
+
+    def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]:
+        return self._call(self._host.range_search, queries, threshold)
+
+    def vectors(self, ids: Ids) -> Future[Vectors]:
+        return self._call(self._host.vectors, ids)
+
+    def contains(self, ids: Ids) -> Future[NDArray[np.bool_]]:
+        return self._call(self._host.contains, ids)
+
+    def ids(self) -> Future[Ids]:
+        return self._call(self._host.ids)
+
+    def count(self) -> Future[int]:
+        return self._call(self._host.count)
+
+    def account(self) -> Future[MemoryAccount]:
+        return self._call(self._host.account)
+
+    def compact(self) -> Future[None]:
+        return self._call(self._host.compact)
+
+    def close(self) -> None:
+        """Ends the threads, after the calls that run."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._pool.shutdown()
+        self._host.close()
+
+    def _call(self, operation: Callable[..., Any], *arguments: object) -> Future[Any]:
+        with self._lock:
+            if not self._closed:
+                return self._pool.submit(operation, *arguments)
+        refused: Future[Any] = Future()
+        refused.set_exception(ShardLost("a shard is closed; open the gallery again"))
+        return refused
+
+
+def open_local(plan: ShardPlan, shards: int) -> ShardedIndex:
+    """A gallery split over so many shards, all in this process: for tests, and to debug."""
+    if shards < 1:
+        raise SearchInvalid(f"shards is {shards}; give at least 1")
+    plan = plan_for(plan, shards)
+    return ShardedIndex(plan, [LocalShard(plan) for _ in range(shards)])
+
+
+def plan_for(plan: ShardPlan, shards: int) -> ShardPlan:
+    """The plan, with each shard's share of the cores where it leaves the threads open."""
+    threads = plan.threads or max(1, len(os.sched_getaffinity(0)) // shards)
+    return replace(plan, threads=threads)

@@ -1,0 +1,284 @@
+"""A gallery split over several shards by id, and answered as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.account import MemoryAccount
+from indexes.base import Hits, Ids, Vectors
+from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardLost
+from indexes.scoring import Positions
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.rewriting import narrowed
+from indexes.sharding.merging import merge_hits
+from indexes.sharding.routing import shards_of
+from indexes.validation import (
+    check_distinct,
+    check_hit_count,
+    check_ids,
+    check_threshold,
+    check_vectors,
+)
+
+Value = TypeVar("Value")
+
+_GREATEST_ID = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What every shard holds: an index of this kind, opened empty.
+
+    `kind` is one of `indexes.kinds.KINDS`; `config` is for exact8, the others have their defaults.
+    `threads`: how many a shard searches with; None is its share of the cores.
+    """
+
+    kind: str
+    dim: int
+    threads: int | None = None
+    config: SegmentsConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise SearchInvalid(f"threads is {self.threads}; give at least 1")
+
+
+class Shard(Protocol):
+    """One part of a gallery, wherever it runs: calls that return at once, answered later.
+
+    Calls may run in any order and together; who changes something waits for the answer before
+    the next call that must see it. A future fails with what the index refused (`IndexFault`), with
+    `ShardLost` where the shard is gone or closed, and else with what went wrong.
+    """
+
+    def add(self, ids: Ids, vectors: Vectors) -> Future[None]: ...
+
+    def remove(self, ids: Ids) -> Future[None]: ...
+
+    def search(self, queries: Vectors, k: int) -> Future[Hits]: ...
+
+    def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]: ...
+
+    def vectors(self, ids: Ids) -> Future[Vectors]: ...
+
+    def contains(self, ids: Ids) -> Future[NDArray[np.bool_]]:
+        """Which of these ids are there: bool[n]."""
+        ...
+
+    def ids(self) -> Future[Ids]: ...
+
+    def count(self) -> Future[int]: ...
+
+    def account(self) -> Future[MemoryAccount]: ...
+
+    def compact(self) -> Future[None]:
+        """Takes what was removed out of memory now."""
+        ...
+
+    def close(self) -> None:
+        """Ends the shard and what it holds; a second time it does nothing."""
+        ...
+
+
+class ShardedIndex:
+    """A `VectorIndex` over shards: each id lives in one of them, a search asks all at once.
+
+    Over exact kinds, answers are those of one index with everything in it, bit for bit. A call is
+    checked whole before any shard changes, so what is refused changes none. Where a shard is
+    lost, or a change has reached some shards and not others, the index is broken for good: every
+    later call raises `ShardLost`, and none answers for a part. It owns its shards: `close` ends
+    them.
+    """
+
+    def __init__(self, plan: ShardPlan, shards: Sequence[Shard]) -> None:
+        if not shards:
+            raise SearchInvalid("a sharded index has no shards; give at least 1")
+        self._plan = plan
+        self._shards = tuple(shards)
+        self._broken: str | None = None
+        self._count = sum(self._results([shard.count() for shard in self._shards]))
+
+    @property
+    def kind(self) -> str:
+        """The kind of the shards and their number: `exact8 x 4`."""
+        return f"{self._plan.kind} x {len(self._shards)}"
+
+    @property
+    def dim(self) -> int:
+        return self._plan.dim
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards, by number."""
+        return self._shards
+
+    @property
+    def ids(self) -> Ids:
+        """All ids, ascending; a copy."""
+        self._check_whole()
+        return np.sort(np.concatenate(self._results([shard.ids() for shard in self._shards])))
+
+    def __len__(self) -> int:
+        self._check_whole()
+        return self._count
+
+    def __contains__(self, key: object) -> bool:
+        self._check_whole()
+        # A bool or a float would equal an id; only a whole number is one.
+        if isinstance(key, bool) or not isinstance(key, int | np.integer):
+            return False
+        if not 0 <= int(key) <= _GREATEST_ID:
+            return False
+        return bool(self._contained(np.array([key], np.int64))[0])
+
+    def __enter__(self) -> ShardedIndex:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all shards; a second time it does nothing."""
+        self._broken = self._broken or "the sharded gallery is closed; open it again"
+        close_all(self._shards)
+
+    def add(self, ids: Ids, vectors: Vectors) -> None:
+        """Adds new ids; an id that is there already is refused, and then none is added."""
+        self._check_whole()
+        rows = check_vectors(vectors, self.dim)
+        if self._plan.config is not None and self._plan.config.rows == "float16":
+            # As the shards will, for rounding may take a row out of the tolerance.
+            rows = check_vectors(narrowed(rows), self.dim)
+        keys = check_distinct(check_ids(ids))
+        if len(keys) != len(rows):
+            raise IdInvalid(f"{len(keys)} ids for {len(rows)} vectors; give one for each")
+        parts = self._split(ids)
+        # One shard refuses for itself and changes nothing; several must be asked first.
+        if len(parts) > 1:
+            present = self._contained(ids)
+            if present.any():
+                first = ids[np.argmax(present)]
+                raise IdInvalid(f"id {first} is in the index already; remove it first")
+        self._change(parts, lambda shard, places: shard.add(ids[places], rows[places]))
+        self._count += len(keys)
+
+    def remove(self, ids: Ids) -> None:
+        """Removes these ids; an unknown one is refused, and then none is removed."""
+        self._check_whole()
+        keys = check_distinct(check_ids(ids))
+        parts = self._split(ids)
+        if len(parts) > 1:
+            self._check_known(ids)
+        self._change(parts, lambda shard, places: shard.remove(ids[places]))
+        self._count -= len(keys)
+
+    def vectors(self, ids: Ids) -> Vectors:
+        """The stored rows in the order asked: float32[n, dim]; a copy."""
+        self._check_whole()
+        check_ids(ids)
+        parts = self._split(ids)
+        found = self._results([shard.vectors(ids[places]) for shard, places in parts])
+        rows = np.empty((len(ids), self.dim), np.float32)
+        for (_, places), part in zip(parts, found, strict=True):
+            rows[places] = part
+        return rows
+
+    def search(self, queries: Vectors, k: int) -> Hits:
+        """The k best of each query, or all where there are fewer."""
+        self._check_whole()
+        rows, hits = check_vectors(queries, self.dim), check_hit_count(k)
+        return merge_hits(self._results([each.search(rows, hits) for each in self._shards]), hits)
+
+    def range_search(self, queries: Vectors, threshold: float) -> Hits:
+        """Everything whose score, as a float, is at or above the threshold."""
+        self._check_whole()
+        rows, floor = check_vectors(queries, self.dim), check_threshold(threshold)
+        return merge_hits(self._results([each.range_search(rows, floor) for each in self._shards]))
+
+    def account(self) -> MemoryAccount:
+        """Where the memory of all shards goes."""
+        self._check_whole()
+        parts = self._results([shard.account() for shard in self._shards])
+        return sum(parts, MemoryAccount(0))
+
+    def compact(self) -> None:
+        """Takes what was removed out of the memory of every shard now."""
+        self._check_whole()
+        self._results([shard.compact() for shard in self._shards])
+
+    def _split(self, ids: Ids) -> list[tuple[Shard, Positions]]:
+        """Each shard that is concerned, with the places of its ids in the order given."""
+        owners = shards_of(ids, len(self._shards))
+        order = np.argsort(owners, kind="stable")
+        bounds = np.searchsorted(owners[order], np.arange(len(self._shards) + 1))
+        return [
+            (shard, order[start:end])
+            for shard, start, end in zip(self._shards, bounds[:-1], bounds[1:], strict=True)
+            if start < end
+        ]
+
+    def _contained(self, ids: Ids) -> NDArray[np.bool_]:
+        parts = self._split(ids)
+        found = self._results([shard.contains(ids[places]) for shard, places in parts])
+        present = np.zeros(len(ids), np.bool_)
+        for (_, places), part in zip(parts, found, strict=True):
+            present[places] = part
+        return present
+
+    def _check_known(self, ids: Ids) -> None:
+        present = self._contained(ids)
+        if not present.all():
+            raise IdInvalid(f"id {ids[np.argmin(present)]} is not in the index")
+
+    def _check_whole(self) -> None:
+        if self._broken is not None:
+            raise ShardLost(self._broken)
+
+    def _change(
+        self,
+        parts: Sequence[tuple[Shard, Positions]],
+        change: Callable[[Shard, Positions], Future[None]],
+    ) -> None:
+        """Changes the shards; whatever fails from here on, except a lone refusal, breaks them."""
+        try:
+            self._results(change(shard, places) for shard, places in parts)
+        except BaseException as failure:
+            refused = isinstance(failure, IndexFault) and len(parts) == 1
+            if self._broken is None and not refused:
+                self._broken = (
+                    f"a shard failed in the middle of a change ({type(failure).__name__}); "
+                    "restart to rebuild the gallery from the store"
+                )
+            if self._broken is None or not isinstance(failure, Exception):
+                raise
+            raise ShardLost(self._broken) from failure
+
+    def _results(self, calls: Iterable[Future[Value]]) -> list[Value]:
+        """All results, once no shard works on the call any more; else the first failure."""
+        futures = list(calls)
+        wait(futures)
+        failures = [failure for future in futures if (failure := future.exception())]
+        lost = next((each for each in failures if isinstance(each, ShardLost)), None)
+        if lost is not None:
+            self._broken = self._broken or str(lost)
+        if failures:
+            raise lost or failures[0]
+        return [future.result() for future in futures]
+
+
+def close_all(shards: Sequence[Shard]) -> None:
+    """Closes them side by side, for one that hangs takes a while."""
+    with ThreadPoolExecutor(max(1, len(shards)), "close") as pool:
+        list(pool.map(lambda shard: shard.close(), shards))

@@ -1,0 +1,287 @@
+"""ShardedIndex held against FlatIndex, and what it refuses; over shards in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexes.base import Hits, Ids, Vectors
+from indexes.errors import IdInvalid, SearchInvalid, ShardLost, VectorInvalid
+from indexes.exact.certificate import CertifiedHits
+from indexes.exact.exact8 import Exact8Index
+from indexes.exact.scanner import Scanner
+from indexes.flat import FlatIndex
+from indexes.gallery import Gallery
+from indexes.segmented.merging import SegmentsConfig
+from indexes.sharding.host import LocalShard, open_local
+from indexes.sharding.merging import merge_hits
+from indexes.sharding.routing import shards_of
+from indexes.sharding.shards import ShardedIndex, ShardPlan
+
+UnitRows = Callable[..., Vectors]
+
+PLAN = ShardPlan("flat", 16, threads=1)
+SEGMENTS = SegmentsConfig(head_rows=8, fan=2)
+PLANS = [PLAN, ShardPlan("exact8", 16, threads=1, config=SEGMENTS)]
+EVERY_CALL: list[Callable[[ShardedIndex, Vectors], object]] = [
+    lambda index, rows: index.add(np.arange(100, 104), rows[:4]),
+    lambda index, _: index.remove(np.arange(2)),
+    lambda index, rows: index.search(rows[:2], 3),
+    lambda index, rows: index.range_search(rows[:2], 0.5),
+    lambda index, _: index.vectors(np.arange(2)),
+    lambda index, _: index.account(),
+    lambda index, _: index.compact(),
+    lambda index, _: index.ids,
+    lambda index, _: len(index),
+    lambda index, _: 1 in index,
+]
+
+
+def assert_same(hits: Hits, expected: Hits) -> None:
+    assert np.array_equal(hits.offsets, expected.offsets)
+    assert np.array_equal(hits.ids, expected.ids)
+    assert np.array_equal(hits.scores.view(np.int32), expected.scores.view(np.int32))
+
+
+def contents(index: ShardedIndex) -> list[list[int]]:
+    """The ids of each shard."""
+    return [shard.ids().result().tolist() for shard in index.shards]
+
+
+def test_the_place_of_an_id_never_changes() -> None:
+    # The first outputs of SplitMix64 from the seeds 0 and 1234567 are published.
+    seeds = np.array([0, 1234567])
+    first = [16294208416658607535, 6457827717110365317]
+    for shards in (1, 2, 3, 7, 1000, 2**31 - 1):
+        assert shards_of(seeds, shards).tolist() == [number % shards for number in first]
+    assert shards_of(np.arange(16), 4).tolist() == [3, 1, 2, 1, 2, 2, 0, 3, 2, 0, 2, 1, 3, 3, 2, 1]
+    assert shards_of(np.array([2**63 - 1]), 5).tolist() == [4]
+
+
+@pytest.mark.parametrize("step", [1, 2, 64, 1000, 1 << 32])
+def test_ids_that_follow_a_pattern_spread_evenly(step: int) -> None:
+    counts = np.bincount(shards_of(np.arange(30_000) * step, 3), minlength=3)
+    assert abs(counts - 10_000).max() < 500
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.kind)
+@pytest.mark.parametrize("shards", [1, 2, 3])
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 120), k=st.integers(1, 150))
+def test_answers_are_those_of_one_flat_index(
+    plan: ShardPlan, shards: int, seed: int, n: int, k: int
+) -> None:
+    random = np.random.default_rng(seed)
+    lattice = random.integers(-1, 2, (12, 16))
+    lattice[:, 0] = 1
+    pool = np.concatenate([lattice, random.standard_normal((12, 16))])
+    pool = (pool / np.linalg.norm(pool, axis=1, keepdims=True)).astype(np.float32)
+    ids = random.choice(np.array([*range(200), 2**40, 2**63 - 1]), n, replace=False)
+    rows, queries = pool[random.integers(0, 24, n)], pool[random.integers(0, 24, 9)]
+    flat = FlatIndex(16)
+    with open_local(plan, shards) as index:
+        for part in np.array_split(np.arange(n), 3):
+            for each in (flat, index):
+                each.add(ids[part], rows[part])
+        gone = random.permutation(ids)[: n // 3]
+        for each in (flat, index):
+            each.remove(gone)
+        assert_same(index.search(queries, k), flat.search(queries, k))
+        scores = flat.search(queries[:1], 1000).scores
+        for threshold in (-1.0, 0.5, *(float(score) for score in scores[:2])):
+            found = index.range_search(queries, threshold)
+            assert_same(found, flat.range_search(queries, threshold))
+        assert np.array_equal(index.ids, flat.ids)
+        assert len(index) == len(flat)
+        kept = random.permutation(flat.ids)
+        assert np.array_equal(index.vectors(kept), flat.vectors(kept))
+        assert all((key in index) == (key in flat) for key in ids.tolist())
+
+
+@pytest.fixture
+def index(unit_rows: UnitRows) -> ShardedIndex:
+    index = open_local(PLAN, 3)
+    index.add(np.arange(60), unit_rows(60))
+    return index
+
+
+def test_more_hits_than_a_shard_holds_come_from_all(
+    index: ShardedIndex, unit_rows: UnitRows
+) -> None:
+    assert all(len(ids) < 50 for ids in contents(index))
+    flat = FlatIndex(16)
+    flat.add(np.arange(60), unit_rows(60))
+    for k in (50, 60, 10**9):
+        assert_same(index.search(unit_rows(3, seed=1), k), flat.search(unit_rows(3, seed=1), k))
+
+
+def test_each_id_lives_in_its_shard_and_the_kind_says_how_many(index: ShardedIndex) -> None:
+    places = shards_of(np.arange(60), 3)
+    assert contents(index) == [np.flatnonzero(places == shard).tolist() for shard in range(3)]
+    assert (index.kind, index.dim) == ("flat x 3", 16)
+    for other in (True, 1.0, -1, 2**63, "1", 60):
+        assert other not in index
+
+
+@pytest.mark.parametrize(
+    ("ids", "refusal"),
+    [
+        (np.array([100, 101, 102, 59]), IdInvalid),
+        (np.array([100, 101, 102, 100]), IdInvalid),
+        (np.array([100, 101, 102, -1]), IdInvalid),
+        (np.array([100, 101, 102]), IdInvalid),
+        (np.array([100.0, 101.0, 102.0, 103.0]), IdInvalid),
+    ],
+)
+def test_refused_ids_change_no_shard(
+    index: ShardedIndex, unit_rows: UnitRows, ids: Ids, refusal: type[Exception]
+) -> None:
+    before = contents(index)
+    with pytest.raises(refusal):
+        index.add(ids, unit_rows(4, seed=2))
+    with pytest.raises(refusal):
+        index.remove(ids if len(ids) == 4 and ids[3] != 59 else np.array([0, 1, 2, 99]))
+    assert contents(index) == before
+    assert len(index) == 60
+
+
+def test_refused_vectors_and_searches_change_no_shard(
+    index: ShardedIndex, unit_rows: UnitRows
+) -> None:
+    before, ids = contents(index), np.arange(100, 104)
+    good = unit_rows(4, seed=2)
+    one_bad = good.copy()
+    one_bad[3, 2] = np.nan
+    for rows in (one_bad, good * 2, good[:, :8], good.astype(np.float64), np.zeros_like(good)):
+        for call in (
+            lambda rows=rows: index.add(ids, rows),
+            lambda rows=rows: index.search(rows, 1),
+            lambda rows=rows: index.range_search(rows, 0.5),
+        ):
+            with pytest.raises(VectorInvalid):
+                call()
+    for bad in (0, -1, 1.5, True):
+        with pytest.raises(SearchInvalid):
+            index.search(good, bad)  # type: ignore[arg-type]
+    with pytest.raises(SearchInvalid):
+        index.range_search(good, float("nan"))
+    with pytest.raises(IdInvalid):
+        index.vectors(np.array([1, 2, 99]))
+    with pytest.raises(SearchInvalid):
+        open_local(PLAN, 0)
+    assert contents(index) == before
+    index.add(ids, good)
+    assert 103 in index
+
+
+def test_one_id_that_its_shard_refuses_breaks_nothing(
+    index: ShardedIndex, unit_rows: UnitRows
+) -> None:
+    with pytest.raises(IdInvalid):
+        index.add(np.array([7]), unit_rows(1))
+    with pytest.raises(IdInvalid):
+        index.remove(np.array([70]))
+    assert index.search(unit_rows(1), 1).ids.tolist() == [0]
+
+
+@pytest.mark.parametrize("call", EVERY_CALL)
+def test_a_lost_shard_is_never_answered_around(
+    index: ShardedIndex, unit_rows: UnitRows, call: Callable[[ShardedIndex, Vectors], object]
+) -> None:
+    index.shards[1].close()
+    with pytest.raises(ShardLost):
+        index.search(unit_rows(1), 1)
+    with pytest.raises(ShardLost):
+        call(index, unit_rows(4))
+
+
+class FailingShard(LocalShard):
+    """A shard that runs out of memory when it is to change."""
+
+    def add(self, ids: Ids, vectors: Vectors) -> Future[None]:  # noqa: ARG002
+        failed: Future[None] = Future()
+        failed.set_exception(MemoryError())
+        return failed
+
+
+@pytest.mark.parametrize("call", EVERY_CALL)
+def test_a_change_that_reached_some_shards_only_breaks_the_index(
+    unit_rows: UnitRows, call: Callable[[ShardedIndex, Vectors], Any]
+) -> None:
+    index = ShardedIndex(PLAN, [LocalShard(PLAN), FailingShard(PLAN)])
+    with pytest.raises(ShardLost, match=r"MemoryError.*restart"):
+        index.add(np.arange(10), unit_rows(10))
+    assert index.shards[0].count().result() > 0
+    with pytest.raises(ShardLost):
+        call(index, unit_rows(4))
+
+
+def test_a_closed_index_says_so_and_closes_again(index: ShardedIndex, unit_rows: UnitRows) -> None:
+    index.close()
+    index.close()
+    with pytest.raises(ShardLost, match="closed"):
+        index.search(unit_rows(1), 1)
+
+
+def test_a_row_that_float16_takes_out_of_the_tolerance_changes_no_shard(
+    unit_rows: UnitRows,
+) -> None:
+    rows = unit_rows(9)
+    rows[8] = np.random.default_rng(2).standard_normal(16)
+    rows[8] *= 1.00099 / np.linalg.norm(rows[8])
+    with open_local(PLAN, 2) as index:
+        index.add(np.arange(9), rows)
+    plan = ShardPlan("exact8", 16, threads=1, config=SegmentsConfig(rows="float16"))
+    with open_local(plan, 2) as index:
+        with pytest.raises(VectorInvalid):
+            index.add(np.arange(9), rows)
+        assert contents(index) == [[], []]
+        index.add(np.arange(8), rows[:8])
+
+
+def test_removed_references_leave_the_memory_of_all_shards(unit_rows: UnitRows) -> None:
+    config = SegmentsConfig(head_rows=8, dead_share=0.9)
+    with open_local(ShardPlan("exact8", 16, threads=1, config=config), 2) as index:
+        index.add(np.arange(400), unit_rows(400))
+        full = index.account()
+        index.remove(np.arange(1, 400))
+        index.compact()
+        assert (full.references, index.account().references) == (400, 1)
+        assert index.account().total < full.total / 10
+        assert index.search(unit_rows(1), 5).ids.tolist() == [0]
+
+
+def test_a_gallery_over_shards_has_a_watermark(unit_rows: UnitRows) -> None:
+    with open_local(PLAN, 2) as index:
+        gallery = Gallery(index)
+        gallery.add(np.arange(20), unit_rows(20), sequence=5)
+        with pytest.raises(IdInvalid):
+            gallery.add(np.arange(19, 30), unit_rows(11), sequence=6)
+        gallery.remove(np.arange(5), sequence=6)
+        found = gallery.search(unit_rows(1), 100)
+        assert (found.sequence, found.searched, len(found.hits.ids)) == (6, 15, 15)
+        assert np.array_equal(gallery.contents().vectors, unit_rows(20)[5:])
+
+
+def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows: UnitRows) -> None:
+    rows, queries, scanner = unit_rows(500, 64), unit_rows(5, 64, seed=1), Scanner(threads=1)
+    halves = [Exact8Index(64, np.arange(at, 500, 2), rows[at::2], scanner=scanner) for at in (0, 1)]
+    flat = FlatIndex(64)
+    flat.add(np.arange(500), rows)
+    parts = [half.search(queries, 10) for half in halves]
+    whole = merge_hits(parts, 10)
+    assert isinstance(whole, CertifiedHits)
+    assert_same(whole, flat.search(queries, 10))
+    certificate, ours = whole.certificate, [part.certificate for part in parts]
+    assert np.array_equal(certificate.epsilon, np.maximum(ours[0].epsilon, ours[1].epsilon))
+    assert np.array_equal(certificate.rescored, ours[0].rescored + ours[1].rescored)
+    assert (certificate.compared, certificate.kernel) == (500, scanner.kernel)
+    assert certificate.exact
+    assert not isinstance(merge_hits([parts[0], flat.search(queries, 3)], 3), CertifiedHits)
+    scanner.close()
