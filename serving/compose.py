@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,15 +16,15 @@ from engine.matching.documents import Document, FormAuthority
 from engine.matching.holders import ErasureCertificate, erase_holder, find_holder
 from engine.matching.judge import Judge
 from engine.matching.registrar import Registrar, RegistrarConfig
-from engine.matching.restoration import Restored, restore_gallery, save_snapshot
+from engine.matching.restoration import Restored
 from engine.matching.thresholds import Calibration, Thresholds
 from engine.matching.watchlist import WatchList
 from engine.registry.keyring import KeyRing
 from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from indexes import snapshot
-from indexes.gallery import Gallery
+from engine.registry.writer import Writer
+from indexes.upkeep import Upkeep
 from serving.models import (
     build_extractor,
     build_thresholds,
@@ -33,6 +33,7 @@ from serving.models import (
     model_digest,
 )
 from serving.settings import KEY_RING_FILE, SETTINGS_FILE, Chosen, Settings, write_settings
+from serving.snapshots import SnapshotKeeper, gallery_config
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -115,7 +116,7 @@ class Deployment:
         self.home = home
         self.settings = settings
         self._cache = cache
-        self._warn = warn
+        self._upkeep: Upkeep | None = None
         path = home / KEY_RING_FILE
         if not path.exists():
             raise KeyRingMissing(f"no key ring at {path}: put back the one of this deployment")
@@ -123,6 +124,7 @@ class Deployment:
         self.store = Store.open(
             registry_url(home, settings), self.vault, model_digest=model_digest(settings)
         )
+        self._warn = warn
 
     def __enter__(self) -> Self:
         return self
@@ -143,9 +145,14 @@ class Deployment:
         return build_thresholds(self.settings, self.calibration)
 
     @cached_property
+    def _snapshots(self) -> SnapshotKeeper:
+        config = gallery_config(self.settings, near=self.thresholds.review)
+        return SnapshotKeeper(self.store, self.snapshot_folder, config, self._warn)
+
+    @cached_property
     def restored(self) -> Restored:
         """The gallery, brought to the state of the store when it is first asked for."""
-        return restore_gallery(self.store, self.snapshot_folder)
+        return self._snapshots.restore()
 
     @cached_property
     def watchlist(self) -> WatchList:
@@ -170,20 +177,20 @@ class Deployment:
         writer = self.store.writer()
         try:
             self._drop_outdated(writer.sequence)
-            # A crash may have left a replaced snapshot's data, with people erased since.
-            if self.snapshot_folder.is_dir():
-                snapshot.sweep(self.snapshot_folder)
+            self._snapshots.sweep()
             if self.restored.fault is not None:
                 # A later store might believe what this one refuses.
-                self._warn(f"the gallery was rebuilt from the store: {self.restored.fault}")
                 self.remove_snapshot()
             sizes = self.settings.registrar
-            return Registrar(
+            registrar = Registrar(
                 writer, self.judge, RegistrarConfig(sizes.batch_size, sizes.queue_size)
             )
         except BaseException:
             writer.close()
             raise
+        # Where nothing is written there is nothing to keep up with.
+        self._upkeep = Upkeep(self.restored.gallery).start()
+        return registrar
 
     def expect_false_candidates(self, gallery_size: int, score: float) -> dict[str, Any]:
         """How many strangers one search of `gallery_size` references brings at `score`."""
@@ -198,25 +205,11 @@ class Deployment:
 
         False where that failed, which is a warning: the snapshot before it stays.
         """
-        gallery = self.restored.gallery
-        try:
-            save_snapshot(self.store, gallery, self.snapshot_folder)
-        except (OSError, RegistryError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            self._warn(f"the gallery's snapshot was not saved: {reason}")
-            return False
-        # A lease can be lost unnoticed: what another writer has erased since must not stay here.
-        if not self._is_current(gallery):
-            self.remove_snapshot()
-            return False
-        return True
+        return self._snapshots.save(self.restored.gallery)
 
     def remove_snapshot(self) -> None:
         """Removes the snapshot, if there is one; the next start rebuilds the gallery."""
-        try:
-            self._remove_snapshot()
-        except OSError as error:
-            self._warn(f"remove {self.snapshot_folder} by hand: {error.strerror}")
+        self._snapshots.remove()
 
     def erase(self, document: Document, actor: str) -> ErasureCertificate:
         """Erases the holder of a document; afterwards no snapshot on disk has the template.
@@ -225,25 +218,29 @@ class Deployment:
         cannot be removed.
         """
         registrar = self.registrar
-        find_holder(self.store, document, utc_now().date())
-        # The snapshot goes first: a crash in between costs a rebuild, and keeps no erased face.
+        holder = find_holder(self.store, document, utc_now().date())
+        # The snapshot goes first, but for the files that cannot have the face: a crash in between
+        # costs a rebuild, and keeps no erased face.
         had_snapshot = self.snapshot_folder.exists()
-        try:
-            self._remove_snapshot()
-        except OSError as error:
-            raise RegistryError(
-                f"{self.snapshot_folder} cannot be removed ({error.strerror}), so nothing was "
-                "erased: mend its permissions"
-            ) from None
+        trusted = self._snapshots.withdraw(self.restored.gallery, holder.reference_ids)
         certificate = erase_holder(registrar, self.store, document, actor)
-        # Replaced or removed a second time: a process that lost the lease may have saved its own.
+
+        def end(_writer: Writer, _now: datetime) -> None:
+            if had_snapshot:
+                self._snapshots.renew(self.restored.gallery, trusted)
+            else:
+                # A process that lost the lease may have saved its own.
+                self._snapshots.remove()
+
         with suppress(RegistryError):
-            registrar.run(lambda _writer, _now: self._replace_snapshot(had_snapshot))
+            registrar.run(end)
         return certificate
 
     def close(self) -> None:
         """Keeps a snapshot where much has changed, gives back the lease, closes the store."""
         built = self.__dict__
+        if self._upkeep is not None:
+            self._upkeep.close()
         if "registrar" in built:
             # Under the lease, or an erasure in between would find no snapshot to remove. A
             # registrar that has failed keeps none, and its callers know why.
@@ -264,20 +261,10 @@ class Deployment:
             built.pop(part, None)
 
     def _save_grown(self) -> None:
-        grown = abs(len(self.restored.gallery) - self.restored.loaded)
-        if grown + self.restored.replayed > SNAPSHOT_AFTER:
+        gallery = self.restored.gallery
+        grown = abs(len(gallery) - self.restored.loaded)
+        if self.snapshot_folder.exists() and gallery.deadline_s() is not None:
+            # A segment's file has what was removed for as long as there is the segment.
+            self._snapshots.renew(gallery)
+        elif grown + self.restored.replayed > SNAPSHOT_AFTER:
             self.save_snapshot()
-
-    def _remove_snapshot(self) -> None:
-        if self.snapshot_folder.exists():
-            shutil.rmtree(self.snapshot_folder)
-
-    def _replace_snapshot(self, by_another: bool) -> None:
-        if not (by_another and self.save_snapshot()):
-            self.remove_snapshot()
-
-    def _is_current(self, gallery: Gallery) -> bool:
-        try:
-            return self.store.sequence() == gallery.sequence
-        except RegistryError:
-            return False

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from serving.compose import Deployment
     from serving.settings import Settings
 
-PACKAGES = ("numpy", "faiss-cpu", "opencv-python-headless", "onnx", "pillow", "sqlalchemy")
+PACKAGES = ("numpy", "numba", "faiss-cpu", "opencv-python-headless", "onnx", "pillow", "sqlalchemy")
 RUNTIMES = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu")
 FAST_FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_int8")
 """CPU instructions that the int8 and float32 kernels gain from, the common ones first."""
@@ -181,10 +181,12 @@ def _describe_registry(deployment: Deployment) -> str:
 def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
     restored = deployment.restored
     gallery = restored.gallery
-    different = _count_differences(deployment.store, gallery)
+    is_rounded = deployment.settings.gallery.rows == "float16"
+    different = _count_differences(deployment.store, gallery, is_rounded)
     if not different and gallery.sequence == deployment.store.sequence():
         detail = f"{len(gallery):,} references at sequence {gallery.sequence}, equal to the store"
         yield Finding("gallery", State.OK, detail)
+        yield Finding("index", State.OK, _describe_index(gallery))
     else:
         detail = (
             f"{len(gallery):,} references at sequence {gallery.sequence}, {different:,} unlike the "
@@ -203,17 +205,33 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
         yield Finding("snapshot", State.OK, detail)
 
 
-def _count_differences(store: Store, gallery: Gallery) -> int:
+def _describe_index(gallery: Gallery) -> str:
+    from engine.matching.restoration import sealed_segments  # noqa: PLC0415 - as above
+
+    account = gallery.account()
+    parts = [gallery.kind, f"{account.bytes_per_reference:,.0f} bytes a reference"]
+    segments = sealed_segments(gallery)
+    if segments:
+        removed = sum(segment.removed for segment in segments)
+        parts.append(f"{len(segments)} segments with {removed:,} removed references in them")
+    return ", ".join(parts)
+
+
+def _count_differences(store: Store, gallery: Gallery, is_rounded: bool) -> int:
     """References that one side lacks or has with another template; the store's are all opened.
 
-    Ids alone would not tell: a store restored from a backup gives them out again.
+    Ids alone would not tell: a store restored from a backup gives them out again. With
+    `is_rounded` the gallery has the templates as float16 keeps them.
     """
+    from indexes.segmented.rewriting import narrowed  # noqa: PLC0415 - it loads the kernels
+
     matched, different = 0, 0
     held = gallery.ids
     for chunk in store.references():
         is_held = np.isin(chunk.ids, held)
         found = gallery.vectors(chunk.ids[is_held])
-        is_equal = (found == chunk.vectors[is_held]).all(axis=1)
+        stored = chunk.vectors[is_held]
+        is_equal = (found == (narrowed(stored) if is_rounded else stored)).all(axis=1)
         matched += int(is_held.sum())
         different += int((~is_held).sum()) + int((~is_equal).sum())
     return different + len(held) - matched

@@ -9,10 +9,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -81,6 +88,33 @@ class RegistrarSettings(_Section):
     queue_size: int = Field(default=1024, ge=1)
 
 
+class GallerySettings(_Section):
+    """How the gallery is searched, and where its vectors are kept."""
+
+    kind: Literal["exact8", "flat", "fastscan", "ivf", "hnsw"] = Field(
+        default="exact8",
+        description="exact8 and flat find all; the others miss some (see sosie index advise)",
+    )
+    rows: Literal["float32", "float16"] = Field(
+        default="float32", description="exact8: float16 takes 256 bytes a reference less at 128-d"
+    )
+    mapped: bool = Field(
+        default=False, description="exact8: vectors stay in the snapshot's files, read on demand"
+    )
+    head_rows: int = Field(
+        default=8192, ge=64, le=1 << 20, description="exact8: references that make a segment"
+    )
+    erasure_deadline_h: float = Field(
+        default=24, ge=0, le=8760, description="hours until what was removed has left all memory"
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.kind != "exact8" and (self.mapped or self.rows != "float32"):
+            raise ValueError("rows and mapped are for kind exact8")
+        return self
+
+
 class Settings(BaseSettings):
     """All settings; the environment's SOSIE_MODELS__PROVIDER overrides `[models] provider`."""
 
@@ -92,6 +126,7 @@ class Settings(BaseSettings):
     models: ModelSettings = ModelSettings()
     thresholds: ThresholdSettings = ThresholdSettings()
     registrar: RegistrarSettings = RegistrarSettings()
+    gallery: GallerySettings = GallerySettings()
 
     @classmethod
     def settings_customise_sources(
@@ -124,8 +159,9 @@ def make_settings(given: Chosen) -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
+        fault = first["msg"].removeprefix("Value error, ")
         raise RequestError(
-            f"setting {where}: {first['msg']}; mend {SETTINGS_FILE} or the environment"
+            f"setting {where}: {fault}; mend {SETTINGS_FILE} or the environment"
         ) from None
     except SettingsError:
         # Its text quotes the value, which may be a secret.

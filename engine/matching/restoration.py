@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from engine.registry.records import ReferenceChunk
 from engine.registry.store import Store
-from indexes import snapshot
 from indexes.errors import IndexFault, SnapshotMissing
-from indexes.flat import FlatIndex
+from indexes.exact.exact8 import Exact8Index
 from indexes.gallery import Gallery
-from indexes.manifest import Header, Origin
+from indexes.kinds import measured_near, open_index
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
+from indexes.snapshots import snapshot
+from indexes.snapshots.manifest import Header, Origin, SegmentEntry
+from indexes.snapshots.snapshot import Opening
+
+_log = logging.getLogger(__name__)
+# What is read from the store before it is added, so that large segments come of a rebuild.
+BULK_BYTES = 1 << 29
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryConfig:
+    """The kind of index behind the gallery.
+
+    `segments` and `mapped` are for `exact8`, see `Opening`. `near` is for a kind that misses some:
+    the score from which it measures its misses.
+    """
+
+    kind: str = SegmentedIndex.kind
+    segments: SegmentsConfig = field(default_factory=SegmentsConfig)
+    mapped: bool = False
+    near: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,16 +54,23 @@ class Restored:
     fault: str | None = None
 
 
-def restore_gallery(store: Store, folder: Path) -> Restored:
+def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = None) -> Restored:
     """Opens the snapshot in `folder` and replays the store above its watermark.
 
-    Damage, a snapshot of another model or key ring, or one of another history (the store was
-    restored from a backup since) means a rebuild from the store: never a wrong answer.
+    Damage, a snapshot of another model, key ring or kind, or one of another history (the store
+    was restored from a backup since) means a rebuild from the store and a line in the log: never
+    a wrong answer.
     """
+    config = config or GalleryConfig()
+    approximate = measured_near(config.kind, config.near)
     fault = None
     try:
         gallery = snapshot.load(
-            folder, origin_of(store), store.vault.sealer(), lambda header: _is_past(store, header)
+            folder,
+            origin_of(store, config),
+            store.vault.sealer(),
+            lambda header: _is_past(store, header),
+            Opening(config.segments, approximate, mapped=config.mapped),
         )
         loaded = len(gallery)
         return Restored(gallery, loaded, _replay(store, gallery))
@@ -46,18 +78,75 @@ def restore_gallery(store: Store, folder: Path) -> Restored:
         pass
     except IndexFault as error:
         fault = str(error)
-    gallery = Gallery(FlatIndex(store.vault.dim))
+        _log.warning("the gallery is rebuilt from the store: %s", fault)
+    own = config.segments if config.kind == SegmentedIndex.kind else approximate
+    gallery = Gallery(open_index(config.kind, store.vault.dim, own))
     return Restored(gallery, 0, _replay(store, gallery), fault)
 
 
-def save_snapshot(store: Store, gallery: Gallery, folder: Path) -> None:
-    """Keeps the gallery for the next start; to be called by the writer."""
+def save_snapshot(
+    store: Store,
+    gallery: Gallery,
+    folder: Path,
+    config: GalleryConfig | None = None,
+    trusted: Collection[SegmentEntry] = (),
+) -> None:
+    """Keeps the gallery for the next start; to be called by the writer.
+
+    `config` is what the gallery was restored with, `trusted` what `withdraw_snapshot` returned.
+    """
+    config = config or GalleryConfig()
     snapshot.save(
         folder,
         gallery,
-        origin_of(store),
+        origin_of(store, config),
         store.vault.sealer(),
         read_mark=lambda: _write_mark(*store.audit_head()),
+        trusted=trusted,
+        mapped=config.mapped,
+    )
+
+
+def withdraw_snapshot(
+    store: Store,
+    gallery: Gallery,
+    folder: Path,
+    ids: Collection[int],
+    config: GalleryConfig | None = None,
+) -> tuple[SegmentEntry, ...]:
+    """Takes the snapshot out of force and removes every file that may hold one of the references.
+
+    The files that stay are those of segments that the gallery still has and that have lost no
+    reference yet; what is returned lets the next save name them again.
+    """
+    wanted = np.array(sorted(ids), np.int64)
+    clean = [
+        segment.name
+        for segment in sealed_segments(gallery)
+        if not segment.removed and not segment.find(wanted)[1].any()
+    ]
+    origin = origin_of(store, config)
+    return snapshot.withdraw(folder, origin, store.vault.sealer(), clean)
+
+
+def sealed_segments(gallery: Gallery) -> tuple[Exact8Index, ...]:
+    """The segments of a gallery that has some, to be looked at; none where it has not."""
+    if gallery.kind != SegmentedIndex.kind:
+        return ()
+    pinned = gallery.pin()
+    return pinned.segments[: len(pinned.segments) - pinned.head]
+
+
+def origin_of(store: Store, config: GalleryConfig | None = None) -> Origin:
+    """What a snapshot must come from to be of any use to this store."""
+    config = config or GalleryConfig()
+    return Origin(
+        index_kind=config.kind,
+        dim=store.vault.dim,
+        model_digest=store.model_digest,
+        key_id=store.vault.rotation_id,
+        deployment_id=store.vault.deployment_id,
+        precision=config.segments.rows,
     )
 
 
@@ -76,17 +165,6 @@ def _is_past(store: Store, header: Header) -> bool:
     return digest is not None and header.mark == _write_mark(number, digest)
 
 
-def origin_of(store: Store) -> Origin:
-    """What a snapshot must come from to be of any use to this store."""
-    return Origin(
-        index_kind=FlatIndex.kind,
-        dim=store.vault.dim,
-        model_digest=store.model_digest,
-        key_id=store.vault.rotation_id,
-        deployment_id=store.vault.deployment_id,
-    )
-
-
 def _replay(store: Store, gallery: Gallery) -> int:
     """Brings the gallery from its watermark to the store's; returns how many references changed."""
     start, sequence = gallery.sequence, store.sequence()
@@ -95,14 +173,47 @@ def _replay(store: Store, gallery: Gallery) -> int:
         # A commit either adds references or removes some: where both are to be replayed, there
         # are two sequences at least, and the later one is left for what is added.
         gallery.remove(np.array(removed, dtype=np.int64), start + 1)
-    chunks = list(store.references(start))
-    if chunks:
-        gallery.add(
-            np.concatenate([chunk.ids for chunk in chunks]),
-            np.concatenate([chunk.vectors for chunk in chunks]),
-            max(sequence, int(chunks[-1].sequences[-1])),
-        )
-    elif gallery.sequence < sequence:
-        empty = np.empty(0, dtype=np.int64)
-        gallery.remove(empty, sequence)
-    return len(removed) + sum(len(chunk.ids) for chunk in chunks)
+    added = 0
+    for batch in _gather(store.references(start), above=gallery.sequence):
+        # Above that of the removals, which may have been the later ones.
+        gallery.add(batch.ids, batch.vectors, max(int(batch.sequences[-1]), gallery.sequence + 1))
+        added += len(batch.ids)
+    if gallery.sequence < sequence:
+        gallery.remove(np.empty(0, dtype=np.int64), sequence)
+    return len(removed) + added
+
+
+def _gather(chunks: Iterable[ReferenceChunk], above: int) -> Iterator[ReferenceChunk]:
+    """The same references in large pieces; each ends where a sequence does, and above this one."""
+    held: list[ReferenceChunk] = []
+    size_bytes, wanted_bytes = 0, BULK_BYTES
+    for chunk in chunks:
+        held.append(chunk)
+        size_bytes += chunk.vectors.nbytes
+        if size_bytes < wanted_bytes:
+            continue
+        whole = _join(held)
+        # The last sequence may go on in the next chunk.
+        end = int(np.searchsorted(whole.sequences, whole.sequences[-1]))
+        if end and whole.sequences[end - 1] > above:
+            yield _cut(whole, slice(0, end))
+            whole = _cut(whole, slice(end, None))
+        held, size_bytes = [whole], whole.vectors.nbytes
+        # Where hardly anything could be given, joining again at once would bring no more.
+        wanted_bytes = max(BULK_BYTES, 2 * size_bytes)
+    if held:
+        yield _join(held)
+
+
+def _join(chunks: Sequence[ReferenceChunk]) -> ReferenceChunk:
+    if len(chunks) == 1:
+        return chunks[0]
+    return ReferenceChunk(
+        np.concatenate([chunk.ids for chunk in chunks]),
+        np.concatenate([chunk.vectors for chunk in chunks]),
+        np.concatenate([chunk.sequences for chunk in chunks]),
+    )
+
+
+def _cut(chunk: ReferenceChunk, rows: slice) -> ReferenceChunk:
+    return ReferenceChunk(chunk.ids[rows], chunk.vectors[rows].copy(), chunk.sequences[rows])

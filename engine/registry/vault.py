@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from engine.errors import SealBroken
+from engine.registry.filecipher import FileCipher
 from engine.registry.keyring import Key, KeyRing
 
 SEAL_FORMAT = 1
@@ -183,6 +184,11 @@ class SnapshotSealer:
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
+    @property
+    def file_key(self) -> str:
+        """The fingerprint of the data key that new files are sealed with."""
+        return self._vault.ring.active_data_key.fingerprint
+
     def seal(self, data: bytes, context: bytes) -> bytes:
         """Seals a file's bytes for one context."""
         return self._vault.seal(_SNAPSHOT, context.hex(), data)
@@ -190,6 +196,13 @@ class SnapshotSealer:
     def open(self, sealed: bytes, context: bytes) -> bytes:
         """The bytes; `SealBroken` where they are another deployment's or another context's."""
         return self._vault.open(_SNAPSHOT, context.hex(), sealed)
+
+    def file(self, name: str, key: str) -> FileCipher:
+        """The seal of one file; `SealBroken` where the key is not of this ring."""
+        found = [held for held in self._vault.ring.data if held.fingerprint == key]
+        if not found:
+            raise SealBroken("a snapshot's file is sealed with a key that this ring has not")
+        return FileCipher.derive(found[0], self._vault.deployment_id.encode(), name)
 
 
 def rotation_matrix(key: Key, dim: int) -> NDArray[np.float64]:

@@ -22,13 +22,19 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     context: typer.Context,
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="accuracy, extract, registrar …")],
+    suite: Annotated[
+        str,
+        typer.Argument(
+            metavar="SUITE", help="accuracy, extract, registrar, search, join, gallery, curves."
+        ),
+    ],
 ) -> None:
     """Run a benchmark suite.
 
-    Options after its name are the suite's own: --json, --quick for small sizes; and, for
-    extract, --openvino-python, --deepface-python and --face-recognition-python, each the PATH
-    of another venv's Python to compare with. `sosie bench SUITE -- --help` lists them all.
+    Options after its name are the suite's own: --json, --quick for small sizes; for search, join
+    and gallery, --n references of --dim dimensions; and, for extract, --openvino-python,
+    --deepface-python and --face-recognition-python, each the PATH of another venv's Python to
+    compare with. `sosie bench SUITE -- --help` lists them all.
     """
     import subprocess
 

@@ -13,9 +13,10 @@ import pytest
 from engine.errors import RegistryError, WriterBusy
 from engine.matching import holders, restoration
 from engine.matching.documents import Document
-from serving import compose
+from serving import compose, snapshots
 from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.settings import load_settings, make_settings
+from serving.snapshots import gallery_config
 
 NUMBER = "110105199003071239"
 DOCUMENT = Document(type="cn-ric", number=NUMBER, name="any holder")
@@ -69,7 +70,7 @@ def test_a_snapshot_is_saved_while_nobody_else_can_erase(
         refused.append(True)
         restoration.save_snapshot(*arguments)
 
-    monkeypatch.setattr(compose, "save_snapshot", save)
+    monkeypatch.setattr(snapshots, "save_snapshot", save)
     with open_home() as deployment:
         assert deployment.registrar is not None
     assert refused == [True]
@@ -106,6 +107,7 @@ def test_an_erasure_whose_snapshot_cannot_be_saved_leaves_none_and_is_certified(
 ) -> None:
     def erase(*arguments: Any) -> holders.ErasureCertificate:
         made = holders.erase_holder(*arguments)
+        (full_home / "gallery").rmdir()
         (full_home / "gallery").symlink_to("nowhere")
         return made
 
@@ -118,6 +120,27 @@ def test_an_erasure_whose_snapshot_cannot_be_saved_leaves_none_and_is_certified(
     assert len(warnings) == 1
     assert "snapshot" in warnings[0]
     assert not (full_home / "gallery").exists()
+
+
+def test_a_crash_in_an_erasure_leaves_no_file_with_the_face_and_costs_a_rebuild(
+    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: Any) -> None:
+        raise Crash
+
+    with open_home() as deployment:
+        deployment.save_snapshot()
+    with monkeypatch.context() as patched, open_home() as deployment:
+        patched.setattr(compose, "erase_holder", crash)
+        with pytest.raises(Crash):
+            deployment.erase(DOCUMENT, "test")
+    assert list((full_home / "gallery").iterdir()) == []
+    with open_home() as deployment:
+        assert (deployment.restored.loaded, deployment.restored.replayed) == (0, 1)
+        assert deployment.restored.fault is None
 
 
 def test_nothing_is_erased_where_the_snapshot_cannot_be_removed(
@@ -139,7 +162,7 @@ def test_a_save_that_fails_leaves_the_snapshot_before_it(
 
     with open_home() as deployment:
         deployment.save_snapshot()
-    monkeypatch.setattr("indexes.snapshot.publish", fill_the_disk)
+    monkeypatch.setattr("indexes.snapshots.snapshot.publish", fill_the_disk)
     warnings: list[str] = []
     with open_home(warnings.append) as deployment:
         assert deployment.registrar is not None
@@ -170,16 +193,53 @@ def test_a_snapshot_that_cannot_be_saved_swallows_no_answer(
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_snapshot_that_is_refused_is_said_and_removed_by_the_writer(
-    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+    open_home: Open,
+    full_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with open_home() as deployment:
         assert deployment.registrar is not None
-    data = next((full_home / "gallery").glob("data-*"))
+    data = next((full_home / "gallery").glob("state-*"))
     data.write_bytes(data.read_bytes()[:-1])
     monkeypatch.setattr(compose, "SNAPSHOT_AFTER", 1_000)
-    said: list[str] = []
-    with open_home(said.append) as deployment:
+    with open_home() as deployment:
         assert len(deployment.registrar.gallery) == 1
         assert not (full_home / "gallery").exists()
+    said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1
     assert "rebuilt from the store" in said[0]
+
+
+def test_the_settings_say_what_gallery_is_opened() -> None:
+    chosen = {"rows": "float16", "mapped": True, "head_rows": 100, "erasure_deadline_h": 2}
+    config = gallery_config(make_settings({"gallery": chosen}), near=0.57)
+    assert (config.kind, config.mapped) == ("exact8", True)
+    assert (config.segments.rows, config.segments.head_rows) == ("float16", 100)
+    assert config.segments.erasure_deadline_s == 7200
+
+
+@pytest.mark.parametrize("kind", ["exact8", "flat", "fastscan", "ivf", "hnsw"])
+def test_every_kind_comes_from_its_snapshot_at_the_next_start(
+    kind: str, full_home: Path, tmp_path: Path
+) -> None:
+    settings = make_settings({"gallery": {"kind": kind}})
+    for loaded in (0, 1):
+        with Deployment(full_home, settings, tmp_path / "cache") as deployment:
+            assert deployment.restored.gallery.kind == kind
+            assert (deployment.restored.loaded, deployment.restored.fault) == (loaded, None)
+            deployment.save_snapshot()
+
+
+def test_what_was_removed_leaves_the_snapshot_when_the_writer_closes(
+    full_home: Path, open_home: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_home() as deployment:
+        deployment.save_snapshot()
+    before = {path.name for path in (full_home / "gallery").iterdir()}
+    with open_home() as deployment:
+        assert deployment.registrar.gallery.deadline_s() is None
+        # As a removal that was replayed over a segment leaves it.
+        monkeypatch.setattr(deployment.restored.gallery, "deadline_s", lambda: 0.0)
+    after = {path.name for path in (full_home / "gallery").iterdir()}
+    assert after & before == {"manifest"}

@@ -70,12 +70,32 @@ def test_a_settings_file_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[models]\nthread = 1\n", "[thresholds]\nverify_fmr = 0\n", "[nonsense]\n", "= ="]
+    "text",
+    [
+        "[models]\nthread = 1\n",
+        "[thresholds]\nverify_fmr = 0\n",
+        "[nonsense]\n",
+        "= =",
+        '[gallery]\nkind = "annoy"\n',
+        "[gallery]\nhead_rows = 1\n",
+        "[gallery]\nerasure_deadline_h = -1\n",
+        '[gallery]\nrows = "float64"\n',
+        '[gallery]\nkind = "flat"\nmapped = true\n',
+        '[gallery]\nkind = "ivf"\nrows = "float16"\n',
+    ],
 )
 def test_what_is_misspelt_or_out_of_range_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / SETTINGS_FILE).write_text(text)
     with pytest.raises(RequestError, match=SETTINGS_FILE):
         load_settings(tmp_path)
+
+
+def test_a_file_of_before_there_was_a_choice_of_gallery_means_the_exact_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / SETTINGS_FILE).write_text("[models]\nthreads = 3\n")
+    gallery = load_settings(tmp_path).gallery
+    assert (gallery.kind, gallery.rows, gallery.mapped) == ("exact8", "float32", False)
 
 
 def test_no_secret_shows_in_the_text_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:

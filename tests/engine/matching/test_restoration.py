@@ -1,15 +1,29 @@
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
-from engine.matching.restoration import restore_gallery, save_snapshot
+from engine.matching import restoration
+from engine.matching.holders import erase_holder
+from engine.matching.restoration import (
+    GalleryConfig,
+    restore_gallery,
+    save_snapshot,
+    sealed_segments,
+    withdraw_snapshot,
+)
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from indexes.segmented.merging import SegmentsConfig
+from indexes.snapshots.mapped import MappedRows
+
+SMALL = GalleryConfig(segments=SegmentsConfig(head_rows=2, fan=100))
 
 
 def test_a_gallery_comes_from_the_snapshot_and_from_what_was_committed_after(lab: Any) -> None:
@@ -24,15 +38,21 @@ def test_a_gallery_comes_from_the_snapshot_and_from_what_was_committed_after(lab
         np.testing.assert_array_equal(replayed.gallery.ids, registrar.gallery.ids)
 
 
-def test_a_damaged_snapshot_means_a_rebuild_that_says_why(lab: Any) -> None:
+def test_a_damaged_snapshot_means_a_rebuild_that_says_why(
+    lab: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request() for _ in range(3)])
         save_snapshot(lab.store, registrar.gallery, lab.folder)
-    data = next(lab.folder.glob("data-*"))
+    data = next(lab.folder.glob("state-*"))
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
-    restored = restore_gallery(lab.store, lab.folder)
+    with caplog.at_level(logging.WARNING):
+        restored = restore_gallery(lab.store, lab.folder)
+    (record,) = caplog.records
+    assert "rebuilt from the store" in record.getMessage()
+    assert "\n" not in record.getMessage()
     assert (restored.loaded, restored.replayed) == (0, 3)
     assert restored.fault is not None
     assert "\n" not in restored.fault
@@ -76,3 +96,110 @@ def test_a_snapshot_of_another_deployment_is_not_believed(lab: Any, sqlite_url: 
         restored = restore_gallery(foreign, lab.folder)
     assert len(restored.gallery) == 0
     assert restored.fault is not None
+
+
+@pytest.mark.parametrize("kind", ["exact8", "flat", "fastscan", "ivf", "hnsw"])
+def test_every_kind_comes_back_from_its_own_snapshot_and_from_no_other(lab: Any, kind: str) -> None:
+    config = GalleryConfig(kind=kind)
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(3)])
+    built = restore_gallery(lab.store, lab.folder, config).gallery
+    assert built.kind == kind
+    save_snapshot(lab.store, built, lab.folder, config)
+    restored = restore_gallery(lab.store, lab.folder, config)
+    assert (restored.loaded, restored.fault) == (3, None)
+    np.testing.assert_array_equal(restored.gallery.contents().vectors, built.contents().vectors)
+    other = GalleryConfig(kind="flat" if kind != "flat" else "exact8")
+    fallen_back = restore_gallery(lab.store, lab.folder, other)
+    assert (fallen_back.loaded, fallen_back.replayed) == (0, 3)
+    assert "index_kind" in (fallen_back.fault or "")
+
+
+def test_rows_of_another_precision_are_not_mixed(lab: Any) -> None:
+    narrow = GalleryConfig(segments=SegmentsConfig(rows="float16"))
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(3)])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    rebuilt = restore_gallery(lab.store, lab.folder, narrow)
+    assert "precision" in (rebuilt.fault or "")
+    rows = restore_gallery(lab.store, lab.folder).gallery.contents().vectors
+    rounded = rows.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(rebuilt.gallery.contents().vectors, rounded)
+
+
+def test_a_rebuild_in_pieces_is_the_rebuild_in_one(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lab.registrar() as registrar:
+        for size in (1, 5, 2, 3, 1, 4):
+            registrar.enroll([lab.request() for _ in range(size)])
+        expected = registrar.gallery.contents()
+    monkeypatch.setattr("engine.registry.reader.TEMPLATES_PER_CHUNK", 2)
+    for bulk_bytes in (1, 1000, 2000, 1 << 20):
+        monkeypatch.setattr(restoration, "BULK_BYTES", bulk_bytes)
+        restored = restore_gallery(lab.store, lab.folder, SMALL)
+        found = restored.gallery.contents()
+        assert (restored.replayed, found.sequence) == (16, expected.sequence)
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
+def test_a_rebuild_makes_one_segment_of_many_references(lab: Any) -> None:
+    with lab.registrar() as registrar:
+        for _ in range(3):
+            registrar.enroll([lab.request() for _ in range(8)])
+    (segment,) = sealed_segments(restore_gallery(lab.store, lab.folder, SMALL).gallery)
+    assert len(segment) == 24
+
+
+@pytest.mark.parametrize("bulk_bytes", [1, 1 << 20])
+def test_removals_and_additions_are_replayed_whichever_came_last(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, bulk_bytes: int
+) -> None:
+    monkeypatch.setattr(restoration, "BULK_BYTES", bulk_bytes)
+    requests = [lab.request() for _ in range(4)]
+    with lab.registrar() as registrar:
+        registrar.enroll(requests[:2])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+        for turn in range(2):
+            registrar.enroll([requests[2 + turn]])
+            erase_holder(registrar, lab.store, requests[turn].document, "test")
+            restored = restore_gallery(lab.store, lab.folder)
+            assert (restored.loaded, restored.replayed) == (2, 2 * (turn + 1))
+            found, expected = restored.gallery.contents(), registrar.gallery.contents()
+            assert found.sequence == expected.sequence
+            np.testing.assert_array_equal(found.ids, expected.ids)
+            np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
+def test_a_withdrawal_keeps_only_files_that_hold_no_erased_face(lab: Any) -> None:
+    gallery = restore_gallery(lab.store, lab.folder, SMALL).gallery
+    with lab.registrar(gallery=gallery) as registrar:
+        for _ in range(3):
+            registrar.enroll([lab.request() for _ in range(2)])
+            gallery.settle()
+    save_snapshot(lab.store, gallery, lab.folder, SMALL)
+    first, second, _ = sealed_segments(gallery)
+    # One has the reference that goes now, another has lost one already.
+    gallery.remove(second.ids[:1], gallery.sequence + 1)
+    trusted = withdraw_snapshot(lab.store, gallery, lab.folder, first.ids[:1].tolist(), SMALL)
+    assert len(trusted) == 1
+    assert [path.name for path in lab.folder.iterdir()] == [f"segment-{trusted[0].file.name}"]
+    assert restore_gallery(lab.store, lab.folder, SMALL).loaded == 0
+    save_snapshot(lab.store, gallery, lab.folder, SMALL, trusted)
+    assert (lab.folder / f"segment-{trusted[0].file.name}").exists()
+    assert len(list(lab.folder.glob("segment-*"))) == 3
+
+
+def test_a_mapped_gallery_is_that_of_the_store(lab: Any) -> None:
+    mapped = replace(SMALL, mapped=True)
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(12)])
+        expected = registrar.gallery.contents()
+    gallery = restore_gallery(lab.store, lab.folder, mapped).gallery
+    save_snapshot(lab.store, gallery, lab.folder, mapped)
+    restored = restore_gallery(lab.store, lab.folder, mapped)
+    assert (restored.loaded, restored.fault) == (12, None)
+    for each in (gallery, restored.gallery):
+        assert all(isinstance(one.rows, MappedRows) for one in sealed_segments(each))
+        np.testing.assert_array_equal(each.contents().vectors, expected.vectors)

@@ -24,7 +24,7 @@ def test_a_sound_deployment_is_well(full_home: Path, sosie: Any) -> None:
     found = states(outcome)
     assert set(found) >= {
         "python", "cpu", "memory", "packages", "runtime", "cache", "detector", "embedder",
-        "calibration", "key ring", "registry", "gallery", "snapshot", "audit chain",
+        "calibration", "key ring", "registry", "gallery", "index", "snapshot", "audit chain",
     }  # fmt: skip
     assert all(state != "broken" for state in found.values())
     assert len(sosie("doctor", "--home", full_home).out.splitlines()) == len(found)
@@ -71,13 +71,37 @@ def test_a_damaged_snapshot_is_a_warning_and_harms_nothing(
 ) -> None:
     with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
         deployment.save_snapshot()
-    for data in (full_home / "gallery").glob("data-*"):
+    for data in (full_home / "gallery").glob("state-*"):
         data.write_bytes(data.read_bytes()[:-1])
     outcome = sosie("doctor", "--home", full_home, "--json")
     assert outcome.code == 0
     assert states(outcome)["snapshot"] == "warning"
     assert states(outcome)["gallery"] == "ok"
     assert sosie("search", photographs.later, "--home", full_home).code == 0
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"KIND": "flat"},
+        {"KIND": "ivf"},
+        {"ROWS": "float16"},
+        {"MAPPED": "true"},
+        {"ROWS": "float16", "MAPPED": "true"},
+    ],
+    ids=str,
+)
+def test_every_choice_of_gallery_is_equal_to_the_store(
+    chosen: dict[str, str], full_home: Path, sosie: Any, photographs: Any
+) -> None:
+    variables = {f"SOSIE_GALLERY__{name}": value for name, value in chosen.items()}
+    outcome = sosie("doctor", "--home", full_home, "--json", env=variables)
+    assert outcome.code == 0
+    (index,) = [one for one in outcome.json["checks"] if one["subject"] == "index"]
+    assert index["detail"].startswith(chosen.get("KIND", "exact8"))
+    assert "bytes a reference" in index["detail"]
+    found = sosie("search", photographs.later, "--home", full_home, "--json", env=variables)
+    assert found.json["found"] == 1
 
 
 def test_a_cache_that_cannot_be_made_is_broken(sosie: Any, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_an_erased_face_is_in_no_snapshot(full_home: Path, sosie: Any, tmp_path:
     old = shutil.copytree(full_home / "gallery", tmp_path / "old")
     assert sosie("erase", *DOCUMENT, "--yes", "--home", full_home).code == 0
     kept = {path.name for path in (full_home / "gallery").iterdir()}
-    assert not kept & {path.name for path in old.glob("data-*")}
+    assert not kept & {path.name for path in old.glob("*-*")}
     with open_home(full_home, tmp_path) as deployment:
         assert (deployment.restored.loaded, deployment.restored.replayed) == (0, 0)
         assert deployment.restored.fault is None

@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-HEAVY = ("numpy", "cv2", "onnx", "onnxruntime", "sqlalchemy", "faiss", "matplotlib", "pydantic")
+HEAVY = (
+    "numpy",
+    "numba",
+    "cv2",
+    "onnx",
+    "onnxruntime",
+    "sqlalchemy",
+    "faiss",
+    "matplotlib",
+    "pydantic",
+)
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -41,7 +51,7 @@ from serving.cli.main import app
 try:
     app(["verify", {str(photographs.live)!r}, {str(photographs.portrait)!r}])
 except SystemExit as end:
-    print([name for name in ("sqlalchemy", "faiss", "matplotlib") if name in sys.modules])
+    print([name for name in ("sqlalchemy", "faiss", "numba", "matplotlib") if name in sys.modules])
     raise
 """
     done = subprocess.run(

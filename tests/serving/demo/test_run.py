@@ -44,7 +44,7 @@ def test_only_newcomers_leave_a_reference_and_a_retry_gets_the_stored_answer(pla
     assert [scene["references_added"] for scene in scenes] == [1, 0, 0, 0, 0, 0, 1, 0, 0]
     assert [scene["is_repeated"] for scene in scenes] == [False] * 8 + [True]
     assert scenes[8]["scores"] == scenes[0]["scores"]
-    assert played.report["gallery"] == {"synthetic": 500, "references": 502, "index": "flat"}
+    assert played.report["gallery"] == {"synthetic": 500, "references": 502, "index": "exact8"}
 
 
 def test_subscriber_and_thief_are_shown_in_true_second_photographs(played: Any) -> None:

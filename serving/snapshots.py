@@ -1,0 +1,114 @@
+"""Keeps a deployment's gallery on the disk from one start to the next."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from engine.errors import RegistryError
+from engine.matching.restoration import (
+    GalleryConfig,
+    Restored,
+    restore_gallery,
+    save_snapshot,
+    withdraw_snapshot,
+)
+from engine.registry.store import Store
+from indexes.gallery import Gallery
+from indexes.segmented.merging import SegmentsConfig
+from indexes.snapshots import snapshot
+from indexes.snapshots.manifest import SegmentEntry
+from serving.settings import Settings
+
+
+def gallery_config(settings: Settings, near: float) -> GalleryConfig:
+    """How the settings want the gallery, in which faces that score `near` are in question."""
+    chosen = settings.gallery
+    segments = SegmentsConfig(
+        head_rows=chosen.head_rows,
+        erasure_deadline_s=3600 * chosen.erasure_deadline_h,
+        rows=chosen.rows,
+    )
+    return GalleryConfig(chosen.kind, segments, chosen.mapped, near)
+
+
+class SnapshotKeeper:
+    """One deployment's snapshot; whatever changes it is for the holder of the writer's lease.
+
+    `warn` is told, in one line, what could not be done.
+    """
+
+    def __init__(
+        self, store: Store, folder: Path, config: GalleryConfig, warn: Callable[[str], None]
+    ) -> None:
+        self.folder = folder
+        self._store = store
+        self._config = config
+        self._warn = warn
+
+    def restore(self) -> Restored:
+        """The gallery, brought to the state of the store."""
+        return restore_gallery(self._store, self.folder, self._config)
+
+    def sweep(self) -> None:
+        """Removes what a crash may have left of a replaced snapshot, with people erased since."""
+        if self.folder.is_dir():
+            snapshot.sweep(self.folder)
+
+    def save(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> bool:
+        """Replaces the snapshot; `trusted` are the files that a withdrawal left.
+
+        False where that failed, which is a warning: the snapshot before it stays.
+        """
+        try:
+            save_snapshot(self._store, gallery, self.folder, self._config, trusted)
+        except (OSError, RegistryError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self._warn(f"the gallery's snapshot was not saved: {reason}")
+            return False
+        # A lease can be lost unnoticed: what another writer has erased since must not stay here.
+        if not self._is_current(gallery):
+            self.remove()
+            return False
+        return True
+
+    def withdraw(self, gallery: Gallery, ids: Collection[int]) -> tuple[SegmentEntry, ...]:
+        """Leaves, of the snapshot, only files that cannot have one of these references.
+
+        `RegistryError` where they cannot be removed.
+        """
+        if not self.folder.exists():
+            return ()
+        try:
+            return withdraw_snapshot(self._store, gallery, self.folder, ids, self._config)
+        except OSError as error:
+            raise RegistryError(
+                f"{self.folder} cannot be removed ({error.strerror}), so nothing was "
+                "erased: mend its permissions"
+            ) from None
+
+    def renew(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> None:
+        """Replaces the snapshot by one without any removed row, or by none."""
+        try:
+            gallery.compact()
+        except MemoryError:
+            self._warn("the gallery's snapshot was not saved: too little memory")
+            self.remove()
+            return
+        if not self.save(gallery, trusted):
+            self.remove()
+
+    def remove(self) -> None:
+        """Removes the snapshot, if there is one; the next start rebuilds the gallery."""
+        try:
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+        except OSError as error:
+            self._warn(f"remove {self.folder} by hand: {error.strerror}")
+
+    def _is_current(self, gallery: Gallery) -> bool:
+        try:
+            return self._store.sequence() == gallery.sequence
+        except RegistryError:
+            return False
