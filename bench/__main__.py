@@ -21,11 +21,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Measure what targets.toml promises. Ends with 1 where a measured figure misses its goal.",
 )
+REPORTS = Path(__file__).parent / "reports"
+IMAGES = Path(__file__).parents[1] / "docs" / "img"
 Suite = Callable[[], tuple[tuple[Result, ...], dict[str, Measured]]]
 
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes: to try it, not to measure.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")]
 Targets = Annotated[Path, typer.Option(metavar="FILE", help="Goals other than the project's.")]
+Dim = Annotated[int, typer.Option(min=8, max=4096, help="Dimensions of a face.")]
+Graph = Annotated[bool, typer.Option(help="Build hnswlib's graph too, which takes minutes.")]
 Faces = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Photographs in LFW's layout, a folder a person."),
@@ -118,6 +122,112 @@ def registrar(
     sizes |= {name: value for name, value in given.items() if value is not None}
     report, goals = _measure("registrar", lambda: run(RegistrarConfig(seed=seed, **sizes)), targets)
     _show(report, goals, as_json)
+
+
+@app.command()
+def search(
+    as_json: JsonFlag = False,
+    quick: Quick = False,
+    n: Annotated[int | None, typer.Option(min=1_000, help="References in the gallery.")] = None,
+    dim: Dim = 128,
+    graph: Graph = True,
+    seed: Seed = 0,
+    targets: Targets = TARGETS,
+    debug: Debug = False,
+) -> None:
+    """One against all: exactness, speed and recall, beside FAISS, usearch and hnswlib."""
+    from bench.search import QUICK, SearchConfig, run
+
+    del debug
+    sizes: dict[str, Any] = dict(QUICK) if quick else {}
+    sizes |= {} if n is None else {"references": n}
+    config = SearchConfig(dim=dim, has_graph=graph, seed=seed, **sizes)
+    report, goals = _measure("search", lambda: run(config), targets)
+    _show(report, goals, as_json)
+
+
+@app.command()
+def join(
+    as_json: JsonFlag = False,
+    quick: Quick = False,
+    n: Annotated[int | None, typer.Option(min=1_000, help="References joined.")] = None,
+    dim: Dim = 128,
+    seed: Seed = 0,
+    targets: Targets = TARGETS,
+    debug: Debug = False,
+) -> None:
+    """All against all: comparisons a second, beside the machine's int8 ceiling."""
+    from bench.join import QUICK, JoinConfig, run
+
+    del debug
+    sizes: dict[str, Any] = dict(QUICK) if quick else {}
+    sizes |= {} if n is None else {"references": n}
+    config = JoinConfig(dim=dim, seed=seed, **sizes)
+    report, goals = _measure("join", lambda: run(config), targets)
+    _show(report, goals, as_json)
+
+
+@app.command()
+def gallery(
+    as_json: JsonFlag = False,
+    quick: Quick = False,
+    n: Annotated[int | None, typer.Option(min=1_000, help="References in the gallery.")] = None,
+    dim: Dim = 128,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="On the disk to measure; /var/tmp if none.")
+    ] = None,
+    seed: Seed = 0,
+    targets: Targets = TARGETS,
+    debug: Debug = False,
+) -> None:
+    """Memory, growth, snapshots, erasure, shards; searching while everything changes."""
+    from bench.gallery import QUICK, GalleryConfig, run
+
+    del debug
+    sizes: dict[str, Any] = dict(QUICK) if quick else {}
+    given = {"references": n, "folder": folder}
+    sizes |= {name: value for name, value in given.items() if value is not None}
+    config = GalleryConfig(dim=dim, seed=seed, **sizes)
+    report, goals = _measure("gallery", lambda: run(config), targets)
+    _show(report, goals, as_json)
+
+
+@app.command()
+def curves(
+    as_json: JsonFlag = False,
+    quick: Quick = False,
+    n: Annotated[int | None, typer.Option(min=1_000, help="References at the end.")] = None,
+    dim: Dim = 128,
+    graph: Graph = True,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Latency against the size of the gallery, recall against speed: for `plots`."""
+    from bench.curves import QUICK, CurvesConfig, run
+
+    del debug
+    sizes: dict[str, Any] = dict(QUICK) if quick else {}
+    sizes |= {} if n is None else {"references": n}
+    config = CurvesConfig(dim=dim, has_graph=graph, seed=seed, **sizes)
+    report, goals = _measure("curves", lambda: run(config), TARGETS)
+    _show(report, goals, as_json)
+
+
+@app.command()
+def plots(
+    report: Annotated[
+        Path, typer.Option(metavar="FILE", help="What `curves --json` wrote.")
+    ] = REPORTS / "curves.json",
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")] = IMAGES,
+    debug: Debug = False,
+) -> None:
+    """Draw latency.png and recall.png from the report of `curves`."""
+    from bench.plots import draw_plots
+    from serving.cli.output import print_line
+
+    del debug
+    for path in draw_plots(report, folder):
+        print_line(str(path))
 
 
 def _measure(name: str, suite: Suite, targets: Path) -> tuple[Report, Sequence[Goal]]:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+PAUSE_S = 0.03
+"""For so long, at most, the threads of OpenMP spin after a call and keep cores from others."""
+
 Timed = Callable[[], float]
 """Performs the work once; returns its seconds."""
 Seconds = NDArray[np.float64]
@@ -20,6 +23,19 @@ def timed(action: Callable[[], object]) -> Timed:
         start = time.perf_counter()
         action()
         return time.perf_counter() - start
+
+    return perform
+
+
+def rested(action: Callable[[], object], calls: int = 1) -> Timed:
+    """Seconds of one call, of so many in a row, after a pause that lets other threads end."""
+
+    def perform() -> float:
+        time.sleep(PAUSE_S)
+        start = time.perf_counter()
+        for _ in range(calls):
+            action()
+        return (time.perf_counter() - start) / calls
 
     return perform
 

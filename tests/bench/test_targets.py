@@ -21,6 +21,21 @@ PROMISED = {
     ("extract", "verify_seconds"): ("at_most", 1.5),
     ("registrar", "decisions_per_second"): ("at_least", 500),
     ("registrar", "wrong_decisions"): ("at_most", 0),
+    ("search", "identical_answers"): ("at_least", 1),
+    ("search", "one_query_speedup"): ("at_least", 6),
+    ("search", "one_query_over_memory"): ("at_most", 1.25),
+    ("search", "batch_speedup"): ("at_least", 12),
+    ("search", "batch_fastscan_speedup"): ("at_least", 1),
+    ("join", "identical_pairs"): ("at_least", 1),
+    ("join", "all_pairs_seconds"): ("at_most", 150),
+    ("join", "comparisons_per_second"): ("at_least", 3.3e9),
+    ("join", "share_of_ceiling"): ("at_least", 0.6),
+    ("join", "flat_speedup"): ("at_least", 25),
+    ("gallery", "bytes_per_reference"): ("at_most", 700),
+    ("gallery", "open_seconds"): ("at_most", 3),
+    ("gallery", "add_microseconds"): ("at_most", 50),
+    ("gallery", "unseen_adds"): ("at_most", 0),
+    ("gallery", "missed_references"): ("at_most", 0),
 }
 
 

@@ -1,0 +1,277 @@
+"""Suite `gallery`: its memory, growth, snapshots, erasure, shards; searching while it changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from bench.ceiling import cores
+from bench.checks import Measured, Skipped
+from bench.commotion import BATCH, PAUSE_S, Commotion, Stage
+from bench.contest import mix, refuse_too_much
+from bench.growth import Growth, grow, open_empty
+from bench.machine import filesystem_of
+from bench.processes import compare_processes
+from bench.report import Figure, Result, Setup
+from bench.search import PROMISED_SIZE, K, size_reason
+from bench.searchers import build_gallery, clock
+from bench.vectors import Faces, Vectors
+from engine.errors import RequestError
+from engine.registry.keyring import KeyRing
+from engine.registry.vault import Vault
+from indexes.account import MemoryAccount
+from indexes.base import Hits
+from indexes.exact.scanner import Scanner
+from indexes.gallery import Gallery
+from indexes.snapshots.manifest import Origin
+from indexes.snapshots.snapshot import Opening, load, save
+
+QUICK = {
+    "references": 20_000,
+    "singles": 2_000,
+    "looks": 50,
+    "commotion_s": 3.0,
+    "removed": 200,
+    "batch": 32,
+    "rounds": 2,
+}
+BATCHES, SINGLES = f"batches of {BATCH}, from none to all", "one by one, after all"
+
+_INDEXES_AT_ONCE = 6
+_CHANGED = 1_000
+# Ids of references that a measurement adds for itself.
+_FAR_ID = 1 << 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryConfig:
+    """`singles` are added one by one to the full gallery, all references before in batches.
+
+    `looks`: how many adds of each kind are searched for. `removed`: references erased at once.
+    """
+
+    references: int = 1_000_000
+    dim: int = 128
+    singles: int = 40_000
+    looks: int = 500
+    commotion_s: float = 20.0
+    removed: int = 1_000
+    batch: int = 256
+    rounds: int = 9
+    folder: Path = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A snapshot: seconds and bytes to write it, and again after a change; seconds to open it."""
+
+    save_s: float
+    size_bytes: int
+    again_s: float
+    again_bytes: int
+    open_s: float
+    open_mapped_s: float
+    mapped: MemoryAccount
+    same: bool
+
+
+def run(config: GalleryConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+    """All results of the suite, and the figures that its goals name."""
+    refuse_too_much(config.references, config.dim, _INDEXES_AT_ONCE)
+    if not config.folder.is_dir() or not os.access(config.folder, os.W_OK):
+        raise RequestError("no folder to write to: give another as --folder")
+    faces = Faces(config.references, config.dim, config.seed)
+    scanner = Scanner()
+    setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
+    probes = mix(faces, config.batch)
+    gallery, built = build_gallery(faces.references, scanner)
+    shards = compare_processes(gallery, faces.references, probes, K, config.rounds, setup)
+    account = gallery.account()
+    with TemporaryDirectory(prefix="sosie-bench-", dir=config.folder) as folder:
+        opened = _snapshot(gallery, faces, probes, Path(folder) / "gallery", scanner)
+        setup_disk = setup | {"filesystem": filesystem_of(config.folder)}
+    erasure = _erase(gallery, config.removed)
+    del gallery
+    grown, growth = _grow(faces, config, scanner)
+    stage = Stage(grown, faces.references, faces.newcomers(_newcomers(config)))
+    quiet = stage.look_quietly(config.commotion_s / 4, config.seed)
+    commotion = stage.play(config.commotion_s, config.seed + 1)
+    scanner.close()
+    results = (
+        _list_account(account, opened.mapped, built.build_s, setup),
+        _list_snapshot(opened, setup_disk),
+        _list_growth(growth, setup),
+        _list_commotion(quiet, commotion, setup),
+        Result("Erasure", setup | {"removed": config.removed}, erasure),
+        shards,
+    )
+    return results, _measure(config, account, opened, growth, commotion)
+
+
+def _grow(
+    faces: Faces, config: GalleryConfig, scanner: Scanner
+) -> tuple[Gallery, dict[str, Growth]]:
+    """From nothing to all references in batches, and then one by one."""
+    gallery = open_empty(config.dim, scanner)
+    singles = faces.newcomers(config.singles)
+    growth = {
+        BATCHES: grow(gallery, faces.references, 0, BATCH, config.looks),
+        SINGLES: grow(gallery, singles, _FAR_ID, 1, config.looks),
+    }
+    return gallery, growth
+
+
+def _newcomers(config: GalleryConfig) -> int:
+    """As many as can be added while everything changes."""
+    return int(config.commotion_s / PAUSE_S * BATCH)
+
+
+def _snapshot(
+    gallery: Gallery, faces: Faces, probes: Vectors, folder: Path, scanner: Scanner
+) -> Opened:
+    """Saves, changes a little, saves again, and opens what was saved, with the vault's keys."""
+    ring = KeyRing.generate()
+    vault = Vault(ring, faces.dim)
+    origin = Origin("exact8", faces.dim, "bench", vault.rotation_id, vault.deployment_id)
+    sealer = vault.sealer()
+    save_s = clock(lambda: save(folder, gallery, origin, sealer))[1]
+    written = _sizes(folder)
+    few = faces.newcomers(_CHANGED)
+    gallery.add(np.arange(_FAR_ID, _FAR_ID + len(few)), few, gallery.sequence + 1)
+    again_s = clock(lambda: save(folder, gallery, origin, sealer))[1]
+    again = _sizes(folder)
+    expected = gallery.search(probes, K).hits
+    plain, open_s = clock(partial(load, folder, origin, sealer, opening=Opening(scanner=scanner)))
+    same = _same(plain.search(probes, K).hits, expected)
+    del plain
+    opening = Opening(scanner=scanner, mapped=True)
+    mapped, open_mapped_s = clock(partial(load, folder, origin, sealer, opening=opening))
+    same = same and _same(mapped.search(probes, K).hits, expected)
+    gallery.remove(np.arange(_FAR_ID, _FAR_ID + len(few)), gallery.sequence + 1)
+    return Opened(
+        save_s,
+        sum(written.values()),
+        again_s,
+        sum(size for name, size in again.items() if name not in written),
+        open_s,
+        open_mapped_s,
+        mapped.account(),
+        same,
+    )
+
+
+def _same(hits: Hits, expected: Hits) -> bool:
+    return np.array_equal(hits.ids, expected.ids) and np.array_equal(hits.scores, expected.scores)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file; its name changes with its content, but for the manifest's."""
+    return {path.name: path.stat().st_size for path in folder.iterdir()}
+
+
+def _erase(gallery: Gallery, count: int) -> tuple[Figure, ...]:
+    """Removes references of the large segment, then takes them out of memory."""
+    ids = np.random.default_rng(count).permutation(gallery.ids)[:count]
+    remove_s = clock(lambda: gallery.remove(ids, gallery.sequence + 1))[1]
+    compact_s = clock(gallery.compact)[1]
+    return (
+        Figure("out of every answer, vector and code wiped", "ms", remove_s * 1e3),
+        Figure("segments rewritten, no trace left", "s", compact_s),
+    )
+
+
+def _list_account(
+    account: MemoryAccount, mapped: MemoryAccount, build_s: float, setup: Setup
+) -> Result:
+    parts = [part.name for part in fields(MemoryAccount) if part.name != "references"]
+    figures = [
+        Figure(part, "bytes/reference", getattr(account, part) / account.references)
+        for part in parts
+    ]
+    figures += [
+        Figure("all", "bytes/reference", account.bytes_per_reference),
+        Figure("all, rows mapped from a snapshot", "bytes/reference", mapped.bytes_per_reference),
+        Figure("build at once", "s", build_s),
+    ]
+    return Result("Memory", setup, tuple(figures))
+
+
+def _list_snapshot(opened: Opened, setup: Setup) -> Result:
+    figures = (
+        Figure("save", "s", opened.save_s),
+        Figure("save", "MB", opened.size_bytes / 1e6),
+        Figure(f"save again after {_CHANGED:,} adds", "s", opened.again_s),
+        Figure(f"save again after {_CHANGED:,} adds", "MB written", opened.again_bytes / 1e6),
+        Figure("open, verified", "s", opened.open_s),
+        Figure("open, verified, rows mapped", "s", opened.open_mapped_s),
+        Figure("answers as before", "share", float(opened.same)),
+    )
+    return Result("Snapshot", setup | {"files": "in the page cache"}, figures)
+
+
+def _list_growth(growth: Mapping[str, Growth], setup: Setup) -> Result:
+    figures = []
+    for name, one in growth.items():
+        figures += [
+            Figure(f"{name}: the add", "us/reference", one.adding_s / one.added * 1e6),
+            Figure(f"{name}: sealing, merging", "us/reference", one.upkeep_s / one.added * 1e6),
+            Figure(f"{name}: both", "us/reference", one.microseconds),
+            Figure(f"{name}: not seen by the next search", "of the looks", float(one.unseen)),
+        ]
+    counts = {f"{name}, looks": one.looked_for for name, one in growth.items()}
+    return Result("Growth", setup | counts, tuple(figures))
+
+
+def _list_commotion(quiet: Commotion, busy: Commotion, setup: Setup) -> Result:
+    """Times as good: as the same searches while nothing changes."""
+    figures = []
+    base = np.median(quiet.search_s)
+    for name, one in (("nothing changes", quiet), ("everything changes", busy)):
+        times = np.array(one.search_s) * 1e3
+        figures += [
+            Figure.of(f"{name}: a search", "ms", times, float(base * 1e3 / np.median(times))),
+            Figure(f"{name}: a search, p99", "ms", float(np.quantile(times, 0.99))),
+            Figure(f"{name}: searches", "1/s", len(times) / one.seconds),
+        ]
+    figures += [
+        Figure("added meanwhile", "references/s", busy.added / busy.seconds),
+        Figure("removed meanwhile", "references/s", busy.removed / busy.seconds),
+        Figure.of(f"an add of {BATCH} meanwhile", "ms", np.array(busy.add_s) * 1e3),
+        Figure("the longest add", "ms", max(busy.add_s) * 1e3),
+        Figure("committed references looked for", "references", float(busy.looked_for)),
+        Figure("missed", "references", float(busy.missed)),
+        Figure("found though removed", "references", float(busy.ghosts)),
+        Figure("too few or too many at the end", "references", float(busy.lost)),
+    ]
+    play: Setup = {"seconds": busy.seconds, "queries": 17}
+    return Result("Searching while everything changes", setup | play, tuple(figures))
+
+
+def _measure(
+    config: GalleryConfig,
+    account: MemoryAccount,
+    opened: Opened,
+    growth: Mapping[str, Growth],
+    busy: Commotion,
+) -> dict[str, Measured]:
+    """The figures that `targets.toml` names."""
+    right: dict[str, Measured] = {
+        "unseen_adds": float(sum(one.unseen for one in growth.values())),
+        "missed_references": float(busy.missed + busy.ghosts + busy.lost),
+        "snapshot_answers": float(opened.same),
+    }
+    values: dict[str, Measured] = {
+        "bytes_per_reference": account.bytes_per_reference,
+        "open_seconds": opened.open_s,
+        "add_microseconds": max(one.microseconds for one in growth.values()),
+    }
+    if (config.references, config.dim) != PROMISED_SIZE:
+        values = dict.fromkeys(values, Skipped(size_reason(*PROMISED_SIZE)))
+    return right | values

@@ -1,0 +1,100 @@
+"""The suite `gallery` on few references: nothing is lost while it changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.checks import Skipped, load_goals
+from bench.commotion import Stage
+from bench.gallery import GalleryConfig, run
+from bench.growth import grow, open_empty
+from bench.report import Result
+from bench.searchers import build_gallery
+from bench.vectors import Faces
+from engine.errors import RequestError
+from indexes.exact.scanner import Scanner
+
+TINY: dict[str, Any] = {
+    "references": 2_000,
+    "dim": 32,
+    "singles": 40,
+    "looks": 10,
+    "commotion_s": 1.0,
+    "removed": 20,
+    "batch": 16,
+    "rounds": 1,
+}
+
+Run = tuple[tuple[Result, ...], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("gallery")
+    done = run(GalleryConfig(folder=folder, **TINY))
+    assert not list(folder.iterdir()), "the snapshot is gone afterwards"
+    return done
+
+
+def value_of(done: Run, result: str, figure: str) -> float | None:
+    (one,) = (one for one in done[0] if one.name == result)
+    return next(found.value for found in one.figures if found.name == figure)
+
+
+def test_nothing_is_missed_and_every_goal_is_measured_or_skipped(done: Run) -> None:
+    _, measured = done
+    assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "gallery"}
+    assert measured["missed_references"] == 0
+    assert measured["unseen_adds"] == 0
+    assert measured["snapshot_answers"] == 1
+    assert isinstance(measured["open_seconds"], Skipped)
+    assert isinstance(measured["bytes_per_reference"], Skipped)
+
+
+def test_the_memory_of_a_reference_is_the_sum_of_its_parts(done: Run) -> None:
+    parts = ("codes", "rows", "ids", "residuals", "alive", "head")
+    total = sum(value_of(done, "Memory", part) or 0.0 for part in parts)
+    assert value_of(done, "Memory", "all") == pytest.approx(total)
+    assert total > 32 * 5
+
+
+def test_two_shards_answer_as_one_process(done: Run) -> None:
+    assert value_of(done, "Shards", "answers identical") == 1.0
+
+
+def test_references_are_added_and_removed_while_they_are_looked_for(done: Run) -> None:
+    name = "Searching while everything changes"
+    for figure in ("added meanwhile", "removed meanwhile", "committed references looked for"):
+        assert value_of(done, name, figure)
+
+
+def test_a_gallery_that_loses_references_fails(faces_and_scanner: tuple[Faces, Scanner]) -> None:
+    faces, scanner = faces_and_scanner
+    gallery = build_gallery(faces.references, scanner)[0]
+    gallery.remove(np.arange(700, 1_000), gallery.sequence + 1)
+    found = Stage(gallery, faces.references, faces.newcomers(64)).look_quietly(0.2, 0)
+    assert found.missed > 0
+
+
+def test_an_add_that_is_not_visible_is_counted(
+    faces_and_scanner: tuple[Faces, Scanner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces, scanner = faces_and_scanner
+    gallery = open_empty(32, scanner)
+    assert grow(gallery, faces.references[:64], 0, 8, 8).unseen == 0
+    monkeypatch.setattr("bench.growth.sees", lambda *_: False)
+    assert grow(gallery, faces.references[64:128], 64, 8, 8).unseen == 8
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="--folder"):
+        run(GalleryConfig(folder=tmp_path / "none", **TINY))
+
+
+@pytest.fixture
+def faces_and_scanner() -> tuple[Faces, Scanner]:
+    return Faces(1_000, 32, 0), Scanner(threads=1)

@@ -1,0 +1,71 @@
+"""The suite `join` on few references: what is joined, and whether it is right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bench.join
+from bench.bruteforce import find_pairs
+from bench.ceiling import MemoryReader, Tile, measure_product
+from bench.checks import Skipped, load_goals
+from bench.join import JoinConfig, count_pairs, run, share_same
+from bench.vectors import Faces
+
+TINY = JoinConfig(references=4_000, dim=32, compared=2_000, rounds=1, product_s=0.01)
+
+
+def test_a_small_join_finds_the_pairs_of_brute_force_in_one_segment_and_in_several() -> None:
+    results, measured = run(TINY)
+    assert measured["identical_pairs"] == 1.0
+    assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "join"}
+    skipped = [value for value in measured.values() if isinstance(value, Skipped)]
+    assert len(skipped) == len(measured) - 1
+    speed, ceiling, compared = results
+    figures = {figure.name: figure.value for figure in speed.figures}
+    assert figures["one segment: 1,000,000, projected"]
+    assert figures["four segments: rate"]
+    assert sum(figure.name.startswith("MatMulInteger") for figure in ceiling.figures) == 10
+    found = {figure.name: figure.value for figure in compared.figures}
+    assert found["pairs found"]
+    assert found["one segment: identical to brute force"] == 1.0
+    assert found["four segments: identical to brute force"] == 1.0
+
+
+def test_speeds_are_checked_from_the_size_that_they_are_projected_from() -> None:
+    joined = bench.join.Joined({"one segment": np.array([4.0])}, 0, {"a tile": 8e9})
+    compared = bench.join.Compared(
+        1_000, 0, {"FAISS Flat, range search": 1.0}, {"one segment": 1.0}
+    )
+    config = JoinConfig(references=200_000)
+    measured = bench.join._measure(config, joined, compared)
+    rate = count_pairs(200_000) / 4.0
+    assert measured["comparisons_per_second"] == rate
+    assert measured["share_of_ceiling"] == rate / 8e9
+    assert measured["all_pairs_seconds"] == pytest.approx(100, rel=1e-4)
+    assert measured["flat_speedup"] == rate / count_pairs(1_000)
+
+
+def test_a_lost_an_invented_and_a_wrongly_scored_pair_each_lower_the_share() -> None:
+    right = find_pairs(Faces(1_500, 32, 0).references, 0.7)
+    left, other, scores = right
+    assert share_same(right, right) == 1.0
+    assert share_same((left[1:], other[1:], scores[1:]), right) < 1
+    assert share_same(right, (left[1:], other[1:], scores[1:])) < 1
+    assert share_same((left, other, scores + np.float32(1e-5)), right) == 0
+
+
+def test_brute_force_pairs_are_the_upper_triangle() -> None:
+    rows = Faces(700, 16, 0).references
+    scores = (rows.astype(np.float64) @ rows.T.astype(np.float64)).astype(np.float32)
+    expected = np.argwhere(np.triu(scores >= 0.7, 1))
+    left, right, _ = find_pairs(rows, 0.7)
+    assert np.stack([left, right], axis=1).tolist() == expected.tolist()
+
+
+def test_the_ceilings_are_measured() -> None:
+    assert measure_product(32, Tile(64, 32, packed=True), 0.01) > 0
+    reader = MemoryReader(np.zeros((100, 32), np.uint8))
+    assert reader.read() > 0
+    assert reader.size_bytes == 3_200
+    reader.close()
