@@ -87,3 +87,12 @@ class Compactable(Protocol):
     """An index that may keep something of what was removed, until it is told not to."""
 
     def compact(self) -> None: ...
+
+
+@runtime_checkable
+class Forgetting(Compactable, Protocol):
+    """An index that says when what it keeps of the removed has to be gone."""
+
+    def deadline_s(self) -> float | None:
+        """Seconds until then; None where it keeps nothing of any."""
+        ...

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.account import Accountable, MemoryAccount
-from indexes.base import Compactable, Hits, Ids, VectorIndex, Vectors
+from indexes.base import Compactable, Forgetting, Hits, Ids, VectorIndex, Vectors
 from indexes.errors import SequenceInvalid
 from indexes.exact.exact8 import Exact8Index
 from indexes.exact.rowstore import RowStore
@@ -76,6 +76,7 @@ class Gallery:
         self._index = index
         self._segmented = index if isinstance(index, SegmentedIndex) else None
         self._sequence = sequence
+        self._removals = 0
         # Always taken in this order.
         self._upkeep = Lock()
         self._changes = Lock()
@@ -96,6 +97,12 @@ class Gallery:
         """The watermark: the last change that a search from now on is sure to see."""
         with self._lock.reading():
             return self._sequence
+
+    @property
+    def removals(self) -> int:
+        """How many references have been removed through this gallery."""
+        with self._lock.reading():
+            return self._removals
 
     @property
     def ids(self) -> Ids:
@@ -128,7 +135,7 @@ class Gallery:
         """Removes a batch under its sequence; an unknown id is refused, and then all are."""
         with self._changes:
             self._check_sequence(sequence)
-            self._change(partial(self._index.remove, ids), sequence)
+            self._change(partial(self._index.remove, ids), sequence, removed=len(ids))
         self._stirred.set()
 
     def vectors(self, ids: Ids) -> Vectors:
@@ -189,7 +196,13 @@ class Gallery:
     def maintain(self) -> bool:
         """Does the next job of upkeep: seals, merges or compacts; False if none is due."""
         with self._upkeep:
-            return self._rewrite()
+            if not isinstance(self._index, Forgetting):
+                return self._rewrite()
+        left_s = self.deadline_s()
+        if left_s is None or left_s > 0:
+            return False
+        self.compact()
+        return True
 
     def settle(self) -> None:
         """Does all that is due."""
@@ -231,7 +244,9 @@ class Gallery:
     def deadline_s(self) -> float | None:
         """How long until the oldest tombstone has to be gone; None where there is none."""
         with self._lock.reading():
-            return self._segmented.deadline_s() if self._segmented else None
+            if isinstance(self._index, Forgetting | SegmentedIndex):
+                return self._index.deadline_s()
+            return None
 
     def _prepared(self, ids: Ids, vectors: Vectors) -> Callable[[], None]:
         """The change that adds a batch, with all work done that needs no lock."""
@@ -246,10 +261,11 @@ class Gallery:
             require_new(batch, parts)
         return partial(self._segmented.admit, batch, is_new=batch.segment is not None)
 
-    def _change(self, change: Callable[[], None], sequence: int) -> None:
+    def _change(self, change: Callable[[], None], sequence: int, removed: int = 0) -> None:
         with self._lock.writing():
             change()
             self._sequence = sequence
+            self._removals += removed
 
     def _rewrite(self, *, all_removed: bool = False) -> bool:
         index = self._segmented
@@ -262,12 +278,12 @@ class Gallery:
             return False
         try:
             product = rewrite.build(index.config, index.scanner)
+            with self._lock.writing():
+                index.finish_rewrite(rewrite, product)
         except BaseException:
             with self._lock.reading():
                 index.abandon_rewrite(rewrite)
             raise
-        with self._lock.writing():
-            index.finish_rewrite(rewrite, product)
         return True
 
     def _buried(self) -> set[str]:

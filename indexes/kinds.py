@@ -59,21 +59,23 @@ def open_index(
     raise KindInvalid(f"there is no index kind {kind!r}; give one of {', '.join(KINDS)}")
 
 
-def measured_near(kind: str, threshold: float) -> ApproximateConfig | None:
+def measured_near(
+    kind: str, threshold: float, erasure_deadline_s: float = 86_400
+) -> ApproximateConfig | None:
     """The defaults of a kind that misses some, which it measures from this score up; else None."""
     match kind:
         case "fastscan":
             from indexes.approximate.fastscan import FastScanConfig  # noqa: PLC0415
 
-            return FastScanConfig(threshold=threshold)
+            return FastScanConfig(threshold=threshold, erasure_deadline_s=erasure_deadline_s)
         case "ivf":
             from indexes.approximate.ivf import IvfConfig  # noqa: PLC0415
 
-            return IvfConfig(threshold=threshold)
+            return IvfConfig(threshold=threshold, erasure_deadline_s=erasure_deadline_s)
         case "hnsw":
             from indexes.approximate.hnsw import HnswConfig  # noqa: PLC0415
 
-            return HnswConfig(threshold=threshold)
+            return HnswConfig(threshold=threshold, erasure_deadline_s=erasure_deadline_s)
     return None
 
 

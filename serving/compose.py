@@ -9,6 +9,7 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.errors import KeyRingMissing, RegistryError, RegistryExists, RequestError
@@ -117,6 +118,7 @@ class Deployment:
         self.settings = settings
         self._cache = cache
         self._upkeep: Upkeep | None = None
+        self._erasing = Lock()
         path = home / KEY_RING_FILE
         if not path.exists():
             raise KeyRingMissing(f"no key ring at {path}: put back the one of this deployment")
@@ -218,6 +220,11 @@ class Deployment:
         cannot be removed.
         """
         registrar = self.registrar
+        # One at a time: the snapshot that ends one must not have the face of the next.
+        with self._erasing:
+            return self._erase(registrar, document, actor)
+
+    def _erase(self, registrar: Registrar, document: Document, actor: str) -> ErasureCertificate:
         holder = find_holder(self.store, document, utc_now().date())
         # The snapshot goes first, but for the files that cannot have the face: a crash in between
         # costs a rebuild, and keeps no erased face.
@@ -231,6 +238,7 @@ class Deployment:
             else:
                 # A process that lost the lease may have saved its own.
                 self._snapshots.remove()
+                self.restored.gallery.compact()
 
         with suppress(RegistryError):
             registrar.run(end)
@@ -263,8 +271,7 @@ class Deployment:
     def _save_grown(self) -> None:
         gallery = self.restored.gallery
         grown = abs(len(gallery) - self.restored.loaded)
-        if self.snapshot_folder.exists() and gallery.deadline_s() is not None:
-            # A segment's file has what was removed for as long as there is the segment.
+        if self._snapshots.may_hold_removed(gallery):
             self._snapshots.renew(gallery)
         elif grown + self.restored.replayed > SNAPSHOT_AFTER:
             self.save_snapshot()

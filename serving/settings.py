@@ -105,7 +105,10 @@ class GallerySettings(_Section):
         default=8192, ge=64, le=1 << 20, description="exact8: references that make a segment"
     )
     erasure_deadline_h: float = Field(
-        default=24, ge=0, le=8760, description="hours until what was removed has left all memory"
+        default=24,
+        ge=0,
+        le=8760,
+        description="hours until segments are rewritten without what was removed",
     )
 
     @model_validator(mode="after")

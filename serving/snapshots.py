@@ -46,6 +46,7 @@ class SnapshotKeeper:
         self._store = store
         self._config = config
         self._warn = warn
+        self._removals_left_out = 0
 
     def restore(self) -> Restored:
         """The gallery, brought to the state of the store."""
@@ -96,8 +97,19 @@ class SnapshotKeeper:
             self._warn("the gallery's snapshot was not saved: too little memory")
             self.remove()
             return
-        if not self.save(gallery, trusted):
+        removals = gallery.removals
+        if self.save(gallery, trusted):
+            self._removals_left_out = removals
+        else:
             self.remove()
+
+    def may_hold_removed(self, gallery: Gallery) -> bool:
+        """Whether a file of the snapshot may have a reference that the gallery has no more."""
+        # A tombstone that came with the snapshot, or a removal since, compacted meanwhile or not.
+        has_removed = (
+            gallery.deadline_s() is not None or gallery.removals != self._removals_left_out
+        )
+        return has_removed and self.folder.exists()
 
     def remove(self) -> None:
         """Removes the snapshot, if there is one; the next start rebuilds the gallery."""

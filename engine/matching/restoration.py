@@ -62,7 +62,7 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
     a wrong answer.
     """
     config = config or GalleryConfig()
-    approximate = measured_near(config.kind, config.near)
+    approximate = measured_near(config.kind, config.near, config.segments.erasure_deadline_s)
     fault = None
     try:
         gallery = snapshot.load(
@@ -76,8 +76,9 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
         return Restored(gallery, loaded, _replay(store, gallery))
     except SnapshotMissing:
         pass
-    except IndexFault as error:
-        fault = str(error)
+    except (IndexFault, OSError) as error:
+        # The text of an OSError has the path.
+        fault = str(error) if isinstance(error, IndexFault) else _reason(error)
         _log.warning("the gallery is rebuilt from the store: %s", fault)
     own = config.segments if config.kind == SegmentedIndex.kind else approximate
     gallery = Gallery(open_index(config.kind, store.vault.dim, own))
@@ -163,6 +164,10 @@ def _is_past(store: Store, header: Header) -> bool:
     number = int(header.mark.partition(":")[0] or -1)
     digest = store.audit_hash_at(number)
     return digest is not None and header.mark == _write_mark(number, digest)
+
+
+def _reason(error: OSError) -> str:
+    return f"the snapshot cannot be read ({error.strerror or type(error).__name__})"
 
 
 def _replay(store: Store, gallery: Gallery) -> int:

@@ -33,6 +33,7 @@ class ApproximateConfig:
     tail_rows: so many new references are compared one by one before the structure takes them.
     dead_share: once so much of the structure has been removed, it is built again.
     training_rows: how many references it learns from. seed: which they are.
+    erasure_deadline_s: so long after a removal, the structure is built again without it.
     """
 
     threshold: float = 0.50
@@ -42,12 +43,15 @@ class ApproximateConfig:
     dead_share: float = 0.2
     training_rows: int = 65_536
     seed: int = 0
+    erasure_deadline_s: float = 86_400
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise SearchInvalid(f"threshold is {self.threshold}; give a score between 0 and 1")
         if not 0 < self.dead_share < 1:
             raise SearchInvalid(f"dead_share is {self.dead_share}; give a share between 0 and 1")
+        if not self.erasure_deadline_s >= 0:
+            raise SearchInvalid(f"erasure_deadline_s is {self.erasure_deadline_s}; give 0 or more")
         if self.least_rows < 1000:
             raise SearchInvalid(
                 f"least_rows is {self.least_rows}; give at least 1000 to learn from"
@@ -182,6 +186,12 @@ class ApproximateIndex(ABC):
         """Builds the structure again if anything removed is left in it."""
         if self._removed_since is not None:
             self._rebuild()
+
+    def deadline_s(self) -> float | None:
+        """Seconds until what is left of the removed has to be gone; None where nothing is left."""
+        if self._removed_since is None:
+            return None
+        return self._removed_since + self._config.erasure_deadline_s - time.time()
 
     def account(self) -> MemoryAccount:
         """Where the memory goes, as far as it is ours to count; `codes` is the structure's."""

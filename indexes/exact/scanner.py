@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import numpy as np
@@ -100,8 +100,14 @@ class Scanner:
         pairs = len(rows.codes) * len(wanted.codes)
         helpers = min(self.threads, len(parts)) - 1 if pairs >= _PAIRS_FOR_THREADS else 0
         others = [self._pool.submit(work, queue) for _ in range(helpers)]
-        done = work(queue)
-        for other in others:
+        try:
+            done = work(queue)
+        finally:
+            # One that has not begun would find the queue empty: whoever is before it in the pool is
+            # not waited for. One that has begun reads memory that our caller keeps for us.
+            begun = [other for other in others if not other.cancel()]
+            wait(begun)
+        for other in begun:
             done += other.result()
         return done
 

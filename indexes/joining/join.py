@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from indexes.base import Ids
-from indexes.errors import CheckpointInvalid, SearchInvalid, VectorInvalid
+from indexes.errors import CheckpointInvalid, IdInvalid, SearchInvalid, VectorInvalid
 from indexes.exact.exact8 import Exact8Index
 from indexes.gallery import Gallery
 from indexes.joining.blocks import References, Side
@@ -108,6 +108,10 @@ def join(
     """
     terms = _Terms(threshold, right is None or and_within, right is not None, tile_rows, limit)
     sides = _references(left), None if right is None else _references(right)
+    if and_within and sides[1] is not None:
+        shared = np.intersect1d(sides[0].ids, sides[1].ids, assume_unique=True)
+        if len(shared):
+            raise IdInvalid(f"id {shared[0]} is on both sides; give each reference to one")
     return _run(*sides, terms, checkpoint, progress).pairs
 
 

@@ -16,7 +16,8 @@ class SegmentsConfig:
     `head_rows`: a head of so many references is sealed. `fan`: a class of segments of about one
     size holds fewer than so many, and the next class is so many times larger; a reference is
     rewritten once a class. `dead_share`: a segment of which more is removed is rewritten.
-    `erasure_deadline_s`: what was removed is out of all memory so many seconds later. `rows`: how
+    `erasure_deadline_s`: what was removed is overwritten at once; so many seconds later the
+    rewrite begins that leaves out its id and flag, and its row in a mapped file. `rows`: how
     the vectors are kept; with float16 a reference is rounded once, when it is added.
     """
 

@@ -224,17 +224,19 @@ class SegmentedIndex:
 
     def finish_rewrite(self, rewrite: Rewrite, product: Exact8Index | None) -> None:
         """Puts the product in the place of its parts; to be called while nothing runs."""
+        if product is not None:
+            # First, for it may fail, and the parts must still be there then.
+            rewrite.settle(product)
+        frozen = tuple(head for head in self._frozen if head not in rewrite.heads)
+        segments = tuple(s for s in self._segments if s not in rewrite.segments)
+        if product is not None and len(product):
+            segments = (*segments, product)
+            if product.removed:
+                self._removed_since[product.name] = rewrite.begun
         self._rewrites.remove(rewrite)
-        self._frozen = tuple(head for head in self._frozen if head not in rewrite.heads)
-        self._segments = tuple(s for s in self._segments if s not in rewrite.segments)
+        self._frozen, self._segments = frozen, segments
         for segment in rewrite.segments:
             self._removed_since.pop(segment.name, None)
-        if product is not None:
-            rewrite.settle(product)
-            if len(product):
-                self._segments = (*self._segments, product)
-                if product.removed:
-                    self._removed_since[product.name] = rewrite.begun
 
     def abandon_rewrite(self, rewrite: Rewrite) -> None:
         """Leaves the parts as they are."""

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from indexes.approximate.fastscan import FastScanConfig, FastScanIndex
 from indexes.base import Vectors
 from indexes.errors import IdInvalid, SequenceInvalid, VectorInvalid
 from indexes.exact.rowstore import MemoryRows
@@ -17,6 +18,7 @@ from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.scoring import Positions
 from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.rewriting import Rewrite
 from indexes.segmented.segments import SegmentedIndex
 
 UnitRows = Callable[..., Vectors]
@@ -272,3 +274,39 @@ def test_a_job_that_fails_leaves_the_gallery_as_it_was(
     segmented.compact()
     assert segmented.ids.tolist() == [i for i in range(100) if i not in (7, 8)]
     assert segmented.pin().removed_since == {}
+
+
+def test_a_swap_that_fails_loses_nothing_and_is_made_later(
+    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=4, fan=2)))
+    for start in range(0, 12, 4):
+        ids = np.arange(start, start + 4)
+        gallery.add(ids, unit_rows(12)[ids], sequence=start + 1)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rewrite, "settle", fail)
+        with pytest.raises(MemoryError):
+            gallery.maintain()
+        assert gallery.search(unit_rows(12), 1).hits.ids.tolist() == list(range(12))
+        gallery.remove(np.array([5]), sequence=20)
+    gallery.settle()
+    assert gallery.ids.tolist() == [key for key in range(12) if key != 5]
+    assert gallery.removals == 1
+
+
+def test_a_kind_that_keeps_something_of_the_removed_is_rebuilt_at_its_deadline(
+    unit_rows: UnitRows,
+) -> None:
+    config = FastScanConfig(least_rows=1000, training_rows=1000, erasure_deadline_s=0)
+    index = FastScanIndex(16, config)
+    gallery = Gallery(index)
+    gallery.add(np.arange(1200), unit_rows(1200), sequence=1)
+    assert gallery.deadline_s() is None
+    gallery.remove(np.array([7]), sequence=2)
+    assert index.removed_since is not None
+    gallery.settle()
+    assert (index.removed_since, gallery.deadline_s(), len(gallery)) == (None, None, 1199)

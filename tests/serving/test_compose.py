@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,3 +244,29 @@ def test_what_was_removed_leaves_the_snapshot_when_the_writer_closes(
         monkeypatch.setattr(deployment.restored.gallery, "deadline_s", lambda: 0.0)
     after = {path.name for path in (full_home / "gallery").iterdir()}
     assert after & before == {"manifest"}
+
+
+@pytest.mark.parametrize("kind", ["exact8", "flat"])
+def test_a_removal_that_was_replayed_and_compacted_leaves_the_disk_too(
+    kind: str, full_home: Path, tmp_path: Path
+) -> None:
+    settings = make_settings({"gallery": {"kind": kind}})
+    folder = full_home / "gallery"
+
+    def open_kind() -> Deployment:
+        return Deployment(full_home, settings, tmp_path / "cache")
+
+    with open_kind() as deployment:
+        deployment.save_snapshot()
+    shutil.copytree(folder, tmp_path / "older")
+    with open_kind() as deployment:
+        assert deployment.erase(DOCUMENT, "test").references == 1
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "older", folder)
+    with open_kind() as deployment:
+        gallery = deployment.registrar.gallery
+        assert deployment.restored.loaded == 1
+        gallery.compact()
+        assert gallery.deadline_s() is None
+    older = {path.name for path in (tmp_path / "older").iterdir()}
+    assert {path.name for path in folder.iterdir()} & older <= {"manifest"}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +23,7 @@ from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.segmented.merging import SegmentsConfig
+from indexes.snapshots import snapshot
 from indexes.snapshots.mapped import MappedRows
 
 SMALL = GalleryConfig(segments=SegmentsConfig(head_rows=2, fan=100))
@@ -203,3 +206,19 @@ def test_a_mapped_gallery_is_that_of_the_store(lab: Any) -> None:
     for each in (gallery, restored.gallery):
         assert all(isinstance(one.rows, MappedRows) for one in sealed_segments(each))
         np.testing.assert_array_equal(each.contents().vectors, expected.vectors)
+
+
+def test_a_snapshot_that_the_disk_does_not_give_means_a_rebuild(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(3)])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "a path")
+
+    monkeypatch.setattr(snapshot, "load", fail)
+    restored = restore_gallery(lab.store, lab.folder)
+    assert (restored.loaded, restored.replayed) == (0, 3)
+    assert restored.fault == "the snapshot cannot be read (Input/output error)"

@@ -141,6 +141,14 @@ def test_within_and_between_at_once_are_all_pairs_with_a_new_reference() -> None
     assert np.array_equal(pairs.records, everything[is_new])
 
 
+def test_a_reference_on_both_sides_is_refused_where_pairs_within_are_asked_for_too() -> None:
+    rows = np.eye(64, dtype=np.float32)
+    new, old = (Exact8Index(64, np.arange(start, 64), rows[start:]) for start in (60, 0))
+    with pytest.raises(IdInvalid, match="id 60 is on both sides"):
+        join([new], [old], 0.5, and_within=True)
+    assert len(join([new], [old], 0.5)) == 4
+
+
 def test_progress_begins_at_nothing_and_counts_every_pair_of_references_once() -> None:
     rows, ids = crowd(5, ROWS), np.arange(ROWS)
     new, old = (segmented(ids[s], rows[s], np.arange(ROWS)[s] % 2) for s in _halves())
