@@ -1,0 +1,58 @@
+"""The scanner: its threads share the work, and nobody waits for a thread that has none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from indexes.base import Vectors
+from indexes.exact.codes import CodedQueries
+from indexes.exact.exact8 import Exact8Index
+from indexes.exact.kernels import Found
+from indexes.exact.scanner import Scanner
+
+UnitRows = Callable[..., Vectors]
+
+ROWS, QUERIES = 4096, 64
+"""Enough to be shared by two threads, in a part each."""
+
+
+def test_a_search_waits_for_no_thread_that_has_not_begun(unit_rows: UnitRows) -> None:
+    rows = unit_rows(ROWS, 64)
+    scanner, release = Scanner(threads=2), threading.Event()
+    index = Exact8Index(64, np.arange(ROWS), rows, scanner=scanner)
+    scanner._pool.submit(release.wait)
+    try:
+        with ThreadPoolExecutor(1) as caller:
+            hits = caller.submit(index.search, rows[:QUERIES], 1).result(timeout=60)
+    finally:
+        release.set()
+        scanner.close()
+    assert hits.ids.tolist() == list(range(QUERIES))
+
+
+def test_a_scan_that_fails_ends_only_when_all_its_threads_have_ended(unit_rows: UnitRows) -> None:
+    rows = unit_rows(ROWS, 64)
+    scanner = Scanner(threads=2)
+    index = Exact8Index(64, np.arange(ROWS), rows, scanner=scanner)
+    wanted = CodedQueries.of_vectors(rows[:QUERIES]).wanted(index.codes, 0.99)
+    caller = threading.current_thread()
+    begun, ended = threading.Event(), threading.Event()
+
+    def finish(_: Found) -> None:
+        if threading.current_thread() is caller:
+            assert begun.wait(60)
+            raise MemoryError
+        begun.set()
+        time.sleep(0.2)
+        ended.set()
+
+    with pytest.raises(MemoryError):
+        scanner.gather(index.codes.rows(index.alive), wanted, finish)
+    assert ended.is_set()
+    scanner.close()
