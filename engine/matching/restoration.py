@@ -70,7 +70,7 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
             origin_of(store, config),
             store.vault.sealer(),
             lambda header: _is_past(store, header),
-            Opening(config.segments, approximate, mapped=config.mapped),
+            Opening(config.segments, mapped=config.mapped, approximate=approximate),
         )
         loaded = len(gallery)
         return Restored(gallery, loaded, _replay(store, gallery))

@@ -64,9 +64,9 @@ class Opening:
     """
 
     segments: SegmentsConfig = field(default_factory=SegmentsConfig)
-    approximate: ApproximateConfig | None = None
     scanner: Scanner | None = None
     mapped: bool = False
+    approximate: ApproximateConfig | None = None
 
 
 def save(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -102,6 +103,8 @@ def start(
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """`start(*arguments)` runs the command in another process, its output piped."""
     started: list[subprocess.Popen[str]] = []
+    # A background job of a shell ignores interrupts, and its children would too.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def begin(*arguments: object, module: str = "serving.cli.main") -> subprocess.Popen[str]:
         variables = {**os.environ, **environment}
@@ -121,6 +124,7 @@ def start(
     for process in started:
         process.kill()
         process.communicate()
+    signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.fixture(scope="session")
