@@ -99,6 +99,12 @@ class Gallery:
             return self._sequence
 
     @property
+    def segments(self) -> tuple[Exact8Index, ...]:
+        """The sealed segments, to be looked at; none where the index has none."""
+        with self._lock.reading():
+            return self._segmented.segments if self._segmented else ()
+
+    @property
     def removals(self) -> int:
         """How many references have been removed through this gallery."""
         with self._lock.reading():

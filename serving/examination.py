@@ -206,11 +206,9 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _describe_index(gallery: Gallery) -> str:
-    from engine.matching.restoration import sealed_segments  # noqa: PLC0415 - as above
-
     account = gallery.account()
     parts = [gallery.kind, f"{account.bytes_per_reference:,.0f} bytes a reference"]
-    segments = sealed_segments(gallery)
+    segments = gallery.segments
     if segments:
         removed = sum(segment.removed for segment in segments)
         parts.append(f"{len(segments)} segments with {removed:,} removed references in them")

@@ -14,11 +14,12 @@ from engine.accuracy.bootstrap import operating_points, rate_grid
 from engine.accuracy.fusion import FusionGain, compare_fusion
 from engine.accuracy.identification import Identification, identify_open_set
 from engine.accuracy.labelled import LabelledFolder, PairFolds
-from engine.accuracy.metrics import lowest_rate, wilson_interval
+from engine.accuracy.metrics import lowest_rate
 from engine.accuracy.pairs import compare_all
 from engine.accuracy.templates import single_templates
 from engine.accuracy.tenfold import FoldAccuracy, fold_accuracy
 from engine.errors import RequestError
+from indexes.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from pathlib import Path

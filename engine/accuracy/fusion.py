@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.accuracy.metrics import lowest_rate, threshold_at, wilson_interval
+from engine.accuracy.metrics import lowest_rate, threshold_at
 from engine.accuracy.templates import fuse
 from engine.matching.thresholds import Comparison
+from indexes.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.accuracy.metrics import wilson_interval
 from engine.errors import RequestError
 from indexes.approximate.fastscan import FastScanConfig
 from indexes.approximate.hnsw import HnswConfig
@@ -18,6 +17,7 @@ from indexes.approximate.index import ApproximateConfig
 from indexes.approximate.ivf import IvfConfig
 from indexes.approximate.misses import BAND
 from indexes.gallery import Gallery
+from indexes.intervals import wilson_interval
 from indexes.kinds import APPROXIMATE_KINDS, open_index
 from indexes.segmented.merging import SegmentsConfig
 

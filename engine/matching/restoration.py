@@ -12,7 +12,6 @@ import numpy as np
 from engine.registry.records import ReferenceChunk
 from engine.registry.store import Store
 from indexes.errors import IndexFault, SnapshotMissing
-from indexes.exact.exact8 import Exact8Index
 from indexes.gallery import Gallery
 from indexes.kinds import measured_near, open_index
 from indexes.segmented.merging import SegmentsConfig
@@ -123,19 +122,11 @@ def withdraw_snapshot(
     wanted = np.array(sorted(ids), np.int64)
     clean = [
         segment.name
-        for segment in sealed_segments(gallery)
+        for segment in gallery.segments
         if not segment.removed and not segment.find(wanted)[1].any()
     ]
     origin = origin_of(store, config)
     return snapshot.withdraw(folder, origin, store.vault.sealer(), clean)
-
-
-def sealed_segments(gallery: Gallery) -> tuple[Exact8Index, ...]:
-    """The segments of a gallery that has some, to be looked at; none where it has not."""
-    if gallery.kind != SegmentedIndex.kind:
-        return ()
-    pinned = gallery.pin()
-    return pinned.segments[: len(pinned.segments) - pinned.head]
 
 
 def origin_of(store: Store, config: GalleryConfig | None = None) -> Origin:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexes.base import Ids, VectorIndex, Vectors
+from indexes.intervals import wilson_interval
 from indexes.scoring import exact_scores
 
 BAND = 0.05
 """Scores from the threshold to so much above it are near it."""
 
 _NOISE_ROWS = 2048
-_Z95 = 1.959964
 # What is left of the noise where all references are one vector, give or take a rounding.
 _LEAST_NOISE = 1e-3
 
@@ -51,7 +51,7 @@ def measure_misses(
         return None
     hits = index.range_search(queries, threshold)
     found = sum(int(target in hits.of(query)[0]) for query, target in enumerate(targets))
-    low, high = _wilson(len(targets) - found, len(targets))
+    low, high = wilson_interval(len(targets) - found, len(targets))
     share = 1 - found / len(targets)
     return MissRate(share, low, high, threshold, len(targets), len(index))
 
@@ -84,11 +84,3 @@ def near_mates(
     reached = exact_scores(queries, rows, sound, sound).astype(np.float64) >= threshold
     kept = sound[reached]
     return np.ascontiguousarray(queries[kept], np.float32), targets[kept]
-
-
-def _wilson(events: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a share of independent trials (Wilson 1927)."""
-    share, shrink = events / trials, trials + _Z95**2
-    centre = (events + _Z95**2 / 2) / shrink
-    spread = _Z95 / shrink * math.sqrt(events * (1 - share) + _Z95**2 / 4)
-    return min(max(0.0, centre - spread), share), max(min(1.0, centre + spread), share)

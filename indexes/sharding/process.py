@@ -34,7 +34,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = threads
 from indexes.sharding.child import run
 run(*map(int, arguments))
 """
-_HOME = str(Path(__file__).resolve().parents[1])
+_HOME = str(Path(__file__).resolve().parents[2])
 _REFUSALS = {
     name: kind
     for name, kind in vars(errors).items()

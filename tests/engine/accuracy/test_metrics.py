@@ -14,9 +14,9 @@ from engine.accuracy.metrics import (
     require_support,
     threshold_at,
     thresholds_at,
-    wilson_interval,
 )
 from engine.errors import RateUnsupported
+from indexes.intervals import wilson_interval
 
 cosines = st.integers(-20, 20).map(lambda tenth: tenth / 20)
 some_scores = st.lists(cosines, min_size=1, max_size=60).map(lambda s: np.array(s, np.float32))

@@ -15,7 +15,6 @@ from engine.matching.restoration import (
     GalleryConfig,
     restore_gallery,
     save_snapshot,
-    sealed_segments,
     withdraw_snapshot,
 )
 from engine.registry.keyring import KeyRing
@@ -151,7 +150,7 @@ def test_a_rebuild_makes_one_segment_of_many_references(lab: Any) -> None:
     with lab.registrar() as registrar:
         for _ in range(3):
             registrar.enroll([lab.request() for _ in range(8)])
-    (segment,) = sealed_segments(restore_gallery(lab.store, lab.folder, SMALL).gallery)
+    (segment,) = restore_gallery(lab.store, lab.folder, SMALL).gallery.segments
     assert len(segment) == 24
 
 
@@ -182,7 +181,7 @@ def test_a_withdrawal_keeps_only_files_that_hold_no_erased_face(lab: Any) -> Non
             registrar.enroll([lab.request() for _ in range(2)])
             gallery.settle()
     save_snapshot(lab.store, gallery, lab.folder, SMALL)
-    first, second, _ = sealed_segments(gallery)
+    first, second, _ = gallery.segments
     # One has the reference that goes now, another has lost one already.
     gallery.remove(second.ids[:1], gallery.sequence + 1)
     trusted = withdraw_snapshot(lab.store, gallery, lab.folder, first.ids[:1].tolist(), SMALL)
@@ -204,7 +203,7 @@ def test_a_mapped_gallery_is_that_of_the_store(lab: Any) -> None:
     restored = restore_gallery(lab.store, lab.folder, mapped)
     assert (restored.loaded, restored.fault) == (12, None)
     for each in (gallery, restored.gallery):
-        assert all(isinstance(one.rows, MappedRows) for one in sealed_segments(each))
+        assert all(isinstance(one.rows, MappedRows) for one in each.segments)
         np.testing.assert_array_equal(each.contents().vectors, expected.vectors)
 
 

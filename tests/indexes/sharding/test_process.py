@@ -22,6 +22,7 @@ from indexes.exact.certificate import CertifiedHits
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
+from indexes.sharding import process
 from indexes.sharding.process import ProcessShard, open_processes
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 
@@ -44,6 +45,10 @@ def index(processes: ShardedIndex) -> Iterator[ShardedIndex]:
     yield processes
     processes.remove(processes.ids)
     assert len(processes) == 0
+
+
+def test_a_shard_runs_the_code_of_its_parent() -> None:
+    assert Path(process._HOME, "indexes", "sharding", "process.py").samefile(process.__file__)
 
 
 def pids(index: ShardedIndex) -> list[int]:
