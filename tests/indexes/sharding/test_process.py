@@ -202,10 +202,22 @@ def test_a_killed_shard_is_lost_and_never_answered_around(unit_rows: UnitRows) -
             index.remove(np.array([1]))
 
 
+def stop(pid: int) -> None:
+    """Returns once no thread of the process can answer any more: a signal takes its time."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + LONG_S
+    while any(
+        stat.read_text().rpartition(") ")[2][0] != "T"
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_calls_under_way_fail_when_their_shard_is_killed(unit_rows: UnitRows) -> None:
     with open_processes(PLAN, 2) as index:
         index.add(np.arange(50), unit_rows(50, 64))
-        os.kill(pids(index)[0], signal.SIGSTOP)
+        stop(pids(index)[0])
         with ThreadPoolExecutor(3) as pool:
             searches = [pool.submit(index.search, unit_rows(1, 64), 1) for _ in range(2)]
             change = pool.submit(index.add, np.arange(50, 99), unit_rows(49, 64))
