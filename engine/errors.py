@@ -185,3 +185,21 @@ class Overloaded(RequestError):
     """The queue is full: try again later."""
 
     code = "REQUEST.OVERLOADED"
+
+
+class DeadlinePassed(RequestError):
+    """The caller's time ran out while the request waited: nothing was stored."""
+
+    code = "REQUEST.DEADLINE_PASSED"
+
+
+class HolderMismatch(RequestError):
+    """The face is not that of the document's holder."""
+
+    code = "REQUEST.HOLDER_MISMATCH"
+
+
+class TenantConflict(RequestError):
+    """It concerns other carriers too, so one of them alone may not do it."""
+
+    code = "REQUEST.TENANT_CONFLICT"

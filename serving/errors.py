@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from engine import errors
-from indexes.errors import IndexFault, SnapshotDamaged
+from indexes.errors import IndexFault, ShardLost, SnapshotDamaged
+from serving import refusals
 
 
 class ExitCode(IntEnum):
@@ -26,6 +27,7 @@ class Fault:
     message: str
     status: int
     exit_code: ExitCode
+    retry_after_s: float | None = None
 
 
 _BAD, _INTERNAL = ExitCode.BAD_INPUT, ExitCode.INTERNAL
@@ -39,6 +41,9 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.IdempotencyInFlight, 409, _BAD),
     (errors.NotFound, 404, _BAD),
     (errors.Overloaded, 429, _BAD),
+    (errors.HolderMismatch, 403, _BAD),
+    (errors.TenantConflict, 403, _BAD),
+    (errors.DeadlinePassed, 503, _BAD),
     (errors.RequestError, 400, _BAD),
     (errors.CalibrationError, 422, _BAD),
     (errors.KeyRingError, 503, _BAD),
@@ -49,10 +54,28 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.StorageFailed, 503, _INTERNAL),
     (errors.RegistryError, 503, _BAD),
     (errors.SosieError, 500, _INTERNAL),
+    (refusals.Malformed, 400, _BAD),
+    (refusals.TemplateInvalid, 400, _BAD),
+    (refusals.BodyTooLarge, 413, _BAD),
+    (refusals.BodyTimeout, 408, _BAD),
+    (refusals.TypeUnsupported, 415, _BAD),
+    (refusals.NotAcceptable, 406, _BAD),
+    (refusals.RouteUnknown, 404, _BAD),
+    (refusals.MethodUnsupported, 405, _BAD),
+    (refusals.Unauthenticated, 401, _BAD),
+    (refusals.Forbidden, 403, _BAD),
+    (refusals.RateLimited, 429, _BAD),
+    (refusals.Busy, 429, _BAD),
+    (refusals.ServiceRefusal, 503, _BAD),
     (SnapshotDamaged, 503, _INTERNAL),
+    (ShardLost, 503, _INTERNAL),
     (IndexFault, 400, _BAD),
 )
 """First match wins, so a subclass stands above its base."""
+
+
+RETRIABLE = frozenset({409, 429, 503, 507})
+RETRY_AFTER_S = 1.0
 
 
 def describe(error: Exception) -> Fault:
@@ -63,6 +86,9 @@ def describe(error: Exception) -> Fault:
     for kind, status, exit_code in TABLE:
         if isinstance(error, kind):
             code = getattr(error, "code", "INDEX.REFUSED")
-            return Fault(code, " ".join(str(error).split()), status, exit_code)
+            wait_s = getattr(error, "retry_after_s", None)
+            if wait_s is None and status in RETRIABLE:
+                wait_s = RETRY_AFTER_S
+            return Fault(code, " ".join(str(error).split()), status, exit_code, wait_s)
     message = f"internal error ({type(error).__name__}): run again with --debug and report it"
     return Fault("INTERNAL", message, 500, _INTERNAL)

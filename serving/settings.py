@@ -111,11 +111,71 @@ class GallerySettings(_Section):
         description="hours until segments are rewritten without what was removed",
     )
 
+    shards: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="service: actors on Ray that hold the gallery, by turns; 0: in the registrar",
+    )
+    shard_resource: str = Field(
+        default="",
+        description="service: the Ray resource that a shard takes one of, to place it by node",
+    )
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         if self.kind != "exact8" and (self.mapped or self.rows != "float32"):
             raise ValueError("rows and mapped are for kind exact8")
+        if self.mapped and self.shards:
+            raise ValueError("mapped galleries have no shards: choose one of both")
         return self
+
+
+class ServeSettings(_Section):
+    """The service: where it listens, how much it runs, and how much may wait."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8700, ge=1, le=65535)
+    ray_address: str = Field(
+        default="", description='a running Ray cluster ("auto", HOST:PORT); empty starts one here'
+    )
+    ingress_replicas: int = Field(default=0, ge=0, le=1024, description="0: one for each core")
+    embedder: Literal["ingress", "deployment"] = Field(
+        default="ingress",
+        description="where faces are embedded: in each ingress (CPU) or apart, in batches (GPU)",
+    )
+    embedder_replicas: int = Field(default=1, ge=1, le=256)
+    embedder_gpus: float = Field(default=0, ge=0, description="GPUs that each embedder takes")
+    max_body_mib: float = Field(default=32, gt=0, le=1024)
+    body_timeout_s: float = Field(default=10, gt=0, description="a slower client is sent away")
+    request_timeout_s: float = Field(
+        default=30, gt=0, description="deadline of a request that brings none"
+    )
+    requests_ongoing: int = Field(default=256, ge=1, description="at once, in each ingress")
+    photographs_waiting: int = Field(default=64, ge=2, description="in each ingress")
+    probes_waiting: int = Field(default=2048, ge=1, description="for a search, in the registrar")
+    template_ttl_h: float = Field(
+        default=24, gt=0, description="how long an issued template is taken"
+    )
+    key_cache_s: float = Field(
+        default=5, ge=0, description="how long a revoked key may still be taken"
+    )
+    rate_limit: float = Field(
+        default=0, ge=0, description="items a second for a key without its own; 0: no limit"
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="/metrics without a key, on loopback; 0: not"
+    )
+    log_file: str = Field(default="log/service.jsonl", description="in the home folder")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    trace_endpoint: str = Field(
+        default="", description="OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; empty: none"
+    )
+    trace_ratio: float = Field(default=0.01, ge=0, le=1, description="share of requests traced")
+    drain_s: float = Field(default=30, ge=0, description="how long a stop waits for what runs")
+    proxy: Literal["haproxy", "ray"] = Field(
+        default="haproxy", description="ray: Serve's own proxy, ten times slower; for comparison"
+    )
 
 
 class Settings(BaseSettings):
@@ -130,6 +190,7 @@ class Settings(BaseSettings):
     thresholds: ThresholdSettings = ThresholdSettings()
     registrar: RegistrarSettings = RegistrarSettings()
     gallery: GallerySettings = GallerySettings()
+    serve: ServeSettings = ServeSettings()
 
     @classmethod
     def settings_customise_sources(

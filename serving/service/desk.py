@@ -1,0 +1,164 @@
+"""What an ingress asks of the one registrar, wherever that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.matching.documents import Document
+from engine.matching.holders import ErasureCertificate, HolderLines
+from engine.matching.identification import Identification
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.registry.records import AuditEntry
+
+Probes = NDArray[np.float32]
+
+
+class Phase(StrEnum):
+    """How far the registrar is; it answers calls in `ready` only."""
+
+    STARTING = "starting"
+    WAITING = "waiting"
+    """For the writer's lease, which another process still holds."""
+    REPLAYING = "replaying"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of the registrar and its gallery; `detail` is one line for people.
+
+    `sequence` is the gallery's, `store_sequence` the store's; both are None where they could not
+    be read. `boot_id` changes with every start of a registrar.
+    """
+
+    phase: Phase
+    detail: str
+    boot_id: str
+    gallery_size: int = 0
+    sequence: int | None = None
+    store_sequence: int | None = None
+    queued: int = 0
+    queue_size: int = 0
+    searches_queued: int = 0
+    searches_size: int = 0
+    shards: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Decides and searches, on a gallery that is the store's image."""
+        return self.phase is Phase.READY and self.sequence == self.store_sequence
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What travels with every call: who asks, under which correlator, and how long it may take.
+
+    `timeout_s` is what is left when the call is sent; the receiver counts from its arrival.
+    `carrier` limits what may be touched to one tenant; None is all.
+    """
+
+    actor: str
+    correlator: str
+    carrier: str | None = None
+    timeout_s: float | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HolderCheck:
+    """A face held against the references of one document (re-verification)."""
+
+    document_id: str
+    line_id: str | None
+    is_match: bool
+    score: float | None
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """An opened dispute: the case that people will decide."""
+
+    case_id: str
+    line_id: str
+    opened_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LineTarget:
+    """A line by its number (+8613…) or by its id, as a list of lines shows it."""
+
+    text: str = field(repr=False)
+
+
+class Desk(Protocol):
+    """The one registrar. Every call may raise a `SosieError` or a `ServiceRefusal`:
+
+    `NotReady` before it is ready, `Busy` or `Overloaded` where a queue is full, `Interrupted`
+    where it was lost meanwhile, `DeadlinePassed` where nothing was kept in time.
+    """
+
+    async def status(self) -> Status:
+        """Answers in every phase."""
+        ...
+
+    async def enroll(self, request: EnrollmentRequest, context: CallContext) -> Answer:
+        """Judges one activation; the answer is durable and visible. A call that is cancelled, or
+        whose time runs out while it waits, is dropped before it commits."""
+        ...
+
+    async def identify(
+        self, probes: Probes, threshold: float, context: CallContext
+    ) -> list[Identification]:
+        """1:N for rows float32[n, d], beside the writer; one audit entry for the call."""
+        ...
+
+    async def check_line(
+        self, target: LineTarget, probe: Probes, context: CallContext
+    ) -> HolderCheck:
+        """The face float32[d] against the holder of a line in use; audited. `NotFound` for a line
+        that is not, or is of another tenant than the context's."""
+        ...
+
+    async def check_document(
+        self, document: Document | str, probe: Probes, context: CallContext
+    ) -> HolderCheck:
+        """The same for a document, presented or by its id; for a tenant, one with which that
+        document has a line in use."""
+        ...
+
+    async def read_lines(
+        self, document: Document, probe: Probes, context: CallContext
+    ) -> HolderLines:
+        """The numbers under a document, over all carriers, to its holder's face; audited."""
+        ...
+
+    async def dispute_line(
+        self, target: LineTarget, document: Document, probe: Probes, context: CallContext
+    ) -> Dispute:
+        """Opens a case over a line of this document that its holder did not open; the line becomes
+        `disputed`. The face must be the holder's (`HolderMismatch`). `NotFound` where the line is
+        not under the document. Disputed again: the same case."""
+        ...
+
+    async def close_line(self, target: LineTarget, context: CallContext) -> str:
+        """Closes a line in use and returns its id; `NotFound` for another tenant's."""
+        ...
+
+    async def erase(self, document_id: str, context: CallContext) -> ErasureCertificate:
+        """Erases a holder. For a tenant: one whose every line is its own, else `NotFound` or, where
+        it has lines here and elsewhere, `TenantConflict`."""
+        ...
+
+    async def note(self, entries: Sequence[AuditEntry]) -> None:
+        """Keeps audit entries durably; gathered with others into one transaction."""
+        ...
