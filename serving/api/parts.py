@@ -1,0 +1,83 @@
+"""What an ingress is made of: built once a process, passed to the application."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from structlog.typing import FilteringBoundLogger
+
+from engine.errors import ImageError
+from engine.matching.requests import Sample
+from engine.matching.thresholds import Thresholds
+from engine.registry.reader import Reader
+from engine.registry.vault import Vault
+from serving.access.principal import Principal
+from serving.refusals import TemplateInvalid
+from serving.service.desk import Desk
+from serving.settings import ServeSettings
+from serving.telemetry.meter import Meter
+
+
+class Faces(Protocol):
+    """Turns photographs into samples: those of all requests that wait, together."""
+
+    async def sample(
+        self, images: Sequence[bytes], timeout_s: float | None = None
+    ) -> list[Sample | ImageError]:
+        """In their order. `Busy` at once where too many wait; `DeadlinePassed` for what waited
+        too long. A call that is cancelled is not extracted any more."""
+        ...
+
+
+class Templates(Protocol):
+    """Templates that clients keep: sealed, bound to a tenant and a model, good for a time."""
+
+    def issue(self, vectors: NDArray[np.float32], tenant: str) -> list[bytes]:
+        """A token for each rotated unit row of float32[n, d]."""
+        ...
+
+    def open(
+        self, tokens: Sequence[bytes], tenant: str
+    ) -> list[NDArray[np.float32] | TemplateInvalid]:
+        """The rotated unit vector float32[d] of each token, or what is wrong with it."""
+        ...
+
+
+class Gate(Protocol):
+    """Says who calls, and whether that key may go on now."""
+
+    def admit_known(self, key: str | None) -> Principal | None:
+        """The principal of a key seen lately, charged one item; None where it must be looked up.
+
+        `RateLimited` where it has spent its rate."""
+        ...
+
+    async def admit(self, key: str | None) -> Principal:
+        """The same with a look-up; `Unauthenticated` for a key that is none."""
+        ...
+
+    def charge(self, principal: Principal, items: int) -> None:
+        """Charges a batch's other items; `RateLimited` where that is more than it may have."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts of one ingress; `store` is read only, the desk alone writes."""
+
+    settings: ServeSettings
+    desk: Desk
+    store: Reader
+    vault: Vault
+    thresholds: Thresholds
+    faces: Faces
+    templates: Templates
+    gate: Gate
+    meter: Meter
+    log: FilteringBoundLogger
+    model_digest: str
+    version: str
