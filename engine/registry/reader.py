@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BindParameter, Engine, Row, Select, bindparam, func, select, tuple_
+from sqlalchemy import Row, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
 from engine.registry import audit, tables
-from engine.registry.database import chunks, reading
+from engine.registry.database import reading
 from engine.registry.records import (
     AuditRecord,
-    Carrier,
     CaseRecord,
     CaseState,
     DocumentRecord,
@@ -23,32 +22,22 @@ from engine.registry.records import (
     Identity,
     LineRecord,
     LineStatus,
-    Outlet,
     ReferenceChunk,
     StoredAnswer,
     WatchEntry,
+    is_id,
 )
 from engine.registry.rows import case_of, gather_documents, line_of
-from engine.registry.vault import WATCHED_TEMPLATE, Vault
+from engine.registry.source import KEYS
+from engine.registry.tenants import TenantReader
+from engine.registry.vault import WATCHED_TEMPLATE
 
 TEMPLATES_PER_CHUNK = 10_000
 
 _documents, _lines, _references = tables.documents, tables.lines, tables.references
 _watchlist = tables.watchlist
-_KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
 
-_ANSWERS = select(tables.idempotency).where(tables.idempotency.c.scope.in_(_KEYS))
-_OUTLETS = (
-    select(tables.outlets, tables.carriers.c.line_limit)
-    .join(tables.carriers)
-    .where(tables.outlets.c.code.in_(_KEYS))
-)
-_CARRIERS = select(tables.carriers).order_by(tables.carriers.c.code)
-_ALL_OUTLETS = (
-    select(tables.outlets, tables.carriers.c.line_limit)
-    .join(tables.carriers)
-    .order_by(tables.outlets.c.code)
-)
+_ANSWERS = select(tables.idempotency).where(tables.idempotency.c.scope.in_(KEYS))
 _DOCUMENTS = (
     select(_documents, _references.c.id.label("reference_id"))
     .outerjoin(
@@ -57,8 +46,8 @@ _DOCUMENTS = (
     )
     .order_by(_references.c.id)
 )
-_DOCUMENTS_BY_LOOKUP = _DOCUMENTS.where(_documents.c.lookup.in_(_KEYS))
-_DOCUMENTS_BY_ID = _DOCUMENTS.where(_documents.c.id.in_(_KEYS))
+_DOCUMENTS_BY_LOOKUP = _DOCUMENTS.where(_documents.c.lookup.in_(KEYS))
+_DOCUMENTS_BY_ID = _DOCUMENTS.where(_documents.c.id.in_(KEYS))
 _BLOCKED_DOCUMENTS = (
     _DOCUMENTS.where(_documents.c.blocked_at.is_not(None))
     .order_by(None)
@@ -66,23 +55,24 @@ _BLOCKED_DOCUMENTS = (
 )
 _DOCUMENTS_OF = (
     select(_references.c.id, _references.c.document_id)
-    .where(_references.c.id.in_(_KEYS))
+    .where(_references.c.id.in_(KEYS))
     .where(_references.c.removed_sequence.is_(None))
 )
 _IDENTITY = select(_documents.c.identity).where(_documents.c.id == bindparam("id"))
 _IN_USE = _lines.c.status != LineStatus.CLOSED.value
-_LINES_IN_USE = select(_lines).where(_lines.c.msisdn_lookup.in_(_KEYS), _IN_USE)
+_LINES_IN_USE = select(_lines).where(_lines.c.msisdn_lookup.in_(KEYS), _IN_USE)
 _LINE_COUNTS = (
     select(_lines.c.document_id, func.count().label("lines"))
-    .where(_lines.c.document_id.in_(_KEYS), _lines.c.carrier == bindparam("carrier"), _IN_USE)
+    .where(_lines.c.document_id.in_(KEYS), _lines.c.carrier == bindparam("carrier"), _IN_USE)
     .group_by(_lines.c.document_id)
 )
+_LINES_BY_ID = select(_lines).where(_lines.c.id.in_(KEYS))
 _LINES_OF = (
     select(_lines)
     .where(_lines.c.document_id == bindparam("id"))
     .order_by(_lines.c.opened_at, _lines.c.id)
 )
-_NUMBERS = select(_lines.c.id, _lines.c.msisdn).where(_lines.c.id.in_(_KEYS))
+_NUMBERS = select(_lines.c.id, _lines.c.msisdn).where(_lines.c.id.in_(KEYS))
 _REFERENCE_PAGE = (
     select(_references.c.id, _references.c.template, _references.c.added_sequence)
     .where(
@@ -99,20 +89,17 @@ _REMOVALS = (
     .order_by(_references.c.id)
 )
 _ENROLLMENT = select(tables.enrollments).where(tables.enrollments.c.id == bindparam("id"))
+_OPEN_CASE_OF = select(tables.cases).where(
+    tables.cases.c.line_id == bindparam("line"),
+    tables.cases.c.kind == bindparam("kind"),
+    tables.cases.c.state == CaseState.OPEN.value,
+)
 _WATCHLIST = select(_watchlist).where(_watchlist.c.removed_at.is_(None)).order_by(_watchlist.c.id)
 _DEPLOYMENT = select(tables.deployment)
 
 
-class Reader:
+class Reader(TenantReader):
     """What the registrar and the surfaces ask; safe to use from any thread."""
-
-    def __init__(self, engine: Engine, vault: Vault) -> None:
-        self._engine = engine
-        self._vault = vault
-
-    @property
-    def vault(self) -> Vault:
-        return self._vault
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """What was answered before under these idempotency scopes."""
@@ -123,28 +110,6 @@ class Reader:
             for row in self._rows_of(_ANSWERS, scopes)
         }
 
-    def outlets(self, codes: Sequence[str]) -> dict[str, Outlet]:
-        """The known ones of these outlets."""
-        return {
-            row.code: Outlet(row.code, row.carrier, row.is_open, row.line_limit)
-            for row in self._rows_of(_OUTLETS, codes)
-        }
-
-    def carriers(self) -> list[Carrier]:
-        """Every carrier, by code."""
-        with reading(self._engine) as connection:
-            return [
-                Carrier(row.code, row.name, row.line_limit) for row in connection.execute(_CARRIERS)
-            ]
-
-    def all_outlets(self) -> list[Outlet]:
-        """Every outlet, closed ones too, by code."""
-        with reading(self._engine) as connection:
-            return [
-                Outlet(row.code, row.carrier, row.is_open, row.line_limit)
-                for row in connection.execute(_ALL_OUTLETS)
-            ]
-
     def documents(self, lookups: Sequence[bytes]) -> dict[bytes, DocumentRecord]:
         """The documents on record under these keyed look-ups, with their live references."""
         found = gather_documents(self._rows_of(_DOCUMENTS_BY_LOOKUP, lookups))
@@ -153,6 +118,13 @@ class Reader:
     def documents_by_id(self, ids: Sequence[str]) -> dict[str, DocumentRecord]:
         found = gather_documents(self._rows_of(_DOCUMENTS_BY_ID, ids))
         return {record.id: record for record in found}
+
+    def document(self, document_id: str) -> DocumentRecord:
+        """One document, erased ones too; `NotFound` if there is none."""
+        found = self.documents_by_id([document_id]) if is_id(document_id) else {}
+        if document_id not in found:
+            raise NotFound("no document has this id: check it")
+        return found[document_id]
 
     def blocked_documents(self) -> list[DocumentRecord]:
         """Every blocked document, erased ones too, the longest blocked first."""
@@ -179,6 +151,17 @@ class Reader:
         """The lines, not closed, that these numbers are on."""
         found = (line_of(row) for row in self._rows_of(_LINES_IN_USE, msisdn_lookups))
         return {line.msisdn_lookup: line for line in found if line.msisdn_lookup is not None}
+
+    def line(self, line_id: str) -> LineRecord:
+        """One line, closed ones too; `NotFound` if there is none."""
+        found = self.lines_by_id([line_id]) if is_id(line_id) else {}
+        if line_id not in found:
+            raise NotFound("no line has this id: check it")
+        return found[line_id]
+
+    def lines_by_id(self, ids: Sequence[str]) -> dict[str, LineRecord]:
+        """The known ones of these lines, closed ones too."""
+        return {row.id: line_of(row) for row in self._rows_of(_LINES_BY_ID, ids)}
 
     def open_line_counts(self, document_ids: Sequence[str], carrier: str) -> dict[str, int]:
         """How many lines, not closed, each document has with a carrier; none is left out."""
@@ -235,8 +218,11 @@ class Reader:
 
     def enrollment(self, enrollment_id: str) -> EnrollmentRecord:
         """One enrollment; `NotFound` if there is none."""
-        with reading(self._engine) as connection:
-            row = connection.execute(_ENROLLMENT, {"id": enrollment_id}).one_or_none()
+        # No database is asked for what is no id: PostgreSQL fails on some texts.
+        row = None
+        if is_id(enrollment_id):
+            with reading(self._engine) as connection:
+                row = connection.execute(_ENROLLMENT, {"id": enrollment_id}).one_or_none()
         if row is None:
             raise NotFound("no enrollment has this id: check it")
         values = row._asdict()
@@ -249,6 +235,12 @@ class Reader:
             query = query.where(tables.cases.c.state == state.value)
         with reading(self._engine) as connection:
             return [case_of(row) for row in connection.execute(query.limit(limit))]
+
+    def open_case_of(self, line_id: str, kind: str) -> CaseRecord | None:
+        """The open case of one kind about a line; `None` where there is none."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_OPEN_CASE_OF, {"line": line_id, "kind": kind}).one_or_none()
+        return None if row is None else case_of(row)
 
     def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
         """The audit trail after a number, oldest first."""
@@ -290,15 +282,6 @@ class Reader:
         counted = select(*(query.scalar_subquery().label(name) for name, query in queries.items()))
         with reading(self._engine) as connection:
             return dict(connection.execute(counted).one()._mapping)
-
-    def _rows_of(
-        self, statement: Select[Any], keys: Sequence[object], **values: object
-    ) -> Iterator[Row[Any]]:
-        distinct = list(dict.fromkeys(keys))
-        for chunk in chunks(distinct):
-            with reading(self._engine) as connection:
-                rows = connection.execute(statement, {"keys": chunk, **values}).all()
-            yield from rows
 
     def _watched(self, row: Row[Any]) -> WatchEntry:
         template = None

@@ -6,6 +6,7 @@ in a record's text form.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 import uuid
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Json = Mapping[str, Any]
+_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 class DocumentStatus(StrEnum):
@@ -53,6 +55,11 @@ def new_id() -> str:
     value = value & ~(0xF << 76) | (0x7 << 76)
     value = value & ~(0x3 << 62) | (0x2 << 62)
     return str(uuid.UUID(int=value))
+
+
+def is_id(text: str) -> bool:
+    """True for a text written as `new_id` writes them."""
+    return _ID.fullmatch(text) is not None
 
 
 def utc_now() -> datetime:
@@ -186,6 +193,8 @@ class CaseRecord:
     document_ids: tuple[str, ...]
     score: float | None
     opened_at: datetime
+    line_id: str | None = None
+    """The line that it is about, where it is about one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -266,6 +275,7 @@ class Changes:
     answers: Sequence[StoredAnswer] = ()
     removed_references: Sequence[tuple[int, int]] = ()
     """Reference id and the gallery sequence of its removal."""
+    disputed_lines: Sequence[str] = ()
     closed_lines: Sequence[str] = ()
     blocked_documents: Sequence[str] = ()
     unblocked_documents: Sequence[str] = ()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, Table, insert, update
+from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from engine.errors import (
@@ -21,6 +22,7 @@ from engine.errors import (
     StorageFull,
 )
 from engine.registry import deployment, schema, tables
+from engine.registry.apikeys import ApiKey
 from engine.registry.database import changing, connect, reading, sqlite_file
 from engine.registry.ledger import recorded
 from engine.registry.reader import Reader
@@ -120,6 +122,32 @@ class Store(Reader):
             if result.rowcount != 1:
                 raise NotFound(f"no outlet has the code {code}: check it")
 
+    def add_api_key(self, key: ApiKey, *, actor: str) -> None:
+        """Adds a key of the service; `NotFound` where its carrier or its open outlet is not."""
+        bound = {"role": key.role, "carrier": key.carrier, "outlet": key.outlet}
+        with self._recorded(AuditEntry(actor, "apikey.added", key.id, bound)) as connection:
+            _require_tenant(connection, key)
+            try:
+                connection.execute(insert(tables.api_keys), asdict(key))
+            except IntegrityError:
+                raise RegistryError(
+                    f"a key of role {key.role} needs other bounds, or its id is taken: an outlet's "
+                    "has a carrier and an outlet, a carrier's a carrier, the others neither"
+                ) from None
+
+    def revoke_api_key(self, key_id: str, *, actor: str) -> None:
+        """Ends a key; `NotFound` where it is unknown or has been revoked."""
+        statement = (
+            update(tables.api_keys)
+            .where(tables.api_keys.c.id == key_id)
+            .where(tables.api_keys.c.revoked_at.is_(None))
+        )
+        with self._recorded(AuditEntry(actor, "apikey.revoked", key_id)) as connection:
+            if connection.execute(statement.values(revoked_at=utc_now())).rowcount != 1:
+                raise NotFound(
+                    "no key has this id, or it was revoked before: see `sosie apikey list`"
+                )
+
     def _add(self, table: Table, values: dict[str, Any], what: str, actor: str) -> None:
         with self._recorded(AuditEntry(actor, f"{what}.added", values["code"])) as connection:
             try:
@@ -147,6 +175,21 @@ def upgrade(url: str) -> tuple[str, str]:
         engine.dispose()
     assert before is not None, "checked above"
     return before, schema.REVISIONS[-1]
+
+
+def _require_tenant(connection: Connection, key: ApiKey) -> None:
+    """The database would say of both only that something is missing."""
+    carriers, outlets = tables.carriers.c, tables.outlets.c
+    if key.carrier is not None:
+        known = connection.scalar(select(carriers.code).where(carriers.code == key.carrier))
+        if known is None:
+            raise NotFound(f"no carrier has the code {key.carrier}: check it")
+    if key.outlet is not None:
+        query = select(outlets.code).where(outlets.code == key.outlet, outlets.is_open)
+        if connection.scalar(query.where(outlets.carrier == key.carrier)) is None:
+            raise NotFound(
+                f"{key.carrier} has no open outlet with the code {key.outlet}: check both"
+            )
 
 
 def _claim(path: Path) -> None:

@@ -195,6 +195,16 @@ cases = Table(
     Column("document_ids", Json, nullable=False),
     Column("score", Float(53)),
     Column("opened_at", Moment, nullable=False),
+    Column("line_id", ForeignKey(lines.c.id)),
+)
+# One at a time: who disputes a line again is shown the case that is open.
+Index(
+    "uq_cases_open_of_line",
+    cases.c.line_id,
+    cases.c.kind,
+    unique=True,
+    sqlite_where=text("line_id IS NOT NULL AND state = 'open'"),
+    postgresql_where=text("line_id IS NOT NULL AND state = 'open'"),
 )
 
 watchlist = Table(
@@ -228,6 +238,26 @@ idempotency = Table(
     Column("enrollment_id", ForeignKey(enrollments.c.id)),
     Column("response", Json, nullable=False),
     Column("created_at", Moment, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Code, primary_key=True),
+    # Keyed, of the whole key: whoever reads the table can neither use it nor make another row.
+    Column("digest", LargeBinary, nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("carrier", ForeignKey(carriers.c.code)),
+    Column("outlet", ForeignKey(outlets.c.code)),
+    Column("rate_limit", Float(53)),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
+    CheckConstraint("(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"),
+    CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),
+    CheckConstraint("rate_limit > 0", name="rate_limit"),
 )
 
 SEALED = (

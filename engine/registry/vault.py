@@ -50,6 +50,7 @@ class Vault:
         self._deployment = ring.deployment_id.encode()
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
         self._headers = {key.version: _header(key.version) for key in ring.data}
+        self._by_header = {self._headers[version]: one for version, one in self._ciphers.items()}
         self._active = ring.active_data_key.version
         self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
 
@@ -112,6 +113,24 @@ class Vault:
         """The value, if it was sealed for this place and row by this deployment."""
         context = self._context(place) + str(row).encode()
         return self._open(context, sealed, f"{place} of row {row}")
+
+    def open_all(self, place: str, row: str, sealed: Sequence[bytes]) -> list[bytes | None]:
+        """The values that were sealed for this place and row; None for each that was not."""
+        context = self._context(place) + row.encode()
+        start = KEY_HEADER_BYTES + _NONCE_BYTES
+        opened: list[bytes | None] = []
+        for one in sealed:
+            header = one[:KEY_HEADER_BYTES]
+            cipher = self._by_header.get(header)
+            plain = None
+            if cipher is not None and len(one) >= OVERHEAD_BYTES:
+                nonce = one[KEY_HEADER_BYTES:start]
+                try:
+                    plain = cipher.decrypt(nonce, one[start:], header + context)
+                except InvalidTag:
+                    plain = None
+            opened.append(plain)
+        return opened
 
     def seal_templates(
         self,

@@ -36,6 +36,7 @@ def list_cases(
                         "kind": case.kind,
                         "state": case.state.value,
                         "enrollment_id": case.enrollment_id,
+                        "line_id": case.line_id,
                         "document_ids": list(case.document_ids),
                         "score": case.score,
                         "opened_at": case.opened_at.isoformat(),
@@ -52,10 +53,10 @@ def list_cases(
         [
             case.id,
             escape(case.kind),
-            case.enrollment_id or "-",
+            case.line_id or case.enrollment_id or "-",
             "-" if case.score is None else f"{case.score:.4f}",
             case.opened_at.isoformat(timespec="seconds"),
         ]
         for case in cases
     ]
-    print_table(None, ("case", "kind", "enrollment", "score", "opened at"), rows)
+    print_table(None, ("case", "kind", "line or enrollment", "score", "opened at"), rows)

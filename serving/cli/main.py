@@ -9,6 +9,7 @@ import typer
 
 from serving.cli import (
     accuracy,
+    apikeys,
     bench,
     cases,
     deployment,
@@ -21,6 +22,7 @@ from serving.cli import (
     lines,
     operators,
     restrictions,
+    serve,
 )
 from serving.cli.faults import RootGroup
 from serving.cli.inputs import Globals
@@ -33,8 +35,10 @@ SUBJECTS = (
     restrictions,
     cases,
     deployment,
+    serve,
     doctor,
     operators,
+    apikeys,
     keys,
     accuracy,
     index,

@@ -6,7 +6,7 @@ from datetime import date
 import numpy as np
 import pytest
 
-from engine.errors import NotFound, RegistryError, SealBroken
+from engine.errors import NotFound, RegistryError, SealBroken, StorageFailed
 from engine.registry import changes as changing
 from engine.registry import reader as readers
 from engine.registry.records import (
@@ -47,6 +47,7 @@ def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> N
         assert record.status is DocumentStatus.ACTIVE
         assert record.reference_ids == (reference.id,)
         assert store.documents_by_id([document.id]) == {document.id: record}
+        assert store.document(document.id) == record
         identity = store.identity(document.id)
         assert (identity.number, identity.name) == (document.number, document.name)
         assert store.enrollment(enrollment.id) == enrollment
@@ -58,6 +59,7 @@ def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> N
             line.opened_at,
             LineStatus.ACTIVE,
         )
+        assert store.line(line.id) == found
         assert store.numbers([line.id]) == {line.id: line.msisdn}
 
 
@@ -72,8 +74,11 @@ def test_unknown_keys_are_left_out(store) -> None:
 
 
 def test_unknown_enrollment_or_document_is_not_found(store) -> None:
-    with pytest.raises(NotFound):
-        store.enrollment(new_id())
+    for ask in (store.enrollment, store.document, store.line):
+        for key in (new_id(), "", "x", "a\0b", "\udcff", "0" * 100_000):
+            with pytest.raises(NotFound):
+                ask(key)
+    assert store.open_case_of(new_id(), "dispute") is None
     with pytest.raises(NotFound):
         store.identity(new_id())
 
@@ -198,6 +203,50 @@ def test_cases_are_listed_newest_first_by_state(store, writer, enroll) -> None:
     writer.commit(replace(changes, cases=cases))
     assert store.cases() == [cases[2], cases[0]]
     assert store.cases(state=None, limit=2) == [cases[2], cases[1]]
+
+
+def case_about(line_id: str, state: CaseState = CaseState.OPEN) -> CaseRecord:
+    return CaseRecord(new_id(), "dispute", state, None, (), None, utc_now(), line_id)
+
+
+def test_a_disputed_line_is_in_use_with_its_open_case_until_it_is_closed(
+    store, writer, enroll
+) -> None:
+    changes = enroll(writer, 2)
+    line, other = changes.lines
+    writer.commit(changes)
+    cases = [case_about(line.id, CaseState.CLOSED), case_about(line.id)]
+    writer.commit(Changes(sequence=2, audit=[ENTRY], disputed_lines=[line.id], cases=cases))
+    assert store.line(line.id).status is LineStatus.DISPUTED
+    assert store.line(other.id).status is LineStatus.ACTIVE
+    assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == line.id
+    assert store.open_line_counts([line.document_id], "red") == {line.document_id: 1}
+    assert store.open_case_of(line.id, "dispute") == cases[1]
+    assert store.open_case_of(line.id, "other") is None
+    assert store.open_case_of(other.id, "dispute") is None
+    assert cases[1] in store.cases()
+    writer.commit(Changes(sequence=2, audit=[ENTRY], closed_lines=[line.id]))
+    assert store.line(line.id).status is LineStatus.CLOSED
+    assert store.lines_in_use([line.msisdn_lookup]) == {}
+
+
+def test_a_line_has_one_open_case_of_a_kind(store, writer, enroll) -> None:
+    changes = enroll(writer, 1)
+    writer.commit(replace(changes, cases=[case_about(changes.lines[0].id)]))
+    before = store.cases(state=None)
+    with pytest.raises(StorageFailed):
+        writer.commit(Changes(sequence=1, audit=[ENTRY], cases=[case_about(changes.lines[0].id)]))
+    assert store.cases(state=None) == before
+
+
+def test_only_an_active_line_becomes_disputed(store, writer, enroll) -> None:
+    changes = enroll(writer, 1)
+    writer.commit(changes)
+    line = changes.lines[0].id
+    for earlier in ({"disputed_lines": [line]}, {"closed_lines": [line]}):
+        writer.commit(Changes(sequence=1, audit=[ENTRY], **earlier))
+        with pytest.raises(StorageFailed):
+            writer.commit(Changes(sequence=1, audit=[ENTRY], disputed_lines=[line]))
 
 
 def test_watch_list_holds_faces_and_documents_until_they_are_removed(

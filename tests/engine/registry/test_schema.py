@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import CheckConstraint, inspect, text
+from sqlalchemy import CheckConstraint, insert, inspect, text
 
 from engine.errors import (
     KeyRingForeign,
@@ -18,11 +19,12 @@ from engine.errors import (
     RegistryMissing,
     SchemaMismatch,
 )
-from engine.registry import schema, tables
+from engine.registry import deployment, schema, tables
 from engine.registry import store as stores
+from engine.registry.audit import verify_chain
 from engine.registry.database import changing, connect
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier
+from engine.registry.records import Carrier, new_id, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 
@@ -189,7 +191,7 @@ def test_newer_schema_is_refused_and_left_alone(store: Store, database_url: str)
 def test_older_schema_is_refused_with_the_command_to_run(
     store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "0002"))
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
     with pytest.raises(SchemaMismatch, match="run sosie upgrade"):
         Store.open(database_url, store.vault, model_digest=MODEL)
 
@@ -198,6 +200,66 @@ def test_upgrade_of_a_current_registry_changes_nothing(store: Store, database_ur
     store.add_carrier(Carrier("green", "Green"), actor="test")
     assert stores.upgrade(database_url) == (schema.REVISIONS[-1], schema.REVISIONS[-1])
     assert store.counts()["carriers"] == 3
+
+
+def make_first_revision(url: str, vault: Vault) -> tuple[str, str]:
+    """A registry as the first version made it, with an enrollment and its case; their ids."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    enrollment, opened = new_id(), new_id()
+    engine = connect(url)
+    with changing(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        deployment.write_first(connection, vault, MODEL, utc_now())
+        for table, values in (
+            (tables.carriers, {"code": "red", "name": "Red", "line_limit": 5}),
+            (tables.outlets, {"code": "r1", "carrier": "red", "is_open": True}),
+            (
+                tables.enrollments,
+                {"id": enrollment, "sequence": 0, "carrier": "red", "outlet": "r1"}
+                | {"decision": "rejected", "reasons": [], "evidence": {}},
+            ),
+        ):
+            connection.execute(insert(table).values(**values, created_at=utc_now()))
+        connection.execute(
+            insert(tables.cases).values(
+                id=opened,
+                kind="possible_duplicate",
+                state="open",
+                enrollment_id=enrollment,
+                document_ids=["a"],
+                score=0.512345678901234,
+                opened_at=utc_now(),
+            )
+        )
+    engine.dispose()
+    return enrollment, opened
+
+
+def test_upgrade_brings_the_first_revision_to_this_one_with_all_its_rows(
+    database_url: str, vault: Vault
+) -> None:
+    if "sqlite" in database_url:
+        Path(database_url.removeprefix("sqlite:///")).touch()
+    enrollment, opened = make_first_revision(database_url, vault)
+    with pytest.raises(SchemaMismatch, match="0001 is older than 0002: run sosie upgrade"):
+        Store.open(database_url, vault, model_digest=MODEL)
+    assert stores.upgrade(database_url) == ("0001", "0002")
+    engine = connect(database_url)
+    with changing(engine) as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+        keys = inspect(connection).get_foreign_keys("cases")
+        assert {key["name"] for key in keys} == {"fk_cases_enrollment_id", "fk_cases_line_id"}
+    engine.dispose()
+    with Store.open(database_url, vault, model_digest=MODEL) as store:
+        (case,) = store.cases()
+        assert (case.id, case.enrollment_id, case.line_id) == (opened, enrollment, None)
+        assert (case.document_ids, case.score) == (("a",), 0.512345678901234)
+        assert store.outlets(["r1"])["r1"].is_open
+        assert store.api_keys() == []
+        store.add_carrier(Carrier("green", "Green"), actor="test")
+        assert verify_chain(store).intact
 
 
 def test_upgrade_of_nothing_is_refused(database_url: str) -> None:

@@ -163,6 +163,20 @@ def test_no_template_is_an_empty_batch() -> None:
     assert VAULT.open_templates([], []).shape == (0, DIM)
 
 
+def test_values_opened_together_are_those_opened_singly_and_none_for_each_that_is_refused() -> None:
+    rotated = Vault(RING.with_new_data_key(), DIM)
+    old, new = (
+        VAULT.seal("table.column", "row", b"old"),
+        rotated.seal("table.column", "row", b"new"),
+    )
+    moved = VAULT.seal("table.column", "other", b"moved")
+    altered = old[:-1] + bytes([old[-1] ^ 1])
+    sealed = [old, moved, new, altered, old[:20], b"", old[:3]]
+    opened = rotated.open_all("table.column", "row", sealed)
+    assert opened == [b"old", None, b"new", None, None, None, None]
+    assert VAULT.open_all("table.column", "row", [new, old]) == [None, b"old"]
+
+
 def test_look_ups_of_different_kinds_or_keys_never_meet() -> None:
     values = {
         VAULT.look_up("name", "x"),

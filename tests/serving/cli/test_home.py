@@ -213,7 +213,7 @@ def test_upgrade_of_a_registry_of_this_version_changes_nothing(
     home: Path, sosie: Any, contents: Any
 ) -> None:
     before = contents(home)
-    assert sosie("upgrade", "--home", home, "--json").json == {"before": "0001", "after": "0001"}
+    assert sosie("upgrade", "--home", home, "--json").json == {"before": "0002", "after": "0002"}
     assert contents(home) == before
 
 

@@ -61,3 +61,30 @@ def test_open_cases_are_listed_the_newest_first(
     assert enrolled["document_id"] in cases[0]["document_ids"]
     assert len(sosie("cases", "--top", 1, *at, "--json").json["cases"]) == 1
     assert cases[0]["case_id"] in sosie("cases", *at).out
+
+
+def test_a_disputed_line_is_a_case_that_names_it(
+    full_home: Path, enrolled: dict[str, Any], sosie: Any
+) -> None:
+    from engine.matching.disputes import dispute_line
+    from engine.matching.documents import Document
+    from serving.cli.inputs import open_deployment
+
+    with open_deployment(full_home) as deployment:
+        gallery = deployment.registrar.gallery
+        made = dispute_line(
+            deployment.registrar,
+            deployment.store,
+            line_text="+8613800138000",
+            document=Document("cn-ric", "110105199003071239", "any holder"),
+            probe=gallery.vectors(gallery.ids)[0],
+            threshold=0.5,
+            actor="test",
+        )
+    at = ("--home", full_home)
+    (case,) = sosie("cases", *at, "--json").json["cases"]
+    assert (case["case_id"], case["kind"]) == (made.case_id, "dispute")
+    assert (case["line_id"], case["document_ids"]) == (made.line_id, [enrolled["document_id"]])
+    shown = sosie("cases", *at).out
+    assert made.case_id in shown
+    assert made.line_id in shown

@@ -1,0 +1,109 @@
+"""A line that its holder says they never opened: marked, and a case opened for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import HolderMismatch, NotFound
+from engine.matching.comparison import score_best
+from engine.matching.documents import Document
+from engine.matching.holders import find_holder
+from engine.matching.operations import LINE_UNKNOWN, find_line, normalise_line
+from engine.matching.runner import Runner
+from engine.registry.reader import Reader
+from engine.registry.records import (
+    AuditEntry,
+    CaseRecord,
+    CaseState,
+    Changes,
+    DocumentRecord,
+    LineRecord,
+    LineStatus,
+    new_id,
+)
+from engine.registry.writer import Writer
+
+DISPUTE = "dispute"
+"""The kind of case, beside those of `policy.CaseKind`: no verdict opens it, a holder does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """An open dispute: the case that people will decide."""
+
+    case_id: str
+    line_id: str
+    opened_at: datetime
+
+
+def dispute_line(
+    registrar: Runner,
+    registry: Reader,
+    *,
+    line_text: str,
+    document: Document,
+    probe: NDArray[np.float32],
+    threshold: float,
+    actor: str,
+) -> Dispute:
+    """Disputes a line in use, given by number or id, for the face float32[d] of its holder.
+
+    `HolderMismatch` where the probe is not the document's holder, `NotFound` where the line is
+    not under the document; both refusals are audited. Disputed again: the case that is open.
+    """
+
+    target = normalise_line(line_text)
+
+    def perform(writer: Writer, now: datetime) -> Dispute:
+        record = find_holder(registry, document, now.date())
+        references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
+        score = score_best(probe, references)
+        # The face comes first: another's must not learn which numbers stand under the document.
+        if score is None or not score >= threshold:
+            _audit_refusal(writer, record, actor, "holder_mismatch")
+            raise HolderMismatch("the face is not that of the document's holder")
+        line = find_line(registry, target)
+        if line is None or line.document_id != record.id:
+            _audit_refusal(writer, record, actor, "line_unknown")
+            raise NotFound(LINE_UNKNOWN)
+        case = registry.open_case_of(line.id, DISPUTE)
+        if case is None:
+            case = _open_case(writer, line, score, now, actor)
+        return Dispute(case.id, line.id, case.opened_at)
+
+    return registrar.run(perform)
+
+
+def _open_case(
+    writer: Writer, line: LineRecord, score: float, now: datetime, actor: str
+) -> CaseRecord:
+    case = CaseRecord(
+        id=new_id(),
+        kind=DISPUTE,
+        state=CaseState.OPEN,
+        enrollment_id=line.enrollment_id,
+        document_ids=(line.document_id,),
+        score=score,
+        opened_at=now,
+        line_id=line.id,
+    )
+    detail = {"case": case.id, "document": line.document_id, "score": score}
+    writer.commit(
+        Changes(
+            sequence=writer.sequence,
+            audit=(AuditEntry(actor, "line.disputed", line.id, detail),),
+            cases=(case,),
+            # A line stays disputed when a case about it was closed without changing it.
+            disputed_lines=(line.id,) if line.status is LineStatus.ACTIVE else (),
+        )
+    )
+    return case
+
+
+def _audit_refusal(writer: Writer, record: DocumentRecord, actor: str, cause: str) -> None:
+    entry = AuditEntry(actor, "line.dispute_refused", record.id, {"cause": cause})
+    writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))

@@ -1,0 +1,185 @@
+"""Who may call the service: `apikey add`, `list`, `revoke`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.errors import RequestError
+from serving.access.principal import Role
+from serving.cli.inputs import (
+    HomeOption,
+    name_actor,
+    open_deployment,
+    read_date,
+    require_code,
+    require_words,
+)
+from serving.cli.output import JsonFlag, escape, print_json, print_line, print_table
+from serving.cli.panels import DEPLOYMENT
+
+if TYPE_CHECKING:
+    from engine.registry.apikeys import ApiKey
+
+MAX_LABEL_LENGTH = 200
+FASTEST = 1_000_000
+
+
+def register(app: typer.Typer) -> None:
+    keys = typer.Typer(
+        help="Add a key of the service, list them, or end one.", no_args_is_help=True
+    )
+    keys.command("add")(add_key)
+    keys.command("list")(list_keys)
+    keys.command("revoke")(revoke_key)
+    app.add_typer(keys, name="apikey", rich_help_panel=DEPLOYMENT)
+
+
+def add_key(
+    role: Annotated[Role, typer.Option(help="What the key may do.")],
+    carrier: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Its carrier: for roles outlet and carrier.")
+    ] = None,
+    outlet: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Its outlet: for the role outlet.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="What it is for, or who has it.")] = "",
+    rate_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="Items a second that it may ask for; without it, the setting serve.rate_limit.",
+        ),
+    ] = None,
+    expires_on: Annotated[
+        str | None,
+        typer.Option(metavar="DAY", help="The last day (UTC) on which it is taken: 2031-01-31."),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add a key and show it, this once: only a digest of it is kept."""
+    from engine.registry.apikeys import ApiKey
+    from serving.access.keys import make_key
+
+    now = datetime.now(UTC)
+    _require_bounds(role, carrier, outlet)
+    if label:
+        require_words(label, "a label", MAX_LABEL_LENGTH)
+    if rate_limit is not None and not 0 < rate_limit <= FASTEST:
+        raise RequestError(f"--rate-limit is above 0 and at most {FASTEST} items a second")
+    expires_at = None if expires_on is None else _read_expiry(expires_on, now)
+    with open_deployment(home) as deployment:
+        made = make_key(deployment.vault)
+        key = ApiKey(
+            id=made.id,
+            digest=made.digest,
+            label=label,
+            role=role.value,
+            carrier=carrier,
+            outlet=outlet,
+            rate_limit=rate_limit,
+            created_at=now,
+            expires_at=expires_at,
+        )
+        deployment.store.add_api_key(key, actor=name_actor())
+    if as_json:
+        print_json({"key": made.text} | _write_key(key, now))
+        return
+    print_line(f"[green]Added[/] the key {key.id}, of role {role.value}. It is shown this once:")
+    # Not by rich: a key is copied, and must come as it is.
+    typer.echo(made.text)
+
+
+def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """List the keys, those no longer in force too, the oldest first; what they are is not kept."""
+    now = datetime.now(UTC)
+    with open_deployment(home) as deployment:
+        keys = deployment.store.api_keys()
+    if as_json:
+        print_json({"keys": [_write_key(key, now) for key in keys]})
+        return
+    if not keys:
+        print_line("There is no key: add one with `sosie apikey add`.")
+        return
+    rows = [
+        [
+            key.id,
+            key.role,
+            escape(key.carrier or "-"),
+            escape(key.outlet or "-"),
+            "-" if key.rate_limit is None else f"{key.rate_limit:g}/s",
+            _name_state(key, now),
+            "-" if key.expires_at is None else _last_day(key.expires_at),
+            escape(key.label),
+        ]
+        for key in keys
+    ]
+    columns = ("key", "role", "carrier", "outlet", "rate", "state", "last day", "label")
+    print_table(None, columns, rows)
+
+
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `sosie apikey list` shows it.")],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """End a key: the service refuses it within the setting serve.key_cache_s."""
+    require_code(key_id)
+    with open_deployment(home) as deployment:
+        deployment.store.revoke_api_key(key_id, actor=name_actor())
+    if as_json:
+        print_json({"key_id": key_id, "state": "revoked"})
+    else:
+        print_line(f"[green]Revoked[/] the key {escape(key_id)}.")
+
+
+def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None:
+    needed = {Role.OUTLET: (True, True), Role.CARRIER: (True, False)}.get(role, (False, False))
+    for option, value, is_needed in zip(
+        ("--carrier", "--outlet"), (carrier, outlet), needed, strict=True
+    ):
+        if is_needed and value is None:
+            raise RequestError(f"a key of role {role.value} is bound: give {option} too")
+        if not is_needed and value is not None:
+            raise RequestError(f"a key of role {role.value} is not bound by {option}: leave it out")
+        if value is not None:
+            require_code(value)
+
+
+def _read_expiry(text: str, now: datetime) -> datetime:
+    """The end of that day."""
+    day = read_date(text)
+    if day < now.date():
+        raise RequestError("the day of expiry is over: give a later one")
+    try:
+        return datetime.combine(day + timedelta(days=1), time(), UTC)
+    except OverflowError:
+        raise RequestError("the day of expiry is too late: give an earlier one") from None
+
+
+def _last_day(expires_at: datetime) -> str:
+    return (expires_at - timedelta(microseconds=1)).date().isoformat()
+
+
+def _name_state(key: ApiKey, now: datetime) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    return "expired" if key.expires_at is not None and key.expires_at <= now else "in force"
+
+
+def _write_key(key: ApiKey, now: datetime) -> dict[str, Any]:
+    return {
+        "key_id": key.id,
+        "role": key.role,
+        "carrier": key.carrier,
+        "outlet": key.outlet,
+        "label": key.label,
+        "rate_limit": key.rate_limit,
+        "state": _name_state(key, now),
+        "created_at": key.created_at.isoformat(),
+        "expires_at": None if key.expires_at is None else key.expires_at.isoformat(),
+        "revoked_at": None if key.revoked_at is None else key.revoked_at.isoformat(),
+    }

@@ -1,0 +1,109 @@
+"""A registry with the carriers red and blue and an outlet each, and keys of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.registry.apikeys import ApiKey
+from engine.registry.keyring import KeyRing
+from engine.registry.records import Carrier
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+from serving.access.gate import KeyGate
+from serving.access.keys import make_key
+
+CACHE_S = 5.0
+START = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+BOUNDS = {"outlet": ("red", "r1"), "carrier": ("red", None)}
+
+
+class WatchedStore(Store):
+    """The registry, which counts how often keys are looked up, and can be made to wait."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.looked_up: list[str] = []
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def api_key(self, key_id: str) -> ApiKey:
+        self.looked_up.append(key_id)
+        assert self.may_answer.wait(10)
+        return super().api_key(key_id)
+
+
+@pytest.fixture
+def vault() -> Vault:
+    return Vault(KeyRing.generate(), 8)
+
+
+@pytest.fixture
+def store(tmp_path: Path, vault: Vault) -> Iterator[WatchedStore]:
+    with WatchedStore.create(f"sqlite:///{tmp_path}/r.db", vault, model_digest="m") as made:
+        for code, carrier in (("r1", "red"), ("b1", "blue")):
+            made.add_carrier(Carrier(carrier, carrier.title()), actor="test")
+            made.add_outlet(code, carrier, actor="test")
+        assert isinstance(made, WatchedStore)
+        yield made
+
+
+@pytest.fixture
+def add_key(store: WatchedStore, vault: Vault) -> Callable[..., str]:
+    """`add_key(role, **changes)`: the text of a key that the registry has, of the carrier red."""
+
+    def add(role: str = "carrier", **changes: Any) -> str:
+        made = make_key(vault)
+        carrier, outlet = BOUNDS.get(role, (None, None))
+        fields = {
+            "id": made.id,
+            "digest": made.digest,
+            "label": "",
+            "role": role,
+            "carrier": carrier,
+            "outlet": outlet,
+            "rate_limit": None,
+            "created_at": datetime.now(UTC),
+        }
+        store.add_api_key(ApiKey(**fields | changes), actor="test")
+        return made.text
+
+    return add
+
+
+class Time:
+    """One time for both of a gate's clocks."""
+
+    def __init__(self) -> None:
+        self.passed_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.passed_s
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.passed_s - 1000.0)
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def make_gate(store: Any, time: Time) -> Callable[..., KeyGate]:
+    def make(**changes: Any) -> KeyGate:
+        return KeyGate(
+            store, **{"cache_s": CACHE_S, "clock": time.monotonic, "now": time.now} | changes
+        )
+
+    return make
+
+
+@pytest.fixture
+def gate(make_gate: Callable[..., KeyGate]) -> KeyGate:
+    return make_gate()

@@ -1,0 +1,120 @@
+"""`sosie apikey`: who may call the service."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.access.keys import digest_key, parse_key
+from serving.cli.inputs import open_deployment
+
+
+def test_a_key_is_shown_once_and_is_the_one_that_was_kept(
+    home: Path, sosie: Any, contents: Any
+) -> None:
+    day = (datetime.now(UTC) + timedelta(days=30)).date()
+    command = ["apikey", "add", "--role", "outlet", "--carrier", "blue", "--outlet", "b1"]
+    command += ["--label", "Till [3]", "--rate-limit", 12.5, "--expires-on", day, "--home", home]
+    made = sosie(*command, "--json")
+    assert (made.code, made.err) == (0, "")
+    key = parse_key(made.json["key"])
+    assert key is not None
+    with open_deployment(home) as deployment:
+        stored = deployment.store.api_key(key.id)
+        assert stored.digest == digest_key(deployment.vault, key.id, key.secret)
+    assert (stored.role, stored.carrier, stored.outlet) == ("outlet", "blue", "b1")
+    assert (stored.label, stored.rate_limit) == ("Till [3]", 12.5)
+    assert stored.expires_at == datetime.combine(
+        day + timedelta(days=1), datetime.min.time(), UTC
+    )  # fmt: skip
+    listed = sosie("apikey", "list", "--home", home)
+    as_json = sosie("apikey", "list", "--home", home, "--json")
+    assert key.id in listed.out
+    assert "Till [3]" in listed.out
+    assert day.isoformat() in listed.out
+    assert as_json.json["keys"][0] == {k: v for k, v in made.json.items() if k != "key"}
+    left = b"".join(contents(home).values()) + (listed.out + as_json.out).encode()
+    assert key.secret.encode() not in left
+    assert stored.digest.hex() not in as_json.out
+
+
+def test_a_key_for_people_stands_alone_in_its_line(home: Path, sosie: Any) -> None:
+    outcome = sosie("apikey", "add", "--role", "fraud", "--home", home, env={"COLUMNS": "20"})
+    assert outcome.code == 0
+    assert parse_key(outcome.out.splitlines()[-1]) is not None
+
+
+def test_a_revoked_or_expired_key_is_listed_as_such(home: Path, sosie: Any) -> None:
+    at = ("--home", home, "--json")
+    ids = [sosie("apikey", "add", "--role", "operator", *at).json["key_id"] for _ in range(2)]
+    assert sosie("apikey", "revoke", ids[0], *at).json == {"key_id": ids[0], "state": "revoked"}
+    keys = sosie("apikey", "list", *at).json["keys"]
+    assert [(key["key_id"], key["state"]) for key in keys] == [
+        (ids[0], "revoked"),
+        (ids[1], "in force"),
+    ]
+    assert keys[0]["revoked_at"] is not None
+    assert "revoked" in sosie("apikey", "list", "--home", home).out
+
+
+def test_keys_are_managed_while_another_process_decides(home: Path, sosie: Any) -> None:
+    with open_deployment(home) as deployment:
+        assert deployment.registrar.gallery is not None
+        made = sosie("apikey", "add", "--role", "carrier", "--carrier", "red", "--home", home)
+        assert made.code == 0, made.err
+        key = parse_key(made.out.splitlines()[-1])
+        assert key is not None
+        assert sosie("apikey", "revoke", key.id, "--home", home).code == 0
+
+
+BAD = [
+    (["--role", "outlet", "--carrier", "blue"], "--outlet"),
+    (["--role", "outlet", "--outlet", "b1"], "--carrier"),
+    (["--role", "carrier"], "--carrier"),
+    (["--role", "carrier", "--carrier", "blue", "--outlet", "b1"], "leave it out"),
+    (["--role", "fraud", "--carrier", "blue"], "leave it out"),
+    (["--role", "operator", "--outlet", "b1"], "leave it out"),
+    (["--role", "admin"], "--role"),
+    ([], "--role"),
+    (["--role", "carrier", "--carrier", "none"], "no carrier has the code none"),
+    (["--role", "outlet", "--carrier", "blue", "--outlet", "r1"], "no open outlet"),
+    (["--role", "fraud", "--rate-limit", "0"], "--rate-limit"),
+    (["--role", "fraud", "--rate-limit", "-1"], "--rate-limit"),
+    (["--role", "fraud", "--rate-limit", "nan"], "--rate-limit"),
+    (["--role", "fraud", "--rate-limit", "inf"], "--rate-limit"),
+    (["--role", "fraud", "--rate-limit", "1e7"], "--rate-limit"),
+    (["--role", "fraud", "--expires-on", "soon"], "2031-01-31"),
+    (["--role", "fraud", "--expires-on", "2020-01-01"], "over"),
+    (["--role", "fraud", "--expires-on", "9999-12-31"], "too late"),
+    (["--role", "fraud", "--label", "two\nlines"], "printable"),
+    (["--role", "fraud", "--label", "l" * 201], "200"),
+    (["--role", "carrier", "--carrier", "c" * 65], "64"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD)
+def test_a_key_that_cannot_be_is_refused_in_one_line(
+    arguments: list[str], words: str, home: Path, sosie: Any, assert_refused: Any, contents: Any
+) -> None:
+    before = contents(home)
+    assert_refused(sosie("apikey", "add", *arguments, "--home", home), words)
+    assert contents(home) == before
+
+
+def test_an_unknown_key_is_not_revoked_and_none_is_revoked_twice(
+    home: Path, sosie: Any, assert_refused: Any
+) -> None:
+    at = ("--home", home)
+    key_id = sosie("apikey", "add", "--role", "fraud", *at, "--json").json["key_id"]
+    assert "There is no key" not in sosie("apikey", "list", *at).out
+    assert sosie("apikey", "revoke", key_id, *at).code == 0
+    for unknown in (key_id, "unknown", "a\x1bb"):
+        assert_refused(sosie("apikey", "revoke", unknown, *at))
+
+
+def test_a_deployment_without_keys_says_how_to_add_one(home: Path, sosie: Any) -> None:
+    assert "sosie apikey add" in sosie("apikey", "list", "--home", home).out
+    assert sosie("apikey", "list", "--home", home, "--json").json == {"keys": []}
