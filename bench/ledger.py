@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bench.report import Figure, Result, Setup
 from bench.workload import Day, Expected, Kind
-from engine.matching.registrar import Outcome
+from engine.matching.arrivals import Outcome
 from engine.matching.requests import Answer
 from engine.reasons import Decision
 

@@ -20,10 +20,12 @@ from bench.stages import StageTimes, time_stages
 from bench.workload import draw_day, expect_answers
 from engine.accuracy.population import Population
 from engine.errors import RequestError
-from engine.matching.registrar import Outcome, Registrar
+from engine.matching.arrivals import Outcome
+from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.restoration import save_snapshot
-from serving.compose import SNAPSHOT_FOLDER, Deployment, create_home
+from serving.compose import SNAPSHOT_FOLDER, Deployment
+from serving.homes import create_home
 from serving.settings import Settings
 
 BATCH = 32

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.matching.arrivals import Outcome
 from engine.matching.publication import publish
-from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest
 from engine.registry.records import utc_now
 from serving.compose import Deployment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,13 @@ class Compactable(Protocol):
     """An index that may keep something of what was removed, until it is told not to."""
 
     def compact(self) -> None: ...
+
+
+@runtime_checkable
+class SelfCompacting(Compactable, Protocol):
+    """One whose `compact` may run beside searches; only changes must wait for it."""
+
+    compacts_beside_searches: Literal[True]
 
 
 @runtime_checkable

@@ -38,6 +38,8 @@ class SnapshotForeign(IndexFault):
 class ShardLost(IndexFault):
     """A part of a sharded gallery is gone, or no longer surely as it was: restart to rebuild it."""
 
+    code = "INDEX.SHARD_LOST"
+
 
 class CheckpointInvalid(IndexFault):
     """A checkpoint that is damaged, in use, of another join, or does not cover what is joined."""

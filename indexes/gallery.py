@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.account import Accountable, MemoryAccount
-from indexes.base import Compactable, Forgetting, Hits, Ids, VectorIndex, Vectors
+from indexes.base import Compactable, Forgetting, Hits, Ids, SelfCompacting, VectorIndex, Vectors
 from indexes.errors import SequenceInvalid
 from indexes.exact.exact8 import Exact8Index
 from indexes.exact.rowstore import RowStore
@@ -218,10 +218,12 @@ class Gallery:
     def compact(self) -> None:
         """Takes all tombstones out of memory, those of now at least, before it returns.
 
-        An index without segments does it while searches wait, if it has anything to do.
+        An index without segments does it while searches wait, if it has anything to do; shards
+        do it beside them.
         """
         if isinstance(self._index, Compactable):
-            with self._changes, self._lock.writing():
+            beside = isinstance(self._index, SelfCompacting)
+            with self._changes, self._lock.reading() if beside else self._lock.writing():
                 self._index.compact()
             return
         with self._upkeep:

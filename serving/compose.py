@@ -12,12 +12,14 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
-from engine.errors import KeyRingMissing, RegistryError, RegistryExists, RequestError
+from engine.errors import KeyRingMissing, RegistryError, SosieError
 from engine.matching.documents import Document, FormAuthority
-from engine.matching.holders import ErasureCertificate, erase_holder, find_holder
+from engine.matching.holders import ErasureCertificate, erase_holder, find_erasable
 from engine.matching.judge import Judge
+from engine.matching.observation import Observer
 from engine.matching.registrar import Registrar, RegistrarConfig
 from engine.matching.restoration import Restored
+from engine.matching.runner import Runner
 from engine.matching.thresholds import Calibration, Thresholds
 from engine.matching.watchlist import WatchList
 from engine.registry.keyring import KeyRing
@@ -25,7 +27,9 @@ from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
+from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
+from serving.homes import registry_url
 from serving.models import (
     build_extractor,
     build_thresholds,
@@ -33,8 +37,8 @@ from serving.models import (
     load_calibration,
     model_digest,
 )
-from serving.settings import KEY_RING_FILE, SETTINGS_FILE, Chosen, Settings, write_settings
-from serving.snapshots import SnapshotKeeper, gallery_config
+from serving.settings import KEY_RING_FILE, Settings
+from serving.snapshots import OpenIndex, ShardKeeper, SnapshotKeeper, gallery_config
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -42,58 +46,6 @@ if TYPE_CHECKING:
 SNAPSHOT_FOLDER = "gallery"
 SNAPSHOT_AFTER = 1_000
 """A closing deployment that replayed or added more references than this saves a snapshot."""
-
-
-def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) -> None:
-    """Makes a home folder: settings, key ring (0600), an empty registry.
-
-    `chosen` settings are written down; the others stay at their defaults, as comments. Whatever
-    fails leaves the folder as it was: nothing that was there before is overwritten or removed.
-    """
-    _require_free(home)
-    dimension, digest = embedder_card(settings).dimension, model_digest(settings)
-    with ExitStack() as undo:
-        if not home.exists():
-            # Only if it is empty: another process may be making a home here too.
-            undo.callback(_ignoring_errors(home.rmdir))
-        try:
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise RequestError(f"{home} cannot be a folder: {error.strerror}") from None
-        vault = Vault(KeyRing.create(home / KEY_RING_FILE), dimension)
-        undo.callback((home / KEY_RING_FILE).unlink)
-        write_settings(home, chosen or {})
-        undo.callback((home / SETTINGS_FILE).unlink)
-        Store.create(registry_url(home, settings), vault, model_digest=digest).close()
-        undo.pop_all()
-
-
-def _require_free(home: Path) -> None:
-    if not any((home / name).exists() for name in (SETTINGS_FILE, KEY_RING_FILE)):
-        return
-    if not (home / KEY_RING_FILE).exists():
-        raise RegistryExists(
-            f"{home} is a Sosie home that has lost its key ring: restore {KEY_RING_FILE} from your "
-            "backup, or choose another folder"
-        )
-    raise RegistryExists(f"{home} is a Sosie home already: choose another folder")
-
-
-def _ignoring_errors(undo: Callable[[], None]) -> Callable[[], None]:
-    def attempt() -> None:
-        with suppress(OSError):
-            undo()
-
-    return attempt
-
-
-def registry_url(home: Path, settings: Settings) -> str:
-    """The database URL; a relative SQLite file lies in the home folder."""
-    url = settings.registry.url.get_secret_value()
-    prefix = "sqlite:///"
-    if url.startswith(prefix) and not url.startswith(prefix + "/"):
-        return f"{prefix}{(home / url.removeprefix(prefix)).resolve()}"
-    return url
 
 
 def warn_on_stderr(message: str) -> None:
@@ -105,7 +57,11 @@ class Deployment:
     """An opened home; each part is built when it is first asked for. Close it after use.
 
     `warn` is told, in one line, what went wrong beside a command that did what it was asked.
+    With `open_index` the gallery lies on shards, is built from the store, and has no snapshot.
+    `observer` is for whoever counts, to be set before the registrar is asked for.
     """
+
+    observer: Observer | None = None
 
     def __init__(
         self,
@@ -113,10 +69,12 @@ class Deployment:
         settings: Settings,
         cache: Path,
         warn: Callable[[str], None] = warn_on_stderr,
+        open_index: OpenIndex | None = None,
     ) -> None:
         self.home = home
         self.settings = settings
         self._cache = cache
+        self._open_index = open_index
         self._upkeep: Upkeep | None = None
         self._erasing = Lock()
         path = home / KEY_RING_FILE
@@ -149,7 +107,8 @@ class Deployment:
     @cached_property
     def _snapshots(self) -> SnapshotKeeper:
         config = gallery_config(self.settings, near=self.thresholds.review)
-        return SnapshotKeeper(self.store, self.snapshot_folder, config, self._warn)
+        parts = (self.store, self.snapshot_folder, config, self._warn)
+        return ShardKeeper(*parts, self._open_index) if self._open_index else SnapshotKeeper(*parts)
 
     @cached_property
     def restored(self) -> Restored:
@@ -174,9 +133,14 @@ class Deployment:
         )
 
     @cached_property
-    def registrar(self) -> Registrar:
+    def writer(self) -> Writer:
         """Takes the writer's lease; `WriterBusy` where another process has it."""
-        writer = self.store.writer()
+        return self.store.writer()
+
+    @cached_property
+    def registrar(self) -> Registrar:
+        """Takes the writer's lease, and owns it."""
+        writer = self.writer
         try:
             self._drop_outdated(writer.sequence)
             self._snapshots.sweep()
@@ -184,11 +148,11 @@ class Deployment:
                 # A later store might believe what this one refuses.
                 self.remove_snapshot()
             sizes = self.settings.registrar
-            registrar = Registrar(
-                writer, self.judge, RegistrarConfig(sizes.batch_size, sizes.queue_size)
-            )
+            config = RegistrarConfig(sizes.batch_size, sizes.queue_size)
+            registrar = Registrar(writer, self.judge, config, observer=self.observer)
         except BaseException:
             writer.close()
+            del self.writer
             raise
         # Where nothing is written there is nothing to keep up with.
         self._upkeep = Upkeep(self.restored.gallery).start()
@@ -213,24 +177,32 @@ class Deployment:
         """Removes the snapshot, if there is one; the next start rebuilds the gallery."""
         self._snapshots.remove()
 
-    def erase(self, document: Document, actor: str) -> ErasureCertificate:
+    def erase(
+        self,
+        target: Document | str,
+        actor: str,
+        carrier: str | None = None,
+        runner: Runner | None = None,
+    ) -> ErasureCertificate:
         """Erases the holder of a document; afterwards no snapshot on disk has the template.
 
-        `NotFound` where nobody holds it; `RegistryError`, with nothing erased, where the snapshot
-        cannot be removed.
+        For a tenant and a document by its id see `find_erasable`; `runner` makes the change where
+        it is not the registrar. `NotFound` where nobody holds it; `RegistryError`, with nothing
+        erased, where the snapshot cannot be removed.
         """
-        registrar = self.registrar
+        runner = runner or self.registrar
         # One at a time: the snapshot that ends one must not have the face of the next.
         with self._erasing:
-            return self._erase(registrar, document, actor)
+            return self._erase(runner, target, actor, carrier)
 
-    def _erase(self, registrar: Registrar, document: Document, actor: str) -> ErasureCertificate:
-        holder = find_holder(self.store, document, utc_now().date())
+    def _erase(
+        self, runner: Runner, target: Document | str, actor: str, carrier: str | None
+    ) -> ErasureCertificate:
+        holder = find_erasable(self.store, target, utc_now().date(), carrier)
         # The snapshot goes first, but for the files that cannot have the face: a crash in between
         # costs a rebuild, and keeps no erased face.
         had_snapshot = self.snapshot_folder.exists()
         trusted = self._snapshots.withdraw(self.restored.gallery, holder.reference_ids)
-        certificate = erase_holder(registrar, self.store, document, actor)
 
         def end(_writer: Writer, _now: datetime) -> None:
             if had_snapshot:
@@ -240,24 +212,39 @@ class Deployment:
                 self._snapshots.remove()
                 self.restored.gallery.compact()
 
-        with suppress(RegistryError):
-            registrar.run(end)
+        def bring_back() -> None:
+            # A shard that is lost keeps nothing, and whoever searches next hears of it.
+            with suppress(RegistryError, ShardLost):
+                self.registrar.run(end)
+
+        try:
+            certificate = erase_holder(runner, self.store, target, actor, carrier)
+        except SosieError:
+            # Nothing was erased, and the next start wants a snapshot all the same.
+            bring_back()
+            raise
+        bring_back()
         return certificate
 
     def close(self) -> None:
         """Keeps a snapshot where much has changed, gives back the lease, closes the store."""
         built = self.__dict__
-        if self._upkeep is not None:
-            self._upkeep.close()
-        if "registrar" in built:
-            # Under the lease, or an erasure in between would find no snapshot to remove. A
-            # registrar that has failed keeps none, and its callers know why.
-            with suppress(RegistryError):
-                self.registrar.run(lambda _writer, _now: self._save_grown())
-            self.registrar.close()
-        if "extractor" in built:
-            self.extractor.close()
-        self.store.close()
+        with ExitStack() as closing:
+            closing.callback(self.store.close)
+            if "_snapshots" in built:
+                closing.callback(self._snapshots.close)
+            if "extractor" in built:
+                closing.callback(self.extractor.close)
+            if "writer" in built:
+                closing.callback(self.writer.close)
+            if self._upkeep is not None:
+                self._upkeep.close()
+            if "registrar" in built:
+                closing.callback(self.registrar.close)
+                # Under the lease, or an erasure in between would find no snapshot to remove. A
+                # registrar that has failed keeps none, and its callers know why.
+                with suppress(RegistryError, ShardLost):
+                    self.registrar.run(lambda _writer, _now: self._save_grown())
 
     def _drop_outdated(self, sequence: int) -> None:
         """Forgets what was built before the lease was taken, and may miss another writer's last."""

@@ -10,16 +10,23 @@ from engine.errors import RegistryError
 from engine.matching.restoration import (
     GalleryConfig,
     Restored,
+    rebuild_gallery,
     restore_gallery,
     save_snapshot,
     withdraw_snapshot,
 )
 from engine.registry.store import Store
 from indexes.gallery import Gallery
+from indexes.kinds import measured_near
 from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
+from indexes.sharding.shards import ShardedIndex, ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import SegmentEntry
 from serving.settings import Settings
+
+OpenIndex = Callable[[ShardPlan], ShardedIndex]
+"""Opens an empty gallery on shards; `ShardLost` where they cannot be had now."""
 
 
 def gallery_config(settings: Settings, near: float) -> GalleryConfig:
@@ -51,6 +58,9 @@ class SnapshotKeeper:
     def restore(self) -> Restored:
         """The gallery, brought to the state of the store."""
         return restore_gallery(self._store, self.folder, self._config)
+
+    def close(self) -> None:
+        """Ends what the gallery of `restore` has besides memory."""
 
     def sweep(self) -> None:
         """Removes what a crash may have left of a replaced snapshot, with people erased since."""
@@ -124,3 +134,66 @@ class SnapshotKeeper:
             return self._store.sequence() == gallery.sequence
         except RegistryError:
             return False
+
+
+class ShardKeeper(SnapshotKeeper):
+    """Keeps the gallery on shards instead, and nothing of it on the disk.
+
+    It is built from the store at every start. A snapshot that a start without shards has left is
+    removed, so that no later start can meet a face in it that was erased meanwhile.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        config: GalleryConfig,
+        warn: Callable[[str], None],
+        open_shards: OpenIndex,
+    ) -> None:
+        super().__init__(store, folder, config, warn)
+        self._open = open_shards
+        self._index: ShardedIndex | None = None
+
+    def restore(self) -> Restored:
+        """The gallery, built on new shards; those of an earlier call end first."""
+        self.close()
+        self._index = self._open(self._plan())
+        try:
+            return rebuild_gallery(self._store, self._index)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the shards."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    def sweep(self) -> None:
+        self.remove()
+
+    def save(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> bool:
+        """Saves nothing, and returns False."""
+        del gallery, trusted
+        return False
+
+    def renew(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> None:
+        """Takes what was removed out of the shards' memory, and any snapshot off the disk."""
+        del trusted
+        self.remove()
+        gallery.compact()
+
+    def may_hold_removed(self, gallery: Gallery) -> bool:
+        del gallery
+        return False
+
+    def _plan(self) -> ShardPlan:
+        chosen, kind = self._config, self._config.kind
+        own = (
+            chosen.segments
+            if kind == SegmentedIndex.kind
+            else measured_near(kind, chosen.near, chosen.segments.erasure_deadline_s)
+        )
+        return ShardPlan(kind, self._store.vault.dim, config=own)

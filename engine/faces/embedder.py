@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,39 @@ from engine.models.session import Session
 # Enough to share one reading of the dense layer's weights; an accelerator needs many to be filled.
 _CPU_BATCH = 16
 _ACCELERATOR_BATCH = 256
+
+
+class CropEmbedder(Protocol):
+    """Turns aligned crops into vectors, here or elsewhere; several threads may use it at once."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        ...
+
+    @property
+    def flip(self) -> bool:
+        """True where a row is averaged with that of the mirrored crop."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        ...
+
+    @property
+    def side_px(self) -> int:
+        """Side of the square crop that the model expects."""
+        ...
+
+    @property
+    def prefers_large_batches(self) -> bool:
+        """True where one call with many crops is quicker than several threads' calls."""
+        ...
+
+    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows."""
+        ...
 
 
 class Embedder:

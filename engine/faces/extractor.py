@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from engine.errors import ImageError
 from engine.faces.alignment import align
 from engine.faces.detector import DetectedFace, DetectorConfig, FaceDetector
-from engine.faces.embedder import Embedder
+from engine.faces.embedder import CropEmbedder, Embedder
 from engine.faces.images import Image, ImageLimits, Pixels, decode
 from engine.faces.quality import Quality, QualityLimits, find_problems, measure_quality
 from engine.faces.selection import choose_main_face, has_rival
@@ -81,7 +81,10 @@ class Extractor:
     """Thread-safe; uses all its threads for a batch. Close it, or use it in a `with`."""
 
     def __init__(
-        self, detector: FaceDetector, embedder: Embedder, config: ExtractorConfig | None = None
+        self,
+        detector: FaceDetector,
+        embedder: CropEmbedder,
+        config: ExtractorConfig | None = None,
     ) -> None:
         self._detector = detector
         self._embedder = embedder
@@ -228,16 +231,37 @@ def open_extractor(
     the runtime is unusable.
     """
     options = session or SessionOptions()
-    detector_card = detector or builtin_card("yunet")
-    embedder_card = embedder or builtin_card("sface")
-    # The CPU provider is as quick as OpenVINO on YuNet, and compiles nothing for a new size; an
-    # accelerator would wait for single pictures.
-    detector_options = replace(options, provider="cpu", precision="float32")
     return Extractor(
-        FaceDetector(open_session(detector_card, detector_options, cache_folder), looks),
-        Embedder(open_session(embedder_card, options, cache_folder), embedder_card, flip),
+        open_detector(cache_folder, session=options, card=detector, looks=looks),
+        open_embedder(cache_folder, session=options, card=embedder, flip=flip),
         config,
     )
+
+
+def open_detector(
+    cache_folder: Path,
+    *,
+    session: SessionOptions | None = None,
+    card: ModelCard | None = None,
+    looks: DetectorConfig | None = None,
+) -> FaceDetector:
+    """The detector of `open_extractor`, alone."""
+    # The CPU provider is as quick as OpenVINO on YuNet, and compiles nothing for a new size; an
+    # accelerator would wait for single pictures.
+    options = replace(session or SessionOptions(), provider="cpu", precision="float32")
+    return FaceDetector(open_session(card or builtin_card("yunet"), options, cache_folder), looks)
+
+
+def open_embedder(
+    cache_folder: Path,
+    *,
+    session: SessionOptions | None = None,
+    card: ModelCard | None = None,
+    flip: bool = False,
+) -> Embedder:
+    """The embedder of `open_extractor`, alone."""
+    chosen = card or builtin_card("sface")
+    return Embedder(open_session(chosen, session or SessionOptions(), cache_folder), chosen, flip)
 
 
 def digest_embedding(card: ModelCard, flip: bool) -> str:

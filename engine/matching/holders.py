@@ -8,12 +8,13 @@ from datetime import date, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import NotFound, RequestError
-from engine.matching.comparison import score_best
+from engine.errors import NotFound, RequestError, TenantConflict
 from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
 from engine.matching.intake import document_look_up
 from engine.matching.publication import publish
-from engine.matching.registrar import Registrar
+from engine.matching.references import score_holder
+from engine.matching.runner import Runner
+from engine.matching.scribe import Audit
 from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,
@@ -21,8 +22,14 @@ from engine.registry.records import (
     DocumentRecord,
     LineRecord,
     WatchEntry,
+    is_id,
+    utc_now,
 )
 from engine.registry.writer import Writer
+from indexes.gallery import Gallery
+
+NOBODY = "nobody is enrolled under this document"
+"""Said of what is not and of what is not the asker's alike, so that it tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +62,19 @@ class HolderLines:
 
 
 def erase_holder(
-    registrar: Registrar, registry: Reader, document: Document, actor: str
+    registrar: Runner,
+    registry: Reader,
+    target: Document | str,
+    actor: str,
+    carrier: str | None = None,
 ) -> ErasureCertificate:
-    """Erases a document with its references and numbers; `NotFound` where nobody holds it."""
+    """Erases a document, presented or by its id, with its references and numbers.
+
+    `NotFound` and `TenantConflict` as in `find_erasable`.
+    """
 
     def perform(writer: Writer, now: datetime) -> ErasureCertificate:
-        record = find_holder(registry, document, now.date())
+        record = find_erasable(registry, target, now.date(), carrier)
         ids = record.reference_ids
         sequence = writer.sequence + 1 if ids else writer.sequence
         open_lines = [line for line in registry.lines_of(record.id) if line.closed_at is None]
@@ -86,7 +100,7 @@ def erase_holder(
     return registrar.run(perform)
 
 
-def block_document(registrar: Registrar, registry: Reader, document: Document, actor: str) -> str:
+def block_document(registrar: Runner, registry: Reader, document: Document, actor: str) -> str:
     """Blocks a known document: every attempt under it is refused. Returns its id."""
 
     def perform(writer: Writer, now: datetime) -> str:
@@ -104,7 +118,7 @@ def block_document(registrar: Registrar, registry: Reader, document: Document, a
 
 
 def watch_face(
-    registrar: Registrar,
+    registrar: Runner,
     vector: NDArray[np.float32],
     reason: str,
     actor: str,
@@ -133,43 +147,64 @@ def watch_face(
 
 
 def read_lines(
-    registrar: Registrar,
     registry: Reader,
+    gallery: Gallery,
     document: Document,
     probe: NDArray[np.float32],
     threshold: float,
+    *,
     actor: str,
+    audit: Audit,
 ) -> HolderLines:
-    """The lines under a document if the probe, float32[d], is its holder's face; audited.
+    """The lines under a document if the probe, float32[d], is its holder's face.
 
-    `NotFound` where nobody holds the document.
+    Audited before they are shown. `NotFound` where nobody holds the document.
     """
+    today = utc_now().date()
+    record, score = score_holder(lambda: find_holder(registry, document, today), gallery, probe)
+    is_holder = score is not None and score >= threshold
+    lines = tuple(registry.lines_of(record.id)) if is_holder else ()
+    audit(AuditEntry(actor, "lines.read", record.id, {"shown": is_holder, "lines": len(lines)}))
+    open_ids = [line.id for line in lines if line.closed_at is None]
+    return HolderLines(is_holder, score, threshold, lines, registry.numbers(open_ids))
 
-    def perform(writer: Writer, now: datetime) -> HolderLines:
-        record = find_holder(registry, document, now.date())
-        references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
-        score = score_best(probe, references)
-        is_holder = score is not None and score >= threshold
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "lines.read", record.id, {"shown": is_holder}),),
-            )
+
+def find_erasable(
+    registry: Reader, target: Document | str, on: date, carrier: str | None = None
+) -> DocumentRecord:
+    """A holder whom a tenant may erase; None may erase all.
+
+    `NotFound` where nobody holds the document, or where the tenant never had a line under it;
+    `TenantConflict` where another tenant has, or had, one too.
+    """
+    record = find_target(registry, target, on)
+    if carrier is None:
+        return record
+    tenants = {line.carrier for line in registry.lines_of(record.id)}
+    if carrier not in tenants:
+        raise NotFound(NOBODY)
+    if len(tenants) > 1:
+        raise TenantConflict(
+            "other carriers have lines under this document: ask the operator to erase it"
         )
-        if not is_holder:
-            return HolderLines(False, score, threshold)
-        lines = tuple(registry.lines_of(record.id))
-        open_ids = [line.id for line in lines if line.closed_at is None]
-        return HolderLines(True, score, threshold, lines, registry.numbers(open_ids))
+    return record
 
-    return registrar.run(perform)
+
+def find_target(registry: Reader, target: Document | str, on: date) -> DocumentRecord:
+    """The holder of a document, presented or by its id; `NotFound` for none, or one erased."""
+    if isinstance(target, Document):
+        return find_holder(registry, target, on)
+    record = registry.documents_by_id([target]).get(target) if is_id(target) else None
+    if record is None or record.is_erased:
+        raise NotFound(NOBODY)
+    return record
 
 
 def find_holder(registry: Reader, document: Document, on: date) -> DocumentRecord:
     """Like `find_document`, and `NotFound` where the holder has been erased."""
     record = find_document(registry, document, on)
     if record.is_erased:
-        raise NotFound("nobody is enrolled under this document")
+        raise NotFound(NOBODY)
     return record
 
 
@@ -185,5 +220,5 @@ def find_document(registry: Reader, document: Document, on: date) -> DocumentRec
     lookup = document_look_up(registry.vault, checked)
     record = registry.documents([lookup]).get(lookup)
     if record is None:
-        raise NotFound("nobody is enrolled under this document")
+        raise NotFound(NOBODY)
     return record

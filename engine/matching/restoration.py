@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from engine.registry.records import ReferenceChunk
 from engine.registry.store import Store
+from indexes.base import VectorIndex
 from indexes.errors import IndexFault, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.kinds import measured_near, open_index
@@ -23,6 +25,7 @@ from indexes.snapshots.snapshot import Opening
 _log = logging.getLogger(__name__)
 # What is read from the store before it is added, so that large segments come of a rebuild.
 BULK_BYTES = 1 << 29
+_TELL_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,12 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
     own = config.segments if config.kind == SegmentedIndex.kind else approximate
     gallery = Gallery(open_index(config.kind, store.vault.dim, own))
     return Restored(gallery, 0, _replay(store, gallery), fault)
+
+
+def rebuild_gallery(store: Store, index: VectorIndex) -> Restored:
+    """Fills an empty index, wherever it keeps its vectors, with all that the store has."""
+    gallery = Gallery(index)
+    return Restored(gallery, 0, _replay(store, gallery))
 
 
 def save_snapshot(
@@ -164,19 +173,32 @@ def _reason(error: OSError) -> str:
 def _replay(store: Store, gallery: Gallery) -> int:
     """Brings the gallery from its watermark to the store's; returns how many references changed."""
     start, sequence = gallery.sequence, store.sequence()
-    removed = [key for key in store.removals(start).tolist() if key in gallery]
+    # An empty gallery need not be asked, once for each of many.
+    gone = store.removals(start).tolist() if len(gallery) else []
+    removed = [key for key in gone if key in gallery]
     if removed:
         # A commit either adds references or removes some: where both are to be replayed, there
         # are two sequences at least, and the later one is left for what is added.
         gallery.remove(np.array(removed, dtype=np.int64), start + 1)
     added = 0
-    for batch in _gather(store.references(start), above=gallery.sequence):
+    for batch in _gather(_told(store.references(start)), above=gallery.sequence):
         # Above that of the removals, which may have been the later ones.
         gallery.add(batch.ids, batch.vectors, max(int(batch.sequences[-1]), gallery.sequence + 1))
         added += len(batch.ids)
     if gallery.sequence < sequence:
         gallery.remove(np.empty(0, dtype=np.int64), sequence)
     return len(removed) + added
+
+
+def _told(chunks: Iterable[ReferenceChunk]) -> Iterator[ReferenceChunk]:
+    """The same, with a line in the log now and then where it takes long."""
+    read, told = 0, time.monotonic()
+    for chunk in chunks:
+        read += len(chunk.ids)
+        if time.monotonic() - told >= _TELL_EVERY_S:
+            told = time.monotonic()
+            _log.info("the gallery is built from the store: %d references read", read)
+        yield chunk
 
 
 def _gather(chunks: Iterable[ReferenceChunk], above: int) -> Iterator[ReferenceChunk]:

@@ -42,6 +42,7 @@ CALLS_AT_ONCE = 4
 
 # Listing so many ids costs what it costs to look one up.
 _IDS_FOR_ONE_LOOK_UP = 32
+_CLOSED = "a shard is closed; open the gallery again"
 
 
 class ShardHost:
@@ -107,6 +108,10 @@ class LocalShard:
         self._lock = Lock()
         self._closed = False
 
+    @property
+    def lost(self) -> str | None:
+        return _CLOSED if self._closed else None
+
     def add(self, ids: Ids, vectors: Vectors) -> Future[None]:
         return self._call(self._host.add, ids, vectors)
 
@@ -151,7 +156,7 @@ class LocalShard:
             if not self._closed:
                 return self._pool.submit(operation, *arguments)
         refused: Future[Any] = Future()
-        refused.set_exception(ShardLost("a shard is closed; open the gallery again"))
+        refused.set_exception(ShardLost(_CLOSED))
         return refused
 
 

@@ -71,6 +71,10 @@ class ProcessShard:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def lost(self) -> str | None:
+        return self._lost
+
     def add(self, ids: Ids, vectors: Vectors) -> Future[None]:
         return self._call("add", ids, vectors)
 

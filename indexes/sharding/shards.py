@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from indexes.validation import (
     check_vectors,
 )
 
+if TYPE_CHECKING:
+    from indexes.approximate.index import ApproximateConfig
+
 Value = TypeVar("Value")
 
 _GREATEST_ID = 2**63 - 1
@@ -36,14 +39,14 @@ _GREATEST_ID = 2**63 - 1
 class ShardPlan:
     """What every shard holds: an index of this kind, opened empty.
 
-    `kind` is one of `indexes.kinds.KINDS`; `config` is for exact8, the others have their defaults.
+    `kind` is one of `indexes.kinds.KINDS`; `config` is one of its own, None its defaults.
     `threads`: how many a shard searches with; None is its share of the cores.
     """
 
     kind: str
     dim: int
     threads: int | None = None
-    config: SegmentsConfig | None = None
+    config: SegmentsConfig | ApproximateConfig | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -57,6 +60,11 @@ class Shard(Protocol):
     the next call that must see it. A future fails with what the index refused (`IndexFault`), with
     `ShardLost` where the shard is gone or closed, and else with what went wrong.
     """
+
+    @property
+    def lost(self) -> str | None:
+        """Why it is gone or closed, where that is known by now; asks nobody."""
+        ...
 
     def add(self, ids: Ids, vectors: Vectors) -> Future[None]: ...
 
@@ -94,8 +102,10 @@ class ShardedIndex:
     checked whole before any shard changes, so what is refused changes none. Where a shard is
     lost, or a change has reached some shards and not others, the index is broken for good: every
     later call raises `ShardLost`, and none answers for a part. It owns its shards: `close` ends
-    them.
+    them. Upkeep is each shard's own, its erasure deadline with it.
     """
+
+    compacts_beside_searches: Literal[True] = True
 
     def __init__(self, plan: ShardPlan, shards: Sequence[Shard]) -> None:
         if not shards:
@@ -158,7 +168,8 @@ class ShardedIndex:
         """Adds new ids; an id that is there already is refused, and then none is added."""
         self._check_whole()
         rows = check_vectors(vectors, self.dim)
-        if self._plan.config is not None and self._plan.config.rows == "float16":
+        config = self._plan.config
+        if isinstance(config, SegmentsConfig) and config.rows == "float16":
             # As the shards will, for rounding may take a row out of the tolerance.
             rows = check_vectors(narrowed(rows), self.dim)
         keys = check_distinct(check_ids(ids))
@@ -243,6 +254,9 @@ class ShardedIndex:
             raise IdInvalid(f"id {ids[np.argmin(present)]} is not in the index")
 
     def _check_whole(self) -> None:
+        if self._broken is None:
+            # A shard may know of its end before any call has met it.
+            self._broken = next((why for shard in self._shards if (why := shard.lost)), None)
         if self._broken is not None:
             raise ShardLost(self._broken)
 

@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.account import MemoryAccount
+from indexes.approximate.fastscan import FastScanConfig
+from indexes.approximate.hnsw import HnswConfig
+from indexes.approximate.ivf import IvfConfig
 from indexes.base import Hits
 from indexes.exact.certificate import Certificate, CertifiedHits
 from indexes.segmented.merging import SegmentsConfig
@@ -24,7 +27,17 @@ from indexes.sharding.shards import ShardPlan
 
 _RECORDS = {
     record.__name__: record
-    for record in (Certificate, CertifiedHits, Hits, MemoryAccount, SegmentsConfig, ShardPlan)
+    for record in (
+        Certificate,
+        CertifiedHits,
+        FastScanConfig,
+        Hits,
+        HnswConfig,
+        IvfConfig,
+        MemoryAccount,
+        SegmentsConfig,
+        ShardPlan,
+    )
 }
 _DTYPES = {"bool": np.bool_, "int64": np.int64, "float32": np.float32, "float64": np.float64}
 _LENGTH = struct.Struct("<I")

@@ -25,16 +25,17 @@ def bench(
     suite: Annotated[
         str,
         typer.Argument(
-            metavar="SUITE", help="accuracy, extract, registrar, search, join, gallery, curves."
+            metavar="SUITE",
+            help="accuracy, extract, registrar, search, join, gallery, serve, curves.",
         ),
     ],
 ) -> None:
     """Run a benchmark suite.
 
     Options after its name are the suite's own: --json, --quick for small sizes; for search, join
-    and gallery, --n references of --dim dimensions; and, for extract, --openvino-python,
-    --deepface-python and --face-recognition-python, each the PATH of another venv's Python to
-    compare with. `sosie bench SUITE -- --help` lists them all.
+    and gallery, --n references of --dim dimensions; for serve, --only its PARTS; and, for extract,
+    --openvino-python, --deepface-python and --face-recognition-python, each the PATH of another
+    venv's Python to compare with. `sosie bench SUITE -- --help` lists them all.
     """
     import subprocess
 

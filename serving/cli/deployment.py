@@ -42,7 +42,8 @@ def init(
 ) -> None:
     """Make a deployment: settings, key ring, an empty registry."""
     from engine.registry.records import Carrier
-    from serving.compose import Deployment, create_home
+    from serving.compose import Deployment
+    from serving.homes import create_home
     from serving.settings import KEY_RING_FILE, SETTINGS_FILE, find_cache, make_settings
 
     if outlet is not None and carrier is None:
@@ -86,7 +87,7 @@ def init(
 def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Bring the registry to this version's schema."""
     from engine.registry.store import upgrade as upgrade_registry
-    from serving.compose import registry_url
+    from serving.homes import registry_url
     from serving.settings import load_settings, require_home
 
     folder = require_home(home)

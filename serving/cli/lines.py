@@ -27,6 +27,7 @@ from serving.cli.output import (
     print_table,
 )
 from serving.cli.panels import REGISTRY
+from serving.masking import mask_number
 
 if TYPE_CHECKING:
     from engine.matching.holders import HolderLines
@@ -55,18 +56,21 @@ def list_lines(
     Exit code 1 where the face is not the holder's.
     """
     from engine.matching.holders import read_lines
+    from engine.matching.scribe import Scribe
 
     details = read_details(document, type=document_type, number=document_number)
     target = details.known_document()
     with open_deployment(home) as deployment:
         probe = require_probe(sample_photographs(deployment, [live])[0], live)
+        registrar = deployment.registrar
         found = read_lines(
-            deployment.registrar,
             deployment.store,
+            registrar.gallery,
             target,
             probe,
             deployment.thresholds.same_document,
-            name_actor(),
+            actor=name_actor(),
+            audit=Scribe(registrar).keep,
         )
     if as_json:
         print_json(_write_lines(found, reveal))
@@ -95,11 +99,6 @@ def close_line(
         print_json({"line_id": line_id, "status": "closed"})
     else:
         print_line(f"[green]Closed[/] the line {line_id}.")
-
-
-def mask_number(number: str) -> str:
-    """All but the last four digits hidden."""
-    return "•" * max(len(number) - 4, 0) + number[-4:]
 
 
 def _write_lines(found: HolderLines, reveal: bool) -> dict[str, Any]:

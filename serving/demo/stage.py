@@ -19,8 +19,9 @@ from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.sampling import make_samples
 from engine.registry.records import Carrier
 from serving.batches import require_sound
-from serving.compose import Deployment, create_home
+from serving.compose import Deployment
 from serving.demo.pictures import Picture
+from serving.homes import create_home
 from serving.settings import RegistrySettings, Settings
 
 CARRIER, OUTLET = "demo", "demo-1"

@@ -9,15 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.errors import RegistryError, WriterBusy
 from engine.matching import holders, restoration
 from engine.matching.documents import Document
+from indexes.errors import ShardLost
+from indexes.sharding.host import open_local
+from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving import compose, snapshots
 from serving.compose import Deployment
 from serving.settings import load_settings, make_settings
-from serving.snapshots import gallery_config
+from serving.snapshots import OpenIndex, gallery_config
 
 NUMBER = "110105199003071239"
 DOCUMENT = Document(type="cn-ric", number=NUMBER, name="any holder")
@@ -28,10 +32,13 @@ Open = Callable[..., Deployment]
 
 @pytest.fixture
 def open_home(full_home: Path, tmp_path: Path) -> Open:
-    """`open_home(warn)` opens the deployment with one person."""
+    """`open_home(warn, open_index)` opens the deployment with one person."""
 
-    def build(warn: Callable[[str], None] = compose.warn_on_stderr) -> Deployment:
-        return Deployment(full_home, load_settings(full_home), tmp_path / "cache", warn)
+    def build(
+        warn: Callable[[str], None] = compose.warn_on_stderr, open_index: OpenIndex | None = None
+    ) -> Deployment:
+        settings = load_settings(full_home)
+        return Deployment(full_home, settings, tmp_path / "cache", warn, open_index)
 
     return build
 
@@ -270,3 +277,80 @@ def test_a_removal_that_was_replayed_and_compacted_leaves_the_disk_too(
         assert gallery.deadline_s() is None
     older = {path.name for path in (tmp_path / "older").iterdir()}
     assert {path.name for path in folder.iterdir()} & older <= {"manifest"}
+
+
+def shards_in(opened: list[ShardedIndex]) -> OpenIndex:
+    """Opens two shards in this process, and keeps each gallery in the list."""
+
+    def open_index(plan: ShardPlan) -> ShardedIndex:
+        opened.append(open_local(plan, 2))
+        return opened[-1]
+
+    return open_index
+
+
+@pytest.mark.usefixtures("_always_save")
+def test_a_gallery_on_shards_comes_from_the_store_and_leaves_nothing_on_the_disk(
+    open_home: Open, full_home: Path
+) -> None:
+    with open_home() as deployment:
+        assert len(deployment.registrar.gallery) == 1
+    assert (full_home / "gallery").is_dir()
+    opened: list[ShardedIndex] = []
+    with open_home(open_index=shards_in(opened)) as deployment:
+        assert deployment.registrar.gallery.kind == "exact8 x 2"
+        assert (deployment.restored.loaded, deployment.restored.replayed) == (0, 1)
+        # At the start, or a crash would leave the faces that are erased from now on.
+        assert not (full_home / "gallery").exists()
+        assert not deployment.save_snapshot()
+    assert not (full_home / "gallery").exists()
+    assert [index.shards[0].lost is None for index in opened] == [False]
+
+
+def test_an_erased_face_leaves_the_shards_and_no_snapshot_comes_of_it(
+    open_home: Open, full_home: Path
+) -> None:
+    opened: list[ShardedIndex] = []
+    with open_home(open_index=shards_in(opened)) as deployment:
+        assert deployment.registrar is not None
+        # As a process that has lost the lease may leave it.
+        with open_home() as other:
+            other.save_snapshot()
+        assert deployment.erase(DOCUMENT, "test").references == 1
+        assert opened[0].account().references == 0
+        assert opened[0].account().total < 1000
+        assert not (full_home / "gallery").exists()
+
+
+def test_a_deployment_whose_shard_is_lost_decides_nothing_closes_and_opens_again(
+    open_home: Open,
+) -> None:
+    opened: list[ShardedIndex] = []
+    with open_home(open_index=shards_in(opened)) as deployment:
+        gallery = deployment.registrar.gallery
+        opened[0].shards[1].close()
+        with pytest.raises(ShardLost):
+            gallery.range_search(np.eye(1, gallery.dim, dtype=np.float32), 0.5)
+        with pytest.raises(RegistryError):
+            deployment.erase(DOCUMENT, "test")
+    with open_home(open_index=shards_in(opened)) as deployment:
+        # The erasure was durable, and was not confirmed.
+        assert len(deployment.registrar.gallery) == 0
+
+
+@pytest.mark.parametrize("kind", ["exact8", "flat", "fastscan", "ivf", "hnsw"])
+def test_shards_of_every_kind_keep_the_erasure_deadline_of_the_settings(
+    kind: str, full_home: Path, tmp_path: Path
+) -> None:
+    settings = make_settings({"gallery": {"kind": kind, "erasure_deadline_h": 2}})
+    plans: list[ShardPlan] = []
+
+    def open_index(plan: ShardPlan) -> ShardedIndex:
+        plans.append(plan)
+        return open_local(plan, 2)
+
+    with Deployment(full_home, settings, tmp_path, open_index=open_index) as deployment:
+        assert len(deployment.restored.gallery) == 1
+    deadlines_s = [getattr(plan.config, "erasure_deadline_s", None) for plan in plans]
+    # A flat index keeps nothing of what was removed.
+    assert deadlines_s == [None if kind == "flat" else 7200]

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from engine.matching.documents import Document, DocumentAuthority, FormAuthority
 from engine.matching.judge import Judge
+from engine.matching.observation import Observer
 from engine.matching.registrar import Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest, Sample
 from engine.matching.restoration import restore_gallery
@@ -103,6 +105,7 @@ class Lab:
         watchlist: WatchList | None = None,
         gallery: Gallery | None = None,
         authority: DocumentAuthority | None = None,
+        observer: Observer | None = None,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -118,7 +121,7 @@ class Lab:
             false_candidates=lambda size, score: {"value": size * 1e-6 * (score < 2)},
         )
         try:
-            registrar = Registrar(writer, judge, config, clock=lambda: NOW)
+            registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)
         except BaseException:
             writer.close()
             raise
@@ -149,6 +152,29 @@ def lab(make_lab: Callable[[str], Lab], database_url: str) -> Iterator[Lab]:
     made = make_lab(database_url)
     yield made
     made.store.close()
+
+
+@pytest.fixture
+def busy() -> Callable[[Registrar], AbstractContextManager[None]]:
+    """`with busy(registrar)`: its thread does something long until the block ends."""
+
+    @contextmanager
+    def hold(registrar: Registrar) -> Iterator[None]:
+        held, release = threading.Event(), threading.Event()
+
+        def wait(*_: object) -> None:
+            held.set()
+            assert release.wait(30)
+
+        future = registrar.schedule(wait)
+        assert held.wait(10)
+        try:
+            yield
+        finally:
+            release.set()
+            future.result(10)
+
+    return hold
 
 
 @pytest.fixture

@@ -6,17 +6,37 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.errors import NotFound, RequestError
+from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
 from engine.matching.documents import Document, FormAuthority, check_documents
-from engine.matching.holders import block_document, erase_holder, read_lines, watch_face
+from engine.matching.holders import (
+    HolderLines,
+    block_document,
+    erase_holder,
+    read_lines,
+    watch_face,
+)
 from engine.matching.identification import identify
 from engine.matching.intake import document_look_up
 from engine.matching.operations import unblock_document
+from engine.matching.registrar import Registrar
 from engine.matching.restoration import restore_gallery, save_snapshot
+from engine.matching.scribe import Scribe
 from engine.matching.watchlist import WatchList
 from engine.reasons import Decision, Reason
 from engine.registry.audit import verify_chain
-from engine.registry.records import DocumentStatus, WatchEntry
+from engine.registry.records import AuditEntry, DocumentStatus, WatchEntry
+
+
+def read(lab: Any, registrar: Registrar, document: Document, probe: Any) -> HolderLines:
+    return read_lines(
+        lab.store,
+        registrar.gallery,
+        document,
+        probe,
+        0.42,
+        actor="outlet:blue-1",
+        audit=Scribe(registrar).keep,
+    )
 
 
 def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab: Any) -> None:
@@ -87,7 +107,7 @@ def test_an_erasure_does_not_lift_a_block(lab: Any) -> None:
         with pytest.raises(NotFound):
             erase_holder(registrar, lab.store, request.document, "test")
         with pytest.raises(NotFound):
-            read_lines(registrar, lab.store, request.document, person, 0.42, "test")
+            read(lab, registrar, request.document, person)
         unblock_document(registrar, lab.store, request.document, "test")
         later = registrar.enroll([lab.request(person, document=request.document)])[0]
     assert again.reasons == (Reason.DOCUMENT_BLOCKED,)
@@ -134,8 +154,8 @@ def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab: Any) -> None:
         registrar.enroll([request, lab.request(person, document=request.document)])
         mine = lab.people.sample(person).vector
         other = lab.people.sample(lab.people.person()).vector
-        shown = read_lines(registrar, lab.store, request.document, mine, 0.42, "outlet:blue-1")
-        hidden = read_lines(registrar, lab.store, request.document, other, 0.42, "outlet:blue-1")
+        shown = read(lab, registrar, request.document, mine)
+        hidden = read(lab, registrar, request.document, other)
     assert shown.is_holder
     assert request.msisdn in shown.numbers.values()
     assert len(shown.numbers) == len(shown.lines) == 2
@@ -143,7 +163,10 @@ def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab: Any) -> None:
     assert (hidden.lines, hidden.numbers) == ((), {})
     assert request.msisdn not in repr(shown)
     reads = [item.entry for item in lab.store.audit_entries() if item.entry.action == "lines.read"]
-    assert [entry.detail["shown"] for entry in reads] == [True, False]
+    assert [entry.detail for entry in reads] == [
+        {"shown": True, "lines": 2},
+        {"shown": False, "lines": 0},
+    ]
 
 
 def test_each_probe_of_a_batch_gets_its_own_candidates(lab: Any) -> None:
@@ -155,3 +178,64 @@ def test_each_probe_of_a_batch_gets_its_own_candidates(lab: Any) -> None:
     assert [answer.searched for answer in answers] == [3, 3, 3]
     found = [[candidate.document_id for candidate in answer.candidates] for answer in answers]
     assert found == [[outcomes[0].body["document_id"]], [outcomes[1].body["document_id"]], []]
+
+
+def test_lines_that_cannot_be_audited_are_not_shown(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+
+    def fail(_entry: AuditEntry) -> None:
+        raise StorageFailed("the database is gone")
+
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        with pytest.raises(StorageFailed):
+            read_lines(
+                lab.store,
+                registrar.gallery,
+                request.document,
+                person,
+                0.42,
+                actor="test",
+                audit=fail,
+            )
+
+
+def test_lines_are_read_while_the_writer_is_busy(lab: Any, busy: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    entries: list[AuditEntry] = []
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        with busy(registrar):
+            shown = read_lines(
+                lab.store,
+                registrar.gallery,
+                request.document,
+                person,
+                0.42,
+                actor="test",
+                audit=entries.append,
+            )
+    assert list(shown.numbers.values()) == [request.msisdn]
+    assert [entry.subject for entry in entries] == [shown.lines[0].document_id]
+
+
+def test_a_tenant_erases_only_whom_it_alone_serves(lab: Any) -> None:
+    mine, shared = lab.people.person(), lab.people.person()
+    own, common = lab.request(mine), lab.request(shared)
+    elsewhere = lab.request(shared, document=common.document, carrier="red", outlet="red-1")
+    with lab.registrar() as registrar:
+        answers = registrar.enroll([own, common, elsewhere])
+        own_id, common_id = (answer.body["document_id"] for answer in answers[:2])
+        for carrier in ("blue", "red"):
+            with pytest.raises(TenantConflict):
+                erase_holder(registrar, lab.store, common_id, "test", carrier)
+        with pytest.raises(NotFound):
+            erase_holder(registrar, lab.store, own_id, "test", "red")
+        with pytest.raises(NotFound):
+            erase_holder(registrar, lab.store, "no such id", "test", "blue")
+        assert erase_holder(registrar, lab.store, own_id, "test", "blue").references == 1
+        assert erase_holder(registrar, lab.store, common_id, "test").lines == 2
+        with pytest.raises(NotFound):
+            erase_holder(registrar, lab.store, common_id, "test")

@@ -11,10 +11,8 @@ import pytest
 
 from engine.errors import (
     GalleryBehind,
-    IdempotencyInFlight,
     IdempotencyMismatch,
     OutletRefused,
-    Overloaded,
     RequestError,
     SosieError,
     WriterBusy,
@@ -22,7 +20,7 @@ from engine.errors import (
 from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import Document, FormAuthority
 from engine.matching.holders import erase_holder
-from engine.matching.registrar import Registrar, RegistrarConfig
+from engine.matching.registrar import Registrar
 from engine.matching.replaying import replay
 from engine.matching.requests import Answer, EnrollmentRequest, Sample
 from engine.matching.restoration import restore_gallery
@@ -240,30 +238,6 @@ def test_two_carriers_may_use_one_key(lab: Any) -> None:
     assert [outcome.decision for outcome in outcomes] == [Decision.APPROVED] * 2
 
 
-def test_a_key_in_flight_is_a_conflict_and_a_full_queue_refuses(lab: Any) -> None:
-    request = lab.request()
-    hold, held = threading.Event(), threading.Event()
-
-    def wait(*_: object) -> None:
-        held.set()
-        hold.wait(10)
-
-    with lab.registrar(RegistrarConfig(queue_size=2)) as registrar:
-        blocker = threading.Thread(target=registrar.run, args=(wait,))
-        blocker.start()
-        held.wait(10)
-        future = registrar.submit(request)
-        with pytest.raises(IdempotencyInFlight):
-            registrar.submit(request)
-        registrar.submit(lab.request())
-        with pytest.raises(Overloaded):
-            registrar.submit(lab.request())
-        hold.set()
-        blocker.join()
-        assert future.result(10).decision is Decision.APPROVED
-        assert enroll(registrar, request)[0].is_repeated
-
-
 def test_a_second_writer_is_refused(lab: Any) -> None:
     with lab.registrar(), pytest.raises(WriterBusy), lab.registrar():
         pytest.fail("two writers at once")
@@ -340,26 +314,6 @@ def test_the_gallery_equals_the_store_after_a_restart(lab: Any) -> None:
     np.testing.assert_allclose(
         restored.vectors(restored.ids), gallery.vectors(gallery.ids), atol=1e-6
     )
-
-
-def test_a_caller_that_gives_up_cannot_stop_the_registrar(lab: Any) -> None:
-    hold, held = threading.Event(), threading.Event()
-
-    def wait(*_: object) -> None:
-        held.set()
-        hold.wait(10)
-
-    request = lab.request()
-    with lab.registrar() as registrar:
-        blocker = threading.Thread(target=registrar.run, args=(wait,))
-        blocker.start()
-        held.wait(10)
-        future = registrar.submit(request)
-        assert not future.cancel()
-        hold.set()
-        blocker.join()
-        assert future.result(10).decision is Decision.APPROVED
-        assert enroll(registrar, lab.request())[0].decision is Decision.APPROVED
 
 
 @pytest.mark.parametrize(

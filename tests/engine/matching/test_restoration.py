@@ -13,6 +13,7 @@ from engine.matching import restoration
 from engine.matching.holders import erase_holder
 from engine.matching.restoration import (
     GalleryConfig,
+    rebuild_gallery,
     restore_gallery,
     save_snapshot,
     withdraw_snapshot,
@@ -22,6 +23,8 @@ from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.segmented.merging import SegmentsConfig
+from indexes.sharding.host import open_local
+from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.mapped import MappedRows
 
@@ -144,6 +147,36 @@ def test_a_rebuild_in_pieces_is_the_rebuild_in_one(
         assert (restored.replayed, found.sequence) == (16, expected.sequence)
         np.testing.assert_array_equal(found.ids, expected.ids)
         np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
+def test_a_rebuild_on_shards_is_the_gallery_of_the_store(lab: Any) -> None:
+    requests = [lab.request() for _ in range(9)]
+    with lab.registrar() as registrar:
+        registrar.enroll(requests)
+        erase_holder(registrar, lab.store, requests[4].document, "test")
+        expected = registrar.gallery.contents()
+    with open_local(ShardPlan("exact8", lab.vault.dim, threads=1), 2) as index:
+        restored = rebuild_gallery(lab.store, index)
+        found = restored.gallery.contents()
+        assert all(shard.count().result() for shard in index.shards)
+    assert (restored.loaded, restored.replayed, restored.fault) == (0, 8, None)
+    assert found.sequence == expected.sequence
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
+def test_a_long_rebuild_says_in_the_log_how_far_it_is(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(5)])
+    monkeypatch.setattr("engine.registry.reader.TEMPLATES_PER_CHUNK", 2)
+    monkeypatch.setattr(restoration, "_TELL_EVERY_S", 0.0)
+    with caplog.at_level(logging.INFO, "engine.matching.restoration"):
+        restore_gallery(lab.store, lab.folder)
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
+        f"{read} references read" for read in (2, 4, 5)
+    ]
 
 
 def test_a_rebuild_makes_one_segment_of_many_references(lab: Any) -> None:

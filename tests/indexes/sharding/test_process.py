@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from indexes.approximate.ivf import IvfConfig
 from indexes.base import Hits, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, ShardLost, VectorInvalid
 from indexes.exact.certificate import CertifiedHits
@@ -38,6 +39,13 @@ LONG_S = 60.0
 def processes(request: pytest.FixtureRequest) -> Iterator[ShardedIndex]:
     with open_processes(request.param, 2) as index:
         yield index
+
+
+def test_a_kind_that_misses_some_is_opened_as_it_is_told(unit_rows: UnitRows) -> None:
+    config = IvfConfig(threshold=0.6, erasure_deadline_s=7200)
+    with open_processes(ShardPlan("ivf", 64, config=config), 1) as index:
+        index.add(np.arange(5), unit_rows(5, 64))
+        assert index.search(unit_rows(2, 64), 1).ids.tolist() == [0, 1]
 
 
 @pytest.fixture

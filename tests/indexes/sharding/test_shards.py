@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -201,6 +201,15 @@ def test_a_lost_shard_is_never_answered_around(
         call(index, unit_rows(4))
 
 
+def test_what_a_shard_knows_of_its_end_is_said_before_anything_is_asked(
+    index: ShardedIndex,
+) -> None:
+    assert [shard.lost for shard in index.shards] == [None] * 3
+    index.shards[1].close()
+    with pytest.raises(ShardLost, match="closed"):
+        len(index)
+
+
 class FailingShard(LocalShard):
     """A shard that runs out of memory when it is to change."""
 
@@ -267,6 +276,49 @@ def test_a_gallery_over_shards_has_a_watermark(unit_rows: UnitRows) -> None:
         found = gallery.search(unit_rows(1), 100)
         assert (found.sequence, found.searched, len(found.hits.ids)) == (6, 15, 15)
         assert np.array_equal(gallery.contents().vectors, unit_rows(20)[5:])
+
+
+def test_a_gallery_over_shards_is_pinned_whole_and_leaves_upkeep_to_them(
+    unit_rows: UnitRows,
+) -> None:
+    with open_local(PLANS[1], 2) as index:
+        gallery = Gallery(index)
+        gallery.add(np.arange(20), unit_rows(20), sequence=5)
+        gallery.remove(np.arange(5), sequence=6)
+        pinned = gallery.pin()
+        (whole,) = pinned.segments
+        assert pinned.sequence == 6
+        assert np.array_equal(whole.ids, np.arange(5, 20))
+        assert np.array_equal(whole.vectors(np.arange(5, 20)), unit_rows(20)[5:])
+        assert (gallery.maintain(), gallery.deadline_s()) == (False, None)
+
+
+class SlowToCompact(LocalShard):
+    """A shard that compacts until it is told to end."""
+
+    def __init__(self, plan: ShardPlan) -> None:
+        super().__init__(plan)
+        self.ended: Future[None] = Future()
+
+    def compact(self) -> Future[None]:
+        return self.ended
+
+
+def test_shards_compact_beside_searches_and_changes_wait(unit_rows: UnitRows) -> None:
+    slow = SlowToCompact(PLAN)
+    with ShardedIndex(PLAN, [slow]) as index, ThreadPoolExecutor(2) as pool:
+        gallery = Gallery(index)
+        gallery.add(np.arange(4), unit_rows(4), sequence=1)
+        compacting = pool.submit(gallery.compact)
+        wait([compacting], timeout=0.1)
+        adding = pool.submit(gallery.add, np.arange(4, 6), unit_rows(6)[4:], 2)
+        wait([adding], timeout=0.1)
+        assert gallery.search(unit_rows(1), 9).searched == 4
+        assert not compacting.done()
+        assert not adding.done()
+        slow.ended.set_result(None)
+        adding.result(10)
+        assert gallery.search(unit_rows(1), 9).searched == 6
 
 
 def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows: UnitRows) -> None:

@@ -1,0 +1,128 @@
+"""The service: `serve`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.errors import RequestError
+from serving.cli.inputs import HomeOption
+from serving.cli.output import escape, print_fault, print_line
+from serving.cli.panels import DEPLOYMENT
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel=DEPLOYMENT)(serve)
+    app.command("ray-environment", rich_help_panel=DEPLOYMENT)(print_environment)
+
+
+def serve(
+    home: HomeOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A settings file in place of the home's sosie.toml."),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Where to listen, for this run.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, metavar="PORT", help="The same.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line for whatever happens.")
+    ] = False,
+) -> None:
+    """Serve the HTTP interface until stopped (Ctrl-C, SIGTERM); starts Ray where needed.
+
+    Parts that die are started again. Exit code 3 where the service dies over and over.
+    """
+    from serving.cluster.site import Site
+    from serving.cluster.supervisor import NodeRefused, Supervisor, claim, require_port, require_ray
+    from serving.settings import require_home
+
+    require_ray()
+    folder = require_home(home)
+    site = Site.of(folder, config)
+    order = _validate(site, host, port)
+    require_port(order.serve.host, order.serve.port)
+    with claim(folder):
+        try:
+            code = Supervisor(order, _tell_json if as_json else _tell).run()
+        except NodeRefused as refused:
+            print_fault(refused.fault, as_json=as_json)
+            code = refused.fault.exit_code
+    raise typer.Exit(code)
+
+
+def print_environment(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="A folder of the node's own, as /run/sosie: a short path."
+        ),
+    ],
+    home: HomeOption = None,
+) -> None:
+    """Print the environment that `ray start` needs on each node of a cluster of your own.
+
+    Writes into DIR what it names: eval "$(sosie ray-environment /run/sosie)".
+    """
+    from serving.cluster.environment import USUAL, make_variables
+    from serving.cluster.launch import LONGEST_FOLDER
+    from serving.cluster.supervisor import require_ray
+    from serving.settings import load_settings, require_home
+
+    require_ray()
+    site = require_home(home)
+    settings = load_settings(site).serve
+    place = folder.resolve()
+    if len(str(place)) > LONGEST_FOLDER:
+        raise RequestError(f"{place} is too long a path for sockets below it: choose a shorter one")
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{place} cannot be a folder: {error.strerror}") from None
+    variables = USUAL | make_variables(settings, place, site / settings.log_file)
+    for name, value in variables.items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def _validate(site: Any, host: str | None, port: int | None) -> Any:
+    """What is wrong with settings, key ring, registry or calibration is said before the start."""
+    from serving.cluster.launch import Order
+
+    settings = site.load()
+    with site.open(settings) as deployment:
+        _ = deployment.thresholds
+    given = {"host": host, "port": port}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return Order(site, settings.serve.model_copy(update=chosen))
+
+
+def _tell_json(event: str, details: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps({"event": event, **details}, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def _tell(event: str, details: Mapping[str, Any]) -> None:
+    line = {
+        "starting": "Starting for {url} …",
+        "ready": "[green]Ready[/] at [bold]{url}[/] after {after_s} s; home {home}.",
+        "unready": "[yellow]Not ready[/]: a part was lost or stops.",
+        "lost": "[red]Lost the node[/] ({times} times lately). {detail}",
+        "stopping": "Stopping: waits up to {drain_s:g} s for what runs.",
+        "stopped": "Stopped.",
+    }.get(event)
+    if line is not None:
+        shown = {
+            key: escape(value) if isinstance(value, str) else value
+            for key, value in details.items()
+        }
+        print_line(line.format(**shown))
+        sys.stdout.flush()

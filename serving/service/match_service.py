@@ -1,0 +1,240 @@
+"""The registrar as a service: opens itself in the background, and carries out the desk's calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from threading import Condition
+from time import monotonic
+from typing import Any, TypeVar
+
+from structlog.typing import FilteringBoundLogger
+
+from engine.errors import DeadlinePassed, GalleryBehind, LeaseLost, RegistryError, SosieError
+from engine.matching.arrivals import Outcome
+from engine.matching.documents import Document
+from engine.matching.holders import ErasureCertificate, HolderLines
+from engine.matching.identification import Identification
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.runner import BoundedRunner
+from engine.registry.records import AuditEntry
+from indexes.errors import IndexFault, ShardLost
+from serving.compose import Deployment
+from serving.errors import describe
+from serving.refusals import NotReady
+from serving.service.clerks import Clerks
+from serving.service.desk import CallContext, Dispute, HolderCheck, LineTarget, Probes, Status
+from serving.service.lifecycle import Lifecycle
+from serving.service.opened import OpenRegistry, Turn
+from serving.service.replies import OPERATIONS, Reply, presentable
+from serving.service.waiting import GRACE_S, finish_by
+from serving.settings import ServeSettings
+from serving.telemetry.meter import Meter
+from serving.telemetry.traces import SilentTracer, Tracer
+
+T = TypeVar("T")
+READER_THREADS, READS_WAITING = 8, 128
+ERASURES_WAITING = 16
+SPANS = {"enroll": "judge", "identify": "search"}
+"""How traces name what a call does here, where its own name does not say it."""
+
+
+class MatchService:
+    """Every call of a `Desk`, beside one another; none is answered but from a whole gallery.
+
+    What is lost under way (the lease, a shard, the step with the store) is closed and opened
+    again; meanwhile calls are refused with `NotReady`.
+    """
+
+    def __init__(
+        self,
+        open_deployment: Callable[[], Deployment],
+        settings: ServeSettings,
+        meter: Meter,
+        log: FilteringBoundLogger,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._tracer = tracer or SilentTracer()
+        self._readers = Clerks("reader", READER_THREADS, READS_WAITING)
+        # One at a time, since each waits for the snapshot of the one before.
+        self._erasers = Clerks("eraser", 1, ERASURES_WAITING)
+        self._ended = Condition()
+        self._ongoing = 0
+        self._life = Lifecycle(open_deployment, settings.probes_waiting, meter, log)
+
+    async def status(self) -> Status:
+        """How far it is, in every phase; at most a second old."""
+        return self._life.status()
+
+    async def perform(self, method: str, arguments: tuple[Any, ...]) -> Reply:
+        """`method` is one of `replies.OPERATIONS`, `arguments` are those of the `Desk`."""
+        assert method in OPERATIONS, "a caller of ours asks for what it knows"
+        operation: Callable[..., Awaitable[Any]] = getattr(self, f"_{method}")
+        opened: OpenRegistry | None = None
+        span = self._tracer.span(SPANS.get(method, method), _find_trace(arguments))
+        with self._counted(), span as traced:
+            try:
+                opened = self._life.require()
+                return Reply(await operation(opened, *arguments))
+            except Exception as raised:  # noqa: BLE001 - errors cross the hop as values
+                error = presentable(raised if opened is None else self._judge(opened, raised))
+                self._report(method, raised)
+                traced.fail(error.code)
+                return Reply(error=error)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuses new calls, ends those that go on, and closes the deployment."""
+        await asyncio.to_thread(self._drain, timeout_s)
+
+    def close(self) -> None:
+        """The same without waiting for calls that do not wait in a queue."""
+        self._drain(0)
+
+    def _drain(self, timeout_s: float) -> None:
+        self._life.drain()
+        with self._ended:
+            self._ended.wait_for(lambda: self._ongoing == 0, timeout_s)
+        self._life.close()
+        self._readers.close()
+        self._erasers.close()
+
+    async def _enroll(
+        self, opened: OpenRegistry, request: EnrollmentRequest, context: CallContext
+    ) -> Answer:
+        started = monotonic()
+        expires_at = self._expiry(context.timeout_s)
+        future = opened.registrar.submit(request, timeout_s=expires_at - started)
+        tell = partial(self._tell_decided, context, started)
+        outcome = await finish_by(future, expires_at, tell=tell, grace_s=GRACE_S)
+        if isinstance(outcome, SosieError):
+            raise outcome
+        return outcome
+
+    async def _identify(
+        self, opened: OpenRegistry, probes: Probes, threshold: float, context: CallContext
+    ) -> list[Identification]:
+        expires_at = self._expiry(context.timeout_s)
+        future = opened.searches.submit(probes, threshold, expires_at - monotonic())
+        answers = await finish_by(future, expires_at)
+        await finish_by(opened.scribe.note([_entry_of(answers, context)]), expires_at)
+        return answers
+
+    async def _check_line(
+        self, opened: OpenRegistry, target: LineTarget, probe: Probes, context: CallContext
+    ) -> HolderCheck:
+        return await self._work(opened, context, partial(opened.check_line, target, probe))
+
+    async def _check_document(
+        self, opened: OpenRegistry, document: Document | str, probe: Probes, context: CallContext
+    ) -> HolderCheck:
+        return await self._work(opened, context, partial(opened.check_document, document, probe))
+
+    async def _read_lines(
+        self, opened: OpenRegistry, document: Document, probe: Probes, context: CallContext
+    ) -> HolderLines:
+        return await self._work(opened, context, partial(opened.read_lines, document, probe))
+
+    async def _dispute_line(
+        self,
+        opened: OpenRegistry,
+        target: LineTarget,
+        document: Document,
+        probe: Probes,
+        context: CallContext,
+    ) -> Dispute:
+        work = partial(opened.dispute_line, target, document, probe)
+        return await self._work(opened, context, work)
+
+    async def _close_line(
+        self, opened: OpenRegistry, target: LineTarget, context: CallContext
+    ) -> str:
+        return await self._work(opened, context, partial(opened.close_line, target))
+
+    async def _erase(
+        self, opened: OpenRegistry, document_id: str, context: CallContext
+    ) -> ErasureCertificate:
+        work = partial(opened.erase, document_id)
+        return await self._work(opened, context, work, self._erasers)
+
+    async def _note(self, opened: OpenRegistry, entries: Sequence[AuditEntry]) -> None:
+        await finish_by(opened.scribe.note(entries), self._expiry(None))
+
+    async def _work(
+        self,
+        opened: OpenRegistry,
+        context: CallContext,
+        perform: Callable[[Turn], T],
+        clerks: Clerks | None = None,
+    ) -> T:
+        """Has a call that blocks carried out by a thread, within its time."""
+        expires_at = self._expiry(context.timeout_s)
+        turn = Turn(context, BoundedRunner(opened.registrar, expires_at - monotonic()), expires_at)
+        future = (clerks or self._readers).submit(partial(perform, turn))
+        give_up = turn.runner.give_up
+        return await finish_by(future, expires_at, give_up=give_up, grace_s=GRACE_S)
+
+    def _expiry(self, timeout_s: float | None) -> float:
+        given_s = self._settings.request_timeout_s if timeout_s is None else timeout_s
+        if given_s <= 0:
+            raise DeadlinePassed("the time ran out on the way: nothing was stored")
+        return monotonic() + given_s
+
+    def _judge(self, opened: OpenRegistry, error: Exception) -> Exception:
+        """Opens the registry again where an error says that it is not whole; what to answer."""
+        if opened.failure is not None:
+            self._life.lose(opened, opened.failure)
+        elif isinstance(error, ShardLost | GalleryBehind):
+            self._life.lose(opened, error)
+        if self._life.has_lost(opened) and isinstance(error, RegistryError | IndexFault):
+            return LeaseLost("the registry was closed under the call")
+        return error
+
+    def _tell_decided(self, context: CallContext, started: float, outcome: Outcome) -> None:
+        if isinstance(outcome, Answer):
+            self._log.info(
+                "decided",
+                enrollment_id=outcome.enrollment_id,
+                decision=outcome.decision.value,
+                reasons=[reason.value for reason in outcome.reasons],
+                is_repeated=outcome.is_repeated,
+                correlator=context.correlator,
+                ms=round(1000 * (monotonic() - started), 1),
+            )
+
+    def _report(self, method: str, error: Exception) -> None:
+        fault = describe(error)
+        if fault.status >= 500 and not isinstance(error, NotReady | DeadlinePassed):
+            # The type and the code alone: a text may hold anything.
+            self._log.error(
+                "call_failed", method=method, code=fault.code, error=type(error).__name__
+            )
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._ended:
+            self._ongoing += 1
+        try:
+            yield
+        finally:
+            with self._ended:
+                self._ongoing -= 1
+                self._ended.notify_all()
+
+
+def _entry_of(answers: Sequence[Identification], context: CallContext) -> AuditEntry:
+    """One entry for the call: how many asked, how much was shown, and of whom."""
+    shown = [candidate for answer in answers for candidate in answer.candidates]
+    documents = sorted({candidate.document_id for candidate in shown})
+    detail = {"probes": len(answers), "candidates": len(shown), "documents": documents}
+    return AuditEntry(context.actor, "faces.identified", "gallery", detail)
+
+
+def _find_trace(arguments: Sequence[Any]) -> str | None:
+    for argument in arguments:
+        if isinstance(argument, CallContext):
+            return argument.traceparent
+    return None

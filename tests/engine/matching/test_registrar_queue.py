@@ -1,0 +1,202 @@
+"""What waits for the registrar: bounded, and free to give up until it is taken."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+from engine.errors import (
+    DeadlinePassed,
+    GalleryBehind,
+    IdempotencyInFlight,
+    NotFound,
+    Overloaded,
+    SosieError,
+)
+from engine.matching.observation import DecidedBatch
+from engine.matching.operations import close_line
+from engine.matching.registrar import Registrar, RegistrarConfig
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.runner import BoundedRunner
+from engine.reasons import Decision
+from indexes.errors import ShardLost
+from indexes.flat import FlatIndex
+from indexes.gallery import Gallery
+
+
+def enroll(registrar: Registrar, *requests: EnrollmentRequest) -> list[Any]:
+    return registrar.enroll(requests)
+
+
+def test_a_key_in_flight_is_a_conflict_and_a_full_queue_refuses(lab: Any, busy: Any) -> None:
+    request = lab.request()
+    with lab.registrar(RegistrarConfig(queue_size=2)) as registrar:
+        with busy(registrar):
+            future = registrar.submit(request)
+            with pytest.raises(IdempotencyInFlight):
+                registrar.submit(request)
+            registrar.submit(lab.request())
+            with pytest.raises(Overloaded):
+                registrar.submit(lab.request())
+        assert future.result(10).decision is Decision.APPROVED
+        assert enroll(registrar, request)[0].is_repeated
+
+
+def test_what_is_cancelled_while_it_waits_is_never_judged_and_frees_its_key_and_place(
+    lab: Any, busy: Any
+) -> None:
+    request = lab.request()
+    with lab.registrar(RegistrarConfig(queue_size=2)) as registrar:
+        with busy(registrar):
+            futures = [registrar.submit(request), registrar.submit(lab.request())]
+            assert futures[0].cancel()
+            assert registrar.queued == 1
+            again = registrar.submit(request)
+        assert again.result(10).decision is Decision.APPROVED
+        assert not again.result().is_repeated
+        with pytest.raises(CancelledError):
+            futures[0].result(10)
+        assert enroll(registrar, lab.request())[0].decision is Decision.APPROVED
+    assert lab.store.counts()["enrollments"] == 3
+
+
+def test_what_is_late_when_its_batch_is_taken_is_dropped_beside_its_neighbours(
+    lab: Any, busy: Any
+) -> None:
+    late, good = lab.request(), lab.request()
+    with lab.registrar() as registrar:
+        with busy(registrar):
+            dropped = registrar.submit(late, timeout_s=0.05)
+            kept = registrar.submit(good, timeout_s=60)
+            time.sleep(0.1)
+        assert isinstance(dropped.result(10), DeadlinePassed)
+        assert kept.result(10).decision is Decision.APPROVED
+        assert lab.store.counts()["enrollments"] == 1
+        assert not enroll(registrar, late)[0].is_repeated
+
+
+def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(lab: Any) -> None:
+    judging, go_on = threading.Event(), threading.Event()
+    request = lab.request()
+
+    class SlowGallery(Gallery):
+        def range_search(self, *arguments: Any) -> Any:
+            judging.set()
+            assert go_on.wait(10)
+            return super().range_search(*arguments)
+
+    with lab.registrar(gallery=SlowGallery(FlatIndex(lab.vault.dim))) as registrar:
+        future = registrar.submit(request, timeout_s=0.5)
+        assert judging.wait(10)
+        assert not future.cancel()
+        time.sleep(0.6)
+        go_on.set()
+        assert future.result(10).decision is Decision.APPROVED
+        assert enroll(registrar, request)[0].is_repeated
+
+
+def test_a_scheduled_change_is_refused_when_the_queue_is_full(lab: Any, busy: Any) -> None:
+    done = []
+    with lab.registrar(RegistrarConfig(queue_size=1)) as registrar:
+        with busy(registrar):
+            first = registrar.schedule(lambda *_: done.append("first"))
+            with pytest.raises(Overloaded):
+                registrar.schedule(lambda *_: done.append("second"))
+            urgent = registrar.schedule(lambda *_: done.append("urgent"), urgent=True)
+        first.result(10)
+        urgent.result(10)
+    assert done == ["urgent", "first"]
+
+
+def test_an_urgent_change_and_the_queue_take_turns(lab: Any, busy: Any) -> None:
+    done: list[str] = []
+    with lab.registrar() as registrar:
+        with busy(registrar):
+            waiting = [registrar.schedule(lambda *_: done.append("queued")) for _ in range(3)]
+            waiting += [
+                registrar.schedule(lambda *_: done.append("urgent"), urgent=True) for _ in range(3)
+            ]
+        for future in waiting:
+            future.result(10)
+    assert done == ["urgent", "queued"] * 3
+
+
+@pytest.mark.parametrize("way", ["deadline", "given up before", "given up meanwhile"])
+def test_a_bounded_change_that_has_not_begun_in_time_is_not_made(
+    lab: Any, busy: Any, way: str
+) -> None:
+    request = lab.request()
+    with lab.registrar() as registrar:
+        enroll(registrar, request)
+        runner = BoundedRunner(registrar, timeout_s=0.1 if way == "deadline" else 30)
+        started = time.monotonic()
+        with busy(registrar):
+            if way == "given up before":
+                runner.give_up()
+            elif way == "given up meanwhile":
+                threading.Timer(0.1, runner.give_up).start()
+            with pytest.raises(DeadlinePassed):
+                close_line(runner, lab.store, request.msisdn, "test")
+            assert time.monotonic() < started + 10
+        assert registrar.queued == 0
+        assert close_line(BoundedRunner(registrar), lab.store, request.msisdn, "test")
+        with pytest.raises(NotFound):
+            close_line(BoundedRunner(registrar), lab.store, request.msisdn, "test")
+
+
+def test_each_batch_is_observed_with_its_times_and_outcomes(lab: Any, busy: Any) -> None:
+    batches: list[DecidedBatch] = []
+
+    class Counting:
+        def observe_batch(self, batch: DecidedBatch) -> None:
+            batches.append(batch)
+            raise RuntimeError("who counts must not stop who decides")
+
+    with lab.registrar(observer=Counting()) as registrar:
+        with busy(registrar):
+            futures = [registrar.submit(lab.request()) for _ in range(3)]
+            futures.append(registrar.submit(lab.request(idempotency_key="")))
+        for future in futures:
+            future.result(10)
+    assert len(batches) == 1
+    kinds = [type(outcome) for outcome in batches[0].outcomes]
+    assert kinds[:3] == [Answer] * 3
+    assert issubclass(kinds[3], SosieError)
+    assert min(batches[0].judge_s, batches[0].publish_s, batches[0].waited_s) > 0
+
+
+def test_a_gallery_that_has_lost_a_shard_stops_the_registrar(lab: Any) -> None:
+    class Torn(Gallery):
+        is_torn = False
+
+        def range_search(self, *arguments: Any) -> Any:
+            if self.is_torn:
+                raise ShardLost("a shard is gone")
+            return super().range_search(*arguments)
+
+    gallery = Torn(FlatIndex(lab.vault.dim))
+    with lab.registrar(gallery=gallery) as registrar:
+        assert registrar.failure is None
+        enroll(registrar, lab.request())
+        gallery.is_torn = True
+        assert isinstance(enroll(registrar, lab.request())[0], GalleryBehind)
+        gallery.is_torn = False
+        with pytest.raises(GalleryBehind):
+            registrar.submit(lab.request())
+        assert isinstance(registrar.failure, GalleryBehind)
+    assert lab.store.counts()["enrollments"] == 1
+
+
+def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab: Any, busy: Any) -> None:
+    with lab.registrar() as registrar:
+        with busy(registrar):
+            waiting = registrar.submit(lab.request())
+            registrar.stop(GalleryBehind("the gallery is opened again"))
+        assert isinstance(waiting.result(10), GalleryBehind)
+        with pytest.raises(GalleryBehind):
+            registrar.run(lambda *_: None)
+    assert lab.store.counts()["enrollments"] == 0

@@ -1,0 +1,151 @@
+"""A face against a holder: the right score, the right tenant, and an entry in the audit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
+from engine.matching import references
+from engine.matching.comparison import fuse_vectors
+from engine.matching.holders import erase_holder
+from engine.matching.operations import close_line
+from engine.matching.verification import HolderProbe, check_document, check_line
+from engine.registry.records import AuditEntry
+from indexes.errors import IdInvalid, VectorInvalid
+from indexes.flat import FlatIndex
+from indexes.gallery import Gallery
+
+ANY = HolderProbe(vector=np.zeros(64, np.float32), threshold=0.42, actor="key:1")
+
+
+def probe_of(vector: Any, carrier: str | None = None) -> HolderProbe:
+    return replace(ANY, vector=vector, carrier=carrier)
+
+
+def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    entries: list[AuditEntry] = []
+    probe = lab.people.sample(person).vector
+    other = lab.people.between(probe, 0.2)
+    with lab.registrar() as registrar:
+        document_id = registrar.enroll([request, lab.request()])[0].body["document_id"]
+        gallery = registrar.gallery
+        target = request.document
+        mine = check_document(lab.store, gallery, target, probe_of(probe), entries.append)
+        by_id = check_document(lab.store, gallery, document_id, probe_of(probe), entries.append)
+        by_line = check_line(lab.store, gallery, request.msisdn, probe_of(probe), entries.append)
+        theirs = check_document(lab.store, gallery, target, probe_of(other), entries.append)
+    reference = fuse_vectors(request.live.vector, request.portrait.vector)
+    expected = float(np.float32(reference.astype(np.float64) @ probe.astype(np.float64)))
+    assert (mine.is_match, mine.score, mine.threshold) == (True, expected, 0.42)
+    assert by_id == mine
+    assert by_line.line_id
+    assert replace(by_line, line_id=None) == mine
+    assert not theirs.is_match
+    line = {"line": by_line.line_id}
+    assert [(each.subject, each.detail) for each in entries] == [
+        (document_id, {"matched": True}),
+        (document_id, {"matched": True}),
+        (document_id, {"matched": True} | line),
+        (document_id, {"matched": False}),
+    ]
+    assert {(each.actor, each.action) for each in entries} == {("key:1", "holder.checked")}
+
+
+def test_a_tenant_checks_only_its_own_lines_and_holders(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        gallery = registrar.gallery
+        for carrier in ("blue", None):
+            probe = probe_of(person, carrier)
+            assert check_line(lab.store, gallery, request.msisdn, probe, print).is_match
+            assert check_document(lab.store, gallery, request.document, probe, print).is_match
+        foreign = probe_of(person, "red")
+        with pytest.raises(NotFound) as unseen:
+            check_line(lab.store, gallery, request.msisdn, foreign, pytest.fail)
+        with pytest.raises(NotFound) as unknown:
+            check_line(lab.store, gallery, "+8613999999999", foreign, pytest.fail)
+        assert str(unseen.value) == str(unknown.value)
+        with pytest.raises(NotFound):
+            check_document(lab.store, gallery, request.document, foreign, pytest.fail)
+        close_line(registrar, lab.store, request.msisdn, "test")
+        with pytest.raises(NotFound):
+            check_line(lab.store, gallery, request.msisdn, probe_of(person), pytest.fail)
+        with pytest.raises(NotFound):
+            check_document(
+                lab.store, gallery, request.document, probe_of(person, "blue"), pytest.fail
+            )
+        assert check_document(lab.store, gallery, request.document, probe_of(person), print)
+
+
+def test_an_erased_holder_is_not_found(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        document_id = registrar.enroll([request])[0].body["document_id"]
+        erase_holder(registrar, lab.store, request.document, "test")
+        for target in (request.document, document_id, "no id at all"):
+            with pytest.raises(NotFound):
+                check_document(lab.store, registrar.gallery, target, probe_of(person), pytest.fail)
+
+
+def test_a_check_that_cannot_be_audited_is_not_told(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+
+    def fail(_entry: AuditEntry) -> None:
+        raise StorageFailed("the database is gone")
+
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        with pytest.raises(StorageFailed):
+            check_document(lab.store, registrar.gallery, request.document, probe_of(person), fail)
+
+
+def test_what_is_no_face_or_no_line_is_refused_as_input(lab: Any) -> None:
+    request = lab.request()
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        gallery = registrar.gallery
+        for vector in (np.zeros(64, np.float32), np.ones((2, 2), np.float32)):
+            with pytest.raises(VectorInvalid):
+                check_document(lab.store, gallery, request.document, probe_of(vector), pytest.fail)
+        with pytest.raises(RequestError):
+            check_line(lab.store, gallery, "my number", ANY, pytest.fail)
+
+
+class Lagging(Gallery):
+    """Shows references only after it was asked so often: a commit comes before it is visible."""
+
+    lag = 0
+
+    def vectors(self, ids: Any) -> Any:
+        self.lag -= 1
+        if self.lag >= 0:
+            raise IdInvalid("not there yet")
+        return super().vectors(ids)
+
+
+def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    gallery = Lagging(FlatIndex(lab.vault.dim))
+    with lab.registrar(gallery=gallery) as registrar:
+        registrar.enroll([request])
+        gallery.lag = 3
+        assert check_document(
+            lab.store, gallery, request.document, probe_of(person), print
+        ).is_match
+        monkeypatch.setattr(references, "_LAG_S", 0.05)
+        gallery.lag = 1_000_000
+        with pytest.raises(GalleryBehind):
+            check_document(lab.store, gallery, request.document, probe_of(person), pytest.fail)

@@ -1,0 +1,23 @@
+"""The one definition of a score."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from indexes.scoring import exact_score, exact_scores
+
+
+@pytest.mark.parametrize("dim", [1, 7, 8, 31, 127, 128, 129, 200, 512, 1000, 4096])
+def test_a_pair_scored_alone_has_the_score_that_it_has_in_any_batch(dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    rows = rng.standard_normal((64, dim)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    # As they come from a sealed token: anywhere in memory, and not to be written to.
+    loose = [np.frombuffer(b"." * 4 + row.tobytes(), np.float32, -1, 4) for row in rows]
+    query_of, row_of = rng.integers(0, 64, (2, 5000))
+    scores = exact_scores(rows, rows, query_of, row_of)
+    alone = [
+        exact_score(loose[query], loose[row]) for query, row in zip(query_of, row_of, strict=True)
+    ]
+    assert alone == scores.tolist()
