@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import CalibrationError
-from engine.faces.extractor import ExtractorConfig, digest_embedding, open_extractor
+from engine.faces import extractor as faces
 from engine.matching.thresholds import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
 from serving.settings import is_card_file
 
 if TYPE_CHECKING:
+    from engine.faces.detector import FaceDetector
+    from engine.faces.embedder import Embedder
     from engine.faces.extractor import Extractor
     from serving.settings import Settings
 
@@ -29,20 +31,41 @@ def detector_card(settings: Settings) -> ModelCard:
 
 def model_digest(settings: Settings) -> str:
     """What every reference of a deployment with these settings was made by."""
-    return digest_embedding(embedder_card(settings), settings.models.flip)
+    return faces.digest_embedding(embedder_card(settings), settings.models.flip)
 
 
-def build_extractor(settings: Settings, cache: Path) -> Extractor:
-    """The extractor that these settings ask for."""
-    models = settings.models
-    return open_extractor(
+def build_extractor(settings: Settings, cache: Path, threads: int | None = None) -> Extractor:
+    """The extractor that these settings ask for; `threads` instead of theirs, where given."""
+    return faces.open_extractor(
         cache,
-        config=ExtractorConfig(threads=models.threads),
-        session=SessionOptions(provider=models.provider, precision=models.precision),
+        config=extractor_config(settings, threads),
+        session=_session_options(settings),
         embedder=embedder_card(settings),
         detector=detector_card(settings),
-        flip=models.flip,
+        flip=settings.models.flip,
     )
+
+
+def open_detector(settings: Settings, cache: Path) -> FaceDetector:
+    """The detector alone, for a process that embeds no faces itself."""
+    return faces.open_detector(
+        cache, session=_session_options(settings), card=detector_card(settings)
+    )
+
+
+def open_embedder(settings: Settings, cache: Path) -> Embedder:
+    """The embedder alone, for a process that embeds the crops of others."""
+    return faces.open_embedder(
+        cache,
+        session=_session_options(settings),
+        card=embedder_card(settings),
+        flip=settings.models.flip,
+    )
+
+
+def extractor_config(settings: Settings, threads: int | None = None) -> faces.ExtractorConfig:
+    """How an extractor works; `threads` instead of the settings', where given."""
+    return faces.ExtractorConfig(threads=settings.models.threads if threads is None else threads)
 
 
 def load_calibration(settings: Settings) -> Calibration:
@@ -71,3 +94,7 @@ def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds
 
 def _card(name: str) -> ModelCard:
     return load_card(Path(name)) if is_card_file(name) else builtin_card(name)
+
+
+def _session_options(settings: Settings) -> SessionOptions:
+    return SessionOptions(provider=settings.models.provider, precision=settings.models.precision)

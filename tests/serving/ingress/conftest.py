@@ -1,0 +1,90 @@
+"""A vault, unit rows, and an extractor that works only when a test lets it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.errors import ImageDamaged
+from engine.faces.extractor import Extracted, Extraction, StageTimes
+from engine.reasons import Reason
+from engine.registry.keyring import KeyRing
+from engine.registry.vault import Vault
+
+DIM = 32
+DIGEST = "d" * 64
+
+
+class GatedExtractor:
+    """Extracts what its gate lets through; a vector follows from the bytes alone.
+
+    Bytes that begin with `bad` are damaged, with `nobody` show no face, with `bomb` break it.
+    """
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[list[bytes]] = []
+
+    def extract(self, images: Sequence[bytes]) -> list[Extracted]:
+        self.entered.release()
+        assert self.gate.wait(30)
+        self.batches.append(list(images))
+        return [self._extract_one(image) for image in images]
+
+    def _extract_one(self, image: bytes) -> Extracted:
+        if image.startswith(b"bomb"):
+            raise ValueError("secret text of a library")
+        if image.startswith(b"bad"):
+            return ImageDamaged("the image is damaged: send another")
+        is_face = not image.startswith(b"nobody")
+        return Extraction(
+            vector=vector_of(image) if is_face else None,
+            problems=() if is_face else (Reason.NO_FACE,),
+            quality=None,
+            box_px=None,
+            landmarks_px=None,
+            crop=None,
+            size_px=(1, 1),
+            stages=StageTimes(0.0, 0.0, 0.0, 0.0, 0.0),
+        )
+
+
+def vector_of(image: bytes) -> NDArray[np.float32]:
+    """A unit vector float32[DIM] drawn from the bytes."""
+    seed = int.from_bytes(hashlib.sha256(image).digest()[:4], "big")
+    return unit_rows(1, seed)[0]
+
+
+def unit_rows(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Unit rows float32[count, DIM]."""
+    rows = np.random.default_rng(seed).standard_normal((count, DIM))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32)
+
+
+@pytest.fixture
+def units() -> Callable[..., NDArray[np.float32]]:
+    """`units(n, seed=0)`: unit rows float32[n, DIM]."""
+    return unit_rows
+
+
+@pytest.fixture
+def gated() -> GatedExtractor:
+    return GatedExtractor()
+
+
+@pytest.fixture(scope="session")
+def ring() -> KeyRing:
+    return KeyRing.generate()
+
+
+@pytest.fixture(scope="session")
+def vault(ring: KeyRing) -> Vault:
+    return Vault(ring, DIM)

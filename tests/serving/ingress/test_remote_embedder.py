@@ -1,0 +1,194 @@
+"""An extractor whose embedder runs elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.errors import ModelDamaged
+from engine.faces.embedder import Embedder
+from engine.faces.extractor import Extraction
+from engine.models.catalog import builtin_card
+from serving.ingress import remote_embedder
+from serving.ingress.remote_embedder import (
+    MAX_PART_BYTES,
+    MAX_PART_CROPS,
+    RemoteEmbedder,
+    call_on_loop,
+    open_remote_extractor,
+)
+from serving.models import build_extractor, model_digest, open_embedder
+from serving.refusals import Interrupted
+from serving.settings import Settings, make_settings
+
+Crops = NDArray[np.uint8]
+Vectors = NDArray[np.float32]
+CARD = builtin_card("sface")
+
+
+class Recorded:
+    """A call to a real embedder that remembers what travelled."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self._embedder = embedder
+
+    def __call__(self, crops: Crops) -> Vectors:
+        self.shapes.append(crops.shape)
+        return self._embedder.embed(crops)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return make_settings({})
+
+
+@pytest.fixture
+def remote(settings: Settings, cache: Path) -> Recorded:
+    return Recorded(open_embedder(settings, cache))
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs in a thread of its own."""
+    made = asyncio.new_event_loop()
+    thread = threading.Thread(target=made.run_forever)
+    thread.start()
+    yield made
+    made.call_soon_threadsafe(made.stop)
+    thread.join()
+    made.close()
+
+
+def crops_of(count: int, side: int = 112) -> Crops:
+    return np.random.default_rng(count).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def test_faces_embedded_elsewhere_are_those_embedded_here_and_only_crops_travel(
+    settings: Settings, cache: Path, remote: Recorded, photographs: Any
+) -> None:
+    files = [getattr(photographs, name).read_bytes() for name in ("live", "faceless", "stranger")]
+    with (
+        build_extractor(settings, cache, threads=1) as local,
+        open_remote_extractor(settings, cache, remote, threads=1) as split,
+    ):
+        here, there = local.extract(files), split.extract(files)
+        assert split.model_digest == local.model_digest == model_digest(settings)
+        assert split.dim == local.dim
+    assert remote.shapes == [(2, 112, 112, 3)]
+    for one, other in zip(here, there, strict=True):
+        assert isinstance(one, Extraction)
+        assert isinstance(other, Extraction)
+        assert one.problems == other.problems
+        if one.vector is not None and other.vector is not None:
+            assert one.vector @ other.vector == pytest.approx(1, abs=1e-5)
+    assert there[1].vector is None  # type: ignore[union-attr]
+
+
+def test_an_ingress_reads_no_weights_of_the_embedder(
+    settings: Settings, tmp_path: Path, remote: Recorded
+) -> None:
+    open_remote_extractor(settings, tmp_path / "own", remote).close()
+    rewritten = [path.name for path in (tmp_path / "own").rglob("*") if path.is_file()]
+    assert not [name for name in rewritten if "sface" in name], rewritten
+
+
+def test_many_crops_travel_in_parts(remote: Recorded) -> None:
+    embedder = RemoteEmbedder(CARD, False, remote)
+    crops = crops_of(MAX_PART_CROPS + 3)
+    vectors = embedder.embed(crops)
+    assert [shape[0] for shape in remote.shapes] == [MAX_PART_CROPS, 3]
+    assert vectors.shape == (MAX_PART_CROPS + 3, embedder.dim)
+    assert np.allclose(vectors[-3:], remote(crops[-3:]), atol=1e-5)
+
+
+def test_no_crops_are_no_call(remote: Recorded) -> None:
+    assert RemoteEmbedder(CARD, False, remote).embed(crops_of(0)).shape == (0, 128)
+    assert remote.shapes == []
+
+
+def test_a_part_of_large_crops_stays_below_what_one_call_may_carry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+
+    def call(crops: Crops) -> Vectors:
+        sizes.append(crops.nbytes)
+        return np.zeros((len(crops), 128), np.float32)
+
+    monkeypatch.setattr(remote_embedder, "MAX_PART_BYTES", 5 * 112 * 112 * 3)
+    RemoteEmbedder(CARD, False, call).embed(crops_of(12))
+    assert [size // (112 * 112 * 3) for size in sizes] == [5, 5, 2]
+    assert MAX_PART_CROPS * 112 * 112 * 3 < MAX_PART_BYTES < 4 << 20
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        np.zeros((1, 128), np.float32),
+        np.zeros((2, 512), np.float32),
+        np.zeros((2, 128), np.float64),
+    ],
+)
+def test_an_answer_that_is_none_of_this_model_is_refused(answer: Any) -> None:
+    with pytest.raises(Interrupted):
+        RemoteEmbedder(CARD, False, lambda _: answer).embed(crops_of(2))
+
+
+def test_a_call_may_be_made_on_the_loop_that_it_belongs_to(
+    loop: asyncio.AbstractEventLoop, remote: Recorded
+) -> None:
+    seen: list[asyncio.AbstractEventLoop] = []
+
+    async def send(crops: Crops) -> Vectors:
+        seen.append(asyncio.get_running_loop())
+        return remote(crops)
+
+    embedder = RemoteEmbedder(CARD, False, call_on_loop(send, loop, timeout_s=30))
+    assert embedder.embed(crops_of(2)).shape == (2, 128)
+    assert seen == [loop]
+
+
+def test_a_call_without_an_answer_in_time_is_interrupted(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    cancelled = threading.Event()
+
+    async def send(_: Crops) -> Vectors:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    with pytest.raises(Interrupted):
+        call_on_loop(send, loop, timeout_s=0.05)(crops_of(1))
+    assert cancelled.wait(5)
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [(OSError("lost"), Interrupted), (ModelDamaged("a file is damaged"), ModelDamaged)],
+)
+def test_a_lost_embedder_may_be_asked_again_and_an_error_of_ours_stays_what_it_is(
+    loop: asyncio.AbstractEventLoop, failure: Exception, expected: type[Exception]
+) -> None:
+    async def send(_: Crops) -> Vectors:
+        raise failure
+
+    with pytest.raises(expected) as refused:
+        call_on_loop(send, loop, timeout_s=5)(crops_of(1))
+    assert "lost" not in str(refused.value)
+    assert refused.value is failure or refused.value.__cause__ is failure
