@@ -1,0 +1,184 @@
+"""Both clients against the real application: in process, and over sockets that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from serving.client import (
+    Activation,
+    ApiError,
+    Client,
+    KnownDocument,
+    MatchItem,
+    Options,
+    Template,
+)
+from tests.serving.api.conftest import Service
+
+ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
+Listen = Callable[..., str]
+Make = Callable[..., Activation]
+
+
+@pytest.fixture
+def url(listen: Listen) -> str:
+    return listen()
+
+
+def client_of(service: Service, url: str, key: str, **options: Any) -> Client:
+    return Client(url, service.keys[key], **options)
+
+
+def test_an_activation_is_decided_found_and_read(
+    service: Service, url: str, make_activation: Make
+) -> None:
+    sent = make_activation()
+    with client_of(service, url, "b1") as client:
+        decided = client.enroll(sent)
+        assert decided.is_approved
+        assert decided.idempotency_key == sent.idempotency_key
+        assert decided.duplicate_search.ran
+        again = client.enroll(sent)
+        assert again.is_repeated
+        assert replace(again, is_repeated=False) == decided
+        found = client.find_enrollment(sent.idempotency_key)
+        assert replace(found, is_repeated=False) == decided
+        record = client.read_enrollment(decided.enrollment_id)
+        assert (record.carrier, record.outlet, record.decision) == ("blue", "b1", "approved")
+        assert record.captured_at == sent.captured_at
+
+
+def test_templates_are_issued_and_matched(service: Service, url: str, photographs: Any) -> None:
+    files = [photographs.live, photographs.later, photographs.stranger, photographs.faceless]
+    with client_of(service, url, "fraud") as client:
+        made = client.make_templates([file.read_bytes() for file in files])
+        first, second, other, none = made.items
+        assert none.error is not None
+        assert none.error.code == "MATCH.NO_FACE"
+        assert first.template is not None
+        assert second.template is not None
+        assert other.template is not None
+        probe = Template(first.template)
+        same, strange, image, search = client.match(
+            [
+                MatchItem(probe, Template(second.template), id="same"),
+                MatchItem(probe, Template(other.template)),
+                MatchItem(probe, photographs.later.read_bytes()),
+                MatchItem(probe, search=True),
+            ]
+        )
+        assert same.id == "same"
+        assert same.verification is not None
+        assert same.verification.is_match
+        assert strange.verification is not None
+        assert not strange.verification.is_match
+        assert image.verification is not None
+        assert image.verification.is_match
+        assert search.identification is not None
+        assert search.identification.found == 1
+        verified = client.verify(probe, reference=photographs.later.read_bytes())
+        assert verified.is_match
+        assert verified.document_id is None
+
+
+def test_a_holder_is_identified_verified_listed_and_disputes(
+    service: Service, url: str, photographs: Any
+) -> None:
+    face = photographs.later.read_bytes()
+    with client_of(service, url, "fraud") as client:
+        holder = client.identify(face).candidates[0]
+        assert client.verify(face, document=ASTRONAUT).is_match
+        assert client.verify(face, document_id=holder.document_id).is_match
+        assert client.verify(face, line=holder.lines[0].line_id).is_match
+        listed = client.query_lines(ASTRONAUT, face)
+        assert listed.is_holder
+        line = listed.lines[0]
+        assert line.number is not None
+        assert "138001" not in line.number
+        opened = client.dispute(line.line_id, ASTRONAUT, face)
+        assert client.dispute(line.line_id, ASTRONAUT, face) == opened
+
+
+def test_what_a_key_may_not_do_is_an_api_error(service: Service, url: str) -> None:
+    with client_of(service, url, "b1") as client:
+        with pytest.raises(ApiError) as raised:
+            client.identify(b"x", options=Options(correlator="c-42"))
+        assert (raised.value.status, raised.value.code) == (403, "ACCESS.FORBIDDEN")
+        assert raised.value.correlator == "c-42"
+        assert raised.value.attempts == 1
+        assert client.whose_key().role == "outlet"
+    with Client(url, "sosie_no_key") as stranger, pytest.raises(ApiError) as unknown:
+        stranger.whose_key()
+    assert unknown.value.code == "ACCESS.UNAUTHENTICATED"
+
+
+def test_health_and_version_need_no_key(url: str) -> None:
+    with Client(url) as client:
+        assert client.ready().is_ready
+        assert client.ready().phase == "ready"
+        assert client.version().api == "v1"
+
+
+def test_the_correlator_of_an_error_is_the_one_in_the_services_log(
+    service: Service, url: str
+) -> None:
+    with client_of(service, url, "b1") as client, pytest.raises(ApiError) as raised:
+        client.read_enrollment("nothing")
+    assert raised.value.correlator in service.log_text
+
+
+def test_a_line_is_closed_and_a_holder_erased(
+    service: Service, url: str, make_activation: Make
+) -> None:
+    sent = make_activation()
+    with client_of(service, url, "b1") as outlet:
+        decided = outlet.enroll(sent)
+    assert decided.document_id is not None
+    with client_of(service, url, "blue") as carrier:
+        if decided.line_id is not None:
+            assert carrier.close_line(decided.line_id).status == "closed"
+            with pytest.raises(ApiError) as gone:
+                carrier.close_line(decided.line_id)
+            assert gone.value.status == 404
+        certificate = carrier.erase(decided.document_id)
+        assert certificate.document_id == decided.document_id
+        assert certificate.references == 1
+
+
+def test_every_route_of_the_service_has_a_method(service: Service) -> None:
+    from serving.client import calls
+
+    document = service.ask("GET", "/openapi.json", key=None).json()
+    routes = {
+        (method.upper(), path)
+        for path, operations in document["paths"].items()
+        for method in operations
+    }
+    face = b"x"
+    made = [
+        calls.read_enrollment("X"),
+        calls.find_enrollment("X"),
+        calls.match([]),
+        calls.make_templates([]),
+        calls.verify(face, reference=face, line=None, document=None, document_id=None),
+        calls.identify(face, None),
+        calls.query_lines(ASTRONAUT, face),
+        calls.dispute("X", ASTRONAUT, face),
+        calls.close_line("X"),
+        calls.erase("X"),
+        calls.ready(),
+        calls.version(),
+        calls.whose_key(),
+    ]
+    named = {(call.method, call.path.partition("?")[0].replace("/X", "/{}")) for call in made}
+    named |= {("POST", "/v1/enrollments")}
+    # Not for callers: a probe of the process, and what Prometheus reads.
+    served = {
+        (method, "/".join("{}" if step.startswith("{") else step for step in path.split("/")))
+        for method, path in routes
+    } - {("GET", "/health/live"), ("GET", "/metrics"), ("GET", "/openapi.json")}
+    assert named == served

@@ -1,0 +1,77 @@
+"""/metrics on loopback, by one process of the node for all."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.telemetry.exporter import start_exporter
+from serving.telemetry.metrics import PrometheusMeter
+from tests.serving.telemetry.conftest import Node
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_the_metrics_are_served_on_loopback_only(port: int) -> None:
+    meter = PrometheusMeter(None, version="1", model="m")
+    meter.count_refusal("SERVICE.BUSY")
+    with start_exporter(meter.rendered, port) as exporter:
+        assert exporter.is_serving.wait(5)
+        answer = httpx.get(f"http://127.0.0.1:{port}/metrics")
+        assert answer.status_code == 200
+        assert 'sosie_refusals_total{code="SERVICE.BUSY"} 1.0' in answer.text
+        listening = [
+            line.split()[1]
+            for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+            if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
+        ]
+        assert listening == [f"0100007F:{port:04X}"]
+
+
+def test_another_process_takes_over_when_the_first_is_killed(node: Node, port: int) -> None:
+    code = f"""
+from serving.telemetry.exporter import start_exporter
+meter.count_refusal("SERVICE.BUSY")
+exporter = start_exporter(meter.rendered, {port}, retry_s=0.1)
+say("started")
+exporter.is_serving.wait()
+say("serving")
+wait()
+"""
+    first = node.start(code)
+    assert first.stdout is not None
+    assert [first.stdout.readline().strip() for _ in range(2)] == ["started", "serving"]
+    second = node.start(code)
+    assert second.stdout is not None
+    assert second.stdout.readline().strip() == "started"
+    first.kill()
+    first.wait()
+    assert second.stdout.readline().strip() == "serving"
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    assert 'sosie_refusals_total{code="SERVICE.BUSY"} 2.0' in text
+
+
+def test_a_closed_exporter_frees_its_port(port: int) -> None:
+    meter = PrometheusMeter(None, version="1", model="m")
+    for _ in range(2):
+        with start_exporter(meter.rendered, port, retry_s=0.1) as exporter:
+            assert exporter.is_serving.wait(5)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/metrics")
+
+
+def test_a_taken_port_never_stops_the_process(port: int) -> None:
+    meter = PrometheusMeter(None, version="1", model="m")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        with start_exporter(meter.rendered, port, retry_s=0.05) as exporter:
+            assert not exporter.is_serving.wait(0.3)

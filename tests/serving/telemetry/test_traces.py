@@ -1,0 +1,215 @@
+"""Spans that join the client's trace, cross processes, and say nothing personal."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from engine.errors import RequestError
+from serving.settings import ServeSettings
+from serving.telemetry.spans import OpenTelemetryTracer
+from serving.telemetry.traces import SilentTracer, Tracer, open_tracer
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
+
+
+class Kept:
+    """A tracer whose spans stay in memory."""
+
+    def __init__(self, ratio: float = 1) -> None:
+        self.memory = InMemorySpanExporter()
+        self.tracer: Tracer = OpenTelemetryTracer(
+            SimpleSpanProcessor(self.memory), ratio, "ingress"
+        )
+
+    def spans(self) -> dict[str, ReadableSpan]:
+        return {span.name: span for span in self.memory.get_finished_spans()}
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    made = Kept()
+    yield made
+    made.tracer.close()
+
+
+def test_without_an_endpoint_nothing_is_traced_nor_imported() -> None:
+    assert isinstance(open_tracer(ServeSettings(), "ingress"), SilentTracer)
+    code = """
+import sys
+from serving.settings import ServeSettings
+from serving.telemetry.traces import open_tracer
+tracer = open_tracer(ServeSettings(), "ingress")
+with tracer.span("request", "00-1-2-3", route="/v1/match") as span:
+    span.note(status=200)
+    span.fail("X")
+    assert span.traceparent is None and tracer.traceparent() is None
+tracer.close()
+print([name for name in sys.modules if name.startswith("opentelemetry")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "serving.telemetry.spans", None)
+    with pytest.raises(RequestError, match=r"sosie\[tracing\]"):
+        open_tracer(ServeSettings(trace_endpoint="http://127.0.0.1:1/v1/traces"), "ingress")
+
+
+def test_a_request_joins_the_trace_of_its_client(kept: Kept) -> None:
+    with kept.tracer.span("request", SAMPLED, route="/v1/match", method="POST") as span:
+        span.note(status=200)
+        with kept.tracer.span("extract", items=2):
+            pass
+    spans = kept.spans()
+    request, extract = spans["request"], spans["extract"]
+    assert request.context is not None
+    assert request.parent is not None
+    assert extract.parent is not None
+    assert f"{request.context.trace_id:032x}" == TRACE
+    assert f"{request.parent.span_id:016x}" == PARENT
+    assert extract.parent.span_id == request.context.span_id
+    assert request.kind is SpanKind.SERVER
+    assert extract.kind is SpanKind.INTERNAL
+    assert request.attributes == {
+        "http.route": "/v1/match",
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+    }
+
+
+def test_the_header_of_a_hop_continues_in_another_process(kept: Kept) -> None:
+    there = Kept(ratio=0)
+    with kept.tracer.span("hop") as hop:
+        assert hop.traceparent == kept.tracer.traceparent()
+        with there.tracer.span("judge", hop.traceparent):
+            pass
+    judge, sent = there.spans()["judge"], kept.spans()["hop"]
+    assert judge.context is not None
+    assert judge.parent is not None
+    assert sent.context is not None
+    assert judge.context.trace_id == sent.context.trace_id
+    assert judge.parent.span_id == sent.context.span_id
+    there.tracer.close()
+
+
+def test_what_the_client_did_not_sample_is_not_sampled(kept: Kept) -> None:
+    with kept.tracer.span("request", UNSAMPLED) as span:
+        assert span.traceparent is not None
+        assert span.traceparent.endswith("-00")
+    assert not kept.spans()
+
+
+@pytest.mark.parametrize("header", ["", "x" * 10_000, "00-0-0-0", "00-" + "0" * 32 + "-1-01", "é"])
+def test_a_bad_header_begins_a_new_trace(kept: Kept, header: str) -> None:
+    with kept.tracer.span("request", header):
+        pass
+    assert kept.spans()["request"].parent is None
+
+
+def test_a_share_of_the_requests_is_traced() -> None:
+    half = Kept(ratio=0.5)
+    for _ in range(400):
+        with half.tracer.span("request"):
+            pass
+    assert 120 < len(half.memory.get_finished_spans()) < 280
+    half.tracer.close()
+
+
+def test_tasks_do_not_mix_their_spans(kept: Kept) -> None:
+    async def serve(trace: int) -> None:
+        with kept.tracer.span("request", f"00-{trace:032x}-{PARENT}-01"):
+            await asyncio.sleep(0.001)
+            with kept.tracer.span("extract", items=trace):
+                await asyncio.sleep(0.001)
+
+    async def serve_all() -> None:
+        await asyncio.gather(*(serve(trace) for trace in range(1, 20)))
+
+    asyncio.run(serve_all())
+    extracts = [s for s in kept.memory.get_finished_spans() if s.name == "extract"]
+    assert len(extracts) == 19
+    for span in extracts:
+        assert span.context is not None
+        assert span.attributes == {"sosie.items": span.context.trace_id}
+
+
+def test_a_failed_span_says_its_code(kept: Kept) -> None:
+    with kept.tracer.span("request") as span:
+        span.fail("SERVICE.BUSY")
+    failed = kept.spans()["request"]
+    assert failed.status.status_code is StatusCode.ERROR
+    assert failed.attributes == {"error.type": "SERVICE.BUSY"}
+
+
+def test_an_exception_fails_the_span_without_its_text(kept: Kept) -> None:
+    with pytest.raises(ValueError, match="Aileen"), kept.tracer.span("judge"):
+        raise ValueError("Aileen +8613800138000")
+    text = kept.spans()["judge"].to_json()
+    assert "ValueError" in text
+    assert "Aileen" not in text
+    assert "8613800138000" not in text
+
+
+def test_a_span_says_only_what_is_listed(kept: Kept) -> None:
+    with pytest.raises(AssertionError), kept.tracer.span("request", msisdn="+8613800138000"):
+        pass
+    with kept.tracer.span("request", correlator="call +8613800138000"):
+        pass
+    assert "8613800138000" not in kept.spans()["request"].to_json()
+
+
+class Collector(HTTPServer):
+    """An OTLP collector: keeps what it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Receiver)
+        self.received: list[tuple[str, ExportTraceServiceRequest]] = []
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.received.append((self.path, ExportTraceServiceRequest.FromString(body)))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_spans_arrive_at_an_otlp_collector() -> None:
+    with Collector() as collector:
+        thread = threading.Thread(target=collector.serve_forever)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{collector.server_port}/v1/traces"
+        tracer = open_tracer(ServeSettings(trace_endpoint=endpoint, trace_ratio=1), "ingress")
+        with tracer.span("request", route="/v1/match"), tracer.span("match"):
+            pass
+        tracer.close()
+        collector.shutdown()
+        thread.join()
+    ((path, sent),) = collector.received
+    (resource,) = sent.resource_spans
+    names = {item.key: item.value.string_value for item in resource.resource.attributes}
+    assert path == "/v1/traces"
+    assert names["service.name"] == "sosie"
+    assert names["service.instance.id"].startswith("ingress:")
+    assert {span.name for span in resource.scope_spans[0].spans} == {"request", "match"}
