@@ -56,6 +56,8 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.SosieError, 500, _INTERNAL),
     (refusals.Malformed, 400, _BAD),
     (refusals.TemplateInvalid, 400, _BAD),
+    (refusals.TooManyItems, 422, _BAD),
+    (refusals.FaceUnusable, 422, _BAD),
     (refusals.BodyTooLarge, 413, _BAD),
     (refusals.BodyTimeout, 408, _BAD),
     (refusals.TypeUnsupported, 415, _BAD),

@@ -32,6 +32,34 @@ class Malformed(ServiceRefusal):
     code = "REQUEST.MALFORMED"
 
 
+class IdempotencyKeyMissing(Malformed):
+    code = "REQUEST.IDEMPOTENCY_KEY_MISSING"
+
+
+class IdempotencyKeyInvalid(Malformed):
+    """Not 1 to 255 printable characters of ASCII."""
+
+    code = "REQUEST.IDEMPOTENCY_KEY_INVALID"
+
+
+class CaptureTimeInvalid(Malformed):
+    """A capture time that no honest clock shows."""
+
+    code = "REQUEST.CAPTURE_TIME"
+
+
+class FaceUnusable(ServiceRefusal):
+    """A photograph that cannot be matched. The API shows `reason` in the code: `MATCH.NO_FACE`."""
+
+    code = "MATCH.UNUSABLE"
+
+    def __init__(
+        self, message: str, retry_after_s: float | None = None, reason: str = "UNUSABLE"
+    ) -> None:
+        super().__init__(message, retry_after_s)
+        self.reason = reason
+
+
 class BodyTooLarge(ServiceRefusal):
     code = "REQUEST.BODY_TOO_LARGE"
 
@@ -66,6 +94,12 @@ class TemplateInvalid(ServiceRefusal):
     """Not a template that this deployment issued to this tenant, or one that has expired."""
 
     code = "MATCH.TEMPLATE_INVALID"
+
+
+class TooManyItems(ServiceRefusal):
+    """More items than one call may bring."""
+
+    code = "MATCH.TOO_MANY_ITEMS"
 
 
 class AccessRefusal(ServiceRefusal):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import ImageError
 from engine.matching.requests import Sample
-from engine.matching.thresholds import Thresholds
+from engine.matching.thresholds import Calibration, Thresholds
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
 from serving.access.principal import Principal
@@ -20,6 +20,7 @@ from serving.refusals import TemplateInvalid
 from serving.service.desk import Desk
 from serving.settings import ServeSettings
 from serving.telemetry.meter import Meter
+from serving.telemetry.traces import SilentTracer, Tracer
 
 
 class Faces(Protocol):
@@ -81,3 +82,6 @@ class Parts:
     log: FilteringBoundLogger
     model_digest: str
     version: str
+    calibration: Calibration | None = None
+    """Says how many false candidates a search has to expect; without it answers have null."""
+    tracer: Tracer = field(default_factory=SilentTracer)

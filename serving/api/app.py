@@ -1,0 +1,76 @@
+"""The application of an ingress: routes over its parts, the edge around them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from serving.api.codec import JSON, encode
+from serving.api.edge import Edge
+from serving.api.matching import match_routes
+from serving.api.openapi import build_document
+from serving.api.parts import Parts
+from serving.api.routes.documents import add_documents
+from serving.api.routes.enrollments import add_enrollments
+from serving.api.routes.identifications import add_identifications
+from serving.api.routes.lines import add_lines
+from serving.api.routes.operations import add_operations
+from serving.api.routes.verifications import add_verifications
+
+_SUBJECTS = (
+    add_enrollments,
+    add_verifications,
+    add_identifications,
+    add_lines,
+    add_documents,
+    add_operations,
+)
+
+
+class _Routes(FastAPI):
+    """The framework without its own error answers: whatever is raised reaches the edge."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return AsyncExitStackMiddleware(self.router)
+
+
+def build_app(parts: Parts) -> ASGIApp:
+    """The ASGI application over these parts; it starts nothing and closes nothing."""
+    app = _Routes(
+        title="Sosie",
+        version=parts.version,
+        # The document is made once, and its pages would load scripts from elsewhere.
+        openapi_url=None,
+        redirect_slashes=False,
+        # The framework's own spans and logs hold paths, bodies and the text of errors.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
+    )
+    router = APIRouter(redirect_slashes=False)
+    for add in _SUBJECTS:
+        add(router, parts)
+    direct = match_routes(parts)
+    document = encode(build_document(router.routes, direct, parts.version), JSON)
+
+    async def show_document(request: Request) -> Response:
+        del request
+        return Response(document, media_type=JSON)
+
+    app.include_router(router)
+    app.router.add_route("/openapi.json", show_document, methods=["GET"], include_in_schema=False)
+    return Edge(
+        app,
+        settings=parts.settings,
+        meter=parts.meter,
+        log=parts.log,
+        tracer=parts.tracer,
+        direct={route.path: route.app for route in direct},
+    )

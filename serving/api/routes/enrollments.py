@@ -1,0 +1,196 @@
+"""`/v1/enrollments`: one activation decided, and read again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from engine.errors import NotFound
+from engine.matching.documents import require_checkable
+from engine.matching.intake import idempotency_scope
+from engine.matching.requests import EnrollmentRequest, normalise_msisdn
+from engine.registry.records import AuditEntry, EnrollmentRecord, utc_now
+from serving.access.principal import Principal
+from serving.access.tenancy import Action, outlet_of, scope_of, see_enrollment
+from serving.api.call import Call, call_of
+from serving.api.openapi import describe
+from serving.api.parts import Parts
+from serving.api.reception import admit, read_body, read_idempotency_key, sample_images
+from serving.api.schemas.enrollments import (
+    MAX_AGE_H,
+    MAX_AHEAD_MIN,
+    EnrollmentAnswer,
+    EnrollmentBody,
+    EnrollmentRecordAnswer,
+)
+from serving.refusals import CaptureTimeInvalid
+
+REPLAYED = {"Idempotency-Replayed": "true"}
+
+
+def add_enrollments(router: APIRouter, parts: Parts) -> None:
+    """Adds the routes about enrollments."""
+
+    async def enroll(request: Request) -> Response:
+        """Decides one activation: two photographs of one person, a document, a number.
+
+        An unusable photograph, a bad document or a duplicate is a decision, not an error. The same
+        Idempotency-Key with the same body gives the stored answer, whatever became of the first
+        request; with another body it is refused.
+        """
+        return await _enroll(parts, call_of(request))
+
+    async def read_enrollment(request: Request, enrollment_id: str) -> Response:
+        """What is on record of an enrollment; the read is audited."""
+        return await _read(parts, call_of(request), enrollment_id)
+
+    async def find_enrollment(
+        request: Request,
+        idempotency_key: Annotated[str, Query(min_length=1, max_length=255)],
+    ) -> Response:
+        """The stored answer of this tenant's request with an Idempotency-Key; audited."""
+        return await _find(parts, call_of(request), idempotency_key)
+
+    router.add_api_route(
+        "/v1/enrollments",
+        enroll,
+        methods=["POST"],
+        **describe(
+            "Decide an activation",
+            body=EnrollmentBody,
+            answers={201: EnrollmentAnswer, 200: EnrollmentAnswer},
+            errors=(400, 401, 403, 406, 408, 409, 413, 415, 422, 429, 503, 507),
+            needs_idempotency_key=True,
+        ),
+    )
+    router.add_api_route(
+        "/v1/enrollments/{enrollment_id}",
+        read_enrollment,
+        methods=["GET"],
+        **describe(
+            "Read an enrollment",
+            answers={200: EnrollmentRecordAnswer},
+            errors=(400, 401, 403, 404, 406, 429, 503, 507),
+        ),
+    )
+    router.add_api_route(
+        "/v1/enrollments",
+        find_enrollment,
+        methods=["GET"],
+        **describe(
+            "Find an enrollment by its key",
+            answers={200: EnrollmentAnswer},
+            errors=(400, 401, 403, 404, 406, 429, 503, 507),
+        ),
+    )
+
+
+async def _enroll(parts: Parts, call: Call) -> Response:
+    principal = await admit(parts, call, Action.ENROLL)
+    key = read_idempotency_key(call)
+    body = await read_body(call, EnrollmentBody)
+    carrier, outlet = outlet_of(principal, body.outlet)
+    # What cannot be judged is refused before its photographs cost anything.
+    document = body.document.read()
+    require_checkable(document)
+    normalise_msisdn(body.msisdn)
+    await _require_capture_time(parts, body.captured_at, carrier, key)
+    live, portrait = await sample_images(
+        parts, call, {"live": body.live, "portrait": body.portrait}
+    )
+    answer = await parts.desk.enroll(
+        EnrollmentRequest(
+            idempotency_key=key,
+            carrier=carrier,
+            outlet=outlet,
+            document=document,
+            msisdn=body.msisdn,
+            live=live,
+            portrait=portrait,
+            consent_ref=body.consent_ref,
+            captured_at=body.captured_at,
+        ),
+        call.context(principal),
+    )
+    shown = {**answer.body, "idempotency_key": key, "is_repeated": answer.is_repeated}
+    if answer.is_repeated:
+        return call.answer(shown, 200, REPLAYED)
+    return call.answer(shown, 201)
+
+
+async def _require_capture_time(
+    parts: Parts, captured_at: datetime, carrier: str, key: str
+) -> None:
+    age = utc_now() - captured_at
+    if -timedelta(minutes=MAX_AHEAD_MIN) <= age <= timedelta(hours=MAX_AGE_H):
+        return
+    # A retry may be late: its answer is stored, and the registrar gives it.
+    scope = idempotency_scope(parts.vault, carrier, key)
+    if not await asyncio.to_thread(parts.store.answers, [scope]):
+        raise CaptureTimeInvalid(
+            f"captured_at: at most {MAX_AGE_H} hours ago and {MAX_AHEAD_MIN} minutes ahead: "
+            "check the clock, or take the photograph again"
+        )
+
+
+async def _read(parts: Parts, call: Call, enrollment_id: str) -> Response:
+    principal = await admit(parts, call, Action.READ_ENROLLMENT)
+    record = await asyncio.to_thread(parts.store.enrollment, enrollment_id)
+    see_enrollment(principal, record)
+    await _note_read(parts, principal, record.id)
+    return call.answer(_show_record(record))
+
+
+async def _find(parts: Parts, call: Call, key: str) -> Response:
+    principal = await admit(parts, call, Action.FIND_ENROLLMENT)
+    scope = idempotency_scope(parts.vault, scope_of(principal) or "", key)
+    stored = (await asyncio.to_thread(parts.store.answers, [scope])).get(scope)
+    if stored is None or stored.enrollment_id is None:
+        raise NotFound("no enrollment of this tenant has this Idempotency-Key")
+    record = await asyncio.to_thread(parts.store.enrollment, stored.enrollment_id)
+    see_enrollment(principal, record)
+    await _note_read(parts, principal, record.id)
+    return call.answer({**stored.response, "idempotency_key": key, "is_repeated": True})
+
+
+async def _note_read(parts: Parts, principal: Principal, enrollment_id: str) -> None:
+    await parts.desk.note([AuditEntry(principal.actor, "enrollment.read", enrollment_id)])
+
+
+def _show_record(record: EnrollmentRecord) -> dict[str, Any]:
+    evidence = record.evidence
+    inputs: Mapping[str, Any] = evidence["inputs"]
+    candidates = inputs["candidates"]
+    has_searched = inputs["searched"] is not None
+    return {
+        "enrollment_id": record.id,
+        "carrier": record.carrier,
+        "outlet": record.outlet,
+        "decision": record.decision,
+        "reasons": evidence["findings"],
+        "scores": {
+            "live_portrait": inputs["live_portrait_score"],
+            "holder": inputs["holder_score"],
+            "best_candidate": max((one["score"] for one in candidates), default=None),
+        },
+        "thresholds": inputs["thresholds"],
+        "duplicate_search": {
+            "ran": has_searched,
+            "searched": inputs["searched"],
+            "gallery_sequence": record.sequence if has_searched else None,
+            "candidates": candidates if has_searched else None,
+        },
+        "document_id": record.document_id,
+        "quality": evidence["quality"],
+        "model_digest": evidence["model_digest"],
+        "policy_version": evidence["policy_version"],
+        "consent_ref": record.consent_ref,
+        "captured_at": record.captured_at,
+        "decided_at": record.created_at,
+    }

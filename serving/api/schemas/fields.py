@@ -1,0 +1,67 @@
+"""Fields that several bodies have, and the two kinds of models."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from engine.matching.requests import is_storable
+
+ID_EXAMPLE = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
+IMAGE_EXAMPLE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2Q=="
+
+
+class Body(BaseModel):
+    """What a client sends: nothing unforeseen in it, and nothing of it in an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class Shown(BaseModel):
+    """What an answer holds. Later versions may add to it: clients ignore what they don't know."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def _require_text(text: str) -> str:
+    if not is_storable(text):
+        raise ValueError("holds characters that are no text")
+    return text
+
+
+def _read_moment(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError("not a moment: write it as 2026-01-31T12:00:00Z") from None
+    if moment.tzinfo is None:
+        raise ValueError("has no time zone: write it as 2026-01-31T12:00:00Z")
+    return moment
+
+
+def _read_day(value: Any) -> Any:
+    if type(value) is date:
+        return value
+    try:
+        return date.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError("not a day: write it as 2031-01-31") from None
+
+
+Text = Annotated[str, AfterValidator(_require_text)]
+Code = Annotated[Text, Field(min_length=1, max_length=64)]
+Msisdn = Annotated[
+    Text, Field(min_length=1, max_length=64, description="a telephone number, +<country><number>")
+]
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_read_moment),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+Day = Annotated[
+    date, BeforeValidator(_read_day), WithJsonSchema({"type": "string", "format": "date"})
+]

@@ -1,0 +1,210 @@
+"""The whole application over a registry, a registrar, models and keys of its own, in process."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from engine.faces.extractor import Extractor
+from engine.registry.apikeys import ApiKey
+from engine.registry.records import utc_now
+from serving.access.gate import KeyGate
+from serving.access.keys import make_key
+from serving.api.app import build_app
+from serving.api.parts import Parts
+from serving.compose import Deployment
+from serving.ingress.faces import FacesQueue
+from serving.ingress.templates import SealedTemplates
+from serving.service.local import LocalDesk
+from serving.service.match_service import MatchService
+from serving.settings import load_settings
+from serving.telemetry.logs import close_log, open_log
+from serving.telemetry.metrics import PrometheusMeter
+from tests.serving.api.driver import KEYS, Service
+
+settings.register_profile("long", max_examples=1000)
+
+
+@pytest.fixture(scope="session")
+def extractor(
+    enrolled_home: tuple[Path, dict[str, Any]], cache_folder: Path
+) -> Iterator[Extractor]:
+    home, _ = enrolled_home
+    with Deployment(home, load_settings(home), cache_folder) as deployment:
+        yield deployment.extractor
+
+
+@pytest.fixture(scope="session")
+def cache_folder(environment: dict[str, str | None]) -> Path:
+    return Path(str(environment["SOSIE_CACHE"]))
+
+
+@pytest.fixture(scope="session")
+def keyed_home(
+    enrolled_home: tuple[Path, dict[str, Any]], sosie: Any, cache_folder: Path
+) -> tuple[Path, dict[str, str]]:
+    """The home with one person, with an outlet more and every key of KEYS; not to be changed."""
+    home = enrolled_home[0].with_name("keyed")
+    shutil.copytree(enrolled_home[0], home)
+    for code in ("b2", "b3"):
+        assert sosie("outlet", "add", code, "--carrier", "blue", "--home", home).code == 0
+    assert sosie("outlet", "close", "b3", "--home", home).code == 0
+    texts = {}
+    with Deployment(home, load_settings(home), cache_folder) as deployment:
+        for name, (role, carrier, outlet) in KEYS.items():
+            made = make_key(deployment.vault)
+            texts[name] = made.text
+            fields = (made.id, made.digest, name, role, carrier, outlet, None, utc_now())
+            deployment.store.add_api_key(ApiKey(*fields), actor="test")
+    return home, texts
+
+
+Start = Callable[..., Service]
+
+
+@contextmanager
+def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path) -> Iterator[Any]:
+    """`start(**settings)`, for one service over a home."""
+    undo: list[Callable[[], Any]] = []
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def start(*, is_ready: bool = True, **changes: Any) -> Service:
+        loaded = load_settings(home)
+        serve = loaded.serve.model_copy(update={"key_cache_s": 0.0, **changes})
+        whole = loaded.model_copy(update={"serve": serve})
+        log_file = home / "service.jsonl"
+        log = open_log(log_file, "debug", "test")
+        undo.append(lambda: close_log(log))
+        reading = Deployment(home, whole, cache)
+        undo.append(reading.close)
+        meter = PrometheusMeter(None, version="0.1.0", model="model")
+        match = MatchService(lambda: Deployment(home, whole, cache), serve, meter, log)
+        undo.append(match.close)
+        store, vault = reading.store, reading.vault
+        faces = FacesQueue(
+            extractor, vault, capacity=serve.photographs_waiting, meter=meter, log=log
+        )
+        undo.append(faces.close)
+        desk = LocalDesk(match)
+        parts = Parts(
+            settings=serve,
+            desk=desk,
+            store=store,
+            vault=vault,
+            thresholds=reading.thresholds,
+            faces=faces,
+            templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
+            gate=KeyGate(store, cache_s=serve.key_cache_s),
+            meter=meter,
+            log=log,
+            model_digest=store.model_digest,
+            version="0.1.0",
+            calibration=reading.calibration,
+        )
+        service = Service(parts, desk, match, build_app(parts), loop, keys, log_file)
+        if is_ready:
+            wait_until_ready(service)
+        return service
+
+    try:
+        yield start
+    finally:
+        for step in reversed(undo):
+            step()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def wait_until_ready(service: Service) -> None:
+    deadline = time.monotonic() + 60
+    while service.ask("GET", "/health/ready").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def service(
+    keyed_home: tuple[Path, dict[str, str]], extractor: Extractor, cache_folder: Path
+) -> Iterator[Service]:
+    """One service for all tests that leave it as it is."""
+    home = keyed_home[0].with_name("served")
+    shutil.copytree(keyed_home[0], home)
+    with serving(home, keyed_home[1], extractor, cache_folder) as start:
+        yield start()
+
+
+@pytest.fixture(scope="module")
+def own_service(
+    keyed_home: tuple[Path, dict[str, str]],
+    extractor: Extractor,
+    cache_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """One service for the tests of a module, which may change it."""
+    home = tmp_path_factory.mktemp("own") / "served"
+    shutil.copytree(keyed_home[0], home)
+    with serving(home, keyed_home[1], extractor, cache_folder) as start:
+        yield start()
+
+
+@pytest.fixture
+def start_service(
+    keyed_home: tuple[Path, dict[str, str]],
+    extractor: Extractor,
+    cache_folder: Path,
+    tmp_path: Path,
+) -> Iterator[Start]:
+    """`start_service(**settings)`: a service over a copy that this test may change."""
+    home = tmp_path / "served"
+    shutil.copytree(keyed_home[0], home)
+    with serving(home, keyed_home[1], extractor, cache_folder) as start:
+        yield start
+
+
+@pytest.fixture
+def fresh(start_service: Start) -> Service:
+    """A service that this test may change."""
+    return start_service()
+
+
+@pytest.fixture(scope="session")
+def faces(photographs: Any) -> dict[str, bytes]:
+    """The bytes of each photograph, by name."""
+    names = ("live", "portrait", "later", "stranger", "stranger_again", "faceless")
+    return {name: getattr(photographs, name).read_bytes() for name in names}
+
+
+@pytest.fixture
+def activation(faces: dict[str, bytes]) -> Callable[..., dict[str, Any]]:
+    """`activation(**changes)`: the body of a stranger's honest enrollment at outlet b1."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        body = {
+            "outlet": "b1",
+            "document": {
+                "type": "cn-ric",
+                "number": "110105198503071257",
+                "name": "Stan Stranger",
+            },
+            "msisdn": "+8613800138001",
+            "live": faces["stranger"],
+            "portrait": faces["stranger_again"],
+            "consent_ref": "C-1",
+            "captured_at": datetime.now(UTC).isoformat(),
+        }
+        return {name: value for name, value in (body | changes).items() if value is not None}
+
+    return make

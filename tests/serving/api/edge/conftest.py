@@ -1,0 +1,162 @@
+"""An edge around a handler, driven message by message."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from starlette.types import Message, Receive, Scope, Send
+from structlog.testing import CapturingLogger
+
+from serving.api.call import SCOPE_KEY, Call
+from serving.api.edge import Edge
+from serving.settings import ServeSettings
+from serving.telemetry.meter import SilentMeter
+from serving.telemetry.traces import Tracer
+
+Inner = Callable[[Call], Awaitable[Any]]
+Headers = dict[str, str]
+
+
+@dataclass
+class Answer:
+    """What a client saw."""
+
+    status: int = 0
+    headers: Headers = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class CountingMeter(SilentMeter):
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, int]] = []
+        self.ongoing = 0
+        self.refusals: list[str] = []
+
+    def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        assert 0 <= seconds < 60
+        self.requests.append((route, method, status))
+
+    def track_request(self, change: int) -> None:
+        self.ongoing += change
+
+    def count_refusal(self, code: str) -> None:
+        self.refusals.append(code)
+
+
+class Rig:
+    """An edge around a handler, driven by hand."""
+
+    def __init__(self, inner: Inner, tracer: Tracer | None = None, **settings: Any) -> None:
+        self.meter = CountingMeter()
+        self.lines = CapturingLogger()
+        self.inner = inner
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            del receive, send
+            call = scope[SCOPE_KEY]
+            shown = await self.inner(call)
+            response = call.answer(shown)
+            await response(scope, call.receive, call.send)
+
+        self.edge = Edge(
+            app,
+            settings=ServeSettings(**settings),
+            meter=self.meter,
+            log=structlog.wrap_logger(self.lines, processors=[]),
+            tracer=tracer,
+            direct={"/v1/match": app},
+        )
+
+    def ask(
+        self,
+        *chunks: bytes | float,
+        headers: Headers | None = None,
+        path: str = "/v1/match",
+        method: str = "POST",
+        stays: bool = True,
+    ) -> Answer:
+        return asyncio.run(
+            self.ask_later(*chunks, headers=headers, path=path, method=method, stays=stays)
+        )
+
+    async def ask_later(
+        self,
+        *chunks: bytes | float,
+        headers: Headers | None = None,
+        path: str = "/v1/match",
+        method: str = "POST",
+        stays: bool = True,
+    ) -> Answer:
+        """`chunks` are the body; a number is a pause in it. One that does not stay then leaves."""
+        answer = Answer()
+        answered = asyncio.Event()
+        coming = list(chunks)
+        seen_ends = 0
+
+        async def receive() -> Message:
+            nonlocal seen_ends
+            while coming and isinstance(coming[0], float | int):
+                await asyncio.sleep(float(coming.pop(0)))  # type: ignore[arg-type]
+            if coming:
+                chunk = coming.pop(0)
+                return {"type": "http.request", "body": chunk, "more_body": bool(coming)}
+            if stays:
+                await answered.wait()
+            seen_ends += 1
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                answer.status = message["status"]
+                for name, value in message["headers"]:
+                    assert name.decode() not in answer.headers, "a header is sent once"
+                    answer.headers[name.decode()] = value.decode()
+            else:
+                answer.body += message["body"]
+                answered.set()
+
+        length = sum(len(chunk) for chunk in chunks if isinstance(chunk, bytes))
+        given: Headers = {"content-length": str(length)} if chunks else {}
+        given |= headers or {}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": [
+                (name.encode(), value.encode("latin-1"))
+                for name, value in given.items()
+                if value != "-"
+            ],
+        }
+        await self.edge(scope, receive, send)
+        return answer
+
+    @property
+    def access(self) -> dict[str, Any]:
+        """The one access line of the last request."""
+        lines = [call.kwargs for call in self.lines.calls if call.kwargs.get("event") == "request"]
+        return lines[-1]
+
+
+async def echo(call: Call) -> Any:
+    return {"size": len(await call.read_body())}
+
+
+async def idle(_: Call) -> Any:
+    return {}
+
+
+def raising(error: Exception) -> Inner:
+    async def raise_it(_: Call) -> Any:
+        raise error
+
+    return raise_it

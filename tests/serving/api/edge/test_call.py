@@ -1,0 +1,241 @@
+"""One request: its body in bounds, its time, its key, a client that leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from serving.api.budget import BODIES_HELD
+from serving.api.call import Call
+from serving.api.edge import CLIENT_GONE
+from tests.serving.api.edge.conftest import Answer, Headers, Rig, echo, idle
+
+
+def test_a_body_comes_in_pieces() -> None:
+    assert Rig(echo).ask(b"abc", b"", b"de").json == {"size": 5}
+    chunked = {"content-length": "-", "transfer-encoding": "chunked"}
+    assert Rig(echo).ask(b"abc", b"de", headers=chunked).json == {"size": 5}
+
+
+@pytest.mark.parametrize("length", ["abc", "-1", "+3", "3, 3", "", "²"])
+def test_a_wrong_content_length_is_malformed(length: str) -> None:
+    answer = Rig(echo).ask(b"abc", headers={"content-length": length})
+    assert (answer.status, answer.json["code"]) == (400, "REQUEST.MALFORMED")
+
+
+def test_a_body_of_another_length_than_it_says_is_malformed() -> None:
+    assert Rig(echo).ask(b"abc", headers={"content-length": "4"}).status == 400
+
+
+def test_two_content_lengths_are_malformed() -> None:
+    async def ask() -> int:
+        rig = Rig(echo)
+        sent: list[Any] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"abc", "more_body": False}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        lengths = [(b"content-length", b"3"), (b"content-length", b"3")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/match", "headers": lengths}
+        await rig.edge(scope, receive, send)
+        return int(sent[0]["status"])
+
+    assert asyncio.run(ask()) == 400
+
+
+def test_an_oversized_body_is_refused_before_it_is_read() -> None:
+    async def endless() -> tuple[Answer, list[int]]:
+        read: list[int] = []
+
+        async def watch(call: Call) -> Any:
+            original = call._receive
+
+            async def counted() -> Message:
+                read.append(1)
+                return await original()
+
+            call._receive = counted
+            return await echo(call)
+
+        rig = Rig(watch, max_body_mib=0.001)
+        return await rig.ask_later(b"x" * 2000), read
+
+    answer, read = asyncio.run(endless())
+    assert (answer.status, answer.json["code"]) == (413, "REQUEST.BODY_TOO_LARGE")
+    assert answer.headers["connection"] == "close"
+    assert read == []
+
+
+def test_an_oversized_body_of_unknown_length_is_left_when_it_is_too_large() -> None:
+    chunks = [b"x" * 600] * 1000
+    headers = {"content-length": "-", "transfer-encoding": "chunked"}
+    answer = Rig(echo, max_body_mib=0.001).ask(*chunks, headers=headers)
+    assert answer.status == 413
+
+
+def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -> None:
+    async def crowd() -> tuple[list[int], Answer, Answer]:
+        gate = asyncio.Event()
+
+        async def hold(call: Call) -> Any:
+            await call.read_body()
+            await gate.wait()
+            return {}
+
+        rig = Rig(hold, max_body_mib=1)
+        body = b"x" * 2**20
+        held = [asyncio.create_task(rig.ask_later(body)) for _ in range(BODIES_HELD)]
+        await asyncio.sleep(0.02)
+        refused = await rig.ask_later(body)
+        gate.set()
+        statuses = [(await one).status for one in held]
+        return statuses, refused, await rig.ask_later(body)
+
+    statuses, refused, later = asyncio.run(crowd())
+    assert statuses == [200] * BODIES_HELD
+    assert (refused.status, refused.json["code"]) == (429, "SERVICE.BUSY")
+    assert later.status == 200
+
+
+def test_a_slow_body_is_sent_away() -> None:
+    answer = Rig(echo, body_timeout_s=0.1).ask(b"a", 0.4, b"b")
+    assert (answer.status, answer.json["code"]) == (408, "REQUEST.BODY_TIMEOUT")
+    assert answer.headers["connection"] == "close"
+
+
+def test_a_body_that_no_route_reads_is_not_waited_for() -> None:
+    async def work(_: Call) -> Any:
+        await asyncio.sleep(0.3)
+        return {"done": True}
+
+    answer = Rig(work, body_timeout_s=0.1).ask(b"{", 9.0, b"}", method="DELETE", path="/v1/lines/1")
+    assert answer.json == {"done": True}
+
+
+def test_a_compressed_body_is_not_read() -> None:
+    assert Rig(echo).ask(b"abc", headers={"content-encoding": "gzip"}).status == 415
+
+
+async def _sleep_long(_: Call) -> Any:
+    await asyncio.sleep(20)
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers"), [({}, {"x-timeout-ms": "80"}), ({"request_timeout_s": 0.08}, {})]
+)
+def test_a_call_ends_with_its_time(settings: Any, headers: Headers) -> None:
+    rig = Rig(_sleep_long, **settings)
+    answer = rig.ask(headers=headers)
+    assert (answer.status, answer.json["code"]) == (503, "REQUEST.DEADLINE_PASSED")
+    assert "same Idempotency-Key" in answer.json["message"]
+    assert answer.headers["retry-after"] == "1"
+    assert rig.access["duration_ms"] < 2000
+
+
+@pytest.mark.parametrize("bad", ["0", "-1", "1.5", "soon", "", "9" * 10, "²"])
+def test_a_deadline_is_a_whole_number_of_milliseconds(bad: str) -> None:
+    assert Rig(idle).ask(headers={"x-timeout-ms": bad}).status == 400
+
+
+def test_a_client_may_wait_longer_than_the_default() -> None:
+    async def tell(call: Call) -> Any:
+        return {"left_s": call.remaining_s}
+
+    rig = Rig(tell, request_timeout_s=1)
+    assert rig.ask(headers={"x-timeout-ms": "90000"}).json["left_s"] > 80
+    assert rig.ask(headers={"x-timeout-ms": "900000000"}).json["left_s"] <= 120
+
+
+def test_work_whose_client_has_gone_is_stopped() -> None:
+    stopped = []
+
+    async def work(call: Call) -> Any:
+        await call.read_body()
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            stopped.append(1)
+            raise
+
+    rig = Rig(work)
+    answer = rig.ask(b"abc", stays=False)
+    assert (answer.status, stopped) == (0, [1])
+    assert rig.access["status"] == CLIENT_GONE
+    assert rig.meter.requests == [("/v1/match", "POST", CLIENT_GONE)]
+    assert rig.meter.ongoing == 0
+
+
+def test_a_client_that_leaves_amid_its_body_is_no_error() -> None:
+    rig = Rig(echo)
+    assert rig.ask(b"abc", b"", headers={"content-length": "9"}).status == 400
+    headers = {"content-length": "9", "transfer-encoding": "chunked"}
+    answer = asyncio.run(_leave_amid(rig, headers))
+    assert answer.status == 0
+    assert rig.access["status"] == CLIENT_GONE
+
+
+async def _leave_amid(rig: Rig, headers: Headers) -> Answer:
+    return await rig.ask_later(headers=headers, stays=False)
+
+
+def test_a_server_whose_receive_fails_stops_nothing() -> None:
+    async def work(call: Call) -> Any:
+        await call.read_body()
+
+        async def fail() -> Message:
+            raise RuntimeError("the stream has ended")
+
+        call._receive = fail
+        await asyncio.sleep(0.15)
+        return {"done": True}
+
+    assert Rig(work).ask(b"abc").json == {"done": True}
+
+
+def test_the_servers_own_cancellation_goes_on() -> None:
+    async def cancel() -> Rig:
+        rig = Rig(_sleep_long)
+        task = asyncio.create_task(rig.ask_later())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return rig
+
+    rig = asyncio.run(cancel())
+    assert rig.meter.ongoing == 0
+    assert rig.access["status"] == CLIENT_GONE
+
+
+def test_a_call_that_ends_while_its_client_is_watched_is_answered() -> None:
+    async def work(call: Call) -> Any:
+        await call.read_body()
+        await asyncio.sleep(0.12)
+        return {"done": True}
+
+    assert Rig(work).ask(b"abc").json == {"done": True}
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({}, None),
+        ({"authorization": "Bearer sosie_a_b"}, "sosie_a_b"),
+        ({"authorization": "bearer  sosie_a_b "}, "sosie_a_b"),
+        ({"authorization": "Basic c29zaWU="}, None),
+        ({"x-api-key": "sosie_c_d"}, "sosie_c_d"),
+        ({"authorization": "Bearer sosie_a_b", "x-api-key": "sosie_c_d"}, "sosie_a_b"),
+        ({"authorization": "Basic x", "x-api-key": "sosie_c_d"}, None),
+    ],
+)
+def test_a_key_comes_as_bearer_or_in_its_own_header(headers: Headers, key: str | None) -> None:
+    async def tell(call: Call) -> Any:
+        return {"key": call.key}
+
+    assert Rig(tell).ask(headers=headers).json == {"key": key}

@@ -1,0 +1,221 @@
+"""What every request has in common, whatever it asks and however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+import msgpack
+import pytest
+import structlog
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from engine.errors import NotFound, StorageFull
+from serving.access.principal import Principal, Role
+from serving.api.call import Call
+from serving.api.codec import MSGPACK
+from serving.api.edge import Edge
+from serving.refusals import Busy, FaceUnusable, RateLimited, Unauthenticated
+from serving.settings import ServeSettings
+from serving.telemetry.meter import SilentMeter
+from serving.telemetry.spans import OpenTelemetryTracer
+from tests.serving.api.edge.conftest import Answer, Rig, idle, raising
+
+
+def test_a_correlator_is_echoed_or_made() -> None:
+    rig = Rig(idle)
+    assert rig.ask(headers={"x-correlator": "a-b_c:1;/<>{}."}).headers["x-correlator"] == (
+        "a-b_c:1;/<>{}."
+    )
+    first, second = (rig.ask(headers=given).headers["x-correlator"] for given in ({}, {}))
+    assert first != second
+    assert len(first) == len(second) == 32
+    assert rig.ask(headers={"x-correlator": ""}).status == 200
+
+
+@pytest.mark.parametrize("bad", ["a b", "é", "x" * 257, 'a"b', "a\tb"])
+def test_a_correlator_of_other_signs_is_refused_and_not_echoed(bad: str) -> None:
+    answer = Rig(idle).ask(headers={"x-correlator": bad})
+    assert answer.status == 400
+    assert len(answer.headers["x-correlator"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry"),
+    [
+        (NotFound("no such thing"), 404, "REQUEST.NOT_FOUND", None),
+        (Busy("full"), 429, "SERVICE.BUSY", "1"),
+        (RateLimited("spent", 2.1), 429, "ACCESS.RATE_LIMITED", "3"),
+        (StorageFull("full"), 507, "REGISTRY.STORAGE_FULL", "1"),
+        (FaceUnusable("none", reason="NO_FACE"), 422, "MATCH.NO_FACE", None),
+        (HTTPException(404), 404, "REQUEST.ROUTE_UNKNOWN", None),
+        (HTTPException(418), 400, "REQUEST.MALFORMED", None),
+    ],
+)
+@pytest.mark.parametrize("accept", ["application/json", MSGPACK])
+def test_an_error_is_an_answer_in_the_type_asked_for(
+    error: Exception, status: int, code: str, retry: str | None, accept: str
+) -> None:
+    rig = Rig(raising(error))
+    answer = rig.ask(headers={"accept": accept})
+    read = msgpack.unpackb if accept == MSGPACK else json.loads
+    shown = read(answer.body)
+    assert answer.headers["content-type"] == accept
+    assert shown.keys() == {"status", "code", "message"}
+    assert (answer.status, shown["status"], shown["code"]) == (status, status, code)
+    assert answer.headers.get("retry-after") == retry
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert rig.meter.refusals == [code]
+    assert rig.access["code"] == code
+
+
+def test_who_brings_no_key_is_told_how() -> None:
+    answer = Rig(raising(Unauthenticated("no key"))).ask()
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_an_unforeseen_error_shows_and_logs_its_type_alone() -> None:
+    rig = Rig(raising(KeyError("Aileen 110105199003071239")))
+    answer = rig.ask()
+    assert (answer.status, answer.json["code"]) == (500, "INTERNAL")
+    assert "KeyError" in answer.json["message"]
+    logged = repr(rig.lines.calls)
+    assert "Aileen" not in answer.body.decode() + logged
+    assert "KeyError" in logged
+    assert "serving/api/edge.py:" in logged
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/png"])
+def test_a_type_that_cannot_be_answered_is_refused_before_any_work(accept: str) -> None:
+    worked = []
+
+    async def work(_: Call) -> Any:
+        worked.append(1)
+        return {}
+
+    answer = Rig(work).ask(headers={"accept": accept})
+    assert (answer.status, worked) == (406, [])
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -> None:
+    async def crowd() -> tuple[list[Answer], Answer, float]:
+        gate = asyncio.Event()
+
+        async def wait(call: Call) -> Any:
+            if call.scope["path"] == "/v1/match":
+                await gate.wait()
+            return {}
+
+        rig = Rig(wait, requests_ongoing=3)
+        loop = asyncio.get_running_loop()
+        first = [asyncio.create_task(rig.ask_later()) for _ in range(3)]
+        await asyncio.sleep(0)
+        started = loop.time()
+        refused = [await rig.ask_later(b"x", 30.0, b"y") for _ in range(20)]
+        spent_s = (loop.time() - started) / 20
+        health = await rig.ask_later(path="/health/ready", method="GET")
+        gate.set()
+        assert [answer.status for answer in await asyncio.gather(*first)] == [200] * 3
+        assert (await rig.ask_later()).status == 200
+        assert rig.meter.ongoing == 0
+        return refused, health, spent_s
+
+    refused, health, spent_s = asyncio.run(crowd())
+    assert {answer.status for answer in refused} == {429}
+    assert refused[0].json["code"] == "SERVICE.BUSY"
+    assert refused[0].headers["retry-after"] == "1"
+    assert health.status == 200
+    assert spent_s < 0.05
+
+
+def test_an_access_line_names_the_route_and_the_key_and_never_the_path() -> None:
+    async def work(call: Call) -> Any:
+        call.principal = Principal("k1", Role.CARRIER, "blue")
+        call.scope["route"] = type("Route", (), {"path": "/v1/lines/{line}"})()
+        return {}
+
+    rig = Rig(work)
+    rig.ask(path="/v1/lines/+8613800138000", method="DELETE", headers={"x-correlator": "c1"})
+    line = dict(rig.access)
+    assert line.pop("duration_ms") >= 0
+    assert line == {
+        "event": "request",
+        "route": "/v1/lines/{line}",
+        "method": "DELETE",
+        "status": 200,
+        "code": None,
+        "correlator": "c1",
+        "key_id": "k1",
+    }
+    assert rig.meter.requests == [("/v1/lines/{line}", "DELETE", 200)]
+
+
+@pytest.mark.parametrize("path", ["/nowhere/+8613800138000", "/v1/lines/%00"])
+def test_a_path_that_no_route_has_is_no_label(path: str) -> None:
+    rig = Rig(raising(HTTPException(404)))
+    rig.ask(path=path, method="BREW")
+    assert rig.meter.requests == [("unmatched", "OTHER", 404)]
+    assert "8613800138000" not in repr(rig.lines.calls)
+
+
+@pytest.mark.parametrize(("path", "level"), [("/health/live", "debug"), ("/v1/match", "info")])
+def test_health_is_logged_more_quietly(path: str, level: str) -> None:
+    rig = Rig(idle)
+    rig.ask(path=path)
+    assert rig.lines.calls[-1].method_name == level
+
+
+def test_a_direct_route_takes_post_alone() -> None:
+    answer = Rig(idle).ask(method="GET")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    assert answer.json["code"] == "REQUEST.METHOD_UNSUPPORTED"
+
+
+def test_what_is_no_request_passes() -> None:
+    passed: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        passed.append(scope["type"])
+
+    edge = Edge(app, settings=ServeSettings(), meter=SilentMeter(), log=structlog.get_logger())
+
+    async def never(*_: Any) -> Any:
+        raise AssertionError
+
+    run: Coroutine[Any, Any, None] = edge({"type": "lifespan"}, never, never)
+    asyncio.run(run)
+    assert passed == ["lifespan"]
+
+
+def test_a_request_is_one_span_under_its_clients_and_names_no_path() -> None:
+    exporter = InMemorySpanExporter()
+    tracer = OpenTelemetryTracer(SimpleSpanProcessor(exporter), 1.0, "test")
+
+    async def tell(call: Call) -> Any:
+        call.scope["route"] = type("Route", (), {"path": "/v1/lines/{line}"})()
+        return {"traceparent": call.traceparent}
+
+    rig = Rig(tell, tracer=tracer)
+    trace_id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    headers = {"traceparent": f"00-{trace_id}-{parent}-01", "x-correlator": "c1"}
+    passed_on = rig.ask(path="/v1/lines/+8613800138000", headers=headers).json["traceparent"]
+    assert passed_on.split("-")[1] == trace_id
+    assert passed_on.split("-")[2] != parent
+    rig.inner = raising(Busy("full"))
+    rig.ask(headers={"traceparent": "nonsense"})
+    rig.ask(path="/health/live")
+    first, second = exporter.get_finished_spans()
+    assert dict(first.attributes or {}) == {
+        "http.route": "/v1/lines/{line}",
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "sosie.correlator": "c1",
+    }
+    assert (second.attributes or {})["error.type"] == "SERVICE.BUSY"

@@ -1,0 +1,184 @@
+"""Every route by every role and tenant, through HTTP: what each key is answered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engine.registry.apikeys import ApiKey
+from engine.registry.records import utc_now
+from serving.access.keys import make_key
+from serving.access.limits import MIN_BURST
+
+MSISDN = "+8613800138000"
+DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
+NAMES = ("b1", "b2", "blue", "r1", "red", "fraud", "operator")
+
+# The astronaut is enrolled at blue's outlet b1.
+MATRIX: dict[str, tuple[int, int, int, int, int, int, int]] = {
+    #                              b1   b2   blue  r1  red  fraud operator
+    "enroll at b1":               (201, 403, 200, 403, 403, 403, 403),
+    "enroll at its own outlet":   (201, 201, 400, 201, 400, 403, 403),
+    "read enrollment":            (200, 404, 200, 404, 404, 200, 200),
+    "find enrollment":            (200, 404, 200, 404, 404, 403, 403),
+    "match 1:1":                  (200, 200, 200, 200, 200, 200, 403),
+    "match 1:N":                  (403, 403, 200, 403, 200, 200, 403),
+    "issue templates":            (200, 200, 200, 200, 200, 200, 403),
+    "verify images":              (200, 200, 200, 200, 200, 200, 403),
+    "verify line":                (200, 200, 200, 404, 404, 200, 403),
+    "verify document":            (200, 200, 200, 404, 404, 200, 403),
+    "verify document by id":      (200, 200, 200, 404, 404, 200, 403),
+    "identify":                   (403, 403, 403, 403, 403, 200, 403),
+    "query lines":                (200, 200, 200, 200, 200, 200, 403),
+    "dispute line":               (201, 201, 201, 201, 201, 201, 403),
+    "close line":                 (403, 403, 200, 403, 404, 403, 404),
+    "erase document":             (403, 403, 200, 403, 404, 403, 404),
+    "metrics":                    (403, 403, 403, 403, 403, 403, 200),
+    "whose key":                  (200, 200, 200, 200, 200, 200, 200),
+}  # fmt: skip
+"""Asked in this order, each by the keys from left to right: what blue has closed or erased is
+gone for the operator, who may do the same (see test_lines)."""
+OPEN = {"live": "/health/live", "ready": "/health/ready", "version": "/version",
+        "document": "/openapi.json"}  # fmt: skip
+
+Call = tuple[str, str, dict[str, Any]]
+
+
+@pytest.fixture
+def calls(
+    faces: dict[str, bytes], enrolled: dict[str, Any], activation: Callable[..., dict[str, Any]]
+) -> Callable[[str, str], Call]:
+    """`calls(row, key)`: method, path and options of the request."""
+    face, again = {"image": faces["live"]}, {"image": faces["later"]}
+    holder = {"document": DOCUMENT, "probe": again}
+    line, document = f"/v1/lines/{MSISDN}", f"/v1/documents/{enrolled['document_id']}"
+    captured_at = activation()["captured_at"]
+
+    def enroll(key: str, **changes: Any) -> Call:
+        body = activation(captured_at=captured_at, **changes)
+        return "POST", "/v1/enrollments", {"body": body, "headers": {"idempotency-key": key}}
+
+    def post(path: str, body: dict[str, Any]) -> Call:
+        return "POST", path, {"body": body}
+
+    def make(row: str, key: str) -> Call:
+        table: dict[str, Callable[[], Call]] = {
+            "enroll at b1": lambda: enroll("at b1"),
+            "enroll at its own outlet": lambda: enroll(f"own {key}", outlet=None),
+            "read enrollment": lambda: (
+                "GET", f"/v1/enrollments/{enrolled['enrollment_id']}", {}),
+            "find enrollment": lambda: (
+                "GET", "/v1/enrollments",
+                {"params": {"idempotency_key": enrolled["idempotency_key"]}}),
+            "match 1:1": lambda: post(
+                "/v1/match", {"items": [{"probe": face, "reference": again}]}),
+            "match 1:N": lambda: post("/v1/match", {"items": [{"probe": face, "search": True}]}),
+            "issue templates": lambda: post("/v1/templates", {"items": [face]}),
+            "verify images": lambda: post(
+                "/v1/verifications", {"probe": face, "reference": again}),
+            "verify line": lambda: post("/v1/verifications", {"probe": face, "line": MSISDN}),
+            "verify document": lambda: post(
+                "/v1/verifications", {"probe": face, "document": DOCUMENT}),
+            "verify document by id": lambda: post(
+                "/v1/verifications", {"probe": face, "document_id": enrolled["document_id"]}),
+            "identify": lambda: post("/v1/identifications", {"probe": face}),
+            "query lines": lambda: post("/v1/lines/query", holder),
+            "dispute line": lambda: post(f"{line}/dispute", holder),
+            "close line": lambda: ("DELETE", line, {}),
+            "erase document": lambda: ("DELETE", document, {}),
+            "metrics": lambda: ("GET", "/metrics", {}),
+            "whose key": lambda: ("GET", "/v1/me", {}),
+        }  # fmt: skip
+        return table[row]()
+
+    return make
+
+
+@pytest.mark.parametrize("row", MATRIX)
+def test_each_key_is_answered_as_its_role_and_tenant_allow(
+    own_service: Any, calls: Callable[[str, str], Call], row: str
+) -> None:
+    answered = []
+    for key in NAMES:
+        method, path, options = calls(row, key)
+        answered.append(own_service.ask(method, path, key=key, **options).status_code)
+    assert tuple(answered) == MATRIX[row]
+
+
+@pytest.mark.parametrize(
+    "key", [None, "", "sosie", "sosie_aaaaaaaaaaaa_" + "b" * 43, "é", "x" * 10_000]
+)
+@pytest.mark.parametrize("row", MATRIX)
+def test_who_brings_no_known_key_is_refused_before_anything_else(
+    service: Any, calls: Callable[[str, str], Call], row: str, key: str | None
+) -> None:
+    method, path, options = calls(row, "b1")
+    response = service.ask(
+        method,
+        path,
+        key=None,
+        headers={} if key is None else {"authorization": f"Bearer {key}".encode()},
+        content=b"\xc1",
+        params=options.get("params"),
+    )
+    message = service.assert_refused(response, 401, "ACCESS.UNAUTHENTICATED")
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert not key or key == "sosie" or key not in message
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_needs_no_key_is_answered_without(service: Any, name: str) -> None:
+    assert service.ask("GET", OPEN[name], key=None).status_code == 200
+
+
+def test_a_key_may_come_in_its_own_header(service: Any) -> None:
+    response = service.ask("GET", "/v1/me", key=None, headers={"x-api-key": service.keys["b1"]})
+    key_id = service.keys["b1"].split("_")[1]
+    assert service.read(response) == {
+        "key_id": key_id,
+        "role": "outlet",
+        "carrier": "blue",
+        "outlet": "b1",
+    }
+
+
+def test_a_revoked_key_is_refused_at_the_next_call(own_service: Any) -> None:
+    assert own_service.ask("GET", "/v1/me", key="b2").status_code == 200
+    key_id = own_service.keys["b2"].split("_")[1]
+    own_service.parts.store.revoke_api_key(key_id, actor="test")
+    response = own_service.ask("GET", "/v1/me", key="b2")
+    own_service.assert_refused(response, 401, "ACCESS.UNAUTHENTICATED")
+
+
+def test_a_key_that_has_spent_its_rate_is_told_when_to_come_again(own_service: Any) -> None:
+    made = make_key(own_service.parts.vault)
+    own_service.parts.store.add_api_key(
+        ApiKey(made.id, made.digest, "", "carrier", "blue", None, 2.0, utc_now()), actor="test"
+    )
+    answers = [own_service.ask("GET", "/v1/me", key=made.text) for _ in range(MIN_BURST + 20)]
+    statuses = [one.status_code for one in answers]
+    assert set(statuses) == {200, 429}
+    assert set(statuses[:MIN_BURST]) == {200}
+    own_service.assert_refused(answers[statuses.index(429)], 429, "ACCESS.RATE_LIMITED")
+
+
+def test_every_route_of_the_document_stands_in_the_matrix(
+    service: Any, calls: Callable[[str, str], Call]
+) -> None:
+    documented = {
+        (method.upper(), path)
+        for path, item in service.ask("GET", "/openapi.json").json()["paths"].items()
+        for method in item
+    }
+    asked = {(method, path) for method, path, _ in (calls(row, "b1") for row in MATRIX)}
+    asked |= {("GET", path) for path in OPEN.values()} - {("GET", "/openapi.json")}
+    patterns = {one: re.compile(re.sub(r"\{\w+\}", "[^/]+", one[1])) for one in documented}
+    for method, path in asked:
+        assert any(one[0] == method and patterns[one].fullmatch(path) for one in documented)
+    for one in documented:
+        assert any(one[0] == method and patterns[one].fullmatch(path) for method, path in asked), (
+            one
+        )

@@ -1,0 +1,53 @@
+"""The application as a server drives it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+
+def test_it_starts_and_stops_as_servers_ask(service: Any) -> None:
+    async def live() -> list[str]:
+        asked = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+        told: list[str] = []
+
+        async def receive() -> Any:
+            return asked.pop(0)
+
+        async def send(message: Any) -> None:
+            told.append(message["type"])
+
+        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+        await service.app(scope, receive, send)
+        return told
+
+    assert asyncio.run(live()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_the_framework_makes_no_spans_of_its_own(
+    start_service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    plain = FastAPI()
+    plain.add_api_route("/v1/me", lambda: "a key")
+    for app, is_traced in ((plain, True), (start_service().app, False)):
+        exporter.clear()
+        transport = httpx.ASGITransport(app)
+
+        async def ask(transport: httpx.ASGITransport = transport) -> None:
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+                await client.get("/v1/me")
+
+        asyncio.run(ask())
+        assert bool(exporter.get_finished_spans()) is is_traced

@@ -1,0 +1,251 @@
+"""`/v1/enrollments`: decided once, told again for its key, read by whom it concerns."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from serving.api.codec import JSON, MSGPACK, encode
+from serving.api.schemas.enrollments import EnrollmentAnswer, EnrollmentRecordAnswer
+
+PATH = "/v1/enrollments"
+KEY = {"idempotency-key": "key-1"}
+
+Activation = Callable[..., dict[str, Any]]
+
+
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+def test_an_activation_is_decided_in_every_type(
+    fresh: Any, activation: Activation, kind: str, accept: str
+) -> None:
+    response = fresh.ask(
+        "POST", PATH, key="b1", body=activation(), kind=kind, headers={**KEY, "accept": accept}
+    )
+    assert (response.status_code, response.headers["content-type"]) == (201, accept)
+    answer = fresh.read(response)
+    shown = EnrollmentAnswer.model_validate(answer)
+    assert (shown.decision, shown.reasons, shown.is_repeated) == ("approved", [], False)
+    assert answer.keys() == EnrollmentAnswer.model_fields.keys()
+    assert "idempotency-replayed" not in response.headers
+
+
+def test_a_repeated_request_gets_the_stored_answer(fresh: Any, activation: Activation) -> None:
+    body = activation()
+    first = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
+    # Another encoding of the same request, by another key of the same carrier.
+    again = fresh.ask("POST", PATH, key="blue", body=body, kind="form", headers=KEY)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert fresh.read(again) == {**fresh.read(first), "is_repeated": True}
+
+
+def test_a_key_used_with_another_payload_is_refused(fresh: Any, activation: Activation) -> None:
+    assert fresh.ask("POST", PATH, body=activation(), headers=KEY).status_code == 201
+    other = activation(msisdn="+8613800138777")
+    response = fresh.ask("POST", PATH, body=other, headers=KEY)
+    fresh.assert_refused(response, 422, "REQUEST.IDEMPOTENCY_MISMATCH")
+
+
+def test_a_key_is_a_tenants_own(fresh: Any, activation: Activation) -> None:
+    body = activation()
+    first = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
+    other = fresh.ask(
+        "POST",
+        PATH,
+        key="r1",
+        body=body | {"outlet": "r1", "msisdn": "+8613800138002"},
+        headers=KEY,
+    )
+    assert (first.status_code, other.status_code) == (201, 201)
+
+
+def test_of_two_requests_with_one_key_one_is_in_flight(fresh: Any, activation: Activation) -> None:
+    body = activation()
+
+    async def race() -> list[Any]:
+        content = encode(body, MSGPACK)
+        headers = {
+            **KEY,
+            "authorization": f"Bearer {fresh.keys['b1']}",
+            "content-type": MSGPACK,
+        }
+        return await asyncio.gather(
+            *(fresh._send("POST", PATH, headers=headers, content=content) for _ in range(8))
+        )
+
+    answers = fresh.run(race())
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses.count(201) == 1
+    assert set(statuses) <= {200, 201, 409}
+    for answer in answers:
+        if answer.status_code == 409:
+            fresh.assert_refused(answer, 409, "REQUEST.IN_FLIGHT")
+    ids = {fresh.read(a)["enrollment_id"] for a in answers if a.status_code != 409}
+    assert len(ids) == 1
+
+
+def test_two_carriers_cannot_have_one_number(fresh: Any, activation: Activation) -> None:
+    # The astronaut has it, at blue.
+    body = activation(msisdn="+8613800138000", outlet="r1")
+    answer = fresh.read(fresh.ask("POST", PATH, key="red", body=body, headers=KEY))
+    assert answer["decision"] == "rejected"
+    assert [finding["reason"] for finding in answer["reasons"]] == ["LINE_IN_USE"]
+
+
+def test_a_face_under_another_document_is_a_duplicate(
+    fresh: Any, activation: Activation, faces: dict[str, bytes]
+) -> None:
+    body = activation(live=faces["live"], portrait=faces["portrait"])
+    answer = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
+    assert answer["decision"] == "rejected"
+    assert "DUPLICATE_IDENTITY" in [finding["reason"] for finding in answer["reasons"]]
+    assert answer["duplicate_search"]["expected_false_candidates"]["value"] > 0
+
+
+def test_a_photograph_without_a_face_is_a_decision(
+    fresh: Any, activation: Activation, faces: dict[str, bytes]
+) -> None:
+    response = fresh.ask("POST", PATH, body=activation(live=faces["faceless"]), headers=KEY)
+    answer = fresh.read(response)
+    assert (response.status_code, answer["decision"]) == (201, "rejected")
+    assert answer["reasons"][0] == {
+        "reason": "NO_FACE",
+        "decision": "rejected",
+        "photograph": "live",
+    }
+    assert answer["duplicate_search"] == {"ran": False}
+
+
+@pytest.mark.parametrize("outlet", ["nowhere", "b3", "r1"])
+def test_an_outlet_that_is_unknown_closed_or_foreign_is_refused(
+    service: Any, activation: Activation, outlet: str
+) -> None:
+    response = service.ask("POST", PATH, key="blue", body=activation(outlet=outlet), headers=KEY)
+    service.assert_refused(response, 403, "REQUEST.OUTLET_REFUSED")
+
+
+def test_an_outlets_key_enrolls_there_alone(fresh: Any, activation: Activation) -> None:
+    other = fresh.ask("POST", PATH, key="b1", body=activation(outlet="b2"), headers=KEY)
+    fresh.assert_refused(other, 403, "ACCESS.FORBIDDEN")
+    without = fresh.ask("POST", PATH, key="b1", body=activation(outlet=None), headers=KEY)
+    assert without.status_code == 201
+    left_out = fresh.ask("POST", PATH, key="blue", body=activation(outlet=None), headers=KEY)
+    fresh.assert_refused(left_out, 400, "REQUEST.MALFORMED")
+
+
+def test_the_answer_to_a_late_retry_is_still_given(
+    fresh: Any, activation: Activation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = activation()
+    first = fresh.ask("POST", PATH, body=body, headers=KEY)
+    later = datetime.now(UTC) + timedelta(hours=30)
+    monkeypatch.setattr("serving.api.routes.enrollments.utc_now", lambda: later)
+    again = fresh.ask("POST", PATH, body=body, headers=KEY)
+    assert (again.status_code, fresh.read(again)["enrollment_id"]) == (
+        200,
+        fresh.read(first)["enrollment_id"],
+    )
+    fresh_one = fresh.ask("POST", PATH, body=body, headers={"idempotency-key": "key-2"})
+    fresh.assert_refused(fresh_one, 400, "REQUEST.CAPTURE_TIME")
+
+
+def test_what_was_decided_is_read_by_id_without_name_or_number(
+    service: Any, enrolled: dict[str, Any]
+) -> None:
+    response = service.ask("GET", f"{PATH}/{enrolled['enrollment_id']}", key="blue")
+    answer = service.read(response)
+    shown = EnrollmentRecordAnswer.model_validate(answer)
+    assert answer.keys() == EnrollmentRecordAnswer.model_fields.keys()
+    assert (shown.decision, shown.carrier, shown.outlet) == ("approved", "blue", "b1")
+    for name in ("scores", "thresholds", "quality", "document_id", "model_digest"):
+        assert answer[name] == enrolled[name]
+    assert "Aileen" not in response.text
+    assert "110105199003071239" not in response.text
+
+
+def test_what_was_decided_is_found_by_its_key(fresh: Any, activation: Activation) -> None:
+    first = fresh.read(fresh.ask("POST", PATH, key="b1", body=activation(), headers=KEY))
+    for key in ("b1", "blue"):
+        again = fresh.ask("GET", PATH, key=key, params={"idempotency_key": "key-1"})
+        assert fresh.read(again) == {**first, "is_repeated": True}
+    for key in ("b2", "r1", "red"):
+        hidden = fresh.ask("GET", PATH, key=key, params={"idempotency_key": "key-1"})
+        fresh.assert_refused(hidden, 404, "REQUEST.NOT_FOUND")
+
+
+@pytest.mark.parametrize("params", [{}, {"idempotency_key": ""}, {"idempotency_key": "x" * 10_240}])
+def test_a_search_by_key_names_one(service: Any, params: dict[str, str]) -> None:
+    service.assert_refused(service.ask("GET", PATH, params=params), 400, "REQUEST.MALFORMED")
+
+
+@pytest.mark.parametrize("text", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10", "é"])
+def test_an_id_that_nothing_has_is_not_found(service: Any, text: str) -> None:
+    service.assert_refused(service.ask("GET", f"{PATH}/{text}"), 404, "REQUEST.NOT_FOUND")
+
+
+def test_reads_are_audited(fresh: Any, activation: Activation) -> None:
+    answer = fresh.read(fresh.ask("POST", PATH, key="b1", body=activation(), headers=KEY))
+    before = fresh.parts.store.audit_head()[0]
+    fresh.ask("GET", f"{PATH}/{answer['enrollment_id']}", key="fraud")
+    fresh.ask("GET", PATH, key="b1", params={"idempotency_key": "key-1"})
+    fresh.ask("GET", f"{PATH}/{answer['enrollment_id']}", key="red")
+    entries = [record.entry for record in fresh.parts.store.audit_entries(before)]
+    assert [(entry.action, entry.subject) for entry in entries] == [
+        ("enrollment.read", answer["enrollment_id"])
+    ] * 2
+    assert all(entry.actor.startswith("key:") for entry in entries)
+
+
+def test_a_deadline_that_passed_commits_nothing_or_is_found_again(
+    fresh: Any, activation: Activation
+) -> None:
+    headers = {**KEY, "x-timeout-ms": "1"}
+    response = fresh.ask("POST", PATH, body=activation(), headers=headers)
+    fresh.assert_refused(response, 503, "REQUEST.DEADLINE_PASSED")
+    again = fresh.ask("POST", PATH, body=activation(), headers={"idempotency-key": "key-2"})
+    assert again.status_code == 201
+    assert fresh.read(again)["decision"] == "approved"
+
+
+def test_work_whose_client_has_gone_is_dropped_before_it_commits(
+    fresh: Any, activation: Activation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = encode(activation(), MSGPACK)
+    extract = fresh.parts.faces.sample
+
+    async def extract_slowly(*arguments: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await extract(*arguments)
+
+    monkeypatch.setattr(fresh.parts.faces, "sample", extract_slowly)
+    messages = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def receive() -> Any:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError("nobody is there")
+
+    headers = {**KEY, "authorization": f"Bearer {fresh.keys['b1']}", "content-type": MSGPACK}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": PATH,
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()]
+        + [(b"content-length", str(len(content)).encode())],
+        "query_string": b"",
+    }
+    before = fresh.parts.store.counts()
+    fresh.run(fresh.app(scope, receive, send))
+    time.sleep(0.6)
+    assert fresh.parts.store.counts() == before
+    assert '"status":499' in fresh.log_text
+    monkeypatch.undo()
+    again = fresh.ask("POST", PATH, key="b1", body=activation(), headers=KEY)
+    assert (again.status_code, fresh.read(again)["decision"]) == (201, "approved")

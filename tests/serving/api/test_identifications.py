@@ -1,0 +1,79 @@
+"""`/v1/identifications`: candidates for fraud teams, with what stands in their names, masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serving.api.codec import JSON, MSGPACK
+from serving.api.schemas.identifications import IdentificationAnswer
+
+PATH = "/v1/identifications"
+
+
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+def test_a_face_is_identified_in_every_type(
+    service: Any, faces: dict[str, bytes], enrolled: dict[str, Any], kind: str, accept: str
+) -> None:
+    response = service.ask(
+        "POST",
+        PATH,
+        key="fraud",
+        body={"probe": {"image": faces["later"]}},
+        kind=kind,
+        headers={"accept": accept},
+    )
+    assert (response.status_code, response.headers["content-type"]) == (200, accept)
+    answer = service.read(response)
+    IdentificationAnswer.model_validate(answer)
+    assert (answer["found"], answer["searched"]) == (1, 1)
+    assert answer["threshold"] == service.parts.thresholds.review
+    assert answer["expected_false_candidates"]["value"] > 0
+    [holder] = answer["candidates"]
+    assert holder["document_id"] == enrolled["document_id"]
+    assert holder["document_status"] == "active"
+    [line] = holder["lines"]
+    assert line["line_id"] == enrolled["line_id"]
+    assert (line["number"], line["carrier"]) == ("••••••••••8000", "blue")
+    assert "8613800138000" not in response.text
+
+
+def test_nobody_is_an_empty_list(service: Any, faces: dict[str, bytes]) -> None:
+    body = {"probe": {"image": faces["stranger"]}}
+    answer = service.read(service.ask("POST", PATH, key="fraud", body=body))
+    assert (answer["candidates"], answer["found"], answer["searched"]) == ([], 0, 1)
+
+
+def test_the_open_cases_of_a_candidate_are_shown(
+    fresh: Any, faces: dict[str, bytes], activation: Callable[..., dict[str, Any]]
+) -> None:
+    duplicate = activation(live=faces["live"], portrait=faces["portrait"])
+    enrolled = fresh.read(
+        fresh.ask("POST", "/v1/enrollments", body=duplicate, headers={"idempotency-key": "k"})
+    )
+    body = {"probe": {"image": faces["later"]}}
+    before = fresh.parts.store.audit_head()[0]
+    answer = fresh.read(fresh.ask("POST", PATH, key="fraud", body=body))
+    [holder] = answer["candidates"]
+    assert [case["id"] for case in holder["cases"]] == [one["id"] for one in enrolled["cases"]]
+    entries = [record.entry for record in fresh.parts.store.audit_entries(before)]
+    assert [entry.action for entry in entries] == ["faces.identified", "documents.read"]
+    assert entries[1].detail == {"documents": [holder["document_id"]]}
+
+
+@pytest.mark.parametrize("threshold", [0.1, -1, 2, "0.6", float("nan"), float("inf"), True])
+def test_a_threshold_below_review_is_refused(
+    service: Any, faces: dict[str, bytes], threshold: Any
+) -> None:
+    body = {"probe": {"image": faces["later"]}, "threshold": threshold}
+    response = service.ask("POST", PATH, key="fraud", body=body, kind=MSGPACK)
+    service.assert_refused(response, 400, "REQUEST.MALFORMED")
+
+
+def test_a_threshold_above_review_is_taken(service: Any, faces: dict[str, bytes]) -> None:
+    body = {"probe": {"image": faces["stranger"]}, "threshold": 1}
+    answer = service.read(service.ask("POST", PATH, key="fraud", body=body))
+    assert (answer["threshold"], answer["found"]) == (1.0, 0)

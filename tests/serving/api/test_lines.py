@@ -1,0 +1,160 @@
+"""`/v1/lines` and `/v1/documents`: shown to the holder's face, disputed, closed, erased."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serving.api.codec import JSON, MSGPACK
+from serving.api.schemas.documents import ErasureAnswer
+from serving.api.schemas.lines import ClosedLineAnswer, DisputeAnswer, LinesAnswer
+
+DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
+MSISDN = "+8613800138000"
+
+
+def holder(data: bytes, **document: str) -> dict[str, Any]:
+    return {"document": DOCUMENT | document, "probe": {"image": data}}
+
+
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+def test_a_holder_sees_the_lines_masked_in_every_type(
+    service: Any, faces: dict[str, bytes], enrolled: dict[str, Any], kind: str, accept: str
+) -> None:
+    # At another carrier's outlet: the face is the proof.
+    response = service.ask(
+        "POST",
+        "/v1/lines/query",
+        key="r1",
+        body=holder(faces["later"]),
+        kind=kind,
+        headers={"accept": accept},
+    )
+    assert (response.status_code, response.headers["content-type"]) == (200, accept)
+    answer = service.read(response)
+    assert LinesAnswer.model_validate(answer).is_holder is True
+    [line] = answer["lines"]
+    assert (line["line_id"], line["number"]) == (enrolled["line_id"], "••••••••••8000")
+    assert "8613800138000" not in response.text
+
+
+def test_another_face_sees_nothing(service: Any, faces: dict[str, bytes]) -> None:
+    answer = service.read(service.ask("POST", "/v1/lines/query", body=holder(faces["stranger"])))
+    assert (answer["is_holder"], answer["lines"]) == (False, [])
+
+
+@pytest.mark.parametrize(
+    ("document", "status", "code"),
+    [
+        ({"number": "110105198503071257"}, 404, "REQUEST.NOT_FOUND"),
+        ({"number": "110105199003071230"}, 400, "REQUEST.INVALID"),
+        ({"type": "library-card"}, 400, "REQUEST.INVALID"),
+        ({"number": ""}, 400, "REQUEST.MALFORMED"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/lines/query", f"/v1/lines/{MSISDN}/dispute"])
+def test_a_document_that_nobody_holds_is_refused(
+    service: Any,
+    faces: dict[str, bytes],
+    path: str,
+    document: dict[str, str],
+    status: int,
+    code: str,
+) -> None:
+    response = service.ask("POST", path, body=holder(faces["later"], **document))
+    message = service.assert_refused(response, status, code)
+    assert "1101051" not in message
+
+
+@pytest.mark.parametrize("by", ["number", "id"])
+@pytest.mark.parametrize("key", ["r1", "fraud"])
+def test_a_line_is_disputed_by_its_holder(
+    fresh: Any, faces: dict[str, bytes], enrolled: dict[str, Any], by: str, key: str
+) -> None:
+    target = MSISDN if by == "number" else enrolled["line_id"]
+    path = f"/v1/lines/{target}/dispute"
+    first = fresh.ask("POST", path, key=key, body=holder(faces["later"]))
+    assert first.status_code == 201
+    shown = DisputeAnswer.model_validate(fresh.read(first))
+    assert shown.line_id == enrolled["line_id"]
+    again = fresh.read(fresh.ask("POST", path, key=key, body=holder(faces["later"])))
+    assert again["case_id"] == shown.case_id
+    lines = fresh.read(fresh.ask("POST", "/v1/lines/query", body=holder(faces["later"])))["lines"]
+    assert lines[0]["status"] == "disputed"
+
+
+@pytest.mark.parametrize(
+    ("target", "photograph", "status", "code"),
+    [
+        (MSISDN, "stranger", 403, "REQUEST.HOLDER_MISMATCH"),
+        (MSISDN, "faceless", 422, "MATCH.NO_FACE"),
+        ("+8613800138999", "later", 404, "REQUEST.NOT_FOUND"),
+        ("0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10", "later", 404, "REQUEST.NOT_FOUND"),
+        ("call-me", "later", 400, "REQUEST.INVALID"),
+        ("%00", "later", 400, "REQUEST.INVALID"),
+        ("8" * 5000, "later", 400, "REQUEST.INVALID"),
+    ],
+)
+def test_a_dispute_needs_the_holders_face_and_line(
+    service: Any, faces: dict[str, bytes], target: str, photograph: str, status: int, code: str
+) -> None:
+    path = f"/v1/lines/{target}/dispute"
+    response = service.ask("POST", path, body=holder(faces[photograph]))
+    message = service.assert_refused(response, status, code)
+    assert "138001" not in message
+
+
+@pytest.mark.parametrize("by", ["number", "id"])
+@pytest.mark.parametrize("key", ["blue", "operator"])
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+def test_a_line_is_closed_once(
+    fresh: Any, enrolled: dict[str, Any], by: str, key: str, accept: str
+) -> None:
+    path = f"/v1/lines/{MSISDN if by == 'number' else enrolled['line_id']}"
+    response = fresh.ask("DELETE", path, key=key, headers={"accept": accept})
+    answer = fresh.read(response)
+    assert response.headers["content-type"] == accept
+    assert ClosedLineAnswer.model_validate(answer).line_id == enrolled["line_id"]
+    again = fresh.ask("DELETE", path, key=key)
+    fresh.assert_refused(again, 404, "REQUEST.NOT_FOUND")
+
+
+def test_another_carriers_line_is_not_closed(
+    service: Any, enrolled: dict[str, Any], faces: dict[str, bytes]
+) -> None:
+    for target in (MSISDN, enrolled["line_id"]):
+        response = service.ask("DELETE", f"/v1/lines/{target}", key="red")
+        service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
+    assert service.read(service.ask("POST", "/v1/lines/query", body=holder(faces["later"])))[
+        "lines"
+    ]
+
+
+@pytest.mark.parametrize("key", ["blue", "operator"])
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+def test_a_holder_is_erased_with_a_certificate(
+    fresh: Any, enrolled: dict[str, Any], faces: dict[str, bytes], key: str, accept: str
+) -> None:
+    path = f"/v1/documents/{enrolled['document_id']}"
+    hidden = fresh.ask("DELETE", path, key="red")
+    fresh.assert_refused(hidden, 404, "REQUEST.NOT_FOUND")
+    certificate = fresh.read(fresh.ask("DELETE", path, key=key, headers={"accept": accept}))
+    shown = ErasureAnswer.model_validate(certificate)
+    assert (shown.document_id, shown.references, shown.lines) == (enrolled["document_id"], 1, 1)
+    number, digest = fresh.parts.store.audit_head()
+    assert (shown.audit_number, shown.audit_hash) == (number, digest.hex())
+    again = fresh.ask("DELETE", path, key=key)
+    fresh.assert_refused(again, 404, "REQUEST.NOT_FOUND")
+    body = {"probe": {"image": faces["later"]}}
+    found = fresh.read(fresh.ask("POST", "/v1/identifications", key="fraud", body=body))
+    assert (found["found"], found["searched"]) == (0, 0)
+    record = fresh.read(fresh.ask("GET", f"/v1/enrollments/{enrolled['enrollment_id']}"))
+    assert record["decision"] == "approved"
+
+
+@pytest.mark.parametrize("target", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"])
+def test_a_document_that_is_none_is_not_erased(service: Any, target: str) -> None:
+    response = service.ask("DELETE", f"/v1/documents/{target}", key="operator")
+    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")

@@ -1,0 +1,141 @@
+"""The OpenAPI document: whole, with examples that are valid, and true of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from serving.api.codec import FORM, JSON, MSGPACK
+from serving.api.matching import match_routes
+from serving.api.schemas.enrollments import EnrollmentAnswer, EnrollmentBody
+from serving.api.schemas.identifications import IdentificationBody
+from serving.api.schemas.lines import HolderBody
+from serving.api.schemas.matching import MatchRequest, TemplatesRequest
+from serving.api.schemas.verifications import VerificationBody
+
+
+@pytest.fixture(scope="module")
+def document(service: Any) -> dict[str, Any]:
+    response = service.ask("GET", "/openapi.json", key=None)
+    assert response.headers["content-type"] == JSON
+    return dict(response.json())
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield path, method, operation
+
+
+def refs(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if "$ref" in value:
+            yield value["$ref"]
+        for one in value.values():
+            yield from refs(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from refs(one)
+
+
+def test_it_is_openapi_3_1_and_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    for ref in set(refs(document)):
+        place = document
+        for step in ref.removeprefix("#/").split("/"):
+            place = place[step]
+    assert not any("x-sosie" in key for _, _, one in operations(document) for key in one)
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    names = [one["operationId"] for _, _, one in operations(document)]
+    assert len(set(names)) == len(names)
+
+
+def test_every_schema_is_a_schema(document: dict[str, Any]) -> None:
+    for name in document["components"]["schemas"]:
+        jsonschema_rs.meta.validate(
+            {
+                "$schema": "https://json-schema.org/draft/2020-12/schema",
+                **document["components"]["schemas"][name],
+            }
+        )
+
+
+def test_every_route_documents_its_errors_headers_and_types(document: dict[str, Any]) -> None:
+    for path, _, operation in operations(document):
+        responses = operation["responses"]
+        for status, response in responses.items():
+            assert "x-correlator" in response["headers"], (path, status)
+            assert ("Retry-After" in response["headers"]) == (
+                status in {"409", "429", "503", "507"}
+            )
+            if path != "/metrics" or status != "200":
+                assert response["content"].keys() == {JSON, MSGPACK}
+        names = {one["name"] for one in operation["parameters"]}
+        assert {"x-correlator", "x-timeout-ms"} <= names
+        if path.startswith("/v1/"):
+            assert operation["security"] == [{"bearer": []}, {"apiKey": []}]
+            assert {"400", "401", "406", "429", "503"} <= responses.keys()
+        if "requestBody" in operation:
+            assert operation["requestBody"]["content"].keys() == {JSON, MSGPACK, FORM}
+            assert {"408", "413", "415"} <= responses.keys()
+        assert "422" not in responses or "requestBody" in operation
+    enroll = document["paths"]["/v1/enrollments"]["post"]
+    [key] = [one for one in enroll["parameters"] if one["name"] == "Idempotency-Key"]
+    assert key["required"] is True
+    assert {"201", "200", "409", "422", "507"} <= enroll["responses"].keys()
+
+
+@pytest.mark.parametrize(
+    "model", [EnrollmentBody, VerificationBody, IdentificationBody, HolderBody, EnrollmentAnswer]
+)
+def test_every_example_is_valid(document: dict[str, Any], model: Any) -> None:
+    schema = document["components"]["schemas"][model.__name__]
+    assert schema["examples"]
+    checker = jsonschema_rs.validator_for(
+        {"$ref": f"#/components/schemas/{model.__name__}", "components": document["components"]}
+    )
+    for example in schema["examples"]:
+        checker.validate(example)
+        if model is not EnrollmentAnswer:
+            model.model_validate(example)
+
+
+def test_the_examples_of_the_direct_routes_stand_in_it(
+    document: dict[str, Any], service: Any
+) -> None:
+    models = {MatchRequest, TemplatesRequest}
+    for route in match_routes(service.parts):
+        operation = document["paths"][route.path]["post"]
+        shown = operation["requestBody"]["content"][JSON]["example"]
+        assert shown == route.request_example
+        assert route.request in models
+
+
+ANSWERS = [
+    ("GET", "/health/live", None, {}),
+    ("GET", "/health/ready", None, {}),
+    ("GET", "/version", None, {}),
+    ("GET", "/v1/me", "fraud", {}),
+    ("GET", "/v1/me", None, {}),
+    ("GET", "/v1/enrollments/x", "blue", {}),
+    ("POST", "/v1/enrollments", "blue", {"body": {}}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "key", "options"), ANSWERS)
+def test_an_answer_is_as_the_document_says(
+    document: dict[str, Any],
+    service: Any,
+    method: str,
+    path: str,
+    key: str | None,
+    options: dict[str, Any],
+) -> None:
+    response = service.ask(method, path, key=key, **options)
+    template = "/v1/enrollments/{enrollment_id}" if path.endswith("/x") else path
+    described = document["paths"][template][method.lower()]["responses"]
+    schema = described[str(response.status_code)]["content"][JSON]["schema"]
+    jsonschema_rs.validate({**schema, "components": document["components"]}, service.read(response))

@@ -1,0 +1,135 @@
+"""Health that tells the truth, version, metrics, and answers that no route gives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.api.codec import JSON, MSGPACK
+from serving.api.schemas.health import ReadyAnswer
+from serving.compose import Deployment
+from serving.settings import load_settings
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK])
+def test_a_service_that_is_up_says_so(service: Any, kind: str) -> None:
+    headers = {"accept": kind}
+    live = service.ask("GET", "/health/live", key=None, headers=headers)
+    assert service.read(live) == {"status": "live"}
+    ready = service.ask("GET", "/health/ready", key=None, headers=headers)
+    answer = ReadyAnswer.model_validate(service.read(ready))
+    assert (ready.status_code, answer.is_ready, answer.phase) == (200, True, "ready")
+    assert answer.checks.keys() == {"store", "models", "registrar", "gallery"}
+    version = service.read(service.ask("GET", "/version", key=None, headers=headers))
+    assert version == {
+        "version": "0.1.0",
+        "api": "v1",
+        "model_digest": service.parts.model_digest,
+    }
+
+
+def test_a_probe_that_takes_no_type_of_ours_still_gets_an_answer(service: Any) -> None:
+    response = service.ask("GET", "/health/live", key=None, headers={"accept": "text/plain"})
+    assert (response.status_code, response.headers["content-type"]) == (200, JSON)
+
+
+def test_readiness_is_true_only_when_it_decides(
+    start_service: Callable[..., Any],
+    tmp_path: Path,
+    cache_folder: Path,
+    activation: Callable[..., dict[str, Any]],
+) -> None:
+    home = tmp_path / "served"
+    with Deployment(home, load_settings(home), cache_folder) as other:
+        assert other.registrar is not None  # which holds the lease
+        service = start_service(is_ready=False)
+        seen = set()
+        deadline = time.monotonic() + 30
+        while "waiting" not in seen and time.monotonic() < deadline:
+            response = service.ask("GET", "/health/ready", key=None)
+            answer = service.read(response)
+            assert (response.status_code, answer["is_ready"]) == (503, False)
+            assert int(response.headers["retry-after"]) >= 1
+            seen.add(answer["phase"])
+        assert "waiting" in seen
+        assert service.ask("GET", "/health/live", key=None).status_code == 200
+        refused = service.ask(
+            "POST", "/v1/enrollments", body=activation(), headers={"idempotency-key": "k"}
+        )
+        service.assert_refused(refused, 503, "SERVICE.NOT_READY")
+    while service.ask("GET", "/health/ready", key=None).status_code != 200:
+        assert time.monotonic() < deadline + 30
+        time.sleep(0.02)
+    service.run(service.match.drain(5))
+    response = service.ask("GET", "/health/ready", key=None)
+    answer = service.read(response)
+    assert (response.status_code, answer["is_ready"]) == (503, False)
+    assert answer["checks"]["store"]["is_ok"] is True
+
+
+def test_readiness_is_false_where_the_registrar_does_not_answer(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never() -> Any:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(fresh.match, "status", never)
+    response = fresh.ask("GET", "/health/ready", key=None)
+    answer = fresh.read(response)
+    assert (response.status_code, answer["phase"]) == (503, None)
+    assert answer["checks"]["registrar"]["is_ok"] is False
+
+
+def test_metrics_count_routes_by_their_template(service: Any) -> None:
+    service.ask("DELETE", "/v1/lines/+8613800138555", key="red")
+    response = service.ask("GET", "/metrics", key="operator")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert "/v1/lines/{line}" in response.text
+    assert "8613800138555" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/v1/enrollments", {"GET", "POST"}),
+        ("GET", "/v1/verifications", {"POST"}),
+        ("GET", "/v1/match", {"POST"}),
+        ("POST", "/health/live", {"GET"}),
+        ("BREW", "/v1/lines/query", {"POST", "DELETE"}),
+    ],
+)
+def test_a_method_that_a_route_lacks_is_405(
+    service: Any, method: str, path: str, allow: set[str]
+) -> None:
+    response = service.ask(method, path)
+    service.assert_refused(response, 405, "REQUEST.METHOD_UNSUPPORTED")
+    assert {one.strip() for one in response.headers["allow"].split(",")} <= allow
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v2/enrollments", "/docs", "/v1/enrollments/", "/%00"]
+)
+def test_a_path_that_is_no_route_is_404(service: Any, path: str) -> None:
+    for accept in (JSON, MSGPACK):
+        response = service.ask("GET", path, headers={"accept": accept})
+        service.assert_refused(response, 404, "REQUEST.ROUTE_UNKNOWN")
+
+
+@pytest.mark.parametrize("path", ["/v1/me", "/v1/enrollments/x", "/v1/nowhere"])
+def test_a_client_that_takes_neither_type_is_told(service: Any, path: str) -> None:
+    response = service.ask("GET", path, headers={"accept": "text/html"})
+    service.assert_refused(response, 406, "REQUEST.NOT_ACCEPTABLE")
+
+
+def test_a_body_that_is_too_large_is_413_whoever_reads_it(
+    start_service: Callable[..., Any], activation: Callable[..., dict[str, Any]]
+) -> None:
+    service = start_service(max_body_mib=0.01)
+    for path in ("/v1/enrollments", "/v1/match", "/v1/verifications"):
+        response = service.ask("POST", path, body=activation(), headers={"idempotency-key": "k"})
+        service.assert_refused(response, 413, "REQUEST.BODY_TOO_LARGE")

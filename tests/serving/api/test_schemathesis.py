@@ -1,0 +1,136 @@
+"""Schemathesis over the document: no 500, and no status, type or shape that it does not describe.
+
+For longer: `pytest tests/serving/api/test_schemathesis.py --hypothesis-profile=long`.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from typing import Any
+
+import msgpack
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from serving.api.codec import FORM, MSGPACK
+
+pytestmark = pytest.mark.slow
+
+CHECKS = [
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+# Deep enough for each route: the key that may do the most there.
+KEYS = {"/v1/identifications": "fraud", "/metrics": "operator"}
+
+
+@schemathesis.serializer(MSGPACK)
+def pack(ctx: Any, value: Any) -> bytes:
+    del ctx
+    packed: bytes = msgpack.packb(value, default=str)
+    return packed
+
+
+OPERATIONS = [
+    ("POST", "/v1/enrollments"),
+    ("GET", "/v1/enrollments"),
+    ("GET", "/v1/enrollments/{enrollment_id}"),
+    ("POST", "/v1/match"),
+    ("POST", "/v1/templates"),
+    ("POST", "/v1/verifications"),
+    ("POST", "/v1/identifications"),
+    ("POST", "/v1/lines/query"),
+    ("POST", "/v1/lines/{line}/dispute"),
+    ("DELETE", "/v1/lines/{line}"),
+    ("DELETE", "/v1/documents/{document_id}"),
+    ("GET", "/v1/me"),
+    ("GET", "/version"),
+    ("GET", "/metrics"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+]
+
+
+@pytest.fixture(scope="module")
+def described(own_service: Any) -> Any:
+    return schemathesis.openapi.from_asgi("/openapi.json", own_service.app)
+
+
+def test_every_operation_is_asked(described: Any) -> None:
+    found = {(one.ok().method.upper(), one.ok().path) for one in described.get_all_operations()}
+    assert found == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_every_answer_is_one_that_the_document_describes(
+    described: Any, own_service: Any, method: str, path: str, mode: GenerationMode
+) -> None:
+    cases = described[path][method].as_strategy(generation_mode=mode)
+    assert ask_all(own_service, path, cases, is_hasty=mode is GenerationMode.NEGATIVE)
+
+
+@pytest.mark.parametrize(("method", "path"), [one for one in OPERATIONS if one[0] == "POST"])
+def test_so_is_every_answer_beyond_a_photograph_that_is_one(
+    described: Any, own_service: Any, faces: dict[str, bytes], method: str, path: str
+) -> None:
+    image = base64.b64encode(faces["later"]).decode()
+
+    def deepen(case: Any) -> Any:
+        # Random bytes are no photograph, and random digits no number: few cases would go on.
+        sound = {
+            "live": image,
+            "portrait": image,
+            "probe": {"image": image},
+            "image": image,
+            "document": {"type": "cn-ric", "number": "110105199003071239"},
+            "captured_at": datetime.now(UTC).isoformat(),
+            "msisdn": "+8613800138000",
+        }
+        if path == "/v1/enrollments":
+            sound["document"] = {**sound["document"], "name": "Aileen Probe"}
+            sound["outlet"] = "b1"
+        bodies = case.body["items"] if isinstance(case.body.get("items"), list) else [case.body]
+        for body in bodies:
+            body.update({name: value for name, value in sound.items() if name in body})
+        if "line" in case.path_parameters:
+            case.path_parameters["line"] = "+8613800138000"
+        return case
+
+    operation = described[path][method]
+    cases = operation.as_strategy(generation_mode=GenerationMode.POSITIVE).filter(
+        lambda case: case.media_type != FORM and isinstance(case.body, dict)
+    )
+    seen = ask_all(own_service, path, cases.map(deepen), is_hasty=False, at_most=30)
+    assert seen & {200, 201}
+
+
+def ask_all(
+    service: Any, path: str, cases: Any, *, is_hasty: bool, at_most: int | None = None
+) -> set[int]:
+    """The statuses that were answered. Who is not hasty has time for every answer."""
+    headers = {"Authorization": f"Bearer {service.keys[KEYS.get(path, 'blue')]}"}
+    if not is_hasty:
+        headers["x-timeout-ms"] = "20000"
+    seen: set[int] = set()
+
+    def ask(case: Any) -> None:
+        response = case.call_and_validate(checks=CHECKS, headers=headers)
+        assert response.status_code != 500
+        seen.add(response.status_code)
+
+    bounds = {} if at_most is None else {"max_examples": at_most}
+    run = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, **bounds)
+    run(given(case=cases)(ask))()
+    return seen

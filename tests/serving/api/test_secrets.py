@@ -1,0 +1,108 @@
+"""No name, number, image or key reaches a log line, an error or a metric."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serving.api.codec import JSON, MSGPACK
+from serving.service.match_service import MatchService
+
+NAME, NUMBER, MSISDN = "Stan Stranger", "110105198503071257", "+8613800138001"
+FRAGMENTS = ("Stan", "Stranger", NUMBER, "13800138001", "Aileen", "110105199003071239",
+             "13800138000")  # fmt: skip
+ENROLLMENTS = "/v1/enrollments"
+
+Ask = tuple[str, str, dict[str, Any]]
+
+
+def failing_calls(activation: Callable[..., dict[str, Any]], faces: dict[str, bytes]) -> list[Ask]:
+    body = activation()
+    probe = {"image": faces["stranger"]}
+    wrong = {"type": "cn-ric", "number": "110105198503071250"}
+    key = {"headers": {"idempotency-key": f"{NAME} {MSISDN}"}}
+    document = body["document"]
+    return [
+        ("POST", ENROLLMENTS, {"body": body | {NAME: NUMBER}, **key}),
+        ("POST", ENROLLMENTS, {"body": body | {"document": document | {NAME: NAME}}, **key}),
+        ("POST", ENROLLMENTS, {"body": body | {"document": f"{NAME} {NUMBER}"}, **key}),
+        ("POST", ENROLLMENTS, {"body": body | {"live": NAME}, **key}),
+        ("POST", ENROLLMENTS, {"body": body | {"live": NAME.encode()}, **key}),
+        ("POST", ENROLLMENTS, {"body": body | {"msisdn": f"{MSISDN}x{NAME}"}, **key}),
+        ("POST", ENROLLMENTS, {"body": body | {"outlet": NAME}, **key}),
+        ("POST", ENROLLMENTS, {"body": body | {"captured_at": NAME}, **key}),
+        ("POST", ENROLLMENTS, {"body": body, "key": "fraud", **key}),
+        ("POST", ENROLLMENTS, {"body": body, "headers": {"idempotency-key": NAME * 30}}),
+        ("POST", ENROLLMENTS, {"content": f"{{{NAME}".encode(), **key}),
+        ("GET", ENROLLMENTS, {"params": {"idempotency_key": f"{NAME} {MSISDN}"}}),
+        ("GET", f"{ENROLLMENTS}/{NUMBER}", {}),
+        ("POST", "/v1/verifications", {"body": {"probe": probe, "line": MSISDN}}),
+        ("POST", "/v1/verifications", {"body": {"probe": probe, "line": NAME}}),
+        ("POST", "/v1/verifications", {"body": {"probe": probe, "document": wrong}}),
+        ("POST", "/v1/verifications", {"body": {"probe": NAME, "document_id": NUMBER}}),
+        ("POST", "/v1/lines/query", {"body": {"probe": probe, "document": wrong}}),
+        ("POST", f"/v1/lines/{MSISDN}/dispute", {"body": {"probe": probe, "document": wrong}}),
+        ("DELETE", f"/v1/lines/{MSISDN}", {}),
+        ("DELETE", f"/v1/documents/{NUMBER}", {"key": "operator"}),
+        ("GET", f"/v1/{NAME}/{MSISDN}", {}),
+        ("POST", "/v1/match", {"body": {"items": [{"id": NAME, NAME: NUMBER}]}}),
+        ("GET", "/v1/me", {"key": f"sosie_{NUMBER}_{NAME}"}),
+        ("GET", "/v1/me", {"headers": {"x-correlator": f"{NAME} {MSISDN}"}}),
+    ]
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK])
+def test_nothing_personal_is_logged_counted_or_told_in_an_error(
+    fresh: Any,
+    activation: Callable[..., dict[str, Any]],
+    faces: dict[str, bytes],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    told = []
+    for method, path, options in failing_calls(activation, faces):
+        response = fresh.ask(method, path, kind=kind, **options)
+        assert 400 <= response.status_code < 500, (method, path, response.text)
+        told.append(response.text + repr(response.headers))
+    good = fresh.ask(
+        "POST", ENROLLMENTS, body=activation(), headers={"idempotency-key": f"{NAME} {MSISDN}"}
+    )
+    assert good.status_code == 201
+    metrics = fresh.ask("GET", "/metrics", key="operator").text
+    written = fresh.log_text
+    assert written.count('"request"') >= len(told)
+    # The test's own client logs the addresses that it asks.
+    records = [one.getMessage() for one in caplog.records if one.name != "httpx"]
+    kept = {"logged": written, "counted": metrics, "printed": "".join(capfd.readouterr()),
+            "library logs": "\n".join(records), "told": "".join(told)}  # fmt: skip
+    image = base64.b64encode(faces["stranger"]).decode()[:40]
+    for where, text in kept.items():
+        for fragment in (*FRAGMENTS, image):
+            assert fragment not in text, where
+        for key in fresh.keys.values():
+            assert key not in text, where
+            assert key.split("_")[2] not in text, where
+
+
+def test_the_text_of_an_unforeseen_error_is_neither_told_nor_logged(
+    fresh: Any, activation: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> Any:
+        raise ValueError(f"{NAME} {NUMBER} {MSISDN}")
+
+    monkeypatch.setattr(MatchService, "_enroll", fail)
+    response = fresh.ask("POST", ENROLLMENTS, body=activation(), headers={"idempotency-key": "k"})
+    fresh.assert_refused(response, 500, "INTERNAL")
+    monkeypatch.setattr(fresh.parts.faces, "sample", fail)
+    response = fresh.ask("POST", ENROLLMENTS, body=activation(), headers={"idempotency-key": "k"})
+    fresh.assert_refused(response, 500, "INTERNAL")
+    for fragment in FRAGMENTS:
+        assert fragment not in response.text + fresh.log_text
+    assert "ValueError" in fresh.log_text
+    assert "serving/api/reception.py:" in fresh.log_text

@@ -1,0 +1,135 @@
+"""The application behind a real server: clients that are slow, greedy or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from serving.api.codec import MSGPACK, encode
+
+
+@contextmanager
+def listening(service: Any) -> Iterator[int]:
+    """The port of 127.0.0.1 where the application is served, on its own loop."""
+    config = uvicorn.Config(
+        service.app, host="127.0.0.1", port=0, http="httptools", log_config=None, lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    ended = asyncio.run_coroutine_threadsafe(server.serve(), service.loop)
+    deadline = time.monotonic() + 10
+    while not server.started:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        ended.result(10)
+
+
+@pytest.fixture
+def hasty(start_service: Callable[..., Any]) -> Iterator[tuple[Any, int]]:
+    """A service with little patience, and its port."""
+    service = start_service(max_body_mib=1, body_timeout_s=0.3)
+    with listening(service) as port:
+        yield service, port
+
+
+def head(service: Any, *lines: str, path: str = "/v1/match") -> bytes:
+    given = [
+        f"POST {path} HTTP/1.1",
+        "Host: sosie",
+        f"Authorization: Bearer {service.keys['blue']}",
+        f"Content-Type: {MSGPACK}",
+        "Accept: application/json",
+        "Idempotency-Key: k",
+        *lines,
+    ]
+    return "\r\n".join(given).encode() + b"\r\n\r\n"
+
+
+def read_all(client: socket.socket) -> tuple[int, dict[str, Any]]:
+    """The status and the body of one answer, after which the server has to hang up."""
+    received = b""
+    client.settimeout(5)
+    while chunk := client.recv(65536):
+        received += chunk
+    top, _, body = received.partition(b"\r\n\r\n")
+    return int(top.split()[1]), json.loads(body)
+
+
+def test_a_body_of_terabytes_is_refused_by_its_length(hasty: tuple[Any, int]) -> None:
+    service, port = hasty
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(head(service, "Content-Length: 9000000000000"))
+        status, answer = read_all(client)
+    assert (status, answer["code"]) == (413, "REQUEST.BODY_TOO_LARGE")
+    assert time.monotonic() - started < 1
+
+
+def test_an_endless_body_is_cut_off(hasty: tuple[Any, int]) -> None:
+    service, port = hasty
+    chunk = b"%x\r\n" % 65536 + b"x" * 65536 + b"\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(head(service, "Transfer-Encoding: chunked"))
+        sent = 0
+        try:
+            while sent < 1000:
+                client.sendall(chunk)
+                sent += 1
+        except OSError:
+            pass  # the server has hung up
+    assert sent < 1000
+
+
+def test_a_client_that_dawdles_is_sent_away(hasty: tuple[Any, int]) -> None:
+    service, port = hasty
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(head(service, "Content-Length: 100") + b"x")
+        status, answer = read_all(client)
+    assert (status, answer["code"]) == (408, "REQUEST.BODY_TIMEOUT")
+    assert 0.25 < time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("length", ["-1", "1, 2", "abc"])
+def test_a_length_that_is_none_is_refused(hasty: tuple[Any, int], length: str) -> None:
+    service, port = hasty
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(head(service, f"Content-Length: {length}", "Connection: close") + b"x")
+        client.settimeout(5)
+        assert client.recv(65536).startswith(b"HTTP/1.1 400")
+
+
+def test_a_client_that_hangs_up_stops_its_work(
+    hasty: tuple[Any, int],
+    activation: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service, port = hasty
+    extract, begun = service.parts.faces.sample, threading.Event()
+
+    async def extract_slowly(*arguments: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(1)
+        return await extract(*arguments)
+
+    monkeypatch.setattr(service.parts.faces, "sample", extract_slowly)
+    body = encode(activation(), MSGPACK)
+    before = service.parts.store.counts()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(head(service, f"Content-Length: {len(body)}", path="/v1/enrollments") + body)
+        assert begun.wait(5)
+    time.sleep(1.2)
+    assert service.parts.store.counts() == before
+    assert '"status":499' in service.log_text
