@@ -34,6 +34,8 @@ SETTINGS_FILE = "sosie.toml"
 KEY_RING_FILE = "keyring.json"
 HOME_VARIABLE = "SOSIE_HOME"
 CACHE_VARIABLE = "SOSIE_CACHE"
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Read by prometheus_client when it is imported: set for a process before it starts."""
 CARD = "a built-in card's name, or the path of a card"
 
 Fmr = Annotated[float, Field(gt=0, lt=1)]
@@ -152,6 +154,9 @@ class ServeSettings(_Section):
         default=30, gt=0, description="deadline of a request that brings none"
     )
     requests_ongoing: int = Field(default=256, ge=1, description="at once, in each ingress")
+    matches_ongoing: int = Field(
+        default=8, ge=0, le=1024, description="/v1/match at once, for each ingress; 0: no bound"
+    )
     photographs_waiting: int = Field(default=64, ge=2, description="in each ingress")
     probes_waiting: int = Field(default=2048, ge=1, description="for a search, in the registrar")
     template_ttl_h: float = Field(
@@ -205,14 +210,20 @@ class Settings(BaseSettings):
         return (env_settings, init_settings)
 
 
-def load_settings(home: Path | None) -> Settings:
-    """The settings of the deployment in `home`, or the defaults where there is none."""
+def load_settings(home: Path | None, file: Path | None = None) -> Settings:
+    """The settings of the deployment in `home`, or the defaults where there is none.
+
+    `file` instead of the one in `home`, where given.
+    """
     if home is None:
         return make_settings({})
+    if file is not None and not file.is_file():
+        raise RequestError(f"{file} is not a file: name one with settings, as {SETTINGS_FILE}")
     try:
-        given = TomlConfigSettingsSource(Settings, home / SETTINGS_FILE)()
+        given = TomlConfigSettingsSource(Settings, file or home / SETTINGS_FILE)()
     except ValueError as error:
-        raise RequestError(f"{SETTINGS_FILE} is not TOML: {error}") from None
+        name = SETTINGS_FILE if file is None else file.name
+        raise RequestError(f"{name} is not TOML: {error}") from None
     return make_settings(_anchor_cards(given, home))
 
 
@@ -278,6 +289,17 @@ def find_cache() -> Path:
     """Where rewritten graphs are kept: SOSIE_CACHE, else the user's cache folder."""
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else Path(platformdirs.user_cache_dir("sosie"))
+
+
+def find_metrics_folder() -> Path | None:
+    """Where this node's processes count together; None in a process that counts alone."""
+    given = os.environ.get(METRICS_VARIABLE)
+    return Path(given) if given else None
+
+
+def node_environment(usual: Mapping[str, str], forced: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a node's processes: what an operator has set stands before `usual`."""
+    return {**usual, **os.environ, **forced}
 
 
 def benchmark_environment() -> dict[str, str]:

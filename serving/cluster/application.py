@@ -1,0 +1,89 @@
+"""The service as one Serve application: for `sosie serve` and for a Serve YAML alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import BackpressureConfig
+
+from engine.errors import RequestError
+from serving.cluster.deployments import Embedder, Ingress, Registrar
+from serving.cluster.site import Site, count_ingresses
+from serving.settings import ServeSettings, require_home
+
+_ARGUMENTS = frozenset({"home", "config"})
+HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
+"""A replica whose process ended is found within the period; one that hangs within the timeout."""
+
+INGRESS_MARGIN = 64
+"""Requests above its own bound that an ingress still takes, to refuse them in our own words."""
+
+CALLS_ONGOING = 8192
+"""At once in the registrar: its own queues refuse long before."""
+
+EMBEDDINGS_ONGOING = 64
+
+
+def build(arguments: Mapping[str, Any]) -> Application:
+    """The application of a Serve YAML: `home`, and `config` for another settings file."""
+    unknown = set(arguments) - _ARGUMENTS
+    if unknown:
+        raise RequestError(f"unknown arguments {', '.join(sorted(unknown))}: give home, config")
+    home = arguments.get("home")
+    file = arguments.get("config")
+    folder = require_home(None if home is None else Path(home))
+    return compose(Site.of(folder, None if file is None else Path(file)))
+
+
+def compose(site: Site) -> Application:
+    """The deployments of a site, bound to each other."""
+    settings = site.load().serve
+    registrar = _make_registrar(settings).bind(site)
+    if settings.embedder == "ingress":
+        return _make_ingress(settings).bind(site, registrar)
+    return _make_ingress(settings).bind(site, registrar, _make_embedder(settings).bind(site))
+
+
+def _make_ingress(settings: ServeSettings) -> serve.Deployment:
+    return serve.deployment(
+        Ingress,
+        name="Ingress",
+        num_replicas=count_ingresses(settings),
+        max_ongoing_requests=settings.requests_ongoing + INGRESS_MARGIN,
+        max_queued_requests=settings.requests_ongoing,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        graceful_shutdown_timeout_s=settings.drain_s,
+        graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options={"num_cpus": 0},
+        **HEALTH,
+    )
+
+
+def _make_registrar(settings: ServeSettings) -> serve.Deployment:
+    return serve.deployment(
+        Registrar,
+        name="Registrar",
+        num_replicas=1,
+        max_ongoing_requests=CALLS_ONGOING,
+        max_queued_requests=settings.requests_ongoing,
+        graceful_shutdown_timeout_s=settings.drain_s + 5,
+        graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options={"num_cpus": 0},
+        **HEALTH,
+    )
+
+
+def _make_embedder(settings: ServeSettings) -> serve.Deployment:
+    return serve.deployment(
+        Embedder,
+        name="Embedder",
+        num_replicas=settings.embedder_replicas,
+        max_ongoing_requests=EMBEDDINGS_ONGOING,
+        max_queued_requests=settings.photographs_waiting,
+        ray_actor_options={"num_cpus": 0, "num_gpus": settings.embedder_gpus},
+        **HEALTH,
+    )

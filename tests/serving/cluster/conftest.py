@@ -1,0 +1,213 @@
+"""One service as people start it: `sosie serve` in a process of its own, over real HTTP."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.cluster.processes import Role, find_processes, list_descendants
+
+READY_WITHIN_S = 120
+KEYS = {"blue": ("--role", "carrier", "--carrier", "blue"), "operator": ("--role", "operator")}
+RETRIED = frozenset({408, 409, 429, 503})
+
+
+@dataclass
+class Served:
+    """A running `sosie serve`, what it has told, and a client."""
+
+    process: subprocess.Popen[str]
+    url: str
+    home: Path
+    keys: dict[str, str]
+    client: httpx.Client
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+
+    @property
+    def roles(self) -> dict[Role, list[int]]:
+        return find_processes(self.process.pid)
+
+    def ask(self, method: str, path: str, key: str = "blue", **options: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.keys[key]}"} | options.pop("headers", {})
+        return self.client.request(method, self.url + path, headers=headers, **options)
+
+    def enroll(self, key: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The acknowledged answer: what may be asked again is asked again, with the same key."""
+        deadline = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline:
+            try:
+                answer = self.ask(
+                    "POST", "/v1/enrollments", json=body, headers={"idempotency-key": key}
+                )
+            except httpx.TransportError:
+                time.sleep(0.2)
+                continue
+            if answer.is_success:
+                found: dict[str, Any] = answer.json()
+                return found
+            assert answer.status_code in RETRIED, answer.text
+            assert answer.json()["code"]
+            time.sleep(0.2)
+        raise AssertionError("not acknowledged in time")
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.events
+            with suppress(httpx.TransportError):
+                if self.client.get(f"{self.url}/health/ready").status_code == 200:
+                    return
+            time.sleep(0.1)
+        raise AssertionError(f"not ready: {self.events}")
+
+    def wait_until_whole(self, gone: list[int]) -> None:
+        """Until each part runs in another process than those, and the service is ready."""
+        deadline = time.monotonic() + READY_WITHIN_S
+        parts = (Role.INGRESS, Role.REGISTRAR, Role.PROXY)
+        while time.monotonic() < deadline:
+            roles = self.roles
+            living = {pid for pids in roles.values() for pid in pids}
+            if living.isdisjoint(gone) and all(roles[part] for part in parts):
+                break
+            time.sleep(0.1)
+        self.wait_until_ready()
+
+    def kill(self, role: Role) -> list[int]:
+        """SIGKILL; the node is its driver and what Ray runs for it."""
+        roles = self.roles
+        doomed = roles[role]
+        if role is Role.NODE:
+            doomed = [*doomed, *roles[Role.RAYLET], *roles[Role.GCS]]
+        assert doomed
+        for pid in doomed:
+            os.kill(pid, signal.SIGKILL)
+        return doomed
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        self.process.terminate()
+        return self.process.wait(90)
+
+
+def find_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def serve_home(empty_home: Path, sosie: Any) -> tuple[Path, dict[str, str]]:
+    """A home with keys; served, and so changed, by the one service of this folder."""
+    home = empty_home.with_name("cluster")
+    shutil.copytree(empty_home, home)
+    keys = {}
+    for name, options in KEYS.items():
+        made = sosie("apikey", "add", *options, "--home", home, "--json")
+        assert made.code == 0, made.err
+        keys[name] = made.json["key"]
+    return home, keys
+
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="session")
+def start_serve(environment: dict[str, str | None]) -> Iterator[Start]:
+    """`start_serve(*arguments)`: the command in a process, ended with all that it started."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        variables = {**os.environ, **environment, **(env or {})}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving.cli.main", "serve", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={name: value for name, value in variables.items() if value is not None},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            for pid in (*(one.pid for one in list_descendants(process.pid)), process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def served(serve_home: tuple[Path, dict[str, str]], start_serve: Start) -> Iterator[Served]:
+    """The one service of this folder, ready."""
+    home, keys = serve_home
+    port = find_port()
+    process = start_serve("--home", home, "--port", port, "--json")
+    with httpx.Client(timeout=30) as client:
+        service = Served(process, f"http://127.0.0.1:{port}", home, keys, client)
+        listener = threading.Thread(target=service.listen, daemon=True)
+        listener.start()
+        service.wait_until_ready()
+        yield service
+
+
+@pytest.fixture(scope="session")
+def pictures(photographs: Any) -> dict[str, bytes]:
+    names = ("live", "portrait", "stranger", "stranger_again")
+    return {name: getattr(photographs, name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="session")
+def activation(pictures: dict[str, bytes]) -> Callable[[int], dict[str, Any]]:
+    """`activation(n)`: the body of an enrollment, for another document and number each."""
+
+    def make(number: int) -> dict[str, Any]:
+        return {
+            "outlet": "b1",
+            "document": {
+                "type": "cn-ric",
+                "number": _write_number(number),
+                "name": f"Person {number}",
+            },
+            "msisdn": f"+86138{number:08d}",
+            "live": base64.b64encode(pictures["live"]).decode(),
+            "portrait": base64.b64encode(pictures["portrait"]).decode(),
+            "consent_ref": f"C-{number}",
+            "captured_at": datetime.now(UTC).isoformat(),
+        }
+
+    return make
+
+
+def _write_number(number: int) -> str:
+    """A Chinese resident's number with its check digit."""
+    stem = f"11010519900307{number % 1000:03d}"
+    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+    total = sum(int(digit) * weight for digit, weight in zip(stem, weights, strict=True))
+    return stem + "10X98765432"[total % 11]

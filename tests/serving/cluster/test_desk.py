@@ -1,0 +1,207 @@
+"""The desk over Ray, without Ray: what each of its failures becomes for a caller."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+import pytest
+import structlog
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from engine.errors import NotFound
+from serving.cluster import desk as module
+from serving.cluster.desk import RayDesk
+from serving.refusals import Busy, Interrupted, NotReady
+from serving.service.desk import CallContext, Phase, Status
+from serving.service.replies import Reply
+from serving.telemetry.meter import SilentMeter
+
+READY = Status(Phase.READY, "", "boot-1", sequence=1, store_sequence=1)
+Answer = Callable[..., Awaitable[Any]]
+
+
+class Response:
+    """What a deployment handle returns: awaited once, or cancelled."""
+
+    def __init__(self, answer: Awaitable[Any]) -> None:
+        self._answer = answer
+        self.cancelled = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._answer.__await__()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Method:
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.responses: list[Response] = []
+
+    def remote(self, *arguments: Any) -> Response:
+        self.responses.append(Response(self.answer(*arguments)))
+        return self.responses[-1]
+
+
+class Handle:
+    """The registrar's handle, with the answers that a test gives it."""
+
+    def __init__(self, perform: Answer, status: Answer | None = None) -> None:
+        async def is_ready() -> Status:
+            return READY
+
+        self.perform = Method(perform)
+        self.status = Method(status or is_ready)
+
+
+def _open(handle: Any, capacity: int = 4, timeout_s: float = 5.0) -> RayDesk:
+    return RayDesk(
+        handle,
+        capacity=capacity,
+        timeout_s=timeout_s,
+        meter=SilentMeter(),
+        log=structlog.wrap_logger(
+            structlog.testing.CapturingLogger(),
+            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        ),
+    )
+
+
+def _raising(error: Exception) -> Answer:
+    async def perform(*_: Any) -> Reply:
+        raise error
+
+    return perform
+
+
+async def _never(*_: Any) -> Any:
+    await asyncio.sleep(60)
+
+
+CONTEXT = CallContext("key:1", "c1")
+
+
+def test_an_answer_and_an_error_of_the_registrar_come_as_they_are() -> None:
+    async def run() -> None:
+        async def perform(method: str, arguments: tuple[Any, ...]) -> Reply:
+            return Reply(value="closed") if arguments[0] == 1 else Reply(error=NotFound("no line"))
+
+        desk = _open(Handle(perform))
+        assert await desk.close_line(1, CONTEXT) == "closed"  # type: ignore[arg-type]
+        with pytest.raises(NotFound):
+            await desk.close_line(2, CONTEXT)  # type: ignore[arg-type]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorDiedError(),
+        ActorUnavailableError("gone", None),
+        RayTaskError("perform", "secret 13800138000", ValueError("13800138000")),
+        DeploymentUnavailableError(None),
+        ConnectionResetError("13800138000"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_ray_raises_is_interrupted_without_its_text(error: Exception) -> None:
+    async def run() -> None:
+        desk = _open(Handle(_raising(error)))
+        with pytest.raises(Interrupted) as caught:
+            await desk.erase("d", CONTEXT)
+        assert "13800138000" not in str(caught.value)
+        assert caught.value.retry_after_s is not None
+        await desk.close()
+
+    asyncio.run(run())
+
+
+def test_back_pressure_is_busy() -> None:
+    async def run() -> None:
+        error = BackPressureError(num_queued_requests=1, max_queued_requests=1)
+        with pytest.raises(Busy):
+            await _open(Handle(_raising(error))).erase("d", CONTEXT)
+
+    asyncio.run(run())
+
+
+def test_calls_above_the_capacity_are_busy_at_once() -> None:
+    async def run() -> None:
+        desk = _open(Handle(_never), capacity=2)
+        held = [asyncio.create_task(desk.erase("d", CONTEXT)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Busy):
+            await desk.erase("d", CONTEXT)
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_a_caller_who_goes_cancels_the_call_and_frees_its_place() -> None:
+    async def run() -> None:
+        handle = Handle(_never)
+        desk = _open(handle, capacity=1)
+        for _ in range(2):
+            task = asyncio.create_task(desk.erase("d", CONTEXT))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert handle.perform.responses[-1].cancelled
+
+    asyncio.run(run())
+
+
+def test_a_call_past_its_deadline_is_interrupted_and_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "HOP_TIMEOUT_S", 0.05)
+
+    async def run() -> None:
+        handle = Handle(_never)
+        desk = _open(handle)
+        with pytest.raises(Interrupted):
+            await desk.erase("d", CallContext("key:1", "c1", timeout_s=0.05))
+        assert handle.perform.responses[-1].cancelled
+        await desk.close()
+
+    asyncio.run(run())
+
+
+def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
+    async def run() -> None:
+        is_back = asyncio.Event()
+
+        async def status() -> Status:
+            if not is_back.is_set():
+                raise ActorDiedError
+            return READY
+
+        handle = Handle(_raising(ActorDiedError()), status)
+        desk = _open(handle)
+        with pytest.raises(Interrupted):
+            await desk.erase("d", CONTEXT)
+        for _ in range(3):
+            with pytest.raises(NotReady):
+                await desk.erase("d", CONTEXT)
+        assert len(handle.perform.responses) == 1
+        assert (await desk.status()).phase is Phase.STARTING
+
+        async def perform(*_: Any) -> Reply:
+            return Reply(value="certificate")
+
+        handle.perform.answer = perform
+        is_back.set()
+        await asyncio.sleep(3 * module.LOOK_AGAIN_S)
+        assert await desk.erase("d", CONTEXT) == "certificate"  # type: ignore[comparison-overlap]
+        assert (await desk.status()).is_ready
+
+    asyncio.run(run())

@@ -1,0 +1,269 @@
+"""The service as a whole, through its proxy: what carriers are promised, and after every loss."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgpack
+import pytest
+
+from serving.cluster.processes import Role, list_descendants
+from tests.serving.cluster.conftest import Served
+
+pytestmark = pytest.mark.slow
+
+Make = Callable[[int], dict[str, Any]]
+
+
+def test_an_enrollment_is_answered_and_its_key_brings_the_same_answer(
+    served: Served, activation: Make
+) -> None:
+    body, key = activation(1), {"idempotency-key": "first"}
+    first = served.ask("POST", "/v1/enrollments", json=body, headers=key)
+    again = served.ask("POST", "/v1/enrollments", json=body, headers=key)
+    assert first.status_code == 201, first.text
+    assert first.json()["decision"] == "approved"
+    assert again.status_code == 200, again.text
+    assert again.json()["enrollment_id"] == first.json()["enrollment_id"]
+    found = served.ask("GET", "/v1/enrollments", params={"idempotency_key": "first"})
+    assert found.json()["enrollment_id"] == first.json()["enrollment_id"]
+
+
+def test_templates_are_issued_and_matched_in_messagepack(
+    served: Served, pictures: dict[str, bytes]
+) -> None:
+    kind = {"content-type": "application/msgpack"}
+    items = [{"image": pictures[name]} for name in ("live", "portrait", "stranger")]
+    issued = served.ask(
+        "POST", "/v1/templates", content=msgpack.packb({"items": items}), headers=kind
+    )
+    assert issued.status_code == 200, issued.text
+    live, portrait, stranger = (
+        {"template": item["template"]} for item in msgpack.unpackb(issued.content)["items"]
+    )
+    body = {
+        "items": [
+            {"probe": live, "reference": portrait},
+            {"probe": live, "reference": stranger},
+            {"probe": live, "search": True},
+        ]
+    }
+    matched = served.ask("POST", "/v1/match", content=msgpack.packb(body), headers=kind)
+    assert matched.headers["content-type"] == "application/msgpack"
+    one, other, searched = msgpack.unpackb(matched.content)["items"]
+    assert one["verification"]["is_match"] is True
+    assert other["verification"]["is_match"] is False
+    assert searched["identification"]["searched"] >= 1
+    assert searched["identification"]["found"] >= 1
+
+
+def _speak(served: Served, *parts: bytes, pause_s: float = 0.0, timeout_s: float = 30) -> bytes:
+    """What the service answers to bytes that no honest client sends."""
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=timeout_s) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(pause_s)
+        answer = b""
+        while not answer.endswith((b"}", b"</html>\n")):
+            piece = connection.recv(65536)
+            if not piece:
+                break
+            answer += piece
+        return answer
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(served: Served) -> None:
+    key = served.keys["blue"].encode()
+    answer = _speak(
+        served,
+        b"POST /v1/match HTTP/1.1\r\nHost: sosie\r\nAuthorization: Bearer " + key + b"\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 1000000000\r\n\r\n",
+    )
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"REQUEST.BODY_TOO_LARGE" in answer
+
+
+def test_a_client_that_sends_its_body_too_slowly_is_sent_away(served: Served) -> None:
+    key = served.keys["blue"].encode()
+    answer = _speak(
+        served,
+        b"POST /v1/match HTTP/1.1\r\nHost: sosie\r\nAuthorization: Bearer " + key + b"\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+    )
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"REQUEST.BODY_TIMEOUT" in answer
+
+
+def test_a_client_that_sends_its_headers_too_slowly_is_sent_away(served: Served) -> None:
+    answer = _speak(served, b"POST /v1/match HTTP/1.1\r\nHost: so")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_more_matches_at_once_than_may_run_are_refused_at_once(served: Served) -> None:
+    """Requests whose bodies are not finished hold their places; the next ones see a 429."""
+    key = served.keys["blue"].encode()
+    head = (
+        b"POST /v1/match HTTP/1.1\r\nHost: sosie\r\nAuthorization: Bearer " + key + b"\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
+    host, port = served.url.removeprefix("http://").split(":")
+    held = [socket.create_connection((host, int(port))) for _ in range(64)]
+    try:
+        for connection in held:
+            connection.sendall(head)
+        time.sleep(0.5)
+        start = time.perf_counter()
+        refused = served.ask(
+            "POST", "/v1/match", json={"items": []}, headers={"x-correlator": "c9"}
+        )
+        seconds = time.perf_counter() - start
+        assert refused.status_code == 429
+        assert refused.json()["code"] == "SERVICE.BUSY"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.headers["x-correlator"] == "c9"
+        assert seconds < 0.5
+        assert served.ask("GET", "/health/ready").status_code == 200
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_the_proxy_has_no_port_of_its_own_but_the_services(served: Served) -> None:
+    (proxy,) = served.roles[Role.PROXY]
+    port = int(served.url.rsplit(":", 1)[1])
+    assert _list_ports(proxy) == {("127.0.0.1", port)}
+
+
+def _list_ports(pid: int) -> set[tuple[str, int]]:
+    """The addresses on which a process listens."""
+    sockets = {os.readlink(link.path) for link in os.scandir(f"/proc/{pid}/fd")}
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+            address, port = fields[1].split(":")
+            found.add((socket.inet_ntoa(bytes.fromhex(address)[::-1]), int(port, 16)))
+    return found
+
+
+class Carrier(threading.Thread):
+    """Enrolls one after another until told to stop, and asks again what was not acknowledged."""
+
+    def __init__(self, served: Served, activation: Make, numbers: range) -> None:
+        super().__init__(daemon=True)
+        self._served, self._activation, self._numbers = served, activation, numbers
+        self.stopping = threading.Event()
+        self.acknowledged: dict[str, str] = {}
+        self.fault: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            for number in self._numbers:
+                if self.stopping.is_set():
+                    return
+                key = f"carrier-{number}"
+                answer = self._served.enroll(key, self._activation(number))
+                self.acknowledged[key] = answer["enrollment_id"]
+        except Exception as fault:  # noqa: BLE001 - the test looks at it
+            self.fault = fault
+
+
+@pytest.mark.parametrize(
+    ("number", "role"),
+    list(enumerate((Role.INGRESS, Role.REGISTRAR, Role.PROXY, Role.NODE), start=1)),
+)
+def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(
+    served: Served, activation: Make, number: int, role: Role
+) -> None:
+    before = _read_enrollments(served)
+    carriers = [
+        Carrier(served, activation, range(start, start + 100))
+        for start in (number * 200, number * 200 + 100)
+    ]
+    for carrier in carriers:
+        carrier.start()
+    time.sleep(1.5)
+    gone = served.kill(role)
+    served.wait_until_whole(gone)
+    time.sleep(1)
+    for carrier in carriers:
+        carrier.stopping.set()
+        carrier.join(60)
+        assert carrier.fault is None
+        assert carrier.acknowledged
+    acknowledged = {key: one for carrier in carriers for key, one in carrier.acknowledged.items()}
+    assert len(set(acknowledged.values())) == len(acknowledged)
+    assert _read_enrollments(served) - before == set(acknowledged.values())
+    for key, enrollment_id in acknowledged.items():
+        found = served.ask("GET", "/v1/enrollments", params={"idempotency_key": key})
+        assert found.json()["enrollment_id"] == enrollment_id
+
+
+def _read_enrollments(served: Served) -> set[str]:
+    """Every enrollment of the registry."""
+    path = served.home / "registry.sqlite"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        return {one for (one,) in database.execute("SELECT id FROM enrollments")}
+
+
+def test_it_stops_when_told_with_nothing_left(
+    served: Served, activation: Make, pictures: dict[str, bytes]
+) -> None:
+    """What runs is answered, what comes later is refused for a time, and no process stays."""
+    family = [process.pid for process in list_descendants(served.process.pid)]
+    statuses: list[int] = []
+
+    def ask(path: str, body: dict[str, Any], headers: dict[str, str]) -> None:
+        statuses.append(served.ask("POST", path, json=body, headers=headers).status_code)
+
+    image = base64.b64encode(pictures["live"]).decode()
+    many = {"items": [{"image": image} for _ in range(40)]}
+    calls: list[tuple[str, dict[str, Any], dict[str, str]]] = [("/v1/templates", many, {})]
+    calls += [
+        ("/v1/enrollments", activation(number), {"idempotency-key": f"last-{number}"})
+        for number in range(990, 994)
+    ]
+    threads = [threading.Thread(target=ask, args=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    served.process.terminate()
+    late = _ask_until_refused(served)
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200, 201, 201, 201, 201]
+    assert late is None or (late.status_code == 503 and int(late.headers["retry-after"]) >= 1)
+    assert served.process.wait(60) == 0
+    assert [pid for pid in family if _is_alive(pid)] == []
+    assert served.events[-1]["event"] == "stopped"
+
+
+def _ask_until_refused(served: Served) -> httpx.Response | None:
+    """The first answer that says not ready; None where nobody listens any more."""
+    while True:
+        try:
+            answer = served.client.get(f"{served.url}/health/ready")
+        except httpx.TransportError:
+            return None
+        if answer.status_code != 200:
+            return answer
+        time.sleep(0.05)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

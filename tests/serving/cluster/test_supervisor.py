@@ -1,0 +1,188 @@
+"""What `sosie serve` refuses before anything starts, and how it ends what it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import RequestError
+from serving.cluster import launch
+from serving.cluster.launch import make_folder
+from serving.cluster.processes import Role, find_processes, list_descendants
+from serving.cluster.supervisor import claim, require_port, require_ray
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def _refuse(start_serve: Start, *arguments: object, **options: Any) -> dict[str, str]:
+    process = start_serve(*arguments, "--json", **options)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, (output, errors)
+    assert "Traceback" not in errors
+    error: dict[str, str] = json.loads(output)["error"]
+    return error
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(start_serve: Start, home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = _refuse(start_serve, "--home", home, "--port", port)
+    assert str(port) in error["message"]
+    assert "--port" in error["message"]
+
+
+def test_a_home_that_is_served_already_names_the_process(start_serve: Start, home: Path) -> None:
+    with claim(home):
+        error = _refuse(start_serve, "--home", home)
+    assert f"process {os.getpid()} " in error["message"]
+
+
+def test_a_home_is_free_again_when_its_service_has_ended(home: Path) -> None:
+    for _ in range(2):
+        with claim(home):
+            pass
+
+
+def test_settings_that_are_not_valid_are_named(
+    start_serve: Start, home: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "other.toml"
+    file.write_text("[serve]\nprot = 1\n")
+    error = _refuse(start_serve, "--home", home, "--config", file)
+    assert "serve.prot" in error["message"]
+
+
+def test_a_settings_file_that_is_missing_is_named(start_serve: Start, home: Path) -> None:
+    error = _refuse(start_serve, "--home", home, "--config", home / "none.toml")
+    assert "none.toml" in error["message"]
+
+
+def test_a_home_without_its_key_ring_is_refused(start_serve: Start, home: Path) -> None:
+    (home / "keyring.json").unlink()
+    error = _refuse(start_serve, "--home", home)
+    assert "key ring" in error["message"]
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(RequestError, match=r"pip install 'sosie\[serve\]'"):
+        require_ray()
+
+
+def test_an_address_that_is_not_this_machines_is_refused() -> None:
+    with pytest.raises(RequestError, match="cannot be listened on"):
+        require_port("192.0.2.77", 8700)
+
+
+def test_processes_are_known_by_what_they_do() -> None:
+    """Titles as Ray and Serve set them, worn by processes of ours."""
+    titles = {
+        Role.INGRESS: "ray::ServeReplica:sosie:Ingress",
+        Role.REGISTRAR: "ray::ServeReplica:sosie:Registrar.perform",
+        Role.CONTROLLER: "ray::ServeController.listen_for_change",
+        Role.PROXY_KEEPER: "ray::HAProxyManager",
+        Role.RAYLET: "/opt/ray/raylet",
+        Role.GCS: "/opt/ray/gcs_server",
+        Role.PROXY: "/opt/bin/haproxy",
+        Role.OTHER: "ray::DashboardAgent",
+    }
+    sleep = str(shutil.which("sleep"))
+    started = {
+        role: subprocess.Popen([title, "60"], executable=sleep) for role, title in titles.items()
+    }
+    try:
+        found = find_processes(os.getpid())
+        for role, process in started.items():
+            assert process.pid in found[role]
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+    assert not {one.pid for one in started.values()} & {
+        one.pid for one in list_descendants(os.getpid())
+    }
+
+
+_FAMILY = """
+import ctypes, os, subprocess, sys, time
+from serving.cluster.processes import end_descendants, list_descendants
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+parent = subprocess.Popen(
+    [sys.executable, "-c",
+     "import subprocess, time; subprocess.Popen(['sleep', '77'], start_new_session=True);"
+     "print('up', flush=True); time.sleep(77)"],
+    stdout=subprocess.PIPE,
+)
+parent.stdout.readline()
+parent.kill()
+parent.wait()
+time.sleep(0.1)
+orphans = [one.words for one in list_descendants(os.getpid())]
+print(orphans == [("sleep", "77")], end_descendants(os.getpid()), list_descendants(os.getpid()))
+"""
+
+
+def test_an_orphan_of_a_dead_node_is_found_and_ended() -> None:
+    """In a session of its own, whose parent was killed: only a subreaper can find it."""
+    run = subprocess.run(
+        [sys.executable, "-c", _FAMILY], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert run.stdout.split("\n")[0] == "True [] []"
+
+
+def test_what_a_killed_service_left_is_removed_at_the_next_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
+    monkeypatch.setattr(launch, "LONGEST_FOLDER", 100)
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    try:
+        left, running = make_folder(), make_folder()
+        (left / "owner").write_text(str(ended.pid))
+        foreign = shared / "sosie-postgres"
+        foreign.mkdir()
+        made = make_folder()
+        assert made.stat().st_mode & 0o777 == 0o700
+        assert set(shared.iterdir()) == {running, made, foreign}
+    finally:
+        shutil.rmtree(shared)
+
+
+def test_a_long_temporary_folder_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = make_folder()
+    folder_length = len(str(folder))
+    shutil.rmtree(folder)
+    assert folder_length <= launch.LONGEST_FOLDER
+
+
+def test_the_environment_for_a_cluster_of_ones_own_can_be_read_by_a_shell(
+    sosie: Any, home: Path
+) -> None:
+    folder = Path("/tmp") / f"sosie-test-{os.getpid()}"
+    try:
+        outcome = sosie("ray-environment", folder, "--home", home)
+        assert outcome.code == 0, outcome.err
+        script = f"{outcome.out}\necho $RAY_SERVE_HAPROXY_BINARY_PATH"
+        run = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+        assert os.access(run.stdout.strip(), os.X_OK)
+        assert folder.stat().st_mode & 0o777 == 0o700
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    refused = sosie("ray-environment", home / ("long" * 20), "--home", home)
+    assert refused.code == 2
+    assert "shorter" in refused.err
