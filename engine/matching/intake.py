@@ -15,8 +15,8 @@ from engine.matching.requests import (
     normalise_msisdn,
     require_judgeable,
 )
+from engine.registry.reader import Reader
 from engine.registry.records import Outlet
-from engine.registry.store import Store
 from engine.registry.vault import Vault
 
 
@@ -41,7 +41,7 @@ class Attempt:
 class Intake:
     """Sorts a batch into stored answers, refusals and attempts; it writes nothing."""
 
-    def __init__(self, store: Store, vault: Vault, authority: DocumentAuthority) -> None:
+    def __init__(self, store: Reader, vault: Vault, authority: DocumentAuthority) -> None:
         self._store = store
         self._vault = vault
         self._authority = authority

@@ -17,7 +17,7 @@ from engine.registry.records import utc_now
 from serving.access.keys import PresentedKey, digest_key, is_issued_id, parse_key
 from serving.access.limits import TokenBucket
 from serving.access.principal import Principal, Role
-from serving.api.parts import Gate
+from serving.parts import Gate
 from serving.refusals import RateLimited, Unauthenticated
 
 MAX_KNOWN = 10_000

@@ -12,13 +12,13 @@ from serving.api.codec import JSON, encode
 from serving.api.edge import Edge
 from serving.api.matching import match_routes
 from serving.api.openapi import build_document
-from serving.api.parts import Parts
 from serving.api.routes.documents import add_documents
 from serving.api.routes.enrollments import add_enrollments
 from serving.api.routes.identifications import add_identifications
 from serving.api.routes.lines import add_lines
 from serving.api.routes.operations import add_operations
 from serving.api.routes.verifications import add_verifications
+from serving.parts import Parts
 
 _SUBJECTS = (
     add_enrollments,

@@ -21,7 +21,6 @@ from serving.access.principal import Principal
 from serving.access.tenancy import Action, authorize, template_tenant
 from serving.api.call import SCOPE_KEY, Call
 from serving.api.codec import JSON, encode
-from serving.api.parts import Parts
 from serving.api.schemas.fields import ID_EXAMPLE, IMAGE_EXAMPLE
 from serving.api.schemas.matching import (
     MatchAnswer,
@@ -32,6 +31,7 @@ from serving.api.schemas.matching import (
 from serving.ingress.items import read_match, read_photographs
 from serving.ingress.judging import Matcher, describe_problem, describe_reasons
 from serving.ingress.templates import write_token
+from serving.parts import Parts
 
 MATCH_PATH = "/v1/match"
 TEMPLATES_PATH = "/v1/templates"

@@ -13,8 +13,8 @@ from engine.matching.requests import MAX_KEY_LENGTH, Sample
 from serving.access.principal import Principal
 from serving.access.tenancy import Action, authorize, template_tenant
 from serving.api.call import Call
-from serving.api.parts import Parts
 from serving.api.schemas.matching import Face
+from serving.parts import Parts
 from serving.refusals import (
     FaceUnusable,
     IdempotencyKeyInvalid,

@@ -7,12 +7,12 @@ from importlib.metadata import version
 from structlog.typing import FilteringBoundLogger
 
 from serving.access.gate import KeyGate
-from serving.api.parts import Parts
 from serving.cluster.site import Site, count_ingresses
 from serving.ingress.faces import FacesQueue
 from serving.ingress.remote_embedder import CropCall, open_remote_extractor
 from serving.ingress.templates import SealedTemplates
 from serving.models import build_extractor, model_digest
+from serving.parts import Parts
 from serving.service.desk import Desk
 from serving.settings import Settings, find_cache, find_metrics_folder
 from serving.telemetry.exporter import start_exporter

@@ -19,8 +19,8 @@ from serving.refusals import TemplateInvalid
 if TYPE_CHECKING:
     from engine.matching.identification import Identification
     from engine.reasons import Reason
-    from serving.api.parts import Parts
     from serving.ingress.items import MatchBatch
+    from serving.parts import Parts
     from serving.service.desk import CallContext
 
 MAX_CANDIDATES = 100

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from serving.access.tenancy import Action
 from serving.api.call import call_of
 from serving.api.openapi import describe
-from serving.api.parts import Parts
 from serving.api.reception import admit
 from serving.api.schemas.documents import ErasureAnswer
+from serving.parts import Parts
 
 
 def add_documents(router: APIRouter, parts: Parts) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -11,16 +13,15 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.errors import NotFound
-from engine.matching.documents import require_checkable
-from engine.matching.intake import idempotency_scope
-from engine.matching.requests import EnrollmentRequest, normalise_msisdn
+from engine.errors import NotFound, SosieError
+from engine.matching.documents import FormAuthority
+from engine.matching.intake import Intake, idempotency_scope
+from engine.matching.requests import Answer, EnrollmentRequest, Sample
 from engine.registry.records import AuditEntry, EnrollmentRecord, utc_now
 from serving.access.principal import Principal
 from serving.access.tenancy import Action, outlet_of, scope_of, see_enrollment
 from serving.api.call import Call, call_of
 from serving.api.openapi import describe
-from serving.api.parts import Parts
 from serving.api.reception import admit, read_body, read_idempotency_key, sample_images
 from serving.api.schemas.enrollments import (
     MAX_AGE_H,
@@ -29,6 +30,7 @@ from serving.api.schemas.enrollments import (
     EnrollmentBody,
     EnrollmentRecordAnswer,
 )
+from serving.parts import Parts
 from serving.refusals import CaptureTimeInvalid
 
 REPLAYED = {"Idempotency-Replayed": "true"}
@@ -95,44 +97,58 @@ async def _enroll(parts: Parts, call: Call) -> Response:
     principal = await admit(parts, call, Action.ENROLL)
     key = read_idempotency_key(call)
     body = await read_body(call, EnrollmentBody)
-    carrier, outlet = outlet_of(principal, body.outlet)
-    # What cannot be judged is refused before its photographs cost anything.
-    document = body.document.read()
-    require_checkable(document)
-    normalise_msisdn(body.msisdn)
-    await _require_capture_time(parts, body.captured_at, carrier, key)
-    live, portrait = await sample_images(
-        parts, call, {"live": body.live, "portrait": body.portrait}
-    )
-    answer = await parts.desk.enroll(
-        EnrollmentRequest(
-            idempotency_key=key,
-            carrier=carrier,
-            outlet=outlet,
-            document=document,
-            msisdn=body.msisdn,
-            live=live,
-            portrait=portrait,
-            consent_ref=body.consent_ref,
-            captured_at=body.captured_at,
-        ),
-        call.context(principal),
-    )
+    request = _write_request(principal, key, body)
+    # What is answered already or cannot be judged costs no extraction, nor a hop.
+    answer = await asyncio.to_thread(_answer_early, parts, request)
+    if answer is None:
+        _require_capture_time(body.captured_at)
+        live, portrait = await sample_images(
+            parts, call, {"live": body.live, "portrait": body.portrait}
+        )
+        answer = await parts.desk.enroll(
+            replace(request, live=live, portrait=portrait), call.context(principal)
+        )
     shown = {**answer.body, "idempotency_key": key, "is_repeated": answer.is_repeated}
     if answer.is_repeated:
         return call.answer(shown, 200, REPLAYED)
     return call.answer(shown, 201)
 
 
-async def _require_capture_time(
-    parts: Parts, captured_at: datetime, carrier: str, key: str
-) -> None:
+def _write_request(principal: Principal, key: str, body: EnrollmentBody) -> EnrollmentRequest:
+    """The request as far as it is known before its photographs are looked at."""
+    carrier, outlet = outlet_of(principal, body.outlet)
+    live, portrait = (
+        Sample(vector=None, digest=hashlib.sha256(image).digest())
+        for image in (body.live, body.portrait)
+    )
+    return EnrollmentRequest(
+        idempotency_key=key,
+        carrier=carrier,
+        outlet=outlet,
+        document=body.document.read(),
+        msisdn=body.msisdn,
+        live=live,
+        portrait=portrait,
+        consent_ref=body.consent_ref,
+        captured_at=body.captured_at,
+    )
+
+
+def _answer_early(parts: Parts, request: EnrollmentRequest) -> Answer | None:
+    """The stored answer of an earlier request, None where it is to be judged.
+
+    Raises what the registrar would refuse it with: it looks again, so nothing depends on this.
+    """
+    intake = Intake(parts.store, parts.vault, FormAuthority())
+    outcome = intake.sort([request], utc_now().date())[0]
+    if isinstance(outcome, SosieError):
+        raise outcome
+    return outcome if isinstance(outcome, Answer) else None
+
+
+def _require_capture_time(captured_at: datetime) -> None:
     age = utc_now() - captured_at
-    if -timedelta(minutes=MAX_AHEAD_MIN) <= age <= timedelta(hours=MAX_AGE_H):
-        return
-    # A retry may be late: its answer is stored, and the registrar gives it.
-    scope = idempotency_scope(parts.vault, carrier, key)
-    if not await asyncio.to_thread(parts.store.answers, [scope]):
+    if not -timedelta(minutes=MAX_AHEAD_MIN) <= age <= timedelta(hours=MAX_AGE_H):
         raise CaptureTimeInvalid(
             f"captured_at: at most {MAX_AGE_H} hours ago and {MAX_AHEAD_MIN} minutes ahead: "
             "check the clock, or take the photograph again"

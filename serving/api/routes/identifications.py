@@ -17,7 +17,6 @@ from engine.registry.records import AuditEntry, CaseRecord, CaseState
 from serving.access.tenancy import Action
 from serving.api.call import Call, call_of
 from serving.api.openapi import describe
-from serving.api.parts import Parts
 from serving.api.reception import admit, read_body, take_face
 from serving.api.routes.showing import show_line
 from serving.api.schemas.identifications import (
@@ -26,6 +25,7 @@ from serving.api.schemas.identifications import (
     IdentificationAnswer,
     IdentificationBody,
 )
+from serving.parts import Parts
 from serving.refusals import Malformed
 
 

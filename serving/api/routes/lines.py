@@ -9,10 +9,10 @@ from starlette.responses import Response
 from serving.access.tenancy import Action
 from serving.api.call import Call, call_of
 from serving.api.openapi import describe
-from serving.api.parts import Parts
 from serving.api.reception import admit, read_body, take_face
 from serving.api.routes.showing import show_line
 from serving.api.schemas.lines import ClosedLineAnswer, DisputeAnswer, HolderBody, LinesAnswer
+from serving.parts import Parts
 from serving.service.desk import LineTarget
 
 

@@ -13,9 +13,9 @@ from engine.errors import SosieError
 from serving.access.tenancy import Action
 from serving.api.call import call_of
 from serving.api.openapi import describe
-from serving.api.parts import Parts
 from serving.api.reception import admit, identify_caller
 from serving.api.schemas.health import KeyAnswer, LiveAnswer, ReadyAnswer, VersionAnswer
+from serving.parts import Parts
 from serving.refusals import RouteUnknown, ServiceRefusal
 from serving.service.desk import Status
 from serving.telemetry.metrics import PrometheusMeter

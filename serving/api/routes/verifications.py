@@ -15,9 +15,9 @@ from serving.access.principal import Principal
 from serving.access.tenancy import Action, authorize
 from serving.api.call import Call, call_of
 from serving.api.openapi import describe
-from serving.api.parts import Parts
 from serving.api.reception import admit, read_body, take_face, take_faces
 from serving.api.schemas.verifications import VerificationAnswer, VerificationBody
+from serving.parts import Parts
 from serving.service.desk import HolderCheck, LineTarget
 
 

@@ -21,10 +21,10 @@ from engine.registry.records import utc_now
 from serving.access.gate import KeyGate
 from serving.access.keys import make_key
 from serving.api.app import build_app
-from serving.api.parts import Parts
 from serving.compose import Deployment
 from serving.ingress.faces import FacesQueue
 from serving.ingress.templates import SealedTemplates
+from serving.parts import Parts
 from serving.service.local import LocalDesk
 from serving.service.match_service import MatchService
 from serving.settings import load_settings

@@ -14,7 +14,7 @@ import httpx
 import msgpack
 
 from serving.api.codec import JSON, MSGPACK
-from serving.api.parts import Parts
+from serving.parts import Parts
 from serving.service.local import LocalDesk
 from serving.service.match_service import MatchService
 

@@ -27,7 +27,6 @@ from serving.access.keys import make_key
 from serving.api.codec import JSON, MSGPACK
 from serving.api.edge import Edge
 from serving.api.matching import match_routes
-from serving.api.parts import Parts
 from serving.api.schemas.matching import (
     MatchAnswer,
     MatchRequest,
@@ -37,6 +36,7 @@ from serving.api.schemas.matching import (
 from serving.compose import Deployment
 from serving.ingress.faces import FacesQueue
 from serving.ingress.templates import SealedTemplates
+from serving.parts import Parts
 from serving.refusals import NotReady
 from serving.service.desk import CallContext, Probes
 from serving.settings import ServeSettings, load_settings

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from bench.serving.generator import Generator, send_load
+from bench.serving.load import LOST, OVERDUE, Load, Record
+from bench.serving.wire import SERIAL_PLACE, Caller, Request
+
+HOST = "127.0.0.1"
+Answer = Callable[[int, bytes, asyncio.Transport], Coroutine[None, None, None]]
+
+
+class Server:
+    """A real server on loopback that answers as a test says, and counts what it has read."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self.requests: list[bytes] = []
+        self.transports: set[asyncio.Transport] = set()
+        self._answering: set[asyncio.Task[None]] = set()
+        self.connections = 0
+        self.port = 0
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop = loop
+        server = await loop.create_server(lambda: _Talk(self), HOST, 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._stop.wait()
+        # Whoever was just accepted comes a few turns later, and trips over a closed server.
+        await asyncio.sleep(0.05)
+        server.close()
+        for transport in tuple(self.transports):
+            transport.abort()
+        while self.transports:
+            await asyncio.sleep(0.01)
+
+    def take(self, request: bytes, transport: asyncio.Transport) -> None:
+        self.requests.append(request)
+        task = self._loop.create_task(self._answer(len(self.requests), request, transport))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+
+class _Talk(asyncio.Protocol):
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._data = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server.connections += 1
+        self._server.transports.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._server.transports.discard(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        head, end, body = self._data.partition(b"\r\n\r\n")
+        lines = [line for line in head.split(b"\r\n") if line.startswith(b"Content-Length:")]
+        if end and len(body) == sum(int(line[15:]) for line in lines):
+            self._data = b""
+            self._server.take(head + end + body, self._transport)
+
+
+@contextmanager
+def serving(answer: Answer) -> Iterator[Server]:
+    server = Server(answer)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def reply(body: bytes, status: int = 200, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+async def echo(_number: int, request: bytes, writer: asyncio.Transport) -> None:
+    writer.write(reply(request.partition(b"\r\n\r\n")[2]))
+
+
+def make_load(server: Server, **more: object) -> Load:
+    caller = Caller(HOST, server.port, "key")
+    options: dict[str, object] = {"connections": 4, "requests": (caller.post("/e", {"a": 1}),)}
+    return Load(host=HOST, port=server.port, **options | more)  # type: ignore[arg-type]
+
+
+def test_a_closed_loop_sends_as_many_as_it_was_told_and_keeps_every_answer() -> None:
+    with serving(echo) as server:
+        caller = Caller(HOST, server.port, "key")
+        requests = (caller.post("/a", "one"), caller.post("/b", "second"))
+        load = make_load(server, requests=requests, count=101, keeps_bodies=True)
+        record = send_load(load)
+    assert len(record) == len(server.requests) == 101
+    assert record.count_statuses() == {200: 101}
+    assert sorted(record.serial) == list(range(101))
+    assert (record.request == record.serial % 2).all()
+    assert all(
+        body == (b"\xa3one", b"\xa6second")[place]
+        for body, place in zip(record.bodies, record.request, strict=True)
+    )
+    assert (record.length == [len(body) for body in record.bodies]).all()
+    assert (record.latency_s > 0).all()
+    assert server.connections == 4
+    assert record.reconnects == 0
+    assert b"Authorization: Bearer key" in server.requests[0]
+
+
+def test_every_request_has_a_serial_number_of_its_own_in_head_and_body() -> None:
+    with serving(echo) as server:
+        caller = Caller(HOST, server.port)
+        request = caller.post("/e", f"+86{SERIAL_PLACE}", {"Idempotency-Key": f"k-{SERIAL_PLACE}"})
+        send_load(make_load(server, requests=(request,), count=20, serial=77))
+    numbers = {b"%09d" % number for number in range(77, 97)}
+    assert {data[-9:] for data in server.requests} == numbers
+    assert all(b"Idempotency-Key: k-" + data[-9:] in data for data in server.requests)
+
+
+def test_a_closed_loop_ends_by_the_clock() -> None:
+    with serving(echo) as server:
+        record = send_load(make_load(server, seconds=0.5))
+    assert 0.5 <= record.seconds < 1.5
+    assert len(record) == len(server.requests) > 20
+    assert record.rate == pytest.approx(len(record) / record.seconds)
+
+
+@pytest.mark.parametrize("is_random", [False, True])
+def test_an_open_loop_keeps_its_schedule(is_random: bool) -> None:
+    with serving(echo) as server:
+        load = make_load(server, rate=400, seconds=1.5, is_random=is_random, seed=3)
+        record = send_load(load)
+    assert len(record) == 600
+    np.testing.assert_allclose(np.sort(record.intended_s), load.schedule(), atol=1e-6)
+    gaps = np.diff(load.schedule())
+    assert gaps.mean() == pytest.approx(1 / 400, rel=0.2)
+    assert (gaps.std() > 0.001) == is_random
+    assert np.median(record.sent_s - record.intended_s) < 0.002
+
+
+def test_a_server_that_stalls_shows_its_stall_in_the_latencies() -> None:
+    async def stall_once(number: int, request: bytes, writer: asyncio.Transport) -> None:
+        if number == 100:
+            time.sleep(0.5)
+        await echo(number, request, writer)
+
+    with serving(stall_once) as server:
+        record = send_load(make_load(server, rate=200, seconds=2))
+    assert record.count_statuses() == {200: 400}
+    # A hundred arrivals fell into the stall, though four connections could send four of them.
+    assert (record.latency_s > 0.1).sum() > 60
+    assert 400 < record.quantile_ms(0.99) < 900
+    assert record.quantile_ms(0.5) < 100
+
+
+def test_refusals_are_told_from_answers_and_name_their_wait() -> None:
+    async def refuse_odd(number: int, _request: bytes, writer: asyncio.Transport) -> None:
+        writer.write(reply(b"", 429, "retry-after: 3") if number % 2 else reply(b"fine"))
+
+    with serving(refuse_odd) as server:
+        record = send_load(make_load(server, count=40, connections=1))
+    assert record.count_statuses() == {200: 20, 429: 20}
+    assert (record.retry_after_s[record.status == 429] == 3).all()
+    assert np.isnan(record.retry_after_s[record.is_fine]).all()
+    assert record.is_refused.sum() == 20
+
+
+def test_a_429_that_names_no_wait_is_no_polite_refusal() -> None:
+    async def refuse(_number: int, _request: bytes, writer: asyncio.Transport) -> None:
+        writer.write(reply(b"", 429))
+
+    with serving(refuse) as server:
+        record = send_load(make_load(server, count=4))
+    assert not record.is_refused.any()
+    assert not record.is_fine.any()
+
+
+def test_lost_connections_are_counted_and_made_again() -> None:
+    async def drop_some(number: int, request: bytes, writer: asyncio.Transport) -> None:
+        if number % 10 == 5:
+            writer.abort()
+        else:
+            await echo(number, request, writer)
+
+    with serving(drop_some) as server:
+        record = send_load(make_load(server, count=100))
+    assert len(record) == len(server.requests) == 100
+    assert record.count_statuses() == {200: 90, LOST: 10}
+    assert record.reconnects == 10
+    assert server.connections == 14
+
+
+def test_a_server_that_closes_politely_loses_no_answer() -> None:
+    async def close(_number: int, _request: bytes, writer: asyncio.Transport) -> None:
+        writer.write(reply(b"last", 200, "Connection: close"))
+
+    with serving(close) as server:
+        record = send_load(make_load(server, count=12))
+    assert record.count_statuses() == {200: 12}
+    assert record.reconnects == 0
+
+
+def test_chunked_answers_are_read_whole() -> None:
+    async def chunk(_number: int, _request: bytes, writer: asyncio.Transport) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        await asyncio.sleep(0.001)
+        writer.write(b"2\r\nde\r\n0\r\n\r\n")
+
+    with serving(chunk) as server:
+        record = send_load(make_load(server, count=8, keeps_bodies=True))
+    assert record.bodies == (b"abcde",) * 8
+
+
+def test_what_is_never_answered_is_overdue_and_the_load_goes_on() -> None:
+    async def swallow(number: int, request: bytes, writer: asyncio.Transport) -> None:
+        if number != 3:
+            await echo(number, request, writer)
+
+    with serving(swallow) as server:
+        record = send_load(make_load(server, count=30, timeout_s=0.3))
+    assert record.count_statuses() == {200: 29, OVERDUE: 1}
+
+
+def test_arrivals_that_find_no_connection_in_time_are_overdue() -> None:
+    async def swallow(_number: int, _request: bytes, _writer: asyncio.Transport) -> None:
+        return
+
+    with serving(swallow) as server:
+        record = send_load(make_load(server, rate=100, seconds=0.3, timeout_s=0.3))
+    assert len(record) == 30
+    assert set(record.count_statuses()) == {OVERDUE}
+
+
+def test_nobody_listening_is_an_error_and_not_a_figure() -> None:
+    with serving(echo) as server:
+        load = make_load(server, count=3)
+    with pytest.raises(ConnectionError):
+        send_load(load)
+
+
+def test_the_generator_is_another_process_and_answers_as_this_one() -> None:
+    with serving(echo) as server, Generator() as generator:
+        running = generator.start(make_load(server, count=50))
+        record = running.result(timeout=60)
+    assert isinstance(record, Record)
+    assert record.count_statuses() == {200: 50}
+
+
+def test_a_part_of_a_record_has_only_what_began_in_it() -> None:
+    with serving(echo) as server:
+        record = send_load(make_load(server, rate=200, seconds=1, keeps_bodies=True))
+    part = record.within(0.25, 0.75)
+    assert len(part) == len(part.bodies) == 100
+    assert part.rate == pytest.approx(200)
+    assert part.intended_s.min() >= 0.25
+
+
+def test_a_request_without_places_is_sent_as_it_is() -> None:
+    assert Request((b"whole",)).fill(5) == b"whole"
+    assert Request((b"a-", b"-b-", b"")).fill(5) == b"a-000000005-b-000000005"
+
+
+def test_an_answer_that_nobody_asked_for_is_no_request_of_ours() -> None:
+    async def tire(_number: int, request: bytes, writer: asyncio.Transport) -> None:
+        await echo(0, request, writer)
+        await asyncio.sleep(0.02)
+        writer.write(reply(b"idle", 408, "Connection: close"))
+
+    with serving(tire) as server:
+        record = send_load(make_load(server, rate=10, count=8, connections=1))
+    assert record.count_statuses() == {200: 8}
+    assert not np.isnan(record.latency_s).any()
+    assert record.reconnects >= 7

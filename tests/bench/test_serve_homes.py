@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.counter import CARRIER
+from bench.serving.clients import Acknowledged, Till
+from bench.serving.homes import CALLER, TENANT, Home, make_home
+from bench.serving.inprocess import Visit, enroll_here, make_requests
+from bench.serving.kills import audit_books
+from bench.serving.people import draw_people
+from bench.serving.probes import check_searches, draw_probes, pair_items
+from engine.registry.vault import Vault
+from serving.access.keys import digest_key, parse_key
+from serving.access.tenancy import template_tenant
+from serving.ingress.templates import SealedTemplates
+from serving.settings import find_cache
+
+REFERENCES, SEED = 400, 2
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return make_home(tmp_path_factory.mktemp("homes") / "home", find_cache(), REFERENCES, SEED)
+
+
+def open_tokens(home: Home, tokens: list[bytes]) -> np.ndarray:
+    with home.open() as deployment:
+        templates = SealedTemplates(deployment.vault, deployment.store.model_digest, ttl_h=1)
+        return np.stack(list(templates.open(tokens, template_tenant(CALLER))))
+
+
+def test_a_home_has_its_references_and_a_key_of_its_carrier(home: Home) -> None:
+    presented = parse_key(home.key)
+    assert presented is not None
+    with home.open() as deployment:
+        assert deployment.store.counts()["references"] == REFERENCES
+        assert len(deployment.restored.gallery) == REFERENCES
+        vault: Vault = deployment.vault
+        kept = deployment.store.api_key(presented.id)
+        assert kept.digest == digest_key(vault, presented.id, presented.secret)
+    assert (kept.role, kept.carrier) == ("carrier", CARRIER)
+    assert home.key not in repr(home)
+
+
+def test_pairs_are_mates_and_strangers_by_turns(home: Home) -> None:
+    items = pair_items(home, 64)
+    one = open_tokens(home, [item["probe"]["template"] for item in items])
+    other = open_tokens(home, [item["reference"]["template"] for item in items])
+    scores = np.einsum("nd,nd->n", one, other)
+    assert np.median(scores[0::2]) > 0.5
+    assert np.median(scores[1::2]) < 0.2
+
+
+def answer_by_brute_force(home: Home, count: int) -> tuple[list[dict[str, object]], list[float]]:
+    """What a right service would say to the first probes."""
+    probes = draw_probes(home, 64, SEED)
+    with home.open() as deployment:
+        threshold = deployment.thresholds.review
+        chunks = list(deployment.store.references())
+        ids = [key for chunk in chunks for key in chunk.ids.tolist()]
+        owners = deployment.store.documents_of(ids)
+        gallery = np.concatenate([chunk.vectors for chunk in chunks])
+        turned = deployment.vault.rotate(probes.faces[:count])
+    scores = turned @ gallery.T
+    answers: list[dict[str, object]] = []
+    for row in scores:
+        found = np.flatnonzero(row >= threshold)
+        candidates = [
+            {"document_id": owners[ids[place]], "score": float(row[place])} for place in found
+        ]
+        answers.append({"identification": {"candidates": candidates, "threshold": threshold}})
+    return answers, scores.max(axis=1).tolist()
+
+
+def test_right_searches_are_right_and_find_every_mate(home: Home) -> None:
+    answers, _ = answer_by_brute_force(home, 64)
+    found = check_searches(home, draw_probes(home, 64, SEED), answers)
+    assert found.wrong == 0
+    assert found.probes == 64
+    assert found.mates == found.mates_found > 10
+    assert found.recall == 1
+
+
+def test_a_missed_candidate_a_ghost_and_a_wrong_score_are_each_counted(home: Home) -> None:
+    probes = draw_probes(home, 64, SEED)
+
+    def candidates(answer: dict[str, object]) -> list[dict[str, object]]:
+        return answer["identification"]["candidates"]  # type: ignore[index, no-any-return]
+
+    answers, _ = answer_by_brute_force(home, 64)
+    mated = next(place for place, answer in enumerate(answers) if candidates(answer))
+    candidates(answers[mated]).clear()
+    missed = check_searches(home, probes, answers)
+    assert (missed.missed, missed.ghosts, missed.mates - missed.mates_found) == (1, 0, 1)
+
+    answers, _ = answer_by_brute_force(home, 64)
+    candidates(answers[mated])[0]["score"] = 0.999
+    assert check_searches(home, probes, answers).wrong_scores == 1
+
+    answers, best = answer_by_brute_force(home, 64)
+    stranger = next(place for place, answer in enumerate(answers) if not candidates(answer))
+    candidates(answers[stranger]).append({"document_id": "none", "score": best[stranger]})
+    assert check_searches(home, probes, answers).ghosts == 1
+
+
+def test_books_balance_and_show_what_is_lost_or_doubled(faces: Path, tmp_path: Path) -> None:
+    crowd = draw_people(faces, 4, SEED)
+    home = make_home(tmp_path / "home", find_cache(), 300, SEED)
+    visits = [Visit(person, place) for place, person in enumerate(crowd.people)]
+    with home.open() as deployment:
+        enrolled = enroll_here(deployment, visits, TENANT)
+        counts = deployment.store.counts()
+    assert len(enrolled.decisions) == counts["enrollments"] == len(crowd)
+    assert enrolled.rate > 0
+
+    till = Till(acknowledged=read_acknowledgements(home, visits))
+    books = audit_books(home, till)
+    assert (books.acknowledged, books.lost, books.doubled) == (len(crowd), 0, 0)
+    assert books.gallery_difference == 0
+
+    extra = Acknowledged("k-9", "0" * 36, "x", "approved", 201, 0, 0, 1)
+    assert audit_books(home, Till(acknowledged=[*till.acknowledged, extra])).lost == 1
+    assert audit_books(home, Till(acknowledged=till.acknowledged[1:])).doubled >= 1
+    twice = replace(till.acknowledged[0], enrollment_id=till.acknowledged[1].enrollment_id)
+    assert audit_books(home, Till(acknowledged=[*till.acknowledged, twice])).doubled == 1
+
+
+def read_acknowledgements(home: Home, visits: list[Visit]) -> list[Acknowledged]:
+    """What clients would have been told, by sending everything once more with its key."""
+    with home.open() as deployment:
+        requests = make_requests(deployment, visits, TENANT)
+        outcomes = deployment.registrar.enroll(requests)
+    return [
+        Acknowledged(
+            key=request.idempotency_key,
+            enrollment_id=outcome.enrollment_id,  # type: ignore[union-attr]
+            document_number=request.document.number,
+            decision=outcome.decision.value,  # type: ignore[union-attr]
+            status=200,
+            begun=0,
+            ended=0,
+            attempts=1,
+        )
+        for request, outcome in zip(requests, outcomes, strict=True)
+    ]
+
+
+def test_people_are_different_and_have_documents_of_their_own(faces: Path) -> None:
+    crowd = draw_people(faces, 4, SEED)
+    assert len(crowd) == 4
+    assert len({person.document.number for person in crowd.people}) == 4
+    assert len({person.live for person in crowd.people} | {p.portrait for p in crowd.people}) == 8

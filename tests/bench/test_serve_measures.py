@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from bench.checks import Skipped, load_goals
+from bench.registrar import MEMORY
+from bench.serve import FIGURES, MEASURE, ServeConfig, _judge, read_parts
+from bench.serving.kills import Victim, _draw_victims
+from bench.serving.load import OVERDUE, Load, Record
+from bench.serving.residents import kill_hard, list_family, measure_memory, wait_gone
+from bench.serving.sizes import QUICK, Part, Sizes
+from bench.serving.soak import Soak
+from bench.serving.storm import Weathered
+from bench.serving.wire import Request
+from engine.errors import RequestError
+
+NAN = float("nan")
+
+
+def make_record(
+    statuses: list[int], latency_ms: list[float], *, gap_s: float = 0.1, retry_s: float = NAN
+) -> Record:
+    """A record of requests that were due every `gap_s`."""
+    count = len(statuses)
+    intended = np.arange(count) * gap_s
+    status = np.array(statuses, np.int16)
+    return Record(
+        intended_s=intended,
+        sent_s=intended,
+        done_s=intended + np.array(latency_ms) / 1e3,
+        status=status,
+        retry_after_s=np.where(status == 429, retry_s, NAN),
+        length=np.zeros(count, np.int64),
+        request=np.zeros(count, np.int64),
+        serial=np.arange(count),
+        bodies=(),
+        reconnects=0,
+        seconds=count * gap_s,
+    )
+
+
+def make_weather(storm: Record, after: Record | None = None) -> Weathered:
+    calm = make_record([200] * 100, [10.0] * 100)
+    return Weathered(rate=10.0, calm=calm, storm=storm, after=after or calm)
+
+
+def test_each_part_names_its_figures_and_each_figure_has_a_goal() -> None:
+    goals = {goal.name for goal in load_goals() if goal.suite == "serve"}
+    assert set(FIGURES) == set(MEASURE) == set(Part)
+    assert goals == {name for names in FIGURES.values() for name in names}
+
+
+def test_refused_requests_are_neither_accepted_latency_nor_unexpected() -> None:
+    storm = make_record([200, 429] * 50, [15.0, 2.0] * 50, retry_s=1)
+    figures = make_weather(storm).measure("match")
+    assert figures["match_storm_p99_over_calm"] == pytest.approx(1.5)
+    assert figures["match_refusal_ms"] == pytest.approx(2)
+    assert figures["match_unexpected"] == 0
+
+
+@pytest.mark.parametrize("status", [500, 503, 0, OVERDUE])
+def test_anything_but_an_answer_or_a_polite_refusal_is_unexpected(status: int) -> None:
+    storm = make_record([200] * 99 + [status], [10.0] * 100)
+    assert make_weather(storm).measure("match")["match_unexpected"] == 1
+
+
+def test_a_429_without_retry_after_is_unexpected() -> None:
+    storm = make_record([200] * 99 + [429], [10.0] * 100)
+    assert make_weather(storm).measure("match")["match_unexpected"] == 1
+
+
+def test_a_429_in_calm_is_unexpected() -> None:
+    after = make_record([200] * 99 + [429], [10.0] * 100, retry_s=1)
+    fine = make_record([200] * 10, [10.0] * 10)
+    assert make_weather(fine, after).measure("match")["match_unexpected"] == 1
+
+
+def test_recovery_is_the_moment_from_which_on_the_p99_is_back() -> None:
+    slow, quick = [80.0] * 40, [10.0] * 110
+    after = make_record([200] * 150, slow + quick)
+    # The slow ones are due in the first four seconds.
+    found = make_weather(after, after).find_recovery_s()
+    assert found == pytest.approx(4.0, abs=0.5)
+
+
+def test_a_p99_that_does_not_come_back_is_never() -> None:
+    after = make_record([200] * 150, [80.0] * 150)
+    assert make_weather(after, after).find_recovery_s() == float("inf")
+
+
+def test_flat_memory_has_no_growth_and_a_leak_has() -> None:
+    moments = np.arange(0, 600, 5.0)
+    noise = np.random.default_rng(0).normal(0, 2, len(moments))
+    warming = np.where(moments < 50, moments, 50.0)
+    flat = Soak(moments, 1000 + warming + noise)
+    leaking = Soak(moments, 1000 + warming + noise + moments / 10)
+    assert abs(flat.growth) < 0.005
+    assert leaking.slope_mib_per_min == pytest.approx(6, abs=0.5)
+    assert leaking.growth == pytest.approx(0.051, abs=0.005)
+    assert flat.noise_mib == pytest.approx(2, abs=0.5)
+
+
+def test_every_kind_of_victim_dies_and_every_other_node_with_its_supervisor() -> None:
+    drawn = _draw_victims(random.Random(1), 50)
+    assert len(drawn) == 50
+    assert set(drawn) == set(Victim)
+    nodes = [victim for victim in drawn if victim in (Victim.NODE, Victim.EVERYTHING)]
+    assert all(one is not two for one, two in pairwise(nodes))
+
+
+def test_memory_and_death_of_a_family_of_processes() -> None:
+    child = "import subprocess,sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    parent = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE)
+    try:
+        family: list[int] = []
+        while len(family) < 2:
+            family = list_family(parent.pid)
+        assert measure_memory(family) > measure_memory([parent.pid]) > 1 << 20
+        kill_hard(family)
+        parent.wait(10)
+        assert wait_gone(family, 10) == []
+        kill_hard(family)
+        assert measure_memory(family) == 0
+    finally:
+        parent.kill()
+        assert parent.stdin is not None
+        parent.stdin.close()
+        parent.wait()
+
+
+def test_a_process_that_stays_is_named() -> None:
+    assert wait_gone([os.getpid()], 0.1) == [os.getpid()]
+
+
+def test_parts_are_chosen_by_name_and_a_wrong_one_is_refused() -> None:
+    assert read_parts("") == tuple(MEASURE)
+    assert read_parts("soak, kills") == (Part.SOAK, Part.KILLS)
+    with pytest.raises(RequestError, match="soaking"):
+        read_parts("soaking")
+
+
+def test_figures_of_small_sizes_do_not_count_but_errors_do() -> None:
+    small, full = ServeConfig(sizes=QUICK), ServeConfig()
+    assert isinstance(_judge("matches_per_second", 10.0, small), Skipped)
+    assert _judge("lost_enrollments", 1.0, small) == 1.0
+    assert _judge("matches_per_second", 10.0, full) == 10.0
+    few = ServeConfig(sizes=replace(Sizes(), kills=3))
+    assert isinstance(_judge("kills", 3.0, few), Skipped)
+    assert _judge("matches_per_second", 10.0, few) == 10.0
+
+
+def test_in_memory_no_rate_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.serve.filesystem_of", lambda _: MEMORY[0])
+    found = _judge("enrollment_share", 0.9, ServeConfig())
+    assert isinstance(found, Skipped)
+    assert "not durable" in found.reason
+
+
+def test_a_schedule_ends_with_its_time_or_its_count() -> None:
+    load = Load(host="", port=0, requests=(Request((b"",)),), connections=1, rate=10, seconds=2)
+    assert len(load.schedule()) == 20
+    assert len(replace(load, count=5).schedule()) == 5
