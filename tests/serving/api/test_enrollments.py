@@ -45,6 +45,23 @@ def test_a_repeated_request_gets_the_stored_answer(fresh: Any, activation: Activ
     assert fresh.read(again) == {**fresh.read(first), "is_repeated": True}
 
 
+def test_a_repeated_request_costs_no_extraction(fresh: Any, activation: Activation) -> None:
+    body = activation()
+    fresh.ask("POST", PATH, body=body, headers=KEY)
+    counted = _count_extractions(fresh)
+    assert counted > 0
+    assert fresh.ask("POST", PATH, body=body, headers=KEY).status_code == 200
+    closed = fresh.ask("POST", PATH, key="blue", body=activation(outlet="b3"), headers=KEY)
+    assert closed.status_code in {403, 422}
+    assert _count_extractions(fresh) == counted
+
+
+def _count_extractions(service: Any) -> float:
+    text = service.parts.meter.render()[0].decode()
+    start = 'sosie_stage_seconds_count{stage="extract"} '
+    return sum(float(line[len(start) :]) for line in text.splitlines() if line.startswith(start))
+
+
 def test_a_key_used_with_another_payload_is_refused(fresh: Any, activation: Activation) -> None:
     assert fresh.ask("POST", PATH, body=activation(), headers=KEY).status_code == 201
     other = activation(msisdn="+8613800138777")
