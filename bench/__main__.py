@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -189,6 +190,41 @@ def gallery(
     sizes |= {name: value for name, value in given.items() if value is not None}
     config = GalleryConfig(dim=dim, seed=seed, **sizes)
     report, goals = _measure("gallery", lambda: run(config), targets)
+    _show(report, goals, as_json)
+
+
+@app.command()
+def serve(
+    as_json: JsonFlag = False,
+    quick: Quick = False,
+    n: Annotated[int | None, typer.Option(min=256, help="References enrolled before.")] = None,
+    only: Annotated[
+        str, typer.Option(metavar="PARTS", help="Of throughput,overload,start,kills,soak.")
+    ] = "",
+    soak_s: Annotated[float | None, typer.Option(min=2, help="Seconds of the soak.")] = None,
+    kills: Annotated[int | None, typer.Option(min=1, help="How often something is killed.")] = None,
+    million: Annotated[
+        int | None, typer.Option(min=256, help="References of the large start; loading takes long.")
+    ] = None,
+    faces: Faces = None,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="On the disk to measure; /var/tmp if none.")
+    ] = None,
+    seed: Seed = 0,
+    targets: Targets = TARGETS,
+    debug: Debug = False,
+) -> None:
+    """The service over HTTP: rates, latency, overload, starts, kills and memory."""
+    from bench.serve import ServeConfig, read_parts, run
+    from bench.serving.sizes import QUICK, Sizes
+
+    del debug
+    dials = {"references": n, "soak_s": soak_s, "kills": kills, "million": million}
+    chosen: dict[str, Any] = {name: value for name, value in dials.items() if value is not None}
+    places: dict[str, Any] = {} if folder is None else {"folder": folder}
+    sizes = replace(QUICK if quick else Sizes(), **chosen)
+    config = ServeConfig(sizes=sizes, parts=read_parts(only), faces=faces, seed=seed, **places)
+    report, goals = _measure("serve", lambda: run(config), targets)
     _show(report, goals, as_json)
 
 

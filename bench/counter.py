@@ -28,7 +28,8 @@ from engine.registry.records import (
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from serving.settings import RegistrarSettings, Settings
+from serving.sections import RegistrarSettings
+from serving.settings import Settings
 
 CARRIER, OUTLET = "bench", "bench-1"
 DOCUMENT_KIND = "cn-ric"

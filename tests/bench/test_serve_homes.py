@@ -15,6 +15,7 @@ from bench.serving.people import draw_people
 from bench.serving.probes import check_searches, draw_probes, pair_items
 from engine.registry.vault import Vault
 from serving.access.keys import digest_key, parse_key
+from serving.access.pseudonyms import name_holder
 from serving.access.tenancy import template_tenant
 from serving.ingress.templates import SealedTemplates
 from serving.settings import find_cache
@@ -65,13 +66,12 @@ def answer_by_brute_force(home: Home, count: int) -> tuple[list[dict[str, object
         owners = deployment.store.documents_of(ids)
         gallery = np.concatenate([chunk.vectors for chunk in chunks])
         turned = deployment.vault.rotate(probes.faces[:count])
+        names = [name_holder(deployment.vault, TENANT[0], owners[key]) for key in ids]
     scores = turned @ gallery.T
     answers: list[dict[str, object]] = []
     for row in scores:
         found = np.flatnonzero(row >= threshold)
-        candidates = [
-            {"document_id": owners[ids[place]], "score": float(row[place])} for place in found
-        ]
+        candidates = [{"holder": names[place], "score": float(row[place])} for place in found]
         answers.append({"identification": {"candidates": candidates, "threshold": threshold}})
     return answers, scores.max(axis=1).tolist()
 
@@ -103,7 +103,7 @@ def test_a_missed_candidate_a_ghost_and_a_wrong_score_are_each_counted(home: Hom
 
     answers, best = answer_by_brute_force(home, 64)
     stranger = next(place for place, answer in enumerate(answers) if not candidates(answer))
-    candidates(answers[stranger]).append({"document_id": "none", "score": best[stranger]})
+    candidates(answers[stranger]).append({"holder": "none", "score": best[stranger]})
     assert check_searches(home, probes, answers).ghosts == 1
 
 

@@ -1,0 +1,157 @@
+"""How much a service answers: enrollments and matches, in closed loops."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgpack
+import numpy as np
+
+from bench.report import Figure
+from bench.serving.generator import Generator
+from bench.serving.homes import Home
+from bench.serving.load import Load, Record
+from bench.serving.people import Person
+from bench.serving.probes import BATCH, Probes, Searched, check_searches, pack, read_results
+from bench.serving.service import HOST, Service
+from bench.serving.usage import Usage, watch_usage
+from bench.serving.visits import write_visits
+from bench.serving.wire import Caller, Request
+from engine.errors import RequestError
+
+WARM_S = 2.0
+CHECKED_SEARCHES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long a closed loop goes on, how often, and over how many connections."""
+
+    seconds: float = 5.0
+    rounds: int = 3
+    connections: int = 16
+    batch_connections: int = 4
+    enrolling_connections: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Loops:
+    """Rounds of one closed loop, and the service's processor time in all of them."""
+
+    records: tuple[Record, ...]
+    usage: Usage
+
+    @property
+    def rates(self) -> list[float]:
+        """Good answers a second, of each round."""
+        return [record.rate for record in self.records]
+
+    @property
+    def best(self) -> Record:
+        return max(self.records, key=lambda record: record.rate)
+
+    @property
+    def answers(self) -> int:
+        return sum(int(record.is_fine.sum()) for record in self.records)
+
+    def list_figures(self, what: str, items: int = 1) -> tuple[Figure, ...]:
+        """The rate of items, the latency, and where the time went."""
+        best = self.best
+        return (
+            Figure.of(what, "1/s", [rate * items for rate in self.rates]),
+            Figure(f"{what}: p50", "ms", best.quantile_ms(0.5)),
+            Figure(f"{what}: p99", "ms", best.quantile_ms(0.99)),
+            *self.usage.list_figures(what, self.answers),
+        )
+
+
+def loop(generator: Generator, service: Service, load: Load, pace: Pace) -> Loops:
+    """Rounds of a load, after one that warms up; every answer must be good, or 429."""
+    warm = generator.run(replace(load, seconds=min(WARM_S, pace.seconds), keeps_bodies=True))
+    require_judged(warm)
+    with watch_usage(service) as usage:
+        records = tuple(
+            generator.run(replace(load, seconds=pace.seconds)) for _ in range(pace.rounds)
+        )
+    for record in records:
+        require_good(record)
+    return Loops(records, usage)
+
+
+def require_good(record: Record) -> None:
+    """A figure of wrong answers is none."""
+    bad = ~(record.is_fine | record.is_refused)
+    if bad.any() or not record.is_fine.any():
+        raise RequestError(f"the service did not answer well: statuses {record.count_statuses()}")
+
+
+def require_judged(record: Record) -> None:
+    """A call may be answered well and its items not: those that were matches must all be judged."""
+    require_good(record)
+    results = read_results([record.bodies[place] for place in np.flatnonzero(record.is_fine)])
+    faults = [result["error"]["code"] for result in results if "error" in result]
+    if faults:
+        raise RequestError(f"{len(faults)} of {len(results)} items were not judged: {faults[0]}")
+
+
+def match_load(service: Service, requests: Sequence[Request], connections: int) -> Load:
+    """A closed loop of prepared requests."""
+    return Load(
+        host=HOST,
+        port=service.place.port,
+        requests=tuple(requests),
+        connections=connections,
+    )
+
+
+def search_all(
+    generator: Generator, service: Service, home: Home, caller: Caller, probes: Probes
+) -> Searched:
+    """Asks for every probe once, in batches, and holds the first answers against brute force."""
+    requests = pack(caller, probes.items, BATCH)
+    load = replace(match_load(service, requests, 1), count=len(requests), keeps_bodies=True)
+    record = generator.run(load)
+    require_judged(record)
+    bodies = [record.bodies[place] for place in record.request.argsort().tolist()]
+    results = read_results(bodies)
+    return check_searches(home, probes, results)
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolling:
+    """People who enrolled over HTTP, once each."""
+
+    record: Record
+    usage: Usage
+
+    def count_decisions(self) -> dict[str, int]:
+        answers = (msgpack.unpackb(body) for body in self.record.bodies)
+        return dict(Counter(str(answer.get("decision")) for answer in answers).most_common())
+
+
+def enroll_all(
+    generator: Generator,
+    service: Service,
+    caller: Caller,
+    people: Sequence[Person],
+    connections: int,
+    *,
+    name: str,
+    serial: int = 0,
+) -> Enrolling:
+    """Everybody once, in a closed loop."""
+    load = Load(
+        host=HOST,
+        port=service.place.port,
+        requests=write_visits(caller, people, name),
+        connections=connections,
+        count=len(people),
+        serial=serial,
+        keeps_bodies=True,
+    )
+    with watch_usage(service) as usage:
+        record = generator.run(load)
+    require_good(record)
+    return Enrolling(record, usage)

@@ -1,0 +1,78 @@
+"""The suite against the real service, with tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.serve import FIGURES, ServeConfig, run
+from bench.serving.sizes import Part
+from engine.errors import RequestError
+
+pytest.importorskip("ray")
+
+
+def run_suite(folder: Path, faces: Path, part: Part, *options: str) -> dict[str, Any]:
+    """The document of one part, with sizes to try it."""
+    places = ("--folder", str(folder), "--faces", str(faces))
+    command = [sys.executable, "-m", "bench", "serve", "--quick", "--json", "--only", part]
+    done = subprocess.run(
+        [*command, *places, *options], capture_output=True, text=True, check=False, timeout=280
+    )
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert "error" not in document, document
+    assert done.returncode == 0, document["checks"]
+    return document
+
+
+def values(document: dict[str, Any], result: str) -> dict[str, float]:
+    found = next(one for one in document["results"] if one["name"] == result)
+    return {figure["name"]: figure["value"] for figure in found["figures"]}
+
+
+@pytest.mark.slow
+def test_the_service_answers_as_brute_force_does_behind_either_proxy(
+    tmp_path: Path, faces: Path
+) -> None:
+    document = run_suite(tmp_path, faces, Part.THROUGHPUT, "--n", "400")
+    checks = {check["name"]: check for check in document["checks"]}
+    assert checks["wrong_searches"]["holds"] is True
+    # Small sizes prove no speed, and the other parts did not run.
+    assert checks["matches_per_second"]["holds"] is None
+    assert {name for name, one in checks.items() if one["holds"] is not None} == {"wrong_searches"}
+    searched = values(document, "1:N answers beside brute force")
+    assert searched["searches compared"] == 256
+    assert searched["recall of them"] == 1
+    matched = values(document, "Matches, one 1:1 item a request")
+    assert matched["as it comes"] > matched["behind Serve's own proxy"] > 0
+    enrolled = values(document, "Enrollments with two photographs")
+    mine = {name.split(": ")[1]: n for name, n in enrolled.items() if "in process: " in name}
+    assert {name: enrolled[f"over HTTP: {name}"] for name in mine} == mine
+    assert not list(tmp_path.iterdir()), "homes are gone afterwards"
+
+
+@pytest.mark.slow
+def test_nothing_acknowledged_is_lost_when_parts_are_killed(tmp_path: Path, faces: Path) -> None:
+    document = run_suite(tmp_path, faces, Part.KILLS, "--n", "300", "--kills", "2")
+    books = values(document, "Enrollments after all kills")
+    assert books["acknowledged"] > 0
+    assert books["lost"] == books["doubled"] == books["failures that no key can mend"] == 0
+    race = values(document, "One face, many documents")
+    assert race["race 1: approved"] == 1
+    assert race["race 1: rejected"] == 31
+    recoveries = values(document, "Recovery from SIGKILL")
+    assert sum(value is not None for value in recoveries.values()) >= 4
+
+
+def test_a_missing_folder_is_refused_before_anything_starts(tmp_path: Path, faces: Path) -> None:
+    with pytest.raises(RequestError, match="--folder"):
+        run(ServeConfig(folder=tmp_path / "none", faces=faces))
+
+
+def test_every_part_has_figures() -> None:
+    assert all(FIGURES[part] for part in Part)
