@@ -6,7 +6,8 @@ document number. `serving.errors` maps the classes to HTTP statuses and exit cod
 
 from __future__ import annotations
 
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, TypeVar
 
 
 class SosieError(Exception):
@@ -203,3 +204,19 @@ class TenantConflict(RequestError):
     """It concerns other carriers too, so one of them alone may not do it."""
 
     code = "REQUEST.TENANT_CONFLICT"
+
+
+E = TypeVar("E", bound=Exception)
+
+
+def copy_for_one(error: E) -> E:
+    """The same error for one of several who wait; it itself where it cannot be copied.
+
+    A shared exception would gather the tracebacks of all who raise it.
+    """
+    try:
+        fresh = copy(error)
+    except Exception:  # noqa: BLE001 - whoever waits must hear of it all the same
+        return error
+    fresh.__cause__ = error.__cause__
+    return fresh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) ->
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(f"{home} cannot be a folder: {error.strerror}") from None
+        _close_to_others(home)
         vault = Vault(KeyRing.create(home / KEY_RING_FILE), dimension)
         undo.callback((home / KEY_RING_FILE).unlink)
         write_settings(home, chosen or {})
@@ -47,6 +49,19 @@ def _require_free(home: Path) -> None:
             "backup, or choose another folder"
         )
     raise RegistryExists(f"{home} is a Sosie home already: choose another folder")
+
+
+def _close_to_others(home: Path) -> None:
+    """An empty folder that was there before becomes its owner's alone, as a new one is."""
+    if stat.S_IMODE(home.stat().st_mode) == 0o700 or any(home.iterdir()):
+        return
+    try:
+        home.chmod(0o700)
+    except OSError as error:
+        raise RequestError(
+            f"others may look into {home} and it cannot be closed ({error.strerror}): "
+            "choose a folder of your own"
+        ) from None
 
 
 def _ignoring_errors(undo: Callable[[], None]) -> Callable[[], None]:

@@ -17,8 +17,8 @@ from engine.registry.reader import Reader
 from engine.registry.vault import Vault
 from serving.access.principal import Principal
 from serving.refusals import TemplateInvalid
+from serving.sections import ServeSettings
 from serving.service.desk import Desk
-from serving.settings import ServeSettings
 from serving.telemetry.meter import Meter
 from serving.telemetry.traces import SilentTracer, Tracer
 
@@ -31,6 +31,11 @@ class Faces(Protocol):
     ) -> list[Sample | ImageError]:
         """In their order. `Busy` at once where too many wait; `DeadlinePassed` for what waited
         too long. A call that is cancelled is not extracted any more."""
+        ...
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether samples come out now, as far as one knows."""
         ...
 
 

@@ -9,17 +9,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Any, cast
 
 import platformdirs
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -29,6 +22,15 @@ from pydantic_settings import (
 )
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
+from serving.sections import (
+    GallerySettings,
+    ModelSettings,
+    RegistrarSettings,
+    RegistrySettings,
+    Section,
+    ServeSettings,
+    ThresholdSettings,
+)
 
 SETTINGS_FILE = "sosie.toml"
 KEY_RING_FILE = "keyring.json"
@@ -36,151 +38,10 @@ HOME_VARIABLE = "SOSIE_HOME"
 CACHE_VARIABLE = "SOSIE_CACHE"
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Read by prometheus_client when it is imported: set for a process before it starts."""
-CARD = "a built-in card's name, or the path of a card"
-
-Fmr = Annotated[float, Field(gt=0, lt=1)]
 Chosen = Mapping[str, Mapping[str, Any]]
 """Settings by section and key, as a settings file has them."""
 
 _BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-
-
-class _Section(BaseModel):
-    # A misspelt setting would silently mean its default.
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RegistrySettings(_Section):
-    """Where the store is. A relative SQLite path lies in the home folder."""
-
-    url: SecretStr = Field(
-        default=SecretStr("sqlite:///registry.sqlite"),
-        description="SQLAlchemy URL: sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME",
-    )
-
-
-class ModelSettings(_Section):
-    """Which models run, and how."""
-
-    embedder: str = Field(default="sface", description=CARD)
-    detector: str = Field(default="yunet", description=CARD)
-    provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = "auto"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    threads: int = Field(default=0, ge=0, description="threads for a batch; 0: one for each core")
-    flip: bool = Field(
-        default=False, description="average each face with its mirror image: twice the time"
-    )
-
-
-class ThresholdSettings(_Section):
-    """False match rates; the model's calibration turns them into scores."""
-
-    verify_fmr: Fmr = Field(default=1e-4, description="live photograph against portrait")
-    same_document_fmr: Fmr = Field(default=1e-4, description="returning subscriber")
-    review_fmr: Fmr = Field(default=1e-6, description="1:N: possible duplicate")
-    certain_margin: float = Field(
-        default=0.06, ge=0, lt=1, description="1:N: score above the calibration's highest impostor"
-    )
-
-
-class RegistrarSettings(_Section):
-    """How many decisions one transaction holds, and how many may wait."""
-
-    batch_size: int = Field(default=32, ge=1, le=1024)
-    queue_size: int = Field(default=1024, ge=1)
-
-
-class GallerySettings(_Section):
-    """How the gallery is searched, and where its vectors are kept."""
-
-    kind: Literal["exact8", "flat", "fastscan", "ivf", "hnsw"] = Field(
-        default="exact8",
-        description="exact8 and flat find all; the others miss some (see sosie index advise)",
-    )
-    rows: Literal["float32", "float16"] = Field(
-        default="float32", description="exact8: float16 takes 256 bytes a reference less at 128-d"
-    )
-    mapped: bool = Field(
-        default=False, description="exact8: vectors stay in the snapshot's files, read on demand"
-    )
-    head_rows: int = Field(
-        default=8192, ge=64, le=1 << 20, description="exact8: references that make a segment"
-    )
-    erasure_deadline_h: float = Field(
-        default=24,
-        ge=0,
-        le=8760,
-        description="hours until segments are rewritten without what was removed",
-    )
-
-    shards: int = Field(
-        default=0,
-        ge=0,
-        le=256,
-        description="service: actors on Ray that hold the gallery, by turns; 0: in the registrar",
-    )
-    shard_resource: str = Field(
-        default="",
-        description="service: the Ray resource that a shard takes one of, to place it by node",
-    )
-
-    @model_validator(mode="after")
-    def _fits_its_kind(self) -> Self:
-        if self.kind != "exact8" and (self.mapped or self.rows != "float32"):
-            raise ValueError("rows and mapped are for kind exact8")
-        if self.mapped and self.shards:
-            raise ValueError("mapped galleries have no shards: choose one of both")
-        return self
-
-
-class ServeSettings(_Section):
-    """The service: where it listens, how much it runs, and how much may wait."""
-
-    host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8700, ge=1, le=65535)
-    ray_address: str = Field(
-        default="", description='a running Ray cluster ("auto", HOST:PORT); empty starts one here'
-    )
-    ingress_replicas: int = Field(default=0, ge=0, le=1024, description="0: one for each core")
-    embedder: Literal["ingress", "deployment"] = Field(
-        default="ingress",
-        description="where faces are embedded: in each ingress (CPU) or apart, in batches (GPU)",
-    )
-    embedder_replicas: int = Field(default=1, ge=1, le=256)
-    embedder_gpus: float = Field(default=0, ge=0, description="GPUs that each embedder takes")
-    max_body_mib: float = Field(default=32, gt=0, le=1024)
-    body_timeout_s: float = Field(default=10, gt=0, description="a slower client is sent away")
-    request_timeout_s: float = Field(
-        default=30, gt=0, description="deadline of a request that brings none"
-    )
-    requests_ongoing: int = Field(default=256, ge=1, description="at once, in each ingress")
-    matches_ongoing: int = Field(
-        default=8, ge=0, le=1024, description="/v1/match at once, for each ingress; 0: no bound"
-    )
-    photographs_waiting: int = Field(default=64, ge=2, description="in each ingress")
-    probes_waiting: int = Field(default=2048, ge=1, description="for a search, in the registrar")
-    template_ttl_h: float = Field(
-        default=24, gt=0, description="how long an issued template is taken"
-    )
-    key_cache_s: float = Field(
-        default=5, ge=0, description="how long a revoked key may still be taken"
-    )
-    rate_limit: float = Field(
-        default=0, ge=0, description="items a second for a key without its own; 0: no limit"
-    )
-    metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="/metrics without a key, on loopback; 0: not"
-    )
-    log_file: str = Field(default="log/service.jsonl", description="in the home folder")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    trace_endpoint: str = Field(
-        default="", description="OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; empty: none"
-    )
-    trace_ratio: float = Field(default=0.01, ge=0, le=1, description="share of requests traced")
-    drain_s: float = Field(default=30, ge=0, description="how long a stop waits for what runs")
-    proxy: Literal["haproxy", "ray"] = Field(
-        default="haproxy", description="ray: Serve's own proxy, ten times slower; for comparison"
-    )
 
 
 class Settings(BaseSettings):
@@ -316,7 +177,7 @@ def write_settings(home: Path, chosen: Chosen) -> None:
     lines = ["# Settings of this Sosie deployment. A commented line shows its default.\n"]
     for name, info in Settings.model_fields.items():
         section = info.default
-        assert isinstance(section, _Section)
+        assert isinstance(section, Section)
         lines.append(f"\n[{name}]\n")
         for key, detail in type(section).model_fields.items():
             if detail.description:
@@ -328,9 +189,13 @@ def write_settings(home: Path, chosen: Chosen) -> None:
     _write_new(home / SETTINGS_FILE, "".join(lines))
 
 
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _write_new(path: Path, text: str) -> None:
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with open(path, "x", encoding="utf-8", opener=_open_private) as file:
             try:
                 file.write(text)
                 file.flush()

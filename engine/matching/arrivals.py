@@ -17,6 +17,7 @@ from engine.errors import (
     Overloaded,
     RegistryError,
     SosieError,
+    copy_for_one,
 )
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.registry.writer import Writer
@@ -144,9 +145,15 @@ class Arrivals:
             self._failure = failure
             self._changed.notify_all()
 
-    def abandon(self) -> None:
-        """Tells everybody who waits that nothing will come; after `fail`."""
+    def abandon(self, taken: Sequence[Enrollment] | Action | None = None) -> None:
+        """Tells everybody who waits, also for what was taken, that nothing will come; after
+        `fail`."""
         assert self._failure is not None
+        if isinstance(taken, Action):
+            if not taken.future.done():
+                taken.future.set_exception(copy_for_one(self._failure))
+        elif taken is not None:
+            self._settle_failed([item for item in taken if not item.future.done()])
         with self._changed:
             left = [*self._urgent, *self._waiting]
             self._urgent.clear()
@@ -155,9 +162,13 @@ class Arrivals:
             if not self._begins(work):
                 continue
             if isinstance(work, Action):
-                work.future.set_exception(self._failure)
+                work.future.set_exception(copy_for_one(self._failure))
             else:
-                self.settle([work], [self._failure])
+                self._settle_failed([work])
+
+    def _settle_failed(self, batch: Sequence[Enrollment]) -> None:
+        assert self._failure is not None
+        self.settle(batch, [copy_for_one(self._failure) for _ in batch])
 
     def close(self) -> None:
         """What waits is still taken, nothing new is queued."""
@@ -178,8 +189,7 @@ class Arrivals:
 
     def _require_open(self) -> None:
         if self._failure is not None:
-            # A fresh exception for each caller: a shared one would gather their tracebacks.
-            raise type(self._failure)(str(self._failure))
+            raise copy_for_one(self._failure)
         if self._is_closed:
             raise RegistryError("the registrar is closed: open the deployment again")
 

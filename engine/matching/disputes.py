@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.errors import HolderMismatch, NotFound
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document
-from engine.matching.holders import find_holder
+from engine.matching.holders import UNHELD, find_holder
 from engine.matching.operations import LINE_UNKNOWN, find_line, normalise_line
 from engine.matching.runner import Runner
 from engine.registry.reader import Reader
@@ -29,6 +29,8 @@ from engine.registry.writer import Writer
 
 DISPUTE = "dispute"
 """The kind of case, beside those of `policy.CaseKind`: no verdict opens it, a holder does."""
+NOT_THE_HOLDER = "the face is not that of the document's holder"
+"""Said of a document that nobody holds too, so that it does not tell who is enrolled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +54,48 @@ def dispute_line(
 ) -> Dispute:
     """Disputes a line in use, given by number or id, for the face float32[d] of its holder.
 
-    `HolderMismatch` where the probe is not the document's holder, `NotFound` where the line is
-    not under the document; both refusals are audited. Disputed again: the case that is open.
+    `HolderMismatch` where the probe is not the document's holder, or where nobody holds it;
+    `NotFound` where the line is not under the document; every refusal is audited. Disputed again:
+    the case that is open, audited too.
     """
 
     target = normalise_line(line_text)
 
     def perform(writer: Writer, now: datetime) -> Dispute:
-        record = find_holder(registry, document, now.date())
+        record = _find_holder(writer, registry, document, now, actor)
         references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
         score = score_best(probe, references)
         # The face comes first: another's must not learn which numbers stand under the document.
         if score is None or not score >= threshold:
-            _audit_refusal(writer, record, actor, "holder_mismatch")
-            raise HolderMismatch("the face is not that of the document's holder")
+            _audit_refusal(writer, record.id, actor, "holder_mismatch")
+            raise HolderMismatch(NOT_THE_HOLDER)
         line = find_line(registry, target)
         if line is None or line.document_id != record.id:
-            _audit_refusal(writer, record, actor, "line_unknown")
+            _audit_refusal(writer, record.id, actor, "line_unknown")
             raise NotFound(LINE_UNKNOWN)
-        case = registry.open_case_of(line.id, DISPUTE)
+        case = _read_case(writer, registry, line, actor)
         if case is None:
             case = _open_case(writer, line, score, now, actor)
         return Dispute(case.id, line.id, case.opened_at)
 
     return registrar.run(perform)
+
+
+def _find_holder(
+    writer: Writer, registry: Reader, document: Document, now: datetime, actor: str
+) -> DocumentRecord:
+    try:
+        return find_holder(registry, document, now.date())
+    except NotFound:
+        _audit_refusal(writer, UNHELD, actor, "document_unknown")
+        raise HolderMismatch(NOT_THE_HOLDER) from None
+
+
+def _read_case(writer: Writer, registry: Reader, line: LineRecord, actor: str) -> CaseRecord | None:
+    case = registry.open_case_of(line.id, DISPUTE)
+    if case is not None:
+        _audit(writer, AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id}))
+    return case
 
 
 def _open_case(
@@ -104,6 +124,9 @@ def _open_case(
     return case
 
 
-def _audit_refusal(writer: Writer, record: DocumentRecord, actor: str, cause: str) -> None:
-    entry = AuditEntry(actor, "line.dispute_refused", record.id, {"cause": cause})
+def _audit_refusal(writer: Writer, document_id: str, actor: str, cause: str) -> None:
+    _audit(writer, AuditEntry(actor, "line.dispute_refused", document_id, {"cause": cause}))
+
+
+def _audit(writer: Writer, entry: AuditEntry) -> None:
     writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))

@@ -30,6 +30,8 @@ from indexes.gallery import Gallery
 
 NOBODY = "nobody is enrolled under this document"
 """Said of what is not and of what is not the asker's alike, so that it tells nothing."""
+UNHELD = "unheld"
+"""The subject of an audit entry about a document that nobody holds: its number is not written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,10 @@ class ErasureCertificate:
 
 @dataclass(frozen=True, slots=True)
 class HolderLines:
-    """The lines under a document, shown only to the face that holds it."""
+    """The lines under a document, shown only to the face that holds it.
+
+    `score` is None where it is not told, or where the document has no reference.
+    """
 
     is_holder: bool
     score: float | None
@@ -85,16 +90,15 @@ def erase_holder(
             removed_references=tuple((key, sequence) for key in ids),
             erased_documents=(record.id,),
         )
-        publish(writer, registrar.gallery, changes)
-        number, digest = registry.audit_head()
+        kept = publish(writer, registrar.gallery, changes)
         return ErasureCertificate(
             document_id=record.id,
             references=len(ids),
             lines=len(open_lines),
             gallery_sequence=sequence,
             erased_at=now,
-            audit_number=number,
-            audit_hash=digest.hex(),
+            audit_number=kept.number,
+            audit_hash=kept.hash.hex(),
         )
 
     return registrar.run(perform)
@@ -156,9 +160,10 @@ def read_lines(
     actor: str,
     audit: Audit,
 ) -> HolderLines:
-    """The lines under a document if the probe, float32[d], is its holder's face.
+    """The lines under a document if the probe, float32[d], is its holder's face; for operators.
 
-    Audited before they are shown. `NotFound` where nobody holds the document.
+    Whoever asks is told another face's score, and, by `NotFound`, that nobody holds the document.
+    Audited before they are shown.
     """
     today = utc_now().date()
     record, score = score_holder(lambda: find_holder(registry, document, today), gallery, probe)
@@ -167,6 +172,29 @@ def read_lines(
     audit(AuditEntry(actor, "lines.read", record.id, {"shown": is_holder, "lines": len(lines)}))
     open_ids = [line.id for line in lines if line.closed_at is None]
     return HolderLines(is_holder, score, threshold, lines, registry.numbers(open_ids))
+
+
+def show_lines(
+    registry: Reader,
+    gallery: Gallery,
+    document: Document,
+    probe: NDArray[np.float32],
+    threshold: float,
+    *,
+    actor: str,
+    audit: Audit,
+) -> HolderLines:
+    """The same for clients: only the holder's face learns anything; audited all the same.
+
+    Another face gets no score, and the answer of a document that nobody holds: else every outlet
+    could ask how like somebody two people are, or who is enrolled anywhere.
+    """
+    try:
+        found = read_lines(registry, gallery, document, probe, threshold, actor=actor, audit=audit)
+    except NotFound:
+        audit(AuditEntry(actor, "lines.read", UNHELD, {"shown": False, "lines": 0}))
+        return HolderLines(False, None, threshold)
+    return found if found.is_holder else HolderLines(False, None, threshold)
 
 
 def find_erasable(

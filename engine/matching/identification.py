@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +14,39 @@ from indexes.gallery import Gallery
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """Candidates best first, and what was searched: an empty list is a true "nobody"."""
+    """Candidates best first, and what was searched: an empty list is a true "nobody".
+
+    Where only the best were asked for, `left_out` more references reach the threshold, of
+    `documents_left_out` documents that no candidate names.
+    """
 
     candidates: tuple[Candidate, ...]
     searched: int
     gallery_sequence: int
+    left_out: int = 0
+    documents_left_out: int = 0
+
+    @property
+    def found(self) -> int:
+        """How many references reach the threshold."""
+        return len(self.candidates) + self.left_out
+
+    @property
+    def found_documents(self) -> int:
+        """How many documents these references are of."""
+        return len({one.document_id for one in self.candidates}) + self.documents_left_out
 
 
 def identify(
-    probes: NDArray[np.float32], gallery: Gallery, registry: Reader, *, threshold: float
+    probes: NDArray[np.float32],
+    gallery: Gallery,
+    registry: Reader,
+    *,
+    threshold: float,
+    most: int | None = None,
 ) -> list[Identification]:
-    """All references at or above the threshold, for each probe of float32[n, d], unit rows.
+    """All references at or above the threshold, for each probe of float32[n, d], unit rows; the
+    `most` best of them, where that is given.
 
     Whatever the number of probes, the registry is asked once, and only where there are hits.
     """
@@ -41,5 +63,18 @@ def identify(
             for key, score in zip(ids.tolist(), scores, strict=True)
             if key in owners
         )
-        answers[query] = Identification(candidates, found.searched, found.sequence)
+        whole = Identification(candidates, found.searched, found.sequence)
+        answers[query] = whole if most is None else _cut(whole, most)
     return answers
+
+
+def _cut(whole: Identification, most: int) -> Identification:
+    left = len(whole.candidates) - most
+    if left <= 0:
+        return whole
+    best = replace(whole, candidates=whole.candidates[:most])
+    return replace(
+        best,
+        left_out=left,
+        documents_left_out=whole.found_documents - best.found_documents,
+    )

@@ -140,5 +140,5 @@ def _mismatch() -> IdempotencyMismatch:
 
 def _refuse_outlet() -> OutletRefused:
     return OutletRefused(
-        "the outlet is unknown, closed or of another carrier: check --outlet and --carrier"
+        "the outlet is unknown, closed or of another carrier: check the codes of both"
     )

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import GalleryBehind, SosieError
-from engine.registry.records import Changes
+from engine.registry.records import AuditRecord, Changes
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 
@@ -22,8 +22,8 @@ def publish(
     gallery: Gallery,
     changes: Changes,
     vectors: NDArray[np.float32] | None = None,
-) -> None:
-    """Commits the changes and applies what they do to references.
+) -> AuditRecord:
+    """Commits the changes and applies what they do to references; their last audit entry.
 
     `vectors` float32[n, d] are those of `changes.references`, where the caller has them stacked.
     Storage errors leave both sides as they were. `GalleryBehind`: the changes are (or may be)
@@ -31,7 +31,7 @@ def publish(
     """
     assert not (changes.references and changes.removed_references), "one kind for each sequence"
     try:
-        writer.commit(changes)
+        kept = writer.commit(changes)
     except SosieError:
         raise
     except Exception as error:
@@ -47,3 +47,4 @@ def publish(
             gallery.remove(removed, changes.sequence)
     except Exception as error:
         raise GalleryBehind("a change is durable but not visible: restart to rebuild") from error
+    return kept

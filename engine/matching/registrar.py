@@ -11,7 +11,14 @@ from datetime import datetime
 from time import monotonic
 from typing import TypeVar
 
-from engine.errors import GalleryBehind, LeaseLost, RegistryError, SosieError, StorageFull
+from engine.errors import (
+    GalleryBehind,
+    LeaseLost,
+    RegistryError,
+    SosieError,
+    StorageFull,
+    copy_for_one,
+)
 from engine.matching.arrivals import Action, Arrivals, Enrollment, Outcome
 from engine.matching.judge import Judge
 from engine.matching.observation import DecidedBatch, Observer, SilentObserver
@@ -145,7 +152,13 @@ class Registrar:
         """Why nothing is decided any more; None while all is well."""
         return self._arrivals.failure
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread lives: without it whatever is queued waits for ever."""
+        return self._thread.is_alive()
+
     def _serve(self) -> None:
+        work: list[Enrollment] | Action | None = None
         try:
             while (work := self._arrivals.take()) is not None:
                 if isinstance(work, Action):
@@ -156,7 +169,7 @@ class Registrar:
             self._arrivals.fail(
                 RegistryError("the registrar has stopped on an internal error: restart it")
             )
-            self._arrivals.abandon()
+            self._arrivals.abandon(work)
             raise
 
     def _perform(self, action: Action) -> None:
@@ -181,7 +194,9 @@ class Registrar:
                 for item in batch:
                     self._decide([item])
                 return
-            outcomes, judge_s = [fatal or _as_value(error)] * len(batch), monotonic() - started
+            reason = fatal or _as_value(error)
+            outcomes = [copy_for_one(reason) for _ in batch]
+            judge_s = monotonic() - started
         spent_s = monotonic() - started
         self._arrivals.settle(batch, outcomes)
         waited_s = started - min(item.arrived_at for item in batch)
@@ -189,7 +204,7 @@ class Registrar:
 
     def _require_sound(self) -> None:
         if self.failure is not None:
-            raise self.failure
+            raise copy_for_one(self.failure)
         require_in_step(self._writer, self.gallery)
 
     def _judge_and_publish(self, requests: list[EnrollmentRequest]) -> tuple[list[Outcome], float]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from datetime import datetime
 from threading import Lock
 from time import monotonic
 
-from engine.errors import DeadlinePassed, Overloaded, SosieError
+from engine.errors import DeadlinePassed, Overloaded, SosieError, copy_for_one
 from engine.matching.registrar import Registrar
 from engine.registry.records import AuditEntry, Changes
 from engine.registry.writer import Writer
+
+_log = logging.getLogger(__name__)
 
 Audit = Callable[[AuditEntry], None]
 """Makes an entry durable before it returns; raises where it could not."""
@@ -95,8 +98,15 @@ class Scribe:
             self._take()
         entries = [entry for given, _ in self._writing for entry in given]
         writer.commit(Changes(sequence=writer.sequence, audit=entries))
-        if self._observe is not None:
-            self._observe(len(entries), monotonic() - started)
+        self._tell(len(entries), monotonic() - started)
+
+    def _tell(self, entries: int, seconds: float) -> None:
+        if self._observe is None:
+            return
+        try:
+            self._observe(entries, seconds)
+        except Exception as error:  # noqa: BLE001 - what is committed has not failed
+            _log.warning("a transaction was not counted (%s)", type(error).__name__)
 
     def _take(self) -> None:
         size = 0
@@ -107,7 +117,11 @@ class Scribe:
         self._queued -= size
 
     def _end(self, turn: Future[None]) -> None:
-        error = turn.exception()
+        error: BaseException | None
+        try:
+            error = turn.exception()
+        except CancelledError as cancelled:
+            error = cancelled
         with self._lock:
             written, self._writing = self._writing, []
         for _, future in written:
@@ -130,8 +144,5 @@ class Scribe:
 def _settle(future: Future[None], error: BaseException | None) -> None:
     if error is None:
         future.set_result(None)
-    elif isinstance(error, SosieError):
-        # One each: a shared exception would gather the tracebacks of all who wait.
-        future.set_exception(type(error)(str(error)))
     else:
-        future.set_exception(error)
+        future.set_exception(copy_for_one(error) if isinstance(error, Exception) else error)

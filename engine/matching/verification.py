@@ -20,7 +20,7 @@ from indexes.gallery import Gallery
 
 
 @dataclass(frozen=True, slots=True)
-class HolderMatch:
+class HolderCheck:
     """How a probe compares with a document's references; no score where it has none."""
 
     document_id: str
@@ -45,7 +45,7 @@ class HolderProbe:
 
 def check_line(
     registry: Reader, gallery: Gallery, line_text: str, probe: HolderProbe, audit: Audit
-) -> HolderMatch:
+) -> HolderCheck:
     """Against the holder of a line in use, by number or id; audited before it is told.
 
     `NotFound` where there is no such line, or where it is another tenant's.
@@ -67,7 +67,7 @@ def check_line(
 
 def check_document(
     registry: Reader, gallery: Gallery, target: Document | str, probe: HolderProbe, audit: Audit
-) -> HolderMatch:
+) -> HolderCheck:
     """Against the holder of a document, presented or by its id; audited before it is told.
 
     `NotFound` where nobody holds it or, for a tenant, where it has no line in use there.
@@ -90,8 +90,8 @@ def _tell(
     score: float | None,
     probe: HolderProbe,
     audit: Audit,
-) -> HolderMatch:
+) -> HolderCheck:
     is_match = score is not None and score >= probe.threshold
     detail = {"matched": is_match} | ({"line": line_id} if line_id else {})
     audit(AuditEntry(probe.actor, "holder.checked", record.id, detail))
-    return HolderMatch(record.id, line_id, is_match, score, probe.threshold)
+    return HolderCheck(record.id, line_id, is_match, score, probe.threshold)

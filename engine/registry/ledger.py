@@ -48,33 +48,48 @@ def recorded(
     fence: Fence | None = None,
     sequence: int | None = None,
 ) -> Iterator[Connection]:
+    """`chained`, for who does not ask where in the chain it stands."""
+    with chained(engine, vault, entries, at, fence=fence, sequence=sequence) as (connection, _):
+        yield connection
+
+
+@contextmanager
+def chained(
+    engine: Engine,
+    vault: Vault,
+    entries: Sequence[AuditEntry],
+    at: datetime,
+    *,
+    fence: Fence | None = None,
+    sequence: int | None = None,
+) -> Iterator[tuple[Connection, AuditRecord]]:
     """A write transaction that is audited and, with a fence, refused to whoever is behind.
 
-    The block's changes, its audit entries and the new sequence are kept together or not at all.
-    `LeaseLost`: the row says otherwise than the fence, since a newer writer has taken over, or
-    the connection broke while the transaction was being committed and the database could not be
-    asked whether it was.
+    The block is given the last of its entries, as the chain will have it. Its changes, its audit
+    entries and the new sequence are kept together or not at all. `LeaseLost`: the row says
+    otherwise than the fence, since a newer writer has taken over, or the connection broke while
+    the transaction was being committed and the database could not be asked whether it was.
     """
     assert entries, "nothing changes without an audit entry"
-    chained: list[AuditRecord] = []
+    records: list[AuditRecord] = []
     ready = False
     try:
         with changing(engine) as connection:
             # Locks the row first: PostgreSQL by FOR UPDATE, SQLite by BEGIN IMMEDIATE.
             head = connection.execute(_HEAD).one()
-            chained = audit.extend(vault, head.audit_number, head.audit_head, at, entries)
+            records = audit.extend(vault, head.audit_number, head.audit_head, at, entries)
             _advance(
                 connection,
                 fence or Fence(head.writer_epoch, head.sequence),
                 head.audit_number,
-                chained[-1],
+                records[-1],
                 sequence,
             )
-            yield connection
-            audit.append(connection, chained)
+            yield connection, records[-1]
+            audit.append(connection, records)
             ready = True
     except StorageFailed:
-        if not ready or not _was_kept(engine, chained[-1]):
+        if not ready or not _was_kept(engine, records[-1]):
             raise
 
 

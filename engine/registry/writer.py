@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,8 +13,8 @@ from engine.registry import deployment, tables
 from engine.registry.changes import apply
 from engine.registry.database import changing, reading
 from engine.registry.lease import take_lease
-from engine.registry.ledger import Fence, recorded
-from engine.registry.records import AuditEntry, Changes, utc_now
+from engine.registry.ledger import Fence, chained, recorded
+from engine.registry.records import AuditEntry, AuditRecord, Changes, utc_now
 from engine.registry.vault import Vault
 
 _deployment = tables.deployment
@@ -61,31 +60,33 @@ class Writer:
         self._last_watch_id += 1
         return self._last_watch_id
 
-    def commit(self, changes: Changes) -> None:
+    def commit(self, changes: Changes) -> AuditRecord:
         """Keeps all of the changes, durably, or raises and keeps none.
+
+        Returns the last of their audit entries, in its place in the chain.
 
         `StorageFull` and `StorageFailed`: nothing was kept, and the writer may go on.
         `LeaseLost`: nothing more may be committed from here.
         """
+        assert not self._closed
         assert changes.sequence >= self._sequence, "the gallery's sequence never goes back"
         now = utc_now()
-        with self.changing(*changes.audit, at=now, sequence=changes.sequence) as connection:
-            apply(connection, self._vault, self._model_digest, changes, now)
-        self._sequence = changes.sequence
-
-    def changing(
-        self, *entries: AuditEntry, at: datetime | None = None, sequence: int | None = None
-    ) -> AbstractContextManager[Connection]:
-        """A fenced and audited transaction, for work inside this package that has no `Changes`."""
-        assert not self._closed
-        return recorded(
+        with chained(
             self._engine,
             self._vault,
-            entries,
-            at or utc_now(),
-            fence=Fence(self._epoch, self._sequence),
-            sequence=sequence,
-        )
+            changes.audit,
+            now,
+            fence=self._fence,
+            sequence=changes.sequence,
+        ) as (connection, last):
+            apply(connection, self._vault, self._model_digest, changes, now)
+        self._sequence = changes.sequence
+        return last
+
+    def changing(self, *entries: AuditEntry) -> AbstractContextManager[Connection]:
+        """A fenced and audited transaction, for work inside this package that has no `Changes`."""
+        assert not self._closed
+        return recorded(self._engine, self._vault, entries, utc_now(), fence=self._fence)
 
     def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """Reads for such work: nobody else changes the rows while the lease is held."""
@@ -108,6 +109,10 @@ class Writer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def _fence(self) -> Fence:
+        return Fence(self._epoch, self._sequence)
 
     def _take_over(self) -> None:
         # One transaction: a deposed writer's last commit is either seen here or fenced off.

@@ -42,9 +42,9 @@ class _Known:
 class KeyGate(Gate):
     """Admits the keys of one registry; for one event loop.
 
-    A key that is revoked or expires is refused at the latest `cache_s` after. `rate_limit`, in
-    items a second, is for keys without their own (0: none); every limit is divided by `replicas`,
-    among which calls are spread.
+    A key that is revoked or expires, or whose outlet is closed, is refused at the latest `cache_s`
+    after. `rate_limit`, in items a second, is for keys without their own (0: none); every limit is
+    divided by `replicas`, among which calls are spread.
     """
 
     def __init__(
@@ -134,12 +134,9 @@ class KeyGate(Gate):
 
     async def _read(self, key_id: str) -> _Known | None:
         asked_at = self._clock()
-        try:
-            found = await asyncio.to_thread(self._store.api_key, key_id)
-        except NotFound:
-            found = None
+        found = await asyncio.to_thread(self._find_in_force, key_id)
         until = asked_at + self._cache_s
-        if found is None or not self._is_in_force(found):
+        if found is None:
             self._known.pop(key_id, None)
             _remember(self._absent, key_id, until)
             return None
@@ -150,9 +147,19 @@ class KeyGate(Gate):
         self._absent.pop(key_id, None)
         return known
 
-    def _is_in_force(self, key: ApiKey) -> bool:
+    def _find_in_force(self, key_id: str) -> ApiKey | None:
+        try:
+            key = self._store.api_key(key_id)
+        except NotFound:
+            return None
         is_expired = key.expires_at is not None and key.expires_at <= self._now()
-        return key.revoked_at is None and not is_expired
+        if key.revoked_at is not None or is_expired:
+            return None
+        if key.outlet is not None:
+            outlet = self._store.outlets([key.outlet]).get(key.outlet)
+            if outlet is None or not outlet.is_open:
+                return None
+        return key
 
     def _know(self, key: ApiKey, until: float) -> _Known:
         principal = Principal(key.id, Role(key.role), key.carrier, key.outlet, key.rate_limit)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -17,9 +17,14 @@ from serving.access.principal import Principal
 from serving.access.tenancy import scope_of
 from serving.api.budget import BodyBudget
 from serving.api.codec import JSON, choose_type, decode, encode
-from serving.refusals import BodyTooLarge, Malformed, NotAcceptable, TypeUnsupported
+from serving.api.decoding import work_apart
+from serving.api.lengths import read_length, too_large
+from serving.refusals import Malformed, NotAcceptable
+from serving.sections import ServeSettings
 from serving.service.desk import CallContext
-from serving.settings import ServeSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SCOPE_KEY = "sosie.call"
 WATCH_AFTER_S = 0.05
@@ -61,9 +66,10 @@ class Call:
     """
 
     __slots__ = (
-        "_budget", "_deadline", "_extra", "_headers", "_held_bytes", "_is_received", "_loop",
-        "_reads_since", "_receive", "_send", "_settings", "_stop", "_task", "_timer", "_watcher",
-        "answer_type", "correlator", "principal", "scope", "started", "status", "traceparent",
+        "_budget", "_deadline", "_extra", "_headers", "_held_bytes", "_holder", "_is_received",
+        "_loop", "_reads_since", "_receive", "_send", "_settings", "_stop", "_task", "_timer",
+        "_watcher", "answer_type", "correlator", "principal", "scope", "started", "status",
+        "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +96,7 @@ class Call:
         self._extra = ((b"x-correlator", correlator), *_FIXED_HEADERS)
         self.scope = scope
         self._receive, self._send, self._settings = receive, send, settings
-        self._budget, self._held_bytes = budget, 0
+        self._budget, self._held_bytes, self._holder = budget, 0, ""
         self.answer_type = JSON
         self.principal: Principal | None = None
         self.traceparent = self._text(b"traceparent")
@@ -169,10 +175,11 @@ class Call:
         bodies are held, `Malformed` for a wrong length, `TypeUnsupported` for a compressed one.
         """
         limit = int(self._settings.max_body_mib * 2**20)
-        length = self._body_length(limit)
+        length = read_length(self._headers, limit)
         chunks: list[bytes] = []
         size = 0
         self._reads_since = self._loop.time()
+        self._holder = "" if self.principal is None else self.principal.key_id
         while not self._is_received:
             message = await self._receive()
             if message["type"] == "http.disconnect":
@@ -180,8 +187,8 @@ class Call:
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > limit:
-                raise _too_large(limit)
-            self._budget.take(len(chunk))
+                raise too_large(limit)
+            self._budget.take(len(chunk), self._holder)
             self._held_bytes = size
             chunks.append(chunk)
             self._is_received = not message.get("more_body", False)
@@ -191,7 +198,12 @@ class Call:
 
     async def read_value(self) -> Any:
         """The decoded body; see `codec.decode`."""
-        return decode(self.content_type, await self.read_body())
+        body = await self.read_body()
+        return await self.work_apart(decode, self.content_type, body)
+
+    async def work_apart(self, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
+        """What work on this body comes to, while others are answered where the body is large."""
+        return await work_apart(self._held_bytes, work, *given, **more)
 
     def answer(
         self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None
@@ -220,7 +232,7 @@ class Call:
             self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        self._budget.give_back(self._held_bytes)
+        self._budget.give_back(self._held_bytes, self._holder)
         self._held_bytes = 0
 
     def settle(self) -> Stop | None:
@@ -266,18 +278,6 @@ class Call:
         length = self._headers.get(b"content-length")
         return b"transfer-encoding" in self._headers or length not in {None, b"0"}
 
-    def _body_length(self, limit: int) -> int | None:
-        if self._headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise TypeUnsupported("a compressed body is not read: send it without Content-Encoding")
-        given = self._headers.get(b"content-length")
-        if given is None:
-            return None
-        if not given.isdigit():
-            raise Malformed("the Content-Length is not one whole number")
-        if len(given) > 15 or int(given) > limit:
-            raise _too_large(limit)
-        return int(given)
-
     def _text(self, name: bytes) -> str | None:
         value = self._headers.get(name)
         return None if value is None else value.decode("latin-1")
@@ -288,7 +288,3 @@ def call_of(request: Request) -> Call:
     call = request.scope[SCOPE_KEY]
     assert isinstance(call, Call)
     return call
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {limit / 2**20:g} MiB: send less at once")

@@ -33,7 +33,8 @@ _RANGES = {
 # An empty list is one byte on the wire and 64 in memory: structure is bounded, not bytes alone.
 MAX_CONTAINERS = 4096
 MAX_ELEMENTS = 65_536
-MAX_ARRAY = 1024
+MAX_ARRAY = 512
+MAX_KEYS = 64
 _SMALL_BODY = 4096
 
 
@@ -95,7 +96,7 @@ def decode_msgpack(body: bytes) -> Any:
             raw=False,
             strict_map_key=True,
             max_array_len=MAX_ARRAY,
-            max_map_len=MAX_ARRAY,
+            max_map_len=MAX_KEYS,
             max_ext_len=0,
             ext_hook=_refuse_extension,
             object_hook=count,
@@ -111,16 +112,20 @@ def decode_msgpack(body: bytes) -> Any:
 
 
 class _Count:
-    """Stops a decoder that has made more containers than any request needs."""
+    """Stops a decoder that has made more containers, or put more into them, than requests need.
 
-    __slots__ = ("_left",)
+    What is not closed yet is bounded by the decoder's own depth and by the lengths it takes.
+    """
+
+    __slots__ = ("_containers", "_elements")
 
     def __init__(self) -> None:
-        self._left = MAX_CONTAINERS
+        self._containers, self._elements = MAX_CONTAINERS, MAX_ELEMENTS
 
     def __call__(self, made: Any) -> Any:
-        self._left -= 1
-        if self._left < 0:
+        self._containers -= 1
+        self._elements -= len(made)
+        if self._containers < 0 or self._elements < 0:
             raise Malformed("the body has too many values: split it into several requests")
         return made
 
@@ -148,14 +153,6 @@ def _write_plain(value: object) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no form in an answer")
-
-
-def read_base64(text: str) -> bytes:
-    """The bytes of base64 text, strictly; `ValueError` where it is none."""
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("not base64 (RFC 4648, section 4, padded)") from None
 
 
 def choose_type(accept: str | None, content_type: str | None) -> str:

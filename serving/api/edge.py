@@ -25,17 +25,21 @@ from serving.api.codec import encode
 from serving.api.faults import describe_failure
 from serving.errors import Fault
 from serving.refusals import BodyTimeout, Busy
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
+from serving.telemetry.guarded import GuardedMeter
 from serving.telemetry.meter import Meter
 from serving.telemetry.traces import REQUEST, SilentTracer, Tracer
 
 CLIENT_GONE = 499
 UNMATCHED = "unmatched"
+EXEMPT_ONGOING = 32
+"""Calls that need no key and count into no other bound."""
 _EXEMPT = ("/health/", "/version", "/metrics")
 _VERSIONED = "/v1/"
 _METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
 _CLOSING = frozenset({HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT})
-_LATE = "the time for this request ran out: ask for it again with the same Idempotency-Key"
+_LATE = "the time for this request ran out: ask for it again"
+_LATE_KEYED = f"{_LATE} with the same Idempotency-Key"
 _SLOW = "the body came too slowly: send it faster"
 _ROOT = Path(__file__).parents[2]
 _OURS = frozenset({"serving", "engine", "indexes"})
@@ -59,11 +63,12 @@ class Edge:
     ) -> None:
         self._app = app
         self._settings = settings
-        self._meter = meter
+        self._meter = GuardedMeter(meter, log)
         self._log = log
         self._tracer = tracer or SilentTracer()
         self._direct = dict(direct or {})
-        self._ongoing = 0
+        self._ongoing = {False: 0, True: 0}
+        self._bounds = {False: settings.requests_ongoing, True: EXEMPT_ONGOING}
         self._budget = BodyBudget(settings.max_body_mib)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +79,7 @@ class Edge:
         scope[SCOPE_KEY] = call
         path = scope["path"]
         is_exempt = path.startswith(_EXEMPT)
-        self._ongoing += 1
+        self._ongoing[is_exempt] += 1
         self._meter.track_request(1)
         code = None
         try:
@@ -83,7 +88,7 @@ class Edge:
             else:
                 code = await self._trace(call, path)
         finally:
-            self._ongoing -= 1
+            self._ongoing[is_exempt] -= 1
             call.release()
             self._meter.track_request(-1)
             self._report(call, path, is_exempt, code)
@@ -109,7 +114,7 @@ class Edge:
         """Answers the call; returns the code of an error."""
         try:
             call.check(is_strict=path.startswith(_VERSIONED))
-            if self._ongoing > self._settings.requests_ongoing and not is_exempt:
+            if self._ongoing[is_exempt] > self._bounds[is_exempt]:
                 raise Busy("as many requests run here as may: try again later")
             app = self._direct.get(path)
             if app is not None and call.scope["method"] != "POST":
@@ -133,7 +138,8 @@ class Edge:
     async def _end_stopped(self, call: Call, stop: Stop) -> str | None:
         match stop:
             case Stop.LATE:
-                return await self._refuse(call, DeadlinePassed(_LATE))
+                text = _LATE if call.idempotency_key is None else _LATE_KEYED
+                return await self._refuse(call, DeadlinePassed(text))
             case Stop.SLOW:
                 return await self._refuse(call, BodyTimeout(_SLOW))
             case Stop.GONE:

@@ -18,10 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine.errors import ImageError
 from engine.matching.requests import Sample
 from serving.access.principal import Principal
+from serving.access.pseudonyms import choose_candidates
 from serving.access.tenancy import Action, authorize, template_tenant
 from serving.api.call import SCOPE_KEY, Call
 from serving.api.codec import JSON, encode
-from serving.api.schemas.fields import ID_EXAMPLE, IMAGE_EXAMPLE
+from serving.api.schemas.fields import HOLDER_EXAMPLE, IMAGE_EXAMPLE
 from serving.api.schemas.matching import (
     MatchAnswer,
     MatchRequest,
@@ -53,7 +54,7 @@ class DirectRoute:
     response: type[BaseModel]
     request_example: Mapping[str, Any]
     response_example: Mapping[str, Any]
-    statuses: tuple[int, ...] = (400, 401, 403, 406, 408, 413, 415, 422, 429, 503)
+    statuses: tuple[int, ...] = (400, 401, 403, 406, 408, 413, 415, 422, 429, 503, 507)
 
 
 def match_routes(parts: Parts) -> tuple[DirectRoute, ...]:
@@ -117,7 +118,7 @@ def _direct(parts: Parts, action: Action, work: Work) -> ASGIApp:
 async def _match(
     parts: Parts, matcher: Matcher, call: Call, principal: Principal, body: object
 ) -> dict[str, Any]:
-    batch = read_match(body)
+    batch = await call.work_apart(read_match, body)
     searches = True in batch.searches
     if searches:
         authorize(principal, Action.SEARCH)
@@ -125,16 +126,18 @@ async def _match(
         parts.gate.charge(principal, len(batch) - 1)
     results, faces = await matcher.verify(batch, template_tenant(principal), call.remaining_s)
     if searches:
-        await matcher.identify(batch, faces, results, call.context(principal))
+        show = choose_candidates(principal, parts.vault)
+        await matcher.identify(batch, faces, results, call.context(principal), show)
     return {"items": results}
 
 
 async def _issue(parts: Parts, call: Call, principal: Principal, body: object) -> dict[str, Any]:
-    batch = read_photographs(body)
+    batch = await call.work_apart(read_photographs, body)
     if len(batch) > 1:
         parts.gate.charge(principal, len(batch) - 1)
     issued_at = datetime.now(UTC).replace(microsecond=0)
-    samples = await parts.faces.sample(batch.images, call.remaining_s)
+    with parts.tracer.span("extract", items=len(batch)):
+        samples = await parts.faces.sample(batch.images, call.remaining_s)
     vectors = [
         one.vector
         for one in samples
@@ -179,7 +182,7 @@ _MATCH_RESPONSE = {
         {
             "id": "a2",
             "identification": {
-                "candidates": [{"document_id": ID_EXAMPLE, "score": 0.6912}],
+                "candidates": [{"holder": HOLDER_EXAMPLE, "score": 0.6912}],
                 "found": 1,
                 "searched": 100000,
                 "gallery_sequence": 100412,

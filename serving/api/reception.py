@@ -42,7 +42,7 @@ async def admit(parts: Parts, call: Call, action: Action) -> Principal:
 
 async def read_body(call: Call, model: type[M]) -> M:
     """The body as the model says; `ValidationError`, and what `Call.read_value` raises."""
-    return model.model_validate(await call.read_value())
+    return await call.work_apart(model.model_validate, await call.read_value())
 
 
 def read_idempotency_key(call: Call) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.errors import RequestError
+from serving.access.limits import MIN_BURST
 from serving.access.principal import Role
 from serving.cli.inputs import (
     HomeOption,
@@ -50,7 +52,8 @@ def add_key(
         float | None,
         typer.Option(
             metavar="N",
-            help="Items a second that it may ask for; without it, the setting serve.rate_limit.",
+            help="Items a second that it may ask for; without it, the setting serve.rate_limit. "
+            f"Each replica lets a burst of {MIN_BURST} through first.",
         ),
     ] = None,
     expires_on: Annotated[
@@ -98,8 +101,9 @@ def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     now = datetime.now(UTC)
     with open_deployment(home) as deployment:
         keys = deployment.store.api_keys()
+        closed = {one.code for one in deployment.store.all_outlets() if not one.is_open}
     if as_json:
-        print_json({"keys": [_write_key(key, now) for key in keys]})
+        print_json({"keys": [_write_key(key, now, closed) for key in keys]})
         return
     if not keys:
         print_line("There is no key: add one with `sosie apikey add`.")
@@ -111,7 +115,7 @@ def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
             escape(key.carrier or "-"),
             escape(key.outlet or "-"),
             "-" if key.rate_limit is None else f"{key.rate_limit:g}/s",
-            _name_state(key, now),
+            _name_state(key, now, closed),
             "-" if key.expires_at is None else _last_day(key.expires_at),
             escape(key.label),
         ]
@@ -164,13 +168,15 @@ def _last_day(expires_at: datetime) -> str:
     return (expires_at - timedelta(microseconds=1)).date().isoformat()
 
 
-def _name_state(key: ApiKey, now: datetime) -> str:
+def _name_state(key: ApiKey, now: datetime, closed: Collection[str]) -> str:
     if key.revoked_at is not None:
         return "revoked"
-    return "expired" if key.expires_at is not None and key.expires_at <= now else "in force"
+    if key.expires_at is not None and key.expires_at <= now:
+        return "expired"
+    return "outlet closed" if key.outlet in closed else "in force"
 
 
-def _write_key(key: ApiKey, now: datetime) -> dict[str, Any]:
+def _write_key(key: ApiKey, now: datetime, closed: Collection[str] = ()) -> dict[str, Any]:
     return {
         "key_id": key.id,
         "role": key.role,
@@ -178,7 +184,7 @@ def _write_key(key: ApiKey, now: datetime) -> dict[str, Any]:
         "outlet": key.outlet,
         "label": key.label,
         "rate_limit": key.rate_limit,
-        "state": _name_state(key, now),
+        "state": _name_state(key, now, closed),
         "created_at": key.created_at.isoformat(),
         "expires_at": None if key.expires_at is None else key.expires_at.isoformat(),
         "revoked_at": None if key.revoked_at is None else key.revoked_at.isoformat(),

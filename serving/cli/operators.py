@@ -77,7 +77,7 @@ def add_outlet(
 
 
 def close_outlet(code: Code, home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Close an outlet: nobody is enrolled there any more."""
+    """Close an outlet: nobody is enrolled there any more, and its keys are refused."""
     with open_deployment(home) as deployment:
         deployment.store.close_outlet(code, actor=name_actor())
     if as_json:

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.errors import RequestError
 from serving.cli.inputs import HomeOption
 from serving.cli.output import escape, print_fault, print_line
 from serving.cli.panels import DEPLOYMENT
@@ -50,7 +49,9 @@ def serve(
     folder = require_home(home)
     site = Site.of(folder, config)
     order = _validate(site, host, port)
-    require_port(order.serve.host, order.serve.port)
+    if not order.serve.ray_address:
+        # A cluster that serves others already has its proxies there.
+        require_port(order.serve.host, order.serve.port)
     with claim(folder):
         try:
             code = Supervisor(order, _tell_json if as_json else _tell).run()
@@ -74,20 +75,14 @@ def print_environment(
     Writes into DIR what it names: eval "$(sosie ray-environment /run/sosie)".
     """
     from serving.cluster.environment import USUAL, make_variables
-    from serving.cluster.launch import LONGEST_FOLDER
+    from serving.cluster.folders import claim_folder
     from serving.cluster.supervisor import require_ray
     from serving.settings import load_settings, require_home
 
     require_ray()
     site = require_home(home)
     settings = load_settings(site).serve
-    place = folder.resolve()
-    if len(str(place)) > LONGEST_FOLDER:
-        raise RequestError(f"{place} is too long a path for sockets below it: choose a shorter one")
-    try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"{place} cannot be a folder: {error.strerror}") from None
+    place = claim_folder(folder)
     variables = USUAL | make_variables(settings, place, site / settings.log_file)
     for name, value in variables.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
@@ -96,8 +91,11 @@ def print_environment(
 def _validate(site: Any, host: str | None, port: int | None) -> Any:
     """What is wrong with settings, key ring, registry or calibration is said before the start."""
     from serving.cluster.launch import Order
+    from serving.telemetry.traces import open_tracer
 
     settings = site.load()
+    # Refuses traces that nothing here could send.
+    open_tracer(settings.serve, "serve").close()
     with site.open(settings) as deployment:
         _ = deployment.thresholds
     given = {"host": host, "port": port}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from serving.client.decisions import ExpectedFalseCandidates
+from serving.client.decisions import Candidate, ExpectedFalseCandidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,11 @@ class ItemVerification:
     threshold: float
 
 
-@dataclass(frozen=True, slots=True)
-class MatchCandidate:
-    document_id: str
-    score: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemIdentification:
     """1:N: best first; an empty tuple is a true "nobody". `found` counts those not listed too."""
 
-    candidates: tuple[MatchCandidate, ...]
+    candidates: tuple[Candidate, ...]
     found: int
     searched: int
     gallery_sequence: int
@@ -136,7 +130,7 @@ class Identification:
 
 @dataclass(frozen=True, slots=True)
 class HolderLines:
-    """The lines under a document; none where the face is not its holder's."""
+    """The lines under a document; neither lines nor score where the face is not its holder's."""
 
     is_holder: bool
     score: float | None

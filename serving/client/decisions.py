@@ -43,10 +43,13 @@ class ExpectedFalseCandidates:
 
 
 @dataclass(frozen=True, slots=True)
-class EnrollmentCandidate:
-    reference_id: int
-    document_id: str
+class Candidate:
+    """A look-alike: to a tenant by a name of its own for that holder, to others by the ids."""
+
+    holder: str | None
     score: float
+    document_id: str | None = None
+    reference_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class DuplicateSearch:
     ran: bool
     searched: int | None = None
     gallery_sequence: int | None = None
-    candidates: tuple[EnrollmentCandidate, ...] | None = None
+    candidates: tuple[Candidate, ...] | None = None
     expected_false_candidates: ExpectedFalseCandidates | None = None
 
 

@@ -13,11 +13,16 @@ from ray.serve.config import BackpressureConfig
 from engine.errors import RequestError
 from serving.cluster.deployments import Embedder, Ingress, Registrar
 from serving.cluster.site import Site, count_ingresses
-from serving.settings import ServeSettings, require_home
+from serving.cluster.stopping import registrar_timeout_s
+from serving.sections import ServeSettings
+from serving.settings import require_home
 
 _ARGUMENTS = frozenset({"home", "config"})
 HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
 """A replica whose process ended is found within the period; one that hangs within the timeout."""
+
+QUIET: dict[str, Any] = {"logging_config": {"log_level": "WARNING", "enable_access_log": False}}
+"""The edge has a line for each request; Serve's own would be a second write beside it."""
 
 INGRESS_MARGIN = 64
 """Requests above its own bound that an ingress still takes, to refuse them in our own words."""
@@ -60,6 +65,7 @@ def _make_ingress(settings: ServeSettings) -> serve.Deployment:
         graceful_shutdown_wait_loop_s=0.2,
         ray_actor_options={"num_cpus": 0},
         **HEALTH,
+        **QUIET,
     )
 
 
@@ -70,10 +76,11 @@ def _make_registrar(settings: ServeSettings) -> serve.Deployment:
         num_replicas=1,
         max_ongoing_requests=CALLS_ONGOING,
         max_queued_requests=settings.requests_ongoing,
-        graceful_shutdown_timeout_s=settings.drain_s + 5,
+        graceful_shutdown_timeout_s=registrar_timeout_s(settings.drain_s),
         graceful_shutdown_wait_loop_s=0.2,
         ray_actor_options={"num_cpus": 0},
         **HEALTH,
+        **QUIET,
     )
 
 
@@ -86,4 +93,5 @@ def _make_embedder(settings: ServeSettings) -> serve.Deployment:
         max_queued_requests=settings.photographs_waiting,
         ray_actor_options={"num_cpus": 0, "num_gpus": settings.embedder_gpus},
         **HEALTH,
+        **QUIET,
     )

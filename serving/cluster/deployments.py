@@ -26,6 +26,7 @@ from serving.service.match_service import MatchService
 from serving.service.replies import Reply
 from serving.settings import find_cache
 from serving.telemetry.logs import close_log, open_log
+from serving.telemetry.traces import open_tracer
 
 EMBEDDER_TIMEOUT_S = 15.0
 BATCH_CROPS = 256
@@ -46,15 +47,17 @@ class Ingress:
             Path(site.home) / settings.serve.log_file, settings.serve.log_level, "ingress"
         )
         meter = open_meter(settings)
+        tracer = open_tracer(settings.serve, "ingress")
         self._desk = RayDesk(
             registrar,
             capacity=settings.serve.requests_ongoing,
             timeout_s=settings.serve.request_timeout_s,
             meter=meter,
             log=log,
+            tracer=tracer,
         )
         call = None if embedder is None else _call_embedder(embedder)
-        self._parts = IngressParts(site, settings, self._desk, meter, log, call)
+        self._parts = IngressParts(site, settings, self._desk, meter, log, tracer, call)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_app(self._parts.parts)
@@ -81,8 +84,9 @@ class Registrar:
                 open_index=shard_opener(settings),
             )
 
+        self._tracer = open_tracer(settings.serve, "registrar")
         self._service = MatchService(
-            open_deployment, settings.serve, open_meter(settings), self._log
+            open_deployment, settings.serve, open_meter(settings), self._log, self._tracer
         )
 
     async def perform(self, method: str, arguments: tuple[Any, ...]) -> Reply:
@@ -101,6 +105,7 @@ class Registrar:
     async def __del__(self) -> None:
         await self._service.drain(self._drain_s)
         await asyncio.to_thread(self._service.close)
+        await asyncio.to_thread(self._tracer.close)
         close_log(self._log)
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from structlog.typing import FilteringBoundLogger
 
+from engine.errors import RequestError
 from serving.refusals import Busy, Interrupted, NotReady
 from serving.service.carried import CarriedDesk
 from serving.service.desk import CallContext, Phase, Status
-from serving.service.replies import Reply
+from serving.service.replies import Reply, find_context
 from serving.telemetry.meter import Meter
+from serving.telemetry.traces import SilentTracer, Tracer
 
 STATUS_TIMEOUT_S = 1.0
 LOOK_AGAIN_S = 0.1
@@ -23,6 +26,7 @@ HOP_TIMEOUT_S = 1.0
 """What a call may take beyond its own deadline, which the registrar keeps and answers for."""
 
 LOST = "the registrar was lost meanwhile: ask again with the same Idempotency-Key"
+OVERSIZED = "the answer is larger than one message may be: ask for less at once"
 ABSENT = "the registrar is being started: ask again"
 
 
@@ -42,12 +46,14 @@ class RayDesk(CarriedDesk):
         timeout_s: float,
         meter: Meter,
         log: FilteringBoundLogger,
+        tracer: Tracer | None = None,
     ) -> None:
         self._handle = handle
         self._capacity = capacity
         self._timeout_s = timeout_s
         self._meter = meter
         self._log = log
+        self._tracer = tracer or SilentTracer()
         self._ongoing = 0
         self._watching: asyncio.Task[None] | None = None
 
@@ -68,27 +74,41 @@ class RayDesk(CarriedDesk):
         self._ongoing += 1
         start = time.perf_counter()
         try:
-            return await self._send(method, arguments)
+            with self._tracer.span("hop") as hop:
+                reply = await self._send(method, _continue_trace(arguments, hop.traceparent))
+                if reply.error is not None:
+                    hop.fail(reply.error.code)
+                return reply
         finally:
             self._ongoing -= 1
             self._meter.observe_stage("hop", time.perf_counter() - start)
 
     async def _send(self, method: str, arguments: tuple[Any, ...]) -> Reply:
-        timeout_s = _find_timeout(arguments)
+        context = find_context(arguments)
+        timeout_s = None if context is None else context.timeout_s
         wait_s = (self._timeout_s if timeout_s is None else timeout_s) + HOP_TIMEOUT_S
         try:
             reply = await _await(self._handle.perform.remote(method, arguments), wait_s)
         except BackPressureError:
             return Reply(error=Busy("too many calls wait for the registrar: ask again later"))
         except Exception as error:  # noqa: BLE001 - Ray, Serve and gRPC each bring their own
-            self._suspect(error, method)
+            if _is_oversized(error):
+                # The registrar lives: this answer alone cannot travel.
+                self._log.error("reply_too_large", method=method)
+                return Reply(error=RequestError(OVERSIZED))
+            self._suspect(error, method, context)
             return Reply(error=Interrupted(LOST))
         assert isinstance(reply, Reply)
         return reply
 
-    def _suspect(self, error: Exception, method: str) -> None:
+    def _suspect(self, error: Exception, method: str, context: CallContext | None) -> None:
         # The type alone: a text of Ray's may quote what was sent.
-        self._log.warning("registrar_lost", method=method, error=type(error).__name__)
+        self._log.warning(
+            "registrar_lost",
+            method=method,
+            error=type(error).__name__,
+            correlator=None if context is None else context.correlator,
+        )
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
 
@@ -118,8 +138,17 @@ async def _await(response: DeploymentResponse[Any], timeout_s: float) -> Any:
         raise
 
 
-def _find_timeout(arguments: tuple[Any, ...]) -> float | None:
-    for argument in arguments:
-        if isinstance(argument, CallContext):
-            return argument.timeout_s
-    return None
+def _is_oversized(error: Exception) -> bool:
+    # gRPC brings no types; its status for this is on the error of the call.
+    code = getattr(error, "code", None)
+    return callable(code) and getattr(code(), "name", "") == "RESOURCE_EXHAUSTED"
+
+
+def _continue_trace(arguments: tuple[Any, ...], traceparent: str | None) -> tuple[Any, ...]:
+    """The arguments with a context under which the registrar's spans are children of the hop."""
+    if traceparent is None:
+        return arguments
+    return tuple(
+        replace(one, traceparent=traceparent) if isinstance(one, CallContext) else one
+        for one in arguments
+    )

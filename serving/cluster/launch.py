@@ -1,20 +1,19 @@
-"""A node as a child process, and the folder that lasts as long as it does."""
+"""A node as a child process."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from serving.cluster.environment import make_environment
+from serving.cluster.folders import NodeFolder, open_private
 from serving.cluster.processes import (
     NODE_MODULE,
     Role,
@@ -24,14 +23,10 @@ from serving.cluster.processes import (
 )
 from serving.cluster.site import Site
 from serving.errors import ExitCode, Fault
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 
-FOLDER_PREFIX, OWNER_FILE = "sosie-", "owner"
 OUTPUT_FILE = "node.log"
 """What Ray and Serve say of the last start; beside the service's log."""
-
-LONGEST_FOLDER = 25
-"""The path of a socket has 107 characters at most, and those below the folder need 82 of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +51,10 @@ class NodeProcess:
 
     def __enter__(self) -> Self:
         settings = self._order.serve
-        self._folder = make_folder()
+        self._folder = NodeFolder()
         log = Path(self._order.site.home) / settings.log_file
         environment = make_environment(
-            settings, self._folder, log, is_local=not settings.ray_address
+            settings, self._folder.path, log, is_local=not settings.ray_address
         )
         self._pipe, report = os.pipe()
         os.set_blocking(self._pipe, False)
@@ -69,17 +64,19 @@ class NodeProcess:
             "host": settings.host,
             "port": settings.port,
             "ray_address": settings.ray_address,
-            "folder": str(self._folder),
+            "folder": str(self._folder.path),
             "drain_s": settings.drain_s,
+            "is_proxied": settings.proxy == "haproxy",
             "report": report,
         }
         output_path = log.with_name(OUTPUT_FILE)
-        output_path.parent.mkdir(parents=True, exist_ok=True)
-        with output_path.open("wb") as output:
+        output_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(output_path, "wb", opener=open_private) as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", NODE_MODULE, json.dumps(plan)],
                 env=environment,
-                pass_fds=(report,),
+                # The folder is the node's too, should it outlive this process by its drain.
+                pass_fds=(report, self._folder.owner),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -93,7 +90,7 @@ class NodeProcess:
         end_descendants(os.getpid())
         self._process.wait()
         os.close(self._pipe)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.close()
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -123,30 +120,3 @@ class NodeProcess:
         if self.is_deployed:
             return None
         return Fault(**said | {"exit_code": ExitCode(said["exit_code"])})
-
-
-def make_folder() -> Path:
-    """A folder that nobody else may read, with a path short enough for sockets below it.
-
-    Those whose owners were killed are removed.
-    """
-    shared = Path(tempfile.gettempdir())
-    if len(str(shared)) + len("/sosie-12345678") > LONGEST_FOLDER:
-        shared = Path("/tmp")  # noqa: S108 - mkdtemp makes a folder of its own there
-    for left in shared.glob(f"{FOLDER_PREFIX}*/{OWNER_FILE}"):
-        with suppress(OSError, ValueError):
-            if _is_gone(int(left.read_text(encoding="utf-8"))):
-                shutil.rmtree(left.parent, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=shared))
-    (folder / OWNER_FILE).write_text(str(os.getpid()), encoding="utf-8")
-    return folder
-
-
-def _is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

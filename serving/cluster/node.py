@@ -27,7 +27,8 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
 from engine.errors import RequestError
-from serving.cluster.draining import drain_proxies
+from serving.cluster.draining import drain_nodes, drain_proxies
+from serving.cluster.stopping import registrar_timeout_s
 from serving.errors import Fault, describe
 
 OBJECT_STORE_BYTES = 128 << 20
@@ -35,6 +36,7 @@ OBJECT_STORE_BYTES = 128 << 20
 
 KEEP_ALIVE_S = 75
 NAME = "sosie"
+LOOPBACK = "127.0.0.1"
 APPLICATION = "serving.cluster.application"
 WATCH_S = 1.0
 LOST_AFTER = 5
@@ -53,6 +55,7 @@ class NodePlan:
     ray_address: str
     folder: str
     drain_s: float
+    is_proxied: bool
     report: int
 
     def write(self) -> str:
@@ -97,7 +100,7 @@ def connect(plan: NodePlan) -> None:
     ray.init(
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
-        _node_ip_address="127.0.0.1",
+        _node_ip_address=LOOPBACK,
         _temp_dir=str(Path(plan.folder) / "ray"),
         **common,
     )
@@ -107,9 +110,11 @@ def deploy(plan: NodePlan) -> None:
     """Deploys the application; returns when its replicas have started."""
     application = importlib.import_module(APPLICATION)
     location = ProxyLocation.EveryNode if plan.ray_address else ProxyLocation.HeadOnly
+    # Replicas listen where Serve is told to. Here they stay on loopback, whatever the proxy does.
+    host = plan.host if plan.ray_address or not plan.is_proxied else LOOPBACK
     serve.start(
         proxy_location=location,
-        http_options=HTTPOptions(host=plan.host, port=plan.port, keep_alive_timeout_s=KEEP_ALIVE_S),
+        http_options=HTTPOptions(host=host, port=plan.port, keep_alive_timeout_s=KEEP_ALIVE_S),
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
     arguments = {"home": plan.home, "config": plan.file}
@@ -117,13 +122,18 @@ def deploy(plan: NodePlan) -> None:
 
 
 def withdraw(plan: NodePlan) -> None:
-    """Takes no more, lets what runs end within the drain time, and stops Ray."""
-    drain_proxies(Path(plan.folder), plan.drain_s)
+    """Takes no more, lets what runs end within the drain time, and stops Ray; of a cluster that
+    others started it takes away the application only."""
+    if plan.ray_address:
+        drain_nodes(plan.drain_s)
+    else:
+        drain_proxies(Path(plan.folder), plan.drain_s)
     serve.delete(NAME, _blocking=False)
-    deadline = time.monotonic() + plan.drain_s + 5
+    deadline = time.monotonic() + registrar_timeout_s(plan.drain_s)
     while NAME in serve.status().applications and time.monotonic() < deadline:
         time.sleep(0.1)
-    serve.shutdown()
+    if not plan.ray_address:
+        serve.shutdown()
     ray.shutdown()
 
 

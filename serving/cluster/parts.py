@@ -7,6 +7,8 @@ from importlib.metadata import version
 from structlog.typing import FilteringBoundLogger
 
 from serving.access.gate import KeyGate
+from serving.cluster.proxy_metrics import ProxyCollector
+from serving.cluster.proxy_socket import PLACE
 from serving.cluster.site import Site, count_ingresses
 from serving.ingress.faces import FacesQueue
 from serving.ingress.remote_embedder import CropCall, open_remote_extractor
@@ -18,6 +20,7 @@ from serving.settings import Settings, find_cache, find_metrics_folder
 from serving.telemetry.exporter import start_exporter
 from serving.telemetry.logs import close_log
 from serving.telemetry.metrics import PrometheusMeter
+from serving.telemetry.traces import Tracer
 
 REMOTE_WORKERS = 4
 """Threads that wait for an embedder elsewhere, so that the next photographs are decoded."""
@@ -29,10 +32,14 @@ def find_version() -> str:
 
 
 def open_meter(settings: Settings) -> PrometheusMeter:
-    """The meter of this process; it counts with the node's other processes."""
-    return PrometheusMeter(
-        find_metrics_folder(), version=find_version(), model=model_digest(settings)
-    )
+    """The meter of this process; it counts with the node's other processes, and shows what the
+    node's proxy counts."""
+    folder = find_metrics_folder()
+    meter = PrometheusMeter(folder, version=find_version(), model=model_digest(settings))
+    if folder is not None:
+        # Both lie in the folder of the node.
+        meter.rendered.register(ProxyCollector(folder.parent / PLACE))
+    return meter
 
 
 class IngressParts:
@@ -45,9 +52,10 @@ class IngressParts:
         desk: Desk,
         meter: PrometheusMeter,
         log: FilteringBoundLogger,
+        tracer: Tracer,
         embed: CropCall | None,
     ) -> None:
-        self._log = log
+        self._log, self._tracer = log, tracer
         self._deployment = site.open(
             settings, warn=lambda line: log.warning("deployment", detail=line)
         )
@@ -88,6 +96,7 @@ class IngressParts:
             model_digest=store.model_digest,
             version=find_version(),
             calibration=self._deployment.calibration,
+            tracer=tracer,
         )
 
     def close(self) -> None:
@@ -97,4 +106,5 @@ class IngressParts:
             self._exporter.close()
         self._extractor.close()
         self._deployment.close()
+        self._tracer.close()
         close_log(self._log)

@@ -22,7 +22,12 @@ CHECK_TIMEOUT_S = 5.0
 CORRELATOR = r"^[a-zA-Z0-9-_:;.\/<>{}]{0,256}$"
 _SECTION = r"(?=^(?:global|defaults|frontend|backend|listen)\b|\Z)"
 STOPPING = "proc.sosie_stops"
-"""A variable of the running proxy; once it is set, whatever is new is refused."""
+"""A variable of the running proxy; while it is 1, whatever is new is refused."""
+
+OWN = "http-sosie"
+"""The backend of our application, as long as nobody has named it otherwise."""
+
+HEALTH = "/health/ /version /metrics"
 
 Edit = Callable[[str], str]
 
@@ -39,6 +44,8 @@ class ProxyConfig:
     ongoing: int
     match_ongoing: int
     header_timeout_s: int = 10
+    address: str | None = None
+    """Where it listens, in place of the address that Serve's replicas share with it."""
 
 
 def write_wrapper(folder: Path, config: ProxyConfig, binary: Path, log: Path) -> Path:
@@ -61,6 +68,7 @@ def amend(text: str, config: ProxyConfig, folder: Path) -> str:
         _drop_access_log,
         _drop_fallback,
         lambda text: _bound_clients(text, config.header_timeout_s),
+        lambda text: _listen_at(text, config.address),
         lambda text: _name_answers(text, folder),
         _refuse_while_empty,
         lambda text: _refuse_when_full(text, config),
@@ -99,6 +107,13 @@ def _bound_clients(text: str, header_timeout_s: int) -> str:
     return _replace(r"^(defaults\n)", line, text)
 
 
+def _listen_at(text: str, address: str | None) -> str:
+    if address is None:
+        return text
+    host = f"[{address}]" if ":" in address else address
+    return _replace(r"^(frontend http_frontend\n +bind )\S+:(\d+)$", rf"\g<1>{host}:\2", text)
+
+
 def _name_answers(text: str, folder: Path) -> str:
     """What HAProxy says itself has our shape, so that clients know they may ask again."""
     for status in (502, 503, 504):
@@ -118,7 +133,9 @@ def _refuse_while_empty(text: str) -> str:
 
 
 def _refuse_when_full(text: str, config: ProxyConfig) -> str:
-    found = re.search(r"^ +use_backend (\S+) if is_\1$", text, flags=re.M)
+    found = re.search(rf"^ +use_backend ({OWN}) if is_\1$", text, flags=re.M) or re.search(
+        r"^ +use_backend (\S+) if is_\1$", text, flags=re.M
+    )
     if found is None:
         # While no application is deployed there is nothing to be full.
         _replace(r"^ +default_backend default_backend$", "", text)
@@ -130,24 +147,30 @@ def _refuse_when_full(text: str, config: ProxyConfig) -> str:
         f"if {{ req.hdr(x-correlator) -m reg '{CORRELATOR}' }}",
         "http-after-response set-header x-correlator %[var(txn.correlator)] "
         "if !{ res.hdr(x-correlator) -m found } { var(txn.correlator) -m found }",
-        f"{_not_ready()} if {{ var({STOPPING}) -m found }}",
-        "acl sosie_health path_beg /health/ /version /metrics",
+        # On a cluster of one's own others may be served beside us.
+        f"{_not_ready()} if is_{name} {{ var({STOPPING}) -m int 1 }}",
+        f"acl sosie_health path_beg {HEALTH}",
     ]
+    # Looks at the service take no request's place, and no request theirs.
+    split = [f"use_backend {name}-health if is_{name} sosie_health"]
+    text = _split_backend(text, name, "health")
     if config.ongoing:
-        rules.append(f"{busy} if {{ be_conn({name}) ge {config.ongoing} }} !sosie_health")
+        full = f"is_{name} !sosie_health {{ be_conn({name}) ge {config.ongoing} }}"
+        rules.append(f"{busy} if {full}")
     if config.match_ongoing:
+        full = f"{{ be_conn({name}-match) ge {config.match_ongoing} }}"
         rules += [
             "acl sosie_match path /v1/match",
-            f"{busy} if sosie_match {{ be_conn({name}-match) ge {config.match_ongoing} }}",
-            f"use_backend {name}-match if sosie_match",
+            f"{busy} if is_{name} sosie_match {full}",
         ]
-        text = _split_match(text, name)
-    lines = "".join(f"    {rule}\n" for rule in rules)
+        split.append(f"use_backend {name}-match if is_{name} sosie_match")
+        text = _split_backend(text, name, "match")
+    lines = "".join(f"    {rule}\n" for rule in rules + split)
     place = text.index(found[0])
     return text[:place] + lines + text[place:]
 
 
-def _split_match(text: str, name: str) -> str:
+def _split_backend(text: str, name: str, kind: str) -> str:
     """A second backend of the same servers, so that these requests are counted by themselves."""
     section = re.search(rf"^backend {re.escape(name)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
     if section is None:
@@ -157,7 +180,7 @@ def _split_match(text: str, name: str) -> str:
     tracked = re.sub(server, rf"\1 track {name}/\2", section[1], flags=re.M)
     body = re.sub(r"^ +(?:option httpchk|http-check)[^\n]*\n", "", tracked, flags=re.M)
     body = re.sub(r"^( +default-server.*) check$", r"\1", body, flags=re.M)
-    return text[: section.end()] + f"backend {name}-match\n{body}" + text[section.end() :]
+    return text[: section.end()] + f"backend {name}-{kind}\n{body}" + text[section.end() :]
 
 
 def _describe(status: int, code: str, message: str) -> str:
@@ -236,7 +259,7 @@ def prepare(path: Path, config: ProxyConfig, binary: Path) -> str | None:
 def warn(log: Path, reason: str) -> None:
     """One JSON line for the operator: the service runs, but with Serve's own proxy settings."""
     line = {
-        "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "level": "warning",
         "event": "proxy_unamended",
         "reason": " ".join(reason.split()),

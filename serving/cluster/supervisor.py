@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import RequestError
+from serving.cluster.folders import open_private
 from serving.cluster.launch import NodeProcess, Order
 from serving.cluster.processes import end_descendants
+from serving.cluster.stopping import supervisor_timeout_s
 from serving.errors import ExitCode, Fault
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 
 LOCK_FILE = "serve.lock"
 READY_PATH = "/health/ready"
@@ -34,7 +36,6 @@ STUCK_S = 45.0
 RESTARTS = 5
 RESTARTS_WITHIN_S = 300.0
 BACKOFF_S = (0.0, 1.0, 2.0, 4.0, 8.0)
-STOP_MARGIN_S = 20.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 Tell = Callable[[str, Mapping[str, Any]], None]
@@ -71,7 +72,8 @@ def require_port(host: str, port: int) -> None:
 @contextmanager
 def claim(home: Path) -> Iterator[None]:
     """Holds the home's lock; `RequestError` while another `sosie serve` has it."""
-    with (home / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    path = home / LOCK_FILE
+    with open(path, "a+", encoding="utf-8", opener=open_private) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -158,7 +160,7 @@ class Supervisor:
     def _stop(self, node: NodeProcess) -> None:
         self._tell("stopping", {"drain_s": self._order.serve.drain_s})
         node.terminate()
-        deadline = time.monotonic() + self._order.serve.drain_s + STOP_MARGIN_S
+        deadline = time.monotonic() + supervisor_timeout_s(self._order.serve.drain_s)
         while node.is_alive() and time.monotonic() < deadline and not self._insists:
             time.sleep(TICK_S)
 

@@ -22,7 +22,8 @@ from serving.batches import require_sound
 from serving.compose import Deployment
 from serving.demo.pictures import Picture
 from serving.homes import create_home
-from serving.settings import RegistrySettings, Settings
+from serving.sections import RegistrySettings
+from serving.settings import Settings
 
 CARRIER, OUTLET = "demo", "demo-1"
 

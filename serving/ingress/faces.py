@@ -1,25 +1,26 @@
-"""The photographs that wait in an ingress, and the thread that turns them into samples."""
+"""The threads of an ingress that turn photographs that wait into samples."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.errors import DeadlinePassed, ImageError, SosieError
+from engine.errors import ImageError, SosieError, copy_for_one
 from engine.faces.extractor import Extracted
 from engine.matching.requests import Sample
 from engine.matching.sampling import make_samples
 from engine.registry.vault import Vault
-from serving.refusals import Busy, NotReady, ServiceRefusal
+from serving.ingress.waiting import Taken, WaitingCall, WaitingRoom, too_late
+from serving.refusals import NotReady, ServiceRefusal
+from serving.telemetry.guarded import GuardedMeter
 from serving.telemetry.meter import Meter
 
-BATCH_PHOTOGRAPHS = 16
+DISTRUST_S = 5.0
+"""After an embedder elsewhere gave no answer, for so long, or until it gives one."""
 _QUEUE = "photographs"
 _STAGE = "extract"
 
@@ -32,60 +33,11 @@ class PhotographExtractor(Protocol):
         ...
 
 
-class _Call:
-    """The photographs of one request: those before `taken` are with a worker, or done."""
-
-    __slots__ = (
-        "deadline", "future", "images", "loop", "outcomes", "settled", "taken", "unsettled",
-    )  # fmt: skip
-
-    def __init__(self, images: Sequence[bytes], deadline: float | None) -> None:
-        self.images = images
-        self.deadline = deadline
-        self.taken = 0
-        self.unsettled = len(images)
-        self.settled = False
-        self.outcomes: list[Sample | ImageError | None] = [None] * len(images)
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[list[Sample | ImageError]] = self.loop.create_future()
-
-    @property
-    def waiting(self) -> int:
-        return 0 if self.settled else len(self.images) - self.taken
-
-    def settle(self, error: Exception | None = None) -> None:
-        """Answers, on the caller's loop; whoever is first wins."""
-        if self.settled:
-            return
-        self.settled = True
-        try:
-            self.loop.call_soon_threadsafe(self._resolve, error)
-        except RuntimeError:
-            # The loop has been closed: nobody waits any more.
-            return
-
-    def _resolve(self, error: Exception | None) -> None:
-        if self.future.done():
-            return
-        if error is not None:
-            self.future.set_exception(error)
-            return
-        outcomes = [one for one in self.outcomes if one is not None]
-        assert len(outcomes) == len(self.images)
-        self.future.set_result(outcomes)
-
-
-_Taken = list[tuple[_Call, int]]
-"""A batch: the place of each photograph in its call."""
-
-
 class FacesQueue:
-    """The `Faces` of an ingress: bounded, in order of arrival, extracted in whatever gathered.
+    """The `Faces` of an ingress: bounded, extracted in whatever gathered, as `WaitingRoom` says.
 
-    At most `capacity` photographs wait, and a call holds half of the places at most, however many
-    it brings. After each batch's worth a call stands at the end again, so that a long one delays
-    nobody by more than a batch. One worker suffices where extraction keeps the cores busy; more
-    help where it waits for an embedder elsewhere.
+    After each batch's worth a long call stands at the end again. One worker suffices where
+    extraction keeps the cores busy; more help where it waits for an embedder elsewhere.
     """
 
     def __init__(
@@ -101,16 +53,17 @@ class FacesQueue:
         self._extractor = extractor
         self._vault = vault
         self._capacity = capacity
-        self._meter = meter
+        self._meter = GuardedMeter(meter, log)
         self._log = log
-        self._calls: deque[_Call] = deque()
-        self._held = 0
+        self._room = WaitingRoom(capacity)
+        self._refused_at: float | None = None
         self._closing = False
         self._changed = threading.Condition()
         self._threads = [
             threading.Thread(target=self._work, name=f"faces-{number}", daemon=True)
             for number in range(workers)
         ]
+        self._working = workers
         for thread in self._threads:
             thread.start()
 
@@ -125,11 +78,11 @@ class FacesQueue:
         if not images:
             return []
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        call = _Call(images, deadline)
+        call = WaitingCall(images, deadline)
         self._admit(call)
         timer = None
         if timeout_s is not None:
-            timer = call.loop.call_later(max(timeout_s, 0.0), self._drop, call, _too_late())
+            timer = call.loop.call_later(max(timeout_s, 0.0), self._drop, call, too_late())
         try:
             return await call.future
         finally:
@@ -153,81 +106,63 @@ class FacesQueue:
         """True once it takes no more."""
         return self._closing
 
-    def _admit(self, call: _Call) -> None:
+    @property
+    def is_alive(self) -> bool:
+        """Whether every worker lives, and an embedder elsewhere answers as far as one knows."""
+        refused_at = self._refused_at
+        is_refused = refused_at is not None and time.monotonic() - refused_at < DISTRUST_S
+        return self._working == len(self._threads) and not is_refused
+
+    def _admit(self, call: WaitingCall) -> None:
         with self._changed:
-            if self._closing:
-                raise NotReady("the service stops: ask again, it will be another replica")
-            places = self._places(call)
-            if self._held + places > self._capacity:
-                raise Busy("too many photographs wait here: ask again later")
-            self._calls.append(call)
-            self._hold(places)
+            if self._closing or not self._working:
+                raise NotReady("no photographs are taken here any more: ask another replica")
+            self._room.admit(call)
+            self._show_queue()
             self._changed.notify()
 
-    def _drop(self, call: _Call, error: Exception | None) -> None:
-        """What is left of a call that nobody waits for is not extracted."""
+    def _drop(self, call: WaitingCall, error: Exception | None) -> None:
         with self._changed:
-            if call.settled:
-                return
-            before = self._places(call)
-            if call in self._calls:
-                self._calls.remove(call)
-            call.settle(error or _too_late())
-            self._hold(-before)
+            if not call.settled:
+                self._room.drop(call, error)
+                self._show_queue()
 
-    def _places(self, call: _Call) -> int:
-        # Two at least: one of a pair would wait for the other.
-        return min(call.waiting, max(2, self._capacity // 2))
-
-    def _hold(self, change: int) -> None:
-        self._held += change
-        self._meter.set_queue(_QUEUE, self._held, self._capacity)
+    def _show_queue(self) -> None:
+        self._meter.set_queue(_QUEUE, self._room.held, self._capacity)
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._calls and not self._closing:
-                    self._changed.wait()
-                if not self._calls:
-                    return
-                batch = self._take()
-            if batch:
-                self._extract(batch)
+        is_open = True
+        try:
+            while is_open:
+                batch: Taken = []
+                try:
+                    is_open = self._take(batch)
+                    if batch:
+                        self._extract(batch)
+                except Exception as error:  # noqa: BLE001 - the thread must live on
+                    self._fail(batch, error)
+        except BaseException:
+            self._end_worker(batch)
+            raise
 
-    def _take(self) -> _Taken:
-        """Up to a batch of photographs, of the calls that came first."""
-        batch: _Taken = []
-        now = time.monotonic()
-        for _ in range(len(self._calls)):
-            room = BATCH_PHOTOGRAPHS - len(batch)
-            if room == 0:
-                break
-            call = self._calls.popleft()
-            before = self._places(call)
-            if call.deadline is not None and call.deadline <= now:
-                call.settle(_too_late())
-            else:
-                share = min(room, call.waiting)
-                batch += [(call, call.taken + number) for number in range(share)]
-                call.taken += share
-                if share == BATCH_PHOTOGRAPHS and call.waiting:
-                    self._calls.append(call)
-                elif call.waiting:
-                    # Cut by the end of the batch alone: its turn is not over.
-                    self._calls.appendleft(call)
-            self._hold(self._places(call) - before)
-        return batch
+    def _take(self, batch: Taken) -> bool:
+        """Waits for photographs and adds them to the batch; False once closed and empty."""
+        with self._changed:
+            while not self._room and not self._closing:
+                self._changed.wait()
+            if not self._room:
+                return False
+            self._room.take(batch)
+            self._show_queue()
+        return True
 
-    def _extract(self, batch: _Taken) -> None:
+    def _extract(self, batch: Taken) -> None:
         images = [call.images[place] for call, place in batch]
         start = time.perf_counter()
-        try:
-            samples = make_samples(images, self._extractor.extract(images), self._vault)
-        except Exception as error:  # noqa: BLE001 - the thread must live on, whatever it was
-            self._fail(batch, error)
-            return
+        samples = make_samples(images, self._extractor.extract(images), self._vault)
         self._meter.observe_stage(_STAGE, time.perf_counter() - start)
         self._meter.observe_batch(_STAGE, len(batch))
+        self._refused_at = None
         with self._changed:
             for (call, place), sample in zip(batch, samples, strict=True):
                 call.outcomes[place] = sample
@@ -235,15 +170,23 @@ class FacesQueue:
                 if call.unsettled == 0:
                     call.settle()
 
-    def _fail(self, batch: _Taken, error: Exception) -> None:
+    def _end_worker(self, batch: Taken) -> None:
+        """Answers those whose worker ends, and all who wait where it was the last."""
+        with self._changed:
+            self._working -= 1
+            left = {id(call): call for call, _ in batch}
+            if not self._working:
+                left |= {id(call): call for call in self._room.calls()}
+        for call in left.values():
+            self._drop(call, NotReady("photographs are not looked at here: ask another replica"))
+
+    def _fail(self, batch: Taken, error: Exception) -> None:
+        if isinstance(error, ServiceRefusal):
+            self._refused_at = time.monotonic()
         is_foreseen = isinstance(error, SosieError | ServiceRefusal)
         behind = error.__cause__ if is_foreseen else error
         if behind is not None:
             # By type alone: its text may hold anything.
             self._log.error("extraction failed", kind=type(behind).__name__, count=len(batch))
         for call in {id(call): call for call, _ in batch}.values():
-            self._drop(call, error)
-
-
-def _too_late() -> DeadlinePassed:
-    return DeadlinePassed("the time of this request ran out while its photographs waited")
+            self._drop(call, copy_for_one(error))

@@ -6,11 +6,11 @@ two together; a model's way through a batch of 256 would cost more than comparin
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serving.ingress.base64text import read_base64
 from serving.ingress.templates import read_token
 from serving.refusals import Malformed, TooManyItems
 
@@ -135,7 +135,7 @@ def _read_image(image: object, where: str) -> bytes:
     if type(image) is not str:
         raise Malformed(f"{where}: neither base64 nor binary")
     try:
-        return binascii.a2b_base64(image, strict_mode=True)
+        return read_base64(image)
     except ValueError:
         raise Malformed(f"{where}: not base64 (RFC 4648, section 4, padded)") from None
 

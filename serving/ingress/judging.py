@@ -19,6 +19,7 @@ from serving.refusals import TemplateInvalid
 if TYPE_CHECKING:
     from engine.matching.identification import Identification
     from engine.reasons import Reason
+    from serving.access.pseudonyms import ShowCandidate
     from serving.ingress.items import MatchBatch
     from serving.parts import Parts
     from serving.service.desk import CallContext
@@ -57,15 +58,23 @@ class Matcher:
         """
         faces = await self._take_faces(batch, tenant, timeout_s)
         started = time.perf_counter()
-        results = self._verify_all(batch, faces)
+        with self._parts.tracer.span("match", items=len(batch)):
+            results = self._verify_all(batch, faces)
         self._parts.meter.observe_stage("match", time.perf_counter() - started)
         self._parts.meter.observe_batch("match", len(batch))
         return results, faces
 
     async def identify(
-        self, batch: MatchBatch, faces: Faces, results: list[Result], context: CallContext
+        self,
+        batch: MatchBatch,
+        faces: Faces,
+        results: list[Result],
+        context: CallContext,
+        show: ShowCandidate,
     ) -> None:
-        """Adds to the results what one search of all probes finds; raises what the desk does."""
+        """Adds to the results what one search of all probes finds; raises what the desk does.
+
+        `show` writes a candidate for the caller."""
         places, probes = [], []
         for place, (slot, search) in enumerate(zip(batch.probes, batch.searches, strict=True)):
             face = faces[slot]
@@ -80,7 +89,7 @@ class Matcher:
         for place, one in zip(places, found, strict=True):
             if one.searched not in expected:
                 expected[one.searched] = self._expect(one.searched)
-            results[place]["identification"] = self._describe(one, expected[one.searched])
+            results[place]["identification"] = self._describe(one, expected[one.searched], show)
 
     async def _take_faces(self, batch: MatchBatch, tenant: str, timeout_s: float) -> Faces:
         if not batch.images:
@@ -91,9 +100,9 @@ class Matcher:
         images = set(batch.images)
         tokens = [one for slot, one in enumerate(batch.faces) if slot not in images]
         opened = iter(self._parts.templates.open(tokens, tenant))
-        samples = iter(
-            await self._parts.faces.sample([batch.faces[slot] for slot in batch.images], timeout_s)
-        )
+        files = [batch.faces[slot] for slot in batch.images]
+        with self._parts.tracer.span("extract", items=len(files)):
+            samples = iter(await self._parts.faces.sample(files, timeout_s))
         faces: list[Vector | Problem] = []
         for slot in range(len(batch.faces)):
             face = read_sample(next(samples)) if slot in images else next(opened)
@@ -134,13 +143,15 @@ class Matcher:
                 "threshold": threshold,
             }
 
-    def _describe(self, found: Identification, expected: dict[str, Any] | None) -> Result:
+    def _describe(
+        self, found: Identification, expected: dict[str, Any] | None, show: ShowCandidate
+    ) -> Result:
         return {
             "candidates": [
-                {"document_id": one.document_id, "score": one.score}
+                show(one.document_id, one.reference_id, one.score)
                 for one in found.candidates[:MAX_CANDIDATES]
             ],
-            "found": len(found.candidates),
+            "found": found.found,
             "searched": found.searched,
             "gallery_sequence": found.gallery_sequence,
             "threshold": self._review,

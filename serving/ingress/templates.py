@@ -25,8 +25,7 @@ class SealedTemplates:
     """The `Templates` of a deployment. A token is one AES-256-GCM seal of the moment of issue
     (int64, seconds) and the vector (float32[d]), both little-endian.
 
-    Tenant and model are part of what the seal authenticates. An empty tenant is that of roles
-    that belong to none.
+    Tenant and model are part of what the seal authenticates.
     """
 
     def __init__(

@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, cast
 
+from engine.matching.disputes import Dispute
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines
 from engine.matching.identification import Identification
 from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.verification import HolderCheck
 from engine.registry.records import AuditEntry
-from serving.service.desk import CallContext, Dispute, HolderCheck, LineTarget, Probes, Status
+from serving.service.desk import CallContext, LineTarget, Probes, Status
 from serving.service.replies import Reply
 
 
@@ -61,8 +63,8 @@ class CarriedDesk(ABC):
     async def erase(self, document_id: str, context: CallContext) -> ErasureCertificate:
         return cast("ErasureCertificate", await self._ask("erase", document_id, context))
 
-    async def note(self, entries: Sequence[AuditEntry]) -> None:
-        await self._ask("note", tuple(entries))
+    async def note(self, entries: Sequence[AuditEntry], context: CallContext) -> None:
+        await self._ask("note", tuple(entries), context)
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         return (await self.carry(method, arguments)).unwrap()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.matching.disputes import Dispute
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines
 from engine.matching.identification import Identification
 from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.verification import HolderCheck
 from engine.registry.records import AuditEntry
 
 Probes = NDArray[np.float32]
@@ -74,26 +75,6 @@ class CallContext:
 
 
 @dataclass(frozen=True, slots=True)
-class HolderCheck:
-    """A face held against the references of one document (re-verification)."""
-
-    document_id: str
-    line_id: str | None
-    is_match: bool
-    score: float | None
-    threshold: float
-
-
-@dataclass(frozen=True, slots=True)
-class Dispute:
-    """An opened dispute: the case that people will decide."""
-
-    case_id: str
-    line_id: str
-    opened_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class LineTarget:
     """A line by its number (+8613…) or by its id, as a list of lines shows it."""
 
@@ -139,15 +120,16 @@ class Desk(Protocol):
     async def read_lines(
         self, document: Document, probe: Probes, context: CallContext
     ) -> HolderLines:
-        """The numbers under a document, over all carriers, to its holder's face; audited."""
+        """The numbers under a document, over all carriers, to its holder's face; audited. Another
+        face learns nothing, nor whether anybody holds the document."""
         ...
 
     async def dispute_line(
         self, target: LineTarget, document: Document, probe: Probes, context: CallContext
     ) -> Dispute:
         """Opens a case over a line of this document that its holder did not open; the line becomes
-        `disputed`. The face must be the holder's (`HolderMismatch`). `NotFound` where the line is
-        not under the document. Disputed again: the same case."""
+        `disputed`. `HolderMismatch` where the face is not the holder's, or nobody's document.
+        `NotFound` where the line is not under it. Disputed again: the same case."""
         ...
 
     async def close_line(self, target: LineTarget, context: CallContext) -> str:
@@ -159,6 +141,6 @@ class Desk(Protocol):
         it has lines here and elsewhere, `TenantConflict`."""
         ...
 
-    async def note(self, entries: Sequence[AuditEntry]) -> None:
+    async def note(self, entries: Sequence[AuditEntry], context: CallContext) -> None:
         """Keeps audit entries durably; gathered with others into one transaction."""
         ...

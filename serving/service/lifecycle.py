@@ -19,6 +19,7 @@ from serving.refusals import NotReady
 from serving.service.accounts import DecisionAccount, StageAccount, show_queues, show_watermark
 from serving.service.desk import Phase, Status
 from serving.service.opened import OpenRegistry, Watermark
+from serving.telemetry.guarded import GuardedMeter
 from serving.telemetry.meter import Meter
 
 LEASE_RETRY_S = 0.2
@@ -46,7 +47,7 @@ class Lifecycle:
     ) -> None:
         self._open_deployment = open_deployment
         self._probes_waiting = probes_waiting
-        self._meter = meter
+        self._meter = GuardedMeter(meter, log)
         self._log = log
         self._lock = threading.RLock()
         self._wake, self._closing = threading.Event(), threading.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import Condition
@@ -14,30 +14,32 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import DeadlinePassed, GalleryBehind, LeaseLost, RegistryError, SosieError
 from engine.matching.arrivals import Outcome
+from engine.matching.disputes import Dispute
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines
 from engine.matching.identification import Identification
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.runner import BoundedRunner
+from engine.matching.verification import HolderCheck
 from engine.registry.records import AuditEntry
 from indexes.errors import IndexFault, ShardLost
 from serving.compose import Deployment
 from serving.errors import describe
 from serving.refusals import NotReady
+from serving.sections import ServeSettings
 from serving.service.clerks import Clerks
-from serving.service.desk import CallContext, Dispute, HolderCheck, LineTarget, Probes, Status
+from serving.service.desk import CallContext, LineTarget, Probes, Status
 from serving.service.lifecycle import Lifecycle
 from serving.service.opened import OpenRegistry, Turn
-from serving.service.replies import OPERATIONS, Reply, presentable
+from serving.service.replies import OPERATIONS, Reply, find_context, presentable
 from serving.service.waiting import GRACE_S, finish_by
-from serving.settings import ServeSettings
 from serving.telemetry.meter import Meter
-from serving.telemetry.traces import SilentTracer, Tracer
+from serving.telemetry.traces import Attribute, SilentTracer, Tracer
 
 T = TypeVar("T")
 READER_THREADS, READS_WAITING = 8, 128
 ERASURES_WAITING = 16
-SPANS = {"enroll": "judge", "identify": "search"}
+SPANS = {"enroll": "judge", "identify": "search", "note": "audit"}
 """How traces name what a call does here, where its own name does not say it."""
 
 
@@ -75,14 +77,18 @@ class MatchService:
         assert method in OPERATIONS, "a caller of ours asks for what it knows"
         operation: Callable[..., Awaitable[Any]] = getattr(self, f"_{method}")
         opened: OpenRegistry | None = None
-        span = self._tracer.span(SPANS.get(method, method), _find_trace(arguments))
+        context = find_context(arguments)
+        traceparent = None if context is None else context.traceparent
+        span = self._tracer.span(SPANS.get(method, method), traceparent)
         with self._counted(), span as traced:
             try:
                 opened = self._life.require()
-                return Reply(await operation(opened, *arguments))
+                value = await operation(opened, *arguments)
+                traced.note(**_describe(value))
+                return Reply(value)
             except Exception as raised:  # noqa: BLE001 - errors cross the hop as values
                 error = presentable(raised if opened is None else self._judge(opened, raised))
-                self._report(method, raised)
+                self._report(method, raised, context)
                 traced.fail(error.code)
                 return Reply(error=error)
 
@@ -120,7 +126,8 @@ class MatchService:
         expires_at = self._expiry(context.timeout_s)
         future = opened.searches.submit(probes, threshold, expires_at - monotonic())
         answers = await finish_by(future, expires_at)
-        await finish_by(opened.scribe.note([_entry_of(answers, context)]), expires_at)
+        with self._tracer.span("audit"):
+            await finish_by(opened.scribe.note([_entry_of(answers, context)]), expires_at)
         return answers
 
     async def _check_line(
@@ -160,8 +167,11 @@ class MatchService:
         work = partial(opened.erase, document_id)
         return await self._work(opened, context, work, self._erasers)
 
-    async def _note(self, opened: OpenRegistry, entries: Sequence[AuditEntry]) -> None:
-        await finish_by(opened.scribe.note(entries), self._expiry(None))
+    async def _note(
+        self, opened: OpenRegistry, entries: Sequence[AuditEntry], context: CallContext
+    ) -> None:
+        expires_at = self._expiry(context.timeout_s)
+        await finish_by(opened.scribe.note(entries), expires_at)
 
     async def _work(
         self,
@@ -205,12 +215,16 @@ class MatchService:
                 ms=round(1000 * (monotonic() - started), 1),
             )
 
-    def _report(self, method: str, error: Exception) -> None:
+    def _report(self, method: str, error: Exception, context: CallContext | None) -> None:
         fault = describe(error)
         if fault.status >= 500 and not isinstance(error, NotReady | DeadlinePassed):
             # The type and the code alone: a text may hold anything.
             self._log.error(
-                "call_failed", method=method, code=fault.code, error=type(error).__name__
+                "call_failed",
+                method=method,
+                code=fault.code,
+                error=type(error).__name__,
+                correlator=None if context is None else context.correlator,
             )
 
     @contextmanager
@@ -233,8 +247,11 @@ def _entry_of(answers: Sequence[Identification], context: CallContext) -> AuditE
     return AuditEntry(context.actor, "faces.identified", "gallery", detail)
 
 
-def _find_trace(arguments: Sequence[Any]) -> str | None:
-    for argument in arguments:
-        if isinstance(argument, CallContext):
-            return argument.traceparent
-    return None
+def _describe(value: object) -> Mapping[str, Attribute]:
+    """What a span says of a call's value."""
+    match value:
+        case Answer():
+            return {"decision": value.decision.value}
+        case [Identification() as first, *others]:
+            return {"items": 1 + len(others), "references": first.searched}
+    return {}

@@ -10,15 +10,16 @@ import numpy as np
 
 from engine.errors import GalleryBehind, RegistryError, SosieError
 from engine.matching import disputes, holders, operations, verification
+from engine.matching.disputes import Dispute
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines
 from engine.matching.runner import BoundedRunner
 from engine.matching.scribe import Scribe
-from engine.matching.verification import HolderMatch, HolderProbe
+from engine.matching.verification import HolderCheck, HolderProbe
 from engine.registry.records import AuditEntry
 from indexes.validation import check_vectors
 from serving.compose import Deployment
-from serving.service.desk import CallContext, Dispute, HolderCheck, LineTarget, Probes
+from serving.service.desk import CallContext, LineTarget, Probes
 from serving.service.searches import SearchQueue
 
 WARM_ROWS = (1, 64)
@@ -100,21 +101,17 @@ class OpenRegistry:
         return Watermark(size, sequence, stored, monotonic())
 
     def check_line(self, target: LineTarget, probe: Probes, turn: Turn) -> HolderCheck:
-        return _checked(
-            verification.check_line(
-                self.store, self.gallery, target.text, self._probe(probe, turn), self._audit(turn)
-            )
+        return verification.check_line(
+            self.store, self.gallery, target.text, self._probe(probe, turn), self._audit(turn)
         )
 
     def check_document(self, document: Document | str, probe: Probes, turn: Turn) -> HolderCheck:
-        return _checked(
-            verification.check_document(
-                self.store, self.gallery, document, self._probe(probe, turn), self._audit(turn)
-            )
+        return verification.check_document(
+            self.store, self.gallery, document, self._probe(probe, turn), self._audit(turn)
         )
 
     def read_lines(self, document: Document, probe: Probes, turn: Turn) -> HolderLines:
-        return holders.read_lines(
+        return holders.show_lines(
             self.store,
             self.gallery,
             document,
@@ -127,7 +124,7 @@ class OpenRegistry:
     def dispute_line(
         self, target: LineTarget, document: Document, probe: Probes, turn: Turn
     ) -> Dispute:
-        opened = disputes.dispute_line(
+        return disputes.dispute_line(
             turn.runner,
             self.store,
             line_text=target.text,
@@ -136,7 +133,6 @@ class OpenRegistry:
             threshold=self.thresholds.same_document,
             actor=turn.context.actor,
         )
-        return Dispute(opened.case_id, opened.line_id, opened.opened_at)
 
     def close_line(self, target: LineTarget, turn: Turn) -> str:
         context = turn.context
@@ -167,8 +163,12 @@ class OpenRegistry:
 
     @property
     def failure(self) -> SosieError | None:
-        """Why nothing is decided any more."""
-        return self.registrar.failure
+        """Why nothing is decided, or nothing searched, any more."""
+        if self.registrar.failure is not None:
+            return self.registrar.failure
+        if not (self.registrar.is_alive and self.searches.is_alive):
+            return RegistryError("a thread of the registry has ended: it is opened again")
+        return None
 
     def _probe(self, probe: Probes, turn: Turn) -> HolderProbe:
         return HolderProbe(
@@ -180,9 +180,3 @@ class OpenRegistry:
 
     def _audit(self, turn: Turn) -> Callable[[AuditEntry], None]:
         return lambda entry: self.scribe.keep(entry, turn.left_s)
-
-
-def _checked(match: HolderMatch) -> HolderCheck:
-    return HolderCheck(
-        match.document_id, match.line_id, match.is_match, match.score, match.threshold
-    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import GalleryBehind, LeaseLost, RequestError, SosieError
 from indexes.errors import IndexFault, ShardLost
 from serving.refusals import Interrupted, ServiceRefusal
+from serving.service.desk import CallContext
 
 OPERATIONS = frozenset(
     {
@@ -55,3 +57,11 @@ def presentable(error: Exception) -> SosieError | ServiceRefusal:
     if isinstance(error, SosieError | ServiceRefusal):
         return error
     return SosieError(f"the call met an internal error ({type(error).__name__}): report it")
+
+
+def find_context(arguments: Sequence[Any]) -> CallContext | None:
+    """Who asks, and for how long, among the arguments of a call."""
+    for argument in arguments:
+        if isinstance(argument, CallContext):
+            return argument
+    return None

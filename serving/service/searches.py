@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from time import monotonic
 
 import numpy as np
 
-from engine.errors import DeadlinePassed
+from engine.errors import DeadlinePassed, copy_for_one
 from engine.matching.identification import Identification, identify
 from engine.registry.reader import Reader
 from indexes.gallery import Gallery
@@ -19,8 +20,12 @@ from indexes.validation import check_threshold, check_vectors
 from serving.refusals import Busy, Interrupted
 from serving.service.desk import Probes
 
+_log = logging.getLogger(__name__)
+
 ROWS_AT_ONCE = 1024
 """How many probes one search takes, if no single call brings more."""
+MOST_CANDIDATES = 100
+"""As many of a probe as answers show: all of them may be more than one message carries."""
 
 Answers = list[Identification]
 
@@ -65,6 +70,11 @@ class SearchQueue:
         """How many probes wait."""
         return self._queued
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread lives: without it nobody who waits is answered."""
+        return self._thread.is_alive()
+
     def submit(
         self, probes: Probes, threshold: float, timeout_s: float | None = None
     ) -> Future[Answers]:
@@ -95,13 +105,26 @@ class SearchQueue:
         self._thread.join()
 
     def _serve(self) -> None:
-        while calls := self._take():
-            groups = defaultdict(list)
-            for call in calls:
-                if self._begins(call):
-                    groups[call.threshold].append(call)
-            for threshold, group in groups.items():
-                self._search(group, threshold)
+        calls: list[_Call] = []
+        try:
+            while calls := self._take():
+                groups = defaultdict(list)
+                for call in calls:
+                    if self._begins(call):
+                        groups[call.threshold].append(call)
+                for threshold, group in groups.items():
+                    self._search(group, threshold)
+        finally:
+            self._abandon(calls)
+
+    def _abandon(self, taken: Sequence[_Call]) -> None:
+        """Answers whoever is left, where the thread ends on what nothing else has caught."""
+        with self._changed:
+            self._is_closed = True
+            left = [*taken, *self._waiting]
+            self._waiting.clear()
+            self._queued = 0
+        _fail(left, Interrupted("the searches have stopped and are begun again: ask again"))
 
     def _take(self) -> list[_Call]:
         """Waits for calls, and takes all there are; nothing once the queue is closed and empty."""
@@ -127,20 +150,29 @@ class SearchQueue:
 
     def _search(self, group: Sequence[_Call], threshold: float) -> None:
         started = monotonic()
-        probes = group[0].probes if len(group) == 1 else np.concatenate([c.probes for c in group])
         try:
-            answers = identify(probes, self._gallery, self._registry, threshold=threshold)
-        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            probes = np.concatenate([call.probes for call in group])
+            answers = identify(
+                probes, self._gallery, self._registry, threshold=threshold, most=MOST_CANDIDATES
+            )
+            assert len(answers) == len(probes), "a search answers for each of its probes"
+            start = 0
             for call in group:
-                call.future.set_exception(error)
+                end = start + len(call.probes)
+                call.future.set_result(answers[start:end])
+                start = end
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            _fail(group, error)
+        else:
+            self._tell(len(probes), monotonic() - started)
+
+    def _tell(self, probes: int, seconds: float) -> None:
+        if self._observe is None:
             return
-        start = 0
-        for call in group:
-            end = start + len(call.probes)
-            call.future.set_result(answers[start:end])
-            start = end
-        if self._observe is not None:
-            self._observe(len(probes), monotonic() - started)
+        try:
+            self._observe(probes, seconds)
+        except Exception as error:  # noqa: BLE001 - who counts must not stop who searches
+            _log.warning("a search was not counted (%s)", type(error).__name__)
 
     def _withdraw(self, call: _Call, future: Future[Answers]) -> None:
         if not future.cancelled():
@@ -149,3 +181,10 @@ class SearchQueue:
             if call in self._waiting:
                 self._waiting.remove(call)
                 self._queued -= len(call.probes)
+
+
+def _fail(calls: Sequence[_Call], error: Exception) -> None:
+    for call in calls:
+        if not call.future.done():
+            # An exception of its own for each, since they are raised in many threads.
+            call.future.set_exception(copy_for_one(error))

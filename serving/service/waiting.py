@@ -52,6 +52,10 @@ async def finish_by(
         if give_up is not None:
             give_up()
         raise
+    return _read_result(wrapped)
+
+
+def _read_result(wrapped: asyncio.Future[T]) -> T:
     if wrapped.cancelled():
         raise Interrupted("the service stops: ask again")
     if not wrapped.done():

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 
 HOLD_CHARS = 64 * 1024
 HOLD_S = 0.2
-MODE = 0o640
+LONGEST_BYTES, FILES = 64 * 2**20, 5
+"""A longer file becomes `.1`, that one `.2`; so many there are at most, with the one in use."""
+MODE, FOLDER_MODE = 0o600, 0o700
 
 
 class LineFile:
     """Appends the lines that gathered with one write, so that no other process tears them.
 
-    The file is opened again where it was moved or removed (logrotate). Lines that cannot be
-    written are dropped; `tell_loss` makes the line that says how many, once writing works again.
+    Whoever finds it longer than `longest_bytes` moves it away. It is opened again where it was
+    moved or removed, by another process or by logrotate. Lines that cannot be written are dropped;
+    `tell_loss` makes the line that says how many, once writing works again.
     """
 
-    def __init__(self, path: Path, tell_loss: Callable[[int], str], hold_s: float = HOLD_S) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tell_loss: Callable[[int], str],
+        hold_s: float = HOLD_S,
+        longest_bytes: int = LONGEST_BYTES,
+    ) -> None:
         self._path, self._tell_loss, self._hold_s = path, tell_loss, hold_s
+        self._longest_bytes = longest_bytes
         self._gathering, self._writing = threading.Lock(), threading.Lock()
         self._held: list[str] = []
         self._held_chars = 0
         self._lost, self._is_torn = 0, False
         self._wake, self._closed = threading.Event(), threading.Event()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
         self._file = _open(path)
         self._thread = threading.Thread(target=self._flush_often, name="sosie-log", daemon=True)
         self._thread.start()
@@ -69,6 +82,7 @@ class LineFile:
         written = 0
         try:
             self._reopen_if_moved()
+            self._rotate_if_long()
             while written < len(data):
                 written += os.write(self._file, data[written:])
             self._lost, self._is_torn = 0, False
@@ -82,13 +96,33 @@ class LineFile:
         try:
             there = self._path.stat()
         except FileNotFoundError:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(self._path)
         else:
             if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
                 return
         fresh = _open(self._path)
         os.close(self._file)
         self._file = fresh
+
+    def _rotate_if_long(self) -> None:
+        if not self._is_long():
+            return
+        try:
+            with _exclusive(self._path):
+                # Another process may have been first.
+                self._reopen_if_moved()
+                if self._is_long():
+                    for number in reversed(range(1, FILES - 1)):
+                        with suppress(FileNotFoundError):
+                            _numbered(self._path, number).replace(_numbered(self._path, number + 1))
+                    self._path.replace(_numbered(self._path, 1))
+        except OSError:
+            return  # another process is at it, or none may: these lines go where they can
+        self._reopen_if_moved()
+
+    def _is_long(self) -> bool:
+        there = os.fstat(self._file)
+        return S_ISREG(there.st_mode) and there.st_size >= self._longest_bytes
 
     def _flush_often(self) -> None:
         while not self._closed.is_set():
@@ -97,6 +131,28 @@ class LineFile:
             # More lines gather meanwhile.
             self._closed.wait(self._hold_s)
             self.flush()
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Alone among the processes that rotate this file; `BlockingIOError` where another is at it.
+
+    Locks the folder, since the file itself changes its name.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _make_folder(path: Path) -> None:
+    path.parent.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
 
 
 def _open(path: Path) -> int:

@@ -7,12 +7,13 @@ from types import TracebackType
 from typing import Protocol
 
 from engine.errors import RequestError
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 
 Attribute = str | int | float | bool
 
 REQUEST = "request"
-"""The span of a whole request; the others are extract, match, hop, judge, publish, search."""
+"""The span of a whole request. Below it are extract, match and hop; below a hop judge, search and
+audit, or the desk's call by its own name."""
 
 
 class Span(Protocol):

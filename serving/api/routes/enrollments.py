@@ -19,6 +19,7 @@ from engine.matching.intake import Intake, idempotency_scope
 from engine.matching.requests import Answer, EnrollmentRequest, Sample
 from engine.registry.records import AuditEntry, EnrollmentRecord, utc_now
 from serving.access.principal import Principal
+from serving.access.pseudonyms import show_decision
 from serving.access.tenancy import Action, outlet_of, scope_of, see_enrollment
 from serving.api.call import Call, call_of
 from serving.api.openapi import describe
@@ -34,6 +35,8 @@ from serving.parts import Parts
 from serving.refusals import CaptureTimeInvalid
 
 REPLAYED = {"Idempotency-Replayed": "true"}
+KEY_UNUSED = "no enrollment that this key may read has this Idempotency-Key"
+"""Said of an outlet's sister's too."""
 
 
 def add_enrollments(router: APIRouter, parts: Parts) -> None:
@@ -44,7 +47,7 @@ def add_enrollments(router: APIRouter, parts: Parts) -> None:
 
         An unusable photograph, a bad document or a duplicate is a decision, not an error. The same
         Idempotency-Key with the same body gives the stored answer, whatever became of the first
-        request; with another body it is refused.
+        request, and is audited; with another body it is refused.
         """
         return await _enroll(parts, call_of(request))
 
@@ -98,7 +101,7 @@ async def _enroll(parts: Parts, call: Call) -> Response:
     key = read_idempotency_key(call)
     body = await read_body(call, EnrollmentBody)
     request = _write_request(principal, key, body)
-    # What is answered already or cannot be judged costs no extraction, nor a hop.
+    # What is answered already or cannot be judged costs no extraction.
     answer = await asyncio.to_thread(_answer_early, parts, request)
     if answer is None:
         _require_capture_time(body.captured_at)
@@ -108,8 +111,13 @@ async def _enroll(parts: Parts, call: Call) -> Response:
         answer = await parts.desk.enroll(
             replace(request, live=live, portrait=portrait), call.context(principal)
         )
-    shown = {**answer.body, "idempotency_key": key, "is_repeated": answer.is_repeated}
+    shown = {
+        **show_decision(principal, parts.vault, answer.body),
+        "idempotency_key": key,
+        "is_repeated": answer.is_repeated,
+    }
     if answer.is_repeated:
+        await _note_read(parts, call, principal, answer.enrollment_id)
         return call.answer(shown, 200, REPLAYED)
     return call.answer(shown, 201)
 
@@ -159,8 +167,8 @@ async def _read(parts: Parts, call: Call, enrollment_id: str) -> Response:
     principal = await admit(parts, call, Action.READ_ENROLLMENT)
     record = await asyncio.to_thread(parts.store.enrollment, enrollment_id)
     see_enrollment(principal, record)
-    await _note_read(parts, principal, record.id)
-    return call.answer(_show_record(record))
+    await _note_read(parts, call, principal, record.id)
+    return call.answer(show_decision(principal, parts.vault, _show_record(record)))
 
 
 async def _find(parts: Parts, call: Call, key: str) -> Response:
@@ -168,15 +176,20 @@ async def _find(parts: Parts, call: Call, key: str) -> Response:
     scope = idempotency_scope(parts.vault, scope_of(principal) or "", key)
     stored = (await asyncio.to_thread(parts.store.answers, [scope])).get(scope)
     if stored is None or stored.enrollment_id is None:
-        raise NotFound("no enrollment of this tenant has this Idempotency-Key")
+        raise NotFound(KEY_UNUSED)
     record = await asyncio.to_thread(parts.store.enrollment, stored.enrollment_id)
-    see_enrollment(principal, record)
-    await _note_read(parts, principal, record.id)
-    return call.answer({**stored.response, "idempotency_key": key, "is_repeated": True})
+    try:
+        see_enrollment(principal, record)
+    except NotFound:
+        raise NotFound(KEY_UNUSED) from None
+    await _note_read(parts, call, principal, record.id)
+    shown = show_decision(principal, parts.vault, stored.response)
+    return call.answer({**shown, "idempotency_key": key, "is_repeated": True})
 
 
-async def _note_read(parts: Parts, principal: Principal, enrollment_id: str) -> None:
-    await parts.desk.note([AuditEntry(principal.actor, "enrollment.read", enrollment_id)])
+async def _note_read(parts: Parts, call: Call, principal: Principal, enrollment_id: str) -> None:
+    entry = AuditEntry(principal.actor, "enrollment.read", enrollment_id)
+    await parts.desk.note([entry], call.context(principal))
 
 
 def _show_record(record: EnrollmentRecord) -> dict[str, Any]:

@@ -67,13 +67,12 @@ async def _identify(parts: Parts, call: Call) -> Response:
     if shown:
         documents = [one["document_id"] for one in shown]
         detail = {"documents": documents}
-        await parts.desk.note(
-            [AuditEntry(principal.actor, "documents.read", "identification", detail)]
-        )
+        entry = AuditEntry(principal.actor, "documents.read", "identification", detail)
+        await parts.desk.note([entry], call.context(principal))
     return call.answer(
         {
             "candidates": shown,
-            "found": len(scores),
+            "found": found.found_documents,
             "searched": found.searched,
             "gallery_sequence": found.gallery_sequence,
             "threshold": threshold,

@@ -20,11 +20,15 @@ def add_lines(router: APIRouter, parts: Parts) -> None:
     """Adds the routes about lines."""
 
     async def query_lines(request: Request) -> Response:
-        """The numbers under a document over all carriers, masked, to its holder's face; audited."""
+        """The numbers under a document over all carriers, masked, to its holder's face; audited.
+
+        Any other face gets one answer, whether or not somebody holds the document.
+        """
         return await _query(parts, call_of(request))
 
     async def dispute_line(request: Request, line: str) -> Response:
         """Opens a case over a line that its holder did not open; the face must be the holder's.
+        To another, or where nobody holds the document, it is REQUEST.HOLDER_MISMATCH.
 
         `line` is the number (+8613…) or the id that a list of lines shows.
         """
@@ -42,7 +46,7 @@ def add_lines(router: APIRouter, parts: Parts) -> None:
             "List a holder's lines",
             body=HolderBody,
             answers={200: LinesAnswer},
-            errors=(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 503, 507),
+            errors=(400, 401, 403, 406, 408, 413, 415, 422, 429, 503, 507),
         ),
     )
     router.add_api_route(

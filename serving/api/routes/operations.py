@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.errors import SosieError
 from serving.access.tenancy import Action
 from serving.api.call import call_of
 from serving.api.openapi import describe
+from serving.api.readiness import Readiness
 from serving.api.reception import admit, identify_caller
 from serving.api.schemas.health import KeyAnswer, LiveAnswer, ReadyAnswer, VersionAnswer
 from serving.parts import Parts
-from serving.refusals import RouteUnknown, ServiceRefusal
-from serving.service.desk import Status
+from serving.refusals import RouteUnknown
 from serving.telemetry.metrics import PrometheusMeter
 
-CHECK_TIMEOUT_S = 2.0
 RETRY_AFTER = {"Retry-After": "2"}
 
 
 def add_operations(router: APIRouter, parts: Parts) -> None:
     """Adds the routes that operators and consoles ask."""
     _add_health(router, parts)
+    _add_facts(router, parts)
+    _add_metrics(router, parts)
 
+
+def _add_facts(router: APIRouter, parts: Parts) -> None:
     async def tell_version(request: Request) -> Response:
         """Which version runs, and which model."""
         return call_of(request).answer(
             {"version": parts.version, "api": "v1", "model_digest": parts.model_digest}
         )
-
-    async def show_metrics(request: Request) -> Response:
-        """The node's metrics as Prometheus reads them."""
-        await admit(parts, call_of(request), Action.READ_METRICS)
-        if not isinstance(parts.meter, PrometheusMeter):
-            raise RouteUnknown("this process keeps no metrics")
-        body, content_type = await asyncio.to_thread(parts.meter.render)
-        return Response(body, headers={"content-type": content_type})
 
     async def show_key(request: Request) -> Response:
         """What the key stands for."""
@@ -59,13 +52,7 @@ def add_operations(router: APIRouter, parts: Parts) -> None:
         "/version",
         tell_version,
         methods=["GET"],
-        **describe("Version", answers={200: VersionAnswer}, errors=(400,), needs_key=False),
-    )
-    router.add_api_route(
-        "/metrics",
-        show_metrics,
-        methods=["GET"],
-        **describe("Metrics", text_answer=True, errors=(400, 401, 403, 404, 429, 503)),
+        **describe("Version", answers={200: VersionAnswer}, errors=(400, 429), needs_key=False),
     )
     router.add_api_route(
         "/v1/me",
@@ -75,7 +62,26 @@ def add_operations(router: APIRouter, parts: Parts) -> None:
     )
 
 
+def _add_metrics(router: APIRouter, parts: Parts) -> None:
+    async def show_metrics(request: Request) -> Response:
+        """The node's metrics as Prometheus reads them."""
+        await admit(parts, call_of(request), Action.READ_METRICS)
+        if not isinstance(parts.meter, PrometheusMeter):
+            raise RouteUnknown("this process keeps no metrics")
+        body, content_type = await asyncio.to_thread(parts.meter.render)
+        return Response(body, headers={"content-type": content_type})
+
+    router.add_api_route(
+        "/metrics",
+        show_metrics,
+        methods=["GET"],
+        **describe("Metrics", text_answer=True, errors=(400, 401, 403, 404, 429, 503)),
+    )
+
+
 def _add_health(router: APIRouter, parts: Parts) -> None:
+    readiness = Readiness(parts)
+
     async def tell_live(request: Request) -> Response:
         """This process answers."""
         return call_of(request).answer({"status": "live"})
@@ -84,7 +90,7 @@ def _add_health(router: APIRouter, parts: Parts) -> None:
         """Whether it decides and searches now: store, models, registrar, gallery at the store's
         watermark. False while it starts, replays and stops.
         """
-        shown = await _check_all(parts)
+        shown = await readiness.check()
         if shown["is_ready"]:
             return call_of(request).answer(shown)
         return call_of(request).answer(shown, 503, RETRY_AFTER)
@@ -93,7 +99,7 @@ def _add_health(router: APIRouter, parts: Parts) -> None:
         "/health/live",
         tell_live,
         methods=["GET"],
-        **describe("Live", answers={200: LiveAnswer}, errors=(400,), needs_key=False),
+        **describe("Live", answers={200: LiveAnswer}, errors=(400, 429), needs_key=False),
     )
     router.add_api_route(
         "/health/ready",
@@ -102,58 +108,7 @@ def _add_health(router: APIRouter, parts: Parts) -> None:
         **describe(
             "Ready",
             answers={200: ReadyAnswer, 503: ReadyAnswer},
-            errors=(400,),
+            errors=(400, 429),
             needs_key=False,
         ),
     )
-
-
-async def _check_all(parts: Parts) -> dict[str, Any]:
-    store, (status, registrar) = await asyncio.gather(_check_store(parts), _ask_status(parts))
-    checks = {
-        "store": store,
-        # An ingress exists only once its models are loaded and warm.
-        "models": _check(True, f"model {parts.model_digest[:12]} is loaded"),
-        "registrar": registrar,
-        "gallery": _check_gallery(status),
-    }
-    return {
-        "is_ready": all(check["is_ok"] for check in checks.values()),
-        "phase": None if status is None else status.phase.value,
-        "checks": checks,
-    }
-
-
-async def _check_store(parts: Parts) -> dict[str, Any]:
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
-            await asyncio.to_thread(parts.store.sequence)
-    except TimeoutError:
-        return _check(False, f"the store did not answer within {CHECK_TIMEOUT_S:g} s")
-    except SosieError as error:
-        return _check(False, str(error))
-    return _check(True, "the store answers")
-
-
-async def _ask_status(parts: Parts) -> tuple[Status | None, dict[str, Any]]:
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
-            status = await parts.desk.status()
-    except TimeoutError:
-        return None, _check(False, f"the registrar did not answer within {CHECK_TIMEOUT_S:g} s")
-    except (SosieError, ServiceRefusal) as error:
-        return None, _check(False, str(error))
-    return status, _check(status.is_ready, status.detail)
-
-
-def _check_gallery(status: Status | None) -> dict[str, Any]:
-    if status is None or status.sequence is None or status.store_sequence is None:
-        return _check(False, "the gallery's watermark is not known")
-    behind = status.store_sequence - status.sequence
-    if behind:
-        return _check(False, f"the gallery is {behind} changes behind the store")
-    return _check(True, f"the gallery is at the store's watermark, {status.sequence}")
-
-
-def _check(is_ok: bool, detail: str) -> dict[str, Any]:
-    return {"is_ok": is_ok, "detail": detail}

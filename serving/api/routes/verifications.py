@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.matching.comparison import score_best
+from engine.matching.verification import HolderCheck
 from serving.access.principal import Principal
 from serving.access.tenancy import Action, authorize
 from serving.api.call import Call, call_of
@@ -18,7 +19,7 @@ from serving.api.openapi import describe
 from serving.api.reception import admit, read_body, take_face, take_faces
 from serving.api.schemas.verifications import VerificationAnswer, VerificationBody
 from serving.parts import Parts
-from serving.service.desk import HolderCheck, LineTarget
+from serving.service.desk import LineTarget
 
 
 def add_verifications(router: APIRouter, parts: Parts) -> None:

@@ -20,7 +20,7 @@ from serving.api.schemas.fields import (
     Shown,
     Text,
 )
-from serving.api.schemas.matching import ExpectedFalseCandidates, Photograph
+from serving.api.schemas.matching import Candidate, ExpectedFalseCandidates, Photograph
 
 MAX_AHEAD_MIN = 10
 MAX_AGE_H = 24
@@ -91,19 +91,13 @@ class ThresholdsShown(Shown):
     certain: float
 
 
-class EnrollmentCandidate(Shown):
-    reference_id: int
-    document_id: str
-    score: float
-
-
 class DuplicateSearch(Shown):
     """The 1:N search; where it did not run, the answer says so."""
 
     ran: bool
     searched: int | None = Field(default=None, description="references that were looked at")
     gallery_sequence: int | None = None
-    candidates: list[EnrollmentCandidate] | None = None
+    candidates: list[Candidate] | None = None
     expected_false_candidates: ExpectedFalseCandidates | None = None
 
 
@@ -162,7 +156,7 @@ class EnrollmentAnswer(Shown):
     thresholds: ThresholdsShown
     duplicate_search: DuplicateSearch
     cases: list[CaseShown]
-    document_id: str | None
+    document_id: str | None = Field(description="null to a tenant where it was rejected")
     line_id: str | None
     quality: dict[str, dict[str, float]]
     model_digest: str
@@ -183,7 +177,7 @@ class EnrollmentRecordAnswer(Shown):
     scores: Scores
     thresholds: ThresholdsShown
     duplicate_search: DuplicateSearch
-    document_id: str | None
+    document_id: str | None = Field(description="null to a tenant where it was rejected")
     quality: dict[str, dict[str, float]]
     model_digest: str
     policy_version: str

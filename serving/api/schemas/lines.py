@@ -43,10 +43,13 @@ class LineShown(Shown):
 
 
 class LinesAnswer(Shown):
-    """The lines under a document over all carriers; none where the face is not its holder's."""
+    """The lines under a document over all carriers, to its holder's face.
+
+    Any other face gets the same answer whether or not somebody holds the document.
+    """
 
     is_holder: bool
-    score: float | None
+    score: float | None = Field(description="null where the face is not the holder's")
     threshold: float
     lines: list[LineShown]
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from serving.api.codec import read_base64
-from serving.api.schemas.fields import Body, Shown
+from serving.api.schemas.fields import HOLDER_EXAMPLE, Body, Shown
+from serving.ingress.base64text import read_base64
 from serving.ingress.items import MAX_ID_LENGTH, MAX_ITEMS
 from serving.ingress.judging import MAX_CANDIDATES
 from serving.ingress.templates import read_token
@@ -120,10 +120,16 @@ class Verification(Shown):
     threshold: float
 
 
-class MatchCandidate(Shown):
-    """The holder of a document whose reference looks like the probe."""
+class Candidate(Shown):
+    """A holder whose reference looks like the probe.
 
-    document_id: str
+    To outlets and carriers a name that is theirs alone, the same at every hit; to the other roles
+    the ids.
+    """
+
+    holder: str | None = Field(examples=[HOLDER_EXAMPLE])
+    document_id: str | None = Field(default=None, description="for fraud and operator alone")
+    reference_id: int | None = Field(default=None, description="for fraud and operator alone")
     score: float
 
 
@@ -139,7 +145,7 @@ class ExpectedFalseCandidates(Shown):
 class MatchIdentification(Shown):
     """1:N: every reference at or above the threshold; an empty list is a true "nobody"."""
 
-    candidates: list[MatchCandidate] = Field(description=f"best first, {MAX_CANDIDATES} at most")
+    candidates: list[Candidate] = Field(description=f"best first, {MAX_CANDIDATES} at most")
     found: int = Field(description="how many there are, listed or not")
     searched: int = Field(description="references in the gallery that was searched")
     gallery_sequence: int

@@ -71,6 +71,8 @@ def test_disputed_again_by_number_or_id_it_is_the_same_case(lab: Any) -> None:
     assert made[1:] == made[:1] * 2
     assert len(lab.store.cases()) == 1
     assert len(entries_of(lab, "line.disputed")) == 1
+    read = [(one.actor, one.subject, one.detail) for one in entries_of(lab, "line.dispute_read")]
+    assert read == [("key:k1", line_id, {"case": made[0].case_id})] * 2
 
 
 def test_a_disputed_line_is_in_use_counts_and_can_be_closed(lab: Any) -> None:
@@ -124,6 +126,26 @@ def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab: Any) -> N
     assert {one.detail["cause"] for one in refused} == {"holder_mismatch"}
 
 
+def test_a_document_that_nobody_holds_is_refused_like_another_face(lab: Any) -> None:
+    held, erased, unknown = (lab.request() for _ in range(3))
+    stranger = lab.people.person()
+    said = set()
+    with lab.registrar() as registrar:
+        registrar.enroll([held, erased])
+        erase_holder(registrar, lab.store, erased.document, "test")
+        for document in (held.document, erased.document, unknown.document):
+            with pytest.raises(HolderMismatch) as caught:
+                dispute(lab, registrar, held.msisdn, document, stranger)
+            said.add(str(caught.value))
+    assert len(said) == 1
+    refused = entries_of(lab, "line.dispute_refused")
+    assert [one.detail["cause"] for one in refused] == [
+        "holder_mismatch",
+        "document_unknown",
+        "document_unknown",
+    ]
+
+
 def test_a_line_under_another_document_or_none_is_not_found(lab: Any) -> None:
     person, other = lab.people.person(), lab.people.person()
     mine, theirs = lab.request(person), lab.request(other)
@@ -136,8 +158,6 @@ def test_a_line_under_another_document_or_none_is_not_found(lab: Any) -> None:
             with pytest.raises(NotFound) as caught:
                 dispute(lab, registrar, text, mine.document, person)
             said.add(str(caught.value))
-        with pytest.raises(NotFound):
-            dispute(lab, registrar, mine.msisdn, lab.request().document, person)
     assert len(said) == 1
     assert lab.store.cases() == []
     assert lab.store.line(foreign).status is LineStatus.ACTIVE
@@ -185,7 +205,7 @@ def test_an_erased_holder_leaves_the_case_without_a_number(lab: Any) -> None:
         registrar.enroll([request])
         made = dispute(lab, registrar, request.msisdn, request.document, person)
         erase_holder(registrar, lab.store, request.document, "test")
-        with pytest.raises(NotFound):
+        with pytest.raises(HolderMismatch):
             dispute(lab, registrar, made.line_id, request.document, person)
     assert [case.line_id for case in lab.store.cases()] == [made.line_id]
     assert lab.store.numbers([made.line_id]) == {}

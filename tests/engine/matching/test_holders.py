@@ -13,6 +13,7 @@ from engine.matching.holders import (
     block_document,
     erase_holder,
     read_lines,
+    show_lines,
     watch_face,
 )
 from engine.matching.identification import identify
@@ -24,7 +25,15 @@ from engine.matching.scribe import Scribe
 from engine.matching.watchlist import WatchList
 from engine.reasons import Decision, Reason
 from engine.registry.audit import verify_chain
-from engine.registry.records import AuditEntry, DocumentStatus, WatchEntry
+from engine.registry.records import (
+    AuditEntry,
+    AuditRecord,
+    Carrier,
+    Changes,
+    DocumentStatus,
+    WatchEntry,
+)
+from engine.registry.writer import Writer
 
 
 def read(lab: Any, registrar: Registrar, document: Document, probe: Any) -> HolderLines:
@@ -167,6 +176,50 @@ def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab: Any) -> None:
         {"shown": True, "lines": 2},
         {"shown": False, "lines": 0},
     ]
+
+
+def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab: Any) -> None:
+    person, stranger = lab.people.person(), lab.people.person()
+    held, erased, unknown = lab.request(person), lab.request(), lab.request()
+    entries: list[AuditEntry] = []
+    with lab.registrar() as registrar:
+        registrar.enroll([held, erased])
+        reference = registrar.gallery.vectors(registrar.gallery.ids)[0]
+        alike = lab.people.between(reference, 0.42 - 0.001)
+        erase_holder(registrar, lab.store, erased.document, "test")
+
+        def show(request: Any, probe: Any) -> HolderLines:
+            given = lab.store, registrar.gallery, request.document, probe, 0.42
+            return show_lines(*given, actor="key:k1", audit=entries.append)
+
+        assert show(held, person).is_holder
+        answers = [show(held, stranger), show(held, alike), show(erased, stranger)]
+        answers.append(show(unknown, stranger))
+    assert answers == [HolderLines(is_holder=False, score=None, threshold=0.42)] * 4
+    assert {(one.actor, one.action) for one in entries} == {("key:k1", "lines.read")}
+    assert [one.detail for one in entries[1:]] == [{"shown": False, "lines": 0}] * 4
+    assert [one.subject for one in entries[3:]] == ["unheld"] * 2
+
+
+def test_a_certificate_names_its_own_audit_entry_whatever_is_written_meanwhile(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = lab.request()
+    commit = Writer.commit
+
+    def commit_and_be_overtaken(writer: Writer, changes: Changes) -> AuditRecord:
+        last = commit(writer, changes)
+        lab.store.add_carrier(Carrier("late", "Late"), actor="test")
+        return last
+
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        monkeypatch.setattr(Writer, "commit", commit_and_be_overtaken)
+        certificate = erase_holder(registrar, lab.store, request.document, "test")
+    (written,) = [one for one in lab.store.audit_entries() if one.entry.action == "document.erased"]
+    told = certificate.audit_number, certificate.audit_hash
+    assert told == (written.number, written.hash.hex())
+    assert lab.store.audit_head()[0] > certificate.audit_number
 
 
 def test_each_probe_of_a_batch_gets_its_own_candidates(lab: Any) -> None:

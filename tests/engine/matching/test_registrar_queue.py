@@ -15,7 +15,9 @@ from engine.errors import (
     IdempotencyInFlight,
     NotFound,
     Overloaded,
+    RegistryError,
     SosieError,
+    StorageFull,
 )
 from engine.matching.observation import DecidedBatch
 from engine.matching.operations import close_line
@@ -23,6 +25,7 @@ from engine.matching.registrar import Registrar, RegistrarConfig
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.runner import BoundedRunner
 from engine.reasons import Decision
+from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
@@ -200,3 +203,40 @@ def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab: Any, busy:
         with pytest.raises(GalleryBehind):
             registrar.run(lambda *_: None)
     assert lab.store.counts()["enrollments"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_answers_all_who_wait_and_shows(lab: Any, busy: Any) -> None:
+    def end(*_: object) -> None:
+        raise SystemExit
+
+    with lab.registrar() as registrar:
+        assert registrar.is_alive
+        with busy(registrar):
+            taken = registrar.schedule(end)
+            change = registrar.schedule(end)
+            futures = [registrar.submit(lab.request()) for _ in range(2)]
+        outcomes = [future.result(10) for future in futures]
+        assert isinstance(taken.exception(10), RegistryError)
+        assert isinstance(change.exception(10), RegistryError)
+        assert [type(outcome) for outcome in outcomes] == [RegistryError] * 2
+        assert outcomes[0] is not outcomes[1]
+        assert isinstance(registrar.failure, RegistryError)
+        end_by = time.monotonic() + 10
+        while registrar.is_alive:
+            assert time.monotonic() < end_by
+
+
+def test_those_who_fail_in_one_batch_get_an_error_each(
+    lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StorageFull("the disk is full")
+
+    with lab.registrar() as registrar:
+        monkeypatch.setattr(Writer, "commit", fail)
+        with busy(registrar):
+            futures = [registrar.submit(lab.request()) for _ in range(2)]
+        first, second = (future.result(10) for future in futures)
+        assert (type(first), type(second)) == (StorageFull, StorageFull)
+        assert first is not second

@@ -84,6 +84,21 @@ def test_a_revoked_key_is_refused_within_the_cache_time(
     assert gate._known == {}
 
 
+def test_the_key_of_a_closed_outlet_is_refused_within_the_cache_time(
+    gate: KeyGate, store: Any, add_key: Any, time: Any
+) -> None:
+    outlets, carriers = add_key("outlet"), add_key()
+    admit(gate, outlets)
+    store.close_outlet("r1", actor="test")
+    time.passed_s += CACHE_S - 0.01
+    assert gate.admit_known(outlets) is not None
+    time.passed_s += 0.01
+    assert gate.admit_known(outlets) is None
+    with pytest.raises(Unauthenticated):
+        admit(gate, outlets)
+    assert admit(gate, carriers).role is Role.CARRIER
+
+
 def test_without_a_cache_a_revoked_key_is_refused_at_once(
     make_gate: Any, store: Any, add_key: Any
 ) -> None:

@@ -64,41 +64,32 @@ def test_every_action_of_every_role_is_allowed_or_forbidden_as_written(
         assert EVERYBODY[place].role in str(caught.value)
 
 
-#  who       asked outlet, carrier    the answer
-ENROLLING: list[tuple[Principal, str | None, str | None, Any]] = [
-    (OUTLET, None, None, ("red", "r1")),
-    (OUTLET, "r1", None, ("red", "r1")),
-    (OUTLET, "r1", "red", ("red", "r1")),
-    (OUTLET, None, "red", ("red", "r1")),
-    (OUTLET, "r2", None, Forbidden),
-    (OUTLET, "r2", "red", Forbidden),
-    (OUTLET, "b1", "blue", Forbidden),
-    (OUTLET, "r1", "blue", Forbidden),
-    (OUTLET, None, "blue", Forbidden),
-    (OUTLET, "", None, Forbidden),
-    (CARRIER, "r1", None, ("red", "r1")),
-    (CARRIER, "r2", "red", ("red", "r2")),
-    (CARRIER, None, None, Malformed),
-    (CARRIER, "b1", "blue", Forbidden),
-    (CARRIER, "r1", "blue", Forbidden),
-    (CARRIER, None, "blue", Forbidden),
-    (CARRIER, "r1", "", Forbidden),
-    (FRAUD, "r1", "red", Forbidden),
-    (FRAUD, None, None, Forbidden),
-    (OPERATOR, "r1", "red", Forbidden),
-    (OPERATOR, None, None, Forbidden),
+#  who       asked outlet    the answer
+ENROLLING: list[tuple[Principal, str | None, Any]] = [
+    (OUTLET, None, ("red", "r1")),
+    (OUTLET, "r1", ("red", "r1")),
+    (OUTLET, "r2", Forbidden),
+    (OUTLET, "b1", Forbidden),
+    (OUTLET, "", Forbidden),
+    (CARRIER, "r1", ("red", "r1")),
+    (CARRIER, "r2", ("red", "r2")),
+    (CARRIER, None, Malformed),
+    (FRAUD, "r1", Forbidden),
+    (FRAUD, None, Forbidden),
+    (OPERATOR, "r1", Forbidden),
+    (OPERATOR, None, Forbidden),
 ]
 
 
-@pytest.mark.parametrize(("who", "outlet", "carrier", "expected"), ENROLLING)
+@pytest.mark.parametrize(("who", "outlet", "expected"), ENROLLING)
 def test_a_key_enrolls_for_its_own_tenant_alone(
-    who: Principal, outlet: str | None, carrier: str | None, expected: Any
+    who: Principal, outlet: str | None, expected: Any
 ) -> None:
     if isinstance(expected, tuple):
-        assert outlet_of(who, outlet, carrier) == expected
+        assert outlet_of(who, outlet) == expected
     else:
         with pytest.raises(expected):
-            outlet_of(who, outlet, carrier)
+            outlet_of(who, outlet)
 
 
 #   enrolled by     outlet carrier fraud operator
@@ -142,9 +133,9 @@ def test_a_tenants_key_without_a_tenant_may_do_nothing(role: Role) -> None:
     with pytest.raises(Forbidden):
         scope_of(unbound)
     with pytest.raises(Forbidden):
-        outlet_of(unbound, "r1", "red")
+        outlet_of(unbound, "r1")
     with pytest.raises(Forbidden):
         template_tenant(unbound)
     half = Principal("k7", Role.OUTLET, "red")
     with pytest.raises(Forbidden):
-        outlet_of(half, None, None)
+        outlet_of(half, None)

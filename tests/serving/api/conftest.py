@@ -30,6 +30,7 @@ from serving.service.match_service import MatchService
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import PrometheusMeter
+from serving.telemetry.traces import open_tracer
 from tests.serving.api.driver import KEYS, Service
 
 settings.register_profile("long", max_examples=1000)
@@ -90,7 +91,9 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
         reading = Deployment(home, whole, cache)
         undo.append(reading.close)
         meter = PrometheusMeter(None, version="0.1.0", model="model")
-        match = MatchService(lambda: Deployment(home, whole, cache), serve, meter, log)
+        tracer, its_tracer = open_tracer(serve, "ingress"), open_tracer(serve, "registrar")
+        undo.extend((tracer.close, its_tracer.close))
+        match = MatchService(lambda: Deployment(home, whole, cache), serve, meter, log, its_tracer)
         undo.append(match.close)
         store, vault = reading.store, reading.vault
         faces = FacesQueue(
@@ -112,6 +115,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
             model_digest=store.model_digest,
             version="0.1.0",
             calibration=reading.calibration,
+            tracer=tracer,
         )
         service = Service(parts, desk, match, build_app(parts), loop, keys, log_file)
         if is_ready:

@@ -13,12 +13,14 @@ from serving.api.codec import (
     JSON,
     MAX_ARRAY,
     MAX_CONTAINERS,
+    MAX_ELEMENTS,
+    MAX_KEYS,
     MSGPACK,
     choose_type,
     decode,
     encode,
-    read_base64,
 )
+from serving.ingress.base64text import read_base64
 from serving.refusals import Malformed, NotAcceptable, TypeUnsupported
 
 VALUES: list[Any] = [
@@ -88,7 +90,10 @@ def test_bad_json_is_malformed(body: bytes) -> None:
         msgpack.packb(msgpack.ExtType(5, b"abc")),
         msgpack.packb({"at": msgpack.Timestamp(1)}),
         msgpack.packb([0] * (MAX_ARRAY + 1)),
-        msgpack.packb([[[]] * MAX_ARRAY] * 5),
+        msgpack.packb(dict.fromkeys(map(str, range(MAX_KEYS + 1)))),
+        msgpack.packb([[[]] * MAX_ARRAY] * (MAX_CONTAINERS // MAX_ARRAY + 1)),
+        msgpack.packb([[1.5] * MAX_ARRAY] * (MAX_ELEMENTS // MAX_ARRAY + 1)),
+        msgpack.packb([[{"a": "é"}] * MAX_ARRAY, *[["é"] * MAX_ARRAY] * 128]),
     ],
 )
 def test_bad_msgpack_is_malformed(body: bytes) -> None:

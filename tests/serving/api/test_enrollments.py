@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from engine.errors import StorageFailed
 from serving.api.codec import JSON, MSGPACK, encode
 from serving.api.schemas.enrollments import EnrollmentAnswer, EnrollmentRecordAnswer
 
@@ -123,6 +124,8 @@ def test_a_face_under_another_document_is_a_duplicate(
     assert answer["decision"] == "rejected"
     assert "DUPLICATE_IDENTITY" in [finding["reason"] for finding in answer["reasons"]]
     assert answer["duplicate_search"]["expected_false_candidates"]["value"] > 0
+    (candidate,) = answer["duplicate_search"]["candidates"]
+    assert candidate.keys() == {"holder", "score"}
 
 
 def test_a_photograph_without_a_face_is_a_decision(
@@ -191,9 +194,11 @@ def test_what_was_decided_is_found_by_its_key(fresh: Any, activation: Activation
     for key in ("b1", "blue"):
         again = fresh.ask("GET", PATH, key=key, params={"idempotency_key": "key-1"})
         assert fresh.read(again) == {**first, "is_repeated": True}
-    for key in ("b2", "r1", "red"):
-        hidden = fresh.ask("GET", PATH, key=key, params={"idempotency_key": "key-1"})
-        fresh.assert_refused(hidden, 404, "REQUEST.NOT_FOUND")
+    texts = set()
+    for key, name in (("b2", "key-1"), ("r1", "key-1"), ("red", "key-1"), ("b2", "key-2")):
+        hidden = fresh.ask("GET", PATH, key=key, params={"idempotency_key": name})
+        texts.add(fresh.assert_refused(hidden, 404, "REQUEST.NOT_FOUND"))
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize("params", [{}, {"idempotency_key": ""}, {"idempotency_key": "x" * 10_240}])
@@ -217,6 +222,32 @@ def test_reads_are_audited(fresh: Any, activation: Activation) -> None:
         ("enrollment.read", answer["enrollment_id"])
     ] * 2
     assert all(entry.actor.startswith("key:") for entry in entries)
+
+
+def test_a_repeated_request_is_audited_before_it_is_answered(
+    fresh: Any, activation: Activation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = activation()
+    answer = fresh.read(fresh.ask("POST", PATH, key="b1", body=body, headers=KEY))
+    before = fresh.parts.store.audit_head()[0]
+    assert fresh.ask("POST", PATH, key="blue", body=body, headers=KEY).status_code == 200
+    # Found by the registrar, as where two race.
+    monkeypatch.setattr("serving.api.routes.enrollments._answer_early", lambda *_: None)
+    assert fresh.ask("POST", PATH, key="blue", body=body, headers=KEY).status_code == 200
+    entries = [record.entry for record in fresh.parts.store.audit_entries(before)]
+    actor = f"key:{fresh.keys['blue'].split('_')[1]}"
+    assert [(one.actor, one.action, one.subject) for one in entries] == [
+        (actor, "enrollment.read", answer["enrollment_id"])
+    ] * 2
+    monkeypatch.undo()
+
+    async def fail(*_: Any) -> None:
+        raise StorageFailed("the database is gone")
+
+    monkeypatch.setattr(fresh.parts.desk, "note", fail)
+    unaudited = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
+    assert unaudited.status_code == 503
+    assert answer["enrollment_id"] not in unaudited.text
 
 
 def test_a_deadline_that_passed_commits_nothing_or_is_found_again(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from engine.matching.identification import Identification
 from serving.api.codec import JSON, MSGPACK
 from serving.api.schemas.identifications import IdentificationAnswer
 
@@ -45,6 +47,24 @@ def test_nobody_is_an_empty_list(service: Any, faces: dict[str, bytes]) -> None:
     body = {"probe": {"image": faces["stranger"]}}
     answer = service.read(service.ask("POST", PATH, key="fraud", body=body))
     assert (answer["candidates"], answer["found"], answer["searched"]) == ([], 0, 1)
+
+
+def test_documents_that_the_registrar_left_out_are_counted(
+    service: Any, faces: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = service.desk.identify
+
+    async def cut(*given: Any) -> list[Identification]:
+        return [replace(one, left_out=9, documents_left_out=5) for one in await search(*given)]
+
+    monkeypatch.setattr(service.desk, "identify", cut)
+    body = {"probe": {"image": faces["later"]}}
+    answer = service.read(service.ask("POST", PATH, key="fraud", body=body))
+    assert (len(answer["candidates"]), answer["found"]) == (1, 6)
+    items = [{"probe": {"image": faces["later"]}, "search": True}]
+    matched = service.read(service.ask("POST", "/v1/match", key="fraud", body={"items": items}))
+    found = matched["items"][0]["identification"]
+    assert (len(found["candidates"]), found["found"]) == (1, 10)
 
 
 def test_the_open_cases_of_a_candidate_are_shown(

@@ -12,6 +12,7 @@ from serving.api.schemas.lines import ClosedLineAnswer, DisputeAnswer, LinesAnsw
 
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
 MSISDN = "+8613800138000"
+UNKNOWN = {"number": "110105198503071257"}
 
 
 def holder(data: bytes, **document: str) -> dict[str, Any]:
@@ -40,22 +41,53 @@ def test_a_holder_sees_the_lines_masked_in_every_type(
     assert "8613800138000" not in response.text
 
 
-def test_another_face_sees_nothing(service: Any, faces: dict[str, bytes]) -> None:
-    answer = service.read(service.ask("POST", "/v1/lines/query", body=holder(faces["stranger"])))
-    assert (answer["is_holder"], answer["lines"]) == (False, [])
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+@pytest.mark.parametrize("key", ["b1", "r1", "red", "fraud"])
+def test_another_face_sees_nothing_not_even_whether_somebody_is_enrolled(
+    service: Any, faces: dict[str, bytes], key: str, accept: str
+) -> None:
+    before = service.parts.store.audit_head()[0]
+    wrong_face, unknown = (
+        service.ask(
+            "POST",
+            "/v1/lines/query",
+            key=key,
+            body=holder(faces["stranger"], **document),
+            headers={"accept": accept},
+        )
+        for document in ({}, UNKNOWN)
+    )
+    assert (wrong_face.status_code, unknown.status_code) == (200, 200)
+    assert wrong_face.content == unknown.content
+    answer = service.read(unknown)
+    assert (answer["is_holder"], answer["score"], answer["lines"]) == (False, None, [])
+    entries = [record.entry for record in service.parts.store.audit_entries(before)]
+    assert [one.action for one in entries] == ["lines.read"] * 2
+    assert len({one.actor for one in entries}) == 1
+
+
+def test_a_dispute_does_not_tell_whether_somebody_is_enrolled(
+    service: Any, faces: dict[str, bytes]
+) -> None:
+    path = f"/v1/lines/{MSISDN}/dispute"
+    wrong_face, unknown = (
+        service.ask("POST", path, key="r1", body=holder(faces["stranger"], **document))
+        for document in ({}, UNKNOWN)
+    )
+    service.assert_refused(unknown, 403, "REQUEST.HOLDER_MISMATCH")
+    assert wrong_face.content == unknown.content
 
 
 @pytest.mark.parametrize(
     ("document", "status", "code"),
     [
-        ({"number": "110105198503071257"}, 404, "REQUEST.NOT_FOUND"),
         ({"number": "110105199003071230"}, 400, "REQUEST.INVALID"),
         ({"type": "library-card"}, 400, "REQUEST.INVALID"),
         ({"number": ""}, 400, "REQUEST.MALFORMED"),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/lines/query", f"/v1/lines/{MSISDN}/dispute"])
-def test_a_document_that_nobody_holds_is_refused(
+def test_a_document_that_is_none_is_refused(
     service: Any,
     faces: dict[str, bytes],
     path: str,

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import structlog
 
+from engine.errors import StorageFull
 from engine.matching.comparison import score_best
 from engine.matching.identification import Identification, identify
 from engine.registry.apikeys import ApiKey
@@ -38,8 +39,9 @@ from serving.ingress.faces import FacesQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.refusals import NotReady
+from serving.sections import ServeSettings
 from serving.service.desk import CallContext, Probes
-from serving.settings import ServeSettings, load_settings
+from serving.settings import load_settings
 from serving.telemetry.meter import SilentMeter
 
 DIM = 128
@@ -269,7 +271,8 @@ def test_a_search_finds_who_is_enrolled_and_says_what_it_searched(
     assert calibration is not None
     identification = found["identification"]
     (candidate,) = identification.pop("candidates")
-    assert set(candidate) == {"document_id", "score"}
+    assert (candidate["holder"], candidate["document_id"]) == (None, enrolled["document_id"])
+    assert set(candidate) == {"holder", "document_id", "reference_id", "score"}
     assert candidate["score"] >= thresholds.review
     expected = calibration.expected_false_candidates(
         1, thresholds.review, cast(Any, "fused_to_one")
@@ -289,6 +292,21 @@ def test_a_search_finds_who_is_enrolled_and_says_what_it_searched(
     assert nobody["identification"]["candidates"] == []
     assert nobody["identification"]["searched"] == 1
     assert enrolled["decision"] == "approved"
+
+
+def test_a_tenants_search_names_holders_as_nobody_else_knows_them(
+    service: Service, pictures: dict[str, bytes], enrolled: dict[str, Any]
+) -> None:
+    item = {"probe": image(pictures["later"]), "search": True}
+    names = {}
+    for key in ("blue", "red"):
+        (first,), (again,) = (service.match(item, packed=True, key=key) for _ in range(2))
+        (candidate,) = first["identification"]["candidates"]
+        assert set(candidate) == {"holder", "score"}
+        assert again["identification"]["candidates"] == [candidate]
+        assert enrolled["document_id"] not in repr(first)
+        names[key] = candidate["holder"]
+    assert names["blue"] != names["red"]
 
 
 def test_all_probes_of_a_call_are_searched_at_once_with_its_correlator_and_time(
@@ -327,7 +345,11 @@ def test_an_item_may_ask_for_both_and_gets_both(
 
 @pytest.mark.parametrize(
     ("fault", "status"),
-    [(ShardLost("a shard is lost"), 503), (NotReady("the service starts"), 503)],
+    [
+        (ShardLost("a shard is lost"), 503),
+        (NotReady("the service starts"), 503),
+        (StorageFull("the audit is full"), 507),
+    ],
 )
 def test_a_search_that_could_not_run_is_an_error_and_never_nobody(
     service: Service, fault: Exception, status: int
@@ -337,6 +359,7 @@ def test_a_search_that_could_not_run_is_an_error_and_never_nobody(
     items = [{"probe": probe, "reference": reference}, {"probe": probe, "search": True}]
     answer = service.post("/v1/match", {"items": items}, packed=True)
     assert answer.status_code == status
+    assert all(status in route.statuses for route in match_routes(service.parts))
     assert "retry-after" in answer.headers
     assert b"candidates" not in answer.content
     (alone,) = service.match(items[0], packed=True)

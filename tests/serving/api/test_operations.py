@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serving.api.codec import JSON, MSGPACK
+from serving.api.readiness import READY_KEPT_S
 from serving.api.schemas.health import ReadyAnswer
 from serving.compose import Deployment
 from serving.settings import load_settings
@@ -66,6 +69,7 @@ def test_readiness_is_true_only_when_it_decides(
         assert time.monotonic() < deadline + 30
         time.sleep(0.02)
     service.run(service.match.drain(5))
+    time.sleep(READY_KEPT_S)
     response = service.ask("GET", "/health/ready", key=None)
     answer = service.read(response)
     assert (response.status_code, answer["is_ready"]) == (503, False)
@@ -78,11 +82,54 @@ def test_readiness_is_false_where_the_registrar_does_not_answer(
     async def never() -> Any:
         await asyncio.sleep(60)
 
+    time.sleep(READY_KEPT_S)
     monkeypatch.setattr(fresh.match, "status", never)
     response = fresh.ask("GET", "/health/ready", key=None)
     answer = fresh.read(response)
     assert (response.status_code, answer["phase"]) == (503, None)
     assert answer["checks"]["registrar"]["is_ok"] is False
+
+
+def test_readiness_is_false_where_no_photographs_are_looked_at(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time.sleep(READY_KEPT_S)
+    monkeypatch.setattr(type(fresh.parts.faces), "is_alive", False)
+    response = fresh.ask("GET", "/health/ready", key=None)
+    assert response.status_code == 503
+    assert fresh.read(response)["checks"]["models"]["is_ok"] is False
+
+
+def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thread(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    free = threading.Event()
+
+    def hang() -> int:
+        reads.append(threading.current_thread().name)
+        assert free.wait(20)
+        return 0
+
+    monkeypatch.setattr("serving.api.readiness.CHECK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(fresh.parts.store, "sequence", hang)
+    time.sleep(READY_KEPT_S)
+
+    async def crowd() -> list[Any]:
+        send = partial(fresh._send, "GET", "/health/ready", headers={})
+        left = asyncio.create_task(send())
+        await asyncio.sleep(0.01)
+        left.cancel()
+        return list(await asyncio.gather(*(send() for _ in range(20))))
+
+    for _ in range(2):
+        answers = fresh.run(crowd())
+        assert {answer.status_code for answer in answers} == {503}
+        assert fresh.read(answers[0])["checks"]["store"]["is_ok"] is False
+        time.sleep(READY_KEPT_S)
+    assert len(reads) == 1
+    assert reads[0].startswith("readiness")
+    free.set()
 
 
 def test_metrics_count_routes_by_their_template(service: Any) -> None:

@@ -60,6 +60,14 @@ def test_a_revoked_or_expired_key_is_listed_as_such(home: Path, sosie: Any) -> N
     assert "revoked" in sosie("apikey", "list", "--home", home).out
 
 
+def test_the_key_of_a_closed_outlet_is_listed_as_such(home: Path, sosie: Any) -> None:
+    at = ("--home", home, "--json")
+    bound = ("--role", "outlet", "--carrier", "blue", "--outlet", "b1")
+    assert sosie("apikey", "add", *bound, *at).json["state"] == "in force"
+    assert sosie("outlet", "close", "b1", *at).code == 0
+    assert [key["state"] for key in sosie("apikey", "list", *at).json["keys"]] == ["outlet closed"]
+
+
 def test_keys_are_managed_while_another_process_decides(home: Path, sosie: Any) -> None:
     with open_deployment(home) as deployment:
         assert deployment.registrar.gallery is not None

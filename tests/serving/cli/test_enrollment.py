@@ -127,8 +127,8 @@ def test_a_document_can_be_kept_off_the_command_line(
         ({"expires_on": "31.01.2031"}, "2031-01-31"),
         ({"captured_at": "noon"}, "2026-01-31T12:00:00Z"),
         ({"captured_at": "2026-01-31T12:00:00"}, "time zone"),
-        ({"outlet": "nowhere"}, "check --outlet"),
-        ({"carrier": "red"}, "check --outlet and --carrier"),
+        ({"outlet": "nowhere"}, "check the codes of both"),
+        ({"carrier": "red"}, "check the codes of both"),
         ({"document": "missing.json"}, "missing.json"),
     ],
 )

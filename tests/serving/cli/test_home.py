@@ -21,7 +21,17 @@ def test_init_makes_a_home_that_only_its_owner_reads(
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert stat.S_IMODE((home / "keyring.json").stat().st_mode) == 0o600
     assert stat.S_IMODE((home / "registry.sqlite").stat().st_mode) == 0o600
+    # Its URL may hold a password.
+    assert stat.S_IMODE((home / "sosie.toml").stat().st_mode) == 0o600
     assert sosie(*request_of(home, photographs)).code == 0
+
+
+def test_an_empty_folder_becomes_its_owners_alone(sosie: Any, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o755)
+    assert sosie("init", home).code == 0
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
 def test_init_says_what_losing_the_key_ring_means_and_what_to_do_next(

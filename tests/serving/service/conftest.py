@@ -24,10 +24,11 @@ from engine.matching.documents import Document
 from engine.matching.requests import EnrollmentRequest, Sample
 from engine.registry.records import AuditEntry
 from serving.compose import Deployment
+from serving.sections import ServeSettings
 from serving.service.desk import CallContext, Phase
 from serving.service.local import LocalDesk
 from serving.service.match_service import MatchService
-from serving.settings import ServeSettings, Settings, load_settings
+from serving.settings import Settings, load_settings
 from serving.telemetry.meter import SilentMeter
 
 DIM = 128

@@ -20,6 +20,7 @@ from serving.compose import Deployment
 from serving.refusals import Interrupted, NotReady, ServiceRefusal
 from serving.service.desk import CallContext, Phase
 from serving.service.local import LocalDesk
+from serving.telemetry.meter import SilentMeter
 
 HOLD_LEASE = """
 import sys, time
@@ -236,5 +237,56 @@ def test_a_service_that_waits_for_the_lease_can_be_closed(
         await reach(desk, Phase.WAITING)
         await desk.service.drain(5)
         assert (await desk.status()).phase is Phase.DRAINING
+
+    asyncio.run(ask())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("thread", ["searches", "registrar"])
+def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
+    serve: Any, reach: Any, crowd: Any, context: CallContext, kept: Any, thread: str
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    async def ask() -> None:
+        desk: LocalDesk = serve(kept)
+        before = await reach(desk)
+        with pytest.MonkeyPatch.context() as patched:
+            if thread == "searches":
+                patched.setattr("serving.service.searches.identify", end)
+                with pytest.raises(Interrupted):
+                    await desk.identify(crowd.person()[None], 0.5, context)
+            else:
+                kept.last.registrar.schedule(end)
+        async with asyncio.timeout(20):
+            while (await desk.status()).boot_id == before.boot_id:
+                await asyncio.sleep(0.02)
+        await reach(desk)
+        assert (await desk.identify(crowd.person()[None], 0.5, context))[0].candidates == ()
+        assert (await desk.enroll(crowd.request(), context)).decision is Decision.APPROVED
+
+    asyncio.run(ask())
+
+
+class BrokenMeter(SilentMeter):
+    """Fails at whatever it is asked to count."""
+
+    def _fail(self, *_: object) -> None:
+        raise OSError("no space left")
+
+    set_phase = set_queue = set_gallery = observe_stage = observe_batch = count_decision = _fail
+
+
+def test_a_meter_that_fails_hinders_no_call_and_loses_nothing(
+    serve: Any, reach: Any, crowd: Any, context: CallContext
+) -> None:
+    async def ask() -> None:
+        desk: LocalDesk = serve(meter=BrokenMeter())
+        before = await reach(desk)
+        assert (await desk.enroll(crowd.request(), context)).decision is Decision.APPROVED
+        await desk.identify(crowd.person()[None], 0.5, context)
+        await asyncio.sleep(0.7)
+        assert (await desk.status()).boot_id == before.boot_id
 
     asyncio.run(ask())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from engine.errors import DeadlinePassed
+from engine.matching.identification import identify
 from indexes.errors import SearchInvalid, VectorInvalid
 from serving.compose import Deployment
 from serving.refusals import Busy, Interrupted
@@ -175,3 +176,61 @@ def test_a_closing_queue_answers_who_waits_and_refuses_who_comes(
     assert all(call.exception() is None for call in calls)
     with pytest.raises(Interrupted):
         searches.submit(crowd.person()[None], 0.5)
+
+
+def test_an_observer_that_fails_stops_no_search(deployment: Deployment, crowd: Any) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    gallery = deployment.registrar.gallery
+    queue = SearchQueue(gallery, deployment.store, CAPACITY, fail)
+    for _ in range(3):
+        assert len(queue.submit(crowd.person()[None], 0.5).result(10)) == 1
+    assert queue.is_alive
+    queue.close()
+
+
+def test_whatever_fails_in_a_search_is_told_to_each_as_an_error_of_its_own(
+    searches: SearchQueue, held: Passes, crowd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    calls = [searches.submit(crowd.person()[None], 0.5) for _ in range(3)]
+    with monkeypatch.context() as patched:
+        patched.setattr("serving.service.searches.np.concatenate", fail)
+        held.go_on.set()
+        errors = [call.exception(10) for call in calls]
+    assert [type(error) for error in errors] == [MemoryError] * 3
+    assert len({id(error) for error in errors}) == 3
+    assert len(searches.submit(crowd.person()[None], 0.5).result(10)) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_answers_all_who_wait_and_shows(
+    searches: SearchQueue, held: Passes, crowd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    assert searches.is_alive
+    monkeypatch.setattr("serving.service.searches.identify", end)
+    calls = [searches.submit(crowd.person()[None], threshold) for threshold in (0.5, 0.6)]
+    held.go_on.set()
+    assert [type(call.exception(10)) for call in calls] == [Interrupted] * 2
+    searches.close()
+    assert not searches.is_alive
+    with pytest.raises(Interrupted):
+        searches.submit(crowd.person()[None], 0.5)
+
+
+def test_of_very_many_candidates_the_best_are_answered_and_all_are_counted(
+    deployment: Deployment, searches: SearchQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.service.searches.MOST_CANDIDATES", 2)
+    gallery = deployment.registrar.gallery
+    probe = gallery.vectors(gallery.ids[1:2])
+    (cut,) = searches.submit(probe, -1.0).result(10)
+    (whole,) = identify(probe, gallery, deployment.store, threshold=-1.0)
+    assert cut.candidates == whole.candidates[:2]
+    assert (cut.found, cut.found_documents) == (whole.found, whole.found_documents) == (3, 3)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from structlog.typing import FilteringBoundLogger
 
+from serving.telemetry.linefile import FILES, LineFile
 from serving.telemetry.logs import close_log, open_log
 
 
@@ -130,6 +131,66 @@ for at in range(3000):
         if line["event"] == "request":
             by_pid.setdefault(line["pid"], []).append(line["at"])
     assert list(by_pid.values()) == [list(range(3000))] * 4
+
+
+def test_only_the_owner_reads_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "log" / "service.jsonl"
+    with opened(path) as log:
+        log.warning("x")
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_long_file_is_moved_on_and_the_oldest_falls_away(tmp_path: Path) -> None:
+    path = tmp_path / "service.jsonl"
+    file = LineFile(path, str, longest_bytes=1000)
+    for at in range(100):
+        file.write(f"{at:99d}\n", at_once=True)
+    file.close()
+    names = ["service.jsonl", *(f"service.jsonl.{number}" for number in range(1, FILES))]
+    assert sorted(each.name for each in tmp_path.iterdir()) == names
+    kept = [
+        int(line) for name in reversed(names) for line in (tmp_path / name).read_text().splitlines()
+    ]
+    assert kept == list(range(100 - len(kept), 100))
+    assert all((tmp_path / name).stat().st_size == 1000 for name in names)
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in names} == {0o600}
+
+
+def test_two_processes_rotate_one_file_and_lose_and_tear_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "service.jsonl"
+    code = f"""
+import sys
+from pathlib import Path
+from serving.telemetry.linefile import LineFile
+file = LineFile(Path({str(path)!r}), str, longest_bytes=500_000)
+print("ready", flush=True)
+sys.stdin.readline()
+for at in range(800):
+    file.write(f"{{sys.argv[1]}} {{at:996d}}\\n", at_once=True)
+file.close()
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("a", "b")
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+    files = sorted(tmp_path.iterdir())
+    assert 3 <= len(files) <= FILES
+    assert all(each.stat().st_size < 510_000 for each in files)
+    seen = [line.split() for each in files for line in each.read_text().splitlines()]
+    for name in ("a", "b"):
+        assert sorted(int(at) for who, at in seen if who == name) == list(range(800))
 
 
 def test_a_full_disk_never_fails_the_caller_and_the_loss_is_told() -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
 from engine.errors import RequestError
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 from serving.telemetry.spans import OpenTelemetryTracer
 from serving.telemetry.traces import SilentTracer, Tracer, open_tracer
+from tests.serving.telemetry.collector import run_collector
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -50,7 +48,7 @@ def test_without_an_endpoint_nothing_is_traced_nor_imported() -> None:
     assert isinstance(open_tracer(ServeSettings(), "ingress"), SilentTracer)
     code = """
 import sys
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 from serving.telemetry.traces import open_tracer
 tracer = open_tracer(ServeSettings(), "ingress")
 with tracer.span("request", "00-1-2-3", route="/v1/match") as span:
@@ -173,39 +171,13 @@ def test_a_span_says_only_what_is_listed(kept: Kept) -> None:
     assert "8613800138000" not in kept.spans()["request"].to_json()
 
 
-class Collector(HTTPServer):
-    """An OTLP collector: keeps what it is sent."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Receiver)
-        self.received: list[tuple[str, ExportTraceServiceRequest]] = []
-
-
-class _Receiver(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.received.append((self.path, ExportTraceServiceRequest.FromString(body)))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def test_spans_arrive_at_an_otlp_collector() -> None:
-    with Collector() as collector:
-        thread = threading.Thread(target=collector.serve_forever)
-        thread.start()
-        endpoint = f"http://127.0.0.1:{collector.server_port}/v1/traces"
-        tracer = open_tracer(ServeSettings(trace_endpoint=endpoint, trace_ratio=1), "ingress")
+    with run_collector() as collector:
+        settings = ServeSettings(trace_endpoint=collector.endpoint, trace_ratio=1)
+        tracer = open_tracer(settings, "ingress")
         with tracer.span("request", route="/v1/match"), tracer.span("match"):
             pass
         tracer.close()
-        collector.shutdown()
-        thread.join()
     ((path, sent),) = collector.received
     (resource,) = sent.resource_spans
     names = {item.key: item.value.string_value for item in resource.resource.attributes}

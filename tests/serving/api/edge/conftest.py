@@ -14,7 +14,7 @@ from structlog.testing import CapturingLogger
 
 from serving.api.call import SCOPE_KEY, Call
 from serving.api.edge import Edge
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 from serving.telemetry.meter import SilentMeter
 from serving.telemetry.traces import Tracer
 
@@ -55,8 +55,14 @@ class CountingMeter(SilentMeter):
 class Rig:
     """An edge around a handler, driven by hand."""
 
-    def __init__(self, inner: Inner, tracer: Tracer | None = None, **settings: Any) -> None:
-        self.meter = CountingMeter()
+    def __init__(
+        self,
+        inner: Inner,
+        tracer: Tracer | None = None,
+        meter: CountingMeter | None = None,
+        **settings: Any,
+    ) -> None:
+        self.meter = meter or CountingMeter()
         self.lines = CapturingLogger()
         self.inner = inner
 

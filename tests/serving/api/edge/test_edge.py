@@ -19,12 +19,12 @@ from engine.errors import NotFound, StorageFull
 from serving.access.principal import Principal, Role
 from serving.api.call import Call
 from serving.api.codec import MSGPACK
-from serving.api.edge import Edge
+from serving.api.edge import EXEMPT_ONGOING, Edge
 from serving.refusals import Busy, FaceUnusable, RateLimited, Unauthenticated
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 from serving.telemetry.meter import SilentMeter
 from serving.telemetry.spans import OpenTelemetryTracer
-from tests.serving.api.edge.conftest import Answer, Rig, idle, raising
+from tests.serving.api.edge.conftest import Answer, CountingMeter, Rig, idle, raising
 
 
 def test_a_correlator_is_echoed_or_made() -> None:
@@ -133,6 +133,44 @@ def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -
     assert refused[0].headers["retry-after"] == "1"
     assert health.status == 200
     assert spent_s < 0.05
+
+
+def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_place() -> None:
+    async def crowd() -> tuple[list[int], int, Answer]:
+        gate = asyncio.Event()
+
+        async def wait(call: Call) -> Any:
+            if call.scope["path"] == "/health/ready":
+                await gate.wait()
+            return {}
+
+        rig = Rig(wait, requests_ongoing=3)
+        asked = [
+            asyncio.create_task(rig.ask_later(path="/health/ready", method="GET"))
+            for _ in range(EXEMPT_ONGOING + 5)
+        ]
+        await asyncio.sleep(0.05)
+        match = await rig.ask_later()
+        done = [task.result().status for task in asked if task.done()]
+        gate.set()
+        served = [(await task).status for task in asked].count(200)
+        return done, served, match
+
+    refused, served, match = asyncio.run(crowd())
+    assert match.status == 200
+    assert refused == [429] * 5
+    assert served == EXEMPT_ONGOING
+
+
+def test_a_meter_that_fails_changes_no_answer_and_no_bound() -> None:
+    class BrokenMeter(CountingMeter):
+        def _fail(self, *_: object) -> None:
+            raise OSError("no space left")
+
+        count_request = track_request = count_refusal = _fail
+
+    rig = Rig(idle, meter=BrokenMeter(), requests_ongoing=1)
+    assert [rig.ask().status for _ in range(3)] == [200] * 3
 
 
 def test_an_access_line_names_the_route_and_the_key_and_never_the_path() -> None:

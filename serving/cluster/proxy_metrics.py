@@ -1,0 +1,90 @@
+"""What a node's HAProxy counts, among the node's metrics: most of all what it answers itself.
+
+Such answers (too many requests at once, no ingress left) reach no ingress, so nothing else knows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from serving.cluster.proxy_socket import FRONTEND, Row, is_ours, list_sockets, read_statistics
+
+TIMEOUT_S = 0.2
+"""For all of a node's proxies: a scrape never waits for one that hangs."""
+
+STATUSES = ("4xx", "5xx")
+
+
+class ProxyCollector(Collector):
+    """The proxies with a socket below `folder`, read at each scrape; silent where none answers.
+
+    A proxy that is reloaded counts from zero again, as Prometheus expects of counters.
+    """
+
+    def __init__(self, folder: Path, timeout_s: float = TIMEOUT_S) -> None:
+        self._folder, self._timeout_s = folder, timeout_s
+
+    def collect(self) -> Iterable[Metric]:
+        """Never raises; takes `timeout_s` at most."""
+        rows = self._read()
+        return _show(rows) if rows else []
+
+    def describe(self) -> Iterable[Metric]:
+        return _show([])
+
+    def _read(self) -> list[Row]:
+        deadline = time.monotonic() + self._timeout_s
+        rows: list[Row] = []
+        for path in list_sockets(self._folder):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                break
+            try:
+                rows += read_statistics(path, left_s)
+            except OSError:
+                # Of a proxy that is gone, or that hangs.
+                continue
+        return rows
+
+
+def _show(rows: list[Row]) -> list[Metric]:
+    requests = CounterMetricFamily(
+        "sosie_proxy_requests", "Requests that the proxy passed to ingresses.", labels=["backend"]
+    )
+    failed = CounterMetricFamily(
+        "sosie_proxy_failed",
+        "Of those, what no ingress answered: the proxy said 503.",
+        labels=["backend"],
+    )
+    refused = CounterMetricFamily(
+        "sosie_proxy_refused", "Requests that the proxy answered itself.", labels=["status"]
+    )
+    sessions = GaugeMetricFamily(
+        "sosie_proxy_sessions", "Requests that ingresses are answering.", labels=["backend"]
+    )
+    queue = GaugeMetricFamily(
+        "sosie_proxy_queue", "Requests that wait in the proxy.", labels=["backend"]
+    )
+    passed = [row for row in rows if is_ours(row)]
+    for name in sorted({row["pxname"] for row in passed}):
+        own = [row for row in passed if row["pxname"] == name]
+        requests.add_metric([name], _sum(own, "req_tot"))
+        failed.add_metric([name], _sum(own, "econ") + _sum(own, "eresp"))
+        sessions.add_metric([name], _sum(own, "scur"))
+        queue.add_metric([name], _sum(own, "qcur"))
+    entered = [row for row in rows if row["svname"] == FRONTEND]
+    for status in STATUSES if entered else ():
+        column = f"hrsp_{status}"
+        # What the frontend answered and no ingress's backend did. Both count at a request's end.
+        refused.add_metric([status], max(0, _sum(entered, column) - _sum(passed, column)))
+    return [requests, failed, refused, sessions, queue]
+
+
+def _sum(rows: list[Row], column: str) -> int:
+    return sum(int(row[column] or 0) for row in rows)

@@ -1,0 +1,91 @@
+"""No answer to a tenant has an id of another carrier's holder, whatever is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from serving.api.codec import JSON, MSGPACK
+
+ENROLLMENTS = "/v1/enrollments"
+MSISDN = "+8613800138000"
+DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
+
+
+def enrollments(
+    service: Any, key: str, activations: list[dict[str, Any]], kind: str
+) -> Iterator[Any]:
+    """Decided, asked again, found by key and read by id: each activation."""
+    for number, body in enumerate(activations):
+        name = f"{key}-{kind}-{number}"
+        options = {"body": body | {"outlet": "r1"}, "headers": {"idempotency-key": name}}
+        first = service.ask("POST", ENROLLMENTS, key=key, kind=kind, **options)
+        yield first
+        yield service.ask("POST", ENROLLMENTS, key=key, kind=kind, **options)
+        yield service.ask("GET", ENROLLMENTS, key=key, params={"idempotency_key": name})
+        enrollment_id = service.read(first)["enrollment_id"]
+        yield service.ask("GET", f"{ENROLLMENTS}/{enrollment_id}", key=key)
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK])
+@pytest.mark.parametrize("key", ["r1", "red"])
+def test_a_tenant_is_told_no_id_of_another_carriers_holder(
+    own_service: Any,
+    faces: dict[str, bytes],
+    activation: Callable[..., dict[str, Any]],
+    enrolled: dict[str, Any],
+    key: str,
+    kind: str,
+) -> None:
+    # The astronaut is blue's.
+    holders_face = {"live": faces["live"], "portrait": faces["portrait"]}
+    theirs = activation()["document"] | DOCUMENT | {"name": "Aileen Probe"}
+    activations = [
+        activation(**holders_face),
+        activation(document=theirs),
+        activation(document=theirs, msisdn=MSISDN, **holders_face),
+    ]
+    answers = list(enrollments(own_service, key, activations, kind))
+    decisions = [own_service.read(one) for one in answers]
+    assert {one["decision"] for one in decisions} == {"rejected"}
+    named = [one["duplicate_search"].get("candidates") for one in decisions[:4]]
+    assert all(one and one[0].keys() == {"holder", "score"} for one in named)
+    assert len({one[0]["holder"] for one in named}) == 1
+
+    probe = {"image": faces["later"]}
+    stranger = {"image": faces["stranger"]}
+    asked: list[tuple[str, Any]] = [
+        ("/v1/match", {"items": [{"probe": probe, "search": True}]}),
+        ("/v1/verifications", {"probe": probe, "line": MSISDN}),
+        ("/v1/verifications", {"probe": probe, "document": DOCUMENT}),
+        ("/v1/identifications", {"probe": probe}),
+        ("/v1/lines/query", {"document": DOCUMENT, "probe": stranger}),
+        (f"/v1/lines/{MSISDN}/dispute", {"document": DOCUMENT, "probe": stranger}),
+    ]
+    answers += [
+        own_service.ask("POST", path, key=key, body=body, kind=kind) for path, body in asked
+    ]
+    for answer in answers:
+        assert b"reference_id" not in answer.content
+        for name in ("document_id", "line_id", "enrollment_id"):
+            assert enrolled[name].encode() not in answer.content
+
+
+def test_fraud_teams_are_told_the_ids(
+    own_service: Any,
+    faces: dict[str, bytes],
+    activation: Callable[..., dict[str, Any]],
+    enrolled: dict[str, Any],
+) -> None:
+    body = activation(live=faces["live"], portrait=faces["portrait"], outlet="r1")
+    headers = {"idempotency-key": "for-fraud"}
+    made = own_service.ask("POST", ENROLLMENTS, key="red", body=body, headers=headers)
+    path = f"{ENROLLMENTS}/{own_service.read(made)['enrollment_id']}"
+    for key in ("fraud", "operator"):
+        record = own_service.read(own_service.ask("GET", path, key=key))
+        (candidate,) = record["duplicate_search"]["candidates"]
+        assert candidate["document_id"] == enrolled["document_id"]
+        assert candidate["holder"] is None
+        assert isinstance(candidate["reference_id"], int)

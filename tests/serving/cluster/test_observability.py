@@ -1,0 +1,60 @@
+"""What an operator sees of the running service: traces, metrics and lines of all its parts."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.serving.cluster.conftest import Served
+from tests.serving.telemetry.collector import ROOT, trace_of
+
+pytestmark = pytest.mark.slow
+
+WITHIN_S = 20
+"""Spans are sent every five seconds."""
+
+
+def test_a_trace_joins_the_ingress_and_the_registrar(
+    served: Served, activation: Callable[[int], dict[str, Any]]
+) -> None:
+    headers = trace_of(7) | {"idempotency-key": "traced", "x-correlator": "traced-7"}
+    answer = served.ask("POST", "/v1/enrollments", json=activation(700), headers=headers)
+    assert answer.is_success, answer.text
+    wanted = {
+        (ROOT, "request"),
+        ("request", "extract"),
+        ("request", "hop"),
+        ("hop", "judge"),
+    }
+    deadline = time.monotonic() + WITHIN_S
+    while len(served.collector.traces.spans) < len(wanted) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    found = served.collector.traces
+    assert found.tree(7) == wanted
+    processes = {(span.name, found.processes[span.span_id]) for span in found.spans}
+    assert {("request", "ingress"), ("hop", "ingress"), ("judge", "registrar")} <= processes
+    written = (served.home / "log/service.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in written.splitlines()]
+    about = {(x["event"], x["process"]) for x in lines if x.get("correlator") == "traced-7"}
+    assert about == {("request", "ingress"), ("decided", "registrar")}
+
+
+def test_what_the_proxy_refuses_is_among_the_metrics(served: Served) -> None:
+    def count() -> float:
+        text = served.ask("GET", "/metrics", key="operator").text
+        start = 'sosie_proxy_refused_total{status="4xx"} '
+        (line,) = (line for line in text.splitlines() if line.startswith(start))
+        return float(line.removeprefix(start))
+
+    before = count()
+    host, port = served.url.removeprefix("http://").split(":")
+    for _ in range(3):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"this is not HTTP\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+    assert count() == before + 3

@@ -1,0 +1,124 @@
+"""What the proxy answers itself is counted, by the HAProxy that Ray brings."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.cluster.proxy_metrics import TIMEOUT_S, ProxyCollector
+from serving.cluster.proxy_socket import list_sockets
+from serving.settings import METRICS_VARIABLE
+from tests.serving.cluster.conftest import find_port
+from tests.serving.cluster.proxied import CONFIG, Proxied, run_proxy
+
+APP, MATCH = "http-sosie", "http-sosie-match"
+
+
+@pytest.fixture
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+    with run_proxy(tmp_path_factory.mktemp("p")) as started:
+        yield started
+
+
+def scrape(folder: Path) -> dict[tuple[str, str], float]:
+    """Every sample by its name and its label's value, as Prometheus reads it."""
+    registry = CollectorRegistry()
+    registry.register(ProxyCollector(folder))
+    return {
+        (sample.name, *sample.labels.values()): sample.value  # type: ignore[misc]
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+    }
+
+
+def test_overload_that_the_proxy_refuses_is_counted(proxied: Proxied) -> None:
+    held = proxied.hold(CONFIG.match_ongoing, "/v1/match", "POST")
+    assert [proxied.ask("/v1/match", "POST")[0] for _ in range(3)] == [429] * 3
+    found = scrape(proxied.folder)
+    assert found["sosie_proxy_refused_total", "4xx"] == 3
+    assert found["sosie_proxy_refused_total", "5xx"] == 0
+    assert found["sosie_proxy_sessions", MATCH] == CONFIG.match_ongoing
+    assert found["sosie_proxy_queue", MATCH] == 0
+    for thread in held:
+        thread.join()
+    found = scrape(proxied.folder)
+    assert found["sosie_proxy_requests_total", MATCH] == CONFIG.match_ongoing
+    assert found["sosie_proxy_requests_total", APP] == 1
+    assert found["sosie_proxy_sessions", MATCH] == 0
+
+
+def test_answers_for_ingresses_that_are_gone_are_counted(proxied: Proxied) -> None:
+    proxied.stop_server()
+    assert [proxied.ask(path)[0] for path in ("/", "/v1/lines", "/v1/match")] == [503] * 3
+    found = scrape(proxied.folder)
+    assert found["sosie_proxy_failed_total", APP] == 2
+    assert found["sosie_proxy_failed_total", MATCH] == 1
+    assert found["sosie_proxy_refused_total", "5xx"] == 0
+
+
+def test_what_an_ingress_refuses_is_not_the_proxys(proxied: Proxied) -> None:
+    assert proxied.ask("/missing")[0] == 404
+    found = scrape(proxied.folder)
+    assert found["sosie_proxy_refused_total", "4xx"] == 0
+    assert found["sosie_proxy_requests_total", APP] == 2
+
+
+def test_without_a_proxy_nothing_is_shown(proxied: Proxied, tmp_path: Path) -> None:
+    assert scrape(proxied.folder)
+    assert scrape(tmp_path) == {}
+    assert scrape(tmp_path / "missing") == {}
+    (tmp_path / "admin.sock").touch()
+    assert scrape(tmp_path) == {}
+
+
+def test_proxies_that_hang_cost_a_bounded_time(tmp_path: Path) -> None:
+    opened = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        opened.append(socket.socket(socket.AF_UNIX))
+        opened[-1].bind(str(tmp_path / name / "admin.sock"))
+        opened[-1].listen()
+    assert len(list_sockets(tmp_path)) == 3
+    started = time.perf_counter()
+    assert scrape(tmp_path) == {}
+    assert time.perf_counter() - started < TIMEOUT_S + 0.15
+    for one in opened:
+        one.close()
+
+
+def test_a_process_of_the_node_shows_what_its_proxy_counts(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    node = tmp_path_factory.mktemp("n")
+    # As `make_environment` has it, with a folder that Serve makes.
+    (node / "p" / "0a1b").mkdir(parents=True)
+    code = f"""
+from urllib.request import urlopen
+from serving.cluster.parts import open_meter
+from serving.settings import Settings
+from serving.telemetry.exporter import start_exporter
+meter = open_meter(Settings())
+with start_exporter(meter.rendered, {(port := find_port())}) as exporter:
+    assert exporter.is_serving.wait(10)
+    told = urlopen("http://127.0.0.1:{port}/metrics").read()
+for text in (meter.render()[0], told):
+    print(text.decode().count("sosie_proxy_requests_total{{"), text.decode().count("sosie_build"))
+"""
+    with run_proxy(node / "p" / "0a1b"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, METRICS_VARIABLE: str(node / "metrics")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.split("\n") == ["2 3", "2 3", ""]
