@@ -25,7 +25,7 @@ STOPPING = "proc.sosie_stops"
 """A variable of the running proxy; while it is 1, whatever is new is refused."""
 
 OWN = "http-sosie"
-"""The backend of our application, as long as nobody has named it otherwise."""
+"""The backend of our application: Serve names it after the application."""
 
 HEALTH = "/health/ /version /metrics"
 
@@ -133,41 +133,43 @@ def _refuse_while_empty(text: str) -> str:
 
 
 def _refuse_when_full(text: str, config: ProxyConfig) -> str:
-    found = re.search(rf"^ +use_backend ({OWN}) if is_\1$", text, flags=re.M) or re.search(
-        r"^ +use_backend (\S+) if is_\1$", text, flags=re.M
-    )
-    if found is None:
-        # While no application is deployed there is nothing to be full.
+    choices = list(re.finditer(r"^ +use_backend (\S+) if is_\1$", text, flags=re.M))
+    names = [choice[1] for choice in choices]
+    if OWN not in names:
+        # While our application is not deployed there is nothing to be full.
         _replace(r"^ +default_backend default_backend$", "", text)
         return text
-    name = found[1]
+    place = names.index(OWN)
+    # On a cluster of one's own others may be served beside us: the first that fits has the request.
+    mine = " ".join([f"is_{OWN}", *(f"!is_{other}" for other in names[:place])])
     busy = _answer(429, "SERVICE.BUSY", "too many requests at once: nothing was stored", 1)
     rules = [
         f"http-request set-var(txn.correlator) req.hdr(x-correlator) "
         f"if {{ req.hdr(x-correlator) -m reg '{CORRELATOR}' }}",
         "http-after-response set-header x-correlator %[var(txn.correlator)] "
         "if !{ res.hdr(x-correlator) -m found } { var(txn.correlator) -m found }",
-        # On a cluster of one's own others may be served beside us.
-        f"{_not_ready()} if is_{name} {{ var({STOPPING}) -m int 1 }}",
+        f"{_not_ready()} if {mine} {{ var({STOPPING}) -m int 1 }}",
         f"acl sosie_health path_beg {HEALTH}",
+        # Whether the client is still there the ingress sees itself, more cheaply than Serve does.
+        f"http-request set-header x-request-disconnect-disabled ?1 if {mine}",
     ]
     # Looks at the service take no request's place, and no request theirs.
-    split = [f"use_backend {name}-health if is_{name} sosie_health"]
-    text = _split_backend(text, name, "health")
+    split = [f"use_backend {OWN}-health if {mine} sosie_health"]
+    text = _split_backend(text, OWN, "health")
     if config.ongoing:
-        full = f"is_{name} !sosie_health {{ be_conn({name}) ge {config.ongoing} }}"
+        full = f"{mine} !sosie_health {{ be_conn({OWN}) ge {config.ongoing} }}"
         rules.append(f"{busy} if {full}")
     if config.match_ongoing:
-        full = f"{{ be_conn({name}-match) ge {config.match_ongoing} }}"
+        full = f"{{ be_conn({OWN}-match) ge {config.match_ongoing} }}"
         rules += [
             "acl sosie_match path /v1/match",
-            f"{busy} if is_{name} sosie_match {full}",
+            f"{busy} if {mine} sosie_match {full}",
         ]
-        split.append(f"use_backend {name}-match if is_{name} sosie_match")
-        text = _split_backend(text, name, "match")
+        split.append(f"use_backend {OWN}-match if {mine} sosie_match")
+        text = _split_backend(text, OWN, "match")
     lines = "".join(f"    {rule}\n" for rule in rules + split)
-    place = text.index(found[0])
-    return text[:place] + lines + text[place:]
+    before = text.index(choices[place][0])
+    return text[:before] + lines + text[before:]
 
 
 def _split_backend(text: str, name: str, kind: str) -> str:

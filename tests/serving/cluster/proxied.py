@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -42,8 +42,9 @@ class Slow(BaseHTTPRequestHandler):
         pass
 
 
-def generate(folder: Path, port: int, servers: list[ServerConfig]) -> Path:
-    """The configuration as Serve generates it, for so many servers."""
+def generate(folder: Path, port: int, servers: list[ServerConfig], *, beside: bool = False) -> Path:
+    """The configuration as Serve generates it, for so many servers; with another application on
+    them where there is one `beside` ours."""
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
         socket_path=str(folder / "admin.sock"),
@@ -62,9 +63,11 @@ def generate(folder: Path, port: int, servers: list[ServerConfig]) -> Path:
         app_name="sosie",
         fallback_server=fallback,
     )
+    other = replace(backend, name="http-other", path_prefix="/other", app_name="other")
+    backends = [backend, *([other] if beside else [])] if servers else []
     api = HAProxyApi(
         config,
-        {backend.name: backend} if servers else {},
+        {one.name: one for one in backends},
         config_file_path=str(folder / "haproxy.cfg"),
     )
     api._generate_config_file_internal()
@@ -108,12 +111,13 @@ class Proxied:
 
 
 @contextmanager
-def run_proxy(folder: Path) -> Iterator[Proxied]:
+def run_proxy(folder: Path, *, beside: bool = False) -> Iterator[Proxied]:
     """A server behind the wrapper; `folder` is for its files."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = find_port()
-    path = generate(folder, port, [ServerConfig("one", "127.0.0.1", server.server_port)])
+    servers = [ServerConfig("one", "127.0.0.1", server.server_port)]
+    path = generate(folder, port, servers, beside=beside)
     wrapper = write_wrapper(folder, CONFIG, Path(get_haproxy_binary()), folder / "log")
     process = subprocess.Popen([wrapper, "-db", "-f", path, "-dR"], stderr=subprocess.DEVNULL)
     found = Proxied(folder, port, server)

@@ -34,7 +34,8 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from starlette.responses import PlainTextResponse
 
-@serve.deployment(ray_actor_options={"num_cpus": 0})
+# One on each node: Serve has proxies where it has replicas.
+@serve.deployment(num_replicas=2, max_replicas_per_node=1, ray_actor_options={"num_cpus": 0})
 class Other:
     async def __call__(self, request):
         return PlainTextResponse("other")

@@ -168,13 +168,15 @@ def test_it_listens_where_it_is_told_to_and_replicas_elsewhere(tmp_path: Path) -
     assert prepare(path, replace(CONFIG, address="::"), Path(get_haproxy_binary())) is None
 
 
-def test_an_application_beside_ours_keeps_its_requests(tmp_path: Path) -> None:
-    path = generate(tmp_path, find_port(), [ServerConfig("one", "127.0.0.1", 1)])
-    other = "    acl is_http-other path_beg /other\n    use_backend http-other if is_http-other\n"
-    place = path.read_text().index("    acl is_http-sosie")
-    text = path.read_text()[:place] + other + path.read_text()[place:]
-    amended = amend(text, CONFIG, tmp_path)
-    entry = amended[amended.index("frontend http") : amended.index("backend default_backend\n")]
-    ours = [line for line in entry.splitlines() if "SERVICE." in line]
-    assert len(ours) == 3
-    assert all(" if is_http-sosie " in line for line in ours)
+def test_an_application_beside_ours_is_neither_bounded_nor_drained(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with run_proxy(tmp_path_factory.mktemp("p"), beside=True) as proxied:
+        held = proxied.hold(3, "/slow", "GET")
+        assert proxied.ask("/")[0] == 429
+        assert proxied.ask("/other")[0] == 200
+        assert not drain_proxies(proxied.folder, 0.0)
+        assert proxied.ask("/")[0] == 503
+        assert proxied.ask("/other")[0] == 200
+        for thread in held:
+            thread.join()

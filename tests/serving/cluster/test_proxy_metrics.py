@@ -121,4 +121,4 @@ for text in (meter.render()[0], told):
             text=True,
             check=True,
         )
-    assert done.stdout.split("\n") == ["2 3", "2 3", ""]
+    assert done.stdout.split("\n") == ["3 3", "3 3", ""]
