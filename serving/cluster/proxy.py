@@ -150,8 +150,6 @@ def _refuse_when_full(text: str, config: ProxyConfig) -> str:
         "if !{ res.hdr(x-correlator) -m found } { var(txn.correlator) -m found }",
         f"{_not_ready()} if {mine} {{ var({STOPPING}) -m int 1 }}",
         f"acl sosie_health path_beg {HEALTH}",
-        # Whether the client is still there the ingress sees itself, more cheaply than Serve does.
-        f"http-request set-header x-request-disconnect-disabled ?1 if {mine}",
     ]
     # Looks at the service take no request's place, and no request theirs.
     split = [f"use_backend {OWN}-health if {mine} sosie_health"]
