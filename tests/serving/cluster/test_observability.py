@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import time
@@ -20,10 +21,12 @@ WITHIN_S = 20
 
 
 def test_a_trace_joins_the_ingress_and_the_registrar(
-    served: Served, activation: Callable[[int], dict[str, Any]]
+    served: Served, activation: Callable[[int], dict[str, Any]], pictures: dict[str, bytes]
 ) -> None:
+    # Two people: it is rejected, and leaves nobody behind whom another test would meet.
+    body = activation(700) | {"live": base64.b64encode(pictures["stranger"]).decode()}
     headers = trace_of(7) | {"idempotency-key": "traced", "x-correlator": "traced-7"}
-    answer = served.ask("POST", "/v1/enrollments", json=activation(700), headers=headers)
+    answer = served.ask("POST", "/v1/enrollments", json=body, headers=headers)
     assert answer.is_success, answer.text
     wanted = {
         (ROOT, "request"),
