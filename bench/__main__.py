@@ -43,6 +43,11 @@ def _python(package: str) -> Any:
     return typer.Option(metavar="PATH", help=f"A Python of another venv that has {package}.")
 
 
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that are not None: what was not given keeps its default."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 @app.callback()
 def _root() -> None:
     """Keeps the suites subcommands."""
@@ -89,8 +94,7 @@ def extract(
 
     del debug
     sizes: dict[str, Any] = {"pairs": 10, "rounds": 2, "graph_rounds": 3} if quick else {}
-    if n is not None:
-        sizes["pairs"] = n
+    sizes |= _given(pairs=n)
     interpreters = Interpreters(openvino_python, deepface_python, face_recognition_python)
     config = ExtractConfig(faces=faces, seed=seed, interpreters=interpreters, **sizes)
     report, goals = _measure("extract", lambda: run(config), targets)
@@ -119,8 +123,7 @@ def registrar(
         if quick
         else {}
     )
-    given = {"references": n, "decisions": decisions, "folder": folder}
-    sizes |= {name: value for name, value in given.items() if value is not None}
+    sizes |= _given(references=n, decisions=decisions, folder=folder)
     report, goals = _measure("registrar", lambda: run(RegistrarConfig(seed=seed, **sizes)), targets)
     _show(report, goals, as_json)
 
@@ -141,7 +144,7 @@ def search(
 
     del debug
     sizes: dict[str, Any] = dict(QUICK) if quick else {}
-    sizes |= {} if n is None else {"references": n}
+    sizes |= _given(references=n)
     config = SearchConfig(dim=dim, has_graph=graph, seed=seed, **sizes)
     report, goals = _measure("search", lambda: run(config), targets)
     _show(report, goals, as_json)
@@ -162,7 +165,7 @@ def join(
 
     del debug
     sizes: dict[str, Any] = dict(QUICK) if quick else {}
-    sizes |= {} if n is None else {"references": n}
+    sizes |= _given(references=n)
     config = JoinConfig(dim=dim, seed=seed, **sizes)
     report, goals = _measure("join", lambda: run(config), targets)
     _show(report, goals, as_json)
@@ -186,8 +189,7 @@ def gallery(
 
     del debug
     sizes: dict[str, Any] = dict(QUICK) if quick else {}
-    given = {"references": n, "folder": folder}
-    sizes |= {name: value for name, value in given.items() if value is not None}
+    sizes |= _given(references=n, folder=folder)
     config = GalleryConfig(dim=dim, seed=seed, **sizes)
     report, goals = _measure("gallery", lambda: run(config), targets)
     _show(report, goals, as_json)
@@ -219,11 +221,11 @@ def serve(
     from bench.serving.sizes import QUICK, Sizes
 
     del debug
-    dials = {"references": n, "soak_s": soak_s, "kills": kills, "million": million}
-    chosen: dict[str, Any] = {name: value for name, value in dials.items() if value is not None}
-    places: dict[str, Any] = {} if folder is None else {"folder": folder}
+    chosen = _given(references=n, soak_s=soak_s, kills=kills, million=million)
     sizes = replace(QUICK if quick else Sizes(), **chosen)
-    config = ServeConfig(sizes=sizes, parts=read_parts(only), faces=faces, seed=seed, **places)
+    config = ServeConfig(
+        sizes=sizes, parts=read_parts(only), faces=faces, seed=seed, **_given(folder=folder)
+    )
     report, goals = _measure("serve", lambda: run(config), targets)
     _show(report, goals, as_json)
 
@@ -243,7 +245,7 @@ def curves(
 
     del debug
     sizes: dict[str, Any] = dict(QUICK) if quick else {}
-    sizes |= {} if n is None else {"references": n}
+    sizes |= _given(references=n)
     config = CurvesConfig(dim=dim, has_graph=graph, seed=seed, **sizes)
     report, goals = _measure("curves", lambda: run(config), TARGETS)
     _show(report, goals, as_json)

@@ -39,7 +39,7 @@ FIGURES: Mapping[Part, tuple[str, ...]] = {
         "wrong_searches",
     ),
     Part.OVERLOAD: tuple(f"{what}_{name}" for what in ("match", "enroll") for name in STORM),
-    Part.START: tuple(PROMISED),
+    Part.START: PROMISED,
     Part.KILLS: (
         "kills",
         "lost_enrollments",

@@ -58,10 +58,12 @@ class Deployment:
 
     `warn` is told, in one line, what went wrong beside a command that did what it was asked.
     With `open_index` the gallery lies on shards, is built from the store, and has no snapshot.
-    `observer` is for whoever counts, to be set before the registrar is asked for.
+    `observer` is for whoever counts, `gather_s` for whoever serves many at once (see
+    `RegistrarConfig`): to be set before the registrar is asked for.
     """
 
     observer: Observer | None = None
+    gather_s: float = 0.0
 
     def __init__(
         self,
@@ -148,7 +150,7 @@ class Deployment:
                 # A later store might believe what this one refuses.
                 self.remove_snapshot()
             sizes = self.settings.registrar
-            config = RegistrarConfig(sizes.batch_size, sizes.queue_size)
+            config = RegistrarConfig(sizes.batch_size, sizes.queue_size, self.gather_s)
             registrar = Registrar(writer, self.judge, config, observer=self.observer)
         except BaseException:
             writer.close()

@@ -123,6 +123,9 @@ class ServeSettings(Section):
     matches_ongoing: int = Field(
         default=8, ge=0, le=1024, description="/v1/match at once, for each ingress; 0: no bound"
     )
+    enrollments_ongoing: int = Field(
+        default=5, ge=0, le=1024, description="enrollments at once, for each ingress; 0: no bound"
+    )
     photographs_waiting: int = Field(default=64, ge=2, description="in each ingress")
     probes_waiting: int = Field(default=2048, ge=1, description="for a search, in the registrar")
     template_ttl_h: float = Field(

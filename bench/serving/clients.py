@@ -30,20 +30,22 @@ class Acknowledged:
     enrollment_id: str
     document_number: str = field(repr=False)
     decision: str
-    status: int
     begun: float
     ended: float
-    attempts: int
     is_repeated: bool = False
 
 
 @dataclass(slots=True)
 class Till:
-    """What all clients have seen; `failures` by status, 0 for a lost connection."""
+    """What all clients have seen; `failures` by status, 0 for a lost connection.
+
+    `final`: key and status of what no key can mend; `given_up`: the keys of what was left so.
+    """
 
     acknowledged: list[Acknowledged] = field(default_factory=list)
     failures: Counter[int] = field(default_factory=Counter)
     final: list[tuple[str, int]] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def find_first_after(self, moment: float) -> Acknowledged | None:
@@ -51,10 +53,6 @@ class Till:
         with self.lock:
             later = [one for one in self.acknowledged if one.begun > moment]
         return min(later, key=lambda one: one.ended, default=None)
-
-    def count(self) -> int:
-        with self.lock:
-            return len(self.acknowledged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +80,8 @@ class Client:
         """Asks until there is an answer; None where there was one that no key can mend, or
         where `give_up` says so after a failure."""
         body: bytes = msgpack.packb(write_visit(visit.person, visit.msisdn))
-        begun, attempts = time.perf_counter(), 0
+        begun = time.perf_counter()
         while True:
-            attempts += 1
             status, wait_s, value = self._ask(visit.key, body)
             if status in (200, 201):
                 number = visit.person.document.number
@@ -93,10 +90,8 @@ class Client:
                     enrollment_id=str(value["enrollment_id"]),
                     document_number=number,
                     decision=str(value["decision"]),
-                    status=status,
                     begun=begun,
                     ended=time.perf_counter(),
-                    attempts=attempts,
                     is_repeated=bool(value["is_repeated"]),
                 )
                 with self._till.lock:
@@ -108,6 +103,8 @@ class Client:
                     self._till.final.append((visit.key, status))
                     return None
             if give_up():
+                with self._till.lock:
+                    self._till.given_up.append(visit.key)
                 return None
             time.sleep(wait_s)
 

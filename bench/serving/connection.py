@@ -66,7 +66,6 @@ class Connection(asyncio.Protocol):
             self.retry_after_s = float(value)
 
     def on_body(self, body: bytes) -> None:
-        self.length += len(body)
         if self._owner.keeps_bodies:
             self.body += body
 
@@ -84,4 +83,4 @@ class Connection(asyncio.Protocol):
         self.transport.write(data)
 
     def _begin(self) -> None:
-        self.length, self.body, self.retry_after_s = 0, b"", NEVER
+        self.body, self.retry_after_s = b"", NEVER

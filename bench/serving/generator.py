@@ -183,7 +183,6 @@ class _Sending:
         tally.done.append(now)
         tally.status.append(status)
         tally.retry_after_s.append(connection.retry_after_s)
-        tally.length.append(connection.length)
         tally.request.append(connection.request)
         tally.serial.append(connection.serial)
         if self.load.keeps_bodies:
@@ -229,7 +228,6 @@ class _Sending:
         """An arrival that never found a connection."""
         connection = Connection(self)
         connection.intended = intended
-        connection.sent = intended
         self._note(connection, OVERDUE)
 
     def _finish_if_idle(self) -> None:

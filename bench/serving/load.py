@@ -21,8 +21,8 @@ class Load:
     """Requests by turns, for `seconds` or until `count` are sent, whichever is first.
 
     Closed loop where `rate` is None: each connection sends again when it is answered. Else open
-    loop: `rate` arrivals a second, evenly spaced or at random (Poisson), whatever the server does;
-    one that finds no free connection waits for one, and its latency counts from its arrival.
+    loop: `rate` arrivals a second, evenly spaced, whatever the server does; one that finds no free
+    connection waits for one, and its latency counts from its arrival.
     `serial` numbers the requests, from there on.
     """
 
@@ -33,20 +33,15 @@ class Load:
     seconds: float = float("inf")
     count: int | None = None
     rate: float | None = None
-    is_random: bool = False
     serial: int = 0
     timeout_s: float = 30.0
     keeps_bodies: bool = False
-    seed: int = 0
 
     def schedule(self) -> Seconds:
         """Arrivals in seconds after the start; of an open loop only."""
         assert self.rate is not None
         count = int(min(self.seconds * self.rate, np.inf if self.count is None else self.count))
-        if not self.is_random:
-            return np.arange(count) / self.rate
-        gaps = np.random.default_rng(self.seed).exponential(1 / self.rate, count)
-        return np.cumsum(gaps)
+        return np.arange(count) / self.rate
 
 
 @dataclass(slots=True)
@@ -58,7 +53,6 @@ class Tally:
     done: array[float] = field(default_factory=lambda: array("d"))
     status: array[int] = field(default_factory=lambda: array("h"))
     retry_after_s: array[float] = field(default_factory=lambda: array("d"))
-    length: array[int] = field(default_factory=lambda: array("l"))
     request: array[int] = field(default_factory=lambda: array("l"))
     serial: array[int] = field(default_factory=lambda: array("l"))
     bodies: list[bytes] = field(default_factory=list)
@@ -71,7 +65,6 @@ class Tally:
             done_s=np.array(self.done) - start,
             status=np.array(self.status, np.int16),
             retry_after_s=np.array(self.retry_after_s),
-            length=np.array(self.length, np.int64),
             request=np.array(self.request, np.int64),
             serial=np.array(self.serial, np.int64),
             bodies=tuple(self.bodies),
@@ -85,8 +78,8 @@ class Record:
     """A row a request, in order of their ends, in seconds after the start of the load.
 
     `retry_after_s` is NaN where the answer named none; `request` is the place in the load's
-    requests; `bodies` is empty unless they were kept. `seconds` from the first arrival to the last
-    answer.
+    requests; `bodies` is empty unless they were kept; `sent_s` is NaN where no connection became
+    free in time. `seconds` from the first arrival to the last answer.
     """
 
     intended_s: Seconds
@@ -94,7 +87,6 @@ class Record:
     done_s: Seconds
     status: NDArray[np.int16]
     retry_after_s: Seconds
-    length: NDArray[np.int64]
     request: NDArray[np.int64]
     serial: NDArray[np.int64]
     bodies: tuple[bytes, ...]
@@ -125,14 +117,34 @@ class Record:
         """Requests answered well, a second."""
         return float(self.is_fine.sum()) / self.seconds
 
+    @property
+    def offered_rate(self) -> float:
+        """Requests that were due, a second."""
+        return len(self) / self.seconds
+
+    @property
+    def sent_rate(self) -> float:
+        """Requests that were sent before `seconds` were over, a second."""
+        end_s = self.intended_s.min(initial=np.inf) + self.seconds
+        return float((self.sent_s < end_s).sum()) / self.seconds
+
+    @property
+    def good_bodies(self) -> list[bytes]:
+        """Those of requests answered well; of a load that keeps bodies."""
+        return [self.bodies[place] for place in np.flatnonzero(self.is_fine)]
+
     def within(self, start_s: float, end_s: float) -> Record:
         """Only what was meant to start in this span."""
         return self._take((self.intended_s >= start_s) & (self.intended_s < end_s), end_s - start_s)
 
     def quantile_ms(self, share: float, among: NDArray[np.bool_] | None = None) -> float:
         """Of the latencies of those well answered, or of these rows; NaN of none."""
-        latencies = self.latency_s[self.is_fine if among is None else among]
-        return float(np.quantile(latencies, share)) * 1e3 if len(latencies) else float("nan")
+        return _quantile_ms(self.latency_s[self.is_fine if among is None else among], share)
+
+    def lateness_ms(self, share: float) -> float:
+        """Quantile of what passed from the moment a request was due until it was sent."""
+        lateness_s = self.sent_s - self.intended_s
+        return _quantile_ms(lateness_s[~np.isnan(lateness_s)], share)
 
     def count_statuses(self) -> dict[int, int]:
         """How often each status came, the commonest first."""
@@ -149,7 +161,6 @@ class Record:
                 "done_s",
                 "status",
                 "retry_after_s",
-                "length",
                 "request",
                 "serial",
             )
@@ -158,3 +169,7 @@ class Record:
             body for body, is_kept in zip(self.bodies, rows.tolist(), strict=False) if is_kept
         )
         return Record(**kept, bodies=bodies, reconnects=self.reconnects, seconds=seconds)
+
+
+def _quantile_ms(values_s: Seconds, share: float) -> float:
+    return float(np.quantile(values_s, share)) * 1e3 if len(values_s) else float("nan")

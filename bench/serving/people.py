@@ -29,10 +29,11 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """People, all different where `source` has so many."""
+    """People, whose faces differ unless the crowd `has_one_face`."""
 
     people: tuple[Person, ...]
     source: str
+    has_one_face: bool = False
 
     def __len__(self) -> int:
         return len(self.people)
@@ -45,7 +46,7 @@ def draw_people(faces: Path | None, count: int, seed: int) -> Crowd:
     """
     if faces is None and not (LFW / "images").is_dir():
         with open_pairs(None, count, seed) as made:
-            return Crowd(_introduce(made.pairs), made.source)
+            return Crowd(_introduce(made.pairs), made.source, has_one_face=True)
     folder = LabelledFolder.open(find_faces(faces))
     pairs = []
     for person in np.random.default_rng(seed).permutation(len(folder.names)).tolist():

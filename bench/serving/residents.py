@@ -1,4 +1,4 @@
-"""Processes of a service as /proc shows them: who they are, and what they hold in memory."""
+"""Processes of a service: who they are, whether they live, and what they hold in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
+
+import psutil
 
 from serving.cluster.processes import list_descendants
 
@@ -43,16 +44,14 @@ def wait_gone(pids: Iterable[int], timeout_s: float) -> list[int]:
 
 def _is_alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
+        status = psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
         return False
-    return state not in "ZX"
+    return status not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 def _read_pss(pid: int) -> int:
     # A process may end while it is read.
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
+    with suppress(psutil.NoSuchProcess):
+        return int(psutil.Process(pid).memory_full_info().pss)
     return 0

@@ -16,7 +16,6 @@ from bench.serving.service import Service
 from bench.serving.usage import OTHERS, name_part
 from serving.cluster.processes import list_descendants
 
-SAMPLE_S = 5.0
 WARM_S, LEAST_SAMPLES = 60.0, 4
 """Allocators, pools and caches fill in the first minute."""
 
@@ -77,14 +76,12 @@ class Soak:
         return float(np.polyfit(moments, values[-len(moments) :], 1)[0]) * 60
 
 
-def watch_memory(
-    service: Service, running: tuple[Future[Record], ...], sample_s: float = SAMPLE_S
-) -> Soak:
-    """Samples until all loads have ended."""
+def watch_memory(service: Service, running: Future[Record], sample_s: float) -> Soak:
+    """Samples until the load has ended."""
     moments: list[float] = []
     samples: list[dict[str, float]] = []
     start = time.perf_counter()
-    while len(moments) < LEAST_SAMPLES or not all(load.done() for load in running):
+    while len(moments) < LEAST_SAMPLES or not running.done():
         service.require_running()
         moments.append(time.perf_counter() - start)
         samples.append(measure_parts(service))

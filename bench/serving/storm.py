@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.checks import Measured
+from bench.checks import Measured, Skipped
 from bench.report import Figure
 from bench.serving.generator import Generator
 from bench.serving.load import Load, Record
@@ -16,6 +16,8 @@ SETTLING_S = 2.0
 """Of each load's beginning, not counted."""
 BACK_TIMES = 1.2
 """The p99 is back where what is left of the load has this many times that before the storm."""
+LEAST_SENT = 0.95
+"""Of the storm's requests; with fewer of them it was another load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +66,14 @@ class Weathered:
         p50, p99 = self.calm_ms
         storm, name = self.storm, f"{STORM_TIMES:.0f} times the load"
         refused = storm.is_refused
-        lateness_ms = (self.calm.sent_s - self.calm.intended_s) * 1e3
         return (
             Figure("100 %: answers in a closed loop", "1/s", self.rate),
             Figure("70 %: p50", "ms", p50, ratio=1.0),
             Figure("70 %: p99", "ms", p99, ratio=p50 / p99),
-            Figure("70 %: generator late, p99", "ms", float(np.quantile(lateness_ms, 0.99))),
+            Figure("70 %: generator late, p99", "ms", self.calm.lateness_ms(0.99)),
+            Figure(f"{name}: offered", "1/s", storm.offered_rate),
+            Figure(f"{name}: sent", "1/s", storm.sent_rate),
+            Figure(f"{name}: generator late, p99", "ms", storm.lateness_ms(0.99)),
             Figure(f"{name}: accepted", "1/s", storm.rate),
             Figure(f"{name}: accepted, p50", "ms", storm.quantile_ms(0.5)),
             Figure(f"{name}: accepted, p99", "ms", storm.quantile_ms(0.99)),
@@ -80,13 +84,19 @@ class Weathered:
         )
 
     def measure(self, prefix: str) -> dict[str, Measured]:
-        """What the goals are about."""
+        """What the goals are about; a storm that was not sent says nothing about itself."""
         p50, p99 = self.calm_ms
-        return {
-            f"{prefix}_calm_p99_over_p50": p99 / p50,
+        storm: dict[str, Measured] = {
             f"{prefix}_storm_p99_over_calm": self.storm.quantile_ms(0.99) / p99,
             f"{prefix}_refusal_ms": self.storm.quantile_ms(0.99, self.storm.is_refused),
             f"{prefix}_recovery_s": self.find_recovery_s(),
+        }
+        sent = self.storm.sent_rate / self.storm.offered_rate
+        if sent < LEAST_SENT:
+            storm = dict.fromkeys(storm, Skipped(f"only {sent:.0%} of the storm could be sent"))
+        return {
+            f"{prefix}_calm_p99_over_p50": p99 / p50,
+            **storm,
             f"{prefix}_unexpected": float(self.unexpected),
         }
 

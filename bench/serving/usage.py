@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,9 +23,8 @@ OWN_PROXY, OTHERS = "Serve's proxy", "the rest of Ray"
 
 @dataclass(slots=True)
 class Usage:
-    """Seconds of processor time by part, and of the wall."""
+    """Seconds of processor time by part."""
 
-    wall_s: float = 0.0
     cpu_s: dict[str, float] = field(default_factory=dict)
 
     def list_figures(self, what: str, count: int) -> tuple[Figure, ...]:
@@ -41,9 +39,8 @@ class Usage:
 def watch_usage(service: Service) -> Iterator[Usage]:
     """Counts what the service's processes take until the context ends."""
     usage = Usage()
-    before, start = _read_times(service), time.perf_counter()
+    before = _read_times(service)
     yield usage
-    usage.wall_s = time.perf_counter() - start
     for key, seconds in _read_times(service).items():
         part = key[1]
         usage.cpu_s[part] = usage.cpu_s.get(part, 0.0) + seconds - before.get(key, 0.0)

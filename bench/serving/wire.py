@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
-SERIAL_DIGITS = 9
 SERIAL_PLACE = "#SERIAL##"
 """Stands in a text or a header for the serial number of the request, which is as long."""
 MSGPACK = "application/msgpack"
@@ -39,20 +38,8 @@ class Caller:
         """A POST of MessagePack, which asks for MessagePack."""
         body: bytes = msgpack.packb(value)
         given = {"Content-Type": MSGPACK, "Content-Length": str(len(body)), **(headers or {})}
-        return self._write("POST", path, given, body)
-
-    def get(self, path: str) -> Request:
-        """A GET without a body."""
-        return self._write("GET", path, {}, b"")
-
-    def _write(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Request:
         key = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
-        fields = {"Host": f"{self.host}:{self.port}", "Accept": MSGPACK, **key, **headers}
-        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
+        fields = {"Host": f"{self.host}:{self.port}", "Accept": MSGPACK, **key, **given}
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
         head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
         return Request(tuple((head + body).split(_PLACE)))
-
-
-def total_bytes(requests: Sequence[Request]) -> int:
-    """How much all of them take."""
-    return sum(len(piece) for request in requests for piece in request.pieces)

@@ -53,12 +53,15 @@ class Arrivals:
     """The queue between many callers and the one thread that takes from it.
 
     What is cancelled, or has run out of time, before it is taken is never done, and its
-    idempotency key is free again.
+    idempotency key is free again. Enrollments are taken as soon as they come while they come one
+    by one; after a batch of several, `gather_s` passes first for more to share the transaction.
     """
 
-    def __init__(self, queue_size: int, batch_size: int) -> None:
+    def __init__(self, queue_size: int, batch_size: int, gather_s: float = 0.0) -> None:
         self._queue_size = queue_size
         self._batch_size = batch_size
+        self._gather_s = gather_s
+        self._had_company = False
         self._waiting: deque[Enrollment | Action] = deque()
         self._urgent: deque[Action] = deque()
         self._was_urgent = False
@@ -193,9 +196,27 @@ class Arrivals:
         if self._is_closed:
             raise RegistryError("the registrar is closed: open the deployment again")
 
+    def _await_work(self) -> None:
+        self._changed.wait_for(self._has_work)
+        if self._gather_s and self._had_company:
+            self._changed.wait_for(self._has_gathered, self._gather_s)
+            # What was there may have been cancelled meanwhile.
+            self._changed.wait_for(self._has_work)
+
+    def _has_work(self) -> bool:
+        return len(self) > 0 or self._is_closed
+
+    def _has_gathered(self) -> bool:
+        """Whether a longer wait would make the next batch no larger, or keep others waiting."""
+        if self._urgent or self._is_closed or self._failure is not None:
+            return True
+        return len(self._waiting) >= self._batch_size or any(
+            isinstance(item, Action) for item in self._waiting
+        )
+
     def _pop(self) -> list[Enrollment] | Action | None:
         with self._changed:
-            self._changed.wait_for(lambda: len(self) or self._is_closed)
+            self._await_work()
             # By turns: neither those who enroll nor those who audit wait for the others to end.
             self._was_urgent = bool(self._urgent) and not (self._was_urgent and self._waiting)
             if self._was_urgent:
@@ -213,6 +234,7 @@ class Arrivals:
                     break
                 batch.append(following)
                 self._waiting.popleft()
+            self._had_company = len(batch) > 1
             self._changed.notify_all()
             return batch
 

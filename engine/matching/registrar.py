@@ -36,10 +36,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RegistrarConfig:
-    """`batch_size`: the most that one transaction decides; `queue_size`: the most that waits."""
+    """`batch_size`: the most that one transaction decides; `queue_size`: the most that waits;
+    `gather_s`: how long a batch waits for more while enrollments come several at a time."""
 
     batch_size: int = 32
     queue_size: int = 1024
+    gather_s: float = 0.0
 
 
 class Registrar:
@@ -63,7 +65,9 @@ class Registrar:
         self._config = config or RegistrarConfig()
         self._clock = clock
         self._observer = observer or SilentObserver()
-        self._arrivals = Arrivals(self._config.queue_size, self._config.batch_size)
+        self._arrivals = Arrivals(
+            self._config.queue_size, self._config.batch_size, self._config.gather_s
+        )
         require_in_step(writer, judge.gallery)
         self._thread = threading.Thread(target=self._serve, name="registrar", daemon=True)
         self._thread.start()

@@ -12,11 +12,10 @@ from sqlalchemy import Row, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
 from engine.registry import audit, tables
+from engine.registry.cases import CaseReader
 from engine.registry.database import reading
 from engine.registry.records import (
     AuditRecord,
-    CaseRecord,
-    CaseState,
     DocumentRecord,
     EnrollmentRecord,
     Identity,
@@ -27,7 +26,7 @@ from engine.registry.records import (
     WatchEntry,
     is_id,
 )
-from engine.registry.rows import case_of, gather_documents, line_of
+from engine.registry.rows import gather_documents, line_of
 from engine.registry.source import KEYS
 from engine.registry.tenants import TenantReader
 from engine.registry.vault import WATCHED_TEMPLATE
@@ -72,6 +71,11 @@ _LINES_OF = (
     .where(_lines.c.document_id == bindparam("id"))
     .order_by(_lines.c.opened_at, _lines.c.id)
 )
+_LINES_IN_USE_OF = (
+    select(_lines)
+    .where(_lines.c.document_id.in_(KEYS), _IN_USE)
+    .order_by(_lines.c.opened_at, _lines.c.id)
+)
 _NUMBERS = select(_lines.c.id, _lines.c.msisdn).where(_lines.c.id.in_(KEYS))
 _REFERENCE_PAGE = (
     select(_references.c.id, _references.c.template, _references.c.added_sequence)
@@ -89,16 +93,11 @@ _REMOVALS = (
     .order_by(_references.c.id)
 )
 _ENROLLMENT = select(tables.enrollments).where(tables.enrollments.c.id == bindparam("id"))
-_OPEN_CASE_OF = select(tables.cases).where(
-    tables.cases.c.line_id == bindparam("line"),
-    tables.cases.c.kind == bindparam("kind"),
-    tables.cases.c.state == CaseState.OPEN.value,
-)
 _WATCHLIST = select(_watchlist).where(_watchlist.c.removed_at.is_(None)).order_by(_watchlist.c.id)
 _DEPLOYMENT = select(tables.deployment)
 
 
-class Reader(TenantReader):
+class Reader(TenantReader, CaseReader):
     """What the registrar and the surfaces ask; safe to use from any thread."""
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
@@ -152,13 +151,6 @@ class Reader(TenantReader):
         found = (line_of(row) for row in self._rows_of(_LINES_IN_USE, msisdn_lookups))
         return {line.msisdn_lookup: line for line in found if line.msisdn_lookup is not None}
 
-    def line(self, line_id: str) -> LineRecord:
-        """One line, closed ones too; `NotFound` if there is none."""
-        found = self.lines_by_id([line_id]) if is_id(line_id) else {}
-        if line_id not in found:
-            raise NotFound("no line has this id: check it")
-        return found[line_id]
-
     def lines_by_id(self, ids: Sequence[str]) -> dict[str, LineRecord]:
         """The known ones of these lines, closed ones too."""
         return {row.id: line_of(row) for row in self._rows_of(_LINES_BY_ID, ids)}
@@ -174,6 +166,13 @@ class Reader(TenantReader):
         """Every line of a document, closed ones too, oldest first."""
         with reading(self._engine) as connection:
             return [line_of(row) for row in connection.execute(_LINES_OF, {"id": document_id})]
+
+    def lines_in_use_of(self, document_ids: Sequence[str]) -> dict[str, list[LineRecord]]:
+        """The lines, not closed, of each document, oldest first; no document is left out."""
+        found: dict[str, list[LineRecord]] = {key: [] for key in document_ids}
+        for row in self._rows_of(_LINES_IN_USE_OF, document_ids):
+            found[row.document_id].append(line_of(row))
+        return found
 
     def numbers(self, line_ids: Sequence[str]) -> dict[str, str]:
         """Opens the numbers of these lines; an erased one is left out."""
@@ -227,20 +226,6 @@ class Reader(TenantReader):
             raise NotFound("no enrollment has this id: check it")
         values = row._asdict()
         return EnrollmentRecord(**values | {"reasons": tuple(values["reasons"])})
-
-    def cases(self, state: CaseState | None = CaseState.OPEN, limit: int = 100) -> list[CaseRecord]:
-        """The newest cases, of one state or of all."""
-        query = select(tables.cases).order_by(tables.cases.c.opened_at.desc(), tables.cases.c.id)
-        if state is not None:
-            query = query.where(tables.cases.c.state == state.value)
-        with reading(self._engine) as connection:
-            return [case_of(row) for row in connection.execute(query.limit(limit))]
-
-    def open_case_of(self, line_id: str, kind: str) -> CaseRecord | None:
-        """The open case of one kind about a line; `None` where there is none."""
-        with reading(self._engine) as connection:
-            row = connection.execute(_OPEN_CASE_OF, {"line": line_id, "kind": kind}).one_or_none()
-        return None if row is None else case_of(row)
 
     def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
         """The audit trail after a number, oldest first."""

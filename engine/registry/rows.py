@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Row as Found
 
+from engine.registry import tables
 from engine.registry.apikeys import ApiKey
 from engine.registry.records import (
     CaseRecord,
@@ -71,7 +72,7 @@ def line_of(row: Found[Any]) -> LineRecord:
 
 
 def case_of(row: Found[Any]) -> CaseRecord:
-    values: Mapping[str, Any] = row._asdict()
+    values = {column.name: row._mapping[column.name] for column in tables.cases.columns}
     return CaseRecord(
         **{**values, "state": CaseState(row.state), "document_ids": tuple(row.document_ids)}
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from threading import Lock
@@ -18,6 +17,7 @@ from indexes.errors import SearchInvalid, ShardLost
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
+from indexes.sharding.caller import ShardCaller
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from indexes.upkeep import Upkeep
 
@@ -99,7 +99,7 @@ class ShardHost:
             self._scanner.close()
 
 
-class LocalShard:
+class LocalShard(ShardCaller):
     """A `Shard` whose calls run in threads of this process."""
 
     def __init__(self, plan: ShardPlan) -> None:
@@ -112,36 +112,6 @@ class LocalShard:
     def lost(self) -> str | None:
         return _CLOSED if self._closed else None
 
-    def add(self, ids: Ids, vectors: Vectors) -> Future[None]:
-        return self._call(self._host.add, ids, vectors)
-
-    def remove(self, ids: Ids) -> Future[None]:
-        return self._call(self._host.remove, ids)
-
-    def search(self, queries: Vectors, k: int) -> Future[Hits]:
-        return self._call(self._host.search, queries, k)
-
-    def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]:
-        return self._call(self._host.range_search, queries, threshold)
-
-    def vectors(self, ids: Ids) -> Future[Vectors]:
-        return self._call(self._host.vectors, ids)
-
-    def contains(self, ids: Ids) -> Future[NDArray[np.bool_]]:
-        return self._call(self._host.contains, ids)
-
-    def ids(self) -> Future[Ids]:
-        return self._call(self._host.ids)
-
-    def count(self) -> Future[int]:
-        return self._call(self._host.count)
-
-    def account(self) -> Future[MemoryAccount]:
-        return self._call(self._host.account)
-
-    def compact(self) -> Future[None]:
-        return self._call(self._host.compact)
-
     def close(self) -> None:
         """Ends the threads, after the calls that run."""
         with self._lock:
@@ -151,10 +121,10 @@ class LocalShard:
         self._pool.shutdown()
         self._host.close()
 
-    def _call(self, operation: Callable[..., Any], *arguments: object) -> Future[Any]:
+    def _call(self, operation: str, *arguments: object) -> Future[Any]:
         with self._lock:
             if not self._closed:
-                return self._pool.submit(operation, *arguments)
+                return self._pool.submit(getattr(self._host, operation), *arguments)
         refused: Future[Any] = Future()
         refused.set_exception(ShardLost(_CLOSED))
         return refused

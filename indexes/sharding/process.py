@@ -14,13 +14,9 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from indexes import errors
-from indexes.account import MemoryAccount
-from indexes.base import Hits, Ids, Vectors
 from indexes.errors import IndexFault, SearchInvalid, ShardLost
+from indexes.sharding.caller import ShardCaller
 from indexes.sharding.host import plan_for
 from indexes.sharding.shards import ShardedIndex, ShardPlan, close_all
 from indexes.sharding.wire import Wire
@@ -43,7 +39,7 @@ _REFUSALS = {
 _ENDS_WITHIN_S = 2.0
 
 
-class ProcessShard:
+class ProcessShard(ShardCaller):
     """A `Shard` in a child process, over a private socket pair.
 
     The child is there at once, and of use when `opened` is done. It ends when this object is
@@ -74,36 +70,6 @@ class ProcessShard:
     @property
     def lost(self) -> str | None:
         return self._lost
-
-    def add(self, ids: Ids, vectors: Vectors) -> Future[None]:
-        return self._call("add", ids, vectors)
-
-    def remove(self, ids: Ids) -> Future[None]:
-        return self._call("remove", ids)
-
-    def search(self, queries: Vectors, k: int) -> Future[Hits]:
-        return self._call("search", queries, k)
-
-    def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]:
-        return self._call("range_search", queries, threshold)
-
-    def vectors(self, ids: Ids) -> Future[Vectors]:
-        return self._call("vectors", ids)
-
-    def contains(self, ids: Ids) -> Future[NDArray[np.bool_]]:
-        return self._call("contains", ids)
-
-    def ids(self) -> Future[Ids]:
-        return self._call("ids")
-
-    def count(self) -> Future[int]:
-        return self._call("count")
-
-    def account(self) -> Future[MemoryAccount]:
-        return self._call("account")
-
-    def compact(self) -> Future[None]:
-        return self._call("compact")
 
     def close(self) -> None:
         """Ends the process and waits until it is gone; a second time it does nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.reasons import Decision
+from engine.reasons import Decision, Reason
 from engine.registry.vault import Vault
 from serving.access.principal import Principal
 from serving.access.tenancy import scope_of
@@ -43,7 +43,8 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
     others.
 
     A tenant sees the document's id where the face was its holder's or nobody holds it; where it
-    was rejected the document may be held elsewhere, by another face.
+    was rejected the document may be held elsewhere, by another face. How like the holder another
+    face is, it does not see: else any two people could be compared by it.
     """
     show = choose_candidates(principal, vault)
     search = dict(body["duplicate_search"])
@@ -53,8 +54,12 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
             for one in search["candidates"]
         ]
     shown = {**body, "duplicate_search": search}
-    if scope_of(principal) is not None and body["decision"] == Decision.REJECTED:
+    if scope_of(principal) is None:
+        return shown
+    if body["decision"] == Decision.REJECTED:
         shown["document_id"] = None
+    if any(one["reason"] == Reason.DOCUMENT_HELD_BY_ANOTHER_FACE for one in body["reasons"]):
+        shown["scores"] = {**body["scores"], "holder": None}
     return shown
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 import pydantic_core
 
-from serving.refusals import Malformed, NotAcceptable, TypeUnsupported
+from serving.refusals import Malformed, NotAcceptable, TooManyItems, TypeUnsupported
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -60,7 +60,11 @@ def _is_utf8(parameters: str) -> bool:
 
 
 def decode(content_type: str | None, body: bytes) -> Any:
-    """What a body says; `Malformed` where it is not what its type says, `TypeUnsupported`."""
+    """What a body says.
+
+    `Malformed` where it is not what its type says, `TooManyItems` where it holds more than any
+    request needs, `TypeUnsupported`.
+    """
     match parse_type(content_type):
         case "application/msgpack":
             return decode_msgpack(body)
@@ -78,7 +82,7 @@ def decode_json(body: bytes) -> Any:
         # Nothing of base64 is counted here.
         containers = body.count(b"[") + body.count(b"{")
         if containers > MAX_CONTAINERS or body.count(b",") > MAX_ELEMENTS:
-            raise Malformed("the body has too many values: split it into several requests")
+            raise _too_many()
     try:
         return pydantic_core.from_json(body, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
@@ -102,10 +106,12 @@ def decode_msgpack(body: bytes) -> Any:
             object_hook=count,
             list_hook=count,
         )
-    except Malformed:
+    except (Malformed, TooManyItems):
         raise
     # ExtraData, FormatError, StackError and UnicodeDecodeError are ValueErrors.
-    except (ValueError, TypeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        if "max_array_len" in str(error):
+            raise _too_many() from None
         raise Malformed(
             "the body is not one MessagePack value of maps, arrays, texts and binaries"
         ) from None
@@ -126,8 +132,12 @@ class _Count:
         self._containers -= 1
         self._elements -= len(made)
         if self._containers < 0 or self._elements < 0:
-            raise Malformed("the body has too many values: split it into several requests")
+            raise _too_many()
         return made
+
+
+def _too_many() -> TooManyItems:
+    return TooManyItems("the body has too many values: split it into several requests")
 
 
 def _refuse_extension(code: int, data: bytes) -> Any:

@@ -22,6 +22,7 @@ from serving.access.pseudonyms import choose_candidates
 from serving.access.tenancy import Action, authorize, template_tenant
 from serving.api.call import SCOPE_KEY, Call
 from serving.api.codec import JSON, encode
+from serving.api.reception import admit
 from serving.api.schemas.fields import HOLDER_EXAMPLE, IMAGE_EXAMPLE
 from serving.api.schemas.matching import (
     MatchAnswer,
@@ -94,15 +95,10 @@ def match_routes(parts: Parts) -> tuple[DirectRoute, ...]:
 
 
 def _direct(parts: Parts, action: Action, work: Work) -> ASGIApp:
-    gate = parts.gate
-
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         del receive, send
         call: Call = scope[SCOPE_KEY]
-        key = call.key
-        principal = gate.admit_known(key) or await gate.admit(key)
-        call.principal = principal
-        authorize(principal, action)
+        principal = await admit(parts, call, action)
         answer = await work(call, principal, await call.read_value())
         body = encode(answer, call.answer_type)
         headers = [

@@ -19,6 +19,7 @@ from serving.api.schemas.errors import ErrorAnswer
 from serving.api.schemas.identifications import IdentificationBody
 from serving.api.schemas.lines import HolderBody
 from serving.api.schemas.verifications import VerificationBody
+from serving.errors import RETRIABLE
 
 Json = dict[Any, Any]
 BODIES: tuple[type[BaseModel], ...] = (
@@ -30,7 +31,6 @@ BODIES: tuple[type[BaseModel], ...] = (
 """What the routes of the framework read by themselves."""
 
 _REF = "#/components/schemas/{model}"
-_RETRIABLE = frozenset({"409", "429", "503", "507"})
 _NEEDS_KEY = "x-sosie-key"
 
 _REASONS = {
@@ -220,7 +220,7 @@ def _drop_foreign(responses: Json) -> None:
 
 def _headers_of(status: str, is_idempotent: bool) -> list[str]:
     names = ["x-correlator"]
-    if status in _RETRIABLE:
+    if int(status) in RETRIABLE:
         names.append("Retry-After")
     if status == "401":
         names.append("WWW-Authenticate")

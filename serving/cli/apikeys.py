@@ -69,10 +69,7 @@ def add_key(
 
     now = datetime.now(UTC)
     _require_bounds(role, carrier, outlet)
-    if label:
-        require_words(label, "a label", MAX_LABEL_LENGTH)
-    if rate_limit is not None and not 0 < rate_limit <= FASTEST:
-        raise RequestError(f"--rate-limit is above 0 and at most {FASTEST} items a second")
+    _require_sound(label, rate_limit)
     expires_at = None if expires_on is None else _read_expiry(expires_on, now)
     with open_deployment(home) as deployment:
         made = make_key(deployment.vault)
@@ -151,6 +148,13 @@ def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None
             raise RequestError(f"a key of role {role.value} is not bound by {option}: leave it out")
         if value is not None:
             require_code(value)
+
+
+def _require_sound(label: str, rate_limit: float | None) -> None:
+    if label:
+        require_words(label, "a label", MAX_LABEL_LENGTH)
+    if rate_limit is not None and not 0 < rate_limit <= FASTEST:
+        raise RequestError(f"--rate-limit is above 0 and at most {FASTEST} items a second")
 
 
 def _read_expiry(text: str, now: datetime) -> datetime:

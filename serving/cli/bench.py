@@ -44,7 +44,7 @@ def bench(
     # A process of its own: what tunes numpy's BLAS is read when numpy is loaded. -P: a folder
     # named bench where the command happens to run is not ours.
     command = [sys.executable, "-P", "-m", "bench", suite, *context.args]
-    done = subprocess.run(command, env=benchmark_environment(), check=False)  # noqa: S603
+    done = subprocess.run(command, env=benchmark_environment(), check=False)  # noqa: S603 - our own interpreter
     raise typer.Exit(done.returncode if done.returncode >= 0 else ExitCode.INTERNAL)
 
 

@@ -7,13 +7,17 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from serving.cli.inputs import HomeOption
 from serving.cli.output import escape, print_fault, print_line
 from serving.cli.panels import DEPLOYMENT
+
+if TYPE_CHECKING:
+    from serving.cluster.launch import Order
+    from serving.cluster.site import Site
 
 
 def register(app: typer.Typer) -> None:
@@ -88,7 +92,7 @@ def print_environment(
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
-def _validate(site: Any, host: str | None, port: int | None) -> Any:
+def _validate(site: Site, host: str | None, port: int | None) -> Order:
     """What is wrong with settings, key ring, registry or calibration is said before the start."""
     from serving.cluster.launch import Order
     from serving.telemetry.traces import open_tracer

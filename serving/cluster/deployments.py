@@ -62,6 +62,12 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_app(self._parts.parts)
 
+    async def check_health(self) -> None:
+        """Raises where a new process must take over; not for an embedder or a registrar that is
+        away, about which it could do no more."""
+        if not self._parts.is_whole:
+            raise RuntimeError("a thread for photographs has ended: this replica is to be replaced")
+
     async def __del__(self) -> None:
         await self._desk.close()
         await asyncio.to_thread(self._parts.close)

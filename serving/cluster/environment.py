@@ -30,6 +30,14 @@ USUAL = {
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Else threads that have just multiplied spin for up to 25 ms, on cores that others need: half
+    # of what a decision costs the registrar.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "OPENBLAS_THREAD_TIMEOUT": "4",
+}
+SUPERVISED = {
+    # Ray's workers start with 15, the proxy among them: who gives way to whom is `priorities`.
+    "RAY_worker_niceness": "0",
 }
 LOOPBACK = {
     # Without it Ray takes the machine's own address for 127.0.0.1, and all interfaces with it.
@@ -45,9 +53,9 @@ def make_environment(
     `is_local` where Ray itself starts here: it then takes no call without a token made for it.
     """
     forced = make_variables(settings, folder, log, address=settings.host if is_local else None)
-    if is_local:
-        forced |= LOOPBACK | _make_token(folder)
-    return node_environment(USUAL, forced)
+    if not is_local:
+        return node_environment(USUAL, forced)
+    return node_environment(USUAL | SUPERVISED, forced | LOOPBACK | _make_token(folder))
 
 
 def make_variables(
@@ -81,6 +89,7 @@ def _set_proxy(
     config = ProxyConfig(
         ongoing=ingresses * settings.requests_ongoing,
         match_ongoing=ingresses * settings.matches_ongoing,
+        enroll_ongoing=ingresses * settings.enrollments_ongoing,
         address=address,
     )
     wrapper = write_wrapper(folder, config, Path(get_haproxy_binary()), log)

@@ -14,6 +14,8 @@ from typing import Self
 
 from serving.cluster.environment import make_environment
 from serving.cluster.folders import NodeFolder, open_private
+from serving.cluster.plan import NodePlan
+from serving.cluster.priorities import set_priorities
 from serving.cluster.processes import (
     NODE_MODULE,
     Role,
@@ -58,22 +60,22 @@ class NodeProcess:
         )
         self._pipe, report = os.pipe()
         os.set_blocking(self._pipe, False)
-        plan = {
-            "home": self._order.site.home,
-            "file": self._order.site.file,
-            "host": settings.host,
-            "port": settings.port,
-            "ray_address": settings.ray_address,
-            "folder": str(self._folder.path),
-            "drain_s": settings.drain_s,
-            "is_proxied": settings.proxy == "haproxy",
-            "report": report,
-        }
+        plan = NodePlan(
+            home=self._order.site.home,
+            file=self._order.site.file,
+            host=settings.host,
+            port=settings.port,
+            ray_address=settings.ray_address,
+            folder=str(self._folder.path),
+            drain_s=settings.drain_s,
+            is_proxied=settings.proxy == "haproxy",
+            report=report,
+        )
         output_path = log.with_name(OUTPUT_FILE)
         output_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(output_path, "wb", opener=open_private) as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", NODE_MODULE, json.dumps(plan)],
+                [sys.executable, "-m", NODE_MODULE, plan.write()],
                 env=environment,
                 # The folder is the node's too, should it outlive this process by its drain.
                 pass_fds=(report, self._folder.owner),
@@ -101,13 +103,16 @@ class NodeProcess:
     def kill(self) -> None:
         self._process.kill()
 
-    def end_strays(self) -> None:
-        """Kills a proxy that has lost the actor that ruled it: it holds the port of the next."""
+    def tend(self) -> None:
+        """Ends what has lost its parent, and says who goes first; to be called again and again."""
         reap_orphans(spared=self._process.pid)
-        for one in list_descendants(os.getpid()):
+        family = list_descendants(os.getpid())
+        for one in family:
+            # A proxy without the actor that ruled it holds the port of the next.
             if one.role is Role.PROXY and one.parent == os.getpid():
                 with suppress(ProcessLookupError):
                     os.kill(one.pid, signal.SIGKILL)
+        set_priorities(family)
 
     def read_refusal(self) -> Fault | None:
         """Why the node could not start, once it has said so."""

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ray.serve.schema import LoggingConfig
 
 from engine.errors import RequestError
 from serving.cluster.draining import drain_nodes, drain_proxies
+from serving.cluster.plan import NodePlan
 from serving.cluster.stopping import registrar_timeout_s
 from serving.errors import Fault, describe
 
@@ -43,28 +44,9 @@ LOST_AFTER = 5
 _PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodePlan:
-    """What one node is told. `folder` is for what lasts as long as the node; `report` is an open
-    file descriptor for one JSON line: `{"deployed": true}`, or the fault."""
-
-    home: str
-    file: str | None
-    host: str
-    port: int
-    ray_address: str
-    folder: str
-    drain_s: float
-    is_proxied: bool
-    report: int
-
-    def write(self) -> str:
-        return json.dumps(asdict(self))
-
-
 def main(arguments: Sequence[str]) -> int:
     """Runs a node until it is told to stop (SIGTERM); 0 where it has drained, else 1."""
-    plan = NodePlan(**json.loads(arguments[0]))
+    plan = NodePlan.read(arguments[0])
     # Whatever becomes of the parent, no node is left behind.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     stop = threading.Event()

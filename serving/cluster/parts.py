@@ -99,6 +99,11 @@ class IngressParts:
             tracer=tracer,
         )
 
+    @property
+    def is_whole(self) -> bool:
+        """False where something has ended that only a new process has again."""
+        return self._faces.is_whole
+
     def close(self) -> None:
         """Waits for the photographs that are being looked at."""
         self._faces.close()

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +16,8 @@ _REPLICA = "ray::ServeReplica:"
 
 
 class Role(StrEnum):
-    """What a process of a service does; `other` is what Ray needs besides."""
+    """What a process of a service does. `agent`: what watches and tells for Ray; `other`: what has
+    no work yet, or none of these."""
 
     NODE = "node"
     GCS = "gcs"
@@ -27,6 +29,7 @@ class Role(StrEnum):
     REGISTRAR = "registrar"
     EMBEDDER = "embedder"
     SHARD = "shard"
+    AGENT = "agent"
     OTHER = "other"
 
 
@@ -46,18 +49,23 @@ class Process:
         for start, role in _TITLES.items():
             if title.startswith(start):
                 return role
-        program = os.path.basename(title)
         if NODE_MODULE in self.words:
             return Role.NODE
-        return _PROGRAMS.get(program, Role.OTHER)
+        # A script stands behind its interpreter, and an option of that.
+        if _AGENTS.intersection(map(os.path.basename, self.words[1:3])):
+            return Role.AGENT
+        return _PROGRAMS.get(os.path.basename(title), Role.OTHER)
 
 
 _TITLES = {
     "ray::ServeController": Role.CONTROLLER,
     "ray::HAProxyManager": Role.PROXY_KEEPER,
     "ray::ShardActor": Role.SHARD,
+    "ray::DashboardAgent": Role.AGENT,
+    "ray::RuntimeEnvAgent": Role.AGENT,
 }
 _PROGRAMS = {"gcs_server": Role.GCS, "raylet": Role.RAYLET, "haproxy": Role.PROXY}
+_AGENTS = frozenset({"dashboard.py", "monitor.py", "log_monitor.py"})
 
 
 def _role_of_replica(title: str) -> Role:
@@ -79,50 +87,51 @@ def find_processes(supervisor_pid: int) -> dict[Role, list[int]]:
 
 def list_descendants(pid: int) -> list[Process]:
     """Children, their children and so on, by process id; without what has ended already."""
-    children: dict[int, list[Process]] = {}
-    for process in _read_all():
-        children.setdefault(process.parent, []).append(process)
+    children: dict[int, list[int]] = {}
+    for child, state, parent in _read_states():
+        if state not in _ENDED:
+            children.setdefault(parent, []).append(child)
     found: list[Process] = []
     pending = [pid]
     while pending:
-        for child in children.get(pending.pop(), []):
-            found.append(child)
-            pending.append(child.pid)
+        parent = pending.pop()
+        for child in children.get(parent, []):
+            pending.append(child)
+            with suppress(OSError):
+                words = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")
+                found.append(Process(child, parent, tuple(filter(None, words.split("\0")))))
     return sorted(found, key=lambda process: process.pid)
 
 
-def _read_all() -> Iterator[Process]:
+_ZOMBIE, _ENDED = "Z", "ZX"
+
+
+def _read_states() -> Iterator[tuple[int, str, int]]:
+    """Id, state and parent of every process that this one may look at."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
-            # The second field may hold spaces and brackets.
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except (FileNotFoundError, ProcessLookupError):
+            stat = (folder / "stat").read_bytes()
+        except OSError:
             continue
-        if fields[0] not in "ZX":
-            yield Process(int(folder.name), int(fields[1]), tuple(word for word in words if word))
+        # The second field may hold spaces, brackets, and half a character.
+        state, parent = stat.rpartition(b")")[2].split()[:2]
+        yield int(folder.name), state.decode(), int(parent)
 
 
-def end_descendants(pid: int, timeout_s: float = 10.0, spared: int | None = None) -> list[int]:
+def end_descendants(pid: int, timeout_s: float = 10.0) -> list[int]:
     """Kills every descendant until none is left, and returns those that would not go.
 
-    `pid` is this process, a subreaper: whoever loses its parent becomes its child. `spared` and
-    its descendants are left alone.
+    `pid` is this process, a subreaper: whoever loses its parent becomes its child.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         doomed = [process.pid for process in list_descendants(pid)]
-        if spared is not None:
-            kept = {spared, *(process.pid for process in list_descendants(spared))}
-            doomed = [one for one in doomed if one not in kept]
         for one in doomed:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        reap_orphans(spared)
+        reap_orphans()
         if not doomed or time.monotonic() > deadline:
             return doomed
         time.sleep(0.02)
@@ -131,12 +140,7 @@ def end_descendants(pid: int, timeout_s: float = 10.0, spared: int | None = None
 def reap_orphans(spared: int | None = None) -> None:
     """Takes the exit status of ended children, so that none stays as a zombie; not of `spared`,
     for which somebody else waits."""
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == spared:
-            continue
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if fields[0] == "Z" and int(fields[1]) == os.getpid():
-                os.waitpid(int(folder.name), os.WNOHANG)
-        except (FileNotFoundError, ProcessLookupError, ChildProcessError):
-            continue
+    for child, state, parent in _read_states():
+        if state == _ZOMBIE and parent == os.getpid() and child != spared:
+            with suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)

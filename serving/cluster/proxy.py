@@ -27,7 +27,9 @@ STOPPING = "proc.sosie_stops"
 OWN = "http-sosie"
 """The backend of our application: Serve names it after the application."""
 
-HEALTH = "/health/ /version /metrics"
+HEALTH = "{ path_beg /health/ /version /metrics }"
+MATCHES = "{ path /v1/match }"
+ENROLLMENTS = "{ path /v1/enrollments } { method POST }"
 
 Edit = Callable[[str], str]
 
@@ -38,11 +40,12 @@ class TemplateChanged(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyConfig:
-    """What is amended. At more than `ongoing` requests (`match_ongoing` of them to /v1/match) the
-    proxy itself answers 429: it refuses in microseconds, a busy ingress cannot."""
+    """What is amended. At more than so many matches, enrollments or other requests at once the
+    proxy itself answers 429: it refuses in microseconds, a busy ingress cannot. 0: no bound."""
 
     ongoing: int
     match_ongoing: int
+    enroll_ongoing: int
     header_timeout_s: int = 10
     address: str | None = None
     """Where it listens, in place of the address that Serve's replicas share with it."""
@@ -142,32 +145,37 @@ def _refuse_when_full(text: str, config: ProxyConfig) -> str:
     place = names.index(OWN)
     # On a cluster of one's own others may be served beside us: the first that fits has the request.
     mine = " ".join([f"is_{OWN}", *(f"!is_{other}" for other in names[:place])])
+    lanes = [
+        # Looks at the service take no request's place, and no request theirs.
+        ("health", HEALTH, 0),
+        ("match", MATCHES, config.match_ongoing),
+        ("enroll", ENROLLMENTS, config.enroll_ongoing),
+    ]
+    bounds = [(OWN, f"!{HEALTH}", config.ongoing)]
+    for kind, which, bound in lanes:
+        text = _split_backend(text, OWN, kind)
+        bounds.append((f"{OWN}-{kind}", which, bound))
+    rules = "".join(f"    {rule}\n" for rule in _list_rules(mine, bounds))
+    before = text.index(choices[place][0])
+    return text[:before] + rules + text[before:]
+
+
+def _list_rules(mine: str, bounds: list[tuple[str, str, int]]) -> list[str]:
+    """For backends, our own first: which requests are theirs, and how many of them at once."""
     busy = _answer(429, "SERVICE.BUSY", "too many requests at once: nothing was stored", 1)
-    rules = [
+    return [
         f"http-request set-var(txn.correlator) req.hdr(x-correlator) "
         f"if {{ req.hdr(x-correlator) -m reg '{CORRELATOR}' }}",
         "http-after-response set-header x-correlator %[var(txn.correlator)] "
         "if !{ res.hdr(x-correlator) -m found } { var(txn.correlator) -m found }",
         f"{_not_ready()} if {mine} {{ var({STOPPING}) -m int 1 }}",
-        f"acl sosie_health path_beg {HEALTH}",
+        *(
+            f"{busy} if {mine} {which} {{ be_conn({name}) ge {bound} }}"
+            for name, which, bound in bounds
+            if bound
+        ),
+        *(f"use_backend {name} if {mine} {which}" for name, which, _ in bounds[1:]),
     ]
-    # Looks at the service take no request's place, and no request theirs.
-    split = [f"use_backend {OWN}-health if {mine} sosie_health"]
-    text = _split_backend(text, OWN, "health")
-    if config.ongoing:
-        full = f"{mine} !sosie_health {{ be_conn({OWN}) ge {config.ongoing} }}"
-        rules.append(f"{busy} if {full}")
-    if config.match_ongoing:
-        full = f"{{ be_conn({OWN}-match) ge {config.match_ongoing} }}"
-        rules += [
-            "acl sosie_match path /v1/match",
-            f"{busy} if {mine} sosie_match {full}",
-        ]
-        split.append(f"use_backend {OWN}-match if {mine} sosie_match")
-        text = _split_backend(text, OWN, "match")
-    lines = "".join(f"    {rule}\n" for rule in rules + split)
-    before = text.index(choices[place][0])
-    return text[:before] + lines + text[before:]
 
 
 def _split_backend(text: str, name: str, kind: str) -> str:

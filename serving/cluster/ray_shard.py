@@ -13,12 +13,11 @@ from uuid import uuid4
 
 import numpy as np
 import ray
-from numpy.typing import NDArray
 from ray.exceptions import RayError
 
-from indexes.account import MemoryAccount
-from indexes.base import Hits, Ids, Vectors
+from indexes.base import Ids, Vectors
 from indexes.errors import ShardLost
+from indexes.sharding.caller import ShardCaller
 from indexes.sharding.shards import ShardPlan
 from serving.cluster.shard_actor import Reply
 
@@ -45,7 +44,7 @@ class Timing:
     silent_for_s: float = 10.0
 
 
-class RayShard:
+class RayShard(ShardCaller):
     """A `Shard` behind an actor that is placed already; it owns the actor.
 
     It is of use when `opened` is done. Whatever Ray reports, an answer that is too late and a
@@ -75,37 +74,13 @@ class RayShard:
 
     def add(self, ids: Ids, vectors: Vectors) -> Future[None]:
         if len(ids) <= self._rows_at_once:
-            return self._call("add", ids, vectors)
+            return super().add(ids, vectors)
         return self._in_pieces(lambda: self._add_staged(ids, vectors))
-
-    def remove(self, ids: Ids) -> Future[None]:
-        return self._call("remove", ids)
-
-    def search(self, queries: Vectors, k: int) -> Future[Hits]:
-        return self._call("search", queries, k)
-
-    def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]:
-        return self._call("range_search", queries, threshold)
 
     def vectors(self, ids: Ids) -> Future[Vectors]:
         if len(ids) <= self._rows_at_once:
-            return self._call("vectors", ids)
+            return super().vectors(ids)
         return self._in_pieces(lambda: self._read(ids))
-
-    def contains(self, ids: Ids) -> Future[NDArray[np.bool_]]:
-        return self._call("contains", ids)
-
-    def ids(self) -> Future[Ids]:
-        return self._call("ids")
-
-    def count(self) -> Future[int]:
-        return self._call("count")
-
-    def account(self) -> Future[MemoryAccount]:
-        return self._call("account")
-
-    def compact(self) -> Future[None]:
-        return self._call("compact")
 
     def close(self) -> None:
         """Ends the actor, whatever it is doing."""

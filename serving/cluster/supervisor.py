@@ -139,7 +139,7 @@ class Supervisor:
             refusal = node.read_refusal()
             if refusal is not None:
                 return refusal
-            node.end_strays()
+            node.tend()
             is_ready, is_answered = _ask(self._order.serve)
             if is_ready != was_ready:
                 self._tell_readiness(is_ready)
@@ -179,7 +179,8 @@ class Supervisor:
 
 def _ask(settings: ServeSettings) -> tuple[bool, bool]:
     """Whether the service is ready, and whether an ingress says so; the proxy answers as well."""
-    host = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
+    is_any = settings.host in ("0.0.0.0", "::")  # noqa: S104 - only compared, nobody listens here
+    host = "127.0.0.1" if is_any else settings.host
     connection = http.client.HTTPConnection(host, settings.port, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", READY_PATH)

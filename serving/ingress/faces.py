@@ -107,11 +107,16 @@ class FacesQueue:
         return self._closing
 
     @property
+    def is_whole(self) -> bool:
+        """Whether every worker lives; one that has ended does not come back in this process."""
+        return self._working == len(self._threads)
+
+    @property
     def is_alive(self) -> bool:
-        """Whether every worker lives, and an embedder elsewhere answers as far as one knows."""
+        """Whether it is whole, and an embedder elsewhere answers as far as one knows."""
         refused_at = self._refused_at
         is_refused = refused_at is not None and time.monotonic() - refused_at < DISTRUST_S
-        return self._working == len(self._threads) and not is_refused
+        return self.is_whole and not is_refused
 
     def _admit(self, call: WaitingCall) -> None:
         with self._changed:

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from serving.parts import Parts
     from serving.service.desk import CallContext
 
-MAX_CANDIDATES = 100
-"""Candidates that one answer lists; `found` counts them all."""
-
 Vector = NDArray[np.float32]
 Problem = dict[str, Any]
 Result = dict[str, Any]
@@ -148,8 +145,7 @@ class Matcher:
     ) -> Result:
         return {
             "candidates": [
-                show(one.document_id, one.reference_id, one.score)
-                for one in found.candidates[:MAX_CANDIDATES]
+                show(one.document_id, one.reference_id, one.score) for one in found.candidates
             ],
             "found": found.found,
             "searched": found.searched,

@@ -20,6 +20,9 @@ from engine.registry.records import AuditEntry
 
 Probes = NDArray[np.float32]
 
+MOST_CANDIDATES = 100
+"""As many of a probe as are listed: all of them may be more than one message carries."""
+
 
 class Phase(StrEnum):
     """How far the registrar is; it answers calls in `ready` only."""
@@ -47,11 +50,6 @@ class Status:
     gallery_size: int = 0
     sequence: int | None = None
     store_sequence: int | None = None
-    queued: int = 0
-    queue_size: int = 0
-    searches_queued: int = 0
-    searches_size: int = 0
-    shards: int = 0
 
     @property
     def is_ready(self) -> bool:
@@ -100,7 +98,9 @@ class Desk(Protocol):
     async def identify(
         self, probes: Probes, threshold: float, context: CallContext
     ) -> list[Identification]:
-        """1:N for rows float32[n, d], beside the writer; one audit entry for the call."""
+        """1:N for rows float32[n, d], beside the writer; one audit entry for the call.
+
+        Each lists its best `MOST_CANDIDATES`, and counts all."""
         ...
 
     async def check_line(

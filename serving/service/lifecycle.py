@@ -27,6 +27,8 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
 LOOK_EVERY_S = 0.5
 STALE_S = 3.0
 """A watermark that could not be read for so long says nothing of the store any more."""
+GATHER_S = 0.005
+"""An ingress answers for a batch of photographs within so long: those are decided together."""
 LOOKS_BEHIND = 2
 """So many looks in a row must find the gallery behind: another process then writes."""
 
@@ -76,23 +78,18 @@ class Lifecycle:
     def status(self) -> Status:
         """From what was last read, so that it costs nothing and answers in every phase."""
         with self._lock:
-            opened, mark = self._opened, self._mark
+            mark = None if self._opened is None else self._mark
             found = Status(self._phase, self._detail, self._boot_id)
             stored = self._store_read
         now = monotonic()
         store_sequence = stored[1] if stored and now - stored[0] < STALE_S else None
-        if opened is None or mark is None:
+        if mark is None:
             return replace(found, store_sequence=store_sequence)
         return replace(
             found,
             gallery_size=mark.size,
             sequence=mark.sequence,
             store_sequence=store_sequence,
-            queued=opened.registrar.queued,
-            queue_size=opened.registrar.queue_size,
-            searches_queued=opened.searches.queued,
-            searches_size=opened.searches.capacity,
-            shards=opened.shards,
         )
 
     def lose(self, opened: OpenRegistry, error: Exception) -> None:
@@ -148,6 +145,7 @@ class Lifecycle:
                 return None
             self._enter(Phase.REPLAYING, "the gallery is brought to the state of the store")
             deployment.observer = DecisionAccount(self._meter)
+            deployment.gather_s = GATHER_S
             opened = OpenRegistry(
                 deployment,
                 self._probes_waiting,

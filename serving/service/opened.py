@@ -157,11 +157,6 @@ class OpenRegistry:
             self.deployment.close()
 
     @property
-    def shards(self) -> int:
-        """How many actors hold the gallery; 0 where it is here."""
-        return self.deployment.settings.gallery.shards
-
-    @property
     def failure(self) -> SosieError | None:
         """Why nothing is decided, or nothing searched, any more."""
         if self.registrar.failure is not None:

@@ -18,14 +18,12 @@ from engine.registry.reader import Reader
 from indexes.gallery import Gallery
 from indexes.validation import check_threshold, check_vectors
 from serving.refusals import Busy, Interrupted
-from serving.service.desk import Probes
+from serving.service.desk import MOST_CANDIDATES, Probes
 
 _log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 1024
 """How many probes one search takes, if no single call brings more."""
-MOST_CANDIDATES = 100
-"""As many of a probe as answers show: all of them may be more than one message carries."""
 
 Answers = list[Identification]
 
@@ -78,7 +76,8 @@ class SearchQueue:
     def submit(
         self, probes: Probes, threshold: float, timeout_s: float | None = None
     ) -> Future[Answers]:
-        """All references at or above the threshold, for each row of float32[n, d].
+        """The references at or above the threshold, for each row of float32[n, d]: the best
+        `MOST_CANDIDATES` of them, and how many there are.
 
         `Busy` at once where too many wait; `DeadlinePassed` for what waited too long. Rows that
         are no unit vectors are refused here, so that they spoil no other call.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, MutableMapping
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -23,57 +23,36 @@ RESERVED = frozenset({"time", "level", "process", "pid"})
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class Sink(Protocol):
-    """Where lines go."""
-
-    def write(self, line: str, *, at_once: bool) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class StandardError:
-    """Lines for a terminal, or for whatever collects a process's output."""
-
-    def write(self, line: str, *, at_once: bool) -> None:
-        sys.stderr.write(line)
-        if at_once:
-            sys.stderr.flush()
-
-    def close(self) -> None:
-        sys.stderr.flush()
-
-
 class Printer:
     """The last of structlog's chain: each of its methods writes a finished line."""
 
-    def __init__(self, sink: Sink) -> None:
-        self.sink = sink
+    def __init__(self, file: LineFile) -> None:
+        self.file = file
 
     def debug(self, line: str) -> None:
-        self.sink.write(line, at_once=False)
+        self.file.write(line, at_once=False)
 
     info = debug
 
     def warning(self, line: str) -> None:
-        self.sink.write(line, at_once=True)
+        self.file.write(line, at_once=True)
 
     error = critical = warning
 
 
-def open_log(path: Path | None, level: str, process: str) -> FilteringBoundLogger:
-    """A log that appends to `path`, or writes to standard error where that is None.
+def open_log(path: Path, level: str, process: str) -> FilteringBoundLogger:
+    """A log that appends to `path`.
 
     Each line has time (UTC), level, event, process and pid, then the event's fields. Lines below
     `warning` reach the file within 0.2 s, others at once. A log never fails its caller: lines
     that the disk refuses are counted, and the count is logged when it takes lines again.
     """
     finish = Finisher(process)
-    sink: Sink = StandardError() if path is None else LineFile(path, finish.tell_loss)
     chain = [_lift_error, withhold, finish]
     return cast(
         FilteringBoundLogger,
         structlog.wrap_logger(
-            Printer(sink),
+            Printer(LineFile(path, finish.tell_loss)),
             processors=cast(Any, chain),
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
             context_class=dict,
@@ -86,7 +65,7 @@ def close_log(log: FilteringBoundLogger) -> None:
     """Writes what is still held back; a line logged afterwards is written at once."""
     printer = getattr(log, "_logger", None)
     assert isinstance(printer, Printer), "not a log of open_log"
-    printer.sink.close()
+    printer.file.close()
 
 
 class Finisher:

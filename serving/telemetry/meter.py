@@ -33,7 +33,7 @@ class Meter(Protocol):
         ...
 
     def set_queue(self, queue: str, depth: int, capacity: int) -> None:
-        """USE: how full a queue (photographs, decisions, searches, audit) is."""
+        """USE: how full a queue (photographs, decisions, probes, audit) is."""
         ...
 
     def count_decision(self, decision: str, reasons: Iterable[str]) -> None:

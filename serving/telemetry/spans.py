@@ -25,10 +25,8 @@ ATTRIBUTES = {
     "code": "error.type",
     "correlator": "sosie.correlator",
     "items": "sosie.items",
-    "batch_size": "sosie.batch_size",
     "references": "sosie.references",
     "decision": "sosie.decision",
-    "phase": "sosie.phase",
 }
 """All that a span may say of its work: none of it is personal."""
 
@@ -65,9 +63,6 @@ class OpenTelemetryTracer:
         kind = trace.SpanKind.SERVER if name == REQUEST else trace.SpanKind.INTERNAL
         return OpenSpan(self._tracer.start_span(name, parent, kind, _translate(attributes)))
 
-    def traceparent(self) -> str | None:
-        return _write_header(trace.get_current_span())
-
     def close(self) -> None:
         self._provider.shutdown()
 
@@ -82,7 +77,10 @@ class OpenSpan:
 
     @property
     def traceparent(self) -> str | None:
-        return _write_header(self._span)
+        found = self._span.get_span_context()
+        if not found.is_valid:
+            return None
+        return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
 
     def note(self, **attributes: Attribute) -> None:
         self._span.set_attributes(_translate(attributes))
@@ -115,10 +113,3 @@ def _translate(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
         for name, value in attributes.items()
         if name in ATTRIBUTES
     }
-
-
-def _write_header(span: trace.Span) -> str | None:
-    found = span.get_span_context()
-    if not found.is_valid:
-        return None
-    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"

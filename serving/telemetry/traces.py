@@ -45,10 +45,6 @@ class Tracer(Protocol):
         """
         ...
 
-    def traceparent(self) -> str | None:
-        """The W3C header of the current span."""
-        ...
-
     def close(self) -> None:
         """Sends what was gathered."""
         ...
@@ -86,9 +82,6 @@ class SilentTracer:
     ) -> AbstractContextManager[Span]:
         del name, traceparent, attributes
         return _SILENT
-
-    def traceparent(self) -> str | None:
-        return None
 
     def close(self) -> None:
         pass

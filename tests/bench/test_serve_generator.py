@@ -123,7 +123,6 @@ def test_a_closed_loop_sends_as_many_as_it_was_told_and_keeps_every_answer() -> 
         body == (b"\xa3one", b"\xa6second")[place]
         for body, place in zip(record.bodies, record.request, strict=True)
     )
-    assert (record.length == [len(body) for body in record.bodies]).all()
     assert (record.latency_s > 0).all()
     assert server.connections == 4
     assert record.reconnects == 0
@@ -148,16 +147,11 @@ def test_a_closed_loop_ends_by_the_clock() -> None:
     assert record.rate == pytest.approx(len(record) / record.seconds)
 
 
-@pytest.mark.parametrize("is_random", [False, True])
-def test_an_open_loop_keeps_its_schedule(is_random: bool) -> None:
+def test_an_open_loop_keeps_its_schedule() -> None:
     with serving(echo) as server:
-        load = make_load(server, rate=400, seconds=1.5, is_random=is_random, seed=3)
-        record = send_load(load)
+        record = send_load(make_load(server, rate=400, seconds=1.5))
     assert len(record) == 600
-    np.testing.assert_allclose(np.sort(record.intended_s), load.schedule(), atol=1e-6)
-    gaps = np.diff(load.schedule())
-    assert gaps.mean() == pytest.approx(1 / 400, rel=0.2)
-    assert (gaps.std() > 0.001) == is_random
+    np.testing.assert_allclose(np.sort(record.intended_s), np.arange(600) / 400, atol=1e-6)
     assert np.median(record.sent_s - record.intended_s) < 0.002
 
 
@@ -252,6 +246,9 @@ def test_arrivals_that_find_no_connection_in_time_are_overdue() -> None:
         record = send_load(make_load(server, rate=100, seconds=0.3, timeout_s=0.3))
     assert len(record) == 30
     assert set(record.count_statuses()) == {OVERDUE}
+    # Those that found no connection were not sent, and so not in time either.
+    assert np.isnan(record.sent_s).sum() == 30 - len(server.requests) > 0
+    assert record.sent_rate * record.seconds == pytest.approx(len(server.requests))
 
 
 def test_nobody_listening_is_an_error_and_not_a_figure() -> None:
@@ -293,4 +290,4 @@ def test_an_answer_that_nobody_asked_for_is_no_request_of_ours() -> None:
         record = send_load(make_load(server, rate=10, count=8, connections=1))
     assert record.count_statuses() == {200: 8}
     assert not np.isnan(record.latency_s).any()
-    assert record.reconnects >= 7
+    assert record.reconnects > 0

@@ -122,7 +122,7 @@ def test_books_balance_and_show_what_is_lost_or_doubled(faces: Path, tmp_path: P
     assert (books.acknowledged, books.lost, books.doubled) == (len(crowd), 0, 0)
     assert books.gallery_difference == 0
 
-    extra = Acknowledged("k-9", "0" * 36, "x", "approved", 201, 0, 0, 1)
+    extra = Acknowledged("k-9", "0" * 36, "x", "approved", begun=0, ended=0)
     assert audit_books(home, Till(acknowledged=[*till.acknowledged, extra])).lost == 1
     assert audit_books(home, Till(acknowledged=till.acknowledged[1:])).doubled >= 1
     twice = replace(till.acknowledged[0], enrollment_id=till.acknowledged[1].enrollment_id)
@@ -140,10 +140,8 @@ def read_acknowledgements(home: Home, visits: list[Visit]) -> list[Acknowledged]
             enrollment_id=outcome.enrollment_id,  # type: ignore[union-attr]
             document_number=request.document.number,
             decision=outcome.decision.value,  # type: ignore[union-attr]
-            status=200,
             begun=0,
             ended=0,
-            attempts=1,
         )
         for request, outcome in zip(requests, outcomes, strict=True)
     ]
@@ -152,5 +150,14 @@ def read_acknowledgements(home: Home, visits: list[Visit]) -> list[Acknowledged]
 def test_people_are_different_and_have_documents_of_their_own(faces: Path) -> None:
     crowd = draw_people(faces, 4, SEED)
     assert len(crowd) == 4
+    assert not crowd.has_one_face
     assert len({person.document.number for person in crowd.people}) == 4
     assert len({person.live for person in crowd.people} | {p.portrait for p in crowd.people}) == 8
+
+
+def test_portraits_of_one_face_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("bench.serving.people", "bench.photographs"):
+        monkeypatch.setattr(f"{module}.LFW", tmp_path / "none")
+    crowd = draw_people(None, 3, SEED)
+    assert len(crowd) == 3
+    assert crowd.has_one_face

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,8 +18,11 @@ from bench.serving.residents import kill_hard, list_family, measure_memory, wait
 from bench.serving.sizes import QUICK, Part, Sizes
 from bench.serving.soak import Soak
 from bench.serving.storm import Weathered
+from bench.serving.throughput import require_good
 from bench.serving.wire import Request
 from engine.errors import RequestError
+from serving.cluster.site import count_ingresses
+from serving.sections import ServeSettings
 
 NAN = float("nan")
 
@@ -38,7 +40,6 @@ def make_record(
         done_s=intended + np.array(latency_ms) / 1e3,
         status=status,
         retry_after_s=np.where(status == 429, retry_s, NAN),
-        length=np.zeros(count, np.int64),
         request=np.zeros(count, np.int64),
         serial=np.arange(count),
         bodies=(),
@@ -96,6 +97,46 @@ def test_a_p99_that_does_not_come_back_is_never() -> None:
     assert make_weather(after, after).find_recovery_s() == float("inf")
 
 
+def delay(record: Record, late_s: list[float]) -> Record:
+    """The same requests, each sent so late."""
+    return replace(record, sent_s=record.intended_s + np.array(late_s))
+
+
+def test_a_storm_that_was_not_sent_proves_nothing_but_its_faults() -> None:
+    # Due every 0.1 s: the last six of a hundred are not sent before the ten seconds are over.
+    fine = make_record([200] * 99 + [500], [10.0] * 100)
+    late = make_weather(delay(fine, [0.0] * 94 + [0.7] * 6)).measure("match")
+    skipped = {name: value.reason for name, value in late.items() if isinstance(value, Skipped)}
+    assert set(skipped) == {"match_storm_p99_over_calm", "match_refusal_ms", "match_recovery_s"}
+    assert all("94%" in reason for reason in skipped.values())
+    assert late["match_unexpected"] == 1
+    in_time = make_weather(delay(fine, [0.0] * 96 + [0.7] * 4)).measure("match")
+    assert not any(isinstance(value, Skipped) for value in in_time.values())
+
+
+def test_a_storm_says_what_was_offered_what_was_sent_and_how_late() -> None:
+    storm = delay(make_record([200] * 100, [900.0] * 100), [0.0] * 90 + [0.5] * 6 + [NAN] * 4)
+    figures = {figure.name: figure.value for figure in make_weather(storm).list_figures()}
+    assert figures["3 times the load: offered"] == pytest.approx(10)
+    # Requests 90 to 94 were sent in time though late, 95 after the end, the last four never.
+    assert figures["3 times the load: sent"] == pytest.approx(9.5)
+    assert figures["3 times the load: generator late, p99"] == pytest.approx(500)
+
+
+def test_closed_loops_fill_the_ingresses_and_no_more() -> None:
+    settings, ingresses = ServeSettings(), count_ingresses(ServeSettings())
+    for pace in (Sizes().pace, QUICK.pace):
+        assert pace.connections <= ingresses * settings.matches_ongoing
+        assert pace.enrolling_connections <= ingresses * settings.enrollments_ongoing
+
+
+def test_a_load_that_was_refused_or_answered_wrongly_is_no_figure() -> None:
+    require_good(make_record([200] * 199 + [429], [10.0] * 200, retry_s=1))
+    for statuses, retry_s in (([200] * 97 + [429] * 3, 1), ([200] * 199 + [429], NAN), ([], NAN)):
+        with pytest.raises(RequestError, match="did not answer well"):
+            require_good(make_record(statuses, [10.0] * len(statuses), retry_s=retry_s))
+
+
 def test_flat_memory_has_no_growth_and_a_leak_has() -> None:
     moments = np.arange(0, 600, 5.0)
     noise = np.random.default_rng(0).normal(0, 2, len(moments))
@@ -109,7 +150,7 @@ def test_flat_memory_has_no_growth_and_a_leak_has() -> None:
 
 
 def test_every_kind_of_victim_dies_and_every_other_node_with_its_supervisor() -> None:
-    drawn = _draw_victims(random.Random(1), 50)
+    drawn = _draw_victims(np.random.default_rng(1), 50)
     assert len(drawn) == 50
     assert set(drawn) == set(Victim)
     nodes = [victim for victim in drawn if victim in (Victim.NODE, Victim.EVERYTHING)]

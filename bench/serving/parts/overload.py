@@ -11,7 +11,7 @@ from bench.serving.probes import pack, pair_items
 from bench.serving.service import HOST, Service
 from bench.serving.stage import Found, Stage
 from bench.serving.storm import Weather, Weathered, weather
-from bench.serving.throughput import loop, match_load
+from bench.serving.throughput import loop, match_load, require_good
 from bench.serving.visits import write_visits
 from bench.serving.wire import Caller
 
@@ -53,6 +53,7 @@ def _enroll(stage: Stage, service: Service, caller: Caller) -> Weathered:
     seconds = min(ENROLLING_SECONDS, pace.seconds * 2)
     stage.generator.run(replace(load, seconds=seconds / 2, serial=SERIALS_APART))
     full = stage.generator.run(replace(load, seconds=seconds, serial=2 * SERIALS_APART))
+    require_good(full)
     return weather(stage.generator, load, full.rate, stage.sizes.enroll_weather)
 
 

@@ -29,7 +29,7 @@ def measure_soak(stage: Stage) -> Found:
         rate = max(loop(stage.generator, service, replace(load, connections=8), pace).rates)
         steady = replace(load, rate=rate * LOAD_SHARE, seconds=stage.sizes.soak_s)
         running = stage.generator.start(replace(steady, serial=len(load.requests) * 10_000))
-        soak = watch_memory(service, (running,), stage.sizes.soak_sample_s)
+        soak = watch_memory(service, running, stage.sizes.soak_sample_s)
         record = running.result()
         require_good(record)
     enrolled = int((record.is_fine & (record.request % _CYCLE == 0)).sum())

@@ -41,6 +41,12 @@ KEY_UNUSED = "no enrollment that this key may read has this Idempotency-Key"
 
 def add_enrollments(router: APIRouter, parts: Parts) -> None:
     """Adds the routes about enrollments."""
+    _add_enroll(router, parts)
+    _add_reads(router, parts)
+
+
+def _add_enroll(router: APIRouter, parts: Parts) -> None:
+    intake = Intake(parts.store, parts.vault, FormAuthority())
 
     async def enroll(request: Request) -> Response:
         """Decides one activation: two photographs of one person, a document, a number.
@@ -49,18 +55,7 @@ def add_enrollments(router: APIRouter, parts: Parts) -> None:
         Idempotency-Key with the same body gives the stored answer, whatever became of the first
         request, and is audited; with another body it is refused.
         """
-        return await _enroll(parts, call_of(request))
-
-    async def read_enrollment(request: Request, enrollment_id: str) -> Response:
-        """What is on record of an enrollment; the read is audited."""
-        return await _read(parts, call_of(request), enrollment_id)
-
-    async def find_enrollment(
-        request: Request,
-        idempotency_key: Annotated[str, Query(min_length=1, max_length=255)],
-    ) -> Response:
-        """The stored answer of this tenant's request with an Idempotency-Key; audited."""
-        return await _find(parts, call_of(request), idempotency_key)
+        return await _enroll(parts, intake, call_of(request))
 
     router.add_api_route(
         "/v1/enrollments",
@@ -74,6 +69,20 @@ def add_enrollments(router: APIRouter, parts: Parts) -> None:
             needs_idempotency_key=True,
         ),
     )
+
+
+def _add_reads(router: APIRouter, parts: Parts) -> None:
+    async def read_enrollment(request: Request, enrollment_id: str) -> Response:
+        """What is on record of an enrollment; the read is audited."""
+        return await _read(parts, call_of(request), enrollment_id)
+
+    async def find_enrollment(
+        request: Request,
+        idempotency_key: Annotated[str, Query(min_length=1, max_length=255)],
+    ) -> Response:
+        """The stored answer of this tenant's request with an Idempotency-Key; audited."""
+        return await _find(parts, call_of(request), idempotency_key)
+
     router.add_api_route(
         "/v1/enrollments/{enrollment_id}",
         read_enrollment,
@@ -96,13 +105,13 @@ def add_enrollments(router: APIRouter, parts: Parts) -> None:
     )
 
 
-async def _enroll(parts: Parts, call: Call) -> Response:
+async def _enroll(parts: Parts, intake: Intake, call: Call) -> Response:
     principal = await admit(parts, call, Action.ENROLL)
     key = read_idempotency_key(call)
     body = await read_body(call, EnrollmentBody)
     request = _write_request(principal, key, body)
     # What is answered already or cannot be judged costs no extraction.
-    answer = await asyncio.to_thread(_answer_early, parts, request)
+    answer = await asyncio.to_thread(_answer_early, intake, request)
     if answer is None:
         _require_capture_time(body.captured_at)
         live, portrait = await sample_images(
@@ -142,12 +151,11 @@ def _write_request(principal: Principal, key: str, body: EnrollmentBody) -> Enro
     )
 
 
-def _answer_early(parts: Parts, request: EnrollmentRequest) -> Answer | None:
+def _answer_early(intake: Intake, request: EnrollmentRequest) -> Answer | None:
     """The stored answer of an earlier request, None where it is to be judged.
 
     Raises what the registrar would refuse it with: it looks again, so nothing depends on this.
     """
-    intake = Intake(parts.store, parts.vault, FormAuthority())
     outcome = intake.sort([request], utc_now().date())[0]
     if isinstance(outcome, SosieError):
         raise outcome

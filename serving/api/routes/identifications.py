@@ -13,14 +13,13 @@ from starlette.responses import Response
 
 from engine.matching.identification import Identification
 from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, CaseRecord, CaseState
+from engine.registry.records import AuditEntry, CaseRecord
 from serving.access.tenancy import Action
 from serving.api.call import Call, call_of
 from serving.api.openapi import describe
 from serving.api.reception import admit, read_body, take_face
 from serving.api.routes.showing import show_line
 from serving.api.schemas.identifications import (
-    CASES_LOOKED_AT,
     MAX_CANDIDATES,
     IdentificationAnswer,
     IdentificationBody,
@@ -93,24 +92,20 @@ def _show_holders(
     store: Reader, document_ids: Sequence[str], scores: dict[str, float]
 ) -> list[dict[str, Any]]:
     records = store.documents_by_id(document_ids)
-    cases = store.cases(CaseState.OPEN, limit=CASES_LOOKED_AT) if records else []
-    shown = []
-    for document_id in document_ids:
-        record = records.get(document_id)
-        if record is None or record.is_erased:
-            continue  # erased since the search
-        lines = [line for line in store.lines_of(document_id) if line.closed_at is None]
-        numbers = store.numbers([line.id for line in lines])
-        shown.append(
-            {
-                "document_id": document_id,
-                "document_status": record.status.value,
-                "score": scores[document_id],
-                "lines": [show_line(line, numbers) for line in lines],
-                "cases": [_show_case(case) for case in cases if document_id in case.document_ids],
-            }
-        )
-    return shown
+    # Some may have been erased since the search.
+    held = [one for one in document_ids if one in records and not records[one].is_erased]
+    lines, cases = store.lines_in_use_of(held), store.open_cases_of(held)
+    numbers = store.numbers([line.id for one in held for line in lines[one]])
+    return [
+        {
+            "document_id": one,
+            "document_status": records[one].status.value,
+            "score": scores[one],
+            "lines": [show_line(line, numbers) for line in lines[one]],
+            "cases": [_show_case(case) for case in cases[one]],
+        }
+        for one in held
+    ]
 
 
 def _show_case(case: CaseRecord) -> dict[str, Any]:

@@ -18,7 +18,11 @@ from serving.service.desk import LineTarget
 
 def add_lines(router: APIRouter, parts: Parts) -> None:
     """Adds the routes about lines."""
+    _add_holders_own(router, parts)
+    _add_end(router, parts)
 
+
+def _add_holders_own(router: APIRouter, parts: Parts) -> None:
     async def query_lines(request: Request) -> Response:
         """The numbers under a document over all carriers, masked, to its holder's face; audited.
 
@@ -33,10 +37,6 @@ def add_lines(router: APIRouter, parts: Parts) -> None:
         `line` is the number (+8613…) or the id that a list of lines shows.
         """
         return await _dispute(parts, call_of(request), line)
-
-    async def close_line(request: Request, line: str) -> Response:
-        """Closes a line: its number may be given to somebody else. `line` is its number or id."""
-        return await _close(parts, call_of(request), line)
 
     router.add_api_route(
         "/v1/lines/query",
@@ -60,6 +60,13 @@ def add_lines(router: APIRouter, parts: Parts) -> None:
             errors=(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 503, 507),
         ),
     )
+
+
+def _add_end(router: APIRouter, parts: Parts) -> None:
+    async def close_line(request: Request, line: str) -> Response:
+        """Closes a line: its number may be given to somebody else. `line` is its number or id."""
+        return await _close(parts, call_of(request), line)
+
     router.add_api_route(
         "/v1/lines/{line}",
         close_line,

@@ -78,7 +78,10 @@ class Scores(Shown):
     """Cosines; null where that was not compared."""
 
     live_portrait: float | None
-    holder: float | None = Field(description="against the references of the same document")
+    holder: float | None = Field(
+        description="against the references of the same document; null to a tenant where another "
+        "face holds it"
+    )
     best_candidate: float | None = Field(description="of the duplicate search")
 
 

@@ -12,7 +12,6 @@ from serving.api.schemas.lines import LineShown
 from serving.api.schemas.matching import ExpectedFalseCandidates, Face
 
 MAX_CANDIDATES = 50
-CASES_LOOKED_AT = 10_000
 
 
 class IdentificationBody(Body):
@@ -42,9 +41,7 @@ class IdentifiedHolder(Shown):
     document_status: str
     score: float
     lines: list[LineShown] = Field(description="in use, of all carriers")
-    cases: list[OpenCase] = Field(
-        description=f"open ones that name the document, of the newest {CASES_LOOKED_AT:,}"
-    )
+    cases: list[OpenCase] = Field(description="open ones that name the document, newest first")
 
 
 class IdentificationAnswer(Shown):

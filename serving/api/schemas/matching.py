@@ -13,8 +13,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from serving.api.schemas.fields import HOLDER_EXAMPLE, Body, Shown
 from serving.ingress.base64text import read_base64
 from serving.ingress.items import MAX_ID_LENGTH, MAX_ITEMS
-from serving.ingress.judging import MAX_CANDIDATES
 from serving.ingress.templates import read_token
+from serving.service.desk import MOST_CANDIDATES
 
 
 def _read_image(value: Any) -> Any:
@@ -145,7 +145,7 @@ class ExpectedFalseCandidates(Shown):
 class MatchIdentification(Shown):
     """1:N: every reference at or above the threshold; an empty list is a true "nobody"."""
 
-    candidates: list[Candidate] = Field(description=f"best first, {MAX_CANDIDATES} at most")
+    candidates: list[Candidate] = Field(description=f"best first, {MOST_CANDIDATES} at most")
     found: int = Field(description="how many there are, listed or not")
     searched: int = Field(description="references in the gallery that was searched")
     gallery_sequence: int

@@ -39,13 +39,17 @@ def line_id_of(lab: Any, request: Any) -> str:
     return str(lab.store.lines_in_use([lookup])[lookup].id)
 
 
+def line_of(lab: Any, line_id: str) -> Any:
+    return lab.store.lines_by_id([line_id])[line_id]
+
+
 def test_a_holder_disputes_a_line_and_a_case_is_open(lab: Any) -> None:
     person = lab.people.person()
     request = lab.request(person)
     with lab.registrar() as registrar:
         answer = registrar.enroll([request])[0]
         made = dispute(lab, registrar, request.msisdn, request.document, person)
-    line = lab.store.line(made.line_id)
+    line = line_of(lab, made.line_id)
     assert (line.status, line.closed_at) == (LineStatus.DISPUTED, None)
     (case,) = lab.store.cases()
     assert (case.id, case.kind, case.line_id) == (made.case_id, "dispute", line.id)
@@ -89,7 +93,7 @@ def test_a_disputed_line_is_in_use_counts_and_can_be_closed(lab: Any) -> None:
             dispute(lab, registrar, line_id, request.document, person)
         freed = registrar.enroll([lab.request(msisdn=request.msisdn)])[0]
     assert freed.decision.value == "approved"
-    assert lab.store.line(line_id).status is LineStatus.CLOSED
+    assert line_of(lab, line_id).status is LineStatus.CLOSED
 
 
 def test_lines_of_every_carrier_can_be_disputed_by_their_holder(lab: Any) -> None:
@@ -101,7 +105,7 @@ def test_lines_of_every_carrier_can_be_disputed_by_their_holder(lab: Any) -> Non
         made = [
             dispute(lab, registrar, one.msisdn, first.document, person) for one in (first, second)
         ]
-    assert {lab.store.line(one.line_id).carrier for one in made} == {"blue", "red"}
+    assert {line_of(lab, one.line_id).carrier for one in made} == {"blue", "red"}
     assert len(lab.store.cases()) == 2
 
 
@@ -160,7 +164,7 @@ def test_a_line_under_another_document_or_none_is_not_found(lab: Any) -> None:
             said.add(str(caught.value))
     assert len(said) == 1
     assert lab.store.cases() == []
-    assert lab.store.line(foreign).status is LineStatus.ACTIVE
+    assert line_of(lab, foreign).status is LineStatus.ACTIVE
     assert len(entries_of(lab, "line.dispute_refused")) == len(texts)
 
 
@@ -190,7 +194,7 @@ def test_a_line_is_closed_by_its_id_and_for_its_own_carrier_alone(lab: Any) -> N
             with pytest.raises(NotFound) as caught:
                 close_line(registrar, lab.store, text, "test", carrier=carrier)
             said.add(str(caught.value))
-        assert lab.store.line(line_id).status is LineStatus.ACTIVE
+        assert line_of(lab, line_id).status is LineStatus.ACTIVE
         assert close_line(registrar, lab.store, line_id, "test", carrier="blue") == line_id
         with pytest.raises(NotFound):
             close_line(registrar, lab.store, line_id, "test")

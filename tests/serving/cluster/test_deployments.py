@@ -1,15 +1,22 @@
-"""What an ingress sees of an embedder that runs elsewhere; the rest is tested on Ray itself."""
+"""An ingress whose embedder is away, or whose worker is dead; the rest is tested on Ray itself."""
 
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 
-from serving.cluster.deployments import _call_embedder
-from serving.refusals import Interrupted
+from engine.registry.keyring import KeyRing
+from engine.registry.vault import Vault
+from serving.cluster.deployments import Ingress, _call_embedder
+from serving.cluster.parts import IngressParts
+from serving.ingress.faces import FacesQueue
+from serving.refusals import Interrupted, NotReady
+from serving.telemetry.meter import SilentMeter
 
 
 def test_a_lost_embedder_is_interrupted_and_nothing_of_ray_is_seen() -> None:
@@ -27,3 +34,37 @@ def test_a_lost_embedder_is_interrupted_and_nothing_of_ray_is_seen() -> None:
         assert "10.0.0.7" not in str(caught.value)
 
     asyncio.run(run())
+
+
+def ask_after_photograph(raised: BaseException) -> None:
+    """The health of an ingress whose extractor has answered a photograph with this."""
+
+    class Extractor:
+        def extract(self, *_: Any) -> Any:
+            raise raised
+
+    log, vault = structlog.get_logger(), Vault(KeyRing.generate(), 32)
+    faces = FacesQueue(Extractor(), vault, capacity=4, meter=SilentMeter(), log=log)
+    parts = object.__new__(IngressParts)
+    parts._faces = faces
+
+    async def run() -> None:
+        with pytest.raises((Interrupted, NotReady)):
+            await faces.sample([b"any"])
+        assert not faces.is_alive
+        await Ingress.check_health(SimpleNamespace(_parts=parts))
+
+    try:
+        asyncio.run(run())
+    finally:
+        faces.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_ingress_whose_worker_has_ended_is_to_be_replaced() -> None:
+    with pytest.raises(RuntimeError, match="replaced"):
+        ask_after_photograph(SystemExit())
+
+
+def test_an_ingress_whose_embedder_is_away_stays() -> None:
+    ask_after_photograph(Interrupted("no answer"))

@@ -24,9 +24,8 @@ from serving.cluster import desk as module
 from serving.cluster.desk import RayDesk
 from serving.ingress.items import MAX_ITEMS
 from serving.refusals import Busy, Interrupted, NotReady
-from serving.service.desk import CallContext, Phase, Status
+from serving.service.desk import MOST_CANDIDATES, CallContext, Phase, Status
 from serving.service.replies import Reply
-from serving.service.searches import MOST_CANDIDATES
 from serving.telemetry.meter import SilentMeter
 
 READY = Status(Phase.READY, "", "boot-1", sequence=1, store_sequence=1)

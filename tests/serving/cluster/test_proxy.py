@@ -45,7 +45,8 @@ def test_an_answer_of_the_server_passes_as_it_is(proxied: Proxied) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "path", "method"), [(2, "/v1/match", "POST"), (3, "/slow", "GET")]
+    ("count", "path", "method"),
+    [(2, "/v1/match", "POST"), (1, "/v1/enrollments", "POST"), (3, "/slow", "GET")],
 )
 def test_what_is_above_the_bound_is_refused_within_50_ms(
     proxied: Proxied, count: int, path: str, method: str
@@ -63,6 +64,22 @@ def test_what_is_above_the_bound_is_refused_within_50_ms(
     for thread in held:
         thread.join()
     assert proxied.ask(path, method)[0] == 200
+
+
+def test_who_reads_an_enrollment_is_not_refused_for_those_who_enroll(proxied: Proxied) -> None:
+    held = proxied.hold(CONFIG.enroll_ongoing, "/v1/enrollments", "POST")
+    for path in ("/v1/enrollments?idempotency_key=k", "/v1/enrollments/1"):
+        assert proxied.ask(path)[0] == 200
+    assert proxied.ask("/v1/enrollments?x=1", "POST")[0] == 429
+    for thread in held:
+        thread.join()
+
+
+def test_a_bound_of_0_is_none(tmp_path: Path) -> None:
+    path = generate(tmp_path, find_port(), [ServerConfig("one", "127.0.0.1", 1)])
+    config = replace(CONFIG, ongoing=0, match_ongoing=0, enroll_ongoing=0)
+    assert prepare(path, config, Path(get_haproxy_binary())) is None
+    assert " 429 " not in path.read_text()
 
 
 def test_a_proxy_that_drains_refuses_what_is_new_and_waits_for_what_runs(

@@ -20,7 +20,7 @@ from serving.settings import METRICS_VARIABLE
 from tests.serving.cluster.conftest import find_port
 from tests.serving.cluster.proxied import CONFIG, Proxied, run_proxy
 
-APP, MATCH = "http-sosie", "http-sosie-match"
+APP, MATCH, ENROLL = "http-sosie", "http-sosie-match", "http-sosie-enroll"
 
 
 @pytest.fixture
@@ -40,20 +40,29 @@ def scrape(folder: Path) -> dict[tuple[str, str], float]:
     }
 
 
-def test_overload_that_the_proxy_refuses_is_counted(proxied: Proxied) -> None:
-    held = proxied.hold(CONFIG.match_ongoing, "/v1/match", "POST")
-    assert [proxied.ask("/v1/match", "POST")[0] for _ in range(3)] == [429] * 3
+@pytest.mark.parametrize(
+    ("backend", "path", "bound"),
+    [
+        (MATCH, "/v1/match", CONFIG.match_ongoing),
+        (ENROLL, "/v1/enrollments", CONFIG.enroll_ongoing),
+    ],
+)
+def test_overload_that_the_proxy_refuses_is_counted(
+    proxied: Proxied, backend: str, path: str, bound: int
+) -> None:
+    held = proxied.hold(bound, path, "POST")
+    assert [proxied.ask(path, "POST")[0] for _ in range(3)] == [429] * 3
     found = scrape(proxied.folder)
     assert found["sosie_proxy_refused_total", "4xx"] == 3
     assert found["sosie_proxy_refused_total", "5xx"] == 0
-    assert found["sosie_proxy_sessions", MATCH] == CONFIG.match_ongoing
-    assert found["sosie_proxy_queue", MATCH] == 0
+    assert found["sosie_proxy_sessions", backend] == bound
+    assert found["sosie_proxy_queue", backend] == 0
     for thread in held:
         thread.join()
     found = scrape(proxied.folder)
-    assert found["sosie_proxy_requests_total", MATCH] == CONFIG.match_ongoing
+    assert found["sosie_proxy_requests_total", backend] == bound
     assert found["sosie_proxy_requests_total", APP] == 1
-    assert found["sosie_proxy_sessions", MATCH] == 0
+    assert found["sosie_proxy_sessions", backend] == 0
 
 
 def test_answers_for_ingresses_that_are_gone_are_counted(proxied: Proxied) -> None:
@@ -121,4 +130,4 @@ for text in (meter.render()[0], told):
             text=True,
             check=True,
         )
-    assert done.stdout.split("\n") == ["3 3", "3 3", ""]
+    assert done.stdout.split("\n") == ["4 3", "4 3", ""]

@@ -2,120 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import ray
-import structlog
 from numpy.typing import NDArray
-from stdnum.cn import ric
 
-from engine.errors import SosieError
-from engine.matching.documents import Document
-from engine.matching.identification import Identification
-from engine.matching.requests import Answer, EnrollmentRequest, Sample
-from engine.registry.records import Carrier, is_id
 from indexes.errors import IdInvalid, SearchInvalid, ShardLost
 from indexes.flat import FlatIndex
-from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.sharding.shards import ShardedIndex
 from serving.cluster import ray_shard
 from serving.cluster.ray_shard import RayShard, Timing
 from serving.cluster.shard_actor import Reply, ShardActor, _reply
 from serving.cluster.shards import open_ray_shards, shard_opener
-from serving.compose import Deployment
-from serving.errors import describe
-from serving.homes import create_home
-from serving.refusals import ServiceRefusal
-from serving.sections import ServeSettings
-from serving.service.desk import CallContext, Phase, Status
-from serving.service.local import LocalDesk
-from serving.service.match_service import MatchService
-from serving.settings import Settings, make_settings
-from serving.telemetry.meter import SilentMeter
-
-DIM = 128
-PLAN = ShardPlan("exact8", DIM)
-RESOURCE = "gallery"
-QUICK = Timing(placed_within_s=4.0, pulse_every_s=0.25, silent_for_s=1.5)
-CONTEXT = CallContext(actor="key:tests", correlator="c-1", timeout_s=15)
-PEOPLE, WAIT_S = 40, 40.0
-
-Rows = NDArray[np.float32]
-
-
-class Nodes:
-    """A cluster of two nodes, each with room for one shard; this process is on the first."""
-
-    def __init__(self, folder: str) -> None:
-        from ray.cluster_utils import Cluster
-
-        room: dict[str, Any] = {"num_cpus": 1, "resources": {RESOURCE: 1}}
-        head = room | {"include_dashboard": False, "temp_dir": folder}
-        self._room = room
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._second = self._cluster.add_node(**room)
-        ray.init(
-            address=self._cluster.address,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
-
-    def lose_second(self) -> None:
-        """All its processes are killed."""
-        self._cluster.remove_node(self._second, allow_graceful=False)
-
-    def bring_back(self) -> None:
-        self._second = self._cluster.add_node(**self._room)
-
-    def stop(self) -> None:
-        ray.shutdown()
-        self._cluster.shutdown()
+from serving.settings import make_settings
+from tests.serving.cluster.two_nodes import (
+    DIM,
+    PLAN,
+    QUICK,
+    RESOURCE,
+    Nodes,
+    Rows,
+    likenesses,
+    run_nodes,
+    unit_rows,
+)
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    # A socket's path must be short, so not pytest's own folder.
-    folder = tempfile.mkdtemp(prefix="ray-")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = Nodes(folder)
+    with run_nodes() as made:
         yield made
-        made.stop()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def unit_rows(count: int, seed: int = 0) -> Rows:
-    rows = np.random.default_rng(seed).standard_normal((count, DIM))
-    unit: Rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return unit
-
-
-def likenesses(rows: Rows, seed: int) -> Rows:
-    """Another picture of each: scores from about 0.95 down to 0.45."""
-    noise = np.linspace(0.3, 2.0, len(rows))[:, None] * unit_rows(len(rows), seed)
-    blurred = rows + noise
-    unit: Rows = (blurred / np.linalg.norm(blurred, axis=1, keepdims=True)).astype(np.float32)
-    return unit
 
 
 def assert_exact(index: ShardedIndex, ids: NDArray[np.int64], rows: Rows) -> None:
@@ -263,204 +187,3 @@ def test_shards_end_with_the_process_that_opened_them(nodes: Nodes) -> None:
             open_ray_shards(PLAN, 1, RESOURCE, QUICK)
         owner.kill()
     open_ray_shards(PLAN, 2, RESOURCE).close()
-
-
-class Pair:
-    """One registry twice, in two databases: to be held on shards, and in this process."""
-
-    def __init__(self, folder: Path, postgres: Any) -> None:
-        self._folder, self._postgres = folder, postgres
-        self.home = folder / "home"
-        self.first, self.second = f"one_{folder.name}", f"two_{folder.name}"
-        postgres.psql(f"CREATE DATABASE {self.first};")
-        create_home(self.home, self.settings(self.first))
-        with self.open(self.first) as deployment:
-            deployment.store.add_carrier(Carrier("blue", "Blue", line_limit=9), actor="test")
-            deployment.store.add_outlet("b1", "blue", actor="test")
-            answers = deployment.registrar.enroll([request(n, FACES[n]) for n in range(PEOPLE)])
-            assert all(isinstance(answer, Answer) for answer in answers)
-        postgres.psql(f"CREATE DATABASE {self.second} TEMPLATE {self.first};")
-
-    def settings(self, database: str, shards: int = 0) -> Settings:
-        url = self._postgres.get_uri(database=database, driver="psycopg")
-        gallery = {"shards": shards, "shard_resource": RESOURCE}
-        return make_settings({"registry": {"url": url}, "gallery": gallery})
-
-    def open(self, database: str, shards: int = 0) -> Deployment:
-        settings = self.settings(database, shards)
-        cache = self._folder / "cache"
-        return Deployment(self.home, settings, cache, open_index=shard_opener(settings, QUICK))
-
-    def drop(self) -> None:
-        for database in (self.first, self.second):
-            self._postgres.psql(f"DROP DATABASE {database} WITH (FORCE);")
-
-
-@pytest.fixture
-def pair(tmp_path: Path, postgres: Any) -> Iterator[Pair]:
-    folder = tmp_path / f"p{os.urandom(4).hex()}"
-    folder.mkdir()
-    made = Pair(folder, postgres)
-    yield made
-    made.drop()
-
-
-@contextmanager
-def serving(open_deployment: Callable[[], Deployment]) -> Iterator[LocalDesk]:
-    service = MatchService(
-        open_deployment, ServeSettings(), SilentMeter(), structlog.get_logger("test")
-    )
-    try:
-        yield LocalDesk(service)
-    finally:
-        service.close()
-
-
-FACES = unit_rows(2 * PEOPLE, seed=3)
-
-
-def request(serial: int, face: Rows, other: Rows | None = None) -> EnrollmentRequest:
-    """An activation under a document of its own; `other` is the face on it, if not that one."""
-    body = f"11010519900307{serial:03d}"
-    pictures = (face, face if other is None else other)
-    live, portrait = (
-        Sample(vector, hashlib.sha256(vector.tobytes()).digest())
-        for vector in (likenesses(each[None], serial + at)[0] for at, each in enumerate(pictures))
-    )
-    return EnrollmentRequest(
-        idempotency_key=f"key-{serial}",
-        carrier="blue",
-        outlet="b1",
-        document=Document(
-            "cn-ric", body + str(ric.calc_check_digit(body + "0")), f"Holder {serial}"
-        ),
-        msisdn=f"+8613{serial:09d}",
-        live=live,
-        portrait=portrait,
-    )
-
-
-def mixed_requests() -> list[EnrollmentRequest]:
-    """Newcomers, people under a second document, likenesses of all degrees, foreign documents."""
-    news, again = range(PEOPLE, 2 * PEOPLE), likenesses(FACES[:PEOPLE], seed=5)
-    requests = [request(n, FACES[n] if n % 2 else again[n - PEOPLE]) for n in news]
-    requests.append(request(900, FACES[0], other=FACES[1]))
-    requests.append(requests[3])
-    return requests
-
-
-def neutral(value: Any, names: dict[str, str]) -> Any:
-    """An answer with its ids as ordinals and without its time, to be held against another's."""
-    if isinstance(value, dict):
-        kept = {key: item for key, item in value.items() if key != "decided_at"}
-        return {key: neutral(item, names) for key, item in kept.items()}
-    if isinstance(value, list | tuple):
-        return [neutral(item, names) for item in value]
-    if isinstance(value, str) and is_id(value):
-        return names.setdefault(value, f"id {len(names)}")
-    return value
-
-
-async def reach_ready(desk: LocalDesk) -> Status:
-    give_up_at = time.monotonic() + WAIT_S
-    while not (status := await desk.status()).is_ready:
-        assert time.monotonic() < give_up_at, status
-        await asyncio.sleep(0.05)
-    return status
-
-
-async def enroll_all(desk: LocalDesk, requests: Sequence[EnrollmentRequest]) -> list[Answer]:
-    return [await desk.enroll(each, CONTEXT) for each in requests]
-
-
-def assert_unavailable(error: Exception) -> None:
-    fault = describe(error)
-    assert (fault.status, fault.retry_after_s is None) == (503, False), error
-
-
-def test_two_nodes_decide_and_find_what_one_process_does(nodes: Nodes, pair: Pair) -> None:
-    probes = likenesses(FACES[: PEOPLE + 20], seed=7)
-
-    async def tell_all(desk: LocalDesk) -> tuple[Any, ...]:
-        status = await reach_ready(desk)
-        found = await desk.identify(probes, 0.3, CONTEXT)
-        answers = await enroll_all(desk, mixed_requests())
-        documents = [answer.body["document_id"] for answer in answers]
-        erased = await desk.erase(documents[1], CONTEXT)
-        names: dict[str, str] = {}
-        bodies = [(neutral(answer.body, names), answer.is_repeated) for answer in answers]
-        later = await desk.identify(probes, 0.3, CONTEXT)
-        candidates = [
-            [
-                (one.reference_id, names.get(one.document_id, one.document_id), one.score)
-                for one in each.candidates
-            ]
-            for each in later
-        ]
-        return status.gallery_size, found, bodies, erased.references, candidates, later[0].searched
-
-    with serving(lambda: pair.open(pair.first)) as desk:
-        expected = asyncio.run(tell_all(desk))
-    with serving(lambda: pair.open(pair.second, shards=2)) as desk:
-        told = asyncio.run(tell_all(desk))
-        assert asyncio.run(desk.status()).shards == 2
-        assert ray.available_resources().get(RESOURCE, 0) == 0
-    assert told == expected
-    _, found, bodies, erased, _, _ = told
-    # What was compared has something of everything.
-    assert erased == 1
-    assert {body["decision"] for body, _ in bodies} == {"approved", "review", "rejected"}
-    assert {len(each.candidates) for each in found} >= {0, 1}
-    assert not (pair.home / "gallery").exists()
-
-
-def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_missing(
-    nodes: Nodes, pair: Pair
-) -> None:
-    probes = likenesses(FACES, seed=7)
-    requests = mixed_requests()
-
-    async def until_refused(desk: LocalDesk, whole: list[Identification]) -> None:
-        """The processes of a node that is killed may answer for a moment, and then do in full."""
-        give_up_at = time.monotonic() + 15
-        while time.monotonic() < give_up_at:
-            try:
-                assert await desk.identify(probes, 0.3, CONTEXT) == whole
-            except (SosieError, ServiceRefusal) as refusal:
-                assert_unavailable(refusal)
-                return
-        raise AssertionError("a lost node is not noticed")
-
-    async def refuse_for(desk: LocalDesk, seconds: float) -> set[str]:
-        details = set()
-        give_up_at = time.monotonic() + seconds
-        while time.monotonic() < give_up_at:
-            with pytest.raises((SosieError, ServiceRefusal)) as refusal:
-                await desk.identify(probes, 0.3, CONTEXT)
-            assert_unavailable(refusal.value)
-            with pytest.raises((SosieError, ServiceRefusal)) as refusal:
-                await desk.enroll(requests[20], CONTEXT)
-            assert_unavailable(refusal.value)
-            details.add((await desk.status()).detail)
-            await asyncio.sleep(0.1)
-        return details
-
-    async def lose_and_return(desk: LocalDesk) -> None:
-        await reach_ready(desk)
-        acknowledged = await enroll_all(desk, requests[:10])
-        before = await desk.identify(probes, 0.3, CONTEXT)
-        nodes.lose_second()
-        await until_refused(desk, before)
-        details = await refuse_for(desk, seconds=6)
-        assert any("waiting for gallery shards" in detail for detail in details), details
-        assert not (await desk.status()).is_ready
-        nodes.bring_back()
-        status = await reach_ready(desk)
-        assert (status.phase, status.gallery_size) == (Phase.READY, before[0].searched)
-        assert await desk.identify(probes, 0.3, CONTEXT) == before
-        again = await enroll_all(desk, requests[:10])
-        assert [answer.body for answer in again] == [answer.body for answer in acknowledged]
-        assert not (await desk.enroll(requests[20], CONTEXT)).is_repeated
-
-    with serving(lambda: pair.open(pair.first, shards=2)) as desk:
-        asyncio.run(lose_and_return(desk))

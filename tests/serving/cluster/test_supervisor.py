@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from engine.errors import RequestError
 from serving.cluster import folders
 from serving.cluster.application import build
 from serving.cluster.folders import NodeFolder, open_private
-from serving.cluster.processes import Role, find_processes, list_descendants
+from serving.cluster.processes import Process, Role, find_processes, list_descendants
 from serving.cluster.stopping import node_timeout_s, supervisor_timeout_s
 from serving.cluster.supervisor import claim, require_port, require_ray
-
-Start = Callable[..., subprocess.Popen[str]]
+from tests.serving.cluster.conftest import Start
 
 
 def _refuse(start_serve: Start, *arguments: object, **options: Any) -> dict[str, str]:
@@ -97,7 +95,8 @@ def test_processes_are_known_by_what_they_do() -> None:
         Role.RAYLET: "/opt/ray/raylet",
         Role.GCS: "/opt/ray/gcs_server",
         Role.PROXY: "/opt/bin/haproxy",
-        Role.OTHER: "ray::DashboardAgent",
+        Role.AGENT: "ray::DashboardAgent",
+        Role.OTHER: "ray::IDLE",
     }
     sleep = str(shutil.which("sleep"))
     started = {
@@ -114,6 +113,25 @@ def test_processes_are_known_by_what_they_do() -> None:
     assert not {one.pid for one in started.values()} & {
         one.pid for one in list_descendants(os.getpid())
     }
+
+
+def test_what_watches_for_ray_is_known_by_its_script() -> None:
+    words = ("/usr/bin/python3", "-u", "/opt/ray/_private/log_monitor.py", "--session-dir=/tmp")
+    assert Process(2, 1, words).role is Role.AGENT
+
+
+def test_a_process_whose_name_is_no_text_stops_nobody() -> None:
+    """Linux cuts a name after fifteen bytes, wherever in a character that is."""
+    renamed = (
+        "import ctypes; ctypes.CDLL(None).prctl(15, b'\\xe5) \\xe5'); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", renamed], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process.pid in {one.pid for one in list_descendants(os.getpid())}
+        process.communicate(b"\n")
 
 
 _FAMILY = """

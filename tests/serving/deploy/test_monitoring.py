@@ -36,9 +36,9 @@ def measured() -> dict[str, set[str]]:
     families: list[tuple[Metric, set[str]]] = []
     for collector in list(meter.registry._collector_to_names):
         family: Metric = next(iter(collector.describe()))  # type: ignore[attr-defined]
-        families.append((family, set(getattr(collector, "_labelnames"))))  # noqa: B009
+        families.append((family, set(collector._labelnames)))  # type: ignore[attr-defined]
     for family in ProxyCollector(ROOT).describe():
-        families.append((family, set(getattr(family, "_labelnames"))))  # noqa: B009
+        families.append((family, set(family._labelnames)))  # type: ignore[attr-defined]
     for family, labels in families:
         for suffix in SUFFIXES[family.type]:
             found[family.name + suffix] = labels | ({"le"} if suffix == "_bucket" else set())

@@ -1,13 +1,14 @@
-"""A vault, unit rows, and an extractor that works only when a test lets it."""
+"""A vault, unit rows, an extractor that works only when a test lets it, and a queue before it."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+import structlog
 from numpy.typing import NDArray
 
 from engine.errors import ImageDamaged
@@ -15,6 +16,8 @@ from engine.faces.extractor import Extracted, Extraction, StageTimes
 from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from serving.ingress.faces import FacesQueue
+from tests.serving.ingress.callers import CAPACITY, RecordingMeter
 
 DIM = 32
 DIGEST = "d" * 64
@@ -88,3 +91,17 @@ def ring() -> KeyRing:
 @pytest.fixture(scope="session")
 def vault(ring: KeyRing) -> Vault:
     return Vault(ring, DIM)
+
+
+@pytest.fixture
+def meter() -> RecordingMeter:
+    return RecordingMeter()
+
+
+@pytest.fixture
+def queue(gated: GatedExtractor, vault: Vault, meter: RecordingMeter) -> Iterator[FacesQueue]:
+    log = structlog.get_logger()
+    made = FacesQueue(gated, vault, capacity=CAPACITY, meter=meter, log=log)
+    yield made
+    gated.gate.set()
+    made.close(10)

@@ -21,6 +21,7 @@ from engine.reasons import Decision
 from serving.service.desk import CallContext, LineTarget, Phase
 from serving.service.local import LocalDesk
 from serving.settings import make_settings
+from serving.telemetry.meter import SilentMeter
 
 
 def test_of_32_racing_enrollments_of_one_face_exactly_one_is_new(
@@ -37,6 +38,40 @@ def test_of_32_racing_enrollments_of_one_face_exactly_one_is_new(
     assert decisions.count(Decision.APPROVED) == 1
     assert decisions.count(Decision.REJECTED) == 31
     assert kept.last.store.counts()["live_references"] == 1
+
+
+def test_in_a_rush_those_who_come_one_after_the_other_are_decided_together(
+    serve: Any,
+    kept: Any,
+    reach: Any,
+    crowd: Any,
+    context: CallContext,
+    busy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.service.lifecycle.GATHER_S", 1.0)
+    sizes: list[int] = []
+
+    class Sizes(SilentMeter):
+        def observe_batch(self, stage: str, size: int) -> None:
+            if stage == "judge":
+                sizes.append(size)
+
+    async def ask() -> None:
+        desk = serve(kept, Sizes())
+        await reach(desk)
+        with busy(kept.last):
+            rush = [asyncio.create_task(desk.enroll(crowd.request(), context)) for _ in range(2)]
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*rush)
+        first = asyncio.create_task(desk.enroll(crowd.request(), context))
+        await asyncio.sleep(0.1)
+        await asyncio.gather(first, desk.enroll(crowd.request(), context))
+        # The last are counted after they were answered.
+        await desk.service.drain(5)
+
+    asyncio.run(ask())
+    assert sizes == [2, 2]
 
 
 def test_a_call_that_is_late_or_cancelled_while_it_waits_commits_nothing(
@@ -126,8 +161,7 @@ def test_a_full_queue_refuses_at_once(
             with pytest.raises(Overloaded):
                 await desk.close_line(LineTarget("+8613800138000"), context)
             assert loop.time() - started < 0.05
-            status = await desk.status()
-            assert (status.queued, status.queue_size) == (2, 2)
+            assert (kept.last.registrar.queued, kept.last.registrar.queue_size) == (2, 2)
         await asyncio.gather(*waiting)
 
     asyncio.run(ask())

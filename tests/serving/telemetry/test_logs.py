@@ -274,32 +274,3 @@ def test_control_characters_stay_inside_one_line(tmp_path: Path) -> None:
         log.warning('a\nb"c\u2028', correlator='x\r\n{"level":"error"}', lone="\ud800")
     assert len(path.read_text().split("\n")) == 2
     assert lines(path)[0]["event"] == 'a\nb"c\u2028'
-
-
-def test_without_a_file_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    log = open_log(None, "info", "registrar")
-    log.info("ready", references=3)
-    close_log(log)
-    assert json.loads(capsys.readouterr().err)["references"] == 3
-
-
-def test_a_line_costs_less_than_30_us(tmp_path: Path) -> None:
-    # Measured at 14 us; the bound leaves room for a busy machine.
-    with opened(tmp_path / "x") as log:
-        best = min(time_lines(log, 2000) for _ in range(5))
-    assert best < 30e-6
-
-
-def time_lines(log: FilteringBoundLogger, count: int) -> float:
-    begun = time.process_time()
-    for _ in range(count):
-        log.info(
-            "request",
-            route="/v1/match",
-            method="POST",
-            status=200,
-            duration_ms=1.25,
-            correlator="c7a9e3f0-1111-2222-3333-444455556666",
-            key_id="k1234567",
-        )
-    return (time.process_time() - begun) / count

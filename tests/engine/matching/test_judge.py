@@ -1,0 +1,176 @@
+"""Who is approved, who is for people to judge, who is rejected, and why."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+from engine.matching.documents import Document
+from engine.matching.replaying import replay
+from engine.matching.requests import Sample
+from engine.reasons import Decision, Reason
+from engine.registry.records import CaseState
+
+
+def test_an_honest_newcomer_is_approved_and_found_by_the_next_search(lab: Any) -> None:
+    person = lab.people.person()
+    with lab.registrar() as registrar:
+        first = registrar.enroll([lab.request(person)])[0]
+        second = registrar.enroll([lab.request(person)])[0]
+    assert first.decision is Decision.APPROVED
+    assert first.body["line_id"]
+    assert second.decision is Decision.REJECTED
+    assert second.reasons == (Reason.DUPLICATE_IDENTITY,)
+    candidates = second.body["duplicate_search"]["candidates"]
+    assert [item["document_id"] for item in candidates] == [first.body["document_id"]]
+
+
+def test_the_grey_zone_is_for_people_to_judge(lab: Any) -> None:
+    person = lab.people.person()
+    alike = lab.people.between(person, 0.65)
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request(person, **exact(person))])
+        outcome = registrar.enroll([lab.request(alike, **exact(alike))])[0]
+    assert outcome.decision is Decision.REVIEW
+    assert outcome.reasons == (Reason.POSSIBLE_DUPLICATE,)
+    assert outcome.body["line_id"] is None
+    assert [case.kind for case in lab.store.cases(CaseState.OPEN)] == ["possible_duplicate"]
+
+
+def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_holder(
+    lab: Any,
+) -> None:
+    thief, holder = lab.people.person(), lab.people.person()
+    own = lab.request(thief)
+    with lab.registrar() as registrar:
+        registrar.enroll([own])
+        stolen = lab.request(thief)
+        refused = registrar.enroll([stolen])[0]
+        renamed = replace(stolen.document, name="The True Holder")
+        outcome = registrar.enroll([lab.request(holder, document=renamed)])[0]
+        returning = registrar.enroll([lab.request(holder, document=renamed)])[0]
+    assert refused.reasons == (Reason.DUPLICATE_IDENTITY,)
+    assert outcome.decision is Decision.APPROVED
+    assert outcome.body["document_id"] == refused.body["document_id"]
+    assert returning.decision is Decision.APPROVED
+    assert lab.store.identity(outcome.body["document_id"]).name == "The True Holder"
+
+
+def test_a_returning_subscriber_is_approved_until_the_line_limit(lab: Any) -> None:
+    person = lab.people.person()
+    first = lab.request(person)
+    with lab.registrar() as registrar:
+        outcomes = registrar.enroll(
+            [first, *(lab.request(person, document=first.document) for _ in range(5))]
+        )
+        elsewhere = lab.request(person, document=first.document, carrier="red", outlet="red-1")
+        at_another_carrier = registrar.enroll([elsewhere])[0]
+    assert [outcome.decision for outcome in outcomes[:5]] == [Decision.APPROVED] * 5
+    assert outcomes[5].reasons == (Reason.LINE_LIMIT_REACHED,)
+    assert at_another_carrier.decision is Decision.APPROVED
+    assert lab.store.counts()["live_references"] == 1
+
+
+def test_a_stolen_document_opens_a_case_for_its_holder(lab: Any) -> None:
+    holder, thief = lab.people.person(), lab.people.person()
+    first = lab.request(holder)
+    theft = lab.request(thief, document=first.document, portrait=lab.people.sample(holder))
+    with lab.registrar() as registrar:
+        outcomes = registrar.enroll([first, theft])
+    assert outcomes[1].decision is Decision.REJECTED
+    assert outcomes[1].reasons == (Reason.FACE_MISMATCH, Reason.DOCUMENT_HELD_BY_ANOTHER_FACE)
+    cases = lab.store.cases(CaseState.OPEN)
+    assert [case.document_ids for case in cases] == [(outcomes[0].body["document_id"],)]
+
+
+def test_when_the_portrait_is_somebody_else_only_the_live_face_is_searched(lab: Any) -> None:
+    known, portrayed = lab.people.person(), lab.people.person()
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request(known), lab.request(portrayed)])
+        outcome = registrar.enroll(
+            [
+                lab.request(lab.people.person(), portrait=lab.people.sample(portrayed)),
+                lab.request(known, portrait=lab.people.sample(portrayed)),
+            ]
+        )
+    assert outcome[0].reasons == (Reason.FACE_MISMATCH,)
+    assert outcome[1].reasons == (Reason.FACE_MISMATCH, Reason.DUPLICATE_IDENTITY)
+    assert len(outcome[1].body["duplicate_search"]["candidates"]) == 1
+
+
+def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab: Any) -> None:
+    person = lab.people.person()
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request(person)])
+        blurred = lab.request(person, live=lab.people.sample(person, Reason.BLURRED))
+        faceless = lab.request(person, portrait=Sample(None, b"\0" * 32, (Reason.NO_FACE,)))
+        outcomes = registrar.enroll([blurred, faceless])
+    assert outcomes[0].body["reasons"] == [
+        {"reason": "BLURRED", "decision": "rejected", "photograph": "live"}
+    ]
+    assert outcomes[1].body["reasons"][0]["photograph"] == "portrait"
+    for outcome in outcomes:
+        assert outcome.body["duplicate_search"] == {"ran": False}
+        assert outcome.body["scores"]["live_portrait"] is None
+
+
+def test_a_forged_number_is_refused_without_a_search(lab: Any) -> None:
+    forged = Document("cn-ric", "110105194912310021", "A Name")
+    with lab.registrar() as registrar:
+        outcome = registrar.enroll([lab.request(document=forged)])[0]
+    assert outcome.reasons == (Reason.DOCUMENT_INVALID,)
+    assert outcome.body["document_id"] is None
+    assert outcome.body["duplicate_search"] == {"ran": False}
+
+
+def test_another_name_on_a_known_document_is_for_people_to_judge(lab: Any) -> None:
+    person = lab.people.person()
+    first = lab.request(person)
+    spaced = replace(first.document, name=f" {first.document.name.upper()} ")
+    other = replace(first.document, name="Somebody Else")
+    with lab.registrar() as registrar:
+        outcomes = registrar.enroll(
+            [first, lab.request(person, document=spaced), lab.request(person, document=other)]
+        )
+    assert outcomes[1].decision is Decision.APPROVED
+    assert outcomes[2].decision is Decision.REVIEW
+    assert outcomes[2].reasons == (Reason.NAME_MISMATCH,)
+
+
+def test_a_number_in_use_cannot_be_opened_twice(lab: Any) -> None:
+    first = lab.request()
+    again = lab.request(msisdn=first.msisdn.replace("+86", "+86 "))
+    with lab.registrar() as registrar:
+        in_one_batch = registrar.enroll([first, again])
+        later = registrar.enroll([lab.request(msisdn=first.msisdn)])
+    assert in_one_batch[1].reasons == (Reason.LINE_IN_USE,)
+    assert later[0].reasons == (Reason.LINE_IN_USE,)
+
+
+def test_every_recorded_decision_replays(lab: Any) -> None:
+    person, other = lab.people.person(), lab.people.person()
+    first = lab.request(person)
+    with lab.registrar() as registrar:
+        outcomes = registrar.enroll(
+            [
+                first,
+                lab.request(person),
+                lab.request(other, document=first.document),
+                lab.request(other, live=lab.people.sample(other, Reason.POSE)),
+                lab.request(document=Document("cn-ric", "1", "A Name")),
+            ]
+        )
+    for outcome in outcomes:
+        enrollment = lab.store.enrollment(outcome.enrollment_id)
+        assert replay(enrollment).agrees
+        assert enrollment.evidence["model_digest"] == "d" * 64
+        assert enrollment.evidence["inputs"]["thresholds"]["review"] == 0.60
+
+
+def exact(person: Any) -> dict[str, Sample]:
+    """Both photographs without any noise."""
+    counter = itertools.count()
+    return {
+        name: Sample(person, bytes(31) + bytes([next(counter)])) for name in ("live", "portrait")
+    }

@@ -1,0 +1,176 @@
+"""A request's body: in bounds, as long as it says, not too slow, never more than memory holds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from serving.access.principal import Principal, Role
+from serving.api.budget import BODIES_HELD
+from serving.api.call import Call
+from serving.api.decoding import LARGE_BYTES
+from tests.serving.api.edge.conftest import Answer, Rig, echo
+
+
+def test_a_body_comes_in_pieces() -> None:
+    assert Rig(echo).ask(b"abc", b"", b"de").json == {"size": 5}
+    chunked = {"content-length": "-", "transfer-encoding": "chunked"}
+    assert Rig(echo).ask(b"abc", b"de", headers=chunked).json == {"size": 5}
+
+
+@pytest.mark.parametrize("length", ["abc", "-1", "+3", "3, 3", "", "²"])
+def test_a_wrong_content_length_is_malformed(length: str) -> None:
+    answer = Rig(echo).ask(b"abc", headers={"content-length": length})
+    assert (answer.status, answer.json["code"]) == (400, "REQUEST.MALFORMED")
+
+
+def test_a_body_of_another_length_than_it_says_is_malformed() -> None:
+    assert Rig(echo).ask(b"abc", headers={"content-length": "4"}).status == 400
+
+
+def test_two_content_lengths_are_malformed() -> None:
+    async def ask() -> int:
+        rig = Rig(echo)
+        sent: list[Any] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"abc", "more_body": False}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        lengths = [(b"content-length", b"3"), (b"content-length", b"3")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/match", "headers": lengths}
+        await rig.edge(scope, receive, send)
+        return int(sent[0]["status"])
+
+    assert asyncio.run(ask()) == 400
+
+
+def test_an_oversized_body_is_refused_before_it_is_read() -> None:
+    async def endless() -> tuple[Answer, list[int]]:
+        read: list[int] = []
+
+        async def watch(call: Call) -> Any:
+            original = call._receive
+
+            async def counted() -> Message:
+                read.append(1)
+                return await original()
+
+            call._receive = counted
+            return await echo(call)
+
+        rig = Rig(watch, max_body_mib=0.001)
+        return await rig.ask_later(b"x" * 2000), read
+
+    answer, read = asyncio.run(endless())
+    assert (answer.status, answer.json["code"]) == (413, "REQUEST.BODY_TOO_LARGE")
+    assert answer.headers["connection"] == "close"
+    assert read == []
+
+
+def test_an_oversized_body_of_unknown_length_is_left_when_it_is_too_large() -> None:
+    chunks = [b"x" * 600] * 1000
+    headers = {"content-length": "-", "transfer-encoding": "chunked"}
+    answer = Rig(echo, max_body_mib=0.001).ask(*chunks, headers=headers)
+    assert answer.status == 413
+
+
+def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -> None:
+    async def crowd() -> tuple[list[int], Answer, Answer]:
+        gate = asyncio.Event()
+
+        async def hold(call: Call) -> Any:
+            await call.read_body()
+            await gate.wait()
+            return {}
+
+        rig = Rig(hold, max_body_mib=1)
+        body = b"x" * 2**20
+        held = [asyncio.create_task(rig.ask_later(body)) for _ in range(BODIES_HELD // 2)]
+        await asyncio.sleep(0.02)
+        refused = await rig.ask_later(body)
+        gate.set()
+        statuses = [(await one).status for one in held]
+        return statuses, refused, await rig.ask_later(body)
+
+    statuses, refused, later = asyncio.run(crowd())
+    assert statuses == [200] * (BODIES_HELD // 2)
+    assert (refused.status, refused.json["code"]) == (429, "SERVICE.BUSY")
+    assert later.status == 200
+
+
+def test_slow_uploads_of_one_key_leave_memory_for_the_calls_of_others() -> None:
+    async def crowd() -> tuple[list[int], list[int]]:
+        async def read(call: Call) -> Any:
+            key = call.key or ""
+            call.principal = Principal(key, Role.CARRIER, "blue")
+            return {"size": len(await call.read_body())}
+
+        rig = Rig(read, max_body_mib=1, body_timeout_s=0.5)
+        body = b"x" * 2**20
+
+        async def send(key: str, *chunks: bytes | float) -> int:
+            return (await rig.ask_later(*chunks, headers={"x-api-key": key})).status
+
+        half = len(body) // 2
+        stalled = [
+            asyncio.create_task(send("one", body[:half], body[half:-1], 9.0, b"x"))
+            for _ in range(2 * BODIES_HELD)
+        ]
+        await asyncio.sleep(0.1)
+        others = [await send(f"other{n}", body) for n in range(4)]
+        return others, [await task for task in stalled]
+
+    others, stalled = asyncio.run(crowd())
+    assert others == [200] * 4
+    assert set(stalled) == {408, 429}
+
+
+def test_a_large_body_is_worked_on_while_others_are_answered() -> None:
+    async def crowd() -> tuple[Answer, Answer, int]:
+        free = threading.Event()
+        ran_in: list[int] = []
+
+        def work(size: int) -> dict[str, int]:
+            ran_in.append(threading.get_ident())
+            assert size < LARGE_BYTES or free.wait(10)
+            return {"size": size}
+
+        async def read(call: Call) -> Any:
+            return await call.work_apart(work, len(await call.read_body()))
+
+        rig = Rig(read)
+        large = asyncio.create_task(rig.ask_later(b"x" * (LARGE_BYTES + 1)))
+        await asyncio.sleep(0.05)
+        small = await rig.ask_later(b"x")
+        free.set()
+        return await large, small, ran_in.count(threading.get_ident())
+
+    large, small, on_loop = asyncio.run(crowd())
+    assert (large.json, small.json) == ({"size": LARGE_BYTES + 1}, {"size": 1})
+    assert on_loop == 1
+
+
+def test_a_slow_body_is_sent_away() -> None:
+    answer = Rig(echo, body_timeout_s=0.1).ask(b"a", 0.4, b"b")
+    assert (answer.status, answer.json["code"]) == (408, "REQUEST.BODY_TIMEOUT")
+    assert answer.headers["connection"] == "close"
+
+
+def test_a_body_that_no_route_reads_is_not_waited_for() -> None:
+    async def work(_: Call) -> Any:
+        await asyncio.sleep(0.3)
+        return {"done": True}
+
+    answer = Rig(work, body_timeout_s=0.1).ask(b"{", 9.0, b"}", method="DELETE", path="/v1/lines/1")
+    assert answer.json == {"done": True}
+
+
+def test_a_compressed_body_is_not_read() -> None:
+    assert Rig(echo).ask(b"abc", headers={"content-encoding": "gzip"}).status == 415

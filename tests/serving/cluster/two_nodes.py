@@ -1,0 +1,85 @@
+"""A cluster of two nodes on this machine, and vectors to put on its shards."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from indexes.sharding.shards import ShardPlan
+from serving.cluster.ray_shard import Timing
+
+DIM = 128
+PLAN = ShardPlan("exact8", DIM)
+RESOURCE = "gallery"
+QUICK = Timing(placed_within_s=4.0, pulse_every_s=0.25, silent_for_s=1.5)
+
+Rows = NDArray[np.float32]
+
+
+class Nodes:
+    """A cluster of two nodes, each with room for one shard; this process is on the first."""
+
+    def __init__(self, folder: str) -> None:
+        from ray.cluster_utils import Cluster
+
+        room: dict[str, Any] = {"num_cpus": 1, "resources": {RESOURCE: 1}}
+        head = room | {"include_dashboard": False, "temp_dir": folder}
+        self._room = room
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._second = self._cluster.add_node(**room)
+        ray.init(
+            address=self._cluster.address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def lose_second(self) -> None:
+        """All its processes are killed."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+    def bring_back(self) -> None:
+        self._second = self._cluster.add_node(**self._room)
+
+    def stop(self) -> None:
+        ray.shutdown()
+        self._cluster.shutdown()
+
+
+@contextmanager
+def run_nodes() -> Iterator[Nodes]:
+    """Two nodes, and this process connected to them."""
+    # A socket's path must be short, so not pytest's own folder.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = Nodes(folder)
+        yield made
+        made.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def unit_rows(count: int, seed: int = 0) -> Rows:
+    rows = np.random.default_rng(seed).standard_normal((count, DIM))
+    unit: Rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def likenesses(rows: Rows, seed: int) -> Rows:
+    """Another picture of each: scores from about 0.95 down to 0.45."""
+    noise = np.linspace(0.3, 2.0, len(rows))[:, None] * unit_rows(len(rows), seed)
+    blurred = rows + noise
+    unit: Rows = (blurred / np.linalg.norm(blurred, axis=1, keepdims=True)).astype(np.float32)
+    return unit

@@ -1,0 +1,71 @@
+"""Callers of a queue of photographs, and a meter that keeps what the queue says of itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from engine.errors import ImageError
+from engine.matching.requests import Sample
+from serving.ingress.faces import FacesQueue
+from serving.telemetry.meter import SilentMeter
+
+CAPACITY = 64
+Outcomes = list[Sample | ImageError]
+
+
+class RecordingMeter(SilentMeter):
+    """Keeps what the queue says of itself."""
+
+    def __init__(self) -> None:
+        self.depths: list[int] = []
+        self.batches: list[int] = []
+        self.stages: list[str] = []
+
+    def set_queue(self, queue: str, depth: int, capacity: int) -> None:
+        assert (queue, capacity) == ("photographs", CAPACITY)
+        self.depths.append(depth)
+
+    def observe_batch(self, stage: str, size: int) -> None:
+        assert stage == "extract"
+        self.batches.append(size)
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.stages.append(stage)
+
+
+def images(*names: str) -> list[bytes]:
+    return [name.encode() for name in names]
+
+
+def many(name: str, count: int) -> list[bytes]:
+    return images(*(f"{name}{number}" for number in range(count)))
+
+
+def run(body: Callable[[], Awaitable[Any]]) -> Any:
+    async def limited() -> Any:
+        async with asyncio.timeout(20):
+            return await body()
+
+    return asyncio.run(limited())
+
+
+async def hold_worker(queue: FacesQueue, gated: Any) -> asyncio.Task[Outcomes]:
+    """The worker is inside the extractor with one photograph until the gate opens."""
+    gated.gate.clear()
+    held = asyncio.create_task(queue.sample(images("held")))
+    await asyncio.to_thread(gated.entered.acquire)
+    return held
+
+
+async def start(queue: FacesQueue, *calls: list[bytes]) -> list[asyncio.Task[Outcomes]]:
+    """The calls, all of them waiting, in this order."""
+    tasks = [asyncio.create_task(queue.sample(call)) for call in calls]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def digests(outcomes: Outcomes) -> list[bytes]:
+    return [one.digest for one in outcomes if isinstance(one, Sample)]
