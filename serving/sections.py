@@ -121,7 +121,7 @@ class ServeSettings(Section):
     )
     requests_ongoing: int = Field(default=256, ge=1, description="at once, in each ingress")
     matches_ongoing: int = Field(
-        default=8, ge=0, le=1024, description="/v1/match at once, for each ingress; 0: no bound"
+        default=16, ge=0, le=1024, description="/v1/match at once, for each ingress; 0: no bound"
     )
     enrollments_ongoing: int = Field(
         default=5, ge=0, le=1024, description="enrollments at once, for each ingress; 0: no bound"

@@ -15,6 +15,7 @@ from serving.api.app import build_app
 from serving.cluster.desk import RayDesk
 from serving.cluster.gathering import CropGatherer, Crops, Vectors
 from serving.cluster.parts import IngressParts, open_meter
+from serving.cluster.segments import install_protocol
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
 from serving.compose import Deployment
@@ -42,6 +43,7 @@ class Ingress:
         registrar: DeploymentHandle[Any],
         embedder: DeploymentHandle[Any] | None = None,
     ) -> None:
+        install_protocol()
         settings = site.load()
         log = open_log(
             Path(site.home) / settings.serve.log_file, settings.serve.log_level, "ingress"

@@ -15,7 +15,7 @@ from typing import Self
 from serving.cluster.environment import make_environment
 from serving.cluster.folders import NodeFolder, open_private
 from serving.cluster.plan import NodePlan
-from serving.cluster.priorities import set_priorities
+from serving.cluster.priorities import place_ingresses, set_priorities
 from serving.cluster.processes import (
     NODE_MODULE,
     Role,
@@ -113,6 +113,7 @@ class NodeProcess:
                 with suppress(ProcessLookupError):
                     os.kill(one.pid, signal.SIGKILL)
         set_priorities(family)
+        place_ingresses(family)
 
     def read_refusal(self) -> Fault | None:
         """Why the node could not start, once it has said so."""

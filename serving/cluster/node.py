@@ -39,8 +39,8 @@ KEEP_ALIVE_S = 75
 NAME = "sosie"
 LOOPBACK = "127.0.0.1"
 APPLICATION = "serving.cluster.application"
-WATCH_S = 1.0
-LOST_AFTER = 5
+WATCH_S = 2.0
+LOST_AFTER = 3
 _PR_SET_PDEATHSIG = 1
 
 

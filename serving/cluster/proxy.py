@@ -31,6 +31,8 @@ HEALTH = "{ path_beg /health/ /version /metrics }"
 MATCHES = "{ path /v1/match }"
 ENROLLMENTS = "{ path /v1/enrollments } { method POST }"
 
+UNWATCHED = "x-request-disconnect-disabled"
+
 Edit = Callable[[str], str]
 
 
@@ -174,6 +176,10 @@ def _list_rules(mine: str, bounds: list[tuple[str, str, int]]) -> list[str]:
             for name, which, bound in bounds
             if bound
         ),
+        # Serve would watch each client in a task of its own. A match is over before one has gone,
+        # and stores nothing.
+        f"http-request set-header {UNWATCHED} ?1 if {mine} {MATCHES}",
+        f"http-request del-header {UNWATCHED} if {mine} !{MATCHES}",
         *(f"use_backend {name} if {mine} {which}" for name, which, _ in bounds[1:]),
     ]
 
