@@ -27,7 +27,7 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
 LOOK_EVERY_S = 0.5
 STALE_S = 3.0
 """A watermark that could not be read for so long says nothing of the store any more."""
-GATHER_S = 0.005
+GATHER_S = 0.015
 """An ingress answers for a batch of photographs within so long: those are decided together."""
 LOOKS_BEHIND = 2
 """So many looks in a row must find the gallery behind: another process then writes."""
