@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,9 @@ def check_goals(
         if isinstance(value, Skipped):
             checks.append(Check(goal.name, None, goal.goal, None, value.reason))
         else:
-            checks.append(Check(goal.name, value, goal.goal, goal.is_met(value)))
+            # JSON has neither: what never came, or could not be measured.
+            told = value if math.isfinite(value) else None
+            checks.append(Check(goal.name, told, goal.goal, goal.is_met(value)))
     return tuple(checks)
 
 

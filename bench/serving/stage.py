@@ -45,16 +45,18 @@ class Stage:
     def place(self, home: Home, proxy: str = "haproxy") -> Place:
         return Place(home.path, home.cache, find_port(), proxy)
 
-    def setup(self, home: Home, **more: str | int | float | bool) -> Setup:
+    def describe(self) -> Setup:
+        """What all parts have in common."""
         return {
-            "references": home.references,
             "photographs": self.crowd.source,
             "people": len(self.crowd),
             "seed": self.seed,
             "database": "SQLite",
             "filesystem": filesystem_of(self.folder),
-            **more,
         }
+
+    def setup(self, home: Home, **more: str | int | float | bool) -> Setup:
+        return {"references": home.references, **self.describe(), **more}
 
 
 @contextmanager

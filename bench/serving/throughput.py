@@ -88,12 +88,17 @@ def loop(generator: Generator, service: Service, load: Load, pace: Pace) -> Loop
     return Loops(records, usage)
 
 
-def require_good(record: Record) -> None:
-    """A figure of wrong answers is none, nor is one of refusals."""
+def require_answered(record: Record, most_refused: float = 1.0) -> None:
+    """Every answer is good, or a refusal that says when to come again: of these a share at most."""
     bad = ~(record.is_fine | record.is_refused)
-    is_fine = record.is_fine.any() and record.is_refused.mean() <= MOST_REFUSED
+    is_fine = record.is_fine.any() and record.is_refused.mean() <= most_refused
     if bad.any() or not is_fine:
         raise RequestError(f"the service did not answer well: statuses {record.count_statuses()}")
+
+
+def require_good(record: Record) -> None:
+    """A figure of wrong answers is none, nor is one of refusals."""
+    require_answered(record, MOST_REFUSED)
 
 
 def require_judged(record: Record) -> None:

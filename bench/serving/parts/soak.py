@@ -12,7 +12,7 @@ from bench.serving.probes import BATCH, draw_probes, pack, pair_items
 from bench.serving.service import HOST, Service
 from bench.serving.soak import watch_memory
 from bench.serving.stage import Found, Stage
-from bench.serving.throughput import loop, require_good
+from bench.serving.throughput import loop, require_answered
 from bench.serving.visits import write_visits
 from bench.serving.wire import Caller, Request
 
@@ -31,12 +31,13 @@ def measure_soak(stage: Stage) -> Found:
         running = stage.generator.start(replace(steady, serial=len(load.requests) * 10_000))
         soak = watch_memory(service, running, stage.sizes.soak_sample_s)
         record = running.result()
-        require_good(record)
+        require_answered(record)
     enrolled = int((record.is_fine & (record.request % _CYCLE == 0)).sum())
     setup = stage.setup(home, seconds=stage.sizes.soak_s, requests_per_s=round(steady.rate or 0))
     figures = (
         Figure("requests answered", "requests", float(record.is_fine.sum())),
         Figure("of them enrollments", "requests", float(enrolled)),
+        Figure("refused (429)", "share", float(record.is_refused.mean())),
         *soak.list_figures(),
     )
     return [Result("Memory under a steady load", setup, figures)], {"memory_growth": soak.growth}
