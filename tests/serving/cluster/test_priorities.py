@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from serving.cluster.priorities import set_priorities
+from serving.cluster.priorities import place_ingresses, set_priorities
 from serving.cluster.processes import Process, Role
 from serving.cluster.supervisor import LOOK_S
 from tests.serving.cluster.conftest import Served
@@ -73,17 +73,17 @@ def test_every_thread_gives_way_also_those_that_start_later() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         set_priorities([as_role(process, Role.INGRESS)])
-        assert read_niceness(process) == [max(OWN, 5)] * 4
+        assert read_niceness(process) == [max(OWN, 1)] * 4
         process.stdin.write("another\n")
         process.stdout.readline()
-        assert read_niceness(process) == [max(OWN, 5)] * 5
+        assert read_niceness(process) == [max(OWN, 1)] * 5
 
 
 @pytest.mark.parametrize("role", TITLES)
 def test_the_proxy_goes_first_and_housekeeping_last(role: Role) -> None:
     answering = {Role.INGRESS, Role.REGISTRAR, Role.EMBEDDER, Role.SHARD}
     housekeeping = {Role.GCS, Role.CONTROLLER, Role.AGENT}
-    niceness = 5 if role in answering else 10 if role in housekeeping else 0
+    niceness = 1 if role in answering else 10 if role in housekeeping else 0
     with running("sleep", "60") as process:
         set_priorities([as_role(process, role)])
         assert read_niceness(process) == [max(OWN, niceness)]
@@ -101,12 +101,54 @@ def test_who_has_ended_meanwhile_stops_nobody_else() -> None:
         gone = as_role(ended, Role.INGRESS)
         ended.wait()
         set_priorities([gone, as_role(process, Role.INGRESS)])
-        assert read_niceness(process) == [max(OWN, 5)]
+        assert read_niceness(process) == [max(OWN, 1)]
+
+
+def read_slice_ns(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/sched").read_text().splitlines():
+        if line.startswith("se.slice"):
+            return int(line.split(":")[1])
+    pytest.skip("this kernel does not show how long a turn is")
+
+
+def test_the_proxy_asks_for_short_turns_and_stays_as_nice_as_it_was() -> None:
+    with running("sleep", "60") as process, running("sleep", "60") as other:
+        usual_ns = read_slice_ns(other.pid)
+        set_priorities([as_role(process, Role.PROXY), as_role(other, Role.INGRESS)])
+        assert read_slice_ns(process.pid) == 100_000
+        assert read_slice_ns(other.pid) == usual_ns
+        assert read_niceness(process) == [OWN]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_as_many_ingresses_as_cores_have_one_each_and_keep_it() -> None:
+    cores = os.sched_getaffinity(0)
+    with ExitStack() as stack:
+        ingresses = [stack.enter_context(running("sleep", "60")) for _ in cores]
+        registrar = stack.enter_context(running("sleep", "60"))
+        family = [*(as_role(one, Role.INGRESS) for one in ingresses)]
+        family.append(as_role(registrar, Role.REGISTRAR))
+        place_ingresses(family)
+        first = [os.sched_getaffinity(one.pid) for one in ingresses]
+        assert sorted(map(sorted, first)) == [[core] for core in sorted(cores)]
+        assert os.sched_getaffinity(registrar.pid) == cores
+        ingresses[0].kill()
+        another = stack.enter_context(running("sleep", "60"))
+        place_ingresses([as_role(another, Role.INGRESS), *family[1:]])
+        assert os.sched_getaffinity(another.pid) == first[0]
+        assert [os.sched_getaffinity(one.pid) for one in ingresses[1:]] == first[1:]
+
+
+def test_fewer_ingresses_than_cores_run_where_they_like() -> None:
+    with running("sleep", "60") as process:
+        cores = os.sched_getaffinity(process.pid)
+        place_ingresses([as_role(process, Role.INGRESS)])
+        assert os.sched_getaffinity(process.pid) == cores
 
 
 @pytest.mark.slow
 def test_in_a_running_service_each_has_its_place(served: Served) -> None:
-    wanted = {Role.PROXY: OWN, Role.INGRESS: max(OWN, 5), Role.REGISTRAR: max(OWN, 5)}
+    wanted = {Role.PROXY: OWN, Role.INGRESS: max(OWN, 1), Role.REGISTRAR: max(OWN, 1)}
     wanted |= {Role.GCS: max(OWN, 10), Role.CONTROLLER: max(OWN, 10), Role.AGENT: max(OWN, 10)}
     deadline = time.monotonic() + 3 * LOOK_S
     found: dict[Role, set[int]] = {}
