@@ -9,7 +9,7 @@ import ctypes
 import os
 import platform
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,8 +60,10 @@ def place_ingresses(processes: Iterable[Process]) -> None:
     free = cores - set().union(*(held for held in placed.values() if len(held) == 1))
     for pid, held in placed.items():
         if len(held) > 1 and free:
-            core = free.pop()
-            _for_each_thread(pid, lambda thread, core=core: os.sched_setaffinity(thread, {core}))
+            own = {free.pop()}
+            for thread in _list_threads(pid):
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(thread, own)
 
 
 def _raise_threads(pid: int, niceness: int) -> None:
@@ -75,16 +77,14 @@ def _raise_threads(pid: int, niceness: int) -> None:
 def _shorten_turns(pid: int, slice_us: int) -> None:
     if _SCHED_SETATTR is None:
         return
-    niceness = os.getpriority(os.PRIO_PROCESS, pid)
-    wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, 0, 0, niceness, 0, slice_us * 1000, 0, 0)
     call = ctypes.CDLL(None).syscall
-    _for_each_thread(pid, lambda thread: call(_SCHED_SETATTR, thread, wanted, 0))
-
-
-def _for_each_thread(pid: int, change: Callable[[int], object]) -> None:
     for thread in _list_threads(pid):
         with suppress(ProcessLookupError):
-            change(thread)
+            niceness = os.getpriority(os.PRIO_PROCESS, thread)
+            runtime_ns = slice_us * 1000
+            wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, 0, 0, niceness, 0, runtime_ns, 0, 0)
+            # Where it fails the proxy has the turns that all have.
+            call(_SCHED_SETATTR, thread, wanted, 0)
 
 
 def _cores_of(pid: int) -> set[int]:

