@@ -196,6 +196,41 @@ def gallery(
 
 
 @app.command()
+def sweep(
+    as_json: JsonFlag = False,
+    quick: Quick = False,
+    n: Annotated[int | None, typer.Option(min=1_000, help="References in the gallery.")] = None,
+    only: Annotated[
+        str, typer.Option(metavar="PARTS", help="Of million,flood,deployment,lfw.")
+    ] = "",
+    registered: Annotated[
+        int | None, typer.Option(min=1_000, help="References of the deployment.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.3, max=0.7, help="Score; 0.62 if none.")
+    ] = None,
+    faces: Faces = None,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For checkpoints; /var/tmp if none.")
+    ] = None,
+    seed: Seed = 0,
+    targets: Targets = TARGETS,
+    debug: Debug = False,
+) -> None:
+    """Rings hidden in a million references: found, grouped, and told from chains."""
+    from bench.sweep import QUICK, SweepConfig, read_parts, run
+
+    del debug
+    sizes: dict[str, Any] = dict(QUICK) if quick else {}
+    sizes |= _given(
+        references=n, registered=registered, threshold=threshold, faces=faces, folder=folder
+    )
+    config = SweepConfig(parts=read_parts(only), seed=seed, **sizes)
+    report, goals = _measure("sweep", lambda: run(config), targets)
+    _show(report, goals, as_json)
+
+
+@app.command()
 def serve(
     as_json: JsonFlag = False,
     quick: Quick = False,
@@ -227,6 +262,31 @@ def serve(
         sizes=sizes, parts=read_parts(only), faces=faces, seed=seed, **_given(folder=folder)
     )
     report, goals = _measure("serve", lambda: run(config), targets)
+    _show(report, goals, as_json)
+
+
+@app.command("import")
+def import_base(
+    as_json: JsonFlag = False,
+    quick: Quick = False,
+    n: Annotated[int | None, typer.Option(min=2, help="Only the first N people.")] = None,
+    vectors: Annotated[int | None, typer.Option(min=1, help="Synthetic rows of vectors.")] = None,
+    faces: Faces = None,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="On the disk to measure; /var/tmp if none.")
+    ] = None,
+    seed: Seed = 0,
+    targets: Targets = TARGETS,
+    debug: Debug = False,
+) -> None:
+    """An existing base taken in: photographs a second, vectors a second."""
+    from bench.imports import QUICK, ImportConfig, run
+
+    del debug
+    sizes: dict[str, Any] = dict(QUICK) if quick else {}
+    sizes |= _given(people=n, vectors=vectors, folder=folder)
+    config = ImportConfig(faces=faces, seed=seed, **sizes)
+    report, goals = _measure("import", lambda: run(config), targets)
     _show(report, goals, as_json)
 
 

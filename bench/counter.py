@@ -50,12 +50,15 @@ def open_outlet(store: Store) -> None:
     store.add_outlet(OUTLET, CARRIER, actor="bench")
 
 
-def load_holders(writer: Writer, references: NDArray[np.float32]) -> None:
-    """Writes a document, a reference and a line for each unit row float32[n, d]."""
-    rotated = writer.vault.rotate(references)
-    for start in range(0, len(rotated), LOAD_ROWS):
-        serials = range(start, min(start + LOAD_ROWS, len(rotated)))
-        writer.commit(_write_holders(writer, serials, rotated[serials.start : serials.stop]))
+def load_holders(writer: Writer, references: NDArray[np.float32], *, first_serial: int = 0) -> None:
+    """Writes a document, a reference and a line for each unit row float32[n, d].
+
+    Their serials follow one another from `first_serial` on.
+    """
+    for start in range(0, len(references), LOAD_ROWS):
+        rotated = writer.vault.rotate(references[start : start + LOAD_ROWS])
+        serials = range(first_serial + start, first_serial + start + len(rotated))
+        writer.commit(_write_holders(writer, serials, rotated))
 
 
 def write_requests(

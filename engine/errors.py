@@ -206,6 +206,30 @@ class TenantConflict(RequestError):
     code = "REQUEST.TENANT_CONFLICT"
 
 
+class CaseMoved(RequestError):
+    """The case is not in a state for that: closed, merged, proposed or not proposed."""
+
+    code = "CASE.STATE"
+
+
+class FourEyes(RequestError):
+    """Another person must have proposed it, with the same outcome and lines."""
+
+    code = "CASE.FOUR_EYES"
+
+
+class SweepBusy(RequestError):
+    """Another sweep is alive: one at a time."""
+
+    code = "SWEEP.BUSY"
+
+
+class SweepOver(RequestError):
+    """The sweep is not in a state for that."""
+
+    code = "SWEEP.STATE"
+
+
 E = TypeVar("E", bound=Exception)
 
 

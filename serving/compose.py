@@ -37,11 +37,14 @@ from serving.models import (
     load_calibration,
     model_digest,
 )
+from serving.retention.terms import read_crop_policy
 from serving.settings import KEY_RING_FILE, Settings
 from serving.snapshots import OpenIndex, ShardKeeper, SnapshotKeeper, gallery_config
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
+    from engine.sweeps.sweeping import Join
+    from indexes.exact.scanner import Scanner
 
 SNAPSHOT_FOLDER = "gallery"
 SNAPSHOT_AFTER = 1_000
@@ -132,6 +135,7 @@ class Deployment:
             authority=FormAuthority(),
             model_digest=self.store.model_digest,
             false_candidates=self.expect_false_candidates,
+            crops=read_crop_policy(self.settings.crops),
         )
 
     @cached_property
@@ -159,6 +163,14 @@ class Deployment:
         # Where nothing is written there is nothing to keep up with.
         self._upkeep = Upkeep(self.restored.gallery).start()
         return registrar
+
+    def joiner(self, scanner: Scanner) -> Join:
+        """How a sweep finds all pairs of the gallery, wherever that is."""
+        return self._snapshots.joiner(self.restored.gallery, scanner)
+
+    @property
+    def sweep_folder(self) -> Path:
+        return self.home / self.settings.sweep.folder
 
     def expect_false_candidates(self, gallery_size: int, score: float) -> dict[str, Any]:
         """How many strangers one search of `gallery_size` references brings at `score`."""

@@ -44,6 +44,10 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.HolderMismatch, 403, _BAD),
     (errors.TenantConflict, 403, _BAD),
     (errors.DeadlinePassed, 503, _BAD),
+    (errors.CaseMoved, 409, _BAD),
+    (errors.FourEyes, 403, _BAD),
+    (errors.SweepBusy, 409, _BAD),
+    (errors.SweepOver, 409, _BAD),
     (errors.RequestError, 400, _BAD),
     (errors.CalibrationError, 422, _BAD),
     (errors.KeyRingError, 503, _BAD),
@@ -78,6 +82,8 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
 
 RETRIABLE = frozenset({409, 429, 503, 507})
 RETRY_AFTER_S = 1.0
+FINAL = (errors.CaseMoved, errors.SweepBusy, errors.SweepOver)
+"""A conflict with what somebody else has done: asked again, it comes to the same."""
 
 
 def describe(error: Exception) -> Fault:
@@ -89,7 +95,7 @@ def describe(error: Exception) -> Fault:
         if isinstance(error, kind):
             code = getattr(error, "code", "INDEX.REFUSED")
             wait_s = getattr(error, "retry_after_s", None)
-            if wait_s is None and status in RETRIABLE:
+            if wait_s is None and status in RETRIABLE and kind not in FINAL:
                 wait_s = RETRY_AFTER_S
             return Fault(code, " ".join(str(error).split()), status, exit_code, wait_s)
     message = f"internal error ({type(error).__name__}): run again with --debug and report it"

@@ -150,3 +150,60 @@ class ServeSettings(Section):
     proxy: Literal["haproxy", "ray"] = Field(
         default="haproxy", description="ray: Serve's own proxy, ten times slower; for comparison"
     )
+
+
+class SweepSettings(Section):
+    """Sweeps of the whole gallery: where they keep what they find, and what they may take."""
+
+    folder: str = Field(default="sweeps", description="in the home folder")
+    threads: int = Field(default=0, ge=0, le=1024, description="0: one for each core")
+    fmr: float = Field(
+        default=0,
+        ge=0,
+        lt=1,
+        description="false match rate that chooses the threshold; 0: the one that is proposed",
+    )
+    false_pairs: float = Field(
+        default=0.01,
+        gt=0,
+        le=1000,
+        description="how many false pairs for each new reference a proposal may bring",
+    )
+
+
+class RetentionSettings(Section):
+    """How many days what is no longer needed is kept; 0 keeps it. What stands under a document
+    that an open case names stays until that is closed."""
+
+    rejected_days: int = Field(
+        default=180,
+        ge=0,
+        le=36500,
+        description="scores, consent and stored answer of a rejected attempt, and a document that "
+        "nobody was ever approved under; 0: kept",
+    )
+    closed_lines_days: int = Field(
+        default=730, ge=0, le=36500, description="the number of a line since it was closed; 0: kept"
+    )
+    answers_days: int = Field(
+        default=30,
+        ge=0,
+        le=36500,
+        description="stored answers: an Idempotency-Key sent again later is judged anew; 0: kept",
+    )
+    daily_at: str = Field(
+        default="02:30",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?$",
+        description="service: when all this leaves, UTC; empty: only by sosie retention run",
+    )
+
+
+class CropsSettings(Section):
+    """Aligned faces of 112×112 pixels, sealed, for those who decide cases."""
+
+    keep: Literal["none", "cases", "all"] = Field(
+        default="none", description="none, those of attempts that opened a case, or all"
+    )
+    days: int = Field(
+        default=30, ge=1, le=3650, description="how long a crop is kept, whatever is open about it"
+    )

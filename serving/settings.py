@@ -23,12 +23,15 @@ from pydantic_settings import (
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
 from serving.sections import (
+    CropsSettings,
     GallerySettings,
     ModelSettings,
     RegistrarSettings,
     RegistrySettings,
+    RetentionSettings,
     Section,
     ServeSettings,
+    SweepSettings,
     ThresholdSettings,
 )
 
@@ -57,6 +60,9 @@ class Settings(BaseSettings):
     registrar: RegistrarSettings = RegistrarSettings()
     gallery: GallerySettings = GallerySettings()
     serve: ServeSettings = ServeSettings()
+    sweep: SweepSettings = SweepSettings()
+    retention: RetentionSettings = RetentionSettings()
+    crops: CropsSettings = CropsSettings()
 
     @classmethod
     def settings_customise_sources(

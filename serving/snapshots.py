@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import RegistryError
 from engine.matching.restoration import (
@@ -17,13 +19,19 @@ from engine.matching.restoration import (
 )
 from engine.registry.store import Store
 from indexes.gallery import Gallery
+from indexes.joining.join import join_gallery
 from indexes.kinds import measured_near
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
+from indexes.sharding.joining import join_shards
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import SegmentEntry
 from serving.settings import Settings
+
+if TYPE_CHECKING:
+    from engine.sweeps.sweeping import Join
+    from indexes.exact.scanner import Scanner
 
 OpenIndex = Callable[[ShardPlan], ShardedIndex]
 """Opens an empty gallery on shards; `ShardLost` where they cannot be had now."""
@@ -58,6 +66,10 @@ class SnapshotKeeper:
     def restore(self) -> Restored:
         """The gallery, brought to the state of the store."""
         return restore_gallery(self._store, self.folder, self._config)
+
+    def joiner(self, gallery: Gallery, scanner: Scanner) -> Join:
+        """How all pairs of the gallery are found; with these threads where it is in memory."""
+        return partial(join_gallery, gallery, scanner=scanner)
 
     def close(self) -> None:
         """Ends what the gallery of `restore` has besides memory."""
@@ -164,6 +176,12 @@ class ShardKeeper(SnapshotKeeper):
         except BaseException:
             self.close()
             raise
+
+    def joiner(self, gallery: Gallery, scanner: Scanner) -> Join:
+        """The shards compare, each with its own threads."""
+        del scanner
+        assert self._index is not None, "restored before it is joined"
+        return partial(join_shards, gallery, self._index)
 
     def close(self) -> None:
         """Ends the shards."""

@@ -108,6 +108,11 @@ class Extractor:
         self._pool.shutdown()
 
     @property
+    def threads(self) -> int:
+        """How many work on a batch."""
+        return self._threads
+
+    @property
     def dim(self) -> int:
         """Length of a vector."""
         return self._embedder.dim

@@ -1,12 +1,13 @@
 """Bulk admission: references that come from elsewhere, without a decision on any of them.
 
-For moving a register of subscribers in, and for galleries of synthetic people.
+`admit_planned` is for a register of subscribers, `admit_references` for synthetic people.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from engine.matching.documents import (
 )
 from engine.matching.intake import document_look_up, name_look_up
 from engine.matching.publication import publish
+from engine.matching.subscribers import AdmissionPlan
 from engine.registry.records import AuditEntry, Changes, NewDocument, NewReference, new_id
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
@@ -28,6 +30,8 @@ from indexes.gallery import Gallery
 from indexes.validation import check_vectors
 
 CHUNK_SIZE = 10_000
+ADMITTED = "subscribers.admitted"
+"""The action of the audit entry that each chunk of an import leaves."""
 
 
 def admit_references(
@@ -58,6 +62,44 @@ def admit_references(
         if report is not None:
             report(min(start + chunk_size, len(documents)), len(documents))
     return len(documents)
+
+
+def admit_planned(
+    writer: Writer,
+    gallery: Gallery,
+    plan: AdmissionPlan,
+    *,
+    actor: str,
+    subject: str,
+    detail: Mapping[str, Any],
+) -> None:
+    """Makes a plan durable and visible, in one transaction with its audit entries.
+
+    To be called in the writer's turn in which it was made. Raises what `publish` does.
+    """
+    ids = [writer.next_reference_id() for _ in plan.referenced]
+    sequence = writer.sequence + bool(ids)
+    counts = {"references": len(ids), "lines": len(plan.lines), "gallery_sequence": sequence}
+    audit = [AuditEntry(actor, ADMITTED, subject, {**detail, **counts})]
+    audit += [
+        AuditEntry(actor, "consent.recorded", document_id, {"consent_ref": consent_ref})
+        for document_id, consent_ref in plan.consents
+    ]
+    references = [
+        NewReference(
+            id=key, document_id=document_id, enrollment_id=None, template=vector, sequence=sequence
+        )
+        for key, document_id, vector in zip(ids, plan.referenced, plan.vectors, strict=True)
+    ]
+    changes = Changes(
+        sequence=sequence,
+        audit=audit,
+        documents=plan.documents,
+        activated_documents=plan.activated,
+        references=references,
+        lines=plan.lines,
+    )
+    publish(writer, gallery, changes, plan.vectors)
 
 
 def _check(documents: Sequence[Document], on: date) -> list[CheckedDocument]:

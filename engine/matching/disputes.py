@@ -8,6 +8,8 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.casework.book import CaseBook, NewCase
+from engine.casework.model import CaseKind, CaseOrigin
 from engine.errors import HolderMismatch, NotFound
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document
@@ -18,17 +20,13 @@ from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,
     CaseRecord,
-    CaseState,
     Changes,
     DocumentRecord,
     LineRecord,
     LineStatus,
-    new_id,
 )
 from engine.registry.writer import Writer
 
-DISPUTE = "dispute"
-"""The kind of case, beside those of `policy.CaseKind`: no verdict opens it, a holder does."""
 NOT_THE_HOLDER = "the face is not that of the document's holder"
 """Said of a document that nobody holds too, so that it does not tell who is enrolled."""
 
@@ -75,7 +73,7 @@ def dispute_line(
             raise NotFound(LINE_UNKNOWN)
         case = _read_case(writer, registry, line, actor)
         if case is None:
-            case = _open_case(writer, line, score, now, actor)
+            case = _open_case(writer, registry, line, score, now, actor)
         return Dispute(case.id, line.id, case.opened_at)
 
     return registrar.run(perform)
@@ -92,35 +90,36 @@ def _find_holder(
 
 
 def _read_case(writer: Writer, registry: Reader, line: LineRecord, actor: str) -> CaseRecord | None:
-    case = registry.open_case_of(line.id, DISPUTE)
+    case = registry.open_case_of(line.id, CaseKind.DISPUTE)
     if case is not None:
         _audit(writer, AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id}))
     return case
 
 
 def _open_case(
-    writer: Writer, line: LineRecord, score: float, now: datetime, actor: str
+    writer: Writer, registry: Reader, line: LineRecord, score: float, now: datetime, actor: str
 ) -> CaseRecord:
-    case = CaseRecord(
-        id=new_id(),
-        kind=DISPUTE,
-        state=CaseState.OPEN,
-        enrollment_id=line.enrollment_id,
-        document_ids=(line.document_id,),
-        score=score,
-        opened_at=now,
-        line_id=line.id,
+    book = CaseBook(registry, now)
+    case = book.open(
+        NewCase(
+            kind=CaseKind.DISPUTE,
+            origin=CaseOrigin.DISPUTE,
+            enrollment_id=line.enrollment_id,
+            document_ids=(line.document_id,),
+            line_id=line.id,
+            line_ids=(line.id,),
+            score=score,
+        ),
+        actor,
     )
     detail = {"case": case.id, "document": line.document_id, "score": score}
-    writer.commit(
-        Changes(
-            sequence=writer.sequence,
-            audit=(AuditEntry(actor, "line.disputed", line.id, detail),),
-            cases=(case,),
-            # A line stays disputed when a case about it was closed without changing it.
-            disputed_lines=(line.id,) if line.status is LineStatus.ACTIVE else (),
-        )
+    changes = Changes(
+        sequence=writer.sequence,
+        audit=(AuditEntry(actor, "line.disputed", line.id, detail),),
+        # A line stays disputed when a case about it was closed without changing it.
+        disputed_lines=(line.id,) if line.status is LineStatus.ACTIVE else (),
     )
+    writer.commit(book.add_to(changes))
     return case
 
 

@@ -96,7 +96,7 @@ def erase_holder(
             references=len(ids),
             lines=len(open_lines),
             gallery_sequence=sequence,
-            erased_at=now,
+            erased_at=kept.at,
             audit_number=kept.number,
             audit_hash=kept.hash.hex(),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from engine.casework.book import CaseBook
 from engine.errors import SosieError
 from engine.matching.comparison import Comparisons
 from engine.matching.docket import Docket
@@ -21,6 +22,7 @@ from engine.matching.watchlist import WatchList
 from engine.registry.records import Changes
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from engine.retention.crops import NO_CROPS, CropPolicy
 from indexes.gallery import Gallery
 
 
@@ -50,6 +52,7 @@ class Judge:
     authority: DocumentAuthority
     model_digest: str
     false_candidates: FalseCandidates
+    crops: CropPolicy = NO_CROPS
 
     def judge(
         self,
@@ -69,6 +72,8 @@ class Judge:
             sequence=sequence,
             next_reference_id=next_reference_id,
             now=now,
+            crops=self.crops,
+            cases=CaseBook(self.store, now),
         )
         answers = self._judge_attempts(attempts, minutes) if attempts else iter(())
         outcomes = [next(answers) if isinstance(it, Attempt) else it for it in sorted_out]

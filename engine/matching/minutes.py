@@ -7,17 +7,19 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from engine.casework.book import CaseBook, NewCase
 from engine.matching.comparison import Comparisons
 from engine.matching.docket import Docket, FreshReference
 from engine.matching.intake import Attempt
-from engine.matching.policy import POLICY_VERSION, CaseKind, Evidence, Verdict
+from engine.matching.policy import POLICY_VERSION, Evidence, Verdict
 from engine.matching.replaying import write_evidence, write_findings
 from engine.matching.requests import Answer
+from engine.matching.suspicions import describe_case
+from engine.matching.telling import tell_scores, tell_search
 from engine.reasons import Decision
+from engine.registry.casefile import NewCrop
 from engine.registry.records import (
     AuditEntry,
-    CaseRecord,
-    CaseState,
     Changes,
     DocumentRecord,
     DocumentStatus,
@@ -29,6 +31,7 @@ from engine.registry.records import (
     new_id,
 )
 from engine.registry.vault import Vault
+from engine.retention.crops import CropPolicy
 
 
 class Minutes:
@@ -42,34 +45,39 @@ class Minutes:
         sequence: int,
         next_reference_id: Callable[[], int],
         now: datetime,
+        crops: CropPolicy,
+        cases: CaseBook,
     ) -> None:
         self._vault = vault
         self._model_digest = model_digest
         self._next_sequence = sequence + 1
         self._next_reference_id = next_reference_id
         self._now = now
+        self._crop_policy = crops
+        self._cases = cases
         self._documents: list[NewDocument] = []
         self._activated: list[NewDocument] = []
         self._enrollments: list[EnrollmentRecord] = []
         self._references: list[NewReference] = []
         self._lines: list[NewLine] = []
-        self._cases: list[CaseRecord] = []
         self._answers: list[StoredAnswer] = []
+        self._crops: list[NewCrop] = []
         self._audit: list[AuditEntry] = []
 
     def changes(self) -> Changes:
         """Everything written so far, for one transaction."""
-        return Changes(
+        own = Changes(
             documents=tuple(self._documents),
             activated_documents=tuple(self._activated),
             enrollments=tuple(self._enrollments),
             references=tuple(self._references),
             lines=tuple(self._lines),
-            cases=tuple(self._cases),
             answers=tuple(self._answers),
+            crops=tuple(self._crops),
             audit=tuple(self._audit),
             sequence=self._next_sequence if self._references else self._next_sequence - 1,
         )
+        return self._cases.add_to(own)
 
     def write(
         self,
@@ -91,15 +99,18 @@ class Minutes:
             self._admit_reference(place, attempt, enrollment_id, document_id, comparisons, docket)
             line_id = self._open_line(attempt, enrollment_id, document_id, docket)
         cases = [
-            self._open_case(kind, enrollment_id, document_id, evidence) for kind in verdict.cases
+            self._open_case(
+                attempt, describe_case(kind, verdict, evidence, enrollment_id, document_id)
+            )
+            for kind in verdict.cases
         ]
         body = {
             "enrollment_id": enrollment_id,
             "decision": verdict.decision.value,
             "reasons": write_findings(verdict),
-            "scores": _scores(evidence),
+            "scores": tell_scores(evidence),
             "thresholds": asdict(evidence.thresholds),
-            "duplicate_search": _duplicate_search(evidence, comparisons, false_candidates),
+            "duplicate_search": tell_search(evidence, comparisons, false_candidates),
             "cases": cases,
             "document_id": document_id,
             "line_id": line_id,
@@ -212,24 +223,10 @@ class Minutes:
         docket.add_line(attempt.msisdn_lookup, document_id, attempt.outlet.carrier)
         return line_id
 
-    def _open_case(
-        self, kind: CaseKind, enrollment_id: str, document_id: str | None, evidence: Evidence
-    ) -> dict[str, str]:
-        is_theft = kind is CaseKind.STOLEN_DOCUMENT
-        others = () if is_theft else tuple(item.document_id for item in evidence.candidates)
-        own = (document_id,) if document_id is not None else ()
-        best = max((item.score for item in evidence.candidates), default=None)
-        case = CaseRecord(
-            id=new_id(),
-            kind=kind.value,
-            state=CaseState.OPEN,
-            enrollment_id=enrollment_id,
-            document_ids=own + others,
-            score=evidence.holder_score if is_theft else best,
-            opened_at=self._now,
-        )
-        self._cases.append(case)
-        return {"id": case.id, "kind": case.kind}
+    def _open_case(self, attempt: Attempt, case: NewCase) -> dict[str, str]:
+        """The case that people will decide: another one, where that shares a face with this."""
+        opened = self._cases.open(case, _actor_of(attempt))
+        return {"id": opened.id, "kind": case.kind.value}
 
     def _record(
         self, attempt: Attempt, body: dict[str, Any], evidence: Evidence, searched_sequence: int
@@ -257,6 +254,9 @@ class Minutes:
                 created_at=self._now,
             )
         )
+        self._crops += self._crop_policy.choose(
+            self._vault, request, enrollment_id, bool(body["cases"]), self._now
+        )
         self._answers.append(
             StoredAnswer(
                 scope=attempt.scope,
@@ -268,7 +268,7 @@ class Minutes:
         )
         self._audit.append(
             AuditEntry(
-                actor=f"outlet:{attempt.outlet.code}",
+                actor=_actor_of(attempt),
                 action="enrollment.decided",
                 subject=enrollment_id,
                 detail={
@@ -279,24 +279,5 @@ class Minutes:
         )
 
 
-def _scores(evidence: Evidence) -> dict[str, float | None]:
-    return {
-        "live_portrait": evidence.live_portrait_score,
-        "holder": evidence.holder_score,
-        "best_candidate": max((item.score for item in evidence.candidates), default=None),
-    }
-
-
-def _duplicate_search(
-    evidence: Evidence, comparisons: Comparisons, false_candidates: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Never a silent "no match": where no search ran, the answer says that none did."""
-    if evidence.searched is None:
-        return {"ran": False}
-    return {
-        "ran": True,
-        "searched": evidence.searched,
-        "gallery_sequence": comparisons.sequence,
-        "candidates": [asdict(candidate) for candidate in evidence.candidates],
-        "expected_false_candidates": dict(false_candidates),
-    }
+def _actor_of(attempt: Attempt) -> str:
+    return f"outlet:{attempt.outlet.code}"

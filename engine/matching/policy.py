@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from engine.casework.model import CaseKind
 from engine.matching.thresholds import Thresholds
 from engine.reasons import Decision, Reason
 
@@ -20,14 +21,6 @@ class Photograph(StrEnum):
 
     LIVE = "live"
     PORTRAIT = "portrait"
-
-
-class CaseKind(StrEnum):
-    """What a fraud analyst is asked to decide."""
-
-    STOLEN_DOCUMENT = "stolen_document"
-    DUPLICATE_IDENTITY = "duplicate_identity"
-    POSSIBLE_DUPLICATE = "possible_duplicate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +67,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The gravest decision of all findings, the findings in the table's order, the cases."""
+    """The gravest decision of all findings, the findings in the table's order, and what an
+    analyst is asked to decide."""
 
     decision: Decision
     findings: tuple[Finding, ...]

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.errors import NotFound
 from engine.matching.policy import Candidate, Evidence, Verdict, decide
 from engine.matching.thresholds import Thresholds
 from engine.reasons import Decision, Reason
 from engine.registry.records import EnrollmentRecord
+
+_BARE = ("findings", "model_digest", "policy_version")
+_BARE_INPUTS = ("thresholds", "searched")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,14 @@ def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
     return Evidence(**fields)
 
 
+def strip_evidence(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays of the evidence beside a decision when its time is over: the rules it was judged
+    by and its findings; no score, no candidate, nothing measured on a face."""
+    inputs = recorded.get("inputs", {})
+    stays = {name: recorded[name] for name in _BARE if name in recorded}
+    return stays | {"inputs": {name: inputs[name] for name in _BARE_INPUTS if name in inputs}}
+
+
 def write_findings(verdict: Verdict) -> list[dict[str, str]]:
     """The findings of a verdict for people: reason, what it brings, which photograph."""
     return [
@@ -52,7 +64,12 @@ def write_findings(verdict: Verdict) -> list[dict[str, str]]:
 
 
 def replay(enrollment: EnrollmentRecord) -> Replay:
-    """Decides a recorded enrollment again, from nothing but its recorded evidence."""
+    """Decides a recorded enrollment again, from nothing but its recorded evidence.
+
+    `NotFound` where that has left.
+    """
+    if enrollment.expired_at is not None:
+        raise NotFound("the evidence of this attempt has left by retention: it cannot be replayed")
     verdict = decide(read_evidence(enrollment.evidence["inputs"]))
     return Replay(
         recorded=Decision(enrollment.decision),

@@ -26,13 +26,15 @@ class Sample:
     """One photograph after extraction.
 
     `vector` is a rotated unit vector, float32[d], or `None` exactly where no face was found;
-    `problems` asks for a new photograph; `digest` is the SHA-256 of the image's bytes.
+    `problems` asks for a new photograph; `digest` is the SHA-256 of the image's bytes; `crop` is
+    the aligned face, sealed for its way to the registrar, where crops are kept.
     """
 
     vector: NDArray[np.float32] | None = field(repr=False)
     digest: bytes = field(repr=False)
     problems: tuple[Reason, ...] = ()
     quality: Mapping[str, float] = field(default_factory=dict)
+    crop: bytes | None = field(default=None, repr=False)
 
     @property
     def is_usable(self) -> bool:

@@ -1,33 +1,45 @@
-"""A face held against the references of a holder: 1:1, long after the enrollment."""
+"""A face held against the references of a holder: 1:1, long after the enrollment.
+
+Where it is another face's, people look into it: the line, or the document, may have changed hands.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.casework.book import CaseBook, NewCase
+from engine.casework.model import CaseKind, CaseOrigin
 from engine.errors import NotFound
 from engine.matching.documents import Document
 from engine.matching.holders import NOBODY, find_target
 from engine.matching.operations import LINE_UNKNOWN, find_line, normalise_line
 from engine.matching.references import score_holder
+from engine.matching.runner import Runner
 from engine.matching.scribe import Audit
 from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, DocumentRecord, utc_now
-from indexes.gallery import Gallery
+from engine.registry.records import AuditEntry, Changes, DocumentRecord, LineRecord, utc_now
+from engine.registry.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
 class HolderCheck:
-    """How a probe compares with a document's references; no score where it has none."""
+    """How a probe compares with a document's references; no score where it has none.
+
+    `case_id` is the case that people will decide, where another face was found: for those who
+    work on cases alone.
+    """
 
     document_id: str
     line_id: str | None
     is_match: bool
     score: float | None
     threshold: float
+    case_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,37 +56,38 @@ class HolderProbe:
 
 
 def check_line(
-    registry: Reader, gallery: Gallery, line_text: str, probe: HolderProbe, audit: Audit
+    registrar: Runner, registry: Reader, line_text: str, probe: HolderProbe, audit: Audit
 ) -> HolderCheck:
     """Against the holder of a line in use, by number or id; audited before it is told.
 
-    `NotFound` where there is no such line, or where it is another tenant's.
+    Another face opens a case about the line. `NotFound` where there is no such line, or where it
+    is another tenant's.
     """
     target = normalise_line(line_text)
-    line_id: str | None = None
+    found: LineRecord | None = None
 
     def find() -> DocumentRecord:
-        nonlocal line_id
-        line = find_line(registry, target)
-        if line is None or probe.carrier not in (None, line.carrier):
+        nonlocal found
+        found = find_line(registry, target)
+        if found is None or probe.carrier not in (None, found.carrier):
             raise NotFound(LINE_UNKNOWN)
-        line_id = line.id
-        return registry.document(line.document_id)
+        return registry.document(found.document_id)
 
-    record, score = score_holder(find, gallery, probe.vector)
-    return _tell(record, line_id, score, probe, audit)
+    record, score = score_holder(find, registrar.gallery, probe.vector)
+    return _Check(registrar, registry, probe, audit).tell(record, found, score)
 
 
 def check_document(
-    registry: Reader, gallery: Gallery, target: Document | str, probe: HolderProbe, audit: Audit
+    registrar: Runner, registry: Reader, target: Document | str, probe: HolderProbe, audit: Audit
 ) -> HolderCheck:
     """Against the holder of a document, presented or by its id; audited before it is told.
 
-    `NotFound` where nobody holds it or, for a tenant, where it has no line in use there.
+    Another face opens a case about the document. `NotFound` where nobody holds it or, for a
+    tenant, where it has no line in use there.
     """
     find = partial(_find_document, registry, target, probe.carrier)
-    record, score = score_holder(find, gallery, probe.vector)
-    return _tell(record, None, score, probe, audit)
+    record, score = score_holder(find, registrar.gallery, probe.vector)
+    return _Check(registrar, registry, probe, audit).tell(record, None, score)
 
 
 def _find_document(registry: Reader, target: Document | str, carrier: str | None) -> DocumentRecord:
@@ -84,14 +97,45 @@ def _find_document(registry: Reader, target: Document | str, carrier: str | None
     return record
 
 
-def _tell(
-    record: DocumentRecord,
-    line_id: str | None,
-    score: float | None,
-    probe: HolderProbe,
-    audit: Audit,
-) -> HolderCheck:
-    is_match = score is not None and score >= probe.threshold
-    detail = {"matched": is_match} | ({"line": line_id} if line_id else {})
-    audit(AuditEntry(probe.actor, "holder.checked", record.id, detail))
-    return HolderCheck(record.id, line_id, is_match, score, probe.threshold)
+@dataclass(frozen=True, slots=True)
+class _Check:
+    registrar: Runner
+    registry: Reader
+    probe: HolderProbe
+    audit: Audit
+
+    def tell(
+        self, record: DocumentRecord, line: LineRecord | None, score: float | None
+    ) -> HolderCheck:
+        is_match = score is not None and score >= self.probe.threshold
+        detail = {"matched": is_match} | ({} if line is None else {"line": line.id})
+        entry = AuditEntry(self.probe.actor, "holder.checked", record.id, detail)
+        case_id = None
+        if is_match or score is None:
+            # Without a face on file nothing was compared: that is no evidence.
+            self.audit(entry)
+        else:
+            case_id = self._open_case(record, line, score, entry)
+        line_id = None if line is None else line.id
+        return HolderCheck(record.id, line_id, is_match, score, self.probe.threshold, case_id)
+
+    def _open_case(
+        self, record: DocumentRecord, line: LineRecord | None, score: float, entry: AuditEntry
+    ) -> str:
+        new = NewCase(
+            kind=CaseKind.LINE_CHANGED_FACE,
+            origin=CaseOrigin.REVERIFICATION,
+            document_ids=(record.id,),
+            enrollment_id=None if line is None else line.enrollment_id,
+            line_id=None if line is None else line.id,
+            line_ids=() if line is None else (line.id,),
+            score=score,
+        )
+
+        def perform(writer: Writer, now: datetime) -> str:
+            book = CaseBook(self.registry, now)
+            case = book.open(new, self.probe.actor)
+            writer.commit(book.add_to(Changes(sequence=writer.sequence, audit=(entry,))))
+            return case.id
+
+        return self.registrar.run(perform)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from engine.registry.records import AuditEntry, AuditRecord
 from engine.registry.vault import Vault
 
 if TYPE_CHECKING:
-    from engine.registry.store import Store
+    from engine.registry.reader import Reader
 
 GENESIS = bytes(32)
 """What the first entry's hash stands on."""
@@ -33,7 +33,8 @@ _HASH = select(tables.audit.c.hash).where(tables.audit.c.number == bindparam("nu
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """`first_bad`: the first number whose entry is altered, missing or out of place."""
+    """`entries`: the number of the last entry that was looked at; `first_bad`: the first whose
+    entry is altered, missing or out of place."""
 
     entries: int
     intact: bool
@@ -87,7 +88,7 @@ def append(connection: Connection, records: Sequence[AuditRecord]) -> None:
 def read_page(connection: Connection, after: int) -> list[AuditRecord]:
     """The next entries after a number, oldest first; none at the end."""
     rows = connection.execute(_PAGE, {"after": after, "page": _PAGE_ROWS})
-    return [_record(row) for row in rows]
+    return [record_of(row) for row in rows]
 
 
 def hash_at(connection: Connection, number: int) -> bytes | None:
@@ -96,23 +97,35 @@ def hash_at(connection: Connection, number: int) -> bytes | None:
     return found
 
 
-def verify_chain(store: Store) -> AuditReport:
-    """Recomputes the whole chain with the deployment's key, up to the head on record.
+def verify_chain(
+    reader: Reader,
+    after: int = 0,
+    most: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> AuditReport:
+    """Recomputes the chain with the deployment's key, up to the head on record: all of it, or
+    at most so many entries after one that is believed, to verify a long chain in parts.
 
     It finds an entry that was altered, removed, inserted or reordered, and a missing tail. A
     database set back as a whole to an older state is consistent in itself: compare the head
-    with one kept elsewhere to find that.
+    with one kept elsewhere to find that. `progress(done, total)` is told now and then.
     """
-    last, recorded_head = store.audit_head()
-    expected, head = 1, GENESIS
-    for record in _until(store.audit_entries(), last):
-        head = store.vault.chain(head, canonical(record.number, record.at, record.entry))
+    last, recorded_head = reader.audit_head()
+    end = last if most is None else min(after + most, last)
+    expected = after + 1
+    head = reader.audit_hash_at(after) if after else GENESIS
+    if head is None:
+        return AuditReport(after, intact=False, first_bad=after)
+    for record in _until(reader.audit_entries(after), end):
+        head = reader.vault.chain(head, canonical(record.number, record.at, record.entry))
         if record.number != expected or record.hash != head:
             return AuditReport(expected, intact=False, first_bad=expected)
+        if progress is not None and expected % _PAGE_ROWS == 0:
+            progress(expected - after, end - after)
         expected += 1
-    if expected != last + 1 or head != recorded_head:
+    if expected != end + 1 or (end == last and head != recorded_head):
         return AuditReport(expected - 1, intact=False, first_bad=expected)
-    return AuditReport(last, intact=True, first_bad=None)
+    return AuditReport(end, intact=True, first_bad=None)
 
 
 def _until(records: Iterator[AuditRecord], last: int) -> Iterator[AuditRecord]:
@@ -123,6 +136,7 @@ def _until(records: Iterator[AuditRecord], last: int) -> Iterator[AuditRecord]:
         yield record
 
 
-def _record(row: Row[Any]) -> AuditRecord:
+def record_of(row: Row[Any]) -> AuditRecord:
+    """A row of the trail as a record."""
     entry = AuditEntry(row.actor, row.action, row.subject, row.detail)
     return AuditRecord(row.number, row.at, entry, row.hash)

@@ -1,70 +1,142 @@
-"""Reads the cases that people are to decide."""
+"""Reads the cases that people are to decide, and what has become of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, select, true
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy import Row, Select, and_, bindparam, func, or_, select
 
-from engine.registry import tables
+from engine.casework.model import CaseNote, NoteKind
+from engine.errors import NotFound
+from engine.registry.caserows import CASE_NOTE, case_of
+from engine.registry.casetables import case_documents, case_notes, cases
 from engine.registry.database import reading
-from engine.registry.records import CaseRecord, CaseState
-from engine.registry.rows import case_of
+from engine.registry.records import ALIVE, CaseRecord, CaseState, is_id
 from engine.registry.source import KEYS, Source
 
-
-class _Elements(FunctionElement[Any]):
-    """The texts of a JSON array, as a table with the column `value`."""
-
-    inherit_cache = True
-
-
-@compiles(_Elements, "sqlite")
-def _write_sqlite(elements: _Elements, compiler: SQLCompiler, **options: Any) -> str:
-    return f"json_each({compiler.process(elements.clauses, **options)})"
-
-
-@compiles(_Elements, "postgresql")
-def _write_postgresql(elements: _Elements, compiler: SQLCompiler, **options: Any) -> str:
-    return f"json_array_elements_text({compiler.process(elements.clauses, **options)})"
-
-
-_cases = tables.cases
-_named = _Elements(_cases.c.document_ids).table_valued("value", name="named")
-_IS_OPEN = _cases.c.state == CaseState.OPEN.value
-_NEWEST = select(_cases).order_by(_cases.c.opened_at.desc(), _cases.c.id)
-_OPEN_OF_LINE = select(_cases).where(
-    _cases.c.line_id == bindparam("line"), _cases.c.kind == bindparam("kind"), _IS_OPEN
+_IS_ALIVE = cases.c.state.in_(sorted(state.value for state in ALIVE))
+_NEWEST = select(cases).order_by(cases.c.opened_at.desc(), cases.c.id.desc())
+_CASES = select(cases).where(cases.c.id.in_(KEYS))
+_OPEN_OF_LINE = select(cases).where(
+    cases.c.line_id == bindparam("line"), cases.c.kind == bindparam("kind"), _IS_ALIVE
 )
-_OPEN_OF_DOCUMENTS = (
-    _NEWEST.add_columns(_named.c.value.label("named_id"))
-    .select_from(_cases.join(_named, true()))
-    .where(_IS_OPEN, _named.c.value.in_(KEYS))
+_OF_DOCUMENTS = (
+    _NEWEST.add_columns(case_documents.c.document_id.label("named_id"))
+    .join(case_documents, case_documents.c.case_id == cases.c.id)
+    .where(case_documents.c.document_id.in_(KEYS))
+)
+_OPEN_OF_DOCUMENTS = _OF_DOCUMENTS.where(_IS_ALIVE)
+_STANDING_OF_DOCUMENTS = _OF_DOCUMENTS.where(cases.c.state != CaseState.MERGED.value)
+_MERGED_INTO = (
+    select(cases)
+    .where(cases.c.merged_into == bindparam("id"))
+    .order_by(cases.c.opened_at, cases.c.id)
+)
+_standing = cases.alias("standing")
+_OF_GROUPS = (
+    select(_standing, cases.c.group_key.label("named_key"))
+    .join(_standing, _standing.c.id == func.coalesce(cases.c.merged_into, cases.c.id))
+    .where(cases.c.group_key.in_(KEYS))
+    .order_by(_standing.c.opened_at, _standing.c.id)
+)
+_WENT_INTO = select(cases.c.id).where(cases.c.merged_into == bindparam("id"))
+_NOTES = (
+    select(case_notes)
+    .where(or_(case_notes.c.case_id == bindparam("id"), case_notes.c.case_id.in_(_WENT_INTO)))
+    .order_by(case_notes.c.id)
 )
 
 
 class CaseReader(Source):
     """The cases of a deployment."""
 
-    def cases(self, state: CaseState | None = CaseState.OPEN, limit: int = 100) -> list[CaseRecord]:
-        """The newest cases, of one state or of all."""
-        query = _NEWEST if state is None else _NEWEST.where(_cases.c.state == state.value)
+    def case(self, case_id: str) -> CaseRecord:
+        """One case; `NotFound` if there is none."""
+        found = self.cases_by_id([case_id]) if is_id(case_id) else {}
+        if case_id not in found:
+            raise NotFound("no case has this id: see `sosie cases`")
+        return found[case_id]
+
+    def cases_by_id(self, ids: Sequence[str]) -> dict[str, CaseRecord]:
+        """The known ones of these cases."""
+        return {row.id: case_of(row) for row in self._rows_of(_CASES, ids)}
+
+    def cases(
+        self,
+        state: CaseState | Collection[CaseState] | None = CaseState.OPEN,
+        kind: str | None = None,
+        assignee: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[CaseRecord]:
+        """The newest cases: of one state, of several or of all, below the case `after`.
+
+        `NotFound` where `after` is no case.
+        """
+        query = _NEWEST.limit(limit)
+        if isinstance(state, CaseState):
+            query = query.where(cases.c.state == state.value)
+        elif state is not None:
+            query = query.where(cases.c.state.in_([one.value for one in state]))
+        if kind is not None:
+            query = query.where(cases.c.kind == kind)
+        if assignee is not None:
+            query = query.where(cases.c.assignee == assignee)
+        if after is not None:
+            query = _below(query, self.case(after))
         with reading(self._engine) as connection:
-            return [case_of(row) for row in connection.execute(query.limit(limit))]
+            return [case_of(row) for row in connection.execute(query)]
+
+    def case_notes(self, case_id: str) -> list[CaseNote]:
+        """The history of a case and of those that went into it, oldest first; a text that was
+        erased is empty.
+        """
+        with reading(self._engine) as connection:
+            rows = connection.execute(_NOTES, {"id": case_id}).all()
+        return [
+            CaseNote(at=row.at, actor=row.actor, kind=NoteKind(row.kind), text=self._text(row))
+            for row in rows
+        ]
+
+    def merged_cases(self, case_id: str) -> list[CaseRecord]:
+        """The cases that went into this one, oldest first: each with its own enrollment."""
+        with reading(self._engine) as connection:
+            return [case_of(row) for row in connection.execute(_MERGED_INTO, {"id": case_id})]
 
     def open_case_of(self, line_id: str, kind: str) -> CaseRecord | None:
-        """The open case of one kind about a line; `None` where there is none."""
+        """The case of one kind about a line that is alive; `None` where there is none."""
         with reading(self._engine) as connection:
             row = connection.execute(_OPEN_OF_LINE, {"line": line_id, "kind": kind}).one_or_none()
         return None if row is None else case_of(row)
 
     def open_cases_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
-        """The open cases that name each document, the newest first; no document is left out."""
+        """The cases alive that name each document, the newest first; no document is left out."""
+        return self._by_document(_OPEN_OF_DOCUMENTS, document_ids)
+
+    def cases_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
+        """The same with closed ones; a merged one is seen in what it went into."""
+        return self._by_document(_STANDING_OF_DOCUMENTS, document_ids)
+
+    def cases_of_groups(self, group_keys: Sequence[str]) -> dict[str, CaseRecord]:
+        """The newest case that each of these groups of sweeps went into, closed or alive."""
+        return {row.named_key: case_of(row) for row in self._rows_of(_OF_GROUPS, group_keys)}
+
+    def _by_document(
+        self, query: Select[Any], document_ids: Sequence[str]
+    ) -> dict[str, list[CaseRecord]]:
         found: dict[str, list[CaseRecord]] = {key: [] for key in document_ids}
-        for row in self._rows_of(_OPEN_OF_DOCUMENTS, document_ids):
+        for row in self._rows_of(query, document_ids):
             found[row.named_id].append(case_of(row))
         return found
+
+    def _text(self, row: Row[Any]) -> str:
+        if row.text is None:
+            return ""
+        return self._vault.open(CASE_NOTE, row.id, row.text).decode()
+
+
+def _below(query: Select[Any], case: CaseRecord) -> Select[Any]:
+    is_older = cases.c.opened_at < case.opened_at
+    is_beside = and_(cases.c.opened_at == case.opened_at, cases.c.id < case.id)
+    return query.where(or_(is_older, is_beside))

@@ -20,25 +20,29 @@ from sqlalchemy import (
 
 from engine.errors import StorageFailed
 from engine.registry import tables
+from engine.registry.caserows import change_cases, erase_notes, write_cases, write_notes
+from engine.registry.columns import Moment, metadata
+from engine.registry.crops import erase_crops, write_crops
+from engine.registry.judged import write_judged
 from engine.registry.records import Changes, DocumentStatus, LineStatus
 from engine.registry.rows import (
     Row,
     activation_row,
     answer_row,
-    case_row,
     document_row,
     enrollment_row,
     line_row,
     reference_rows,
     watched_row,
 )
+from engine.registry.sweeps import write_sweeps
 from engine.registry.vault import Vault
 
 BULK_ROWS = 5_000
 """From so many documents on, a commit counts as a bulk load."""
 
 _ANALYZE = text('ANALYZE documents, enrollments, "references", lines')
-_INSERTS = {table: insert(table) for table in tables.metadata.tables.values()}
+_INSERTS = {table: insert(table) for table in metadata.tables.values()}
 
 _REMOVE_REFERENCE = (
     update(tables.references)
@@ -52,6 +56,12 @@ _DISPUTE_LINE = (
     .where(tables.lines.c.status == LineStatus.ACTIVE.value)
     .values(status=LineStatus.DISPUTED.value)
 )
+_RESTORE_LINE = (
+    update(tables.lines)
+    .where(tables.lines.c.id == bindparam("key"))
+    .where(tables.lines.c.status == LineStatus.DISPUTED.value)
+    .values(status=LineStatus.ACTIVE.value)
+)
 _CLOSE_LINE = (
     update(tables.lines)
     .where(tables.lines.c.id == bindparam("key"))
@@ -62,11 +72,7 @@ _BLOCK_DOCUMENT = (
     update(tables.documents)
     .where(tables.documents.c.id == bindparam("key"))
     .where(tables.documents.c.lookup.is_not(None))
-    .values(
-        blocked_at=func.coalesce(
-            tables.documents.c.blocked_at, bindparam("at", type_=tables.Moment)
-        )
-    )
+    .values(blocked_at=func.coalesce(tables.documents.c.blocked_at, bindparam("at", type_=Moment)))
 )
 _UNBLOCK_DOCUMENT = (
     update(tables.documents)
@@ -116,7 +122,7 @@ _ERASE_LINES = (
         status=LineStatus.CLOSED.value,
         msisdn=None,
         msisdn_lookup=None,
-        closed_at=func.coalesce(tables.lines.c.closed_at, bindparam("at", type_=tables.Moment)),
+        closed_at=func.coalesce(tables.lines.c.closed_at, bindparam("at", type_=Moment)),
     )
 )
 _LIVE_REFERENCES_OF = (
@@ -142,17 +148,19 @@ def apply(
         (tables.enrollments, [enrollment_row(record) for record in changes.enrollments]),
         (tables.references, reference_rows(vault, model_digest, changes.references)),
         (tables.lines, [line_row(vault, line) for line in changes.lines]),
-        (tables.cases, [case_row(record) for record in changes.cases]),
         (tables.watchlist, [watched_row(vault, entry) for entry in changes.watched]),
         (tables.idempotency, [answer_row(answer) for answer in changes.answers]),
     ):
         _insert(connection, table, rows)
+    _write_desk(connection, vault, changes)
     for document in changes.activated_documents:
         _change_one(connection, _ACTIVATE_DOCUMENT, activation_row(vault, document))
     for key, sequence in changes.removed_references:
         _change_one(connection, _REMOVE_REFERENCE, {"key": int(key), "sequence": sequence})
     for line_id in changes.disputed_lines:
         _change_one(connection, _DISPUTE_LINE, {"key": line_id})
+    for line_id in changes.restored_lines:
+        _change_one(connection, _RESTORE_LINE, {"key": line_id})
     for line_id in changes.closed_lines:
         _change_one(connection, _CLOSE_LINE, {"key": line_id, "at": at})
     for document_id in changes.blocked_documents:
@@ -166,6 +174,15 @@ def apply(
     if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
         # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
         connection.execute(_ANALYZE)
+
+
+def _write_desk(connection: Connection, vault: Vault, changes: Changes) -> None:
+    write_sweeps(connection, changes.sweeps)
+    write_cases(connection, changes.cases)
+    change_cases(connection, changes.case_changes)
+    write_notes(connection, vault, changes.case_notes)
+    write_judged(connection, changes.judged)
+    write_crops(connection, vault, changes.crops)
 
 
 def _insert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
@@ -186,3 +203,5 @@ def _erase(connection: Connection, document_id: str, at: datetime) -> None:
     assert live == 0, "an erased document's references are removed in the same changes"
     _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
+    erase_crops(connection, document_id)
+    erase_notes(connection, document_id)

@@ -12,22 +12,26 @@ from sqlalchemy import Row, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
 from engine.registry import audit, tables
+from engine.registry.attempts import AttemptReader
 from engine.registry.cases import CaseReader
+from engine.registry.columns import metadata
+from engine.registry.crops import CropReader
 from engine.registry.database import reading
+from engine.registry.facts import FactReader
+from engine.registry.judged import JudgedReader
 from engine.registry.records import (
     AuditRecord,
     DocumentRecord,
     EnrollmentRecord,
-    Identity,
     LineRecord,
     LineStatus,
-    ReferenceChunk,
     StoredAnswer,
     WatchEntry,
     is_id,
 )
 from engine.registry.rows import gather_documents, line_of
-from engine.registry.source import KEYS
+from engine.registry.source import KEYS, Identity, ReferenceChunk
+from engine.registry.sweeps import SweepReader
 from engine.registry.tenants import TenantReader
 from engine.registry.vault import WATCHED_TEMPLATE
 
@@ -97,7 +101,15 @@ _WATCHLIST = select(_watchlist).where(_watchlist.c.removed_at.is_(None)).order_b
 _DEPLOYMENT = select(tables.deployment)
 
 
-class Reader(TenantReader, CaseReader):
+class Reader(
+    TenantReader,
+    CaseReader,
+    JudgedReader,
+    SweepReader,
+    FactReader,
+    AttemptReader,
+    CropReader,
+):
     """What the registrar and the surfaces ask; safe to use from any thread."""
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
@@ -257,7 +269,7 @@ class Reader(TenantReader, CaseReader):
         """Rows by table, and `live_references`: those that the gallery holds."""
         queries = {
             table.name: select(func.count()).select_from(table)
-            for table in tables.metadata.sorted_tables
+            for table in metadata.sorted_tables
             if table is not tables.deployment
         }
         queries["live_references"] = queries["references"].where(

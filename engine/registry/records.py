@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.casework.model import CaseOrigin, Outcome, Proposal
+from engine.registry.casefile import DeskChanges
+
 Json = Mapping[str, Any]
 _ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
@@ -44,8 +47,16 @@ class LineStatus(StrEnum):
 
 
 class CaseState(StrEnum):
+    """A case is alive while it is open, assigned or proposed."""
+
     OPEN = "open"
+    ASSIGNED = "assigned"
+    PROPOSED = "proposed"
     CLOSED = "closed"
+    MERGED = "merged"
+
+
+ALIVE = frozenset({CaseState.OPEN, CaseState.ASSIGNED, CaseState.PROPOSED})
 
 
 def new_id() -> str:
@@ -120,16 +131,11 @@ class DocumentRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """What a document says in the clear."""
-
-    number: str = field(repr=False)
-    name: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class EnrollmentRecord:
-    """One attempt and its decision; `sequence` is the gallery's that was searched."""
+    """One attempt and its decision; `sequence` is the gallery's that was searched.
+
+    Once it has expired, evidence, consent and capture time are gone; `reasons` stay.
+    """
 
     id: str
     sequence: int
@@ -142,6 +148,7 @@ class EnrollmentRecord:
     consent_ref: str | None
     captured_at: datetime | None
     created_at: datetime
+    expired_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,17 +191,32 @@ class LineRecord:
     closed_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CaseRecord:
+    """A case. `suspect_ids`: those of its documents that seem to be one person's; whose document
+    was only misused is not among them. `line_id`: the line that it is about, where it is one.
+    """
+
     id: str
     kind: str
+    origin: CaseOrigin
     state: CaseState
-    enrollment_id: str | None
+    enrollment_id: str | None = None
     document_ids: tuple[str, ...]
-    score: float | None
-    opened_at: datetime
+    suspect_ids: tuple[str, ...] = ()
     line_id: str | None = None
-    """The line that it is about, where it is about one."""
+    line_ids: tuple[str, ...] = ()
+    score: float | None = None
+    risk: float | None = None
+    sweep_id: str | None = None
+    group_key: str | None = None
+    assignee: str | None = None
+    proposal: Proposal | None = None
+    outcome: Outcome | None = None
+    merged_into: str | None = None
+    opened_at: datetime
+    updated_at: datetime
+    closed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -243,17 +265,7 @@ class AuditRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceChunk:
-    """Live references side by side: ids int64[n], rotated unit rows float32[n, dim],
-    and the gallery sequence at which each was added, int64[n]."""
-
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float32] = field(repr=False)
-    sequences: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(DeskChanges):
     """One transaction: all of it is kept, or nothing.
 
     `sequence` is the gallery's after these changes. Every commit carries at least one audit
@@ -272,6 +284,8 @@ class Changes:
     references: Sequence[NewReference] = ()
     lines: Sequence[NewLine] = ()
     cases: Sequence[CaseRecord] = ()
+    case_changes: Sequence[CaseRecord] = ()
+    """Cases that are there, as they are from now on."""
     answers: Sequence[StoredAnswer] = ()
     removed_references: Sequence[tuple[int, int]] = ()
     """Reference id and the gallery sequence of its removal."""

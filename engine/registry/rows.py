@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Row as Found
 
-from engine.registry import tables
 from engine.registry.apikeys import ApiKey
 from engine.registry.records import (
-    CaseRecord,
-    CaseState,
     DocumentRecord,
     DocumentStatus,
     EnrollmentRecord,
@@ -68,13 +65,6 @@ def line_of(row: Found[Any]) -> LineRecord:
         status=LineStatus(row.status),
         opened_at=row.opened_at,
         closed_at=row.closed_at,
-    )
-
-
-def case_of(row: Found[Any]) -> CaseRecord:
-    values = {column.name: row._mapping[column.name] for column in tables.cases.columns}
-    return CaseRecord(
-        **{**values, "state": CaseState(row.state), "document_ids": tuple(row.document_ids)}
     )
 
 
@@ -158,19 +148,6 @@ def line_row(vault: Vault, line: NewLine) -> Row:
         "enrollment_id": line.enrollment_id,
         "status": LineStatus.ACTIVE.value,
         "opened_at": line.opened_at,
-    }
-
-
-def case_row(record: CaseRecord) -> Row:
-    return {
-        "id": record.id,
-        "kind": record.kind,
-        "state": record.state.value,
-        "enrollment_id": record.enrollment_id,
-        "document_ids": list(record.document_ids),
-        "score": record.score,
-        "opened_at": record.opened_at,
-        "line_id": record.line_id,
     }
 
 

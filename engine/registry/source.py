@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import BindParameter, Engine, Row, Select, bindparam
 
 from engine.registry.database import chunks, reading
@@ -12,6 +15,24 @@ from engine.registry.vault import Vault
 
 KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
 """Stands in a query for the keys that `Source._rows_of` asks it for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a document says in the clear."""
+
+    number: str = field(repr=False)
+    name: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceChunk:
+    """Live references side by side: ids int64[n], rotated unit rows float32[n, dim],
+    and the gallery sequence at which each was added, int64[n]."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32] = field(repr=False)
+    sequences: NDArray[np.int64]
 
 
 class Source:
@@ -24,6 +45,11 @@ class Source:
     @property
     def vault(self) -> Vault:
         return self._vault
+
+    def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        """Reads for work inside this package that has no reader of its own."""
+        with reading(self._engine) as connection:
+            return connection.execute(query).all()
 
     def _rows_of(
         self, statement: Select[Any], keys: Sequence[object], **values: object

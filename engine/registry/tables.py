@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from sqlalchemy import (
-    JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Date,
-    Dialect,
     Float,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     text,
 )
-from sqlalchemy.types import Boolean, TypeDecorator
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    }
-)
-
-
-class Moment(TypeDecorator[datetime]):
-    """An aware datetime as UTC text of one width, so that both databases keep it to the
-    microsecond and sort it by time."""
-
-    impl = String(27)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, _: Dialect) -> str | None:
-        if value is None:
-            return None
-        assert value.tzinfo is not None, "moments are timezone-aware"
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-    def process_result_value(self, value: str | None, _: Dialect) -> datetime | None:
-        return None if value is None else datetime.fromisoformat(value)
-
-
-# SQLite makes a column its row id only under the exact name INTEGER.
-RowNumber = BigInteger().with_variant(Integer(), "sqlite")
-UuidText = String(36)
-Code = String(64)
-Json = JSON(none_as_null=True)
+from engine.registry.casetables import case_notes, crops
+from engine.registry.columns import Code, Json, Moment, RowNumber, UuidText, metadata
 
 deployment = Table(
     "deployment",
@@ -122,6 +86,12 @@ Index(
     sqlite_where=documents.c.blocked_at.is_not(None),
     postgresql_where=documents.c.blocked_at.is_not(None),
 )
+Index(
+    "ix_documents_attempted",
+    documents.c.id,
+    sqlite_where=text("status = 'attempted'"),
+    postgresql_where=text("status = 'attempted'"),
+)
 
 enrollments = Table(
     "enrollments",
@@ -137,7 +107,17 @@ enrollments = Table(
     Column("consent_ref", String(200)),
     Column("captured_at", Moment),
     Column("created_at", Moment, nullable=False),
+    # Since then it has no evidence any more; the decision stays.
+    Column("expired_at", Moment),
     CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
+)
+_REJECTED = "decision = 'rejected' AND expired_at IS NULL"
+Index(
+    "ix_enrollments_rejected",
+    enrollments.c.created_at,
+    enrollments.c.id,
+    sqlite_where=text(_REJECTED),
+    postgresql_where=text(_REJECTED),
 )
 
 references = Table(
@@ -184,27 +164,13 @@ Index(
     sqlite_where=text("status <> 'closed'"),
     postgresql_where=text("status <> 'closed'"),
 )
-
-cases = Table(
-    "cases",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    Column("kind", Code, nullable=False),
-    Column("state", String(16), nullable=False, index=True),
-    Column("enrollment_id", ForeignKey(enrollments.c.id), index=True),
-    Column("document_ids", Json, nullable=False),
-    Column("score", Float(53)),
-    Column("opened_at", Moment, nullable=False),
-    Column("line_id", ForeignKey(lines.c.id)),
-)
-# One at a time: who disputes a line again is shown the case that is open.
+_CLOSED = "status = 'closed' AND msisdn IS NOT NULL"
 Index(
-    "uq_cases_open_of_line",
-    cases.c.line_id,
-    cases.c.kind,
-    unique=True,
-    sqlite_where=text("line_id IS NOT NULL AND state = 'open'"),
-    postgresql_where=text("line_id IS NOT NULL AND state = 'open'"),
+    "ix_lines_closed",
+    lines.c.closed_at,
+    lines.c.id,
+    sqlite_where=text(_CLOSED),
+    postgresql_where=text(_CLOSED),
 )
 
 watchlist = Table(
@@ -235,9 +201,9 @@ idempotency = Table(
     metadata,
     Column("scope", LargeBinary, primary_key=True),
     Column("payload_digest", LargeBinary, nullable=False),
-    Column("enrollment_id", ForeignKey(enrollments.c.id)),
+    Column("enrollment_id", ForeignKey(enrollments.c.id), index=True),
     Column("response", Json, nullable=False),
-    Column("created_at", Moment, nullable=False),
+    Column("created_at", Moment, nullable=False, index=True),
 )
 
 api_keys = Table(
@@ -265,5 +231,7 @@ SEALED = (
     (references, references.c.template),
     (lines, lines.c.msisdn),
     (watchlist, watchlist.c.template),
+    (case_notes, case_notes.c.text),
+    (crops, crops.c.image),
 )
 """Every table with a sealed column; a row is named in its seal by its primary key `id`."""

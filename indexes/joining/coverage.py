@@ -42,6 +42,29 @@ class Roster:
             )
 
 
+def part_ids(
+    ids: Ids, sequence: int, known: Ids | None, stored: Coverage | None
+) -> tuple[Ids, Ids, int]:
+    """Which ids of a gallery a join takes for new and which for known, and the change it covers.
+
+    `stored` is what an earlier start covered, None at the first: what has been added since is for
+    the next join. Without `known` all are new. `CheckpointInvalid` where the gallery is older.
+    """
+    if stored is not None:
+        if sequence < stored.sequence:
+            raise CheckpointInvalid(
+                f"the checkpoint is of sequence {stored.sequence}, the gallery is at {sequence}; "
+                "replay the store first"
+            )
+        new = np.intersect1d(ids, stored.left.ids, assume_unique=True)
+        right = ids[:0] if stored.right is None else stored.right.ids
+        return new, np.intersect1d(ids, right, assume_unique=True), stored.sequence
+    if known is None:
+        return ids, ids[:0], sequence
+    is_known = np.isin(ids, known)
+    return ids[~is_known], ids[is_known], sequence
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Coverage:
     """Both sides as they were when the join began; `sequence` is the watermark of their gallery."""

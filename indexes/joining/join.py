@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from indexes.base import Ids
-from indexes.errors import CheckpointInvalid, IdInvalid, SearchInvalid, VectorInvalid
+from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from indexes.exact.exact8 import Exact8Index
+from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.blocks import References, Side
 from indexes.joining.checkpoint import Checkpoint, stored_subject
-from indexes.joining.coverage import Coverage
+from indexes.joining.coverage import Coverage, part_ids
 from indexes.joining.pairs import RECORD, Pairs, Records
 from indexes.joining.tiling import Tiling
 from indexes.validation import check_ids, check_threshold
@@ -56,7 +57,10 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """What is asked for; `known` tells which references a gallery's join took for known."""
+    """What is asked for; `known` tells which references a gallery's join took for known.
+
+    `scanner` has the threads, by default that of the segments.
+    """
 
     threshold: float
     within: bool
@@ -64,6 +68,7 @@ class _Terms:
     tile_rows: int
     limit: int
     known: str = ""
+    scanner: Scanner | None = None
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -78,7 +83,12 @@ class _Terms:
 
     def tiling(self, left: References, right: References | None) -> Tiling:
         return Tiling(
-            left, right, float(self.threshold), within=self.within, tile_rows=self.tile_rows
+            left,
+            right,
+            float(self.threshold),
+            within=self.within,
+            tile_rows=self.tile_rows,
+            scanner=self.scanner,
         )
 
 
@@ -124,6 +134,7 @@ def join_gallery(
     tile_rows: int = TILE_ROWS,
     limit: int = PAIRS_LIMIT,
     progress: Report | None = None,
+    scanner: Scanner | None = None,
 ) -> JoinedGallery:
     """`join` within a gallery as it is now; changes go on meanwhile.
 
@@ -131,31 +142,21 @@ def join_gallery(
     a reference that is not among them. A join resumed from its checkpoint covers the references
     of its first start that are still there, and says so by `ids` and `sequence`: what was added
     later is for the next one. `CheckpointInvalid` also where the gallery is older than that.
+
+    `scanner` keeps the join off the threads with which the gallery is searched.
     """
-    terms = _Terms(threshold, True, known is not None, tile_rows, limit, _name_of(known))
-    pinned = gallery.pin()
+    terms = _Terms(threshold, True, known is not None, tile_rows, limit, name_known(known), scanner)
+    pinned = gallery.pin(scanner)
     everyone = _references(pinned)
-    new, old, sequence = everyone.ids, everyone.ids[:0], pinned.sequence
     subject = stored_subject(checkpoint) if checkpoint else None
-    if subject is not None:
-        covered = Coverage.from_bytes(subject)
-        if sequence < covered.sequence:
-            raise CheckpointInvalid(
-                f"the checkpoint is of sequence {covered.sequence}, the gallery is at {sequence}; "
-                "replay the store first"
-            )
-        sequence = covered.sequence
-        new = np.intersect1d(new, covered.left.ids, assume_unique=True)
-        if covered.right is not None:
-            old = np.intersect1d(everyone.ids, covered.right.ids, assume_unique=True)
-    elif known is not None:
-        is_old = np.isin(new, known)
-        new, old = new[~is_old], new[is_old]
+    stored = None if subject is None else Coverage.from_bytes(subject)
+    new, old, sequence = part_ids(everyone.ids, pinned.sequence, known, stored)
     right = None if known is None else everyone.laid_out(old)
     return _run(everyone.laid_out(new), right, terms, checkpoint, progress, sequence)
 
 
-def _name_of(known: Ids | None) -> str:
+def name_known(known: Ids | None) -> str:
+    """A digest of the references that are known; empty where none are named."""
     if known is None:
         return ""
     check_ids(known)

@@ -13,6 +13,7 @@ import numpy as np
 
 from indexes.exact.codes import CodedQueries
 from indexes.exact.kernels import STRETCH, Found
+from indexes.exact.scanner import Scanner
 from indexes.joining.blocks import Block, References
 from indexes.joining.pairs import RECORD, Records, sort_records
 from indexes.scoring import exact_scores
@@ -40,7 +41,8 @@ class Tiling:
     """The tiles of one join; any of them can be made by itself.
 
     `within` is for the pairs of the left side, a right side for those between both. The smaller
-    id stands on the left of a pair where there are pairs within.
+    id stands on the left of a pair where there are pairs within. `scanner` has the threads, by
+    default that of the first segment.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class Tiling:
         *,
         within: bool,
         tile_rows: int,
+        scanner: Scanner | None = None,
     ) -> None:
         self._left, self._right, self._within = left, right, within
+        self._scanner = scanner
         self._threshold, self._tile_rows = threshold, tile_rows
         self._queries = _FIRST_QUERIES
         self._left_blocks: tuple[int, list[Block]] = (-1, [])
@@ -120,7 +124,7 @@ class Tiling:
         wanted = coded.wanted(rows.codes, self._threshold)
         # Within a block a pair of rows is there once: where the second is the row scanned.
         first = part.start // STRETCH if queries is rows else 0
-        scanner = self._left.segments[0].scanner
+        scanner = self._scanner or self._left.segments[0].scanner
         return np.concatenate(
             [
                 np.empty(0, RECORD),

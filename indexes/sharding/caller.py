@@ -38,6 +38,17 @@ class ShardCaller(ABC):
     def contains(self, ids: Ids) -> Future[NDArray[np.bool_]]:
         return self._call("contains", ids)
 
+    def held(self, ids: Ids) -> Future[list[NDArray[Any]]]:
+        return self._call("held", ids)
+
+    def join(
+        self, ids: Ids, vectors: Vectors, threshold: float, above: int
+    ) -> Future[list[NDArray[Any]]]:
+        return self._call("join", ids, vectors, threshold, above)
+
+    def roster(self) -> Future[list[NDArray[np.int64]]]:
+        return self._call("roster")
+
     def ids(self) -> Future[Ids]:
         return self._call("ids")
 

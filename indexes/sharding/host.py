@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.account import MemoryAccount
 from indexes.base import Hits, Ids, Vectors
-from indexes.errors import SearchInvalid, ShardLost
+from indexes.errors import IdInvalid, SearchInvalid, ShardLost
+from indexes.exact.exact8 import Exact8Index
 from indexes.exact.scanner import Scanner
-from indexes.gallery import Gallery
+from indexes.gallery import Gallery, Pinned
+from indexes.joining.blocks import References
+from indexes.joining.join import join
 from indexes.kinds import open_index
 from indexes.sharding.caller import ShardCaller
 from indexes.sharding.shards import ShardedIndex, ShardPlan
@@ -29,6 +34,9 @@ OPERATIONS = frozenset(
         "range_search",
         "vectors",
         "contains",
+        "held",
+        "join",
+        "roster",
         "ids",
         "count",
         "account",
@@ -40,9 +48,29 @@ OPERATIONS = frozenset(
 CALLS_AT_ONCE = 4
 """How many calls of a shard run together; more would only share the same cores."""
 
+JOINED_LIMIT = 2_000_000
+"""The most pairs that one call of `join` answers with: 40 megabytes."""
+
 # Listing so many ids costs what it costs to look one up.
 _IDS_FOR_ONE_LOOK_UP = 32
 _CLOSED = "a shard is closed; open the gallery again"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnSide:
+    """The side of a join that a shard has itself: its references of ids from `above` on."""
+
+    segments: tuple[Exact8Index, ...]
+    alive: tuple[NDArray[np.bool_], ...]
+
+    @classmethod
+    def of(cls, pinned: Pinned, above: int) -> Self:
+        masks = []
+        for segment, alive in zip(pinned.segments, pinned.alive, strict=True):
+            mask = alive.copy()
+            mask[: len(segment.row_ids)] &= segment.row_ids >= above
+            masks.append(mask)
+        return cls(pinned.segments, tuple(masks))
 
 
 class ShardHost:
@@ -53,6 +81,7 @@ class ShardHost:
     """
 
     def __init__(self, plan: ShardPlan) -> None:
+        self._threads = plan.threads
         self._scanner = Scanner(threads=plan.threads) if plan.kind == "exact8" else None
         self._gallery = Gallery(open_index(plan.kind, plan.dim, plan.config, self._scanner))
         self._changing = Lock()
@@ -80,6 +109,25 @@ class ShardHost:
             return np.isin(ids, self._gallery.ids)
         return np.array([key in self._gallery for key in ids.tolist()], np.bool_)
 
+    def held(self, ids: Ids) -> list[NDArray[Any]]:
+        while True:
+            try:
+                return [ids, self._gallery.vectors(ids)]
+            except IdInvalid:
+                # Others may leave meanwhile, but none comes back.
+                ids = ids[self.contains(ids)]
+
+    def join(self, ids: Ids, vectors: Vectors, threshold: float, above: int) -> list[NDArray[Any]]:
+        with self._pinned() as (pinned, scanner):
+            rows = Exact8Index.of_rows(ids, vectors, scanner=scanner)
+            pairs = join([rows], OwnSide.of(pinned, above), threshold, limit=JOINED_LIMIT)
+            return [pairs.left, pairs.right, pairs.scores]
+
+    def roster(self) -> list[NDArray[np.int64]]:
+        with self._pinned() as (pinned, _):
+            own = References(pinned.segments, pinned.alive)
+            return [own.ids, own.digests().view(np.int64)]
+
     def ids(self) -> Ids:
         return self._gallery.ids
 
@@ -97,6 +145,16 @@ class ShardHost:
         self._upkeep.close()
         if self._scanner is not None:
             self._scanner.close()
+
+    @contextmanager
+    def _pinned(self) -> Iterator[tuple[Pinned, Scanner]]:
+        """Everything as segments, which a kind without any is made into each time."""
+        scanner = self._scanner or Scanner(threads=self._threads)
+        try:
+            yield self._gallery.pin(scanner), scanner
+        finally:
+            if self._scanner is None:
+                scanner.close()
 
 
 class LocalShard(ShardCaller):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,21 @@ class Shard(Protocol):
 
     def contains(self, ids: Ids) -> Future[NDArray[np.bool_]]:
         """Which of these ids are there: bool[n]."""
+        ...
+
+    def held(self, ids: Ids) -> Future[list[NDArray[Any]]]:
+        """Those of these ids that are there, and their vectors: int64[m], float32[m, dim]."""
+        ...
+
+    def join(
+        self, ids: Ids, vectors: Vectors, threshold: float, above: int
+    ) -> Future[list[NDArray[Any]]]:
+        """Pairs, at or above the threshold, of these rows with its own of ids from `above` on:
+        int64[m] of the ids given, int64[m] of its own, float32[m] scores; sorted."""
+        ...
+
+    def roster(self) -> Future[list[NDArray[np.int64]]]:
+        """Its ids, ascending, and a number for what each reference is (`References.digests`)."""
         ...
 
     def ids(self) -> Future[Ids]: ...

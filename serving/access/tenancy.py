@@ -36,6 +36,14 @@ class Action(StrEnum):
     DISPUTE_LINE = "dispute_line"
     CLOSE_LINE = "close_line"
     ERASE_DOCUMENT = "erase_document"
+    SEARCH_PEOPLE = "search_people"
+    """By face, document or number; and what stands in the name of one document."""
+    READ_CROPS = "read_crops"
+    SWEEP = "sweep"
+    """To start and steer sweeps, and to see what they found."""
+    WORK_CASES = "work_on_cases"
+    READ_THRESHOLDS = "read_thresholds"
+    READ_AUDIT = "read_the_audit_chain"
     READ_METRICS = "read_metrics"
 
 
@@ -57,6 +65,12 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.DISPUTE_LINE: _FACES,
         Action.CLOSE_LINE: frozenset({_CARRIER, _OPERATOR}),
         Action.ERASE_DOCUMENT: frozenset({_CARRIER, _OPERATOR}),
+        Action.SEARCH_PEOPLE: frozenset({_FRAUD}),
+        Action.READ_CROPS: frozenset({_FRAUD}),
+        Action.SWEEP: frozenset({_FRAUD}),
+        Action.WORK_CASES: frozenset({_FRAUD}),
+        Action.READ_THRESHOLDS: frozenset(Role),
+        Action.READ_AUDIT: frozenset({_OPERATOR}),
         Action.READ_METRICS: frozenset({_OPERATOR}),
     }
 )

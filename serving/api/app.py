@@ -12,21 +12,35 @@ from serving.api.codec import JSON, encode
 from serving.api.edge import Edge
 from serving.api.matching import match_routes
 from serving.api.openapi import build_document
+from serving.api.routes.audits import add_audits
+from serving.api.routes.cases import add_cases
+from serving.api.routes.crops import add_crops
 from serving.api.routes.documents import add_documents
 from serving.api.routes.enrollments import add_enrollments
 from serving.api.routes.identifications import add_identifications
 from serving.api.routes.lines import add_lines
 from serving.api.routes.operations import add_operations
+from serving.api.routes.people import add_people
+from serving.api.routes.sweeps import add_sweeps
+from serving.api.routes.thresholds import add_thresholds
 from serving.api.routes.verifications import add_verifications
+from serving.console.routes import add_console
 from serving.parts import Parts
 
 _SUBJECTS = (
     add_enrollments,
+    add_crops,
     add_verifications,
     add_identifications,
     add_lines,
     add_documents,
+    add_people,
+    add_cases,
+    add_sweeps,
+    add_thresholds,
+    add_audits,
     add_operations,
+    add_console,
 )
 
 

@@ -14,10 +14,13 @@ from starlette.routing import BaseRoute
 
 from serving.api.codec import FORM, JSON, MSGPACK
 from serving.api.matching import DirectRoute
+from serving.api.schemas.cases import AssignBody, NoteBody, OutcomeBody
 from serving.api.schemas.enrollments import EnrollmentBody
 from serving.api.schemas.errors import ErrorAnswer
 from serving.api.schemas.identifications import IdentificationBody
 from serving.api.schemas.lines import HolderBody
+from serving.api.schemas.people import PeopleBody
+from serving.api.schemas.sweeps import SweepBody
 from serving.api.schemas.verifications import VerificationBody
 from serving.errors import RETRIABLE
 
@@ -27,6 +30,11 @@ BODIES: tuple[type[BaseModel], ...] = (
     VerificationBody,
     IdentificationBody,
     HolderBody,
+    PeopleBody,
+    AssignBody,
+    NoteBody,
+    OutcomeBody,
+    SweepBody,
 )
 """What the routes of the framework read by themselves."""
 
@@ -40,7 +48,8 @@ _REASONS = {
     404: "Not there, or not this tenant's",
     406: "No type that the client accepts",
     408: "The body came too slowly",
-    409: "A request with this Idempotency-Key is being judged",
+    409: "A request with this Idempotency-Key is being judged; or the case, or the sweep, is "
+    "not in a state for this",
     413: "The body or an image is too large",
     415: "A content type or an image format that is not read",
     422: "Understood, and not to be judged",

@@ -106,7 +106,8 @@ def enroll(
     normalise_msisdn(number)
     started = time.perf_counter()
     with open_deployment(home) as deployment:
-        samples = sample_photographs(deployment, [live, portrait])
+        keeps_crops = deployment.settings.crops.keep != "none"
+        samples = sample_photographs(deployment, [live, portrait], with_crops=keeps_crops)
         request = EnrollmentRequest(
             idempotency_key=idempotency_key or str(uuid.uuid4()),
             carrier=carrier or _carrier_of(deployment, outlet),
@@ -212,7 +213,7 @@ def _print_answer(answer: dict[str, Any], spent_ms: float) -> None:
 
 def _write_enrollment(enrollment: EnrollmentRecord) -> dict[str, Any]:
     fields = asdict(enrollment)
-    for moment in ("captured_at", "created_at"):
+    for moment in ("captured_at", "created_at", "expired_at"):
         fields[moment] = fields[moment].isoformat() if fields[moment] else None
     return fields
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +34,6 @@ from serving.cli.panels import REGISTRY
 from serving.errors import ExitCode
 
 if TYPE_CHECKING:
-    from engine.matching.holders import ErasureCertificate
     from serving.compose import Deployment
 
 
@@ -121,6 +119,8 @@ def erase(
 
     It cannot be undone.
     """
+    from serving.retention.certificates import write_certificate
+
     details = read_details(document, type=document_type, number=document_number)
     target = details.known_document()
     if certificate is not None:
@@ -130,7 +130,7 @@ def erase(
             _confirm()
         made = deployment.erase(target, name_actor())
     # Shown before anything else can fail: it cannot be had a second time.
-    answer = _write_certificate(made)
+    answer = write_certificate(made)
     if as_json:
         print_json(answer)
     else:
@@ -159,8 +159,10 @@ def _confirm() -> None:
 
 
 def _keep_certificate(target: Path, answer: dict[str, Any]) -> None:
+    from serving.retention.certificates import save_certificate
+
     try:
-        target.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+        save_certificate(target, answer)
     except OSError as error:
         sys.stdout.flush()
         sys.stderr.write(
@@ -168,7 +170,3 @@ def _keep_certificate(target: Path, answer: dict[str, Any]) -> None:
             "keep the certificate that was printed\n"
         )
         raise typer.Exit(ExitCode.INTERNAL) from None
-
-
-def _write_certificate(made: ErasureCertificate) -> dict[str, Any]:
-    return asdict(made) | {"erased_at": made.erased_at.isoformat()}

@@ -159,12 +159,15 @@ def extract_photographs(
     return require_sound(extractor.extract(images), paths)
 
 
-def sample_photographs(deployment: Deployment, paths: Sequence[Path]) -> list[Sample]:
+def sample_photographs(
+    deployment: Deployment, paths: Sequence[Path], *, with_crops: bool = False
+) -> list[Sample]:
     """The sample of each photograph; raises the first error, which names its file."""
     from engine.matching.sampling import take_samples
 
     images = [read_photograph(path) for path in paths]
-    return require_sound(take_samples(images, deployment.extractor, deployment.vault), paths)
+    samples = take_samples(images, deployment.extractor, deployment.vault, with_crops=with_crops)
+    return require_sound(samples, paths)
 
 
 def require_probe(sample: Sample, path: Path) -> NDArray[np.float32]:

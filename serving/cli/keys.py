@@ -1,4 +1,4 @@
-"""Keys and the chain that they protect: `keys rotate`, `audit verify`."""
+"""The key ring: `keys rotate`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from dataclasses import asdict
 
 import typer
 
-from serving.cli.inputs import HomeOption, open_deployment
-from serving.cli.output import JsonFlag, exit_negative, print_json, print_line, show_progress
+from serving.cli.inputs import HomeOption
+from serving.cli.output import JsonFlag, print_json, print_line, show_progress
 from serving.cli.panels import DEPLOYMENT
 
 
 def register(app: typer.Typer) -> None:
     ring = typer.Typer(help="Rotate the data key.", no_args_is_help=True)
     ring.command("rotate")(rotate_key)
-    chain = typer.Typer(help="Verify the audit chain.", no_args_is_help=True)
-    chain.command("verify")(verify_chain)
     app.add_typer(ring, name="keys", rich_help_panel=DEPLOYMENT)
-    app.add_typer(chain, name="audit", rich_help_panel=DEPLOYMENT)
 
 
 def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -41,26 +38,3 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     print_line(
         f"Replace your backup of {KEY_RING_FILE}; older backups of the database need the old."
     )
-
-
-def verify_chain(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Recompute the audit chain.
-
-    Exit code 1 where an entry was altered, removed or added.
-    """
-    from engine.registry.audit import verify_chain as recompute
-
-    with open_deployment(home) as deployment:
-        report = recompute(deployment.store)
-        number, head = deployment.store.audit_head()
-    if as_json:
-        print_json(asdict(report) | {"head": {"number": number, "hash": head.hex()}})
-    elif report.intact:
-        print_line(f"[green]Intact[/]: {report.entries:,} entries, head {number} {head.hex()}.")
-    else:
-        print_line(
-            f"[red]Broken[/] at entry {report.first_bad}: it or one before it was altered, "
-            "removed or added. Compare with a backup."
-        )
-    if not report.intact:
-        raise exit_negative()

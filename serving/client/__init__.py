@@ -15,6 +15,7 @@ from serving.client.answers import (
 )
 from serving.client.asynchronous import AsyncClient
 from serving.client.blocking import Client
+from serving.client.casework import CaseFile, CasePage, CaseRow, People, Person
 from serving.client.decisions import Enrollment, EnrollmentRecord
 from serving.client.failures import ApiError, CallFailed, Unavailable
 from serving.client.requests import (
@@ -24,25 +25,36 @@ from serving.client.requests import (
     KnownDocument,
     MatchItem,
     Options,
+    SweepTerms,
     Template,
 )
+from serving.client.sweeps import Expectation, Group, Sweep
 
 __all__ = [
     "Activation",
     "ApiError",
     "AsyncClient",
     "CallFailed",
+    "CaseFile",
+    "CasePage",
+    "CaseRow",
     "Client",
     "Document",
     "Enrollment",
     "EnrollmentRecord",
+    "Expectation",
     "Face",
+    "Group",
     "HolderLines",
     "Identification",
     "KnownDocument",
     "MatchItem",
     "MatchResult",
     "Options",
+    "People",
+    "Person",
+    "Sweep",
+    "SweepTerms",
     "Template",
     "Templates",
     "Unavailable",

@@ -19,13 +19,14 @@ from serving.client.requests import (
     MatchItem,
     Options,
 )
+from serving.client.team_asynchronous import AsyncTeam
 
 T = TypeVar("T")
 
 _DEFAULT = Options()
 
 
-class AsyncClient:
+class AsyncClient(AsyncTeam):
     """Calls the service at `base_url`; may be shared by the tasks of a loop.
 
     `timeout_s` is the time for one call with all its retries; a call whose time runs out, or that

@@ -18,13 +18,14 @@ from serving.client.requests import (
     MatchItem,
     Options,
 )
+from serving.client.team_blocking import Team
 
 T = TypeVar("T")
 
 _DEFAULT = Options()
 
 
-class Client:
+class Client(Team):
     """Calls the service at `base_url`; may be shared by threads.
 
     `timeout_s` is the time for one call with all its retries; a call whose time runs out, or that

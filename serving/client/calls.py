@@ -43,7 +43,7 @@ def enroll(activation: Activation) -> Call[decisions.Enrollment]:
 
 
 def read_enrollment(enrollment_id: str) -> Call[decisions.EnrollmentRecord]:
-    return Call(decisions.EnrollmentRecord, "GET", f"/v1/enrollments/{_step(enrollment_id)}")
+    return Call(decisions.EnrollmentRecord, "GET", f"/v1/enrollments/{step_of(enrollment_id)}")
 
 
 def find_enrollment(idempotency_key: str) -> Call[decisions.Enrollment]:
@@ -95,15 +95,15 @@ def query_lines(document: KnownDocument, probe: Face) -> Call[answers.HolderLine
 
 def dispute(line: str, document: KnownDocument, probe: Face) -> Call[answers.Dispute]:
     body = _holder(document, probe)
-    return Call(answers.Dispute, "POST", f"/v1/lines/{_step(line)}/dispute", body)
+    return Call(answers.Dispute, "POST", f"/v1/lines/{step_of(line)}/dispute", body)
 
 
 def close_line(line: str) -> Call[answers.ClosedLine]:
-    return Call(answers.ClosedLine, "DELETE", f"/v1/lines/{_step(line)}")
+    return Call(answers.ClosedLine, "DELETE", f"/v1/lines/{step_of(line)}")
 
 
 def erase(document_id: str) -> Call[answers.ErasureCertificate]:
-    return Call(answers.ErasureCertificate, "DELETE", f"/v1/documents/{_step(document_id)}")
+    return Call(answers.ErasureCertificate, "DELETE", f"/v1/documents/{step_of(document_id)}")
 
 
 def ready() -> Call[answers.Readiness]:
@@ -123,7 +123,7 @@ def _holder(document: KnownDocument, probe: Face) -> dict[str, Any]:
     return {"document": document.write(), "probe": write_face(probe)}
 
 
-def _step(text: str) -> str:
+def step_of(text: str) -> str:
     """One step of a path, whatever the text holds."""
     if text in {"", ".", ".."}:
         raise ValueError("give the id, or the number, of what is meant")

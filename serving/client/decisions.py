@@ -99,7 +99,10 @@ class Enrollment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrollmentRecord:
-    """What is on record of an enrollment: no name, no number."""
+    """What is on record of an enrollment: no name, no number.
+
+    Since `expired_at` scores, candidates, consent and capture time are gone by retention.
+    """
 
     enrollment_id: str
     carrier: str
@@ -116,3 +119,4 @@ class EnrollmentRecord:
     consent_ref: str | None
     captured_at: datetime | None
     decided_at: datetime
+    expired_at: datetime | None = None

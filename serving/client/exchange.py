@@ -30,7 +30,7 @@ SERVER_SHARE = 0.95
 # 408: our own body came too slowly. Others are said by the service, or by a proxy before it.
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507})
 # Said by the service itself, these come again however often one asks.
-FINAL_CODES = frozenset({"INTERNAL"})
+FINAL_CODES = frozenset({"INTERNAL", "CASE.STATE", "SWEEP.BUSY", "SWEEP.STATE"})
 NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 

@@ -97,4 +97,4 @@ def _read_float(value: Any) -> float:
     return float(value)
 
 
-_SPECIAL: dict[Any, Read] = {datetime: _read_moment, float: _read_float}
+_SPECIAL: dict[Any, Read] = {datetime: _read_moment, float: _read_float, Any: lambda value: value}

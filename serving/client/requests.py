@@ -102,6 +102,27 @@ class MatchItem:
         return item
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepTerms:
+    """A threshold, the false match rate that chooses one, or neither for the proposed one.
+
+    `scope` is `all`, or `new` for what the last sweep did not cover.
+    """
+
+    threshold: float | None = None
+    fmr: float | None = None
+    scope: str = "all"
+    allow_unsupported: bool = False
+
+    def write(self) -> dict[str, Any]:
+        return {
+            "threshold": self.threshold,
+            "fmr": self.fmr,
+            "scope": self.scope,
+            "allow_unsupported": self.allow_unsupported,
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What one call may have of its own.

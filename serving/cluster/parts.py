@@ -15,6 +15,7 @@ from serving.ingress.remote_embedder import CropCall, open_remote_extractor
 from serving.ingress.templates import SealedTemplates
 from serving.models import build_extractor, model_digest
 from serving.parts import Parts
+from serving.retention.terms import read_crop_policy
 from serving.service.desk import Desk
 from serving.settings import Settings, find_cache, find_metrics_folder
 from serving.telemetry.exporter import start_exporter
@@ -73,6 +74,7 @@ class IngressParts:
             meter=meter,
             log=log,
             workers=1 if embed is None else REMOTE_WORKERS,
+            with_crops=read_crop_policy(settings.crops).keeps_any,
         )
         self._exporter = (
             start_exporter(meter.rendered, serve.metrics_port) if serve.metrics_port else None

@@ -37,7 +37,8 @@ class FacesQueue:
     """The `Faces` of an ingress: bounded, extracted in whatever gathered, as `WaitingRoom` says.
 
     After each batch's worth a long call stands at the end again. One worker suffices where
-    extraction keeps the cores busy; more help where it waits for an embedder elsewhere.
+    extraction keeps the cores busy; more help where it waits for an embedder elsewhere. With
+    `with_crops` each sample has its aligned face, for enrollments that keep it.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class FacesQueue:
         meter: Meter,
         log: FilteringBoundLogger,
         workers: int = 1,
+        with_crops: bool = False,
     ) -> None:
         self._extractor = extractor
         self._vault = vault
+        self._with_crops = with_crops
         self._capacity = capacity
         self._meter = GuardedMeter(meter, log)
         self._log = log
@@ -164,7 +167,8 @@ class FacesQueue:
     def _extract(self, batch: Taken) -> None:
         images = [call.images[place] for call, place in batch]
         start = time.perf_counter()
-        samples = make_samples(images, self._extractor.extract(images), self._vault)
+        extracted = self._extractor.extract(images)
+        samples = make_samples(images, extracted, self._vault, with_crops=self._with_crops)
         self._meter.observe_stage(_STAGE, time.perf_counter() - start)
         self._meter.observe_batch(_STAGE, len(batch))
         self._refused_at = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from engine.matching.disputes import Dispute
@@ -12,9 +12,12 @@ from engine.matching.holders import ErasureCertificate, HolderLines
 from engine.matching.identification import Identification
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck
-from engine.registry.records import AuditEntry
-from serving.service.desk import CallContext, LineTarget, Probes, Status
+from engine.registry.records import AuditEntry, CaseRecord
+from engine.sweeps.expectation import Expectation, SweepRequest
+from engine.sweeps.model import SweepRecord
+from serving.service.desk import CallContext, GroupList, LineTarget, Probes, Status
 from serving.service.replies import Reply
+from serving.service.steps import CaseStep, Steering
 
 
 class CarriedDesk(ABC):
@@ -65,6 +68,37 @@ class CarriedDesk(ABC):
 
     async def note(self, entries: Sequence[AuditEntry], context: CallContext) -> None:
         await self._ask("note", tuple(entries), context)
+
+    async def step_case(self, case_id: str, step: CaseStep, context: CallContext) -> CaseRecord:
+        return cast("CaseRecord", await self._ask("step_case", case_id, step, context))
+
+    async def expect_sweep(self, request: SweepRequest, context: CallContext) -> Expectation:
+        return cast("Expectation", await self._ask("expect_sweep", request, context))
+
+    async def start_sweep(self, request: SweepRequest, context: CallContext) -> SweepRecord:
+        return cast("SweepRecord", await self._ask("start_sweep", request, context))
+
+    async def steer_sweep(
+        self, sweep_id: str, steering: Steering, context: CallContext
+    ) -> SweepRecord:
+        answer = await self._ask("steer_sweep", sweep_id, steering, context)
+        return cast("SweepRecord", answer)
+
+    async def read_sweep(self, sweep_id: str, context: CallContext) -> SweepRecord:
+        return cast("SweepRecord", await self._ask("read_sweep", sweep_id, context))
+
+    async def list_sweeps(self, limit: int, context: CallContext) -> list[SweepRecord]:
+        return cast("list[SweepRecord]", await self._ask("list_sweeps", limit, context))
+
+    async def list_groups(
+        self, sweep_id: str, after: int, limit: int, context: CallContext
+    ) -> GroupList:
+        answer = await self._ask("list_groups", sweep_id, after, limit, context)
+        return cast("GroupList", answer)
+
+    async def read_group(self, sweep_id: str, key: str, context: CallContext) -> Mapping[str, Any]:
+        answer = await self._ask("read_group", sweep_id, key, context)
+        return cast("Mapping[str, Any]", answer)
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         return (await self.carry(method, arguments)).unwrap()

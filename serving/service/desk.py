@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,10 @@ from engine.matching.holders import ErasureCertificate, HolderLines
 from engine.matching.identification import Identification
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck
-from engine.registry.records import AuditEntry
+from engine.registry.records import AuditEntry, CaseRecord
+from engine.sweeps.expectation import Expectation, SweepRequest
+from engine.sweeps.model import SweepRecord
+from serving.service.steps import CaseStep, Steering
 
 Probes = NDArray[np.float32]
 
@@ -79,7 +82,57 @@ class LineTarget:
     text: str = field(repr=False)
 
 
-class Desk(Protocol):
+@dataclass(frozen=True, slots=True)
+class GroupList:
+    """Groups of a sweep in short, the riskiest first; `next_after` is None on the last page."""
+
+    groups: tuple[Mapping[str, Any], ...]
+    total: int
+    next_after: int | None
+
+
+class FraudDesk(Protocol):
+    """What fraud teams ask of the one registrar. Whatever is answered fits into one message."""
+
+    async def step_case(self, case_id: str, step: CaseStep, context: CallContext) -> CaseRecord:
+        """Takes one step of a case and returns it as it is then; audited. `NotFound`, `CaseMoved`
+        where the case is not in a state for it, `FourEyes` where another person must do it."""
+        ...
+
+    async def expect_sweep(self, request: SweepRequest, context: CallContext) -> Expectation:
+        """What a sweep would cost and bring; changes nothing. `RateUnsupported`."""
+        ...
+
+    async def start_sweep(self, request: SweepRequest, context: CallContext) -> SweepRecord:
+        """Starts a sweep; audited. `SweepBusy` where one is alive."""
+        ...
+
+    async def steer_sweep(
+        self, sweep_id: str, steering: Steering, context: CallContext
+    ) -> SweepRecord:
+        """Pauses, resumes or cancels a sweep; audited. `NotFound`, `SweepOver`."""
+        ...
+
+    async def read_sweep(self, sweep_id: str, context: CallContext) -> SweepRecord:
+        """A sweep with its progress of this moment."""
+        ...
+
+    async def list_sweeps(self, limit: int, context: CallContext) -> list[SweepRecord]:
+        """The newest sweeps, without their summaries."""
+        ...
+
+    async def list_groups(
+        self, sweep_id: str, after: int, limit: int, context: CallContext
+    ) -> GroupList:
+        """Groups of a sweep that is done, after the place `after`; audited. `SweepOver`."""
+        ...
+
+    async def read_group(self, sweep_id: str, key: str, context: CallContext) -> Mapping[str, Any]:
+        """One group with its members and links; audited with whom it showed."""
+        ...
+
+
+class Desk(FraudDesk, Protocol):
     """The one registrar. Every call may raise a `SosieError` or a `ServiceRefusal`:
 
     `NotReady` before it is ready, `Busy` or `Overloaded` where a queue is full, `Interrupted`

@@ -16,6 +16,7 @@ from indexes.errors import ShardLost
 from serving.compose import Deployment
 from serving.errors import describe
 from serving.refusals import NotReady
+from serving.retention.daily import DailyRetention
 from serving.service.accounts import DecisionAccount, StageAccount, show_queues, show_watermark
 from serving.service.desk import Phase, Status
 from serving.service.opened import OpenRegistry, Watermark
@@ -131,7 +132,8 @@ class Lifecycle:
             if opened is None:
                 break
             retry_s = FIRST_RETRY_S
-            self._tend(opened)
+            with DailyRetention.of(opened.deployment, self._log):
+                self._tend(opened)
             self._close(opened)
             # Or two galleries would be in memory while the next is opened.
             del opened
@@ -154,6 +156,8 @@ class Lifecycle:
             )
             undo.callback(opened.searches.close)
             opened.warm()
+            undo.callback(opened.sweeps.close)
+            opened.sweeps.open()
             self._admit(opened)
             undo.pop_all()
         return opened

@@ -8,19 +8,15 @@ from contextlib import contextmanager
 from functools import partial
 from threading import Condition
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import DeadlinePassed, GalleryBehind, LeaseLost, RegistryError, SosieError
 from engine.matching.arrivals import Outcome
-from engine.matching.disputes import Dispute
-from engine.matching.documents import Document
-from engine.matching.holders import ErasureCertificate, HolderLines
 from engine.matching.identification import Identification
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.runner import BoundedRunner
-from engine.matching.verification import HolderCheck
 from engine.registry.records import AuditEntry
 from indexes.errors import IndexFault, ShardLost
 from serving.compose import Deployment
@@ -28,15 +24,22 @@ from serving.errors import describe
 from serving.refusals import NotReady
 from serving.sections import ServeSettings
 from serving.service.clerks import Clerks
-from serving.service.desk import CallContext, LineTarget, Probes, Status
+from serving.service.desk import CallContext, Probes, Status
 from serving.service.lifecycle import Lifecycle
-from serving.service.opened import OpenRegistry, Turn
-from serving.service.replies import OPERATIONS, Reply, find_context, presentable
+from serving.service.opened import OpenRegistry
+from serving.service.replies import (
+    ABOUT_FRAUD,
+    OPERATIONS,
+    QUEUED,
+    Reply,
+    find_context,
+    presentable,
+)
+from serving.service.turn import Turn
 from serving.service.waiting import GRACE_S, finish_by
 from serving.telemetry.meter import Meter
 from serving.telemetry.traces import Attribute, SilentTracer, Tracer
 
-T = TypeVar("T")
 READER_THREADS, READS_WAITING = 8, 128
 ERASURES_WAITING = 16
 SPANS = {"enroll": "judge", "identify": "search", "note": "audit"}
@@ -75,7 +78,6 @@ class MatchService:
     async def perform(self, method: str, arguments: tuple[Any, ...]) -> Reply:
         """`method` is one of `replies.OPERATIONS`, `arguments` are those of the `Desk`."""
         assert method in OPERATIONS, "a caller of ours asks for what it knows"
-        operation: Callable[..., Awaitable[Any]] = getattr(self, f"_{method}")
         opened: OpenRegistry | None = None
         context = find_context(arguments)
         traceparent = None if context is None else context.traceparent
@@ -83,7 +85,7 @@ class MatchService:
         with self._counted(), span as traced:
             try:
                 opened = self._life.require()
-                value = await operation(opened, *arguments)
+                value = await self._carry_out(opened, method, arguments)
                 traced.note(**_describe(value))
                 return Reply(value)
             except Exception as raised:  # noqa: BLE001 - errors cross the hop as values
@@ -108,6 +110,18 @@ class MatchService:
         self._readers.close()
         self._erasers.close()
 
+    async def _carry_out(
+        self, opened: OpenRegistry, method: str, arguments: tuple[Any, ...]
+    ) -> Any:
+        if method in QUEUED:
+            queue: Callable[..., Awaitable[Any]] = getattr(self, f"_{method}")
+            return await queue(opened, *arguments)
+        *given, context = arguments
+        clerk = opened.fraud if method in ABOUT_FRAUD else opened
+        work = partial(getattr(clerk, method), *given)
+        clerks = self._erasers if method == "erase" else self._readers
+        return await self._work(opened, context, work, clerks)
+
     async def _enroll(
         self, opened: OpenRegistry, request: EnrollmentRequest, context: CallContext
     ) -> Answer:
@@ -130,43 +144,6 @@ class MatchService:
             await finish_by(opened.scribe.note([_entry_of(answers, context)]), expires_at)
         return answers
 
-    async def _check_line(
-        self, opened: OpenRegistry, target: LineTarget, probe: Probes, context: CallContext
-    ) -> HolderCheck:
-        return await self._work(opened, context, partial(opened.check_line, target, probe))
-
-    async def _check_document(
-        self, opened: OpenRegistry, document: Document | str, probe: Probes, context: CallContext
-    ) -> HolderCheck:
-        return await self._work(opened, context, partial(opened.check_document, document, probe))
-
-    async def _read_lines(
-        self, opened: OpenRegistry, document: Document, probe: Probes, context: CallContext
-    ) -> HolderLines:
-        return await self._work(opened, context, partial(opened.read_lines, document, probe))
-
-    async def _dispute_line(
-        self,
-        opened: OpenRegistry,
-        target: LineTarget,
-        document: Document,
-        probe: Probes,
-        context: CallContext,
-    ) -> Dispute:
-        work = partial(opened.dispute_line, target, document, probe)
-        return await self._work(opened, context, work)
-
-    async def _close_line(
-        self, opened: OpenRegistry, target: LineTarget, context: CallContext
-    ) -> str:
-        return await self._work(opened, context, partial(opened.close_line, target))
-
-    async def _erase(
-        self, opened: OpenRegistry, document_id: str, context: CallContext
-    ) -> ErasureCertificate:
-        work = partial(opened.erase, document_id)
-        return await self._work(opened, context, work, self._erasers)
-
     async def _note(
         self, opened: OpenRegistry, entries: Sequence[AuditEntry], context: CallContext
     ) -> None:
@@ -177,13 +154,13 @@ class MatchService:
         self,
         opened: OpenRegistry,
         context: CallContext,
-        perform: Callable[[Turn], T],
-        clerks: Clerks | None = None,
-    ) -> T:
+        perform: Callable[[Turn], Any],
+        clerks: Clerks,
+    ) -> Any:
         """Has a call that blocks carried out by a thread, within its time."""
         expires_at = self._expiry(context.timeout_s)
         turn = Turn(context, BoundedRunner(opened.registrar, expires_at - monotonic()), expires_at)
-        future = (clerks or self._readers).submit(partial(perform, turn))
+        future = clerks.submit(partial(perform, turn))
         give_up = turn.runner.give_up
         return await finish_by(future, expires_at, give_up=give_up, grace_s=GRACE_S)
 

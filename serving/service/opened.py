@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from time import monotonic, sleep
 
@@ -13,14 +14,15 @@ from engine.matching import disputes, holders, operations, verification
 from engine.matching.disputes import Dispute
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines
-from engine.matching.runner import BoundedRunner
-from engine.matching.scribe import Scribe
+from engine.matching.scribe import Audit, Scribe
 from engine.matching.verification import HolderCheck, HolderProbe
-from engine.registry.records import AuditEntry
 from indexes.validation import check_vectors
 from serving.compose import Deployment
-from serving.service.desk import CallContext, LineTarget, Probes
+from serving.service.desk import LineTarget, Probes
+from serving.service.fraud import FraudClerk
 from serving.service.searches import SearchQueue
+from serving.service.turn import Turn
+from serving.sweeping.desk import SweepDesk
 
 WARM_ROWS = (1, 64)
 """One probe and a batch of them are searched by different code."""
@@ -46,19 +48,6 @@ class Watermark:
         return self.store_sequence is not None and self.store_sequence != self.sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One call on its way through a thread."""
-
-    context: CallContext
-    runner: BoundedRunner
-    expires_at: float
-
-    @property
-    def left_s(self) -> float:
-        return max(0.0, self.expires_at - monotonic())
-
-
 class OpenRegistry:
     """The parts behind the calls, and the calls that block, each for one thread."""
 
@@ -76,6 +65,8 @@ class OpenRegistry:
         self.gallery = self.registrar.gallery
         self.scribe = Scribe(self.registrar, observe=observe_audit)
         self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
+        self.sweeps = SweepDesk(deployment)
+        self.fraud = FraudClerk(self.store, self.sweeps, self._audit)
 
     def warm(self) -> None:
         """One search of each kind, so that no caller waits for code that is compiled."""
@@ -102,12 +93,12 @@ class OpenRegistry:
 
     def check_line(self, target: LineTarget, probe: Probes, turn: Turn) -> HolderCheck:
         return verification.check_line(
-            self.store, self.gallery, target.text, self._probe(probe, turn), self._audit(turn)
+            turn.runner, self.store, target.text, self._probe(probe, turn), self._audit(turn)
         )
 
     def check_document(self, document: Document | str, probe: Probes, turn: Turn) -> HolderCheck:
         return verification.check_document(
-            self.store, self.gallery, document, self._probe(probe, turn), self._audit(turn)
+            turn.runner, self.store, document, self._probe(probe, turn), self._audit(turn)
         )
 
     def read_lines(self, document: Document, probe: Probes, turn: Turn) -> HolderLines:
@@ -151,10 +142,10 @@ class OpenRegistry:
 
     def close(self) -> None:
         """Answers who waits, keeps a snapshot where much has changed, gives back the lease."""
-        try:
-            self.searches.close()
-        finally:
-            self.deployment.close()
+        with ExitStack() as closing:
+            closing.callback(self.deployment.close)
+            closing.callback(self.searches.close)
+            closing.callback(self.sweeps.close)
 
     @property
     def failure(self) -> SosieError | None:
@@ -173,5 +164,5 @@ class OpenRegistry:
             carrier=turn.context.carrier,
         )
 
-    def _audit(self, turn: Turn) -> Callable[[AuditEntry], None]:
+    def _audit(self, turn: Turn) -> Audit:
         return lambda entry: self.scribe.keep(entry, turn.left_s)

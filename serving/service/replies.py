@@ -11,19 +11,24 @@ from indexes.errors import IndexFault, ShardLost
 from serving.refusals import Interrupted, ServiceRefusal
 from serving.service.desk import CallContext
 
-OPERATIONS = frozenset(
+QUEUED = frozenset({"enroll", "identify", "note"})
+"""Gathered with others of their kind; every other call is carried out by a thread of its own."""
+ABOUT_HOLDERS = frozenset(
+    {"check_line", "check_document", "read_lines", "dispute_line", "close_line", "erase"}
+)
+ABOUT_FRAUD = frozenset(
     {
-        "enroll",
-        "identify",
-        "check_line",
-        "check_document",
-        "read_lines",
-        "dispute_line",
-        "close_line",
-        "erase",
-        "note",
+        "step_case",
+        "expect_sweep",
+        "start_sweep",
+        "steer_sweep",
+        "read_sweep",
+        "list_sweeps",
+        "list_groups",
+        "read_group",
     }
 )
+OPERATIONS = QUEUED | ABOUT_HOLDERS | ABOUT_FRAUD
 """The methods of a `Desk` that another process may ask for, besides `status`."""
 
 

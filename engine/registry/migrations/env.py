@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from engine.registry.tables import metadata
+from engine.registry import tables
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=tables.deployment.metadata,
     # SQLite alters a table by copying it.
     render_as_batch=True,
 )

@@ -201,9 +201,10 @@ async def _note_read(parts: Parts, call: Call, principal: Principal, enrollment_
 
 
 def _show_record(record: EnrollmentRecord) -> dict[str, Any]:
+    """Of an attempt that has expired: what it was judged by and its findings, no score."""
     evidence = record.evidence
     inputs: Mapping[str, Any] = evidence["inputs"]
-    candidates = inputs["candidates"]
+    candidates = inputs.get("candidates")
     has_searched = inputs["searched"] is not None
     return {
         "enrollment_id": record.id,
@@ -212,9 +213,9 @@ def _show_record(record: EnrollmentRecord) -> dict[str, Any]:
         "decision": record.decision,
         "reasons": evidence["findings"],
         "scores": {
-            "live_portrait": inputs["live_portrait_score"],
-            "holder": inputs["holder_score"],
-            "best_candidate": max((one["score"] for one in candidates), default=None),
+            "live_portrait": inputs.get("live_portrait_score"),
+            "holder": inputs.get("holder_score"),
+            "best_candidate": max((one["score"] for one in candidates or ()), default=None),
         },
         "thresholds": inputs["thresholds"],
         "duplicate_search": {
@@ -224,10 +225,11 @@ def _show_record(record: EnrollmentRecord) -> dict[str, Any]:
             "candidates": candidates if has_searched else None,
         },
         "document_id": record.document_id,
-        "quality": evidence["quality"],
+        "quality": evidence.get("quality", {}),
         "model_digest": evidence["model_digest"],
         "policy_version": evidence["policy_version"],
         "consent_ref": record.consent_ref,
         "captured_at": record.captured_at,
         "decided_at": record.created_at,
+        "expired_at": record.expired_at,
     }

@@ -187,3 +187,6 @@ class EnrollmentRecordAnswer(Shown):
     consent_ref: str | None
     captured_at: datetime | None
     decided_at: datetime
+    expired_at: datetime | None = Field(
+        description="since when scores, candidates, consent and capture time are gone by retention"
+    )

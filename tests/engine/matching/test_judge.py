@@ -84,6 +84,30 @@ def test_a_stolen_document_opens_a_case_for_its_holder(lab: Any) -> None:
     assert [case.document_ids for case in cases] == [(outcomes[0].body["document_id"],)]
 
 
+def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab: Any) -> None:
+    person = lab.people.person()
+    with lab.registrar() as registrar:
+        known = registrar.enroll([lab.request(person)])[0]
+        pair = registrar.enroll([lab.request(person), lab.request(person)])
+        single = registrar.enroll([lab.request(person)])[0]
+    refused = [*pair, single]
+    assert {outcome.reasons for outcome in refused} == {(Reason.DUPLICATE_IDENTITY,)}
+    (case,) = lab.store.cases(CaseState.OPEN)
+    assert [outcome.body["cases"] for outcome in refused] == [
+        [{"id": case.id, "kind": "duplicate_identity"}]
+    ] * 3
+    everybody = {outcome.body["document_id"] for outcome in (known, *refused)}
+    assert set(case.document_ids) == set(case.suspect_ids) == everybody
+    attempts = {case.enrollment_id, *(one.enrollment_id for one in lab.store.merged_cases(case.id))}
+    assert attempts == {outcome.body["enrollment_id"] for outcome in refused}
+    told = [row.entry for row in lab.store.audit_entries() if row.entry.action[:5] == "case."]
+    assert [(one.action, one.actor) for one in told] == [
+        ("case.opened", "outlet:blue-1"),
+        ("case.merged", "outlet:blue-1"),
+        ("case.merged", "outlet:blue-1"),
+    ]
+
+
 def test_when_the_portrait_is_somebody_else_only_the_live_face_is_searched(lab: Any) -> None:
     known, portrayed = lab.people.person(), lab.people.person()
     with lab.registrar() as registrar:

@@ -9,13 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.matching.policy import (
-    Candidate,
-    CaseKind,
-    Evidence,
-    Photograph,
-    decide,
-)
+from engine.casework.model import CaseKind
+from engine.matching.policy import Candidate, Evidence, Photograph, decide
 from engine.matching.replaying import read_evidence, write_evidence
 from engine.matching.thresholds import Thresholds
 from engine.reasons import IMAGE_REASONS, Decision, Reason

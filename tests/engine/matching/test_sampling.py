@@ -69,5 +69,20 @@ def test_a_samples_vector_is_rotated_and_keeps_its_scores(
     assert abs(float(turned[0] @ vectors[0])) < 0.5
 
 
+def test_crops_go_with_the_samples_only_where_they_are_asked_for(
+    extractor: Extractor, face_vault: Vault
+) -> None:
+    images = [encode(Image.new("RGB", (64, 64))), encode(Image.fromarray(data.astronaut()))]
+    plain = take_samples(images, extractor, face_vault)
+    assert [one.crop for one in plain if isinstance(one, Sample)] == [None, None]
+    faceless, face = take_samples(images, extractor, face_vault, with_crops=True)
+    assert isinstance(faceless, Sample)
+    assert faceless.crop is None
+    assert isinstance(face, Sample)
+    assert face.crop is not None
+    # Sealed: no image file begins so.
+    assert not face.crop.startswith(b"\xff\xd8")
+
+
 def test_nothing_gives_nothing(extractor: Extractor, face_vault: Vault) -> None:
     assert take_samples([], extractor, face_vault) == []

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.casework.model import CaseOrigin, NoteKind
 from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
 from engine.matching import references
 from engine.matching.comparison import fuse_vectors
@@ -34,12 +35,11 @@ def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab: An
     other = lab.people.between(probe, 0.2)
     with lab.registrar() as registrar:
         document_id = registrar.enroll([request, lab.request()])[0].body["document_id"]
-        gallery = registrar.gallery
         target = request.document
-        mine = check_document(lab.store, gallery, target, probe_of(probe), entries.append)
-        by_id = check_document(lab.store, gallery, document_id, probe_of(probe), entries.append)
-        by_line = check_line(lab.store, gallery, request.msisdn, probe_of(probe), entries.append)
-        theirs = check_document(lab.store, gallery, target, probe_of(other), entries.append)
+        mine = check_document(registrar, lab.store, target, probe_of(probe), entries.append)
+        by_id = check_document(registrar, lab.store, document_id, probe_of(probe), entries.append)
+        by_line = check_line(registrar, lab.store, request.msisdn, probe_of(probe), entries.append)
+        theirs = check_document(registrar, lab.store, target, probe_of(other), entries.append)
     reference = fuse_vectors(request.live.vector, request.portrait.vector)
     expected = float(np.float32(reference.astype(np.float64) @ probe.astype(np.float64)))
     assert (mine.is_match, mine.score, mine.threshold) == (True, expected, 0.42)
@@ -52,9 +52,62 @@ def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab: An
         (document_id, {"matched": True}),
         (document_id, {"matched": True}),
         (document_id, {"matched": True} | line),
-        (document_id, {"matched": False}),
     ]
     assert {(each.actor, each.action) for each in entries} == {("key:1", "holder.checked")}
+    (kept,) = [one for one in entries_of(lab) if one.action == "holder.checked"]
+    assert (kept.actor, kept.subject, kept.detail) == ("key:1", document_id, {"matched": False})
+
+
+def entries_of(lab: Any) -> list[AuditEntry]:
+    return [row.entry for row in lab.store.audit_entries()]
+
+
+def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab: Any) -> None:
+    holder, other = lab.people.person(), lab.people.person()
+    request = lab.request(holder)
+    with lab.registrar() as registrar:
+        answer = registrar.enroll([request])[0]
+        line, document = answer.body["line_id"], answer.body["document_id"]
+        checks = [
+            check_line(registrar, lab.store, text, probe_of(other), pytest.fail)
+            for text in (request.msisdn, line)
+        ]
+        checks.append(check_document(registrar, lab.store, document, probe_of(other), pytest.fail))
+        matched = check_line(registrar, lab.store, line, probe_of(holder), print)
+    assert matched.case_id is None
+    (case,) = lab.store.cases()
+    assert {check.case_id for check in checks} == {case.id}
+    assert (case.kind, case.origin) == ("line_changed_face", CaseOrigin.REVERIFICATION)
+    assert (case.document_ids, case.line_id, case.line_ids) == ((document,), line, (line,))
+    assert case.enrollment_id == answer.body["enrollment_id"]
+    # The holder is wronged, if anybody is.
+    assert case.suspect_ids == ()
+    assert case.score == max(check.score for check in checks)
+    merged = lab.store.merged_cases(case.id)
+    assert sorted(one.line_id or "" for one in merged) == ["", line]
+    kinds = [note.kind for note in lab.store.case_notes(case.id)]
+    assert kinds == [NoteKind.OPENED, NoteKind.MERGED, NoteKind.MERGED]
+    actions = [one.action for one in entries_of(lab) if one.actor == "key:1"]
+    assert actions == [
+        *("holder.checked", "case.opened"),
+        *("holder.checked", "case.merged"),
+        *("holder.checked", "case.merged"),
+    ]
+
+
+def test_where_no_face_is_on_file_a_check_is_no_evidence(lab: Any) -> None:
+    thief, stranger = lab.people.person(), lab.people.person()
+    entries: list[AuditEntry] = []
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request(thief)])
+        refused = registrar.enroll([lab.request(thief)])[0]
+        opened = lab.store.cases()
+        document = refused.body["document_id"]
+        probe = probe_of(stranger)
+        check = check_document(registrar, lab.store, document, probe, entries.append)
+    assert (check.is_match, check.score, check.case_id) == (False, None, None)
+    assert [entry.action for entry in entries] == ["holder.checked"]
+    assert lab.store.cases() == opened
 
 
 def test_a_tenant_checks_only_its_own_lines_and_holders(lab: Any) -> None:
@@ -62,27 +115,26 @@ def test_a_tenant_checks_only_its_own_lines_and_holders(lab: Any) -> None:
     request = lab.request(person)
     with lab.registrar() as registrar:
         registrar.enroll([request])
-        gallery = registrar.gallery
         for carrier in ("blue", None):
             probe = probe_of(person, carrier)
-            assert check_line(lab.store, gallery, request.msisdn, probe, print).is_match
-            assert check_document(lab.store, gallery, request.document, probe, print).is_match
+            assert check_line(registrar, lab.store, request.msisdn, probe, print).is_match
+            assert check_document(registrar, lab.store, request.document, probe, print).is_match
         foreign = probe_of(person, "red")
         with pytest.raises(NotFound) as unseen:
-            check_line(lab.store, gallery, request.msisdn, foreign, pytest.fail)
+            check_line(registrar, lab.store, request.msisdn, foreign, pytest.fail)
         with pytest.raises(NotFound) as unknown:
-            check_line(lab.store, gallery, "+8613999999999", foreign, pytest.fail)
+            check_line(registrar, lab.store, "+8613999999999", foreign, pytest.fail)
         assert str(unseen.value) == str(unknown.value)
         with pytest.raises(NotFound):
-            check_document(lab.store, gallery, request.document, foreign, pytest.fail)
+            check_document(registrar, lab.store, request.document, foreign, pytest.fail)
         close_line(registrar, lab.store, request.msisdn, "test")
         with pytest.raises(NotFound):
-            check_line(lab.store, gallery, request.msisdn, probe_of(person), pytest.fail)
+            check_line(registrar, lab.store, request.msisdn, probe_of(person), pytest.fail)
         with pytest.raises(NotFound):
             check_document(
-                lab.store, gallery, request.document, probe_of(person, "blue"), pytest.fail
+                registrar, lab.store, request.document, probe_of(person, "blue"), pytest.fail
             )
-        assert check_document(lab.store, gallery, request.document, probe_of(person), print)
+        assert check_document(registrar, lab.store, request.document, probe_of(person), print)
 
 
 def test_an_erased_holder_is_not_found(lab: Any) -> None:
@@ -93,7 +145,7 @@ def test_an_erased_holder_is_not_found(lab: Any) -> None:
         erase_holder(registrar, lab.store, request.document, "test")
         for target in (request.document, document_id, "no id at all"):
             with pytest.raises(NotFound):
-                check_document(lab.store, registrar.gallery, target, probe_of(person), pytest.fail)
+                check_document(registrar, lab.store, target, probe_of(person), pytest.fail)
 
 
 def test_a_check_that_cannot_be_audited_is_not_told(lab: Any) -> None:
@@ -106,19 +158,20 @@ def test_a_check_that_cannot_be_audited_is_not_told(lab: Any) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([request])
         with pytest.raises(StorageFailed):
-            check_document(lab.store, registrar.gallery, request.document, probe_of(person), fail)
+            check_document(registrar, lab.store, request.document, probe_of(person), fail)
 
 
 def test_what_is_no_face_or_no_line_is_refused_as_input(lab: Any) -> None:
     request = lab.request()
     with lab.registrar() as registrar:
         registrar.enroll([request])
-        gallery = registrar.gallery
         for vector in (np.zeros(64, np.float32), np.ones((2, 2), np.float32)):
             with pytest.raises(VectorInvalid):
-                check_document(lab.store, gallery, request.document, probe_of(vector), pytest.fail)
+                check_document(
+                    registrar, lab.store, request.document, probe_of(vector), pytest.fail
+                )
         with pytest.raises(RequestError):
-            check_line(lab.store, gallery, "my number", ANY, pytest.fail)
+            check_line(registrar, lab.store, "my number", ANY, pytest.fail)
 
 
 class Lagging(Gallery):
@@ -143,9 +196,9 @@ def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(
         registrar.enroll([request])
         gallery.lag = 3
         assert check_document(
-            lab.store, gallery, request.document, probe_of(person), print
+            registrar, lab.store, request.document, probe_of(person), print
         ).is_match
         monkeypatch.setattr(references, "_LAG_S", 0.05)
         gallery.lag = 1_000_000
         with pytest.raises(GalleryBehind):
-            check_document(lab.store, gallery, request.document, probe_of(person), pytest.fail)
+            check_document(registrar, lab.store, request.document, probe_of(person), pytest.fail)

@@ -2,22 +2,34 @@ from __future__ import annotations
 
 import itertools
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 
+from engine.casework.model import CaseNote, CaseOrigin, NoteKind
 from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, SealBroken
 from engine.registry import tables
 from engine.registry.audit import verify_chain
+from engine.registry.casefile import NewCrop
 from engine.registry.keyring import KeyRing
-from engine.registry.records import AuditEntry, Changes, WatchEntry, utc_now
+from engine.registry.records import (
+    AuditEntry,
+    CaseRecord,
+    CaseState,
+    Changes,
+    WatchEntry,
+    new_id,
+    utc_now,
+)
 from engine.registry.resealing import reseal, retire
 from engine.registry.store import Store
 from engine.registry.vault import Vault, key_version
 
 MODEL = "sha256:model-of-the-tests"
+CASE = new_id()
 
 RESEAL_SLOWLY = """
 import sys
@@ -54,14 +66,40 @@ def stopping(changing, batch: int):
 
 @pytest.fixture
 def filled(store, enroll):
-    """Ten enrollments, one of them removed, and a watched face: 10 + 9 + 10 + 1 sealed values."""
+    """Ten enrollments, one of them removed, a watched face, two notes beside one that is empty,
+    and a crop: 10 + 9 + 10 + 1 + 2 + 1 sealed values."""
     with store.writer() as writer:
         changes = enroll(writer, 10)
         writer.commit(changes)
-        face = WatchEntry(1, None, changes.references[0].template, "fraud", utc_now())
-        entry = AuditEntry("test", "test.done", "x")
+        now = utc_now()
+        face = WatchEntry(1, None, changes.references[0].template, "fraud", now)
+        case = CaseRecord(
+            id=CASE,
+            kind="dispute",
+            origin=CaseOrigin.DISPUTE,
+            state=CaseState.OPEN,
+            document_ids=(),
+            opened_at=now,
+            updated_at=now,
+        )
+        notes = [CaseNote(now, "anna", NoteKind.NOTE, text) for text in ("one", "", "王")]
+        crop = NewCrop(
+            id=new_id(),
+            enrollment_id=changes.enrollments[0].id,
+            photograph="live",
+            kept_until=now + timedelta(days=1),
+            image=b"a face",
+        )
         writer.commit(
-            Changes(sequence=11, audit=[entry], removed_references=[(5, 11)], watched=[face])
+            Changes(
+                sequence=11,
+                audit=[AuditEntry("test", "test.done", "x")],
+                removed_references=[(5, 11)],
+                watched=[face],
+                cases=[case],
+                case_notes=[(CASE, note) for note in notes],
+                crops=[crop],
+            )
         )
     return changes
 
@@ -80,7 +118,8 @@ def contents(store: Store, changes: Changes) -> tuple[object, ...]:
     identities = [store.identity(document.id) for document in changes.documents]
     numbers = store.numbers([line.id for line in changes.lines])
     gallery = np.concatenate([chunk.vectors for chunk in store.references()]).tobytes()
-    return identities, numbers, gallery, store.watchlist()[0].template.tobytes()
+    desk = store.case_notes(CASE), store.crops(changes.enrollments[0].id)
+    return identities, numbers, gallery, store.watchlist()[0].template.tobytes(), desk
 
 
 @pytest.fixture
@@ -101,6 +140,8 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
                 "references": 9,
                 "lines": 10,
                 "watchlist": 1,
+                "case_notes": 2,
+                "crops": 1,
             }
             narrow = retire(writer, 1)
         assert versions(widened) == {2}

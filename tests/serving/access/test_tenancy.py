@@ -42,6 +42,12 @@ ALLOWED = {
     "dispute_line":    ("yes", "yes", "yes", "no"),
     "close_line":      ("no", "yes", "no", "yes"),
     "erase_document":  ("no", "yes", "no", "yes"),
+    "search_people":   ("no", "no", "yes", "no"),
+    "read_crops":      ("no", "no", "yes", "no"),
+    "sweep":           ("no", "no", "yes", "no"),
+    "work_on_cases":   ("no", "no", "yes", "no"),
+    "read_thresholds": ("yes", "yes", "yes", "yes"),
+    "read_the_audit_chain": ("no", "no", "no", "yes"),
     "read_metrics":    ("no", "no", "no", "yes"),
 }  # fmt: skip
 

@@ -97,7 +97,12 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
         undo.append(match.close)
         store, vault = reading.store, reading.vault
         faces = FacesQueue(
-            extractor, vault, capacity=serve.photographs_waiting, meter=meter, log=log
+            extractor,
+            vault,
+            capacity=serve.photographs_waiting,
+            meter=meter,
+            log=log,
+            with_crops=whole.crops.keep != "none",
         )
         undo.append(faces.close)
         desk = LocalDesk(match)
@@ -210,5 +215,21 @@ def activation(faces: dict[str, bytes]) -> Callable[..., dict[str, Any]]:
             "captured_at": datetime.now(UTC).isoformat(),
         }
         return {name: value for name, value in (body | changes).items() if value is not None}
+
+    return make
+
+
+@pytest.fixture
+def open_case(
+    faces: dict[str, bytes], activation: Callable[..., dict[str, Any]]
+) -> Callable[..., str]:
+    """`open_case(service)`: a duplicate is enrolled; the id of the case about both documents."""
+
+    def make(service: Any, key: str = "k") -> str:
+        body = activation(live=faces["live"], portrait=faces["portrait"])
+        headers = {"idempotency-key": key}
+        answer = service.ask("POST", "/v1/enrollments", body=body, headers=headers)
+        [case] = service.read(answer)["cases"]
+        return str(case["id"])
 
     return make

@@ -15,6 +15,7 @@ from serving.access.limits import MIN_BURST
 
 MSISDN = "+8613800138000"
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
+UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 NAMES = ("b1", "b2", "blue", "r1", "red", "fraud", "operator")
 
 # The astronaut is enrolled at blue's outlet b1.
@@ -34,12 +35,35 @@ MATRIX: dict[str, tuple[int, int, int, int, int, int, int]] = {
     "identify":                   (403, 403, 403, 403, 403, 200, 403),
     "query lines":                (200, 200, 200, 200, 200, 200, 403),
     "dispute line":               (201, 201, 201, 201, 201, 201, 403),
+    "search people":               (403, 403, 403, 403, 403, 200, 403),
+    "read document":               (403, 403, 403, 403, 403, 200, 403),
+    "read crops":                  (403, 403, 403, 403, 403, 200, 403),
+    "list cases":                  (403, 403, 403, 403, 403, 200, 403),
+    "read case":                   (403, 403, 403, 403, 403, 404, 403),
+    "assign case":                 (403, 403, 403, 403, 403, 404, 403),
+    "note case":                   (403, 403, 403, 403, 403, 404, 403),
+    "propose outcome":             (403, 403, 403, 403, 403, 404, 403),
+    "withdraw proposal":           (403, 403, 403, 403, 403, 404, 403),
+    "close case":                  (403, 403, 403, 403, 403, 404, 403),
+    "expect sweep":                (403, 403, 403, 403, 403, 200, 403),
+    "list sweeps":                 (403, 403, 403, 403, 403, 200, 403),
+    "read sweep":                  (403, 403, 403, 403, 403, 404, 403),
+    "pause sweep":                 (403, 403, 403, 403, 403, 404, 403),
+    "resume sweep":                (403, 403, 403, 403, 403, 404, 403),
+    "cancel sweep":                (403, 403, 403, 403, 403, 404, 403),
+    "list groups":                 (403, 403, 403, 403, 403, 404, 403),
+    "read group":                  (403, 403, 403, 403, 403, 404, 403),
+    "precision":                   (403, 403, 403, 403, 403, 200, 403),
+    "thresholds":                  (200, 200, 200, 200, 200, 200, 200),
+    "read audit":                  (403, 403, 403, 403, 403, 403, 200),
+    "verify audit":                (403, 403, 403, 403, 403, 403, 200),
     "close line":                 (403, 403, 200, 403, 404, 403, 404),
     "erase document":             (403, 403, 200, 403, 404, 403, 404),
     "metrics":                    (403, 403, 403, 403, 403, 403, 200),
     "whose key":                  (200, 200, 200, 200, 200, 200, 200),
 }  # fmt: skip
-"""Asked in this order, each by the keys from left to right: what blue has closed or erased is
+"""404 to a fraud team: a case, sweep or group that is none (see test_cases, test_sweeps).
+Asked in this order, each by the keys from left to right: what blue has closed or erased is
 gone for the operator, who may do the same (see test_lines)."""
 OPEN = {"live": "/health/live", "ready": "/health/ready", "version": "/version",
         "document": "/openapi.json"}  # fmt: skip
@@ -55,6 +79,7 @@ def calls(
     face, again = {"image": faces["live"]}, {"image": faces["later"]}
     holder = {"document": DOCUMENT, "probe": again}
     line, document = f"/v1/lines/{MSISDN}", f"/v1/documents/{enrolled['document_id']}"
+    case, sweep = f"/v1/cases/{UNKNOWN}", f"/v1/sweeps/{UNKNOWN}"
     captured_at = activation()["captured_at"]
 
     def enroll(key: str, **changes: Any) -> Call:
@@ -87,6 +112,29 @@ def calls(
             "identify": lambda: post("/v1/identifications", {"probe": face}),
             "query lines": lambda: post("/v1/lines/query", holder),
             "dispute line": lambda: post(f"{line}/dispute", holder),
+            "search people": lambda: post("/v1/people/search", {"document": DOCUMENT}),
+            "read document": lambda: ("GET", document, {}),
+            "read crops": lambda: (
+                "GET", f"/v1/enrollments/{enrolled['enrollment_id']}/crops", {}),
+            "list cases": lambda: ("GET", "/v1/cases", {}),
+            "read case": lambda: ("GET", case, {}),
+            "assign case": lambda: post(f"{case}/assign", {"assignee": "me"}),
+            "note case": lambda: post(f"{case}/notes", {"text": "seen"}),
+            "propose outcome": lambda: post(f"{case}/propose", {"outcome": "fraud"}),
+            "withdraw proposal": lambda: ("POST", f"{case}/withdraw", {}),
+            "close case": lambda: post(f"{case}/close", {"outcome": "fraud"}),
+            "expect sweep": lambda: post("/v1/sweeps", {"dry_run": True, "threshold": 0.6}),
+            "list sweeps": lambda: ("GET", "/v1/sweeps", {}),
+            "read sweep": lambda: ("GET", sweep, {}),
+            "pause sweep": lambda: ("POST", f"{sweep}/pause", {}),
+            "resume sweep": lambda: ("POST", f"{sweep}/resume", {}),
+            "cancel sweep": lambda: ("POST", f"{sweep}/cancel", {}),
+            "list groups": lambda: ("GET", f"{sweep}/groups", {}),
+            "read group": lambda: ("GET", f"{sweep}/groups/any", {}),
+            "precision": lambda: ("GET", "/v1/precision", {}),
+            "thresholds": lambda: ("GET", "/v1/thresholds", {}),
+            "read audit": lambda: ("GET", "/v1/audit", {}),
+            "verify audit": lambda: ("GET", "/v1/audit/verification", {}),
             "close line": lambda: ("DELETE", line, {}),
             "erase document": lambda: ("DELETE", document, {}),
             "metrics": lambda: ("GET", "/metrics", {}),

@@ -10,10 +10,13 @@ import pytest
 
 from serving.api.codec import FORM, JSON, MSGPACK
 from serving.api.matching import match_routes
+from serving.api.schemas.cases import AssignBody, NoteBody, OutcomeBody
 from serving.api.schemas.enrollments import EnrollmentAnswer, EnrollmentBody
 from serving.api.schemas.identifications import IdentificationBody
 from serving.api.schemas.lines import HolderBody
 from serving.api.schemas.matching import MatchRequest, TemplatesRequest
+from serving.api.schemas.people import PeopleBody
+from serving.api.schemas.sweeps import SweepBody
 from serving.api.schemas.verifications import VerificationBody
 
 
@@ -89,7 +92,19 @@ def test_every_route_documents_its_errors_headers_and_types(document: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "model", [EnrollmentBody, VerificationBody, IdentificationBody, HolderBody, EnrollmentAnswer]
+    "model",
+    [
+        EnrollmentBody,
+        VerificationBody,
+        IdentificationBody,
+        HolderBody,
+        PeopleBody,
+        AssignBody,
+        NoteBody,
+        OutcomeBody,
+        SweepBody,
+        EnrollmentAnswer,
+    ],
 )
 def test_every_example_is_valid(document: dict[str, Any], model: Any) -> None:
     schema = document["components"]["schemas"][model.__name__]

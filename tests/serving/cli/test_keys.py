@@ -1,8 +1,7 @@
-"""`sosie keys rotate` and `sosie audit verify`."""
+"""`sosie keys rotate`."""
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +78,3 @@ def test_the_ring_from_before_a_rotation_is_refused(
     assert_refused(
         sosie("search", photographs.later, "--home", full_home), "newest backup of the key ring"
     )
-
-
-def test_an_untouched_audit_chain_is_intact(full_home: Path, sosie: Any) -> None:
-    outcome = sosie("audit", "verify", "--home", full_home, "--json")
-    assert outcome.code == 0
-    assert (outcome.json["intact"], outcome.json["first_bad"]) == (True, None)
-    assert outcome.json["head"]["number"] == outcome.json["entries"]
-
-
-def test_an_altered_audit_entry_is_found(full_home: Path, sosie: Any) -> None:
-    with sqlite3.connect(full_home / "registry.sqlite") as database:
-        database.execute("UPDATE audit SET actor = 'somebody' WHERE number = 3")
-    database.close()
-    outcome = sosie("audit", "verify", "--home", full_home)
-    assert outcome.code == 1
-    assert "Broken at entry 3" in outcome.out

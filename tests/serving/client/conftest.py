@@ -24,7 +24,7 @@ from serving.compose import Deployment
 from serving.settings import load_settings
 from tests.serving.api.conftest import KEYS, Service, serving
 
-CALLERS = ("b1", "blue", "fraud")
+CALLERS = ("b1", "blue", "fraud", "second", "operator")
 
 
 class Relay:

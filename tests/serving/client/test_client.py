@@ -15,6 +15,7 @@ from serving.client import (
     KnownDocument,
     MatchItem,
     Options,
+    SweepTerms,
     Template,
 )
 from tests.serving.api.conftest import Service
@@ -151,7 +152,7 @@ def test_a_line_is_closed_and_a_holder_erased(
 
 
 def test_every_route_of_the_service_has_a_method(service: Service) -> None:
-    from serving.client import calls
+    from serving.client import calls, team_calls
 
     document = service.ask("GET", "/openapi.json", key=None).json()
     routes = {
@@ -174,6 +175,26 @@ def test_every_route_of_the_service_has_a_method(service: Service) -> None:
         calls.ready(),
         calls.version(),
         calls.whose_key(),
+        team_calls.search_people(face, None, None),
+        team_calls.read_document("X"),
+        team_calls.read_crops("X"),
+        team_calls.list_cases(None, None, None, None, 1),
+        team_calls.read_case("X"),
+        team_calls.assign_case("X", None),
+        team_calls.note_case("X", "seen"),
+        team_calls.propose_outcome("X", "fraud", []),
+        team_calls.withdraw_proposal("X"),
+        team_calls.close_case("X", "fraud", []),
+        team_calls.measure_precision(),
+        team_calls.start_sweep(SweepTerms()),
+        team_calls.list_sweeps(1),
+        team_calls.read_sweep("X"),
+        *(team_calls.steer_sweep("X", one) for one in ("pause", "resume", "cancel")),
+        team_calls.list_groups("X", 0, 1),
+        team_calls.read_group("X", "X"),
+        team_calls.read_thresholds(),
+        team_calls.read_audit(None, 1, None, None, None),
+        team_calls.verify_audit(0),
     ]
     named = {(call.method, call.path.partition("?")[0].replace("/X", "/{}")) for call in made}
     named |= {("POST", "/v1/enrollments")}

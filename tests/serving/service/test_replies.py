@@ -13,8 +13,17 @@ from indexes.errors import ShardLost, VectorInvalid
 from serving import refusals
 from serving.errors import describe
 from serving.service.desk import Desk
+from serving.service.fraud import FraudClerk
 from serving.service.match_service import MatchService
-from serving.service.replies import OPERATIONS, Reply, presentable
+from serving.service.opened import OpenRegistry
+from serving.service.replies import (
+    ABOUT_FRAUD,
+    ABOUT_HOLDERS,
+    OPERATIONS,
+    QUEUED,
+    Reply,
+    presentable,
+)
 
 
 def kinds(tree: type[Any]) -> list[type[Any]]:
@@ -57,7 +66,15 @@ def test_every_call_of_a_desk_can_be_carried() -> None:
         if not name.startswith("_") and name != "status"
     }
     assert calls == OPERATIONS
-    for name in OPERATIONS:
-        asked = list(inspect.signature(getattr(Desk, name)).parameters)
-        carried = list(inspect.signature(getattr(MatchService, f"_{name}")).parameters)
-        assert carried == ["self", "opened", *asked[1:]]
+
+    def parameters(of: Any, name: str) -> list[str]:
+        return list(inspect.signature(getattr(of, name)).parameters)
+
+    for name in QUEUED:
+        queue = parameters(MatchService, f"_{name}")
+        assert queue == ["self", "opened", *parameters(Desk, name)[1:]]
+    for clerk, names in ((OpenRegistry, ABOUT_HOLDERS), (FraudClerk, ABOUT_FRAUD)):
+        for name in names:
+            *asked, context = parameters(Desk, name)
+            assert context == "context"
+            assert parameters(clerk, name) == [*asked, "turn"]

@@ -1,0 +1,190 @@
+"""Suite `sweep`: rings hidden in a million references, found, grouped, and told from chains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.ceiling import cores
+from bench.checks import Measured, Skipped
+from bench.machine import filesystem_of
+from bench.photographs import LFW
+from bench.report import Figure, Result, Setup
+from bench.search import PROMISED_SIZE, size_reason
+from bench.sweeping import million
+from bench.sweeping.deployment import sweep_deployment
+from bench.sweeping.flood import time_flood
+from bench.sweeping.lfw import sweep_photographs
+from bench.sweeping.listing import list_deployment, list_flood, list_million, list_photographs
+from bench.sweeping.planted import DIM, LARGEST, SMALLEST, Plan
+from bench.vectors import describe_population
+from engine.errors import RequestError
+
+QUICK = {
+    "references": 20_000,
+    "rings": 50,
+    "traps": 10,
+    "newcomers": 1_000,
+    "flood": 50_000,
+    "registered": 4_000,
+    "people": 60,
+}
+PARTS = ("million", "flood", "deployment", "lfw")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepConfig:
+    """`threshold`: a little above the highest score that two strangers of LFW have, 0.611.
+
+    It is beyond what a calibration on LFW can give a rate for, as is any that serves a million.
+    `flood` random links are clustered alone. A deployment has `registered` references, and rings,
+    traps and newcomers in the same shares. `people`: only the first so many of the photographs.
+    Checkpoints and homes lie in a folder made in `folder`.
+    """
+
+    references: int = 1_000_000
+    rings: int = 1_000
+    traps: int = 100
+    newcomers: int = 10_000
+    flood: int = 1_000_000
+    registered: int = 100_000
+    threshold: float = 0.62
+    people: int | None = None
+    faces: Path | None = None
+    parts: tuple[str, ...] = PARTS
+    folder: Path = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
+    seed: int = 0
+
+
+def read_parts(given: str) -> tuple[str, ...]:
+    """The parts named with commas, all where none is; raises `RequestError` for an unknown one."""
+    names = tuple(name.strip() for name in given.split(",") if name.strip())
+    for name in names:
+        if name not in PARTS:
+            raise RequestError(f"no part {name}: choose of {','.join(PARTS)}")
+    return names or PARTS
+
+
+def run(config: SweepConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+    """All results of the suite, and the figures that its goals name."""
+    if not config.folder.is_dir() or not os.access(config.folder, os.W_OK):
+        raise RequestError("no folder to write to: give another as --folder")
+    results: list[Result] = []
+    measured: dict[str, Measured] = {}
+    for part, measure in (
+        ("million", _run_million),
+        ("flood", _run_flood),
+        ("deployment", _run_deployment),
+        ("lfw", _run_lfw),
+    ):
+        listed, figures = measure(config, part in config.parts)
+        results += listed
+        measured |= figures
+    return tuple(results), measured
+
+
+Part = tuple[Iterable[Result], dict[str, Measured]]
+
+
+def _run_million(config: SweepConfig, is_asked: bool) -> Part:
+    names = (
+        "planted_pairs_found",
+        "adjusted_rand",
+        "sprung_traps",
+        "sweep_seconds",
+        "sweep_peak_gb",
+        "new_pairs_found",
+        "new_seconds",
+    )
+    if not is_asked:
+        return (), dict.fromkeys(names, Skipped("the part million was not asked for"))
+    plan = _plan(config)
+    found = million.measure(plan, config.folder)
+    setup = _describe(plan, config.folder) | {"kernel": found.kernel}
+    results = list_million(found, setup, plan.newcomers)
+    return results, dict(zip(names, _measure(found, config), strict=True))
+
+
+def _measure(found: million.Measured, config: SweepConfig) -> tuple[Measured, ...]:
+    """In the order of the names above."""
+    swept, renewed = found.swept, found.renewed
+    size = Skipped(size_reason(*PROMISED_SIZE))
+    is_promised = config.references == PROMISED_SIZE[0]
+    peak: Measured = Skipped("no /proc here to read the peak of memory from")
+    if found.peak_bytes is not None:
+        peak = found.peak_bytes / 1e9 if is_promised else size
+    return (
+        1 - swept.missed / max(swept.planted, 1),
+        swept.ours.adjusted_rand,
+        float(swept.ours.sprung_traps),
+        swept.seconds if is_promised else size,
+        peak,
+        1 - renewed.missed / max(renewed.planted, 1),
+        renewed.seconds if is_promised else size,
+    )
+
+
+def _run_flood(config: SweepConfig, is_asked: bool) -> Part:
+    if not is_asked:
+        return (), {"flood_seconds": Skipped("the part flood was not asked for")}
+    flood = time_flood(config.flood, config.seed)
+    promised = SweepConfig().flood
+    seconds: Measured = flood.seconds
+    if config.flood != promised:
+        seconds = Skipped(f"promised for {promised:,} links")
+    return (list_flood(flood, config.seed),), {"flood_seconds": seconds}
+
+
+def _run_deployment(config: SweepConfig, is_asked: bool) -> Part:
+    """Stated, without a goal of its own: at a million, the registry takes minutes to be filled."""
+    if not is_asked:
+        return (), {}
+    share = config.registered / config.references
+    plan = replace(
+        _plan(config),
+        references=config.registered,
+        rings=max(1, round(config.rings * share)),
+        traps=max(1, round(config.traps * share)),
+        newcomers=max(20, round(config.newcomers * share)),
+    )
+    found = sweep_deployment(plan, config.folder)
+    setup = _describe(plan, config.folder) | {"newcomers": plan.newcomers, "database": "SQLite"}
+    return (list_deployment(found, setup),), {}
+
+
+def _run_lfw(config: SweepConfig, is_asked: bool) -> Part:
+    """Stated, without a goal: what these photographs bring says little of others."""
+    if not is_asked:
+        return (), {}
+    if config.faces is None and not (LFW / "images").is_dir():
+        absent = Figure.skip("precision and recall", "share", "LFW is not here: give --faces")
+        return (Result("People under false documents", {}, (absent,)),), {}
+    return list_photographs(sweep_photographs(config.faces, config.people)), {}
+
+
+def _plan(config: SweepConfig) -> Plan:
+    return Plan(
+        references=config.references,
+        rings=config.rings,
+        traps=config.traps,
+        newcomers=config.newcomers,
+        threshold=config.threshold,
+        seed=config.seed,
+    )
+
+
+def _describe(plan: Plan, folder: Path) -> Setup:
+    return {
+        "references": plan.references,
+        "dim": DIM,
+        "population": describe_population(DIM),
+        "rings": plan.rings,
+        "identities of a ring": f"{SMALLEST} to {LARGEST}",
+        "traps": plan.traps,
+        "threshold": round(plan.threshold, 4),
+        "seed": plan.seed,
+        "threads": cores(),
+        "filesystem": filesystem_of(folder),
+    }

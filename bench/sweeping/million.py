@@ -1,0 +1,188 @@
+"""A sweep of everything and one of what is new, over a planted gallery, in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.searchers import build_gallery, clock
+from bench.sweeping.agreement import label_components, label_groups
+from bench.sweeping.facts import SyntheticFacts
+from bench.sweeping.memory import read_peak_bytes
+from bench.sweeping.planted import Plan, Planted, plant, planted_pairs
+from bench.sweeping.verdict import Agreement, agree, count_joined, count_missed, old_rings
+from bench.timing import rested
+from engine.sweeps.groups import group_faces
+from engine.sweeps.model import Group, PairTable
+from indexes.exact.scanner import Scanner
+from indexes.gallery import Gallery
+from indexes.joining.join import join_gallery
+
+_FLAT_REFERENCES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Seconds, and what was found. `planted` pairs reach the threshold, `missed` were not found;
+    `false` pairs are of two people, traps not counted."""
+
+    join_s: float
+    group_s: float
+    pairs: int
+    planted: int
+    missed: int
+    false: int
+    groups: int
+    ours: Agreement
+    components: Agreement
+
+    @property
+    def seconds(self) -> float:
+        return self.join_s + self.group_s
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The sweep of what is new: `joined` of the `returning` identities are in a group with others
+    of their ring."""
+
+    join_s: float
+    group_s: float
+    planted: int
+    missed: int
+    groups: int
+    returning: int
+    joined: int
+
+    @property
+    def seconds(self) -> float:
+        return self.join_s + self.group_s
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Of one process; `flat_s`: FAISS Flat's seconds, projected. `peak_bytes` from its start to
+    the end of both sweeps, the gallery and all, None where the system doesn't tell."""
+
+    swept: Swept
+    renewed: Renewed
+    flat_s: float
+    peak_bytes: int | None
+    ring_pairs: int
+    kernel: str
+
+
+def measure(plan: Plan, folder: Path) -> Measured:
+    """In a new process, so that its peak of memory is that of nothing else."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(measure_here, plan, folder).result()
+
+
+def measure_here(plan: Plan, folder: Path) -> Measured:
+    """Both sweeps; checkpoints go to `folder`, as those of the product go to the disk."""
+    planted = plant(plan)
+    scanner = Scanner()
+    first = planted.first_new
+    gallery, _ = build_gallery(planted.vectors[:first], scanner)
+    with TemporaryDirectory(prefix="sosie-bench-", dir=folder) as checkpoints:
+        swept, pairs = _sweep_all(gallery, planted, plan.threshold, Path(checkpoints) / "all")
+        added = np.arange(first, len(planted.people))
+        gallery.add(added, planted.vectors[first:], gallery.sequence + 1)
+        renewed = _sweep_new(gallery, planted, pairs, plan.threshold, Path(checkpoints) / "new")
+    peak_bytes = read_peak_bytes()
+    kernel = scanner.kernel
+    scanner.close()
+    return Measured(
+        swept=swept,
+        renewed=renewed,
+        flat_s=_time_flat(planted.vectors[:first], plan.threshold),
+        peak_bytes=peak_bytes,
+        ring_pairs=sum(len(rows) * (len(rows) - 1) // 2 for rows in old_rings(planted)),
+        kernel=kernel,
+    )
+
+
+def _sweep_all(
+    gallery: Gallery, planted: Planted, threshold: float, checkpoint: Path
+) -> tuple[Swept, PairTable]:
+    joined, join_s = clock(lambda: join_gallery(gallery, threshold, checkpoint=checkpoint))
+    first = planted.first_new
+    facts = SyntheticFacts(first)
+
+    def group() -> tuple[PairTable, list[Group]]:
+        found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
+        return found, group_faces(found, threshold, facts)
+
+    (pairs, groups), group_s = clock(group)
+    wanted = planted_pairs(planted, threshold)
+    wanted = wanted[wanted[:, 1] < first]
+    trapped = np.concatenate([np.empty(0, np.int64), *planted.traps])
+    strange = planted.people[pairs.left] != planted.people[pairs.right]
+    swept = Swept(
+        join_s=join_s,
+        group_s=group_s,
+        pairs=len(pairs),
+        planted=len(wanted),
+        missed=count_missed(wanted, pairs),
+        false=int((strange & ~np.isin(pairs.left, trapped)).sum()),
+        groups=len(groups),
+        ours=agree(planted, label_groups(first, [_rows_of(one) for one in groups])),
+        components=agree(planted, label_components(first, pairs)),
+    )
+    return swept, pairs
+
+
+def _sweep_new(
+    gallery: Gallery, planted: Planted, earlier: PairTable, threshold: float, checkpoint: Path
+) -> Renewed:
+    first, total = planted.first_new, len(planted.people)
+    known = np.arange(first)
+    joined, join_s = clock(
+        lambda: join_gallery(gallery, threshold, known=known, checkpoint=checkpoint)
+    )
+    facts = SyntheticFacts(total)
+
+    def group() -> tuple[PairTable, list[Group]]:
+        found = joined.pairs
+        both = PairTable(
+            np.concatenate([earlier.left, found.left]),
+            np.concatenate([earlier.right, found.right]),
+            np.concatenate([earlier.scores, found.scores]),
+        )
+        return both, group_faces(both, threshold, facts, fresh=np.arange(first, total))
+
+    (pairs, groups), group_s = clock(group)
+    wanted = planted_pairs(planted, threshold)
+    wanted = wanted[wanted[:, 1] >= first]
+    labels = label_groups(total, [_rows_of(one) for one in groups])
+    joined_count, returning = count_joined(planted, labels)
+    return Renewed(
+        join_s=join_s,
+        group_s=group_s,
+        planted=len(wanted),
+        missed=count_missed(wanted, pairs),
+        groups=len(groups),
+        returning=returning,
+        joined=joined_count,
+    )
+
+
+def _rows_of(group: Group) -> NDArray[np.int64]:
+    return np.array([key for one in group.identities for key in one.reference_ids])
+
+
+def _time_flat(vectors: NDArray[np.float32], threshold: float) -> float:
+    """FAISS Flat's range search over all, by the rate at which it decides on the pairs of a few."""
+    some = vectors[:_FLAT_REFERENCES]
+    index = faiss.IndexFlatIP(some.shape[1])
+    index.add(some)
+    taken_s = min(rested(lambda: index.range_search(some, threshold))() for _ in range(3))
+    return taken_s * (len(vectors) / len(some)) ** 2

@@ -1,0 +1,171 @@
+"""A gallery with rings and traps hidden in it, and who everybody in it really is.
+
+Strangers are people of the synthetic population, without its groups of look-alikes (see
+`bench.vectors`). A ring is one person with several identities: a reference each, fused of two
+photographs of its own, as an enrollment makes it. How alike they are is left to the population: a
+poor photograph can lie below the threshold, and then it is nobody's to find.
+
+A trap is a chain of strangers in which each is linked to the next through a blend of both, as a
+morphed photograph is: A, A+C, C, or A, A+C, C, C+E, E. Neighbours reach the threshold, all others
+lie `_CLEARANCE` below it at least. All of them count as different people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.vectors import Rows, Vectors, population_of
+from engine.accuracy.population import BLOCK, Population
+from engine.accuracy.templates import fuse
+from engine.errors import RequestError
+
+DIM = 128
+SMALLEST, LARGEST = 2, 20
+"""Identities of a ring."""
+
+_CLEARANCE = 0.05
+_PEOPLE_OF_RINGS, _PEOPLE_OF_TRAPS, _NEWCOMERS = 3, 4, 5
+"""Added to the seed: people who are nobody of the gallery."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`newcomers` come later; one in twenty of them is one more identity of a ring's person."""
+
+    references: int
+    rings: int
+    traps: int
+    newcomers: int
+    threshold: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planted:
+    """`vectors` float32[n, DIM], unit rows; `people` int64[n], the same for one person alone.
+
+    `rings` and `traps` are rows; newcomers are the last rows, from `first_new` on.
+    """
+
+    vectors: Vectors
+    people: Rows
+    rings: tuple[Rows, ...]
+    traps: tuple[Rows, ...]
+    first_new: int
+
+
+def plant(plan: Plan) -> Planted:
+    """Draws everybody; the same plan gives the same gallery.
+
+    Raises `RequestError` where the gallery is too small for what is to be hidden in it.
+    """
+    population = population_of(DIM)
+    rng = np.random.default_rng([plan.seed, 21])
+    sizes = rng.integers(SMALLEST, LARGEST + 1, plan.rings).tolist()
+    chains = list(_draw_traps(population, plan))
+    if sum(sizes) + sum(map(len, chains)) > plan.references:
+        raise RequestError("more rings and traps than references to hide them in: raise --n")
+    total = plan.references + plan.newcomers
+    vectors = np.empty((total, DIM), np.float32)
+    vectors[: plan.references] = population.references(plan.references, plan.seed)
+    vectors[plan.references :] = population.references(plan.newcomers, plan.seed + _NEWCOMERS)
+    places = iter(rng.permutation(plan.references).tolist())
+    rings = _seat_rings(plan, sizes, places, rng)
+    traps = tuple(np.array(list(islice(places, len(chain)))) for chain in chains)
+    latent = population.people(plan.rings, plan.seed + _PEOPLE_OF_RINGS)
+    faces = _photograph(population, latent, plan.seed + _PEOPLE_OF_RINGS)
+    people = np.arange(total)
+    for ring, rows in enumerate(rings):
+        vectors[rows] = faces[: len(rows), ring]
+        people[rows] = rows[0]
+    for rows, chain in zip(traps, chains, strict=True):
+        vectors[rows] = chain
+    _turn(vectors, rng)
+    return Planted(vectors, people, rings, traps, plan.references)
+
+
+def _seat_rings(
+    plan: Plan, sizes: Sequence[int], places: Iterator[int], rng: np.random.Generator
+) -> tuple[Rows, ...]:
+    """The rows of each ring, those of its identities that come later at the end."""
+    new = plan.references + rng.permutation(plan.newcomers)[: plan.newcomers // 20]
+    return tuple(
+        np.array([*islice(places, size), *new[ring :: plan.rings][: LARGEST - SMALLEST]], np.int64)
+        for ring, size in enumerate(sizes)
+    )
+
+
+def _photograph(population: Population, latent: Vectors, seed: int) -> Vectors:
+    """float32[2 LARGEST, people, DIM]: references of the same people, each of fresh photographs."""
+    references = [
+        fuse(population.samples(latent, seed, 2 * i), population.samples(latent, seed, 2 * i + 1))
+        for i in range(2 * LARGEST)
+    ]
+    return np.stack(references)
+
+
+def _draw_traps(population: Population, plan: Plan) -> Iterator[Vectors]:
+    """`plan.traps` chains of three and of five in turn, float32[k, DIM] each."""
+    strangers = _meet_strangers(population, plan.seed + _PEOPLE_OF_TRAPS)
+    rng = np.random.default_rng([plan.seed, 22])
+    for number in range(plan.traps):
+        people = 2 if number % 2 == 0 else 3
+        chain = _blend([next(strangers) for _ in range(people)], rng)
+        while not is_trap(chain, plan.threshold):
+            chain = _blend([next(strangers) for _ in range(people)], rng)
+        yield chain
+
+
+def _meet_strangers(population: Population, seed: int) -> Iterator[Vectors]:
+    """One after another, without an end."""
+    for block in count():
+        yield from population.mates(np.arange(block * BLOCK, (block + 1) * BLOCK), seed)
+
+
+def _blend(strangers: Sequence[Vectors], rng: np.random.Generator) -> Vectors:
+    """The strangers in a row, between each two of them somebody who is half of either."""
+    chain = [strangers[0]]
+    for one, other in pairwise(strangers):
+        share = rng.uniform(0.48, 0.52)
+        chain += [share * one + (1 - share) * other, other]
+    rows = np.array(chain, np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
+
+
+def is_trap(chain: Vectors, threshold: float) -> bool:
+    """True where neighbours alone reach the threshold, and all others lie well below it."""
+    scores = chain @ chain.T
+    places = np.arange(len(chain))
+    apart = np.abs(places[:, None] - places)
+    neighbours = scores[apart == 1] >= threshold + 1e-3
+    return bool(neighbours.all() and (scores[apart > 1] < threshold - _CLEARANCE).all())
+
+
+def _turn(vectors: Vectors, rng: np.random.Generator) -> None:
+    """As a vault turns templates, in place: scores stay."""
+    normals = rng.standard_normal((DIM, DIM))
+    turn = np.linalg.qr(normals)[0].astype(np.float32)
+    for start in range(0, len(vectors), BLOCK):
+        rows = vectors[start : start + BLOCK] @ turn
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        vectors[start : start + BLOCK] = rows
+
+
+def planted_pairs(planted: Planted, threshold: float) -> NDArray[np.int64]:
+    """int64[k, 2], ascending rows: those of rings and traps at or above the threshold.
+
+    Scores in float64; what lies within 1e-6 of the threshold may go either way, and is left out.
+    """
+    found = [np.empty((0, 2), np.int64)]
+    for rows in (*planted.rings, *planted.traps):
+        faces = planted.vectors[rows].astype(np.float64)
+        scores = faces @ faces.T
+        one, other = np.nonzero(np.triu(scores >= threshold + 1e-6, 1))
+        found.append(np.sort(np.stack([rows[one], rows[other]], axis=1), axis=1))
+    return np.concatenate(found)

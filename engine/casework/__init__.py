@@ -1,0 +1,1 @@
+"""Cases: what people look into, decide, and what follows from their decision."""

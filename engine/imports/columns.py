@@ -1,0 +1,96 @@
+"""Which column of a file holds what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from engine.errors import RequestError
+from engine.imports.faults import Field
+
+DEFAULTED = (Field.DOCUMENT_TYPE, Field.CARRIER, Field.OUTLET, Field.OPENED_AT)
+"""What may be given once for all rows that have nothing there."""
+REQUIRED = (Field.DOCUMENT_TYPE, Field.DOCUMENT_NUMBER, Field.NAME)
+FACES = (Field.LIVE, Field.PORTRAIT, Field.TEMPLATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How the file's columns are called, and what stands where nothing is given.
+
+    `names`: a column's own name by field, where it is not the field's.
+    """
+
+    names: Mapping[Field, str] = field(default_factory=dict)
+    defaults: Mapping[Field, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The places, from 0, of the fields that a file has, and the names of their columns."""
+
+    places: Mapping[Field, int]
+    names: Mapping[Field, str]
+
+    def name(self, field: Field | None) -> str:
+        """What the file calls a column; empty for none."""
+        return "" if field is None else self.names.get(field, field.value)
+
+
+def find_columns(header: Sequence[str], wording: Wording) -> Columns:
+    """Finds the fields in a file's header, whatever its case.
+
+    `RequestError` names a field, never a cell: a file without a header has people in its first
+    row.
+    """
+    places: dict[Field, int] = {}
+    names: dict[Field, str] = {}
+    cells = [cell.strip() for cell in header]
+    for field_ in Field:
+        wanted = wording.names.get(field_, field_.value)
+        found = _find(cells, wanted)
+        if len(found) > 1:
+            raise RequestError(f"two columns are named {wanted}: rename one, or map another")
+        if found:
+            places[field_], names[field_] = found[0], cells[found[0]]
+        elif field_ in wording.names:
+            raise RequestError(f"no column is named {wanted}: check --map {field_}={wanted}")
+    _require(places, wording)
+    return Columns(places, names)
+
+
+def _find(cells: Sequence[str], wanted: str) -> list[int]:
+    """An exact name wins over those that differ in case."""
+    exact = [place for place, cell in enumerate(cells) if cell == wanted]
+    folded = wanted.casefold()
+    return exact or [place for place, cell in enumerate(cells) if cell.casefold() == folded]
+
+
+def _require(places: Mapping[Field, int], wording: Wording) -> None:
+    missing = [one for one in REQUIRED if one not in places and one not in wording.defaults]
+    if missing:
+        listed = ", ".join(missing)
+        raise RequestError(
+            f"the file has no column {listed}: its first row must name the columns; map them with "
+            f"--map {missing[0]}=COLUMN" + _suggest_default(missing)
+        )
+    if not any(one in places for one in FACES):
+        raise RequestError(
+            "the file has no column live, portrait or template: map one with --map live=COLUMN"
+        )
+    has_outlet = Field.OUTLET in places or Field.OUTLET in wording.defaults
+    if Field.MSISDN in places and not has_outlet:
+        raise RequestError(
+            "lines need an outlet: map a column with --map outlet=COLUMN, or give --set outlet=CODE"
+        )
+    has_opening = Field.OPENED_AT in places or Field.OPENED_AT in wording.defaults
+    if Field.MSISDN in places and not has_opening:
+        raise RequestError(
+            "lines need the moment of their opening: map a column with --map opened_at=COLUMN, "
+            "or give --set opened_at=DAY"
+        )
+
+
+def _suggest_default(missing: Sequence[Field]) -> str:
+    chosen = next((one for one in missing if one in DEFAULTED), None)
+    return "" if chosen is None else f", or give --set {chosen}=VALUE for all"

@@ -1,0 +1,258 @@
+"""What leaves the registry when its time is over: found by kind, wiped in bounded transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+
+from engine.registry import casetables, tables
+from engine.registry.database import chunks
+from engine.registry.records import ALIVE, AuditEntry, DocumentStatus, Json
+from engine.registry.writer import Writer
+
+ROWS_PER_BATCH = 500
+"""So many rows keep decisions waiting for a tenth of a second at most."""
+Until = Mapping["Kind", datetime]
+"""By kind: what has its moment then or before has stayed its time; a kind without one is kept."""
+
+_cases, _documents, _enrollments = casetables.cases, tables.documents, tables.enrollments
+_lines, _answers = tables.lines, tables.idempotency
+_crops, _named = casetables.crops, casetables.case_documents
+
+# Not as parameters: a partial index serves only a query that says what the index does.
+_REJECTED: ColumnElement[str] = literal_column("'rejected'")
+_ATTEMPTED: ColumnElement[str] = literal_column("'attempted'")
+_CLOSED: ColumnElement[str] = literal_column("'closed'")
+_EXPIRE_ATTEMPT = (
+    update(_enrollments)
+    .where(_enrollments.c.id == bindparam("key"))
+    .values(
+        evidence=bindparam("stays"),
+        consent_ref=None,
+        captured_at=None,
+        expired_at=bindparam("at"),
+    )
+)
+
+
+class Kind(StrEnum):
+    """What may leave, in the order in which it does."""
+
+    ATTEMPTS = "attempts"
+    """Of rejected attempts: evidence, consent, capture time, stored answer, crops. The decision
+    stays, with its reasons."""
+    DOCUMENTS = "documents"
+    """Number, name and look-ups of documents that were known from such attempts alone."""
+    LINES = "lines"
+    """The numbers of closed lines; the lines stay."""
+    ANSWERS = "answers"
+    """What was answered under an Idempotency-Key; sent again, it would be judged anew."""
+    CROPS = "crops"
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """How many rows leave now, and how many more an open case holds."""
+
+    rows: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run. `strip` gives what stays of an attempt's evidence: nothing about a person."""
+
+    id: str
+    actor: str
+    until: Until
+    strip: Callable[[Json], Json]
+
+
+class Rows(Protocol):
+    """The writer, or any reader."""
+
+    def rows(self, query: Select[Any]) -> Sequence[Row[Any]]: ...
+
+
+def count_due(source: Rows, kind: Kind, until: Until) -> Due:
+    """What leaves of a kind now; changes nothing."""
+    rule = _RULES[kind]
+    is_due, is_held = rule.is_due(until), rule.is_held
+    counts = [func.count(case((~is_held, 1))), func.count(case((is_held, 1)))]
+    query: Any = select(*counts).where(is_due)
+    rows, held = tuple(source.rows(query)[0])
+    return Due(rows, held)
+
+
+def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROWS_PER_BATCH) -> int:
+    """Has at most `limit` rows leave in one audited transaction, oldest first; 0: none is left.
+
+    To be called on the writer's thread, where nothing changes between the look and the deed.
+    """
+    rule = _RULES[kind]
+    query = select(rule.key).where(rule.is_due(job.until), ~rule.is_held).order_by(*rule.order)
+    keys = [row[0] for row in writer.rows(query.limit(limit))]
+    if not keys:
+        return 0
+    until = job.until[kind].astimezone(UTC).isoformat()
+    detail = {"job": job.id, "rows": len(keys), "until": until}
+    entry = AuditEntry(job.actor, "retention.expired", kind.value, detail)
+    with writer.changing(entry) as connection:
+        for part in chunks(keys):
+            rule.wipe(connection, part, now, job)
+    return len(keys)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How one kind is found and wiped; `is_held` is true of what an open case names."""
+
+    key: Column[Any]
+    is_due: Callable[[Until], ColumnElement[bool]]
+    order: tuple[Column[Any], ...]
+    wipe: Callable[[Connection, Sequence[Any], datetime, Job], None]
+    is_held: ColumnElement[bool]
+
+
+# Of a document that people look into nothing leaves: not itself, no attempt or line under it.
+_LOOKED_INTO = (
+    select(_named.c.document_id)
+    .join(_cases, _cases.c.id == _named.c.case_id)
+    .where(_cases.c.state.in_([state.value for state in ALIVE]))
+)
+_IS_HELD_ATTEMPT = and_(
+    _enrollments.c.document_id.is_not(None), _enrollments.c.document_id.in_(_LOOKED_INTO)
+)
+_IS_HELD_DOCUMENT = _documents.c.id.in_(_LOOKED_INTO)
+_IS_HELD_LINE = _lines.c.document_id.in_(_LOOKED_INTO)
+
+
+def _due_attempts(until: Until) -> ColumnElement[bool]:
+    return and_(
+        _enrollments.c.decision == _REJECTED,
+        _enrollments.c.expired_at.is_(None),
+        _enrollments.c.created_at <= until[Kind.ATTEMPTS],
+    )
+
+
+def _due_documents(until: Until) -> ColumnElement[bool]:
+    """Attempted, and no attempt under it stays."""
+    has_left = _enrollments.c.expired_at.is_not(None)
+    leaves = and_(_due_attempts(until), ~_IS_HELD_ATTEMPT)
+    under_it = _enrollments.c.document_id == _documents.c.id
+    return and_(
+        _documents.c.status == _ATTEMPTED,
+        exists().where(under_it),
+        ~exists().where(under_it, ~or_(has_left, leaves)),
+    )
+
+
+def _due_lines(until: Until) -> ColumnElement[bool]:
+    return and_(
+        _lines.c.status == _CLOSED,
+        _lines.c.msisdn.is_not(None),
+        _lines.c.closed_at < until[Kind.LINES],
+    )
+
+
+def _wipe_attempts(connection: Connection, ids: Sequence[Any], now: datetime, job: Job) -> None:
+    found = select(_enrollments.c.id, _enrollments.c.evidence).where(_enrollments.c.id.in_(ids))
+    stripped = [
+        {"key": row.id, "stays": dict(job.strip(row.evidence)), "at": now}
+        for row in connection.execute(found)
+    ]
+    connection.execute(_EXPIRE_ATTEMPT, stripped)
+    connection.execute(delete(_answers).where(_answers.c.enrollment_id.in_(ids)))
+    connection.execute(delete(_crops).where(_crops.c.enrollment_id.in_(ids)))
+
+
+def _wipe_documents(connection: Connection, ids: Sequence[Any], now: datetime, _: Job) -> None:
+    # As an erasure does it: a block outlives what the document was known by.
+    blocked_lookup = case((_documents.c.blocked_at.is_not(None), _documents.c.lookup), else_=None)
+    connection.execute(
+        update(_documents)
+        .where(_documents.c.id.in_(ids))
+        .values(
+            status=DocumentStatus.ERASED.value,
+            lookup=blocked_lookup,
+            name_lookup=None,
+            identity=None,
+            expires_on=None,
+            erased_at=now,
+        )
+    )
+
+
+def _wipe_lines(connection: Connection, ids: Sequence[Any], *_: object) -> None:
+    connection.execute(
+        update(_lines).where(_lines.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
+    )
+
+
+def _wipe_answers(connection: Connection, scopes: Sequence[Any], *_: object) -> None:
+    connection.execute(delete(_answers).where(_answers.c.scope.in_(scopes)))
+
+
+def _wipe_crops(connection: Connection, ids: Sequence[Any], *_: object) -> None:
+    connection.execute(delete(_crops).where(_crops.c.id.in_(ids)))
+
+
+_RULES = {
+    Kind.ATTEMPTS: _Rule(
+        key=_enrollments.c.id,
+        is_due=_due_attempts,
+        order=(_enrollments.c.created_at, _enrollments.c.id),
+        wipe=_wipe_attempts,
+        is_held=_IS_HELD_ATTEMPT,
+    ),
+    Kind.DOCUMENTS: _Rule(
+        key=_documents.c.id,
+        is_due=_due_documents,
+        order=(_documents.c.id,),
+        wipe=_wipe_documents,
+        is_held=_IS_HELD_DOCUMENT,
+    ),
+    Kind.LINES: _Rule(
+        key=_lines.c.id,
+        is_due=_due_lines,
+        order=(_lines.c.closed_at, _lines.c.id),
+        wipe=_wipe_lines,
+        is_held=_IS_HELD_LINE,
+    ),
+    Kind.ANSWERS: _Rule(
+        key=_answers.c.scope,
+        is_due=lambda until: _answers.c.created_at <= until[Kind.ANSWERS],
+        order=(_answers.c.created_at,),
+        wipe=_wipe_answers,
+        is_held=false(),
+    ),
+    Kind.CROPS: _Rule(
+        key=_crops.c.id,
+        is_due=lambda until: _crops.c.kept_until <= until[Kind.CROPS],
+        order=(_crops.c.kept_until,),
+        wipe=_wipe_crops,
+        is_held=false(),
+    ),
+}

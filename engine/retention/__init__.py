@@ -1,0 +1,1 @@
+"""What leaves when its time is over, and the certificates that say so."""

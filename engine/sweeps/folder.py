@@ -1,0 +1,126 @@
+"""Where a sweep keeps what it has made: a folder of its own, readable by its owner alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import RegistryError
+from engine.registry.records import is_id
+from engine.sweeps.model import PairTable, SweepProgress
+from engine.sweeps.placement import place
+from indexes.base import Ids
+from indexes.joining.pairs import RECORD
+
+_CHECKPOINT, _COVERED, _PAIRS, _STANDING = "checkpoint", "covered.bin", "found.bin", "standing.json"
+_ID_TYPE = "<i8"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Covered:
+    """What a done sweep leaves to the next: the references compared, int64[n] ascending, and all
+    pairs between documents that have been found among them, by it and by those before."""
+
+    ids: Ids
+    pairs: PairTable
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a sweep stands that is not done, as its folder tells whoever looks.
+
+    `spent_s` is what its runs have taken in all, `starts` how many runs began since it last got
+    on: one that ends its process again and again must not be started for ever.
+    """
+
+    progress: SweepProgress = field(default_factory=SweepProgress)
+    spent_s: float = 0.0
+    starts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFolder:
+    """The folder of one sweep; nothing is there before `make`."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, root: Path, sweep_id: str) -> SweepFolder:
+        assert is_id(sweep_id)
+        return cls(root / sweep_id)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / _CHECKPOINT
+
+    @property
+    def groups(self) -> Path:
+        return self.path / "groups.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def make(self) -> None:
+        """Makes it, and removes what a crash left half written; `RegistryError`."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for leftover in self.path.glob(".*"):
+                leftover.unlink()
+        except OSError as error:
+            raise RegistryError(f"{self.path} cannot be made: {error.strerror}") from None
+
+    def files(self) -> Iterator[Path]:
+        """What people read of a done sweep, by name."""
+        inner = {_COVERED, _PAIRS, _STANDING}
+        found = sorted(self.path.glob("[!.]*")) if self.path.is_dir() else []
+        return (one for one in found if one.is_file() and one.name not in inner)
+
+    def drop_checkpoint(self) -> None:
+        """Removes what only a sweep that goes on would need."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        (self.path / _STANDING).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Removes all of it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def keep_covered(self, covered: Covered) -> None:
+        records = np.empty(len(covered.pairs), RECORD)
+        records["left"], records["right"] = covered.pairs.left, covered.pairs.right
+        records["score"] = covered.pairs.scores
+        with place(self.path / _PAIRS) as beside:
+            records.tofile(beside)
+        with place(self.path / _COVERED) as beside:
+            covered.ids.astype(_ID_TYPE).tofile(beside)
+
+    def covered(self) -> Covered | None:
+        """What `keep_covered` kept; None where it is not there, or not whole."""
+        paths = (self.path / _COVERED, self.path / _PAIRS)
+        try:
+            sizes = [path.stat().st_size for path in paths]
+            ids = np.fromfile(paths[0], _ID_TYPE).astype(np.int64)
+            records = np.fromfile(paths[1], RECORD)
+        except OSError:
+            return None
+        if sizes != [ids.nbytes, records.nbytes] or not (ids[1:] > ids[:-1]).all():
+            return None
+        columns = (np.ascontiguousarray(records[name]) for name in ("left", "right", "score"))
+        return Covered(ids, PairTable(*columns))
+
+    def keep_standing(self, standing: Standing) -> None:
+        with place(self.path / _STANDING) as beside:
+            beside.write_text(json.dumps(asdict(standing)), "utf-8")
+
+    def standing(self) -> Standing:
+        """What `keep_standing` kept last; nothing done where there is none."""
+        try:
+            kept = json.loads((self.path / _STANDING).read_text("utf-8"))
+            return Standing(SweepProgress(**kept.pop("progress")), **kept)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return Standing()

@@ -1,0 +1,214 @@
+"""The groups of a sweep: one face under many documents, found from pairs of references.
+
+`group_faces` is what a sweep calls; `groups_of_documents` and `groups_of_lines` in `rings` find
+the other two kinds, and `risk.rank` puts all of them in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.sweeps.clustering import Cluster, cluster_links
+from engine.sweeps.linking import (
+    Documents,
+    LinkTable,
+    Owners,
+    link_documents,
+    number_exceptions,
+)
+from engine.sweeps.model import Group, GroupKind, Identity, Link, PairTable
+from engine.sweeps.nearness import Look, find_near
+from engine.sweeps.risk import assess_faces, rank, total_of
+
+_KEY_HEX = 32
+
+
+class Referenced(Protocol):
+    """A document with its live references."""
+
+    @property
+    def reference_ids(self) -> tuple[int, ...]: ...
+
+
+class FaceFacts(Protocol):
+    """What the registry knows of references and their documents."""
+
+    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All live references, ascending, and a number for the document of each."""
+        ...
+
+    def exceptions(self) -> set[tuple[str, str]]:
+        """Pairs of documents that people have judged to be two persons, smaller id first."""
+        ...
+
+    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
+        """The known ones of these documents."""
+        ...
+
+    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
+        """The documents of these references, each once; a reference that is gone has none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFacts:
+    """Facts from a list of identities, for those who have no registry."""
+
+    identities: Sequence[Identity]
+    judged: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+
+    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        listed = sorted(self.identities, key=lambda one: one.document_id)
+        references = [key for one in listed for key in one.reference_ids]
+        numbers = np.repeat(np.arange(len(listed)), [len(one.reference_ids) for one in listed])
+        order = np.argsort(references, kind="stable")
+        return np.array(references, np.int64)[order], numbers[order]
+
+    def exceptions(self) -> set[tuple[str, str]]:
+        return set(self.judged)
+
+    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
+        wanted = set(ids)
+        return {one.document_id: one for one in self.identities if one.document_id in wanted}
+
+    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
+        wanted = set(reference_ids)
+        return [one for one in self.identities if not wanted.isdisjoint(one.reference_ids)]
+
+
+def group_faces(
+    pairs: PairTable,
+    threshold: float,
+    facts: FaceFacts,
+    *,
+    look: Look | None = None,
+    fresh: NDArray[np.int64] | None = None,
+) -> list[Group]:
+    """Groups of documents with one face, the greatest risk first.
+
+    `pairs` are all that reach `threshold`, in any order: a pair that is missing counts as below
+    it. So a sweep of what is new must bring the pairs of earlier sweeps along, or two old members
+    of a ring would seem to be strangers; `fresh`, its new references, keeps only groups with a
+    link of one of them. Pairs of one document, of references that are gone and of documents
+    judged to be two persons count for nothing: see `clustering` for what makes a group. With
+    `look`, which reads references, those that miss the threshold by little among linked documents
+    part nobody (see `nearness`).
+    """
+    owners = Owners(*facts.document_owner_array())
+    exceptions = _find_exceptions(facts, owners)
+    links = link_documents(pairs, owners, exceptions)
+    near = None if look is None else find_near(links, owners, exceptions, look, threshold)
+    clusters, identities = _cluster(links, near, owners, facts, fresh)
+    return rank(_build(cluster, identities, threshold) for cluster in clusters)
+
+
+def group_key(kind: GroupKind, document_ids: Iterable[str], line_ids: Iterable[str] = ()) -> str:
+    """32 hexadecimal digits, the same for the same kind and members in whatever order."""
+    members = "\n".join([kind.value, *sorted(document_ids), "", *sorted(line_ids)])
+    return hashlib.sha256(members.encode()).hexdigest()[:_KEY_HEX]
+
+
+def find_weakest(links: Sequence[Link]) -> Link | None:
+    """The lowest link of the maximum spanning tree (Kruskal 1956); of equals the last by ids."""
+    parents: dict[str, str] = {}
+
+    def root_of(key: str) -> str:
+        while (parent := parents.setdefault(key, key)) != key:
+            parents[key] = parents[parent]
+            key = parent
+        return key
+
+    weakest = None
+    for link in sorted(links, key=lambda one: (-one.score, one.left, one.right)):
+        one, other = root_of(link.left), root_of(link.right)
+        if one != other:
+            parents[one] = other
+            weakest = link
+    return weakest
+
+
+def _find_exceptions(facts: FaceFacts, owners: Owners) -> Documents:
+    judged = facts.exceptions()
+    named = facts.documents_by_id(sorted({key for pair in judged for key in pair}))
+    references = {key: document.reference_ids for key, document in named.items()}
+    return number_exceptions(judged, references, owners)
+
+
+def _cluster(
+    links: LinkTable,
+    near: LinkTable | None,
+    owners: Owners,
+    facts: FaceFacts,
+    fresh: NDArray[np.int64] | None,
+) -> tuple[list[Cluster], dict[int, Identity]]:
+    """The clusters, and who everybody is that they name."""
+    renewed = None if fresh is None else np.unique(owners.of(fresh))
+    while True:
+        clusters = cluster_links(links, near)
+        if renewed is not None:
+            clusters = [one for one in clusters if _has_link_of(one, renewed)]
+        named = _name_documents(clusters)
+        identities = _identify(named, owners, facts)
+        gone = np.setdiff1d(named, np.array(sorted(identities), np.int64))
+        if not len(gone):
+            return clusters, identities
+        # Who was erased meanwhile may have held a cluster together.
+        links = links.at(~np.isin(links.left, gone) & ~np.isin(links.right, gone))
+
+
+def _has_link_of(cluster: Cluster, documents: Documents) -> bool:
+    links = cluster.links
+    return bool((np.isin(links.left, documents) | np.isin(links.right, documents)).any())
+
+
+def _name_documents(clusters: Sequence[Cluster]) -> Documents:
+    """All members, and the documents that severed links lead to."""
+    parts = [
+        part for one in clusters for part in (one.members, one.severed.left, one.severed.right)
+    ]
+    return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
+
+
+def _identify(documents: Documents, owners: Owners, facts: FaceFacts) -> dict[int, Identity]:
+    """Who these documents are, by number."""
+    found = facts.identities_of(owners.references_of(documents).tolist())
+    firsts = np.array([one.reference_ids[0] for one in found], np.int64)
+    return dict(zip(owners.of(firsts).tolist(), found, strict=True))
+
+
+def _build(cluster: Cluster, identities: Mapping[int, Identity], threshold: float) -> Group:
+    members = sorted(
+        (identities[number] for number in cluster.members.tolist()),
+        key=lambda one: one.document_id,
+    )
+    links = _name(cluster.links, identities)
+    weakest = find_weakest(links)
+    assert weakest is not None, "a cluster has links"
+    terms = assess_faces(members, weakest.score, threshold)
+    return Group(
+        key=group_key(GroupKind.ONE_FACE, (one.document_id for one in members)),
+        kind=GroupKind.ONE_FACE,
+        identities=tuple(members),
+        links=links,
+        weakest=weakest,
+        risk=total_of(terms),
+        terms=terms,
+        severed=_name(cluster.severed, identities),
+    )
+
+
+def _name(links: LinkTable, identities: Mapping[int, Identity]) -> tuple[Link, ...]:
+    """Links under document ids, the highest first."""
+    rows = zip(links.left.tolist(), links.right.tolist(), links.scores.tolist(), strict=True)
+    named = (
+        (identities[left].document_id, identities[right].document_id, score)
+        for left, right, score in rows
+    )
+    ordered = (Link(min(one, other), max(one, other), score) for one, other, score in named)
+    return tuple(sorted(ordered, key=lambda link: (-link.score, link.left, link.right)))

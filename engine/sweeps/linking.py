@@ -1,0 +1,122 @@
+"""From pairs of references to links between documents: what may join two identities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.sweeps.model import PairTable
+
+Documents = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Owners:
+    """Whose each live reference is: `references` int64[n] ascending, `documents` int64[n].
+
+    Documents are numbers here; which number stands for which does not matter, but its order
+    decides between links of one score.
+    """
+
+    references: NDArray[np.int64]
+    documents: Documents
+
+    def of(self, references: NDArray[np.int64]) -> Documents:
+        """int64[m]: the document of each of these references, -1 for one that is gone."""
+        if not len(self.references):
+            return np.full(len(references), -1, np.int64)
+        places = np.searchsorted(self.references, references)
+        places = np.minimum(places, len(self.references) - 1)
+        return np.where(self.references[places] == references, self.documents[places], -1)
+
+    def references_of(self, documents: Documents) -> NDArray[np.int64]:
+        """All references of these documents, ascending."""
+        return self.references[np.isin(self.documents, documents)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkTable:
+    """Pairs of documents that look alike: int64[m], int64[m], float32[m].
+
+    left < right, ascending by both, each pair once.
+    """
+
+    left: Documents
+    right: Documents
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    @classmethod
+    def of(cls, one: Documents, other: Documents, scores: NDArray[np.float32]) -> Self:
+        """Of pairs in any order; what is there several times counts with its highest score."""
+        left, right = np.minimum(one, other), np.maximum(one, other)
+        order = np.lexsort((-scores, right, left))
+        left, right, scores = left[order], right[order], scores[order]
+        is_first = np.ones(len(left), np.bool_)
+        is_first[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
+        return cls(left[is_first], right[is_first], scores[is_first])
+
+    @classmethod
+    def joined(cls, tables: Sequence[LinkTable]) -> Self:
+        """Of tables that may share pairs."""
+        return cls.of(
+            np.concatenate([np.empty(0, np.int64), *(table.left for table in tables)]),
+            np.concatenate([np.empty(0, np.int64), *(table.right for table in tables)]),
+            np.concatenate([np.empty(0, np.float32), *(table.scores for table in tables)]),
+        )
+
+    def at(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> LinkTable:
+        """Those in these rows, or marked in bool[m]."""
+        return LinkTable(self.left[rows], self.right[rows], self.scores[rows])
+
+
+def link_documents(pairs: PairTable, owners: Owners, exceptions: Documents) -> LinkTable:
+    """A link for each pair of documents that has a pair of references.
+
+    Pairs of one document are no news, nor is a pair with a reference that is gone. `exceptions`
+    int64[k, 2] are documents that people have judged to be two persons: they are not linked.
+    """
+    one, other = owners.of(pairs.left), owners.of(pairs.right)
+    kept = (one != other) & (one >= 0) & (other >= 0)
+    links = LinkTable.of(one[kept], other[kept], pairs.scores[kept])
+    return drop_exceptions(links, exceptions)
+
+
+def drop_exceptions(links: LinkTable, exceptions: Documents) -> LinkTable:
+    """Without the pairs of documents in int64[k, 2], whichever of the two comes first."""
+    if not len(exceptions) or not len(links):
+        return links
+    low, high = exceptions.min(axis=1), exceptions.max(axis=1)
+    return links.at(~np.isin(_as_one(links.left, links.right), _as_one(low, high)))
+
+
+def number_exceptions(
+    exceptions: Iterable[tuple[str, str]],
+    references: Mapping[str, Sequence[int]],
+    owners: Owners,
+) -> Documents:
+    """int64[k, 2]: judged pairs of document ids as documents of `owners`.
+
+    `references` has the live references of each document; a pair with a document that has none
+    any more can't be met again, and is left out.
+    """
+    known = [
+        (references[one][0], references[other][0])
+        for one, other in sorted(exceptions)
+        if references.get(one) and references.get(other)
+    ]
+    numbers = np.array(known, np.int64).reshape(-1, 2)
+    documents = owners.of(numbers.ravel()).reshape(-1, 2)
+    return documents[(documents >= 0).all(axis=1)]
+
+
+def _as_one(left: Documents, right: Documents) -> NDArray[np.void]:
+    """A pair as one value that can be compared."""
+    both = np.ascontiguousarray(np.stack([left, right], axis=1))
+    return both.view([("left", np.int64), ("right", np.int64)]).ravel()

@@ -1,0 +1,112 @@
+"""A group as a graph: identities, their links, and the weakest link by which it holds together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from engine.sweeps.model import Group, Identity, Link
+from engine.sweeps.report.charts.drawing import Linear, chart, element, line, text
+from engine.sweeps.report.charts.layout import lay_out, strongest_tree
+from engine.sweeps.report.words import letter, plural
+
+MOST_NODES = 26
+MOST_EDGES = 120
+
+_FEW_EDGES = 15
+_WIDTH, _HEIGHT, _MARGIN = 360.0, 260.0, 26.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What is drawn of a group: edges by number of node, with their scores."""
+
+    identities: Sequence[Identity]
+    edges: Sequence[tuple[int, int]]
+    scores: Sequence[float]
+    weakest: int | None
+
+
+def draw_group(group: Group) -> Markup:
+    """At most `MOST_NODES` of its identities, in the group's order, lettered A, B, C…
+
+    Of many links the strongest are drawn, and those that hold the group together.
+    """
+    drawn = _choose(group)
+    places = _place(lay_out(len(drawn.identities), drawn.edges))
+    parts = [*_draw_edges(drawn, places), *_draw_nodes(drawn.identities, places)]
+    label = (
+        f"{plural(len(group.identities), 'identity', 'identities')}, "
+        f"{plural(len(group.links), 'link')} between them."
+    )
+    return chart(_WIDTH, _HEIGHT, label, parts, class_="network")
+
+
+def _choose(group: Group) -> _Drawn:
+    identities = group.identities[:MOST_NODES]
+    places = {one.document_id: number for number, one in enumerate(identities)}
+    links = [one for one in group.links if one.left in places and one.right in places]
+    edges = [(places[one.left], places[one.right]) for one in links]
+    scores = [one.score for one in links]
+    tree = strongest_tree(len(identities), edges, scores)
+    ranked = sorted(range(len(links)), key=lambda one: (one not in tree, -scores[one], edges[one]))
+    kept = sorted(ranked[:MOST_EDGES])
+    weakest = next((n for n, one in enumerate(kept) if _is_same(links[one], group.weakest)), None)
+    return _Drawn(identities, [edges[one] for one in kept], [scores[one] for one in kept], weakest)
+
+
+def _is_same(link: Link, weakest: Link | None) -> bool:
+    return weakest is not None and {link.left, link.right} == {weakest.left, weakest.right}
+
+
+def _place(unit: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """The unit square onto the drawing, round where both sides are as long."""
+    x = Linear(0.0, 1.0, _MARGIN + 20, _WIDTH - _MARGIN - 20)
+    y = Linear(0.0, 1.0, _MARGIN, _HEIGHT - _MARGIN)
+    return [(x(float(one)), y(float(other))) for one, other in unit]
+
+
+def _draw_edges(drawn: _Drawn, places: Sequence[tuple[float, float]]) -> list[Markup]:
+    low, high = min(drawn.scores, default=0.0), max(drawn.scores, default=1.0)
+    # Many thick lines would be one dark field.
+    width = Linear(low, high, 1.0, 4.0 if len(drawn.edges) <= _FEW_EDGES else 2.0)
+    parts = []
+    for number, ((one, other), score) in enumerate(zip(drawn.edges, drawn.scores, strict=True)):
+        if number != drawn.weakest:
+            parts.append(
+                line(*places[one], *places[other], class_="edge", stroke_width=width(score))
+            )
+    if drawn.weakest is not None:
+        one, other = drawn.edges[drawn.weakest]
+        parts.append(line(*places[one], *places[other], class_="edge weakest"))
+        parts.extend(_draw_score(places[one], places[other], drawn.scores[drawn.weakest]))
+    return parts
+
+
+def _draw_score(start: tuple[float, float], end: tuple[float, float], score: float) -> list[Markup]:
+    x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+    pill = element("rect", x=x - 21, y=y - 10, width=42, height=20, rx=10, class_="pill")
+    return [pill, text(x, y + 4, f"{score:.3f}", class_="weakest-score", text_anchor="middle")]
+
+
+def _draw_nodes(
+    identities: Sequence[Identity], places: Sequence[tuple[float, float]]
+) -> list[Markup]:
+    """The area of a node grows with its lines; one with an open dispute wears a ring."""
+    parts = []
+    for number, (identity, (x, y)) in enumerate(zip(identities, places, strict=True)):
+        radius = min(10 + 2.2 * math.sqrt(len(identity.lines)), 20.0)
+        told = f"{letter(number)}: {plural(len(identity.lines), 'line')}"
+        if identity.disputes:
+            told += f", {plural(identity.disputes, 'open dispute')}"
+            parts.append(element("circle", cx=x, cy=y, r=radius + 4, class_="dispute"))
+        parts.append(
+            element("circle", [element("title", told)], cx=x, cy=y, r=radius, class_="node")
+        )
+        parts.append(text(x, y + 4.5, letter(number), class_="node-name", text_anchor="middle"))
+    return parts

@@ -1,0 +1,133 @@
+"""The report as a page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from engine.sweeps.placement import place
+from engine.sweeps.report import findings, views, words
+from engine.sweeps.report.charts.chance import draw_chance
+from engine.sweeps.report.charts.histogram import Scores, count_scores, draw_scores
+from engine.sweeps.report.charts.outlets import draw_outlets
+from engine.sweeps.report.charts.timeline import draw_timeline
+from engine.sweeps.report.contents import ReportInput
+from engine.sweeps.summary import fill_weeks
+
+MOST_WEEKS = 104
+MOST_SELLERS = 25
+FIRST_GROUPS = 5
+
+
+def write_report(path: Path, contents: ReportInput) -> None:
+    """Writes the report; it takes its place whole, readable by its owner alone."""
+    page = render_report(contents)
+    with place(path) as beside:
+        # What is half a character somewhere must not cost the report.
+        beside.write_text(page, "utf-8", errors="replace", newline="\n")
+
+
+def render_report(contents: ReportInput) -> str:
+    """The report as HTML: the same contents give the same text."""
+    environment = _environment()
+    style, script = _source("style.css"), _source("sort.js")
+    rows = views.list_rows(contents)
+    return environment.get_template("report.html").render(
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        contents=contents,
+        sweep=contents.sweep,
+        totals=contents.summary.totals,
+        rows=rows,
+        cards=views.list_cards(contents, rows),
+        first=rows[:FIRST_GROUPS],
+        **_show_scores(contents),
+        **_show_summary(contents),
+    )
+
+
+def _show_scores(contents: ReportInput) -> dict[str, Any]:
+    sweep, chance = contents.sweep, contents.chance
+    curve = chance.curve if chance else None
+    threshold, found = sweep.terms.threshold, len(contents.scores)
+    counted = count_scores(contents.scores, threshold, sweep.comparisons, curve)
+    return {
+        "found": found,
+        "verdict": findings.judge_chance(found, chance),
+        "chance_chart": draw_chance(chance.false_pairs, found) if chance else None,
+        "score_chart": draw_scores(counted),
+        "bins": _list_bins(counted),
+        "missed": findings.miss_rate(curve, threshold) if curve else None,
+    }
+
+
+def _show_summary(contents: ReportInput) -> dict[str, Any]:
+    summary = contents.summary
+    weeks = fill_weeks(summary.weeks, MOST_WEEKS)
+    first = weeks[0].monday if weeks else None
+    return {
+        "weeks": weeks,
+        "earlier_lines": sum(one.lines for one in summary.weeks if first and one.monday < first),
+        "week_chart": draw_timeline(weeks) if weeks else None,
+        "outlet_chart": draw_outlets(summary.outlets, contents.carrier_names)
+        if summary.outlets
+        else None,
+        "sellers": {"Outlet": summary.outlets[:MOST_SELLERS], "Carrier": summary.carriers},
+        "other_outlets": max(len(summary.outlets) - MOST_SELLERS, 0),
+    }
+
+
+def _list_bins(counted: Scores) -> list[tuple[float, float, int, list[float] | None]]:
+    """From the threshold: from, to, found; of strangers value, low, high where they are known."""
+    return [
+        (low, high, found, None if strangers[0] != strangers[0] else strangers)
+        for low, high, found, strangers in zip(
+            counted.edges[counted.below : -1].tolist(),
+            counted.edges[counted.below + 1 :].tolist(),
+            counted.found[counted.below :].tolist(),
+            counted.strangers[counted.below :].tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing is loaded from anywhere, and no other style or script than this runs."""
+    return (
+        f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("engine.sweeps.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    told = (
+        words.tell_count, words.tell_day, words.tell_duration, words.tell_moment,
+        words.tell_rate, words.tell_share, words.tell_small, words.plural,
+    )  # fmt: skip
+    environment.filters |= {one.__name__: one for one in told}
+    environment.globals |= {"KIND_NAMES": words.KIND_NAMES, "KIND_MEANINGS": words.KIND_MEANINGS}
+    return environment
+
+
+def _source(name: str) -> str:
+    environment = _environment()
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]

@@ -1,0 +1,30 @@
+"use strict";
+// Tables can be sorted by a column; without this script they stay in the order of their ranks.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    if (!head.dataset.sort) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => sortBy(table, heads, column));
+  });
+}
+
+function sortBy(table, heads, column) {
+  const head = heads[column];
+  const isNumber = head.dataset.sort === "number";
+  const before = head.getAttribute("aria-sort");
+  const falls = before ? before === "ascending" : isNumber;
+  const body = table.tBodies[0];
+  const valueOf = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+  const compare = isNumber ? (a, b) => Number(a) - Number(b) : (a, b) => a.localeCompare(b);
+  const rows = [...body.rows];
+  const known = rows.filter((row) => valueOf(row) !== "");
+  known.sort((a, b) => (falls ? -1 : 1) * compare(valueOf(a), valueOf(b)));
+  // Rows without a value stay last, whichever way the others go.
+  body.append(...known, ...rows.filter((row) => valueOf(row) === ""));
+  for (const other of heads) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", falls ? "descending" : "ascending");
+}

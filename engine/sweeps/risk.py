@@ -1,0 +1,124 @@
+"""What makes one group more urgent than another, in stated points.
+
+Each term counts one thing and brings points by a scale, written down in `SCALES` alone: straight
+lines between the values named, level before the first and after the last. More never brings
+less. The terms of a kind can bring 100 points together. They say in which order to look, not how
+likely fraud is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from engine.sweeps.model import Group, GroupKind, Identity, LineFact, RiskTerm
+
+BURST = timedelta(days=7)
+"""Openings are fast where many fall into so short a time."""
+
+Scale = tuple[tuple[float, float], ...]
+"""Values and the points they bring, both ascending."""
+
+SCALES: dict[str, Scale] = {
+    # Documents of one face; the first is nobody's fault.
+    "identities": ((1, 0), (2, 12), (3, 18), (5, 24), (10, 30), (20, 35)),
+    # Foreign faces that tried one document; one may be a mistake at the counter.
+    "attempts": ((1, 0), (2, 15), (3, 25), (5, 35), (10, 50)),
+    # Lines of a ring that answered with another face.
+    "changed_lines": ((1, 0), (3, 20), (5, 30), (10, 42), (20, 50)),
+    "carriers": ((1, 0), (2, 7), (3, 10)),
+    "outlets": ((1, 0), (2, 4), (5, 10)),
+    # The most openings (or changes, or attempts) within `BURST`.
+    "burst": ((1, 0), (2, 4), (5, 10), (10, 15)),
+    # How far the weakest link lies above the threshold, as a share of what lies above it.
+    "score": ((0, 0), (0.5, 15)),
+    # Lines that their holders say they never opened, not decided yet.
+    "disputes": ((0, 0), (1, 9), (3, 15)),
+}
+
+TERMS: dict[GroupKind, tuple[str, ...]] = {
+    GroupKind.ONE_FACE: ("identities", "carriers", "outlets", "burst", "score", "disputes"),
+    GroupKind.ONE_DOCUMENT: ("attempts", "carriers", "outlets", "burst", "disputes"),
+    GroupKind.RESALE_RING: ("changed_lines", "carriers", "outlets", "burst", "disputes"),
+}
+
+
+def assess_faces(
+    identities: Sequence[Identity], weakest: float, threshold: float
+) -> tuple[RiskTerm, ...]:
+    """The terms of documents with one face; `weakest` is the score of their weakest link."""
+    lines = [line for identity in identities for line in identity.lines]
+    margin = (weakest - threshold) / (1 - threshold) if threshold < 1 else 0.0
+    values = {
+        "identities": float(len(identities)),
+        "score": min(max(margin, 0.0), 1.0),
+        **_sellers(lines),
+        "burst": float(count_burst([line.opened_at for line in lines])),
+        "disputes": float(sum(identity.disputes for identity in identities)),
+    }
+    return _terms(GroupKind.ONE_FACE, values)
+
+
+def assess_events(
+    kind: GroupKind,
+    count: int,
+    sellers: Iterable[tuple[str, str]],
+    moments: Sequence[datetime],
+    disputes: int,
+) -> tuple[RiskTerm, ...]:
+    """The terms of foreign attempts or changed lines: so many, at these (carrier, outlet)."""
+    assert kind is not GroupKind.ONE_FACE
+    places = set(sellers)
+    values = {
+        TERMS[kind][0]: float(count),
+        "carriers": float(len({carrier for carrier, _ in places})),
+        "outlets": float(len(places)),
+        "burst": float(count_burst(moments)),
+        "disputes": float(disputes),
+    }
+    return _terms(kind, values)
+
+
+def count_burst(moments: Sequence[datetime]) -> int:
+    """The most of these moments that lie within `BURST` of the first of them."""
+    ordered = sorted(moments)
+    return max(
+        (bisect_right(ordered, moment + BURST) - i for i, moment in enumerate(ordered)), default=0
+    )
+
+
+def points_of(name: str, value: float) -> float:
+    """The points that a term brings, to a tenth."""
+    scale = SCALES[name]
+    if value <= scale[0][0]:
+        return scale[0][1]
+    for (low, low_points), (high, high_points) in pairwise(scale):
+        if value <= high:
+            share = (value - low) / (high - low)
+            return round(low_points + share * (high_points - low_points), 1)
+    return scale[-1][1]
+
+
+def total_of(terms: Iterable[RiskTerm]) -> float:
+    """The points of all terms together: 0 to 100."""
+    return round(sum(term.points for term in terms), 1)
+
+
+def rank(groups: Iterable[Group]) -> list[Group]:
+    """The greatest risk first; then the most identities, then by key."""
+    return sorted(groups, key=lambda group: (-group.risk, -len(group.identities), group.key))
+
+
+def _terms(kind: GroupKind, values: dict[str, float]) -> tuple[RiskTerm, ...]:
+    return tuple(
+        RiskTerm(name, values[name], points_of(name, values[name])) for name in TERMS[kind]
+    )
+
+
+def _sellers(lines: Sequence[LineFact]) -> dict[str, float]:
+    return {
+        "carriers": float(len({line.carrier for line in lines})),
+        "outlets": float(len({(line.carrier, line.outlet) for line in lines})),
+    }

@@ -1,0 +1,199 @@
+"""Runs a sweep: all pairs of the gallery, then the groups that they make.
+
+A sweep that is stopped at any moment goes on from its folder: the comparisons are kept tile by
+tile, and what follows them takes seconds and is done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.registry.reader import Reader
+from engine.sweeps.events import groups_of_events
+from engine.sweeps.folder import Covered, SweepFolder
+from engine.sweeps.groups import Referenced, group_faces
+from engine.sweeps.linking import Owners, number_exceptions
+from engine.sweeps.model import Group, Identity, PairTable, SweepTerms
+from engine.sweeps.risk import rank
+from indexes.base import Ids
+from indexes.joining.join import JoinedGallery, Report
+
+_LOOKED_UP = 50_000
+_NOTHING = PairTable(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+
+
+class Join(Protocol):
+    """Finds every pair of a gallery; `join_gallery` and `join_shards` say how."""
+
+    def __call__(
+        self,
+        threshold: float,
+        *,
+        known: Ids | None,
+        checkpoint: Path | None,
+        progress: Report | None,
+    ) -> JoinedGallery: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SweepTask:
+    """A sweep to be run. `known` is what the last one left, where only what is new is asked for."""
+
+    id: str
+    terms: SweepTerms
+    folder: SweepFolder
+    known: Covered | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Swept:
+    """What a sweep found, as of the gallery's `sequence`, before anybody is told.
+
+    `pairs` are the new ones between two documents; of them bool[m] `is_excepted` says which people
+    have judged to be two persons. `compared` counts references, `new` those that no sweep before
+    had. `covered` is for the next sweep.
+    """
+
+    task: SweepTask
+    pairs: PairTable
+    is_excepted: NDArray[np.bool_]
+    same_document_pairs: int
+    groups: list[Group]
+    sequence: int
+    compared: int
+    new: int
+    covered: Covered
+
+
+@dataclass(frozen=True, slots=True)
+class FixedOwners:
+    """The registry's facts for grouping, where whose each reference is stays as of one moment."""
+
+    reader: Reader
+    owners: Owners
+
+    @classmethod
+    def of(cls, reader: Reader, references: Ids) -> FixedOwners:
+        """Owners of all references of the documents that these are of, and of those judged.
+
+        Where they are few they are looked up; reading all of a large registry takes seconds.
+        """
+        judged = {key for pair in reader.exceptions() for key in pair}
+        if len(references) + len(judged) > _LOOKED_UP:
+            return cls(reader, Owners(*reader.document_owner_array()))
+        named = judged.union(reader.documents_of(references.tolist()).values())
+        documents = sorted(reader.documents_by_id(sorted(named)).items())
+        ids = [key for _, document in documents for key in document.reference_ids]
+        counts = [len(document.reference_ids) for _, document in documents]
+        # The order of the ids decides between equal scores, as it does among all.
+        numbers = np.repeat(np.arange(len(documents)), counts)
+        order = np.argsort(np.array(ids, np.int64))
+        return cls(reader, Owners(np.array(ids, np.int64)[order], numbers[order]))
+
+    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.owners.references, self.owners.documents
+
+    def exceptions(self) -> set[tuple[str, str]]:
+        return self.reader.exceptions()
+
+    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
+        return self.reader.documents_by_id(ids)
+
+    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
+        return self.reader.identities_of(reference_ids)
+
+
+def run_sweep(
+    task: SweepTask,
+    join: Join,
+    reader: Reader,
+    *,
+    progress: Report | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Swept:
+    """Compares, and groups what was found; writes to the checkpoint alone.
+
+    Covers the gallery as it is at the first start; what is added meanwhile is for the next sweep,
+    and a reference that is gone at the end is in nothing that is reported. `progress` is called
+    after each tile, `check` between the steps that follow; what one raises stops the sweep there.
+    `CheckpointInvalid` where the folder is of another gallery, `SearchInvalid` where more pairs
+    reach the threshold than can be kept.
+    """
+    known = task.known
+    joined = join(
+        task.terms.threshold,
+        known=None if known is None else known.ids,
+        checkpoint=task.folder.checkpoint,
+        progress=progress,
+    )
+    check()
+    found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
+    earlier = _NOTHING if known is None else _above(known.pairs, task.terms.threshold)
+    ends = (found.left, found.right, earlier.left, earlier.right)
+    facts = FixedOwners.of(reader, np.unique(np.concatenate(ends)))
+    pairs, same_document = _part(found, facts.owners)
+    whole = _join(_part(earlier, facts.owners)[0], pairs)
+    fresh = None if known is None else np.setdiff1d(joined.ids, known.ids, assume_unique=True)
+    check()
+    faces = group_faces(whole, task.terms.threshold, facts, fresh=fresh)
+    check()
+    return Swept(
+        task=task,
+        pairs=pairs,
+        is_excepted=_find_excepted(pairs, facts),
+        same_document_pairs=same_document,
+        groups=rank([*faces, *groups_of_events(reader)]),
+        sequence=joined.sequence,
+        compared=len(joined.ids),
+        new=len(joined.ids) if fresh is None else len(fresh),
+        covered=Covered(joined.ids, whole),
+    )
+
+
+def _part(pairs: PairTable, owners: Owners) -> tuple[PairTable, int]:
+    """Those between two documents that are there, and how many are within one."""
+    left, right = owners.of(pairs.left), owners.of(pairs.right)
+    there = (left >= 0) & (right >= 0)
+    between = there & (left != right)
+    return _only(pairs, np.flatnonzero(between)), int(there.sum() - between.sum())
+
+
+def _above(pairs: PairTable, threshold: float) -> PairTable:
+    # In float64, for numpy would round the threshold to the scores' float32.
+    return _only(pairs, np.flatnonzero(pairs.scores.astype(np.float64) >= threshold))
+
+
+def _join(some: PairTable, others: PairTable) -> PairTable:
+    return PairTable(
+        np.concatenate([some.left, others.left]),
+        np.concatenate([some.right, others.right]),
+        np.concatenate([some.scores, others.scores]),
+    )
+
+
+def _find_excepted(pairs: PairTable, facts: FixedOwners) -> NDArray[np.bool_]:
+    judged = facts.exceptions()
+    named = facts.documents_by_id(sorted({key for pair in judged for key in pair}))
+    references = {key: document.reference_ids for key, document in named.items()}
+    exceptions = number_exceptions(judged, references, facts.owners)
+    if not len(exceptions) or not len(pairs):
+        return np.zeros(len(pairs), np.bool_)
+    documents = np.stack([facts.owners.of(pairs.left), facts.owners.of(pairs.right)], axis=1)
+    width = int(facts.owners.documents.max()) + 1
+    return np.isin(_as_one(documents, width), _as_one(exceptions, width))
+
+
+def _as_one(documents: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """A pair of documents, int64[m, 2], as one number, whichever of them comes first."""
+    numbers: NDArray[np.int64] = documents.min(axis=1) * width + documents.max(axis=1)
+    return numbers
+
+
+def _only(pairs: PairTable, rows: NDArray[np.int64]) -> PairTable:
+    return PairTable(pairs.left[rows], pairs.right[rows], pairs.scores[rows])

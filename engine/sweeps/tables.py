@@ -1,0 +1,190 @@
+"""What a sweep found, as tables for analysts.
+
+Rows hold ids, codes, counts and scores, never a name or a number in the clear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from engine.casework.model import Outcome
+from engine.sweeps.model import Group, Identity, PairTable
+from engine.sweeps.summary import Seller, Summary
+from engine.sweeps.tablefiles import TableFolder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NumberMasker = Callable[[Sequence[str]], Mapping[str, str]]
+"""Line ids to masked numbers, a batch at a time."""
+
+Judgements = Mapping[tuple[str, str], Outcome]
+"""What people found of two documents, lower id first."""
+
+_TEXTS = pa.list_(pa.string())
+_MOMENT = pa.timestamp("us", "UTC")
+
+
+def write_pairs(
+    folder: TableFolder, pairs: PairTable, identities: Sequence[Identity], judged: Judgements
+) -> None:
+    """`pairs.parquet` and `.csv`: a row a pair, highest score first.
+
+    `identities` own the references. A pair with a reference that none of them owns is left out:
+    its person was erased meanwhile.
+    """
+    folder.write("pairs", pair_table(pairs, identities, judged))
+
+
+def write_groups(
+    folder: TableFolder,
+    groups: Sequence[Group],
+    cases: Mapping[str, str],
+    mask_numbers: NumberMasker | None = None,
+) -> None:
+    """`groups.parquet` and `.csv`: a row a group, in the order given.
+
+    `cases`: case id by group key. Only with `mask_numbers` is there a column of masked numbers.
+    """
+    folder.write("groups", group_table(groups, cases, mask_numbers))
+
+
+def write_summary(folder: TableFolder, summary: Summary) -> None:
+    """`outlets.csv` and `carriers.csv`."""
+    folder.write_csv("outlets", seller_table(summary.outlets))
+    folder.write_csv("carriers", seller_table(summary.carriers).drop_columns(["outlet"]))
+
+
+def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgements) -> pa.Table:
+    """As `write_pairs` describes. `same_carrier` is null where a side has no line."""
+    owners = _Owners.of(identities)
+    order = np.lexsort((pairs.right, pairs.left, -pairs.scores))
+    owned = owners.know(pairs.left[order]) & owners.know(pairs.right[order])
+    order = order[owned]
+    left, right = pairs.left[order], pairs.right[order]
+    sides = owners.find(left), owners.find(right)
+    width = max(len(identities), 1)
+    distinct, row_of = np.unique(sides[0] * width + sides[1], return_inverse=True)
+    couples = [(identities[one // width], identities[one % width]) for one in distinct.tolist()]
+    rows = pa.array(row_of)
+    documents = pa.array([one.document_id for one in identities], pa.string())
+    same_carrier = pa.array([_share_carrier(a, b) for a, b in couples], pa.bool_())
+    outcomes = pa.array([_outcome(a, b, judged) for a, b in couples], pa.string())
+    return pa.table(
+        {
+            "left_document": documents.take(pa.array(sides[0])),
+            "right_document": documents.take(pa.array(sides[1])),
+            "left_reference": pa.array(left),
+            "right_reference": pa.array(right),
+            "score": pa.array(pairs.scores[order]),
+            "same_carrier": same_carrier.take(rows),
+            "outcome": outcomes.take(rows),
+        }
+    )
+
+
+def group_table(
+    groups: Sequence[Group], cases: Mapping[str, str], mask_numbers: NumberMasker | None = None
+) -> pa.Table:
+    """As `write_groups` describes; `risk_terms` are written "name value = points"."""
+    lines = [[line for one in group.identities for line in one.lines] for group in groups]
+    line_ids = [[line.line_id for line in some] for some in lines]
+    opened = [[line.opened_at for line in some] for some in lines]
+    weakest = [group.weakest for group in groups]
+    columns: dict[str, pa.Array] = {
+        "rank": pa.array(range(1, len(groups) + 1), pa.int64()),
+        "key": pa.array([group.key for group in groups], pa.string()),
+        "kind": pa.array([group.kind.value for group in groups], pa.string()),
+        "risk": pa.array([group.risk for group in groups], pa.float64()),
+        "risk_terms": pa.array([_tell_terms(group) for group in groups], _TEXTS),
+        "case": pa.array([cases.get(group.key) for group in groups], pa.string()),
+        "identities": _counts(group.identities for group in groups),
+        "lines": _counts(lines),
+        "open_disputes": pa.array(
+            [sum(one.disputes for one in group.identities) for group in groups], pa.int64()
+        ),
+        "documents": pa.array(
+            [[one.document_id for one in group.identities] for group in groups], _TEXTS
+        ),
+        "line_ids": pa.array(line_ids, _TEXTS),
+        "carriers": pa.array([sorted({x.carrier for x in some}) for some in lines], _TEXTS),
+        "outlets": pa.array([sorted({x.outlet for x in some}) for some in lines], _TEXTS),
+        "first_opened": pa.array([min(some, default=None) for some in opened], _MOMENT),
+        "last_opened": pa.array([max(some, default=None) for some in opened], _MOMENT),
+        "links": _counts(group.links for group in groups),
+        "highest_score": pa.array(
+            [max((x.score for x in group.links), default=None) for group in groups], pa.float32()
+        ),
+        "weakest_score": pa.array([x and x.score for x in weakest], pa.float32()),
+        "weakest_left": pa.array([x and x.left for x in weakest], pa.string()),
+        "weakest_right": pa.array([x and x.right for x in weakest], pa.string()),
+    }
+    if mask_numbers is not None:
+        columns["masked_numbers"] = pa.array(_mask(line_ids, mask_numbers), _TEXTS)
+    return pa.table(columns)
+
+
+def seller_table(sellers: Sequence[Seller]) -> pa.Table:
+    """A row an outlet or a carrier, in the order given."""
+    return pa.table(
+        {
+            "carrier": pa.array([one.carrier for one in sellers], pa.string()),
+            "outlet": pa.array([one.outlet for one in sellers], pa.string()),
+            "groups": pa.array([one.groups for one in sellers], pa.int64()),
+            "identities": pa.array([one.identities for one in sellers], pa.int64()),
+            "lines": pa.array([one.lines for one in sellers], pa.int64()),
+            "disputed_lines": pa.array([one.disputed_lines for one in sellers], pa.int64()),
+            "highest_risk": pa.array([one.highest_risk for one in sellers], pa.float64()),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Owners:
+    """Whose each reference is: ids int64[n], ascending, and places in the list of identities."""
+
+    ids: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, identities: Sequence[Identity]) -> Self:
+        counts = [len(one.reference_ids) for one in identities]
+        ids = np.array([x for one in identities for x in one.reference_ids], dtype=np.int64)
+        order = np.argsort(ids, kind="stable")
+        return cls(ids[order], np.repeat(np.arange(len(identities)), counts)[order])
+
+    def know(self, references: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.isin(references, self.ids)
+
+    def find(self, references: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.places[np.searchsorted(self.ids, references)]
+
+
+def _share_carrier(left: Identity, right: Identity) -> bool | None:
+    carriers = [{line.carrier for line in one.lines} for one in (left, right)]
+    return bool(carriers[0] & carriers[1]) if all(carriers) else None
+
+
+def _outcome(left: Identity, right: Identity, judged: Judgements) -> str | None:
+    lower, upper = sorted((left.document_id, right.document_id))
+    found = judged.get((lower, upper))
+    return found.value if found else None
+
+
+def _counts(lists: Iterable[Sequence[Any]]) -> pa.Array:
+    return pa.array([len(one) for one in lists], pa.int64())
+
+
+def _tell_terms(group: Group) -> list[str]:
+    return [f"{term.name} {term.value:g} = {term.points:g}" for term in group.terms]
+
+
+def _mask(line_ids: Sequence[Sequence[str]], mask_numbers: NumberMasker) -> list[list[str]]:
+    """A number that is gone is empty: its holder was erased."""
+    masked = mask_numbers([line for some in line_ids for line in some])
+    return [[masked.get(line, "") for line in some] for some in line_ids]

@@ -1,0 +1,224 @@
+"""Every pair of a sharded gallery: the shards compare, blocks of rows travel between them.
+
+The rows of one shard go, a block at a time, to each shard that they are to be compared with, which
+answers with the pairs. What travels grows with the references, what is compared with their square,
+so that the way of a row, through this process, is of no account.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.base import Ids
+from indexes.errors import SearchInvalid
+from indexes.gallery import Gallery
+from indexes.joining.checkpoint import Checkpoint, stored_subject
+from indexes.joining.coverage import Coverage, Roster, part_ids
+from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Progress, Report, name_known
+from indexes.joining.pairs import RECORD, Pairs, Records, sort_records
+from indexes.sharding.routing import shards_of
+from indexes.sharding.shards import Shard, ShardedIndex
+from indexes.validation import check_threshold
+
+BLOCK_BYTES = 16 << 20
+"""What of vectors a message holds at most."""
+BLOCK_COMPARISONS = 1 << 33
+"""Some seconds of work for the cores of a shard."""
+_FEWEST_ROWS = 4096
+_EVERYONE = 0
+"""No id is lower."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardTile:
+    """A block of one shard's rows, for another shard or the same; some pairs, decided once."""
+
+    source: int
+    target: int
+    ids: Ids
+    above: int
+    comparisons: int
+
+
+def join_shards(
+    gallery: Gallery,
+    index: ShardedIndex,
+    threshold: float,
+    *,
+    known: Ids | None = None,
+    checkpoint: Path | None = None,
+    limit: int = PAIRS_LIMIT,
+    progress: Report | None = None,
+    block_rows: int | None = None,
+) -> JoinedGallery:
+    """What `join_gallery` finds, over the shards that the gallery's index has; changes go on.
+
+    It covers every reference as of the `sequence` that it states, and some that came while it
+    began. Each shard has one block at work at a time; where it is stopped, no more than those are
+    done again. A checkpoint belongs to a number of shards. `ShardLost` where a shard is gone.
+    """
+    threshold = check_threshold(threshold)
+    sequence = gallery.sequence
+    everyone = _roster(index.shards)
+    subject = stored_subject(checkpoint) if checkpoint else None
+    stored = None if subject is None else Coverage.from_bytes(subject)
+    new, old, sequence = part_ids(everyone.ids, sequence, known, stored)
+    now = Coverage(
+        sequence, _among(everyone, new), None if known is None else _among(everyone, old)
+    )
+    terms = (threshold, len(index.shards), block_rows, name_known(known))
+    fingerprint = hashlib.sha256(repr(terms).encode()).hexdigest()
+    with Checkpoint(checkpoint, fingerprint, now.to_bytes()) as kept:
+        then = Coverage.from_bytes(kept.subject)
+        then.check(now)
+        rows = block_rows or _rows_at_once(then, len(index.shards), index.dim)
+        tiles = list(plan_tiles(then, len(index.shards), rows))
+        make = _maker(index.shards, then, threshold)
+        _make(tiles, make, kept, len(index.shards), limit, progress)
+        records = [run.view(RECORD) for run in kept.runs()]
+        pairs = Pairs(records, then.remaining(now, mixed=True))
+        return JoinedGallery(pairs, then.ids, then.sequence)
+
+
+def plan_tiles(covered: Coverage, shards: int, block_rows: int) -> Iterator[ShardTile]:
+    """All tiles, so that those that follow each other are for different shards.
+
+    Without a known side each two shards are one tile a block, of either by turns; with one, the
+    new of each shard go to every shard, and two new ones meet twice: the second time is no work.
+    """
+    left = _split(covered.left.ids, shards)
+    right = None if covered.right is None else _split(covered.right.ids, shards)
+    most = max((-(-len(ids) // block_rows) for ids in left), default=0)
+    for block in range(most):
+        span = slice(block * block_rows, (block + 1) * block_rows)
+        for distance in range(shards):
+            for source in range(shards):
+                target = (source + distance) % shards
+                ids = left[source][span]
+                if not len(ids) or (right is None and not _is_turn(source, target)):
+                    continue
+                yield _tile(left, right, source, target, ids, span.start)
+
+
+def _tile(
+    left: Sequence[Ids],
+    right: Sequence[Ids] | None,
+    source: int,
+    target: int,
+    ids: Ids,
+    start: int,
+) -> ShardTile:
+    if source == target:
+        after = len(left[target]) - start
+        comparisons = len(ids) * after - len(ids) * (len(ids) + 1) // 2
+    elif right is None or source < target:
+        comparisons = len(ids) * len(left[target])
+    else:
+        comparisons = 0
+    if right is None:
+        above = int(ids[0]) if source == target else _EVERYONE
+        return ShardTile(source, target, ids, above, comparisons)
+    comparisons += len(ids) * len(right[target])
+    return ShardTile(source, target, ids, _EVERYONE, comparisons)
+
+
+def _is_turn(source: int, target: int) -> bool:
+    """True for one of both ways between two shards, so that each shard has as many."""
+    if source == target:
+        return True
+    low, high = sorted((source, target))
+    return target == (high if (low + high) % 2 else low)
+
+
+def _split(ids: Ids, shards: int) -> list[Ids]:
+    owners = shards_of(ids, shards)
+    return [ids[owners == shard] for shard in range(shards)]
+
+
+def _rows_at_once(covered: Coverage, shards: int, dim: int) -> int:
+    largest = int(np.bincount(shards_of(covered.ids, shards), minlength=1).max())
+    affordable = BLOCK_COMPARISONS // max(largest, 1)
+    return min(max(affordable, _FEWEST_ROWS), max(1, BLOCK_BYTES // (4 * dim)))
+
+
+def _roster(shards: Sequence[Shard]) -> Roster:
+    found = [future.result() for future in [shard.roster() for shard in shards]]
+    ids = np.concatenate([part[0] for part in found])
+    digests = np.concatenate([part[1] for part in found]).view(np.uint64)
+    order = np.argsort(ids)
+    return Roster(ids[order], digests[order])
+
+
+def _among(everyone: Roster, ids: Ids) -> Roster:
+    return Roster(ids, everyone.digests[np.searchsorted(everyone.ids, ids)])
+
+
+def _maker(
+    shards: Sequence[Shard], covered: Coverage, threshold: float
+) -> Callable[[ShardTile], Records]:
+    everyone, new = covered.ids, covered.left.ids
+
+    def make(tile: ShardTile) -> Records:
+        ids, vectors = shards[tile.source].held(tile.ids).result()
+        found = shards[tile.target].join(ids, vectors, threshold, tile.above).result()
+        left, right, scores = found
+        # A shard may have references by now that came after the start.
+        kept = _is_among(right, everyone)
+        if tile.source == tile.target or covered.right is not None:
+            kept &= (left < right) | ~_is_among(right, new)
+        records = np.empty(int(kept.sum()), RECORD)
+        records["left"] = np.minimum(left, right)[kept]
+        records["right"] = np.maximum(left, right)[kept]
+        records["score"] = scores[kept]
+        return sort_records(records)
+
+    return make
+
+
+def _is_among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:
+    if not len(ascending):
+        return np.zeros(len(ids), np.bool_)
+    places = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
+    return np.equal(ascending[places], ids)
+
+
+def _make(
+    tiles: Sequence[ShardTile],
+    make: Callable[[ShardTile], Records],
+    kept: Checkpoint,
+    at_once: int,
+    limit: int,
+    progress: Report | None,
+) -> None:
+    """Makes the tiles that are not kept yet, and keeps them in their order."""
+    compared = [0, *accumulate(tile.comparisons for tile in tiles)]
+
+    def report() -> None:
+        at, found = kept.next_tile, kept.size_bytes // RECORD.itemsize
+        if progress:
+            progress(Progress(at, len(tiles), compared[at], compared[-1], found))
+
+    report()
+    with ThreadPoolExecutor(at_once, "join") as pool:
+        made = deque(pool.submit(make, tile) for tile in tiles[kept.next_tile :])
+        try:
+            while made:
+                kept.put(made.popleft().result().tobytes())
+                if kept.size_bytes // RECORD.itemsize > limit:
+                    raise SearchInvalid(
+                        f"more than {limit} pairs reach the threshold; raise it, or the limit"
+                    )
+                kept.end_tile()
+                report()
+        finally:
+            for future in made:
+                future.cancel()

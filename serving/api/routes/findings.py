@@ -1,0 +1,82 @@
+"""How sweeps, and what they found, look in answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from engine.casework.precision import Precision
+from engine.registry.records import CaseRecord
+from engine.sweeps.expectation import Expectation
+from engine.sweeps.model import SweepRecord
+
+
+def show_sweep(record: SweepRecord) -> dict[str, Any]:
+    """A sweep without its summary."""
+    progress = record.progress
+    return {
+        "sweep_id": record.id,
+        "state": record.state.value,
+        "threshold": record.terms.threshold,
+        "scope": record.terms.scope.value,
+        "requested_by": record.requested_by,
+        "gallery_sequence": record.sequence,
+        "progress": {**asdict(progress), "share": progress.share},
+        "created_at": record.created_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "fault": record.fault,
+    }
+
+
+def show_expectation(found: Expectation) -> dict[str, Any]:
+    """What a sweep would cost and bring."""
+    return {
+        "threshold": found.terms.threshold,
+        "scope": found.terms.scope.value,
+        "references": found.references,
+        "new_references": found.new_references,
+        "gallery_sequence": found.sequence,
+        "comparisons": found.comparisons,
+        "duration_s": found.duration_s,
+        "memory_bytes": found.memory_bytes,
+        "false_pairs": asdict(found.false_pairs),
+        "is_supported": found.is_supported,
+        "proposal": {
+            "threshold": found.proposal.threshold,
+            "fmr": found.proposal.fmr,
+            "false_pairs": asdict(found.proposal.false_pairs),
+            "budget": found.proposal.budget,
+            "is_within_budget": found.proposal.is_within_budget,
+        },
+    }
+
+
+def show_group(
+    group: Mapping[str, Any], cases: Mapping[str, Sequence[CaseRecord]]
+) -> dict[str, Any]:
+    """A group as the desk gives it, with the open cases about its documents."""
+    return {
+        "key": group["key"],
+        "kind": group["kind"],
+        "risk": group["risk"],
+        "terms": group["terms"],
+        "weakest": group["weakest"],
+        "identities": group["identities"],
+        "links": group["links"],
+        "left_out": group["left_out"],
+        "cases": list(dict.fromkeys(case.id for found in cases.values() for case in found)),
+    }
+
+
+def show_precision(found: Precision) -> dict[str, Any]:
+    """How many of the judged pairs were fraud."""
+    rate = found.rate
+    return {
+        "judged": found.judged,
+        "confirmed": found.confirmed,
+        "precision": None if rate is None else rate.value,
+        "low": None if rate is None else rate.low,
+        "high": None if rate is None else rate.high,
+    }

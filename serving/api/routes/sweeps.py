@@ -1,0 +1,194 @@
+"""`/v1/sweeps`: a search of the whole gallery with itself, how far it is, what it found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from engine.casework.precision import measure_precision
+from serving.access.tenancy import Action
+from serving.api.call import Call, call_of
+from serving.api.openapi import describe
+from serving.api.reception import admit, read_body
+from serving.api.routes.findings import (
+    show_expectation,
+    show_group,
+    show_precision,
+    show_sweep,
+)
+from serving.api.schemas.sweeps import (
+    ExpectationAnswer,
+    GroupAnswer,
+    GroupsAnswer,
+    GroupsAsked,
+    PrecisionAnswer,
+    SweepAnswer,
+    SweepBody,
+    SweepsAnswer,
+    SweepsAsked,
+)
+from serving.parts import Parts
+from serving.service.steps import Steering
+
+READ_ERRORS = (400, 401, 403, 406, 429, 503)
+ONE_ERRORS = (400, 401, 403, 404, 406, 429, 503)
+GROUP_ERRORS = (400, 401, 403, 404, 406, 409, 429, 503, 507)
+STEER_ERRORS = GROUP_ERRORS
+START_ERRORS = (400, 401, 403, 406, 408, 409, 413, 415, 422, 429, 503, 507)
+
+_MEANINGS = {
+    Steering.PAUSE: "Stops at the end of the tile that runs; what was compared stays.",
+    Steering.RESUME: "Goes on where it was paused.",
+    Steering.CANCEL: "Ends it for good; nothing of it is kept but that it was.",
+}
+
+
+def add_sweeps(router: APIRouter, parts: Parts) -> None:
+    """Adds the routes about sweeps."""
+    _add_start(router, parts)
+    _add_reads(router, parts)
+    for steering in Steering:
+        _add_steering(router, parts, steering)
+    _add_groups(router, parts)
+    _add_precision(router, parts)
+
+
+def _add_start(router: APIRouter, parts: Parts) -> None:
+    async def start_sweep(request: Request) -> Response:
+        """Starts a sweep, or says what to expect of it: comparisons, time, memory, and how many
+        pairs of strangers the threshold brings at this size of the gallery. One at a time: a
+        second is refused.
+        """
+        return await _start(parts, call_of(request))
+
+    router.add_api_route(
+        "/v1/sweeps",
+        start_sweep,
+        methods=["POST"],
+        **describe(
+            "Start a sweep",
+            body=SweepBody,
+            answers={201: SweepAnswer, 200: ExpectationAnswer},
+            errors=START_ERRORS,
+        ),
+    )
+
+
+def _add_reads(router: APIRouter, parts: Parts) -> None:
+    async def list_sweeps(request: Request, asked: Annotated[SweepsAsked, Query()]) -> Response:
+        """The newest sweeps, newest first."""
+        call = call_of(request)
+        principal = await admit(parts, call, Action.SWEEP)
+        found = await parts.desk.list_sweeps(asked.limit, call.context(principal))
+        return call.answer({"sweeps": [show_sweep(record) for record in found]})
+
+    async def read_sweep(request: Request, sweep_id: str) -> Response:
+        """A sweep with its progress of this moment, and what it found in counts."""
+        call = call_of(request)
+        principal = await admit(parts, call, Action.SWEEP)
+        found = await parts.desk.read_sweep(sweep_id, call.context(principal))
+        return call.answer({**show_sweep(found), "summary": found.summary})
+
+    _add(router, "", list_sweeps, "List sweeps", SweepsAnswer, READ_ERRORS)
+    _add(router, "/{sweep_id}", read_sweep, "Read a sweep", SweepAnswer, ONE_ERRORS)
+
+
+def _add_steering(router: APIRouter, parts: Parts, steering: Steering) -> None:
+    async def steer_sweep(request: Request, sweep_id: str) -> Response:
+        call = call_of(request)
+        principal = await admit(parts, call, Action.SWEEP)
+        found = await parts.desk.steer_sweep(sweep_id, steering, call.context(principal))
+        return call.answer({**show_sweep(found), "summary": found.summary})
+
+    steer_sweep.__name__ = f"{steering.value}_sweep"
+    steer_sweep.__doc__ = _MEANINGS[steering]
+    router.add_api_route(
+        f"/v1/sweeps/{{sweep_id}}/{steering.value}",
+        steer_sweep,
+        methods=["POST"],
+        **describe(
+            f"{steering.value.capitalize()} a sweep",
+            answers={200: SweepAnswer},
+            errors=STEER_ERRORS,
+        ),
+    )
+
+
+def _add_groups(router: APIRouter, parts: Parts) -> None:
+    async def list_groups(
+        request: Request, sweep_id: str, asked: Annotated[GroupsAsked, Query()]
+    ) -> Response:
+        """A page of a sweep's groups in counts, the riskiest first; audited."""
+        call = call_of(request)
+        principal = await admit(parts, call, Action.SWEEP)
+        page = await parts.desk.list_groups(
+            sweep_id, asked.after, asked.limit, call.context(principal)
+        )
+        return call.answer(
+            {"groups": list(page.groups), "total": page.total, "next": page.next_after}
+        )
+
+    async def read_group(request: Request, sweep_id: str, key: str) -> Response:
+        """A group with its members, the links between their faces, and the open cases about them;
+        audited.
+        """
+        return await _read_group(parts, call_of(request), sweep_id, key)
+
+    path = "/{sweep_id}/groups"
+    _add(router, path, list_groups, "List groups", GroupsAnswer, GROUP_ERRORS)
+    _add(router, f"{path}/{{key}}", read_group, "Read a group", GroupAnswer, GROUP_ERRORS)
+
+
+def _add_precision(router: APIRouter, parts: Parts) -> None:
+    async def read_precision(request: Request) -> Response:
+        """Of the pairs that sweeps found and people judged, how many were fraud."""
+        call = call_of(request)
+        await admit(parts, call, Action.SWEEP)
+        pairs = await asyncio.to_thread(parts.store.judged_pairs)
+        return call.answer(show_precision(measure_precision(pairs)))
+
+    router.add_api_route(
+        "/v1/precision",
+        read_precision,
+        methods=["GET"],
+        **describe(
+            "Measure the precision of sweeps",
+            answers={200: PrecisionAnswer},
+            errors=READ_ERRORS,
+        ),
+    )
+
+
+def _add(
+    router: APIRouter,
+    path: str,
+    read: Callable[..., Any],
+    summary: str,
+    answer: type[Any],
+    errors: tuple[int, ...],
+) -> None:
+    described = describe(summary, answers={200: answer}, errors=errors)
+    router.add_api_route(f"/v1/sweeps{path}", read, methods=["GET"], **described)
+
+
+async def _start(parts: Parts, call: Call) -> Response:
+    principal = await admit(parts, call, Action.SWEEP)
+    body = await read_body(call, SweepBody)
+    asked, context = body.read(), call.context(principal)
+    if body.dry_run:
+        return call.answer(show_expectation(await parts.desk.expect_sweep(asked, context)))
+    started = await parts.desk.start_sweep(asked, context)
+    return call.answer({**show_sweep(started), "summary": started.summary}, 201)
+
+
+async def _read_group(parts: Parts, call: Call, sweep_id: str, key: str) -> Response:
+    principal = await admit(parts, call, Action.SWEEP)
+    group = await parts.desk.read_group(sweep_id, key, call.context(principal))
+    documents = [one["document_id"] for one in group["identities"]]
+    cases = await asyncio.to_thread(parts.store.open_cases_of, documents)
+    return call.answer(show_group(group, cases))

@@ -1,0 +1,170 @@
+"""The audit chain: `audit show`, `audit verify`, `audit certificate`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serving.cli.inputs import HomeOption, open_deployment
+from serving.cli.output import (
+    JsonFlag,
+    escape,
+    exit_negative,
+    print_json,
+    print_line,
+    print_table,
+    show_progress,
+)
+from serving.cli.panels import DEPLOYMENT
+
+if TYPE_CHECKING:
+    from engine.registry.records import AuditRecord
+
+MOST_ENTRIES = 100_000
+
+
+def register(app: typer.Typer) -> None:
+    chain = typer.Typer(
+        help="Read and verify the audit chain, and certificates against it.", no_args_is_help=True
+    )
+    chain.command("show")(show_entries)
+    chain.command("verify")(verify_entries)
+    chain.command("certificate")(check_file)
+    app.add_typer(chain, name="audit", rich_help_panel=DEPLOYMENT)
+
+
+def show_entries(
+    action: Annotated[
+        str | None, typer.Option(help="Only this action, as enrollment.decided.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="Only this actor, as outlet:b1.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Only about this: the id of a document, line, case …")
+    ] = None,
+    after: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Entries above this number, oldest first.", show_default="the newest"
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_ENTRIES, help="How many at most.")] = 50,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show entries of the audit chain, in its order.
+
+    The next page begins after the last number shown.
+    """
+    from engine.registry.trail import read_audit
+
+    with open_deployment(home) as deployment:
+        found = read_audit(deployment.store, after, limit, action, actor, subject)
+        head = deployment.store.audit_head()[0]
+    is_full = after is not None and len(found) == limit
+    if as_json:
+        print_json(
+            {
+                "entries": [_write_entry(record) for record in found],
+                "head": head,
+                "next": found[-1].number if is_full else None,
+            }
+        )
+        return
+    if not found:
+        print_line("No entry is there." if after is None else f"No entry is above {after}.")
+        return
+    print_table(
+        None, ("", "at", "actor", "action", "subject", "detail"), [_cells(r) for r in found]
+    )
+    if is_full:
+        print_line(f"[dim]Next: --after {found[-1].number}; the newest is {head}.[/]")
+
+
+def verify_entries(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Recompute the audit chain.
+
+    Exit code 1 where an entry was altered, removed or added.
+    """
+    from engine.registry.audit import verify_chain
+
+    with (
+        open_deployment(home) as deployment,
+        show_progress("verifying", is_shown=not as_json) as report,
+    ):
+        store = deployment.store
+        found = verify_chain(store, progress=report)
+        number, head = store.audit_head()
+        verified = store.audit_hash_at(found.entries) if found.intact else None
+        if verified is not None:
+            # A writer may have gone on meanwhile.
+            number, head = found.entries, verified
+    if as_json:
+        print_json(asdict(found) | {"head": {"number": number, "hash": head.hex()}})
+    elif found.intact:
+        print_line(f"[green]Intact[/]: {found.entries:,} entries, head {number} {head.hex()}.")
+    else:
+        print_line(
+            f"[red]Broken[/] at entry {found.first_bad}: it or one before it was altered, "
+            "removed or added. Compare with a backup."
+        )
+    if not found.intact:
+        raise exit_negative()
+
+
+def check_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate, as JSON.")],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Hold a certificate of an erasure or of retention against the audit chain.
+
+    Exit code 1 where it does not hold: altered, of another registry, or of before a restore.
+    """
+    from engine.retention.certificates import check_certificate
+    from serving.retention.certificates import read_certificate
+
+    certificate = read_certificate(file)
+    with (
+        open_deployment(home) as deployment,
+        show_progress("verifying", is_shown=not as_json) as report,
+    ):
+        fault = check_certificate(deployment.store, certificate, report)
+    if as_json:
+        print_json(
+            {"holds": fault is None, "fault": fault, "audit_number": certificate.audit_number}
+        )
+    elif fault is None:
+        print_line(f"[green]It holds[/]: entry {certificate.audit_number} says the same.")
+    else:
+        print_line(f"[red]It does not hold[/]: {escape(fault)}.")
+    if fault is not None:
+        raise exit_negative()
+
+
+def _write_entry(record: AuditRecord) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        "at": record.at.isoformat(),
+        "actor": record.entry.actor,
+        "action": record.entry.action,
+        "subject": record.entry.subject,
+        "detail": dict(record.entry.detail),
+        "hash": record.hash.hex(),
+    }
+
+
+def _cells(record: AuditRecord) -> list[str]:
+    entry = record.entry
+    detail = json.dumps(dict(entry.detail), ensure_ascii=False) if entry.detail else ""
+    return [
+        str(record.number),
+        record.at.isoformat(timespec="seconds"),
+        escape(entry.actor),
+        escape(entry.action),
+        escape(entry.subject),
+        escape(detail),
+    ]

@@ -1,0 +1,183 @@
+"""What leaves when its time is over: `retention show`, `retention run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
+from serving.cli.output import (
+    JsonFlag,
+    print_facts,
+    print_json,
+    print_line,
+    print_table,
+    show_progress,
+)
+from serving.cli.panels import DEPLOYMENT
+from serving.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.registry.retention import Due, Kind
+    from engine.retention.job import RetentionCertificate
+    from engine.retention.schedule import Schedule
+    from serving.compose import Deployment
+
+NAMES = {
+    "attempts": "rejected attempts",
+    "documents": "documents of such attempts alone",
+    "lines": "numbers of closed lines",
+    "answers": "stored answers",
+    "crops": "aligned faces",
+}
+
+
+def register(app: typer.Typer) -> None:
+    retention = typer.Typer(
+        help="Have leave what has stayed its time, or look at what would.", no_args_is_help=True
+    )
+    retention.command("show")(show_due)
+    retention.command("run")(run_now)
+    app.add_typer(retention, name="retention", rich_help_panel=DEPLOYMENT)
+
+
+def show_due(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Show how long what is kept, and how much would leave now.
+
+    Changes nothing, and runs beside a writer.
+    """
+    with open_deployment(home) as deployment:
+        _show(deployment, as_json)
+
+
+def run_now(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would leave, as `show` does.")
+    ] = False,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the certificate, as JSON.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Have leave what has stayed its time.
+
+    It cannot be undone. May be stopped anywhere: the next run goes on. While the service runs, it
+    does this itself, daily.
+    """
+    if certificate is not None:
+        require_place(certificate)
+    with open_deployment(home) as deployment:
+        if dry_run:
+            _show(deployment, as_json)
+            return
+        made = _run(deployment, is_shown=not as_json)
+    _tell(made, certificate, as_json)
+
+
+def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
+    from engine.registry.records import utc_now
+    from engine.retention.job import LoneWriter, preview, run_retention
+    from serving.retention.terms import read_schedule
+
+    schedule = read_schedule(deployment.settings.retention)
+    turns = LoneWriter(deployment.writer)
+    with show_progress("leaving", is_shown=is_shown) as report:
+        due = preview(deployment.store, schedule, utc_now())
+        count = _counter(sum(one.rows for one in due.values()), report)
+        return run_retention(turns, schedule, name_actor(), report=count)
+
+
+def _counter(total: int, report: Callable[[int, int], None]) -> Callable[[Kind, int], None]:
+    done = 0
+
+    def count(_: Kind, rows: int) -> None:
+        nonlocal done
+        done += rows
+        report(done, max(done, total))
+
+    return count
+
+
+def _tell(made: RetentionCertificate, target: Path | None, as_json: bool) -> None:
+    from serving.retention.certificates import save_certificate, write_certificate
+
+    values = write_certificate(made)
+    if as_json:
+        print_json(values)
+    else:
+        print_line("[green]Left[/]: " + (_list(made.left) or "nothing") + ".")
+        if held := _list(made.held):
+            print_line(f"Held by open cases: {held}.")
+        facts = {name: str(values[name]) for name in ("job_id", "ran_at", "audit_number")}
+        print_facts("Certificate:", {**facts, "audit_hash": made.audit_hash})
+    if target is None:
+        return
+    try:
+        save_certificate(target, values)
+    except OSError as error:
+        sys.stdout.flush()
+        sys.stderr.write(
+            f"sosie: done, but {target} cannot be written ({error.strerror}): "
+            "the certificate is entry "
+            f"{made.audit_number} of the audit chain\n"
+        )
+        raise typer.Exit(ExitCode.INTERNAL) from None
+
+
+def _show(deployment: Deployment, as_json: bool) -> None:
+    from engine.registry.records import utc_now
+    from engine.retention.job import preview
+    from serving.retention.terms import read_schedule
+
+    now = utc_now()
+    schedule = read_schedule(deployment.settings.retention)
+    until = schedule.until(now)
+    due = preview(deployment.store, schedule, now)
+    crops = deployment.settings.crops
+    if as_json:
+        print_json(
+            {
+                "until": {kind.value: moment.isoformat() for kind, moment in until.items()},
+                "due": {kind.value: one.rows for kind, one in due.items()},
+                "held": {kind.value: one.held for kind, one in due.items()},
+                "crops": {"keep": crops.keep, "days": crops.days},
+                "daily_at": deployment.settings.retention.daily_at or None,
+            }
+        )
+        return
+    print_table(None, ("what", "kept", "due", "held by cases"), _rows(schedule, due, crops.days))
+
+
+def _rows(schedule: Schedule, due: Mapping[Kind, Due], crop_days: int) -> list[list[str]]:
+    from engine.registry.retention import Kind
+
+    stays: dict[str, Any] = {
+        Kind.ATTEMPTS: schedule.attempts,
+        Kind.DOCUMENTS: schedule.attempts,
+        Kind.LINES: schedule.lines,
+        Kind.ANSWERS: schedule.answers,
+    }
+    rows = []
+    for kind in Kind:
+        stay = stays.get(kind)
+        days = crop_days if kind is Kind.CROPS else None if stay is None else stay.days
+        found = due.get(kind)
+        rows.append(
+            [
+                NAMES[kind.value],
+                "for good" if days is None else f"{days} days",
+                "-" if found is None else f"{found.rows:,}",
+                "-" if found is None else f"{found.held:,}",
+            ]
+        )
+    return rows
+
+
+def _list(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{rows:,} {NAMES[kind]}" for kind, rows in counts.items() if rows)

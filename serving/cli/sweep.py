@@ -1,0 +1,292 @@
+"""Faces that hold several identities: `sweep`, and `sweep list`, `show`, `groups`, `cancel`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.errors import RegistryError, RequestError, SweepBusy, WriterBusy
+from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
+from serving.cli.output import (
+    JsonFlag,
+    print_facts,
+    print_json,
+    print_line,
+    print_table,
+    show_progress,
+)
+from serving.cli.panels import REGISTRY
+
+if TYPE_CHECKING:
+    from engine.sweeps.expectation import SweepRequest
+    from engine.sweeps.model import SweepRecord
+    from serving.compose import Deployment
+    from serving.sweeping.desk import SweepDesk
+    from serving.sweeping.shelf import SweepShelf
+
+MOST_SWEEPS, MOST_GROUPS = 1_000, 10_000
+LOOK_EVERY_S = 0.2
+_MILLION = 1_000_000
+
+SweepId = Annotated[str, typer.Argument(metavar="ID", help="As `sosie sweep list` shows it.")]
+TopOption = Annotated[int, typer.Option(min=1, max=MOST_GROUPS, help="How many to list at most.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(
+        help="Find the faces in the whole gallery that hold several identities.",
+        invoke_without_command=True,
+    )
+    group.callback()(sweep)
+    group.command("list")(list_sweeps)
+    group.command("show")(show_sweep)
+    group.command("groups")(list_groups)
+    group.command("cancel")(cancel_sweep)
+    app.add_typer(group, name="sweep", rich_help_panel=REGISTRY)
+
+
+def sweep(
+    context: typer.Context,
+    threshold: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="The lowest score of a pair.")
+    ] = None,
+    fmr: Annotated[
+        float | None, typer.Option(help="The false match rate that chooses it instead.")
+    ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Only pairs with a face that no sweep has covered yet.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what it would take and bring, and stop there.")
+    ] = False,
+    unsupported: Annotated[
+        bool,
+        typer.Option(
+            "--unsupported",
+            help="Take a threshold of which the calibration can't say what to expect.",
+        ),
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option(metavar="ID", help="Go on with a sweep that was stopped.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also copy the HTML report there.")
+    ] = None,
+    top: TopOption = 20,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find the faces in the whole gallery that hold several identities.
+
+    Compares every reference with every other one, and says before it starts what to expect.
+    Without a threshold it takes the lowest one that keeps false pairs few at this size. Ctrl-C
+    pauses it; however it ends, `--resume` goes on where it was.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    request = _ask(threshold, fmr, new=new, unsupported=unsupported)
+    if resume is not None and (plan or new or unsupported or not request.is_open):
+        raise RequestError("a sweep goes on with its own terms: give --resume ID alone")
+    if report is not None:
+        require_place(report)
+    with open_deployment(home) as deployment:
+        if plan:
+            _show_plan(deployment, request, as_json=as_json)
+            return
+        with _open_desk(deployment) as desk:
+            began = _resume(desk, resume) if resume else _begin(desk, request, as_json=as_json)
+            done = _follow(desk, began.id, as_json=as_json)
+            if report is not None:
+                shutil.copyfile(_shelf(deployment).folder(done.id).report, report)
+            _show_result(_shelf(deployment), done, top, as_json=as_json)
+
+
+def list_sweeps(
+    top: Annotated[
+        int, typer.Option(min=1, max=MOST_SWEEPS, help="How many to list at most.")
+    ] = 20,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the sweeps, the newest first."""
+    from serving.sweeping.showing import SWEEP_COLUMNS, sweep_as_json, sweep_row
+
+    with open_deployment(home) as deployment:
+        found = _shelf(deployment).list(top)
+    if as_json:
+        print_json({"sweeps": [sweep_as_json(record) for record in found]})
+    elif found:
+        print_table(None, SWEEP_COLUMNS, [sweep_row(record) for record in found])
+    else:
+        print_line("Nothing was swept yet.")
+
+
+def show_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Show one sweep: how far it is, what it found, where its files are."""
+    from serving.sweeping.showing import sweep_as_json, sweep_facts
+
+    with open_deployment(home) as deployment:
+        shelf = _shelf(deployment)
+        record = shelf.status(sweep_id)
+        files = [str(path) for path in shelf.folder(sweep_id).files()]
+    if as_json:
+        print_json({"sweep": sweep_as_json(record), "files": files})
+        return
+    print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
+    for path in files:
+        typer.echo(f"  {path}")
+
+
+def list_groups(
+    sweep_id: SweepId,
+    top: TopOption = 100,
+    after: Annotated[int, typer.Option(min=0, help="Leave out so many, the riskiest.")] = 0,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List what a sweep found, the riskiest first; whose they are is in its files and cases."""
+    from serving.sweeping.showing import GROUP_COLUMNS, group_in_short, group_row
+
+    with open_deployment(home) as deployment:
+        page = _shelf(deployment).groups(sweep_id, after, top)
+    groups = [group_in_short(group) for group in page.groups]
+    if as_json:
+        print_json({"groups": groups, "total": page.total, "next_after": page.next_after})
+        return
+    rows = [group_row(place, group) for place, group in enumerate(groups, start=after + 1)]
+    if rows:
+        print_table(None, GROUP_COLUMNS, rows)
+    print_line(f"{len(rows)} of {page.total} groups.")
+
+
+def cancel_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """End a sweep that was stopped on its way, and remove what it has found."""
+    from serving.sweeping.showing import sweep_as_json
+
+    with open_deployment(home) as deployment, _open_desk(deployment) as desk:
+        record = desk.cancel(sweep_id, name_actor())
+    if as_json:
+        print_json({"sweep": sweep_as_json(record)})
+    else:
+        print_line(f"[green]Cancelled[/] {record.id}.")
+
+
+def _ask(
+    threshold: float | None, fmr: float | None, *, new: bool, unsupported: bool
+) -> SweepRequest:
+    from engine.sweeps.expectation import SweepRequest
+    from engine.sweeps.model import Scope
+
+    return SweepRequest(
+        threshold=threshold,
+        fmr=fmr,
+        scope=Scope.NEW if new else Scope.ALL,
+        is_unsupported_allowed=unsupported,
+    )
+
+
+def _shelf(deployment: Deployment) -> SweepShelf:
+    from serving.sweeping.shelf import SweepShelf
+
+    return SweepShelf(deployment.store, deployment.sweep_folder)
+
+
+@contextmanager
+def _open_desk(deployment: Deployment) -> Iterator[SweepDesk]:
+    from serving.sweeping.desk import SweepDesk
+
+    try:
+        desk = SweepDesk(deployment)
+    except WriterBusy as busy:
+        serve = deployment.settings.serve
+        raise WriterBusy(
+            f"{busy}: as POST http://{serve.host}:{serve.port}/v1/sweeps with a key of role fraud"
+        ) from None
+    with closing(desk):
+        yield desk
+
+
+def _show_plan(deployment: Deployment, request: SweepRequest, *, as_json: bool) -> None:
+    from serving.sweeping.planning import plan_sweep
+    from serving.sweeping.showing import expectation_facts
+
+    expectation = plan_sweep(deployment, request)
+    if as_json:
+        print_json({"expectation": expectation.to_dict()})
+    else:
+        print_facts("A sweep of this gallery:", expectation_facts(expectation))
+
+
+def _begin(desk: SweepDesk, request: SweepRequest, *, as_json: bool) -> SweepRecord:
+    from serving.sweeping.showing import expectation_facts
+
+    left = desk.find_alive()
+    if left is not None:
+        # With the lease in hand: nobody is at work on it.
+        raise SweepBusy(
+            f"sweep {left.id} was stopped on its way: go on with --resume {left.id}, or end it "
+            f"with `sosie sweep cancel {left.id}`"
+        )
+    if not as_json:
+        print_facts("This sweep:", expectation_facts(desk.plan(request)))
+    return desk.start(request, name_actor())
+
+
+def _resume(desk: SweepDesk, sweep_id: str) -> SweepRecord:
+    from engine.sweeps.model import SweepState
+
+    record = desk.status(sweep_id)
+    if record.state in {SweepState.QUEUED, SweepState.RUNNING}:
+        # Its process was ended, and the registry was not told.
+        desk.pause(sweep_id, name_actor())
+    return desk.resume(sweep_id, name_actor())
+
+
+def _follow(desk: SweepDesk, sweep_id: str, *, as_json: bool) -> SweepRecord:
+    """The sweep when it is done; an interrupt pauses it."""
+    from engine.sweeps.model import SweepState
+
+    try:
+        with show_progress("million comparisons", is_shown=not as_json) as show:
+            while not desk.wait(LOOK_EVERY_S):
+                progress = desk.status(sweep_id).progress
+                show(progress.comparisons // _MILLION, progress.comparisons_total // _MILLION)
+    except KeyboardInterrupt:
+        desk.pause(sweep_id, name_actor())
+        typer.echo(f"Paused. Go on with: sosie sweep --resume {sweep_id}", err=True)
+        raise
+    record = desk.status(sweep_id)
+    if record.state is SweepState.PAUSED:
+        raise RegistryError(f"sweep {sweep_id} is paused: {record.fault}")
+    if record.state is not SweepState.DONE:
+        raise RegistryError(f"sweep {sweep_id} is {record.state.value}: {record.fault}")
+    return record
+
+
+def _show_result(shelf: SweepShelf, record: SweepRecord, top: int, *, as_json: bool) -> None:
+    from serving.sweeping.showing import (
+        GROUP_COLUMNS,
+        group_in_short,
+        group_row,
+        sweep_as_json,
+        sweep_facts,
+    )
+
+    page = shelf.groups(record.id, 0, top)
+    groups = [group_in_short(group) for group in page.groups]
+    files: list[Any] = [str(path) for path in shelf.folder(record.id).files()]
+    if as_json:
+        shown = {"sweep": sweep_as_json(record), "groups": groups, "total": page.total}
+        print_json({**shown, "files": files})
+        return
+    if groups:
+        rows = [group_row(place, group) for place, group in enumerate(groups, start=1)]
+        print_table(None, GROUP_COLUMNS, rows)
+    print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
+    for path in files:
+        typer.echo(f"  {path}")

@@ -1,0 +1,64 @@
+// A photograph from the camera, taken in a dialog.
+
+import { closingButton, openDialog } from "./dialogs.js";
+import { element } from "./elements.js";
+import { say } from "./language.js";
+
+const WANTED = { video: { facingMode: "user", width: { ideal: 1280 } } };
+
+/** A button that opens the camera, or null where there can be none; `keep(blob, moment)`. */
+export function cameraButton(page, label, keep) {
+  // Browsers give a camera to pages of https and of this machine alone.
+  if (!navigator.mediaDevices?.getUserMedia) return null;
+  const open = () => openCamera(page, label, keep);
+  return element(
+    "button",
+    { type: "button", class: "button", onclick: open },
+    say("picture.camera"),
+  );
+}
+
+async function openCamera(page, label, keep) {
+  const words = element("p", { role: "status" }, say("picture.waiting"));
+  const video = element("video", { playsinline: true, "aria-label": say("picture.view") });
+  const take = async () => {
+    keep(await takeFrame(video), new Date());
+    dialog.close();
+  };
+  const shot = element(
+    "button",
+    { type: "button", class: "button primary", disabled: true, onclick: take },
+    say("picture.take"),
+  );
+  const actions = element("p", { class: "actions" }, shot, closingButton("action.cancel"));
+  const dialog = openDialog(label, [video, words, actions], {
+    kind: "camera",
+    signal: page.signal,
+  });
+  let stream = null;
+  const stop = () => stream?.getTracks().forEach((track) => track.stop());
+  dialog.addEventListener("close", stop);
+  try {
+    stream = await navigator.mediaDevices.getUserMedia(WANTED);
+  } catch {
+    words.textContent = say("picture.refused");
+    return;
+  }
+  if (!dialog.isConnected) return stop();
+  await play(video, stream);
+  words.textContent = say("picture.hold");
+  shot.disabled = false;
+  shot.focus();
+}
+
+function play(video, stream) {
+  video.muted = true;
+  video.srcObject = stream;
+  return video.play();
+}
+
+function takeFrame(video) {
+  const canvas = element("canvas", { width: video.videoWidth, height: video.videoHeight });
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+}

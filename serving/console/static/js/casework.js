@@ -1,0 +1,155 @@
+// The steps of a case: assign, note, propose, close. Lines are closed by two people, never by one.
+
+import { element, quoted } from "./elements.js";
+import { areaField, buildForm, checkField, radioField, workButton } from "./forms.js";
+import { moment, say } from "./language.js";
+import { actorName, maskedNumber, word } from "./marks.js";
+import { assignCase, closeCase, noteCase, proposeOutcome, withdrawProposal } from "./service.js";
+import { myActor } from "./session.js";
+
+const OUTCOMES = ["fraud", "twins", "mistake", "unfounded"];
+
+/** What may be done with a case that is not over; null for one that is.
+ *
+ * `node` to be shown, `keys` to be bound, `focusOn(step)` for `note`, `propose` and `close`.
+ */
+export function caseActions(page, found) {
+  if (["closed", "merged"].includes(found.state)) return null;
+  const done = (text) => {
+    page.announce(say(text));
+    return page.go("case", found.case_id);
+  };
+  const assign = assignment(page, found, done);
+  const note = noteForm(page, found, done);
+  const ending = found.proposal ? approval(page, found, done) : decision(page, found, done);
+  const places = {
+    note: () => note.querySelector("textarea"),
+    propose: () => ending.node.querySelector("input, button"),
+    close: () => ending.closing,
+  };
+  const focusOn = (step) => places[step]?.()?.focus();
+  return {
+    node: element("div", {}, assign.node, note, ending.node),
+    keys: {
+      a: assign.run,
+      n: () => focusOn("note"),
+      p: () => focusOn("propose"),
+      c: () => focusOn("close"),
+    },
+    focusOn,
+  };
+}
+
+function assignment(page, found, done) {
+  const isMine = found.assignee === myActor();
+  const work = () =>
+    assignCase(found.case_id, isMine ? null : "me").then(() =>
+      done(isMine ? "case.givenback" : "cases.assigned"),
+    );
+  const { button, faults, run } = workButton(
+    page,
+    say(isMine ? "case.giveback" : "case.assign"),
+    work,
+  );
+  return { node: element("div", { class: "card" }, button, faults), run };
+}
+
+function noteForm(page, found, done) {
+  const field = areaField(say("case.note"), {
+    name: "text",
+    required: true,
+    maxlength: 4000,
+    dir: "auto",
+  });
+  return buildForm(page, { class: "card" }, [field], say("case.addnote"), async ({ text }) => {
+    await noteCase(found.case_id, text);
+    await done("case.noted");
+  });
+}
+
+/** No proposal yet: an outcome, the lines to close by it, and who may do what. */
+function decision(page, found, done) {
+  const lines = lineBoxes(found, () => refresh());
+  const closing = workButton(page, say("case.closenow"), async () => {
+    if (!form.reportValidity() || lines.chosen().length > 0) return;
+    const outcome = form.querySelector("input[name=outcome]:checked").value;
+    await closeCase(found.case_id, outcome, []);
+    await done("case.closeddone");
+  });
+  const words = element("p", { class: "hint", role: "status" }, say("case.alone"));
+  const refresh = () => {
+    const needsTwo = lines.chosen().length > 0;
+    closing.button.setAttribute("aria-disabled", String(needsTwo));
+    words.textContent = say(needsTwo ? "case.foureyes" : "case.alone");
+  };
+  const propose = async ({ outcome }) => {
+    await proposeOutcome(found.case_id, outcome, lines.chosen());
+    await done("case.proposeddone");
+  };
+  const fields = [outcomeField(found), lines.field, words];
+  const form = buildForm(page, { class: "card" }, fields, say("case.propose"), propose);
+  form.querySelector(".actions").append(closing.button);
+  form.append(closing.faults);
+  return { node: form, closing: closing.button };
+}
+
+function outcomeField(found) {
+  // Only a dispute can be without ground.
+  const open = OUTCOMES.filter((one) => one !== "unfounded" || found.kind === "dispute");
+  const options = open.map((one) => [one, say(`outcome.${one}`), say(`outcome.${one}.hint`)]);
+  return radioField(say("case.outcome"), "outcome", options);
+}
+
+/** The lines that may be closed: `field`, null where there are none, and the ids `chosen()`. */
+function lineBoxes(found, onchange) {
+  const boxes = linesOf(found)
+    .filter((line) => line.status !== "closed")
+    .map((line) => {
+      const seller = quoted([line.carrier, line.outlet].join(" / "));
+      const label = [maskedNumber(line.number ?? "–"), " ", seller];
+      return checkField(label, { name: "line", value: line.line_id, onchange });
+    });
+  const legend = element("legend", {}, say("case.closelines"));
+  const field = boxes.length > 0 ? element("fieldset", {}, legend, boxes) : null;
+  const inputs = boxes.map((box) => box.querySelector("input"));
+  return { field, chosen: () => inputs.filter((one) => one.checked).map((one) => one.value) };
+}
+
+function linesOf(found) {
+  return found.documents.flatMap((one) => one.lines);
+}
+
+/** A proposal waits: another person closes by it, or it is taken back. */
+function approval(page, found, done) {
+  const { outcome, close_lines: lines, by, at } = found.proposal;
+  const isMine = by === myActor();
+  const numbers = new Map(linesOf(found).map((line) => [line.line_id, line.number]));
+  const approve = workButton(
+    page,
+    say("case.approve"),
+    () => closeCase(found.case_id, outcome, lines).then(() => done("case.closeddone")),
+    "primary",
+  );
+  const withdraw = workButton(page, say(isMine ? "case.withdraw" : "case.refuse"), () =>
+    withdrawProposal(found.case_id).then(() => done("case.withdrawn")),
+  );
+  const isAlone = isMine && lines.length > 0;
+  const node = element(
+    "section",
+    { class: "card proposal", "aria-label": say("case.proposal") },
+    element("h2", {}, say("case.proposal")),
+    element("p", {}, element("strong", {}, word("outcome", outcome))),
+    element("p", { class: "hint" }, actorName(by, myActor()), " ", moment(at)),
+    lines.length > 0 && element("p", {}, say("case.closelines")),
+    element(
+      "ul",
+      {},
+      lines.map((line) => element("li", {}, maskedNumber(numbers.get(line) ?? "–"))),
+    ),
+    isAlone && element("p", { class: "hint" }, say("case.waiting")),
+    element("p", { class: "actions" }, !isAlone && approve.button, withdraw.button),
+    approve.faults,
+    withdraw.faults,
+  );
+  return { node, closing: isAlone ? withdraw.button : approve.button };
+}

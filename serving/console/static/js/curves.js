@@ -1,0 +1,180 @@
+// Where a score lies on the calibrated impostor curve: how many strangers reach it.
+
+import { element, shape } from "./elements.js";
+import { freshId } from "./forms.js";
+import { oneIn, powerOfTen, say, score as scoreText } from "./language.js";
+
+const WIDTH = 520;
+const HEIGHT = 290;
+const BOX = { left: 46, right: 14, top: 70, bottom: 46 };
+
+/** The false match rate at a score, interpolated in its logarithm; `isBound` beyond the data. */
+export function rateAt(curve, score) {
+  const { points } = curve;
+  const last = points.at(-1);
+  if (score > last.score) return { value: curve.fmr_bound, isBound: true };
+  let before = { score: -1, fmr: 1 };
+  for (const point of points) {
+    if (score < point.score) {
+      const share = (score - before.score) / (point.score - before.score);
+      return {
+        value: Math.exp((1 - share) * Math.log(before.fmr) + share * Math.log(point.fmr)),
+        isBound: false,
+      };
+    }
+    before = point;
+  }
+  return { value: last.fmr, isBound: false };
+}
+
+/** A figure of one curve: `marks` are pairs of a name and a threshold; `score` may be null. */
+export function curveFigure(title, curve, marks, score) {
+  const scale = fitScale(curve);
+  const id = freshId("curve");
+  const sentence = describe(curve, marks, score);
+  return element(
+    "figure",
+    { class: "curve" },
+    element("figcaption", {}, element("strong", {}, title), element("span", { id }, sentence)),
+    shape(
+      "svg",
+      {
+        viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+        role: "img",
+        "aria-label": title,
+        "aria-describedby": id,
+      },
+      unknownZone(curve, scale),
+      grid(scale),
+      band(curve, scale),
+      shape("path", { class: "curve-line", d: lineOf(curve.points, scale, (point) => point.fmr) }),
+      marks.map(([name, value], place) =>
+        thresholdMark(name, value, placeText(place, marks.length), scale),
+      ),
+      score !== null && scoreMark(score, scale),
+    ),
+    legend(score !== null),
+  );
+}
+
+function describe(curve, marks, score) {
+  const limits = marks.map(([name, value]) => `${name} ${scoreText(value)}`).join(", ");
+  if (score === null) return say("curve.limits", { limits });
+  const { value, isBound } = rateAt(curve, score);
+  const strangers = say(isBound ? "curve.bound" : "curve.rate", {
+    score: scoreText(score),
+    count: oneIn(value),
+  });
+  return `${strangers} ${say("curve.limits", { limits })}`;
+}
+
+function fitScale(curve) {
+  const lows = curve.points.map((point) => point.low).filter((low) => low > 0);
+  const bottom = Math.floor(Math.log10(Math.min(curve.fmr_bound, ...lows)));
+  const left = Math.min(0, curve.points[0].score);
+  const x = (value) => BOX.left + ((value - left) / (1 - left)) * (WIDTH - BOX.left - BOX.right);
+  const y = (value) => {
+    const share = Math.log10(Math.max(value, 10 ** bottom)) / bottom;
+    return BOX.top + share * (HEIGHT - BOX.top - BOX.bottom);
+  };
+  return { x, y, bottom, left };
+}
+
+function grid({ x, y, bottom, left }) {
+  const decades = Array.from({ length: -bottom + 1 }, (_, place) => -place);
+  const scores = Array.from({ length: 6 }, (_, place) => place / 5).filter(
+    (value) => value >= left,
+  );
+  return [
+    decades.map((power) => [
+      shape("line", {
+        class: "grid",
+        x1: x(left),
+        x2: x(1),
+        y1: y(10 ** power),
+        y2: y(10 ** power),
+      }),
+      label(x(left) - 8, y(10 ** power) + 4, powerOfTen(power), "end"),
+    ]),
+    scores.map((value) => label(x(value), HEIGHT - BOX.bottom + 26, scoreAxis(value), "middle")),
+    label(x(1), HEIGHT - 4, say("curve.score"), "end"),
+    label(4, 14, say("curve.axis"), "start"),
+  ];
+}
+
+function scoreAxis(value) {
+  return value.toFixed(1);
+}
+
+function band(curve, scale) {
+  const there = lineOf(curve.points, scale, (point) => point.high);
+  const back = lineOf([...curve.points].reverse(), scale, (point) => point.low).replace("M", "L");
+  return shape("path", { class: "curve-band", d: `${there} ${back} Z` });
+}
+
+function lineOf(points, { x, y }, read) {
+  return points
+    .map(
+      (point, place) =>
+        `${place ? "L" : "M"}${x(point.score).toFixed(1)} ${y(read(point)).toFixed(1)}`,
+    )
+    .join(" ");
+}
+
+function unknownZone(curve, { x }) {
+  const from = x(curve.points.at(-1).score);
+  return shape("rect", {
+    class: "curve-unknown",
+    x: from,
+    y: BOX.top,
+    width: Math.max(x(1) - from, 0),
+    height: HEIGHT - BOX.top - BOX.bottom,
+  });
+}
+
+function placeText(place, count) {
+  // Two names go to two sides in two rows, or they would run into each other.
+  if (count === 1) return { top: BOX.top - 12, anchor: "middle" };
+  return place === 0
+    ? { top: BOX.top - 28, anchor: "end" }
+    : { top: BOX.top - 12, anchor: "start" };
+}
+
+function thresholdMark(name, value, { top, anchor }, { x }) {
+  return shape(
+    "g",
+    { class: "mark-threshold" },
+    shape("line", { x1: x(value), x2: x(value), y1: top + 4, y2: HEIGHT - BOX.bottom }),
+    label(x(value), top, `${name} ${scoreText(value)}`, anchor),
+  );
+}
+
+function scoreMark(value, { x }) {
+  const [at, foot] = [x(value), HEIGHT - BOX.bottom];
+  const anchor = at > WIDTH * 0.8 ? "end" : "start";
+  return shape(
+    "g",
+    { class: "mark-score" },
+    shape("line", { x1: at, x2: at, y1: BOX.top, y2: foot }),
+    shape("path", { d: `M${at} ${foot} l-6 10 h12 Z` }),
+    label(
+      at + (anchor === "end" ? -8 : 8),
+      BOX.top + 16,
+      say("curve.this", { score: scoreText(value) }),
+      anchor,
+    ),
+  );
+}
+
+function label(x, y, text, anchor) {
+  return shape("text", { x, y, "text-anchor": anchor }, text);
+}
+
+function legend(hasScore) {
+  const entries = ["line", "band", "unknown", "threshold", ...(hasScore ? ["score"] : [])];
+  return element(
+    "ul",
+    { class: "legend", "aria-hidden": "true" },
+    entries.map((name) => element("li", { class: `key-${name}` }, say(`curve.legend.${name}`))),
+  );
+}

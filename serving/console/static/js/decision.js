@@ -1,0 +1,98 @@
+// A decision as people read it: the verdict, why, and the scores beside their thresholds.
+
+import { element } from "./elements.js";
+import { number, rate, say, score } from "./language.js";
+import { badge, expectationText, facts, notice, reasonList, section, table, row } from "./marks.js";
+
+/** The verdict with its reasons. */
+export function verdict(body) {
+  return element(
+    "div",
+    { class: `verdict verdict-${body.decision}` },
+    element("p", { class: "verdict-word" }, badge("decision", body.decision)),
+    element("p", {}, say(`verdict.${body.decision}`)),
+    reasonList(body.reasons),
+  );
+}
+
+/** Each comparison with its score, its threshold, and on which side of it the score lies. */
+export function scoreTable(body) {
+  const { scores, thresholds } = body;
+  const rows = [
+    ["score.live_portrait", scores.live_portrait, [["threshold.verify", thresholds.verify]]],
+    ["score.holder", scores.holder, [["threshold.same_document", thresholds.same_document]]],
+    [
+      "score.best_candidate",
+      scores.best_candidate,
+      [
+        ["threshold.review", thresholds.review],
+        ["threshold.certain", thresholds.certain],
+      ],
+    ],
+  ];
+  return table(
+    say("score.caption"),
+    ["score.comparison", "score.value", "score.threshold", "score.side"].map((key) => say(key)),
+    rows.map(([key, value, limits]) =>
+      row(
+        {},
+        say(key),
+        element("span", { class: "figure" }, score(value)),
+        limits.map(([name, limit]) =>
+          element("div", {}, `${say(name)} `, element("span", { class: "figure" }, score(limit))),
+        ),
+        sideOf(value, limits),
+      ),
+    ),
+  );
+}
+
+function sideOf(value, limits) {
+  if (value === null) return say("side.none");
+  const passed = limits.filter(([, limit]) => value >= limit);
+  const reached = passed.at(-1);
+  return reached
+    ? say("side.above", { threshold: say(reached[0]) })
+    : say("side.below", { threshold: say(limits[0][0]) });
+}
+
+/** What the duplicate search looked at, and what it has to be expected to find by chance. */
+export function searchPanel(search) {
+  if (!search.ran) return notice("warn", element("p", {}, say("search.notrun")));
+  return facts([
+    [say("search.searched"), number(search.searched)],
+    [say("search.sequence"), number(search.gallery_sequence)],
+    [say("search.found"), number(search.candidates?.length ?? 0)],
+    search.expected_false_candidates && [
+      say("search.expected"),
+      expectationText(search.expected_false_candidates, rate),
+    ],
+  ]);
+}
+
+/** The photographs' measured quality. */
+export function qualityTable(quality) {
+  const names = [...new Set(Object.values(quality).flatMap(Object.keys))];
+  if (names.length === 0) return null;
+  const show = (value) =>
+    value === undefined ? "–" : number(value, { maximumSignificantDigits: 3 });
+  return table(
+    say("quality.caption"),
+    [say("quality.measure"), say("photograph.live"), say("photograph.portrait")],
+    names.map((name) =>
+      row(
+        {},
+        element("code", { translate: "no" }, name),
+        show(quality.live?.[name]),
+        show(quality.portrait?.[name]),
+      ),
+    ),
+  );
+}
+
+export function evidence(body) {
+  return [
+    section(say("decision.scores"), scoreTable(body)),
+    section(say("decision.search"), searchPanel(body.duplicate_search)),
+  ];
+}

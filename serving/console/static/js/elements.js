@@ -1,0 +1,56 @@
+// Nodes are made here and nowhere else: what is given as a child is text or a node, never markup.
+
+const DRAWING = "http://www.w3.org/2000/svg";
+
+/** An HTML element. `on…` are listeners, `true` is an attribute without a value, null leaves out. */
+export function element(name, given, ...children) {
+  return fill(document.createElement(name), given, children);
+}
+
+/** The same for a shape of SVG. */
+export function shape(name, given, ...children) {
+  return fill(document.createElementNS(DRAWING, name), given, children);
+}
+
+/** Adds these children to a node. */
+export function add(node, ...children) {
+  node.append(...settle(children));
+  return node;
+}
+
+/** Puts these children in place of those that a node has. */
+export function replace(node, ...children) {
+  node.replaceChildren(...settle(children));
+  return node;
+}
+
+/** Text that people wrote, or an id: kept apart from the direction and language around it. */
+export function quoted(text, given) {
+  return element("bdi", { translate: "no", ...given }, text ?? "");
+}
+
+/** An id as it is. */
+export function wholeId(id) {
+  return quoted(id, { class: "id whole" });
+}
+
+/** An id as people read it: its last eight characters, the whole of it on demand. */
+export function shortId(id) {
+  return element("span", { class: "id", translate: "no", title: id }, id.slice(-8));
+}
+
+function fill(node, given, children) {
+  for (const [key, value] of Object.entries(given ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else node.setAttribute(key, value === true ? "" : String(value));
+  }
+  node.append(...settle(children));
+  return node;
+}
+
+function settle(children) {
+  return children
+    .flat(Infinity)
+    .filter((one) => one !== null && one !== undefined && one !== false);
+}

@@ -1,0 +1,190 @@
+// Forms: every field has a label, every fault is said where it arose, nothing is sent twice.
+
+import { element, replace } from "./elements.js";
+import { faultBox } from "./faults.js";
+import { say } from "./language.js";
+
+let count = 0;
+
+/** An id that no other node of the page has. */
+export function freshId(name) {
+  count += 1;
+  return `${name}-${count}`;
+}
+
+/** A text field; `given` are attributes of its input. */
+export function textField(label, given, hint = null) {
+  return labelled(label, hint, (id, by) =>
+    element("input", { id, type: "text", autocomplete: "off", ...by, ...given }),
+  );
+}
+
+/** A moment of the clock on the wall; `set(moment)` fills it in, null empties it. */
+export function momentField(label, given, hint = null) {
+  const field = textField(label, { type: "datetime-local", step: 1, ...given }, hint);
+  const input = field.querySelector("input");
+  const set = (moment) => {
+    input.value = moment === null ? "" : wallClock(moment);
+  };
+  return { field, set };
+}
+
+function wallClock(moment) {
+  const shifted = new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000);
+  return shifted.toISOString().slice(0, 19);
+}
+
+export function areaField(label, given, hint = null) {
+  return labelled(label, hint, (id, by) => element("textarea", { id, rows: 3, ...by, ...given }));
+}
+
+/** A choice; `options` are pairs of a value and its text. */
+export function choiceField(label, given, options, chosen = null, hint = null) {
+  return labelled(label, hint, (id, by) =>
+    element(
+      "select",
+      { id, ...by, ...given },
+      options.map(([value, text]) =>
+        element("option", { value, selected: value === chosen }, text),
+      ),
+    ),
+  );
+}
+
+/** Radio buttons under one legend; options are pairs of a value and its text, or triples with a hint. */
+export function radioField(legend, name, options, chosen = null) {
+  return element(
+    "fieldset",
+    { class: "radios" },
+    element("legend", {}, legend),
+    options.map(([value, text, hint]) => {
+      const id = freshId(name);
+      const attributes = {
+        id,
+        type: "radio",
+        name,
+        value,
+        checked: value === chosen,
+        required: true,
+      };
+      const by = hint ? { "aria-describedby": `${id}-hint` } : {};
+      return element(
+        "div",
+        { class: "check" },
+        element("input", { ...attributes, ...by }),
+        element("label", { for: id }, text),
+        hint && element("p", { id: `${id}-hint`, class: "hint" }, hint),
+      );
+    }),
+  );
+}
+
+export function checkField(label, given, ...after) {
+  const id = freshId("check");
+  return element(
+    "div",
+    { class: "check" },
+    element("input", { id, type: "checkbox", ...given }),
+    element("label", { for: id }, label),
+    after,
+  );
+}
+
+function labelled(label, hint, make) {
+  const id = freshId("field");
+  const by = hint ? { "aria-describedby": `${id}-hint` } : {};
+  return element(
+    "div",
+    { class: "field" },
+    element("label", { for: id }, label),
+    make(id, by),
+    hint && element("p", { class: "hint", id: `${id}-hint` }, hint),
+  );
+}
+
+/** A form; `submit(values, form)` may raise a fault, which is shown below the fields. */
+export function buildForm(page, given, fields, label, submit) {
+  const faults = element("div", { class: "faults" });
+  const button = element("button", { type: "submit", class: "button primary" }, label);
+  const form = element(
+    "form",
+    { ...given, onsubmit: (event) => send(event) },
+    fields,
+    faults,
+    element("p", { class: "actions" }, button),
+  );
+
+  async function send(event) {
+    event.preventDefault();
+    if (form.getAttribute("aria-busy") === "true") return;
+    const values = Object.fromEntries(new FormData(form));
+    await attempt(page, form, faults, () => submit(values, form));
+  }
+  return form;
+}
+
+/** A button whose work may raise a fault; the fault is shown behind it. */
+export function workButton(page, label, work, kind = "") {
+  const faults = element("div", { class: "faults" });
+  const button = element(
+    "button",
+    { type: "button", class: `button ${kind}`.trim(), onclick: () => run() },
+    label,
+  );
+  const run = () => {
+    if (button.getAttribute("aria-busy") === "true") return null;
+    return attempt(page, button, faults, work);
+  };
+  return { button, faults, run };
+}
+
+async function attempt(page, busy, faults, work) {
+  replace(faults);
+  busy.setAttribute("aria-busy", "true");
+  try {
+    await work();
+  } catch (fault) {
+    if (page.signal.aborted) return;
+    if (fault.status === 401) {
+      await page.turnOut("signin.ended");
+      return;
+    }
+    replace(faults, faultBox(fault));
+  } finally {
+    busy.removeAttribute("aria-busy");
+  }
+}
+
+/** What every document field offers; the codes are the service's. */
+const DOCUMENT_TYPES = [
+  "cn-ric",
+  "kr-rrn",
+  "th-pin",
+  "id-nik",
+  "my-nric",
+  "in-aadhaar",
+  "pk-cnic",
+  "tr-tckimlik",
+  "za-idnr",
+  "es-dni",
+  "passport",
+];
+
+/** A telephone number, named `msisdn`. */
+export function numberField() {
+  const given = { name: "msisdn", type: "tel", required: true };
+  return textField(say("line.number"), given, say("line.number.hint"));
+}
+
+/** Type and number of a document, named `type` and `number`. */
+export function documentFields() {
+  const options = DOCUMENT_TYPES.map((one) => [one, say(`document.${one}`)]);
+  return [
+    choiceField(say("document.type"), { name: "type", required: true }, options),
+    textField(
+      say("document.number"),
+      { name: "number", required: true, maxlength: 100, spellcheck: "false", translate: "no" },
+      say("document.number.hint"),
+    ),
+  ];
+}

@@ -1,0 +1,104 @@
+// What stands around every view: the way past it, the navigation, the tools, the spoken notices.
+
+import { element, quoted, replace } from "./elements.js";
+import { chooseLanguage, currentLanguage, LANGUAGES, say } from "./language.js";
+import { PARENTS, placeOf, PLACES } from "./places.js";
+import { signOut, whoAmI } from "./session.js";
+import { showShortcuts } from "./shortcuts.js";
+
+const root = document.getElementById("console");
+const spoken = element("p", { class: "spoken", role: "status", "aria-live": "polite" });
+let main = element("main", { id: "main" });
+
+/** Builds the frame for whoever is signed in, in the language of the page. */
+export function buildFrame() {
+  main = element("main", { id: "main", tabindex: "-1" });
+  replace(root, skipLink(), header(), main, spoken);
+}
+
+/** Empties the page for a view. */
+export function clearPage(view) {
+  const place = PARENTS[view] ?? view;
+  for (const link of root.querySelectorAll("nav a")) {
+    if (link.dataset.view === place) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  replace(main);
+  main.dataset.view = view;
+  return { main, announce };
+}
+
+/** Says something to those who do not see the page change. */
+function announce(text) {
+  // The same words twice are spoken twice only where they were gone in between.
+  spoken.textContent = "";
+  setTimeout(() => (spoken.textContent = text), 50);
+}
+
+function skipLink() {
+  return element("a", { class: "skip", href: "#main", onclick: skip }, say("frame.skip"));
+}
+
+function skip(event) {
+  // The address names the view, so the link may not change it.
+  event.preventDefault();
+  main.focus();
+}
+
+function header() {
+  const owner = whoAmI();
+  return element(
+    "header",
+    { class: "top" },
+    element("div", { class: "brand" }, mark(), element("span", { translate: "no" }, "Sosie")),
+    owner && navigation(owner.role),
+    element("div", { class: "tools" }, owner && ownerBox(owner), languages(), owner && tools()),
+  );
+}
+
+function mark() {
+  return element("img", { src: "/console/icon.svg", alt: "", width: 24, height: 24 });
+}
+
+function navigation(role) {
+  const links = PLACES[role].map((view) =>
+    element("a", { href: placeOf(view), "data-view": view }, say(`nav.${view}`)),
+  );
+  return element("nav", { "aria-label": say("frame.navigation") }, links);
+}
+
+function ownerBox({ role, carrier, outlet }) {
+  const where = [carrier, outlet].filter(Boolean).join(" / ");
+  return element("span", { class: "owner" }, say(`role.${role}`), where && [" ", quoted(where)]);
+}
+
+function languages() {
+  const options = Object.entries(LANGUAGES).map(([code, name]) =>
+    element("option", { value: code, lang: code, selected: code === currentLanguage() }, name),
+  );
+  const choice = element("select", { id: "language", translate: "no", onchange: change }, options);
+  return [element("label", { for: "language", class: "spoken" }, say("frame.language")), choice];
+}
+
+async function change(event) {
+  await chooseLanguage(event.target.value);
+  buildFrame();
+  dispatchEvent(new HashChangeEvent("hashchange"));
+}
+
+function tools() {
+  return [
+    element(
+      "button",
+      { type: "button", class: "quiet", onclick: showShortcuts },
+      say("frame.shortcuts"),
+    ),
+    element("button", { type: "button", class: "quiet", onclick: leave }, say("frame.signout")),
+  ];
+}
+
+function leave() {
+  signOut();
+  buildFrame();
+  location.hash = "#/signin";
+}

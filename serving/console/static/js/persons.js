@@ -1,0 +1,26 @@
+// A person as one document names them: masked, with a way to everything under the document.
+
+import { element, quoted } from "./elements.js";
+import { score, say } from "./language.js";
+import { badge, maskedNumber, word } from "./marks.js";
+import { placeOf } from "./places.js";
+
+/** The heading of a person: the masked name as written, the document, how alike the face is. */
+export function personHead(one, level) {
+  const name = quoted(one.name || say("document.nameless"), { dir: "auto" });
+  const isPage = level === "h1";
+  return element(
+    "header",
+    { class: "person-head" },
+    element(
+      level,
+      {},
+      isPage ? name : element("a", { href: placeOf("documents", one.document_id) }, name),
+    ),
+    element("span", {}, word("document", one.document_type), " ", maskedNumber(one.number)),
+    badge("docstate", one.document_status),
+    one.score !== null &&
+      one.score !== undefined &&
+      element("span", { class: "figure" }, `${say("score.value")} ${score(one.score)}`),
+  );
+}

@@ -1,0 +1,87 @@
+// Which view is shown: the part of the address after `#`, which no server and no log ever sees.
+
+import { buildFrame, clearPage } from "./frame.js";
+import { faultBox } from "./faults.js";
+import { say } from "./language.js";
+import { isOpenTo, placeOf, PLACES, readPlace } from "./places.js";
+import { signOut, whoAmI } from "./session.js";
+
+const VIEWS = {
+  signin: () => import("./views/signin.js"),
+  enroll: () => import("./views/enroll.js"),
+  enrollments: () => import("./views/enrollment.js"),
+  lines: () => import("./views/lines.js"),
+  search: () => import("./views/search.js"),
+  documents: () => import("./views/document.js"),
+  cases: () => import("./views/cases.js"),
+  case: () => import("./views/case.js"),
+  sweeps: () => import("./views/sweeps.js"),
+  sweep: () => import("./views/sweep.js"),
+  group: () => import("./views/group.js"),
+  audit: () => import("./views/audit.js"),
+};
+
+let leave = new AbortController();
+let wanted = null;
+
+/** Shows what the address says, to whom it is open. */
+export async function follow() {
+  const [view, ...steps] = readPlace(location.hash);
+  const owner = whoAmI();
+  if (owner === null) {
+    if (view && view !== "signin") wanted = location.hash;
+    return open("signin", []);
+  }
+  if (!isOpenTo(owner.role, view)) return go(PLACES[owner.role][0]);
+  return open(view, steps);
+}
+
+export async function go(view, ...steps) {
+  const place = placeOf(view, ...steps);
+  if (location.hash === place) return follow();
+  location.hash = place;
+}
+
+/** To the sign-in, with what to say there; whoever signs in again comes back to where they were. */
+function turnOut(reason) {
+  wanted = location.hash;
+  signOut();
+  buildFrame();
+  return open("signin", [reason]);
+}
+
+/** After a sign-in: to where somebody was turned out, else to where their role begins. */
+function goOn() {
+  const place = wanted;
+  wanted = null;
+  buildFrame();
+  const [view, ...steps] = readPlace(place ?? "");
+  const { role } = whoAmI();
+  return isOpenTo(role, view) ? go(view, ...steps) : go(PLACES[role][0]);
+}
+
+async function open(view, steps) {
+  leave.abort();
+  const { signal } = (leave = new AbortController());
+  const module = await VIEWS[view]();
+  if (signal.aborted) return;
+  const page = { ...clearPage(view), signal, go, goOn, turnOut, reload: follow };
+  try {
+    await module.show(page, ...steps);
+  } catch (fault) {
+    if (signal.aborted) return;
+    if (fault.status === 401) return turnOut("signin.ended");
+    page.main.append(faultBox(fault, follow));
+  }
+  if (!signal.aborted) settle(page);
+}
+
+function settle({ main }) {
+  const heading = main.querySelector("h1");
+  document.title = `${heading?.textContent ?? say("console.name")} · Sosie`;
+  if (heading !== null && !main.contains(document.activeElement)) {
+    heading.tabIndex = -1;
+    heading.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }
+}

@@ -1,0 +1,117 @@
+// The public API, and how to ask it: this is the only module that sends anything.
+
+import { currentKey } from "./session.js";
+
+/** Why a call was not answered: the service's own code, or one of the console's. */
+export class Fault extends Error {
+  constructor({ status, code, message = "", retryAfterS = null, correlator = null }) {
+    super(message);
+    Object.assign(this, { status, code, retryAfterS, correlator });
+  }
+
+  /** Whether the same call, sent again, may be answered. */
+  get isPassing() {
+    return (
+      this.status === 0 ||
+      [429, 503, 507].includes(this.status) ||
+      this.code === "REQUEST.IN_FLIGHT"
+    );
+  }
+}
+
+/** A request of images, by their path in it, beside the rest of it. */
+export function packImages(request, images) {
+  const form = new FormData();
+  form.append("request", new Blob([JSON.stringify(request)], { type: "application/json" }));
+  for (const [path, image] of Object.entries(images)) form.append(path, image, "photograph");
+  return form;
+}
+
+async function ask(method, path, { body, headers = {}, signal, key = currentKey() } = {}) {
+  const sent = { Accept: "application/json", Authorization: `Bearer ${key}`, ...headers };
+  const isForm = body instanceof FormData;
+  if (body !== undefined && !isForm) sent["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, {
+      method,
+      headers: sent,
+      body: body === undefined || isForm ? body : JSON.stringify(body),
+      signal,
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Fault({ status: 0, code: "CONSOLE.UNREACHABLE" });
+  }
+  return read(response);
+}
+
+async function read(response) {
+  let answer = null;
+  try {
+    answer = await response.json();
+  } catch {
+    // A proxy in front says some things in plain text.
+  }
+  const correlator = response.headers.get("x-correlator");
+  if (response.ok && answer !== null) return answer;
+  throw new Fault({
+    status: response.status,
+    code: answer?.code ?? `HTTP.${response.status}`,
+    message: answer?.message ?? "",
+    retryAfterS: Number(response.headers.get("retry-after")) || null,
+    correlator,
+  });
+}
+
+function query(values) {
+  const given = Object.entries(values).filter(
+    ([, value]) => value !== null && value !== undefined && value !== "",
+  );
+  return given.length ? `?${new URLSearchParams(given)}` : "";
+}
+
+const at = (...steps) => `/v1/${steps.map(encodeURIComponent).join("/")}`;
+const get = (path, options) => ask("GET", path, options);
+const post = (path, body, options) => ask("POST", path, { body, ...options });
+
+export const showKey = (key) => get("/v1/me", { key });
+export const readThresholds = () => get("/v1/thresholds");
+
+export const enroll = (form, idempotencyKey) =>
+  post("/v1/enrollments", form, { headers: { "Idempotency-Key": idempotencyKey } });
+export const readEnrollment = (id) => get(at("enrollments", id));
+export const findEnrollment = (key) => get(`/v1/enrollments${query({ idempotency_key: key })}`);
+export const readCrops = (id) => get(at("enrollments", id, "crops"));
+
+export const queryLines = (form) => post("/v1/lines/query", form);
+export const disputeLine = (lineId, form) => post(at("lines", lineId, "dispute"), form);
+
+export const searchPeople = (request) => post("/v1/people/search", request);
+export const readDocument = (id) => get(at("documents", id));
+
+export const listCases = (filter, options) => get(`/v1/cases${query(filter)}`, options);
+export const readCase = (id, options) => get(at("cases", id), options);
+export const assignCase = (id, assignee) => post(at("cases", id, "assign"), { assignee });
+export const noteCase = (id, text) => post(at("cases", id, "notes"), { text });
+export const proposeOutcome = (id, outcome, lines) =>
+  post(at("cases", id, "propose"), { outcome, close_lines: lines });
+export const withdrawProposal = (id) => post(at("cases", id, "withdraw"));
+export const closeCase = (id, outcome, lines) =>
+  post(at("cases", id, "close"), { outcome, close_lines: lines });
+export const readPrecision = () => get("/v1/precision");
+
+export const planSweep = (terms) => post("/v1/sweeps", { ...terms, dry_run: true });
+export const startSweep = (terms) => post("/v1/sweeps", { ...terms, dry_run: false });
+export const listSweeps = () => get("/v1/sweeps");
+export const readSweep = (id, options) => get(at("sweeps", id), options);
+export const steerSweep = (id, action) => post(at("sweeps", id, action));
+export const listGroups = (id, filter) => get(`${at("sweeps", id, "groups")}${query(filter)}`);
+export const readGroup = (id, key) => get(at("sweeps", id, "groups", key));
+
+export const listAudit = (filter) => get(`/v1/audit${query(filter)}`);
+export const verifyAudit = (filter, options) =>
+  get(`/v1/audit/verification${query(filter)}`, options);

@@ -1,0 +1,53 @@
+// The key of this tab, and whose it is. It ends with the tab, and is nowhere else.
+
+const KEPT = "sosie.key";
+let key = null;
+let owner = null;
+
+/** What the key stands for: `key_id`, `role`, `carrier`, `outlet`; null when signed out. */
+export function whoAmI() {
+  return owner;
+}
+
+export function currentKey() {
+  return key;
+}
+
+/** A key that this tab was signed in with before it was loaded again. */
+export function keptKey() {
+  try {
+    return sessionStorage.getItem(KEPT);
+  } catch {
+    // A browser that keeps nothing asks for the key at every load.
+    return null;
+  }
+}
+
+export function signIn(text, found) {
+  key = text;
+  owner = found;
+  keep(() => sessionStorage.setItem(KEPT, text));
+}
+
+export function signOut() {
+  key = null;
+  owner = null;
+  keep(() => sessionStorage.removeItem(KEPT));
+}
+
+/** How cases and the audit chain name whoever is signed in. */
+export function myActor() {
+  return owner === null ? null : `key:${owner.key_id}`;
+}
+
+export function hasRole(...roles) {
+  return owner !== null && roles.includes(owner.role);
+}
+
+function keep(work) {
+  try {
+    work();
+  } catch {
+    // Then the key is in this page alone.
+  }
+}

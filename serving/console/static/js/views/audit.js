@@ -1,0 +1,146 @@
+// The audit chain: who did what, newest first, and whether nothing of it was altered.
+
+import { add, element, quoted, replace } from "../elements.js";
+import { buildForm, textField, workButton } from "../forms.js";
+import { moment, number, say, share } from "../language.js";
+import { actorName, notice, row, section, table } from "../marks.js";
+import { listAudit, verifyAudit } from "../service.js";
+import { myActor } from "../session.js";
+
+const PAGE = 50;
+
+export async function show(page) {
+  const place = element("div", {});
+  const fields = ["actor", "action", "subject"].map((name) =>
+    textField(say(`audit.${name}`), { name, maxlength: 255, spellcheck: "false" }),
+  );
+  const form = buildForm(
+    page,
+    { class: "filters", role: "search", "aria-label": say("audit.filter") },
+    fields,
+    say("audit.filter"),
+    (values) => turnTo(page, place, values),
+  );
+  add(
+    page.main,
+    element("h1", {}, say("audit.title")),
+    element("p", { class: "lead" }, say("audit.lead")),
+    verification(page),
+    section(say("audit.entries"), form, place),
+  );
+  await turnTo(page, place, {});
+}
+
+function verification(page) {
+  const result = element("div", { role: "status" });
+  const { button, faults } = workButton(
+    page,
+    say("audit.verify"),
+    async () => {
+      const found = await verifyAll(
+        (done) => replace(result, element("p", {}, say("audit.verifying", { share: share(done) }))),
+        page.signal,
+      );
+      replace(result, verdictOf(found));
+    },
+    "primary",
+  );
+  return element(
+    "section",
+    { class: "card", "aria-label": say("audit.verify") },
+    element("div", { class: "actions" }, button, result),
+    faults,
+  );
+}
+
+async function verifyAll(tell, signal) {
+  let after = 0;
+  for (;;) {
+    const part = await verifyAudit({ after }, { signal });
+    if (!part.intact || part.next === null) return part;
+    tell(part.head ? part.verified_to / part.head : 1);
+    after = part.next;
+  }
+}
+
+function verdictOf({ intact, verified_to: entries, first_bad: firstBad }) {
+  if (intact)
+    return notice("good", element("p", {}, say("audit.whole", { count: number(entries) })));
+  return notice("bad", element("p", {}, say("audit.broken", { number: number(firstBad) })));
+}
+
+/** Shows the newest entries of a filter, or those above a number. */
+async function turnTo(page, place, filter, after = null) {
+  const answer = await listAudit({ ...filter, after, limit: PAGE });
+  const isWhole = !Object.values(filter).some(Boolean);
+  const first = answer.entries[0]?.number ?? 1;
+  const steps = [
+    first > 1 && ["audit.oldest", 0],
+    // How many of a filter's stand before a number is not known.
+    first > 1 && isWhole && ["audit.older", Math.max(first - 1 - PAGE, 0)],
+    answer.next !== null && ["audit.newer", answer.next],
+    after !== null && ["audit.newest", null],
+  ].filter(Boolean);
+  const ways = steps.map(([key, to]) =>
+    workButton(page, say(key), () => turnTo(page, place, filter, to)),
+  );
+  const range = answer.entries.length
+    ? say("audit.range", {
+        from: number(answer.entries[0].number),
+        to: number(answer.entries.at(-1).number),
+        head: number(answer.head),
+      })
+    : say("audit.none");
+  replace(
+    place,
+    element(
+      "div",
+      { class: "pager" },
+      ways.map((way) => way.button),
+      element("span", { class: "hint" }, range),
+    ),
+    ways.map((way) => way.faults),
+    answer.entries.length > 0 && entryTable(answer.entries),
+  );
+  page.announce(range);
+}
+
+function entryTable(entries) {
+  return table(
+    say("audit.entries"),
+    [
+      "audit.number",
+      "audit.at",
+      "audit.actor",
+      "audit.action",
+      "audit.subject",
+      "audit.detail",
+      "audit.hash",
+    ].map((key) => say(key)),
+    [...entries]
+      .reverse()
+      .map((one) =>
+        row(
+          {},
+          number(one.number),
+          moment(one.at),
+          actorName(one.actor, myActor()),
+          element("code", { translate: "no" }, one.action),
+          quoted(one.subject, { class: "id wrap" }),
+          detailCell(one.detail),
+          element("code", { translate: "no", title: one.hash }, one.hash.slice(0, 12)),
+        ),
+      ),
+  );
+}
+
+function detailCell(detail) {
+  const text = JSON.stringify(detail);
+  if (text === "{}") return "–";
+  return element(
+    "details",
+    { class: "raw" },
+    element("summary", {}, say("audit.show")),
+    element("pre", { translate: "no" }, JSON.stringify(detail, null, 1)),
+  );
+}

@@ -1,0 +1,131 @@
+// One case: what it is about, what was said of it, and the steps that end it.
+
+import { caseActions } from "../casework.js";
+import { add, element, quoted, wholeId } from "../elements.js";
+import { moment, say, score } from "../language.js";
+import { actorName, badge, facts, idLink, lineTable, notice, section, word } from "../marks.js";
+import { placeOf } from "../places.js";
+import { readCase } from "../service.js";
+import { myActor } from "../session.js";
+import { bindKeys } from "../shortcuts.js";
+
+export async function show(page, id, focus = null) {
+  const found = await readCase(id);
+  const actions = caseActions(page, found);
+  add(
+    page.main,
+    element("p", { class: "back" }, element("a", { href: placeOf("cases") }, say("case.back"))),
+    element("h1", {}, word("kind", found.kind), " ", badge("state", found.state)),
+    mergedNotice(found),
+    element(
+      "div",
+      { class: "desk" },
+      element("div", { class: "desk-what" }, factsOf(found), documents(found), history(found)),
+      actions &&
+        element("aside", { class: "desk-do", "aria-label": say("case.actions") }, actions.node),
+    ),
+  );
+  bindKeys(page, { ...(actions?.keys ?? {}), u: () => page.go("cases") });
+  if (focus !== null) actions?.focusOn(focus);
+}
+
+function mergedNotice({ merged_into: target }) {
+  if (!target) return null;
+  return notice("info", element("p", {}, `${say("case.merged")} `, idLink("case", target)));
+}
+
+function factsOf(found) {
+  return facts([
+    [say("case.id"), wholeId(found.case_id)],
+    [say("case.origin"), word("origin", found.origin)],
+    [say("case.assignee"), actorName(found.assignee, myActor())],
+    [say("case.score"), element("span", { class: "figure" }, score(found.score))],
+    found.outcome && [say("case.outcome"), word("outcome", found.outcome)],
+    [say("case.opened"), moment(found.opened_at)],
+    found.closed_at && [say("case.closed"), moment(found.closed_at)],
+    found.enrollment_id && [say("enrollment.id"), idLink("enrollments", found.enrollment_id)],
+    found.sweep_id && [say("sweep.id"), idLink("sweep", found.sweep_id)],
+    found.sweep_id &&
+      found.group_key && [
+        say("group.title"),
+        element(
+          "a",
+          { href: placeOf("group", found.sweep_id, found.group_key) },
+          say("group.open"),
+        ),
+      ],
+  ]);
+}
+
+function documents(found) {
+  const about = new Set(found.line_ids);
+  return section(
+    say("case.documents"),
+    found.documents.length === 0 && element("p", { class: "empty" }, say("case.nodocuments")),
+    found.documents.map((one) =>
+      element(
+        "article",
+        { class: "card" },
+        element(
+          "h3",
+          {},
+          element(
+            "a",
+            { href: placeOf("documents", one.document_id) },
+            say("document.title"),
+            " ",
+            quoted(one.document_id.slice(-8), { class: "id" }),
+          ),
+          " ",
+          badge("docstate", one.document_status),
+          one.is_suspect && [
+            " ",
+            element("span", { class: "badge state-proposed" }, say("case.suspect")),
+          ],
+        ),
+        lineTable(
+          one.lines,
+          about.size ? (line) => about.has(line.line_id) && say("case.thisline") : null,
+        ),
+      ),
+    ),
+  );
+}
+
+/** What an entry says besides its kind: people's words as they are, the service's in the page's. */
+function saidIn({ kind, text }) {
+  if (!text) return null;
+  if (kind === "note") return element("p", { class: "note", dir: "auto", translate: "no" }, text);
+  if (kind === "assigned") return element("p", {}, actorName(text, myActor()));
+  if (kind === "merged") {
+    const [origin, id] = text.split(" ");
+    return element("p", {}, word("origin", origin), " ", quoted(id, { class: "id" }));
+  }
+  return element("p", {}, word(kind === "opened" ? "origin" : "outcome", text));
+}
+
+function history({ notes }) {
+  return section(
+    say("case.history"),
+    element(
+      "ol",
+      { class: "history" },
+      notes.map((one) =>
+        element(
+          "li",
+          { class: `history-${one.kind}` },
+          element(
+            "p",
+            { class: "history-head" },
+            element("strong", {}, word("history", one.kind)),
+            " ",
+            actorName(one.actor, myActor()),
+            " ",
+            moment(one.at),
+          ),
+          saidIn(one),
+        ),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,161 @@
+// The queue of the fraud desk: what is open, worked through with single keys.
+
+import { add, element, replace } from "../elements.js";
+import { checkField, choiceField, workButton } from "../forms.js";
+import { moment, say, score } from "../language.js";
+import { actorName, badge, row, table, word } from "../marks.js";
+import { placeOf } from "../places.js";
+import { assignCase, listCases } from "../service.js";
+import { myActor } from "../session.js";
+import { bindKeys } from "../shortcuts.js";
+
+const STATES = ["open", "assigned", "proposed", "closed"];
+const KINDS = [
+  "duplicate_identity",
+  "possible_duplicate",
+  "stolen_document",
+  "dispute",
+  "line_changed_face",
+  "one_face_many_documents",
+  "one_document_many_faces",
+  "resale_ring",
+];
+const PAGE = 50;
+
+export async function show(page) {
+  const list = element("div", { class: "queue" });
+  const filter = { state: "open", kind: "", assignee: null };
+  const load = async () =>
+    fillQueue(page, list, filter, await listCases({ ...filter, limit: PAGE }));
+  const change = async (changes) => {
+    Object.assign(filter, changes);
+    await load();
+  };
+  add(
+    page.main,
+    element("h1", {}, say("cases.title")),
+    element("p", { class: "lead" }, say("cases.lead")),
+    filters(page, change),
+    list,
+  );
+  await load();
+  bindKeys(page, keysOf(page, list));
+}
+
+function filters(page, change) {
+  const states = [["", say("cases.all")], ...STATES.map((one) => [one, say(`state.${one}`)])];
+  const kinds = [["", say("cases.all")], ...KINDS.map((one) => [one, say(`kind.${one}`)])];
+  const { faults, run } = workButton(page, "", () => change(pending));
+  let pending = {};
+  const ask = (changes) => {
+    pending = changes;
+    return run();
+  };
+  return element(
+    "div",
+    { class: "filters", role: "search", "aria-label": say("cases.filters") },
+    choiceField(
+      say("case.state"),
+      { onchange: (event) => ask({ state: event.target.value }) },
+      states,
+      "open",
+    ),
+    choiceField(
+      say("case.kind"),
+      { onchange: (event) => ask({ kind: event.target.value }) },
+      kinds,
+      "",
+    ),
+    checkField(say("cases.mine"), {
+      onchange: (event) => ask({ assignee: event.target.checked ? "me" : null }),
+    }),
+    faults,
+  );
+}
+
+function fillQueue(page, list, filter, answer) {
+  if (answer.cases.length === 0) {
+    replace(list, element("p", { class: "empty" }, say("cases.none")));
+    page.announce(say("cases.none"));
+    return;
+  }
+  const heads = [
+    "case.kind",
+    "case.state",
+    "case.assignee",
+    "case.score",
+    "case.origin",
+    "case.opened",
+  ];
+  const body = element("tbody", {});
+  const whole = table(
+    say("cases.caption"),
+    heads.map((key) => say(key)),
+    [],
+  );
+  whole.querySelector("tbody").replaceWith(body);
+  body.append(...answer.cases.map(caseRow));
+  const more = element("div", { class: "more" });
+  replace(list, whole, more);
+  offerMore(page, filter, answer.next, body, more);
+}
+
+function offerMore(page, filter, next, body, more) {
+  if (next === null) return replace(more);
+  const { button, faults } = workButton(page, say("action.more"), async () => {
+    const answer = await listCases({ ...filter, limit: PAGE, after: next });
+    body.append(...answer.cases.map(caseRow));
+    offerMore(page, filter, answer.next, body, more);
+  });
+  return replace(more, button, faults);
+}
+
+function caseRow(one) {
+  return row(
+    { "data-case": one.case_id },
+    element("a", { href: placeOf("case", one.case_id) }, word("kind", one.kind)),
+    badge("state", one.state),
+    actorName(one.assignee, myActor()),
+    element("span", { class: "figure" }, score(one.score ?? null)),
+    word("origin", one.origin),
+    moment(one.opened_at),
+  );
+}
+
+function keysOf(page, list) {
+  const links = () => [...list.querySelectorAll("tbody a")];
+  const current = () => links().indexOf(document.activeElement);
+  const move = (step) => () => {
+    const all = links();
+    all[Math.min(Math.max(current() + step, 0), all.length - 1)]?.focus();
+  };
+  const on = (work) => () => {
+    const chosen = links()[current()]?.closest("tr");
+    return chosen ? work(chosen) : page.announce(say("cases.choose"));
+  };
+  const open = (...steps) => on((chosen) => page.go("case", chosen.dataset.case, ...steps));
+  return {
+    j: move(1),
+    k: () => (current() < 0 ? move(1)() : move(-1)()),
+    Enter: open(),
+    a: on((chosen) => takeOver(page, chosen)),
+    n: open("note"),
+    p: open("propose"),
+    c: open("close"),
+  };
+}
+
+async function takeOver(page, chosen) {
+  try {
+    const changed = await assignCase(chosen.dataset.case, "me");
+    const fresh = caseRow(changed);
+    chosen.replaceWith(fresh);
+    fresh.querySelector("a").focus();
+    page.announce(say("cases.assigned"));
+  } catch (fault) {
+    if (fault.status === 401) return page.turnOut("signin.ended");
+    const { sentenceOf } = await import("../faults.js");
+    page.announce(sentenceOf(fault));
+  }
+  return null;
+}

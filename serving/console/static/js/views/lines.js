@@ -1,0 +1,111 @@
+// "Which numbers are open under my name?": shown to the holder's face, each may be disputed.
+
+import { add, element, replace } from "../elements.js";
+import { closingButton, openDialog } from "../dialogs.js";
+import { buildForm, documentFields, workButton } from "../forms.js";
+import { number, say, score } from "../language.js";
+import { badge, lineTable, maskedNumber, notice } from "../marks.js";
+import { pictureField } from "../pictures.js";
+import { disputeLine, packImages, queryLines } from "../service.js";
+
+export async function show(page) {
+  const results = element("section", { class: "results", "aria-label": say("lines.results") });
+  const picture = pictureField(page, say("photograph.live"), { changed: () => replace(results) });
+  const fields = [
+    element("fieldset", {}, element("legend", {}, say("document.title")), documentFields()),
+    element(
+      "fieldset",
+      {},
+      element("legend", {}, say("lines.face")),
+      element("div", { class: "pictures" }, picture.field),
+    ),
+  ];
+  const form = buildForm(
+    page,
+    { class: "card columns", oninput: () => replace(results) },
+    fields,
+    say("lines.submit"),
+    async ({ type, number: text }) => {
+      if (picture.image() === null) return picture.complain(say("picture.missing"));
+      const pack = () =>
+        packImages({ document: { type, number: text } }, { "probe.image": picture.image() });
+      const found = await queryLines(pack());
+      showLines(page, results, found, pack);
+    },
+  );
+  add(
+    page.main,
+    element("h1", {}, say("lines.title")),
+    element("p", { class: "lead" }, say("lines.lead")),
+    form,
+    results,
+  );
+}
+
+function showLines(page, results, found, pack) {
+  if (!found.is_holder) {
+    replace(
+      results,
+      notice(
+        "warn",
+        element("p", { class: "notice-title" }, say("lines.stranger")),
+        element("p", {}, say("lines.stranger.hint")),
+      ),
+    );
+    page.announce(say("lines.stranger"));
+    return;
+  }
+  const heading = element(
+    "h2",
+    { tabindex: "-1" },
+    say("lines.found", { count: number(found.lines.length) }),
+  );
+  const act = (line) => disputeCell(page, line, pack);
+  const matched = say("lines.matched", {
+    score: score(found.score),
+    threshold: score(found.threshold),
+  });
+  replace(results, heading, element("p", { class: "hint" }, matched), lineTable(found.lines, act));
+  heading.focus();
+}
+
+function disputeCell(page, line, pack) {
+  if (line.status === "closed") return null;
+  const cell = element("div", { class: "cell" });
+  const key = line.status === "disputed" ? "dispute.again" : "dispute.ask";
+  const ask = () => confirmDispute(page, line, () => dispute(page, line, pack, cell));
+  return replace(
+    cell,
+    element("button", { type: "button", class: "button small", onclick: ask }, say(key)),
+  );
+}
+
+function confirmDispute(page, line, work) {
+  const confirm = workButton(
+    page,
+    say("dispute.confirm"),
+    async () => {
+      await work();
+      dialog.close();
+    },
+    "primary",
+  );
+  const dialog = openDialog(
+    say("dispute.title"),
+    [
+      element("p", {}, maskedNumber(line.number ?? "–")),
+      element("p", {}, say("dispute.explain")),
+      confirm.faults,
+      element("p", { class: "actions" }, confirm.button, closingButton("action.cancel")),
+    ],
+    { signal: page.signal },
+  );
+}
+
+async function dispute(page, line, pack, cell) {
+  const { case_id: caseId } = await disputeLine(line.line_id, pack());
+  const name = element("code", { translate: "no" }, caseId);
+  replace(cell, element("p", { class: "done" }, say("dispute.done"), " ", name));
+  cell.closest("tr").querySelector(".badge").replaceWith(badge("line", "disputed"));
+  page.announce(say("dispute.done"));
+}

@@ -1,0 +1,101 @@
+// Who is it? By a face, a document, or a number; every look is audited.
+
+import { add, element, replace } from "../elements.js";
+import { buildForm, documentFields, numberField, radioField } from "../forms.js";
+import { number, rate, say, score } from "../language.js";
+import { badge, caseTable, expectationText, facts, idLink, lineTable, notice } from "../marks.js";
+import { personHead } from "../persons.js";
+import { pictureField } from "../pictures.js";
+import { packImages, searchPeople } from "../service.js";
+
+export async function show(page) {
+  const results = element("section", { class: "results", "aria-label": say("people.results") });
+  const picture = pictureField(page, say("people.face"));
+  const form = buildForm(
+    page,
+    { class: "card", onchange: () => replace(results) },
+    waysOf(picture),
+    say("people.submit"),
+    async (values) => {
+      const isLacking = values.by === "face" && picture.image() === null;
+      if (isLacking) return picture.complain(say("picture.missing"));
+      showPeople(page, results, await searchPeople(requestOf(values, picture)));
+    },
+  );
+  add(
+    page.main,
+    element("h1", {}, say("people.title")),
+    element("p", { class: "lead" }, say("people.lead")),
+    form,
+    results,
+  );
+}
+
+/** The choice of a way, and below it the fields of the one that is chosen. */
+function waysOf(picture) {
+  const panes = {
+    face: element("div", { class: "pictures" }, picture.field),
+    document: element("div", { class: "columns" }, documentFields()),
+    msisdn: numberField(),
+  };
+  const options = Object.keys(panes).map((way) => [way, say(`people.by.${way}`)]);
+  const ways = radioField(say("people.by"), "by", options, "face");
+  ways.classList.add("tabs");
+  const place = element("div", {}, panes.face);
+  ways.addEventListener("change", (event) => replace(place, panes[event.target.value]));
+  return [ways, place];
+}
+
+function requestOf({ by, type, number: text, msisdn }, picture) {
+  if (by === "face") return packImages({}, { "probe.image": picture.image() });
+  return by === "document" ? { document: { type, number: text } } : { msisdn };
+}
+
+function showPeople(page, results, found) {
+  const heading = element(
+    "h2",
+    { tabindex: "-1" },
+    say("people.found", { count: number(found.found) }),
+  );
+  replace(
+    results,
+    heading,
+    found.searched !== null &&
+      facts([
+        [say("search.searched"), number(found.searched)],
+        [say("score.threshold"), score(found.threshold)],
+        [say("search.expected"), expectationText(found.expected_false_candidates, rate)],
+      ]),
+    found.people.length === 0 && notice("info", element("p", {}, say("people.nobody"))),
+    found.people.map(person),
+  );
+  heading.focus();
+}
+
+function person(one) {
+  return element(
+    "article",
+    { class: "card person" },
+    personHead(one, "h3"),
+    element("h4", {}, say("lines.caption")),
+    lineTable(one.lines),
+    element("h4", {}, say("cases.caption")),
+    caseTable(one.cases),
+    element("p", {}, attempts(one)),
+  );
+}
+
+function attempts(one) {
+  if (one.enrollments.length === 0) return null;
+  return [
+    `${say("enrollment.list")} `,
+    one.enrollments
+      .slice(0, 5)
+      .map((attempt) => [
+        idLink("enrollments", attempt.enrollment_id),
+        " ",
+        badge("decision", attempt.decision),
+        " ",
+      ]),
+  ];
+}

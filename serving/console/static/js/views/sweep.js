@@ -1,0 +1,161 @@
+// One sweep while it runs, and what it found.
+
+import { add, element, replace } from "../elements.js";
+import { workButton } from "../forms.js";
+import { duration, moment, number, say, score, share } from "../language.js";
+import { actorName, badge, facts, notice, row, table, word } from "../marks.js";
+import { placeOf } from "../places.js";
+import { listGroups, readSweep, steerSweep } from "../service.js";
+import { myActor } from "../session.js";
+
+const POLL_MS = 1500;
+const ALIVE = ["queued", "running", "paused"];
+const STEPS = { queued: ["cancel"], running: ["pause", "cancel"], paused: ["resume", "cancel"] };
+const PAGE = 50;
+
+export async function show(page, id) {
+  const status = element("section", { class: "block", "aria-label": say("sweep.progress") });
+  const found = element("section", { class: "block", "aria-label": say("group.list") });
+  add(
+    page.main,
+    element("p", { class: "back" }, element("a", { href: placeOf("sweeps") }, say("sweep.back"))),
+    element("h1", {}, say("sweep.title")),
+    status,
+    found,
+  );
+  const first = await readSweep(id);
+  showStatus(page, status, first);
+  if (first.state === "done") await showGroups(page, found, first);
+  else watch(page, status, found, first);
+}
+
+/** Asks again until the sweep is over or the view is left; a page that nobody sees asks nothing. */
+async function watch(page, status, found, before) {
+  let known = before;
+  while (ALIVE.includes(known.state)) {
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    if (page.signal.aborted) return;
+    if (document.hidden) continue;
+    try {
+      const now = await readSweep(known.sweep_id, { signal: page.signal });
+      showStatus(page, status, now);
+      if (now.state !== known.state) page.announce(say(`sweep.${now.state}`));
+      known = now;
+    } catch (fault) {
+      if (page.signal.aborted) return;
+      if (fault.status === 401) return void page.turnOut("signin.ended");
+      // Whatever else it is may pass: the sweep goes on without being watched.
+    }
+  }
+  if (known.state === "done") await showGroups(page, found, known);
+}
+
+function showStatus(page, status, sweep) {
+  const wasOn = document.activeElement?.dataset?.step;
+  const { progress } = sweep;
+  replace(
+    status,
+    element(
+      "p",
+      { class: "status-line" },
+      badge("sweep", sweep.state),
+      " ",
+      element("span", { class: "figure" }, share(progress.share)),
+    ),
+    element("progress", { max: 1, value: progress.share, "aria-label": say("sweep.progress") }),
+    sweep.fault && notice("bad", element("p", { lang: "en", translate: "no" }, sweep.fault)),
+    facts([
+      [say("score.threshold"), element("span", { class: "figure" }, score(sweep.threshold))],
+      [say("sweep.scope"), say(`scope.${sweep.scope}`)],
+      [
+        say("sweep.comparisons"),
+        `${number(progress.comparisons)} / ${number(progress.comparisons_total)}`,
+      ],
+      [say("sweep.pairs"), number(progress.pairs)],
+      ALIVE.includes(sweep.state) && [
+        say("sweep.remaining"),
+        progress.remaining_s === null ? say("sweep.unknown") : duration(progress.remaining_s),
+      ],
+      [
+        say("search.sequence"),
+        sweep.gallery_sequence === null ? "–" : number(sweep.gallery_sequence),
+      ],
+      [say("sweep.requestedby"), actorName(sweep.requested_by, myActor())],
+      [say("sweep.began"), moment(sweep.started_at)],
+      sweep.ended_at && [say("sweep.ended"), moment(sweep.ended_at)],
+    ]),
+    steps(page, status, sweep),
+  );
+  if (wasOn)
+    (status.querySelector(`[data-step=${wasOn}]`) ?? status.querySelector("[data-step]"))?.focus();
+}
+
+function summaryFacts(summary) {
+  if (!summary) return null;
+  return facts(
+    ["groups", "identities", "lines", "disputed_lines", "carriers", "outlets"].map((name) => [
+      say(`summary.${name}`),
+      number(summary[name]),
+    ]),
+  );
+}
+
+function steps(page, status, sweep) {
+  const made = (STEPS[sweep.state] ?? []).map((step) => {
+    const { button, faults } = workButton(page, say(`sweep.do.${step}`), async () => {
+      showStatus(page, status, await steerSweep(sweep.sweep_id, step));
+      page.announce(say(`sweep.did.${step}`));
+    });
+    button.dataset.step = step;
+    return [button, faults];
+  });
+  return made.length ? element("div", { class: "actions" }, made) : null;
+}
+
+async function showGroups(page, found, { sweep_id: id, summary }) {
+  const list = element("tbody", {});
+  const more = element("div", { class: "more" });
+  const answer = await listGroups(id, { limit: PAGE });
+  replace(found, element("h2", {}, say("group.list")), summaryFacts(summary));
+  if (answer.groups.length === 0) {
+    found.append(element("p", { class: "empty" }, say("group.none")));
+    return;
+  }
+  const heads = [
+    "group.kind",
+    "group.identities",
+    "group.lines",
+    "group.carriers",
+    "group.weakest",
+    "group.risk",
+  ];
+  const whole = table(
+    say("group.list"),
+    heads.map((key) => say(key)),
+    [],
+  );
+  whole.querySelector("tbody").replaceWith(list);
+  found.append(whole, more);
+  extend(page, id, list, more, answer);
+}
+
+function extend(page, id, list, more, answer) {
+  list.append(...answer.groups.map((group) => groupRow(id, group)));
+  if (answer.next === null) return replace(more);
+  const { button, faults } = workButton(page, say("action.more"), async () =>
+    extend(page, id, list, more, await listGroups(id, { limit: PAGE, after: answer.next })),
+  );
+  return replace(more, button, faults);
+}
+
+function groupRow(id, group) {
+  return row(
+    {},
+    element("a", { href: placeOf("group", id, group.key) }, word("kind", group.kind)),
+    number(group.identities),
+    number(group.lines),
+    number(group.carriers),
+    element("span", { class: "figure" }, score(group.weakest_score)),
+    element("span", { class: "figure" }, number(group.risk, { maximumFractionDigits: 1 })),
+  );
+}

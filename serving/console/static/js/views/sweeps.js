@@ -1,0 +1,163 @@
+// Sweeps: what one would cost and bring, its start, and those that were.
+
+import { add, element, replace } from "../elements.js";
+import { buildForm, checkField, radioField, textField, workButton } from "../forms.js";
+import { bytes, duration, moment, number, rate, say, score, share } from "../language.js";
+import { badge, expectationText, facts, idLink, notice, row, section, table } from "../marks.js";
+import { listSweeps, planSweep, readPrecision, startSweep } from "../service.js";
+
+export async function show(page) {
+  const [answer, precision] = await Promise.all([listSweeps(), readPrecision()]);
+  add(
+    page.main,
+    element("h1", {}, say("sweeps.title")),
+    element("p", { class: "lead" }, say("sweeps.lead")),
+    planner(page),
+    section(say("sweeps.past"), sweepTable(answer.sweeps)),
+    section(say("precision.title"), precisionPanel(precision)),
+  );
+}
+
+function planner(page) {
+  const plan = element("div", { class: "plan" });
+  const limit = textField(
+    say("sweep.limit"),
+    { name: "value", type: "text", inputmode: "decimal", required: true, pattern: "[0-9.eE\\-]+" },
+    say("sweep.limit.hint"),
+  );
+  const input = limit.querySelector("input");
+  const by = radioField(
+    say("sweep.by"),
+    "by",
+    ["proposed", "threshold", "fmr"].map((one) => [one, say(`sweep.by.${one}`)]),
+    "proposed",
+  );
+  const scope = radioField(
+    say("sweep.scope"),
+    "scope",
+    ["all", "new"].map((one) => [one, say(`scope.${one}`), say(`scope.${one}.hint`)]),
+    "all",
+  );
+  const adapt = () => {
+    limit.hidden = by.querySelector("input:checked").value === "proposed";
+    input.disabled = limit.hidden;
+    replace(plan);
+  };
+  adapt();
+  const form = buildForm(
+    page,
+    { class: "card columns", oninput: adapt },
+    [scope, by, limit],
+    say("sweep.plan"),
+    async (values) => {
+      const terms = readTerms(values);
+      showPlan(page, plan, await planSweep(terms));
+    },
+  );
+  return element("section", { class: "block" }, element("h2", {}, say("sweep.new")), form, plan);
+}
+
+function readTerms({ scope, by, value }) {
+  return { scope, ...(by === "proposed" ? {} : { [by]: Number(value) }) };
+}
+
+function showPlan(page, plan, expected) {
+  const { threshold, scope } = expected;
+  const anyway = checkField(say("sweep.anyway"), {});
+  const start = workButton(
+    page,
+    say("sweep.start"),
+    async () => {
+      const isAllowed = anyway.querySelector("input").checked;
+      const started = await startSweep({ scope, threshold, allow_unsupported: isAllowed });
+      await page.go("sweep", started.sweep_id);
+    },
+    "primary",
+  );
+  const heading = element("h3", { tabindex: "-1" }, say("sweep.expect"));
+  const actions = element("p", { class: "actions" }, start.button);
+  replace(
+    plan,
+    element(
+      "div",
+      { class: "card" },
+      heading,
+      expectedFacts(expected),
+      warnings(expected, anyway),
+      actions,
+      start.faults,
+    ),
+  );
+  heading.focus();
+}
+
+function expectedFacts(expected) {
+  return facts([
+    [say("score.threshold"), element("span", { class: "figure" }, score(expected.threshold))],
+    [say("sweep.references"), number(expected.references)],
+    expected.scope === "new" && [say("sweep.newones"), number(expected.new_references)],
+    [say("sweep.comparisons"), number(expected.comparisons)],
+    [say("sweep.duration"), duration(expected.duration_s)],
+    [say("sweep.memory"), bytes(expected.memory_bytes)],
+    [say("sweep.falsepairs"), expectationText(expected.false_pairs, rate)],
+  ]);
+}
+
+function warnings({ threshold, is_supported: isSupported, proposal }, anyway) {
+  const pairs = rate(proposal.false_pairs.value);
+  const proposed = say("sweep.proposal", { threshold: score(proposal.threshold), pairs });
+  return [
+    !isSupported && notice("warn", element("p", {}, say("sweep.unsupported")), anyway),
+    !proposal.is_within_budget &&
+      notice("warn", element("p", {}, say("sweep.overbudget", { pairs }))),
+    proposal.threshold !== threshold && notice("info", element("p", {}, proposed)),
+  ];
+}
+
+function sweepTable(sweeps) {
+  if (sweeps.length === 0) return element("p", { class: "empty" }, say("sweeps.none"));
+  return table(
+    say("sweeps.past"),
+    [
+      "sweep.id",
+      "sweep.state",
+      "sweep.scope",
+      "score.threshold",
+      "sweep.progress",
+      "sweep.pairs",
+      "sweep.began",
+    ].map((key) => say(key)),
+    sweeps.map((one) =>
+      row(
+        {},
+        idLink("sweep", one.sweep_id),
+        badge("sweep", one.state),
+        say(`scope.${one.scope}`),
+        element("span", { class: "figure" }, score(one.threshold)),
+        share(one.progress.share),
+        number(one.progress.pairs),
+        moment(one.started_at ?? one.created_at),
+      ),
+    ),
+  );
+}
+
+function precisionPanel(precision) {
+  const lead = element("p", { class: "hint" }, say("precision.lead"));
+  if (!precision.judged) return [lead, element("p", { class: "empty" }, say("precision.none"))];
+  return [
+    lead,
+    facts([
+      [say("precision.judged"), number(precision.judged)],
+      [say("precision.confirmed"), number(precision.confirmed)],
+      [
+        say("precision.value"),
+        say("precision.interval", {
+          value: share(precision.precision),
+          low: share(precision.low),
+          high: share(precision.high),
+        }),
+      ],
+    ]),
+  ];
+}

@@ -1,0 +1,1 @@
+"""Retention as a job of the service and of the command line."""

@@ -1,0 +1,1 @@
+"""Sweeps of an opened deployment, for the service and the command line."""

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from bench.checks import load_goals
+from bench.imports import COLUMNS, ImportConfig, run, write_base
+from engine.accuracy.labelled import LabelledFolder
+from engine.errors import RequestError
+
+
+def test_every_person_has_a_document_and_every_two_photographs_a_row(
+    faces: Path, tmp_path: Path
+) -> None:
+    folder = LabelledFolder.open(faces)
+    written = write_base(tmp_path / "base.csv", folder, people=3)
+    with (tmp_path / "base.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert len(written) == len(set(written)) == 12
+    assert len(rows) == len({row["msisdn"] for row in rows}) == 6
+    assert len({row["document_number"] for row in rows}) == 3
+
+
+def test_a_small_base_is_imported_and_every_figure_is_there(faces: Path, tmp_path: Path) -> None:
+    results, measured = run(ImportConfig(faces=faces, vectors=50, folder=tmp_path))
+    assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "import"}
+    photographs, rows, vectors = results
+    assert photographs.setup["count"] == 16
+    counts = {figure.name: figure.value for figure in rows.figures}
+    assert counts["rows"] == 8
+    assert (counts["admitted"] or 0) + (counts["failed"] or 0) >= 4
+    assert {figure.name: figure.value for figure in vectors.figures}["failed"] == 0
+    assert not list(tmp_path.iterdir()), "everything that was made is gone"
+
+
+def test_a_missing_folder_is_refused(faces: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="--folder"):
+        run(ImportConfig(faces=faces, folder=tmp_path / "none"))

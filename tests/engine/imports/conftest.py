@@ -1,0 +1,258 @@
+"""A deployment in miniature, and photographs that are files with a person's name in them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from stdnum.cn import ric
+
+from engine.errors import ImageDamaged, ImageError
+from engine.imports.columns import Wording
+from engine.imports.csv_source import CsvForm
+from engine.imports.faces import FaceTaker
+from engine.imports.faults import Field
+from engine.imports.importing import Ending, ImportTerms, import_rows
+from engine.imports.journal import Identity, Journal
+from engine.imports.keeping import KeepingTerms, RegistryKeeper, Rehearsal, was_kept
+from engine.imports.opening import open_source
+from engine.imports.photographs import PhotographFolder
+from engine.imports.report import FaultReport
+from engine.imports.rows import ReadingTerms, RowReader
+from engine.imports.tally import Tally
+from engine.matching.documents import FormAuthority
+from engine.matching.judge import Judge
+from engine.matching.registrar import Registrar
+from engine.matching.requests import Sample
+from engine.matching.restoration import restore_gallery
+from engine.matching.thresholds import Thresholds
+from engine.matching.watchlist import WatchList
+from engine.reasons import Reason
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70)
+NOISE = 0.3
+"""Two photographs of one person score about 0.9."""
+COLUMNS = ("document_type", "document_number", "name", "msisdn", "outlet", "opened_at", "live")
+
+
+def resident_number(serial: int) -> str:
+    """A well-formed Chinese resident identity number (GB 11643) for each serial."""
+    body = f"110105{1950 + serial // 1000:04d}0101{serial % 1000:03d}"
+    return body + str(ric.calc_check_digit(body + "0"))
+
+
+def draw_face(text: str, dim: int) -> NDArray[np.float32]:
+    """A unit vector float32[dim] that the text decides."""
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    drawn = np.random.default_rng(seed).standard_normal(dim)
+    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
+
+
+def draw_photograph(person: str, variant: str, dim: int) -> NDArray[np.float32]:
+    mixed = draw_face(person, dim) + NOISE * draw_face(f"{person}/{variant}", dim)
+    return (mixed / np.linalg.norm(mixed)).astype(np.float32)
+
+
+@dataclass
+class Base:
+    """An operator's folder: data and photographs."""
+
+    folder: Path
+    dim: int
+    columns: Sequence[str] = COLUMNS
+    rows: list[dict[str, str]] = field(default_factory=list)
+
+    def photograph(self, person: str, variant: str = "1", problem: str = "") -> str:
+        """The path of a photograph of a person; one with a problem, or one that is damaged."""
+        path = self.folder / f"{person}-{variant}{'-' if problem else ''}{problem}.jpg"
+        path.write_text(f"{person}|{variant}|{problem}")
+        return path.name
+
+    def add(self, serial: int, person: str | None = None, **changes: str) -> dict[str, str]:
+        """A row of a person with a document and a line of their own; anything can be changed."""
+        row = {
+            "document_type": "cn-ric",
+            "document_number": resident_number(serial),
+            "name": f"Holder {serial}",
+            "msisdn": f"+8613{serial:09d}",
+            "outlet": "r1",
+            "opened_at": "2020-05-01T08:00:00Z",
+        }
+        if "live" not in changes:
+            row["live"] = self.photograph(person or f"person{serial}")
+        self.rows.append(row | changes)
+        return self.rows[-1]
+
+    def write(self, name: str = "base.csv", encoding: str = "utf-8") -> Path:
+        path = self.folder / name
+        names = list(dict.fromkeys([*self.columns, *(key for row in self.rows for key in row)]))
+        with path.open("w", newline="", encoding=encoding) as file:
+            writer = csv.DictWriter(file, names, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return path
+
+
+@dataclass
+class Office:
+    """Imports into one registry."""
+
+    store: Store
+    vault: Vault
+    folder: Path
+
+    def take(self, images: Sequence[bytes]) -> list[Sample | ImageError]:
+        return [self._look(data) for data in images]
+
+    def _look(self, data: bytes) -> Sample | ImageError:
+        person, variant, problem = data.decode().split("|")
+        if problem == "damaged":
+            return ImageDamaged("the image is truncated or damaged; send it again")
+        digest = hashlib.sha256(data).digest()
+        if problem == Reason.NO_FACE:
+            return Sample(None, digest, (Reason.NO_FACE,))
+        vector = draw_photograph(person, variant, self.vault.dim)
+        turned = self.vault.rotate(vector[None])[0]
+        return Sample(turned, digest, (Reason(problem),) if problem else ())
+
+    @contextmanager
+    def registrar(self) -> Iterator[Registrar]:
+        gallery = restore_gallery(self.store, self.folder / "gallery").gallery
+        judge = Judge(
+            store=self.store,
+            vault=self.vault,
+            gallery=gallery,
+            watch=WatchList(self.vault.dim, self.store.watchlist()),
+            thresholds=THRESHOLDS,
+            authority=FormAuthority(),
+            model_digest=self.store.model_digest,
+            false_candidates=lambda *_: {"value": 0.0},
+        )
+        with Registrar(self.store.writer(), judge, clock=lambda: NOW) as registrar:
+            yield registrar
+
+    def run(
+        self,
+        path: Path,
+        *,
+        wording: Wording | None = None,
+        form: CsvForm | None = None,
+        may_leave: bool = False,
+        is_check: bool = False,
+        resumes: bool = True,
+        chunk_rows: int = 4,
+        stop_after_failures: int | None = None,
+        zone: Any = UTC,
+        country: str | None = None,
+        progress: Callable[[int], None] | None = None,
+        root: Path | None = None,
+    ) -> tuple[Ending, Tally]:
+        """One run of an import; the report is `path` with `.report.csv` behind it."""
+        wording = wording or Wording()
+        source = open_source(path, wording, form or CsvForm())
+        terms = KeepingTerms(
+            actor="test", same_document=THRESHOLDS.same_document, review=THRESHOLDS.review
+        )
+        identity = Identity(self.vault.deployment_id, source.digest, "terms")
+        reader = RowReader(
+            ReadingTerms(
+                outlets={one.code: one for one in self.store.all_outlets()},
+                now=NOW,
+                defaults=wording.defaults,
+                zone=zone,
+                country=country,
+            )
+        )
+        folder = PhotographFolder(root or path.parent, may_leave=may_leave)
+        with (
+            self.registrar() as registrar,
+            FaceTaker(folder, self.take, self.vault) as taker,
+        ):
+            journal = Journal.resume(self.journal(path), identity) if resumes else None
+            if journal is None:
+                journal = Journal.begin(self.journal(path), identity)
+            else:
+                import_id = journal.import_id
+                journal.drop_unkept(lambda entry: was_kept(self.store, import_id, entry))
+            last = journal.entry
+            size = None if last is None else last.report_bytes
+            report = FaultReport(self.report(path), source.columns, size)
+            keeper: RegistryKeeper | Rehearsal
+            if is_check:
+                watch = registrar.watchlist
+                keeper = Rehearsal(self.store, registrar.gallery, watch, report, terms)
+            else:
+                keeper = RegistryKeeper(registrar, self.store, report, journal, terms)
+            after = 0 if last is None else last.last_row
+            try:
+                ending = import_rows(
+                    (raw for raw in source.rows() if raw.number > after),
+                    reader,
+                    taker,
+                    keeper,
+                    ImportTerms(
+                        verify=THRESHOLDS.verify,
+                        chunk_rows=chunk_rows,
+                        photographs_at_once=2,
+                        stop_after_failures=stop_after_failures,
+                    ),
+                    progress,
+                )
+            finally:
+                report.close()
+                journal.close()
+            return ending, keeper.tally
+
+    def report(self, path: Path) -> Path:
+        return path.with_name(f"{path.name}.report.csv")
+
+    def journal(self, path: Path) -> Path:
+        return path.with_name(f"{path.name}.journal")
+
+    def faults(self, path: Path) -> list[tuple[int, str, str, str]]:
+        """(row, severity, column, code) of the report."""
+        with self.report(path).open(newline="", encoding="utf-8") as file:
+            rows: list[Mapping[str, str]] = list(csv.DictReader(file))
+        return [(int(one["row"]), one["severity"], one["column"], one["code"]) for one in rows]
+
+    def failures(self, path: Path) -> dict[int, list[str]]:
+        """The codes of each row that failed."""
+        found: dict[int, list[str]] = {}
+        for row, severity, _, code in self.faults(path):
+            if severity == "failure":
+                found.setdefault(row, []).append(code)
+        return found
+
+
+@pytest.fixture
+def office(store: Store, vault: Vault, tmp_path: Path) -> Office:
+    return Office(store, vault, tmp_path)
+
+
+@pytest.fixture
+def base(tmp_path: Path, vault: Vault) -> Base:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    return Base(folder, vault.dim)
+
+
+@pytest.fixture
+def wording() -> Callable[..., Wording]:
+    """`wording(name="full_name")`: a file whose columns have these names."""
+
+    def make(**names: str) -> Wording:
+        return Wording({Field(one): name for one, name in names.items()})
+
+    return make

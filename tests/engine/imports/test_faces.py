@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.errors import ImageError
+from engine.imports.faces import FaceTaker, group_rows
+from engine.imports.faults import Code, Field, RowFault
+from engine.imports.photographs import PhotographFolder
+from engine.imports.rows import Row
+from engine.matching.requests import Sample
+from engine.reasons import Reason
+
+
+class Known:
+    """Templates that the tests have issued: a name for each."""
+
+    def __init__(self, vectors: dict[tuple[str, str], NDArray[np.float32]]) -> None:
+        self._vectors = vectors
+
+    def open(
+        self, tokens: Sequence[str], carriers: Sequence[str]
+    ) -> list[NDArray[np.float32] | None]:
+        return [self._vectors.get(pair) for pair in zip(tokens, carriers, strict=True)]
+
+
+def rows_of(base: Any, count: int) -> list[Row]:
+    return [
+        Row(
+            place, (), live=base.photograph(f"p{place}"), portrait=base.photograph(f"p{place}", "2")
+        )
+        for place in range(count)
+    ]
+
+
+def take_all(office: Any, base: Any, rows: list[Row], **parts: Any) -> list[Any]:
+    folder = PhotographFolder(base.folder)
+    with FaceTaker(folder, office.take, office.vault, **parts) as taker:
+        return [one for group in taker.stream(group_rows(rows, 3, 100)) for one in group]
+
+
+def test_every_row_gets_its_own_faces_in_order(office: Any, base: Any) -> None:
+    rows = rows_of(base, 25)
+    faces = take_all(office, base, rows)
+    assert [one.row for one in faces] == rows
+    for one in faces:
+        live, portrait = office.take(
+            [(base.folder / path).read_bytes() for path in (one.row.live, one.row.portrait)]
+        )
+        assert np.array_equal(one.live, live.vector)
+        assert np.array_equal(one.portrait, portrait.vector)
+        assert one.photographs == 2
+
+
+def test_what_is_wrong_with_a_photograph_is_a_value(office: Any, base: Any) -> None:
+    rows = [
+        Row(1, (), live="none.jpg", portrait=base.photograph("a")),
+        Row(2, (), live=base.photograph("b", "1", "damaged")),
+        Row(3, (), live=base.photograph("c", "1", "NO_FACE")),
+        Row(4, (), portrait=base.photograph("d", "1", "BLURRED")),
+        Row(5, (), portrait="../base.csv"),
+        Row(6, ()),
+    ]
+    faces = take_all(office, base, rows)
+    assert faces[0].live == (RowFault(Field.LIVE, Code.FILE_MISSING),)
+    assert isinstance(faces[0].portrait, np.ndarray)
+    assert [fault.code for fault in faces[1].live] == ["IMAGE.DAMAGED"]
+    assert faces[2].live == (RowFault(Field.LIVE, Reason.NO_FACE),)
+    assert faces[3].portrait == (RowFault(Field.PORTRAIT, Reason.BLURRED),)
+    assert faces[4].portrait == (RowFault(Field.PORTRAIT, Code.PATH_OUTSIDE),)
+    assert (faces[5].live, faces[5].portrait) == (None, None)
+    assert [one.photographs for one in faces] == [1, 1, 1, 1, 0, 0]
+
+
+def test_a_vector_is_normalised_and_rotated(office: Any, base: Any) -> None:
+    given = np.random.default_rng(0).standard_normal(office.vault.dim).astype(np.float32)
+    (one,) = take_all(office, base, [Row(1, (), vector=given * 7)])
+    unit = given / np.linalg.norm(given)
+    assert np.allclose(one.live, office.vault.rotate(unit[None])[0], atol=1e-6)
+    assert abs(float(one.live @ unit)) < 0.9, "never as it was"
+
+
+@pytest.mark.parametrize("fault", ["short", "nan", "zero", "infinite"])
+def test_what_is_no_face_of_this_model_is_refused(fault: str, office: Any, base: Any) -> None:
+    vectors = {
+        "short": np.ones(3),
+        "nan": np.full(office.vault.dim, np.nan),
+        "zero": np.zeros(office.vault.dim),
+        "infinite": np.full(office.vault.dim, np.inf),
+    }
+    row = Row(1, (), vector=vectors[fault].astype(np.float32))
+    (one,) = take_all(office, base, [row])
+    assert one.live == (RowFault(Field.TEMPLATE, Code.VECTOR_INVALID),)
+
+
+def test_a_template_opens_for_its_carrier_alone(office: Any, base: Any) -> None:
+    vector = office.vault.rotate(np.eye(office.vault.dim, dtype=np.float32)[:1])[0]
+    known = Known({("token", "red"): vector})
+    rows = [Row(1, (), template="token", carrier="red"), Row(2, (), template="token")]
+    mine, foreign = take_all(office, base, rows, templates=known)
+    assert np.array_equal(mine.live, vector)
+    assert foreign.live == (RowFault(Field.TEMPLATE, Code.TEMPLATE_INVALID),)
+    assert take_all(office, base, rows)[0].live == foreign.live
+
+
+def test_files_are_read_while_others_are_extracted(office: Any, base: Any) -> None:
+    """Two groups are at work and two more are read; no further one is."""
+    began, release, waiting = threading.Semaphore(0), threading.Event(), []
+
+    def take(images: Sequence[bytes]) -> list[Sample | ImageError]:
+        began.release()
+        assert release.wait(10)
+        return office.take(images)
+
+    def groups() -> Any:
+        for row in rows_of(base, 12):
+            waiting.append(row.number)
+            yield [row]
+
+    with FaceTaker(PhotographFolder(base.folder), take, office.vault) as taker:
+        reader = threading.Thread(target=lambda: list(taker.stream(groups())))
+        reader.start()
+        assert began.acquire(timeout=10)
+        assert began.acquire(timeout=10)
+        time.sleep(0.05)
+        assert len(waiting) == 4
+        assert not began.acquire(blocking=False)
+        release.set()
+        reader.join(10)
+    assert len(waiting) == 12
+
+
+def test_an_extractor_that_fails_fails_the_import(office: Any, base: Any) -> None:
+    def take(images: Sequence[bytes]) -> list[Sample | ImageError]:
+        raise MemoryError
+
+    folder = PhotographFolder(base.folder)
+    with FaceTaker(folder, take, office.vault) as taker, pytest.raises(MemoryError):
+        list(taker.stream([rows_of(base, 2)]))
+
+
+def test_groups_hold_so_many_photographs_or_rows(base: Any) -> None:
+    pairs = rows_of(base, 5)
+    assert [len(group) for group in group_rows(pairs, 4, 100)] == [2, 2, 1]
+    bare = [Row(place, ()) for place in range(5)]
+    assert [len(group) for group in group_rows(bare, 4, 3)] == [3, 2]

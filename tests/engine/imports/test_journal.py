@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import RequestError
+from engine.imports.journal import Entry, Identity, Journal
+from engine.imports.tally import Tally
+
+IDENTITY = Identity("deployment", "digest", "terms")
+
+
+def entry(chunk: int) -> Entry:
+    tally = Tally(rows=10 * chunk, failures={"NO_FACE": chunk})
+    return Entry(chunk, 10 * chunk, 100 * chunk, chunk, tally)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    journal = Journal.begin(tmp_path / "journal", IDENTITY)
+    for chunk in (1, 2, 3):
+        journal.add(entry(chunk))
+    journal.close()
+    return tmp_path / "journal"
+
+
+def resume(path: Path) -> Journal:
+    journal = Journal.resume(path, IDENTITY)
+    assert journal is not None
+    return journal
+
+
+def test_what_was_written_is_read_again(path: Path) -> None:
+    journal = resume(path)
+    assert journal.entry == entry(3)
+    assert journal.import_id == resume(path).import_id
+
+
+def test_where_none_is_there_is_none(tmp_path: Path) -> None:
+    assert Journal.resume(tmp_path / "none", IDENTITY) is None
+
+
+def test_a_torn_line_is_forgotten_and_the_next_one_is_whole(path: Path) -> None:
+    whole = path.read_bytes()
+    for length in range(len(whole) - 1, len(whole) - 60, -1):
+        path.write_bytes(whole[:length])
+        journal = resume(path)
+        assert journal.entry == entry(2)
+        journal.drop_unkept(lambda _: True)
+        journal.add(entry(3))
+        journal.close()
+        assert path.read_bytes() == whole
+
+
+def test_a_journal_without_a_whole_head_is_none(path: Path) -> None:
+    path.write_bytes(path.read_bytes().splitlines()[0][:-5])
+    assert Journal.resume(path, IDENTITY) is None
+
+
+def test_entries_whose_chunks_were_not_kept_are_dropped(path: Path) -> None:
+    journal = resume(path)
+    journal.drop_unkept(lambda one: one.chunk < 2)
+    assert journal.entry == entry(1)
+    journal.add(entry(2))
+    journal.close()
+    assert resume(path).entry == entry(2)
+
+
+def test_all_of_them_may_be_dropped(path: Path) -> None:
+    journal = resume(path)
+    journal.drop_unkept(lambda _: False)
+    assert journal.entry is None
+    journal.add(entry(1))
+    journal.close()
+    assert resume(path).entry == entry(1)
+
+
+@pytest.mark.parametrize("changed", ["deployment_id", "source_digest", "terms_digest"])
+def test_another_import_is_not_gone_on_with(changed: str, path: Path) -> None:
+    other = Identity(
+        **{**{name: getattr(IDENTITY, name) for name in Identity.__slots__}, changed: "x"}
+    )
+    with pytest.raises(RequestError, match="--no-resume"):
+        Journal.resume(path, other)
+
+
+@pytest.mark.parametrize("text", ["{}\n", "[1]\n", "no json\n", '{"format": 2}\n'])
+def test_what_is_no_journal_is_refused(text: str, path: Path) -> None:
+    path.write_text(text)
+    with pytest.raises(RequestError, match="no journal"):
+        Journal.resume(path, IDENTITY)
+
+
+def test_nothing_but_a_journal_is_replaced(path: Path) -> None:
+    path.write_text("my diary\n")
+    with pytest.raises(RequestError, match="no journal"):
+        Journal.begin(path, IDENTITY)
+    assert path.read_text() == "my diary\n"
+
+
+def test_a_fresh_one_takes_the_place_of_any_other(path: Path) -> None:
+    Journal.begin(path, IDENTITY).close()
+    assert resume(path).entry is None

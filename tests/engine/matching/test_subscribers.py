@@ -1,0 +1,156 @@
+"""Planned admissions: what a row of an existing base leaves behind."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stdnum.cn import ric
+
+from engine.errors import StorageFailed
+from engine.matching.admission import ADMITTED, admit_planned
+from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.restoration import restore_gallery
+from engine.matching.roll import Roll
+from engine.matching.subscribers import Admission, OpenedLine, Subscriber, plan_admission
+from engine.reasons import Reason
+from engine.registry.keyring import KeyRing
+from engine.registry.records import Carrier
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+
+DIM = 64
+SAME = 0.42
+OPENED = datetime(2019, 12, 1, tzinfo=UTC)
+
+
+def number(serial: int) -> str:
+    body = f"1101051980{serial // 900 + 1:02d}01{serial % 900:03d}"
+    return body + str(ric.calc_check_digit(body + "0"))
+
+
+def face(serial: int) -> np.typing.NDArray[np.float32]:
+    return np.eye(DIM, dtype=np.float32)[serial]
+
+
+def subscriber(document: int, person: int, line: int | None = None) -> Subscriber:
+    given = Document("cn-ric", number(document), f"Holder {document}")
+    (checked,) = check_documents([given], FormAuthority(), date(2026, 11, 25))
+    opened = None if line is None else OpenedLine(f"+8613{line:09d}", "blue", "blue-1", OPENED)
+    return Subscriber(given.name, checked, face(person), opened)
+
+
+def admit(store: Store, gallery: Any, writer: Any, chunk: list[Subscriber]) -> list[Admission]:
+    plan = plan_admission(store, gallery, Roll(), chunk, SAME)
+    admit_planned(writer, gallery, plan, actor="test", subject="import", detail={"chunk": 1})
+    return list(plan.admissions)
+
+
+def test_a_chunk_is_durable_visible_and_audited_at_once(lab: Any) -> None:
+    gallery = restore_gallery(lab.store, lab.folder).gallery
+    with lab.store.writer() as writer:
+        admissions = admit(lab.store, gallery, writer, [subscriber(1, 1, 1), subscriber(2, 2)])
+        assert gallery.sequence == writer.sequence == lab.store.sequence() == 1
+    assert [one.adds_line for one in admissions] == [True, False]
+    assert len(gallery) == lab.store.counts()["live_references"] == 2
+    restored = restore_gallery(lab.store, lab.folder).gallery.contents()
+    assert np.array_equal(restored.vectors, gallery.contents().vectors)
+    *_, record = lab.store.audit_entries()
+    assert (record.entry.action, record.entry.subject) == (ADMITTED, "import")
+    assert record.entry.detail == {
+        "chunk": 1,
+        "references": 2,
+        "lines": 1,
+        "gallery_sequence": 1,
+    }
+
+
+def test_a_chunk_that_adds_no_face_moves_no_sequence_and_is_audited(lab: Any) -> None:
+    gallery = restore_gallery(lab.store, lab.folder).gallery
+    with lab.store.writer() as writer:
+        admit(lab.store, gallery, writer, [subscriber(1, 1, 1)])
+        admit(lab.store, gallery, writer, [subscriber(1, 1, 2), subscriber(1, 5, 3)])
+        assert gallery.sequence == writer.sequence == 1
+        assert admit(lab.store, gallery, writer, []) == []
+    counts = lab.store.counts()
+    assert (counts["lines"], counts["references"]) == (2, 1)
+
+
+def test_a_commit_that_fails_leaves_store_and_gallery_as_they_were(lab: Any) -> None:
+    gallery = restore_gallery(lab.store, lab.folder).gallery
+    with lab.store.writer() as writer:
+        stale = plan_admission(lab.store, gallery, Roll(), [subscriber(1, 1, 1)], SAME)
+        admit(lab.store, gallery, writer, [subscriber(1, 1, 1)])
+        with pytest.raises(StorageFailed):
+            admit_planned(writer, gallery, stale, actor="test", subject="import", detail={})
+        assert len(gallery) == lab.store.counts()["live_references"] == 1
+        assert admit(lab.store, gallery, writer, [subscriber(2, 2)])[0].adds_reference
+
+
+def test_an_erased_holder_may_come_again(lab: Any) -> None:
+    from engine.matching.holders import erase_holder
+
+    with lab.registrar() as registrar:
+        for _ in range(2):
+            (admission,) = registrar.run(
+                lambda writer, _now: admit(
+                    lab.store, registrar.gallery, writer, [subscriber(1, 1, 1)]
+                )
+            )
+            assert (admission.adds_reference, admission.adds_line) == (True, True)
+            document = Document("cn-ric", number(1), "Holder 1")
+            erase_holder(registrar, lab.store, document, "test")
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 2), st.none() | st.integers(0, 5)), max_size=12
+)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ROWS, chunk_rows=st.integers(1, 5))
+def test_however_rows_come_a_document_has_one_face_and_a_number_one_document(
+    rows: list[tuple[int, int, int | None]], chunk_rows: int, tmp_path: Path
+) -> None:
+    """Held against a model of two dictionaries, in chunks of any size, and then all once more."""
+    faces: dict[int, int] = {}
+    users: dict[int, int] = {}
+    chunks = [rows[start : start + chunk_rows] for start in range(0, len(rows), chunk_rows)]
+    vault = Vault(KeyRing.generate(), DIM)
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.db"
+    with Store.create(f"sqlite:///{path}", vault, model_digest="m") as store:
+        store.add_carrier(Carrier("blue", "Blue"), actor="test")
+        store.add_outlet("blue-1", "blue", actor="test")
+        gallery = restore_gallery(store, tmp_path / "none").gallery
+        with store.writer() as writer:
+            for _ in range(2):
+                wanted = [expect(row, faces, users) for row in rows]
+                found = [
+                    one.refusal
+                    for chunk in chunks
+                    for one in admit(store, gallery, writer, [subscriber(*row) for row in chunk])
+                ]
+                assert found == wanted
+                counts = store.counts()
+                assert counts["documents"] == counts["live_references"] == len(faces)
+                assert counts["lines"] == len(users)
+        assert len(gallery) == len(faces)
+
+
+def expect(
+    row: tuple[int, int, int | None], faces: dict[int, int], users: dict[int, int]
+) -> Reason | None:
+    document, person, line = row
+    if faces.get(document, person) != person:
+        return Reason.DOCUMENT_HELD_BY_ANOTHER_FACE
+    if line is not None and users.get(line, document) != document:
+        return Reason.LINE_IN_USE
+    faces[document] = person
+    if line is not None:
+        users[line] = document
+    return None

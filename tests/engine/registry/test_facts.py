@@ -1,0 +1,119 @@
+"""What sweeps ask of many references: the right owners, lines and disputes of each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from engine.casework.model import CaseOrigin
+from engine.registry import facts
+from engine.registry.records import (
+    AuditEntry,
+    CaseRecord,
+    CaseState,
+    Changes,
+    NewReference,
+    new_id,
+    utc_now,
+)
+from engine.sweeps.model import Identity, LineFact
+
+ENTRY = AuditEntry("test", "test.done", "x")
+
+
+def fact_of(line, status: str = "active") -> LineFact:
+    return LineFact(line.id, line.carrier, line.outlet, line.opened_at, status)
+
+
+def test_identities_have_the_references_asked_all_lines_and_open_disputes(
+    store, writer, enroll
+) -> None:
+    changes = enroll(writer, 4)
+    one, two, three, four = changes.documents
+    second = NewReference(
+        id=writer.next_reference_id(),
+        document_id=one.id,
+        enrollment_id=None,
+        template=changes.references[0].template,
+        sequence=4,
+    )
+    later = replace(
+        changes.lines[0], id=new_id(), msisdn_lookup=b"y", opened_at=utc_now(), outlet="r2"
+    )
+    now = utc_now()
+    disputes = [
+        CaseRecord(
+            id=new_id(),
+            kind=kind,
+            origin=CaseOrigin.DISPUTE,
+            state=state,
+            document_ids=(one.id,),
+            opened_at=now,
+            updated_at=now,
+        )
+        for kind, state in (
+            ("dispute", CaseState.ASSIGNED),
+            ("dispute", CaseState.CLOSED),
+            ("duplicate_identity", CaseState.OPEN),
+        )
+    ]
+    writer.commit(
+        replace(
+            changes,
+            references=[*changes.references, second],
+            lines=[*changes.lines, later],
+            cases=disputes,
+        )
+    )
+    removed = changes.references[2].id
+    writer.commit(
+        Changes(
+            sequence=5,
+            audit=[ENTRY],
+            removed_references=[(removed, 5)],
+            closed_lines=[changes.lines[1].id],
+        )
+    )
+    keys = [reference.id for reference in changes.references]
+    asked = [second.id, keys[1], keys[0], removed, 10**6, keys[1]]
+    assert store.identities_of(asked) == [
+        Identity(
+            one.id, (keys[0], second.id), (fact_of(changes.lines[0]), fact_of(later)), disputes=1
+        ),
+        Identity(two.id, (keys[1],), (fact_of(changes.lines[1], "closed"),)),
+    ]
+    assert store.identities_of([second.id])[0].reference_ids == (second.id,)
+    assert store.identities_of([]) == []
+    assert {three.id, four.id}.isdisjoint(one.document_id for one in store.identities_of(asked))
+
+
+def test_owners_are_of_every_live_reference_ascending_whatever_the_page(
+    store, writer, enroll, monkeypatch
+) -> None:
+    empty = store.document_owner_array()
+    assert [part.dtype for part in empty] == [np.int64, np.int64]
+    assert [len(part) for part in empty] == [0, 0]
+    changes = enroll(writer, 7)
+    extra = [
+        NewReference(
+            id=writer.next_reference_id(),
+            document_id=changes.documents[place].id,
+            enrollment_id=None,
+            template=changes.references[0].template,
+            sequence=7,
+        )
+        for place in (3, 0)
+    ]
+    writer.commit(replace(changes, references=[*changes.references, *extra]))
+    gone = changes.references[4].id
+    writer.commit(Changes(sequence=8, audit=[ENTRY], removed_references=[(gone, 8)]))
+    for page in (1, 3, 8, 50_000):
+        monkeypatch.setattr(facts, "OWNERS_PER_PAGE", page)
+        ids, numbers = store.document_owner_array()
+        assert ids.tolist() == sorted({*range(1, 10)} - {gone})
+        owners = store.documents_of(ids.tolist())
+        told = list(zip(ids.tolist(), numbers.tolist(), strict=True))
+        for left, one in told:
+            for right, other in told:
+                assert (one == other) == (owners[left] == owners[right])

@@ -1,0 +1,198 @@
+"""Registries full of what may leave, each row with a moment of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from engine.casework.model import CaseKind, CaseOrigin, Outcome
+from engine.matching.policy import POLICY_VERSION, Candidate, Evidence, decide
+from engine.matching.replaying import write_evidence, write_findings
+from engine.matching.thresholds import Thresholds
+from engine.reasons import Decision
+from engine.registry import tables
+from engine.registry.casefile import NewCrop
+from engine.registry.records import (
+    AuditEntry,
+    CaseRecord,
+    CaseState,
+    Changes,
+    DocumentStatus,
+    EnrollmentRecord,
+    NewDocument,
+    NewLine,
+    StoredAnswer,
+    new_id,
+    utc_now,
+)
+from engine.registry.store import Store
+from engine.registry.writer import Writer
+
+TEST = AuditEntry("test", "test.done", "x")
+THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
+JUDGED = {
+    Decision.APPROVED: {},
+    Decision.REVIEW: {"name_differs": True},
+    Decision.REJECTED: {"candidates": (Candidate(7, "another", 0.81),)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one attempt left."""
+
+    id: str
+    document_id: str
+    scope: bytes
+
+
+class Office:
+    """Writes rows as the registrar would, at moments that the test chooses."""
+
+    def __init__(self, store: Store, writer: Writer) -> None:
+        self.store = store
+        self.writer = writer
+        self._serial = 0
+
+    def document(self, status: DocumentStatus = DocumentStatus.ATTEMPTED) -> str:
+        self._serial += 1
+        document_id = new_id()
+        number = f"PASS{self._serial:08d}"
+        self._commit(
+            documents=[
+                NewDocument(
+                    id=document_id,
+                    kind="passport",
+                    lookup=self.lookup(number),
+                    name_lookup=bytes(32),
+                    number=number,
+                    name="A Holder",
+                    status=status,
+                )
+            ]
+        )
+        return document_id
+
+    def attempt(
+        self,
+        decided_at: datetime,
+        decision: Decision = Decision.REJECTED,
+        document_id: str | None = None,
+        crops_until: datetime | None = None,
+    ) -> Attempt:
+        """An attempt with its stored answer, and crops where a time for them is given."""
+        if document_id is None:
+            approved = decision is Decision.APPROVED
+            document_id = self.document(
+                DocumentStatus.ACTIVE if approved else DocumentStatus.ATTEMPTED
+            )
+        self._serial += 1
+        made = Attempt(new_id(), document_id, self.lookup(f"scope {self._serial}"))
+        evidence = Evidence(
+            thresholds=THRESHOLDS, live_portrait_score=0.7, searched=9, **JUDGED[decision]
+        )
+        verdict = decide(evidence)
+        assert verdict.decision is decision
+        record = EnrollmentRecord(
+            id=made.id,
+            sequence=0,
+            carrier="red",
+            outlet="r1",
+            document_id=document_id,
+            decision=decision.value,
+            reasons=tuple(reason.value for reason in verdict.reasons),
+            evidence={
+                "inputs": write_evidence(evidence),
+                "findings": write_findings(verdict),
+                "quality": {"live": {"sharpness": 200.0}, "portrait": {}},
+                "model_digest": "m",
+                "policy_version": POLICY_VERSION,
+            },
+            consent_ref="consent-7",
+            captured_at=decided_at,
+            created_at=decided_at,
+        )
+        answer = StoredAnswer(made.scope, bytes(32), made.id, {"score": 0.81}, decided_at)
+        crops = [] if crops_until is None else [_crop(made.id, crops_until)]
+        self._commit(enrollments=[record], answers=[answer], crops=crops)
+        return made
+
+    def line(self, closed_at: datetime | None, document_id: str | None = None) -> str:
+        """A line of a holder, closed at a moment or open."""
+        if document_id is None:
+            document_id = self.document(DocumentStatus.ACTIVE)
+        self._serial += 1
+        line_id = new_id()
+        number = f"+8613{self._serial:09d}"
+        line = NewLine(
+            id=line_id,
+            msisdn_lookup=self.lookup(number),
+            msisdn=number,
+            document_id=document_id,
+            carrier="red",
+            outlet="r1",
+            enrollment_id=None,
+            opened_at=utc_now() if closed_at is None else closed_at - timedelta(days=1),
+        )
+        self._commit(lines=[line])
+        if closed_at is not None:
+            self._commit(closed_lines=[line_id])
+            self.change(
+                tables.lines.update()
+                .where(tables.lines.c.id == line_id)
+                .values(closed_at=closed_at)
+            )
+        return line_id
+
+    def open_case(self, document_id: str, state: CaseState = CaseState.OPEN) -> CaseRecord:
+        now = utc_now()
+        case = CaseRecord(
+            id=new_id(),
+            kind=CaseKind.DUPLICATE_IDENTITY.value,
+            origin=CaseOrigin.DECISION,
+            state=state,
+            document_ids=(document_id,),
+            opened_at=now,
+            updated_at=now,
+        )
+        self._commit(cases=[case])
+        return case
+
+    def close_case(self, case: CaseRecord) -> None:
+        closed = replace(case, state=CaseState.CLOSED, outcome=Outcome.MISTAKE, closed_at=utc_now())
+        self._commit(case_changes=[closed])
+
+    def lookup(self, text: str) -> bytes:
+        return self.store.vault.look_up("test", text)
+
+    def change(self, statement: object) -> None:
+        """What no operation of the engine does: moments that lie long ago."""
+        with self.writer.changing(TEST) as connection:
+            connection.execute(statement)
+
+    def _commit(self, **changes: object) -> None:
+        self.writer.commit(Changes(sequence=self.writer.sequence, audit=[TEST], **changes))
+
+
+def _crop(enrollment_id: str, until: datetime) -> NewCrop:
+    return NewCrop(
+        id=new_id(),
+        enrollment_id=enrollment_id,
+        photograph="live",
+        kept_until=until,
+        image=b"an image",
+    )
+
+
+@pytest.fixture
+def office(store: Store, writer: Writer) -> Office:
+    return Office(store, writer)
+
+
+@pytest.fixture
+def count(store: Store) -> Callable[[], dict[str, int]]:
+    """`count()`: rows by table."""
+    return store.counts

@@ -1,0 +1,110 @@
+"""Made-up sweeps for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from engine.matching.thresholds import CalibrationCurve, OperatingPoint
+from engine.sweeps.model import Group, GroupKind, Identity, LineFact, Link, RiskTerm, SweepTerms
+from engine.sweeps.report.contents import Chance, ReportInput, Sweep
+from engine.sweeps.summary import summarise
+
+Made = Callable[..., ReportInput]
+MadeGroup = Callable[..., Group]
+THRESHOLD = 0.5
+COMPARISONS = 10**9
+
+
+def point(fmr: float, threshold: float, fnmr: float) -> OperatingPoint:
+    return OperatingPoint(
+        fmr=fmr, fmr_low=fmr / 2, fmr_high=fmr * 2,
+        threshold=threshold, threshold_low=threshold, threshold_high=threshold,
+        fnmr=fnmr, fnmr_low=fnmr / 2, fnmr_high=fnmr * 2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def curve() -> CalibrationCurve:
+    """A tenth of the rate for every 0.1 of score; supported up to 0.6."""
+    points = tuple(point(10.0**-power, power / 10, 0.001 * power) for power in range(1, 7))
+    return CalibrationCurve(
+        people=100,
+        mated_pairs=1000,
+        nonmated_pairs=10**7,
+        stranger_pairs=4950,
+        highest_nonmated=0.65,
+        points=points,
+    )
+
+
+@pytest.fixture
+def make_group() -> MadeGroup:
+    """A ring of so many identities, each linked to the next, two lines each."""
+
+    def make(name: str = "g", size: int = 3, outlet: str = "n-1", risk: float = 40.0) -> Group:
+        opened_at = datetime(2024, 3, 4, tzinfo=UTC)
+        identities = tuple(
+            Identity(
+                f"{name}-d{number}",
+                (number,),
+                tuple(
+                    LineFact(
+                        f"{name}-l{number}.{line}", "north", outlet,
+                        opened_at + timedelta(days=number), "active",
+                    )
+                    for line in range(2)
+                ),
+            )
+            for number in range(size)
+        )  # fmt: skip
+        links = tuple(
+            Link(one.document_id, other.document_id, 0.9 - 0.01 * number)
+            for number, (one, other) in enumerate(pairwise(identities))
+        )
+        return Group(
+            key=name,
+            kind=GroupKind.ONE_FACE,
+            identities=identities,
+            links=links,
+            weakest=links[-1],
+            risk=risk,
+            terms=(RiskTerm("identities", float(size), 18.0), RiskTerm("outlets", 1.0, 0.0)),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_contents(curve: CalibrationCurve, make_group: MadeGroup) -> Made:
+    """A sweep with these groups; anything may be replaced."""
+
+    def make(*groups: Group, **changes: object) -> ReportInput:
+        listed = groups or (make_group(),)
+        contents = ReportInput(
+            sweep=Sweep(
+                id="0190-sweep",
+                terms=SweepTerms(threshold=THRESHOLD),
+                made_at=datetime(2024, 6, 1, 12, tzinfo=UTC),
+                sequence=44_722,
+                references=44_722,
+                comparisons=COMPARISONS,
+                seconds=12.5,
+            ),
+            chance=Chance(
+                false_pairs=curve.fmr_at(THRESHOLD).times(COMPARISONS),
+                curve=curve,
+                source="made-up faces",
+            ),
+            scores=np.array([0.5, 0.55, 0.7, 0.71, 1.0], np.float32),
+            groups=listed,
+            summary=summarise(listed),
+        )
+        return replace(contents, **changes)  # type: ignore[arg-type]
+
+    return make

@@ -1,0 +1,212 @@
+"""Charts: what they count, where they put it, and that they always do so the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.matching.thresholds import CalibrationCurve, Rate
+from engine.sweeps.model import Group, Link
+from engine.sweeps.report.charts.chance import draw_chance
+from engine.sweeps.report.charts.drawing import Logarithmic, element, whole_steps
+from engine.sweeps.report.charts.histogram import count_scores, draw_scores
+from engine.sweeps.report.charts.layout import lay_out, strongest_tree
+from engine.sweeps.report.charts.network import MOST_EDGES, MOST_NODES, draw_group
+from engine.sweeps.report.charts.outlets import Field, draw_outlets, squarify
+from engine.sweeps.report.charts.timeline import draw_timeline
+from engine.sweeps.summary import fill_weeks, summarise
+
+MadeGroup = Callable[..., Group]
+FIELD = Field(10.0, 20.0, 300.0, 200.0)
+
+
+def marks(drawing: str, class_name: str) -> list[ElementTree.Element]:
+    root = ElementTree.fromstring(drawing)
+    return [one for one in root.iter() if class_name in one.get("class", "").split()]
+
+
+def test_an_element_escapes_what_it_holds() -> None:
+    drawn = element("text", "<b>&", class_='"x"', stroke_width=1.25)
+    assert drawn == '<text class="&#34;x&#34;" stroke-width="1.2">&lt;b&gt;&amp;</text>'
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 7, 99, 1000, 12_345])
+def test_steps_are_whole_few_and_reach_the_most(most: int) -> None:
+    steps = whole_steps(most)
+    assert steps[0] == 0
+    assert steps[-1] >= most
+    assert 2 <= len(steps) <= 7
+    assert len({b - a for a, b in pairwise(steps)}) == 1
+
+
+def test_a_logarithmic_scale_holds_what_is_outside() -> None:
+    scale = Logarithmic(1.0, 100.0, 0.0, 10.0)
+    assert [scale(value) for value in (0.0, 1.0, 10.0, 100.0, 1e9)] == [0, 0, 5, 10, 10]
+    assert scale.decades() == [1, 10, 100]
+
+
+def test_every_pair_is_in_one_bar(curve: CalibrationCurve) -> None:
+    scores = np.array([0.4999999, 0.5, 0.5049, 0.515, 0.999, 1.0, 1.0000001], np.float32)
+    counted = count_scores(scores, 0.5, 100, curve)
+    assert counted.found.sum() == len(scores)
+    assert not counted.found[: counted.below].any()
+    assert counted.found[counted.below :][:2].tolist() == [3, 1]
+    assert counted.found[-1] == 3
+
+
+def test_strangers_of_all_bins_are_those_that_the_calibration_expects(
+    curve: CalibrationCurve,
+) -> None:
+    counted = count_scores(np.empty(0, np.float32), 0.405, 10**9, curve)
+    is_known = ~np.isnan(counted.strangers[:, 0])
+    known = counted.strangers[is_known]
+    first, last = counted.edges[:-1][is_known][0], counted.edges[1:][is_known][-1]
+    assert last == pytest.approx(0.595)
+    expected = 10**9 * (curve.fmr_at(first).value - curve.fmr_at(last).value)
+    assert known[:, 0].sum() == pytest.approx(expected, rel=1e-6)
+    assert (known[:, 1] <= known[:, 0]).all()
+    assert (known[:, 0] <= known[:, 2]).all()
+
+
+def test_beyond_the_calibration_strangers_are_bounded_and_not_counted(
+    curve: CalibrationCurve,
+) -> None:
+    counted = count_scores(np.empty(0, np.float32), 0.405, 10**9, curve)
+    assert counted.ends_at == 0.6
+    assert np.isnan(counted.strangers[counted.edges[1:] > 0.6]).all()
+    assert counted.bound == pytest.approx(10**9 * 2e-6)
+    drawing = draw_scores(counted)
+    assert marks(drawing, "unknown")
+    assert "at most 2,000 strangers" in drawing
+
+
+def test_without_calibration_no_stranger_is_drawn() -> None:
+    drawing = draw_scores(count_scores(np.full(3, 0.6, np.float32), 0.4, 10**9, None))
+    assert len(marks(drawing, "bar")) == 1
+    assert not marks(drawing, "unknown")
+    assert not marks(drawing, "band")
+    assert not marks(drawing, "expected")
+
+
+def test_a_bound_is_drawn_open_and_an_interval_filled() -> None:
+    interval = draw_chance(Rate(10.0, 5.0, 20.0), 1000)
+    bound = draw_chance(Rate(20.0, 0.0, 20.0, is_bound=True), 0)
+    assert marks(interval, "band")
+    assert marks(interval, "expected")
+    assert marks(bound, "bound")
+    assert not marks(bound, "expected")
+
+
+@given(st.floats(0, 1e12), st.integers(0, 10**9))
+def test_expectation_and_finding_lie_within_the_drawing(expected: float, found: int) -> None:
+    drawing = draw_chance(Rate(expected, expected / 3, expected * 3), found)
+    (band,) = marks(drawing, "band")
+    left, width = float(band.get("x", "")), float(band.get("width", ""))
+    assert 0 <= left <= left + width <= 960
+    (diamond,) = marks(drawing, "found")
+    assert all(0 <= float(pair.split(",")[0]) <= 960 for pair in diamond.get("points", "").split())
+
+
+@given(st.lists(st.floats(0.5, 1e4), min_size=1, max_size=40))
+def test_fields_of_a_map_fill_it_by_size_without_overlap(sizes: list[float]) -> None:
+    ranked = sorted(sizes, reverse=True)
+    fields = squarify(ranked, FIELD)
+    areas = [field.area for field in fields]
+    assert np.allclose(areas, np.array(ranked) * FIELD.area / sum(ranked), rtol=1e-6)
+    for field in fields:
+        assert field.x >= FIELD.x - 1e-6
+        assert field.y >= FIELD.y - 1e-6
+        assert field.x + field.width <= FIELD.x + FIELD.width + 1e-6
+        assert field.y + field.height <= FIELD.y + FIELD.height + 1e-6
+    middles = [(one.x + one.width / 2, one.y + one.height / 2) for one in fields]
+    for place, (x, y) in enumerate(middles):
+        inside = [
+            number
+            for number, one in enumerate(fields)
+            if one.x < x < one.x + one.width and one.y < y < one.y + one.height
+        ]
+        assert inside in ([place], [])
+
+
+def test_many_outlets_share_a_field_by_carrier(make_group: MadeGroup) -> None:
+    groups = [make_group(f"g{number}", 2, f"o{number}") for number in range(100)]
+    drawing = draw_outlets(summarise(groups).outlets, {"north": "North & Co"})
+    titles = [one.text or "" for one in ElementTree.fromstring(drawing).iter("title")]
+    assert len(titles) == 61
+    assert "40 others: 160 lines" in titles[0]
+    assert "North & Co" in titles[0]
+
+
+def test_the_busiest_week_is_named(make_group: MadeGroup) -> None:
+    weeks = fill_weeks(summarise([make_group(size=9)]).weeks, 104)
+    drawing = draw_timeline(weeks)
+    (peak,) = marks(drawing, "peak")
+    assert "Week of 2024-03-04: 14 lines" in ElementTree.tostring(peak, encoding="unicode")
+    assert len(marks(drawing, "bar")) == len(weeks) == 2
+
+
+def ring(size: int) -> list[tuple[int, int]]:
+    return [(number, (number + 1) % size) for number in range(size)]
+
+
+@pytest.mark.parametrize(
+    ("count", "edges"),
+    [(1, []), (2, [(0, 1)]), (3, []), (8, ring(8)), (5, [(0, k) for k in range(1, 5)])],
+)
+def test_nodes_are_apart_and_within_the_square(
+    count: int, edges: Sequence[tuple[int, int]]
+) -> None:
+    places = lay_out(count, edges)
+    assert places.shape == (count, 2)
+    assert (places >= -1e-9).all()
+    assert (places <= 1 + 1e-9).all()
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2)
+    assert count == 1 or apart[~np.eye(count, dtype=bool)].min() > 0.1
+    assert np.array_equal(places, lay_out(count, edges))
+
+
+def test_linked_nodes_lie_nearer_than_others() -> None:
+    two_rings = [*ring(4), *((a + 4, b + 4) for a, b in ring(4)), (0, 4)]
+    places = lay_out(8, two_rings)
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2)
+    assert apart[:4, :4].mean() < apart[:4, 4:].mean()
+
+
+def test_a_tree_keeps_the_strongest_links() -> None:
+    assert strongest_tree(3, [(0, 1), (1, 2), (0, 2)], [0.5, 0.9, 0.8]) == {1, 2}
+
+
+def test_the_weakest_link_is_dashed_and_scored(make_group: MadeGroup) -> None:
+    drawing = draw_group(make_group(size=4))
+    assert len(marks(drawing, "edge")) == 3
+    assert len(marks(drawing, "weakest")) == 1
+    assert [one.text for one in marks(drawing, "weakest-score")] == ["0.880"]
+    assert [one.text for one in marks(drawing, "node-name")] == ["A", "B", "C", "D"]
+
+
+def test_a_great_group_is_drawn_in_part_and_keeps_together(make_group: MadeGroup) -> None:
+    group = make_group(size=40)
+    names = [one.document_id for one in group.identities]
+    every = tuple(Link(a, b, 0.6) for n, a in enumerate(names) for b in names[n + 1 :])
+    drawing = draw_group(replace(group, links=(*group.links, *every)))
+    assert len(marks(drawing, "node")) == MOST_NODES
+    assert len(marks(drawing, "edge")) == MOST_EDGES
+
+
+def test_a_dispute_is_ringed(make_group: MadeGroup) -> None:
+    group = make_group(size=2)
+    disputed = replace(group.identities[0], disputes=1)
+    assert not marks(draw_group(group), "dispute")
+    assert (
+        len(
+            marks(draw_group(replace(group, identities=(disputed, group.identities[1]))), "dispute")
+        )
+        == 1
+    )

@@ -1,0 +1,239 @@
+"""The page: whole, self-contained, inert, small, and without a face unless asked."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.matching.thresholds import Rate
+from engine.sweeps.model import Group, GroupKind, Identity, Scope, SweepTerms
+from engine.sweeps.report.contents import Judged, ReportInput
+from engine.sweeps.report.page import render_report, write_report
+from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
+from engine.sweeps.summary import summarise
+
+Made = Callable[..., ReportInput]
+MadeGroup = Callable[..., Group]
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+HARMFUL = "<img src=x onerror=alert(1)></script></style>\"'&{{ 7*7 }}"
+JPEG = b"\xff\xd8\xff\xe0 not a face"
+
+
+class Reading(HTMLParser):
+    """Tags in order, attributes, text by tag; fails where tags do not nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes.extend((tag, name, value or "") for name, value in attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, found, value in self.attributes if found == name]
+
+    def text(self) -> str:
+        words = " ".join(data for tag, data in self.texts if tag not in {"style", "script"})
+        return " ".join(words.split())
+
+
+def test_the_page_nests_and_its_links_lead_somewhere(make_contents: Made) -> None:
+    page = Reading(render_report(make_contents()))
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    for tag, name, value in page.attributes:
+        if name == "href":
+            assert tag == "a"
+            assert value.removeprefix("#") in ids
+        if name == "aria-labelledby":
+            assert value in ids
+    assert page.tags["h1"] == page.tags["main"] == 1
+
+
+def test_nothing_is_loaded_from_anywhere(make_contents: Made) -> None:
+    source = render_report(make_contents())
+    page = Reading(source)
+    assert page.tags.keys().isdisjoint({"link", "iframe", "object", "embed", "base", "form", "img"})
+    assert not page.values("src")
+    assert "url(" not in source
+    assert "@import" not in source
+    assert not re.search(r"https?://", source)
+
+
+def test_the_policy_allows_this_style_and_this_script_alone(make_contents: Made) -> None:
+    page = Reading(render_report(make_contents()))
+    policy = next(value for value in page.values("content") if "default-src" in value)
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        (text,) = [data for found, data in page.texts if found == tag]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not page.values("style")
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+
+
+def test_what_operators_named_is_inert(make_contents: Made, make_group: MadeGroup) -> None:
+    group = make_group(outlet=HARMFUL)
+    contents = make_contents(
+        group,
+        carrier_names={"north": HARMFUL},
+        cases={group.key: HARMFUL},
+    )
+    page = Reading(render_report(contents))
+    assert page.tags["img"] == 0
+    assert page.tags["script"] == page.tags["style"] == 1
+    assert "alert(1)" in page.text()
+    assert "{{ 7*7 }}" in page.text()
+
+
+def test_a_name_written_from_right_to_left_stays_by_itself(
+    make_contents: Made, make_group: MadeGroup
+) -> None:
+    name = "\u202eمنفذ\u2069\u202c 7"
+    page = Reading(render_report(make_contents(make_group(outlet=name))))
+    told = [(tag, text) for tag, text in page.texts if "منفذ" in text]
+    assert {tag for tag, _ in told} <= {"bdi", "text", "title"}
+    for tag, text in told:
+        if tag != "bdi":
+            assert "\u202e" not in text
+            assert text.count("\u2068") == text.count("\u2069") > 0
+
+
+def test_no_face_is_in_it_unless_asked(make_contents: Made, make_group: MadeGroup) -> None:
+    group = make_group(size=3)
+    plain = Reading(render_report(make_contents(group)))
+    assert plain.tags["img"] == 0
+    crops = {"g-d0": JPEG, "g-d1": b"<svg onload=alert(1)>", "somebody else": JPEG}
+    page = Reading(render_report(make_contents(group, crops=crops)))
+    encoded = base64.b64encode(JPEG).decode()
+    assert page.values("src") == [f"data:image/jpeg;base64,{encoded}"]
+    assert page.values("alt") == ["Aligned face of A"]
+    assert "This file shows faces." in page.text()
+
+
+def test_ten_thousand_groups_take_less_than_five_megabytes(
+    make_contents: Made, make_group: MadeGroup, tmp_path: Path
+) -> None:
+    groups = [
+        make_group(f"{'0' * 28}{number:08}", 20, f"outlet {number}") for number in range(10**4)
+    ]
+    crops = {
+        one.document_id: JPEG * 500 for group in groups[:MOST_CARDS] for one in group.identities
+    }
+    path = tmp_path / "report.html"
+    write_report(path, make_contents(*groups, crops=crops))
+    assert path.stat().st_size < 5_000_000
+    assert path.stat().st_mode & 0o777 == 0o600
+    page = Reading(path.read_text("utf-8"))
+    assert page.tags["article"] == MOST_CARDS
+    assert f"{10**4 - MOST_ROWS:,} further groups with lower risk" in page.text()
+
+
+def test_the_same_contents_give_the_same_page(make_contents: Made, make_group: MadeGroup) -> None:
+    groups = [make_group("one", 7), make_group("two", 30)]
+    assert render_report(make_contents(*groups)) == render_report(make_contents(*groups))
+
+
+def test_a_sweep_that_found_nothing_says_so(make_contents: Made) -> None:
+    contents = make_contents()
+    nothing = replace(contents, groups=(), scores=np.empty(0, np.float32), summary=summarise([]))
+    text = Reading(render_report(nothing)).text()
+    assert "No group was found" in text
+    assert "No line belongs to a group" in text
+    assert "0 pairs under different documents" in text
+
+
+def test_an_empty_gallery_makes_a_report(make_contents: Made) -> None:
+    contents = make_contents()
+    sweep = replace(contents.sweep, references=0, comparisons=0, seconds=0.0, sequence=0)
+    empty = replace(
+        contents,
+        sweep=sweep,
+        groups=(),
+        scores=np.empty(0, np.float32),
+        summary=summarise([]),
+        chance=replace(contents.chance, false_pairs=Rate(0.0, 0.0, 0.0)),
+    )
+    assert "0 references" in Reading(render_report(empty)).text()
+
+
+def test_a_model_without_calibration_is_told(make_contents: Made) -> None:
+    text = Reading(render_report(make_contents(chance=None))).text()
+    assert "The model has no calibration" in text
+    assert "sosie calibrate" in text
+
+
+def test_what_was_swept_is_stated(make_contents: Made) -> None:
+    contents = make_contents()
+    sweep = replace(
+        contents.sweep,
+        terms=SweepTerms(threshold=0.5, scope=Scope.NEW),
+        same_document_pairs=17,
+        excepted_pairs=1,
+    )
+    judged = Judged(pairs=40, precision=Rate(0.9, 0.77, 0.96))
+    text = Reading(render_report(replace(contents, sweep=sweep, judged=judged))).text()
+    for told in (
+        "at sequence 44,722",
+        "0.5000 (cosine",
+        "12.5 s (80,000,000 comparisons a second)",
+        "17 pairs within one document",
+        "1 pair that people found to be twins or mistakes",
+        "new since the last sweep",
+        "40 pairs so far",
+        "90 % (95 % interval 77 % to 96 %)",
+    ):
+        assert told in text
+
+
+def test_a_group_shows_its_reasons_weakest_link_and_case(
+    make_contents: Made, make_group: MadeGroup
+) -> None:
+    group = make_group(size=3)
+    text = Reading(render_report(make_contents(group, cases={group.key: "case-9"}))).text()
+    assert "3 documents with one face" in text
+    assert "Weakest link B\N{EN DASH}C, score 0.890; highest 0.900." in text
+    assert "case case-9" in text
+
+
+def test_a_group_without_links_is_shown_without_graph(make_contents: Made) -> None:
+    document = Group(
+        key="d", kind=GroupKind.ONE_DOCUMENT, identities=(Identity("doc", (1,)),), links=(),
+        weakest=None, risk=15.0, terms=(),
+    )  # fmt: skip
+    page = Reading(render_report(make_contents(document)))
+    assert "joined by their document" in page.text()
+    assert "One document, many faces" in page.text()
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.499, 0.6, 0.995, 1.0])
+def test_any_threshold_makes_a_report(make_contents: Made, threshold: float) -> None:
+    contents = make_contents()
+    sweep = replace(contents.sweep, terms=SweepTerms(threshold=threshold))
+    scores = np.linspace(threshold, 1, 50, dtype=np.float32)
+    Reading(render_report(replace(contents, sweep=sweep, scores=scores)))

@@ -1,0 +1,255 @@
+"""Clusters that no chain holds together."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from engine.sweeps.clustering import Cluster, _merge, _Ties, cluster_links
+from engine.sweeps.linking import LinkTable
+
+Scores = dict[tuple[int, int], float]
+
+
+def table(links: Scores) -> LinkTable:
+    """A table of these links, in the order given."""
+    ends = np.array(list(links), np.int64).reshape(-1, 2)
+    return LinkTable.of(ends[:, 0], ends[:, 1], np.array(list(links.values()), np.float32))
+
+
+def members(links: Scores) -> list[list[int]]:
+    return [cluster.members.tolist() for cluster in cluster_links(table(links))]
+
+
+def clique(nodes: range | list[int], score: float = 0.8) -> Scores:
+    return dict.fromkeys(combinations(nodes, 2), score)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Scores:
+    """Few nodes, any links, scores that are often equal."""
+    size = draw(st.integers(2, 9))
+    pairs = list(combinations(range(size), 2))
+    chosen = draw(st.lists(st.sampled_from(pairs), unique=True, min_size=1))
+    scores = st.sampled_from([0.5, 0.6, 0.625, 0.75, 0.875, 1.0])
+    return {pair: draw(scores) for pair in chosen}
+
+
+@st.composite
+def doubtful(draw: st.DrawFn) -> tuple[Scores, Scores]:
+    """Links, and pairs that are near: of what is no link, some."""
+    links = draw(graphs())
+    nodes = sorted({one for pair in links for one in pair})
+    others = [pair for pair in combinations(nodes, 2) if pair not in links]
+    near = draw(st.lists(st.sampled_from(others), unique=True)) if others else []
+    return links, dict.fromkeys(near, 0.45)
+
+
+def test_two_strangers_linked_through_a_third_are_split_at_the_weaker_link() -> None:
+    links = {(1, 2): 0.9, (2, 3): 0.8}
+    (cluster,) = cluster_links(table(links))
+    assert cluster.members.tolist() == [1, 2]
+    assert (cluster.severed.left.tolist(), cluster.severed.right.tolist()) == ([2], [3])
+
+
+def test_a_long_chain_falls_into_pairs() -> None:
+    assert all(len(one) == 2 for one in members({(i, i + 1): 0.9 - i / 100 for i in range(40)}))
+
+
+def test_a_ring_that_lacks_a_few_links_is_one_cluster() -> None:
+    links = clique(range(8))
+    for missing in ((0, 7), (1, 6), (2, 5)):
+        del links[missing]
+    assert members(links) == [list(range(8))]
+
+
+def test_two_rings_with_a_bridge_stay_two() -> None:
+    links = clique(range(5)) | clique(range(5, 10)) | {(4, 5): 0.99, (3, 6): 0.99}
+    assert members(links) == [list(range(5)), list(range(5, 10))]
+
+
+def test_a_pair_that_is_near_parts_nobody_and_one_that_is_not_does() -> None:
+    links = {(1, 2): 0.9, (2, 3): 0.8}
+    (cluster,) = cluster_links(table(links), table({(1, 3): 0.55}))
+    assert cluster.members.tolist() == [1, 2, 3]
+    assert len(cluster.links) == 2
+    assert len(cluster.severed) == 0
+    longer = links | {(3, 4): 0.7}
+    (cluster,) = cluster_links(table(longer), table({(1, 3): 0.55, (2, 4): 0.55}))
+    assert cluster.members.tolist() == [1, 2, 3]
+
+
+def test_a_look_alike_with_the_best_score_of_all_takes_nobody_out_of_their_ring() -> None:
+    links = clique(range(5), 0.7) | clique(range(5, 10), 0.7) | {(4, 5): 0.99}
+    assert members(links) == [list(range(5)), list(range(5, 10))]
+
+
+def test_a_look_alike_of_one_member_is_not_carried_along() -> None:
+    # The best link of all leads to the stranger 9, who looks like two of six.
+    links = clique(range(6), 0.7) | {(0, 9): 0.95, (1, 9): 0.9}
+    assert members(links) == [list(range(6))]
+
+
+def test_whoever_was_taken_out_goes_where_they_are_linked() -> None:
+    # 20 is best linked to one of the first ring, and to all of the second.
+    links = clique(range(6), 0.7) | clique(range(10, 15), 0.7)
+    links |= {(0, 20): 0.95} | {(i, 20): 0.7 for i in range(10, 15)}
+    assert members(links) == [list(range(6)), [10, 11, 12, 13, 14, 20]]
+
+
+@given(graphs(), st.randoms(use_true_random=False))
+def test_the_order_of_links_and_of_their_ends_does_not_matter(links: Scores, random) -> None:  # type: ignore[no-untyped-def]
+    rows = list(links.items())
+    random.shuffle(rows)
+    turned = {(pair if random.random() < 0.5 else pair[::-1]): score for pair, score in rows}
+    assert describe(cluster_links(table(turned))) == describe(cluster_links(table(links)))
+
+
+@given(doubtful())
+def test_every_member_is_linked_to_more_of_the_others_than_it_is_not(
+    drawn: tuple[Scores, Scores],
+) -> None:
+    links, near = drawn
+    for cluster in cluster_links(table(links), table(near)):
+        everybody = cluster.members.tolist()
+        for one in everybody:
+            pairs = [tuple(sorted((one, other))) for other in everybody if other != one]
+            linked = sum(pair in links for pair in pairs)
+            assert linked > sum(pair not in links and pair not in near for pair in pairs)
+
+
+@given(doubtful())
+def test_links_alone_hold_a_cluster_together(drawn: tuple[Scores, Scores]) -> None:
+    for cluster in cluster_links(*map(table, drawn)):
+        reached, grown = {int(cluster.members[0])}, True
+        while grown:
+            ends = zip(cluster.links.left.tolist(), cluster.links.right.tolist(), strict=True)
+            more = {one for pair in ends if reached & set(pair) for one in pair}
+            grown = not more <= reached
+            reached |= more
+        assert reached == set(cluster.members.tolist())
+
+
+@given(doubtful())
+@settings(max_examples=300)
+def test_nothing_is_to_be_gained_by_moving_one_or_merging_two(
+    drawn: tuple[Scores, Scores],
+) -> None:
+    links, near = drawn
+    clusters = [set(each.members.tolist()) for each in cluster_links(table(links), table(near))]
+    everybody = {one for pair in links for one in pair}
+    clusters += [{one} for one in everybody - set().union(*clusters)]
+
+    def agree(parts: list[set[int]]) -> int:
+        """Linked pairs within, less those within that are neither linked nor near."""
+        within = [pair for part in parts for pair in combinations(sorted(part), 2)]
+        return sum(1 if pair in links else -1 for pair in within if pair not in near)
+
+    best = agree(clusters)
+    for source in clusters:
+        for target in [*clusters, set()]:
+            if target is source:
+                continue
+            rest = [each for each in clusters if each not in (source, target)]
+            assert agree([*rest, source | target]) <= best
+            for one in source:
+                assert agree([*rest, source - {one}, target | {one}]) <= best
+
+
+@given(doubtful())
+def test_no_link_is_lost_and_nobody_is_in_two_clusters(drawn: tuple[Scores, Scores]) -> None:
+    links = drawn[0]
+    clusters = cluster_links(*map(table, drawn))
+    everybody = [one for cluster in clusters for one in cluster.members.tolist()]
+    assert len(everybody) == len(set(everybody))
+    told = {
+        pair
+        for cluster in clusters
+        for part in (cluster.links, cluster.severed)
+        for pair in zip(part.left.tolist(), part.right.tolist(), strict=True)
+    }
+    assert told == set(links)
+    for cluster in clusters:
+        own = set(cluster.members.tolist())
+        assert set(cluster.links.left.tolist()) | set(cluster.links.right.tolist()) == own
+        for pair in zip(cluster.severed.left, cluster.severed.right, strict=True):
+            assert len(own & {int(one) for one in pair}) == 1
+
+
+@given(graphs())
+@settings(max_examples=300)
+def test_merging_all_best_partners_at_once_is_merging_the_best_pair_again_and_again(
+    links: Scores,
+) -> None:
+    size = 1 + max(max(pair) for pair in links)
+    ends = np.array(list(links), np.int64)
+    steps = np.rint(np.array(list(links.values())) * (1 << 24)).astype(np.int64)
+    ones = np.ones_like(steps)
+    ties = _Ties(ends[:, 0], ends[:, 1], ones, steps, 0 * ones)
+    at_once = _merge(np.arange(size), ties)
+    assert at_once.tolist() == merge_greedily(size, links)
+
+
+def test_a_million_links_at_random_make_small_clusters_of_their_best() -> None:
+    rng = np.random.default_rng(5)
+    left, right = rng.integers(0, 40_000, (2, 50_000))
+    scores = rng.uniform(0.5, 0.7, 50_000).astype(np.float32)
+    kept = left != right
+    clusters = cluster_links(LinkTable.of(left[kept], right[kept], scores[kept]))
+    sizes = np.array([len(cluster.members) for cluster in clusters])
+    assert sizes.min() == 2
+    assert sizes.max() <= 4
+
+
+def test_no_links_make_no_clusters() -> None:
+    assert members({}) == []
+
+
+def describe(clusters: list[Cluster]) -> list[list[object]]:
+    return [
+        [
+            cluster.members.tolist(),
+            *(
+                [part.left.tolist(), part.right.tolist(), part.scores.tolist()]
+                for part in (cluster.links, cluster.severed)
+            ),
+        ]
+        for cluster in clusters
+    ]
+
+
+def merge_greedily(size: int, links: Scores) -> list[int]:
+    """The definition, word by word: the one best pair of clusters, until none may merge."""
+    clusters: list[tuple[int, ...]] = [(one,) for one in range(size)]
+
+    def weigh(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[Fraction, Fraction]:
+        scores = [
+            Fraction(links[min(a, b), max(a, b)])
+            for a in one
+            for b in other
+            if (min(a, b), max(a, b)) in links
+        ]
+        share = Fraction(len(scores), len(one) * len(other))
+        return share, sum(scores, Fraction(0)) / len(scores) if scores else Fraction(0)
+
+    while True:
+        candidates = [
+            (-share, -mean, one[0], other[0], one, other)
+            for one, other in combinations(sorted(clusters), 2)
+            for share, mean in [weigh(one, other)]
+            if share > Fraction(1, 2)
+        ]
+        if not candidates:
+            break
+        *_, one, other = min(candidates)
+        clusters = [each for each in clusters if each not in (one, other)]
+        clusters.append(tuple(sorted(one + other)))
+    labels: NDArray[np.int64] = np.empty(size, np.int64)
+    for cluster in clusters:
+        labels[list(cluster)] = min(cluster)
+    return labels.tolist()

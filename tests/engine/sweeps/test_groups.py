@@ -1,0 +1,164 @@
+"""Groups of one face with many documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.sweeps.groups import ListedFacts, find_weakest, group_faces, group_key
+from engine.sweeps.model import Group, GroupKind, Identity, Link, PairTable
+
+THRESHOLD = 0.6
+
+
+def identity(number: int, *more: int) -> Identity:
+    """The document of reference `number`, and of others."""
+    return Identity(f"doc-{number:03d}", (number, *more))
+
+
+def pairs(scores: dict[tuple[int, int], float]) -> PairTable:
+    ends = np.array(list(scores), np.int64).reshape(-1, 2)
+    return PairTable(ends[:, 0], ends[:, 1], np.array(list(scores.values()), np.float32))
+
+
+def ids(group: Group) -> list[str]:
+    return [one.document_id for one in group.identities]
+
+
+def test_a_group_names_its_documents_links_and_weakest_link() -> None:
+    facts = ListedFacts([identity(number) for number in range(5)])
+    scores = {(1, 2): 0.9, (2, 3): 0.8, (1, 3): 0.7}
+    (group,) = group_faces(pairs(scores), THRESHOLD, facts)
+    assert group.kind is GroupKind.ONE_FACE
+    assert ids(group) == ["doc-001", "doc-002", "doc-003"]
+    assert [(link.left, link.right) for link in group.links] == [
+        ("doc-001", "doc-002"),
+        ("doc-002", "doc-003"),
+        ("doc-001", "doc-003"),
+    ]
+    # Without 2-3 the third still hangs on 1-3, but only by the lesser score.
+    assert group.weakest == group.links[1]
+    assert group.key == group_key(GroupKind.ONE_FACE, ids(group))
+    assert group.risk == sum(term.points for term in group.terms)
+
+
+def test_a_document_with_several_references_is_one_identity() -> None:
+    facts = ListedFacts([identity(1, 7), identity(2)])
+    (group,) = group_faces(pairs({(1, 7): 0.9, (2, 7): 0.8}), THRESHOLD, facts)
+    assert [one.reference_ids for one in group.identities] == [(1, 7), (2,)]
+    assert len(group.links) == 1
+
+
+def test_a_severed_link_is_shown_with_the_group_and_not_followed() -> None:
+    facts = ListedFacts([identity(number) for number in range(4)])
+    (group,) = group_faces(pairs({(1, 2): 0.9, (2, 3): 0.8}), THRESHOLD, facts)
+    assert ids(group) == ["doc-001", "doc-002"]
+    assert [(link.left, link.right) for link in group.severed] == [("doc-002", "doc-003")]
+
+
+def test_judged_pairs_are_not_linked_and_a_group_of_them_alone_vanishes() -> None:
+    people = [identity(number) for number in range(4)]
+    twins = frozenset({("doc-001", "doc-002")})
+    assert group_faces(pairs({(1, 2): 0.9}), THRESHOLD, ListedFacts(people, twins)) == []
+    scores = {(1, 2): 0.95, (2, 3): 0.9, (1, 3): 0.8}
+    (group,) = group_faces(pairs(scores), THRESHOLD, ListedFacts(people, twins))
+    # Nobody is both of two persons.
+    assert ids(group) == ["doc-002", "doc-003"]
+
+
+def test_who_is_erased_meanwhile_holds_no_group_together() -> None:
+    class Erasing(ListedFacts):
+        def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
+            known = super().identities_of(reference_ids)
+            return [one for one in known if one.document_id != "doc-002"]
+
+    facts = Erasing([identity(number) for number in range(6)])
+    scores = {(1, 2): 0.9, (2, 3): 0.9, (1, 3): 0.7, (2, 4): 0.8, (3, 5): 0.65}
+    (group,) = group_faces(pairs(scores), THRESHOLD, facts)
+    assert ids(group) == ["doc-001", "doc-003"]
+    assert group_faces(pairs({(1, 2): 0.9}), THRESHOLD, facts) == []
+
+
+def test_only_groups_with_a_link_of_something_fresh_are_news() -> None:
+    facts = ListedFacts([identity(number) for number in range(8)])
+    old = {(1, 2): 0.9, (3, 4): 0.9}
+    new = {(3, 6): 0.8, (4, 6): 0.8}
+    (group,) = group_faces(pairs(old | new), THRESHOLD, facts, fresh=np.array([6, 7]))
+    assert ids(group) == ["doc-003", "doc-004", "doc-006"]
+
+
+def test_no_pairs_and_no_people_make_no_groups() -> None:
+    assert group_faces(pairs({}), THRESHOLD, ListedFacts([])) == []
+    assert group_faces(pairs({}), THRESHOLD, ListedFacts([identity(1)])) == []
+
+
+@given(st.permutations(range(12)), st.permutations(range(12)))
+def test_neither_the_order_of_pairs_nor_the_numbers_of_documents_change_a_group(
+    order: list[int], listing: list[int]
+) -> None:
+    rings = [range(4), range(4, 6), range(6, 12)]
+    scores = {
+        pair: 0.61 + 0.3 * ((7 * pair[0] + 5 * pair[1]) % 11) / 11
+        for ring in rings
+        for pair in combinations(ring, 2)
+    }
+    people = [identity(number) for number in range(12)]
+    expected = group_faces(pairs(scores), THRESHOLD, ListedFacts(people))
+    assert [len(group.identities) for group in expected] == [6, 4, 2]
+    rows = sorted(scores.items(), key=lambda item: order[item[0][0]] * 12 + order[item[0][1]])
+    facts = ListedFacts([people[number] for number in listing])
+    assert group_faces(pairs(dict(rows)), THRESHOLD, facts) == expected
+
+
+def test_a_key_is_of_kind_and_members_alone() -> None:
+    key = group_key(GroupKind.ONE_FACE, ["a", "b"])
+    assert key == group_key(GroupKind.ONE_FACE, ["b", "a"])
+    assert len(key) == 32
+    others = {
+        group_key(GroupKind.RESALE_RING, ["a", "b"]),
+        group_key(GroupKind.ONE_FACE, ["a", "b", "c"]),
+        group_key(GroupKind.ONE_FACE, ["a"], ["b"]),
+    }
+    assert len(others | {key}) == 4
+
+
+def test_a_group_is_known_again_when_its_lines_change() -> None:
+    people = [identity(1), identity(2)]
+    (before,) = group_faces(pairs({(1, 2): 0.9}), THRESHOLD, ListedFacts(people))
+    disputed = [replace(one, disputes=1) for one in people]
+    (after,) = group_faces(pairs({(1, 2): 0.8}), THRESHOLD, ListedFacts(disputed))
+    assert after.key == before.key
+    assert after.risk != before.risk
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(list(combinations("abcdef", 2))), st.sampled_from([0.6, 0.7, 0.8, 0.9])
+    )
+)
+def test_without_links_below_the_weakest_a_group_holds_and_without_it_too_it_falls_apart(
+    scores: dict[tuple[str, str], float],
+) -> None:
+    links = [Link(left, right, score) for (left, right), score in scores.items()]
+    weakest = find_weakest(links)
+    assert (weakest is None) == (not links)
+    if weakest is None:
+        return
+    above = [link for link in links if link.score > weakest.score]
+    level = [link for link in links if link.score >= weakest.score]
+    assert count_parts(links, level) == count_parts(links, links)
+    assert count_parts(links, above) > count_parts(links, links)
+
+
+def count_parts(everyone: Sequence[Link], links: Sequence[Link]) -> int:
+    parts = [{key} for key in {key for link in everyone for key in (link.left, link.right)}]
+    for link in links:
+        touched = [part for part in parts if link.left in part or link.right in part]
+        parts = [part for part in parts if part not in touched]
+        parts.append(set().union(*touched))
+    return len(parts)

@@ -1,0 +1,138 @@
+"""Points for a rank: stated, and more never brings less."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.sweeps.model import Group, GroupKind, Identity, LineFact
+from engine.sweeps.risk import (
+    BURST,
+    SCALES,
+    TERMS,
+    assess_events,
+    assess_faces,
+    count_burst,
+    points_of,
+    rank,
+    total_of,
+)
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+THRESHOLD = 0.6
+
+moments = st.integers(0, 40).map(lambda days: START + timedelta(days=days))
+
+
+@st.composite
+def identities(draw: st.DrawFn) -> list[Identity]:
+    """A group's, with lines at few carriers and outlets."""
+    sellers = st.tuples(st.sampled_from("AB"), st.sampled_from("123"))
+    people = []
+    for number in range(draw(st.integers(2, 5))):
+        lines = tuple(
+            LineFact(f"{number}-{line}", *draw(sellers), draw(moments), "active")
+            for line in range(draw(st.integers(0, 3)))
+        )
+        people.append(Identity(f"d{number}", (number,), lines, draw(st.integers(0, 2))))
+    return people
+
+
+@pytest.mark.parametrize("name", sorted(SCALES))
+def test_a_scale_rises_in_value_and_never_falls_in_points(name: str) -> None:
+    for (low, low_points), (high, high_points) in pairwise(SCALES[name]):
+        assert low < high
+        assert low_points <= high_points
+    assert SCALES[name][0][1] == 0
+
+
+@pytest.mark.parametrize("kind", GroupKind)
+def test_the_terms_of_a_kind_bring_100_points_together(kind: GroupKind) -> None:
+    assert sum(SCALES[name][-1][1] for name in TERMS[kind]) == 100
+
+
+@given(st.sampled_from(sorted(SCALES)), st.floats(-5, 50), st.floats(0, 50))
+def test_more_never_brings_less(name: str, value: float, more: float) -> None:
+    assert points_of(name, value + more) >= points_of(name, value) >= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "points"),
+    [("identities", 1, 0), ("identities", 4, 21), ("identities", 99, 35), ("score", 0.25, 7.5)],
+)
+def test_points_lie_on_straight_lines_between_what_is_stated(
+    name: str, value: float, points: float
+) -> None:
+    assert points_of(name, value) == points
+
+
+@given(identities(), st.floats(0.6, 1), moments, st.sampled_from("ABC"), st.sampled_from("1234"))
+def test_one_more_of_anything_never_lowers_a_group(
+    people: list[Identity], weakest: float, moment: datetime, carrier: str, outlet: str
+) -> None:
+    before = total_of(assess_faces(people, weakest, THRESHOLD))
+    first, *others = people
+    line = LineFact("more", carrier, outlet, moment, "active")
+    richer = [
+        [*people, Identity("more", (99,))],
+        [replace(first, lines=(*first.lines, line)), *others],
+        [replace(first, disputes=first.disputes + 1), *others],
+    ]
+    for more in richer:
+        assert total_of(assess_faces(more, weakest, THRESHOLD)) >= before
+    assert total_of(assess_faces(people, min(weakest + 0.1, 1.0), THRESHOLD)) >= before
+
+
+def test_every_term_is_stated_with_what_was_counted() -> None:
+    lines = tuple(
+        LineFact(f"l{number}", carrier, "shop", START + timedelta(days=days), "active")
+        for number, (carrier, days) in enumerate([("A", 0), ("B", 6), ("A", 30)])
+    )
+    terms = assess_faces(
+        [Identity("a", (1,), lines, disputes=1), Identity("b", (2,))], 0.8, THRESHOLD
+    )
+    assert [(term.name, term.value) for term in terms] == [
+        ("identities", 2),
+        ("carriers", 2),
+        ("outlets", 2),
+        ("burst", 2),
+        ("score", pytest.approx(0.5)),
+        ("disputes", 1),
+    ]
+    assert all(term.points == points_of(term.name, term.value) for term in terms)
+
+
+def test_an_outlet_is_one_of_its_carrier() -> None:
+    terms = assess_events(
+        GroupKind.RESALE_RING, 3, [("A", "shop"), ("B", "shop"), ("A", "shop")], [START], 0
+    )
+    values = {term.name: term.value for term in terms}
+    assert (values["carriers"], values["outlets"]) == (2, 2)
+
+
+@given(st.lists(moments, max_size=12))
+def test_a_burst_is_the_fullest_window(found: list[datetime]) -> None:
+    fullest = max((sum(one <= x <= one + BURST for x in found) for one in found), default=0)
+    assert count_burst(found) == fullest
+
+
+@given(st.permutations(range(6)))
+def test_a_rank_does_not_depend_on_the_order_before(order: list[int]) -> None:
+    def group(number: int) -> Group:
+        return Group(
+            key=f"{number}",
+            kind=GroupKind.ONE_FACE,
+            identities=tuple(Identity(f"{i}", (i,)) for i in range(2 + number % 2)),
+            links=(),
+            weakest=None,
+            risk=float(number // 3),
+            terms=(),
+        )
+
+    ranked = [one.key for one in rank(group(number) for number in order)]
+    assert ranked == ["3", "5", "4", "1", "0", "2"]

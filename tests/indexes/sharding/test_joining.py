@@ -1,0 +1,204 @@
+"""A join over shards is the join of one gallery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexes.base import Ids, Vectors
+from indexes.errors import CheckpointInvalid, SearchInvalid, ShardLost
+from indexes.gallery import Gallery
+from indexes.joining.coverage import Coverage, Roster
+from indexes.joining.join import JoinedGallery, Progress, join_gallery
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
+from indexes.sharding.host import open_local
+from indexes.sharding.joining import join_shards, plan_tiles
+from indexes.sharding.process import open_processes
+from indexes.sharding.shards import ShardedIndex, ShardPlan
+
+DIM, THRESHOLD = 64, 0.5
+CONFIG = SegmentsConfig(head_rows=64, fan=3)
+KINDS = [ShardPlan("exact8", DIM, 1, CONFIG), ShardPlan("flat", DIM, 1)]
+
+
+def crowd(seed: int, n: int) -> Vectors:
+    """Rows of which many are near another."""
+    chance = np.random.default_rng(seed)
+    rows = chance.standard_normal((n, DIM))
+    near = chance.integers(0, n, n // 5)
+    rows[chance.integers(0, n, n // 5)] = rows[near] + 0.7 * chance.standard_normal((n // 5, DIM))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Twins:
+    """One gallery in one piece and over shards."""
+
+    def __init__(self, index: ShardedIndex) -> None:
+        self.index = index
+        self.sharded = Gallery(index)
+        self.whole = Gallery(SegmentedIndex(DIM, CONFIG))
+
+    def add(self, ids: Ids, rows: Vectors) -> None:
+        for gallery in (self.sharded, self.whole):
+            gallery.add(ids, rows, gallery.sequence + 1)
+
+    def remove(self, ids: Ids) -> None:
+        for gallery in (self.sharded, self.whole):
+            gallery.remove(ids, gallery.sequence + 1)
+
+    def join(self, threshold: float = THRESHOLD, **options: object) -> JoinedGallery:
+        return join_shards(self.sharded, self.index, threshold, block_rows=70, **options)  # type: ignore[arg-type]
+
+    def assert_same(self, known: Ids | None = None, threshold: float = THRESHOLD) -> JoinedGallery:
+        expected = join_gallery(self.whole, threshold, known=known, tile_rows=100)
+        found = self.join(threshold, known=known)
+        assert np.array_equal(found.pairs.records, expected.pairs.records)
+        assert np.array_equal(found.ids, expected.ids)
+        assert found.sequence == expected.sequence
+        return found
+
+
+@pytest.mark.parametrize("plan", KINDS, ids=lambda plan: plan.kind)
+@pytest.mark.parametrize("shards", [1, 2, 3, 4])
+def test_all_pairs_and_new_ones_are_those_of_one_gallery(plan: ShardPlan, shards: int) -> None:
+    rows, ids = crowd(1, 900), np.random.default_rng(1).permutation(3000)[:900]
+    with open_local(plan, shards) as index:
+        twins = Twins(index)
+        twins.assert_same()
+        twins.add(ids[:600], rows[:600])
+        first = twins.assert_same()
+        assert len(first.pairs) > 50
+        twins.add(ids[600:], rows[600:])
+        twins.remove(ids[500:650])
+        assert len(twins.assert_same(known=first.ids).pairs) > 20
+        twins.assert_same()
+        twins.assert_same(known=np.empty(0, np.int64))
+        twins.assert_same(threshold=-0.05)
+
+
+def test_processes_join_as_threads_do() -> None:
+    rows, ids = crowd(2, 500), np.arange(500)
+    with open_processes(ShardPlan("exact8", DIM, 1, CONFIG), 2) as index:
+        twins = Twins(index)
+        twins.add(ids, rows)
+        assert len(twins.assert_same().pairs) > 20
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    n=st.integers(0, 200),
+    new=st.one_of(st.none(), st.integers(0, 200)),
+    shards=st.integers(1, 6),
+    block_rows=st.integers(1, 90),
+)
+def test_tiles_decide_on_every_pair_once_and_count_it(
+    n: int, new: int | None, shards: int, block_rows: int
+) -> None:
+    ids = np.arange(n) * 3
+    count = n if new is None else min(new, n)
+    sides = [Roster(part, part.view(np.uint64)) for part in (ids[:count], ids[count:])]
+    covered = Coverage(1, sides[0], None if new is None else sides[1])
+    tiles = list(plan_tiles(covered, shards, block_rows))
+    expected = count * (n - count) + count * (count - 1) // 2
+    if new is None:
+        expected = n * (n - 1) // 2
+    assert sum(tile.comparisons for tile in tiles) == expected
+    assert all(0 < len(tile.ids) <= block_rows for tile in tiles)
+
+
+def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path: Path) -> None:
+    rows, ids = crowd(3, 900), np.arange(900)
+    with open_local(KINDS[0], 3) as index:
+        twins = Twins(index)
+        twins.add(ids, rows)
+        expected = join_gallery(twins.whole, THRESHOLD).pairs.records
+        seen: list[int] = []
+
+        def stop(progress: Progress) -> None:
+            seen.append(progress.tiles_done)
+            if progress.tiles_done % 5 == 0 and seen[-2:-1] not in ([], [-1]):
+                raise KeyboardInterrupt
+
+        for _ in range(40):
+            try:
+                found = twins.join(checkpoint=tmp_path / "kept", progress=stop)
+            except KeyboardInterrupt:
+                seen.append(-1)
+                continue
+            break
+        assert np.array_equal(found.pairs.records, expected)
+        told = [tile for tile in seen if tile > 0]
+        assert len(told) - len(set(told)) <= seen.count(-1)
+        # What came and went meanwhile is not in it, and it says so.
+        sequence = twins.sharded.sequence
+        twins.add(ids[:50] + 5000, rows[:50])
+        twins.remove(ids[:100])
+        again = twins.join(checkpoint=tmp_path / "kept")
+        assert again.sequence == sequence
+        stays = (expected["left"] >= 100) & (expected["right"] >= 100)
+        assert np.array_equal(again.pairs.records, expected[stays])
+
+
+def test_references_that_come_and_go_meanwhile_leave_the_pairs_of_the_others() -> None:
+    rows, ids = crowd(4, 900), np.arange(900)
+    with open_local(KINDS[0], 2) as index:
+        twins = Twins(index)
+        twins.add(ids, rows)
+        everything = join_gallery(twins.whole, THRESHOLD).pairs.records
+
+        def change(progress: Progress) -> None:
+            start = 10 * progress.tiles_done
+            if start < 300:
+                twins.remove(ids[start : start + 10])
+                twins.add(ids[start : start + 10] + 5000, rows[start : start + 10])
+
+        found = twins.join(progress=change).pairs.records
+    assert set(found.tolist()) <= set(everything.tolist())
+    stays = (everything["left"] >= 300) & (everything["right"] >= 300)
+    assert set(everything[stays].tolist()) <= set(found.tolist())
+
+
+def test_a_checkpoint_of_other_shards_other_vectors_or_a_later_gallery_is_refused(
+    tmp_path: Path,
+) -> None:
+    rows, ids = crowd(5, 200), np.arange(200)
+
+    def begin(shards: int, vectors: Vectors, changes: int = 1) -> None:
+        with open_local(KINDS[0], shards) as index:
+            twins = Twins(index)
+            for part in np.array_split(ids, changes):
+                twins.add(part, vectors[part])
+            twins.join(checkpoint=tmp_path / "kept")
+
+    begin(2, rows, changes=3)
+    for shards, vectors, changes in ((3, rows, 3), (2, crowd(6, 200), 3), (2, rows, 2)):
+        with pytest.raises(CheckpointInvalid):
+            begin(shards, vectors, changes)
+    begin(2, rows, changes=4)
+
+
+def test_too_many_pairs_and_a_lost_shard_end_it() -> None:
+    rows, ids = crowd(7, 300), np.arange(300)
+    with open_local(KINDS[0], 2) as index:
+        twins = Twins(index)
+        twins.add(ids, rows)
+        with pytest.raises(SearchInvalid, match="more than 5 pairs"):
+            twins.join(limit=5)
+        index.shards[1].close()
+        with pytest.raises(ShardLost):
+            twins.join()
+
+
+def test_a_shard_gives_what_it_still_has() -> None:
+    rows, ids = crowd(8, 100), np.arange(100)
+    with open_local(KINDS[0], 1) as index:
+        index.add(ids, rows)
+        index.remove(ids[::2])
+        held, vectors = index.shards[0].held(ids).result()
+        assert np.array_equal(held, ids[1::2])
+        assert np.array_equal(vectors, rows[1::2])

@@ -1,0 +1,211 @@
+"""`/v1/cases`: the queue, a case with its history, the steps of people, four eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serving.api.codec import JSON, MSGPACK
+from serving.api.schemas.cases import CaseAnswer, CasesAnswer, CaseShown
+
+QUEUE = "/v1/cases"
+MSISDN = "+8613800138000"
+UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
+
+Open = Callable[..., str]
+
+
+@pytest.fixture
+def dispute(faces: dict[str, bytes]) -> Callable[..., str]:
+    """`dispute(service)`: the astronaut disputes their line; the id of the case."""
+
+    def make(service: Any) -> str:
+        document = {"type": "cn-ric", "number": "110105199003071239"}
+        body = {"document": document, "probe": {"image": faces["later"]}}
+        answer = service.ask("POST", f"/v1/lines/{MSISDN}/dispute", key="fraud", body=body)
+        return str(service.read(answer)["case_id"])
+
+    return make
+
+
+def step(service: Any, case: str, name: str, key: str = "fraud", **body: Any) -> Any:
+    given = body or None
+    return service.ask("POST", f"{QUEUE}/{case}/{name}", key=key, body=given)
+
+
+def actor(service: Any, key: str) -> str:
+    return f"key:{service.keys[key].split('_')[1]}"
+
+
+def entries(service: Any, before: int) -> list[Any]:
+    return [record.entry for record in service.parts.store.audit_entries(before)]
+
+
+def test_the_queue_is_read_page_by_page_filtered_and_audited(
+    fresh: Any, open_case: Open, dispute: Open
+) -> None:
+    first, second = open_case(fresh), dispute(fresh)
+    before = fresh.parts.store.audit_head()[0]
+    seen, after = [], None
+    while True:
+        asked = {"limit": 1} | ({"after": after} if after else {})
+        page = fresh.read(fresh.ask("GET", QUEUE, key="fraud", params=asked))
+        CasesAnswer.model_validate(page)
+        seen += [case["case_id"] for case in page["cases"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert seen == [second, first]
+    kept = entries(fresh, before)
+    assert {one.action for one in kept} == {"cases.read"}
+    assert [one.detail for one in kept] == [{"cases": [one]} for one in seen] + [{"cases": []}]
+    assert step(fresh, first, "assign", assignee="me").status_code == 200
+
+    def found(**asked: str) -> list[str]:
+        page = fresh.read(fresh.ask("GET", QUEUE, key="fraud", params=asked))
+        return [case["case_id"] for case in page["cases"]]
+
+    assert found(state="open") == [second]
+    assert found(state="alive") == [second, first]
+    assert found(kind="dispute") == [second]
+    assert found(assignee="me") == [first]
+    assert found(assignee=actor(fresh, "second")) == []
+    assert found(state="assigned", kind="dispute") == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"state": "lost"},
+        {"limit": "0"},
+        {"limit": "201"},
+        {"limit": "many"},
+        {"after": "nothing"},
+        {"after": UNKNOWN},
+        {"kind": "x" * 65},
+        {"stat": "open"},
+    ],
+)
+def test_a_question_that_is_none_is_refused(service: Any, asked: dict[str, str]) -> None:
+    response = service.ask("GET", QUEUE, key="fraud", params=asked)
+    service.assert_refused(response, 400, "REQUEST.MALFORMED")
+
+
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+def test_a_case_is_read_with_its_history_and_masked_lines_and_audited(
+    fresh: Any, dispute: Open, enrolled: dict[str, Any], accept: str
+) -> None:
+    case = dispute(fresh)
+    before = fresh.parts.store.audit_head()[0]
+    path = f"{QUEUE}/{case}"
+    response = fresh.ask("GET", path, key="fraud", headers={"accept": accept})
+    shown = fresh.read(response)
+    CaseAnswer.model_validate(shown)
+    assert (shown["kind"], shown["origin"], shown["state"]) == ("dispute", "dispute", "open")
+    assert [note["kind"] for note in shown["notes"]] == ["opened"]
+    [document] = shown["documents"]
+    assert document["document_id"] == enrolled["document_id"]
+    [line] = document["lines"]
+    assert (line["number"], line["status"]) == ("••••••••••8000", "disputed")
+    assert b"13800138000" not in response.content
+    [entry] = entries(fresh, before)
+    assert (entry.action, entry.subject) == ("case.read", case)
+    assert entry.detail == {"documents": [enrolled["document_id"]]}
+
+
+def test_what_people_write_comes_back_as_they_wrote_it(fresh: Any, dispute: Open) -> None:
+    case = dispute(fresh)
+    texts = ["<script>alert('x')</script>", "שלום עולם", "=cmd|'/c calc'!A0", "两人\n相似"]
+    for text in texts:
+        shown = fresh.read(step(fresh, case, "notes", text=text))
+        CaseShown.model_validate(shown)
+    notes = fresh.read(fresh.ask("GET", f"{QUEUE}/{case}", key="fraud"))["notes"]
+    assert [note["text"] for note in notes if note["kind"] == "note"] == texts
+    assert {note["actor"] for note in notes[1:]} == {actor(fresh, "fraud")}
+
+
+def test_lines_are_closed_by_two_people(
+    fresh: Any, dispute: Open, enrolled: dict[str, Any]
+) -> None:
+    case = dispute(fresh)
+    found = {"outcome": "fraud", "close_lines": [enrolled["line_id"]]}
+    alone = step(fresh, case, "close", **found)
+    fresh.assert_refused(alone, 403, "CASE.FOUR_EYES")
+    proposed = fresh.read(step(fresh, case, "propose", **found))
+    assert proposed["state"] == "proposed"
+    assert proposed["proposal"]["by"] == actor(fresh, "fraud")
+    assert proposed["proposal"]["close_lines"] == found["close_lines"]
+    fresh.assert_refused(step(fresh, case, "close", **found), 403, "CASE.FOUR_EYES")
+    closed = fresh.read(step(fresh, case, "close", key="second", **found))
+    assert (closed["state"], closed["outcome"]) == ("closed", "fraud")
+    line = fresh.parts.store.lines_by_id([enrolled["line_id"]])[enrolled["line_id"]]
+    assert line.status.value == "closed"
+    again = step(fresh, case, "close", key="second", **found)
+    message = fresh.assert_refused(again, 409, "CASE.STATE")
+    assert message
+    history = fresh.read(fresh.ask("GET", f"{QUEUE}/{case}", key="fraud"))["notes"]
+    assert [one["kind"] for one in history] == ["opened", "proposed", "closed"]
+
+
+def test_every_step_is_answered_with_the_case_and_audited(fresh: Any, open_case: Open) -> None:
+    case = open_case(fresh)
+    before = fresh.parts.store.audit_head()[0]
+    other = actor(fresh, "second")
+    assert fresh.read(step(fresh, case, "assign", assignee=other))["assignee"] == other
+    back = step(fresh, case, "assign", assignee=None)
+    assert fresh.read(back)["assignee"] is None
+    assert fresh.read(step(fresh, case, "propose", outcome="twins"))["state"] == "proposed"
+    taken = fresh.read(step(fresh, case, "withdraw"))
+    assert (taken["state"], taken["proposal"]) == ("open", None)
+    closed = fresh.read(step(fresh, case, "close", outcome="mistake"))
+    assert (closed["state"], closed["outcome"]) == ("closed", "mistake")
+    kept = entries(fresh, before)
+    assert {one.subject for one in kept} == {case}
+    assert {one.actor for one in kept} == {actor(fresh, "fraud")}
+    assert len(kept) == 5
+    precision = fresh.read(fresh.ask("GET", "/v1/precision", key="fraud"))
+    # No sweep had found the pair.
+    assert precision == dict.fromkeys(("precision", "low", "high")) | {"judged": 0, "confirmed": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("assign", {}),
+        ("assign", {"assignee": ""}),
+        ("assign", {"assignee": "me", "state": "closed"}),
+        ("notes", {"text": ""}),
+        ("notes", {"text": "x" * 4001}),
+        ("notes", {"text": "a\0b"}),
+        ("propose", {"outcome": "guilty"}),
+        ("propose", {"outcome": "fraud", "close_lines": "all"}),
+        ("close", {"outcome": "fraud", "close_lines": [UNKNOWN] * 201}),
+        ("close", {}),
+    ],
+)
+def test_a_step_that_is_none_is_refused(service: Any, name: str, body: dict[str, Any]) -> None:
+    response = service.ask("POST", f"{QUEUE}/{UNKNOWN}/{name}", key="fraud", body=body)
+    service.assert_refused(response, 400, "REQUEST.MALFORMED")
+
+
+@pytest.mark.parametrize("target", ["nothing", "%00", UNKNOWN])
+def test_a_case_that_is_none_is_not_found(service: Any, target: str) -> None:
+    for method, path, body in (
+        ("GET", f"{QUEUE}/{target}", None),
+        ("POST", f"{QUEUE}/{target}/withdraw", None),
+        ("POST", f"{QUEUE}/{target}/notes", {"text": "x"}),
+    ):
+        response = service.ask(method, path, key="fraud", body=body)
+        service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
+
+
+def test_a_line_of_nobody_in_the_case_is_not_closed(
+    fresh: Any, open_case: Open, enrolled: dict[str, Any]
+) -> None:
+    case = open_case(fresh)
+    response = step(fresh, case, "propose", outcome="fraud", close_lines=[UNKNOWN])
+    assert response.status_code in (400, 404)
+    line = fresh.parts.store.lines_by_id([enrolled["line_id"]])[enrolled["line_id"]]
+    assert line.status.value == "active"

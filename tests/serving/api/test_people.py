@@ -1,0 +1,142 @@
+"""`/v1/people` and `/v1/documents/{id}`: found by face, document or number; masked; audited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serving.api.codec import JSON, MSGPACK
+from serving.api.schemas.people import DocumentAnswer, PeopleAnswer
+
+SEARCH = "/v1/people/search"
+MSISDN = "+8613800138000"
+DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
+SECRETS = ("13800138000", "110105199003071239", "Aileen", "Probe")
+
+
+def ways(faces: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    return {
+        "face": {"probe": {"image": faces["later"]}},
+        "document": {"document": DOCUMENT},
+        "number": {"msisdn": MSISDN},
+    }
+
+
+def entries(service: Any, before: int) -> list[Any]:
+    return [record.entry for record in service.parts.store.audit_entries(before)]
+
+
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+@pytest.mark.parametrize("by", ["face", "document", "number"])
+def test_a_person_is_found_masked_and_audited_in_every_type(
+    service: Any, faces: dict[str, bytes], enrolled: dict[str, Any], by: str, kind: str, accept: str
+) -> None:
+    before = service.parts.store.audit_head()[0]
+    response = service.ask(
+        "POST",
+        SEARCH,
+        key="fraud",
+        body=ways(faces)[by],
+        kind=kind,
+        headers={"accept": accept},
+    )
+    assert (response.status_code, response.headers["content-type"]) == (200, accept)
+    answer = service.read(response)
+    PeopleAnswer.model_validate(answer)
+    [person] = answer["people"]
+    assert answer["found"] == 1
+    assert person["document_id"] == enrolled["document_id"]
+    assert (person["document_type"], person["document_status"]) == ("cn-ric", "active")
+    assert (person["number"], person["name"]) == ("••••••••••••••1239", "A••••• P••••")
+    assert [line["number"] for line in person["lines"]] == ["••••••••••8000"]
+    [attempt] = person["enrollments"]
+    assert attempt["enrollment_id"] == enrolled["enrollment_id"]
+    assert (attempt["decision"], attempt["carrier"], attempt["outlet"]) == (
+        "approved",
+        "blue",
+        "b1",
+    )
+    is_face = by == "face"
+    assert (person["score"] is not None) == is_face
+    assert (answer["searched"] == 1) == is_face
+    assert not any(secret.encode() in response.content for secret in SECRETS)
+    kept = entries(service, before)
+    assert [one.action for one in kept] == ["faces.identified"] * is_face + ["people.searched"]
+    assert (kept[-1].subject, kept[-1].detail) == (by, {"documents": [enrolled["document_id"]]})
+    assert kept[-1].actor == f"key:{service.keys['fraud'].split('_')[1]}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"document": {"type": "cn-ric", "number": "110105198503071257"}},
+        {"msisdn": "+8613800138777"},
+    ],
+)
+def test_nobody_is_an_empty_list_and_audited(service: Any, body: dict[str, Any]) -> None:
+    before = service.parts.store.audit_head()[0]
+    answer = service.read(service.ask("POST", SEARCH, key="fraud", body=body))
+    assert (answer["people"], answer["found"]) == ([], 0)
+    [entry] = entries(service, before)
+    assert (entry.action, entry.detail) == ("people.searched", {"documents": []})
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, "REQUEST.MALFORMED"),
+        ({"msisdn": MSISDN, "document": DOCUMENT}, "REQUEST.MALFORMED"),
+        ({"msisdn": MSISDN, "who": "me"}, "REQUEST.MALFORMED"),
+        ({"msisdn": "call me"}, "REQUEST.INVALID"),
+        ({"msisdn": "\0"}, "REQUEST.MALFORMED"),
+        ({"document": {"type": "cn-ric", "number": "110105199003071230"}}, "REQUEST.INVALID"),
+        ({"document": {"type": "library", "number": "7"}}, "REQUEST.INVALID"),
+    ],
+)
+def test_what_names_nobody_or_two_is_refused(service: Any, body: Any, code: str) -> None:
+    message = service.assert_refused(service.ask("POST", SEARCH, key="fraud", body=body), 400, code)
+    assert "11010519900" not in message
+
+
+def test_a_document_is_read_with_what_was_closed(
+    fresh: Any,
+    faces: dict[str, bytes],
+    activation: Callable[..., dict[str, Any]],
+    enrolled: dict[str, Any],
+) -> None:
+    duplicate = activation(live=faces["live"], portrait=faces["portrait"])
+    opened = fresh.read(
+        fresh.ask("POST", "/v1/enrollments", body=duplicate, headers={"idempotency-key": "k"})
+    )
+    [case] = opened["cases"]
+    path = f"/v1/documents/{enrolled['document_id']}"
+    assert fresh.ask("DELETE", f"/v1/lines/{MSISDN}").status_code == 200
+    close = f"/v1/cases/{case['id']}/close"
+    assert fresh.ask("POST", close, key="fraud", body={"outcome": "twins"}).status_code == 200
+    before = fresh.parts.store.audit_head()[0]
+    shown = fresh.read(fresh.ask("GET", path, key="fraud"))
+    DocumentAnswer.model_validate(shown)
+    assert [(line["status"], line["number"]) for line in shown["lines"]] == [("closed", None)]
+    assert [(one["case_id"], one["state"]) for one in shown["cases"]] == [(case["id"], "closed")]
+    [entry] = entries(fresh, before)
+    assert (entry.action, entry.subject) == ("document.read", enrolled["document_id"])
+
+
+@pytest.mark.parametrize("target", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"])
+def test_a_document_that_is_none_is_not_found(service: Any, target: str) -> None:
+    response = service.ask("GET", f"/v1/documents/{target}", key="fraud")
+    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
+
+
+def test_an_erased_holder_is_nobody(
+    fresh: Any, faces: dict[str, bytes], enrolled: dict[str, Any]
+) -> None:
+    path = f"/v1/documents/{enrolled['document_id']}"
+    assert fresh.ask("DELETE", path, key="operator").status_code == 200
+    fresh.assert_refused(fresh.ask("GET", path, key="fraud"), 404, "REQUEST.NOT_FOUND")
+    for body in ways(faces).values():
+        answer = fresh.read(fresh.ask("POST", SEARCH, key="fraud", body=body))
+        assert (answer["people"], answer["found"]) == ([], 0)

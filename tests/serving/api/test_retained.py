@@ -1,0 +1,81 @@
+"""What has left by retention: the decision is still read, what it was about a person is not."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from engine.retention.job import run_retention
+from engine.retention.schedule import Schedule
+from serving.api.schemas.enrollments import EnrollmentRecordAnswer
+
+PATH = "/v1/enrollments"
+KEY = {"idempotency-key": "key-1"}
+DAY = timedelta(days=1)
+
+
+class NextYear:
+    """The turns of a service's registrar, a year from now."""
+
+    def __init__(self, service: Any) -> None:
+        self._registrar = service.match._life.require().registrar
+
+    def run(self, perform: Callable[..., Any]) -> Any:
+        return self._registrar.run(lambda writer, now: perform(writer, now + 365 * DAY))
+
+
+def test_an_attempt_that_has_left_is_still_a_decision(
+    fresh: Any, activation: Callable[..., dict[str, Any]], faces: dict[str, bytes]
+) -> None:
+    body = activation(portrait=faces["live"])
+    decided = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
+    assert decided["decision"] == "rejected"
+    assert decided["scores"]["live_portrait"] is not None
+    run_retention(NextYear(fresh), Schedule(attempts=180 * DAY), "test")
+    response = fresh.ask("GET", f"{PATH}/{decided['enrollment_id']}", key="blue")
+    shown = fresh.read(response)
+    EnrollmentRecordAnswer.model_validate(shown)
+    assert shown.keys() == EnrollmentRecordAnswer.model_fields.keys()
+    for name in ("decision", "reasons", "thresholds", "model_digest", "policy_version"):
+        assert shown[name] == decided[name]
+    assert set(shown["scores"].values()) == {None}
+    assert (shown["quality"], shown["consent_ref"], shown["captured_at"]) == ({}, None, None)
+    assert shown["duplicate_search"]["candidates"] is None
+    assert shown["expired_at"] > decided["decided_at"]
+
+
+def test_a_key_whose_answer_has_left_is_unused_and_judged_anew(
+    fresh: Any, activation: Callable[..., dict[str, Any]], faces: dict[str, bytes]
+) -> None:
+    body = activation(live=faces["faceless"])
+    first = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
+    run_retention(NextYear(fresh), Schedule(answers=30 * DAY), "test")
+    found = fresh.ask("GET", PATH, key="blue", params={"idempotency_key": "key-1"})
+    assert found.status_code == 404
+    again = fresh.ask("POST", PATH, body=body, headers=KEY)
+    assert again.status_code == 201
+    assert fresh.read(again)["enrollment_id"] != first["enrollment_id"]
+
+
+def test_crops_that_are_kept_are_shown_until_their_time(
+    start_service: Any,
+    activation: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOSIE_CROPS__KEEP", "all")
+    service = start_service()
+    decided = service.read(service.ask("POST", PATH, body=activation(), headers=KEY))
+    path = f"{PATH}/{decided['enrollment_id']}/crops"
+    shown = service.read(service.ask("GET", path, key="fraud"))["crops"]
+    assert [one["photograph"] for one in shown] == ["live", "portrait"]
+    for one in shown:
+        with Image.open(io.BytesIO(base64.b64decode(one["image"]))) as image:
+            assert image.size == (112, 112)
+    run_retention(NextYear(service), Schedule(), "test")
+    assert service.read(service.ask("GET", path, key="fraud"))["crops"] == []

@@ -1,0 +1,138 @@
+"""`sosie audit`: the chain is shown by filter, verified, and certificates held against it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCUMENT = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
+
+
+def alter(home: Path, statement: str) -> None:
+    with sqlite3.connect(home / "registry.sqlite") as database:
+        database.execute(statement)
+    database.close()
+
+
+def test_entries_are_shown_by_filter_and_page_by_page(full_home: Path, sosie: Any) -> None:
+    show = ("audit", "show", "--home", full_home, "--json")
+    whole = sosie(*show, "--after", 0, "--limit", 1000).json
+    assert [one["number"] for one in whole["entries"]] == list(range(1, whole["head"] + 1))
+    assert whole["next"] is None
+    seen, after = [], 0
+    while after is not None:
+        page = sosie(*show, "--after", after, "--limit", 2).json
+        seen += page["entries"]
+        after = page["next"]
+    assert seen == whole["entries"]
+    newest = sosie(*show, "--limit", 2).json
+    assert (newest["entries"], newest["next"]) == (whole["entries"][-2:], None)
+    (decided,) = sosie(*show, "--action", "enrollment.decided").json["entries"]
+    assert (decided["actor"], decided["detail"]["decision"]) == ("outlet:b1", "approved")
+    by_subject = sosie(*show, "--subject", decided["subject"], "--actor", "outlet:b1").json
+    assert by_subject["entries"] == [decided]
+    assert sosie(*show, "--actor", "nobody").json["entries"] == []
+
+
+def test_entries_are_shown_as_a_table(full_home: Path, sosie: Any) -> None:
+    show = ("audit", "show", "--home", full_home)
+    shown = sosie(*show, "--after", 0, "--limit", 2).out
+    assert "registry.created" in shown
+    assert "Next: --after 2" in shown
+    assert "enrollment.decided" in sosie(*show).out
+    assert "No entry" in sosie(*show, "--actor", "nobody").out
+    assert "above" in sosie(*show, "--after", 99).out
+
+
+@pytest.mark.parametrize("wrong", [("--limit", "0"), ("--after", "-1"), ("--limit", "x")])
+def test_a_page_that_is_none_is_refused(
+    wrong: tuple[str, str], home: Path, sosie: Any, assert_refused: Any
+) -> None:
+    assert_refused(sosie("audit", "show", *wrong, "--home", home), wrong[0])
+
+
+def test_an_untouched_audit_chain_is_intact(full_home: Path, sosie: Any) -> None:
+    outcome = sosie("audit", "verify", "--home", full_home, "--json")
+    assert outcome.code == 0
+    assert (outcome.json["intact"], outcome.json["first_bad"]) == (True, None)
+    assert outcome.json["head"]["number"] == outcome.json["entries"]
+    (newest,) = sosie("audit", "show", "--limit", 1, "--home", full_home, "--json").json["entries"]
+    assert newest["hash"] == outcome.json["head"]["hash"]
+
+
+def test_an_altered_audit_entry_is_found(full_home: Path, sosie: Any) -> None:
+    alter(full_home, "UPDATE audit SET actor = 'somebody' WHERE number = 3")
+    outcome = sosie("audit", "verify", "--home", full_home)
+    assert outcome.code == 1
+    assert "Broken at entry 3" in outcome.out
+
+
+@pytest.fixture
+def erased(full_home: Path, sosie: Any, tmp_path: Path) -> Path:
+    """The certificate of the astronaut's erasure; `before` is the home as it was."""
+    shutil.copytree(full_home, tmp_path / "before")
+    file = tmp_path / "erased.json"
+    outcome = sosie(
+        "erase", *DOCUMENT, "--yes", "--certificate", file, "--home", full_home, "--json"
+    )
+    assert json.loads(file.read_text()) == outcome.json
+    return file
+
+
+def check(sosie: Any, file: Path, home: Path) -> Any:
+    return sosie("audit", "certificate", file, "--home", home, "--json")
+
+
+def test_a_certificate_of_an_erasure_holds(full_home: Path, sosie: Any, erased: Path) -> None:
+    outcome = check(sosie, erased, full_home)
+    assert (outcome.code, outcome.json["holds"], outcome.json["fault"]) == (0, True, None)
+    assert "It holds" in sosie("audit", "certificate", erased, "--home", full_home).out
+
+
+def test_an_altered_certificate_does_not_hold(full_home: Path, sosie: Any, erased: Path) -> None:
+    values = json.loads(erased.read_text())
+    erased.write_text(json.dumps(values | {"references": 7}))
+    outcome = check(sosie, erased, full_home)
+    assert (outcome.code, outcome.json["holds"]) == (1, False)
+    assert "altered" in outcome.json["fault"]
+    told = sosie("audit", "certificate", erased, "--home", full_home)
+    assert (told.code, "does not hold" in told.out) == (1, True)
+
+
+def test_a_restored_backup_is_told_by_the_certificate(
+    sosie: Any, erased: Path, tmp_path: Path
+) -> None:
+    outcome = check(sosie, erased, tmp_path / "before")
+    assert outcome.code == 1
+    assert "erased again" in outcome.json["fault"]
+
+
+def test_a_certificate_of_another_registry_does_not_hold(
+    sosie: Any, erased: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    assert sosie("init", other, "--carrier", "blue", "--outlet", "b1").code == 0
+    for code in ("b2", "b3", "b4", "b5", "b6", "b7", "b8"):
+        assert sosie("outlet", "add", code, "--carrier", "blue", "--home", other).code == 0
+    outcome = check(sosie, erased, other)
+    assert outcome.code == 1
+    assert "another" in outcome.json["fault"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"\xff\xfe", b'{"document_id": 1}', b"x" * 100_000]
+)
+def test_what_is_no_certificate_is_refused(
+    content: bytes, home: Path, sosie: Any, assert_refused: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "no.json"
+    file.write_bytes(content)
+    assert_refused(sosie("audit", "certificate", file, "--home", home), "no certificate")
+    assert_refused(
+        sosie("audit", "certificate", tmp_path / "none", "--home", home), "cannot be read"
+    )

@@ -1,0 +1,224 @@
+"""`sosie cases` and `sosie case`: a case is listed, shown, worked on and decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.cli import casework
+
+OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"
+MISSING = "01a2124d-0000-7000-8000-000000000000"
+
+
+@pytest.fixture
+def case_home(
+    full_home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any]
+) -> Path:
+    """The astronaut has come again, under another document."""
+    duplicate = request_of(
+        full_home,
+        photographs,
+        live=photographs.later,
+        document_number=OTHER_NUMBER,
+        msisdn=MSISDN,
+    )
+    assert sosie(*duplicate, "--json").json["decision"] == "rejected"
+    return full_home
+
+
+@pytest.fixture
+def case_id(case_home: Path, sosie: Any) -> str:
+    (case,) = sosie("cases", "--home", case_home, "--json").json["cases"]
+    return str(case["case_id"])
+
+
+@pytest.fixture
+def take(case_home: Path, sosie: Any, case_id: str) -> Callable[..., Any]:
+    """`take(step, *arguments)` takes a step of the case."""
+
+    def step(name: str, *arguments: object, **more: Any) -> Any:
+        return sosie("case", name, case_id, *arguments, "--home", case_home, **more)
+
+    return step
+
+
+@pytest.fixture
+def become(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """`become(name)`: the commands of this test are run by that account from now on."""
+    return lambda name: monkeypatch.setattr(casework, "name_actor", lambda: f"cli:{name}")
+
+
+def test_who_comes_again_adds_to_the_case_that_is_open(
+    full_home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any]
+) -> None:
+    at = ("--home", full_home)
+    assert sosie("cases", *at, "--json").json == {"cases": [], "next": None}
+    assert "No case" in sosie("cases", *at).out
+    opened = []
+    for place in range(2):
+        request = request_of(
+            full_home, photographs, document_number=OTHER_NUMBER, msisdn=f"+861380013810{place}"
+        )
+        opened.append(sosie(*request, "--json").json["enrollment_id"])
+    (case,) = sosie("cases", *at, "--json").json["cases"]
+    assert (case["kind"], case["enrollment_id"]) == ("duplicate_identity", opened[0])
+    newest, oldest = sosie("cases", "--state", "all", *at, "--json").json["cases"]
+    assert [oldest["enrollment_id"], newest["enrollment_id"]] == opened
+    assert (newest["state"], newest["merged_into"]) == ("merged", case["case_id"])
+    page = sosie("cases", "--state", "all", "--top", 1, *at, "--json").json
+    assert page == {"cases": [newest], "next": newest["case_id"]}
+    assert case["case_id"] in sosie("cases", *at).out
+
+
+def test_a_disputed_line_is_a_case_that_names_it(
+    full_home: Path, enrolled: dict[str, Any], sosie: Any
+) -> None:
+    from engine.matching.disputes import dispute_line
+    from engine.matching.documents import Document
+    from serving.cli.inputs import open_deployment
+
+    with open_deployment(full_home) as deployment:
+        gallery = deployment.registrar.gallery
+        made = dispute_line(
+            deployment.registrar,
+            deployment.store,
+            line_text="+8613800138000",
+            document=Document("cn-ric", "110105199003071239", "any holder"),
+            probe=gallery.vectors(gallery.ids)[0],
+            threshold=0.5,
+            actor="test",
+        )
+    at = ("--home", full_home)
+    (case,) = sosie("cases", *at, "--json").json["cases"]
+    assert (case["case_id"], case["kind"]) == (made.case_id, "dispute")
+    assert (case["line_id"], case["document_ids"]) == (made.line_id, [enrolled["document_id"]])
+    shown = sosie("cases", *at).out
+    assert made.case_id in shown
+    assert made.line_id in shown
+
+
+def test_a_case_is_shown_with_its_documents_and_masked_numbers(
+    take: Any, enrolled: dict[str, Any], case_home: Path, sosie: Any
+) -> None:
+    shown = take("show", "--json").json
+    assert (shown["kind"], shown["state"]) == ("duplicate_identity", "open")
+    lines = {one["document_id"]: one["lines"] for one in shown["documents"]}
+    assert len(lines) == 2
+    (line,) = lines[enrolled["document_id"]]
+    assert line["number"].endswith("8000")
+    assert "13800138000" not in str(shown)
+    assert [note["kind"] for note in shown["notes"]] == ["opened"]
+    told = take("show")
+    assert (told.code, enrolled["document_id"] in told.out) == (0, True)
+    assert "13800138000" not in told.out
+    read = sosie("audit", "show", "--action", "case.read", "--home", case_home, "--json").json
+    assert len(read["entries"]) == 2
+    assert enrolled["document_id"] in read["entries"][0]["detail"]["documents"]
+
+
+def test_steps_are_taken_one_after_another_and_kept_in_the_history(
+    take: Any, case_home: Path, sosie: Any
+) -> None:
+    assigned = take("assign", "--json").json
+    assert (assigned["state"], assigned["assignee"][:4]) == ("assigned", "cli:")
+    assert take("note", "the [b]same[/b] scar", "--json").code == 0
+    assert take("note", "-", given="from\nelsewhere\n").code == 0
+    proposed = take("propose", "--outcome", "fraud", "--json").json
+    assert (proposed["state"], proposed["proposal"]["outcome"]) == ("proposed", "fraud")
+    assert take("withdraw", "--json").json["proposal"] is None
+    assert take("assign", "--back", "--json").json["assignee"] is None
+    closed = take("close", "--outcome", "twins", "--json").json
+    assert (closed["state"], closed["outcome"]) == ("closed", "twins")
+    shown = take("show", "--json").json
+    assert [note["kind"] for note in shown["notes"]] == [
+        "opened",
+        "assigned",
+        "note",
+        "note",
+        "proposed",
+        "withdrawn",
+        "assigned",
+        "closed",
+    ]
+    assert [note["text"] for note in shown["notes"] if note["kind"] == "note"] == [
+        "the [b]same[/b] scar",
+        "from\nelsewhere",
+    ]
+    assert "the [b]same[/b] scar" in take("show").out
+    assert sosie("cases", "--home", case_home, "--json").json["cases"] == []
+    assert sosie("audit", "verify", "--home", case_home).code == 0
+
+
+def test_one_account_alone_closes_no_line(
+    take: Any, become: Any, case_home: Path, sosie: Any, assert_refused: Any
+) -> None:
+    shown = take("show", "--json").json
+    (line,) = [line["line_id"] for one in shown["documents"] for line in one["lines"]]
+    end = ("--outcome", "fraud", "--close-line", line)
+    become("ada")
+    assert_refused(take("close", *end))
+    assert take("propose", *end).code == 0
+    assert_refused(take("close", *end))
+    become("bo")
+    assert_refused(take("close", "--outcome", "twins", "--close-line", line))
+    assert take("close", *end, "--json").json["state"] == "closed"
+    (closed,) = sosie(
+        "audit", "show", "--action", "case.closed", "--home", case_home, "--json"
+    ).json["entries"]
+    assert (closed["actor"], closed["detail"]["proposed_by"]) == ("cli:bo", "cli:ada")
+    after = take("show", "--json").json
+    assert [line for one in after["documents"] for line in one["lines"]] == []
+    assert len(sosie("watch", "list", "--home", case_home, "--json").json["entries"]) == 1
+
+
+def test_cases_are_listed_by_state_kind_and_person(
+    take: Any, become: Any, case_home: Path, case_id: str, sosie: Any
+) -> None:
+    def listed(*filters: object) -> list[str]:
+        found = sosie("cases", *filters, "--home", case_home, "--json").json["cases"]
+        return [one["case_id"] for one in found]
+
+    assert take("assign", "--to", "cli:ada").code == 0
+    assert listed() == listed("--state", "assigned") == listed("--state", "all") == [case_id]
+    assert listed("--state", "open") == listed("--kind", "dispute") == []
+    assert listed("--assignee", "cli:ada", "--kind", "duplicate_identity") == [case_id]
+    become("ada")
+    assert listed("--assignee", "me") == [case_id]
+    assert listed("--assignee", "cli:bo") == listed("--after", case_id) == []
+    take("close", "--outcome", "mistake")
+    assert listed() == []
+    assert listed("--state", "closed") == [case_id]
+    assert case_id in sosie("cases", "--state", "closed", "--home", case_home).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("show", MISSING), "no case"),
+        (("show", "'; DROP TABLE cases"), "no case"),
+        (("note", MISSING, "text"), "no case"),
+        (("close", MISSING, "--outcome", "guilty"), "outcome"),
+        (("close", MISSING), "outcome"),
+        (("assign", MISSING, "--to", "me", "--back"), "not both"),
+        (("withdraw", MISSING), "no case"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    arguments: tuple[str, ...], word: str, case_home: Path, sosie: Any, assert_refused: Any
+) -> None:
+    assert_refused(sosie("case", *arguments, "--home", case_home), word)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "n" * 5000, "\x1b[31mred"])
+def test_a_note_that_nobody_could_read_is_refused(
+    text: str, take: Any, assert_refused: Any
+) -> None:
+    assert_refused(take("note", text), "note")
+
+
+def test_a_state_that_is_none_is_refused(home: Path, sosie: Any, assert_refused: Any) -> None:
+    assert_refused(sosie("cases", "--state", "lost", "--home", home), "lost", "alive")

@@ -1,0 +1,342 @@
+"""`sosie import`: from an operator's file to the registry, as its command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sqlite3
+import stat
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from stdnum.cn import ric
+
+from serving.compose import Deployment
+from serving.importing import IssuedTemplates
+from serving.ingress.templates import SealedTemplates, write_token
+from serving.settings import load_settings
+
+COLUMNS = (
+    "document_type",
+    "document_number",
+    "name",
+    "msisdn",
+    "outlet",
+    "opened_at",
+    "live",
+    "portrait",
+)
+
+
+def number(serial: int) -> str:
+    body = f"110105{1950 + serial // 1000:04d}0101{serial % 1000:03d}"
+    return body + str(ric.calc_check_digit(body + "0"))
+
+
+def row(serial: int, live: str = "", portrait: str = "", **changes: str) -> dict[str, str]:
+    made = {
+        "document_type": "cn-ric",
+        "document_number": number(serial),
+        "name": f"Holder {serial}",
+        "msisdn": f"+8613{serial:09d}",
+        "outlet": "b1",
+        "opened_at": "2020-05-01",
+        "live": live,
+        "portrait": portrait,
+    }
+    return made | changes
+
+
+def write(path: Path, rows: list[dict[str, str]], encoding: str = "utf-8") -> Path:
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_vectors(path: Path, count: int, dim: int = 128) -> Path:
+    rows = np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32)
+    table = {
+        "document_type": ["cn-ric"] * count,
+        "document_number": [number(serial) for serial in range(count)],
+        "name": [f"Holder {serial}" for serial in range(count)],
+        "msisdn": [8613_000_000_000 + serial for serial in range(count)],
+        "outlet": ["b1"] * count,
+        "opened_at": ["2020-05-01"] * count,
+        "template": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dim),
+    }
+    parquet.write_table(pa.table(table), path)
+    return path
+
+
+def count(home: Path, table: str) -> int:
+    with closing(sqlite3.connect(home / "registry.sqlite")) as connection:
+        (found,) = connection.execute(f'SELECT COUNT(*) FROM "{table}"').fetchone()
+    return int(found)
+
+
+@pytest.fixture
+def base(photographs: Any, tmp_path: Path) -> Path:
+    """A folder with the photographs, and a base of two people, one row of each kind of fault."""
+    folder = tmp_path / "base"
+    shutil.copytree(photographs.live.parent, folder)
+    (folder / "broken.jpg").write_bytes((folder / "live.jpg").read_bytes()[:2000])
+    rows = [
+        row(1, "live.jpg", "portrait.png"),
+        row(2, "stranger.png", "again.png"),
+        row(3, "live.jpg", "stranger.png"),
+        row(4, "none.jpg"),
+        row(5, "broken.jpg"),
+        row(6, "../base/../secret.jpg"),
+        row(7, "later.jpg", document_number="110105199003071238"),
+    ]
+    return write(folder / "base.csv", rows)
+
+
+@pytest.fixture
+def digest(home: Path, tmp_path: Path) -> str:
+    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+        return deployment.store.model_digest
+
+
+def test_good_rows_are_in_and_bad_ones_in_the_report(
+    home: Path, base: Path, sosie: Any, photographs: Any
+) -> None:
+    outcome = sosie("import", base, "--home", home, "--json")
+    assert outcome.code == 1, outcome.err
+    answer = outcome.json
+    assert (answer["ending"], answer["rows"], answer["admitted"]) == ("done", 7, 2)
+    assert (answer["fused"], answer["lines"], answer["failed"]) == (2, 2, 5)
+    assert answer["photographs"] == 9
+    report = base.with_name("base.csv.import.csv")
+    with report.open(newline="") as file:
+        faults = [(one["row"], one["column"], one["code"]) for one in csv.DictReader(file)]
+    assert faults == [
+        ("3", "portrait", "FACE_MISMATCH"),
+        ("4", "live", "NO_FACE"),
+        ("5", "live", "IMAGE.DAMAGED"),
+        ("6", "live", "PATH_OUTSIDE"),
+        ("7", "document_number", "DOCUMENT_INVALID"),
+    ]
+    summary = base.with_name("base.csv.import.summary.json")
+    assert json.loads(summary.read_text()) == answer
+    for path in (report, summary, base.with_name("base.csv.import.journal")):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sosie("search", photographs.later, "--home", home).code == 0
+    assert sosie("audit", "verify", "--home", home).code == 0
+
+
+def test_a_second_run_has_nothing_to_do_and_a_fresh_one_takes_nobody_twice(
+    home: Path, base: Path, sosie: Any
+) -> None:
+    first = sosie("import", base, "--home", home, "--json").json
+    again = sosie("import", base, "--home", home, "--json").json
+    assert (again["admitted"], again["resumed_after"]) == (first["admitted"], 7)
+    fresh = sosie("import", base, "--home", home, "--no-resume", "--json").json
+    assert (fresh["admitted"], fresh["present"], fresh["failed"]) == (0, 2, 5)
+    assert (count(home, "documents"), count(home, "lines"), count(home, "references")) == (2, 2, 2)
+
+
+def test_a_check_stores_nothing_and_needs_no_lease(
+    home: Path, base: Path, sosie: Any, contents: Any, tmp_path: Path
+) -> None:
+    before = contents(home)
+    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+        writer = deployment.store.writer()
+        outcome = sosie("import", base, "--check", "--home", home, "--json")
+        writer.close()
+    assert outcome.code == 1
+    assert (outcome.json["admitted"], outcome.json["failed"]) == (2, 5)
+    assert outcome.json["look_alikes"] is None
+    assert base.with_name("base.csv.check.csv").exists()
+    assert not base.with_name("base.csv.import.journal").exists()
+    assert {name for name in contents(home) if before.get(name) != contents(home)[name]} <= {
+        "registry.sqlite"
+    }
+    assert count(home, "documents") == 0
+
+
+def test_people_are_told_in_a_table(home: Path, base: Path, sosie: Any) -> None:
+    outcome = sosie("import", base, "--home", home)
+    assert outcome.code == 1
+    assert "The import is done" in outcome.out
+    assert "1 FACE_MISMATCH" in outcome.out
+    assert "base.csv.import.csv" in outcome.out
+    for value in (number(1), "Holder 1", "+8613000000001"):
+        assert value not in outcome.out + outcome.err
+
+
+def test_a_base_without_a_fault_ends_with_0(home: Path, base: Path, sosie: Any) -> None:
+    write(base, [row(1, "live.jpg")])
+    assert sosie("import", base, "--home", home).code == 0
+
+
+def test_another_encoding_is_refused_until_it_is_named(
+    home: Path, base: Path, sosie: Any, assert_refused: Any
+) -> None:
+    write(base, [row(1, "live.jpg"), row(2, "stranger.png", name="王小明")], "gb18030")
+    assert_refused(sosie("import", base, "--home", home), "line 3", "--encoding")
+    assert sosie("import", base, "--encoding", "gb18030", "--home", home).code == 0
+
+
+def test_columns_are_mapped_and_defaulted(home: Path, base: Path, sosie: Any) -> None:
+    base.write_text(f"id_no;holder;photo\n{number(1)};Holder;live.jpg\n")
+    options = ("--map", "document_number=id_no", "--map", "name=holder", "--map", "live=photo")
+    outcome = sosie(
+        "import", base, *options, "--set", "document_type=cn-ric", "--delimiter", ";",
+        "--home", home, "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["admitted"] == 1
+
+
+def test_photographs_may_lie_elsewhere(home: Path, base: Path, sosie: Any, tmp_path: Path) -> None:
+    data = write(tmp_path / "data.csv", [row(1, "live.jpg"), row(2, "../base/stranger.png")])
+    assert sosie("import", data, "--images", base.parent, "--home", home).code == 0
+    outside = write(tmp_path / "out.csv", [row(3, str(base.parent / ".." / "far.png"))])
+    shutil.copy(base.parent / "again.png", tmp_path / "far.png")
+    command = ("import", outside, "--images", base.parent, "--home", home, "--json")
+    assert sosie(*command).json["failures"] == {"PATH_OUTSIDE": 1}
+    assert sosie(*command, "--no-resume", "--allow-outside").code == 0
+
+
+def test_issued_templates_are_taken_from_the_carrier_that_got_them(
+    home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+        sealed = SealedTemplates(deployment.vault, deployment.store.model_digest, 24)
+        faces = np.eye(deployment.vault.dim, dtype=np.float32)[:3]
+        blue, red = (sealed.issue(faces, f"carrier:{one}") for one in ("blue", "red"))
+        (operator,) = sealed.issue(faces[2:], "role:operator")
+        opened = IssuedTemplates(sealed).open(
+            [write_token(blue[0]), write_token(red[1]), write_token(operator), "no token"],
+            ["blue", "blue", "blue", "blue"],
+        )
+    assert [one is not None for one in opened] == [True, False, True, False]
+    header = ["document_type", "document_number", "name", "msisdn", "outlet", "opened_at"]
+    path = tmp_path / "tokens.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*header, "template"])
+        for serial, token in enumerate((blue[0], red[1], operator)):
+            cells = row(serial)
+            writer.writerow([*(cells[name] for name in header), write_token(token)])
+    answer = sosie("import", path, "--home", home, "--json").json
+    assert (answer["admitted"], answer["failures"]) == (2, {"TEMPLATE_INVALID": 1})
+
+
+def test_vectors_need_the_name_of_their_model(
+    home: Path, sosie: Any, digest: str, tmp_path: Path, assert_refused: Any
+) -> None:
+    path = write_vectors(tmp_path / "base.parquet", 10)
+    assert_refused(sosie("import", path, "--home", home), "--model-digest", digest)
+    options = ("--model-digest", digest, "--country", "CN", "--home", home, "--json")
+    answer = sosie("import", path, *options).json
+    assert answer["failures"] == {}
+    assert (answer["admitted"], answer["lines"]) == (10, 10)
+
+
+@pytest.mark.slow
+def test_an_import_killed_again_and_again_ends_as_one_that_was_not(
+    home: Path, start: Any, digest: str, tmp_path: Path, sosie: Any
+) -> None:
+    rows = 6_000
+    path = write_vectors(tmp_path / "base.parquet", rows)
+    options = ("--model-digest", digest, "--country", "CN", "--home", home, "--json")
+    journal = tmp_path / "base.parquet.import.journal"
+    for kill in range(1, 5):
+        process = start("import", path, *options)
+        while process.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") > 2 * kill:
+                time.sleep(0.003 * kill)
+                process.kill()
+                break
+            time.sleep(0.001)
+        process.communicate()
+        assert count(home, "documents") < rows, "it was killed on its way"
+    answer = sosie("import", path, *options).json
+    assert answer["resumed_after"] > 0
+    assert (answer["rows"], answer["admitted"], answer["lines"]) == (rows, rows, rows)
+    assert (answer["present"], answer["failed"]) == (0, 0)
+    assert [count(home, name) for name in ("documents", "references", "lines")] == [rows] * 3
+    assert sosie("audit", "verify", "--home", home).code == 0
+
+
+def test_an_interrupt_says_that_it_can_go_on(
+    home: Path, base: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("serving.importing.import_rows", interrupt)
+    outcome = sosie("import", base, "--home", home)
+    assert outcome.code == 130
+    assert "goes on from here" in outcome.err
+    summary = base.with_name("base.csv.import.summary.json")
+    assert json.loads(summary.read_text())["ending"] == "interrupted"
+    monkeypatch.undo()
+    assert sosie("import", base, "--home", home, "--json").json["admitted"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--map", "document_number"), "--map takes"),
+        (("--map", "shoe_size=x"), "--map takes"),
+        (("--map", "msisdn=phone"), "no column is named phone"),
+        (("--set", "name=Anybody"), "name is each row's own"),
+        (("--encoding", "klingon"), "no encoding"),
+        (("--delimiter", "::"), "one sign"),
+        (("--timezone", "Mars/Olympus"), "no time zone"),
+        (("--country", "XX"), "no such country"),
+        (("--images", "/no/such/folder"), "is not a folder"),
+        (("--report", "report.txt"), "ends in .csv"),
+        (("--report", "/no/such/folder/report.csv"), "cannot be written"),
+        (("--stop-after-failures", "0"), "--stop-after-failures"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(
+    options: tuple[str, ...], words: str, home: Path, base: Path, sosie: Any, assert_refused: Any
+) -> None:
+    assert_refused(sosie("import", base, *options, "--home", home), words)
+    assert count(home, "documents") == 0
+
+
+def test_the_data_itself_is_never_written_over(
+    home: Path, base: Path, sosie: Any, assert_refused: Any
+) -> None:
+    before = base.read_bytes()
+    assert_refused(sosie("import", base, "--report", base, "--home", home), "overwrite the data")
+    other = base.with_name("other.csv")
+    shutil.copy(base, other)
+    assert_refused(sosie("import", base, "--report", other, "--home", home), "is no report")
+    assert base.read_bytes() == other.read_bytes() == before
+
+
+def test_what_has_changed_since_is_not_gone_on_with(
+    home: Path, base: Path, sosie: Any, assert_refused: Any
+) -> None:
+    sosie("import", base, "--home", home)
+    command = ("import", base, "--home", home)
+    assert_refused(sosie(*command, "--timezone", "Asia/Seoul"), "--no-resume")
+    write(base, [row(1, "live.jpg")])
+    assert_refused(sosie(*command), "--no-resume")
+    assert sosie(*command, "--no-resume").code == 0
+
+
+def test_a_writer_elsewhere_keeps_an_import_out(
+    home: Path, base: Path, sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+        writer = deployment.store.writer()
+        assert_refused(sosie("import", base, "--home", home), "another process")
+        writer.close()
+    assert not base.with_name("base.csv.import.journal").exists()

@@ -1,0 +1,196 @@
+"""`sosie retention`: what would leave is shown, what is due leaves, and a certificate says so."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from serving.compose import Deployment
+from serving.settings import load_settings
+
+OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"
+
+
+def alter(home: Path, *statements: str) -> None:
+    with sqlite3.connect(home / "registry.sqlite") as database:
+        for statement in statements:
+            assert database.execute(statement).rowcount > 0
+    database.close()
+
+
+@pytest.fixture
+def aged_home(
+    full_home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any]
+) -> Path:
+    """A duplicate that was caught, a closed line, and a time long ago for all of it."""
+    duplicate = request_of(
+        full_home,
+        photographs,
+        live=photographs.later,
+        document_number=OTHER_NUMBER,
+        msisdn=MSISDN,
+        consent_ref="form 7",
+    )
+    assert sosie(*duplicate, "--json").json["decision"] == "rejected"
+    close = ("line", "close", "--msisdn", "+8613800138000")
+    assert sosie(*close, "--home", full_home).code == 0
+    alter(
+        full_home,
+        "UPDATE enrollments SET created_at = '2020-01-01T00:00:00.000000Z'",
+        "UPDATE idempotency SET created_at = '2020-01-01T00:00:00.000000Z'",
+        "UPDATE lines SET closed_at = '2020-01-01T00:00:00.000000Z'",
+    )
+    return full_home
+
+
+def close_cases(home: Path, sosie: Any) -> None:
+    (case,) = sosie("cases", "--home", home, "--json").json["cases"]
+    close = ("case", "close", case["case_id"], "--outcome", "mistake")
+    assert sosie(*close, "--home", home).code == 0
+
+
+def test_what_would_leave_is_shown_and_stays(
+    aged_home: Path, sosie: Any, contents: Callable[[Path], Any]
+) -> None:
+    before = contents(aged_home)
+    at = ("--home", aged_home)
+    shown = sosie("retention", "show", *at, "--json").json
+    assert shown["due"] == {
+        "attempts": 0,
+        "documents": 0,
+        "lines": 0,
+        "answers": 2,
+        "crops": 0,
+    }
+    # The duplicate opened a case on both documents.
+    assert (shown["held"]["attempts"], shown["held"]["lines"]) == (1, 1)
+    assert (shown["crops"], shown["daily_at"]) == ({"keep": "none", "days": 30}, "02:30")
+    again = sosie("retention", "run", "--dry-run", *at, "--json").json
+    assert (again["due"], again["held"]) == (shown["due"], shown["held"])
+    assert "180 days" in sosie("retention", "show", *at).out
+    assert contents(aged_home) == before
+
+
+def test_what_is_due_leaves_and_its_certificate_holds(
+    aged_home: Path, sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    at, file = ("--home", aged_home), tmp_path / "left.json"
+    close_cases(aged_home, sosie)
+    (rejected,) = [
+        one["subject"]
+        for one in sosie("audit", "show", "--action", "enrollment.decided", *at, "--json").json[
+            "entries"
+        ]
+        if one["detail"]["decision"] == "rejected"
+    ]
+    outcome = sosie("retention", "run", "--certificate", file, *at, "--json")
+    assert outcome.code == 0
+    assert outcome.json["left"] == {
+        "attempts": 1,
+        "documents": 1,
+        "lines": 1,
+        "answers": 1,
+        "crops": 0,
+    }
+    assert json.loads(file.read_text()) == outcome.json
+    checked = sosie("audit", "certificate", file, *at, "--json")
+    assert (checked.code, checked.json["holds"]) == (0, True)
+    shown = sosie("show", rejected, *at, "--json").json
+    assert (shown["decision"], shown["reasons"]) == ("rejected", ["DUPLICATE_IDENTITY"])
+    assert (shown["consent_ref"], shown["captured_at"]) == (None, None)
+    assert shown["expired_at"] > "2020"
+    assert_refused(sosie("show", rejected, "--replay", *at), "left by retention")
+    approved = sosie("search", "--help")
+    assert approved.code == 0
+    assert sosie("audit", "verify", *at).code == 0
+    again = sosie("retention", "run", *at)
+    assert "nothing" in again.out
+    assert sosie("doctor", *at).code == 0
+
+
+def test_an_altered_certificate_of_a_run_does_not_hold(
+    aged_home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "left.json"
+    run = sosie("retention", "run", "--certificate", file, "--home", aged_home)
+    assert "Held by open cases: 1 rejected attempts" in run.out
+    values = json.loads(file.read_text())
+    values["left"]["lines"] += 1
+    file.write_text(json.dumps(values))
+    assert sosie("audit", "certificate", file, "--home", aged_home).code == 1
+
+
+def test_a_certificate_that_cannot_be_written_is_refused_before_anything_leaves(
+    aged_home: Path,
+    sosie: Any,
+    tmp_path: Path,
+    assert_refused: Any,
+    contents: Callable[[Path], Any],
+) -> None:
+    before = contents(aged_home)
+    run = ("retention", "run", "--certificate", tmp_path / "none" / "c.json")
+    assert_refused(sosie(*run, "--home", aged_home), "cannot be written")
+    assert contents(aged_home) == before
+
+
+def test_a_kind_that_is_set_to_nought_is_kept(aged_home: Path, sosie: Any) -> None:
+    kept = {
+        f"SOSIE_RETENTION__{name}": "0"
+        for name in ("REJECTED_DAYS", "CLOSED_LINES_DAYS", "ANSWERS_DAYS")
+    }
+    outcome = sosie("retention", "run", "--home", aged_home, "--json", env=kept)
+    assert outcome.json["left"] == {"crops": 0}
+    assert "for good" in sosie("retention", "show", "--home", aged_home, env=kept).out
+
+
+@pytest.mark.parametrize("keep", ["none", "cases", "all"])
+def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
+    keep: str,
+    home: Path,
+    sosie: Any,
+    photographs: Any,
+    request_of: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    env = {"SOSIE_CROPS__KEEP": keep, "SOSIE_CROPS__DAYS": "7"}
+    ids = []
+    for changes in ({}, {"document_number": OTHER_NUMBER, "msisdn": MSISDN}):
+        enroll = request_of(home, photographs, **changes)
+        ids.append(sosie(*enroll, "--json", env=env).json["enrollment_id"])
+    wanted = {"none": (0, 0), "cases": (0, 2), "all": (2, 2)}[keep]
+    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+        crops = [deployment.store.crops(one) for one in ids]
+    assert tuple(map(len, crops)) == wanted
+    for found in crops:
+        assert [record.photograph for record, _ in found] == ["live", "portrait"][: len(found)]
+        for record, image in found:
+            assert record.enrollment_id in ids
+            with Image.open(io.BytesIO(image)) as opened:
+                assert opened.size == (112, 112)
+            assert image not in (home / "registry.sqlite").read_bytes()
+    if keep == "none":
+        return
+    assert sosie("retention", "run", "--home", home, "--json").json["left"]["crops"] == 0
+    alter(home, "UPDATE crops SET kept_until = '2020-01-01T00:00:00.000000Z'")
+    assert sosie("retention", "run", "--home", home, "--json").json["left"]["crops"] == sum(wanted)
+
+
+def test_erasing_somebody_erases_the_crops_too(
+    home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    env = {"SOSIE_CROPS__KEEP": "all"}
+    enrolled = sosie(*request_of(home, photographs), "--json", env=env).json
+    copy = Path(shutil.copytree(home, tmp_path / "copy"))
+    document = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
+    assert sosie("erase", *document, "--yes", "--home", home).code == 0
+    for folder, left in ((copy, 2), (home, 0)):
+        with Deployment(folder, load_settings(folder), tmp_path / "cache") as deployment:
+            assert len(deployment.store.crops(enrolled["enrollment_id"])) == left

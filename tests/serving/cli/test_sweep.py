@@ -1,0 +1,237 @@
+"""`sosie sweep`: said before, followed, shown; refused in one line."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.compose import Deployment
+from serving.settings import load_settings
+from tests.serving.sweeping.crowd import (
+    PEOPLE,
+    TWICE,
+    fill,
+    make_crowd,
+    second_documents,
+    strangers,
+)
+
+AT = ("--threshold", "0.55")
+
+
+@pytest.fixture(scope="module")
+def crowd_template(empty_home: Path) -> Path:
+    return make_crowd(empty_home, "crowd-of-the-commands")
+
+
+@pytest.fixture
+def crowd_home(crowd_template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(crowd_template, tmp_path / "crowd"))
+
+
+def test_a_plan_says_what_to_expect_and_changes_nothing(
+    sosie: Any, crowd_home: Path, contents: Callable[[Path], dict[str, bytes]]
+) -> None:
+    before = contents(crowd_home)
+    told = sosie("sweep", "--plan", "--home", crowd_home, "--json")
+    assert told.code == 0, told.err
+    expectation = told.json["expectation"]
+    total = PEOPLE + TWICE
+    assert expectation["comparisons"] == total * (total - 1) // 2
+    assert expectation["terms"]["threshold"] == expectation["proposal"]["threshold"]
+    assert expectation["false_pairs"]["high"] >= expectation["false_pairs"]["value"]
+    words = sosie("sweep", "--plan", "--home", crowd_home)
+    assert words.code == 0
+    for word in ("comparisons", "time", "memory", "false pairs", "proposed"):
+        assert word in words.out
+    assert contents(crowd_home) == before
+
+
+def test_a_sweep_shows_its_groups_and_files(sosie: Any, crowd_home: Path, tmp_path: Path) -> None:
+    done = sosie(
+        "sweep", *AT, "--top", 3, "--report", tmp_path / "r.html", "--home", crowd_home, "--json"
+    )
+    assert done.code == 0, done.err
+    answer = done.json
+    assert (answer["sweep"]["state"], answer["total"], len(answer["groups"])) == ("done", TWICE, 3)
+    assert answer["sweep"]["summary"]["pairs"] == TWICE
+    for name in ("pairs.parquet", "groups.parquet", "groups.csv", "report.html"):
+        assert any(path.endswith(name) for path in answer["files"])
+    assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html>")
+    sweep_id = answer["sweep"]["id"]
+    (listed,) = sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"]
+    assert listed["id"] == sweep_id
+    shown = sosie("sweep", "show", sweep_id, "--home", crowd_home, "--json").json
+    assert shown["files"] == answer["files"]
+    page = sosie("sweep", "groups", sweep_id, "--top", 5, "--home", crowd_home, "--json").json
+    assert (len(page["groups"]), page["total"], page["next_after"]) == (5, TWICE, 5)
+    rest = sosie("sweep", "groups", sweep_id, "--after", 5, "--home", crowd_home, "--json").json
+    assert rest["next_after"] is None
+    assert len({one["key"] for one in (*page["groups"], *rest["groups"])}) == TWICE
+
+
+def test_people_read_a_table_and_where_the_files_are(sosie: Any, crowd_home: Path) -> None:
+    done = sosie("sweep", *AT, "--home", crowd_home)
+    assert done.code == 0, done.err
+    assert "one face many documents" in done.out
+    assert "report.html" in done.out
+    assert f"{TWICE} with {2 * TWICE} identities" in done.out
+    for command in (
+        ("list",),
+        ("groups", sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"][0]["id"]),
+    ):
+        assert sosie("sweep", *command, "--home", crowd_home).code == 0
+
+
+def test_what_is_new_is_swept_alone(sosie: Any, crowd_home: Path) -> None:
+    assert sosie("sweep", *AT, "--home", crowd_home).code == 0
+    with Deployment(crowd_home, load_settings(crowd_home), crowd_home / "cache") as deployment:
+        fill(deployment, second_documents(strangers(PEOPLE)[50:53]), first=1000)
+    done = sosie("sweep", "--new", *AT, "--home", crowd_home, "--json")
+    assert done.code == 0, done.err
+    summary = done.json["sweep"]["summary"]
+    assert (summary["new_references"], summary["groups"]) == (3, 3)
+
+
+def test_an_empty_gallery_has_nothing(sosie: Any, home: Path) -> None:
+    done = sosie("sweep", "--home", home, "--json")
+    assert done.code == 0, done.err
+    assert (done.json["groups"], done.json["sweep"]["summary"]["references"]) == ([], 0)
+
+
+def test_what_the_calibration_cannot_support_is_refused_until_it_is_allowed(
+    sosie: Any, crowd_home: Path, assert_refused: Callable[..., None]
+) -> None:
+    beyond = ("sweep", "--threshold", "0.8", "--home", crowd_home)
+    refused = sosie(*beyond, "--json")
+    assert refused.code == 2
+    assert refused.json["error"]["code"] == "CALIBRATION.RATE_UNSUPPORTED"
+    assert_refused(sosie("sweep", "--fmr", "1e-12", "--plan", "--home", crowd_home), "1e-12")
+    loud = sosie(*beyond, "--unsupported")
+    assert loud.code == 0, loud.err
+    assert "NOT SUPPORTED" in loud.out
+    assert "at most" in loud.out
+
+
+def test_wrong_terms_are_refused_in_a_line(
+    sosie: Any, crowd_home: Path, assert_refused: Callable[..., None], tmp_path: Path
+) -> None:
+    at = ("--home", crowd_home)
+    assert_refused(sosie("sweep", *AT, "--fmr", "1e-5", *at), "two thresholds")
+    assert_refused(sosie("sweep", "--threshold", "2", *at))
+    assert_refused(sosie("sweep", "--threshold", "nan", *at), "--threshold")
+    assert_refused(sosie("sweep", "--resume", "x", "--new", *at), "--resume ID alone")
+    assert_refused(sosie("sweep", "--resume", "x", *at), "no sweep has this id")
+    assert_refused(sosie("sweep", "show", "../../etc/passwd", *at), "no sweep has this id")
+    assert_refused(sosie("sweep", "--report", tmp_path / "no" / "r.html", *at), "cannot be written")
+
+
+def test_a_home_that_a_service_has_open_is_swept_over_http(
+    sosie: Any, crowd_home: Path, assert_refused: Callable[..., None]
+) -> None:
+    with Deployment(crowd_home, load_settings(crowd_home), crowd_home / "cache") as holder:
+        assert holder.writer
+        assert_refused(
+            sosie("sweep", *AT, "--home", crowd_home), "POST http://127.0.0.1:8700/v1/sweeps"
+        )
+        assert sosie("sweep", "--plan", "--home", crowd_home).code == 0
+        assert sosie("sweep", "list", "--home", crowd_home).code == 0
+
+
+SLOW = """
+import sys, time
+from functools import partial
+from indexes.joining import join
+from serving.cli import main
+from serving import snapshots
+
+def slow(gallery, threshold, *, progress, **options):
+    def tell(now):
+        progress(now)
+        print("tile", now.tiles_done, file=sys.stderr, flush=True)
+        time.sleep(0.2)
+    return join.join_gallery(gallery, threshold, progress=tell, tile_rows=64, **options)
+
+snapshots.join_gallery = slow
+sys.argv = ["sosie", *sys.argv[1:]]
+main.main()
+"""
+
+
+@pytest.fixture
+def begin(
+    environment: dict[str, str | None], tmp_path: Path
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`begin(*arguments)`: the command in another process, with small tiles that take their time;
+    returns when the second tile is made."""
+    import os
+    import sys
+
+    started: list[subprocess.Popen[str]] = []
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def run(*arguments: object) -> subprocess.Popen[str]:
+        variables = {**os.environ, **environment}
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={name: value for name, value in variables.items() if value is not None},
+        )
+        started.append(process)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("tile 2"):
+                break
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+    signal.signal(signal.SIGINT, inherited)
+
+
+def test_killed_it_goes_on_where_it_was_and_no_other_begins_before(
+    sosie: Any,
+    crowd_home: Path,
+    begin: Callable[..., subprocess.Popen[str]],
+    assert_refused: Callable[..., None],
+) -> None:
+    process = begin("sweep", *AT, "--home", crowd_home)
+    process.kill()
+    process.wait()
+    (left,) = sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"]
+    assert left["state"] == "running"
+    assert 0 < left["progress"]["share"] < 1
+    assert_refused(sosie("sweep", *AT, "--home", crowd_home), f"--resume {left['id']}")
+    resumed = begin("sweep", "--resume", left["id"], "--home", crowd_home, "--json")
+    out, _ = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0
+    assert f'"total": {TWICE}' in out
+
+
+def test_an_interrupt_pauses_it_and_says_how_to_go_on(
+    sosie: Any, crowd_home: Path, begin: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = begin("sweep", *AT, "--home", crowd_home)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (left,) = sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"]
+    assert left["state"] == "paused"
+    assert f"sosie sweep --resume {left['id']}" in err
+    cancelled = sosie("sweep", "cancel", left["id"], "--home", crowd_home, "--json")
+    assert cancelled.json["sweep"]["state"] == "cancelled"
+    assert not (crowd_home / "sweeps" / left["id"]).exists()
+    started = time.monotonic()
+    assert sosie("sweep", *AT, "--home", crowd_home).code == 0
+    assert time.monotonic() - started < 60

@@ -1,0 +1,114 @@
+"""What fraud teams and operators ask through the client, of the real application."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serving.client import ApiError, Client, KnownDocument, SweepTerms
+from tests.serving.api.conftest import Service
+
+ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
+
+
+@pytest.fixture
+def client_of(service: Service, listen: Callable[..., str]) -> Callable[[str], Client]:
+    url = listen()
+    return lambda key: Client(url, service.keys[key])
+
+
+def test_a_person_is_found_by_face_document_and_number(
+    client_of: Callable[[str], Client], photographs: Any
+) -> None:
+    with client_of("fraud") as team:
+        by_face = team.search_people(probe=photographs.later.read_bytes())
+        [person] = by_face.people
+        assert person.score is not None
+        assert by_face.searched == 1
+        for found in (
+            team.search_people(document=ASTRONAUT),
+            team.search_people(msisdn="+8613800138000"),
+        ):
+            assert [one.document_id for one in found.people] == [person.document_id]
+            assert found.searched is None
+        whole = team.read_document(person.document_id)
+        assert whole.name == "A••••• P••••"
+        [attempt] = whole.enrollments
+        assert team.read_enrollment(attempt.enrollment_id).decision == "approved"
+        assert team.read_crops(attempt.enrollment_id).crops == ()
+
+
+def test_a_case_is_worked_by_two_people(
+    client_of: Callable[[str], Client], photographs: Any
+) -> None:
+    with client_of("fraud") as first, client_of("second") as second:
+        [person] = first.search_people(document=ASTRONAUT).people
+        [line] = person.lines
+        face = photographs.later.read_bytes()
+        case_id = first.dispute(line.line_id, ASTRONAUT, face).case_id
+        assert case_id in [one.case_id for one in first.list_cases(state="alive").cases]
+        me = f"key:{first.whose_key().key_id}"
+        assert first.assign_case(case_id).assignee == me
+        first.note_case(case_id, "the holder was abroad")
+        with pytest.raises(ApiError) as alone:
+            first.close_case(case_id, "fraud", [line.line_id])
+        assert (alone.value.status, alone.value.code) == (403, "CASE.FOUR_EYES")
+        first.propose_outcome(case_id, "twins")
+        first.withdraw_proposal(case_id)
+        proposed = first.propose_outcome(case_id, "fraud", [line.line_id])
+        assert proposed.proposal is not None
+        assert proposed.proposal.by == me
+        assert second.close_case(case_id, "fraud", [line.line_id]).state == "closed"
+        with pytest.raises(ApiError) as late:
+            first.close_case(case_id, "fraud")
+        # Asked again it would come to the same: it is not.
+        assert (late.value.code, late.value.attempts) == ("CASE.STATE", 1)
+        file = first.read_case(case_id)
+        kinds = [note.kind for note in file.notes]
+        assert kinds == [
+            "opened", "assigned", "note", "proposed", "withdrawn", "proposed", "closed",
+        ]  # fmt: skip
+        assert "the holder was abroad" in [note.text for note in file.notes]
+        assert "abroad" not in repr(file)
+        assert first.measure_precision().precision is None
+
+
+def test_a_sweep_is_expected_started_and_read(client_of: Callable[[str], Client]) -> None:
+    terms = SweepTerms(threshold=0.55)
+    with client_of("fraud") as team:
+        expected = team.expect_sweep(terms)
+        assert expected.threshold == 0.55
+        sweep = team.start_sweep(terms)
+        give_up_at = time.monotonic() + 30
+        while team.read_sweep(sweep.sweep_id).state != "done":
+            assert time.monotonic() < give_up_at
+            time.sleep(0.02)
+        done = team.read_sweep(sweep.sweep_id)
+        assert done.progress.share == 1
+        assert isinstance(done.summary, dict)
+        assert [one.sweep_id for one in team.list_sweeps().sweeps] == [sweep.sweep_id]
+        page = team.list_groups(sweep.sweep_id)
+        assert (page.groups, page.total, page.next) == ((), 0, None)
+        for steer in (team.pause_sweep, team.resume_sweep, team.cancel_sweep):
+            with pytest.raises(ApiError) as over:
+                steer(sweep.sweep_id)
+            assert (over.value.code, over.value.attempts) == ("SWEEP.STATE", 1)
+        with pytest.raises(ApiError) as unknown:
+            team.read_group(sweep.sweep_id, "none")
+        assert unknown.value.status == 404
+
+
+def test_thresholds_and_the_audit_chain_are_read(client_of: Callable[[str], Client]) -> None:
+    with client_of("operator") as operator:
+        shown = operator.read_thresholds()
+        assert shown.calibration is not None
+        assert len(shown.calibration.curves) == 3
+        newest = operator.read_audit(limit=1)
+        first = operator.read_audit(after=0, limit=1)
+        assert (first.entries[0].number, first.next) == (1, 1)
+        assert newest.entries[0].number >= 1
+        part = operator.verify_audit()
+        assert (part.intact, part.next) == (True, None)

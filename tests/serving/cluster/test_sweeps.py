@@ -1,0 +1,90 @@
+"""A sweep over a gallery on two nodes: what one process finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.sweeps.expectation import SweepRequest
+from engine.sweeps.model import SweepState
+from indexes.gallery import Gallery
+from indexes.joining.join import Progress, join_gallery
+from indexes.segmented.segments import SegmentedIndex
+from indexes.sharding.joining import join_shards
+from serving.cluster.shards import open_ray_shards, shard_opener
+from serving.compose import Deployment
+from serving.settings import make_settings
+from serving.sweeping.desk import SweepDesk
+from tests.serving.cluster.two_nodes import (
+    DIM,
+    PLAN,
+    RESOURCE,
+    Nodes,
+    likenesses,
+    run_nodes,
+    unit_rows,
+)
+from tests.serving.sweeping.crowd import TWICE, make_crowd
+
+THRESHOLD = 0.5
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with run_nodes() as made:
+        yield made
+
+
+def test_two_nodes_join_what_one_process_does(nodes: Nodes, tmp_path: Path) -> None:
+    strangers = unit_rows(6000)
+    rows = np.concatenate([strangers, likenesses(strangers[:500], seed=1)])
+    ids = np.arange(len(rows))
+    whole = Gallery(SegmentedIndex(DIM))
+    whole.add(ids, rows, 1)
+    with open_ray_shards(PLAN, 2, RESOURCE) as index:
+        gallery = Gallery(index)
+        gallery.add(ids[:6400], rows[:6400], 1)
+        seen: list[Progress] = []
+
+        def stop(progress: Progress) -> None:
+            seen.append(progress)
+            if progress.tiles_done == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            join_shards(
+                gallery, index, THRESHOLD, checkpoint=tmp_path, progress=stop, block_rows=1000
+            )
+        first = join_shards(gallery, index, THRESHOLD, checkpoint=tmp_path, block_rows=1000)
+        assert first.sequence == 1
+        gallery.add(ids[6400:], rows[6400:], 2)
+        news = join_shards(gallery, index, THRESHOLD, known=first.ids)
+    everything = join_gallery(whole, THRESHOLD).pairs.records
+    is_new = everything["right"] >= 6400
+    assert np.array_equal(first.pairs.records, everything[~is_new])
+    assert np.array_equal(news.pairs.records, everything[is_new])
+    assert (len(first.pairs), len(news.pairs)) == (400, 100)
+    assert seen[-1].comparisons_total == 6400 * 6399 // 2
+
+
+def test_a_sweep_on_two_nodes_finds_the_groups_that_one_process_finds(
+    nodes: Nodes, empty_home: Path
+) -> None:
+    home = make_crowd(empty_home, "crowd-on-nodes")
+    folders = []
+    for shards in (0, 2):
+        settings = make_settings({"gallery": {"shards": shards, "shard_resource": RESOURCE}})
+        opener = shard_opener(settings)
+        with Deployment(home, settings, home / "cache", open_index=opener) as deployment:
+            desk = SweepDesk(deployment)
+            record = desk.start(SweepRequest(threshold=0.55), "test")
+            assert desk.wait(60)
+            assert desk.status(record.id).state is SweepState.DONE
+            assert desk.groups(record.id).total == TWICE
+            folders.append(deployment.sweep_folder / record.id)
+            desk.close()
+    for name in ("groups.json", "pairs.csv", "outlets.csv", "covered.bin", "found.bin"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name

@@ -1,0 +1,113 @@
+"""The whole application over a home with a planted ring, on a socket, and a real browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from playwright.sync_api import Browser, sync_playwright
+from stdnum.cn import ric
+
+from engine.faces.extractor import Extractor
+from engine.matching.admission import admit_planned
+from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.roll import Roll
+from engine.matching.subscribers import OpenedLine, Subscriber, plan_admission
+from engine.registry.writer import Writer
+from serving.compose import Deployment
+from serving.settings import SETTINGS_FILE, load_settings
+from tests.serving.api.conftest import cache_folder, extractor, keyed_home, service, serving
+from tests.serving.api.driver import Service
+from tests.serving.client.conftest import listening
+
+__all__ = ["cache_folder", "extractor", "keyed_home", "service"]
+
+CHROMIUM = Path("/usr/bin/chromium")
+RING = 7
+"""Documents of one face."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running console: its address, the keys by their names in KEYS, the service behind it."""
+
+    url: str
+    keys: dict[str, str] = field(repr=False)
+    service: Service = field(repr=False)
+
+
+@pytest.fixture(scope="session")
+def site(
+    keyed_home: tuple[Path, dict[str, str]],
+    extractor: Extractor,
+    cache_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Site]:
+    home = tmp_path_factory.mktemp("console") / "home"
+    shutil.copytree(keyed_home[0], home)
+    settings = home / SETTINGS_FILE
+    settings.write_text(settings.read_text().replace('# keep = "none"', 'keep = "all"'))
+    plant_ring(home, cache_folder)
+    with serving(home, keyed_home[1], extractor, cache_folder) as start:
+        service = start()
+        with listening(service.app, service.loop) as port:
+            yield Site(f"http://127.0.0.1:{port}", keyed_home[1], service)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, with a camera that shows a test picture."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no {CHROMIUM}: apt-get install --no-install-recommends chromium")
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not start for root, as CI is.
+        started = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", *camera]
+        )
+        yield started
+        started.close()
+
+
+def plant_ring(home: Path, cache: Path) -> None:
+    """Enters a ring of documents with a face each, and their lines, as an import would."""
+    with Deployment(home, load_settings(home), cache) as deployment:
+        registrar = deployment.registrar
+
+        def enter(writer: Writer, now: datetime) -> None:
+            subscribers = [
+                make_subscriber(place, vector, now)
+                for place, vector in enumerate(make_ring(registrar.gallery.dim))
+            ]
+            plan = plan_admission(
+                deployment.store, registrar.gallery, Roll(), subscribers, same_document=0.5
+            )
+            admit_planned(writer, registrar.gallery, plan, actor="test", subject="ring", detail={})
+
+        registrar.run(enter)
+        registrar.close()
+
+
+def make_ring(dim: int) -> NDArray[np.float32]:
+    """Unit rows float32[RING, dim]: each less like the others than the one before it."""
+    generator = np.random.default_rng(7)
+    basis = np.linalg.qr(generator.standard_normal((dim, RING + 1)))[0].T
+    closeness = np.linspace(0.9, 0.5, RING)[:, None]
+    return (np.sqrt(closeness) * basis[0] + np.sqrt(1 - closeness) * basis[1:]).astype(np.float32)
+
+
+def make_subscriber(place: int, vector: NDArray[np.float32], now: datetime) -> Subscriber:
+    number = f"11010519{70 + place}01011{place:02d}"
+    number += ric.calc_check_digit(number + "0")
+    document = Document("cn-ric", number, f"Ring Member {place}")
+    [checked] = check_documents([document], FormAuthority(), now.date())
+    opened_at = datetime.now(UTC) - timedelta(days=30 - place)
+    carrier, outlet = ("blue", "b1") if place % 2 else ("red", "r1")
+    line = OpenedLine(f"+861390013{8000 + place}", carrier, outlet, opened_at)
+    return Subscriber(document.name, checked, vector, line)

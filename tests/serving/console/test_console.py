@@ -1,0 +1,177 @@
+"""The whole way through the console in a real Chromium, as people go it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from playwright.sync_api import Browser, expect
+
+from tests.serving.console.conftest import RING, Site
+from tests.serving.console.driving import Visitor, visiting
+
+HOLDER, SECOND = "110105199003071239", "110105198503071257"
+NOTE = '<img src=x onerror="document.title=1"> <b>same scar</b> \u202e\u0645\u062d\u0645\u062f'
+
+
+def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
+    browser: Browser, site: Site, photographs: Any
+) -> None:
+    with visiting(browser, site) as clerk:
+        clerk.page.goto(f"{site.url}/console")
+        clerk.expect_heading("Sign in")
+        clerk.check("signin")
+        clerk.sign_in("b1")
+        enroll(clerk, photographs, HOLDER, "Aileen Probe", "+8613800138777")
+        expect(clerk.page.locator(".verdict")).to_contain_text("Approved")
+        clerk.press("Next activation")
+        enroll(clerk, photographs, SECOND, "Eve Twice", "+8613800138778")
+        expect(clerk.page.locator(".verdict")).to_contain_text("Rejected")
+        expect(clerk.page.locator(".verdict")).to_contain_text("DUPLICATE_IDENTITY")
+        clerk.check("decision")
+    with visiting(browser, site) as analyst, visiting(browser, site) as second:
+        analyst.sign_in("fraud")
+        open_the_case(analyst)
+        look_at_the_enrollment(analyst)
+        propose_fraud(analyst)
+        approve(second)
+        run_a_sweep(analyst)
+        search(analyst)
+    with visiting(browser, site) as clerk:
+        clerk.sign_in("r1")
+        dispute_a_number(clerk, photographs)
+    with visiting(browser, site) as operator:
+        operator.sign_in("operator")
+        verify_the_chain(operator)
+
+
+def enroll(clerk: Visitor, photographs: Any, number: str, name: str, msisdn: str) -> None:
+    clerk.expect_heading("New activation")
+    clerk.fill(type="cn-ric", number=number, name=name, msisdn=msisdn, consent_ref="C-2026-1")
+    clerk.choose("Live photograph", photographs.later)
+    clerk.choose("Document portrait", photographs.portrait)
+    clerk.take_now()
+    if number == HOLDER:
+        clerk.check("enroll")
+    clerk.press("Decide")
+    clerk.expect_heading("Decision")
+
+
+def open_the_case(analyst: Visitor) -> None:
+    analyst.expect_heading("Cases")
+    expect(analyst.row("One face, two documents")).to_have_count(1)
+    analyst.check("cases")
+    analyst.page.keyboard.press("?")
+    expect(analyst.page.get_by_role("dialog")).to_contain_text("Next case")
+    analyst.check("keys")
+    analyst.press("Close")
+    analyst.page.keyboard.press("j")
+    analyst.page.keyboard.press("a")
+    expect(analyst.row("One face, two documents")).to_contain_text("You")
+    analyst.page.keyboard.press("n")
+    analyst.expect_heading("One face, two documents")
+    expect(analyst.page.get_by_label("Note")).to_be_focused()
+    analyst.page.keyboard.type(NOTE)
+    analyst.press("Add the note")
+    note = analyst.page.locator(".note")
+    expect(note).to_have_text(NOTE)
+    assert note.locator("*").count() == 0
+    analyst.check("case")
+
+
+def look_at_the_enrollment(analyst: Visitor) -> None:
+    analyst.page.locator(".facts a").first.click()
+    analyst.expect_heading("Enrollment")
+    faces = analyst.page.locator(".faces img")
+    expect(faces).to_have_count(2)
+    for place in range(2):
+        assert (
+            faces.nth(place).evaluate("async node => (await node.decode(), node.naturalWidth)")
+            == 112
+        )
+    expect(analyst.page.locator(".curve")).to_have_count(2)
+    expect(analyst.page.locator(".curve").nth(1)).to_contain_text("Duplicate")
+    analyst.check("enrollment")
+    analyst.page.go_back()
+    analyst.expect_heading("One face, two documents")
+
+
+def propose_fraud(analyst: Visitor) -> None:
+    analyst.page.get_by_label("Fraud", exact=True).check()
+    analyst.page.get_by_role("checkbox", name=re.compile("8777")).check()
+    expect(analyst.page.get_by_role("button", name="Close the case")).to_have_attribute(
+        "aria-disabled", "true"
+    )
+    analyst.press("Propose")
+    expect(analyst.page.locator(".proposal")).to_contain_text("another person has to approve")
+    expect(analyst.page.get_by_role("button", name="Approve and close")).to_have_count(0)
+
+
+def approve(second: Visitor) -> None:
+    second.sign_in("second")
+    second.page.get_by_label("State").select_option("proposed")
+    expect(second.row("One face, two documents")).to_contain_text("Proposed")
+    second.page.keyboard.press("Escape")
+    second.row("One face, two documents").get_by_role("link").click()
+    second.expect_heading("One face, two documents")
+    second.check("proposal")
+    second.press("Approve and close")
+    expect(second.page.get_by_role("heading", level=1)).to_contain_text("Closed")
+    expect(second.row("8000")).to_have_count(1)
+    expect(second.row("8777")).to_have_count(0)
+    second.check("closed")
+
+
+def run_a_sweep(analyst: Visitor) -> None:
+    analyst.open("Sweeps")
+    analyst.press("What to expect")
+    expect(analyst.page.locator(".plan")).to_contain_text("False pairs to expect")
+    analyst.check("sweeps")
+    analyst.press("Start the sweep")
+    analyst.expect_heading("Sweep")
+    state = analyst.page.locator(".status-line")
+    expect(state).not_to_contain_text(re.compile("Waiting|Running"), timeout=20_000)
+    expect(state).to_contain_text("Done")
+    group = analyst.row("One face, many documents")
+    expect(group).to_contain_text(str(RING))
+    analyst.check("sweep")
+    group.get_by_role("link").click()
+    analyst.expect_heading("One face, many documents")
+    expect(analyst.page.locator(".graph .node")).to_have_count(RING)
+    expect(analyst.page.locator(".link-weakest")).to_have_count(1)
+    analyst.page.locator(".graph .node").first.focus()
+    assert analyst.page.locator(".link-lit").count() > 0
+    analyst.check("group")
+    analyst.page.keyboard.press("Enter")
+    expect(analyst.page.locator(".person-head")).to_contain_text("R••")
+    analyst.check("document")
+
+
+def search(analyst: Visitor) -> None:
+    analyst.open("Search")
+    analyst.page.get_by_label("Number", exact=True).check()
+    analyst.fill(msisdn="+8613800138000")
+    analyst.page.get_by_role("main").get_by_role("button", name="Search").click()
+    expect(analyst.page.locator(".person")).to_have_count(1)
+    analyst.check("search")
+
+
+def dispute_a_number(clerk: Visitor, photographs: Any) -> None:
+    clerk.open("Numbers under a name")
+    clerk.fill(type="cn-ric", number=HOLDER)
+    clerk.choose("Live photograph", photographs.live)
+    clerk.press("Show the numbers")
+    line = clerk.page.locator("tbody tr").first
+    line.get_by_role("button", name="Not mine").click()
+    clerk.check("dispute")
+    clerk.press("Open the dispute")
+    expect(line).to_contain_text("Disputed")
+    clerk.check("lines")
+
+
+def verify_the_chain(operator: Visitor) -> None:
+    operator.expect_heading("Audit chain")
+    expect(operator.page.locator("tbody tr").first).to_be_visible()
+    operator.press("Verify the chain")
+    expect(operator.page.locator(".notice.good")).to_contain_text(re.compile(r"whole: \d+"))
+    operator.check("audit")

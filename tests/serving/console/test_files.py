@@ -1,0 +1,101 @@
+"""What is served at `/console`: files of our own, and headers that let in nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from typing import Any
+
+import pytest
+
+from serving.console.routes import POLICY, read_files
+
+FILES = read_files()
+MOST_BYTES = 80 * 1024
+"""Of all views in all languages, as they travel."""
+
+
+def texts() -> dict[str, str]:
+    return {path: file.body.decode() for path, file in FILES.items()}
+
+
+@pytest.mark.parametrize("path", ["/console", "/console/", *(f"/console/{one}" for one in FILES)])
+def test_every_file_comes_without_a_key_and_with_strict_headers(service: Any, path: str) -> None:
+    answer = service.ask("GET", path, key=None)
+    assert answer.status_code == 200
+    assert answer.content == FILES[path.removeprefix("/console").strip("/") or "index.html"].body
+    headers = answer.headers
+    assert headers["content-security-policy"] == POLICY
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
+    names = [name.lower() for name, _ in headers.multi_items()]
+    assert len(names) == len(set(names))
+
+
+def test_the_policy_allows_nothing_but_what_the_console_needs() -> None:
+    rules = dict(rule.split(" ", 1) for rule in POLICY.split("; "))
+    assert rules == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self' data: blob:",
+        "connect-src": "'self'",
+        "form-action": "'none'",
+        "base-uri": "'none'",
+        "frame-ancestors": "'none'",
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "'none'",
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["nothing.js", "..%2f..%2froutes.py", "../routes.py", "js", "js/", "index.html/", "%00", "é"],
+)
+def test_nothing_else_can_be_asked_for(service: Any, path: str) -> None:
+    answer = service.ask("GET", f"/console/{path}", key=None)
+    service.assert_refused(answer, 404, "REQUEST.ROUTE_UNKNOWN")
+
+
+def test_who_unpacks_gzip_gets_the_same_files_smaller(service: Any) -> None:
+    packed = service.ask("GET", "/console", key=None, headers={"accept-encoding": "gzip"})
+    plain = service.ask("GET", "/console", key=None, headers={"accept-encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert packed.content == plain.content == FILES["index.html"].body
+    assert all(gzip.decompress(file.packed) == file.body for file in FILES.values())
+
+
+def test_the_whole_console_travels_light() -> None:
+    assert sum(len(file.packed) for file in FILES.values()) < MOST_BYTES
+
+
+def test_nothing_comes_from_elsewhere() -> None:
+    # The names of XML vocabularies are no addresses.
+    for path, text in texts().items():
+        addresses = re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", text)
+        assert set(addresses) <= {"http://www.w3.org/2000/svg"}, path
+
+
+def test_no_text_is_ever_made_markup() -> None:
+    forbidden = re.compile(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|eval\(|new Function"
+        r"|setHTML|createContextualFragment|srcdoc|javascript:"
+    )
+    for path, text in texts().items():
+        assert forbidden.search(text) is None, path
+
+
+def test_the_page_has_no_inline_script_and_no_inline_style() -> None:
+    page = FILES["index.html"].body.decode()
+    assert re.findall(r"<script(?![^>]*\ssrc=)[^>]*>", page) == []
+    assert re.search(r"<style|\sstyle=|\son\w+=", page) is None
+
+
+def test_the_key_is_kept_in_the_session_alone() -> None:
+    for path, text in texts().items():
+        kept = re.findall(r"(localStorage|sessionStorage|indexedDB|document\.cookie)", text)
+        allowed = {"js/session.js": {"sessionStorage"}, "js/language.js": {"localStorage"},
+                   "js/shortcuts.js": {"localStorage"}}  # fmt: skip
+        assert set(kept) <= allowed.get(path, set()), path

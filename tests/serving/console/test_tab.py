@@ -1,0 +1,206 @@
+"""What a tab keeps, sends again, refuses, and says in which language."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Route, expect
+
+from engine.matching.thresholds import Comparison
+from engine.registry.apikeys import ApiKey
+from engine.registry.records import utc_now
+from serving.access.keys import make_key
+from tests.serving.console.conftest import Site
+from tests.serving.console.driving import Visitor, visiting
+
+STORED = "() => [Object.values(sessionStorage), Object.values(localStorage), document.cookie]"
+VIEWS = {
+    "b1": ("enroll", "lines", "enrollments"),
+    "fraud": ("cases", "sweeps", "search"),
+    "operator": ("audit",),
+}
+
+
+def test_the_key_is_in_the_session_alone_and_goes_with_a_sign_out(
+    browser: Browser, site: Site
+) -> None:
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("b1")
+        session, local, cookie = visitor.page.evaluate(STORED)
+        assert (session, cookie) == ([site.keys["b1"]], "")
+        assert site.keys["b1"] not in local
+        visitor.page.reload()
+        visitor.expect_heading("New activation")
+        visitor.press("Sign out")
+        visitor.expect_heading("Sign in")
+        assert visitor.page.evaluate(STORED)[0] == []
+
+
+def test_a_key_that_ends_signs_the_tab_out_and_a_new_one_goes_on_there(
+    browser: Browser, site: Site
+) -> None:
+    made = make_key(site.service.parts.vault)
+    store = site.service.parts.store
+    store.add_api_key(
+        ApiKey(made.id, made.digest, "ends", "fraud", None, None, None, utc_now()), actor="test"
+    )
+    site.keys["ends"] = made.text
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("ends")
+        visitor.open("Sweeps")
+        store.revoke_api_key(made.id, actor="test")
+        visitor.press("What to expect")
+        visitor.expect_heading("Sign in")
+        expect(visitor.page.get_by_role("alert")).to_contain_text("no longer in force")
+        assert visitor.page.evaluate(STORED)[0] == []
+        visitor.page.get_by_label("API key").fill(site.keys["fraud"])
+        visitor.press("Sign in")
+        visitor.expect_heading("Sweeps")
+
+
+def test_a_key_that_is_none_is_refused_in_words(browser: Browser, site: Site) -> None:
+    with visiting(browser, site) as visitor:
+        visitor.page.goto(f"{site.url}/console#/audit")
+        visitor.page.get_by_label("API key").fill("sosie_nothing")
+        visitor.press("Sign in")
+        expect(visitor.page.get_by_role("alert")).to_contain_text("not a key in force")
+
+
+def test_a_view_of_another_role_is_not_opened(browser: Browser, site: Site) -> None:
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("b1")
+        for place in ("audit", "cases", "sweep/x", "nothing", "%zz", "__proto__"):
+            visitor.page.evaluate("place => { location.hash = `#/${place}`; }", place)
+            visitor.expect_heading("New activation")
+        assert visitor.faults == []
+
+
+def test_the_keyboard_alone_goes_past_the_navigation_and_switches_single_keys_off(
+    browser: Browser, site: Site
+) -> None:
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("fraud")
+        visitor.expect_heading("Cases")
+        visitor.page.evaluate("document.activeElement.blur()")
+        visitor.page.keyboard.press("Tab")
+        skip = visitor.page.get_by_role("link", name="Skip to the content")
+        expect(skip).to_be_focused()
+        expect(skip).to_be_in_viewport()
+        visitor.page.keyboard.press("Enter")
+        expect(visitor.page.get_by_role("main")).to_be_focused()
+        visitor.page.keyboard.press("?")
+        visitor.page.get_by_label("Single keys work").uncheck()
+        visitor.page.keyboard.press("Escape")
+        visitor.page.keyboard.press("?")
+        expect(visitor.page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_an_activation_without_an_answer_is_sent_again_under_its_key(
+    browser: Browser, site: Site, photographs: Any
+) -> None:
+    sent: list[str] = []
+
+    def fail_first(route: Route) -> None:
+        sent.append(route.request.headers["idempotency-key"])
+        if len(sent) in {1, 3}:
+            body = '{"status": 503, "code": "SERVICE.NOT_READY", "message": "not yet"}'
+            route.fulfill(status=503, body=body, headers={"retry-after": "1"})
+        else:
+            route.continue_()
+
+    with visiting(browser, site) as visitor:
+        visitor.page.route("**/v1/enrollments", fail_first)
+        visitor.sign_in("b1")
+        fill_in(visitor, photographs)
+        visitor.press("Decide")
+        visitor.expect_heading("Decision")
+        assert len(sent) == 2
+        assert len(set(sent)) == 1
+        visitor.press("Next activation")
+        fill_in(visitor, photographs)
+        visitor.press("Decide")
+        visitor.expect_heading("Decision")
+        assert len(sent) == 4
+        assert len(set(sent)) == 2
+
+
+def fill_in(visitor: Visitor, photographs: Any) -> None:
+    visitor.expect_heading("New activation")
+    number, name = "110105198503071257", "Stan Stranger"
+    visitor.fill(type="cn-ric", number=number, name=name, msisdn="+8613800138001", consent_ref="C")
+    visitor.choose("Live photograph", photographs.faceless)
+    visitor.choose("Document portrait", photographs.faceless)
+    visitor.take_now()
+
+
+def test_a_photograph_that_is_missing_or_too_large_is_said_before_it_is_sent(
+    browser: Browser, site: Site, tmp_path: Any
+) -> None:
+    large = tmp_path / "large.jpg"
+    large.write_bytes(b"\xff\xd8" + bytes(8 * 2**20))
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("b1")
+        visitor.open("Numbers under a name")
+        visitor.fill(type="cn-ric", number="110105199003071239")
+        visitor.press("Show the numbers")
+        picture = visitor.page.get_by_role("group", name="Live photograph")
+        expect(picture).to_contain_text("A photograph is missing here.")
+        picture.locator("input").set_input_files(large)
+        expect(picture).to_contain_text("Larger than 8 MB")
+        expect(picture.get_by_role("img")).to_have_count(0)
+
+
+def test_the_camera_takes_a_photograph(browser: Browser, site: Site) -> None:
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("b1")
+        picture = visitor.page.get_by_role("group", name="Live photograph")
+        picture.get_by_role("button", name="Use the camera").click()
+        visitor.press("Take it")
+        expect(picture.get_by_role("img")).to_be_visible()
+        assert visitor.page.locator("[name=captured_at]").input_value() != ""
+        assert visitor.page.locator("video").count() == 0
+        assert visitor.faults == []
+
+
+def test_the_curve_reads_as_the_calibration_does(browser: Browser, site: Site) -> None:
+    calibration = site.service.parts.calibration
+    assert calibration is not None
+    curve = calibration.curve(Comparison.FUSED)
+    inside = [curve.points[0].threshold, curve.points[-1].threshold - 1e-6]
+    scores = [-0.2, 0.0, 0.1, *inside, *(point.threshold + 0.003 for point in curve.points[:-1])]
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("fraud")
+        read = visitor.page.evaluate(
+            """async (scores) => {
+              const { rateAt } = await import("/console/js/curves.js");
+              const { readThresholds } = await import("/console/js/service.js");
+              const { calibration } = await readThresholds();
+              const curve = calibration.curves.find((one) => one.comparison === "fused");
+              return scores.map((score) => rateAt(curve, score).value);
+            }""",
+            scores,
+        )
+    assert read == pytest.approx([curve.fmr_at(score).value for score in scores], rel=1e-6)
+
+
+@pytest.mark.parametrize("language", ["zh", "ko"])
+@pytest.mark.parametrize("key", VIEWS)
+def test_every_view_is_whole_in_another_language_on_a_dark_telephone_too(
+    browser: Browser, site: Site, key: str, language: str
+) -> None:
+    is_narrow = language == "ko"
+    with visiting(browser, site, scheme="dark" if is_narrow else "light") as visitor:
+        visitor.sign_in(key)
+        visitor.speak(language)
+        if is_narrow:
+            visitor.page.set_viewport_size({"width": 390, "height": 800})
+        for view in VIEWS[key]:
+            visitor.page.locator(f"nav a[data-view={view}]").click()
+            visitor.expect_heading()
+            assert visitor.words_left_in_english() == set(), view
+            visitor.check(f"{view}-{language}")
+            fits = "document.documentElement.scrollWidth <= innerWidth"
+            assert visitor.page.evaluate(fits), view
+        visitor.page.reload()
+        visitor.expect_language(language)
