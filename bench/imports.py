@@ -96,7 +96,7 @@ def run(config: ImportConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
 def write_base(path: Path, faces: LabelledFolder, people: int | None) -> list[Path]:
     """A base of the folder's people: a document each, a row and a line for every two photographs,
     and for one that is left over. The photographs in the order of the rows."""
-    written = []
+    written: list[Path] = []
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS)

@@ -82,7 +82,8 @@ class ImportOrder:
             "names": dict(self.wording.names),
             "defaults": dict(self.wording.defaults),
             "form": [self.form.encoding, self.form.delimiter],
-            "root": str(self.root),
+            # A folder that is moved with its data is the same one.
+            "root": None if self.images is None else str(self.root),
             "may_leave": self.may_leave,
             "zone": str(self.zone),
             "country": self.country,

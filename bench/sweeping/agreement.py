@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.sweeps.model import PairTable
+from engine.sweeps.model import Group, PairTable
+from engine.sweeps.nearness import label_components
 
 Labels = NDArray[np.int64]
 
@@ -34,24 +35,24 @@ def share_pairs(truth: Labels, found: Labels) -> tuple[float, float]:
     return precision, together / of_truth if of_truth else 1.0
 
 
-def label_groups(size: int, groups: Sequence[NDArray[np.int64]]) -> Labels:
-    """int64[size]: who is in no group is alone."""
+def label_groups(size: int, groups: Iterable[Group]) -> Labels:
+    """int64[size] by reference, where those are rows: who is in no group is alone."""
+    return label_sets(
+        size, ([key for one in group.identities for key in one.reference_ids] for group in groups)
+    )
+
+
+def label_sets(size: int, sets: Iterable[Sequence[int]]) -> Labels:
+    """int64[size]: the rows of each set have one label, all others one of their own."""
     labels = np.arange(size)
-    for rows in groups:
-        labels[rows] = rows.min()
+    for rows in sets:
+        labels[rows] = min(rows)
     return labels
 
 
-def label_components(size: int, pairs: PairTable) -> Labels:
+def label_linked(size: int, pairs: PairTable) -> Labels:
     """int64[size]: whoever is linked is together, through however many others."""
-    labels = np.arange(size)
-    while True:
-        before = labels.copy()
-        np.minimum.at(labels, pairs.right, labels[pairs.left])
-        np.minimum.at(labels, pairs.left, labels[pairs.right])
-        labels = labels[labels]
-        if np.array_equal(before, labels):
-            return labels
+    return label_components(size, pairs.left, pairs.right)
 
 
 def count_exact(people: Sequence[NDArray[np.int64]], labels: Labels) -> int:

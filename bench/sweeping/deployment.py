@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.counter import load_holders, open_outlet
 from bench.searchers import clock
-from bench.sweeping.agreement import Labels, label_groups
+from bench.sweeping.agreement import Labels, label_sets
 from bench.sweeping.memory import read_peak_bytes
 from bench.sweeping.planted import Plan, Planted, plant
 from bench.sweeping.verdict import Agreement, agree, count_joined
@@ -97,11 +97,11 @@ def _sweep(home: Path, threshold: float, scope: Scope, total: int) -> tuple[Swee
         groups = file.page(len(file), kind=GroupKind.ONE_FACE)
         desk.close()
     # References were given ascending ids in the order of the rows.
-    rows = [
-        np.searchsorted(references, [one.reference_ids[0] for one in group.identities])
+    rows = (
+        np.searchsorted(references, [one.reference_ids[0] for one in group.identities]).tolist()
         for group in groups
-    ]
-    return record, label_groups(total, rows)
+    )
+    return record, label_sets(total, rows)
 
 
 def _seconds(record: SweepRecord) -> float:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.searchers import clock
-from bench.sweeping.agreement import label_components
 from engine.sweeps.clustering import cluster_links
 from engine.sweeps.linking import LinkTable
-from engine.sweeps.model import PairTable
+from engine.sweeps.nearness import label_components
 
 LINKS_A_DOCUMENT = 2.5
 """With more than two, most documents hang together in one component."""
@@ -36,6 +35,6 @@ def time_flood(links: int, seed: int) -> Flood:
     left, right, scores = left[kept], right[kept], scores[kept]
     table = LinkTable.of(left, right, scores)
     clusters, seconds = clock(lambda: cluster_links(table))
-    components = label_components(documents, PairTable(left, right, scores))
+    components = label_components(documents, left, right)
     largest = int(np.bincount(components).max())
     return Flood(links, seconds, largest, max(len(cluster.members) for cluster in clusters))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.photographs import find_faces
 from bench.searchers import build_gallery
-from bench.sweeping.agreement import adjusted_rand, label_groups, share_pairs
+from bench.sweeping.agreement import adjusted_rand, label_groups, label_linked, share_pairs
 from bench.sweeping.facts import SyntheticFacts
 from bench.vectors import Vectors, default_thresholds
 from engine.accuracy.evaluate import embed_folder
@@ -19,7 +20,8 @@ from engine.accuracy.labelled import LabelledFolder
 from engine.accuracy.templates import fuse
 from engine.faces.extractor import open_extractor
 from engine.sweeps.groups import group_faces
-from engine.sweeps.model import PairTable
+from engine.sweeps.model import Group, PairTable
+from engine.sweeps.nearness import look_into
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join_gallery
 
@@ -38,7 +40,10 @@ class Gallery:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """At a threshold: of the pairs, and of the pairs of identities that share a group."""
+    """At a threshold: of the pairs, and of the pairs of identities that share a group.
+
+    `of_components` is the adjusted Rand index of whoever is linked through however many others.
+    """
 
     threshold: float
     pair_precision: float
@@ -46,6 +51,7 @@ class Found:
     precision: float
     recall: float
     adjusted_rand: float
+    of_components: float
     groups: int
 
 
@@ -114,28 +120,33 @@ def _count(people: NDArray[np.int64]) -> tuple[int, int, int]:
 def _sweep(gallery: Gallery, thresholds: dict[str, float]) -> dict[str, Found]:
     scanner = Scanner()
     indexed, _ = build_gallery(gallery.vectors, scanner)
-    facts = SyntheticFacts(len(gallery.people))
     found = {}
     for name, threshold in thresholds.items():
         joined = join_gallery(indexed, threshold).pairs
         pairs = PairTable(joined.left, joined.right, joined.scores)
-        groups = group_faces(pairs, threshold, facts)
-        rows = [np.array([one.reference_ids[0] for one in group.identities]) for group in groups]
-        labels = label_groups(len(gallery.people), rows)
-        precision, recall = share_pairs(gallery.people, labels)
-        right = int((gallery.people[pairs.left] == gallery.people[pairs.right]).sum())
-        mated = _count_mated(gallery.people)
-        found[name] = Found(
-            threshold=threshold,
-            pair_precision=right / len(pairs) if len(pairs) else 1.0,
-            pair_recall=right / mated if mated else 1.0,
-            precision=precision,
-            recall=recall,
-            adjusted_rand=adjusted_rand(gallery.people, labels),
-            groups=len(groups),
-        )
+        facts = SyntheticFacts(len(gallery.people))
+        groups = group_faces(pairs, threshold, facts, look=look_into(indexed))
+        found[name] = _compare(gallery.people, threshold, pairs, groups)
     scanner.close()
     return found
+
+
+def _compare(
+    people: NDArray[np.int64], threshold: float, pairs: PairTable, groups: Sequence[Group]
+) -> Found:
+    labels = label_groups(len(people), groups)
+    precision, recall = share_pairs(people, labels)
+    right, mated = int((people[pairs.left] == people[pairs.right]).sum()), _count_mated(people)
+    return Found(
+        threshold=threshold,
+        pair_precision=right / len(pairs) if len(pairs) else 1.0,
+        pair_recall=right / mated if mated else 1.0,
+        precision=precision,
+        recall=recall,
+        adjusted_rand=adjusted_rand(people, labels),
+        of_components=adjusted_rand(people, label_linked(len(people), pairs)),
+        groups=len(groups),
+    )
 
 
 def _count_mated(people: NDArray[np.int64]) -> int:

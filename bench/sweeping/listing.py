@@ -71,6 +71,7 @@ def list_photographs(found: Photographed) -> Iterable[Result]:
                 Figure(f"{at}: together in groups, precision", "share", one.precision),
                 Figure(f"{at}: together in groups, recall", "share", one.recall),
                 Figure(f"{at}: adjusted Rand index", "of 1", one.adjusted_rand),
+                Figure(f"{at}: the same of connected components", "of 1", one.of_components),
                 Figure(f"{at}: groups", "groups", float(one.groups)),
             ]
         yield Result(f"People under false documents, {name}", setup, tuple(figures))
@@ -90,7 +91,7 @@ def _list_costs(found: Measured, setup: Setup) -> Result:
 
 
 def _list_findings(found: Measured, setup: Setup) -> Result:
-    """Ours beside those who are linked through however many others."""
+    """Ours, and beside it what pairs alone tell, and who is linked through however many others."""
     swept = found.swept
     figures = (
         Figure("pairs found", "pairs", float(swept.pairs)),
@@ -100,6 +101,7 @@ def _list_findings(found: Measured, setup: Setup) -> Result:
         Figure("of strangers of the population", "pairs", float(swept.false)),
         Figure("groups", "groups", float(swept.groups)),
         *_list_agreement("groups", swept.ours),
+        *_list_agreement("groups of the pairs alone", swept.pairs_alone),
         *_list_agreement("connected components", swept.components),
     )
     return Result("What it found", setup, figures)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.searchers import build_gallery, clock
-from bench.sweeping.agreement import label_components, label_groups
+from bench.sweeping.agreement import label_groups, label_linked
 from bench.sweeping.facts import SyntheticFacts
 from bench.sweeping.memory import read_peak_bytes
 from bench.sweeping.planted import Plan, Planted, plant, planted_pairs
@@ -21,6 +21,7 @@ from bench.sweeping.verdict import Agreement, agree, count_joined, count_missed,
 from bench.timing import rested
 from engine.sweeps.groups import group_faces
 from engine.sweeps.model import Group, PairTable
+from engine.sweeps.nearness import look_into
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
@@ -31,7 +32,10 @@ _FLAT_REFERENCES = 20_000
 @dataclass(frozen=True, slots=True)
 class Swept:
     """Seconds, and what was found. `planted` pairs reach the threshold, `missed` were not found;
-    `false` pairs are of two people, traps not counted."""
+    `false` pairs are of two people, traps not counted.
+
+    Groups of ours, those without a look at pairs that are near, and what is linked at all.
+    """
 
     join_s: float
     group_s: float
@@ -41,6 +45,7 @@ class Swept:
     false: int
     groups: int
     ours: Agreement
+    pairs_alone: Agreement
     components: Agreement
 
     @property
@@ -119,7 +124,7 @@ def _sweep_all(
 
     def group() -> tuple[PairTable, list[Group]]:
         found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
-        return found, group_faces(found, threshold, facts)
+        return found, group_faces(found, threshold, facts, look=look_into(gallery))
 
     (pairs, groups), group_s = clock(group)
     wanted = planted_pairs(planted, threshold)
@@ -134,8 +139,9 @@ def _sweep_all(
         missed=count_missed(wanted, pairs),
         false=int((strange & ~np.isin(pairs.left, trapped)).sum()),
         groups=len(groups),
-        ours=agree(planted, label_groups(first, [_rows_of(one) for one in groups])),
-        components=agree(planted, label_components(first, pairs)),
+        ours=agree(planted, label_groups(first, groups)),
+        pairs_alone=agree(planted, label_groups(first, group_faces(pairs, threshold, facts))),
+        components=agree(planted, label_linked(first, pairs)),
     )
     return swept, pairs
 
@@ -157,12 +163,14 @@ def _sweep_new(
             np.concatenate([earlier.right, found.right]),
             np.concatenate([earlier.scores, found.scores]),
         )
-        return both, group_faces(both, threshold, facts, fresh=np.arange(first, total))
+        return both, group_faces(
+            both, threshold, facts, look=look_into(gallery), fresh=np.arange(first, total)
+        )
 
     (pairs, groups), group_s = clock(group)
     wanted = planted_pairs(planted, threshold)
     wanted = wanted[wanted[:, 1] >= first]
-    labels = label_groups(total, [_rows_of(one) for one in groups])
+    labels = label_groups(total, groups)
     joined_count, returning = count_joined(planted, labels)
     return Renewed(
         join_s=join_s,
@@ -173,10 +181,6 @@ def _sweep_new(
         returning=returning,
         joined=joined_count,
     )
-
-
-def _rows_of(group: Group) -> NDArray[np.int64]:
-    return np.array([key for one in group.identities for key in one.reference_ids])
 
 
 def _time_flat(vectors: NDArray[np.float32], threshold: float) -> float:

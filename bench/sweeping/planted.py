@@ -28,7 +28,7 @@ DIM = 128
 SMALLEST, LARGEST = 2, 20
 """Identities of a ring."""
 
-_CLEARANCE = 0.05
+_CLEARANCE = 0.06
 _PEOPLE_OF_RINGS, _PEOPLE_OF_TRAPS, _NEWCOMERS = 3, 4, 5
 """Added to the seed: people who are nobody of the gallery."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from engine.casework.model import CaseKind, CaseNote, CaseOrigin, NoteKind
@@ -17,6 +17,9 @@ from engine.registry.records import (
     Changes,
     new_id,
 )
+
+SAME_CHECK = timedelta(days=1)
+"""Whoever fails again and again within it fills no history: the audit has each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,17 +202,17 @@ def _highest(*values: float | None) -> float | None:
 
 
 def _is_repeated(case: CaseRecord, draft: CaseRecord) -> bool:
-    """Whether the same sweep has said all of it before."""
-    return (
-        draft.origin is CaseOrigin.SWEEP
-        and draft.sweep_id == case.sweep_id
-        and all(
-            set(new) <= set(known)
-            for new, known in (
-                (draft.document_ids, case.document_ids),
-                (draft.suspect_ids, case.suspect_ids),
-                (draft.line_ids, case.line_ids),
-            )
+    """Whether the same sweep, or a check of the same day, has said all of it before."""
+    is_same_sweep = draft.origin is CaseOrigin.SWEEP and draft.sweep_id == case.sweep_id
+    is_same_day = (
+        draft.origin is CaseOrigin.REVERIFICATION and draft.opened_at - case.updated_at < SAME_CHECK
+    )
+    return (is_same_sweep or is_same_day) and all(
+        set(new) <= set(known)
+        for new, known in (
+            (draft.document_ids, case.document_ids),
+            (draft.suspect_ids, case.suspect_ids),
+            (draft.line_ids, case.line_ids),
         )
     )
 

@@ -73,7 +73,8 @@ def erase_holder(
     actor: str,
     carrier: str | None = None,
 ) -> ErasureCertificate:
-    """Erases a document, presented or by its id, with its references and numbers.
+    """Erases a document, presented or by its id, with its references, numbers and crops, and the
+    texts of cases that name nobody else; what people put on the watch-list stays there.
 
     `NotFound` and `TenantConflict` as in `find_erasable`.
     """

@@ -5,29 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, bindparam, func, or_, select
+from sqlalchemy import Row, Select, and_, bindparam, func, or_, select, text
 
 from engine.casework.model import CaseNote, NoteKind
 from engine.errors import NotFound
 from engine.registry.caserows import CASE_NOTE, case_of
-from engine.registry.casetables import case_documents, case_notes, cases
+from engine.registry.casetables import IS_ALIVE, case_documents, case_notes, cases
 from engine.registry.database import reading
 from engine.registry.records import ALIVE, CaseRecord, CaseState, is_id
 from engine.registry.source import KEYS, Source
 
-_IS_ALIVE = cases.c.state.in_(sorted(state.value for state in ALIVE))
 _NEWEST = select(cases).order_by(cases.c.opened_at.desc(), cases.c.id.desc())
 _CASES = select(cases).where(cases.c.id.in_(KEYS))
 _OPEN_OF_LINE = select(cases).where(
-    cases.c.line_id == bindparam("line"), cases.c.kind == bindparam("kind"), _IS_ALIVE
+    cases.c.line_id == bindparam("line"), cases.c.kind == bindparam("kind"), text(IS_ALIVE)
 )
-_OF_DOCUMENTS = (
-    _NEWEST.add_columns(case_documents.c.document_id.label("named_id"))
-    .join(case_documents, case_documents.c.case_id == cases.c.id)
-    .where(case_documents.c.document_id.in_(KEYS))
+# A subquery and no join: SQLite would go through every case of the states first.
+_STATE = select(cases.c.state).where(cases.c.id == case_documents.c.case_id).scalar_subquery()
+_NAMING = select(case_documents.c.document_id, case_documents.c.case_id).where(
+    case_documents.c.document_id.in_(KEYS), _STATE.in_(bindparam("states", expanding=True))
 )
-_OPEN_OF_DOCUMENTS = _OF_DOCUMENTS.where(_IS_ALIVE)
-_STANDING_OF_DOCUMENTS = _OF_DOCUMENTS.where(cases.c.state != CaseState.MERGED.value)
 _MERGED_INTO = (
     select(cases)
     .where(cases.c.merged_into == bindparam("id"))
@@ -112,22 +109,32 @@ class CaseReader(Source):
 
     def open_cases_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
         """The cases alive that name each document, the newest first; no document is left out."""
-        return self._by_document(_OPEN_OF_DOCUMENTS, document_ids)
+        return self._by_document(document_ids, ALIVE)
 
     def cases_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
         """The same with closed ones; a merged one is seen in what it went into."""
-        return self._by_document(_STANDING_OF_DOCUMENTS, document_ids)
+        return self._by_document(document_ids, ALIVE | {CaseState.CLOSED})
 
     def cases_of_groups(self, group_keys: Sequence[str]) -> dict[str, CaseRecord]:
         """The newest case that each of these groups of sweeps went into, closed or alive."""
         return {row.named_key: case_of(row) for row in self._rows_of(_OF_GROUPS, group_keys)}
 
     def _by_document(
-        self, query: Select[Any], document_ids: Sequence[str]
+        self, document_ids: Sequence[str], states: Collection[CaseState]
     ) -> dict[str, list[CaseRecord]]:
+        named = [state.value for state in sorted(states)]
+        links = [
+            (row.document_id, row.case_id)
+            for row in self._rows_of(_NAMING, document_ids, states=named)
+        ]
+        # Each case is read once, however many of the documents it names.
+        known = self.cases_by_id([case_id for _, case_id in links])
         found: dict[str, list[CaseRecord]] = {key: [] for key in document_ids}
-        for row in self._rows_of(query, document_ids):
-            found[row.named_id].append(case_of(row))
+        for document_id, case_id in links:
+            if known[case_id].state in states:
+                found[document_id].append(known[case_id])
+        for cases_of_one in found.values():
+            cases_of_one.sort(key=lambda case: (case.opened_at, case.id), reverse=True)
         return found
 
     def _text(self, row: Row[Any]) -> str:

@@ -71,7 +71,9 @@ cases = Table(
     CheckConstraint("(state = 'merged') = (merged_into IS NOT NULL)", name="merged"),
 )
 Index("ix_cases_opened", cases.c.opened_at, cases.c.id)
-_IS_ALIVE_OF_LINE = "line_id IS NOT NULL AND state IN ('open', 'assigned', 'proposed')"
+IS_ALIVE = "state IN ('open', 'assigned', 'proposed')"
+"""As the index below says it: only a query with these very words can use that."""
+_IS_ALIVE_OF_LINE = f"line_id IS NOT NULL AND {IS_ALIVE}"
 # One at a time: who disputes a line again is shown the case that people have.
 Index(
     "uq_cases_open_of_line",

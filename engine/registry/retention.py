@@ -173,7 +173,7 @@ def _due_lines(until: Until) -> ColumnElement[bool]:
     return and_(
         _lines.c.status == _CLOSED,
         _lines.c.msisdn.is_not(None),
-        _lines.c.closed_at < until[Kind.LINES],
+        _lines.c.closed_at <= until[Kind.LINES],
     )
 
 

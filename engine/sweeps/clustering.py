@@ -215,8 +215,7 @@ def _find_moves(labels: Labels, both: _Ties) -> tuple[Labels, Labels]:
     worth[reach.one[is_own]] = values[is_own] + 1
     own_totals[reach.one[is_own]] = reach.totals[is_own]
     gains = values - worth[reach.one]
-    # Where it is near alone and not linked, it is as well off by itself.
-    better = ~is_own & (gains > 0) & (values > 0)
+    better = ~is_own & (gains > 0)
     there, gains = reach.only(better), gains[better]
     leaving = np.flatnonzero((worth <= 0) & (sizes[labels] > 1))
     members = np.concatenate([there.one, leaving])

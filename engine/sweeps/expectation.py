@@ -151,12 +151,7 @@ def expect(
     a threshold below `at_least`.
     """
     proposal = propose(size, curve, budget)
-    if request.threshold is not None:
-        threshold = request.threshold
-    elif request.fmr is not None:
-        threshold = curve.threshold_at(request.fmr)
-    else:
-        threshold = max(proposal.threshold, at_least)
+    threshold = _choose(request, curve, max(proposal.threshold, at_least))
     if threshold < at_least:
         raise RequestError(
             f"the last sweep looked from {at_least:.4f} on, so what lies between that and "
@@ -176,6 +171,12 @@ def expect(
         highest_supported=curve.points[-1].threshold,
         proposal=proposal,
     )
+
+
+def _choose(request: SweepRequest, curve: CalibrationCurve, otherwise: float) -> float:
+    if request.threshold is not None:
+        return request.threshold
+    return otherwise if request.fmr is None else curve.threshold_at(request.fmr)
 
 
 def propose(size: GallerySize, curve: CalibrationCurve, budget: float) -> Proposal:

@@ -46,15 +46,10 @@ def write_outputs(
     judged = reader.judged_pairs()
     _write_tables(swept, cases, summary, judged, reader)
     write_groups(folder.groups, swept.groups)
-    rate = calibration.fmr_at(swept.task.terms.threshold, Comparison.FUSED)
-    false_pairs = rate.times(account.comparisons)
+    chance = _expect(swept, account, calibration)
     contents = ReportInput(
         sweep=_describe(swept, account),
-        chance=Chance(
-            false_pairs=false_pairs,
-            curve=calibration.curve(Comparison.FUSED),
-            source=calibration.source,
-        ),
+        chance=chance,
         scores=swept.pairs.scores[~swept.is_excepted],
         groups=swept.groups,
         summary=summary,
@@ -73,7 +68,7 @@ def write_outputs(
         "pairs": len(swept.pairs),
         "same_document_pairs": swept.same_document_pairs,
         "excepted_pairs": int(swept.is_excepted.sum()),
-        "expected_false_pairs": asdict(false_pairs),
+        "expected_false_pairs": asdict(chance.false_pairs),
         "cases": len(set(cases.values())),
     }
 
@@ -109,6 +104,15 @@ def _describe(swept: Swept, account: Account) -> Sweep:
         seconds=account.seconds,
         same_document_pairs=swept.same_document_pairs,
         excepted_pairs=int(swept.is_excepted.sum()),
+    )
+
+
+def _expect(swept: Swept, account: Account, calibration: Calibration) -> Chance:
+    rate = calibration.fmr_at(swept.task.terms.threshold, Comparison.FUSED)
+    return Chance(
+        false_pairs=rate.times(account.comparisons),
+        curve=calibration.curve(Comparison.FUSED),
+        source=calibration.source,
     )
 
 

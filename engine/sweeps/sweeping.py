@@ -20,6 +20,7 @@ from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.groups import Referenced, group_faces
 from engine.sweeps.linking import Owners, number_exceptions
 from engine.sweeps.model import Group, Identity, PairTable, SweepTerms
+from engine.sweeps.nearness import Look
 from engine.sweeps.risk import rank
 from indexes.base import Ids
 from indexes.joining.join import JoinedGallery, Report
@@ -114,16 +115,18 @@ def run_sweep(
     join: Join,
     reader: Reader,
     *,
+    look: Look | None = None,
     progress: Report | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Swept:
     """Compares, and groups what was found; writes to the checkpoint alone.
 
     Covers the gallery as it is at the first start; what is added meanwhile is for the next sweep,
-    and a reference that is gone at the end is in nothing that is reported. `progress` is called
-    after each tile, `check` between the steps that follow; what one raises stops the sweep there.
-    `CheckpointInvalid` where the folder is of another gallery, `SearchInvalid` where more pairs
-    reach the threshold than can be kept.
+    and a reference that is gone at the end is in nothing that is reported. `look` reads the
+    gallery for the groups (see `nearness`). `progress` is called after each tile, `check` between
+    the steps that follow; what one raises stops the sweep there. `CheckpointInvalid` where the
+    folder is of another gallery, `SearchInvalid` where more pairs reach the threshold than can be
+    kept.
     """
     known = task.known
     joined = join(
@@ -133,27 +136,42 @@ def run_sweep(
         progress=progress,
     )
     check()
-    found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
-    earlier = _NOTHING if known is None else _above(known.pairs, task.terms.threshold)
-    ends = (found.left, found.right, earlier.left, earlier.right)
-    facts = FixedOwners.of(reader, np.unique(np.concatenate(ends)))
-    pairs, same_document = _part(found, facts.owners)
-    whole = _join(_part(earlier, facts.owners)[0], pairs)
+    found = _find(joined, task, reader)
     fresh = None if known is None else np.setdiff1d(joined.ids, known.ids, assume_unique=True)
     check()
-    faces = group_faces(whole, task.terms.threshold, facts, fresh=fresh)
+    faces = group_faces(found.whole, task.terms.threshold, found.facts, look=look, fresh=fresh)
     check()
     return Swept(
         task=task,
-        pairs=pairs,
-        is_excepted=_find_excepted(pairs, facts),
-        same_document_pairs=same_document,
+        pairs=found.pairs,
+        is_excepted=_find_excepted(found.pairs, found.facts),
+        same_document_pairs=found.same_document_pairs,
         groups=rank([*faces, *groups_of_events(reader)]),
         sequence=joined.sequence,
         compared=len(joined.ids),
         new=len(joined.ids) if fresh is None else len(fresh),
-        covered=Covered(joined.ids, whole),
+        covered=Covered(joined.ids, found.whole),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """Pairs between two documents that are there: new ones, and together with earlier ones."""
+
+    facts: FixedOwners
+    pairs: PairTable
+    whole: PairTable
+    same_document_pairs: int
+
+
+def _find(joined: JoinedGallery, task: SweepTask, reader: Reader) -> _Found:
+    found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
+    earlier = _NOTHING if task.known is None else _above(task.known.pairs, task.terms.threshold)
+    ends = (found.left, found.right, earlier.left, earlier.right)
+    facts = FixedOwners.of(reader, np.unique(np.concatenate(ends)))
+    pairs, same_document = _part(found, facts.owners)
+    whole = _join(_part(earlier, facts.owners)[0], pairs)
+    return _Found(facts, pairs, whole, same_document)
 
 
 def _part(pairs: PairTable, owners: Owners) -> tuple[PairTable, int]:

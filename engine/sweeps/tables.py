@@ -68,13 +68,9 @@ def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgeme
     order = order[owned]
     left, right = pairs.left[order], pairs.right[order]
     sides = owners.find(left), owners.find(right)
-    width = max(len(identities), 1)
-    distinct, row_of = np.unique(sides[0] * width + sides[1], return_inverse=True)
-    couples = [(identities[one // width], identities[one % width]) for one in distinct.tolist()]
-    rows = pa.array(row_of)
-    documents = pa.array([one.document_id for one in identities], pa.string())
-    same_carrier = pa.array([_share_carrier(a, b) for a, b in couples], pa.bool_())
-    outcomes = pa.array([_outcome(a, b, judged) for a, b in couples], pa.string())
+    couples = list(zip(sides[0].tolist(), sides[1].tolist(), strict=True))
+    names = [one.document_id for one in identities]
+    documents = pa.array(names, pa.string())
     return pa.table(
         {
             "left_document": documents.take(pa.array(sides[0])),
@@ -82,8 +78,8 @@ def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgeme
             "left_reference": pa.array(left),
             "right_reference": pa.array(right),
             "score": pa.array(pairs.scores[order]),
-            "same_carrier": same_carrier.take(rows),
-            "outcome": outcomes.take(rows),
+            "same_carrier": _share_carriers(identities, couples),
+            "outcome": _list_outcomes(names, couples, judged),
         }
     )
 
@@ -165,15 +161,27 @@ class _Owners:
         return self.places[np.searchsorted(self.ids, references)]
 
 
-def _share_carrier(left: Identity, right: Identity) -> bool | None:
-    carriers = [{line.carrier for line in one.lines} for one in (left, right)]
-    return bool(carriers[0] & carriers[1]) if all(carriers) else None
+def _share_carriers(identities: Sequence[Identity], couples: Sequence[tuple[int, int]]) -> pa.Array:
+    carriers = [frozenset(line.carrier for line in one.lines) for one in identities]
+    return pa.array(
+        [
+            not carriers[one].isdisjoint(carriers[other])
+            if carriers[one] and carriers[other]
+            else None
+            for one, other in couples
+        ],
+        pa.bool_(),
+    )
 
 
-def _outcome(left: Identity, right: Identity, judged: Judgements) -> str | None:
-    lower, upper = sorted((left.document_id, right.document_id))
-    found = judged.get((lower, upper))
-    return found.value if found else None
+def _list_outcomes(
+    names: Sequence[str], couples: Sequence[tuple[int, int]], judged: Judgements
+) -> pa.Array:
+    if not judged:
+        return pa.nulls(len(couples), pa.string())
+    pairs = ((names[one], names[other]) for one, other in couples)
+    found = (judged.get((min(pair), max(pair))) for pair in pairs)
+    return pa.array([one.value if one else None for one in found], pa.string())
 
 
 def _counts(lists: Iterable[Sequence[Any]]) -> pa.Array:

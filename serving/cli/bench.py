@@ -26,7 +26,7 @@ def bench(
         str,
         typer.Argument(
             metavar="SUITE",
-            help="accuracy, extract, registrar, search, join, gallery, serve, curves.",
+            help="accuracy, extract, registrar, search, join, gallery, import, serve, curves.",
         ),
     ],
 ) -> None:

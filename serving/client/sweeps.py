@@ -148,7 +148,19 @@ class Group:
     cases: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionAt:
+    """Of the judged pairs at or above a threshold; None where there are none."""
+
+    threshold: float
+    judged: int
+    confirmed: int
+    precision: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
     """Of the judged pairs that sweeps had found; None where nothing was judged."""
 
@@ -157,3 +169,4 @@ class Precision:
     precision: float | None
     low: float | None
     high: float | None
+    thresholds: tuple[PrecisionAt, ...]

@@ -89,9 +89,11 @@ class Team(ABC):
         """Closes a case; lines only by the same proposal of another person."""
         return self._carry(team_calls.close_case(case_id, outcome, close_lines), options)
 
-    def measure_precision(self, options: Options = _DEFAULT) -> sweeps.Precision:
-        """How many of the judged pairs were fraud."""
-        return self._carry(team_calls.measure_precision(), options)
+    def measure_precision(
+        self, sweep_id: str | None = None, options: Options = _DEFAULT
+    ) -> sweeps.Precision:
+        """How many of the pairs that one sweep, or any, found and people judged were fraud."""
+        return self._carry(team_calls.measure_precision(sweep_id), options)
 
     def expect_sweep(self, terms: SweepTerms, options: Options = _DEFAULT) -> sweeps.Expectation:
         """What a sweep would cost and bring."""

@@ -67,8 +67,8 @@ def close_case(case_id: str, outcome: str, close_lines: Sequence[str]) -> Call[c
     return _step_case(case_id, "close", body)
 
 
-def measure_precision() -> Call[sweeps.Precision]:
-    return Call(sweeps.Precision, "GET", "/v1/precision")
+def measure_precision(sweep_id: str | None) -> Call[sweeps.Precision]:
+    return Call(sweeps.Precision, "GET", f"/v1/precision{_query({'sweep_id': sweep_id})}")
 
 
 def expect_sweep(terms: SweepTerms) -> Call[sweeps.Expectation]:
@@ -122,4 +122,5 @@ def _step_case(case_id: str, name: str, body: dict[str, Any] | None) -> Call[cas
 
 
 def _query(asked: dict[str, Any]) -> str:
-    return f"?{urlencode({name: value for name, value in asked.items() if value is not None})}"
+    given = {name: value for name, value in asked.items() if value is not None}
+    return f"?{urlencode(given)}" if given else ""

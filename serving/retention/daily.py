@@ -113,8 +113,8 @@ class DailyRetention:
         self._log.info(
             "retention",
             job=made.job_id,
-            left=dict(made.left),
-            held=dict(made.held),
+            rows=sum(made.left.values()),
+            held=sum(made.held.values()),
             is_complete=made.is_complete,
         )
 

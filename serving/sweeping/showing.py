@@ -75,11 +75,11 @@ def expectation_facts(expectation: Expectation) -> dict[str, str]:
         "new of them": f"{expectation.new_references:,}",
         "comparisons": f"{expectation.comparisons:,}",
         "time": f"about {tell_duration(expectation.duration_s)}",
-        "memory": f"about {expectation.memory_bytes / 2**20:,.0f} MiB",
+        "memory": f"about {max(expectation.memory_bytes / 2**20, 1):,.0f} MiB",
         "threshold": f"{terms.threshold:.4f}",
         "false pairs": f"{expectation.false_pairs} expected",
-        "proposed": f"{proposal.threshold:.4f}{fewer}: {proposal.false_pairs} false pairs, "
-        f"wanted are {proposal.budget:,.3g} at most",
+        "proposed": f"{proposal.threshold:.4f}{fewer}, for {proposal.false_pairs} false pairs "
+        f"where {proposal.budget:,.3g} are allowed",
     }
     if terms.scope is Scope.ALL:
         del facts["new of them"]

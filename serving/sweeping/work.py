@@ -10,6 +10,7 @@ from engine.casework.opening import open_sweep_cases
 from engine.errors import GalleryBehind, LeaseLost, SosieError, StorageFailed
 from engine.registry.records import utc_now
 from engine.sweeps.model import SweepRecord, SweepState
+from engine.sweeps.nearness import look_into
 from engine.sweeps.outputs import Account, write_outputs
 from engine.sweeps.sweeping import SweepTask, run_sweep
 from indexes.errors import ShardLost
@@ -55,7 +56,8 @@ def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: Sweep
     )
     with closing(Scanner(threads=deployment.settings.sweep.threads or None)) as scanner:
         join = deployment.joiner(scanner)
-        swept = run_sweep(task, join, store, progress=run.tell, check=run.check)
+        look = look_into(deployment.restored.gallery)
+        swept = run_sweep(task, join, store, look=look, progress=run.tell, check=run.check)
     cases = open_sweep_cases(deployment.registrar, store, record.id, swept.groups, ITSELF)
     run.check()
     account = Account(comparisons=run.progress.comparisons_total, seconds=run.spent_s, at=utc_now())

@@ -17,8 +17,8 @@ from bench.sweeping import million
 from bench.sweeping.agreement import (
     adjusted_rand,
     count_exact,
-    label_components,
-    label_groups,
+    label_linked,
+    label_sets,
     share_pairs,
 )
 from bench.sweeping.facts import SyntheticFacts, introduce
@@ -187,11 +187,11 @@ def test_components_and_exact_rings_are_counted() -> None:
     pairs = PairTable(
         np.array([0, 1, 5], np.int64), np.array([1, 2, 6], np.int64), np.ones(3, np.float32)
     )
-    components = label_components(8, pairs)
+    components = label_linked(8, pairs)
     assert components.tolist() == [0, 0, 0, 3, 4, 5, 5, 7]
     rings = [np.array([0, 1]), np.array([5, 6]), np.array([3, 4])]
     assert count_exact(rings, components) == 1
-    assert label_groups(4, [np.array([3, 1])]).tolist() == [0, 1, 2, 1]
+    assert label_sets(4, [[3, 1]]).tolist() == [0, 1, 2, 1]
 
 
 def test_synthetic_facts_know_a_document_for_each_row() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from engine.sweeps.model import RiskTerm
+from engine.sweeps.model import GroupKind, RiskTerm
 from engine.sweeps.report.words import plural, tell_share
 from engine.sweeps.risk import BURST, SCALES
 
@@ -19,6 +19,11 @@ class Reason:
     most: float
 
 
+_EVENTS = {
+    GroupKind.ONE_FACE: "opening",
+    GroupKind.ONE_DOCUMENT: "attempt",
+    GroupKind.RESALE_RING: "change",
+}
 _TOLD: Mapping[str, Callable[[float], str]] = {
     "identities": lambda value: plural(
         int(value), "document with one face", "documents with one face"
@@ -27,15 +32,19 @@ _TOLD: Mapping[str, Callable[[float], str]] = {
     "changed_lines": lambda value: plural(int(value), "line changed face", "lines changed face"),
     "carriers": lambda value: plural(int(value), "carrier"),
     "outlets": lambda value: plural(int(value), "outlet"),
-    "burst": lambda value: f"{int(value):,} within {BURST.days} days",
     "score": lambda value: f"link margin {tell_share(round(value, 2))}",
     "disputes": lambda value: plural(int(value), "open dispute"),
 }
 
 
-def give_reason(term: RiskTerm) -> Reason:
+def give_reason(term: RiskTerm, kind: GroupKind) -> Reason:
     """A term that has no words here is told by its name."""
-    told = _TOLD.get(term.name)
-    text = told(term.value) if told else f"{term.name.replace('_', ' ')}: {term.value:g}"
     scale = SCALES.get(term.name)
-    return Reason(text, term.points, scale[-1][1] if scale else term.points)
+    return Reason(_tell(term, kind), term.points, scale[-1][1] if scale else term.points)
+
+
+def _tell(term: RiskTerm, kind: GroupKind) -> str:
+    if term.name == "burst":
+        return f"{plural(int(term.value), _EVENTS[kind])} within {BURST.days} days"
+    told = _TOLD.get(term.name)
+    return told(term.value) if told else f"{term.name.replace('_', ' ')}: {term.value:g}"

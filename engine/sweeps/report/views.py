@@ -105,7 +105,7 @@ def _row(rank: int, group: Group, case: str | None) -> Row:
         kind_name=KIND_NAMES[group.kind],
         case=case,
         risk=group.risk,
-        reasons=tuple(give_reason(term) for term in group.terms if term.points),
+        reasons=tuple(give_reason(term, group.kind) for term in group.terms if term.points),
         identities=len(group.identities),
         lines=len(lines),
         carriers=len({line.carrier for line in lines}),

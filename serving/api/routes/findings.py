@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import ceil, floor
 from typing import Any
 
-from engine.casework.precision import Precision
+from engine.casework.precision import Precision, measure_at, measure_precision
+from engine.registry.casefile import JudgedPair
 from engine.registry.records import CaseRecord
 from engine.sweeps.expectation import Expectation
 from engine.sweeps.model import SweepRecord
+
+STEPS = 20
+"""Thresholds of a precision, from score 0 to 1."""
 
 
 def show_sweep(record: SweepRecord) -> dict[str, Any]:
@@ -70,8 +75,19 @@ def show_group(
     }
 
 
-def show_precision(found: Precision) -> dict[str, Any]:
-    """How many of the judged pairs were fraud."""
+def show_precision(pairs: Sequence[JudgedPair], sweep_id: str | None) -> dict[str, Any]:
+    """How many of the judged pairs were fraud, at every twentieth of a score."""
+    whole = measure_precision(pairs, sweep_id=sweep_id)
+    scores = [pair.score for pair in pairs if pair.sweep_id is not None]
+    steps = range(floor(min(scores, default=1) * STEPS), ceil(max(scores, default=0) * STEPS))
+    rising = measure_at(pairs, [step / STEPS for step in steps], sweep_id)
+    return {
+        **_show_rate(whole),
+        "thresholds": [{"threshold": one.threshold, **_show_rate(one)} for one in rising],
+    }
+
+
+def _show_rate(found: Precision) -> dict[str, Any]:
     rate = found.rate
     return {
         "judged": found.judged,

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.casework.precision import measure_precision
 from serving.access.tenancy import Action
 from serving.api.call import Call, call_of
 from serving.api.openapi import describe
@@ -27,6 +26,7 @@ from serving.api.schemas.sweeps import (
     GroupsAnswer,
     GroupsAsked,
     PrecisionAnswer,
+    PrecisionAsked,
     SweepAnswer,
     SweepBody,
     SweepsAnswer,
@@ -145,12 +145,16 @@ def _add_groups(router: APIRouter, parts: Parts) -> None:
 
 
 def _add_precision(router: APIRouter, parts: Parts) -> None:
-    async def read_precision(request: Request) -> Response:
-        """Of the pairs that sweeps found and people judged, how many were fraud."""
+    async def read_precision(
+        request: Request, asked: Annotated[PrecisionAsked, Query()]
+    ) -> Response:
+        """Of the pairs that sweeps found and people judged, how many were fraud; and how many at
+        higher thresholds.
+        """
         call = call_of(request)
         await admit(parts, call, Action.SWEEP)
         pairs = await asyncio.to_thread(parts.store.judged_pairs)
-        return call.answer(show_precision(measure_precision(pairs)))
+        return call.answer(show_precision(pairs, asked.sweep_id))
 
     router.add_api_route(
         "/v1/precision",

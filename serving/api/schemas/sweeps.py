@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from engine.sweeps.expectation import SweepRequest
 from engine.sweeps.model import GroupKind, Scope, SweepState
-from serving.api.schemas.fields import ID_EXAMPLE, Body, Shown
+from serving.api.schemas.fields import ID_EXAMPLE, Body, Shown, Text
 from serving.api.schemas.matching import ExpectedFalseCandidates
 from serving.api.schemas.paging import MAX_PAGE, PAGE, Asked, Limit
 
@@ -27,6 +27,12 @@ class GroupsAsked(Asked):
 
     limit: Limit = PAGE
     after: Annotated[int, Field(ge=0, le=2**31 - 1, description="`next` of the page before")] = 0
+
+
+class PrecisionAsked(Asked):
+    """Of one sweep, or of all."""
+
+    sweep_id: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
 
 
 class SweepBody(Body):
@@ -207,10 +213,11 @@ class GroupAnswer(Shown):
     cases: list[str] = Field(description="ids of the open cases that name one of its documents")
 
 
-class PrecisionAnswer(Shown):
-    """How many of the pairs that people judged were fraud, with a 95 % interval (Wilson, 1927).
+class PrecisionShown(Shown):
+    """How many of the judged pairs were fraud, with a 95 % interval (Wilson, 1927).
 
-    Null where nothing was judged yet.
+    Null where nothing was judged. The pairs of one case are judged together, so the truth is less
+    certain.
     """
 
     judged: int
@@ -218,3 +225,15 @@ class PrecisionAnswer(Shown):
     precision: float | None
     low: float | None
     high: float | None
+
+
+class PrecisionAt(PrecisionShown):
+    """Of the pairs that score at or above a threshold."""
+
+    threshold: float
+
+
+class PrecisionAnswer(PrecisionShown):
+    """The precision of sweeps, and what higher thresholds would have had."""
+
+    thresholds: list[PrecisionAt] = Field(description="rising; empty where nothing was judged")

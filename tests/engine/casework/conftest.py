@@ -12,8 +12,9 @@ from engine.casework.book import NewCase
 from engine.casework.model import CaseKind, CaseOrigin
 from engine.casework.opening import open_case
 from engine.matching.registrar import Registrar
-from engine.registry.records import AuditEntry, CaseRecord
+from engine.registry.records import AuditEntry, CaseRecord, Changes, new_id, utc_now
 from engine.registry.store import Store
+from engine.sweeps.model import SweepRecord, SweepState, SweepTerms
 from tests.engine.matching.conftest import Lab, lab, make_lab, people
 
 __all__ = ["lab", "make_lab", "people"]
@@ -50,6 +51,23 @@ class Bureau:
             "suspect_ids": document_ids,
         }
         return open_case(*self.given, NewCase(**fields | values), "key:opener")
+
+    def keep_sweep(self, threshold: float) -> str:
+        """The id of a sweep that the registry has."""
+        sweep = SweepRecord(
+            id=new_id(),
+            state=SweepState.RUNNING,
+            terms=SweepTerms(threshold=threshold),
+            requested_by="key:anna",
+            created_at=utc_now(),
+        )
+        entry = AuditEntry("key:anna", "sweep.started", sweep.id)
+        self.registrar.run(
+            lambda writer, _: writer.commit(
+                Changes(sequence=writer.sequence, audit=[entry], sweeps=[sweep])
+            )
+        )
+        return sweep.id
 
     def entries(self, *actions: str) -> list[AuditEntry]:
         """What the audit says of these actions."""

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from engine.casework.model import CaseNote, CaseOrigin, NoteKind, Outcome, Proposal
 from engine.errors import NotFound, StorageFailed
+from engine.registry.casetables import case_notes
 from engine.registry.records import (
     ALIVE,
     AuditEntry,
@@ -263,3 +265,7 @@ def test_a_history_is_read_in_its_order_and_its_texts_lie_sealed(store, writer, 
     assert store.case_notes(other.id) == notes[2:]
     assert store.case_notes(new_id()) == []
     assert "seen" not in repr(notes)
+    with store._engine.connect() as connection:
+        stored = connection.scalars(select(case_notes.c.text)).all()
+    assert sum(text is None for text in stored) == 1
+    assert not [text for text in stored if text is not None and b"seen" in text]

@@ -168,6 +168,23 @@ def test_answers_leave_by_their_own_time(store: Store, office: Any, run: Any) ->
     assert not is_expired(store, old)
 
 
+def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(
+    store: Store, office: Any, run: Any
+) -> None:
+    edge, short = NOW - 30 * DAY, NOW - 30 * DAY + timedelta(microseconds=1)
+    rejected = [office.attempt(moment) for moment in (edge, short)]
+    approved = [office.attempt(moment, Decision.APPROVED) for moment in (edge, short)]
+    lines = [office.line(moment) for moment in (edge, short)]
+    crops = [office.attempt(NOW, crops_until=NOW + step) for step in (DAY * 0, short - edge)]
+    run()
+    assert [is_expired(store, one) for one in rejected] == [True, False]
+    assert [is_known(store, one.document_id) for one in rejected] == [False, True]
+    assert list(store.answers([one.scope for one in approved])) == [approved[1].scope]
+    assert list(store.numbers(lines)) == [lines[1]]
+    kept = store.rows(casetables.crops.select())
+    assert [row.enrollment_id for row in kept] == [crops[1].id]
+
+
 def test_crops_leave_at_the_time_that_each_bears_even_under_an_open_case(
     store: Store, office: Any, run: Any
 ) -> None:

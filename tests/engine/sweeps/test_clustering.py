@@ -84,6 +84,26 @@ def test_a_pair_that_is_near_parts_nobody_and_one_that_is_not_does() -> None:
     assert cluster.members.tolist() == [1, 2, 3]
 
 
+def test_who_is_linked_to_as_many_as_not_is_taken_out() -> None:
+    links = {(0, 1): 0.91, (0, 4): 0.78, (1, 4): 0.7, (2, 4): 0.91, (3, 4): 0.91}
+    (cluster,) = cluster_links(table(links), table({(0, 2): 0.45, (1, 3): 0.45}))
+    assert cluster.members.tolist() == [0, 1, 4]
+
+
+def test_what_near_pairs_alone_would_hold_together_falls_apart() -> None:
+    # 3 and 7 link two halves until one of them is better off elsewhere.
+    links = {
+        (0, 2): 0.97, (0, 3): 0.88, (1, 4): 0.69, (1, 7): 0.87, (2, 7): 0.89, (3, 5): 0.72,
+        (3, 6): 0.88, (3, 7): 0.54, (5, 6): 0.61, (5, 7): 0.52, (6, 7): 0.72,
+    }  # fmt: skip
+    near = [
+        (0, 1), (0, 4), (0, 5), (0, 6), (0, 7), (1, 2), (1, 5), (1, 6), (2, 4), (3, 4), (4, 5),
+        (4, 7),
+    ]  # fmt: skip
+    for cluster in cluster_links(table(links), table(dict.fromkeys(near, 0.45))):
+        assert are_connected(cluster)
+
+
 def test_a_look_alike_with_the_best_score_of_all_takes_nobody_out_of_their_ring() -> None:
     links = clique(range(5), 0.7) | clique(range(5, 10), 0.7) | {(4, 5): 0.99}
     assert members(links) == [list(range(5)), list(range(5, 10))]
@@ -125,14 +145,7 @@ def test_every_member_is_linked_to_more_of_the_others_than_it_is_not(
 
 @given(doubtful())
 def test_links_alone_hold_a_cluster_together(drawn: tuple[Scores, Scores]) -> None:
-    for cluster in cluster_links(*map(table, drawn)):
-        reached, grown = {int(cluster.members[0])}, True
-        while grown:
-            ends = zip(cluster.links.left.tolist(), cluster.links.right.tolist(), strict=True)
-            more = {one for pair in ends if reached & set(pair) for one in pair}
-            grown = not more <= reached
-            reached |= more
-        assert reached == set(cluster.members.tolist())
+    assert all(map(are_connected, cluster_links(*map(table, drawn))))
 
 
 @given(doubtful())
@@ -208,6 +221,17 @@ def test_a_million_links_at_random_make_small_clusters_of_their_best() -> None:
 
 def test_no_links_make_no_clusters() -> None:
     assert members({}) == []
+
+
+def are_connected(cluster: Cluster) -> bool:
+    """True where links lead from any member to any other."""
+    reached, grown = {int(cluster.members[0])}, True
+    while grown:
+        ends = zip(cluster.links.left.tolist(), cluster.links.right.tolist(), strict=True)
+        more = {one for pair in ends if reached & set(pair) for one in pair}
+        grown = not more <= reached
+        reached |= more
+    return reached == set(cluster.members.tolist())
 
 
 def describe(clusters: list[Cluster]) -> list[list[object]]:

@@ -14,12 +14,10 @@ from indexes.gallery import Gallery
 
 THRESHOLD = 0.6
 NOBODY = np.empty((0, 2), np.int64)
-# In one plane, so that a score is the cosine of the angle between.
-ANGLES = {"linked": 50.0, "near": 55.0, "far": 60.0}
 
 
 def turned(*degrees: float) -> NDArray[np.float32]:
-    """Unit rows in one plane, at these angles."""
+    """Unit rows in one plane, at these angles: a score is the cosine of the angle between two."""
     angles = np.radians(degrees)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 

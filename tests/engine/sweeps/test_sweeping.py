@@ -24,6 +24,7 @@ from engine.registry.vault import Vault
 from engine.sweeps import sweeping
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.model import GroupKind, SweepTerms
+from engine.sweeps.nearness import look_into
 from engine.sweeps.sweeping import SweepTask, Swept, run_sweep
 from indexes.joining.join import Progress, join_gallery
 from tests.engine.sweeps.town import OUTLETS, THRESHOLD, Town, faces, likenesses
@@ -48,7 +49,8 @@ def sweep(town: Town, tmp_path: Path) -> Callable[..., Swept]:
         )
         task.folder.make()
         join = partial(join_gallery, town.gallery, tile_rows=50)
-        return run_sweep(task, join, town.store, progress=progress)
+        look = look_into(town.gallery)
+        return run_sweep(task, join, town.store, look=look, progress=progress)
 
     return run
 
@@ -242,6 +244,7 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.model import SweepTerms
+from engine.sweeps.nearness import look_into
 from engine.sweeps.sweeping import SweepTask, run_sweep
 from indexes.joining.join import join_gallery
 
@@ -257,7 +260,8 @@ task = SweepTask(
     id=sweep_id, terms=SweepTerms(threshold=0.8), folder=SweepFolder(Path(folder) / "sweep")
 )
 task.folder.make()
-swept = run_sweep(task, partial(join_gallery, gallery, tile_rows=64), store, progress=tell)
+join = partial(join_gallery, gallery, tile_rows=64)
+swept = run_sweep(task, join, store, look=look_into(gallery), progress=tell)
 rows = zip(swept.pairs.left.tolist(), swept.pairs.right.tolist(), swept.pairs.scores.tolist())
 print(json.dumps([[group.key for group in swept.groups], list(rows)]), flush=True)
 """

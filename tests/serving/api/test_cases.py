@@ -167,7 +167,11 @@ def test_every_step_is_answered_with_the_case_and_audited(fresh: Any, open_case:
     assert len(kept) == 5
     precision = fresh.read(fresh.ask("GET", "/v1/precision", key="fraud"))
     # No sweep had found the pair.
-    assert precision == dict.fromkeys(("precision", "low", "high")) | {"judged": 0, "confirmed": 0}
+    assert precision == dict.fromkeys(("precision", "low", "high")) | {
+        "judged": 0,
+        "confirmed": 0,
+        "thresholds": [],
+    }
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,28 @@ ENROLLMENTS = "/v1/enrollments"
 Ask = tuple[str, str, dict[str, Any]]
 
 
+def failing_desk_calls(wrong: dict[str, str]) -> list[Ask]:
+    def as_fraud(method: str, path: str, **options: Any) -> Ask:
+        return method, path, {"key": "fraud", **options}
+
+    search = "/v1/people/search"
+    return [
+        as_fraud("POST", search, body={"msisdn": f"{MSISDN}x{NAME}"}),
+        as_fraud("POST", search, body={"document": wrong}),
+        as_fraud("POST", search, body={"msisdn": MSISDN, NAME: NUMBER}),
+        as_fraud("GET", f"/v1/documents/{NUMBER}"),
+        as_fraud("GET", "/v1/cases", params={NAME: NUMBER}),
+        as_fraud("GET", "/v1/cases", params={"state": NAME}),
+        as_fraud("GET", "/v1/cases", params={"after": NUMBER}),
+        as_fraud("POST", f"/v1/cases/{NUMBER}/notes", body={"text": NAME}),
+        as_fraud("POST", f"/v1/cases/{NUMBER}/notes", body={"text": f"{NAME}\0"}),
+        as_fraud("POST", f"/v1/cases/{NUMBER}/propose", body={"outcome": NAME}),
+        as_fraud("POST", "/v1/sweeps", body={"scope": NAME}),
+        as_fraud("GET", f"/v1/sweeps/{NUMBER}/groups/{NAME}"),
+        ("GET", "/v1/audit", {"key": "operator", "params": {"subject": f"{NAME}\0"}}),
+    ]
+
+
 def failing_calls(activation: Callable[..., dict[str, Any]], faces: dict[str, bytes]) -> list[Ask]:
     body = activation()
     probe = {"image": faces["stranger"]}
@@ -48,6 +70,7 @@ def failing_calls(activation: Callable[..., dict[str, Any]], faces: dict[str, by
         ("POST", f"/v1/lines/{MSISDN}/dispute", {"body": {"probe": probe, "document": wrong}}),
         ("DELETE", f"/v1/lines/{MSISDN}", {}),
         ("DELETE", f"/v1/documents/{NUMBER}", {"key": "operator"}),
+        *failing_desk_calls(wrong),
         ("GET", f"/v1/{NAME}/{MSISDN}", {}),
         ("POST", "/v1/match", {"body": {"items": [{"id": NAME, NAME: NUMBER}]}}),
         ("GET", "/v1/me", {"key": f"sosie_{NUMBER}_{NAME}"}),

@@ -16,6 +16,7 @@ from serving.api.schemas.sweeps import (
     ExpectationAnswer,
     GroupAnswer,
     GroupsAnswer,
+    PrecisionAnswer,
     SweepAnswer,
     SweepsAnswer,
 )
@@ -221,6 +222,20 @@ def test_the_precision_is_that_of_the_pairs_that_people_judged(
         closed = ringed.ask("POST", path, key="fraud", body={"outcome": outcome})
         assert closed.status_code == 200, closed.text
     shown = read()
+    PrecisionAnswer.model_validate(shown)
     assert (shown["judged"], shown["confirmed"], shown["precision"]) == (4, 3, 0.75)
     # Wilson's interval of 3 in 4, from tables.
     assert (round(shown["low"], 3), round(shown["high"], 3)) == (0.301, 0.954)
+    rising = [(one["threshold"], one["judged"]) for one in shown["thresholds"]]
+    assert rising[0][1] == 4
+    assert rising == sorted(rising, key=lambda one: (one[0], -one[1]))
+    sweeps = ringed.read(ask(ringed, "GET"))["sweeps"]
+    parts = [
+        ringed.read(
+            ringed.ask("GET", "/v1/precision", key="fraud", params={"sweep_id": one["sweep_id"]})
+        )
+        for one in sweeps
+    ]
+    assert sum(one["judged"] for one in parts) == 4
+    other = ringed.ask("GET", "/v1/precision", key="fraud", params={"sweep_id": UNKNOWN})
+    assert ringed.read(other)["judged"] == 0

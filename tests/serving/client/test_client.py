@@ -185,7 +185,7 @@ def test_every_route_of_the_service_has_a_method(service: Service) -> None:
         team_calls.propose_outcome("X", "fraud", []),
         team_calls.withdraw_proposal("X"),
         team_calls.close_case("X", "fraud", []),
-        team_calls.measure_precision(),
+        team_calls.measure_precision("S"),
         team_calls.start_sweep(SweepTerms()),
         team_calls.list_sweeps(1),
         team_calls.read_sweep("X"),

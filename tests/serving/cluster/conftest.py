@@ -26,7 +26,11 @@ from serving.cluster.processes import Role, find_processes, list_descendants
 from tests.serving.telemetry.collector import Collector, run_collector
 
 READY_WITHIN_S = 120
-KEYS = {"blue": ("--role", "carrier", "--carrier", "blue"), "operator": ("--role", "operator")}
+KEYS = {
+    "blue": ("--role", "carrier", "--carrier", "blue"),
+    "fraud": ("--role", "fraud"),
+    "operator": ("--role", "operator"),
+}
 RETRIED = frozenset({408, 409, 429, 503})
 
 

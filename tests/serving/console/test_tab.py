@@ -81,10 +81,12 @@ def test_the_keyboard_alone_goes_past_the_navigation_and_switches_single_keys_of
 ) -> None:
     with visiting(browser, site) as visitor:
         visitor.sign_in("fraud")
-        visitor.expect_heading("Cases")
-        visitor.page.evaluate("document.activeElement.blur()")
-        visitor.page.keyboard.press("Tab")
+        expect(visitor.page.get_by_role("heading", level=1)).to_be_focused()
         skip = visitor.page.get_by_role("link", name="Skip to the content")
+        # A view begins at its heading; the way back is the navigation and the tools.
+        stops = visitor.page.locator("header").locator("a, select, button").count() + 1
+        for _ in range(stops):
+            visitor.page.keyboard.press("Shift+Tab")
         expect(skip).to_be_focused()
         expect(skip).to_be_in_viewport()
         visitor.page.keyboard.press("Enter")

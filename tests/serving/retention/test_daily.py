@@ -100,7 +100,7 @@ def test_a_run_that_was_missed_is_made_up_for(
         wait_for(lambda: lines.entries)
     assert deployment.store.answers([SCOPE]) == {}
     (told,) = lines.entries
-    assert (told["event"], told["left"]["answers"], told["is_complete"]) == ("retention", 1, True)
+    assert (told["event"], told["rows"], told["is_complete"]) == ("retention", 1, True)
 
 
 def test_what_is_due_for_less_than_a_day_waits_for_its_time(

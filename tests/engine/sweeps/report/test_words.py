@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from engine.matching.thresholds import Rate
-from engine.sweeps.model import RiskTerm
+from engine.sweeps.model import GroupKind, RiskTerm
 from engine.sweeps.report.reasons import give_reason
 from engine.sweeps.report.words import (
     isolate,
@@ -87,11 +87,13 @@ def test_a_name_cannot_turn_the_writing_around_it() -> None:
 
 
 def test_every_term_of_a_risk_has_words() -> None:
-    for name in {name for names in TERMS.values() for name in names}:
-        reason = give_reason(RiskTerm(name, 1.0, 3.0))
-        assert name.replace("_", " ") + ":" not in reason.text
-        assert reason.most == SCALES[name][-1][1]
+    for kind, names in TERMS.items():
+        for name in names:
+            reason = give_reason(RiskTerm(name, 1.0, 3.0), kind)
+            assert name.replace("_", " ") + ":" not in reason.text
+            assert reason.most == SCALES[name][-1][1]
 
 
 def test_an_unknown_term_is_told_by_its_name() -> None:
-    assert give_reason(RiskTerm("new_thing", 2.0, 3.0)).text == "new thing: 2"
+    told = give_reason(RiskTerm("new_thing", 2.0, 3.0), GroupKind.ONE_FACE)
+    assert told.text == "new thing: 2"

@@ -1,0 +1,107 @@
+"""The page in a real browser, from a file: no fault of access, no word on the console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from engine.sweeps.model import Group
+from engine.sweeps.report.contents import ReportInput
+from engine.sweeps.report.page import write_report
+
+Made = Callable[..., ReportInput]
+MadeGroup = Callable[..., Group]
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"no {CHROMIUM}: apt-get install --no-install-recommends chromium")
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not start for root, as CI is.
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def report(tmp_path: Path, make_contents: Made, make_group: MadeGroup) -> str:
+    groups = [
+        make_group(f"group {number}", size, f"outlet {number}", risk)
+        for number, (size, risk) in enumerate([(3, 40.0), (12, 30.0), (2, 20.0)])
+    ]
+    path = tmp_path / "report.html"
+    write_report(path, make_contents(*groups))
+    return path.as_uri()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(browser: Browser, report: str, scheme: str) -> None:
+    # What axe adds to the page is what the policy is there to refuse.
+    page = browser.new_page(color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
+    page.goto(report)
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.close()
+
+
+def test_nothing_is_said_on_the_console_and_nothing_is_asked_of_the_network(
+    browser: Browser, report: str
+) -> None:
+    page = browser.new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(report)
+    sort_by(page, "Identities")
+    assert said == []
+    assert asked == [report]
+    page.close()
+
+
+def test_groups_are_sorted_by_a_click_and_by_the_keyboard(browser: Browser, report: str) -> None:
+    page = browser.new_page()
+    page.goto(report)
+    assert identities(page) == ["3", "12", "2"]
+    sort_by(page, "Identities")
+    assert identities(page) == ["12", "3", "2"]
+    page.keyboard.press("Enter")
+    assert identities(page) == ["2", "3", "12"]
+    assert (
+        page.locator("table.groups th[aria-sort=ascending]").inner_text().startswith("Identities")
+    )
+    page.close()
+
+
+def test_without_script_the_groups_stand_by_rank(browser: Browser, report: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report)
+    assert identities(page) == ["3", "12", "2"]
+    assert page.locator("table.groups button").count() == 0
+    context.close()
+
+
+def test_it_fits_a_telephone(browser: Browser, report: str) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 700})
+    page.goto(report)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+
+
+def sort_by(page: Page, column: str) -> None:
+    page.locator("table.groups th button", has_text=column).click()
+
+
+def identities(page: Page) -> list[str]:
+    return page.locator("table.groups tbody tr td:nth-child(5)").all_inner_texts()

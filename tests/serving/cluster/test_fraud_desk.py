@@ -1,0 +1,63 @@
+"""Sweeps and cases through the proxy and over the hop to the registrar's process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serving.sweeping.book import ITSELF
+from tests.serving.cluster.conftest import Served
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_sweep_is_expected_started_and_found_by_another_request(served: Served) -> None:
+    def ask(method: str, path: str = "", **options: Any) -> Any:
+        return served.ask(method, f"/v1/sweeps{path}", key="fraud", **options)
+
+    expected = ask("POST", json={"threshold": 0.55, "dry_run": True})
+    assert expected.status_code == 200, expected.text
+    assert expected.json()["threshold"] == 0.55
+    started = ask("POST", json={"threshold": 0.55})
+    assert started.status_code == 201, started.text
+    sweep_id = started.json()["sweep_id"]
+    assert started.json()["requested_by"] != ITSELF
+    give_up_at = time.monotonic() + 60
+    while (shown := ask("GET", f"/{sweep_id}").json())["state"] != "done":
+        assert time.monotonic() < give_up_at, shown
+        time.sleep(0.1)
+    groups = ask("GET", f"/{sweep_id}/groups")
+    assert groups.status_code == 200, groups.text
+    over = ask("POST", f"/{sweep_id}/pause")
+    assert (over.status_code, over.json()["code"]) == (409, "SWEEP.STATE")
+    assert "retry-after" not in over.headers
+
+
+def test_a_case_of_a_duplicate_is_worked(
+    served: Served, activation: Callable[[int], dict[str, Any]]
+) -> None:
+    # Whoever was enrolled first, the next document with this face is a duplicate.
+    for number in (701, 702):
+        enrolled = served.ask(
+            "POST",
+            "/v1/enrollments",
+            json=activation(number),
+            headers={"idempotency-key": f"fraud desk {number}"},
+        )
+        assert enrolled.status_code == 201, enrolled.text
+    [case] = enrolled.json()["cases"]
+
+    def step(name: str, **body: Any) -> Any:
+        return served.ask("POST", f"/v1/cases/{case['id']}/{name}", key="fraud", json=body)
+
+    assert step("assign", assignee="me").json()["state"] == "assigned"
+    assert step("notes", text="один и тот же").status_code == 200
+    assert step("propose", outcome="twins").json()["state"] == "proposed"
+    assert step("close", outcome="twins").json()["outcome"] == "twins"
+    moved = step("assign", assignee=None)
+    assert (moved.status_code, moved.json()["code"]) == (409, "CASE.STATE")
+    history = served.ask("GET", f"/v1/cases/{case['id']}", key="fraud").json()["notes"]
+    assert [one["kind"] for one in history][-4:] == ["assigned", "note", "proposed", "closed"]
