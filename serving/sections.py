@@ -199,7 +199,7 @@ class RetentionSettings(Section):
 
 
 class CropsSettings(Section):
-    """Aligned faces of 112×112 pixels, sealed, for those who decide cases."""
+    """Aligned faces, 112 pixels wide and high, sealed, for those who decide cases."""
 
     keep: Literal["none", "cases", "all"] = Field(
         default="none", description="none, those of attempts that opened a case, or all"

@@ -94,15 +94,13 @@ def cluster_links(links: LinkTable, near: LinkTable | None = None) -> list[Clust
     documents, ends = np.unique(np.concatenate([links.left, links.right]), return_inverse=True)
     left, right = ends[: len(links)], ends[len(links) :]
     ties = _tie(documents, left, right, links.scores, near)
-    labels, has_changed = np.arange(len(documents)), True
-    while has_changed:
+    labels, has_moved = np.arange(len(documents)), True
+    while has_moved:
         labels = _merge(labels, ties)
         has_moved = _move(labels, ties)
-        # Near pairs alone hold nothing together.
+        # Who has moved may have left others who are near alone.
         inside = labels[left] == labels[right]
-        parted = label_components(len(documents), left[inside], right[inside])
-        has_changed = has_moved or not np.array_equal(parted, labels)
-        labels = parted
+        labels = label_components(len(documents), left[inside], right[inside])
     return list(_gather(documents, labels, links, labels[left], labels[right]))
 
 

@@ -91,7 +91,7 @@ def test_who_is_linked_to_as_many_as_not_is_taken_out() -> None:
 
 
 def test_what_near_pairs_alone_would_hold_together_falls_apart() -> None:
-    # 3 and 7 link two halves until one of them is better off elsewhere.
+    # Somebody who linked two halves of a cluster is better off in another one.
     links = {
         (0, 2): 0.97, (0, 3): 0.88, (1, 4): 0.69, (1, 7): 0.87, (2, 7): 0.89, (3, 5): 0.72,
         (3, 6): 0.88, (3, 7): 0.54, (5, 6): 0.61, (5, 7): 0.52, (6, 7): 0.72,
