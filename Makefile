@@ -10,8 +10,10 @@ SOURCES := engine indexes serving bench loadtest tests
 demo: $(VENV)/.demo
 	$(BIN)/sosie demo
 
+# One Ray cluster at a time, and what is measured there needs the cores: so these go alone.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/serving/cluster
+	$(BIN)/python -m pytest tests/serving/cluster
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(SOURCES)

@@ -15,8 +15,9 @@ from bench.counter import load_holders, open_outlet
 from bench.searchers import clock
 from bench.sweeping.agreement import Labels, label_sets
 from bench.sweeping.memory import read_peak_bytes
-from bench.sweeping.planted import Plan, Planted, plant
+from bench.sweeping.planted import Plan, plant
 from bench.sweeping.verdict import Agreement, agree, count_joined
+from bench.vectors import Vectors
 from engine.sweeps.expectation import SweepRequest
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
@@ -32,7 +33,8 @@ class Desked:
     """Seconds from start to done, reports and tables included, of everything and of what is new.
 
     `joined` of the `returning` identities are in a group with others of their ring. `peak_bytes`:
-    the process's with registry, gallery and all; None where the system does not tell.
+    of a process that opens the deployment and sweeps, the greater of both; None where the system
+    does not tell.
     """
 
     load_s: float
@@ -44,46 +46,55 @@ class Desked:
     peak_bytes: int | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sweeping:
+    """A done sweep: its seconds, its groups of faces by rows of the gallery, its process's peak."""
+
+    seconds: float
+    labels: Labels
+    peak_bytes: int | None
+
+
 def sweep_deployment(plan: Plan, folder: Path) -> Desked:
-    """In a new process, so that its peak of memory is that of nothing else."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(sweep_here, plan, folder).result()
-
-
-def sweep_here(plan: Plan, folder: Path) -> Desked:
     """Enrolls all, sweeps all, enrolls the newcomers, sweeps what is new; a home in `folder`."""
     planted = plant(plan)
+    first, total = planted.first_new, len(planted.people)
     with TemporaryDirectory(prefix="sosie-bench-", dir=folder) as place:
         home = Path(place) / "home"
         create_home(home, Settings())
-        load_s = clock(lambda: _load(home, planted, 0, planted.first_new))[1]
-        everything, labels = _sweep(home, plan.threshold, Scope.ALL, len(planted.people))
-        agreement = agree(planted, labels[: planted.first_new])
-        _load(home, planted, planted.first_new, len(planted.people))
-        new, labels = _sweep(home, plan.threshold, Scope.NEW, len(planted.people))
-    joined, returning = count_joined(planted, labels)
+        load_s = clock(lambda: _load(home, planted.vectors[:first], 0))[1]
+        everything = _sweep(home, plan.threshold, Scope.ALL, total)
+        _load(home, planted.vectors[first:], first)
+        new = _sweep(home, plan.threshold, Scope.NEW, total)
+    joined, returning = count_joined(planted, new.labels)
+    peaks = [one.peak_bytes for one in (everything, new) if one.peak_bytes is not None]
     return Desked(
         load_s=load_s,
-        all_s=_seconds(everything),
-        new_s=_seconds(new),
-        agreement=agreement,
+        all_s=everything.seconds,
+        new_s=new.seconds,
+        agreement=agree(planted, everything.labels[:first]),
         returning=returning,
         joined=joined,
-        peak_bytes=read_peak_bytes(),
+        peak_bytes=max(peaks, default=None),
     )
 
 
-def _load(home: Path, planted: Planted, start: int, end: int) -> None:
+def _load(home: Path, vectors: Vectors, first_serial: int) -> None:
     with Deployment(home, Settings(), home / "cache") as deployment:
-        if start == 0:
+        if first_serial == 0:
             open_outlet(deployment.store)
         with deployment.store.writer() as writer:
-            load_holders(writer, planted.vectors[start:end], first_serial=start)
+            load_holders(writer, vectors, first_serial=first_serial)
 
 
-def _sweep(home: Path, threshold: float, scope: Scope, total: int) -> tuple[SweepRecord, Labels]:
-    """The sweep as the registry has it, and its groups of faces by rows of the gallery."""
+def _sweep(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
+    """In a new process, as the command is one; `total` rows have a label."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_sweep_here, home, threshold, scope, total).result()
+
+
+def _sweep_here(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
     request = SweepRequest(threshold=threshold, scope=scope, is_unsupported_allowed=True)
     with Deployment(home, Settings(), home / "cache") as deployment:
         desk = SweepDesk(deployment)
@@ -91,17 +102,16 @@ def _sweep(home: Path, threshold: float, scope: Scope, total: int) -> tuple[Swee
         desk.wait()
         record = desk.status(started.id)
         assert record.state is SweepState.DONE, record.fault
-        folder = SweepFolder.of(deployment.sweep_folder, record.id)
-        references, _ = deployment.store.document_owner_array()
-        file = GroupFile.open(folder.groups)
+        file = GroupFile.open(SweepFolder.of(deployment.sweep_folder, record.id).groups)
         groups = file.page(len(file), kind=GroupKind.ONE_FACE)
+        references, _ = deployment.store.document_owner_array()
         desk.close()
     # References were given ascending ids in the order of the rows.
     rows = (
         np.searchsorted(references, [one.reference_ids[0] for one in group.identities]).tolist()
         for group in groups
     )
-    return record, label_sets(total, rows)
+    return Sweeping(_seconds(record), label_sets(total, rows), read_peak_bytes())
 
 
 def _seconds(record: SweepRecord) -> float:

@@ -56,7 +56,7 @@ MESSAGES: dict[str, str] = {
     Code.VALUE_MISSING: "nothing is given here: fill it in",
     Code.VALUE_TOO_LONG: "the value is too long: shorten it",
     Code.TEXT_INVALID: "the value holds characters that are no text: type it again",
-    Code.LINE_BREAK: "the value goes over several lines: write it in one, or close the quote before",
+    Code.LINE_BREAK: "the value goes over several lines: write it in one, or close the quote",
     Code.DOCUMENT_TYPE_UNKNOWN: "not a type of document that is known: see the list in the docs",
     Code.DATE_INVALID: "not a date: write it as 2031-01-31",
     Code.TIME_INVALID: "not a moment since 1980: write it as 2024-01-31T12:00:00Z",

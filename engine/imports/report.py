@@ -39,6 +39,7 @@ class FaultReport:
 
         `RequestError` where the file cannot be written or is something else.
         """
+        self._path = path
         self._columns = columns
         _require_ours(path)
         try:
@@ -79,9 +80,14 @@ class FaultReport:
         os.close(self._handle)
 
     def _write(self, data: bytes) -> None:
-        with open(self._handle, "ab", closefd=False) as file:
-            file.write(data)
-        os.fsync(self._handle)
+        try:
+            with open(self._handle, "ab", closefd=False) as file:
+                file.write(data)
+            os.fsync(self._handle)
+        except OSError as error:
+            raise RequestError(
+                f"{self._path} cannot be written ({error.strerror}): mend that, then import again"
+            ) from None
 
 
 def _header() -> bytes:

@@ -24,7 +24,9 @@ LOOSEST_FMR = 1e-4
 
 # Of a join: ids, places, flags and digests of each reference; a row of a block besides its codes;
 # a pair from its run to its place in a group.
-_BYTES_A_REFERENCE, _BYTES_A_BLOCK_ROW, _BYTES_A_PAIR = 96, 64, 120
+_BYTES_A_REFERENCE, _BYTES_A_BLOCK_ROW, _BYTES_A_PAIR = 192, 64, 120
+# Python and its libraries.
+_PROCESS_BYTES = 250 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,4 +199,6 @@ def propose(size: GallerySize, curve: CalibrationCurve, budget: float) -> Propos
 def _memory(size: GallerySize, rate: Rate) -> int:
     blocks = 2 * min(size.references, TILE_ROWS) * (size.dim + _BYTES_A_BLOCK_ROW)
     pairs = _BYTES_A_PAIR * rate.times(size.comparisons).high
-    return int(size.held_bytes + _BYTES_A_REFERENCE * size.references + blocks + pairs)
+    return int(
+        _PROCESS_BYTES + size.held_bytes + _BYTES_A_REFERENCE * size.references + blocks + pairs
+    )

@@ -178,8 +178,8 @@ def _name_documents(clusters: Sequence[Cluster]) -> Documents:
 def _identify(documents: Documents, owners: Owners, facts: FaceFacts) -> dict[int, Identity]:
     """Who these documents are, by number."""
     found = facts.identities_of(owners.references_of(documents).tolist())
-    firsts = np.array([one.reference_ids[0] for one in found], np.int64)
-    return dict(zip(owners.of(firsts).tolist(), found, strict=True))
+    numbers = owners.of_any([one.reference_ids for one in found])
+    return dict(zip(numbers.tolist(), found, strict=True))
 
 
 def _build(cluster: Cluster, identities: Mapping[int, Identity], threshold: float) -> Group:

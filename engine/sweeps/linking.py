@@ -33,6 +33,17 @@ class Owners:
         places = np.minimum(places, len(self.references) - 1)
         return np.where(self.references[places] == references, self.documents[places], -1)
 
+    def of_any(self, holdings: Sequence[Sequence[int]]) -> Documents:
+        """int64[k]: the document whose references these are, though only some may be known here.
+
+        -1 where none is. Each holding has one reference at least.
+        """
+        sizes = [len(references) for references in holdings]
+        flat = np.array([key for references in holdings for key in references], np.int64)
+        if not len(flat):
+            return flat
+        return np.maximum.reduceat(self.of(flat), np.cumsum([0, *sizes[:-1]]))
+
     def references_of(self, documents: Documents) -> NDArray[np.int64]:
         """All references of these documents, ascending."""
         return self.references[np.isin(self.documents, documents)]
@@ -106,13 +117,8 @@ def number_exceptions(
     `references` has the live references of each document; a pair with a document that has none
     any more can't be met again, and is left out.
     """
-    known = [
-        (references[one][0], references[other][0])
-        for one, other in sorted(exceptions)
-        if references.get(one) and references.get(other)
-    ]
-    numbers = np.array(known, np.int64).reshape(-1, 2)
-    documents = owners.of(numbers.ravel()).reshape(-1, 2)
+    known = [pair for pair in sorted(exceptions) if all(references.get(key) for key in pair)]
+    documents = owners.of_any([references[key] for pair in known for key in pair]).reshape(-1, 2)
     return documents[(documents >= 0).all(axis=1)]
 
 

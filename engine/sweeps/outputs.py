@@ -24,10 +24,14 @@ from engine.sweeps.tablefiles import TableFolder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What a sweep took: comparisons, seconds over all its runs; and when it was done."""
+    """What a sweep took: comparisons, seconds over all its runs; and when it was done.
+
+    `pace`: comparisons a second of its last run while it compared, None where that made none.
+    """
 
     comparisons: int
     seconds: float
+    pace: float | None
     at: datetime
 
 
@@ -65,6 +69,7 @@ def write_outputs(
         "new_references": swept.new,
         "comparisons": account.comparisons,
         "seconds": round(account.seconds, 3),
+        "comparisons_per_s": account.pace and round(account.pace),
         "pairs": len(swept.pairs),
         "same_document_pairs": swept.same_document_pairs,
         "excepted_pairs": int(swept.is_excepted.sum()),

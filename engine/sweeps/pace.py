@@ -35,12 +35,14 @@ def measure_pace(dim: int, scanner: Scanner) -> float:
 class ProgressCount:
     """What a join reports, with the time that remains at the pace of this run alone.
 
-    What a run before did may have been done on another machine, or beside other work.
+    What a run before did may have been done on another machine, or beside other work. `pace` is
+    in comparisons a second, None before a first tile was made.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._begun: tuple[float, int] | None = None
+        self.pace: float | None = None
 
     def count(self, progress: Progress) -> SweepProgress:
         """The progress of the sweep; no remaining time before a first tile was made."""
@@ -48,23 +50,16 @@ class ProgressCount:
         if self._begun is None:
             self._begun = (now, progress.comparisons)
         began, before = self._begun
-        made, left = (
-            progress.comparisons - before,
-            progress.comparisons_total - progress.comparisons,
-        )
-        remaining_s = left * (now - began) / made if made else None
+        if progress.comparisons > before:
+            self.pace = (progress.comparisons - before) / max(now - began, 1e-9)
+        left = progress.comparisons_total - progress.comparisons
+        remaining_s = None if self.pace is None else left / self.pace
         return SweepProgress(
             comparisons=progress.comparisons,
             comparisons_total=progress.comparisons_total,
             pairs=progress.pairs,
             remaining_s=remaining_s if left else 0.0,
         )
-
-    def pace(self, progress: SweepProgress) -> float | None:
-        """Comparisons a second of this run so far; None before a first tile was made."""
-        if self._begun is None or progress.comparisons == self._begun[1]:
-            return None
-        return (progress.comparisons - self._begun[1]) / max(self._clock() - self._begun[0], 1e-9)
 
 
 def _comparisons(rows: int) -> int:

@@ -39,6 +39,7 @@ class Join(Protocol):
         known: Ids | None,
         checkpoint: Path | None,
         progress: Report | None,
+        check: Callable[[], None],
     ) -> JoinedGallery: ...
 
 
@@ -123,10 +124,10 @@ def run_sweep(
 
     Covers the gallery as it is at the first start; what is added meanwhile is for the next sweep,
     and a reference that is gone at the end is in nothing that is reported. `look` reads the
-    gallery for the groups (see `nearness`). `progress` is called after each tile, `check` between
-    the steps that follow; what one raises stops the sweep there. `CheckpointInvalid` where the
-    folder is of another gallery, `SearchInvalid` where more pairs reach the threshold than can be
-    kept.
+    gallery for the groups (see `nearness`). `progress` is called after each tile, `check`
+    several times a second and between the steps that follow: what one raises stops the sweep.
+    `CheckpointInvalid` where the folder is of another gallery, `SearchInvalid` where more pairs
+    reach the threshold than can be kept.
     """
     known = task.known
     joined = join(
@@ -134,6 +135,7 @@ def run_sweep(
         known=None if known is None else known.ids,
         checkpoint=task.folder.checkpoint,
         progress=progress,
+        check=check,
     )
     check()
     found = _find(joined, task, reader)

@@ -88,15 +88,19 @@ class References:
         """Those of this part of the ids that are not gone: a block for each code limit."""
         places = self.places[part]
         places = places[places >= 0]
-        limits = np.empty(len(places))
+        chosen_of: dict[float, list[Positions]] = {}
         for segment, chosen, _ in self.split(places):
-            limits[chosen] = segment.codes.limit
-        return [Block(self, places[limits == limit]) for limit in np.unique(limits)]
+            chosen_of.setdefault(segment.codes.limit, []).append(chosen)
+        return [
+            Block(self, places[np.concatenate(chosen)])
+            for _, chosen in sorted(chosen_of.items(), key=lambda item: item[0])
+        ]
 
     def split(self, places: Positions) -> Iterator[tuple[Exact8Index, Positions, Positions]]:
         """For each segment that has some of the places: which ones, and their rows in it."""
         segment_of = np.searchsorted(self._starts, places, side="right") - 1
-        for i in np.unique(segment_of):
+        # Counted: sorting or hashing so many costs more than all else here.
+        for i in np.flatnonzero(np.bincount(segment_of)):
             chosen = np.flatnonzero(segment_of == i)
             yield self.segments[i], chosen, places[chosen] - self._starts[i]
 

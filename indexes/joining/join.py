@@ -17,9 +17,9 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.blocks import References, Side
 from indexes.joining.checkpoint import Checkpoint, stored_subject
-from indexes.joining.coverage import Coverage, part_ids
+from indexes.joining.coverage import Coverage, merge_ids, part_ids
 from indexes.joining.pairs import RECORD, Pairs, Records
-from indexes.joining.tiling import Tiling
+from indexes.joining.tiling import Tiling, go_on
 from indexes.validation import check_ids, check_threshold
 
 TILE_ROWS = 1 << 17
@@ -69,6 +69,7 @@ class _Terms:
     limit: int
     known: str = ""
     scanner: Scanner | None = None
+    check: Callable[[], None] = go_on
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -89,6 +90,7 @@ class _Terms:
             within=self.within,
             tile_rows=self.tile_rows,
             scanner=self.scanner,
+            check=self.check,
         )
 
 
@@ -135,6 +137,7 @@ def join_gallery(
     limit: int = PAIRS_LIMIT,
     progress: Report | None = None,
     scanner: Scanner | None = None,
+    check: Callable[[], None] = go_on,
 ) -> JoinedGallery:
     """`join` within a gallery as it is now; changes go on meanwhile.
 
@@ -143,9 +146,12 @@ def join_gallery(
     of its first start that are still there, and says so by `ids` and `sequence`: what was added
     later is for the next one. `CheckpointInvalid` also where the gallery is older than that.
 
-    `scanner` keeps the join off the threads with which the gallery is searched.
+    `scanner` keeps the join off the threads with which the gallery is searched. `check` is called
+    several times a second: what it raises stops the join within a tile, which is then made again.
     """
-    terms = _Terms(threshold, True, known is not None, tile_rows, limit, name_known(known), scanner)
+    terms = _Terms(
+        threshold, True, known is not None, tile_rows, limit, name_known(known), scanner, check
+    )
     pinned = gallery.pin(scanner)
     everyone = _references(pinned)
     subject = stored_subject(checkpoint) if checkpoint else None
@@ -160,7 +166,9 @@ def name_known(known: Ids | None) -> str:
     if known is None:
         return ""
     check_ids(known)
-    return hashlib.sha256(np.unique(known).tobytes()).hexdigest()
+    # As an earlier answer has them, they are in order already.
+    in_order = known if (known[1:] > known[:-1]).all() else np.unique(known)
+    return hashlib.sha256(in_order.tobytes()).hexdigest()
 
 
 def _references(side: Sequence[Exact8Index] | Side) -> References:
@@ -224,4 +232,4 @@ def _records(kept: Checkpoint) -> list[Records]:
 
 
 def _ids(left: References, right: References | None) -> Ids:
-    return left.ids if right is None else np.union1d(left.ids, right.ids)
+    return left.ids if right is None else merge_ids(left.ids, right.ids)

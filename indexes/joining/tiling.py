@@ -6,7 +6,7 @@ Blocks are cut by id, so tiles stay what they are when segments are sealed, merg
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -37,12 +37,17 @@ class _TooMany(Exception):
     """More pairs than a scan may find: fewer queries will do."""
 
 
+def go_on() -> None:
+    """Nothing is to be checked."""
+
+
 class Tiling:
     """The tiles of one join; any of them can be made by itself.
 
     `within` is for the pairs of the left side, a right side for those between both. The smaller
     id stands on the left of a pair where there are pairs within. `scanner` has the threads, by
-    default that of the first segment.
+    default that of the first segment; `check` is called several times a second, and what it raises
+    ends a tile unfinished.
     """
 
     def __init__(
@@ -54,9 +59,10 @@ class Tiling:
         within: bool,
         tile_rows: int,
         scanner: Scanner | None = None,
+        check: Callable[[], None] = go_on,
     ) -> None:
         self._left, self._right, self._within = left, right, within
-        self._scanner = scanner
+        self._scanner, self._check = scanner, check
         self._threshold, self._tile_rows = threshold, tile_rows
         self._queries = _FIRST_QUERIES
         self._left_blocks: tuple[int, list[Block]] = (-1, [])
@@ -102,6 +108,7 @@ class Tiling:
         """All pairs of two blocks, or within one; however many there are, some at a time."""
         start = 0
         while start < len(queries):
+            self._check()
             part = slice(start, min(start + self._queries, len(queries)))
             try:
                 yield self._scan(queries, rows, part)

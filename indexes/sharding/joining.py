@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -25,6 +25,7 @@ from indexes.joining.checkpoint import Checkpoint, stored_subject
 from indexes.joining.coverage import Coverage, Roster, part_ids
 from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Progress, Report, name_known
 from indexes.joining.pairs import RECORD, Pairs, Records, sort_records
+from indexes.joining.tiling import go_on
 from indexes.sharding.routing import shards_of
 from indexes.sharding.shards import Shard, ShardedIndex
 from indexes.validation import check_threshold
@@ -34,6 +35,7 @@ BLOCK_BYTES = 16 << 20
 BLOCK_COMPARISONS = 1 << 33
 """Some seconds of work for the cores of a shard."""
 _FEWEST_ROWS = 4096
+_CHECK_EVERY_S = 0.2
 _EVERYONE = 0
 """No id is lower."""
 
@@ -58,13 +60,15 @@ def join_shards(
     checkpoint: Path | None = None,
     limit: int = PAIRS_LIMIT,
     progress: Report | None = None,
+    check: Callable[[], None] = go_on,
     block_rows: int | None = None,
 ) -> JoinedGallery:
     """What `join_gallery` finds, over the shards that the gallery's index has; changes go on.
 
     It covers every reference as of the `sequence` that it states, and some that came while it
-    began. Each shard has one block at work at a time; where it is stopped, no more than those are
-    done again. A checkpoint belongs to a number of shards. `ShardLost` where a shard is gone.
+    began. Each shard has one block at work at a time; where it is stopped, as `check` or
+    `progress` may by what they raise, no more than those are done again. A checkpoint belongs to
+    a number of shards. `ShardLost` where a shard is gone.
     """
     threshold = check_threshold(threshold)
     sequence = gallery.sequence
@@ -83,7 +87,7 @@ def join_shards(
         rows = block_rows or _rows_at_once(then, len(index.shards), index.dim)
         tiles = list(plan_tiles(then, len(index.shards), rows))
         make = _maker(index.shards, then, threshold)
-        _make(tiles, make, kept, len(index.shards), limit, progress)
+        _make(tiles, make, kept, len(index.shards), limit, progress, check)
         records = [run.view(RECORD) for run in kept.runs()]
         pairs = Pairs(records, then.remaining(now, mixed=True))
         return JoinedGallery(pairs, then.ids, then.sequence)
@@ -198,6 +202,7 @@ def _make(
     at_once: int,
     limit: int,
     progress: Report | None,
+    check: Callable[[], None],
 ) -> None:
     """Makes the tiles that are not kept yet, and keeps them in their order."""
     compared = [0, *accumulate(tile.comparisons for tile in tiles)]
@@ -212,7 +217,7 @@ def _make(
         made = deque(pool.submit(make, tile) for tile in tiles[kept.next_tile :])
         try:
             while made:
-                kept.put(made.popleft().result().tobytes())
+                kept.put(_await(made.popleft(), check).tobytes())
                 if kept.size_bytes // RECORD.itemsize > limit:
                     raise SearchInvalid(
                         f"more than {limit} pairs reach the threshold; raise it, or the limit"
@@ -222,3 +227,9 @@ def _make(
         finally:
             for future in made:
                 future.cancel()
+
+
+def _await(making: Future[Records], check: Callable[[], None]) -> Records:
+    while not wait([making], _CHECK_EVERY_S).done:
+        check()
+    return making.result()

@@ -81,7 +81,7 @@ class SweepDesk:
         return record
 
     def pause(self, sweep_id: str, actor: str, runner: Runner | None = None) -> SweepRecord:
-        """Stops it at the end of the tile that runs; it goes on from there when resumed."""
+        """Stops it within a second or so; what it had made of a tile is made again when resumed."""
         return self._stop(sweep_id, _RUNNING, SweepState.PAUSED, actor, runner)
 
     def cancel(self, sweep_id: str, actor: str, runner: Runner | None = None) -> SweepRecord:
@@ -124,7 +124,7 @@ class SweepDesk:
         return run is None or not run.is_alive
 
     def close(self) -> None:
-        """Stops at the end of the tile that runs; the next `open` goes on from there."""
+        """Stops the one at work; the next `open` goes on after its last whole tile."""
         run = self._run
         if run is not None:
             run.stop()

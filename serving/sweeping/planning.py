@@ -68,8 +68,8 @@ def find_known(root: Path, scope: Scope, last: SweepRecord | None) -> Covered | 
 def _find_pace(last: SweepRecord | None, dim: int, threads: int | None) -> float:
     """Comparisons a second."""
     if last is not None and last.summary is not None:
-        comparisons, seconds = last.summary["comparisons"], last.summary["seconds"]
-        if comparisons >= TELLING_COMPARISONS and seconds > 0:
-            return float(comparisons / seconds)
+        pace = last.summary.get("comparisons_per_s")
+        if pace and last.summary["comparisons"] >= TELLING_COMPARISONS:
+            return float(pace)
     with closing(Scanner(threads=threads)) as scanner:
         return measure_pace(dim, scanner)

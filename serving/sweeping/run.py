@@ -1,4 +1,4 @@
-"""One sweep at work, in a thread of low priority; it can be told to stop at the end of a tile."""
+"""One sweep at work, in a thread of low priority, that can be told to stop."""
 
 from __future__ import annotations
 
@@ -58,8 +58,13 @@ class SweepRun:
         """What all runs of the sweep have taken."""
         return self._spent_before_s + monotonic() - self._begun
 
+    @property
+    def pace(self) -> float | None:
+        """Comparisons a second of this run, as far as it has measured them."""
+        return self._count.pace
+
     def stop(self) -> None:
-        """At the end of the tile that runs."""
+        """Within a second or so: at the next `check`."""
         self._stopping.set()
 
     def join(self, timeout_s: float | None = None) -> None:

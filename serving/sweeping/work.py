@@ -60,7 +60,12 @@ def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: Sweep
         swept = run_sweep(task, join, store, look=look, progress=run.tell, check=run.check)
     cases = open_sweep_cases(deployment.registrar, store, record.id, swept.groups, ITSELF)
     run.check()
-    account = Account(comparisons=run.progress.comparisons_total, seconds=run.spent_s, at=utc_now())
+    account = Account(
+        comparisons=run.progress.comparisons_total,
+        seconds=run.spent_s,
+        pace=run.pace,
+        at=utc_now(),
+    )
     summary = write_outputs(swept, cases, account, store, deployment.calibration)
     book.move(
         record.id,

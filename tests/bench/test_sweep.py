@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench.sweep
+from bench.__main__ import app
 from bench.checks import Skipped, load_goals
 from bench.sweep import SweepConfig, read_parts, run
 from bench.sweeping import million
@@ -229,6 +231,18 @@ def test_parts_are_chosen_by_name() -> None:
     assert read_parts("lfw, flood") == ("lfw", "flood")
     with pytest.raises(RequestError, match="no part rings"):
         read_parts("rings")
+
+
+def test_the_command_measures_the_parts_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app(["sweep", "--quick", "--only", "flood", "--json"])
+    assert not ended.value.code
+    document = json.loads(capsys.readouterr().out)
+    assert [result["name"] for result in document["results"]] == ["A threshold far too low"]
+    assert all(check["holds"] is None for check in document["checks"])
+    with pytest.raises(SystemExit) as ended:
+        app(["sweep", "--only", "rings"])
+    assert ended.value.code == 2
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ PROMISED = {
     ("sweep", "sweep_peak_gb"): ("at_most", 3),
     ("sweep", "new_pairs_found"): ("at_least", 1.0),
     ("sweep", "new_seconds"): ("at_most", 5),
-    ("sweep", "flood_seconds"): ("at_most", 20),
+    ("sweep", "flood_seconds"): ("at_most", 10),
     ("serve", "enrollment_share"): ("at_least", 0.85),
     ("serve", "proxy_speedup"): ("at_least", 6),
     ("serve", "matches_per_second"): ("at_least", 3_000),

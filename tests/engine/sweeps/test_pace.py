@@ -22,9 +22,9 @@ def test_the_remaining_time_is_that_of_this_run_alone() -> None:
     now = 100.0
     count = ProgressCount(lambda: now)
     resumed = count.count(Progress(5, 10, 5000, 10_000, 7))
-    assert (resumed.remaining_s, count.pace(resumed)) == (None, None)
+    assert (resumed.remaining_s, count.pace) == (None, None)
     now += 2
     later = count.count(Progress(6, 10, 6000, 10_000, 8))
     assert (later.comparisons, later.comparisons_total, later.pairs) == (6000, 10_000, 8)
-    assert (later.remaining_s, count.pace(later)) == (8.0, 500.0)
+    assert (later.remaining_s, count.pace) == (8.0, 500.0)
     assert count.count(Progress(10, 10, 10_000, 10_000, 8)).remaining_s == 0.0

@@ -52,10 +52,14 @@ def cache_folder(environment: dict[str, str | None]) -> Path:
 
 @pytest.fixture(scope="session")
 def keyed_home(
-    enrolled_home: tuple[Path, dict[str, Any]], sosie: Any, cache_folder: Path
+    enrolled_home: tuple[Path, dict[str, Any]],
+    sosie: Any,
+    cache_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, dict[str, str]]:
     """The home with one person, with an outlet more and every key of KEYS; not to be changed."""
-    home = enrolled_home[0].with_name("keyed")
+    # Each folder of tests that takes this fixture makes one of its own.
+    home = tmp_path_factory.mktemp("keyed") / "home"
     shutil.copytree(enrolled_home[0], home)
     for code in ("b2", "b3"):
         assert sosie("outlet", "add", code, "--carrier", "blue", "--home", home).code == 0

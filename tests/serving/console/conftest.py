@@ -60,9 +60,12 @@ def site(
             yield Site(f"http://127.0.0.1:{port}", keyed_home[1], service)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, with a camera that shows a test picture."""
+    """Debian's Chromium, with a camera that shows a test picture.
+
+    Of this folder alone: while Playwright runs no other test can run a loop of its own.
+    """
     if not CHROMIUM.exists():
         pytest.skip(f"no {CHROMIUM}: apt-get install --no-install-recommends chromium")
     camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
