@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -66,11 +67,9 @@ class Journal:
         _read_journal(path)
         made = cls(path, new_id(), [], [])
         head = {"format": FORMAT, "import_id": made.import_id, **asdict(identity)}
-        try:
+        with made._writing():
             path.unlink(missing_ok=True)
-            made._append(head)
-        except OSError as error:
-            raise RequestError(f"{path} cannot be written: {error.strerror}") from None
+        made._append(head)
         return made
 
     @classmethod
@@ -107,8 +106,9 @@ class Journal:
         while self._entries and not was_kept(self._entries[-1]):
             self._entries.pop()
             self._ends.pop()
-        # A torn line may follow, too.
-        os.truncate(self._path, self._ends[-1])
+        with self._writing():
+            # A torn line may follow, too.
+            os.truncate(self._path, self._ends[-1])
 
     def close(self) -> None:
         if self._handle is not None:
@@ -116,14 +116,24 @@ class Journal:
             self._handle = None
 
     def _append(self, content: Mapping[str, Any]) -> None:
-        if self._handle is None:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            self._handle = os.open(self._path, flags, _OWNER_ONLY)
         line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
-        with open(self._handle, "ab", closefd=False) as file:
-            file.write(line)
-        os.fsync(self._handle)
-        self._ends.append(os.fstat(self._handle).st_size)
+        with self._writing():
+            if self._handle is None:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+                self._handle = os.open(self._path, flags, _OWNER_ONLY)
+            with open(self._handle, "ab", closefd=False) as file:
+                file.write(line)
+            os.fsync(self._handle)
+            self._ends.append(os.fstat(self._handle).st_size)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RequestError(
+                f"{self._path} cannot be written ({error.strerror}): mend that, then import again"
+            ) from None
 
 
 def _read_journal(path: Path) -> tuple[list[bytes], Mapping[str, Any] | None, list[Entry]]:

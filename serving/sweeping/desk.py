@@ -16,7 +16,7 @@ from serving.sweeping.book import ALIVE, SweepBook
 from serving.sweeping.planning import plan_sweep
 from serving.sweeping.run import SweepRun
 from serving.sweeping.shelf import GroupPage, SweepShelf
-from serving.sweeping.work import perform_sweep
+from serving.sweeping.work import perform_sweep, require_libraries
 
 MOST_STARTS = 3
 """A sweep that has begun so often without getting on is not begun again by itself."""
@@ -67,6 +67,7 @@ class SweepDesk:
     def start(self, request: SweepRequest, actor: str, runner: Runner | None = None) -> SweepRecord:
         """Starts a sweep; `RateUnsupported` where its threshold, or any that would do, is beyond
         the calibration."""
+        require_libraries()
         self._book.require_none_alive()
         self._prune()
         expectation = self.plan(request)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 
 from engine.casework.opening import open_sweep_cases
-from engine.errors import GalleryBehind, LeaseLost, SosieError, StorageFailed
+from engine.errors import GalleryBehind, LeaseLost, RegistryError, SosieError, StorageFailed
 from engine.registry.records import utc_now
 from engine.sweeps.model import SweepRecord, SweepState
 from engine.sweeps.nearness import look_into
-from engine.sweeps.outputs import Account, write_outputs
 from engine.sweeps.sweeping import SweepTask, run_sweep
 from indexes.errors import ShardLost
 from indexes.exact.scanner import Scanner
@@ -46,7 +46,19 @@ def perform_sweep(
     _tidy(deployment, run, record)
 
 
+def require_libraries() -> None:
+    """A service runs without what a sweep's files are written with; a sweep is refused."""
+    if any(find_spec(name) is None for name in ("pyarrow", "jinja2")):
+        raise RegistryError(
+            "a sweep writes its files with pyarrow and Jinja2, which are not installed here: "
+            "pip install 'sosie[desk]'"
+        )
+
+
 def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: SweepRecord) -> None:
+    # Not above: see `require_libraries`.
+    from engine.sweeps.outputs import Account, write_outputs  # noqa: PLC0415
+
     store, scope = deployment.store, record.terms.scope
     task = SweepTask(
         id=record.id,

@@ -102,3 +102,12 @@ def test_nothing_but_a_journal_is_replaced(path: Path) -> None:
 def test_a_fresh_one_takes_the_place_of_any_other(path: Path) -> None:
     Journal.begin(path, IDENTITY).close()
     assert resume(path).entry is None
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "journal").symlink_to("/dev/full")
+    journal = Journal(tmp_path / "journal", "id", [], [])
+    with pytest.raises(RequestError, match="No space left") as caught:
+        journal.add(entry(1))
+    journal.close()
+    assert "\n" not in str(caught.value)

@@ -233,6 +233,27 @@ def test_what_its_caller_raises_stops_it_and_the_next_run_goes_on_there(
     assert -1 in made
 
 
+def test_its_check_stops_it_before_a_tile_is_made(town: Town, tmp_path: Path) -> None:
+    town.settle(faces(100, DIM))
+    task = SweepTask(
+        id=new_id(), terms=SweepTerms(threshold=THRESHOLD), folder=SweepFolder(tmp_path / "one")
+    )
+    seen: list[int] = []
+
+    def refuse() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(
+            task,
+            partial(join_gallery, town.gallery),
+            town.store,
+            progress=lambda progress: seen.append(progress.tiles_done),
+            check=refuse,
+        )
+    assert seen == [0]
+
+
 CHILD = """
 import json, sys
 from functools import partial

@@ -60,11 +60,11 @@ def site(
             yield Site(f"http://127.0.0.1:{port}", keyed_home[1], service)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, with a camera that shows a test picture.
 
-    Of this folder alone: while Playwright runs no other test can run a loop of its own.
+    For one file at a time: while Playwright runs no other test can run a loop of its own.
     """
     if not CHROMIUM.exists():
         pytest.skip(f"no {CHROMIUM}: apt-get install --no-install-recommends chromium")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ from engine.errors import (
     SweepOver,
 )
 from engine.registry.records import new_id
+from engine.sweeps import outputs
 from engine.sweeps.expectation import SweepRequest
 from engine.sweeps.folder import Standing, SweepFolder
 from engine.sweeps.model import Scope, SweepRecord, SweepState
 from indexes.errors import SearchInvalid
 from serving.compose import Deployment
 from serving.settings import load_settings
-from serving.sweeping import work
+from serving.sweeping import planning
 from serving.sweeping.desk import MOST_STARTS, SweepDesk
 from tests.serving.sweeping.crowd import (
     PEOPLE,
@@ -235,7 +238,7 @@ def test_a_full_disk_pauses_it_with_a_word_on_what_to_do(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(work, "write_outputs", refuse)
+        broken.setattr(outputs, "write_outputs", refuse)
         record = desk.start(REQUEST, ACTOR)
         paused = finish(desk, record)
     assert paused.state is SweepState.PAUSED
@@ -270,6 +273,18 @@ def test_an_unforeseen_error_shows_its_type_and_nothing_else(
     assert failed.fault is not None
     assert "KeyError" in failed.fault
     assert "8613" not in failed.fault
+
+
+def test_without_the_libraries_for_its_files_a_sweep_is_refused_and_the_service_starts(
+    desk: SweepDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(RegistryError, match=r"pip install 'sosie\[desk\]'"):
+        desk.start(REQUEST, ACTOR)
+    absent = "import sys; sys.modules.update(pyarrow=None, jinja2=None);"
+    subprocess.run(
+        [sys.executable, "-c", f"{absent} import serving.service.match_service"], check=True
+    )
 
 
 def test_what_the_calibration_cannot_support_is_refused_or_allowed_by_name(
@@ -326,6 +341,19 @@ def test_a_sweep_of_what_is_new_needs_what_the_last_one_left(
     Path(deployment.sweep_folder / first.id / "covered.bin").unlink()
     with pytest.raises(RegistryError, match="sweep all once"):
         desk.start(SweepRequest(threshold=0.56, scope=Scope.NEW), ACTOR)
+
+
+def test_the_next_plan_goes_by_the_pace_of_the_last_sweep(
+    desk: SweepDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = finish(desk, desk.start(REQUEST, ACTOR))
+    assert done.summary is not None
+    assert done.summary["comparisons_per_s"] > 0
+    monkeypatch.setattr(planning, "TELLING_COMPARISONS", 1)
+    monkeypatch.delattr(planning, "measure_pace")
+    expectation = desk.plan(REQUEST)
+    pace = done.summary["comparisons_per_s"]
+    assert expectation.duration_s == pytest.approx(expectation.comparisons / pace)
 
 
 def test_an_empty_gallery_is_swept_in_no_time(home: Path) -> None:
