@@ -39,7 +39,8 @@ def test_a_sweep_is_expected_started_and_found_by_another_request(served: Served
 def test_a_case_of_a_duplicate_is_worked(
     served: Served, activation: Callable[[int], dict[str, Any]]
 ) -> None:
-    # Whoever was enrolled first, the next document with this face is a duplicate.
+    # Whoever was enrolled first, the next document with this face is a duplicate. The file comes
+    # last of its folder, so that the first is whom other tests enroll.
     for number in (701, 702):
         enrolled = served.ask(
             "POST",
