@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,15 +38,15 @@ def test_a_sweep_is_expected_started_and_found_by_another_request(served: Served
 
 
 def test_a_case_of_a_duplicate_is_worked(
-    served: Served, activation: Callable[[int], dict[str, Any]]
+    served: Served, activation: Callable[[int], dict[str, Any]], pictures: dict[str, bytes]
 ) -> None:
-    # Whoever was enrolled first, the next document with this face is a duplicate. The file comes
-    # last of its folder, so that the first is whom other tests enroll.
+    # A face of its own: other tests enroll the one of `activation` as new.
+    face = base64.b64encode(pictures["stranger"]).decode()
     for number in (701, 702):
         enrolled = served.ask(
             "POST",
             "/v1/enrollments",
-            json=activation(number),
+            json=activation(number) | {"live": face, "portrait": face},
             headers={"idempotency-key": f"fraud desk {number}"},
         )
         assert enrolled.status_code == 201, enrolled.text
