@@ -66,6 +66,10 @@ class Soak:
             Figure("samples around the line", "MiB", self.noise_mib),
             Figure("growth after the first minute", "share", self.growth),
             *(
+                Figure(f"memory at the end: {part}", "MiB", float(values[-1]))
+                for part, values in self.parts_mib.items()
+            ),
+            *(
                 Figure(f"slope after the first minute: {part}", "MiB/min", self._slope_of(values))
                 for part, values in self.parts_mib.items()
             ),

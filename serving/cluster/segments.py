@@ -1,14 +1,13 @@
 """An answer's head and body in one segment.
 
 uvicorn writes them apart and uvloop sends each at once: two calls of the kernel here, and the
-proxy is woken twice for one answer. Together they are a third of what a match costs an ingress
-(bench/reports/serve.json).
+proxy is woken twice for one answer (docs/decisions/0016).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn import config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -25,8 +24,10 @@ def install_protocol() -> None:
 class SegmentProtocol(HttpToolsProtocol):
     """uvicorn's, over a transport that joins what is written in pairs."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
+    def connection_made(self, transport: Any) -> None:
+        joining = JoiningTransport(transport, self.loop)
+        # It has all that uvicorn asks of one.
+        super().connection_made(cast(asyncio.Transport, joining))
 
 
 class JoiningTransport:

@@ -66,9 +66,11 @@ def run_nodes() -> Iterator[Nodes]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = Nodes(folder)
-        yield made
-        made.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield made
+        finally:
+            made.stop()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def unit_rows(count: int, seed: int = 0) -> Rows:
