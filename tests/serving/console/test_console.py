@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.serving.console.conftest import RING, Site
 from tests.serving.console.driving import Visitor, visiting
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
+OPEN_CASES = re.compile(r"/v1/cases\?state=open")
 NOTE = '<img src=x onerror="document.title=1"> <b>same scar</b> \u202e\u0645\u062d\u0645\u062f'
 
 
@@ -108,8 +109,20 @@ def propose_fraud(analyst: Visitor) -> None:
 
 
 def approve(second: Visitor) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    second.page.route(OPEN_CASES, hold)
     second.sign_in("second")
     second.page.get_by_label("State").select_option("proposed")
+    expect(second.row("One face, two documents")).to_contain_text("Proposed")
+    # The first answer comes after that to the filter, and is not shown any more.
+    with second.page.expect_response(OPEN_CASES):
+        held[0].continue_()
+    second.page.unroute(OPEN_CASES)
+    second.page.wait_for_timeout(100)
     expect(second.row("One face, two documents")).to_contain_text("Proposed")
     second.page.keyboard.press("Escape")
     second.row("One face, two documents").get_by_role("link").click()

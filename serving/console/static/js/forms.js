@@ -138,7 +138,8 @@ export function workButton(page, label, work, kind = "") {
   return { button, faults, run };
 }
 
-async function attempt(page, busy, faults, work) {
+/** Does work with a part of the page marked busy; what went wrong is told in `faults`. */
+export async function attempt(page, busy, faults, work) {
   replace(faults);
   busy.setAttribute("aria-busy", "true");
   try {

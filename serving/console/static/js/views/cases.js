@@ -1,7 +1,7 @@
 // The queue of the fraud desk: what is open, worked through with single keys.
 
 import { add, element, replace } from "../elements.js";
-import { checkField, choiceField, workButton } from "../forms.js";
+import { attempt, checkField, choiceField, workButton } from "../forms.js";
 import { moment, say, score } from "../language.js";
 import { actorName, badge, row, table, word } from "../marks.js";
 import { placeOf } from "../places.js";
@@ -25,49 +25,49 @@ const PAGE = 50;
 export async function show(page) {
   const list = element("div", { class: "queue" });
   const filter = { state: "open", kind: "", assignee: null };
-  const load = async () =>
-    fillQueue(page, list, filter, await listCases({ ...filter, limit: PAGE }));
-  const change = async (changes) => {
+  let asked = 0;
+  const load = async () => {
+    const turn = ++asked;
+    const answer = await listCases({ ...filter, limit: PAGE });
+    // Whoever changed the filter meanwhile wants only the last answer.
+    if (turn === asked) fillQueue(page, list, filter, answer);
+  };
+  const faults = element("div", { class: "faults" });
+  const change = (changes) => {
     Object.assign(filter, changes);
-    await load();
+    return attempt(page, list, faults, load);
   };
   add(
     page.main,
     element("h1", {}, say("cases.title")),
     element("p", { class: "lead" }, say("cases.lead")),
-    filters(page, change),
+    filters(change, faults),
     list,
   );
   await load();
   bindKeys(page, keysOf(page, list));
 }
 
-function filters(page, change) {
+function filters(change, faults) {
   const states = [["", say("cases.all")], ...STATES.map((one) => [one, say(`state.${one}`)])];
   const kinds = [["", say("cases.all")], ...KINDS.map((one) => [one, say(`kind.${one}`)])];
-  const { faults, run } = workButton(page, "", () => change(pending));
-  let pending = {};
-  const ask = (changes) => {
-    pending = changes;
-    return run();
-  };
   return element(
     "div",
     { class: "filters", role: "search", "aria-label": say("cases.filters") },
     choiceField(
       say("case.state"),
-      { onchange: (event) => ask({ state: event.target.value }) },
+      { onchange: (event) => change({ state: event.target.value }) },
       states,
       "open",
     ),
     choiceField(
       say("case.kind"),
-      { onchange: (event) => ask({ kind: event.target.value }) },
+      { onchange: (event) => change({ kind: event.target.value }) },
       kinds,
       "",
     ),
     checkField(say("cases.mine"), {
-      onchange: (event) => ask({ assignee: event.target.checked ? "me" : null }),
+      onchange: (event) => change({ assignee: event.target.checked ? "me" : null }),
     }),
     faults,
   );
