@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 from bench.checks import Measured, Skipped
 from bench.photographs import find_faces, find_pairs_file
 from bench.report import Figure, Result, Setup
-from engine.accuracy.evaluate import TABLE_RATES, Evaluation, Progress, evaluate
+from bench.resemblance import compare_population
+from engine.accuracy.embedding import Progress
+from engine.accuracy.evaluate import TABLE_RATES, Evaluation, evaluate
+from engine.accuracy.templates import single_templates
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 from engine.matching.thresholds import Comparison
@@ -21,6 +24,7 @@ from engine.matching.thresholds import Comparison
 if TYPE_CHECKING:
     from engine.accuracy.fusion import FusionGain, FusionPoint
 
+QUICK = {"people": 100}
 CHECKED_FMR = 1e-4
 FUSION_FMR = 1e-5
 KINDS = {
@@ -65,6 +69,8 @@ def run(
     ]
     if evaluation.fusion is not None:
         results.append(_list_fusion(evaluation.fusion, config.seed))
+    singles = single_templates(*evaluation.embeddings.acquired())
+    results.append(compare_population(singles, config.seed))
     return tuple(results), _measure(evaluation, seconds, is_part=config.people is not None)
 
 

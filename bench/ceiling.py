@@ -39,7 +39,7 @@ def cores() -> int:
 
 
 @numba.njit(nogil=True)
-def _sum_words(words: NDArray[np.uint64]) -> np.uint64:
+def sum_words(words: NDArray[np.uint64]) -> np.uint64:
     total = np.uint64(0)
     for word in words:
         total += word
@@ -62,7 +62,7 @@ class MemoryReader:
     def read(self) -> float:
         """Reads it once; its seconds."""
         start = time.perf_counter()
-        list(self._pool.map(_sum_words, self._shares))
+        list(self._pool.map(sum_words, self._shares))
         return time.perf_counter() - start
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ def measure_product(dim: int, tile: Tile, seconds: float) -> float:
     Each core has a session of one thread, since ONNX Runtime's own pool is slower, and nothing
     reads the sums. ONNX Runtime packs a constant once, an input for each product.
     """
-    runs = [_product(dim, tile, seed) for seed in range(cores())]
+    runs = [bind_product(dim, tile, seed) for seed in range(cores())]
     for run in runs:
         run()
     start = time.perf_counter()
@@ -93,7 +93,7 @@ def measure_product(dim: int, tile: Tile, seconds: float) -> float:
     return products * tile.rows * tile.queries / (time.perf_counter() - start)
 
 
-def _product(dim: int, tile: Tile, seed: int) -> Callable[[], None]:
+def bind_product(dim: int, tile: Tile, seed: int) -> Callable[[], None]:
     """One product of random codes, its inputs and output bound to memory that is there already."""
     import onnxruntime
 

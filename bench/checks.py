@@ -38,6 +38,17 @@ class Goal:
             return value >= self.goal
         return value <= self.goal
 
+    @property
+    def counts_errors(self) -> bool:
+        """Whether it allows none: one block that errs is one too many."""
+        if self.direction is Direction.AT_LEAST:
+            return self.goal == 1 and self.unit == "share"
+        return self.goal == 0
+
+    def worst(self, values: Sequence[float]) -> float:
+        """The one that lies farthest on the bad side."""
+        return min(values) if self.direction is Direction.AT_LEAST else max(values)
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bench.accelerator import measure_batches
 from bench.checks import Measured
 from bench.graphs import compare_graphs
+from bench.micro.running import measure_actions
 from bench.pairs import Interpreters, PairSizes, compare_pairs
 from bench.photographs import PhotographPairs, open_pairs
 from bench.report import Result
@@ -20,19 +21,22 @@ from engine.errors import RequestError
 from engine.faces.extractor import Extraction, open_extractor
 from engine.models.session import SessionOptions
 
+QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3, "action_s": 0.03, "action_blocks": 1}
 PEER_SHARE = 10
 """The others get a tenth of the pairs: they are slower by about as much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractConfig:
-    """`pairs` of photographs a round; `faces` for the graphs alone."""
+    """`pairs` of photographs a round; each step by itself for `action_s`."""
 
     faces: Path | None = None
     pairs: int = 200
     rounds: int = 7
     crops: int = 16
     graph_rounds: int = 15
+    action_s: float = 0.3
+    action_blocks: int = 3
     seed: int = 0
     interpreters: Interpreters = field(default_factory=Interpreters)
 
@@ -51,11 +55,19 @@ def run(config: ExtractConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]
         sizes = PairSizes(config.pairs, few, few, config.rounds, threads=2)
         pairs, measured = compare_pairs(photographs, sizes, config.interpreters, cache)
         start, starts = measure_startup(photographs, config.rounds, cache)
+    steps = measure_actions(
+        "test_extract.py",
+        config.action_s,
+        {},
+        seed=config.seed,
+        blocks=config.action_blocks,
+        faces=config.faces or "",
+    )
     measured |= starts | {
         "rewritten_speedup": graphs.speedup,
         "rewritten_difference": graphs.difference,
     }
-    return (*graphs.results, batches, *pairs, start), measured
+    return (*graphs.results, batches, *pairs, start, *steps), measured
 
 
 def _cut_crops(photographs: PhotographPairs, count: int, cache: Path) -> NDArray[np.uint8]:

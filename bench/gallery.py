@@ -17,6 +17,7 @@ from bench.commotion import BATCH, PAUSE_S, Commotion, Stage
 from bench.contest import mix, refuse_too_much
 from bench.growth import Growth, grow, open_empty
 from bench.machine import filesystem_of
+from bench.micro.running import measure_actions
 from bench.processes import compare_processes
 from bench.report import Figure, Result, Setup
 from bench.search import PROMISED_SIZE, K, size_reason
@@ -40,6 +41,8 @@ QUICK = {
     "removed": 200,
     "batch": 32,
     "rounds": 2,
+    "action_s": 0.02,
+    "action_blocks": 1,
 }
 BATCHES, SINGLES = f"batches of {BATCH}, from none to all", "one by one, after all"
 
@@ -54,6 +57,7 @@ class GalleryConfig:
     """`singles` are added one by one to the full gallery, all references before in batches.
 
     `looks`: how many adds of each kind are searched for. `removed`: references erased at once.
+    Single changes are repeated for `action_s`.
     """
 
     references: int = 1_000_000
@@ -64,6 +68,8 @@ class GalleryConfig:
     removed: int = 1_000
     batch: int = 256
     rounds: int = 9
+    action_s: float = 0.3
+    action_blocks: int = 3
     folder: Path = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
     seed: int = 0
 
@@ -111,8 +117,22 @@ def run(config: GalleryConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]
         _list_commotion(quiet, commotion, setup),
         Result("Erasure", setup | {"removed": config.removed}, erasure),
         shards,
+        *_time_changes(config),
     )
     return results, _measure(config, account, opened, growth, commotion)
+
+
+def _time_changes(config: GalleryConfig) -> list[Result]:
+    """Changes one by one, of a smaller gallery: pytest-benchmark makes thousands of them."""
+    return measure_actions(
+        "test_gallery.py",
+        config.action_s,
+        {},
+        rows=config.references,
+        dim=config.dim,
+        seed=config.seed,
+        blocks=config.action_blocks,
+    )
 
 
 def _grow(

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 TELLING_FLAGS = (
+    "fma",
     "avx2",
     "avx512f",
+    "avx512bw",
     "avx512_vnni",
     "avx512_bf16",
+    "avx512_fp16",
     "avx_vnni",
+    "amx_tile",
     "amx_bf16",
     "amx_int8",
 )
@@ -33,19 +39,27 @@ PACKAGES = (
     "numba",
     "usearch",
     "hnswlib",
+    "psycopg",
+    "pytest-benchmark",
     "pillow",
     "sqlalchemy",
     "cryptography",
+    "ray",
 )
 STEERING_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_NUM_THREADS")
 COPY_BYTES = 256 * 2**20
 
+_READINGS = 5
+_PRODUCT_DIM, _PRODUCT_S = 128, 0.15
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """`load_at_start` is the mean number of running processes over the last minute.
 
-    `copy_gb_per_s` counts what one thread reads and writes while it copies 256 MiB.
+    `copy_gb_per_s` counts what one thread reads and writes while it copies 256 MiB. What all
+    cores do together is None where it was not measured: `read_gb_per_s`, the best reading of that
+    much, and `int8_gops`, the best of some tilings of ONNX Runtime's bare int8 product.
     """
 
     cpu: str
@@ -58,10 +72,27 @@ class Machine:
     packages: dict[str, str]
     load_at_start: float
     warnings: tuple[str, ...]
+    read_gb_per_s: float | None = None
+    int8_gops: float | None = None
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """What a report holds; fields that came later than it are at their defaults."""
+        names = {field.name for field in fields(cls)}
+        known = {name: value for name, value in document.items() if name in names}
+        known |= {name: tuple(known[name]) for name in ("flags", "warnings")}
+        return cls(**known)
+
+    def is_like(self, other: Machine) -> bool:
+        """Whether times of both may be compared: one processor, as many cores, one kind of system.
+
+        A later version may tell flags that an earlier one did not, so they are not asked.
+        """
+        return (self.cpu, self.cores) == (other.cpu, other.cores)
 
 
-def stamp() -> Machine:
-    """Looks at the machine; takes about half a second."""
+def look() -> Machine:
+    """Looks at the machine and copies a little; takes about half a second."""
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     cpu, flags = _read_cpu()
     return Machine(
@@ -78,13 +109,30 @@ def stamp() -> Machine:
     )
 
 
+def stamp() -> Machine:
+    """Looks, and measures what all cores can read and multiply; takes up to three seconds."""
+    # They need numba and ONNX Runtime, which a look does without.
+    from bench.ceiling import MemoryReader, Tile, measure_product
+
+    seen = look()
+    reader = MemoryReader(np.ones(COPY_BYTES, np.uint8))
+    fastest = min(reader.read() for _ in range(_READINGS))
+    reader.close()
+    gops = None
+    if find_spec("onnxruntime") is not None:
+        tiles = [Tile(rows, queries, packed=True) for rows, queries in ((1024, 512), (4096, 256))]
+        rates = [measure_product(_PRODUCT_DIM, tile, _PRODUCT_S) for tile in tiles]
+        gops = round(max(rates) * 2 * _PRODUCT_DIM / 1e9, 1)
+    return replace(seen, read_gb_per_s=round(COPY_BYTES / fastest / 1e9, 1), int8_gops=gops)
+
+
 def filesystem_of(path: Path) -> str:
     """The kind of file system that a path lies on, as `ext4`; `unknown` where there is no /proc."""
     try:
         lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
     except OSError:
         return "unknown"
-    mounts = {Path(fields[1]): fields[2] for fields in map(str.split, lines)}
+    mounts = {Path(columns[1]): columns[2] for columns in map(str.split, lines)}
     resolved = path.resolve()
     return next(mounts[one] for one in (resolved, *resolved.parents) if one in mounts)
 
@@ -95,11 +143,11 @@ def _read_cpu() -> tuple[str, frozenset[str]]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    fields = {
+    facts = {
         key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
     }
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    return name, frozenset(fields.get("flags", "").split())
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return name, frozenset(facts.get("flags", "").split())
 
 
 def _read_versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:

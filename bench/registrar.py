@@ -28,6 +28,7 @@ from serving.compose import SNAPSHOT_FOLDER, Deployment
 from serving.homes import create_home
 from serving.settings import Settings
 
+QUICK = {"references": 5_000, "decisions": 640, "single_decisions": 32, "stage_batches": 4}
 BATCH = 32
 DISK = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
 MEMORY = ("tmpfs", "ramfs")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from bench.machine import Machine
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
-
-    from bench.machine import Machine
-
 
 Setup = dict[str, str | int | float | bool]
 """Under which conditions a figure was measured."""
@@ -24,7 +22,9 @@ class Figure:
     """One measured number, or why there is none.
 
     `low` and `high` are the quartiles of its repeats. `ratio` says how many times as good it is
-    as the figure it is compared with, by default the first of its result.
+    as the figure it is compared with, by default the first of its result. `noise` and
+    `ratio_noise` are standard deviations, as shares of value and ratio, from one block of repeats
+    to another that came later; None where there was one block.
     """
 
     name: str
@@ -34,6 +34,8 @@ class Figure:
     high: float | None = None
     ratio: float | None = None
     skipped: str | None = None
+    noise: float | None = None
+    ratio_noise: float | None = None
 
     @classmethod
     def of(
@@ -52,6 +54,10 @@ class Figure:
         """A figure that cannot be measured here."""
         return cls(name, unit, skipped=reason)
 
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        return cls(**_known(cls, document))
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -60,6 +66,11 @@ class Result:
     name: str
     setup: Setup
     figures: tuple[Figure, ...]
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        figures = tuple(Figure.from_dict(one) for one in document["figures"])
+        return cls(document["name"], dict(document["setup"]), figures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +85,25 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Without `skipped` where the figure was measured."""
-        fields = asdict(self)
+        document = asdict(self)
         if self.skipped is None:
-            del fields["skipped"]
-        return fields
+            del document["skipped"]
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        return cls(**_known(cls, document))
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run of a suite on one machine."""
+    """One run of a suite on one machine, in so many blocks apart in time."""
 
     machine: Machine
     results: tuple[Result, ...]
     checks: tuple[Check, ...]
+    suite: str = ""
+    blocks: int = 1
 
     @property
     def holds(self) -> bool:
@@ -96,7 +113,28 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
         return {
+            "suite": self.suite,
+            "blocks": self.blocks,
             "machine": asdict(self.machine),
             "results": [asdict(result) for result in self.results],
             "checks": [check.to_dict() for check in self.checks],
         }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave; `KeyError`, `TypeError` or `ValueError` for anything else.
+
+        Fields that came later than a document are at their defaults.
+        """
+        return cls(
+            machine=Machine.from_dict(document["machine"]),
+            results=tuple(Result.from_dict(one) for one in document["results"]),
+            checks=tuple(Check.from_dict(one) for one in document["checks"]),
+            suite=str(document.get("suite", "")),
+            blocks=int(document.get("blocks", 1)),
+        )
+
+
+def _known(kind: type[Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in document.items() if name in names}

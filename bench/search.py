@@ -11,6 +11,8 @@ from bench.ceiling import MemoryReader, cores
 from bench.checks import Measured, Skipped
 from bench.contest import Contest, ask_in_turn, enter, mix, refuse_too_much, time_batch
 from bench.exactness import check_exactness
+from bench.micro.running import measure_actions
+from bench.pgvector import PgvectorConfig, compare_pgvector
 from bench.recall import find_bands, list_recall
 from bench.report import Figure, Result, Setup
 from bench.rivals import FASTSCAN, FLAT, K_FACTOR
@@ -32,9 +34,13 @@ QUICK = {
     "batch_rounds": 2,
     "range_rounds": 2,
     "calls": 2,
+    "postgres_references": 5_000,
+    "action_s": 0.02,
+    "action_blocks": 1,
 }
 FASTSCAN_NAME = f"{FASTSCAN}, k_factor {K_FACTOR}"
 _INDEXES_AT_ONCE = 8
+_ACTION_ROWS = 262_144
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +48,8 @@ class SearchConfig:
     """`probes` mated and as many others for exactness; `near` mates a band for recall.
 
     One query is asked `calls` times a round. `has_graph` False leaves hnswlib out, whose graph
-    takes longer to build than all else takes together.
+    takes longer to build than all else takes together. `postgres` is the URL of a database to
+    compare with, None for one started here, `none` for none; it has `postgres_references` at most.
     """
 
     references: int = 1_000_000
@@ -55,6 +62,10 @@ class SearchConfig:
     range_rounds: int = 3
     calls: int = 10
     has_graph: bool = True
+    postgres: str | None = None
+    postgres_references: int = 100_000
+    action_s: float = 0.5
+    action_blocks: int = 3
     seed: int = 0
 
 
@@ -87,9 +98,40 @@ def run(config: SearchConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
         exactness,
         _list_certificates(contest, probes, threshold, setup),
         _list_builds(contest, setup),
+        *_compare_with_postgres(config, scanner),
+        *_time_searches(config),
     )
     scanner.close()
     return results, {"identical_answers": share} | _measure(config, one, batch, reading)
+
+
+def _time_searches(config: SearchConfig) -> list[Result]:
+    """Fewer references, by one thread, timed by pytest-benchmark: another clock beside ours."""
+    return measure_actions(
+        "test_search.py",
+        config.action_s,
+        {},
+        rows=min(config.references, _ACTION_ROWS),
+        queries=config.batch,
+        dim=config.dim,
+        seed=config.seed,
+        blocks=config.action_blocks,
+    )
+
+
+def _compare_with_postgres(config: SearchConfig, scanner: Scanner) -> list[Result]:
+    return compare_pgvector(
+        PgvectorConfig(
+            url=config.postgres,
+            references=min(config.references, config.postgres_references),
+            dim=config.dim,
+            near=config.near,
+            has_graph=config.has_graph,
+            seed=config.seed,
+        ),
+        K,
+        scanner,
+    )
 
 
 def _time_one(

@@ -7,8 +7,16 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from bench.checks import Direction, Goal
-from bench.machine import Machine
-from bench.report import Check, Figure, Report, Result, Setup
+from bench.comparison import Pair
+from bench.report import Check, Figure, Report, Result
+from bench.wording import (
+    describe_machine,
+    describe_setup,
+    describe_software,
+    write_noise,
+    write_number,
+    write_spread,
+)
 from serving.cli.output import print_line, print_table
 
 SIGNS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]skipped[/]"}
@@ -16,7 +24,8 @@ SIGNS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]skipped[/]"
 
 def print_report(report: Report, goals: Sequence[Goal]) -> None:
     """Writes the report to standard output."""
-    print_line(_describe_machine(report.machine))
+    print_line(f"{describe_machine(report.machine)}, load {report.machine.load_at_start}")
+    print_line(describe_software(report.machine))
     for warning in report.machine.warnings:
         print_line(f"[yellow]warning:[/] {warning}")
     for result in report.results:
@@ -29,24 +38,28 @@ def print_report(report: Report, goals: Sequence[Goal]) -> None:
 
 def _print_result(result: Result) -> None:
     has_spread = any(figure.low is not None for figure in result.figures)
+    has_noise = any(figure.noise is not None for figure in result.figures)
     has_ratio = any(figure.ratio is not None for figure in result.figures)
-    columns = ["figure", "value", *["low to high"] * has_spread, "unit"]
+    columns = ["figure", "value", *["low to high"] * has_spread, *["noise"] * has_noise, "unit"]
     columns += ["times as good"] * has_ratio
     rows = [
-        _describe_figure(figure, has_spread=has_spread, has_ratio=has_ratio)
+        _describe_figure(figure, has_spread=has_spread, has_noise=has_noise, has_ratio=has_ratio)
         for figure in result.figures
     ]
     print_line("")
     print_table(result.name, columns, rows)
-    print_line(f"[dim]{escape(_describe_setup(result.setup))}[/]")
+    print_line(f"[dim]{escape(describe_setup(result.setup))}[/]")
 
 
-def _describe_figure(figure: Figure, *, has_spread: bool, has_ratio: bool) -> list[str]:
+def _describe_figure(
+    figure: Figure, *, has_spread: bool, has_noise: bool, has_ratio: bool
+) -> list[str]:
     row = [escape(figure.name)]
-    row.append("skipped" if figure.skipped else _write(figure.value))
+    row.append("skipped" if figure.skipped else write_number(figure.value))
     if has_spread:
-        known = figure.low is not None and figure.high is not None
-        row.append(f"{_write(figure.low)} to {_write(figure.high)}" if known else "")
+        row.append(write_spread(figure))
+    if has_noise:
+        row.append(write_noise(figure))
     row.append(escape(figure.skipped or figure.unit))
     if has_ratio:
         row.append("" if figure.ratio is None else f"{figure.ratio:.2f}")
@@ -58,33 +71,29 @@ def _describe_check(check: Check, goal: Goal) -> list[str]:
     return [
         SIGNS[check.holds],
         check.name,
-        _write(check.value),
-        f"{sign} {_write(check.goal)}",
+        write_number(check.value),
+        f"{sign} {write_number(check.goal)}",
         goal.unit,
         escape(check.skipped or goal.description),
     ]
 
 
-def _describe_setup(setup: Setup) -> str:
-    parts = []
-    for key, value in setup.items():
-        is_count = isinstance(value, int) and not isinstance(value, bool)
-        parts.append(f"{key.replace('_', ' ')}: {value:,}" if is_count else f"{key}: {value}")
-    return " · ".join(parts)
-
-
-def _describe_machine(machine: Machine) -> str:
-    packages = ", ".join(f"{name} {number}" for name, number in machine.packages.items())
-    return (
-        f"{machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)}), "
-        f"{machine.memory_bytes / 2**30:.0f} GiB, copies {machine.copy_gb_per_s} GB/s, "
-        f"load {machine.load_at_start}\n"
-        f"{machine.system}, Python {machine.python}, {packages}"
-    )
-
-
-def _write(value: float | None) -> str:
-    """Four significant digits; large numbers whole."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def print_pairs(title: str, pairs: Sequence[Pair]) -> None:
+    """What became of figures from one run to the next."""
+    columns = ("suite", "result", "figure", "", "before", "now", "unit", "change", "allowed")
+    rows = [
+        [
+            pair.suite,
+            escape(pair.result),
+            escape(pair.figure),
+            pair.kind,
+            write_number(pair.old),
+            write_number(pair.new),
+            escape(pair.unit),
+            "" if pair.change is None else f"{pair.change:+.1%}",
+            "" if pair.limit is None else f"{pair.limit:.0%}",
+        ]
+        for pair in pairs
+    ]
+    print_line("")
+    print_table(title, columns, rows)

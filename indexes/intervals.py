@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def wilson_interval(events: int, trials: int) -> tuple[float, float]:
+def wilson_interval(events: float, trials: int) -> tuple[float, float]:
     """The 95 % score interval of a share of independent trials (Wilson 1927)."""
     z = 1.959964
     centre = (events + z * z / 2) / (trials + z * z)

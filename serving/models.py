@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,18 +79,26 @@ def load_calibration(settings: Settings) -> Calibration:
     return Calibration.load(card.calibration_path, model_digest(settings))
 
 
+def threshold_rates(settings: Settings) -> ThresholdRates:
+    """False match rates: those that the settings give, else the card's, else the usual."""
+    given = settings.thresholds
+    names = {
+        "verify": "verify_fmr",
+        "same_document": "same_document_fmr",
+        "review": "review_fmr",
+        "certain_margin": "certain_margin",
+    }
+    chosen = {
+        name: getattr(given, setting)
+        for name, setting in names.items()
+        if setting in given.model_fields_set
+    }
+    return replace(embedder_card(settings).rates or ThresholdRates(), **chosen)
+
+
 def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds:
-    """Scores for the false match rates of the settings."""
-    rates = settings.thresholds
-    return Thresholds.from_calibration(
-        calibration,
-        ThresholdRates(
-            verify=rates.verify_fmr,
-            same_document=rates.same_document_fmr,
-            review=rates.review_fmr,
-            certain_margin=rates.certain_margin,
-        ),
-    )
+    """Scores for the false match rates of this deployment."""
+    return Thresholds.from_calibration(calibration, threshold_rates(settings))
 
 
 def _card(name: str) -> ModelCard:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from bench.counter import make_document
-from bench.serving.clients import Client, Till, Visit, run_clients
+from bench.serving.clients import Acknowledged, Client, Till, Visit, run_clients
 from bench.serving.homes import Home
 from bench.serving.people import Person
 from bench.serving.service import HOST, Service
@@ -22,6 +22,7 @@ class Race:
 
     decisions: dict[str, int]
     unanswered: int
+    acknowledged: tuple[Acknowledged, ...]
 
     @property
     def approved(self) -> int:
@@ -44,4 +45,4 @@ def race(service: Service, home: Home, face: Person, number: int = 0) -> Race:
     for thread in run_clients(clients, work):
         thread.join()
     decisions = Counter(one.decision for one in till.acknowledged)
-    return Race(dict(decisions), RACERS - len(till.acknowledged))
+    return Race(dict(decisions), RACERS - len(till.acknowledged), tuple(till.acknowledged))

@@ -15,7 +15,7 @@ from bench.searchers import build_gallery
 from bench.sweeping.agreement import adjusted_rand, label_groups, label_linked, share_pairs
 from bench.sweeping.facts import SyntheticFacts
 from bench.vectors import Vectors, default_thresholds
-from engine.accuracy.evaluate import embed_folder
+from engine.accuracy.embedding import embed_folder
 from engine.accuracy.labelled import LabelledFolder
 from engine.accuracy.templates import fuse
 from engine.faces.extractor import open_extractor

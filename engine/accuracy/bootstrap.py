@@ -47,8 +47,8 @@ def operating_points(
     require_support(float(rates.min()), len(scores.nonmated))
     rates = rates.astype(np.float64)
     chosen = thresholds_at(scores.nonmated, rates)
-    rng = np.random.default_rng(seed)
-    weights = _draw_people(scores, rng)
+    present = np.flatnonzero(scores.counts.sum(axis=0))
+    weights = draw_people(present, scores.population, seed=seed)
     grid = np.unique(np.concatenate([chosen, _outer_thresholds(scores.nonmated, rates)]))
     errors = _Errors.of(scores, grid, weights)
     places = np.searchsorted(grid, chosen)
@@ -109,10 +109,11 @@ class _Errors:
         return found, np.stack(fnmr, axis=1)
 
 
-def _draw_people(scores: PairScores, rng: np.random.Generator) -> NDArray[np.float32]:
-    """float32[population, replicates]: how often each person with a template was drawn."""
-    present = np.flatnonzero(scores.counts.sum(axis=0))
-    weights = np.zeros((scores.population, REPLICATES), np.float32)
+def draw_people(people: NDArray[np.int64], population: int, *, seed: int) -> NDArray[np.float32]:
+    """float32[population, replicates]: how often each number of `people` is drawn."""
+    present = np.unique(people)
+    weights = np.zeros((population, REPLICATES), np.float32)
+    rng = np.random.default_rng(seed)
     chances = np.full(len(present), 1 / len(present))
     weights[present] = rng.multinomial(len(present), chances, size=REPLICATES).T
     return weights

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.accuracy.bootstrap import operating_points, rate_grid
-from engine.accuracy.evaluate import HIGHEST_FMR, FaceExtractor, Progress, embed_folder
+from engine.accuracy.embedding import FaceExtractor, Progress, embed_folder
+from engine.accuracy.evaluate import HIGHEST_FMR
 from engine.accuracy.labelled import LabelledFolder
 from engine.accuracy.pairs import PairScores, compare_all, compare_sides
 from engine.accuracy.population_fit import fit_population
@@ -18,7 +19,12 @@ from engine.accuracy.templates import (
     single_templates,
 )
 from engine.errors import CalibrationError
-from engine.matching.thresholds import Calibration, CalibrationCurve, Comparison
+from engine.matching.thresholds import (
+    Calibration,
+    CalibrationCurve,
+    Comparison,
+    ThresholdRates,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +91,24 @@ def calibrate(
         photographs=len(vectors),
         curves=curves,
     )
+
+
+def choose_rates(calibration: Calibration) -> ThresholdRates:
+    """The usual rates, each raised to the lowest of 1, 2, 5, 10, … that the data support."""
+    usual = ThresholdRates()
+    single = calibration.curve(Comparison.ONE_TO_ONE).lowest_fmr
+    fused = calibration.curve(Comparison.FUSED).lowest_fmr
+    return ThresholdRates(
+        verify=_raise_rate(usual.verify, single),
+        same_document=_raise_rate(usual.same_document, fused),
+        review=_raise_rate(usual.review, fused),
+        certain_margin=usual.certain_margin,
+    )
+
+
+def _raise_rate(usual: float, lowest: float) -> float:
+    rounded = (step * 10.0**power for power in range(-9, 0) for step in (1, 2, 5))
+    return max(usual, next(float(f"{rate:.0e}") for rate in rounded if rate >= lowest * (1 - 1e-9)))
 
 
 def _compare(singles: Templates) -> Iterator[tuple[Comparison, PairScores]]:

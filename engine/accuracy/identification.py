@@ -59,7 +59,7 @@ def identify_open_set(singles: Templates, *, seed: int = 0) -> Identification | 
     `None` where too few people have three photographs.
     """
     rng = np.random.default_rng(seed)
-    drawn = _draw_photographs(singles, rng)
+    drawn = draw_photographs(singles, rng)
     present = np.flatnonzero(drawn[:, 0] >= 0)
     has_probe = drawn[:, 2] >= 0
     halves = np.array_split(rng.permutation(present), 2)
@@ -67,7 +67,7 @@ def identify_open_set(singles: Templates, *, seed: int = 0) -> Identification | 
         return None
     outcomes = []
     for is_fused in (False, True):
-        references = _make_references(singles, drawn, is_fused=is_fused)
+        references = make_references(singles, drawn, is_fused=is_fused)
         mated, best = [], []
         for enrolled, strangers in (halves, halves[::-1]):
             probed = enrolled[has_probe[enrolled]]
@@ -81,7 +81,7 @@ def identify_open_set(singles: Templates, *, seed: int = 0) -> Identification | 
     )
 
 
-def _draw_photographs(singles: Templates, rng: np.random.Generator) -> NDArray[np.int64]:
+def draw_photographs(singles: Templates, rng: np.random.Generator) -> NDArray[np.int64]:
     """int64[population, 3]: rows of up to three photographs of each person, -1 where none is."""
     order = rng.permutation(len(singles.people))
     order = order[np.argsort(singles.people[order], kind="stable")]
@@ -91,7 +91,7 @@ def _draw_photographs(singles: Templates, rng: np.random.Generator) -> NDArray[n
     return np.where(places < starts[1:, None], rows, -1)
 
 
-def _make_references(
+def make_references(
     singles: Templates, drawn: NDArray[np.int64], *, is_fused: bool
 ) -> NDArray[np.float32]:
     """float32[population, d]: a reference of each person; rows of absent people mean nothing."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelMissing
+from engine.matching.thresholds import ThresholdRates
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
 
@@ -72,7 +73,10 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card."""
+    """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
+
+    `rates`: what its thresholds keep where a deployment sets none, None for the usual.
+    """
 
     name: str
     role: Role
@@ -86,6 +90,7 @@ class ModelCard:
     calibration: str | None
     rewriting: tuple[Step, ...]
     folder: Path
+    rates: ThresholdRates | None = None
 
     @property
     def calibration_path(self) -> Path | None:
@@ -154,6 +159,9 @@ class _Table:
     def refuse(self, key: str, wanted: str) -> ModelCardInvalid:
         return ModelCardInvalid(f"{self._where}: `{key}` must be {wanted}")
 
+    def has(self, key: str) -> bool:
+        return key in self._values
+
     def text(self, key: str, default: str | None = None) -> str:
         value = self._get(key, default)
         if not isinstance(value, str):
@@ -171,6 +179,12 @@ class _Table:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise self.refuse(key, "a whole number, 0 or more")
         return value
+
+    def share(self, key: str, default: float) -> float:
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+            raise self.refuse(key, "a number between 0 and 1")
+        return float(value)
 
     def three(self, key: str, default: float) -> tuple[float, float, float]:
         value = self._get(key, [default] * 3)
@@ -219,6 +233,7 @@ def _parse(table: _Table, folder: Path) -> ModelCard:
         calibration=table.text("calibration", "") or None,
         rewriting=_parse_steps(table),
         folder=folder,
+        rates=_parse_rates(table),
     )
     for part in (table, file, given):
         part.check_complete()
@@ -240,6 +255,20 @@ def _parse_input(table: _Table) -> InputContract:
         mean=table.three("mean", 0.0),
         scale=table.three("scale", 1.0),
     )
+
+
+def _parse_rates(table: _Table) -> ThresholdRates | None:
+    if not table.has("thresholds"):
+        return None
+    given, usual = table.table("thresholds"), ThresholdRates()
+    rates = ThresholdRates(
+        verify=given.share("verify_fmr", usual.verify),
+        same_document=given.share("same_document_fmr", usual.same_document),
+        review=given.share("review_fmr", usual.review),
+        certain_margin=given.share("certain_margin", usual.certain_margin),
+    )
+    given.check_complete()
+    return rates
 
 
 def _parse_steps(table: _Table) -> tuple[Step, ...]:

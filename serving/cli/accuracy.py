@@ -9,15 +9,23 @@ import typer
 
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption, require_place
-from serving.cli.output import JsonFlag, escape, print_json, print_line, print_table, show_progress
+from serving.cli.output import JsonFlag, print_json, show_progress
 from serving.cli.panels import FIGURES
 
 if TYPE_CHECKING:
     from engine.accuracy.evaluate import Evaluation
-    from engine.matching.thresholds import Calibration, OperatingPoint
+    from engine.accuracy.population import Population
+    from engine.matching.thresholds import Calibration, ThresholdRates, Thresholds
+    from serving.settings import Settings
 
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="Photographs: a folder a person, as LFW has them.")
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What the photographs are, in words; kept with the figures.", show_default="DIR"
+    ),
 ]
 
 
@@ -31,54 +39,115 @@ def evaluate_folder(
     pairs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Pairs in folds, as LFW's pairs.txt.")
     ] = None,
+    attributes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Groups to compare: a column `photograph` (its path in DIR) or `person`, others "
+            "of labels; `captured_at`, where there, dates the photographs.",
+        ),
+    ] = None,
+    dates: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Columns `photograph` and `captured_at`: ageing."),
+    ] = None,
+    fmr: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-12,
+            max=0.5,
+            help="Sets the one threshold at which qualities, groups and ages are compared.",
+            show_default="1e-4, or what the data support",
+        ),
+    ] = None,
+    source: SourceOption = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also draw the DET curve.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw the DET curve there; beside it FILE-gallery.png, FILE-quality.png, and "
+            "those of attributes and ageing.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write report.md, evaluation.json, pictures, and flagged.csv, which has paths.",
+        ),
     ] = None,
     failed: Annotated[
         bool,
         typer.Option("--failed", help="Also list photographs without a face, by their paths."),
     ] = False,
+    flagged: Annotated[
+        bool,
+        typer.Option(
+            "--flagged",
+            help="Also list, by their paths, one picture twice, strangers who may be one person, "
+            "photographs that may show another.",
+        ),
+    ] = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure error rates on photographs of known people.
+    """Measure error rates on photographs of known people, as ISO/IEC 19795 has them.
 
-    Over all pairs, over folds where a file of pairs is given, and in an open set.
+    Failure to acquire; over all pairs, over folds where a file of pairs is given; in an open set,
+    by the size of the gallery; by quality, by attributes, by the years between photographs; and
+    what looks wrong in the data.
     """
     from engine.accuracy.evaluate import evaluate
+    from serving.cli.accuracy_tables import print_evaluation
     from serving.models import build_extractor
     from serving.settings import find_cache, find_home, load_settings
 
-    if plot is not None:
-        require_place(plot)
+    if plot is not None or report is not None:
         _require_matplotlib()
+    for target in (plot, report and report / "report.md"):
+        if target is not None:
+            _require_room(target, is_folder=target is not plot)
     settings = load_settings(find_home(home))
     with (
         build_extractor(settings, find_cache()) as extractor,
-        show_progress("extracting", is_shown=not as_json) as report,
+        show_progress("extracting", is_shown=not as_json) as progress,
     ):
-        measured = evaluate(folder, pairs, extractor, report)
-    if plot is not None:
-        from engine.accuracy.det import plot_det
-
-        plot_det(measured, plot)
+        measured = evaluate(
+            folder,
+            pairs,
+            extractor,
+            progress,
+            attributes=attributes,
+            dates=dates,
+            fmr=fmr,
+            source=source,
+        )
+    _draw(measured, plot, report)
     if as_json:
-        print_json(measured.to_dict(with_failed=failed))
+        print_json(measured.to_dict(with_failed=failed, with_flagged=flagged))
     else:
-        _print_evaluation(measured, failed)
+        print_evaluation(measured, with_failed=failed, with_flagged=flagged)
 
 
 def calibrate_model(
     folder: FolderArgument,
     output: Annotated[
-        Path, typer.Option(metavar="FILE", help="Where the calibration goes: name it in the card.")
-    ],
-    source: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
-            help="What the photographs are, in words; kept in the file.", show_default="DIR"
+            metavar="FILE",
+            help="Where the calibration goes.",
+            show_default="beside the card, as NAME.calibration.json",
         ),
     ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="The model card to update with the calibration and thresholds that these "
+            "photographs support; where there is none yet, a copy of the deployment's.",
+        ),
+    ] = None,
+    source: SourceOption = None,
     population: Annotated[
         Path | None,
         typer.Option(
@@ -88,33 +157,116 @@ def calibrate_model(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Fit a model's thresholds to photographs of known people."""
-    from engine.accuracy.calibrate import calibrate_folder
-    from serving.models import build_extractor
-    from serving.settings import find_cache, find_home, load_settings
+    """Fit a model's thresholds to photographs of known people.
 
-    for target in (output, population):
+    Give --card, --output, or both.
+    """
+    from serving.cli.accuracy_tables import print_calibration, write_calibration
+    from serving.settings import find_home, load_settings
+
+    if card is not None and output is None:
+        output = card.with_name(f"{card.stem}.calibration.json")
+    if output is None:
+        raise RequestError("nothing would be kept: give --card FILE.toml or --output FILE")
+    for target in (card, output, population):
         if target is not None:
             require_place(target)
     settings = load_settings(find_home(home))
-    with (
-        build_extractor(settings, find_cache()) as extractor,
-        show_progress("extracting", is_shown=not as_json) as report,
-    ):
-        fitted, people = calibrate_folder(
-            folder,
-            extractor,
-            source=source or folder.name,
-            population=population is not None,
-            progress=report,
-        )
+    if card is not None and card.exists():
+        settings = _with_card(settings, card)
+    fitted, people = _fit(
+        settings,
+        folder,
+        source or folder.name,
+        with_population=population is not None,
+        is_shown=not as_json,
+    )
+    chosen = _choose(fitted)
     fitted.save(output)
     if population is not None and people is not None:
         people.save(population)
+    if card is not None:
+        _write_card(card, output, settings, fitted, *chosen)
     if as_json:
-        print_json(_write_calibration(fitted, output))
+        print_json(write_calibration(fitted, output, card, *chosen))
     else:
-        _print_calibration(fitted, output)
+        print_calibration(fitted, output, card, *chosen)
+
+
+def _fit(
+    settings: Settings, folder: Path, source: str, *, with_population: bool, is_shown: bool
+) -> tuple[Calibration, Population | None]:
+    from engine.accuracy.calibrate import calibrate_folder
+    from serving.models import build_extractor
+    from serving.settings import find_cache
+
+    with (
+        build_extractor(settings, find_cache()) as extractor,
+        show_progress("extracting", is_shown=is_shown) as progress,
+    ):
+        return calibrate_folder(
+            folder, extractor, source=source, population=with_population, progress=progress
+        )
+
+
+def _choose(fitted: Calibration) -> tuple[ThresholdRates, Thresholds]:
+    """The rates that the data support, and the scores that keep them."""
+    from engine.accuracy.calibrate import choose_rates
+    from engine.matching.thresholds import Thresholds
+
+    rates = choose_rates(fitted)
+    return rates, Thresholds.from_calibration(fitted, rates)
+
+
+def _with_card(settings: Settings, card: Path) -> Settings:
+    """The same with the embedder of this card."""
+    models = settings.models.model_copy(update={"embedder": str(card.absolute())})
+    return settings.model_copy(update={"models": models})
+
+
+def _write_card(
+    card: Path,
+    output: Path,
+    settings: Settings,
+    fitted: Calibration,
+    rates: ThresholdRates,
+    thresholds: Thresholds,
+) -> None:
+    """Update the card, or make it of the deployment's own."""
+    import os
+
+    from engine.models.card_text import copy_card, describe_thresholds, save_card, write_calibrated
+    from engine.models.catalog import CARDS_FOLDER
+    from serving.models import embedder_card
+    from serving.settings import is_card_file
+
+    folder = card.absolute().parent
+    if card.exists():
+        text = card.read_text("utf-8")
+    else:
+        name = settings.models.embedder
+        path = Path(name) if is_card_file(name) else CARDS_FOLDER / f"{name}.toml"
+        text = copy_card(embedder_card(settings), path.read_text("utf-8"), folder)
+    calibration_file = os.path.relpath(output.absolute(), folder)
+    notes = describe_thresholds(fitted, rates, thresholds)
+    save_card(card, write_calibrated(text, calibration_file, rates, notes))
+
+
+def _draw(measured: Evaluation, plot: Path | None, report: Path | None) -> None:
+    from engine.accuracy.report import draw_pictures, write_folder
+
+    if plot is not None:
+        draw_pictures(measured.to_dict(), plot)
+    if report is not None:
+        write_folder(measured, report)
+
+
+def _require_room(target: Path, *, is_folder: bool) -> None:
+    """A folder that is not there yet is made; its parent must be there."""
+    if is_folder and not target.parent.exists():
+        require_place(target.parent)
+    else:
+        require_place(target)
 
 
 def _require_matplotlib() -> None:
@@ -122,77 +274,3 @@ def _require_matplotlib() -> None:
 
     if find_spec("matplotlib") is None:
         raise RequestError("a picture needs matplotlib: pip install 'sosie[bench]'")
-
-
-def _print_evaluation(measured: Evaluation, with_failed: bool) -> None:
-    from engine.accuracy.evaluate import TABLE_RATES
-
-    print_line(
-        f"{measured.photographs:,} photographs of {measured.people:,} people; "
-        f"{measured.mated_pairs:,} mated and {measured.nonmated_pairs:,} non-mated pairs."
-    )
-    low, high = measured.fta_interval
-    print_line(f"FTA {measured.fta:.3%} ({low:.3%} to {high:.3%})")
-    if measured.verification is not None:
-        folds = measured.verification
-        print_line(f"Accuracy over folds {folds.accuracy:.2%} ± {folds.accuracy_std:.2%}")
-    rows = []
-    for name, rate in TABLE_RATES.items():
-        point = measured.point_at(rate)
-        rows.append([name, *(_measures(point) if point else ["not supported", ""])])
-    print_table("One to one, all pairs", ("FMR", "threshold", "FNMR (95 %)"), rows)
-    if measured.identification is not None:
-        found = measured.identification
-        rows = [
-            [kind, f"{one.fpir:g}", f"{one.threshold:.4f}", _share(one.fnir, one.low, one.high)]
-            for kind, points in (("one photograph", found.single), ("two fused", found.fused))
-            for one in points
-        ]
-        title = f"One to {found.gallery_size:,}, open set"
-        print_table(title, ("reference", "FPIR", "threshold", "FNIR (95 %)"), rows)
-    print_line(f"[dim]{measured.seconds:.1f} s, of it {measured.extract_s:.1f} s extraction[/]")
-    for path in measured.failed_photographs if with_failed else ():
-        print_line(f"not acquired: {escape(path)}")
-
-
-def _measures(point: OperatingPoint) -> list[str]:
-    return [f"{point.threshold:.4f}", _share(point.fnmr, point.fnmr_low, point.fnmr_high)]
-
-
-def _share(value: float, low: float, high: float) -> str:
-    return f"{value:.2%} ({low:.2%} to {high:.2%})"
-
-
-def _write_calibration(fitted: Calibration, output: Path) -> dict[str, object]:
-    return {
-        "calibration": str(output),
-        "model_digest": fitted.model_digest,
-        "source": fitted.source,
-        "people": fitted.people,
-        "photographs": fitted.photographs,
-        "curves": {
-            kind.value: {
-                "mated_pairs": curve.mated_pairs,
-                "nonmated_pairs": curve.nonmated_pairs,
-                "lowest_fmr": curve.lowest_fmr,
-                "highest_nonmated": curve.highest_nonmated,
-            }
-            for kind, curve in fitted.curves.items()
-        },
-    }
-
-
-def _print_calibration(fitted: Calibration, output: Path) -> None:
-    rows = [
-        [
-            kind.value.replace("_", " "),
-            f"{curve.nonmated_pairs:,}",
-            f"{curve.lowest_fmr:.2g}",
-            f"{curve.points[-1].threshold:.4f}",
-            f"{curve.highest_nonmated:.4f}",
-        ]
-        for kind, curve in fitted.curves.items()
-    ]
-    titles = ("comparison", "non-mated pairs", "lowest FMR", "its threshold", "highest stranger")
-    print_table(f"{fitted.photographs:,} photographs of {fitted.people:,} people", titles, rows)
-    print_line(f"[green]Written[/] to {escape(str(output))}: name it in the card's `calibration`.")

@@ -26,16 +26,18 @@ def bench(
         str,
         typer.Argument(
             metavar="SUITE",
-            help="accuracy, extract, registrar, search, join, gallery, import, serve, curves.",
+            help="kernels, search, join, gallery, registrar, extract, accuracy, import, sweep, "
+            "serve, curves; report, compare, docs.",
         ),
     ],
 ) -> None:
-    """Run a benchmark suite.
+    """Run a benchmark suite; `report` runs all of them, `compare OLD NEW` holds two runs together.
 
-    Options after its name are the suite's own: --json, --quick for small sizes; for search, join
-    and gallery, --n references of --dim dimensions; for serve, --only its PARTS; and, for extract,
-    --openvino-python, --deepface-python and --face-recognition-python, each the PATH of another
-    venv's Python to compare with. `sosie bench SUITE -- --help` lists them all.
+    Options after its name are its own: --json, --quick for small sizes; for kernels, search, join
+    and gallery, --n rows of --dim dimensions; for serve and sweep, --only its PARTS; for
+    report, --output DIR and --blocks; and, for extract, --openvino-python, --deepface-python and
+    --face-recognition-python, each the PATH of another venv's Python to compare with. `sosie bench
+    SUITE -- --help` lists them all.
     """
     import subprocess
 

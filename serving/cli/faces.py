@@ -50,14 +50,14 @@ def verify(
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched.
     """
     from engine.matching.thresholds import Comparison
-    from serving.models import build_extractor, load_calibration
+    from serving.models import build_extractor, load_calibration, threshold_rates
     from serving.settings import find_cache
 
     paths = [first, second]
     images = [read_photograph(path) for path in paths]
     settings = _load_settings(home)
     calibration = load_calibration(settings)
-    wanted = settings.thresholds.verify_fmr if fmr is None else fmr
+    wanted = threshold_rates(settings).verify if fmr is None else fmr
     threshold = calibration.threshold_at(wanted, Comparison.ONE_TO_ONE)
     with build_extractor(settings, find_cache()) as extractor:
         pair = extract_photographs(extractor, paths, images)

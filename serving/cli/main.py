@@ -22,7 +22,9 @@ from serving.cli import (
     index,
     keys,
     lines,
+    loadtest,
     operators,
+    plan,
     restrictions,
     retention,
     serve,
@@ -50,7 +52,9 @@ SUBJECTS = (
     retention,
     accuracy,
     index,
+    plan,
     bench,
+    loadtest,
 )
 """In the order in which the help lists them."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.matching.thresholds import Comparison
 from serving.demo.cast import Cast
 from serving.demo.story import Told
-from serving.models import detector_card, embedder_card
+from serving.models import detector_card, embedder_card, threshold_rates
 
 if TYPE_CHECKING:
     from engine.faces.extractor import StageTimes
@@ -82,12 +82,12 @@ def _describe_model(deployment: Deployment) -> dict[str, Any]:
 
 def _describe_thresholds(deployment: Deployment) -> dict[str, Any]:
     """Each threshold with the false match rate it was chosen for; `certain` has a bound only."""
-    thresholds, rates = deployment.thresholds, deployment.settings.thresholds
+    thresholds, rates = deployment.thresholds, threshold_rates(deployment.settings)
     bound = deployment.calibration.fmr_at(thresholds.certain, Comparison.FUSED)
     return {
-        "verify": {"score": thresholds.verify, "fmr": rates.verify_fmr},
-        "same_document": {"score": thresholds.same_document, "fmr": rates.same_document_fmr},
-        "review": {"score": thresholds.review, "fmr": rates.review_fmr},
+        "verify": {"score": thresholds.verify, "fmr": rates.verify},
+        "same_document": {"score": thresholds.same_document, "fmr": rates.same_document},
+        "review": {"score": thresholds.review, "fmr": rates.review},
         "certain": {"score": thresholds.certain, "fmr_at_most": bound.high},
     }
 

@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
     "removed": 20,
     "batch": 16,
     "rounds": 1,
+    "action_s": 0,
 }
 
 Run = tuple[tuple[Result, ...], dict[str, Any]]

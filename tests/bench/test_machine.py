@@ -1,31 +1,45 @@
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from bench.machine import filesystem_of, stamp
+from bench.machine import filesystem_of, look, stamp
 
 
-def test_the_stamp_names_processor_memory_and_packages() -> None:
+def test_the_stamp_names_processor_memory_packages_and_what_all_cores_can_do() -> None:
+    start = time.monotonic()
     machine = stamp()
+    assert time.monotonic() - start < 20, "three seconds, on a machine that does nothing else"
     assert machine.cpu
     assert machine.cores == len(os.sched_getaffinity(0))
     assert machine.memory_bytes > 2**28
     assert machine.copy_gb_per_s > 0
     assert machine.packages["numpy"] == version("numpy")
     assert "sosie" in machine.packages
+    assert (machine.read_gb_per_s or 0) > 1
+    assert (machine.int8_gops or 0) > 1
+
+
+def test_times_of_one_processor_with_as_many_cores_may_be_compared() -> None:
+    machine = look()
+    assert machine.read_gb_per_s is None
+    assert machine.is_like(replace(machine, load_at_start=9.0, flags=()))
+    assert not machine.is_like(replace(machine, cores=machine.cores + 1))
+    assert not machine.is_like(replace(machine, cpu="another"))
 
 
 def test_variables_that_steer_the_arithmetic_are_warned_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
-    assert not any("OPENBLAS_CORETYPE" in warning for warning in stamp().warnings)
+    assert not any("OPENBLAS_CORETYPE" in warning for warning in look().warnings)
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
-    assert any("OPENBLAS_CORETYPE" in warning for warning in stamp().warnings)
+    assert any("OPENBLAS_CORETYPE" in warning for warning in look().warnings)
 
 
 @pytest.mark.parametrize(("load", "is_warned"), [(0.1, False), (64.0, True)])
@@ -33,7 +47,7 @@ def test_a_busy_machine_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, load: float, is_warned: bool
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
-    assert any("other work" in warning for warning in stamp().warnings) == is_warned
+    assert any("other work" in warning for warning in look().warnings) == is_warned
 
 
 def test_the_file_system_of_a_folder_is_that_of_its_nearest_mount() -> None:

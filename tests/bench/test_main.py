@@ -9,25 +9,12 @@ from typing import Any
 
 import pytest
 
-from bench.__main__ import app
 from bench.checks import TARGETS
 
 TINY = ("--quick", "--n", "300", "--decisions", "64")
 
 
 RunHere = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run_here(capsys: pytest.CaptureFixture[str]) -> RunHere:
-    """`run_here(*arguments)`: exit status, standard output and standard error of the bench."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            app(list(arguments))
-        return (int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 def write_targets(folder: Path, wanted: str, goal: str) -> Path:
@@ -68,10 +55,14 @@ def test_a_missed_goal_ends_with_1(missed: tuple[int, dict[str, Any]]) -> None:
     }
 
 
-def test_the_document_is_machine_results_and_checks(missed: tuple[int, dict[str, Any]]) -> None:
+def test_the_document_is_suite_machine_results_and_checks(
+    missed: tuple[int, dict[str, Any]],
+) -> None:
     _, document = missed
-    assert list(document) == ["machine", "results", "checks"]
+    assert list(document) == ["suite", "blocks", "machine", "results", "checks"]
+    assert document["suite"] == "registrar"
     assert document["machine"]["packages"]["numpy"]
+    assert document["machine"]["int8_gops"] > 0
     for result in document["results"]:
         assert set(result) == {"name", "setup", "figures"}
         assert result["setup"]["references"] == 300
@@ -82,7 +73,7 @@ def test_the_document_is_machine_results_and_checks(missed: tuple[int, dict[str,
 def test_goals_that_hold_end_with_0_and_are_ticked(tmp_path: Path, run_here: RunHere) -> None:
     targets = write_targets(tmp_path, "decisions_per_second", "0.001")
     status, out, err = run_here(
-        "registrar", *TINY, "--folder", str(tmp_path), "--targets", str(targets)
+        "registrar", *TINY, "--no-stamp", "--folder", str(tmp_path), "--targets", str(targets)
     )
     assert status == 0, out + err
     assert out.count("✓") == 3
@@ -92,7 +83,7 @@ def test_goals_that_hold_end_with_0_and_are_ticked(tmp_path: Path, run_here: Run
 
 
 def test_skipped_figures_are_shown_with_the_reason(faces: Path, run_here: RunHere) -> None:
-    status, out, err = run_here("accuracy", "--faces", str(faces))
+    status, out, err = run_here("accuracy", "--faces", str(faces), "--no-stamp")
     assert status == 0, out + err
     assert "skipped" in out
     assert "non-mated pairs are too few for this rate" in out

@@ -29,6 +29,8 @@ TINY = SearchConfig(
     batch_rounds=1,
     range_rounds=1,
     calls=1,
+    postgres="none",
+    action_s=0,
 )
 OURS = ("exact8, the gallery", "exact8, one segment")
 

@@ -235,7 +235,7 @@ def test_parts_are_chosen_by_name() -> None:
 
 def test_the_command_measures_the_parts_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        app(["sweep", "--quick", "--only", "flood", "--json"])
+        app(["sweep", "--quick", "--only", "flood", "--json", "--no-stamp"])
     assert not ended.value.code
     document = json.loads(capsys.readouterr().out)
     assert [result["name"] for result in document["results"]] == ["A threshold far too low"]

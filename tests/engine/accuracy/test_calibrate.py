@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.accuracy.calibrate import calibrate, calibrate_folder
+from engine.accuracy.calibrate import calibrate, calibrate_folder, choose_rates
 from engine.accuracy.metrics import false_match_rate
 from engine.accuracy.pairs import compare_all
 from engine.accuracy.templates import single_templates
-from engine.errors import CalibrationError
-from engine.faces.extractor import Extractor
-from engine.matching.thresholds import Calibration, Comparison
+from engine.errors import CalibrationError, RateUnsupported
+from engine.faces.extractor import Extractor, digest_embedding
+from engine.matching.thresholds import Calibration, Comparison, ThresholdRates, Thresholds
+from engine.models.catalog import CARDS_FOLDER, builtin_card
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -59,3 +60,22 @@ def test_a_folder_is_calibrated_for_the_extractor_that_read_it(
     assert population is None
     with pytest.raises(CalibrationError, match="a population needs 1,000,000"):
         calibrate_folder(faces_folder, extractor, source="free faces", population=True)
+
+
+def test_rates_are_the_usual_ones_where_the_data_support_them_and_else_rounded_up(
+    draw_faces: Faces,
+) -> None:
+    made = calibrate(*draw_faces(80, 5), model_digest="d", source="s")
+    rates = choose_rates(made)
+    lowest = made.curve(Comparison.ONE_TO_ONE).lowest_fmr
+    assert lowest == pytest.approx(10 / (400 * 395 / 2))
+    assert rates.verify == 2e-4
+    fused = made.curve(Comparison.FUSED).lowest_fmr
+    assert 1e-6 < fused <= rates.review < 3 * fused
+    Thresholds.from_calibration(made, rates)
+    with pytest.raises(RateUnsupported):
+        Thresholds.from_calibration(made)
+    shipped = Calibration.load(
+        CARDS_FOLDER / "sface.calibration.json", digest_embedding(builtin_card("sface"), flip=False)
+    )
+    assert choose_rates(shipped) == ThresholdRates()

@@ -34,8 +34,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def labels(folder: Path, tmp_path: Path) -> Path:
+    """Two sides, and four years."""
+    keys = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*_000[1-4].png"))]
+    rows = [
+        f"{key},{'left' if key < 'person_08' else 'right'},20{n % 4}4" for n, key in enumerate(keys)
+    ]
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["photograph,side,captured_at", *rows]) + "\n")
+    return path
+
+
 def test_evaluate_gives_rates_with_their_intervals(
-    folder: Path, sosie: Any, tmp_path: Path
+    folder: Path, sosie: Any, tmp_path: Path, labels: Path
 ) -> None:
     pairs = tmp_path / "pairs.txt"
     rows = [f"person_{n:02d} 1 {k}" for n in (1, 2) for k in (2, 3)]
@@ -43,7 +55,8 @@ def test_evaluate_gives_rates_with_their_intervals(
     rows += ["person_07 1 person_08 1", "person_09 1 person_10 1"]
     pairs.write_text("\n".join(["2 2", *rows]) + "\n")
     plot = tmp_path / "det.png"
-    outcome = sosie("evaluate", folder, "--pairs", pairs, "--plot", plot, "--json")
+    given = ("--pairs", pairs, "--attributes", labels, "--fmr", "0.05", "--plot", plot)
+    outcome = sosie("evaluate", folder, *given, "--json")
     assert (outcome.code, outcome.err) == (0, "")
     answer = outcome.json
     assert answer["photographs"] == PEOPLE * PHOTOGRAPHS + 1
@@ -51,15 +64,31 @@ def test_evaluate_gives_rates_with_their_intervals(
     assert 0 <= answer["accuracy"] <= 1
     assert set(answer["fnmr_at_fmr"]) == {"1e-3", "1e-4", "1e-5", "1e-6"}
     assert answer["fnmr_at_fmr"]["1e-6"] is None, "so few pairs support no such rate"
-    with Image.open(plot) as picture:
-        assert picture.format == "PNG"
+    (side,) = answer["attributes"]
+    assert [group["label"] for group in side["groups"]] == ["left", "right"]
+    assert side["groups"][0]["fnmr_refused"] == "8 people with two photographs, 30 are needed"
+    assert answer["common_fmr"] == 0.05
+    assert sum(span["mated_pairs"] for span in answer["ageing"]["spans"]) == answer["mated_pairs"]
+    assert "person_" not in outcome.out, "no path is told that was not asked for"
+    for name in ("det.png", "det-quality.png", "det-attribute-1.png", "det-ageing.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.format == "PNG"
 
 
-def test_what_people_read_says_what_is_not_supported(folder: Path, sosie: Any) -> None:
-    outcome = sosie("evaluate", folder, "--failed")
+def test_what_people_read_says_what_is_not_supported_and_what_looks_wrong(
+    folder: Path, sosie: Any, tmp_path: Path, labels: Path
+) -> None:
+    report = tmp_path / "report"
+    given = ("--attributes", labels, "--report", report, "--source", "toys")
+    outcome = sosie("evaluate", folder, *given, "--failed", "--flagged")
     assert outcome.code == 0
     assert "not supported" in outcome.out
-    assert "person_00/person_00_0005.png" in outcome.out
+    assert "not acquired: person_00/person_00_0005.png" in outcome.out
+    assert "same_picture: person_" in outcome.out
+    assert "By side" in outcome.out
+    assert "Template ageing" in outcome.out
+    assert (report / "report.md").read_text().startswith("# Error rates: toys\n")
+    assert "person_" in (report / "flagged.csv").read_text()
 
 
 def test_a_calibration_serves_the_model_that_it_was_fitted_for(
@@ -103,3 +132,44 @@ def test_minutes_of_work_do_not_end_in_a_file_that_cannot_be_written(
     nowhere = tmp_path / "none" / "file"
     assert_refused(sosie("calibrate", folder, "--output", nowhere), "cannot be written")
     assert_refused(sosie("evaluate", folder, "--plot", nowhere), "cannot be written")
+
+
+def test_minutes_of_work_do_not_end_in_a_wrong_file_or_an_unsupported_rate(
+    folder: Path, sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("person,group\nnobody,1\n")
+    assert_refused(sosie("evaluate", folder, "--attributes", labels), "line 2: the folder has no")
+    assert_refused(sosie("evaluate", folder, "--fmr", "1e-9"), "is not supported")
+    below = tmp_path / "a" / "b"
+    assert_refused(sosie("evaluate", folder, "--report", below), "cannot be written")
+
+
+def test_a_card_is_made_and_made_anew_with_what_the_photographs_support(
+    folder: Path, sosie: Any, photographs: Any, tmp_path: Path
+) -> None:
+    card = tmp_path / "own.toml"
+    made = sosie("calibrate", folder, "--card", card, "--source", "toys", "--json")
+    assert made.code == 0, made.err
+    answer = made.json
+    assert answer["calibration"] == str(tmp_path / "own.calibration.json")
+    lowest = {name: curve["lowest_fmr"] for name, curve in answer["curves"].items()}
+    rates = answer["rates"]
+    assert lowest["one_to_one"] <= rates["verify"] < 3 * lowest["one_to_one"]
+    assert any("review keeps an FMR of" in warning for warning in answer["warnings"])
+    first = card.read_text()
+    assert "# Fitted by `sosie calibrate` from toys: 64 photographs of 16 people." in first
+    again = sosie("calibrate", folder, "--card", card, "--source", "toys")
+    assert "into the card" in again.out
+    assert card.read_text() == first
+    env = {"SOSIE_MODELS__EMBEDDER": str(card)}
+    pair = ("verify", photographs.live, photographs.portrait, "--json")
+    assert sosie(*pair, env=env).json["fmr"] == rates["verify"], "the card's, which data support"
+    env["SOSIE_THRESHOLDS__VERIFY_FMR"] = "0.05"
+    assert sosie(*pair, env=env).json["fmr"] == 0.05, "a deployment's own stands before it"
+
+
+def test_a_calibration_that_nobody_would_keep_is_refused(
+    folder: Path, sosie: Any, assert_refused: Any
+) -> None:
+    assert_refused(sosie("calibrate", folder), "nothing would be kept")

@@ -1,0 +1,162 @@
+"""Commands about reports: run everything, compare two runs, pages of `docs`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands.shared import DebugFlag
+from bench.reading import REPORTS
+from serving.cli.output import (
+    JsonFlag,
+    escape,
+    exit_negative,
+    print_json,
+    print_line,
+    show_progress,
+)
+
+if TYPE_CHECKING:
+    from bench.comparison import Comparison, Pair
+
+IMAGES = Path(__file__).parents[2] / "docs" / "img"
+Images = Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(report)
+    app.command()(compare)
+    app.command()(docs)
+    app.command()(plots)
+
+
+def report(
+    as_json: JsonFlag = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: five minutes.")] = False,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Folder of page, JSON and pictures.")
+    ] = Path("bench-report"),
+    only: Annotated[
+        str, typer.Option(metavar="SUITES", help="With commas between them; all if none.")
+    ] = "",
+    blocks: Annotated[
+        int,
+        typer.Option(min=1, help="Times that a suite is run, apart in time, to know its noise."),
+    ] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")] = 0,
+    debug: DebugFlag = False,
+) -> None:
+    """Run all suites and write Markdown, JSON and pictures; without --quick it takes two hours.
+
+    A suite that fails costs no other. Ends with 1 where one failed or missed a goal; with --quick
+    a goal of speed does not count.
+    """
+    from bench.suites import choose_suites, run_suites
+    from bench.writing import PAGE, write_folder
+
+    del debug
+    suites, start = choose_suites(only), time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    with show_progress("suites", is_shown=not as_json) as progress:
+        ran = run_suites(suites, quick=quick, blocks=blocks, seed=seed, progress=progress)
+    summary = write_folder(output, ran)
+    if as_json:
+        print_json(summary | {"seconds": round(time.monotonic() - start, 1)})
+    else:
+        for name, one in ran.reports.items():
+            print_line(f"{'[green]✓[/]' if ran.keeps(one) else '[red]✗[/]'} {name}")
+        for name, reason in ran.failures.items():
+            print_line(f"[red]✗[/] {name} failed: {escape(reason)}")
+        print_line(f"{output / PAGE}, after {time.monotonic() - start:.0f} s")
+    if not ran.holds:
+        raise exit_negative()
+
+
+def compare(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A report, or a folder of them.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The later one.")],
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Say what is worse by more than the noise of both runs; ends with 1 if anything is."""
+    from bench.comparison import compare as compare_reports
+    from bench.reading import read_reports
+
+    del debug
+    comparison = compare_reports(read_reports(old), read_reports(new))
+    if as_json:
+        print_json(comparison.to_dict())
+    else:
+        _print(comparison)
+    if comparison.regressions:
+        raise exit_negative()
+
+
+def docs(
+    as_json: JsonFlag = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; end with 1 if anything would change.")
+    ] = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Write docs/performance.md, docs/accuracy.md and all figures anew from committed reports."""
+    from tempfile import TemporaryDirectory
+
+    from bench.pages.documents import ROOT, build_documents, list_problems
+
+    del debug
+    with TemporaryDirectory(prefix="sosie-bench-") as folder:
+        made = build_documents(ROOT, REPORTS, Path(folder) if check else IMAGES)
+    changed = [name for name, text in made.items() if _read(ROOT / name) != text]
+    if not check:
+        for name in changed:
+            (ROOT / name).write_text(made[name], encoding="utf-8")
+    problems = list(list_problems(ROOT, REPORTS))
+    if as_json:
+        print_json({"changed": changed, "problems": problems})
+    else:
+        for name in changed:
+            print_line(name)
+        for problem in problems:
+            print_line(f"[red]✗[/] {escape(problem)}")
+    if problems or (check and changed):
+        raise exit_negative()
+
+
+def plots(
+    report: Annotated[
+        Path, typer.Option(metavar="FILE", help="What `curves --json` wrote.")
+    ] = REPORTS / "curves.json",
+    folder: Images = IMAGES,
+    debug: DebugFlag = False,
+) -> None:
+    """Draw latency.png and recall.png from the report of `curves`."""
+    from bench.plots import draw_plots
+
+    del debug
+    for path in draw_plots(report, folder):
+        print_line(str(path))
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _print(comparison: Comparison) -> None:
+    from bench.comparison import RULE, Verdict
+    from bench.tables import print_pairs
+
+    print_line(f"[dim]A figure is {RULE}.[/]")
+    for note in comparison.notes:
+        print_line(escape(note))
+    for verdict in (Verdict.WORSE, Verdict.BETTER, Verdict.GONE):
+        pairs: list[Pair] = [one for one in comparison.pairs if one.verdict is verdict]
+        if pairs:
+            print_pairs(verdict.value, pairs)
+    same = sum(one.verdict is Verdict.SAME for one in comparison.pairs)
+    print_line(
+        f"{len(comparison.regressions)} worse of {len(comparison.pairs)}; {same} within the noise"
+    )

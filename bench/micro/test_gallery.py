@@ -1,0 +1,19 @@
+"""Changes of a gallery, one by one; a part of `sosie bench gallery`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.micro.actions import Action, Sizes, measure
+from bench.micro.changing import list_changes
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+
+def list_actions(sizes: Sizes) -> list[Action]:
+    return list_changes(sizes)
+
+
+def test_change(benchmark: BenchmarkFixture, action: Action, block: int) -> None:
+    measure(benchmark, action, block)

@@ -1,0 +1,49 @@
+"""Failure to acquire (ISO/IEC 19795-1): photographs that gave no template, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.accuracy.bootstrap import draw_people
+from engine.accuracy.shares import Share, share_of
+
+if TYPE_CHECKING:
+    from engine.accuracy.embedding import Embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """Of all photographs; intervals by a bootstrap over people.
+
+    `failed`: no template could be made, and `failures` why. `sent_back`: no template, or one that
+    an enrollment would not take, and `problems` what was wrong with the latter; a photograph may
+    have several.
+    """
+
+    failed: Share
+    failures: dict[str, Share]
+    sent_back: Share
+    problems: dict[str, Share]
+
+
+def measure_acquisition(embeddings: Embeddings, *, seed: int) -> Acquisition:
+    """Counts every photograph of the folder as one attempt."""
+    people = embeddings.folder.people
+    weights = draw_people(people, len(embeddings.folder.names), seed=seed)
+    is_failed = np.zeros(len(people), bool)
+    is_failed[embeddings.failed] = True
+
+    def having(reason: str, *, failed: bool) -> Share:
+        holds = np.array([reason in reasons for reasons in embeddings.reasons])
+        return share_of(people, holds & (is_failed == failed), weights)
+
+    is_unfit = np.array([bool(reasons) for reasons in embeddings.reasons])
+    return Acquisition(
+        failed=share_of(people, is_failed, weights),
+        failures={name: having(name, failed=True) for name in embeddings.failures},
+        sent_back=share_of(people, is_failed | is_unfit, weights),
+        problems={name: having(name, failed=False) for name in embeddings.problems},
+    )

@@ -1,0 +1,197 @@
+"""FNIR at an FPIR against the size of the gallery: measured, then extrapolated as far as data go.
+
+Measured: everybody's photographs are searched among references of all *other* people, M of them.
+A gallery of N has each of these with chance N/M, so a stranger's probe that k references of M match
+raises no candidate with probability (1 - N/M)^k: the mean over all galleries, not over a few.
+
+Extrapolated: beyond M no gallery was there. If comparisons were independent, N of them would keep
+FPIR = 1 - (1 - FMR)^N; the threshold comes from the FMR that this asks for, over all comparisons of
+a probe with a stranger's reference. At sizes that were measured both stand side by side. It ends
+where the FMR is below what so many comparisons support, or where most false matches at that
+threshold are flagged as errors of the labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.accuracy.bootstrap import draw_people
+from engine.accuracy.gallery_tail import Tail, find_tail
+from engine.accuracy.identification import draw_photographs, make_references
+from engine.accuracy.metrics import lowest_rate
+from engine.accuracy.shares import LEAST_PEOPLE, summarize
+from engine.accuracy.templates import limit_photographs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.accuracy.templates import Templates
+
+PHOTOGRAPHS = 8
+"""Of one person, searched as a stranger: or a few people would fill the statistics."""
+FPIRS = (1e-1, 1e-2)
+LEAST_GALLERY = 50
+FORMULA = "FPIR = 1 - (1 - FMR)^N"
+MOST_FLAGGED = 0.5
+STEPS = (1.0, 2.0, 5.0)
+LARGEST = 1e10
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthPoint:
+    """FNIR with its 95 % interval at the threshold that keeps the FPIR with `gallery_size`.
+
+    `by_formula`: the FPIR that the formula would have given for this threshold.
+    """
+
+    gallery_size: int
+    threshold: float
+    fnir: float
+    low: float
+    high: float
+    by_formula: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExtrapolatedPoint:
+    """The same by the formula; `flagged`: share of the false matches there that are flagged."""
+
+    gallery_size: int
+    fmr: float
+    threshold: float
+    fnir: float
+    low: float
+    high: float
+    flagged: float
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthCurve:
+    """`reference`: single or fused. `supported_to`: the largest gallery that is answered for."""
+
+    reference: str
+    fpir: float
+    measured: tuple[GrowthPoint, ...]
+    extrapolated: tuple[ExtrapolatedPoint, ...]
+    supported_to: int
+    refused: str
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryGrowth:
+    """`comparisons` of a stranger's probe with a reference; `people` with a mated probe."""
+
+    references: int
+    mated_probes: int
+    nonmated_probes: int
+    comparisons: int
+    formula: str
+    curves: tuple[GrowthCurve, ...]
+
+
+def grow_gallery(
+    singles: Templates, doubtful: NDArray[np.int64], *, seed: int
+) -> GalleryGrowth | None:
+    """`doubtful` int64: the codes `left * population + right` of people flagged as one.
+
+    References are of one photograph drawn at random or fused of two, mated probes the third, as in
+    `identify_open_set`. None with too few people.
+    """
+    drawn = draw_photographs(singles, np.random.default_rng(seed))
+    probed = np.flatnonzero(drawn[:, 2] >= 0)
+    present = np.flatnonzero(drawn[:, 0] >= 0)
+    if len(probed) < LEAST_PEOPLE or len(present) - 1 < 2 * LEAST_GALLERY:
+        return None
+    strangers = limit_photographs(singles, PHOTOGRAPHS)
+    weights = draw_people(present, singles.population, seed=seed)
+    # The first column is the sample itself: what is drawn once each.
+    weights[:, 0] = 0
+    weights[present, 0] = 1
+    curves, comparisons = [], 0
+    for name, is_fused in (("single", False), ("fused", True)):
+        references = make_references(singles, drawn, is_fused=is_fused)
+        mates = np.einsum("nd,nd->n", singles.vectors[drawn[probed, 2]], references[probed])
+        tail = find_tail(strangers, references, present, doubtful, weights, _sizes(len(present)))
+        comparisons = tail.comparisons
+        mated = _Mated(mates, weights[probed])
+        drawn_curves = (
+            _draw_curve(name, rate, tail, mated)
+            for rate in FPIRS
+            if rate >= lowest_rate(len(present))
+        )
+        curves += [curve for curve in drawn_curves if curve.measured]
+    return GalleryGrowth(
+        len(present) - 1, len(probed), len(strangers.people), comparisons, FORMULA, tuple(curves)
+    )
+
+
+def _sizes(people: int) -> NDArray[np.int64]:
+    """Doubling from LEAST_GALLERY up to everybody else."""
+    doublings = int(np.log2((people - 1) / LEAST_GALLERY))
+    sizes = (people - 1) / 2.0 ** np.arange(doublings, -1, -1)
+    return np.round(sizes).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Mated:
+    """Scores float32[k] of enrolled people's probes, and their weights float32[k, replicates]."""
+
+    scores: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+    def miss(self, thresholds: NDArray[np.float64]) -> tuple[float, float, float]:
+        """FNIR and its interval; a threshold for each replicate, the sample's first."""
+        below = self.scores[:, None] < thresholds[None, :]
+        drawn = self.weights.sum(axis=0)
+        rates = (below * self.weights).sum(axis=0)[drawn > 0] / drawn[drawn > 0]
+        count = len(self.scores)
+        found = summarize(int(below[:, 0].sum()), count, count, rates[1:].astype(float), count)
+        return found.value, found.low, found.high
+
+
+def _draw_curve(name: str, fpir: float, tail: Tail, mated: _Mated) -> GrowthCurve:
+    measured = []
+    for number, size in enumerate(tail.sizes):
+        if tail.fpir[number, -1, 0] < fpir:
+            continue
+        thresholds = tail.thresholds_for(tail.fpir[number], fpir)
+        by_formula = 1 - (1 - tail.fmr_at(thresholds[0])) ** int(size)
+        measured.append(
+            GrowthPoint(int(size), float(thresholds[0]), *mated.miss(thresholds), by_formula)
+        )
+    extrapolated, supported, refused = [], int(tail.sizes[-1]), ""
+    for size in _larger(int(tail.sizes[-1])):
+        fmr = fmr_for(fpir, size)
+        lowest = lowest_rate(tail.comparisons)
+        if fmr < lowest:
+            refused = (
+                f"{size:,} references ask for an FMR of {fmr:.1g}; {tail.comparisons:,} "
+                f"comparisons support {lowest:.1g}"
+            )
+            break
+        thresholds = tail.thresholds_for(tail.fmr, fmr)
+        flagged = tail.flagged_share(thresholds[0])
+        if flagged > MOST_FLAGGED:
+            refused = (
+                f"with {size:,} references {flagged * 100:.0f} % of the false matches that would "
+                "set the threshold are flagged as errors of the labels"
+            )
+            break
+        miss = mated.miss(thresholds)
+        extrapolated.append(ExtrapolatedPoint(size, fmr, float(thresholds[0]), *miss, flagged))
+        supported = size
+    return GrowthCurve(name, fpir, tuple(measured), tuple(extrapolated), supported, refused)
+
+
+def fmr_for(fpir: float, gallery_size: int) -> float:
+    """The FMR that keeps an FPIR if all comparisons of a search are independent."""
+    return float(-np.expm1(np.log1p(-fpir) / gallery_size))
+
+
+def _larger(size: int) -> list[int]:
+    """1, 2, 5, 10, … beyond a size."""
+    decades = 10.0 ** np.arange(0, np.log10(LARGEST) + 1)
+    return [int(step * ten) for ten in decades for step in STEPS if step * ten > size]

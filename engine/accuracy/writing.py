@@ -1,0 +1,82 @@
+"""Numbers and tables of a report as Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+NONE = "–"  # noqa: RUF001 - a dash in an empty cell
+LEAST_PERCENT = 1e-2
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table, without a line break at its end."""
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+def percent(share: float) -> str:
+    """Two digits that count: `0.60 %`, `13 %`."""
+    return f"{_two_digits(share * 100)} %"
+
+
+def span(low: float, high: float) -> str:
+    """Both ends of an interval of shares, with one unit for both."""
+    return f"{_two_digits(low * 100)} – {_two_digits(high * 100)} %"  # noqa: RUF001
+
+
+def share(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
+    """A share with its interval; `at most` where nothing happened; or why there is none."""
+    if found is None:
+        return f"not given: {refused}" if refused else NONE
+    if not found["value"]:
+        return f"0 (at most {percent(found['high'])})"
+    return f"{percent(found['value'])} ({span(found['low'], found['high'])})"
+
+
+def rate(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
+    """The same, as powers of ten where all of it is below a percent."""
+    if found is None or found["high"] >= LEAST_PERCENT:
+        return share(found, refused)
+    if not found["value"]:
+        return f"0 (at most {power(found['high'])})"
+    low, high = power(found["low"]), power(found["high"])
+    return f"{power(found['value'])} ({low} – {high})"  # noqa: RUF001
+
+
+def power(value: float) -> str:
+    """`4.2e-7`; `1e-4` where that is all."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def score(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def times(differential: Mapping[str, Any] | None) -> str:
+    """Worst over best group, with its interval, and whether chance could be enough."""
+    if differential is None:
+        return "not given: fewer than two groups are large enough"
+    low, high = differential["low"], differential["high"]
+    end = "without an upper end" if high is None else f"to {high:.3g}"
+    worst, best = f"`{differential['worst']}`", f"`{differential['best']}`"
+    ratio = differential["ratio"]
+    told = f"{ratio:.3g} times" if ratio else f"at least {low:.2g} times"
+    verdict = "beyond chance" if low > 1 else "no more than chance could bring"
+    return f"{worst} {told} {best} ({low:.2g} {end}; {verdict})"
+
+
+def _two_digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    if value >= 99.5:
+        return "100"
+    return f"{value:#.2g}".rstrip(".") if value >= 1e-4 else power(value)

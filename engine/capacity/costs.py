@@ -1,0 +1,140 @@
+"""What each step of the service costs, as functions of how much it is given at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from engine.capacity.figures import Figures, Quantity
+
+PAIRS_AT_ONCE = 8
+"""An ingress takes 16 photographs at once."""
+DECISIONS_AT_ONCE = 32
+PROBES_AT_ONCE = 256
+"""With so many a scan was measured; one search takes more, which this leaves unsaid."""
+SEARCH_PAIRS = 0.5
+"""A search brings one photograph."""
+GATHER_S = 0.015
+"""After a batch of several the registrar waits so long for more to share a transaction."""
+PAIR_SPREAD = 0.2
+"""Photographs differ in size and in how often a detector looks: of the logarithm of their time."""
+MOST_BANDWIDTH_BYTES_S = 200e9
+"""What a server's memory sustains, however many cores read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """Seconds of a call with so many items: what the call takes, and what each of them adds."""
+
+    fixed_s: float
+    item_s: float
+
+    def __call__(self, items: float) -> float:
+        return self.fixed_s + self.item_s * items
+
+    @classmethod
+    def through(cls, alone_s: float, share_s: float, at: int) -> Self:
+        """From one item alone, and an item's share among `at` of them."""
+        item_s = max((at * share_s - alone_s) / (at - 1), 0.0)
+        if item_s > alone_s:
+            # Together they would cost more than one by one: no call has a fixed part then.
+            return cls(0.0, max(share_s, alone_s))
+        return cls(alone_s - item_s, item_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One machine of those that are to be had; a gallery may take `memory_share` of its memory.
+
+    Its memory is read at `bandwidth_bytes_s`, however many cores read.
+    """
+
+    cores: int
+    memory_bytes: float
+    bandwidth_bytes_s: float
+    memory_share: float = 0.85
+
+    @property
+    def usable_bytes(self) -> float:
+        return self.memory_bytes * self.memory_share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Core-seconds of photographs, HTTP and scans; seconds of the one writer.
+
+    `stream_s` of a core is what a reference takes in a pass whoever asks, `probe_s` what it takes
+    for each probe; `code_bytes` is what is read of it. `*_spread` are standard deviations of the
+    logarithm of a time.
+    """
+
+    photographs: Affine
+    http_s: float
+    decision: Affine
+    stream_s: float
+    probe_s: float
+    code_bytes: int
+    fan_out_s: float
+    hop_s: float
+    gather_s: float = GATHER_S
+    batch: int = DECISIONS_AT_ONCE
+    pair_spread: float = PAIR_SPREAD
+    decision_spread: float = 0.25
+    scan_spread: float = 0.17
+
+    @classmethod
+    def of(cls, figures: Figures, batch: int = DECISIONS_AT_ONCE) -> Self:
+        """From figures; `batch` is the most that one transaction decides."""
+        value = figures.value
+        scan = Affine.through(value(Quantity.SCAN_ALONE), value(Quantity.SCAN), PROBES_AT_ONCE)
+        return cls(
+            photographs=Affine.through(
+                value(Quantity.PAIR_ALONE), value(Quantity.PAIR), PAIRS_AT_ONCE
+            ),
+            http_s=value(Quantity.HTTP),
+            decision=Affine.through(
+                value(Quantity.DECISION_ALONE), value(Quantity.DECISION), DECISIONS_AT_ONCE
+            ),
+            stream_s=scan.fixed_s,
+            probe_s=scan.item_s,
+            code_bytes=figures.dim,
+            fan_out_s=value(Quantity.FAN_OUT),
+            hop_s=value(Quantity.HOP),
+            batch=batch,
+            decision_spread=value(Quantity.DECISION_SPREAD),
+            scan_spread=value(Quantity.SCAN_SPREAD),
+        )
+
+    def enrollment_s(self, pairs: float = 1.0) -> float:
+        """Core-seconds of an enrollment, or of a search with its share of a pair, at an ingress."""
+        return self.http_s + self.photographs(pairs)
+
+    def scan_s(self, references: float, probes: float, node: Node) -> float:
+        """Seconds of a pass over so many references with all cores of a node."""
+        stream_s = max(self.stream_s / node.cores, self.code_bytes / node.bandwidth_bytes_s)
+        return references * (stream_s + probes * self.probe_s / node.cores)
+
+    def scan_core_s(self, references: float, probes: float) -> float:
+        """Core-seconds of it."""
+        return references * (self.stream_s + probes * self.probe_s)
+
+
+def assume_node(
+    figures: Figures,
+    cores: int | None = None,
+    memory_bytes: float | None = None,
+    bandwidth_bytes_s: float | None = None,
+) -> Node:
+    """A node like the machine of the figures, but for what is given.
+
+    Its bandwidth is what a core was seen to read, times its cores, as far as memory goes.
+    """
+    machine = figures.machine
+    count = cores or machine.cores
+    read = figures.dim / figures.value(Quantity.SCAN_ALONE)
+    most = max(MOST_BANDWIDTH_BYTES_S, read * machine.cores)
+    return Node(
+        cores=count,
+        memory_bytes=memory_bytes or machine.memory_bytes,
+        bandwidth_bytes_s=bandwidth_bytes_s or min(read * count, most),
+    )

@@ -1,0 +1,99 @@
+"""One service, asked over HTTP by many greenlets at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gevent
+import msgpack
+from geventhttpclient import HTTPClient
+from geventhttpclient.response import HTTPParseError
+
+from loadtest.target import Target
+
+LOST, OVERDUE, NOT_STARTED, UNREADABLE = 0, -1, -2, -3
+"""In place of a status: the connection was lost; no answer in time; no place among those in flight
+in time; an answer that is not of the form its path promises."""
+MSGPACK = "application/msgpack"
+GRACE_S = 0.5
+BLOCK_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, or what came instead; `value` is None where the body is not ours in form."""
+
+    status: int
+    value: Any = field(default=None, repr=False)
+    has_retry_after: bool = False
+    size_bytes: int = 0
+
+    @property
+    def code(self) -> str:
+        """Of an error."""
+        return str(self.value.get("code", "")) if isinstance(self.value, Mapping) else ""
+
+
+class Exchange:
+    """Connections that are kept alive, as many as needed at once and at most `connections`.
+
+    A connection that the server closed while it was idle is opened anew; nothing is sent twice.
+    """
+
+    def __init__(self, target: Target, connections: int, timeout_s: float) -> None:
+        self.target, self.timeout_s = target, timeout_s
+        self._client = HTTPClient(
+            target.host,
+            port=target.port,
+            ssl=target.is_tls,
+            concurrency=connections,
+            connection_timeout=timeout_s,
+            network_timeout=timeout_s,
+            block_size=BLOCK_BYTES,
+        )
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        key: str | None = None,
+        *,
+        value: Any = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """One request; `value` is packed, a `body` is MessagePack already."""
+        given = {"Accept": MSGPACK, **(headers or {})}
+        if key is not None:
+            given["Authorization"] = f"Bearer {key}"
+        if body is None:
+            body = b"" if value is None else msgpack.packb(value)
+        if body:
+            given["Content-Type"] = MSGPACK
+        try:
+            # The sockets have the same limit for each turn; this one is for all of them together.
+            with gevent.Timeout(self.timeout_s + GRACE_S):
+                response = self._client.request(method, path, body=body, headers=given)
+                data = bytes(response.read())
+        except (gevent.Timeout, TimeoutError):
+            return Reply(OVERDUE)
+        except (OSError, HTTPParseError):
+            return Reply(LOST)
+        kind = str(response.get("content-type", ""))
+        has_retry_after = response.get("retry-after") is not None
+        return Reply(response.status_code, _decode(kind, data), has_retry_after, len(data))
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _decode(kind: str, data: bytes) -> Any:
+    try:
+        if kind.startswith(MSGPACK):
+            return msgpack.unpackb(data)
+        return json.loads(data) if kind.startswith("application/json") else None
+    except ValueError:
+        return None

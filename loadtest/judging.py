@@ -1,0 +1,130 @@
+"""Holds every answer against the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from loadtest.exchange import NOT_STARTED
+from loadtest.mix import PAIRED, Kind
+from loadtest.truth import APPROVED, IN_FLIGHT, MISMATCH, Answer
+from loadtest.visits import Outcome
+
+ONE_NEW = "exactly one of both approved, the other stopped as a duplicate"
+SAME_ANSWER = "the stored answer of the first"
+REFUSED_PAYLOAD = f"422 {MISMATCH}"
+
+
+class Ruling(StrEnum):
+    """What an answer is held to be."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    LOOK_ALIKE = "look-alike"
+    """Not as planned, and yet what the service's own model says of the photographs: a false match
+    of the model, not of the service."""
+    UNANSWERED = "unanswered"
+    """Refused, failed or too late: nothing was decided, and it counts as an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An outcome with its ruling, and what was expected instead where it is wrong."""
+
+    outcome: Outcome
+    ruling: Ruling
+    expected: str
+
+
+def judge(outcomes: Iterable[Outcome]) -> list[Judged]:
+    """One ruling for each outcome, by plan number; those that belong together are judged so."""
+    by_number = {one.visit.number: one for one in outcomes}
+    judged: dict[int, Judged] = {}
+    for one in by_number.values():
+        first = None if one.visit.partner is None else by_number.get(one.visit.partner)
+        if first is not None and one.visit.kind in PAIRED:
+            for ruling in _judge_both(first, one):
+                judged[ruling.outcome.visit.number] = ruling
+        else:
+            judged.setdefault(one.visit.number, _judge_alone(one))
+    return [judged[number] for number in sorted(judged)]
+
+
+def _judge_alone(one: Outcome) -> Judged:
+    expected = one.visit.expected
+    if not one.answer.is_good:
+        return Judged(one, Ruling.UNANSWERED, expected.text)
+    return _rule(one, expected.text, is_right=expected.fits(one.answer))
+
+
+def _judge_both(first: Outcome, second: Outcome) -> Sequence[Judged]:
+    if second.visit.kind is Kind.RACE:
+        return _judge_race(first, second)
+    if second.visit.kind is Kind.RETRY:
+        return _judge_retry(first, second)
+    return _judge_conflict(first, second)
+
+
+def _judge_race(first: Outcome, second: Outcome) -> Sequence[Judged]:
+    both = (first, second)
+    good = [one for one in both if one.answer.is_good]
+    approved = [one for one in good if one.answer.decision == APPROVED]
+    # Whoever got no answer may have been decided all the same.
+    may_have_won = any(
+        not one.answer.is_good and not one.answer.is_refusal and one.answer.status != NOT_STARTED
+        for one in both
+    )
+    is_decided = len(approved) == 1 or (not approved and (may_have_won or not good))
+    judged = []
+    for one in both:
+        if not one.answer.is_good:
+            judged.append(Judged(one, Ruling.UNANSWERED, ONE_NEW))
+            continue
+        is_stopped = one.answer.is_duplicate and one.answer.decision != APPROVED
+        is_right = is_decided and (one in approved or is_stopped)
+        judged.append(_rule(one, ONE_NEW, is_right=is_right))
+    return judged
+
+
+def _judge_retry(first: Outcome, second: Outcome) -> Sequence[Judged]:
+    alone = _judge_alone(first)
+    mine, other = second.answer, first.answer
+    if _is_in_flight(first, second):
+        return alone, Judged(second, Ruling.RIGHT, SAME_ANSWER)
+    if not mine.is_good:
+        return alone, Judged(second, Ruling.UNANSWERED, SAME_ANSWER)
+    if not other.is_good:
+        return alone, _rule(second, SAME_ANSWER, is_right=second.visit.expected.fits(mine))
+    # The later one may have come first, where the generator was late.
+    is_same = (mine.enrollment_id, mine.decision) == (other.enrollment_id, other.decision)
+    is_right = is_same and (mine.is_repeated or other.is_repeated)
+    return alone, _rule(second, SAME_ANSWER, is_right=is_right)
+
+
+def _judge_conflict(first: Outcome, second: Outcome) -> Sequence[Judged]:
+    alone = _judge_alone(first)
+    if _is_mismatch(second.answer) or _is_in_flight(first, second):
+        return alone, Judged(second, Ruling.RIGHT, REFUSED_PAYLOAD)
+    if not second.answer.is_good:
+        return alone, Judged(second, Ruling.UNANSWERED, REFUSED_PAYLOAD)
+    if _is_mismatch(first.answer):
+        # They overtook each other: the later payload is the one that has the key.
+        return tuple(Judged(one, Ruling.RIGHT, REFUSED_PAYLOAD) for one in (first, second))
+    # A first that was never acknowledged may have left the key free.
+    is_right = not first.answer.is_good and second.visit.expected.fits(second.answer)
+    return alone, _rule(second, REFUSED_PAYLOAD, is_right=is_right)
+
+
+def _is_mismatch(answer: Answer) -> bool:
+    return answer.status == 422 and answer.code == MISMATCH
+
+
+def _is_in_flight(first: Outcome, second: Outcome) -> bool:
+    """The service says so, and the first had indeed no answer yet."""
+    says_so = second.answer.status == 409 and second.answer.code == IN_FLIGHT
+    return says_so and (first.done_s > second.started_s or not first.answer.is_good)
+
+
+def _rule(one: Outcome, expected: str, *, is_right: bool) -> Judged:
+    return Judged(one, Ruling.RIGHT if is_right else Ruling.WRONG, expected)

@@ -1,0 +1,196 @@
+"""The options of `sosie loadtest`, and the order that they make."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from loadtest.apikeys import read_keys
+from loadtest.arrivals import Process
+from loadtest.errors import LoadTestRefused
+from loadtest.mix import USUAL_MIX, Mix, Traffic, read_mix
+from loadtest.order import TIMEOUT_S, Order, Pace
+from loadtest.shapes import USUAL, Course, Shape, lay_out
+from loadtest.target import read_target
+from loadtest.verdict import Objective
+
+KEPT_UP = 0.97
+"""At a knee: below, work gathers, and a longer step would not hold."""
+DRIFT = 2.0
+EXITS = "Exit codes: 0 all held, 1 something did not, 2 bad input, 130 interrupted."
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """An order, and how its outcome is told."""
+
+    order: Order
+    html: Path | None
+    as_json: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LoadTestRefused(f"{message}: see `sosie loadtest SHAPE -- --help`")
+
+
+def read_options(arguments: Sequence[str]) -> Wish:
+    """The wish; `LoadTestRefused` in one line for whatever is wrong with it."""
+    given = _make_parser().parse_args(arguments)
+    shape = Shape(given.shape)
+    order = Order(
+        shape=shape,
+        course=_read_course(shape, given),
+        mix=_read_mix(given),
+        objective=Objective(
+            p99_ms=given.p99_ms,
+            most_errors=given.max_errors,
+            kept_up=KEPT_UP if shape is Shape.KNEE else 0.0,
+            drift=DRIFT if shape is Shape.SOAK else 0.0,
+        ),
+        pace=Pace(
+            in_flight=given.in_flight, patience_s=given.timeout_s, closed_users=given.closed_loop
+        ),
+        outlet=given.outlet,
+        faces=given.faces,
+        disk=given.folder,
+        references=given.references,
+        seed=given.seed,
+        timeout_s=given.timeout_s,
+        keeps=given.keep,
+    )
+    if given.url is not None:
+        if given.references:
+            raise LoadTestRefused(
+                "--references are for a service of the test's own: leave out --url"
+            )
+        target = read_target(given.url, allows_remote=given.allow_remote)
+        order = replace(order, target=target, keys=read_keys(given.keys))
+    if given.closed_loop and shape is Shape.KNEE:
+        raise LoadTestRefused("a closed loop has no knee: it asks less where the service is slow")
+    # What cannot be laid out is refused before anything is started.
+    lay_out(shape, order.course)
+    _require_file(given.html)
+    return Wish(order, given.html, given.json)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sosie loadtest",
+        allow_abbrev=False,
+        epilog=EXITS,
+        description="Loads a service with planned visits, and holds every answer against the plan.",
+    )
+    parser.add_argument("shape", choices=[shape.value for shape in Shape])
+    _add_target(parser)
+    _add_load(parser)
+    group = parser.add_argument_group("what must hold, and how it is told")
+    group.add_argument("--p99-ms", type=_positive, default=Objective().p99_ms, metavar="MS")
+    group.add_argument(
+        "--max-errors", type=_share, default=Objective().most_errors, metavar="SHARE"
+    )
+    group.add_argument("--html", type=Path, metavar="FILE", help="a report in one file")
+    group.add_argument("--json", action="store_true", help="everything as one JSON document")
+    return parser
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("whom it loads; without --url a service of its own")
+    group.add_argument("--url", metavar="URL", help="a service that runs, as http://127.0.0.1:8700")
+    group.add_argument("--allow-remote", action="store_true", help="even if it is another machine")
+    group.add_argument(
+        "--keys",
+        metavar="FILE",
+        help="JSON with enroll, fraud and, to clean up, erase; - reads standard input; else "
+        "SOSIE_LOADTEST_KEY, _FRAUD_KEY, _ERASE_KEY",
+    )
+    group.add_argument("--outlet", metavar="CODE", help="where a carrier's key enrolls")
+    group.add_argument("--keep", action="store_true", help="leave enrolled whom the test enrolled")
+    group.add_argument(
+        "--references", type=_count, default=0, metavar="N", help="synthetic, in its own service"
+    )
+    group.add_argument("--folder", type=Path, metavar="DIR", help="where that service's home lies")
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the load; every shape has its own defaults")
+    group.add_argument("--faces", type=Path, metavar="DIR", help="photographs, a folder a person")
+    group.add_argument(
+        "--rate", type=_positive, metavar="N", help="arrivals a second; of a knee the first"
+    )
+    group.add_argument("--seconds", type=_positive, metavar="S", help="of a knee: of each step")
+    group.add_argument("--peak", type=_positive, metavar="N", help="of a spike")
+    group.add_argument("--peak-s", type=_positive, metavar="S", help="how long a spike lasts")
+    group.add_argument("--most-rate", type=_positive, metavar="N", help="a knee ends there")
+    group.add_argument("--resolution", type=_share, metavar="SHARE", help="of a knee")
+    group.add_argument("--arrivals", choices=[one.value for one in Process], help="how they come")
+    traffics = parser.add_argument_group("who comes").add_mutually_exclusive_group()
+    traffics.add_argument(
+        "--class", dest="traffic", choices=[one.value for one in Traffic], help="this kind alone"
+    )
+    traffics.add_argument("--mix", metavar="SHARES", help="as enroll=40,match=60")
+    group.add_argument("--seed", type=_count, default=0)
+    group.add_argument("--in-flight", type=_count, default=Pace().in_flight, metavar="N")
+    group.add_argument("--timeout-s", type=_positive, default=TIMEOUT_S, metavar="S")
+    group.add_argument(
+        "--closed-loop",
+        type=_count,
+        default=0,
+        metavar="USERS",
+        help="for comparison: users who wait for answers, whose latency hides what they wait for",
+    )
+
+
+def _read_course(shape: Shape, given: argparse.Namespace) -> Course:
+    names = ("rate", "seconds", "peak", "peak_s", "most_rate", "resolution")
+    chosen: dict[str, Any] = {
+        name: getattr(given, name) for name in names if getattr(given, name) is not None
+    }
+    if given.arrivals is not None:
+        chosen["process"] = Process(given.arrivals)
+    of_others = {"peak": Shape.SPIKE, "peak_s": Shape.SPIKE, "most_rate": Shape.KNEE}
+    for name, owner in of_others.items():
+        if name in chosen and shape is not owner:
+            raise LoadTestRefused(f"--{name.replace('_', '-')} is for the shape {owner}")
+    return replace(USUAL[shape], **chosen)
+
+
+def _read_mix(given: argparse.Namespace) -> Mix:
+    if given.traffic is not None:
+        return {Traffic(given.traffic): 1.0}
+    return USUAL_MIX if given.mix is None else read_mix(given.mix)
+
+
+def _require_file(path: Path | None) -> None:
+    """Minutes of load must not end in a file that cannot be written."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise LoadTestRefused(f"{path} cannot be written: name a file in a folder that is there")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+# argparse names the function in its own message.
+_positive.__name__, _share.__name__, _count.__name__ = "number", "share", "count"

@@ -1,0 +1,137 @@
+"""What a person at a terminal reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loadtest.figures import Latencies, count_failures, measure, measure_rates, measure_traffics
+from loadtest.judging import Ruling
+from loadtest.mix import Kind
+from loadtest.order import Session, Step
+from loadtest.summary import describe_wrong
+from loadtest.verdict import count_rulings
+
+SHOWN_PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
+MOST_WRONG = 20
+LEAST_WIDTH = 120
+
+
+def print_session(session: Session, html: Path | None) -> None:
+    """The outcome on standard output; no cell is cut short where that is no terminal."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(console.width, LEAST_WIDTH))
+    course, cast = session.order.course, session.cast
+    console.print(
+        f"[bold]{session.order.shape}[/] · {session.url} · sosie {escape(session.version)} · "
+        f"{course.process} arrivals, seed {session.order.seed}"
+    )
+    console.print(
+        f"people of {escape(session.crowd)}: {len(cast.residents)} residents, "
+        f"{len(cast.newcomers)} newcomers, {len(cast.racers)} racers"
+    )
+    if session.knee is not None:
+        _print_steps(console, session)
+    for step in session.measured[-1:]:
+        _print_step(console, step)
+    _print_decisions(console, session)
+    _print_wrong(console, session)
+    _print_end(console, session, html)
+
+
+def _print_steps(console: Console, session: Session) -> None:
+    table = Table("rate", "achieved", "p50 ms", "p99 ms", "refused", "held", header_style="bold")
+    for step in session.measured:
+        found = measure(step.run.outcomes)
+        _, achieved = measure_rates(step.run)
+        failed = ", ".join(one.name for one in step.verdict.failures)
+        table.add_row(
+            f"{step.rate:.1f}/s",
+            f"{achieved:.1f}/s",
+            f"{found.at(50):.0f}",
+            f"{found.at(99):.0f}",
+            str(sum(one.answer.is_refusal for one in step.run.outcomes)),
+            f"[red]no: {escape(failed)}[/]" if failed else "[green]yes[/]",
+        )
+    console.print(table)
+
+
+def _print_step(console: Console, step: Step) -> None:
+    run = step.run
+    offered, achieved = measure_rates(run)
+    console.print(
+        f"{len(run.outcomes)} visits in {run.seconds:g} s: {offered:.1f} offered a second, "
+        f"{achieved:.1f} achieved; the generator took {run.generator_share:.2f} cores"
+    )
+    names = [f"p{share:g}" if share < 100 else "max" for share in SHOWN_PERCENTILES]
+    table = Table("latency, ms", "visits", *names, header_style="bold")
+    for traffic, found in measure_traffics(run.outcomes).items():
+        table.add_row(traffic.value, str(found.count), *_list_figures(found))
+    console.print(table)
+    for one in step.verdict.criteria:
+        mark = "[green]held[/]" if one.is_met else "[red]not held[/]"
+        console.print(f"  {mark}  {one.name}: {one.measured} (objective {one.objective})")
+    failures = count_failures(run.outcomes)
+    if failures:
+        listed = ", ".join(f"{what} ({times})" for what, times in failures.items())
+        console.print(f"  not answered: {escape(listed)}")
+    for warning in step.verdict.warnings:
+        console.print(f"  [yellow]note[/]  {escape(warning)}")
+
+
+def _print_decisions(console: Console, session: Session) -> None:
+    table = Table("decisions", *(ruling.value for ruling in Ruling), header_style="bold")
+    for kind, counted in add_rulings(session).items():
+        cells = [
+            f"[red]{counted[ruling]}[/]"
+            if ruling is Ruling.WRONG and counted[ruling]
+            else str(counted[ruling])
+            for ruling in Ruling
+        ]
+        table.add_row(kind.value, *cells)
+    console.print(table)
+
+
+def add_rulings(session: Session) -> dict[Kind, Counter[Ruling]]:
+    """Of all steps together."""
+    added: dict[Kind, Counter[Ruling]] = {kind: Counter() for kind in Kind}
+    for step in session.steps:
+        for kind, counted in count_rulings(step.judged).items():
+            added[kind] += counted
+    return {kind: counted for kind, counted in added.items() if counted}
+
+
+def _print_wrong(console: Console, session: Session) -> None:
+    for one in session.wrong[:MOST_WRONG]:
+        told = describe_wrong(one)
+        console.print(
+            f"  [red]wrong[/]  #{told['number']} {told['kind']}: expected {told['expected']}, "
+            f"answered {told['answered']} (key {told['idempotency_key'] or 'none'})"
+        )
+    if len(session.wrong) > MOST_WRONG:
+        console.print(f"  and {len(session.wrong) - MOST_WRONG} more: --json lists all")
+
+
+def _print_end(console: Console, session: Session, html: Path | None) -> None:
+    if session.left_enrolled:
+        console.print(
+            f"  [yellow]note[/]  {session.left_enrolled} people stay enrolled: a key that may "
+            "erase (--keys, erase) takes them out again"
+        )
+    if html is not None:
+        console.print(f"Report: {escape(str(html))}")
+    knee = session.knee
+    if knee is not None:
+        beyond = "" if knee.failed is not None else " or more: the highest rate tried held"
+        sure = "" if knee.is_confirmed else "; no longer step confirmed it"
+        console.print(f"Knee: [bold]{knee.rate:.1f} arrivals a second[/]{beyond}{sure}")
+    console.print("[green]Held.[/]" if session.is_passed else "[red]Not held.[/]")
+
+
+def _list_figures(found: Latencies) -> list[str]:
+    return [f"{found.at(share):.1f}" for share in SHOWN_PERCENTILES]

@@ -1,0 +1,177 @@
+"""A service of the test's own: `sosie serve` over a temporary home, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import psutil
+
+from loadtest.apikeys import Keys, service_environment
+from loadtest.errors import LoadTestRefused
+from loadtest.references import write_references
+from loadtest.target import Target
+
+HOST = "127.0.0.1"
+CARRIER, OUTLET = "loadtest", "loadtest-1"
+LINE_LIMIT = "1000000"
+"""Residents come back for more lines as long as a load goes on."""
+COMMAND_S, START_S, STOP_S, POLL_S = 900.0, 180.0, 120.0, 0.1
+SHOWN_CHARACTERS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Where the service of one's own is, and what to call it with."""
+
+    target: Target
+    keys: Keys = field(repr=False)
+    outlet: str = OUTLET
+
+
+@contextmanager
+def start_own(disk: Path | None, references: int, seed: int) -> Iterator[Own]:
+    """A service with so many synthetic references; stopped and gone at the end, come what may."""
+    folder = Path(tempfile.mkdtemp(prefix="sosie-loadtest-", dir=disk))
+    try:
+        home = folder / "home"
+        keys = _make_home(home, folder, references, seed)
+        with _serve(home, folder / "serve.log") as target:
+            yield Own(target, keys)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_home(home: Path, folder: Path, references: int, seed: int) -> Keys:
+    _run("init", str(home))
+    named = ("--name", "Load test", "--line-limit", LINE_LIMIT)
+    _run("--home", str(home), "carrier", "add", CARRIER, *named)
+    _run("--home", str(home), "outlet", "add", OUTLET, "--carrier", CARRIER)
+    if references:
+        _import(home, write_references(folder / "references.parquet", references, seed))
+    return Keys(
+        enroll=_add_key(home, "outlet", "--carrier", CARRIER, "--outlet", OUTLET),
+        fraud=_add_key(home, "fraud"),
+    )
+
+
+def _import(home: Path, file: Path) -> None:
+    arguments = ["--home", str(home), "import", str(file), "--set", "document_type=passport"]
+    # Vectors are of some model; what an import without it is refused with names the home's own.
+    refused = _ask(*arguments)
+    named = re.search(r"--model-digest ([0-9a-f]{64})", refused.stdout + refused.stderr)
+    if named is None:
+        raise LoadTestRefused("`sosie import` does not say which model the home is of")
+    _run(*arguments, "--model-digest", named[1], "--no-count-look-alikes", "--json")
+
+
+def _add_key(home: Path, role: str, *bounds: str) -> str:
+    told = _run("--home", str(home), "apikey", "add", "--role", role, *bounds, "--json")
+    return str(json.loads(told)["key"])
+
+
+def _run(*arguments: str) -> str:
+    """Standard output of a command of the product; `LoadTestRefused` with its own line."""
+    done = _ask(*arguments)
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())[-SHOWN_CHARACTERS:]
+        raise LoadTestRefused(f"a command of the service's own home failed: {said}")
+    return done.stdout
+
+
+def _ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*_command(), *arguments],
+        env=service_environment({}),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S,
+        check=False,
+    )
+
+
+def _command() -> Sequence[str]:
+    return (sys.executable, "-P", "-m", "serving.cli.main")
+
+
+@contextmanager
+def _serve(home: Path, log: Path) -> Iterator[Target]:
+    target = Target(HOST, _find_port())
+    changes = {"SOSIE_SERVE__PORT": str(target.port)}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*_command(), "--home", str(home), "serve"],
+            env=service_environment(changes),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C is for the load test, which then stops the service itself.
+            start_new_session=True,
+        )
+    try:
+        _wait_ready(process, target, log)
+        yield target
+    finally:
+        _stop(process)
+
+
+def _wait_ready(process: subprocess.Popen[bytes], target: Target, log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        if is_ready(target):
+            return
+        time.sleep(POLL_S)
+    text = " ".join(log.read_text(encoding="utf-8", errors="replace").split())
+    raise LoadTestRefused(f"the service did not start: {text[-SHOWN_CHARACTERS:]}")
+
+
+def is_ready(target: Target, timeout_s: float = 5.0) -> bool:
+    """Whether a service of this machine says that it is ready."""
+    connection = HTTPConnection(target.host, target.port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """As an operator does; whatever has not ended in time is killed, by its process id."""
+    family = _list_family(process.pid)
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            if one.is_running():
+                os.kill(one.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _list_family(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    return []
+
+
+def _find_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])

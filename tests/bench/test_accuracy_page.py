@@ -1,0 +1,64 @@
+"""docs/accuracy.md and docs/model-card.md say what the committed reports say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench.pages.accuracy import build_accuracy_page, build_model_card
+from bench.reading import REPORTS
+from engine.errors import RequestError
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="module")
+def page(images: Path) -> str:
+    return build_accuracy_page(REPORTS, images)
+
+
+def test_the_pages_are_those_of_the_reports(page: str, tmp_path: Path) -> None:
+    again = "run `sosie bench docs`"
+    assert (DOCS / "accuracy.md").read_text("utf-8") == page, again
+    assert (DOCS / "model-card.md").read_text("utf-8") == build_model_card(REPORTS, tmp_path), again
+
+
+def test_every_picture_of_the_page_is_drawn_and_committed(page: str, images: Path) -> None:
+    shown = set(re.findall(r"\(img/([^)]+)\)", page))
+    assert shown == {path.name for path in images.iterdir()}
+    assert all((DOCS / "img" / name).is_file() for name in shown)
+
+
+def test_a_figure_that_changes_in_the_report_changes_on_the_page(page: str, tmp_path: Path) -> None:
+    for path in REPORTS.glob("*.json"):
+        shutil.copy(path, tmp_path)
+    report = json.loads((tmp_path / "evaluation.json").read_text("utf-8"))
+    report["fnmr_at_fmr"]["1e-4"]["fnmr"] = 0.0777
+    (tmp_path / "evaluation.json").write_text(json.dumps(report), "utf-8")
+    assert "7.8 %" not in page
+    assert "7.8 %" in build_model_card(tmp_path, tmp_path)
+
+
+def test_a_report_of_a_part_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"cannot read evaluation\.json"):
+        build_model_card(tmp_path, tmp_path)
+    report = json.loads((REPORTS / "evaluation.json").read_text("utf-8"))
+    (tmp_path / "evaluation.json").write_text(json.dumps(report | {"fusion": None}), "utf-8")
+    with pytest.raises(RequestError, match="lacks fusion"):
+        build_model_card(tmp_path, tmp_path)
+
+
+def test_nobody_is_named(page: str) -> None:
+    """LFW's folders are called after people."""
+    report = (REPORTS / "evaluation.json").read_text("utf-8")
+    for text in (page, report):
+        assert not re.search(r"[A-Z][a-z]+_[A-Z][a-z]+(_\d{4})?", text)

@@ -1,0 +1,219 @@
+"""Two runs side by side: what is a regression, and what is noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bench.comparison import FLOOR_ONCE, FLOOR_REPEATS, Pair, Verdict, compare, noise_of
+from bench.direction import Better, better
+from bench.reading import REPORTS, read_report, read_reports
+from bench.report import Figure, Report
+
+
+def changed(report: Report, change: Callable[[Figure], Figure]) -> Report:
+    """The report of a run in which some figures came out otherwise."""
+    results = tuple(
+        replace(result, figures=tuple(change(figure) for figure in result.figures))
+        for result in report.results
+    )
+    return replace(report, results=results)
+
+
+def times(factor: float, name: str, unit: str) -> Callable[[Figure], Figure]:
+    def change(figure: Figure) -> Figure:
+        if (figure.name, figure.unit) != (name, unit) or figure.value is None:
+            return figure
+        known: dict[str, Any] = {
+            key: value * factor
+            for key in ("low", "high")
+            if (value := getattr(figure, key)) is not None
+        }
+        return replace(figure, value=figure.value * factor, **known)
+
+    return change
+
+
+def compare_one(old: Report, new: Report) -> tuple[Pair, ...]:
+    return compare({"suite": old}, {"suite": new}).pairs
+
+
+@pytest.fixture(scope="module")
+def search() -> Report:
+    return read_report(REPORTS / "search.json")
+
+
+@pytest.fixture(scope="module")
+def registrar() -> Report:
+    return read_report(REPORTS / "registrar.json")
+
+
+@pytest.mark.parametrize("suite", read_reports(REPORTS))
+def test_no_committed_report_is_worse_than_itself(suite: str) -> None:
+    reports = read_reports(REPORTS / f"{suite}.json")
+    comparison = compare(reports, reports)
+    assert comparison.pairs
+    assert comparison.notes == ()
+    assert {pair.verdict for pair in comparison.pairs} == {Verdict.SAME}
+
+
+def test_a_search_that_takes_longer_than_its_noise_allows_is_worse(search: Report) -> None:
+    slow = changed(search, times(5.0, "exact8, the gallery", "ms"))
+    worse = compare({"search": search}, {"search": slow}).regressions
+    assert {(pair.figure, pair.kind) for pair in worse} == {("exact8, the gallery", "value")}
+    assert {pair.result for pair in worse} >= {"One query", "A batch"}
+    assert all(pair.change == pytest.approx(4.0) for pair in worse)
+    assert not compare({"search": slow}, {"search": search}).regressions
+
+
+def test_a_rate_that_falls_is_worse_and_one_that_rises_is_better(registrar: Report) -> None:
+    fewer = changed(registrar, times(0.5, "batches of 32", "decisions/s"))
+    (worse,) = compare({"registrar": registrar}, {"registrar": fewer}).regressions
+    assert worse.figure == "batches of 32"
+    (pair,) = (one for one in compare_one(fewer, registrar) if one.verdict is Verdict.BETTER)
+    assert pair.change == pytest.approx(1.0)
+
+
+def test_what_the_noise_allows_is_the_same(search: Report) -> None:
+    (figure,) = (one for one in search.results[0].figures if one.name == "exact8, the gallery")
+    noise, floor = noise_of(figure)
+    slack = max(3 * noise * 2**0.5, floor)
+    inside = changed(search, times(1 + 0.9 * slack, "exact8, the gallery", "ms"))
+    outside = changed(search, times(1 + 1.2 * slack, "exact8, the gallery", "ms"))
+    assert not any(one.result == "One query" for one in compare_regressions(search, inside))
+    assert any(one.result == "One query" for one in compare_regressions(search, outside))
+
+
+def compare_regressions(old: Report, new: Report) -> tuple[Pair, ...]:
+    return compare({"suite": old}, {"suite": new}).regressions
+
+
+def test_a_rival_that_becomes_slower_is_no_regression(search: Report) -> None:
+    slow = changed(search, times(3, "FAISS Flat", "ms"))
+    assert not compare_regressions(search, slow)
+
+
+def test_a_lost_percent_of_recall_is_a_regression_though_times_may_vary(search: Report) -> None:
+    fewer = changed(search, times(0.98, "exact8, the gallery", "share"))
+    results = {one.result for one in compare_regressions(search, fewer)}
+    assert "Recall of mates, score 0.45 to 0.50" in results
+
+
+def test_a_promise_that_held_and_does_not_any_more_is_a_regression(search: Report) -> None:
+    first, *others = search.checks
+    broken = replace(search, checks=(replace(first, value=0.999, holds=False), *others))
+    (worse,) = compare_regressions(search, broken)
+    assert (worse.kind, worse.figure) == ("promise", "identical_answers")
+    assert not compare_regressions(broken, search)
+
+
+def test_on_another_machine_ratios_are_compared_and_times_are_not(search: Report) -> None:
+    elsewhere = replace(search, machine=replace(search.machine, cpu="another"))
+    slow = changed(elsewhere, times(3, "exact8, the gallery", "ms"))
+    comparison = compare({"search": search}, {"search": slow})
+    assert not comparison.regressions
+    assert "other machines" in comparison.notes[0]
+
+    def lower(figure: Figure) -> Figure:
+        is_ours = figure.name == "exact8, the gallery" and figure.ratio is not None
+        return replace(figure, ratio=figure.ratio / 3) if is_ours and figure.ratio else figure
+
+    worse = compare({"search": search}, {"search": changed(elsewhere, lower)}).regressions
+    assert worse
+    assert {pair.kind for pair in worse} == {"ratio"}
+
+
+def test_other_sizes_are_not_compared_and_named(search: Report) -> None:
+    small = replace(
+        search,
+        results=tuple(
+            replace(one, setup=one.setup | {"references": 20_000}) for one in search.results
+        ),
+    )
+    comparison = compare({"search": search}, {"search": small})
+    assert {pair.kind for pair in comparison.pairs} == {"promise"}
+    assert "references 1,000,000 before, 20000 now" in comparison.notes[0]
+
+
+def test_a_figure_that_is_gone_and_a_suite_that_was_not_run_are_told(search: Report) -> None:
+    def skip(figure: Figure) -> Figure:
+        is_usearch = figure.name.startswith("usearch") and figure.value is not None
+        return Figure.skip(figure.name, figure.unit, "not installed") if is_usearch else figure
+
+    comparison = compare({"search": search, "join": search}, {"search": changed(search, skip)})
+    gone = [pair for pair in comparison.pairs if pair.verdict is Verdict.GONE]
+    assert gone
+    assert all(pair.figure.startswith("usearch") for pair in gone)
+    assert "join: only in the old run" in comparison.notes
+
+
+def test_the_less_is_known_of_the_noise_the_more_is_allowed() -> None:
+    once = Figure("a search", "ms", 10.0)
+    repeats = Figure("a search", "ms", 10.0, 9.9, 10.1)
+    blocks = replace(repeats, noise=0.001)
+    floors = [noise_of(figure)[1] for figure in (once, repeats, blocks)]
+    assert floors == sorted(floors, reverse=True)
+    assert floors[:2] == [FLOOR_ONCE, FLOOR_REPEATS]
+    assert noise_of(blocks)[0] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "expected"),
+    [
+        ("exact8, the gallery", "ms", Better.LESS),
+        ("one by one, after all: both", "us/reference", Better.LESS),
+        ("all", "bytes/reference", Better.LESS),
+        ("Sosie, cpu", "pairs/s", Better.MORE),
+        ("join, one segment", "GOPS", Better.MORE),
+        ("one segment: rate", "G comparisons/s", Better.MORE),
+        ("one to one, FMR 1e-05", "FNMR", Better.LESS),
+        ("FNMR at FMR 1e-4", "share", Better.LESS),
+        ("mean of the folds", "share", Better.MORE),
+        ("missed", "references", Better.LESS),
+        ("pairs found", "pairs", None),
+        ("FAISS Flat", "ms", None),
+        ("reading the codes", "ms", None),
+    ],
+)
+def test_a_figure_knows_which_way_is_better(name: str, unit: str, expected: Better | None) -> None:
+    assert better(Figure(name, unit, 1.0)) is expected
+
+
+def test_most_figures_of_the_committed_reports_have_a_direction() -> None:
+    figures = [
+        figure
+        for report in read_reports(REPORTS).values()
+        for result in report.results
+        for figure in result.figures
+        if figure.value is not None and figure.low is not None
+    ]
+    judged = [figure for figure in figures if better(figure)]
+    assert len(judged) > len(figures) / 4
+
+
+def test_with_other_sizes_only_promises_that_allow_no_error_are_compared(search: Report) -> None:
+    small = replace(
+        search,
+        results=tuple(replace(one, setup=one.setup | {"dim": 512}) for one in search.results),
+        checks=tuple(replace(check, holds=False) for check in search.checks),
+    )
+    worse = compare({"search": search}, {"search": small}).regressions
+    assert [pair.figure for pair in worse] == ["identical_answers"]
+
+
+def test_where_the_machine_itself_was_slower_ratios_are_compared_and_it_is_said(
+    search: Report,
+) -> None:
+    fast = replace(search, machine=replace(search.machine, read_gb_per_s=40.0, int8_gops=800.0))
+    slow = changed(
+        replace(search, machine=replace(search.machine, read_gb_per_s=40.0, int8_gops=300.0)),
+        times(5, "exact8, the gallery", "ms"),
+    )
+    comparison = compare({"search": fast}, {"search": slow})
+    assert not comparison.regressions
+    assert "int8 GOPS: 800 before, 300 now" in comparison.notes[0]
+    same = replace(slow, machine=replace(slow.machine, int8_gops=750.0))
+    assert compare({"search": fast}, {"search": same}).regressions

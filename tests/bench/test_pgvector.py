@@ -1,0 +1,71 @@
+"""The same search in a database: a real PostgreSQL, few rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench.pgvector import EXACT, GRAPH, PgvectorConfig, compare_pgvector, encode_rows
+from bench.report import Result
+from bench.searchers import GALLERY
+from indexes.exact.scanner import Scanner
+
+TINY = PgvectorConfig(references=600, dim=32, probes=8, near=30, rounds=1, calls=1)
+
+
+def by_name(results: list[Result]) -> dict[str, Result]:
+    return {result.name: result for result in results}
+
+
+@pytest.fixture(scope="module")
+def database(postgres: object) -> str:
+    url: str = postgres.get_uri()  # type: ignore[attr-defined]
+    return url
+
+
+def test_a_database_is_asked_beside_us_and_its_scan_is_exact(database: str) -> None:
+    config = replace(TINY, url=database)
+    results = by_name(compare_pgvector(config, 10, Scanner(threads=1)))
+    times = results["PostgreSQL with pgvector, one query"]
+    figures = {figure.name: figure for figure in times.figures}
+    assert list(figures) == [EXACT, f"{GRAPH}, ef 40", f"{GRAPH}, ef 200", GALLERY]
+    assert figures[EXACT].ratio == 1
+    assert all((figure.value or 0) > 0 for figure in times.figures)
+    assert "pgvector 0." in str(times.setup["server"])
+    builds = {one.name: one.value for one in results["PostgreSQL with pgvector, build"].figures}
+    assert builds[f"{EXACT}: identical to brute force"] == 1
+    assert (builds[f"{EXACT}: disk"] or 0) > 4 * 32
+    recalls = [one for name, one in results.items() if ": Recall of mates" in name]
+    assert len(recalls) == 2
+    for recall in recalls:
+        shares = {figure.name: figure.value for figure in recall.figures}
+        assert shares[EXACT] in {1.0, None}
+        assert shares[GALLERY] in {1.0, None}
+
+
+def test_its_table_is_gone_afterwards(database: str) -> None:
+    import psycopg
+
+    with psycopg.connect(database) as connection:
+        left = connection.execute("SELECT relname FROM pg_class WHERE relname LIKE 'sosie_bench%'")
+        assert left.fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [("none", "--postgres none"), ("postgresql://127.0.0.1:1/none", "no PostgreSQL answers")],
+)
+def test_where_there_is_none_it_is_skipped_and_says_why(url: str, reason: str) -> None:
+    config = replace(TINY, url=url)
+    (result,) = compare_pgvector(config, 10, Scanner(threads=1))
+    (figure,) = result.figures
+    assert figure.value is None
+    assert reason in str(figure.skipped)
+
+
+def test_rows_are_written_as_postgresql_reads_them() -> None:
+    faces = np.array([[1.0, -2.0]], np.float32)
+    expected = bytes.fromhex("00020000000800000000000000070000000c000200003f800000c0000000")
+    assert encode_rows(7, faces) == expected

@@ -1,0 +1,65 @@
+"""Pictures of an evaluation: drawn of its report alone, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.accuracy.evaluate import evaluate
+from engine.accuracy.pictures.bars import describe_differential
+from engine.accuracy.pictures.det import draw_det
+from engine.accuracy.report import draw_pictures
+from engine.errors import RequestError, SosieError
+from engine.faces.extractor import Extractor
+
+
+@pytest.fixture
+def report(faces_folder: Path, extractor: Extractor) -> dict[str, Any]:
+    """As it comes out of a file."""
+    report: dict[str, Any] = json.loads(
+        json.dumps(evaluate(faces_folder, None, extractor).to_dict(), allow_nan=False)
+    )
+    return report
+
+
+def test_the_picture_is_a_png_with_something_drawn(report: dict[str, Any], tmp_path: Path) -> None:
+    drawn = draw_pictures(report, tmp_path / "det.png")
+    assert drawn == {"det": tmp_path / "det.png", "quality": tmp_path / "det-quality.png"}
+    with Image.open(tmp_path / "det.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width >= 1200
+        colours = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)
+    assert [11, 110, 117] in colours.tolist(), "the curve"
+
+
+def test_the_same_report_gives_the_same_file(report: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("one.png", "two.png"):
+        draw_det(report, tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_a_missing_matplotlib_says_what_to_install(
+    report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SosieError, match=r"pip install 'sosie\[bench\]'"):
+        draw_det(report, tmp_path / "det.png")
+
+
+def test_too_few_pairs_give_no_picture(report: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no DET curve"):
+        draw_det(report | {"det": []}, tmp_path / "det.png")
+    with pytest.raises(RequestError, match=r"can't write det\.png"):
+        draw_det(report, tmp_path / "nowhere" / "det.png")
+
+
+def test_a_ratio_without_an_error_in_the_best_group_says_at_least() -> None:
+    found = {"worst": "a", "best": "b", "ratio": None, "low": 2.5, "high": None}
+    assert describe_differential(found) == "a at least 2.5 times b (2.5 to no end)"
+    assert "fewer than two groups" in describe_differential(None)

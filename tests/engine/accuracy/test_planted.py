@@ -1,0 +1,115 @@
+"""What was planted into real photographs is what an evaluation finds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.accuracy.evaluate import Evaluation
+from engine.accuracy.report import write_folder
+from tests.engine.accuracy.planted import BLURRED, CLEAR, SMALL, Planted
+
+pytestmark = pytest.mark.lfw
+
+
+def flagged(evaluated: Evaluation, flag: str) -> list[dict]:
+    rows = evaluated.flagged.to_rows(evaluated.embeddings)
+    return [row for row in rows if row["flag"] == flag]
+
+
+def pairs(rows: list[dict]) -> set[frozenset[str]]:
+    return {frozenset({row["photograph"], row["other"]}) for row in rows}
+
+
+def test_the_camera_with_poor_pictures_is_the_worst_group(evaluated: Evaluation) -> None:
+    (camera,) = evaluated.conditions.attributes
+    assert [group.label for group in camera.groups] == sorted([CLEAR, BLURRED, SMALL])
+    found = camera.false_negative
+    assert found is not None
+    assert (found.worst, found.best) == (BLURRED, CLEAR)
+    assert found.is_beyond_chance
+    small = next(group for group in camera.groups if group.label == SMALL)
+    assert small.fnmr is None
+    assert small.fnmr_refused == "4 people with two photographs, 30 are needed"
+    assert camera.unlabelled == evaluated.photographs - 72 * 3
+
+
+def test_the_years_that_were_put_between_photographs_cost_score(evaluated: Evaluation) -> None:
+    ageing = evaluated.conditions.ageing
+    assert ageing is not None
+    near, far = ageing.spans
+    assert (near.from_years, far.from_years, far.to_years) == (0, 10, 20)
+    assert (near.mated_pairs, far.mated_pairs) == (72, 144)
+    assert far.scores[2] < near.scores[2]
+    assert ageing.slope is not None
+    assert ageing.slope.high < 0
+
+
+def test_bands_of_quality_hold_all_comparisons_and_refuse_the_few(evaluated: Evaluation) -> None:
+    quality = evaluated.conditions.quality
+    assert quality is not None
+    for one in quality.measures:
+        assert sum(band.mated_pairs for band in one.bands) == quality.overall.trials
+        best, *_, worst = one.bands
+        assert best.people > 30 > worst.people
+        assert best.fnmr is not None
+        assert worst.refused == f"{worst.people} people, 30 are needed"
+
+
+def test_one_picture_twice_is_flagged_however_it_was_copied(
+    evaluated: Evaluation, planted: Planted
+) -> None:
+    (same,) = flagged(evaluated, "same_file")
+    assert {same["photograph"], same["other"]} == planted.same_file
+    rows = flagged(evaluated, "same_picture")
+    assert planted.copies <= pairs(rows)
+    assert pairs([row for row in rows if row["across_people"]]) == {planted.foreign}
+    assert len(rows) == 3, "no two other photographs are one picture"
+
+
+def test_one_person_under_two_names_is_flagged(evaluated: Evaluation, planted: Planted) -> None:
+    named = {
+        frozenset(Path(path).parent.name for path in pair)
+        for pair in pairs(flagged(evaluated, "two_names"))
+    }
+    assert planted.renamed in named
+
+
+def test_a_photograph_in_the_wrong_folder_is_flagged_with_whose_it_is(
+    evaluated: Evaluation, planted: Planted
+) -> None:
+    found = {row["photograph"]: row["other"] for row in flagged(evaluated, "out_of_place")}
+    photograph, owner = planted.misplaced
+    assert Path(found[photograph]).parent.name == owner
+
+
+def test_nothing_was_left_out_and_the_rates_without_it_stand_beside(evaluated: Evaluation) -> None:
+    report = evaluated.to_dict()["flagged"]
+    assert report["excluded"] is False
+    without = report["without"]
+    assert without["nonmated_pairs"] < evaluated.nonmated_pairs
+    assert without["mated_pairs"] == evaluated.mated_pairs - 3, "two copies and a file"
+
+
+def test_the_report_is_a_folder_that_names_nobody_but_in_one_file(
+    evaluated: Evaluation, planted: Planted, tmp_path: Path
+) -> None:
+    folder = tmp_path / "report"
+    written = {path.name for path in write_folder(evaluated, folder)}
+    assert written == {path.name for path in folder.iterdir()}
+    assert {"det.png", "det-quality.png", "det-attribute-1.png", "det-ageing.png"} <= written
+    text = (folder / "report.md").read_text("utf-8")
+    assert "not given: 4 people with two photographs, 30 are needed" in text
+    for name in written - {"flagged.csv", "report.md", "evaluation.json"}:
+        assert f"({name})" in text
+    report = (folder / "evaluation.json").read_text("utf-8")
+    assert json.loads(report)["source"] == "planted"
+    for told in (text, report):
+        assert ".png/" not in told
+        assert "stranger_0001" not in told
+    with (folder / "flagged.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert any({row["photograph"], row["other"]} == planted.foreign for row in rows)

@@ -1,0 +1,138 @@
+"""The real application on a real socket, faces that scikit-image brings, and the command itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from engine.registry.apikeys import ApiKey
+from engine.registry.records import Carrier, utc_now
+from serving.access.keys import make_key
+from serving.compose import Deployment
+from serving.homes import create_home
+from serving.settings import Settings, load_settings
+from tests.serving.api.conftest import Service, serving
+from tests.serving.client.conftest import listening
+
+PHOTOGRAPHS, SIDE_PX = 3, 200
+SHOWN_AGAIN = (36, 73, 90, 97)
+"""Of `lfw_subset`: people whom an earlier picture of it shows already."""
+PARTS = {"one": 28, "two": 22, "three": 18, "four": 18}
+"""People a folder; nobody is in two of them, so that four load tests may run at once."""
+KEYS = {"enroll": ("carrier", "blue"), "fraud": ("fraud", None)}
+MANY = 1_000_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a load test left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each part, with people in LFW's layout: one picture each, shifted and lit
+    differently."""
+    folder = tmp_path_factory.mktemp("loadtest")
+    rng = np.random.default_rng(5)
+    pictures = skimage.data.lfw_subset()[:100]
+    people = iter([pictures[place] for place in range(100) if place not in SHOWN_AGAIN])
+    for part, count in PARTS.items():
+        for person in range(count):
+            _photograph(next(people), folder / part / f"Person_{person:02d}", rng)
+    return folder
+
+
+def _photograph(small: Any, folder: Path, rng: np.random.Generator) -> None:
+    grey = Image.fromarray((np.asarray(small) * 255).astype(np.uint8))
+    face = np.asarray(grey.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC).convert("RGB"))
+    folder.mkdir(parents=True)
+    for number in range(PHOTOGRAPHS):
+        down, right = rng.integers(30, 50, 2)
+        pixels = np.pad(face, ((down, 80 - down), (right, 80 - right), (0, 0)), mode="edge")
+        lit = np.clip(pixels * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8)
+        Image.fromarray(lit).save(folder / f"{number}.jpg", quality=95)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The whole application over an empty gallery; each load test erases whom it enrolled."""
+    home, cache = tmp_path_factory.mktemp("loaded") / "home", tmp_path_factory.mktemp("graphs")
+    create_home(home, Settings())
+    keys = {}
+    with Deployment(home, load_settings(home), cache) as deployment:
+        deployment.store.add_carrier(Carrier("blue", "Blue", MANY), actor="test")
+        deployment.store.add_outlet("b1", "blue", actor="test")
+        for name, (role, carrier) in KEYS.items():
+            made = make_key(deployment.vault)
+            keys[name] = made.text
+            fields = (made.id, made.digest, name, role, carrier, None, None, utc_now())
+            deployment.store.add_api_key(ApiKey(*fields), actor="test")
+        with serving(home, keys, deployment.extractor, cache) as start:
+            yield start()
+
+
+@pytest.fixture(scope="session")
+def listen(service: Service) -> Iterator[Callable[..., str]]:
+    """`listen(app)`: the address of a real server of an application; the service's by default."""
+    with ExitStack() as stack:
+
+        def start(app: Any = None) -> str:
+            port = stack.enter_context(listening(app or service.app, service.loop))
+            return f"http://127.0.0.1:{port}"
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def begin(
+    service: Service, faces: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`begin(shape, url, part, *options)`: a load test in a process of its own."""
+    started: list[subprocess.Popen[str]] = []
+    keys = tmp_path_factory.mktemp("keys") / "keys.json"
+    keys.write_text(json.dumps(service.keys))
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("SOSIE_")}
+
+    def start(shape: str, url: str, part: str, *options: object) -> subprocess.Popen[str]:
+        reach = ("--url", url, "--keys", keys, "--outlet", "b1", "--faces", faces / part)
+        arguments = [str(one) for one in (shape, *reach, *options)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loadtest", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=inherited,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> Outcome:
+    """What it left when it was over."""
+    out, err = process.communicate(timeout=120)
+    return Outcome(process.returncode, out, err)

@@ -1,0 +1,48 @@
+"""`sosie loadtest` starts a process of its own and passes on what that says."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+
+def test_the_command_passes_options_output_and_exit_code_on() -> None:
+    from serving.cli.main import app
+
+    direct = _run("-m", "loadtest", "steady", "--rate", "0")
+    command = _run("-m", "serving.cli.main", "loadtest", "steady", "--rate", "0")
+    assert (direct.returncode, command.returncode) == (2, 2)
+    assert command.stderr == direct.stderr
+    assert "--rate" in direct.stderr
+    assert "smoke" in CliRunner().invoke(app, ["loadtest", "--help"]).stdout
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_service_that_is_not_there_is_said_at_once_and_in_one_line(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"enroll": "a", "fraud": "b"}')
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        done = _run("-m", "loadtest", "smoke", "--url", url, "--keys", str(keys))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"sosie: no service answers at {url}: is it running?\n"
+
+
+def test_nothing_of_this_process_is_replaced_by_reading_a_wish() -> None:
+    from gevent import monkey
+
+    import loadtest.command
+
+    assert loadtest.command.main(["steady", "--rate", "0"]) == 2
+    assert not monkey.is_module_patched("socket")
+    assert not monkey.is_module_patched("threading")

@@ -1,0 +1,54 @@
+"""A duplicate that the service lets through fails the load test."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.matching import evidence
+from tests.loadtest.conftest import finish
+
+LOAD = ("--class", "enroll", "--rate", 12, "--seconds", 2.5, "--arrivals", "constant")
+SAME_PHOTOGRAPHS = 0.9999
+"""Only a race shows the very same photographs under two documents."""
+
+
+@pytest.fixture
+def misses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The service's search overlooks the first planted duplicate; its document's id is kept."""
+    look, missed = evidence._candidates, []
+
+    def overlook(place: Any, own_id: Any, *others: Any) -> Any:
+        found = look(place, own_id, *others)
+        if own_id is None and not missed and found and found[0].score < SAME_PHOTOGRAPHS:
+            missed.append(found[0].document_id)
+            return ()
+        return found
+
+    monkeypatch.setattr(evidence, "_candidates", overlook)
+    return missed
+
+
+def test_a_missed_duplicate_fails_the_load_test_and_is_named_by_its_plan_number(
+    listen: Callable[..., str], begin: Any, misses: list[str], tmp_path: Path
+) -> None:
+    report = tmp_path / "report.html"
+    outcome = finish(begin("steady", listen(), "one", *LOAD, "--html", report))
+    assert len(misses) == 1
+    assert outcome.code == 1, outcome.err
+
+    named = re.search(
+        r"wrong +#(\d+) planted duplicate: expected .*DUPLICATE.*, answered approved \(key (\S+)\)",
+        outcome.out,
+    )
+    assert named is not None, outcome.out
+    assert re.search(r"not held +wrong decisions: [1-9]", outcome.out)
+    assert named[2] in report.read_text(encoding="utf-8")
+
+    # Nothing of a person: no number, no document, no photograph.
+    for text in (outcome.out, report.read_text(encoding="utf-8")):
+        assert not re.search(r"\+86|UTO\d|Utopian|base64", text)

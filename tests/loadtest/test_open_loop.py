@@ -1,0 +1,61 @@
+"""A server that stalls cannot hide behind a load that waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.loadtest.conftest import finish
+from tests.serving.api.conftest import Service
+
+STALL_AFTER_S, STALL_S = 1.0, 1.2
+RATE, SECONDS = 50, 4
+OPTIONS = ("--class", "match", "--arrivals", "constant", "--p99-ms", 500, "--json")
+LOAD = (*OPTIONS, "--rate", RATE, "--seconds", SECONDS)
+
+
+class Staller:
+    """The application, but that nothing is answered for a while: from so long after the first match
+    of the load, which is known by its key."""
+
+    def __init__(self, app: Any, key: str) -> None:
+        self._app, self._key = app, f"Bearer {key}".encode()
+        self._from = self._until = float("inf")
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await self._wait(scope)
+        await self._app(scope, receive, send)
+
+    async def _wait(self, scope: Any) -> None:
+        now = time.monotonic()
+        is_load = scope["path"] == "/v1/match" and (b"authorization", self._key) in scope["headers"]
+        if is_load and self._from == float("inf"):
+            self._from = now + STALL_AFTER_S
+            self._until = self._from + STALL_S
+        if self._from <= now < self._until:
+            await asyncio.sleep(self._until - now)
+
+
+def test_an_open_loop_tells_of_a_stall_that_a_closed_one_hides(
+    service: Service, listen: Callable[..., str], begin: Any
+) -> None:
+    key = service.keys["enroll"]
+    # Side by side, each before a staller of its own.
+    running = [
+        begin("steady", listen(Staller(service.app, key)), "one", *LOAD),
+        begin("steady", listen(Staller(service.app, key)), "two", *LOAD, "--closed-loop", 1),
+    ]
+    opened, closed = map(finish, running)
+    [step], [closed_step] = opened.json["steps"], closed.json["steps"]
+    assert step["latency"]["match"]["ms"]["p99"] >= 0.8 * STALL_S * 1e3
+    assert closed_step["latency"]["match"]["ms"]["p99"] < 500
+
+    # It asked all the same, and says what it found; the other asked less, and calls it well.
+    assert (step["visits"], step["omitted"]) == (RATE * SECONDS, 0)
+    assert closed_step["omitted"] >= STALL_S * RATE / 2
+    assert (opened.code, closed.code) == (1, 0)
+    assert [one["name"] for one in step["criteria"] if not one["met"]] == ["match: p99"]
+    assert any("never sent" in one for one in closed_step["warnings"])

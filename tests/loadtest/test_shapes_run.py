@@ -1,0 +1,114 @@
+"""Every shape, tiny, against the real service: structure and decisions, never time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.mix import PLANTED, Kind
+from tests.loadtest.conftest import Outcome, finish
+
+PATIENT = ("--p99-ms", 30_000, "--max-errors", 0.5, "--timeout-s", 30, "--json")
+SHAPES: dict[str, tuple[object, ...]] = {
+    "smoke": ("one", "--rate", 16, "--seconds", 3),
+    "spike": (
+        *("two", "--rate", 6, "--seconds", 2, "--peak", 30, "--peak-s", 0.7),
+        *("--mix", "match=2,query=1,search=1"),
+    ),
+    "soak": ("three", "--rate", 20, "--seconds", 1.5, "--class", "return"),
+    "knee": ("four", "--rate", 8, "--most-rate", 12, "--seconds", 0.6, "--class", "match"),
+}
+
+
+class Links(HTMLParser):
+    """What a page would fetch, and what it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.charts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [str(value) for name, value in attrs if name in ("src", "href")]
+        self.fetched += [tag] * (tag in ("script", "link", "iframe"))
+        self.charts += tag == "svg"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report") / "report.html"
+
+
+@pytest.fixture(scope="module")
+def outcomes(listen: Callable[..., str], begin: Any, page: Path) -> dict[str, Outcome]:
+    """All shapes at once, each with people of its own."""
+    url = listen()
+    more = {"smoke": ("--html", page)}
+    running = {
+        shape: begin(shape, url, *options, *more.get(shape, ()), *PATIENT)
+        for shape, options in SHAPES.items()
+    }
+    return {shape: finish(process) for shape, process in running.items()}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_answer_of_every_shape_is_right(outcomes: dict[str, Outcome], shape: str) -> None:
+    outcome = outcomes[shape]
+    assert outcome.code == 0, (outcome.out, outcome.err)
+    told = outcome.json
+    assert (told["passed"], told["wrong"], told["shape"]) == (True, [], shape)
+    assert told["cast"]["left_enrolled"] == 0
+    for step in told["steps"]:
+        counted = [sum(kind.values()) for kind in step["decisions"].values()]
+        assert step["visits"] == sum(counted) > 0
+        assert step["omitted"] == 0
+        assert step["latency"]["all"]["histogram"].startswith("HISTF")
+
+
+def test_smoke_plants_every_kind(outcomes: dict[str, Outcome]) -> None:
+    [step] = outcomes["smoke"].json["steps"]
+    decisions = step["decisions"]
+    assert {kind.value for kind in PLANTED} <= decisions.keys()
+    assert all(decisions[kind.value]["right"] for kind in PLANTED)
+
+
+def test_a_report_needs_no_other_file(outcomes: dict[str, Outcome], page: Path) -> None:
+    assert outcomes["smoke"].code == 0
+    links = Links()
+    links.feed(page.read_text(encoding="utf-8"))
+    assert (links.fetched, links.charts) == ([], 3)
+
+
+def test_a_spike_has_a_part_without_objective(outcomes: dict[str, Outcome]) -> None:
+    [step] = outcomes["spike"].json["steps"]
+    names = [one["name"] for one in step["criteria"]]
+    assert "errors in the spike, refusals apart" in names
+    assert set(step["decisions"]) <= {
+        Kind.MATED,
+        Kind.STRANGERS,
+        Kind.OWN_LINES,
+        Kind.OTHERS_LINES,
+        Kind.KNOWN,
+        Kind.UNKNOWN,
+    }
+
+
+def test_a_soak_is_one_long_stretch(outcomes: dict[str, Outcome]) -> None:
+    [step] = outcomes["soak"].json["steps"]
+    assert list(step["decisions"]) == [Kind.RETURNING]
+
+
+def test_a_knee_is_the_highest_rate_that_held(outcomes: dict[str, Outcome]) -> None:
+    told = outcomes["knee"].json
+    # So patient an objective holds at the highest rate that may be tried.
+    assert told["knee"] == {
+        "rate": 12.0,
+        "lowest_rate_that_failed": None,
+        "confirmed": True,
+        "steps": 3,
+    }
+    assert [step["warm_up"] for step in told["steps"]] == [True, False, False, False]

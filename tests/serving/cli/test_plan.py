@@ -1,0 +1,133 @@
+"""`sosie plan` answers with machines and its assumptions, and refuses what it cannot plan."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.capacity.figures import ASSUMED, Quantity
+
+SMALL = ("plan", "--faces", "1e6", "--arrivals", "20", "--searches", "2", "--requests", "2000")
+
+
+def test_a_plan_needs_no_deployment_and_is_one_json_document(
+    sosie: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = sosie(*SMALL, "--node-cores", "16", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    told = outcome.json
+    assert told["feasible"] is True
+    assert told["demand"]["faces"] == 1_000_000
+    assert told["layout"]["one_machine"] is True
+    assert told["simulated"]["enroll"]["p99_s"] < 1.2
+    assert told["false_candidates"]["is_supported"] is False
+    assert told["figures"]["scan"]["origin"] == "report"
+    assert told["figures"]["hop"]["origin"] == "assumed"
+    assert len(told["assumptions"]) > 8
+    assert not os.listdir(tmp_path)
+    other = sosie(*SMALL, "--node-cores", "16", "--seed", "1", "--json").json
+    assert other["simulated"] != told["simulated"]
+    assert other["layout"] == told["layout"]
+
+
+def test_where_no_layout_will_do_the_answer_is_no(sosie: Any) -> None:
+    outcome = sosie("plan", "--faces", "1e6", "--arrivals", "50000")
+    assert outcome.code == 1
+    assert "No layout will do: one writer orders all decisions" in " ".join(outcome.out.split())
+
+
+def test_measured_figures_stand_over_reports_and_no_registry_is_touched(
+    sosie: Any, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    assert sosie("init", home).code == 0
+    before = sorted(os.listdir(home))
+    used = tmp_path / "used.sqlite"
+    told = sosie(
+        *SMALL, "--home", home, "--node-cores", "32", "--measure", "--measure-references", "20000",
+        "--json", env={"SOSIE_REGISTRY__URL": f"sqlite:///{used}"},
+    ).json  # fmt: skip
+    origins = {name: figure["origin"] for name, figure in told["figures"].items()}
+    assert origins["pair"] == origins["scan"] == origins["decision"] == "measured here"
+    assert origins["restore"] == "report"
+    measured = {name for name, origin in origins.items() if origin == "measured here"}
+    assert measured == {
+        "pair_alone", "pair", "scan_alone", "scan", "scan_spread", "reference_bytes",
+        "decision_alone", "decision", "decision_spread", "enrollment_bytes",
+    }  # fmt: skip
+    for name in measured - {"scan_spread", "decision_spread"}:
+        # Fifty times off in either direction would be another unit.
+        assumed, value = ASSUMED[Quantity(name)].value, told["figures"][name]["value"]
+        assert assumed / 50 < value < assumed * 50, name
+    assert told["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert sorted(os.listdir(home)) == before
+    assert not used.exists()
+
+
+def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refused: Any) -> None:
+    (home / "sosie.toml").write_text("[gallery]\nkind = 'ivf'\n")
+    assert_refused(sosie(*SMALL, "--home", home), "exact8")
+    (home / "sosie.toml").write_text("[gallery]\nrows = 'float16'\n")
+    assert_refused(sosie(*SMALL, "--home", home), "--measure")
+    (home / "sosie.toml").write_text("[registrar]\nbatch_size = 4\n")
+    told = sosie(*SMALL, "--home", home, "--json").json
+    assert any("decides up to 4 at once" in line for line in told["assumptions"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ((), "--faces"),
+        (("--faces", "1e6"), "--arrivals"),
+        (("--faces", "many", "--arrivals", "1"), "not a number"),
+        (("--faces", "nan", "--arrivals", "1"), "finite"),
+        (("--faces", "0", "--arrivals", "1"), "faces"),
+        (("--faces", "1e13", "--arrivals", "1"), "faces"),
+        (("--faces", "10", "--arrivals", "-1"), "enrollments"),
+        (("--faces", "10", "--arrivals", "0"), "nobody"),
+        (("--faces", "10", "--arrivals", "1", "--p99-ms", "0"), "--p99-ms"),
+        (("--faces", "10", "--arrivals", "1", "--ceiling", "1"), "--ceiling"),
+        (("--faces", "10", "--arrivals", "1", "--node-cores", "0"), "--node-cores"),
+        (("--faces", "10", "--arrivals", "1", "--reports", "/nowhere"), "/nowhere"),
+        (("--faces", "10", "--arrivals", "1", "--photographs", "."), "--measure"),
+        (("--check", "/nowhere.json"), "cannot be read"),
+        (("--check", "x.json", "--faces", "10"), "alone"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(
+    wrong: tuple[str, ...], word: str, sosie: Any, assert_refused: Any
+) -> None:
+    assert_refused(sosie("plan", *wrong), word)
+
+
+def test_a_check_prints_each_figure_three_times(sosie: Any, tmp_path: Path) -> None:
+    report = {
+        "machine": {"cpu": "Test", "cores": 2, "memory_bytes": 1 << 34},
+        "results": [
+            {
+                "name": "Enrollments with two photographs",
+                "setup": {"references": 100_000, "connections": 10},
+                "figures": [
+                    {"name": "in process, before and after", "unit": "1/s", "value": 76.0},
+                    {"name": "over HTTP", "unit": "1/s", "value": 65.0},
+                    {"name": "over HTTP: all", "unit": "us of a core", "value": 30_000.0},
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "serve.json"
+    path.write_text(json.dumps(report))
+    outcome = sosie("plan", "--check", path)
+    assert outcome.code == 0, outcome.out
+    assert "within 20 %" in outcome.out
+    assert "30.0 ms" in outcome.out
+    report["results"][0]["figures"][1]["value"] = 20.0  # type: ignore[index]
+    path.write_text(json.dumps(report))
+    told = sosie("plan", "--check", path, "--json")
+    assert told.code == 1
+    assert told.json["holds"] is False

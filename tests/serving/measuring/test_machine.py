@@ -1,0 +1,68 @@
+"""What is measured on the spot is measured by the real parts, of what there is to measure with."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.capacity.figures import Quantity
+from engine.errors import RequestError
+from serving.measuring.decisions import measure_decisions
+from serving.measuring.photographs import measure_photographs
+from serving.measuring.scans import measure_scans
+from serving.measuring.stamp import stamp_machine
+from serving.sections import GallerySettings
+from serving.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_without_a_portrait_pictures_are_drawn_and_faces_are_embedded_apart(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    found, source = measure_photographs(Settings(), cache, None, rounds=1)
+    assert "drawn pictures" in source
+    assert "16 of 16 without a face" in source
+    assert found[Quantity.PAIR] > 1e-3
+
+
+def test_photographs_of_ones_own_are_read_from_a_folder(cache: Path, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.png"):
+        Image.new("RGB", (120, 120), (90, 90, 90)).save(tmp_path / name)
+    _, source = measure_photographs(Settings(), cache, tmp_path, rounds=1)
+    assert source.startswith(f"photographs of {tmp_path.name}")
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(RequestError, match="fewer than two"):
+        measure_photographs(Settings(), cache, tmp_path, rounds=1)
+    (tmp_path / "c.jpg").write_bytes(b"no image")
+    with pytest.raises(RequestError, match="cannot be read"):
+        measure_photographs(Settings(), cache, tmp_path, rounds=1)
+    with pytest.raises(RequestError, match="not a folder"):
+        measure_photographs(Settings(), cache, tmp_path / "none", rounds=1)
+
+
+def test_vectors_kept_in_half_the_bytes_take_so_much_less() -> None:
+    whole, _ = measure_scans(Settings(), 12_000)
+    half, _ = measure_scans(Settings(gallery=GallerySettings(rows="float16")), 12_000)
+    saved = whole[Quantity.REFERENCE_BYTES] - half[Quantity.REFERENCE_BYTES]
+    assert saved == pytest.approx(256, rel=0.02)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cannot be written"):
+        measure_decisions(Settings(), cache, tmp_path / "none")
+
+
+def test_the_machine_is_named() -> None:
+    machine = stamp_machine()
+    assert machine.cpu
+    assert machine.cores == len(os.sched_getaffinity(0))
+    assert machine.memory_bytes > 1 << 30
