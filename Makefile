@@ -12,10 +12,9 @@ WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 demo: $(VENV)/.demo
 	$(BIN)/sosie demo
 
-# By name: a file of few tests may be the longest, and is not to be the last. One Ray cluster at a
-# time, and what is measured there needs the cores: so these go alone.
+# One Ray cluster at a time, and what is measured there needs the cores: so these go alone.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/serving/cluster
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/serving/cluster
 	$(BIN)/python -m pytest tests/serving/cluster
 
 check: $(VENV)/.dev
