@@ -248,7 +248,8 @@ class Deployment:
             bring_back()
             raise
         bring_back()
-        # A sweep may have ended meanwhile.
+        # A sweep may have ended meanwhile. It looks for the erased itself as well, so the erasure,
+        # which is done, does not fail for it.
         with suppress(RegistryError):
             self.sweeps.forget(holder.id, holder.reference_ids)
         return certificate

@@ -25,8 +25,9 @@ CLIENTS = 10
 """As many as two ingresses take at once: what is refused was killed, not full."""
 RECOVERY_TIMEOUT_S, PATIENCE_S = 90.0, 120.0
 LEAST_S, MOST_S = 0.2, 1.5
-SETTLED_LOOKS = 20
 """Between the recovery from one kill and the next kill."""
+SETTLED_LOOKS = 20
+"""A tenth of a second apart: for so long what is ending may still be counted."""
 
 
 class Victim(StrEnum):

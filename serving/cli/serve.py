@@ -55,7 +55,7 @@ def serve(
     order = _validate(site, host, port)
     if not order.serve.ray_address:
         # A cluster that serves others already has its proxies there.
-        require_port(order.serve.host, order.serve.port, order.serve.ray_address)
+        require_port(order.serve.host, order.serve.port)
     with claim(folder):
         try:
             code = Supervisor(order, _tell_json if as_json else _tell).run()

@@ -102,11 +102,8 @@ def report_sweep(
 
     require_place(file)
     with open_deployment(home) as deployment:
-        shown = None
-        if faces:
-            shown = write_report(deployment, sweep_id, file, LoneWriter(deployment.writer))
-        else:
-            write_report(deployment, sweep_id, file)
+        turns = LoneWriter(deployment.writer) if faces else None
+        shown = write_report(deployment, sweep_id, file, turns)
     if as_json:
         print_json({"report": str(file), "faces": shown})
         return

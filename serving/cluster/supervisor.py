@@ -60,9 +60,9 @@ RAYS_OWN_PORT = 52365
 """Of the agent of a node that Ray starts here; Ray has no way to name another."""
 
 
-def require_port(host: str, port: int, ray_address: str = "") -> None:
-    """`RequestError` where nobody can listen there, or Ray will before the service."""
-    if port == RAYS_OWN_PORT and not ray_address:
+def require_port(host: str, port: int) -> None:
+    """`RequestError` where nobody can listen there, or a Ray that is started here will first."""
+    if port == RAYS_OWN_PORT:
         raise RequestError(f"Ray itself listens at port {port}: choose another --port")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:

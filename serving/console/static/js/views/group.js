@@ -112,8 +112,8 @@ function linkTable({ links, weakest }, names) {
   );
 }
 
-/** Links to documents outside: an older service tells of none. */
-function severedLinks({ severed = [] }, names) {
+/** Links to documents outside; null where there are none. */
+function severedLinks({ severed }, names) {
   if (severed.length === 0) return null;
   const end = (id) => names.get(id) ?? idLink("documents", id);
   return section(
