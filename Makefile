@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := engine indexes serving bench loadtest tests
+# One more than there are cores, of four at most: many tests wait for processes that they started.
+WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 
 .PHONY: demo test check format docs clean
 
@@ -12,7 +14,7 @@ demo: $(VENV)/.demo
 
 # One Ray cluster at a time, and what is measured there needs the cores: so these go alone.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/serving/cluster
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/serving/cluster
 	$(BIN)/python -m pytest tests/serving/cluster
 
 check: $(VENV)/.dev

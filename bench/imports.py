@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from bench.checks import Measured
+from bench.checks import Measured, Skipped
 from bench.counter import OUTLET, make_document, make_msisdn, open_outlet
 from bench.machine import filesystem_of
 from bench.photographs import find_faces
@@ -90,6 +90,8 @@ def run(config: ImportConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
         _list_rows(imported, setup),
         _list_vectors(vectors, config, setup),
     )
+    if config.people is not None:
+        return results, {"photographs_per_second": Skipped("promised for all people, not for some")}
     return results, {"photographs_per_second": rate}
 
 

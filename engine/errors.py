@@ -106,6 +106,12 @@ class RegistryError(SosieError):
     code = "REGISTRY.UNUSABLE"
 
 
+class NotInstalled(SosieError):
+    """What was asked for needs a library that is not here."""
+
+    code = "SERVICE.NOT_INSTALLED"
+
+
 class RegistryMissing(RegistryError):
     code = "REGISTRY.MISSING"
 
@@ -207,7 +213,8 @@ class TenantConflict(RequestError):
 
 
 class CaseMoved(RequestError):
-    """The case is not in a state for that: closed, merged, proposed or not proposed."""
+    """The case is not in a state for that: closed, merged, proposed or not proposed, or changed
+    since it was looked at."""
 
     code = "CASE.STATE"
 

@@ -102,7 +102,7 @@ class Gallery:
     def segments(self) -> tuple[Exact8Index, ...]:
         """The sealed segments, to be looked at; none where the index has none."""
         with self._lock.reading():
-            return self._segmented.segments if self._segmented else ()
+            return () if self._segmented is None else self._segmented.segments
 
     @property
     def removals(self) -> int:
@@ -234,7 +234,7 @@ class Gallery:
     def replace_rows(self, name: str, rows: RowStore) -> bool:
         """Serves the rows of a segment from another place; False if it is no longer here."""
         with self._lock.writing():
-            for segment in self._segmented.segments if self._segmented else ():
+            for segment in () if self._segmented is None else self._segmented.segments:
                 if segment.name == name:
                     segment.replace_rows(rows)
                     return True
@@ -296,7 +296,7 @@ class Gallery:
 
     def _buried(self) -> set[str]:
         with self._lock.reading():
-            return set(self._segmented.removed_since) if self._segmented else set()
+            return set() if self._segmented is None else set(self._segmented.removed_since)
 
     def _check_sequence(self, sequence: int) -> None:
         if sequence <= self._sequence:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -27,6 +27,7 @@ from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
+from engine.sweeps.keeping import SweepKeeper
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from serving.homes import registry_url
@@ -172,6 +173,13 @@ class Deployment:
     def sweep_folder(self) -> Path:
         return self.home / self.settings.sweep.folder
 
+    @cached_property
+    def sweeps(self) -> SweepKeeper:
+        """The files of sweeps; whatever changes them is for the holder of the writer's lease."""
+        days = self.settings.sweep.keep_days
+        stay = timedelta(days=days) if days else None
+        return SweepKeeper(self.sweep_folder, self.store, lambda: self.calibration, stay)
+
     def expect_false_candidates(self, gallery_size: int, score: float) -> dict[str, Any]:
         """How many strangers one search of `gallery_size` references brings at `score`."""
         return asdict(self.calibration.expected_false_candidates(gallery_size, score))
@@ -198,11 +206,12 @@ class Deployment:
         carrier: str | None = None,
         runner: Runner | None = None,
     ) -> ErasureCertificate:
-        """Erases the holder of a document; afterwards no snapshot on disk has the template.
+        """Erases the holder of a document; afterwards no snapshot on disk has the template, and
+        what sweeps have found does not name the document.
 
         For a tenant and a document by its id see `find_erasable`; `runner` makes the change where
         it is not the registrar. `NotFound` where nobody holds it; `RegistryError`, with nothing
-        erased, where the snapshot cannot be removed.
+        erased, where the snapshot, or a file that names the document, cannot be removed.
         """
         runner = runner or self.registrar
         # One at a time: the snapshot that ends one must not have the face of the next.
@@ -213,6 +222,7 @@ class Deployment:
         self, runner: Runner, target: Document | str, actor: str, carrier: str | None
     ) -> ErasureCertificate:
         holder = find_erasable(self.store, target, utc_now().date(), carrier)
+        self.sweeps.forget(holder.id, holder.reference_ids)
         # The snapshot goes first, but for the files that cannot have the face: a crash in between
         # costs a rebuild, and keeps no erased face.
         had_snapshot = self.snapshot_folder.exists()
@@ -238,6 +248,10 @@ class Deployment:
             bring_back()
             raise
         bring_back()
+        # A sweep may have ended meanwhile. It looks for the erased itself as well, so the erasure,
+        # which is done, does not fail for it.
+        with suppress(RegistryError):
+            self.sweeps.forget(holder.id, holder.reference_ids)
         return certificate
 
     def close(self) -> None:

@@ -57,6 +57,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.GalleryBehind, 503, _INTERNAL),
     (errors.StorageFailed, 503, _INTERNAL),
     (errors.RegistryError, 503, _BAD),
+    (errors.NotInstalled, 503, _BAD),
     (errors.SosieError, 500, _INTERNAL),
     (refusals.Malformed, 400, _BAD),
     (refusals.TemplateInvalid, 400, _BAD),
@@ -82,8 +83,8 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
 
 RETRIABLE = frozenset({409, 429, 503, 507})
 RETRY_AFTER_S = 1.0
-FINAL = (errors.CaseMoved, errors.SweepBusy, errors.SweepOver)
-"""A conflict with what somebody else has done: asked again, it comes to the same."""
+FINAL = (errors.CaseMoved, errors.SweepBusy, errors.SweepOver, errors.NotInstalled)
+"""Asked again, it comes to the same."""
 
 
 def describe(error: Exception) -> Fault:

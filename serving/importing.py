@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,21 +30,14 @@ from engine.imports.rows import ReadingTerms, RowReader
 from engine.imports.source import RawRow, Source
 from engine.imports.summary import Summary
 from engine.matching.requests import Sample
-from engine.matching.sampling import make_samples
+from engine.matching.sampling import take_samples
 from engine.registry.records import utc_now
-from engine.registry.vault import Vault
 from serving.access.principal import Role
 from serving.compose import Deployment
 from serving.ingress.templates import SealedTemplates, read_token
 
-if TYPE_CHECKING:
-    from engine.faces.extractor import Extractor
-
 PHOTOGRAPHS_A_THREAD = 16
 """As many as a thread of the extractor embeds at once."""
-ROTATED_AT_ONCE = 16
-"""From 32 rows of 128 on OpenBLAS wakes its other threads, which then spin for 30 to 50 ms on the
-cores that extract."""
 Progress = Callable[[int, int], None]
 """Is told how many rows of how many have been looked at."""
 
@@ -224,22 +216,10 @@ def _make_taker(deployment: Deployment, order: ImportOrder, source: Source) -> F
     take: TakeSamples = _take_none
     if _has_photographs(source):
         # The extractor is opened here, and not by the first two threads that need it.
-        take = partial(_take_samples, deployment.extractor, vault)
+        take = partial(take_samples, extractor=deployment.extractor, vault=vault)
     templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)
     folder = PhotographFolder(order.root, may_leave=order.may_leave)
     return FaceTaker(folder, take, vault, IssuedTemplates(templates))
-
-
-def _take_samples(
-    extractor: Extractor, vault: Vault, images: Sequence[bytes]
-) -> list[Sample | ImageError]:
-    extracted = extractor.extract(images)
-    return [
-        sample
-        for start in range(0, len(images), ROTATED_AT_ONCE)
-        for part in (slice(start, start + ROTATED_AT_ONCE),)
-        for sample in make_samples(images[part], extracted[part], vault)
-    ]
 
 
 def _take_none(images: Sequence[bytes]) -> list[Sample | ImageError]:

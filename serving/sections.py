@@ -30,8 +30,12 @@ class ModelSettings(Section):
 
     embedder: str = Field(default="sface", description=CARD)
     detector: str = Field(default="yunet", description=CARD)
-    provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = "auto"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
+        default="auto", description="of ONNX Runtime; auto: the fastest that is installed"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="bfloat16: openvino alone; float16: cuda, tensorrt"
+    )
     threads: int = Field(default=0, ge=0, description="threads for a batch; 0: one for each core")
     flip: bool = Field(
         default=False, description="average each face with its mirror image: twice the time"
@@ -52,8 +56,12 @@ class ThresholdSettings(Section):
 class RegistrarSettings(Section):
     """How many decisions one transaction holds, and how many may wait."""
 
-    batch_size: int = Field(default=32, ge=1, le=1024)
-    queue_size: int = Field(default=1024, ge=1)
+    batch_size: int = Field(
+        default=32, ge=1, le=1024, description="decisions in one transaction, at most"
+    )
+    queue_size: int = Field(
+        default=1024, ge=1, description="that wait; beyond, they are refused with 429"
+    )
 
 
 class GallerySettings(Section):
@@ -103,7 +111,7 @@ class ServeSettings(Section):
     """The service: where it listens, how much it runs, and how much may wait."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8700, ge=1, le=65535)
+    port: int = Field(default=8700, ge=1, le=65535, description="port to listen on")
     ray_address: str = Field(
         default="", description='a running Ray cluster ("auto", HOST:PORT); empty starts one here'
     )
@@ -112,9 +120,11 @@ class ServeSettings(Section):
         default="ingress",
         description="where faces are embedded: in each ingress (CPU) or apart, in batches (GPU)",
     )
-    embedder_replicas: int = Field(default=1, ge=1, le=256)
+    embedder_replicas: int = Field(default=1, ge=1, le=256, description="embedders of a deployment")
     embedder_gpus: float = Field(default=0, ge=0, description="GPUs that each embedder takes")
-    max_body_mib: float = Field(default=32, gt=0, le=1024)
+    max_body_mib: float = Field(
+        default=32, gt=0, le=1024, description="a larger body is refused before it is read"
+    )
     body_timeout_s: float = Field(default=10, gt=0, description="a slower client is sent away")
     request_timeout_s: float = Field(
         default=30, gt=0, description="deadline of a request that brings none"
@@ -141,7 +151,9 @@ class ServeSettings(Section):
         default=0, ge=0, le=65535, description="/metrics without a key, on loopback; 0: not"
     )
     log_file: str = Field(default="log/service.jsonl", description="in the home folder")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is logged, and all that is graver"
+    )
     trace_endpoint: str = Field(
         default="", description="OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; empty: none"
     )
@@ -169,6 +181,12 @@ class SweepSettings(Section):
         le=1000,
         description="how many false pairs for each new reference a proposal may bring",
     )
+    keep_days: int = Field(
+        default=365,
+        ge=0,
+        le=36500,
+        description="how long the files of a done sweep are kept; 0: for good",
+    )
 
 
 class RetentionSettings(Section):
@@ -181,6 +199,13 @@ class RetentionSettings(Section):
         le=36500,
         description="scores, consent and stored answer of a rejected attempt, and a document that "
         "nobody was ever approved under; 0: kept",
+    )
+    review_days: int = Field(
+        default=180,
+        ge=0,
+        le=36500,
+        description="the same of an attempt that went to review, since its case was closed, or "
+        "since its decision where it had none; 0: kept",
     )
     closed_lines_days: int = Field(
         default=730, ge=0, le=36500, description="the number of a line since it was closed; 0: kept"

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# CI asks the same questions each time, so that a landing does not depend on chance; a developer's
-# runs go on looking for new ones.
-settings.register_profile("ci", derandomize=True, deadline=None)
+# CI asks the same questions each time, so that a landing does not depend on chance, and half as
+# many; a developer's runs go on looking for new ones.
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
 settings.register_profile("local", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 

@@ -26,6 +26,8 @@ CLIENTS = 10
 RECOVERY_TIMEOUT_S, PATIENCE_S = 90.0, 120.0
 LEAST_S, MOST_S = 0.2, 1.5
 """Between the recovery from one kill and the next kill."""
+SETTLED_LOOKS = 20
+"""A tenth of a second apart: for so long what is ending may still be counted."""
 
 
 class Victim(StrEnum):
@@ -106,9 +108,10 @@ def kill_at_random(service: Service, home: Home, crowd: Crowd, kills: int, seed:
     try:
         service.wait_ready(time.perf_counter())
         _await_answer(service, massacre.till, time.perf_counter())
+        whole = _count_settled(service)
         for victim in _draw_victims(rng, kills):
             time.sleep(rng.uniform(LEAST_S, MOST_S))
-            massacre.kills.append(_kill(service, victim, rng, massacre.till))
+            massacre.kills.append(_kill(service, victim, rng, massacre.till, whole))
     finally:
         deadline[0] = time.monotonic() + PATIENCE_S
         stop.set()
@@ -132,8 +135,13 @@ def _draw_victims(rng: np.random.Generator, kills: int) -> list[Victim]:
     return [next(nodes) if victim is Victim.NODE else victim for victim in drawn]
 
 
-def _kill(service: Service, victim: Victim, rng: np.random.Generator, till: Till) -> Kill:
-    whole = _count_parts(service)
+def _kill(
+    service: Service,
+    victim: Victim,
+    rng: np.random.Generator,
+    till: Till,
+    whole: Counter[Role],
+) -> Kill:
     moment = time.perf_counter()
     if victim is Victim.EVERYTHING:
         service.kill()
@@ -169,6 +177,16 @@ def _await_whole(service: Service, whole: Counter[Role], moment: float) -> float
             return time.perf_counter()
         time.sleep(0.02)
     raise ServiceFailed(f"not all parts were back within {RECOVERY_TIMEOUT_S:.0f} s of a kill")
+
+
+def _count_settled(service: Service) -> Counter[Role]:
+    """The parts of a whole service: at one moment there may be a second proxy, which ends with its
+    last connection, or a replica that is on its way out."""
+    found = _count_parts(service)
+    for _ in range(SETTLED_LOOKS):
+        time.sleep(0.1)
+        found &= _count_parts(service)
+    return found
 
 
 def _count_parts(service: Service) -> Counter[Role]:

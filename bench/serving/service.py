@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench.serving.residents import kill_hard, list_family, wait_gone
 from engine.errors import RequestError
+from serving.cluster.supervisor import RAYS_OWN_PORT
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S, STOP_TIMEOUT_S = 180.0, 60.0
@@ -149,8 +150,8 @@ def is_ready(port: int, timeout_s: float = 2.0) -> bool:
 
 
 def find_port() -> int:
-    """A port that nobody listens on now."""
+    """A port that nobody listens on now, nor Ray later."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         port: int = listener.getsockname()[1]
-    return port
+        return find_port() if port == RAYS_OWN_PORT else port

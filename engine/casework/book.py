@@ -188,7 +188,7 @@ def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:
         sweep_id=other.sweep_id or case.sweep_id,
         group_key=case.group_key or other.group_key,
         assignee=case.assignee or other.assignee,
-        updated_at=now,
+        updated_at=date_change(case, now),
     )
     is_same = (grown.document_ids, grown.suspect_ids) == (case.document_ids, case.suspect_ids)
     if case.proposal is not None and is_same:
@@ -224,6 +224,12 @@ def _join(some: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
 def state_of(assignee: str | None) -> CaseState:
     """Of a case alive that nobody has proposed an outcome for."""
     return CaseState.OPEN if assignee is None else CaseState.ASSIGNED
+
+
+def date_change(case: CaseRecord, now: datetime) -> datetime:
+    """The moment of a change: after the last one even where the clock stands or was set back, so
+    that whoever has looked at the case before is told."""
+    return max(now, case.updated_at + timedelta(microseconds=1))
 
 
 def _name(case: CaseRecord) -> str:

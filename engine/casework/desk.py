@@ -2,6 +2,10 @@
 
 A case that closes lines takes two people: one proposes the outcome and the lines, another closes
 by the same. `NotFound` for no such case; `CaseMoved` where it is closed, or went into another.
+
+A case may grow between a look and a step: another one that shares a face goes into it, and an
+outcome would be of people whom nobody has looked at. `seen_at`, the `updated_at` of the case that
+was looked at, has that step refused with `CaseMoved`.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from engine.casework.book import state_of
+from engine.casework.book import date_change, state_of
 from engine.casework.closing import Effects, check_lines, find_effects, require_second_person
 from engine.casework.model import CaseNote, NoteKind, Outcome, Proposal
 from engine.errors import CaseMoved, RequestError
@@ -44,7 +48,7 @@ def assign(
     def perform(writer: Writer, now: datetime) -> CaseRecord:
         case = _take(registry, case_id)
         state = case.state if case.proposal is not None else state_of(assignee)
-        given = replace(case, assignee=assignee, state=state, updated_at=now)
+        given = replace(case, assignee=assignee, state=state, updated_at=date_change(case, now))
         detail = {"assignee": assignee}
         note = CaseNote(now, actor, NoteKind.ASSIGNED, assignee or "")
         writer.commit(_changes(writer, given, note, "case.assigned", detail))
@@ -62,7 +66,7 @@ def note(registrar: Runner, registry: Reader, case_id: str, text: str, actor: st
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
         case = _find(registry, case_id)
-        noted = replace(case, updated_at=now)
+        noted = replace(case, updated_at=date_change(case, now))
         detail = {"length": len(text)}
         entry = CaseNote(now, actor, NoteKind.NOTE, text)
         writer.commit(_changes(writer, noted, entry, "case.noted", detail))
@@ -78,6 +82,7 @@ def propose(
     outcome: Outcome,
     close_lines: Sequence[str],
     actor: str,
+    seen_at: datetime | None = None,
 ) -> CaseRecord:
     """Proposes an outcome, with the lines that another person is to close by it.
 
@@ -89,9 +94,12 @@ def propose(
         case = _take(registry, case_id)
         if case.proposal is not None:
             raise CaseMoved("an outcome is proposed already: withdraw it first")
+        _require_seen(case, seen_at)
         lines = check_lines(registry, case, close_lines)
         proposal = Proposal(outcome=outcome, close_lines=lines, by=actor, at=now)
-        proposed = replace(case, state=CaseState.PROPOSED, proposal=proposal, updated_at=now)
+        proposed = replace(
+            case, state=CaseState.PROPOSED, proposal=proposal, updated_at=date_change(case, now)
+        )
         detail = {"outcome": outcome.value, "close_lines": list(lines)}
         entry = CaseNote(now, actor, NoteKind.PROPOSED, outcome.value)
         writer.commit(_changes(writer, proposed, entry, "case.proposed", detail))
@@ -108,7 +116,7 @@ def withdraw(registrar: Runner, registry: Reader, case_id: str, actor: str) -> C
         if case.proposal is None:
             raise CaseMoved("nothing is proposed for this case: read it again")
         state = state_of(case.assignee)
-        withdrawn = replace(case, state=state, proposal=None, updated_at=now)
+        withdrawn = replace(case, state=state, proposal=None, updated_at=date_change(case, now))
         outcome = case.proposal.outcome.value
         entry = CaseNote(now, actor, NoteKind.WITHDRAWN, outcome)
         detail = {"outcome": outcome, "by": case.proposal.by}
@@ -125,6 +133,7 @@ def close(
     outcome: Outcome,
     close_lines: Sequence[str],
     actor: str,
+    seen_at: datetime | None = None,
 ) -> CaseRecord:
     """Closes a case, with what its outcome brings about.
 
@@ -137,6 +146,7 @@ def close(
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
         case = _take(registry, case_id)
+        _require_seen(case, seen_at)
         if lines:
             require_second_person(case, outcome, lines, actor)
         effects = find_effects(registrar, registry, writer, case, outcome, lines, actor, now)
@@ -150,7 +160,7 @@ def close(
 
 
 def _end(case: CaseRecord, outcome: Outcome, lines: Sequence[str], now: datetime) -> CaseRecord:
-    proposal = case.proposal
+    proposal, moment = case.proposal, date_change(case, now)
     is_followed = proposal is not None and (proposal.outcome, set(proposal.close_lines)) == (
         outcome,
         set(lines),
@@ -160,8 +170,8 @@ def _end(case: CaseRecord, outcome: Outcome, lines: Sequence[str], now: datetime
         state=CaseState.CLOSED,
         outcome=outcome,
         proposal=proposal if is_followed else None,
-        updated_at=now,
-        closed_at=now,
+        updated_at=moment,
+        closed_at=moment,
     )
 
 
@@ -206,6 +216,11 @@ def _take(registry: Reader, case_id: str) -> CaseRecord:
     if case.state not in ALIVE:
         raise CaseMoved("the case is closed: nothing more is decided on it")
     return case
+
+
+def _require_seen(case: CaseRecord, seen_at: datetime | None) -> None:
+    if seen_at is not None and seen_at < case.updated_at:
+        raise CaseMoved("the case has changed since it was looked at: read it again, then decide")
 
 
 def _find(registry: Reader, case_id: str) -> CaseRecord:

@@ -53,7 +53,6 @@ class NoteKind(StrEnum):
     PROPOSED = "proposed"
     WITHDRAWN = "withdrawn"
     CLOSED = "closed"
-    REOPENED = "reopened"
 
 
 @dataclass(frozen=True, slots=True)

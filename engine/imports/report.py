@@ -12,7 +12,7 @@ from pyarrow import csv
 from engine.errors import RequestError
 from engine.imports.columns import Columns
 from engine.imports.faults import RowFault
-from engine.sweeps.tablefiles import guard_cells
+from engine.spreadsheets import guard_cells
 
 SCHEMA = pa.schema(
     [

@@ -73,18 +73,15 @@ def admit_planned(
     subject: str,
     detail: Mapping[str, Any],
 ) -> None:
-    """Makes a plan durable and visible, in one transaction with its audit entries.
+    """Makes a plan durable and visible, in one transaction with its audit entry.
 
     To be called in the writer's turn in which it was made. Raises what `publish` does.
     """
     ids = [writer.next_reference_id() for _ in plan.referenced]
     sequence = writer.sequence + bool(ids)
     counts = {"references": len(ids), "lines": len(plan.lines), "gallery_sequence": sequence}
+    # No consent reference: what the chain has once, no erasure takes out.
     audit = [AuditEntry(actor, ADMITTED, subject, {**detail, **counts})]
-    audit += [
-        AuditEntry(actor, "consent.recorded", document_id, {"consent_ref": consent_ref})
-        for document_id, consent_ref in plan.consents
-    ]
     references = [
         NewReference(
             id=key, document_id=document_id, enrollment_id=None, template=vector, sequence=sequence

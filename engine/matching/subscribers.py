@@ -36,7 +36,7 @@ class OpenedLine:
 @dataclass(frozen=True, slots=True, eq=False)
 class Subscriber:
     """Somebody of an existing base: a well-formed document, a rotated unit vector float32[d],
-    perhaps a line."""
+    perhaps a line. `consent_ref` is kept where the document was not bound to anybody before."""
 
     name: str = field(repr=False)
     document: CheckedDocument
@@ -72,7 +72,6 @@ class AdmissionPlan:
     referenced: tuple[str, ...]
     vectors: NDArray[np.float32] = field(repr=False)
     lines: tuple[NewLine, ...]
-    consents: tuple[tuple[str, str], ...]
 
 
 def plan_admission(
@@ -111,7 +110,6 @@ class _Planner:
         self._referenced: list[str] = []
         self._vectors: list[NDArray[np.float32]] = []
         self._lines: list[NewLine] = []
-        self._consents: list[tuple[str, str]] = []
 
     def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
         """Decides on one; what is refused leaves nothing."""
@@ -135,8 +133,6 @@ class _Planner:
         if one.line is not None and msisdn_lookup is not None and user is None:
             self._open_line(one.line, msisdn_lookup, holder.document_id)
             adds_line = True
-        if one.consent_ref is not None and (adds_reference or adds_line):
-            self._consents.append((holder.document_id, one.consent_ref))
         return Admission(
             document_id=holder.document_id,
             adds_reference=adds_reference,
@@ -153,7 +149,6 @@ class _Planner:
             referenced=tuple(self._referenced),
             vectors=vectors,
             lines=tuple(self._lines),
-            consents=tuple(self._consents),
         )
 
     def _refuse(self, one: Subscriber, holder: Holder | None, user: str | None) -> Reason | None:
@@ -178,6 +173,7 @@ class _Planner:
             number=one.document.number,
             name=one.name,
             expires_on=one.document.expires_on,
+            consent_ref=one.consent_ref,
         )
         (self._documents if known is None else self._activated).append(row)
         vectors = one.vector[:0].reshape(0, len(one.vector)) if known is None else known.vectors

@@ -13,6 +13,7 @@ from engine.errors import StorageFailed
 from engine.registry import tables
 from engine.registry.casetables import case_documents, case_notes, cases
 from engine.registry.records import CaseRecord, CaseState, DocumentStatus
+from engine.registry.source import KEYS
 from engine.registry.vault import Vault
 
 CASE_NOTE = "case_notes.text"
@@ -30,16 +31,14 @@ _FOLLOW = (
     .values(merged_into=bindparam("new_merged_into"))
 )
 _LINKED = select(case_documents.c.document_id).where(case_documents.c.case_id == bindparam("id"))
-_OF_DOCUMENT = select(case_documents.c.case_id).where(
-    case_documents.c.document_id == bindparam("document")
-)
+_OF_DOCUMENTS = select(case_documents.c.case_id).where(case_documents.c.document_id.in_(KEYS))
 _IS_NAMED = exists().where(
     case_documents.c.case_id == case_notes.c.case_id,
     tables.documents.c.id == case_documents.c.document_id,
     tables.documents.c.status != DocumentStatus.ERASED.value,
 )
 _ERASE_TEXTS = (
-    update(case_notes).where(case_notes.c.case_id.in_(_OF_DOCUMENT), ~_IS_NAMED).values(text=None)
+    update(case_notes).where(case_notes.c.case_id.in_(_OF_DOCUMENTS), ~_IS_NAMED).values(text=None)
 )
 _LAST_NOTE = select(func.max(case_notes.c.id))
 
@@ -111,9 +110,10 @@ def write_notes(
     )
 
 
-def erase_notes(connection: Connection, document_id: str) -> None:
-    """Wipes the texts of the cases of an erased document that name nobody else any more."""
-    connection.execute(_ERASE_TEXTS, {"document": document_id})
+def erase_notes(connection: Connection, document_ids: Sequence[str]) -> None:
+    """Wipes the texts of the cases of these documents, erased before, that name nobody else any
+    more."""
+    connection.execute(_ERASE_TEXTS, {"keys": list(document_ids)})
 
 
 def _link(connection: Connection, links: Sequence[tuple[str, str]]) -> None:

@@ -204,4 +204,4 @@ def _erase(connection: Connection, document_id: str, at: datetime) -> None:
     _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
     erase_crops(connection, document_id)
-    erase_notes(connection, document_id)
+    erase_notes(connection, [document_id])

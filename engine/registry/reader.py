@@ -150,13 +150,12 @@ class Reader(
         }
 
     def identity(self, document_id: str) -> Identity:
-        """Opens a document's number and name; `NotFound` if unknown or erased."""
+        """Opens what is sealed of a document; `NotFound` if unknown or erased."""
         with reading(self._engine) as connection:
             sealed = connection.scalar(_IDENTITY, {"id": document_id})
         if sealed is None:
             raise NotFound("no such document, or it was erased: check the id")
-        number, name = json.loads(self._vault.open("documents.identity", document_id, sealed))
-        return Identity(number, name)
+        return Identity(*json.loads(self._vault.open("documents.identity", document_id, sealed)))
 
     def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
         """The lines, not closed, that these numbers are on."""

@@ -99,7 +99,7 @@ class Outlet:
 
 @dataclass(frozen=True, slots=True)
 class NewDocument:
-    """`lookup` and `name_lookup` come from `Vault.look_up`; number and name are sealed."""
+    """`lookup` and `name_lookup` come from `Vault.look_up`; number, name and consent are sealed."""
 
     id: str
     kind: str
@@ -109,6 +109,7 @@ class NewDocument:
     name: str = field(repr=False)
     expires_on: date | None = None
     status: DocumentStatus = DocumentStatus.ACTIVE
+    consent_ref: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

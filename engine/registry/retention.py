@@ -11,25 +11,30 @@ from typing import Any, Protocol
 from sqlalchemy import (
     Column,
     ColumnElement,
-    Connection,
     Row,
     Select,
     and_,
-    bindparam,
     case,
-    delete,
     exists,
     false,
     func,
     literal_column,
     or_,
     select,
-    update,
 )
 
 from engine.registry import casetables, tables
 from engine.registry.database import chunks
-from engine.registry.records import ALIVE, AuditEntry, DocumentStatus, Json
+from engine.registry.records import ALIVE, AuditEntry
+from engine.registry.wiping import (
+    Strip,
+    Wipe,
+    wipe_answers,
+    wipe_attempts,
+    wipe_crops,
+    wipe_documents,
+    wipe_lines,
+)
 from engine.registry.writer import Writer
 
 ROWS_PER_BATCH = 500
@@ -40,21 +45,13 @@ Until = Mapping["Kind", datetime]
 _cases, _documents, _enrollments = casetables.cases, tables.documents, tables.enrollments
 _lines, _answers = tables.lines, tables.idempotency
 _crops, _named = casetables.crops, casetables.case_documents
+_opened, _standing = _cases.alias("opened"), _cases.alias("standing")
 
 # Not as parameters: a partial index serves only a query that says what the index does.
 _REJECTED: ColumnElement[str] = literal_column("'rejected'")
+_REVIEW: ColumnElement[str] = literal_column("'review'")
 _ATTEMPTED: ColumnElement[str] = literal_column("'attempted'")
 _CLOSED: ColumnElement[str] = literal_column("'closed'")
-_EXPIRE_ATTEMPT = (
-    update(_enrollments)
-    .where(_enrollments.c.id == bindparam("key"))
-    .values(
-        evidence=bindparam("stays"),
-        consent_ref=None,
-        captured_at=None,
-        expired_at=bindparam("at"),
-    )
-)
 
 
 class Kind(StrEnum):
@@ -63,6 +60,8 @@ class Kind(StrEnum):
     ATTEMPTS = "attempts"
     """Of rejected attempts: evidence, consent, capture time, stored answer, crops. The decision
     stays, with its reasons."""
+    REVIEWS = "reviews"
+    """The same of attempts that went to people."""
     DOCUMENTS = "documents"
     """Number, name and look-ups of documents that were known from such attempts alone."""
     LINES = "lines"
@@ -82,12 +81,12 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run. `strip` gives what stays of an attempt's evidence: nothing about a person."""
+    """One run."""
 
     id: str
     actor: str
     until: Until
-    strip: Callable[[Json], Json]
+    strip: Strip
 
 
 class Rows(Protocol):
@@ -121,7 +120,7 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     entry = AuditEntry(job.actor, "retention.expired", kind.value, detail)
     with writer.changing(entry) as connection:
         for part in chunks(keys):
-            rule.wipe(connection, part, now, job)
+            rule.wipe(connection, part, now, job.strip)
     return len(keys)
 
 
@@ -132,7 +131,7 @@ class _Rule:
     key: Column[Any]
     is_due: Callable[[Until], ColumnElement[bool]]
     order: tuple[Column[Any], ...]
-    wipe: Callable[[Connection, Sequence[Any], datetime, Job], None]
+    wipe: Wipe
     is_held: ColumnElement[bool]
 
 
@@ -157,16 +156,36 @@ def _due_attempts(until: Until) -> ColumnElement[bool]:
     )
 
 
+def _due_reviews(until: Until) -> ColumnElement[bool]:
+    """Counted from the close of the case that they opened or went into, where that is later: what
+    people have decided on can be looked at for as long as what the rules have."""
+    is_newly_closed = exists().where(
+        _opened.c.enrollment_id == _enrollments.c.id,
+        _standing.c.id == func.coalesce(_opened.c.merged_into, _opened.c.id),
+        _standing.c.closed_at > until[Kind.REVIEWS],
+    )
+    return and_(
+        _enrollments.c.decision == _REVIEW,
+        _enrollments.c.expired_at.is_(None),
+        _enrollments.c.created_at <= until[Kind.REVIEWS],
+        ~is_newly_closed,
+    )
+
+
 def _due_documents(until: Until) -> ColumnElement[bool]:
     """Attempted, and no attempt under it stays."""
     has_left = _enrollments.c.expired_at.is_not(None)
-    leaves = and_(_due_attempts(until), ~_IS_HELD_ATTEMPT)
+    due = [is_due(until) for kind, is_due in _DUE_ATTEMPTS.items() if kind in until]
+    leaves = and_(or_(false(), *due), ~_IS_HELD_ATTEMPT)
     under_it = _enrollments.c.document_id == _documents.c.id
     return and_(
         _documents.c.status == _ATTEMPTED,
         exists().where(under_it),
         ~exists().where(under_it, ~or_(has_left, leaves)),
     )
+
+
+_DUE_ATTEMPTS = {Kind.ATTEMPTS: _due_attempts, Kind.REVIEWS: _due_reviews}
 
 
 def _due_lines(until: Until) -> ColumnElement[bool]:
@@ -177,82 +196,47 @@ def _due_lines(until: Until) -> ColumnElement[bool]:
     )
 
 
-def _wipe_attempts(connection: Connection, ids: Sequence[Any], now: datetime, job: Job) -> None:
-    found = select(_enrollments.c.id, _enrollments.c.evidence).where(_enrollments.c.id.in_(ids))
-    stripped = [
-        {"key": row.id, "stays": dict(job.strip(row.evidence)), "at": now}
-        for row in connection.execute(found)
-    ]
-    connection.execute(_EXPIRE_ATTEMPT, stripped)
-    connection.execute(delete(_answers).where(_answers.c.enrollment_id.in_(ids)))
-    connection.execute(delete(_crops).where(_crops.c.enrollment_id.in_(ids)))
-
-
-def _wipe_documents(connection: Connection, ids: Sequence[Any], now: datetime, _: Job) -> None:
-    # As an erasure does it: a block outlives what the document was known by.
-    blocked_lookup = case((_documents.c.blocked_at.is_not(None), _documents.c.lookup), else_=None)
-    connection.execute(
-        update(_documents)
-        .where(_documents.c.id.in_(ids))
-        .values(
-            status=DocumentStatus.ERASED.value,
-            lookup=blocked_lookup,
-            name_lookup=None,
-            identity=None,
-            expires_on=None,
-            erased_at=now,
-        )
-    )
-
-
-def _wipe_lines(connection: Connection, ids: Sequence[Any], *_: object) -> None:
-    connection.execute(
-        update(_lines).where(_lines.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
-    )
-
-
-def _wipe_answers(connection: Connection, scopes: Sequence[Any], *_: object) -> None:
-    connection.execute(delete(_answers).where(_answers.c.scope.in_(scopes)))
-
-
-def _wipe_crops(connection: Connection, ids: Sequence[Any], *_: object) -> None:
-    connection.execute(delete(_crops).where(_crops.c.id.in_(ids)))
-
-
 _RULES = {
     Kind.ATTEMPTS: _Rule(
         key=_enrollments.c.id,
         is_due=_due_attempts,
         order=(_enrollments.c.created_at, _enrollments.c.id),
-        wipe=_wipe_attempts,
+        wipe=wipe_attempts,
+        is_held=_IS_HELD_ATTEMPT,
+    ),
+    Kind.REVIEWS: _Rule(
+        key=_enrollments.c.id,
+        is_due=_due_reviews,
+        order=(_enrollments.c.created_at, _enrollments.c.id),
+        wipe=wipe_attempts,
         is_held=_IS_HELD_ATTEMPT,
     ),
     Kind.DOCUMENTS: _Rule(
         key=_documents.c.id,
         is_due=_due_documents,
         order=(_documents.c.id,),
-        wipe=_wipe_documents,
+        wipe=wipe_documents,
         is_held=_IS_HELD_DOCUMENT,
     ),
     Kind.LINES: _Rule(
         key=_lines.c.id,
         is_due=_due_lines,
         order=(_lines.c.closed_at, _lines.c.id),
-        wipe=_wipe_lines,
+        wipe=wipe_lines,
         is_held=_IS_HELD_LINE,
     ),
     Kind.ANSWERS: _Rule(
         key=_answers.c.scope,
         is_due=lambda until: _answers.c.created_at <= until[Kind.ANSWERS],
         order=(_answers.c.created_at,),
-        wipe=_wipe_answers,
+        wipe=wipe_answers,
         is_held=false(),
     ),
     Kind.CROPS: _Rule(
         key=_crops.c.id,
         is_due=lambda until: _crops.c.kept_until <= until[Kind.CROPS],
         order=(_crops.c.kept_until,),
-        wipe=_wipe_crops,
+        wipe=wipe_crops,
         is_held=false(),
     ),
 }

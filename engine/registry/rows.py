@@ -95,7 +95,10 @@ def activation_row(vault: Vault, document: NewDocument) -> Row:
 
 
 def _seal_identity(vault: Vault, document: NewDocument) -> bytes:
-    identity = json.dumps([document.number, document.name], ensure_ascii=False)
+    said = [document.number, document.name]
+    if document.consent_ref is not None:
+        said.append(document.consent_ref)
+    identity = json.dumps(said, ensure_ascii=False)
     return vault.seal("documents.identity", document.id, identity.encode())
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, inspect, text
 
 from engine.errors import RegistryMissing, SchemaMismatch
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

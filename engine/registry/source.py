@@ -19,10 +19,12 @@ KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a document says in the clear."""
+    """What a document says in the clear, and where its holder's consent is on file if that came
+    with an existing base: an enrollment has its own."""
 
     number: str = field(repr=False)
     name: str = field(repr=False)
+    consent_ref: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,14 @@ Index(
     sqlite_where=text(_REJECTED),
     postgresql_where=text(_REJECTED),
 )
+_REVIEW = "decision = 'review' AND expired_at IS NULL"
+Index(
+    "ix_enrollments_review",
+    enrollments.c.created_at,
+    enrollments.c.id,
+    sqlite_where=text(_REVIEW),
+    postgresql_where=text(_REVIEW),
+)
 
 references = Table(
     "references",

@@ -91,8 +91,7 @@ def cluster_links(links: LinkTable, near: LinkTable | None = None) -> list[Clust
     """
     if near is None:
         near = LinkTable.joined(())
-    documents, ends = np.unique(np.concatenate([links.left, links.right]), return_inverse=True)
-    left, right = ends[: len(links)], ends[len(links) :]
+    documents, left, right = links.ends()
     ties = _tie(documents, left, right, links.scores, near)
     labels, has_moved = np.arange(len(documents)), True
     while has_moved:

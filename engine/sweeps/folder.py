@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,10 @@ class SweepFolder:
         return self.path / "groups.json"
 
     @property
+    def pairs(self) -> Path:
+        return self.path / "pairs.parquet"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -81,6 +86,33 @@ class SweepFolder:
         found = sorted(self.path.glob("[!.]*")) if self.path.is_dir() else []
         return (one for one in found if one.is_file() and one.name not in inner)
 
+    def names(self, document_id: str) -> bool:
+        """Whether what people read of it names a document.
+
+        Looks at bytes alone, so that an erasure does not wait for old sweeps to be read.
+        """
+        if next(self.files(), None) is None:
+            return False
+        for path in (self.groups, self.path / "pairs.csv"):
+            try:
+                with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as text:
+                    if text.find(document_id.encode()) >= 0:
+                        return True
+            except (OSError, ValueError):
+                # Who knows what is in the others.
+                return True
+        return False
+
+    def drop_outputs(self) -> None:
+        """Removes what people read of it."""
+        for path in [*self.files(), *self.path.glob(".*")]:
+            path.unlink(missing_ok=True)
+
+    def drop_covered(self) -> None:
+        """Removes what is only for the sweep that comes next."""
+        for name in (_COVERED, _PAIRS):
+            (self.path / name).unlink(missing_ok=True)
+
     def drop_checkpoint(self) -> None:
         """Removes what only a sweep that goes on would need."""
         shutil.rmtree(self.checkpoint, ignore_errors=True)
@@ -91,11 +123,7 @@ class SweepFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def keep_covered(self, covered: Covered) -> None:
-        records = np.empty(len(covered.pairs), RECORD)
-        records["left"], records["right"] = covered.pairs.left, covered.pairs.right
-        records["score"] = covered.pairs.scores
-        with place(self.path / _PAIRS) as beside:
-            records.tofile(beside)
+        self._keep_pairs(covered.pairs)
         with place(self.path / _COVERED) as beside:
             covered.ids.astype(_ID_TYPE).tofile(beside)
 
@@ -105,13 +133,30 @@ class SweepFolder:
         try:
             sizes = [path.stat().st_size for path in paths]
             ids = np.fromfile(paths[0], _ID_TYPE).astype(np.int64)
-            records = np.fromfile(paths[1], RECORD)
+            found = _read_pairs(paths[1])
         except OSError:
             return None
-        if sizes != [ids.nbytes, records.nbytes] or not (ids[1:] > ids[:-1]).all():
+        if sizes != [ids.nbytes, RECORD.itemsize * len(found)] or not (ids[1:] > ids[:-1]).all():
             return None
-        columns = (np.ascontiguousarray(records[name]) for name in ("left", "right", "score"))
-        return Covered(ids, PairTable(*columns))
+        return Covered(ids, found)
+
+    def forget(self, references: Collection[int]) -> None:
+        """Takes the pairs of these references out of what is kept for the next sweep."""
+        try:
+            found = _read_pairs(self.path / _PAIRS)
+        except OSError:
+            return
+        gone = np.fromiter(references, np.int64, len(references))
+        kept = ~(np.isin(found.left, gone) | np.isin(found.right, gone))
+        if not kept.all():
+            self._keep_pairs(PairTable(found.left[kept], found.right[kept], found.scores[kept]))
+
+    def _keep_pairs(self, pairs: PairTable) -> None:
+        records = np.empty(len(pairs), RECORD)
+        records["left"], records["right"] = pairs.left, pairs.right
+        records["score"] = pairs.scores
+        with place(self.path / _PAIRS) as beside:
+            records.tofile(beside)
 
     def keep_standing(self, standing: Standing) -> None:
         with place(self.path / _STANDING) as beside:
@@ -124,3 +169,10 @@ class SweepFolder:
             return Standing(SweepProgress(**kept.pop("progress")), **kept)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return Standing()
+
+
+def _read_pairs(path: Path) -> PairTable:
+    """`OSError` where there are none."""
+    records = np.fromfile(path, RECORD)
+    columns = (np.ascontiguousarray(records[name]) for name in ("left", "right", "score"))
+    return PairTable(*columns)

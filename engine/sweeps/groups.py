@@ -23,8 +23,9 @@ from engine.sweeps.linking import (
     number_exceptions,
 )
 from engine.sweeps.model import Group, GroupKind, Identity, Link, PairTable
-from engine.sweeps.nearness import Look, find_near
+from engine.sweeps.nearness import Look, find_near, label_components
 from engine.sweeps.risk import assess_faces, rank, total_of
+from engine.sweeps.spanning import strongest_tree
 
 _KEY_HEX = 32
 
@@ -101,10 +102,13 @@ def group_faces(
     part nobody (see `nearness`).
     """
     owners = Owners(*facts.document_owner_array())
-    exceptions = _find_exceptions(facts, owners)
+    exceptions = find_exceptions(facts, owners)
     links = link_documents(pairs, owners, exceptions)
+    renewed = None if fresh is None else np.unique(owners.of(fresh))
+    if renewed is not None:
+        links = _keep_components(links, renewed)
     near = None if look is None else find_near(links, owners, exceptions, look, threshold)
-    clusters, identities = _cluster(links, near, owners, facts, fresh)
+    clusters, identities = _cluster(links, near, owners, facts, renewed)
     return rank(_build(cluster, identities, threshold) for cluster in clusters)
 
 
@@ -115,25 +119,16 @@ def group_key(kind: GroupKind, document_ids: Iterable[str], line_ids: Iterable[s
 
 
 def find_weakest(links: Sequence[Link]) -> Link | None:
-    """The lowest link of the maximum spanning tree (Kruskal 1956); of equals the last by ids."""
-    parents: dict[str, str] = {}
-
-    def root_of(key: str) -> str:
-        while (parent := parents.setdefault(key, key)) != key:
-            parents[key] = parents[parent]
-            key = parent
-        return key
-
-    weakest = None
-    for link in sorted(links, key=lambda one: (-one.score, one.left, one.right)):
-        one, other = root_of(link.left), root_of(link.right)
-        if one != other:
-            parents[one] = other
-            weakest = link
-    return weakest
+    """The lowest link of the maximum spanning tree; of equals the last by ids."""
+    documents = sorted({end for link in links for end in (link.left, link.right)})
+    places = {key: place for place, key in enumerate(documents)}
+    edges = [(places[link.left], places[link.right]) for link in links]
+    tree = strongest_tree(len(documents), edges, [link.score for link in links])
+    return links[tree[-1]] if tree else None
 
 
-def _find_exceptions(facts: FaceFacts, owners: Owners) -> Documents:
+def find_exceptions(facts: FaceFacts, owners: Owners) -> Documents:
+    """int64[k, 2]: the documents that people have judged to be two persons."""
     judged = facts.exceptions()
     named = facts.documents_by_id(sorted({key for pair in judged for key in pair}))
     references = {key: document.reference_ids for key, document in named.items()}
@@ -145,10 +140,9 @@ def _cluster(
     near: LinkTable | None,
     owners: Owners,
     facts: FaceFacts,
-    fresh: NDArray[np.int64] | None,
+    renewed: Documents | None,
 ) -> tuple[list[Cluster], dict[int, Identity]]:
     """The clusters, and who everybody is that they name."""
-    renewed = None if fresh is None else np.unique(owners.of(fresh))
     while True:
         clusters = cluster_links(links, near)
         if renewed is not None:
@@ -160,6 +154,15 @@ def _cluster(
             return clusters, identities
         # Who was erased meanwhile may have held a cluster together.
         links = links.at(~np.isin(links.left, gone) & ~np.isin(links.right, gone))
+
+
+def _keep_components(links: LinkTable, renewed: Documents) -> LinkTable:
+    """The links of components with one of these documents: nothing else is grouped anew."""
+    documents, left, right = links.ends()
+    labels = label_components(len(documents), left, right)
+    is_renewed = np.zeros(len(documents), np.bool_)
+    is_renewed[labels[np.isin(documents, renewed)]] = True
+    return links.at(is_renewed[labels[left]])
 
 
 def _has_link_of(cluster: Cluster, documents: Documents) -> bool:
@@ -187,19 +190,31 @@ def _build(cluster: Cluster, identities: Mapping[int, Identity], threshold: floa
         (identities[number] for number in cluster.members.tolist()),
         key=lambda one: one.document_id,
     )
-    links = _name(cluster.links, identities)
+    key = group_key(GroupKind.ONE_FACE, (one.document_id for one in members))
+    links, severed = _name(cluster.links, identities), _name(cluster.severed, identities)
+    return make_group(key, members, links, severed, threshold)
+
+
+def make_group(
+    key: str,
+    members: Sequence[Identity],
+    links: Sequence[Link],
+    severed: Sequence[Link],
+    threshold: float,
+) -> Group:
+    """A group of one face, with its weakest link and its risk; it has links."""
     weakest = find_weakest(links)
     assert weakest is not None, "a cluster has links"
     terms = assess_faces(members, weakest.score, threshold)
     return Group(
-        key=group_key(GroupKind.ONE_FACE, (one.document_id for one in members)),
+        key=key,
         kind=GroupKind.ONE_FACE,
         identities=tuple(members),
-        links=links,
+        links=tuple(links),
         weakest=weakest,
         risk=total_of(terms),
         terms=terms,
-        severed=_name(cluster.severed, identities),
+        severed=tuple(severed),
     )
 
 

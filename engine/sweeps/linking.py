@@ -82,6 +82,11 @@ class LinkTable:
             np.concatenate([np.empty(0, np.float32), *(table.scores for table in tables)]),
         )
 
+    def ends(self) -> tuple[Documents, NDArray[np.int64], NDArray[np.int64]]:
+        """The documents, ascending, and the places among them of the left and the right ones."""
+        documents, places = np.unique(np.concatenate([self.left, self.right]), return_inverse=True)
+        return documents, places[: len(self)], places[len(self) :]
+
     def at(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> LinkTable:
         """Those in these rows, or marked in bool[m]."""
         return LinkTable(self.left[rows], self.right[rows], self.scores[rows])
@@ -100,11 +105,20 @@ def link_documents(pairs: PairTable, owners: Owners, exceptions: Documents) -> L
 
 
 def drop_exceptions(links: LinkTable, exceptions: Documents) -> LinkTable:
-    """Without the pairs of documents in int64[k, 2], whichever of the two comes first."""
-    if not len(exceptions) or not len(links):
-        return links
+    """Without the pairs of documents in int64[k, 2]."""
+    return links.at(~mark_exceptions(links.left, links.right, exceptions))
+
+
+def mark_exceptions(one: Documents, other: Documents, exceptions: Documents) -> NDArray[np.bool_]:
+    """bool[m]: which pairs are among those of int64[k, 2], whichever of the two comes first."""
+    if not len(exceptions) or not len(one):
+        return np.zeros(len(one), np.bool_)
     low, high = exceptions.min(axis=1), exceptions.max(axis=1)
-    return links.at(~np.isin(_as_one(links.left, links.right), _as_one(low, high)))
+    # A pair as one number: documents are counted, and never so many.
+    width = 1 + max(int(one.max()), int(other.max()), int(high.max()))
+    assert width <= 1 << 31
+    pairs = np.minimum(one, other) * width + np.maximum(one, other)
+    return np.isin(pairs, low * width + high)
 
 
 def number_exceptions(
@@ -120,9 +134,3 @@ def number_exceptions(
     known = [pair for pair in sorted(exceptions) if all(references.get(key) for key in pair)]
     documents = owners.of_any([references[key] for pair in known for key in pair]).reshape(-1, 2)
     return documents[(documents >= 0).all(axis=1)]
-
-
-def _as_one(left: Documents, right: Documents) -> NDArray[np.void]:
-    """A pair as one value that can be compared."""
-    both = np.ascontiguousarray(np.stack([left, right], axis=1))
-    return both.view([("left", np.int64), ("right", np.int64)]).ravel()

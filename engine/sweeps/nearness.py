@@ -82,8 +82,7 @@ def label_components(size: int, left: Documents, right: Documents) -> Documents:
 
 def _open_components(links: LinkTable) -> tuple[Documents, Documents]:
     """The documents, ascending, whose component lacks a link and is not too great; its label."""
-    documents, ends = np.unique(np.concatenate([links.left, links.right]), return_inverse=True)
-    left, right = ends[: len(links)], ends[len(links) :]
+    documents, left, right = links.ends()
     labels = label_components(len(documents), left, right)
     sizes = np.bincount(labels, minlength=len(labels))
     linked = np.bincount(labels[left], minlength=len(labels))

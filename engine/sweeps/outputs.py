@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from engine.casework.precision import measure_precision
-from engine.matching.thresholds import Calibration, Comparison
-from engine.registry.casefile import JudgedPair
+from engine.matching.thresholds import Calibration
 from engine.registry.reader import Reader
 from engine.sweeps import tables
+from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import write_groups
-from engine.sweeps.report.contents import Chance, Judged, ReportInput, Sweep
+from engine.sweeps.report.contents import ReportInput, Sweep
 from engine.sweeps.report.page import write_report
-from engine.sweeps.summary import Summary, summarise
+from engine.sweeps.rereading import expect_by_chance, judge_so_far
+from engine.sweeps.summary import summarise
 from engine.sweeps.sweeping import Swept
 from engine.sweeps.tablefiles import TableFolder
 
@@ -46,25 +47,30 @@ def write_outputs(
 
     `cases`: case id by group key. The summary is plain JSON: counts, scores and rates.
     """
-    folder, summary = swept.task.folder, summarise(swept.groups)
-    judged = reader.judged_pairs()
-    _write_tables(swept, cases, summary, judged, reader)
-    write_groups(folder.groups, swept.groups)
-    chance = _expect(swept, account, calibration)
+    sweep, judged = _describe(swept, account), reader.judged_pairs()
+    chance = expect_by_chance(sweep, calibration)
     contents = ReportInput(
-        sweep=_describe(swept, account),
+        sweep=sweep,
         chance=chance,
         scores=swept.pairs.scores[~swept.is_excepted],
         groups=swept.groups,
-        summary=summary,
-        judged=_judge(judged),
+        summary=summarise(swept.groups),
+        judged=judge_so_far(judged),
         cases=cases,
         carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
     )
-    write_report(folder.report, contents)
-    folder.keep_covered(swept.covered)
+    references = np.union1d(swept.pairs.left, swept.pairs.right).tolist()
+    outcomes = {(pair.left_document, pair.right_document): pair.outcome for pair in judged}
+    pairs = tables.pair_table(swept.pairs, reader.identities_of(references), outcomes)
+    about = {
+        "sweep": swept.task.id,
+        "sequence": str(swept.sequence),
+        "threshold": repr(swept.task.terms.threshold),
+    }
+    write_findings(swept.task.folder, about, pairs, contents)
+    swept.task.folder.keep_covered(swept.covered)
     return {
-        **summary.counts(),
+        **contents.summary.counts(),
         "references": swept.compared,
         "new_references": swept.new,
         "comparisons": account.comparisons,
@@ -72,30 +78,22 @@ def write_outputs(
         "comparisons_per_s": account.pace and round(account.pace),
         "pairs": len(swept.pairs),
         "same_document_pairs": swept.same_document_pairs,
-        "excepted_pairs": int(swept.is_excepted.sum()),
+        "excepted_pairs": sweep.excepted_pairs,
         "expected_false_pairs": asdict(chance.false_pairs),
         "cases": len(set(cases.values())),
     }
 
 
-def _write_tables(
-    swept: Swept,
-    cases: Mapping[str, str],
-    summary: Summary,
-    judged: Sequence[JudgedPair],
-    reader: Reader,
+def write_findings(
+    folder: SweepFolder, about: Mapping[str, str], pairs: pa.Table, contents: ReportInput
 ) -> None:
-    about = {
-        "sweep": swept.task.id,
-        "sequence": str(swept.sequence),
-        "threshold": repr(swept.task.terms.threshold),
-    }
-    into = TableFolder(path=swept.task.folder.path, about=about)
-    references = np.union1d(swept.pairs.left, swept.pairs.right).tolist()
-    outcomes = {(pair.left_document, pair.right_document): pair.outcome for pair in judged}
-    tables.write_pairs(into, swept.pairs, reader.identities_of(references), outcomes)
-    tables.write_groups(into, swept.groups, cases)
-    tables.write_summary(into, summary)
+    """All that people read: `about` is told in the Parquet files."""
+    into = TableFolder(path=folder.path, about=about)
+    into.write("pairs", pairs)
+    tables.write_groups(into, contents.groups, contents.cases)
+    tables.write_summary(into, contents.summary)
+    write_groups(folder.groups, contents.groups)
+    write_report(folder.report, contents)
 
 
 def _describe(swept: Swept, account: Account) -> Sweep:
@@ -110,18 +108,3 @@ def _describe(swept: Swept, account: Account) -> Sweep:
         same_document_pairs=swept.same_document_pairs,
         excepted_pairs=int(swept.is_excepted.sum()),
     )
-
-
-def _expect(swept: Swept, account: Account, calibration: Calibration) -> Chance:
-    rate = calibration.fmr_at(swept.task.terms.threshold, Comparison.FUSED)
-    return Chance(
-        false_pairs=rate.times(account.comparisons),
-        curve=calibration.curve(Comparison.FUSED),
-        source=calibration.source,
-    )
-
-
-def _judge(pairs: Sequence[JudgedPair]) -> Judged | None:
-    found = measure_precision(pairs)
-    rate = found.rate
-    return None if rate is None else Judged(pairs=found.judged, precision=rate)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from engine.registry.reader import Reader
 from engine.sweeps.events import groups_of_events
 from engine.sweeps.folder import Covered, SweepFolder
-from engine.sweeps.groups import Referenced, group_faces
-from engine.sweeps.linking import Owners, number_exceptions
+from engine.sweeps.groups import Referenced, find_exceptions, group_faces
+from engine.sweeps.linking import Owners, mark_exceptions
 from engine.sweeps.model import Group, Identity, PairTable, SweepTerms
 from engine.sweeps.nearness import Look
 from engine.sweeps.risk import rank
@@ -198,21 +198,8 @@ def _join(some: PairTable, others: PairTable) -> PairTable:
 
 
 def _find_excepted(pairs: PairTable, facts: FixedOwners) -> NDArray[np.bool_]:
-    judged = facts.exceptions()
-    named = facts.documents_by_id(sorted({key for pair in judged for key in pair}))
-    references = {key: document.reference_ids for key, document in named.items()}
-    exceptions = number_exceptions(judged, references, facts.owners)
-    if not len(exceptions) or not len(pairs):
-        return np.zeros(len(pairs), np.bool_)
-    documents = np.stack([facts.owners.of(pairs.left), facts.owners.of(pairs.right)], axis=1)
-    width = int(facts.owners.documents.max()) + 1
-    return np.isin(_as_one(documents, width), _as_one(exceptions, width))
-
-
-def _as_one(documents: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """A pair of documents, int64[m, 2], as one number, whichever of them comes first."""
-    numbers: NDArray[np.int64] = documents.min(axis=1) * width + documents.max(axis=1)
-    return numbers
+    one, other = facts.owners.of(pairs.left), facts.owners.of(pairs.right)
+    return mark_exceptions(one, other, find_exceptions(facts, facts.owners))
 
 
 def _only(pairs: PairTable, rows: NDArray[np.int64]) -> PairTable:

@@ -5,7 +5,7 @@ Rows hold ids, codes, counts and scores, never a name or a number in the clear.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,9 +20,6 @@ from engine.sweeps.tablefiles import TableFolder
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NumberMasker = Callable[[Sequence[str]], Mapping[str, str]]
-"""Line ids to masked numbers, a batch at a time."""
-
 Judgements = Mapping[tuple[str, str], Outcome]
 """What people found of two documents, lower id first."""
 
@@ -30,28 +27,12 @@ _TEXTS = pa.list_(pa.string())
 _MOMENT = pa.timestamp("us", "UTC")
 
 
-def write_pairs(
-    folder: TableFolder, pairs: PairTable, identities: Sequence[Identity], judged: Judgements
-) -> None:
-    """`pairs.parquet` and `.csv`: a row a pair, highest score first.
-
-    `identities` own the references. A pair with a reference that none of them owns is left out:
-    its person was erased meanwhile.
-    """
-    folder.write("pairs", pair_table(pairs, identities, judged))
-
-
-def write_groups(
-    folder: TableFolder,
-    groups: Sequence[Group],
-    cases: Mapping[str, str],
-    mask_numbers: NumberMasker | None = None,
-) -> None:
+def write_groups(folder: TableFolder, groups: Sequence[Group], cases: Mapping[str, str]) -> None:
     """`groups.parquet` and `.csv`: a row a group, in the order given.
 
-    `cases`: case id by group key. Only with `mask_numbers` is there a column of masked numbers.
+    `cases`: case id by group key.
     """
-    folder.write("groups", group_table(groups, cases, mask_numbers))
+    folder.write("groups", group_table(groups, cases))
 
 
 def write_summary(folder: TableFolder, summary: Summary) -> None:
@@ -61,7 +42,11 @@ def write_summary(folder: TableFolder, summary: Summary) -> None:
 
 
 def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgements) -> pa.Table:
-    """As `write_pairs` describes. `same_carrier` is null where a side has no line."""
+    """A row a pair, highest score first; `same_carrier` is null where a side has no line.
+
+    `identities` own the references. A pair with a reference that none of them owns is left out:
+    its person was erased meanwhile.
+    """
     owners = _Owners.of(identities)
     order = np.lexsort((pairs.right, pairs.left, -pairs.scores))
     owned = owners.know(pairs.left[order]) & owners.know(pairs.right[order])
@@ -84,9 +69,7 @@ def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgeme
     )
 
 
-def group_table(
-    groups: Sequence[Group], cases: Mapping[str, str], mask_numbers: NumberMasker | None = None
-) -> pa.Table:
+def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
     """As `write_groups` describes; `risk_terms` are written "name value = points"."""
     lines = [[line for one in group.identities for line in one.lines] for group in groups]
     line_ids = [[line.line_id for line in some] for some in lines]
@@ -119,9 +102,8 @@ def group_table(
         "weakest_score": pa.array([x and x.score for x in weakest], pa.float32()),
         "weakest_left": pa.array([x and x.left for x in weakest], pa.string()),
         "weakest_right": pa.array([x and x.right for x in weakest], pa.string()),
+        "severed_links": _counts(group.severed for group in groups),
     }
-    if mask_numbers is not None:
-        columns["masked_numbers"] = pa.array(_mask(line_ids, mask_numbers), _TEXTS)
     return pa.table(columns)
 
 
@@ -190,9 +172,3 @@ def _counts(lists: Iterable[Sequence[Any]]) -> pa.Array:
 
 def _tell_terms(group: Group) -> list[str]:
     return [f"{term.name} {term.value:g} = {term.points:g}" for term in group.terms]
-
-
-def _mask(line_ids: Sequence[Sequence[str]], mask_numbers: NumberMasker) -> list[list[str]]:
-    """A number that is gone is empty: its holder was erased."""
-    masked = mask_numbers([line for some in line_ids for line in some])
-    return [[masked.get(line, "") for line in some] for some in line_ids]

@@ -19,7 +19,6 @@ from indexes.exact.exact8 import Exact8Index
 from indexes.exact.intrinsics import BLOCK
 from indexes.scoring import Positions
 
-_ROWS_AT_ONCE = 8192
 _ZERO_CODE = 128
 # 64 bits of the golden ratio: odd, and without a pattern.
 _FACTOR = 0x9E3779B97F4A7C15
@@ -92,7 +91,7 @@ class References:
         for segment, chosen, _ in self.split(places):
             chosen_of.setdefault(segment.codes.limit, []).append(chosen)
         return [
-            Block(self, places[np.concatenate(chosen)])
+            Block(self, np.sort(places[np.concatenate(chosen)]))
             for _, chosen in sorted(chosen_of.items(), key=lambda item: item[0])
         ]
 
@@ -108,14 +107,17 @@ class References:
 class Block:
     """Some references of one side and one code limit, as codes: rows by ascending residual.
 
-    `ids` int64[n] by row; `alive` bool[n padded] is false for the padding alone.
+    `ids` int64[n] by row; `alive` bool[n padded] is false for the padding alone. `places` are
+    ascending.
     """
 
     def __init__(self, side: References, places: Positions) -> None:
         residuals = np.empty(len(places), np.float32)
         for segment, chosen, rows in side.split(places):
             residuals[chosen] = segment.codes.residuals[rows]
-        order = np.argsort(residuals)
+        # By place the rows of a segment are in order already: sorting finds runs, and whatever is
+        # gathered lies one after another in memory.
+        order = np.argsort(residuals, kind="stable")
         self._side, self._places = side, places[order]
         padded = -(-len(places) // BLOCK) * BLOCK
         first = next(side.split(places))[0].codes
@@ -160,8 +162,6 @@ def _digests(segment: Exact8Index) -> NDArray[np.uint64]:
         np.array(powers, np.uint64), [words.shape[1], words.shape[1] + 1]
     )
     ids, residuals = segment.row_ids.view(np.uint64), segment.codes.residuals.view(np.uint32)
-    digests = ids * of_id + residuals * of_residual
-    for start in range(0, len(digests), _ROWS_AT_ONCE):
-        part = slice(start, min(start + _ROWS_AT_ONCE, len(digests)))
-        digests[part] += (words[part] * of_words).sum(axis=1, dtype=np.uint64)
+    digests: NDArray[np.uint64] = ids * of_id + residuals * of_residual
+    digests += words[: len(digests)] @ of_words
     return digests

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +66,9 @@ def join_shards(
     """What `join_gallery` finds, over the shards that the gallery's index has; changes go on.
 
     It covers every reference as of the `sequence` that it states, and some that came while it
-    began. Each shard has one block at work at a time; where it is stopped, as `check` or
-    `progress` may by what they raise, no more than those are done again. A checkpoint belongs to
-    a number of shards. `ShardLost` where a shard is gone.
+    began. As many tiles as there are shards are at work at a time; where it is stopped, as
+    `check` or `progress` may by what they raise, no more than those are done again. A checkpoint
+    belongs to a number of shards. `ShardLost` where a shard is gone.
     """
     threshold = check_threshold(threshold)
     sequence = gallery.sequence
@@ -213,11 +213,15 @@ def _make(
             progress(Progress(at, len(tiles), compared[at], compared[-1], found))
 
     report()
+    waiting = iter(tiles[kept.next_tile :])
     with ThreadPoolExecutor(at_once, "join") as pool:
-        made = deque(pool.submit(make, tile) for tile in tiles[kept.next_tile :])
+        # No further ahead of the tile that is kept next: what was made beyond it is lost in a stop.
+        made = deque(pool.submit(make, tile) for tile in islice(waiting, at_once))
         try:
             while made:
-                kept.put(_await(made.popleft(), check).tobytes())
+                records = _await(made.popleft(), check)
+                made.extend(pool.submit(make, tile) for tile in islice(waiting, 1))
+                kept.put(records.tobytes())
                 if kept.size_bytes // RECORD.itemsize > limit:
                     raise SearchInvalid(
                         f"more than {limit} pairs reach the threshold; raise it, or the limit"

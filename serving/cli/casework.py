@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +27,14 @@ OutcomeOption = Annotated[Outcome, typer.Option(help="What was found.")]
 LinesOption = Annotated[
     list[str] | None,
     typer.Option("--close-line", metavar="LINE", help="A line to close, by its id; repeat it."),
+]
+SeenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--seen-at",
+        metavar="MOMENT",
+        help="The case's updated_at, as shown; refused where the case has changed since.",
+    ),
 ]
 
 
@@ -83,18 +93,19 @@ def propose_outcome(
     case_id: CaseId,
     outcome: OutcomeOption,
     close_line: LinesOption = None,
+    seen_at: SeenOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Propose an outcome, with the lines that another person is to close by it."""
     from engine.casework.desk import propose
 
-    lines = tuple(close_line or ())
+    lines, seen = tuple(close_line or ()), _read_moment(seen_at)
     _step(
         home,
         as_json,
         lambda opened: propose(
-            opened.registrar, opened.store, case_id, outcome, lines, name_actor()
+            opened.registrar, opened.store, case_id, outcome, lines, name_actor(), seen
         ),
     )
 
@@ -114,6 +125,7 @@ def close_case(
     case_id: CaseId,
     outcome: OutcomeOption,
     close_line: LinesOption = None,
+    seen_at: SeenOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -125,11 +137,13 @@ def close_case(
     """
     from engine.casework.desk import close
 
-    lines = tuple(close_line or ())
+    lines, seen = tuple(close_line or ()), _read_moment(seen_at)
     _step(
         home,
         as_json,
-        lambda opened: close(opened.registrar, opened.store, case_id, outcome, lines, name_actor()),
+        lambda opened: close(
+            opened.registrar, opened.store, case_id, outcome, lines, name_actor(), seen
+        ),
     )
 
 
@@ -170,6 +184,17 @@ def write_case(case: CaseRecord) -> dict[str, Any]:
         "updated_at": case.updated_at.isoformat(),
         "closed_at": case.closed_at.isoformat() if case.closed_at else None,
     }
+
+
+def _read_moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    moment: datetime | None = None
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+    if moment is None or moment.tzinfo is None:
+        raise typer.BadParameter("--seen-at is no moment with its zone: take it from case show")
+    return moment
 
 
 def _step(home: Path | None, as_json: bool, take: Callable[[Deployment], CaseRecord]) -> None:

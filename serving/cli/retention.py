@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NAMES = {
     "attempts": "rejected attempts",
+    "reviews": "attempts that went to review",
     "documents": "documents of such attempts alone",
     "lines": "numbers of closed lines",
     "answers": "stored answers",
@@ -83,6 +84,7 @@ def run_now(
 def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
     from engine.registry.records import utc_now
     from engine.retention.job import LoneWriter, preview, run_retention
+    from serving.retention.sweepfiles import retire_sweeps
     from serving.retention.terms import read_schedule
 
     schedule = read_schedule(deployment.settings.retention)
@@ -90,7 +92,9 @@ def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
     with show_progress("leaving", is_shown=is_shown) as report:
         due = preview(deployment.store, schedule, utc_now())
         count = _counter(sum(one.rows for one in due.values()), report)
-        return run_retention(turns, schedule, name_actor(), report=count)
+        made = run_retention(turns, schedule, name_actor(), report=count)
+    retire_sweeps(deployment, turns, name_actor())
+    return made
 
 
 def _counter(total: int, report: Callable[[int, int], None]) -> Callable[[Kind, int], None]:
@@ -157,15 +161,8 @@ def _show(deployment: Deployment, as_json: bool) -> None:
 def _rows(schedule: Schedule, due: Mapping[Kind, Due], crop_days: int) -> list[list[str]]:
     from engine.registry.retention import Kind
 
-    stays: dict[str, Any] = {
-        Kind.ATTEMPTS: schedule.attempts,
-        Kind.DOCUMENTS: schedule.attempts,
-        Kind.LINES: schedule.lines,
-        Kind.ANSWERS: schedule.answers,
-    }
     rows = []
-    for kind in Kind:
-        stay = stays.get(kind)
+    for kind, stay in schedule.stays.items():
         days = crop_days if kind is Kind.CROPS else None if stay is None else stay.days
         found = due.get(kind)
         rows.append(

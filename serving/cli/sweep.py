@@ -1,40 +1,39 @@
-"""Faces that hold several identities: `sweep`, and `sweep list`, `show`, `groups`, `cancel`."""
+"""Faces that hold several identities: `sweep` finds them, `sweep cancel` ends one on its way."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.errors import RegistryError, RequestError, SweepBusy, WriterBusy
 from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
-from serving.cli.output import (
-    JsonFlag,
-    print_facts,
-    print_json,
-    print_line,
-    print_table,
-    show_progress,
-)
+from serving.cli.output import JsonFlag, print_facts, print_json, print_line, show_progress
 from serving.cli.panels import REGISTRY
+from serving.cli.sweep_findings import (
+    FacesFlag,
+    SweepId,
+    TopOption,
+    find_shelf,
+    list_groups,
+    list_sweeps,
+    print_result,
+    report_sweep,
+    show_sweep,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from engine.sweeps.expectation import SweepRequest
     from engine.sweeps.model import SweepRecord
     from serving.compose import Deployment
     from serving.sweeping.desk import SweepDesk
-    from serving.sweeping.shelf import SweepShelf
 
-MOST_SWEEPS, MOST_GROUPS = 1_000, 10_000
 LOOK_EVERY_S = 0.2
 _MILLION = 1_000_000
-
-SweepId = Annotated[str, typer.Argument(metavar="ID", help="As `sosie sweep list` shows it.")]
-TopOption = Annotated[int, typer.Option(min=1, max=MOST_GROUPS, help="How many to list at most.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +45,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_sweeps)
     group.command("show")(show_sweep)
     group.command("groups")(list_groups)
+    group.command("report")(report_sweep)
     group.command("cancel")(cancel_sweep)
     app.add_typer(group, name="sweep", rich_help_panel=REGISTRY)
 
@@ -75,8 +75,9 @@ def sweep(
         str | None, typer.Option(metavar="ID", help="Go on with a sweep that was stopped.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also copy the HTML report there.")
+        Path | None, typer.Option(metavar="FILE", help="Also write the HTML report there.")
     ] = None,
+    faces: FacesFlag = False,
     top: TopOption = 20,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -92,6 +93,8 @@ def sweep(
     request = _ask(threshold, fmr, new=new, unsupported=unsupported)
     if resume is not None and (plan or new or unsupported or not request.is_open):
         raise RequestError("a sweep goes on with its own terms: give --resume ID alone")
+    if faces and report is None:
+        raise RequestError("faces go into a file of yours alone: name it with --report FILE")
     if report is not None:
         require_place(report)
     with open_deployment(home) as deployment:
@@ -101,67 +104,11 @@ def sweep(
         with _open_desk(deployment) as desk:
             began = _resume(desk, resume) if resume else _begin(desk, request, as_json=as_json)
             done = _follow(desk, began.id, as_json=as_json)
+            shown = None
             if report is not None:
-                shutil.copyfile(_shelf(deployment).folder(done.id).report, report)
-            _show_result(_shelf(deployment), done, top, as_json=as_json)
-
-
-def list_sweeps(
-    top: Annotated[
-        int, typer.Option(min=1, max=MOST_SWEEPS, help="How many to list at most.")
-    ] = 20,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """List the sweeps, the newest first."""
-    from serving.sweeping.showing import SWEEP_COLUMNS, sweep_as_json, sweep_row
-
-    with open_deployment(home) as deployment:
-        found = _shelf(deployment).list(top)
-    if as_json:
-        print_json({"sweeps": [sweep_as_json(record) for record in found]})
-    elif found:
-        print_table(None, SWEEP_COLUMNS, [sweep_row(record) for record in found])
-    else:
-        print_line("Nothing was swept yet.")
-
-
-def show_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Show one sweep: how far it is, what it found, where its files are."""
-    from serving.sweeping.showing import sweep_as_json, sweep_facts
-
-    with open_deployment(home) as deployment:
-        shelf = _shelf(deployment)
-        record = shelf.status(sweep_id)
-        files = [str(path) for path in shelf.folder(sweep_id).files()]
-    if as_json:
-        print_json({"sweep": sweep_as_json(record), "files": files})
-        return
-    print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
-    for path in files:
-        typer.echo(f"  {path}")
-
-
-def list_groups(
-    sweep_id: SweepId,
-    top: TopOption = 100,
-    after: Annotated[int, typer.Option(min=0, help="Leave out so many, the riskiest.")] = 0,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """List what a sweep found, the riskiest first; whose they are is in its files and cases."""
-    from serving.sweeping.showing import GROUP_COLUMNS, group_in_short, group_row
-
-    with open_deployment(home) as deployment:
-        page = _shelf(deployment).groups(sweep_id, after, top)
-    groups = [group_in_short(group) for group in page.groups]
-    if as_json:
-        print_json({"groups": groups, "total": page.total, "next_after": page.next_after})
-        return
-    rows = [group_row(place, group) for place, group in enumerate(groups, start=after + 1)]
-    if rows:
-        print_table(None, GROUP_COLUMNS, rows)
-    print_line(f"{len(rows)} of {page.total} groups.")
+                turns = deployment.registrar if faces else None
+                shown = write_report(deployment, done.id, report, turns)
+            print_result(find_shelf(deployment), done, top, shown, as_json=as_json)
 
 
 def cancel_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -188,12 +135,6 @@ def _ask(
         scope=Scope.NEW if new else Scope.ALL,
         is_unsupported_allowed=unsupported,
     )
-
-
-def _shelf(deployment: Deployment) -> SweepShelf:
-    from serving.sweeping.shelf import SweepShelf
-
-    return SweepShelf(deployment.store, deployment.sweep_folder)
 
 
 @contextmanager
@@ -266,27 +207,3 @@ def _follow(desk: SweepDesk, sweep_id: str, *, as_json: bool) -> SweepRecord:
     if record.state is not SweepState.DONE:
         raise RegistryError(f"sweep {sweep_id} is {record.state.value}: {record.fault}")
     return record
-
-
-def _show_result(shelf: SweepShelf, record: SweepRecord, top: int, *, as_json: bool) -> None:
-    from serving.sweeping.showing import (
-        GROUP_COLUMNS,
-        group_in_short,
-        group_row,
-        sweep_as_json,
-        sweep_facts,
-    )
-
-    page = shelf.groups(record.id, 0, top)
-    groups = [group_in_short(group) for group in page.groups]
-    files: list[Any] = [str(path) for path in shelf.folder(record.id).files()]
-    if as_json:
-        shown = {"sweep": sweep_as_json(record), "groups": groups, "total": page.total}
-        print_json({**shown, "files": files})
-        return
-    if groups:
-        rows = [group_row(place, group) for place, group in enumerate(groups, start=1)]
-        print_table(None, GROUP_COLUMNS, rows)
-    print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
-    for path in files:
-        typer.echo(f"  {path}")

@@ -90,6 +90,7 @@ class GroupRow:
     outlets: int
     disputes: int
     weakest_score: float | None
+    severed_links: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,10 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A group with its members and links; `cases` are ids of open ones about its documents."""
+    """A group with its members and links; `cases` are ids of open ones about its documents.
+
+    `severed` are links to documents outside: shown, and not followed.
+    """
 
     key: str
     kind: str
@@ -146,6 +150,7 @@ class Group:
     links: tuple[Link, ...]
     left_out: LeftOut
     cases: tuple[str, ...]
+    severed: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

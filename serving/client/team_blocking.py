@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from serving.client import calls, casework, oversight, sweeps, team_calls
@@ -69,10 +70,15 @@ class Team(ABC):
         case_id: str,
         outcome: str,
         close_lines: Sequence[str] = (),
+        *,
+        seen_at: datetime | None = None,
         options: Options = _DEFAULT,
     ) -> casework.CaseRow:
-        """Proposes an outcome, with the lines that another person is to close by it."""
-        call = team_calls.propose_outcome(case_id, outcome, close_lines)
+        """Proposes an outcome, with the lines that another person is to close by it.
+
+        `seen_at`: the case's `updated_at` as it was looked at; `ApiError` 409 if it has changed.
+        """
+        call = team_calls.propose_outcome(case_id, outcome, close_lines, seen_at)
         return self._carry(call, options)
 
     def withdraw_proposal(self, case_id: str, options: Options = _DEFAULT) -> casework.CaseRow:
@@ -84,10 +90,13 @@ class Team(ABC):
         case_id: str,
         outcome: str,
         close_lines: Sequence[str] = (),
+        *,
+        seen_at: datetime | None = None,
         options: Options = _DEFAULT,
     ) -> casework.CaseRow:
-        """Closes a case; lines only by the same proposal of another person."""
-        return self._carry(team_calls.close_case(case_id, outcome, close_lines), options)
+        """Closes a case; lines only by the same proposal of another person. `seen_at` as above."""
+        call = team_calls.close_case(case_id, outcome, close_lines, seen_at)
+        return self._carry(call, options)
 
     def measure_precision(
         self, sweep_id: str | None = None, options: Options = _DEFAULT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -52,19 +53,19 @@ def note_case(case_id: str, text: str) -> Call[casework.CaseRow]:
 
 
 def propose_outcome(
-    case_id: str, outcome: str, close_lines: Sequence[str]
+    case_id: str, outcome: str, close_lines: Sequence[str], seen_at: datetime | None
 ) -> Call[casework.CaseRow]:
-    body = {"outcome": outcome, "close_lines": list(close_lines)}
-    return _step_case(case_id, "propose", body)
+    return _step_case(case_id, "propose", _write_outcome(outcome, close_lines, seen_at))
 
 
 def withdraw_proposal(case_id: str) -> Call[casework.CaseRow]:
     return _step_case(case_id, "withdraw", None)
 
 
-def close_case(case_id: str, outcome: str, close_lines: Sequence[str]) -> Call[casework.CaseRow]:
-    body = {"outcome": outcome, "close_lines": list(close_lines)}
-    return _step_case(case_id, "close", body)
+def close_case(
+    case_id: str, outcome: str, close_lines: Sequence[str], seen_at: datetime | None
+) -> Call[casework.CaseRow]:
+    return _step_case(case_id, "close", _write_outcome(outcome, close_lines, seen_at))
 
 
 def measure_precision(sweep_id: str | None) -> Call[sweeps.Precision]:
@@ -119,6 +120,13 @@ def verify_audit(after: int) -> Call[oversight.ChainPart]:
 
 def _step_case(case_id: str, name: str, body: dict[str, Any] | None) -> Call[casework.CaseRow]:
     return Call(casework.CaseRow, "POST", f"/v1/cases/{step_of(case_id)}/{name}", body)
+
+
+def _write_outcome(
+    outcome: str, close_lines: Sequence[str], seen_at: datetime | None
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"outcome": outcome, "close_lines": list(close_lines)}
+    return body if seen_at is None else body | {"seen_at": seen_at.isoformat()}
 
 
 def _query(asked: dict[str, Any]) -> str:

@@ -48,16 +48,18 @@ def compose(site: Site) -> Application:
     """The deployments of a site, bound to each other."""
     settings = site.load().serve
     registrar = _make_registrar(settings).bind(site)
-    if settings.embedder == "ingress":
-        return _make_ingress(settings).bind(site, registrar)
-    return _make_ingress(settings).bind(site, registrar, _make_embedder(settings).bind(site))
+    has_embedder = settings.embedder == "deployment"
+    embedder = _make_embedder(settings).bind(site) if has_embedder else None
+    # Counted here: once an ingress has a core of its own it sees no other.
+    replicas = count_ingresses(settings)
+    return _make_ingress(settings, replicas).bind(site, registrar, embedder, replicas)
 
 
-def _make_ingress(settings: ServeSettings) -> serve.Deployment:
+def _make_ingress(settings: ServeSettings, replicas: int) -> serve.Deployment:
     return serve.deployment(
         Ingress,
         name="Ingress",
-        num_replicas=count_ingresses(settings),
+        num_replicas=replicas,
         max_ongoing_requests=settings.requests_ongoing + INGRESS_MARGIN,
         max_queued_requests=settings.requests_ongoing,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),

@@ -41,7 +41,8 @@ class Ingress:
         self,
         site: Site,
         registrar: DeploymentHandle[Any],
-        embedder: DeploymentHandle[Any] | None = None,
+        embedder: DeploymentHandle[Any] | None,
+        replicas: int,
     ) -> None:
         install_protocol()
         settings = site.load()
@@ -59,7 +60,7 @@ class Ingress:
             tracer=tracer,
         )
         call = None if embedder is None else _call_embedder(embedder)
-        self._parts = IngressParts(site, settings, self._desk, meter, log, tracer, call)
+        self._parts = IngressParts(site, settings, self._desk, meter, log, tracer, call, replicas)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_app(self._parts.parts)

@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from serving.access.gate import KeyGate
 from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.proxy_socket import PLACE
-from serving.cluster.site import Site, count_ingresses
+from serving.cluster.site import Site
 from serving.ingress.faces import FacesQueue
 from serving.ingress.remote_embedder import CropCall, open_remote_extractor
 from serving.ingress.templates import SealedTemplates
@@ -55,6 +55,7 @@ class IngressParts:
         log: FilteringBoundLogger,
         tracer: Tracer,
         embed: CropCall | None,
+        replicas: int,
     ) -> None:
         self._log, self._tracer = log, tracer
         self._deployment = site.open(
@@ -91,7 +92,7 @@ class IngressParts:
                 store,
                 cache_s=serve.key_cache_s,
                 rate_limit=serve.rate_limit,
-                replicas=count_ingresses(serve),
+                replicas=replicas,
             ),
             meter=meter,
             log=log,

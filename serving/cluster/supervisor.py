@@ -56,8 +56,14 @@ def require_ray() -> None:
         raise RequestError("the service needs Ray: pip install 'sosie[serve]'")
 
 
+RAYS_OWN_PORT = 52365
+"""Of the agent of a node that Ray starts here; Ray has no way to name another."""
+
+
 def require_port(host: str, port: int) -> None:
-    """`RequestError` where nobody can listen there."""
+    """`RequestError` where nobody can listen there, or a Ray that is started here will first."""
+    if port == RAYS_OWN_PORT:
+        raise RequestError(f"Ray itself listens at port {port}: choose another --port")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,7 @@ from engine.registry.retention import Rows
 from engine.retention.job import Turns, preview, run_retention
 from engine.retention.schedule import Schedule
 from serving.compose import Deployment
+from serving.retention.sweepfiles import retire_sweeps
 from serving.retention.terms import read_schedule, read_time
 
 ACTOR = "sosie:retention"
@@ -40,6 +42,7 @@ class DailyRetention:
         *,
         settle_s: float,
         clock: Callable[[], datetime] = utc_now,
+        also: Callable[[], object] = lambda: None,
     ) -> None:
         self._turns = turns
         self._source = source
@@ -47,6 +50,7 @@ class DailyRetention:
         self._log = log
         self._clock = clock
         self._settle_s = settle_s
+        self._also = also
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         if at is not None:
@@ -66,6 +70,7 @@ class DailyRetention:
             read_time(settings),
             log,
             settle_s=SETTLE_S,
+            also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
         )
 
     def __enter__(self) -> Self:
@@ -107,6 +112,7 @@ class DailyRetention:
             made = run_retention(
                 self._turns, self._schedule, ACTOR, is_stopped=self._closing.is_set
             )
+            self._also()
         except Exception as error:  # noqa: BLE001 - as above
             self._tell_failure(error)
             return

@@ -13,6 +13,7 @@ def read_schedule(settings: RetentionSettings) -> Schedule:
     """How long what is kept, by the settings."""
     return Schedule(
         attempts=_days(settings.rejected_days),
+        reviews=_days(settings.review_days),
         lines=_days(settings.closed_lines_days),
         answers=_days(settings.answers_days),
     )

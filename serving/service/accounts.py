@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.matching.observation import DecidedBatch
 from engine.matching.requests import Answer
+from engine.matching.thresholds import Comparison
 from serving.service.opened import OpenRegistry, Watermark
 from serving.telemetry.meter import Meter
 
@@ -51,3 +52,13 @@ def show_watermark(meter: Meter, mark: Watermark) -> None:
     """Gallery size and lag, where the store could be read."""
     if mark.store_sequence is not None:
         meter.set_gallery(mark.size, mark.sequence, mark.store_sequence)
+
+
+def show_sweep(meter: Meter, opened: OpenRegistry) -> None:
+    """The newest sweep, if there is one; nobody is in these figures."""
+    newest = opened.sweeps.newest
+    if newest is not None:
+        progress = newest.progress
+        rate = opened.deployment.calibration.fmr_at(newest.terms.threshold, Comparison.FUSED)
+        expected = rate.times(progress.comparisons_total).value
+        meter.set_sweep(newest.state.value, progress.share, progress.pairs, expected)

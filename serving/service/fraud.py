@@ -21,7 +21,7 @@ from serving.service.turn import Turn
 from serving.sweeping.desk import SweepDesk
 from serving.sweeping.showing import group_in_short
 
-MOST_IDENTITIES, MOST_LINES, MOST_LINKS = 500, 2_000, 5_000
+MOST_IDENTITIES, MOST_LINES, MOST_LINKS, MOST_SEVERED = 500, 2_000, 5_000, 500
 """Of one group in an answer."""
 
 
@@ -44,12 +44,12 @@ class FraudClerk:
                 return desk.assign(*given, assignee, actor)
             case Remark(text):
                 return desk.note(*given, text, actor)
-            case Propose(outcome, lines):
-                return desk.propose(*given, outcome, lines, actor)
+            case Propose(outcome, lines, seen_at):
+                return desk.propose(*given, outcome, lines, actor, seen_at)
             case Withdraw():
                 return desk.withdraw(*given, actor)
-            case Close(outcome, lines):
-                return desk.close(*given, outcome, lines, actor)
+            case Close(outcome, lines, seen_at):
+                return desk.close(*given, outcome, lines, actor, seen_at)
 
     def expect_sweep(self, request: SweepRequest, turn: Turn) -> Expectation:
         del turn
@@ -84,6 +84,8 @@ class FraudClerk:
     def read_group(self, sweep_id: str, key: str, turn: Turn) -> Mapping[str, Any]:
         shown = _bound(self._sweeps.group(sweep_id, key))
         documents = [one["document_id"] for one in shown["identities"]]
+        outside = {one[side] for one in shown["severed"] for side in ("left", "right")}
+        documents += sorted(outside.difference(documents))
         detail = {"group": key, "documents": documents}
         self._audit(turn)(AuditEntry(turn.context.actor, "group.read", sweep_id, detail))
         return shown
@@ -112,14 +114,17 @@ def _bound(group: Mapping[str, Any]) -> dict[str, Any]:
     kept = {one["document_id"] for one in identities}
     links = [one for one in group["links"] if one["left"] in kept and one["right"] in kept]
     links = sorted(links, key=lambda one: -one["score"])[:MOST_LINKS]
+    severed = [one for one in group["severed"] if one["left"] in kept or one["right"] in kept]
+    severed = severed[:MOST_SEVERED]
     return {
         **counts,
         "identities": identities,
         "links": links,
+        "severed": severed,
         "weakest": group["weakest"],
         "left_out": {
             "identities": len(group["identities"]) - len(identities),
             "lines": counts["lines"] - (MOST_LINES - lines_left),
-            "links": len(group["links"]) - len(links),
+            "links": len(group["links"]) - len(links) + len(group["severed"]) - len(severed),
         },
     }

@@ -17,7 +17,13 @@ from serving.compose import Deployment
 from serving.errors import describe
 from serving.refusals import NotReady
 from serving.retention.daily import DailyRetention
-from serving.service.accounts import DecisionAccount, StageAccount, show_queues, show_watermark
+from serving.service.accounts import (
+    DecisionAccount,
+    StageAccount,
+    show_queues,
+    show_sweep,
+    show_watermark,
+)
 from serving.service.desk import Phase, Status
 from serving.service.opened import OpenRegistry, Watermark
 from serving.telemetry.guarded import GuardedMeter
@@ -203,6 +209,7 @@ class Lifecycle:
             self._keep(mark)
         show_queues(self._meter, opened)
         show_watermark(self._meter, mark)
+        show_sweep(self._meter, opened)
         self._meter.set_phase(self._phase.value)
         self._behind = self._behind + 1 if mark.is_behind else 0
         if self._behind >= LOOKS_BEHIND:

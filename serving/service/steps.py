@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from engine.casework.model import Outcome
@@ -22,10 +23,14 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Propose:
-    """An outcome, and the lines that another person may close by it."""
+    """An outcome, and the lines that another person may close by it.
+
+    `seen_at`, here and in `Close`, is `updated_at` of the case that was looked at.
+    """
 
     outcome: Outcome
     close_lines: tuple[str, ...] = ()
+    seen_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Withdraw:
 class Close:
     outcome: Outcome
     close_lines: tuple[str, ...] = ()
+    seen_at: datetime | None = None
 
 
 CaseStep = Assign | Remark | Propose | Withdraw | Close

@@ -26,6 +26,9 @@ class SweepBook:
     def __init__(self, registry: Reader, runner: Runner) -> None:
         self._registry = registry
         self._runner = runner
+        found = registry.sweeps(1)
+        self.newest = found[0] if found else None
+        """As it was written last: whoever has the lease writes alone."""
 
     def find_alive(self) -> SweepRecord | None:
         """The sweep that has not ended: always the newest."""
@@ -57,8 +60,8 @@ class SweepBook:
                 created_at=now,
                 started_at=now,
             )
-            _commit(writer, record, AuditEntry(actor, "sweep.started", record.id, detail))
-            return record
+            entry = AuditEntry(actor, "sweep.started", record.id, detail)
+            return self._commit(writer, record, entry)
 
         return (runner or self._runner).run(perform)
 
@@ -85,10 +88,15 @@ class SweepBook:
             ended_at = None if target in ALIVE else now
             fault = None if target is SweepState.RUNNING else record.fault
             moved = change(replace(record, state=target, ended_at=ended_at, fault=fault))
-            _commit(writer, moved, AuditEntry(actor, _ACTIONS[target], sweep_id, detail or {}))
-            return moved
+            entry = AuditEntry(actor, _ACTIONS[target], sweep_id, detail or {})
+            return self._commit(writer, moved, entry)
 
         return (runner or self._runner).run(perform)
+
+    def _commit(self, writer: Writer, record: SweepRecord, entry: AuditEntry) -> SweepRecord:
+        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), sweeps=(record,)))
+        self.newest = record
+        return record
 
 
 _ACTIONS = {
@@ -98,7 +106,3 @@ _ACTIONS = {
     SweepState.CANCELLED: "sweep.cancelled",
     SweepState.FAILED: "sweep.failed",
 }
-
-
-def _commit(writer: Writer, record: SweepRecord, entry: AuditEntry) -> None:
-    writer.commit(Changes(sequence=writer.sequence, audit=(entry,), sweeps=(record,)))

@@ -20,7 +20,6 @@ from serving.sweeping.work import perform_sweep, require_libraries
 
 MOST_STARTS = 3
 """A sweep that has begun so often without getting on is not begun again by itself."""
-_LOOKED_AT = 100
 _RUNNING = frozenset({SweepState.QUEUED, SweepState.RUNNING})
 _PAUSED = frozenset({SweepState.PAUSED})
 
@@ -35,7 +34,6 @@ class SweepDesk:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        self._store = deployment.store
         # Before the gallery is looked at: taking the lease may bring another one.
         self._book = SweepBook(deployment.store, deployment.registrar)
         self._shelf = SweepShelf(deployment.store, deployment.sweep_folder)
@@ -44,7 +42,7 @@ class SweepDesk:
 
     def open(self) -> None:
         """Goes on with the sweep that a crash or a stop has left running."""
-        self._prune()
+        self._clean()
         left = self.find_alive()
         if left is None or left.state not in _RUNNING:
             return
@@ -69,7 +67,7 @@ class SweepDesk:
         the calibration."""
         require_libraries()
         self._book.require_none_alive()
-        self._prune()
+        self._clean()
         expectation = self.plan(request)
         expectation.require_sound(request)
         detail = {
@@ -88,7 +86,7 @@ class SweepDesk:
     def cancel(self, sweep_id: str, actor: str, runner: Runner | None = None) -> SweepRecord:
         """Ends it, and removes what it has found."""
         moved = self._stop(sweep_id, ALIVE, SweepState.CANCELLED, actor, runner)
-        self._prune()
+        self._clean()
         return moved
 
     def resume(self, sweep_id: str, actor: str, runner: Runner | None = None) -> SweepRecord:
@@ -100,6 +98,12 @@ class SweepDesk:
     def find_alive(self) -> SweepRecord | None:
         """The sweep that has not ended, as the registry knows it."""
         return self._book.find_alive()
+
+    @property
+    def newest(self) -> SweepRecord | None:
+        """The newest sweep with its progress of this moment; asks the registry nothing."""
+        newest = self._book.newest
+        return None if newest is None else self._current(newest)
 
     def status(self, sweep_id: str) -> SweepRecord:
         """The sweep with its progress of this moment."""
@@ -165,13 +169,10 @@ class SweepDesk:
                 self._run.stop()
         return moved
 
-    def _prune(self) -> None:
-        """Removes what cancelled sweeps had found; one that is stopping still does so itself."""
+    def _clean(self) -> None:
+        """Removes what nobody can read any more; a sweep that is stopping still does so itself."""
         run = self._run
-        stopping = run.sweep_id if run is not None and run.is_alive else None
-        for record in self._store.sweeps(_LOOKED_AT):
-            if record.state is SweepState.CANCELLED and record.id != stopping:
-                self._folder(record.id).remove()
+        self._deployment.sweeps.clean(run.sweep_id if run is not None and run.is_alive else None)
 
     def _current(self, record: SweepRecord) -> SweepRecord:
         run = self._run

@@ -37,7 +37,7 @@ class SweepShelf:
         self._registry = registry
         self._root = root
         # Its index alone is long for many groups, and pages are asked one after another.
-        self._opened: tuple[str, GroupFile] | None = None
+        self._opened: tuple[tuple[int, int], GroupFile] | None = None
 
     def status(self, sweep_id: str) -> SweepRecord:
         """The sweep, with how far it was when it last got on."""
@@ -71,14 +71,20 @@ class SweepShelf:
         return replace(record, progress=standing.progress)
 
     def _open(self, sweep_id: str) -> GroupFile:
-        opened = self._opened
-        if opened is not None and opened[0] == sweep_id:
-            return opened[1]
         record = self._registry.sweep(sweep_id)
         if record.state is not SweepState.DONE:
             raise SweepOver(f"the sweep is {record.state.value}: it has groups when it is done")
-        file = GroupFile.open(SweepFolder.of(self._root, record.id).groups)
-        self._opened = (sweep_id, file)
+        path, opened = SweepFolder.of(self._root, record.id).groups, self._opened
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            raise SweepOver("what this sweep found is not kept any more: sweep again") from None
+        # An erasure has it written anew.
+        version = (found.st_ino, found.st_mtime_ns)
+        if opened is not None and opened[0] == version:
+            return opened[1]
+        file = GroupFile.open(path)
+        self._opened = (version, file)
         return file
 
 

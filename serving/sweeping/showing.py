@@ -11,7 +11,10 @@ from engine.sweeps.expectation import Expectation
 from engine.sweeps.model import Scope, SweepRecord
 
 SWEEP_COLUMNS = ("sweep", "state", "of", "threshold", "begun", "compared", "pairs", "groups")
-GROUP_COLUMNS = ("", "kind", "identities", "lines", "carriers", "outlets", "weakest", "risk")
+GROUP_COLUMNS = (
+    *("", "kind", "identities", "lines", "carriers", "outlets"),
+    *("weakest", "cut links", "risk"),
+)
 _SCOPES = {Scope.ALL: "all", Scope.NEW: "what is new"}
 
 
@@ -103,6 +106,7 @@ def group_in_short(group: Mapping[str, Any]) -> dict[str, Any]:
         "carriers": len({line["carrier"] for line in lines}),
         "outlets": len({(line["carrier"], line["outlet"]) for line in lines}),
         "weakest_score": None if group["weakest"] is None else group["weakest"]["score"],
+        "severed_links": len(group["severed"]),
     }
 
 
@@ -117,6 +121,7 @@ def group_row(place: int, group: Mapping[str, Any]) -> list[str]:
         str(group["carriers"]),
         str(group["outlets"]),
         "-" if weakest is None else f"{weakest:.4f}",
+        str(group["severed_links"]),
         f"{group['risk']:.0f}",
     ]
 

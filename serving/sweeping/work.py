@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from engine.casework.opening import open_sweep_cases
-from engine.errors import GalleryBehind, LeaseLost, RegistryError, SosieError, StorageFailed
+from engine.errors import GalleryBehind, LeaseLost, NotInstalled, SosieError, StorageFailed
 from engine.registry.records import utc_now
 from engine.sweeps.model import SweepRecord, SweepState
 from engine.sweeps.nearness import look_into
@@ -49,7 +49,7 @@ def perform_sweep(
 def require_libraries() -> None:
     """A service runs without what a sweep's files are written with; a sweep is refused."""
     if any(find_spec(name) is None for name in ("pyarrow", "jinja2")):
-        raise RegistryError(
+        raise NotInstalled(
             "a sweep writes its files with pyarrow and Jinja2, which are not installed here: "
             "pip install 'sosie[desk]'"
         )
@@ -79,7 +79,7 @@ def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: Sweep
         at=utc_now(),
     )
     summary = write_outputs(swept, cases, account, store, deployment.calibration)
-    book.move(
+    done = book.move(
         record.id,
         _RUNNING,
         SweepState.DONE,
@@ -89,6 +89,7 @@ def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: Sweep
         ),
     )
     run.folder.drop_checkpoint()
+    deployment.sweeps.forget_since(done)
 
 
 def _tell_failure(book: SweepBook, run: SweepRun, record: SweepRecord, error: Exception) -> None:
@@ -112,12 +113,12 @@ def _tell_failure(book: SweepBook, run: SweepRun, record: SweepRecord, error: Ex
 
 
 def _tidy(deployment: Deployment, run: SweepRun, record: SweepRecord) -> None:
-    """A sweep that was cancelled leaves nothing, one that failed nothing to go on with."""
+    """Only a sweep that is done has something to read, and only one that is alive goes on."""
     try:
         state = deployment.store.sweep(record.id).state
-        if state is SweepState.CANCELLED:
+        if state in {SweepState.CANCELLED, SweepState.FAILED}:
             run.folder.remove()
-        elif state is SweepState.FAILED:
-            run.folder.drop_checkpoint()
+        elif state is SweepState.PAUSED:
+            run.folder.drop_outputs()
     except SosieError as error:
         _log.warning("sweep %s: its folder stays (%s)", record.id, type(error).__name__)

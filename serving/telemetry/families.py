@@ -26,6 +26,7 @@ class Families:
         self._make_requests()
         self._make_stages()
         self._make_registrar()
+        self._make_sweeps()
         self.build = self._gauge("sosie_build_info", "What runs.", "livemax", "version", "model")
 
     def _make_requests(self) -> None:
@@ -73,6 +74,20 @@ class Families:
             "1 for the phase that the registrar is in.",
             "livemostrecent",
             "phase",
+        )
+
+    def _make_sweeps(self) -> None:
+        self.sweep_states = self._gauge(
+            "sosie_sweep_state", "1 for the state of the newest sweep.", "livemostrecent", "state"
+        )
+        self.sweep_progress = self._gauge(
+            "sosie_sweep_progress_ratio", "Compared, of all that it compares.", "livemostrecent"
+        )
+        self.sweep_pairs = self._gauge("sosie_sweep_pairs", "Pairs found so far.", "livemostrecent")
+        self.sweep_false_pairs = self._gauge(
+            "sosie_sweep_false_pairs_expected",
+            "Pairs of strangers that all its comparisons bring, by the calibration.",
+            "livemostrecent",
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

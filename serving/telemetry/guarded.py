@@ -48,6 +48,9 @@ class GuardedMeter:
     def set_phase(self, phase: str) -> None:
         self._try(self._meter.set_phase, phase)
 
+    def set_sweep(self, state: str, progress: float, pairs: int, false_pairs: float) -> None:
+        self._try(self._meter.set_sweep, state, progress, pairs, false_pairs)
+
     def _try(self, count: Callable[..., None], *what: Any) -> None:
         try:
             count(*what)

@@ -48,6 +48,11 @@ class Meter(Protocol):
         """The registrar's phase."""
         ...
 
+    def set_sweep(self, state: str, progress: float, pairs: int, false_pairs: float) -> None:
+        """The newest sweep: its state, how much is compared (0 to 1), what it has found, and how
+        many pairs of strangers it is to bring."""
+        ...
+
 
 class SilentMeter:
     """Counts nothing: for tests and single commands."""
@@ -77,4 +82,7 @@ class SilentMeter:
         pass
 
     def set_phase(self, phase: str) -> None:
+        pass
+
+    def set_sweep(self, state: str, progress: float, pairs: int, false_pairs: float) -> None:
         pass

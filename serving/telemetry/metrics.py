@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from engine.reasons import Decision, Reason
+from engine.sweeps.model import SweepState
 from serving.service.desk import Phase
 from serving.telemetry.families import Families
 from serving.telemetry.folder import FolderCollector, discard_gauges
@@ -118,6 +119,13 @@ class PrometheusMeter:
     def set_phase(self, phase: str) -> None:
         for known in Phase:
             self._families.phases.labels(str(known)).set(known == phase)
+
+    def set_sweep(self, state: str, progress: float, pairs: int, false_pairs: float) -> None:
+        for known in SweepState:
+            self._families.sweep_states.labels(str(known)).set(known == state)
+        self._families.sweep_progress.set(progress)
+        self._families.sweep_pairs.set(pairs)
+        self._families.sweep_false_pairs.set(false_pairs)
 
     def render(self) -> tuple[bytes, str]:
         """The node's metrics as Prometheus reads them, and their content type.

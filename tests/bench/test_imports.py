@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.checks import load_goals
+from bench.checks import Skipped, load_goals
 from bench.imports import COLUMNS, ImportConfig, run, write_base
 from engine.accuracy.labelled import LabelledFolder
 from engine.errors import RequestError
@@ -25,13 +25,14 @@ def test_every_person_has_a_document_and_every_two_photographs_a_row(
 
 
 def test_a_small_base_is_imported_and_every_figure_is_there(faces: Path, tmp_path: Path) -> None:
-    results, measured = run(ImportConfig(faces=faces, vectors=50, folder=tmp_path))
+    results, measured = run(ImportConfig(faces=faces, people=3, vectors=50, folder=tmp_path))
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "import"}
+    assert isinstance(measured["photographs_per_second"], Skipped), "some people prove no speed"
     photographs, rows, vectors = results
-    assert photographs.setup["count"] == 16
+    assert photographs.setup["count"] == 12
     counts = {figure.name: figure.value for figure in rows.figures}
-    assert counts["rows"] == 8
-    assert (counts["admitted"] or 0) + (counts["failed"] or 0) >= 4
+    assert counts["rows"] == 6
+    assert (counts["admitted"] or 0) + (counts["failed"] or 0) >= 3
     assert {figure.name: figure.value for figure in vectors.figures}["failed"] == 0
     assert not list(tmp_path.iterdir()), "everything that was made is gone"
 

@@ -220,6 +220,14 @@ def test_compact_leaves_nothing_of_what_was_removed(segmented: Gallery) -> None:
     assert len(segmented) == 97
 
 
+def test_compact_leaves_nothing_of_the_last_references(segmented: Gallery) -> None:
+    segmented.remove(np.arange(100), sequence=200)
+    assert segmented.segments
+    segmented.compact()
+    assert segmented.segments == ()
+    assert segmented.account().codes == segmented.account().rows == 0
+
+
 def test_a_refused_large_batch_changes_nothing(segmented: Gallery, unit_rows: UnitRows) -> None:
     rows, ids = unit_rows(100, seed=2), np.r_[200:299, 70]
     with pytest.raises(IdInvalid, match="id 70"):

@@ -30,6 +30,13 @@ def test_a_file_written_without_choices_means_the_defaults(tmp_path: Path) -> No
     assert load_settings(tmp_path) == Settings() == load_settings(None)
 
 
+def test_every_setting_says_what_it_is() -> None:
+    for section in Settings.model_fields.values():
+        assert section.annotation is not None
+        fields = section.annotation.model_fields
+        assert [name for name, field in fields.items() if not field.description] == []
+
+
 def test_chosen_settings_are_read_back_and_nothing_else_is_set(tmp_path: Path) -> None:
     awkward = 'sqlite:////tmp/a "b" \\ ü.db'
     write_settings(tmp_path, {"registry": {"url": awkward}, "models": {"flip": True, "threads": 3}})

@@ -37,6 +37,8 @@ def render_report(contents: ReportInput) -> str:
     environment = _environment()
     style, script = _source("style.css"), _source("sort.js")
     rows = views.list_rows(contents)
+    cards = views.list_cards(contents, rows)
+    members = [one for card in cards for one in card.members]
     return environment.get_template("report.html").render(
         style=style,
         script=script,
@@ -45,7 +47,9 @@ def render_report(contents: ReportInput) -> str:
         sweep=contents.sweep,
         totals=contents.summary.totals,
         rows=rows,
-        cards=views.list_cards(contents, rows),
+        cards=cards,
+        faces=sum(one.face is not None for one in members),
+        faceless=sum(one.face is None for one in members),
         first=rows[:FIRST_GROUPS],
         **_show_scores(contents),
         **_show_summary(contents),

@@ -161,7 +161,7 @@ def _encode_faces(contents: ReportInput) -> Mapping[str, str]:
     """By document, of the groups with cards."""
     faces: dict[str, str] = {}
     left_bytes = _FACES_BYTES
-    for document in _documents_with_cards(contents.groups):
+    for document in documents_with_cards(contents.groups):
         crop = contents.crops.get(document)
         kind = crop and next((k for head, k in _PICTURES.items() if crop.startswith(head)), None)
         if crop and kind and document not in faces and len(crop) <= left_bytes:
@@ -170,6 +170,7 @@ def _encode_faces(contents: ReportInput) -> Mapping[str, str]:
     return faces
 
 
-def _documents_with_cards(groups: Sequence[Group]) -> Iterator[str]:
+def documents_with_cards(groups: Sequence[Group]) -> Iterator[str]:
+    """Of whom a report has room for a face; a document may be in several groups."""
     for group in groups[:MOST_CARDS]:
         yield from (one.document_id for one in group.identities[:MOST_NODES])

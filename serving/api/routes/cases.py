@@ -98,7 +98,7 @@ def _add_ends(router: APIRouter, parts: Parts) -> None:
             call_of(request),
             case_id,
             OutcomeBody,
-            lambda body, _: Propose(body.outcome, tuple(body.close_lines)),
+            lambda body, _: Propose(body.outcome, tuple(body.close_lines), body.seen_at),
         )
 
     async def withdraw_case(request: Request, case_id: str) -> Response:
@@ -115,7 +115,7 @@ def _add_ends(router: APIRouter, parts: Parts) -> None:
             call_of(request),
             case_id,
             OutcomeBody,
-            lambda body, _: Close(body.outcome, tuple(body.close_lines)),
+            lambda body, _: Close(body.outcome, tuple(body.close_lines), body.seen_at),
         )
 
     _add_step(router, "propose", propose_case, "Propose an outcome", OutcomeBody)

@@ -70,6 +70,7 @@ def show_group(
         "weakest": group["weakest"],
         "identities": group["identities"],
         "links": group["links"],
+        "severed": group["severed"],
         "left_out": group["left_out"],
         "cases": list(dict.fromkeys(case.id for found in cases.values() for case in found)),
     }

@@ -52,7 +52,9 @@ def _add_facts(router: APIRouter, parts: Parts) -> None:
         "/version",
         tell_version,
         methods=["GET"],
-        **describe("Version", answers={200: VersionAnswer}, errors=(400, 429), needs_key=False),
+        **describe(
+            "Version", answers={200: VersionAnswer}, errors=(400, 429, 503), needs_key=False
+        ),
     )
     router.add_api_route(
         "/v1/me",
@@ -99,7 +101,7 @@ def _add_health(router: APIRouter, parts: Parts) -> None:
         "/health/live",
         tell_live,
         methods=["GET"],
-        **describe("Live", answers={200: LiveAnswer}, errors=(400, 429), needs_key=False),
+        **describe("Live", answers={200: LiveAnswer}, errors=(400, 429, 503), needs_key=False),
     )
     router.add_api_route(
         "/health/ready",

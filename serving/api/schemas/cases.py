@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from engine.casework.model import CaseOrigin, NoteKind, Outcome
 from engine.registry.records import CaseState
-from serving.api.schemas.fields import ID_EXAMPLE, Body, Code, Shown, Text
+from serving.api.schemas.fields import ID_EXAMPLE, Body, Code, Moment, Shown, Text
 from serving.api.schemas.lines import LineShown
 from serving.api.schemas.paging import PageAsked
 
@@ -64,11 +64,24 @@ class OutcomeBody(Body):
     """What was found, and which lines are to be closed by it."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"outcome": "fraud", "close_lines": [ID_EXAMPLE]}]}
+        json_schema_extra={
+            "examples": [
+                {
+                    "outcome": "fraud",
+                    "close_lines": [ID_EXAMPLE],
+                    "seen_at": "2026-01-31T12:00:00.123456Z",
+                },
+                {"outcome": "twins"},
+            ]
+        }
     )
 
     outcome: Annotated[Outcome, Field(strict=False)]
     close_lines: LineIds = Field(default_factory=list)
+    seen_at: Moment | None = Field(
+        default=None,
+        description="`updated_at` of the case as it was looked at: 409 if it has changed since",
+    )
 
 
 class ProposalShown(Shown):

@@ -42,7 +42,7 @@ class SweepBody(Body):
         json_schema_extra={
             "examples": [
                 {"scope": "all", "dry_run": True},
-                {"scope": "new", "threshold": 0.62},
+                {"scope": "new", "threshold": 0.57},
                 {"fmr": 1e-6},
             ]
         }
@@ -157,6 +157,7 @@ class GroupShown(Shown):
     outlets: int
     disputes: int
     weakest_score: float | None = Field(description="of the link without which it falls apart")
+    severed_links: int = Field(description="from a member to a document that is not in the group")
 
 
 class GroupsAnswer(Shown):
@@ -209,6 +210,10 @@ class GroupAnswer(Shown):
     weakest: LinkShown | None = Field(description="the link without which it falls apart")
     identities: list[IdentityShown]
     links: list[LinkShown]
+    severed: list[LinkShown] = Field(
+        description="from a member to a document outside, the closest first: linked to too few of "
+        "the members, it is shown and not followed"
+    )
     left_out: LeftOut
     cases: list[str] = Field(description="ids of the open cases that name one of its documents")
 

@@ -6,10 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.casework.book import CaseBook, NewCase
+from engine.casework.book import CaseBook, NewCase, date_change
 from engine.casework.desk import assign, close, propose
 from engine.casework.model import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.registry.keyring import KeyRing
@@ -101,6 +101,17 @@ def test_disputes_stand_alone(bureau: Any) -> None:
     assert dispute.id != face.id == again.id
 
 
+def test_a_change_is_after_the_last_one_even_where_the_clock_was_set_back(bureau: Any) -> None:
+    case = bureau.open("a")
+    hour = timedelta(hours=1)
+    assert date_change(case, case.updated_at + hour) == case.updated_at + hour
+    for now in (case.updated_at, case.updated_at - hour):
+        assert case.updated_at < date_change(case, now) < case.updated_at + hour
+    # The clock of these tests stands.
+    times = [bureau.open("a", key).updated_at for key in "bc"]
+    assert case.updated_at < times[0] < times[1]
+
+
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """An empty registry on SQLite for many examples."""
@@ -109,6 +120,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield store
 
 
+@settings(max_examples=40)
 @given(
     batches=st.lists(
         st.lists(st.sets(st.integers(0, 9), min_size=1, max_size=3), min_size=1, max_size=4),

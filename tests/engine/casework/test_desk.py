@@ -171,6 +171,34 @@ def test_one_outcome_is_proposed_at_a_time(bureau: Any) -> None:
         propose(*bureau.given, case.id, Outcome.FRAUD, (), BOB)
 
 
+@pytest.mark.parametrize("step", [propose, close])
+def test_nobody_is_judged_whom_only_the_case_has_grown_by(bureau: Any, step: Any) -> None:
+    seen = bureau.open("a")
+    grown = bureau.open("a", "b")
+    assert (grown.id, grown.document_ids) == (seen.id, ("a", "b"))
+    asked = (*bureau.given, seen.id, Outcome.TWINS, (), ANNA)
+    with pytest.raises(CaseMoved, match="changed since"):
+        step(*asked, seen.updated_at)
+    assert bureau.store.case(seen.id) == grown
+    assert step(*asked, grown.updated_at).state is not CaseState.OPEN
+
+
+def test_a_step_that_says_nothing_of_a_look_is_taken(bureau: Any) -> None:
+    case = bureau.open("a")
+    bureau.open("a", "b")
+    assert propose(*bureau.given, case.id, Outcome.TWINS, (), ANNA).state is CaseState.PROPOSED
+    assert close(*bureau.given, case.id, Outcome.TWINS, (), BOB).state is CaseState.CLOSED
+
+
+def test_who_looked_before_another_wrote_looks_again(bureau: Any) -> None:
+    case = bureau.open("a")
+    noted = note(*bureau.given, case.id, "the man with the scar", BOB)
+    asked = (*bureau.given, case.id, Outcome.TWINS, (), ANNA)
+    with pytest.raises(CaseMoved):
+        close(*asked, case.updated_at)
+    assert close(*asked, noted.updated_at).state is CaseState.CLOSED
+
+
 def steps(case_id: str) -> dict[str, tuple[Any, ...]]:
     return {
         "assign": (assign, case_id, ANNA, ANNA),

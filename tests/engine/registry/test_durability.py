@@ -42,7 +42,7 @@ def test_acknowledged_commits_survive_sigkill_whole(
     key_ring.save(path)
     random = np.random.default_rng(3)
     acknowledged: list[str] = []
-    for _ in range(5):
+    for _ in range(3):
         with in_child(ADD_DOCUMENTS, database_url, str(path), str(store.vault.dim), MODEL) as child:
             acknowledged += child.stdout.readline().split()
             time.sleep(random.uniform(0.0, 0.2))
@@ -57,4 +57,4 @@ def test_acknowledged_commits_survive_sigkill_whole(
         assert 0 <= kept["documents"] - len(acknowledged) <= 4 * 5
         assert kept["audit"] == 6 + kept["documents"]
         assert verify_chain(store).intact
-    assert len(acknowledged) >= 20
+    assert len(acknowledged) >= 12

@@ -199,7 +199,7 @@ def test_kill_at_any_moment_loses_nothing(
     random = np.random.default_rng(5)
     arguments = (database_url, str(path), str(store.vault.dim), MODEL)
     with reopened(store, database_url, wider) as widened:
-        for _ in range(4):
+        for _ in range(2):
             with in_child(RESEAL_SLOWLY, *arguments) as child:
                 assert child.stdout.readline() == "started\n"
                 time.sleep(random.uniform(0.0, 0.15))

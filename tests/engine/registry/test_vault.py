@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import hypothesis.extra.numpy as numpy_strategies
 import numpy as np
 import pytest
@@ -14,6 +19,7 @@ DIM = 32
 RING = KeyRing.generate()
 VAULT = Vault(RING, DIM)
 KNOWN = Key(1, bytes(range(32)))
+ROOT = Path(__file__).parents[3]
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -73,6 +79,46 @@ def test_rotation_preserves_scores_of_real_dimensions(dim: int, random_units) ->
     rows = random_units(200, dim)
     turned = Vault(RING, dim).rotate(rows)
     assert np.abs(turned @ turned.T - rows @ rows.T).max() < 1e-6
+
+
+@pytest.mark.parametrize("dim", [DIM, 128])
+def test_a_row_is_turned_to_the_same_bits_whatever_stands_beside_it(dim: int, random_units) -> None:
+    vault = Vault(RING, dim)
+    rows = random_units(65, dim)
+    alone = np.concatenate([vault.rotate(rows[place : place + 1]) for place in range(65)])
+    assert np.array_equal(vault.rotate(rows), alone)
+    for part in (slice(0, 0), slice(7, 24), slice(64, None), slice(None, None, -3)):
+        assert np.array_equal(vault.rotate(rows[part]), alone[part])
+    matrix = rotation_matrix(RING.rotation, dim)
+    assert np.abs(alone - rows.astype(np.float64) @ matrix.T).max() < 1e-6
+
+
+ROTATE_MANY = """
+import time
+import numpy as np
+from engine.registry.keyring import KeyRing
+from engine.registry.vault import Vault
+
+vault = Vault(KeyRing.generate(), {dim})
+rows = np.eye({dim}, dtype=np.float32).repeat(4, axis=0)
+# QR has woken them for the rotation itself.
+time.sleep(0.2)
+others = time.process_time() - time.thread_time()
+vault.rotate(rows)
+time.sleep(0.1)
+print(time.process_time() - time.thread_time() - others)
+"""
+
+
+@pytest.mark.parametrize("dim", [128, 512])
+def test_no_other_thread_wakes_to_turn_many_rows(dim: int) -> None:
+    """It would on the cores that extract the next faces."""
+    environment = {key: value for key, value in os.environ.items() if "THREAD" not in key}
+    script = [sys.executable, "-c", ROTATE_MANY.format(dim=dim)]
+    done = subprocess.run(
+        script, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 0.01
 
 
 def test_templates_of_two_deployments_are_unlinkable(random_units) -> None:

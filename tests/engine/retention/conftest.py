@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from engine.casework.model import CaseKind, CaseOrigin, Outcome
+from engine.casework.model import CaseKind, CaseNote, CaseOrigin, NoteKind, Outcome
+from engine.errors import NotFound
 from engine.matching.policy import POLICY_VERSION, Candidate, Evidence, decide
 from engine.matching.replaying import write_evidence, write_findings
 from engine.matching.thresholds import Thresholds
@@ -30,7 +32,13 @@ from engine.registry.records import (
 )
 from engine.registry.store import Store
 from engine.registry.writer import Writer
+from engine.retention.job import LoneWriter, run_retention
+from engine.retention.schedule import Schedule
 
+NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+MONTH = Schedule(attempts=30 * DAY, lines=30 * DAY, answers=30 * DAY)
+OLD, YOUNG = NOW - 31 * DAY, NOW - 29 * DAY
 TEST = AuditEntry("test", "test.done", "x")
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
 JUDGED = {
@@ -147,22 +155,36 @@ class Office:
             )
         return line_id
 
-    def open_case(self, document_id: str, state: CaseState = CaseState.OPEN) -> CaseRecord:
+    def open_case(
+        self,
+        *document_ids: str,
+        state: CaseState = CaseState.OPEN,
+        enrollment_id: str | None = None,
+        remark: str = "",
+    ) -> CaseRecord:
         now = utc_now()
         case = CaseRecord(
             id=new_id(),
             kind=CaseKind.DUPLICATE_IDENTITY.value,
             origin=CaseOrigin.DECISION,
             state=state,
-            document_ids=(document_id,),
+            enrollment_id=enrollment_id,
+            document_ids=document_ids,
             opened_at=now,
             updated_at=now,
         )
-        self._commit(cases=[case])
+        note = CaseNote(now, "key:anna", NoteKind.NOTE, remark)
+        self._commit(cases=[case], case_notes=[(case.id, note)])
         return case
 
-    def close_case(self, case: CaseRecord) -> None:
-        closed = replace(case, state=CaseState.CLOSED, outcome=Outcome.MISTAKE, closed_at=utc_now())
+    def merge_case(self, case: CaseRecord, into: CaseRecord) -> None:
+        merged = replace(case, state=CaseState.MERGED, merged_into=into.id)
+        self._commit(case_changes=[merged])
+
+    def close_case(self, case: CaseRecord, at: datetime | None = None) -> None:
+        closed = replace(
+            case, state=CaseState.CLOSED, outcome=Outcome.MISTAKE, closed_at=at or utc_now()
+        )
         self._commit(case_changes=[closed])
 
     def lookup(self, text: str) -> bytes:
@@ -187,6 +209,25 @@ def _crop(enrollment_id: str, until: datetime) -> NewCrop:
     )
 
 
+def is_expired(store: Store, attempt: Attempt) -> bool:
+    """Whether all about the person has left an attempt; never a part of it."""
+    record = store.enrollment(attempt.id)
+    has_left = record.expired_at is not None
+    assert ("quality" not in record.evidence) == has_left
+    assert (record.consent_ref is None) == (record.captured_at is None) == has_left
+    return has_left
+
+
+def is_known(store: Store, document_id: str) -> bool:
+    """Whether a document still has its number and name."""
+    try:
+        store.identity(document_id)
+    except NotFound:
+        assert store.document(document_id).is_erased
+        return False
+    return True
+
+
 @pytest.fixture
 def office(store: Store, writer: Writer) -> Office:
     return Office(store, writer)
@@ -196,3 +237,13 @@ def office(store: Store, writer: Writer) -> Office:
 def count(store: Store) -> Callable[[], dict[str, int]]:
     """`count()`: rows by table."""
     return store.counts
+
+
+@pytest.fixture
+def run(office: Office) -> Callable[..., Any]:
+    """`run(schedule, now, **more)`: the job as a command on a home does it."""
+
+    def start(schedule: Schedule = MONTH, now: datetime = NOW, **more: Any) -> Any:
+        return run_retention(LoneWriter(office.writer, lambda: now), schedule, "test", **more)
+
+    return start

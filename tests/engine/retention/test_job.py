@@ -1,154 +1,24 @@
-"""What has stayed its time leaves, and nothing else does."""
+"""What has stayed its time leaves, in whole batches, and nothing else does."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from sqlalchemy import event
 
-from engine.errors import NotFound
-from engine.matching.replaying import replay
 from engine.reasons import Decision
-from engine.registry import casetables, tables
+from engine.registry import casetables
 from engine.registry.audit import verify_chain
-from engine.registry.records import CaseState, DocumentStatus, LineStatus
+from engine.registry.records import CaseState, LineStatus
 from engine.registry.retention import Kind
 from engine.registry.store import Store
-from engine.retention.job import LoneWriter, preview, run_retention
+from engine.retention.job import preview, run_retention
 from engine.retention.schedule import Schedule
-
-NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
-DAY = timedelta(days=1)
-MONTH = Schedule(attempts=30 * DAY, lines=30 * DAY, answers=30 * DAY)
-OLD, YOUNG = NOW - 31 * DAY, NOW - 29 * DAY
-
-
-@pytest.fixture
-def run(office: Any) -> Callable[..., Any]:
-    """`run(schedule, now, **more)`: the job as a command on a home does it."""
-
-    def start(schedule: Schedule = MONTH, now: datetime = NOW, **more: Any) -> Any:
-        return run_retention(LoneWriter(office.writer, lambda: now), schedule, "test", **more)
-
-    return start
-
-
-def is_expired(store: Store, attempt: Any) -> bool:
-    record = store.enrollment(attempt.id)
-    has_left = record.expired_at is not None
-    # All of it, or nothing.
-    assert ("quality" not in record.evidence) == has_left
-    assert (record.consent_ref is None) == (record.captured_at is None) == has_left
-    return has_left
-
-
-def is_known(store: Store, document_id: str) -> bool:
-    """Whether a document still has its number and name."""
-    try:
-        store.identity(document_id)
-    except NotFound:
-        assert store.document(document_id).is_erased
-        return False
-    return True
-
-
-def test_an_old_rejected_attempt_keeps_its_decision_and_loses_all_about_the_person(
-    store: Store, office: Any, run: Any
-) -> None:
-    attempt = office.attempt(OLD, crops_until=NOW + DAY)
-    before = store.counts()
-    made = run()
-    record = store.enrollment(attempt.id)
-    assert (record.decision, record.reasons) == ("rejected", ("DUPLICATE_IDENTITY",))
-    assert record.created_at == OLD
-    assert set(record.evidence) == {"inputs", "findings", "model_digest", "policy_version"}
-    assert set(record.evidence["inputs"]) == {"thresholds", "searched"}
-    assert "0.81" not in str(record.evidence)
-    assert store.answers([attempt.scope]) == {}
-    assert store.crops(attempt.id) == []
-    assert not is_known(store, attempt.document_id)
-    assert made.left == {"attempts": 1, "documents": 1, "lines": 0, "answers": 0, "crops": 0}
-    after = store.counts()
-    gone = {"idempotency": 1, "crops": 1}
-    assert {
-        name: before[name] - after[name] for name in before if name not in ("audit", *gone)
-    } == dict.fromkeys(before.keys() - {"audit", *gone}, 0)
-    assert {name: before[name] - after[name] for name in gone} == gone
-
-
-def test_an_expired_attempt_is_not_replayed_and_the_kept_ones_are(
-    store: Store, office: Any, run: Any
-) -> None:
-    old = office.attempt(OLD)
-    kept = [office.attempt(YOUNG), *(office.attempt(OLD, one) for one in list(Decision)[:2])]
-    run()
-    for attempt in kept:
-        assert replay(store.enrollment(attempt.id)).agrees
-    with pytest.raises(NotFound, match="left by retention"):
-        replay(store.enrollment(old.id))
-
-
-@pytest.mark.parametrize("decision", [Decision.APPROVED, Decision.REVIEW])
-def test_only_rejected_attempts_leave(
-    decision: Decision, store: Store, office: Any, run: Any
-) -> None:
-    attempt = office.attempt(OLD, decision)
-    run(Schedule(attempts=30 * DAY))
-    assert not is_expired(store, attempt)
-    assert is_known(store, attempt.document_id)
-    assert attempt.scope in store.answers([attempt.scope])
-
-
-def test_a_document_leaves_with_the_last_attempt_under_it(
-    store: Store, office: Any, run: Any
-) -> None:
-    first = office.attempt(OLD)
-    office.attempt(YOUNG, document_id=first.document_id)
-    run()
-    assert is_expired(store, first)
-    assert is_known(store, first.document_id)
-    run(now=NOW + 2 * DAY)
-    assert not is_known(store, first.document_id)
-
-
-@pytest.mark.parametrize("decision", [Decision.APPROVED, Decision.REVIEW])
-def test_a_document_that_somebody_may_hold_stays(
-    decision: Decision, store: Store, office: Any, run: Any
-) -> None:
-    attempt = office.attempt(OLD)
-    office.attempt(OLD, decision, document_id=attempt.document_id)
-    run()
-    assert is_expired(store, attempt)
-    assert is_known(store, attempt.document_id)
-
-
-def test_a_document_without_attempts_is_not_one_that_was_attempted(
-    store: Store, office: Any, run: Any
-) -> None:
-    document_id = office.document(DocumentStatus.ATTEMPTED)
-    run()
-    assert is_known(store, document_id)
-
-
-def test_a_block_outlives_the_document(store: Store, office: Any, run: Any) -> None:
-    attempt = office.attempt(OLD)
-    office.change(
-        tables.documents.update()
-        .where(tables.documents.c.id == attempt.document_id)
-        .values(blocked_at=OLD)
-    )
-    lookup = store.document(attempt.document_id).lookup
-    run()
-    assert not is_known(store, attempt.document_id)
-    found = store.documents([lookup])[lookup]
-    assert (found.status, found.is_erased) == (DocumentStatus.BLOCKED, True)
+from tests.engine.retention.conftest import DAY, MONTH, NOW, OLD, YOUNG, is_expired, is_known
 
 
 def test_a_closed_line_loses_its_number_and_stays_a_line(
@@ -201,7 +71,7 @@ def test_what_an_open_case_names_is_held_until_it_is_closed(
 ) -> None:
     attempt = office.attempt(OLD)
     line = office.line(OLD, attempt.document_id)
-    case = office.open_case(attempt.document_id, state)
+    case = office.open_case(attempt.document_id, state=state)
     held = run()
     assert (held.held["attempts"], held.held["documents"], held.held["lines"]) == (1, 0, 1)
     assert not is_expired(store, attempt)
@@ -309,89 +179,6 @@ def test_a_look_changes_nothing_and_says_what_a_run_then_does(
     assert (made.left["attempts"], made.left["documents"], made.left["lines"]) == (3, 2, 2)
 
 
-@dataclass
-class Model:
-    """What must be there, by the words of the schedule alone."""
-
-    attempts: list[tuple[Any, datetime, bool, bool]] = field(default_factory=list)
-    lines: list[tuple[str, datetime, bool]] = field(default_factory=list)
-    gone: set[str] = field(default_factory=set)
-    answered: set[bytes] = field(default_factory=set)
-
-    def run(self, schedule: Schedule, now: datetime) -> None:
-        for attempt, moment, is_rejected, is_held in self.attempts:
-            leaves = schedule.attempts is not None and moment + schedule.attempts <= now
-            if leaves and is_rejected and not is_held:
-                self.gone |= {attempt.id, attempt.document_id}
-                self.answered.discard(attempt.scope)
-            if schedule.answers is not None and moment + schedule.answers <= now:
-                self.answered.discard(attempt.scope)
-        for line, moment, is_held in self.lines:
-            if schedule.lines is not None and moment + schedule.lines <= now and not is_held:
-                self.gone.add(line)
-
-
-# Exactly at the edge as often as anywhere.
-EDGES = st.sampled_from([DAY, 30 * DAY])
-STAYS = st.none() | EDGES | st.timedeltas(timedelta(0), 40 * DAY)
-SCHEDULES = st.builds(Schedule, attempts=STAYS, lines=STAYS, answers=STAYS)
-AGES = EDGES | st.timedeltas(timedelta(0), 60 * DAY)
-ROWS = st.lists(
-    st.tuples(AGES, st.sampled_from(list(Decision)), st.booleans()), min_size=1, max_size=3
-)
-
-
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    rows=ROWS,
-    lines=st.lists(st.tuples(AGES, st.booleans()), max_size=2),
-    schedule=SCHEDULES,
-    drift=st.just(timedelta(0)) | st.timedeltas(-10 * DAY, 10 * DAY),
-    batch=st.integers(1, 4),
-)
-def check_schedule(
-    office: Any,
-    store: Store,
-    model: Model,
-    rows: Any,
-    lines: Any,
-    schedule: Schedule,
-    drift: timedelta,
-    batch: int,
-) -> None:
-    now = NOW + drift
-    for age, decision, is_held in rows:
-        attempt = office.attempt(NOW - age, decision)
-        if is_held:
-            office.open_case(attempt.document_id)
-        rejected = decision is Decision.REJECTED
-        model.attempts.append((attempt, NOW - age, rejected, is_held))
-        model.answered.add(attempt.scope)
-    for age, is_held in lines:
-        document_id = office.document(DocumentStatus.ACTIVE)
-        line = office.line(NOW - age, document_id)
-        if is_held:
-            office.open_case(document_id)
-        model.lines.append((line, NOW - age, is_held))
-    run_retention(LoneWriter(office.writer, lambda: now), schedule, "test", rows_per_batch=batch)
-    model.run(schedule, now)
-    for attempt, *_ in model.attempts:
-        assert is_expired(store, attempt) == (attempt.id in model.gone)
-        assert is_known(store, attempt.document_id) == (attempt.document_id not in model.gone)
-    scopes = [attempt.scope for attempt, *_ in model.attempts]
-    assert set(store.answers(scopes)) == model.answered
-    shown = store.numbers([line for line, *_ in model.lines])
-    assert set(shown) == {line for line, *_ in model.lines} - model.gone
-
-
-def test_whatever_the_schedule_and_the_clock_all_that_is_due_leaves_and_nothing_younger(
-    office: Any, store: Store
-) -> None:
-    model = Model()
-    check_schedule(office, store, model)
-    assert verify_chain(store).intact
-
-
 def test_due_rows_are_found_by_their_indexes(store: Store, office: Any, run: Any) -> None:
     """Or the job would read whole tables on the writer's thread."""
     if store._engine.dialect.name != "sqlite":
@@ -403,8 +190,9 @@ def test_due_rows_are_found_by_their_indexes(store: Store, office: Any, run: Any
             asked.append((statement, values))
 
     event.listen(store._engine, "before_cursor_execute", keep)
-    preview(store, MONTH, NOW)
-    run()
+    every = replace(MONTH, reviews=30 * DAY)
+    preview(store, every, NOW)
+    run(every)
     event.remove(store._engine, "before_cursor_execute", keep)
     with store._engine.connect() as connection:
         plans = [
@@ -413,6 +201,7 @@ def test_due_rows_are_found_by_their_indexes(store: Store, office: Any, run: Any
         ]
     for name in (
         "ix_enrollments_rejected",
+        "ix_enrollments_review",
         "ix_documents_attempted",
         "ix_lines_closed",
         "ix_idempotency_created_at",
@@ -420,5 +209,5 @@ def test_due_rows_are_found_by_their_indexes(store: Store, office: Any, run: Any
     ):
         # The look, the run's own, and what is held at its end.
         assert sum(name in plan for plan in plans) >= 3, name
-    for table in ("enrollments", "documents", "lines", "idempotency", "crops"):
+    for table in ("enrollments", "documents", "lines", "idempotency", "crops", "opened"):
         assert not any(f"SCAN {table}'" in plan for plan in plans), table

@@ -92,6 +92,28 @@ def test_only_groups_with_a_link_of_something_fresh_are_news() -> None:
     assert ids(group) == ["doc-003", "doc-004", "doc-006"]
 
 
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, 13), st.integers(0, 13)).filter(lambda pair: pair[0] < pair[1]),
+        st.sampled_from([0.61, 0.7, 0.8, 0.9]),
+        max_size=30,
+    ),
+    st.sets(st.integers(0, 13), max_size=4),
+)
+def test_what_is_news_is_the_same_as_of_all_groups_those_with_a_fresh_link(
+    scores: dict[tuple[int, int], float], fresh: set[int]
+) -> None:
+    facts = ListedFacts([identity(number) for number in range(14)])
+    names = {f"doc-{number:03d}" for number in fresh}
+    expected = [
+        group
+        for group in group_faces(pairs(scores), THRESHOLD, facts)
+        if any({link.left, link.right} & names for link in group.links)
+    ]
+    found = group_faces(pairs(scores), THRESHOLD, facts, fresh=np.array(sorted(fresh), np.int64))
+    assert found == expected
+
+
 def test_no_pairs_and_no_people_make_no_groups() -> None:
     assert group_faces(pairs({}), THRESHOLD, ListedFacts([])) == []
     assert group_faces(pairs({}), THRESHOLD, ListedFacts([identity(1)])) == []

@@ -8,20 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pyarrow import parquet
 
 from engine.casework.model import Outcome
 from engine.sweeps.model import Group, GroupKind, Identity, LineFact, Link, PairTable, RiskTerm
 from engine.sweeps.summary import summarise
-from engine.sweeps.tablefiles import TableFolder, guard_cells
-from engine.sweeps.tables import group_table, pair_table, write_groups, write_pairs, write_summary
+from engine.sweeps.tablefiles import TableFolder
+from engine.sweeps.tables import group_table, pair_table, write_groups, write_summary
 
 OPENED = datetime(2024, 3, 4, 5, tzinfo=UTC)
-FORMULA_SIGNS = "=+-@\t\r"
 
 
 def identity(document: str, references: Sequence[int], *carriers: str) -> Identity:
@@ -102,7 +98,7 @@ def test_a_pair_with_somebody_erased_is_left_out() -> None:
 
 def test_no_pair_and_no_group_are_tables_without_rows(tmp_path: Path) -> None:
     folder = TableFolder(path=tmp_path)
-    write_pairs(folder, pairs(), [], {})
+    folder.write("pairs", pair_table(pairs(), [], {}))
     write_groups(folder, [], {})
     write_summary(folder, summarise([]))
     assert parquet.read_table(tmp_path / "pairs.parquet").num_rows == 0
@@ -133,19 +129,6 @@ def test_a_group_without_links_and_lines_has_no_score_and_no_date() -> None:
     (row,) = group_table([bare], {}).to_pylist()
     assert row["highest_score"] is row["weakest_score"] is row["weakest_left"] is None
     assert row["first_opened"] is row["last_opened"] is row["case"] is None
-
-
-def test_numbers_are_there_only_when_asked_and_masked() -> None:
-    asked: list[Sequence[str]] = []
-
-    def mask(lines: Sequence[str]) -> Mapping[str, str]:
-        asked.append(lines)
-        return {"l1": "+86 138 **** 1234"}
-
-    assert "masked_numbers" not in group_table([group()], {}).column_names
-    table = group_table([group(), group()], {}, mask)
-    assert table["masked_numbers"].to_pylist() == [["+86 138 **** 1234"]] * 2
-    assert len(asked) == 1
 
 
 def test_parquet_keeps_texts_and_says_what_was_swept(tmp_path: Path) -> None:
@@ -185,19 +168,6 @@ def test_a_cell_that_would_be_computed_is_led_by_an_apostrophe(
     (row,) = read_csv(tmp_path / "groups.csv")
     assert row["case"] == f"'{harmful}"
     assert row["outlets"] == f"'{harmful}"
-
-
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.none(), max_size=8))
-def test_no_guarded_cell_begins_like_a_formula(texts: list[str | None]) -> None:
-    table = guard_cells(pa.table({"text": pa.array(texts, pa.string())}))
-    for before, after in zip(texts, table["text"].to_pylist(), strict=True):
-        assert after in {before, f"'{before}"}
-        assert not after or after[0] not in FORMULA_SIGNS
-
-
-def test_harmless_cells_and_numbers_stay_as_they_are() -> None:
-    table = pa.table({"text": ["a=b", "東京", "1-2", ""], "score": [-0.5, 1.0, 2.0, 3.0]})
-    assert guard_cells(table).equals(table)
 
 
 def test_outlets_and_carriers_are_summed_up(tmp_path: Path) -> None:

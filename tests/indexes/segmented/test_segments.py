@@ -149,7 +149,7 @@ class SegmentedHistory(RuleBasedStateMachine):
 
 
 TestSegmentedHistory = SegmentedHistory.TestCase
-TestSegmentedHistory.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestSegmentedHistory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 @pytest.fixture

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
 from indexes.errors import CheckpointInvalid, SearchInvalid, ShardLost
@@ -19,7 +23,7 @@ from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.host import open_local
 from indexes.sharding.joining import join_shards, plan_tiles
 from indexes.sharding.process import open_processes
-from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
 
 DIM, THRESHOLD = 64, 0.5
 CONFIG = SegmentsConfig(head_rows=64, fan=3)
@@ -142,6 +146,53 @@ def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path: 
         assert again.sequence == sequence
         stays = (expected["left"] >= 100) & (expected["right"] >= 100)
         assert np.array_equal(again.pairs.records, expected[stays])
+
+
+class CountedShard:
+    """A shard that counts its joins, and takes its time over the first."""
+
+    def __init__(self, shard: Shard, first_s: float) -> None:
+        self._shard = shard
+        self._first_s = first_s
+        self.joins = 0
+
+    def join(self, *question: Any) -> Future[list[NDArray[Any]]]:
+        self.joins += 1
+        if self.joins == 1:
+            time.sleep(self._first_s)
+        return self._shard.join(*question)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shard, name)
+
+
+def test_a_stop_behind_a_slow_tile_repeats_one_tile_a_shard_at_most(tmp_path: Path) -> None:
+    rows, ids = crowd(6, 900), np.arange(900)
+    with open_local(KINDS[0], 3) as index:
+        counted = [
+            CountedShard(shard, 0.3 * (not place)) for place, shard in enumerate(index.shards)
+        ]
+        slow = ShardedIndex(KINDS[0], cast(list[Shard], counted))
+        gallery = Gallery(slow)
+        gallery.add(ids, rows, 1)
+        kept = []
+
+        def stop(progress: Progress) -> None:
+            kept.append(progress.tiles_done)
+            if progress.tiles_done == 1:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            join_shards(
+                gallery,
+                slow,
+                THRESHOLD,
+                block_rows=70,
+                checkpoint=tmp_path / "kept",
+                progress=stop,
+            )
+        assert kept == [0, 1]
+        assert sum(shard.joins for shard in counted) - 1 <= len(counted)
 
 
 def test_references_that_come_and_go_meanwhile_leave_the_pairs_of_the_others() -> None:

@@ -149,6 +149,27 @@ def test_lines_are_closed_by_two_people(
     assert [one["kind"] for one in history] == ["opened", "proposed", "closed"]
 
 
+def test_a_case_that_has_changed_since_it_was_read_is_neither_proposed_nor_closed(
+    fresh: Any, open_case: Open
+) -> None:
+    case = open_case(fresh)
+    path = f"{QUEUE}/{case}"
+    answers = [
+        fresh.ask("GET", path, key="fraud", headers={"accept": one}) for one in (JSON, MSGPACK)
+    ]
+    [seen] = {fresh.read(one)["updated_at"] for one in answers}
+    noted = fresh.read(step(fresh, case, "notes", key="second", text="look at this"))["updated_at"]
+    for name in ("propose", "close"):
+        late = step(fresh, case, name, outcome="twins", seen_at=seen)
+        message = fresh.assert_refused(late, 409, "CASE.STATE")
+        assert message == "the case has changed since it was looked at: read it again, then decide"
+        assert "retry-after" not in late.headers
+    assert fresh.read(fresh.ask("GET", path, key="fraud"))["state"] == "open"
+    proposed = fresh.read(step(fresh, case, "propose", outcome="twins", seen_at=noted))
+    closed = step(fresh, case, "close", outcome="twins", seen_at=proposed["updated_at"])
+    assert fresh.read(closed)["state"] == "closed"
+
+
 def test_every_step_is_answered_with_the_case_and_audited(fresh: Any, open_case: Open) -> None:
     case = open_case(fresh)
     before = fresh.parts.store.audit_head()[0]
@@ -187,6 +208,8 @@ def test_every_step_is_answered_with_the_case_and_audited(fresh: Any, open_case:
         ("propose", {"outcome": "fraud", "close_lines": "all"}),
         ("close", {"outcome": "fraud", "close_lines": [UNKNOWN] * 201}),
         ("close", {}),
+        ("close", {"outcome": "fraud", "seen_at": "yesterday"}),
+        ("propose", {"outcome": "fraud", "seen_at": "2026-01-31T12:00:00"}),
     ],
 )
 def test_a_step_that_is_none_is_refused(service: Any, name: str, body: dict[str, Any]) -> None:

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from engine.faces.extractor import Extractor
+from engine.registry.records import AuditEntry, Changes, utc_now
+from engine.sweeps.model import SweepRecord, SweepState, SweepTerms
 from serving.api.codec import JSON, MSGPACK
 from serving.api.schemas.sweeps import (
     ExpectationAnswer,
@@ -20,12 +23,17 @@ from serving.api.schemas.sweeps import (
     SweepAnswer,
     SweepsAnswer,
 )
+from serving.compose import Deployment
+from serving.settings import load_settings
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service
 from tests.serving.api.planting import plant
+from tests.serving.sweeping.crowd import Gate
 
 SWEEPS = "/v1/sweeps"
 UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
+LEFT = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f11"
+BODY = {"threshold": 0.6, "allow_unsupported": True}
 RINGS = [4, 3, 2]
 HONEST = 30
 
@@ -37,10 +45,12 @@ def ringed(
     cache_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
-    """A service whose gallery has three people under several documents, and 31 others."""
+    """A service whose gallery has three people under several documents, and 31 others; it was
+    stopped with a sweep that somebody had paused."""
     home = tmp_path_factory.mktemp("ringed") / "served"
     shutil.copytree(keyed_home[0], home)
     plant(home, cache_folder, RINGS + [1] * HONEST)
+    leave_paused(home, cache_folder, f"key:{keyed_home[1]['fraud'].split('_')[1]}")
     with serving(home, keyed_home[1], extractor, cache_folder) as start:
         yield start()
 
@@ -59,14 +69,48 @@ def wait_until(service: Service, sweep_id: str, *states: str) -> dict[str, Any]:
         time.sleep(0.02)
 
 
+def leave_paused(home: Path, cache: Path, actor: str) -> None:
+    now = utc_now()
+    record = SweepRecord(
+        id=LEFT,
+        state=SweepState.PAUSED,
+        terms=SweepTerms(threshold=0.6),
+        requested_by=actor,
+        created_at=now,
+        started_at=now,
+    )
+    entry = AuditEntry(actor, "sweep.paused", LEFT)
+    with Deployment(home, load_settings(home), cache) as deployment:
+        deployment.registrar.run(
+            lambda writer, _: writer.commit(
+                Changes(sequence=writer.sequence, audit=(entry,), sweeps=(record,))
+            )
+        )
+
+
 @pytest.fixture(scope="module")
-def done(ringed: Service) -> dict[str, Any]:
-    """The sweep of the whole gallery, after its end."""
-    response = ask(ringed, "POST", body={"threshold": 0.6, "allow_unsupported": True})
-    assert response.status_code == 201, response.text
-    started = ringed.read(response)
-    SweepAnswer.model_validate(started)
-    return wait_until(ringed, started["sweep_id"], "done", "failed")
+def second(ringed: Service) -> httpx.Response:
+    """The answer to a sweep that is asked for while another is alive."""
+    response: httpx.Response = ask(ringed, "POST", body=BODY)
+    return response
+
+
+@pytest.fixture(scope="module")
+def done(ringed: Service, second: httpx.Response) -> dict[str, Any]:
+    """The sweep of the whole gallery, after it went on to its end."""
+    resumed = ringed.read(ask(ringed, "POST", f"/{LEFT}/resume"))
+    SweepAnswer.model_validate(resumed)
+    return wait_until(ringed, LEFT, "done", "failed")
+
+
+@pytest.fixture
+def gate(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Holds a sweep at work until it is opened."""
+    deployment = ringed.match._life.require().deployment
+    made = Gate(deployment)
+    monkeypatch.setattr(deployment, "joiner", made.joiner)
+    yield made
+    made.opened.set()
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
@@ -97,6 +141,30 @@ def test_a_sweep_finds_the_rings_and_says_how_far_it_is(
     SweepsAnswer.model_validate(listed)
     assert done["sweep_id"] in [one["sweep_id"] for one in listed["sweeps"]]
     assert all("summary" not in one for one in listed["sweeps"])
+
+
+def test_metrics_tell_of_the_newest_sweep_and_of_nobody_in_it(
+    ringed: Service, done: dict[str, Any]
+) -> None:
+    give_up_at = time.monotonic() + 10
+    while 'sosie_sweep_state{state="done"} 1.0' not in (
+        text := ringed.ask("GET", "/metrics", key="operator").text
+    ):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    told = dict(
+        line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("sosie_sweep_")
+    )
+    assert float(told["sosie_sweep_pairs"]) == done["progress"]["pairs"]
+    assert float(told["sosie_sweep_progress_ratio"]) == 1
+    expected = done["summary"]["expected_false_pairs"]["value"]
+    assert float(told["sosie_sweep_false_pairs_expected"]) == pytest.approx(expected)
+    assert {name.partition("{")[0] for name in told} == {
+        "sosie_sweep_state",
+        "sosie_sweep_pairs",
+        "sosie_sweep_progress_ratio",
+        "sosie_sweep_false_pairs_expected",
+    }
 
 
 def test_groups_are_read_page_by_page_and_audited(ringed: Service, done: dict[str, Any]) -> None:
@@ -130,6 +198,7 @@ def test_a_group_is_read_with_members_and_links_and_audited(
     documents = [one["document_id"] for one in shown["identities"]]
     assert len(set(documents)) == 4
     assert len(shown["links"]) == 6
+    assert (shown["severed"], whole["severed_links"]) == ([], 0)
     assert {one[side] for one in shown["links"] for side in ("left", "right")} == set(documents)
     assert shown["weakest"]["score"] == whole["weakest_score"]
     assert shown["left_out"] == {"identities": 0, "lines": 0, "links": 0}
@@ -138,22 +207,33 @@ def test_a_group_is_read_with_members_and_links_and_audited(
     assert entry.detail == {"group": whole["key"], "documents": documents}
 
 
-def test_a_sweep_is_paused_resumed_and_cancelled(ringed: Service, done: dict[str, Any]) -> None:
-    body = {"threshold": 0.6, "allow_unsupported": True}
-    sweep = ringed.read(ask(ringed, "POST", body=body))["sweep_id"]
-    # So small a gallery may be done before it can be paused.
-    paused = ask(ringed, "POST", f"/{sweep}/pause")
-    if paused.status_code == 200:
-        wait_until(ringed, sweep, "paused", "done")
-    state = ringed.read(ask(ringed, "GET", f"/{sweep}"))["state"]
-    if state == "paused":
-        second = ask(ringed, "POST", body=body)
-        assert sweep in ringed.assert_refused(second, 409, "SWEEP.BUSY")
-        assert ask(ringed, "POST", f"/{sweep}/resume").status_code == 200
+def test_a_second_sweep_is_refused_and_the_first_is_named(
+    ringed: Service, second: httpx.Response
+) -> None:
+    assert LEFT in ringed.assert_refused(second, 409, "SWEEP.BUSY")
+
+
+def test_a_sweep_is_paused_and_resumed(ringed: Service, done: dict[str, Any], gate: Gate) -> None:
+    sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
+    assert gate.reached.wait(30)
+    assert ringed.read(ask(ringed, "POST", f"/{sweep}/pause"))["state"] == "paused"
+    assert sweep in ringed.assert_refused(ask(ringed, "POST", body=BODY), 409, "SWEEP.BUSY")
+    gate.opened.set()
+    assert ringed.read(ask(ringed, "POST", f"/{sweep}/resume"))["state"] == "running"
     wait_until(ringed, sweep, "done")
     for steering in ("pause", "resume", "cancel"):
         response = ask(ringed, "POST", f"/{done['sweep_id']}/{steering}")
         ringed.assert_refused(response, 409, "SWEEP.STATE")
+
+
+def test_a_cancelled_sweep_is_over(ringed: Service, done: dict[str, Any], gate: Gate) -> None:
+    sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
+    assert gate.reached.wait(30)
+    assert ringed.read(ask(ringed, "POST", f"/{sweep}/cancel"))["state"] == "cancelled"
+    gate.opened.set()
+    ringed.assert_refused(ask(ringed, "POST", f"/{sweep}/resume"), 409, "SWEEP.STATE")
+    ringed.assert_refused(ask(ringed, "GET", f"/{sweep}/groups"), 409, "SWEEP.STATE")
+    assert ringed.read(ask(ringed, "GET", f"/{done['sweep_id']}"))["state"] == "done"
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,19 @@ def test_steps_are_taken_one_after_another_and_kept_in_the_history(
     assert sosie("audit", "verify", "--home", case_home).code == 0
 
 
+def test_a_case_that_has_changed_since_it_was_shown_is_not_decided(
+    take: Any, assert_refused: Any
+) -> None:
+    seen = take("show", "--json").json["updated_at"]
+    noted = take("note", "look again", "--json").json["updated_at"]
+    for name in ("propose", "close"):
+        assert_refused(take(name, "--outcome", "twins", "--seen-at", seen), "changed since")
+    assert take("propose", "--outcome", "twins", "--seen-at", noted).code == 0
+    for moment in ("yesterday", noted.removesuffix("+00:00")):
+        wrong = take("close", "--outcome", "twins", "--seen-at", moment)
+        assert_refused(wrong, "--seen-at is no moment")
+
+
 def test_one_account_alone_closes_no_line(
     take: Any, become: Any, case_home: Path, sosie: Any, assert_refused: Any
 ) -> None:

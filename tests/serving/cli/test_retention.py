@@ -65,6 +65,7 @@ def test_what_would_leave_is_shown_and_stays(
     shown = sosie("retention", "show", *at, "--json").json
     assert shown["due"] == {
         "attempts": 0,
+        "reviews": 0,
         "documents": 0,
         "lines": 0,
         "answers": 2,
@@ -95,6 +96,7 @@ def test_what_is_due_leaves_and_its_certificate_holds(
     assert outcome.code == 0
     assert outcome.json["left"] == {
         "attempts": 1,
+        "reviews": 0,
         "documents": 1,
         "lines": 1,
         "answers": 1,
@@ -144,7 +146,7 @@ def test_a_certificate_that_cannot_be_written_is_refused_before_anything_leaves(
 def test_a_kind_that_is_set_to_nought_is_kept(aged_home: Path, sosie: Any) -> None:
     kept = {
         f"SOSIE_RETENTION__{name}": "0"
-        for name in ("REJECTED_DAYS", "CLOSED_LINES_DAYS", "ANSWERS_DAYS")
+        for name in ("REJECTED_DAYS", "REVIEW_DAYS", "CLOSED_LINES_DAYS", "ANSWERS_DAYS")
     }
     outcome = sosie("retention", "run", "--home", aged_home, "--json", env=kept)
     assert outcome.json["left"] == {"crops": 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -182,9 +183,9 @@ def test_every_route_of_the_service_has_a_method(service: Service) -> None:
         team_calls.read_case("X"),
         team_calls.assign_case("X", None),
         team_calls.note_case("X", "seen"),
-        team_calls.propose_outcome("X", "fraud", []),
+        team_calls.propose_outcome("X", "fraud", [], datetime.now(UTC)),
         team_calls.withdraw_proposal("X"),
-        team_calls.close_case("X", "fraud", []),
+        team_calls.close_case("X", "fraud", [], None),
         team_calls.measure_precision("S"),
         team_calls.start_sweep(SweepTerms()),
         team_calls.list_sweeps(1),

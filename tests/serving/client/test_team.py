@@ -58,10 +58,16 @@ def test_a_case_is_worked_by_two_people(
         assert (alone.value.status, alone.value.code) == (403, "CASE.FOUR_EYES")
         first.propose_outcome(case_id, "twins")
         first.withdraw_proposal(case_id)
-        proposed = first.propose_outcome(case_id, "fraud", [line.line_id])
+        seen = first.read_case(case_id).updated_at
+        proposed = first.propose_outcome(case_id, "fraud", [line.line_id], seen_at=seen)
         assert proposed.proposal is not None
         assert proposed.proposal.by == me
-        assert second.close_case(case_id, "fraud", [line.line_id]).state == "closed"
+        with pytest.raises(ApiError) as unseen:
+            second.close_case(case_id, "fraud", [line.line_id], seen_at=seen)
+        assert (unseen.value.code, unseen.value.attempts) == ("CASE.STATE", 1)
+        now = second.read_case(case_id).updated_at
+        closed = second.close_case(case_id, "fraud", [line.line_id], seen_at=now)
+        assert closed.state == "closed"
         with pytest.raises(ApiError) as late:
             first.close_case(case_id, "fraud")
         # Asked again it would come to the same: it is not.

@@ -60,6 +60,16 @@ def test_every_queue_of_the_application_has_a_bound(
         assert deployment.max_ongoing_requests > 5  # what Serve takes where nobody says
 
 
+@pytest.mark.parametrize("embedder", ["ingress", "deployment"])
+def test_each_ingress_is_told_among_how_many_a_keys_rate_is_shared(
+    embedder: str, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOSIE_SERVE__EMBEDDER", embedder)
+    monkeypatch.setenv("SOSIE_SERVE__INGRESS_REPLICAS", "3")
+    ingress = _deployments(build({"home": str(empty_home)}))["Ingress"]
+    assert ingress.num_replicas == ingress.init_args[-1] == 3
+
+
 def test_misspelt_arguments_are_refused(empty_home: Path) -> None:
     with pytest.raises(RequestError, match="hoem"):
         build({"hoem": str(empty_home)})

@@ -1,4 +1,4 @@
-"""An ingress whose embedder is away, or whose worker is dead; the rest is tested on Ray itself."""
+"""An ingress whose embedder is away, or whose worker is dead."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import socket
 import sqlite3
@@ -17,7 +18,7 @@ import msgpack
 import pytest
 
 from serving.cluster.processes import Role, list_descendants
-from tests.serving.cluster.conftest import Served
+from tests.serving.cluster.conftest import READY_WITHIN_S, Served
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,35 @@ def test_an_enrollment_is_answered_and_its_key_brings_the_same_answer(
     assert again.json()["enrollment_id"] == first.json()["enrollment_id"]
     found = served.ask("GET", "/v1/enrollments", params={"idempotency_key": "first"})
     assert found.json()["enrollment_id"] == first.json()["enrollment_id"]
+
+
+def test_it_says_where_it_listens_and_when_it_is_ready(served: Served) -> None:
+    starting, *_ = [one for one in served.events if one["event"] == "starting"]
+    ready, *_ = [one for one in served.events if one["event"] == "ready"]
+    assert starting["url"] == ready["url"] == served.url
+    assert 0 < ready["after_s"] < READY_WITHIN_S
+    assert ready["home"] == str(served.home)
+
+
+def test_an_enrollment_whose_client_hangs_up_is_not_decided(
+    served: Served, activation: Make
+) -> None:
+    body = json.dumps(activation(7)).encode()
+    host, port = served.url.removeprefix("http://").split(":")
+    lines = (
+        "POST /v1/enrollments HTTP/1.1",
+        "Host: sosie",
+        f"Authorization: Bearer {served.keys['blue']}",
+        "Idempotency-Key: hung-up",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "\r\n",
+    )
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall("\r\n".join(lines).encode() + body)
+    time.sleep(1)
+    found = served.ask("GET", "/v1/enrollments", params={"idempotency_key": "hung-up"})
+    assert found.status_code == 404, found.text
 
 
 def test_templates_are_issued_and_matched_in_messagepack(
@@ -82,12 +112,15 @@ def _speak(served: Served, *parts: bytes, pause_s: float = 0.0, timeout_s: float
         return answer
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_read(served: Served) -> None:
+def test_a_body_over_the_limit_of_the_given_settings_is_refused_before_it_is_read(
+    served: Served,
+) -> None:
+    size_bytes = 63 * 2**19  # between the limit and its default
     key = served.keys["blue"].encode()
     answer = _speak(
         served,
         b"POST /v1/match HTTP/1.1\r\nHost: sosie\r\nAuthorization: Bearer " + key + b"\r\n"
-        b"Content-Type: application/json\r\nContent-Length: 1000000000\r\n\r\n",
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % size_bytes,
     )
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"REQUEST.BODY_TOO_LARGE" in answer

@@ -42,6 +42,11 @@ def test_a_port_that_is_taken_is_said_in_one_line(start_serve: Start, home: Path
     assert "--port" in error["message"]
 
 
+def test_the_port_of_rays_own_agent_is_refused_before_ray_starts() -> None:
+    with pytest.raises(RequestError, match="52365"):
+        require_port("127.0.0.1", 52365)
+
+
 def test_a_home_that_is_served_already_names_the_process(start_serve: Start, home: Path) -> None:
     with claim(home):
         error = _refuse(start_serve, "--home", home)

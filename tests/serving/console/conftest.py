@@ -30,7 +30,7 @@ __all__ = ["cache_folder", "extractor", "keyed_home", "service"]
 
 CHROMIUM = Path("/usr/bin/chromium")
 RING = 7
-"""Documents of one face."""
+"""Documents of one face; one more looks like the last of them alone."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,14 @@ def plant_ring(home: Path, cache: Path) -> None:
 
 
 def make_ring(dim: int) -> NDArray[np.float32]:
-    """Unit rows float32[RING, dim]: each less like the others than the one before it."""
+    """Unit rows float32[RING + 1, dim]: each less like the others than the one before it, and at
+    last one that is like its predecessor in what that has of its own."""
     generator = np.random.default_rng(7)
-    basis = np.linalg.qr(generator.standard_normal((dim, RING + 1)))[0].T
+    basis = np.linalg.qr(generator.standard_normal((dim, RING + 2)))[0].T
     closeness = np.linspace(0.9, 0.5, RING)[:, None]
-    return (np.sqrt(closeness) * basis[0] + np.sqrt(1 - closeness) * basis[1:]).astype(np.float32)
+    ring = np.sqrt(closeness) * basis[0] + np.sqrt(1 - closeness) * basis[1:-1]
+    outside = 0.8 * basis[RING] + 0.6 * basis[RING + 1]
+    return np.concatenate([ring, outside[None]]).astype(np.float32)
 
 
 def make_subscriber(place: int, vector: NDArray[np.float32], now: datetime) -> Subscriber:

@@ -50,7 +50,12 @@ class Visitor:
         expect(self.page.get_by_role("navigation")).to_be_visible()
 
     def open(self, view: str) -> None:
-        self.page.get_by_role("navigation").get_by_role("link", name=view, exact=True).click()
+        link = self.page.get_by_role("navigation").get_by_role("link", name=view, exact=True)
+        place = link.get_attribute("data-view")
+        assert place is not None
+        link.click()
+        # The heading of the view before must not be taken for this one's.
+        expect(self.page.get_by_role("main")).to_have_attribute("data-view", place)
         self.expect_heading()
 
     def expect_heading(self, text: str | None = None) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from tests.serving.console.conftest import RING, Site
 from tests.serving.console.driving import Visitor, visiting
+from tests.serving.sweeping.crowd import Gate
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
 OPEN_CASES = re.compile(r"/v1/cases\?state=open")
@@ -37,13 +39,44 @@ def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
         propose_fraud(analyst)
         approve(second)
         run_a_sweep(analyst)
-        search(analyst)
+        search(analyst, photographs)
     with visiting(browser, site) as clerk:
         clerk.sign_in("r1")
         dispute_a_number(clerk, photographs)
     with visiting(browser, site) as operator:
         operator.sign_in("operator")
         verify_the_chain(operator)
+
+
+def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(
+    browser: Browser, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = site.service.match._life.require().deployment
+
+    def start_and_hold(analyst: Visitor) -> Gate:
+        gate = Gate(deployment)
+        monkeypatch.setattr(deployment, "joiner", gate.joiner)
+        analyst.open("Sweeps")
+        analyst.press("What to expect")
+        analyst.press("Start the sweep")
+        analyst.expect_heading("Sweep")
+        assert gate.reached.wait(30)
+        return gate
+
+    with visiting(browser, site) as analyst:
+        analyst.sign_in("fraud")
+        state = analyst.page.locator(".status-line")
+        gate = start_and_hold(analyst)
+        analyst.press("Pause")
+        expect(state).to_contain_text("Paused")
+        gate.opened.set()
+        analyst.press("Go on")
+        expect(state).to_contain_text("Done", timeout=20_000)
+        gate = start_and_hold(analyst)
+        analyst.press("Cancel the sweep")
+        expect(state).to_contain_text("Cancelled")
+        gate.opened.set()
+        assert analyst.faults == []
 
 
 def enroll(clerk: Visitor, photographs: Any, number: str, name: str, msisdn: str) -> None:
@@ -128,11 +161,28 @@ def approve(second: Visitor) -> None:
     second.row("One face, two documents").get_by_role("link").click()
     second.expect_heading("One face, two documents")
     second.check("proposal")
+    refuse_what_nobody_has_seen(second)
     second.press("Approve and close")
     expect(second.page.get_by_role("heading", level=1)).to_contain_text("Closed")
     expect(second.row("8000")).to_have_count(1)
     expect(second.row("8777")).to_have_count(0)
     second.check("closed")
+
+
+def refuse_what_nobody_has_seen(second: Visitor) -> None:
+    """The case changes elsewhere while it stands open here."""
+    second.page.evaluate(
+        """async () => {
+          const { noteCase } = await import("/console/js/service.js");
+          await noteCase(location.hash.split("/").pop(), "from elsewhere");
+        }"""
+    )
+    second.press("Approve and close")
+    expect(second.page.get_by_role("alert")).to_contain_text("The case has changed meanwhile")
+    # Chromium tells of every answer that is a refusal.
+    assert "409" in second.faults.pop()
+    second.page.reload()
+    second.expect_heading("One face, two documents")
 
 
 def run_a_sweep(analyst: Visitor) -> None:
@@ -152,6 +202,9 @@ def run_a_sweep(analyst: Visitor) -> None:
     analyst.expect_heading("One face, many documents")
     expect(analyst.page.locator(".graph .node")).to_have_count(RING)
     expect(analyst.page.locator(".link-weakest")).to_have_count(1)
+    # Whoever looks like one of the seven alone is not in the group, and is told of.
+    cut = analyst.page.get_by_role("table", name="Cut links")
+    expect(cut.get_by_role("row")).to_have_count(2)
     analyst.page.locator(".graph .node").first.focus()
     assert analyst.page.locator(".link-lit").count() > 0
     analyst.check("group")
@@ -160,13 +213,31 @@ def run_a_sweep(analyst: Visitor) -> None:
     analyst.check("document")
 
 
-def search(analyst: Visitor) -> None:
+def search(analyst: Visitor, photographs: Any) -> None:
     analyst.open("Search")
-    analyst.page.get_by_label("Number", exact=True).check()
+    people = analyst.page.locator(".person")
+    submit = analyst.page.get_by_role("main").get_by_role("button", name="Search")
+
+    def choose_way(name: str) -> None:
+        analyst.page.get_by_role("radio", name=name).check()
+        expect(people).to_have_count(0)
+
+    choose_way("Number")
     analyst.fill(msisdn="+8613800138000")
-    analyst.page.get_by_role("main").get_by_role("button", name="Search").click()
-    expect(analyst.page.locator(".person")).to_have_count(1)
+    submit.click()
+    expect(people).to_have_count(1)
     analyst.check("search")
+    choose_way("Document")
+    analyst.fill(type="cn-ric", number=HOLDER)
+    submit.click()
+    expect(people).to_have_count(1)
+    expect(people).to_contain_text("8000")
+    choose_way("Face")
+    analyst.choose("Face", photographs.live)
+    submit.click()
+    expect(people).to_have_count(1)
+    expect(people).to_contain_text("8000")
+    expect(analyst.page.locator(".results")).to_contain_text("Strangers to expect by chance")
 
 
 def dispute_a_number(clerk: Visitor, photographs: Any) -> None:

@@ -11,8 +11,8 @@ import pytest
 from serving.console.routes import POLICY, read_files
 
 FILES = read_files()
-MOST_BYTES = 80 * 1024
-"""Of all views in all languages, as they travel."""
+MOST_PACKED_BYTES, MOST_BYTES = 80_000, 210_000
+"""Of all views in all languages, as they travel and unpacked: as docs/console.md says."""
 
 
 def texts() -> dict[str, str]:
@@ -68,7 +68,8 @@ def test_who_unpacks_gzip_gets_the_same_files_smaller(service: Any) -> None:
 
 
 def test_the_whole_console_travels_light() -> None:
-    assert sum(len(file.packed) for file in FILES.values()) < MOST_BYTES
+    assert sum(len(file.packed) for file in FILES.values()) < MOST_PACKED_BYTES
+    assert sum(len(file.body) for file in FILES.values()) < MOST_BYTES
 
 
 def test_nothing_comes_from_elsewhere() -> None:

@@ -49,6 +49,7 @@ def test_a_key_that_ends_signs_the_tab_out_and_a_new_one_goes_on_there(
     with visiting(browser, site) as visitor:
         visitor.sign_in("ends")
         visitor.open("Sweeps")
+        expect(visitor.page.get_by_role("button", name="What to expect")).to_be_visible()
         store.revoke_api_key(made.id, actor="test")
         visitor.press("What to expect")
         visitor.expect_heading("Sign in")

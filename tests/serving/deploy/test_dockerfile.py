@@ -93,7 +93,7 @@ def test_the_installation_is_the_tested_one_from_wheels_alone() -> None:
     (install,) = (line for line in BUILD.of("RUN") if "pip install" in line)
     for part in ("--constraint constraints.txt", "--only-binary :all:", "--no-cache-dir"):
         assert part in install
-    assert '".[gpu,serve,postgres]" "onnxruntime-gpu==${ONNXRUNTIME_GPU}"' in install
+    assert '".[gpu,serve,desk,postgres,tracing]" "onnxruntime-gpu==${ONNXRUNTIME_GPU}"' in install
     assert install.endswith("pip uninstall --yes pip")
 
 

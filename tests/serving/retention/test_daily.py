@@ -207,9 +207,12 @@ def test_the_next_time_is_within_a_day_and_is_that_time(at: clock_time, since: t
 
 
 def test_settings_become_terms() -> None:
-    settings = RetentionSettings(rejected_days=3, closed_lines_days=0, answers_days=1)
+    settings = RetentionSettings(
+        rejected_days=3, review_days=4, closed_lines_days=0, answers_days=1
+    )
     schedule = read_schedule(settings)
     assert (schedule.attempts, schedule.lines) == (timedelta(days=3), None)
+    assert schedule.reviews == timedelta(days=4)
     assert schedule.answers == timedelta(days=1)
     assert read_time(RetentionSettings(daily_at="23:59")) == clock_time(23, 59)
     assert read_time(RetentionSettings(daily_at="")) is None

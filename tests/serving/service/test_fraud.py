@@ -11,6 +11,7 @@ from serving.service.fraud import (
     MOST_IDENTITIES,
     MOST_LINES,
     MOST_LINKS,
+    MOST_SEVERED,
     FraudClerk,
 )
 from serving.service.turn import Turn
@@ -20,7 +21,7 @@ MESSAGE_BYTES = 4 * 2**20
 TURN = Turn(CallContext("key:fraud", "c-1"), cast(Any, None), 0.0)
 
 
-def group(identities: int, lines: int, key: str = "g") -> dict[str, Any]:
+def group(identities: int, lines: int, key: str = "g", severed: int = 0) -> dict[str, Any]:
     names = [f"0198c2a4-7c1e-7b52-9d0c-{number:012d}" for number in range(identities)]
     members = [
         {
@@ -52,6 +53,10 @@ def group(identities: int, lines: int, key: str = "g") -> dict[str, Any]:
         "identities": members,
         "links": links,
         "weakest": links[0] if links else None,
+        "severed": [
+            {"left": names[0], "right": f"outside-{place:05d}", "score": 0.9 - place / 1e5}
+            for place in range(severed)
+        ],
         "risk": 7.5,
         "terms": [{"name": "identities", "value": float(identities), "points": 7.5}],
     }
@@ -128,3 +133,14 @@ def test_a_group_without_links_has_no_weakest() -> None:
     clerk, _ = clerk_of(group(1, 1))
     assert clerk.list_groups("s", 0, 1, TURN).groups[0]["weakest_score"] is None
     assert clerk.read_group("s", "g", TURN)["weakest"] is None
+
+
+def test_links_that_were_cut_are_told_and_whom_they_show_is_audited() -> None:
+    clerk, kept = clerk_of(group(3, 1, severed=MOST_SEVERED + 2))
+    shown = clerk.read_group("s", "g", TURN)
+    assert [one["score"] for one in shown["severed"]] == [
+        0.9 - place / 1e5 for place in range(MOST_SEVERED)
+    ]
+    assert shown["left_out"] == {"identities": 0, "lines": 0, "links": 2}
+    assert len(kept[0].detail["documents"]) == 3 + MOST_SEVERED
+    assert clerk.list_groups("s", 0, 1, TURN).groups[0]["severed_links"] == MOST_SEVERED + 2

@@ -13,6 +13,7 @@ import pytest
 
 from engine.errors import (
     NotFound,
+    NotInstalled,
     RateUnsupported,
     RegistryError,
     RequestError,
@@ -279,7 +280,7 @@ def test_without_the_libraries_for_its_files_a_sweep_is_refused_and_the_service_
     desk: SweepDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(RegistryError, match=r"pip install 'sosie\[desk\]'"):
+    with pytest.raises(NotInstalled, match=r"pip install 'sosie\[desk\]'"):
         desk.start(REQUEST, ACTOR)
     absent = "import sys; sys.modules.update(pyarrow=None, jinja2=None);"
     subprocess.run(

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.reasons import Decision, Reason
+from engine.sweeps.model import SweepState
 from serving.telemetry.meter import Meter
 from serving.telemetry.metrics import SERIES_LIMIT, PrometheusMeter
 from tests.serving.telemetry.conftest import Node
@@ -109,6 +110,17 @@ def test_one_phase_holds_at_a_time(meter: PrometheusMeter) -> None:
         if name == "sosie_registrar_phase" and value == 1
     }
     assert held == {"ready"}
+
+
+def test_the_newest_sweep_is_shown_by_its_state_and_counts(meter: PrometheusMeter) -> None:
+    meter.set_sweep("running", 0.25, 7, 3.5)
+    meter.set_sweep("done", 1.0, 40, 3.5)
+    text = shown(meter)
+    states = {state: find(text, "sosie_sweep_state", state=state) for state in SweepState}
+    assert states == {state: float(state == "done") for state in SweepState}
+    assert find(text, "sosie_sweep_progress_ratio") == 1
+    assert find(text, "sosie_sweep_pairs") == 40
+    assert find(text, "sosie_sweep_false_pairs_expected") == 3.5
 
 
 def test_strange_methods_and_endless_routes_share_one_series(meter: PrometheusMeter) -> None:

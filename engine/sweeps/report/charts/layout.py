@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Edge = tuple[int, int]
+from engine.sweeps.spanning import Edge
 
 _STEPS = 120
 
@@ -27,23 +27,6 @@ def lay_out(count: int, edges: Sequence[Edge]) -> NDArray[np.float64]:
         pull = np.divide(wanted, apart, out=np.zeros_like(wanted), where=apart > 1e-9)
         places = (np.diag(pull.sum(axis=1)) - pull) @ places / count
     return _fit(places)
-
-
-def strongest_tree(count: int, edges: Sequence[Edge], scores: Sequence[float]) -> set[int]:
-    """The edges (their numbers) of the maximum spanning forest (Kruskal 1956)."""
-    parents = list(range(count))
-    tree = set()
-    for number in sorted(range(len(edges)), key=lambda one: (-scores[one], edges[one])):
-        roots = []
-        for node in edges[number]:
-            root = node
-            while parents[root] != root:
-                root = parents[root]
-            roots.append(root)
-        if roots[0] != roots[1]:
-            parents[roots[0]] = roots[1]
-            tree.add(number)
-    return tree
 
 
 def _distances(count: int, edges: Sequence[Edge]) -> NDArray[np.float64]:

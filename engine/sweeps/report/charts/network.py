@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from engine.sweeps.model import Group, Identity, Link
 from engine.sweeps.report.charts.drawing import Linear, chart, element, line, text
-from engine.sweeps.report.charts.layout import lay_out, strongest_tree
+from engine.sweeps.report.charts.layout import lay_out
 from engine.sweeps.report.words import letter, plural
+from engine.sweeps.spanning import strongest_tree
 
 MOST_NODES = 26
 MOST_EDGES = 120
@@ -53,7 +54,7 @@ def _choose(group: Group) -> _Drawn:
     links = [one for one in group.links if one.left in places and one.right in places]
     edges = [(places[one.left], places[one.right]) for one in links]
     scores = [one.score for one in links]
-    tree = strongest_tree(len(identities), edges, scores)
+    tree = set(strongest_tree(len(identities), edges, scores))
     ranked = sorted(range(len(links)), key=lambda one: (one not in tree, -scores[one], edges[one]))
     kept = sorted(ranked[:MOST_EDGES])
     weakest = next((n for n, one in enumerate(kept) if _is_same(links[one], group.weakest)), None)

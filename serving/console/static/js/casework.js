@@ -73,7 +73,7 @@ function decision(page, found, done) {
   const closing = workButton(page, say("case.closenow"), async () => {
     if (!form.reportValidity() || lines.chosen().length > 0) return;
     const outcome = form.querySelector("input[name=outcome]:checked").value;
-    await closeCase(found.case_id, outcome, []);
+    await closeCase(found, outcome, []);
     await done("case.closeddone");
   });
   const words = element("p", { class: "hint", role: "status" }, say("case.alone"));
@@ -83,7 +83,7 @@ function decision(page, found, done) {
     words.textContent = say(needsTwo ? "case.foureyes" : "case.alone");
   };
   const propose = async ({ outcome }) => {
-    await proposeOutcome(found.case_id, outcome, lines.chosen());
+    await proposeOutcome(found, outcome, lines.chosen());
     await done("case.proposeddone");
   };
   const fields = [outcomeField(found), lines.field, words];
@@ -127,7 +127,7 @@ function approval(page, found, done) {
   const approve = workButton(
     page,
     say("case.approve"),
-    () => closeCase(found.case_id, outcome, lines).then(() => done("case.closeddone")),
+    () => closeCase(found, outcome, lines).then(() => done("case.closeddone")),
     "primary",
   );
   const withdraw = workButton(page, say(isMine ? "case.withdraw" : "case.refuse"), () =>

@@ -97,11 +97,12 @@ export const listCases = (filter, options) => get(`/v1/cases${query(filter)}`, o
 export const readCase = (id, options) => get(at("cases", id), options);
 export const assignCase = (id, assignee) => post(at("cases", id, "assign"), { assignee });
 export const noteCase = (id, text) => post(at("cases", id, "notes"), { text });
-export const proposeOutcome = (id, outcome, lines) =>
-  post(at("cases", id, "propose"), { outcome, close_lines: lines });
+// `updated_at` as it was shown: a case that has grown since is refused.
+export const proposeOutcome = ({ case_id: id, updated_at: seen }, outcome, lines) =>
+  post(at("cases", id, "propose"), { outcome, close_lines: lines, seen_at: seen });
 export const withdrawProposal = (id) => post(at("cases", id, "withdraw"));
-export const closeCase = (id, outcome, lines) =>
-  post(at("cases", id, "close"), { outcome, close_lines: lines });
+export const closeCase = ({ case_id: id, updated_at: seen }, outcome, lines) =>
+  post(at("cases", id, "close"), { outcome, close_lines: lines, seen_at: seen });
 export const readPrecision = () => get("/v1/precision");
 
 export const planSweep = (terms) => post("/v1/sweeps", { ...terms, dry_run: true });

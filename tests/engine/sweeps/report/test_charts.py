@@ -17,7 +17,7 @@ from engine.sweeps.model import Group, Link
 from engine.sweeps.report.charts.chance import draw_chance
 from engine.sweeps.report.charts.drawing import Logarithmic, element, whole_steps
 from engine.sweeps.report.charts.histogram import count_scores, draw_scores
-from engine.sweeps.report.charts.layout import lay_out, strongest_tree
+from engine.sweeps.report.charts.layout import lay_out
 from engine.sweeps.report.charts.network import MOST_EDGES, MOST_NODES, draw_group
 from engine.sweeps.report.charts.outlets import Field, draw_outlets, squarify
 from engine.sweeps.report.charts.timeline import draw_timeline
@@ -177,10 +177,6 @@ def test_linked_nodes_lie_nearer_than_others() -> None:
     places = lay_out(8, two_rings)
     apart = np.linalg.norm(places[:, None] - places[None], axis=2)
     assert apart[:4, :4].mean() < apart[:4, 4:].mean()
-
-
-def test_a_tree_keeps_the_strongest_links() -> None:
-    assert strongest_tree(3, [(0, 1), (1, 2), (0, 2)], [0.5, 0.9, 0.8]) == {1, 2}
 
 
 def test_the_weakest_link_is_dashed_and_scored(make_group: MadeGroup) -> None:

@@ -29,7 +29,12 @@ export async function show(page, sweepId, key) {
     element(
       "div",
       { class: "group" },
-      section(say("group.links"), linkTable(group, names)),
+      element(
+        "div",
+        {},
+        section(say("group.links"), linkTable(group, names)),
+        severedLinks(group, names),
+      ),
       section(say("group.risk"), termTable(group), caseList(group.cases)),
     ),
   );
@@ -102,6 +107,23 @@ function linkTable({ links, weakest }, names) {
           isWeakest(link) && element("span", { class: "badge weakest" }, say("group.weakest")),
         ],
         element("span", { class: "figure" }, score(link.score)),
+      ),
+    ),
+  );
+}
+
+/** Links to documents outside; null where there are none. */
+function severedLinks({ severed }, names) {
+  if (severed.length === 0) return null;
+  const end = (id) => names.get(id) ?? idLink("documents", id);
+  return section(
+    say("group.severed"),
+    element("p", { class: "hint" }, say("group.severed.hint")),
+    table(
+      say("group.severed"),
+      [say("group.between"), say("score.value")],
+      severed.map(({ left, right, score: value }) =>
+        row({}, [end(left), " – ", end(right)], element("span", { class: "figure" }, score(value))),
       ),
     ),
   );

@@ -1,0 +1,79 @@
+"""Where consent is on file: kept with the document, sealed, and gone with it."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from engine.errors import NotFound
+from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.holders import erase_holder, find_document
+from engine.matching.intake import document_look_up
+from engine.registry import tables
+from engine.registry.records import AuditEntry, Changes, DocumentStatus, NewDocument, new_id
+
+TODAY = date(2026, 11, 25)
+CONSENT = "C-2020-17"
+
+
+def document_of(row: dict[str, str]) -> Document:
+    return Document(row["document_type"], row["document_number"], row["name"])
+
+
+def consent_of(office: Any, row: dict[str, str]) -> str | None:
+    found = find_document(office.store, document_of(row), TODAY)
+    consent: str | None = office.store.identity(found.id).consent_ref
+    return consent
+
+
+def stored(office: Any) -> str:
+    """All that lies in the database, in one text."""
+    parts = tables.metadata.tables.values()
+    return repr([office.store.rows(select(table)) for table in parts])
+
+
+def test_it_is_kept_with_the_document_and_lies_open_nowhere(office: Any, base: Any) -> None:
+    rows = [base.add(1, consent_ref=CONSENT), base.add(2, consent_ref="")]
+    # Of a document that is there already only a line is new.
+    base.add(1, consent_ref="C-2024-99", msisdn="+8613800000099")
+    path = base.write()
+    office.run(path)
+    assert [consent_of(office, row) for row in rows] == [CONSENT, None]
+    assert CONSENT not in stored(office)
+    assert CONSENT not in office.report(path).read_text() + office.journal(path).read_text()
+
+
+def test_an_erasure_leaves_nothing_of_it(office: Any, base: Any) -> None:
+    row = base.add(1, consent_ref=CONSENT)
+    office.run(base.write())
+    record = find_document(office.store, document_of(row), TODAY)
+    with office.registrar() as registrar:
+        erase_holder(registrar, office.store, record.id, "test")
+    with pytest.raises(NotFound):
+        office.store.identity(record.id)
+    (left,) = office.store.rows(select(tables.documents).where(tables.documents.c.id == record.id))
+    assert left.identity is None
+    assert CONSENT not in stored(office)
+
+
+def test_it_is_kept_of_a_document_that_was_known_from_attempts(office: Any, base: Any) -> None:
+    row = base.add(1, consent_ref=CONSENT)
+    (checked,) = check_documents([document_of(row)], FormAuthority(), TODAY)
+    attempted = NewDocument(
+        id=new_id(),
+        kind=checked.type,
+        lookup=document_look_up(office.vault, checked),
+        name_lookup=bytes(32),
+        number=checked.number,
+        name="Another Name",
+        status=DocumentStatus.ATTEMPTED,
+    )
+    with office.store.writer() as writer:
+        entry = AuditEntry("test", "test.done", "x")
+        writer.commit(Changes(sequence=writer.sequence, audit=[entry], documents=[attempted]))
+    office.run(base.write())
+    assert consent_of(office, row) == CONSENT
+    assert office.store.identity(attempted.id).name == row["name"]

@@ -1,0 +1,101 @@
+"""Whatever the schedule, the clock and the size of a batch: the job against a model of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.reasons import Decision
+from engine.registry.audit import verify_chain
+from engine.registry.records import DocumentStatus
+from engine.registry.store import Store
+from engine.retention.job import LoneWriter, run_retention
+from engine.retention.schedule import Schedule
+from tests.engine.retention.conftest import DAY, NOW, is_expired, is_known
+
+
+@dataclass
+class Model:
+    """What must be there, by the words of the schedule alone."""
+
+    attempts: list[tuple[Any, datetime, Decision, bool]] = field(default_factory=list)
+    lines: list[tuple[str, datetime, bool]] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)
+    answered: set[bytes] = field(default_factory=set)
+
+    def run(self, schedule: Schedule, now: datetime) -> None:
+        stays = {Decision.REJECTED: schedule.attempts, Decision.REVIEW: schedule.reviews}
+        for attempt, moment, decision, is_held in self.attempts:
+            stay = stays.get(decision)
+            if stay is not None and moment + stay <= now and not is_held:
+                self.gone |= {attempt.id, attempt.document_id}
+                self.answered.discard(attempt.scope)
+            if schedule.answers is not None and moment + schedule.answers <= now:
+                self.answered.discard(attempt.scope)
+        for line, moment, is_held in self.lines:
+            if schedule.lines is not None and moment + schedule.lines <= now and not is_held:
+                self.gone.add(line)
+
+
+# Exactly at the edge as often as anywhere.
+EDGES = st.sampled_from([DAY, 30 * DAY])
+STAYS = st.none() | EDGES | st.timedeltas(timedelta(0), 40 * DAY)
+SCHEDULES = st.builds(Schedule, attempts=STAYS, reviews=STAYS, lines=STAYS, answers=STAYS)
+AGES = EDGES | st.timedeltas(timedelta(0), 60 * DAY)
+ROWS = st.lists(
+    st.tuples(AGES, st.sampled_from(list(Decision)), st.booleans()), min_size=1, max_size=3
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=ROWS,
+    lines=st.lists(st.tuples(AGES, st.booleans()), max_size=2),
+    schedule=SCHEDULES,
+    drift=st.just(timedelta(0)) | st.timedeltas(-10 * DAY, 10 * DAY),
+    batch=st.integers(1, 4),
+)
+def check_schedule(
+    office: Any,
+    store: Store,
+    model: Model,
+    rows: Any,
+    lines: Any,
+    schedule: Schedule,
+    drift: timedelta,
+    batch: int,
+) -> None:
+    now = NOW + drift
+    for age, decision, is_held in rows:
+        attempt = office.attempt(NOW - age, decision)
+        if is_held:
+            office.open_case(attempt.document_id)
+        model.attempts.append((attempt, NOW - age, decision, is_held))
+        model.answered.add(attempt.scope)
+    for age, is_held in lines:
+        document_id = office.document(DocumentStatus.ACTIVE)
+        line = office.line(NOW - age, document_id)
+        if is_held:
+            office.open_case(document_id)
+        model.lines.append((line, NOW - age, is_held))
+    run_retention(LoneWriter(office.writer, lambda: now), schedule, "test", rows_per_batch=batch)
+    model.run(schedule, now)
+    for attempt, *_ in model.attempts:
+        assert is_expired(store, attempt) == (attempt.id in model.gone)
+        assert is_known(store, attempt.document_id) == (attempt.document_id not in model.gone)
+    scopes = [attempt.scope for attempt, *_ in model.attempts]
+    assert set(store.answers(scopes)) == model.answered
+    shown = store.numbers([line for line, *_ in model.lines])
+    assert set(shown) == {line for line, *_ in model.lines} - model.gone
+
+
+def test_whatever_the_schedule_and_the_clock_all_that_is_due_leaves_and_nothing_younger(
+    office: Any, store: Store
+) -> None:
+    model = Model()
+    check_schedule(office, store, model)
+    assert verify_chain(store).intact

@@ -1,0 +1,214 @@
+"""Whatever goes wrong while a snapshot is saved leaves the old one or the new."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexes.gallery import Gallery
+from indexes.snapshots import snapshot
+from indexes.snapshots.sealing import Unsealed
+from tests.indexes.snapshots.conftest import ORIGIN, SEALER, add, assert_same, load, named
+
+
+def states_of_a_save(folder: Path, gallery: Gallery) -> Iterator[str]:
+    """Takes the steps of a save, and stops after each; half-written files too."""
+    before = {path.name for path in folder.iterdir()}
+    known = snapshot.in_force(folder, ORIGIN, SEALER)
+    manifest = snapshot.write_data(folder, gallery, ORIGIN, SEALER, known=known)
+    new = {path: path.read_bytes() for path in folder.iterdir() if path.name not in before}
+    assert len(new) == 2
+    for path in new:
+        path.unlink()
+    yield "old"
+    for path, whole in new.items():
+        path.write_bytes(whole[: len(whole) // 2])
+        yield "old"
+        path.write_bytes(whole)
+        yield "old"
+    snapshot.write_manifest(folder, manifest, SEALER)
+    whole = (folder / "manifest.new").read_bytes()
+    (folder / "manifest.new").write_bytes(whole[: len(whole) // 2])
+    yield "old"
+    (folder / "manifest.new").write_bytes(whole)
+    yield "old"
+    snapshot.publish(folder)
+    yield "new"
+    snapshot.sweep(folder)
+    yield "new"
+
+
+def test_a_crash_between_steps_leaves_the_old_or_the_new(
+    folder: Path, tmp_path: Path, gallery: Gallery
+) -> None:
+    galleries = {"old": load(folder), "new": gallery}
+    add(gallery, 100, 16)
+    gallery.settle()
+    gallery.remove(np.array([3]), gallery.sequence + 1)
+    for step, expected in enumerate(states_of_a_save(folder, gallery)):
+        crashed = tmp_path / f"crashed-{step}"
+        shutil.copytree(folder, crashed)
+        assert_same(load(crashed), galleries[expected])
+        # The next save works, and clears away what the crash left.
+        snapshot.save(crashed, gallery, ORIGIN, SEALER)
+        assert_same(load(crashed), gallery)
+        assert len(list(crashed.iterdir())) == len(named(crashed, "segment")) + 2 == 7
+
+
+def test_a_sweep_lets_be_what_is_not_ours(folder: Path) -> None:
+    (folder / "notes").write_text("an operator's")
+    (folder / ("data-" + "0" * 32)).write_text("of the format before")
+    snapshot.sweep(folder)
+    assert (folder / "notes").exists()
+    assert not named(folder, "data")
+
+
+def test_saves_while_the_gallery_changes_hold_their_moment_and_no_half_wiped_row(
+    tmp_path: Path, gallery: Gallery
+) -> None:
+    stop = threading.Event()
+    added = {1: np.arange(70)}
+    removed: dict[int, int] = {}
+
+    def change() -> None:
+        random = np.random.default_rng(0)
+        for first in range(1000, 100_000, 5):
+            if stop.is_set():
+                return
+            add(gallery, first, 5)
+            added[gallery.sequence] = np.arange(first, first + 5)
+            gone = int(random.choice(gallery.ids))
+            gallery.remove(np.array([gone]), gallery.sequence + 1)
+            removed[gone] = gallery.sequence
+            gallery.maintain()
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    headers = []
+    try:
+        for turn in range(6):
+            headers.append(
+                snapshot.save(tmp_path / f"{turn}", gallery, ORIGIN, SEALER, mapped=turn % 2 == 1)
+            )
+    finally:
+        stop.set()
+        changer.join()
+    assert headers[-1].sequence > headers[0].sequence
+    current = gallery.contents()
+    for turn, header in enumerate(headers):
+        loaded = load(tmp_path / f"{turn}")
+        assert (loaded.sequence, len(loaded)) == (header.sequence, header.count)
+        then = np.concatenate([ids for seq, ids in added.items() if seq <= header.sequence])
+        gone = [key for key, sequence in removed.items() if sequence <= header.sequence]
+        held = loaded.ids
+        assert np.array_equal(held, np.setdiff1d(then, gone))
+        vectors = loaded.vectors(held)
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        common = np.intersect1d(held, current.ids)
+        assert np.array_equal(loaded.vectors(common), gallery.vectors(common))
+
+
+CHILD = """
+    import sys, resource
+    from pathlib import Path
+    import numpy as np
+    from indexes.snapshots import snapshot
+    from indexes.gallery import Gallery
+    from indexes.snapshots.manifest import Origin
+    from indexes.segmented.merging import SegmentsConfig
+    from indexes.exact.scanner import Scanner
+    from indexes.snapshots.sealing import Unsealed
+    from indexes.segmented.segments import SegmentedIndex
+
+    folder, origin = Path(sys.argv[1]), Origin("exact8", 16, "5face", "key-1", "here")
+    rows = np.eye(16, dtype=np.float32)
+    config = SegmentsConfig(head_rows=int(sys.argv[3]), fan=3)
+    gallery = Gallery(SegmentedIndex(16, config, scanner=Scanner()))
+    gallery.add(np.arange(int(sys.argv[4])), rows[:int(sys.argv[4])], int(sys.argv[2]) + 1)
+    gallery.settle()
+"""
+
+
+def run_child(
+    script: str, folder: Path, sequence: int, head_rows: int = 4, rows: int = 16
+) -> subprocess.Popen[str]:
+    source = textwrap.dedent(CHILD) + textwrap.dedent(script)
+    arguments = (folder, sequence, head_rows, rows)
+    return subprocess.Popen(
+        [sys.executable, "-c", source, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(snapshot.__file__).parent.parent,
+    )
+
+
+def test_a_kill_while_saving_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    script = """
+        while True:
+            snapshot.save(folder, gallery, origin, Unsealed())
+            print(gallery.sequence, flush=True)
+            key = np.array([16 + gallery.sequence])
+            gallery.add(key, rows[:1], gallery.sequence + 1)
+            gallery.settle()
+    """
+    random, sequence = np.random.default_rng(0), 0
+    for _ in range(5):
+        child = run_child(script, tmp_path, sequence)
+        assert child.stdout is not None
+        first = child.stdout.readline()
+        time.sleep(random.uniform(0, 0.1))
+        child.send_signal(signal.SIGKILL)
+        acknowledged = int((first + child.stdout.read()).split()[-1])
+        child.stdout.close()
+        assert child.wait() == -signal.SIGKILL
+        loaded = load(tmp_path, sealer=Unsealed())
+        # The next save may have been published, and not yet acknowledged.
+        assert loaded.sequence in (acknowledged, acknowledged + 1)
+        assert len(loaded) == 16 + loaded.sequence - (sequence + 1)
+        sequence = loaded.sequence
+
+
+@pytest.mark.parametrize(
+    ("head_rows", "rows", "limit", "failing"),
+    [
+        (4, 16, 0, "segment"),
+        (4, 16, 3000, "segment"),
+        (1000, 16, 0, "state"),
+        (1000, 16, 1000, "state"),
+        (1000, 0, 0, "manifest.new"),
+        (1000, 0, 300, "manifest.new"),
+    ],
+)
+def test_a_full_disk_leaves_the_old_snapshot_and_nothing_else(
+    tmp_path: Path, gallery: Gallery, head_rows: int, rows: int, limit: int, failing: str
+) -> None:
+    """The limit on a file's size is the full disk that every machine has."""
+    snapshot.save(tmp_path, gallery, ORIGIN, Unsealed())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    script = f"""
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+        before, new, sweep = set(folder.iterdir()), set(), snapshot.sweep
+        def watch(folder):
+            new.update(path.name.split("-")[0] for path in set(folder.iterdir()) - before)
+            sweep(folder)
+        snapshot.sweep = watch
+        try:
+            snapshot.save(folder, gallery, origin, Unsealed())
+        except OSError as fault:
+            steps = ("manifest.new", "state", "segment")
+            print(type(fault).__name__, next(step for step in steps if step in new))
+    """
+    child = run_child(script, tmp_path, 50, head_rows, rows)
+    output, _ = child.communicate()
+    assert (output, child.returncode) == (f"OSError {failing}\n", 0)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
