@@ -29,6 +29,11 @@ _WRONG = re.compile(
 _WORSE_SHARES = re.compile(r"^FTA|^FNMR|refused|growth|failed|review")
 # Said of the load, the data or the machine, not of the product.
 _GIVEN = re.compile(r"offered|sent$|late, p99|reading|^codes$|meanwhile$|slope|samples around")
+# No clock is in their unit, and yet they are of how a run went.
+_UNSTEADY = re.compile(
+    r"peak of memory|memory (at|after)|growth|slope|refused|answers of another|failures to|"
+    r"given up|requests answered|of them enrollments|acknowledged|decided before the kill"
+)
 _OTHERS = re.compile(
     r"FAISS|usearch|hnswlib|pgvector|deepface|face_recognition|numpy|MatMulInteger|python -c|"
     r"dequantised|PReLU as four|connected components|pairs alone|Serve's own proxy"
@@ -56,8 +61,8 @@ def is_other(figure: Figure) -> bool:
     return _OTHERS.search(figure.name) is not None
 
 
-def is_timed(figure: Figure) -> bool:
-    """Whether a clock is in it: the same run again gives another value."""
+def varies(figure: Figure) -> bool:
+    """Whether the same run again gives another value: a clock or a scheduler is in it."""
     unit = figure.unit
     is_time = _TIME.fullmatch(unit) or _RATE.fullmatch(unit) or unit in {"times", "of the best"}
-    return bool(is_time)
+    return bool(is_time) or _UNSTEADY.search(figure.name) is not None

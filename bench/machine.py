@@ -84,7 +84,7 @@ class Machine:
         return cls(**known)
 
     def is_like(self, other: Machine) -> bool:
-        """Whether times of both may be compared: one processor, as many cores, one kind of system.
+        """Whether times of both may be compared: one processor, as many cores.
 
         A later version may tell flags that an earlier one did not, so they are not asked.
         """

@@ -22,6 +22,7 @@ NPROBES, EFS, K_FACTORS = (64, 256), (64, 256), (1, 5, 20, 80)
 # Its stubs do not know that parameters take their fields by name.
 _faiss: Any = faiss
 _TRAINING_ROWS = 262_144
+_FEW_ROWS = 100_000
 _LISTS = 4096
 _ROWS_A_LIST = 39  # below it FAISS warns that a centroid has seen too little
 _HNSW_LINKS, _HNSW_EF_CONSTRUCTION = 16, 100
@@ -174,6 +175,17 @@ def build_hnsw(references: Vectors, efs: tuple[int, ...]) -> dict[int, Searcher]
 
 
 @contextmanager
+def _threads_for(rows: int) -> Iterator[None]:
+    """One for few rows: FAISS's threads wait for each other, spinning, after each small step."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1 if rows < _FEW_ROWS else before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+@contextmanager
 def _blas_threshold(numbers: int) -> Iterator[None]:
     before = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = numbers
@@ -185,7 +197,8 @@ def _blas_threshold(numbers: int) -> Iterator[None]:
 
 def _train_and_add(index: Any, references: Vectors) -> float:
     def build() -> None:
-        index.train(references[:_TRAINING_ROWS])
+        with _threads_for(len(references)):
+            index.train(references[:_TRAINING_ROWS])
         index.add(references)
 
     return clock(build)[1]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench.blocks import merge_blocks
@@ -24,11 +24,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """How a report runs it. What is not `repeated` is long, or has little that differs."""
+    """How a report runs it. What is not `repeated` is long, or has little that differs.
+
+    `again`: what of it is run in the later blocks of a full report all the same.
+    """
 
     name: str
     quick: tuple[str, ...] = ()
     repeated: bool = True
+    again: tuple[str, ...] | None = None
     most_s: float = 7200.0
     quick_most_s: float = 150.0
 
@@ -41,9 +45,14 @@ SUITES = (
     Suite("registrar"),
     Suite("extract"),
     Suite("accuracy", repeated=False),
-    Suite("import", repeated=False),
-    Suite("sweep", quick=("--only", "million,flood"), repeated=False),
-    Suite("serve", quick=("--only", "throughput"), repeated=False),
+    Suite("import", repeated=False, again=()),
+    Suite(
+        "sweep",
+        quick=("--only", "million,flood"),
+        repeated=False,
+        again=("--only", "million,flood"),
+    ),
+    Suite("serve", quick=("--only", "throughput"), repeated=False, again=("--only", "throughput")),
 )
 
 
@@ -90,19 +99,14 @@ def run_suites(
     """
     ran = Ran(stamp(), quick)
     found: dict[str, list[Report]] = {suite.name: [] for suite in suites}
-    plan = [
-        (block, suite)
-        for block in range(blocks)
-        for suite in suites
-        if block == 0 or suite.repeated
-    ]
-    for done, (_, suite) in enumerate(plan):
+    plan = list(plan_runs(suites, quick=quick, blocks=blocks))
+    for done, (suite, options) in enumerate(plan):
         progress(done, len(plan))
         if suite.name in ran.failures:
             continue
         start = time.monotonic()
         try:
-            found[suite.name].append(run_alone(suite, quick=quick, seed=seed))
+            found[suite.name].append(run_alone(suite, *options, quick=quick, seed=seed))
         except RequestError as error:
             ran.failures[suite.name] = str(error)
         taken = ran.seconds.setdefault(suite.name, [])
@@ -114,10 +118,22 @@ def run_suites(
     return ran
 
 
-def run_alone(suite: Suite, *, quick: bool, seed: int) -> Report:
+def plan_runs(
+    suites: Sequence[Suite], *, quick: bool, blocks: int
+) -> Iterator[tuple[Suite, tuple[str, ...]]]:
+    """Suites in their order, block after block, with what is said to them beside their size."""
+    for block in range(blocks):
+        for suite in suites:
+            if block == 0 or suite.repeated:
+                yield suite, ()
+            elif suite.again is not None and not quick:
+                yield suite, suite.again
+
+
+def run_alone(suite: Suite, *options: str, quick: bool, seed: int) -> Report:
     """The report of `sosie bench SUITE` in a new process; `RequestError` says why there is none."""
     command = [sys.executable, "-P", "-m", "bench", suite.name, "--json", "--no-stamp"]
-    command += ["--seed", str(seed), *(("--quick", *suite.quick) if quick else ())]
+    command += ["--seed", str(seed), *(("--quick", *suite.quick) if quick else ()), *options]
     process = subprocess.Popen(
         command,
         env=benchmark_environment(),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from bench.checks import Direction, Goal
-from bench.comparison import Pair
+from bench.pairing import Pair
 from bench.report import Check, Figure, Report, Result
 from bench.wording import (
     describe_machine,

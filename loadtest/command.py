@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -25,6 +26,7 @@ class Exit(IntEnum):
     HELD = 0
     FAILED = 1
     REFUSED = 2
+    INTERNAL = 3
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,6 +45,9 @@ def main(arguments: Sequence[str]) -> int:
         return Exit.REFUSED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception:  # noqa: BLE001 - a fault of this program must not look like a failed test
+        traceback.print_exc()
+        return Exit.INTERNAL
 
 
 def _run(wish: Wish) -> int:

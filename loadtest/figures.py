@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
-from loadtest.mix import Traffic
+from loadtest.mix import REPEATED, Traffic
 from loadtest.tally import Run
 from loadtest.visits import Outcome
 
@@ -114,8 +114,8 @@ def choose_width(seconds: float, visits: int) -> float:
 def is_failed(outcome: Outcome) -> bool:
     """Not answered as such a request can be: what a repeated key may be told is no failure."""
     answer = outcome.answer
-    is_repeat = outcome.visit.partner is not None
-    return not answer.is_good and not (is_repeat and answer.status in (409, 422))
+    is_repeat = outcome.visit.kind in REPEATED
+    return not answer.is_good and not (is_repeat and (answer.is_in_flight or answer.is_mismatch))
 
 
 def measure_rates(run: Run) -> tuple[float, float]:

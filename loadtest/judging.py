@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from loadtest.exchange import NOT_STARTED
 from loadtest.mix import PAIRED, Kind
-from loadtest.truth import APPROVED, IN_FLIGHT, MISMATCH, Answer
+from loadtest.truth import APPROVED, MISMATCH
 from loadtest.visits import Outcome
 
 ONE_NEW = "exactly one of both approved, the other stopped as a duplicate"
@@ -90,8 +90,8 @@ def _judge_race(first: Outcome, second: Outcome) -> Sequence[Judged]:
 def _judge_retry(first: Outcome, second: Outcome) -> Sequence[Judged]:
     alone = _judge_alone(first)
     mine, other = second.answer, first.answer
-    if _is_in_flight(first, second):
-        return alone, Judged(second, Ruling.RIGHT, SAME_ANSWER)
+    if mine.is_in_flight or mine.is_mismatch:
+        return alone, _rule(second, SAME_ANSWER, is_right=_may_be_in_flight(first, second))
     if not mine.is_good:
         return alone, Judged(second, Ruling.UNANSWERED, SAME_ANSWER)
     if not other.is_good:
@@ -104,26 +104,24 @@ def _judge_retry(first: Outcome, second: Outcome) -> Sequence[Judged]:
 
 def _judge_conflict(first: Outcome, second: Outcome) -> Sequence[Judged]:
     alone = _judge_alone(first)
-    if _is_mismatch(second.answer) or _is_in_flight(first, second):
-        return alone, Judged(second, Ruling.RIGHT, REFUSED_PAYLOAD)
-    if not second.answer.is_good:
+    mine = second.answer
+    if mine.is_in_flight or mine.is_mismatch:
+        is_right = mine.is_mismatch or _may_be_in_flight(first, second)
+        return alone, _rule(second, REFUSED_PAYLOAD, is_right=is_right)
+    if not mine.is_good:
         return alone, Judged(second, Ruling.UNANSWERED, REFUSED_PAYLOAD)
-    if _is_mismatch(first.answer):
+    if first.answer.is_mismatch:
         # They overtook each other: the later payload is the one that has the key.
         return tuple(Judged(one, Ruling.RIGHT, REFUSED_PAYLOAD) for one in (first, second))
     # A first that was never acknowledged may have left the key free.
-    is_right = not first.answer.is_good and second.visit.expected.fits(second.answer)
+    is_right = not first.answer.is_good and second.visit.expected.fits(mine)
     return alone, _rule(second, REFUSED_PAYLOAD, is_right=is_right)
 
 
-def _is_mismatch(answer: Answer) -> bool:
-    return answer.status == 422 and answer.code == MISMATCH
-
-
-def _is_in_flight(first: Outcome, second: Outcome) -> bool:
-    """The service says so, and the first had indeed no answer yet."""
-    says_so = second.answer.status == 409 and second.answer.code == IN_FLIGHT
-    return says_so and (first.done_s > second.started_s or not first.answer.is_good)
+def _may_be_in_flight(first: Outcome, second: Outcome) -> bool:
+    """The service says so, and had indeed not acknowledged the first when it was asked."""
+    is_open = first.done_s > second.started_s or not first.answer.is_good
+    return second.answer.is_in_flight and is_open
 
 
 def _rule(one: Outcome, expected: str, *, is_right: bool) -> Judged:

@@ -2,8 +2,8 @@
 
 Two strangers may score the threshold: the calibration says how often. Who was taken for another is
 compared, one to one, with everybody whom this run has enrolled; where somebody scores what the
-answer says, the decision is what the model says of the photographs. Whoever was in the gallery
-before cannot be asked for: there an unplanned duplicate is taken for a look-alike.
+answer says, the decision is what the model says of the photographs. Whoever was in a gallery that
+is not the test's own cannot be asked for: there an unplanned duplicate is taken for a look-alike.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ UNPLANNED = frozenset({Kind.NEWCOMER, Kind.RETURNING, Kind.RACE, Kind.UNKNOWN, K
 """Kinds of which nobody else was to be found."""
 
 
-def excuse(judged: Sequence[Judged], cast: Cast, survey: Survey) -> list[Judged]:
-    """The rulings, with look-alikes told apart."""
+def excuse(
+    judged: Sequence[Judged], cast: Cast, survey: Survey, *, is_own: bool = False
+) -> list[Judged]:
+    """The rulings, with look-alikes told apart; whom a service of the test's `own` held before are
+    synthetic references, which resemble nobody."""
     suspects = [one for one in judged if _is_suspect(one)]
     if not suspects or len(suspects) > MOST_SUSPECTS:
         return list(judged)
@@ -35,7 +38,7 @@ def excuse(judged: Sequence[Judged], cast: Cast, survey: Survey) -> list[Judged]
     excused = {
         one.outcome.visit.number
         for one in suspects
-        if cast.had_references or _has_double(one, people, enrolled, survey)
+        if (cast.had_references and not is_own) or _has_double(one, people, enrolled, survey)
     }
     return [
         replace(one, ruling=Ruling.LOOK_ALIKE) if one.outcome.visit.number in excused else one

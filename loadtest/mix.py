@@ -60,6 +60,8 @@ PLANTED: Mapping[Kind, float] = MappingProxyType(
 """Shares of the arrivals that enroll; of each kind one at least where there is room for it."""
 PAIRED = frozenset({Kind.RETRY, Kind.CONFLICT, Kind.RACE})
 """Kinds that take two arrivals."""
+REPEATED = frozenset({Kind.RETRY, Kind.CONFLICT})
+"""Those of them that come with the key of another."""
 
 
 def read_mix(text: str) -> Mix:

@@ -26,6 +26,7 @@ from locust.runners import LocalRunner
 from loadtest.access import Access, Report
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import NOT_STARTED, Reply
+from loadtest.figures import is_failed
 from loadtest.order import Pace
 from loadtest.tally import OUTCOME, Run, Tally
 from loadtest.truth import read_answer
@@ -125,7 +126,7 @@ class Stage:
 
     def _tell(self, outcome: Outcome) -> None:
         answer = outcome.answer
-        is_expected = answer.is_good or outcome.visit.partner is not None
+        is_expected = not is_failed(outcome)
         # Locust's hooks have no types.
         hook: Any = self.environment.events.request
         hook.fire(

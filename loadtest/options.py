@@ -21,7 +21,9 @@ from loadtest.verdict import Objective
 KEPT_UP = 0.97
 """At a knee: below, work gathers, and a longer step would not hold."""
 DRIFT = 2.0
-EXITS = "Exit codes: 0 all held, 1 something did not, 2 bad input, 130 interrupted."
+EXITS = (
+    "Exit codes: 0 all held, 1 something did not, 2 bad input, 3 our own fault, 130 interrupted."
+)
 
 
 @dataclass(frozen=True, slots=True)

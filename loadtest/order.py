@@ -23,7 +23,8 @@ from loadtest.verdict import Objective, Verdict
 
 MOST_NEWCOMERS = 800
 """Surveyed before a load; where there are fewer than enrollments, subscribers come back instead."""
-MOST_RESIDENTS, LEAST_RESIDENTS = 48, 8
+MOST_RESIDENTS, LEAST_RESIDENTS = 48, 4
+VISITS_A_RESIDENT = 40
 MOST_RACERS, LEAST_RACERS = 24, 2
 OUTSIDERS = 4
 TIMEOUT_S = 10.0
@@ -110,7 +111,7 @@ def choose_parts(order: Order, stretches: Sequence[Stretch]) -> Wanted:
     visits = sum(one.seconds * one.rate for one in stretches)
     share = order.mix.get(Traffic.ENROLL, 0.0)
     enrolling = MOST_NEWCOMERS * bool(share) if order.shape is Shape.KNEE else visits * share
-    residents = int(np.clip(visits / 20, LEAST_RESIDENTS, MOST_RESIDENTS))
+    residents = int(np.clip(visits / VISITS_A_RESIDENT, LEAST_RESIDENTS, MOST_RESIDENTS))
     return Wanted(
         residents=residents,
         newcomers=min(MOST_NEWCOMERS, round(enrolling)),

@@ -67,6 +67,7 @@ class Player:
         length_s = sum(one.seconds for one in stretches)
         run = run_load(self.loading, visits, length_s, order.pace, self.enrolled, self.report)
         survey = Survey(self.asking.exchange, self.asking.keys.fraud)
-        judged = tuple(excuse(judge(run.outcomes), self.cast, survey))
+        is_own = order.target is None
+        judged = tuple(excuse(judge(run.outcomes), self.cast, survey, is_own=is_own))
         verdict = decide(run, judged, stretches, order.objective)
         return Step(rate, stretches, run, judged, verdict, is_warm)

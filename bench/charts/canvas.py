@@ -55,7 +55,7 @@ def draw_dots(axis: Any, figures: Sequence[Figure]) -> None:
         if one.low is not None and one.high is not None:
             axis.plot([one.low, one.high], [place, place], color=colour, linewidth=1.5)
         axis.plot(one.value, place, "o", color=colour, markersize=5)
-        note(axis, write_number(one.value), one.value, place)
+        note(axis, write_number(one.value), max(one.value, one.high or 0.0), place)
     axis.set_yticks(range(len(figures)), [one.name for one in reversed(figures)], fontsize=7)
     axis.set_xscale("log")
     axis.margins(x=0.18)

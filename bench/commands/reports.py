@@ -20,7 +20,8 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from bench.comparison import Comparison, Pair
+    from bench.comparison import Comparison
+    from bench.pairing import Pair
 
 IMAGES = Path(__file__).parents[2] / "docs" / "img"
 Images = Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")]
@@ -49,7 +50,7 @@ def report(
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")] = 0,
     debug: DebugFlag = False,
 ) -> None:
-    """Run all suites and write Markdown, JSON and pictures; without --quick it takes two hours.
+    """Run all suites and write Markdown, JSON and pictures: in full two and a half hours.
 
     A suite that fails costs no other. Ends with 1 where one failed or missed a goal; with --quick
     a goal of speed does not count.
@@ -102,14 +103,19 @@ def docs(
     ] = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Write docs/performance.md, docs/accuracy.md and all figures anew from committed reports."""
+    """Write anew, from committed reports, the pages made of them, and every figure of the others.
+
+    docs/performance.md, accuracy.md and model-card.md are made as a whole; pages that show what a
+    command prints are given what it prints now.
+    """
     from tempfile import TemporaryDirectory
 
-    from bench.pages.documents import ROOT, build_documents, list_problems
+    from bench.pages.documents import ROOT, build_documents, list_problems, show_commands
 
     del debug
     with TemporaryDirectory(prefix="sosie-bench-") as folder:
         made = build_documents(ROOT, REPORTS, Path(folder) if check else IMAGES)
+    made |= show_commands(made)
     changed = [name for name, text in made.items() if _read(ROOT / name) != text]
     if not check:
         for name in changed:
@@ -146,13 +152,14 @@ def _read(path: Path) -> str:
 
 
 def _print(comparison: Comparison) -> None:
-    from bench.comparison import RULE, Verdict
+    from bench.comparison import RULE
+    from bench.pairing import Verdict
     from bench.tables import print_pairs
 
     print_line(f"[dim]A figure is {RULE}.[/]")
     for note in comparison.notes:
         print_line(escape(note))
-    for verdict in (Verdict.WORSE, Verdict.BETTER, Verdict.GONE):
+    for verdict in (Verdict.WORSE, Verdict.BETTER, Verdict.UNSURE, Verdict.GONE):
         pairs: list[Pair] = [one for one in comparison.pairs if one.verdict is verdict]
         if pairs:
             print_pairs(verdict.value, pairs)

@@ -18,6 +18,7 @@ from bench.pages.figures import (
     update,
 )
 from bench.pages.performance import build_performance_page
+from bench.pages.shown import refresh, run_sosie
 from bench.reading import read_reports
 from engine.errors import RequestError
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 Builder = Callable[[Path, Path], str]
 """A page from a folder of reports; its pictures go to another."""
 
+_SHOWING = ("docs/capacity.md",)
 _ACCURACY, _EVALUATION = "bench.pages.accuracy", "evaluation.json"
 
 
@@ -43,6 +45,11 @@ def build_documents(root: Path, reports: Path, images: Path) -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
         made[name] = update(text, bindings.of(name), figures)
     return made
+
+
+def show_commands(documents: Mapping[str, str]) -> dict[str, str]:
+    """Those whose commands need the checkout alone, with what they print now."""
+    return {name: refresh(documents[name], run_sosie) for name in _SHOWING if name in documents}
 
 
 def list_problems(root: Path, reports: Path) -> Iterator[str]:

@@ -25,6 +25,7 @@ from bench.report import Report
 from engine.errors import RequestError
 
 _FIELDS = ("ratio", "low", "high", "noise")
+_MINUS = "\u2212"
 _SCALES = {"p": 100.0, "k": 1e-3, "M": 1e-6}
 _UNIT = re.compile(r"(?P<name>.*?)(?: \[(?P<unit>[^\]]+)\])?")
 
@@ -41,7 +42,7 @@ class Figures:
         if scale is not None:
             value, spec = value * scale, spec[:-1]
         try:
-            return format(value, spec)
+            return format(value, spec).replace("-", _MINUS)
         except ValueError as error:
             raise RequestError(f"{spec!r} is no format of a number") from error
 

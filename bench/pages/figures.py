@@ -18,8 +18,8 @@ from bench.pages.expressions import Figures
 from bench.pages.numbers import Span, find_numbers
 from engine.errors import RequestError
 
-REASONS = ("setting", "limit", "goal", "data", "definition", "example", "by hand")
-"""What a number may be that comes from no report; `by hand` was measured once, without one."""
+REASONS = ("setting", "limit", "goal", "data", "definition", "example")
+"""What a number may be that comes from no report. None of them is a measurement."""
 
 _REST = "…"
 _PLACE = re.compile(r"\{([^{}|]+)\|([^{}|]+)\}")

@@ -1,7 +1,4 @@
-"""Commands that a page shows with what they print: run anew, so that the page stays true.
-
-`python -m bench.pages.shown docs/capacity.md` rewrites the page.
-"""
+"""Commands that a page shows with what they print: run anew, so that the page stays true."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.errors import RequestError
 from serving.settings import node_environment
 
 ROOT = Path(__file__).parents[2]
@@ -50,16 +48,9 @@ def run_sosie(words: list[str]) -> str:
     command = [sys.executable, "-P", "-m", "serving.cli.main", *words]
     environment = node_environment({}, {"COLUMNS": str(WIDTH)})
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise RequestError(f"sosie {' '.join(words)} ended with {done.returncode}: {last}")
     return done.stdout
-
-
-def main(paths: list[str]) -> None:
-    """Rewrites the pages."""
-    for path in map(Path, paths):
-        path.write_text(refresh(path.read_text(encoding="utf-8"), run_sosie), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

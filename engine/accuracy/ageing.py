@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.accuracy.bootstrap import draw_people
-from engine.accuracy.shares import LEAST_PEOPLE, Share, share_of
+from engine.accuracy.shares import LEAST_PEOPLE, Share, refuse_few, share_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,7 +98,7 @@ def _measure_span(
 ) -> Span:
     owners = people[held.left]
     asked = len(np.unique(owners))
-    is_few = asked < LEAST_PEOPLE
+    refused = refuse_few(asked)
     end = SPANS[number + 1]
     return Span(
         from_years=SPANS[number],
@@ -106,8 +106,8 @@ def _measure_span(
         people=asked,
         mated_pairs=len(held),
         scores=tuple(float(score) for score in np.quantile(held.scores, QUANTILES)),
-        fnmr=None if is_few else share_of(owners, held.scores < threshold, weights),
-        refused=f"{asked} people, {LEAST_PEOPLE} are needed" if is_few else None,
+        fnmr=None if refused else share_of(owners, held.scores < threshold, weights),
+        refused=refused,
     )
 
 

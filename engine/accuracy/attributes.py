@@ -61,6 +61,7 @@ def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
     values: dict[str, list[str]] = {
         name: [""] * len(folder.paths) for name in header if name not in KEYS
     }
+    lines = [0] * len(folder.paths)
     seen: set[str] = set()
     for line, row in rows:
         where = f"{path.name}, line {line}"
@@ -69,15 +70,16 @@ def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
         if row[key] in seen:
             raise RequestError(f"{where}: this {key} stands there twice")
         seen.add(row[key])
-        for name, cells in values.items():
-            for place in places[row[key]]:
+        for place in places[row[key]]:
+            lines[place] = line
+            for name, cells in values.items():
                 cells[place] = row[name].strip()
     days = values.pop(DATES, None)
     if len(values) > MOST_COLUMNS:
         raise RequestError(f"{path.name} has {len(values)} columns: give at most {MOST_COLUMNS}")
     return Attributes(
         tuple(_label(name, cells, path) for name, cells in values.items()),
-        None if days is None else _read_days(days, path),
+        None if days is None else _read_days(days, lines, path),
     )
 
 
@@ -92,12 +94,16 @@ def read_dates(path: Path, folder: LabelledFolder) -> NDArray[np.datetime64]:
 def _read_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise RequestError(f"{path.name} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise RequestError(f"{path.name} can't be read as text: give a CSV in UTF-8") from error
     table = list(csv.reader(lines))
     header = [name.strip() for name in table[0]] if table else []
     if len(header) < 2 or len(set(header)) < len(header) or not all(header):
-        raise RequestError(f"{path.name} needs a first line that names two columns or more, once")
+        raise RequestError(
+            f"{path.name} needs a first line that names two columns or more, each once"
+        )
 
     def rows() -> Iterator[tuple[int, dict[str, str]]]:
         for line, cells in enumerate(table[1:], 2):
@@ -125,6 +131,8 @@ def _list_places(key: str, folder: LabelledFolder) -> Mapping[str, list[int]]:
 
 def _label(column: str, cells: list[str], path: Path) -> Labels:
     names = sorted(set(cells) - {""})
+    if not names:
+        raise RequestError(f"{path.name}: `{column}` labels nothing: fill it, or leave it out")
     if len(names) > MOST_LABELS:
         raise RequestError(
             f"{path.name}: `{column}` has {len(names)} different labels: "
@@ -134,7 +142,7 @@ def _label(column: str, cells: list[str], path: Path) -> Labels:
     return Labels(column, tuple(names), np.array([numbers[cell] for cell in cells], np.int64))
 
 
-def _read_days(cells: list[str], path: Path) -> NDArray[np.datetime64]:
+def _read_days(cells: list[str], lines: list[int], path: Path) -> NDArray[np.datetime64]:
     days = np.full(len(cells), "NaT", "datetime64[D]")
     for place, cell in enumerate(cells):
         if not cell:
@@ -145,6 +153,7 @@ def _read_days(cells: list[str], path: Path) -> NDArray[np.datetime64]:
             days[place] = np.datetime64(cell, "D")
         except ValueError:
             raise RequestError(
-                f"{path.name}: `{DATES}` holds what is no date: write 2031-01-31, 2031-01 or 2031"
+                f"{path.name}, line {lines[place]}: `{DATES}` holds what is no date: write "
+                "2031-01-31, 2031-01 or 2031"
             ) from None
     return days

@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.accuracy.metrics import lowest_rate, require_support, thresholds_at
 from engine.matching.thresholds import OperatingPoint
+from indexes.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from engine.accuracy.pairs import PairScores
 
 REPLICATES = 500
+FEW_EVENTS = 10
+"""With fewer a bootstrap's upper end is too low."""
 DENSE_PAIRS = 20_000
 """From so many pairs on, a matrix of all people is quicker than going pair by pair."""
 DENSE_PEOPLE = 8_000
@@ -57,8 +60,7 @@ def operating_points(
     threshold_low, threshold_high = _interval(own_thresholds, chosen)
     fnmr = _share_below(scores.mated, chosen)
     fnmr_low, fnmr_high = _interval(own_fnmr, fnmr)
-    # No miss at all says only that misses are rare: the rule of three over people, not pairs.
-    fnmr_high = np.where(fnmr == 0, np.maximum(fnmr_high, _rule_of_three(scores)), fnmr_high)
+    fnmr_high = np.maximum(fnmr_high, _bound_few(fnmr, scores))
     columns = zip(
         rates, fmr_low, fmr_high, chosen, threshold_low, threshold_high, fnmr, fnmr_low, fnmr_high,
         strict=True,
@@ -174,9 +176,19 @@ def _share_below(
     return np.searchsorted(np.sort(mated), thresholds, side="left") / max(len(mated), 1)
 
 
-def _rule_of_three(scores: PairScores) -> float:
+def _bound_few(fnmr: NDArray[np.float64], scores: PairScores) -> NDArray[np.float64]:
+    """The least upper ends where misses are few, 0 elsewhere.
+
+    No miss at all says only that misses are rare: the rule of three, over people and not pairs. Of
+    a few a bootstrap draws too often none, and never another one: Wilson's, over people too.
+    """
     people = len(np.unique(scores.mated_people))
-    return min(3 / people, 1.0) if people else 1.0
+    if not people:
+        return np.ones_like(fnmr)
+    missed = np.rint(fnmr * len(scores.mated))
+    wilson = np.array([wilson_interval(rate * people, people)[1] for rate in fnmr.tolist()])
+    few = np.where(missed < FEW_EVENTS, wilson, 0.0)
+    return np.where(missed == 0, min(3 / people, 1.0), few)
 
 
 def _interval(

@@ -88,42 +88,48 @@ def measure_conditions(
         return Conditions(None, None, None, (), None)
     threshold = float(thresholds_at(nonmated, np.array([rate]))[0])
     few = limit_photographs(singles, PHOTOGRAPHS)
-    places = embeddings.places
-    rows = few.photographs[:, 0]
-    attributes: tuple[AttributeReport, ...] = ()
-    if known.attributes is not None:
-        is_failed = np.zeros(len(embeddings.vectors), bool)
-        is_failed[embeddings.failed] = True
-        sample = Sample(
-            singles=few,
-            places=places[rows],
-            people=embeddings.folder.people,
-            is_failed=is_failed,
-            mated=compare_mated(few),
-            matches=find_close_strangers(few, threshold),
-            threshold=threshold,
-            common_fmr=rate,
-        )
-        attributes = tuple(
-            compare_groups(sample, labels, seed=seed) for labels in known.attributes.columns
-        )
     ageing = None
     if known.captured_at is not None:
-        days = known.captured_at[places]
+        days = known.captured_at[embeddings.places]
         ageing = measure_ageing(compare_mated(singles), singles.people, days, threshold, seed=seed)
     return Conditions(
         common_fmr=rate,
         threshold=threshold,
         quality=band_quality(
             few,
-            embeddings.qualities[places[rows]],
+            embeddings.qualities[embeddings.places[few.photographs[:, 0]]],
             threshold,
             photographs=PHOTOGRAPHS,
             seed=seed,
         ),
-        attributes=attributes,
+        attributes=_compare_columns(embeddings, few, known.attributes, threshold, rate, seed),
         ageing=ageing,
     )
+
+
+def _compare_columns(
+    embeddings: Embeddings,
+    few: Templates,
+    attributes: Attributes | None,
+    threshold: float,
+    rate: float,
+    seed: int,
+) -> tuple[AttributeReport, ...]:
+    if attributes is None:
+        return ()
+    is_failed = np.zeros(len(embeddings.vectors), bool)
+    is_failed[embeddings.failed] = True
+    sample = Sample(
+        singles=few,
+        places=embeddings.places[few.photographs[:, 0]],
+        people=embeddings.folder.people,
+        is_failed=is_failed,
+        mated=compare_mated(few),
+        matches=find_close_strangers(few, threshold),
+        threshold=threshold,
+        common_fmr=rate,
+    )
+    return tuple(compare_groups(sample, labels, seed=seed) for labels in attributes.columns)
 
 
 def choose_rate(wanted: float | None, nonmated_pairs: int) -> float | None:

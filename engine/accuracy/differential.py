@@ -195,7 +195,10 @@ def _measure_across(
 
 
 def _refuse(found: int, what: str, needed: int) -> str | None:
-    return f"{found:,} {what}, {needed:,} are needed" if found < needed else None
+    if found >= needed:
+        return None
+    told = what.replace("people", "person", 1) if found == 1 else what
+    return f"{found:,} {told}, {needed:,} are needed"
 
 
 def find_differential(rates: dict[str, Share]) -> Differential | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +17,18 @@ from engine.accuracy.embedding import Embeddings, FaceExtractor, Progress, embed
 from engine.accuracy.flagged import Flagged, flag_data
 from engine.accuracy.fusion import FusionGain, compare_fusion
 from engine.accuracy.gallery_growth import GalleryGrowth, grow_gallery
+from engine.accuracy.generalised import generalise_fnmr
 from engine.accuracy.identification import Identification, identify_open_set
 from engine.accuracy.labelled import LabelledFolder, PairFolds
 from engine.accuracy.metrics import lowest_rate, require_support
 from engine.accuracy.pairs import PairScores, compare_all
-from engine.accuracy.shares import count_strangers
+from engine.accuracy.shares import Share, count_strangers
 from engine.accuracy.templates import single_templates
 from engine.accuracy.tenfold import FoldAccuracy, fold_accuracy
 from engine.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from engine.matching.thresholds import OperatingPoint
@@ -44,8 +46,9 @@ class Evaluation:
     """Rates from 0 to 1, intervals of 95 %.
 
     `points` run down from FMR 0.1 to the lowest supported rate; the intervals come from a
-    bootstrap over people. `verification` is None without a pairs file; `identification`, `fusion`
-    and `growth` where too few people have three or four photographs. `embeddings` and `flagged`
+    bootstrap over people. `generalised`: FNMR at TABLE_RATES with failures to acquire as misses.
+    `verification` is None without a pairs file; `identification`, `fusion` and `growth` where too
+    few people have three or four photographs. `embeddings` and `flagged`
     know paths, which may name people; `to_dict` gives those only when asked to.
     """
 
@@ -57,14 +60,15 @@ class Evaluation:
     mated_pairs: int
     nonmated_pairs: int
     points: tuple[OperatingPoint, ...]
+    generalised: dict[str, Share | None]
     identification: Identification | None
     growth: GalleryGrowth | None
     fusion: FusionGain | None
     conditions: Conditions
     flagged: Flagged
     cleaned: Cleaned
-    extract_s: float
-    seconds: float
+    extract_s: float = 0.0
+    seconds: float = 0.0
 
     @property
     def people(self) -> int:
@@ -98,7 +102,7 @@ class Evaluation:
 
     def point_at(self, fmr: float) -> OperatingPoint | None:
         """The point of this rate, None where the data don't support it."""
-        return next((p for p in self.points if abs(p.fmr / fmr - 1) < 1e-6), None)
+        return _find_point(self.points, fmr)
 
     def to_dict(self, *, with_failed: bool = False, with_flagged: bool = False) -> dict[str, Any]:
         """What `sosie evaluate --json` prints; a rate that is not supported is null."""
@@ -119,10 +123,7 @@ class Evaluation:
             "mated_pairs": self.mated_pairs,
             "nonmated_pairs": self.nonmated_pairs,
             "lowest_fmr": self.points[-1].fmr if self.points else None,
-            "fnmr_at_fmr": {
-                name: _summarize(self.point_at(rate)) for name, rate in TABLE_RATES.items()
-            },
-            "det": [asdict(point) for point in self.points],
+            **self._tell_rates(),
             "open_set": self.identification and self.identification.to_dict(),
             "gallery_growth": self.growth and asdict(self.growth),
             "fusion": self.fusion and self.fusion.to_dict(),
@@ -142,6 +143,17 @@ class Evaluation:
         if with_flagged:
             report["flagged_photographs"] = self.flagged.to_rows(self.embeddings)
         return report
+
+    def _tell_rates(self) -> dict[str, Any]:
+        return {
+            "fnmr_at_fmr": {
+                name: _summarize(self.point_at(rate)) for name, rate in TABLE_RATES.items()
+            },
+            "generalised_fnmr_at_fmr": {
+                name: one and asdict(one) for name, one in self.generalised.items()
+            },
+            "det": [asdict(point) for point in self.points],
+        }
 
 
 def evaluate(
@@ -172,6 +184,24 @@ def evaluate(
     known = Known.read(folder, attributes, dates)
     embeddings = embed_folder(folder, extractor, progress)
     extracted = time.perf_counter()
+    named = source or root.name
+    found = _judge(
+        embeddings, folds, known, fmr, model=extractor.model_digest, source=named, seed=seed
+    )
+    return replace(found, extract_s=extracted - start, seconds=time.perf_counter() - start)
+
+
+def _judge(
+    embeddings: Embeddings,
+    folds: PairFolds | None,
+    known: Known,
+    fmr: float | None,
+    *,
+    model: str,
+    source: str,
+    seed: int,
+) -> Evaluation:
+    """All figures but the seconds."""
     singles = single_templates(*embeddings.acquired())
     assert (np.diff(singles.photographs[:, 0]) > 0).all(), "rows of templates are those acquired"
     scores = compare_all(singles)
@@ -181,23 +211,25 @@ def evaluate(
         )
     mated = compare_mated(singles)
     flagged = flag_data(embeddings, singles, mated, scores.nonmated)
+    points = _draw_points(scores, seed)
     return Evaluation(
-        model_digest=extractor.model_digest,
-        source=source or root.name,
+        model_digest=model,
+        source=source,
         embeddings=embeddings,
         acquisition=measure_acquisition(embeddings, seed=seed),
         verification=None if folds is None else _verify_folds(embeddings, folds),
         mated_pairs=len(scores.mated),
         nonmated_pairs=len(scores.nonmated),
-        points=_draw_points(scores, seed),
+        points=points,
+        generalised=generalise_fnmr(
+            embeddings, mated, singles.people, _list_thresholds(points), seed=seed
+        ),
         identification=identify_open_set(singles, seed=seed),
         growth=grow_gallery(singles, flag_people(flagged, singles), seed=seed),
         fusion=compare_fusion(singles, seed=seed),
         conditions=measure_conditions(embeddings, singles, scores.nonmated, known, fmr, seed=seed),
         flagged=flagged,
         cleaned=leave_out(scores, mated, flagged, singles, TABLE_RATES),
-        extract_s=extracted - start,
-        seconds=time.perf_counter() - start,
     )
 
 
@@ -206,6 +238,16 @@ def _draw_points(scores: PairScores, seed: int) -> tuple[OperatingPoint, ...]:
     if lowest_rate(len(scores.nonmated)) > HIGHEST_FMR:
         return ()
     return operating_points(scores, rate_grid(HIGHEST_FMR, len(scores.nonmated)), seed=seed)
+
+
+def _find_point(points: Iterable[OperatingPoint], fmr: float) -> OperatingPoint | None:
+    return next((p for p in points if abs(p.fmr / fmr - 1) < 1e-6), None)
+
+
+def _list_thresholds(points: Iterable[OperatingPoint]) -> dict[str, float | None]:
+    """Of TABLE_RATES, None where not supported."""
+    found = {name: _find_point(points, rate) for name, rate in TABLE_RATES.items()}
+    return {name: None if point is None else point.threshold for name, point in found.items()}
 
 
 def _verify_folds(embeddings: Embeddings, folds: PairFolds) -> FoldAccuracy:

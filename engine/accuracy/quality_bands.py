@@ -15,7 +15,7 @@ import numpy as np
 from engine.accuracy.bootstrap import draw_people
 from engine.accuracy.comparisons import compare_mated
 from engine.accuracy.embedding import QUALITIES
-from engine.accuracy.shares import LEAST_PEOPLE, Share, share_of
+from engine.accuracy.shares import Share, refuse_few, share_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,15 +142,15 @@ def _cut(
     for number, (name, _) in enumerate(BANDS):
         held = band_of == number
         asked = len(np.unique(people[held]))
-        is_few = asked < LEAST_PEOPLE
+        refused = refuse_few(asked)
         bands.append(
             QualityBand(
                 name=name,
                 worst=abs(float(ends[number])),
                 people=asked,
                 mated_pairs=int(held.sum()),
-                fnmr=None if is_few else share_of(people[held], is_missed[held], weights),
-                refused=f"{asked} people, {LEAST_PEOPLE} are needed" if is_few else None,
+                fnmr=None if refused else share_of(people[held], is_missed[held], weights),
+                refused=refused,
             )
         )
     return MeasuredQuality(measure.name, measure.unit, tuple(bands))

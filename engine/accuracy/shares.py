@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.accuracy.bootstrap import FEW_EVENTS
 from indexes.intervals import wilson_interval
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 LEAST_PEOPLE = 30
 """With fewer, even a share without any event has an interval that reaches above 10 %."""
-FEW_EVENTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,29 @@ def share_of(
     """The share of trials in which it `happened`; each trial belongs to one of `people`."""
     assert len(people)
     population = len(weights)
-    trials = np.bincount(people, minlength=population)
-    events = np.bincount(people[happened], minlength=population)
+    return count_share(
+        np.bincount(people[happened], minlength=population),
+        np.bincount(people, minlength=population),
+        weights,
+    )
+
+
+def count_share(
+    events: NDArray[np.int64], trials: NDArray[np.int64], weights: NDArray[np.float32]
+) -> Share:
+    """The same of what is counted already: `events` and `trials` int64[population] of each
+    person."""
     drawn = trials.astype(np.float64) @ weights
     replicates = (events.astype(np.float64) @ weights)[drawn > 0] / drawn[drawn > 0]
     asked = int((trials > 0).sum())
     return summarize(int(events.sum()), int(trials.sum()), asked, replicates, asked)
+
+
+def refuse_few(people: int) -> str | None:
+    """Why so many people are too few for a share, or None where they are enough."""
+    if people >= LEAST_PEOPLE:
+        return None
+    return f"{people} {'person' if people == 1 else 'people'}, {LEAST_PEOPLE} are needed"
 
 
 def pair_share_of(

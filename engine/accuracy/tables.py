@@ -15,7 +15,11 @@ Report = Mapping[str, Any]
 
 
 def tabulate_rates(report: Report) -> str:
-    """FNMR at false match rates, one photograph against one."""
+    """FNMR at false match rates, one photograph against one.
+
+    With failures to acquire, the generalised rate beside it; without any it is the same.
+    """
+    columns = ("false match rate", "at score", "false non-match rate", "95 % interval")
     rows = []
     for name, point in report["fnmr_at_fmr"].items():
         if point is None:
@@ -23,9 +27,13 @@ def tabulate_rates(report: Report) -> str:
         else:
             interval = span(point["low"], point["high"])
             rows.append((name, score(point["threshold"]), percent(point["fnmr"]), interval))
-    return write_table(
-        ("false match rate", "at score", "false non-match rate", "95 % interval"), rows
-    )
+    if not report["fta"]:
+        return write_table(columns, rows)
+    wider = [
+        (*row, share(found))
+        for row, found in zip(rows, report["generalised_fnmr_at_fmr"].values(), strict=True)
+    ]
+    return write_table((*columns, "generalised: not acquired is missed"), wider)
 
 
 def tabulate_acquisition(report: Report) -> str:
@@ -48,7 +56,7 @@ def tabulate_fusion(report: Report) -> str:
     """FNMR with one and with two photographs on either side."""
     points = report["fusion"]["points"]
     rows = [
-        (power(each[0]["fmr"]), *(percent(one["fnmr"]) for one in each))
+        (power(each[0]["fmr"]), *(share(one | {"value": one["fnmr"]}) for one in each))
         for each in zip(*(points[kind] for kind in KINDS), strict=True)
     ]
     return write_table(("FNMR at FMR", *KINDS.values()), rows)

@@ -66,9 +66,11 @@ def times(differential: Mapping[str, Any] | None) -> str:
     if differential is None:
         return "not given: fewer than two groups are large enough"
     low, high = differential["low"], differential["high"]
-    end = "without an upper end" if high is None else f"to {high:.3g}"
+    end = "and more" if high is None else f"to {high:.3g}"
     worst, best = f"`{differential['worst']}`", f"`{differential['best']}`"
     ratio = differential["ratio"]
+    if ratio is None and low <= 1:
+        return f"no number: {best} shows no error, and chance could bring what {worst} shows"
     told = f"{ratio:.3g} times" if ratio else f"at least {low:.2g} times"
     verdict = "beyond chance" if low > 1 else "no more than chance could bring"
     return f"{worst} {told} {best} ({low:.2g} {end}; {verdict})"

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from engine.capacity.costs import GATHER_S, PAIR_SPREAD, PROBES_AT_ONCE, Costs, Node
+import math
+
+from engine.capacity.costs import (
+    GATHER_S,
+    MOST_BANDWIDTH_BYTES_S,
+    PAIR_SPREAD,
+    PROBES_AT_ONCE,
+    Costs,
+    Node,
+)
 from engine.capacity.demand import Demand
 from engine.capacity.figures import ASSUMED, Figures, Origin, Quantity
 from engine.capacity.layout import WHILE_MERGING, Layout
@@ -16,10 +25,10 @@ def list_assumptions(
     said = [
         "People come independently of each other (Poisson), at the rate of the busiest hour. "
         "Everybody brings photographs as large as those that were measured.",
-        f"Figures are of {figures.machine}. A node's core does as much as one of these, and "
+        f"{_describe_machine(figures)} A node's core does as much as one of these, and "
         f"{node.cores} of them as much more: photographs and scans share no lock.",
-        f"A node reads {node.bandwidth_bytes_s / 1e9:,.0f} GB/s of memory, whoever reads; a scan "
-        "is as fast as that allows.",
+        f"A node reads {node.bandwidth_bytes_s / 1e9:,.0f} GB/s of memory, "
+        f"{_describe_bandwidth(figures, node)}; a scan is as fast as that allows.",
         "The time of photographs spreads by a factor of "
         f"{1 + PAIR_SPREAD:.1f}; an ingress takes up to eight pairs at once, and "
         f"{ENROLLMENTS_ONGOING} enrollments are with it at most: more are told to come again.",
@@ -38,10 +47,33 @@ def list_assumptions(
         f"segment beside the old ones, {WHILE_MERGING:g} times what is there at rest. "
         f"{node.memory_share:.0%} of a node's memory may be taken.",
         "Disk: one enrollment for each face, and those to come at the busiest rate all day.",
+        "False candidates: each face matches a stranger at the rate that the calibration measured "
+        "on its people, independently of the others; relatives and look-alikes bring more. A day's "
+        "are of the busiest rate all day.",
         "One node to spare takes any role (Ray places it); while a shard is rebuilt every search "
         "and decision is refused (503), since a part of an answer would be a silent miss.",
     ]
     return (*said, *_list_assumed(figures))
+
+
+def _describe_machine(figures: Figures) -> str:
+    """Whose figures they are; not all reports need be of one machine."""
+    machine = figures.machine
+    known = (figures[one] for one in Quantity)
+    others = any(x.origin is Origin.REPORTED and machine.cpu not in x.source for x in known)
+    if others:
+        return f"Most figures are of {machine}, some of other machines: the table says which."
+    return f"Figures are of {machine}."
+
+
+def _describe_bandwidth(figures: Figures, node: Node) -> str:
+    """Where it is from: `assume_node` takes what is not given from the scans."""
+    read = figures.dim / figures.value(Quantity.SCAN_ALONE)
+    if math.isclose(node.bandwidth_bytes_s, read * node.cores):
+        return f"{read / 1e9:.0f} a core as the scans did"
+    if node.bandwidth_bytes_s == MOST_BANDWIDTH_BYTES_S:
+        return "the most that is assumed of any (--node-gb-s says what yours does)"
+    return "as given"
 
 
 def _describe_places(layout: Layout | None, costs: Costs) -> list[str]:
@@ -80,9 +112,3 @@ def show_value(value: float, quantity: Quantity) -> str:
         if value * factor >= 0.1 or factor == 1e9:
             return f"{value * factor:.3g} {name}{of_a_core}"
     raise AssertionError("nanoseconds are the last")
-
-
-def count_origins(figures: Figures) -> dict[Origin, int]:
-    """How many figures are known from where."""
-    origins = [figures[one].origin for one in Quantity]
-    return {origin: origins.count(origin) for origin in Origin}

@@ -36,11 +36,6 @@ class Times:
     def constant(cls, seconds: float, step_s: float) -> Self:
         return cls.of(np.array([seconds]), np.ones(1), step_s)
 
-    @classmethod
-    def log_normal(cls, mean_s: float, spread: float, step_s: float) -> Times:
-        """With this mean; `spread` is the standard deviation of its logarithm."""
-        return cls.constant(mean_s, step_s).jittered(spread)
-
     def plus(self, other: Times) -> Times:
         """The sum of two independent times."""
         assert self.step_s == other.step_s

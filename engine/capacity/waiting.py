@@ -49,14 +49,16 @@ def join_shortest(
     Who finds a free one is served alone. Who finds none, as often as Erlang's C says, waits for
     what is left of a service, then is served with whom else came. `rate` is of arrivals at all
     servers; `regularity` 1 for Poisson arrivals, less for regular ones (Allen and Cunneen: the
-    mean of the squared coefficients of variation, of arrivals and service).
+    mean of the squared coefficients of variation, of arrivals and service), of whom as many fewer
+    wait and find company.
     """
     if load >= servers:
         return None
     alone_s = batch_s(1)
     waits = erlang_c(servers, load) * regularity
-    count = _count_states(rate / servers * alone_s, most, 0.0)
-    company = _poisson(np.array([rate / servers * alone_s]), count)[0]
+    gathered = rate / servers * alone_s * regularity
+    count = _count_states(gathered, most, 0.0)
+    company = _poisson(np.array([gathered]), count)[0]
     together_s = np.array([batch_s(float(min(one + 1, most))) for one in range(count)])
     waited_s = alone_s * _MOMENTS[:, None] + together_s
     seconds = np.append(waited_s.ravel(), alone_s)

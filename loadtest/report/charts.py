@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from loadtest.arrivals import Stretch
 from loadtest.figures import Latencies, Slice, measure, measure_rates
 from loadtest.order import Session, Step
 from loadtest.report.drawing import (
@@ -42,7 +41,7 @@ def draw_latency(slices: Sequence[Slice], step: Step, objective_ms: float) -> st
         x=spread_time("seconds from the start, by when visits were due", _end(slices)),
         y=spread_log("ms", max(LEAST_MS, least), max(most, objective_ms), _write_ms),
         lines=lines,
-        bands=_list_bands(step.stretches),
+        bands=_list_bands(step, _end(slices)),
         level=(objective_ms, f"p99 ≤ {objective_ms:g} ms"),
     )
     return chart.draw()
@@ -65,7 +64,7 @@ def draw_rates(slices: Sequence[Slice], step: Step) -> str:
                 is_step=True,
             ),
         ],
-        bands=_list_bands(step.stretches),
+        bands=_list_bands(step, _end(slices)),
     )
     return chart.draw()
 
@@ -125,14 +124,14 @@ def _list_tail(found: Latencies) -> list[tuple[float, float]]:
     return [(_nines(min(share, furthest)), ms) for share, ms in found.by_percentile.items()]
 
 
-def _list_bands(stretches: Sequence[Stretch]) -> list[Band]:
-    """Those of a shape that has several."""
+def _list_bands(step: Step, end_s: float) -> list[Band]:
+    """Stretches that are not judged, and what follows the last arrival."""
     bands, start = [], 0.0
-    for one in stretches:
+    for one in step.stretches:
         if not one.is_judged:
             bands.append(Band(start, start + one.seconds, one.name))
         start += one.seconds
-    return bands
+    return [*bands, Band(start, end_s, "over")] if end_s > start else bands
 
 
 def _steps(slices: Sequence[Slice], values: Sequence[float]) -> list[tuple[float, float]]:

@@ -42,7 +42,6 @@ class Line:
     colour: str
     points: Sequence[Point]
     is_step: bool = False
-    is_dashed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ class Chart:
             corner = f"L{x:.1f} {last_y:.1f}" if line.is_step else ""
             path += f"{corner}L{x:.1f} {y:.1f}" if is_open else f"M{x:.1f} {y:.1f}"
             is_open, last_y = True, y
-        return write_path(path, line.colour, line.name, is_dashed=line.is_dashed)
+        return write_path(path, line.colour, line.name)
 
     def _draw_mark(self, mark: Mark) -> str:
         x, y = self._at(*mark.point)

@@ -29,14 +29,11 @@ def write_box(kind: str, at: tuple[float, float], size: tuple[float, float]) -> 
     return f'<rect class="{kind}" {place}/>'
 
 
-def write_path(
-    path: str, colour: str, title: str, kind: str = "", *, is_dashed: bool = False
-) -> str:
+def write_path(path: str, colour: str, title: str, kind: str = "") -> str:
     """A stroke in a colour of the page; `title` is shown when it is pointed at."""
-    dashes = ' stroke-dasharray="5 4"' if is_dashed else ""
     style = f' class="{kind}"' if kind else ""
     stroke = f'style="stroke:var(--{colour})"'
-    return f'<path{style} d="{path}" {stroke}{dashes}>{_write_title(title)}</path>'
+    return f'<path{style} d="{path}" {stroke}>{_write_title(title)}</path>'
 
 
 def write_disc(at: tuple[float, float], radius: float, colour: str, title: str) -> str:

@@ -20,9 +20,8 @@ from loadtest.figures import (
 from loadtest.judging import Ruling
 from loadtest.mix import PLANTED
 from loadtest.order import Session, Step
-from loadtest.printout import add_rulings
 from loadtest.report.charts import COLOURS, draw_knee, draw_latency, draw_rates, draw_tail
-from loadtest.summary import describe_wrong
+from loadtest.summary import add_rulings, describe_wrong
 
 TEMPLATES = Path(__file__).with_name("templates")
 COLUMNS = (50.0, 90.0, 99.0, 99.9, 100.0)
@@ -40,6 +39,7 @@ def write_page(session: Session, summary: Mapping[str, Any]) -> str:
         style=Markup(style),  # noqa: S704 - our own file
         step=_choose(session),
         figures=_list_figures(_choose(session)),
+        rates=measure_rates(_choose(session).run),
         failures=count_failures(_choose(session).run.outcomes),
         charts=_draw(session),
         legends=_list_legends(session),

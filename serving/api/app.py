@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, FastAPI
+from functools import cache
+
+from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -56,7 +58,8 @@ def build_app(parts: Parts) -> ASGIApp:
     app = _Routes(
         title="Sosie",
         version=parts.version,
-        # The document is made once, and its pages would load scripts from elsewhere.
+        # The document is made once, when it is first asked for, in a thread: it takes as long as
+        # all else here. And the framework's pages of it would load scripts from elsewhere.
         openapi_url=None,
         redirect_slashes=False,
         # The framework's own spans and logs hold paths, bodies and the text of errors.
@@ -68,17 +71,18 @@ def build_app(parts: Parts) -> ASGIApp:
             "auto_configure": False,
         },
     )
-    router = APIRouter(redirect_slashes=False)
     for add in _SUBJECTS:
-        add(router, parts)
-    direct = match_routes(parts)
-    document = encode(build_document(router.routes, direct, parts.version), JSON)
+        add(app.router, parts)
+    routes, direct = tuple(app.router.routes), match_routes(parts)
 
-    async def show_document(request: Request) -> Response:
+    @cache
+    def make_document() -> bytes:
+        return encode(build_document(routes, direct, parts.version), JSON)
+
+    def show_document(request: Request) -> Response:
         del request
-        return Response(document, media_type=JSON)
+        return Response(make_document(), media_type=JSON)
 
-    app.include_router(router)
     app.router.add_route("/openapi.json", show_document, methods=["GET"], include_in_schema=False)
     return Edge(
         app,

@@ -161,6 +161,7 @@ def calibrate_model(
 
     Give --card, --output, or both.
     """
+    from engine.accuracy.labelled import LabelledFolder
     from serving.cli.accuracy_tables import print_calibration, write_calibration
     from serving.settings import find_home, load_settings
 
@@ -182,15 +183,16 @@ def calibrate_model(
         is_shown=not as_json,
     )
     chosen = _choose(fitted)
+    left_out = len(LabelledFolder.open(folder).paths) - fitted.photographs
     fitted.save(output)
     if population is not None and people is not None:
         people.save(population)
     if card is not None:
         _write_card(card, output, settings, fitted, *chosen)
     if as_json:
-        print_json(write_calibration(fitted, output, card, *chosen))
+        print_json(write_calibration(fitted, output, card, *chosen, left_out))
     else:
-        print_calibration(fitted, output, card, *chosen)
+        print_calibration(fitted, output, card, *chosen, left_out)
 
 
 def _fit(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from engine.accuracy.pictures.bars import MEASURE_NAMES
 from engine.accuracy.tables import FLAGS
-from engine.accuracy.writing import rate, share, times
+from engine.accuracy.writing import power, rate, share, times
 from serving.cli.output import escape, print_line, print_table
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         Thresholds,
     )
 
+KINDS = {"single": "one photograph", "fused": "two fused"}
 DOUBTFUL_HIGHEST = 0.9
 """Strangers who score as high are more likely one person under two names."""
 
@@ -31,15 +33,17 @@ def print_evaluation(measured: Evaluation, *, with_failed: bool, with_flagged: b
         f"{measured.photographs:,} photographs of {measured.people:,} people; "
         f"{measured.mated_pairs:,} mated and {measured.nonmated_pairs:,} non-mated pairs."
     )
-    low, high = measured.fta_interval
-    print_line(f"FTA {measured.fta:.3%} ({low:.3%} to {high:.3%})")
+    print_line(f"Failure to acquire (FTA): {share(asdict(measured.acquisition.failed))}.")
     reasons = {**measured.acquisition.failures, **measured.acquisition.problems}
     if reasons:
         rows = [[name, f"{one.events:,}", share(asdict(one))] for name, one in reasons.items()]
         print_table("Wrong with photographs", ("reason", "photographs", "share (95 %)"), rows)
     if measured.verification is not None:
         folds = measured.verification
-        print_line(f"Accuracy over folds {folds.accuracy:.2%} ± {folds.accuracy_std:.2%}")
+        print_line(
+            f"Accuracy over folds: {folds.accuracy:.2%}, standard deviation "
+            f"{folds.accuracy_std:.2%}."
+        )
     _print_rates(measured)
     _print_open_set(measured)
     if measured.growth is not None:
@@ -54,11 +58,17 @@ def print_evaluation(measured: Evaluation, *, with_failed: bool, with_flagged: b
 def _print_rates(measured: Evaluation) -> None:
     from engine.accuracy.evaluate import TABLE_RATES
 
-    rows = []
+    rows, columns = [], ["FMR", "threshold", "FNMR (95 %)"]
     for name, wanted in TABLE_RATES.items():
         point = measured.point_at(wanted)
         rows.append([name, *(_measures(point) if point else ["not supported", ""])])
-    print_table("One to one, all pairs", ("FMR", "threshold", "FNMR (95 %)"), rows)
+    if measured.fta:
+        columns.append("generalised: not acquired is missed")
+        for row, found in zip(rows, measured.generalised.values(), strict=True):
+            row.append(share(asdict(found)) if found else "")
+    print_table("One to one, all pairs", columns, rows)
+    if measured.points:
+        print_line(f"No FMR below {power(measured.points[-1].fmr)} is supported by these pairs.")
 
 
 def _print_open_set(measured: Evaluation) -> None:
@@ -67,7 +77,7 @@ def _print_open_set(measured: Evaluation) -> None:
     found = measured.identification
     rows = [
         [kind, f"{one.fpir:g}", f"{one.threshold:.4f}", _share(one.fnir, one.low, one.high)]
-        for kind, points in (("one photograph", found.single), ("two fused", found.fused))
+        for kind, points in ((KINDS["single"], found.single), (KINDS["fused"], found.fused))
         for one in points
     ]
     title = f"One to {found.gallery_size:,}, open set"
@@ -83,22 +93,32 @@ def _print_growth(growth: GalleryGrowth) -> None:
             if one is not None:
                 size = f"{one.gallery_size:,}"
                 found = _share(one.fnir, one.low, one.high)
-                rows.append([curve.reference, f"{curve.fpir:g}", what, size, found])
-        rows.append([curve.reference, f"{curve.fpir:g}", "[dim]refused[/]", "", curve.refused])
+                rows.append([KINDS[curve.reference], f"{curve.fpir:g}", what, size, found])
+        refused = ["[dim]refused[/]", "", curve.refused]
+        rows.append([KINDS[curve.reference], f"{curve.fpir:g}", *refused])
     columns = ("reference", "FPIR", "", "gallery", "FNIR (95 %)")
-    print_table(f"By the size of the gallery; {growth.formula}", columns, rows)
+    title = (
+        "By the size of the gallery; extrapolated as if comparisons were independent: "
+        f"{growth.formula}"
+    )
+    print_table(title, columns, rows)
 
 
 def _print_conditions(measured: Evaluation) -> None:
     conditions = measured.conditions.to_dict()
     bands = conditions["quality_bands"]
     if bands:
+        common = f"score {bands['threshold']:.4f} (FMR {power(conditions['common_fmr'])} over all)"
+        print_line(f"What follows is at one threshold: {common}.")
         rows = [
-            [one["measure"], *(share(band["fnmr"], band["refused"]) for band in one["bands"])]
+            [
+                MEASURE_NAMES[one["measure"]],
+                *(share(band["fnmr"], band["refused"]) for band in one["bands"]),
+            ]
             for one in bands["measures"]
         ]
-        columns = ("FNMR", *(band["name"] for band in bands["measures"][0]["bands"]))
-        print_table(f"By quality, at score {bands['threshold']:.4f}", columns, rows)
+        columns = ("", *(band["name"] for band in bands["measures"][0]["bands"]))
+        print_table("FNMR by the quality of the worse photograph (95 %)", columns, rows)
     for attribute in conditions["attributes"]:
         _print_attribute(attribute)
     if conditions["ageing"]:
@@ -115,10 +135,10 @@ def _print_attribute(attribute: dict[str, Any]) -> None:
         ]
         for group in attribute["groups"]
     ]
-    title = f"By {escape(attribute['column'])}, at score {attribute['threshold']:.4f}"
+    title = f"By {escape(attribute['column'])}"
     print_table(title, ("group", "people", "FNMR (95 %)", "FMR (95 %)"), rows)
     for name, found in (("negative", "false_negative"), ("positive", "false_positive")):
-        print_line(f"False {name} differential: {escape(times(attribute[found]))}")
+        print_line(f"False {name} differential: {escape(times(attribute[found]))}.")
 
 
 def _print_ageing(ageing: dict[str, Any]) -> None:
@@ -137,10 +157,10 @@ def _print_ageing(ageing: dict[str, Any]) -> None:
     print_table("Template ageing", columns, rows)
     slope = ageing["slope"]
     print_line(
-        f"Within people {slope['score_a_year']:+.4f} a year "
-        f"({slope['low']:+.4f} to {slope['high']:+.4f})"
+        f"Within people a score changes by {slope['score_a_year']:+.4f} a year "
+        f"({slope['low']:+.4f} to {slope['high']:+.4f})."
         if slope
-        else f"No slope within people: {ageing['slope_refused']}"
+        else f"No change of scores within people is given: {ageing['slope_refused']}."
     )
 
 
@@ -163,7 +183,7 @@ def _measures(point: OperatingPoint) -> list[str]:
 
 
 def _share(value: float, low: float, high: float) -> str:
-    return f"{value:.2%} ({low:.2%} to {high:.2%})"
+    return share({"value": value, "low": low, "high": high})
 
 
 def write_calibration(
@@ -172,6 +192,7 @@ def write_calibration(
     card: Path | None,
     rates: ThresholdRates,
     thresholds: Thresholds,
+    left_out: int,
 ) -> dict[str, Any]:
     """What `calibrate --json` prints."""
     return {
@@ -181,6 +202,7 @@ def write_calibration(
         "source": fitted.source,
         "people": fitted.people,
         "photographs": fitted.photographs,
+        "photographs_without_a_face": left_out,
         "rates": asdict(rates),
         "thresholds": asdict(thresholds),
         "warnings": _warn(fitted, rates),
@@ -202,6 +224,7 @@ def print_calibration(
     card: Path | None,
     rates: ThresholdRates,
     thresholds: Thresholds,
+    left_out: int,
 ) -> None:
     """Writes what was fitted to standard output, and where it is."""
     rows = [
@@ -216,6 +239,8 @@ def print_calibration(
     ]
     titles = ("comparison", "non-mated pairs", "lowest FMR", "its threshold", "highest stranger")
     print_table(f"{fitted.photographs:,} photographs of {fitted.people:,} people", titles, rows)
+    if left_out:
+        print_line(f"Left out, since no face was found: {left_out:,} of the photographs.")
     kept = asdict(rates)
     rows = [
         [name, f"{score:.4f}", f"FMR {kept[name]:g}" if name in kept else "highest + margin"]

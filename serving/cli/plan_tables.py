@@ -33,7 +33,8 @@ def print_plan(plan: Plan) -> None:
     console = _open()
     demand = plan.demand
     console.print(
-        f"[bold]{demand.faces:,} faces[/]; a second {_count(demand.enrollments, 'enrollment')} and "
+        f"[bold]{demand.faces:,} {'face' if demand.faces == 1 else 'faces'}[/]; a second "
+        f"{_count(demand.enrollments, 'enrollment')} and "
         f"{_count(demand.searches, 'search')}; a node has {plan.node.cores} cores, "
         f"{plan.node.memory_bytes / 2**30:,.0f} GiB and reads "
         f"{plan.node.bandwidth_bytes_s / 1e9:,.0f} GB/s"
@@ -166,7 +167,7 @@ def _print_candidates(console: Console, plan: Plan) -> None:
     rows = [
         ("strangers a search", str(found.expected)),
         ("searches that bring one at least", _share(found.searches_with_any)),
-        ("enrollments a day sent to review by strangers", str(found.cases_a_day)),
+        ("enrollments a day sent to review by them", str(found.cases_a_day)),
     ]
     title = f"False candidates at the review threshold {found.threshold:.3f} (FMR {found.fmr})"
     _print_table(console, title, ("", "expected (95 %)"), rows)

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.matching.disputes import Dispute
-from engine.matching.documents import Document
-from engine.matching.holders import ErasureCertificate, HolderLines
-from engine.matching.identification import Identification
-from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.verification import HolderCheck
-from engine.registry.records import AuditEntry, CaseRecord
-from engine.sweeps.expectation import Expectation, SweepRequest
-from engine.sweeps.model import SweepRecord
-from serving.service.steps import CaseStep, Steering
+if TYPE_CHECKING:
+    # Whoever counts or logs a phase needs none of what these bring.
+    from engine.matching.disputes import Dispute
+    from engine.matching.documents import Document
+    from engine.matching.holders import ErasureCertificate, HolderLines
+    from engine.matching.identification import Identification
+    from engine.matching.requests import Answer, EnrollmentRequest
+    from engine.matching.verification import HolderCheck
+    from engine.registry.records import AuditEntry, CaseRecord
+    from engine.sweeps.expectation import Expectation, SweepRequest
+    from engine.sweeps.model import SweepRecord
+    from serving.service.steps import CaseStep, Steering
 
 Probes = NDArray[np.float32]
 

@@ -41,7 +41,7 @@ def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
         request,
         size,
         deployment.calibration.curve(Comparison.FUSED),
-        pace=_find_pace(last, gallery.dim, chosen.threads or None),
+        pace=_find_pace(last, size, chosen.threads or None),
         budget=chosen.false_pairs,
         at_least=-1.0 if last is None or known is None else last.terms.threshold,
     )
@@ -65,11 +65,11 @@ def find_known(root: Path, scope: Scope, last: SweepRecord | None) -> Covered | 
     return covered
 
 
-def _find_pace(last: SweepRecord | None, dim: int, threads: int | None) -> float:
+def _find_pace(last: SweepRecord | None, size: GallerySize, threads: int | None) -> float:
     """Comparisons a second."""
     if last is not None and last.summary is not None:
         pace = last.summary.get("comparisons_per_s")
         if pace and last.summary["comparisons"] >= TELLING_COMPARISONS:
             return float(pace)
     with closing(Scanner(threads=threads)) as scanner:
-        return measure_pace(dim, scanner)
+        return measure_pace(size.dim, scanner, size.references * (size.references - 1) // 2)

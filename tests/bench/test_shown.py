@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench.pages.shown import ROOT, WIDTH, find_shown, print_words, refresh
+from bench.pages.shown import ROOT, WIDTH, find_shown, print_words, refresh, run_sosie
+from engine.errors import RequestError
 
 PAGE = ROOT / "docs" / "capacity.md"
 SHOWN = find_shown(PAGE.read_text(encoding="utf-8"))
@@ -71,6 +72,11 @@ def test_the_largest_example_is_whole_and_fits_a_hundred_columns() -> None:
         "1. People come independently",
     ):
         assert words in text, words
+
+
+def test_a_command_that_fails_stops_the_page_and_is_named() -> None:
+    with pytest.raises(RequestError, match="sosie plan --faces none ended with 2"):
+        run_sosie(["plan", "--faces", "none"])
 
 
 def test_a_page_is_made_anew_and_nothing_else_in_it_is_touched() -> None:

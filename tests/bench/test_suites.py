@@ -11,7 +11,15 @@ import pytest
 
 from bench.reading import read_report, read_reports, write_report
 from bench.report import Check
-from bench.suites import SUITES, Ran, Suite, choose_suites, run_alone, run_suites
+from bench.suites import (
+    SUITES,
+    Ran,
+    Suite,
+    choose_suites,
+    plan_runs,
+    run_alone,
+    run_suites,
+)
 from bench.writing import write_folder
 from engine.errors import RequestError
 
@@ -87,6 +95,15 @@ def test_a_folder_has_a_page_documents_and_pictures(ran: Ran, tmp_path: Path) ->
 def test_a_suite_that_takes_too_long_is_ended() -> None:
     with pytest.raises(RequestError, match="longer than 0 s"):
         run_alone(Suite("join", quick_most_s=0.3), quick=True, seed=0)
+
+
+def test_a_long_suite_is_run_once_and_a_part_of_it_again_where_there_is_time() -> None:
+    serve = next(one for one in SUITES if one.name == "serve")
+    full = list(plan_runs((serve, JOIN), quick=False, blocks=3))
+    again = ((serve, ("--only", "throughput")), (JOIN, ()))
+    assert full == [(serve, ()), (JOIN, ()), *again, *again]
+    quick = list(plan_runs((serve, JOIN), quick=True, blocks=3))
+    assert quick == [(serve, ()), (JOIN, ()), (JOIN, ()), (JOIN, ())]
 
 
 def test_every_suite_of_the_issue_is_run_and_chosen_by_name() -> None:

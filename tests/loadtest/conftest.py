@@ -26,11 +26,12 @@ from serving.settings import Settings, load_settings
 from tests.serving.api.conftest import Service, serving
 from tests.serving.client.conftest import listening
 
-PHOTOGRAPHS, SIDE_PX = 3, 200
+SIDE_PX = 200
 SHOWN_AGAIN = (36, 73, 90, 97)
 """Of `lfw_subset`: people whom an earlier picture of it shows already."""
-PARTS = {"one": 28, "two": 22, "three": 18, "four": 18}
-"""People a folder; nobody is in two of them, so that four load tests may run at once."""
+PARTS = {"one": (22, 3), "two": (18, 2), "three": (16, 2), "four": (16, 2)}
+"""People a folder, and photographs of each; nobody is in two of them, so that four load tests may
+run at once."""
 KEYS = {"enroll": ("carrier", "blue"), "fraud": ("fraud", None)}
 MANY = 1_000_000
 
@@ -56,17 +57,17 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(5)
     pictures = skimage.data.lfw_subset()[:100]
     people = iter([pictures[place] for place in range(100) if place not in SHOWN_AGAIN])
-    for part, count in PARTS.items():
+    for part, (count, photographs) in PARTS.items():
         for person in range(count):
-            _photograph(next(people), folder / part / f"Person_{person:02d}", rng)
+            _photograph(next(people), folder / part / f"Person_{person:02d}", photographs, rng)
     return folder
 
 
-def _photograph(small: Any, folder: Path, rng: np.random.Generator) -> None:
+def _photograph(small: Any, folder: Path, count: int, rng: np.random.Generator) -> None:
     grey = Image.fromarray((np.asarray(small) * 255).astype(np.uint8))
     face = np.asarray(grey.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC).convert("RGB"))
     folder.mkdir(parents=True)
-    for number in range(PHOTOGRAPHS):
+    for number in range(count):
         down, right = rng.integers(30, 50, 2)
         pixels = np.pad(face, ((down, 80 - down), (right, 80 - right), (0, 0)), mode="edge")
         lit = np.clip(pixels * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8)

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
+
+from serving.errors import ExitCode
 
 
 def test_the_command_passes_options_output_and_exit_code_on() -> None:
@@ -36,6 +39,19 @@ def test_a_service_that_is_not_there_is_said_at_once_and_in_one_line(tmp_path: P
         done = _run("-m", "loadtest", "smoke", "--url", url, "--keys", str(keys))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"sosie: no service answers at {url}: is it running?\n"
+
+
+def test_a_fault_of_its_own_is_no_failed_test(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from loadtest import command
+
+    def fail(_: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(command, "read_options", fail)
+    assert command.main(["smoke"]) == ExitCode.INTERNAL
+    assert capsys.readouterr().err.endswith("RuntimeError: a fault\n")
 
 
 def test_nothing_of_this_process_is_replaced_by_reading_a_wish() -> None:

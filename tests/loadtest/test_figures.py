@@ -84,4 +84,6 @@ def test_achieved_is_what_was_answered_well_while_the_schedule_went_on() -> None
 def test_what_a_repeated_key_is_told_is_no_failure() -> None:
     visit = make_visit(2, Kind.CONFLICT, partner=1)
     assert not is_failed(make_outcome(visit, Answer(422, MISMATCH)))
-    assert is_failed(make_outcome(make_visit(3), Answer(422, MISMATCH)))
+    assert is_failed(make_outcome(visit, Answer(422, "REQUEST.INVALID")))
+    race = make_visit(3, Kind.RACE, partner=1)
+    assert is_failed(make_outcome(race, Answer(422, MISMATCH)))

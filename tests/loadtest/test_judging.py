@@ -106,7 +106,10 @@ def test_of_a_race_exactly_one_is_new(
         (Answer(LOST), decided(APPROVED, is_repeated=True), RIGHT),
         (REFUSED, NEW_ONE, RIGHT),
         (NEW_ONE, REFUSED, UNANSWERED),
-        (NEW_ONE, Answer(409, IN_FLIGHT), UNANSWERED),
+        (NEW_ONE, Answer(409, IN_FLIGHT), WRONG),
+        (Answer(LOST), Answer(409, IN_FLIGHT), RIGHT),
+        (NEW_ONE, Answer(422, MISMATCH), WRONG),
+        (NEW_ONE, Answer(422, "REQUEST.INVALID"), UNANSWERED),
     ],
 )
 def test_a_retry_gets_the_answer_of_the_first(
@@ -126,6 +129,7 @@ def test_a_key_in_flight_may_be_told_so_while_it_is() -> None:
         (NEW_ONE, Answer(422, MISMATCH), [RIGHT, RIGHT]),
         (NEW_ONE, NEW_ONE, [RIGHT, WRONG]),
         (NEW_ONE, decided(APPROVED, is_repeated=True), [RIGHT, WRONG]),
+        (NEW_ONE, Answer(409, IN_FLIGHT), [RIGHT, WRONG]),
         (Answer(422, MISMATCH), NEW_ONE, [RIGHT, RIGHT]),
         (REFUSED, NEW_ONE, [UNANSWERED, RIGHT]),
         (Answer(503, "REQUEST.DEADLINE_PASSED"), NEW_ONE, [UNANSWERED, RIGHT]),

@@ -84,5 +84,9 @@ def test_too_many_of_them_are_no_accident() -> None:
 def test_in_a_gallery_with_people_of_its_own_nobody_can_be_asked_for() -> None:
     foreign = make_cast(had_references=True)
     visit = make_visit(1, person=101)
-    [judged] = excuse(judge([make_outcome(visit, review(0.85))]), foreign, cast(Survey, Model()))
+    ruled = judge([make_outcome(visit, review(0.85))])
+    [judged] = excuse(ruled, foreign, cast(Survey, Model()))
     assert judged.ruling is Ruling.LOOK_ALIKE
+    # What its own service holds resembles nobody.
+    [judged] = excuse(ruled, foreign, cast(Survey, Model()), is_own=True)
+    assert judged.ruling is Ruling.WRONG

@@ -12,7 +12,7 @@ import pytest
 from engine.matching import evidence
 from tests.loadtest.conftest import finish
 
-LOAD = ("--class", "enroll", "--rate", 12, "--seconds", 2.5, "--arrivals", "constant")
+LOAD = ("--class", "enroll", "--rate", 10, "--seconds", 2.5, "--arrivals", "constant")
 SAME_PHOTOGRAPHS = 0.9999
 """Only a race shows the very same photographs under two documents."""
 

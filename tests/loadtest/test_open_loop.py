@@ -45,8 +45,8 @@ def test_an_open_loop_tells_of_a_stall_that_a_closed_one_hides(
     key = service.keys["enroll"]
     # Side by side, each before a staller of its own.
     running = [
-        begin("steady", listen(Staller(service.app, key)), "one", *LOAD),
-        begin("steady", listen(Staller(service.app, key)), "two", *LOAD, "--closed-loop", 1),
+        begin("steady", listen(Staller(service.app, key)), "two", *LOAD),
+        begin("steady", listen(Staller(service.app, key)), "three", *LOAD, "--closed-loop", 1),
     ]
     opened, closed = map(finish, running)
     [step], [closed_step] = opened.json["steps"], closed.json["steps"]

@@ -14,12 +14,12 @@ from tests.loadtest.conftest import Outcome, finish
 
 PATIENT = ("--p99-ms", 30_000, "--max-errors", 0.5, "--timeout-s", 30, "--json")
 SHAPES: dict[str, tuple[object, ...]] = {
-    "smoke": ("one", "--rate", 16, "--seconds", 3),
+    "smoke": ("one", "--rate", 14, "--seconds", 3),
     "spike": (
-        *("two", "--rate", 6, "--seconds", 2, "--peak", 30, "--peak-s", 0.7),
+        *("two", "--rate", 6, "--seconds", 2, "--peak", 20, "--peak-s", 0.7),
         *("--mix", "match=2,query=1,search=1"),
     ),
-    "soak": ("three", "--rate", 20, "--seconds", 1.5, "--class", "return"),
+    "soak": ("three", "--rate", 10, "--seconds", 1.5, "--class", "return"),
     "knee": ("four", "--rate", 8, "--most-rate", 12, "--seconds", 0.6, "--class", "match"),
 }
 

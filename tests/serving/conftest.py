@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from skimage import data
+from typer import testing
+from typer.main import get_command
 from typer.testing import CliRunner
 
 NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
@@ -84,7 +87,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | Non
 
 
 @pytest.fixture(scope="session")
-def sosie(environment: dict[str, str | None]) -> Sosie:
+def sosie(environment: dict[str, str | None]) -> Iterator[Sosie]:
     """`sosie(*arguments, env={}, given="")` runs a command in this process."""
     from serving.cli.main import app
 
@@ -94,7 +97,10 @@ def sosie(environment: dict[str, str | None]) -> Sosie:
         )
         return Outcome(result.exit_code, result.stdout, result.stderr)
 
-    return run
+    with pytest.MonkeyPatch.context() as patch:
+        # The tree of commands is built once, as in any process: it takes longer than most do.
+        patch.setattr(testing, "_get_command", functools.cache(get_command))
+        yield run
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ def draw_ageing(report: Report, path: Path) -> None:
     draw_rates(rates, [span["fnmr"] for span in spans], SECOND)
     scores.axhline(ageing["threshold"], color=MUTED, lw=1, ls=(0, (4, 3)))
     title(scores, "Scores of one person's photographs", _describe_slope(ageing["slope"]))
-    title(rates, "Right person missed (FNMR)", f"at score ≥ {ageing['threshold']:.3f}")
+    score = f"at score ≥ {ageing['threshold']:.3f} (dashed on the left)"
+    title(rates, "Right person missed (FNMR)", score)
     rates.set_yscale("log")
     for axes in (scores, rates):
         _name_spans(axes, spans)
@@ -49,7 +50,7 @@ def draw_ageing(report: Report, path: Path) -> None:
 
 
 def _name_spans(axes: Any, spans: Sequence[Mapping[str, Any]]) -> None:
-    names = [f"{describe_span(span)}\n{span['people']:,} people" for span in spans]
+    names = [f"{describe_span(span)}\npeople: {span['people']:,}" for span in spans]
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_xlabel("years between the photographs", color=INK)

@@ -44,7 +44,7 @@ def draw_quality(report: Report, path: Path) -> None:
         _draw_measure(axes, measure, bands["overall"]["value"])
     figure.suptitle(
         f"How often the right person is missed, by the quality of the worse photograph "
-        f"(score ≥ {bands['threshold']:.3f})",
+        f"(score ≥ {bands['threshold']:.3f}; dashed: over all)",
         x=0.01, ha="left", fontsize=13, color=INK, weight="bold",
     )  # fmt: skip
     figure.supylabel("false non-match rate (FNMR)", color=INK, fontsize=10)
@@ -130,8 +130,10 @@ def describe_differential(found: Mapping[str, Any] | None) -> str:
     """Worst over best, in a line."""
     if found is None:
         return "fewer than two groups are large enough"
-    high = "no end" if found["high"] is None else f"{found['high']:.3g}"
+    if found["ratio"] is None and found["low"] <= 1:
+        return f"{found['best']} shows no error: no number"
+    end = "and more" if found["high"] is None else f"to {found['high']:.3g}"
     times = (
         f"{found['ratio']:.3g} times" if found["ratio"] else f"at least {found['low']:.2g} times"
     )
-    return f"{found['worst']} {times} {found['best']} ({found['low']:.2g} to {high})"
+    return f"{found['worst']} {times} {found['best']} ({found['low']:.2g} {end})"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,10 +59,11 @@ def extractor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extractor]:
         yield opened
 
 
-@pytest.fixture
-def faces_folder(tmp_path: Path) -> Path:
-    """Six people of scikit-image's free faces, each with four variants of one photograph."""
-    root = tmp_path / "faces"
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six people of scikit-image's free faces, each with four variants of one photograph; not to
+    be changed."""
+    root = tmp_path_factory.mktemp("drawn") / "faces"
     # Faces of 25 by 25 pixels: these are found in all four variants.
     for number, pixels in enumerate(skimage.data.lfw_subset()[[1, 2, 3, 6, 7, 8]]):
         face = Image.fromarray((pixels * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -78,6 +80,12 @@ def faces_folder(tmp_path: Path) -> Path:
         for i, variant in enumerate(variants, 1):
             variant.save(root / name / f"{name}_{i:04d}.png")
     return root
+
+
+@pytest.fixture
+def faces_folder(faces: Path, tmp_path: Path) -> Path:
+    """A copy of them, for this test alone."""
+    return Path(shutil.copytree(faces, tmp_path / "faces"))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-PEOPLE, PHOTOGRAPHS, FEW = 72, 3, 4
+PEOPLE, PHOTOGRAPHS, FEW = 66, 3, 4
 CLEAR, BLURRED, SMALL = "clear", "blurred", "tablet"
 EARLY, LATE = "2020-01-10", "2032-01-10"
 
@@ -34,7 +34,7 @@ class Planted:
 
 
 def plant(images: Path, folder: Path) -> Planted:
-    """Some 220 photographs."""
+    """Some 200 photographs."""
     chosen = [p for p in sorted(images.iterdir()) if 5 <= len(list(p.iterdir())) <= 12][:PEOPLE]
     root = folder / "people"
     rows = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from engine.accuracy.metrics import false_match_rate, false_nonmatch_rate
 from engine.accuracy.pairs import PairScores, compare_all
 from engine.accuracy.templates import single_templates
 from engine.errors import RateUnsupported
+from indexes.intervals import wilson_interval
 
 RATES = np.array([0.1, 0.01, 0.001])
 
@@ -55,6 +56,17 @@ def test_no_miss_leaves_an_upper_bound_by_the_rule_of_three(
     easy = compare_all(single_templates(*draw_faces(60, 3, noise=0.02)))
     point = operating_points(easy, np.array([0.01]))[0]
     assert (point.fnmr, point.fnmr_low, point.fnmr_high) == (0.0, 0.0, 3 / 60)
+
+
+def test_a_few_misses_leave_the_upper_bound_of_as_many_people(
+    draw_faces: Callable[..., tuple],
+) -> None:
+    easy = compare_all(single_templates(*draw_faces(60, 3, noise=0.02)))
+    mated = easy.mated.copy()
+    mated[:2] = -1
+    point = operating_points(replace(easy, mated=mated), np.array([0.01]))[0]
+    assert point.fnmr == 2 / 180
+    assert point.fnmr_high == pytest.approx(wilson_interval(60 * 2 / 180, 60)[1])
 
 
 def test_the_interval_covers_the_truth_where_one_of_independent_pairs_would_not(

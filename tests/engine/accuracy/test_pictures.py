@@ -15,15 +15,16 @@ from engine.accuracy.evaluate import evaluate
 from engine.accuracy.pictures.bars import describe_differential
 from engine.accuracy.pictures.det import draw_det
 from engine.accuracy.report import draw_pictures
+from engine.accuracy.writing import times
 from engine.errors import RequestError, SosieError
 from engine.faces.extractor import Extractor
 
 
-@pytest.fixture
-def report(faces_folder: Path, extractor: Extractor) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def report(faces: Path, extractor: Extractor) -> dict[str, Any]:
     """As it comes out of a file."""
     report: dict[str, Any] = json.loads(
-        json.dumps(evaluate(faces_folder, None, extractor).to_dict(), allow_nan=False)
+        json.dumps(evaluate(faces, None, extractor).to_dict(), allow_nan=False)
     )
     return report
 
@@ -61,5 +62,7 @@ def test_too_few_pairs_give_no_picture(report: dict[str, Any], tmp_path: Path) -
 
 def test_a_ratio_without_an_error_in_the_best_group_says_at_least() -> None:
     found = {"worst": "a", "best": "b", "ratio": None, "low": 2.5, "high": None}
-    assert describe_differential(found) == "a at least 2.5 times b (2.5 to no end)"
+    assert describe_differential(found) == "a at least 2.5 times b (2.5 and more)"
     assert "fewer than two groups" in describe_differential(None)
+    assert describe_differential(found | {"low": 0.0}) == "b shows no error: no number"
+    assert "no number" in times(found | {"low": 0.0})

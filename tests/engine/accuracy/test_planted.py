@@ -10,7 +10,7 @@ import pytest
 
 from engine.accuracy.evaluate import Evaluation
 from engine.accuracy.report import write_folder
-from tests.engine.accuracy.planted import BLURRED, CLEAR, SMALL, Planted
+from tests.engine.accuracy.planted import BLURRED, CLEAR, PEOPLE, SMALL, Planted
 
 pytestmark = pytest.mark.lfw
 
@@ -34,7 +34,7 @@ def test_the_camera_with_poor_pictures_is_the_worst_group(evaluated: Evaluation)
     small = next(group for group in camera.groups if group.label == SMALL)
     assert small.fnmr is None
     assert small.fnmr_refused == "4 people with two photographs, 30 are needed"
-    assert camera.unlabelled == evaluated.photographs - 72 * 3
+    assert camera.unlabelled == evaluated.photographs - PEOPLE * 3
 
 
 def test_the_years_that_were_put_between_photographs_cost_score(evaluated: Evaluation) -> None:
@@ -42,7 +42,7 @@ def test_the_years_that_were_put_between_photographs_cost_score(evaluated: Evalu
     assert ageing is not None
     near, far = ageing.spans
     assert (near.from_years, far.from_years, far.to_years) == (0, 10, 20)
-    assert (near.mated_pairs, far.mated_pairs) == (72, 144)
+    assert (near.mated_pairs, far.mated_pairs) == (PEOPLE, 2 * PEOPLE)
     assert far.scores[2] < near.scores[2]
     assert ageing.slope is not None
     assert ageing.slope.high < 0

@@ -37,6 +37,17 @@ def test_alone_nobody_waits() -> None:
     assert served.quantile(0.99) == pytest.approx(0.02, abs=STEP)
 
 
+def test_who_comes_regularly_waits_more_seldom_and_with_fewer_others() -> None:
+    tails = []
+    for regularity in (0.0, 0.1, 1.0):
+        served = join_shortest(2, 1.4, 35.0, lambda size: 0.04 * size, 8, STEP, regularity)
+        assert served is not None
+        tails.append(served.quantile(0.99))
+    even, almost, poisson = tails
+    assert even == pytest.approx(0.04, abs=STEP)
+    assert 0.04 < almost < 0.08 < poisson, "one's own service, and what is left of another"
+
+
 @pytest.mark.parametrize(("rate", "most"), [(60.0, 32), (400.0, 32), (700.0, 32), (150.0, 4)])
 def test_a_server_of_batches_is_what_playing_it_gives(rate: float, most: int) -> None:
     """Played here without the simulation's events: a queue, a clock, one server."""

@@ -27,6 +27,7 @@ from engine.registry.records import (
 )
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from tests.migrations import NotedMigrations, Upgrade
 
 MODEL = "sha256:model-of-the-tests"
 
@@ -38,10 +39,19 @@ def set_revision(url: str, revision: str) -> None:
     engine.dispose()
 
 
-def test_migrations_give_exactly_the_metadata(database_url: str) -> None:
-    engine = connect(database_url)
+@pytest.mark.parametrize("noted", [False, True])
+def test_migrations_give_exactly_the_metadata(
+    database_url: str, migrate: Upgrade, noted: bool
+) -> None:
+    """Said for the first time and, as to most registries of these tests, said again."""
+    engine, upgrade = connect(database_url), NotedMigrations(migrate)
+    if noted:
+        with engine.connect() as connection:
+            upgrade(connection)
+            connection.rollback()
     with changing(engine) as connection:
-        schema.upgrade(connection)
+        upgrade(connection)
+        assert schema.version(connection) == schema.REVISIONS[-1]
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, tables.metadata) == []
         found = inspect(connection)

@@ -259,7 +259,7 @@ def test_an_import_killed_again_and_again_ends_as_one_that_was_not(
                 time.sleep(0.003 * kill)
                 process.kill()
                 break
-            time.sleep(0.001)
+            time.sleep(0.004)
         process.communicate()
         assert count(home, "documents") < rows, "it was killed on its way"
     answer = sosie("import", path, *options).json

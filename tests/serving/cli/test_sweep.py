@@ -156,7 +156,7 @@ def slow(gallery, threshold, *, progress, **options):
     def tell(now):
         progress(now)
         print("tile", now.tiles_done, file=sys.stderr, flush=True)
-        time.sleep(0.2)
+        time.sleep(0.1)
     return join.join_gallery(gallery, threshold, progress=tell, tile_rows=64, **options)
 
 snapshots.join_gallery = slow

@@ -25,6 +25,7 @@ import pytest
 
 from serving.cluster.processes import Role, find_processes, list_descendants
 from serving.settings import SETTINGS_FILE
+from tests.serving.cluster.two_nodes import Nodes, run_nodes
 from tests.serving.telemetry.collector import Collector, run_collector
 
 READY_WITHIN_S = 120
@@ -197,6 +198,13 @@ def served(serve_home: tuple[Path, dict[str, str]], start_serve: Start) -> Itera
         listener.start()
         service.wait_until_ready()
         yield service
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Nodes]:
+    """One cluster of two nodes for all files that take none of them away."""
+    with run_nodes() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -22,12 +22,23 @@ from tests.serving.cluster.conftest import find_port
 CONFIG = ProxyConfig(ongoing=3, match_ongoing=2, enroll_ongoing=1, header_timeout_s=1)
 
 
+class Gate(ThreadingHTTPServer):
+    """Holds requests that take their time until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Slow)
+        self.holds = threading.Semaphore(0)
+        self.is_open = threading.Event()
+
+
 class Slow(BaseHTTPRequestHandler):
-    """Answers every request after a while, and health checks at once."""
+    """Answers what is posted, and what is slow, when the gate is open; all else at once."""
+
+    server: Gate
 
     def do_GET(self) -> None:
         if self.path.endswith("/slow"):
-            time.sleep(1.5)
+            self._wait()
         self.send_response(404 if self.path == "/missing" else 200)
         self.send_header("content-length", "2")
         self.send_header("x-was-unwatched", self.headers.get(UNWATCHED, "?0"))
@@ -36,8 +47,12 @@ class Slow(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        time.sleep(1.5)
+        self._wait()
         self.do_GET()
+
+    def _wait(self) -> None:
+        self.server.holds.release()
+        assert self.server.is_open.wait(10)
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -79,18 +94,25 @@ def generate(folder: Path, port: int, servers: list[ServerConfig], *, beside: bo
 class Proxied:
     folder: Path
     port: int
-    server: ThreadingHTTPServer
+    server: Gate
 
     def hold(self, count: int, path: str, method: str) -> list[threading.Thread]:
-        """So many requests that are under way."""
+        """So many requests that are under way, until `release`."""
         threads = [
             threading.Thread(target=self.ask, args=(path, method), daemon=True)
             for _ in range(count)
         ]
         for thread in threads:
             thread.start()
-        time.sleep(0.4)
+        for _ in threads:
+            assert self.server.holds.acquire(timeout=10)
         return threads
+
+    def release(self, held: list[threading.Thread]) -> None:
+        """Those are answered, and every later request is at once."""
+        self.server.is_open.set()
+        for thread in held:
+            thread.join()
 
     def stop_server(self) -> None:
         """Nobody is behind the proxy any more."""
@@ -114,8 +136,8 @@ class Proxied:
 @contextmanager
 def run_proxy(folder: Path, *, beside: bool = False) -> Iterator[Proxied]:
     """A server behind the wrapper; `folder` is for its files."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = Gate()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     port = find_port()
     servers = [ServerConfig("one", "127.0.0.1", server.server_port)]
     path = generate(folder, port, servers, beside=beside)
@@ -140,4 +162,5 @@ def run_proxy(folder: Path, *, beside: bool = False) -> Iterator[Proxied]:
     finally:
         process.kill()
         process.wait()
+        server.is_open.set()
         found.stop_server()

@@ -97,6 +97,7 @@ def nodes(
         variables = {**os.environ, **own, **database, **common}
         variables |= dict(line.split("=", 1) for line in lines)
         variables["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = str(urls[1])
+        variables["PYTHONUNBUFFERED"] = "1"
         role = (
             ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={place}/r"]
             if number == 0
@@ -106,9 +107,10 @@ def nodes(
         command = [ray, "start", *role, "--block", "--num-cpus=2", "--disable-usage-stats"]
         command += [f"--dashboard-agent-listen-port={find_port()}", "--node-ip-address=127.0.0.1"]
         command.append(f'--resources={{"{RESOURCE}": 1}}')
-        with (place / f"{number}.log").open("wb") as log:
-            processes.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log))
-        time.sleep(6 if number == 0 else 3)
+        log = place / f"{number}.log"
+        with log.open("wb") as file:
+            processes.append(subprocess.Popen(command, env=variables, stdout=file, stderr=file))
+        _wait_until_started(log, processes[-1])
     found = Nodes(
         f"127.0.0.1:{port}",
         (f"http://127.0.0.1:{urls[0]}", f"http://127.0.0.1:{urls[1]}"),
@@ -128,6 +130,15 @@ def nodes(
                     os.kill(pid, signal.SIGKILL)
             process.wait()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _wait_until_started(log: Path, process: subprocess.Popen[bytes]) -> None:
+    """`ray start` says so when others can join the node, or it the others."""
+    deadline = time.monotonic() + WITHIN_S
+    while "Ray runtime started" not in (told := log.read_text()):
+        assert process.poll() is None, told
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
 
 
 def _wait_until_ready(client: httpx.Client, url: str, process: subprocess.Popen[str]) -> None:

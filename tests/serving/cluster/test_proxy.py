@@ -61,8 +61,7 @@ def test_what_is_above_the_bound_is_refused_within_50_ms(
     assert "x-correlator" not in headers  # no correlator has 300 characters
     assert seconds < 0.05
     assert proxied.ask("/health/ready")[0] == 200
-    for thread in held:
-        thread.join()
+    proxied.release(held)
     assert proxied.ask(path, method)[0] == 200
 
 
@@ -71,11 +70,11 @@ def test_who_reads_an_enrollment_is_not_refused_for_those_who_enroll(proxied: Pr
     for path in ("/v1/enrollments?idempotency_key=k", "/v1/enrollments/1"):
         assert proxied.ask(path)[0] == 200
     assert proxied.ask("/v1/enrollments?x=1", "POST")[0] == 429
-    for thread in held:
-        thread.join()
+    proxied.release(held)
 
 
 def test_matches_alone_go_on_without_their_client_whatever_it_asks_for(proxied: Proxied) -> None:
+    proxied.release([])
     found = {
         path: proxied.ask(path, "POST", {UNWATCHED: "?1"})[1]["x-was-unwatched"]
         for path in ("/v1/match", "/v1/enrollments", "/v1/match/other")
@@ -97,7 +96,7 @@ def test_a_proxy_that_drains_refuses_what_is_new_and_waits_for_what_runs(
     answers: list[int] = []
     running = threading.Thread(target=lambda: answers.append(proxied.ask("/slow")[0]))
     running.start()
-    time.sleep(0.4)
+    assert proxied.server.holds.acquire(timeout=10)
     assert not drain_proxies(proxied.folder, 0.0)
     for path in ("/health/ready", "/v1/enrollments"):
         status, headers, body = proxied.ask(path)
@@ -105,6 +104,7 @@ def test_a_proxy_that_drains_refuses_what_is_new_and_waits_for_what_runs(
         assert json.loads(body)["code"] == "SERVICE.NOT_READY"
         assert int(headers["retry-after"]) >= 1
     assert answers == []
+    threading.Timer(0.2, proxied.server.is_open.set).start()
     assert drain_proxies(proxied.folder, 10.0)
     running.join()
     assert answers == [200]
@@ -181,8 +181,7 @@ def test_it_needs_the_standard_library_only(tmp_path: Path) -> None:
 def test_looks_at_the_service_take_no_requests_place(proxied: Proxied) -> None:
     held = proxied.hold(3, "/health/slow", "GET")
     assert proxied.ask("/")[0] == 200
-    for thread in held:
-        thread.join()
+    proxied.release(held)
 
 
 def test_it_listens_where_it_is_told_to_and_replicas_elsewhere(tmp_path: Path) -> None:
@@ -204,5 +203,4 @@ def test_an_application_beside_ours_is_neither_bounded_nor_drained(
         assert not drain_proxies(proxied.folder, 0.0)
         assert proxied.ask("/")[0] == 503
         assert proxied.ask("/other")[0] == 200
-        for thread in held:
-            thread.join()
+        proxied.release(held)

@@ -57,8 +57,7 @@ def test_overload_that_the_proxy_refuses_is_counted(
     assert found["sosie_proxy_refused_total", "5xx"] == 0
     assert found["sosie_proxy_sessions", backend] == bound
     assert found["sosie_proxy_queue", backend] == 0
-    for thread in held:
-        thread.join()
+    proxied.release(held)
     found = scrape(proxied.folder)
     assert found["sosie_proxy_requests_total", backend] == bound
     assert found["sosie_proxy_requests_total", APP] == 1

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -126,20 +127,21 @@ def test_a_body_over_the_limit_of_the_given_settings_is_refused_before_it_is_rea
     assert b"REQUEST.BODY_TOO_LARGE" in answer
 
 
-def test_a_client_that_sends_its_body_too_slowly_is_sent_away(served: Served) -> None:
+def test_a_client_that_sends_its_body_or_its_headers_too_slowly_is_sent_away(
+    served: Served,
+) -> None:
     key = served.keys["blue"].encode()
-    answer = _speak(
-        served,
+    bodiless = (
         b"POST /v1/match HTTP/1.1\r\nHost: sosie\r\nAuthorization: Bearer " + key + b"\r\n"
-        b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+        b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     )
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"REQUEST.BODY_TIMEOUT" in answer
-
-
-def test_a_client_that_sends_its_headers_too_slowly_is_sent_away(served: Served) -> None:
-    answer = _speak(served, b"POST /v1/match HTTP/1.1\r\nHost: so")
-    assert answer.startswith(b"HTTP/1.1 408 ")
+    # Each waits for ten seconds, so both do at once.
+    with ThreadPoolExecutor() as pool:
+        body = pool.submit(_speak, served, bodiless)
+        headers = pool.submit(_speak, served, b"POST /v1/match HTTP/1.1\r\nHost: so")
+    assert body.result().startswith(b"HTTP/1.1 408 ")
+    assert b"REQUEST.BODY_TIMEOUT" in body.result()
+    assert headers.result().startswith(b"HTTP/1.1 408 ")
 
 
 def test_more_matches_at_once_than_may_run_are_refused_at_once(served: Served) -> None:
@@ -207,10 +209,10 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(
     ]
     for carrier in carriers:
         carrier.start()
-    time.sleep(1.5)
+    await_more(carriers)
     gone = served.kill(role)
     served.wait_until_whole(gone)
-    time.sleep(1)
+    await_more(carriers)
     for carrier in carriers:
         carrier.stopping.set()
         carrier.join(60)
@@ -222,6 +224,16 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(
     for key, enrollment_id in acknowledged.items():
         found = served.ask("GET", "/v1/enrollments", params={"idempotency_key": key})
         assert found.json()["enrollment_id"] == enrollment_id
+
+
+def await_more(carriers: list[Carrier]) -> None:
+    """Until each has two answers more: the one that it waits for, and one that it asks for now."""
+    enough = [len(carrier.acknowledged) + 2 for carrier in carriers]
+    deadline = time.monotonic() + READY_WITHIN_S
+    for carrier, count in zip(carriers, enough, strict=True):
+        while len(carrier.acknowledged) < count and carrier.is_alive():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def _read_enrollments(served: Served) -> set[str]:

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,15 +31,11 @@ from tests.serving.cluster.two_nodes import (
     Nodes,
     Rows,
     likenesses,
-    run_nodes,
     unit_rows,
 )
 
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with run_nodes() as made:
-        yield made
+IMPATIENT = replace(QUICK, placed_within_s=1.0)
+"""Where there is no place, however long one waits."""
 
 
 def assert_exact(index: ShardedIndex, ids: NDArray[np.int64], rows: Rows) -> None:
@@ -61,13 +57,19 @@ def shard(index: ShardedIndex, number: int) -> RayShard:
     return chosen
 
 
-def test_without_a_cluster_none_is_started_and_without_shards_none_are_opened() -> None:
-    assert shard_opener(make_settings({})) is None
-    opener = shard_opener(make_settings({"gallery": {"shards": 2}}))
-    assert opener is not None
-    with pytest.raises(ShardLost, match="cluster"):
-        opener(PLAN)
-    assert not ray.is_initialized()
+def test_without_a_cluster_none_is_started_and_without_shards_none_are_opened(
+    nodes: Nodes,
+) -> None:
+    nodes.leave()
+    try:
+        assert shard_opener(make_settings({})) is None
+        opener = shard_opener(make_settings({"gallery": {"shards": 2}}))
+        assert opener is not None
+        with pytest.raises(ShardLost, match="cluster"):
+            opener(PLAN)
+        assert not ray.is_initialized()
+    finally:
+        nodes.join()
 
 
 def test_each_node_has_a_shard_and_the_answers_are_exact(nodes: Nodes) -> None:
@@ -124,8 +126,8 @@ def test_a_large_batch_goes_in_pieces_and_is_seen_or_refused_whole(
 def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes: Nodes) -> None:
     started = time.monotonic()
     with pytest.raises(ShardLost, match=r"waiting for gallery shards: \d of 3 .* gallery"):
-        open_ray_shards(PLAN, 3, RESOURCE, QUICK)
-    assert time.monotonic() - started < 10
+        open_ray_shards(PLAN, 3, RESOURCE, IMPATIENT)
+    assert time.monotonic() - started < 5
     open_ray_shards(PLAN, 2, RESOURCE).close()
 
 
@@ -184,6 +186,6 @@ def test_shards_end_with_the_process_that_opened_them(nodes: Nodes) -> None:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "open\n"
         with pytest.raises(ShardLost):
-            open_ray_shards(PLAN, 1, RESOURCE, QUICK)
+            open_ray_shards(PLAN, 1, RESOURCE, IMPATIENT)
         owner.kill()
     open_ray_shards(PLAN, 2, RESOURCE).close()

@@ -34,6 +34,15 @@ def _refuse(start_serve: Start, *arguments: object, **options: Any) -> dict[str,
     return error
 
 
+def _refuse_at_once(sosie: Any, *arguments: object) -> dict[str, str]:
+    """The same in this process, of what is looked at before anything is listened to or claimed."""
+    outcome = sosie("serve", *arguments, "--json")
+    assert outcome.code == 2, outcome
+    assert outcome.err == ""
+    error: dict[str, str] = outcome.json["error"]
+    return error
+
+
 def test_a_port_that_is_taken_is_said_in_one_line(start_serve: Start, home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -59,23 +68,21 @@ def test_a_home_is_free_again_when_its_service_has_ended(home: Path) -> None:
             pass
 
 
-def test_settings_that_are_not_valid_are_named(
-    start_serve: Start, home: Path, tmp_path: Path
-) -> None:
+def test_settings_that_are_not_valid_are_named(sosie: Any, home: Path, tmp_path: Path) -> None:
     file = tmp_path / "other.toml"
     file.write_text("[serve]\nprot = 1\n")
-    error = _refuse(start_serve, "--home", home, "--config", file)
+    error = _refuse_at_once(sosie, "--home", home, "--config", file)
     assert "serve.prot" in error["message"]
 
 
-def test_a_settings_file_that_is_missing_is_named(start_serve: Start, home: Path) -> None:
-    error = _refuse(start_serve, "--home", home, "--config", home / "none.toml")
+def test_a_settings_file_that_is_missing_is_named(sosie: Any, home: Path) -> None:
+    error = _refuse_at_once(sosie, "--home", home, "--config", home / "none.toml")
     assert "none.toml" in error["message"]
 
 
-def test_a_home_without_its_key_ring_is_refused(start_serve: Start, home: Path) -> None:
+def test_a_home_without_its_key_ring_is_refused(sosie: Any, home: Path) -> None:
     (home / "keyring.json").unlink()
-    error = _refuse(start_serve, "--home", home)
+    error = _refuse_at_once(sosie, "--home", home)
     assert "key ring" in error["message"]
 
 

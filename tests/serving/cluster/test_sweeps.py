@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +23,11 @@ from tests.serving.cluster.two_nodes import (
     RESOURCE,
     Nodes,
     likenesses,
-    run_nodes,
     unit_rows,
 )
 from tests.serving.sweeping.crowd import TWICE, make_crowd
 
 THRESHOLD = 0.5
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with run_nodes() as made:
-        yield made
 
 
 def test_two_nodes_join_what_one_process_does(nodes: Nodes, tmp_path: Path) -> None:

@@ -35,6 +35,14 @@ class Nodes:
         self._room = room
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._second = self._cluster.add_node(**room)
+        self.join()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def join(self) -> None:
+        """This process takes part again, as it does from the beginning."""
         ray.init(
             address=self._cluster.address,
             include_dashboard=False,
@@ -42,9 +50,9 @@ class Nodes:
             logging_level="ERROR",
         )
 
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
+    def leave(self) -> None:
+        """This process is in no cluster, until `join`."""
+        ray.shutdown()
 
     def lose_second(self) -> None:
         """All its processes are killed."""
@@ -54,7 +62,7 @@ class Nodes:
         self._second = self._cluster.add_node(**self._room)
 
     def stop(self) -> None:
-        ray.shutdown()
+        self.leave()
         self._cluster.shutdown()
 
 

@@ -12,6 +12,7 @@ from serving.errors import ExitCode, describe
 
 LFW = Path(__file__).parents[4] / "shared" / "lfw" / "images"
 
+PEOPLE = {"ann": "face 0, face 90, face 36, face 73", "bob.png": "face 50", "c.jpg": "astronaut"}
 STORY = [
     ("A", "approved", set()),
     ("A", "rejected", {"DUPLICATE_IDENTITY"}),
@@ -79,10 +80,11 @@ def test_the_json_document_holds_thresholds_rates_stages_and_seconds(played: Any
 
 
 def test_it_keeps_out_of_the_registry_that_the_environment_names(
-    play: Callable[..., Any], tmp_path: Path
+    play: Callable[..., Any], make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
+    folder = make_folder(PEOPLE)
     url = f"sqlite:///{tmp_path}/real.sqlite"
-    played = play(gallery_size=0, SOSIE_REGISTRY__URL=url)
+    played = play(folder, gallery_size=0, SOSIE_REGISTRY__URL=url)
     assert played.code == ExitCode.FINE
     assert list(tmp_path.iterdir()) == []
     assert played.left_behind == []
@@ -99,9 +101,7 @@ def test_a_scene_that_ends_otherwise_is_shown_and_gives_exit_code_1(
 def test_a_folder_of_people_and_single_photographs_plays_the_same_story(
     play: Callable[..., Any], make_folder: Callable[..., Path]
 ) -> None:
-    folder = make_folder(
-        {"ann": "face 0, face 90, face 36, face 73", "bob.png": "face 50", "c.jpg": "astronaut"}
-    )
+    folder = make_folder(PEOPLE)
     (folder / "notes.txt").write_text("no photograph")
     (folder / "broken.png").write_bytes(b"no image")
     played = play(folder)

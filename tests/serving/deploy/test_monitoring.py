@@ -20,7 +20,7 @@ from serving.telemetry.metrics import PrometheusMeter
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "serving/deploy/prometheus"
 DASHBOARD = ROOT / "serving/deploy/grafana/sosie.json"
-TESTS = ("alerts_test.yml", "alerts_week_test.yml")
+TESTS = ("alerts_test.yml", "alerts_day_test.yml", "alerts_week_test.yml")
 FROM_THE_SCRAPE = {"instance", "job"}
 SUFFIXES = {"counter": {"_total"}, "histogram": {"_bucket", "_count", "_sum"}, "gauge": {""}}
 

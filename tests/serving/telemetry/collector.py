@@ -88,7 +88,7 @@ class _Receiver(BaseHTTPRequestHandler):
 def run_collector() -> Iterator[Collector]:
     """Receives while the `with` runs."""
     with Collector() as collector:
-        thread = threading.Thread(target=collector.serve_forever)
+        thread = threading.Thread(target=collector.serve_forever, args=(0.05,))
         thread.start()
         try:
             yield collector
