@@ -7,7 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.pgvector import EXACT, GRAPH, PgvectorConfig, compare_pgvector, encode_rows
+from bench.pgvector import (
+    EXACT,
+    GRAPH,
+    PgvectorConfig,
+    Table,
+    compare_pgvector,
+    encode_rows,
+)
 from bench.report import Result
 from bench.searchers import GALLERY
 from indexes.exact.scanner import Scanner
@@ -43,6 +50,26 @@ def test_a_database_is_asked_beside_us_and_its_scan_is_exact(database: str) -> N
         shares = {figure.name: figure.value for figure in recall.figures}
         assert shares[EXACT] in {1.0, None}
         assert shares[GALLERY] in {1.0, None}
+
+
+def test_each_way_keeps_to_its_own_plan_however_often_the_other_was_asked(database: str) -> None:
+    import psycopg
+
+    faces = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float32)
+    with psycopg.connect(database, autocommit=True) as connection:
+        table = Table(connection, faces)
+        table.build_graph()
+        try:
+            # After five the server keeps one plan for a text.
+            for ef in (None, 40, None, 200):
+                table.best(faces[:12], 5, ef)
+            connection.execute("SELECT pg_stat_force_next_flush()")
+            searches = connection.execute(
+                "SELECT idx_scan FROM pg_stat_user_indexes WHERE relname LIKE 'sosie_bench%'"
+            ).fetchall()
+        finally:
+            table.drop()
+    assert searches == [(24,)]
 
 
 def test_its_table_is_gone_afterwards(database: str) -> None:
