@@ -27,7 +27,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-# docs/performance.md, docs/accuracy.md and every figure, from the reports in bench/reports.
+# docs/performance.md, accuracy.md, model-card.md and every other figure, from bench/reports.
 docs: $(VENV)/.dev
 	$(BIN)/sosie bench docs
 

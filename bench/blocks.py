@@ -91,6 +91,7 @@ def _merge_figures(same: Sequence[Figure]) -> Figure:
         ratio=statistics.median(ratios) if ratios else None,
         noise=spread(values),
         ratio_noise=spread(ratios) if ratios else None,
+        repeats=same[0].repeats,
     )
 
 

@@ -7,12 +7,17 @@ the machine itself was much faster or slower, ratios are compared in place of va
 little faster or slower, so much more is allowed. A promise that held and does not any more is a
 regression; of a speed that lies close to its goal on both sides it is told, and is no verdict. What
 Sosie is compared with cannot regress.
+
+What is missing is no success: a suite that the later run has no report of, and a promise of no
+error that was measured and is not any more, fail the comparison, as a regression does.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.blocks import key_all
@@ -21,6 +26,7 @@ from bench.machine import Machine
 from bench.noise import CHANCE, FLOOR_BLOCKS, FLOOR_REPEATS, Noise, Sample, find_prior
 from bench.pairing import FLOOR_COUNTED, FLOOR_ONCE, Doubt, Pair, Scene, Verdict, pair_figures
 from bench.report import Check, Report, Setup
+from engine.errors import RequestError
 
 DRIFT = 0.25
 """A machine whose own rates differ by more from one run to the next is as good as another."""
@@ -31,20 +37,47 @@ RULE = (
     f"should give the same; unsure by more than {FLOOR_ONCE:.0%} where one was measured once"
 )
 
-# Integers of a setup that say what came out, not what was asked for.
-_OUTCOMES = frozenset({"requests_per_s", "mates", "kills", "decisions", "single_decisions", "seed"})
+# What of a setup came out, and was not asked for; and how often something was repeated.
+_OUTCOMES = frozenset(
+    {
+        "requests_per_s",
+        "mates",
+        "mated_pairs",
+        "nonmated_pairs",
+        "kills",
+        "decisions",
+        "single_decisions",
+        "visitors",
+        "left_out_near_a_threshold",
+        "longest_output",
+        "without a face",
+    }
+)
+_REPEATS = frozenset({"rounds", "blocks"})
+# A choice of Sosie's own: a worse one is a regression, which must not hide behind another name.
+_CHOSEN = frozenset({"kernel"})
+# What is compared from one release to the next may be a version of what it runs on.
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+# A threshold that was rounded is the same one.
+_NEAR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All pairs, and what could not be compared, in words."""
+    """All pairs, what could not be compared, and what the later run lacks, in words."""
 
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def regressions(self) -> tuple[Pair, ...]:
         return tuple(pair for pair in self.pairs if pair.verdict is Verdict.WORSE)
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is worse and nothing is missing."""
+        return not self.regressions and not self.missing
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -54,22 +87,41 @@ class Comparison:
         return {
             "rule": RULE,
             "notes": list(self.notes),
+            "missing": list(self.missing),
             "counts": counts,
             "pairs": [asdict(pair) for pair in self.pairs],
         }
 
 
-def compare(old: Mapping[str, Report], new: Mapping[str, Report]) -> Comparison:
-    """Reports by suite; a suite that only one has is a note."""
-    found: list[Pair | Doubt] = []
-    notes = [f"{suite}: only in the old run" for suite in old if suite not in new]
-    notes += [f"{suite}: only in the new run" for suite in new if suite not in old]
+@dataclass(slots=True)
+class _Findings:
+    """What a comparison gathers, suite by suite."""
+
+    pairs: list[Pair | Doubt] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def compare(
+    old: Mapping[str, Report], new: Mapping[str, Report], absent: Mapping[str, str] | None = None
+) -> Comparison:
+    """Reports by suite; `absent` says why the new run has none of one.
+
+    `RequestError` where nothing of one run can be held against the other.
+    """
+    found = _Findings()
     for suite, before in old.items():
         if suite in new:
-            pairs, said = _compare_reports(suite, before, new[suite])
-            found += pairs
-            notes += said
-    return Comparison(tuple(_judge_all(found)), tuple(notes))
+            _compare_reports(suite, before, new[suite], found)
+        else:
+            why = (absent or {}).get(suite, "it was not run")
+            found.missing.append(f"{suite}: the new run has no report of it: {why}")
+    found.notes += [f"{suite}: only in the new run" for suite in new if suite not in old]
+    pairs = tuple(_judge_all(found.pairs))
+    if all(pair.verdict in {Verdict.GONE, Verdict.NEW} for pair in pairs):
+        reasons = [*found.missing, *found.notes, "the reports have no figure in common"]
+        raise RequestError(f"nothing to compare: {reasons[0]}")
+    return Comparison(pairs, tuple(found.notes), tuple(found.missing))
 
 
 def _judge_all(found: list[Pair | Doubt]) -> Iterator[Pair]:
@@ -78,7 +130,9 @@ def _judge_all(found: list[Pair | Doubt]) -> Iterator[Pair]:
     samples: dict[str, list[Sample]] = {}
     for one in known:
         samples.setdefault(one.pair.suite, []).extend(one.samples or ())
-    priors = {suite: find_prior(mine) for suite, mine in samples.items()}
+    # A suite with few figures trembles as all of them do.
+    usual = find_prior([one for mine in samples.values() for one in mine])
+    priors = {suite: find_prior(mine) or usual for suite, mine in samples.items()}
     for each in found:
         if isinstance(each, Pair):
             yield each
@@ -86,29 +140,31 @@ def _judge_all(found: list[Pair | Doubt]) -> Iterator[Pair]:
             yield each.judge(Noise(priors.get(each.pair.suite), len(known)))
 
 
-def _compare_reports(suite: str, old: Report, new: Report) -> tuple[list[Pair | Doubt], list[str]]:
+def _compare_reports(suite: str, old: Report, new: Report, found: _Findings) -> None:
     other = _tell_machines_apart(old.machine, new.machine)
     is_like = other is None
-    notes = [] if other is None else [f"{suite}: {other}: ratios are compared, times are not"]
-    pairs: list[Pair | Doubt] = []
+    if other is not None:
+        found.notes.append(f"{suite}: {other}: ratios are compared, times are not")
     has_other_sizes = False
     after = dict(key_all(new.results))
     scene = Scene(
         suite, (old.blocks, new.blocks), _find_drift(old.machine, new.machine) if is_like else None
     )
+    pairs: list[Pair | Doubt] = []
     for key, result in key_all(old.results):
         if key not in after:
-            notes.append(f"{suite}: the new run has no {result.name!r}")
+            found.notes.append(f"{suite}: the new run has no {result.name!r}")
             continue
         differing = _find_difference(result.setup, after[key].setup)
         if differing:
-            notes.append(f"{suite}: {result.name!r} not compared: {differing}")
+            found.notes.append(f"{suite}: {result.name!r} not compared: {differing}")
             has_other_sizes = True
             continue
+        found.notes += _note_choices(suite, result.setup, after[key].setup, found.notes)
         pairs += pair_figures(scene, result, after[key])
     # A speed that was promised depends on size and machine; that nothing is wrong does not.
-    is_exact = has_other_sizes or not is_like
-    return [*_compare_checks(suite, old, new, is_exact=is_exact), *pairs], notes
+    _compare_checks(suite, old, new, found, is_exact=has_other_sizes or not is_like)
+    found.pairs += pairs
 
 
 def _list_rates(old: Machine, new: Machine) -> Iterator[tuple[str, float, float]]:
@@ -138,27 +194,57 @@ def _tell_machines_apart(old: Machine, new: Machine) -> str | None:
 
 
 def _find_difference(old: Setup, new: Setup) -> str | None:
-    """The first size that differs, in words."""
+    """The first setting that differs, in words: then another thing was measured."""
     for name, value in old.items():
-        is_size = isinstance(value, int) and not isinstance(value, bool) and name not in _OUTCOMES
-        if is_size and name in new and new[name] != value:
-            return f"{name.replace('_', ' ')} {value:,} before, {new[name]} now"
+        is_setting = name not in _OUTCOMES | _REPEATS | _CHOSEN
+        if is_setting and name in new and _differ(value, new[name]):
+            return _say_difference(name, value, new[name])
     return None
 
 
-def _compare_checks(suite: str, old: Report, new: Report, *, is_exact: bool) -> Iterator[Pair]:
+def _differ(old: str | float, new: str | float) -> bool:
+    if isinstance(old, str) or isinstance(new, str):
+        return old != new and not _VERSION.search(str(old))
+    if isinstance(old, int) and isinstance(new, int):
+        return old != new
+    return not math.isclose(old, new, rel_tol=_NEAR)
+
+
+def _say_difference(name: str, old: str | float, new: str | float) -> str:
+    before, now = (
+        f"{one:,}" if isinstance(one, int) and not isinstance(one, bool) else str(one)
+        for one in (old, new)
+    )
+    return f"{name.replace('_', ' ')} {before} before, {now} now"
+
+
+def _note_choices(suite: str, old: Setup, new: Setup, told: list[str]) -> Iterator[str]:
+    """What Sosie chose otherwise, once a suite."""
+    for name in _CHOSEN & old.keys() & new.keys():
+        said = f"{suite}: {_say_difference(name, old[name], new[name])}: compared all the same"
+        if old[name] != new[name] and said not in told:
+            yield said
+
+
+def _compare_checks(
+    suite: str, old: Report, new: Report, found: _Findings, *, is_exact: bool
+) -> None:
     """Promises; only those that allow no error where `is_exact`."""
     name = old.suite or new.suite or suite
     exact = {goal.name for goal in load_goals() if goal.suite == name and goal.counts_errors}
     after = {check.name: check for check in new.checks}
     for check in old.checks:
-        other = after.get(check.name)
-        if other is None or check.holds is None or other.holds is None:
+        if check.holds is None or (is_exact and check.name not in exact):
             continue
-        if is_exact and check.name not in exact:
+        other = after.get(check.name)
+        if other is None or other.holds is None:
+            why = "the new run does not know it" if other is None else other.skipped
+            said = f"{suite}: {check.name} was measured and is not any more: {why}"
+            (found.missing if check.name in exact else found.notes).append(said)
             continue
         verdict = _judge_promise(check, other, allows_none=check.name in exact)
-        yield Pair(suite, "Promises", check.name, "", "promise", check.value, other.value, verdict)
+        values = (check.value, other.value)
+        found.pairs.append(Pair(suite, "Promises", check.name, "", "promise", *values, verdict))
 
 
 def _judge_promise(old: Check, new: Check, *, allows_none: bool) -> Verdict:

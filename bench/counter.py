@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,23 +123,24 @@ def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32])
                 sequence=sequence,
             )
         )
-        msisdn = make_msisdn(serial)
-        lines.append(
-            NewLine(
-                id=new_id(),
-                msisdn_lookup=vault.look_up("msisdn", msisdn),
-                msisdn=msisdn,
-                document_id=document_id,
-                carrier=CARRIER,
-                outlet=OUTLET,
-                enrollment_id=None,
-                opened_at=now,
-            )
-        )
+        lines.append(_open_line(vault, make_msisdn(serial), document_id, now))
     return Changes(
         sequence=sequence,
         audit=(AuditEntry("bench", "holders.loaded", CARRIER, {"count": len(serials)}),),
         documents=documents,
         references=references,
         lines=lines,
+    )
+
+
+def _open_line(vault: Vault, msisdn: str, document_id: str, now: datetime) -> NewLine:
+    return NewLine(
+        id=new_id(),
+        msisdn_lookup=vault.look_up("msisdn", msisdn),
+        msisdn=msisdn,
+        document_id=document_id,
+        carrier=CARRIER,
+        outlet=OUTLET,
+        enrollment_id=None,
+        opened_at=now,
     )

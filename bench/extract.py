@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.accelerator import measure_batches
+from bench.ceiling import cores
 from bench.checks import Measured
 from bench.graphs import compare_graphs
 from bench.micro.running import measure_actions
 from bench.pairs import Interpreters, PairSizes, compare_pairs
 from bench.photographs import PhotographPairs, open_pairs
-from bench.report import Result
+from bench.report import Result, Setup
 from bench.startup import measure_startup
 from engine.errors import RequestError
 from engine.faces.extractor import Extraction, open_extractor
@@ -55,6 +56,7 @@ def run(config: ExtractConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]
         sizes = PairSizes(config.pairs, few, few, config.rounds, threads=2)
         pairs, measured = compare_pairs(photographs, sizes, config.interpreters, cache)
         start, starts = measure_startup(photographs, config.rounds, cache)
+        source = photographs.source
     steps = measure_actions(
         "test_extract.py",
         config.action_s,
@@ -67,7 +69,10 @@ def run(config: ExtractConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]
         "rewritten_speedup": graphs.speedup,
         "rewritten_difference": graphs.difference,
     }
-    return (*graphs.results, batches, *pairs, start, *steps), measured
+    # Where a result says nothing of threads it has those of the product: one a core.
+    common: Setup = {"photographs": source, "seed": config.seed, "threads": cores()}
+    results = (*graphs.results, batches, *pairs, start, *steps)
+    return tuple(replace(one, setup=common | one.setup) for one in results), measured
 
 
 def _cut_crops(photographs: PhotographPairs, count: int, cache: Path) -> NDArray[np.uint8]:

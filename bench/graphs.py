@@ -96,7 +96,11 @@ def _list_differences(
         for what, values in (("unit vectors", vectors), ("before normalising", outputs))
         for name in (PLAIN, REWRITTEN)
     ]
-    setup: Setup = {"faces": len(outputs[DEQUANTISED]), "longest_output": round(longest, 2)}
+    setup: Setup = {
+        "faces": len(outputs[DEQUANTISED]),
+        "threads": 1,
+        "longest_output": round(longest, 2),
+    }
     return Result("SFace outputs against the dequantised graph", setup, tuple(figures))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from bench.ceiling import cores
 from bench.checks import Measured, Skipped
 from bench.counter import OUTLET, make_document, make_msisdn, open_outlet
 from bench.machine import filesystem_of
@@ -81,6 +82,8 @@ def run(config: ImportConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
         vectors = _import_vectors(folder, config)
     setup: Setup = {
         "photographs": f"{faces.root.parent.name}/{faces.root.name}",
+        "seed": config.seed,
+        "threads": cores(),
         "filesystem": filesystem_of(config.folder),
         "database": "SQLite",
     }
@@ -214,4 +217,4 @@ def _list_vectors(imported: _Imported, config: ImportConfig, setup: Setup) -> Re
         Figure("vectors with a line each", "rows/s", rate),
         Figure("failed", "rows", float(imported.summary["failed"])),
     )
-    return Result("Vectors", setup | {"rows": config.vectors, "seed": config.seed}, figures)
+    return Result("Vectors", setup | {"rows": config.vectors}, figures)

@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from serving.measuring.stamp import read_cpu, stamp_machine
+
 TELLING_FLAGS = (
     "fma",
     "avx2",
@@ -93,19 +95,19 @@ class Machine:
 
 def look() -> Machine:
     """Looks at the machine and copies a little; takes about half a second."""
-    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    cpu, flags = _read_cpu()
+    load, seen = os.getloadavg()[0], stamp_machine()
+    flags = read_cpu()[1]
     return Machine(
-        cpu=cpu,
+        cpu=seen.cpu,
         flags=tuple(flag for flag in TELLING_FLAGS if flag in flags),
-        cores=cores,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cores=seen.cores,
+        memory_bytes=seen.memory_bytes,
         copy_gb_per_s=_measure_copy(),
         system=platform.platform(terse=True),
         python=platform.python_version(),
         packages=dict(_read_versions(PACKAGES)),
         load_at_start=round(load, 2),
-        warnings=_find_warnings(load, cores),
+        warnings=_find_warnings(load, seen.cores),
     )
 
 
@@ -135,19 +137,6 @@ def filesystem_of(path: Path) -> str:
     mounts = {Path(columns[1]): columns[2] for columns in map(str.split, lines)}
     resolved = path.resolve()
     return next(mounts[one] for one in (resolved, *resolved.parents) if one in mounts)
-
-
-def _read_cpu() -> tuple[str, frozenset[str]]:
-    """Model name and flags; the flags are unknown, thus none, where there is no /proc."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    facts = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
-    }
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    return name, frozenset(facts.get("flags", "").split())
 
 
 def _read_versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:

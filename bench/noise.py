@@ -6,6 +6,10 @@ each figure's variance is drawn towards that of its suite, as far as its blocks 
 "Linear models and empirical Bayes methods for assessing differential expression", 2004), a change
 is held against Student's distribution of what is then known, and the chance of a false alarm is
 shared by all figures that are judged (Bonferroni), so that it is one of the whole comparison.
+
+A run that was made in one block knows its repeats alone: how far their median may lie off, which is
+less than how far one of them does, and nothing of how the next process differs, for which there is
+a wide floor.
 """
 
 from __future__ import annotations
@@ -30,44 +34,59 @@ _FEW = 8
 _MOST = 50.0
 # A median of so many draws from a normal distribution, in standard deviations of one.
 _MEDIANS = {1: 1.0, 2: 0.7071, 3: 0.6698, 4: 0.5460, 5: 0.5356}
-# Quartiles of a normal distribution lie so many standard deviations apart.
-_QUARTILES = 1.349
+# Quartiles of a normal distribution lie so many standard deviations apart; of few draws less.
+_QUARTILES, _NEARER = 1.349, 1.25
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Variance of a figure's value in a run, as a share of it, and the freedom it is known with.
+    """Variance of a figure in a run, as a share of its value, and from how many it is known.
 
-    `blocks` is 0 where it is known from repeats in one process alone.
+    It is that of one of the `blocks`; where these are 0, that of the value itself, known from
+    `repeats` in one process.
     """
 
     variance: float
     blocks: int
+    repeats: int = 0
 
     @property
     def freedom(self) -> int:
-        return max(self.blocks - 1, 0)
+        return max(self.blocks, self.repeats, 1) - 1
+
+    @property
+    def error(self) -> float:
+        """Variance of the value that stands in the report: of blocks it is the median."""
+        return self.variance * _median_of(self.blocks) ** 2 if self.blocks else self.variance
 
 
 def sample_value(figure: Figure, blocks: int) -> Sample | None:
     """What is known of a value measured in so many blocks; None where it was measured once."""
-    if figure.noise is not None and blocks > 1:
-        return Sample(figure.noise**2, blocks)
+    if figure.noise is not None:
+        # Blocks of one process, as the kernels are timed in, don't know the next one either.
+        return Sample(figure.noise**2, blocks if blocks > 1 else 0)
     if figure.low is None or figure.high is None:
         return None
     # One repeat has quartiles too, all of them itself.
-    if figure.value and figure.low != figure.high:
-        deviation = (figure.high - figure.low) / _QUARTILES / figure.value
-        return Sample(deviation**2, 0)
-    return None
+    if not figure.value or figure.low == figure.high:
+        return None
+    width = (figure.high - figure.low) / figure.value
+    if figure.repeats is None:
+        # Of one repeat, which is more than of their median.
+        return Sample((width / _QUARTILES) ** 2, 0)
+    repeats = max(figure.repeats, 2)
+    deviation = width / _QUARTILES / (1 - _NEARER / repeats) * _median_of(repeats)
+    return Sample(deviation**2, 0, repeats)
 
 
 def sample_ratio(figure: Figure, base: Figure, blocks: int) -> Sample | None:
     """The same of its ratio; from repeats alone it has the variances of both figures."""
-    if figure.ratio_noise is not None and blocks > 1:
-        return Sample(figure.ratio_noise**2, blocks)
+    if figure.ratio_noise is not None:
+        return Sample(figure.ratio_noise**2, blocks if blocks > 1 else 0)
     own, other = sample_value(figure, 1), sample_value(base, 1)
-    return Sample(own.variance + other.variance, 0) if own and other else None
+    if own is None or other is None:
+        return None
+    return Sample(own.variance + other.variance, 0, min(own.repeats, other.repeats))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +104,9 @@ class Noise:
             wide = math.sqrt(variance) * math.hypot(_median_of(old.blocks), _median_of(new.blocks))
             floor = FLOOR_BLOCKS
         else:
-            wide, freedom, floor = math.sqrt(old.variance + new.variance), _PRIOR, FLOOR_REPEATS
-        return max(math.expm1(min(find_quantile(quantile, freedom) * wide, _MOST)), floor)
+            wide, floor = math.sqrt(old.error + new.error), FLOOR_REPEATS
+            freedom = max(float(old.freedom + new.freedom), _PRIOR)
+        return max(math.expm1(min(_find_quantile(quantile, freedom) * wide, _MOST)), floor)
 
     def _moderate(self, old: Sample, new: Sample) -> tuple[float, float]:
         """Variance and freedom of both runs together, drawn towards the suite's."""
@@ -108,25 +128,11 @@ def find_prior(samples: Sequence[Sample]) -> float | None:
 
 
 @lru_cache
-def find_quantile(chance: float, freedom: float) -> float:
-    """Student's: below it lies this share. By bisection of its integral, to four digits."""
-    low, high = 0.0, 1e6
-    while high - low > 1e-4 * max(low, 1.0):
-        middle = (low + high) / 2
-        low, high = (middle, high) if share_below(middle, freedom) < chance else (low, middle)
-    return high
+def _find_quantile(chance: float, freedom: float) -> float:
+    """Student's: below it lies this share."""
+    from scipy.special import stdtrit
 
-
-def share_below(bound: float, freedom: float) -> float:
-    """Student's distribution at a bound of 0 or more, by Simpson's rule over the angle.
-
-    With t = sqrt(freedom) tan(angle) its density is a power of the cosine.
-    """
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
-    steps, end = 400, math.atan(bound / math.sqrt(freedom))
-    ordinates = [math.pow(math.cos(end * at / steps), freedom - 1) for at in range(steps + 1)]
-    total = ordinates[0] + ordinates[-1] + 4 * sum(ordinates[1::2]) + 2 * sum(ordinates[2:-1:2])
-    return 0.5 + scale / math.sqrt(math.pi) * total * end / steps / 3
+    return float(stdtrit(freedom, chance))
 
 
 def _median_of(blocks: int) -> float:

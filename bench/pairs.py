@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -66,19 +66,7 @@ def compare_pairs(
     """Every contender that can run here, interleaved; the others are skipped and say why."""
     entrants, absent = _list_entrants(sizes, interpreters, cache)
     with ExitStack() as stack:
-        running: dict[str, Contender] = {}
-        for entrant in entrants:
-            try:
-                contender = stack.enter_context(
-                    Contender(entrant.python, entrant.kind, photographs, **entrant.setup)
-                )
-                # Whoever fails on one of the photographs shall do so before the clocks run.
-                contender.match(_count_pairs(entrant.name, sizes))
-                running[entrant.name] = contender
-            except Unavailable as error:
-                absent[entrant.name] = str(error)
-        if SOSIE in absent:
-            raise RequestError(f"Sosie itself does not run: {absent[SOSIE]}")
+        running = _start_all(entrants, photographs, sizes, stack, absent)
         last: dict[str, Round] = {}
         actions = {name: _match_all(name, one, sizes, last) for name, one in running.items()}
         seconds = interleave(actions, sizes.rounds)
@@ -98,9 +86,33 @@ def compare_pairs(
         Result("Pairs of photographs", setup, tuple(_list_rates(seconds, absent))),
         Result("One pair at a time", singly, tuple(_list_latencies(alone))),
         *_list_stages(last, sizes, photographs.source),
-        _list_agreement(last, photographs.source),
+        _list_agreement(last, sizes, photographs.source),
     )
     return results, _measure(seconds, absent)
+
+
+def _start_all(
+    entrants: Sequence[_Entrant],
+    photographs: PhotographPairs,
+    sizes: PairSizes,
+    stack: ExitStack,
+    absent: dict[str, str],
+) -> dict[str, Contender]:
+    """Those that can run, until the stack is closed; `absent` is told why others cannot."""
+    running: dict[str, Contender] = {}
+    for entrant in entrants:
+        try:
+            contender = stack.enter_context(
+                Contender(entrant.python, entrant.kind, photographs, **entrant.setup)
+            )
+            # Whoever fails on one of the photographs shall do so before the clocks run.
+            contender.match(_count_pairs(entrant.name, sizes))
+            running[entrant.name] = contender
+        except Unavailable as error:
+            absent[entrant.name] = str(error)
+    if SOSIE in absent:
+        raise RequestError(f"Sosie itself does not run: {absent[SOSIE]}")
+    return running
 
 
 def _measure(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> dict[str, Measured]:
@@ -208,7 +220,7 @@ def _list_stages(last: Mapping[str, Round], sizes: PairSizes, source: str) -> It
             yield Result(f"Stages of {name}", setup, figures)
 
 
-def _list_agreement(last: Mapping[str, Round], source: str) -> Result:
+def _list_agreement(last: Mapping[str, Round], sizes: PairSizes, source: str) -> Result:
     """Who found faces, and how far the same model's scores lie from ours: speed must not lie."""
     ours = last[SOSIE].scores
     figures = []
@@ -223,4 +235,5 @@ def _list_agreement(last: Mapping[str, Round], source: str) -> Result:
         if name in (OPENVINO, OPENVINO_WIDE) and compared:
             difference = max(abs(mine - theirs) for mine, theirs in compared)
             figures.append(Figure(f"{name}: scores", "largest difference from cpu", difference))
-    return Result("What they found", {"photographs": source}, tuple(figures))
+    setup: Setup = {"photographs": source, "pairs": sizes.pairs, "threads": sizes.threads}
+    return Result("What they found", setup, tuple(figures))

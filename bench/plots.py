@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.charts.canvas import close, open_panels, write_plainly
 from bench.curves import LATENCY_BATCH, LATENCY_ONE, RECALL, SPEED
 from engine.errors import RequestError
 
@@ -21,7 +22,7 @@ _STYLES = {
     "hnswlib": ("#CC79A7", "D"),
 }
 _OTHER = ("#56B4E9", "x")
-_DPI = 130
+_HEIGHT = 4.6
 
 Point = tuple[float, float, str]
 """Across, up, and what is written beside it."""
@@ -30,16 +31,18 @@ Lines = dict[str, list[Point]]
 
 def draw_plots(report: Path, folder: Path) -> tuple[Path, Path]:
     """Writes `latency.png` and `recall.png`; `RequestError` where the report has no curves."""
-    results = _read(report)
+    results, machine = _read(report)
     latency, recall = folder / "latency.png", folder / "recall.png"
-    _draw_latency(results, latency)
-    _draw_recall(results, recall)
+    caption = _describe(results, machine)
+    _draw_latency(results, latency, caption)
+    _draw_recall(results, recall, caption)
     return latency, recall
 
 
-def _read(report: Path) -> Sequence[Mapping[str, Any]]:
+def _read(report: Path) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]:
     try:
-        results: Sequence[Mapping[str, Any]] = json.loads(report.read_text("utf-8"))["results"]
+        document = json.loads(report.read_text("utf-8"))
+        results: Sequence[Mapping[str, Any]] = document["results"]
         names = {result["name"] for result in results}
     except OSError as error:
         raise RequestError(f"cannot read {report}: {error.strerror}") from error
@@ -47,12 +50,12 @@ def _read(report: Path) -> Sequence[Mapping[str, Any]]:
         raise RequestError(f"{report} is no report: write it by `curves --json`") from error
     if not {LATENCY_ONE, LATENCY_BATCH, SPEED} <= names:
         raise RequestError(f"{report} has no curves: write it by `curves --json`")
-    return results
+    return results, document.get("machine", {})
 
 
-def _draw_latency(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _draw_latency(results: Sequence[Mapping[str, Any]], path: Path, caption: str) -> None:
     plots = ((LATENCY_ONE, "One query"), (LATENCY_BATCH, "A batch of {batch}"))
-    figure, axes = _open(len(plots))
+    figure, axes = open_panels(_HEIGHT, len(plots))
     for axis, (name, title) in zip(axes, plots, strict=True):
         chosen = [result for result in results if result["name"] == name]
         for line, points in _latencies(chosen):
@@ -63,7 +66,7 @@ def _draw_latency(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.set_xlabel("references in the gallery")
         axis.set_ylabel("milliseconds a query")
     axes[0].legend(fontsize=8)
-    _close(figure, path, _describe(results))
+    _close(figure, path, caption)
 
 
 def _latencies(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Point]]]:
@@ -78,11 +81,11 @@ def _latencies(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list
     yield from lines.items()
 
 
-def _draw_recall(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _draw_recall(results: Sequence[Mapping[str, Any]], path: Path, caption: str) -> None:
     (speeds,) = (result for result in results if result["name"] == SPEED)
     milliseconds = {figure["name"]: figure["value"] for figure in speeds["figures"]}
     bands = [result for result in results if result["name"].startswith(RECALL)]
-    figure, axes = _open(len(bands))
+    figure, axes = open_panels(_HEIGHT, len(bands))
     for axis, band in zip(axes, bands, strict=True):
         lines: Lines = {}
         for one in band["figures"]:
@@ -100,7 +103,7 @@ def _draw_recall(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.set_ylim(top=1.03)
         if lines:
             axis.legend(fontsize=8, loc="lower left", title="numbers: k_factor, nprobe, ef")
-    _close(figure, path, _describe(results))
+    _close(figure, path, caption)
 
 
 def _family(kind: str) -> str:
@@ -126,37 +129,19 @@ def _plot(axis: Any, line: str, points: Sequence[Point]) -> None:
             axis.annotate(note, (x, y), (4, -11), textcoords="offset points", fontsize=7)
 
 
-def _open(plots: int) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * plots, 4.6), layout="constrained")
-    return figure, figure.subplots(1, plots, squeeze=False)[0]
-
-
 def _close(figure: Any, path: Path, caption: str) -> None:
     for axis in figure.axes:
-        axis.grid(visible=True, color="#dddddd", linewidth=0.5)
-        _write_plainly(axis.xaxis)
+        write_plainly(axis.xaxis)
         if axis.get_yscale() == "log":
-            _write_plainly(axis.yaxis)
-    figure.supxlabel(caption, fontsize=8, color="#555555")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI)
+            write_plainly(axis.yaxis)
+    close(figure, path, caption)
 
 
-def _write_plainly(axis: Any) -> None:
-    """Ticks of a logarithmic axis as people write numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _describe(results: Sequence[Mapping[str, Any]]) -> str:
+def _describe(results: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> str:
     setup = results[-1]["setup"]
+    where = f"{machine['cpu']}, {machine['cores']} cores; " if machine else ""
     return (
-        f"{setup['dim']} dimensions, {setup['population']}, seed {setup['seed']}, "
+        f"{where}{setup['dim']} dimensions, {setup['population']}, seed {setup['seed']}, "
         f"{setup['threads']} threads, kernel {setup['kernel']}; recall at "
         f"{setup['references']:,} references"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from bench.report import Report
@@ -10,6 +11,8 @@ from engine.errors import RequestError
 
 REPORTS = Path(__file__).parent / "reports"
 """Those that are committed, a file a run."""
+SUMMARY = "summary.json"
+"""What a run of all suites says of itself, beside their reports."""
 
 
 def read_report(path: Path) -> Report:
@@ -45,6 +48,27 @@ def read_reports(path: Path) -> dict[str, Report]:
     if not found:
         raise RequestError(f"no reports in {path}: `sosie bench report --output` writes some")
     return found
+
+
+def list_unreadable(path: Path) -> dict[str, str]:
+    """Why the files of a folder that are no reports are none, by their names without `.json`."""
+    reasons = {}
+    for file in sorted(path.glob("*.json")):
+        try:
+            read_report(file)
+        except RequestError as error:
+            reasons[file.stem] = str(error)
+    return reasons
+
+
+def explain_absent(path: Path) -> dict[str, str]:
+    """Why a folder has no report under a name: the suite failed, or its file can't be read."""
+    reasons = list_unreadable(path)
+    # A run by hand has no summary.
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        failures = json.loads((path / SUMMARY).read_text(encoding="utf-8"))["failures"]
+        reasons |= {str(suite): f"it failed: {why}" for suite, why in dict(failures).items()}
+    return reasons
 
 
 def write_report(path: Path, report: Report) -> None:

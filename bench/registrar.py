@@ -5,31 +5,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
+from bench.ceiling import cores
 from bench.checks import Measured, Skipped
 from bench.counter import load_holders, make_settings, open_outlet, write_requests
+from bench.decisions import (
+    BATCH,
+    SINGLE,
+    Decided,
+    Rounds,
+    decide_in_turn,
+    list_decisions,
+    plan_turns,
+)
 from bench.ledger import Ledger
 from bench.machine import filesystem_of
 from bench.report import Figure, Result, Setup
 from bench.stages import StageTimes, time_stages
+from bench.vectors import describe_population
 from bench.workload import draw_day, expect_answers
 from engine.accuracy.population import Population
 from engine.errors import RequestError
-from engine.matching.arrivals import Outcome
-from engine.matching.registrar import Registrar
-from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.requests import EnrollmentRequest
 from engine.matching.restoration import save_snapshot
 from serving.compose import SNAPSHOT_FOLDER, Deployment
 from serving.homes import create_home
 from serving.settings import Settings
 
-QUICK = {"references": 5_000, "decisions": 640, "single_decisions": 32, "stage_batches": 4}
-BATCH = 32
+QUICK = {
+    "references": 5_000,
+    "decisions": 640,
+    "single_decisions": 32,
+    "rounds": 3,
+    "stage_batches": 4,
+}
 DISK = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
 MEMORY = ("tmpfs", "ramfs")
 
@@ -38,12 +50,14 @@ MEMORY = ("tmpfs", "ramfs")
 class RegistrarConfig:
     """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand.
 
-    The database lies in a folder made in `folder`, which must be on a disk to be durable.
+    The first two are shared out among `rounds` and one that warms up before them. The database
+    lies in a folder made in `folder`, which must be on a disk to be durable.
     """
 
     references: int = 100_000
     decisions: int = 6_400
     single_decisions: int = 320
+    rounds: int = 5
     stage_batches: int = 20
     seed: int = 0
     folder: Path = DISK
@@ -51,19 +65,6 @@ class RegistrarConfig:
     @property
     def visitors(self) -> int:
         return self.decisions + self.single_decisions + self.stage_batches * BATCH
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """Outcomes in order, the seconds of all, and of each full batch."""
-
-    outcomes: list[Outcome]
-    seconds: float
-    batch_s: list[float]
-
-    @property
-    def rate(self) -> float:
-        return len(self.outcomes) / self.seconds
 
 
 @dataclass(slots=True)
@@ -86,57 +87,33 @@ def run(config: RegistrarConfig) -> tuple[tuple[Result, ...], dict[str, Measured
         home, times = Path(folder) / "home", _Times()
         settings = make_settings(BATCH, config.visitors)
         ledger, requests = _prepare(home, settings, population, config, times)
-        batches = iter(_split(requests, config))
-        full = _decide_from_store(home, settings, next(batches), ledger, config, times)
-        single = _decide_from_snapshot(home, next(batches), ledger, config, times)
-        stages = _decide_by_hand(home, settings, next(batches), ledger, config)
+        by_hand = len(requests) - config.stage_batches * BATCH
+        assert by_hand > 0, "almost every visitor lies near a threshold"
+        rounds = _decide_from_store(home, settings, requests[:by_hand], ledger, config, times)
+        stages = _decide_by_hand(home, settings, requests[by_hand:], ledger, config, times)
     setup: Setup = {
         "references": config.references,
         "dim": population.dim,
+        "population": describe_population(population.dim),
         "seed": config.seed,
+        "threads": cores(),
         "database": "SQLite",
         "filesystem": filesystem,
     }
     measured: dict[str, Measured] = {
         "decisions_per_second": Skipped(f"{config.folder} is {filesystem}: not durable")
         if filesystem in MEMORY
-        else full.rate,
+        else median(one.rate for one in rounds[BATCH]),
         "wrong_decisions": float(ledger.count_wrong()),
         "gallery_difference": float(ledger.difference),
     }
     results = (
-        _list_decisions(full, single, setup),
+        list_decisions(rounds, setup),
         _list_stages(stages, setup),
         _list_gallery(times, config, setup),
         ledger.list_outcomes(setup),
     )
     return results, measured
-
-
-def decide_all(registrar: Registrar, requests: Sequence[EnrollmentRequest]) -> Decided:
-    """Puts all requests in the queue at once, so that every batch but the first can be full."""
-    start = time.perf_counter()
-    futures = [registrar.submit(request) for request in requests]
-    outcomes, ends = [], []
-    for future in futures:
-        outcomes.append(future.result())
-        ends.append(time.perf_counter())
-    return Decided(outcomes, ends[-1] - start, _find_batches(outcomes, ends))
-
-
-def _find_batches(outcomes: Sequence[Outcome], ends: Sequence[float]) -> list[float]:
-    """Seconds of each full batch: all that were decided at one moment; the first has no start."""
-    moments = [
-        (outcome.body["decided_at"] if isinstance(outcome, Answer) else "", end)
-        for outcome, end in zip(outcomes, ends, strict=True)
-    ]
-    seconds, before = [], None
-    for _, group in groupby(moments, key=lambda moment: moment[0]):
-        batch = [end for _, end in group]
-        if before is not None and len(batch) == BATCH:
-            seconds.append(batch[-1] - before)
-        before = batch[-1]
-    return seconds
 
 
 def _prepare(
@@ -160,16 +137,6 @@ def _prepare(
     return Ledger(day, expected, places), requests
 
 
-def _split(
-    requests: Sequence[EnrollmentRequest], config: RegistrarConfig
-) -> tuple[Sequence[EnrollmentRequest], ...]:
-    """Most for full batches, then those decided singly, then those whose stages are timed."""
-    by_hand = len(requests) - config.stage_batches * BATCH
-    single = by_hand - config.single_decisions
-    assert single > 0, "almost every visitor lies near a threshold"
-    return requests[:single], requests[single:by_hand], requests[by_hand:]
-
-
 def _decide_from_store(
     home: Path,
     settings: Settings,
@@ -177,33 +144,21 @@ def _decide_from_store(
     ledger: Ledger,
     config: RegistrarConfig,
     times: _Times,
-) -> Decided:
+) -> Rounds:
+    turns = plan_turns(requests, config.single_decisions, config.rounds)
+    rounds: dict[int, list[Decided]] = {BATCH: [], SINGLE: []}
     with Deployment(home, settings, home / "cache") as deployment:
         times.open_store = _clock(lambda: deployment.restored)
-        ledger.note_gallery(len(deployment.restored.gallery), config.references)
-        decided = decide_all(deployment.registrar, requests)
-        ledger.outcomes += decided.outcomes
-        gallery = deployment.registrar.gallery
+        gallery = deployment.restored.gallery
+        ledger.note_gallery(len(gallery), config.references)
+        for turn, decided in decide_in_turn(deployment, turns):
+            ledger.outcomes += decided.outcomes
+            if turn.number:
+                rounds[turn.batch].append(decided)
         times.save = _clock(
             lambda: save_snapshot(deployment.store, gallery, home / SNAPSHOT_FOLDER)
         )
-    return decided
-
-
-def _decide_from_snapshot(
-    home: Path,
-    requests: Sequence[EnrollmentRequest],
-    ledger: Ledger,
-    config: RegistrarConfig,
-    times: _Times,
-) -> Decided:
-    settings = make_settings(1, config.visitors)
-    with Deployment(home, settings, home / "cache") as deployment:
-        times.open_snapshot = _clock(lambda: deployment.restored)
-        ledger.note_gallery(len(deployment.restored.gallery), config.references)
-        decided = decide_all(deployment.registrar, requests)
-        ledger.outcomes += decided.outcomes
-    return decided
+    return rounds
 
 
 def _decide_by_hand(
@@ -212,8 +167,10 @@ def _decide_by_hand(
     requests: Sequence[EnrollmentRequest],
     ledger: Ledger,
     config: RegistrarConfig,
+    times: _Times,
 ) -> list[StageTimes]:
     with Deployment(home, settings, home / "cache") as deployment:
+        times.open_snapshot = _clock(lambda: deployment.restored)
         ledger.note_gallery(len(deployment.restored.gallery), config.references)
         outcomes, stages = time_stages(deployment, requests, BATCH)
         ledger.outcomes += outcomes
@@ -224,22 +181,6 @@ def _clock(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
-
-
-def _list_decisions(full: Decided, single: Decided, setup: Setup) -> Result:
-    figures = [
-        Figure("one a transaction", "decisions/s", single.rate, ratio=1.0),
-        Figure(f"batches of {BATCH}", "decisions/s", full.rate, ratio=full.rate / single.rate),
-    ]
-    for share in (0.5, 0.99):
-        name, unit = f"a batch, p{share * 100:.0f}", "ms"
-        figures.append(
-            Figure(name, unit, float(np.quantile(full.batch_s, share)) * 1e3)
-            if full.batch_s
-            else Figure.skip(name, unit, "too few decisions for a full batch")
-        )
-    counts: Setup = {"decisions": len(full.outcomes), "single_decisions": len(single.outcomes)}
-    return Result("Decisions", setup | counts, tuple(figures))
 
 
 def _list_stages(stages: Sequence[StageTimes], setup: Setup) -> Result:

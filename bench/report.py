@@ -24,7 +24,8 @@ class Figure:
     `low` and `high` are the quartiles of its repeats. `ratio` says how many times as good it is
     as the figure it is compared with, by default the first of its result. `noise` and
     `ratio_noise` are standard deviations, as shares of value and ratio, from one block of repeats
-    to another that came later; None where there was one block.
+    to another that came later; None where there was one block. `repeats`: how many the value is
+    the median of, within a block; None where that is not known.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Figure:
     skipped: str | None = None
     noise: float | None = None
     ratio_noise: float | None = None
+    repeats: int | None = None
 
     @classmethod
     def of(
@@ -47,7 +49,7 @@ class Figure:
     ) -> Self:
         """The median of repeats, with their quartiles."""
         low, median, high = np.quantile(samples, [0.25, 0.5, 0.75])
-        return cls(name, unit, float(median), float(low), float(high), ratio)
+        return cls(name, unit, float(median), float(low), float(high), ratio, repeats=len(samples))
 
     @classmethod
     def skip(cls, name: str, unit: str, reason: str) -> Self:

@@ -19,6 +19,8 @@ from engine.errors import RequestError
 from serving.settings import benchmark_environment
 
 BLOCKS = 3
+QUICK_BLOCKS = 2
+"""Times that a quick report runs what is not `repeated`: one block would know no noise."""
 Progress = Callable[[int, int], None]
 
 
@@ -26,7 +28,8 @@ Progress = Callable[[int, int], None]
 class Suite:
     """How a report runs it. What is not `repeated` is long, or has little that differs.
 
-    `again`: what of it is run in the later blocks of a full report all the same.
+    A quick report runs it all the same, in `QUICK_BLOCKS`; `again` is what of it is run in the
+    later blocks of a full one.
     """
 
     name: str
@@ -39,12 +42,12 @@ class Suite:
 
 SUITES = (
     Suite("kernels", quick=("--blocks", "1")),
-    Suite("search", quick=("--postgres", "none")),
+    Suite("search", quick=("--postgres", "none", "--no-graph")),
     Suite("join"),
     Suite("gallery"),
     Suite("registrar"),
     Suite("extract"),
-    Suite("accuracy", repeated=False),
+    Suite("accuracy", repeated=False, again=()),
     Suite("import", repeated=False, again=()),
     Suite(
         "sweep",
@@ -124,7 +127,7 @@ def plan_runs(
     """Suites in their order, block after block, with what is said to them beside their size."""
     for block in range(blocks):
         for suite in suites:
-            if block == 0 or suite.repeated:
+            if block == 0 or suite.repeated or (quick and block < QUICK_BLOCKS):
                 yield suite, ()
             elif suite.again is not None and not quick:
                 yield suite, suite.again

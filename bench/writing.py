@@ -8,10 +8,10 @@ from typing import Any
 
 from bench.charts.drawing import draw_all
 from bench.pages.markdown import count_promises, render
-from bench.reading import write_report
+from bench.reading import SUMMARY, write_report
 from bench.suites import SUITES, Ran
 
-PAGE, SUMMARY = "report.md", "summary.json"
+PAGE = "report.md"
 
 
 def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:

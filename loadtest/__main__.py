@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
 
-from gevent import monkey
-from gevent.hub import Hub
+from loadtest.refusal import Exit, refuse
+from loadtest.signals import end_orderly
+
+NEEDED = ("gevent", "geventhttpclient", "hdrh", "jinja2", "locust", "msgpack", "psutil")
+"""Of the extra `loadtest`."""
 
 
-def start() -> int:
+def start(arguments: Sequence[str]) -> int:
     """The exit code. Sockets must be gevent's before anything that uses them is imported."""
+    if any(find_spec(name) is None for name in NEEDED):
+        missing = "a load test needs Locust and more: pip install 'sosie[loadtest]'"
+        refuse(missing, as_json="--json" in arguments)
+        return Exit.REFUSED
+    from gevent import monkey
+    from gevent.hub import Hub
+
     monkey.patch_all()
     # Nor is an interrupt a fault, to be shown with its traceback.
     Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
-    # Told to end, it stops its service and erases people first, as when it is interrupted.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_orderly()
     from loadtest.command import main
 
-    return main(sys.argv[1:])
+    return main(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(start())
+    sys.exit(start(sys.argv[1:]))

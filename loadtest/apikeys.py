@@ -21,7 +21,14 @@ VARIABLES = {
     "fraud": "SOSIE_LOADTEST_FRAUD_KEY",
     "erase": "SOSIE_LOADTEST_ERASE_KEY",
 }
-FOREIGN = ("SOSIE_LOADTEST_", "SOSIE_HOME", "SOSIE_REGISTRY")
+OWN, RAY = "SOSIE_", "RAY_ADDRESS"
+KEPT = ("SOSIE_CACHE", "SOSIE_MODELS__")
+"""Of ours, what a service of one's own takes over: the models, and where their graphs are kept."""
+FORCED = {
+    "SOSIE_SERVE__HOST": "127.0.0.1",
+    "SOSIE_SERVE__RAY_ADDRESS": "",
+    "SOSIE_SERVE__TRACE_ENDPOINT": "",
+}
 MOST_BYTES = 64 * 1024
 
 
@@ -49,9 +56,15 @@ def read_keys(source: str | None) -> Keys:
 
 def service_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """The environment of a service of one's own: this one's with changes, without our keys, and
-    without what would lead it to another deployment's home or registry."""
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith(FOREIGN)}
-    return inherited | dict(changes)
+    without what would lead it to another deployment's home, registry, cluster, log or traces."""
+    inherited = {name: text for name, text in os.environ.items() if not _is_foreign(name)}
+    return inherited | FORCED | dict(changes)
+
+
+def _is_foreign(name: str) -> bool:
+    # Settings are read whatever the case of their names.
+    known = name.upper()
+    return known == RAY or (known.startswith(OWN) and not known.startswith(KEPT))
 
 
 def _read_environment() -> dict[str, str]:

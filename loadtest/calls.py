@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from loadtest.cast import Pair
@@ -19,6 +19,10 @@ class Terms:
     outlet: str | None
     captured_at: str
     consent_ref: str = "loadtest"
+
+    def at(self, captured_at: str) -> Terms:
+        """The same, with photographs taken at that moment."""
+        return replace(self, captured_at=captured_at)
 
 
 class Call(Protocol):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
+from loadtest.errors import LoadTestRefused
 from loadtest.papers import Paper
 
 
@@ -66,7 +68,6 @@ class Resident:
     likeness: float
     probe: Shot
     paper: Paper
-    msisdn: str = field(repr=False)
     document_id: str
     tokens: tuple[bytes, bytes] = field(repr=False)
 
@@ -93,6 +94,18 @@ class Cast:
     """Whether somebody was in the gallery before this run."""
     dropped: Mapping[str, int]
     """People who could not play, by the reason."""
+    expires_at: datetime
+    """When the first of their templates is no longer taken."""
+
+    def require_fresh(self, seconds: float) -> None:
+        """`LoadTestRefused` where a template would expire meanwhile: that would be no fault of the
+        service."""
+        left_s = (self.expires_at - datetime.now(UTC)) / timedelta(seconds=1)
+        if left_s < seconds:
+            raise LoadTestRefused(
+                f"the service takes its templates for {left_s:.0f} s more, and the run needs "
+                f"{seconds:.0f}: give fewer --seconds, or raise template_ttl_h"
+            )
 
     def list_people(self) -> Iterator[Person]:
         """Everybody who enrolls."""

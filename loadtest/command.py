@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import traceback
 from collections.abc import Sequence
-from enum import IntEnum
+from pathlib import Path
 
 from loadtest.errors import LoadTestRefused
 from loadtest.options import Wish, read_options
-from loadtest.printout import print_session
+from loadtest.order import Session
+from loadtest.printout import print_report, print_session
 from loadtest.progress import show_progress
+from loadtest.refusal import INTERNAL, Exit, refuse, write_json
 from loadtest.report.page import write_page
 from loadtest.summary import summarize
 
 INTERRUPTED = 130
 """What a shell reports for a program that Ctrl-C ended."""
-
-
-class Exit(IntEnum):
-    """The exit codes of every command of Sosie."""
-
-    HELD = 0
-    FAILED = 1
-    REFUSED = 2
-    INTERNAL = 3
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,16 +29,15 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _run(read_options(arguments))
     except LoadTestRefused as refused:
-        message = " ".join(str(refused).split())
-        if as_json:
-            _write({"error": {"code": "LOADTEST.REFUSED", "message": message}})
-        else:
-            sys.stderr.write(f"sosie: {message}\n")
+        refuse(str(refused), as_json=as_json)
         return Exit.REFUSED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception:  # noqa: BLE001 - a fault of this program must not look like a failed test
+    except Exception as fault:  # noqa: BLE001 - a fault of this program is no failed test
         traceback.print_exc()
+        if as_json:
+            message = f"internal error ({type(fault).__name__}): the traceback is on standard error"
+            refuse(message, as_json=True, code=INTERNAL)
         return Exit.INTERNAL
 
 
@@ -56,18 +47,26 @@ def _run(wish: Wish) -> int:
 
     with show_progress(is_shown=not wish.as_json) as report:
         session = hold(wish.order, report)
+    return tell(session, wish.html, as_json=wish.as_json)
+
+
+def tell(session: Session, html: Path | None, *, as_json: bool) -> int:
+    """The exit code. What came out is told first: a page that cannot be written loses nothing."""
     summary = summarize(session)
-    if wish.html is not None:
-        try:
-            wish.html.write_text(write_page(session, summary), encoding="utf-8")
-        except OSError as error:
-            raise LoadTestRefused(f"{wish.html} cannot be written: {error.strerror}") from None
-    if wish.as_json:
-        _write(summary)
+    if as_json:
+        write_json(summary)
     else:
-        print_session(session, wish.html)
-    return Exit.HELD if session.is_passed else Exit.FAILED
-
-
-def _write(value: object) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        print_session(session)
+    sys.stdout.flush()
+    code = Exit.HELD if session.is_passed else Exit.FAILED
+    if html is None:
+        return code
+    try:
+        html.write_text(write_page(session, summary), encoding="utf-8")
+    except OSError as error:
+        # On standard error whatever was asked: the document has been written.
+        refuse(f"{html} cannot be written: {error.strerror}", as_json=False)
+        return code or Exit.REFUSED
+    if not as_json:
+        print_report(html)
+    return code

@@ -40,7 +40,7 @@ class Reply:
 class Exchange:
     """Connections that are kept alive, as many as needed at once and at most `connections`.
 
-    A connection that the server closed while it was idle is opened anew; nothing is sent twice.
+    A connection that the server closed while it was idle is opened anew; no POST is sent twice.
     """
 
     def __init__(self, target: Target, connections: int, timeout_s: float) -> None:

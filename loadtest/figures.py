@@ -84,7 +84,7 @@ def slice_run(run: Run) -> tuple[Slice, ...]:
     answered = [0] * count
     for one in run.outcomes:
         due[min(int(one.visit.due_s / width_s), count - 1)].append(one)
-        if one.answer.is_good:
+        if not is_failed(one):
             answered[min(int(one.done_s / width_s), count - 1)] += 1
     return tuple(
         Slice(
@@ -113,8 +113,9 @@ def choose_width(seconds: float, visits: int) -> float:
 
 def is_failed(outcome: Outcome) -> bool:
     """Not answered as such a request can be: what a repeated key may be told is no failure."""
-    answer = outcome.answer
-    is_repeat = outcome.visit.kind in REPEATED
+    answer, visit = outcome.answer, outcome.visit
+    # The first of two may be overtaken by the second, and is told so.
+    is_repeat = visit.kind in REPEATED or visit.has_repeat
     return not answer.is_good and not (is_repeat and (answer.is_in_flight or answer.is_mismatch))
 
 
@@ -123,6 +124,19 @@ def measure_rates(run: Run) -> tuple[float, float]:
     in_time = sum(not is_failed(one) and one.done_s <= run.seconds for one in run.outcomes)
     offered = len(run.outcomes) + run.omitted
     return offered / run.seconds, in_time / run.seconds
+
+
+def count_from(run: Run, start_s: float) -> tuple[int, int]:
+    """Visits due after `start_s`, and those well answered from then until the schedule's end.
+
+    Of a service that keeps up both are alike however long it takes for each: those who were on
+    their way at the start are answered in place of those who are at the end.
+    """
+    due = sum(one.visit.due_s > start_s for one in run.outcomes)
+    answered = sum(
+        start_s < one.done_s <= run.seconds and not is_failed(one) for one in run.outcomes
+    )
+    return due, answered
 
 
 def quantile(values: Iterable[float], share: float) -> float:
@@ -135,3 +149,8 @@ def count_failures(outcomes: Iterable[Outcome]) -> dict[str, int]:
     """How often each status and code came in place of an answer, the commonest first."""
     counted = Counter(one.answer.describe() for one in outcomes if is_failed(one))
     return dict(counted.most_common())
+
+
+def write_ms(value: float, places: int = 1) -> str:
+    """Milliseconds; a dash where nothing was measured."""
+    return "-" if np.isnan(value) else f"{value:.{places}f}"

@@ -58,6 +58,16 @@ def _judge_alone(one: Outcome) -> Judged:
     return _rule(one, expected.text, is_right=expected.fits(one.answer))
 
 
+def _judge_first(first: Outcome, second: Outcome) -> Judged:
+    """One that the second has overtaken is told so, as the second usually is."""
+    answer, expected = first.answer, first.visit.expected.text
+    if not (answer.is_in_flight or answer.is_mismatch):
+        return _judge_alone(first)
+    is_overtaken = second.started_s < first.done_s and second.answer.status != NOT_STARTED
+    is_other = second.visit.kind is Kind.CONFLICT
+    return _rule(first, expected, is_right=is_overtaken and (answer.is_in_flight or is_other))
+
+
 def _judge_both(first: Outcome, second: Outcome) -> Sequence[Judged]:
     if second.visit.kind is Kind.RACE:
         return _judge_race(first, second)
@@ -88,7 +98,7 @@ def _judge_race(first: Outcome, second: Outcome) -> Sequence[Judged]:
 
 
 def _judge_retry(first: Outcome, second: Outcome) -> Sequence[Judged]:
-    alone = _judge_alone(first)
+    alone = _judge_first(first, second)
     mine, other = second.answer, first.answer
     if mine.is_in_flight or mine.is_mismatch:
         return alone, _rule(second, SAME_ANSWER, is_right=_may_be_in_flight(first, second))
@@ -103,17 +113,14 @@ def _judge_retry(first: Outcome, second: Outcome) -> Sequence[Judged]:
 
 
 def _judge_conflict(first: Outcome, second: Outcome) -> Sequence[Judged]:
-    alone = _judge_alone(first)
+    alone = _judge_first(first, second)
     mine = second.answer
     if mine.is_in_flight or mine.is_mismatch:
         is_right = mine.is_mismatch or _may_be_in_flight(first, second)
         return alone, _rule(second, REFUSED_PAYLOAD, is_right=is_right)
     if not mine.is_good:
         return alone, Judged(second, Ruling.UNANSWERED, REFUSED_PAYLOAD)
-    if first.answer.is_mismatch:
-        # They overtook each other: the later payload is the one that has the key.
-        return tuple(Judged(one, Ruling.RIGHT, REFUSED_PAYLOAD) for one in (first, second))
-    # A first that was never acknowledged may have left the key free.
+    # A first that was never acknowledged, or was overtaken, may have left the key free.
     is_right = not first.answer.is_good and second.visit.expected.fits(mine)
     return alone, _rule(second, REFUSED_PAYLOAD, is_right=is_right)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import gevent
@@ -27,6 +28,7 @@ from loadtest.access import Access, Report
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import NOT_STARTED, Reply
 from loadtest.figures import is_failed
+from loadtest.guests import Guests
 from loadtest.order import Pace
 from loadtest.tally import OUTCOME, Run, Tally
 from loadtest.truth import read_answer
@@ -47,11 +49,14 @@ class Stage:
     seconds: float
     pace: Pace
     environment: Environment
+    guests: Guests
     start: float
     _slots: BoundedSemaphore = field(init=False)
     _going: Group = field(init=False, default_factory=Group)
     _faults: list[BaseException] = field(init=False, default_factory=list)
     _left: Iterator[Visit] = field(init=False)
+    _moments: dict[str, str] = field(init=False, default_factory=dict)
+    """When the photographs were taken whose key comes again: a repeat has to be the same."""
 
     def __post_init__(self) -> None:
         self._slots = BoundedSemaphore(self.pace.in_flight)
@@ -67,7 +72,7 @@ class Stage:
     def _follow(self, visits: Sequence[Visit]) -> None:
         for visit in visits:
             # Written before its moment, not in it.
-            body = msgpack.packb(visit.call.write(self.access.terms))
+            body = self._write(visit)
             # Zero lets the others go on, where the generator is behind.
             gevent.sleep(max(0.0, self.start + visit.due_s - _clock()))
             self._going.spawn(self._make, visit, body)
@@ -83,7 +88,7 @@ class Stage:
         visit = next(self._left, None) if now_s < self.seconds else None
         if visit is None:
             return False
-        body = msgpack.packb(visit.call.write(self.access.terms))
+        body = self._write(visit)
         self._make(replace(visit, due_s=_clock() - self.start), body)
         return True
 
@@ -98,6 +103,15 @@ class Stage:
         if log.unhandled_greenlet_exception:
             raise RuntimeError("a listener of Locust's events failed")
 
+    def _write(self, visit: Visit) -> bytes:
+        key, now = visit.call.idempotency_key, datetime.now(UTC).isoformat()
+        if key is not None and visit.has_repeat:
+            self._moments[key] = now
+        elif key is not None:
+            now = self._moments.get(key, now)
+        packed: bytes = msgpack.packb(visit.call.write(self.access.terms.at(now)))
+        return packed
+
     def _make(self, visit: Visit, body: bytes) -> None:
         try:
             self._visit(visit, body)
@@ -105,6 +119,8 @@ class Stage:
             self._faults.append(fault)
 
     def _visit(self, visit: Visit, body: bytes) -> None:
+        if visit.call.idempotency_key is not None:
+            self.guests.expect(visit.call.idempotency_key)
         if not self._slots.acquire(timeout=self.pace.patience_s):
             now_s = _clock() - self.start
             self._tell(Outcome(visit, now_s, now_s, read_answer(Reply(NOT_STARTED))))
@@ -172,14 +188,14 @@ def run_load(
     visits: Sequence[Visit],
     seconds: float,
     pace: Pace,
-    enrolled: list[str],
+    guests: Guests,
     report: Report,
 ) -> Run:
     """Sends the visits and waits for all answers; each wait is bounded, so it ends."""
-    tally, environment = Tally(enrolled), Environment(catch_exceptions=True)
+    tally, environment = Tally(guests), Environment(catch_exceptions=True)
     hook: Any = environment.events.request
     hook.add_listener(tally.listen)
-    stage = Stage(access, visits, seconds, pace, environment, _clock() + LEAD_IN_S)
+    stage = Stage(access, visits, seconds, pace, environment, guests, _clock() + LEAD_IN_S)
     environment.user_classes = _make_users(stage)
     runner = environment.create_local_runner()
     used_s, begun = time.process_time(), _clock()

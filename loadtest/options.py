@@ -14,7 +14,7 @@ from loadtest.arrivals import Process
 from loadtest.errors import LoadTestRefused
 from loadtest.mix import USUAL_MIX, Mix, Traffic, read_mix
 from loadtest.order import TIMEOUT_S, Order, Pace
-from loadtest.shapes import USUAL, Course, Shape, lay_out
+from loadtest.shapes import USUAL, Course, Shape, require_runnable
 from loadtest.target import read_target
 from loadtest.verdict import Objective
 
@@ -65,18 +65,16 @@ def read_options(arguments: Sequence[str]) -> Wish:
         timeout_s=given.timeout_s,
         keeps=given.keep,
     )
+    _require_used(given)
     if given.url is not None:
-        if given.references:
-            raise LoadTestRefused(
-                "--references are for a service of the test's own: leave out --url"
-            )
         target = read_target(given.url, allows_remote=given.allow_remote)
         order = replace(order, target=target, keys=read_keys(given.keys))
     if given.closed_loop and shape is Shape.KNEE:
         raise LoadTestRefused("a closed loop has no knee: it asks less where the service is slow")
-    # What cannot be laid out is refused before anything is started.
-    lay_out(shape, order.course)
+    require_runnable(shape, order.course)
     _require_file(given.html)
+    if given.folder is not None and not given.folder.is_dir():
+        raise LoadTestRefused(f"--folder {given.folder} is not a folder: name one that is there")
     return Wish(order, given.html, given.json)
 
 
@@ -128,7 +126,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--peak", type=_positive, metavar="N", help="of a spike")
     group.add_argument("--peak-s", type=_positive, metavar="S", help="how long a spike lasts")
     group.add_argument("--most-rate", type=_positive, metavar="N", help="a knee ends there")
-    group.add_argument("--resolution", type=_share, metavar="SHARE", help="of a knee")
+    group.add_argument("--resolution", type=_fraction, metavar="SHARE", help="of a knee")
     group.add_argument("--arrivals", choices=[one.value for one in Process], help="how they come")
     traffics = parser.add_argument_group("who comes").add_mutually_exclusive_group()
     traffics.add_argument(
@@ -136,7 +134,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
     traffics.add_argument("--mix", metavar="SHARES", help="as enroll=40,match=60")
     group.add_argument("--seed", type=_count, default=0)
-    group.add_argument("--in-flight", type=_count, default=Pace().in_flight, metavar="N")
+    group.add_argument("--in-flight", type=_some, default=Pace().in_flight, metavar="N")
     group.add_argument("--timeout-s", type=_positive, default=TIMEOUT_S, metavar="S")
     group.add_argument(
         "--closed-loop",
@@ -154,8 +152,13 @@ def _read_course(shape: Shape, given: argparse.Namespace) -> Course:
     }
     if given.arrivals is not None:
         chosen["process"] = Process(given.arrivals)
-    of_others = {"peak": Shape.SPIKE, "peak_s": Shape.SPIKE, "most_rate": Shape.KNEE}
-    for name, owner in of_others.items():
+    of_one = {
+        "peak": Shape.SPIKE,
+        "peak_s": Shape.SPIKE,
+        "most_rate": Shape.KNEE,
+        "resolution": Shape.KNEE,
+    }
+    for name, owner in of_one.items():
         if name in chosen and shape is not owner:
             raise LoadTestRefused(f"--{name.replace('_', '-')} is for the shape {owner}")
     return replace(USUAL[shape], **chosen)
@@ -165,6 +168,19 @@ def _read_mix(given: argparse.Namespace) -> Mix:
     if given.traffic is not None:
         return {Traffic(given.traffic): 1.0}
     return USUAL_MIX if given.mix is None else read_mix(given.mix)
+
+
+def _require_used(given: argparse.Namespace) -> None:
+    """Nobody is left to believe that an option did what it did not do."""
+    of_own = ("references", "folder")
+    of_others = ("keys", "outlet", "allow_remote", "keep")
+    for name in of_own if given.url is not None else of_others:
+        if getattr(given, name):
+            other = "leave out --url" if given.url is not None else "give its --url"
+            whose = "the test's own" if given.url is not None else "somebody else's"
+            raise LoadTestRefused(
+                f"--{name.replace('_', '-')} is for a service of {whose}: {other}, or leave it out"
+            )
 
 
 def _require_file(path: Path | None) -> None:
@@ -187,6 +203,13 @@ def _share(text: str) -> float:
     return value
 
 
+def _fraction(text: str) -> float:
+    value = _share(text)
+    if not value:
+        raise ValueError
+    return value
+
+
 def _count(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -194,5 +217,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _some(text: str) -> int:
+    value = _count(text)
+    if not value:
+        raise ValueError
+    return value
+
+
 # argparse names the function in its own message.
 _positive.__name__, _share.__name__, _count.__name__ = "number", "share", "count"
+_fraction.__name__, _some.__name__ = "share above 0", "count above 0"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, cycle
 
 import numpy as np
@@ -126,7 +126,7 @@ class Planner:
         if kind is Kind.CONFLICT:
             other = self.serials.papers.msisdn(self.serials.draw())
             call = Enroll(call.idempotency_key, call.paper, call.pair, other)
-        yield one
+        yield replace(one, has_repeat=True)
         yield self._visit(Traffic.ENROLL, kind, later, call, NEW, one.person, one.number)
 
     def _newcome(self, moment: float, stretch: int) -> Visit:

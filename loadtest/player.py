@@ -10,6 +10,7 @@ import numpy as np
 from loadtest.access import Access, Report, Serials
 from loadtest.arrivals import draw_moments
 from loadtest.cast import Cast
+from loadtest.guests import Guests
 from loadtest.judging import judge
 from loadtest.knee import Knee, find_knee
 from loadtest.lookalikes import excuse
@@ -22,19 +23,19 @@ from loadtest.verdict import decide
 
 REST_S = 0.5
 """Between two steps of a knee."""
-WARM_S = 2.0
+WARM_S, WARM_VISITS = 2.0, 2
 
 
 @dataclass(slots=True)
 class Player:
-    """`loading` is for the load, `asking` for questions beside it; `enrolled` grows."""
+    """`loading` is for the load, `asking` for questions beside it; `guests` grow."""
 
     order: Order
     loading: Access
     asking: Access
     cast: Cast
     serials: Serials
-    enrolled: list[str]
+    guests: Guests
     report: Report
     _planner: Planner = field(init=False)
 
@@ -48,7 +49,8 @@ class Player:
         if self.order.shape is not Shape.KNEE:
             steps.append(self._run(course.rate, course.seconds))
             return None
-        steps.append(self._run(course.rate, min(WARM_S, course.seconds), is_warm=True))
+        warm_s = min(course.seconds, max(WARM_S, WARM_VISITS / course.rate))
+        steps.append(self._run(course.rate, warm_s, is_warm=True))
 
         def probe(rate: float, times: float) -> bool:
             time.sleep(REST_S)
@@ -65,7 +67,8 @@ class Player:
         if not is_warm:
             require_playable(visits, order.mix)
         length_s = sum(one.seconds for one in stretches)
-        run = run_load(self.loading, visits, length_s, order.pace, self.enrolled, self.report)
+        self.cast.require_fresh(length_s + order.timeout_s)
+        run = run_load(self.loading, visits, length_s, order.pace, self.guests, self.report)
         survey = Survey(self.asking.exchange, self.asking.keys.fraud)
         is_own = order.target is None
         judged = tuple(excuse(judge(run.outcomes), self.cast, survey, is_own=is_own))

@@ -16,6 +16,7 @@ from loadtest.casting import (
     require_enough,
 )
 from loadtest.crowd import Crowd
+from loadtest.guests import Guests
 from loadtest.residents import find_thefts, settle
 from loadtest.survey import Survey, Tell
 
@@ -27,10 +28,10 @@ def prepare(
     crowd: Crowd,
     wanted: Wanted,
     serials: Serials,
-    enrolled: list[str],
+    guests: Guests,
     report: Report,
 ) -> Cast:
-    """The cast; residents are enrolled, and their documents' ids in `enrolled`."""
+    """The cast; residents are enrolled, and among the `guests`."""
     survey = Survey(access.exchange, access.keys.fraud)
     thresholds = survey.read_thresholds()
     met, dropped = meet_people(crowd, survey, thresholds, _count_up(crowd, report))
@@ -38,7 +39,7 @@ def prepare(
     require_enough(len(met), wanted, dropped)
     candidates = list(list_candidates(met, thresholds))[: round(wanted.residents * RESERVE)]
     report("enrolling residents", 0, len(candidates))
-    residents = settle(access, candidates, serials, enrolled, dropped)
+    residents = settle(access, candidates, serials, guests, dropped)
     chosen = {one.person.number for one in candidates}
     others = [one for one in met if one[0].number not in chosen]
     # Whom a resident's reference resembles would be taken for him, which is the model's own error.
@@ -56,6 +57,8 @@ def prepare(
         outsiders=outsiders,
         had_references=had_references,
         dropped={reason: times for reason, times in dropped.most_common() if times},
+        # The fraud key's templates are the first.
+        expires_at=survey.expires_at,
     )
 
 

@@ -8,7 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtest.figures import Latencies, count_failures, measure, measure_rates, measure_traffics
+from loadtest.figures import (
+    Latencies,
+    count_failures,
+    measure,
+    measure_rates,
+    measure_traffics,
+    write_ms,
+)
 from loadtest.judging import Ruling
 from loadtest.order import Session, Step
 from loadtest.summary import add_rulings, describe_wrong
@@ -18,15 +25,13 @@ MOST_WRONG = 20
 LEAST_WIDTH = 120
 
 
-def print_session(session: Session, html: Path | None) -> None:
+def print_session(session: Session) -> None:
     """The outcome on standard output; no cell is cut short where that is no terminal."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, LEAST_WIDTH))
+    console = _open_console()
     course, cast = session.order.course, session.cast
     console.print(
-        f"[bold]{session.order.shape}[/] · {session.url} · sosie {escape(session.version)} · "
-        f"{course.process} arrivals, seed {session.order.seed}"
+        f"[bold]{session.order.shape}[/] · {escape(session.url)} · "
+        f"sosie {escape(session.version)} · {course.process} arrivals, seed {session.order.seed}"
     )
     console.print(
         f"people of {escape(session.crowd)}: {len(cast.residents)} residents, "
@@ -38,7 +43,12 @@ def print_session(session: Session, html: Path | None) -> None:
         _print_step(console, step)
     _print_decisions(console, session)
     _print_wrong(console, session)
-    _print_end(console, session, html)
+    _print_end(console, session)
+
+
+def print_report(html: Path) -> None:
+    """Where the page is."""
+    _open_console().print(f"Report: {escape(str(html))}", soft_wrap=True)
 
 
 def _print_steps(console: Console, session: Session) -> None:
@@ -50,8 +60,8 @@ def _print_steps(console: Console, session: Session) -> None:
         table.add_row(
             f"{step.rate:.1f}/s",
             f"{achieved:.1f}/s",
-            f"{found.at(50):.0f}",
-            f"{found.at(99):.0f}",
+            write_ms(found.at(50), 0),
+            write_ms(found.at(99), 0),
             str(sum(one.answer.is_refusal for one in step.run.outcomes)),
             f"[red]no: {escape(failed)}[/]" if failed else "[green]yes[/]",
         )
@@ -72,7 +82,8 @@ def _print_step(console: Console, step: Step) -> None:
     console.print(table)
     for one in step.verdict.criteria:
         mark = "[green]held[/]" if one.is_met else "[red]not held[/]"
-        console.print(f"  {mark}  {one.name}: {one.measured} (objective {one.objective})")
+        said = escape(f"{one.name}: {one.measured} (objective {one.objective})")
+        console.print(f"  {mark}  {said}")
     failures = count_failures(run.outcomes)
     if failures:
         listed = ", ".join(f"{what} ({times})" for what, times in failures.items())
@@ -97,29 +108,38 @@ def _print_decisions(console: Console, session: Session) -> None:
 def _print_wrong(console: Console, session: Session) -> None:
     for one in session.wrong[:MOST_WRONG]:
         told = describe_wrong(one)
-        console.print(
-            f"  [red]wrong[/]  #{told['number']} {told['kind']}: expected {told['expected']}, "
+        said = (
+            f"#{told['number']} {told['kind']}: expected {told['expected']}, "
             f"answered {told['answered']} (key {told['idempotency_key'] or 'none'})"
         )
+        console.print(f"  [red]wrong[/]  {escape(said)}")
     if len(session.wrong) > MOST_WRONG:
         console.print(f"  and {len(session.wrong) - MOST_WRONG} more: --json lists all")
 
 
-def _print_end(console: Console, session: Session, html: Path | None) -> None:
+def _print_end(console: Console, session: Session) -> None:
     if session.left_enrolled:
         console.print(
-            f"  [yellow]note[/]  {session.left_enrolled} people stay enrolled: a key that may "
-            "erase (--keys, erase) takes them out again"
+            f"  [yellow]note[/]  up to {session.left_enrolled} people stay enrolled: a key that "
+            "may erase (--keys, erase) takes them out again"
         )
-    if html is not None:
-        console.print(f"Report: {escape(str(html))}")
     knee = session.knee
     if knee is not None:
         beyond = "" if knee.failed is not None else " or more: the highest rate tried held"
         sure = "" if knee.is_confirmed else "; no longer step confirmed it"
-        console.print(f"Knee: [bold]{knee.rate:.1f} arrivals a second[/]{beyond}{sure}")
+        if knee.trouble:
+            console.print(f"  [yellow]note[/]  ended early: {escape(knee.trouble)}")
+        found = f"{knee.rate:.1f} arrivals a second" if knee.rate else "none found"
+        console.print(f"Knee: [bold]{found}[/]{beyond}{sure}")
     console.print("[green]Held.[/]" if session.is_passed else "[red]Not held.[/]")
 
 
 def _list_figures(found: Latencies) -> list[str]:
-    return [f"{found.at(share):.1f}" for share in SHOWN_PERCENTILES]
+    return [write_ms(found.at(share)) for share in SHOWN_PERCENTILES]
+
+
+def _open_console() -> Console:
+    console = Console(highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, width=max(console.width, LEAST_WIDTH))

@@ -10,8 +10,9 @@ from loadtest.calls import ENROLLMENTS, Enroll
 from loadtest.cast import Resident, Theft
 from loadtest.casting import Candidate, are_strangers, list_crossings
 from loadtest.crew import work_together
+from loadtest.guests import Guests
 from loadtest.survey import Survey, ask_patiently
-from loadtest.truth import APPROVED
+from loadtest.truth import APPROVED, read_answer
 
 MOST_CROSSINGS = 256
 """Pairs of residents that are looked at for thieves."""
@@ -22,10 +23,10 @@ def settle(
     access: Access,
     candidates: Sequence[Candidate],
     serials: Serials,
-    enrolled: list[str],
+    guests: Guests,
     dropped: Counter[str],
 ) -> tuple[Resident, ...]:
-    """Those who were approved; the ids of their documents are in `enrolled` as soon as they are."""
+    """Those who were approved; each is among the `guests` from before the service is asked."""
     own = Survey(access.exchange, access.keys.enroll)
     shots = [shot.photograph for one in candidates for shot in one.person.first.shots]
     issued = own.issue(shots)
@@ -36,10 +37,7 @@ def settle(
             jobs.append((candidate, serials.draw(), (one, two)))
 
     def settle_one(job: tuple[Candidate, int, Tokens]) -> Resident | str:
-        resident = _enroll(access, serials, *job)
-        if isinstance(resident, Resident):
-            enrolled.append(resident.document_id)
-        return resident
+        return _enroll(access, serials, guests, *job)
 
     made = work_together(settle_one, jobs)
     dropped.update(f"not approved: {one}" for one in made if isinstance(one, str))
@@ -66,25 +64,31 @@ def find_thefts(
 
 
 def _enroll(
-    access: Access, serials: Serials, candidate: Candidate, serial: int, tokens: Tokens
+    access: Access,
+    serials: Serials,
+    guests: Guests,
+    candidate: Candidate,
+    serial: int,
+    tokens: Tokens,
 ) -> Resident | str:
     """The resident, or the reasons why there is none."""
     papers = serials.papers
     key = f"loadtest-{papers.tag}-resident-{serial}"
     call = Enroll(key, papers.paper(serial), candidate.person.first, papers.msisdn(serial))
     body, headers = call.write(access.terms), {"Idempotency-Key": key}
-    answer = ask_patiently(
-        access.exchange, "POST", ENROLLMENTS, access.keys.enroll, body, headers
-    ).value
-    if answer["decision"] != APPROVED:
-        return " ".join(sorted({str(item["reason"]) for item in answer["reasons"]}))
+    guests.expect(key)
+    answer = read_answer(
+        ask_patiently(access.exchange, "POST", ENROLLMENTS, access.keys.enroll, body, headers)
+    )
+    guests.settle(key, answer)
+    if answer.decision != APPROVED or answer.document_id is None:
+        return " ".join(sorted(answer.reasons)) or answer.describe()
     return Resident(
         person=candidate.person,
         second=candidate.second,
         likeness=candidate.likeness,
         probe=candidate.probe,
         paper=call.paper,
-        msisdn=call.msisdn,
-        document_id=str(answer["document_id"]),
+        document_id=answer.document_id,
         tokens=tokens,
     )

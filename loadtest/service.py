@@ -23,6 +23,7 @@ import psutil
 from loadtest.apikeys import Keys, service_environment
 from loadtest.errors import LoadTestRefused
 from loadtest.references import write_references
+from loadtest.signals import end_with_parent, undisturbed
 from loadtest.target import Target
 
 HOST = "127.0.0.1"
@@ -45,14 +46,20 @@ class Own:
 @contextmanager
 def start_own(disk: Path | None, references: int, seed: int) -> Iterator[Own]:
     """A service with so many synthetic references; stopped and gone at the end, come what may."""
-    folder = Path(tempfile.mkdtemp(prefix="sosie-loadtest-", dir=disk))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sosie-loadtest-", dir=disk))
+    except OSError as error:
+        raise LoadTestRefused(
+            f"no folder can be made for a service of its own: {error.strerror}; give --folder DIR"
+        ) from None
     try:
         home = folder / "home"
         keys = _make_home(home, folder, references, seed)
         with _serve(home, folder / "serve.log") as target:
             yield Own(target, keys)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with undisturbed():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_home(home: Path, folder: Path, references: int, seed: int) -> Keys:
@@ -93,14 +100,20 @@ def _run(*arguments: str) -> str:
 
 
 def _ask(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*_command(), *arguments],
-        env=service_environment({}),
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_S,
-        check=False,
-    )
+    try:
+        return subprocess.run(
+            [*_command(), *arguments],
+            env=service_environment({}),
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise LoadTestRefused(
+            f"a command of the service's own home took longer than {COMMAND_S:.0f} s: give fewer "
+            "--references, or a faster disk as --folder"
+        ) from None
 
 
 def _command() -> Sequence[str]:
@@ -120,12 +133,16 @@ def _serve(home: Path, log: Path) -> Iterator[Target]:
             stderr=subprocess.STDOUT,
             # Ctrl-C is for the load test, which then stops the service itself.
             start_new_session=True,
+            # Killed outright, the load test would leave a service that nobody knows of.
+            preexec_fn=end_with_parent(),  # noqa: PLW1509 - it asks the kernel, and takes no lock
         )
     try:
         _wait_ready(process, target, log)
         yield target
     finally:
-        _stop(process)
+        # A second interrupt must not take the folder from under a service that lives.
+        with undisturbed():
+            _stop(process)
 
 
 def _wait_ready(process: subprocess.Popen[bytes], target: Target, log: Path) -> None:

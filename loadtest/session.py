@@ -1,8 +1,9 @@
-"""A whole load test: a service, a cast, the load, the judgement, and everybody erased again."""
+"""A whole load test: a service, a cast, the load, the judgement, and whom it enrolled erased."""
 
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,12 +11,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from loadtest.access import Report, Serials, open_access
+from loadtest.access import Access, Report, Serials, open_access
 from loadtest.apikeys import Keys
-from loadtest.cleaning import erase_all
+from loadtest.cleaning import Cleaner
 from loadtest.crowd import open_crowd
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import Exchange
+from loadtest.guests import Guests
 from loadtest.order import Order, Session, Step, choose_parts
 from loadtest.papers import DIGITS, NUMBERS, TAG_LENGTH, Papers
 from loadtest.player import Player
@@ -53,18 +55,13 @@ def _hold(
     serials = Serials(_make_papers(begun))
     wanted = choose_parts(order, lay_out(order.shape, order.course))
     crowd = open_crowd(order.faces, *count_people(wanted), order.seed)
-    enrolled: list[str] = []
+    guests = Guests()
     steps: list[Step] = []
-    left = 0
-    try:
-        cast = prepare(access, crowd, wanted, serials, enrolled, report)
+    with _cleaned(order, access, guests, report):
+        cast = prepare(access, crowd, wanted, serials, guests, report)
         loaded = replace(access, exchange=loading)
-        player = Player(order, loaded, access, cast, serials, enrolled, report)
+        player = Player(order, loaded, access, cast, serials, guests, report)
         knee = player.play(steps)
-    finally:
-        # After an interrupt too. A service of one's own goes with all that is in it.
-        if order.target is not None:
-            left = erase_all(access, enrolled, report, keeps=order.keeps)
     return Session(
         order=order,
         url=asking.target.url,
@@ -76,8 +73,27 @@ def _hold(
         knee=knee,
         begun=begun,
         seconds=time.perf_counter() - start,
-        left_enrolled=left,
+        left_enrolled=guests.count if order.target is not None else 0,
     )
+
+
+@contextmanager
+def _cleaned(order: Order, access: Access, guests: Guests, report: Report) -> Iterator[None]:
+    """Erases the guests at the end, after an interrupt too, and then says who is left."""
+    is_told = False
+    try:
+        try:
+            yield
+        finally:
+            # A service of one's own goes with all that is in it.
+            if order.target is not None:
+                Cleaner(access, guests, report).clean(keeps=order.keeps)
+        is_told = True
+    finally:
+        if not is_told and order.target is not None and guests.count:
+            sys.stderr.write(
+                f"sosie: up to {guests.count} people stay enrolled: an operator erases them\n"
+            )
 
 
 def _greet(exchange: Exchange) -> Mapping[str, Any]:

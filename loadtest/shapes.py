@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
 from loadtest.arrivals import Process, Stretch
 from loadtest.errors import LoadTestRefused
+from loadtest.knee import CONFIRM_TIMES
 
 MOST_SECONDS = 86_400.0
 MOST_VISITS = 500_000
@@ -70,6 +71,17 @@ def lay_out(shape: Shape, course: Course) -> tuple[Stretch, ...]:
         stretches = (Stretch(shape.value, course.seconds, course.rate),)
     require_bounded(stretches)
     return stretches
+
+
+def require_runnable(shape: Shape, course: Course) -> None:
+    """What cannot be laid out is refused before anything is started: of a knee its longest step at
+    its highest rate, too."""
+    lay_out(shape, course)
+    if shape is Shape.KNEE:
+        if course.rate > course.most_rate:
+            raise LoadTestRefused("a knee starts at --rate, which must not be above --most-rate")
+        longest_s = course.seconds * CONFIRM_TIMES
+        lay_out(shape, replace(course, rate=course.most_rate, seconds=longest_s))
 
 
 def require_bounded(stretches: tuple[Stretch, ...]) -> None:

@@ -108,6 +108,7 @@ def _describe_knee(session: Session) -> dict[str, Any] | None:
         "lowest_rate_that_failed": knee.failed,
         "confirmed": knee.is_confirmed,
         "steps": knee.steps,
+        "ended_early": knee.trouble or None,
     }
 
 

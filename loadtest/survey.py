@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import gevent
@@ -38,6 +39,8 @@ class Survey:
 
     def __init__(self, exchange: Exchange, key: str) -> None:
         self._exchange, self._key = exchange, key
+        self.expires_at = datetime.max.replace(tzinfo=UTC)
+        """When the first of the templates that were issued is no longer taken."""
 
     def read_thresholds(self) -> Thresholds:
         told = self.ask("GET", "/v1/thresholds")["thresholds"]
@@ -49,9 +52,11 @@ class Survey:
 
         def issue_some(some: Sequence[bytes]) -> list[bytes | str]:
             value = {"items": [{"image": one} for one in some]}
-            items = self.ask("POST", "/v1/templates", value)["items"]
+            told = self.ask("POST", "/v1/templates", value)
+            expires_at = datetime.fromisoformat(told["expires_at"])
+            self.expires_at = min(self.expires_at, expires_at)
             tell(len(some))
-            return [one.get("template") or str(one["error"]["code"]) for one in items]
+            return [one.get("template") or str(one["error"]["code"]) for one in told["items"]]
 
         return _spread(issue_some, photographs, IMAGES_A_CALL)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.truth import APPROVED
+from loadtest.guests import Guests
 from loadtest.visits import Outcome
 
 OUTCOME = "outcome"
@@ -15,18 +15,18 @@ OUTCOME = "outcome"
 
 @dataclass(slots=True)
 class Tally:
-    """A listener of `events.request`. `enrolled` grows by each document that has a holder now."""
+    """A listener of `events.request`; `guests` are told what became of each enrollment."""
 
-    enrolled: list[str]
+    guests: Guests
     outcomes: list[Outcome] = field(default_factory=list)
 
     def listen(self, context: Mapping[str, Any], **others: Any) -> None:
         del others
         outcome: Outcome = context[OUTCOME]
         self.outcomes.append(outcome)
-        answer = outcome.answer
-        if answer.decision == APPROVED and answer.document_id is not None:
-            self.enrolled.append(answer.document_id)
+        key = outcome.visit.call.idempotency_key
+        if key is not None:
+            self.guests.settle(key, outcome.answer)
 
 
 @dataclass(frozen=True, slots=True)

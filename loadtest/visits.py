@@ -13,8 +13,9 @@ from loadtest.truth import Answer, Expectation
 class Visit:
     """One planned request. `number` is its plan number, by which reports name it.
 
-    `partner` is the number of the visit that it repeats or races with; `person` the number of the
-    person whose face it shows, for look-alikes to be told from that person himself.
+    `partner` is the number of the visit that it repeats or races with, `has_repeat` says that a
+    later one comes with its key; `person` is the number of the person whose face it shows, for
+    look-alikes to be told from that person himself.
     """
 
     number: int
@@ -26,6 +27,7 @@ class Visit:
     stretch: int = 0
     partner: int | None = None
     person: int | None = None
+    has_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

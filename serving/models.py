@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,19 +80,10 @@ def load_calibration(settings: Settings) -> Calibration:
 
 def threshold_rates(settings: Settings) -> ThresholdRates:
     """False match rates: those that the settings give, else the card's, else the usual."""
-    given = settings.thresholds
-    names = {
-        "verify": "verify_fmr",
-        "same_document": "same_document_fmr",
-        "review": "review_fmr",
-        "certain_margin": "certain_margin",
-    }
-    chosen = {
-        name: getattr(given, setting)
-        for name, setting in names.items()
-        if setting in given.model_fields_set
-    }
-    return replace(embedder_card(settings).rates or ThresholdRates(), **chosen)
+    given = settings.thresholds.model_dump(exclude_unset=True)
+    chosen = {**embedder_card(settings).rates, **given}
+    # `verify_fmr` of cards and settings is `verify` among rates.
+    return ThresholdRates(**{key.removesuffix("_fmr"): rate for key, rate in chosen.items()})
 
 
 def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds:

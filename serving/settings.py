@@ -180,7 +180,10 @@ def write_settings(home: Path, chosen: Chosen) -> None:
     The chosen ones are set; the others stand at their defaults, as comments. `RegistryExists`
     where there is a file.
     """
-    lines = ["# Settings of this Sosie deployment. A commented line shows its default.\n"]
+    lines = [
+        "# Settings of this Sosie deployment. A commented line shows its default; where the\n"
+        "# model's card has [thresholds] of its own, those stand before the defaults here.\n"
+    ]
     for name, info in Settings.model_fields.items():
         section = info.default
         assert isinstance(section, Section)

@@ -17,12 +17,14 @@ _DPI = 130
 _WIDTH, _PANEL_WIDTH = 9.0, 6.2
 
 
-def open_panels(height: float, panels: int = 1) -> tuple[Any, list[Any]]:
+def open_panels(
+    height: float, panels: int = 1, width: float | None = None
+) -> tuple[Any, list[Any]]:
     """A picture so many inches high, and its panels side by side."""
     from matplotlib.figure import Figure as Canvas
 
-    width = _WIDTH if panels == 1 else _PANEL_WIDTH * panels
-    figure = Canvas(figsize=(width, height), layout="constrained")
+    usual = _WIDTH if panels == 1 else _PANEL_WIDTH * panels
+    figure = Canvas(figsize=(width or usual, height), layout="constrained")
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
@@ -33,7 +35,8 @@ def close(figure: Any, path: Path, caption: str) -> None:
         axis.set_axisbelow(True)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
-    figure.supxlabel(caption, fontsize=8, color="#555555")
+    figure.supxlabel(caption, fontsize=7.5, color="#555555")
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DPI)
 
 

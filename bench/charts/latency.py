@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bench.charts.canvas import GOOD, OTHERS, OURS, close, draw_dots, open_panels
+from bench.charts.origin import name_machines, name_sizes
 from bench.lookup import find_result
 from bench.report import Report, Result
 from bench.wording import write_number
@@ -35,11 +36,10 @@ def draw_searches(reports: Mapping[str, Report], path: Path) -> bool:
         batch = result.setup.get("batch")
         axis.set_title(result.name + (f" of {batch}" if batch else ""))
         axis.set_xlabel("milliseconds a query")
-    setup = known[0].setup
     close(
         figure,
         path,
-        f"{setup['references']:,} x {setup['dim']}, {setup['threads']} threads; whiskers: "
+        f"{name_machines(reports, ('search',))}; {name_sizes(known[0].setup)}; whiskers: "
         "quartiles; grey: others, some of them approximate (see recall)",
     )
     return True
@@ -56,17 +56,19 @@ def draw_kernels(reports: Mapping[str, Report], path: Path) -> bool:
         draw_dots(axis, [one for one in result.figures if one.value is not None])
         axis.set_title(result.name, fontsize=9)
         axis.set_xlabel(result.figures[0].unit)
-    close(figure, path, "one thread; whiskers: quartiles")
+    sizes = "; ".join(dict.fromkeys(name_sizes(one.setup) for one in results))
+    close(figure, path, f"{name_machines(reports, ('kernels',))}\n{sizes}; whiskers: quartiles")
     return True
 
 
 def draw_service(reports: Mapping[str, Report], path: Path) -> bool:
     """Latency at 70 % of the load, and of what is accepted and refused far above it."""
-    panels = []
+    panels, sizes = [], ""
     for name in ("Matches", "Enrollments"):
         result = find_result(reports, "serve", f"{name} below and far above what it can do")
         if result is not None:
             panels.append((name, list(_find_parts(result))))
+            sizes = name_sizes(result.setup)
     if not panels:
         return False
     figure, axes = open_panels(3.2, len(panels))
@@ -80,7 +82,12 @@ def draw_service(reports: Mapping[str, Report], path: Path) -> bool:
         axis.set_title(name)
         axis.set_ylabel("ms from the moment it was due")
         axis.tick_params(axis="x", labelsize=8)
-    close(figure, path, "open loop: at 70 % of what the service can do, and at 3 times as much")
+    close(
+        figure,
+        path,
+        "open loop, the generator on the same cores: at 70 % of what the service can do, and at 3 "
+        f"times as much\n{name_machines(reports, ('serve',))}; {sizes}",
+    )
     return True
 
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.charts.canvas import LINE, OURS, close, draw_bars, note, open_panels
+from bench.charts.origin import name_machines, name_sizes
 from bench.direction import Better, better
-from bench.lookup import find_figure
+from bench.lookup import find_figure, find_result
 from bench.report import Figure, Report
+
+_CAPTION_WIDTH = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """Ours beside one other in the same run, and how both are told."""
+    """Ours beside one other in the same run, and how both are told.
+
+    `promise`: the ratio round by round, where a suite promises it.
+    """
 
     suite: str
     result: str
     ours: str
     other: str
     label: str
+    promise: str = ""
 
 
 VERSUS = (
@@ -46,6 +54,7 @@ VERSUS = (
         "exact8, the gallery",
         "FAISS PQ4fs+refine, k_factor 20",
         "batch / FAISS PQ fast scan (misses some)",
+        "batch_fastscan_speedup",
     ),
     Versus(
         "search",
@@ -89,6 +98,7 @@ VERSUS = (
         "as it comes",
         "behind Serve's own proxy",
         "matches / behind Ray Serve's own proxy",
+        "proxy_speedup",
     ),
 )
 """Comparisons that a person would ask for first."""
@@ -118,8 +128,24 @@ def draw_versus(reports: Mapping[str, Report], path: Path) -> bool:
         note(axis, f"{bar.value:.3g} x", bar.high, place)
     axis.set_xlim(right=max(bar.high for bar in bars) * 1.8)
     axis.set_title("Times as fast as the alternative, each in the same run")
-    close(figure, path, "bars: medians; whiskers: quartiles of both against each other")
+    close(
+        figure,
+        path,
+        "bars: medians over rounds of the ratio, or of both where they were not in turn; whiskers: "
+        f"quartiles of both against each other\n{name_origins(reports)}",
+    )
     return True
+
+
+def name_origins(reports: Mapping[str, Report]) -> str:
+    """Whose machine each suite was on, and of what sizes its largest comparison is."""
+    sizes: dict[str, str] = {}
+    for one in VERSUS:
+        result = find_result(reports, one.suite, one.result)
+        if result is not None:
+            sizes.setdefault(one.suite, name_sizes(result.setup))
+    told = "; ".join(f"{suite}: {text}" for suite, text in sizes.items() if text)
+    return f"{name_machines(reports, sizes)}\n{textwrap.fill(told, _CAPTION_WIDTH)}"
 
 
 def list_times(reports: Mapping[str, Report]) -> Iterator[Times]:
@@ -130,9 +156,20 @@ def list_times(reports: Mapping[str, Report]) -> Iterator[Times]:
         if ours is None or other is None or not ours.value or not other.value:
             continue
         is_rate = better(ours) is Better.MORE
-        value = ours.value / other.value if is_rate else other.value / ours.value
+        checks = reports[one.suite].checks
+        promised = next((check.value for check in checks if check.name == one.promise), None)
+        value = promised or _divide(ours, other, is_rate=is_rate)
         low, high = _bound(ours, other, value, is_rate=is_rate)
         yield Times(one.label, value, min(low, value), max(high, value))
+
+
+def _divide(ours: Figure, other: Figure, *, is_rate: bool) -> float:
+    """By the ratios of both to one base, which are medians over rounds, where there are any."""
+    if ours.ratio and other.ratio:
+        return ours.ratio / other.ratio
+    assert ours.value
+    assert other.value
+    return ours.value / other.value if is_rate else other.value / ours.value
 
 
 def _bound(ours: Figure, other: Figure, value: float, *, is_rate: bool) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from bench.commands.shared import DebugFlag
 from bench.reading import REPORTS
+from engine.errors import RequestError
 from serving.cli.output import (
     JsonFlag,
     escape,
@@ -22,6 +24,7 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from bench.comparison import Comparison
     from bench.pairing import Pair
+    from bench.report import Report
 
 IMAGES = Path(__file__).parents[2] / "docs" / "img"
 Images = Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")]
@@ -80,19 +83,39 @@ def compare(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="A report, or a folder of them.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The later one.")],
     as_json: JsonFlag = False,
+    only: Annotated[
+        str,
+        typer.Option(metavar="SUITES", help="With commas between them; all that OLD has if none."),
+    ] = "",
     debug: DebugFlag = False,
 ) -> None:
-    """Say what is worse by more than the noise of both runs; ends with 1 if anything is."""
+    """Say what is worse by more than the noise of both runs, or missing in the later one.
+
+    Ends with 1 if anything is, with 2 where nothing can be compared.
+    """
     from bench.comparison import compare as compare_reports
-    from bench.reading import read_reports
+    from bench.reading import explain_absent, list_unreadable, read_reports
 
     del debug
-    comparison = compare_reports(read_reports(old), read_reports(new))
+    before, after = read_reports(old), read_reports(new)
+    if not (old.is_dir() or new.is_dir()):
+        before, after = _name_alike(before, after)
+    wanted = _choose(only, before, old)
+    # A single report is asked for nothing else.
+    if not wanted and not new.is_dir():
+        wanted = tuple(after)
+    if wanted:
+        before = {name: one for name, one in before.items() if name in wanted}
+        after = {name: one for name, one in after.items() if name in wanted}
+    for name, why in list_unreadable(old).items():
+        if name in after:
+            raise RequestError(why)
+    comparison = compare_reports(before, after, explain_absent(new))
     if as_json:
         print_json(comparison.to_dict())
     else:
         _print(comparison)
-    if comparison.regressions:
+    if not comparison.holds:
         raise exit_negative()
 
 
@@ -137,14 +160,38 @@ def plots(
         Path, typer.Option(metavar="FILE", help="What `curves --json` wrote.")
     ] = REPORTS / "curves.json",
     folder: Images = IMAGES,
+    as_json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:
     """Draw latency.png and recall.png from the report of `curves`."""
     from bench.plots import draw_plots
 
     del debug
-    for path in draw_plots(report, folder):
-        print_line(str(path))
+    drawn = [str(path) for path in draw_plots(report, folder)]
+    if as_json:
+        print_json({"pictures": drawn})
+    else:
+        for path in drawn:
+            print_line(escape(path))
+
+
+def _name_alike(
+    old: dict[str, Report], new: dict[str, Report]
+) -> tuple[dict[str, Report], dict[str, Report]]:
+    """Two single reports; one that does not name its suite is of that of the other."""
+    ((name, before),), ((other, after),) = old.items(), new.items()
+    if not before.suite:
+        return {other: before}, new
+    return old, new if after.suite else {name: after}
+
+
+def _choose(only: str, reports: Mapping[str, Report], path: Path) -> tuple[str, ...]:
+    """The suites named with commas; `RequestError` for one that there is no report of."""
+    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    for name in names:
+        if name not in reports:
+            raise RequestError(f"no report of {name} in {path}: it has {', '.join(reports)}")
+    return names
 
 
 def _read(path: Path) -> str:
@@ -159,11 +206,14 @@ def _print(comparison: Comparison) -> None:
     print_line(f"[dim]A figure is {RULE}.[/]")
     for note in comparison.notes:
         print_line(escape(note))
+    for one in comparison.missing:
+        print_line(f"[red]✗[/] {escape(one)}")
     for verdict in (Verdict.WORSE, Verdict.BETTER, Verdict.UNSURE, Verdict.GONE):
         pairs: list[Pair] = [one for one in comparison.pairs if one.verdict is verdict]
         if pairs:
             print_pairs(verdict.value, pairs)
     same = sum(one.verdict is Verdict.SAME for one in comparison.pairs)
     print_line(
-        f"{len(comparison.regressions)} worse of {len(comparison.pairs)}; {same} within the noise"
+        f"{len(comparison.regressions)} worse of {len(comparison.pairs)}; {same} within the noise; "
+        f"{len(comparison.missing)} missing"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 
 from bench.checks import TARGETS, Goal, Measured, check_goals, load_goals
 from bench.machine import look, stamp
-from bench.report import Report, Result
+from bench.report import Report, Result, Setup
 from serving.cli.output import JsonFlag, exit_negative, print_json
 
 Suite = Callable[[], tuple[tuple[Result, ...], dict[str, Measured]]]
@@ -83,8 +83,15 @@ def run_suite(chosen: Chosen, name: str, suite: Suite) -> None:
     goals = [goal for goal in load_goals(chosen.targets) if goal.suite == name]
     machine = stamp() if chosen.stamp else look()
     results, measured = suite()
-    report = Report(machine, results, check_goals(goals, name, measured), name)
+    usual: Setup = {"seed": chosen.seed, "threads": machine.cores}
+    told = tuple(_complete(result, usual) for result in results)
+    report = Report(machine, told, check_goals(goals, name, measured), name)
     show_report(report, goals, as_json=chosen.as_json)
+
+
+def _complete(result: Result, usual: Setup) -> Result:
+    """With seed and threads: what says nothing of them has those of the run, and all cores."""
+    return replace(result, setup=result.setup | usual | result.setup)
 
 
 def show_report(report: Report, goals: Sequence[Goal], *, as_json: bool) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Prepared = tuple[Callable[[], Any], Callable[[Any], bool]]
 """What is timed, and what judges the last thing that it returned."""
 
+PLANNED = "planned"
+"""Where pytest-benchmark's JSON has the names of all actions, block by block."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:

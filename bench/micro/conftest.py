@@ -9,7 +9,7 @@ import cv2
 import faiss
 import pytest
 
-from bench.micro.actions import Sizes
+from bench.micro.actions import PLANNED, Sizes
 
 _OPTIONS: dict[str, tuple[Any, str]] = {
     "rows": (262_144, "Rows of the largest scan; searches and galleries have a quarter of it."),
@@ -19,6 +19,8 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
     "seed": (0, "Of the data."),
     "faces": ("", "Photographs in LFW's layout; LFW's own, or a portrait, if none."),
 }
+
+_NAMES = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,9 +38,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("block", range(blocks))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Everything once, then everything again: what a block has in common is its time."""
     items.sort(key=lambda item: item.callspec.params["block"])  # type: ignore[attr-defined]
+    config.stash[_NAMES] = [item.nodeid for item in items]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Adds what was to be timed: pytest-benchmark leaves out whatever raised."""
+    output_json[PLANNED] = config.stash[_NAMES]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.blocks import spread
+from bench.micro.actions import PLANNED
 from bench.report import Figure, Result, Setup
 from engine.errors import RequestError
 
@@ -43,6 +44,7 @@ class Timing:
     median: float
     low: float
     high: float
+    rounds: int
     is_right: bool
     setup: Setup
     work: float | None
@@ -59,6 +61,7 @@ class Timing:
             median=stats["median"],
             low=stats["q1"],
             high=stats["q3"],
+            rounds=stats["rounds"],
             is_right=info["is_right"],
             setup=info["setup"],
             work=info["work"],
@@ -67,7 +70,10 @@ class Timing:
 
 
 def time_actions(file: str, most_s: float, **options: object) -> list[Timing]:
-    """Those of one `test_*.py`, each for `most_s` seconds; `options` are those of the conftest."""
+    """Those of one `test_*.py`, each for `most_s` seconds; `options` are those of the conftest.
+
+    `RequestError` where one of them was not timed in every block: it raised.
+    """
     if find_spec(_PLUGIN) is None:
         raise RequestError("no pytest-benchmark: pip install 'sosie[bench]'")
     with TemporaryDirectory(prefix="sosie-bench-") as folder:
@@ -79,12 +85,24 @@ def time_actions(file: str, most_s: float, **options: object) -> list[Timing]:
             text=True,
             check=False,
         )
-        # 1: an assertion did not hold, which the document tells too.
-        if done.returncode not in (0, 1) or not path.is_file():
-            last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-            raise RequestError(f"pytest ended with {done.returncode}: {' '.join(last)[:200]}")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    return [Timing.from_dict(one) for one in document["benchmarks"]]
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    # 1: an answer was not right, which the document tells too, or something raised, which it hides.
+    if done.returncode not in (0, 1) or not text:
+        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        raise RequestError(f"pytest ended with {done.returncode}: {' '.join(last)[:200]}")
+    return _read_timings(json.loads(text), file)
+
+
+def _read_timings(document: Mapping[str, Any], file: str) -> list[Timing]:
+    # Without notes of its own a call was timed and then failed before anybody judged it.
+    timed = {one["fullname"]: one for one in document["benchmarks"] if one["extra_info"]}
+    missing = [name for name in document[PLANNED] if name not in timed]
+    if missing:
+        raise RequestError(
+            f"{len(missing)} of {len(document[PLANNED])} actions raised, first "
+            f"{missing[0].partition('::')[2]}: run pytest {MICRO / file}"
+        )
+    return [Timing.from_dict(one) for one in timed.values()]
 
 
 def count_wrong(timings: Sequence[Timing]) -> int:
@@ -146,6 +164,7 @@ def _list_times(timings: Sequence[Timing]) -> Iterator[Figure]:
             ratio=statistics.median(ratios),
             noise=spread([one.median for one in mine]),
             ratio_noise=spread(ratios),
+            repeats=min(one.rounds for one in mine),
         )
 
 
@@ -160,6 +179,7 @@ def _list_rates(timings: Sequence[Timing]) -> Iterator[Figure]:
             low=work / statistics.median(one.high for one in mine),
             high=work / statistics.median(one.low for one in mine),
             noise=spread([one.median for one in mine]),
+            repeats=min(one.rounds for one in mine),
         )
 
 

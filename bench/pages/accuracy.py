@@ -8,13 +8,17 @@ from typing import Any
 
 from bench.lookup import find_figure
 from bench.pages.markdown import render
+from bench.pages.stamping import stamp
 from bench.reading import read_report
 from bench.resemblance import RATES, RESEMBLANCE
 from engine.accuracy import tables
+from engine.accuracy.bootstrap import REPLICATES
 from engine.accuracy.population_fit import PHOTOGRAPHS
 from engine.accuracy.report import (
     describe_flagged,
+    describe_fusion,
     describe_growth,
+    describe_open_set,
     describe_quality,
     draw_pictures,
 )
@@ -27,6 +31,8 @@ from engine.models.catalog import builtin_card
 
 EVALUATION, SUITE = "evaluation.json", "accuracy"
 TOO_LOW_FMR = 1e-8
+LOOKED_AT = {"same_file": (0, 0), "same_picture": (13, 3), "two_names": (0, 13)}
+"""Of the half of LFW: flags within a person and across people that somebody has looked at."""
 POPULATION = ("single, photographs", "single, synthetic", "fused, photographs", "fused, synthetic")
 
 Report = dict[str, Any]
@@ -39,7 +45,8 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     """
     report = read_evaluation(reports)
     images.mkdir(parents=True, exist_ok=True)
-    draw_pictures(report, images / "det.png")
+    for picture in draw_pictures(report, images / "det.png").values():
+        stamp(picture, [reports / EVALUATION])
     calibration = load_calibration()
     fields = {
         **_fill_counts(report),
@@ -72,7 +79,6 @@ def build_model_card(reports: Path, images: Path) -> str:
         "wheel": card.file.wheel,
         "digest": report["model_digest"],
         "supported": _list_supported(report),
-        "calibrated_on": calibration.source,
     }
     return render("model-card.md.j2", **fields)
 
@@ -110,6 +116,7 @@ def _fill_counts(report: Report) -> dict[str, str]:
         "nonmated_pairs": f"{report['nonmated_pairs']:,}",
         "accuracy": f"{report['accuracy'] * 100:.2f} %",
         "accuracy_std": f"{report['accuracy_std'] * 100:.2f} %",
+        "replicates": f"{REPLICATES}",
         "interval_1e6": span(lowest["low"], lowest["high"]) if lowest else "no rate at all",
         "failed": f"{failed['events']:,}",
         "failed_most": percent(failed["high"]),
@@ -132,7 +139,10 @@ def _fill_tables(report: Report) -> dict[str, str]:
         "rates": tables.tabulate_rates(report),
         "acquisition": tables.tabulate_acquisition(report),
         "fusion": tables.tabulate_fusion(report),
+        "fusion_words": describe_fusion(),
+        "generalised": describe_generalised(report),
         "open_set": tables.tabulate_open_set(report),
+        "open_set_words": describe_open_set(report),
         "growth": describe_growth(growth),
         "curves": "\n\n".join(curves),
         "quality": describe_quality(report),
@@ -140,7 +150,26 @@ def _fill_tables(report: Report) -> dict[str, str]:
         "flagged": tables.tabulate_flagged(report),
         "flagged_words": describe_flagged(report),
         "cleaned": tables.tabulate_cleaned(report),
+        "looked_at": describe_looked_at(report),
     }
+
+
+def describe_generalised(report: Report) -> str:
+    """Where the generalised rate of this report stands."""
+    if not report["fta"]:
+        return "Here both are the same: every photograph gave a template."
+    return "The table of [one to one](#one-to-one) has it in its last column."
+
+
+def describe_looked_at(report: Report) -> str:
+    """Whether people have seen what this report flags: only where it flags what they saw."""
+    counts = report["flagged"]["counts"]
+    found = {
+        name: (counts[name]["within_person"], counts[name]["across_people"]) for name in LOOKED_AT
+    }
+    if found == LOOKED_AT:
+        return "All that were flagged as one picture or as one person were looked at, and are."
+    return "They are what the machine flags: nobody has looked at all of these."
 
 
 def _fill_calibration(calibration: Calibration) -> dict[str, str]:
@@ -156,6 +185,7 @@ def _fill_calibration(calibration: Calibration) -> dict[str, str]:
         "lowest_fused": power(fused.lowest_fmr),
         "highest": score(fused.highest_nonmated),
         "thresholds": tabulate_thresholds(calibration),
+        "calibrated_on": calibration.source,
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.pages.expressions import Figures
 from bench.pages.figures import (
+    README,
     Bindings,
     Line,
     Stated,
@@ -62,7 +63,8 @@ def list_problems(root: Path, reports: Path) -> Iterator[str]:
             yield f"docs/figures.toml: no document {one.document}"
     for name, path in documents.items():
         text = path.read_text(encoding="utf-8")
-        for problem in find_problems(text, bindings.of(name), figures):
+        of_it, with_blocks = bindings.of(name), name == README
+        for problem in find_problems(text, of_it, figures, with_blocks=with_blocks):
             yield f"{name} {problem}"
 
 

@@ -6,6 +6,7 @@
     search > promise > one_query_speedup                the value of a promise
     search > setup > One query > references             what a result was measured with
     goal > search > one_query_speedup                   the goal itself
+    model > highest threshold                           what the shipped calibration says
     A / B                                               one over the other
 
 A format is Python's for a float (`.1f`, `,.0f`), after it `p` for percent, `k` for thousands, `M`
@@ -21,6 +22,7 @@ from typing import Any
 
 from bench.checks import load_goals
 from bench.lookup import find_figure, find_result
+from bench.pages.calibrated import list_calibrated
 from bench.report import Report
 from engine.errors import RequestError
 
@@ -58,6 +60,8 @@ class Figures:
         if first == "goal" and len(rest) == 2:
             goals = (one.goal for one in load_goals() if [one.suite, one.name] == rest)
             value = next(goals, None)
+        elif first == "model" and len(rest) == 1:
+            value = list_calibrated().get(rest[0])
         elif first in self.reports and len(rest) >= 2:
             value = self._find_in(first, rest)
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -19,7 +19,11 @@ from bench.pages.numbers import Span, find_numbers
 from engine.errors import RequestError
 
 REASONS = ("setting", "limit", "goal", "data", "definition", "example")
-"""What a number may be that comes from no report. None of them is a measurement."""
+"""What a number may be that comes from no report. None of them is a figure of ours: an `example` is
+what a command printed once, and is shown to say what that looks like."""
+
+README = "README.md"
+"""Whose code blocks are read too: people take what it shows for what they will see."""
 
 _REST = "…"
 _PLACE = re.compile(r"\{([^{}|]+)\|([^{}|]+)\}")
@@ -102,8 +106,11 @@ def load_bindings(path: Path) -> Bindings:
     return Bindings(lines, stated, generated)
 
 
-def find_problems(text: str, bindings: Bindings, figures: Figures) -> Iterator[str]:
-    """What is wrong with a document's figures; `bindings` are its own."""
+def find_problems(
+    text: str, bindings: Bindings, figures: Figures, *, with_blocks: bool = False
+) -> Iterator[str]:
+    """What is wrong with a document's figures, in its code blocks too if asked for; `bindings` are
+    its own."""
     known: list[Span] = []
     for line in bindings.lines:
         found = list(line.pattern.finditer(text))
@@ -117,7 +124,7 @@ def find_problems(text: str, bindings: Bindings, figures: Figures) -> Iterator[s
         if not spans:
             yield f"is stated, and not there any more: {one.text}"
         known += spans
-    for span in find_numbers(text):
+    for span in find_numbers(text, with_blocks=with_blocks):
         if not _is_within(span, known):
             yield f"comes from no report: {_quote(text, span)}"
 
@@ -143,7 +150,7 @@ def update(text: str, bindings: Bindings, figures: Figures) -> str:
 
 def list_documents(root: Path, bindings: Bindings) -> Mapping[str, Path]:
     """README and pages of `docs` but for generated ones; records of decisions tell of their day."""
-    paths = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    paths = [root / README, *sorted((root / "docs").glob("*.md"))]
     names = {str(path.relative_to(root)): path for path in paths}
     return {name: path for name, path in names.items() if name not in bindings.generated}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,21 @@ from bench.wording import (
     write_number,
     write_spread,
 )
+from engine.accuracy.writing import write_table
+
+_SHARES = frozenset({"share", "FNMR"})
+"""Units of shares that read better as percent."""
+_WORDS = {
+    "1/s": "/s",
+    "of 1": "",
+    "absolute": "",
+    "share of pairs": "% of pairs",
+    "of pairs together": "% of pairs together",
+    "of the best": "% of the best",
+    "largest absolute difference": "at most",
+    "largest difference from cpu": "from cpu at most",
+}
+"""Units as a page writes them, where not as they are."""
 
 TEMPLATES = Path(__file__).parent / "templates"
 SIGNS = {True: "✓", False: "**✗**", None: "–"}  # noqa: RUF001 - a dash for what was not measured
@@ -49,7 +65,7 @@ def write_result(result: Result) -> str:
     kinds = {
         "low to high": any(one.low is not None for one in figures),
         "noise": any(one.noise is not None for one in figures),
-        "times as good": any(one.ratio is not None for one in figures),
+        name_base(result): any(one.ratio is not None for one in figures),
     }
     header = ["", "", *[kind for kind, is_there in kinds.items() if is_there]]
     return write_table(header, [_write_figure(one, kinds) for one in figures])
@@ -61,8 +77,8 @@ def write_promises(reports: Mapping[str, Report]) -> str:
         [
             suite,
             goal.description,
-            f"{write_number(check.value)} {goal.unit}" if check.value is not None else "",
-            f"{'≥' if goal.direction is Direction.AT_LEAST else '≤'} {write_number(check.goal)}",
+            _write_measured(check, goal),
+            write_goal(goal),
             SIGNS[check.holds],
         ]
         for suite, check, goal in _list_promises(reports)
@@ -70,16 +86,35 @@ def write_promises(reports: Mapping[str, Report]) -> str:
     return write_table(["suite", "promise", "measured", "goal", ""], rows)
 
 
+def write_value(value: float, unit: str) -> str:
+    """A figure as people read it: shares in percent, `/s` for what is counted in a second."""
+    scaled, called = _scale(value, unit)
+    gap = "" if called == "" else " "
+    return f"{write_number(scaled)}{gap}{called}"
+
+
+def write_goal(goal: Goal) -> str:
+    """`≥ 85 %`; in the unit of what is measured."""
+    sign = "≥" if goal.direction is Direction.AT_LEAST else "≤"
+    scaled, called = _scale(goal.goal, goal.unit)
+    return f"{sign} {write_number(scaled)}{' %' if called.startswith('%') else ''}"
+
+
+def name_base(result: Result) -> str:
+    """The head of the column of ratios: as what each row is so many times as good.
+
+    A base has exactly 1; where none is in the table, it stands in another one of its report.
+    """
+    bases = [one.name for one in result.figures if one.ratio == 1]
+    if len(bases) == 1:
+        return f"times as good as {bases[0]}"
+    return "times as good as " + ("the 1.00 above" if bases else "a row of another table")
+
+
 def count_promises(reports: Mapping[str, Report]) -> tuple[int, int]:
     """Those kept, and those measured."""
     held = [check.holds for _, check, _ in _list_promises(reports) if check.holds is not None]
     return sum(held), len(held)
-
-
-def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Without a line break at its end; a bar in a cell is written as text."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
 def _list_promises(reports: Mapping[str, Report]) -> Iterator[tuple[str, Check, Goal]]:
@@ -92,13 +127,33 @@ def _list_promises(reports: Mapping[str, Report]) -> Iterator[tuple[str, Check, 
 
 
 def _write_figure(figure: Figure, kinds: Mapping[str, bool]) -> list[str]:
-    if figure.skipped is not None:
+    if figure.value is None:
         value = f"skipped: {figure.skipped}"
     else:
-        value = f"{write_number(figure.value)} {figure.unit}"
-    columns = {
-        "low to high": write_spread(figure),
-        "noise": write_noise(figure),
-        "times as good": "" if figure.ratio is None else f"{figure.ratio:.2f}",
-    }
-    return [figure.name, value, *(text for kind, text in columns.items() if kinds[kind])]
+        value = write_value(figure.value, figure.unit)
+    texts = (
+        write_spread(_scale_spread(figure)),
+        write_noise(figure),
+        "" if figure.ratio is None else f"{figure.ratio:.2f}",
+    )
+    columns = zip(texts, kinds.values(), strict=True)
+    return [figure.name, value, *(text for text, is_there in columns if is_there)]
+
+
+def _write_measured(check: Check, goal: Goal) -> str:
+    if check.value is not None:
+        return write_value(check.value, goal.unit)
+    return "never" if check.holds is False else f"skipped: {check.skipped}"
+
+
+def _scale(value: float, unit: str) -> tuple[float, str]:
+    """Value and unit as they are written."""
+    called = "%" if unit in _SHARES else _WORDS.get(unit, unit)
+    return (value * 100 if called.startswith("%") else value), called
+
+
+def _scale_spread(figure: Figure) -> Figure:
+    if figure.low is None or figure.high is None:
+        return figure
+    low, high = (_scale(one, figure.unit)[0] for one in (figure.low, figure.high))
+    return replace(figure, low=low, high=high)

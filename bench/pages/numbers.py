@@ -17,13 +17,16 @@ _WITH_UNIT = re.compile(rf"(?<![\w.,/-])\d+(?:,\d{{3}})*(?:\.\d+)?\s?(?:{_UNITS}
 _CELL = re.compile(r"[*~≤≥<> ]*\d[\d,]*(?:\.\d+)?(?: \([^)]*\))?[* ]*")
 _MEASURED_HEADER = re.compile(r"\b(ms|bytes|recall|FNMR|score)\b|, s\b")
 _SEPARATOR = re.compile(r"\|[-:| ]+\|?\s*")
-# Code and links tell how, not how much.
-_HIDDEN = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", re.DOTALL)
+# Code and links tell how, not how much; but what a command printed may tell how long it took.
+_CODE, _BLOCK = r"`[^`\n]*`|\]\([^)]*\)", "```.*?```"
+_HIDDEN = re.compile(f"{_BLOCK}|{_CODE}", re.DOTALL)
+_HIDDEN_OUTSIDE = re.compile(_CODE)
 
 
-def find_numbers(page: str) -> Iterator[Span]:
-    """Their places in a page of Markdown, in order of kind."""
-    shown = _HIDDEN.sub(lambda match: re.sub(r"[^\n]", "\0", match[0]), page)
+def find_numbers(page: str, *, with_blocks: bool = False) -> Iterator[Span]:
+    """Their places in a page of Markdown, in order of kind; those of code blocks if asked for."""
+    hidden = _HIDDEN_OUTSIDE if with_blocks else _HIDDEN
+    shown = hidden.sub(lambda match: re.sub(r"[^\n]", "\0", match[0]), page)
     for match in _WITH_UNIT.finditer(shown):
         yield match.span()
     yield from _find_cells(shown)

@@ -62,24 +62,31 @@ class Weathered:
                 return float(start)
         return float("inf")
 
+    @property
+    def _never(self) -> str:
+        """What to say of a p99 that did not come back."""
+        return f"never within {self.after.intended_s.max(initial=0):.0f} s"
+
     def list_figures(self) -> tuple[Figure, ...]:
         p50, p99 = self.calm_ms
         storm, name = self.storm, f"{STORM_TIMES:.0f} times the load"
         refused = storm.is_refused
         return (
             Figure("100 %: answers in a closed loop", "1/s", self.rate),
-            Figure("70 %: p50", "ms", p50, ratio=1.0),
-            Figure("70 %: p99", "ms", p99, ratio=p50 / p99),
-            Figure("70 %: generator late, p99", "ms", self.calm.lateness_ms(0.99)),
+            _tell("70 %: p50", "ms", p50, "none was accepted", ratio=1.0),
+            _tell("70 %: p99", "ms", p99, "none was accepted", ratio=p50 / p99),
+            _tell("70 %: generator late, p99", "ms", self.calm.lateness_ms(0.99), "none was sent"),
             Figure(f"{name}: offered", "1/s", storm.offered_rate),
             Figure(f"{name}: sent", "1/s", storm.sent_rate),
-            Figure(f"{name}: generator late, p99", "ms", storm.lateness_ms(0.99)),
+            _tell(f"{name}: generator late, p99", "ms", storm.lateness_ms(0.99), "none was sent"),
             Figure(f"{name}: accepted", "1/s", storm.rate),
-            Figure(f"{name}: accepted, p50", "ms", storm.quantile_ms(0.5)),
-            Figure(f"{name}: accepted, p99", "ms", storm.quantile_ms(0.99)),
+            _tell(f"{name}: accepted, p50", "ms", storm.quantile_ms(0.5), "none was accepted"),
+            _tell(f"{name}: accepted, p99", "ms", storm.quantile_ms(0.99), "none was accepted"),
             Figure(f"{name}: refused (429)", "share", float(refused.mean())),
-            Figure(f"{name}: refused, p99", "ms", storm.quantile_ms(0.99, refused)),
-            Figure("afterwards: p99 is back after", "s", self.find_recovery_s()),
+            _tell(
+                f"{name}: refused, p99", "ms", storm.quantile_ms(0.99, refused), "none was refused"
+            ),
+            _tell("afterwards: p99 is back after", "s", self.find_recovery_s(), self._never),
             Figure("answers of another kind", "answers", float(self.unexpected)),
         )
 
@@ -99,6 +106,13 @@ class Weathered:
             **storm,
             f"{prefix}_unexpected": float(self.unexpected),
         }
+
+
+def _tell(name: str, unit: str, value: float, otherwise: str, ratio: float | None = None) -> Figure:
+    """The figure; skipped where it is no number, which JSON could not hold."""
+    if not np.isfinite(value):
+        return Figure.skip(name, unit, otherwise)
+    return Figure(name, unit, value, ratio=ratio)
 
 
 def weather(generator: Generator, load: Load, rate: float, plan: Weather) -> Weathered:

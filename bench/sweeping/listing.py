@@ -28,6 +28,7 @@ def list_flood(flood: Flood, seed: int) -> Result:
         "links a document": LINKS_A_DOCUMENT,
         "scores": "random",
         "seed": seed,
+        "threads": 1,
     }
     figures = (
         Figure("clustered", "s", flood.seconds),

@@ -17,10 +17,10 @@ from engine.accuracy.bootstrap import draw_people
 from engine.accuracy.comparisons import Comparisons
 from engine.accuracy.metrics import LEAST_EXPECTED_PAIRS
 from engine.accuracy.shares import (
-    LEAST_PEOPLE,
     Share,
     count_strangers,
     pair_share_of,
+    refuse_few,
     share_of,
 )
 
@@ -153,10 +153,10 @@ def _measure(
     counts = np.bincount(people[codes == number], minlength=len(weights))
     matches = sample.matches.keep(_shared(codes, sample.matches) == number)
     own = labels.codes == number
-    fnmr_refused = _refuse(len(np.unique(owners)), "people with two photographs", LEAST_PEOPLE)
+    fnmr_refused = refuse_few(len(np.unique(owners)), "people with two photographs")
     least_pairs = round(LEAST_EXPECTED_PAIRS / sample.common_fmr)
     strangers, asked = count_strangers(counts), int((counts > 0).sum())
-    fmr_refused = _refuse(asked, "people", LEAST_PEOPLE) or _refuse(
+    fmr_refused = refuse_few(asked) or refuse_few(
         strangers, f"non-mated pairs at FMR {sample.common_fmr:g}", least_pairs
     )
     return Group(
@@ -192,13 +192,6 @@ def _measure_across(
     return pair_share_of(
         people[matches.left], people[matches.right], counts, weights, without=groups
     )
-
-
-def _refuse(found: int, what: str, needed: int) -> str | None:
-    if found >= needed:
-        return None
-    told = what.replace("people", "person", 1) if found == 1 else what
-    return f"{found:,} {told}, {needed:,} are needed"
 
 
 def find_differential(rates: dict[str, Share]) -> Differential | None:

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from engine.accuracy import tables
+from engine.accuracy.bootstrap import REPLICATES
 from engine.accuracy.pictures.ageing import draw_ageing
 from engine.accuracy.pictures.bars import draw_attribute, draw_quality
 from engine.accuracy.pictures.det import draw_det
@@ -85,7 +86,7 @@ def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
         f"{report['people']:,} people, {report['photographs']:,} photographs, "
         f"{report['mated_pairs']:,} mated and {report['nonmated_pairs']:,} non-mated pairs; model "
         f"`{report['model_digest'][:12]}`. The words are those of ISO/IEC 19795-1. Intervals are "
-        "95 %, by a bootstrap over people.",
+        f"95 %, by a bootstrap over people ({REPLICATES} replicates), where no other way is named.",
         "## Failure to acquire",
         tables.tabulate_acquisition(report),
         "## One to one",
@@ -118,6 +119,15 @@ def _write_fusion(report: Report) -> Iterator[str]:
     if report["fusion"]:
         yield f"Two photographs, one reference ({report['fusion']['people']:,} people):"
         yield tables.tabulate_fusion(report)
+        yield describe_fusion()
+
+
+def describe_fusion() -> str:
+    """How its intervals are made."""
+    return (
+        "The intervals are Wilson's at a fixed threshold, over people and not over pairs: the "
+        "rounds draw the same ones again."
+    )
 
 
 def _write_identification(report: Report, shown: Mapping[str, str]) -> Iterator[str]:
@@ -130,6 +140,7 @@ def _write_identification(report: Report, shown: Mapping[str, str]) -> Iterator[
         f"{found['nonmated_probes']:,} of strangers."
     )
     yield tables.tabulate_open_set(report)
+    yield describe_open_set(report)
     growth = report["gallery_growth"]
     if not growth:
         return
@@ -139,6 +150,17 @@ def _write_identification(report: Report, shown: Mapping[str, str]) -> Iterator[
     for curve in growth["curves"]:
         yield tables.describe_curve(curve)
         yield tables.tabulate_growth(curve)
+
+
+def describe_open_set(report: Report) -> str:
+    """How its intervals are made, and why another table may have others for the same gallery."""
+    return (
+        "The intervals are Wilson's over the mated probes, one a person, at the threshold of this "
+        "one split into people enrolled and strangers. Against the size of the gallery the rates "
+        "are means over all galleries, with thresholds of their own, and the intervals a bootstrap "
+        "that finds the threshold anew in each replicate: so a gallery of "
+        f"{report['open_set']['gallery_size']:,} may have another rate and interval there."
+    )
 
 
 def describe_growth(growth: Mapping[str, Any]) -> str:

@@ -61,11 +61,12 @@ def count_share(
     return summarize(int(events.sum()), int(trials.sum()), asked, replicates, asked)
 
 
-def refuse_few(people: int) -> str | None:
-    """Why so many people are too few for a share, or None where they are enough."""
-    if people >= LEAST_PEOPLE:
+def refuse_few(found: int, what: str = "people", needed: int = LEAST_PEOPLE) -> str | None:
+    """Why so many are too few, by default for a share; or None where they are enough."""
+    if found >= needed:
         return None
-    return f"{people} {'person' if people == 1 else 'people'}, {LEAST_PEOPLE} are needed"
+    told = what.replace("people", "person", 1) if found == 1 else what
+    return f"{found:,} {told}, {needed:,} are needed"
 
 
 def pair_share_of(

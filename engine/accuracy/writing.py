@@ -65,15 +65,19 @@ def times(differential: Mapping[str, Any] | None) -> str:
     """Worst over best group, with its interval, and whether chance could be enough."""
     if differential is None:
         return "not given: fewer than two groups are large enough"
-    low, high = differential["low"], differential["high"]
-    end = "and more" if high is None else f"to {high:.3g}"
     worst, best = f"`{differential['worst']}`", f"`{differential['best']}`"
-    ratio = differential["ratio"]
-    if ratio is None and low <= 1:
+    if differential["ratio"] is None and differential["low"] <= 1:
         return f"no number: {best} shows no error, and chance could bring what {worst} shows"
+    told, ends = write_times(differential)
+    verdict = "beyond chance" if differential["low"] > 1 else "no more than chance could bring"
+    return f"{worst} {told} {best} ({ends}; {verdict})"
+
+
+def write_times(differential: Mapping[str, Any]) -> tuple[str, str]:
+    """How many times, and the interval of it."""
+    ratio, low, high = (differential[name] for name in ("ratio", "low", "high"))
     told = f"{ratio:.3g} times" if ratio else f"at least {low:.2g} times"
-    verdict = "beyond chance" if low > 1 else "no more than chance could bring"
-    return f"{worst} {told} {best} ({low:.2g} {end}; {verdict})"
+    return told, f"{low:.2g} {'and more' if high is None else f'to {high:.3g}'}"
 
 
 def _two_digits(value: float) -> str:

@@ -15,13 +15,20 @@ from engine.capacity.costs import (
 from engine.capacity.demand import Demand
 from engine.capacity.figures import ASSUMED, Figures, Origin, Quantity
 from engine.capacity.layout import WHILE_MERGING, Layout
-from engine.capacity.simulation import ENROLLMENTS_ONGOING
 
 
 def list_assumptions(
-    layout: Layout | None, demand: Demand, costs: Costs, figures: Figures, node: Node
+    layout: Layout | None,
+    demand: Demand,
+    costs: Costs,
+    figures: Figures,
+    node: Node,
+    most_ongoing: int,
 ) -> tuple[str, ...]:
-    """In the order of the way of a request; what nobody has measured comes last."""
+    """In the order of the way of a request; what nobody has measured comes last.
+
+    `most_ongoing` enrollments are with an ingress at once, as a simulation has it; 0: no bound.
+    """
     said = [
         "People come independently of each other (Poisson), at the rate of the busiest hour. "
         "Everybody brings photographs as large as those that were measured.",
@@ -31,7 +38,7 @@ def list_assumptions(
         f"{_describe_bandwidth(figures, node)}; a scan is as fast as that allows.",
         "The time of photographs spreads by a factor of "
         f"{1 + PAIR_SPREAD:.1f}; an ingress takes up to eight pairs at once, and "
-        f"{ENROLLMENTS_ONGOING} enrollments are with it at most: more are told to come again.",
+        f"{_describe_bound(most_ongoing)}.",
         f"One writer decides up to {costs.batch} at once; after a batch of several it waits "
         f"{GATHER_S * 1e3:.0f} ms for more. Decisions cost what they do however many false "
         "candidates there are.",
@@ -66,9 +73,16 @@ def _describe_machine(figures: Figures) -> str:
     return f"Figures are of {machine}."
 
 
+def _describe_bound(most_ongoing: int) -> str:
+    if not most_ongoing:
+        return "however many enrollments come, none is told to come again"
+    are = "enrollment is" if most_ongoing == 1 else "enrollments are"
+    return f"{most_ongoing} {are} with it at most: more are told to come again"
+
+
 def _describe_bandwidth(figures: Figures, node: Node) -> str:
     """Where it is from: `assume_node` takes what is not given from the scans."""
-    read = figures.dim / figures.value(Quantity.SCAN_ALONE)
+    read = figures.kind.dim / figures.value(Quantity.SCAN_ALONE)
     if math.isclose(node.bandwidth_bytes_s, read * node.cores):
         return f"{read / 1e9:.0f} a core as the scans did"
     if node.bandwidth_bytes_s == MOST_BANDWIDTH_BYTES_S:
@@ -95,7 +109,7 @@ def _describe_places(layout: Layout | None, costs: Costs) -> list[str]:
 def _list_assumed(figures: Figures) -> list[str]:
     return [
         f"Not measured: {ASSUMED[one].label}, taken as {show_value(figures.value(one), one)} "
-        f"({ASSUMED[one].why})."
+        f"({figures[one].source})."
         for one in figures.list_assumed()
     ]
 

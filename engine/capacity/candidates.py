@@ -6,11 +6,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.capacity.demand import DAY_S
 from engine.matching.thresholds import CalibrationCurve, Rate
 
 WANTED = 0.1
 """False candidates a search that a desk can work with, as with 100,000 faces at FMR 1e-6."""
-DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

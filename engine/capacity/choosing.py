@@ -46,17 +46,17 @@ def choose_layout(demand: Demand, costs: Costs, figures: Figures, node: Node) ->
     budgets = _split(demand, costs)
     if isinstance(budgets, Shortfall):
         return budgets
-    most = _writers_most(demand, costs)
-    if demand.enrollments > most:
+    decided = _writers_most(demand, costs)
+    if demand.enrollments > decided:
         return Shortfall(
             f"one writer orders all decisions, and at {demand.ceiling:.0%} of its time it makes "
-            f"{most:,.0f} a second without any search: {demand.enrollments:,.0f} need a faster "
+            f"{decided:,.0f} a second without any search: {demand.enrollments:,.0f} need a faster "
             "machine or disk, or larger batches (--batch)"
         )
-    spare = _bound_ingresses(demand, costs, node)[1]
+    fewest, most = _bound_ingresses(demand, costs, node)
 
     def is_enough(shards: int) -> bool:
-        layout = Layout(node=node, ingress_nodes=spare, shards=shards)
+        layout = Layout(node=node, ingress_nodes=most, shards=shards)
         return _fits(layout, demand, figures) and _holds_inside(layout, demand, costs, budgets)
 
     shards = 0 if is_enough(0) else _least(is_enough, 1, MOST_SHARDS)
@@ -67,8 +67,7 @@ def choose_layout(demand: Demand, costs: Costs, figures: Figures, node: Node) ->
         layout = Layout(node=node, ingress_nodes=count, shards=0)
         return _holds_outside(layout, demand, costs, budgets)
 
-    least, most = _bound_ingresses(demand, costs, node)
-    ingress_nodes = _least(is_served, least, most)
+    ingress_nodes = _least(is_served, fewest, most)
     if ingress_nodes is None:
         return Shortfall(f"more than {most:,} nodes for photographs alone: allow more time")
     return Layout(node=node, ingress_nodes=ingress_nodes, shards=shards)

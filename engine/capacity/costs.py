@@ -97,7 +97,7 @@ class Costs:
             ),
             stream_s=scan.fixed_s,
             probe_s=scan.item_s,
-            code_bytes=figures.dim,
+            code_bytes=figures.kind.dim,
             fan_out_s=value(Quantity.FAN_OUT),
             hop_s=value(Quantity.HOP),
             batch=batch,
@@ -131,7 +131,7 @@ def assume_node(
     """
     machine = figures.machine
     count = cores or machine.cores
-    read = figures.dim / figures.value(Quantity.SCAN_ALONE)
+    read = figures.kind.dim / figures.value(Quantity.SCAN_ALONE)
     most = max(MOST_BANDWIDTH_BYTES_S, read * machine.cores)
     return Node(
         cores=count,

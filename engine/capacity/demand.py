@@ -9,6 +9,8 @@ from engine.errors import RequestError
 
 MOST_FACES = 100_000_000_000
 MOST_ARRIVALS = 1_000_000.0
+DAY_S = 86_400
+"""What comes in a day is reckoned at the busiest rate all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,7 @@ ASSUMED: Mapping[Quantity, Assumed] = {
         "way between ingress and registrar, and back", "s", 2e-3, "a call of Ray each way"
     ),
     Quantity.REFERENCE_BYTES: Assumed(
-        "memory of a reference", "bytes", 657.0, "128 floats, their codes and their ids"
+        "memory of a reference", "bytes", 657.0, "its floats, their codes and its ids"
     ),
     Quantity.SNAPSHOT_BYTES: Assumed(
         "snapshot, a reference", "bytes", 652.0, "what is in memory, but for the order of ids"
@@ -136,19 +136,56 @@ Found = Mapping[Quantity, Figure]
 
 
 @dataclass(frozen=True, slots=True)
+class VectorKind:
+    """Vectors of so many floats, each kept in a gallery's memory in so many bytes."""
+
+    dim: int = 128
+    float_bytes: int = 4
+
+
+USUAL = VectorKind()
+"""What `ASSUMED` is of."""
+OF_VECTORS = frozenset(Quantity) - {
+    Quantity.PAIR_ALONE,
+    Quantity.PAIR,
+    Quantity.HTTP,
+    Quantity.HOP,
+    Quantity.REGISTRAR_BYTES,
+    Quantity.INGRESS_BYTES,
+    Quantity.OTHER_BYTES,
+}
+"""What is another figure where vectors are of another kind."""
+
+
+def assume(quantity: Quantity, kind: VectorKind = USUAL) -> Figure:
+    """What is taken where nobody has measured it, of vectors of this kind."""
+    assumed = ASSUMED[quantity]
+    value = assumed.value
+    match quantity:
+        case Quantity.REFERENCE_BYTES | Quantity.SNAPSHOT_BYTES:
+            # A float and its code of a byte.
+            value += kind.dim * (kind.float_bytes + 1) - USUAL.dim * (USUAL.float_bytes + 1)
+        case Quantity.ROW_BYTES:
+            # The store keeps float32, whatever the gallery does.
+            value += (kind.dim - USUAL.dim) * USUAL.float_bytes
+        case Quantity.SCAN_ALONE | Quantity.SCAN | Quantity.RESTORE:
+            value *= kind.dim / USUAL.dim
+    scaled = f", scaled to {kind.dim} floats of {8 * kind.float_bytes} bits"
+    source = assumed.why if value == assumed.value else assumed.why + scaled
+    return Figure(value, Origin.ASSUMED, source)
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """Every quantity, known or assumed; `machine` is the one that most is known of."""
 
     machine: Machine
-    dim: int
+    kind: VectorKind
     found: Found = field(repr=False)
 
     def __getitem__(self, quantity: Quantity) -> Figure:
         known = self.found.get(quantity)
-        if known is not None:
-            return known
-        assumed = ASSUMED[quantity]
-        return Figure(assumed.value, Origin.ASSUMED, assumed.why)
+        return assume(quantity, self.kind) if known is None else known
 
     def value(self, quantity: Quantity) -> float:
         return self[quantity].value

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from engine.capacity.figures import ASSUMED, Figure, Origin, Quantity
+from engine.capacity.figures import (
+    OF_VECTORS,
+    USUAL,
+    Figure,
+    Origin,
+    Quantity,
+    VectorKind,
+    assume,
+)
 from engine.capacity.reports import Report, ReportedResult
 
 SOSIE = "Sosie, cpu"
@@ -23,25 +31,26 @@ Values = Mapping[Quantity, float | None]
 Look = Callable[[ReportedResult, int], Values]
 
 
-def find_figures(report: Report) -> dict[Quantity, Figure]:
-    """What this report knows."""
+def find_figures(report: Report, kind: VectorKind = USUAL) -> dict[Quantity, Figure]:
+    """What this report knows, of galleries and stores of such vectors alone."""
     found: dict[Quantity, Figure] = {}
     for name, look in LOOKS.items():
         result = report.result(name)
-        if result is None or not _is_of_default_model(result):
+        if result is None:
             continue
+        is_of_kind = _is_of(kind, result)
         source = f"{report.name}: {name} ({report.machine.cpu}, {report.machine.cores} cores)"
         for quantity, value in look(result, report.machine.cores).items():
-            if value is not None and value >= 0:
+            if value is not None and value >= 0 and (is_of_kind or quantity not in OF_VECTORS):
                 found[quantity] = Figure(value, Origin.REPORTED, source)
     return found
 
 
-def gather_figures(reports: Iterable[Report]) -> dict[Quantity, Figure]:
+def gather_figures(reports: Iterable[Report], kind: VectorKind = USUAL) -> dict[Quantity, Figure]:
     """What these know together; where two have a figure, that of the later."""
     found: dict[Quantity, Figure] = {}
     for report in reports:
-        found |= find_figures(report)
+        found |= find_figures(report, kind)
     return found
 
 
@@ -58,9 +67,10 @@ def find_spread(p50: float | None, p99: float | None) -> float | None:
     return math.log(p99 / p50) / P99
 
 
-def _is_of_default_model(result: ReportedResult) -> bool:
-    """A report of other dimensions (`search --dim 512`) is of another gallery."""
-    return result.setup.get("dim", 128) == 128
+def _is_of(kind: VectorKind, result: ReportedResult) -> bool:
+    """Suites keep vectors as float32; one that names no dimension (`--dim`) has the usual."""
+    dim = result.setup.get("dim", USUAL.dim)
+    return (dim, USUAL.float_bytes) == (kind.dim, kind.float_bytes)
 
 
 def _read_pairs(result: ReportedResult, _cores: int) -> Values:
@@ -145,7 +155,7 @@ def _read_resident(result: ReportedResult, cores: int) -> Values:
     registrar = result.value("memory at the end: registrar")
     others = [result.value(f"memory at the end: {part}") for part in OTHER_PARTS]
     known = [one for one in others if one is not None]
-    held = result.size("references") * ASSUMED[Quantity.REFERENCE_BYTES].value
+    held = result.size("references") * assume(Quantity.REFERENCE_BYTES).value
     return {
         # One for each core, as it comes.
         Quantity.INGRESS_BYTES: _times(ingresses, MIB / cores),

@@ -6,14 +6,13 @@ import math
 from dataclasses import dataclass
 
 from engine.capacity.costs import Node
+from engine.capacity.demand import DAY_S
 from engine.capacity.figures import Figures, Quantity
 
 MOST_SHARDS = 256
 """As `[gallery] shards` allows."""
 WHILE_MERGING = 2.0
 """The largest merge makes the new segment beside the old ones: times the memory at rest."""
-FLOAT16_SAVES_BYTES = 2
-"""A float that is kept in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +91,7 @@ class Disk:
         snapshot = 0.0 if layout.shards else faces * figures.value(Quantity.SNAPSHOT_BYTES)
         return cls(
             store_bytes=faces * (row + attempt),
-            day_bytes=enrollments * 86_400 * (row + attempt),
+            day_bytes=enrollments * DAY_S * (row + attempt),
             # A new one is written beside the old.
             snapshot_bytes=2 * snapshot,
         )

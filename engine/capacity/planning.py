@@ -17,7 +17,7 @@ from engine.capacity.demand import Demand
 from engine.capacity.expectation import Expected, expect
 from engine.capacity.figures import Figures, Quantity
 from engine.capacity.layout import Disk, Layout, Memory
-from engine.capacity.simulation import Run, Trial, simulate
+from engine.capacity.simulation import ENROLLMENTS_ONGOING, Run, Trial, simulate
 
 TOLERANCE = 0.2
 """How far formula and simulation may be apart before a plan says so."""
@@ -164,12 +164,13 @@ def make_plan(
 ) -> Plan:
     """Chooses a layout by formula; with a `trial`, plays it too."""
     layout = choose_layout(demand, costs, figures, node)
+    most_ongoing = ENROLLMENTS_ONGOING if trial is None else trial.most_ongoing
     if isinstance(layout, Shortfall):
         return Plan(
             demand=demand,
             node=node,
             figures=figures,
-            assumptions=list_assumptions(None, demand, costs, figures, node),
+            assumptions=list_assumptions(None, demand, costs, figures, node, most_ongoing),
             candidates=candidates,
             shortfall=layout.reason,
         )
@@ -181,21 +182,25 @@ def make_plan(
         demand=demand,
         node=node,
         figures=figures,
-        assumptions=list_assumptions(layout, demand, costs, figures, node),
+        assumptions=list_assumptions(layout, demand, costs, figures, node, most_ongoing),
         candidates=candidates,
         layout=layout,
         expected=expected,
         memory=Memory.of(layout, demand.faces, figures),
         disk=Disk.of(layout, demand.faces, demand.enrollments, figures),
         start_s=demand.faces * figures.value(Quantity.RESTORE),
-        busy_cores=_count_busy(layout, expected),
+        busy_cores=_count_busy(layout, demand, costs, expected),
         played=played,
     )
 
 
-def _count_busy(layout: Layout, expected: Expected) -> float:
-    """Cores at work on average, the scans' and the writer's among them."""
+def _count_busy(layout: Layout, demand: Demand, costs: Costs, expected: Expected) -> float:
+    """Cores at work on average: those of the ingresses, of the scans, and the writer's own.
+
+    While the writer waits for a scan it takes no core beside the scan's.
+    """
     busy = expected.ingress * layout.ingress_cores
     if layout.is_one_machine:
         return busy
-    return busy + expected.writer + expected.scanner * layout.node.cores * max(layout.shards, 1)
+    deciding = demand.enrollments * costs.decision(costs.batch) / costs.batch
+    return busy + deciding + expected.scanner * layout.node.cores * max(layout.shards, 1)

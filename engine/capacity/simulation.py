@@ -24,14 +24,14 @@ WARM_SHARE = 0.1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """So many requests, Poisson arrivals or evenly spaced ones; or, with `connections`, a closed
-    loop of enrollments in which each sends again when it is answered."""
+    loop of enrollments in which each sends again when it is answered, and none is refused."""
 
     requests: int = 20_000
     seed: int = 0
     is_even: bool = False
     connections: int = 0
     most_ongoing: int = ENROLLMENTS_ONGOING
-    """Enrollments with each ingress at once; 0: no bound."""
+    """Enrollments with each ingress at once where arrivals are open; 0: no bound."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,10 +49,9 @@ class Run:
     ingress: float
     batch: float
 
-    def quantile(self, share: float, *, of_searches: bool = False) -> float:
-        """Seconds; NaN where nobody was answered."""
-        times = self.search_s if of_searches else self.enroll_s
-        return float(np.quantile(times, share)) if len(times) else math.nan
+    def quantile(self, share: float) -> float:
+        """Of enrollments, in seconds; NaN where none was answered."""
+        return float(np.quantile(self.enroll_s, share)) if len(self.enroll_s) else math.nan
 
 
 def simulate(layout: Layout, demand: Demand, costs: Costs, trial: Trial | None = None) -> Run:
@@ -80,7 +79,9 @@ class _Play:
         # least. A dict keeps an order that a seed repeats.
         self._lines: list[dict[int, None]] = [dict.fromkeys(range(self._count), None)]
         self._ongoing = [0] * self._count
-        self._most = trial.most_ongoing * self._count or math.inf
+        # A closed loop bounds itself: whom it refused would never come again.
+        bound = 0 if trial.connections else trial.most_ongoing
+        self._most = bound * self._count or math.inf
         self._came = self._refused = self._enrolling = 0
         self._done: list[tuple[float, float, bool]] = []
 

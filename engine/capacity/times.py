@@ -62,10 +62,6 @@ class Times:
         place = int(np.searchsorted(np.cumsum(self.masses), share - 1e-12))
         return math.inf if place >= GRID - 1 else place * self.step_s
 
-    @property
-    def mean_s(self) -> float:
-        return float(self.masses @ np.arange(GRID)) * self.step_s
-
 
 def jitters(spread: float) -> NDArray[np.float64]:
     """Equally likely factors, float64[JITTERS], of mean 1."""

@@ -71,14 +71,13 @@ class Batches:
     """A queue whose one server takes all that has gathered, up to a batch.
 
     `latency` is from arrival to the end of one's batch; `left` is what is left of a batch for
-    whoever looks in at any moment, 0 while it idles; `batch` the mean size. `utilisation` is of
-    what full batches could do, `busy` the share of time.
+    whoever looks in at any moment, 0 while it idles; `batch` the mean size, `busy` the share of
+    time.
     """
 
     latency: Times
     left: Times
     batch: float
-    utilisation: float
     busy: float
 
 
@@ -101,7 +100,7 @@ def serve_batches(
         return None
     if rate <= 0:
         lone, none = Times.constant(float(work_s[0]), step_s), Times.constant(0.0, step_s)
-        return Batches(lone, none, 1.0, 0.0, 0.0)
+        return Batches(lone, none, batch=1.0, busy=0.0)
     states = _count_states(rate * (float(work_s[-1]) + gather_s), most, utilisation)
     waiting = np.arange(states)
     sizes = np.clip(waiting, 1, most)
@@ -119,7 +118,6 @@ def serve_batches(
             step_s,
         ),
         batch=float(stationary @ sizes),
-        utilisation=utilisation,
         busy=float(stationary @ work_s[sizes - 1]) / (float(spent.sum()) + idle),
     )
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelMissing
-from engine.matching.thresholds import ThresholdRates
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
 
@@ -40,6 +39,8 @@ class Step(StrEnum):
 
 
 ALIGNMENTS = ("arcface",)
+RATES, MARGIN = ("verify_fmr", "same_document_fmr", "review_fmr"), "certain_margin"
+"""Keys of a card's `[thresholds]`, named as a deployment's settings are."""
 DEFAULT_STEPS = (
     Step.FOLD_WEIGHTS,
     Step.FREE_BATCH,
@@ -75,7 +76,7 @@ class FileSource:
 class ModelCard:
     """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
 
-    `rates`: what its thresholds keep where a deployment sets none, None for the usual.
+    `rates`: what its thresholds keep where a deployment sets none, by the names of `[thresholds]`.
     """
 
     name: str
@@ -90,7 +91,7 @@ class ModelCard:
     calibration: str | None
     rewriting: tuple[Step, ...]
     folder: Path
-    rates: ThresholdRates | None = None
+    rates: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def calibration_path(self) -> Path | None:
@@ -180,10 +181,12 @@ class _Table:
             raise self.refuse(key, "a whole number, 0 or more")
         return value
 
-    def share(self, key: str, default: float) -> float:
-        value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-            raise self.refuse(key, "a number between 0 and 1")
+    def share(self, key: str, *, may_be_zero: bool = False) -> float:
+        value = self._get(key, None)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not (0 < value < 1 or (may_be_zero and value == 0)):
+            wanted = "0 or more, and below 1" if may_be_zero else "a number between 0 and 1"
+            raise self.refuse(key, wanted)
         return float(value)
 
     def three(self, key: str, default: float) -> tuple[float, float, float]:
@@ -233,7 +236,7 @@ def _parse(table: _Table, folder: Path) -> ModelCard:
         calibration=table.text("calibration", "") or None,
         rewriting=_parse_steps(table),
         folder=folder,
-        rates=_parse_rates(table),
+        rates=_parse_rates(table, role),
     )
     for part in (table, file, given):
         part.check_complete()
@@ -257,16 +260,15 @@ def _parse_input(table: _Table) -> InputContract:
     )
 
 
-def _parse_rates(table: _Table) -> ThresholdRates | None:
+def _parse_rates(table: _Table, role: Role) -> Mapping[str, float]:
     if not table.has("thresholds"):
-        return None
-    given, usual = table.table("thresholds"), ThresholdRates()
-    rates = ThresholdRates(
-        verify=given.share("verify_fmr", usual.verify),
-        same_document=given.share("same_document_fmr", usual.same_document),
-        review=given.share("review_fmr", usual.review),
-        certain_margin=given.share("certain_margin", usual.certain_margin),
-    )
+        return {}
+    if role is Role.DETECTOR:
+        raise table.refuse("thresholds", "left out: a detector compares nothing")
+    given = table.table("thresholds")
+    rates = {key: given.share(key) for key in RATES if given.has(key)}
+    if given.has(MARGIN):
+        rates[MARGIN] = given.share(MARGIN, may_be_zero=True)
     given.check_complete()
     return rates
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from loadtest.figures import Latencies, Slice, measure, measure_rates
+from loadtest.figures import Latencies, Slice, measure, measure_rates, write_ms
 from loadtest.order import Session, Step
 from loadtest.report.drawing import (
     Axis,
@@ -94,20 +94,22 @@ def draw_tail(found: dict[str, Latencies], objective_ms: float) -> str:
 
 
 def draw_knee(session: Session) -> str:
-    """Each step: its rate against its p99, whether it held, and what it achieved."""
+    """Each step: its rate against its p99, whether it held, and what it achieved. A step in which
+    all were refused has no p99, and stands at the worst of the others."""
     steps = [(step, measure(step.run.outcomes).at(99.0)) for step in session.measured]
     objective_ms = session.order.objective.p99_ms
+    known = [p99_ms for _, p99_ms in steps if not math.isnan(p99_ms)] or [objective_ms]
+    worst, best = max(known), min(known)
     marks = [
         Mark(
             "low" if step.verdict.is_passed else "high",
-            (step.rate, p99_ms),
-            f"{step.rate:.1f}/s: p99 {p99_ms:.0f} ms, {measure_rates(step.run)[1]:.1f}/s achieved",
+            (step.rate, worst if math.isnan(p99_ms) else p99_ms),
+            f"{step.rate:.1f}/s: p99 {write_ms(p99_ms, 0)} ms, "
+            f"{measure_rates(step.run)[1]:.1f}/s achieved",
             is_cross=not step.verdict.is_passed,
         )
         for step, p99_ms in steps
     ]
-    worst = max(p99_ms for _, p99_ms in steps)
-    best = min(p99_ms for _, p99_ms in steps)
     chart = Chart(
         label="p99 against the rate of each step",
         x=spread_linear("arrivals a second", 0, max(step.rate for step, _ in steps)),

@@ -16,6 +16,7 @@ from loadtest.figures import (
     measure_rates,
     measure_traffics,
     slice_run,
+    write_ms,
 )
 from loadtest.judging import Ruling
 from loadtest.mix import PLANTED
@@ -88,7 +89,7 @@ def _list_legends(session: Session) -> dict[str, list[tuple[str, str]]]:
 def _list_figures(step: Step) -> list[tuple[str, int, list[str]]]:
     rows = {"all": measure(step.run.outcomes), **_measure(step)}
     return [
-        (name, one.count, [f"{one.at(share):.1f}" for share in COLUMNS])
+        (name, one.count, [write_ms(one.at(share)) for share in COLUMNS])
         for name, one in rows.items()
     ]
 
@@ -102,7 +103,7 @@ def _list_steps(session: Session) -> list[dict[str, Any]]:
                 "rate": f"{step.rate:.1f}",
                 "offered": f"{offered:.1f}",
                 "achieved": f"{achieved:.1f}",
-                "p99": f"{measure(step.run.outcomes).at(99.0):.0f}",
+                "p99": write_ms(measure(step.run.outcomes).at(99.0), 0),
                 "refused": sum(one.answer.is_refusal for one in step.run.outcomes),
                 "is_passed": step.verdict.is_passed,
                 "failures": ", ".join(one.name for one in step.verdict.failures),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from threading import Lock
 
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
@@ -75,13 +76,18 @@ def build_app(parts: Parts) -> ASGIApp:
         add(app.router, parts)
     routes, direct = tuple(app.router.routes), match_routes(parts)
 
+    making = Lock()
+
     @cache
     def make_document() -> bytes:
         return encode(build_document(routes, direct, parts.version), JSON)
 
     def show_document(request: Request) -> Response:
         del request
-        return Response(make_document(), media_type=JSON)
+        # Whoever asks meanwhile waits for it: the cache alone would let each make one.
+        with making:
+            document = make_document()
+        return Response(document, media_type=JSON)
 
     app.router.add_route("/openapi.json", show_document, methods=["GET"], include_in_schema=False)
     return Edge(

@@ -237,7 +237,12 @@ def _write_card(
     """Update the card, or make it of the deployment's own."""
     import os
 
-    from engine.models.card_text import copy_card, describe_thresholds, save_card, write_calibrated
+    from engine.accuracy.card_text import (
+        copy_card,
+        describe_thresholds,
+        save_card,
+        write_calibrated,
+    )
     from engine.models.catalog import CARDS_FOLDER
     from serving.models import embedder_card
     from serving.settings import is_card_file

@@ -46,7 +46,10 @@ def _wait(process: Popen[bytes]) -> int:
     stop and people to erase first."""
     import signal
 
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    # `nohup` has hanging up ignored, and means it.
+    is_held = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    ending = (signal.SIGTERM,) if is_held else (signal.SIGTERM, signal.SIGHUP)
+    before = {one: signal.signal(one, lambda *_: process.terminate()) for one in ending}
     try:
         while True:
             try:
@@ -55,4 +58,5 @@ def _wait(process: Popen[bytes]) -> int:
                 # A terminal has sent it to both.
                 continue
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -19,9 +19,10 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document,
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Writes one JSON document to standard output."""
-    json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
-    sys.stdout.write("\n")
+    """Writes one JSON document to standard output; no NaN and no infinity, which JSON lacks."""
+    # All of it before any is written: half a document would be none.
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    sys.stdout.write(f"{text}\n")
 
 
 def print_line(text: str) -> None:

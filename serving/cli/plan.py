@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,6 +12,25 @@ from engine.errors import RequestError
 from serving.cli.inputs import HomeOption
 from serving.cli.output import JsonFlag, exit_negative, print_json, show_progress
 from serving.cli.panels import FIGURES
+from serving.cli.plan_options import (
+    ArrivalsOption,
+    BatchOption,
+    CeilingOption,
+    CheckOption,
+    EnrollingOption,
+    FacesOption,
+    MeasureFlag,
+    NodeBandwidthOption,
+    NodeCoresOption,
+    NodeGibOption,
+    PhotographsOption,
+    ReportsOption,
+    RequestsOption,
+    ScannedOption,
+    SearchesOption,
+    SearchingOption,
+    SeedOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,115 +39,37 @@ if TYPE_CHECKING:
     from engine.capacity.demand import Demand
     from engine.capacity.figures import Figure, Figures, Quantity
     from engine.capacity.planning import Plan
-    from engine.capacity.reports import Report
-    from engine.capacity.simulation import Trial
     from serving.settings import Settings
 
 GIB = 2**30
 _DURABLE = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
+_BESIDE_CHECK = frozenset({"check", "reports", "seed", "home", "as_json"})
+"""Parameters that a check heeds, or that change nothing of its answer."""
 
 
 def register(app: typer.Typer) -> None:
     app.command("plan", rich_help_panel=FIGURES)(plan)
 
 
-def read_number(text: str | float) -> float:
-    """A number as people write it: 1.6e9, 1,600,000,000 or 1_600_000_000."""
-    try:
-        number = float(str(text).replace(",", "").replace("_", ""))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number: write 1.6e9 or 1,600,000") from None
-    if not math.isfinite(number):
-        raise typer.BadParameter(f"{text!r} is not a finite number")
-    return number
-
-
 def plan(
-    faces: Annotated[
-        float | None,
-        typer.Option(parser=read_number, metavar="N", help="Faces in the gallery, as 1.6e9."),
-    ] = None,
-    arrivals: Annotated[
-        float | None,
-        typer.Option(
-            parser=read_number, metavar="N", help="Enrollments a second in the busiest hour."
-        ),
-    ] = None,
-    searches: Annotated[
-        float, typer.Option(parser=read_number, metavar="N", help="1:N searches a second.")
-    ] = 0,
-    p99_ms: Annotated[
-        float, typer.Option(min=1, help="99 of 100 enrollments are to be answered in so long.")
-    ] = 1000,
-    search_p99_ms: Annotated[float, typer.Option(min=1, help="The same of searches.")] = 1000,
-    node_cores: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=4096, help="Cores of a node.", show_default="those of the figures' machine"
-        ),
-    ] = None,
-    node_gib: Annotated[
-        float | None,
-        typer.Option(
-            min=1, max=1e6, help="Its memory.", show_default="that of the figures' machine"
-        ),
-    ] = None,
-    node_gb_s: Annotated[
-        float | None,
-        typer.Option(
-            min=1, max=1e5, help="What it reads of memory, GB/s.", show_default="as measured a core"
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            help="Decisions a transaction.",
-            show_default="[registrar] batch_size",
-        ),
-    ] = None,
-    ceiling: Annotated[
-        float, typer.Option(min=0.05, max=0.95, help="Share of time that anything may be busy.")
-    ] = 0.7,
-    measure: Annotated[
-        bool,
-        typer.Option("--measure", help="Measure this machine first: about 20 s, in a folder here."),
-    ] = False,
-    photographs: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="With --measure: photographs such as people bring."),
-    ] = None,
-    measured_references: Annotated[
-        int | None,
-        typer.Option(
-            "--measure-references",
-            min=1_000,
-            max=10_000_000,
-            help="With --measure: references to scan.",
-            show_default="a million, if they fit",
-        ),
-    ] = None,
-    reports: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Reports of `sosie bench`, for what is not measured.",
-            show_default="those that come with Sosie",
-        ),
-    ] = None,
-    check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="REPORT",
-            help="Instead of a plan: hold simulation and formula against a report of "
-            "`sosie bench serve`.",
-        ),
-    ] = None,
-    requests: Annotated[
-        int, typer.Option(min=1_000, max=1_000_000, help="That the simulation plays.")
-    ] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the simulation.")] = 0,
+    context: typer.Context,
+    faces: FacesOption = None,
+    arrivals: ArrivalsOption = None,
+    searches: SearchesOption = 0,
+    p99_ms: EnrollingOption = 1000,
+    search_p99_ms: SearchingOption = 1000,
+    node_cores: NodeCoresOption = None,
+    node_gib: NodeGibOption = None,
+    node_gb_s: NodeBandwidthOption = None,
+    batch: BatchOption = None,
+    ceiling: CeilingOption = 0.7,
+    measure: MeasureFlag = False,
+    photographs: PhotographsOption = None,
+    measured_references: ScannedOption = None,
+    reports: ReportsOption = None,
+    check: CheckOption = None,
+    requests: RequestsOption = 20_000,
+    seed: SeedOption = 0,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -138,41 +78,24 @@ def plan(
     The formula chooses, a simulation of the queues checks it, and the assumptions are listed.
     Exit code 1 where no layout will do. Needs no deployment; one's settings are heeded.
     """
-    from engine.capacity.simulation import Trial
-    from serving.measuring.sources import find_reports, join_figures
-    from serving.settings import find_home, load_settings
-
-    given_home = find_home(home)
-    settings = load_settings(given_home)
-    _require_plain(settings)
-    if (photographs or measured_references) and not measure:
-        raise RequestError("--photographs and --measure-references are for --measure: give it too")
+    settings, own_home = _open(home)
     if check is not None:
-        _refuse_both(faces, arrivals, measure)
-        _check(check, find_reports(reports), seed, as_json=as_json)
+        _check(context, check, reports, seed, as_json=as_json)
         return
     demand = _read_demand(faces, arrivals, searches, (p99_ms, search_p99_ms), ceiling)
-    known = find_reports(reports)
-    measured = (
-        _measure(settings, given_home, photographs, measured_references, is_shown=not as_json)
-        if measure
-        else {}
-    )
-    made = _make(
-        settings,
-        demand,
-        join_figures(settings, known, measured),
-        _Hardware(node_cores, node_gib, node_gb_s, batch),
-        Trial(requests=requests, seed=seed, most_ongoing=settings.serve.enrollments_ongoing),
-    )
-    if as_json:
-        print_json(made.to_dict())
-    else:
-        from serving.cli.plan_tables import print_plan
+    measuring = _Measuring(measure, photographs, measured_references)
+    figures = _find_figures(settings, own_home, reports, measuring, is_shown=not as_json)
+    hardware = _Hardware(node_cores, node_gib, node_gb_s, batch)
+    _tell(_make(settings, demand, figures, hardware, requests, seed), as_json=as_json)
 
-        print_plan(made)
-    if made.layout is None:
-        raise exit_negative()
+
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """Whether this machine is measured, with which photographs and how many references."""
+
+    is_asked: bool
+    photographs: Path | None
+    references: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +108,31 @@ class _Hardware:
     batch: int | None
 
 
+def _open(home: Path | None) -> tuple[Settings, Path | None]:
+    """The settings that a plan heeds, and the home that they are of, where there is one."""
+    from serving.settings import find_home, load_settings
+
+    own_home = find_home(home)
+    settings = load_settings(own_home)
+    if settings.gallery.kind != "exact8" or settings.gallery.mapped:
+        raise RequestError(
+            "a plan is for galleries of kind exact8 with their vectors in memory: see "
+            "`sosie index advise` for others"
+        )
+    return settings, own_home
+
+
 def _make(
-    settings: Settings, demand: Demand, figures: Figures, given: _Hardware, trial: Trial
+    settings: Settings,
+    demand: Demand,
+    figures: Figures,
+    given: _Hardware,
+    requests: int,
+    seed: int,
 ) -> Plan:
     from engine.capacity.costs import Costs, assume_node
     from engine.capacity.planning import make_plan
+    from engine.capacity.simulation import Trial
 
     node = assume_node(
         figures,
@@ -199,20 +142,19 @@ def _make(
     )
     costs = Costs.of(figures, given.batch or settings.registrar.batch_size)
     candidates = _expect_candidates(settings, demand)
+    trial = Trial(requests=requests, seed=seed, most_ongoing=settings.serve.enrollments_ongoing)
     return make_plan(demand, figures, costs, node, candidates, trial)
 
 
-def _require_plain(settings: Settings) -> None:
-    if settings.gallery.kind != "exact8" or settings.gallery.mapped:
-        raise RequestError(
-            "a plan is for galleries of kind exact8 with their vectors in memory: see "
-            "`sosie index advise` for others"
-        )
+def _tell(made: Plan, *, as_json: bool) -> None:
+    if as_json:
+        print_json(made.to_dict())
+    else:
+        from serving.cli.plan_tables import print_plan
 
-
-def _refuse_both(faces: float | None, arrivals: float | None, measure: bool) -> None:
-    if faces is not None or arrivals is not None or measure:
-        raise RequestError("--check compares with a report: give it alone, or with --reports")
+        print_plan(made)
+    if made.layout is None:
+        raise exit_negative()
 
 
 def _read_demand(
@@ -236,13 +178,28 @@ def _read_demand(
     )
 
 
-def _measure(
+def _find_figures(
     settings: Settings,
     home: Path | None,
-    photographs: Path | None,
-    references: int | None,
+    reports: Path | None,
+    measuring: _Measuring,
     *,
     is_shown: bool,
+) -> Figures:
+    from serving.measuring.sources import find_reports, join_figures
+
+    known = find_reports(reports)
+    if measuring.is_asked:
+        measured = _measure(settings, home, measuring, is_shown=is_shown)
+    elif measuring.photographs or measuring.references:
+        raise RequestError("--photographs and --measure-references are for --measure: give it too")
+    else:
+        measured = {}
+    return join_figures(settings, known, measured)
+
+
+def _measure(
+    settings: Settings, home: Path | None, measuring: _Measuring, *, is_shown: bool
 ) -> Mapping[Quantity, Figure]:
     from serving.measuring.machine import measure_machine
     from serving.settings import find_cache
@@ -254,8 +211,8 @@ def _measure(
             settings,
             find_cache(),
             folder,
-            photographs=photographs,
-            references=references,
+            photographs=measuring.photographs,
+            references=measuring.references,
             progress=report,
         )
 
@@ -274,16 +231,19 @@ def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
     )
 
 
-def _check(path: Path, known: tuple[Report, ...], seed: int, *, as_json: bool) -> None:
+def _check(
+    context: typer.Context, path: Path, reports: Path | None, seed: int, *, as_json: bool
+) -> None:
     from engine.capacity.checking import check_report
-    from engine.capacity.figures import Figures
+    from engine.capacity.figures import USUAL, Figures
     from engine.capacity.findings import gather_figures
     from engine.capacity.reports import read_report
     from serving.cli.plan_tables import print_check
-    from serving.measuring.sources import REPORTED_DIM
+    from serving.measuring.sources import find_reports
 
+    _refuse_others(context)
     report = read_report(path)
-    figures = Figures(report.stamp, REPORTED_DIM, gather_figures(known))
+    figures = Figures(report.stamp, USUAL, gather_figures(find_reports(reports)))
     made = check_report(report, figures, seed)
     if as_json:
         print_json(made.to_dict())
@@ -291,3 +251,22 @@ def _check(path: Path, known: tuple[Report, ...], seed: int, *, as_json: bool) -
         print_check(made)
     if not made.holds:
         raise exit_negative()
+
+
+def _refuse_others(context: typer.Context) -> None:
+    """A demand or a node would change nothing: the report says how its load was made."""
+    others = [
+        one.opts[0]
+        for one in context.command.params
+        if one.name is not None and one.name not in _BESIDE_CHECK and _is_given(context, one.name)
+    ]
+    if others:
+        raise RequestError(
+            "--check compares with a report: give it alone, or with --reports and --seed, "
+            f"without {', '.join(others)}"
+        )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

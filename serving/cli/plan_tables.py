@@ -25,6 +25,7 @@ HELD = {
     Outcome.NEAR: "[yellow]is over an objective by less than a fifth[/]",
     Outcome.MISSES: "[red]misses an objective[/]",
 }
+CHECKED = {True: "green", False: "red", None: "default"}
 _UNITS = ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"))
 
 
@@ -66,12 +67,14 @@ def print_check(check: Check) -> None:
             f"{row.simulated_ratio:.2f}",
             "" if row.formula is None else f"{row.formula:.4g}",
             "" if row.formula_ratio is None else f"{row.formula_ratio:.2f}",
-            {True: "[green]within 20 %[/]", False: "[red]off[/]", None: "told only"}[row.holds],
+            f"[{CHECKED[row.holds]}]{row.verdict}[/]",
         )
         for row in check.rows
     ]
     columns = ("", "measured", "simulated", "ratio", "formula", "ratio", "")
     _print_table(console, None, columns, rows)
+    for note in check.notes:
+        _print_item(console, "-", note)
 
 
 def _open() -> Console:
@@ -165,9 +168,9 @@ def _print_bytes(console: Console, plan: Plan) -> None:
 def _print_candidates(console: Console, plan: Plan) -> None:
     found = plan.candidates
     rows = [
-        ("strangers a search", str(found.expected)),
+        ("strangers a search", _interval(found.expected)),
         ("searches that bring one at least", _share(found.searches_with_any)),
-        ("enrollments a day sent to review by them", str(found.cases_a_day)),
+        ("enrollments a day sent to review by them", _interval(found.cases_a_day)),
     ]
     title = f"False candidates at the review threshold {found.threshold:.3f} (FMR {found.fmr})"
     _print_table(console, title, ("", "expected (95 %)"), rows)
@@ -240,6 +243,21 @@ def _share(rate: Rate) -> str:
     if rate.is_bound:
         return f"at most {rate.value:.2%}"
     return f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+
+
+def _interval(rate: Rate) -> str:
+    """An expected count as people write it: 1,600 (0 to 7,000)."""
+    if rate.is_bound:
+        return f"at most {_round(rate.value)}"
+    return f"{_round(rate.value)} ({_round(rate.low)} to {_round(rate.high)})"
+
+
+def _round(number: float) -> str:
+    """Two digits that count, and no exponent from 1 on."""
+    rounded = float(f"{number:.2g}")
+    if rounded < 1:
+        return f"{rounded:g}"
+    return f"{rounded / 1e6:,g} million" if rounded >= 1e6 else f"{rounded:,g}"
 
 
 def _capital(text: str) -> str:

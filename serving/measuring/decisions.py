@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.capacity.costs import DECISIONS_AT_ONCE
-from engine.capacity.figures import ASSUMED, Quantity
+from engine.capacity.figures import Quantity, VectorKind, assume
 from engine.errors import RequestError
 from engine.matching.publication import publish
 from engine.matching.requests import EnrollmentRequest, Sample
@@ -21,6 +21,7 @@ from engine.registry.records import Carrier, utc_now
 from serving.compose import Deployment
 from serving.demo.crowd import make_document
 from serving.homes import create_home
+from serving.models import embedder_card
 from serving.sections import GallerySettings, RegistrySettings
 
 if TYPE_CHECKING:
@@ -39,19 +40,16 @@ def measure_decisions(
 ) -> tuple[dict[Quantity, float], str]:
     """Seconds of a decision with its commit, and bytes of it; on an empty gallery, so that no
     search is in it."""
-    try:
-        with TemporaryDirectory(prefix="sosie-plan-", dir=folder) as place:
-            home = Path(place) / "home"
-            # SQLite whatever file and environment say: nothing is written to a registry in use.
-            own = settings.model_copy(
-                update={"registry": RegistrySettings(), "gallery": GallerySettings()}
-            )
-            create_home(home, own)
-            singles, batches, grown = _decide(Deployment(home, own, cache), home / _REGISTRY)
-    except OSError as error:
-        raise RequestError(f"{folder} cannot be written: {error.strerror}") from None
+    with _make_place(folder) as place:
+        home = Path(place) / "home"
+        # SQLite whatever file and environment say: nothing is written to a registry in use.
+        own = settings.model_copy(
+            update={"registry": RegistrySettings(), "gallery": GallerySettings()}
+        )
+        create_home(home, own)
+        singles, batches, grown = _decide(Deployment(home, own, cache), home / _REGISTRY)
     decided = SINGLES + BATCHES * DECISIONS_AT_ONCE
-    row = ASSUMED[Quantity.ROW_BYTES].value
+    row = assume(Quantity.ROW_BYTES, VectorKind(embedder_card(settings).dimension)).value
     found = {
         Quantity.DECISION_ALONE: float(np.median(singles)),
         Quantity.DECISION: float(np.median(batches)) / DECISIONS_AT_ONCE,
@@ -59,6 +57,13 @@ def measure_decisions(
         Quantity.ENROLLMENT_BYTES: max(grown / decided - row, 0.0),
     }
     return found, f"SQLite in {folder}, {decided} decisions of strangers"
+
+
+def _make_place(folder: Path) -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix="sosie-plan-", dir=folder)
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be written: {error.strerror}") from None
 
 
 def _decide(

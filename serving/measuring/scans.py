@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from engine.capacity.figures import Quantity
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
+from serving.measuring.stopwatch import time_call
 from serving.models import embedder_card
 
 if TYPE_CHECKING:
@@ -48,12 +47,12 @@ def measure_scans(
     gallery.range_search(probes[:1], THRESHOLD)
     lone = np.array(
         [
-            _time(partial(gallery.range_search, probes[row : row + 1], THRESHOLD))
+            time_call(partial(gallery.range_search, probes[row : row + 1], THRESHOLD))
             for row in range(LONE_PROBES)
         ]
     )
     batch = np.array(
-        [_time(lambda: gallery.range_search(probes, THRESHOLD)) for _ in range(BATCHES)]
+        [time_call(lambda: gallery.range_search(probes, THRESHOLD)) for _ in range(BATCHES)]
     )
     p50, p90 = np.quantile(lone, (0.5, 0.9))
     found = {
@@ -80,9 +79,3 @@ def _draw(rng: np.random.Generator, count: int, dim: int) -> Vectors:
         rng.standard_normal(dtype=np.float32, out=part)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
     return rows
-
-
-def _time(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start

@@ -7,7 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.capacity.figures import Figure, Figures, Quantity, overlay
+from engine.capacity.figures import (
+    USUAL,
+    Figure,
+    Figures,
+    Quantity,
+    VectorKind,
+    overlay,
+)
 from engine.capacity.findings import gather_figures
 from engine.capacity.reports import Report, likeliest_machine, read_reports
 from engine.errors import RequestError
@@ -17,8 +24,7 @@ from serving.models import embedder_card
 if TYPE_CHECKING:
     from serving.settings import Settings
 
-REPORTED_DIM = 128
-"""Of the vectors that the reports are of."""
+_FLOAT_BYTES = {"float32": 4, "float16": 2}
 
 
 def find_reports(given: Path | None) -> tuple[Report, ...]:
@@ -36,14 +42,14 @@ def join_figures(
 ) -> Figures:
     """What was measured here stands over what reports say, and that over what is assumed.
 
-    `RequestError` where the deployment's vectors are others than the reports', and nothing was
-    measured.
+    Reports of a gallery of other vectors say nothing of this deployment's. `RequestError` where
+    its vectors are not the usual, and nothing was measured.
     """
-    dim = embedder_card(settings).dimension
-    if not measured and (dim != REPORTED_DIM or settings.gallery.rows != "float32"):
+    kind = VectorKind(embedder_card(settings).dimension, _FLOAT_BYTES[settings.gallery.rows])
+    if not measured and kind != USUAL:
         raise RequestError(
-            f"reports are of vectors of {REPORTED_DIM} floats kept as float32, and this deployment "
+            f"reports are of vectors of {USUAL.dim} floats kept as float32, and this deployment "
             "has others: give --measure"
         )
     machine = stamp_machine() if measured or not reports else likeliest_machine(reports)
-    return Figures(machine, dim, overlay(gather_figures(reports), measured))
+    return Figures(machine, kind, overlay(gather_figures(reports, kind), measured))

@@ -12,17 +12,20 @@ from engine.capacity.figures import Machine
 def stamp_machine() -> Machine:
     """Its processor, the cores that this process may use, its memory."""
     return Machine(
-        cpu=_read_cpu(),
+        cpu=read_cpu()[0],
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     )
 
 
-def _read_cpu() -> str:
+def read_cpu() -> tuple[str, frozenset[str]]:
+    """Model name and flags; the flags are unknown, thus none, where there is no /proc."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    fields = (line.partition(":") for line in lines)
-    named = (value.strip() for key, _, value in fields if key.strip() == "model name")
-    return next(named, "") or platform.processor() or platform.machine()
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return name, frozenset(facts.get("flags", "").split())

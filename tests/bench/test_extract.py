@@ -38,3 +38,10 @@ def test_both_faces_are_found_and_each_step_is_timed_by_itself(done: Run) -> Non
     assert len(steps) == 5
     for name in steps:
         assert all((figure.value or 0) > 0 for figure in results[name].figures)
+
+
+def test_every_result_states_data_seed_and_threads(done: Run, faces: Path) -> None:
+    for result in done[0]:
+        assert result.setup["photographs"] == f"{faces.parent.name}/{faces.name}", result.name
+        assert result.setup["seed"] == 0
+        assert result.setup["threads"] >= 1

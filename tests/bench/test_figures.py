@@ -6,12 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from bench.pages.calibrated import list_calibrated
 from bench.pages.documents import ROOT, build_documents, list_problems
 from bench.pages.expressions import Figures
 from bench.pages.figures import Bindings, Line, Stated, find_problems, load_bindings, update
 from bench.pages.numbers import find_numbers
-from bench.reading import REPORTS, read_reports
+from bench.reading import REPORTS
 from engine.errors import RequestError
+from engine.matching.thresholds import CalibrationCurve, Comparison
+from engine.sweeps.expectation import FALSE_PAIRS_PER_REFERENCE, GallerySize, propose
+from serving.models import load_calibration
+from serving.settings import Settings
+from tests.bench.frozen import each_suite
 
 TIMES = "\u00d7"
 PAGE = f"""# A page
@@ -44,7 +50,23 @@ WAITS = Stated("page.md", "waits 15 ms", "setting")
 
 @pytest.fixture(scope="module")
 def figures() -> Figures:
-    return Figures(read_reports(REPORTS))
+    return Figures(dict(each_suite()))
+
+
+def default_curve() -> CalibrationCurve:
+    return load_calibration(Settings()).curve(Comparison.FUSED)
+
+
+def test_the_largest_sweep_is_about_the_last_that_is_not_refused() -> None:
+    """Above it no threshold that is supported keeps to the budget."""
+    largest = list_calibrated()["largest sweep, about"]
+
+    def is_within(references: int) -> bool:
+        size = GallerySize(references=references, new=references, sequence=1, dim=128)
+        return propose(size, default_curve(), FALSE_PAIRS_PER_REFERENCE).is_within_budget
+
+    assert is_within(round(largest * 0.6))
+    assert not is_within(round(largest * 1.6))
 
 
 def problems(page: str, figures: Figures, *lines: Line, stated: tuple[Stated, ...]) -> list[str]:
@@ -68,6 +90,16 @@ def test_a_number_that_nothing_binds_is_told_with_its_line(figures: Figures) -> 
         "comes from no report: It waits 15 ms for others.",
         "comes from no report: | ours | 4.10 |",
     ]
+
+
+def test_what_a_code_block_says_is_read_where_it_is_asked_for(figures: Figures) -> None:
+    bindings = Bindings(LINES, (WAITS,), ())
+    assert list(find_problems(PAGE, bindings, figures, with_blocks=True)) == [
+        "comes from no report: took 99 ms"
+    ]
+    stated = Stated("page.md", "took 99 ms", "example")
+    known = Bindings(LINES, (WAITS, stated), ())
+    assert list(find_problems(PAGE, known, figures, with_blocks=True)) == []
 
 
 def test_a_binding_of_what_is_not_there_any_more_is_told(figures: Figures) -> None:
@@ -94,6 +126,7 @@ def test_figures_are_written_anew_and_nothing_else_changes(figures: Figures) -> 
         "search > setup > One query > population",
         "search > One query > FAISS Flat > skipped",
         "goal > search > nosuch",
+        "model > nosuch",
         "search",
     ],
 )
@@ -107,6 +140,7 @@ def test_a_figure_is_written_as_asked(figures: Figures) -> None:
     assert figures.write("gallery > Snapshot > save [s]", ".2f") == "0.88"
     assert figures.write("goal > accuracy > accuracy", ".1fp") == "99.3"
     assert figures.write("accuracy > setup > Accuracy > nonmated_pairs", ".0fM") == "24"
+    assert figures.find("model > highest threshold") == default_curve().points[-1].threshold
     with pytest.raises(RequestError, match="no format"):
         figures.write("goal > accuracy > accuracy", "z!")
 

@@ -12,7 +12,9 @@ from bench.checks import Skipped, load_goals
 from bench.join import JoinConfig, count_pairs, run, share_same
 from bench.vectors import Faces
 
-TINY = JoinConfig(references=4_000, dim=32, compared=2_000, rounds=1, product_s=0.01)
+TINY = JoinConfig(
+    references=4_000, dim=32, compared=2_000, rounds=1, compared_rounds=3, product_s=0.01
+)
 
 
 def test_a_small_join_finds_the_pairs_of_brute_force_in_one_segment_and_in_several() -> None:
@@ -30,12 +32,16 @@ def test_a_small_join_finds_the_pairs_of_brute_force_in_one_segment_and_in_sever
     assert found["pairs found"]
     assert found["one segment: identical to brute force"] == 1.0
     assert found["four segments: identical to brute force"] == 1.0
+    rates = [figure for figure in compared.figures if figure.unit == "M pairs decided/s"]
+    assert [figure.repeats for figure in rates] == [TINY.compared_rounds] * 4
+    assert all((figure.low or 0) <= (figure.value or 0) <= (figure.high or 0) for figure in rates)
+    assert rates[0].ratio == 1
 
 
 def test_speeds_are_checked_from_the_size_that_they_are_projected_from() -> None:
     joined = bench.join.Joined({"one segment": np.array([4.0])}, 0, {"a tile": 8e9})
     compared = bench.join.Compared(
-        1_000, 0, {"FAISS Flat, range search": 1.0}, {"one segment": 1.0}
+        1_000, 0, {"FAISS Flat, range search": np.array([0.5, 1.0, 9.0])}, {"one segment": 1.0}
     )
     config = JoinConfig(references=200_000)
     measured = bench.join._measure(config, joined, compared)

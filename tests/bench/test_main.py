@@ -51,6 +51,8 @@ def test_a_missed_goal_ends_with_1_and_the_document_says_what_was_measured(
     for result in document["results"]:
         assert set(result) == {"name", "setup", "figures"}
         assert result["setup"]["references"] == 300
+        assert result["setup"]["seed"] == 0
+        assert result["setup"]["threads"] >= 1
         for figure in result["figures"]:
             assert (figure["value"] is None) == (figure["skipped"] is not None)
 

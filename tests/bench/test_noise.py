@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +16,8 @@ from bench.noise import (
     Noise,
     Sample,
     find_prior,
-    find_quantile,
     sample_ratio,
     sample_value,
-    share_below,
 )
 from bench.report import Figure
 
@@ -63,13 +62,6 @@ def test_a_doubled_time_is_seen_in_nearly_every_figure() -> None:
     assert count_alarms(deviations, rng, factor=1.3) > 0.9 * FIGURES
 
 
-def test_students_distribution_is_that_of_the_tables() -> None:
-    assert find_quantile(0.975, 4) == pytest.approx(2.776, abs=2e-3)
-    assert find_quantile(0.9999, 8) == pytest.approx(6.442, abs=2e-3)
-    assert share_below(0.0, 7) == 0.5
-    assert share_below(1.812, 10) == pytest.approx(0.95, abs=1e-4)
-
-
 def test_three_blocks_that_agree_by_luck_are_not_believed() -> None:
     lucky, usual = Sample(1e-8, BLOCKS), Sample(0.03**2, BLOCKS)
     prior = find_prior([usual] * 20)
@@ -84,6 +76,37 @@ def test_the_more_figures_are_judged_the_more_one_may_change() -> None:
     limits = [Noise(0.05**2, judged).limit(one, one) for judged in (1, 10, 100, 1000)]
     assert limits == sorted(limits)
     assert limits[0] < limits[-1] < 6 * limits[0]
+
+
+def test_repeats_say_how_far_their_median_may_lie_off() -> None:
+    """Of medians of so many normal values: the deviation, from the quartiles of each alone."""
+    rng = np.random.default_rng(7)
+    for repeats in (2, 3, 5, 15, 40):
+        draws = rng.normal(10, 0.5, (1_500, repeats))
+        known = [sample_value(Figure.of("it", "ms", row), 1) for row in draws]
+        told = np.sqrt(np.mean([one.variance for one in known if one]))
+        true = np.median(draws, axis=1).std() / 10
+        assert true * 0.9 < told < true * 1.7, repeats
+        assert {one.freedom for one in known if one} == {repeats - 1}
+
+
+def test_of_repeats_whose_number_is_not_known_the_spread_of_one_is_taken() -> None:
+    old = Figure("it", "ms", 10.0, 9.0, 11.0)
+    known, fewer = sample_value(old, 1), sample_value(replace(old, repeats=15), 1)
+    assert known
+    assert fewer
+    assert known.variance > 8 * fewer.variance
+
+
+def test_blocks_of_one_process_are_its_noise_and_no_more_is_believed_of_it() -> None:
+    """As the kernels are timed: their quartiles within a block are narrower than what blocks do."""
+    kernel = Figure("kernel", "us", 10.0, 9.99, 10.01, 2.0, None, 0.2, 0.3, 1_000)
+    value, ratio = sample_value(kernel, 1), sample_ratio(kernel, kernel, 1)
+    assert value == Sample(0.2**2, 0)
+    assert ratio == Sample(0.3**2, 0)
+    assert Noise(None, 100).limit(value, value) > 1
+    steady = Sample(0.001**2, 0)
+    assert Noise(None, 100).limit(steady, steady) == FLOOR_REPEATS
 
 
 def test_the_less_is_known_of_the_noise_the_more_is_allowed() -> None:

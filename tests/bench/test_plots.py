@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,12 +19,19 @@ def test_sizes_end_at_the_references_and_are_round() -> None:
     assert sizes == (10_000, 32_000, 100_000, 320_000, 1_000_000)
 
 
-def test_the_curves_are_drawn_from_the_report_of_a_run(tmp_path: Path) -> None:
+def test_the_curves_are_drawn_from_the_report_of_a_run(
+    tmp_path: Path, run_here: Callable[..., tuple[int, str, str]]
+) -> None:
     results, measured = run(TINY)
     assert measured == {}
     report = tmp_path / "curves.json"
     report.write_text(json.dumps({"results": [asdict(result) for result in results]}))
-    for path in draw_plots(report, tmp_path / "img"):
+    images = tmp_path / "img"
+    status, out, err = run_here("plots", "--report", str(report), "--folder", str(images), "--json")
+    assert status == 0, out + err
+    drawn = [Path(path) for path in json.loads(out)["pictures"]]
+    assert drawn == [images / "latency.png", images / "recall.png"]
+    for path in drawn:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from stdnum.cn import ric
 
 import bench.registrar
 from bench.checks import Skipped, load_goals
 from bench.counter import make_document, make_msisdn
+from bench.decisions import BATCH, SINGLE, plan_turns
 from bench.ledger import is_right
 from bench.registrar import RegistrarConfig, run
 from bench.workload import Expected
@@ -16,7 +19,13 @@ from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
 from engine.reasons import Decision, Reason
 
-TINY = {"references": 300, "decisions": 128, "single_decisions": 4, "stage_batches": 1}
+TINY = {
+    "references": 300,
+    "decisions": 128,
+    "single_decisions": 4,
+    "rounds": 3,
+    "stage_batches": 1,
+}
 
 
 def answer(decision: str, *reasons: str) -> Answer:
@@ -35,8 +44,42 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Pa
         "What was decided",
     ]
     assert all(result.setup["references"] == 300 for result in results)
-    assert results[0].setup["decisions"] + results[0].setup["single_decisions"] > 100
+    single, full, *_ = results[0].figures
+    assert (single.name, full.name) == ("one a transaction", "batches of 32")
+    assert single.repeats == full.repeats == results[0].setup["rounds"] == 3
+    assert (single.low or 0) <= (single.value or 0) <= (single.high or 0)
+    assert results[0].setup["decisions"] >= 90
+    assert results[0].setup["single_decisions"] == 3
     assert not list(tmp_path.iterdir()), "the database is gone afterwards"
+
+
+@given(
+    count=st.integers(40, 400),
+    singles=st.integers(4, 30),
+    rounds=st.integers(1, 5),
+)
+def test_everybody_is_decided_once_in_order_and_rounds_are_alike(
+    count: int, singles: int, rounds: int
+) -> None:
+    requests = [object() for _ in range(count)]
+    try:
+        turns = plan_turns(requests, singles, rounds)
+    except RequestError:
+        assume(False)
+    assert [one for turn in turns for one in turn.requests] == requests
+    assert [turn.number for turn in turns] == [at // 2 for at in range(2 * rounds + 2)]
+    counted = [turn for turn in turns if turn.number]
+    for batch in (BATCH, SINGLE):
+        sizes = {len(turn.requests) for turn in counted if turn.batch == batch}
+        assert len(sizes) == 1
+        assert all(size >= 1 and (size < BATCH or size % BATCH == 0) for size in sizes)
+    order = [turn.batch for turn in turns]
+    assert order == ([BATCH, SINGLE, SINGLE, BATCH] * rounds)[: len(order)]
+
+
+def test_too_few_decisions_for_the_rounds_are_refused() -> None:
+    with pytest.raises(RequestError, match="too few decisions"):
+        plan_turns([object()] * 100, singles=3, rounds=3)
 
 
 def test_a_wrong_engine_fails_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def machine() -> Machine:
 
 def test_a_figure_of_repeats_is_their_median_with_quartiles() -> None:
     figure = Figure.of("speed", "ms", [5.0, 1.0, 2.0, 3.0, 4.0], ratio=1.5)
-    assert figure == Figure("speed", "ms", 3.0, 2.0, 4.0, 1.5)
+    assert figure == Figure("speed", "ms", 3.0, 2.0, 4.0, 1.5, repeats=5)
 
 
 def test_one_missed_goal_fails_the_report_and_a_skipped_one_does_not(machine: Machine) -> None:

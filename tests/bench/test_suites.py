@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.reading import read_report, read_reports, write_report
-from bench.report import Check
+from bench.reading import SUMMARY, read_report, read_reports, write_report
+from bench.report import Check, Report
 from bench.suites import (
     SUITES,
     Ran,
@@ -22,6 +23,7 @@ from bench.suites import (
 )
 from bench.writing import write_folder
 from engine.errors import RequestError
+from tests.bench.frozen import each_suite, make_search
 
 JOIN = Suite("join", quick=("--n", "1000", "--dim", "32"))
 BROKEN = Suite("accuracy", quick=("--faces", "/no/such/folder"))
@@ -103,7 +105,14 @@ def test_a_long_suite_is_run_once_and_a_part_of_it_again_where_there_is_time() -
     again = ((serve, ("--only", "throughput")), (JOIN, ()))
     assert full == [(serve, ()), (JOIN, ()), *again, *again]
     quick = list(plan_runs((serve, JOIN), quick=True, blocks=3))
-    assert quick == [(serve, ()), (JOIN, ()), (JOIN, ()), (JOIN, ())]
+    assert quick == [(serve, ()), (JOIN, ()), (serve, ()), (JOIN, ()), (JOIN, ())]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_no_suite_of_a_report_is_without_noise(quick: bool) -> None:
+    """A figure that was measured in one block is held to a wide floor, or to nothing."""
+    times = Counter(suite.name for suite, _ in plan_runs(SUITES, quick=quick, blocks=3))
+    assert min(times.values()) >= 2
 
 
 def test_every_suite_of_the_issue_is_run_and_chosen_by_name() -> None:
@@ -151,3 +160,65 @@ def test_the_commands_report_and_compare(tmp_path: Path, ran: Ran, run_here: Run
     comparison = json.loads(out)
     assert comparison["counts"]["worse"] == 1
     assert comparison["rule"]
+    assert comparison["missing"] == []
+
+
+def write_run(folder: Path, reports: Mapping[str, Report], **failures: str) -> None:
+    """What `report` writes of a run, but for its page and pictures."""
+    folder.mkdir()
+    for name, report in reports.items():
+        write_report(folder / f"{name}.json", report)
+    (folder / SUMMARY).write_text(json.dumps({"failures": failures}), encoding="utf-8")
+
+
+def test_compare_fails_on_a_suite_that_is_missing_or_cannot_be_read(
+    tmp_path: Path, run_here: RunHere
+) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    write_run(before, dict(each_suite()))
+    kept = {name: one for name, one in each_suite() if name in {"search", "gallery"}}
+    write_run(after, kept, registrar="took longer than 150 s and was ended")
+    (after / "gallery.json").write_text('{"suite": "gall', encoding="utf-8")
+    status, out, err = run_here("compare", str(before), str(after), "--json")
+    assert status == 1, out + err
+    said = {one.partition(":")[0]: one for one in json.loads(out)["missing"]}
+    assert set(said) == {"registrar", "gallery", "accuracy"}
+    assert "it failed: took longer than 150 s" in said["registrar"]
+    assert "is no report" in said["gallery"]
+    assert "it was not run" in said["accuracy"]
+    status, out, _ = run_here("compare", str(before), str(after))
+    assert status == 1
+    assert "3 missing" in out
+    (after / "gallery.json").unlink()
+    status, out, err = run_here("compare", str(after), str(before))
+    assert status == 0, out + err
+    assert "registrar: only in the new run" in out
+
+
+def test_compare_of_a_part_is_asked_for_and_nothing_in_common_is_bad_input(
+    tmp_path: Path, run_here: RunHere
+) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    write_run(before, dict(each_suite()))
+    write_run(after, {"search": make_search()})
+    status, out, err = run_here("compare", str(before), str(after), "--only", "search")
+    assert status == 0, out + err
+    status, out, err = run_here("compare", str(before), str(after / "search.json"))
+    assert status == 0, out + err
+    nameless = tmp_path / "mine.json"
+    write_report(nameless, replace(make_search(), suite=""))
+    for one, two in ((nameless, after / "search.json"), (after / "search.json", nameless)):
+        status, out, err = run_here("compare", str(one), str(two))
+        assert status == 0, out + err
+    for arguments in (
+        (str(before), str(after), "--only", "sieve"),
+        (str(before / "gallery.json"), str(after / "search.json")),
+        (str(before / "gallery.json"), str(after)),
+    ):
+        status, out, err = run_here("compare", *arguments)
+        assert status == 2, out + err
+        assert len(err.strip().splitlines()) == 1
+    (before / "search.json").write_text("{}", encoding="utf-8")
+    status, _, err = run_here("compare", str(before), str(after))
+    assert status == 2
+    assert "search.json is no report" in err

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
+from loadtest.arrivals import Stretch
 from loadtest.calls import Enroll, Match, Search
 from loadtest.cast import Cast, Pair, Person, Resident, Shot, Theft, Thresholds
-from loadtest.mix import Kind, Traffic
+from loadtest.judging import judge
+from loadtest.knee import Knee
+from loadtest.mix import USUAL_MIX, Kind, Traffic
+from loadtest.order import Order, Pace, Session, Step
 from loadtest.papers import Papers
-from loadtest.truth import NEW, Answer, Expectation
+from loadtest.shapes import USUAL, Shape
+from loadtest.tally import Run
+from loadtest.truth import NEW, Answer
+from loadtest.verdict import Objective, decide
 from loadtest.visits import Outcome, Visit
 
 PAPERS = Papers("TEST", 0, 2026)
@@ -29,7 +37,6 @@ def make_resident(number: int) -> Resident:
         likeness=1.0,
         probe=person.shots[0],
         paper=PAPERS.paper(number),
-        msisdn=PAPERS.msisdn(number),
         document_id=f"document-{number}",
         tokens=(b"one", b"two"),
     )
@@ -47,6 +54,7 @@ def make_cast(**changes: Any) -> Cast:
         outsiders=tuple(make_person(number) for number in range(300, 302)),
         had_references=False,
         dropped={},
+        expires_at=datetime.max.replace(tzinfo=UTC),
     )
     return replace(cast, **changes)
 
@@ -74,5 +82,28 @@ def decided(decision: str, *reasons: str, **changes: Any) -> Answer:
     return replace(answer, **changes)
 
 
-def expecting(visit: Visit, expected: Expectation) -> Visit:
-    return replace(visit, expected=expected)
+def make_step(rate: float, outcomes: list[Outcome]) -> Step:
+    """Ten seconds at that rate, judged."""
+    stretches = (Stretch("knee", 10, rate),)
+    run, judged = Run(tuple(outcomes), 10, 10.5, 0.1), tuple(judge(outcomes))
+    return Step(rate, stretches, run, judged, decide(run, judged, stretches, Objective()))
+
+
+def make_session(*steps: Step, knee: Knee | None = None) -> Session:
+    shape = Shape.STEADY if knee is None else Shape.KNEE
+    order = Order(
+        shape=shape, course=USUAL[shape], mix=USUAL_MIX, objective=Objective(), pace=Pace()
+    )
+    return Session(
+        order=order,
+        url="http://127.0.0.1:1",
+        version="0",
+        model_digest="0" * 64,
+        crowd="people",
+        cast=make_cast(),
+        steps=steps,
+        knee=knee,
+        begun=datetime(2026, 11, 25, tzinfo=UTC),
+        seconds=11,
+        left_enrolled=0,
+    )

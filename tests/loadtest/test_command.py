@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -52,6 +53,22 @@ def test_a_fault_of_its_own_is_no_failed_test(
     monkeypatch.setattr(command, "read_options", fail)
     assert command.main(["smoke"]) == ExitCode.INTERNAL
     assert capsys.readouterr().err.endswith("RuntimeError: a fault\n")
+    assert command.main(["smoke", "--json"]) == ExitCode.INTERNAL
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "INTERNAL"
+
+
+def test_without_its_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from loadtest import __main__ as program
+
+    monkeypatch.setattr(program, "NEEDED", ("gevent", "no_such_package"))
+    assert program.start(["smoke"]) == ExitCode.BAD_INPUT
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert "pip install 'sosie[loadtest]'" in told.err
+    assert program.start(["smoke", "--json"]) == ExitCode.BAD_INPUT
+    assert "sosie[loadtest]" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 def test_nothing_of_this_process_is_replaced_by_reading_a_wish() -> None:

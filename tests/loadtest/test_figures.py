@@ -10,7 +10,7 @@ from loadtest.exchange import NOT_STARTED, OVERDUE
 from loadtest.figures import is_failed, measure, measure_rates, slice_run
 from loadtest.mix import Kind
 from loadtest.tally import Run
-from loadtest.truth import APPROVED, MISMATCH, Answer
+from loadtest.truth import APPROVED, IN_FLIGHT, MISMATCH, Answer
 from loadtest.visits import Outcome
 from tests.loadtest.making import decided, make_outcome, make_visit
 
@@ -76,6 +76,12 @@ def test_slices_say_what_was_due_and_what_was_answered_in_each() -> None:
     assert slices[-1].start_s + slices[-1].width_s >= run.elapsed_s
 
 
+def test_what_a_repeated_key_is_rightly_told_is_achieved() -> None:
+    visit = make_visit(2, Kind.CONFLICT, partner=1, due_s=0.1)
+    [one, *_] = slice_run(run_of([make_outcome(visit, Answer(422, MISMATCH))]))
+    assert (one.achieved * one.width_s, one.failed) == (1, 0)
+
+
 def test_achieved_is_what_was_answered_well_while_the_schedule_went_on() -> None:
     run = run_of([at(0, 0.1), at(1, 0.1), at(9, 5.0), at(9, 0.1, REFUSED)], omitted=6)
     assert measure_rates(run) == pytest.approx((1.0, 0.2))
@@ -85,5 +91,9 @@ def test_what_a_repeated_key_is_told_is_no_failure() -> None:
     visit = make_visit(2, Kind.CONFLICT, partner=1)
     assert not is_failed(make_outcome(visit, Answer(422, MISMATCH)))
     assert is_failed(make_outcome(visit, Answer(422, "REQUEST.INVALID")))
+    # Its first may have been overtaken.
+    first = make_visit(1, Kind.RETURNING, has_repeat=True)
+    assert not is_failed(make_outcome(first, Answer(409, IN_FLIGHT)))
+    assert is_failed(make_outcome(make_visit(1, Kind.RETURNING), Answer(409, IN_FLIGHT)))
     race = make_visit(3, Kind.RACE, partner=1)
     assert is_failed(make_outcome(race, Answer(422, MISMATCH)))

@@ -130,7 +130,7 @@ def test_a_key_in_flight_may_be_told_so_while_it_is() -> None:
         (NEW_ONE, NEW_ONE, [RIGHT, WRONG]),
         (NEW_ONE, decided(APPROVED, is_repeated=True), [RIGHT, WRONG]),
         (NEW_ONE, Answer(409, IN_FLIGHT), [RIGHT, WRONG]),
-        (Answer(422, MISMATCH), NEW_ONE, [RIGHT, RIGHT]),
+        (Answer(422, MISMATCH), NEW_ONE, [WRONG, RIGHT]),
         (REFUSED, NEW_ONE, [UNANSWERED, RIGHT]),
         (Answer(503, "REQUEST.DEADLINE_PASSED"), NEW_ONE, [UNANSWERED, RIGHT]),
         (REFUSED, DOUBLE, [UNANSWERED, WRONG]),
@@ -141,3 +141,20 @@ def test_another_payload_under_the_same_key_is_refused(
     first: Answer, second: Answer, rulings: list[Ruling]
 ) -> None:
     assert rule((Kind.RETURNING, first), (Kind.CONFLICT, second)) == rulings
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second", "rulings"),
+    [
+        (Kind.CONFLICT, Answer(422, MISMATCH), NEW_ONE, [RIGHT, RIGHT]),
+        (Kind.CONFLICT, Answer(422, MISMATCH), DOUBLE, [RIGHT, WRONG]),
+        (Kind.CONFLICT, Answer(409, IN_FLIGHT), NEW_ONE, [RIGHT, RIGHT]),
+        (Kind.CONFLICT, Answer(422, MISMATCH), Answer(NOT_STARTED), [WRONG, UNANSWERED]),
+        (Kind.RETRY, Answer(409, IN_FLIGHT), NEW_ONE, [RIGHT, RIGHT]),
+        (Kind.RETRY, Answer(422, MISMATCH), NEW_ONE, [WRONG, RIGHT]),
+    ],
+)
+def test_a_first_that_was_overtaken_is_told_so(
+    kind: Kind, first: Answer, second: Answer, rulings: list[Ruling]
+) -> None:
+    assert rule((Kind.RETURNING, first), (kind, second), latency_s=0.6) == rulings

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.errors import LoadTestRefused
-from loadtest.knee import MOST_STEPS, find_knee
+from loadtest.knee import CONFIRM_TIMES, MOST_STEPS, find_knee
 
 RESOLUTION = 0.04
 
@@ -42,8 +43,67 @@ def test_a_service_beyond_the_highest_rate_is_told_as_that() -> None:
 
 
 def test_a_service_that_holds_nothing_has_no_knee() -> None:
-    with pytest.raises(LoadTestRefused, match="look at the service"):
-        find_knee(lambda *_: False, 20, 100, RESOLUTION)
+    knee = find_knee(lambda *_: False, 20, 100, RESOLUTION)
+    assert (knee.rate, knee.is_confirmed) == (0, False)
+    assert "look at the service" in knee.trouble
+
+
+@given(true=st.floats(1, 200), luck=st.floats(0.5, 1))
+def test_what_is_told_has_been_tried_and_held(true: float, luck: float) -> None:
+    held = {0.0}
+
+    def probe(rate: float, times: float) -> bool:
+        holds = rate <= true * (luck if times > 1 else 1)
+        held.update([rate] if holds else [])
+        return holds
+
+    knee = find_knee(probe, 20, 1_000, RESOLUTION)
+    assert knee.rate in held
+    assert knee.failed is not None
+    assert knee.rate < knee.failed
+    assert knee.steps <= MOST_STEPS
+
+
+def test_a_rate_is_confirmed_at_its_first_try_or_a_lower_one_is() -> None:
+    long: list[float] = []
+
+    def probe(rate: float, times: float) -> bool:
+        long.extend([rate] if times == CONFIRM_TIMES else [])
+        return rate <= 100 and (times == 1 or len(long) > 1)
+
+    knee = find_knee(probe, 20, 1_000, RESOLUTION)
+    assert (knee.is_confirmed, knee.rate) == (True, long[1])
+    assert long == [knee.failed, pytest.approx(long[0] * (1 - RESOLUTION))]
+
+
+@given(often=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
+def test_no_service_is_asked_for_more_steps_than_were_promised(often: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    knee = find_knee(lambda *_: bool(rng.random() < often), 3, 1e9, 1e-9)
+    assert knee.steps <= MOST_STEPS
+
+
+def test_a_service_that_dies_ends_the_search_and_not_what_was_found() -> None:
+    tried: list[float] = []
+
+    def probe(rate: float, times: float) -> bool:
+        del times
+        tried.append(rate)
+        if len(tried) == 4:
+            raise LoadTestRefused("it died")
+        return True
+
+    knee = find_knee(probe, 20, 1_000, RESOLUTION)
+    assert (knee.rate, knee.steps, knee.is_confirmed) == (tried[2], 3, False)
+    assert knee.trouble == "it died"
+
+
+def test_a_search_that_never_began_was_not_run() -> None:
+    def refuse(*_: float) -> bool:
+        raise LoadTestRefused("no")
+
+    with pytest.raises(LoadTestRefused, match="no"):
+        find_knee(refuse, 20, 100, RESOLUTION)
 
 
 def test_one_slow_moment_of_the_machine_does_not_end_the_ramp() -> None:

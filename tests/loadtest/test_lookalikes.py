@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import pytest
 
+from loadtest.errors import LoadTestRefused
+from loadtest.exchange import LOST
 from loadtest.judging import Judged, Ruling, judge
 from loadtest.lookalikes import MOST_SUSPECTS, excuse
 from loadtest.mix import Kind
@@ -79,6 +81,34 @@ def test_too_many_of_them_are_no_accident() -> None:
     ]
     judged: list[Judged] = excuse(judge(outcomes), CAST, cast(Survey, Model()))
     assert {one.ruling for one in judged} == {Ruling.WRONG}
+
+
+@pytest.mark.parametrize(
+    ("first", "ruling"),
+    [
+        (decided(APPROVED), Ruling.WRONG),
+        (Answer(LOST), Ruling.LOOK_ALIKE),
+        (Answer(503, "SERVICE.NOT_READY"), Ruling.LOOK_ALIKE),
+    ],
+)
+def test_a_retry_has_to_say_what_its_first_was_told(first: Answer, ruling: Ruling) -> None:
+    """Even in a gallery in which anybody may have a double."""
+    outcomes = [
+        make_outcome(make_visit(1, Kind.RETURNING, person=101), first),
+        make_outcome(make_visit(2, Kind.RETRY, person=101, partner=1), review(0.85)),
+    ]
+    foreign = make_cast(had_references=True)
+    assert excuse(judge(outcomes), foreign, cast(Survey, Model()))[1].ruling is ruling
+
+
+def test_a_service_that_cannot_be_asked_excuses_nobody() -> None:
+    class Silent(Model):
+        def compare(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[float]:
+            del pairs
+            raise LoadTestRefused("the service said nothing")
+
+    judged = judge([make_outcome(make_visit(1, person=101), review(0.689))])
+    assert excuse(judged, CAST, cast(Survey, Silent()))[0].ruling is Ruling.WRONG
 
 
 def test_in_a_gallery_with_people_of_its_own_nobody_can_be_asked_for() -> None:

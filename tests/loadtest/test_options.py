@@ -42,6 +42,17 @@ def test_every_shape_has_an_order_of_its_own(shape: Shape) -> None:
         (["steady", "--mix", "enroll=0"], "share above 0"),
         (["steady", "--class", "match", "--mix", "match=1"], "not allowed"),
         (["knee", "--closed-loop", "4"], "no knee"),
+        (["knee", "--rate", "50", "--most-rate", "40"], "not be above --most-rate"),
+        (["knee", "--most-rate", "4000", "--seconds", "100"], "visits"),
+        (["knee", "--resolution", "0"], "share above 0"),
+        (["steady", "--resolution", "0.1"], "shape knee"),
+        (["steady", "--in-flight", "0"], "count above 0"),
+        (["steady", "--folder", "/nowhere"], "is not a folder"),
+        (["steady", "--keys", "-"], "give its --url"),
+        (["steady", "--outlet", "b1"], "give its --url"),
+        (["steady", "--allow-remote"], "give its --url"),
+        (["steady", "--keep"], "give its --url"),
+        (["steady", "--url", "http://127.0.0.1:1", "--folder", "/tmp"], "leave out --url"),
         (["steady", "--html", "/nowhere/report.html"], "cannot be written"),
         (["steady", "--url", "http://127.0.0.1:1", "--references", "5"], "leave out --url"),
         (["steady", "--url", "http://127.0.0.1:1"], "SOSIE_LOADTEST_KEY"),
@@ -104,9 +115,40 @@ def test_a_file_without_keys_is_refused_without_showing_it(tmp_path: Path, text:
     assert "\n" not in str(refused.value)
 
 
-def test_a_service_of_its_own_never_sees_another_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SOSIE_HOME", "SOSIE_REGISTRY__URL", "SOSIE_LOADTEST_KEY", "SOSIE_CACHE"):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SOSIE_HOME",
+        "SOSIE_REGISTRY__URL",
+        "SOSIE_LOADTEST_KEY",
+        "SOSIE_SERVE__RAY_ADDRESS",
+        "sosie_serve__ray_address",
+        "SOSIE_SERVE__HOST",
+        "SOSIE_SERVE__TRACE_ENDPOINT",
+        "SOSIE_SERVE__LOG_FILE",
+        "SOSIE_SERVE",
+        "RAY_ADDRESS",
+    ],
+)
+def test_a_service_of_its_own_never_sees_another_deployment(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "theirs")
+    assert "theirs" not in service_environment({}).values()
+
+
+def test_a_service_of_its_own_has_the_models_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SOSIE_CACHE", "SOSIE_MODELS__PROVIDER"):
         monkeypatch.setenv(name, "x")
     environment = service_environment({"SOSIE_SERVE__PORT": "1"})
-    ours = {name for name in environment if name.startswith("SOSIE_")}
-    assert ours == {"SOSIE_CACHE", "SOSIE_SERVE__PORT"}
+    assert {"SOSIE_CACHE", "SOSIE_MODELS__PROVIDER"} <= environment.keys()
+    # An empty address is a cluster of its own.
+    serve = {name: text for name, text in environment.items() if "_SERVE__" in name}
+    assert serve == {
+        "SOSIE_SERVE__HOST": "127.0.0.1",
+        "SOSIE_SERVE__PORT": "1",
+        "SOSIE_SERVE__RAY_ADDRESS": "",
+        "SOSIE_SERVE__TRACE_ENDPOINT": "",
+    }

@@ -9,9 +9,10 @@ import pytest
 from engine.matching.documents import Document, FormAuthority, check_documents
 from engine.matching.passports import read_passport
 from engine.matching.requests import normalise_msisdn
-from loadtest.papers import MOST_SERIALS, SERIAL_LENGTH, Papers, write_base36
+from loadtest.papers import DIGITS, SERIAL_LENGTH, Papers, write_base36
 
 TODAY = date(2026, 11, 25)
+MOST_SERIALS = len(DIGITS) ** SERIAL_LENGTH
 PAPERS = Papers("9XZA", 999_999_990, TODAY.year)
 
 

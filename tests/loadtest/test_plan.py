@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -73,6 +74,7 @@ def test_a_repeat_has_the_key_of_its_first_and_comes_later() -> None:
         assert isinstance(first.call, Enroll)
         assert one.due_s > first.due_s
         assert one.call.idempotency_key == first.call.idempotency_key
+        assert (first.has_repeat, one.has_repeat) == (True, False)
         assert (one.call.msisdn == first.call.msisdn) is (one.kind is Kind.RETRY)
 
 
@@ -98,6 +100,13 @@ def test_a_run_too_short_for_anything_planted_is_refused() -> None:
     with pytest.raises(LoadTestRefused, match="nothing can be planted"):
         require_playable((), only)
     require_playable(plan(rate=5, seconds=2, mix=only), only)
+
+
+def test_a_run_that_outlasts_its_templates_is_refused() -> None:
+    cast = make_cast(expires_at=datetime.now(UTC) + timedelta(seconds=60))
+    cast.require_fresh(50)
+    with pytest.raises(LoadTestRefused, match="template_ttl_h"):
+        cast.require_fresh(70)
 
 
 def test_what_is_certain_must_be_rejected_as_that() -> None:

@@ -110,5 +110,6 @@ def test_a_knee_is_the_highest_rate_that_held(outcomes: dict[str, Outcome]) -> N
         "lowest_rate_that_failed": None,
         "confirmed": True,
         "steps": 3,
+        "ended_early": None,
     }
     assert [step["warm_up"] for step in told["steps"]] == [True, False, False, False]

@@ -72,6 +72,7 @@ def test_a_spike_may_be_refused_and_slow_and_must_be_right() -> None:
     lost = [outcome(number, Answer(0), stretch=1) for number in range(150, 160)]
     named = failures(verdict_on([*calm, *spike, *lost], stretches))
     assert named == ["errors in the spike, refusals apart"]
+    assert verdict_on([*calm, *spike, *lost], stretches, most_errors=0.2).is_passed
 
 
 def test_what_was_planted_and_never_decided_fails_it() -> None:
@@ -85,6 +86,28 @@ def test_a_knee_must_keep_up() -> None:
         outcome(number, latency_s=101.5 - number if number > 90 else 0.1) for number in range(100)
     ]
     assert failures(verdict_on(late, p99_ms=60_000, kept_up=0.97)) == ["keeps up"]
+
+
+def test_an_idle_service_keeps_up_however_long_it_takes_for_each() -> None:
+    def load(rate: int, answered: int, wait_s: float) -> Verdict:
+        """Ten seconds of a service that takes so long for each, and does so many a second."""
+        outcomes = []
+        for number in range(10 * rate):
+            due_s = (number + 0.5) / rate
+            done_s = max(due_s, number / answered) + wait_s
+            visit = make_visit(number, due_s=due_s)
+            outcomes.append(make_outcome(visit, GOOD, latency_s=done_s - due_s))
+        run, stretches = Run(tuple(outcomes), 10, 12, 0.1), (Stretch("knee", 10, rate),)
+        return decide(run, judge(outcomes), stretches, Objective(kept_up=0.97))
+
+    for rate in (10, 100):
+        assert load(rate, answered=rate, wait_s=0.9).is_passed
+        assert failures(load(rate, answered=rate * 9 // 10, wait_s=0.01)) == [
+            "enroll: p99",
+            "keeps up",
+        ]
+    # By little, and yet work gathers.
+    assert failures(load(100, answered=95, wait_s=0.01)) == ["keeps up"]
 
 
 def test_a_soak_must_not_grow_slower() -> None:

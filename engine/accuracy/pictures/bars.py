@@ -16,6 +16,7 @@ from engine.accuracy.pictures.canvas import (
     title,
     write_percent,
 )
+from engine.accuracy.writing import write_times
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ MEASURE_NAMES = {
     "roll_deg": "tilted",
     "detection_score": "detection score",
 }
+
+LONGEST_UNIT = 2
 
 
 def draw_quality(report: Report, path: Path) -> None:
@@ -54,15 +57,16 @@ def draw_quality(report: Report, path: Path) -> None:
 def _draw_measure(axes: Any, measure: Mapping[str, Any], overall: float) -> None:
     axes.set_yscale("log")
     bands = measure["bands"]
-    names = [
-        f"{band['name']}\n{write_measure(measure, band).removesuffix(' the middle')}"
-        for band in bands
-    ]
+    # A unit of words has no room below each band.
+    is_long = len(measure["unit"]) > LONGEST_UNIT
+    named = {**measure, "unit": ""} if is_long else measure
+    names = [f"{band['name']}\n{write_measure(named, band)}" for band in bands]
     draw_rates(axes, [band["fnmr"] for band in bands], CURVE)
     if overall > 0:
         axes.axhline(overall, color=MUTED, lw=1, ls=(0, (4, 3)))
     axes.set_xticks(range(len(names)), names, fontsize=7)
-    axes.set_title(MEASURE_NAMES[measure["measure"]], loc="left", fontsize=10, color=INK)
+    name = MEASURE_NAMES[measure["measure"]] + (f", {measure['unit']}" if is_long else "")
+    axes.set_title(name, loc="left", fontsize=10, color=INK)
     axes.set_xlim(-0.6, len(names) - 0.4)
     style(axes)
     write_percent(axes.yaxis)
@@ -132,8 +136,5 @@ def describe_differential(found: Mapping[str, Any] | None) -> str:
         return "fewer than two groups are large enough"
     if found["ratio"] is None and found["low"] <= 1:
         return f"{found['best']} shows no error: no number"
-    end = "and more" if found["high"] is None else f"to {found['high']:.3g}"
-    times = (
-        f"{found['ratio']:.3g} times" if found["ratio"] else f"at least {found['low']:.2g} times"
-    )
-    return f"{found['worst']} {times} {found['best']} ({found['low']:.2g} {end})"
+    told, ends = write_times(found)
+    return f"{found['worst']} {told} {found['best']} ({ends})"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.capacity.costs import Affine, Costs, Node
-from engine.capacity.figures import Figures, Machine
+from engine.capacity.figures import USUAL, Figures, Machine
 
 MACHINE = Machine("Test", 2, 24 << 30)
 
@@ -18,7 +18,7 @@ MACHINE = Machine("Test", 2, 24 << 30)
 @pytest.fixture
 def figures() -> Figures:
     """All of them assumed."""
-    return Figures(MACHINE, 128, {})
+    return Figures(MACHINE, USUAL, {})
 
 
 @pytest.fixture

@@ -14,14 +14,23 @@ from engine.capacity.choosing import Shortfall, choose_layout
 from engine.capacity.costs import Affine, Costs, Node, assume_node
 from engine.capacity.demand import Demand
 from engine.capacity.expectation import expect, holds
-from engine.capacity.figures import ASSUMED, Figure, Figures, Machine, Origin, Quantity
+from engine.capacity.figures import (
+    ASSUMED,
+    USUAL,
+    Figure,
+    Figures,
+    Machine,
+    Origin,
+    Quantity,
+    VectorKind,
+)
 from engine.capacity.layout import Layout, Memory
 from engine.capacity.planning import TOLERANCE, Outcome, Plan, make_plan
 from engine.capacity.simulation import Trial
 from engine.errors import RequestError
 from engine.matching.thresholds import CalibrationCurve, OperatingPoint
 
-FIGURES = Figures(Machine("Test", 2, 24 << 30), 128, {})
+FIGURES = Figures(Machine("Test", 2, 24 << 30), USUAL, {})
 COSTS = Costs.of(FIGURES)
 NODE = Node(cores=32, memory_bytes=256 << 30, bandwidth_bytes_s=200e9)
 CURVE = CalibrationCurve(
@@ -177,6 +186,50 @@ def test_every_figure_that_nobody_measured_is_listed_as_an_assumption() -> None:
     assert len(unmeasured) == len(Quantity) - 1
     assert not any(ASSUMED[Quantity.PAIR].label in line for line in unmeasured)
     assert len(plan_for(demand).assumptions) == len(said) + 1
+
+
+@pytest.mark.parametrize(
+    ("most", "words"),
+    [
+        (5, "5 enrollments are with it at most"),
+        (1, "1 enrollment is with it at most"),
+        (0, "none is told to come again"),
+    ],
+)
+def test_the_bound_that_is_played_is_the_bound_that_is_told(most: int, words: str) -> None:
+    trial = Trial(requests=1_000, most_ongoing=most)
+    told = plan_for(Demand(faces=1_000, enrollments=1), trial=trial).assumptions
+    assert [words in line for line in told].count(True) == 1
+
+
+def test_while_the_writer_waits_for_a_scan_it_takes_no_core_of_its_own() -> None:
+    demand = Demand(faces=1_600_000_000, enrollments=100)
+    plan = plan_for(demand)
+    assert plan.layout is not None
+    assert plan.expected is not None
+    scanning = plan.expected.scanner * NODE.cores * plan.layout.shards
+    photographing = plan.expected.ingress * plan.layout.ingress_cores
+    deciding = 100 * COSTS.decision(COSTS.batch) / COSTS.batch
+    assert plan.busy_cores == pytest.approx(scanning + photographing + deciding)
+    assert deciding < plan.expected.writer / 3, "most of the writer's time is scans here"
+
+
+def test_what_is_assumed_of_a_gallery_grows_with_its_vectors() -> None:
+    large, half = (
+        replace(FIGURES, kind=kind) for kind in (VectorKind(512), VectorKind(128, float_bytes=2))
+    )
+    # A float and its code; 17 bytes of ids whatever the vectors.
+    assert FIGURES.value(Quantity.REFERENCE_BYTES) == 128 * 5 + 17
+    assert large.value(Quantity.REFERENCE_BYTES) == 512 * 5 + 17
+    assert half.value(Quantity.REFERENCE_BYTES) == 128 * 3 + 17
+    assert large.value(Quantity.SNAPSHOT_BYTES) == 512 * 5 + 12
+    assert large.value(Quantity.ROW_BYTES) == 600 + 384 * 4
+    assert half.value(Quantity.ROW_BYTES) == 600
+    for one in (Quantity.SCAN_ALONE, Quantity.SCAN, Quantity.RESTORE):
+        assert large.value(one) == pytest.approx(4 * FIGURES.value(one))
+        assert half.value(one) == FIGURES.value(one)
+    assert large.value(Quantity.HOP) == FIGURES.value(Quantity.HOP)
+    assert "512 floats of 32 bits" in large[Quantity.SNAPSHOT_BYTES].source
 
 
 def test_a_plan_is_one_json_document() -> None:

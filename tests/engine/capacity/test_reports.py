@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.capacity.figures import Figures, Origin, Quantity, overlay
+from engine.capacity.figures import USUAL, Figures, Origin, Quantity, VectorKind, overlay
 from engine.capacity.findings import find_figures, gather_figures
 from engine.capacity.reports import likeliest_machine, read_report, read_reports
 from engine.errors import RequestError
@@ -56,6 +56,20 @@ def test_a_gallery_of_other_vectors_says_nothing_of_this_one(write_report: Write
     setup = {"references": 1_000_000, "threads": 2, "dim": 512}
     path = write_report({"A batch, range": (setup, {"exact8, the gallery": ("ms", 1.0)})})
     assert find_figures(read_report(path)) == {}
+    assert set(find_figures(read_report(path), VectorKind(512))) == {Quantity.SCAN}
+    assert find_figures(read_report(path), VectorKind(512, float_bytes=2)) == {}
+
+
+def test_of_other_vectors_only_what_is_no_gallery_is_known(write_report: Write) -> None:
+    path = write_report(
+        {
+            "Snapshot": ({"references": 1_000_000, "dim": 128}, {"save": ("MB", 652.0)}),
+            "Gallery": ({"references": 100_000}, {"open from the store": ("s", 1.0)}),
+            "Pairs of photographs": ({"threads": 2}, {"Sosie, cpu": ("pairs/s", 80.0)}),
+        }
+    )
+    assert set(find_figures(read_report(path), VectorKind(512))) == {Quantity.PAIR}
+    assert len(find_figures(read_report(path))) == 3
 
 
 def test_a_figure_that_was_skipped_stays_assumed(write_report: Write) -> None:
@@ -63,7 +77,7 @@ def test_a_figure_that_was_skipped_stays_assumed(write_report: Write) -> None:
         {"Pairs of photographs": ({"threads": 2}, {"Sosie, cpu": ("pairs/s", None)})}
     )
     report = read_report(path)
-    figures = Figures(report.stamp, 128, find_figures(report))
+    figures = Figures(report.stamp, USUAL, find_figures(report))
     assert figures[Quantity.PAIR].origin is Origin.ASSUMED
     assert Quantity.PAIR in figures.list_assumed()
 
@@ -79,7 +93,7 @@ def test_what_is_measured_here_stands_over_what_a_report_says(write_report: Writ
 
 def test_the_committed_reports_know_what_the_service_is_made_of() -> None:
     reports = read_reports(COMMITTED)
-    figures = Figures(likeliest_machine(reports), 128, gather_figures(reports))
+    figures = Figures(likeliest_machine(reports), USUAL, gather_figures(reports))
     unknown = {Quantity.HOP, Quantity.ROW_BYTES, Quantity.ENROLLMENT_BYTES}
     of_the_service = {
         Quantity.HTTP,

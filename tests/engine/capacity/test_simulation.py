@@ -77,6 +77,14 @@ def test_a_closed_loop_is_as_fast_as_the_cores(machine: Layout, costs: Costs) ->
     assert full.ingress > 0.85
 
 
+def test_nobody_drops_out_of_a_closed_loop(machine: Layout, costs: Costs) -> None:
+    """More connections than the service takes at once: all of them are played (Little's law)."""
+    trial = Trial(requests=6_000, connections=60, most_ongoing=5)
+    run = simulate(machine, demand(), costs, trial)
+    assert run.refused == 0
+    assert run.rate * float(run.enroll_s.mean()) == pytest.approx(60, rel=0.02)
+
+
 def test_the_writer_decides_together_what_comes_together(node: Node, costs: Costs) -> None:
     layout = Layout(node=node, ingress_nodes=8)
     calm = simulate(layout, demand(enrollments=20), costs, SMALL)

@@ -12,12 +12,16 @@ from engine.capacity.times import GRID, Times, slowest_of
 STEP = 1e-3
 
 
+def mean_s(times: Times) -> float:
+    return float(times.masses @ np.arange(GRID)) * times.step_s
+
+
 def test_the_mean_of_a_sum_is_the_sum_of_the_means() -> None:
     rng = np.random.default_rng(1)
     one = Times.of(rng.exponential(0.1, 500), np.ones(500), STEP)
     other = Times.constant(0.3, STEP).jittered(0.4)
     summed = one.plus(other)
-    assert summed.mean_s == pytest.approx(one.mean_s + other.mean_s, rel=1e-6)
+    assert mean_s(summed) == pytest.approx(mean_s(one) + mean_s(other), rel=1e-6)
     assert summed.quantile(0.99) < one.quantile(0.99) + other.quantile(0.99)
     assert summed.masses.sum() == pytest.approx(1)
 
@@ -31,7 +35,7 @@ def test_quantiles_are_those_of_the_moments_given() -> None:
 
 def test_spread_keeps_the_mean_and_widens() -> None:
     times = Times.constant(0.5, STEP).jittered(0.3)
-    assert times.mean_s == pytest.approx(0.5, abs=STEP)
+    assert mean_s(times) == pytest.approx(0.5, abs=STEP)
     assert times.quantile(0.9) > 0.6 > 0.5 > times.quantile(0.3)
 
 

@@ -74,9 +74,12 @@ def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refuse
     assert_refused(sosie(*SMALL, "--home", home), "exact8")
     (home / "sosie.toml").write_text("[gallery]\nrows = 'float16'\n")
     assert_refused(sosie(*SMALL, "--home", home), "--measure")
-    (home / "sosie.toml").write_text("[registrar]\nbatch_size = 4\n")
+    (home / "sosie.toml").write_text(
+        "[registrar]\nbatch_size = 4\n[serve]\nenrollments_ongoing = 0\n"
+    )
     told = sosie(*SMALL, "--home", home, "--json").json
     assert any("decides up to 4 at once" in line for line in told["assumptions"])
+    assert any("none is told to come again" in line for line in told["assumptions"])
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,9 @@ def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refuse
         (("--faces", "10", "--arrivals", "1", "--photographs", "."), "--measure"),
         (("--check", "/nowhere.json"), "cannot be read"),
         (("--check", "x.json", "--faces", "10"), "alone"),
+        (("--check", "x.json", "--searches", "2"), "--searches"),
+        (("--check", "x.json", "--seed", "1", "--batch", "8"), "without --batch"),
+        (("--check", "x.json", "--node-cores", "8", "--node-gib", "8"), "--node-cores, --node-gib"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
@@ -126,6 +132,9 @@ def test_a_check_prints_each_figure_three_times(sosie: Any, tmp_path: Path) -> N
     assert outcome.code == 0, outcome.out
     assert "within 20 %" in outcome.out
     assert "30.0 ms" in outcome.out
+    assert "The closed loop's rate follows from the processor time given" in " ".join(
+        outcome.out.split()
+    )
     report["results"][0]["figures"][1]["value"] = 20.0  # type: ignore[index]
     path.write_text(json.dumps(report))
     told = sosie("plan", "--check", path, "--json")

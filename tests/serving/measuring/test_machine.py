@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -49,6 +50,16 @@ def test_photographs_of_ones_own_are_read_from_a_folder(cache: Path, tmp_path: P
         measure_photographs(Settings(), cache, tmp_path / "none", rounds=1)
 
 
+def test_each_round_takes_other_photographs(cache: Path, tmp_path: Path) -> None:
+    for number in range(16):
+        Image.new("RGB", (64, 64), (90, 90, 90)).save(tmp_path / f"{number:02d}.jpg")
+    (tmp_path / "16.jpg").write_bytes(b"no image")
+    _, source = measure_photographs(Settings(), cache, tmp_path, rounds=1)
+    assert "16 of 16 without a face" in source
+    with pytest.raises(RequestError, match="cannot be read"):
+        measure_photographs(Settings(), cache, tmp_path, rounds=2)
+
+
 def test_vectors_kept_in_half_the_bytes_take_so_much_less() -> None:
     whole, _ = measure_scans(Settings(), 12_000)
     half, _ = measure_scans(Settings(gallery=GallerySettings(rows="float16")), 12_000)
@@ -59,6 +70,18 @@ def test_vectors_kept_in_half_the_bytes_take_so_much_less() -> None:
 def test_a_folder_that_cannot_be_written_is_refused(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be written"):
         measure_decisions(Settings(), cache, tmp_path / "none")
+
+
+def test_what_fails_in_between_is_not_blamed_on_the_folder(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_home: Path, _settings: Settings) -> None:
+        raise OSError(errno.EIO, "a disk fails")
+
+    monkeypatch.setattr("serving.measuring.decisions.create_home", fail)
+    with pytest.raises(OSError, match="a disk fails"):
+        measure_decisions(Settings(), cache, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_machine_is_named() -> None:

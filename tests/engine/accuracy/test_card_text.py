@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.accuracy.card_text import copy_card, save_card, write_calibrated
 from engine.errors import ModelCardInvalid
 from engine.matching.thresholds import ThresholdRates
-from engine.models.card_text import copy_card, save_card, write_calibrated
 from engine.models.catalog import CARDS_FOLDER, builtin_card, load_card
 
 RATES = ThresholdRates(verify=1e-3, same_document=2e-3, review=5e-5)
@@ -24,8 +24,13 @@ def test_a_card_keeps_all_that_is_not_calibration(text: str, tmp_path: Path) -> 
     save_card(tmp_path / "own.toml", write_calibrated(text, "own.json", RATES, NOTES))
     made, before = load_card(tmp_path / "own.toml"), builtin_card("sface")
     assert made.calibration_path == tmp_path / "own.json"
-    assert made.rates == RATES
-    assert before.rates is None
+    assert made.rates == {
+        "verify_fmr": 1e-3,
+        "same_document_fmr": 2e-3,
+        "review_fmr": 5e-5,
+        "certain_margin": RATES.certain_margin,
+    }
+    assert before.rates == {}
     assert (made.sha256, made.file, made.input) == (before.sha256, before.file, before.input)
     written = (tmp_path / "own.toml").read_text("utf-8")
     assert "# Mean and scale are inside the graph." in written
@@ -69,6 +74,23 @@ def test_thresholds_of_a_card_are_rates(text: str, tmp_path: Path, value: str) -
         load_card(path)
     path.write_text(f"{text}\n[thresholds]\nreview = 0.1\n")
     with pytest.raises(ModelCardInvalid, match="unknown key `review`"):
+        load_card(path)
+
+
+def test_a_margin_of_nothing_is_taken_as_settings_take_it(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(f"{text}\n[thresholds]\ncertain_margin = 0\n")
+    assert load_card(path).rates == {"certain_margin": 0.0}
+    path.write_text(f"{text}\n[thresholds]\ncertain_margin = -0.1\n")
+    with pytest.raises(ModelCardInvalid, match="`certain_margin` must be 0 or more"):
+        load_card(path)
+
+
+def test_a_detector_has_no_thresholds(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    text = (CARDS_FOLDER / "yunet.toml").read_text("utf-8")
+    path.write_text(f"{text}\n[thresholds]\nverify_fmr = 0.1\n")
+    with pytest.raises(ModelCardInvalid, match="`thresholds` must be left out"):
         load_card(path)
 
 

@@ -1,0 +1,45 @@
+"""Sentences of the pages of error rates that hold for some evaluations only."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench.pages.accuracy import (
+    LOOKED_AT,
+    Report,
+    describe_generalised,
+    describe_looked_at,
+)
+from bench.reading import REPORTS
+from engine.accuracy.report import describe_open_set
+
+
+@pytest.fixture
+def report() -> Report:
+    found: Report = json.loads((REPORTS / "evaluation.json").read_text("utf-8"))
+    return found
+
+
+def test_flags_are_said_to_be_looked_at_where_they_are_those_that_were(report: Report) -> None:
+    counts = report["flagged"]["counts"]
+    for name, (within, across) in LOOKED_AT.items():
+        counts[name] = {"within_person": within, "across_people": across}
+    assert "were looked at, and are" in describe_looked_at(report)
+    counts["two_names"]["across_people"] += 1
+    assert "nobody has looked at all" in describe_looked_at(report)
+
+
+def test_both_rates_are_the_same_only_where_every_photograph_gave_a_template(
+    report: Report,
+) -> None:
+    assert "the same" in describe_generalised(report | {"fta": 0.0})
+    assert "the same" not in describe_generalised(report | {"fta": 0.01})
+
+
+def test_the_open_set_says_why_the_curves_have_another_interval(report: Report) -> None:
+    told = describe_open_set(report)
+    assert "Wilson" in told
+    assert "bootstrap" in told
+    assert f"{report['open_set']['gallery_size']:,}" in told

@@ -1,0 +1,62 @@
+"""What pictures say besides their bars: misses, values, whose machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from bench.charts.goals import draw_goals, list_kept
+from bench.charts.origin import name_machines, name_seeds, name_sizes
+from bench.charts.versus import list_times
+from bench.machine import look
+from bench.report import Check, Figure, Report, Result, Setup
+
+
+def make_report(suite: str, *checks: Check, results: tuple[Result, ...] = ()) -> Report:
+    return Report(look(), results, checks, suite)
+
+
+def test_a_miss_of_a_goal_of_none_is_among_what_is_drawn(tmp_path: Path) -> None:
+    report = make_report(
+        "serve",
+        Check("match_unexpected", 384.0, 0.0, False),
+        Check("lost_enrollments", 0.0, 0.0, True),
+        Check("match_recovery_s", None, 10.0, False),
+        Check("matches_per_second", 3880.0, 3000.0, True),
+        Check("kills", None, 50.0, None, "not run"),
+    )
+    missed, kept, never, fast = list_kept({"serve": report})
+    assert (missed.holds, missed.margin, missed.told) == (False, None, "384 answers (goal ≤ 0)")
+    assert (kept.holds, kept.margin) == (True, None)
+    assert (never.holds, never.margin, never.told) == (False, None, "never (goal ≤ 10)")
+    assert fast.margin == 3880 / 3000
+    assert "POST /v1/match" in fast.label
+    assert draw_goals({"serve": report}, tmp_path / "goals.png")
+    assert not draw_goals({"serve": make_report("serve")}, tmp_path / "none.png")
+
+
+def test_a_ratio_is_that_of_the_rounds_and_a_promised_one_as_promised() -> None:
+    ours = Figure("exact8, the gallery", "ms", 2.0, ratio=5.5)
+    figures = (
+        Figure("FAISS Flat", "ms", 10.0, ratio=1.0),
+        Figure("FAISS Flat by BLAS", "ms", 4.0, ratio=2.5),
+        Figure("FAISS PQ4fs+refine, k_factor 20", "ms", 3.0, ratio=3.0),
+        ours,
+    )
+    promise = Check("batch_fastscan_speedup", 1.8, 1.0, True)
+    report = make_report("search", promise, results=(Result("A batch", {}, figures),))
+    flat, blas, scan = list_times({"search": report})
+    assert flat.value == 5.5
+    assert blas.value == 5.5 / 2.5
+    assert scan.value == 1.8
+
+
+def test_machines_are_named_with_their_suites_and_sizes_with_the_seed() -> None:
+    report = make_report("search", results=(Result("One query", {"seed": 3}, ()),))
+    other = replace(report, machine=replace(report.machine, cpu="Another", cores=7))
+    reports = {"search": report, "extract": other, "join": report}
+    here = f"{report.machine.cpu}, {report.machine.cores} cores"
+    assert name_machines(reports, reports) == f"search, join: {here}\nextract: Another, 7 cores"
+    assert name_seeds(reports) == "seed 3"
+    setup: Setup = {"references": 1_000_000, "dim": 128, "threads": 2, "seed": 0, "kernel": "vnni"}
+    assert name_sizes(setup) == "1,000,000 x 128, threads 2, seed 0"

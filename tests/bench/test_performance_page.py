@@ -1,0 +1,71 @@
+"""Tables of pages: units, what a ratio is to, what was wrong while a suite ran."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.checks import Direction, Goal
+from bench.machine import look
+from bench.pages.markdown import name_base, write_goal, write_promises, write_result, write_value
+from bench.pages.performance import build_performance_page
+from bench.reading import write_report
+from bench.report import Check, Figure, Report, Result
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "told"),
+    [
+        (1.0, "share", "100 %"),
+        (0.00168, "FNMR", "0.168 %"),
+        (47.66, "1/s", "47.66 /s"),
+        (0.9984, "of 1", "0.9984"),
+        (0.5, "share of pairs", "50 % of pairs"),
+        (3.576e-7, "absolute", "3.576e-07"),
+        (54.4, "ms", "54.4 ms"),
+    ],
+)
+def test_a_value_has_a_unit_that_people_read(value: float, unit: str, told: str) -> None:
+    assert write_value(value, unit) == told
+
+
+def test_a_goal_is_written_as_what_is_held_against_it() -> None:
+    goal = Goal("a", "serve", 0.85, Direction.AT_LEAST, "share", "a share")
+    assert write_goal(goal) == "≥ 85 %"
+    assert write_goal(replace(goal, goal=3.0, direction=Direction.AT_MOST, unit="s")) == "≤ 3"
+
+
+def test_the_quartiles_of_a_share_are_percent_too() -> None:
+    table = write_result(Result("A", {}, (Figure("one", "share", 0.5, 0.25, 0.75),)))
+    assert "| one | 50 % | 25 to 75 |" in table
+
+
+def test_a_column_of_ratios_names_its_base_wherever_that_stands() -> None:
+    ours, other = Figure("ours", "ms", 1.0, ratio=3.0), Figure("theirs", "ms", 3.0, ratio=1.0)
+    assert name_base(Result("A", {}, (ours, other))) == "times as good as theirs"
+    twice = Result("A", {}, (other, ours, replace(other, name="theirs, again"), ours))
+    assert name_base(twice) == "times as good as the 1.00 above"
+    assert name_base(Result("A", {}, (ours,))) == "times as good as a row of another table"
+
+
+def test_a_promise_that_never_came_is_said_to_be_missed() -> None:
+    check = Check("match_recovery_s", None, 10.0, False)
+    table = write_promises({"serve": Report(look(), (), (check,), "serve")})
+    assert "| never | ≤ 10 | **✗** |" in table
+
+
+def test_the_page_has_warnings_software_main_results_and_the_names_of_the_others(
+    tmp_path: Path,
+) -> None:
+    machine = replace(look(), warnings=("load 9.0 at the start",), packages={"numpy": "2.0.0"})
+    figure = Figure("one", "ms", 1.0)
+    results = tuple(Result(name, {"seed": 0}, (figure,)) for name in ("Memory", "Shards"))
+    write_report(tmp_path / "gallery.json", Report(machine, results, (), "gallery"))
+    page = build_performance_page(tmp_path, tmp_path / "img")
+    assert "*Warning: load 9.0 at the start.*" in page
+    assert "numpy 2.0.0" in page
+    assert "### Memory" in page
+    assert "### Shards" not in page
+    assert "Also in the [report](../bench/reports/gallery.json): Shards." in page

@@ -1,0 +1,54 @@
+"""What came out is told whatever came out, and before a page is written of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from loadtest.command import tell
+from loadtest.knee import Knee
+from loadtest.order import Step
+from loadtest.report.page import write_page
+from loadtest.summary import summarize
+from loadtest.truth import APPROVED, Answer
+from tests.loadtest.making import decided, make_outcome, make_session, make_step, make_visit
+
+GOOD = make_step(10, [make_outcome(make_visit(1), decided(APPROVED))])
+REFUSED = make_step(20, [make_outcome(make_visit(2), Answer(429, is_refusal=True))])
+
+
+@pytest.mark.parametrize("steps", [(REFUSED, GOOD), (GOOD, REFUSED), (REFUSED,)])
+def test_a_step_in_which_all_were_refused_has_no_latency_and_a_page(
+    steps: tuple[Step, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    knee = Knee(rate=10, failed=20, steps=2, trouble="the service said no answer to /v1/match")
+    session = make_session(*steps, knee=knee)
+    assert not session.is_passed
+    page = write_page(session, summarize(session))
+    assert "not confirmed" in page
+    assert knee.trouble in page
+    assert tell(session, None, as_json=False) == 1
+    out = capsys.readouterr().out
+    assert knee.trouble in out
+    assert not re.search(r"\bnan\b", page + out)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_page_that_cannot_be_written_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    assert tell(make_session(GOOD), tmp_path, as_json=as_json) == 2
+    told = capsys.readouterr()
+    assert told.err == f"sosie: {tmp_path} cannot be written: Is a directory\n"
+    assert json.loads(told.out)["passed"] if as_json else told.out.endswith("Held.\n")
+    # That it did not hold is the graver news.
+    assert tell(make_session(REFUSED), tmp_path, as_json=as_json) == 1
+
+
+def test_what_a_service_says_is_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    step = make_step(10, [make_outcome(make_visit(1), decided("[bold]new[/]"))])
+    assert tell(make_session(step), None, as_json=False) == 1
+    assert "answered [bold]new[/]" in capsys.readouterr().out
