@@ -102,9 +102,10 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 def _merge_checks(same: Sequence[Check], goal: Goal | None) -> Check:
     values = [one.value for one in same if one.value is not None]
-    if goal is None or not values or any(one.holds is None for one in same):
+    if goal is None or not values:
         return same[0]
-    if any(one.value is None for one in same):
+    if len(values) < len(same) and not goal.counts_errors:
         return next(one for one in same if one.value is None)
     value = goal.worst(values) if goal.counts_errors else statistics.median(values)
-    return replace(same[0], value=value, holds=goal.is_met(value))
+    measured = next(one for one in same if one.value is not None)
+    return replace(measured, value=value, holds=goal.is_met(value))

@@ -109,9 +109,11 @@ def _compare_counts(scene: Scene, result: Result, old: Figure, new: Figure) -> P
     """What every run gives anew, and so is held against a floor alone."""
     assert old.value is not None
     assert new.value is not None
-    verdict = _judge(old.value, new.value, FLOOR_COUNTED, better(old))
+    # One of a thousand that is no more is a fault, where it was all of them.
+    floor = 0.0 if old.unit == "share" and old.value == 1 else FLOOR_COUNTED
+    verdict = _judge(old.value, new.value, floor, better(old))
     pair = _pair(scene, result, old, "value", (old.value, new.value), verdict)
-    return replace(pair, limit=FLOOR_COUNTED)
+    return replace(pair, limit=floor)
 
 
 def _compare_values(scene: Scene, result: Result, old: Figure, new: Figure) -> Pair | Doubt:

@@ -20,10 +20,11 @@ def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
     Reports of a run before that this one lacks are removed: a folder is one run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for suite in SUITES:
-        (folder / f"{suite.name}.json").unlink(missing_ok=True)
     for name, report in ran.reports.items():
         write_report(folder / f"{name}.json", report)
+    for suite in SUITES:
+        if suite.name not in ran.reports:
+            (folder / f"{suite.name}.json").unlink(missing_ok=True)
     pictures = draw_all(ran.reports, folder) if ran.reports else {}
     kept, measured = count_promises(ran.reports)
     page = render(

@@ -72,6 +72,13 @@ def test_a_skipped_promise_stays_skipped() -> None:
     assert merge_blocks([block(1, skipped), block(2, skipped)]).checks == (skipped,)
 
 
+def test_an_error_counts_though_another_block_did_not_look_for_it() -> None:
+    skipped = Check("identical_answers", None, 1.0, None, "left out")
+    wrong = Check("identical_answers", 0.99, 1.0, holds=False)
+    (check,) = merge_blocks([block(1, skipped), block(2, wrong)]).checks
+    assert (check.value, check.holds) == (0.99, False)
+
+
 def test_what_a_block_lacks_is_taken_from_the_others() -> None:
     short = replace(block(9), results=())
     (ours, *_) = merge_blocks([block(10), short, block(12)]).results[0].figures

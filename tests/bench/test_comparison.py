@@ -88,8 +88,11 @@ def test_a_rival_that_becomes_slower_is_no_regression(search: Report) -> None:
     assert not compare_regressions(search, slow)
 
 
-def test_a_lost_percent_of_recall_is_a_regression_though_times_may_vary(search: Report) -> None:
-    fewer = changed(search, times(0.98, "exact8, the gallery", "share"))
+@pytest.mark.parametrize("share", [0.98, 0.999])
+def test_of_all_mates_one_in_a_thousand_lost_is_a_regression_though_times_may_vary(
+    search: Report, share: float
+) -> None:
+    fewer = changed(search, times(share, "exact8, the gallery", "share"))
     results = {one.result for one in compare_regressions(search, fewer)}
     assert RECALL in results
 
@@ -195,7 +198,8 @@ def test_a_machine_that_was_a_little_slower_is_allowed_so_much_more(search: Repo
     assert still[key] is not None
     assert drifted[key] == pytest.approx((1 + (still[key] or 0)) * 1.25 - 1)
     recall = next(one for one in still if one[2] == "share")
-    assert drifted[recall] == still[recall] == FLOOR_COUNTED
+    assert drifted[recall] == still[recall]
+    assert {0.0, FLOOR_COUNTED} >= {still[one] for one in still if one[2] == "share"}
 
 
 @pytest.mark.parametrize(

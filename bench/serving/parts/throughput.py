@@ -122,7 +122,9 @@ def _measure_batches(
                 Figure("candidates that are none", "candidates", float(checked.ghosts)),
                 Figure("best scores that differ", "searches", float(checked.wrong_scores)),
                 Figure("planted mates above the threshold", "mates", float(checked.mates)),
-                Figure("recall of them", "share", checked.recall),
+                Figure("recall of them", "share", checked.recall)
+                if checked.mates
+                else Figure.skip("recall of them", "share", "no mate was planted among them"),
             ),
         ),
     ]
