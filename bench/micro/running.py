@@ -80,7 +80,7 @@ def time_actions(file: str, most_s: float, **options: object) -> list[Timing]:
         path = Path(folder) / "benchmark.json"
         done = subprocess.run(
             _command(file, most_s, path, options),
-            env=os.environ | _ENVIRONMENT,
+            env=_make_environment(),
             capture_output=True,
             text=True,
             check=False,
@@ -124,6 +124,12 @@ def list_rates(timings: Sequence[Timing], setup: Setup, prefix: str) -> Iterator
         mine = [one for one in timings if one.result == name]
         called = f"{prefix}, {name[0].lower()}{name[1:]}"
         yield Result(called, setup | mine[0].setup, tuple(_list_rates(mine)))
+
+
+def _make_environment() -> dict[str, str]:
+    """Ours, without what is said to a pytest around us: options, or that it is one of several."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return own | _ENVIRONMENT
 
 
 def _command(file: str, most_s: float, path: Path, options: Mapping[str, object]) -> list[str]:

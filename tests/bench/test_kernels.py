@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,14 @@ import pytest
 from bench.checks import load_goals
 from bench.kernels import KernelsConfig, run
 from bench.micro.actions import Sizes
-from bench.micro.running import MICRO, Timing, count_wrong, list_results, time_actions
+from bench.micro.running import (
+    MICRO,
+    Timing,
+    count_wrong,
+    list_results,
+    make_environment,
+    time_actions,
+)
 from bench.micro.scanning import list_scans
 from bench.micro.scoring import list_scorings
 from bench.report import Result
@@ -76,7 +84,10 @@ def test_each_block_measures_everything_before_the_next_begins(tmp_path: Path) -
     quick = ["--benchmark-max-time=0.001", "--benchmark-min-rounds=1", "-q"]
     files = [str(MICRO / "test_search.py"), str(MICRO / "test_gallery.py")]
     command = [sys.executable, "-m", "pytest", *files, "-p", "no:cacheprovider"]
-    ended = subprocess.run([*command, *options, *quick], capture_output=True, check=False)
+    prompt = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
+    ended = subprocess.run(
+        [*command, *options, *quick], env=prompt, capture_output=True, check=False
+    )
     assert ended.returncode == 0, ended.stdout
     timings = [Timing.from_dict(one) for one in json.loads(path.read_text())["benchmarks"]]
     assert not count_wrong(timings)
