@@ -20,7 +20,6 @@ from bench.micro.running import (
     Timing,
     count_wrong,
     list_results,
-    make_environment,
     time_actions,
 )
 from bench.micro.scanning import list_scans
