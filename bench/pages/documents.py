@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -69,7 +70,14 @@ def list_problems(root: Path, reports: Path) -> Iterator[str]:
 
 
 def _open(root: Path, reports: Path) -> tuple[Bindings, Figures]:
-    return load_bindings(root / "docs" / "figures.toml"), Figures(read_reports(reports))
+    return load_bindings(root / "docs" / "figures.toml"), read_figures(reports)
+
+
+def read_figures(reports: Path) -> Figures:
+    """Of a folder of reports, and of the load test beside them where there is one."""
+    path = reports / "knee.json"
+    knee = json.loads(path.read_text(encoding="utf-8"))["knee"] if path.is_file() else {}
+    return Figures(read_reports(reports), knee)
 
 
 def _builders(reports: Path) -> Mapping[str, Builder]:

@@ -7,6 +7,7 @@
     search > setup > One query > references             what a result was measured with
     goal > search > one_query_speedup                   the goal itself
     model > highest threshold                           what the shipped calibration says
+    knee > rate                                         what a load test found, knee.json
     A / B                                               one over the other
 
 A format is Python's for a float (`.1f`, `,.0f`), after it `p` for percent, `k` for thousands, `M`
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.checks import load_goals
@@ -34,9 +35,10 @@ _UNIT = re.compile(r"(?P<name>.*?)(?: \[(?P<unit>[^\]]+)\])?")
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Reports by the name of their file, and the goals."""
+    """Reports by the name of their file, the goals, and the knee that a load test found."""
 
     reports: Mapping[str, Report]
+    knee: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, expression: str, spec: str) -> str:
         """The figure as it stands in a document; `RequestError` names one that is not there."""
@@ -62,6 +64,8 @@ class Figures:
             value = next(goals, None)
         elif first == "model" and len(rest) == 1:
             value = list_calibrated().get(rest[0])
+        elif first == "knee" and len(rest) == 1:
+            value = self.knee.get(rest[0])
         elif first in self.reports and len(rest) >= 2:
             value = self._find_in(first, rest)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -78,7 +82,7 @@ class Figures:
         named = _UNIT.fullmatch(rest[1])
         assert named is not None
         figure = find_figure(self.reports, suite, rest[0], named["name"], named["unit"])
-        field = rest[2] if len(rest) == 3 else "value"
-        if figure is None or field not in {"value", *_FIELDS}:
+        wanted = rest[2] if len(rest) == 3 else "value"
+        if figure is None or wanted not in {"value", *_FIELDS}:
             return None
-        return getattr(figure, field)
+        return getattr(figure, wanted)

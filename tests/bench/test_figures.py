@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.pages.calibrated import list_calibrated
-from bench.pages.documents import ROOT, build_documents, list_problems
+from bench.pages.documents import ROOT, build_documents, list_problems, read_figures
 from bench.pages.expressions import Figures
 from bench.pages.figures import Bindings, Line, Stated, find_problems, load_bindings, update
 from bench.pages.numbers import find_numbers
@@ -158,6 +158,13 @@ def test_a_figure_is_written_as_asked(figures: Figures) -> None:
 )
 def test_numbers_with_a_unit_are_found_outside_code(text: str, expected: list[str]) -> None:
     assert [text[start:end] for start, end in find_numbers(text)] == expected
+
+
+def test_the_knee_of_a_load_test_is_within_a_tenth_of_the_benchmark() -> None:
+    committed = read_figures(REPORTS)
+    over_http = "serve-throughput > Enrollments with two photographs > over HTTP"
+    assert committed.find(f"knee > rate / {over_http}") == pytest.approx(1, abs=0.1)
+    assert committed.knee["confirmed"]
 
 
 def test_a_wrong_file_of_bindings_is_refused(tmp_path: Path) -> None:
