@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ TOLERANCE = 0.2
 """How far formula and simulation may be apart before a plan says so."""
 MOST_REFUSED = 0.01
 """Of enrollments in a simulation that holds."""
+_MOST_TRIES = 8
 
 
 class Outcome(StrEnum):
@@ -162,7 +163,11 @@ def make_plan(
     candidates: FalseCandidates,
     trial: Trial | None = None,
 ) -> Plan:
-    """Chooses a layout by formula; with a `trial`, plays it too."""
+    """Chooses a layout by formula; with a `trial`, plays it too.
+
+    The formula knows no bound of what is under way at an ingress: where the simulation refuses
+    enrollments for it, there are more ingresses than the formula asks for.
+    """
     layout = choose_layout(demand, costs, figures, node)
     most_ongoing = ENROLLMENTS_ONGOING if trial is None else trial.most_ongoing
     if isinstance(layout, Shortfall):
@@ -176,7 +181,7 @@ def make_plan(
         )
     played = None
     if trial is not None:
-        played = Played.of(simulate(layout, demand, costs, trial), trial)
+        layout, played = _play(layout, demand, costs, trial)
     expected = expect(layout, demand, costs)
     return Plan(
         demand=demand,
@@ -192,6 +197,18 @@ def make_plan(
         busy_cores=_count_busy(layout, demand, costs, expected),
         played=played,
     )
+
+
+def _play(layout: Layout, demand: Demand, costs: Costs, trial: Trial) -> tuple[Layout, Played]:
+    """With a quarter more ingresses at a time while too many enrollments are refused."""
+    played = Played.of(simulate(layout, demand, costs, trial), trial)
+    for _ in range(_MOST_TRIES):
+        if played.refused <= MOST_REFUSED:
+            break
+        more = layout.ingress_nodes + max(1, layout.ingress_nodes // 4)
+        layout = replace(layout, ingress_nodes=more)
+        played = Played.of(simulate(layout, demand, costs, trial), trial)
+    return layout, played
 
 
 def _count_busy(layout: Layout, demand: Demand, costs: Costs, expected: Expected) -> float:

@@ -25,7 +25,7 @@ from engine.capacity.figures import (
     VectorKind,
 )
 from engine.capacity.layout import Layout, Memory
-from engine.capacity.planning import TOLERANCE, Outcome, Plan, make_plan
+from engine.capacity.planning import MOST_REFUSED, TOLERANCE, Outcome, Plan, make_plan
 from engine.capacity.simulation import Trial
 from engine.errors import RequestError
 from engine.matching.thresholds import CalibrationCurve, OperatingPoint
@@ -200,6 +200,20 @@ def test_the_bound_that_is_played_is_the_bound_that_is_told(most: int, words: st
     trial = Trial(requests=1_000, most_ongoing=most)
     told = plan_for(Demand(faces=1_000, enrollments=1), trial=trial).assumptions
     assert [words in line for line in told].count(True) == 1
+
+
+def test_where_the_bound_of_an_ingress_would_refuse_enrollments_there_are_more_of_them() -> None:
+    demand = Demand(faces=10**7, enrollments=100)
+    small = replace(NODE, cores=2, memory_bytes=24 << 30)
+    unbound, bound = (
+        plan_for(demand, small, Trial(requests=8_000, most_ongoing=most)) for most in (0, 2)
+    )
+    assert unbound.layout is not None
+    assert bound.layout is not None
+    assert bound.layout.ingress_nodes > unbound.layout.ingress_nodes
+    assert bound.played is not None
+    assert bound.played.refused <= MOST_REFUSED
+    assert bound.outcome is Outcome.HOLDS
 
 
 def test_while_the_writer_waits_for_a_scan_it_takes_no_core_of_its_own() -> None:
