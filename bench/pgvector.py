@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -225,12 +226,9 @@ def _same(table: Table, probes: Vectors, faces: Faces, k: int) -> float:
 
 
 def _list_searchers(table: Table, *, has_graph: bool) -> Iterator[Searcher]:
-    yield Searcher(name=EXACT, best=lambda queries, k: table.best(queries, k, None))
+    yield Searcher(name=EXACT, best=partial(table.best, ef=None))
     for ef in EFS if has_graph else ():
-        yield Searcher(
-            name=f"{GRAPH}, ef {ef}",
-            best=lambda queries, k, ef=ef: table.best(queries, k, ef),  # type: ignore[misc]
-        )
+        yield Searcher(name=f"{GRAPH}, ef {ef}", best=partial(table.best, ef=ef))
 
 
 def _list_graph(index_s: float | None, size: float) -> tuple[Figure, ...]:

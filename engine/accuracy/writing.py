@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-NONE = "–"  # noqa: RUF001 - a dash in an empty cell
+DASH = "–"  # noqa: RUF001 - as people write it, between the ends of a range
+NONE = DASH
 LEAST_PERCENT = 1e-2
 
 
@@ -29,7 +30,7 @@ def percent(share: float) -> str:
 
 def span(low: float, high: float) -> str:
     """Both ends of an interval of shares, with one unit for both."""
-    return f"{_two_digits(low * 100)} – {_two_digits(high * 100)} %"  # noqa: RUF001
+    return f"{_two_digits(low * 100)} {DASH} {_two_digits(high * 100)} %"
 
 
 def share(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
@@ -48,7 +49,7 @@ def rate(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
     if not found["value"]:
         return f"0 (at most {power(found['high'])})"
     low, high = power(found["low"]), power(found["high"])
-    return f"{power(found['value'])} ({low} – {high})"  # noqa: RUF001
+    return f"{power(found['value'])} ({low} {DASH} {high})"
 
 
 def power(value: float) -> str:

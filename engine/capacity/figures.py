@@ -91,10 +91,10 @@ ASSUMED: Mapping[Quantity, Assumed] = {
         "snapshot, a reference", "bytes", 652.0, "what is in memory, but for the order of ids"
     ),
     Quantity.ROW_BYTES: Assumed(
-        "store, a reference with its document", "bytes", 600.0, "operations.md, sizing"
+        "store, a reference with its document", "bytes", 600.0, "rows, template, indexes"
     ),
     Quantity.ENROLLMENT_BYTES: Assumed(
-        "store, an enrollment", "bytes", 3000.0, "operations.md, sizing"
+        "store, an enrollment", "bytes", 3000.0, "--measure measures it"
     ),
     Quantity.REGISTRAR_BYTES: Assumed(
         "memory of the registrar, no gallery", "bytes", 0.3e9, "operations.md, sizing"

@@ -68,8 +68,7 @@ def _draw(session: Session) -> dict[str, Markup]:
     }
     if session.knee is not None:
         drawn["knee"] = draw_knee(session)
-    # Made of numbers and of our own words, which the drawing escapes.
-    return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704
+    return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 - our words, escaped
 
 
 def _measure(step: Step) -> dict[str, Latencies]:
