@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from bench.commands import deployments, faces, indexes, reports
-from serving.cli.faults import RootGroup
+from bench import cli, cli_reports
+from serving.cli.output import RootGroup
 
 app = typer.Typer(
     cls=RootGroup,
@@ -21,7 +21,7 @@ def _root() -> None:
     """Keeps the suites subcommands."""
 
 
-for commands in (faces, indexes, deployments, reports):
+for commands in (cli, cli, cli, cli_reports):
     commands.register(app)
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.account import MemoryAccount
-from indexes.base import Hits, Ids, Scores, Vectors
+from indexes.base import Hits, Ids, MemoryAccount, Scores, Vectors
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.scoring import Positions, arrange, exact_scores, no_hits, rounding_bound
 from indexes.validation import (

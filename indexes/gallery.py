@@ -2,24 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from threading import Event, Lock
+from threading import Condition, Event, Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.account import Accountable, MemoryAccount
-from indexes.base import Compactable, Forgetting, Hits, Ids, SelfCompacting, VectorIndex, Vectors
+from indexes.base import (
+    Accountable,
+    Compactable,
+    Forgetting,
+    Hits,
+    Ids,
+    MemoryAccount,
+    SelfCompacting,
+    VectorIndex,
+    Vectors,
+)
 from indexes.errors import SequenceInvalid
 from indexes.exact.exact8 import Exact8Index
 from indexes.exact.rowstore import RowStore
 from indexes.exact.scanner import Scanner
-from indexes.lock import SharedLock
-from indexes.segmented.batch import require_new
-from indexes.segmented.rewriting import Rewrite
+from indexes.segmented.merging import Rewrite, require_new
 from indexes.segmented.segments import SegmentedIndex
+
+# A lock that many readers share and one writer has alone.
+
+
+class SharedLock:
+    """Readers together, a writer alone; a waiting writer goes before readers that come later.
+
+    Not re-entrant: a thread that holds it must not ask for it again.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._readers = 0
+        self._writing = False
+        self._writers_waiting = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Holds off writers."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._writing and not self._writers_waiting)
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._readers -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Holds off everybody else."""
+        with self._changed:
+            self._writers_waiting += 1
+            try:
+                self._changed.wait_for(lambda: not self._writing and not self._readers)
+                self._writing = True
+            finally:
+                self._writers_waiting -= 1
+                # A writer that gave up waiting must let the readers behind it go on.
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

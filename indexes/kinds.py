@@ -45,15 +45,15 @@ def open_index(
             _own(config, type(None), kind)
             return FlatIndex(dim)
         case "fastscan":
-            from indexes.approximate.fastscan import FastScanConfig, FastScanIndex  # noqa: PLC0415
+            from indexes.approximate.faiss_kinds import FastScanConfig, FastScanIndex  # noqa: PLC0415
 
             return FastScanIndex(dim, _own(config, FastScanConfig, kind))
         case "ivf":
-            from indexes.approximate.ivf import IvfConfig, IvfIndex  # noqa: PLC0415
+            from indexes.approximate.faiss_kinds import IvfConfig, IvfIndex  # noqa: PLC0415
 
             return IvfIndex(dim, _own(config, IvfConfig, kind))
         case "hnsw":
-            from indexes.approximate.hnsw import HnswConfig, HnswIndex  # noqa: PLC0415
+            from indexes.approximate.faiss_kinds import HnswConfig, HnswIndex  # noqa: PLC0415
 
             return HnswIndex(dim, _own(config, HnswConfig, kind))
     raise KindInvalid(f"there is no index kind {kind!r}; give one of {', '.join(KINDS)}")
@@ -65,15 +65,15 @@ def measured_near(
     """The defaults of a kind that misses some, which it measures from this score up; else None."""
     match kind:
         case "fastscan":
-            from indexes.approximate.fastscan import FastScanConfig  # noqa: PLC0415
+            from indexes.approximate.faiss_kinds import FastScanConfig  # noqa: PLC0415
 
             return FastScanConfig(threshold=threshold, erasure_deadline_s=erasure_deadline_s)
         case "ivf":
-            from indexes.approximate.ivf import IvfConfig  # noqa: PLC0415
+            from indexes.approximate.faiss_kinds import IvfConfig  # noqa: PLC0415
 
             return IvfConfig(threshold=threshold, erasure_deadline_s=erasure_deadline_s)
         case "hnsw":
-            from indexes.approximate.hnsw import HnswConfig  # noqa: PLC0415
+            from indexes.approximate.faiss_kinds import HnswConfig  # noqa: PLC0415
 
             return HnswConfig(threshold=threshold, erasure_deadline_s=erasure_deadline_s)
     return None

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from loadtest.refusal import Exit, refuse
-from loadtest.signals import end_orderly
+from loadtest.errors import Exit, end_orderly, refuse
 
 NEEDED = ("gevent", "geventhttpclient", "hdrh", "jinja2", "locust", "msgpack", "psutil")
 """Of the extra `loadtest`."""
@@ -26,7 +25,7 @@ def start(arguments: Sequence[str]) -> int:
     # Nor is an interrupt a fault, to be shown with its traceback.
     Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
     end_orderly()
-    from loadtest.command import main
+    from loadtest.cli import main
 
     return main(arguments)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 import msgpack
+from gevent.pool import Pool
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 
@@ -97,3 +98,33 @@ def _decode(kind: str, data: bytes) -> Any:
         return json.loads(data) if kind.startswith("application/json") else None
     except ValueError:
         return None
+
+
+# Several calls at once, before and after a load.
+
+CALLS_AT_ONCE = 4
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+def work_together(work: Callable[[Item], Answer], items: Iterable[Item]) -> list[Answer]:
+    """An answer for each item, in their order; raises the first fault, when all are done.
+
+    Whatever is still under way when it is interrupted is ended with it.
+    """
+
+    def attempt(item: Item) -> tuple[Answer | None, Exception | None]:
+        try:
+            return work(item), None
+        except Exception as fault:  # noqa: BLE001 - gevent would print it, and go on
+            return None, fault
+
+    pool = Pool(CALLS_AT_ONCE)
+    try:
+        done = pool.map(attempt, items)
+    finally:
+        pool.kill()
+    faults = [fault for _, fault in done if fault is not None]
+    if faults:
+        raise faults[0]
+    return [answer for answer, _ in done]

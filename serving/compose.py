@@ -2,50 +2,243 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
-from engine.errors import KeyRingMissing, RegistryError, SosieError
+from engine.errors import (
+    CalibrationError,
+    KeyRingMissing,
+    RegistryError,
+    RegistryExists,
+    RequestError,
+    SosieError,
+)
+from engine.faces import extractor as faces
+from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
+from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority
 from engine.matching.holders import ErasureCertificate, erase_holder, find_erasable
 from engine.matching.judge import Judge
-from engine.matching.observation import Observer
-from engine.matching.registrar import Registrar, RegistrarConfig
-from engine.matching.restoration import Restored
-from engine.matching.runner import Runner
-from engine.matching.thresholds import Calibration, Thresholds
-from engine.matching.watchlist import WatchList
+from engine.matching.recovery import Restored
+from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
+from engine.models.catalog import ModelCard, builtin_card, load_card
+from engine.models.session import SessionOptions
 from engine.registry.keyring import KeyRing
 from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from engine.sweeps.keeping import SweepKeeper
+from engine.retention.crops import CropPolicy, Keep
+from engine.retention.job import Schedule
+from engine.sweeps.folder_retention import SweepKeeper
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
-from serving.homes import registry_url
-from serving.models import (
-    build_extractor,
-    build_thresholds,
-    embedder_card,
-    load_calibration,
-    model_digest,
+from serving.settings import (
+    KEY_RING_FILE,
+    SETTINGS_FILE,
+    Chosen,
+    CropsSettings,
+    RetentionSettings,
+    Settings,
+    is_card_file,
+    write_settings,
 )
-from serving.retention.terms import read_crop_policy
-from serving.settings import KEY_RING_FILE, Settings
 from serving.snapshots import OpenIndex, ShardKeeper, SnapshotKeeper, gallery_config
 
 if TYPE_CHECKING:
+    from engine.faces.detector import FaceDetector
+    from engine.faces.embedder import Embedder
     from engine.faces.extractor import Extractor
-    from engine.sweeps.sweeping import Join
+    from engine.sweeps.sweep_run import Join
     from indexes.exact.scanner import Scanner
+
+
+# The models that settings name: cards, extractor, calibration, thresholds. Needs no registry.
+
+
+def embedder_card(settings: Settings) -> ModelCard:
+    """The embedder's card: built-in by name, or a file of the operator's own."""
+    return _card(settings.models.embedder)
+
+
+def detector_card(settings: Settings) -> ModelCard:
+    """The detector's card, found in the same way."""
+    return _card(settings.models.detector)
+
+
+def model_digest(settings: Settings) -> str:
+    """What every reference of a deployment with these settings was made by."""
+    return faces.digest_embedding(embedder_card(settings), settings.models.flip)
+
+
+def build_extractor(settings: Settings, cache: Path, threads: int | None = None) -> Extractor:
+    """The extractor that these settings ask for; `threads` instead of theirs, where given."""
+    return faces.open_extractor(
+        cache,
+        config=extractor_config(settings, threads),
+        session=_session_options(settings),
+        embedder=embedder_card(settings),
+        detector=detector_card(settings),
+        flip=settings.models.flip,
+    )
+
+
+def open_detector(settings: Settings, cache: Path) -> FaceDetector:
+    """The detector alone, for a process that embeds no faces itself."""
+    return faces.open_detector(
+        cache, session=_session_options(settings), card=detector_card(settings)
+    )
+
+
+def open_embedder(settings: Settings, cache: Path) -> Embedder:
+    """The embedder alone, for a process that embeds the crops of others."""
+    return faces.open_embedder(
+        cache,
+        session=_session_options(settings),
+        card=embedder_card(settings),
+        flip=settings.models.flip,
+    )
+
+
+def extractor_config(settings: Settings, threads: int | None = None) -> faces.ExtractorConfig:
+    """How an extractor works; `threads` instead of the settings', where given."""
+    return faces.ExtractorConfig(threads=settings.models.threads if threads is None else threads)
+
+
+def load_calibration(settings: Settings) -> Calibration:
+    """The calibration beside the embedder's card; `CalibrationError` where there is none."""
+    card = embedder_card(settings)
+    if card.calibration_path is None:
+        raise CalibrationError(
+            f"model {card.name} has no calibration: run `sosie calibrate` and name it in the card"
+        )
+    return Calibration.load(card.calibration_path, model_digest(settings))
+
+
+def threshold_rates(settings: Settings) -> ThresholdRates:
+    """False match rates: those that the settings give, else the card's, else the usual."""
+    given = settings.thresholds.model_dump(exclude_unset=True)
+    chosen = {**embedder_card(settings).rates, **given}
+    # `verify_fmr` of cards and settings is `verify` among rates.
+    return ThresholdRates(**{key.removesuffix("_fmr"): rate for key, rate in chosen.items()})
+
+
+def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds:
+    """Scores for the false match rates of this deployment."""
+    return Thresholds.from_calibration(calibration, threshold_rates(settings))
+
+
+def _card(name: str) -> ModelCard:
+    return load_card(Path(name)) if is_card_file(name) else builtin_card(name)
+
+
+def _session_options(settings: Settings) -> SessionOptions:
+    return SessionOptions(provider=settings.models.provider, precision=settings.models.precision)
+
+
+# Home folders: made here, with settings, key ring and an empty registry.
+
+
+def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) -> None:
+    """Makes a home folder: settings, key ring (0600), an empty registry.
+
+    `chosen` settings are written down; the others stay at their defaults, as comments. Whatever
+    fails leaves the folder as it was: nothing that was there before is overwritten or removed.
+    """
+    _require_free(home)
+    dimension, digest = embedder_card(settings).dimension, model_digest(settings)
+    with ExitStack() as undo:
+        if not home.exists():
+            # Only if it is empty: another process may be making a home here too.
+            undo.callback(_ignoring_errors(home.rmdir))
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"{home} cannot be a folder: {error.strerror}") from None
+        _close_to_others(home)
+        vault = Vault(KeyRing.create(home / KEY_RING_FILE), dimension)
+        undo.callback((home / KEY_RING_FILE).unlink)
+        write_settings(home, chosen or {})
+        undo.callback((home / SETTINGS_FILE).unlink)
+        Store.create(registry_url(home, settings), vault, model_digest=digest).close()
+        undo.pop_all()
+
+
+def _require_free(home: Path) -> None:
+    if not any((home / name).exists() for name in (SETTINGS_FILE, KEY_RING_FILE)):
+        return
+    if not (home / KEY_RING_FILE).exists():
+        raise RegistryExists(
+            f"{home} is a Sosie home that has lost its key ring: restore {KEY_RING_FILE} from your "
+            "backup, or choose another folder"
+        )
+    raise RegistryExists(f"{home} is a Sosie home already: choose another folder")
+
+
+def _close_to_others(home: Path) -> None:
+    """An empty folder that was there before becomes its owner's alone, as a new one is."""
+    if stat.S_IMODE(home.stat().st_mode) == 0o700 or any(home.iterdir()):
+        return
+    try:
+        home.chmod(0o700)
+    except OSError as error:
+        raise RequestError(
+            f"others may look into {home} and it cannot be closed ({error.strerror}): "
+            "choose a folder of your own"
+        ) from None
+
+
+def _ignoring_errors(undo: Callable[[], None]) -> Callable[[], None]:
+    def attempt() -> None:
+        with suppress(OSError):
+            undo()
+
+    return attempt
+
+
+def registry_url(home: Path, settings: Settings) -> str:
+    """The database URL; a relative SQLite file lies in the home folder."""
+    url = settings.registry.url.get_secret_value()
+    prefix = "sqlite:///"
+    if url.startswith(prefix) and not url.startswith(prefix + "/"):
+        return f"{prefix}{(home / url.removeprefix(prefix)).resolve()}"
+    return url
+
+
+# A deployment's settings as the terms that the engine works by.
+
+
+def read_schedule(settings: RetentionSettings) -> Schedule:
+    """How long what is kept, by the settings."""
+    return Schedule(
+        attempts=_days(settings.rejected_days),
+        reviews=_days(settings.review_days),
+        lines=_days(settings.closed_lines_days),
+        answers=_days(settings.answers_days),
+    )
+
+
+def read_time(settings: RetentionSettings) -> time | None:
+    """The daily time (UTC) at which the service lets things go; None for never."""
+    return time.fromisoformat(settings.daily_at) if settings.daily_at else None
+
+
+def read_crop_policy(settings: CropsSettings) -> CropPolicy:
+    """Which crops are kept, by the settings."""
+    return CropPolicy(Keep(settings.keep), timedelta(days=settings.days))
+
+
+def _days(count: int) -> timedelta | None:
+    return timedelta(days=count) if count else None
+
 
 SNAPSHOT_FOLDER = "gallery"
 SNAPSHOT_AFTER = 1_000

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import ImageError
+from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.requests import Sample
-from engine.matching.thresholds import Calibration, Thresholds
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
-from serving.access.principal import Principal
-from serving.refusals import TemplateInvalid
-from serving.sections import ServeSettings
-from serving.service.desk import Desk
-from serving.telemetry.meter import Meter
+from serving.access.authorization import Principal
+from serving.errors import TemplateInvalid
+from serving.registrar.protocol import Desk
+from serving.settings import ServeSettings
+from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import SilentTracer, Tracer
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.registry.resealing import reseal, retire
+from engine.registry.rotation import reseal, retire
 from serving.compose import Deployment
 from serving.settings import KEY_RING_FILE, Settings
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import RegistryError
-from engine.matching.restoration import (
+from engine.matching.recovery import (
     GalleryConfig,
     Restored,
     rebuild_gallery,
@@ -30,7 +30,7 @@ from indexes.snapshots.manifest import SegmentEntry
 from serving.settings import Settings
 
 if TYPE_CHECKING:
-    from engine.sweeps.sweeping import Join
+    from engine.sweeps.sweep_run import Join
     from indexes.exact.scanner import Scanner
 
 OpenIndex = Callable[[ShardPlan], ShardedIndex]

@@ -86,10 +86,10 @@ def postgres_url(postgres: Any) -> Iterator[str]:
 def migrate() -> Iterator[Any]:
     """`migrate(connection)`: the migrations themselves. Wherever else a registry is made, what
     they said to the first one is said again: there are hundreds."""
-    from engine.registry import schema
+    from engine.registry import store
     from tests.migrations import NotedMigrations
 
-    upgrade = schema.upgrade
-    schema.upgrade = NotedMigrations(upgrade)
+    upgrade = store.upgrade_schema
+    store.upgrade_schema = NotedMigrations(upgrade)
     yield upgrade
-    schema.upgrade = upgrade
+    store.upgrade_schema = upgrade

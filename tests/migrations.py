@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, event
 
-from engine.registry import schema
+from engine.registry import store
 
 Upgrade = Callable[[Connection], None]
 
@@ -24,7 +24,7 @@ class NotedMigrations:
 
     def __call__(self, connection: Connection) -> None:
         dialect = connection.dialect.name
-        if schema.version(connection) is not None:
+        if store.version(connection) is not None:
             self._upgrade(connection)
         elif dialect in self._said:
             for statement, parameters in self._said[dialect]:

@@ -9,7 +9,7 @@ import cv2
 import faiss
 import pytest
 
-from bench.micro.actions import PLANNED, Sizes
+from bench.micro.micro_runner import PLANNED, Sizes
 
 _OPTIONS: dict[str, tuple[Any, str]] = {
     "rows": (262_144, "Rows of the largest scan; searches and galleries have a quarter of it."),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.micro.actions import Action, Sizes, measure
-from bench.micro.extracting import list_steps
+from bench.micro.extraction import list_steps
+from bench.micro.micro_runner import Action, Sizes, measure
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.micro.actions import Action, Sizes, measure
-from bench.micro.changing import list_changes
+from bench.micro.gallery import list_changes
+from bench.micro.micro_runner import Action, Sizes, measure
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.micro.actions import Action, Sizes, measure
-from bench.micro.scanning import list_scans
-from bench.micro.scoring import list_scorings
+from bench.micro.kernels import list_scans, list_scorings
+from bench.micro.micro_runner import Action, Sizes, measure
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.accuracy.bootstrap import draw_people
-from engine.accuracy.shares import Share, share_of
+from engine.accuracy.bootstrap import Share, draw_people, share_of
 
 if TYPE_CHECKING:
-    from engine.accuracy.embedding import Embeddings
+    from engine.accuracy.dataset import Embeddings
 
 
 @dataclass(frozen=True, slots=True)

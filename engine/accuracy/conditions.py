@@ -7,23 +7,282 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.accuracy.ageing import Ageing, measure_ageing
-from engine.accuracy.attributes import Attributes, read_attributes, read_dates
-from engine.accuracy.comparisons import compare_mated, find_close_strangers
+from engine.accuracy.bootstrap import LEAST_PEOPLE, Share, draw_people, refuse_few, share_of
+from engine.accuracy.dataset import QUALITIES, Attributes, read_attributes, read_dates
 from engine.accuracy.differential import AttributeReport, Sample, compare_groups
-from engine.accuracy.metrics import lowest_rate, require_support, thresholds_at
-from engine.accuracy.quality_bands import QualityBands, band_quality
-from engine.accuracy.templates import limit_photographs
+from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
+from engine.accuracy.pair_scores import compare_mated, find_close_strangers, limit_photographs
 from engine.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from engine.accuracy.embedding import Embeddings
-    from engine.accuracy.labelled import LabelledFolder
-    from engine.accuracy.templates import Templates
+    from engine.accuracy.dataset import Embeddings, LabelledFolder
+    from engine.accuracy.pair_scores import Comparisons, Templates
+
+
+# FNMR by the quality of the photographs, at one threshold (ISO/IEC 29794-1 asks quality for
+# that).
+#
+# A comparison is as good as the worse of its two photographs. Photographs are ranked by each
+# measure of `engine.faces.quality`, and cut into bands by their rank, not by their value: every
+# set of photographs has a worst tenth.
+
+BANDS = (("best half", 0.5), ("next quarter", 0.75), ("next 15 %", 0.9), ("worst tenth", 1.0))
+"""Of the photographs, and up to which share of them."""
+MIDDLE_EXPOSURE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A measure of quality; `badness` is its value, or less nought or the middle, with a sign that
+    makes the worst the greatest."""
+
+    name: str
+    unit: str
+    badness: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def _negative(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return -values
+
+
+def _off_middle(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    off: NDArray[np.float32] = np.abs(values - np.float32(MIDDLE_EXPOSURE))
+    return off
+
+
+MEASURES = (
+    Measure("inter_eye_px", "px", _negative),
+    Measure("sharpness", "", _negative),
+    Measure("exposure", "off the middle", _off_middle),
+    Measure("contrast", "", _negative),
+    Measure("yaw_deg", "°", np.abs),
+    Measure("pitch_deg", "°", np.abs),
+    Measure("roll_deg", "°", np.abs),
+    Measure("detection_score", "", _negative),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QualityBand:
+    """The band reaches up to `worst`: degrees to either side, or an exposure so far off the middle.
+
+    `fnmr` is None where `refused` says why.
+    """
+
+    name: str
+    worst: float
+    people: int
+    mated_pairs: int
+    fnmr: Share | None
+    refused: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredQuality:
+    """The bands of one measure, best first."""
+
+    measure: str
+    unit: str
+    bands: tuple[QualityBand, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QualityBands:
+    """FNMR at `threshold`, over all mated comparisons and by band.
+
+    `photographs` of a person are compared at most, so that nobody fills the bands alone.
+    """
+
+    threshold: float
+    photographs: int
+    overall: Share
+    measures: tuple[MeasuredQuality, ...]
+
+
+def band_quality(
+    singles: Templates,
+    qualities: NDArray[np.float32],
+    threshold: float,
+    *,
+    photographs: int,
+    seed: int,
+) -> QualityBands | None:
+    """`qualities` float32[n, 8], a row a template; None without a mated comparison."""
+    mated = compare_mated(singles)
+    if not len(mated):
+        return None
+    people = singles.people[mated.left]
+    weights = draw_people(people, singles.population, seed=seed)
+    is_missed = mated.scores < threshold
+    return QualityBands(
+        threshold=threshold,
+        photographs=photographs,
+        overall=share_of(people, is_missed, weights),
+        measures=tuple(
+            _cut(one, qualities[:, QUALITIES.index(one.name)], mated, people, is_missed, weights)
+            for one in MEASURES
+        ),
+    )
+
+
+def _cut(
+    measure: Measure,
+    values: NDArray[np.float32],
+    mated: Comparisons,
+    people: NDArray[np.int64],
+    is_missed: NDArray[np.bool_],
+    weights: NDArray[np.float32],
+) -> MeasuredQuality:
+    badness = measure.badness(values)
+    order = np.sort(badness)
+    places = np.minimum((np.array([end for _, end in BANDS]) * len(order)).astype(int), len(order))
+    ends = order[np.maximum(places, 1) - 1]
+    worse = np.maximum(badness[mated.left], badness[mated.right])
+    band_of = np.searchsorted(ends, worse)
+    bands = []
+    for number, (name, _) in enumerate(BANDS):
+        held = band_of == number
+        asked = len(np.unique(people[held]))
+        refused = refuse_few(asked)
+        bands.append(
+            QualityBand(
+                name=name,
+                worst=abs(float(ends[number])),
+                people=asked,
+                mated_pairs=int(held.sum()),
+                fnmr=None if refused else share_of(people[held], is_missed[held], weights),
+                refused=refused,
+            )
+        )
+    return MeasuredQuality(measure.name, measure.unit, tuple(bands))
+
+
+# Template ageing: what the years between two photographs of one person cost.
+#
+# Faces that were photographed over many years are seldom those photographed once: so beside the
+# figures of each span of years stands the slope *within* people, which compares each person's
+# scores only with that person's others.
+
+DAYS_A_YEAR = 365.25
+SPANS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, np.inf)
+"""Years, each span without its end."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Mated comparisons whose photographs lie `from_years` to `to_years` apart (None: no end).
+
+    `scores`: their 5, 25, 50, 75 and 95 % quantiles. `fnmr` is None where `refused` says why.
+    """
+
+    from_years: float
+    to_years: float | None
+    people: int
+    mated_pairs: int
+    scores: tuple[float, ...]
+    fnmr: Share | None
+    refused: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """By how much a mated score changes a year, within people; the interval is one of 95 %."""
+
+    people: int
+    score_a_year: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ageing:
+    """At `threshold`; spans without a comparison are left out, so are `undated` photographs."""
+
+    threshold: float
+    undated: int
+    spans: tuple[Span, ...]
+    slope: Slope | None
+    slope_refused: str | None
+
+
+def measure_ageing(
+    mated: Comparisons,
+    people: NDArray[np.int64],
+    days: NDArray[np.datetime64],
+    threshold: float,
+    *,
+    seed: int,
+) -> Ageing:
+    """`people` int64[n] and `days` datetime64[D][n] are of the templates compared, NaT unknown."""
+    undated = int(np.isnat(days).sum())
+    gaps = np.abs(days[mated.left] - days[mated.right])
+    dated = mated.keep(~np.isnat(gaps))
+    years = gaps[~np.isnat(gaps)].astype(np.float64) / DAYS_A_YEAR
+    if not len(dated):
+        return Ageing(threshold, undated, (), None, "no person has two photographs with dates")
+    owners = people[dated.left]
+    weights = draw_people(owners, int(people.max()) + 1, seed=seed)
+    place = np.searchsorted(SPANS, years, side="right") - 1
+    spans = tuple(
+        _measure_span(int(number), dated.keep(place == number), people, threshold, weights)
+        for number in np.unique(place)
+    )
+    slope, refused = _fit_slope(owners, years, dated.scores, weights)
+    return Ageing(threshold, undated, spans, slope, refused)
+
+
+def _measure_span(
+    number: int,
+    held: Comparisons,
+    people: NDArray[np.int64],
+    threshold: float,
+    weights: NDArray[np.float32],
+) -> Span:
+    owners = people[held.left]
+    asked = len(np.unique(owners))
+    refused = refuse_few(asked)
+    end = SPANS[number + 1]
+    return Span(
+        from_years=SPANS[number],
+        to_years=None if np.isinf(end) else end,
+        people=asked,
+        mated_pairs=len(held),
+        scores=tuple(float(score) for score in np.quantile(held.scores, QUANTILES)),
+        fnmr=None if refused else share_of(owners, held.scores < threshold, weights),
+        refused=refused,
+    )
+
+
+def _fit_slope(
+    owners: NDArray[np.int64],
+    years: NDArray[np.float64],
+    scores: NDArray[np.float32],
+    weights: NDArray[np.float32],
+) -> tuple[Slope | None, str | None]:
+    """Least squares of scores on years, each less the mean of its person."""
+    population = len(weights)
+    pairs = np.maximum(np.bincount(owners, minlength=population), 1)
+    own_years = years - (np.bincount(owners, years, population) / pairs)[owners]
+    own_scores = scores - (np.bincount(owners, scores, population) / pairs)[owners]
+    spread = np.bincount(owners, own_years**2, population)
+    common = np.bincount(owners, own_years * own_scores, population)
+    asked = int((spread > 1e-9).sum())
+    if asked < LEAST_PEOPLE:
+        return None, (
+            f"{asked} people have photographs different years apart, {LEAST_PEOPLE} are needed"
+        )
+    drawn = spread @ weights
+    replicates = (common @ weights)[drawn > 0] / drawn[drawn > 0]
+    value = float(common.sum() / spread.sum())
+    low, high = (float(end) for end in np.percentile(replicates, [2.5, 97.5]))
+    return Slope(asked, value, min(low, value), max(high, value)), None
+
 
 COMMON_FMR = 1e-4
 PHOTOGRAPHS = 8

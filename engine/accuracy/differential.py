@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.accuracy.bootstrap import draw_people
-from engine.accuracy.comparisons import Comparisons
-from engine.accuracy.metrics import LEAST_EXPECTED_PAIRS
-from engine.accuracy.shares import (
+from engine.accuracy.bootstrap import (
     Share,
     count_strangers,
+    draw_people,
     pair_share_of,
     refuse_few,
     share_of,
 )
+from engine.accuracy.error_rates import LEAST_EXPECTED_PAIRS
+from engine.accuracy.pair_scores import Comparisons
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.accuracy.attributes import Labels
-    from engine.accuracy.templates import Templates
+    from engine.accuracy.dataset import Labels
+    from engine.accuracy.pair_scores import Templates
 
 MIXED, UNKNOWN = -2, -1
 """Of a comparison whose sides have different labels, or one of them none."""

@@ -9,29 +9,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.accuracy.acquisition import Acquisition, measure_acquisition
-from engine.accuracy.bootstrap import operating_points, rate_grid
-from engine.accuracy.cleaned import Cleaned, flag_people, leave_out
-from engine.accuracy.comparisons import compare_mated
+from engine.accuracy.bootstrap import Share, count_strangers, operating_points, rate_grid
 from engine.accuracy.conditions import Conditions, Known, measure_conditions
-from engine.accuracy.embedding import Embeddings, FaceExtractor, Progress, embed_folder
-from engine.accuracy.flagged import Flagged, flag_data
-from engine.accuracy.fusion import FusionGain, compare_fusion
+from engine.accuracy.dataset import (
+    Embeddings,
+    FaceExtractor,
+    LabelledFolder,
+    PairFolds,
+    Progress,
+    embed_folder,
+)
+from engine.accuracy.error_rates import FoldAccuracy, fold_accuracy, lowest_rate, require_support
+from engine.accuracy.flagged import Cleaned, Flagged, flag_data, flag_people, leave_out
 from engine.accuracy.gallery_growth import GalleryGrowth, grow_gallery
 from engine.accuracy.generalised import generalise_fnmr
-from engine.accuracy.identification import Identification, identify_open_set
-from engine.accuracy.labelled import LabelledFolder, PairFolds
-from engine.accuracy.metrics import lowest_rate, require_support
-from engine.accuracy.pairs import PairScores, compare_all
-from engine.accuracy.shares import Share, count_strangers
-from engine.accuracy.templates import single_templates
-from engine.accuracy.tenfold import FoldAccuracy, fold_accuracy
+from engine.accuracy.identification_rates import (
+    FusionGain,
+    Identification,
+    compare_fusion,
+    identify_open_set,
+)
+from engine.accuracy.pair_scores import PairScores, compare_all, compare_mated, single_templates
 from engine.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from engine.matching.thresholds import OperatingPoint
+    from engine.matching.calibration import OperatingPoint
 
 FORMAT = 2
 """Of what `to_dict` gives."""
@@ -170,7 +175,7 @@ def evaluate(
 ) -> Evaluation:
     """Extract every photograph of `root` (a folder a person) and compare all with all.
 
-    `pairs` is a file as LFW's `pairs.txt`; `attributes` and `dates` as `engine.accuracy.attributes`
+    `pairs` is a file as LFW's `pairs.txt`; `attributes` and `dates` as `engine.accuracy.dataset`
     reads them. `fmr` sets the threshold at which photographs of different quality, groups and age
     are compared: 1e-4, or the lowest rate of a decade that the data support. An unreadable or
     faceless photograph is a failure to acquire: counted, left out of all pairs, and no match in the

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.accuracy.bootstrap import draw_people
-from engine.accuracy.shares import Share, count_share
+from engine.accuracy.bootstrap import Share, count_share, draw_people
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from engine.accuracy.comparisons import Comparisons
-    from engine.accuracy.embedding import Embeddings
+    from engine.accuracy.dataset import Embeddings
+    from engine.accuracy.pair_scores import Comparisons
 
 
 def generalise_fnmr(

@@ -15,17 +15,27 @@ It holds means, covariances and four numbers, and no vector of any photograph.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from engine.accuracy.templates import fuse
+from engine.accuracy.error_rates import thresholds_at
+from engine.accuracy.pair_scores import (
+    PairScores,
+    Templates,
+    compare_all,
+    fuse,
+    limit_photographs,
+    single_templates,
+)
 from engine.errors import CalibrationError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
 
 DATA_FOLDER = Path(__file__).parent / "data"
 BLOCK = 1024
@@ -157,3 +167,154 @@ class Population:
         faces: NDArray[np.float32] = latent + scale[:, None] * (noise @ self.within.T)
         faces /= np.linalg.norm(faces, axis=1, keepdims=True)
         return faces
+
+
+# Fit a `Population` to labelled vectors: covariances first, then both tails.
+
+PHOTOGRAPHS_OF_A_PERSON = 8
+"""Of one person, at most: or the statistics are those of a few celebrities."""
+ITERATIONS = 30
+MATED_LEVELS = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95])
+TAIL_RATES = 10.0 ** np.array([-3, -3.5, -4, -4.5, -5])
+LEAST_NONMATED_PAIRS = 1_000_000
+TRIALS = 4_000
+RELATED_TRIALS = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Covariances:
+    """`mean` float64[d], `between` and `within` float64[d, d]."""
+
+    mean: NDArray[np.float64]
+    between: NDArray[np.float64]
+    within: NDArray[np.float64]
+
+
+def fit_population(
+    vectors: NDArray[np.float32], people: NDArray[np.int64], *, model_digest: str, seed: int = 0
+) -> Population:
+    """The population that a model's vectors (float32[n, d], unit rows) come from.
+
+    Covariances by expectation maximisation; the noise's log-normal by the quantiles of mated
+    scores; the look-alike groups by the FMR at thresholds of 1e-3 to 1e-5. Raises
+    `CalibrationError` where the photographs are too few to show that tail.
+    """
+    singles = limit_photographs(single_templates(vectors, people), PHOTOGRAPHS_OF_A_PERSON)
+    scores = compare_all(singles)
+    if len(scores.nonmated) < LEAST_NONMATED_PAIRS or not len(scores.mated):
+        raise CalibrationError(
+            f"{len(scores.nonmated):,} non-mated pairs don't show a tail: "
+            f"a population needs {LEAST_NONMATED_PAIRS:,}"
+        )
+    covariances = _fit_covariances(singles)
+    gaussian = Population(
+        mean=covariances.mean.astype(np.float32),
+        between=np.linalg.cholesky(covariances.between).astype(np.float32),
+        within=np.linalg.cholesky(covariances.within).astype(np.float32),
+        noise_log_mean=0.0,
+        noise_log_std=0.0,
+        groups=1,
+        group_share=0.0,
+        model_digest=model_digest,
+    )
+    rng = np.random.default_rng(seed)
+    return _fit_groups(_fit_noise(gaussian, scores, rng), scores, rng)
+
+
+def _fit_covariances(singles: Templates) -> _Covariances:
+    """Two-covariance model by expectation maximisation; people are grouped by photographs."""
+    starts = singles.starts()
+    present = np.flatnonzero(np.diff(starts))
+    rows = singles.vectors.astype(np.float64)
+    counts = np.diff(starts)[present]
+    means = np.add.reduceat(rows, starts[present]) / counts[:, None]
+    person = np.repeat(np.arange(len(present)), counts)
+    residuals = rows - means[person]
+    mean = means.mean(axis=0)
+    within = residuals.T @ residuals / (counts - 1).sum()
+    ridge = 1e-6 * np.trace(within) / len(mean) * np.eye(len(mean))
+    between = np.cov(means.T)
+    for _ in range(ITERATIONS):
+        inverse_between = np.linalg.inv(between + ridge)
+        inverse_within = np.linalg.inv(within + ridge)
+        expected = np.empty_like(means)
+        spread, repeated_spread = np.zeros_like(between), np.zeros_like(within)
+        for count in np.unique(counts):
+            same = counts == count
+            posterior = np.linalg.inv(inverse_between + count * inverse_within)
+            expected[same] = count * (means[same] - mean) @ inverse_within @ posterior
+            spread += same.sum() * posterior
+            repeated_spread += same.sum() * count * posterior
+        between = (expected.T @ expected + spread) / len(means)
+        residuals = rows - mean - expected[person]
+        within = (residuals.T @ residuals + repeated_spread) / len(rows)
+        mean = mean + residuals.mean(axis=0)
+    return _Covariances(mean, between + ridge, within + ridge)
+
+
+def _fit_noise(population: Population, scores: PairScores, rng: np.random.Generator) -> Population:
+    """The log-normal of the noise's scale whose mated scores have the measured quantiles."""
+    shape = (TRIALS * 4, population.dim)
+    face = population.mean + rng.standard_normal(shape, np.float32) @ population.between.T
+    one, two = (rng.standard_normal(shape, np.float32) @ population.within.T for _ in range(2))
+    logs = rng.standard_normal((2, len(face)))
+    # A score is a function of these six products and of both scales: no vector is made again.
+    pairs = ((face, face), (face, one), (face, two), (one, one), (two, two), (one, two))
+    dots = [np.einsum("nd,nd->n", left, right) for left, right in pairs]
+    wanted = np.quantile(scores.mated, MATED_LEVELS)
+
+    def miss(log_mean: float, log_std: float) -> float:
+        a, b = np.exp(log_mean + log_std * logs)
+        ff, f1, f2, n1, n2, n12 = dots
+        inner = ff + a * f1 + b * f2 + a * b * n12
+        norms = (ff + 2 * a * f1 + a * a * n1) * (ff + 2 * b * f2 + b * b * n2)
+        found = np.quantile(inner / np.sqrt(norms), MATED_LEVELS)
+        return float(((found - wanted) ** 2).sum())
+
+    grid = product(np.arange(-0.3, 0.301, 0.03), np.arange(0.0, 0.801, 0.04))
+    log_mean, log_std = min(grid, key=lambda pair: miss(*pair))
+    return replace(population, noise_log_mean=float(log_mean), noise_log_std=float(log_std))
+
+
+def _fit_groups(population: Population, scores: PairScores, rng: np.random.Generator) -> Population:
+    """The number of groups and their share of variance that give the measured FMR tail.
+
+    The FMR is that of people of different groups, and in one case of `groups` that of a group.
+    """
+    thresholds = thresholds_at(scores.nonmated, TAIL_RATES)
+    seed = int(rng.integers(2**31))
+    strangers = population.samples(population.people(TRIALS, seed), seed)
+    apart = _tail(strangers @ strangers.T, np.triu(np.ones((TRIALS, TRIALS), bool), 1), thresholds)
+    fits = []
+    for share in np.arange(0.05, 0.601, 0.05):
+        related = _draw_related(population, float(share), rng)
+        together = _tail(related, np.ones(len(related), bool), thresholds)
+        for groups in np.unique(np.geomspace(10, 5000, 80).astype(int)):
+            fmr = (1 - 1 / groups) * apart + together / groups
+            miss = float((np.log(np.maximum(fmr, 1e-9) / TAIL_RATES) ** 2).sum())
+            fits.append((miss, int(groups), float(share)))
+    _, groups, share = min(fits)
+    return replace(population, groups=groups, group_share=share)
+
+
+def _draw_related(
+    population: Population, share: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """float32[RELATED_TRIALS]: scores of two people of one group, a photograph of each."""
+    shape = (RELATED_TRIALS, population.dim)
+    common = np.sqrt(np.float32(share)) * rng.standard_normal(shape, np.float32)
+    faces = []
+    for photograph in range(2):
+        own = np.sqrt(np.float32(1 - share)) * rng.standard_normal(shape, np.float32)
+        latent = population.mean + (common + own) @ population.between.T
+        faces.append(population.samples(latent, int(rng.integers(2**31)), photograph))
+    scores: NDArray[np.float32] = np.einsum("nd,nd->n", *faces)
+    return scores
+
+
+def _tail(
+    scores: NDArray[np.float32], counted: NDArray[np.bool_], thresholds: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """float64[thresholds]: share of the counted scores at or above each."""
+    kept = scores[counted]
+    return np.array([(kept >= threshold).mean() for threshold in thresholds])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 
-from engine.capacity.costs import (
+from engine.capacity.figures import ASSUMED, Figures, Origin, Quantity
+from engine.capacity.model import (
     GATHER_S,
     MOST_BANDWIDTH_BYTES_S,
     PAIR_SPREAD,
     PROBES_AT_ONCE,
+    WHILE_MERGING,
     Costs,
+    Demand,
+    Layout,
     Node,
 )
-from engine.capacity.demand import Demand
-from engine.capacity.figures import ASSUMED, Figures, Origin, Quantity
-from engine.capacity.layout import WHILE_MERGING, Layout
 
 
 def list_assumptions(

@@ -3,17 +3,289 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capacity.costs import SEARCH_PAIRS, Costs
-from engine.capacity.demand import Demand
-from engine.capacity.events import Clock, Cores
-from engine.capacity.layout import Layout
-from engine.capacity.service import Dice, Ingress, Scans, Searcher, Visit, Writer
+from engine.capacity.model import PAIRS_AT_ONCE, PROBES_AT_ONCE, SEARCH_PAIRS, Costs, Demand, Layout
+from engine.capacity.queueing import slowest_of
+
+# A clock of events, and cores that tasks share: what a simulation runs on.
+
+Act = Callable[[], None]
+_EQUAL = 1e-9
+
+
+class Clock:
+    """Events in order of their time; those of one moment in the order in which they were made."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._due: list[tuple[float, int, Act]] = []
+        self._numbers = count()
+
+    def after(self, seconds: float, act: Act) -> None:
+        heappush(self._due, (self.now + seconds, next(self._numbers), act))
+
+    def run(self, is_over: Callable[[], bool]) -> None:
+        """Until nothing is due, or it is over."""
+        while self._due and not is_over():
+            self.now, _, act = heappop(self._due)
+            act()
+
+
+class Cores:
+    """Tasks of one thread or several share so many cores in equal parts (processor sharing).
+
+    A thread runs at full speed while there is a core for each. All run equally fast, so one
+    measure of how far a thread has come since the beginning serves them all: a task ends when
+    that has grown by its seconds.
+    """
+
+    def __init__(self, clock: Clock, cores: int) -> None:
+        self._clock = clock
+        self._cores = cores
+        self._threads = 0
+        self._progress = 0.0
+        self._looked = 0.0
+        self._tasks: list[tuple[float, int, int, Act]] = []
+        self._numbers = count()
+        self._version = 0
+        self.busy_s = 0.0
+        """Core-seconds so far."""
+
+    def work(self, seconds: float, act: Act, threads: int = 1) -> None:
+        """Then `act`; `seconds` at full speed on each of the threads."""
+        self._advance()
+        heappush(self._tasks, (self._progress + seconds, next(self._numbers), threads, act))
+        self._threads += threads
+        self._await_next()
+
+    def _speed(self) -> float:
+        return min(1.0, self._cores / self._threads) if self._threads else 1.0
+
+    def _advance(self) -> None:
+        passed = self._clock.now - self._looked
+        self._looked = self._clock.now
+        self._progress += passed * self._speed()
+        self.busy_s += passed * min(self._threads, self._cores)
+
+    def _await_next(self) -> None:
+        self._version += 1
+        if not self._tasks:
+            return
+        left = max(self._tasks[0][0] - self._progress, 0.0)
+        version = self._version
+        self._clock.after(left / self._speed(), lambda: self._end(version))
+
+    def _end(self, version: int) -> None:
+        if version != self._version:
+            return  # another task has come or gone since: it is awaited anew
+        self._advance()
+        ended = []
+        while self._tasks and self._tasks[0][0] <= self._progress + _EQUAL:
+            _, _, threads, act = heappop(self._tasks)
+            self._threads -= threads
+            ended.append(act)
+        self._await_next()
+        for act in ended:
+            act()
+
+
+# The parts of the service as a simulation has them: what waits where, and who takes it.
+
+
+@dataclass(slots=True, eq=False)
+class Visit:
+    """A request on its way; `pairs` of photographs, half a pair for a search."""
+
+    due: float
+    pairs: float
+    is_search: bool
+    end: Callable[[Visit], None]
+    ingress: int = 0
+
+
+@dataclass(slots=True)
+class Dice:
+    """Log-normal factors of mean 1, drawn by thousands."""
+
+    rng: np.random.Generator
+    spread: float
+    _left: list[float] = field(default_factory=list)
+
+    def throw(self) -> float:
+        if not self._left:
+            drawn = self.rng.normal(-(self.spread**2) / 2, self.spread, 4096)
+            self._left = np.exp(drawn).tolist()
+        return self._left.pop()
+
+
+class Ingress:
+    """One worker that takes whatever pairs have gathered, on cores that it shares."""
+
+    def __init__(
+        self, cores: Cores, costs: Costs, dice: Dice, hand_on: Callable[[Visit], None]
+    ) -> None:
+        self._cores, self._costs, self._dice = cores, costs, dice
+        self._hand_on = hand_on
+        self._waiting: deque[Visit] = deque()
+        self._is_busy = False
+
+    def take(self, visit: Visit) -> None:
+        """Its HTTP first, then its photographs in their turn."""
+        self._cores.work(self._costs.http_s * self._dice.throw(), lambda: self._queue(visit))
+
+    def _queue(self, visit: Visit) -> None:
+        self._waiting.append(visit)
+        if not self._is_busy:
+            self._begin()
+
+    def _begin(self) -> None:
+        batch: list[Visit] = []
+        pairs = 0.0
+        while self._waiting and pairs + self._waiting[0].pairs <= PAIRS_AT_ONCE:
+            batch.append(self._waiting.popleft())
+            pairs += batch[-1].pairs
+        self._is_busy = bool(batch)
+        if batch:
+            seconds = self._costs.photographs(pairs) * self._dice.throw()
+            self._cores.work(seconds, lambda: self._finish(batch))
+
+    def _finish(self, batch: list[Visit]) -> None:
+        for visit in batch:
+            self._hand_on(visit)
+        self._begin()
+
+
+class Scans:
+    """Passes over the gallery with all cores of a machine; over shards, as long as the slowest.
+
+    Of many log-normal times the greatest varies less than each: its median stands for it.
+    """
+
+    def __init__(
+        self, clock: Clock, cores: Cores, layout: Layout, faces: int, costs: Costs, dice: Dice
+    ) -> None:
+        self._clock, self._cores, self._layout = clock, cores, layout
+        self._costs, self._dice = costs, dice
+        self._references = layout.references_a_scanner(faces)
+        self._slowest = slowest_of(layout.shards, costs.scan_spread)
+
+    def scan(self, probes: int, act: Act) -> None:
+        """One pass for so many probes, then `act`."""
+        node, costs = self._layout.node, self._costs
+        seconds = costs.scan_s(self._references, probes, node)
+        if not self._layout.shards:
+            self._cores.work(seconds * self._dice.throw(), act, threads=node.cores)
+            return
+        self._cores.work(
+            seconds * self._slowest,
+            lambda: self._clock.after(costs.fan_out_s, act),
+            threads=node.cores,
+        )
+
+
+class Writer:
+    """The registrar's thread: a batch of whatever has gathered, by turns with audit entries.
+
+    After a batch of several it waits a moment for more to share the next.
+    """
+
+    def __init__(self, clock: Clock, cores: Cores, scans: Scans, costs: Costs, dice: Dice) -> None:
+        self._clock, self._cores, self._scans = clock, cores, scans
+        self._costs, self._dice = costs, dice
+        self._waiting: deque[Visit] = deque()
+        self._notes: list[Visit] = []
+        self._is_busy = self._is_gathering = False
+        self._had_company = self._was_note = False
+        self._turn = 0
+        self.decided = self.batches = 0
+
+    def enroll(self, visit: Visit) -> None:
+        """Decides it in its turn."""
+        self._waiting.append(visit)
+        if self._is_busy:
+            return
+        if not self._is_gathering:
+            self._look()
+        elif len(self._waiting) >= self._costs.batch:
+            self._begin()
+
+    def note(self, visit: Visit) -> None:
+        """Makes the audit entry of a search durable; all that wait share one transaction."""
+        self._notes.append(visit)
+        if not self._is_busy:
+            self._begin()
+
+    def _look(self) -> None:
+        if self._notes or not self._had_company or len(self._waiting) >= self._costs.batch:
+            self._begin()
+            return
+        self._is_gathering = True
+        turn = self._turn
+        self._clock.after(self._costs.gather_s, lambda: self._end_gathering(turn))
+
+    def _end_gathering(self, turn: int) -> None:
+        if self._is_gathering and turn == self._turn:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._turn += 1
+        self._is_gathering, self._is_busy = False, True
+        self._was_note = bool(self._notes) and not (self._was_note and self._waiting)
+        if self._was_note:
+            notes, self._notes = self._notes, []
+            seconds = self._costs.decision(0) * self._dice.throw()
+            self._cores.work(seconds, lambda: self._finish(notes))
+            return
+        size = min(len(self._waiting), self._costs.batch)
+        batch = [self._waiting.popleft() for _ in range(size)]
+        self._had_company = size > 1
+        self.decided += size
+        self.batches += 1
+        seconds = self._costs.decision(size) * self._dice.throw()
+        self._cores.work(seconds, lambda: self._scans.scan(size, lambda: self._finish(batch)))
+
+    def _finish(self, done: list[Visit]) -> None:
+        self._is_busy = False
+        for visit in done:
+            visit.end(visit)
+        if self._waiting or self._notes:
+            self._look()
+
+
+class Searcher:
+    """One thread that scans for all who gathered during the last scan; each is audited then."""
+
+    def __init__(self, scans: Scans, writer: Writer) -> None:
+        self._scans, self._writer = scans, writer
+        self._waiting: deque[Visit] = deque()
+        self._is_busy = False
+
+    def search(self, visit: Visit) -> None:
+        """Scans for it in its turn."""
+        self._waiting.append(visit)
+        if not self._is_busy:
+            self._begin()
+
+    def _begin(self) -> None:
+        size = min(len(self._waiting), PROBES_AT_ONCE)
+        batch = [self._waiting.popleft() for _ in range(size)]
+        self._is_busy = bool(batch)
+        if batch:
+            self._scans.scan(size, lambda: self._finish(batch))
+
+    def _finish(self, batch: list[Visit]) -> None:
+        for visit in batch:
+            self._writer.note(visit)
+        self._begin()
+
 
 ENROLLMENTS_ONGOING = 5
 """At once for each ingress, as `[serve] enrollments_ongoing` has it; more are refused (429)."""

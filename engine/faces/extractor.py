@@ -18,11 +18,16 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.faces.alignment import align
-from engine.faces.detector import DetectedFace, DetectorConfig, FaceDetector
+from engine.faces.detector import (
+    DetectedFace,
+    DetectorConfig,
+    FaceDetector,
+    choose_main_face,
+    has_rival,
+)
 from engine.faces.embedder import CropEmbedder, Embedder
 from engine.faces.images import Image, ImageLimits, Pixels, decode
 from engine.faces.quality import Quality, QualityLimits, find_problems, measure_quality
-from engine.faces.selection import choose_main_face, has_rival
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.session import SessionOptions, open_session
 from engine.reasons import Reason

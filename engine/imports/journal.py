@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from engine.errors import RequestError
-from engine.imports.tally import Tally
+from engine.imports.import_report import Tally
 from engine.registry.records import new_id
 
 FORMAT = 1

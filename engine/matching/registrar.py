@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import datetime
+from threading import Lock
 from time import monotonic
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import (
+    DeadlinePassed,
     GalleryBehind,
     LeaseLost,
     RegistryError,
@@ -19,16 +24,86 @@ from engine.errors import (
     StorageFull,
     copy_for_one,
 )
-from engine.matching.arrivals import Action, Arrivals, Enrollment, Outcome
+from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
-from engine.matching.observation import DecidedBatch, Observer, SilentObserver
-from engine.matching.publication import publish, require_in_step
-from engine.matching.requests import EnrollmentRequest
-from engine.matching.watchlist import WatchList
-from engine.registry.records import utc_now
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.write_queue import Action, Arrivals, Enrollment, Outcome
+from engine.registry.records import AuditRecord, Changes, utc_now
 from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
+
+# Commits changes, then shows them to the gallery: in this order, or not at all.
+
+
+def require_in_step(writer: Writer, gallery: Gallery) -> None:
+    """Refuses to go on with a gallery that is not the image of the store."""
+    if gallery.sequence != writer.sequence:
+        raise GalleryBehind("the gallery has lost step with the store: restart to rebuild it")
+
+
+def publish(
+    writer: Writer,
+    gallery: Gallery,
+    changes: Changes,
+    vectors: NDArray[np.float32] | None = None,
+) -> AuditRecord:
+    """Commits the changes and applies what they do to references; their last audit entry.
+
+    `vectors` float32[n, d] are those of `changes.references`, where the caller has them stacked.
+    Storage errors leave both sides as they were. `GalleryBehind`: the changes are (or may be)
+    durable but not visible, so the caller must stop.
+    """
+    assert not (changes.references and changes.removed_references), "one kind for each sequence"
+    try:
+        kept = writer.commit(changes)
+    except SosieError:
+        raise
+    except Exception as error:
+        raise GalleryBehind("a commit ended in an unknown state: restart to rebuild") from error
+    try:
+        if changes.references:
+            ids = np.array([reference.id for reference in changes.references], dtype=np.int64)
+            if vectors is None:
+                vectors = np.stack([reference.template for reference in changes.references])
+            gallery.add(ids, vectors, changes.sequence)
+        elif changes.removed_references:
+            removed = np.array([key for key, _ in changes.removed_references], dtype=np.int64)
+            gallery.remove(removed, changes.sequence)
+    except Exception as error:
+        raise GalleryBehind("a change is durable but not visible: restart to rebuild") from error
+    return kept
+
+
+# What the registrar tells about its work, to whoever counts it.
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedBatch:
+    """One batch after its callers were told.
+
+    `waited_s` is how long its oldest item waited, `judge_s` and `publish_s` what the batch took;
+    an error in `outcomes` is an item that could not be judged.
+    """
+
+    outcomes: Sequence[Answer | SosieError]
+    waited_s: float
+    judge_s: float
+    publish_s: float
+
+
+class Observer(Protocol):
+    """Called on the writer's thread: it must be quick, and may not raise."""
+
+    def observe_batch(self, batch: DecidedBatch) -> None: ...
+
+
+class SilentObserver:
+    """Counts nothing."""
+
+    def observe_batch(self, batch: DecidedBatch) -> None:
+        pass
+
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -251,3 +326,75 @@ def _as_value(error: Exception) -> SosieError:
     hidden = SosieError(f"the request met an internal error ({type(error).__name__}): report it")
     hidden.__cause__ = error
     return hidden
+
+
+# Who performs changes on the writer's thread, as those see it who ask for a change.
+
+
+class Runner(Protocol):
+    """The registrar, or what stands before it."""
+
+    @property
+    def gallery(self) -> Gallery: ...
+
+    @property
+    def watchlist(self) -> WatchList: ...
+
+    def run(self, perform: Callable[[Writer, datetime], T]) -> T:
+        """Performs a change on the writer's thread, between two batches."""
+        ...
+
+
+class BoundedRunner:
+    """The registrar for one call of a server: a change that cannot begin in time is not made.
+
+    `run` raises `Overloaded` at once where the registrar's queue is full, and `DeadlinePassed`
+    where the change had not begun within `timeout_s`, counted from the making of the runner, or
+    when `give_up` was called. A change that has begun is waited for.
+    """
+
+    def __init__(self, registrar: Registrar, timeout_s: float | None = None) -> None:
+        self._registrar = registrar
+        self._expires_at = None if timeout_s is None else monotonic() + timeout_s
+        self._lock = Lock()
+        self._has_given_up = False
+        self._asked: Future[Any] | None = None
+
+    @property
+    def gallery(self) -> Gallery:
+        return self._registrar.gallery
+
+    @property
+    def watchlist(self) -> WatchList:
+        return self._registrar.watchlist
+
+    def run(self, perform: Callable[[Writer, datetime], T]) -> T:
+        with self._lock:
+            left_s = self._left_s()
+            if self._has_given_up or (left_s is not None and left_s <= 0):
+                raise _too_late()
+            future = self._registrar.schedule(perform, timeout_s=left_s)
+            self._asked = future
+        try:
+            return future.result(self._left_s())
+        except TimeoutError:
+            if not future.done() and future.cancel():
+                raise _too_late() from None
+            return future.result()
+        except CancelledError:
+            raise _too_late() from None
+
+    def give_up(self) -> None:
+        """Nothing begins any more; what has begun goes on."""
+        with self._lock:
+            self._has_given_up = True
+            asked = self._asked
+        if asked is not None:
+            asked.cancel()
+
+    def _left_s(self) -> float | None:
+        return None if self._expires_at is None else max(0.0, self._expires_at - monotonic())
+
+
+def _too_late() -> DeadlinePassed:
+    return DeadlinePassed("the time ran out before the change began: nothing was stored")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, RuntimeMissing
 from engine.models.catalog import ModelCard, Step
-from engine.models.rewritten import load_rewritten
+from engine.models.graph import load_rewritten
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, bindparam, func, or_, select, text
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
-from engine.casework.model import CaseNote, NoteKind
+from engine.cases.case import CaseNote, NoteKind, Outcome
 from engine.errors import NotFound
-from engine.registry.caserows import CASE_NOTE, case_of
-from engine.registry.casetables import IS_ALIVE, case_documents, case_notes, cases
+from engine.registry import tables
 from engine.registry.database import reading
-from engine.registry.records import ALIVE, CaseRecord, CaseState, is_id
+from engine.registry.records import (
+    ALIVE,
+    CaseRecord,
+    CaseState,
+    CropRecord,
+    JudgedPair,
+    NewCrop,
+    is_id,
+    utc_now,
+)
+from engine.registry.rows import CASE_NOTE, case_of
 from engine.registry.source import KEYS, Source
+from engine.registry.tables import (
+    IS_ALIVE,
+    case_documents,
+    case_notes,
+    cases,
+    crops,
+    judged_pairs,
+    sweeps,
+)
+from engine.registry.vault import Vault
+from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
 
 _NEWEST = select(cases).order_by(cases.c.opened_at.desc(), cases.c.id.desc())
 _CASES = select(cases).where(cases.c.id.in_(KEYS))
@@ -147,3 +181,210 @@ def _below(query: Select[Any], case: CaseRecord) -> Select[Any]:
     is_older = cases.c.opened_at < case.opened_at
     is_beside = and_(cases.c.opened_at == case.opened_at, cases.c.id < case.id)
     return query.where(or_(is_older, is_beside))
+
+
+# Pairs of documents that people have judged.
+
+EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
+"""What later sweeps respect: these two documents are two people, or one with good reason."""
+
+_PAIRS = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
+_DOCUMENTS = select(judged_pairs.c.left_document, judged_pairs.c.right_document)
+_FORGET = (
+    delete(judged_pairs)
+    .where(judged_pairs.c.left_document == bindparam("left_document"))
+    .where(judged_pairs.c.right_document == bindparam("right_document"))
+)
+
+
+class JudgedReader(Source):
+    """What people said of pairs."""
+
+    def judged_pairs(self, outcomes: Collection[Outcome] | None = None) -> list[JudgedPair]:
+        """Every judged pair, or those with one of these outcomes; by document."""
+        query = _PAIRS
+        if outcomes is not None:
+            query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
+        with reading(self._engine) as connection:
+            return [
+                JudgedPair(**{**row._asdict(), "outcome": Outcome(row.outcome)})
+                for row in connection.execute(query)
+            ]
+
+    def exceptions(self) -> set[tuple[str, str]]:
+        """The pairs (left, right) that were judged twins or a mistake."""
+        return self._pairs(EXCEPTIONS)
+
+    def decided_pairs(self) -> set[tuple[str, str]]:
+        """The pairs (left, right) that were judged at all."""
+        return self._pairs(tuple(Outcome))
+
+    def _pairs(self, outcomes: Collection[Outcome]) -> set[tuple[str, str]]:
+        query = _DOCUMENTS.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
+        with reading(self._engine) as connection:
+            return {(left, right) for left, right in connection.execute(query)}
+
+
+def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
+    """Enters the pairs, each in place of what was said of it before."""
+    if not pairs:
+        return
+    assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
+    rows = [
+        {
+            "left_document": pair.left_document,
+            "right_document": pair.right_document,
+            "outcome": pair.outcome.value,
+            "score": pair.score,
+            "case_id": pair.case_id,
+            "sweep_id": pair.sweep_id,
+            "decided_at": pair.decided_at,
+            "decided_by": pair.decided_by,
+        }
+        for pair in pairs
+    ]
+    connection.execute(_FORGET, rows)
+    connection.execute(insert(judged_pairs), rows)
+
+
+# Aligned faces of enrollments, sealed, where the operator has them kept.
+
+_PLACE = "crops.image"
+_OF = (
+    select(crops)
+    .where(crops.c.enrollment_id == bindparam("enrollment"), crops.c.kept_until > bindparam("now"))
+    .order_by(crops.c.photograph, crops.c.id)
+)
+_UNDER = select(tables.enrollments.c.id).where(
+    tables.enrollments.c.document_id == bindparam("document")
+)
+_ERASE = delete(crops).where(crops.c.enrollment_id.in_(_UNDER))
+
+
+class CropReader(Source):
+    """The crops of a deployment."""
+
+    def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
+        """The crops of an enrollment with their images, `live` before `portrait`.
+
+        None where none were kept, or where their time is over.
+        """
+        if not is_id(enrollment_id):
+            return []
+        asked = {"enrollment": enrollment_id, "now": utc_now()}
+        with reading(self._engine) as connection:
+            rows = connection.execute(_OF, asked).all()
+        return [
+            (
+                CropRecord(
+                    id=row.id,
+                    enrollment_id=row.enrollment_id,
+                    photograph=row.photograph,
+                    kept_until=row.kept_until,
+                ),
+                self._vault.open(_PLACE, row.id, row.image),
+            )
+            for row in rows
+        ]
+
+
+def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
+    """Keeps the crops, each image sealed for its row."""
+    if new:
+        connection.execute(
+            insert(crops),
+            [
+                {
+                    "id": crop.id,
+                    "enrollment_id": crop.enrollment_id,
+                    "photograph": crop.photograph,
+                    "image": vault.seal(_PLACE, crop.id, crop.image),
+                    "kept_until": crop.kept_until,
+                }
+                for crop in new
+            ],
+        )
+
+
+def erase_crops(connection: Connection, document_id: str) -> None:
+    """Takes out the crops of every enrollment under a document."""
+    connection.execute(_ERASE, {"document": document_id})
+
+
+# Sweeps as the registry keeps them.
+
+_SWEEP = select(sweeps).where(sweeps.c.id == bindparam("id"))
+_NEWEST_SWEEPS = select(sweeps).order_by(sweeps.c.created_at.desc(), sweeps.c.id.desc())
+_LAST_DONE = (
+    select(sweeps)
+    .where(sweeps.c.state == SweepState.DONE.value)
+    .order_by(sweeps.c.ended_at.desc(), sweeps.c.id.desc())
+    .limit(1)
+)
+_REPLACE = (
+    update(sweeps)
+    .where(sweeps.c.id == bindparam("key"))
+    .values({column.name: bindparam(f"new_{column.name}") for column in sweeps.columns})
+)
+
+
+class SweepReader(Source):
+    """The sweeps of a deployment."""
+
+    def sweep(self, sweep_id: str) -> SweepRecord:
+        """One sweep; `NotFound` if there is none."""
+        row = None
+        if is_id(sweep_id):
+            with reading(self._engine) as connection:
+                row = connection.execute(_SWEEP, {"id": sweep_id}).one_or_none()
+        if row is None:
+            raise NotFound("no sweep has this id: see `sosie sweep list`")
+        return _sweep_of(row)
+
+    def sweeps(self, limit: int = 100) -> list[SweepRecord]:
+        """The newest sweeps, the newest first."""
+        with reading(self._engine) as connection:
+            return [_sweep_of(row) for row in connection.execute(_NEWEST_SWEEPS.limit(limit))]
+
+    def last_done_sweep(self) -> SweepRecord | None:
+        """The one that was done last; `None` where none was."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_LAST_DONE).one_or_none()
+        return None if row is None else _sweep_of(row)
+
+
+def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None:
+    """Enters each sweep, in place of what was known of it before."""
+    for record in records:
+        values = _sweep_row(record)
+        known = {"key": record.id, **{f"new_{name}": value for name, value in values.items()}}
+        if connection.execute(_REPLACE, known).rowcount == 0:
+            connection.execute(insert(sweeps), values)
+
+
+def _sweep_of(row: Row[Any]) -> SweepRecord:
+    terms, progress = row.terms, row.progress
+    return SweepRecord(
+        **{
+            **row._asdict(),
+            "state": SweepState(row.state),
+            "terms": SweepTerms(**{**terms, "scope": Scope(terms["scope"])}),
+            "progress": SweepProgress(**progress),
+        }
+    )
+
+
+def _sweep_row(record: SweepRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "state": record.state.value,
+        "terms": {"threshold": float(record.terms.threshold), "scope": record.terms.scope.value},
+        "requested_by": record.requested_by,
+        "created_at": record.created_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "sequence": record.sequence,
+        "progress": asdict(record.progress),
+        "summary": None if record.summary is None else dict(record.summary),
+        "fault": record.fault,
+    }

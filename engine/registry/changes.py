@@ -20,22 +20,23 @@ from sqlalchemy import (
 
 from engine.errors import StorageFailed
 from engine.registry import tables
-from engine.registry.caserows import change_cases, erase_notes, write_cases, write_notes
-from engine.registry.columns import Moment, metadata
-from engine.registry.crops import erase_crops, write_crops
-from engine.registry.judged import write_judged
+from engine.registry.cases import erase_crops, write_crops, write_judged, write_sweeps
 from engine.registry.records import Changes, DocumentStatus, LineStatus
 from engine.registry.rows import (
-    Row,
+    RowValues,
     activation_row,
     answer_row,
+    change_cases,
     document_row,
     enrollment_row,
+    erase_notes,
     line_row,
     reference_rows,
     watched_row,
+    write_cases,
+    write_notes,
 )
-from engine.registry.sweeps import write_sweeps
+from engine.registry.tables import Moment, metadata
 from engine.registry.vault import Vault
 
 BULK_ROWS = 5_000
@@ -185,12 +186,12 @@ def _write_desk(connection: Connection, vault: Vault, changes: Changes) -> None:
     write_crops(connection, vault, changes.crops)
 
 
-def _insert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+def _insert(connection: Connection, table: Table, rows: Sequence[RowValues]) -> None:
     if rows:
         connection.execute(_INSERTS[table], rows)
 
 
-def _change_one(connection: Connection, statement: Executable, values: Row) -> None:
+def _change_one(connection: Connection, statement: Executable, values: RowValues) -> None:
     if connection.execute(statement, values).rowcount != 1:
         raise StorageFailed(
             "a row to be changed is not there or was changed before; nothing was kept: "

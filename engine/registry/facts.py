@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import bindparam, func, select, tuple_
 
-from engine.casework.model import CaseKind
+from engine.cases.case import CaseKind
 from engine.registry import tables
-from engine.registry.casetables import case_documents, cases
 from engine.registry.database import reading
 from engine.registry.records import ALIVE
 from engine.registry.source import KEYS, Source
-from engine.sweeps.model import Identity, LineFact
+from engine.registry.tables import case_documents, cases
+from engine.sweeps.sweep_model import Identity, LineFact
 
 OWNERS_PER_PAGE = 50_000
 _ID_BYTES = 36

@@ -4,36 +4,155 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row, bindparam, func, select, tuple_
+from sqlalchemy import Row, Select, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
 from engine.registry import audit, tables
-from engine.registry.attempts import AttemptReader
-from engine.registry.cases import CaseReader
-from engine.registry.columns import metadata
-from engine.registry.crops import CropReader
+from engine.registry.audit import record_of
+from engine.registry.cases import CaseReader, CropReader, JudgedReader, SweepReader
 from engine.registry.database import reading
 from engine.registry.facts import FactReader
-from engine.registry.judged import JudgedReader
 from engine.registry.records import (
+    ApiKey,
     AuditRecord,
+    Carrier,
     DocumentRecord,
     EnrollmentRecord,
     LineRecord,
     LineStatus,
+    Outlet,
     StoredAnswer,
     WatchEntry,
     is_id,
 )
-from engine.registry.rows import gather_documents, line_of
-from engine.registry.source import KEYS, Identity, ReferenceChunk
-from engine.registry.sweeps import SweepReader
-from engine.registry.tenants import TenantReader
+from engine.registry.rows import api_key_of, gather_documents, line_of
+from engine.registry.source import KEYS, Identity, ReferenceChunk, Source
+from engine.registry.tables import metadata
 from engine.registry.vault import WATCHED_TEMPLATE
+
+# Reads who may enroll and call: carriers, their outlets, the keys of the service.
+
+_OUTLETS = (
+    select(tables.outlets, tables.carriers.c.line_limit)
+    .join(tables.carriers)
+    .where(tables.outlets.c.code.in_(KEYS))
+)
+_CARRIERS = select(tables.carriers).order_by(tables.carriers.c.code)
+_ALL_OUTLETS = (
+    select(tables.outlets, tables.carriers.c.line_limit)
+    .join(tables.carriers)
+    .order_by(tables.outlets.c.code)
+)
+_API_KEYS = select(tables.api_keys).order_by(tables.api_keys.c.created_at, tables.api_keys.c.id)
+_API_KEY = select(tables.api_keys).where(tables.api_keys.c.id == bindparam("id"))
+
+
+class TenantReader(Source):
+    """The tenants of a deployment, and what stands for them."""
+
+    def outlets(self, codes: Sequence[str]) -> dict[str, Outlet]:
+        """The known ones of these outlets."""
+        return {
+            row.code: Outlet(row.code, row.carrier, row.is_open, row.line_limit)
+            for row in self._rows_of(_OUTLETS, codes)
+        }
+
+    def carriers(self) -> list[Carrier]:
+        """Every carrier, by code."""
+        with reading(self._engine) as connection:
+            return [
+                Carrier(row.code, row.name, row.line_limit) for row in connection.execute(_CARRIERS)
+            ]
+
+    def all_outlets(self) -> list[Outlet]:
+        """Every outlet, closed ones too, by code."""
+        with reading(self._engine) as connection:
+            return [
+                Outlet(row.code, row.carrier, row.is_open, row.line_limit)
+                for row in connection.execute(_ALL_OUTLETS)
+            ]
+
+    def api_key(self, key_id: str) -> ApiKey:
+        """One key of the service, in force or not; `NotFound` if there is none."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_API_KEY, {"id": key_id}).one_or_none()
+        if row is None:
+            raise NotFound("no key has this id: see `sosie apikey list`")
+        return api_key_of(row)
+
+    def api_keys(self) -> list[ApiKey]:
+        """Every key of the service, those no longer in force too, the oldest first."""
+        with reading(self._engine) as connection:
+            return [api_key_of(row) for row in connection.execute(_API_KEYS)]
+
+
+# Reads the attempts that were made under a document: what was decided, not why.
+
+_enrollments = tables.enrollments
+_RANKED = select(
+    _enrollments.c.id,
+    _enrollments.c.document_id,
+    _enrollments.c.carrier,
+    _enrollments.c.outlet,
+    _enrollments.c.decision,
+    _enrollments.c.reasons,
+    _enrollments.c.created_at,
+    func.row_number()
+    .over(
+        partition_by=_enrollments.c.document_id,
+        order_by=(_enrollments.c.created_at.desc(), _enrollments.c.id.desc()),
+    )
+    .label("place"),
+).where(_enrollments.c.document_id.in_(KEYS))
+_newest = _RANKED.subquery()
+_NEWEST_OF = (
+    select(_newest)
+    .where(_newest.c.place <= bindparam("most"))
+    .order_by(_newest.c.document_id, _newest.c.place)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One enrollment in short; `Reader.enrollment` has its evidence."""
+
+    id: str
+    document_id: str
+    carrier: str
+    outlet: str
+    decision: str
+    reasons: tuple[str, ...]
+    created_at: datetime
+
+
+class AttemptReader(Source):
+    """The enrollments of a deployment, by document."""
+
+    def attempts_of(
+        self, document_ids: Sequence[str], most: int = 20
+    ) -> dict[str, list[AttemptRecord]]:
+        """The `most` newest attempts under each document, newest first; none is left out."""
+        found: dict[str, list[AttemptRecord]] = {key: [] for key in document_ids}
+        for row in self._rows_of(_NEWEST_OF, document_ids, most=most):
+            found[row.document_id].append(
+                AttemptRecord(
+                    row.id,
+                    row.document_id,
+                    row.carrier,
+                    row.outlet,
+                    row.decision,
+                    tuple(row.reasons),
+                    row.created_at,
+                )
+            )
+        return found
+
 
 TEMPLATES_PER_CHUNK = 10_000
 
@@ -284,3 +403,47 @@ class Reader(
         if row.template is not None:
             template = self._vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
         return WatchEntry(row.id, row.document_lookup, template, row.reason, row.added_at)
+
+
+# The audit trail for whoever looks into it, read by filter.
+
+WINDOW_ENTRIES = 20_000
+"""So many numbers one query looks through: a longer read would keep SQLite's writer waiting."""
+
+_audit = tables.audit
+
+
+def read_audit(
+    reader: Reader,
+    after: int | None,
+    limit: int,
+    action: str | None = None,
+    actor: str | None = None,
+    subject: str | None = None,
+) -> list[AuditRecord]:
+    """The first `limit` entries above a number that match exactly, in the order of the chain.
+
+    Without a number the newest that match, in the same order. A page that is not full is the
+    last one.
+    """
+    assert limit > 0
+    asked = ((_audit.c.action, action), (_audit.c.actor, actor), (_audit.c.subject, subject))
+    wanted = select(_audit).where(*(column == text for column, text in asked if text is not None))
+    head, _ = reader.audit_head()
+    is_newest = after is None
+    place = _audit.c.number.desc() if is_newest else _audit.c.number
+    found: list[AuditRecord] = []
+    for window in _windows(wanted, after, head):
+        page = window.order_by(place).limit(limit - len(found))
+        found += [record_of(row) for row in reader.rows(page)]
+        if len(found) == limit:
+            break
+    return found[::-1] if is_newest else found
+
+
+def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Select[Any]]:
+    """The query cut into bounded pieces: upwards from a number, or downwards from the head."""
+    starts = range(after or 0, head, WINDOW_ENTRIES)
+    for start in starts if after is not None else reversed(starts):
+        number = _audit.c.number
+        yield wanted.where(number > start, number <= start + WINDOW_ENTRIES)

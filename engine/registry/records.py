@@ -19,8 +19,61 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.casework.model import CaseOrigin, Outcome, Proposal
-from engine.registry.casefile import DeskChanges
+from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
+from engine.sweeps.sweep_model import SweepRecord
+
+# What people find and keep of cases: judged pairs, crops, and how a transaction changes them.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedPair:
+    """Two documents, left < right, of which people said what they are.
+
+    `score` is the best between their references, `sweep_id` the sweep that had found them.
+    """
+
+    left_document: str
+    right_document: str
+    outcome: Outcome
+    score: float
+    case_id: str
+    sweep_id: str | None
+    decided_at: datetime
+    decided_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropRecord:
+    """An aligned face of an enrollment, without its image; `photograph` is `live` or `portrait`."""
+
+    id: str
+    enrollment_id: str
+    photograph: str
+    kept_until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCrop(CropRecord):
+    """With its image as a JPEG or PNG file, which is sealed."""
+
+    image: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeskChanges:
+    """What a transaction does for the fraud desk; a part of `records.Changes`.
+
+    Sweeps and judged pairs take the place of those of the same id or documents.
+    """
+
+    case_notes: Sequence[tuple[str, CaseNote]] = ()
+    """Case id and an entry of its history; those of one case in their order."""
+    judged: Sequence[JudgedPair] = ()
+    sweeps: Sequence[SweepRecord] = ()
+    crops: Sequence[NewCrop] = ()
+    restored_lines: Sequence[str] = ()
+    """Disputed lines that are active again."""
+
 
 Json = Mapping[str, Any]
 _ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -297,3 +350,25 @@ class Changes(DeskChanges):
     erased_documents: Sequence[str] = ()
     watched: Sequence[WatchEntry] = ()
     unwatched: Sequence[int] = ()
+
+
+# A key of the service, as the registry keeps it.
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """Who may call the service; `digest` is all that is kept of the key itself.
+
+    `carrier` and `outlet` are what the role is bound to; `rate_limit` is in items a second.
+    """
+
+    id: str
+    digest: bytes = field(repr=False)
+    label: str
+    role: str
+    carrier: str | None
+    outlet: str | None
+    rate_limit: float | None
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None

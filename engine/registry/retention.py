@@ -11,40 +11,109 @@ from typing import Any, Protocol
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Connection,
     Row,
     Select,
     and_,
+    bindparam,
     case,
+    delete,
     exists,
     false,
     func,
     literal_column,
     or_,
     select,
+    update,
 )
 
-from engine.registry import casetables, tables
+from engine.registry import tables
 from engine.registry.database import chunks
-from engine.registry.records import ALIVE, AuditEntry
-from engine.registry.wiping import (
-    Strip,
-    Wipe,
-    wipe_answers,
-    wipe_attempts,
-    wipe_crops,
-    wipe_documents,
-    wipe_lines,
-)
+from engine.registry.records import ALIVE, AuditEntry, DocumentStatus, Json
+from engine.registry.rows import erase_notes
 from engine.registry.writer import Writer
+
+# What a row loses when its time is over; the row itself stays, where it is not told otherwise.
+
+Strip = Callable[[Json], Json]
+"""What stays of an attempt's evidence: nothing about a person."""
+Wipe = Callable[[Connection, Sequence[Any], datetime, Strip], None]
+
+_wipe_documents, _wipe_enrollments = tables.documents, tables.enrollments
+_wipe_lines, _wipe_answers, _wipe_crops = tables.lines, tables.idempotency, tables.crops
+
+_EXPIRE_ATTEMPT = (
+    update(_wipe_enrollments)
+    .where(_wipe_enrollments.c.id == bindparam("key"))
+    .values(
+        evidence=bindparam("stays"),
+        consent_ref=None,
+        captured_at=None,
+        expired_at=bindparam("at"),
+    )
+)
+
+
+def wipe_attempts(connection: Connection, ids: Sequence[Any], now: datetime, strip: Strip) -> None:
+    """With their stored answers and crops, which go as a whole."""
+    found = select(_wipe_enrollments.c.id, _wipe_enrollments.c.evidence).where(
+        _wipe_enrollments.c.id.in_(ids)
+    )
+    stripped = [
+        {"key": row.id, "stays": dict(strip(row.evidence)), "at": now}
+        for row in connection.execute(found)
+    ]
+    connection.execute(_EXPIRE_ATTEMPT, stripped)
+    connection.execute(delete(_wipe_answers).where(_wipe_answers.c.enrollment_id.in_(ids)))
+    connection.execute(delete(_wipe_crops).where(_wipe_crops.c.enrollment_id.in_(ids)))
+
+
+def wipe_documents(connection: Connection, ids: Sequence[Any], now: datetime, _: Strip) -> None:
+    """As an erasure does it: a block outlives what the document was known by; what people wrote
+    goes with the last whom their case names."""
+    blocked_lookup = case(
+        (_wipe_documents.c.blocked_at.is_not(None), _wipe_documents.c.lookup), else_=None
+    )
+    connection.execute(
+        update(_wipe_documents)
+        .where(_wipe_documents.c.id.in_(ids))
+        .values(
+            status=DocumentStatus.ERASED.value,
+            lookup=blocked_lookup,
+            name_lookup=None,
+            identity=None,
+            expires_on=None,
+            erased_at=now,
+        )
+    )
+    erase_notes(connection, ids)
+
+
+def wipe_lines(connection: Connection, ids: Sequence[Any], *_: object) -> None:
+    """Their numbers."""
+    connection.execute(
+        update(_wipe_lines).where(_wipe_lines.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
+    )
+
+
+def wipe_answers(connection: Connection, scopes: Sequence[Any], *_: object) -> None:
+    """As a whole."""
+    connection.execute(delete(_wipe_answers).where(_wipe_answers.c.scope.in_(scopes)))
+
+
+def wipe_crops(connection: Connection, ids: Sequence[Any], *_: object) -> None:
+    """As a whole."""
+    connection.execute(delete(_wipe_crops).where(_wipe_crops.c.id.in_(ids)))
+
 
 ROWS_PER_BATCH = 500
 """So many rows keep decisions waiting for a tenth of a second at most."""
 Until = Mapping["Kind", datetime]
 """By kind: what has its moment then or before has stayed its time; a kind without one is kept."""
 
-_cases, _documents, _enrollments = casetables.cases, tables.documents, tables.enrollments
+_cases, _documents, _enrollments = tables.cases, tables.documents, tables.enrollments
 _lines, _answers = tables.lines, tables.idempotency
-_crops, _named = casetables.crops, casetables.case_documents
+_crops, _named = tables.crops, tables.case_documents
 _opened, _standing = _cases.alias("opened"), _cases.alias("standing")
 
 # Not as parameters: a partial index serves only a query that says what the index does.

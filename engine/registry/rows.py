@@ -8,10 +8,16 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+from sqlalchemy import Connection, Row, bindparam, exists, func, insert, select, update
 from sqlalchemy import Row as Found
 
-from engine.registry.apikeys import ApiKey
+from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
+from engine.errors import StorageFailed
+from engine.registry import tables
 from engine.registry.records import (
+    ApiKey,
+    CaseRecord,
+    CaseState,
     DocumentRecord,
     DocumentStatus,
     EnrollmentRecord,
@@ -23,9 +29,11 @@ from engine.registry.records import (
     StoredAnswer,
     WatchEntry,
 )
+from engine.registry.source import KEYS
+from engine.registry.tables import case_documents, case_notes, cases
 from engine.registry.vault import WATCHED_TEMPLATE, Vault
 
-Row = Mapping[str, Any]
+RowValues = Mapping[str, Any]
 """What is written: values by column."""
 
 
@@ -72,7 +80,7 @@ def api_key_of(row: Found[Any]) -> ApiKey:
     return ApiKey(**row._asdict())
 
 
-def document_row(vault: Vault, document: NewDocument, at: datetime) -> Row:
+def document_row(vault: Vault, document: NewDocument, at: datetime) -> RowValues:
     return {
         "id": document.id,
         "kind": document.kind,
@@ -85,7 +93,7 @@ def document_row(vault: Vault, document: NewDocument, at: datetime) -> Row:
     }
 
 
-def activation_row(vault: Vault, document: NewDocument) -> Row:
+def activation_row(vault: Vault, document: NewDocument) -> RowValues:
     return {
         "key": document.id,
         "name": document.name_lookup,
@@ -102,7 +110,7 @@ def _seal_identity(vault: Vault, document: NewDocument) -> bytes:
     return vault.seal("documents.identity", document.id, identity.encode())
 
 
-def enrollment_row(record: EnrollmentRecord) -> Row:
+def enrollment_row(record: EnrollmentRecord) -> RowValues:
     return {
         "id": record.id,
         "sequence": record.sequence,
@@ -120,7 +128,7 @@ def enrollment_row(record: EnrollmentRecord) -> Row:
 
 def reference_rows(
     vault: Vault, model_digest: str, references: Sequence[NewReference]
-) -> list[Row]:
+) -> list[RowValues]:
     if not references:
         return []
     ids = [int(reference.id) for reference in references]
@@ -140,7 +148,7 @@ def reference_rows(
     ]
 
 
-def line_row(vault: Vault, line: NewLine) -> Row:
+def line_row(vault: Vault, line: NewLine) -> RowValues:
     return {
         "id": line.id,
         "msisdn_lookup": line.msisdn_lookup,
@@ -154,7 +162,7 @@ def line_row(vault: Vault, line: NewLine) -> Row:
     }
 
 
-def watched_row(vault: Vault, entry: WatchEntry) -> Row:
+def watched_row(vault: Vault, entry: WatchEntry) -> RowValues:
     template = None
     if entry.template is not None:
         template = vault.seal_templates([entry.id], entry.template[None], WATCHED_TEMPLATE)[0]
@@ -167,7 +175,7 @@ def watched_row(vault: Vault, entry: WatchEntry) -> Row:
     }
 
 
-def answer_row(answer: StoredAnswer) -> Row:
+def answer_row(answer: StoredAnswer) -> RowValues:
     return {
         "scope": answer.scope,
         "payload_digest": answer.payload_digest,
@@ -175,3 +183,155 @@ def answer_row(answer: StoredAnswer) -> Row:
         "response": dict(answer.response),
         "created_at": answer.created_at,
     }
+
+
+# Cases between records and rows, and what a transaction writes of them.
+
+CASE_NOTE = "case_notes.text"
+"""The place that a note's text is sealed for."""
+
+_REPLACE = (
+    update(cases)
+    .where(cases.c.id == bindparam("key"))
+    .values({c.name: bindparam(f"new_{c.name}") for c in cases.columns if c.name != "id"})
+)
+# A case that went into one that now goes into a third: nobody follows a chain.
+_FOLLOW = (
+    update(cases)
+    .where(cases.c.merged_into == bindparam("key"))
+    .values(merged_into=bindparam("new_merged_into"))
+)
+_LINKED = select(case_documents.c.document_id).where(case_documents.c.case_id == bindparam("id"))
+_OF_DOCUMENTS = select(case_documents.c.case_id).where(case_documents.c.document_id.in_(KEYS))
+_IS_NAMED = exists().where(
+    case_documents.c.case_id == case_notes.c.case_id,
+    tables.documents.c.id == case_documents.c.document_id,
+    tables.documents.c.status != DocumentStatus.ERASED.value,
+)
+_ERASE_TEXTS = (
+    update(case_notes).where(case_notes.c.case_id.in_(_OF_DOCUMENTS), ~_IS_NAMED).values(text=None)
+)
+_LAST_NOTE = select(func.max(case_notes.c.id))
+
+
+def case_of(row: Row[Any]) -> CaseRecord:
+    values = {column.name: row._mapping[column.name] for column in cases.columns}
+    outcome, proposal = values["outcome"], values["proposal"]
+    return CaseRecord(
+        **values
+        | {
+            "origin": CaseOrigin(row.origin),
+            "state": CaseState(row.state),
+            "document_ids": tuple(row.document_ids),
+            "suspect_ids": tuple(row.suspect_ids),
+            "line_ids": tuple(row.line_ids),
+            "outcome": None if outcome is None else Outcome(outcome),
+            "proposal": None if proposal is None else _proposal_of(proposal),
+        }
+    )
+
+
+def write_cases(connection: Connection, new: Sequence[CaseRecord]) -> None:
+    """Enters new cases; one that is merged at once comes after what it went into."""
+    if not new:
+        return
+    standing = [case for case in new if case.merged_into is None]
+    merged = [case for case in new if case.merged_into is not None]
+    connection.execute(insert(cases), [_row(case) for case in (*standing, *merged)])
+    _link(connection, [(case.id, key) for case in new for key in dict.fromkeys(case.document_ids)])
+
+
+def change_cases(connection: Connection, changed: Sequence[CaseRecord]) -> None:
+    """Writes cases that are there as they are from now on; their documents are only added to."""
+    for case in changed:
+        values = {f"new_{name}": value for name, value in _row(case).items() if name != "id"}
+        if connection.execute(_REPLACE, {"key": case.id, **values}).rowcount != 1:
+            raise StorageFailed(
+                "a case to be changed is not there; nothing was kept: read it again"
+            )
+        if case.merged_into is not None:
+            known = {"key": case.id, "new_merged_into": case.merged_into}
+            connection.execute(_FOLLOW, known)
+        linked = set(connection.scalars(_LINKED, {"id": case.id}))
+        fresh = [key for key in dict.fromkeys(case.document_ids) if key not in linked]
+        _link(connection, [(case.id, key) for key in fresh])
+
+
+def write_notes(
+    connection: Connection, vault: Vault, notes: Sequence[tuple[str, CaseNote]]
+) -> None:
+    """Adds to the histories, each text sealed for its row."""
+    if not notes:
+        return
+    # Under the writer's fence nobody else numbers them.
+    first = (connection.scalar(_LAST_NOTE) or 0) + 1
+    connection.execute(
+        insert(case_notes),
+        [
+            {
+                "id": key,
+                "case_id": case_id,
+                "at": note.at,
+                "actor": note.actor,
+                "kind": note.kind.value,
+                "text": vault.seal(CASE_NOTE, key, note.text.encode()) if note.text else None,
+            }
+            for key, (case_id, note) in enumerate(notes, first)
+        ],
+    )
+
+
+def erase_notes(connection: Connection, document_ids: Sequence[str]) -> None:
+    """Wipes the texts of the cases of these documents, erased before, that name nobody else any
+    more."""
+    connection.execute(_ERASE_TEXTS, {"keys": list(document_ids)})
+
+
+def _link(connection: Connection, links: Sequence[tuple[str, str]]) -> None:
+    if links:
+        rows = [{"case_id": case_id, "document_id": key} for case_id, key in links]
+        connection.execute(insert(case_documents), rows)
+
+
+def _row(case: CaseRecord) -> Mapping[str, Any]:
+    proposal = case.proposal
+    return {
+        "id": case.id,
+        "kind": str(case.kind),
+        "origin": case.origin.value,
+        "state": case.state.value,
+        "enrollment_id": case.enrollment_id,
+        "document_ids": list(case.document_ids),
+        "suspect_ids": list(case.suspect_ids),
+        "line_id": case.line_id,
+        "line_ids": list(case.line_ids),
+        "score": case.score,
+        "risk": case.risk,
+        "sweep_id": case.sweep_id,
+        "group_key": case.group_key,
+        "assignee": case.assignee,
+        "proposal": None if proposal is None else _proposal_values(proposal),
+        "outcome": None if case.outcome is None else case.outcome.value,
+        "merged_into": case.merged_into,
+        "opened_at": case.opened_at,
+        "updated_at": case.updated_at,
+        "closed_at": case.closed_at,
+    }
+
+
+def _proposal_values(proposal: Proposal) -> dict[str, Any]:
+    return {
+        "outcome": proposal.outcome.value,
+        "close_lines": list(proposal.close_lines),
+        "by": proposal.by,
+        "at": proposal.at.isoformat(),
+    }
+
+
+def _proposal_of(values: Mapping[str, Any]) -> Proposal:
+    return Proposal(
+        outcome=Outcome(values["outcome"]),
+        close_lines=tuple(values["close_lines"]),
+        by=values["by"],
+        at=datetime.fromisoformat(values["at"]),
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, Table, insert, select, update
+from sqlalchemy import Connection, Engine, Table, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from engine.errors import (
@@ -18,17 +18,59 @@ from engine.errors import (
     RegistryError,
     RegistryExists,
     RegistryMissing,
+    SchemaMismatch,
     StorageFailed,
     StorageFull,
 )
-from engine.registry import deployment, schema, tables
-from engine.registry.apikeys import ApiKey
+from engine.registry import deployment, tables
 from engine.registry.database import changing, connect, reading, sqlite_file
-from engine.registry.ledger import recorded
 from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Carrier, utc_now
+from engine.registry.records import ApiKey, AuditEntry, Carrier, utc_now
 from engine.registry.vault import Vault
-from engine.registry.writer import Writer
+from engine.registry.writer import Writer, recorded
+
+# The schema's version: made, checked and upgraded through the migrations beside this file.
+
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+"""Every revision this version knows, oldest first; the last is the one it works with."""
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def upgrade_schema(connection: Connection) -> None:
+    """Brings an empty or older database to the newest schema, inside the caller's transaction."""
+    # Alembic is slow to import, and only this function needs it.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def version(connection: Connection) -> str | None:
+    """The revision that the database is at; `None` where there is no registry."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return None if revision is None else str(revision)
+
+
+def check(connection: Connection) -> None:
+    """Refuses a database whose schema is not the one this version works with."""
+    found = version(connection)
+    if found is None:
+        raise RegistryMissing("this database holds no registry: run sosie init")
+    if found not in REVISIONS:
+        raise SchemaMismatch(
+            f"the registry's schema {found} is newer than this version of Sosie knows "
+            f"({REVISIONS[-1]}): install the version that made it"
+        )
+    if found != REVISIONS[-1]:
+        raise SchemaMismatch(
+            f"the registry's schema {found} is older than {REVISIONS[-1]}: run sosie upgrade"
+        )
 
 
 class Store(Reader):
@@ -50,9 +92,9 @@ class Store(Reader):
             _claim(path)
         try:
             with _reachable(), changing(engine) as connection:
-                if schema.version(connection) is not None:
+                if version(connection) is not None:
                     raise RegistryExists("this database holds a registry already: open it instead")
-                schema.upgrade(connection)
+                upgrade_schema(connection)
                 deployment.write_first(connection, vault, model_digest, utc_now())
         except BaseException:
             engine.dispose()
@@ -73,7 +115,7 @@ class Store(Reader):
             raise RegistryMissing(f"no registry at {path}: run sosie init")
         try:
             with _reachable(), reading(engine) as connection:
-                schema.check(connection)
+                check(connection)
                 deployment.check(connection, vault, model_digest)
         except BaseException:
             engine.dispose()
@@ -167,14 +209,14 @@ def upgrade(url: str) -> tuple[str, str]:
     engine = connect(url)
     try:
         with _reachable(), changing(engine) as connection:
-            before = schema.version(connection)
-            if before in schema.REVISIONS:
-                schema.upgrade(connection)
-            schema.check(connection)
+            before = version(connection)
+            if before in REVISIONS:
+                upgrade_schema(connection)
+            check(connection)
     finally:
         engine.dispose()
     assert before is not None, "checked above"
-    return before, schema.REVISIONS[-1]
+    return before, REVISIONS[-1]
 
 
 def _require_tenant(connection: Connection, key: ApiKey) -> None:

@@ -2,22 +2,210 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from sqlalchemy import Connection, Engine, Row, Select, func, select, update
+from sqlalchemy import Connection, Engine, Row, Select, bindparam, func, select, text, update
+from sqlalchemy.exc import DBAPIError
 
-from engine.registry import deployment, tables
+from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
+from engine.registry import audit, deployment, tables
 from engine.registry.changes import apply
-from engine.registry.database import changing, reading
-from engine.registry.lease import take_lease
-from engine.registry.ledger import Fence, chained, recorded
+from engine.registry.database import changing, open_connection, reading, sqlite_file, storage_errors
 from engine.registry.records import AuditEntry, AuditRecord, Changes, utc_now
 from engine.registry.vault import Vault
 
+# The writer's lease: one process at a time may write the gallery's registry.
+
+# Advisory locks live in one database, so a constant names the lease of its only registry.
+_ADVISORY_KEY = 0x736F736965
+
+
+class Lease(Protocol):
+    """Held until it is released or its process dies."""
+
+    def release(self) -> None: ...
+
+
+def take_lease(engine: Engine) -> Lease:
+    """Takes the lease, or raises `WriterBusy` at once."""
+    path = sqlite_file(engine)
+    if path is not None:
+        return FileLease(path.with_name(path.name + ".lease"))
+    return AdvisoryLease(engine)
+
+
+class FileLease:
+    """`flock` on a file beside an SQLite database, which stays there when it is released."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise RegistryError(f"{path} cannot be opened: {error.strerror}") from None
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._handle, 20, 0).decode(errors="replace").strip()
+            os.close(self._handle)
+            raise WriterBusy(
+                f"another process{f' ({holder})' if holder else ''} writes to this registry: "
+                "stop it first, or send the request to it"
+            ) from None
+        os.truncate(self._handle, 0)
+        os.pwrite(self._handle, f"pid {os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._handle)
+
+
+class AdvisoryLease:
+    """A session-level advisory lock of PostgreSQL, on a connection of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        with storage_errors():
+            self._connection: Connection = open_connection(engine).execution_options(
+                isolation_level="AUTOCOMMIT"
+            )
+            taken = self._connection.scalar(
+                text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_KEY}
+            )
+        if not taken:
+            self._connection.close()
+            raise WriterBusy(
+                "another process writes to this registry: stop it first, or send the request to it"
+            )
+
+    def release(self) -> None:
+        # The server frees the lock of a session that ends, but some time later: unlocking first
+        # lets the next writer in at once. Where the session is lost already, so is the lock.
+        with contextlib.suppress(DBAPIError):
+            self._connection.execute(
+                text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_KEY}
+            )
+        self._connection.invalidate()
+        self._connection.close()
+
+
+# The one row that every change goes through: fence, gallery sequence and head of the audit.
+
 _deployment = tables.deployment
+_HEAD = select(_deployment).with_for_update()
+_ADVANCE = (
+    update(_deployment)
+    .where(_deployment.c.writer_epoch == bindparam("epoch"))
+    .where(_deployment.c.sequence == bindparam("known_sequence"))
+    .where(_deployment.c.audit_number == bindparam("known_number"))
+    .values(
+        audit_number=bindparam("number"),
+        audit_head=bindparam("head"),
+        sequence=bindparam("next_sequence"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """What a writer takes the deployment's row to say: its epoch, and the gallery's sequence."""
+
+    epoch: int
+    sequence: int
+
+
+@contextmanager
+def recorded(
+    engine: Engine,
+    vault: Vault,
+    entries: Sequence[AuditEntry],
+    at: datetime,
+    *,
+    fence: Fence | None = None,
+    sequence: int | None = None,
+) -> Iterator[Connection]:
+    """`chained`, for who does not ask where in the chain it stands."""
+    with chained(engine, vault, entries, at, fence=fence, sequence=sequence) as (connection, _):
+        yield connection
+
+
+@contextmanager
+def chained(
+    engine: Engine,
+    vault: Vault,
+    entries: Sequence[AuditEntry],
+    at: datetime,
+    *,
+    fence: Fence | None = None,
+    sequence: int | None = None,
+) -> Iterator[tuple[Connection, AuditRecord]]:
+    """A write transaction that is audited and, with a fence, refused to whoever is behind.
+
+    The block is given the last of its entries, as the chain will have it. Its changes, its audit
+    entries and the new sequence are kept together or not at all. `LeaseLost`: the row says
+    otherwise than the fence, since a newer writer has taken over, or the connection broke while
+    the transaction was being committed and the database could not be asked whether it was.
+    """
+    assert entries, "nothing changes without an audit entry"
+    records: list[AuditRecord] = []
+    ready = False
+    try:
+        with changing(engine) as connection:
+            # Locks the row first: PostgreSQL by FOR UPDATE, SQLite by BEGIN IMMEDIATE.
+            head = connection.execute(_HEAD).one()
+            records = audit.extend(vault, head.audit_number, head.audit_head, at, entries)
+            _advance(
+                connection,
+                fence or Fence(head.writer_epoch, head.sequence),
+                head.audit_number,
+                records[-1],
+                sequence,
+            )
+            yield connection, records[-1]
+            audit.append(connection, records)
+            ready = True
+    except StorageFailed:
+        if not ready or not _was_kept(engine, records[-1]):
+            raise
+
+
+def _advance(
+    connection: Connection, fence: Fence, number: int, last: AuditRecord, sequence: int | None
+) -> None:
+    result = connection.execute(
+        _ADVANCE,
+        {
+            "epoch": fence.epoch,
+            "known_sequence": fence.sequence,
+            "known_number": number,
+            "number": last.number,
+            "head": last.hash,
+            "next_sequence": fence.sequence if sequence is None else sequence,
+        },
+    )
+    if result.rowcount != 1:
+        raise LeaseLost("another writer has taken over this registry: restart to read its state")
+
+
+def _was_kept(engine: Engine, last: AuditRecord) -> bool:
+    # A commit can fail after it took effect; its last audit hash tells, since no other has it.
+    try:
+        with reading(engine, locking=True) as connection:
+            # The server may be committing still, for a client that is gone: its transaction
+            # holds this row until it ends.
+            connection.execute(_HEAD)
+            return audit.hash_at(connection, last.number) == last.hash
+    except StorageFailed:
+        raise LeaseLost(
+            "the database went away while a transaction was being committed: "
+            "restart to read what was kept"
+        ) from None
 
 
 class Writer:

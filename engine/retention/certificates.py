@@ -8,9 +8,8 @@ from datetime import datetime
 
 from engine.matching.holders import ErasureCertificate
 from engine.registry.audit import verify_chain
-from engine.registry.reader import Reader
+from engine.registry.reader import Reader, read_audit
 from engine.registry.records import AuditEntry, AuditRecord
-from engine.registry.trail import read_audit
 from engine.retention.job import RUN, RetentionCertificate, describe_run
 
 Certificate = ErasureCertificate | RetentionCertificate

@@ -8,8 +8,7 @@ from enum import StrEnum
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from engine.registry.casefile import NewCrop
-from engine.registry.records import new_id
+from engine.registry.records import NewCrop, new_id
 
 if TYPE_CHECKING:
     from engine.faces.images import Pixels

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
-from engine.matching.replaying import strip_evidence
+from engine.matching.policy import strip_evidence
 from engine.registry.records import AuditEntry, Changes, new_id, utc_now
 from engine.registry.retention import (
     ROWS_PER_BATCH,
@@ -19,7 +19,43 @@ from engine.registry.retention import (
     expire,
 )
 from engine.registry.writer import Writer
-from engine.retention.schedule import Schedule
+
+# How long what is no longer needed is kept.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long each kind stays after its moment; None keeps it for good.
+
+    The moment of a rejected attempt is its decision, of one that went to review the closing of its
+    case, or its decision where it had none; of a line its closing, of an answer its writing. A
+    document that is known from such attempts alone leaves with the last of them. A crop bears its
+    own.
+    """
+
+    attempts: timedelta | None = None
+    reviews: timedelta | None = None
+    lines: timedelta | None = None
+    answers: timedelta | None = None
+
+    @property
+    def stays(self) -> Mapping[Kind, timedelta | None]:
+        """By kind, in the order in which they leave."""
+        of_attempts = [stay for stay in (self.attempts, self.reviews) if stay is not None]
+        return {
+            Kind.ATTEMPTS: self.attempts,
+            Kind.REVIEWS: self.reviews,
+            # The soonest that one can leave: it goes with the last attempt under it.
+            Kind.DOCUMENTS: min(of_attempts, default=None),
+            Kind.LINES: self.lines,
+            Kind.ANSWERS: self.answers,
+            Kind.CROPS: timedelta(0),
+        }
+
+    def until(self, now: datetime) -> dict[Kind, datetime]:
+        """By kind: what has its moment then or before has stayed its time. Kept kinds lack."""
+        return {kind: now - stay for kind, stay in self.stays.items() if stay is not None}
+
 
 T = TypeVar("T")
 RUN = "retention.run"

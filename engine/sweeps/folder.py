@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -13,10 +16,38 @@ import numpy as np
 
 from engine.errors import RegistryError
 from engine.registry.records import is_id
-from engine.sweeps.model import PairTable, SweepProgress
-from engine.sweeps.placement import place
+from engine.sweeps.sweep_model import PairTable, SweepProgress
 from indexes.base import Ids
 from indexes.joining.pairs import RECORD
+
+# A sweep's files appear whole or not at all, and only their owner reads them.
+
+OWNER_ONLY = 0o600
+
+
+@contextmanager
+def place(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; what was written takes its place when the block ends.
+
+    The file is on the disk before it has its name. Nothing is left behind where the block raises.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
+    try:
+        yield beside
+        _flush(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
 
 _CHECKPOINT, _COVERED, _PAIRS, _STANDING = "checkpoint", "covered.bin", "found.bin", "standing.json"
 _ID_TYPE = "<i8"

@@ -17,8 +17,8 @@ from typing import IO, Self
 from pydantic import TypeAdapter
 
 from engine.errors import NotFound, RegistryError
-from engine.sweeps.model import Group, GroupKind
-from engine.sweeps.placement import place
+from engine.sweeps.folder import place
+from engine.sweeps.sweep_model import Group, GroupKind
 
 FORMAT = 1
 _OFFSET_DIGITS = 15

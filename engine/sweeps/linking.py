@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.sweeps.model import PairTable
+from engine.sweeps.sweep_model import PairTable
 
 Documents = NDArray[np.int64]
 

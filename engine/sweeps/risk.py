@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from engine.sweeps.model import Group, GroupKind, Identity, LineFact, RiskTerm
+from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, RiskTerm
 
 BURST = timedelta(days=7)
 """Openings are fast where many fall into so short a time."""

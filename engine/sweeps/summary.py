@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from engine.registry.records import LineStatus
-from engine.sweeps.model import Group, GroupKind, LineFact
+from engine.sweeps.sweep_model import Group, GroupKind, LineFact
 
 _WEEK = timedelta(weeks=1)
 

@@ -10,10 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from indexes.account import MemoryAccount
 from indexes.approximate.misses import BAND, MissRate, measure_misses
 from indexes.approximate.proposed import ProposedRows, Proposer, Scored
-from indexes.base import Hits, Ids, Vectors
+from indexes.base import Hits, Ids, MemoryAccount, Vectors
 from indexes.errors import IdInvalid, SearchInvalid
 from indexes.flat import FlatIndex
 from indexes.scoring import arrange

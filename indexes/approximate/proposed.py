@@ -10,8 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.account import MemoryAccount
-from indexes.base import Ids, Scores, Vectors
+from indexes.base import Ids, MemoryAccount, Scores, Vectors
 from indexes.scoring import Positions, exact_scores, rounding_bound
 
 Scored = tuple[Positions, Ids, Scores]

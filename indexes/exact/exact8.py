@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.account import MemoryAccount
-from indexes.base import Ids, Vectors
+from indexes.base import Ids, MemoryAccount, Vectors
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.exact.certificate import Certificate, CertifiedHits
 from indexes.exact.codes import CodedQueries, Codes, code_limit
 from indexes.exact.kernels import Found
-from indexes.exact.parts import SegmentParts
 from indexes.exact.rescoring import Floors, Pairs, joined, passes, score_best, score_pairs
 from indexes.exact.rowstore import MemoryRows, RowStore
 from indexes.exact.scanner import Scanner
@@ -26,6 +25,28 @@ from indexes.validation import (
     check_threshold,
     check_vectors,
 )
+
+# What a sealed segment is made of, for those who write it down and bring it back.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentParts:
+    """A segment without its tombstones; all by row, and rows by ascending residual.
+
+    `name` is 32 hex digits, new for every build and merge: segments of one name hold the same.
+    `limit` is the component that has the highest code. `ids` int64[n], `residuals` float32[n],
+    `codes` uint8[n padded, dim padded], 128 standing for zero. What was removed is wiped where
+    the memory is ours, so codes and rows of removed rows tell nothing.
+    """
+
+    name: str
+    dim: int
+    limit: float
+    ids: Ids
+    residuals: NDArray[np.float32]
+    codes: NDArray[np.uint8]
+    rows: RowStore
+
 
 # A residual from which the bound says little of a row that is not far off: it may be rescored
 # for every query.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.exact.compilation import compiled
+from indexes.exact.intrinsics import compiled
 
 STRETCH = 1024
 """Rows that share a margin: a stretch of 128 dimensions fits the second-level cache 8 times."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.exact.compilation import compiled
+from indexes.exact.intrinsics import compiled
 from indexes.exact.kernels import STRETCH, Found, Rows, Wanted, keep, set_floors
 
 _SIGNED_ZERO = 128

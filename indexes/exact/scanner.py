@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import platform
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
+import llvmlite.binding
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import SearchInvalid
 from indexes.exact.kernels import STRETCH, Found, Rows, Wanted
-from indexes.exact.processor import has_amx, has_vnni
 from indexes.exact.product import ProductScan, has_product
 from indexes.exact.scans import Scan, scan_amx, scan_one_vnni, scan_plain, scan_vnni
+
+# What this processor can do, and whether the system lets this process do it.
+
+
+def has_vnni() -> bool:
+    """Whether this processor multiplies bytes in 512-bit registers."""
+    return _has("avx512f", "avx512bw", "avx512vnni")
+
+
+def has_amx() -> bool:
+    """Whether this processor multiplies tiles of bytes, and the kernel lets this process do so."""
+    return has_vnni() and _has("amx-tile", "amx-int8") and _tiles_permitted()
+
+
+def _has(*features: str) -> bool:
+    if platform.machine() != "x86_64":
+        return False
+    present = llvmlite.binding.get_host_cpu_features()
+    return all(present.get(feature, False) for feature in features)
+
+
+def _tiles_permitted() -> bool:
+    """Asks Linux for the tile registers, which each process must (arch_prctl(2))."""
+    if sys.platform != "linux":
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.syscall(arch_prctl, request_permission, tile_data) == 0)
+
 
 KERNELS = ("amx", "vnni", "onnxruntime", "numba")
 """Fastest first. All give the same answers."""

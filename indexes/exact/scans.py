@@ -13,13 +13,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.exact.compilation import compiled
 from indexes.exact.intrinsics import (
     BLOCK,
     ROWS_AT_ONCE,
     any_reaches,
     ask_for,
     begin_tiles,
+    compiled,
     end_tiles,
     lowest_bit,
     multiply_amx,

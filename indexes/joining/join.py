@@ -15,11 +15,9 @@ from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from indexes.exact.exact8 import Exact8Index
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.joining.blocks import References, Side
-from indexes.joining.checkpoint import Checkpoint, stored_subject
-from indexes.joining.coverage import Coverage, merge_ids, part_ids
+from indexes.joining.checkpoint import Checkpoint, Coverage, merge_ids, part_ids, stored_subject
 from indexes.joining.pairs import RECORD, Pairs, Records
-from indexes.joining.tiling import Tiling, go_on
+from indexes.joining.tiling import References, Side, Tiling, go_on
 from indexes.validation import check_ids, check_threshold
 
 TILE_ROWS = 1 << 17

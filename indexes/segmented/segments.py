@@ -7,25 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from indexes.account import MemoryAccount
-from indexes.base import Ids, Vectors
+from indexes.base import Ids, MemoryAccount, Vectors
 from indexes.errors import IdInvalid
 from indexes.exact.certificate import CertifiedHits
 from indexes.exact.exact8 import Exact8Index
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.scoring import Positions
-from indexes.segmented.batch import Batch, Part, require_new
 from indexes.segmented.fanout import Parts
 from indexes.segmented.merging import (
+    Batch,
+    Part,
+    Rewrite,
     SegmentsConfig,
     SegmentState,
     buried,
     due_rewrite,
+    narrowed,
     next_deadline,
     overdue,
+    require_new,
 )
-from indexes.segmented.rewriting import Rewrite, narrowed
 from indexes.validation import (
     check_distinct,
     check_hit_count,

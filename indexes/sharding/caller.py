@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.account import MemoryAccount
-from indexes.base import Hits, Ids, Vectors
+from indexes.base import Hits, Ids, MemoryAccount, Vectors
 
 
 class ShardCaller(ABC):

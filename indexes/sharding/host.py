@@ -13,14 +13,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.account import MemoryAccount
-from indexes.base import Hits, Ids, Vectors
+from indexes.base import Hits, Ids, MemoryAccount, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, ShardLost
 from indexes.exact.exact8 import Exact8Index
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery, Pinned
-from indexes.joining.blocks import References
 from indexes.joining.join import join
+from indexes.joining.tiling import References
 from indexes.kinds import open_index
 from indexes.sharding.caller import ShardCaller
 from indexes.sharding.shards import ShardedIndex, ShardPlan

@@ -21,13 +21,11 @@ from numpy.typing import NDArray
 from indexes.base import Ids
 from indexes.errors import SearchInvalid
 from indexes.gallery import Gallery
-from indexes.joining.checkpoint import Checkpoint, stored_subject
-from indexes.joining.coverage import Coverage, Roster, part_ids
+from indexes.joining.checkpoint import Checkpoint, Coverage, Roster, part_ids, stored_subject
 from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Progress, Report, name_known
 from indexes.joining.pairs import RECORD, Pairs, Records, sort_records
 from indexes.joining.tiling import go_on
-from indexes.sharding.routing import shards_of
-from indexes.sharding.shards import Shard, ShardedIndex
+from indexes.sharding.shards import Shard, ShardedIndex, shards_of
 from indexes.validation import check_threshold
 
 BLOCK_BYTES = 16 << 20

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.account import MemoryAccount
-from indexes.base import Hits, Ids, Vectors
+from indexes.base import Hits, Ids, MemoryAccount, Vectors
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardLost
-from indexes.scoring import Positions
-from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.rewriting import narrowed
-from indexes.sharding.merging import merge_hits
-from indexes.sharding.routing import shards_of
+from indexes.exact.certificate import Certificate, CertifiedHits
+from indexes.scoring import Positions, arrange
+from indexes.segmented.merging import SegmentsConfig, narrowed
 from indexes.validation import (
     check_distinct,
     check_hit_count,
@@ -29,6 +26,59 @@ from indexes.validation import (
 
 if TYPE_CHECKING:
     from indexes.approximate.index import ApproximateConfig
+
+
+# Which shard an id lives in: a rule that every process, and every later version, agrees on.
+
+
+def shards_of(ids: Ids, shards: int) -> NDArray[np.int64]:
+    """The shard of each id, from 0 to `shards` - 1: int64[n].
+
+    The first number that SplitMix64 gives from the seed `id`, modulo the number of shards. Ids
+    that follow a pattern, as those of one outlet do, spread evenly. The rule never changes.
+    """
+    assert shards >= 1
+    mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed % np.uint64(shards)).astype(np.int64)
+
+
+# Answers of several shards as the answer of the whole.
+
+
+def merge_hits(answers: Sequence[Hits], k: int | None = None) -> Hits:
+    """The hits of all, ordered as if one index had found them; the k best where k is given.
+
+    A row is in one shard only and its score depends on the two vectors alone, so the k best of
+    the whole are among the k best of each shard, with the same scores. `CertifiedHits` where all
+    answers are.
+    """
+    queries = len(answers[0])
+    assert all(len(answer) == queries for answer in answers)
+    hits = arrange(
+        queries,
+        np.concatenate([np.repeat(np.arange(queries), np.diff(hits.offsets)) for hits in answers]),
+        np.concatenate([hits.ids for hits in answers]),
+        np.concatenate([hits.scores for hits in answers]),
+        k,
+    )
+    certificates = [hits.certificate for hits in answers if isinstance(hits, CertifiedHits)]
+    if len(certificates) < len(answers):
+        return hits
+    return CertifiedHits(hits.offsets, hits.ids, hits.scores, _merge_certificates(certificates))
+
+
+def _merge_certificates(certificates: Sequence[Certificate]) -> Certificate:
+    return Certificate(
+        epsilon=np.max([each.epsilon for each in certificates], axis=0),
+        rescored=np.sum([each.rescored for each in certificates], axis=0),
+        compared=sum(each.compared for each in certificates),
+        kernel="+".join(sorted({each.kernel for each in certificates})),
+        exact=all(each.exact for each in certificates),
+    )
+
 
 Value = TypeVar("Value")
 

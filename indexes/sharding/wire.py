@@ -16,11 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.account import MemoryAccount
-from indexes.approximate.fastscan import FastScanConfig
-from indexes.approximate.hnsw import HnswConfig
-from indexes.approximate.ivf import IvfConfig
-from indexes.base import Hits
+from indexes.approximate.faiss_kinds import FastScanConfig, HnswConfig, IvfConfig
+from indexes.base import Hits, MemoryAccount
 from indexes.exact.certificate import Certificate, CertifiedHits
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.shards import ShardPlan

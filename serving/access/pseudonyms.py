@@ -11,8 +11,7 @@ from typing import Any
 
 from engine.reasons import Decision, Reason
 from engine.registry.vault import Vault
-from serving.access.principal import Principal
-from serving.access.tenancy import scope_of
+from serving.access.authorization import Principal, scope_of
 
 HOLDER_LENGTH = 32
 """Hex digits: 128 bits."""

@@ -11,9 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from serving.api.codec import JSON, encode
-from serving.api.edge import Edge
-from serving.api.matching import match_routes
+from serving.api.body import JSON, encode
+from serving.api.middleware import Edge
 from serving.api.openapi import build_document
 from serving.api.routes.audits import add_audits
 from serving.api.routes.cases import add_cases
@@ -22,6 +21,7 @@ from serving.api.routes.documents import add_documents
 from serving.api.routes.enrollments import add_enrollments
 from serving.api.routes.identifications import add_identifications
 from serving.api.routes.lines import add_lines
+from serving.api.routes.matching import match_routes
 from serving.api.routes.operations import add_operations
 from serving.api.routes.people import add_people
 from serving.api.routes.sweeps import add_sweeps

@@ -12,11 +12,11 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from serving.api.codec import FORM, JSON, MSGPACK
-from serving.api.matching import DirectRoute
+from serving.api.body import FORM, JSON, MSGPACK
+from serving.api.fields import ErrorAnswer
+from serving.api.routes.matching import DirectRoute
 from serving.api.schemas.cases import AssignBody, NoteBody, OutcomeBody
 from serving.api.schemas.enrollments import EnrollmentBody
-from serving.api.schemas.errors import ErrorAnswer
 from serving.api.schemas.identifications import IdentificationBody
 from serving.api.schemas.lines import HolderBody
 from serving.api.schemas.people import PeopleBody

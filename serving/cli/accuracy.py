@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.accuracy.evaluation_tables import FLAGS
+from engine.accuracy.plots import MEASURE_NAMES
+from engine.accuracy.writing import power, rate, share, times
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption, require_place
-from serving.cli.output import JsonFlag, print_json, show_progress
-from serving.cli.panels import FIGURES
+from serving.cli.output import (
+    FIGURES,
+    JsonFlag,
+    escape,
+    print_json,
+    print_line,
+    print_table,
+    show_progress,
+)
 
 if TYPE_CHECKING:
     from engine.accuracy.evaluate import Evaluation
+    from engine.accuracy.gallery_growth import GalleryGrowth
     from engine.accuracy.population import Population
-    from engine.matching.thresholds import Calibration, ThresholdRates, Thresholds
+    from engine.matching.calibration import Calibration, OperatingPoint, ThresholdRates, Thresholds
     from serving.settings import Settings
+
 
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="Photographs: a folder a person, as LFW has them.")
@@ -98,8 +111,7 @@ def evaluate_folder(
     what looks wrong in the data.
     """
     from engine.accuracy.evaluate import evaluate
-    from serving.cli.accuracy_tables import print_evaluation
-    from serving.models import build_extractor
+    from serving.compose import build_extractor
     from serving.settings import find_cache, find_home, load_settings
 
     if plot is not None or report is not None:
@@ -161,8 +173,7 @@ def calibrate_model(
 
     Give --card, --output, or both.
     """
-    from engine.accuracy.labelled import LabelledFolder
-    from serving.cli.accuracy_tables import print_calibration, write_calibration
+    from engine.accuracy.dataset import LabelledFolder
     from serving.settings import find_home, load_settings
 
     if card is not None and output is None:
@@ -199,7 +210,7 @@ def _fit(
     settings: Settings, folder: Path, source: str, *, with_population: bool, is_shown: bool
 ) -> tuple[Calibration, Population | None]:
     from engine.accuracy.calibrate import calibrate_folder
-    from serving.models import build_extractor
+    from serving.compose import build_extractor
     from serving.settings import find_cache
 
     with (
@@ -214,7 +225,7 @@ def _fit(
 def _choose(fitted: Calibration) -> tuple[ThresholdRates, Thresholds]:
     """The rates that the data support, and the scores that keep them."""
     from engine.accuracy.calibrate import choose_rates
-    from engine.matching.thresholds import Thresholds
+    from engine.matching.calibration import Thresholds
 
     rates = choose_rates(fitted)
     return rates, Thresholds.from_calibration(fitted, rates)
@@ -237,14 +248,14 @@ def _write_card(
     """Update the card, or make it of the deployment's own."""
     import os
 
-    from engine.accuracy.card_text import (
+    from engine.accuracy.calibrate import (
         copy_card,
         describe_thresholds,
         save_card,
         write_calibrated,
     )
     from engine.models.catalog import CARDS_FOLDER
-    from serving.models import embedder_card
+    from serving.compose import embedder_card
     from serving.settings import is_card_file
 
     folder = card.absolute().parent
@@ -260,7 +271,7 @@ def _write_card(
 
 
 def _draw(measured: Evaluation, plot: Path | None, report: Path | None) -> None:
-    from engine.accuracy.report import draw_pictures, write_folder
+    from engine.accuracy.evaluation_report import draw_pictures, write_folder
 
     if plot is not None:
         draw_pictures(measured.to_dict(), plot)
@@ -281,3 +292,258 @@ def _require_matplotlib() -> None:
 
     if find_spec("matplotlib") is None:
         raise RequestError("a picture needs matplotlib: pip install 'sosie[bench]'")
+
+
+# What `evaluate` and `calibrate` print for people, and the latter's JSON.
+
+KINDS = {"single": "one photograph", "fused": "two fused"}
+DOUBTFUL_HIGHEST = 0.9
+"""Strangers who score as high are more likely one person under two names."""
+
+
+def print_evaluation(measured: Evaluation, *, with_failed: bool, with_flagged: bool) -> None:
+    """Writes an evaluation to standard output; paths only where they are asked for."""
+    print_line(
+        f"{measured.photographs:,} photographs of {measured.people:,} people; "
+        f"{measured.mated_pairs:,} mated and {measured.nonmated_pairs:,} non-mated pairs."
+    )
+    print_line(f"Failure to acquire (FTA): {share(asdict(measured.acquisition.failed))}.")
+    reasons = {**measured.acquisition.failures, **measured.acquisition.problems}
+    if reasons:
+        rows = [[name, f"{one.events:,}", share(asdict(one))] for name, one in reasons.items()]
+        print_table("Wrong with photographs", ("reason", "photographs", "share (95 %)"), rows)
+    if measured.verification is not None:
+        folds = measured.verification
+        print_line(
+            f"Accuracy over folds: {folds.accuracy:.2%}, standard deviation "
+            f"{folds.accuracy_std:.2%}."
+        )
+    _print_rates(measured)
+    _print_open_set(measured)
+    if measured.growth is not None:
+        _print_growth(measured.growth)
+    _print_conditions(measured)
+    _print_flagged(measured, with_flagged=with_flagged)
+    print_line(f"[dim]{measured.seconds:.1f} s, of it {measured.extract_s:.1f} s extraction[/]")
+    for path in measured.failed_photographs if with_failed else ():
+        print_line(f"not acquired: {escape(path)}")
+
+
+def _print_rates(measured: Evaluation) -> None:
+    from engine.accuracy.evaluate import TABLE_RATES
+
+    rows, columns = [], ["FMR", "threshold", "FNMR (95 %)"]
+    for name, wanted in TABLE_RATES.items():
+        point = measured.point_at(wanted)
+        rows.append([name, *(_measures(point) if point else ["not supported", ""])])
+    if measured.fta:
+        columns.append("generalised: not acquired is missed")
+        for row, found in zip(rows, measured.generalised.values(), strict=True):
+            row.append(share(asdict(found)) if found else "")
+    print_table("One to one, all pairs", columns, rows)
+    if measured.points:
+        print_line(f"No FMR below {power(measured.points[-1].fmr)} is supported by these pairs.")
+
+
+def _print_open_set(measured: Evaluation) -> None:
+    if measured.identification is None:
+        return
+    found = measured.identification
+    rows = [
+        [kind, f"{one.fpir:g}", f"{one.threshold:.4f}", _share(one.fnir, one.low, one.high)]
+        for kind, points in ((KINDS["single"], found.single), (KINDS["fused"], found.fused))
+        for one in points
+    ]
+    title = f"One to {found.gallery_size:,}, open set"
+    print_table(title, ("reference", "FPIR", "threshold", "FNIR (95 %)"), rows)
+
+
+def _print_growth(growth: GalleryGrowth) -> None:
+    rows = []
+    for curve in growth.curves:
+        largest = curve.measured[-1] if curve.measured else None
+        beyond = curve.extrapolated[-1] if curve.extrapolated else None
+        for what, one in (("measured", largest), ("extrapolated", beyond)):
+            if one is not None:
+                size = f"{one.gallery_size:,}"
+                found = _share(one.fnir, one.low, one.high)
+                rows.append([KINDS[curve.reference], f"{curve.fpir:g}", what, size, found])
+        refused = ["[dim]refused[/]", "", curve.refused]
+        rows.append([KINDS[curve.reference], f"{curve.fpir:g}", *refused])
+    columns = ("reference", "FPIR", "", "gallery", "FNIR (95 %)")
+    title = (
+        "By the size of the gallery; extrapolated as if comparisons were independent: "
+        f"{growth.formula}"
+    )
+    print_table(title, columns, rows)
+
+
+def _print_conditions(measured: Evaluation) -> None:
+    conditions = measured.conditions.to_dict()
+    bands = conditions["quality_bands"]
+    if bands:
+        common = f"score {bands['threshold']:.4f} (FMR {power(conditions['common_fmr'])} over all)"
+        print_line(f"What follows is at one threshold: {common}.")
+        rows = [
+            [
+                MEASURE_NAMES[one["measure"]],
+                *(share(band["fnmr"], band["refused"]) for band in one["bands"]),
+            ]
+            for one in bands["measures"]
+        ]
+        columns = ("", *(band["name"] for band in bands["measures"][0]["bands"]))
+        print_table("FNMR by the quality of the worse photograph (95 %)", columns, rows)
+    for attribute in conditions["attributes"]:
+        _print_attribute(attribute)
+    if conditions["ageing"]:
+        _print_ageing(conditions["ageing"])
+
+
+def _print_attribute(attribute: dict[str, Any]) -> None:
+    rows = [
+        [
+            escape(group["label"]),
+            f"{group['people']:,}",
+            share(group["fnmr"], group["fnmr_refused"]),
+            rate(group["fmr"], group["fmr_refused"]),
+        ]
+        for group in attribute["groups"]
+    ]
+    title = f"By {escape(attribute['column'])}"
+    print_table(title, ("group", "people", "FNMR (95 %)", "FMR (95 %)"), rows)
+    for name, found in (("negative", "false_negative"), ("positive", "false_positive")):
+        print_line(f"False {name} differential: {escape(times(attribute[found]))}.")
+
+
+def _print_ageing(ageing: dict[str, Any]) -> None:
+    from engine.accuracy.plots import describe_span
+
+    rows = [
+        [
+            describe_span(one),
+            f"{one['people']:,}",
+            f"{one['scores'][2]:.3f}",
+            share(one["fnmr"], one["refused"]),
+        ]
+        for one in ageing["spans"]
+    ]
+    columns = ("years between", "people", "median score", "FNMR (95 %)")
+    print_table("Template ageing", columns, rows)
+    slope = ageing["slope"]
+    print_line(
+        f"Within people a score changes by {slope['score_a_year']:+.4f} a year "
+        f"({slope['low']:+.4f} to {slope['high']:+.4f})."
+        if slope
+        else f"No change of scores within people is given: {ageing['slope_refused']}."
+    )
+
+
+def _print_flagged(measured: Evaluation, *, with_flagged: bool) -> None:
+    rows = [
+        [FLAGS[flag], f"{one['within_person']:,}", f"{one['across_people']:,}"]
+        for flag, one in measured.flagged.count().items()
+    ]
+    title = "Flagged in the data, and left in all figures"
+    print_table(title, ("", "within a person", "across people"), rows)
+    if with_flagged:
+        for row in measured.flagged.to_rows(measured.embeddings):
+            both = " · ".join(one for one in (row["photograph"], row["other"]) if one)
+            known = "" if row["score"] is None else f", score {row['score']:.3f}"
+            print_line(f"{row['flag']}: {escape(both)}{known}")
+
+
+def _measures(point: OperatingPoint) -> list[str]:
+    return [f"{point.threshold:.4f}", _share(point.fnmr, point.fnmr_low, point.fnmr_high)]
+
+
+def _share(value: float, low: float, high: float) -> str:
+    return share({"value": value, "low": low, "high": high})
+
+
+def write_calibration(
+    fitted: Calibration,
+    output: Path,
+    card: Path | None,
+    rates: ThresholdRates,
+    thresholds: Thresholds,
+    left_out: int,
+) -> dict[str, Any]:
+    """What `calibrate --json` prints."""
+    return {
+        "calibration": str(output),
+        "card": None if card is None else str(card),
+        "model_digest": fitted.model_digest,
+        "source": fitted.source,
+        "people": fitted.people,
+        "photographs": fitted.photographs,
+        "photographs_without_a_face": left_out,
+        "rates": asdict(rates),
+        "thresholds": asdict(thresholds),
+        "warnings": _warn(fitted, rates),
+        "curves": {
+            kind.value: {
+                "mated_pairs": curve.mated_pairs,
+                "nonmated_pairs": curve.nonmated_pairs,
+                "lowest_fmr": curve.lowest_fmr,
+                "highest_nonmated": curve.highest_nonmated,
+            }
+            for kind, curve in fitted.curves.items()
+        },
+    }
+
+
+def print_calibration(
+    fitted: Calibration,
+    output: Path,
+    card: Path | None,
+    rates: ThresholdRates,
+    thresholds: Thresholds,
+    left_out: int,
+) -> None:
+    """Writes what was fitted to standard output, and where it is."""
+    rows = [
+        [
+            kind.value.replace("_", " "),
+            f"{curve.nonmated_pairs:,}",
+            f"{curve.lowest_fmr:.2g}",
+            f"{curve.points[-1].threshold:.4f}",
+            f"{curve.highest_nonmated:.4f}",
+        ]
+        for kind, curve in fitted.curves.items()
+    ]
+    titles = ("comparison", "non-mated pairs", "lowest FMR", "its threshold", "highest stranger")
+    print_table(f"{fitted.photographs:,} photographs of {fitted.people:,} people", titles, rows)
+    if left_out:
+        print_line(f"Left out, since no face was found: {left_out:,} of the photographs.")
+    kept = asdict(rates)
+    rows = [
+        [name, f"{score:.4f}", f"FMR {kept[name]:g}" if name in kept else "highest + margin"]
+        for name, score in asdict(thresholds).items()
+    ]
+    print_table("Thresholds that these photographs support", ("", "score", "set by"), rows)
+    for warning in _warn(fitted, rates):
+        print_line(f"[yellow]warning:[/] {warning}")
+    if card is None:
+        told = f"{escape(str(output))}: name it in the card's `calibration`."
+    else:
+        told = f"{escape(str(output))}, and into the card {escape(str(card))}."
+    print_line(f"[green]Written[/] to {told}")
+
+
+def _warn(fitted: Calibration, rates: ThresholdRates) -> list[str]:
+    """Where the data fall short of the usual, and where their labels are doubtful."""
+    from engine.matching.calibration import Comparison, ThresholdRates
+
+    usual, told = asdict(ThresholdRates()), []
+    for name, chosen in asdict(rates).items():
+        if chosen > usual[name]:
+            told.append(
+                f"{name} keeps an FMR of {chosen:g}, not the usual {usual[name]:g}: "
+                "the data support no less"
+            )
+    if fitted.curve(Comparison.FUSED).highest_nonmated > DOUBTFUL_HIGHEST:
+        told.append(
+            "two strangers look like one person, and `certain` stands above them: "
+            "look at `sosie evaluate --flagged`"
+        )
+    return told

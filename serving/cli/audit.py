@@ -11,6 +11,7 @@ import typer
 
 from serving.cli.inputs import HomeOption, open_deployment
 from serving.cli.output import (
+    DEPLOYMENT,
     JsonFlag,
     escape,
     exit_negative,
@@ -19,7 +20,6 @@ from serving.cli.output import (
     print_table,
     show_progress,
 )
-from serving.cli.panels import DEPLOYMENT
 
 if TYPE_CHECKING:
     from engine.registry.records import AuditRecord
@@ -59,7 +59,7 @@ def show_entries(
 
     The next page begins after the last number shown.
     """
-    from engine.registry.trail import read_audit
+    from engine.registry.reader import read_audit
 
     with open_deployment(home) as deployment:
         found = read_audit(deployment.store, after, limit, action, actor, subject)
@@ -125,7 +125,7 @@ def check_file(
     Exit code 1 where it does not hold: altered, of another registry, or of before a restore.
     """
     from engine.retention.certificates import check_certificate
-    from serving.retention.certificates import read_certificate
+    from serving.retention import read_certificate
 
     certificate = read_certificate(file)
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -10,8 +11,15 @@ import typer
 
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption, name_actor, require_code
-from serving.cli.output import JsonFlag, escape, print_json, print_line
-from serving.cli.panels import DEPLOYMENT
+from serving.cli.output import (
+    DEPLOYMENT,
+    JsonFlag,
+    escape,
+    exit_negative,
+    print_json,
+    print_line,
+    show_progress,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -42,8 +50,7 @@ def init(
 ) -> None:
     """Make a deployment: settings, key ring, an empty registry."""
     from engine.registry.records import Carrier
-    from serving.compose import Deployment
-    from serving.homes import create_home
+    from serving.compose import Deployment, create_home
     from serving.settings import KEY_RING_FILE, SETTINGS_FILE, find_cache, make_settings
 
     if outlet is not None and carrier is None:
@@ -87,7 +94,7 @@ def init(
 def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Bring the registry to this version's schema."""
     from engine.registry.store import upgrade as upgrade_registry
-    from serving.homes import registry_url
+    from serving.compose import registry_url
     from serving.settings import load_settings, require_home
 
     folder = require_home(home)
@@ -122,3 +129,78 @@ def _has_password(url: str) -> bool:
         return urlsplit(url).password is not None or "password=" in url
     except ValueError:
         return False
+
+
+# The key ring: `keys rotate`.
+
+
+def register_keys(app: typer.Typer) -> None:
+    ring = typer.Typer(help="Rotate the data key.", no_args_is_help=True)
+    ring.command("rotate")(rotate_key)
+    app.add_typer(ring, name="keys", rich_help_panel=DEPLOYMENT)
+
+
+def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Seal every value with a new data key, and retire the old one.
+
+    Stop servers first. May be stopped anywhere: the next call goes on.
+    """
+    from serving.rotation import rotate_data_key
+    from serving.settings import KEY_RING_FILE, find_cache, load_settings, require_home
+
+    folder = require_home(home)
+    with show_progress("sealing anew", is_shown=not as_json) as report:
+        done = rotate_data_key(folder, load_settings(folder), find_cache(), report)
+    if as_json:
+        print_json(asdict(done))
+        return
+    how = "Finished the rotation to" if done.resumed else "Rotated to"
+    retired = ", ".join(str(version) for version in done.retired)
+    print_line(f"[green]{how}[/] data key {done.active}; retired {retired}.")
+    print_line(", ".join(f"{rows:,} {table}" for table, rows in done.resealed.items()) + ".")
+    print_line(
+        f"Replace your backup of {KEY_RING_FILE}; older backups of the database need the old."
+    )
+
+
+# `sosie doctor`: each thing that must be right, on one line.
+
+MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "broken": "[red]broken [/]"}
+
+
+def register_doctor(app: typer.Typer) -> None:
+    app.command(rich_help_panel=DEPLOYMENT)(doctor)
+
+
+def doctor(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Examine the machine, the models and the deployment.
+
+    Exit code 1 where something is broken.
+    """
+    from serving.doctor import State, examine
+    from serving.settings import find_cache, find_home
+
+    findings = examine(find_home(home), find_cache())
+    is_well = all(finding.state is not State.BROKEN for finding in findings)
+    if as_json:
+        print_json(
+            {
+                "ok": is_well,
+                "checks": [
+                    {
+                        "subject": finding.subject,
+                        "state": finding.state.value,
+                        "detail": finding.detail,
+                        "advice": finding.advice,
+                    }
+                    for finding in findings
+                ],
+            }
+        )
+    else:
+        for finding in findings:
+            advice = f" → {escape(finding.advice)}" if finding.advice else ""
+            mark = MARKS[finding.state.value]
+            print_line(f"{mark} [bold]{finding.subject}[/]: {escape(finding.detail)}{advice}")
+    if not is_well:
+        raise exit_negative()

@@ -24,6 +24,7 @@ from serving.cli.inputs import (
     sample_photographs,
 )
 from serving.cli.output import (
+    REGISTRY,
     JsonFlag,
     escape,
     exit_negative,
@@ -32,10 +33,9 @@ from serving.cli.output import (
     print_line,
     print_table,
 )
-from serving.cli.panels import REGISTRY
 
 if TYPE_CHECKING:
-    from engine.matching.replaying import Replay
+    from engine.matching.policy import Replay
     from engine.registry.records import EnrollmentRecord
     from serving.compose import Deployment
 
@@ -153,7 +153,7 @@ def show(
 
     With --replay, exit code 1 where deciding it again gives another decision or other reasons.
     """
-    from engine.matching.replaying import replay as decide_again
+    from engine.matching.policy import replay as decide_again
 
     with open_deployment(home) as deployment:
         enrollment = deployment.store.enrollment(enrollment_id)

@@ -12,6 +12,7 @@ from engine.errors import ImageError, RequestError, SosieError
 from serving.batches import name_error
 from serving.cli.inputs import HomeOption, extract_photographs, read_photograph
 from serving.cli.output import (
+    PHOTOGRAPHS,
     JsonFlag,
     escape,
     exit_negative,
@@ -20,7 +21,6 @@ from serving.cli.output import (
     print_line,
     print_table,
 )
-from serving.cli.panels import PHOTOGRAPHS
 from serving.errors import describe
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def verify(
 
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched.
     """
-    from engine.matching.thresholds import Comparison
-    from serving.models import build_extractor, load_calibration, threshold_rates
+    from engine.matching.calibration import Comparison
+    from serving.compose import build_extractor, load_calibration, threshold_rates
     from serving.settings import find_cache
 
     paths = [first, second]
@@ -108,7 +108,7 @@ def extract(
 
     Exit code 1 where a photograph is not fit for enrollment, 2 where a file is not an image.
     """
-    from serving.models import build_extractor
+    from serving.compose import build_extractor
     from serving.settings import find_cache
 
     with build_extractor(_load_settings(home), find_cache()) as extractor:

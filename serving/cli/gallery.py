@@ -23,6 +23,7 @@ from serving.cli.inputs import (
     sample_photographs,
 )
 from serving.cli.output import (
+    REGISTRY,
     JsonFlag,
     exit_negative,
     print_facts,
@@ -30,7 +31,6 @@ from serving.cli.output import (
     print_line,
     print_table,
 )
-from serving.cli.panels import REGISTRY
 from serving.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def search(
 
     Exit code 0 where somebody is found, 1 where nobody is.
     """
+    from engine.matching.calibration import Comparison
     from engine.matching.identification import identify
-    from engine.matching.thresholds import Comparison
 
     if threshold is not None and fmr is not None:
         raise RequestError("two thresholds are given: use --threshold or --fmr")
@@ -119,7 +119,7 @@ def erase(
 
     It cannot be undone.
     """
-    from serving.retention.certificates import write_certificate
+    from serving.retention import write_certificate
 
     details = read_details(document, type=document_type, number=document_number)
     target = details.known_document()
@@ -141,7 +141,7 @@ def erase(
 
 
 def _choose_threshold(deployment: Deployment, threshold: float | None, fmr: float | None) -> float:
-    from engine.matching.thresholds import Comparison
+    from engine.matching.calibration import Comparison
 
     if threshold is not None:
         return threshold
@@ -159,7 +159,7 @@ def _confirm() -> None:
 
 
 def _keep_certificate(target: Path, answer: dict[str, Any]) -> None:
-    from serving.retention.certificates import save_certificate
+    from serving.retention import save_certificate
 
     try:
         save_certificate(target, answer)

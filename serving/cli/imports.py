@@ -12,20 +12,20 @@ import typer
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
 from serving.cli.output import (
+    REGISTRY,
     JsonFlag,
     exit_negative,
     print_facts,
     print_json,
     show_progress,
 )
-from serving.cli.panels import REGISTRY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.imports.columns import Wording
     from engine.imports.faults import Field
-    from engine.imports.summary import Summary
+    from engine.imports.import_run import Summary
 
 COUNTRY_LETTERS = 2
 
@@ -109,8 +109,8 @@ def import_base(
 
     Exit code 0 where every row is in, 1 where some failed or it was stopped.
     """
-    from engine.imports.csv_source import CsvForm
-    from serving.importing import ImportOrder, run_import
+    from engine.imports.sources import CsvForm
+    from serving.imports import ImportOrder, run_import
 
     order = ImportOrder(
         file=file,

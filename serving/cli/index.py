@@ -13,6 +13,7 @@ import typer
 
 from serving.cli.inputs import HomeOption
 from serving.cli.output import (
+    FIGURES,
     JsonFlag,
     escape,
     exit_negative,
@@ -21,13 +22,11 @@ from serving.cli.output import (
     print_table,
     show_progress,
 )
-from serving.cli.panels import FIGURES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from engine.accuracy.advice import Advice, Limits
-    from engine.accuracy.kind_figures import Figures
+    from engine.accuracy.index_advice import Advice, Figures, Limits
 
 LEAST_REFERENCES = 10_000
 """With fewer, every kind compares all references: the default does that best."""
@@ -135,7 +134,7 @@ def advise_kind(
     The exact one, unless it does not fit the memory or takes too long. Exit code 1 where no kind
     is within the limits. Needs no deployment.
     """
-    from engine.accuracy.advice import Limits, advise, measurable
+    from engine.accuracy.index_advice import Limits, advise, measurable
     from engine.accuracy.population import Population
 
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -170,7 +169,7 @@ def advise_kind(
 
 
 def _review_threshold(home: Path | None) -> float:
-    from serving.models import build_thresholds, load_calibration
+    from serving.compose import build_thresholds, load_calibration
     from serving.settings import find_home, load_settings
 
     settings = load_settings(find_home(home))

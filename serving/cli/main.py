@@ -14,24 +14,19 @@ from serving.cli import (
     bench,
     cases,
     deployment,
-    doctor,
     enrollment,
     faces,
     gallery,
     imports,
     index,
-    keys,
     lines,
-    loadtest,
-    operators,
     plan,
-    restrictions,
     retention,
     serve,
     sweep,
 )
-from serving.cli.faults import RootGroup
 from serving.cli.inputs import Globals
+from serving.cli.output import RootGroup
 
 SUBJECTS = (
     faces,
@@ -39,22 +34,22 @@ SUBJECTS = (
     imports,
     lines,
     gallery,
-    restrictions,
+    lines,
     cases,
     sweep,
     deployment,
     serve,
-    doctor,
-    operators,
+    deployment,
     apikeys,
-    keys,
+    apikeys,
+    deployment,
     audit,
     retention,
     accuracy,
     index,
     plan,
     bench,
-    loadtest,
+    bench,
 )
 """In the order in which the help lists them."""
 

@@ -10,6 +10,7 @@ import typer
 
 from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
 from serving.cli.output import (
+    DEPLOYMENT,
     JsonFlag,
     print_facts,
     print_json,
@@ -17,15 +18,13 @@ from serving.cli.output import (
     print_table,
     show_progress,
 )
-from serving.cli.panels import DEPLOYMENT
 from serving.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.registry.retention import Due, Kind
-    from engine.retention.job import RetentionCertificate
-    from engine.retention.schedule import Schedule
+    from engine.retention.job import RetentionCertificate, Schedule
     from serving.compose import Deployment
 
 NAMES = {
@@ -84,8 +83,8 @@ def run_now(
 def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
     from engine.registry.records import utc_now
     from engine.retention.job import LoneWriter, preview, run_retention
-    from serving.retention.sweepfiles import retire_sweeps
-    from serving.retention.terms import read_schedule
+    from serving.compose import read_schedule
+    from serving.retention import retire_sweeps
 
     schedule = read_schedule(deployment.settings.retention)
     turns = LoneWriter(deployment.writer)
@@ -109,7 +108,7 @@ def _counter(total: int, report: Callable[[int, int], None]) -> Callable[[Kind, 
 
 
 def _tell(made: RetentionCertificate, target: Path | None, as_json: bool) -> None:
-    from serving.retention.certificates import save_certificate, write_certificate
+    from serving.retention import save_certificate, write_certificate
 
     values = write_certificate(made)
     if as_json:
@@ -137,7 +136,7 @@ def _tell(made: RetentionCertificate, target: Path | None, as_json: bool) -> Non
 def _show(deployment: Deployment, as_json: bool) -> None:
     from engine.registry.records import utc_now
     from engine.retention.job import preview
-    from serving.retention.terms import read_schedule
+    from serving.compose import read_schedule
 
     now = utc_now()
     schedule = read_schedule(deployment.settings.retention)

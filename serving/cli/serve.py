@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serving.cli.inputs import HomeOption
-from serving.cli.output import escape, print_fault, print_line
-from serving.cli.panels import DEPLOYMENT
+from serving.cli.output import DEPLOYMENT, escape, print_fault, print_line
 
 if TYPE_CHECKING:
-    from serving.cluster.launch import Order
     from serving.cluster.site import Site
+    from serving.cluster.supervisor import Order
 
 
 def register(app: typer.Typer) -> None:
@@ -78,8 +77,7 @@ def print_environment(
 
     Writes into DIR what it names: eval "$(sosie ray-environment /run/sosie)".
     """
-    from serving.cluster.environment import USUAL, make_variables
-    from serving.cluster.folders import claim_folder
+    from serving.cluster.environment import USUAL, claim_folder, make_variables
     from serving.cluster.supervisor import require_ray
     from serving.settings import load_settings, require_home
 
@@ -94,7 +92,7 @@ def print_environment(
 
 def _validate(site: Site, host: str | None, port: int | None) -> Order:
     """What is wrong with settings, key ring, registry or calibration is said before the start."""
-    from serving.cluster.launch import Order
+    from serving.cluster.supervisor import Order
     from serving.telemetry.traces import open_tracer
 
     settings = site.load()

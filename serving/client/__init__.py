@@ -6,19 +6,8 @@ with Client("https://sosie.example", api_key) as client:
     answer = client.enroll(activation)
 """
 
-from serving.client.answers import (
-    HolderLines,
-    Identification,
-    MatchResult,
-    Templates,
-    Verification,
-)
-from serving.client.asynchronous import AsyncClient
-from serving.client.blocking import Client
-from serving.client.casework import CaseFile, CasePage, CaseRow, People, Person
-from serving.client.decisions import Enrollment, EnrollmentRecord
-from serving.client.failures import ApiError, CallFailed, Unavailable
-from serving.client.requests import (
+from serving.client.async_client import AsyncClient
+from serving.client.calls import (
     Activation,
     Document,
     Face,
@@ -28,7 +17,25 @@ from serving.client.requests import (
     SweepTerms,
     Template,
 )
-from serving.client.sweeps import Expectation, Group, Sweep
+from serving.client.client import Client
+from serving.client.models import (
+    CaseFile,
+    CasePage,
+    CaseRow,
+    Enrollment,
+    EnrollmentRecord,
+    Expectation,
+    Group,
+    HolderLines,
+    Identification,
+    MatchResult,
+    People,
+    Person,
+    Sweep,
+    Templates,
+    Verification,
+)
+from serving.client.transport import ApiError, CallFailed, Unavailable
 
 __all__ = [
     "Activation",

@@ -12,10 +12,9 @@ from ray.serve.config import BackpressureConfig
 
 from engine.errors import RequestError
 from serving.cluster.deployments import Embedder, Ingress, Registrar
+from serving.cluster.node import registrar_timeout_s
 from serving.cluster.site import Site, count_ingresses
-from serving.cluster.stopping import registrar_timeout_s
-from serving.sections import ServeSettings
-from serving.settings import require_home
+from serving.settings import ServeSettings, require_home
 
 _ARGUMENTS = frozenset({"home", "config"})
 HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}

@@ -3,31 +3,214 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
+from structlog.typing import FilteringBoundLogger
 
+from serving.access.authentication import KeyGate
 from serving.api.app import build_app
-from serving.cluster.desk import RayDesk
-from serving.cluster.gathering import CropGatherer, Crops, Vectors
-from serving.cluster.parts import IngressParts, open_meter
-from serving.cluster.segments import install_protocol
+from serving.cluster.haproxy import PLACE
+from serving.cluster.proxy_metrics import ProxyCollector
+from serving.cluster.registrar_client import RayDesk
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
-from serving.compose import Deployment
-from serving.ingress.remote_embedder import CropCall, call_on_loop
-from serving.models import open_embedder
-from serving.refusals import Busy, Interrupted
-from serving.service.desk import Status
-from serving.service.match_service import MatchService
-from serving.service.replies import Reply
-from serving.settings import find_cache
+from serving.cluster.uvicorn_protocol import install_protocol
+from serving.compose import (
+    Deployment,
+    build_extractor,
+    model_digest,
+    open_embedder,
+    read_crop_policy,
+)
+from serving.errors import Busy, Interrupted
+from serving.ingress.extraction_queue import FacesQueue
+from serving.ingress.remote_embedder import CropCall, call_on_loop, open_remote_extractor
+from serving.ingress.templates import SealedTemplates
+from serving.parts import Parts
+from serving.registrar.protocol import Desk, Reply, Status
+from serving.registrar.service import MatchService
+from serving.settings import Settings, find_cache, find_metrics_folder
+from serving.telemetry.exporter import start_exporter
 from serving.telemetry.logs import close_log, open_log
-from serving.telemetry.traces import open_tracer
+from serving.telemetry.metrics import PrometheusMeter
+from serving.telemetry.traces import Tracer, open_tracer
+
+# Calls that gather while a model is busy become its next batch.
+
+Crops = NDArray[np.uint8]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    crops: Crops
+    vectors: asyncio.Future[Vectors]
+
+
+class CropGatherer:
+    """Runs `embed` in a thread, one batch of at most `max_crops` at a time; a call is never split.
+
+    For one event loop, which stays free meanwhile: a replica must be able to say that it is alive.
+    """
+
+    def __init__(self, embed: Callable[[Crops], Vectors], max_crops: int) -> None:
+        self._embed = embed
+        self._max_crops = max_crops
+        self._waiting: deque[_Call] = deque()
+        self._working: asyncio.Task[None] | None = None
+
+    async def embed(self, crops: Crops) -> Vectors:
+        """Crops uint8[n, side, side, 3] to float32[n, d]; raises what `embed` raises."""
+        call = _Call(crops, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        if self._working is None:
+            self._working = asyncio.create_task(self._work())
+        return await call.vectors
+
+    async def _work(self) -> None:
+        try:
+            while batch := self._take():
+                await self._answer(batch)
+        finally:
+            self._working = None
+
+    def _take(self) -> list[_Call]:
+        """The calls that came first; those whose callers have gone are dropped."""
+        batch: list[_Call] = []
+        count = 0
+        while self._waiting:
+            call = self._waiting[0]
+            if not call.vectors.cancelled():
+                if batch and count + len(call.crops) > self._max_crops:
+                    break
+                batch.append(call)
+                count += len(call.crops)
+            self._waiting.popleft()
+        return batch
+
+    async def _answer(self, batch: list[_Call]) -> None:
+        crops = np.concatenate([call.crops for call in batch])
+        try:
+            vectors = await asyncio.to_thread(self._embed, crops)
+        except Exception as error:  # noqa: BLE001 - it is the callers', and the next batch may do
+            for call in batch:
+                if not call.vectors.done():
+                    call.vectors.set_exception(error)
+            return
+        start = 0
+        for call in batch:
+            if not call.vectors.done():
+                call.vectors.set_result(vectors[start : start + len(call.crops)])
+            start += len(call.crops)
+
+
+# The parts of one ingress, opened in its process and closed with it.
+
+REMOTE_WORKERS = 4
+"""Threads that wait for an embedder elsewhere, so that the next photographs are decoded."""
+
+
+def find_version() -> str:
+    """The version of this program."""
+    return version("sosie")
+
+
+def open_meter(settings: Settings) -> PrometheusMeter:
+    """The meter of this process; it counts with the node's other processes, and shows what the
+    node's proxy counts."""
+    folder = find_metrics_folder()
+    meter = PrometheusMeter(folder, version=find_version(), model=model_digest(settings))
+    if folder is not None:
+        # Both lie in the folder of the node.
+        meter.rendered.register(ProxyCollector(folder.parent / PLACE))
+    return meter
+
+
+class IngressParts:
+    """Opens the registry to read, the models and the access of one ingress; `close` ends them."""
+
+    def __init__(
+        self,
+        site: Site,
+        settings: Settings,
+        desk: Desk,
+        meter: PrometheusMeter,
+        log: FilteringBoundLogger,
+        tracer: Tracer,
+        embed: CropCall | None,
+        replicas: int,
+    ) -> None:
+        self._log, self._tracer = log, tracer
+        self._deployment = site.open(
+            settings, warn=lambda line: log.warning("deployment", detail=line)
+        )
+        self._extractor = (
+            # One thread: there is an ingress for each core.
+            build_extractor(settings, find_cache(), threads=1)
+            if embed is None
+            else open_remote_extractor(settings, find_cache(), embed, threads=1)
+        )
+        serve, store, vault = settings.serve, self._deployment.store, self._deployment.vault
+        self._faces = FacesQueue(
+            self._extractor,
+            vault,
+            capacity=serve.photographs_waiting,
+            meter=meter,
+            log=log,
+            workers=1 if embed is None else REMOTE_WORKERS,
+            with_crops=read_crop_policy(settings.crops).keeps_any,
+        )
+        self._exporter = (
+            start_exporter(meter.rendered, serve.metrics_port) if serve.metrics_port else None
+        )
+        self.parts = Parts(
+            settings=serve,
+            desk=desk,
+            store=store,
+            vault=vault,
+            thresholds=self._deployment.thresholds,
+            faces=self._faces,
+            templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
+            gate=KeyGate(
+                store,
+                cache_s=serve.key_cache_s,
+                rate_limit=serve.rate_limit,
+                replicas=replicas,
+            ),
+            meter=meter,
+            log=log,
+            model_digest=store.model_digest,
+            version=find_version(),
+            calibration=self._deployment.calibration,
+            tracer=tracer,
+        )
+
+    @property
+    def is_whole(self) -> bool:
+        """False where something has ended that only a new process has again."""
+        return self._faces.is_whole
+
+    def close(self) -> None:
+        """Waits for the photographs that are being looked at."""
+        self._faces.close()
+        if self._exporter is not None:
+            self._exporter.close()
+        self._extractor.close()
+        self._deployment.close()
+        self._tracer.close()
+        close_log(self._log)
+
 
 EMBEDDER_TIMEOUT_S = 15.0
 BATCH_CROPS = 256

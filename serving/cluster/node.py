@@ -15,22 +15,145 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.errors import RequestError
-from serving.cluster.draining import drain_nodes, drain_proxies
-from serving.cluster.plan import NodePlan
-from serving.cluster.stopping import registrar_timeout_s
+from serving.cluster.haproxy import PLACE, STOPPING, command, is_ours, list_sockets, read_statistics
 from serving.errors import Fault, describe
+from serving.settings import find_metrics_folder
+
+# Stops a node in order: first the proxy refuses what is new, and lets end what runs.
+#
+# Serve would stop all deployments at once, and a photograph being looked at would find no
+# registrar.
+
+ANSWER_TIMEOUT_S = 2.0
+LOOK_EVERY_S = 0.1
+START_S = 5.0
+"""For a process on another node to begin."""
+
+
+def drain_proxies(
+    folder: Path, timeout_s: float, clock: Callable[[], float] = time.monotonic
+) -> bool:
+    """Has every HAProxy with a socket below `folder` refuse requests (503, and so readiness), and
+    waits until none runs. False where some still did after `timeout_s`."""
+    deadline = clock() + timeout_s
+    while True:
+        # Again each time: a proxy that was reloaded meanwhile has forgotten.
+        ongoing = sum(_refuse_and_count(path) for path in list_sockets(folder))
+        if not ongoing:
+            return True
+        if clock() >= deadline:
+            return False
+        time.sleep(LOOK_EVERY_S)
+
+
+def drain_nodes(timeout_s: float) -> bool:
+    """The same on each node of the cluster that this process has joined: a proxy's socket is in a
+    folder that its own node knows (`sosie ray-environment`). Nodes without one are passed over."""
+    drain = ray.remote(num_cpus=0, max_retries=0)(drain_here)
+    asked = [
+        drain.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(timeout_s)
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    done, late = ray.wait(asked, num_returns=len(asked), timeout=timeout_s + START_S)
+    for call in late:
+        ray.cancel(call, force=True)
+    return not late and all(map(_has_drained, done))
+
+
+def drain_here(timeout_s: float) -> bool:
+    """`drain_proxies` of the node on which it runs, as a process of that node's Ray."""
+    metrics = find_metrics_folder()
+    return metrics is None or drain_proxies(metrics.parent / PLACE, timeout_s)
+
+
+def _has_drained(call: Any) -> bool:
+    try:
+        return bool(ray.get(call))
+    except RayError:
+        # A node that is gone meanwhile has no proxy any more.
+        return True
+
+
+def _refuse_and_count(path: Path) -> int:
+    """Requests that this proxy has under way; 0 where it does not answer any more."""
+    try:
+        command(path, f"experimental-mode on; set var {STOPPING} int(1)", ANSWER_TIMEOUT_S)
+        rows = read_statistics(path, ANSWER_TIMEOUT_S)
+    except OSError:
+        return 0
+    return sum(int(row["scur"] or 0) for row in rows if is_ours(row))
+
+
+# How long each part of an orderly stop may take, so that the whole is what its parts add up to.
+
+SAVE_S = 30.0
+"""For the registrar to end what it decides and to save its gallery: seconds for a million."""
+
+END_S = 20.0
+"""For Serve and Ray to end their processes."""
+
+MARGIN_S = 10.0
+"""Before the supervisor takes a node for stuck."""
+
+
+def registrar_timeout_s(drain_s: float) -> float:
+    """What Serve gives the registrar, and with it the application, to end."""
+    return drain_s + SAVE_S
+
+
+def node_timeout_s(drain_s: float) -> float:
+    """A whole stop: the proxies drain, the application ends, then Serve and Ray do."""
+    return drain_s + registrar_timeout_s(drain_s) + END_S
+
+
+def supervisor_timeout_s(drain_s: float) -> float:
+    """After so long the supervisor kills what is left. TimeoutStopSec of systemd is above it."""
+    return node_timeout_s(drain_s) + MARGIN_S
+
+
+# What the supervisor tells a node that it starts.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """What one node is told. `folder` is for what lasts as long as the node; `report` is an open
+    file descriptor for one JSON line: `{"deployed": true}`, or the fault."""
+
+    home: str
+    file: str | None
+    host: str
+    port: int
+    ray_address: str
+    folder: str
+    drain_s: float
+    is_proxied: bool
+    report: int
+
+    def write(self) -> str:
+        """As one argument of a command."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        return cls(**json.loads(text))
+
 
 OBJECT_STORE_BYTES = 128 << 20
 """Nothing large goes through it: calls carry their arguments, and shards copy theirs."""

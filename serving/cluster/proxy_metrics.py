@@ -13,7 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from serving.cluster.proxy_socket import FRONTEND, Row, is_ours, list_sockets, read_statistics
+from serving.cluster.haproxy import FRONTEND, Row, is_ours, list_sockets, read_statistics
 
 TIMEOUT_S = 0.2
 """For all of a node's proxies: a scrape never waits for one that hangs."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from serving.compose import Deployment
-from serving.sections import ServeSettings
-from serving.settings import Settings, find_cache, load_settings
+from serving.settings import ServeSettings, Settings, find_cache, load_settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serving.errors import RouteUnknown
 from serving.parts import Parts
-from serving.refusals import RouteUnknown
 
 PAGE = "index.html"
 TYPES = {

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.ingress.base64text import read_base64
-from serving.ingress.templates import read_token
-from serving.refusals import Malformed, TooManyItems
+from serving.errors import Malformed, TooManyItems
+from serving.ingress.templates import read_base64, read_token
 
 MAX_ITEMS = 256
 MAX_ID_LENGTH = 128

@@ -14,7 +14,7 @@ from typing import Any, cast
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from serving.telemetry.linefile import LineFile
+from serving.telemetry.log_file import LineFile
 from serving.telemetry.redaction import show_error, withhold
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from bench.machine import Machine
-from bench.report import Check, Figure, Report, Result, Setup
+from bench.core.machine import Machine
+from bench.core.reports import Check, Figure, Report, Result, Setup
 
 MACHINE = Machine(
     cpu="one",

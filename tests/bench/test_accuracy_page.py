@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.pages.accuracy import build_accuracy_page, build_model_card
-from bench.reading import REPORTS
+from bench.core.reports import REPORTS
+from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
 from engine.errors import RequestError
 
 DOCS = Path(__file__).parents[2] / "docs"

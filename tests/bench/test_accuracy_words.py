@@ -6,14 +6,9 @@ import json
 
 import pytest
 
-from bench.pages.accuracy import (
-    LOOKED_AT,
-    Report,
-    describe_generalised,
-    describe_looked_at,
-)
-from bench.reading import REPORTS
-from engine.accuracy.report import describe_open_set
+from bench.core.reports import REPORTS
+from bench.docs.accuracy_pages import LOOKED_AT, Report, describe_generalised, describe_looked_at
+from engine.accuracy.evaluation_report import describe_open_set
 
 
 @pytest.fixture

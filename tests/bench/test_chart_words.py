@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bench.charts.goals import draw_goals, list_kept
-from bench.charts.origin import name_machines, name_seeds, name_sizes
-from bench.charts.versus import list_times
-from bench.machine import look
-from bench.report import Check, Figure, Report, Result, Setup
+from bench.core.machine import look
+from bench.core.reports import Check, Figure, Report, Result, Setup
+from bench.docs.plots import (
+    draw_goals,
+    list_kept,
+    list_times,
+    name_machines,
+    name_seeds,
+    name_sizes,
+)
 
 
 def make_report(suite: str, *checks: Check, results: tuple[Result, ...] = ()) -> Report:

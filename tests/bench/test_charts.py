@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.charts.drawing import draw_all
-from bench.charts.versus import VERSUS, list_times
-from bench.lookup import find_figure
-from bench.reading import REPORTS, read_reports
-from bench.report import Figure, Report, Result
+from bench.core.reports import REPORTS, Figure, Report, Result, find_figure, read_reports
+from bench.docs.plots import VERSUS, draw_all, list_times
 
 
 @pytest.fixture(scope="module")

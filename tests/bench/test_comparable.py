@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.comparison import compare
-from bench.report import Report, Setup
+from bench.core.compare import compare
+from bench.core.reports import Report, Setup
 from engine.errors import RequestError
 from tests.bench.frozen import changed, make_search, times
 

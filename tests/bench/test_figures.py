@@ -6,16 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from bench.pages.calibrated import list_calibrated
-from bench.pages.documents import ROOT, build_documents, list_problems, read_figures
-from bench.pages.expressions import Figures
-from bench.pages.figures import Bindings, Line, Stated, find_problems, load_bindings, update
-from bench.pages.numbers import find_numbers
-from bench.reading import REPORTS
+from bench.core.reports import REPORTS
+from bench.docs.figures import (
+    Bindings,
+    Figures,
+    Line,
+    Stated,
+    find_numbers,
+    find_problems,
+    list_calibrated,
+    load_bindings,
+    update,
+)
+from bench.docs.pages import ROOT, build_documents, list_problems, read_figures
 from engine.errors import RequestError
-from engine.matching.thresholds import CalibrationCurve, Comparison
-from engine.sweeps.expectation import FALSE_PAIRS_PER_REFERENCE, GallerySize, propose
-from serving.models import load_calibration
+from engine.matching.calibration import CalibrationCurve, Comparison
+from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE, GallerySize, propose
+from serving.compose import load_calibration
 from serving.settings import Settings
 from tests.bench.frozen import each_suite
 

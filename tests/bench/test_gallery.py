@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.checks import Skipped, load_goals
-from bench.commotion import Stage
-from bench.gallery import GalleryConfig, run
-from bench.growth import grow, open_empty
-from bench.report import Result
-from bench.searchers import build_gallery
-from bench.vectors import Faces
+from bench.core.reports import Result, Skipped, load_goals
+from bench.data.vectors import Faces
+from bench.suites.baselines import build_gallery
+from bench.suites.gallery import GalleryConfig, Stage, grow, open_empty, run
 from engine.errors import RequestError
 from indexes.exact.scanner import Scanner
 
@@ -87,7 +84,7 @@ def test_an_add_that_is_not_visible_is_counted(
     faces, scanner = faces_and_scanner
     gallery = open_empty(32, scanner)
     assert grow(gallery, faces.references[:64], 0, 8, 8).unseen == 0
-    monkeypatch.setattr("bench.growth.sees", lambda *_: False)
+    monkeypatch.setattr("bench.suites.gallery.sees", lambda *_: False)
     assert grow(gallery, faces.references[64:128], 64, 8, 8).unseen == 8
 
 

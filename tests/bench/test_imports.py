@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.checks import Skipped, load_goals
-from bench.imports import COLUMNS, ImportConfig, run, write_base
-from engine.accuracy.labelled import LabelledFolder
+from bench.core.reports import Skipped, load_goals
+from bench.suites.imports import COLUMNS, ImportConfig, run, write_base
+from engine.accuracy.dataset import LabelledFolder
 from engine.errors import RequestError
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import bench.join
-from bench.bruteforce import find_pairs
-from bench.ceiling import MemoryReader, Tile, measure_product
-from bench.checks import Skipped, load_goals
-from bench.join import JoinConfig, count_pairs, run, share_same
-from bench.vectors import Faces
+import bench.suites.join
+from bench.core.machine import MemoryReader, Tile, measure_product
+from bench.core.reports import Skipped, load_goals
+from bench.data.vectors import Faces, find_pairs
+from bench.suites.join import JoinConfig, count_pairs, run, share_same
 
 TINY = JoinConfig(
     references=4_000, dim=32, compared=2_000, rounds=1, compared_rounds=3, product_s=0.01
@@ -39,12 +38,12 @@ def test_a_small_join_finds_the_pairs_of_brute_force_in_one_segment_and_in_sever
 
 
 def test_speeds_are_checked_from_the_size_that_they_are_projected_from() -> None:
-    joined = bench.join.Joined({"one segment": np.array([4.0])}, 0, {"a tile": 8e9})
-    compared = bench.join.Compared(
+    joined = bench.suites.join.Joined({"one segment": np.array([4.0])}, 0, {"a tile": 8e9})
+    compared = bench.suites.join.Compared(
         1_000, 0, {"FAISS Flat, range search": np.array([0.5, 1.0, 9.0])}, {"one segment": 1.0}
     )
     config = JoinConfig(references=200_000)
-    measured = bench.join._measure(config, joined, compared)
+    measured = bench.suites.join._measure(config, joined, compared)
     rate = count_pairs(200_000) / 4.0
     assert measured["comparisons_per_second"] == rate
     assert measured["share_of_ceiling"] == rate / 8e9

@@ -12,19 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.checks import load_goals
-from bench.kernels import KernelsConfig, run
-from bench.micro.actions import Sizes
-from bench.micro.running import (
-    MICRO,
-    Timing,
-    count_wrong,
-    list_results,
-    time_actions,
-)
-from bench.micro.scanning import list_scans
-from bench.micro.scoring import list_scorings
-from bench.report import Result
+from bench.core.reports import Result, load_goals
+from bench.micro.kernels import list_scans, list_scorings
+from bench.micro.micro_runner import MICRO, Sizes, Timing, count_wrong, list_results, time_actions
+from bench.suites.kernels import KernelsConfig, run
 from engine.errors import RequestError
 from indexes.exact.scanner import available_kernels
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.machine import filesystem_of, look, stamp
+from bench.core.machine import filesystem_of, look, stamp
 
 
 def test_the_stamp_names_processor_memory_packages_and_what_all_cores_can_do() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.checks import TARGETS
+from bench.core.reports import TARGETS
 
 TINY = ("--quick", "--n", "300", "--decisions", "64")
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.micro.running import count_wrong, time_actions
+from bench.micro.micro_runner import count_wrong, time_actions
 from engine.errors import RequestError
 
 pytest.importorskip("pytest_benchmark")
 
 CONFTEST = "from bench.micro.conftest import *\n"
 ACTIONS = """
-from bench.micro.actions import Action, measure
+from bench.micro.micro_runner import Action, measure
 
 def prepare(answer):
     def act():

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.checks import Direction, Goal
-from bench.machine import look
-from bench.pages.markdown import name_base, write_goal, write_promises, write_result, write_value
-from bench.pages.performance import build_performance_page
-from bench.reading import write_report
-from bench.report import Check, Figure, Report, Result
+from bench.core.machine import look
+from bench.core.reports import Check, Direction, Figure, Goal, Report, Result, write_report
+from bench.docs.markdown import name_base, write_goal, write_promises, write_result, write_value
+from bench.docs.pages import build_performance_page
 
 
 @pytest.mark.parametrize(

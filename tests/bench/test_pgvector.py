@@ -7,16 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.pgvector import (
-    EXACT,
-    GRAPH,
-    PgvectorConfig,
-    Table,
-    compare_pgvector,
-    encode_rows,
-)
-from bench.report import Result
-from bench.searchers import GALLERY
+from bench.core.reports import Result
+from bench.suites.baselines import GALLERY
+from bench.suites.pgvector import EXACT, GRAPH, PgvectorConfig, Table, compare_pgvector, encode_rows
 from indexes.exact.scanner import Scanner
 
 TINY = PgvectorConfig(references=600, dim=32, probes=8, near=30, rounds=1, calls=1)

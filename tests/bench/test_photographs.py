@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import bench.photographs
-from bench.photographs import find_faces, find_pairs_file, open_pairs
+import bench.data.photographs
+from bench.data.photographs import find_faces, find_pairs_file, open_pairs
 from engine.errors import RequestError
 from engine.faces.extractor import Extraction, open_extractor
 
@@ -13,7 +13,7 @@ from engine.faces.extractor import Extraction, open_extractor
 def test_without_lfw_portraits_are_made_and_the_source_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
 ) -> None:
-    monkeypatch.setattr(bench.photographs, "LFW", tmp_path / "none")
+    monkeypatch.setattr(bench.data.photographs, "LFW", tmp_path / "none")
     with open_pairs(None, 4, seed=1) as made, open_extractor(cache) as extractor:
         assert "LFW is not here" in made.source
         assert len(made.pairs) == 4
@@ -47,8 +47,8 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.lfw
 def test_lfw_pairs_are_drawn_from_its_pairs_file() -> None:
-    if not (bench.photographs.LFW / "images").is_dir():
-        pytest.skip(f"LFW is not in {bench.photographs.LFW}")
+    if not (bench.data.photographs.LFW / "images").is_dir():
+        pytest.skip(f"LFW is not in {bench.data.photographs.LFW}")
     with open_pairs(None, 700, seed=0) as pairs:
         assert len(pairs.pairs) == 700
         assert all(path.is_file() for path in pairs.photographs)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.pages.documents import ROOT
-from bench.pages.performance import list_sources
-from bench.pages.stamping import digest_reports, read_stamp, stamp
-from bench.reading import REPORTS
+from bench.core.reports import REPORTS
+from bench.docs.figures import digest_reports, read_stamp, stamp
+from bench.docs.pages import ROOT, list_sources
 
 IMAGES = ROOT / "docs" / "img"
 

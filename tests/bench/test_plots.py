@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.curves import CurvesConfig, run
-from bench.plots import draw_plots
+from bench.docs.plots import draw_plots
+from bench.suites.curves import CurvesConfig, run
 from engine.errors import RequestError
 
 TINY = CurvesConfig(references=3_000, smallest=2_000, dim=32, batch=8, near=30, rounds=1)

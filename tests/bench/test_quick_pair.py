@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from bench.comparison import compare
-from bench.reading import REPORTS, SUMMARY, read_reports
-from bench.suites import SUITES
+from bench.core.compare import compare
+from bench.core.reports import REPORTS, SUMMARY, read_reports
+from bench.core.run_all import SUITES
 
 FIRST, SECOND = REPORTS / "quick" / "first", REPORTS / "quick" / "second"
 MOST_S = 300

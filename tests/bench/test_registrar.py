@@ -8,13 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from stdnum.cn import ric
 
-import bench.registrar
-from bench.checks import Skipped, load_goals
-from bench.counter import make_document, make_msisdn
-from bench.decisions import BATCH, SINGLE, plan_turns
-from bench.ledger import is_right
-from bench.registrar import RegistrarConfig, run
-from bench.workload import Expected
+import bench.suites.registrar
+from bench.core.reports import Skipped, load_goals
+from bench.suites.registrar import BATCH, SINGLE, RegistrarSuiteConfig, is_right, plan_turns, run
+from bench.suites.workload import Expected, make_document, make_msisdn
 from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
 from engine.reasons import Decision, Reason
@@ -33,7 +30,7 @@ def answer(decision: str, *reasons: str) -> Answer:
 
 
 def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Path) -> None:
-    results, measured = run(RegistrarConfig(folder=tmp_path, **TINY))
+    results, measured = run(RegistrarSuiteConfig(folder=tmp_path, **TINY))
     assert measured["wrong_decisions"] == 0
     assert measured["gallery_difference"] == 0
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "registrar"}
@@ -84,28 +81,28 @@ def test_too_few_decisions_for_the_rounds_are_refused() -> None:
 
 def test_a_wrong_engine_fails_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # An engine that enrolls other faces than it is told to: its gallery knows nobody.
-    load = bench.registrar.load_holders
+    load = bench.suites.registrar.load_holders
     monkeypatch.setattr(
-        bench.registrar,
+        bench.suites.registrar,
         "load_holders",
         lambda writer, references: load(writer, np.roll(references, 1, axis=1)),
     )
-    _, measured = run(RegistrarConfig(folder=tmp_path, **TINY))
+    _, measured = run(RegistrarSuiteConfig(folder=tmp_path, **TINY))
     assert measured["wrong_decisions"] > 0
 
 
 def test_in_memory_nothing_is_durable_and_the_rate_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.registrar, "filesystem_of", lambda _: "tmpfs")
-    _, measured = run(RegistrarConfig(folder=tmp_path, **TINY))
+    monkeypatch.setattr(bench.suites.registrar, "filesystem_of", lambda _: "tmpfs")
+    _, measured = run(RegistrarSuiteConfig(folder=tmp_path, **TINY))
     assert isinstance(measured["decisions_per_second"], Skipped)
     assert "not durable" in measured["decisions_per_second"].reason
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="--folder"):
-        run(RegistrarConfig(folder=tmp_path / "none"))
+        run(RegistrarSuiteConfig(folder=tmp_path / "none"))
 
 
 def test_decision_and_reasons_must_both_be_those_expected() -> None:

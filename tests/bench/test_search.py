@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import bench.contest
-from bench.bruteforce import find_best, find_reaching
-from bench.checks import Skipped, load_goals
-from bench.exactness import check_exactness
-from bench.report import Figure, Result
-from bench.search import SearchConfig, run
-from bench.searchers import build_gallery, build_segment
-from bench.vectors import Faces, population_of
+import bench.suites.baselines
+from bench.core.reports import Figure, Result, Skipped, load_goals
+from bench.data.vectors import Faces, find_best, find_reaching, population_of
+from bench.suites.baselines import build_gallery, build_segment
+from bench.suites.search import SearchConfig, check_exactness, run
 from engine.errors import RequestError
 from indexes.exact.scanner import Scanner
 
@@ -90,7 +87,7 @@ def test_what_is_not_installed_is_missing_with_the_reason(
     monkeypatch.setitem(sys.modules, "hnswlib", None)
     monkeypatch.setitem(sys.modules, "usearch.index", None)
     faces = Faces(1_000, 32, 0)
-    contest = bench.contest.enter(faces.references, Scanner(threads=1), has_graph=True)
+    contest = bench.suites.baselines.enter(faces.references, Scanner(threads=1), has_graph=True)
     assert contest.missing == {
         "usearch int8, exact": "not installed: pip install usearch",
         "hnswlib": "not installed: pip install hnswlib",

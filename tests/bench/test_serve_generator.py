@@ -9,9 +9,16 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from bench.serving.generator import Generator, send_load
-from bench.serving.load import LOST, OVERDUE, Load, Record
-from bench.serving.wire import SERIAL_PLACE, Caller, Request
+from bench.suites.serve.load_generator import Generator, send_load
+from bench.suites.serve.load_requests import (
+    LOST,
+    OVERDUE,
+    SERIAL_PLACE,
+    Caller,
+    Load,
+    Record,
+    Request,
+)
 
 HOST = "127.0.0.1"
 Answer = Callable[[int, bytes, asyncio.Transport], Coroutine[None, None, None]]

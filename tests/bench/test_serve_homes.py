@@ -6,17 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.counter import CARRIER
-from bench.serving.clients import Acknowledged, Till
-from bench.serving.homes import CALLER, TENANT, Home, make_home
-from bench.serving.inprocess import Visit, enroll_here, make_requests
-from bench.serving.kills import audit_books
-from bench.serving.people import draw_people
-from bench.serving.probes import check_searches, draw_probes, pair_items
+from bench.suites.serve.chaos import Acknowledged, Till, audit_books
+from bench.suites.serve.fixtures import CALLER, TENANT, Home, draw_people, make_home
+from bench.suites.serve.load_requests import check_searches, draw_probes, pair_items
+from bench.suites.serve.throughput import Visit, enroll_here, make_requests
+from bench.suites.workload import CARRIER
 from engine.registry.vault import Vault
+from serving.access.authorization import template_tenant
 from serving.access.keys import digest_key, parse_key
 from serving.access.pseudonyms import name_holder
-from serving.access.tenancy import template_tenant
 from serving.ingress.templates import SealedTemplates
 from serving.settings import find_cache
 
@@ -156,7 +154,7 @@ def test_people_are_different_and_have_documents_of_their_own(faces: Path) -> No
 
 
 def test_portraits_of_one_face_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("bench.serving.people", "bench.photographs"):
+    for module in ("bench.suites.serve.fixtures", "bench.data.photographs"):
         monkeypatch.setattr(f"{module}.LFW", tmp_path / "none")
     crowd = draw_people(None, 3, SEED)
     assert len(crowd) == 3

@@ -9,20 +9,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bench.checks import Skipped, load_goals
-from bench.registrar import MEMORY
-from bench.serve import FIGURES, MEASURE, ServeConfig, _judge, read_parts
-from bench.serving.kills import Victim, _draw_victims
-from bench.serving.load import OVERDUE, Load, Record
-from bench.serving.residents import kill_hard, list_family, measure_memory, wait_gone
-from bench.serving.sizes import QUICK, Part, Sizes
-from bench.serving.soak import Soak
-from bench.serving.storm import Weathered
-from bench.serving.throughput import require_good
-from bench.serving.wire import Request
+from bench.core.reports import Skipped, load_goals
+from bench.suites.registrar import MEMORY
+from bench.suites.serve.chaos import Victim, _draw_victims
+from bench.suites.serve.load_requests import OVERDUE, Load, Record, Request
+from bench.suites.serve.overload import Weathered
+from bench.suites.serve.process import kill_hard, list_family, measure_memory, wait_gone
+from bench.suites.serve.service_suite import FIGURES, MEASURE, ServeConfig, _judge, read_parts
+from bench.suites.serve.sizes import QUICK, Part, Sizes
+from bench.suites.serve.soak import Soak
+from bench.suites.serve.throughput import require_good
 from engine.errors import RequestError
 from serving.cluster.site import count_ingresses
-from serving.sections import ServeSettings
+from serving.settings import ServeSettings
 
 NAN = float("nan")
 
@@ -199,7 +198,7 @@ def test_figures_of_small_sizes_do_not_count_but_errors_do() -> None:
 
 
 def test_in_memory_no_rate_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.serve.filesystem_of", lambda _: MEMORY[0])
+    monkeypatch.setattr("bench.suites.serve.service_suite.filesystem_of", lambda _: MEMORY[0])
     found = _judge("enrollment_share", 0.9, ServeConfig())
     assert isinstance(found, Skipped)
     assert "not durable" in found.reason

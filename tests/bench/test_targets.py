@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.checks import load_goals
+from bench.core.reports import load_goals
 
 PROMISED = {
     ("accuracy", "accuracy"): ("at_least", 0.993),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.workload import MIX, Day, Expected, Kind, draw_day, expect_answers
+from bench.suites.workload import MIX, Day, Expected, Kind, draw_day, expect_answers
 from engine.accuracy.population import Population
 from engine.errors import RequestError
-from engine.matching.thresholds import Thresholds
+from engine.matching.calibration import Thresholds
 from engine.reasons import Decision, Reason
 
 DIM = 32

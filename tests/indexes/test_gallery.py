@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from indexes.approximate.fastscan import FastScanConfig, FastScanIndex
+from indexes.approximate.faiss_kinds import FastScanConfig, FastScanIndex
 from indexes.base import Vectors
 from indexes.errors import IdInvalid, SequenceInvalid, VectorInvalid
 from indexes.exact.rowstore import MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
-from indexes.gallery import Gallery
+from indexes.gallery import Gallery, SharedLock
 from indexes.scoring import Positions
-from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.rewriting import Rewrite
+from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 
 UnitRows = Callable[..., Vectors]
@@ -318,3 +318,85 @@ def test_a_kind_that_keeps_something_of_the_removed_is_rebuilt_at_its_deadline(
     assert index.removed_since is not None
     gallery.settle()
     assert (index.removed_since, gallery.deadline_s(), len(gallery)) == (None, None, 1199)
+
+
+WAIT_S = 10.0
+PAUSE_S = 0.05
+
+
+def test_readers_share_it() -> None:
+    lock, together = SharedLock(), threading.Barrier(3)
+
+    def read() -> None:
+        with lock.reading():
+            together.wait(WAIT_S)
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    # Passes only while both are inside.
+    together.wait(WAIT_S)
+    for thread in threads:
+        thread.join()
+
+
+def test_a_writer_is_alone() -> None:
+    lock, inside, worst = SharedLock(), 0, 0
+
+    def write() -> None:
+        nonlocal inside, worst
+        for _ in range(50):
+            with lock.writing():
+                inside += 1
+                time.sleep(0)
+                worst = max(worst, inside)
+                inside -= 1
+
+    def read() -> None:
+        nonlocal worst
+        for _ in range(50):
+            with lock.reading():
+                worst = max(worst, inside + 1)
+
+    threads = [threading.Thread(target=work) for work in (write, write, read, read)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert worst == 1
+
+
+def test_a_waiting_writer_goes_before_later_readers() -> None:
+    lock, order = SharedLock(), []
+
+    def write() -> None:
+        with lock.writing():
+            order.append("writer")
+
+    def read() -> None:
+        with lock.reading():
+            order.append("reader")
+
+    with lock.reading():
+        writer = threading.Thread(target=write)
+        writer.start()
+        time.sleep(PAUSE_S)
+        reader = threading.Thread(target=read)
+        reader.start()
+        time.sleep(PAUSE_S)
+        # A reader may join the one inside but for the writer that waits.
+        assert order == []
+    writer.join(WAIT_S)
+    reader.join(WAIT_S)
+    assert order == ["writer", "reader"]
+
+
+def test_an_exception_inside_lets_others_in() -> None:
+    lock = SharedLock()
+    for side in (lock.writing, lock.reading):
+        with pytest.raises(KeyError), side():
+            raise KeyError
+    with lock.writing():
+        pass
+    with lock.reading():
+        pass

@@ -10,10 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from indexes.approximate.fastscan import FastScanConfig, FastScanIndex
-from indexes.approximate.hnsw import HnswConfig
+from indexes.approximate.faiss_kinds import (
+    FastScanConfig,
+    FastScanIndex,
+    HnswConfig,
+    IvfConfig,
+    IvfIndex,
+    count_lists,
+)
 from indexes.approximate.index import ApproximateConfig
-from indexes.approximate.ivf import IvfConfig, IvfIndex, count_lists
 from indexes.base import Vectors
 from indexes.errors import IndexFault, KindInvalid, SearchInvalid, VectorInvalid
 from indexes.flat import FlatIndex

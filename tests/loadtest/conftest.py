@@ -17,11 +17,9 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from engine.registry.apikeys import ApiKey
-from engine.registry.records import Carrier, utc_now
+from engine.registry.records import ApiKey, Carrier, utc_now
 from serving.access.keys import make_key
-from serving.compose import Deployment
-from serving.homes import create_home
+from serving.compose import Deployment, create_home
 from serving.settings import Settings, load_settings
 from tests.serving.api.conftest import Service, serving
 from tests.serving.client.conftest import listening

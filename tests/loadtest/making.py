@@ -6,19 +6,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from loadtest.arrivals import Stretch
-from loadtest.calls import Enroll, Match, Search
-from loadtest.cast import Cast, Pair, Person, Resident, Shot, Theft, Thresholds
+from loadtest.config import Order, Pace, Session, Step
+from loadtest.criteria import Objective, Run, decide
+from loadtest.document_numbers import Papers
 from loadtest.judging import judge
-from loadtest.knee import Knee
-from loadtest.mix import USUAL_MIX, Kind, Traffic
-from loadtest.order import Order, Pace, Session, Step
-from loadtest.papers import Papers
-from loadtest.shapes import USUAL, Shape
-from loadtest.tally import Run
-from loadtest.truth import NEW, Answer
-from loadtest.verdict import Objective, decide
-from loadtest.visits import Outcome, Visit
+from loadtest.oracle import NEW, Answer
+from loadtest.people import Cast, Pair, Person, Resident, Shot, Theft, Thresholds
+from loadtest.schedule import USUAL_MIX, Kind, Outcome, Stretch, Traffic, Visit
+from loadtest.service_calls import Enroll, Match, Search
+from loadtest.shapes import USUAL, Knee, Shape
 
 PAPERS = Papers("TEST", 0, 2026)
 THRESHOLDS = Thresholds(verify=0.45, same_document=0.46, review=0.57, certain=0.67)

@@ -6,8 +6,7 @@ import pytest
 
 from loadtest.exchange import LOST, NOT_STARTED
 from loadtest.judging import Ruling, judge
-from loadtest.mix import Kind
-from loadtest.truth import (
+from loadtest.oracle import (
     APPROVED,
     CERTAIN,
     IN_FLIGHT,
@@ -23,6 +22,7 @@ from loadtest.truth import (
     Recognised,
     expect_duplicate,
 )
+from loadtest.schedule import Kind
 from tests.loadtest.making import THRESHOLDS, decided, make_outcome, make_visit
 
 RIGHT, WRONG, UNANSWERED = Ruling.RIGHT, Ruling.WRONG, Ruling.UNANSWERED

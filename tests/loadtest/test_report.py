@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.command import tell
-from loadtest.knee import Knee
-from loadtest.order import Step
-from loadtest.report.page import write_page
-from loadtest.summary import summarize
-from loadtest.truth import APPROVED, Answer
+from loadtest.cli import tell
+from loadtest.config import Step
+from loadtest.oracle import APPROVED, Answer
+from loadtest.report import summarize, write_page
+from loadtest.shapes import Knee
 from tests.loadtest.making import decided, make_outcome, make_session, make_step, make_visit
 
 GOOD = make_step(10, [make_outcome(make_visit(1), decided(APPROVED))])

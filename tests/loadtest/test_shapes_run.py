@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.mix import PLANTED, Kind
+from loadtest.schedule import PLANTED, Kind
 from tests.loadtest.conftest import Outcome, finish
 
 PATIENT = ("--p99-ms", 30_000, "--max-errors", 0.5, "--timeout-s", 30, "--json")

@@ -13,14 +13,22 @@ import numpy as np
 import pytest
 
 from engine.errors import RegistryError, WriterBusy
-from engine.matching import holders, restoration
+from engine.matching import holders, recovery
+from engine.matching.calibration import ThresholdRates
 from engine.matching.documents import Document
+from engine.models.catalog import CARDS_FOLDER
 from indexes.errors import ShardLost
 from indexes.sharding.host import open_local
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving import compose, snapshots
-from serving.compose import Deployment
-from serving.settings import load_settings, make_settings
+from serving.compose import Deployment, threshold_rates
+from serving.settings import (
+    ModelSettings,
+    Settings,
+    ThresholdSettings,
+    load_settings,
+    make_settings,
+)
 from serving.snapshots import OpenIndex, gallery_config
 
 NUMBER = "110105199003071239"
@@ -76,7 +84,7 @@ def test_a_snapshot_is_saved_while_nobody_else_can_erase(
         with open_home() as other, pytest.raises(WriterBusy):
             other.store.writer()
         refused.append(True)
-        restoration.save_snapshot(*arguments)
+        recovery.save_snapshot(*arguments)
 
     monkeypatch.setattr(snapshots, "save_snapshot", save)
     with open_home() as deployment:
@@ -354,3 +362,24 @@ def test_shards_of_every_kind_keep_the_erasure_deadline_of_the_settings(
     deadlines_s = [getattr(plan.config, "erasure_deadline_s", None) for plan in plans]
     # A flat index keeps nothing of what was removed.
     assert deadlines_s == [None if kind == "flat" else 7200]
+
+
+def test_settings_stand_before_the_card_and_that_before_the_usual(tmp_path: Path) -> None:
+    assert threshold_rates(Settings()) == ThresholdRates()
+    card = tmp_path / "own.toml"
+    card.write_text(
+        (CARDS_FOLDER / "sface.toml").read_text("utf-8")
+        + "\n[thresholds]\nreview_fmr = 1e-5\ncertain_margin = 0\n"
+    )
+    models = ModelSettings(embedder=str(card))
+    usual = ThresholdRates()
+    assert threshold_rates(Settings(models=models)) == ThresholdRates(
+        verify=usual.verify,
+        same_document=usual.same_document,
+        review=1e-5,
+        certain_margin=0.0,
+    )
+    given = ThresholdSettings(review_fmr=usual.review, verify_fmr=1e-3)
+    chosen = threshold_rates(Settings(models=models, thresholds=given))
+    # A default that is written down is chosen, too.
+    assert (chosen.review, chosen.verify, chosen.certain_margin) == (usual.review, 1e-3, 0.0)

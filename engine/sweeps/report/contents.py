@@ -9,9 +9,9 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.matching.thresholds import CalibrationCurve, Rate
-from engine.sweeps.model import Group, SweepTerms
+from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.summary import Summary
+from engine.sweeps.sweep_model import Group, SweepTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

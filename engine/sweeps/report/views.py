@@ -9,11 +9,10 @@ from datetime import datetime
 
 from markupsafe import Markup
 
-from engine.sweeps.model import Group, GroupKind, Identity
 from engine.sweeps.report.charts.network import MOST_NODES, draw_group
 from engine.sweeps.report.contents import ReportInput
-from engine.sweeps.report.reasons import Reason, give_reason
-from engine.sweeps.report.words import KIND_NAMES, letter, tell_day
+from engine.sweeps.report.words import KIND_NAMES, Reason, give_reason, letter, tell_day
+from engine.sweeps.sweep_model import Group, GroupKind, Identity
 
 MOST_ROWS = 200
 """Groups in the table; the others are counted, and are in `groups.parquet`."""

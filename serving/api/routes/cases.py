@@ -14,12 +14,11 @@ from starlette.responses import Response
 from engine.errors import NotFound
 from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, AuditEntry, CaseRecord
-from serving.access.principal import Principal
-from serving.access.tenancy import Action
-from serving.api.call import Call, call_of
+from serving.access.authorization import Action, Principal
+from serving.api.dependencies import admit, read_body
+from serving.api.fields import tell_next
 from serving.api.openapi import describe
-from serving.api.reception import admit, read_body
-from serving.api.routes.showing import find_held, show_case, show_line
+from serving.api.request import Call, call_of
 from serving.api.schemas.cases import (
     ME,
     AssignBody,
@@ -30,10 +29,10 @@ from serving.api.schemas.cases import (
     NoteBody,
     OutcomeBody,
 )
-from serving.api.schemas.paging import tell_next
+from serving.api.serializers import find_held, show_case, show_line
+from serving.errors import Malformed
 from serving.parts import Parts
-from serving.refusals import Malformed
-from serving.service.steps import Assign, CaseStep, Close, Propose, Remark, Withdraw
+from serving.registrar.protocol import Assign, CaseStep, Close, Propose, Remark, Withdraw
 
 READ_ERRORS = (400, 401, 403, 404, 406, 429, 503, 507)
 STEP_ERRORS = (400, 401, 403, 404, 406, 408, 409, 413, 415, 422, 429, 503, 507)

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry
-from serving.access.tenancy import Action
-from serving.api.call import Call, call_of
+from serving.access.authorization import Action
+from serving.api.dependencies import admit
+from serving.api.fields import ID_EXAMPLE, Shown
 from serving.api.openapi import describe
-from serving.api.reception import admit
-from serving.api.schemas.crops import CropsAnswer
+from serving.api.request import Call, call_of
 from serving.parts import Parts
+
+# The aligned faces of an enrollment, where the operator has them kept.
+
+
+class CropShown(Shown):
+    """An aligned face of 112 by 112 pixels, as it was compared."""
+
+    photograph: Literal["live", "portrait"]
+    image: str = Field(
+        description="JPEG or PNG: base64 in JSON, binary in MessagePack",
+        json_schema_extra={"contentEncoding": "base64"},
+        repr=False,
+    )
+    kept_until: datetime
+
+
+class CropsAnswer(Shown):
+    """Empty where crops are not kept, or not any more."""
+
+    enrollment_id: str = Field(examples=[ID_EXAMPLE])
+    crops: list[CropShown]
 
 
 def add_crops(router: APIRouter, parts: Parts) -> None:

@@ -8,10 +8,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.access.tenancy import Action
-from serving.api.call import call_of
+from serving.access.authorization import Action
+from serving.api.dependencies import admit
 from serving.api.openapi import describe
-from serving.api.reception import admit
+from serving.api.request import call_of
 from serving.api.schemas.documents import ErasureAnswer
 from serving.parts import Parts
 

@@ -15,15 +15,14 @@ from starlette.responses import Response
 
 from engine.errors import NotFound, SosieError
 from engine.matching.documents import FormAuthority
-from engine.matching.intake import Intake, idempotency_scope
+from engine.matching.prechecks import Intake, idempotency_scope
 from engine.matching.requests import Answer, EnrollmentRequest, Sample
 from engine.registry.records import AuditEntry, EnrollmentRecord, utc_now
-from serving.access.principal import Principal
+from serving.access.authorization import Action, Principal, outlet_of, scope_of, see_enrollment
 from serving.access.pseudonyms import show_decision
-from serving.access.tenancy import Action, outlet_of, scope_of, see_enrollment
-from serving.api.call import Call, call_of
+from serving.api.dependencies import admit, read_body, read_idempotency_key, sample_images
 from serving.api.openapi import describe
-from serving.api.reception import admit, read_body, read_idempotency_key, sample_images
+from serving.api.request import Call, call_of
 from serving.api.schemas.enrollments import (
     MAX_AGE_H,
     MAX_AHEAD_MIN,
@@ -31,8 +30,8 @@ from serving.api.schemas.enrollments import (
     EnrollmentBody,
     EnrollmentRecordAnswer,
 )
+from serving.errors import CaptureTimeInvalid
 from serving.parts import Parts
-from serving.refusals import CaptureTimeInvalid
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 KEY_UNUSED = "no enrollment that this key may read has this Idempotency-Key"

@@ -6,14 +6,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.access.tenancy import Action
-from serving.api.call import Call, call_of
+from serving.access.authorization import Action
+from serving.api.dependencies import admit, read_body, take_face
 from serving.api.openapi import describe
-from serving.api.reception import admit, read_body, take_face
-from serving.api.routes.showing import show_line
+from serving.api.request import Call, call_of
 from serving.api.schemas.lines import ClosedLineAnswer, DisputeAnswer, HolderBody, LinesAnswer
+from serving.api.serializers import show_line
 from serving.parts import Parts
-from serving.service.desk import LineTarget
+from serving.registrar.protocol import LineTarget
 
 
 def add_lines(router: APIRouter, parts: Parts) -> None:

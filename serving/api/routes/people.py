@@ -13,19 +13,17 @@ from starlette.responses import Response
 from engine.errors import NotFound
 from engine.matching.documents import Document
 from engine.matching.holders import NOBODY, find_holder
-from engine.matching.operations import find_line
+from engine.matching.lines import find_line
 from engine.matching.requests import normalise_msisdn
-from engine.registry.attempts import AttemptRecord
-from engine.registry.reader import Reader
+from engine.registry.reader import AttemptRecord, Reader
 from engine.registry.records import AuditEntry, DocumentRecord, utc_now
-from serving.access.principal import Principal
-from serving.access.tenancy import Action
-from serving.api.call import Call, call_of
+from serving.access.authorization import Action, Principal
+from serving.api.dependencies import admit, read_body
 from serving.api.openapi import describe
-from serving.api.reception import admit, read_body
-from serving.api.routes.searching import search_face
-from serving.api.routes.showing import find_held, show_case, show_line
+from serving.api.request import Call, call_of
+from serving.api.routes.identifications import search_face
 from serving.api.schemas.people import MOST_ATTEMPTS, DocumentAnswer, PeopleAnswer, PeopleBody
+from serving.api.serializers import find_held, show_case, show_line
 from serving.masking import mask_name, mask_number
 from serving.parts import Parts
 

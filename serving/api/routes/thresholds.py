@@ -6,16 +6,59 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.matching.thresholds import Calibration, CalibrationCurve, Comparison
-from serving.access.tenancy import Action
-from serving.api.call import call_of
+from engine.matching.calibration import Calibration, CalibrationCurve, Comparison
+from serving.access.authorization import Action
+from serving.api.dependencies import admit
+from serving.api.fields import Shown
 from serving.api.openapi import describe
-from serving.api.reception import admit
-from serving.api.schemas.thresholds import ThresholdsAnswer
+from serving.api.request import call_of
+from serving.api.schemas.enrollments import ThresholdsShown
 from serving.parts import Parts
+
+# The scores that decisions depend on, and what error rates they stand for.
+
+
+class CurvePoint(Shown):
+    """A score as a threshold, with its false match rate; `low` to `high` is its 95 % interval."""
+
+    score: float
+    fmr: float
+    low: float
+    high: float
+    fnmr: float = Field(description="of mated pairs, at that threshold")
+
+
+class CurveShown(Shown):
+    """One kind of comparison as it was measured. Beyond the last point no rate is known, but that
+    it is `fmr_bound` at most."""
+
+    comparison: Comparison
+    mated_pairs: int
+    nonmated_pairs: int
+    highest_nonmated: float = Field(description="the highest score that two strangers reached")
+    fmr_bound: float
+    points: list[CurvePoint] = Field(description="scores rise, rates fall")
+
+
+class CalibrationShown(Shown):
+    """Where the rates were measured."""
+
+    source: str
+    people: int
+    photographs: int
+    curves: list[CurveShown]
+
+
+class ThresholdsAnswer(Shown):
+    """The deployment's thresholds; without a calibration of its model no rates are known."""
+
+    model_digest: str
+    thresholds: ThresholdsShown
+    calibration: CalibrationShown | None
 
 
 def add_thresholds(router: APIRouter, parts: Parts) -> None:

@@ -12,14 +12,13 @@ from starlette.responses import Response
 
 from engine.matching.comparison import score_best
 from engine.matching.verification import HolderCheck
-from serving.access.principal import Principal
-from serving.access.tenancy import Action, authorize
-from serving.api.call import Call, call_of
+from serving.access.authorization import Action, Principal, authorize
+from serving.api.dependencies import admit, read_body, take_face, take_faces
 from serving.api.openapi import describe
-from serving.api.reception import admit, read_body, take_face, take_faces
+from serving.api.request import Call, call_of
 from serving.api.schemas.verifications import VerificationAnswer, VerificationBody
 from serving.parts import Parts
-from serving.service.desk import LineTarget
+from serving.registrar.protocol import LineTarget
 
 
 def add_verifications(router: APIRouter, parts: Parts) -> None:

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from engine.casework.model import CaseOrigin, NoteKind, Outcome
+from engine.cases.case import CaseOrigin, NoteKind, Outcome
 from engine.registry.records import CaseState
-from serving.api.schemas.fields import ID_EXAMPLE, Body, Code, Moment, Shown, Text
+from serving.api.fields import ID_EXAMPLE, Body, Code, Moment, PageAsked, Shown, Text
 from serving.api.schemas.lines import LineShown
-from serving.api.schemas.paging import PageAsked
 
 MAX_NOTE_LENGTH = 4000
 MAX_CLOSED_LINES = 200

@@ -13,7 +13,7 @@ from engine.matching.documents import (
     MAX_NUMBER_LENGTH,
     Document,
 )
-from serving.api.schemas.fields import ID_EXAMPLE, Body, Day, Shown, Text
+from serving.api.fields import ID_EXAMPLE, Body, Day, Shown, Text
 
 DocumentType = Annotated[
     Text, Field(min_length=1, max_length=32, json_schema_extra={"enum": list(DOCUMENT_TYPES)})

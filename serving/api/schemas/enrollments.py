@@ -9,17 +9,8 @@ from pydantic import ConfigDict, Field
 
 from engine.matching.requests import MAX_CONSENT_LENGTH
 from engine.reasons import Decision, Reason
+from serving.api.fields import ID_EXAMPLE, IMAGE_EXAMPLE, Body, Code, Moment, Msisdn, Shown, Text
 from serving.api.schemas.documents import PresentedDocument
-from serving.api.schemas.fields import (
-    ID_EXAMPLE,
-    IMAGE_EXAMPLE,
-    Body,
-    Code,
-    Moment,
-    Msisdn,
-    Shown,
-    Text,
-)
 from serving.api.schemas.matching import Candidate, ExpectedFalseCandidates, Photograph
 
 MAX_AHEAD_MIN = 10

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from serving.api.schemas.fields import IMAGE_EXAMPLE, Body, Shown
+from serving.api.fields import IMAGE_EXAMPLE, Body, Shown
 from serving.api.schemas.lines import LineShown
 from serving.api.schemas.matching import ExpectedFalseCandidates, Face
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from serving.api.fields import ID_EXAMPLE, IMAGE_EXAMPLE, Body, Shown
 from serving.api.schemas.documents import KnownDocument
-from serving.api.schemas.fields import ID_EXAMPLE, IMAGE_EXAMPLE, Body, Shown
 from serving.api.schemas.matching import Face
 
 

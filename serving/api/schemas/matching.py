@@ -10,11 +10,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from serving.api.schemas.fields import HOLDER_EXAMPLE, Body, Shown
-from serving.ingress.base64text import read_base64
+from serving.api.fields import HOLDER_EXAMPLE, Body, Shown
 from serving.ingress.items import MAX_ID_LENGTH, MAX_ITEMS
-from serving.ingress.templates import read_token
-from serving.service.desk import MOST_CANDIDATES
+from serving.ingress.templates import read_base64, read_token
+from serving.registrar.protocol import MOST_CANDIDATES
 
 
 def _read_image(value: Any) -> Any:

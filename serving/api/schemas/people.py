@@ -8,9 +8,9 @@ from typing import Self
 from pydantic import ConfigDict, Field, model_validator
 
 from engine.reasons import Decision, Reason
+from serving.api.fields import ID_EXAMPLE, IMAGE_EXAMPLE, Body, Msisdn, Shown
 from serving.api.schemas.cases import CaseShown
 from serving.api.schemas.documents import KnownDocument
-from serving.api.schemas.fields import ID_EXAMPLE, IMAGE_EXAMPLE, Body, Msisdn, Shown
 from serving.api.schemas.identifications import MAX_CANDIDATES
 from serving.api.schemas.lines import LineShown
 from serving.api.schemas.matching import ExpectedFalseCandidates, Face

@@ -7,11 +7,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from engine.sweeps.expectation import SweepRequest
-from engine.sweeps.model import GroupKind, Scope, SweepState
-from serving.api.schemas.fields import ID_EXAMPLE, Body, Shown, Text
+from engine.sweeps.estimate import SweepRequest
+from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
+from serving.api.fields import ID_EXAMPLE, MAX_PAGE, PAGE, Asked, Body, Limit, Shown, Text
 from serving.api.schemas.matching import ExpectedFalseCandidates
-from serving.api.schemas.paging import MAX_PAGE, PAGE, Asked, Limit
 
 MOST_SWEEPS = MAX_PAGE
 

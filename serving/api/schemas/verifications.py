@@ -6,8 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from serving.api.fields import IMAGE_EXAMPLE, Body, Shown, Text
 from serving.api.schemas.documents import KnownDocument
-from serving.api.schemas.fields import IMAGE_EXAMPLE, Body, Shown, Text
 from serving.api.schemas.matching import Face
 
 LineText = Annotated[Text, Field(min_length=1, max_length=64, description="its number or its id")]

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from engine.accuracy.evaluate import Evaluation, evaluate
-from engine.accuracy.pairs import PairScores, compare_all
-from engine.accuracy.templates import Templates, single_templates
+from engine.accuracy.pair_scores import PairScores, Templates, compare_all, single_templates
 from engine.faces.extractor import Extractor, ExtractorConfig, open_extractor
 from engine.models.session import SessionOptions
 from tests.engine.accuracy.planted import Planted, plant

@@ -7,12 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from engine.accuracy.attributes import Labels
-from engine.accuracy.comparisons import compare_mated, find_close_strangers
+from engine.accuracy.dataset import Labels
 from engine.accuracy.differential import AttributeReport, Sample, compare_groups
-from engine.accuracy.metrics import false_match_rate, threshold_at
-from engine.accuracy.pairs import compare_all
-from engine.accuracy.templates import single_templates
+from engine.accuracy.error_rates import false_match_rate, threshold_at
+from engine.accuracy.pair_scores import (
+    compare_all,
+    compare_mated,
+    find_close_strangers,
+    single_templates,
+)
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.accuracy.gallery_growth import GalleryGrowth, GrowthCurve, fmr_for, grow_gallery
-from engine.accuracy.templates import single_templates
+from engine.accuracy.pair_scores import single_templates
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 NOBODY = np.empty(0, np.int64)

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.accuracy.comparisons import compare_mated
-from engine.accuracy.embedding import QUALITIES, Embeddings
+from engine.accuracy.bootstrap import Share
+from engine.accuracy.dataset import QUALITIES, Embeddings, LabelledFolder
 from engine.accuracy.generalised import generalise_fnmr
-from engine.accuracy.labelled import LabelledFolder
-from engine.accuracy.shares import Share
-from engine.accuracy.templates import single_templates
+from engine.accuracy.pair_scores import compare_mated, single_templates
 
 PEOPLE, PHOTOGRAPHS = 40, 3
 

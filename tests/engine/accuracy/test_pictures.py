@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from engine.accuracy.evaluate import evaluate
-from engine.accuracy.pictures.bars import describe_differential
-from engine.accuracy.pictures.det import draw_det
-from engine.accuracy.report import draw_pictures
+from engine.accuracy.evaluation_report import draw_pictures
+from engine.accuracy.plots import describe_differential, draw_det
 from engine.accuracy.writing import times
 from engine.errors import RequestError, SosieError
 from engine.faces.extractor import Extractor

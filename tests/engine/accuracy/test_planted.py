@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.accuracy.evaluate import Evaluation
-from engine.accuracy.report import write_folder
+from engine.accuracy.evaluation_report import write_folder
 from tests.engine.accuracy.planted import BLURRED, CLEAR, PEOPLE, SMALL, Planted
 
 pytestmark = pytest.mark.lfw

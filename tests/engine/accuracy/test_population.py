@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.accuracy.pairs import PairScores, compare_all
-from engine.accuracy.population import BLOCK, Population
-from engine.accuracy.population_fit import fit_population
-from engine.accuracy.templates import Templates, fused_templates, single_templates
+from engine.accuracy.pair_scores import (
+    PairScores,
+    Templates,
+    compare_all,
+    fused_templates,
+    single_templates,
+)
+from engine.accuracy.population import BLOCK, Population, fit_population
 from engine.errors import CalibrationError
-from engine.matching.thresholds import Calibration, Comparison
+from engine.matching.calibration import Calibration, Comparison
 from engine.models.catalog import builtin_card
 
 PEOPLE = 2500

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from engine.capacity.costs import Affine, Costs, Node
 from engine.capacity.figures import USUAL, Figures, Machine
+from engine.capacity.model import Affine, Costs, Node
 
 MACHINE = Machine("Test", 2, 24 << 30)
 

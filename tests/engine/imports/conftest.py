@@ -17,25 +17,22 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from engine.errors import ImageDamaged, ImageError
+from engine.imports.chunk_writer import KeepingTerms, RegistryKeeper, Rehearsal, was_kept
 from engine.imports.columns import Wording
-from engine.imports.csv_source import CsvForm
-from engine.imports.faces import FaceTaker
 from engine.imports.faults import Field
-from engine.imports.importing import Ending, ImportTerms, import_rows
+from engine.imports.import_report import FaultReport, Tally
+from engine.imports.import_run import Ending, ImportTerms, import_rows
 from engine.imports.journal import Identity, Journal
-from engine.imports.keeping import KeepingTerms, RegistryKeeper, Rehearsal, was_kept
-from engine.imports.opening import open_source
-from engine.imports.photographs import PhotographFolder
-from engine.imports.report import FaultReport
-from engine.imports.rows import ReadingTerms, RowReader
-from engine.imports.tally import Tally
+from engine.imports.row_faces import FaceTaker, PhotographFolder
+from engine.imports.row_parser import ReadingTerms, RowReader
+from engine.imports.sources import CsvForm, open_source
+from engine.matching.calibration import Thresholds
+from engine.matching.comparison import WatchList
 from engine.matching.documents import FormAuthority
 from engine.matching.judge import Judge
+from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Sample
-from engine.matching.restoration import restore_gallery
-from engine.matching.thresholds import Thresholds
-from engine.matching.watchlist import WatchList
 from engine.reasons import Reason
 from engine.registry.store import Store
 from engine.registry.vault import Vault

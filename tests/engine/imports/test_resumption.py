@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-import engine.imports.keeping as keeping
+import engine.imports.chunk_writer as keeping
 from engine.errors import RequestError
-from engine.imports.importing import Ending
+from engine.imports.import_run import Ending
 from engine.registry.audit import verify_chain
 
 

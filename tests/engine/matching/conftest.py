@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engine.matching.calibration import Thresholds
+from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, DocumentAuthority, FormAuthority
 from engine.matching.judge import Judge
-from engine.matching.observation import Observer
-from engine.matching.registrar import Registrar, RegistrarConfig
+from engine.matching.recovery import restore_gallery
+from engine.matching.registrar import Observer, Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest, Sample
-from engine.matching.restoration import restore_gallery
-from engine.matching.thresholds import Thresholds
-from engine.matching.watchlist import WatchList
 from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier

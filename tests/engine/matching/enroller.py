@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from stdnum.cn import ric
 
+from engine.matching.calibration import Thresholds
+from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority
 from engine.matching.judge import Judge
+from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest, Sample
-from engine.matching.restoration import restore_gallery, save_snapshot
-from engine.matching.thresholds import Thresholds
-from engine.matching.watchlist import WatchList
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault

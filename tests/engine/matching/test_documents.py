@@ -14,10 +14,11 @@ from engine.matching.documents import (
     FormAuthority,
     ListedAuthority,
     check_documents,
+    compute_check_digit,
     normalise_name,
+    read_passport,
     require_checkable,
 )
-from engine.matching.passports import compute_check_digit, read_passport
 from engine.reasons import Reason
 
 TODAY = date(2026, 11, 24)

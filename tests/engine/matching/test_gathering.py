@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.matching.observation import DecidedBatch
-from engine.matching.registrar import Registrar, RegistrarConfig
+from engine.matching.registrar import DecidedBatch, Registrar, RegistrarConfig
 from engine.matching.requests import Answer
 
 LONG_S = 60.0

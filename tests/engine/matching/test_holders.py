@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
+from engine.matching.audit_writer import Scribe
+from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority, check_documents
 from engine.matching.holders import (
     HolderLines,
@@ -17,12 +19,10 @@ from engine.matching.holders import (
     watch_face,
 )
 from engine.matching.identification import identify
-from engine.matching.intake import document_look_up
-from engine.matching.operations import unblock_document
+from engine.matching.lines import unblock_document
+from engine.matching.prechecks import document_look_up
+from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
-from engine.matching.restoration import restore_gallery, save_snapshot
-from engine.matching.scribe import Scribe
-from engine.matching.watchlist import WatchList
 from engine.reasons import Decision, Reason
 from engine.registry.audit import verify_chain
 from engine.registry.records import (

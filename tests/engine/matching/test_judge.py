@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.matching.documents import Document
-from engine.matching.replaying import replay
+from engine.matching.policy import replay
 from engine.matching.requests import Sample
 from engine.reasons import Decision, Reason
 from engine.registry.records import CaseState

@@ -9,10 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.casework.model import CaseKind
-from engine.matching.policy import Candidate, Evidence, Photograph, decide
-from engine.matching.replaying import read_evidence, write_evidence
-from engine.matching.thresholds import Thresholds
+from engine.cases.case import CaseKind
+from engine.matching.calibration import Thresholds
+from engine.matching.policy import (
+    Candidate,
+    Evidence,
+    Photograph,
+    decide,
+    read_evidence,
+    write_evidence,
+)
 from engine.reasons import IMAGE_REASONS, Decision, Reason
 
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)

@@ -14,8 +14,8 @@ from engine.errors import GalleryBehind, SosieError, WriterBusy
 from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import FormAuthority
 from engine.matching.holders import erase_holder
+from engine.matching.recovery import restore_gallery
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.restoration import restore_gallery
 from engine.reasons import Decision
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery

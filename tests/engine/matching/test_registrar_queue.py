@@ -19,11 +19,9 @@ from engine.errors import (
     SosieError,
     StorageFull,
 )
-from engine.matching.observation import DecidedBatch
-from engine.matching.operations import close_line
-from engine.matching.registrar import Registrar, RegistrarConfig
+from engine.matching.lines import close_line
+from engine.matching.registrar import BoundedRunner, DecidedBatch, Registrar, RegistrarConfig
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.runner import BoundedRunner
 from engine.reasons import Decision
 from engine.registry.writer import Writer
 from indexes.errors import ShardLost

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.casework.model import CaseOrigin, NoteKind
+from engine.cases.case import CaseOrigin, NoteKind
 from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
-from engine.matching import references
+from engine.matching import holders
 from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
-from engine.matching.operations import close_line
+from engine.matching.lines import close_line
 from engine.matching.verification import HolderProbe, check_document, check_line
 from engine.registry.records import AuditEntry, Changes
 from indexes.errors import IdInvalid, VectorInvalid
@@ -217,7 +217,7 @@ def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(
         assert check_document(
             registrar, lab.store, request.document, probe_of(person), print
         ).is_match
-        monkeypatch.setattr(references, "_LAG_S", 0.05)
+        monkeypatch.setattr(holders, "_LAG_S", 0.05)
         gallery.lag = 1_000_000
         with pytest.raises(GalleryBehind):
             check_document(registrar, lab.store, request.document, probe_of(person), pytest.fail)

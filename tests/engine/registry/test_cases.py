@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from engine.casework.model import CaseNote, CaseOrigin, NoteKind, Outcome, Proposal
+from engine.cases.case import CaseNote, CaseOrigin, NoteKind, Outcome, Proposal
 from engine.errors import NotFound, StorageFailed
-from engine.registry.casetables import case_notes
 from engine.registry.records import (
     ALIVE,
     AuditEntry,
@@ -25,6 +24,7 @@ from engine.registry.records import (
     new_id,
     utc_now,
 )
+from engine.registry.tables import case_notes
 
 ENTRY = AuditEntry("test", "test.done", "x")
 

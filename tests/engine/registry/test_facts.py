@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.casework.model import CaseOrigin
+from engine.cases.case import CaseOrigin
 from engine.registry import facts
 from engine.registry.records import (
     AuditEntry,
@@ -17,7 +17,7 @@ from engine.registry.records import (
     new_id,
     utc_now,
 )
-from engine.sweeps.model import Identity, LineFact
+from engine.sweeps.sweep_model import Identity, LineFact
 
 ENTRY = AuditEntry("test", "test.done", "x")
 

@@ -1,14 +1,22 @@
+""""""
+
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import insert
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import IntegrityError
 
-from engine.registry.records import new_id, utc_now
+from engine.errors import NotFound, RegistryError
+from engine.registry import tables
+from engine.registry.audit import verify_chain
+from engine.registry.records import ApiKey, AuditEntry, Changes, new_id, utc_now
 from engine.registry.tables import Moment
 
 DIALECT = sqlite.dialect()
@@ -44,3 +52,112 @@ def test_moment_without_a_timezone_is_our_own_bug() -> None:
     with pytest.raises(AssertionError):
         Moment().process_bind_param(datetime(2026, 1, 1), DIALECT)  # noqa: DTZ001
     assert Moment().process_bind_param(datetime(2026, 1, 1, tzinfo=UTC), DIALECT)
+
+
+DIGEST = bytes(range(32))
+
+
+def key_of(key_id: str, role: str, carrier: str | None, outlet: str | None) -> ApiKey:
+    return ApiKey(key_id, DIGEST, "Till [3]", role, carrier, outlet, None, utc_now())
+
+
+OF_AN_OUTLET = key_of("k1", "outlet", "red", "r1")
+
+
+def test_a_key_is_read_back_as_it_was_added(store) -> None:
+    keys = [
+        OF_AN_OUTLET,
+        key_of("k2", "carrier", "red", None),
+        replace(key_of("k3", "fraud", None, None), rate_limit=0.1),
+        replace(key_of("k4", "operator", None, None), expires_at=utc_now() + timedelta(days=1)),
+    ]
+    for key in keys:
+        store.add_api_key(key, actor="test")
+    assert store.api_keys() == keys
+    assert [store.api_key(key.id) for key in keys] == keys
+    assert verify_chain(store).intact
+
+
+def test_a_key_is_added_and_revoked_beside_the_writer_and_audited(store, writer) -> None:
+    store.add_api_key(OF_AN_OUTLET, actor="cli:ann")
+    store.revoke_api_key("k1", actor="cli:ben")
+    # The writer goes on: another's change of the audit chain does not depose it.
+    writer.commit(Changes(sequence=0, audit=[AuditEntry("test", "test.done", "x")]))
+    added, revoked = [record.entry for record in store.audit_entries()][-3:-1]
+    bound = {"role": "outlet", "carrier": "red", "outlet": "r1"}
+    assert added == AuditEntry("cli:ann", "apikey.added", "k1", bound)
+    assert revoked == AuditEntry("cli:ben", "apikey.revoked", "k1")
+    assert verify_chain(store).intact
+
+
+def test_a_key_is_revoked_once(store) -> None:
+    store.add_api_key(OF_AN_OUTLET, actor="test")
+    store.add_api_key(replace(OF_AN_OUTLET, id="k2"), actor="test")
+    store.revoke_api_key("k1", actor="test")
+    at = store.api_key("k1").revoked_at
+    assert abs((utc_now() - at).total_seconds()) < 60
+    assert store.api_key("k2").revoked_at is None
+    before = store.counts(), store.audit_head()
+    for key_id in ("k1", "unknown"):
+        with pytest.raises(NotFound):
+            store.revoke_api_key(key_id, actor="test")
+    assert (store.counts(), store.audit_head()) == before
+    assert store.api_key("k1").revoked_at == at
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "words"),
+    [
+        (key_of("k9", "carrier", "none", None), NotFound, "no carrier has the code none"),
+        (key_of("k9", "outlet", "red", "none"), NotFound, "no open outlet with the code none"),
+        (key_of("k9", "outlet", "red", "b1"), NotFound, "no open outlet with the code b1"),
+        (key_of("k9", "outlet", "red", "r2"), NotFound, "no open outlet with the code r2"),
+        (OF_AN_OUTLET, RegistryError, "its id is taken"),
+        (key_of("k9", "outlet", "red", None), RegistryError, "other bounds"),
+        (key_of("k9", "fraud", "red", None), RegistryError, "other bounds"),
+    ],
+)
+def test_a_key_without_what_it_is_bound_to_is_refused(store, key, error, words) -> None:
+    store.add_api_key(OF_AN_OUTLET, actor="test")
+    store.close_outlet("r2", actor="test")
+    before = store.counts(), store.audit_head()
+    with pytest.raises(error, match=words):
+        store.add_api_key(key, actor="test")
+    assert (store.counts(), store.audit_head()) == before
+
+
+ROLES = ("outlet", "carrier", "fraud", "operator", "admin")
+BOUNDS = {"outlet": ("red", "r1"), "carrier": ("red", None)}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("carrier", [None, "red"])
+@pytest.mark.parametrize("outlet", [None, "r1"])
+def test_the_database_itself_holds_each_role_to_its_bounds(store, role, carrier, outlet) -> None:
+    values = asdict(key_of("k1", role, carrier, outlet))
+    is_fit = role != "admin" and (carrier, outlet) == BOUNDS.get(role, (None, None))
+    with store._engine.connect() as connection:
+        if is_fit:
+            connection.execute(insert(tables.api_keys), values)
+        else:
+            with pytest.raises(IntegrityError):
+                connection.execute(insert(tables.api_keys), values)
+
+
+def test_a_key_without_any_rate_is_refused(store) -> None:
+    with pytest.raises(RegistryError):
+        store.add_api_key(replace(OF_AN_OUTLET, rate_limit=0.0), actor="test")
+
+
+def test_no_record_of_a_key_shows_its_digest(store) -> None:
+    store.add_api_key(OF_AN_OUTLET, actor="test")
+    shown = repr((store.api_keys(), list(store.audit_entries())))
+    assert "k1" in shown
+    assert str(DIGEST)[2:10] not in shown
+    assert DIGEST.hex()[:8] not in shown
+
+
+def test_an_unknown_key_is_not_found(store) -> None:
+    with pytest.raises(NotFound):
+        store.api_key("unknown")
+    assert store.api_keys() == []

@@ -12,9 +12,10 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Table, insert, inspect
 
-from engine.casework.model import CaseOrigin
+from engine.cases.case import CaseOrigin
 from engine.errors import SchemaMismatch, StorageFailed
-from engine.registry import casetables, deployment, schema, tables
+from engine.registry import deployment, tables
+from engine.registry import store as schema
 from engine.registry import store as stores
 from engine.registry.audit import verify_chain
 from engine.registry.database import changing, connect
@@ -53,7 +54,7 @@ def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
         ]:
             case = {"state": "open", "enrollment_id": ids["enrollment"], "opened_at": utc_now()}
             found = {"document_ids": [ids["document"], "a"], "score": 0.512345678901234}
-            connection.execute(insert(casetables.cases).values(**values | case | found))
+            connection.execute(insert(tables.cases).values(**values | case | found))
     engine.dispose()
     return ids
 

@@ -9,14 +9,19 @@ from typing import Any
 
 import pytest
 
-from engine.casework.model import CaseKind, CaseNote, CaseOrigin, NoteKind, Outcome
+from engine.cases.case import CaseKind, CaseNote, CaseOrigin, NoteKind, Outcome
 from engine.errors import NotFound
-from engine.matching.policy import POLICY_VERSION, Candidate, Evidence, decide
-from engine.matching.replaying import write_evidence, write_findings
-from engine.matching.thresholds import Thresholds
+from engine.matching.calibration import Thresholds
+from engine.matching.policy import (
+    POLICY_VERSION,
+    Candidate,
+    Evidence,
+    decide,
+    write_evidence,
+    write_findings,
+)
 from engine.reasons import Decision
 from engine.registry import tables
-from engine.registry.casefile import NewCrop
 from engine.registry.records import (
     AuditEntry,
     CaseRecord,
@@ -24,6 +29,7 @@ from engine.registry.records import (
     Changes,
     DocumentStatus,
     EnrollmentRecord,
+    NewCrop,
     NewDocument,
     NewLine,
     StoredAnswer,
@@ -32,8 +38,7 @@ from engine.registry.records import (
 )
 from engine.registry.store import Store
 from engine.registry.writer import Writer
-from engine.retention.job import LoneWriter, run_retention
-from engine.retention.schedule import Schedule
+from engine.retention.job import LoneWriter, Schedule, run_retention
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -13,8 +13,7 @@ from engine.reasons import Decision
 from engine.registry.audit import verify_chain
 from engine.registry.records import DocumentStatus
 from engine.registry.store import Store
-from engine.retention.job import LoneWriter, run_retention
-from engine.retention.schedule import Schedule
+from engine.retention.job import LoneWriter, Schedule, run_retention
 from tests.engine.retention.conftest import DAY, NOW, is_expired, is_known
 
 

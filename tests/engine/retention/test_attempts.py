@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from engine.errors import NotFound
-from engine.matching.replaying import replay
+from engine.matching.policy import replay
 from engine.reasons import Decision
 from engine.registry import tables
 from engine.registry.records import DocumentStatus
 from engine.registry.store import Store
-from engine.retention.schedule import Schedule
+from engine.retention.job import Schedule
 from tests.engine.retention.conftest import DAY, NOW, OLD, YOUNG, is_expired, is_known
 
 

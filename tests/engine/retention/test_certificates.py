@@ -13,8 +13,7 @@ from engine.registry import tables
 from engine.registry.records import AuditEntry, Changes, DocumentStatus
 from engine.registry.store import Store
 from engine.retention.certificates import check_certificate
-from engine.retention.job import LoneWriter, RetentionCertificate, run_retention
-from engine.retention.schedule import Schedule
+from engine.retention.job import LoneWriter, RetentionCertificate, Schedule, run_retention
 
 
 @pytest.fixture

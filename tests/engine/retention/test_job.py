@@ -11,13 +11,12 @@ import pytest
 from sqlalchemy import event
 
 from engine.reasons import Decision
-from engine.registry import casetables
+from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.records import CaseState, LineStatus
 from engine.registry.retention import Kind
 from engine.registry.store import Store
-from engine.retention.job import preview, run_retention
-from engine.retention.schedule import Schedule
+from engine.retention.job import Schedule, preview, run_retention
 from tests.engine.retention.conftest import DAY, MONTH, NOW, OLD, YOUNG, is_expired, is_known
 
 
@@ -51,7 +50,7 @@ def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(
     assert [is_known(store, one.document_id) for one in rejected] == [False, True]
     assert list(store.answers([one.scope for one in approved])) == [approved[1].scope]
     assert list(store.numbers(lines)) == [lines[1]]
-    kept = store.rows(casetables.crops.select())
+    kept = store.rows(tables.crops.select())
     assert [row.enrollment_id for row in kept] == [crops[1].id]
 
 
@@ -61,7 +60,7 @@ def test_crops_leave_at_the_time_that_each_bears_even_under_an_open_case(
     over, lasting = (office.attempt(NOW, crops_until=NOW + step) for step in (-DAY, DAY))
     office.open_case(over.document_id)
     run(Schedule())
-    kept = store.rows(casetables.crops.select())
+    kept = store.rows(tables.crops.select())
     assert [row.enrollment_id for row in kept] == [lasting.id]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.casework.model import NoteKind
+from engine.cases.case import NoteKind
 from engine.registry.records import DocumentStatus
 from engine.registry.store import Store
 from tests.engine.retention.conftest import NOW, OLD, YOUNG, is_known

@@ -4,7 +4,7 @@ import pytest
 
 from engine.registry.store import Store
 from engine.registry.writer import Writer
-from tests.engine.sweeps.town import Town
+from tests.engine.sweeps.synthetic_registry import Town
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from engine.errors import RegistryError
 from engine.registry.records import new_id
-from engine.sweeps.folder import Covered, Standing, SweepFolder
-from engine.sweeps.model import PairTable, SweepProgress
+from engine.sweeps.folder import Covered, Standing, SweepFolder, place
+from engine.sweeps.sweep_model import PairTable, SweepProgress
 
 
 @pytest.fixture
@@ -82,3 +82,29 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "sweeps").touch()
     with pytest.raises(RegistryError, match="cannot be made"):
         SweepFolder.of(tmp_path / "sweeps", new_id()).make()
+
+
+def test_what_was_written_takes_its_place_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("before")
+    with place(path) as beside:
+        beside.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("before")
+
+    def write_half() -> None:
+        with place(path) as beside:
+            beside.write_text("half of it")
+            raise RuntimeError("half")
+
+    with pytest.raises(RuntimeError, match="half"):
+        write_half()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.errors import NotFound, RegistryError
 from engine.sweeps.groupfile import GroupFile, write_groups
-from engine.sweeps.model import Group, GroupKind, Identity, LineFact, Link, RiskTerm
+from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 scores = st.floats(-1, 1, allow_nan=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.sweeps.linking import LinkTable, Owners, link_documents, number_exceptions
-from engine.sweeps.model import PairTable
+from engine.sweeps.sweep_model import PairTable
 
 NOBODY = np.empty((0, 2), np.int64)
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.sweeps.model import Group, GroupKind, Identity, LineFact
 from engine.sweeps.risk import (
     BURST,
     SCALES,
@@ -22,6 +21,7 @@ from engine.sweeps.risk import (
     rank,
     total_of,
 )
+from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 THRESHOLD = 0.6

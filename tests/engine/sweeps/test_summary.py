@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.sweeps.model import Group, GroupKind, Identity, LineFact
 from engine.sweeps.summary import Week, fill_weeks, monday_of, summarise
+from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact
 
 MONDAY = datetime(2024, 3, 4, tzinfo=UTC)
 

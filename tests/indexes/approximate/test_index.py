@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexes.approximate.fastscan import FastScanConfig, FastScanIndex
-from indexes.approximate.hnsw import HnswConfig, HnswIndex
+from indexes.approximate.faiss_kinds import (
+    FastScanConfig,
+    FastScanIndex,
+    HnswConfig,
+    HnswIndex,
+    IvfConfig,
+    IvfIndex,
+)
 from indexes.approximate.index import ApproximateIndex
-from indexes.approximate.ivf import IvfConfig, IvfIndex
 from indexes.base import Hits, Ids, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from indexes.flat import FlatIndex

@@ -9,10 +9,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from indexes.approximate.fastscan import FastScanConfig, FastScanIndex
-from indexes.approximate.hnsw import HnswConfig, HnswIndex
+from indexes.approximate.faiss_kinds import (
+    FastScanConfig,
+    FastScanIndex,
+    HnswConfig,
+    HnswIndex,
+    IvfConfig,
+    IvfIndex,
+)
 from indexes.approximate.index import ApproximateIndex
-from indexes.approximate.ivf import IvfConfig, IvfIndex
 from indexes.base import Hits, Ids, Vectors
 from indexes.flat import FlatIndex
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from indexes.approximate.faiss_kinds import IvfConfig, IvfIndex
 from indexes.approximate.index import ApproximateIndex
-from indexes.approximate.ivf import IvfConfig, IvfIndex
 from indexes.approximate.misses import measure_misses, near_mates
 from indexes.base import Ids, Vectors
 from indexes.flat import FlatIndex

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes.base import Vectors
-from indexes.exact import pages
-from indexes.exact.codes import CodedQueries, Codes, code_limit
-from indexes.exact.pages import use_large_pages
+from indexes.exact import codes as pages
+from indexes.exact.codes import CodedQueries, Codes, code_limit, use_large_pages
 
 UnitRows = Callable[..., Vectors]
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

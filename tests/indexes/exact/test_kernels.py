@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from indexes.exact import scans
 from indexes.exact.intrinsics import pack
 from indexes.exact.kernels import HIGHEST, LOWEST, STRETCH, Found, Rows, Wanted
-from indexes.exact.processor import has_amx, has_vnni
 from indexes.exact.product import ProductScan, has_product
-from indexes.exact.scanner import Scanner, available_kernels
+from indexes.exact.scanner import Scanner, available_kernels, has_amx, has_vnni
 from indexes.exact.scans import Scan
 
 SCANS: dict[str, Scan] = {"plain": scans.scan_plain}

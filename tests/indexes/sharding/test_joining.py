@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from indexes.base import Ids, Vectors
 from indexes.errors import CheckpointInvalid, SearchInvalid, ShardLost
 from indexes.gallery import Gallery
-from indexes.joining.coverage import Coverage, Roster
+from indexes.joining.checkpoint import Coverage, Roster
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from indexes.approximate.ivf import IvfConfig
+from indexes.approximate.faiss_kinds import IvfConfig
 from indexes.base import Hits, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, ShardLost, VectorInvalid
 from indexes.exact.certificate import CertifiedHits
@@ -182,7 +182,7 @@ def test_a_fault_inside_a_shard_is_said_and_ends_nothing(
         with pytest.raises(RuntimeError, match="shard 0 failed at contains with TypeError"):
             shard.contains(None).result()
         said = capfd.readouterr().err
-        assert "shard 0: ERROR indexes.sharding.child: contains failed with TypeError at" in said
+        assert "shard 0: ERROR indexes.sharding.process: contains failed with TypeError at" in said
         assert "NoneType" not in said  # its text might hold what a caller gave
         with pytest.raises(RuntimeError, match="AssertionError"):
             shard._call("__class__").result()

@@ -20,9 +20,7 @@ from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import LocalShard, open_local
-from indexes.sharding.merging import merge_hits
-from indexes.sharding.routing import shards_of
-from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits, shards_of
 
 UnitRows = Callable[..., Vectors]
 

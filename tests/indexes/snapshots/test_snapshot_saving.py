@@ -13,8 +13,8 @@ from engine.registry.vault import Vault
 from indexes.errors import SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.snapshots import snapshot
+from indexes.snapshots.files import MappedRows
 from indexes.snapshots.manifest import Manifest
-from indexes.snapshots.mapped import MappedRows
 from tests.indexes.snapshots.conftest import (
     DIM,
     MAPPED,

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from engine.registry.apikeys import ApiKey
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier
+from engine.registry.records import ApiKey, Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from serving.access.gate import KeyGate
+from serving.access.authentication import KeyGate
 from serving.access.keys import make_key
 
 CACHE_S = 5.0

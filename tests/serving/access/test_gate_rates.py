@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from serving.access.gate import KeyGate
-from serving.access.limits import MIN_BURST
-from serving.access.principal import Principal
-from serving.refusals import RateLimited
+from serving.access.authentication import MIN_BURST, KeyGate
+from serving.access.authorization import Principal
+from serving.errors import RateLimited
 
 CACHE_S = 5.0
 

@@ -8,7 +8,7 @@ import pytest
 
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.access.principal import Principal, Role
+from serving.access.authorization import Principal, Role
 from serving.access.pseudonyms import choose_candidates, name_holder, show_decision
 
 OUTLET = Principal("k1", Role.OUTLET, "red", "r1")

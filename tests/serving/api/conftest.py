@@ -16,17 +16,16 @@ import pytest
 from hypothesis import settings
 
 from engine.faces.extractor import Extractor
-from engine.registry.apikeys import ApiKey
-from engine.registry.records import utc_now
-from serving.access.gate import KeyGate
+from engine.registry.records import ApiKey, utc_now
+from serving.access.authentication import KeyGate
 from serving.access.keys import make_key
 from serving.api.app import build_app
 from serving.compose import Deployment
-from serving.ingress.faces import FacesQueue
+from serving.ingress.extraction_queue import FacesQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
-from serving.service.local import LocalDesk
-from serving.service.match_service import MatchService
+from serving.registrar.client import LocalDesk
+from serving.registrar.service import MatchService
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import PrometheusMeter

@@ -13,10 +13,10 @@ from typing import Any, cast
 import httpx
 import msgpack
 
-from serving.api.codec import JSON, MSGPACK
+from serving.api.body import JSON, MSGPACK
 from serving.parts import Parts
-from serving.service.local import LocalDesk
-from serving.service.match_service import MatchService
+from serving.registrar.client import LocalDesk
+from serving.registrar.service import MatchService
 
 KEYS = {
     "b1": ("outlet", "blue", "b1"),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stdnum.cn import ric
 
-from engine.matching.admission import admit_references
+from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
 from engine.registry.records import utc_now
 from serving.compose import Deployment

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from engine.registry.apikeys import ApiKey
-from engine.registry.records import utc_now
+from engine.registry.records import ApiKey, utc_now
+from serving.access.authentication import MIN_BURST
 from serving.access.keys import make_key
-from serving.access.limits import MIN_BURST
 
 MSISDN = "+8613800138000"
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from engine.registry.records import AuditEntry, Changes
-from serving.api.codec import JSON, MSGPACK
+from serving.api.body import JSON, MSGPACK
 from serving.api.routes import audits
-from serving.api.schemas.audits import AuditAnswer, ChainAnswer
-from serving.homes import registry_url
+from serving.api.routes.audits import AuditAnswer, ChainAnswer
+from serving.compose import registry_url
 from serving.settings import load_settings
 
 AUDIT = "/v1/audit"

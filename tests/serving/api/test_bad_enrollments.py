@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.api.codec import JSON, MSGPACK
+from serving.api.body import JSON, MSGPACK
 
 PATH = "/v1/enrollments"
 KEY = {"idempotency-key": "key-1"}

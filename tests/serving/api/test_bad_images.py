@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serving.api.codec import JSON, MSGPACK
+from serving.api.body import JSON, MSGPACK
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.api.codec import JSON, MSGPACK
+from serving.api.body import JSON, MSGPACK
 from serving.api.schemas.cases import CaseAnswer, CasesAnswer, CaseShown
 
 QUEUE = "/v1/cases"

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from engine.registry.casefile import NewCrop
-from engine.registry.records import AuditEntry, Changes, new_id, utc_now
-from serving.api.codec import JSON, MSGPACK
-from serving.api.schemas.crops import CropsAnswer
+from engine.registry.records import AuditEntry, Changes, NewCrop, new_id, utc_now
+from serving.api.body import JSON, MSGPACK
+from serving.api.routes.crops import CropsAnswer
 
 LIVE, PORTRAIT = b"\x89PNG live", b"\x89PNG portrait"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.errors import StorageFailed
-from serving.api.codec import JSON, MSGPACK, encode
+from serving.api.body import JSON, MSGPACK, encode
 from serving.api.schemas.enrollments import EnrollmentAnswer, EnrollmentRecordAnswer
 
 PATH = "/v1/enrollments"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.api.codec import JSON, MSGPACK
+from serving.api.body import JSON, MSGPACK
 
 ENROLLMENTS = "/v1/enrollments"
 MSISDN = "+8613800138000"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.matching.identification import Identification
-from serving.api.codec import JSON, MSGPACK
+from serving.api.body import JSON, MSGPACK
 from serving.api.schemas.identifications import IdentificationAnswer
 
 PATH = "/v1/identifications"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.api.codec import JSON, MSGPACK
+from serving.api.body import JSON, MSGPACK
 from serving.api.schemas.documents import ErasureAnswer
 from serving.api.schemas.lines import ClosedLineAnswer, DisputeAnswer, LinesAnswer
 

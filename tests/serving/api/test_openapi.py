@@ -8,8 +8,8 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from serving.api.codec import FORM, JSON, MSGPACK
-from serving.api.matching import match_routes
+from serving.api.body import FORM, JSON, MSGPACK
+from serving.api.routes.matching import match_routes
 from serving.api.schemas.cases import AssignBody, NoteBody, OutcomeBody
 from serving.api.schemas.enrollments import EnrollmentAnswer, EnrollmentBody
 from serving.api.schemas.identifications import IdentificationBody

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from serving.api.codec import JSON, MSGPACK
-from serving.api.readiness import READY_KEPT_S
-from serving.api.schemas.health import ReadyAnswer
+from serving.api.body import JSON, MSGPACK
+from serving.api.routes.operations import READY_KEPT_S, ReadyAnswer
 from serving.compose import Deployment
 from serving.settings import load_settings
 
@@ -111,7 +110,7 @@ def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thr
         assert free.wait(20)
         return 0
 
-    monkeypatch.setattr("serving.api.readiness.CHECK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("serving.api.routes.operations.CHECK_TIMEOUT_S", 0.2)
     monkeypatch.setattr(fresh.parts.store, "sequence", hang)
     time.sleep(READY_KEPT_S)
 

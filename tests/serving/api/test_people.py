@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.api.codec import JSON, MSGPACK
+from serving.api.body import JSON, MSGPACK
 from serving.api.schemas.people import DocumentAnswer, PeopleAnswer
 
 SEARCH = "/v1/people/search"

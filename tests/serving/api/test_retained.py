@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.retention.job import run_retention
-from engine.retention.schedule import Schedule
+from engine.retention.job import Schedule, run_retention
 from serving.api.schemas.enrollments import EnrollmentRecordAnswer
 
 PATH = "/v1/enrollments"

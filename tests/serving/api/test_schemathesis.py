@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from serving.api.codec import FORM, MSGPACK
+from serving.api.body import FORM, MSGPACK
 
 pytestmark = pytest.mark.slow
 

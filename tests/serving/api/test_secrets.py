@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serving.api.codec import JSON, MSGPACK
-from serving.service.match_service import MatchService
+from serving.api.body import JSON, MSGPACK
+from serving.registrar.service import MatchService
 
 NAME, NUMBER, MSISDN = "Stan Stranger", "110105198503071257", "+8613800138001"
 FRAGMENTS = ("Stan", "Stranger", NUMBER, "13800138001", "Aileen", "110105199003071239",
@@ -128,4 +128,4 @@ def test_the_text_of_an_unforeseen_error_is_neither_told_nor_logged(
     for fragment in FRAGMENTS:
         assert fragment not in response.text + fresh.log_text
     assert "ValueError" in fresh.log_text
-    assert "serving/api/reception.py:" in fresh.log_text
+    assert "serving/api/dependencies.py:" in fresh.log_text

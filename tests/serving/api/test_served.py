@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from serving.api.codec import MSGPACK, encode
+from serving.api.body import MSGPACK, encode
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import pytest
 
 from engine.faces.extractor import Extractor
 from engine.registry.records import AuditEntry, Changes, utc_now
-from engine.sweeps.model import SweepRecord, SweepState, SweepTerms
-from serving.api.codec import JSON, MSGPACK
+from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
+from serving.api.body import JSON, MSGPACK
 from serving.api.schemas.sweeps import (
     ExpectationAnswer,
     GroupAnswer,
@@ -28,7 +28,7 @@ from serving.settings import load_settings
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service
 from tests.serving.api.planting import plant
-from tests.serving.sweeping.crowd import Gate
+from tests.serving.sweeps.synthetic_people import Gate
 
 SWEEPS = "/v1/sweeps"
 UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"

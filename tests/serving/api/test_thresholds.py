@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from engine.matching.thresholds import Comparison
+from engine.matching.calibration import Comparison
 from serving.api.app import build_app
-from serving.api.codec import JSON, MSGPACK
-from serving.api.schemas.thresholds import ThresholdsAnswer
+from serving.api.body import JSON, MSGPACK
+from serving.api.routes.thresholds import ThresholdsAnswer
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])

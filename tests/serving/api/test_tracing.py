@@ -17,9 +17,9 @@ import pytest
 
 from engine.faces.extractor import Extractor
 from serving.api.app import build_app
-from serving.cluster.desk import RayDesk
-from serving.service.match_service import MatchService
-from serving.telemetry.spans import ATTRIBUTES
+from serving.cluster.registrar_client import RayDesk
+from serving.registrar.service import MatchService
+from serving.telemetry.traces import ATTRIBUTES
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service
 from tests.serving.api.test_secrets import FRAGMENTS, failing_calls

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.api.codec import JSON, MSGPACK
+from serving.api.body import JSON, MSGPACK
 from serving.api.schemas.verifications import VerificationAnswer
 
 PATH = "/v1/verifications"

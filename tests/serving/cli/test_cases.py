@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.cli import casework
+from serving.cli import cases
 
 OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"
 MISSING = "01a2124d-0000-7000-8000-000000000000"
@@ -49,7 +49,7 @@ def take(case_home: Path, sosie: Any, case_id: str) -> Callable[..., Any]:
 @pytest.fixture
 def become(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """`become(name)`: the commands of this test are run by that account from now on."""
-    return lambda name: monkeypatch.setattr(casework, "name_actor", lambda: f"cli:{name}")
+    return lambda name: monkeypatch.setattr(cases, "name_actor", lambda: f"cli:{name}")
 
 
 def test_who_comes_again_adds_to_the_case_that_is_open(
@@ -77,8 +77,8 @@ def test_who_comes_again_adds_to_the_case_that_is_open(
 def test_a_disputed_line_is_a_case_that_names_it(
     full_home: Path, enrolled: dict[str, Any], sosie: Any
 ) -> None:
-    from engine.matching.disputes import dispute_line
     from engine.matching.documents import Document
+    from engine.matching.lines import dispute_line
     from serving.cli.inputs import open_deployment
 
     with open_deployment(full_home) as deployment:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.registry.schema import REVISIONS
+from engine.registry.store import REVISIONS
 
 
 def test_init_makes_a_home_that_only_its_owner_reads(

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from stdnum.cn import ric
 
 from serving.compose import Deployment
-from serving.importing import IssuedTemplates
+from serving.imports import IssuedTemplates
 from serving.ingress.templates import SealedTemplates, write_token
 from serving.settings import load_settings
 
@@ -276,7 +276,7 @@ def test_an_interrupt_says_that_it_can_go_on(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("serving.importing.import_rows", interrupt)
+    monkeypatch.setattr("serving.imports.import_rows", interrupt)
     outcome = sosie("import", base, "--home", home)
     assert outcome.code == 130
     assert "goes on from here" in outcome.err

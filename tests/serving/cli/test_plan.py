@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from engine.capacity.figures import ASSUMED, Quantity
+from engine.matching.calibration import Rate
+from serving.cli.plan import _interval
 
 SMALL = ("plan", "--faces", "1e6", "--arrivals", "20", "--searches", "2", "--requests", "2000")
 
@@ -140,3 +142,16 @@ def test_a_check_prints_each_figure_three_times(sosie: Any, tmp_path: Path) -> N
     told = sosie("plan", "--check", path, "--json")
     assert told.code == 1
     assert told.json["holds"] is False
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"),
+    [
+        (Rate(1_600.4, 0.0, 7_040.0), "1,600 (0 to 7,000)"),
+        (Rate(10_368_000.0, 0.0, 10_368_000.0), "10 million (0 to 10 million)"),
+        (Rate(0.1, 0.0, 0.44), "0.1 (0 to 0.44)"),
+        (Rate(352.0, 352.0, 352.0, is_bound=True), "at most 350"),
+    ],
+)
+def test_an_expected_count_has_two_digits_that_count_and_no_exponent(rate: Rate, told: str) -> None:
+    assert _interval(rate) == told

@@ -14,7 +14,7 @@ import pytest
 
 from serving.compose import Deployment
 from serving.settings import load_settings
-from tests.serving.sweeping.crowd import (
+from tests.serving.sweeps.synthetic_people import (
     PEOPLE,
     TWICE,
     fill,

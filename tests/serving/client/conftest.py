@@ -16,8 +16,7 @@ import pytest
 import uvicorn
 
 from engine.faces.extractor import Extractor
-from engine.registry.apikeys import ApiKey
-from engine.registry.records import utc_now
+from engine.registry.records import ApiKey, utc_now
 from serving.access.keys import make_key
 from serving.client import Activation, Document
 from serving.compose import Deployment

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +14,7 @@ import pytest
 from serving.client import (
     Activation,
     ApiError,
+    AsyncClient,
     Client,
     KnownDocument,
     MatchItem,
@@ -19,6 +22,8 @@ from serving.client import (
     SweepTerms,
     Template,
 )
+from serving.client.async_client import AsyncTeam
+from serving.client.client import Team
 from tests.serving.api.conftest import Service
 
 ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
@@ -153,7 +158,7 @@ def test_a_line_is_closed_and_a_holder_erased(
 
 
 def test_every_route_of_the_service_has_a_method(service: Service) -> None:
-    from serving.client import calls, team_calls
+    from serving.client import calls
 
     document = service.ask("GET", "/openapi.json", key=None).json()
     routes = {
@@ -176,26 +181,26 @@ def test_every_route_of_the_service_has_a_method(service: Service) -> None:
         calls.ready(),
         calls.version(),
         calls.whose_key(),
-        team_calls.search_people(face, None, None),
-        team_calls.read_document("X"),
-        team_calls.read_crops("X"),
-        team_calls.list_cases(None, None, None, None, 1),
-        team_calls.read_case("X"),
-        team_calls.assign_case("X", None),
-        team_calls.note_case("X", "seen"),
-        team_calls.propose_outcome("X", "fraud", [], datetime.now(UTC)),
-        team_calls.withdraw_proposal("X"),
-        team_calls.close_case("X", "fraud", [], None),
-        team_calls.measure_precision("S"),
-        team_calls.start_sweep(SweepTerms()),
-        team_calls.list_sweeps(1),
-        team_calls.read_sweep("X"),
-        *(team_calls.steer_sweep("X", one) for one in ("pause", "resume", "cancel")),
-        team_calls.list_groups("X", 0, 1),
-        team_calls.read_group("X", "X"),
-        team_calls.read_thresholds(),
-        team_calls.read_audit(None, 1, None, None, None),
-        team_calls.verify_audit(0),
+        calls.search_people(face, None, None),
+        calls.read_document("X"),
+        calls.read_crops("X"),
+        calls.list_cases(None, None, None, None, 1),
+        calls.read_case("X"),
+        calls.assign_case("X", None),
+        calls.note_case("X", "seen"),
+        calls.propose_outcome("X", "fraud", [], datetime.now(UTC)),
+        calls.withdraw_proposal("X"),
+        calls.close_case("X", "fraud", [], None),
+        calls.measure_precision("S"),
+        calls.start_sweep(SweepTerms()),
+        calls.list_sweeps(1),
+        calls.read_sweep("X"),
+        *(calls.steer_sweep("X", one) for one in ("pause", "resume", "cancel")),
+        calls.list_groups("X", 0, 1),
+        calls.read_group("X", "X"),
+        calls.read_thresholds(),
+        calls.read_audit(None, 1, None, None, None),
+        calls.verify_audit(0),
     ]
     named = {(call.method, call.path.partition("?")[0].replace("/X", "/{}")) for call in made}
     named |= {("POST", "/v1/enrollments")}
@@ -205,3 +210,41 @@ def test_every_route_of_the_service_has_a_method(service: Service) -> None:
         for method, path in routes
     } - {("GET", "/health/live"), ("GET", "/metrics"), ("GET", "/openapi.json")}
     assert named == served
+
+
+TRANSLATED = {
+    "async def": "def",
+    "await ": "",
+    "AsyncBaseTransport": "BaseTransport",
+    "AsyncClient": "Client",
+    "AsyncTeam": "Team",
+    "__aenter__": "__enter__",
+    "__aexit__": "__exit__",
+    "aclose": "close",
+    "asyncio.sleep": "time.sleep",
+}
+
+
+def methods(source: str) -> dict[str, str]:
+    """Each method of a class's source: signature, docstring and body, however it is wrapped."""
+    (made,) = ast.parse(source).body
+    assert isinstance(made, ast.ClassDef)
+    return {one.name: ast.unparse(one) for one in made.body if isinstance(one, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "some"),
+    [
+        (AsyncClient, Client, {"enroll", "match", "verify", "erase", "_carry"}),
+        (AsyncTeam, Team, {"search_people", "close_case", "start_sweep", "verify_audit"}),
+    ],
+)
+def test_what_one_client_does_the_other_does_in_the_same_words(
+    one: Any, other: Any, some: set[str]
+) -> None:
+    source = inspect.getsource(one)
+    for asynchronous, blocking in TRANSLATED.items():
+        source = source.replace(asynchronous, blocking)
+    expected = methods(source)
+    assert some <= expected.keys()
+    assert methods(inspect.getsource(other)) == expected

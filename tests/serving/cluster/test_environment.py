@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from serving.cluster.environment import make_environment
-from serving.cluster.proxy import ProxyConfig
-from serving.sections import ServeSettings
+from serving.cluster.haproxy import ProxyConfig
+from serving.settings import ServeSettings
 
 
 def _read_config(variables: dict[str, str]) -> ProxyConfig:

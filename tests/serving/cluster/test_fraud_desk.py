@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.sweeping.book import ITSELF
+from serving.sweeps.sweep_states import ITSELF
 from tests.serving.cluster.conftest import Served
 
 pytestmark = pytest.mark.slow

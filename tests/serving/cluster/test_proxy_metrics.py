@@ -14,8 +14,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.cluster.haproxy import list_sockets
 from serving.cluster.proxy_metrics import TIMEOUT_S, ProxyCollector
-from serving.cluster.proxy_socket import list_sockets
 from serving.settings import METRICS_VARIABLE
 from tests.serving.cluster.conftest import find_port
 from tests.serving.cluster.proxied import CONFIG, Proxied, run_proxy
@@ -111,7 +111,7 @@ def test_a_process_of_the_node_shows_what_its_proxy_counts(
     (node / "p" / "0a1b").mkdir(parents=True)
     code = f"""
 from urllib.request import urlopen
-from serving.cluster.parts import open_meter
+from serving.cluster.deployments import open_meter
 from serving.settings import Settings
 from serving.telemetry.exporter import start_exporter
 meter = open_meter(Settings())

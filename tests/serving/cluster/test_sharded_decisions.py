@@ -22,16 +22,13 @@ from engine.matching.identification import Identification
 from engine.matching.requests import Answer, EnrollmentRequest, Sample
 from engine.registry.records import Carrier, is_id
 from serving.cluster.shards import shard_opener
-from serving.compose import Deployment
-from serving.errors import describe
-from serving.homes import create_home
-from serving.refusals import ServiceRefusal
-from serving.sections import ServeSettings
-from serving.service.desk import CallContext, Phase, Status
-from serving.service.local import LocalDesk
-from serving.service.match_service import MatchService
-from serving.settings import Settings, make_settings
-from serving.telemetry.meter import SilentMeter
+from serving.compose import Deployment, create_home
+from serving.errors import ServiceRefusal, describe
+from serving.registrar.client import LocalDesk
+from serving.registrar.protocol import CallContext, Phase, Status
+from serving.registrar.service import MatchService
+from serving.settings import ServeSettings, Settings, make_settings
+from serving.telemetry.metrics import SilentMeter
 from tests.serving.cluster.two_nodes import (
     QUICK,
     RESOURCE,

@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 from indexes.errors import IdInvalid, SearchInvalid, ShardLost
 from indexes.flat import FlatIndex
 from indexes.sharding.shards import ShardedIndex
-from serving.cluster import ray_shard
-from serving.cluster.ray_shard import RayShard, Timing
-from serving.cluster.shard_actor import Reply, ShardActor, _reply
-from serving.cluster.shards import open_ray_shards, shard_opener
+from serving.cluster import shards
+from serving.cluster.shards import (
+    RayShard,
+    Reply,
+    ShardActor,
+    Timing,
+    _reply,
+    open_ray_shards,
+    shard_opener,
+)
 from serving.settings import make_settings
 from tests.serving.cluster.two_nodes import (
     DIM,
@@ -110,7 +116,7 @@ def test_an_unforeseen_failure_crosses_without_its_text() -> None:
 def test_a_large_batch_goes_in_pieces_and_is_seen_or_refused_whole(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_shard, "MESSAGE_BYTES", 64 << 10)
+    monkeypatch.setattr(shards, "MESSAGE_BYTES", 64 << 10)
     ids, rows = np.arange(20_000), unit_rows(20_000)
     with open_ray_shards(PLAN, 1) as index:
         assert shard(index, 0)._rows_at_once < 1000

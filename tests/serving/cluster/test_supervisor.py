@@ -16,11 +16,11 @@ import pytest
 from ray.serve import Application
 
 from engine.errors import RequestError
-from serving.cluster import folders
+from serving.cluster import environment
 from serving.cluster.application import build
-from serving.cluster.folders import NodeFolder, open_private
+from serving.cluster.environment import NodeFolder, open_private
+from serving.cluster.node import node_timeout_s, supervisor_timeout_s
 from serving.cluster.processes import Process, Role, find_processes, list_descendants
-from serving.cluster.stopping import node_timeout_s, supervisor_timeout_s
 from serving.cluster.supervisor import claim, require_port, require_ray
 from tests.serving.cluster.conftest import Start
 
@@ -177,7 +177,7 @@ def test_what_a_killed_service_left_is_removed_at_the_next_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shared = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
-    monkeypatch.setattr(folders, "LONGEST_FOLDER", 100)
+    monkeypatch.setattr(environment, "LONGEST_FOLDER", 100)
     monkeypatch.setattr(tempfile, "tempdir", str(shared))
     try:
         left, running = NodeFolder(), NodeFolder()
@@ -202,7 +202,7 @@ def test_a_long_temporary_folder_is_not_used(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = NodeFolder()
     folder.close()
-    assert len(str(folder.path)) <= folders.LONGEST_FOLDER
+    assert len(str(folder.path)) <= environment.LONGEST_FOLDER
 
 
 def test_the_environment_for_a_cluster_of_ones_own_can_be_read_by_a_shell(

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.sweeps.expectation import SweepRequest
-from engine.sweeps.model import SweepState
+from engine.sweeps.estimate import SweepRequest
+from engine.sweeps.sweep_model import SweepState
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join_gallery
 from indexes.segmented.segments import SegmentedIndex
@@ -16,7 +16,7 @@ from indexes.sharding.joining import join_shards
 from serving.cluster.shards import open_ray_shards, shard_opener
 from serving.compose import Deployment
 from serving.settings import make_settings
-from serving.sweeping.desk import SweepDesk
+from serving.sweeps.manager import SweepDesk
 from tests.serving.cluster.two_nodes import (
     DIM,
     PLAN,
@@ -25,7 +25,7 @@ from tests.serving.cluster.two_nodes import (
     likenesses,
     unit_rows,
 )
-from tests.serving.sweeping.crowd import TWICE, make_crowd
+from tests.serving.sweeps.synthetic_people import TWICE, make_crowd
 
 THRESHOLD = 0.5
 

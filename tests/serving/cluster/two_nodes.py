@@ -14,7 +14,7 @@ import ray
 from numpy.typing import NDArray
 
 from indexes.sharding.shards import ShardPlan
-from serving.cluster.ray_shard import Timing
+from serving.cluster.shards import Timing
 
 DIM = 128
 PLAN = ShardPlan("exact8", DIM)

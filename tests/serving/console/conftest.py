@@ -15,10 +15,14 @@ from playwright.sync_api import Browser, sync_playwright
 from stdnum.cn import ric
 
 from engine.faces.extractor import Extractor
-from engine.matching.admission import admit_planned
+from engine.matching.bulk_enrollment import (
+    OpenedLine,
+    Roll,
+    Subscriber,
+    admit_planned,
+    plan_admission,
+)
 from engine.matching.documents import Document, FormAuthority, check_documents
-from engine.matching.roll import Roll
-from engine.matching.subscribers import OpenedLine, Subscriber, plan_admission
 from engine.registry.writer import Writer
 from serving.compose import Deployment
 from serving.settings import SETTINGS_FILE, load_settings

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Route, expect
 
 from tests.serving.console.conftest import RING, Site
 from tests.serving.console.driving import Visitor, visiting
-from tests.serving.sweeping.crowd import Gate
+from tests.serving.sweeps.synthetic_people import Gate
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
 OPEN_CASES = re.compile(r"/v1/cases\?state=open")

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from engine.casework.model import CaseKind, CaseOrigin, NoteKind, Outcome
+from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.matching.documents import DOCUMENT_TYPES
 from engine.reasons import Decision, Reason
 from engine.registry.records import CaseState, DocumentStatus, LineStatus
-from engine.sweeps.model import GroupKind, Scope, SweepState
 from engine.sweeps.risk import SCALES
-from serving.access.principal import Role
+from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
+from serving.access.authorization import Role
 from serving.console.routes import read_files
 
 FILES = read_files()

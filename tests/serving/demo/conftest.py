@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from engine.faces.extractor import Extractor, open_extractor
-from serving.demo.albums import Source, open_wheel
-from serving.demo.run import run_demo
+from serving.demo.data import Source, open_wheel
+from serving.demo.demo_run import run_demo
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ import yaml
 from prometheus_client import Metric
 
 from serving.cluster.proxy_metrics import ProxyCollector
-from serving.telemetry.families import LATENCY_S
-from serving.telemetry.metrics import PrometheusMeter
+from serving.telemetry.metrics import LATENCY_S, PrometheusMeter
 
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "serving/deploy/prometheus"

@@ -8,8 +8,8 @@ from typing import Any
 
 from engine.errors import ImageError
 from engine.matching.requests import Sample
-from serving.ingress.faces import FacesQueue
-from serving.telemetry.meter import SilentMeter
+from serving.ingress.extraction_queue import FacesQueue
+from serving.telemetry.metrics import SilentMeter
 
 CAPACITY = 64
 Outcomes = list[Sample | ImageError]

@@ -16,7 +16,7 @@ from engine.faces.extractor import Extracted, Extraction, StageTimes
 from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.ingress.faces import FacesQueue
+from serving.ingress.extraction_queue import FacesQueue
 from tests.serving.ingress.callers import CAPACITY, RecordingMeter
 
 DIM = 32

@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from engine.errors import ModelError
 from engine.registry.vault import Vault
-from serving.ingress.faces import FacesQueue
-from serving.refusals import Interrupted, NotReady
-from serving.telemetry.meter import SilentMeter
+from serving.errors import Interrupted, NotReady
+from serving.ingress.extraction_queue import FacesQueue
+from serving.telemetry.metrics import SilentMeter
 from tests.serving.ingress.callers import (
     CAPACITY,
     RecordingMeter,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from serving.api.schemas.matching import MatchRequest, TemplatesRequest
+from serving.errors import Malformed, TooManyItems
 from serving.ingress.items import MAX_ITEMS, read_match, read_photographs
 from serving.ingress.templates import write_token
-from serving.refusals import Malformed, TooManyItems
 
 TOKEN = b"\x01\x00\x01 a token"
 ODD = (

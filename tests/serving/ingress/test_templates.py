@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,14 +15,16 @@ from hypothesis import strategies as st
 
 from engine.registry.keyring import Key, KeyRing
 from engine.registry.vault import Vault
+from serving.errors import TemplateInvalid
 from serving.ingress.templates import (
     MAX_AHEAD_S,
+    PIECE_CHARS,
     PLACE,
     SealedTemplates,
+    read_base64,
     read_token,
     write_token,
 )
-from serving.refusals import TemplateInvalid
 
 MODEL = "d" * 64
 TTL_H = 2.0
@@ -200,3 +204,34 @@ def test_a_token_has_one_text_and_no_other(data: bytes, place: int, other: str) 
     assert altered == text or read_token(altered) != data
     assert read_token(text + "=") == b""
     assert read_token(" " + text) == b""
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 3 * PIECE_CHARS // 4, 2 * PIECE_CHARS + 1])
+def test_bytes_of_any_length_come_back(size: int) -> None:
+    blob = os.urandom(size)
+    assert read_base64(base64.b64encode(blob).decode()) == blob
+
+
+PIECE = "A" * PIECE_CHARS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A",
+        "AA",
+        "A===",
+        "AA==AA==",
+        "A A=",
+        "AAé=",
+        "-_AA",
+        PIECE[:-2] + "==" + "AAAA",
+        PIECE[:-4] + "A=AA" + PIECE,
+        PIECE + "A",
+        PIECE + "====",
+        PIECE + "AA\n=",
+    ],
+)
+def test_what_is_no_base64_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not base64"):
+        read_base64(text)

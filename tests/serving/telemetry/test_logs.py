@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from structlog.typing import FilteringBoundLogger
 
-from serving.telemetry.linefile import FILES, LineFile
+from serving.telemetry.log_file import FILES, LineFile
 from serving.telemetry.logs import close_log, open_log
 
 
@@ -162,7 +162,7 @@ def test_two_processes_rotate_one_file_and_lose_and_tear_no_line(tmp_path: Path)
     code = f"""
 import sys
 from pathlib import Path
-from serving.telemetry.linefile import LineFile
+from serving.telemetry.log_file import LineFile
 file = LineFile(Path({str(path)!r}), str, longest_bytes=500_000)
 print("ready", flush=True)
 sys.stdin.readline()

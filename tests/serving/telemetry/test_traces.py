@@ -14,9 +14,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from engine.errors import RequestError
-from serving.sections import ServeSettings
-from serving.telemetry.spans import OpenTelemetryTracer
-from serving.telemetry.traces import SilentTracer, Tracer, open_tracer
+from serving.settings import ServeSettings
+from serving.telemetry.traces import OpenTelemetryTracer, SilentTracer, Tracer, open_tracer
 from tests.serving.telemetry.collector import run_collector
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -48,7 +47,7 @@ def test_without_an_endpoint_nothing_is_traced_nor_imported() -> None:
     assert isinstance(open_tracer(ServeSettings(), "ingress"), SilentTracer)
     code = """
 import sys
-from serving.sections import ServeSettings
+from serving.settings import ServeSettings
 from serving.telemetry.traces import open_tracer
 tracer = open_tracer(ServeSettings(), "ingress")
 with tracer.span("request", "00-1-2-3", route="/v1/match") as span:
@@ -63,7 +62,7 @@ print([name for name in sys.modules if name.startswith("opentelemetry")])
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "serving.telemetry.spans", None)
+    monkeypatch.setitem(sys.modules, "serving.telemetry.traces", None)
     with pytest.raises(RequestError, match=r"sosie\[tracing\]"):
         open_tracer(ServeSettings(trace_endpoint="http://127.0.0.1:1/v1/traces"), "ingress")
 

@@ -10,10 +10,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from engine.matching.thresholds import CalibrationCurve, OperatingPoint
-from engine.sweeps.model import Group, GroupKind, Identity, LineFact, Link, RiskTerm, SweepTerms
+from engine.matching.calibration import CalibrationCurve, OperatingPoint
 from engine.sweeps.report.contents import Chance, ReportInput, Sweep
 from engine.sweeps.summary import summarise
+from engine.sweeps.sweep_model import (
+    Group,
+    GroupKind,
+    Identity,
+    LineFact,
+    Link,
+    RiskTerm,
+    SweepTerms,
+)
 
 Made = Callable[..., ReportInput]
 MadeGroup = Callable[..., Group]

@@ -9,9 +9,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from engine.sweeps.model import Group
 from engine.sweeps.report.contents import ReportInput
 from engine.sweeps.report.page import write_report
+from engine.sweeps.sweep_model import Group
 
 Made = Callable[..., ReportInput]
 MadeGroup = Callable[..., Group]

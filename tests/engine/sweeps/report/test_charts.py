@@ -12,16 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.matching.thresholds import CalibrationCurve, Rate
-from engine.sweeps.model import Group, Link
-from engine.sweeps.report.charts.chance import draw_chance
+from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.report.charts.drawing import Logarithmic, element, whole_steps
-from engine.sweeps.report.charts.histogram import count_scores, draw_scores
-from engine.sweeps.report.charts.layout import lay_out
-from engine.sweeps.report.charts.network import MOST_EDGES, MOST_NODES, draw_group
-from engine.sweeps.report.charts.outlets import Field, draw_outlets, squarify
+from engine.sweeps.report.charts.histogram import count_scores, draw_chance, draw_scores
+from engine.sweeps.report.charts.network import MOST_EDGES, MOST_NODES, draw_group, lay_out
 from engine.sweeps.report.charts.timeline import draw_timeline
+from engine.sweeps.report.charts.treemap import Field, draw_outlets, squarify
 from engine.sweeps.summary import fill_weeks, summarise
+from engine.sweeps.sweep_model import Group, Link
 
 MadeGroup = Callable[..., Group]
 FIELD = Field(10.0, 20.0, 300.0, 200.0)

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.matching.thresholds import Rate
-from engine.sweeps.model import Group, GroupKind, Identity, Scope, SweepTerms
-from engine.sweeps.report.contents import Judged, ReportInput
-from engine.sweeps.report.page import render_report, write_report
+from engine.matching.calibration import CalibrationCurve, Rate
+from engine.sweeps.report.contents import Chance, Judged, ReportInput
+from engine.sweeps.report.page import judge_chance, miss_rate, render_report, write_report
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
 from engine.sweeps.summary import summarise
+from engine.sweeps.sweep_model import Group, GroupKind, Identity, Scope, SweepTerms
 
 Made = Callable[..., ReportInput]
 MadeGroup = Callable[..., Group]
@@ -240,3 +240,45 @@ def test_any_threshold_makes_a_report(make_contents: Made, threshold: float) -> 
     sweep = replace(contents.sweep, terms=SweepTerms(threshold=threshold))
     scores = np.linspace(threshold, 1, 50, dtype=np.float32)
     Reading(render_report(replace(contents, sweep=sweep, scores=scores)))
+
+
+def chance(curve: CalibrationCurve, rate: Rate) -> Chance:
+    return Chance(false_pairs=rate, curve=curve, source="made-up faces")
+
+
+def test_more_than_the_upper_end_needs_another_explanation(curve: CalibrationCurve) -> None:
+    verdict = judge_chance(1000, chance(curve, Rate(40.0, 20.0, 100.0)))
+    assert verdict.tone == "clear"
+    assert "900 of the 1,000 found (90\N{NO-BREAK SPACE}%)" in verdict.text
+
+
+@pytest.mark.parametrize("found", [1, 50, 100])
+def test_what_chance_may_bring_is_doubted(curve: CalibrationCurve, found: int) -> None:
+    assert judge_chance(found, chance(curve, Rate(40.0, 20.0, 100.0))).tone == "doubt"
+
+
+def test_a_bound_is_never_told_as_an_expectation(curve: CalibrationCurve) -> None:
+    bound = chance(curve, Rate(100.0, 0.0, 100.0, is_bound=True))
+    below, above = judge_chance(50, bound), judge_chance(150, bound)
+    assert below.tone == "unknown"
+    assert "at most 100 pairs" in below.text
+    assert above.tone == "clear"
+    assert "about" not in below.text + above.text
+
+
+def test_finding_nothing_is_no_reason_to_doubt(curve: CalibrationCurve) -> None:
+    assert judge_chance(0, chance(curve, Rate(40.0, 20.0, 100.0))).tone == "clear"
+    assert judge_chance(0, None).title == "Nothing was found"
+
+
+def test_without_calibration_nothing_is_known() -> None:
+    assert judge_chance(50, None).tone == "unknown"
+
+
+def test_the_miss_rate_lies_between_calibrated_points(curve: CalibrationCurve) -> None:
+    missed = miss_rate(curve, 0.45)
+    assert missed is not None
+    assert missed.value == pytest.approx(0.0045)
+    assert (missed.low, missed.high) == (pytest.approx(0.00225), pytest.approx(0.009))
+    assert miss_rate(curve, 0.61) is None
+    assert miss_rate(curve, 0.05) is None

@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from engine.matching.thresholds import Rate
-from engine.sweeps.model import GroupKind, RiskTerm
-from engine.sweeps.report.reasons import give_reason
+from engine.matching.calibration import Rate
 from engine.sweeps.report.words import (
+    give_reason,
     isolate,
     letter,
     plural,
@@ -21,6 +20,7 @@ from engine.sweeps.report.words import (
     tell_small,
 )
 from engine.sweeps.risk import SCALES, TERMS
+from engine.sweeps.sweep_model import GroupKind, RiskTerm
 
 
 @pytest.mark.parametrize(

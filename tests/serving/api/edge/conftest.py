@@ -12,10 +12,10 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import CapturingLogger
 
-from serving.api.call import SCOPE_KEY, Call
-from serving.api.edge import Edge
-from serving.sections import ServeSettings
-from serving.telemetry.meter import SilentMeter
+from serving.api.middleware import Edge
+from serving.api.request import SCOPE_KEY, Call
+from serving.settings import ServeSettings
+from serving.telemetry.metrics import SilentMeter
 from serving.telemetry.traces import Tracer
 
 Inner = Callable[[Call], Awaitable[Any]]

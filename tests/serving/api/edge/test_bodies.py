@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from serving.access.principal import Principal, Role
-from serving.api.budget import BODIES_HELD
-from serving.api.call import Call
-from serving.api.decoding import LARGE_BYTES
+from serving.access.authorization import Principal, Role
+from serving.api.body import BODIES_HELD, LARGE_BYTES
+from serving.api.request import Call
 from tests.serving.api.edge.conftest import Answer, Rig, echo
 
 

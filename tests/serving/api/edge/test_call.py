@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from serving.api.call import Call
-from serving.api.edge import CLIENT_GONE
+from serving.api.middleware import CLIENT_GONE
+from serving.api.request import Call
 from tests.serving.api.edge.conftest import Answer, Headers, Rig, echo, idle
 
 

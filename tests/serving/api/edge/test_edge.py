@@ -16,14 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import NotFound, StorageFull
-from serving.access.principal import Principal, Role
-from serving.api.call import Call
-from serving.api.codec import MSGPACK
-from serving.api.edge import EXEMPT_ONGOING, Edge
-from serving.refusals import Busy, FaceUnusable, RateLimited, Unauthenticated
-from serving.sections import ServeSettings
-from serving.telemetry.meter import SilentMeter
-from serving.telemetry.spans import OpenTelemetryTracer
+from serving.access.authorization import Principal, Role
+from serving.api.body import MSGPACK
+from serving.api.middleware import EXEMPT_ONGOING, Edge
+from serving.api.request import Call
+from serving.errors import Busy, FaceUnusable, RateLimited, Unauthenticated
+from serving.settings import ServeSettings
+from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.traces import OpenTelemetryTracer
 from tests.serving.api.edge.conftest import Answer, CountingMeter, Rig, idle, raising
 
 
@@ -88,7 +88,7 @@ def test_an_unforeseen_error_shows_and_logs_its_type_alone() -> None:
     logged = repr(rig.lines.calls)
     assert "Aileen" not in answer.body.decode() + logged
     assert "KeyError" in logged
-    assert "serving/api/edge.py:" in logged
+    assert "serving/api/middleware.py:" in logged
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/png"])

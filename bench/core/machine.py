@@ -1,0 +1,298 @@
+"""The machine and software that a figure belongs to."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.measure import read_cpu, stamp_machine
+
+TELLING_FLAGS = (
+    "fma",
+    "avx2",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx_vnni",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+)
+"""Instructions that change the speed of a matrix product."""
+PACKAGES = (
+    "sosie",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-openvino",
+    "onnxruntime-gpu",
+    "opencv-python-headless",
+    "faiss-cpu",
+    "numba",
+    "usearch",
+    "hnswlib",
+    "psycopg",
+    "pytest-benchmark",
+    "pillow",
+    "sqlalchemy",
+    "cryptography",
+    "ray",
+)
+STEERING_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_NUM_THREADS")
+COPY_BYTES = 256 * 2**20
+
+_READINGS = 5
+_PRODUCT_DIM, _PRODUCT_S = 128, 0.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """`load_at_start` is the mean number of running processes over the last minute.
+
+    `copy_gb_per_s` counts what one thread reads and writes while it copies 256 MiB. What all
+    cores do together is None where it was not measured: `read_gb_per_s`, the best reading of that
+    much, and `int8_gops`, the best of some tilings of ONNX Runtime's bare int8 product.
+    """
+
+    cpu: str
+    flags: tuple[str, ...]
+    cores: int
+    memory_bytes: int
+    copy_gb_per_s: float
+    system: str
+    python: str
+    packages: dict[str, str]
+    load_at_start: float
+    warnings: tuple[str, ...]
+    read_gb_per_s: float | None = None
+    int8_gops: float | None = None
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """What a report holds; fields that came later than it are at their defaults."""
+        names = {field.name for field in fields(cls)}
+        known = {name: value for name, value in document.items() if name in names}
+        known |= {name: tuple(known[name]) for name in ("flags", "warnings")}
+        return cls(**known)
+
+    def is_like(self, other: Machine) -> bool:
+        """Whether times of both may be compared: one processor, as many cores.
+
+        A later version may tell flags that an earlier one did not, so they are not asked.
+        """
+        return (self.cpu, self.cores) == (other.cpu, other.cores)
+
+
+def look() -> Machine:
+    """Looks at the machine and copies a little; takes about half a second."""
+    load, seen = os.getloadavg()[0], stamp_machine()
+    flags = read_cpu()[1]
+    return Machine(
+        cpu=seen.cpu,
+        flags=tuple(flag for flag in TELLING_FLAGS if flag in flags),
+        cores=seen.cores,
+        memory_bytes=seen.memory_bytes,
+        copy_gb_per_s=_measure_copy(),
+        system=platform.platform(terse=True),
+        python=platform.python_version(),
+        packages=dict(_read_versions(PACKAGES)),
+        load_at_start=round(load, 2),
+        warnings=_find_warnings(load, seen.cores),
+    )
+
+
+def stamp() -> Machine:
+    """Looks, and measures what all cores can read and multiply; takes up to three seconds."""
+    # They need numba and ONNX Runtime, which a look does without.
+
+    seen = look()
+    reader = MemoryReader(np.ones(COPY_BYTES, np.uint8))
+    fastest = min(reader.read() for _ in range(_READINGS))
+    reader.close()
+    gops = None
+    if find_spec("onnxruntime") is not None:
+        tiles = [Tile(rows, queries, packed=True) for rows, queries in ((1024, 512), (4096, 256))]
+        rates = [measure_product(_PRODUCT_DIM, tile, _PRODUCT_S) for tile in tiles]
+        gops = round(max(rates) * 2 * _PRODUCT_DIM / 1e9, 1)
+    return replace(seen, read_gb_per_s=round(COPY_BYTES / fastest / 1e9, 1), int8_gops=gops)
+
+
+def filesystem_of(path: Path) -> str:
+    """The kind of file system that a path lies on, as `ext4`; `unknown` where there is no /proc."""
+    try:
+        lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    mounts = {Path(columns[1]): columns[2] for columns in map(str.split, lines)}
+    resolved = path.resolve()
+    return next(mounts[one] for one in (resolved, *resolved.parents) if one in mounts)
+
+
+def _read_versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for name in names:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
+
+
+def _measure_copy() -> float:
+    source = np.zeros(COPY_BYTES, dtype=np.uint8)
+    target = np.ones_like(source)
+    best_s = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        np.copyto(target, source)
+        best_s = min(best_s, time.perf_counter() - start)
+    return round(2 * COPY_BYTES / best_s / 1e9, 1)
+
+
+def _find_warnings(load: float, cores: int) -> tuple[str, ...]:
+    found = [
+        f"{name} is set: figures may not be this machine's own"
+        for name in STEERING_VARIABLES
+        if name in os.environ
+    ]
+    if load > cores / 2:
+        found.append(f"load {load:.1f} on {cores} cores at the start: other work slows the figures")
+    return tuple(found)
+
+
+# What the machine itself allows: reading memory, and ONNX Runtime's bare int8 product.
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The sizes of one product. Queries that are `packed` are a constant of the graph."""
+
+    rows: int
+    queries: int
+    packed: bool
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.queries}{', packed queries' if self.packed else ''}"
+
+
+TILES = tuple(
+    Tile(rows, queries, packed)
+    for rows, queries in ((1024, 512), (2048, 512), (1024, 1024), (2048, 1024), (4096, 256))
+    for packed in (False, True)
+)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@numba.njit(nogil=True)
+def sum_words(words: NDArray[np.uint64]) -> np.uint64:
+    total = np.uint64(0)
+    for word in words:
+        total += word
+    return total
+
+
+class MemoryReader:
+    """Reads all of an array with all cores, each its share, and adds it up.
+
+    The least that any scan of it must do: LLVM makes the sum wide loads, and nothing is kept.
+    """
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        words = data.reshape(-1)[: data.size // 8 * 8].view(np.uint64)
+        self.size_bytes = words.nbytes
+        self._shares = np.array_split(words, cores())
+        self._pool = ThreadPoolExecutor(cores())
+        self.read()
+
+    def read(self) -> float:
+        """Reads it once; its seconds."""
+        start = time.perf_counter()
+        list(self._pool.map(sum_words, self._shares))
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def measure_product(dim: int, tile: Tile, seconds: float) -> float:
+    """Comparisons a second, each of them `dim` products and sums, by all cores.
+
+    Each core has a session of one thread, since ONNX Runtime's own pool is slower, and nothing
+    reads the sums. ONNX Runtime packs a constant once, an input for each product.
+    """
+    runs = [bind_product(dim, tile, seed) for seed in range(cores())]
+    for run in runs:
+        run()
+    start = time.perf_counter()
+    end = start + seconds
+
+    def work(run: Callable[[], None]) -> int:
+        done = 0
+        while time.perf_counter() < end:
+            run()
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        products = sum(pool.map(work, runs))
+    return products * tile.rows * tile.queries / (time.perf_counter() - start)
+
+
+def bind_product(dim: int, tile: Tile, seed: int) -> Callable[[], None]:
+    """One product of random codes, its inputs and output bound to memory that is there already."""
+    import onnxruntime
+
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 256, (tile.rows, dim), np.uint8)
+    queries = rng.integers(-127, 128, (dim, tile.queries), np.int8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        _graph(queries, packed=tile.packed), options, providers=["CPUExecutionProvider"]
+    )
+    binding = session.io_binding()
+    ortvalue = onnxruntime.OrtValue.ortvalue_from_numpy
+    binding.bind_ortvalue_input("codes", ortvalue(codes))
+    if not tile.packed:
+        binding.bind_ortvalue_input("queries", ortvalue(queries))
+    binding.bind_ortvalue_output("sums", ortvalue(np.empty((tile.rows, tile.queries), np.int32)))
+    return lambda: cast(None, session.run_with_iobinding(binding))
+
+
+def _graph(queries: NDArray[np.int8], *, packed: bool) -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
+    dim, columns = queries.shape
+    node = helper.make_node("MatMulInteger", ["codes", "queries"], ["sums"])
+    inputs = [helper.make_tensor_value_info("codes", TensorProto.UINT8, ["m", dim])]
+    constants: list[Any] = []
+    if packed:
+        constants.append(numpy_helper.from_array(queries, "queries"))
+    else:
+        inputs.append(helper.make_tensor_value_info("queries", TensorProto.INT8, [dim, columns]))
+    graph = helper.make_graph(
+        [node],
+        "ceiling",
+        inputs,
+        [helper.make_tensor_value_info("sums", TensorProto.INT32, ["m", columns])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    serialized: bytes = model.SerializeToString()
+    return serialized

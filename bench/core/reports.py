@@ -1,0 +1,464 @@
+"""What a suite hands over: figures side by side, and the promises held against them."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+
+from bench.core.machine import Machine
+from engine.errors import RequestError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+Setup = dict[str, str | int | float | bool]
+"""Under which conditions a figure was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number, or why there is none.
+
+    `low` and `high` are the quartiles of its repeats. `ratio` says how many times as good it is
+    as the figure it is compared with, by default the first of its result. `noise` and
+    `ratio_noise` are standard deviations, as shares of value and ratio, from one block of repeats
+    to another that came later; None where there was one block. `repeats`: how many the value is
+    the median of, within a block; None where that is not known.
+    """
+
+    name: str
+    unit: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    ratio: float | None = None
+    skipped: str | None = None
+    noise: float | None = None
+    ratio_noise: float | None = None
+    repeats: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        unit: str,
+        samples: Sequence[float] | NDArray[np.float64],
+        ratio: float | None = None,
+    ) -> Self:
+        """The median of repeats, with their quartiles."""
+        low, median, high = np.quantile(samples, [0.25, 0.5, 0.75])
+        return cls(name, unit, float(median), float(low), float(high), ratio, repeats=len(samples))
+
+    @classmethod
+    def skip(cls, name: str, unit: str, reason: str) -> Self:
+        """A figure that cannot be measured here."""
+        return cls(name, unit, skipped=reason)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        return cls(**_known(cls, document))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Figures of one run under the same conditions; `setup` holds data, sizes, seed and threads."""
+
+    name: str
+    setup: Setup
+    figures: tuple[Figure, ...]
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        figures = tuple(Figure.from_dict(one) for one in document["figures"])
+        return cls(document["name"], dict(document["setup"]), figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A promise against its figure; `holds` is None exactly where `skipped` says why."""
+
+    name: str
+    value: float | None
+    goal: float
+    holds: bool | None
+    skipped: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without `skipped` where the figure was measured."""
+        document = asdict(self)
+        if self.skipped is None:
+            del document["skipped"]
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        return cls(**_known(cls, document))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run of a suite on one machine, in so many blocks apart in time."""
+
+    machine: Machine
+    results: tuple[Result, ...]
+    checks: tuple[Check, ...]
+    suite: str = ""
+    blocks: int = 1
+
+    @property
+    def holds(self) -> bool:
+        """False where a measured figure misses its goal; a skipped one neither holds nor fails."""
+        return all(check.holds is not False for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "suite": self.suite,
+            "blocks": self.blocks,
+            "machine": asdict(self.machine),
+            "results": [asdict(result) for result in self.results],
+            "checks": [check.to_dict() for check in self.checks],
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave; `KeyError`, `TypeError` or `ValueError` for anything else.
+
+        Fields that came later than a document are at their defaults.
+        """
+        return cls(
+            machine=Machine.from_dict(document["machine"]),
+            results=tuple(Result.from_dict(one) for one in document["results"]),
+            checks=tuple(Check.from_dict(one) for one in document["checks"]),
+            suite=str(document.get("suite", "")),
+            blocks=int(document.get("blocks", 1)),
+        )
+
+
+def _known(kind: type[Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in document.items() if name in names}
+
+
+# Reports from files and folders.
+
+REPORTS = Path(__file__).parents[1] / "reports"
+"""Those that are committed, a file a run."""
+SUMMARY = "summary.json"
+"""What a run of all suites says of itself, beside their reports."""
+
+
+def read_report(path: Path) -> Report:
+    """What `--json` wrote; `RequestError` where it is no report.
+
+    A report that does not name its suite is of the one that its file is named after.
+    """
+    try:
+        report = Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RequestError(
+            f"{path} is no report: write one by `sosie bench SUITE --json`"
+        ) from error
+    return report
+
+
+def read_reports(path: Path) -> dict[str, Report]:
+    """A file's report, or those of a folder's `*.json`, by the name of the file without `.json`.
+
+    `RequestError` where there is none. Other documents in the folder are left alone.
+    """
+    if not path.is_dir():
+        report = read_report(path)
+        return {report.suite or path.stem: report}
+    found = {}
+    for file in sorted(path.glob("*.json")):
+        try:
+            found[file.stem] = read_report(file)
+        except RequestError:
+            continue
+    if not found:
+        raise RequestError(f"no reports in {path}: `sosie bench report --output` writes some")
+    return found
+
+
+def list_unreadable(path: Path) -> dict[str, str]:
+    """Why the files of a folder that are no reports are none, by their names without `.json`."""
+    reasons = {}
+    for file in sorted(path.glob("*.json")):
+        try:
+            read_report(file)
+        except RequestError as error:
+            reasons[file.stem] = str(error)
+    return reasons
+
+
+def explain_absent(path: Path) -> dict[str, str]:
+    """Why a folder has no report under a name: the suite failed, or its file can't be read."""
+    reasons = list_unreadable(path)
+    # A run by hand has no summary.
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        failures = json.loads((path / SUMMARY).read_text(encoding="utf-8"))["failures"]
+        reasons |= {str(suite): f"it failed: {why}" for suite, why in dict(failures).items()}
+    return reasons
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Writes what `read_report` reads."""
+    text = json.dumps(report.to_dict(), ensure_ascii=False, indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+# Figures of reports by suite, result and name.
+
+
+def find_result(reports: Mapping[str, Report], suite: str, name: str) -> Result | None:
+    """The first of that name, or None."""
+    report = reports.get(suite)
+    if report is None:
+        return None
+    return next((one for one in report.results if one.name == name), None)
+
+
+def find_figure(
+    reports: Mapping[str, Report], suite: str, result: str, name: str, unit: str | None = None
+) -> Figure | None:
+    """The first of that name, and of that unit where one is given, or None."""
+    found = find_result(reports, suite, result)
+    if found is None:
+        return None
+    fits = (one for one in found.figures if one.name == name and unit in {None, one.unit})
+    return next(fits, None)
+
+
+# Goals of `targets.toml`, held against what a suite measured.
+
+TARGETS = Path(__file__).parents[1] / "targets.toml"
+
+
+class Direction(StrEnum):
+    """Which side of the goal is good; the goal itself holds."""
+
+    AT_LEAST = "at_least"
+    AT_MOST = "at_most"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A figure that the project promises, and the suite that measures it."""
+
+    name: str
+    suite: str
+    goal: float
+    direction: Direction
+    unit: str
+    description: str
+
+    def is_met(self, value: float) -> bool:
+        if self.direction is Direction.AT_LEAST:
+            return value >= self.goal
+        return value <= self.goal
+
+    @property
+    def counts_errors(self) -> bool:
+        """Whether it allows none: one block that errs is one too many."""
+        if self.direction is Direction.AT_LEAST:
+            return self.goal == 1 and self.unit == "share"
+        return self.goal == 0
+
+    def worst(self, values: Sequence[float]) -> float:
+        """The one that lies farthest on the bad side."""
+        return min(values) if self.direction is Direction.AT_LEAST else max(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Why a figure cannot be measured here."""
+
+    reason: str
+
+
+Measured = float | Skipped
+
+
+def load_goals(path: Path = TARGETS) -> tuple[Goal, ...]:
+    """Read a targets file; raises `RequestError` naming the first entry that is wrong."""
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["figure"]
+    except OSError as error:
+        raise RequestError(f"cannot read the targets {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise RequestError(f"{path} is not a list of [[figure]] in TOML") from error
+    goals = tuple(_read_goal(entry, path) for entry in entries)
+    names = [(goal.suite, goal.name) for goal in goals]
+    twice = next((name for suite, name in names if names.count((suite, name)) > 1), None)
+    if twice is not None:
+        raise RequestError(f"{path}: figure {twice} is there twice: remove one")
+    return goals
+
+
+def check_goals(
+    goals: Sequence[Goal], suite: str, measured: Mapping[str, Measured]
+) -> tuple[Check, ...]:
+    """A check for each goal of the suite, in the file's order.
+
+    Raises `RequestError` for a goal whose figure the suite does not know: a misspelt one would
+    silently never be checked.
+    """
+    checks = []
+    for goal in goals:
+        if goal.suite != suite:
+            continue
+        if goal.name not in measured:
+            raise RequestError(f"the suite {suite} has no figure {goal.name}: correct the targets")
+        value = measured[goal.name]
+        if isinstance(value, Skipped):
+            checks.append(Check(goal.name, None, goal.goal, None, value.reason))
+        else:
+            # JSON has neither: what never came, or could not be measured.
+            told = value if math.isfinite(value) else None
+            checks.append(Check(goal.name, told, goal.goal, goal.is_met(value)))
+    return tuple(checks)
+
+
+def _read_goal(entry: Mapping[str, object], path: Path) -> Goal:
+    name = entry.get("name", "without a name")
+    try:
+        return Goal(
+            name=_text(entry["name"]),
+            suite=_text(entry["suite"]),
+            goal=_number(entry["goal"]),
+            direction=Direction(_text(entry["direction"])),
+            unit=_text(entry["unit"]),
+            description=_text(entry["description"]),
+        )
+    except KeyError as error:
+        raise RequestError(f"{path}: figure {name} lacks {error}") from error
+    except ValueError as error:
+        raise RequestError(f"{path}: figure {name}: {error}") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} must be a text")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} must be a number")
+    return float(value)
+
+
+# Several runs of a suite, each a process of its own and apart in time, made one report.
+#
+# Repeats inside a process tell how a figure trembles; they do not tell how it differs from the
+# next process, whose memory lies elsewhere, or from the next minute of a shared machine. So a
+# figure's noise is what its blocks differ by.
+
+# The expected range of so many draws from a normal distribution, in standard deviations:
+# Tippett (1925), the d2 of control charts.
+_RANGES = {2: 1.128, 3: 1.693, 4: 2.059, 5: 2.326}
+
+Key = tuple[str, str, int]
+"""Result or figure: its name, its unit, and which of those that are called so."""
+Named = TypeVar("Named", bound=Result | Figure)
+
+
+def merge_blocks(blocks: Sequence[Report]) -> Report:
+    """Medians over the blocks, and how the blocks differ; one block is given back as it is.
+
+    Where right or wrong is counted, the worst block stands.
+    """
+    first = blocks[0]
+    if len(blocks) == 1:
+        return first
+    others = [dict(key_all(block.results)) for block in blocks]
+    results = [
+        _merge_results([other[key] for other in others if key in other])
+        for key, _ in key_all(first.results)
+    ]
+    goals = {(goal.suite, goal.name): goal for goal in load_goals()}
+    checks = []
+    for check in first.checks:
+        same = [one for block in blocks for one in block.checks if one.name == check.name]
+        checks.append(_merge_checks(same, goals.get((first.suite, check.name))))
+    return replace(first, results=tuple(results), checks=tuple(checks), blocks=len(blocks))
+
+
+def key_all(items: Sequence[Named]) -> Iterator[tuple[Key, Named]]:
+    """Each with a key of its own, the same in every run: names alone may be there twice."""
+    seen: Counter[tuple[str, str]] = Counter()
+    for item in items:
+        name = (item.name, item.unit if isinstance(item, Figure) else "")
+        yield (*name, seen[name]), item
+        seen[name] += 1
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Their standard deviation as a share of the median, from their range where they are few.
+
+    None for one value, and where the median is 0.
+    """
+    median = statistics.median(values)
+    if len(values) < 2 or not median:
+        return None
+    if len(values) in _RANGES:
+        return abs((max(values) - min(values)) / _RANGES[len(values)] / median)
+    return abs(statistics.stdev(values) / median)
+
+
+def _merge_results(same: Sequence[Result]) -> Result:
+    others = [dict(key_all(one.figures)) for one in same]
+    figures = [
+        _merge_figures([other[key] for other in others if key in other])
+        for key, _ in key_all(same[0].figures)
+    ]
+    return replace(same[0], figures=tuple(figures))
+
+
+def _merge_figures(same: Sequence[Figure]) -> Figure:
+    values = [one.value for one in same if one.value is not None]
+    if not values:
+        return same[0]
+    ratios = [one.ratio for one in same if one.ratio is not None]
+    return Figure(
+        name=same[0].name,
+        unit=same[0].unit,
+        value=statistics.median(values),
+        low=_median([one.low for one in same]),
+        high=_median([one.high for one in same]),
+        ratio=statistics.median(ratios) if ratios else None,
+        noise=spread(values),
+        ratio_noise=spread(ratios) if ratios else None,
+        repeats=same[0].repeats,
+    )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _merge_checks(same: Sequence[Check], goal: Goal | None) -> Check:
+    values = [one.value for one in same if one.value is not None]
+    if goal is None or not values:
+        return same[0]
+    if len(values) < len(same) and not goal.counts_errors:
+        return next(one for one in same if one.value is None)
+    value = goal.worst(values) if goal.counts_errors else statistics.median(values)
+    measured = next(one for one in same if one.value is not None)
+    return replace(measured, value=value, holds=goal.is_met(value))

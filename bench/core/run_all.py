@@ -1,0 +1,234 @@
+"""All suites, one after the other, each in a process of its own, in blocks apart in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.core.machine import Machine, stamp
+from bench.core.reports import SUMMARY, Report, load_goals, merge_blocks, write_report
+from bench.docs.markdown import count_promises, render
+from bench.docs.plots import draw_all
+from engine.errors import RequestError
+from serving.settings import benchmark_environment
+
+BLOCKS = 3
+QUICK_BLOCKS = 2
+"""Times that a quick report runs what is not `repeated`: one block would know no noise."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """How a report runs it. What is not `repeated` is long, or has little that differs.
+
+    A quick report runs it all the same, in `QUICK_BLOCKS`; `again` is what of it is run in the
+    later blocks of a full one.
+    """
+
+    name: str
+    quick: tuple[str, ...] = ()
+    repeated: bool = True
+    again: tuple[str, ...] | None = None
+    most_s: float = 7200.0
+    quick_most_s: float = 150.0
+
+
+SUITES = (
+    Suite("kernels", quick=("--blocks", "1")),
+    Suite("search", quick=("--postgres", "none", "--no-graph")),
+    Suite("join"),
+    Suite("gallery"),
+    Suite("registrar"),
+    Suite("extract"),
+    Suite("accuracy", repeated=False, again=()),
+    Suite("import", repeated=False, again=()),
+    Suite(
+        "sweep",
+        quick=("--only", "million,flood"),
+        repeated=False,
+        again=("--only", "million,flood"),
+    ),
+    Suite("serve", quick=("--only", "throughput"), repeated=False, again=("--only", "throughput")),
+)
+
+
+@dataclass(slots=True)
+class Ran:
+    """Reports by suite, why there is none of others, and how long each block took."""
+
+    machine: Machine
+    is_quick: bool
+    reports: dict[str, Report] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing failed, and every promise holds; small sizes promise no speed."""
+        return not self.failures and all(map(self.keeps, self.reports.values()))
+
+    def keeps(self, report: Report) -> bool:
+        """Whether a report of this run has what it must."""
+        exact = {(goal.suite, goal.name) for goal in load_goals() if goal.counts_errors}
+        return all(
+            check.holds is not False or (self.is_quick and (report.suite, check.name) not in exact)
+            for check in report.checks
+        )
+
+
+def choose_suites(names: str) -> tuple[Suite, ...]:
+    """Those named with commas, all where none is; `RequestError` for an unknown one."""
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    known = {suite.name: suite for suite in SUITES}
+    for name in wanted:
+        if name not in known:
+            raise RequestError(f"no suite {name}: choose of {','.join(known)}")
+    return tuple(known[name] for name in wanted) or SUITES
+
+
+def run_suites(
+    suites: Sequence[Suite], *, quick: bool, blocks: int, seed: int, progress: Progress
+) -> Ran:
+    """Every suite once, then those that are repeated again: a block is minutes after the other.
+
+    A suite that fails costs no other; one that failed once is not tried again.
+    """
+    ran = Ran(stamp(), quick)
+    found: dict[str, list[Report]] = {suite.name: [] for suite in suites}
+    plan = list(plan_runs(suites, quick=quick, blocks=blocks))
+    for done, (suite, options) in enumerate(plan):
+        progress(done, len(plan))
+        if suite.name in ran.failures:
+            continue
+        start = time.monotonic()
+        try:
+            found[suite.name].append(run_alone(suite, *options, quick=quick, seed=seed))
+        except RequestError as error:
+            ran.failures[suite.name] = str(error)
+        taken = ran.seconds.setdefault(suite.name, [])
+        taken.append(round(time.monotonic() - start, 1))
+    progress(len(plan), len(plan))
+    for name, reports in found.items():
+        if reports:
+            ran.reports[name] = _put_machine(merge_blocks(reports), ran.machine)
+    return ran
+
+
+def plan_runs(
+    suites: Sequence[Suite], *, quick: bool, blocks: int
+) -> Iterator[tuple[Suite, tuple[str, ...]]]:
+    """Suites in their order, block after block, with what is said to them beside their size."""
+    for block in range(blocks):
+        for suite in suites:
+            if block == 0 or suite.repeated or (quick and block < QUICK_BLOCKS):
+                yield suite, ()
+            elif suite.again is not None and not quick:
+                yield suite, suite.again
+
+
+def run_alone(suite: Suite, *options: str, quick: bool, seed: int) -> Report:
+    """The report of `sosie bench SUITE` in a new process; `RequestError` says why there is none."""
+    command = [sys.executable, "-P", "-m", "bench", suite.name, "--json", "--no-stamp"]
+    command += ["--seed", str(seed), *(("--quick", *suite.quick) if quick else ()), *options]
+    process = subprocess.Popen(
+        command,
+        env=benchmark_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    most_s = suite.quick_most_s if quick else suite.most_s
+    try:
+        out, err = process.communicate(timeout=most_s)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        raise RequestError(f"took longer than {most_s:.0f} s and was ended") from None
+    except BaseException:
+        _end(process)
+        raise
+    return _read(process.returncode, out, err)
+
+
+def _read(status: int, out: str, err: str) -> Report:
+    try:
+        document = json.loads(out)
+        if "error" in document:
+            raise RequestError(str(document["error"]["message"]))
+        return Report.from_dict(document)
+    except (ValueError, KeyError, TypeError) as error:
+        last = (err.strip().splitlines() or ["it said nothing"])[-1]
+        raise RequestError(f"ended with status {status}: {last[:200]}") from error
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Asks it to end, for it may have a service to stop; then ends it and what it started."""
+    process.terminate()
+    try:
+        process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _put_machine(report: Report, machine: Machine) -> Report:
+    """What was measured of the machine once, with the load that this suite found."""
+    own = report.machine
+    return replace(
+        report,
+        machine=replace(machine, load_at_start=own.load_at_start, warnings=own.warnings),
+    )
+
+
+# A run of all suites as a folder: a page, a document a suite, pictures.
+
+PAGE = "report.md"
+
+
+def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
+    """Writes `report.md`, `SUITE.json`, `summary.json` and pictures; returns the summary.
+
+    Reports of a run before that this one lacks are removed: a folder is one run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, report in ran.reports.items():
+        write_report(folder / f"{name}.json", report)
+    for suite in SUITES:
+        if suite.name not in ran.reports:
+            (folder / f"{suite.name}.json").unlink(missing_ok=True)
+    pictures = draw_all(ran.reports, folder) if ran.reports else {}
+    kept, measured = count_promises(ran.reports)
+    page = render(
+        "report.md.j2",
+        stamp=ran.machine,
+        quick=ran.is_quick,
+        kept=kept,
+        measured=measured,
+        reports=ran.reports,
+        failures=ran.failures,
+        pictures={name: path.name for name, path in pictures.items()},
+    )
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    summary = {
+        "folder": str(folder),
+        "quick": ran.is_quick,
+        "suites": {
+            name: {"holds": ran.keeps(one), "blocks": one.blocks, "seconds": ran.seconds[name]}
+            for name, one in ran.reports.items()
+        },
+        "failures": ran.failures,
+        "promises": {"kept": kept, "measured": measured},
+        "pictures": sorted(path.name for path in pictures.values()),
+    }
+    text = json.dumps(summary, ensure_ascii=False, indent=2)
+    (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
+    return summary

@@ -1,0 +1,300 @@
+"""Faces for the index suites: a synthetic population at any dimension, turned as a vault turns it.
+
+The shipped population has the statistics of SFace, 128 numbers a face. For another dimension it
+is stretched: means and covariances are laid into the larger space by a random orthonormal map,
+or projected to the smaller one, and `_SPREAD` of each variance is spread evenly over all
+dimensions, so that none is empty. Scores then fall much as SFace's do; it is no other model.
+
+The population's groups of look-alikes are left out: an inverted file with more lists than there are
+groups finds a face by its group, and would seem to miss a fifth of what it misses.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.core.reports import Setup
+from engine.accuracy.population import BLOCK, Population
+from engine.matching.calibration import Thresholds
+from serving.compose import build_thresholds, load_calibration
+from serving.settings import Settings
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+_SPREAD = 0.1
+_ROWS_FOR_ONE = 8
+_MAP_SEED, _TURN_SEED = 20_191_201, 20_260_101
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Near:
+    """Probes whose mate scores within a band: `rows` int64[m], `probes` float32[m, dim]."""
+
+    rows: Rows
+    probes: Vectors
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Faces:
+    """`references` float32[n, dim], unit rows, each fused of two photographs; and their probes.
+
+    Probes are single photographs, as they come at a counter: never one of the reference's own.
+    """
+
+    def __init__(self, n: int, dim: int, seed: int) -> None:
+        self._population = population_of(dim)
+        self._turn = _orthonormal(dim, dim, _TURN_SEED)
+        self._seed = seed
+        self.references = self._turned(self._population.references(n, seed))
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    @property
+    def dim(self) -> int:
+        return self._population.dim
+
+    @property
+    def setup(self) -> Setup:
+        """What a report says of them."""
+        return {
+            "references": len(self),
+            "dim": self.dim,
+            "population": describe_population(self.dim),
+            "seed": self._seed,
+        }
+
+    def mates(self, rows: Rows) -> Vectors:
+        """float32[k, dim]: a fresh photograph of the people in these rows."""
+        return self._turned(self._population.mates(rows, self._seed, photographs=1))
+
+    def strangers(self, count: int) -> Vectors:
+        """float32[count, dim]: a photograph each of people who are not in the gallery."""
+        rows = np.arange(count, dtype=np.int64)
+        return self._turned(self._population.mates(rows, self._seed + 1, photographs=1))
+
+    def newcomers(self, count: int) -> Vectors:
+        """float32[count, dim]: fused references of people who are not in the gallery."""
+        return self._turned(self._population.references(count, self._seed + 2))
+
+    def sample(self, count: int) -> Near:
+        """Mates of random rows, at most as many as there are references."""
+        # From a few blocks only: the population draws a block for any row of it.
+        blocks = list(islice(self._blocks(), -(-_ROWS_FOR_ONE * count // BLOCK) + 1))
+        rows = np.random.default_rng([self._seed, 11]).permutation(np.concatenate(blocks))
+        return Near(rows[:count], self.mates(rows[:count]))
+
+    def near(self, low: float, high: float, count: int) -> Near:
+        """The first `count` mates whose score is in [low, high), or all where there are fewer."""
+        rows, probes = [np.empty(0, np.int64)], [np.empty((0, self.dim), np.float32)]
+        found = 0
+        for block in self._blocks():
+            mates = self.mates(block)
+            scores = np.einsum("ij,ij->i", mates, self.references[block])
+            kept = (scores >= low) & (scores < high)
+            rows.append(block[kept])
+            probes.append(mates[kept])
+            found += int(kept.sum())
+            if found >= count:
+                break
+        return Near(np.concatenate(rows)[:count], np.concatenate(probes)[:count])
+
+    def _blocks(self) -> Iterator[Rows]:
+        """The rows in the blocks that the population draws at once, in random order."""
+        blocks = -(-len(self) // BLOCK)
+        for block in np.random.default_rng([self._seed, 12]).permutation(blocks):
+            yield np.arange(block * BLOCK, min((block + 1) * BLOCK, len(self)))
+
+    def _turned(self, vectors: Vectors) -> Vectors:
+        """In place, block by block: a million rows are there once."""
+        for start in range(0, len(vectors), BLOCK):
+            rows = vectors[start : start + BLOCK] @ self._turn
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            vectors[start : start + BLOCK] = rows
+        return vectors
+
+
+def population_of(dim: int) -> Population:
+    """The shipped population, stretched or projected where it has another dimension."""
+    shipped = replace(Population.load("sface"), group_share=0.0)
+    if dim == shipped.dim:
+        return shipped
+    into = _orthonormal(max(dim, shipped.dim), min(dim, shipped.dim), _MAP_SEED)
+    into = into if dim > shipped.dim else into.T
+    return replace(
+        shipped,
+        mean=into @ shipped.mean,
+        between=_spread(into @ shipped.between),
+        within=_spread(into @ shipped.within),
+    )
+
+
+def describe_population(dim: int) -> str:
+    """Where the faces come from, in a few words."""
+    shipped = Population.load("sface").dim
+    if dim == shipped:
+        return "synthetic, with SFace's statistics, no look-alikes"
+    return f"synthetic, SFace's statistics stretched from {shipped} dimensions, no look-alikes"
+
+
+def default_thresholds() -> Thresholds:
+    """Those of a deployment that changes no setting."""
+    settings = Settings()
+    return build_thresholds(settings, load_calibration(settings))
+
+
+def _spread(factor: Vectors) -> Vectors:
+    """The Cholesky factor of F Fᵀ with a part of its trace spread over all dimensions."""
+    covariance = factor.astype(np.float64) @ factor.T.astype(np.float64)
+    even = np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    mixed = (1 - _SPREAD) * covariance + _SPREAD * even
+    spread: Vectors = np.linalg.cholesky(mixed).astype(np.float32)
+    return spread
+
+
+def _orthonormal(rows: int, columns: int, seed: int) -> Vectors:
+    """float32[rows, columns] with orthonormal columns, uniformly distributed; rows >= columns."""
+    normals = np.random.default_rng(seed).standard_normal((rows, columns))
+    q, r = np.linalg.qr(normals)
+    matrix: Vectors = (q * np.sign(np.diagonal(r))).astype(np.float32)
+    return matrix
+
+
+# What is right: every query against every row by numpy, in float32.
+#
+# A product finds what may belong to the answer, with a margin for its rounding; those few have
+# their score computed in float64 and rounded once. Nothing of `indexes` is used.
+
+_QUERIES_AT_ONCE, _ROWS_AT_ONCE = 512, 8192
+# Beyond what a float32 product of unit rows loses in 1,500 dimensions.
+_MARGIN = 1e-4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """Query i owns `offsets[i]:offsets[i + 1]` of rows int64[m] and scores float32[m].
+
+    Best first, equal scores by ascending row.
+    """
+
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def of(self, query: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        part = slice(int(self.offsets[query]), int(self.offsets[query + 1]))
+        return self.rows[part], self.scores[part]
+
+
+def find_best(queries: Vectors, rows: Vectors, k: int) -> Answers:
+    """The k best rows of each query, or all where there are fewer."""
+    parts = [
+        _best_of(queries[start : start + _QUERIES_AT_ONCE], rows, min(k, len(rows)), start)
+        for start in range(0, len(queries), _QUERIES_AT_ONCE)
+    ]
+    return _arrange(queries, rows, parts, -np.inf, k)
+
+
+def find_reaching(queries: Vectors, rows: Vectors, threshold: float) -> Answers:
+    """All rows at or above the threshold."""
+    parts = []
+    for first, start, scores in _products(queries, rows):
+        query_of, row_of = np.nonzero(scores >= threshold - _MARGIN)
+        parts.append((query_of + first, row_of + start))
+    return _arrange(queries, rows, parts, threshold, None)
+
+
+def find_pairs(
+    rows: Vectors, threshold: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """All pairs of different rows at or above: the smaller, the greater, their scores."""
+    parts = []
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        tile = rows[start : start + _ROWS_AT_ONCE]
+        for first in range(start, len(rows), _QUERIES_AT_ONCE):
+            others = rows[first : first + _QUERIES_AT_ONCE]
+            left, right = np.nonzero(tile @ others.T >= threshold - _MARGIN)
+            kept = left + start < right + first
+            parts.append((left[kept] + start, right[kept] + first))
+    left, right = (np.concatenate(side) for side in zip(*parts, strict=True))
+    scores = _scores(rows, rows, left, right)
+    kept = scores.astype(np.float64) >= threshold
+    order = np.lexsort((right[kept], left[kept]))
+    return left[kept][order], right[kept][order], scores[kept][order]
+
+
+def _best_of(
+    queries: Vectors, rows: Vectors, k: int, first: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs (query, row) that hold at least the k best of each query."""
+    heaps: list[list[float]] = [[-2.0] * k for _ in queries]
+    floors = np.full(len(queries), -2.0, np.float32)
+    query_of, row_of, near = [], [], []
+    for _, start, scores in _products(queries, rows):
+        if start == 0 and scores.shape[1] > k:
+            # The best of the first rows at once: one by one there would be very many.
+            floors = np.partition(scores, -k, axis=1)[:, -k] - np.float32(_MARGIN)
+        found_queries, found_rows = np.nonzero(scores >= floors[:, None] - np.float32(_MARGIN))
+        values = scores[found_queries, found_rows]
+        for one, value in zip(found_queries.tolist(), values.tolist(), strict=True):
+            heapq.heappushpop(heaps[one], value)
+        floors = np.maximum(floors, np.array([heap[0] for heap in heaps], np.float32))
+        query_of.append(found_queries)
+        row_of.append(found_rows + start)
+        near.append(values)
+    query, row = np.concatenate(query_of), np.concatenate(row_of)
+    kept = np.concatenate(near) >= floors[query] - np.float32(_MARGIN)
+    return query[kept] + first, row[kept]
+
+
+def _products(queries: Vectors, rows: Vectors) -> Iterator[tuple[int, int, Vectors]]:
+    """Products tile by tile: the first query, the first row, float32[queries, rows]."""
+    for first in range(0, len(queries), _QUERIES_AT_ONCE):
+        part = queries[first : first + _QUERIES_AT_ONCE]
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            yield first, start, part @ rows[start : start + _ROWS_AT_ONCE].T
+
+
+def _arrange(
+    queries: Vectors,
+    rows: Vectors,
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    threshold: float,
+    k: int | None,
+) -> Answers:
+    query_of, row_of = (np.concatenate(side) for side in zip(*parts, strict=True))
+    scores = _scores(queries, rows, query_of, row_of)
+    # In float64, for numpy would round the threshold to the scores' float32.
+    kept = scores.astype(np.float64) >= threshold
+    query_of, row_of, scores = query_of[kept], row_of[kept], scores[kept]
+    order = np.lexsort((row_of, -scores, query_of))
+    query_of, row_of, scores = query_of[order], row_of[order], scores[order]
+    counts = np.bincount(query_of, minlength=len(queries))
+    if k is not None:
+        places = np.arange(len(query_of)) - (np.cumsum(counts) - counts)[query_of]
+        row_of, scores = row_of[places < k], scores[places < k]
+        counts = np.minimum(counts, k)
+    return Answers(np.concatenate(([0], np.cumsum(counts))), row_of, scores)
+
+
+def _scores(
+    queries: Vectors, rows: Vectors, query_of: NDArray[np.int64], row_of: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    scores = np.empty(len(query_of), np.float32)
+    for start in range(0, len(scores), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        products = queries[query_of[part]].astype(np.float64) * rows[row_of[part]]
+        scores[part] = products.sum(axis=1)
+    return scores

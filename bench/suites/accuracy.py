@@ -1,0 +1,231 @@
+"""Suite `accuracy`: error rates on photographs of known people, and what a second one is worth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.data.photographs import find_faces, find_pairs_file
+from engine.accuracy.dataset import Progress
+from engine.accuracy.error_rates import lowest_rate, threshold_at
+from engine.accuracy.evaluate import TABLE_RATES, Evaluation, evaluate
+from engine.accuracy.pair_scores import (
+    Templates,
+    compare_all,
+    fused_templates,
+    limit_photographs,
+    single_templates,
+)
+from engine.accuracy.population import LEAST_NONMATED_PAIRS, PHOTOGRAPHS_OF_A_PERSON, Population
+from engine.errors import RequestError
+from engine.faces.extractor import open_extractor
+from engine.matching.calibration import Comparison
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.accuracy.identification_rates import FusionGain, FusionPoint
+
+
+# How near the synthetic population is to photographs: thresholds at false match rates of both.
+
+RESEMBLANCE = "Synthetic population"
+SYNTHETIC = 6_000
+"""Of whom all pairs support a rate of 1e-6."""
+RATES = (1e-3, 1e-4, 1e-5, 1e-6)
+
+
+def compare_population(singles: Templates, seed: int) -> Result:
+    """At most eight photographs of a person; none where they have too few pairs to show a tail."""
+    setup: Setup = {
+        "synthetic_people": SYNTHETIC,
+        "most_photographs": PHOTOGRAPHS_OF_A_PERSON,
+        "seed": seed,
+    }
+    few = limit_photographs(singles, PHOTOGRAPHS_OF_A_PERSON)
+    real = compare_all(few).nonmated
+    if len(real) < LEAST_NONMATED_PAIRS:
+        reason = f"{len(real):,} non-mated pairs don't show a tail"
+        return Result(RESEMBLANCE, setup, (Figure.skip("thresholds", "score", reason),))
+    population = Population.load("sface")
+    faces = population.samples(population.people(SYNTHETIC, seed), seed)
+    figures = [
+        *_list("single, photographs", real),
+        *_list("single, synthetic", _compare_people(faces)),
+        *_list(
+            "fused, photographs",
+            compare_all(fused_templates(few, PHOTOGRAPHS_OF_A_PERSON)).nonmated,
+        ),
+        *_list("fused, synthetic", _compare_people(population.references(SYNTHETIC, seed))),
+    ]
+    return Result(RESEMBLANCE, setup, tuple(figures))
+
+
+def _compare_people(faces: NDArray[np.float32]) -> NDArray[np.float32]:
+    return compare_all(single_templates(faces, np.arange(len(faces)))).nonmated
+
+
+def _list(name: str, nonmated: NDArray[np.float32]) -> list[Figure]:
+    return [
+        Figure(f"{name}, FMR {rate:.0e}", "score", threshold_at(nonmated, rate))
+        if rate >= lowest_rate(len(nonmated))
+        else Figure.skip(f"{name}, FMR {rate:.0e}", "score", "too few pairs for this rate")
+        for rate in RATES
+    ]
+
+
+QUICK = {"people": 100}
+CHECKED_FMR = 1e-4
+FUSION_FMR = 1e-5
+KINDS = {
+    Comparison.ONE_TO_ONE: "one to one",
+    Comparison.FUSED_TO_ONE: "fused to one",
+    Comparison.FUSED: "fused to fused",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyConfig:
+    """`people`: only the first so many folders; a part of them has no ten folds of pairs."""
+
+    faces: Path | None = None
+    pairs: Path | None = None
+    people: int | None = None
+    seed: int = 0
+
+
+def run(
+    config: AccuracyConfig, progress: Progress | None = None
+) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+    """All results of the suite, and the figures that its goals name."""
+    faces = find_faces(config.faces)
+    pairs = None if config.people else find_pairs_file(config.pairs, faces)
+    with _first_people(faces, config.people) as folder, TemporaryDirectory() as cache:
+        start = time.perf_counter()
+        with open_extractor(Path(cache)) as extractor:
+            evaluation = evaluate(folder, pairs, extractor, progress, seed=config.seed)
+        seconds = time.perf_counter() - start
+    setup: Setup = {
+        "faces": f"{faces.parent.name}/{faces.name}",
+        "people": evaluation.people,
+        "photographs": evaluation.photographs,
+        "mated_pairs": evaluation.mated_pairs,
+        "nonmated_pairs": evaluation.nonmated_pairs,
+        "seed": config.seed,
+    }
+    results = [
+        Result("Accuracy", setup, tuple(_list_rates(evaluation))),
+        Result("Time", setup, tuple(_list_times(evaluation, seconds))),
+    ]
+    if evaluation.fusion is not None:
+        results.append(_list_fusion(evaluation.fusion, config.seed))
+    singles = single_templates(*evaluation.embeddings.acquired())
+    results.append(compare_population(singles, config.seed))
+    return tuple(results), _measure(evaluation, seconds, is_part=config.people is not None)
+
+
+@contextmanager
+def _first_people(faces: Path, count: int | None) -> Iterator[Path]:
+    """The folder itself, or one of links to its first people."""
+    if count is None:
+        yield faces
+        return
+    people = sorted(path for path in faces.iterdir() if path.is_dir())[:count]
+    if len(people) < 2:
+        raise RequestError("two people at least are needed to compare: raise --n")
+    with TemporaryDirectory(prefix="sosie-bench-") as folder:
+        for person in people:
+            (Path(folder) / person.name).symlink_to(person.resolve())
+        yield Path(folder)
+
+
+def _list_rates(evaluation: Evaluation) -> Iterator[Figure]:
+    folds = evaluation.verification
+    if folds is None:
+        yield Figure.skip("ten-fold accuracy", "share", NO_FOLDS)
+    else:
+        yield Figure.of("ten-fold accuracy", "share", folds.folds)
+        yield Figure("mean of the folds", "share", folds.accuracy)
+    low, high = evaluation.fta_interval
+    yield Figure("FTA", "share", evaluation.fta, low, high)
+    for name, rate in TABLE_RATES.items():
+        point = evaluation.point_at(rate)
+        if point is None:
+            yield Figure.skip(f"FNMR at FMR {name}", "share", _unsupported(evaluation))
+        else:
+            yield Figure(
+                f"FNMR at FMR {name}", "share", point.fnmr, point.fnmr_low, point.fnmr_high
+            )
+
+
+def _list_times(evaluation: Evaluation, seconds: float) -> Iterator[Figure]:
+    yield Figure("whole evaluation", "s", seconds)
+    yield Figure("extraction in it", "s", evaluation.extract_s)
+    yield Figure("extraction", "photographs/s", evaluation.photographs / evaluation.extract_s)
+
+
+def _list_fusion(fusion: FusionGain, seed: int) -> Result:
+    figures = []
+    for place, base in enumerate(fusion.points[Comparison.ONE_TO_ONE]):
+        for kind, name in KINDS.items():
+            point = fusion.points[kind][place]
+            ratio = base.fnmr / point.fnmr if point.fnmr else None
+            figures.append(
+                Figure(
+                    f"{name}, FMR {point.fmr:.0e}", "FNMR", point.fnmr, point.low, point.high, ratio
+                )
+            )
+    setup: Setup = {
+        "people": fusion.people,
+        "mated_pairs": fusion.mated_pairs,
+        "nonmated_pairs": fusion.nonmated_pairs,
+        "seed": seed,
+    }
+    return Result("Fused references", setup, tuple(figures))
+
+
+def _measure(evaluation: Evaluation, seconds: float, *, is_part: bool) -> dict[str, Measured]:
+    """The figures that `targets.toml` names."""
+    folds, point = evaluation.verification, evaluation.point_at(CHECKED_FMR)
+    partly = Skipped("only a part of the people was evaluated: run without --n")
+    return {
+        "accuracy": Skipped(NO_FOLDS) if folds is None else folds.accuracy,
+        "fnmr_at_fmr_1e-4": Skipped(_unsupported(evaluation)) if point is None else point.fnmr,
+        "fta": evaluation.fta,
+        "evaluate_seconds": partly if is_part else seconds,
+        **_measure_fusion(evaluation.fusion),
+    }
+
+
+def _measure_fusion(fusion: FusionGain | None) -> dict[str, Measured]:
+    points = {kind: _point_at(fusion, kind) for kind in Comparison}
+    one, to_one, fused = (points[kind] for kind in KINDS)
+    if one is None or to_one is None or fused is None:
+        few = Skipped(f"too few people with four photographs for FMR {FUSION_FMR:.0e}")
+        return {"fused_to_one_gain": few, "fused_to_fused_fnmr": few}
+    # No miss at all is at least as good as half a miss.
+    least = 0.5 / fusion.mated_pairs if fusion else 0.0
+    return {
+        "fused_to_one_gain": one.fnmr / max(to_one.fnmr, least),
+        "fused_to_fused_fnmr": fused.fnmr,
+    }
+
+
+def _point_at(fusion: FusionGain | None, kind: Comparison) -> FusionPoint | None:
+    points = fusion.points[kind] if fusion else ()
+    return next((point for point in points if abs(point.fmr / FUSION_FMR - 1) < 1e-6), None)
+
+
+NO_FOLDS = "no pairs file, or only a part of the people: give --pairs, and no --n"
+
+
+def _unsupported(evaluation: Evaluation) -> str:
+    return f"{evaluation.nonmated_pairs:,} non-mated pairs are too few for this rate"

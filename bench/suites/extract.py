@@ -1,0 +1,655 @@
+"""Suite `extract`: from bytes to vectors, and how soon a command answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.core.machine import cores
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.timing import Seconds, Timed, interleave, speedup, timed
+from bench.data.photographs import PhotographPairs, open_pairs
+from bench.micro.micro_runner import measure_actions
+from engine.errors import RequestError, RuntimeMissing
+from engine.faces.extractor import Extraction, open_extractor
+from engine.models.catalog import FileSource, ModelCard, Step, builtin_card, locate
+from engine.models.graph import load_rewritten
+from engine.models.session import Session, SessionOptions, available_providers, open_session
+
+if TYPE_CHECKING:
+    import onnx
+
+
+# Whoever matches pairs in a benchmark, each in a process of its own and told when to run.
+
+WORKER = Path(__file__).parents[1] / "peers" / "worker.py"
+CHECKOUT = Path(__file__).parents[2]
+SILENCE_TIMEOUT_S = 600.0
+"""A contender that says nothing for so long is ended."""
+
+
+class Unavailable(Exception):
+    """A contender cannot run here; the message says why and goes into the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round: `scores` are None where a photograph showed no face; `stages` mean ms a photo."""
+
+    seconds: float
+    scores: tuple[float | None, ...]
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+class Contender:
+    """A worker that has loaded its models and waits; close it, or use it in a `with`."""
+
+    def __init__(
+        self, python: Path, contender: str, photographs: PhotographPairs, **setup: Any
+    ) -> None:
+        """Raises `Unavailable` where the interpreter lacks a package or a model won't load."""
+        self._process = _start(python)
+        pairs = [[str(one), str(two)] for one, two in photographs.pairs]
+        try:
+            ready = self._ask({"contender": contender, "pairs": pairs, **setup})
+        except BaseException:
+            self.close()
+            raise
+        self.runtime = str(ready["ready"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def match(self, pairs: int, *, singly: bool = False) -> Round:
+        """Match the first so many pairs: all at hand at once, or each when the last is done.
+
+        Raises `Unavailable` where it fails; it has ended then.
+        """
+        answer = self._ask({"pairs": pairs, "singly": singly})
+        return Round(answer["seconds"], tuple(answer["scores"]), answer.get("stages", {}))
+
+    def close(self) -> None:
+        """End the worker."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        watchdog = threading.Timer(SILENCE_TIMEOUT_S, self._process.kill)
+        watchdog.start()
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            watchdog.cancel()
+        if not line:
+            raise Unavailable(f"its process ended with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise Unavailable(_shorten(str(answer["error"])))
+        return answer
+
+
+def _start(python: Path) -> subprocess.Popen[str]:
+    environment = dict(os.environ)
+    environment.pop("PYTHONPATH", None)
+    if (CHECKOUT / "pyproject.toml").is_file():
+        # The same code in every interpreter; an installed Sosie must be in each of them instead,
+        # for its folder would bring the packages of this interpreter along.
+        environment["PYTHONPATH"] = str(CHECKOUT)
+    try:
+        return subprocess.Popen(
+            [str(python), str(WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+        )
+    except OSError as error:
+        raise RequestError(f"{python} does not start as a Python: {error.strerror}") from error
+
+
+def _shorten(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+# What rewriting SFace's graph is worth: the same faces through three forms of one model.
+
+DEQUANTISED, PLAIN, REWRITTEN = "dequantised", "PReLU as four operators", "rewritten"
+DEQUANTISED_STEPS = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
+BATCHES = (1, 16)
+"""A face a call; the extractor's own batch on a CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphComparison:
+    """`speedup`: of the rewritten graph in the extractor's batch over the dequantised one in the
+    batch that suits it best; `difference`: of their unit vectors."""
+
+    results: tuple[Result, ...]
+    speedup: float
+    difference: float
+
+
+def compare_graphs(crops: NDArray[np.uint8], rounds: int, cache: Path) -> GraphComparison:
+    """Crops uint8[n, side, side, 3] through each graph: one thread, interleaved rounds."""
+    sessions = _open_graphs(cache)
+    faces = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), dtype=np.float32)
+    outputs = {name: session.run(faces)[0] for name, session in sessions.items()}
+    vectors = {name: _normalise(output) for name, output in outputs.items()}
+    results: list[Result] = []
+    medians: dict[int, dict[str, float]] = {}
+    for batch in BATCHES:
+        actions = {
+            name: timed(partial(_run_batches, session, faces, batch))
+            for name, session in sessions.items()
+        }
+        seconds = interleave(actions, rounds)
+        speedups = {name: speedup(seconds[DEQUANTISED], seconds[name]) for name in sessions}
+        medians[batch] = {name: float(np.median(values)) for name, values in seconds.items()}
+        results.append(
+            Result(
+                f"SFace graphs, {batch} a call",
+                {"faces": len(faces), "rounds": rounds, "threads": 1, "provider": "cpu"},
+                tuple(
+                    Figure.of(name, "ms/face", values / len(faces) * 1e3, speedups[name])
+                    for name, values in seconds.items()
+                ),
+            )
+        )
+    results.append(_list_differences(vectors, outputs))
+    best_dequantised = min(medians[batch][DEQUANTISED] for batch in BATCHES)
+    gain = best_dequantised / medians[BATCHES[-1]][REWRITTEN]
+    return GraphComparison(tuple(results), gain, _differ(vectors, REWRITTEN))
+
+
+def _open_graphs(cache: Path) -> Mapping[str, Session]:
+    card = builtin_card("sface")
+    dequantised = replace(card, rewriting=DEQUANTISED_STEPS)
+    cards = {
+        DEQUANTISED: dequantised,
+        PLAIN: _write_plain(dequantised, cache),
+        REWRITTEN: card,
+    }
+    options = SessionOptions(provider="cpu", threads=1)
+    return {name: open_session(card, options, cache) for name, card in cards.items()}
+
+
+def _run_batches(session: Session, faces: NDArray[np.float32], batch: int) -> None:
+    for start in range(0, len(faces), batch):
+        session.run(faces[start : start + batch])
+
+
+def _list_differences(
+    vectors: Mapping[str, NDArray[np.float32]], outputs: Mapping[str, NDArray[np.float32]]
+) -> Result:
+    longest = float(np.linalg.norm(outputs[DEQUANTISED], axis=1).max())
+    unit = "largest absolute difference"
+    figures = [
+        Figure(f"{name}, {what}", unit, _differ(values, name))
+        for what, values in (("unit vectors", vectors), ("before normalising", outputs))
+        for name in (PLAIN, REWRITTEN)
+    ]
+    setup: Setup = {
+        "faces": len(outputs[DEQUANTISED]),
+        "threads": 1,
+        "longest_output": round(longest, 2),
+    }
+    return Result("SFace outputs against the dequantised graph", setup, tuple(figures))
+
+
+def _differ(values: Mapping[str, NDArray[np.float32]], name: str) -> float:
+    return float(np.abs(values[name] - values[DEQUANTISED]).max())
+
+
+def _normalise(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = outputs / np.linalg.norm(outputs, axis=1, keepdims=True)
+    return unit
+
+
+def _write_plain(card: ModelCard, cache: Path) -> ModelCard:
+    """A card whose graph is `card`'s with each PReLU as four operators, and nothing else done."""
+    import onnx
+
+    model = onnx.load_from_string(load_rewritten(card, card.rewriting, cache))
+    _expand_plainly(model)
+    graph = bytes(model.SerializeToString(deterministic=True))
+    path = cache / "sface-plain.onnx"
+    path.write_bytes(graph)
+    return replace(
+        card,
+        name="sface-plain",
+        sha256=hashlib.sha256(graph).hexdigest(),
+        file=FileSource(wheel="", path=path.name),
+        rewriting=(),
+        folder=cache,
+    )
+
+
+def _expand_plainly(model: onnx.ModelProto) -> None:
+    """PRelu(x) = a·x + (1 - a)·relu(x), as it stands."""
+    from onnx import helper, numpy_helper
+
+    slopes = {item.name: item for item in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "PRelu":
+            nodes.append(node)
+            continue
+        (source, slope), (result,) = node.input, node.output
+        rest = numpy_helper.from_array(1 - numpy_helper.to_array(slopes[slope]), f"{result}_rest")
+        model.graph.initializer.append(rest)
+        nodes += [
+            helper.make_node("Mul", [source, slope], [f"{result}_line"]),
+            helper.make_node("Relu", [source], [f"{result}_relu"]),
+            helper.make_node("Mul", [f"{result}_relu", rest.name], [f"{result}_bend"]),
+            helper.make_node("Add", [f"{result}_line", f"{result}_bend"], [result]),
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+# Pairs of photographs a second: Sosie, Sosie on OpenVINO, and the usual alternatives.
+
+SOSIE = "Sosie, cpu"
+OPENVINO = "Sosie, OpenVINO bfloat16"
+OPENVINO_WIDE = "Sosie, OpenVINO float32"
+DEEPFACE, FACE_RECOGNITION = "deepface", "face_recognition"
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreters:
+    """Pythons that have what this one lacks, or None; each keeps its packages to itself."""
+
+    openvino: Path | None = None
+    deepface: Path | None = None
+    face_recognition: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PairSizes:
+    """`pairs` a round of Sosie's, `peer_pairs` a round of the slower ones, `single_pairs` alone."""
+
+    pairs: int
+    peer_pairs: int
+    single_pairs: int
+    rounds: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Entrant:
+    """A contender before it runs: where, and with what."""
+
+    name: str
+    python: Path
+    kind: str
+    setup: Mapping[str, Any]
+
+
+def compare_pairs(
+    photographs: PhotographPairs, sizes: PairSizes, interpreters: Interpreters, cache: Path
+) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+    """Every contender that can run here, interleaved; the others are skipped and say why."""
+    entrants, absent = _list_entrants(sizes, interpreters, cache)
+    with ExitStack() as stack:
+        running = _start_all(entrants, photographs, sizes, stack, absent)
+        last: dict[str, Round] = {}
+        actions = {name: _match_all(name, one, sizes, last) for name, one in running.items()}
+        seconds = interleave(actions, sizes.rounds)
+        alone = interleave(
+            {name: _match_singly(one, sizes) for name, one in running.items()}, sizes.rounds
+        )
+        setup: Setup = {
+            "photographs": photographs.source,
+            "pairs": sizes.pairs,
+            "peer_pairs": sizes.peer_pairs,
+            "rounds": sizes.rounds,
+            "threads": sizes.threads,
+        }
+        setup |= {name: contender.runtime for name, contender in running.items()}
+    singly = setup | {"pairs": sizes.single_pairs, "peer_pairs": sizes.single_pairs}
+    results = (
+        Result("Pairs of photographs", setup, tuple(_list_rates(seconds, absent))),
+        Result("One pair at a time", singly, tuple(_list_latencies(alone))),
+        *_list_stages(last, sizes, photographs.source),
+        _list_agreement(last, sizes, photographs.source),
+    )
+    return results, _measure(seconds, absent)
+
+
+def _start_all(
+    entrants: Sequence[_Entrant],
+    photographs: PhotographPairs,
+    sizes: PairSizes,
+    stack: ExitStack,
+    absent: dict[str, str],
+) -> dict[str, Contender]:
+    """Those that can run, until the stack is closed; `absent` is told why others cannot."""
+    running: dict[str, Contender] = {}
+    for entrant in entrants:
+        try:
+            contender = stack.enter_context(
+                Contender(entrant.python, entrant.kind, photographs, **entrant.setup)
+            )
+            # Whoever fails on one of the photographs shall do so before the clocks run.
+            contender.match(_count_pairs(entrant.name, sizes))
+            running[entrant.name] = contender
+        except Unavailable as error:
+            absent[entrant.name] = str(error)
+    if SOSIE in absent:
+        raise RequestError(f"Sosie itself does not run: {absent[SOSIE]}")
+    return running
+
+
+def _measure(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> dict[str, Measured]:
+    """The figures that `targets.toml` names."""
+    measured: dict[str, Measured] = {"pairs_per_second": float(np.median(1 / seconds[SOSIE]))}
+    for figure, slow, fast, wanted in (
+        ("openvino_speedup", SOSIE, OPENVINO, OPENVINO),
+        ("deepface_speedup", DEEPFACE, SOSIE, DEEPFACE),
+        ("face_recognition_speedup", FACE_RECOGNITION, SOSIE, FACE_RECOGNITION),
+    ):
+        measured[figure] = (
+            Skipped(absent[wanted]) if wanted in absent else speedup(seconds[slow], seconds[fast])
+        )
+    return measured
+
+
+def _list_entrants(
+    sizes: PairSizes, interpreters: Interpreters, cache: Path
+) -> tuple[list[_Entrant], dict[str, str]]:
+    """Who shall run, and why the others can't."""
+    here = Path(sys.executable)
+    common = {"cache": str(cache), "threads": sizes.threads}
+    cpu = common | {"provider": "cpu", "precision": "float32"}
+    entrants = [_Entrant(SOSIE, here, "sosie", cpu)]
+    absent: dict[str, str] = {}
+    openvino = interpreters.openvino or (here if "openvino" in available_providers() else None)
+    for name, precision in ((OPENVINO_WIDE, "float32"), (OPENVINO, "bfloat16")):
+        if openvino is None:
+            absent[name] = "no onnxruntime-openvino here: name a Python with it: --openvino-python"
+        else:
+            setup = common | {"provider": "openvino", "precision": precision}
+            entrants.append(_Entrant(name, openvino, "sosie", setup))
+    for name, given, option in (
+        (DEEPFACE, interpreters.deepface, "--deepface-python"),
+        (FACE_RECOGNITION, interpreters.face_recognition, "--face-recognition-python"),
+    ):
+        python = given or (here if find_spec(name) else None)
+        if python is None:
+            absent[name] = f"no {name} here: name a Python with it: {option}"
+        else:
+            home = _lay_out_weights(cache / "deepface") if name == DEEPFACE else cache
+            entrants.append(_Entrant(name, python, name, {"home": str(home)}))
+    return entrants, absent
+
+
+def _lay_out_weights(home: Path) -> Path:
+    """The folder where deepface keeps its downloads, with our two models under its names.
+
+    Its ONNX Runtime refuses our SFace file as it is, so it gets the same weights dequantised.
+    """
+    weights = home / ".deepface" / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    sface = load_rewritten(builtin_card("sface"), DEQUANTISED_STEPS, home)
+    (weights / "face_recognition_sface_2021dec.onnx").write_bytes(sface)
+    shutil.copyfile(locate(builtin_card("yunet")), weights / "face_detection_yunet_2023mar.onnx")
+    return home
+
+
+def _match_all(name: str, contender: Contender, sizes: PairSizes, last: dict[str, Round]) -> Timed:
+    """Seconds a pair of a whole round, which is kept in `last`."""
+    count = _count_pairs(name, sizes)
+
+    def perform() -> float:
+        last[name] = contender.match(count)
+        return last[name].seconds / count
+
+    return perform
+
+
+def _count_pairs(name: str, sizes: PairSizes) -> int:
+    """Pairs a round."""
+    return sizes.peer_pairs if name in (DEEPFACE, FACE_RECOGNITION) else sizes.pairs
+
+
+def _match_singly(contender: Contender, sizes: PairSizes) -> Timed:
+    """Mean seconds of a pair that is matched before the next one is at hand."""
+    count = sizes.single_pairs
+    return lambda: contender.match(count, singly=True).seconds / count
+
+
+def _list_rates(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> Iterator[Figure]:
+    for name, values in seconds.items():
+        yield Figure.of(name, "pairs/s", 1 / values, speedup(seconds[SOSIE], values))
+    for name, reason in absent.items():
+        yield Figure.skip(name, "pairs/s", reason)
+
+
+def _list_latencies(seconds: Mapping[str, Seconds]) -> Iterator[Figure]:
+    for name, values in seconds.items():
+        yield Figure.of(name, "ms/pair", values * 1e3, speedup(seconds[SOSIE], values))
+
+
+def _list_stages(last: Mapping[str, Round], sizes: PairSizes, source: str) -> Iterator[Result]:
+    for name, one in last.items():
+        if one.stages:
+            figures = tuple(
+                Figure(stage.removesuffix("_ms"), "ms/photograph", value)
+                for stage, value in one.stages.items()
+            )
+            setup: Setup = {
+                "photographs": source,
+                "pairs": sizes.pairs,
+                "threads": sizes.threads,
+            }
+            yield Result(f"Stages of {name}", setup, figures)
+
+
+def _list_agreement(last: Mapping[str, Round], sizes: PairSizes, source: str) -> Result:
+    """Who found faces, and how far the same model's scores lie from ours: speed must not lie."""
+    ours = last[SOSIE].scores
+    figures = []
+    for name, one in last.items():
+        compared = [
+            (mine, theirs)
+            for mine, theirs in zip(ours, one.scores, strict=False)
+            if mine is not None and theirs is not None
+        ]
+        found = sum(score is not None for score in one.scores) / len(one.scores)
+        figures.append(Figure(f"{name}: both faces found", "share of pairs", found))
+        if name in (OPENVINO, OPENVINO_WIDE) and compared:
+            difference = max(abs(mine - theirs) for mine, theirs in compared)
+            figures.append(Figure(f"{name}: scores", "largest difference from cpu", difference))
+    setup: Setup = {"photographs": source, "pairs": sizes.pairs, "threads": sizes.threads}
+    return Result("What they found", setup, tuple(figures))
+
+
+# How long a command takes from nothing: a new process, its imports, its models.
+
+PYTHON, HELP, VERIFY = "python -c pass", "sosie --help", "sosie verify A B"
+FIGURES = {HELP: "help_seconds", VERIFY: "verify_seconds"}
+
+
+def measure_startup(
+    photographs: PhotographPairs, rounds: int, cache: Path
+) -> tuple[Result, dict[str, Measured]]:
+    """Whole processes, interleaved; the round that is not counted warms the cache."""
+    command = Path(sys.executable).with_name("sosie")
+    setup: Setup = {"rounds": rounds}
+    if not command.is_file():
+        reason = f"no command sosie beside {sys.executable}: pip install it there"
+        skipped = tuple(Figure.skip(name, "s", reason) for name in FIGURES)
+        return Result("Start", setup, skipped), dict.fromkeys(FIGURES.values(), Skipped(reason))
+    one, two = photographs.pairs[0]
+    seconds = interleave(
+        {
+            PYTHON: _start_command([sys.executable, "-c", "pass"], cache),
+            HELP: _start_command([str(command), "--help"], cache, saying="Usage"),
+            VERIFY: _start_command(
+                [str(command), "verify", str(one), str(two), "--json"], cache, saying='"score"'
+            ),
+        },
+        rounds,
+    )
+    figures = tuple(Figure.of(name, "s", values) for name, values in seconds.items())
+    medians: dict[str, Measured] = {
+        figure: float(np.median(seconds[name])) for name, figure in FIGURES.items()
+    }
+    return Result("Start", setup, figures), medians
+
+
+def _start_command(command: Sequence[str], cache: Path, saying: str = "") -> Timed:
+    # The status alone would not do: `verify` ends with 1 for a mismatch, Python for a crash.
+    environment = os.environ | {"SOSIE_CACHE": str(cache)}
+
+    def perform() -> None:
+        ended = subprocess.run(command, env=environment, capture_output=True, check=False)
+        if ended.returncode not in (0, 1) or saying.encode() not in ended.stdout:
+            name = Path(command[0]).name
+            raise RequestError(
+                f"`{name} {command[1]}` ended with status {ended.returncode}: run it by hand"
+            )
+
+    return timed(perform)
+
+
+# Faces embedded a second by batch size, on the CPU and on a CUDA device where one is.
+
+CPU_BATCHES = (1, 4, 16)
+CUDA_BATCHES = (1, 16, 64, 256)
+UNIT = "faces/s"
+
+
+def measure_batches(crops: NDArray[np.uint8], rounds: int, cache: Path) -> Result:
+    """SFace alone, float32, on crops uint8[n, side, side, 3] repeated to fill each batch."""
+    figures = [
+        *_measure_provider("cpu", CPU_BATCHES, crops, rounds, cache),
+        *_measure_provider("cuda", CUDA_BATCHES, crops, rounds, cache),
+    ]
+    return Result(
+        "Embedding by batch size", {"rounds": rounds, "threads_of_cpu": 1}, tuple(figures)
+    )
+
+
+def _measure_provider(
+    provider: str, batches: tuple[int, ...], crops: NDArray[np.uint8], rounds: int, cache: Path
+) -> list[Figure]:
+    try:
+        session = open_session(builtin_card("sface"), SessionOptions(provider=provider), cache)
+    except RuntimeMissing as error:
+        return [Figure.skip(provider, UNIT, str(error))]
+    faces = crops.transpose(0, 3, 1, 2).astype(np.float32)
+    actions = {f"{provider}, {size}": timed(_embed(session, faces, size)) for size in batches}
+    seconds = interleave(actions, rounds)
+    rates = {
+        name: size / values for (name, values), size in zip(seconds.items(), batches, strict=True)
+    }
+    first = float(np.median(next(iter(rates.values()))))
+    return [
+        Figure.of(name, UNIT, values, float(np.median(values)) / first)
+        for name, values in rates.items()
+    ]
+
+
+def _embed(
+    session: Session, faces: NDArray[np.float32], size: int
+) -> partial[list[NDArray[np.float32]]]:
+    batch = np.ascontiguousarray(faces[np.arange(size) % len(faces)])
+    return partial(session.run, batch)
+
+
+QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3, "action_s": 0.03, "action_blocks": 1}
+PEER_SHARE = 10
+"""The others get a tenth of the pairs: they are slower by about as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractConfig:
+    """`pairs` of photographs a round; each step by itself for `action_s`."""
+
+    faces: Path | None = None
+    pairs: int = 200
+    rounds: int = 7
+    crops: int = 16
+    graph_rounds: int = 15
+    action_s: float = 0.3
+    action_blocks: int = 3
+    seed: int = 0
+    interpreters: Interpreters = field(default_factory=Interpreters)
+
+
+def run(config: ExtractConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+    """All results of the suite, and the figures that its goals name."""
+    with (
+        TemporaryDirectory(prefix="sosie-bench-") as folder,
+        open_pairs(config.faces, config.pairs, config.seed) as photographs,
+    ):
+        cache = Path(folder)
+        crops = _cut_crops(photographs, config.crops, cache)
+        graphs = compare_graphs(crops, config.graph_rounds, cache)
+        batches = measure_batches(crops, config.rounds, cache)
+        few = max(1, config.pairs // PEER_SHARE)
+        sizes = PairSizes(config.pairs, few, few, config.rounds, threads=2)
+        pairs, measured = compare_pairs(photographs, sizes, config.interpreters, cache)
+        start, starts = measure_startup(photographs, config.rounds, cache)
+        source = photographs.source
+    steps = measure_actions(
+        "test_extract.py",
+        config.action_s,
+        {},
+        seed=config.seed,
+        blocks=config.action_blocks,
+        faces=config.faces or "",
+    )
+    measured |= starts | {
+        "rewritten_speedup": graphs.speedup,
+        "rewritten_difference": graphs.difference,
+    }
+    # Where a result says nothing of threads it has those of the product: one a core.
+    common: Setup = {"photographs": source, "seed": config.seed, "threads": cores()}
+    results = (*graphs.results, batches, *pairs, start, *steps)
+    return tuple(replace(one, setup=common | one.setup) for one in results), measured
+
+
+def _cut_crops(photographs: PhotographPairs, count: int, cache: Path) -> NDArray[np.uint8]:
+    """uint8[count, side, side, 3]: aligned faces; fewer photographs are taken several times."""
+    options = SessionOptions(provider="cpu")
+    files = [path.read_bytes() for path in photographs.photographs[:count]]
+    with open_extractor(cache, session=options) as extractor:
+        found = extractor.extract(files)
+    crops = [one.crop for one in found if isinstance(one, Extraction) and one.crop is not None]
+    if not crops:
+        raise RequestError("no face in the first photographs: give others as --faces")
+    return np.stack([crops[place % len(crops)] for place in range(count)])

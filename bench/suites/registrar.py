@@ -1,0 +1,449 @@
+"""Suite `registrar`: decisions a second on a full gallery, durable, and every one of them right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from bench.core.machine import cores, filesystem_of
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.timing import speedup
+from bench.data.vectors import describe_population
+from bench.suites.workload import (
+    Day,
+    Expected,
+    Kind,
+    draw_day,
+    expect_answers,
+    load_holders,
+    make_settings,
+    open_outlet,
+    write_requests,
+)
+from engine.accuracy.population import Population
+from engine.errors import RequestError
+from engine.matching.recovery import save_snapshot
+from engine.matching.registrar import Registrar, RegistrarConfig, publish
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.write_queue import Outcome
+from engine.reasons import Decision
+from engine.registry.records import utc_now
+from indexes.upkeep import Upkeep
+from serving.compose import SNAPSHOT_FOLDER, Deployment, create_home
+from serving.settings import Settings
+
+# Decisions a second: full batches beside one a transaction, round by round in turn.
+
+BATCH, SINGLE = 32, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is decided in one go, so many a transaction at most; round 0 warms up."""
+
+    number: int
+    batch: int
+    requests: Sequence[EnrollmentRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Outcomes in order, the seconds of all, and of each full batch."""
+
+    outcomes: list[Outcome]
+    seconds: float
+    batch_s: list[float]
+
+    @property
+    def rate(self) -> float:
+        return len(self.outcomes) / self.seconds
+
+
+Rounds = Mapping[int, Sequence[Decided]]
+"""What was decided in each round that counts, by the size of a batch."""
+
+
+def plan_turns(
+    requests: Sequence[EnrollmentRequest], singles: int, rounds: int
+) -> tuple[Turn, ...]:
+    """All requests in their order, `singles` of them one a transaction, in one round more than
+    `rounds`: it warms up, and takes what would not fill a batch.
+
+    Every other round runs backwards. `RequestError` where a round would have none of a kind.
+    """
+    single = singles // (rounds + 1)
+    full = len(requests) // (rounds + 1) - single
+    if min(single, full) < 1:
+        raise RequestError(f"too few decisions for {rounds} rounds and one before: give more")
+    if full >= BATCH:
+        full -= full % BATCH
+    first = len(requests) - rounds * (full + single) - single
+    turns: list[Turn] = []
+    start = 0
+    for number in range(rounds + 1):
+        counts = [(BATCH, full if number else first), (SINGLE, single)]
+        for batch, count in counts[:: 1 if number % 2 == 0 else -1]:
+            turns.append(Turn(number, batch, requests[start : start + count]))
+            start += count
+    return tuple(turns)
+
+
+def decide_in_turn(deployment: Deployment, turns: Sequence[Turn]) -> Iterator[tuple[Turn, Decided]]:
+    """Each by a registrar of its own, over one gallery with the upkeep of a deployment."""
+    with Upkeep(deployment.restored.gallery):
+        for turn in turns:
+            config = RegistrarConfig(turn.batch, queue_size=len(turn.requests))
+            with Registrar(deployment.store.writer(), deployment.judge, config) as registrar:
+                yield turn, decide_all(registrar, turn.requests)
+
+
+def decide_all(registrar: Registrar, requests: Sequence[EnrollmentRequest]) -> Decided:
+    """Puts all requests in the queue at once, so that every batch but the first can be full."""
+    start = time.perf_counter()
+    futures = [registrar.submit(request) for request in requests]
+    outcomes, ends = [], []
+    for future in futures:
+        outcomes.append(future.result())
+        ends.append(time.perf_counter())
+    return Decided(outcomes, ends[-1] - start, _find_batches(outcomes, ends))
+
+
+def list_decisions(rounds: Rounds, setup: Setup) -> Result:
+    """Medians over rounds; a ratio is of two neighbours. Batches are those of all rounds."""
+    full, single = rounds[BATCH], rounds[SINGLE]
+    rates, single_rates = (np.array([one.rate for one in each]) for each in (full, single))
+    figures = [
+        Figure.of("one a transaction", "decisions/s", single_rates, 1.0),
+        Figure.of(f"batches of {BATCH}", "decisions/s", rates, speedup(rates, single_rates)),
+    ]
+    batch_ms = [seconds * 1e3 for one in full for seconds in one.batch_s]
+    for share in (0.5, 0.99):
+        name, unit = f"a batch, p{share * 100:.0f}", "ms"
+        figures.append(
+            Figure(name, unit, float(np.quantile(batch_ms, share)))
+            if batch_ms
+            else Figure.skip(name, unit, "too few decisions for a full batch")
+        )
+    counts: Setup = {
+        "decisions": sum(len(one.outcomes) for one in full),
+        "single_decisions": sum(len(one.outcomes) for one in single),
+        "rounds": len(full),
+    }
+    return Result("Decisions", setup | counts, tuple(figures))
+
+
+def _find_batches(outcomes: Sequence[Outcome], ends: Sequence[float]) -> list[float]:
+    """Seconds of each full batch: all that were decided at one moment; the first has no start."""
+    moments = [
+        (outcome.body["decided_at"] if isinstance(outcome, Answer) else "", end)
+        for outcome, end in zip(outcomes, ends, strict=True)
+    ]
+    seconds, before = [], None
+    for _, group in groupby(moments, key=lambda moment: moment[0]):
+        batch = [end for _, end in group]
+        if before is not None and len(batch) == BATCH:
+            seconds.append(batch[-1] - before)
+        before = batch[-1]
+    return seconds
+
+
+# What visitors were answered, against what they should have been.
+
+
+@dataclass(slots=True)
+class Ledger:
+    """`places` of the day are asked, in order; `outcomes` grows to as many.
+
+    `difference`: references too few or too many in reopened galleries, in all.
+    """
+
+    day: Day
+    expected: Sequence[Expected | None]
+    places: list[int]
+    outcomes: list[Outcome] = field(default_factory=list)
+    difference: int = 0
+
+    def note_gallery(self, length: int, references: int) -> None:
+        """Compares a reopened gallery with what had been acknowledged by then."""
+        added = sum(
+            isinstance(outcome, Answer)
+            and outcome.decision is Decision.APPROVED
+            and self.day.kinds[place] is not Kind.RETURNING
+            for place, outcome in zip(self.places, self.outcomes, strict=False)
+        )
+        self.difference += abs(references + added - length)
+
+    def count_wrong(self) -> int:
+        return sum(
+            not is_right(outcome, self.expected[place])
+            for place, outcome in zip(self.places, self.outcomes, strict=True)
+        )
+
+    def share(self, kind: Kind, *decisions: Decision) -> float | None:
+        """The share of this kind's visitors that got one of these decisions."""
+        found = [
+            isinstance(outcome, Answer) and outcome.decision in decisions
+            for place, outcome in zip(self.places, self.outcomes, strict=True)
+            if self.day.kinds[place] is kind
+        ]
+        return sum(found) / len(found) if found else None
+
+    def list_outcomes(self, setup: Setup) -> Result:
+        """What the planted visitors met: how good the model is, beside whether we are right."""
+        stopped = (Decision.REVIEW, Decision.REJECTED)
+        shares = (
+            ("newcomers approved", self.share(Kind.NEWCOMER, Decision.APPROVED)),
+            ("newcomers sent to review", self.share(Kind.NEWCOMER, Decision.REVIEW)),
+            ("returning approved", self.share(Kind.RETURNING, Decision.APPROVED)),
+            ("duplicates stopped", self.share(Kind.DUPLICATE, *stopped)),
+        )
+        figures = [
+            Figure("differ from the oracle", "decisions", float(self.count_wrong())),
+            Figure("too few or too many after reopening", "references", float(self.difference)),
+        ]
+        figures += [
+            Figure.skip(name, "share", "no such visitor came")
+            if share is None
+            else Figure(name, "share", share)
+            for name, share in shares
+        ]
+        near = len(self.expected) - len(self.places)
+        counts: Setup = {"visitors": len(self.outcomes), "left_out_near_a_threshold": near}
+        return Result("What was decided", setup | counts, tuple(figures))
+
+
+def is_right(outcome: Outcome, expected: Expected | None) -> bool:
+    """Whether decision and reasons are exactly those expected."""
+    assert expected is not None, "such a visitor is not asked"
+    return (
+        isinstance(outcome, Answer)
+        and not outcome.is_repeated
+        and outcome.decision is expected.decision
+        and frozenset(outcome.reasons) == expected.reasons
+    )
+
+
+# The registrar's work on a batch, done by hand and timed step by step.
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Seconds of one batch; `judge_s` holds a search of its own, as long as `search_s`."""
+
+    search_s: float
+    judge_s: float
+    publish_s: float
+
+
+def time_stages(
+    deployment: Deployment, requests: Sequence[EnrollmentRequest], batch: int
+) -> tuple[list[Outcome], list[StageTimes]]:
+    """Decides the requests as the registrar does, on its writer's lease; outcomes in order."""
+    judge = deployment.judge
+    outcomes: list[Outcome] = []
+    stages = []
+    with deployment.store.writer() as writer:
+        for start in range(0, len(requests), batch):
+            part = requests[start : start + batch]
+            probes = np.stack([item.live.vector for item in part if item.live.vector is not None])
+            begun = time.perf_counter()
+            judge.gallery.range_search(probes, deployment.thresholds.review)
+            searched = time.perf_counter()
+            judged = judge.judge(
+                part,
+                sequence=writer.sequence,
+                next_reference_id=writer.next_reference_id,
+                now=utc_now(),
+            )
+            decided = time.perf_counter()
+            assert judged.changes is not None, "every request is new"
+            publish(writer, judge.gallery, judged.changes)
+            ended = time.perf_counter()
+            outcomes += judged.outcomes
+            stages.append(StageTimes(searched - begun, decided - searched, ended - decided))
+    return outcomes, stages
+
+
+QUICK = {
+    "references": 5_000,
+    "decisions": 640,
+    "single_decisions": 32,
+    "rounds": 3,
+    "stage_batches": 4,
+}
+DISK = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
+MEMORY = ("tmpfs", "ramfs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrarSuiteConfig:
+    """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand.
+
+    The first two are shared out among `rounds` and one that warms up before them. The database
+    lies in a folder made in `folder`, which must be on a disk to be durable.
+    """
+
+    references: int = 100_000
+    decisions: int = 6_400
+    single_decisions: int = 320
+    rounds: int = 5
+    stage_batches: int = 20
+    seed: int = 0
+    folder: Path = DISK
+
+    @property
+    def visitors(self) -> int:
+        return self.decisions + self.single_decisions + self.stage_batches * BATCH
+
+
+@dataclass(slots=True)
+class _Times:
+    """Seconds of what is done once."""
+
+    load: float = 0.0
+    open_store: float = 0.0
+    save: float = 0.0
+    open_snapshot: float = 0.0
+
+
+def run(config: RegistrarSuiteConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+    """All results of the suite, and the figures that its goals name."""
+    population = Population.load("sface")
+    if not config.folder.is_dir():
+        raise RequestError(f"no folder {config.folder}: give one on a disk as --folder")
+    filesystem = filesystem_of(config.folder)
+    with TemporaryDirectory(prefix="sosie-bench-", dir=config.folder) as folder:
+        home, times = Path(folder) / "home", _Times()
+        settings = make_settings(BATCH, config.visitors)
+        ledger, requests = _prepare(home, settings, population, config, times)
+        by_hand = len(requests) - config.stage_batches * BATCH
+        assert by_hand > 0, "almost every visitor lies near a threshold"
+        rounds = _decide_from_store(home, settings, requests[:by_hand], ledger, config, times)
+        stages = _decide_by_hand(home, settings, requests[by_hand:], ledger, config, times)
+    setup: Setup = {
+        "references": config.references,
+        "dim": population.dim,
+        "population": describe_population(population.dim),
+        "seed": config.seed,
+        "threads": cores(),
+        "database": "SQLite",
+        "filesystem": filesystem,
+    }
+    measured: dict[str, Measured] = {
+        "decisions_per_second": Skipped(f"{config.folder} is {filesystem}: not durable")
+        if filesystem in MEMORY
+        else median(one.rate for one in rounds[BATCH]),
+        "wrong_decisions": float(ledger.count_wrong()),
+        "gallery_difference": float(ledger.difference),
+    }
+    results = (
+        list_decisions(rounds, setup),
+        _list_stages(stages, setup),
+        _list_gallery(times, config, setup),
+        ledger.list_outcomes(setup),
+    )
+    return results, measured
+
+
+def _prepare(
+    home: Path,
+    settings: Settings,
+    population: Population,
+    config: RegistrarSuiteConfig,
+    times: _Times,
+) -> tuple[Ledger, list[EnrollmentRequest]]:
+    """Enrolls everybody, and knows what each visitor must be answered before one comes."""
+    references = population.references(config.references, config.seed)
+    day = draw_day(population, config.references, config.visitors, config.seed)
+    create_home(home, settings)
+    with Deployment(home, settings, home / "cache") as deployment:
+        open_outlet(deployment.store)
+        with deployment.store.writer() as writer:
+            times.load = _clock(lambda: load_holders(writer, references))
+        expected = expect_answers(day, references, deployment.thresholds)
+        places = [place for place, answer in enumerate(expected) if answer is not None]
+        requests = list(write_requests(day, places, deployment.vault, config.references))
+    return Ledger(day, expected, places), requests
+
+
+def _decide_from_store(
+    home: Path,
+    settings: Settings,
+    requests: Sequence[EnrollmentRequest],
+    ledger: Ledger,
+    config: RegistrarSuiteConfig,
+    times: _Times,
+) -> Rounds:
+    turns = plan_turns(requests, config.single_decisions, config.rounds)
+    rounds: dict[int, list[Decided]] = {BATCH: [], SINGLE: []}
+    with Deployment(home, settings, home / "cache") as deployment:
+        times.open_store = _clock(lambda: deployment.restored)
+        gallery = deployment.restored.gallery
+        ledger.note_gallery(len(gallery), config.references)
+        for turn, decided in decide_in_turn(deployment, turns):
+            ledger.outcomes += decided.outcomes
+            if turn.number:
+                rounds[turn.batch].append(decided)
+        times.save = _clock(
+            lambda: save_snapshot(deployment.store, gallery, home / SNAPSHOT_FOLDER)
+        )
+    return rounds
+
+
+def _decide_by_hand(
+    home: Path,
+    settings: Settings,
+    requests: Sequence[EnrollmentRequest],
+    ledger: Ledger,
+    config: RegistrarSuiteConfig,
+    times: _Times,
+) -> list[StageTimes]:
+    with Deployment(home, settings, home / "cache") as deployment:
+        times.open_snapshot = _clock(lambda: deployment.restored)
+        ledger.note_gallery(len(deployment.restored.gallery), config.references)
+        outcomes, stages = time_stages(deployment, requests, BATCH)
+        ledger.outcomes += outcomes
+    return stages
+
+
+def _clock(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def _list_stages(stages: Sequence[StageTimes], setup: Setup) -> Result:
+    return Result(
+        f"Stages of a batch of {BATCH}",
+        setup | {"batches": len(stages)},
+        tuple(
+            Figure.of(name, "ms", [getattr(one, key) * 1e3 for one in stages])
+            for key, name in (
+                ("search_s", "the search alone"),
+                ("judge_s", "judging, search included"),
+                ("publish_s", "commit, and into the gallery"),
+            )
+        ),
+    )
+
+
+def _list_gallery(times: _Times, config: RegistrarSuiteConfig, setup: Setup) -> Result:
+    figures = (
+        Figure("bulk load", "holders/s", config.references / times.load),
+        Figure("open from the store", "s", times.open_store, ratio=1.0),
+        Figure(
+            "open from a snapshot",
+            "s",
+            times.open_snapshot,
+            ratio=times.open_store / times.open_snapshot,
+        ),
+        Figure("save a snapshot", "s", times.save),
+    )
+    return Result("Gallery", setup, figures)

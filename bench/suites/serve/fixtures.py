@@ -1,0 +1,161 @@
+"""Deployments to serve: so many references, a carrier with an outlet, a key to call with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.photographs import LFW, find_faces, open_pairs
+from bench.suites.workload import CARRIER, OUTLET, make_document
+from engine.accuracy.dataset import LabelledFolder
+from engine.accuracy.population import Population
+from engine.errors import RequestError
+from engine.matching.bulk_enrollment import admit_references
+from engine.matching.documents import Document
+from engine.registry.records import ApiKey, Carrier, utc_now
+from serving.access.authorization import Principal, Role, template_tenant
+from serving.access.keys import make_key
+from serving.compose import Deployment, create_home
+from serving.ingress.templates import SealedTemplates
+from serving.settings import Settings, load_settings
+
+LINE_LIMIT = 1_000_000
+"""People come back for more lines as long as a load goes on."""
+TENANT = (CARRIER, OUTLET)
+CALLER = Principal(key_id="bench", role=Role.CARRIER, carrier=CARRIER)
+"""Whose key a home has; templates are bound to such a caller's tenant."""
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A deployment that no process has open; `key` is of the role carrier."""
+
+    path: Path
+    cache: Path
+    references: int
+    seed: int
+    key: str = field(repr=False)
+
+    def copy(self, name: str) -> Self:
+        """The same deployment once more, beside this one."""
+        path = self.path.with_name(name)
+        shutil.copytree(self.path, path)
+        return type(self)(path, self.cache, self.references, self.seed, self.key)
+
+    @contextmanager
+    def open(self) -> Iterator[Deployment]:
+        """In this process, without a service."""
+        with Deployment(self.path, load_settings(self.path), self.cache) as deployment:
+            yield deployment
+
+    def issue(self, faces: Vectors) -> list[bytes]:
+        """Templates of unit rows float32[n, d], not rotated, as the service issues them."""
+        with self.open() as deployment:
+            settings = deployment.settings.serve
+            templates = SealedTemplates(
+                deployment.vault, deployment.store.model_digest, settings.template_ttl_h
+            )
+            return templates.issue(deployment.vault.rotate(faces), template_tenant(CALLER))
+
+
+def make_home(path: Path, cache: Path, references: int, seed: int) -> Home:
+    """A new deployment with `references` synthetic people, entered by admission."""
+    create_home(path, Settings())
+    with Deployment(path, load_settings(path), cache) as deployment:
+        store = deployment.store
+        store.add_carrier(Carrier(CARRIER, "Benchmark", LINE_LIMIT), actor="bench")
+        store.add_outlet(OUTLET, CARRIER, actor="bench")
+        key = _add_key(deployment)
+        if references:
+            _admit(deployment, Population.load("sface").references(references, seed))
+    return Home(path, cache, references, seed, key)
+
+
+def _add_key(deployment: Deployment) -> str:
+    made = make_key(deployment.vault)
+    row = ApiKey(
+        id=made.id,
+        digest=made.digest,
+        label="bench",
+        role=CALLER.role.value,
+        carrier=CARRIER,
+        outlet=None,
+        rate_limit=None,
+        created_at=utc_now(),
+    )
+    deployment.store.add_api_key(row, actor="bench")
+    return made.text
+
+
+def _admit(deployment: Deployment, faces: Vectors) -> None:
+    registrar = deployment.registrar
+    vectors = deployment.vault.rotate(faces)
+    documents = [make_document(serial) for serial in range(len(faces))]
+    registrar.run(
+        lambda writer, now: admit_references(
+            writer, registrar.gallery, documents, vectors, actor="bench", on=now.date()
+        )
+    )
+
+
+# People with two photographs each, who come to enroll over HTTP or in this process.
+
+FIRST_SERIAL = 5_000_000
+"""Of the documents of photographed people: synthetic ones come before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Someone with a document of their own; the photographs are files as a camera writes them."""
+
+    document: Document = field(repr=False)
+    live: bytes = field(repr=False)
+    portrait: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """People, whose faces differ unless the crowd `has_one_face`."""
+
+    people: tuple[Person, ...]
+    source: str
+    has_one_face: bool = False
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+
+def draw_people(faces: Path | None, count: int, seed: int) -> Crowd:
+    """Up to `count` different people of a folder in LFW's layout, two photographs each.
+
+    Without photographs: portraits of one face, which costs the same work.
+    """
+    if faces is None and not (LFW / "images").is_dir():
+        with open_pairs(None, count, seed) as made:
+            return Crowd(_introduce(made.pairs), made.source, has_one_face=True)
+    folder = LabelledFolder.open(find_faces(faces))
+    pairs = []
+    for person in np.random.default_rng(seed).permutation(len(folder.names)).tolist():
+        mine = np.flatnonzero(folder.people == person)
+        if len(mine) >= 2:
+            pairs.append((folder.paths[mine[0]], folder.paths[mine[1]]))
+        if len(pairs) == count:
+            break
+    if not pairs:
+        raise RequestError(f"nobody in {folder.root} has two photographs: give others as --faces")
+    return Crowd(_introduce(pairs), f"{folder.root.parent.name}/{folder.root.name}")
+
+
+def _introduce(pairs: Sequence[tuple[Path, Path]]) -> tuple[Person, ...]:
+    return tuple(
+        Person(make_document(FIRST_SERIAL + place), one.read_bytes(), other.read_bytes())
+        for place, (one, other) in enumerate(pairs)
+    )

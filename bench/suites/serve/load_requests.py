@@ -1,0 +1,376 @@
+"""What a load is, and what became of each of its requests."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.suites.serve.fixtures import TENANT, Home, Person
+from bench.suites.workload import OUTLET
+from engine.accuracy.population import Population
+from engine.registry.records import utc_now
+from serving.access.pseudonyms import name_holder
+
+# Requests as the bytes that go over the wire, written once and sent many times.
+
+SERIAL_PLACE = "#SERIAL##"
+"""Stands in a text or a header for the serial number of the request, which is as long."""
+MSGPACK = "application/msgpack"
+_PLACE = SERIAL_PLACE.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP/1.1 request; the serial number goes between its pieces."""
+
+    pieces: tuple[bytes, ...]
+
+    def fill(self, serial: int) -> bytes:
+        """The whole request; serial numbers from 0 to 999,999,999."""
+        pieces = self.pieces
+        return pieces[0] if len(pieces) == 1 else (b"%09d" % serial).join(pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """To whom requests go, and the key they carry."""
+
+    host: str
+    port: int
+    key: str | None = None
+
+    def post(self, path: str, value: Any, headers: Mapping[str, str] | None = None) -> Request:
+        """A POST of MessagePack, which asks for MessagePack."""
+        body: bytes = msgpack.packb(value)
+        given = {"Content-Type": MSGPACK, "Content-Length": str(len(body)), **(headers or {})}
+        key = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+        fields = {"Host": f"{self.host}:{self.port}", "Accept": MSGPACK, **key, **given}
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
+        head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+        return Request(tuple((head + body).split(_PLACE)))
+
+
+LOST, OVERDUE = 0, -1
+"""Instead of a status: the connection was lost, or there was no answer in time."""
+Seconds = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Requests by turns, for `seconds` or until `count` are sent, whichever is first.
+
+    Closed loop where `rate` is None: each connection sends again when it is answered. Else open
+    loop: `rate` arrivals a second, evenly spaced, whatever the server does; one that finds no free
+    connection waits for one, and its latency counts from its arrival.
+    `serial` numbers the requests, from there on.
+    """
+
+    host: str
+    port: int
+    requests: tuple[Request, ...]
+    connections: int
+    seconds: float = float("inf")
+    count: int | None = None
+    rate: float | None = None
+    serial: int = 0
+    timeout_s: float = 30.0
+    keeps_bodies: bool = False
+
+    def schedule(self) -> Seconds:
+        """Arrivals in seconds after the start; of an open loop only."""
+        assert self.rate is not None
+        count = int(min(self.seconds * self.rate, np.inf if self.count is None else self.count))
+        return np.arange(count) / self.rate
+
+
+@dataclass(slots=True)
+class Tally:
+    """Grows by a row a request, while a load runs; rows in order of their ends."""
+
+    intended: array[float] = field(default_factory=lambda: array("d"))
+    sent: array[float] = field(default_factory=lambda: array("d"))
+    done: array[float] = field(default_factory=lambda: array("d"))
+    status: array[int] = field(default_factory=lambda: array("h"))
+    retry_after_s: array[float] = field(default_factory=lambda: array("d"))
+    request: array[int] = field(default_factory=lambda: array("l"))
+    serial: array[int] = field(default_factory=lambda: array("l"))
+    bodies: list[bytes] = field(default_factory=list)
+    reconnects: int = 0
+
+    def close(self, start: float, seconds: float) -> Record:
+        return Record(
+            intended_s=np.array(self.intended) - start,
+            sent_s=np.array(self.sent) - start,
+            done_s=np.array(self.done) - start,
+            status=np.array(self.status, np.int16),
+            retry_after_s=np.array(self.retry_after_s),
+            request=np.array(self.request, np.int64),
+            serial=np.array(self.serial, np.int64),
+            bodies=tuple(self.bodies),
+            reconnects=self.reconnects,
+            seconds=seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """A row a request, in order of their ends, in seconds after the start of the load.
+
+    `retry_after_s` is NaN where the answer named none; `request` is the place in the load's
+    requests; `bodies` is empty unless they were kept; `sent_s` is NaN where no connection became
+    free in time. `seconds` from the first arrival to the last answer.
+    """
+
+    intended_s: Seconds
+    sent_s: Seconds
+    done_s: Seconds
+    status: NDArray[np.int16]
+    retry_after_s: Seconds
+    request: NDArray[np.int64]
+    serial: NDArray[np.int64]
+    bodies: tuple[bytes, ...]
+    reconnects: int
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    @property
+    def latency_s(self) -> Seconds:
+        """From the intended start to the end of the answer."""
+        return self.done_s - self.intended_s
+
+    @property
+    def is_fine(self) -> NDArray[np.bool_]:
+        fine: NDArray[np.bool_] = (self.status >= 200) & (self.status < 300)
+        return fine
+
+    @property
+    def is_refused(self) -> NDArray[np.bool_]:
+        """429 that says when to come again."""
+        refused: NDArray[np.bool_] = (self.status == 429) & ~np.isnan(self.retry_after_s)
+        return refused
+
+    @property
+    def rate(self) -> float:
+        """Requests answered well, a second."""
+        return float(self.is_fine.sum()) / self.seconds
+
+    @property
+    def offered_rate(self) -> float:
+        """Requests that were due, a second."""
+        return len(self) / self.seconds
+
+    @property
+    def sent_rate(self) -> float:
+        """Requests that were sent before `seconds` were over, a second."""
+        end_s = self.intended_s.min(initial=np.inf) + self.seconds
+        return float((self.sent_s < end_s).sum()) / self.seconds
+
+    @property
+    def good_bodies(self) -> list[bytes]:
+        """Those of requests answered well; of a load that keeps bodies."""
+        return [self.bodies[place] for place in np.flatnonzero(self.is_fine)]
+
+    def within(self, start_s: float, end_s: float) -> Record:
+        """Only what was meant to start in this span."""
+        return self._take((self.intended_s >= start_s) & (self.intended_s < end_s), end_s - start_s)
+
+    def quantile_ms(self, share: float, among: NDArray[np.bool_] | None = None) -> float:
+        """Of the latencies of those well answered, or of these rows; NaN of none."""
+        return _quantile_ms(self.latency_s[self.is_fine if among is None else among], share)
+
+    def lateness_ms(self, share: float) -> float:
+        """Quantile of what passed from the moment a request was due until it was sent."""
+        lateness_s = self.sent_s - self.intended_s
+        return _quantile_ms(lateness_s[~np.isnan(lateness_s)], share)
+
+    def count_statuses(self) -> dict[int, int]:
+        """How often each status came, the commonest first."""
+        values, counts = np.unique(self.status, return_counts=True)
+        pairs = zip(values.tolist(), counts.tolist(), strict=True)
+        return dict(sorted(pairs, key=lambda pair: -pair[1]))
+
+    def _take(self, rows: NDArray[np.bool_], seconds: float) -> Record:
+        kept: dict[str, Any] = {
+            name: getattr(self, name)[rows]
+            for name in (
+                "intended_s",
+                "sent_s",
+                "done_s",
+                "status",
+                "retry_after_s",
+                "request",
+                "serial",
+            )
+        }
+        bodies = tuple(
+            body for body, is_kept in zip(self.bodies, rows.tolist(), strict=False) if is_kept
+        )
+        return Record(**kept, bodies=bodies, reconnects=self.reconnects, seconds=seconds)
+
+
+def _quantile_ms(values_s: Seconds, share: float) -> float:
+    return float(np.quantile(values_s, share)) * 1e3 if len(values_s) else float("nan")
+
+
+# Enrollments as HTTP requests.
+
+ENROLLMENTS_PATH = "/v1/enrollments"
+KEY_HEADER = "Idempotency-Key"
+CONSENT = "bench"
+
+
+def write_visit(person: Person, msisdn: str) -> dict[str, Any]:
+    """The body of an enrollment."""
+    document = person.document
+    return {
+        "outlet": OUTLET,
+        "document": {"type": document.type, "number": document.number, "name": document.name},
+        "msisdn": msisdn,
+        "live": person.live,
+        "portrait": person.portrait,
+        "consent_ref": CONSENT,
+        "captured_at": utc_now().isoformat(),
+    }
+
+
+def write_visits(caller: Caller, people: Sequence[Person], name: str) -> tuple[Request, ...]:
+    """A request a person, who comes as often as it is sent, each time for a number of their own.
+
+    `name` keeps the keys of two loads apart.
+    """
+    headers = {KEY_HEADER: f"{name}-{SERIAL_PLACE}"}
+    return tuple(
+        caller.post(ENROLLMENTS_PATH, write_visit(person, f"+8613{SERIAL_PLACE}"), headers)
+        for person in people
+    )
+
+
+# Match requests on templates: 1:1 pairs, 1:N probes with planted mates, and the right answers.
+
+MATCH_PATH = "/v1/match"
+BATCH = 256
+MATED_SHARE = 0.5
+STRANGERS_SEED = 1_000_003
+TOLERANCE = 1e-4
+"""Templates are float32; a score nearer than this to the threshold may fall on either side."""
+
+
+def pair_items(home: Home, count: int) -> list[dict[str, Any]]:
+    """1:1 items: half of them two photographs of one person, half of two people."""
+    population = Population.load("sface")
+    people = population.people(count, home.seed)
+    one = population.samples(people, home.seed, 2)
+    other = population.samples(people, home.seed, 3)
+    other[1::2] = np.roll(other[1::2], 1, axis=0)
+    tokens = home.issue(np.concatenate([one, other]))
+    return [
+        {"probe": {"template": a}, "reference": {"template": b}}
+        for a, b in zip(tokens[:count], tokens[count:], strict=True)
+    ]
+
+
+def pack(caller: Caller, items: Sequence[dict[str, Any]], size: int) -> tuple[Request, ...]:
+    """Requests of `size` items each."""
+    return tuple(
+        caller.post(MATCH_PATH, {"items": list(items[start : start + size])})
+        for start in range(0, len(items) - size + 1, size)
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probes:
+    """1:N items; `rows` are the planted mates' rows of the references, -1 for strangers."""
+
+    items: tuple[dict[str, Any], ...]
+    rows: NDArray[np.int64]
+    faces: NDArray[np.float32] = field(repr=False)
+
+
+def draw_probes(home: Home, count: int, seed: int) -> Probes:
+    """Half of them mates of references, by two fresh photographs, and half strangers."""
+    population = Population.load("sface")
+    rng = np.random.default_rng([seed, 7])
+    rows = np.where(
+        rng.random(count) < MATED_SHARE, rng.integers(0, home.references, count), -1
+    ).astype(np.int64)
+    faces = population.references(count, STRANGERS_SEED + seed)
+    mated = rows >= 0
+    faces[mated] = population.mates(rows[mated], home.seed)
+    items = tuple({"probe": {"template": token}, "search": True} for token in home.issue(faces))
+    return Probes(items, rows, faces)
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """How answers compare with brute force over the store's own vectors.
+
+    `missed` and `ghosts`: candidates that brute force has and the service has not, and the other
+    way round; `mates` planted ones at or above the threshold, of which `mates_found`.
+    """
+
+    probes: int
+    missed: int
+    ghosts: int
+    wrong_scores: int
+    mates: int
+    mates_found: int
+
+    @property
+    def recall(self) -> float:
+        return self.mates_found / self.mates if self.mates else float("nan")
+
+    @property
+    def wrong(self) -> int:
+        return self.missed + self.ghosts + self.wrong_scores
+
+
+def check_searches(home: Home, probes: Probes, results: Sequence[dict[str, Any]]) -> Searched:
+    """Holds the answers to the first of the probes against float32 brute force."""
+    holders, gallery = _read_gallery(home)
+    threshold = float(results[0]["identification"]["threshold"])
+    with home.open() as deployment:
+        vectors = deployment.vault.rotate(probes.faces[: len(results)])
+    missed = ghosts = wrong = mates = found = 0
+    for place, result in enumerate(results):
+        scores = gallery @ vectors[place]
+        answered = {one["holder"]: one["score"] for one in result["identification"]["candidates"]}
+        above = {holders[row] for row in np.flatnonzero(scores >= threshold + TOLERANCE)}
+        near = {holders[row] for row in np.flatnonzero(scores >= threshold - TOLERANCE)}
+        missed += len(above - answered.keys())
+        ghosts += len(answered.keys() - near)
+        best = float(scores.max())
+        if answered and abs(max(answered.values()) - best) > TOLERANCE:
+            wrong += 1
+        row = int(probes.rows[place])
+        if row >= 0 and scores[row] >= threshold + TOLERANCE:
+            mates += 1
+            found += holders[row] in answered
+    return Searched(len(results), missed, ghosts, wrong, mates, found)
+
+
+def read_results(bodies: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The items of MessagePack answers of matches, one after another; others have none."""
+    return [item for body in bodies for item in msgpack.unpackb(body).get("items", ())]
+
+
+def _read_gallery(home: Home) -> tuple[list[str], NDArray[np.float32]]:
+    """What answers call each reference's holder, and its rotated vector, in order of admission."""
+    with home.open() as deployment:
+        chunks = list(deployment.store.references())
+        ids = np.concatenate([chunk.ids for chunk in chunks])
+        vectors = np.concatenate([chunk.vectors for chunk in chunks])
+        order = np.argsort(ids)
+        owners: dict[int, str] = {}
+        for start in range(0, len(ids), 10_000):
+            owners |= deployment.store.documents_of(ids[order][start : start + 10_000].tolist())
+        vault, carrier = deployment.vault, TENANT[0]
+        names = [name_holder(vault, carrier, owners[key]) for key in ids[order].tolist()]
+    return names, vectors[order]

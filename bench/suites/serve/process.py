@@ -1,0 +1,259 @@
+"""`sosie serve` as a child process, from its start to its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import psutil
+
+from bench.core.reports import Figure
+from engine.errors import RequestError
+from serving.cluster.processes import Process, Role, list_descendants
+from serving.cluster.supervisor import RAYS_OWN_PORT
+
+# Processes of a service: who they are, whether they live, and what they hold in memory.
+
+MIB = 2**20
+
+
+def list_family(pid: int) -> list[int]:
+    """A process and all its descendants that are alive."""
+    return [pid, *(one.pid for one in list_descendants(pid))]
+
+
+def measure_memory(pids: Iterable[int]) -> int:
+    """Bytes that the processes hold: shared pages count once among all that share them (PSS)."""
+    return sum(_read_pss(pid) for pid in pids)
+
+
+def kill_hard(pids: Iterable[int]) -> None:
+    """SIGKILL, to each in turn; those that are gone already are left out."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_gone(pids: Iterable[int], timeout_s: float) -> list[int]:
+    """Waits for processes to end; returns those that have not."""
+    end = time.monotonic() + timeout_s
+    left = [pid for pid in pids if _is_alive(pid)]
+    while left and time.monotonic() < end:
+        time.sleep(0.05)
+        left = [pid for pid in left if _is_alive(pid)]
+    return left
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        status = psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return False
+    return status not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+
+def _read_pss(pid: int) -> int:
+    # A process may end while it is read.
+    with suppress(psutil.NoSuchProcess):
+        return int(psutil.Process(pid).memory_full_info().pss)
+    return 0
+
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S, STOP_TIMEOUT_S = 180.0, 60.0
+POLL_S = 0.05
+READY_PATH = "/health/ready"
+SHOWN_CHARACTERS = 2_000
+
+
+class ServiceFailed(RequestError):
+    """The service did not start, or ended by itself."""
+
+    code = "BENCH.SERVICE_FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service finds what it needs, and where it listens; `proxy` as in `[serve]`."""
+
+    home: Path
+    cache: Path
+    port: int
+    proxy: str = "haproxy"
+
+
+class Service:
+    """A service from its start; not ready at once. Stop it, whatever happens."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._log = place.home.parent / f"{place.home.name}-serve.log"
+        self._process = self._start()
+
+    @property
+    def pid(self) -> int:
+        """Of `sosie serve` itself."""
+        return self._process.pid
+
+    def require_running(self) -> None:
+        """`ServiceFailed` where it has ended by itself."""
+        status = self._process.poll()
+        if status is not None:
+            raise ServiceFailed(f"`sosie serve` ended with status {status}: {self._read_log()}")
+
+    def wait_ready(self, since: float, timeout_s: float = START_TIMEOUT_S) -> float:
+        """Seconds from `since` (of `time.perf_counter`) to its first answer that it is ready."""
+        while time.perf_counter() - since < timeout_s:
+            self.require_running()
+            if is_ready(self.place.port):
+                return time.perf_counter() - since
+            time.sleep(POLL_S)
+        raise ServiceFailed(
+            f"the service was not ready after {timeout_s:.0f} s: {self._read_log()}"
+        )
+
+    def stop(self) -> None:
+        """Asks it to end, as an operator does; what does not end in time is killed."""
+        family = list_family(self.pid)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        kill_hard(wait_gone(family, STOP_TIMEOUT_S / 6))
+
+    def kill(self) -> None:
+        """SIGKILL to every process of it, as when a machine loses its power."""
+        family = list_family(self.pid)
+        kill_hard(family)
+        self._process.wait()
+        wait_gone(family, STOP_TIMEOUT_S)
+
+    def restart(self) -> None:
+        """Begins again what has ended."""
+        assert self._process.poll() is not None
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = Path(sys.executable).with_name("sosie")
+        if not command.is_file():
+            raise RequestError(f"no command sosie beside {sys.executable}: pip install it there")
+        environment = os.environ | {
+            "SOSIE_CACHE": str(self.place.cache),
+            "SOSIE_SERVE__PORT": str(self.place.port),
+            "SOSIE_SERVE__PROXY": self.place.proxy,
+        }
+        with self._log.open("ab") as file:
+            return subprocess.Popen(
+                [str(command), "serve", "--home", str(self.place.home)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _read_log(self) -> str:
+        text = self._log.read_text(encoding="utf-8", errors="replace").strip()
+        return " ".join(text[-SHOWN_CHARACTERS:].split()) or "it said nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A service, and the seconds from its start to its first answer that it is ready."""
+
+    service: Service
+    seconds: float
+
+
+@contextmanager
+def serve(place: Place) -> Iterator[Ready]:
+    """A service that is ready; stopped at the end, whatever happens."""
+    begun = time.perf_counter()
+    service = Service(place)
+    try:
+        yield Ready(service, service.wait_ready(begun))
+    finally:
+        service.stop()
+
+
+def is_ready(port: int, timeout_s: float = 2.0) -> bool:
+    """True where `/health/ready` says 200."""
+    connection = HTTPConnection(HOST, port, timeout=timeout_s)
+    try:
+        connection.request("GET", READY_PATH)
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def find_port() -> int:
+    """A port that nobody listens on now, nor Ray later."""
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        port: int = listener.getsockname()[1]
+        return find_port() if port == RAYS_OWN_PORT else port
+
+
+# Where the time of a load goes: processor time of the service's processes, by their part.
+
+PARTS = {
+    Role.PROXY: "HAProxy",
+    Role.INGRESS: "ingress replicas",
+    Role.REGISTRAR: "registrar",
+    Role.EMBEDDER: "embedder",
+}
+OWN_PROXY, OTHERS = "Serve's proxy", "the rest of Ray"
+
+
+@dataclass(slots=True)
+class Usage:
+    """Seconds of processor time by part."""
+
+    cpu_s: dict[str, float] = field(default_factory=dict)
+
+    def list_figures(self, what: str, count: int) -> tuple[Figure, ...]:
+        """Microseconds of processor time that each of `count` answers took, the most first."""
+        return tuple(
+            Figure(f"{what}: {part}", "us of a core", seconds / count * 1e6)
+            for part, seconds in sorted(self.cpu_s.items(), key=lambda item: -item[1])
+        )
+
+
+@contextmanager
+def watch_usage(service: Service) -> Iterator[Usage]:
+    """Counts what the service's processes take until the context ends."""
+    usage = Usage()
+    before = _read_times(service)
+    yield usage
+    for key, seconds in _read_times(service).items():
+        part = key[1]
+        usage.cpu_s[part] = usage.cpu_s.get(part, 0.0) + seconds - before.get(key, 0.0)
+
+
+def name_part(process: Process) -> str:
+    """Which part of the service a process is."""
+    if process.words and process.words[0].startswith("ray::ProxyActor"):
+        return OWN_PROXY
+    return PARTS.get(process.role, OTHERS)
+
+
+def _read_times(service: Service) -> dict[tuple[int, str], float]:
+    times = {}
+    for process in list_descendants(service.pid):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            spent = psutil.Process(process.pid).cpu_times()
+            times[process.pid, name_part(process)] = spent.user + spent.system
+    return times

@@ -1,0 +1,170 @@
+"""Memory of a service under a steady load, sample by sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
+
+import numpy as np
+
+from bench.core.reports import Figure, Result
+from bench.suites.serve.fixtures import Home
+from bench.suites.serve.load_requests import (
+    BATCH,
+    Caller,
+    Load,
+    Record,
+    Request,
+    Seconds,
+    draw_probes,
+    pack,
+    pair_items,
+    write_visits,
+)
+from bench.suites.serve.process import HOST, MIB, OTHERS, Service, measure_memory, name_part
+from bench.suites.serve.sizes import Found, Stage
+from bench.suites.serve.throughput import loop, require_answered
+from serving.cluster.processes import list_descendants
+
+WARM_S, LEAST_SAMPLES = 60.0, 4
+"""Allocators, pools and caches fill in the first minute."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Soak:
+    """Memory in MiB at moments in seconds after the start: float64[n] each.
+
+    `parts_mib` is that of each part of the service: float64[n].
+    """
+
+    moments_s: Seconds
+    memory_mib: Seconds
+    parts_mib: Mapping[str, Seconds] = field(default_factory=dict)
+
+    @property
+    def _settled(self) -> tuple[Seconds, Seconds]:
+        warm_s = min(WARM_S, float(self.moments_s[-1]) / 3)
+        kept = self.moments_s >= warm_s
+        return self.moments_s[kept], self.memory_mib[kept]
+
+    @property
+    def slope_mib_per_min(self) -> float:
+        """Of the straight line through the samples after the first minute."""
+        moments, memory = self._settled
+        return float(np.polyfit(moments, memory, 1)[0]) * 60
+
+    @property
+    def growth(self) -> float:
+        """What that line rises after the first minute, as a share of where it begins."""
+        moments, memory = self._settled
+        slope, start = np.polyfit(moments - moments[0], memory, 1)
+        return float(slope * (moments[-1] - moments[0]) / start)
+
+    @property
+    def noise_mib(self) -> float:
+        """How far samples lie from that line (standard deviation)."""
+        moments, memory = self._settled
+        return float(np.std(memory - np.polyval(np.polyfit(moments, memory, 1), moments)))
+
+    def list_figures(self) -> tuple[Figure, ...]:
+        _, memory = self._settled
+        return (
+            Figure("memory at the start", "MiB", float(self.memory_mib[0])),
+            Figure("memory after the first minute", "MiB", float(memory[0])),
+            Figure("memory at the end", "MiB", float(memory[-1])),
+            Figure("slope after the first minute", "MiB/min", self.slope_mib_per_min),
+            Figure("samples around the line", "MiB", self.noise_mib),
+            Figure("growth after the first minute", "share", self.growth),
+            *(
+                Figure(f"memory at the end: {part}", "MiB", float(values[-1]))
+                for part, values in self.parts_mib.items()
+            ),
+            *(
+                Figure(f"slope after the first minute: {part}", "MiB/min", self._slope_of(values))
+                for part, values in self.parts_mib.items()
+            ),
+        )
+
+    def _slope_of(self, values: Seconds) -> float:
+        moments, _ = self._settled
+        return float(np.polyfit(moments, values[-len(moments) :], 1)[0]) * 60
+
+
+def watch_memory(service: Service, running: Future[Record], sample_s: float) -> Soak:
+    """Samples until the load has ended."""
+    moments: list[float] = []
+    samples: list[dict[str, float]] = []
+    start = time.perf_counter()
+    while len(moments) < LEAST_SAMPLES or not running.done():
+        service.require_running()
+        moments.append(time.perf_counter() - start)
+        samples.append(measure_parts(service))
+        time.sleep(sample_s)
+    parts = {
+        part: np.array([sample.get(part, 0.0) for sample in samples])
+        for part in sorted({part for sample in samples for part in sample})
+    }
+    return Soak(np.array(moments), np.sum(list(parts.values()), axis=0), parts)
+
+
+def measure_parts(service: Service) -> dict[str, float]:
+    """MiB of each part of a service (PSS), `sosie serve` itself among the others."""
+    found = {OTHERS: measure_memory([service.pid]) / MIB}
+    for process in list_descendants(service.pid):
+        part = name_part(process)
+        found[part] = found.get(part, 0.0) + measure_memory([process.pid]) / MIB
+    return found
+
+
+# Part `soak`: memory of all processes of the service under a steady mix of work.
+
+LOAD_SHARE = 0.5
+SINGLES_A_VISIT, SINGLES_A_BATCH = 20, 200
+
+
+def measure_soak(stage: Stage) -> Found:
+    """Single matches, batches, searches and enrollments, at half of what the service can do."""
+    home = stage.make_home("soak", stage.sizes.references)
+    with stage.serve(home) as service:
+        load = _mix(stage, service, home)
+        pace = replace(stage.sizes.pace, rounds=1)
+        rate = max(loop(stage.generator, service, replace(load, connections=8), pace).rates)
+        steady = replace(load, rate=rate * LOAD_SHARE, seconds=stage.sizes.soak_s)
+        running = stage.generator.start(replace(steady, serial=len(load.requests) * 10_000))
+        soak = watch_memory(service, running, stage.sizes.soak_sample_s)
+        record = running.result()
+        require_answered(record)
+    enrolled = int((record.is_fine & (record.request % _CYCLE == 0)).sum())
+    setup = stage.setup(home, seconds=stage.sizes.soak_s, requests_per_s=round(steady.rate or 0))
+    figures = (
+        Figure("requests answered", "requests", float(record.is_fine.sum())),
+        Figure("of them enrollments", "requests", float(enrolled)),
+        Figure("refused (429)", "share", float(record.is_refused.mean())),
+        *soak.list_figures(),
+    )
+    return [Result("Memory under a steady load", setup, figures)], {"memory_growth": soak.growth}
+
+
+_CYCLE = SINGLES_A_VISIT + 1
+
+
+def _mix(stage: Stage, service: Service, home: Home) -> Load:
+    """An enrollment, then single matches; now and then one of those is a whole batch."""
+    caller = Caller(HOST, service.place.port, home.key)
+    pairs = pair_items(home, max(stage.sizes.pairs, BATCH))
+    singles = pack(caller, pairs, 1)
+    probes = draw_probes(home, max(stage.sizes.probes, BATCH), stage.seed)
+    batches = chain.from_iterable(
+        repeat((pack(caller, pairs, BATCH)[0], pack(caller, probes.items, BATCH)[0]))
+    )
+    requests: list[Request] = []
+    for visit in write_visits(caller, stage.crowd.people, "soak"):
+        requests.append(visit)
+        for _ in range(SINGLES_A_VISIT):
+            place = len(requests)
+            is_batch = place % SINGLES_A_BATCH == 1
+            requests.append(next(batches) if is_batch else singles[place % len(singles)])
+    return Load(host=HOST, port=service.place.port, requests=tuple(requests), connections=64)

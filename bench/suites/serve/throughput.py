@@ -1,0 +1,266 @@
+"""How much a service answers: enrollments and matches, in closed loops."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+import msgpack
+
+from bench.core.reports import Figure
+from bench.suites.serve.fixtures import Home, Person
+from bench.suites.serve.load_generator import Generator
+from bench.suites.serve.load_requests import (
+    BATCH,
+    Caller,
+    Load,
+    Probes,
+    Record,
+    Request,
+    Searched,
+    check_searches,
+    pack,
+    read_results,
+    write_visits,
+)
+from bench.suites.serve.process import HOST, Service, Usage, watch_usage
+from bench.suites.workload import make_msisdn
+from engine.errors import ImageError, RequestError
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.sampling import take_samples
+from engine.matching.write_queue import Outcome
+from serving.cluster.site import count_ingresses
+from serving.compose import Deployment
+from serving.settings import ServeSettings
+
+WARM_S = 2.0
+MOST_REFUSED = 0.01
+"""A share that costs a rate nothing: only good answers count."""
+
+
+USUAL = ServeSettings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long a closed loop goes on, how often, and over how many connections.
+
+    By default as many as the proxy lets through: more of them would measure its refusals.
+    """
+
+    seconds: float = 5.0
+    rounds: int = 3
+    connections: int = count_ingresses(USUAL) * USUAL.matches_ongoing
+    batch_connections: int = 4
+    enrolling_connections: int = count_ingresses(USUAL) * USUAL.enrollments_ongoing
+
+
+@dataclass(frozen=True, slots=True)
+class Loops:
+    """Rounds of one closed loop, and the service's processor time in all of them."""
+
+    records: tuple[Record, ...]
+    usage: Usage
+
+    @property
+    def rates(self) -> list[float]:
+        """Good answers a second, of each round."""
+        return [record.rate for record in self.records]
+
+    @property
+    def best(self) -> Record:
+        return max(self.records, key=lambda record: record.rate)
+
+    @property
+    def answers(self) -> int:
+        return sum(int(record.is_fine.sum()) for record in self.records)
+
+    def list_figures(self, what: str, items: int = 1) -> tuple[Figure, ...]:
+        """The rate of items, the latency, and where the time went."""
+        best = self.best
+        return (
+            Figure.of(what, "1/s", [rate * items for rate in self.rates]),
+            Figure(f"{what}: p50", "ms", best.quantile_ms(0.5)),
+            Figure(f"{what}: p99", "ms", best.quantile_ms(0.99)),
+            *self.usage.list_figures(what, self.answers),
+        )
+
+
+def loop(generator: Generator, service: Service, load: Load, pace: Pace) -> Loops:
+    """Rounds of a load, after one that warms up."""
+    warm = generator.run(replace(load, seconds=min(WARM_S, pace.seconds), keeps_bodies=True))
+    require_judged(warm)
+    with watch_usage(service) as usage:
+        records = tuple(
+            generator.run(replace(load, seconds=pace.seconds)) for _ in range(pace.rounds)
+        )
+    for record in records:
+        require_good(record)
+    return Loops(records, usage)
+
+
+def require_answered(record: Record, most_refused: float = 1.0) -> None:
+    """Every answer is good, or a refusal that says when to come again: of these a share at most."""
+    bad = ~(record.is_fine | record.is_refused)
+    is_fine = record.is_fine.any() and record.is_refused.mean() <= most_refused
+    if bad.any() or not is_fine:
+        raise RequestError(f"the service did not answer well: statuses {record.count_statuses()}")
+
+
+def require_good(record: Record) -> None:
+    """A figure of wrong answers is none, nor is one of refusals."""
+    require_answered(record, MOST_REFUSED)
+
+
+def require_judged(record: Record) -> None:
+    """A call may be answered well and its items not: those that were matches must all be judged."""
+    require_good(record)
+    results = read_results(record.good_bodies)
+    faults = [result["error"]["code"] for result in results if "error" in result]
+    if faults:
+        raise RequestError(f"{len(faults)} of {len(results)} items were not judged: {faults[0]}")
+
+
+def match_load(service: Service, requests: Sequence[Request], connections: int) -> Load:
+    """A closed loop of prepared requests."""
+    return Load(
+        host=HOST,
+        port=service.place.port,
+        requests=tuple(requests),
+        connections=connections,
+    )
+
+
+def search_all(
+    generator: Generator, service: Service, home: Home, caller: Caller, probes: Probes
+) -> Searched:
+    """Asks for every probe once, in batches, and holds the first answers against brute force."""
+    requests = pack(caller, probes.items, BATCH)
+    load = replace(match_load(service, requests, 1), count=len(requests), keeps_bodies=True)
+    record = generator.run(load)
+    require_judged(record)
+    bodies = [record.bodies[place] for place in record.request.argsort().tolist()]
+    results = read_results(bodies)
+    return check_searches(home, probes, results)
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolling:
+    """People who enrolled over HTTP, once each."""
+
+    record: Record
+    usage: Usage
+
+    def count_decisions(self) -> dict[str, int]:
+        answers = (msgpack.unpackb(body) for body in self.record.good_bodies)
+        return dict(Counter(str(answer.get("decision")) for answer in answers).most_common())
+
+
+def enroll_all(
+    generator: Generator,
+    service: Service,
+    caller: Caller,
+    people: Sequence[Person],
+    connections: int,
+    *,
+    name: str,
+    serial: int = 0,
+) -> Enrolling:
+    """Everybody once, in a closed loop."""
+    load = Load(
+        host=HOST,
+        port=service.place.port,
+        requests=write_visits(caller, people, name),
+        connections=connections,
+        count=len(people),
+        serial=serial,
+        keeps_bodies=True,
+    )
+    with watch_usage(service) as usage:
+        record = generator.run(load)
+    require_good(record)
+    return Enrolling(record, usage)
+
+
+# The library without a service: extractor and registrar in one process, on all cores.
+
+CHUNK = 32
+"""People whose photographs are extracted together: both cores have full batches."""
+MOST_UNDECIDED = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A person who comes for a line; `serial` makes number and key their own."""
+
+    person: Person
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """Decisions of visits in their order, and the seconds of all."""
+
+    decisions: tuple[str, ...]
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return len(self.decisions) / self.seconds
+
+    def count_decisions(self) -> dict[str, int]:
+        return dict(Counter(self.decisions).most_common())
+
+
+def enroll_here(
+    deployment: Deployment, visits: Sequence[Visit], tenant: tuple[str, str]
+) -> Enrolled:
+    """Extracts on all cores while the registrar's thread decides what was extracted before.
+
+    Every decision is durable at the end, as over HTTP. `tenant`: carrier and outlet.
+    """
+    registrar = deployment.registrar
+    futures: deque[Future[Outcome]] = deque()
+    outcomes: list[Outcome] = []
+    start = time.perf_counter()
+    for first in range(0, len(visits), CHUNK):
+        for request in make_requests(deployment, visits[first : first + CHUNK], tenant):
+            futures.append(registrar.submit(request))
+        while len(futures) > MOST_UNDECIDED:
+            outcomes.append(futures.popleft().result())
+    outcomes += [future.result() for future in futures]
+    seconds = time.perf_counter() - start
+    return Enrolled(tuple(_name(outcome) for outcome in outcomes), seconds)
+
+
+def make_requests(
+    deployment: Deployment, visits: Sequence[Visit], tenant: tuple[str, str]
+) -> list[EnrollmentRequest]:
+    """The requests of these visits, extracted together."""
+    images = [photo for visit in visits for photo in (visit.person.live, visit.person.portrait)]
+    samples = iter(take_samples(images, deployment.extractor, deployment.vault))
+    requests = []
+    for visit in visits:
+        live, portrait = next(samples), next(samples)
+        assert not isinstance(live, ImageError), "a photograph of the benchmark cannot be read"
+        assert not isinstance(portrait, ImageError), "a photograph of the benchmark cannot be read"
+        requests.append(
+            EnrollmentRequest(
+                idempotency_key=f"here-{visit.serial:09d}",
+                carrier=tenant[0],
+                outlet=tenant[1],
+                document=visit.person.document,
+                msisdn=make_msisdn(visit.serial),
+                live=live,
+                portrait=portrait,
+                consent_ref="bench",
+            )
+        )
+    return requests
+
+
+def _name(outcome: Outcome) -> str:
+    return outcome.decision.value if isinstance(outcome, Answer) else outcome.code

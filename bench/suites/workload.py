@@ -1,0 +1,290 @@
+"""A deployment with so many people enrolled, and requests of the visitors that come to it."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from stdnum.cn import ric
+
+from engine.accuracy.population import Population
+from engine.errors import RequestError
+from engine.matching.calibration import Thresholds
+from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.prechecks import document_look_up, name_look_up
+from engine.matching.requests import EnrollmentRequest, Sample
+from engine.reasons import Decision, Reason
+from engine.registry.records import (
+    AuditEntry,
+    Carrier,
+    Changes,
+    NewDocument,
+    NewLine,
+    NewReference,
+    new_id,
+    utc_now,
+)
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+from engine.registry.writer import Writer
+from serving.settings import RegistrarSettings, Settings
+
+# A day at the counter: requests of synthetic people, and what each must be answered.
+#
+# The answers come from brute force over float32 scores, and from the table of decisions written
+# down once more; nothing of the engine's search or policy is asked.
+
+TOLERANCE = 2e-5
+"""A score so near a threshold is nobody's mistake: such a request is left out of the day."""
+ROWS = 512
+REVIEWED = frozenset({Reason.POSSIBLE_DUPLICATE})
+
+
+class Kind(StrEnum):
+    """What a visitor is, whatever the system thinks."""
+
+    NEWCOMER = "newcomer"
+    RETURNING = "returning"
+    DUPLICATE = "duplicate"
+
+
+MIX = {Kind.NEWCOMER: 0.90, Kind.RETURNING: 0.05, Kind.DUPLICATE: 0.05}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Day:
+    """Visitors in order of arrival; `people` are rows of the references, -1 for newcomers.
+
+    `live` and `portrait` float32[n, d], unit rows, not rotated.
+    """
+
+    kinds: tuple[Kind, ...]
+    people: NDArray[np.int64]
+    live: NDArray[np.float32]
+    portrait: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The one right answer; `adds_reference` where it leaves a new one behind."""
+
+    decision: Decision
+    reasons: frozenset[Reason]
+    adds_reference: bool
+
+
+def draw_day(population: Population, references: int, visitors: int, seed: int) -> Day:
+    """Visitors in the shares of `MIX`, in random order; nobody of the gallery comes twice."""
+    rng = np.random.default_rng([seed, 1])
+    kinds = rng.choice(list(MIX), visitors, p=list(MIX.values()))
+    known = np.flatnonzero(kinds != Kind.NEWCOMER)
+    if len(known) > references:
+        raise RequestError(
+            f"{len(known)} visitors would be known, but {references} people are enrolled: raise --n"
+        )
+    people = np.full(visitors, -1)
+    people[known] = rng.permutation(references)[: len(known)]
+    # Strangers are of another seed; known people bring photographs that their reference lacks.
+    strangers = population.people(visitors, seed + 1)
+    enrolled = population.people(references, seed)
+    sides = []
+    for photograph in (0, 1):
+        faces = population.samples(strangers, seed + 1, photograph)
+        fresh = population.samples(enrolled, seed, photograph + 2)
+        faces[known] = fresh[people[known]]
+        sides.append(faces)
+    return Day(tuple(Kind(kind) for kind in kinds), people, *sides)
+
+
+def expect_answers(
+    day: Day, references: NDArray[np.float32], thresholds: Thresholds
+) -> list[Expected | None]:
+    """For each visitor the right answer, given that all before were answered rightly.
+
+    `None` for one whose score lies within `TOLERANCE` of a threshold: it must not be asked.
+    """
+    pair_scores = np.einsum("nd,nd->n", day.live, day.portrait)
+    probes = np.where(
+        (pair_scores >= thresholds.verify)[:, None], _fuse(day.live, day.portrait), day.live
+    ).astype(np.float32)
+    among = probes @ probes.T
+    added: list[int] = []
+    answers: list[Expected | None] = []
+    for place, gallery in enumerate(_score_gallery(probes, references)):
+        person = int(day.people[place])
+        is_returning = day.kinds[place] is Kind.RETURNING
+        others = np.append(gallery, among[place, added])
+        holder = float(gallery[person]) if is_returning else None
+        if is_returning:
+            others[person] = -1
+        answer = _decide(float(pair_scores[place]), holder, others, thresholds)
+        answers.append(answer)
+        if answer is not None and answer.adds_reference:
+            added.append(place)
+    return answers
+
+
+def _decide(
+    pair_score: float, holder: float | None, others: NDArray[np.float32], at: Thresholds
+) -> Expected | None:
+    limits = {at.review, at.certain}
+    near = min((float(np.abs(others - limit).min()) for limit in limits), default=1.0)
+    near = min(near, abs(pair_score - at.verify))
+    if holder is not None:
+        near = min(near, abs(holder - at.same_document))
+    if near < TOLERANCE:
+        return None
+    reasons = set()
+    if pair_score < at.verify:
+        reasons.add(Reason.FACE_MISMATCH)
+    if holder is not None and holder < at.same_document:
+        reasons.add(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE)
+    best = float(others.max())
+    if best >= at.certain:
+        reasons.add(Reason.DUPLICATE_IDENTITY)
+    elif best >= at.review:
+        reasons.add(Reason.POSSIBLE_DUPLICATE)
+    if not reasons:
+        decision = Decision.APPROVED
+    else:
+        decision = Decision.REVIEW if reasons <= REVIEWED else Decision.REJECTED
+    is_new = holder is None and decision is Decision.APPROVED
+    return Expected(decision, frozenset(reasons), is_new)
+
+
+def _score_gallery(
+    probes: NDArray[np.float32], references: NDArray[np.float32]
+) -> Iterator[NDArray[np.float32]]:
+    """float32[references] for each probe in turn."""
+    for start in range(0, len(probes), ROWS):
+        yield from probes[start : start + ROWS] @ references.T
+
+
+def _fuse(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    total = one + other
+    fused: NDArray[np.float32] = total / np.linalg.norm(total, axis=1, keepdims=True)
+    return fused
+
+
+CARRIER, OUTLET = "bench", "bench-1"
+DOCUMENT_KIND = "cn-ric"
+FIRST_DAY = date(1950, 1, 1)
+BORN_A_DAY = 1000
+LOAD_ROWS = 2_000
+"""Holders a transaction of the bulk load."""
+
+
+def make_settings(batch_size: int, queue_size: int) -> Settings:
+    """The product's defaults, but for how many are decided in one transaction."""
+    return Settings(registrar=RegistrarSettings(batch_size=batch_size, queue_size=queue_size))
+
+
+def open_outlet(store: Store) -> None:
+    """The carrier and the outlet that all visitors come to."""
+    store.add_carrier(Carrier(CARRIER, "Benchmark"), actor="bench")
+    store.add_outlet(OUTLET, CARRIER, actor="bench")
+
+
+def load_holders(writer: Writer, references: NDArray[np.float32], *, first_serial: int = 0) -> None:
+    """Writes a document, a reference and a line for each unit row float32[n, d].
+
+    Their serials follow one another from `first_serial` on.
+    """
+    for start in range(0, len(references), LOAD_ROWS):
+        rotated = writer.vault.rotate(references[start : start + LOAD_ROWS])
+        serials = range(first_serial + start, first_serial + start + len(rotated))
+        writer.commit(_write_holders(writer, serials, rotated))
+
+
+def write_requests(
+    day: Day, places: Sequence[int], vault: Vault, references: int
+) -> Iterator[EnrollmentRequest]:
+    """The requests of these visitors; a newcomer's and a duplicate's document is a new one."""
+    live, portrait = vault.rotate(day.live), vault.rotate(day.portrait)
+    for place in places:
+        fresh = references + place
+        is_returning = day.kinds[place] is Kind.RETURNING
+        yield EnrollmentRequest(
+            idempotency_key=str(uuid.UUID(int=place)),
+            carrier=CARRIER,
+            outlet=OUTLET,
+            document=make_document(int(day.people[place]) if is_returning else fresh),
+            msisdn=make_msisdn(fresh),
+            live=_make_sample(live[place]),
+            portrait=_make_sample(portrait[place]),
+        )
+
+
+def make_document(serial: int) -> Document:
+    """A well-formed resident identity number (GB 11643) of its own for each serial."""
+    born = FIRST_DAY + timedelta(days=serial // BORN_A_DAY)
+    body = f"110105{born:%Y%m%d}{serial % BORN_A_DAY:03d}"
+    number = body + str(ric.calc_check_digit(body + "0"))
+    return Document(DOCUMENT_KIND, number, f"Holder {serial}")
+
+
+def make_msisdn(serial: int) -> str:
+    """A number of its own for each serial, in E.164."""
+    return f"+8613{serial:09d}"
+
+
+def _make_sample(vector: NDArray[np.float32]) -> Sample:
+    return Sample(vector, hashlib.sha256(vector.tobytes()).digest())
+
+
+def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32]) -> Changes:
+    vault, sequence, now = writer.vault, writer.sequence + 1, utc_now()
+    documents, references, lines = [], [], []
+    given = [make_document(serial) for serial in serials]
+    checked = check_documents(given, FormAuthority(), now.date())
+    for serial, document, template in zip(serials, checked, rotated, strict=True):
+        lookup, document_id = document_look_up(vault, document), new_id()
+        documents.append(
+            NewDocument(
+                id=document_id,
+                kind=document.type,
+                lookup=lookup,
+                name_lookup=name_look_up(vault, lookup, document.name),
+                number=document.number,
+                name=document.name,
+            )
+        )
+        references.append(
+            NewReference(
+                id=writer.next_reference_id(),
+                document_id=document_id,
+                enrollment_id=None,
+                template=template,
+                sequence=sequence,
+            )
+        )
+        lines.append(_open_line(vault, make_msisdn(serial), document_id, now))
+    return Changes(
+        sequence=sequence,
+        audit=(AuditEntry("bench", "holders.loaded", CARRIER, {"count": len(serials)}),),
+        documents=documents,
+        references=references,
+        lines=lines,
+    )
+
+
+def _open_line(vault: Vault, msisdn: str, document_id: str, now: datetime) -> NewLine:
+    return NewLine(
+        id=new_id(),
+        msisdn_lookup=vault.look_up("msisdn", msisdn),
+        msisdn=msisdn,
+        document_id=document_id,
+        carrier=CARRIER,
+        outlet=OUTLET,
+        enrollment_id=None,
+        opened_at=now,
+    )

@@ -1,0 +1,396 @@
+"""Photographs of known people on disk: a folder a person, and LFW's file of pairs."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from engine.accuracy.likeness import FINGERPRINT, fingerprint
+from engine.errors import RequestError
+from engine.faces.quality import Quality
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from engine.faces.extractor import Extracted
+
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+MOST_PHOTOGRAPHS = 20_000
+"""All pairs of so many take some 3 GiB."""
+NUMBER = re.compile(r"_(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFolder:
+    """`paths[i]` shows person `people[i]`, whose folder is `names[people[i]]`; in name order."""
+
+    root: Path
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    people: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, root: Path) -> LabelledFolder:
+        """List the photographs; raises `RequestError` where there is nothing to compare."""
+        if not root.is_dir():
+            raise RequestError(f"{root.name} is not a folder: name one that has a folder a person")
+        found = {
+            person.name: photographs
+            for person in sorted(root.iterdir())
+            if person.is_dir() and (photographs := _list_photographs(person))
+        }
+        paths = tuple(path for photographs in found.values() for path in photographs)
+        if len(found) < 2:
+            raise RequestError(
+                f"{len(found)} people found: the folder must hold a folder of photographs "
+                "(.jpg, .png or .webp) for each of two people or more"
+            )
+        if len(paths) > MOST_PHOTOGRAPHS:
+            raise RequestError(
+                f"{len(paths):,} photographs are too many to compare all pairs: "
+                f"choose at most {MOST_PHOTOGRAPHS:,}"
+            )
+        counts = [len(photographs) for photographs in found.values()]
+        return cls(root, tuple(found), paths, np.repeat(np.arange(len(found)), counts))
+
+
+@dataclass(frozen=True, slots=True)
+class PairFolds:
+    """Pairs of photographs of `LabelledFolder.paths`, in folds of half mated, half non-mated.
+
+    `photographs` int64[p, 2], `is_mated` bool[p], `fold` int64[p] from 0.
+    """
+
+    photographs: NDArray[np.int64]
+    is_mated: NDArray[np.bool_]
+    fold: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, path: Path, folder: LabelledFolder) -> PairFolds:
+        """Read LFW's `pairs.txt`; raises `RequestError` naming the first line that is wrong."""
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"the pairs file {path.name} can't be read as text") from error
+        folds, size = _read_header(lines, path)
+        places = _number_photographs(folder)
+        rows = [line.split() for line in lines[1:] if line.strip()]
+        if len(rows) != folds * size * 2:
+            raise RequestError(
+                f"{path.name} promises {folds} folds of {size} mated and {size} non-mated pairs, "
+                f"but holds {len(rows)} pairs"
+            )
+        pairs = [
+            _find_pair(row, places, f"{path.name}, pair {i + 1}") for i, row in enumerate(rows)
+        ]
+        photographs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        people = folder.people[photographs]
+        return cls(photographs, people[:, 0] == people[:, 1], np.repeat(np.arange(folds), size * 2))
+
+
+def _list_photographs(person: Path) -> list[Path]:
+    return sorted(path for path in person.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def _read_header(lines: list[str], path: Path) -> tuple[int, int]:
+    """The number of folds, and of mated pairs in each; LFW's ten folds need two at least."""
+    header = lines[0].split() if lines else []
+    if len(header) != 2 or not all(field.isdigit() for field in header):
+        raise RequestError(
+            f"{path.name} must begin with the number of folds and of mated pairs in each, "
+            "as in LFW's pairs.txt"
+        )
+    folds, size = map(int, header)
+    if folds < 2 or size < 1:
+        raise RequestError(f"{path.name} needs two folds or more, and a pair in each")
+    return folds, size
+
+
+def _number_photographs(folder: LabelledFolder) -> dict[tuple[str, int], int]:
+    """Where the photograph `name_0007.jpg` of `name` is, by name and number."""
+    numbered = ((place, NUMBER.search(path.stem)) for place, path in enumerate(folder.paths))
+    return {
+        (folder.paths[place].parent.name, int(number[1])): place
+        for place, number in numbered
+        if number
+    }
+
+
+def _find_pair(row: list[str], places: dict[tuple[str, int], int], where: str) -> tuple[int, int]:
+    match row:
+        case [name, one, other] if one.isdigit() and other.isdigit():
+            wanted = (name, int(one)), (name, int(other))
+        case [name, one, stranger, other] if one.isdigit() and other.isdigit():
+            wanted = (name, int(one)), (stranger, int(other))
+        case _:
+            raise RequestError(f"{where}: expected `name i j` or `name i name j`")
+    if not all(photograph in places for photograph in wanted):
+        raise RequestError(f"{where}: the folder has no such photograph")
+    return places[wanted[0]], places[wanted[1]]
+
+
+# Every photograph of a folder through an extractor: vectors, quality, and what went wrong.
+
+BATCH = 64
+QUALITIES = tuple(field.name for field in fields(Quality))
+"""The columns of `Embeddings.qualities`."""
+
+Progress = Callable[[int, int], None]
+"""Told the photographs done and the photographs in all."""
+
+
+class FaceExtractor(Protocol):
+    """What an evaluation needs of `engine.faces.extractor.Extractor`."""
+
+    @property
+    def model_digest(self) -> str: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    def extract(self, images: Sequence[bytes]) -> list[Extracted]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """What an extractor made of each photograph of a folder, a row each.
+
+    `vectors` float32[n, d]: unit rows, zero where none was acquired; `failed` int64: the places of
+    those. `reasons`: why there is no vector, or what is wrong with the photograph that has one.
+    `qualities` float32[n, 8]: the columns QUALITIES, NaN without a face. `prints` float32[n, f]:
+    see `engine.accuracy.likeness`, zero without a face. `digests`: of the files' bytes.
+    """
+
+    folder: LabelledFolder
+    vectors: NDArray[np.float32]
+    failed: NDArray[np.int64]
+    reasons: tuple[tuple[str, ...], ...]
+    qualities: NDArray[np.float32]
+    prints: NDArray[np.float32]
+    digests: tuple[bytes, ...]
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Photographs without a vector, by cause."""
+        return _count(self.reasons[place][:1] for place in self.failed)
+
+    @property
+    def problems(self) -> dict[str, int]:
+        """Photographs with a vector, by what is wrong with them; some are counted twice."""
+        failed = set(self.failed.tolist())
+        return _count(r for place, r in enumerate(self.reasons) if place not in failed)
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """int64[acquired], rising: the photographs with a vector."""
+        return np.setdiff1d(np.arange(len(self.vectors)), self.failed)
+
+    def acquired(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The vectors that there are, and their people by the folder's numbers."""
+        places = self.places
+        return self.vectors[places], self.folder.people[places]
+
+
+def embed_folder(
+    folder: LabelledFolder, extractor: FaceExtractor, progress: Progress | None = None
+) -> Embeddings:
+    """The vector of each photograph; what can't be acquired is counted, never raised."""
+    count = len(folder.paths)
+    vectors = np.zeros((count, extractor.dim), np.float32)
+    qualities = np.full((count, len(QUALITIES)), np.nan, np.float32)
+    prints = np.zeros((count, FINGERPRINT**2), np.float32)
+    failed: list[int] = []
+    reasons: list[tuple[str, ...]] = []
+    digests: list[bytes] = []
+    for start in range(0, count, BATCH):
+        images = [_read(path) for path in folder.paths[start : start + BATCH]]
+        digests += [hashlib.sha256(image).digest() for image in images]
+        for place, one in enumerate(extractor.extract(images), start):
+            if isinstance(one, Exception):
+                failed.append(place)
+                reasons.append((one.code,))
+                continue
+            reasons.append(tuple(map(str, one.problems)))
+            if one.vector is None or one.quality is None or one.crop is None:
+                failed.append(place)
+                continue
+            vectors[place] = one.vector
+            qualities[place] = astuple(one.quality)
+            prints[place] = fingerprint(one.crop)
+        if progress:
+            progress(start + len(images), count)
+    return Embeddings(
+        folder,
+        vectors,
+        np.array(failed, dtype=np.int64),
+        tuple(reasons),
+        qualities,
+        prints,
+        tuple(digests),
+    )
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes; none where it can't be read, which the extractor calls damaged."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _count(reasons: Iterable[tuple[str, ...]]) -> dict[str, int]:
+    counted = Counter(reason for each in reasons for reason in each)
+    return dict(counted.most_common())
+
+
+# What an operator knows of photographs or people: a CSV of labels, and days of capture.
+
+KEYS = ("photograph", "person")
+DATES = "captured_at"
+MOST_LABELS = 40
+MOST_COLUMNS = 20
+DAY = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """A column: `names` of its groups, and `codes` int64[photographs], -1 where none is given."""
+
+    column: str
+    names: tuple[str, ...]
+    codes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attributes:
+    """Of every photograph of a folder; `captured_at` datetime64[D], NaT where not known."""
+
+    columns: tuple[Labels, ...]
+    captured_at: NDArray[np.datetime64] | None
+
+
+def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
+    """Reads a CSV whose header has `photograph` (its path in the folder) or `person` (its folder).
+
+    Other columns are labels, an empty cell is unknown; `captured_at` is a day, a month or a year.
+    Raises `RequestError` that names the line, never its content.
+    """
+    header, rows = _read_rows(path)
+    key = next((name for name in KEYS if name in header), None)
+    if key is None:
+        raise RequestError(
+            f"{path.name} needs a column `photograph` (its path in the folder) or `person`"
+        )
+    if key == "person" and DATES in header:
+        raise RequestError(f"{path.name}: `{DATES}` is of a photograph: use that column as key")
+    places = _list_places(key, folder)
+    values: dict[str, list[str]] = {
+        name: [""] * len(folder.paths) for name in header if name not in KEYS
+    }
+    lines = [0] * len(folder.paths)
+    seen: set[str] = set()
+    for line, row in rows:
+        where = f"{path.name}, line {line}"
+        if row[key] not in places:
+            raise RequestError(f"{where}: the folder has no such {key}")
+        if row[key] in seen:
+            raise RequestError(f"{where}: this {key} stands there twice")
+        seen.add(row[key])
+        for place in places[row[key]]:
+            lines[place] = line
+            for name, cells in values.items():
+                cells[place] = row[name].strip()
+    days = values.pop(DATES, None)
+    if len(values) > MOST_COLUMNS:
+        raise RequestError(f"{path.name} has {len(values)} columns: give at most {MOST_COLUMNS}")
+    return Attributes(
+        tuple(_label(name, cells, path) for name, cells in values.items()),
+        None if days is None else _read_days(days, lines, path),
+    )
+
+
+def read_dates(path: Path, folder: LabelledFolder) -> NDArray[np.datetime64]:
+    """The column `captured_at` of such a file; `RequestError` where there is none."""
+    found = read_attributes(path, folder).captured_at
+    if found is None:
+        raise RequestError(f"{path.name} needs the columns `photograph` and `{DATES}`")
+    return found
+
+
+def _read_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise RequestError(f"{path.name} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path.name} can't be read as text: give a CSV in UTF-8") from error
+    table = list(csv.reader(lines))
+    header = [name.strip() for name in table[0]] if table else []
+    if len(header) < 2 or len(set(header)) < len(header) or not all(header):
+        raise RequestError(
+            f"{path.name} needs a first line that names two columns or more, each once"
+        )
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        for line, cells in enumerate(table[1:], 2):
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise RequestError(
+                    f"{path.name}, line {line}: {len(cells)} cells, the header has {len(header)}"
+                )
+            yield line, dict(zip(header, cells, strict=True))
+
+    return header, rows()
+
+
+def _list_places(key: str, folder: LabelledFolder) -> Mapping[str, list[int]]:
+    """The photographs that a key stands for."""
+    places: dict[str, list[int]] = {}
+    for place, path in enumerate(folder.paths):
+        name = path.relative_to(folder.root).as_posix()
+        if key == "person":
+            name = folder.names[folder.people[place]]
+        places.setdefault(name, []).append(place)
+    return places
+
+
+def _label(column: str, cells: list[str], path: Path) -> Labels:
+    names = sorted(set(cells) - {""})
+    if not names:
+        raise RequestError(f"{path.name}: `{column}` labels nothing: fill it, or leave it out")
+    if len(names) > MOST_LABELS:
+        raise RequestError(
+            f"{path.name}: `{column}` has {len(names)} different labels: "
+            f"gather them into at most {MOST_LABELS} groups"
+        )
+    numbers = {name: number for number, name in enumerate(names)} | {"": -1}
+    return Labels(column, tuple(names), np.array([numbers[cell] for cell in cells], np.int64))
+
+
+def _read_days(cells: list[str], lines: list[int], path: Path) -> NDArray[np.datetime64]:
+    days = np.full(len(cells), "NaT", "datetime64[D]")
+    for place, cell in enumerate(cells):
+        if not cell:
+            continue
+        try:
+            if not DAY.fullmatch(cell):
+                raise ValueError
+            days[place] = np.datetime64(cell, "D")
+        except ValueError:
+            raise RequestError(
+                f"{path.name}, line {lines[place]}: `{DATES}` holds what is no date: write "
+                "2031-01-31, 2031-01 or 2031"
+            ) from None
+    return days

@@ -1,0 +1,107 @@
+"""LFW's verification protocol (Huang, Ramesh, Berg and Learned-Miller 2007)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.errors import RateUnsupported
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class FoldAccuracy:
+    """Mean and standard deviation (of a sample) of the folds' accuracies, from 0 to 1."""
+
+    accuracy: float
+    accuracy_std: float
+    folds: tuple[float, ...]
+
+
+def fold_accuracy(
+    scores: NDArray[np.float32], is_mated: NDArray[np.bool_], fold: NDArray[np.int64]
+) -> FoldAccuracy:
+    """The best threshold of all other folds, applied to each fold in turn."""
+    accuracies = []
+    for number in np.unique(fold):
+        others = fold != number
+        threshold = best_threshold(scores[others], is_mated[others])
+        matches = scores[~others] >= threshold
+        accuracies.append(float((matches == is_mated[~others]).mean()))
+    return FoldAccuracy(
+        float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)), tuple(accuracies)
+    )
+
+
+def best_threshold(scores: NDArray[np.float32], is_mated: NDArray[np.bool_]) -> float:
+    """The threshold that decides most pairs rightly: halfway between two scores.
+
+    Of several as good, the middle one.
+    """
+    order = np.argsort(scores)
+    ordered, mated = scores[order], is_mated[order]
+    candidates, first = np.unique(ordered, return_index=True)
+    missed = np.append(0, mated.cumsum())[first]
+    refused = first - missed
+    right = (mated.sum() - missed) + refused
+    best = np.flatnonzero(right == right.max())
+    chosen = int(best[len(best) // 2])
+    below = candidates[max(chosen - 1, 0)]
+    return (float(below) + float(candidates[chosen])) / 2
+
+
+# Error rates of scores, in the terms of ISO/IEC 19795-1.
+#
+# A pair matches at `score >= threshold`. FMR: share of non-mated pairs that match. FNMR: share
+# of mated pairs that don't.
+
+LEAST_EXPECTED_PAIRS = 10
+"""Non-mated pairs that a rate must leave above its threshold to be called measured."""
+
+
+def lowest_rate(comparisons: int) -> float:
+    """The lowest false match rate that so many non-mated comparisons support."""
+    return LEAST_EXPECTED_PAIRS / comparisons if comparisons else math.inf
+
+
+def require_support(rate: float, comparisons: int) -> None:
+    """Raise `RateUnsupported`, naming the lowest rate that is supported."""
+    # Ten pairs of a million must support 1e-5, whatever the last bit of the division says.
+    if rate < lowest_rate(comparisons) * (1 - 1e-9):
+        raise RateUnsupported(
+            f"a rate of {rate:g} is not supported by {comparisons:,} non-mated comparisons: "
+            f"the lowest is {lowest_rate(comparisons):.2g}"
+        )
+
+
+def thresholds_at(nonmated: NDArray[np.float32], rates: NDArray[np.float64]) -> NDArray[np.float32]:
+    """float32[r]: for each rate the smallest threshold whose FMR is at most that rate.
+
+    No support is asked for: see `require_support`.
+    """
+    assert len(nonmated)
+    assert ((rates > 0) & (rates < 1)).all()
+    allowed = np.floor(rates * len(nonmated) * (1 + 1e-12)).astype(np.int64)
+    ranks = len(nonmated) - 1 - allowed
+    ordered = np.partition(nonmated, np.unique(ranks))
+    # The best pair not allowed to match, and just above it: ties with it can't match either.
+    return np.nextafter(ordered[ranks], np.float32(np.inf))
+
+
+def threshold_at(nonmated: NDArray[np.float32], rate: float) -> float:
+    """The smallest threshold whose FMR is at most `rate`; raises `RateUnsupported`."""
+    require_support(rate, len(nonmated))
+    return float(thresholds_at(nonmated, np.array([rate]))[0])
+
+
+def false_match_rate(nonmated: NDArray[np.float32], threshold: float) -> float:
+    return float(np.count_nonzero(nonmated >= threshold) / len(nonmated))
+
+
+def false_nonmatch_rate(mated: NDArray[np.float32], threshold: float) -> float:
+    return float(np.count_nonzero(mated < threshold) / len(mated))

@@ -1,0 +1,224 @@
+"""Which photographs a comparison is of: all mated ones, and strangers who score high."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparisons:
+    """Rows of templates compared, `left` before `right`; int64[k], `scores` float32[k]."""
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def keep(self, wanted: NDArray[np.bool_]) -> Comparisons:
+        """Those wanted, bool[k]."""
+        return Comparisons(self.left[wanted], self.right[wanted], self.scores[wanted])
+
+
+def compare_mated(singles: Templates) -> Comparisons:
+    """Each two photographs of a person, in the order of `PairScores.mated`."""
+    starts = singles.starts()
+    left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for start, stop in pairwise(starts):
+        one, other = np.triu_indices(stop - start, 1)
+        left.append(one + start)
+        right.append(other + start)
+    rows, others = np.concatenate(left), np.concatenate(right)
+    scores = np.empty(len(rows), np.float32)
+    for begin in range(0, len(rows), BLOCK * BLOCK):
+        part = slice(begin, begin + BLOCK * BLOCK)
+        pair = singles.vectors[rows[part]], singles.vectors[others[part]]
+        scores[part] = np.einsum("kd,kd->k", *pair)
+    return Comparisons(rows, others, scores)
+
+
+def find_close_strangers(singles: Templates, least: float) -> Comparisons:
+    """Each two photographs of different people that score at least `least`."""
+    found = []
+    for start in range(0, len(singles.people), BLOCK):
+        rows = slice(start, start + BLOCK)
+        block = singles.vectors[rows] @ singles.vectors[start:].T
+        one, other = np.nonzero(block >= least)
+        is_wanted = (other > one) & (singles.people[rows][one] != singles.people[start + other])
+        one, other = one[is_wanted], other[is_wanted]
+        found.append(Comparisons(one + start, other + start, block[one, other]))
+    return Comparisons(
+        np.concatenate([part.left for part in found]),
+        np.concatenate([part.right for part in found]),
+        np.concatenate([part.scores for part in found]),
+    )
+
+
+# Labelled templates to compare: one of each photograph, or one fused of two photographs.
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """Unit rows in the order of their people.
+
+    `vectors` float32[n, d]; `people` int64[n], rising, from 0 to `population` - 1; `photographs`
+    int64[n, 2], the two photographs of each row, twice the same where there is but one.
+    """
+
+    vectors: NDArray[np.float32]
+    people: NDArray[np.int64]
+    photographs: NDArray[np.int64]
+    population: int
+
+    def starts(self) -> NDArray[np.int64]:
+        """int64[population + 1]: person `p` has the rows `starts[p]` to `starts[p + 1]`."""
+        return np.searchsorted(self.people, np.arange(self.population + 1)).astype(np.int64)
+
+
+def single_templates(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> Templates:
+    """A template of every photograph; `people` number them from 0 in any order."""
+    order = np.argsort(people, kind="stable")
+    population = int(people.max()) + 1 if len(people) else 0
+    return Templates(vectors[order], people[order], np.stack([order, order], axis=1), population)
+
+
+def limit_photographs(templates: Templates, most: int) -> Templates:
+    """The first `most` templates of each person, so that no one fills the statistics alone."""
+    rank = np.arange(len(templates.people)) - templates.starts()[templates.people]
+    kept = rank < most
+    return Templates(
+        templates.vectors[kept],
+        templates.people[kept],
+        templates.photographs[kept],
+        templates.population,
+    )
+
+
+def fused_templates(singles: Templates, most_photographs: int) -> Templates:
+    """A template of every two of each person's first `most_photographs` photographs."""
+    starts = singles.starts()
+    rows = [
+        pair
+        for start, stop in pairwise(starts)
+        for pair in combinations(range(start, min(stop, start + most_photographs)), 2)
+    ]
+    pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    return Templates(
+        fuse(singles.vectors[pairs[:, 0]], singles.vectors[pairs[:, 1]]),
+        singles.people[pairs[:, 0]],
+        singles.photographs[pairs, 0],
+        singles.population,
+    )
+
+
+def fuse(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The normalised mean of two photographs of each person; float32[n, d], unit rows."""
+    total = one + other
+    total /= np.linalg.norm(total, axis=1, keepdims=True)
+    return total
+
+
+# Scores of all pairs of labelled templates, mated and non-mated, with the people of each.
+
+
+@dataclass(frozen=True, slots=True)
+class PairScores:
+    """What comparing every template with every other gave.
+
+    `mated` float32[m] with `mated_people` int32[m]; `nonmated` float32[n] with
+    `nonmated_people` int32[n], the code `left * population + right` of the two people.
+    `counts` int64[2, population] are each person's templates on the left and the right side.
+    """
+
+    mated: NDArray[np.float32]
+    mated_people: NDArray[np.int32]
+    nonmated: NDArray[np.float32]
+    nonmated_people: NDArray[np.int32]
+    counts: NDArray[np.int64]
+    is_symmetric: bool
+
+    @property
+    def population(self) -> int:
+        return int(self.counts.shape[1])
+
+    @property
+    def stranger_pairs(self) -> int:
+        """Pairs of different people that have at least one comparison."""
+        left, right = self.counts > 0
+        both = int((left & right).sum())
+        if self.is_symmetric:
+            return both * (both - 1) // 2
+        # Unordered: a pair of people compared both ways counts once.
+        return int(left.sum()) * int(right.sum()) - both - both * (both - 1) // 2
+
+
+def compare_all(templates: Templates) -> PairScores:
+    """Each two templates once; two of one person that share a photograph are left out.
+
+    Takes 8 bytes a pair.
+    """
+    return _compare(templates, templates, is_symmetric=True)
+
+
+def compare_sides(left: Templates, right: Templates) -> PairScores:
+    """Each template of `left` against each of `right`, which number the same people."""
+    assert left.population == right.population
+    return _compare(left, right, is_symmetric=False)
+
+
+def _compare(left: Templates, right: Templates, *, is_symmetric: bool) -> PairScores:
+    population = left.population
+    assert population**2 < 2**31, "codes of two people are int32"
+    starts, right_starts = left.starts(), right.starts()
+    counts = np.stack([np.diff(starts), np.diff(right_starts)])
+    strangers = len(right.people) - (right_starts[1:] if is_symmetric else counts[1])
+    nonmated = np.empty(int((counts[0] * strangers).sum()), np.float32)
+    people = np.empty(len(nonmated), np.int32)
+    mated, mated_people, filled = [], [], 0
+    for person in np.flatnonzero(counts[0]):
+        rows = slice(starts[person], starts[person + 1])
+        own = slice(right_starts[person], right_starts[person + 1])
+        scores = _mated_scores(left, rows, right, own, is_symmetric=is_symmetric)
+        mated.append(scores)
+        mated_people.append(np.full(len(scores), person, np.int32))
+        others = (
+            [slice(own.stop, None)] if is_symmetric else [slice(own.start), slice(own.stop, None)]
+        )
+        for other in others:
+            block = left.vectors[rows] @ right.vectors[other].T
+            end = filled + block.size
+            nonmated[filled:end] = block.ravel()
+            codes = person * population + right.people[other]
+            people[filled:end].reshape(block.shape)[:] = codes
+            filled = end
+    assert filled == len(nonmated)
+    return PairScores(
+        np.concatenate([np.empty(0, np.float32), *mated]),
+        np.concatenate([np.empty(0, np.int32), *mated_people]),
+        nonmated,
+        people,
+        counts,
+        is_symmetric,
+    )
+
+
+def _mated_scores(
+    left: Templates, rows: slice, right: Templates, own: slice, *, is_symmetric: bool
+) -> NDArray[np.float32]:
+    """float32[k]: the comparisons of one person whose two sides share no photograph."""
+    used, offered = left.photographs[rows], right.photographs[own]
+    shared = (used[:, None, :, None] == offered[None, :, None, :]).any(axis=(2, 3))
+    wanted = np.triu(~shared, 1) if is_symmetric else ~shared
+    scores: NDArray[np.float32] = (left.vectors[rows] @ right.vectors[own].T)[wanted]
+    return scores

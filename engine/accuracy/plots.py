@@ -1,0 +1,390 @@
+"""The DET curve of an evaluation as a picture (Martin et al. 1997): FNMR against FMR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.accuracy.writing import write_times
+from engine.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+# How the pictures of an evaluation look, and where they are written.
+
+INK, CURVE, BAND, GRID = "#1b2733", "#0b6e75", "#8cc5c4", "#d9e0e4"
+SECOND, MUTED = "#c2571a", "#7b8a94"
+DPI = 160
+
+Report = Mapping[str, Any]
+"""What `Evaluation.to_dict` gives."""
+
+
+def open_figure(width: float, height: float) -> Any:
+    """An empty figure; raises `RequestError` without matplotlib."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and optional
+    except ImportError as error:
+        raise RequestError("a picture needs matplotlib: pip install 'sosie[bench]'") from error
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG; raises `RequestError` where it can't be written."""
+    try:
+        # Without the library's version in it, the same figures give the same file for longer.
+        figure.savefig(path, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise RequestError(f"can't write {path.name}: {error.strerror}") from error
+
+
+def style(axes: Any) -> None:
+    """Light grid, no box, no ticks."""
+    axes.grid(color=GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    axes.tick_params(colors=INK, length=0, which="both")
+
+
+def title(axes: Any, text: str, below: str) -> None:
+    """A bold line, and a plain one under it, above the axes."""
+    axes.set_title(text, loc="left", pad=26, fontsize=13, color=INK, weight="bold")
+    axes.text(0, 1.025, below, transform=axes.transAxes, fontsize=9.5, color=INK)
+
+
+def write_percent(axis: Any) -> None:
+    """Ticks of a logarithmic axis as percentages, in steps of 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.3g} %"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+FNMR_TICKS = (1e-5, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
+LEAST_SHOWN = 1e-6
+"""A probit axis has no nought."""
+
+
+def draw_det(report: Report, path: Path) -> None:
+    """Write a PNG: the curve, its 95 % band and the points of the report's table.
+
+    Raises `RequestError` without matplotlib, or where there is no curve to draw.
+    """
+    if not report["det"]:
+        raise RequestError("no DET curve: too few pairs of strangers for a false match rate of 0.1")
+    figure = open_figure(8.4, 5.6)
+    axes = figure.subplots()
+    _draw_curve(axes, report["det"])
+    _mark_points(axes, report["fnmr_at_fmr"])
+    title(
+        axes,
+        "How often the right person is missed, for each false match rate",
+        f"{report['people']:,} people, {report['photographs']:,} photographs, "
+        f"{report['mated_pairs']:,} mated and {report['nonmated_pairs']:,} non-mated pairs",
+    )
+    axes.set_xlabel("false match rate (FMR)", color=INK)
+    axes.set_ylabel("false non-match rate (FNMR)", color=INK)
+    style(axes)
+    axes.legend(frameon=False, loc="upper right", labelcolor=INK)
+    save_figure(figure, path)
+
+
+def _draw_curve(axes: Any, points: Sequence[Mapping[str, float]]) -> None:
+    fmr, fnmr, low, high = (
+        np.array([point[name] for point in points])
+        for name in ("fmr", "fnmr", "fnmr_low", "fnmr_high")
+    )
+    shown_low, shown_high = _visible_range(fnmr, high)
+    axes.set_xscale("log")
+    axes.set_yscale("function", functions=(_probit, _phi))
+    low = np.maximum(low, shown_low)
+    axes.fill_between(fmr, low, high, color=BAND, alpha=0.45, lw=0, label="95 % interval")
+    axes.plot(fmr, np.maximum(fnmr, shown_low), color=CURVE, lw=2.2, label="all pairs")
+    axes.set_xlim(fmr[-1] * 0.8, fmr[0] * 1.1)
+    axes.set_ylim(shown_low, shown_high)
+    ticks = [tick for tick in FNMR_TICKS if shown_low <= tick <= shown_high]
+    axes.set_yticks(ticks, [f"{tick * 100:.3g} %" for tick in ticks])
+    axes.minorticks_off()
+
+
+def _visible_range(fnmr: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[float, float]:
+    lowest = max(float(fnmr.min()) / 3, LEAST_SHOWN)
+    return lowest, min(max(float(high.max()) * 1.3, lowest * 10), 0.97)
+
+
+def _mark_points(axes: Any, rates: Mapping[str, Mapping[str, float] | None]) -> None:
+    floor = axes.get_ylim()[0]
+    for name, point in rates.items():
+        if point is None:
+            continue
+        rate, fnmr = float(name), max(point["fnmr"], floor)
+        axes.plot(rate, fnmr, "o", ms=7, mfc="white", mec=CURVE, mew=2, zorder=3, clip_on=False)
+        axes.annotate(
+            f"{point['fnmr'] * 100:.2g} %\nscore ≥ {point['threshold']:.3f}",
+            (rate, fnmr),
+            xytext=(9, 9),
+            textcoords="offset points",
+            fontsize=9,
+            color=INK,
+            linespacing=1.35,
+        )
+
+
+def _probit(rates: ArrayLike) -> NDArray[np.float64]:
+    """Quantiles of the normal distribution, in which the DET of Gaussian scores is straight."""
+    clipped = np.clip(np.asarray(rates, dtype=np.float64), 1e-9, 1 - 1e-9)
+    deviates: NDArray[np.float64] = np.vectorize(NormalDist().inv_cdf, otypes=[float])(clipped)
+    return deviates
+
+
+def _phi(deviates: ArrayLike) -> NDArray[np.float64]:
+    rates: NDArray[np.float64] = np.vectorize(NormalDist().cdf, otypes=[float])(deviates)
+    return rates
+
+
+# Error rates with their intervals, side by side: by quality, and by the groups of an attribute.
+
+MEASURE_NAMES = {
+    "inter_eye_px": "distance of the eyes",
+    "sharpness": "sharpness",
+    "exposure": "exposure",
+    "contrast": "contrast",
+    "yaw_deg": "turned left or right",
+    "pitch_deg": "turned up or down",
+    "roll_deg": "tilted",
+    "detection_score": "detection score",
+}
+
+LONGEST_UNIT = 2
+
+
+def draw_quality(report: Report, path: Path) -> None:
+    """Write a PNG: a panel a measure, FNMR of its bands from the best to the worst."""
+    bands = report["quality_bands"]
+    figure = open_figure(11.6, 6.4)
+    panels = figure.subplots(2, 4, sharey=True).ravel()
+    for axes, measure in zip(panels, bands["measures"], strict=True):
+        _draw_measure(axes, measure, bands["overall"]["value"])
+    figure.suptitle(
+        f"How often the right person is missed, by the quality of the worse photograph "
+        f"(score ≥ {bands['threshold']:.3f}; dashed: over all)",
+        x=0.01, ha="left", fontsize=13, color=INK, weight="bold",
+    )  # fmt: skip
+    figure.supylabel("false non-match rate (FNMR)", color=INK, fontsize=10)
+    save_figure(figure, path)
+
+
+def _draw_measure(axes: Any, measure: Mapping[str, Any], overall: float) -> None:
+    axes.set_yscale("log")
+    bands = measure["bands"]
+    # A unit of words has no room below each band.
+    is_long = len(measure["unit"]) > LONGEST_UNIT
+    named = {**measure, "unit": ""} if is_long else measure
+    names = [f"{band['name']}\n{write_measure(named, band)}" for band in bands]
+    draw_rates(axes, [band["fnmr"] for band in bands], CURVE)
+    if overall > 0:
+        axes.axhline(overall, color=MUTED, lw=1, ls=(0, (4, 3)))
+    axes.set_xticks(range(len(names)), names, fontsize=7)
+    name = MEASURE_NAMES[measure["measure"]] + (f", {measure['unit']}" if is_long else "")
+    axes.set_title(name, loc="left", fontsize=10, color=INK)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    style(axes)
+    write_percent(axes.yaxis)
+
+
+def write_measure(measure: Mapping[str, Any], band: Mapping[str, Any]) -> str:
+    """How far a band reaches, with its unit."""
+    unit = measure["unit"]
+    gap = "" if unit in {"", "°"} else " "
+    return f"{band['worst']:.3g}{gap}{unit}"
+
+
+def draw_rates(axes: Any, rates: Sequence[Mapping[str, float] | None], colour: str) -> None:
+    """A point with its interval each; a hollow one at the upper end where nothing happened."""
+    known = [rate for rate in rates if rate is not None]
+    seen = [rate[end] for rate in known for end in ("low", "value", "high") if rate[end] > 0]
+    floor = min(seen, default=1e-3) / 2
+    for place, rate in enumerate(rates):
+        if rate is None:
+            axes.annotate(
+                "too few", (place, 0.04), xycoords=("data", "axes fraction"), fontsize=7.5,
+                color=MUTED, ha="center", rotation=90, va="bottom",
+            )  # fmt: skip
+            continue
+        low, high = max(rate["low"], floor), max(rate["high"], floor)
+        axes.plot([place, place], [low, high], color=BAND, lw=7, solid_capstyle="butt", zorder=2)
+        if rate["value"] > 0:
+            axes.plot(place, rate["value"], "o", color=colour, ms=6, zorder=3)
+        else:
+            axes.plot(place, high, "v", mfc="white", mec=colour, ms=6, zorder=3)
+
+
+def draw_attribute(attribute: Mapping[str, Any], path: Path) -> None:
+    """Write a PNG: FNMR and FMR of every group at the common threshold."""
+    groups = attribute["groups"]
+    figure = open_figure(max(8.4, 1.1 * len(groups) + 3), 5.0)
+    panels = figure.subplots(1, 2)
+    ratios = (
+        ("fnmr", "false_negative", "Right person missed (FNMR)", SECOND),
+        ("fmr", "false_positive", "Stranger taken for them (FMR)", CURVE),
+    )
+    for axes, (rate, differential, heading, colour) in zip(panels, ratios, strict=True):
+        axes.set_yscale("log")
+        draw_rates(axes, [group[rate] for group in groups], colour)
+        _name_groups(axes, groups)
+        title(axes, heading, describe_differential(attribute[differential]))
+        style(axes)
+        write_percent(axes.yaxis)
+    figure.supxlabel(
+        f"groups by `{attribute['column']}`, at one threshold (score ≥ "
+        f"{attribute['threshold']:.3f}, FMR {attribute['common_fmr']:g} over all)",
+        fontsize=9.5, color=INK,
+    )  # fmt: skip
+    save_figure(figure, path)
+
+
+def _name_groups(axes: Any, groups: Sequence[Mapping[str, Any]]) -> None:
+    names = [f"{group['label'][:16]}\n{group['people']:,} people" for group in groups]
+    slant = {"rotation": 40, "ha": "right"} if len(names) > 4 else {}
+    axes.set_xticks(range(len(names)), names, fontsize=8, **slant)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+
+
+def describe_differential(found: Mapping[str, Any] | None) -> str:
+    """Worst over best, in a line."""
+    if found is None:
+        return "fewer than two groups are large enough"
+    if found["ratio"] is None and found["low"] <= 1:
+        return f"{found['best']} shows no error: no number"
+    told, ends = write_times(found)
+    return f"{found['worst']} {told} {found['best']} ({ends})"
+
+
+# Mated scores and FNMR against the years between two photographs.
+
+
+def draw_ageing(report: Report, path: Path) -> None:
+    """Write a PNG: quantiles of the scores beside FNMR, a column a span of years."""
+    ageing = report["ageing"]
+    spans = ageing["spans"]
+    figure = open_figure(10.6, 5.0)
+    scores, rates = figure.subplots(1, 2)
+    for place, span in enumerate(spans):
+        low, lower, middle, upper, high = span["scores"]
+        scores.plot([place, place], [low, high], color=BAND, lw=2, zorder=2)
+        scores.plot([place, place], [lower, upper], color=BAND, lw=14, solid_capstyle="butt")
+        scores.plot(place, middle, "o", color=CURVE, ms=7, zorder=3)
+    draw_rates(rates, [span["fnmr"] for span in spans], SECOND)
+    scores.axhline(ageing["threshold"], color=MUTED, lw=1, ls=(0, (4, 3)))
+    title(scores, "Scores of one person's photographs", _describe_slope(ageing["slope"]))
+    score = f"at score ≥ {ageing['threshold']:.3f} (dashed on the left)"
+    title(rates, "Right person missed (FNMR)", score)
+    rates.set_yscale("log")
+    for axes in (scores, rates):
+        _name_spans(axes, spans)
+        style(axes)
+    write_percent(rates.yaxis)
+    save_figure(figure, path)
+
+
+def _name_spans(axes: Any, spans: Sequence[Mapping[str, Any]]) -> None:
+    names = [f"{describe_span(span)}\npeople: {span['people']:,}" for span in spans]
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_xlabel("years between the photographs", color=INK)
+
+
+def describe_span(span: Mapping[str, Any]) -> str:
+    """As "2 to 5", "20 or more"."""
+    if span["to_years"] is None:
+        return f"{span['from_years']:g} or more"
+    return f"{span['from_years']:g} to {span['to_years']:g}"
+
+
+def _describe_slope(slope: Mapping[str, float] | None) -> str:
+    if slope is None:
+        return "bars: half and 90 % of the scores"
+    return (
+        f"{slope['score_a_year']:+.4f} a year within people "
+        f"({slope['low']:+.4f} to {slope['high']:+.4f})"
+    )
+
+
+# FNIR against the size of the gallery: measured, extrapolated, and where that ends.
+
+LEAST_SHOWN_RATE = 5e-4
+HIGHEST_SHOWN = 1.0
+NAMES = {"single": "reference of one photograph", "fused": "reference fused of two"}
+COLOURS = {"single": SECOND, "fused": CURVE}
+END_OF_SCALE = 1e6
+
+
+def draw_growth(report: Report, path: Path) -> None:
+    """Write a PNG: a panel an FPIR, a line a kind of reference; solid where measured."""
+    curves = report["gallery_growth"]["curves"]
+    rates = sorted({curve["fpir"] for curve in curves}, reverse=True)
+    figure = open_figure(5.6 * max(len(rates), 1) + 0.6, 5.0)
+    panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
+    for axes, rate in zip(panels, rates, strict=True):
+        chosen = [curve for curve in curves if curve["fpir"] == rate]
+        _draw_panel(axes, chosen)
+        title(
+            axes,
+            f"Missed at FPIR {rate * 100:g} %",
+            f"one search in {1 / rate:g} of a stranger raises a candidate",
+        )
+        axes.set_xlabel("references in the gallery", color=INK)
+    panels[0].set_ylabel("share of enrolled people missed (FNIR)", color=INK)
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
+    save_figure(figure, path)
+
+
+def _draw_panel(axes: Any, curves: list[Mapping[str, Any]]) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(LEAST_SHOWN_RATE, HIGHEST_SHOWN)
+    for curve in curves:
+        _draw_line(axes, curve)
+    largest = max(curve["measured"][-1]["gallery_size"] for curve in curves)
+    axes.axvline(largest, color=MUTED, lw=0.9, ls=(0, (2, 3)))
+    axes.text(
+        largest * 0.93, 0.72, "measured to here", rotation=90, fontsize=8, color=MUTED,
+        ha="right", va="top",
+    )  # fmt: skip
+    end = max(curve["supported_to"] for curve in curves)
+    scale = max(END_OF_SCALE, end * 10)
+    axes.axvspan(end, scale, color="#f1f4f5", lw=0)
+    axes.text(
+        (end * scale) ** 0.5, 0.02, "the data\nsay nothing", fontsize=9, color=MUTED,
+        ha="center", va="center",
+    )  # fmt: skip
+    axes.set_xlim(curves[0]["measured"][0]["gallery_size"] * 0.8, scale)
+    style(axes)
+    write_percent(axes.yaxis)
+
+
+def _draw_line(axes: Any, curve: Mapping[str, Any]) -> None:
+    colour, name = COLOURS[curve["reference"]], NAMES[curve["reference"]]
+    measured = curve["measured"]
+    beyond = [measured[-1], *curve["extrapolated"]]
+    for points, dash, label in ((measured, "-", name), (beyond, "--", None)):
+        size, fnir, low, high = (
+            np.array([point[key] for point in points])
+            for key in ("gallery_size", "fnir", "low", "high")
+        )
+        shade = 0.2 if dash == "-" else 0.1
+        low = np.maximum(low, LEAST_SHOWN_RATE)
+        axes.fill_between(size, low, np.maximum(high, low), color=colour, alpha=shade, lw=0)
+        shown = np.maximum(fnir, LEAST_SHOWN_RATE)
+        axes.plot(size, shown, dash, color=colour, lw=2, marker="o", ms=4, label=label)

@@ -1,0 +1,346 @@
+"""The steps that people take with a case: each is one audited transaction on the writer's thread.
+
+A case that closes lines takes two people: one proposes the outcome and the lines, another closes
+by the same. `NotFound` for no such case; `CaseMoved` where it is closed, or went into another.
+
+A case may grow between a look and a step: another one that shares a face goes into it, and an
+outcome would be of people whom nobody has looked at. `seen_at`, the `updated_at` of the case that
+was looked at, has that step refused with `CaseMoved`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from engine.cases.case import CaseKind, CaseNote, NoteKind, Outcome, Proposal
+from engine.cases.opening import date_change, state_of
+from engine.cases.suspects import Suspects
+from engine.errors import CaseMoved, FourEyes, RequestError
+from engine.matching.registrar import Runner
+from engine.registry.reader import Reader
+from engine.registry.records import (
+    ALIVE,
+    AuditEntry,
+    CaseRecord,
+    CaseState,
+    Changes,
+    JudgedPair,
+    LineStatus,
+    WatchEntry,
+)
+from engine.registry.writer import Writer
+
+# What an outcome brings about, beside the end of the case.
+
+MOST_CLOSED_LINES = 1_000
+"""So many lines one case closes at once."""
+
+_JUDGING = frozenset({Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE})
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """Pairs that count as judged, faces to be watched, lines that are closed or active again."""
+
+    judged: Sequence[JudgedPair] = ()
+    watched: Sequence[WatchEntry] = ()
+    closed_lines: Sequence[str] = ()
+    restored_lines: Sequence[str] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """For the audit: what was done, in ids and counts."""
+        return {
+            "pairs": len(self.judged),
+            "watched": [entry.id for entry in self.watched],
+            "closed_lines": list(self.closed_lines),
+            "restored_lines": list(self.restored_lines),
+        }
+
+    def entries(self, case: CaseRecord, actor: str) -> list[AuditEntry]:
+        """An entry for each line and each face, as where they are changed one by one."""
+        detail = {"case": case.id}
+        watched = [str(entry.id) for entry in self.watched]
+        return [
+            AuditEntry(actor, action, subject, detail)
+            for action, subjects in (
+                ("line.closed", self.closed_lines),
+                ("line.restored", self.restored_lines),
+                ("watchlist.added", watched),
+            )
+            for subject in subjects
+        ]
+
+
+def find_effects(
+    registrar: Runner,
+    registry: Reader,
+    writer: Writer,
+    case: CaseRecord,
+    outcome: Outcome,
+    lines: Sequence[str],
+    actor: str,
+    now: datetime,
+) -> Effects:
+    """What closing a case by an outcome brings about; `lines` are those to be closed with it."""
+    judged: Sequence[JudgedPair] = ()
+    watched: Sequence[WatchEntry] = ()
+    if outcome in _JUDGING:
+        suspects = Suspects(registry, registrar.gallery, case)
+        judged = suspects.judge(outcome, actor, now)
+        if outcome is Outcome.FRAUD:
+            watched = suspects.watch(registrar.watchlist, writer.next_watch_id, now)
+    found = registry.lines_by_id([*lines, *case.line_ids])
+    # Closed since it was proposed, by whoever may: it is closed.
+    in_use = [key for key in lines if found[key].status is not LineStatus.CLOSED]
+    is_dispute = outcome is Outcome.UNFOUNDED and case.kind == CaseKind.DISPUTE
+    disputed = [
+        key
+        for key in case.line_ids
+        if is_dispute and found[key].status is LineStatus.DISPUTED and key not in in_use
+    ]
+    return Effects(judged, watched, in_use, disputed)
+
+
+def check_lines(registry: Reader, case: CaseRecord, line_ids: Sequence[str]) -> tuple[str, ...]:
+    """The lines, each once, if they are in use under documents of the case; else `RequestError`."""
+    lines = tuple(dict.fromkeys(line_ids))
+    if len(lines) > MOST_CLOSED_LINES:
+        raise RequestError(f"one case closes {MOST_CLOSED_LINES} lines at most: choose fewer")
+    found = registry.lines_by_id(lines)
+    documents = set(case.document_ids)
+    for key in lines:
+        line = found.get(key)
+        if line is None or line.document_id not in documents or line.status is LineStatus.CLOSED:
+            raise RequestError(
+                "a line to be closed is not in use under a document of the case: read it again"
+            )
+    return lines
+
+
+def require_second_person(
+    case: CaseRecord, outcome: Outcome, lines: Sequence[str], actor: str
+) -> None:
+    """`FourEyes` unless another person proposed this outcome with these lines."""
+    proposal = case.proposal
+    if proposal is None:
+        raise FourEyes("two people close lines: propose it, and let another person close")
+    if (proposal.outcome, set(proposal.close_lines)) != (outcome, set(lines)):
+        raise FourEyes("another outcome or other lines were proposed: close as it was proposed")
+    if proposal.by == actor:
+        raise FourEyes("who proposed to close lines cannot close them: another person must")
+
+
+MAX_NOTE_LENGTH = 4_000
+MAX_ACTOR_LENGTH = 200
+
+_ALLOWED_CONTROLS = frozenset("\n\t")
+_REFUSED_CATEGORIES = frozenset({"Cc", "Cs"})
+
+
+def assign(
+    registrar: Runner, registry: Reader, case_id: str, assignee: str | None, actor: str
+) -> CaseRecord:
+    """Gives a case to a person, or with None back to the queue; a proposal stands."""
+    if assignee is not None:
+        _require_name(assignee)
+
+    def perform(writer: Writer, now: datetime) -> CaseRecord:
+        case = _take(registry, case_id)
+        state = case.state if case.proposal is not None else state_of(assignee)
+        given = replace(case, assignee=assignee, state=state, updated_at=date_change(case, now))
+        detail = {"assignee": assignee}
+        note = CaseNote(now, actor, NoteKind.ASSIGNED, assignee or "")
+        writer.commit(_changes(writer, given, note, "case.assigned", detail))
+        return given
+
+    return registrar.run(perform)
+
+
+def note(registrar: Runner, registry: Reader, case_id: str, text: str, actor: str) -> CaseRecord:
+    """Adds a remark to the history of a case, a closed one too; the audit has not its text.
+
+    `RequestError` for a text that is blank, too long or has control characters.
+    """
+    _require_text(text)
+
+    def perform(writer: Writer, now: datetime) -> CaseRecord:
+        case = _find(registry, case_id)
+        noted = replace(case, updated_at=date_change(case, now))
+        detail = {"length": len(text)}
+        entry = CaseNote(now, actor, NoteKind.NOTE, text)
+        writer.commit(_changes(writer, noted, entry, "case.noted", detail))
+        return noted
+
+    return registrar.run(perform)
+
+
+def propose(
+    registrar: Runner,
+    registry: Reader,
+    case_id: str,
+    outcome: Outcome,
+    close_lines: Sequence[str],
+    actor: str,
+    seen_at: datetime | None = None,
+) -> CaseRecord:
+    """Proposes an outcome, with the lines that another person is to close by it.
+
+    `RequestError` for a line that is not in use under a document of the case, `CaseMoved` where
+    something is proposed already.
+    """
+
+    def perform(writer: Writer, now: datetime) -> CaseRecord:
+        case = _take(registry, case_id)
+        if case.proposal is not None:
+            raise CaseMoved("an outcome is proposed already: withdraw it first")
+        _require_seen(case, seen_at)
+        lines = check_lines(registry, case, close_lines)
+        proposal = Proposal(outcome=outcome, close_lines=lines, by=actor, at=now)
+        proposed = replace(
+            case, state=CaseState.PROPOSED, proposal=proposal, updated_at=date_change(case, now)
+        )
+        detail = {"outcome": outcome.value, "close_lines": list(lines)}
+        entry = CaseNote(now, actor, NoteKind.PROPOSED, outcome.value)
+        writer.commit(_changes(writer, proposed, entry, "case.proposed", detail))
+        return proposed
+
+    return registrar.run(perform)
+
+
+def withdraw(registrar: Runner, registry: Reader, case_id: str, actor: str) -> CaseRecord:
+    """Takes a proposal back, one's own or another's; `CaseMoved` where there is none."""
+
+    def perform(writer: Writer, now: datetime) -> CaseRecord:
+        case = _take(registry, case_id)
+        if case.proposal is None:
+            raise CaseMoved("nothing is proposed for this case: read it again")
+        state = state_of(case.assignee)
+        withdrawn = replace(case, state=state, proposal=None, updated_at=date_change(case, now))
+        outcome = case.proposal.outcome.value
+        entry = CaseNote(now, actor, NoteKind.WITHDRAWN, outcome)
+        detail = {"outcome": outcome, "by": case.proposal.by}
+        writer.commit(_changes(writer, withdrawn, entry, "case.withdrawn", detail))
+        return withdrawn
+
+    return registrar.run(perform)
+
+
+def close(
+    registrar: Runner,
+    registry: Reader,
+    case_id: str,
+    outcome: Outcome,
+    close_lines: Sequence[str],
+    actor: str,
+    seen_at: datetime | None = None,
+) -> CaseRecord:
+    """Closes a case, with what its outcome brings about.
+
+    Fraud: the faces of its suspects are watched from now on. Fraud, twins and mistake judge the
+    pairs of its suspects; the latter two are exceptions that later sweeps respect. Unfounded: a
+    disputed line is active again. `FourEyes` where lines are to be closed and no other person has
+    proposed the same; without lines one person may close.
+    """
+    lines = tuple(dict.fromkeys(close_lines))
+
+    def perform(writer: Writer, now: datetime) -> CaseRecord:
+        case = _take(registry, case_id)
+        _require_seen(case, seen_at)
+        if lines:
+            require_second_person(case, outcome, lines, actor)
+        effects = find_effects(registrar, registry, writer, case, outcome, lines, actor, now)
+        closed = _end(case, outcome, lines, now)
+        writer.commit(_closing_changes(writer, case, closed, effects, actor, now))
+        for entry in effects.watched:
+            registrar.watchlist.add(entry)
+        return closed
+
+    return registrar.run(perform)
+
+
+def _end(case: CaseRecord, outcome: Outcome, lines: Sequence[str], now: datetime) -> CaseRecord:
+    proposal, moment = case.proposal, date_change(case, now)
+    is_followed = proposal is not None and (proposal.outcome, set(proposal.close_lines)) == (
+        outcome,
+        set(lines),
+    )
+    return replace(
+        case,
+        state=CaseState.CLOSED,
+        outcome=outcome,
+        proposal=proposal if is_followed else None,
+        updated_at=moment,
+        closed_at=moment,
+    )
+
+
+def _closing_changes(
+    writer: Writer,
+    case: CaseRecord,
+    closed: CaseRecord,
+    effects: Effects,
+    actor: str,
+    now: datetime,
+) -> Changes:
+    assert closed.outcome is not None
+    outcome = closed.outcome.value
+    proposed_by = None if case.proposal is None else case.proposal.by
+    detail = {"outcome": outcome, "proposed_by": proposed_by} | effects.describe()
+    entry = CaseNote(now, actor, NoteKind.CLOSED, outcome)
+    changes = _changes(writer, closed, entry, "case.closed", detail)
+    return replace(
+        changes,
+        audit=(*changes.audit, *effects.entries(case, actor)),
+        judged=effects.judged,
+        watched=effects.watched,
+        closed_lines=effects.closed_lines,
+        restored_lines=effects.restored_lines,
+    )
+
+
+def _changes(
+    writer: Writer, case: CaseRecord, entry: CaseNote, action: str, detail: dict[str, Any]
+) -> Changes:
+    return Changes(
+        sequence=writer.sequence,
+        audit=(AuditEntry(entry.actor, action, case.id, detail),),
+        case_changes=(case,),
+        case_notes=((case.id, entry),),
+    )
+
+
+def _take(registry: Reader, case_id: str) -> CaseRecord:
+    """A case that is alive."""
+    case = _find(registry, case_id)
+    if case.state not in ALIVE:
+        raise CaseMoved("the case is closed: nothing more is decided on it")
+    return case
+
+
+def _require_seen(case: CaseRecord, seen_at: datetime | None) -> None:
+    if seen_at is not None and seen_at < case.updated_at:
+        raise CaseMoved("the case has changed since it was looked at: read it again, then decide")
+
+
+def _find(registry: Reader, case_id: str) -> CaseRecord:
+    case = registry.case(case_id)
+    if case.merged_into is not None:
+        raise CaseMoved(f"the case went into {case.merged_into}: go on with that one")
+    return case
+
+
+def _require_text(text: str) -> None:
+    if not text.strip() or len(text) > MAX_NOTE_LENGTH:
+        raise RequestError(f"a note has 1 to {MAX_NOTE_LENGTH} characters: shorten it")
+    for sign in text:
+        if sign not in _ALLOWED_CONTROLS and unicodedata.category(sign) in _REFUSED_CATEGORIES:
+            raise RequestError("a note has no control characters: leave them out")
+
+
+def _require_name(assignee: str) -> None:
+    if not assignee.strip() or len(assignee) > MAX_ACTOR_LENGTH or not assignee.isprintable():
+        raise RequestError("an assignee is named as in the history, as key:<id>")

@@ -1,0 +1,152 @@
+"""The faces on file behind a case: scored against each other, and put on the watch-list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.cases.case import Outcome
+from engine.matching.calibration import Rate
+from engine.matching.comparison import WatchList
+from engine.registry.reader import Reader
+from engine.registry.records import CaseRecord, JudgedPair, WatchEntry
+from indexes.gallery import Gallery
+from indexes.intervals import wilson_interval
+from indexes.scoring import exact_scores
+
+MOST_PAIRS = 20_000
+"""Of one case in one transaction; of a larger one the best are judged."""
+
+SAME_FACE = 0.9999
+"""From this score on two templates are of one photograph: one entry watches for both."""
+
+
+class Suspects:
+    """Of the documents that a case takes for one person's, those that have a face on file.
+
+    To be made on the writer's thread, where store and gallery are in step.
+    """
+
+    def __init__(self, registry: Reader, gallery: Gallery, case: CaseRecord) -> None:
+        self._case = case
+        self._sweep = None if case.sweep_id is None else registry.sweep(case.sweep_id)
+        found = registry.documents_by_id(case.suspect_ids)
+        self._documents = sorted(key for key, record in found.items() if record.reference_ids)
+        ids = [found[key].reference_ids for key in self._documents]
+        counts = np.array([len(keys) for keys in ids], dtype=np.int64)
+        self._owners = np.repeat(np.arange(len(ids)), counts)
+        flat = np.array([key for keys in ids for key in keys], dtype=np.int64)
+        self._vectors: NDArray[np.float32] = gallery.vectors(flat)
+
+    def judge(self, outcome: Outcome, actor: str, now: datetime) -> list[JudgedPair]:
+        """Each two documents with the best score between their references, judged alike.
+
+        Of the sweep are those pairs that reach its threshold: it had found no others.
+        """
+        left, right, scores = self._score_pairs()
+        best = np.argsort(-scores, kind="stable")[:MOST_PAIRS]
+        return [
+            JudgedPair(
+                left_document=self._documents[left[place]],
+                right_document=self._documents[right[place]],
+                outcome=outcome,
+                score=float(scores[place]),
+                case_id=self._case.id,
+                sweep_id=self._sweep_of(float(scores[place])),
+                decided_at=now,
+                decided_by=actor,
+            )
+            for place in best
+        ]
+
+    def watch(
+        self, watchlist: WatchList, next_id: Callable[[], int], now: datetime
+    ) -> list[WatchEntry]:
+        """An entry for each face that is not watched yet."""
+        if not len(self._vectors):
+            return []
+        watched = watchlist.search(self._vectors, SAME_FACE).hits
+        fresh: list[int] = []
+        for row, vector in enumerate(self._vectors):
+            is_watched = len(watched.of(row)[0]) > 0
+            if not is_watched and not np.any(self._vectors[fresh] @ vector >= SAME_FACE):
+                fresh.append(row)
+        return [
+            WatchEntry(
+                id=next_id(),
+                document_lookup=None,
+                template=self._vectors[row],
+                reason=f"case {self._case.id}",
+                added_at=now,
+            )
+            for row in fresh
+        ]
+
+    def _sweep_of(self, score: float) -> str | None:
+        is_found = self._sweep is not None and score >= self._sweep.terms.threshold
+        return self._case.sweep_id if is_found else None
+
+    def _score_pairs(
+        self,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Places of two documents, the lower first, and their score: three arrays [pairs]."""
+        rows, others = np.triu_indices(len(self._vectors), k=1)
+        is_news = self._owners[rows] != self._owners[others]
+        rows, others = rows[is_news], others[is_news]
+        scores = exact_scores(self._vectors, self._vectors, rows, others)
+        # References lie by document, so the first of two is of the lower one.
+        pairs = self._owners[rows] * len(self._documents) + self._owners[others]
+        order = np.lexsort((-scores, pairs))
+        pairs, scores = pairs[order], scores[order]
+        kept = np.flatnonzero(np.diff(pairs, prepend=-1))
+        left, right = np.divmod(pairs[kept], max(len(self._documents), 1))
+        return left, right, scores[kept]
+
+
+# How right sweeps were: what people found of the pairs that they were shown.
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """`confirmed` of the `judged` pairs at or above `threshold` were fraud.
+
+    Without a threshold all pairs count.
+    """
+
+    judged: int
+    confirmed: int
+    threshold: float | None = None
+
+    @property
+    def rate(self) -> Rate | None:
+        """With the 95 % interval of pairs that are judged each by itself; those of one case are
+        not, so the truth is less certain. None where nothing was judged."""
+        if not self.judged:
+            return None
+        low, high = wilson_interval(self.confirmed, self.judged)
+        return Rate(self.confirmed / self.judged, low, high)
+
+
+def measure_precision(
+    pairs: Sequence[JudgedPair], threshold: float | None = None, sweep_id: str | None = None
+) -> Precision:
+    """Of the pairs that one sweep, or any, had found: twins and mistakes count against it."""
+    outcomes = [
+        pair.outcome
+        for pair in pairs
+        if pair.sweep_id is not None
+        and sweep_id in (None, pair.sweep_id)
+        and (threshold is None or pair.score >= threshold)
+    ]
+    return Precision(len(outcomes), outcomes.count(Outcome.FRAUD), threshold)
+
+
+def measure_at(
+    pairs: Sequence[JudgedPair], thresholds: Sequence[float], sweep_id: str | None = None
+) -> list[Precision]:
+    """The same at each of these thresholds: what a higher one would have spared people."""
+    return [measure_precision(pairs, threshold, sweep_id) for threshold in thresholds]

@@ -1,1 +1,0 @@
-"""Cases: what people look into, decide, and what follows from their decision."""

@@ -1,0 +1,206 @@
+"""What an import has come to, in counts."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+from pyarrow import csv
+
+from engine.errors import RequestError
+from engine.imports.columns import Columns
+from engine.imports.faults import RowFault
+from engine.imports.row_faces import JudgedRow
+from engine.matching.bulk_enrollment import Admission
+from engine.spreadsheets import guard_cells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Counts of rows, but for the faults, which are counted by code: a row may have several.
+
+    `admitted` rows brought a reference, `lines` a line, `present` nothing that was not there;
+    `failed` ones left nothing. `fused` references are of two photographs. `look_alikes` are taken
+    in, and a face of another document is like theirs.
+    """
+
+    rows: int = 0
+    admitted: int = 0
+    lines: int = 0
+    present: int = 0
+    failed: int = 0
+    warned: int = 0
+    photographs: int = 0
+    fused: int = 0
+    expired: int = 0
+    look_alikes: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    warnings: Mapping[str, int] = field(default_factory=dict)
+
+    def plus(self, other: Tally) -> Tally:
+        """Both together."""
+        return Tally(
+            **{
+                one.name: _add(getattr(self, one.name), getattr(other, one.name))
+                for one in fields(self)
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            one.name: value if isinstance(value, int) else dict(value)
+            for one in fields(self)
+            for value in (getattr(self, one.name),)
+        }
+
+    @classmethod
+    def from_dict(cls, written: Mapping[str, Any]) -> Self:
+        return cls(**written)
+
+
+def count_chunk(
+    rows: Sequence[JudgedRow],
+    admissions: Sequence[Admission | None],
+    faults: Sequence[Sequence[RowFault]],
+    look_alikes: int,
+) -> Tally:
+    """The counts of a chunk: what was decided on each row (None: it had failed before), and all
+    faults of each."""
+    taken = [one for one in admissions if one is not None and one.refusal is None]
+    warnings = Counter(_codes(faults, failures=False))
+    return Tally(
+        rows=len(rows),
+        admitted=sum(one.adds_reference for one in taken),
+        lines=sum(one.adds_line for one in taken),
+        present=sum(not (one.adds_reference or one.adds_line) for one in taken),
+        failed=len(rows) - len(taken),
+        warned=sum(any(not one.is_failure for one in some) for some in faults),
+        photographs=sum(row.photographs for row in rows),
+        fused=sum(
+            row.is_fused and one is not None and one.adds_reference
+            for row, one in zip(rows, admissions, strict=True)
+        ),
+        expired=sum(
+            row.is_expired and one is not None and one.refusal is None
+            for row, one in zip(rows, admissions, strict=True)
+        ),
+        look_alikes=look_alikes,
+        failures=Counter(_codes(faults, failures=True)),
+        warnings=warnings,
+    )
+
+
+def _codes(faults: Sequence[Sequence[RowFault]], *, failures: bool) -> Iterable[str]:
+    return (str(one.code) for some in faults for one in some if one.is_failure is failures)
+
+
+def _add(one: Any, other: Any) -> Any:
+    return one + other if isinstance(one, int) else dict(Counter(one) + Counter(other))
+
+
+# The report of an import: a line for each fault, without any value of the row.
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("severity", pa.string()),
+        ("column", pa.string()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+FAILURE, WARNING = "failure", "warning"
+_OWNER_ONLY = 0o600
+
+
+class FaultReport:
+    """A CSV file that only its owner reads; rows count from 1 after the header of the data.
+
+    Cells that a spreadsheet would take for a formula are led by an apostrophe, as OWASP advises:
+    a column's name comes from the file.
+    """
+
+    def __init__(self, path: Path, columns: Columns, size_bytes: int | None = None) -> None:
+        """A new report, or one that goes on after so many bytes; what is behind them is dropped.
+
+        `RequestError` where the file cannot be written or is something else.
+        """
+        self._path = path
+        self._columns = columns
+        _require_ours(path)
+        try:
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWNER_ONLY)
+        except OSError as error:
+            raise RequestError(f"{path} cannot be written: {error.strerror}") from None
+        if self.size_bytes < (size_bytes or 0):
+            self.close()
+            raise RequestError(
+                f"{path} is not what the import left: put it back, or begin anew with --no-resume"
+            )
+        os.ftruncate(self._handle, size_bytes or 0)
+        if not size_bytes:
+            self._write(_header())
+
+    @property
+    def size_bytes(self) -> int:
+        return os.fstat(self._handle).st_size
+
+    def add(self, numbers: Sequence[int], faults: Sequence[Sequence[RowFault]]) -> None:
+        """Writes the faults of these rows; on the disk when this returns."""
+        rows = [
+            {
+                "row": number,
+                "severity": FAILURE if fault.is_failure else WARNING,
+                "column": self._columns.name(fault.field),
+                "code": str(fault.code),
+                "message": fault.message,
+            }
+            for number, some in zip(numbers, faults, strict=True)
+            for fault in some
+        ]
+        if rows:
+            table = guard_cells(pa.Table.from_pylist(rows, SCHEMA))
+            self._write(_to_csv(table, has_header=False))
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            with open(self._handle, "ab", closefd=False) as file:
+                file.write(data)
+            os.fsync(self._handle)
+        except OSError as error:
+            raise RequestError(
+                f"{self._path} cannot be written ({error.strerror}): mend that, then import again"
+            ) from None
+
+
+def _header() -> bytes:
+    return _to_csv(SCHEMA.empty_table(), has_header=True)
+
+
+def _to_csv(table: pa.Table, *, has_header: bool) -> bytes:
+    sink = pa.BufferOutputStream()
+    csv.write_csv(table, sink, csv.WriteOptions(include_header=has_header, quoting_style="needed"))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _require_ours(path: Path) -> None:
+    """Nothing but an earlier report is overwritten."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_header()))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    if start not in (_header(), b""):
+        raise RequestError(f"{path} is no report of an import: name another file as --report")

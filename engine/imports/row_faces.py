@@ -1,0 +1,321 @@
+"""Photographs by path, from below one folder and from nowhere else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ImageError
+from engine.faces.images import ImageLimits
+from engine.imports.faults import Code, Field, RowFault, is_sound
+from engine.imports.row_parser import Row
+from engine.matching.bulk_enrollment import Subscriber
+from engine.matching.comparison import fuse_vectors, score_best
+from engine.matching.requests import Sample
+from engine.reasons import Reason
+from engine.registry.vault import Vault
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+_MISSING = (errno.ENOENT, errno.ENOTDIR)
+
+
+class PhotographFolder:
+    """Where relative paths begin.
+
+    A path that leads out of it, by `..`, from the root or through a link, is refused unless
+    `may_leave`. At most one byte more than `max_size_bytes` is read of a file.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        may_leave: bool = False,
+        max_size_bytes: int = ImageLimits().max_size_bytes,
+    ) -> None:
+        self._root = os.path.realpath(root)
+        self._inside = os.path.join(self._root, "")
+        self._may_leave = may_leave
+        self._max_size_bytes = max_size_bytes
+
+    def read(self, text: str) -> bytes | Code:
+        """A file's bytes, or why there are none; safe to call from many threads."""
+        if "\0" in text:
+            return Code.PATH_INVALID
+        try:
+            path = os.path.realpath(os.path.join(self._root, text))
+            if not (self._may_leave or path.startswith(self._inside)):
+                return Code.PATH_OUTSIDE
+            return self._read(path)
+        except OSError as error:
+            if error.errno in _MISSING:
+                return Code.FILE_MISSING
+            is_name = error.errno in (errno.ENAMETOOLONG, errno.EINVAL)
+            return Code.PATH_INVALID if is_name else Code.FILE_UNREADABLE
+        except UnicodeEncodeError:
+            return Code.PATH_INVALID
+
+    def _read(self, path: str) -> bytes | Code:
+        # No link is followed any more, and no pipe is waited for: the path was resolved, and may
+        # have been exchanged since.
+        handle = os.open(path, _FLAGS)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return Code.FILE_UNREADABLE
+            with open(handle, "rb", closefd=False) as file:
+                return file.read(self._max_size_bytes + 1)
+        finally:
+            os.close(handle)
+
+
+# The faces of rows, taken many at a time: files are read while others are decoded and embedded.
+
+Vector = NDArray[np.float32]
+Face = Vector | tuple[RowFault, ...] | None
+"""A rotated unit vector float32[d], what is wrong with what was given, or None: nothing was."""
+TakeSamples = Callable[[Sequence[bytes]], list[Sample | ImageError]]
+"""Image files to rotated samples, in order; called by several threads at once."""
+
+READERS = 8
+"""Files that are read at once: a network's disk answers late."""
+CALLERS = 2
+"""Groups that are extracted at once: while the last photographs of one are at work, the first of
+the next keep the other cores busy."""
+AHEAD = 2
+"""Groups whose files are read meanwhile."""
+_SHORTEST = 1e-6
+
+
+class TemplateOpener(Protocol):
+    """Opens templates that this deployment has issued."""
+
+    def open(self, tokens: Sequence[str], carriers: Sequence[str]) -> list[Vector | None]:
+        """The rotated unit vector of each, None for one that is not, or no more, that carrier's."""
+        ...
+
+
+class NoTemplates:
+    """Knows no template."""
+
+    def open(self, tokens: Sequence[str], carriers: Sequence[str]) -> list[Vector | None]:
+        del carriers
+        return [None for _ in tokens]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowFaces:
+    """A row with its faces; a template stands in the place of `live`."""
+
+    row: Row
+    live: Face
+    portrait: Face
+    photographs: int
+
+
+class FaceTaker:
+    """Takes the faces of groups of rows, several groups at once; results keep their order."""
+
+    def __init__(
+        self,
+        folder: PhotographFolder,
+        take: TakeSamples,
+        vault: Vault,
+        templates: TemplateOpener | None = None,
+    ) -> None:
+        self._folder = folder
+        self._take = take
+        self._vault = vault
+        self._templates = templates or NoTemplates()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="import-read")
+        self._callers = ThreadPoolExecutor(CALLERS, thread_name_prefix="import-take")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What runs ends, what waits does not begin.
+        self._callers.shutdown(cancel_futures=True)
+        self._readers.shutdown(cancel_futures=True)
+
+    def stream(self, groups: Iterable[Sequence[Row]]) -> Iterator[list[RowFaces]]:
+        """The faces of each group; a bounded number of groups is under way."""
+        pending: deque[Future[list[RowFaces]]] = deque()
+        for group in groups:
+            slots = [(place, field, path) for place, field, path in _list_paths(group)]
+            files = [self._readers.submit(self._folder.read, path) for _, _, path in slots]
+            places = [(place, field) for place, field, _ in slots]
+            pending.append(self._callers.submit(self._take_group, group, places, files))
+            if len(pending) >= CALLERS + AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def _take_group(
+        self,
+        group: Sequence[Row],
+        places: Sequence[tuple[int, Field]],
+        files: Sequence[Future[bytes | Code]],
+    ) -> list[RowFaces]:
+        taken: dict[tuple[int, Field], Face] = {}
+        images: list[bytes] = []
+        read: list[tuple[int, Field]] = []
+        for slot, file in zip(places, files, strict=True):
+            data = file.result()
+            if isinstance(data, bytes):
+                images.append(data)
+                read.append(slot)
+            else:
+                taken[slot] = (RowFault(slot[1], data),)
+        for slot, sample in zip(read, self._take(images) if images else (), strict=True):
+            taken[slot] = _face_of(slot[1], sample)
+        self._add_vectors(group, taken)
+        self._add_templates(group, taken)
+        counts = np.bincount([place for place, _ in read], minlength=len(group))
+        return [
+            RowFaces(
+                row,
+                taken.get((place, Field.LIVE), taken.get((place, Field.TEMPLATE))),
+                taken.get((place, Field.PORTRAIT)),
+                int(counts[place]),
+            )
+            for place, row in enumerate(group)
+        ]
+
+    def _add_vectors(self, group: Sequence[Row], taken: dict[tuple[int, Field], Face]) -> None:
+        sound: dict[int, Vector] = {}
+        for place, row in enumerate(group):
+            if row.vector is None:
+                continue
+            unit = _normalise(row.vector, self._vault.dim)
+            if unit is None:
+                taken[place, Field.TEMPLATE] = (RowFault(Field.TEMPLATE, Code.VECTOR_INVALID),)
+            else:
+                sound[place] = unit
+        if sound:
+            rotated = self._vault.rotate(np.stack(list(sound.values())))
+            for place, vector in zip(sound, rotated, strict=True):
+                taken[place, Field.TEMPLATE] = vector
+
+    def _add_templates(self, group: Sequence[Row], taken: dict[tuple[int, Field], Face]) -> None:
+        issued = [(place, row) for place, row in enumerate(group) if row.template]
+        if not issued:
+            return
+        opened = self._templates.open(
+            [row.template for _, row in issued], [row.carrier for _, row in issued]
+        )
+        for (place, _), vector in zip(issued, opened, strict=True):
+            taken[place, Field.TEMPLATE] = (
+                (RowFault(Field.TEMPLATE, Code.TEMPLATE_INVALID),) if vector is None else vector
+            )
+
+
+def group_rows(
+    rows: Iterable[Row], photographs_at_once: int, most_rows: int
+) -> Iterator[list[Row]]:
+    """Rows in runs with so many photographs, or so many rows."""
+    group: list[Row] = []
+    photographs = 0
+    for row in rows:
+        group.append(row)
+        photographs += bool(row.live) + bool(row.portrait)
+        if photographs >= photographs_at_once or len(group) >= most_rows:
+            yield group
+            group, photographs = [], 0
+    if group:
+        yield group
+
+
+def _list_paths(group: Sequence[Row]) -> Iterator[tuple[int, Field, str]]:
+    for place, row in enumerate(group):
+        for field, path in ((Field.LIVE, row.live), (Field.PORTRAIT, row.portrait)):
+            if path:
+                yield place, field, path
+
+
+def _face_of(field: Field, sample: Sample | ImageError) -> Face:
+    if isinstance(sample, ImageError):
+        return (RowFault.of_image(field, sample),)
+    if sample.vector is None or sample.problems:
+        problems = sample.problems or (Reason.NO_FACE,)
+        return tuple(RowFault(field, problem) for problem in problems)
+    return sample.vector
+
+
+def _normalise(vector: Vector, dim: int) -> Vector | None:
+    """The unit vector in its direction; None where it has none, or another length."""
+    if vector.shape != (dim,) or not np.isfinite(vector).all():
+        return None
+    norm = np.linalg.norm(vector.astype(np.float64))
+    if norm < _SHORTEST:
+        return None
+    unit: Vector = (vector / norm).astype(np.float32)
+    return unit
+
+
+# What a row's own faces say: 1:1 where there are two, and the reference that comes of them.
+
+_NEVER_MILD = frozenset({Code.PATH_OUTSIDE})
+"""Whoever wrote such a path is not believed in the rest of the row either."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgedRow:
+    """A row before the registry is asked; `subscriber` is None exactly where it has failed.
+
+    `is_fused` says that the reference is of two faces that passed the 1:1.
+    """
+
+    number: int
+    faults: tuple[RowFault, ...]
+    subscriber: Subscriber | None
+    photographs: int = 0
+    is_fused: bool = False
+    is_expired: bool = False
+
+
+def judge_row(faces: RowFaces, verify: float) -> JudgedRow:
+    """Where both faces are fit, their score must reach `verify`; where one is, it stands alone.
+
+    What is wrong with the other one is a warning then. A row without any fit face has failed.
+    """
+    row = faces.row
+    vector, found = _find_reference(faces.live, faces.portrait, verify)
+    faults = row.faults + found
+    subscriber = None
+    if vector is not None and is_sound(faults):
+        assert row.checked is not None, "a row without a document has a fault"
+        subscriber = Subscriber(row.name, row.checked, vector, row.line, row.consent_ref)
+    return JudgedRow(
+        number=row.number,
+        faults=faults,
+        subscriber=subscriber,
+        photographs=faces.photographs,
+        is_fused=isinstance(faces.live, np.ndarray) and isinstance(faces.portrait, np.ndarray),
+        is_expired=row.checked is not None and Reason.DOCUMENT_EXPIRED in row.checked.findings,
+    )
+
+
+def _find_reference(
+    live: Face, portrait: Face, verify: float
+) -> tuple[Vector | None, tuple[RowFault, ...]]:
+    """The row's reference float32[d], if it has one, and what is wrong with its faces."""
+    faults = tuple(fault for face in (live, portrait) if isinstance(face, tuple) for fault in face)
+    fit = [face for face in (live, portrait) if isinstance(face, np.ndarray)]
+    if not fit:
+        return None, faults
+    if len(fit) == 1:
+        return fit[0], tuple(replace(one, is_failure=one.code in _NEVER_MILD) for one in faults)
+    score = score_best(fit[0], fit[1][None])
+    if score is None or not score >= verify:
+        return None, (RowFault(Field.PORTRAIT, Reason.FACE_MISMATCH),)
+    return fuse_vectors(fit[0], fit[1]), faults

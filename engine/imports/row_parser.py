@@ -1,0 +1,246 @@
+"""From cells to subscribers: every value is read, and every fault of a row is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, tzinfo
+
+import numpy as np
+import phonenumbers
+from numpy.typing import NDArray
+
+from engine.errors import RequestError
+from engine.imports.faults import Code, Field, RowFault
+from engine.imports.sources import RawRow
+from engine.matching.bulk_enrollment import OpenedLine
+from engine.matching.documents import (
+    DOCUMENT_TYPES,
+    MAX_NAME_LENGTH,
+    MAX_NUMBER_LENGTH,
+    CheckedDocument,
+    Document,
+    FormAuthority,
+    check_documents,
+    normalise_name,
+)
+from engine.matching.requests import MAX_CONSENT_LENGTH, is_storable, normalise_msisdn
+from engine.reasons import Reason
+from engine.registry.records import Outlet
+
+FIRST_OPENING = datetime(1980, 1, 1, tzinfo=UTC)
+"""No mobile line is older."""
+CLOCKS_DIFFER = timedelta(hours=1)
+_LIMITS = {
+    Field.DOCUMENT_NUMBER: MAX_NUMBER_LENGTH,
+    Field.NAME: MAX_NAME_LENGTH,
+    Field.CONSENT_REF: MAX_CONSENT_LENGTH,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingTerms:
+    """How values are read.
+
+    `defaults` stand where a row has nothing; moments without a zone are of `zone`; telephone
+    numbers without a country are of `country` (ISO 3166, two letters).
+    """
+
+    outlets: Mapping[str, Outlet]
+    now: datetime
+    defaults: Mapping[Field, str] = field(default_factory=dict)
+    zone: tzinfo = UTC
+    country: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """A row that was read, with what is wrong with it.
+
+    `checked` is None where the document cannot be judged; `live` and `portrait` are paths,
+    `template` a token, all empty where not given. `vector` float32[n] is as it was.
+    """
+
+    number: int
+    faults: tuple[RowFault, ...]
+    name: str = field(default="", repr=False)
+    checked: CheckedDocument | None = None
+    line: OpenedLine | None = None
+    consent_ref: str | None = None
+    carrier: str = ""
+    live: str = field(default="", repr=False)
+    portrait: str = field(default="", repr=False)
+    template: str = field(default="", repr=False)
+    vector: NDArray[np.float32] | None = field(default=None, repr=False)
+
+
+class RowReader:
+    """Reads rows in batches; a bad row is a row with faults."""
+
+    def __init__(self, terms: ReadingTerms) -> None:
+        self._terms = terms
+
+    def read(self, raws: Sequence[RawRow]) -> list[Row]:
+        """One row for each, in their order."""
+        cells = [_Cells(raw, self._terms.defaults) for raw in raws]
+        documents = [
+            None if raw.is_malformed else self._document(one)
+            for raw, one in zip(raws, cells, strict=True)
+        ]
+        given = [document for document in documents if document is not None]
+        checked = iter(check_documents(given, FormAuthority(), self._today))
+        return [
+            self._read_one(raw, one, document, None if document is None else next(checked))
+            for raw, one, document in zip(raws, cells, documents, strict=True)
+        ]
+
+    @property
+    def _today(self) -> date:
+        return self._terms.now.date()
+
+    def _read_one(
+        self,
+        raw: RawRow,
+        cells: _Cells,
+        document: Document | None,
+        checked: CheckedDocument | None,
+    ) -> Row:
+        if raw.is_malformed:
+            return Row(raw.number, (RowFault(None, Code.ROW_MALFORMED),))
+        if checked is not None and not checked.is_well_formed:
+            cells.note(Field.DOCUMENT_NUMBER, Reason.DOCUMENT_INVALID)
+        line = self._line(cells)
+        consent_ref = cells.text(Field.CONSENT_REF) or None
+        live, template = cells.text(Field.LIVE), cells.text(Field.TEMPLATE)
+        portrait = cells.text(Field.PORTRAIT)
+        has_template = bool(template) or raw.vector is not None
+        if not (live or portrait or has_template):
+            cells.note(None, Code.FACE_MISSING)
+        elif live and has_template:
+            cells.note(Field.TEMPLATE, Code.FACE_TWICE)
+        return Row(
+            number=raw.number,
+            faults=tuple(cells.faults),
+            name="" if document is None else document.name,
+            checked=checked,
+            line=line,
+            consent_ref=consent_ref,
+            carrier=cells.text(Field.CARRIER) if line is None else line.carrier,
+            live=live,
+            portrait=portrait,
+            template=template,
+            vector=raw.vector,
+        )
+
+    def _document(self, cells: _Cells) -> Document | None:
+        """The document, or None where something of it is missing or no text."""
+        kind = cells.require(Field.DOCUMENT_TYPE).lower()
+        number, name = cells.require(Field.DOCUMENT_NUMBER), cells.require(Field.NAME)
+        if kind and kind not in DOCUMENT_TYPES:
+            cells.note(Field.DOCUMENT_TYPE, Code.DOCUMENT_TYPE_UNKNOWN)
+            kind = ""
+        if name and not normalise_name(name):
+            cells.note(Field.NAME, Code.TEXT_INVALID)
+            name = ""
+        expires_on = self._date(cells)
+        return Document(kind, number, name, expires_on) if kind and number and name else None
+
+    def _date(self, cells: _Cells) -> date | None:
+        text = cells.text(Field.EXPIRES_ON)
+        try:
+            # A day of a column of moments is one at midnight.
+            return datetime.fromisoformat(text).date() if text else None
+        except ValueError:
+            cells.note(Field.EXPIRES_ON, Code.DATE_INVALID)
+            return None
+
+    def _line(self, cells: _Cells) -> OpenedLine | None:
+        """The row's line; None where it has none, or one that cannot be taken."""
+        text = cells.text(Field.MSISDN)
+        if not text:
+            return None
+        msisdn, opened_at = self._msisdn(text, cells), self._moment(cells)
+        outlet = self._outlet(cells)
+        if msisdn is None or opened_at is None or outlet is None:
+            return None
+        return OpenedLine(msisdn, outlet.carrier, outlet.code, opened_at)
+
+    def _msisdn(self, text: str, cells: _Cells) -> str | None:
+        try:
+            if self._terms.country is not None and not text.startswith("+"):
+                number = phonenumbers.parse(text, self._terms.country)
+                text = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+            return normalise_msisdn(text)
+        except (phonenumbers.NumberParseException, RequestError):
+            cells.note(Field.MSISDN, Code.NUMBER_INVALID)
+            return None
+
+    def _outlet(self, cells: _Cells) -> Outlet | None:
+        """A closed outlet may have opened a line in its time."""
+        code, carrier = cells.require(Field.OUTLET), cells.text(Field.CARRIER)
+        if not code:
+            return None
+        outlet = self._terms.outlets.get(code)
+        if outlet is None:
+            cells.note(Field.OUTLET, Code.OUTLET_UNKNOWN)
+        elif carrier and carrier != outlet.carrier:
+            cells.note(Field.CARRIER, Code.CARRIER_MISMATCH)
+            return None
+        return outlet
+
+    def _moment(self, cells: _Cells) -> datetime | None:
+        text = cells.require(Field.OPENED_AT)
+        if not text:
+            return None
+        try:
+            moment = datetime.fromisoformat(text)
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=self._terms.zone)
+            moment = moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            moment = datetime.min.replace(tzinfo=UTC)
+        if moment < FIRST_OPENING:
+            cells.note(Field.OPENED_AT, Code.TIME_INVALID)
+        elif moment > self._terms.now + CLOCKS_DIFFER:
+            cells.note(Field.OPENED_AT, Code.TIME_AHEAD)
+        else:
+            return moment
+        return None
+
+
+class _Cells:
+    """The cells of one row, each looked at once, and the faults found in them."""
+
+    def __init__(self, raw: RawRow, defaults: Mapping[Field, str]) -> None:
+        self._raw = raw
+        self._defaults = defaults
+        self._seen: dict[Field, str] = {}
+        self.faults: list[RowFault] = []
+
+    def note(self, field: Field | None, code: str) -> None:
+        self.faults.append(RowFault(field, code))
+
+    def text(self, field: Field) -> str:
+        """A cell without the spaces around it; empty where it is, or where it is no text."""
+        if field not in self._seen:
+            text = self._raw.texts.get(field, "").strip() or self._defaults.get(field, "")
+            fault = _find_fault(field, text)
+            if fault is not None:
+                self.note(field, fault)
+            self._seen[field] = "" if fault is not None else text
+        return self._seen[field]
+
+    def require(self, field: Field) -> str:
+        noted = len(self.faults)
+        text = self.text(field)
+        if not text and len(self.faults) == noted:
+            self.note(field, Code.VALUE_MISSING)
+        return text
+
+
+def _find_fault(field: Field, text: str) -> Code | None:
+    if not is_storable(text):
+        return Code.TEXT_INVALID
+    if "\n" in text or "\r" in text:
+        # Rows may have been swallowed by it.
+        return Code.LINE_BREAK
+    return Code.VALUE_TOO_LONG if len(text) > _LIMITS.get(field, len(text)) else None

@@ -1,0 +1,433 @@
+"""Subscribers of an existing base: who is taken in, with what, and who is refused.
+
+Nobody is compared with other documents' holders, and no line is counted against a limit: what an
+existing base holds is a fact, for a sweep to find and for people to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import RequestError
+from engine.matching.comparison import score_best
+from engine.matching.documents import (
+    CheckedDocument,
+    Document,
+    FormAuthority,
+    check_documents,
+    require_checkable,
+)
+from engine.matching.prechecks import document_look_up, name_look_up
+from engine.matching.registrar import publish
+from engine.reasons import Reason
+from engine.registry.reader import Reader
+from engine.registry.records import (
+    AuditEntry,
+    Changes,
+    DocumentRecord,
+    DocumentStatus,
+    NewDocument,
+    NewLine,
+    NewReference,
+    new_id,
+)
+from engine.registry.vault import Vault
+from engine.registry.writer import Writer
+from indexes.gallery import Gallery
+from indexes.validation import check_vectors
+
+# Who holds what, as far as rows of an existing base ask for it.
+
+
+@dataclass(slots=True, eq=False)
+class Holder:
+    """A document on record, or one that a row has brought; `vectors` float32[n, d]."""
+
+    document_id: str
+    status: DocumentStatus
+    name_lookup: bytes | None
+    vectors: NDArray[np.float32] = field(repr=False)
+
+    @property
+    def is_bound(self) -> bool:
+        """False for a document that is known from attempts alone, none of them approved."""
+        return self.status is not DocumentStatus.ATTEMPTED
+
+    def score(self, vector: NDArray[np.float32]) -> float | None:
+        """How like its holder a face float32[d] is; None where it has no reference."""
+        return score_best(vector, self.vectors)
+
+
+class Roll:
+    """Documents and numbers by their keyed look-ups: those on record, and what rows add to them.
+
+    What was learnt is not read again, so a roll is of one writer's turn; or it `is_rehearsed`,
+    beside a writer, and takes a document as free whose reference is newer than the gallery.
+    """
+
+    def __init__(self, *, is_rehearsed: bool = False) -> None:
+        self._is_rehearsed = is_rehearsed
+        self._holders: dict[bytes, Holder | None] = {}
+        self._numbers: dict[bytes, str | None] = {}
+
+    def learn(
+        self,
+        registry: Reader,
+        gallery: Gallery,
+        documents: Sequence[bytes],
+        numbers: Sequence[bytes],
+    ) -> None:
+        """Reads what is on record under these look-ups."""
+        unknown = [key for key in documents if key not in self._holders]
+        records = registry.documents(unknown)
+        if self._is_rehearsed:
+            records = {key: one for key, one in records.items() if _is_shown(one, gallery)}
+        held = _read_vectors(gallery, list(records.values()))
+        for key in unknown:
+            record = records.get(key)
+            self._holders[key] = None if record is None else _hold(record, held[record.id])
+        unseen = [key for key in numbers if key not in self._numbers]
+        lines = registry.lines_in_use(unseen)
+        for key in unseen:
+            self._numbers[key] = lines[key].document_id if key in lines else None
+
+    def holder(self, lookup: bytes) -> Holder | None:
+        return self._holders[lookup]
+
+    def user(self, msisdn_lookup: bytes) -> str | None:
+        """The document that a number is in use under; None where it is free."""
+        return self._numbers[msisdn_lookup]
+
+    def enter(self, lookup: bytes, holder: Holder) -> None:
+        self._holders[lookup] = holder
+
+    def take_number(self, msisdn_lookup: bytes, document_id: str) -> None:
+        self._numbers[msisdn_lookup] = document_id
+
+
+def _is_shown(record: DocumentRecord, gallery: Gallery) -> bool:
+    return all(key in gallery for key in record.reference_ids)
+
+
+def _hold(record: DocumentRecord, vectors: NDArray[np.float32]) -> Holder:
+    return Holder(record.id, record.status, record.name_lookup, vectors)
+
+
+def _read_vectors(
+    gallery: Gallery, records: Sequence[DocumentRecord]
+) -> dict[str, NDArray[np.float32]]:
+    """The references of each document: float32[n, d]."""
+    ids = [key for record in records for key in record.reference_ids]
+    rows = gallery.vectors(np.array(ids, dtype=np.int64))
+    counts = np.cumsum([len(record.reference_ids) for record in records])[:-1]
+    parts = np.split(rows, counts) if records else []
+    return {record.id: part for record, part in zip(records, parts, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedLine:
+    """A line that was opened elsewhere; `msisdn` in E.164, carrier and outlet are known."""
+
+    msisdn: str = field(repr=False)
+    carrier: str
+    outlet: str
+    opened_at: datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subscriber:
+    """Somebody of an existing base: a well-formed document, a rotated unit vector float32[d],
+    perhaps a line. `consent_ref` is kept where the document was not bound to anybody before."""
+
+    name: str = field(repr=False)
+    document: CheckedDocument
+    vector: NDArray[np.float32] = field(repr=False)
+    line: OpenedLine | None = None
+    consent_ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What becomes of one subscriber: refused for a reason, or what of him is new.
+
+    `document_id` is None exactly where he is refused.
+    """
+
+    document_id: str | None = None
+    refusal: Reason | None = None
+    adds_reference: bool = False
+    adds_line: bool = False
+    name_differs: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdmissionPlan:
+    """An admission for each subscriber, in order, and the rows that make them durable.
+
+    `vectors` float32[n, d] are the new references, of the documents `referenced`.
+    """
+
+    admissions: tuple[Admission, ...]
+    documents: tuple[NewDocument, ...]
+    activated: tuple[NewDocument, ...]
+    referenced: tuple[str, ...]
+    vectors: NDArray[np.float32] = field(repr=False)
+    lines: tuple[NewLine, ...]
+
+
+def plan_admission(
+    registry: Reader,
+    gallery: Gallery,
+    roll: Roll,
+    subscribers: Sequence[Subscriber],
+    same_document: float,
+) -> AdmissionPlan:
+    """Decides on each subscriber in order, and enters in the roll what is admitted.
+
+    A document has one reference: a later row of it must show the same face, at or above
+    `same_document`, and may bring another line. A number is one document's. A face that is known
+    under another document is nobody's concern here: a sweep finds it.
+    """
+    planner = _Planner(registry.vault, roll, same_document)
+    keys = [document_look_up(registry.vault, one.document) for one in subscribers]
+    numbers = [
+        None if one.line is None else registry.vault.look_up("msisdn", one.line.msisdn)
+        for one in subscribers
+    ]
+    roll.learn(registry, gallery, keys, [key for key in numbers if key is not None])
+    admissions = tuple(map(planner.admit, subscribers, keys, numbers))
+    return planner.plan(admissions, gallery.dim)
+
+
+class _Planner:
+    """Gathers the rows of one plan."""
+
+    def __init__(self, vault: Vault, roll: Roll, same_document: float) -> None:
+        self._vault = vault
+        self._roll = roll
+        self._same_document = same_document
+        self._documents: list[NewDocument] = []
+        self._activated: list[NewDocument] = []
+        self._referenced: list[str] = []
+        self._vectors: list[NDArray[np.float32]] = []
+        self._lines: list[NewLine] = []
+
+    def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
+        """Decides on one; what is refused leaves nothing."""
+        holder = self._roll.holder(lookup)
+        user = None if msisdn_lookup is None else self._roll.user(msisdn_lookup)
+        refusal = self._refuse(one, holder, user)
+        if refusal is not None:
+            return Admission(refusal=refusal)
+        name_lookup = name_look_up(self._vault, lookup, one.document.name)
+        name_differs = (
+            holder is not None and holder.is_bound and holder.name_lookup not in (None, name_lookup)
+        )
+        adds_reference = holder is None or not len(holder.vectors)
+        if holder is None or not holder.is_bound:
+            holder = self._bind(one, lookup, name_lookup, holder)
+        if adds_reference:
+            holder.vectors = one.vector[None]
+            self._referenced.append(holder.document_id)
+            self._vectors.append(one.vector)
+        adds_line = False
+        if one.line is not None and msisdn_lookup is not None and user is None:
+            self._open_line(one.line, msisdn_lookup, holder.document_id)
+            adds_line = True
+        return Admission(
+            document_id=holder.document_id,
+            adds_reference=adds_reference,
+            adds_line=adds_line,
+            name_differs=name_differs,
+        )
+
+    def plan(self, admissions: tuple[Admission, ...], dim: int) -> AdmissionPlan:
+        vectors = np.stack(self._vectors) if self._vectors else np.empty((0, dim), np.float32)
+        return AdmissionPlan(
+            admissions=admissions,
+            documents=tuple(self._documents),
+            activated=tuple(self._activated),
+            referenced=tuple(self._referenced),
+            vectors=vectors,
+            lines=tuple(self._lines),
+        )
+
+    def _refuse(self, one: Subscriber, holder: Holder | None, user: str | None) -> Reason | None:
+        if holder is not None and holder.status is DocumentStatus.BLOCKED:
+            return Reason.DOCUMENT_BLOCKED
+        score = None if holder is None else holder.score(one.vector)
+        if score is not None and not score >= self._same_document:
+            return Reason.DOCUMENT_HELD_BY_ANOTHER_FACE
+        if user is not None and (holder is None or user != holder.document_id):
+            return Reason.LINE_IN_USE
+        return None
+
+    def _bind(
+        self, one: Subscriber, lookup: bytes, name_lookup: bytes, known: Holder | None
+    ) -> Holder:
+        """A document that binds its holder from now on: a new one, or one known from attempts."""
+        row = NewDocument(
+            id=new_id() if known is None else known.document_id,
+            kind=one.document.type,
+            lookup=lookup,
+            name_lookup=name_lookup,
+            number=one.document.number,
+            name=one.name,
+            expires_on=one.document.expires_on,
+            consent_ref=one.consent_ref,
+        )
+        (self._documents if known is None else self._activated).append(row)
+        vectors = one.vector[:0].reshape(0, len(one.vector)) if known is None else known.vectors
+        holder = Holder(row.id, DocumentStatus.ACTIVE, name_lookup, vectors)
+        self._roll.enter(lookup, holder)
+        return holder
+
+    def _open_line(self, line: OpenedLine, msisdn_lookup: bytes, document_id: str) -> None:
+        self._lines.append(
+            NewLine(
+                id=new_id(),
+                msisdn_lookup=msisdn_lookup,
+                msisdn=line.msisdn,
+                document_id=document_id,
+                carrier=line.carrier,
+                outlet=line.outlet,
+                enrollment_id=None,
+                opened_at=line.opened_at,
+            )
+        )
+        self._roll.take_number(msisdn_lookup, document_id)
+
+
+# Bulk admission: references that come from elsewhere, without a decision on any of them.
+#
+# `admit_planned` is for a register of subscribers, `admit_references` for synthetic people.
+
+CHUNK_SIZE = 10_000
+ADMITTED = "subscribers.admitted"
+"""The action of the audit entry that each chunk of an import leaves."""
+
+
+def admit_references(
+    writer: Writer,
+    gallery: Gallery,
+    documents: Sequence[Document],
+    vectors: NDArray[np.float32],
+    *,
+    actor: str,
+    on: date,
+    chunk_size: int = CHUNK_SIZE,
+    report: Callable[[int, int], None] | None = None,
+) -> int:
+    """Enters each document with its reference, a rotated unit row of float32[n, d].
+
+    Nobody is compared with anybody, no line is opened; every chunk is one durable transaction
+    with an audit entry, visible to searches before the next. Returns how many were admitted;
+    `report(done, total)` follows each chunk. Raises `RequestError` or `VectorInvalid` before the
+    first chunk, and `StorageFailed`, with the chunks before it kept, where a document is known
+    already. With a running registrar, pass it to `Registrar.run`.
+    """
+    assert len(documents) == len(vectors), "one reference for each document"
+    rows = check_vectors(vectors, gallery.dim)
+    checked = _check(documents, on)
+    for start in range(0, len(documents), chunk_size):
+        part = slice(start, start + chunk_size)
+        _admit_chunk(writer, gallery, documents[part], checked[part], rows[part], actor)
+        if report is not None:
+            report(min(start + chunk_size, len(documents)), len(documents))
+    return len(documents)
+
+
+def admit_planned(
+    writer: Writer,
+    gallery: Gallery,
+    plan: AdmissionPlan,
+    *,
+    actor: str,
+    subject: str,
+    detail: Mapping[str, Any],
+) -> None:
+    """Makes a plan durable and visible, in one transaction with its audit entry.
+
+    To be called in the writer's turn in which it was made. Raises what `publish` does.
+    """
+    ids = [writer.next_reference_id() for _ in plan.referenced]
+    sequence = writer.sequence + bool(ids)
+    counts = {"references": len(ids), "lines": len(plan.lines), "gallery_sequence": sequence}
+    # No consent reference: what the chain has once, no erasure takes out.
+    audit = [AuditEntry(actor, ADMITTED, subject, {**detail, **counts})]
+    references = [
+        NewReference(
+            id=key, document_id=document_id, enrollment_id=None, template=vector, sequence=sequence
+        )
+        for key, document_id, vector in zip(ids, plan.referenced, plan.vectors, strict=True)
+    ]
+    changes = Changes(
+        sequence=sequence,
+        audit=audit,
+        documents=plan.documents,
+        activated_documents=plan.activated,
+        references=references,
+        lines=plan.lines,
+    )
+    publish(writer, gallery, changes, plan.vectors)
+
+
+def _check(documents: Sequence[Document], on: date) -> list[CheckedDocument]:
+    """The documents in canonical form; an expired one may be held, a malformed one may not."""
+    for document in documents:
+        require_checkable(document)
+    checked = check_documents(documents, FormAuthority(), on)
+    malformed = [place for place, item in enumerate(checked) if not item.is_well_formed]
+    if malformed:
+        raise RequestError(
+            f"{len(malformed)} document numbers are not well-formed, the first in row "
+            f"{malformed[0]}: mend them, then admit again"
+        )
+    if len({(item.type, item.number) for item in checked}) != len(checked):
+        raise RequestError("a document is given twice: one document holds one reference")
+    return checked
+
+
+def _admit_chunk(
+    writer: Writer,
+    gallery: Gallery,
+    documents: Sequence[Document],
+    checked: Sequence[CheckedDocument],
+    vectors: NDArray[np.float32],
+    actor: str,
+) -> None:
+    sequence = writer.sequence + 1
+    rows = [
+        _enter_document(writer.vault, given, item)
+        for given, item in zip(documents, checked, strict=True)
+    ]
+    ids = [writer.next_reference_id() for _ in rows]
+    references = [
+        NewReference(
+            id=key, document_id=row.id, enrollment_id=None, template=vector, sequence=sequence
+        )
+        for key, row, vector in zip(ids, rows, vectors, strict=True)
+    ]
+    detail = {"references": len(ids), "last": ids[-1], "gallery_sequence": sequence}
+    entry = AuditEntry(actor, "references.admitted", str(ids[0]), detail)
+    changes = Changes(sequence=sequence, audit=(entry,), documents=rows, references=references)
+    publish(writer, gallery, changes, vectors)
+
+
+def _enter_document(vault: Vault, given: Document, checked: CheckedDocument) -> NewDocument:
+    lookup = document_look_up(vault, checked)
+    return NewDocument(
+        id=new_id(),
+        kind=checked.type,
+        lookup=lookup,
+        name_lookup=name_look_up(vault, lookup, checked.name),
+        number=checked.number,
+        name=given.name,
+        expires_on=checked.expires_on,
+    )

@@ -1,0 +1,223 @@
+"""What an operator undoes or ends: a watch, a block, a line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.opening import CaseBook, NewCase
+from engine.errors import HolderMismatch, NotFound
+from engine.matching.comparison import score_best
+from engine.matching.documents import Document
+from engine.matching.holders import UNHELD, find_document, find_holder
+from engine.matching.registrar import Runner
+from engine.matching.requests import normalise_msisdn
+from engine.registry.reader import Reader
+from engine.registry.records import (
+    AuditEntry,
+    CaseRecord,
+    Changes,
+    DocumentRecord,
+    LineRecord,
+    LineStatus,
+    is_id,
+)
+from engine.registry.writer import Writer
+
+LINE_UNKNOWN = "no line in use has this number or id: check each digit"
+"""Said of a line that is not and of one that is not the asker's alike, so that it tells nothing."""
+
+
+def unwatch(registrar: Runner, registry: Reader, entry_id: int, actor: str) -> None:
+    """Takes an entry off the watch-list, its template with it; `NotFound` where there is none."""
+
+    def perform(writer: Writer, _: datetime) -> None:
+        if all(entry.id != entry_id for entry in registry.watchlist()):
+            raise NotFound("the watch-list has no such entry: see `sosie watch list`")
+        writer.commit(
+            Changes(
+                sequence=writer.sequence,
+                audit=(AuditEntry(actor, "watchlist.removed", str(entry_id)),),
+                unwatched=(entry_id,),
+            )
+        )
+        registrar.watchlist.remove(entry_id)
+
+    registrar.run(perform)
+
+
+def unblock_document(registrar: Runner, registry: Reader, document: Document, actor: str) -> str:
+    """Lifts the block of a document and returns its id; `NotFound` where it is not blocked."""
+
+    def perform(writer: Writer, now: datetime) -> str:
+        record = find_document(registry, document, now.date())
+        if record.blocked_at is None:
+            raise NotFound("this document is not blocked: see `sosie blocked`")
+        writer.commit(
+            Changes(
+                sequence=writer.sequence,
+                audit=(AuditEntry(actor, "document.unblocked", record.id),),
+                unblocked_documents=(record.id,),
+            )
+        )
+        return record.id
+
+    return registrar.run(perform)
+
+
+def close_line(
+    registrar: Runner,
+    registry: Reader,
+    line_text: str,
+    actor: str,
+    *,
+    carrier: str | None = None,
+) -> str:
+    """Closes a line in use, given by number or id, and returns its id.
+
+    `NotFound` where there is none, or where it is not the carrier's that alone may be touched.
+    """
+
+    target = normalise_line(line_text)
+
+    def perform(writer: Writer, _: datetime) -> str:
+        line = find_line(registry, target)
+        if line is None or carrier not in (None, line.carrier):
+            raise NotFound(LINE_UNKNOWN)
+        writer.commit(
+            Changes(
+                sequence=writer.sequence,
+                audit=(AuditEntry(actor, "line.closed", line.id),),
+                closed_lines=(line.id,),
+            )
+        )
+        return line.id
+
+    return registrar.run(perform)
+
+
+def normalise_line(text: str) -> str:
+    """A line's id as it is, or a number in E.164; `RequestError` for what is neither."""
+    return text if is_id(text) else normalise_msisdn(text)
+
+
+def find_line(registry: Reader, target: str) -> LineRecord | None:
+    """The line in use with this id, or that this number is on; `None` for none.
+
+    `target` is as `normalise_line` gives it.
+    """
+    if is_id(target):
+        line = registry.lines_by_id([target]).get(target)
+        return None if line is None or line.status is LineStatus.CLOSED else line
+    lookup = registry.vault.look_up("msisdn", target)
+    return registry.lines_in_use([lookup]).get(lookup)
+
+
+# A line that its holder says they never opened: marked, and a case opened for people.
+
+NOT_THE_HOLDER = "the face is not that of the document's holder"
+"""Said of a document that nobody holds too, so that it does not tell who is enrolled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """An open dispute: the case that people will decide."""
+
+    case_id: str
+    line_id: str
+    opened_at: datetime
+
+
+def dispute_line(
+    registrar: Runner,
+    registry: Reader,
+    *,
+    line_text: str,
+    document: Document,
+    probe: NDArray[np.float32],
+    threshold: float,
+    actor: str,
+) -> Dispute:
+    """Disputes a line in use, given by number or id, for the face float32[d] of its holder.
+
+    `HolderMismatch` where the probe is not the document's holder, or where nobody holds it;
+    `NotFound` where the line is not under the document; every refusal is audited. Disputed again:
+    the case that is open, audited too.
+    """
+
+    target = normalise_line(line_text)
+
+    def perform(writer: Writer, now: datetime) -> Dispute:
+        record = _find_holder(writer, registry, document, now, actor)
+        references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
+        score = score_best(probe, references)
+        # The face comes first: another's must not learn which numbers stand under the document.
+        if score is None or not score >= threshold:
+            _audit_refusal(writer, record.id, actor, "holder_mismatch")
+            raise HolderMismatch(NOT_THE_HOLDER)
+        line = find_line(registry, target)
+        if line is None or line.document_id != record.id:
+            _audit_refusal(writer, record.id, actor, "line_unknown")
+            raise NotFound(LINE_UNKNOWN)
+        case = _read_case(writer, registry, line, actor)
+        if case is None:
+            case = _open_case(writer, registry, line, score, now, actor)
+        return Dispute(case.id, line.id, case.opened_at)
+
+    return registrar.run(perform)
+
+
+def _find_holder(
+    writer: Writer, registry: Reader, document: Document, now: datetime, actor: str
+) -> DocumentRecord:
+    try:
+        return find_holder(registry, document, now.date())
+    except NotFound:
+        _audit_refusal(writer, UNHELD, actor, "document_unknown")
+        raise HolderMismatch(NOT_THE_HOLDER) from None
+
+
+def _read_case(writer: Writer, registry: Reader, line: LineRecord, actor: str) -> CaseRecord | None:
+    case = registry.open_case_of(line.id, CaseKind.DISPUTE)
+    if case is not None:
+        _audit(writer, AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id}))
+    return case
+
+
+def _open_case(
+    writer: Writer, registry: Reader, line: LineRecord, score: float, now: datetime, actor: str
+) -> CaseRecord:
+    book = CaseBook(registry, now)
+    case = book.open(
+        NewCase(
+            kind=CaseKind.DISPUTE,
+            origin=CaseOrigin.DISPUTE,
+            enrollment_id=line.enrollment_id,
+            document_ids=(line.document_id,),
+            line_id=line.id,
+            line_ids=(line.id,),
+            score=score,
+        ),
+        actor,
+    )
+    detail = {"case": case.id, "document": line.document_id, "score": score}
+    changes = Changes(
+        sequence=writer.sequence,
+        audit=(AuditEntry(actor, "line.disputed", line.id, detail),),
+        # A line stays disputed when a case about it was closed without changing it.
+        disputed_lines=(line.id,) if line.status is LineStatus.ACTIVE else (),
+    )
+    writer.commit(book.add_to(changes))
+    return case
+
+
+def _audit_refusal(writer: Writer, document_id: str, actor: str, cause: str) -> None:
+    _audit(writer, AuditEntry(actor, "line.dispute_refused", document_id, {"cause": cause}))
+
+
+def _audit(writer: Writer, entry: AuditEntry) -> None:
+    writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))

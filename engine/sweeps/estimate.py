@@ -1,0 +1,281 @@
+"""What a sweep will cost and bring, said before it starts; and the threshold to take.
+
+False pairs are those of strangers at or above the threshold: the false match rate of fused
+references times the comparisons. A gallery of a million makes half a million million of them, so
+a rate that serves a search well brings a sweep a flood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from engine.errors import RateUnsupported, RequestError
+from engine.matching.calibration import CalibrationCurve, Rate
+from engine.sweeps.sweep_model import Scope, SweepProgress, SweepTerms
+from indexes.base import Vectors
+from indexes.exact.exact8 import Exact8Index
+from indexes.exact.scanner import Scanner
+from indexes.joining.join import PAIRS_LIMIT, TILE_ROWS, Progress, join
+
+FALSE_PAIRS_PER_REFERENCE = 0.01
+"""The budget of the proposal: where one reference in a hundred belongs to a ring, about every
+second finding is true."""
+
+LOOSEST_FMR = 1e-4
+"""No proposal is looser than 1:1: what would not pass for one person there is no finding here."""
+
+# Of a join: ids, places, flags and digests of each reference; a row of a block besides its codes;
+# a pair from its run to its place in a group.
+_BYTES_A_REFERENCE, _BYTES_A_BLOCK_ROW, _BYTES_A_PAIR = 192, 64, 120
+# Python and its libraries.
+_PROCESS_BYTES = 250 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRequest:
+    """What somebody asks for: a threshold, or the false match rate that chooses it, or neither,
+    which takes the one proposed. `is_unsupported_allowed` lets a threshold pass of which the
+    calibration can say no more than "at most"."""
+
+    threshold: float | None = None
+    fmr: float | None = None
+    scope: Scope = Scope.ALL
+    is_unsupported_allowed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.fmr is not None:
+            raise RequestError("two thresholds are given: choose a score or a false match rate")
+        # Written so that "not a number" is refused too.
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise RequestError("the threshold is a cosine: choose a score from -1 to 1")
+        if self.fmr is not None and not 0 < self.fmr < 1:
+            raise RequestError("a false match rate lies between 0 and 1")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the threshold is left to the proposal."""
+        return self.threshold is None and self.fmr is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GallerySize:
+    """What a sweep is to compare: `new` of the `references` with all; `held_bytes` of memory are
+    taken already."""
+
+    references: int
+    new: int
+    sequence: int
+    dim: int
+    held_bytes: int = 0
+
+    @property
+    def comparisons(self) -> int:
+        """Pairs with at least one of the new."""
+        return self.new * (self.references - self.new) + self.new * (self.new - 1) // 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """The lowest calibrated threshold whose expected false pairs keep to `budget`.
+
+    Where none does, the highest calibrated one, and `is_within_budget` is False. `budget` is the
+    number of false pairs in all.
+    """
+
+    threshold: float
+    fmr: float
+    false_pairs: Rate
+    budget: float
+    is_within_budget: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What a sweep with these terms would cost and bring.
+
+    `is_supported` is False where the calibration data can bound the false pairs and not measure
+    them: above `highest_supported`. `memory_bytes` is the most that the process will hold, the
+    gallery too.
+    """
+
+    terms: SweepTerms
+    references: int
+    new_references: int
+    sequence: int
+    comparisons: int
+    duration_s: float
+    memory_bytes: int
+    false_pairs: Rate
+    is_supported: bool
+    highest_supported: float
+    proposal: Proposal
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    def require_sound(self, request: SweepRequest) -> None:
+        """Refuses to begin what the calibration does not support (`RateUnsupported`), or what
+        would find more pairs than can be kept (`RequestError`)."""
+        if self.false_pairs.low > PAIRS_LIMIT:
+            raise RequestError(
+                f"about {self.false_pairs.value:.2g} pairs of strangers reach "
+                f"{self.terms.threshold:.4f}, and {PAIRS_LIMIT:,} can be kept: raise the threshold"
+            )
+        if request.is_unsupported_allowed:
+            return
+        if request.is_open and not self.proposal.is_within_budget:
+            raise RateUnsupported(
+                f"no threshold that the calibration supports keeps to {self.proposal.budget:,.3g} "
+                f"false pairs here (the highest, {self.proposal.threshold:.4f}, brings "
+                f"{self.proposal.false_pairs}): choose a threshold or a rate, or calibrate a "
+                "stronger model"
+            )
+        if not self.is_supported:
+            raise RateUnsupported(
+                f"a threshold of {self.terms.threshold:.4f} is beyond the calibration, which ends "
+                f"at {self.highest_supported:.4f}: {self.false_pairs} false pairs is all that it "
+                "can say; lower the threshold, or allow one that is not supported"
+            )
+
+
+def expect(
+    request: SweepRequest,
+    size: GallerySize,
+    curve: CalibrationCurve,
+    *,
+    pace: float,
+    budget: float = FALSE_PAIRS_PER_REFERENCE,
+    at_least: float = -1.0,
+) -> Expectation:
+    """What to expect, at `pace` comparisons a second; `budget` is of false pairs a new reference.
+
+    `curve` is of fused references. `at_least` is the threshold of the sweep that this one goes on
+    from. Raises `RateUnsupported` for a rate that the curve does not support, `RequestError` for
+    a threshold below `at_least`.
+    """
+    proposal = propose(size, curve, budget)
+    threshold = _choose(request, curve, max(proposal.threshold, at_least))
+    if threshold < at_least:
+        raise RequestError(
+            f"the last sweep looked from {at_least:.4f} on, so what lies between that and "
+            f"{threshold:.4f} is not known of its references: sweep all, or take as much"
+        )
+    rate = curve.fmr_at(threshold)
+    return Expectation(
+        terms=SweepTerms(threshold=threshold, scope=request.scope),
+        references=size.references,
+        new_references=size.new,
+        sequence=size.sequence,
+        comparisons=size.comparisons,
+        duration_s=size.comparisons / pace,
+        memory_bytes=_memory(size, rate),
+        false_pairs=rate.times(size.comparisons),
+        is_supported=not rate.is_bound,
+        highest_supported=curve.points[-1].threshold,
+        proposal=proposal,
+    )
+
+
+def _choose(request: SweepRequest, curve: CalibrationCurve, otherwise: float) -> float:
+    if request.threshold is not None:
+        return request.threshold
+    return otherwise if request.fmr is None else curve.threshold_at(request.fmr)
+
+
+def propose(size: GallerySize, curve: CalibrationCurve, budget: float) -> Proposal:
+    """The threshold to take where nobody chooses one."""
+    allowed = budget * size.new
+    wanted = min(allowed / size.comparisons, LOOSEST_FMR) if size.comparisons else LOOSEST_FMR
+    fmr = min(max(wanted, curve.lowest_fmr), curve.points[0].fmr)
+    threshold = curve.threshold_at(fmr)
+    return Proposal(
+        threshold=threshold,
+        fmr=fmr,
+        false_pairs=curve.fmr_at(threshold).times(size.comparisons),
+        budget=allowed,
+        is_within_budget=fmr <= wanted,
+    )
+
+
+def _memory(size: GallerySize, rate: Rate) -> int:
+    blocks = 2 * min(size.references, TILE_ROWS) * (size.dim + _BYTES_A_BLOCK_ROW)
+    pairs = _BYTES_A_PAIR * rate.times(size.comparisons).high
+    return int(
+        _PROCESS_BYTES + size.held_bytes + _BYTES_A_REFERENCE * size.references + blocks + pairs
+    )
+
+
+# How fast comparisons go: measured before a sweep, and counted while it runs.
+
+_FIRST_ROWS, _MOST_ROWS = 4096, 65_536
+_MEASURED_S = 0.4
+# Above what any two random rows score: a sweep at a useful threshold finds next to nothing too.
+_THRESHOLD = 0.9
+
+
+def measure_pace(dim: int, scanner: Scanner, comparisons: int | None = None) -> float:
+    """Comparisons a second of a join on this machine with these threads; takes a second at most.
+
+    In a process that has not searched yet its first call also loads the machine code. Where the
+    pace is asked for no more `comparisons` than a first look makes, that look is enough.
+    """
+    _time_join(_FIRST_ROWS, dim, scanner)
+    pace = _comparisons(_FIRST_ROWS) / _time_join(_FIRST_ROWS, dim, scanner)
+    rows = min(_MOST_ROWS, int((2 * pace * _MEASURED_S) ** 0.5))
+    is_enough = comparisons is not None and comparisons <= _comparisons(_FIRST_ROWS)
+    if is_enough or rows <= _FIRST_ROWS:
+        return pace
+    return _comparisons(rows) / _time_join(rows, dim, scanner)
+
+
+class ProgressCount:
+    """What a join reports, with the time that remains at the pace of this run alone.
+
+    What a run before did may have been done on another machine, or beside other work. `pace` is
+    in comparisons a second, None before a first tile was made.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._begun: tuple[float, int] | None = None
+        self.pace: float | None = None
+
+    def count(self, progress: Progress) -> SweepProgress:
+        """The progress of the sweep; no remaining time before a first tile was made."""
+        now = self._clock()
+        if self._begun is None:
+            self._begun = (now, progress.comparisons)
+        began, before = self._begun
+        if progress.comparisons > before:
+            self.pace = (progress.comparisons - before) / max(now - began, 1e-9)
+        left = progress.comparisons_total - progress.comparisons
+        remaining_s = None if self.pace is None else left / self.pace
+        return SweepProgress(
+            comparisons=progress.comparisons,
+            comparisons_total=progress.comparisons_total,
+            pairs=progress.pairs,
+            remaining_s=remaining_s if left else 0.0,
+        )
+
+
+def _comparisons(rows: int) -> int:
+    return rows * (rows - 1) // 2
+
+
+def _time_join(rows: int, dim: int, scanner: Scanner) -> float:
+    segment = Exact8Index.of_rows(np.arange(rows), _strangers(rows, dim), scanner=scanner)
+    started = monotonic()
+    join([segment], None, _THRESHOLD)
+    return max(monotonic() - started, 1e-6)
+
+
+def _strangers(rows: int, dim: int) -> Vectors:
+    vectors = np.random.default_rng(0).standard_normal((rows, dim), dtype=np.float32)
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit

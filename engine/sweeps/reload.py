@@ -1,0 +1,147 @@
+"""A done sweep read back from its folder and its row: for another report, or to be written anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from engine.cases.case import Outcome
+from engine.cases.suspects import measure_precision
+from engine.errors import RegistryError, SweepOver
+from engine.matching.calibration import Calibration, Comparison
+from engine.reasons import Decision
+from engine.registry.reader import AttemptRecord, Reader
+from engine.registry.records import JudgedPair
+from engine.sweeps.folder import SweepFolder
+from engine.sweeps.groupfile import GroupFile
+from engine.sweeps.report.contents import Chance, Judged, ReportInput, Sweep
+from engine.sweeps.summary import summarise
+from engine.sweeps.sweep_model import Group, SweepRecord, SweepState
+
+_EXCEPTED = [Outcome.TWINS.value, Outcome.MISTAKE.value]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reread:
+    """A done sweep as its folder tells it: `pairs` as `tables.pair_table` has them."""
+
+    record: SweepRecord
+    folder: SweepFolder
+    pairs: pa.Table
+    groups: Sequence[Group]
+
+    @classmethod
+    def of(cls, record: SweepRecord, folder: SweepFolder) -> Reread:
+        """`SweepOver` where the sweep is not done or its files are not kept any more,
+        `RegistryError` where one is damaged."""
+        if record.state is not SweepState.DONE:
+            raise SweepOver(f"the sweep is {record.state.value}: it has a report when it is done")
+        if not folder.groups.exists():
+            raise SweepOver("what this sweep found is not kept any more: sweep again")
+        try:
+            pairs = parquet.read_table(folder.pairs)
+        except (OSError, pa.ArrowException) as error:
+            raise RegistryError(f"{folder.pairs} cannot be read: sweep again") from error
+        file = GroupFile.open(folder.groups)
+        return cls(record, folder, pairs, file.page(len(file)))
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What the tables say of themselves."""
+        kept = self.pairs.schema.metadata or {}
+        return {key.decode().removeprefix("sosie."): text.decode() for key, text in kept.items()}
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """float32[m]: of the pairs but those that people have judged to be two persons."""
+        is_excepted = pc.is_in(self.pairs["outcome"], value_set=pa.array(_EXCEPTED))
+        scores: NDArray[np.float32] = self.pairs["score"].filter(pc.invert(is_excepted)).to_numpy()
+        return scores
+
+    def cases(self, reader: Reader) -> dict[str, str]:
+        """Case id by group key, as they stand now."""
+        found = reader.cases_of_groups([group.key for group in self.groups])
+        return {key: case.id for key, case in found.items()}
+
+    def contents(
+        self,
+        reader: Reader,
+        calibration: Calibration,
+        crops: Mapping[str, bytes] | None = None,
+    ) -> ReportInput:
+        """What a report is made of, with what people have judged meanwhile."""
+        found = self.record.summary or {}
+        sweep = Sweep(
+            id=self.record.id,
+            terms=self.record.terms,
+            made_at=self.record.ended_at or self.record.created_at,
+            sequence=self.record.sequence or 0,
+            references=found["references"],
+            comparisons=found["comparisons"],
+            seconds=found["seconds"],
+            same_document_pairs=found["same_document_pairs"],
+            excepted_pairs=found["excepted_pairs"],
+        )
+        return ReportInput(
+            sweep=sweep,
+            chance=expect_by_chance(sweep, calibration),
+            scores=self.scores,
+            groups=self.groups,
+            summary=summarise(self.groups),
+            judged=judge_so_far(reader.judged_pairs()),
+            cases=self.cases(reader),
+            carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
+            crops=crops or {},
+        )
+
+
+def expect_by_chance(sweep: Sweep, calibration: Calibration) -> Chance:
+    """The pairs of strangers that such a sweep brings by itself."""
+    rate = calibration.fmr_at(sweep.terms.threshold, Comparison.FUSED)
+    return Chance(
+        false_pairs=rate.times(sweep.comparisons),
+        curve=calibration.curve(Comparison.FUSED),
+        source=calibration.source,
+    )
+
+
+def judge_so_far(pairs: Sequence[JudgedPair]) -> Judged | None:
+    """How right sweeps have been, as far as people have decided."""
+    found = measure_precision(pairs)
+    rate = found.rate
+    return None if rate is None else Judged(pairs=found.judged, precision=rate)
+
+
+# The faces of a report, where it is asked for them and the operator has them kept.
+
+_LIVE = "live"
+
+
+def gather_faces(reader: Reader, document_ids: Sequence[str]) -> dict[str, bytes]:
+    """Of each document the newest aligned live face that is kept, as a JPEG or PNG file.
+
+    A refused attempt may be of somebody else, so its face stands for nobody. A document of which
+    none is kept is left out. Whoever asks audits it: it is a read of these people.
+    """
+    faces = {}
+    for document, attempts in reader.attempts_of(document_ids).items():
+        face = _find_face(reader, attempts)
+        if face is not None:
+            faces[document] = face
+    return faces
+
+
+def _find_face(reader: Reader, attempts: Iterable[AttemptRecord]) -> bytes | None:
+    for attempt in attempts:
+        if attempt.decision == Decision.REJECTED:
+            continue
+        for crop, image in reader.crops(attempt.id):
+            if crop.photograph == _LIVE:
+                return image
+    return None

@@ -1,0 +1,267 @@
+"""Runs a sweep: all pairs of the gallery, then the groups that they make.
+
+A sweep that is stopped at any moment goes on from its folder: the comparisons are kept tile by
+tile, and what follows them takes seconds and is done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.cases.case import CaseKind
+from engine.reasons import Reason
+from engine.registry.reader import Reader
+from engine.registry.records import ALIVE, CaseRecord, CaseState
+from engine.sweeps.clustering import Look
+from engine.sweeps.folder import Covered, SweepFolder
+from engine.sweeps.groups import (
+    ChangedLine,
+    ForeignAttempt,
+    Referenced,
+    find_exceptions,
+    group_faces,
+    groups_of_documents,
+    groups_of_lines,
+)
+from engine.sweeps.linking import Owners, mark_exceptions
+from engine.sweeps.risk import rank
+from engine.sweeps.sweep_model import Group, Identity, PairTable, SweepTerms
+from indexes.base import Ids
+from indexes.joining.join import JoinedGallery, Report
+
+# What refused attempts and failed checks say: the groups that no pair of faces shows.
+
+_PAGE_CASES = 1000
+# A case that went into another still says what it was opened for.
+_TELLING = frozenset({*ALIVE, CaseState.MERGED})
+
+
+def groups_of_events(reader: Reader) -> list[Group]:
+    """Documents that many faces tried, and lines that changed face, of cases not yet decided."""
+    attempts, changed = _find_attempts(reader), _find_changed(reader)
+    documents = {one.document_id for one in attempts} | {one.document_id for one in changed}
+    identities = _identify(reader, sorted(documents))
+    return [*groups_of_documents(attempts, identities), *groups_of_lines(changed, identities)]
+
+
+def _find_attempts(reader: Reader) -> list[ForeignAttempt]:
+    tried = {key for case in _cases(reader, CaseKind.STOLEN_DOCUMENT) for key in case.document_ids}
+    return [
+        ForeignAttempt(key, attempt.carrier, attempt.outlet, attempt.created_at)
+        for key, attempts in reader.attempts_of(sorted(tried)).items()
+        for attempt in attempts
+        if Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in attempt.reasons
+    ]
+
+
+def _find_changed(reader: Reader) -> list[ChangedLine]:
+    moments = {
+        case.line_id: case.opened_at
+        for case in _cases(reader, CaseKind.LINE_CHANGED_FACE)
+        if case.line_id is not None
+    }
+    return [
+        ChangedLine(line.id, line.document_id, line.carrier, line.outlet, moments[line.id])
+        for line in reader.lines_by_id(sorted(moments)).values()
+    ]
+
+
+def _identify(reader: Reader, document_ids: Sequence[str]) -> dict[str, Identity]:
+    references = [
+        key for one in reader.documents_by_id(document_ids).values() for key in one.reference_ids
+    ]
+    return {one.document_id: one for one in reader.identities_of(references)}
+
+
+def _cases(reader: Reader, kind: CaseKind) -> Iterator[CaseRecord]:
+    after = None
+    while page := reader.cases(_TELLING, kind.value, limit=_PAGE_CASES, after=after):
+        yield from page
+        after = page[-1].id
+
+
+_LOOKED_UP = 50_000
+_NOTHING = PairTable(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+
+
+class Join(Protocol):
+    """Finds every pair of a gallery; `join_gallery` and `join_shards` say how."""
+
+    def __call__(
+        self,
+        threshold: float,
+        *,
+        known: Ids | None,
+        checkpoint: Path | None,
+        progress: Report | None,
+        check: Callable[[], None],
+    ) -> JoinedGallery: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SweepTask:
+    """A sweep to be run. `known` is what the last one left, where only what is new is asked for."""
+
+    id: str
+    terms: SweepTerms
+    folder: SweepFolder
+    known: Covered | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Swept:
+    """What a sweep found, as of the gallery's `sequence`, before anybody is told.
+
+    `pairs` are the new ones between two documents; of them bool[m] `is_excepted` says which people
+    have judged to be two persons. `compared` counts references, `new` those that no sweep before
+    had. `covered` is for the next sweep.
+    """
+
+    task: SweepTask
+    pairs: PairTable
+    is_excepted: NDArray[np.bool_]
+    same_document_pairs: int
+    groups: list[Group]
+    sequence: int
+    compared: int
+    new: int
+    covered: Covered
+
+
+@dataclass(frozen=True, slots=True)
+class FixedOwners:
+    """The registry's facts for grouping, where whose each reference is stays as of one moment."""
+
+    reader: Reader
+    owners: Owners
+
+    @classmethod
+    def of(cls, reader: Reader, references: Ids) -> FixedOwners:
+        """Owners of all references of the documents that these are of, and of those judged.
+
+        Where they are few they are looked up; reading all of a large registry takes seconds.
+        """
+        judged = {key for pair in reader.exceptions() for key in pair}
+        if len(references) + len(judged) > _LOOKED_UP:
+            return cls(reader, Owners(*reader.document_owner_array()))
+        named = judged.union(reader.documents_of(references.tolist()).values())
+        documents = sorted(reader.documents_by_id(sorted(named)).items())
+        ids = [key for _, document in documents for key in document.reference_ids]
+        counts = [len(document.reference_ids) for _, document in documents]
+        # The order of the ids decides between equal scores, as it does among all.
+        numbers = np.repeat(np.arange(len(documents)), counts)
+        order = np.argsort(np.array(ids, np.int64))
+        return cls(reader, Owners(np.array(ids, np.int64)[order], numbers[order]))
+
+    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.owners.references, self.owners.documents
+
+    def exceptions(self) -> set[tuple[str, str]]:
+        return self.reader.exceptions()
+
+    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
+        return self.reader.documents_by_id(ids)
+
+    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
+        return self.reader.identities_of(reference_ids)
+
+
+def run_sweep(
+    task: SweepTask,
+    join: Join,
+    reader: Reader,
+    *,
+    look: Look | None = None,
+    progress: Report | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Swept:
+    """Compares, and groups what was found; writes to the checkpoint alone.
+
+    Covers the gallery as it is at the first start; what is added meanwhile is for the next sweep,
+    and a reference that is gone at the end is in nothing that is reported. `look` reads the
+    gallery for the groups (see `nearness`). `progress` is called after each tile, `check`
+    several times a second and between the steps that follow: what one raises stops the sweep.
+    `CheckpointInvalid` where the folder is of another gallery, `SearchInvalid` where more pairs
+    reach the threshold than can be kept.
+    """
+    known = task.known
+    joined = join(
+        task.terms.threshold,
+        known=None if known is None else known.ids,
+        checkpoint=task.folder.checkpoint,
+        progress=progress,
+        check=check,
+    )
+    check()
+    found = _find(joined, task, reader)
+    fresh = None if known is None else np.setdiff1d(joined.ids, known.ids, assume_unique=True)
+    check()
+    faces = group_faces(found.whole, task.terms.threshold, found.facts, look=look, fresh=fresh)
+    check()
+    return Swept(
+        task=task,
+        pairs=found.pairs,
+        is_excepted=_find_excepted(found.pairs, found.facts),
+        same_document_pairs=found.same_document_pairs,
+        groups=rank([*faces, *groups_of_events(reader)]),
+        sequence=joined.sequence,
+        compared=len(joined.ids),
+        new=len(joined.ids) if fresh is None else len(fresh),
+        covered=Covered(joined.ids, found.whole),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """Pairs between two documents that are there: new ones, and together with earlier ones."""
+
+    facts: FixedOwners
+    pairs: PairTable
+    whole: PairTable
+    same_document_pairs: int
+
+
+def _find(joined: JoinedGallery, task: SweepTask, reader: Reader) -> _Found:
+    found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
+    earlier = _NOTHING if task.known is None else _above(task.known.pairs, task.terms.threshold)
+    ends = (found.left, found.right, earlier.left, earlier.right)
+    facts = FixedOwners.of(reader, np.unique(np.concatenate(ends)))
+    pairs, same_document = _part(found, facts.owners)
+    whole = _join(_part(earlier, facts.owners)[0], pairs)
+    return _Found(facts, pairs, whole, same_document)
+
+
+def _part(pairs: PairTable, owners: Owners) -> tuple[PairTable, int]:
+    """Those between two documents that are there, and how many are within one."""
+    left, right = owners.of(pairs.left), owners.of(pairs.right)
+    there = (left >= 0) & (right >= 0)
+    between = there & (left != right)
+    return _only(pairs, np.flatnonzero(between)), int(there.sum() - between.sum())
+
+
+def _above(pairs: PairTable, threshold: float) -> PairTable:
+    # In float64, for numpy would round the threshold to the scores' float32.
+    return _only(pairs, np.flatnonzero(pairs.scores.astype(np.float64) >= threshold))
+
+
+def _join(some: PairTable, others: PairTable) -> PairTable:
+    return PairTable(
+        np.concatenate([some.left, others.left]),
+        np.concatenate([some.right, others.right]),
+        np.concatenate([some.scores, others.scores]),
+    )
+
+
+def _find_excepted(pairs: PairTable, facts: FixedOwners) -> NDArray[np.bool_]:
+    one, other = facts.owners.of(pairs.left), facts.owners.of(pairs.right)
+    return mark_exceptions(one, other, find_exceptions(facts, facts.owners))
+
+
+def _only(pairs: PairTable, rows: NDArray[np.int64]) -> PairTable:
+    return PairTable(pairs.left[rows], pairs.right[rows], pairs.scores[rows])

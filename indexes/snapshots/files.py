@@ -1,0 +1,419 @@
+"""A sealed segment in a file of its own, written once: ids, residuals, codes, vectors.
+
+Each array starts at a multiple of 64 bytes: `ids` int64[n], `residuals` float32[n], `codes`
+uint8[n padded, dim padded], `vectors` float32 or float16[n, dim], all by row. Tombstones are not
+in it, for they change.
+"""
+
+from __future__ import annotations
+
+import hmac
+import mmap
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.base import Ids, Vectors
+from indexes.errors import SnapshotDamaged, SnapshotForeign
+from indexes.exact.exact8 import SegmentParts
+from indexes.exact.intrinsics import BLOCK, STEP
+from indexes.exact.rowstore import MemoryRows, RowStore
+from indexes.scoring import Positions
+from indexes.snapshots.manifest import (
+    FileEntry,
+    Manifest,
+    SegmentEntry,
+    segment_file,
+    state_file,
+    unseal_file,
+)
+from indexes.snapshots.sealing import FileSeal, Octets, Sealer
+
+# Arrays in one file, hidden and authenticated as they pass; read back in the same order.
+#
+# Every array starts at a multiple of 64 bytes, so that a mapped one is aligned for any type. The
+# file holds nothing else: what it is made of stands in the manifest, which is verified first.
+
+ALIGNMENT_BYTES = 64
+# A multiple of the blocks of a cipher; what the digest and the cipher pass on stays in the cache.
+CHUNK_BYTES = 1 << 20
+
+assert sys.byteorder == "little", "arrays lie in the file as they lie in memory"
+
+
+class SealedWriter:
+    """Appends arrays to a new file under a new random name: nothing is ever hidden twice alike."""
+
+    def __init__(self, file: BinaryIO, name: str, sealer: Sealer) -> None:
+        self._file = file
+        self._name, self._key = name, sealer.file_key
+        self._seal = sealer.file(name, self._key)
+        self._digest = self._seal.digest()
+        self._offset = 0
+
+    def write(self, array: NDArray[Any]) -> None:
+        """Appends an array, or a piece of one whose size is a multiple of 16 bytes."""
+        octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        for start in range(0, len(octets), CHUNK_BYTES):
+            hidden = self._seal.hide(octets[start : start + CHUNK_BYTES].data, self._offset)
+            self._digest.update(hidden)
+            self._file.write(hidden)
+            self._offset += len(hidden)
+
+    def align(self) -> None:
+        """Ends an array; the zeros up to the next one are in the clear, and authenticated."""
+        rest = aligned_bytes(self._offset) - self._offset
+        self._file.write(bytes(rest))
+        self._digest.update(bytes(rest))
+        self._offset += rest
+
+    def entry(self) -> FileEntry:
+        """What the manifest says of the file as it is now."""
+        digest = self._digest.digest().hex()
+        return FileEntry(self._name, self._offset, digest, self._key)
+
+
+class SealedReader:
+    """Reads what `SealedWriter` wrote, every byte of it once.
+
+    What `fill` gave may be used only after `verify`. While one chunk is revealed here, a thread
+    computes the digest of it. `SnapshotDamaged` where the file is not as its entry says.
+    """
+
+    def __init__(self, file: BinaryIO, seal: FileSeal, entry: FileEntry, what: str) -> None:
+        self._file, self._seal, self._entry, self._what = file, seal, entry, what
+        self._digest = seal.digest()
+        self._offset = 0
+        self._digests = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+        if os.fstat(file.fileno()).st_size != entry.size_bytes:
+            raise self._damaged("has the wrong size")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+    ) -> None:
+        self._digests.shutdown()
+
+    def fill(self, array: NDArray[Any]) -> None:
+        """Reads the next array into this one, which is contiguous."""
+        octets = array.reshape(-1).view(np.uint8)
+        for start in range(0, len(octets), CHUNK_BYTES):
+            part = octets[start : start + CHUNK_BYTES]
+            offset = self._offset
+            hidden = self._next(len(part))
+            part[:] = np.frombuffer(self._seal.reveal(hidden, offset), np.uint8)
+        self._pass_over(aligned_bytes(self._offset) - self._offset)
+
+    def skip(self, size_bytes: int) -> None:
+        """Passes over an array that is used where it lies; the digest covers it too."""
+        self._pass_over(size_bytes)
+        self._pass_over(aligned_bytes(self._offset) - self._offset)
+
+    def verify(self) -> None:
+        """To be called at the end, where nothing may be left."""
+        if self._offset != self._entry.size_bytes:
+            raise self._damaged("has the wrong size")
+        if self._pending is not None:
+            self._pending.result()
+        if not hmac.compare_digest(self._digest.digest(), bytes.fromhex(self._entry.digest)):
+            raise self._damaged("does not have the digest that was sealed")
+
+    def _pass_over(self, size_bytes: int) -> None:
+        for start in range(0, size_bytes, CHUNK_BYTES):
+            self._next(min(CHUNK_BYTES, size_bytes - start))
+
+    def _next(self, size_bytes: int) -> bytes:
+        hidden = self._file.read(size_bytes)
+        if len(hidden) != size_bytes:
+            raise self._damaged("has the wrong size")
+        self._offset += size_bytes
+        # One chunk ahead of the digest and no more, for the chunks wait in memory.
+        if self._pending is not None:
+            self._pending.result()
+        self._pending = self._digests.submit(self._digest.update, hidden)
+        return hidden
+
+    def _damaged(self, fault: str) -> SnapshotDamaged:
+        return SnapshotDamaged(f"the snapshot's {self._what} {fault}; rebuild it from the store")
+
+
+def aligned_bytes(size_bytes: int) -> int:
+    """What an array of this size takes in a file."""
+    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def new_name() -> str:
+    """128 random bits in hex: the name of one file, once."""
+    return secrets.token_hex(16)
+
+
+@contextmanager
+def opened(path: Path, what: str) -> Iterator[BinaryIO]:
+    """A file that the manifest names; `SnapshotDamaged` where it is missing."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise SnapshotDamaged(
+            f"the snapshot's {what} is missing; rebuild it from the store"
+        ) from None
+    with file:
+        yield file
+
+
+@contextmanager
+def created(path: Path) -> Iterator[BinaryIO]:
+    """A new file, mode 0600, that has reached the disk when the block ends."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush_names(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# The vectors of a segment where its file has them: on the disk, revealed row by row.
+
+_MAPPED_ROWS_AT_ONCE = 1 << 14
+
+
+class MappedRows:
+    """A `RowStore` over a verified file; only the pages that are read come into memory.
+
+    The file is verified once, when it is opened: whoever may write into the folder afterwards can
+    alter what is read here. It must never be cut short while it is mapped, which would end the
+    process; removing its name is fine, for the content lives as long as the mapping. `wipe` does
+    nothing: a removed row goes with the file, at the next save after its segment was compacted.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        seal: FileSeal,
+        *,
+        offset: int,
+        rows: int,
+        dim: int,
+        dtype: Literal["float32", "float16"],
+    ) -> None:
+        self.dtype = np.dtype(dtype)
+        self.dim = dim
+        self.memory_bytes = 0
+        self._seal = seal
+        self._offset, self._rows = offset, rows
+        self._row_bytes = dim * self.dtype.itemsize
+        # The mapping stays when the file is closed.
+        self._memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        # Rows are wanted here and there: reading ahead would fill the memory we save.
+        self._memory.madvise(mmap.MADV_RANDOM)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def take(self, rows: Positions) -> Vectors:
+        """These rows in the order asked, float32[m, dim]; a copy."""
+        taken = np.empty((len(rows), self.dim), np.float32)
+        for start in range(0, len(rows), _MAPPED_ROWS_AT_ONCE):
+            part = rows[start : start + _MAPPED_ROWS_AT_ONCE]
+            plain = self._run(part) if _is_run(part) else self._reveal(part)
+            taken[start : start + len(part)] = plain.view(self.dtype)
+        return taken
+
+    def select(self, rows: Positions) -> tuple[Vectors, Positions]:
+        """A matrix that holds these rows, each once, and where in it each of them is."""
+        distinct, places = np.unique(rows, return_inverse=True)
+        return self.take(distinct), places
+
+    def wipe(self, rows: Positions) -> None:
+        """Does nothing: the file is immutable."""
+
+    def _reveal(self, rows: Positions) -> Octets:
+        return self._seal.reveal_rows(self._hidden()[rows], self._offset + rows * self._row_bytes)
+
+    def _run(self, rows: Positions) -> Octets:
+        """Neighbours, in one go."""
+        first, count = int(rows[0]), len(rows)
+        start = self._offset + first * self._row_bytes
+        end = start + count * self._row_bytes
+        # The seal's runs start at a multiple of 16 bytes.
+        aligned = start - start % 16
+        page = aligned - aligned % mmap.PAGESIZE
+        self._memory.madvise(mmap.MADV_WILLNEED, page, end - page)
+        with memoryview(self._memory) as memory:
+            plain = self._seal.reveal(bytes(memory[aligned:end]), aligned)
+        return np.frombuffer(plain, np.uint8)[start - aligned :].reshape(count, self._row_bytes)
+
+    def _hidden(self) -> Octets:
+        """The rows as they lie in the file: a view, uint8[n, bytes of a row]."""
+        size = self._rows * self._row_bytes
+        octets = np.frombuffer(self._memory, np.uint8, size, self._offset)
+        return octets.reshape(self._rows, self._row_bytes)
+
+
+def _is_run(rows: Positions) -> bool:
+    return len(rows) > 1 and bool((np.diff(rows) == 1).all())
+
+
+_ROWS_AT_ONCE = 4096
+
+
+def write_segment(folder: Path, parts: SegmentParts, sealer: Sealer) -> SegmentEntry:
+    """Writes and flushes a new file under a new name."""
+    name = new_name()
+    with created(folder / segment_file(name)) as file:
+        writer = SealedWriter(file, name, sealer)
+        for array in (parts.ids, parts.residuals, parts.codes):
+            writer.write(array)
+            writer.align()
+        for start in range(0, len(parts.rows), _ROWS_AT_ONCE):
+            rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(parts.rows)))
+            # Exact: what is kept as float16 comes as float32 and goes back.
+            writer.write(parts.rows.take(rows).astype(parts.rows.dtype, copy=False))
+        writer.align()
+    return SegmentEntry(
+        segment=parts.name,
+        rows=len(parts.ids),
+        padded_rows=parts.codes.shape[0],
+        width=parts.codes.shape[1],
+        limit=float(parts.limit),
+        dtype="float16" if parts.rows.dtype == np.float16 else "float32",
+        file=writer.entry(),
+    )
+
+
+def read_segment(
+    folder: Path, entry: SegmentEntry, dim: int, sealer: Sealer, *, mapped: bool
+) -> SegmentParts:
+    """The segment, every byte of its file verified; with `mapped`, its vectors stay there.
+
+    `SnapshotDamaged`, or `SnapshotForeign` where this version lays out codes differently.
+    """
+    _require_layout(entry, dim)
+    ids, residuals = np.empty(entry.rows, np.int64), np.empty(entry.rows, np.float32)
+    codes = np.empty((entry.padded_rows, entry.width), np.uint8)
+    rows: RowStore
+    seal = unseal_file(sealer, entry.file)
+    with (
+        opened(folder / segment_file(entry.file.name), "segment") as file,
+        SealedReader(file, seal, entry.file, "segment") as reader,
+    ):
+        for array in (ids, residuals, codes):
+            reader.fill(array)
+        if mapped:
+            rows = _map(file, entry, dim, sealer)
+            reader.skip(entry.rows * dim * rows.dtype.itemsize)
+        else:
+            vectors = np.empty((entry.rows, dim), entry.dtype)
+            reader.fill(vectors)
+            rows = MemoryRows(vectors)
+        reader.verify()
+    return SegmentParts(entry.segment, dim, entry.limit, ids, residuals, codes, rows)
+
+
+def map_rows(folder: Path, entry: SegmentEntry, dim: int, sealer: Sealer) -> MappedRows:
+    """The vectors of a segment whose file this process has just written itself."""
+    with opened(folder / segment_file(entry.file.name), "segment") as file:
+        return _map(file, entry, dim, sealer)
+
+
+def _map(file: BinaryIO, entry: SegmentEntry, dim: int, sealer: Sealer) -> MappedRows:
+    sizes = (8 * entry.rows, 4 * entry.rows, entry.padded_rows * entry.width)
+    return MappedRows(
+        file,
+        unseal_file(sealer, entry.file),
+        offset=sum(aligned_bytes(size) for size in sizes),
+        rows=entry.rows,
+        dim=dim,
+        dtype=entry.dtype,
+    )
+
+
+def _require_layout(entry: SegmentEntry, dim: int) -> None:
+    shape = (-(-entry.rows // BLOCK) * BLOCK, -(-dim // STEP) * STEP)
+    if (entry.padded_rows, entry.width) != shape:
+        raise SnapshotForeign(
+            "the snapshot's codes are laid out for another version; rebuild it from the store"
+        )
+
+
+# What changes between two saves: references in no segment yet, and which rows were removed.
+#
+# One small file a save: `ids` int64[h], `vectors` float32[h, dim], `removed_at` float64[s] (when
+# each segment lost the row that it misses longest; 0 where it misses none), and for each segment
+# a bit a row, 1 where the row is alive.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tombstones:
+    """Which rows of a segment are alive, bool[n], and when the first of the others was removed.
+
+    `removed_at` is in seconds since 1970, 0 where none was.
+    """
+
+    alive: NDArray[np.bool_]
+    removed_at: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """References in no segment, int64[h] and float32[h, dim], and each segment's tombstones."""
+
+    ids: Ids
+    vectors: Vectors
+    tombstones: tuple[Tombstones, ...]
+
+
+def write_state(folder: Path, state: State, sealer: Sealer) -> FileEntry:
+    """Writes and flushes a new file under a new name."""
+    name = new_name()
+    times = np.array([one.removed_at for one in state.tombstones], np.float64)
+    bits = [np.packbits(one.alive) for one in state.tombstones]
+    arrays: list[NDArray[Any]] = [state.ids, state.vectors, times, *bits]
+    with created(folder / state_file(name)) as file:
+        writer = SealedWriter(file, name, sealer)
+        for array in arrays:
+            writer.write(array)
+            writer.align()
+    return writer.entry()
+
+
+def read_state(folder: Path, manifest: Manifest, sealer: Sealer) -> State:
+    """The state, every byte of its file verified; `SnapshotDamaged`."""
+    loose, dim = manifest.loose_rows, manifest.header.origin.dim
+    ids, vectors = np.empty(loose, np.int64), np.empty((loose, dim), np.float32)
+    times = np.empty(len(manifest.segments), np.float64)
+    bits = [np.empty(-(-entry.rows // 8), np.uint8) for entry in manifest.segments]
+    arrays: list[NDArray[Any]] = [ids, vectors, times, *bits]
+    seal = unseal_file(sealer, manifest.state)
+    with (
+        opened(folder / state_file(manifest.state.name), "state") as file,
+        SealedReader(file, seal, manifest.state, "state") as reader,
+    ):
+        for array in arrays:
+            reader.fill(array)
+        reader.verify()
+    tombstones = [
+        Tombstones(np.unpackbits(packed, count=entry.rows).astype(np.bool_), float(time))
+        for packed, entry, time in zip(bits, manifest.segments, times, strict=True)
+    ]
+    return State(ids, vectors, tuple(tombstones))

@@ -1,0 +1,360 @@
+"""Whether a run passes: right decisions first, then errors, then latency."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hdrh.histogram import HdrHistogram
+
+from loadtest.judging import Judged, Ruling
+from loadtest.schedule import PLANTED, REPEATED, Kind, Outcome, Stretch, Traffic
+from loadtest.setup import Guests
+
+# What a run has seen: every outcome, as Locust's request event reports it.
+
+OUTCOME = "outcome"
+"""Under which an event's context holds it."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """A listener of `events.request`; `guests` are told what became of each enrollment."""
+
+    guests: Guests
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def listen(self, context: Mapping[str, Any], **others: Any) -> None:
+        del others
+        outcome: Outcome = context[OUTCOME]
+        self.outcomes.append(outcome)
+        key = outcome.visit.call.idempotency_key
+        if key is not None:
+            self.guests.settle(key, outcome.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that is over. `seconds` is its schedule's length; `generator_share` is the processor
+    time of the load generator itself, in cores; `omitted` counts planned visits that a closed loop
+    never sent, and `elapsed_s` runs until the last answer."""
+
+    outcomes: tuple[Outcome, ...]
+    seconds: float
+    elapsed_s: float
+    generator_share: float
+    omitted: int = 0
+
+
+# Latencies and rates of a run, over all of it and over time; percentiles are HdrHistogram's.
+
+LONGEST_US = 3_600_000_000
+FIGURES, FIGURES_OVER_TIME = 3, 2
+"""Significant figures that a histogram keeps: a thousandth of the value, and a hundredth."""
+PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
+CURVE = (0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
+MOST_SLICES, LEAST_SLICES, LEAST_IN_SLICE = 120, 16, 40
+SHORTEST_SLICE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Milliseconds by percentile; empty where nothing was counted. `histogram` is HdrHistogram's
+    own encoding (V2, in microseconds), so that runs can be added up and compared later."""
+
+    count: int
+    by_percentile: dict[float, float]
+    histogram: str = ""
+
+    def at(self, percentile: float) -> float:
+        """NaN where nothing was counted."""
+        return self.by_percentile.get(percentile, float("nan"))
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of a run: `offered` and `achieved` in visits a second, by the moment that each was due
+    and that each was answered well; latencies of what was due in it."""
+
+    start_s: float
+    width_s: float
+    offered: float
+    achieved: float
+    refused: int
+    failed: int
+    latencies: Latencies
+
+
+def measure(outcomes: Iterable[Outcome], *, is_whole: bool = True) -> Latencies:
+    """Of all but refusals, which are quick: what failed or came too late counts with its time."""
+    figures = FIGURES if is_whole else FIGURES_OVER_TIME
+    histogram = HdrHistogram(1, LONGEST_US, figures)
+    count = 0
+    for one in outcomes:
+        if not one.answer.is_refusal:
+            count += 1
+            histogram.record_value(min(max(1, round(one.latency_s * 1e6)), LONGEST_US - 1))
+    if not count:
+        return Latencies(0, {})
+    wanted = list(CURVE if is_whole else PERCENTILES)
+    values = histogram.get_percentile_to_value_dict(wanted)
+    encoded = histogram.encode().decode() if is_whole else ""
+    return Latencies(count, {share: value / 1e3 for share, value in values.items()}, encoded)
+
+
+def measure_traffics(outcomes: Sequence[Outcome]) -> dict[Traffic, Latencies]:
+    """Of each kind of traffic that came."""
+    came = sorted({one.visit.traffic for one in outcomes}, key=list(Traffic).index)
+    return {
+        traffic: measure(one for one in outcomes if one.visit.traffic is traffic)
+        for traffic in came
+    }
+
+
+def slice_run(run: Run) -> tuple[Slice, ...]:
+    """The run in parts of one width, to the last answer."""
+    width_s = choose_width(run.seconds, len(run.outcomes))
+    count = max(1, int(np.ceil(max(run.elapsed_s, run.seconds) / width_s)))
+    due: list[list[Outcome]] = [[] for _ in range(count)]
+    answered = [0] * count
+    for one in run.outcomes:
+        due[min(int(one.visit.due_s / width_s), count - 1)].append(one)
+        if not is_failed(one):
+            answered[min(int(one.done_s / width_s), count - 1)] += 1
+    return tuple(
+        Slice(
+            start_s=place * width_s,
+            width_s=width_s,
+            offered=len(mine) / width_s,
+            achieved=answered[place] / width_s,
+            refused=sum(one.answer.is_refusal for one in mine),
+            failed=sum(is_failed(one) and not one.answer.is_refusal for one in mine),
+            latencies=measure(mine, is_whole=False),
+        )
+        for place, mine in enumerate(due)
+    )
+
+
+def choose_width(seconds: float, visits: int) -> float:
+    """Round numbers of seconds: no more slices than a chart can show, and in each enough visits
+    for a percentile, but no fewer than some slices."""
+    for width_s in (SHORTEST_SLICE_S, 1, 2, 5, 10, 30, 60, 300, 600):
+        is_few = seconds / width_s <= MOST_SLICES
+        is_full = visits * width_s / seconds >= LEAST_IN_SLICE
+        if is_few and (is_full or seconds / width_s <= LEAST_SLICES):
+            return float(width_s)
+    return 1800.0
+
+
+def is_failed(outcome: Outcome) -> bool:
+    """Not answered as such a request can be: what a repeated key may be told is no failure."""
+    answer, visit = outcome.answer, outcome.visit
+    # The first of two may be overtaken by the second, and is told so.
+    is_repeat = visit.kind in REPEATED or visit.has_repeat
+    return not answer.is_good and not (is_repeat and (answer.is_in_flight or answer.is_mismatch))
+
+
+def measure_rates(run: Run) -> tuple[float, float]:
+    """Visits offered a second, and those well answered while the schedule went on."""
+    in_time = sum(not is_failed(one) and one.done_s <= run.seconds for one in run.outcomes)
+    offered = len(run.outcomes) + run.omitted
+    return offered / run.seconds, in_time / run.seconds
+
+
+def count_from(run: Run, start_s: float) -> tuple[int, int]:
+    """Visits due after `start_s`, and those well answered from then until the schedule's end.
+
+    Of a service that keeps up both are alike however long it takes for each: those who were on
+    their way at the start are answered in place of those who are at the end.
+    """
+    due = sum(one.visit.due_s > start_s for one in run.outcomes)
+    answered = sum(
+        start_s < one.done_s <= run.seconds and not is_failed(one) for one in run.outcomes
+    )
+    return due, answered
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """NaN of none."""
+    found = np.fromiter(values, np.float64)
+    return float(np.quantile(found, share)) if len(found) else float("nan")
+
+
+def count_failures(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """How often each status and code came in place of an answer, the commonest first."""
+    counted = Counter(one.answer.describe() for one in outcomes if is_failed(one))
+    return dict(counted.most_common())
+
+
+def write_ms(value: float, places: int = 1) -> str:
+    """Milliseconds; a dash where nothing was measured."""
+    return "-" if np.isnan(value) else f"{value:.{places}f}"
+
+
+GENERATOR_LATE_MS = 50.0
+"""A generator that starts visits later than this does not offer what it says. Latency counts it all
+the same, so it is a warning, and never a reason to pass."""
+LEAST_FOR_DRIFT, LEAST_FOR_RATE = 100, 50
+"""Fewer visits say nothing about it."""
+SETTLED_SHARE = 0.25
+"""Of a run: by then at the latest a service has as many on their way as it will have."""
+MOST_BY_CHANCE = 4
+"""Visits that may be on their way at the end, beyond those at the start, of any service."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What a run must hold; `kept_up`: the share of what comes that is answered meanwhile."""
+
+    p99_ms: float = 1_000.0
+    most_errors: float = 0.01
+    kept_up: float = 0.0
+    drift: float = 0.0
+    """Of a soak: how many times the first quarter's p99 the last quarter's may be; 0: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One thing that a run must hold."""
+
+    name: str
+    is_met: bool
+    measured: str
+    objective: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A run's criteria; `warnings` do not fail it."""
+
+    criteria: tuple[Criterion, ...]
+    warnings: tuple[str, ...] = ()
+    wrong: tuple[Judged, ...] = field(default=(), repr=False)
+
+    @property
+    def is_passed(self) -> bool:
+        return all(one.is_met for one in self.criteria)
+
+    @property
+    def failures(self) -> tuple[Criterion, ...]:
+        return tuple(one for one in self.criteria if not one.is_met)
+
+
+def decide(
+    run: Run, judged: Sequence[Judged], stretches: Sequence[Stretch], objective: Objective
+) -> Verdict:
+    """All criteria that apply to the run."""
+    quiet = [one for one in run.outcomes if stretches[one.visit.stretch].is_judged]
+    stormy = [one for one in run.outcomes if not stretches[one.visit.stretch].is_judged]
+    criteria = [
+        _decide_wrong(judged),
+        *_decide_planted(judged),
+        _decide_errors(quiet, objective),
+        *_decide_storm(stormy, objective),
+        *_decide_latency(quiet, objective),
+    ]
+    if objective.kept_up and len(run.outcomes) >= LEAST_FOR_RATE:
+        criteria.append(_decide_rate(run, objective))
+    if objective.drift:
+        criteria += _decide_drift(run, objective.drift)
+    wrong = tuple(one for one in judged if one.ruling is Ruling.WRONG)
+    return Verdict(tuple(criteria), _warn(run, judged), wrong)
+
+
+def count_rulings(judged: Sequence[Judged]) -> dict[Kind, Counter[Ruling]]:
+    """How many visits of each kind were ruled what."""
+    counted: dict[Kind, Counter[Ruling]] = {}
+    for one in judged:
+        counted.setdefault(one.outcome.visit.kind, Counter())[one.ruling] += 1
+    return {kind: counted[kind] for kind in Kind if kind in counted}
+
+
+def _decide_wrong(judged: Sequence[Judged]) -> Criterion:
+    wrong = sum(one.ruling is Ruling.WRONG for one in judged)
+    answered = sum(one.ruling is not Ruling.UNANSWERED for one in judged)
+    return Criterion("wrong decisions", not wrong, f"{wrong} of {answered} answers", "0")
+
+
+def _decide_planted(judged: Sequence[Judged]) -> list[Criterion]:
+    """What was planted and never decided has shown nothing."""
+    return [
+        Criterion(f"decided: {kind.value}", False, f"0 of {sum(counted.values())}", "1 or more")
+        for kind, counted in count_rulings(judged).items()
+        if kind in PLANTED and counted[Ruling.UNANSWERED] == sum(counted.values())
+    ]
+
+
+def _decide_errors(outcomes: Sequence[Outcome], objective: Objective) -> Criterion:
+    failed = sum(map(is_failed, outcomes))
+    share = failed / len(outcomes) if outcomes else 1.0
+    measured = f"{share:.2%} ({failed} of {len(outcomes)})"
+    is_met = share <= objective.most_errors
+    return Criterion("errors and refusals", is_met, measured, f"≤ {objective.most_errors:.2%}")
+
+
+def _decide_storm(outcomes: Sequence[Outcome], objective: Objective) -> list[Criterion]:
+    """In a spike a service may refuse, and say when to come again; nothing else."""
+    if not outcomes:
+        return []
+    bad = sum(is_failed(one) and not one.answer.is_refusal for one in outcomes)
+    share = bad / len(outcomes)
+    measured = f"{share:.2%} ({bad} of {len(outcomes)})"
+    is_met, bound = share <= objective.most_errors, f"≤ {objective.most_errors:.2%}"
+    return [Criterion("errors in the spike, refusals apart", is_met, measured, bound)]
+
+
+def _decide_latency(outcomes: Sequence[Outcome], objective: Objective) -> list[Criterion]:
+    criteria = []
+    for traffic in Traffic:
+        mine = [one for one in outcomes if one.visit.traffic is traffic]
+        if mine:
+            p99_ms = measure(mine).at(99.0)
+            is_met = p99_ms <= objective.p99_ms
+            name, bound = f"{traffic.value}: p99", f"≤ {objective.p99_ms:g} ms"
+            criteria.append(Criterion(name, is_met, f"{write_ms(p99_ms, 0)} ms", bound))
+    return criteria
+
+
+def _decide_rate(run: Run, objective: Objective) -> Criterion:
+    """Whether work gathers; from when the first answers may have come, so that their time alone is
+    no fault: a second for each is not a second's work undone."""
+    start_s = min(objective.p99_ms / 1e3, SETTLED_SHARE * run.seconds)
+    due, answered = count_from(run, start_s)
+    is_met = due - answered <= max(MOST_BY_CHANCE, (1 - objective.kept_up) * due)
+    measured = f"{answered} answered while {due} came"
+    return Criterion("keeps up", is_met, measured, f"≥ {objective.kept_up:.0%}")
+
+
+def _decide_drift(run: Run, most: float) -> list[Criterion]:
+    quarter = run.seconds / 4
+    first = [one for one in run.outcomes if one.visit.due_s < quarter]
+    last = [one for one in run.outcomes if one.visit.due_s >= 3 * quarter]
+    if min(len(first), len(last)) < LEAST_FOR_DRIFT:
+        return []
+    times = measure(last).at(99.0) / measure(first).at(99.0)
+    measured = f"{times:.2f} times the first quarter's"
+    return [Criterion("p99 of the last quarter", times <= most, measured, f"≤ {most:g} times")]
+
+
+def _warn(run: Run, judged: Sequence[Judged]) -> tuple[str, ...]:
+    warnings = []
+    late_ms = quantile((one.lateness_s for one in run.outcomes), 0.99) * 1e3
+    if late_ms > GENERATOR_LATE_MS:
+        warnings.append(
+            f"visits began {late_ms:.0f} ms late (p99): the generator or its bound of requests in "
+            "flight was the limit too"
+        )
+    if run.omitted:
+        warnings.append(
+            f"closed loop: {run.omitted} of {run.omitted + len(run.outcomes)} visits were never "
+            "sent, and no latency tells of them"
+        )
+    alike = sum(one.ruling is Ruling.LOOK_ALIKE for one in judged)
+    if alike:
+        warnings.append(
+            f"{alike} visits met a look-alike: the model's own false matches, not counted as wrong"
+        )
+    return tuple(warnings)

@@ -1,0 +1,241 @@
+"""A service of the test's own: `sosie serve` over a temporary home, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from loadtest.document_numbers import Papers
+from loadtest.errors import LoadTestRefused, end_with_parent, undisturbed
+from loadtest.target import Keys, Target, service_environment
+
+# Synthetic references for a service of one's own: unit vectors in every direction.
+#
+# They cost a search what faces cost it, and resemble nobody: in 128 dimensions a face scores
+# above 0.55 with one in two billion of them.
+
+DIMENSION = 128
+BATCH_ROWS = 8_192
+TAG = "REFS"
+
+
+def write_references(path: Path, count: int, seed: int) -> Path:
+    """A Parquet file that `sosie import` takes."""
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise LoadTestRefused(
+            "references are imported from Parquet: pip install 'sosie[desk]', or --references 0"
+        ) from error
+    schema = pa.schema(
+        [
+            ("document_number", pa.string()),
+            ("name", pa.string()),
+            ("template", pa.list_(pa.float32())),
+        ]
+    )
+    papers = Papers(TAG, 0, datetime.now(UTC).year)
+    with parquet.ParquetWriter(str(path), schema) as writer:
+        for first, vectors in _draw(count, seed):
+            made = [papers.paper(first + place) for place in range(len(vectors))]
+            columns = [
+                pa.array([one.zone for one in made]),
+                pa.array([one.name for one in made]),
+                pa.array(list(vectors), pa.list_(pa.float32())),
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    return path
+
+
+def _draw(count: int, seed: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    rng = np.random.default_rng(seed)
+    for first in range(0, count, BATCH_ROWS):
+        drawn = rng.standard_normal((min(BATCH_ROWS, count - first), DIMENSION), np.float32)
+        yield first, drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+HOST = "127.0.0.1"
+CARRIER, OUTLET = "loadtest", "loadtest-1"
+LINE_LIMIT = "1000000"
+"""Residents come back for more lines as long as a load goes on."""
+COMMAND_S, START_S, STOP_S, POLL_S = 900.0, 180.0, 120.0, 0.1
+SHOWN_CHARACTERS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Where the service of one's own is, and what to call it with."""
+
+    target: Target
+    keys: Keys = field(repr=False)
+    outlet: str = OUTLET
+
+
+@contextmanager
+def start_own(disk: Path | None, references: int, seed: int) -> Iterator[Own]:
+    """A service with so many synthetic references; stopped and gone at the end, come what may."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sosie-loadtest-", dir=disk))
+    except OSError as error:
+        raise LoadTestRefused(
+            f"no folder can be made for a service of its own: {error.strerror}; give --folder DIR"
+        ) from None
+    try:
+        home = folder / "home"
+        keys = _make_home(home, folder, references, seed)
+        with _serve(home, folder / "serve.log") as target:
+            yield Own(target, keys)
+    finally:
+        with undisturbed():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_home(home: Path, folder: Path, references: int, seed: int) -> Keys:
+    _run("init", str(home))
+    named = ("--name", "Load test", "--line-limit", LINE_LIMIT)
+    _run("--home", str(home), "carrier", "add", CARRIER, *named)
+    _run("--home", str(home), "outlet", "add", OUTLET, "--carrier", CARRIER)
+    if references:
+        _import(home, write_references(folder / "references.parquet", references, seed))
+    return Keys(
+        enroll=_add_key(home, "outlet", "--carrier", CARRIER, "--outlet", OUTLET),
+        fraud=_add_key(home, "fraud"),
+    )
+
+
+def _import(home: Path, file: Path) -> None:
+    arguments = ["--home", str(home), "import", str(file), "--set", "document_type=passport"]
+    # Vectors are of some model; what an import without it is refused with names the home's own.
+    refused = _ask(*arguments)
+    named = re.search(r"--model-digest ([0-9a-f]{64})", refused.stdout + refused.stderr)
+    if named is None:
+        raise LoadTestRefused("`sosie import` does not say which model the home is of")
+    _run(*arguments, "--model-digest", named[1], "--no-count-look-alikes", "--json")
+
+
+def _add_key(home: Path, role: str, *bounds: str) -> str:
+    told = _run("--home", str(home), "apikey", "add", "--role", role, *bounds, "--json")
+    return str(json.loads(told)["key"])
+
+
+def _run(*arguments: str) -> str:
+    """Standard output of a command of the product; `LoadTestRefused` with its own line."""
+    done = _ask(*arguments)
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())[-SHOWN_CHARACTERS:]
+        raise LoadTestRefused(f"a command of the service's own home failed: {said}")
+    return done.stdout
+
+
+def _ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            [*_command(), *arguments],
+            env=service_environment({}),
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise LoadTestRefused(
+            f"a command of the service's own home took longer than {COMMAND_S:.0f} s: give fewer "
+            "--references, or a faster disk as --folder"
+        ) from None
+
+
+def _command() -> Sequence[str]:
+    return (sys.executable, "-P", "-m", "serving.cli.main")
+
+
+@contextmanager
+def _serve(home: Path, log: Path) -> Iterator[Target]:
+    target = Target(HOST, _find_port())
+    changes = {"SOSIE_SERVE__PORT": str(target.port)}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*_command(), "--home", str(home), "serve"],
+            env=service_environment(changes),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C is for the load test, which then stops the service itself.
+            start_new_session=True,
+            # Killed outright, the load test would leave a service that nobody knows of.
+            preexec_fn=end_with_parent(),  # noqa: PLW1509 - it asks the kernel, and takes no lock
+        )
+    try:
+        _wait_ready(process, target, log)
+        yield target
+    finally:
+        # A second interrupt must not take the folder from under a service that lives.
+        with undisturbed():
+            _stop(process)
+
+
+def _wait_ready(process: subprocess.Popen[bytes], target: Target, log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        if is_ready(target):
+            return
+        time.sleep(POLL_S)
+    text = " ".join(log.read_text(encoding="utf-8", errors="replace").split())
+    raise LoadTestRefused(f"the service did not start: {text[-SHOWN_CHARACTERS:]}")
+
+
+def is_ready(target: Target, timeout_s: float = 5.0) -> bool:
+    """Whether a service of this machine says that it is ready."""
+    connection = HTTPConnection(target.host, target.port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """As an operator does; whatever has not ended in time is killed, by its process id."""
+    family = _list_family(process.pid)
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            if one.is_running():
+                os.kill(one.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _list_family(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    return []
+
+
+def _find_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,177 @@
+"""What the plan expects of an answer, and what the answer is held to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, UNREADABLE, Reply
+from loadtest.people import MARGIN, Thresholds
+
+APPROVED, REVIEW, REJECTED = "approved", "review", "rejected"
+CERTAIN, POSSIBLE = "DUPLICATE_IDENTITY", "POSSIBLE_DUPLICATE"
+STOLEN = "DOCUMENT_HELD_BY_ANOTHER_FACE"
+MISMATCH, IN_FLIGHT = "REQUEST.IDEMPOTENCY_MISMATCH", "REQUEST.IN_FLIGHT"
+_NAMES = {
+    LOST: "connection lost",
+    OVERDUE: "no answer in time",
+    NOT_STARTED: "not started in time",
+    UNREADABLE: "not an answer of this service",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is kept of a reply: no name, no number, no face."""
+
+    status: int
+    code: str = ""
+    is_refusal: bool = False
+    """429 that says when to come again."""
+    decision: str | None = None
+    reasons: tuple[str, ...] = ()
+    enrollment_id: str | None = None
+    document_id: str | None = None
+    is_repeated: bool = False
+    best_score: float | None = None
+    is_positive: bool | None = None
+    """Of a 1:1 or a query: is it this person?"""
+    lines: int = 0
+    found: Mapping[str, float] = field(default_factory=dict)
+    """Scores of a search, by document."""
+
+    @property
+    def is_good(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def is_mismatch(self) -> bool:
+        """The key belongs to another payload."""
+        return self.status == 422 and self.code == MISMATCH
+
+    @property
+    def is_in_flight(self) -> bool:
+        """The key's first request is being judged."""
+        return self.status == 409 and self.code == IN_FLIGHT
+
+    @property
+    def is_duplicate(self) -> bool:
+        return CERTAIN in self.reasons or POSSIBLE in self.reasons
+
+    def describe(self) -> str:
+        """For people; codes and counts alone."""
+        if not self.is_good:
+            return f"{_NAMES.get(self.status, self.status)} {self.code}".strip()
+        if self.decision is not None:
+            again = ("again",) if self.is_repeated else ()
+            return " ".join((self.decision, *self.reasons, *again))
+        if self.is_positive is not None:
+            return f"{'yes' if self.is_positive else 'no'}, {self.lines} numbers"
+        return f"{len(self.found)} found"
+
+
+def read_answer(reply: Reply) -> Answer:
+    """What a reply says; one whose body is not of the form that its path promises is not good."""
+    refusal = reply.status == 429 and reply.has_retry_after
+    if not 200 <= reply.status < 300:
+        return Answer(reply.status, reply.code, refusal)
+    try:
+        return _read(reply.status, reply.value)
+    except (KeyError, TypeError, ValueError, IndexError):
+        return Answer(UNREADABLE)
+
+
+def _read(status: int, value: Any) -> Answer:
+    if "decision" in value:
+        reasons = tuple(dict.fromkeys(str(item["reason"]) for item in value["reasons"]))
+        return Answer(
+            status,
+            decision=str(value["decision"]),
+            reasons=reasons,
+            enrollment_id=str(value["enrollment_id"]),
+            document_id=value["document_id"],
+            is_repeated=bool(value["is_repeated"]),
+            best_score=value["scores"]["best_candidate"],
+        )
+    if "items" in value:
+        [item] = value["items"]
+        if "error" in item:
+            return Answer(UNREADABLE, str(item["error"]["code"]))
+        return Answer(status, is_positive=bool(item["verification"]["is_match"]))
+    if "is_holder" in value:
+        return Answer(status, is_positive=bool(value["is_holder"]), lines=len(value["lines"]))
+    found = {str(one["document_id"]): float(one["score"]) for one in value["candidates"]}
+    return Answer(status, found=found)
+
+
+class Expectation(Protocol):
+    """What the answer to one visit must be."""
+
+    @property
+    def text(self) -> str: ...
+    def fits(self, answer: Answer) -> bool:
+        """Asked of good answers alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One of these decisions, each with the reason that must be among its reasons."""
+
+    verdicts: tuple[tuple[str, str | None], ...]
+
+    @property
+    def text(self) -> str:
+        return " or ".join(" ".join(filter(None, verdict)) for verdict in self.verdicts)
+
+    def fits(self, answer: Answer) -> bool:
+        return any(
+            answer.decision == decision and (reason is None or reason in answer.reasons)
+            for decision, reason in self.verdicts
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """It is this person, or it is not; a holder has numbers, nobody else is shown any."""
+
+    is_positive: bool
+    least_lines: int = 0
+
+    @property
+    def text(self) -> str:
+        least = f", {self.least_lines} numbers or more" if self.least_lines else ""
+        return f"{'yes' if self.is_positive else 'no, no numbers'}{least}"
+
+    def fits(self, answer: Answer) -> bool:
+        is_told = answer.lines >= self.least_lines if self.is_positive else answer.lines == 0
+        return answer.is_positive is self.is_positive and is_told
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A search finds this document, or nobody."""
+
+    document_id: str | None
+
+    @property
+    def text(self) -> str:
+        return "nobody found" if self.document_id is None else "the planted document found"
+
+    def fits(self, answer: Answer) -> bool:
+        if self.document_id is None:
+            return not answer.found
+        return self.document_id in answer.found
+
+
+NEW = Decided(((APPROVED, None),))
+STOPPED = Decided(((REJECTED, STOLEN),))
+
+
+def expect_duplicate(likeness: float, thresholds: Thresholds) -> Decided:
+    """What is certain must be rejected as such; below, a stronger look-alike may be found."""
+    verdicts: tuple[tuple[str, str | None], ...] = ((REJECTED, CERTAIN),)
+    if likeness < thresholds.certain + MARGIN:
+        verdicts = (*verdicts, (REVIEW, POSSIBLE))
+    return Decided(verdicts)

@@ -1,0 +1,225 @@
+"""The gate of an ingress: which key calls, whether it is in force, and whether it may go on now."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TypeVar
+
+from engine.errors import NotFound
+from engine.registry.reader import Reader
+from engine.registry.records import ApiKey, utc_now
+from serving.access.authorization import Principal, Role
+from serving.access.keys import PresentedKey, digest_key, is_issued_id, parse_key
+from serving.errors import RateLimited, Unauthenticated
+from serving.parts import Gate
+
+# Rates: how many items a key may ask for, as a bucket of tokens that fills steadily.
+
+MIN_BURST = 256
+"""The largest batch that one call may bring passes a full bucket whole."""
+
+_ROUNDING = 1e-9
+
+
+class TokenBucket:
+    """`rate` items a second, and as many at once as a second brings, or `MIN_BURST`.
+
+    A call passes while one token is there, however many items it brings: a large batch goes into
+    debt, which is paid before the next call passes, so that over time the rate holds. For one
+    thread; `now` is in seconds of any clock that never goes back.
+    """
+
+    __slots__ = ("_at", "_tokens", "burst", "rate")
+
+    def __init__(self, rate: float, now: float) -> None:
+        assert rate > 0
+        self.rate = rate
+        self.burst = max(rate, float(MIN_BURST))
+        self._tokens = self.burst
+        self._at = now
+
+    def take(self, items: int, now: float, *, paid: int = 0) -> float:
+        """Takes the tokens of a call and returns 0, or takes none and returns the seconds to wait.
+
+        `paid` are those that the same call took before: it passes if it had passed with all its
+        items at once.
+        """
+        tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+        self._at = now
+        missing = 1.0 - (tokens + paid)
+        if missing > _ROUNDING:
+            self._tokens = tokens
+            return missing / self.rate
+        self._tokens = tokens - items
+        return 0.0
+
+
+MAX_KNOWN = 10_000
+"""So many keys, and so many ids that no key has, are remembered at most."""
+UNKNOWN_PER_S = 100.0
+"""So many ids that were not seen to be a key before are looked up in a second."""
+
+_Value = TypeVar("_Value")
+_REFUSAL = "no key, or not one in force: send it as Authorization: Bearer sosie_…"
+
+
+@dataclass(slots=True)
+class _Known:
+    """A key in force, as it was looked up; `until` is on the gate's clock."""
+
+    principal: Principal
+    digest: bytes = field(repr=False)
+    until: float
+    bucket: TokenBucket | None
+
+
+class KeyGate(Gate):
+    """Admits the keys of one registry; for one event loop.
+
+    A key that is revoked or expires, or whose outlet is closed, is refused at the latest `cache_s`
+    after. `rate_limit`, in items a second, is for keys without their own (0: none); every limit is
+    divided by `replicas`, among which calls are spread.
+    """
+
+    def __init__(
+        self,
+        store: Reader,
+        *,
+        cache_s: float,
+        rate_limit: float = 0.0,
+        replicas: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        assert replicas >= 1
+        self._store = store
+        self._vault = store.vault
+        self._cache_s = cache_s
+        self._rate_limit = rate_limit
+        self._replicas = replicas
+        self._clock = clock
+        self._now = now
+        self._known: dict[str, _Known] = {}
+        self._absent: dict[str, float] = {}
+        self._looking: dict[str, asyncio.Task[_Known | None]] = {}
+        self._strangers = TokenBucket(UNKNOWN_PER_S, clock())
+
+    def admit_known(self, key: str | None) -> Principal | None:
+        """The principal of a key seen lately, charged one item; None where it must be looked up.
+
+        `RateLimited` where it has spent its rate."""
+        presented = parse_key(key)
+        if presented is None:
+            return None
+        known = self._known.get(presented.id)
+        now = self._clock()
+        if known is None or now >= known.until or not self._is_its(presented, known):
+            return None
+        _take(known.bucket, 1, now)
+        return known.principal
+
+    async def admit(self, key: str | None) -> Principal:
+        """The same with a look-up; `Unauthenticated` for a key that is none."""
+        presented = parse_key(key)
+        if presented is None or not is_issued_id(self._vault, presented.id):
+            raise Unauthenticated(_REFUSAL)
+        known = self._known.get(presented.id)
+        if known is None or self._clock() >= known.until:
+            known = await self._look_up(presented.id)
+        if known is None or not self._is_its(presented, known):
+            raise Unauthenticated(_REFUSAL)
+        _take(known.bucket, 1, self._clock())
+        return known.principal
+
+    def charge(self, principal: Principal, items: int) -> None:
+        """Charges a batch's other items; `RateLimited` where that is more than it may have."""
+        known = self._known.get(principal.key_id)
+        if known is not None and items > 0:
+            _take(known.bucket, items, self._clock(), paid=1)
+
+    def _is_its(self, presented: PresentedKey, known: _Known) -> bool:
+        digest = digest_key(self._vault, presented.id, presented.secret)
+        return hmac.compare_digest(digest, known.digest)
+
+    async def _look_up(self, key_id: str) -> _Known | None:
+        """What the registry says of an id now; whoever asks meanwhile waits for the same answer."""
+        now = self._clock()
+        if now < self._absent.get(key_id, now):
+            return None
+        task = self._looking.get(key_id)
+        if task is None:
+            if key_id not in self._known:
+                self._require_room_for_stranger(now)
+            task = asyncio.create_task(self._read(key_id))
+            self._looking[key_id] = task
+            task.add_done_callback(lambda done: self._settle(key_id, done))
+        # The client of one call may go away: the others still wait for the answer.
+        return await asyncio.shield(task)
+
+    def _require_room_for_stranger(self, now: float) -> None:
+        wait_s = self._strangers.take(1, now)
+        if wait_s:
+            raise RateLimited("too many unknown keys are tried: try again later", wait_s)
+
+    def _settle(self, key_id: str, task: asyncio.Task[_Known | None]) -> None:
+        del self._looking[key_id]
+        if not task.cancelled():
+            task.exception()  # is whoever's who waited; nobody may have
+
+    async def _read(self, key_id: str) -> _Known | None:
+        asked_at = self._clock()
+        found = await asyncio.to_thread(self._find_in_force, key_id)
+        until = asked_at + self._cache_s
+        if found is None:
+            self._known.pop(key_id, None)
+            _remember(self._absent, key_id, until)
+            return None
+        if found.expires_at is not None:
+            until = min(until, asked_at + (found.expires_at - self._now()).total_seconds())
+        known = self._know(found, until)
+        _remember(self._known, key_id, known)
+        self._absent.pop(key_id, None)
+        return known
+
+    def _find_in_force(self, key_id: str) -> ApiKey | None:
+        try:
+            key = self._store.api_key(key_id)
+        except NotFound:
+            return None
+        is_expired = key.expires_at is not None and key.expires_at <= self._now()
+        if key.revoked_at is not None or is_expired:
+            return None
+        if key.outlet is not None:
+            outlet = self._store.outlets([key.outlet]).get(key.outlet)
+            if outlet is None or not outlet.is_open:
+                return None
+        return key
+
+    def _know(self, key: ApiKey, until: float) -> _Known:
+        principal = Principal(key.id, Role(key.role), key.carrier, key.outlet, key.rate_limit)
+        before = self._known.get(key.id)
+        if before is not None and before.principal == principal:
+            # Its bucket goes on: a look-up is no reason for a new allowance.
+            return replace(before, digest=key.digest, until=until)
+        rate = self._rate_limit if key.rate_limit is None else key.rate_limit
+        bucket = TokenBucket(rate / self._replicas, self._clock()) if rate > 0 else None
+        return _Known(principal, key.digest, until, bucket)
+
+
+def _remember(places: dict[str, _Value], key_id: str, value: _Value) -> None:
+    """Puts the newest last; the oldest makes room."""
+    places.pop(key_id, None)
+    if len(places) >= MAX_KNOWN:
+        del places[next(iter(places))]
+    places[key_id] = value
+
+
+def _take(bucket: TokenBucket | None, items: int, now: float, *, paid: int = 0) -> None:
+    wait_s = 0.0 if bucket is None else bucket.take(items, now, paid=paid)
+    if wait_s:
+        raise RateLimited("the key has spent its rate: wait as long as Retry-After says", wait_s)

@@ -1,0 +1,428 @@
+"""The types that bodies have: JSON, MessagePack and forms in, JSON and MessagePack out.
+
+What is decoded is plain (dict, list, str, bytes, numbers, None) and bounded in how much larger
+than its body it may grow. In JSON, bytes are base64 (RFC 4648, section 4). `Call.read_body` reads
+the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, datetime
+from functools import lru_cache, partial
+from typing import Any, ParamSpec, TypeVar
+
+import msgpack
+import pydantic_core
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from serving.errors import (
+    BodyTooLarge,
+    Busy,
+    Malformed,
+    NotAcceptable,
+    TooManyItems,
+    TypeUnsupported,
+)
+
+JSON = "application/json"
+MSGPACK = "application/msgpack"
+FORM = "multipart/form-data"
+REQUEST_TYPES = (JSON, MSGPACK, FORM)
+
+_MSGPACK_NAMES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
+_RANGES = {
+    JSON: (JSON, "application/*", "*/*"),
+    MSGPACK: (MSGPACK, "application/x-msgpack", "application/vnd.msgpack", "application/*", "*/*"),
+}
+
+# An empty list is one byte on the wire and 64 in memory: structure is bounded, not bytes alone.
+MAX_CONTAINERS = 4096
+MAX_ELEMENTS = 65_536
+MAX_ARRAY = 512
+MAX_KEYS = 64
+_SMALL_BODY = 4096
+
+
+def parse_type(content_type: str | None) -> str:
+    """The media type of a request's body; `TypeUnsupported` for one that no route reads."""
+    name, _, parameters = (content_type or "").partition(";")
+    name = name.strip().lower()
+    if name in _MSGPACK_NAMES:
+        return MSGPACK
+    if name == FORM:
+        return FORM
+    if name == JSON and _is_utf8(parameters):
+        return JSON
+    raise TypeUnsupported(f"give the Content-Type of the body: {', '.join(REQUEST_TYPES)}")
+
+
+def _is_utf8(parameters: str) -> bool:
+    for parameter in parameters.split(";"):
+        key, _, value = parameter.partition("=")
+        if key.strip().lower() == "charset":
+            return value.strip().strip('"').lower() in {"utf-8", "utf8"}
+    return True
+
+
+def decode(content_type: str | None, body: bytes) -> Any:
+    """What a body says.
+
+    `Malformed` where it is not what its type says, `TooManyItems` where it holds more than any
+    request needs, `TypeUnsupported`.
+    """
+    match parse_type(content_type):
+        case "application/msgpack":
+            return decode_msgpack(body)
+        case "application/json":
+            return decode_json(body)
+        case _:
+            return decode_form(content_type or "", body)
+
+
+def decode_json(body: bytes) -> Any:
+    """JSON (RFC 8259) without NaN and Infinity."""
+    if len(body) > _SMALL_BODY:
+        # Nothing of base64 is counted here.
+        containers = body.count(b"[") + body.count(b"{")
+        if containers > MAX_CONTAINERS or body.count(b",") > MAX_ELEMENTS:
+            raise _too_many()
+    try:
+        return pydantic_core.from_json(body, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        place = str(error).rpartition(" at ")[2]
+        where = f" ({place})" if place.startswith("line ") else ""
+        raise Malformed(f"the body is not JSON in UTF-8{where}: send one object") from None
+
+
+def decode_msgpack(body: bytes) -> Any:
+    """MessagePack without extension types; texts are UTF-8, keys are texts."""
+    count = _Count()
+    try:
+        return msgpack.unpackb(
+            body,
+            raw=False,
+            strict_map_key=True,
+            max_array_len=MAX_ARRAY,
+            max_map_len=MAX_KEYS,
+            max_ext_len=0,
+            ext_hook=_refuse_extension,
+            object_hook=count,
+            list_hook=count,
+        )
+    except (Malformed, TooManyItems):
+        raise
+    # ExtraData, FormatError, StackError and UnicodeDecodeError are ValueErrors.
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        if "max_array_len" in str(error):
+            raise _too_many() from None
+        raise Malformed(
+            "the body is not one MessagePack value of maps, arrays, texts and binaries"
+        ) from None
+
+
+class _Count:
+    """Stops a decoder that has made more containers, or put more into them, than requests need.
+
+    What is not closed yet is bounded by the decoder's own depth and by the lengths it takes.
+    """
+
+    __slots__ = ("_containers", "_elements")
+
+    def __init__(self) -> None:
+        self._containers, self._elements = MAX_CONTAINERS, MAX_ELEMENTS
+
+    def __call__(self, made: Any) -> Any:
+        self._containers -= 1
+        self._elements -= len(made)
+        if self._containers < 0 or self._elements < 0:
+            raise _too_many()
+        return made
+
+
+def _too_many() -> TooManyItems:
+    return TooManyItems("the body has too many values: split it into several requests")
+
+
+def _refuse_extension(code: int, data: bytes) -> Any:
+    del code, data
+    raise Malformed("the body holds a MessagePack extension type: send times as texts")
+
+
+def encode(value: Any, media_type: str) -> bytes:
+    """JSON or MessagePack of plain values; moments and days are ISO texts, JSON's bytes base64."""
+    if media_type == MSGPACK:
+        packed: bytes = msgpack.packb(value, default=_write_plain)
+        return packed
+    return json.dumps(
+        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_write_plain
+    ).encode()
+
+
+def _write_plain(value: object) -> Any:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return binascii.b2a_base64(value, newline=False).decode()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no form in an answer")
+
+
+def choose_type(accept: str | None, content_type: str | None) -> str:
+    """The type of the answer; the request's own where the client takes both alike.
+
+    `NotAcceptable` where the client takes neither.
+    """
+    return _choose(accept or "", _own_type(content_type))
+
+
+def _own_type(content_type: str | None) -> str:
+    if content_type is None or content_type == JSON:
+        return JSON
+    name = content_type.partition(";")[0].strip().lower()
+    return MSGPACK if name in _MSGPACK_NAMES else JSON
+
+
+@lru_cache(maxsize=64)
+def _choose(accept: str, own: str) -> str:
+    if not accept.strip():
+        return own
+    wanted = _read_accept(accept)
+    other = MSGPACK if own == JSON else JSON
+    own_weight, other_weight = (_weigh(wanted, kind) for kind in (own, other))
+    if own_weight == other_weight == 0:
+        raise NotAcceptable(f"answers are {JSON} or {MSGPACK}: accept one of them")
+    return own if own_weight >= other_weight else other
+
+
+def _weigh(wanted: Mapping[str, float], kind: str) -> float:
+    # The most specific range counts (RFC 9110, 12.5.1).
+    return next((wanted[name] for name in _RANGES[kind] if name in wanted), 0.0)
+
+
+def _read_accept(accept: str) -> dict[str, float]:
+    wanted: dict[str, float] = {}
+    for item in accept[:1024].split(","):
+        name, *parameters = (part.strip().lower() for part in item.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    weight = min(max(float(parameter[2:]), 0.0), 1.0)
+                except ValueError:
+                    weight = 0.0
+        if name:
+            wanted[name] = max(weight, wanted.get(name, 0.0))
+    return wanted
+
+
+# Forms (multipart/form-data): files beside one part `request`, the JSON of the rest.
+#
+# Everything stays in memory: a face never lies in the clear on a disk.
+
+REQUEST_PART = "request"
+MAX_PARTS = 600
+MAX_PART_HEADERS = 8
+MAX_HEADER_BYTES = 1024
+MAX_DEPTH = 4
+
+
+def decode_form(content_type: str, body: bytes) -> Any:
+    """The object of the part `request`, with the bytes of each other part at its name.
+
+    A name may be a path into the object: `probe.image`, `items.3.probe.image`. `Malformed` where
+    a form cannot be read or names one value twice.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if not 1 <= len(boundary) <= 70:
+        raise Malformed("the form names no boundary of 1 to 70 characters in its Content-Type")
+    parts = _PartReader()
+    parser = MultipartParser(
+        boundary,
+        callbacks={
+            "on_part_begin": parts.begin,
+            "on_part_data": parts.add,
+            "on_part_end": parts.end,
+            "on_header_field": parts.add_field,
+            "on_header_value": parts.add_value,
+            "on_header_end": parts.end_header,
+            "on_end": parts.finish,
+        },
+        max_header_count=MAX_PART_HEADERS,
+        max_header_size=MAX_HEADER_BYTES,
+    )
+    try:
+        parser.write(body)
+        parser.finalize()
+    except FormParserError:
+        parts.is_whole = False
+    if not parts.is_whole:
+        raise Malformed("the form is not whole: check its boundary and its parts")
+    return _compose(parts.found)
+
+
+def _compose(parts: list[tuple[str, bytes]]) -> Any:
+    written = [data for name, data in parts if name == REQUEST_PART]
+    if len(written) > 1:
+        raise Malformed("the form has several parts named request: send one")
+    value = decode_json(written[0]) if written else {}
+    if not isinstance(value, dict):
+        raise Malformed("the part request is not a JSON object")
+    for name, data in parts:
+        if name != REQUEST_PART:
+            _place(value, name, data)
+    return value
+
+
+def _place(root: dict[str, Any], name: str, data: bytes) -> None:
+    *steps, last = name.split(".", MAX_DEPTH)
+    holder: Any = root
+    for step in steps:
+        if isinstance(holder, dict):
+            holder = holder.setdefault(step, {})
+        elif isinstance(holder, list) and step.isdecimal() and int(step[:6]) < len(holder):
+            holder = holder[int(step[:6])]
+        else:
+            holder = None
+    if not isinstance(holder, dict) or last in holder:
+        raise Malformed("a part of the form has a name that is taken, or no place in the request")
+    holder[last] = data
+
+
+class _PartReader:
+    """Collects the parts of one form; the parser's callbacks."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, bytes]] = []
+        self.is_whole = False
+        self._begin_part()
+
+    def _begin_part(self) -> None:
+        self._name: str | None = None
+        self._chunks: list[bytes] = []
+        self._field = self._value = b""
+
+    def begin(self) -> None:
+        if len(self.found) >= MAX_PARTS:
+            raise Malformed(f"the form has more than {MAX_PARTS} parts")
+        self._begin_part()
+
+    def add(self, data: bytes, start: int, end: int) -> None:
+        self._chunks.append(data[start:end])
+
+    def end(self) -> None:
+        if self._name is None:
+            raise Malformed("a part of the form has no name in its Content-Disposition")
+        self.found.append((self._name, b"".join(self._chunks)))
+
+    def finish(self) -> None:
+        self.is_whole = True
+
+    def add_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def add_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def end_header(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            name = parse_options_header(self._value)[1].get(b"name", b"")
+            try:
+                self._name = name.decode()
+            except UnicodeDecodeError:
+                raise Malformed("a part of the form has a name that is no text") from None
+        elif self._field.lower() == b"content-transfer-encoding" and self._value.lower() not in {
+            b"binary",
+            b"8bit",
+        }:
+            raise Malformed("a part of the form has a Content-Transfer-Encoding: send it as it is")
+        self._field = self._value = b""
+
+
+# How long a body says that it is, and how long it may be.
+
+
+def read_length(headers: Mapping[bytes, bytes], limit_bytes: int) -> int | None:
+    """The Content-Length, None where there is none.
+
+    `BodyTooLarge`, `Malformed`, and `TypeUnsupported` for a compressed body.
+    """
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise TypeUnsupported("a compressed body is not read: send it without Content-Encoding")
+    given = headers.get(b"content-length")
+    if given is None:
+        return None
+    if not given.isdigit():
+        raise Malformed("the Content-Length is not one whole number")
+    if len(given) > 15 or int(given) > limit_bytes:
+        raise too_large(limit_bytes)
+    return int(given)
+
+
+def too_large(limit_bytes: int) -> BodyTooLarge:
+    """What a client is told whose body is larger."""
+    return BodyTooLarge(f"the body is larger than {limit_bytes / 2**20:g} MiB: send less at once")
+
+
+# How much of all bodies together an ingress holds in memory at once.
+
+BODIES_HELD = 8
+"""So many of the largest bodies, or as many more as are smaller."""
+
+
+class BodyBudget:
+    """Bytes that may still be held, and who holds the others; for one event loop.
+
+    No key holds more than is free besides: one alone takes half, the next a quarter, so that
+    whoever comes, however slowly others send, finds some left.
+    """
+
+    __slots__ = ("_held", "_left")
+
+    def __init__(self, max_body_mib: float) -> None:
+        self._left = BODIES_HELD * int(max_body_mib * 2**20)
+        self._held: defaultdict[str, int] = defaultdict(int)
+
+    def take(self, size_bytes: int, key_id: str) -> None:
+        """`Busy` where this key, or all others, hold too much."""
+        if self._held[key_id] + size_bytes > self._left - size_bytes:
+            self._forget(key_id)
+            raise Busy("the bodies of other requests fill the memory set aside: try again later")
+        self._left -= size_bytes
+        self._held[key_id] += size_bytes
+
+    def give_back(self, size_bytes: int, key_id: str) -> None:
+        self._left += size_bytes
+        self._held[key_id] -= size_bytes
+        self._forget(key_id)
+
+    def _forget(self, key_id: str) -> None:
+        if not self._held[key_id]:
+            del self._held[key_id]
+
+
+# Large bodies are read in threads, so that the event loop answers others meanwhile.
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LARGE_BYTES = 256 * 1024
+"""A smaller body costs the loop less than a thread does."""
+
+# What is decoded takes memory besides its body: a few at a time.
+_threads = ThreadPoolExecutor(2, "decoder")
+
+
+async def work_apart(size_bytes: int, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
+    """What the work on a body of this size comes to."""
+    if size_bytes <= LARGE_BYTES:
+        return work(*given, **more)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads, partial(work, *given, **more))

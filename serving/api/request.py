@@ -1,0 +1,295 @@
+"""One request on its way: what its headers ask, its body, its answer's type, its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, ParamSpec, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from serving.access.authorization import Principal, scope_of
+from serving.api.body import (
+    JSON,
+    BodyBudget,
+    choose_type,
+    decode,
+    encode,
+    read_length,
+    too_large,
+    work_apart,
+)
+from serving.errors import Malformed, NotAcceptable
+from serving.registrar.protocol import CallContext
+from serving.settings import ServeSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SCOPE_KEY = "sosie.call"
+WATCH_AFTER_S = 0.05
+"""A quicker call is over before it would matter that its client has gone."""
+MAX_TIMEOUT_MS = 120_000
+
+_READ = frozenset(
+    {
+        b"accept",
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"idempotency-key",
+        b"traceparent",
+        b"transfer-encoding",
+        b"x-api-key",
+        b"x-correlator",
+        b"x-timeout-ms",
+    }
+)
+_CORRELATOR = re.compile(rb"[a-zA-Z0-9\-_:;./<>{}]{1,256}")
+_FIXED_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+
+
+class Stop(Enum):
+    """Why a call was stopped: out of time, its body too slow, its client gone."""
+
+    LATE = "late"
+    SLOW = "slow"
+    GONE = "gone"
+
+
+class Call:
+    """The edge makes one for each request; a route finds it with `call_of`.
+
+    `principal` is None until the gate has let it in. `traceparent` is the client's until the edge
+    has opened a span of its own. Nothing here shows in its repr.
+    """
+
+    __slots__ = (
+        "_budget", "_deadline", "_extra", "_headers", "_held_bytes", "_holder", "_is_received",
+        "_loop", "_reads_since", "_receive", "_send", "_settings", "_stop", "_task", "_timer",
+        "_watcher", "answer_type", "correlator", "principal", "scope", "started", "status",
+        "traceparent",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        settings: ServeSettings,
+        budget: BodyBudget,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.started = self._loop.time()
+        self._headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in _READ:
+                if name in self._headers and name == b"content-length":
+                    self._headers[name] = b"several"  # refused where the body is read
+                else:
+                    self._headers.setdefault(name, value)
+        given = self._headers.get(b"x-correlator")
+        is_sound = given is not None and _CORRELATOR.fullmatch(given) is not None
+        correlator = given if is_sound and given else os.urandom(16).hex().encode()
+        self.correlator = correlator.decode()
+        self._extra = ((b"x-correlator", correlator), *_FIXED_HEADERS)
+        self.scope = scope
+        self._receive, self._send, self._settings = receive, send, settings
+        self._budget, self._held_bytes, self._holder = budget, 0, ""
+        self.answer_type = JSON
+        self.principal: Principal | None = None
+        self.traceparent = self._text(b"traceparent")
+        self.status = 0
+        self._reads_since: float | None = None
+        self._stop: Stop | None = None
+        self._is_received = not self._has_body
+        self._deadline = self.started + settings.request_timeout_s
+        self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    def check(self, is_strict: bool) -> None:
+        """Reads what every call may ask: `Malformed` and `NotAcceptable`.
+
+        Where it is not strict, a client that takes no type of ours gets JSON.
+        """
+        try:
+            self.answer_type = choose_type(self._text(b"accept"), self._text(b"content-type"))
+        except NotAcceptable:
+            if is_strict:
+                raise
+        given = self._headers.get(b"x-correlator")
+        if given and given.decode("latin-1") != self.correlator:
+            raise Malformed("x-correlator has up to 256 letters, digits and -_:;./<>{}")
+        timeout = self._headers.get(b"x-timeout-ms")
+        if timeout is not None:
+            if not (timeout.isdigit() and len(timeout) <= 9 and int(timeout) > 0):
+                raise Malformed("x-timeout-ms is a whole number of milliseconds above 0")
+            self._deadline = self.started + min(int(timeout), MAX_TIMEOUT_MS) / 1e3
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._loop.time() - self.started
+
+    @property
+    def receive(self) -> Receive:
+        return self._receive
+
+    @property
+    def key(self) -> str | None:
+        """The API key as given: `Authorization: Bearer`, else `X-API-Key`."""
+        given = self._text(b"authorization")
+        if given is None:
+            return self._text(b"x-api-key")
+        scheme, _, key = given.partition(" ")
+        return key.strip() if scheme.lower() == "bearer" else None
+
+    @property
+    def idempotency_key(self) -> str | None:
+        return self._text(b"idempotency-key")
+
+    @property
+    def content_type(self) -> str | None:
+        return self._text(b"content-type")
+
+    @property
+    def remaining_s(self) -> float:
+        """What is left of its time, never below a millisecond."""
+        return max(self._deadline - self._loop.time(), 1e-3)
+
+    def context(self, principal: Principal) -> CallContext:
+        """What travels to the registrar with this call."""
+        return CallContext(
+            actor=principal.actor,
+            correlator=self.correlator,
+            carrier=scope_of(principal),
+            timeout_s=self.remaining_s,
+            traceparent=self.traceparent,
+        )
+
+    async def read_body(self) -> bytes:
+        """The whole body, once; the guard stops one that comes too slowly.
+
+        `BodyTooLarge` before any of it is read where its length is known, `Busy` where too many
+        bodies are held, `Malformed` for a wrong length, `TypeUnsupported` for a compressed one.
+        """
+        limit = int(self._settings.max_body_mib * 2**20)
+        length = read_length(self._headers, limit)
+        chunks: list[bytes] = []
+        size = 0
+        self._reads_since = self._loop.time()
+        self._holder = "" if self.principal is None else self.principal.key_id
+        while not self._is_received:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise too_large(limit)
+            self._budget.take(len(chunk), self._holder)
+            self._held_bytes = size
+            chunks.append(chunk)
+            self._is_received = not message.get("more_body", False)
+        if length is not None and size != length:
+            raise Malformed("the body is not as long as its Content-Length says")
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def read_value(self) -> Any:
+        """The decoded body; see `codec.decode`."""
+        body = await self.read_body()
+        return await self.work_apart(decode, self.content_type, body)
+
+    async def work_apart(self, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
+        """What work on this body comes to, while others are answered where the body is large."""
+        return await work_apart(self._held_bytes, work, *given, **more)
+
+    def answer(
+        self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """The answer in the type that the client asked for."""
+        return Response(
+            encode(value, self.answer_type), status, headers, media_type=self.answer_type
+        )
+
+    async def send(self, message: Message) -> None:
+        """Passes an answer on, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], *self._extra]
+        await self._send(message)
+
+    def guard(self) -> None:
+        """Stops the task that runs now when its time is over or its client has gone."""
+        self._task = asyncio.current_task()
+        wake = min(self.started + WATCH_AFTER_S, self._deadline)
+        self._timer = self._loop.call_at(wake, self._wake)
+
+    def release(self) -> None:
+        """Ends the guard, and gives back what the body took; to be called once or more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._budget.give_back(self._held_bytes, self._holder)
+        self._held_bytes = 0
+
+    def settle(self) -> Stop | None:
+        """After a cancellation: why this guard caused it, or None where it did not."""
+        if self._stop is not None and self._task is not None:
+            self._task.uncancel()
+        return self._stop
+
+    def _halt(self, stop: Stop) -> None:
+        # An answer that has begun is not taken back.
+        if not self.status and self._stop is None and self._task is not None:
+            self._stop = stop
+            self._task.cancel()
+
+    def _wake(self) -> None:
+        # One timer for all: most calls end before it.
+        now = self._loop.time()
+        if now >= self._deadline:
+            self._halt(Stop.LATE)
+            return
+        wait_s = self._deadline - now
+        if not self._is_received:
+            # A route that reads no body waits for none.
+            if now - (self._reads_since or now) >= self._settings.body_timeout_s:
+                self._halt(Stop.SLOW)
+                return
+            wait_s = min(wait_s, WATCH_AFTER_S)
+        elif self._watcher is None:
+            self._watcher = self._loop.create_task(self._watch())
+        self._timer = self._loop.call_later(wait_s, self._wake)
+
+    async def _watch(self) -> None:
+        # The body is read: what comes now is the end of the connection, or of the answer.
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        except Exception:  # noqa: BLE001 - whatever a server says with it, nobody has gone
+            return
+        self._halt(Stop.GONE)
+
+    @property
+    def _has_body(self) -> bool:
+        length = self._headers.get(b"content-length")
+        return b"transfer-encoding" in self._headers or length not in {None, b"0"}
+
+    def _text(self, name: bytes) -> str | None:
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+
+def call_of(request: Request) -> Call:
+    """The call behind a Starlette request."""
+    call = request.scope[SCOPE_KEY]
+    assert isinstance(call, Call)
+    return call

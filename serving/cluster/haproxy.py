@@ -1,0 +1,354 @@
+"""What Serve starts as its HAProxy: amends the generated configuration, then becomes HAProxy.
+
+Serve asks the operator for a binary, and for nothing else in its template. So the binary is a
+script (`write_wrapper`) that runs this file. It needs the standard library only, and `exec`s, since
+Serve knows its proxy by process id and by the configuration's path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+CHECK_TIMEOUT_S = 5.0
+CORRELATOR = r"^[a-zA-Z0-9-_:;.\/<>{}]{0,256}$"
+_SECTION = r"(?=^(?:global|defaults|frontend|backend|listen)\b|\Z)"
+STOPPING = "proc.sosie_stops"
+"""A variable of the running proxy; while it is 1, whatever is new is refused."""
+
+OWN = "http-sosie"
+"""The backend of our application: Serve names it after the application."""
+
+HEALTH = "{ path_beg /health/ /version /metrics }"
+MATCHES = "{ path /v1/match }"
+ENROLLMENTS = "{ path /v1/enrollments } { method POST }"
+
+UNWATCHED = "x-request-disconnect-disabled"
+
+Edit = Callable[[str], str]
+
+
+class TemplateChanged(Exception):
+    """The generated configuration lacks a line that was to be amended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyConfig:
+    """What is amended. At more than so many matches, enrollments or other requests at once the
+    proxy itself answers 429: it refuses in microseconds, a busy ingress cannot. 0: no bound."""
+
+    ongoing: int
+    match_ongoing: int
+    enroll_ongoing: int
+    header_timeout_s: int = 10
+    address: str | None = None
+    """Where it listens, in place of the address that Serve's replicas share with it."""
+
+
+def write_wrapper(folder: Path, config: ProxyConfig, binary: Path, log: Path) -> Path:
+    """An executable in `folder` that Serve may take for HAProxy; faults go to `log`."""
+    path = folder / "haproxy"
+    own = [sys.executable, "-I", "-S", __file__, json.dumps(asdict(config)), str(binary), str(log)]
+    quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in own)
+    path.write_text(f'#!/bin/sh\nexec {quoted} "$@"\n', encoding="utf-8")
+    path.chmod(0o700)
+    return path
+
+
+def amend(text: str, config: ProxyConfig, folder: Path) -> str:
+    """The configuration as the service needs it; `TemplateChanged` where it is not as expected.
+
+    Error files lie in `folder` (`write_answers`).
+    """
+    edits: tuple[Edit, ...] = (
+        _drop_open_ports,
+        _drop_access_log,
+        _drop_fallback,
+        lambda text: _bound_clients(text, config.header_timeout_s),
+        lambda text: _listen_at(text, config.address),
+        lambda text: _name_answers(text, folder),
+        _refuse_while_empty,
+        lambda text: _refuse_when_full(text, config),
+    )
+    for edit in edits:
+        text = edit(text)
+    return text
+
+
+def _replace(pattern: str, new: str, text: str, *, least: int = 1) -> str:
+    # A function, so that backslashes of `new` stay what they are.
+    text, count = re.subn(pattern, lambda found: found.expand(new), text, flags=re.M | re.S)
+    if count < least:
+        raise TemplateChanged(pattern)
+    return text
+
+
+def _drop_open_ports(text: str) -> str:
+    """Its metrics and statistics listen on every interface, and nothing here asks them."""
+    text = _replace(rf"^frontend prometheus\n.*?{_SECTION}", "", text)
+    return _replace(rf"^listen stats\n.*?{_SECTION}", "", text)
+
+
+def _drop_access_log(text: str) -> str:
+    """Its lines show paths, and a path may hold a number."""
+    return _replace(r"^ +log \S+ local0 info\n", "", text)
+
+
+def _drop_fallback(text: str) -> str:
+    """Where no ingress is left, Serve's own proxy would keep requests waiting without a bound."""
+    return _replace(r"^ +server \S+ \S+ check backup\n", "", text, least=0)
+
+
+def _bound_clients(text: str, header_timeout_s: int) -> str:
+    line = rf"\1    timeout http-request {header_timeout_s}s\n"
+    return _replace(r"^(defaults\n)", line, text)
+
+
+def _listen_at(text: str, address: str | None) -> str:
+    if address is None:
+        return text
+    host = f"[{address}]" if ":" in address else address
+    return _replace(r"^(frontend http_frontend\n +bind )\S+:(\d+)$", rf"\g<1>{host}:\2", text)
+
+
+def _name_answers(text: str, folder: Path) -> str:
+    """What HAProxy says itself has our shape, so that clients know they may ask again."""
+    for status in (502, 503, 504):
+        own = f"    errorfile {status} {folder / INTERRUPTED}"
+        text = _replace(rf"^ +errorfile {status} \S+$", own, text)
+    more = rf"    errorfile 408 {folder / TIMED_OUT}\n    errorfile 400 {folder / MALFORMED}\n"
+    return _replace(r"^( +errorfile 502)", rf"{more}\1", text)
+
+
+def _refuse_while_empty(text: str) -> str:
+    """Without an application Serve says 404, which a client would believe."""
+    return _replace(
+        r"^(backend default_backend\n) +http-request return status 404 [^\n]*$",
+        rf"\1    {_not_ready()}",
+        text,
+    )
+
+
+def _refuse_when_full(text: str, config: ProxyConfig) -> str:
+    choices = list(re.finditer(r"^ +use_backend (\S+) if is_\1$", text, flags=re.M))
+    names = [choice[1] for choice in choices]
+    if OWN not in names:
+        # While our application is not deployed there is nothing to be full.
+        _replace(r"^ +default_backend default_backend$", "", text)
+        return text
+    place = names.index(OWN)
+    # On a cluster of one's own others may be served beside us: the first that fits has the request.
+    mine = " ".join([f"is_{OWN}", *(f"!is_{other}" for other in names[:place])])
+    lanes = [
+        # Looks at the service take no request's place, and no request theirs.
+        ("health", HEALTH, 0),
+        ("match", MATCHES, config.match_ongoing),
+        ("enroll", ENROLLMENTS, config.enroll_ongoing),
+    ]
+    bounds = [(OWN, f"!{HEALTH}", config.ongoing)]
+    for kind, which, bound in lanes:
+        text = _split_backend(text, OWN, kind)
+        bounds.append((f"{OWN}-{kind}", which, bound))
+    rules = "".join(f"    {rule}\n" for rule in _list_rules(mine, bounds))
+    before = text.index(choices[place][0])
+    return text[:before] + rules + text[before:]
+
+
+def _list_rules(mine: str, bounds: list[tuple[str, str, int]]) -> list[str]:
+    """For backends, our own first: which requests are theirs, and how many of them at once."""
+    busy = _answer(429, "SERVICE.BUSY", "too many requests at once: nothing was stored", 1)
+    return [
+        f"http-request set-var(txn.correlator) req.hdr(x-correlator) "
+        f"if {{ req.hdr(x-correlator) -m reg '{CORRELATOR}' }}",
+        "http-after-response set-header x-correlator %[var(txn.correlator)] "
+        "if !{ res.hdr(x-correlator) -m found } { var(txn.correlator) -m found }",
+        f"{_not_ready()} if {mine} {{ var({STOPPING}) -m int 1 }}",
+        *(
+            f"{busy} if {mine} {which} {{ be_conn({name}) ge {bound} }}"
+            for name, which, bound in bounds
+            if bound
+        ),
+        # Serve would watch each client in a task of its own. A match is over before one has gone,
+        # and stores nothing.
+        f"http-request set-header {UNWATCHED} ?1 if {mine} {MATCHES}",
+        f"http-request del-header {UNWATCHED} if {mine} !{MATCHES}",
+        *(f"use_backend {name} if {mine} {which}" for name, which, _ in bounds[1:]),
+    ]
+
+
+def _split_backend(text: str, name: str, kind: str) -> str:
+    """A second backend of the same servers, so that these requests are counted by themselves."""
+    section = re.search(rf"^backend {re.escape(name)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
+    if section is None:
+        raise TemplateChanged(f"backend {name}")
+    server = r"^( +server (\S+) \S+) [^\n]*$"
+    # One health check a server is enough, and one opinion.
+    tracked = re.sub(server, rf"\1 track {name}/\2", section[1], flags=re.M)
+    body = re.sub(r"^ +(?:option httpchk|http-check)[^\n]*\n", "", tracked, flags=re.M)
+    body = re.sub(r"^( +default-server.*) check$", r"\1", body, flags=re.M)
+    return text[: section.end()] + f"backend {name}-{kind}\n{body}" + text[section.end() :]
+
+
+def _describe(status: int, code: str, message: str) -> str:
+    return json.dumps({"status": status, "code": code, "message": message})
+
+
+def _answer(status: int, code: str, message: str, retry_after_s: int) -> str:
+    body = _describe(status, code, message)
+    return (
+        f"http-request return status {status} content-type application/json string '{body}' "
+        f"hdr Retry-After {retry_after_s}"
+    )
+
+
+def _not_ready() -> str:
+    return _answer(503, "SERVICE.NOT_READY", "the service starts or stops: ask again", 2)
+
+
+INTERRUPTED, TIMED_OUT, MALFORMED = "interrupted.http", "timed-out.http", "malformed.http"
+_FILES = {
+    INTERRUPTED: (
+        "503 Service Unavailable",
+        "SERVICE.INTERRUPTED",
+        "a part of the service was lost meanwhile: ask again with the same Idempotency-Key",
+        "Retry-After: 1\r\n",
+    ),
+    TIMED_OUT: (
+        "408 Request Timeout",
+        "REQUEST.BODY_TIMEOUT",
+        "the request did not come in time",
+        "Connection: close\r\n",
+    ),
+    MALFORMED: (
+        "400 Bad Request",
+        "REQUEST.MALFORMED",
+        "the request is not HTTP",
+        "Connection: close\r\n",
+    ),
+}
+
+
+def write_answers(folder: Path) -> None:
+    """The files that HAProxy answers with, written into `folder`."""
+    for name, (status, code, message, headers) in _FILES.items():
+        body = _describe(int(status[:3]), code, message)
+        head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{headers}"
+        (folder / name).write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+
+
+def prepare(path: Path, config: ProxyConfig, binary: Path) -> str | None:
+    """Amends the configuration in its place; where that fails it stays as it was, and the reason
+    is returned."""
+    original = path.read_text(encoding="utf-8")
+    try:
+        write_answers(path.parent)
+        amended = amend(original, config, path.parent)
+        trial = path.with_name(path.name + ".amended")
+        trial.write_text(amended, encoding="utf-8")
+        check = subprocess.run(  # noqa: S603 - the same binary that is to run
+            [binary, "-c", "-f", trial],
+            capture_output=True,
+            text=True,
+            timeout=CHECK_TIMEOUT_S,
+            check=False,
+        )
+        if check.returncode:
+            return f"HAProxy refuses the amended configuration: {check.stderr[:500]}"
+        trial.replace(path)
+    except TemplateChanged as change:
+        return f"Serve's template has changed at {change}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def warn(log: Path, reason: str) -> None:
+    """One JSON line for the operator: the service runs, but with Serve's own proxy settings."""
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "level": "warning",
+        "event": "proxy_unamended",
+        "reason": " ".join(reason.split()),
+    }
+    text = json.dumps(line) + "\n"
+    sys.stderr.write(text)
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        return
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Amends the configuration behind `-f`, then becomes HAProxy with the arguments given."""
+    settings, binary, log, *given = arguments
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-f", dest="path", type=Path)
+    known, _ = parser.parse_known_args(given)
+    if known.path is not None:
+        reason = prepare(known.path, ProxyConfig(**json.loads(settings)), Path(binary))
+        if reason is not None:
+            warn(Path(log), reason)
+    os.execv(binary, [binary, *given])  # noqa: S606 - the binary that the node's own code named
+
+
+# The admin socket of a node's HAProxy: what it is asked, and what it counts.
+
+PLACE, SOCKET = "p", "admin.sock"
+"""Below a node's folder; Serve puts a folder of its own between the two."""
+
+FRONTEND, BACKEND = "FRONTEND", "BACKEND"
+OURS = "http-"
+"""How the names begin of those backends that have our ingresses behind them."""
+
+# Frontends and backends, but none of the servers: it fits one buffer, so all is of one moment.
+_STATISTICS = "show stat -1 3 -1"
+
+Row = dict[str, str]
+
+
+def list_sockets(folder: Path) -> list[Path]:
+    """Those below `folder`; some may be of proxies that are gone."""
+    return sorted(folder.rglob(SOCKET))
+
+
+def command(path: Path, text: str, timeout_s: float) -> str:
+    """What HAProxy says to one line, within that time for all of it; else `OSError`."""
+    deadline = time.monotonic() + timeout_s
+    answer = b""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(str(path))
+        connection.sendall(text.encode() + b"\n")
+        while piece := connection.recv(65536):
+            answer += piece
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            connection.settimeout(left_s)
+    return answer.decode(errors="replace")
+
+
+def read_statistics(path: Path, timeout_s: float) -> list[Row]:
+    """A row for each frontend and backend, by the names of `show stat`; else `OSError`."""
+    text = command(path, _STATISTICS, timeout_s)
+    return list(csv.DictReader(text.removeprefix("# ").splitlines()))
+
+
+def is_ours(row: Row) -> bool:
+    """True for a backend of our ingresses."""
+    return row["svname"] == BACKEND and row["pxname"].startswith(OURS)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

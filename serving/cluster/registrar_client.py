@@ -1,0 +1,153 @@
+"""The desk of an ingress: calls that travel to the registrar's replica, wherever that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from structlog.typing import FilteringBoundLogger
+
+from engine.errors import RequestError
+from serving.errors import Busy, Interrupted, NotReady
+from serving.registrar.client import CarriedDesk
+from serving.registrar.protocol import CallContext, Phase, Reply, Status, find_context
+from serving.telemetry.metrics import Meter
+from serving.telemetry.traces import SilentTracer, Tracer
+
+STATUS_TIMEOUT_S = 1.0
+LOOK_AGAIN_S = 0.1
+HOP_TIMEOUT_S = 1.0
+"""What a call may take beyond its own deadline, which the registrar keeps and answers for."""
+
+LOST = "the registrar was lost meanwhile: ask again with the same Idempotency-Key"
+OVERSIZED = "the answer is larger than one message may be: ask for less at once"
+ABSENT = "the registrar is being started: ask again"
+
+
+class RayDesk(CarriedDesk):
+    """Calls `perform` of the registrar's deployment; nothing of Ray reaches its callers.
+
+    At most `capacity` calls are under way. Once one was lost, calls are refused with `NotReady`
+    until the registrar answers again, so that nobody waits for what is not there. `timeout_s` is
+    for calls that bring no deadline.
+    """
+
+    def __init__(
+        self,
+        handle: DeploymentHandle[Any],
+        *,
+        capacity: int,
+        timeout_s: float,
+        meter: Meter,
+        log: FilteringBoundLogger,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._handle = handle
+        self._capacity = capacity
+        self._timeout_s = timeout_s
+        self._meter = meter
+        self._log = log
+        self._tracer = tracer or SilentTracer()
+        self._ongoing = 0
+        self._watching: asyncio.Task[None] | None = None
+
+    async def status(self) -> Status:
+        """Answers in every phase, and for a registrar that is not there."""
+        try:
+            found = await _await(self._handle.status.remote(), STATUS_TIMEOUT_S)
+        except Exception:  # noqa: BLE001 - whatever it was, the registrar did not answer
+            return Status(Phase.STARTING, ABSENT, boot_id="")
+        assert isinstance(found, Status)
+        return found
+
+    async def carry(self, method: str, arguments: tuple[Any, ...]) -> Reply:
+        if self._watching is not None:
+            return Reply(error=NotReady(ABSENT))
+        if self._ongoing >= self._capacity:
+            return Reply(error=Busy("too many calls wait for the registrar: ask again later"))
+        self._ongoing += 1
+        start = time.perf_counter()
+        try:
+            with self._tracer.span("hop") as hop:
+                reply = await self._send(method, _continue_trace(arguments, hop.traceparent))
+                if reply.error is not None:
+                    hop.fail(reply.error.code)
+                return reply
+        finally:
+            self._ongoing -= 1
+            self._meter.observe_stage("hop", time.perf_counter() - start)
+
+    async def _send(self, method: str, arguments: tuple[Any, ...]) -> Reply:
+        context = find_context(arguments)
+        timeout_s = None if context is None else context.timeout_s
+        wait_s = (self._timeout_s if timeout_s is None else timeout_s) + HOP_TIMEOUT_S
+        try:
+            reply = await _await(self._handle.perform.remote(method, arguments), wait_s)
+        except BackPressureError:
+            return Reply(error=Busy("too many calls wait for the registrar: ask again later"))
+        except Exception as error:  # noqa: BLE001 - Ray, Serve and gRPC each bring their own
+            if _is_oversized(error):
+                # The registrar lives: this answer alone cannot travel.
+                self._log.error("reply_too_large", method=method)
+                return Reply(error=RequestError(OVERSIZED))
+            self._suspect(error, method, context)
+            return Reply(error=Interrupted(LOST))
+        assert isinstance(reply, Reply)
+        return reply
+
+    def _suspect(self, error: Exception, method: str, context: CallContext | None) -> None:
+        # The type alone: a text of Ray's may quote what was sent.
+        self._log.warning(
+            "registrar_lost",
+            method=method,
+            error=type(error).__name__,
+            correlator=None if context is None else context.correlator,
+        )
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Until the registrar answers: in whatever phase it is, it speaks for itself again."""
+        try:
+            while not (await self.status()).boot_id:
+                await asyncio.sleep(LOOK_AGAIN_S)
+        finally:
+            self._watching = None
+
+    async def close(self) -> None:
+        """Stops to look for a registrar that was lost."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+
+
+async def _await(response: DeploymentResponse[Any], timeout_s: float) -> Any:
+    """The response's value; a caller who is cancelled, or waits no longer, cancels the call too."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await response
+    except (asyncio.CancelledError, TimeoutError):
+        response.cancel()
+        raise
+
+
+def _is_oversized(error: Exception) -> bool:
+    # gRPC brings no types; its status for this is on the error of the call.
+    code = getattr(error, "code", None)
+    return callable(code) and getattr(code(), "name", "") == "RESOURCE_EXHAUSTED"
+
+
+def _continue_trace(arguments: tuple[Any, ...], traceparent: str | None) -> tuple[Any, ...]:
+    """The arguments with a context under which the registrar's spans are children of the hop."""
+    if traceparent is None:
+        return arguments
+    return tuple(
+        replace(one, traceparent=traceparent) if isinstance(one, CallContext) else one
+        for one in arguments
+    )

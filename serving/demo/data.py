@@ -1,0 +1,240 @@
+"""Where the demo's faces come from: what scikit-image brings, or a folder of the user's own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from stdnum.cn import ric
+
+from engine.accuracy.dataset import SUFFIXES
+from engine.accuracy.population import Population
+from engine.errors import RequestError
+from engine.faces.images import ImageLimits
+from engine.matching.bulk_enrollment import admit_references
+from engine.matching.documents import Document
+from engine.matching.registrar import Registrar
+from engine.registry.vault import Vault
+
+# Pictures made of a photograph: enlarged, taken again, out of focus.
+
+JPEG_QUALITY = 75
+BLUR_EYE_SHARE = 0.12
+"""Radius of a blur that quality refuses, in distances of the eyes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image file's bytes and what to call it; `is_made`: of another photograph."""
+
+    label: str
+    data: bytes = field(repr=False)
+    inter_eye_px: float = 0.0
+    is_made: bool = False
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG of uint8[h, w] or uint8[h, w, 3] (RGB)."""
+    return _encode(Image.fromarray(pixels).convert("RGB"), "PNG")
+
+
+def enlarge(grey: NDArray[np.uint8], factor: int) -> bytes:
+    """A PNG of uint8[h, w], each side `factor` times as long, cubic interpolation."""
+    small = Image.fromarray(grey)
+    size = (small.width * factor, small.height * factor)
+    return _encode(small.resize(size, Image.Resampling.BICUBIC).convert("RGB"), "PNG")
+
+
+def take_again(picture: Picture, serial: int) -> Picture:
+    """What a second photograph might be: tilted, cropped, in other light, compressed again.
+
+    It keeps expression, age and camera, so it scores higher than a true second photograph.
+    """
+    image = _open(picture)
+    is_odd = bool(serial % 2)
+    tilt_deg = (-1 if is_odd else 1) * (3 + serial % 5)
+    image = image.rotate(tilt_deg, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128))
+    left, top = 0.04 * image.width, 0.05 * image.height
+    image = image.crop((int(left), int(top), int(image.width - left), int(image.height - top)))
+    image = ImageEnhance.Brightness(image).enhance(1.12 if is_odd else 0.88)
+    image = ImageEnhance.Contrast(image).enhance(0.9 if is_odd else 1.1)
+    return replace(
+        picture, label=f"{picture.label}*{serial}", data=_encode(image, "JPEG"), is_made=True
+    )
+
+
+def blur(picture: Picture) -> Picture:
+    """The photograph out of focus, in proportion to the size of its face."""
+    radius = BLUR_EYE_SHARE * picture.inter_eye_px
+    image = _open(picture).filter(ImageFilter.GaussianBlur(radius))
+    return replace(
+        picture, label=f"{picture.label} blurred", data=_encode(image, "JPEG"), is_made=True
+    )
+
+
+def _open(picture: Picture) -> Image.Image:
+    with Image.open(io.BytesIO(picture.data)) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _encode(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+WHEEL_FACES = 100
+"""Of the 200 images of `lfw_subset`, the first half are faces."""
+WHEEL_ENLARGEMENT = 6
+WHEEL_PEOPLE = ((0, 90, 36, 73), (3, 97))
+"""Images of `lfw_subset` that show one person: it tells nobody's name, their scores and a look do.
+
+Every other image shows somebody else.
+"""
+MOST_PHOTOGRAPHS = 100
+"""That the demo looks at: enough to find three people, few enough to take a second or two."""
+MOST_OF_A_PERSON = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Album:
+    """Photographs of one person."""
+
+    label: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Albums and, for people, where they are from."""
+
+    title: str
+    albums: tuple[Album, ...]
+
+
+def open_wheel() -> Source:
+    """The astronaut and the 100 faces of `lfw_subset`, 25 pixels wide, enlarged."""
+    try:
+        from skimage import data  # noqa: PLC0415 - an extra that a folder of faces does without
+    except ModuleNotFoundError:
+        raise RequestError(
+            "the demo's photographs come with scikit-image: "
+            "install sosie[demo], or give a folder with --faces"
+        ) from None
+    small = np.round(data.lfw_subset()[:WHEEL_FACES] * 255).clip(0, 255).astype(np.uint8)
+    faces = [
+        Picture(f"face {place}", enlarge(face, WHEEL_ENLARGEMENT))
+        for place, face in enumerate(small)
+    ]
+    astronaut = Picture("astronaut", encode_png(data.astronaut()))
+    known = {place for places in WHEEL_PEOPLE for place in places}
+    others = [(place,) for place in range(len(faces)) if place not in known]
+    albums = [
+        Album(_join_places(places), tuple(faces[place] for place in places))
+        for places in (*WHEEL_PEOPLE, *others)
+    ]
+    albums.insert(len(WHEEL_PEOPLE), Album("astronaut", (astronaut,)))
+    return Source("scikit-image: astronaut, and lfw_subset (25 px) enlarged 6 times", tuple(albums))
+
+
+def open_folder(folder: Path) -> Source:
+    """Photographs of a folder: each folder in it is a person, and so is each single photograph.
+
+    People with most photographs come first. Raises `RequestError` where it holds none.
+    """
+    if not folder.is_dir():
+        raise RequestError(f"{folder} is not a folder: name one with photographs of faces")
+    found = [paths for path in sorted(folder.iterdir()) if (paths := _list_photographs(path))]
+    if not found:
+        raise RequestError(
+            f"no photograph in {folder}: it must hold .jpg, .png or .webp files, "
+            "or a folder of them for each person"
+        )
+    found.sort(key=lambda paths: -min(len(paths), MOST_OF_A_PERSON))
+    return Source(f"photographs of {folder}", tuple(_read_albums(found)))
+
+
+def _read_albums(found: Sequence[Sequence[Path]]) -> Iterator[Album]:
+    left = MOST_PHOTOGRAPHS
+    for paths in found:
+        chosen = paths[: min(MOST_OF_A_PERSON, left)]
+        left -= len(chosen)
+        if chosen:
+            pictures = tuple(Picture(path.stem, _read(path)) for path in chosen)
+            yield Album(chosen[0].parent.name if len(paths) > 1 else chosen[0].stem, pictures)
+
+
+def _list_photographs(path: Path) -> list[Path]:
+    if path.is_dir():
+        return [one for one in sorted(path.iterdir()) if _is_photograph(one)]
+    return [path] if _is_photograph(path) else []
+
+
+def _is_photograph(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in SUFFIXES
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes; of one that is too large only what lets the decoder refuse it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(ImageLimits().max_size_bytes + 1)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _join_places(places: Sequence[int]) -> str:
+    plural = "s" if len(places) > 1 else ""
+    return f"lfw_subset image{plural} {', '.join(map(str, places))}"
+
+
+# The synthetic gallery: people who never were, under documents that nobody holds.
+
+SEED = 1
+_AREA = "110101"
+_FIRST_BIRTHDAY = date(1801, 1, 1)
+"""Resident numbers began in 1984: one with this birthday is well-formed and nobody's."""
+_NUMBERS_A_DAY = 1_000
+
+
+def make_document(serial: int, name: str) -> Document:
+    """A well-formed Chinese resident identity number (GB 11643) for each serial from 0."""
+    days, order = divmod(serial, _NUMBERS_A_DAY)
+    body = f"{_AREA}{_FIRST_BIRTHDAY + timedelta(days):%Y%m%d}{order:03d}"
+    return Document("cn-ric", body + ric.calc_check_digit(f"{body}0"), name)
+
+
+def forge_document(serial: int, name: str) -> Document:
+    """The same number with a wrong last digit: no authority would have given it out."""
+    sound = make_document(serial, name)
+    wrong = "1" if sound.number[-1] != "1" else "2"
+    return Document(sound.type, sound.number[:-1] + wrong, name)
+
+
+def admit_crowd(
+    registrar: Registrar,
+    vault: Vault,
+    population: Population,
+    size: int,
+    report: Callable[[int, int], None],
+) -> None:
+    """Admits `size` references drawn from the model's own statistics, rotated like real ones."""
+    vectors = vault.rotate(population.references(size, SEED))
+    documents = [make_document(serial, f"Synthetic {serial:05d}") for serial in range(size)]
+    registrar.run(
+        lambda writer, now: admit_references(
+            writer,
+            registrar.gallery,
+            documents,
+            vectors,
+            actor="demo",
+            on=now.date(),
+            report=report,
+        )
+    )

@@ -1,0 +1,353 @@
+"""What the demo has to say: one JSON document, and the same for people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from engine.accuracy.population import Population
+from engine.errors import CalibrationError, RequestError
+from engine.matching.calibration import Comparison
+from serving.cli.output import print_json, show_progress
+from serving.compose import detector_card, embedder_card, model_digest, threshold_rates
+from serving.demo.data import admit_crowd, open_folder, open_wheel
+from serving.demo.scenario import Cast, Told, choose_cast, open_stage, tell, write_story
+from serving.errors import ExitCode
+from serving.settings import Settings, find_cache, load_settings
+
+if TYPE_CHECKING:
+    from engine.faces.extractor import StageTimes
+    from serving.compose import Deployment
+
+
+PHOTOGRAPH_STAGES = ("decode", "detect", "align", "quality", "embed")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where the faces came from, who plays, how large the gallery is, what took how long."""
+
+    title: str
+    cast: Cast
+    gallery_size: int
+    seconds: Mapping[str, float]
+
+
+def build_report(deployment: Deployment, setting: Setting, told: Sequence[Told]) -> dict[str, Any]:
+    """The JSON document; times in ms are medians over the story."""
+    cast = setting.cast
+    return {
+        "as_told": all(one.as_told for one in told),
+        "faces": {
+            "source": setting.title,
+            **asdict(cast.survey),
+            "people": {
+                letter: person.label for letter, person in zip("ABC", cast.people, strict=True)
+            },
+            "made": _name_made(told),
+        },
+        "gallery": {
+            "synthetic": setting.gallery_size,
+            "references": len(deployment.restored.gallery),
+            "index": deployment.restored.gallery.kind,
+        },
+        "model": _describe_model(deployment),
+        "thresholds": _describe_thresholds(deployment),
+        "expected_false_candidates": {
+            name: deployment.expect_false_candidates(setting.gallery_size, score)
+            for name, score in (
+                ("review", deployment.thresholds.review),
+                ("certain", deployment.thresholds.certain),
+            )
+        },
+        "scenes": [_describe_scene(number, one) for number, one in enumerate(told, start=1)],
+        "stages_ms": _time_stages(told),
+        "seconds": {name: round(value, 3) for name, value in setting.seconds.items()},
+    }
+
+
+def _name_made(told: Sequence[Told]) -> list[str]:
+    """Labels of the pictures that are no photographs of their own."""
+    activations = [one.scene.activation for one in told]
+    pictures = [one for item in activations for one in (item.live, item.portrait)]
+    return list(dict.fromkeys(picture.label for picture in pictures if picture.is_made))
+
+
+def _describe_model(deployment: Deployment) -> dict[str, Any]:
+    embedder = embedder_card(deployment.settings)
+    return {
+        "embedder": embedder.name,
+        "detector": detector_card(deployment.settings).name,
+        "dimension": embedder.dimension,
+        "digest": deployment.store.model_digest,
+        "calibrated_on": deployment.calibration.source,
+    }
+
+
+def _describe_thresholds(deployment: Deployment) -> dict[str, Any]:
+    """Each threshold with the false match rate it was chosen for; `certain` has a bound only."""
+    thresholds, rates = deployment.thresholds, threshold_rates(deployment.settings)
+    bound = deployment.calibration.fmr_at(thresholds.certain, Comparison.FUSED)
+    return {
+        "verify": {"score": thresholds.verify, "fmr": rates.verify},
+        "same_document": {"score": thresholds.same_document, "fmr": rates.same_document},
+        "review": {"score": thresholds.review, "fmr": rates.review},
+        "certain": {"score": thresholds.certain, "fmr_at_most": bound.high},
+    }
+
+
+def _describe_scene(number: int, told: Told) -> dict[str, Any]:
+    scene, answered = told.scene, told.answered
+    body = answered.answer.body
+    return {
+        "number": number,
+        "who": scene.who,
+        "what": scene.what,
+        "live": scene.activation.live.label,
+        "portrait": scene.activation.portrait.label,
+        "decision": body["decision"],
+        "reasons": body["reasons"],
+        "scores": body["scores"],
+        "searched": body["duplicate_search"].get("searched"),
+        "is_repeated": answered.answer.is_repeated,
+        "references_added": answered.references_added,
+        "milliseconds": round(answered.total_ms, 2),
+        "parts_ms": {
+            "extract": round(answered.extract_ms, 2),
+            "judge": round(answered.judge_ms, 2),
+            "commit": round(answered.commit_ms, 2),
+        },
+        "as_told": told.as_told,
+    }
+
+
+def _time_stages(told: Sequence[Told]) -> dict[str, float]:
+    """Median milliseconds: of one photograph up to `embed`, of one decision from `judge` on."""
+    photographs = [times for one in told for times in one.answered.photographs]
+    stages = {name: _median_stage(photographs, f"{name}_ms") for name in PHOTOGRAPH_STAGES}
+    fresh = [one.answered for one in told if not one.answered.answer.is_repeated]
+    stages["judge"] = median(one.judge_ms for one in fresh)
+    stages["commit"] = median(one.commit_ms for one in fresh)
+    return {name: round(value, 3) for name, value in stages.items()}
+
+
+def _median_stage(photographs: Sequence[StageTimes], name: str) -> float:
+    return float(median(getattr(times, name) for times in photographs))
+
+
+# The demo's report as people read it, in 100 columns or more.
+
+LEAST_COLUMNS = 100
+_COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
+_MEANINGS = {
+    "verify": "live photograph against portrait",
+    "same_document": "face against its document's reference",
+    "review": "1:N, a possible duplicate",
+    "certain": "1:N, a duplicate; the data show a bound only",
+}
+_Report = Mapping[str, Any]
+
+
+def print_report(report: _Report) -> None:
+    """Writes the report to standard output; where that is no terminal, in 100 columns."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(console.width, LEAST_COLUMNS))
+    for part in (
+        _lay_out_facts(report),
+        _lay_out_scenes(report["scenes"]),
+        _explain(report["faces"]),
+        "\n[bold]Milliseconds[/], medians: of a photograph from decode to embed, "
+        "of a decision from judge on",
+        _lay_out_stages(report["stages_ms"]),
+        _lay_out_thresholds(report["thresholds"]),
+        _conclude(report),
+    ):
+        console.print(Padding(part, (0, 0, 0, 1), expand=False))
+
+
+def _lay_out_facts(report: _Report) -> RenderableType:
+    faces, model, seconds = report["faces"], report["model"], report["seconds"]
+    problems = ", ".join(f"{count} {name}" for name, count in faces["problems"].items())
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_row("[bold]Faces[/]", escape(faces["source"]))
+    facts.add_row(
+        "",
+        f"{faces['fit']} of {faces['photographs']} are fit for enrollment"
+        + (f"; found on the others: {problems}" if problems else ""),
+    )
+    for letter, label in faces["people"].items():
+        facts.add_row("", f"{letter}  {escape(label)}")
+    facts.add_row(
+        "[bold]Gallery[/]",
+        f"{report['gallery']['synthetic']:,} references of synthetic people, rotated and sealed "
+        f"like real ones, in {seconds['admit_gallery']:.1f} s",
+    )
+    facts.add_row(
+        "[bold]Model[/]",
+        f"{model['embedder']} {model['digest'][:8]}, {model['dimension']} floats a face; "
+        f"detector {model['detector']}",
+    )
+    return facts
+
+
+def _lay_out_scenes(scenes: Sequence[_Report]) -> RenderableType:
+    table = _start_table()
+    table.padding = 0  # the longest reason leaves no room for more in 100 columns
+    for name in ("", "who", "what", "decision", "reasons"):
+        table.add_column(name, no_wrap=name == "reasons")
+    for name in ("1:1", "holder", "1:N", "ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for scene in scenes:
+        scores = scene["scores"]
+        table.add_row(
+            str(scene["number"]),
+            scene["who"],
+            scene["what"],
+            f"[{_COLOURS[scene['decision']]}]{scene['decision']}[/]",
+            _write_reasons(scene),
+            _write_score(scores["live_portrait"]),
+            _write_score(scores["holder"]),
+            _write_score(scores["best_candidate"]),
+            f"{scene['milliseconds']:.0f}",
+        )
+    return table
+
+
+def _write_reasons(scene: _Report) -> str:
+    lines = [
+        f"{item['reason']} ({item['photograph']})" if "photograph" in item else item["reason"]
+        for item in scene["reasons"]
+    ]
+    if scene["is_repeated"]:
+        lines.append("[dim]the stored answer[/]")
+    if not scene["as_told"]:
+        lines.append("[bold red]not as told[/]")
+    return "\n".join(lines)
+
+
+def _write_score(score: float | None) -> str:
+    return "[dim]-[/]" if score is None else f"{score:.3f}"
+
+
+def _explain(faces: _Report) -> str:
+    text = (
+        "1:1 is live against portrait; holder, the face against the document's reference; 1:N, "
+        "the best reference of another document, from the review threshold up."
+    )
+    made = ", ".join(faces["made"])
+    if made:
+        text += f" Made of a photograph, not taken: {escape(made)}."
+    if "*" in made:
+        text += (
+            " What is tilted, cropped, lit and compressed anew (*) scores higher than a true "
+            "second photograph would."
+        )
+    return text
+
+
+def _lay_out_stages(stages: _Report) -> RenderableType:
+    table = _start_table()
+    for name in stages:
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{value:.2f}" for value in stages.values()))
+    return table
+
+
+def _lay_out_thresholds(thresholds: _Report) -> RenderableType:
+    table = _start_table()
+    for name in ("threshold", "score", "false match rate", "compares"):
+        table.add_column(name, justify="right" if name == "score" else "left")
+    for name, value in thresholds.items():
+        rate = f"{value['fmr']:.0e}" if "fmr" in value else f"at most {value['fmr_at_most']:.1e}"
+        table.add_row(name, f"{value['score']:.3f}", rate.replace("e-0", "e-"), _MEANINGS[name])
+    return table
+
+
+def _conclude(report: _Report) -> str:
+    expected, seconds = report["expected_false_candidates"], report["seconds"]
+    scenes = report["scenes"]
+    as_told = sum(scene["as_told"] for scene in scenes)
+    return (
+        f"One search of {report['gallery']['synthetic']:,} strangers is expected to bring "
+        f"{_write_rate(expected['review'])} false candidates at the review threshold, "
+        f"{_write_rate(expected['certain'])} at the certain one.\n\n"
+        f"[bold]{as_told} of {len(scenes)} scenes ended as told[/] after {seconds['all']:.1f} s: "
+        f"{seconds['prepare']:.1f} to begin, {seconds['look_at_photographs']:.1f} to look at the "
+        f"photographs, {seconds['admit_gallery']:.1f} for the gallery, "
+        f"{seconds['story']:.1f} for the story.\n"
+        "Next: `sosie demo --faces DIR` with photographs of your own, `sosie init DIR` for a "
+        "deployment."
+    )
+
+
+def _write_rate(rate: _Report) -> str:
+    if rate["is_bound"]:
+        return f"at most {rate['value']:.2g}"
+    return f"{rate['value']:.2g} (95 %: {rate['low']:.2g} to {rate['high']:.2g})"
+
+
+def _start_table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+
+
+# `sosie demo`: the whole engine on real photographs, telling itself whether all went as told.
+
+DEFAULT_GALLERY = 100_000
+LARGEST_GALLERY = 1_000_000
+
+
+def run_demo(
+    *, faces: Path | None, gallery_size: int = DEFAULT_GALLERY, as_json: bool = False
+) -> int:
+    """Plays the story and prints it; `ExitCode.NEGATIVE` where a scene did not end as told."""
+    if not 0 <= gallery_size <= LARGEST_GALLERY:
+        raise RequestError(f"the gallery must hold 0 to {LARGEST_GALLERY:,} references")
+    start = time.perf_counter()
+    settings = load_settings(None)
+    source = open_wheel() if faces is None else open_folder(faces)
+    population = _load_population(settings)
+    with open_stage(settings, find_cache()) as stage:
+        prepared = time.perf_counter()
+        cast = choose_cast(source, stage.deployment.extractor, stage.deployment.thresholds.verify)
+        looked = time.perf_counter()
+        with show_progress("Admitting a synthetic gallery", is_shown=not as_json) as report:
+            admit_crowd(stage.registrar, stage.deployment.vault, population, gallery_size, report)
+        admitted = time.perf_counter()
+        told = list(tell(stage, write_story(cast)))
+        end = time.perf_counter()
+        seconds = {
+            "prepare": prepared - start,
+            "look_at_photographs": looked - prepared,
+            "admit_gallery": admitted - looked,
+            "story": end - admitted,
+            "all": end - start,
+        }
+        setting = Setting(source.title, cast, gallery_size, seconds)
+        document = build_report(stage.deployment, setting, told)
+    if as_json:
+        print_json(document)
+    else:
+        print_report(document)
+    return ExitCode.FINE if document["as_told"] else ExitCode.NEGATIVE
+
+
+def _load_population(settings: Settings) -> Population:
+    """The statistics of the embedder that the settings name."""
+    population = Population.load(embedder_card(settings).name)
+    if population.model_digest != model_digest(settings):
+        raise CalibrationError(
+            "the synthetic population belongs to another model: "
+            "run the demo with the built-in embedder, without flip"
+        )
+    return population

@@ -1,0 +1,277 @@
+"""What `sosie doctor` looks at: the machine, the models, and the deployment where there is one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.errors import CalibrationError, SosieError
+from engine.models.catalog import ModelCard, locate
+from engine.models.session import available_providers, runtime_version
+from indexes.errors import IndexFault
+from serving.compose import (
+    build_thresholds,
+    detector_card,
+    embedder_card,
+    load_calibration,
+    model_digest,
+)
+from serving.settings import load_settings
+
+if TYPE_CHECKING:
+    from engine.registry.store import Store
+    from indexes.gallery import Gallery
+    from serving.compose import Deployment
+    from serving.settings import Settings
+
+PACKAGES = ("numpy", "numba", "faiss-cpu", "opencv-python-headless", "onnx", "pillow", "sqlalchemy")
+RUNTIMES = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu")
+FAST_FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_int8")
+"""CPU instructions that the int8 and float32 kernels gain from, the common ones first."""
+
+LEAST_MEMORY_BYTES = 2 * 2**30
+
+
+class State(StrEnum):
+    """`broken` keeps something from working; a `warning` may."""
+
+    OK = "ok"
+    WARNING = "warning"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at; `advice` says what to do where it is not ok."""
+
+    subject: str
+    state: State
+    detail: str
+    advice: str = ""
+
+
+def examine(home: Path | None, cache: Path) -> list[Finding]:
+    """Everything that can be looked at; what is broken hides nothing else that can be."""
+    findings = [*_examine_machine(), *_examine_packages(), _examine_cache(cache)]
+    try:
+        settings = load_settings(home)
+    except SosieError as error:
+        return [*findings, _broken("settings", error)]
+    findings += _examine_models(settings)
+    if home is None:
+        advice = "run sosie init DIR, then give --home DIR"
+        return [*findings, Finding("deployment", State.WARNING, "no home folder here", advice)]
+    return [*findings, *_examine_home(home, settings, cache)]
+
+
+def _examine_machine() -> Iterator[Finding]:
+    yield Finding("python", State.OK, f"{platform.python_version()} at {sys.executable}")
+    flags = _cpu_flags()
+    found = [flag for flag in FAST_FLAGS if flag in flags]
+    cores = len(os.sched_getaffinity(0))
+    detail = f"{cores} cores, {' '.join(found) or 'none of ' + ' '.join(FAST_FLAGS)}"
+    is_fast = "avx512_vnni" in found or "avx_vnni" in flags or platform.machine() == "aarch64"
+    if is_fast:
+        yield Finding("cpu", State.OK, detail)
+    else:
+        advice = "int8 searches run at a fraction of the figures stated: choose a newer CPU"
+        yield Finding("cpu", State.WARNING, f"{detail}; no VNNI", advice)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if total >= LEAST_MEMORY_BYTES:
+        yield Finding("memory", State.OK, f"{total / 2**30:.1f} GiB")
+    else:
+        yield Finding("memory", State.WARNING, f"{total / 2**30:.1f} GiB", "2 GiB are too few")
+
+
+def _examine_packages() -> Iterator[Finding]:
+    versions = [f"{name} {_version(name) or 'missing'}" for name in PACKAGES]
+    missing = [name for name in PACKAGES if _version(name) is None]
+    if missing:
+        advice = "install Sosie again: pip install 'sosie[cpu]'"
+        yield Finding("packages", State.BROKEN, ", ".join(versions), advice)
+    else:
+        yield Finding("packages", State.OK, ", ".join(versions))
+    installed = [f"{name} {_version(name)}" for name in RUNTIMES if _version(name)]
+    providers = ", ".join(available_providers())
+    if runtime_version() is None:
+        advice = "pip install 'sosie[cpu]', or the extra openvino or gpu"
+        yield Finding("runtime", State.BROKEN, "no ONNX Runtime", advice)
+    elif len(installed) > 1:
+        advice = "they overwrite each other: uninstall all, then install one extra"
+        yield Finding("runtime", State.BROKEN, ", ".join(installed), advice)
+    else:
+        yield Finding("runtime", State.OK, f"{', '.join(installed)} with {providers}")
+
+
+def _examine_cache(cache: Path) -> Finding:
+    graphs = list(cache.glob("*.graph")) if cache.is_dir() else []
+    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        advice = "make it writable, or set SOSIE_CACHE to a folder that is"
+        return Finding("cache", State.BROKEN, f"{cache} cannot be written", advice)
+    size_bytes = sum(graph.stat().st_size for graph in graphs)
+    detail = f"{cache}, {len(graphs)} rewritten graphs, {size_bytes / 2**20:.1f} MiB"
+    return Finding("cache", State.OK, detail)
+
+
+def _examine_models(settings: Settings) -> Iterator[Finding]:
+    yield _attempt("detector", lambda: _describe_model(detector_card(settings)))
+    yield _attempt("embedder", lambda: _describe_model(embedder_card(settings)))
+    try:
+        calibration = load_calibration(settings)
+        thresholds = build_thresholds(settings, calibration)
+    except CalibrationError as error:
+        yield _broken("calibration", error)
+    except SosieError:
+        return  # the embedder's own line says why
+    else:
+        scores = f"verify {thresholds.verify:.3f}, review {thresholds.review:.3f}"
+        detail = f"fits {model_digest(settings)[:12]}; {scores}, certain {thresholds.certain:.3f}"
+        yield Finding("calibration", State.OK, detail)
+
+
+def _describe_model(card: ModelCard) -> str:
+    locate(card)
+    return f"{card.name}, SHA-256 {card.sha256[:12]}… verified, {card.licence}"
+
+
+def _examine_home(home: Path, settings: Settings, cache: Path) -> Iterator[Finding]:
+    from serving.compose import Deployment  # noqa: PLC0415 - only where there is a home
+
+    try:
+        deployment = Deployment(home, settings, cache)
+    except SosieError as error:
+        yield _broken("deployment", error)
+        return
+    with deployment:
+        yield _examine_key_ring(deployment)
+        yield _attempt("registry", lambda: _describe_registry(deployment))
+        try:
+            yield from _examine_gallery(deployment)
+        except (SosieError, IndexFault) as error:
+            yield _broken("gallery", error)
+        yield _examine_chain(deployment)
+
+
+def _examine_key_ring(deployment: Deployment) -> Finding:
+    ring = deployment.vault.ring
+    marks = ", ".join(f"{name} {mark}" for name, mark in ring.fingerprints.items())
+    if len(ring.data) > 1:
+        advice = "a rotation has stopped half-way: run sosie keys rotate"
+        return Finding("key ring", State.WARNING, f"several data keys; {marks}", advice)
+    return Finding("key ring", State.OK, f"readable by its owner alone; {marks}")
+
+
+def _describe_registry(deployment: Deployment) -> str:
+    counts = deployment.store.counts()
+    shown = ("documents", "live_references", "enrollments", "lines", "cases", "outlets")
+    listed = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in shown)
+    return f"schema up to date; {listed}"
+
+
+def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
+    restored = deployment.restored
+    gallery = restored.gallery
+    is_rounded = deployment.settings.gallery.rows == "float16"
+    different = _count_differences(deployment.store, gallery, is_rounded)
+    if not different and gallery.sequence == deployment.store.sequence():
+        detail = f"{len(gallery):,} references at sequence {gallery.sequence}, equal to the store"
+        yield Finding("gallery", State.OK, detail)
+        yield Finding("index", State.OK, _describe_index(gallery))
+    else:
+        detail = (
+            f"{len(gallery):,} references at sequence {gallery.sequence}, {different:,} unlike the "
+            f"store's at {deployment.store.sequence()}"
+        )
+        advice = (
+            "a writer may be at work: run sosie doctor again; if it stays, remove "
+            f"{deployment.snapshot_folder}"
+        )
+        yield Finding("gallery", State.BROKEN, detail, advice)
+    if restored.fault is not None:
+        advice = f"it is rebuilt from the store; remove {deployment.snapshot_folder}"
+        yield Finding("snapshot", State.WARNING, restored.fault, advice)
+    else:
+        detail = f"{restored.loaded:,} references in it, {restored.replayed:,} changes since"
+        yield Finding("snapshot", State.OK, detail)
+
+
+def _describe_index(gallery: Gallery) -> str:
+    account = gallery.account()
+    parts = [gallery.kind, f"{account.bytes_per_reference:,.0f} bytes a reference"]
+    segments = gallery.segments
+    if segments:
+        removed = sum(segment.removed for segment in segments)
+        parts.append(f"{len(segments)} segments with {removed:,} removed references in them")
+    return ", ".join(parts)
+
+
+def _count_differences(store: Store, gallery: Gallery, is_rounded: bool) -> int:
+    """References that one side lacks or has with another template; the store's are all opened.
+
+    Ids alone would not tell: a store restored from a backup gives them out again. With
+    `is_rounded` the gallery has the templates as float16 keeps them.
+    """
+    from indexes.segmented.merging import narrowed  # noqa: PLC0415 - it loads the kernels
+
+    matched, different = 0, 0
+    held = gallery.ids
+    for chunk in store.references():
+        is_held = np.isin(chunk.ids, held)
+        found = gallery.vectors(chunk.ids[is_held])
+        stored = chunk.vectors[is_held]
+        is_equal = (found == (narrowed(stored) if is_rounded else stored)).all(axis=1)
+        matched += int(is_held.sum())
+        different += int((~is_held).sum()) + int((~is_equal).sum())
+    return different + len(held) - matched
+
+
+def _examine_chain(deployment: Deployment) -> Finding:
+    from engine.registry.audit import verify_chain  # noqa: PLC0415 - as above
+
+    try:
+        report = verify_chain(deployment.store)
+    except SosieError as error:
+        return _broken("audit chain", error)
+    if report.intact:
+        return Finding("audit chain", State.OK, f"{report.entries:,} entries, intact")
+    advice = "the registry was altered by hand: compare with a backup"
+    return Finding("audit chain", State.BROKEN, f"entry {report.first_bad} is not in place", advice)
+
+
+def _attempt(subject: str, describe: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, State.OK, describe())
+    except SosieError as error:
+        return _broken(subject, error)
+
+
+def _broken(subject: str, error: SosieError | IndexFault) -> Finding:
+    """The messages of our errors end in what to do."""
+    return Finding(subject, State.BROKEN, str(error))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_flags() -> frozenset[str]:
+    """As Linux lists them; none elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(flags.partition(":")[2].split())

@@ -1,0 +1,252 @@
+"""Puts an import together from a deployment and what was ordered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ImageError, RequestError
+from engine.imports.chunk_writer import Keeper, KeepingTerms, RegistryKeeper, Rehearsal, was_kept
+from engine.imports.columns import FACES, Wording
+from engine.imports.faults import Field
+from engine.imports.import_report import FaultReport
+from engine.imports.import_run import Ending, ImportTerms, Summary, import_rows
+from engine.imports.journal import Entry, Identity, Journal
+from engine.imports.row_faces import FaceTaker, PhotographFolder, TakeSamples
+from engine.imports.row_parser import ReadingTerms, RowReader
+from engine.imports.sources import CsvForm, RawRow, Source, open_source
+from engine.matching.requests import Sample
+from engine.matching.sampling import take_samples
+from engine.registry.records import utc_now
+from serving.access.authorization import Role
+from serving.compose import Deployment
+from serving.ingress.templates import SealedTemplates, read_token
+
+PHOTOGRAPHS_A_THREAD = 16
+"""As many as a thread of the extractor embeds at once."""
+Progress = Callable[[int, int], None]
+"""Is told how many rows of how many have been looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOrder:
+    """What to import, and how. `images`: where relative paths begin, the file's folder if None.
+
+    `model_digest` names the model of a column of vectors. With `is_check` nothing is stored.
+    """
+
+    file: Path
+    report: Path
+    actor: str
+    wording: Wording
+    form: CsvForm
+    images: Path | None = None
+    may_leave: bool = False
+    zone: tzinfo = UTC
+    country: str | None = None
+    model_digest: str | None = None
+    is_check: bool = False
+    resumes: bool = True
+    stop_after_failures: int | None = None
+    counts_look_alikes: bool = True
+
+    @property
+    def summary(self) -> Path:
+        return self.report.with_suffix(".summary.json")
+
+    @property
+    def journal(self) -> Path:
+        return self.report.with_suffix(".journal")
+
+    @property
+    def root(self) -> Path:
+        return (self.images or self.file.parent).resolve()
+
+    def digest(self) -> str:
+        """SHA-256 over all that says what a row means."""
+        meant = {
+            "names": dict(self.wording.names),
+            "defaults": dict(self.wording.defaults),
+            "form": [self.form.encoding, self.form.delimiter],
+            # A folder that is moved with its data is the same one.
+            "root": None if self.images is None else str(self.root),
+            "may_leave": self.may_leave,
+            "zone": str(self.zone),
+            "country": self.country,
+        }
+        return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()
+
+
+def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -> Summary:
+    """Imports what is not in yet, or goes through all of it as a check, and writes the summary.
+
+    Takes the writer's lease, but for a check. `RequestError` for a file that cannot be imported
+    at all; an interrupt is passed on when the summary is written.
+    """
+    source = open_source(order.file, order.wording, order.form)
+    _require_model(source, deployment, order)
+    with ExitStack() as stack:
+        started = time.perf_counter()
+        keeper, after = _open_keeper(deployment, order, source, stack)
+        total, photographs_before = source.count_rows(), keeper.tally.photographs
+
+        def sum_up(ending: Ending) -> Summary:
+            summary = Summary(
+                ending=ending,
+                is_check=order.is_check,
+                rows_total=total,
+                tally=keeper.tally,
+                seconds=time.perf_counter() - started,
+                photographs_now=keeper.tally.photographs - photographs_before,
+                resumed_after=after,
+                report=order.report,
+                source_digest=source.digest,
+            )
+            summary.write(order.summary)
+            return summary
+
+        if after >= total:
+            return sum_up(Ending.DONE)
+        taker = stack.enter_context(_make_taker(deployment, order, source))
+        try:
+            ending = import_rows(
+                _skip_rows(source.rows(), after),
+                _make_reader(deployment, order),
+                taker,
+                keeper,
+                _make_terms(deployment, order, source),
+                lambda row: progress(row, total),
+            )
+        except KeyboardInterrupt:
+            sum_up(Ending.INTERRUPTED)
+            raise
+        return sum_up(ending)
+
+
+class IssuedTemplates:
+    """Opens templates that were issued to a carrier's keys, or to an operator's."""
+
+    def __init__(self, templates: SealedTemplates) -> None:
+        self._templates = templates
+
+    def open(
+        self, tokens: Sequence[str], carriers: Sequence[str]
+    ) -> list[NDArray[np.float32] | None]:
+        """The rotated unit vector float32[d] of each, None for one that is none."""
+        opened: list[NDArray[np.float32] | None] = [None] * len(tokens)
+        sealed = [read_token(token) for token in tokens]
+        tenants = [f"carrier:{carrier}" for carrier in carriers]
+        for tenant in (*dict.fromkeys(tenants), f"role:{Role.OPERATOR}"):
+            places = [
+                place
+                for place, found in enumerate(opened)
+                if found is None and tenant in (tenants[place], f"role:{Role.OPERATOR}")
+            ]
+            answers = self._templates.open([sealed[place] for place in places], tenant)
+            for place, answer in zip(places, answers, strict=True):
+                opened[place] = answer if isinstance(answer, np.ndarray) else None
+        return opened
+
+
+def _require_model(source: Source, deployment: Deployment, order: ImportOrder) -> None:
+    if source.has_vectors and order.model_digest != deployment.store.model_digest:
+        raise RequestError(
+            "the file brings vectors: say that they are of this deployment's model, as "
+            f"--model-digest {deployment.store.model_digest}"
+        )
+
+
+def _open_keeper(
+    deployment: Deployment, order: ImportOrder, source: Source, stack: ExitStack
+) -> tuple[Keeper, int]:
+    """Who takes the rows, and up to which row that is done."""
+    thresholds, store = deployment.thresholds, deployment.store
+    terms = KeepingTerms(
+        actor=order.actor,
+        same_document=thresholds.same_document,
+        review=thresholds.review,
+        counts_look_alikes=order.counts_look_alikes,
+    )
+    if order.is_check:
+        report = FaultReport(order.report, source.columns)
+        stack.callback(report.close)
+        gallery = deployment.restored.gallery
+        return Rehearsal(store, gallery, deployment.watchlist, report, terms), 0
+    # The lease first: two imports of one file must not write one journal.
+    registrar = deployment.registrar
+    journal = _open_journal(deployment, order, source)
+    stack.callback(journal.close)
+    last = journal.entry
+    report = FaultReport(order.report, source.columns, None if last is None else last.report_bytes)
+    stack.callback(report.close)
+    keeper = RegistryKeeper(registrar, store, report, journal, terms)
+    return keeper, 0 if last is None else last.last_row
+
+
+def _open_journal(deployment: Deployment, order: ImportOrder, source: Source) -> Journal:
+    identity = Identity(deployment.vault.deployment_id, source.digest, order.digest())
+    journal = Journal.resume(order.journal, identity) if order.resumes else None
+    if journal is None:
+        return Journal.begin(order.journal, identity)
+    import_id = journal.import_id
+
+    def look(entry: Entry) -> bool:
+        return was_kept(deployment.store, import_id, entry)
+
+    journal.drop_unkept(look)
+    return journal
+
+
+def _make_taker(deployment: Deployment, order: ImportOrder, source: Source) -> FaceTaker:
+    vault, digest = deployment.vault, deployment.store.model_digest
+    take: TakeSamples = _take_none
+    if _has_photographs(source):
+        # The extractor is opened here, and not by the first two threads that need it.
+        take = partial(take_samples, extractor=deployment.extractor, vault=vault)
+    templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)
+    folder = PhotographFolder(order.root, may_leave=order.may_leave)
+    return FaceTaker(folder, take, vault, IssuedTemplates(templates))
+
+
+def _take_none(images: Sequence[bytes]) -> list[Sample | ImageError]:
+    assert not images, "a file without a column of photographs has none"
+    return []
+
+
+def _make_reader(deployment: Deployment, order: ImportOrder) -> RowReader:
+    return RowReader(
+        ReadingTerms(
+            outlets={outlet.code: outlet for outlet in deployment.store.all_outlets()},
+            now=utc_now(),
+            defaults=order.wording.defaults,
+            zone=order.zone,
+            country=order.country,
+        )
+    )
+
+
+def _make_terms(deployment: Deployment, order: ImportOrder, source: Source) -> ImportTerms:
+    threads = deployment.extractor.threads if _has_photographs(source) else 1
+    return ImportTerms(
+        verify=deployment.thresholds.verify,
+        photographs_at_once=PHOTOGRAPHS_A_THREAD * threads,
+        stop_after_failures=order.stop_after_failures,
+    )
+
+
+def _has_photographs(source: Source) -> bool:
+    return any(one in source.columns.places for one in FACES if one is not Field.TEMPLATE)
+
+
+def _skip_rows(raws: Iterator[RawRow], after: int) -> Iterator[RawRow]:
+    return (raw for raw in raws if raw.number > after)

@@ -1,0 +1,433 @@
+"""Measures everything that a plan can learn without a service."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.accuracy.dataset import SUFFIXES
+from engine.capacity.figures import (
+    USUAL,
+    Figure,
+    Figures,
+    Machine,
+    Origin,
+    Quantity,
+    Report,
+    VectorKind,
+    assume,
+    gather_figures,
+    likeliest_machine,
+    overlay,
+    read_reports,
+)
+from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ONCE
+from engine.errors import RequestError
+from engine.faces.extractor import Extraction
+from engine.matching.registrar import publish
+from engine.matching.requests import EnrollmentRequest, Sample
+from engine.registry.records import Carrier, utc_now
+from indexes.gallery import Gallery
+from indexes.kinds import open_index
+from indexes.segmented.merging import SegmentsConfig
+from serving.compose import Deployment, build_extractor, create_home, embedder_card, open_embedder
+from serving.demo.data import make_document
+from serving.settings import GallerySettings, RegistrySettings
+
+if TYPE_CHECKING:
+    from engine.faces.extractor import Extractor
+    from engine.registry.writer import Writer
+    from indexes.base import Vectors
+    from serving.settings import Settings
+
+
+# What the one writer takes for a decision, durable: on a registry that is made and removed.
+
+SINGLES, DECISION_BATCHES = 20, 10
+_CARRIER, _OUTLET = "plan", "plan-1"
+_REGISTRY = "registry.sqlite"
+_APART = 0.3
+"""How far, of a vector's length, a portrait lies from the live face."""
+
+
+def measure_decisions(
+    settings: Settings, cache: Path, folder: Path
+) -> tuple[dict[Quantity, float], str]:
+    """Seconds of a decision with its commit, and bytes of it; on an empty gallery, so that no
+    search is in it."""
+    with _make_place(folder) as place:
+        home = Path(place) / "home"
+        # SQLite whatever file and environment say: nothing is written to a registry in use.
+        own = settings.model_copy(
+            update={"registry": RegistrySettings(), "gallery": GallerySettings()}
+        )
+        create_home(home, own)
+        singles, batches, grown = _decide(Deployment(home, own, cache), home / _REGISTRY)
+    decided = SINGLES + DECISION_BATCHES * DECISIONS_AT_ONCE
+    row = assume(Quantity.ROW_BYTES, VectorKind(embedder_card(settings).dimension)).value
+    found = {
+        Quantity.DECISION_ALONE: float(np.median(singles)),
+        Quantity.DECISION: float(np.median(batches)) / DECISIONS_AT_ONCE,
+        Quantity.DECISION_SPREAD: float(np.std(np.log(batches))),
+        Quantity.ENROLLMENT_BYTES: max(grown / decided - row, 0.0),
+    }
+    return found, f"SQLite in {folder}, {decided} decisions of strangers"
+
+
+def _make_place(folder: Path) -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix="sosie-plan-", dir=folder)
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be written: {error.strerror}") from None
+
+
+def _decide(
+    deployment: Deployment, registry: Path
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Seconds of each decision alone and of each batch, and the bytes that the registry grew."""
+    with deployment:
+        deployment.store.add_carrier(Carrier(_CARRIER, "Plan"), actor="plan")
+        deployment.store.add_outlet(_OUTLET, _CARRIER, actor="plan")
+        count = SINGLES + (DECISION_BATCHES + 1) * DECISIONS_AT_ONCE
+        requests = _write_requests(deployment.vault.dim, count)
+        warm, singles = requests[:DECISIONS_AT_ONCE], requests[DECISIONS_AT_ONCE:]
+        _ = deployment.judge
+        with deployment.store.writer() as writer:
+            _time_batch(deployment, writer, warm)
+            before = registry.stat().st_size
+            alone = [_time_batch(deployment, writer, [request]) for request in singles[:SINGLES]]
+            full = [
+                _time_batch(deployment, writer, singles[start : start + DECISIONS_AT_ONCE])
+                for start in range(SINGLES, len(singles), DECISIONS_AT_ONCE)
+            ]
+        return np.array(alone), np.array(full), registry.stat().st_size - before
+
+
+def _time_batch(
+    deployment: Deployment, writer: Writer, requests: Sequence[EnrollmentRequest]
+) -> float:
+    """Judges and publishes as the registrar does."""
+    judge = deployment.judge
+    start = time.perf_counter()
+    judged = judge.judge(
+        requests,
+        sequence=writer.sequence,
+        next_reference_id=writer.next_reference_id,
+        now=utc_now(),
+    )
+    assert judged.changes is not None, "every request is new"
+    publish(writer, judge.gallery, judged.changes)
+    return time.perf_counter() - start
+
+
+def _write_requests(dim: int, count: int) -> list[EnrollmentRequest]:
+    """Strangers with documents of their own, whose two photographs match."""
+    rng = np.random.default_rng(0)
+    live = _to_units(rng.standard_normal((count, dim)))
+    portrait = _to_units(live + _APART * _to_units(rng.standard_normal((count, dim))))
+    return [
+        EnrollmentRequest(
+            idempotency_key=f"plan-{place:06d}",
+            carrier=_CARRIER,
+            outlet=_OUTLET,
+            document=make_document(place, f"Planned {place}"),
+            msisdn=f"+8613{place:09d}",
+            live=_make_sample(live[place]),
+            portrait=_make_sample(portrait[place]),
+        )
+        for place in range(count)
+    ]
+
+
+def _to_units(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float64)
+
+
+def _make_sample(vector: NDArray[np.float64]) -> Sample:
+    row = vector.astype(np.float32)
+    # Rounded to float32 it is no longer of length one to the last bit.
+    row /= np.float32(np.linalg.norm(row))
+    return Sample(row, hashlib.sha256(row.tobytes()).digest())
+
+
+# How long a call takes.
+
+
+def time_call(action: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+# What a pair of photographs costs one core, alone and eight pairs at once: as an ingress works.
+
+ROUNDS = 5
+SIDE_PX = 250
+"""Of the pictures that are made here: as large as those of LFW."""
+_FACE = (slice(0, SIDE_PX), slice(100, 100 + SIDE_PX))
+_SET = 2 * PAIRS_AT_ONCE
+"""Photographs that are timed together: eight pairs."""
+
+
+def measure_photographs(
+    settings: Settings, cache: Path, folder: Path | None, rounds: int = ROUNDS
+) -> tuple[dict[Quantity, float], str]:
+    """Core-seconds of a pair, and of what pictures; `RequestError` where the folder has none.
+
+    Each round takes the next eight pairs, once one by one and once together.
+    """
+    images, source = _find_images(folder, rounds * _SET)
+    turns = cycle(images)
+    sets = [list(islice(turns, _SET)) for _ in range(rounds)]
+    alone, together, faceless = [], [], 0
+    with build_extractor(settings, cache, threads=1) as extractor:
+        for photographs in sets:
+            # Before it is timed: the first call of a process takes longer.
+            faceless += _count_faceless(extractor, photographs)
+            alone.append(time_call(partial(_extract_by_pairs, extractor, photographs)))
+            together.append(time_call(partial(extractor.extract, photographs)))
+    alone_s, share_s = (float(np.median(times)) / PAIRS_AT_ONCE for times in (alone, together))
+    if faceless:
+        # Without a face nothing was embedded, which takes most of the time.
+        lone_s, together_s = _time_embedding(settings, cache, rounds)
+        missing = faceless / (rounds * _SET)
+        alone_s, share_s = alone_s + missing * lone_s, share_s + missing * together_s
+        source += f", {faceless} of {rounds * _SET} without a face: embedding timed apart"
+    return {Quantity.PAIR_ALONE: alone_s, Quantity.PAIR: share_s}, source
+
+
+def _find_images(folder: Path | None, most: int) -> tuple[list[bytes], str]:
+    if folder is not None:
+        return _read_folder(folder, most), f"photographs of {folder.name}"
+    try:
+        from skimage import data  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        return [_draw_picture(seed) for seed in range(2)], "drawn pictures (no scikit-image here)"
+    portrait = np.asarray(data.astronaut())[_FACE]
+    lit = [np.clip(portrait * light, 0, 255).astype(np.uint8) for light in (0.9, 1.0, 1.1)]
+    return [_encode(one) for one in lit], f"a portrait, {SIDE_PX} px"
+
+
+def _read_folder(folder: Path, most: int) -> list[bytes]:
+    if not folder.is_dir():
+        raise RequestError(f"{folder} is not a folder: name one with photographs of faces")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if len(paths) < 2:
+        raise RequestError(f"{folder} has fewer than two photographs: name one with .jpg or .png")
+    return [path.read_bytes() for path in paths[:most]]
+
+
+def _draw_picture(seed: int) -> bytes:
+    """Patches of grey: a detector looks twice, and finds nothing."""
+    patches = np.random.default_rng(seed).integers(0, 256, (10, 10), dtype=np.uint8)
+    side = SIDE_PX // 10
+    grey = np.kron(patches, np.ones((side, side), np.uint8))
+    return _encode(np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def _encode(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _extract_by_pairs(extractor: Extractor, images: Sequence[bytes]) -> None:
+    for start in range(0, len(images), 2):
+        extractor.extract(images[start : start + 2])
+
+
+def _count_faceless(extractor: Extractor, images: Sequence[bytes]) -> int:
+    found = extractor.extract(images)
+    if not all(isinstance(one, Extraction) for one in found):
+        raise RequestError("a photograph cannot be read: name a folder with sound ones")
+    return sum(isinstance(one, Extraction) and one.vector is None for one in found)
+
+
+def _time_embedding(settings: Settings, cache: Path, rounds: int) -> tuple[float, float]:
+    """Seconds of a pair alone, and of one of eight, crops already made, on one core."""
+    embedder = open_embedder(settings, cache)
+    crops = np.zeros((_SET, embedder.side_px, embedder.side_px, 3), np.uint8)
+    embedder.embed(crops[:2])
+    alone_s, together_s = (
+        float(np.median([time_call(partial(embedder.embed, some)) for _ in range(rounds)]))
+        for some in (crops[:2], crops)
+    )
+    return alone_s, together_s / PAIRS_AT_ONCE
+
+
+# What a scan of the gallery costs a core for each reference, by the index as it comes.
+
+MOST_REFERENCES = 1_000_000
+"""Codes of so many are more than a processor's caches hold."""
+LONE_PROBES, SCAN_BATCHES = 60, 5
+THRESHOLD = 0.57
+"""About where a search looks from; random strangers do not reach it."""
+_DRAWN_AT_ONCE = 100_000
+
+
+def measure_scans(
+    settings: Settings, references: int | None = None
+) -> tuple[dict[Quantity, float], str]:
+    """Core-seconds a reference and bytes a reference, and of how many."""
+    dim = embedder_card(settings).dimension
+    count = references or _affordable(dim)
+    config = SegmentsConfig(rows=settings.gallery.rows)
+    gallery = Gallery(open_index("exact8", dim, config))
+    rng = np.random.default_rng(0)
+    rows = _draw(rng, count, dim)
+    gallery.add(np.arange(count), rows, 1)
+    del rows
+    gallery.settle()
+    probes = _draw(rng, PROBES_AT_ONCE, dim)
+    cores = len(os.sched_getaffinity(0))
+    gallery.range_search(probes, THRESHOLD)
+    gallery.range_search(probes[:1], THRESHOLD)
+    lone = np.array(
+        [
+            time_call(partial(gallery.range_search, probes[row : row + 1], THRESHOLD))
+            for row in range(LONE_PROBES)
+        ]
+    )
+    batch = np.array(
+        [time_call(lambda: gallery.range_search(probes, THRESHOLD)) for _ in range(SCAN_BATCHES)]
+    )
+    p50, p90 = np.quantile(lone, (0.5, 0.9))
+    found = {
+        Quantity.SCAN_ALONE: float(p50) * cores / count,
+        Quantity.SCAN: float(np.median(batch)) * cores / count / PROBES_AT_ONCE,
+        # 1.28 standard deviations above the median: sixty scans have no p99.
+        Quantity.SCAN_SPREAD: float(np.log(p90 / p50)) / 1.2816,
+        Quantity.REFERENCE_BYTES: gallery.account().bytes_per_reference,
+    }
+    return found, f"{count:,} random references of {dim} floats, {cores} threads"
+
+
+def _affordable(dim: int) -> int:
+    """A million, or what a quarter of the memory holds while it is built."""
+    free_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return max(10_000, min(MOST_REFERENCES, free_bytes // 4 // (8 * dim)))
+
+
+def _draw(rng: np.random.Generator, count: int, dim: int) -> Vectors:
+    """Unit rows in random directions: float32[count, dim]."""
+    rows = np.empty((count, dim), np.float32)
+    for start in range(0, count, _DRAWN_AT_ONCE):
+        part = rows[start : start + _DRAWN_AT_ONCE]
+        rng.standard_normal(dtype=np.float32, out=part)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return rows
+
+
+Progress = Callable[[int, int], None]
+Measured = tuple[dict[Quantity, float], str]
+"""Values, and of what."""
+BUSY_SHARE = 1.5
+"""Of the cores: what measures keeps them busy itself for a while."""
+
+
+def measure_machine(
+    settings: Settings,
+    cache: Path,
+    folder: Path,
+    *,
+    photographs: Path | None = None,
+    references: int | None = None,
+    progress: Progress | None = None,
+) -> dict[Quantity, Figure]:
+    """Photographs, scans and decisions, one after another; about 20 s on two cores.
+
+    `folder` lies on the disk whose commits are timed, and is left as it was. `photographs` is a
+    folder of such; without it a wheel's portrait, or a drawn picture. `references` to scan, by
+    default a million or what a quarter of the free memory holds.
+    """
+    parts: tuple[Callable[[], Measured], ...] = (
+        lambda: measure_photographs(settings, cache, photographs),
+        lambda: measure_scans(settings, references),
+        lambda: measure_decisions(settings, cache, folder),
+    )
+    figures: dict[Quantity, Figure] = {}
+    for done, measure in enumerate(parts):
+        if progress is not None:
+            progress(done, len(parts))
+        figures |= _tell(*measure())
+    return figures
+
+
+def _tell(found: dict[Quantity, float], source: str) -> dict[Quantity, Figure]:
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load > BUSY_SHARE * cores:
+        source += f"; with a load of {load:.1f} on {cores} cores other work slowed it"
+    return {one: Figure(value, Origin.MEASURED, source) for one, value in found.items()}
+
+
+# Which machine this is.
+
+
+def stamp_machine() -> Machine:
+    """Its processor, the cores that this process may use, its memory."""
+    return Machine(
+        cpu=read_cpu()[0],
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+
+
+def read_cpu() -> tuple[str, frozenset[str]]:
+    """Model name and flags; the flags are unknown, thus none, where there is no /proc."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return name, frozenset(facts.get("flags", "").split())
+
+
+# Where a plan's figures are from: this machine, then reports, then what is assumed.
+
+_FLOAT_BYTES = {"float32": 4, "float16": 2}
+
+
+def find_reports(given: Path | None) -> tuple[Report, ...]:
+    """Those of a folder, else those that come with Sosie; none where there are none."""
+    if given is not None:
+        return read_reports(given)
+    # Found, not imported: nothing of the product depends on the benchmarks.
+    spec = find_spec("bench")
+    folder = None if spec is None or spec.origin is None else Path(spec.origin).parent / "reports"
+    return read_reports(folder) if folder is not None and folder.is_dir() else ()
+
+
+def join_figures(
+    settings: Settings, reports: Sequence[Report], measured: Mapping[Quantity, Figure]
+) -> Figures:
+    """What was measured here stands over what reports say, and that over what is assumed.
+
+    Reports of a gallery of other vectors say nothing of this deployment's. `RequestError` where
+    its vectors are not the usual, and nothing was measured.
+    """
+    kind = VectorKind(embedder_card(settings).dimension, _FLOAT_BYTES[settings.gallery.rows])
+    if not measured and kind != USUAL:
+        raise RequestError(
+            f"reports are of vectors of {USUAL.dim} floats kept as float32, and this deployment "
+            "has others: give --measure"
+        )
+    machine = stamp_machine() if measured or not reports else likeliest_machine(reports)
+    return Figures(machine, kind, overlay(gather_figures(reports, kind), measured))

@@ -1,0 +1,328 @@
+"""Opens the deployment in the background, again and again if need be, and says how far it is."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from time import monotonic
+
+from structlog.typing import FilteringBoundLogger
+
+from engine.errors import GalleryBehind, RegistryError, WriterBusy
+from engine.matching.calibration import Comparison
+from engine.matching.registrar import DecidedBatch
+from engine.matching.requests import Answer
+from indexes.errors import ShardLost
+from serving.compose import Deployment
+from serving.errors import NotReady, describe
+from serving.registrar.operations import OpenRegistry, Watermark
+from serving.registrar.protocol import Phase, Status
+from serving.retention import DailyRetention
+from serving.telemetry.metrics import GuardedMeter, Meter
+
+# What the service tells its meter, and how full its queues are.
+
+
+class DecisionAccount:
+    """The registrar's observer: one call a batch, on the writer's thread."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def observe_batch(self, batch: DecidedBatch) -> None:
+        self._meter.observe_batch("judge", len(batch.outcomes))
+        self._meter.observe_stage("judge", batch.judge_s)
+        self._meter.observe_stage("publish", batch.publish_s)
+        for outcome in batch.outcomes:
+            if isinstance(outcome, Answer) and not outcome.is_repeated:
+                reasons = [reason.value for reason in outcome.reasons]
+                self._meter.count_decision(outcome.decision.value, reasons)
+
+
+class StageAccount:
+    """Counts the passes of one stage: how many items each took, and how long."""
+
+    def __init__(self, meter: Meter, stage: str) -> None:
+        self._meter = meter
+        self._stage = stage
+
+    def __call__(self, size: int, seconds: float) -> None:
+        self._meter.observe_batch(self._stage, size)
+        self._meter.observe_stage(self._stage, seconds)
+
+
+def show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
+    """How full the queues are; empty where nothing is open."""
+    if opened is None:
+        for queue in ("decisions", "probes", "audit"):
+            meter.set_queue(queue, 0, 0)
+        return
+    meter.set_queue("decisions", opened.registrar.queued, opened.registrar.queue_size)
+    meter.set_queue("probes", opened.searches.queued, opened.searches.capacity)
+    meter.set_queue("audit", opened.scribe.queued, opened.scribe.queue_size)
+
+
+def show_watermark(meter: Meter, mark: Watermark) -> None:
+    """Gallery size and lag, where the store could be read."""
+    if mark.store_sequence is not None:
+        meter.set_gallery(mark.size, mark.sequence, mark.store_sequence)
+
+
+def show_sweep(meter: Meter, opened: OpenRegistry) -> None:
+    """The newest sweep, if there is one; nobody is in these figures."""
+    newest = opened.sweeps.newest
+    if newest is not None:
+        progress = newest.progress
+        rate = opened.deployment.calibration.fmr_at(newest.terms.threshold, Comparison.FUSED)
+        expected = rate.times(progress.comparisons_total).value
+        meter.set_sweep(newest.state.value, progress.share, progress.pairs, expected)
+
+
+LEASE_RETRY_S = 0.2
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
+LOOK_EVERY_S = 0.5
+STALE_S = 3.0
+"""A watermark that could not be read for so long says nothing of the store any more."""
+GATHER_S = 0.015
+"""An ingress answers for a batch of photographs within so long: those are decided together."""
+LOOKS_BEHIND = 2
+"""So many looks in a row must find the gallery behind: another process then writes."""
+
+
+class Lifecycle:
+    """One thread that keeps the registry open; `opened` is None whenever it is not whole.
+
+    The writer's lease is waited for as long as it takes, since the process that has it may be
+    dying; whatever else hinders is tried again, ever more slowly.
+    """
+
+    def __init__(
+        self,
+        open_deployment: Callable[[], Deployment],
+        probes_waiting: int,
+        meter: Meter,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._open_deployment = open_deployment
+        self._probes_waiting = probes_waiting
+        self._meter = GuardedMeter(meter, log)
+        self._log = log
+        self._lock = threading.RLock()
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._is_draining = False
+        self._phase, self._detail = Phase.STARTING, "the service starts"
+        self._boot_id = ""
+        self._opened: OpenRegistry | None = None
+        self._mark: Watermark | None = None
+        self._store_read: tuple[float, int] | None = None
+        self._behind = 0
+        self._enter(Phase.STARTING, self._detail)
+        self._thread = threading.Thread(target=self._serve, name="lifecycle", daemon=True)
+        self._thread.start()
+
+    def require(self) -> OpenRegistry:
+        """What the calls work on; `NotReady` where it is not open."""
+        with self._lock:
+            if self._opened is not None and self._phase is Phase.READY:
+                return self._opened
+            raise NotReady(f"the service is not ready ({self._phase.value}): try again")
+
+    def has_lost(self, opened: OpenRegistry) -> bool:
+        """Whether this is not what the calls work on any more."""
+        return self._opened is not opened
+
+    def status(self) -> Status:
+        """From what was last read, so that it costs nothing and answers in every phase."""
+        with self._lock:
+            mark = None if self._opened is None else self._mark
+            found = Status(self._phase, self._detail, self._boot_id)
+            stored = self._store_read
+        now = monotonic()
+        store_sequence = stored[1] if stored and now - stored[0] < STALE_S else None
+        if mark is None:
+            return replace(found, store_sequence=store_sequence)
+        return replace(
+            found,
+            gallery_size=mark.size,
+            sequence=mark.sequence,
+            store_sequence=store_sequence,
+        )
+
+    def lose(self, opened: OpenRegistry, error: Exception) -> None:
+        """From now on no call is answered from it: it is closed, and opened again."""
+        with self._lock:
+            if self._opened is not opened:
+                return
+            self._opened = None
+            fault = describe(error)
+            self._log.error("registry_lost", code=fault.code, error=type(error).__name__)
+            if not self._is_draining:
+                self._enter(Phase.REPLAYING, f"it is opened again: {fault.message}")
+        opened.stop()
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Refuses new calls."""
+        with self._lock:
+            self._is_draining = True
+            self._enter(Phase.DRAINING, "the service stops")
+
+    def close(self) -> None:
+        """Closes what is open, and ends; what waits there is answered."""
+        self.drain()
+        self._closing.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while not self._closing.is_set():
+            try:
+                opened = self._open()
+            except Exception as error:  # noqa: BLE001 - the service must outlive any of them
+                self._explain(error)
+                self._closing.wait(retry_s)
+                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+                continue
+            if opened is None:
+                break
+            retry_s = FIRST_RETRY_S
+            with DailyRetention.of(opened.deployment, self._log):
+                self._tend(opened)
+            self._close(opened)
+            # Or two galleries would be in memory while the next is opened.
+            del opened
+
+    def _open(self) -> OpenRegistry | None:
+        """None where the service is closed meanwhile."""
+        deployment = self._open_deployment()
+        with ExitStack() as undo:
+            undo.callback(_ignoring_errors(deployment.close))
+            if not self._take_lease(deployment):
+                return None
+            self._enter(Phase.REPLAYING, "the gallery is brought to the state of the store")
+            deployment.observer = DecisionAccount(self._meter)
+            deployment.gather_s = GATHER_S
+            opened = OpenRegistry(
+                deployment,
+                self._probes_waiting,
+                StageAccount(self._meter, "search"),
+                StageAccount(self._meter, "audit"),
+            )
+            undo.callback(opened.searches.close)
+            opened.warm()
+            undo.callback(opened.sweeps.close)
+            opened.sweeps.open()
+            self._admit(opened)
+            undo.pop_all()
+        return opened
+
+    def _take_lease(self, deployment: Deployment) -> bool:
+        while not self._closing.is_set():
+            try:
+                _ = deployment.writer
+            except WriterBusy as busy:
+                self._enter(Phase.WAITING, str(busy))
+                self._read_store(deployment)
+                self._closing.wait(LEASE_RETRY_S)
+            else:
+                return True
+        return False
+
+    def _admit(self, opened: OpenRegistry) -> None:
+        mark = opened.read_watermark()
+        with self._lock:
+            self._opened = opened
+            self._behind = 0
+            self._keep(mark)
+            if not self._is_draining:
+                self._enter(Phase.READY, f"{mark.size} references")
+
+    def _tend(self, opened: OpenRegistry) -> None:
+        """Looks after what is open until it is lost or the service closes."""
+        while not self._closing.is_set() and self._opened is opened:
+            self._wake.wait(LOOK_EVERY_S)
+            self._wake.clear()
+            if self._opened is not opened:
+                return
+            try:
+                self._look(opened)
+            except Exception as error:  # noqa: BLE001 - what cannot be looked at is lost
+                self.lose(opened, error)
+
+    def _look(self, opened: OpenRegistry) -> None:
+        if opened.failure is not None:
+            raise opened.failure
+        mark = opened.read_watermark()
+        with self._lock:
+            self._keep(mark)
+        show_queues(self._meter, opened)
+        show_watermark(self._meter, mark)
+        show_sweep(self._meter, opened)
+        self._meter.set_phase(self._phase.value)
+        self._behind = self._behind + 1 if mark.is_behind else 0
+        if self._behind >= LOOKS_BEHIND:
+            raise GalleryBehind("another process has changed the registry")
+
+    def _close(self, opened: OpenRegistry) -> None:
+        with self._lock:
+            self._opened = self._mark = None
+        try:
+            opened.close()
+        except Exception as error:  # noqa: BLE001 - it is gone, and the next is to be opened
+            self._log.warning("close_failed", error=type(error).__name__)
+        show_queues(self._meter, None)
+
+    def _keep(self, mark: Watermark) -> None:
+        self._mark = mark
+        if mark.store_sequence is not None:
+            self._store_read = (mark.read_at, mark.store_sequence)
+        else:
+            self._store_read = None
+
+    def _read_store(self, deployment: Deployment) -> None:
+        """While the lease is waited for, whether the store is there is all there is to say."""
+        with self._lock:
+            read = self._store_read
+        if read is not None and monotonic() - read[0] < LOOK_EVERY_S:
+            return
+        try:
+            found = (monotonic(), deployment.store.sequence())
+        except RegistryError:
+            found = None
+        with self._lock:
+            self._store_read = found
+
+    def _explain(self, error: Exception) -> None:
+        fault = describe(error)
+        self._log.error("open_failed", code=fault.code, error=type(error).__name__)
+        with self._lock:
+            self._store_read = None
+            if self._is_draining:
+                return
+            # A node of the cluster that is being replaced is waited for; all else is a failure.
+            phase = Phase.REPLAYING if isinstance(error, ShardLost) else Phase.FAILED
+            self._enter(phase, fault.message)
+
+    def _enter(self, phase: Phase, detail: str) -> None:
+        with self._lock:
+            if self._is_draining and phase is not Phase.DRAINING:
+                return
+            has_changed = (phase, detail) != (self._phase, self._detail) or not self._boot_id
+            if phase is Phase.READY or not self._boot_id:
+                self._boot_id = uuid.uuid4().hex
+            self._phase, self._detail = phase, detail
+            self._meter.set_phase(phase.value)
+        if has_changed:
+            self._log.info("phase", phase=phase.value, detail=detail)
+
+
+def _ignoring_errors(close: Callable[[], None]) -> Callable[[], None]:
+    def attempt() -> None:
+        with suppress(Exception):
+            close()
+
+    return attempt

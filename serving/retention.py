@@ -1,0 +1,196 @@
+"""Retention by itself: once a day, in a thread of the process that has the writer's lease."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, time, timedelta
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError
+from structlog.typing import FilteringBoundLogger
+
+from engine.errors import RequestError, SosieError
+from engine.matching.holders import ErasureCertificate
+from engine.registry.records import AuditEntry, Changes, utc_now
+from engine.registry.retention import Rows
+from engine.retention.certificates import Certificate
+from engine.retention.job import RetentionCertificate, Schedule, Turns, preview, run_retention
+from serving.compose import Deployment, read_schedule, read_time
+
+# The files of sweeps leave when their time is over.
+
+EXPIRED = "sweep.expired"
+
+
+def retire_sweeps(deployment: Deployment, turns: Turns, actor: str) -> list[str]:
+    """The ids of the sweeps whose files have left, which is audited."""
+    expired = deployment.sweeps.expire(utc_now())
+    if expired:
+        entries = tuple(AuditEntry(actor, EXPIRED, key) for key in expired)
+        turns.run(lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=entries)))
+    return expired
+
+
+ACTOR = "sosie:retention"
+DAY = timedelta(days=1)
+SETTLE_S = 60.0
+"""A service that has just started has better things to do."""
+
+
+class DailyRetention:
+    """Runs every day at the set time until it is closed; a run that was missed is made up for.
+
+    Nothing of it fails the service: what cannot be done is logged, and tried again the next day.
+    """
+
+    def __init__(
+        self,
+        turns: Turns,
+        source: Rows,
+        schedule: Schedule,
+        at: time | None,
+        log: FilteringBoundLogger,
+        *,
+        settle_s: float,
+        clock: Callable[[], datetime] = utc_now,
+        also: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._turns = turns
+        self._source = source
+        self._schedule = schedule
+        self._log = log
+        self._clock = clock
+        self._settle_s = settle_s
+        self._also = also
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        if at is not None:
+            self._thread = threading.Thread(
+                target=self._serve, args=(at,), name="retention", daemon=True
+            )
+            self._thread.start()
+
+    @classmethod
+    def of(cls, deployment: Deployment, log: FilteringBoundLogger) -> Self:
+        """By a deployment's settings, on its registrar."""
+        settings = deployment.settings.retention
+        return cls(
+            deployment.registrar,
+            deployment.store,
+            read_schedule(settings),
+            read_time(settings),
+            log,
+            settle_s=SETTLE_S,
+            also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends after the batch that is being worked on."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _serve(self, at: time) -> None:
+        if self._closing.wait(self._settle_s):
+            return
+        if self._is_overdue():
+            self._run()
+        while not self._closing.wait(seconds_until(at, self._clock())):
+            self._run()
+
+    def _is_overdue(self) -> bool:
+        """Whether something has stayed a day longer than it may: then a run was missed."""
+        try:
+            missed = preview(self._source, self._schedule, self._clock() - DAY)
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
+            self._tell_failure(error)
+            return False
+        return any(due.rows for due in missed.values())
+
+    def _run(self) -> None:
+        try:
+            made = run_retention(
+                self._turns, self._schedule, ACTOR, is_stopped=self._closing.is_set
+            )
+            self._also()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._tell_failure(error)
+            return
+        self._log.info(
+            "retention",
+            job=made.job_id,
+            rows=sum(made.left.values()),
+            held=sum(made.held.values()),
+            is_complete=made.is_complete,
+        )
+
+    def _tell_failure(self, error: Exception) -> None:
+        # By type and code alone: a text may hold anything.
+        code = error.code if isinstance(error, SosieError) else "INTERNAL"
+        self._log.warning("retention_failed", code=code, error=type(error).__name__)
+
+
+def seconds_until(at: time, now: datetime) -> float:
+    """How long it is from now to that time (UTC), a day at most and never nothing."""
+    now = now.astimezone(UTC)
+    today = datetime.combine(now.date(), at, UTC)
+    return ((today if today > now else today + DAY) - now).total_seconds()
+
+
+# Certificates as files: JSON, one document each.
+
+MAX_BYTES = 64 * 1024
+_KINDS = (TypeAdapter(ErasureCertificate), TypeAdapter(RetentionCertificate))
+
+
+def write_certificate(made: Certificate) -> dict[str, Any]:
+    """A certificate as JSON values."""
+    values: dict[str, Any] = _plain(asdict(made))
+    return values
+
+
+def save_certificate(target: Path, values: dict[str, Any]) -> None:
+    """Writes a certificate's file; `OSError` where that fails."""
+    target.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_certificate(path: Path) -> Certificate:
+    """The certificate in a file; `RequestError` where it has none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    for kind in _KINDS:
+        try:
+            found: Certificate = kind.validate_json(data, strict=False)
+        except ValidationError:
+            continue
+        return found
+    raise RequestError(
+        f"{path} holds no certificate: give a file that `sosie erase --certificate` or "
+        "`sosie retention run --certificate` has written"
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return value.isoformat() if isinstance(value, datetime) else value

@@ -1,1 +1,0 @@
-"""Retention as a job of the service and of the command line."""

@@ -1,1 +1,0 @@
-"""Sweeps of an opened deployment, for the service and the command line."""

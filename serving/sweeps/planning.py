@@ -1,0 +1,74 @@
+"""What to expect of a sweep of this deployment, now."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import RegistryError
+from engine.matching.calibration import Comparison
+from engine.sweeps.estimate import Expectation, GallerySize, SweepRequest, expect, measure_pace
+from engine.sweeps.folder import Covered, SweepFolder
+from engine.sweeps.sweep_model import PairTable, Scope, SweepRecord
+from indexes.exact.scanner import Scanner
+from serving.compose import Deployment
+
+TELLING_COMPARISONS = 1_000_000_000
+"""From so many on, what a sweep has taken tells how long the next one will take."""
+
+
+def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
+    """Measures the pace of this machine where no sweep before has shown it: a second at most."""
+    chosen = deployment.settings.sweep
+    if request.is_open and chosen.fmr > 0:
+        request = replace(request, fmr=chosen.fmr)
+    gallery = deployment.restored.gallery
+    last = deployment.store.last_done_sweep()
+    known = find_known(deployment.sweep_folder, request.scope, last)
+    ids, sequence = gallery.ids, gallery.sequence
+    size = GallerySize(
+        references=len(ids),
+        new=len(ids) if known is None else int((~np.isin(ids, known.ids)).sum()),
+        sequence=sequence,
+        dim=gallery.dim,
+        held_bytes=gallery.account().total,
+    )
+    return expect(
+        request,
+        size,
+        deployment.calibration.curve(Comparison.FUSED),
+        pace=_find_pace(last, size, chosen.threads or None),
+        budget=chosen.false_pairs,
+        at_least=-1.0 if last is None or known is None else last.terms.threshold,
+    )
+
+
+def find_known(root: Path, scope: Scope, last: SweepRecord | None) -> Covered | None:
+    """What a sweep of this scope need not compare again; None where it compares all.
+
+    `RegistryError` where the last sweep's folder does not tell any more.
+    """
+    if scope is Scope.ALL:
+        return None
+    if last is None:
+        nobody = np.empty(0, np.int64)
+        return Covered(nobody, PairTable(nobody, nobody, np.empty(0, np.float32)))
+    covered = SweepFolder.of(root, last.id).covered()
+    if covered is None:
+        raise RegistryError(
+            f"what sweep {last.id} has covered is gone from its folder: sweep all once"
+        )
+    return covered
+
+
+def _find_pace(last: SweepRecord | None, size: GallerySize, threads: int | None) -> float:
+    """Comparisons a second."""
+    if last is not None and last.summary is not None:
+        pace = last.summary.get("comparisons_per_s")
+        if pace and last.summary["comparisons"] >= TELLING_COMPARISONS:
+            return float(pace)
+    with closing(Scanner(threads=threads)) as scanner:
+        return measure_pace(size.dim, scanner, size.references * (size.references - 1) // 2)

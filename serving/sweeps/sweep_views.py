@@ -1,0 +1,276 @@
+"""Sweeps in words and in JSON: without anybody in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from engine.errors import SweepOver
+from engine.registry.reader import Reader
+from engine.registry.records import AuditEntry, Changes
+from engine.retention.job import Turns
+from engine.sweeps.estimate import Expectation
+from engine.sweeps.folder import SweepFolder
+from engine.sweeps.groupfile import GroupFile
+from engine.sweeps.reload import Reread, gather_faces
+from engine.sweeps.report.page import write_report
+from engine.sweeps.report.views import documents_with_cards
+from engine.sweeps.sweep_model import Group, Scope, SweepRecord, SweepState
+from serving.compose import Deployment
+from serving.sweeps.sweep_states import ALIVE
+
+SWEEP_COLUMNS = ("sweep", "state", "of", "threshold", "begun", "compared", "pairs", "groups")
+GROUP_COLUMNS = (
+    *("", "kind", "identities", "lines", "carriers", "outlets"),
+    *("weakest", "cut links", "risk"),
+)
+_SCOPES = {Scope.ALL: "all", Scope.NEW: "what is new"}
+
+
+def sweep_as_json(record: SweepRecord) -> dict[str, Any]:
+    """Every field; moments as ISO 8601."""
+    written = asdict(record)
+    for name in ("created_at", "started_at", "ended_at"):
+        moment = written[name]
+        written[name] = moment.isoformat() if isinstance(moment, datetime) else None
+    return {**written, "progress": {**written["progress"], "share": record.progress.share}}
+
+
+def sweep_row(record: SweepRecord) -> list[str]:
+    """Under `SWEEP_COLUMNS`."""
+    found = record.summary or {}
+    return [
+        record.id,
+        record.state.value,
+        _SCOPES[record.terms.scope],
+        f"{record.terms.threshold:.4f}",
+        "-" if record.started_at is None else record.started_at.isoformat(timespec="seconds"),
+        f"{record.progress.share:.0%}" if record.progress.comparisons_total else "-",
+        f"{found.get('pairs', record.progress.pairs):,}",
+        f"{found['groups']:,}" if "groups" in found else "-",
+    ]
+
+
+def sweep_facts(record: SweepRecord) -> dict[str, str]:
+    """What is known of a sweep; what it found only when it is done."""
+    progress, found = record.progress, record.summary
+    facts = {
+        "state": record.state.value,
+        "threshold": f"{record.terms.threshold:.4f}",
+        "compares": _SCOPES[record.terms.scope],
+        "compared": f"{progress.comparisons:,} of {progress.comparisons_total:,}",
+    }
+    if progress.remaining_s:
+        facts["remaining"] = f"about {tell_duration(progress.remaining_s)}"
+    if record.fault is not None:
+        facts["fault"] = record.fault
+    if found is None:
+        return facts
+    return facts | {
+        "covers": f"{found['references']:,} references at sequence {record.sequence}",
+        "took": tell_duration(found["seconds"]),
+        "pairs": f"{found['pairs']:,} between two documents; besides {found['excepted_pairs']:,} "
+        f"judged before, {found['same_document_pairs']:,} of one document",
+        "false pairs": f"{_tell_rate(found['expected_false_pairs'])} expected",
+        "groups": f"{found['groups']:,} with {found['identities']:,} identities, "
+        f"{found['lines']:,} lines",
+        "cases": f"{found['cases']:,}",
+    }
+
+
+def expectation_facts(expectation: Expectation) -> dict[str, str]:
+    """What to expect, in the words of the command line."""
+    proposal, terms = expectation.proposal, expectation.terms
+    fewer = "" if proposal.is_within_budget else ", the highest that is calibrated"
+    facts = {
+        "references": f"{expectation.references:,} at sequence {expectation.sequence}",
+        "new of them": f"{expectation.new_references:,}",
+        "comparisons": f"{expectation.comparisons:,}",
+        "time": f"about {tell_duration(expectation.duration_s)}",
+        "memory": f"about {max(expectation.memory_bytes / 2**20, 1):,.0f} MiB",
+        "threshold": f"{terms.threshold:.4f}",
+        "false pairs": f"{expectation.false_pairs} expected",
+        "proposed": f"{proposal.threshold:.4f}{fewer}, for {proposal.false_pairs} false pairs "
+        f"where {proposal.budget:,.3g} are allowed",
+    }
+    if terms.scope is Scope.ALL:
+        del facts["new of them"]
+    if not expectation.is_supported:
+        facts["NOT SUPPORTED"] = (
+            f"the calibration ends at {expectation.highest_supported:.4f}; above it nothing was "
+            "measured, and the number of false pairs is a bound"
+        )
+    return facts
+
+
+def group_in_short(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group as counts: nobody is named."""
+    lines = [line for one in group["identities"] for line in one["lines"]]
+    return {
+        "key": group["key"],
+        "kind": group["kind"],
+        "risk": group["risk"],
+        "identities": len(group["identities"]),
+        "lines": len(lines),
+        "carriers": len({line["carrier"] for line in lines}),
+        "outlets": len({(line["carrier"], line["outlet"]) for line in lines}),
+        "weakest_score": None if group["weakest"] is None else group["weakest"]["score"],
+        "severed_links": len(group["severed"]),
+    }
+
+
+def group_row(place: int, group: Mapping[str, Any]) -> list[str]:
+    """A group in short, under `GROUP_COLUMNS`."""
+    weakest = group["weakest_score"]
+    return [
+        str(place),
+        group["kind"].replace("_", " "),
+        str(group["identities"]),
+        str(group["lines"]),
+        str(group["carriers"]),
+        str(group["outlets"]),
+        "-" if weakest is None else f"{weakest:.4f}",
+        str(group["severed_links"]),
+        f"{group['risk']:.0f}",
+    ]
+
+
+def tell_duration(seconds: float) -> str:
+    """In the two units that matter."""
+    if seconds < 1:
+        return "1 s"
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+def _tell_rate(rate: Mapping[str, Any]) -> str:
+    if rate["is_bound"]:
+        return f"at most {rate['value']:.2g}"
+    return f"{rate['value']:.2g} ({rate['low']:.2g} to {rate['high']:.2g})"
+
+
+# Sweeps to be looked at, from any process: the registry's rows and the sweeps' folders.
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPage:
+    """Some groups of a sweep as plain JSON, the riskiest first.
+
+    `next_after` is the `after` of the next page, None on the last one.
+    """
+
+    groups: list[dict[str, Any]]
+    total: int
+    next_after: int | None
+
+
+class SweepShelf:
+    """Reads sweeps; `NotFound` where there is none of this id."""
+
+    def __init__(self, registry: Reader, root: Path) -> None:
+        self._registry = registry
+        self._root = root
+        # Its index alone is long for many groups, and pages are asked one after another.
+        self._opened: tuple[tuple[int, int], GroupFile] | None = None
+
+    def status(self, sweep_id: str) -> SweepRecord:
+        """The sweep, with how far it was when it last got on."""
+        return self._with_progress(self._registry.sweep(sweep_id))
+
+    def list(self, limit: int = 100) -> Sequence[SweepRecord]:
+        """The newest sweeps, the newest first."""
+        return [self._with_progress(record) for record in self._registry.sweeps(limit)]
+
+    def groups(self, sweep_id: str, after: int = 0, limit: int = 100) -> GroupPage:
+        """Groups by rank, those that follow the place `after`; `SweepOver` before it is done."""
+        file = self._open(sweep_id)
+        if after >= len(file):
+            return GroupPage([], len(file), None)
+        groups = file.page(limit, after=file.keys[after - 1] if after > 0 else None)
+        end = max(after, 0) + len(groups)
+        return GroupPage(list(map(_as_json, groups)), len(file), end if end < len(file) else None)
+
+    def group(self, sweep_id: str, key: str) -> dict[str, Any]:
+        """One group with its members and links; `SweepOver` before the sweep is done."""
+        return _as_json(self._open(sweep_id).group(key))
+
+    def folder(self, sweep_id: str) -> SweepFolder:
+        """Where the sweep keeps what it makes."""
+        return SweepFolder.of(self._root, self._registry.sweep(sweep_id).id)
+
+    def _with_progress(self, record: SweepRecord) -> SweepRecord:
+        if record.state not in ALIVE:
+            return record
+        standing = SweepFolder.of(self._root, record.id).standing()
+        return replace(record, progress=standing.progress)
+
+    def _open(self, sweep_id: str) -> GroupFile:
+        record = self._registry.sweep(sweep_id)
+        if record.state is not SweepState.DONE:
+            raise SweepOver(f"the sweep is {record.state.value}: it has groups when it is done")
+        path, opened = SweepFolder.of(self._root, record.id).groups, self._opened
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            raise SweepOver("what this sweep found is not kept any more: sweep again") from None
+        # An erasure has it written anew.
+        version = (found.st_ino, found.st_mtime_ns)
+        if opened is not None and opened[0] == version:
+            return opened[1]
+        file = GroupFile.open(path)
+        self._opened = (version, file)
+        return file
+
+
+@cache
+def _type() -> TypeAdapter[Group]:
+    return TypeAdapter(Group)
+
+
+def _as_json(group: Group) -> dict[str, Any]:
+    written: dict[str, Any] = _type().dump_python(group, mode="json")
+    return written
+
+
+# A done sweep's report once more, into a file of somebody's own; with faces if they ask.
+
+
+def issue_report(deployment: Deployment, sweep_id: str, target: Path) -> None:
+    """Writes the report as it stands now, with what people have decided meanwhile.
+
+    `SweepOver` where the sweep is not done or its files are not kept any more.
+    """
+    sweep = _reread(deployment, sweep_id)
+    write_report(target, sweep.contents(deployment.store, deployment.calibration))
+
+
+def issue_report_with_faces(
+    deployment: Deployment, turns: Turns, sweep_id: str, target: Path, actor: str
+) -> int:
+    """The same with the faces that are kept of its first groups; how many people it shows.
+
+    The file is nobody's but its owner's: no erasure and no retention reaches it. Audited as a
+    read of these people, by `turns`, before anything is written.
+    """
+    sweep, store = _reread(deployment, sweep_id), deployment.store
+    faces = gather_faces(store, list(dict.fromkeys(documents_with_cards(sweep.groups))))
+    contents = sweep.contents(store, deployment.calibration, faces)
+    entry = AuditEntry(actor, "crops.read", sweep_id, {"documents": sorted(faces)})
+    turns.run(lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=(entry,))))
+    write_report(target, contents)
+    return len(faces)
+
+
+def _reread(deployment: Deployment, sweep_id: str) -> Reread:
+    shelf = SweepShelf(deployment.store, deployment.sweep_folder)
+    return Reread.of(shelf.status(sweep_id), shelf.folder(sweep_id))

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.core.reports import Skipped, load_goals
+from bench.data.photographs import LFW
+from bench.suites.accuracy import AccuracyConfig, run
+from engine.errors import RequestError
+
+NAMES = {goal.name for goal in load_goals() if goal.suite == "accuracy"}
+
+
+def test_rates_that_a_small_folder_cannot_give_are_skipped_and_say_why(faces: Path) -> None:
+    results, measured = run(AccuracyConfig(faces=faces))
+    assert set(measured) == NAMES
+    assert measured["fta"] == 0
+    assert measured["evaluate_seconds"] > 0
+    assert "pairs file" in measured["accuracy"].reason
+    assert "too few for this rate" in measured["fnmr_at_fmr_1e-4"].reason
+    assert "too few people" in measured["fused_to_one_gain"].reason
+    assert results[0].setup["people"] == 4
+    assert results[0].setup["photographs"] == 16
+
+
+def test_a_pairs_file_gives_the_accuracy(faces: Path, tmp_path: Path) -> None:
+    mated = [f"Person_{i}\t1\t2" for i in (0, 1)]
+    nonmated = [f"Person_{i}\t1\tPerson_{i + 1}\t1" for i in (0, 1)]
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("\n".join(["2\t2", *mated, *nonmated, *mated, *nonmated]) + "\n")
+    _, measured = run(AccuracyConfig(faces=faces, pairs=pairs))
+    assert measured["accuracy"] == 1
+
+
+def test_only_the_first_people_are_evaluated_and_the_time_is_not_held_against_them(
+    faces: Path,
+) -> None:
+    results, measured = run(AccuracyConfig(faces=faces, people=2))
+    assert results[0].setup["people"] == 2
+    assert measured["evaluate_seconds"] == Skipped(
+        "only a part of the people was evaluated: run without --n"
+    )
+
+
+def test_one_person_is_not_enough(faces: Path) -> None:
+    with pytest.raises(RequestError, match="two people"):
+        run(AccuracyConfig(faces=faces, people=1))
+
+
+@pytest.mark.lfw
+@pytest.mark.slow
+def test_two_hundred_people_show_the_gain_of_fusing() -> None:
+    if not (LFW / "images").is_dir():
+        pytest.skip(f"LFW is not in {LFW}")
+    results, measured = run(AccuracyConfig(people=200))
+    (fusion,) = (result for result in results if result.name == "Fused references")
+    names = [figure.name.split(",")[0] for figure in fusion.figures[:3]]
+    assert names == ["one to one", "fused to one", "fused to fused"]
+    one, to_one, fused = (figure.value for figure in fusion.figures[:3])
+    assert one >= to_one >= fused
+    assert set(measured) == NAMES

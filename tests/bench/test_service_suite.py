@@ -1,0 +1,92 @@
+"""The suite against the real service, with tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.suites.serve.service_suite import FIGURES, ServeConfig, run
+from bench.suites.serve.sizes import Part
+from engine.errors import RequestError
+
+pytest.importorskip("ray")
+
+RIGHT = {
+    "wrong_searches",
+    "lost_enrollments",
+    "doubled_enrollments",
+    "final_failures",
+    "race_difference",
+}
+"""What small sizes prove too; they prove no speed."""
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> dict[str, Any]:
+    """Of two parts of the suite: services of its own, started, loaded, killed."""
+    folder = tmp_path_factory.mktemp("serve")
+    parts = f"{Part.THROUGHPUT},{Part.KILLS}"
+    sizes = ("--quick", "--n", "400", "--kills", "2")
+    places = ("--folder", str(folder), "--faces", str(faces))
+    command = [sys.executable, "-m", "bench", "serve", "--json", "--no-stamp", "--only", parts]
+    done = subprocess.run(
+        [*command, *sizes, *places], capture_output=True, text=True, check=False, timeout=280
+    )
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert "error" not in document, document
+    assert done.returncode == 0, document["checks"]
+    assert not list(folder.iterdir()), "homes are gone afterwards"
+    return document
+
+
+def values(document: dict[str, Any], result: str) -> dict[str, float]:
+    found = next(one for one in document["results"] if one["name"] == result)
+    return {figure["name"]: figure["value"] for figure in found["figures"]}
+
+
+@pytest.mark.slow
+def test_what_small_sizes_prove_holds_and_all_else_is_skipped(document: dict[str, Any]) -> None:
+    checks = {check["name"]: check["holds"] for check in document["checks"]}
+    assert {name for name, holds in checks.items() if holds} == RIGHT
+    assert {name for name, holds in checks.items() if holds is None} == set(checks) - RIGHT
+
+
+@pytest.mark.slow
+def test_the_service_answers_as_brute_force_does_behind_either_proxy(
+    document: dict[str, Any],
+) -> None:
+    searched = values(document, "1:N answers beside brute force")
+    assert searched["searches compared"] == 256
+    assert searched["recall of them"] == 1
+    matched = values(document, "Matches, one 1:1 item a request")
+    assert matched["as it comes"] > 0
+    assert matched["behind Serve's own proxy"] > 0
+    enrolled = values(document, "Enrollments with two photographs")
+    mine = {name.split(": ")[1]: n for name, n in enrolled.items() if "in process: " in name}
+    assert {name: enrolled[f"over HTTP: {name}"] for name in mine} == mine
+
+
+@pytest.mark.slow
+def test_nothing_acknowledged_is_lost_when_parts_are_killed(document: dict[str, Any]) -> None:
+    books = values(document, "Enrollments after all kills")
+    assert books["acknowledged"] > 0
+    assert books["lost"] == books["doubled"] == books["failures that no key can mend"] == 0
+    race = values(document, "One face, many documents")
+    assert race["race 1: approved"] == 1
+    assert race["race 1: rejected"] == 31
+    recoveries = values(document, "Recovery from SIGKILL")
+    assert sum(value is not None for value in recoveries.values()) >= 4
+
+
+def test_a_missing_folder_is_refused_before_anything_starts(tmp_path: Path, faces: Path) -> None:
+    with pytest.raises(RequestError, match="--folder"):
+        run(ServeConfig(folder=tmp_path / "none", faces=faces))
+
+
+def test_every_part_has_figures() -> None:
+    assert all(FIGURES[part] for part in Part)

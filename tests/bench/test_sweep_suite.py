@@ -1,0 +1,255 @@
+"""The suite `sweep` on few references: what is hidden, and whether it is found."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bench.suites.sweep.sweep_suite
+from bench.__main__ import app
+from bench.core.reports import Skipped, load_goals
+from bench.suites.sweep import synthetic
+from bench.suites.sweep.planted import (
+    LARGEST,
+    Plan,
+    Planted,
+    adjusted_rand,
+    count_exact,
+    is_trap,
+    label_linked,
+    label_sets,
+    plant,
+    planted_pairs,
+    share_pairs,
+)
+from bench.suites.sweep.sweep_suite import SweepConfig, read_parts, run
+from bench.suites.sweep.synthetic import SyntheticFacts, introduce
+from engine.errors import RequestError
+from engine.sweeps.sweep_model import PairTable
+
+THRESHOLD = 0.62
+PLAN = Plan(references=4_000, rings=20, traps=6, newcomers=200, threshold=THRESHOLD, seed=3)
+
+
+@pytest.fixture(scope="module")
+def planted() -> Planted:
+    return plant(PLAN)
+
+
+def test_a_small_suite_finds_what_it_hid_and_measures_every_goal(tmp_path: Path) -> None:
+    config = SweepConfig(
+        references=4_000,
+        rings=20,
+        traps=6,
+        newcomers=200,
+        flood=5_000,
+        parts=("million", "flood"),
+        folder=tmp_path,
+    )
+    results, measured = run(config)
+    assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "sweep"}
+    assert measured["planted_pairs_found"] == 1.0
+    assert measured["new_pairs_found"] == 1.0
+    assert measured["sprung_traps"] == 0
+    rand = measured["adjusted_rand"]
+    assert not isinstance(rand, Skipped)
+    assert rand > 0.95
+    for name in ("sweep_seconds", "sweep_peak_gb", "new_seconds", "flood_seconds"):
+        assert isinstance(measured[name], Skipped)
+    costs, found, new, _ = results
+    assert {figure.name: figure.value for figure in costs.figures}["the sweep"]
+    figures = {figure.name: figure.value for figure in found.figures}
+    assert figures["connected components: chains joined"] == 6
+    assert {figure.name: figure.value for figure in new.figures}["new identities of rings"] == 10
+    assert not list(tmp_path.iterdir()), "the checkpoints are gone afterwards"
+
+
+def test_a_grouping_that_joins_chains_and_a_join_that_loses_pairs_fail_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        synthetic,
+        "label_groups",
+        lambda size, _: np.zeros(size, np.int64),
+    )
+    join = synthetic.join_gallery
+
+    def forget(*arguments: object, **options: object) -> object:
+        joined = join(*arguments, **options)  # type: ignore[arg-type]
+        joined.pairs.records["left"] = -1
+        return joined
+
+    monkeypatch.setattr(synthetic, "join_gallery", forget)
+    found = synthetic.measure_here(PLAN, tmp_path)
+    assert found.swept.ours.sprung_traps == 6
+    assert found.swept.ours.adjusted_rand < 0.1
+    assert found.swept.missed == found.swept.planted > 0
+    assert found.renewed.missed == found.renewed.planted > 0
+
+
+def test_a_deployment_finds_the_same_rings_and_what_joins_them_later(tmp_path: Path) -> None:
+    (result,), _ = run(
+        SweepConfig(
+            references=40_000,
+            rings=200,
+            traps=60,
+            newcomers=2_000,
+            registered=2_000,
+            parts=("deployment",),
+            folder=tmp_path,
+        )
+    )
+    figures = {figure.name: figure.value for figure in result.figures}
+    assert result.setup["rings"] == 10
+    assert figures["groups: chains joined"] == 0
+    rand = figures["groups: adjusted Rand index"]
+    assert rand is not None
+    assert rand > 0.95
+    assert figures["new identities of rings"] == 5
+    assert figures["of these in a group with others of their ring"] == 5
+    assert not list(tmp_path.iterdir()), "the home is gone afterwards"
+
+
+def test_rings_are_one_person_and_everybody_else_is_somebody(planted: Planted) -> None:
+    assert len(planted.people) == len(planted.vectors) == 4_200
+    assert np.allclose(np.linalg.norm(planted.vectors, axis=1), 1, atol=1e-5)
+    sizes = [int((rows < planted.first_new).sum()) for rows in planted.rings]
+    assert min(sizes) >= 2
+    assert max(sizes) <= LARGEST
+    for rows in planted.rings:
+        assert set(planted.people[rows]) == {rows[0]}
+    hidden = np.concatenate([*planted.rings, *planted.traps])
+    assert len(set(hidden.tolist())) == len(hidden)
+    others = np.setdiff1d(np.arange(4_200), np.concatenate(planted.rings))
+    assert np.array_equal(planted.people[others], others)
+    assert sum((rows >= planted.first_new).sum() for rows in planted.rings) == 10
+
+
+def test_only_neighbours_of_a_trap_reach_the_threshold(planted: Planted) -> None:
+    assert sorted({len(rows) for rows in planted.traps}) == [3, 5]
+    for rows in planted.traps:
+        assert is_trap(planted.vectors[rows], THRESHOLD)
+    close = np.array([[1, 0, 0], [0.8, 0.6, 0], [0.6, 0.8, 0]], np.float32)
+    assert not is_trap(close, 0.55)
+
+
+def test_planted_pairs_are_those_of_rings_and_traps_that_reach_the_threshold(
+    planted: Planted,
+) -> None:
+    found = {tuple(pair) for pair in planted_pairs(planted, THRESHOLD).tolist()}
+    expected = set()
+    for rows in (*planted.rings, *planted.traps):
+        for one, other in combinations(sorted(rows.tolist()), 2):
+            if float(planted.vectors[one].astype(float) @ planted.vectors[other]) >= THRESHOLD:
+                expected.add((one, other))
+    assert found == expected
+    assert len(found) > 20 * 5
+
+
+def test_the_same_plan_gives_the_same_gallery(planted: Planted) -> None:
+    again = plant(PLAN)
+    assert np.array_equal(again.vectors, planted.vectors)
+    assert np.array_equal(again.people, planted.people)
+
+
+def test_a_gallery_too_small_for_its_rings_is_refused() -> None:
+    with pytest.raises(RequestError, match="raise --n"):
+        plant(Plan(references=100, rings=20, traps=1, newcomers=20, threshold=0.62, seed=0))
+
+
+labelled = st.integers(1, 9).flatmap(
+    lambda size: st.tuples(
+        *[st.lists(st.integers(0, 3), min_size=size, max_size=size).map(np.array)] * 2
+    )
+)
+
+
+@given(labelled)
+def test_agreement_is_what_counting_pairs_gives(labels: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, found = labels
+    pairs = list(combinations(range(len(truth)), 2))
+    together = sum(truth[i] == truth[j] and found[i] == found[j] for i, j in pairs)
+    of_truth = sum(truth[i] == truth[j] for i, j in pairs)
+    of_found = sum(found[i] == found[j] for i, j in pairs)
+    precision, recall = share_pairs(truth, found)
+    assert precision == (together / of_found if of_found else 1)
+    assert recall == (together / of_truth if of_truth else 1)
+    expected = of_truth * of_found / len(pairs) if pairs else 0
+    most = (of_truth + of_found) / 2
+    if most == expected:
+        assert adjusted_rand(truth, found) == 1
+    else:
+        assert adjusted_rand(truth, found) == pytest.approx(
+            (together - expected) / (most - expected)
+        )
+
+
+def test_components_and_exact_rings_are_counted() -> None:
+    pairs = PairTable(
+        np.array([0, 1, 5], np.int64), np.array([1, 2, 6], np.int64), np.ones(3, np.float32)
+    )
+    components = label_linked(8, pairs)
+    assert components.tolist() == [0, 0, 0, 3, 4, 5, 5, 7]
+    rings = [np.array([0, 1]), np.array([5, 6]), np.array([3, 4])]
+    assert count_exact(rings, components) == 1
+    assert label_sets(4, [[3, 1]]).tolist() == [0, 1, 2, 1]
+
+
+def test_synthetic_facts_know_a_document_for_each_row() -> None:
+    facts = SyntheticFacts(5)
+    references, documents = facts.document_owner_array()
+    assert references.tolist() == documents.tolist() == [0, 1, 2, 3, 4]
+    (identity,) = facts.identities_of([3])
+    assert identity == introduce(3) == facts.documents_by_id([identity.document_id])["000000003"]
+    assert identity.lines
+
+
+def test_photographs_under_false_documents_are_swept_at_three_thresholds(faces: Path) -> None:
+    config = SweepConfig(faces=faces, parts=("lfw",))
+    results, measured = run(config)
+    one, fused = results
+    assert one.setup["references"] == 16
+    assert one.setup["people with several"] == 4
+    assert fused.setup["references"] == 8
+    figures = {figure.name: figure.value for figure in one.figures}
+    assert sum(name.endswith("pairs, precision") for name in figures) == 3
+    assert all(value is not None and 0 <= value <= 16 for value in figures.values())
+    assert all(isinstance(value, Skipped) for value in measured.values())
+
+
+def test_without_photographs_their_figures_are_skipped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench.suites.sweep.sweep_suite, "LFW", tmp_path)
+    (result,), _ = run(SweepConfig(parts=("lfw",)))
+    assert "--faces" in str(result.figures[0].skipped)
+
+
+def test_parts_are_chosen_by_name() -> None:
+    assert read_parts("") == ("million", "flood", "deployment", "lfw")
+    assert read_parts("lfw, flood") == ("lfw", "flood")
+    with pytest.raises(RequestError, match="no part rings"):
+        read_parts("rings")
+
+
+def test_the_command_measures_the_parts_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app(["sweep", "--quick", "--only", "flood", "--json", "--no-stamp"])
+    assert not ended.value.code
+    document = json.loads(capsys.readouterr().out)
+    assert [result["name"] for result in document["results"]] == ["A threshold far too low"]
+    assert all(check["holds"] is None for check in document["checks"])
+    with pytest.raises(SystemExit) as ended:
+        app(["sweep", "--only", "rings"])
+    assert ended.value.code == 2
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="--folder"):
+        run(SweepConfig(folder=tmp_path / "none"))

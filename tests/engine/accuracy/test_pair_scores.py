@@ -1,0 +1,96 @@
+"""All pairs, against loops over every two templates."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.accuracy.pair_scores import (
+    PairScores,
+    Templates,
+    compare_all,
+    compare_sides,
+    fused_templates,
+    limit_photographs,
+    single_templates,
+)
+
+
+def _draw(people: list[int]) -> Templates:
+    rows = np.random.default_rng(len(people)).standard_normal((len(people), 8))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return single_templates(rows.astype(np.float32), np.array(people, np.int64))
+
+
+def _brute(left: Templates, right: Templates, pairs: list[tuple[int, int]]) -> tuple[list, list]:
+    mated, nonmated = [], []
+    for i, j in pairs:
+        score = float(left.vectors[i] @ right.vectors[j])
+        one, other = int(left.people[i]), int(right.people[j])
+        if one != other:
+            nonmated.append((score, one, other))
+        elif not set(left.photographs[i]) & set(right.photographs[j]):
+            mated.append((score, one))
+    return sorted(mated), sorted(nonmated)
+
+
+def _found(scores: PairScores) -> tuple[list, list]:
+    left, right = np.divmod(scores.nonmated_people, scores.population)
+    mated = zip(scores.mated.tolist(), scores.mated_people.tolist(), strict=True)
+    nonmated = zip(scores.nonmated.tolist(), left.tolist(), right.tolist(), strict=True)
+    return sorted(mated), sorted(nonmated)
+
+
+def _assert_same(found: tuple[list, list], brute: tuple[list, list]) -> None:
+    for some, others in zip(found, brute, strict=True):
+        assert np.array(some).shape == np.array(others).shape
+        assert np.allclose(np.array(some), np.array(others), atol=1e-6)
+
+
+people_of_photographs = st.lists(st.integers(0, 5), min_size=2, max_size=16)
+
+
+@settings(max_examples=50, deadline=None)
+@given(people_of_photographs)
+def test_every_two_photographs_are_compared_once(people: list[int]) -> None:
+    singles = _draw(people)
+    everything = list(combinations(range(len(people)), 2))
+    _assert_same(_found(compare_all(singles)), _brute(singles, singles, everything))
+
+
+@settings(max_examples=50, deadline=None)
+@given(people_of_photographs)
+def test_mated_templates_never_share_a_photograph(people: list[int]) -> None:
+    singles = _draw(people)
+    fused = fused_templates(singles, 4)
+    pairs = list(combinations(range(len(fused.people)), 2))
+    _assert_same(_found(compare_all(fused)), _brute(fused, fused, pairs))
+    pairs = list(product(range(len(fused.people)), range(len(singles.people))))
+    _assert_same(_found(compare_sides(fused, singles)), _brute(fused, singles, pairs))
+
+
+@given(people_of_photographs)
+def test_stranger_pairs_count_people_not_photographs(people: list[int]) -> None:
+    singles = _draw(people)
+    fused = fused_templates(singles, 8)
+    for scores in (compare_all(singles), compare_sides(fused, singles)):
+        codes = np.divmod(scores.nonmated_people, scores.population)
+        distinct = {frozenset(pair) for pair in zip(*(c.tolist() for c in codes), strict=True)}
+        assert scores.stranger_pairs == len(distinct)
+
+
+def test_a_person_adds_no_more_photographs_than_the_limit() -> None:
+    singles = _draw([0] * 9 + [1] * 2)
+    assert np.bincount(limit_photographs(singles, 4).people).tolist() == [4, 2]
+    assert np.bincount(fused_templates(singles, 4).people).tolist() == [6, 1]
+
+
+def test_fused_templates_are_normalised_means() -> None:
+    singles = _draw([0, 0, 1, 1])
+    fused = fused_templates(singles, 8)
+    mean = singles.vectors[:2].mean(axis=0)
+    assert fused.vectors[0] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)

@@ -1,0 +1,152 @@
+"""Reports of `sosie bench` are read for what a plan needs, and refused where they are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.capacity.figures import (
+    USUAL,
+    Figures,
+    Origin,
+    Quantity,
+    VectorKind,
+    find_figures,
+    gather_figures,
+    likeliest_machine,
+    overlay,
+    read_report,
+    read_reports,
+)
+from engine.errors import RequestError
+
+COMMITTED = Path(__file__).parents[3] / "bench" / "reports"
+Write = Callable[..., Path]
+
+
+def test_figures_are_converted_to_seconds_of_a_core(write_report: Write) -> None:
+    scanned = {"references": 1_000_000, "threads": 2, "dim": 128}
+    path = write_report(
+        {
+            "One query, range": (scanned, {"exact8, the gallery": ("ms", 4.0)}),
+            "A batch, range": (scanned, {"exact8, the gallery": ("ms", 0.3)}),
+            "Pairs of photographs": ({"threads": 2}, {"Sosie, cpu": ("pairs/s", 80.0)}),
+            "Decisions": ({}, {"one a transaction": ("decisions/s", 200.0)}),
+            "Snapshot": (
+                {"references": 1_000_000},
+                {"save": ("MB", 652.0), "open, verified": ("s", 2.0)},
+            ),
+            "Enrollments with two photographs": (
+                {"references": 1},
+                {
+                    "in process, before and after": ("1/s", 80.0),
+                    "over HTTP: ingress replicas": ("us of a core", 26_000.0),
+                    "over HTTP: HAProxy": ("us of a core", 1_000.0),
+                },
+            ),
+        }
+    )
+    found = find_figures(read_report(path))
+    values = {quantity: figure.value for quantity, figure in found.items()}
+    assert values == {
+        Quantity.SCAN_ALONE: pytest.approx(8e-9),
+        Quantity.SCAN: pytest.approx(0.6e-9),
+        Quantity.PAIR: pytest.approx(0.025),
+        Quantity.DECISION_ALONE: pytest.approx(0.005),
+        Quantity.SNAPSHOT_BYTES: pytest.approx(652.0),
+        Quantity.HTTP: pytest.approx(0.002),
+    }
+    assert {figure.origin for figure in found.values()} == {Origin.REPORTED}
+    assert found[Quantity.SCAN].source == "made.json: A batch, range (Test, 2 cores)"
+
+
+def test_a_gallery_of_other_vectors_says_nothing_of_this_one(write_report: Write) -> None:
+    setup = {"references": 1_000_000, "threads": 2, "dim": 512}
+    path = write_report({"A batch, range": (setup, {"exact8, the gallery": ("ms", 1.0)})})
+    assert find_figures(read_report(path)) == {}
+    assert set(find_figures(read_report(path), VectorKind(512))) == {Quantity.SCAN}
+    assert find_figures(read_report(path), VectorKind(512, float_bytes=2)) == {}
+
+
+def test_of_other_vectors_only_what_is_no_gallery_is_known(write_report: Write) -> None:
+    path = write_report(
+        {
+            "Snapshot": ({"references": 1_000_000, "dim": 128}, {"save": ("MB", 652.0)}),
+            "Gallery": ({"references": 100_000}, {"open from the store": ("s", 1.0)}),
+            "Pairs of photographs": ({"threads": 2}, {"Sosie, cpu": ("pairs/s", 80.0)}),
+        }
+    )
+    assert set(find_figures(read_report(path), VectorKind(512))) == {Quantity.PAIR}
+    assert len(find_figures(read_report(path))) == 3
+
+
+def test_a_figure_that_was_skipped_stays_assumed(write_report: Write) -> None:
+    path = write_report(
+        {"Pairs of photographs": ({"threads": 2}, {"Sosie, cpu": ("pairs/s", None)})}
+    )
+    report = read_report(path)
+    figures = Figures(report.stamp, USUAL, find_figures(report))
+    assert figures[Quantity.PAIR].origin is Origin.ASSUMED
+    assert Quantity.PAIR in figures.list_assumed()
+
+
+def test_what_is_measured_here_stands_over_what_a_report_says(write_report: Write) -> None:
+    path = write_report({"Memory": ({"dim": 128}, {"all": ("bytes/reference", 657.0)})})
+    reported = find_figures(read_report(path))
+    other = find_figures(
+        read_report(write_report({"Memory": ({}, {"all": ("bytes/reference", 600.0)})}))
+    )
+    assert overlay(reported, other)[Quantity.REFERENCE_BYTES].value == 600
+
+
+def test_the_committed_reports_know_what_the_service_is_made_of() -> None:
+    reports = read_reports(COMMITTED)
+    figures = Figures(likeliest_machine(reports), USUAL, gather_figures(reports))
+    unknown = {Quantity.HOP, Quantity.ROW_BYTES, Quantity.ENROLLMENT_BYTES}
+    of_the_service = {
+        Quantity.HTTP,
+        Quantity.INGRESS_BYTES,
+        Quantity.REGISTRAR_BYTES,
+        Quantity.OTHER_BYTES,
+    }
+    assert unknown <= set(figures.list_assumed()) <= unknown | of_the_service
+    assert 5e-3 < figures.value(Quantity.PAIR) < 0.2
+    assert 1e-9 < figures.value(Quantity.SCAN_ALONE) < 1e-7
+    assert figures.value(Quantity.SCAN) < figures.value(Quantity.SCAN_ALONE)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "no report"),
+        ("[]", "no report"),
+        ('{"machine": {"cpu": "x", "cores": "two"}, "results": []}', "machine.cores"),
+        ('{"machine": {}}', "no report"),
+    ],
+)
+def test_what_is_no_report_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "wrong.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RequestError, match=words) as caught:
+        read_report(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_report(tmp_path / "none.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RequestError, match="not text"):
+        read_report(tmp_path / "bytes.json")
+    with pytest.raises(RequestError, match="no report"):
+        read_reports(tmp_path)
+    with pytest.raises(RequestError, match="not a folder"):
+        read_reports(tmp_path / "none")
+
+
+def test_a_result_that_does_not_say_its_size_is_refused(write_report: Write) -> None:
+    path = write_report({"A batch, range": ({"threads": 2}, {"exact8, the gallery": ("ms", 1.0)})})
+    with pytest.raises(RequestError, match="does not say its references"):
+        find_figures(read_report(path))

@@ -1,0 +1,300 @@
+"""A plan is large enough, no larger for less, and says what it takes for granted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from engine.capacity.analytic import expect, holds
+from engine.capacity.figures import (
+    ASSUMED,
+    USUAL,
+    Figure,
+    Figures,
+    Machine,
+    Origin,
+    Quantity,
+    VectorKind,
+)
+from engine.capacity.model import Affine, Costs, Demand, Layout, Memory, Node, assume_node
+from engine.capacity.plan import (
+    MOST_REFUSED,
+    TOLERANCE,
+    Outcome,
+    Plan,
+    Shortfall,
+    choose_layout,
+    expect_candidates,
+    make_plan,
+)
+from engine.capacity.simulation import Trial
+from engine.errors import RequestError
+from engine.matching.calibration import CalibrationCurve, OperatingPoint
+
+FIGURES = Figures(Machine("Test", 2, 24 << 30), USUAL, {})
+COSTS = Costs.of(FIGURES)
+NODE = Node(cores=32, memory_bytes=256 << 30, bandwidth_bytes_s=200e9)
+CURVE = CalibrationCurve(
+    people=1,
+    mated_pairs=1,
+    nonmated_pairs=10**6,
+    stranger_pairs=10**6,
+    highest_nonmated=0.6,
+    points=(OperatingPoint(**dict.fromkeys(OperatingPoint.__dataclass_fields__, 1e-4)),),
+)
+FEW = settings(max_examples=8)
+
+faces = st.integers(3, 9).flatmap(lambda power: st.integers(10**power, 2 * 10**power))
+arrivals = st.floats(0.1, 150)
+
+
+def choose(demand: Demand) -> Layout:
+    layout = choose_layout(demand, COSTS, FIGURES, NODE)
+    assert isinstance(layout, Layout), layout
+    return layout
+
+
+def plan_for(demand: Demand, node: Node = NODE, trial: Trial | None = None) -> Plan:
+    candidates = expect_candidates(demand.faces, demand.enrollments, CURVE, 1e-4)
+    return make_plan(demand, FIGURES, COSTS, node, candidates, trial)
+
+
+@FEW
+@given(faces=faces, rate=arrivals, more=st.floats(1, 5))
+def test_more_arrivals_never_need_fewer_machines(faces: int, rate: float, more: float) -> None:
+    many = choose_layout(
+        Demand(faces=faces, enrollments=rate * more, searches=rate * more / 10),
+        COSTS,
+        FIGURES,
+        NODE,
+    )
+    assume(isinstance(many, Layout))
+    assert isinstance(many, Layout)
+    few = choose(Demand(faces=faces, enrollments=rate, searches=rate / 10))
+    assert many.nodes >= few.nodes
+    assert many.ingress_nodes >= few.ingress_nodes
+    assert many.shards >= few.shards
+
+
+@FEW
+@given(faces=faces, rate=arrivals, more=st.floats(1, 3))
+def test_more_faces_never_take_less_memory(faces: int, rate: float, more: float) -> None:
+    few, many = (
+        Demand(faces=count, enrollments=rate) for count in (faces, max(faces, int(faces * more)))
+    )
+    taken = [Memory.of(choose(demand), demand.faces, FIGURES) for demand in (few, many)]
+    assert taken[1].gallery_bytes >= taken[0].gallery_bytes
+    assert taken[1].total_bytes >= taken[0].total_bytes
+    assert all(one.fullest_node_bytes <= NODE.usable_bytes for one in taken)
+
+
+@FEW
+@given(faces=faces, rate=arrivals, ceiling=st.floats(0.3, 0.9))
+def test_nothing_is_busier_than_the_ceiling_and_the_formula_holds_the_objectives(
+    faces: int, rate: float, ceiling: float
+) -> None:
+    demand = Demand(faces=faces, enrollments=rate, searches=rate / 20, ceiling=ceiling)
+    layout = choose_layout(demand, COSTS, FIGURES, NODE)
+    assume(isinstance(layout, Layout))
+    assert isinstance(layout, Layout)
+    expected = expect(layout, demand, COSTS)
+    assert max(expected.ingress, expected.writer, expected.scanner) <= ceiling < 1
+    assert expected.enroll is not None
+    assert expected.search is not None
+    assert holds(expected.enroll, demand.enroll_p99_s)
+    assert holds(expected.search, demand.search_p99_s)
+    assert expected.enroll.p50_s <= expected.enroll.p99_s
+
+
+@pytest.mark.parametrize(
+    "demand",
+    [
+        Demand(faces=100_000, enrollments=5, searches=1),
+        Demand(faces=1_000_000, enrollments=200, enroll_p99_s=0.3),
+        Demand(faces=100_000_000, enrollments=60, searches=20, enroll_p99_s=0.6),
+        Demand(faces=1_600_000_000, enrollments=120, searches=5),
+    ],
+    ids=("small", "busy", "large", "a country"),
+)
+def test_the_simulation_of_what_is_planned_holds_and_agrees_with_the_formula(
+    demand: Demand,
+) -> None:
+    plan = plan_for(demand, trial=Trial(requests=8_000, seed=4))
+    assert plan.outcome in {Outcome.HOLDS, Outcome.NEAR}, plan.played
+    ratios = plan.list_ratios()
+    assert set(ratios) >= {"enroll_p50", "enroll_p99"}
+    for name, ratio in ratios.items():
+        assert 1 - TOLERANCE <= ratio <= 1 + TOLERANCE, (name, ratios)
+
+
+def test_a_gallery_of_a_country_is_split_and_keeps_no_snapshot() -> None:
+    plan = plan_for(Demand(faces=1_600_000_000, enrollments=100))
+    layout, disk, memory = plan.layout, plan.disk, plan.memory
+    assert layout is not None
+    assert disk is not None
+    assert memory is not None
+    assert layout.shards >= 1_600_000_000 * 657 * 2 / NODE.usable_bytes
+    assert disk.snapshot_bytes == 0
+    assert disk.store_bytes == pytest.approx(1.6e9 * 3600)
+    assert memory.gallery_bytes == pytest.approx(1.6e9 * 657)
+    assert plan.start_s == pytest.approx(16_000)
+    small = plan_for(Demand(faces=1_000_000, enrollments=1))
+    assert small.layout is not None
+    assert small.layout.is_one_machine
+    assert small.disk is not None
+    assert small.disk.snapshot_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("demand", "node", "words"),
+    [
+        (Demand(faces=1_000, enrollments=5_000), NODE, "one writer orders all decisions"),
+        (Demand(faces=1_000, enrollments=50, enroll_p99_s=0.05), NODE, "leaves the registrar"),
+        (
+            Demand(faces=50_000_000_000, enrollments=1),
+            replace(NODE, memory_bytes=64 << 30),
+            "do not fit 256 shards",
+        ),
+        (
+            Demand(faces=1_600_000_000, enrollments=100),
+            replace(NODE, cores=1, bandwidth_bytes_s=10e9),
+            "nodes with more cores",
+        ),
+        (
+            Demand(faces=3_000_000_000, enrollments=1, enroll_p99_s=0.11),
+            replace(NODE, cores=2, bandwidth_bytes_s=10e9),
+            "allow more time",
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_said_in_one_line(demand: Demand, node: Node, words: str) -> None:
+    found = choose_layout(demand, COSTS, FIGURES, node)
+    assert isinstance(found, Shortfall)
+    assert words in found.reason
+    plan = plan_for(demand, node)
+    assert plan.layout is None
+    assert "\n" not in str(plan.shortfall)
+    assert json.loads(json.dumps(plan.to_dict()))["feasible"] is False
+
+
+def test_every_figure_that_nobody_measured_is_listed_as_an_assumption() -> None:
+    known = Figure(0.02, Origin.MEASURED, "here")
+    figures = replace(FIGURES, found={Quantity.PAIR: known})
+    demand = Demand(faces=1_000, enrollments=1)
+    candidates = expect_candidates(1_000, 1, CURVE, 1e-4)
+    said = make_plan(demand, figures, COSTS, NODE, candidates).assumptions
+    unmeasured = [line for line in said if line.startswith("Not measured: ")]
+    assert len(unmeasured) == len(Quantity) - 1
+    assert not any(ASSUMED[Quantity.PAIR].label in line for line in unmeasured)
+    assert len(plan_for(demand).assumptions) == len(said) + 1
+
+
+@pytest.mark.parametrize(
+    ("most", "words"),
+    [
+        (5, "5 enrollments are with it at most"),
+        (1, "1 enrollment is with it at most"),
+        (0, "none is told to come again"),
+    ],
+)
+def test_the_bound_that_is_played_is_the_bound_that_is_told(most: int, words: str) -> None:
+    trial = Trial(requests=1_000, most_ongoing=most)
+    told = plan_for(Demand(faces=1_000, enrollments=1), trial=trial).assumptions
+    assert [words in line for line in told].count(True) == 1
+
+
+def test_where_the_bound_of_an_ingress_would_refuse_enrollments_there_are_more_of_them() -> None:
+    demand = Demand(faces=10**7, enrollments=100)
+    small = replace(NODE, cores=2, memory_bytes=24 << 30)
+    unbound, bound = (
+        plan_for(demand, small, Trial(requests=8_000, most_ongoing=most)) for most in (0, 2)
+    )
+    assert unbound.layout is not None
+    assert bound.layout is not None
+    assert bound.layout.ingress_nodes > unbound.layout.ingress_nodes
+    assert bound.played is not None
+    assert bound.played.refused <= MOST_REFUSED
+    assert bound.outcome is Outcome.HOLDS
+
+
+def test_while_the_writer_waits_for_a_scan_it_takes_no_core_of_its_own() -> None:
+    demand = Demand(faces=1_600_000_000, enrollments=100)
+    plan = plan_for(demand)
+    assert plan.layout is not None
+    assert plan.expected is not None
+    scanning = plan.expected.scanner * NODE.cores * plan.layout.shards
+    photographing = plan.expected.ingress * plan.layout.ingress_cores
+    deciding = 100 * COSTS.decision(COSTS.batch) / COSTS.batch
+    assert plan.busy_cores == pytest.approx(scanning + photographing + deciding)
+    assert deciding < plan.expected.writer / 3, "most of the writer's time is scans here"
+
+
+def test_what_is_assumed_of_a_gallery_grows_with_its_vectors() -> None:
+    large, half = (
+        replace(FIGURES, kind=kind) for kind in (VectorKind(512), VectorKind(128, float_bytes=2))
+    )
+    # A float and its code; 17 bytes of ids whatever the vectors.
+    assert FIGURES.value(Quantity.REFERENCE_BYTES) == 128 * 5 + 17
+    assert large.value(Quantity.REFERENCE_BYTES) == 512 * 5 + 17
+    assert half.value(Quantity.REFERENCE_BYTES) == 128 * 3 + 17
+    assert large.value(Quantity.SNAPSHOT_BYTES) == 512 * 5 + 12
+    assert large.value(Quantity.ROW_BYTES) == 600 + 384 * 4
+    assert half.value(Quantity.ROW_BYTES) == 600
+    for one in (Quantity.SCAN_ALONE, Quantity.SCAN, Quantity.RESTORE):
+        assert large.value(one) == pytest.approx(4 * FIGURES.value(one))
+        assert half.value(one) == FIGURES.value(one)
+    assert large.value(Quantity.HOP) == FIGURES.value(Quantity.HOP)
+    assert "512 floats of 32 bits" in large[Quantity.SNAPSHOT_BYTES].source
+
+
+def test_a_plan_is_one_json_document() -> None:
+    plan = plan_for(
+        Demand(faces=10_000_000, enrollments=40, searches=2), trial=Trial(requests=2_000)
+    )
+    told = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
+    assert told["feasible"] is True
+    assert told["layout"]["nodes_with_spare"] == told["layout"]["nodes"] + 1
+    assert told["figures"]["pair"]["unit"] == "core-s"
+    assert told["simulated"]["enroll"]["p99_s"] > 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"faces": 0},
+        {"faces": 10**12},
+        {"enrollments": -1.0},
+        {"enrollments": float("nan")},
+        {"enrollments": 0.0},
+        {"enroll_p99_s": 0.0},
+        {"search_p99_s": float("inf")},
+        {"ceiling": 1.0},
+    ],
+)
+def test_a_demand_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(RequestError) as caught:
+        Demand(**{"faces": 1_000, "enrollments": 1.0, **wrong})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@given(alone=st.floats(1e-9, 1), share=st.floats(1e-9, 1), at=st.integers(2, 256))
+def test_a_cost_never_falls_with_more_items(alone: float, share: float, at: int) -> None:
+    cost = Affine.through(alone, share, at)
+    assert cost.fixed_s >= 0
+    assert cost.item_s >= 0
+    assert cost(1) >= alone * (1 - 1e-9)
+    if at * share >= alone >= share:
+        assert cost(1) == pytest.approx(alone)
+        assert cost(at) == pytest.approx(at * share)
+
+
+def test_a_node_reads_as_its_cores_were_seen_to_read_as_far_as_memory_goes() -> None:
+    two, many = assume_node(FIGURES), assume_node(FIGURES, cores=64)
+    assert two.cores == 2
+    assert two.bandwidth_bytes_s == pytest.approx(2 * 128 / 9.2e-9)
+    assert many.bandwidth_bytes_s == 200e9
+    assert assume_node(FIGURES, bandwidth_bytes_s=1e9).bandwidth_bytes_s == 1e9

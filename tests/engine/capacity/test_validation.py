@@ -1,0 +1,119 @@
+"""Simulation and formula are held against a measured run, and say so when they are off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.capacity.figures import USUAL, Figures, gather_figures, read_report, read_reports
+from engine.capacity.validation import WITHIN, Comparison, Held, check_report
+from engine.errors import RequestError
+
+COMMITTED = Path(__file__).parents[3] / "bench" / "reports"
+SERVED = COMMITTED / "serve.json"
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def served(write_report: Write) -> Callable[..., Path]:
+    """A run of 65 a second with 10 connections: 2 cores, 30 ms of them for each."""
+
+    def write(
+        rate: float = 65.0, p50_ms: float = 44.0, p99_ms: float = 70.0, own: float = 76.0
+    ) -> Path:
+        setup: dict[str, Any] = {"references": 100_000, "connections": 10}
+        return write_report(
+            {
+                "Enrollments with two photographs": (
+                    setup,
+                    {
+                        "in process, before and after": ("1/s", own),
+                        "over HTTP": ("1/s", rate),
+                        "over HTTP: ingress replicas": ("us of a core", 27_000.0),
+                        "over HTTP: registrar": ("us of a core", 3_000.0),
+                    },
+                ),
+                "Enrollments below and far above what it can do": (
+                    setup,
+                    {
+                        "100 %: answers in a closed loop": ("1/s", rate),
+                        "70 %: p50": ("ms", p50_ms),
+                        "70 %: p99": ("ms", p99_ms),
+                    },
+                ),
+            }
+        )
+
+    return write
+
+
+def test_a_run_as_the_queues_have_it_is_within_a_fifth(
+    served: Callable[..., Path], figures: Figures
+) -> None:
+    check = check_report(read_report(served()), figures)
+    held = {row.name: row.holds for row in check.rows}
+    assert held == {"closed loop, rate": True, "at 70 %, p50": True, "at 70 %, p99": True}
+    assert check.holds
+    told = json.loads(json.dumps(check.to_dict(), allow_nan=False))
+    assert told["rows"][0]["measured"] == 65
+    assert told["holds"] is True
+    predicted = {row["name"]: row["is_predicted"] for row in told["rows"]}
+    assert predicted == {"closed loop, rate": False, "at 70 %, p50": True, "at 70 %, p99": True}
+    assert told["given"]["arrivals at 70 %, evenly spaced"] == "45.5 a second"
+    assert any("follows from the processor time given" in note for note in told["notes"])
+
+
+def test_the_tail_that_is_predicted_is_held_to(
+    served: Callable[..., Path], figures: Figures
+) -> None:
+    check = check_report(read_report(served(p99_ms=200.0)), figures)
+    assert [row.holds for row in check.rows] == [True, True, False]
+    assert not check.holds
+
+
+def test_of_a_tail_the_simulation_is_held_and_the_formula_told() -> None:
+    tail = Comparison("p99", "ms", 100.0, 110.0, 150.0, Held.SIMULATION)
+    assert (tail.holds, tail.verdict) == (True, "simulation within 20 %")
+    late = Comparison("p99", "ms", 100.0, 130.0, 100.0, Held.SIMULATION)
+    assert (late.holds, late.verdict) == (False, "simulation off")
+    both = Comparison("p50", "ms", 100.0, 110.0, 150.0)
+    assert (both.holds, both.verdict) == (False, "off")
+    told = Comparison("p99", "ms", 100.0, 300.0, None, Held.NEITHER)
+    assert (told.holds, told.verdict) == (None, "told only")
+
+
+def test_a_service_that_is_slower_than_its_processor_time_is_seen(
+    served: Callable[..., Path], figures: Figures
+) -> None:
+    check = check_report(read_report(served(rate=40.0, p50_ms=150.0, p99_ms=300.0)), figures)
+    assert [row.holds for row in check.rows] == [False, False, False]
+    assert check.rows[0].simulated_ratio > 1 + WITHIN
+    assert check.rows[1].simulated_ratio < 1 - WITHIN
+    assert not check.holds
+
+
+def test_a_report_of_another_suite_cannot_be_checked(write_report: Write, figures: Figures) -> None:
+    with pytest.raises(RequestError, match="sosie bench serve"):
+        check_report(read_report(write_report({})), figures)
+    empty = {"Enrollments with two photographs": ({"references": 1, "connections": 1}, {})}
+    with pytest.raises(RequestError, match="lacks figures"):
+        check_report(read_report(write_report(empty)), figures)
+
+
+def test_the_committed_run_of_the_service_is_met_within_a_fifth() -> None:
+    report = read_report(SERVED)
+    figures = Figures(report.stamp, USUAL, gather_figures(read_reports(COMMITTED)))
+    check = check_report(report, figures)
+    rows = {row.name: row for row in check.rows}
+    held = {name: row.holds for name, row in rows.items()}
+    assert held == {
+        "closed loop, rate": True,
+        "closed loop, p50": True,
+        "closed loop, p99": None,
+        "at 70 %, p50": True,
+        "at 70 %, p99": True,
+    }

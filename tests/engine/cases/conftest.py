@@ -1,0 +1,106 @@
+"""A deployment with people in it, and shorthands for the steps of the desk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.opening import NewCase
+from engine.cases.sweep_cases import open_case
+from engine.matching.registrar import Registrar
+from engine.registry.records import AuditEntry, CaseRecord, Changes, new_id, utc_now
+from engine.registry.store import Store
+from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
+from tests.engine.matching.conftest import Lab, lab, make_lab, people
+
+__all__ = ["lab", "make_lab", "people"]
+
+
+@dataclass(frozen=True)
+class Bureau:
+    """A running registrar with its store."""
+
+    lab: Lab
+    registrar: Registrar
+
+    @property
+    def store(self) -> Store:
+        return self.lab.store
+
+    @property
+    def given(self) -> tuple[Registrar, Store]:
+        """What every step of the desk takes first."""
+        return self.registrar, self.store
+
+    def enroll(self, count: int) -> list[dict[str, Any]]:
+        """The answers of so many strangers, approved."""
+        answers = self.registrar.enroll([self.lab.request() for _ in range(count)])
+        assert {answer.decision.value for answer in answers} == {"approved"}
+        return [answer.body for answer in answers]
+
+    def open(self, *document_ids: str, **values: Any) -> CaseRecord:
+        """A case that takes these documents for one person's; anything can be given instead."""
+        fields: dict[str, Any] = {
+            "kind": CaseKind.POSSIBLE_DUPLICATE,
+            "origin": CaseOrigin.DECISION,
+            "document_ids": document_ids,
+            "suspect_ids": document_ids,
+        }
+        return open_case(*self.given, NewCase(**fields | values), "key:opener")
+
+    def keep_sweep(self, threshold: float) -> str:
+        """The id of a sweep that the registry has."""
+        sweep = SweepRecord(
+            id=new_id(),
+            state=SweepState.RUNNING,
+            terms=SweepTerms(threshold=threshold),
+            requested_by="key:anna",
+            created_at=utc_now(),
+        )
+        entry = AuditEntry("key:anna", "sweep.started", sweep.id)
+        self.registrar.run(
+            lambda writer, _: writer.commit(
+                Changes(sequence=writer.sequence, audit=[entry], sweeps=[sweep])
+            )
+        )
+        return sweep.id
+
+    def entries(self, *actions: str) -> list[AuditEntry]:
+        """What the audit says of these actions."""
+        entries = [row.entry for row in self.store.audit_entries()]
+        return [entry for entry in entries if entry.action in actions]
+
+
+@pytest.fixture
+def bureau(lab: Lab) -> Iterator[Bureau]:
+    with lab.registrar() as registrar:
+        yield Bureau(lab, registrar)
+
+
+@pytest.fixture
+def make_pair(bureau: Bureau) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
+    """`make_pair(score)`: two people, enrolled one after the other, with this score exactly.
+
+    It must lie below the threshold of review.
+    """
+
+    def make(score: float = 0.55) -> tuple[dict[str, Any], dict[str, Any]]:
+        first = bureau.lab.people.person()
+        second = bureau.lab.people.between(first, score)
+        requests = [
+            bureau.lab.request(
+                face,
+                live=bureau.lab.people.sample(face, noise=0.0),
+                portrait=bureau.lab.people.sample(face, noise=0.0),
+            )
+            for face in (first, second)
+        ]
+        one, two = bureau.registrar.enroll(requests)
+        assert {one.decision.value, two.decision.value} == {"approved"}
+        return one.body, two.body
+
+    return make

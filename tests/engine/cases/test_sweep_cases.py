@@ -1,0 +1,103 @@
+"""Cases for the groups of a sweep: one for each face, and none of what people have decided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.cases.case import CaseKind, CaseOrigin, Outcome
+from engine.cases.steps import close
+from engine.cases.sweep_cases import open_sweep_cases
+from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link
+
+ANNA, BOB = "key:anna", "key:bob"
+
+
+def group_of(
+    kind: GroupKind, key: str, *document_ids: str, score: float = 0.7, risk: float = 10.0
+) -> Group:
+    """Everybody linked to everybody, where the kind has links."""
+    names = sorted(document_ids)
+    links = tuple(
+        Link(left, right, score)
+        for place, left in enumerate(names)
+        for right in names[place + 1 :]
+        if kind is GroupKind.ONE_FACE
+    )
+    return Group(
+        key=key,
+        kind=kind,
+        identities=tuple(Identity(name, (1,)) for name in names),
+        links=links,
+        weakest=links[-1] if links else None,
+        risk=risk,
+        terms=(),
+    )
+
+
+def test_each_group_of_a_sweep_has_a_case_and_those_that_meet_share_one(bureau: Any) -> None:
+    sweep = bureau.keep_sweep(0.6)
+    known = bureau.open("e")
+    groups = [
+        group_of(GroupKind.ONE_FACE, "k1", "a", "b", score=0.8, risk=42.5),
+        group_of(GroupKind.ONE_FACE, "k2", "c", "d", "e"),
+        group_of(GroupKind.RESALE_RING, "k3", "f", "g", "h"),
+        group_of(GroupKind.ONE_DOCUMENT, "k4", "b"),
+    ]
+    cases = open_sweep_cases(*bureau.given, sweep, groups, ANNA)
+    assert cases["k2"] == known.id
+    assert cases["k1"] == cases["k4"]
+    assert len(set(cases.values())) == 3
+    first = bureau.store.case(cases["k1"])
+    assert (first.kind, first.origin, first.sweep_id) == (
+        CaseKind.ONE_FACE,
+        CaseOrigin.SWEEP,
+        sweep,
+    )
+    assert (first.score, first.suspect_ids, first.document_ids) == (0.8, ("a", "b"), ("a", "b"))
+    # Those whose lines changed hands may be people who were wronged.
+    assert bureau.store.case(cases["k3"]).suspect_ids == ()
+    assert set(bureau.store.case(known.id).document_ids) == {"c", "d", "e"}
+
+
+def test_a_sweep_that_is_told_twice_opens_nothing_twice(bureau: Any) -> None:
+    sweep = bureau.keep_sweep(0.6)
+    groups = [group_of(GroupKind.ONE_FACE, f"k{n}", f"a{n}", f"b{n}") for n in range(230)]
+    first = open_sweep_cases(*bureau.given, sweep, groups[:150], ANNA)
+    head = bureau.store.audit_head()[0]
+    again = open_sweep_cases(*bureau.given, sweep, groups, ANNA)
+    assert {key: again[key] for key in first} == first
+    assert len(set(again.values())) == 230
+    assert bureau.store.audit_head()[0] - head == 80
+    later = bureau.keep_sweep(0.6)
+    assert open_sweep_cases(*bureau.given, later, groups, ANNA) == again
+    assert bureau.store.case(again["k0"]).sweep_id == later
+
+
+def test_what_people_have_decided_is_not_asked_again(bureau: Any, make_pair: Any) -> None:
+    one, two = make_pair()
+    documents = (one["document_id"], two["document_id"])
+    (third,) = bureau.enroll(1)
+    sweep = bureau.keep_sweep(0.5)
+    pair = group_of(GroupKind.ONE_FACE, "k1", *documents)
+    ring = group_of(GroupKind.RESALE_RING, "k2", "x", "y")
+    cases = open_sweep_cases(*bureau.given, sweep, [pair, ring], ANNA)
+    for case_id in cases.values():
+        close(*bureau.given, case_id, Outcome.TWINS, (), BOB)
+    later = bureau.keep_sweep(0.5)
+    assert open_sweep_cases(*bureau.given, later, [pair, ring], ANNA) == cases
+    judged = group_of(GroupKind.ONE_FACE, "k3", *documents)
+    assert open_sweep_cases(*bureau.given, later, [judged], ANNA) == {}
+    assert bureau.store.cases() == []
+    grown = group_of(GroupKind.ONE_FACE, "k4", *documents, third["document_id"])
+    (opened,) = open_sweep_cases(*bureau.given, later, [grown], ANNA).values()
+    assert set(bureau.store.case(opened).document_ids) == {*documents, third["document_id"]}
+
+
+def test_a_later_group_that_joins_earlier_ones_leaves_one_case_for_all(bureau: Any) -> None:
+    sweep = bureau.keep_sweep(0.6)
+    groups = [group_of(GroupKind.ONE_FACE, f"k{n}", f"a{n}", f"b{n}") for n in range(120)] + [
+        group_of(GroupKind.ONE_FACE, "last", "a0", "a119")
+    ]
+    cases = open_sweep_cases(*bureau.given, sweep, groups, ANNA)
+    assert cases["k0"] == cases["k119"] == cases["last"]
+    assert {case.id for case in bureau.store.cases(limit=500)} == set(cases.values())

@@ -1,0 +1,111 @@
+""""""
+
+from __future__ import annotations
+
+import csv
+import stat
+from pathlib import Path
+
+import pytest
+
+from engine.errors import RequestError
+from engine.imports.columns import Columns
+from engine.imports.faults import MESSAGES, Code, Field, RowFault
+from engine.imports.import_report import FaultReport, Tally
+from engine.reasons import Reason
+
+
+def test_counts_add_up() -> None:
+    one = Tally(rows=2, failed=1, failures={"A": 1})
+    other = Tally(rows=3, lines=1, failures={"A": 1, "B": 2}, warnings={"C": 1})
+    both = one.plus(other)
+    assert (both.rows, both.failed, both.lines) == (5, 1, 1)
+    assert (both.failures, both.warnings) == ({"A": 2, "B": 2}, {"C": 1})
+    assert Tally.from_dict(both.to_dict()) == both
+
+
+COLUMNS = Columns({Field.NAME: 0}, {Field.NAME: "name"})
+MISSING = RowFault(Field.NAME, Code.VALUE_MISSING)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_line_for_each_fault_with_row_column_and_code(tmp_path: Path) -> None:
+    path = tmp_path / "report.csv"
+    report = FaultReport(path, COLUMNS)
+    warning = RowFault(None, Reason.WATCHLISTED, is_failure=False)
+    report.add([3, 4, 5], [(MISSING,), (), (MISSING, warning)])
+    report.close()
+    rows = read(path)
+    assert [(one["row"], one["severity"], one["column"], one["code"]) for one in rows] == [
+        ("3", "failure", "name", "VALUE_MISSING"),
+        ("5", "failure", "name", "VALUE_MISSING"),
+        ("5", "warning", "", "WATCHLISTED"),
+    ]
+    assert rows[0]["message"] == MESSAGES[Code.VALUE_MISSING]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\tx", " =1+1", "\uff1d1", "a,=b", '"=1"']
+)
+def test_no_cell_is_a_formula(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.csv"
+    report = FaultReport(path, Columns({Field.NAME: 0}, {Field.NAME: name}))
+    report.add([1], [(MISSING,)])
+    report.close()
+    cell = read(path)[0]["column"]
+    assert cell.removeprefix("'") == name
+    assert cell.lstrip()[0] not in "=+-@\uff1d\uff0b\uff0d\uff20\t"
+
+
+def test_it_goes_on_behind_what_the_journal_knows(tmp_path: Path) -> None:
+    path = tmp_path / "report.csv"
+    first = FaultReport(path, COLUMNS)
+    first.add([1], [(MISSING,)])
+    known = first.size_bytes
+    first.add([2], [(MISSING,)])
+    first.close()
+    again = FaultReport(path, COLUMNS, known)
+    again.add([2, 3], [(MISSING,), (MISSING,)])
+    again.close()
+    assert [one["row"] for one in read(path)] == ["1", "2", "3"]
+
+
+def test_a_report_that_was_cut_or_taken_away_is_missed(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="--no-resume"):
+        FaultReport(tmp_path / "report.csv", COLUMNS, 10_000)
+
+
+def test_an_earlier_report_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+    path = tmp_path / "report.csv"
+    for _ in range(2):
+        report = FaultReport(path, COLUMNS)
+        report.add([1], [(MISSING,)])
+        report.close()
+    assert len(read(path)) == 1
+    other = tmp_path / "customers.csv"
+    other.write_text("name\nAileen\n")
+    with pytest.raises(RequestError, match="is no report"):
+        FaultReport(other, COLUMNS)
+    assert other.read_text() == "name\nAileen\n"
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cannot be"):
+        FaultReport(tmp_path / "none" / "report.csv", COLUMNS)
+
+
+def test_every_reason_and_code_has_words() -> None:
+    spoken = set(MESSAGES)
+    assert spoken >= set(Code)
+    silent = {
+        Reason.DOCUMENT_EXPIRED,
+        Reason.DUPLICATE_IDENTITY,
+        Reason.POSSIBLE_DUPLICATE,
+        Reason.LINE_LIMIT_REACHED,
+    }
+    assert spoken >= set(Reason) - silent, "these an import never says"

@@ -1,0 +1,291 @@
+""""""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.errors import ImageError
+from engine.imports.faults import Code, Field, RowFault
+from engine.imports.row_faces import FaceTaker, PhotographFolder, RowFaces, group_rows, judge_row
+from engine.imports.row_parser import Row
+from engine.matching.comparison import fuse_vectors
+from engine.matching.documents import CheckedDocument
+from engine.matching.requests import Sample
+from engine.reasons import Reason
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "a.jpg").write_bytes(b"inside")
+    (tmp_path / "outside.jpg").write_bytes(b"outside")
+    (tmp_path / "images-too").mkdir()
+    (tmp_path / "images-too" / "a.jpg").write_bytes(b"beside")
+    return folder
+
+
+@pytest.mark.parametrize("text", ["below/a.jpg", "./below/../below/a.jpg", "below//a.jpg"])
+def test_a_file_below_the_folder_is_read(text: str, root: Path) -> None:
+    assert PhotographFolder(root).read(text) == b"inside"
+    assert PhotographFolder(root).read(str(root / "below" / "a.jpg")) == b"inside"
+
+
+@pytest.mark.parametrize(
+    "text", ["../outside.jpg", "below/../../outside.jpg", "../images-too/a.jpg"]
+)
+def test_a_path_that_leads_out_is_refused_unless_allowed(text: str, root: Path) -> None:
+    assert PhotographFolder(root).read(text) is Code.PATH_OUTSIDE
+    assert PhotographFolder(root).read(str(root / text)) is Code.PATH_OUTSIDE
+    assert isinstance(PhotographFolder(root, may_leave=True).read(text), bytes)
+
+
+def test_a_link_that_leads_out_is_refused_unless_allowed(root: Path) -> None:
+    (root / "file.jpg").symlink_to(root.parent / "outside.jpg")
+    (root / "folder").symlink_to(root.parent)
+    for text in ("file.jpg", "folder/outside.jpg"):
+        assert PhotographFolder(root).read(text) is Code.PATH_OUTSIDE
+        assert PhotographFolder(root, may_leave=True).read(text) == b"outside"
+
+
+def test_a_link_within_the_folder_is_followed(root: Path) -> None:
+    (root / "b.jpg").symlink_to("below/a.jpg")
+    assert PhotographFolder(root).read("b.jpg") == b"inside"
+
+
+def test_a_folder_that_is_a_link_itself_is_where_it_leads(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(root)
+    assert PhotographFolder(tmp_path / "link").read("below/a.jpg") == b"inside"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("none.jpg", Code.FILE_MISSING),
+        ("below/a.jpg/more", Code.FILE_MISSING),
+        ("below", Code.FILE_UNREADABLE),
+        ("loop", Code.FILE_UNREADABLE),
+        ("a\0b", Code.PATH_INVALID),
+        ("x" * 5000, Code.PATH_INVALID),
+        ("\ud800", Code.PATH_INVALID),
+    ],
+)
+def test_what_is_no_photograph_says_why(text: str, code: Code, root: Path) -> None:
+    (root / "loop").symlink_to("loop")
+    assert PhotographFolder(root).read(text) is code
+
+
+def test_a_pipe_is_not_waited_for(root: Path) -> None:
+    os.mkfifo(root / "pipe")
+    assert PhotographFolder(root).read("pipe") is Code.FILE_UNREADABLE
+
+
+def test_no_more_than_a_photograph_may_have_is_read(root: Path) -> None:
+    (root / "large").write_bytes(bytes(100))
+    data = PhotographFolder(root, max_size_bytes=10).read("large")
+    assert isinstance(data, bytes)
+    assert len(data) == 11
+
+
+VERIFY = 0.4
+DOCUMENT = CheckedDocument("cn-ric", "1", "name", date(2020, 1, 1), (Reason.DOCUMENT_EXPIRED,))
+
+
+def pair(score: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    one, other = np.eye(2, 8, dtype=np.float32)
+    return one, (score * one + np.sqrt(1 - score**2) * other).astype(np.float32)
+
+
+def judge(live: Any, portrait: Any, *faults: RowFault) -> Any:
+    return judge_row(RowFaces(Row(1, faults, "Name", DOCUMENT), live, portrait, 2), VERIFY)
+
+
+def test_two_photographs_of_one_person_make_one_reference() -> None:
+    live, portrait = pair(0.8)
+    judged = judge(live, portrait)
+    assert judged.faults == ()
+    assert judged.is_fused
+    assert np.array_equal(judged.subscriber.vector, fuse_vectors(live, portrait))
+
+
+@pytest.mark.parametrize(("score", "passes"), [(0.41, True), (0.39, False), (-0.5, False)])
+def test_the_verify_threshold_decides(score: float, passes: bool) -> None:
+    judged = judge(*pair(score))
+    assert (judged.subscriber is not None) is passes
+    assert [fault.code for fault in judged.faults] == ([] if passes else [Reason.FACE_MISMATCH])
+
+
+def test_one_fit_photograph_stands_alone_and_the_other_is_a_warning() -> None:
+    live, _ = pair(0.8)
+    blurred = (RowFault(Field.PORTRAIT, Reason.BLURRED),)
+    judged = judge(live, blurred)
+    assert np.array_equal(judged.subscriber.vector, live)
+    assert not judged.is_fused
+    assert [(one.code, one.is_failure) for one in judged.faults] == [(Reason.BLURRED, False)]
+    assert judge(None, live).subscriber is not None
+
+
+def test_without_a_fit_photograph_the_row_fails_with_every_reason() -> None:
+    missing = (RowFault(Field.LIVE, Code.FILE_MISSING),)
+    blurred = (RowFault(Field.PORTRAIT, Reason.BLURRED), RowFault(Field.PORTRAIT, Reason.POSE))
+    judged = judge(missing, blurred)
+    assert judged.subscriber is None
+    assert all(fault.is_failure for fault in judged.faults)
+    assert len(judged.faults) == 3
+
+
+def test_a_path_that_leads_out_fails_the_row_whatever_else_it_has() -> None:
+    live, _ = pair(0.8)
+    assert judge(live, (RowFault(Field.PORTRAIT, Code.PATH_OUTSIDE),)).subscriber is None
+
+
+def test_a_fault_of_the_row_keeps_it_out_and_faces_are_looked_at_all_the_same() -> None:
+    bad = RowFault(Field.MSISDN, Code.NUMBER_INVALID)
+    judged = judge(*pair(0.1), bad)
+    assert judged.subscriber is None
+    assert [fault.code for fault in judged.faults] == [Code.NUMBER_INVALID, Reason.FACE_MISMATCH]
+    assert judged.is_expired
+
+
+class Known:
+    """Templates that the tests have issued: a name for each."""
+
+    def __init__(self, vectors: dict[tuple[str, str], NDArray[np.float32]]) -> None:
+        self._vectors = vectors
+
+    def open(
+        self, tokens: Sequence[str], carriers: Sequence[str]
+    ) -> list[NDArray[np.float32] | None]:
+        return [self._vectors.get(pair) for pair in zip(tokens, carriers, strict=True)]
+
+
+def rows_of(base: Any, count: int) -> list[Row]:
+    return [
+        Row(
+            place, (), live=base.photograph(f"p{place}"), portrait=base.photograph(f"p{place}", "2")
+        )
+        for place in range(count)
+    ]
+
+
+def take_all(office: Any, base: Any, rows: list[Row], **parts: Any) -> list[Any]:
+    folder = PhotographFolder(base.folder)
+    with FaceTaker(folder, office.take, office.vault, **parts) as taker:
+        return [one for group in taker.stream(group_rows(rows, 3, 100)) for one in group]
+
+
+def test_every_row_gets_its_own_faces_in_order(office: Any, base: Any) -> None:
+    rows = rows_of(base, 25)
+    faces = take_all(office, base, rows)
+    assert [one.row for one in faces] == rows
+    for one in faces:
+        live, portrait = office.take(
+            [(base.folder / path).read_bytes() for path in (one.row.live, one.row.portrait)]
+        )
+        assert np.array_equal(one.live, live.vector)
+        assert np.array_equal(one.portrait, portrait.vector)
+        assert one.photographs == 2
+
+
+def test_what_is_wrong_with_a_photograph_is_a_value(office: Any, base: Any) -> None:
+    rows = [
+        Row(1, (), live="none.jpg", portrait=base.photograph("a")),
+        Row(2, (), live=base.photograph("b", "1", "damaged")),
+        Row(3, (), live=base.photograph("c", "1", "NO_FACE")),
+        Row(4, (), portrait=base.photograph("d", "1", "BLURRED")),
+        Row(5, (), portrait="../base.csv"),
+        Row(6, ()),
+    ]
+    faces = take_all(office, base, rows)
+    assert faces[0].live == (RowFault(Field.LIVE, Code.FILE_MISSING),)
+    assert isinstance(faces[0].portrait, np.ndarray)
+    assert [fault.code for fault in faces[1].live] == ["IMAGE.DAMAGED"]
+    assert faces[2].live == (RowFault(Field.LIVE, Reason.NO_FACE),)
+    assert faces[3].portrait == (RowFault(Field.PORTRAIT, Reason.BLURRED),)
+    assert faces[4].portrait == (RowFault(Field.PORTRAIT, Code.PATH_OUTSIDE),)
+    assert (faces[5].live, faces[5].portrait) == (None, None)
+    assert [one.photographs for one in faces] == [1, 1, 1, 1, 0, 0]
+
+
+def test_a_vector_is_normalised_and_rotated(office: Any, base: Any) -> None:
+    given = np.random.default_rng(0).standard_normal(office.vault.dim).astype(np.float32)
+    (one,) = take_all(office, base, [Row(1, (), vector=given * 7)])
+    unit = given / np.linalg.norm(given)
+    assert np.allclose(one.live, office.vault.rotate(unit[None])[0], atol=1e-6)
+    assert abs(float(one.live @ unit)) < 0.9, "never as it was"
+
+
+@pytest.mark.parametrize("fault", ["short", "nan", "zero", "infinite"])
+def test_what_is_no_face_of_this_model_is_refused(fault: str, office: Any, base: Any) -> None:
+    vectors = {
+        "short": np.ones(3),
+        "nan": np.full(office.vault.dim, np.nan),
+        "zero": np.zeros(office.vault.dim),
+        "infinite": np.full(office.vault.dim, np.inf),
+    }
+    row = Row(1, (), vector=vectors[fault].astype(np.float32))
+    (one,) = take_all(office, base, [row])
+    assert one.live == (RowFault(Field.TEMPLATE, Code.VECTOR_INVALID),)
+
+
+def test_a_template_opens_for_its_carrier_alone(office: Any, base: Any) -> None:
+    vector = office.vault.rotate(np.eye(office.vault.dim, dtype=np.float32)[:1])[0]
+    known = Known({("token", "red"): vector})
+    rows = [Row(1, (), template="token", carrier="red"), Row(2, (), template="token")]
+    mine, foreign = take_all(office, base, rows, templates=known)
+    assert np.array_equal(mine.live, vector)
+    assert foreign.live == (RowFault(Field.TEMPLATE, Code.TEMPLATE_INVALID),)
+    assert take_all(office, base, rows)[0].live == foreign.live
+
+
+def test_files_are_read_while_others_are_extracted(office: Any, base: Any) -> None:
+    """Two groups are at work and two more are read; no further one is."""
+    began, release, waiting = threading.Semaphore(0), threading.Event(), []
+
+    def take(images: Sequence[bytes]) -> list[Sample | ImageError]:
+        began.release()
+        assert release.wait(10)
+        return office.take(images)
+
+    def groups() -> Any:
+        for row in rows_of(base, 12):
+            waiting.append(row.number)
+            yield [row]
+
+    with FaceTaker(PhotographFolder(base.folder), take, office.vault) as taker:
+        reader = threading.Thread(target=lambda: list(taker.stream(groups())))
+        reader.start()
+        assert began.acquire(timeout=10)
+        assert began.acquire(timeout=10)
+        time.sleep(0.05)
+        assert len(waiting) == 4
+        assert not began.acquire(blocking=False)
+        release.set()
+        reader.join(10)
+    assert len(waiting) == 12
+
+
+def test_an_extractor_that_fails_fails_the_import(office: Any, base: Any) -> None:
+    def take(images: Sequence[bytes]) -> list[Sample | ImageError]:
+        raise MemoryError
+
+    folder = PhotographFolder(base.folder)
+    with FaceTaker(folder, take, office.vault) as taker, pytest.raises(MemoryError):
+        list(taker.stream([rows_of(base, 2)]))
+
+
+def test_groups_hold_so_many_photographs_or_rows(base: Any) -> None:
+    pairs = rows_of(base, 5)
+    assert [len(group) for group in group_rows(pairs, 4, 100)] == [2, 2, 1]
+    bare = [Row(place, ()) for place in range(5)]
+    assert [len(group) for group in group_rows(bare, 4, 3)] == [3, 2]

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from stdnum.cn import ric
+
+from engine.imports.faults import MESSAGES, Code, Field, RowFault
+from engine.imports.row_parser import ReadingTerms, Row, RowReader
+from engine.imports.sources import RawRow
+from engine.reasons import Reason
+from engine.registry.records import Outlet
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+OUTLETS = {"r1": Outlet("r1", "red", True, 5), "old": Outlet("old", "red", False, 5)}
+NUMBER = "11010519900307123" + ric.calc_check_digit("110105199003071230")
+SOUND = {
+    Field.DOCUMENT_TYPE: "cn-ric",
+    Field.DOCUMENT_NUMBER: NUMBER,
+    Field.NAME: "Aileen Probe",
+    Field.MSISDN: "+8613800138000",
+    Field.OUTLET: "r1",
+    Field.OPENED_AT: "2020-05-01T08:00:00Z",
+    Field.LIVE: "a.jpg",
+}
+
+
+def read_row(changes: dict[Field, str] | None = None, **terms: Any) -> Row:
+    given: dict[str, Any] = {"outlets": OUTLETS, "now": NOW} | terms
+    (row,) = RowReader(ReadingTerms(**given)).read([RawRow(1, SOUND | (changes or {}))])
+    return row
+
+
+def codes(row: Row) -> list[tuple[Field | None, str]]:
+    return [(fault.field, fault.code) for fault in row.faults]
+
+
+def test_a_sound_row_has_no_fault() -> None:
+    row = read_row({Field.EXPIRES_ON: "2031-01-31", Field.CONSENT_REF: "C-1"})
+    assert row.faults == ()
+    assert row.checked is not None
+    assert row.checked.number == NUMBER
+    assert row.checked.expires_on == date(2031, 1, 31)
+    assert row.line is not None
+    assert (row.line.msisdn, row.line.carrier, row.line.outlet) == ("+8613800138000", "red", "r1")
+    assert row.line.opened_at == datetime(2020, 5, 1, 8, tzinfo=UTC)
+    assert (row.consent_ref, row.carrier, row.live, row.portrait) == ("C-1", "red", "a.jpg", "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        (Field.DOCUMENT_TYPE, "", Code.VALUE_MISSING),
+        (Field.DOCUMENT_TYPE, "library-card", Code.DOCUMENT_TYPE_UNKNOWN),
+        (Field.DOCUMENT_NUMBER, "  ", Code.VALUE_MISSING),
+        (Field.DOCUMENT_NUMBER, "1" * 101, Code.VALUE_TOO_LONG),
+        (Field.DOCUMENT_NUMBER, NUMBER[:-1] + "0", Reason.DOCUMENT_INVALID),
+        (Field.NAME, "", Code.VALUE_MISSING),
+        (Field.NAME, "...", Code.TEXT_INVALID),
+        (Field.NAME, "x" * 201, Code.VALUE_TOO_LONG),
+        (Field.NAME, "nul\0", Code.TEXT_INVALID),
+        (Field.NAME, "Aileen\nt,2,Next", Code.LINE_BREAK),
+        (Field.EXPIRES_ON, "31/01/2031", Code.DATE_INVALID),
+        (Field.EXPIRES_ON, "2031-02-30", Code.DATE_INVALID),
+        (Field.MSISDN, "13800138000", Code.NUMBER_INVALID),
+        (Field.MSISDN, "=1+1", Code.NUMBER_INVALID),
+        (Field.OUTLET, "", Code.VALUE_MISSING),
+        (Field.OUTLET, "r9", Code.OUTLET_UNKNOWN),
+        (Field.CARRIER, "blue", Code.CARRIER_MISMATCH),
+        (Field.OPENED_AT, "", Code.VALUE_MISSING),
+        (Field.OPENED_AT, "yesterday", Code.TIME_INVALID),
+        (Field.OPENED_AT, "1970-01-01", Code.TIME_INVALID),
+        (Field.OPENED_AT, "0001-01-01T00:00:00+14:00", Code.TIME_INVALID),
+        (Field.OPENED_AT, "2026-11-25T14:00:00Z", Code.TIME_AHEAD),
+        (Field.CONSENT_REF, "x" * 201, Code.VALUE_TOO_LONG),
+        (Field.CONSENT_REF, "\ud800", Code.TEXT_INVALID),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_column(field: Field, value: str, code: str) -> None:
+    row = read_row({field: value})
+    assert codes(row) == [(field, code)]
+    assert MESSAGES[code] == row.faults[0].message
+    assert not value.strip() or value not in row.faults[0].message
+
+
+def test_a_row_is_told_all_that_is_wrong_with_it() -> None:
+    row = read_row({Field.NAME: "", Field.MSISDN: "1", Field.OUTLET: "r9", Field.LIVE: ""})
+    assert {code for _, code in codes(row)} == {
+        Code.VALUE_MISSING,
+        Code.NUMBER_INVALID,
+        Code.OUTLET_UNKNOWN,
+        Code.FACE_MISSING,
+    }
+
+
+def test_a_malformed_row_has_one_fault() -> None:
+    reader = RowReader(ReadingTerms(outlets=OUTLETS, now=NOW))
+    bad, good = reader.read([RawRow(7, is_malformed=True), RawRow(8, SOUND)])
+    assert (bad.number, bad.faults) == (7, (RowFault(None, Code.ROW_MALFORMED),))
+    assert good.faults == ()
+
+
+def test_a_row_without_a_number_has_no_line_and_needs_no_outlet() -> None:
+    row = read_row({Field.MSISDN: "", Field.OUTLET: "", Field.OPENED_AT: ""})
+    assert (row.faults, row.line) == ((), None)
+
+
+def test_an_outlet_that_is_closed_by_now_may_have_opened_a_line() -> None:
+    assert read_row({Field.OUTLET: "old"}).faults == ()
+
+
+def test_an_expired_document_is_still_held() -> None:
+    row = read_row({Field.EXPIRES_ON: "2019-01-31"})
+    assert row.faults == ()
+    assert row.checked is not None
+    assert row.checked.findings == (Reason.DOCUMENT_EXPIRED,)
+
+
+def test_a_day_of_expiry_may_come_from_a_column_of_moments() -> None:
+    row = read_row({Field.EXPIRES_ON: "2031-01-31T00:00:00"})
+    assert row.checked is not None
+    assert row.checked.expires_on == date(2031, 1, 31)
+
+
+def test_moments_without_a_zone_are_of_the_zone_given() -> None:
+    row = read_row({Field.OPENED_AT: "2020-05-01 08:00:00"}, zone=ZoneInfo("Asia/Shanghai"))
+    assert row.line is not None
+    assert row.line.opened_at == datetime(2020, 5, 1, 0, tzinfo=UTC)
+
+
+def test_a_clock_that_is_a_little_ahead_is_borne() -> None:
+    soon = (NOW + timedelta(minutes=30)).isoformat()
+    assert read_row({Field.OPENED_AT: soon}).faults == ()
+
+
+def test_national_numbers_are_read_as_of_the_country_given() -> None:
+    row = read_row({Field.MSISDN: "138 0013 8000"}, country="CN")
+    assert row.line is not None
+    assert row.line.msisdn == "+8613800138000"
+
+
+def test_defaults_stand_where_a_row_has_nothing() -> None:
+    defaults = {Field.OUTLET: "old", Field.OPENED_AT: "2011-01-01", Field.DOCUMENT_TYPE: "kr-rrn"}
+    row = read_row({Field.OUTLET: "", Field.OPENED_AT: " "}, defaults=defaults)
+    assert row.faults == ()
+    assert row.line is not None
+    assert (row.line.outlet, row.line.opened_at.year) == ("old", 2011)
+
+
+@pytest.mark.parametrize(
+    "name", ["محمد بن سلمان", "יוסף לוי", "\u200fعلي\u200e", "王小明", "Zoë O'Neil"]
+)
+def test_names_of_any_script_are_kept_as_they_stand(name: str) -> None:
+    row = read_row({Field.NAME: name})
+    assert (row.faults, row.name) == ((), name)
+
+
+def test_a_template_stands_for_the_live_photograph_alone() -> None:
+    assert read_row({Field.LIVE: "", Field.TEMPLATE: "dG9r"}).faults == ()
+    assert read_row({Field.LIVE: "", Field.PORTRAIT: "p.jpg", Field.TEMPLATE: "t"}).faults == ()
+    assert codes(read_row({Field.TEMPLATE: "t"})) == [(Field.TEMPLATE, Code.FACE_TWICE)]
+    raw = RawRow(1, SOUND | {Field.LIVE: ""}, np.ones(3, np.float32))
+    (row,) = RowReader(ReadingTerms(outlets=OUTLETS, now=NOW)).read([raw])
+    assert row.faults == ()
+
+
+def test_neither_rows_nor_faults_show_a_value() -> None:
+    row = read_row({Field.DOCUMENT_NUMBER: "1234567", Field.TEMPLATE: "secret-token"})
+    shown = repr(row) + repr(RawRow(1, SOUND))
+    for value in ("1234567", NUMBER, "Aileen", "13800138000", "a.jpg", "secret-token"):
+        assert value not in shown

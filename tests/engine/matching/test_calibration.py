@@ -1,0 +1,204 @@
+"""Calibrations and thresholds: what the data support, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import CalibrationError, RateUnsupported
+from engine.faces.extractor import digest_embedding
+from engine.matching.calibration import (
+    Calibration,
+    CalibrationCurve,
+    Comparison,
+    OperatingPoint,
+    Rate,
+    ThresholdRates,
+    Thresholds,
+)
+from engine.models.catalog import builtin_card
+
+DIGEST = "a" * 64
+
+
+def _point(fmr: float, threshold: float) -> OperatingPoint:
+    return OperatingPoint(
+        fmr=fmr,
+        fmr_low=fmr / 2,
+        fmr_high=fmr * 3,
+        threshold=threshold,
+        threshold_low=threshold - 0.02,
+        threshold_high=threshold + 0.02,
+        fnmr=0.01,
+        fnmr_low=0.005,
+        fnmr_high=0.02,
+    )
+
+
+CURVE = CalibrationCurve(
+    people=1000,
+    mated_pairs=5000,
+    nonmated_pairs=10_000_000,
+    stranger_pairs=2_000_000,
+    highest_nonmated=0.6,
+    points=tuple(_point(10.0**-k, 0.1 + 0.08 * k) for k in range(1, 7)),
+)
+CALIBRATION = Calibration(
+    model_digest=DIGEST,
+    source="made for tests",
+    people=1000,
+    photographs=4000,
+    curves=dict.fromkeys(Comparison, CURVE),
+)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Calibration:
+    """SFace's own."""
+    card = builtin_card("sface")
+    assert card.calibration_path is not None
+    return Calibration.load(card.calibration_path, digest_embedding(card, flip=False))
+
+
+def test_thresholds_are_interpolated_in_log_fmr() -> None:
+    assert CURVE.threshold_at(1e-3) == pytest.approx(0.34)
+    assert CURVE.threshold_at(10**-3.5) == pytest.approx(0.38)
+    assert CURVE.threshold_at(1e-1) == pytest.approx(0.18)
+
+
+@pytest.mark.parametrize("fmr", [1e-7, 0.5, 0.0, -1.0, float("nan")])
+def test_a_rate_beyond_the_data_is_refused_by_name(fmr: float) -> None:
+    with pytest.raises(RateUnsupported, match=f"{fmr:g} is not supported .* 1e-06 to 0.1"):
+        CALIBRATION.threshold_at(fmr, Comparison.FUSED)
+
+
+@given(st.floats(-6, -1).map(lambda power: 10**power))
+def test_the_fmr_of_a_threshold_is_the_rate_it_was_asked_for(fmr: float) -> None:
+    rate = CURVE.fmr_at(CURVE.threshold_at(fmr))
+    assert rate.value == pytest.approx(fmr, rel=1e-6)
+    assert not rate.is_bound
+    assert rate.low <= rate.value <= rate.high
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1))
+def test_fmr_never_rises_with_the_score(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    assert CURVE.fmr_at(low).high >= CURVE.fmr_at(high).high
+
+
+def test_beyond_the_lowest_rate_there_is_only_an_upper_bound() -> None:
+    beyond_support = CURVE.fmr_at(0.59)
+    assert beyond_support == Rate(3e-6, 0.0, 3e-6, is_bound=True)
+    beyond_every_pair = CURVE.fmr_at(0.61)
+    assert beyond_every_pair == Rate(1.5e-6, 0.0, 1.5e-6, is_bound=True)
+    assert str(beyond_every_pair) == "at most 1.5e-06"
+
+
+def test_expected_false_candidates_grow_with_the_gallery() -> None:
+    measured = CALIBRATION.expected_false_candidates(100_000, CURVE.threshold_at(1e-6))
+    assert measured.value == pytest.approx(0.1)
+    assert not measured.is_bound
+    assert str(CALIBRATION.expected_false_candidates(1_000_000, 0.7)) == "at most 1.5"
+
+
+def test_a_calibration_survives_its_file(tmp_path: Path) -> None:
+    CALIBRATION.save(tmp_path / "calibration.json")
+    assert Calibration.load(tmp_path / "calibration.json", DIGEST) == CALIBRATION
+
+
+def test_a_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
+    CALIBRATION.save(tmp_path / "calibration.json")
+    with pytest.raises(CalibrationError, match="another model: aaaaaaaaaaaa, not bbbbbbbbbbbb"):
+        Calibration.load(tmp_path / "calibration.json", "b" * 64)
+
+
+def _set_format(fields: dict) -> None:
+    fields["format"] = 99
+
+
+def _drop_people(fields: dict) -> None:
+    del fields["people"]
+
+
+def _swap_points(fields: dict) -> None:
+    fields["curves"]["fused"]["points"].reverse()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_set_format, "format 99"),
+        (_drop_people, "not a calibration"),
+        (_swap_points, "not in order"),
+    ],
+)
+def test_a_spoilt_file_is_refused(
+    spoil: Callable[[dict], None], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "calibration.json"
+    CALIBRATION.save(path)
+    fields = json.loads(path.read_text())
+    spoil(fields)
+    path.write_text(json.dumps(fields))
+    with pytest.raises(CalibrationError, match=message):
+        Calibration.load(path, DIGEST)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "\0\xff", '{"format": 1, "curves": 3}'])
+def test_a_file_that_is_no_calibration_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "some.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(CalibrationError, match=r"some\.json is not a calibration"):
+        Calibration.load(tmp_path / "some.json", DIGEST)
+    with pytest.raises(CalibrationError, match=r"no calibration can be read at none\.json"):
+        Calibration.load(tmp_path / "none.json", DIGEST)
+
+
+def test_a_kind_that_was_not_calibrated_is_refused() -> None:
+    only_single = replace(CALIBRATION, curves={Comparison.ONE_TO_ONE: CURVE})
+    with pytest.raises(CalibrationError, match="lacks fused"):
+        Thresholds.from_calibration(only_single)
+
+
+def test_certain_must_exceed_review() -> None:
+    with pytest.raises(CalibrationError, match="must exceed review"):
+        Thresholds(verify=0.4, same_document=0.4, review=0.6, certain=0.6)
+    with pytest.raises(CalibrationError, match="cosines"):
+        Thresholds(verify=4, same_document=0.4, review=0.5, certain=0.6)
+
+
+def test_an_operator_chooses_rates_not_scores() -> None:
+    rates = ThresholdRates(verify=1e-3, same_document=1e-2, review=1e-5, certain_margin=0.1)
+    chosen = Thresholds.from_calibration(CALIBRATION, rates)
+    found = (chosen.verify, chosen.same_document, chosen.review, chosen.certain)
+    assert found == pytest.approx((0.34, 0.26, 0.50, 0.70))
+    with pytest.raises(RateUnsupported, match="1e-08"):
+        Thresholds.from_calibration(CALIBRATION, replace(rates, review=1e-8))
+
+
+def test_shipped_thresholds_make_sense_in_a_gallery_of_100_000(shipped: Calibration) -> None:
+    chosen = Thresholds.from_calibration(shipped)
+    assert 0.35 < chosen.verify < chosen.review < chosen.certain < 0.75
+    assert chosen.certain > shipped.curve(Comparison.FUSED).highest_nonmated
+    at_review = shipped.expected_false_candidates(100_000, chosen.review)
+    assert at_review.value == pytest.approx(0.1)
+    assert shipped.expected_false_candidates(100_000, chosen.certain).is_bound
+
+
+def test_the_shipped_calibration_supports_1e_6_and_refuses_1e_7(shipped: Calibration) -> None:
+    for kind in Comparison:
+        assert shipped.curve(kind).lowest_fmr <= 1e-6
+        with pytest.raises(RateUnsupported, match="1e-07"):
+            shipped.threshold_at(1e-7, kind)
+
+
+def test_shipped_fused_references_miss_fewer_than_single_photographs(shipped: Calibration) -> None:
+    def fnmr(kind: Comparison) -> float:
+        return next(p.fnmr for p in shipped.curve(kind).points if abs(p.fmr / 1e-5 - 1) < 1e-6)
+
+    assert fnmr(Comparison.ONE_TO_ONE) > fnmr(Comparison.FUSED_TO_ONE) > fnmr(Comparison.FUSED)

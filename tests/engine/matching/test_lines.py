@@ -1,0 +1,214 @@
+"""Disputed lines, and lines that are closed: by number or by id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import HolderMismatch, NotFound, RequestError
+from engine.matching.holders import erase_holder
+from engine.matching.lines import Dispute, close_line, dispute_line
+from engine.reasons import Reason
+from engine.registry.audit import verify_chain
+from engine.registry.records import LineStatus, new_id
+
+THRESHOLD = 0.42
+
+
+def dispute(lab: Any, registrar: Any, text: str, document: Any, probe: Any) -> Dispute:
+    return dispute_line(
+        registrar,
+        lab.store,
+        line_text=text,
+        document=document,
+        probe=probe,
+        threshold=THRESHOLD,
+        actor="key:k1",
+    )
+
+
+def entries_of(lab: Any, action: str) -> list[Any]:
+    return [row.entry for row in lab.store.audit_entries() if row.entry.action == action]
+
+
+def line_id_of(lab: Any, request: Any) -> str:
+    lookup = lab.vault.look_up("msisdn", request.msisdn)
+    return str(lab.store.lines_in_use([lookup])[lookup].id)
+
+
+def line_of(lab: Any, line_id: str) -> Any:
+    return lab.store.lines_by_id([line_id])[line_id]
+
+
+def test_a_holder_disputes_a_line_and_a_case_is_open(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        answer = registrar.enroll([request])[0]
+        made = dispute(lab, registrar, request.msisdn, request.document, person)
+    line = line_of(lab, made.line_id)
+    assert (line.status, line.closed_at) == (LineStatus.DISPUTED, None)
+    (case,) = lab.store.cases()
+    assert (case.id, case.kind, case.line_id) == (made.case_id, "dispute", line.id)
+    assert case.enrollment_id == answer.body["enrollment_id"]
+    assert case.document_ids == (answer.body["document_id"],)
+    assert case.opened_at == made.opened_at
+    (entry,) = entries_of(lab, "line.disputed")
+    assert (entry.actor, entry.subject) == ("key:k1", line.id)
+    assert entry.detail["case"] == case.id
+    assert verify_chain(lab.store).intact
+
+
+def test_disputed_again_by_number_or_id_it_is_the_same_case(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        line_id = line_id_of(lab, request)
+        made = [
+            dispute(lab, registrar, text, request.document, person)
+            for text in (line_id, request.msisdn, line_id)
+        ]
+    assert made[1:] == made[:1] * 2
+    assert len(lab.store.cases()) == 1
+    assert len(entries_of(lab, "line.disputed")) == 1
+    read = [(one.actor, one.subject, one.detail) for one in entries_of(lab, "line.dispute_read")]
+    assert read == [("key:k1", line_id, {"case": made[0].case_id})] * 2
+
+
+def test_a_disputed_line_is_in_use_counts_and_can_be_closed(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        document_id = registrar.enroll([request])[0].body["document_id"]
+        line_id = dispute(lab, registrar, request.msisdn, request.document, person).line_id
+        taken = registrar.enroll([lab.request(msisdn=request.msisdn)])[0]
+        assert taken.reasons == (Reason.LINE_IN_USE,)
+        assert lab.store.open_line_counts([document_id], "blue") == {document_id: 1}
+        assert close_line(registrar, lab.store, request.msisdn, "test") == line_id
+        with pytest.raises(NotFound):
+            dispute(lab, registrar, line_id, request.document, person)
+        freed = registrar.enroll([lab.request(msisdn=request.msisdn)])[0]
+    assert freed.decision.value == "approved"
+    assert line_of(lab, line_id).status is LineStatus.CLOSED
+
+
+def test_lines_of_every_carrier_can_be_disputed_by_their_holder(lab: Any) -> None:
+    person = lab.people.person()
+    first = lab.request(person)
+    second = lab.request(person, document=first.document, carrier="red", outlet="red-1")
+    with lab.registrar() as registrar:
+        registrar.enroll([first, second])
+        made = [
+            dispute(lab, registrar, one.msisdn, first.document, person) for one in (first, second)
+        ]
+    assert {line_of(lab, one.line_id).carrier for one in made} == {"blue", "red"}
+    assert len(lab.store.cases()) == 2
+
+
+def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab: Any) -> None:
+    person, stranger = lab.people.person(), lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        document_id = registrar.enroll([request])[0].body["document_id"]
+        reference = registrar.gallery.vectors(registrar.gallery.ids)[0]
+        alike = lab.people.between(reference, THRESHOLD - 0.001)
+        for face in (stranger, alike, np.full_like(person, np.nan)):
+            with pytest.raises(HolderMismatch):
+                dispute(lab, registrar, request.msisdn, request.document, face)
+        # Nor does it learn which numbers stand under the document.
+        with pytest.raises(HolderMismatch):
+            dispute(lab, registrar, "+8613900000000", request.document, stranger)
+    assert lab.store.cases() == []
+    (line,) = lab.store.lines_of(document_id)
+    assert line.status is LineStatus.ACTIVE
+    refused = entries_of(lab, "line.dispute_refused")
+    assert [(one.actor, one.subject) for one in refused] == [("key:k1", document_id)] * 4
+    assert {one.detail["cause"] for one in refused} == {"holder_mismatch"}
+
+
+def test_a_document_that_nobody_holds_is_refused_like_another_face(lab: Any) -> None:
+    held, erased, unknown = (lab.request() for _ in range(3))
+    stranger = lab.people.person()
+    said = set()
+    with lab.registrar() as registrar:
+        registrar.enroll([held, erased])
+        erase_holder(registrar, lab.store, erased.document, "test")
+        for document in (held.document, erased.document, unknown.document):
+            with pytest.raises(HolderMismatch) as caught:
+                dispute(lab, registrar, held.msisdn, document, stranger)
+            said.add(str(caught.value))
+    assert len(said) == 1
+    refused = entries_of(lab, "line.dispute_refused")
+    assert [one.detail["cause"] for one in refused] == [
+        "holder_mismatch",
+        "document_unknown",
+        "document_unknown",
+    ]
+
+
+def test_a_line_under_another_document_or_none_is_not_found(lab: Any) -> None:
+    person, other = lab.people.person(), lab.people.person()
+    mine, theirs = lab.request(person), lab.request(other)
+    with lab.registrar() as registrar:
+        registrar.enroll([mine, theirs])
+        foreign = line_id_of(lab, theirs)
+        texts = (theirs.msisdn, foreign, new_id(), "+8613900000000")
+        said = set()
+        for text in texts:
+            with pytest.raises(NotFound) as caught:
+                dispute(lab, registrar, text, mine.document, person)
+            said.add(str(caught.value))
+    assert len(said) == 1
+    assert lab.store.cases() == []
+    assert line_of(lab, foreign).status is LineStatus.ACTIVE
+    assert len(entries_of(lab, "line.dispute_refused")) == len(texts)
+
+
+@pytest.mark.parametrize("text", ["", "12", "no number", "x" * 100_000, "\udcff", "a\0"])
+def test_a_text_that_is_no_line_is_refused_before_anything_is_looked_up(
+    lab: Any, text: str
+) -> None:
+    with lab.registrar() as registrar:
+        before = lab.store.audit_head()
+        with pytest.raises(RequestError) as disputed:
+            dispute(lab, registrar, text, lab.request().document, lab.people.person())
+        with pytest.raises(RequestError) as closed:
+            close_line(registrar, lab.store, text, "test")
+    assert not isinstance(disputed.value, NotFound)
+    assert not isinstance(closed.value, NotFound)
+    assert lab.store.audit_head() == before
+
+
+def test_a_line_is_closed_by_its_id_and_for_its_own_carrier_alone(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        line_id = line_id_of(lab, request)
+        said = set()
+        for text, carrier in ((line_id, "red"), (request.msisdn, "red"), (new_id(), "blue")):
+            with pytest.raises(NotFound) as caught:
+                close_line(registrar, lab.store, text, "test", carrier=carrier)
+            said.add(str(caught.value))
+        assert line_of(lab, line_id).status is LineStatus.ACTIVE
+        assert close_line(registrar, lab.store, line_id, "test", carrier="blue") == line_id
+        with pytest.raises(NotFound):
+            close_line(registrar, lab.store, line_id, "test")
+    assert len(said) == 1
+    assert len(entries_of(lab, "line.closed")) == 1
+
+
+def test_an_erased_holder_leaves_the_case_without_a_number(lab: Any) -> None:
+    person = lab.people.person()
+    request = lab.request(person)
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        made = dispute(lab, registrar, request.msisdn, request.document, person)
+        erase_holder(registrar, lab.store, request.document, "test")
+        with pytest.raises(HolderMismatch):
+            dispute(lab, registrar, made.line_id, request.document, person)
+    assert [case.line_id for case in lab.store.cases()] == [made.line_id]
+    assert lab.store.numbers([made.line_id]) == {}

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.matching import recovery
+from engine.matching.holders import erase_holder
+from engine.matching.recovery import (
+    GalleryConfig,
+    rebuild_gallery,
+    restore_gallery,
+    save_snapshot,
+    withdraw_snapshot,
+)
+from engine.registry.keyring import KeyRing
+from engine.registry.records import Carrier
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+from indexes.segmented.merging import SegmentsConfig
+from indexes.sharding.host import open_local
+from indexes.sharding.shards import ShardPlan
+from indexes.snapshots import snapshot
+from indexes.snapshots.files import MappedRows
+
+SMALL = GalleryConfig(segments=SegmentsConfig(head_rows=2, fan=100))
+
+
+def test_a_gallery_comes_from_the_snapshot_and_from_what_was_committed_after(lab: Any) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request()])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+        restored = restore_gallery(lab.store, lab.folder)
+        assert (restored.loaded, restored.replayed, restored.fault) == (1, 0, None)
+        registrar.enroll([lab.request(), lab.request()])
+        replayed = restore_gallery(lab.store, lab.folder)
+        assert (replayed.loaded, replayed.replayed) == (1, 2)
+        np.testing.assert_array_equal(replayed.gallery.ids, registrar.gallery.ids)
+
+
+def test_a_damaged_snapshot_means_a_rebuild_that_says_why(
+    lab: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(3)])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    data = next(lab.folder.glob("state-*"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        restored = restore_gallery(lab.store, lab.folder)
+    (record,) = caplog.records
+    assert "rebuilt from the store" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert (restored.loaded, restored.replayed) == (0, 3)
+    assert restored.fault is not None
+    assert "\n" not in restored.fault
+
+
+def test_a_snapshot_of_another_history_is_not_believed_however_far_the_store_is(
+    lab: Any, sqlite_url: str
+) -> None:
+    person = lab.people.person()
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request(person)])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    # The same key ring over another database: what a restored backup looks like, once it has
+    # overtaken the sequence of the snapshot with other people.
+    path = sqlite_url.replace("registry.db", "backup.db")
+    with Store.create(path, lab.vault, model_digest=lab.store.model_digest) as backup:
+        backup.add_carrier(Carrier("blue", "Blue"), actor="test")
+        backup.add_outlet("blue-1", "blue", actor="test")
+        lab = replace(lab, store=backup)
+        with lab.registrar() as registrar:
+            assert len(registrar.gallery) == 0
+            for _ in range(3):
+                registrar.enroll([lab.request()])
+            expected = registrar.gallery
+        restored = restore_gallery(backup, lab.folder)
+    assert restored.fault is not None
+    np.testing.assert_array_equal(restored.gallery.ids, expected.ids)
+    np.testing.assert_array_equal(
+        restored.gallery.vectors(expected.ids), expected.vectors(expected.ids)
+    )
+    assert len(restored.gallery.range_search(person[None], 0.6).hits.ids) == 0
+
+
+def test_a_snapshot_of_another_deployment_is_not_believed(lab: Any, sqlite_url: str) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request()])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    other = Vault(KeyRing.generate(), lab.vault.dim)
+    path = sqlite_url.replace("registry.db", "other.db")
+    with Store.create(path, other, model_digest=lab.store.model_digest) as foreign:
+        restored = restore_gallery(foreign, lab.folder)
+    assert len(restored.gallery) == 0
+    assert restored.fault is not None
+
+
+@pytest.mark.parametrize("kind", ["exact8", "flat", "fastscan", "ivf", "hnsw"])
+def test_every_kind_comes_back_from_its_own_snapshot_and_from_no_other(lab: Any, kind: str) -> None:
+    config = GalleryConfig(kind=kind)
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(3)])
+    built = restore_gallery(lab.store, lab.folder, config).gallery
+    assert built.kind == kind
+    save_snapshot(lab.store, built, lab.folder, config)
+    restored = restore_gallery(lab.store, lab.folder, config)
+    assert (restored.loaded, restored.fault) == (3, None)
+    np.testing.assert_array_equal(restored.gallery.contents().vectors, built.contents().vectors)
+    other = GalleryConfig(kind="flat" if kind != "flat" else "exact8")
+    fallen_back = restore_gallery(lab.store, lab.folder, other)
+    assert (fallen_back.loaded, fallen_back.replayed) == (0, 3)
+    assert "index_kind" in (fallen_back.fault or "")
+
+
+def test_rows_of_another_precision_are_not_mixed(lab: Any) -> None:
+    narrow = GalleryConfig(segments=SegmentsConfig(rows="float16"))
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(3)])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    rebuilt = restore_gallery(lab.store, lab.folder, narrow)
+    assert "precision" in (rebuilt.fault or "")
+    rows = restore_gallery(lab.store, lab.folder).gallery.contents().vectors
+    rounded = rows.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(rebuilt.gallery.contents().vectors, rounded)
+
+
+def test_a_rebuild_in_pieces_is_the_rebuild_in_one(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lab.registrar() as registrar:
+        for size in (1, 5, 2, 3, 1, 4):
+            registrar.enroll([lab.request() for _ in range(size)])
+        expected = registrar.gallery.contents()
+    monkeypatch.setattr("engine.registry.reader.TEMPLATES_PER_CHUNK", 2)
+    for bulk_bytes in (1, 1000, 2000, 1 << 20):
+        monkeypatch.setattr(recovery, "BULK_BYTES", bulk_bytes)
+        restored = restore_gallery(lab.store, lab.folder, SMALL)
+        found = restored.gallery.contents()
+        assert (restored.replayed, found.sequence) == (16, expected.sequence)
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
+def test_a_rebuild_on_shards_is_the_gallery_of_the_store(lab: Any) -> None:
+    requests = [lab.request() for _ in range(9)]
+    with lab.registrar() as registrar:
+        registrar.enroll(requests)
+        erase_holder(registrar, lab.store, requests[4].document, "test")
+        expected = registrar.gallery.contents()
+    with open_local(ShardPlan("exact8", lab.vault.dim, threads=1), 2) as index:
+        restored = rebuild_gallery(lab.store, index)
+        found = restored.gallery.contents()
+        assert all(shard.count().result() for shard in index.shards)
+    assert (restored.loaded, restored.replayed, restored.fault) == (0, 8, None)
+    assert found.sequence == expected.sequence
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
+def test_a_long_rebuild_says_in_the_log_how_far_it_is(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(5)])
+    monkeypatch.setattr("engine.registry.reader.TEMPLATES_PER_CHUNK", 2)
+    monkeypatch.setattr(recovery, "_TELL_EVERY_S", 0.0)
+    with caplog.at_level(logging.INFO, "engine.matching.recovery"):
+        restore_gallery(lab.store, lab.folder)
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
+        f"{read} references read" for read in (2, 4, 5)
+    ]
+
+
+def test_a_rebuild_makes_one_segment_of_many_references(lab: Any) -> None:
+    with lab.registrar() as registrar:
+        for _ in range(3):
+            registrar.enroll([lab.request() for _ in range(8)])
+    (segment,) = restore_gallery(lab.store, lab.folder, SMALL).gallery.segments
+    assert len(segment) == 24
+
+
+@pytest.mark.parametrize("bulk_bytes", [1, 1 << 20])
+def test_removals_and_additions_are_replayed_whichever_came_last(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, bulk_bytes: int
+) -> None:
+    monkeypatch.setattr(recovery, "BULK_BYTES", bulk_bytes)
+    requests = [lab.request() for _ in range(4)]
+    with lab.registrar() as registrar:
+        registrar.enroll(requests[:2])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+        for turn in range(2):
+            registrar.enroll([requests[2 + turn]])
+            erase_holder(registrar, lab.store, requests[turn].document, "test")
+            restored = restore_gallery(lab.store, lab.folder)
+            assert (restored.loaded, restored.replayed) == (2, 2 * (turn + 1))
+            found, expected = restored.gallery.contents(), registrar.gallery.contents()
+            assert found.sequence == expected.sequence
+            np.testing.assert_array_equal(found.ids, expected.ids)
+            np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
+def test_a_withdrawal_keeps_only_files_that_hold_no_erased_face(lab: Any) -> None:
+    gallery = restore_gallery(lab.store, lab.folder, SMALL).gallery
+    with lab.registrar(gallery=gallery) as registrar:
+        for _ in range(3):
+            registrar.enroll([lab.request() for _ in range(2)])
+            gallery.settle()
+    save_snapshot(lab.store, gallery, lab.folder, SMALL)
+    first, second, _ = gallery.segments
+    # One has the reference that goes now, another has lost one already.
+    gallery.remove(second.ids[:1], gallery.sequence + 1)
+    trusted = withdraw_snapshot(lab.store, gallery, lab.folder, first.ids[:1].tolist(), SMALL)
+    assert len(trusted) == 1
+    assert [path.name for path in lab.folder.iterdir()] == [f"segment-{trusted[0].file.name}"]
+    assert restore_gallery(lab.store, lab.folder, SMALL).loaded == 0
+    save_snapshot(lab.store, gallery, lab.folder, SMALL, trusted)
+    assert (lab.folder / f"segment-{trusted[0].file.name}").exists()
+    assert len(list(lab.folder.glob("segment-*"))) == 3
+
+
+def test_a_mapped_gallery_is_that_of_the_store(lab: Any) -> None:
+    mapped = replace(SMALL, mapped=True)
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(12)])
+        expected = registrar.gallery.contents()
+    gallery = restore_gallery(lab.store, lab.folder, mapped).gallery
+    save_snapshot(lab.store, gallery, lab.folder, mapped)
+    restored = restore_gallery(lab.store, lab.folder, mapped)
+    assert (restored.loaded, restored.fault) == (12, None)
+    for each in (gallery, restored.gallery):
+        assert all(isinstance(one.rows, MappedRows) for one in each.segments)
+        np.testing.assert_array_equal(each.contents().vectors, expected.vectors)
+
+
+def test_a_snapshot_that_the_disk_does_not_give_means_a_rebuild(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request() for _ in range(3)])
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "a path")
+
+    monkeypatch.setattr(snapshot, "load", fail)
+    restored = restore_gallery(lab.store, lab.folder)
+    assert (restored.loaded, restored.replayed) == (0, 3)
+    assert restored.fault == "the snapshot cannot be read (Input/output error)"

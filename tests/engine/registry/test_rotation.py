@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import itertools
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from engine.cases.case import CaseNote, CaseOrigin, NoteKind
+from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, SealBroken
+from engine.registry import tables
+from engine.registry.audit import verify_chain
+from engine.registry.keyring import KeyRing
+from engine.registry.records import (
+    AuditEntry,
+    CaseRecord,
+    CaseState,
+    Changes,
+    NewCrop,
+    WatchEntry,
+    new_id,
+    utc_now,
+)
+from engine.registry.rotation import reseal, retire
+from engine.registry.store import Store
+from engine.registry.vault import Vault, key_version
+
+MODEL = "sha256:model-of-the-tests"
+CASE = new_id()
+
+RESEAL_SLOWLY = """
+import sys
+from pathlib import Path
+from engine.registry.keyring import KeyRing
+from engine.registry.rotation import reseal
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+
+url, ring, dim, model = sys.argv[1:]
+store = Store.open(url, Vault(KeyRing.load(Path(ring)), int(dim)), model_digest=model)
+with store.writer() as writer:
+    print("started")
+    reseal(writer, rows_per_batch=1)
+print("finished")
+"""
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process between two batches."""
+
+
+def stopping(changing, batch: int):
+    """`Writer.changing`, which ends the process instead of opening this batch's transaction."""
+    batches = itertools.count(1)
+
+    def change(*entries):
+        if next(batches) == batch:
+            raise StoppedError
+        return changing(*entries)
+
+    return change
+
+
+@pytest.fixture
+def filled(store, enroll):
+    """Ten enrollments, one of them removed, a watched face, two notes beside one that is empty,
+    and a crop: 10 + 9 + 10 + 1 + 2 + 1 sealed values."""
+    with store.writer() as writer:
+        changes = enroll(writer, 10)
+        writer.commit(changes)
+        now = utc_now()
+        face = WatchEntry(1, None, changes.references[0].template, "fraud", now)
+        case = CaseRecord(
+            id=CASE,
+            kind="dispute",
+            origin=CaseOrigin.DISPUTE,
+            state=CaseState.OPEN,
+            document_ids=(),
+            opened_at=now,
+            updated_at=now,
+        )
+        notes = [CaseNote(now, "anna", NoteKind.NOTE, text) for text in ("one", "", "王")]
+        crop = NewCrop(
+            id=new_id(),
+            enrollment_id=changes.enrollments[0].id,
+            photograph="live",
+            kept_until=now + timedelta(days=1),
+            image=b"a face",
+        )
+        writer.commit(
+            Changes(
+                sequence=11,
+                audit=[AuditEntry("test", "test.done", "x")],
+                removed_references=[(5, 11)],
+                watched=[face],
+                cases=[case],
+                case_notes=[(CASE, note) for note in notes],
+                crops=[crop],
+            )
+        )
+    return changes
+
+
+def versions(store: Store) -> set[int]:
+    found = set()
+    with store._engine.connect() as connection:
+        for _, column in tables.SEALED:
+            blobs = connection.scalars(select(column).where(column.is_not(None)))
+            found |= {key_version(blob) for blob in blobs}
+    return found
+
+
+def contents(store: Store, changes: Changes) -> tuple[object, ...]:
+    """Everything sealed, opened."""
+    identities = [store.identity(document.id) for document in changes.documents]
+    numbers = store.numbers([line.id for line in changes.lines])
+    gallery = np.concatenate([chunk.vectors for chunk in store.references()]).tobytes()
+    desk = store.case_notes(CASE), store.crops(changes.enrollments[0].id)
+    return identities, numbers, gallery, store.watchlist()[0].template.tobytes(), desk
+
+
+@pytest.fixture
+def wider(key_ring: KeyRing) -> KeyRing:
+    return key_ring.with_new_data_key()
+
+
+def reopened(store: Store, url: str, ring: KeyRing) -> Store:
+    return Store.open(url, Vault(ring, store.vault.dim), model_digest=MODEL)
+
+
+def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, wider) -> None:
+    before = contents(store, filled)
+    with reopened(store, database_url, wider) as widened:
+        with widened.writer() as writer:
+            assert reseal(writer, rows_per_batch=4) == {
+                "documents": 10,
+                "references": 9,
+                "lines": 10,
+                "watchlist": 1,
+                "case_notes": 2,
+                "crops": 1,
+            }
+            narrow = retire(writer, 1)
+        assert versions(widened) == {2}
+        assert contents(widened, filled) == before
+        assert verify_chain(widened).intact
+    assert [key.version for key in narrow.data] == [2]
+    with reopened(store, database_url, narrow) as after:
+        assert contents(after, filled) == before
+
+
+def test_resealing_twice_finds_nothing_to_do(store, filled, database_url, wider) -> None:
+    with reopened(store, database_url, wider) as widened, widened.writer() as writer:
+        reseal(writer)
+        entries = widened.audit_head()
+        assert set(reseal(writer).values()) == {0}
+        assert widened.audit_head() == entries
+
+
+def test_key_in_use_is_not_retired(store, filled, database_url, wider) -> None:
+    with reopened(store, database_url, wider) as widened, widened.writer() as writer:
+        before = widened.counts(), widened.audit_head()
+        with pytest.raises(KeyRingError, match="reseal"):
+            retire(writer, 1)
+        with pytest.raises(KeyRingError, match="active"):
+            retire(writer, 2)
+        assert (widened.counts(), widened.audit_head()) == before
+
+
+def test_stop_after_any_batch_loses_nothing_and_goes_on(
+    store, filled, database_url, wider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(store, filled)
+    with reopened(store, database_url, wider) as widened:
+        stops = 0
+        while True:
+            with widened.writer() as writer:
+                monkeypatch.setattr(writer, "changing", stopping(writer.changing, batch=3))
+                try:
+                    reseal(writer, rows_per_batch=2)
+                    break
+                except StoppedError:
+                    stops += 1
+                    assert contents(widened, filled) == before
+        assert stops >= 5
+        assert versions(widened) == {2}
+        assert contents(widened, filled) == before
+
+
+def test_kill_at_any_moment_loses_nothing(
+    store, filled, database_url, wider, in_child, tmp_path: Path
+) -> None:
+    before = contents(store, filled)
+    path = tmp_path / "keys.json"
+    wider.save(path)
+    random = np.random.default_rng(5)
+    arguments = (database_url, str(path), str(store.vault.dim), MODEL)
+    with reopened(store, database_url, wider) as widened:
+        for _ in range(2):
+            with in_child(RESEAL_SLOWLY, *arguments) as child:
+                assert child.stdout.readline() == "started\n"
+                time.sleep(random.uniform(0.0, 0.15))
+                child.kill()
+            assert contents(widened, filled) == before
+        with in_child(RESEAL_SLOWLY, *arguments) as child:
+            assert child.communicate(timeout=60)[0] == "started\nfinished\n"
+        assert versions(widened) == {2}
+        assert contents(widened, filled) == before
+
+
+def test_old_ring_is_refused_once_rows_may_bear_the_new_key(
+    store, filled, database_url, key_ring, wider
+) -> None:
+    with reopened(store, database_url, wider) as widened, widened.writer():
+        pass
+    with pytest.raises(KeyRingForeign, match="data key 2"):
+        reopened(store, database_url, key_ring)
+
+
+def test_process_with_the_ring_from_before_a_rotation_writes_nothing(
+    store, filled, database_url, wider
+) -> None:
+    with reopened(store, database_url, wider) as widened:
+        with widened.writer() as writer:
+            # Half-way through: both keys are in use, and the store's own ring has the first alone.
+            reseal(writer)
+            writer.close()
+            refuse_writer(store, widened)
+        with widened.writer() as writer:
+            retire(writer, 1)
+        refuse_writer(store, widened)
+        assert versions(widened) == {2}
+    narrow = wider.without_data_key(1)
+    with reopened(store, database_url, narrow) as after, after.writer() as writer:
+        writer.commit(Changes(sequence=12, audit=[AuditEntry("test", "test.done", "x")]))
+
+
+def refuse_writer(stale: Store, current: Store) -> None:
+    before = current.counts(), current.audit_head(), data_keys(current)
+    with pytest.raises(KeyRingForeign, match="rotated after this process read its key ring"):
+        stale.writer()
+    assert (current.counts(), current.audit_head(), data_keys(current)) == before
+
+
+def data_keys(store: Store) -> object:
+    with store._engine.connect() as connection:
+        return connection.scalar(select(tables.deployment.c.data_keys))
+
+
+def test_writer_of_a_registry_that_was_replaced_is_refused(store, database_url) -> None:
+    with store._engine.begin() as connection:
+        connection.execute(tables.deployment.update().values(model_digest="sha256:other"))
+    with pytest.raises(ModelMismatch, match="sha256:other"):
+        store.writer()
+
+
+def test_damaged_value_stops_the_rotation_and_is_named(store, filled, database_url, wider) -> None:
+    with reopened(store, database_url, wider) as widened, widened.writer() as writer:
+        with writer.changing(AuditEntry("test", "test.done", "x")) as connection:
+            flip = tables.references.update().where(tables.references.c.id == 3)
+            blob = connection.scalar(
+                select(tables.references.c.template).where(tables.references.c.id == 3)
+            )
+            connection.execute(flip.values(template=blob[:-1] + bytes([blob[-1] ^ 1])))
+        with pytest.raises(SealBroken, match="row 3"):
+            reseal(writer)
+        with pytest.raises(KeyRingError, match="still seals"):
+            retire(writer, 1)

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import CheckConstraint, inspect, text
+
+from engine.errors import (
+    KeyRingForeign,
+    ModelMismatch,
+    RegistryError,
+    RegistryExists,
+    RegistryMissing,
+    SchemaMismatch,
+)
+from engine.registry import store as schema
+from engine.registry import store as stores
+from engine.registry import tables
+from engine.registry.database import changing, connect
+from engine.registry.keyring import KeyRing
+from engine.registry.records import (
+    Carrier,
+)
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+from tests.migrations import NotedMigrations, Upgrade
+
+MODEL = "sha256:model-of-the-tests"
+
+
+def set_revision(url: str, revision: str) -> None:
+    engine = connect(url)
+    with changing(engine) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
+    engine.dispose()
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_migrations_give_exactly_the_metadata(
+    database_url: str, migrate: Upgrade, noted: bool
+) -> None:
+    """Said for the first time and, as to most registries of these tests, said again."""
+    engine, upgrade = connect(database_url), NotedMigrations(migrate)
+    if noted:
+        with engine.connect() as connection:
+            upgrade(connection)
+            connection.rollback()
+    with changing(engine) as connection:
+        upgrade(connection)
+        assert schema.version(connection) == schema.REVISIONS[-1]
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
+        found = inspect(connection)
+        for table in tables.metadata.tables.values():
+            checks = {check["name"] for check in found.get_check_constraints(table.name)}
+            wanted = {c.name for c in table.constraints if isinstance(c, CheckConstraint)}
+            assert checks == wanted
+    engine.dispose()
+
+
+def test_newest_revision_is_the_last_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    script = ScriptDirectory.from_config(config)
+    assert script.get_current_head() == schema.REVISIONS[-1]
+    assert {step.revision for step in script.walk_revisions()} == set(schema.REVISIONS)
+
+
+def test_every_constraint_and_index_has_a_name() -> None:
+    for table in tables.metadata.tables.values():
+        assert all(part.name for part in (*table.constraints, *table.indexes))
+
+
+def test_registry_is_made_once(store: Store, database_url: str, vault: Vault) -> None:
+    with pytest.raises(RegistryExists):
+        Store.create(database_url, vault, model_digest=MODEL)
+    assert store.counts()["outlets"] == 3
+
+
+def test_failed_making_leaves_nothing_behind(database_url: str, vault: Vault) -> None:
+    with pytest.raises(RegistryError):
+        Store.create(
+            database_url, vault, model_digest="x" * 200 if "post" in database_url else None
+        )
+    engine = connect(database_url)
+    if "sqlite" in database_url:
+        assert not Path(engine.url.database).exists()
+    else:
+        assert inspect(engine).get_table_names() == []
+    engine.dispose()
+    Store.create(database_url, vault, model_digest=MODEL).close()
+
+
+def test_new_sqlite_file_is_readable_by_its_owner_alone(sqlite_url: str, vault: Vault) -> None:
+    Store.create(sqlite_url, vault, model_digest=MODEL).close()
+    assert Path(sqlite_url.removeprefix("sqlite:///")).stat().st_mode & 0o777 == 0o600
+
+
+def test_missing_file_is_refused_and_not_made(sqlite_url: str, vault: Vault) -> None:
+    with pytest.raises(RegistryMissing, match="sosie init"):
+        Store.open(sqlite_url, vault, model_digest=MODEL)
+    assert not Path(sqlite_url.removeprefix("sqlite:///")).exists()
+
+
+def test_database_without_a_registry_is_refused(database_url: str, vault: Vault) -> None:
+    if "sqlite" in database_url:
+        Path(database_url.removeprefix("sqlite:///")).touch()
+    with pytest.raises(RegistryMissing, match="sosie init"):
+        Store.open(database_url, vault, model_digest=MODEL)
+
+
+def test_server_or_database_that_is_not_there_is_refused(postgres_url: str, vault: Vault) -> None:
+    for url in (
+        postgres_url.replace("/sosie_", "/missing_"),
+        postgres_url + "-elsewhere",
+        "postgresql+psycopg://nobody@127.0.0.1:1/registry",
+    ):
+        for attempt in (Store.open, Store.create):
+            with pytest.raises(RegistryError) as caught:
+                attempt(url, vault, model_digest=MODEL)
+            assert str(caught.value) == (
+                "the database cannot be opened (OperationalError): check its URL and that it runs"
+            )
+
+
+def test_driver_that_is_not_installed_is_named(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(RegistryError, match=r"run pip install 'sosie\[postgres\]'") as caught:
+        Store.open("postgresql+psycopg://user@host/registry", vault, model_digest=MODEL)
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_is_no_database_is_refused(sqlite_url: str, vault: Vault) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    path.write_bytes(b"GIF89a" * 1000)
+    with pytest.raises(RegistryError, match="SQLITE_NOTADB"):
+        Store.open(sqlite_url, vault, model_digest=MODEL)
+    assert path.read_bytes() == b"GIF89a" * 1000
+
+
+@pytest.mark.parametrize(
+    "url", ["", "registry.db", "mysql://x/y", "sqlite://", "sqlite:///:memory:"]
+)
+def test_url_of_anything_else_is_refused(url: str, vault: Vault) -> None:
+    with pytest.raises(RegistryError, match="sqlite:///"):
+        Store.create(url, vault, model_digest=MODEL)
+
+
+def test_folder_that_is_not_there_is_refused(tmp_path: Path, vault: Vault) -> None:
+    with pytest.raises(RegistryError, match="cannot be made"):
+        Store.create(f"sqlite:///{tmp_path}/no/registry.db", vault, model_digest=MODEL)
+
+
+def test_wrong_key_ring_is_refused(store: Store, database_url: str, key_ring: KeyRing) -> None:
+    other = KeyRing.generate()
+    same_name = KeyRing(
+        key_ring.deployment_id, other.rotation, other.lookup, other.audit, other.data
+    )
+    stale = KeyRing(
+        key_ring.deployment_id, key_ring.rotation, key_ring.lookup, key_ring.audit, other.data
+    )
+    for ring, why in ((other, "deployment"), (same_name, "not its keys"), (stale, "data key 1")):
+        with pytest.raises(KeyRingForeign, match=why):
+            Store.open(database_url, Vault(ring, store.vault.dim), model_digest=MODEL)
+
+
+def test_database_of_another_deployment_is_refused(store: Store, tmp_path: Path) -> None:
+    other_ring = KeyRing.generate()
+    other_url = f"sqlite:///{tmp_path}/other.db"
+    Store.create(other_url, Vault(other_ring, store.vault.dim), model_digest=MODEL).close()
+    with pytest.raises(KeyRingForeign) as caught:
+        Store.open(other_url, store.vault, model_digest=MODEL)
+    assert other_ring.deployment_id in str(caught.value)
+
+
+def test_other_model_or_dimension_is_refused(store: Store, database_url: str, key_ring) -> None:
+    with pytest.raises(ModelMismatch, match="sha256:other"):
+        Store.open(database_url, store.vault, model_digest="sha256:other")
+    with pytest.raises(ModelMismatch, match="dimensions"):
+        Store.open(database_url, Vault(key_ring, 64), model_digest=MODEL)
+
+
+def test_newer_schema_is_refused_and_left_alone(store: Store, database_url: str) -> None:
+    set_revision(database_url, "9999")
+    for attempt in (
+        lambda: Store.open(database_url, store.vault, model_digest=MODEL),
+        lambda: stores.upgrade(database_url),
+    ):
+        with pytest.raises(SchemaMismatch, match="9999 is newer"):
+            attempt()
+    set_revision(database_url, schema.REVISIONS[-1])
+    Store.open(database_url, store.vault, model_digest=MODEL).close()
+
+
+def test_older_schema_is_refused_with_the_command_to_run(
+    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
+    with pytest.raises(SchemaMismatch, match="run sosie upgrade"):
+        Store.open(database_url, store.vault, model_digest=MODEL)
+
+
+def test_upgrade_of_a_current_registry_changes_nothing(store: Store, database_url: str) -> None:
+    store.add_carrier(Carrier("green", "Green"), actor="test")
+    assert stores.upgrade(database_url) == (schema.REVISIONS[-1], schema.REVISIONS[-1])
+    assert store.counts()["carriers"] == 3
+
+
+def test_upgrade_of_nothing_is_refused(database_url: str) -> None:
+    with pytest.raises(RegistryMissing):
+        stores.upgrade(database_url)

@@ -1,0 +1,170 @@
+"""A registry and its gallery, with people under documents as a test wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.cases.case import CaseKind, CaseOrigin, Outcome
+from engine.matching.registrar import publish
+from engine.registry.records import (
+    AuditEntry,
+    CaseRecord,
+    CaseState,
+    Changes,
+    JudgedPair,
+    NewDocument,
+    NewLine,
+    NewReference,
+    new_id,
+)
+from engine.registry.store import Store
+from engine.registry.writer import Writer
+from indexes.gallery import Gallery
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
+
+Rows = NDArray[np.float32]
+NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+OUTLETS = (("red", "r1"), ("red", "r2"), ("blue", "b1"))
+THRESHOLD = 0.8
+
+
+def faces(people: int, dim: int, seed: int = 0) -> Rows:
+    """Strangers, one a row: in 32 dimensions two of hundreds rarely score 0.8."""
+    rows = np.random.default_rng(seed).standard_normal((people, dim))
+    return unit(rows)
+
+
+def likenesses(rows: Rows, seed: int, noise: float = 0.25) -> Rows:
+    """Another photograph of each: it scores about 0.94 with the first at a noise of 0.25."""
+    blur = np.random.default_rng(seed).standard_normal(rows.shape)
+    return unit(rows + noise * unit(blur))
+
+
+def unit(rows: NDArray[np.floating]) -> Rows:
+    units: Rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return units
+
+
+@dataclass
+class Town:
+    """`documents` by reference id; each document has a line, opened an hour after the last."""
+
+    store: Store
+    writer: Writer
+    gallery: Gallery
+    documents: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: Store, writer: Writer) -> Town:
+        config = SegmentsConfig(head_rows=64, fan=3)
+        return cls(store, writer, Gallery(SegmentedIndex(store.vault.dim, config)))
+
+    def settle(self, rows: Rows) -> list[str]:
+        """Each face under a document of its own; the documents."""
+        new = [self._document() for _ in rows]
+        moments = [NOW + timedelta(hours=len(self.documents) + i) for i in range(len(new))]
+        lines = [
+            self._line(one.id, at, i) for i, (one, at) in enumerate(zip(new, moments, strict=True))
+        ]
+        self._enter(rows, [one.id for one in new], new, lines)
+        return [one.id for one in new]
+
+    def return_under(self, documents: Sequence[str], rows: Rows) -> None:
+        """Another reference of each document."""
+        self._enter(rows, documents, [], [])
+
+    def erase(self, reference_ids: Sequence[int]) -> None:
+        sequence = self.writer.sequence + 1
+        changes = Changes(
+            sequence=sequence,
+            audit=(AuditEntry("test", "references.removed", "test"),),
+            removed_references=[(key, sequence) for key in reference_ids],
+        )
+        publish(self.writer, self.gallery, changes)
+
+    def judge(self, left: str, right: str, outcome: Outcome) -> None:
+        low, high = sorted((left, right))
+        case = CaseRecord(
+            id=new_id(),
+            kind=CaseKind.ONE_FACE,
+            origin=CaseOrigin.SWEEP,
+            state=CaseState.CLOSED,
+            document_ids=(low, high),
+            outcome=outcome,
+            opened_at=NOW,
+            updated_at=NOW,
+        )
+        pair = JudgedPair(
+            left_document=low,
+            right_document=high,
+            outcome=outcome,
+            score=0.9,
+            case_id=case.id,
+            sweep_id=None,
+            decided_at=NOW,
+            decided_by="test",
+        )
+        entry = AuditEntry("test", "pair.judged", low)
+        self.writer.commit(
+            Changes(sequence=self.writer.sequence, audit=(entry,), cases=(case,), judged=(pair,))
+        )
+
+    def reference_of(self, document_id: str) -> int:
+        return next(key for key, owner in self.documents.items() if owner == document_id)
+
+    def _enter(
+        self,
+        rows: Rows,
+        owners: Sequence[str],
+        documents: Sequence[NewDocument],
+        lines: Sequence[NewLine],
+    ) -> None:
+        sequence = self.writer.sequence + 1
+        templates = self.writer.vault.rotate(rows)
+        ids = [self.writer.next_reference_id() for _ in rows]
+        references = [
+            NewReference(
+                id=key, document_id=owner, enrollment_id=None, template=template, sequence=sequence
+            )
+            for key, owner, template in zip(ids, owners, templates, strict=True)
+        ]
+        changes = Changes(
+            sequence=sequence,
+            audit=(AuditEntry("test", "references.admitted", "test"),),
+            documents=documents,
+            references=references,
+            lines=lines,
+        )
+        publish(self.writer, self.gallery, changes)
+        self.documents.update(zip(ids, owners, strict=True))
+
+    def _document(self) -> NewDocument:
+        key = new_id()
+        return NewDocument(
+            id=key,
+            kind="passport",
+            lookup=self.writer.vault.look_up("document:passport", key),
+            name_lookup=self.writer.vault.look_up("name", key),
+            number=key,
+            name="Somebody",
+        )
+
+    def _line(self, document_id: str, at: datetime, place: int) -> NewLine:
+        carrier, outlet = OUTLETS[place % len(OUTLETS)]
+        key = new_id()
+        return NewLine(
+            id=key,
+            msisdn_lookup=self.writer.vault.look_up("msisdn", key),
+            msisdn=key,
+            document_id=document_id,
+            carrier=carrier,
+            outlet=outlet,
+            enrollment_id=None,
+            opened_at=at,
+        )

@@ -1,0 +1,211 @@
+"""What is said before a sweep starts, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import closing
+from time import monotonic
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import RateUnsupported, RequestError
+from engine.matching.calibration import CalibrationCurve, OperatingPoint
+from engine.sweeps import estimate
+from engine.sweeps.estimate import (
+    LOOSEST_FMR,
+    Expectation,
+    GallerySize,
+    ProgressCount,
+    SweepRequest,
+    expect,
+    measure_pace,
+    propose,
+)
+from engine.sweeps.sweep_model import Scope
+from indexes.exact.scanner import Scanner
+from indexes.joining.join import Progress
+
+BUDGET = 0.01
+
+
+def point(fmr: float, threshold: float) -> OperatingPoint:
+    return OperatingPoint(
+        fmr=fmr,
+        fmr_low=fmr / 3,
+        fmr_high=fmr * 3,
+        threshold=threshold,
+        threshold_low=threshold,
+        threshold_high=threshold,
+        fnmr=0.0,
+        fnmr_low=0.0,
+        fnmr_high=0.0,
+    )
+
+
+CURVE = CalibrationCurve(
+    people=1000,
+    mated_pairs=1000,
+    nonmated_pairs=10_000_000,
+    stranger_pairs=500_000,
+    highest_nonmated=0.6,
+    points=tuple(point(10.0**-i, 0.2 + 0.06 * i) for i in range(1, 7)),
+)
+LAST = CURVE.points[-1]
+
+
+def size(references: int, new: int | None = None) -> GallerySize:
+    new = references if new is None else new
+    return GallerySize(references=references, new=new, sequence=7, dim=128, held_bytes=1000)
+
+
+def tell(request: SweepRequest, of: GallerySize, at_least: float = -1.0) -> Expectation:
+    return expect(request, of, CURVE, pace=1e9, budget=BUDGET, at_least=at_least)
+
+
+@pytest.mark.parametrize(
+    ("references", "new", "comparisons"),
+    [(0, 0, 0), (1, 1, 0), (2, 2, 1), (1000, 1000, 499_500), (1000, 10, 9945), (1000, 0, 0)],
+)
+def test_comparisons_are_the_pairs_with_a_new_reference(
+    references: int, new: int, comparisons: int
+) -> None:
+    expectation = tell(SweepRequest(threshold=0.4), size(references, new))
+    assert expectation.comparisons == comparisons
+    assert expectation.duration_s == comparisons / 1e9
+
+
+def test_false_pairs_are_the_rate_times_the_comparisons_with_its_interval() -> None:
+    expectation = tell(SweepRequest(fmr=1e-5), size(10_000))
+    assert math.isclose(expectation.terms.threshold, 0.5)
+    assert math.isclose(expectation.false_pairs.value, 1e-5 * expectation.comparisons)
+    assert math.isclose(expectation.false_pairs.low, expectation.false_pairs.value / 3)
+    assert math.isclose(expectation.false_pairs.high, expectation.false_pairs.value * 3)
+    assert expectation.is_supported
+    expectation.require_sound(SweepRequest(fmr=1e-5))
+
+
+@given(references=st.integers(2, 40_000), new_share=st.floats(0.001, 1))
+def test_a_proposal_keeps_to_its_budget_and_is_the_lowest_that_does(
+    references: int, new_share: float
+) -> None:
+    of = size(references, max(1, round(references * new_share)))
+    proposal = propose(of, CURVE, BUDGET)
+    assert proposal.budget == BUDGET * of.new
+    if proposal.is_within_budget:
+        assert proposal.false_pairs.value <= proposal.budget * 1.0001
+        lower = CURVE.fmr_at(proposal.threshold - 0.005).value
+        assert lower * of.comparisons > proposal.budget or lower > LOOSEST_FMR
+    else:
+        assert proposal.threshold == LAST.threshold
+        assert proposal.false_pairs.value > proposal.budget
+
+
+def test_an_empty_gallery_and_one_without_anything_new_can_be_swept() -> None:
+    for of in (size(0), size(1), size(5000, 0)):
+        expectation = tell(SweepRequest(), of)
+        assert expectation.false_pairs.value == 0
+        assert expectation.proposal.is_within_budget
+        expectation.require_sound(SweepRequest())
+
+
+def test_no_proposal_is_looser_than_one_to_one() -> None:
+    assert propose(size(3), CURVE, BUDGET).threshold == CURVE.threshold_at(LOOSEST_FMR)
+
+
+def test_a_threshold_beyond_the_calibration_is_refused_unless_allowed() -> None:
+    request = SweepRequest(threshold=0.7)
+    expectation = tell(request, size(1_000_000))
+    assert not expectation.is_supported
+    assert expectation.false_pairs.is_bound
+    with pytest.raises(RateUnsupported, match=r"0\.7000 is beyond .* ends at 0\.5600: at most"):
+        expectation.require_sound(request)
+    expectation.require_sound(SweepRequest(threshold=0.7, is_unsupported_allowed=True))
+
+
+def test_a_gallery_too_large_for_every_calibrated_threshold_has_none_proposed() -> None:
+    expectation = tell(SweepRequest(), size(1_000_000))
+    assert expectation.terms.threshold == LAST.threshold
+    with pytest.raises(RateUnsupported, match=r"no threshold .* 1e\+04 false pairs"):
+        expectation.require_sound(SweepRequest())
+    # Who asks for the same by name knows what it brings.
+    chosen = SweepRequest(threshold=LAST.threshold)
+    tell(chosen, size(1_000_000)).require_sound(chosen)
+
+
+def test_a_rate_that_the_data_do_not_support_is_refused_by_name() -> None:
+    with pytest.raises(RateUnsupported, match="1e-09 is not supported"):
+        tell(SweepRequest(fmr=1e-9), size(10))
+
+
+def test_more_pairs_than_can_be_kept_are_refused_before_the_start() -> None:
+    request = SweepRequest(threshold=0.3)
+    with pytest.raises(RequestError, match="raise the threshold"):
+        tell(request, size(1_000_000)).require_sound(request)
+
+
+def test_what_goes_on_from_a_sweep_takes_its_threshold_at_least() -> None:
+    low = tell(SweepRequest(scope=Scope.NEW), size(1000, 10), at_least=0.55)
+    assert low.terms.threshold == 0.55
+    high = tell(SweepRequest(scope=Scope.NEW), size(1000, 10), at_least=0.1)
+    assert high.terms.threshold == high.proposal.threshold
+    with pytest.raises(RequestError, match=r"from 0\.5500 on"):
+        tell(SweepRequest(threshold=0.5, scope=Scope.NEW), size(1000, 10), at_least=0.55)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"threshold": 0.5, "fmr": 1e-5},
+        {"threshold": 1.5},
+        {"threshold": math.nan},
+        {"fmr": 0.0},
+        {"fmr": 1.0},
+        {"fmr": math.nan},
+    ],
+)
+def test_terms_that_mean_nothing_are_refused(terms: dict[str, float]) -> None:
+    with pytest.raises(RequestError):
+        SweepRequest(**terms)
+
+
+def test_an_expectation_is_json() -> None:
+    written = json.loads(json.dumps(tell(SweepRequest(), size(100)).to_dict()))
+    assert written["terms"]["scope"] == "all"
+    assert written["false_pairs"].keys() == {"value", "low", "high", "is_bound"}
+
+
+def test_a_pace_is_measured_in_about_a_second() -> None:
+    with closing(Scanner(threads=1)) as scanner:
+        measure_pace(64, scanner)  # the machine code is loaded
+        started = monotonic()
+        assert measure_pace(64, scanner) > 1e6
+        assert monotonic() - started < 5
+
+
+def test_for_few_comparisons_a_first_look_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    timed = estimate._time_join
+
+    def watch(rows: int, dim: int, scanner: Scanner) -> float:
+        sizes.append(rows)
+        return timed(rows, dim, scanner)
+
+    monkeypatch.setattr(estimate, "_time_join", watch)
+    with closing(Scanner(threads=1)) as scanner:
+        assert measure_pace(64, scanner, comparisons=1000) > 1e6
+    assert sizes == [4096, 4096]
+
+
+def test_the_remaining_time_is_that_of_this_run_alone() -> None:
+    now = 100.0
+    count = ProgressCount(lambda: now)
+    resumed = count.count(Progress(5, 10, 5000, 10_000, 7))
+    assert (resumed.remaining_s, count.pace) == (None, None)
+    now += 2
+    later = count.count(Progress(6, 10, 6000, 10_000, 8))
+    assert (later.comparisons, later.comparisons_total, later.pairs) == (6000, 10_000, 8)
+    assert (later.remaining_s, count.pace) == (8.0, 500.0)
+    assert count.count(Progress(10, 10, 10_000, 10_000, 8)).remaining_s == 0.0

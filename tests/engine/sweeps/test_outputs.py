@@ -1,0 +1,192 @@
+"""Tables for analysts: what rows say, and cells that no spreadsheet computes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from engine.cases.case import Outcome
+from engine.sweeps.outputs import (
+    TableFolder,
+    group_table,
+    pair_table,
+    write_group_tables,
+    write_summary,
+)
+from engine.sweeps.summary import summarise
+from engine.sweeps.sweep_model import (
+    Group,
+    GroupKind,
+    Identity,
+    LineFact,
+    Link,
+    PairTable,
+    RiskTerm,
+)
+
+OPENED = datetime(2024, 3, 4, 5, tzinfo=UTC)
+
+
+def identity(document: str, references: Sequence[int], *carriers: str) -> Identity:
+    lines = tuple(
+        LineFact(f"{document}-{number}", carrier, f"{carrier}-1", OPENED, "active")
+        for number, carrier in enumerate(carriers)
+    )
+    return Identity(document, tuple(references), lines)
+
+
+A, B, C = identity("a", [1, 4], "north"), identity("b", [2], "north", "south"), identity("c", [3])
+
+
+def pairs(*rows: tuple[int, int, float]) -> PairTable:
+    left, right, scores = zip(*rows, strict=True) if rows else ((), (), ())
+    return PairTable(
+        np.array(left, np.int64), np.array(right, np.int64), np.array(scores, np.float32)
+    )
+
+
+def group(outlet: str = "n-1") -> Group:
+    lines = (LineFact("l1", "north", outlet, OPENED, "active"),)
+    return Group(
+        key="g1",
+        kind=GroupKind.ONE_FACE,
+        identities=(Identity("a", (1,), lines, 1), Identity("b", (2,))),
+        links=(Link("a", "b", 0.75),),
+        weakest=Link("a", "b", 0.75),
+        risk=21.0,
+        terms=(RiskTerm("identities", 2.0, 12.0), RiskTerm("disputes", 1.0, 9.0)),
+    )
+
+
+def read_csv(path: Path) -> list[Mapping[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_pair_names_both_documents_and_what_is_known_of_them() -> None:
+    table = pair_table(pairs((1, 2, 0.6), (2, 3, 0.9)), [A, B, C], {("a", "b"): Outcome.FRAUD})
+    assert table.to_pylist() == [
+        {
+            "left_document": "b",
+            "right_document": "c",
+            "left_reference": 2,
+            "right_reference": 3,
+            "score": pytest.approx(0.9),
+            "same_carrier": None,
+            "outcome": None,
+        },
+        {
+            "left_document": "a",
+            "right_document": "b",
+            "left_reference": 1,
+            "right_reference": 2,
+            "score": pytest.approx(0.6),
+            "same_carrier": True,
+            "outcome": "fraud",
+        },
+    ]
+
+
+def test_an_outcome_is_found_whichever_document_has_the_lower_reference() -> None:
+    table = pair_table(pairs((2, 4, 0.6)), [A, B], {("a", "b"): Outcome.TWINS})
+    assert table["left_document"].to_pylist() == ["b"]
+    assert table["outcome"].to_pylist() == ["twins"]
+
+
+def test_carriers_that_differ_are_not_the_same() -> None:
+    others = [identity("a", [1], "north"), identity("b", [2], "south")]
+    assert pair_table(pairs((1, 2, 0.6)), others, {})["same_carrier"].to_pylist() == [False]
+
+
+def test_a_pair_with_somebody_erased_is_left_out() -> None:
+    table = pair_table(pairs((1, 2, 0.6), (1, 9, 0.9)), [A, B], {})
+    assert table["right_reference"].to_pylist() == [2]
+
+
+def test_no_pair_and_no_group_are_tables_without_rows(tmp_path: Path) -> None:
+    folder = TableFolder(path=tmp_path)
+    folder.write("pairs", pair_table(pairs(), [], {}))
+    write_group_tables(folder, [], {})
+    write_summary(folder, summarise([]))
+    assert parquet.read_table(tmp_path / "pairs.parquet").num_rows == 0
+    assert parquet.read_table(tmp_path / "groups.parquet").num_rows == 0
+    assert read_csv(tmp_path / "outlets.csv") == []
+    assert (tmp_path / "carriers.csv").read_text().startswith('"carrier","groups"')
+
+
+def test_a_group_is_a_row_with_its_terms_spelled_out() -> None:
+    (row,) = group_table([group()], {"g1": "case-1"}).to_pylist()
+    assert row["key"] == "g1"
+    assert row["rank"] == 1
+    assert row["case"] == "case-1"
+    assert row["documents"] == ["a", "b"]
+    assert row["line_ids"] == ["l1"]
+    assert (row["identities"], row["lines"], row["open_disputes"], row["links"]) == (2, 1, 1, 1)
+    assert row["risk_terms"] == ["identities 2 = 12", "disputes 1 = 9"]
+    assert (row["weakest_left"], row["weakest_right"]) == ("a", "b")
+    assert row["weakest_score"] == row["highest_score"] == pytest.approx(0.75)
+    assert row["first_opened"] == row["last_opened"] == OPENED
+
+
+def test_a_group_without_links_and_lines_has_no_score_and_no_date() -> None:
+    bare = Group(
+        key="d", kind=GroupKind.ONE_DOCUMENT, identities=(Identity("a", (1,)),), links=(),
+        weakest=None, risk=0.0, terms=(),
+    )  # fmt: skip
+    (row,) = group_table([bare], {}).to_pylist()
+    assert row["highest_score"] is row["weakest_score"] is row["weakest_left"] is None
+    assert row["first_opened"] is row["last_opened"] is row["case"] is None
+
+
+def test_parquet_keeps_texts_and_says_what_was_swept(tmp_path: Path) -> None:
+    folder = TableFolder(path=tmp_path, about={"sweep": "s1", "sequence": "7"})
+    write_group_tables(folder, [group("=cmd|' /C calc'!A0")], {})
+    table = parquet.read_table(tmp_path / "groups.parquet")
+    assert table["outlets"].to_pylist() == [["=cmd|' /C calc'!A0"]]
+    assert table.schema.metadata[b"sosie.sweep"] == b"s1"
+    assert table.schema.metadata[b"sosie.sequence"] == b"7"
+
+
+def test_files_are_their_owners_alone(tmp_path: Path) -> None:
+    write_group_tables(TableFolder(path=tmp_path), [group()], {})
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"groups.parquet": 0o600, "groups.csv": 0o600}
+
+
+@pytest.mark.parametrize("mark", [True, False])
+def test_csv_is_utf8_with_a_mark_if_asked(tmp_path: Path, mark: bool) -> None:
+    write_group_tables(TableFolder(path=tmp_path, mark=mark), [group('東京, \u202e\n"x"')], {})
+    assert (tmp_path / "groups.csv").read_bytes().startswith(b"\xef\xbb\xbf") is mark
+    (row,) = read_csv(tmp_path / "groups.csv")
+    assert row["outlets"] == '東京, \u202e\n"x"'
+
+
+@pytest.mark.parametrize(
+    "harmful",
+    [
+        "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\u00a0=1", "\u200b=1",
+        "\ufeff=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201", "\ttab", "\rreturn", "\u202e=1",
+    ],
+)  # fmt: skip
+def test_a_cell_that_would_be_computed_is_led_by_an_apostrophe(
+    tmp_path: Path, harmful: str
+) -> None:
+    write_group_tables(TableFolder(path=tmp_path), [group(harmful)], {"g1": harmful})
+    (row,) = read_csv(tmp_path / "groups.csv")
+    assert row["case"] == f"'{harmful}"
+    assert row["outlets"] == f"'{harmful}"
+
+
+def test_outlets_and_carriers_are_summed_up(tmp_path: Path) -> None:
+    write_summary(TableFolder(path=tmp_path), summarise([group("-n1")]))
+    (outlet,) = read_csv(tmp_path / "outlets.csv")
+    (carrier,) = read_csv(tmp_path / "carriers.csv")
+    assert (outlet["carrier"], outlet["outlet"], outlet["lines"]) == ("north", "'-n1", "1")
+    assert (carrier["carrier"], carrier["lines"], carrier["highest_risk"]) == ("north", "1", "21")
+    assert "outlet" not in carrier

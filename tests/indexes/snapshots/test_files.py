@@ -1,0 +1,164 @@
+"""Vectors that stay in their file: the same, bit for bit, as those in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.registry.keyring import KeyRing
+from engine.registry.vault import Vault
+from indexes.base import Vectors
+from indexes.errors import SnapshotDamaged, SnapshotForeign
+from indexes.exact.exact8 import Exact8Index
+from indexes.exact.scanner import Scanner
+from indexes.snapshots.files import map_rows, read_segment, write_segment
+from indexes.snapshots.manifest import SegmentEntry
+from indexes.snapshots.sealing import Sealer, Unsealed
+
+UnitRows = Callable[..., Vectors]
+
+SEALERS = [Unsealed(), Vault(KeyRing.generate(), 16).sealer()]
+
+
+@pytest.fixture(params=SEALERS, ids=["unsealed", "vault"])
+def sealer(request: pytest.FixtureRequest) -> Sealer:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def scanner() -> Scanner:
+    return Scanner()
+
+
+@pytest.mark.parametrize("store", ["float32", "float16"])
+@pytest.mark.parametrize("dim", [1, 13, 16, 100])
+def test_a_mapped_segment_answers_as_the_one_in_memory(
+    store: str, dim: int, tmp_path: Path, sealer: Sealer, unit_rows: UnitRows, scanner: Scanner
+) -> None:
+    index = Exact8Index(dim, np.arange(700), unit_rows(700, dim), scanner=scanner, store=store)
+    entry = write_segment(tmp_path, index.parts(), sealer)
+    queries = unit_rows(20, dim, seed=1)
+    for mapped in (False, True):
+        parts = read_segment(tmp_path, entry, dim, sealer, mapped=mapped)
+        loaded = Exact8Index.restore(parts, scanner=scanner)
+        assert loaded.name == index.name
+        assert loaded.rows.memory_bytes == (0 if mapped else index.rows.memory_bytes)
+        for one, other in (
+            (index.search(queries, 10), loaded.search(queries, 10)),
+            (index.range_search(queries, 0.2), loaded.range_search(queries, 0.2)),
+        ):
+            assert np.array_equal(one.ids, other.ids)
+            assert np.array_equal(one.scores, other.scores)
+        assert np.array_equal(index.vectors(index.ids), loaded.vectors(index.ids))
+
+
+@pytest.fixture(scope="module", params=SEALERS, ids=["unsealed", "vault"])
+def mapped_rows(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    unit_rows: UnitRows,
+    scanner: Scanner,
+):
+    """A segment of 300 rows of 13 numbers in memory, and the same in its file."""
+    folder = tmp_path_factory.mktemp("mapped")
+    index = Exact8Index(13, np.arange(300), unit_rows(300, 13), scanner=scanner)
+    entry = write_segment(folder, index.parts(), request.param)
+    return index.rows, map_rows(folder, entry, 13, request.param)
+
+
+@given(rows=st.lists(st.integers(0, 299), max_size=50))
+def test_any_rows_in_any_order_come_as_from_memory(mapped_rows, rows: list[int]) -> None:
+    memory, mapped = mapped_rows
+    wanted = np.array(rows, np.int64)
+    assert np.array_equal(memory.take(wanted), mapped.take(wanted))
+    matrix, places = mapped.select(wanted)
+    assert np.array_equal(matrix[places], memory.take(wanted))
+
+
+@given(first=st.integers(0, 299), count=st.integers(0, 300))
+def test_neighbours_come_as_from_memory(mapped_rows, first: int, count: int) -> None:
+    memory, mapped = mapped_rows
+    wanted = np.arange(first, min(first + count, 300))
+    assert np.array_equal(memory.take(wanted), mapped.take(wanted))
+
+
+def test_wiping_leaves_the_file_as_it_is(mapped_rows) -> None:
+    memory, mapped = mapped_rows
+    mapped.wipe(np.arange(10))
+    assert np.array_equal(memory.take(np.arange(300)), mapped.take(np.arange(300)))
+
+
+def test_a_mapping_outlives_the_name_of_its_file(
+    tmp_path: Path, sealer: Sealer, unit_rows: UnitRows, scanner: Scanner
+) -> None:
+    index = Exact8Index(16, np.arange(300), unit_rows(300), scanner=scanner)
+    rows = map_rows(tmp_path, write_segment(tmp_path, index.parts(), sealer), 16, sealer)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    every = np.arange(300)
+    assert np.array_equal(rows.take(every[::-1]), index.rows.take(every[::-1]))
+
+
+@pytest.fixture
+def written(
+    tmp_path: Path, sealer: Sealer, unit_rows: UnitRows, scanner: Scanner
+) -> tuple[Path, SegmentEntry]:
+    index = Exact8Index(16, np.arange(50), unit_rows(50), scanner=scanner)
+    return tmp_path, write_segment(tmp_path, index.parts(), sealer)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_no_flipped_bit_of_a_segment_is_let_in(
+    mapped: bool, written: tuple[Path, SegmentEntry], sealer: Sealer
+) -> None:
+    folder, entry = written
+    (path,) = folder.iterdir()
+    whole = path.read_bytes()
+    for bit in np.random.default_rng(0).choice(8 * len(whole), 100, replace=False).tolist():
+        spoilt = bytearray(whole)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(spoilt)
+        with pytest.raises(SnapshotDamaged):
+            read_segment(folder, entry, 16, sealer, mapped=mapped)
+
+
+def test_codes_that_are_laid_out_otherwise_are_foreign(
+    written: tuple[Path, SegmentEntry], sealer: Sealer
+) -> None:
+    folder, entry = written
+    for other in ({"padded_rows": entry.padded_rows + 1}, {"width": entry.width * 2}):
+        with pytest.raises(SnapshotForeign, match="another version"):
+            read_segment(folder, replace(entry, **other), 16, sealer, mapped=False)
+
+
+def test_the_same_segment_written_twice_shows_no_common_bytes(
+    tmp_path: Path, unit_rows: UnitRows, scanner: Scanner
+) -> None:
+    """Two files under one name and key would betray what changed between them."""
+    sealer = SEALERS[1]
+    index = Exact8Index(16, np.arange(50), unit_rows(50), scanner=scanner)
+    entries = [write_segment(tmp_path, index.parts(), sealer) for _ in range(2)]
+    assert entries[0].file.name != entries[1].file.name
+    one, other = (
+        np.frombuffer((tmp_path / f"segment-{entry.file.name}").read_bytes(), np.uint8)
+        for entry in entries
+    )
+    assert (one == other).mean() < 0.02 + 64 * 4 / len(one)
+
+
+def test_the_vaults_files_show_no_row(
+    tmp_path: Path, unit_rows: UnitRows, scanner: Scanner
+) -> None:
+    index = Exact8Index(16, np.arange(50), unit_rows(50), scanner=scanner)
+    for sealer, shown in zip(SEALERS, (True, False), strict=True):
+        entry = write_segment(tmp_path, index.parts(), sealer)
+        content = (tmp_path / f"segment-{entry.file.name}").read_bytes()
+        rows = [row.tobytes() for row in unit_rows(50)]
+        codes = [row[:16].tobytes() for row in index.parts().codes[:50]]
+        assert [row in content for row in rows + codes] == [shown] * 100

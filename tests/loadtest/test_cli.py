@@ -1,0 +1,81 @@
+"""`sosie loadtest` starts a process of its own and passes on what that says."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from serving.errors import ExitCode
+
+
+def test_the_command_passes_options_output_and_exit_code_on() -> None:
+    from serving.cli.main import app
+
+    direct = _run("-m", "loadtest", "steady", "--rate", "0")
+    cli = _run("-m", "serving.cli.main", "loadtest", "steady", "--rate", "0")
+    assert (direct.returncode, cli.returncode) == (2, 2)
+    assert cli.stderr == direct.stderr
+    assert "--rate" in direct.stderr
+    assert "smoke" in CliRunner().invoke(app, ["loadtest", "--help"]).stdout
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_service_that_is_not_there_is_said_at_once_and_in_one_line(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"enroll": "a", "fraud": "b"}')
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        done = _run("-m", "loadtest", "smoke", "--url", url, "--keys", str(keys))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"sosie: no service answers at {url}: is it running?\n"
+
+
+def test_a_fault_of_its_own_is_no_failed_test(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from loadtest import cli
+
+    def fail(_: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(cli, "read_options", fail)
+    assert cli.main(["smoke"]) == ExitCode.INTERNAL
+    assert capsys.readouterr().err.endswith("RuntimeError: a fault\n")
+    assert cli.main(["smoke", "--json"]) == ExitCode.INTERNAL
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "INTERNAL"
+
+
+def test_without_its_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from loadtest import __main__ as program
+
+    monkeypatch.setattr(program, "NEEDED", ("gevent", "no_such_package"))
+    assert program.start(["smoke"]) == ExitCode.BAD_INPUT
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert "pip install 'sosie[loadtest]'" in told.err
+    assert program.start(["smoke", "--json"]) == ExitCode.BAD_INPUT
+    assert "sosie[loadtest]" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_nothing_of_this_process_is_replaced_by_reading_a_wish() -> None:
+    from gevent import monkey
+
+    import loadtest.cli
+
+    assert loadtest.cli.main(["steady", "--rate", "0"]) == 2
+    assert not monkey.is_module_patched("socket")
+    assert not monkey.is_module_patched("threading")

@@ -1,0 +1,153 @@
+"""What a load test may not be asked, said in one line; and where keys may come from."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtest.cli import main
+from loadtest.config import read_options
+from loadtest.errors import LoadTestRefused
+from loadtest.schedule import Traffic, read_mix
+from loadtest.shapes import USUAL, Shape
+from loadtest.target import VARIABLES, read_keys, read_target, service_environment
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES.values():
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("shape", Shape)
+def test_every_shape_has_an_order_of_its_own(shape: Shape) -> None:
+    order = read_options([shape.value]).order
+    assert (order.shape, order.course) == (shape, USUAL[shape])
+    assert order.target is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["calm"], "invalid choice"),
+        (["steady", "--rate", "0"], "number"),
+        (["steady", "--rate", "nan"], "number"),
+        (["steady", "--seconds", "inf"], "number"),
+        (["steady", "--peak", "9"], "shape spike"),
+        (["steady", "--mix", "enrol=1"], "enroll=40,match=60"),
+        (["steady", "--mix", "enroll=0"], "share above 0"),
+        (["steady", "--class", "match", "--mix", "match=1"], "not allowed"),
+        (["knee", "--closed-loop", "4"], "no knee"),
+        (["knee", "--rate", "50", "--most-rate", "40"], "not be above --most-rate"),
+        (["knee", "--most-rate", "4000", "--seconds", "100"], "visits"),
+        (["knee", "--resolution", "0"], "share above 0"),
+        (["steady", "--resolution", "0.1"], "shape knee"),
+        (["steady", "--in-flight", "0"], "count above 0"),
+        (["steady", "--folder", "/nowhere"], "is not a folder"),
+        (["steady", "--keys", "-"], "give its --url"),
+        (["steady", "--outlet", "b1"], "give its --url"),
+        (["steady", "--allow-remote"], "give its --url"),
+        (["steady", "--keep"], "give its --url"),
+        (["steady", "--url", "http://127.0.0.1:1", "--folder", "/tmp"], "leave out --url"),
+        (["steady", "--html", "/nowhere/report.html"], "cannot be written"),
+        (["steady", "--url", "http://127.0.0.1:1", "--references", "5"], "leave out --url"),
+        (["steady", "--url", "http://127.0.0.1:1"], "SOSIE_LOADTEST_KEY"),
+        (["steady", "--url", "http://192.0.2.1:8700"], "--allow-remote"),
+        (["steady", "--url", "http://sosie.example"], "not this machine"),
+        (["steady", "--url", "http://localhost:8700/v1"], "without a path"),
+        (["steady", "--url", "http://localhost:123456"], "cannot be read"),
+        (["steady", "--rate", "100000", "--seconds", "60"], "visits"),
+    ],
+)
+def test_a_bad_wish_is_refused_in_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("sosie: ")
+    assert words in err
+    assert err.count("\n") == 1
+
+    assert main([*arguments, "--json"]) == 2
+    assert words in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "[::1]"])
+def test_this_machine_is_loaded_without_asking(host: str) -> None:
+    assert read_target(f"http://{host}:8700", allows_remote=False).url == f"http://{host}:8700"
+
+
+def test_another_machine_only_where_it_is_said() -> None:
+    target = read_target("https://192.0.2.1", allows_remote=True)
+    assert (target.host, target.port, target.is_tls) == ("192.0.2.1", 443, True)
+
+
+def test_shares_are_of_any_unit() -> None:
+    assert read_mix("enroll=3, match=1") == {Traffic.ENROLL: 0.75, Traffic.MATCH: 0.25}
+
+
+def test_keys_come_from_a_file_standard_input_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"enroll": "a", "fraud": "b"}))
+    assert (read_keys(str(file)).enroll, read_keys(str(file)).erase) == ("a", None)
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"enroll": "c", "fraud": "d", "erase": "e"}'))
+    assert read_keys("-").erase == "e"
+    monkeypatch.setenv(VARIABLES["enroll"], "f")
+    monkeypatch.setenv(VARIABLES["fraud"], "g")
+    keys = read_keys(None)
+    assert (keys.enroll, keys.fraud) == ("f", "g")
+    assert "f" not in repr(keys).replace("fraud", "")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"enroll": 1, "fraud": "b"}', '{"key": "a"}', "{}"])
+def test_a_file_without_keys_is_refused_without_showing_it(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(text)
+    with pytest.raises(LoadTestRefused) as refused:
+        read_keys(str(file))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SOSIE_HOME",
+        "SOSIE_REGISTRY__URL",
+        "SOSIE_LOADTEST_KEY",
+        "SOSIE_SERVE__RAY_ADDRESS",
+        "sosie_serve__ray_address",
+        "SOSIE_SERVE__HOST",
+        "SOSIE_SERVE__TRACE_ENDPOINT",
+        "SOSIE_SERVE__LOG_FILE",
+        "SOSIE_SERVE",
+        "RAY_ADDRESS",
+    ],
+)
+def test_a_service_of_its_own_never_sees_another_deployment(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "theirs")
+    assert "theirs" not in service_environment({}).values()
+
+
+def test_a_service_of_its_own_has_the_models_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SOSIE_CACHE", "SOSIE_MODELS__PROVIDER"):
+        monkeypatch.setenv(name, "x")
+    environment = service_environment({"SOSIE_SERVE__PORT": "1"})
+    assert {"SOSIE_CACHE", "SOSIE_MODELS__PROVIDER"} <= environment.keys()
+    # An empty address is a cluster of its own.
+    serve = {name: text for name, text in environment.items() if "_SERVE__" in name}
+    assert serve == {
+        "SOSIE_SERVE__HOST": "127.0.0.1",
+        "SOSIE_SERVE__PORT": "1",
+        "SOSIE_SERVE__RAY_ADDRESS": "",
+        "SOSIE_SERVE__TRACE_ENDPOINT": "",
+    }

@@ -1,0 +1,31 @@
+"""Several calls at once come back in order, and one that fails is said once."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from loadtest.errors import LoadTestRefused
+from loadtest.exchange import work_together
+
+
+def test_answers_are_in_the_order_of_the_items() -> None:
+    def wait(item: int) -> int:
+        gevent.sleep(0.01 if item % 2 else 0)
+        return item * item
+
+    assert work_together(wait, range(9)) == [item * item for item in range(9)]
+
+
+def test_a_fault_is_raised_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    done = []
+
+    def refuse(item: int) -> None:
+        if item == 1:
+            raise LoadTestRefused("no")
+        done.append(item)
+
+    with pytest.raises(LoadTestRefused, match="no"):
+        work_together(refuse, range(6))
+    assert done == [0, 2, 3, 4, 5]
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,111 @@
+"""Whoever may have been enrolled is looked for, and erased; who is left is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, Exchange, Reply
+from loadtest.oracle import APPROVED, IN_FLIGHT, MISMATCH, REJECTED, Answer
+from loadtest.service_calls import Access, Terms
+from loadtest.setup import Cleaner, Guests
+from loadtest.target import Keys
+from tests.loadtest.making import decided
+
+
+@dataclass
+class Registry:
+    """Who is enrolled under which key; `busy` times each path is put off first."""
+
+    holders: dict[str, str]
+    busy: int = 0
+    asked: dict[str, int] = field(default_factory=dict)
+
+    def ask(self, method: str, path: str, key: str | None = None, **_: Any) -> Reply:
+        assert key == ("e" if method == "DELETE" else "enroll")
+        self.asked[path] = self.asked.get(path, 0) + 1
+        if self.asked[path] <= self.busy:
+            return Reply((503, LOST, OVERDUE)[self.asked[path] % 3])
+        name = path.rpartition("/" if method == "DELETE" else "=")[2]
+        if method == "GET":
+            found = self.holders.get(name)
+            value = {"decision": APPROVED, "document_id": found}
+            return Reply(200, value) if found else Reply(404)
+        gone = [one for one, document in self.holders.items() if document == name]
+        for one in gone:
+            del self.holders[one]
+        return Reply(200 if gone else 404, {})
+
+
+def clean(
+    registry: Registry,
+    guests: Guests,
+    *,
+    keeps: bool = False,
+    eraser: str | None = "e",
+    patience_s: float = 60,
+) -> int:
+    keys = Keys("enroll", "fraud", eraser)
+    access = Access(cast(Exchange, registry), keys, Terms(None, "now"), eraser)
+    Cleaner(access, guests, lambda *_: None, patience_s, settle_s=0).clean(keeps=keeps)
+    return guests.count
+
+
+def make_guests(*answers: tuple[str, Answer | None]) -> Guests:
+    guests = Guests()
+    for key, answer in answers:
+        guests.expect(key)
+        if answer is not None:
+            guests.settle(key, answer)
+    return guests
+
+
+@pytest.mark.parametrize(
+    "answer", [None, Answer(LOST), Answer(OVERDUE), Answer(503, "REQUEST.DEADLINE_PASSED")]
+)
+def test_whom_no_answer_told_of_is_found_by_the_key_and_erased(answer: Answer | None) -> None:
+    registry = Registry({"lost": "d1", "known": "d2"})
+    guests = make_guests(("lost", answer), ("nobody", answer))
+    guests.admit(APPROVED, "d2")
+    assert clean(registry, guests) == 0
+    assert registry.holders == {}
+
+
+@pytest.mark.parametrize(
+    ("answers", "open_keys"),
+    [
+        ([decided(APPROVED)], 0),
+        ([decided(REJECTED, "FACE_MISMATCH")], 0),
+        ([Answer(429, is_refusal=True)], 0),
+        ([Answer(NOT_STARTED)], 0),
+        ([Answer(LOST), Answer(429, is_refusal=True)], 1),
+        ([Answer(LOST), Answer(409, IN_FLIGHT)], 1),
+        ([Answer(LOST), decided(APPROVED, is_repeated=True)], 0),
+        ([decided(APPROVED), Answer(422, MISMATCH)], 0),
+    ],
+)
+def test_only_keys_that_may_have_been_decided_are_looked_up(
+    answers: list[Answer], open_keys: int
+) -> None:
+    assert len(make_guests(*(("key", answer) for answer in answers)).open) == open_keys
+
+
+def test_a_service_that_is_busy_right_after_a_load_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("loadtest.setup.WAIT_S", 0)
+    registry = Registry({"lost": "d1"}, busy=4)
+    assert clean(registry, make_guests(("lost", Answer(LOST)))) == 0
+    assert registry.holders == {}
+
+
+def test_who_is_left_is_counted() -> None:
+    answers = (("lost", None), ("known", decided(APPROVED, document_id="d2")))
+    registry = Registry({"lost": "d1", "known": "d2"})
+    assert clean(registry, make_guests(*answers), keeps=True) == 2
+    assert clean(registry, make_guests(*answers), eraser=None) == 2
+    # A service that is gone.
+    assert clean(registry, make_guests(*answers), patience_s=0) == 2
+    assert registry.holders == {"lost": "d1", "known": "d2"}

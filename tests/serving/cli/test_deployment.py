@@ -1,0 +1,214 @@
+"""`sosie keys rotate`."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.registry.keyring import KeyRing
+from serving.compose import Deployment
+from serving.settings import load_settings
+
+
+@pytest.fixture
+def ring_path(full_home: Path) -> Path:
+    return full_home / "keyring.json"
+
+
+def assert_whole(home: Path, sosie: Any, photographs: Any, tmp_path: Path) -> None:
+    """One data key, and every sealed value opens with it."""
+    assert len(KeyRing.load(home / "keyring.json").data) == 1
+    assert sosie("search", photographs.later, "--home", home).code == 0
+    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+        assert deployment.restored.fault is None
+    document = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
+    lines = ("lines", "--live", photographs.later, *document, "--reveal", "--home", home)
+    assert "+8613800138000" in sosie(*lines).out
+
+
+def test_a_rotation_loses_no_value_and_retires_the_old_key(
+    full_home: Path, ring_path: Path, sosie: Any, photographs: Any, tmp_path: Path
+) -> None:
+    before = KeyRing.load(ring_path)
+    with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
+        deployment.save_snapshot()
+    outcome = sosie("keys", "rotate", "--home", full_home, "--json")
+    assert outcome.code == 0
+    assert (outcome.json["active"], outcome.json["retired"]) == (2, [1])
+    assert outcome.json["resumed"] is False
+    assert outcome.json["resealed"]["references"] == 1
+    after = KeyRing.load(ring_path)
+    assert after.data[0].secret != before.data[0].secret
+    assert after.rotation == before.rotation
+    assert_whole(full_home, sosie, photographs, tmp_path)
+
+
+def test_a_rotation_that_stopped_after_its_new_key_is_finished(
+    full_home: Path, ring_path: Path, sosie: Any, photographs: Any, tmp_path: Path
+) -> None:
+    KeyRing.load(ring_path).with_new_data_key().save(ring_path)
+    warned = sosie("doctor", "--home", full_home)
+    assert warned.code == 0
+    assert "sosie keys rotate" in warned.out
+    outcome = sosie("keys", "rotate", "--home", full_home, "--json")
+    assert outcome.json["resumed"] is True
+    assert outcome.json["retired"] == [1]
+    assert_whole(full_home, sosie, photographs, tmp_path)
+
+
+def test_a_rotation_that_stopped_before_the_ring_was_saved_is_finished(
+    full_home: Path, ring_path: Path, sosie: Any, photographs: Any, tmp_path: Path
+) -> None:
+    both = KeyRing.load(ring_path).with_new_data_key()
+    both.save(ring_path)
+    assert sosie("keys", "rotate", "--home", full_home).code == 0
+    both.save(ring_path)
+    assert "Finished" in sosie("keys", "rotate", "--home", full_home).out
+    assert_whole(full_home, sosie, photographs, tmp_path)
+
+
+def test_the_ring_from_before_a_rotation_is_refused(
+    full_home: Path, ring_path: Path, sosie: Any, photographs: Any, assert_refused: Any
+) -> None:
+    old = ring_path.read_bytes()
+    assert sosie("keys", "rotate", "--home", full_home).code == 0
+    ring_path.write_bytes(old)
+    assert_refused(
+        sosie("search", photographs.later, "--home", full_home), "newest backup of the key ring"
+    )
+
+
+def states(outcome: Any) -> dict[str, str]:
+    return {check["subject"]: check["state"] for check in outcome.json["checks"]}
+
+
+def test_a_sound_deployment_is_well(full_home: Path, sosie: Any) -> None:
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert (outcome.code, outcome.json["ok"]) == (0, True)
+    found = states(outcome)
+    assert set(found) >= {
+        "python", "cpu", "memory", "packages", "runtime", "cache", "detector", "embedder",
+        "calibration", "key ring", "registry", "gallery", "index", "snapshot", "audit chain",
+    }  # fmt: skip
+    assert all(state != "broken" for state in found.values())
+    assert len(sosie("doctor", "--home", full_home).out.splitlines()) == len(found)
+
+
+def test_without_a_home_the_machine_and_the_models_are_examined(
+    sosie: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = sosie("doctor", "--json")
+    assert outcome.code == 0
+    assert states(outcome)["deployment"] == "warning"
+    assert states(outcome)["embedder"] == "ok"
+
+
+def test_a_key_ring_that_others_can_read_is_broken(full_home: Path, sosie: Any) -> None:
+    (full_home / "keyring.json").chmod(0o640)
+    outcome = sosie("doctor", "--home", full_home)
+    assert outcome.code == 1
+    assert "chmod 600" in outcome.out
+
+
+def test_an_altered_registry_is_broken(full_home: Path, sosie: Any) -> None:
+    with sqlite3.connect(full_home / "registry.sqlite") as database:
+        database.execute("DELETE FROM audit WHERE number = 2")
+    database.close()
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert outcome.code == 1
+    assert states(outcome)["audit chain"] == "broken"
+
+
+def test_a_template_that_was_altered_is_broken(full_home: Path, sosie: Any) -> None:
+    with sqlite3.connect(full_home / "registry.sqlite") as database:
+        database.execute("UPDATE \"references\" SET template = template || x'00'")
+    database.close()
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert outcome.code == 1
+    assert states(outcome)["gallery"] == "broken"
+    assert states(outcome)["audit chain"] == "ok"
+
+
+def test_a_damaged_snapshot_is_a_warning_and_harms_nothing(
+    full_home: Path, sosie: Any, photographs: Any, tmp_path: Path
+) -> None:
+    with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
+        deployment.save_snapshot()
+    for data in (full_home / "gallery").glob("state-*"):
+        data.write_bytes(data.read_bytes()[:-1])
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert outcome.code == 0
+    assert states(outcome)["snapshot"] == "warning"
+    assert states(outcome)["gallery"] == "ok"
+    assert sosie("search", photographs.later, "--home", full_home).code == 0
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"KIND": "flat"},
+        {"KIND": "ivf"},
+        {"ROWS": "float16"},
+        {"MAPPED": "true"},
+        {"ROWS": "float16", "MAPPED": "true"},
+    ],
+    ids=str,
+)
+def test_every_choice_of_gallery_is_equal_to_the_store(
+    chosen: dict[str, str], full_home: Path, sosie: Any, photographs: Any
+) -> None:
+    variables = {f"SOSIE_GALLERY__{name}": value for name, value in chosen.items()}
+    outcome = sosie("doctor", "--home", full_home, "--json", env=variables)
+    assert outcome.code == 0
+    (index,) = [one for one in outcome.json["checks"] if one["subject"] == "index"]
+    assert index["detail"].startswith(chosen.get("KIND", "exact8"))
+    assert "bytes a reference" in index["detail"]
+    found = sosie("search", photographs.later, "--home", full_home, "--json", env=variables)
+    assert found.json["found"] == 1
+
+
+def test_a_cache_that_cannot_be_made_is_broken(sosie: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    outcome = sosie("doctor", "--json", env={"SOSIE_CACHE": str(tmp_path / "file" / "cache")})
+    assert outcome.code == 1
+    assert states(outcome)["cache"] == "broken"
+
+
+def replace_reference(home: Path, tmp_path: Path, new_id: int, vector: NDArray[np.float32]) -> None:
+    """Puts another template, well sealed, in the place of the only reference."""
+    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+        (sealed,) = deployment.vault.seal_templates([new_id], vector[None])
+    with sqlite3.connect(home / "registry.sqlite") as database:
+        database.execute('UPDATE "references" SET id = ?, template = ?', (new_id, sealed))
+    database.close()
+
+
+@pytest.mark.parametrize("new_id", [1, 3])
+def test_a_gallery_of_as_many_but_other_references_is_broken(
+    new_id: int, full_home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
+        deployment.save_snapshot()
+        another = np.eye(1, deployment.vault.dim, dtype=np.float32)[0]
+    replace_reference(full_home, tmp_path, new_id, another)
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert outcome.code == 1
+    assert states(outcome)["gallery"] == "broken"
+
+
+def test_a_template_that_no_index_takes_is_broken_and_hides_nothing(
+    full_home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
+        nothing = np.zeros(deployment.vault.dim, np.float32)
+    replace_reference(full_home, tmp_path, 1, nothing)
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert outcome.code == 1
+    assert states(outcome)["gallery"] == "broken"
+    assert states(outcome)["audit chain"] == "ok"

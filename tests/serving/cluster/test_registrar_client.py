@@ -1,0 +1,262 @@
+"""The desk over Ray, without Ray: what each of its failures becomes for a caller."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import structlog
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from engine.errors import NotFound, RequestError
+from engine.matching.identification import Identification
+from engine.matching.policy import Candidate
+from serving.cluster import registrar_client as module
+from serving.cluster.registrar_client import RayDesk
+from serving.errors import Busy, Interrupted, NotReady
+from serving.ingress.items import MAX_ITEMS
+from serving.registrar.protocol import MOST_CANDIDATES, CallContext, Phase, Reply, Status
+from serving.telemetry.metrics import SilentMeter
+
+READY = Status(Phase.READY, "", "boot-1", sequence=1, store_sequence=1)
+Answer = Callable[..., Awaitable[Any]]
+
+
+class Response:
+    """What a deployment handle returns: awaited once, or cancelled."""
+
+    def __init__(self, answer: Awaitable[Any]) -> None:
+        self._answer = answer
+        self.cancelled = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._answer.__await__()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Method:
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.responses: list[Response] = []
+
+    def remote(self, *arguments: Any) -> Response:
+        self.responses.append(Response(self.answer(*arguments)))
+        return self.responses[-1]
+
+
+class Handle:
+    """The registrar's handle, with the answers that a test gives it."""
+
+    def __init__(self, perform: Answer, status: Answer | None = None) -> None:
+        async def is_ready() -> Status:
+            return READY
+
+        self.perform = Method(perform)
+        self.status = Method(status or is_ready)
+
+
+def _open(handle: Any, capacity: int = 4, timeout_s: float = 5.0) -> RayDesk:
+    return RayDesk(
+        handle,
+        capacity=capacity,
+        timeout_s=timeout_s,
+        meter=SilentMeter(),
+        log=structlog.wrap_logger(
+            structlog.testing.CapturingLogger(),
+            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        ),
+    )
+
+
+def _raising(error: Exception) -> Answer:
+    async def perform(*_: Any) -> Reply:
+        raise error
+
+    return perform
+
+
+async def _never(*_: Any) -> Any:
+    await asyncio.sleep(60)
+
+
+CONTEXT = CallContext("key:1", "c1")
+
+
+def test_an_answer_and_an_error_of_the_registrar_come_as_they_are() -> None:
+    async def run() -> None:
+        async def perform(method: str, arguments: tuple[Any, ...]) -> Reply:
+            return Reply(value="closed") if arguments[0] == 1 else Reply(error=NotFound("no line"))
+
+        desk = _open(Handle(perform))
+        assert await desk.close_line(1, CONTEXT) == "closed"  # type: ignore[arg-type]
+        with pytest.raises(NotFound):
+            await desk.close_line(2, CONTEXT)  # type: ignore[arg-type]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorDiedError(),
+        ActorUnavailableError("gone", None),
+        RayTaskError("perform", "secret 13800138000", ValueError("13800138000")),
+        DeploymentUnavailableError(None),
+        ConnectionResetError("13800138000"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_ray_raises_is_interrupted_without_its_text(error: Exception) -> None:
+    async def run() -> None:
+        desk = _open(Handle(_raising(error)))
+        with pytest.raises(Interrupted) as caught:
+            await desk.erase("d", CONTEXT)
+        assert "13800138000" not in str(caught.value)
+        assert caught.value.retry_after_s is not None
+        await desk.close()
+
+    asyncio.run(run())
+
+
+def test_a_lost_registrar_is_logged_with_the_correlator_of_the_call() -> None:
+    logger = structlog.testing.CapturingLogger()
+
+    async def run() -> None:
+        desk = RayDesk(
+            Handle(_raising(ActorDiedError())),
+            capacity=1,
+            timeout_s=5.0,
+            meter=SilentMeter(),
+            log=structlog.wrap_logger(logger, processors=[]),
+        )
+        with pytest.raises(Interrupted):
+            await desk.erase("d", CONTEXT)
+        await desk.close()
+
+    asyncio.run(run())
+    (call,) = logger.calls
+    assert call.kwargs == {
+        "event": "registrar_lost",
+        "method": "erase",
+        "error": "ActorDiedError",
+        "correlator": "c1",
+    }
+
+
+def test_back_pressure_is_busy() -> None:
+    async def run() -> None:
+        error = BackPressureError(num_queued_requests=1, max_queued_requests=1)
+        with pytest.raises(Busy):
+            await _open(Handle(_raising(error))).erase("d", CONTEXT)
+
+    asyncio.run(run())
+
+
+def test_calls_above_the_capacity_are_busy_at_once() -> None:
+    async def run() -> None:
+        desk = _open(Handle(_never), capacity=2)
+        held = [asyncio.create_task(desk.erase("d", CONTEXT)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Busy):
+            await desk.erase("d", CONTEXT)
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_a_caller_who_goes_cancels_the_call_and_frees_its_place() -> None:
+    async def run() -> None:
+        handle = Handle(_never)
+        desk = _open(handle, capacity=1)
+        for _ in range(2):
+            task = asyncio.create_task(desk.erase("d", CONTEXT))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert handle.perform.responses[-1].cancelled
+
+    asyncio.run(run())
+
+
+def test_a_call_past_its_deadline_is_interrupted_and_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "HOP_TIMEOUT_S", 0.05)
+
+    async def run() -> None:
+        handle = Handle(_never)
+        desk = _open(handle)
+        with pytest.raises(Interrupted):
+            await desk.erase("d", CallContext("key:1", "c1", timeout_s=0.05))
+        assert handle.perform.responses[-1].cancelled
+        await desk.close()
+
+    asyncio.run(run())
+
+
+def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
+    async def run() -> None:
+        is_back = asyncio.Event()
+
+        async def status() -> Status:
+            if not is_back.is_set():
+                raise ActorDiedError
+            return READY
+
+        handle = Handle(_raising(ActorDiedError()), status)
+        desk = _open(handle)
+        with pytest.raises(Interrupted):
+            await desk.erase("d", CONTEXT)
+        for _ in range(3):
+            with pytest.raises(NotReady):
+                await desk.erase("d", CONTEXT)
+        assert len(handle.perform.responses) == 1
+        assert (await desk.status()).phase is Phase.STARTING
+
+        async def perform(*_: Any) -> Reply:
+            return Reply(value="certificate")
+
+        handle.perform.answer = perform
+        is_back.set()
+        await asyncio.sleep(3 * module.LOOK_AGAIN_S)
+        assert await desk.erase("d", CONTEXT) == "certificate"  # type: ignore[comparison-overlap]
+        assert (await desk.status()).is_ready
+
+    asyncio.run(run())
+
+
+def test_an_answer_too_large_to_travel_is_told_and_loses_no_registrar() -> None:
+    refused = AioRpcError(StatusCode.RESOURCE_EXHAUSTED, Metadata(), Metadata())
+
+    async def run() -> None:
+        handle = Handle(_raising(refused))
+        desk = _open(handle)
+        with pytest.raises(RequestError, match="ask for less"):
+            await desk.close_line(1, CONTEXT)  # type: ignore[arg-type]
+        with pytest.raises(RequestError):
+            await desk.close_line(1, CONTEXT)  # type: ignore[arg-type]
+        assert len(handle.perform.responses) == 2
+
+    asyncio.run(run())
+
+
+def test_the_largest_answer_of_a_search_fits_one_message() -> None:
+    found = Identification(
+        tuple(Candidate(2**40 + n, str(uuid4()), 0.5) for n in range(MOST_CANDIDATES)), 1, 1, 9
+    )
+    answers = [replace(found, searched=n) for n in range(MAX_ITEMS)]
+    assert len(pickle.dumps(Reply(answers))) < 3 * 2**20

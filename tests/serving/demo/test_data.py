@@ -1,0 +1,144 @@
+""""""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from engine.errors import RequestError
+from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.reasons import Reason
+from serving.demo.data import (
+    MOST_PHOTOGRAPHS,
+    Picture,
+    blur,
+    encode_png,
+    enlarge,
+    forge_document,
+    make_document,
+    open_folder,
+    open_wheel,
+    take_again,
+)
+
+
+def test_the_wheel_brings_every_face_once(wheel: Any) -> None:
+    labels = [picture.label for album in wheel.albums for picture in album.pictures]
+    assert len(labels) == len(set(labels)) == 101
+    assert [len(album.pictures) for album in wheel.albums[:4]] == [4, 2, 1, 1]
+
+
+def test_without_scikit_image_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(RequestError, match=r"sosie\[demo\]"):
+        open_wheel()
+
+
+def test_people_with_most_photographs_come_first_and_no_more_than_four_are_read(
+    make_folder: Callable[..., Path],
+) -> None:
+    four = "face 0, face 90, face 36, face 73"
+    folder = make_folder(
+        {"ann": "face 1", "bob": four, "cat": f"{four}, face 2", "d.png": "face 3"}
+    )
+    albums = open_folder(folder).albums
+    assert [(album.label, len(album.pictures)) for album in albums] == [
+        ("bob", 4),
+        ("cat", 4),
+        ("ann_0001", 1),
+        ("d", 1),
+    ]
+
+
+def test_of_a_large_folder_no_more_than_a_hundred_photographs_are_read(tmp_path: Path) -> None:
+    for number in range(MOST_PHOTOGRAPHS + 5):
+        (tmp_path / f"{number}.png").write_bytes(b"any")
+    albums = open_folder(tmp_path).albums
+    assert sum(len(album.pictures) for album in albums) == MOST_PHOTOGRAPHS
+
+
+def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no photograph in"):
+        open_folder(tmp_path)
+    with pytest.raises(RequestError, match="is not a folder"):
+        open_folder(tmp_path / "missing")
+
+
+@pytest.fixture(scope="module")
+def astronaut(wheel: Any) -> Picture:
+    found: Picture = next(album.pictures[0] for album in wheel.albums if album.label == "astronaut")
+    return found
+
+
+def test_an_enlarged_picture_has_each_side_as_many_times_as_long() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    with Image.open(io.BytesIO(enlarge(grey, 6))) as image:
+        assert image.size == (24, 18)
+
+
+def test_a_photograph_taken_again_is_another_picture_of_the_same_face(
+    astronaut: Picture, extractor: Any
+) -> None:
+    again = [take_again(astronaut, serial) for serial in (1, 2, 3)]
+    assert all(one.is_made for one in again)
+    assert len({one.data for one in again} | {astronaut.data}) == 4
+    extracted = extractor.extract([astronaut.data, *(one.data for one in again)])
+    scores = [float(one.vector @ extracted[0].vector) for one in extracted[1:]]
+    assert all(0.7 < score < 0.999 for score in scores)
+
+
+def test_a_blurred_photograph_is_refused_by_quality(astronaut: Picture, extractor: Any) -> None:
+    (sharp,) = extractor.extract([astronaut.data])
+    blurred = blur(replace(astronaut, inter_eye_px=sharp.quality.inter_eye_px))
+    (seen,) = extractor.extract([blurred.data])
+    assert sharp.problems == ()
+    assert seen.problems == (Reason.BLURRED,)
+    assert blurred.is_made
+
+
+def test_a_rotated_photograph_is_taken_again_upright() -> None:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    sideways = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(sideways, "JPEG", exif=exif)
+    again = take_again(Picture("sideways", sideways.getvalue()), 1)
+    with Image.open(io.BytesIO(again.data)) as image:
+        assert image.height > image.width
+    assert encode_png(pixels[:, :, 0])
+
+
+ON = date(2026, 11, 24)
+
+
+def is_well_formed(document: Document) -> bool:
+    return check_documents([document], FormAuthority(), ON)[0].is_well_formed
+
+
+@given(st.integers(0, 10_000_009))
+def test_made_documents_are_well_formed_and_forged_ones_are_not(serial: int) -> None:
+    assert is_well_formed(make_document(serial, "Synthetic"))
+    assert not is_well_formed(forge_document(serial, "Synthetic"))
+
+
+@given(st.sets(st.integers(0, 10_000_009), min_size=2, max_size=50))
+def test_no_two_serials_share_a_number(serials: set[int]) -> None:
+    assert len({make_document(serial, "Synthetic").number for serial in serials}) == len(serials)
+
+
+@given(st.integers(0, 10_000_009))
+def test_no_number_can_be_a_living_persons(serial: int) -> None:
+    assert int(make_document(serial, "Synthetic").number[6:10]) < 1850

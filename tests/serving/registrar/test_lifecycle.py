@@ -1,0 +1,292 @@
+"""How the service opens itself, and what it says while it is not open."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import SosieError
+from engine.reasons import Decision
+from indexes.sharding.host import open_local
+from indexes.sharding.shards import ShardedIndex, ShardPlan
+from serving.compose import Deployment
+from serving.errors import Interrupted, NotReady, ServiceRefusal
+from serving.registrar.client import LocalDesk
+from serving.registrar.protocol import CallContext, Phase
+from serving.telemetry.metrics import SilentMeter
+
+HOLD_LEASE = """
+import sys, time
+from pathlib import Path
+from serving.compose import Deployment
+from serving.settings import load_settings
+home = Path(sys.argv[1])
+deployment = Deployment(home, load_settings(home), home)
+deployment.writer
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_writer(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the writer's lease."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD_LEASE, str(home)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
+    serve: Any,
+    reach: Any,
+    crowd: Any,
+    context: CallContext,
+    other_writer: subprocess.Popen[str],
+) -> None:
+    async def ask() -> None:
+        desk: LocalDesk = serve()
+        waiting = await reach(desk, Phase.WAITING)
+        await asyncio.sleep(0.7)
+        waiting = await desk.status()
+        assert str(other_writer.pid) in waiting.detail
+        assert (waiting.store_sequence, waiting.sequence, waiting.is_ready) == (0, None, False)
+        with pytest.raises(NotReady) as refused:
+            await desk.enroll(crowd.request(), context)
+        assert refused.value.retry_after_s
+        other_writer.kill()
+        ready = await reach(desk)
+        assert ready.is_ready
+        assert ready.boot_id not in ("", waiting.boot_id)
+        assert (await desk.enroll(crowd.request(), context)).decision is Decision.APPROVED
+
+    asyncio.run(ask())
+
+
+def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
+    serve: Any,
+    reach: Any,
+    open_home: Callable[..., Deployment],
+    lines: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.registrar.lifecycle.FIRST_RETRY_S", 0.1)
+    failures = [OSError("secret 1"), SosieError("the database cannot be opened")] * 2
+
+    def open_at_last() -> Deployment:
+        if failures:
+            raise failures.pop()
+        return open_home()
+
+    async def ask() -> None:
+        desk: LocalDesk = serve(open_at_last)
+        failed = await reach(desk, Phase.FAILED)
+        assert failed.detail
+        assert failed.store_sequence is None
+        await reach(desk)
+
+    asyncio.run(ask())
+    assert "secret" not in str(lines.entries)
+    shown = [line["detail"] for line in lines.entries if line["event"] == "phase"]
+    assert "the database cannot be opened" in shown
+
+
+def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_opened_again(
+    serve: Any, reach: Any, crowd: Any, context: CallContext, open_home: Callable[..., Deployment]
+) -> None:
+    opened: list[ShardedIndex] = []
+
+    def open_index(plan: ShardPlan) -> ShardedIndex:
+        opened.append(open_local(plan, 2))
+        return opened[-1]
+
+    people = [crowd.person() for _ in range(8)]
+
+    async def ask() -> None:
+        desk: LocalDesk = serve(lambda: open_home(open_index=open_index))
+        before = await reach(desk)
+        for person in people:
+            await desk.enroll(crowd.request(person), context)
+        opened[-1].shards[1].close()
+        refused = 0
+        while True:
+            try:
+                found = [await desk.identify(one[None], 0.5, context) for one in people]
+            except ServiceRefusal:
+                refused += 1
+                await asyncio.sleep(0.02)
+                continue
+            assert all(len(answers[0].candidates) == 1 for answers in found)
+            break
+        assert refused
+        after = await reach(desk)
+        assert after.boot_id != before.boot_id
+        assert after.gallery_size == len(people)
+
+    asyncio.run(ask())
+    assert len(opened) == 2
+
+
+def test_a_shard_that_ends_while_nobody_calls_is_noticed(
+    serve: Any, reach: Any, open_home: Callable[..., Deployment]
+) -> None:
+    opened: list[ShardedIndex] = []
+
+    def open_index(plan: ShardPlan) -> ShardedIndex:
+        opened.append(open_local(plan, 2))
+        return opened[-1]
+
+    async def ask() -> None:
+        desk: LocalDesk = serve(lambda: open_home(open_index=open_index))
+        before = await reach(desk)
+        opened[-1].shards[0].close()
+        async with asyncio.timeout(10):
+            while (await desk.status()).boot_id == before.boot_id:
+                await asyncio.sleep(0.02)
+        assert (await reach(desk)).is_ready
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("column", ["writer_epoch", "sequence"])
+def test_a_registry_that_another_process_has_changed_is_read_again(
+    serve: Any, reach: Any, crowd: Any, context: CallContext, home: Path, column: str
+) -> None:
+    request = crowd.request()
+
+    async def ask() -> None:
+        desk: LocalDesk = serve()
+        before = await reach(desk)
+        await desk.enroll(crowd.request(), context)
+        with sqlite3.connect(home / "registry.sqlite") as database:
+            database.execute(f"UPDATE deployment SET {column} = {column} + 1")
+        if column == "writer_epoch":
+            with pytest.raises(Interrupted):
+                await desk.enroll(request, context)
+        while (await desk.status()).boot_id == before.boot_id:
+            await asyncio.sleep(0.02)
+        ready = await reach(desk)
+        assert ready.is_ready
+        assert not (await desk.enroll(request, context)).is_repeated
+
+    asyncio.run(ask())
+
+
+def test_a_store_that_does_not_answer_makes_it_unready_until_it_does(
+    serve: Any, reach: Any, home: Path
+) -> None:
+    async def ask() -> None:
+        desk: LocalDesk = serve()
+        ready = await reach(desk)
+        assert ready.is_ready
+        database = sqlite3.connect(home / "registry.sqlite", isolation_level=None)
+        database.execute("BEGIN EXCLUSIVE")
+        while (await desk.status()).store_sequence is not None:
+            await asyncio.sleep(0.05)
+        assert not (await desk.status()).is_ready
+        database.execute("ROLLBACK")
+        database.close()
+        while not (await desk.status()).is_ready:
+            await asyncio.sleep(0.05)
+        assert (await desk.status()).boot_id == ready.boot_id
+
+    asyncio.run(ask())
+
+
+def test_readiness_holds_while_enrollments_move_the_watermark(
+    serve: Any, reach: Any, crowd: Any, context: CallContext
+) -> None:
+    async def ask() -> None:
+        desk: LocalDesk = serve()
+        await reach(desk)
+        seen: list[bool] = []
+
+        async def look() -> None:
+            while True:
+                seen.append((await desk.status()).is_ready)
+                await asyncio.sleep(0.01)
+
+        looking = asyncio.create_task(look())
+        for _ in range(25):
+            await asyncio.gather(*(desk.enroll(crowd.request(), context) for _ in range(20)))
+        looking.cancel()
+        assert len(seen) > 10
+        assert all(seen)
+
+    asyncio.run(ask())
+
+
+def test_a_service_that_waits_for_the_lease_can_be_closed(
+    serve: Any, reach: Any, other_writer: subprocess.Popen[str]
+) -> None:
+    assert other_writer.poll() is None
+
+    async def ask() -> None:
+        desk: LocalDesk = serve()
+        await reach(desk, Phase.WAITING)
+        await desk.service.drain(5)
+        assert (await desk.status()).phase is Phase.DRAINING
+
+    asyncio.run(ask())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("thread", ["searches", "registrar"])
+def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
+    serve: Any, reach: Any, crowd: Any, context: CallContext, kept: Any, thread: str
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    async def ask() -> None:
+        desk: LocalDesk = serve(kept)
+        before = await reach(desk)
+        with pytest.MonkeyPatch.context() as patched:
+            if thread == "searches":
+                patched.setattr("serving.registrar.search_queue.identify", end)
+                with pytest.raises(Interrupted):
+                    await desk.identify(crowd.person()[None], 0.5, context)
+            else:
+                kept.last.registrar.schedule(end)
+        async with asyncio.timeout(20):
+            while (await desk.status()).boot_id == before.boot_id:
+                await asyncio.sleep(0.02)
+        await reach(desk)
+        assert (await desk.identify(crowd.person()[None], 0.5, context))[0].candidates == ()
+        assert (await desk.enroll(crowd.request(), context)).decision is Decision.APPROVED
+
+    asyncio.run(ask())
+
+
+class BrokenMeter(SilentMeter):
+    """Fails at whatever it is asked to count."""
+
+    def _fail(self, *_: object) -> None:
+        raise OSError("no space left")
+
+    set_phase = set_queue = set_gallery = observe_stage = observe_batch = count_decision = _fail
+
+
+def test_a_meter_that_fails_hinders_no_call_and_loses_nothing(
+    serve: Any, reach: Any, crowd: Any, context: CallContext
+) -> None:
+    async def ask() -> None:
+        desk: LocalDesk = serve(meter=BrokenMeter())
+        before = await reach(desk)
+        assert (await desk.enroll(crowd.request(), context)).decision is Decision.APPROVED
+        await desk.identify(crowd.person()[None], 0.5, context)
+        await asyncio.sleep(0.7)
+        assert (await desk.status()).boot_id == before.boot_id
+
+    asyncio.run(ask())

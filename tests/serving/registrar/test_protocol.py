@@ -1,0 +1,79 @@
+"""What crosses a hop: values and errors, pickled, without a text that nobody foresaw."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from typing import Any
+
+import pytest
+
+from engine import errors
+from indexes.errors import ShardLost, VectorInvalid
+from serving import errors as refusals
+from serving.errors import describe
+from serving.registrar.operations import FraudClerk, OpenRegistry
+from serving.registrar.protocol import (
+    ABOUT_FRAUD,
+    ABOUT_HOLDERS,
+    OPERATIONS,
+    QUEUED,
+    Desk,
+    Reply,
+    presentable,
+)
+from serving.registrar.service import MatchService
+
+
+def kinds(tree: type[Any]) -> list[type[Any]]:
+    return [tree, *(kind for child in tree.__subclasses__() for kind in kinds(child))]
+
+
+@pytest.mark.parametrize("kind", kinds(errors.SosieError) + kinds(refusals.ServiceRefusal))
+def test_every_error_is_the_same_after_a_hop(kind: type[Exception]) -> None:
+    sent = kind("one line")
+    got = pickle.loads(pickle.dumps(Reply(error=sent)))  # type: ignore[arg-type]
+    with pytest.raises(kind) as raised:
+        got.unwrap()
+    assert describe(raised.value) == describe(sent)
+
+
+def test_a_wait_that_was_set_survives_a_hop() -> None:
+    got = pickle.loads(pickle.dumps(Reply(error=refusals.Busy("full", 7.0))))
+    assert got.error.retry_after_s == 7.0
+
+
+@pytest.mark.parametrize("lost", [errors.LeaseLost("a"), errors.GalleryBehind("b"), ShardLost("c")])
+def test_whatever_was_lost_under_way_is_interrupted_and_may_be_repeated(lost: Exception) -> None:
+    fault = describe(presentable(lost))
+    assert (fault.code, fault.status) == ("SERVICE.INTERRUPTED", 503)
+    assert fault.retry_after_s
+
+
+def test_an_unforeseen_error_leaves_its_text_behind() -> None:
+    shown = presentable(ValueError("+8613800138000"))
+    assert describe(shown).status == 500
+    assert "ValueError" in str(shown)
+    assert "138" not in repr(shown)
+    assert isinstance(presentable(VectorInvalid("scale it to 1")), errors.RequestError)
+
+
+def test_every_call_of_a_desk_can_be_carried() -> None:
+    calls = {
+        name
+        for name, _ in inspect.getmembers(Desk, inspect.isfunction)
+        if not name.startswith("_") and name != "status"
+    }
+    assert calls == OPERATIONS
+
+    def parameters(of: Any, name: str) -> list[str]:
+        return list(inspect.signature(getattr(of, name)).parameters)
+
+    for name in QUEUED:
+        queue = parameters(MatchService, f"_{name}")
+        assert queue == ["self", "opened", *parameters(Desk, name)[1:]]
+    for clerk, names in ((OpenRegistry, ABOUT_HOLDERS), (FraudClerk, ABOUT_FRAUD)):
+        for name in names:
+            *asked, context = parameters(Desk, name)
+            assert context == "context"
+            assert parameters(clerk, name) == [*asked, "turn"]

@@ -1,0 +1,236 @@
+"""Searches of many callers: one pass for all who wait, and never behind the writer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, wait
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import DeadlinePassed
+from engine.matching.identification import identify
+from indexes.errors import SearchInvalid, VectorInvalid
+from serving.compose import Deployment
+from serving.errors import Busy, Interrupted
+from serving.registrar.search_queue import SearchQueue
+
+CAPACITY = 64
+
+
+class Passes:
+    """How many probes each pass took; a pass can be held up."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def __call__(self, size: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.sizes.append(size)
+        assert self.go_on.wait(10)
+
+
+@pytest.fixture
+def deployment(open_home: Callable[..., Deployment], crowd: Any) -> Iterator[Deployment]:
+    with open_home() as opened:
+        opened.registrar.enroll([crowd.request() for _ in range(3)])
+        yield opened
+
+
+@pytest.fixture
+def passes() -> Passes:
+    return Passes()
+
+
+@pytest.fixture
+def searches(deployment: Deployment, passes: Passes) -> Iterator[SearchQueue]:
+    gallery = deployment.registrar.gallery
+    queue = SearchQueue(gallery, deployment.store, CAPACITY, passes)
+    yield queue
+    passes.go_on.set()
+    queue.close()
+
+
+@pytest.fixture
+def held(searches: SearchQueue, passes: Passes, crowd: Any) -> Passes:
+    """The thread of the searches is held up after a pass; `go_on` lets it."""
+    passes.go_on.clear()
+    searches.submit(crowd.person()[None], 0.5).result(10)
+    return passes
+
+
+def test_what_gathers_during_a_search_is_the_next_search_with_one_look_up(
+    deployment: Deployment,
+    searches: SearchQueue,
+    held: Passes,
+    crowd: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gallery = deployment.registrar.gallery
+    known = gallery.vectors(gallery.ids)
+    look_ups: list[Any] = []
+    look_up = deployment.store.documents_of
+
+    def count(ids: Any) -> dict[int, str]:
+        look_ups.append(ids)
+        return look_up(ids)
+
+    monkeypatch.setattr(deployment.store, "documents_of", count)
+    calls = [searches.submit(row[None], 0.5) for row in known]
+    calls += [searches.submit(crowd.person()[None], 0.5) for _ in range(10)]
+    mixed = searches.submit(np.stack([crowd.person(), known[1]]), 0.5)
+    assert searches.queued == 15
+    held.go_on.set()
+    answers = [call.result(10) for call in calls]
+    assert [len(one[0].candidates) for one in answers] == [1] * 3 + [0] * 10
+    owners = look_up(gallery.ids.tolist())
+    found = [one[0].candidates[0] for one in answers[:3]]
+    assert [owners[each.reference_id] for each in found] == [each.document_id for each in found]
+    assert [len(one.candidates) for one in mixed.result(10)] == [0, 1]
+    assert held.sizes == [1, 15]
+    assert len(look_ups) == 1
+
+
+def test_calls_with_their_own_thresholds_get_their_own_answers(
+    deployment: Deployment, searches: SearchQueue, held: Passes
+) -> None:
+    gallery = deployment.registrar.gallery
+    probe = gallery.vectors(gallery.ids[:1])
+    calls = [searches.submit(probe, threshold) for threshold in (-1.0, 0.5, -1.0)]
+    held.go_on.set()
+    assert [len(call.result(10)[0].candidates) for call in calls] == [3, 1, 3]
+    assert sorted(held.sizes) == [1, 1, 2]
+
+
+def test_searches_answer_while_the_writer_is_blocked(
+    deployment: Deployment, searches: SearchQueue, crowd: Any
+) -> None:
+    release, blocked = threading.Event(), threading.Event()
+
+    def block(*_: object) -> None:
+        blocked.set()
+        assert release.wait(20)
+
+    change = deployment.registrar.schedule(block)
+    assert blocked.wait(10)
+    answers = searches.submit(crowd.person()[None], 0.5).result(5)
+    assert answers[0].searched == 3
+    assert not change.done()
+    release.set()
+    change.result(10)
+
+
+def test_a_full_queue_refuses_at_once_and_a_large_call_alone_is_taken(
+    searches: SearchQueue, held: Passes, crowd: Any
+) -> None:
+    probes = np.stack([crowd.person() for _ in range(CAPACITY + 1)])
+    large = searches.submit(probes, 0.5)
+    with pytest.raises(Busy):
+        searches.submit(probes[:1], 0.5)
+    held.go_on.set()
+    assert len(large.result(10)) == len(probes)
+
+
+def test_what_is_late_or_cancelled_is_not_searched_for(
+    searches: SearchQueue, held: Passes, crowd: Any
+) -> None:
+    late = searches.submit(crowd.person()[None], 0.5, timeout_s=0.0)
+    left = searches.submit(crowd.person()[None], 0.5)
+    assert left.cancel()
+    assert searches.queued == 1
+    held.go_on.set()
+    with pytest.raises(DeadlinePassed):
+        late.result(10)
+    with pytest.raises(CancelledError):
+        left.result(10)
+    searches.submit(crowd.person()[None], 0.5).result(10)
+    assert held.sizes == [1, 1]
+
+
+def test_one_bad_probe_spoils_no_other_search(
+    searches: SearchQueue, held: Passes, crowd: Any
+) -> None:
+    good = searches.submit(crowd.person()[None], 0.5)
+    for probes in (np.zeros((1, 128), np.float32), np.ones((1, 3), np.float32)):
+        with pytest.raises(VectorInvalid):
+            searches.submit(probes, 0.5)
+    with pytest.raises(SearchInvalid):
+        searches.submit(crowd.person()[None], float("nan"))
+    held.go_on.set()
+    assert len(good.result(10)) == 1
+
+
+def test_a_closing_queue_answers_who_waits_and_refuses_who_comes(
+    searches: SearchQueue, held: Passes, crowd: Any
+) -> None:
+    calls = [searches.submit(crowd.person()[None], 0.5) for _ in range(5)]
+    closing = threading.Thread(target=searches.close)
+    closing.start()
+    held.go_on.set()
+    closing.join(10)
+    assert wait(calls, 1).not_done == set()
+    assert all(call.exception() is None for call in calls)
+    with pytest.raises(Interrupted):
+        searches.submit(crowd.person()[None], 0.5)
+
+
+def test_an_observer_that_fails_stops_no_search(deployment: Deployment, crowd: Any) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    gallery = deployment.registrar.gallery
+    queue = SearchQueue(gallery, deployment.store, CAPACITY, fail)
+    for _ in range(3):
+        assert len(queue.submit(crowd.person()[None], 0.5).result(10)) == 1
+    assert queue.is_alive
+    queue.close()
+
+
+def test_whatever_fails_in_a_search_is_told_to_each_as_an_error_of_its_own(
+    searches: SearchQueue, held: Passes, crowd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    calls = [searches.submit(crowd.person()[None], 0.5) for _ in range(3)]
+    with monkeypatch.context() as patched:
+        patched.setattr("serving.registrar.search_queue.np.concatenate", fail)
+        held.go_on.set()
+        errors = [call.exception(10) for call in calls]
+    assert [type(error) for error in errors] == [MemoryError] * 3
+    assert len({id(error) for error in errors}) == 3
+    assert len(searches.submit(crowd.person()[None], 0.5).result(10)) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_answers_all_who_wait_and_shows(
+    searches: SearchQueue, held: Passes, crowd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    assert searches.is_alive
+    monkeypatch.setattr("serving.registrar.search_queue.identify", end)
+    calls = [searches.submit(crowd.person()[None], threshold) for threshold in (0.5, 0.6)]
+    held.go_on.set()
+    assert [type(call.exception(10)) for call in calls] == [Interrupted] * 2
+    searches.close()
+    assert not searches.is_alive
+    with pytest.raises(Interrupted):
+        searches.submit(crowd.person()[None], 0.5)
+
+
+def test_of_very_many_candidates_the_best_are_answered_and_all_are_counted(
+    deployment: Deployment, searches: SearchQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.registrar.search_queue.MOST_CANDIDATES", 2)
+    gallery = deployment.registrar.gallery
+    probe = gallery.vectors(gallery.ids[1:2])
+    (cut,) = searches.submit(probe, -1.0).result(10)
+    (whole,) = identify(probe, gallery, deployment.store, threshold=-1.0)
+    assert cut.candidates == whole.candidates[:2]
+    assert (cut.found, cut.found_documents) == (whole.found, whole.found_documents) == (3, 3)

@@ -1,0 +1,157 @@
+"""How a service is watched, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from engine.reasons import Decision
+from serving.errors import NotReady
+from serving.registrar.client import LocalDesk
+from serving.registrar.protocol import CallContext, Phase
+from serving.settings import Settings
+
+
+def test_a_decision_is_one_line_of_the_log_without_the_person(
+    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, lines: Any
+) -> None:
+    request = crowd.request()
+
+    async def ask() -> Any:
+        desk: LocalDesk = serve(kept)
+        await reach(desk)
+        return await desk.enroll(request, context)
+
+    answer = asyncio.run(ask())
+    decided = [line for line in lines.entries if line["event"] == "decided"]
+    assert [line["enrollment_id"] for line in decided] == [answer.enrollment_id]
+    assert decided[0]["correlator"] == "c-1"
+    text = str(lines.entries)
+    for secret in (request.msisdn, request.document.number, request.document.name):
+        assert secret not in text
+
+
+def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapshot(
+    serve: Any,
+    kept: Any,
+    reach: Any,
+    crowd: Any,
+    context: CallContext,
+    busy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.compose.SNAPSHOT_AFTER", -1)
+
+    async def ask() -> None:
+        desk: LocalDesk = serve(kept)
+        await reach(desk)
+        with busy(kept.last):
+            waiting = [asyncio.create_task(desk.enroll(crowd.request(), context)) for _ in range(5)]
+            await asyncio.sleep(0.05)
+            drained = asyncio.create_task(desk.service.drain(10))
+            await reach(desk, Phase.DRAINING)
+            with pytest.raises(NotReady):
+                await desk.enroll(crowd.request(), context)
+            assert not drained.done()
+        assert {answer.decision for answer in await asyncio.gather(*waiting)} == {Decision.APPROVED}
+        await drained
+        assert not (await desk.status()).is_ready
+
+    asyncio.run(ask())
+    with kept() as deployment:
+        # The lease is free, and the gallery as it was left comes from the disk.
+        assert deployment.registrar.queued == 0
+        assert deployment.restored.loaded == 5
+
+
+def test_a_drain_waits_for_calls_that_wait_in_no_queue(
+    serve: Any,
+    kept: Any,
+    reach: Any,
+    crowd: Any,
+    context: CallContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    person, reading, go_on = crowd.person(), threading.Event(), threading.Event()
+    request = crowd.request(person)
+
+    async def ask() -> None:
+        desk: LocalDesk = serve(kept)
+        await reach(desk)
+        await desk.enroll(request, context)
+        read = kept.last.store.lines_of
+
+        def read_slowly(document_id: str) -> Any:
+            reading.set()
+            assert go_on.wait(10)
+            return read(document_id)
+
+        monkeypatch.setattr(kept.last.store, "lines_of", read_slowly)
+        call = asyncio.create_task(desk.read_lines(request.document, person, context))
+        assert await asyncio.to_thread(reading.wait, 10)
+        drained = asyncio.create_task(desk.service.drain(10))
+        await reach(desk, Phase.DRAINING)
+        await asyncio.sleep(0.2)
+        go_on.set()
+        assert list((await call).numbers.values()) == [request.msisdn]
+        await drained
+
+    asyncio.run(ask())
+
+
+def test_every_queue_and_batch_is_metered(
+    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, settings: Settings
+) -> None:
+    meter = CountingMeter()
+
+    async def ask() -> None:
+        desk: LocalDesk = serve(kept, meter)
+        await reach(desk)
+        await desk.enroll(crowd.request(), context)
+        await desk.identify(crowd.person()[None], 0.5, context)
+        while ("gallery", 1) not in meter.seen:
+            await asyncio.sleep(0.05)
+
+    asyncio.run(ask())
+    for stage in ("judge", "search", "audit"):
+        assert ("batch", stage) in meter.seen
+    assert ("stage", "publish") in meter.seen
+    assert ("decision", "approved") in meter.seen
+    for queue, capacity in (
+        ("decisions", settings.registrar.queue_size),
+        ("probes", settings.serve.probes_waiting),
+    ):
+        assert ("queue", queue, capacity) in meter.seen
+
+
+class CountingMeter:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[Any, ...]] = set()
+
+    def observe_batch(self, stage: str, size: int) -> None:
+        assert size > 0
+        self.seen.add(("batch", stage))
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.seen.add(("stage", stage))
+
+    def set_queue(self, queue: str, depth: int, capacity: int) -> None:
+        assert depth >= 0
+        self.seen.add(("queue", queue, capacity))
+
+    def count_decision(self, decision: str, reasons: Any) -> None:
+        assert list(reasons) == []
+        self.seen.add(("decision", decision))
+
+    def set_gallery(self, size: int, sequence: int, store_sequence: int) -> None:
+        assert sequence == store_sequence
+        self.seen.add(("gallery", size))
+
+    def set_phase(self, phase: str) -> None:
+        self.seen.add(("phase", phase))

@@ -1,0 +1,97 @@
+"""Synthetic people for a deployment, admitted without photographs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stdnum.cn import ric
+
+from engine.matching.bulk_enrollment import admit_references
+from engine.matching.documents import Document
+from engine.registry.records import utc_now
+from indexes.exact.scanner import Scanner
+from indexes.joining.join import JoinedGallery, Progress, join_gallery
+from serving.compose import Deployment
+from serving.settings import load_settings
+
+Rows = NDArray[np.float32]
+DIM = 128
+PEOPLE, TWICE = 400, 12
+
+
+def strangers(people: int, seed: int = 0) -> Rows:
+    """In 128 dimensions no two of hundreds score 0.5."""
+    return _unit(np.random.default_rng(seed).standard_normal((people, DIM)))
+
+
+def second_documents(rows: Rows, seed: int = 1) -> Rows:
+    """The same people again: each scores about 0.9 with the first."""
+    blur = _unit(np.random.default_rng(seed).standard_normal(rows.shape))
+    return _unit(rows + 0.45 * blur)
+
+
+def make_crowd(empty_home: Path, name: str) -> Path:
+    """A copy of a home beside it, with 400 people, 12 of them under two documents."""
+    home = empty_home.with_name(name)
+    shutil.copytree(empty_home, home)
+    with Deployment(home, load_settings(home), home / "cache") as deployment:
+        rows = strangers(PEOPLE)
+        fill(deployment, rows)
+        fill(deployment, second_documents(rows[:TWICE]), first=PEOPLE)
+    return home
+
+
+def fill(deployment: Deployment, rows: Rows, first: int = 0) -> None:
+    """Admits the faces under documents numbered from `first`."""
+    documents = [
+        Document("cn-ric", _number(first + place), f"Holder {first + place}")
+        for place in range(len(rows))
+    ]
+    registrar = deployment.registrar
+    rotated = deployment.vault.rotate(rows)
+    registrar.run(
+        lambda writer, _: admit_references(
+            writer, registrar.gallery, documents, rotated, actor="test", on=utc_now().date()
+        )
+    )
+
+
+class Gate:
+    """Joins in small tiles, and holds the sweep after the first of them until it is opened."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._gallery = deployment.restored.gallery
+        self.reached, self.opened = Event(), Event()
+        self.tiles: list[int] = []
+
+    def joiner(self, scanner: Scanner) -> Callable[..., JoinedGallery]:
+        def join(threshold: float, *, progress: Any, **options: Any) -> JoinedGallery:
+            def tell(now: Progress) -> None:
+                self.tiles.append(now.tiles_done)
+                if now.tiles_done == 1:
+                    self.reached.set()
+                    assert self.opened.wait(30)
+                progress(now)
+
+            return join_gallery(
+                self._gallery, threshold, progress=tell, tile_rows=64, scanner=scanner, **options
+            )
+
+        return join
+
+
+def _number(serial: int) -> str:
+    day = serial // 1000 % 28 + 1
+    body = f"110105{1950 + serial // 28000}03{day:02d}{serial % 1000:03d}"
+    return body + str(ric.calc_check_digit(body + "0"))
+
+
+def _unit(rows: NDArray[np.floating]) -> Rows:
+    units: Rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return units

@@ -1,0 +1,197 @@
+"""What sweeps have found stays for its time, and nobody in it who was erased."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from engine.errors import SweepOver
+from engine.registry.records import AuditEntry, Changes, utc_now
+from engine.sweeps import outputs
+from engine.sweeps.estimate import SweepRequest
+from engine.sweeps.folder import SweepFolder
+from engine.sweeps.sweep_model import Scope, SweepRecord, SweepState
+from serving.compose import Deployment
+from serving.retention import EXPIRED, retire_sweeps
+from serving.sweeps.manager import SweepDesk
+from tests.serving.sweeps.synthetic_people import (
+    PEOPLE,
+    TWICE,
+    Gate,
+    fill,
+    second_documents,
+    strangers,
+)
+
+REQUEST = SweepRequest(threshold=0.55)
+ACTOR = "key:fraud"
+
+
+def sweep(desk: SweepDesk, request: SweepRequest = REQUEST) -> SweepRecord:
+    record = desk.start(request, ACTOR)
+    assert desk.wait(60)
+    return desk.status(record.id)
+
+
+def folder_of(deployment: Deployment, record: SweepRecord) -> SweepFolder:
+    return SweepFolder.of(deployment.sweep_folder, record.id)
+
+
+def names_of(folder: SweepFolder) -> Iterator[str]:
+    """Every document that any file for people names."""
+    pairs = parquet.read_table(folder.pairs)
+    yield from pairs["left_document"].to_pylist() + pairs["right_document"].to_pylist()
+    for documents in parquet.read_table(folder.path / "groups.parquet")["documents"].to_pylist():
+        yield from documents
+    yield from (path.read_text("utf-8") for path in folder.files() if path.suffix != ".parquet")
+
+
+@pytest.fixture
+def trio(deployment: Deployment) -> None:
+    """The first person is there under a third document."""
+    fill(deployment, second_documents(strangers(PEOPLE)[:1], seed=9), first=2000)
+
+
+def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
+    trio: None, desk: SweepDesk, deployment: Deployment
+) -> None:
+    done = sweep(desk)
+    folder = folder_of(deployment, done)
+    groups = desk.groups(done.id).groups
+    three = next(group for group in groups if len(group["identities"]) == 3)
+    two = next(group for group in groups if len(group["identities"]) == 2)
+    gone = [three["identities"][0], two["identities"][0]]
+    for one in gone:
+        deployment.erase(one["document_id"], ACTOR)
+    erased = {one["document_id"] for one in gone}
+    assert not any(key in name for name in names_of(folder) for key in erased)
+    # Who was in it alone with somebody erased is in no group any more.
+    page = desk.groups(done.id)
+    assert page.total == TWICE - 1
+    again = desk.group(done.id, three["key"])
+    assert len(again["identities"]) == 2
+    assert len(again["links"]) == 1
+    assert again["terms"][0] == {"name": "identities", "value": 2.0, "points": 12.0}
+    assert parquet.read_table(folder.pairs).num_rows == TWICE + 2 - 3
+    covered = folder.covered()
+    assert covered is not None
+    references = [key for one in gone for key in one["reference_ids"]]
+    assert not np.isin([covered.pairs.left, covered.pairs.right], references).any()
+    with pytest.raises(Exception, match="no such group"):
+        desk.group(done.id, two["key"])
+    assert desk.plan(SweepRequest(scope=Scope.NEW)).new_references == 0
+
+
+def test_who_is_erased_while_a_sweep_ends_is_in_none_of_its_files(
+    desk: SweepDesk, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erased: list[str] = []
+
+    def write_and_erase(swept: Any, *rest: Any) -> dict[str, Any]:
+        summary = whole(swept, *rest)
+        erased.append(swept.groups[0].identities[0].document_id)
+        deployment.erase(erased[0], ACTOR)
+        return summary
+
+    whole = outputs.write_outputs
+    monkeypatch.setattr(outputs, "write_outputs", write_and_erase)
+    done = sweep(desk)
+    assert done.state is SweepState.DONE
+    assert not any(erased[0] in name for name in names_of(folder_of(deployment, done)))
+    assert desk.groups(done.id).total == TWICE - 1
+
+
+def test_files_that_cannot_be_written_anew_are_removed(
+    desk: SweepDesk, deployment: Deployment
+) -> None:
+    done = sweep(desk)
+    folder = folder_of(deployment, done)
+    document = desk.groups(done.id).groups[0]["identities"][0]["document_id"]
+    folder.pairs.write_bytes(b"no table")
+    deployment.erase(document, ACTOR)
+    assert list(folder.files()) == []
+    with pytest.raises(SweepOver, match="not kept any more"):
+        desk.groups(done.id)
+
+
+def test_an_erasure_of_somebody_else_leaves_the_files_as_they_are(
+    desk: SweepDesk, deployment: Deployment
+) -> None:
+    done = sweep(desk)
+    named = {
+        one["document_id"] for group in desk.groups(done.id).groups for one in group["identities"]
+    }
+    references, _ = deployment.store.document_owner_array()
+    owners = deployment.store.documents_of(references.tolist())
+    other = next(document for document in owners.values() if document not in named)
+    before = {path: path.stat().st_mtime_ns for path in folder_of(deployment, done).files()}
+    deployment.erase(other, ACTOR)
+    after = {path: path.stat().st_mtime_ns for path in folder_of(deployment, done).files()}
+    assert after == before
+
+
+def age(deployment: Deployment, record: SweepRecord, days: int) -> None:
+    assert record.ended_at is not None
+    aged = replace(record, ended_at=record.ended_at - timedelta(days=days))
+    entry = AuditEntry("test", "sweep.aged", record.id)
+    deployment.registrar.run(
+        lambda writer, _: writer.commit(
+            Changes(sequence=writer.sequence, audit=(entry,), sweeps=(aged,))
+        )
+    )
+
+
+def test_files_leave_after_their_time_and_the_last_keeps_what_the_next_needs(
+    desk: SweepDesk, deployment: Deployment
+) -> None:
+    first, second = sweep(desk), sweep(desk)
+    stay = deployment.settings.sweep.keep_days
+    age(deployment, first, stay - 1)
+    assert retire_sweeps(deployment, deployment.registrar, "test") == []
+    age(deployment, first, stay + 2)
+    age(deployment, second, stay + 1)
+    left = retire_sweeps(deployment, deployment.registrar, "test")
+    assert sorted(left) == sorted([first.id, second.id])
+    assert not folder_of(deployment, first).path.exists()
+    assert list(folder_of(deployment, second).files()) == []
+    assert desk.plan(SweepRequest(scope=Scope.NEW)).new_references == 0
+    with pytest.raises(SweepOver, match="sweep again"):
+        desk.groups(second.id)
+    assert [record.id for record in desk.list()] == [second.id, first.id]
+    audited = [record.entry for record in deployment.store.audit_entries()]
+    assert sorted(one.subject for one in audited if one.action == EXPIRED) == sorted(left)
+    assert retire_sweeps(deployment, deployment.registrar, "test") == []
+
+
+def test_what_only_the_next_sweep_needs_is_kept_of_the_last_alone(
+    desk: SweepDesk, deployment: Deployment
+) -> None:
+    first, second = sweep(desk), sweep(desk)
+    again = SweepDesk(deployment)
+    again.open()
+    assert folder_of(deployment, first).covered() is None
+    assert folder_of(deployment, first).groups.exists()
+    assert folder_of(deployment, second).covered() is not None
+
+
+def test_a_folder_of_another_registry_is_not_touched(
+    desk: SweepDesk, gate: Gate, deployment: Deployment
+) -> None:
+    foreign: Path = deployment.sweep_folder / "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
+    foreign.mkdir(parents=True)
+    (foreign / "groups.json").touch()
+    record = desk.start(REQUEST, ACTOR)
+    assert gate.reached.wait(30)
+    desk.cancel(record.id, ACTOR)
+    gate.opened.set()
+    assert desk.wait(30)
+    deployment.sweeps.expire(utc_now() + timedelta(days=4000))
+    assert not folder_of(deployment, record).path.exists()
+    assert (foreign / "groups.json").exists()

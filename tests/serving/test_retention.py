@@ -1,0 +1,221 @@
+"""The service lets things go by itself: at its time, and when a run was missed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from datetime import time as clock_time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import LogCapture
+
+from engine.errors import GalleryBehind
+from engine.registry.records import AuditEntry, Changes, StoredAnswer, utc_now
+from engine.retention.job import Schedule, run_retention
+from serving import retention
+from serving.compose import Deployment, read_schedule, read_time
+from serving.registrar.service import MatchService
+from serving.retention import DailyRetention, seconds_until
+from serving.settings import RetentionSettings, ServeSettings, Settings, load_settings
+from serving.telemetry.metrics import SilentMeter
+
+WAIT_S = 20.0
+MONTH = Schedule(answers=timedelta(days=30))
+NOON = clock_time(12)
+SCOPE = b"scope"
+
+
+@pytest.fixture
+def lines() -> LogCapture:
+    return LogCapture()
+
+
+@pytest.fixture
+def log(lines: LogCapture) -> Any:
+    wrapper = structlog.make_filtering_bound_logger(0)
+    return structlog.wrap_logger(None, processors=[lines], wrapper_class=wrapper)
+
+
+@pytest.fixture
+def deployment(home: Path, tmp_path: Path) -> Iterator[Deployment]:
+    with Deployment(home, load_settings(home), tmp_path / "cache") as opened:
+        yield opened
+
+
+def keep_answer(deployment: Deployment, age: timedelta, scope: bytes = SCOPE) -> None:
+    """Something that leaves 30 days after its moment."""
+    answer = StoredAnswer(scope, bytes(32), None, {"decision": "rejected"}, utc_now() - age)
+    entry = AuditEntry("test", "test.done", "x")
+    deployment.registrar.run(
+        lambda writer, _: writer.commit(
+            Changes(sequence=writer.sequence, audit=[entry], answers=[answer])
+        )
+    )
+
+
+def runs(deployment: Deployment, action: str = "retention.run") -> int:
+    return sum(record.entry.action == action for record in deployment.store.audit_entries())
+
+
+def wait_for(happens: Callable[[], object]) -> None:
+    give_up_at = time.monotonic() + WAIT_S
+    while not happens():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def retain(deployment: Deployment, log: Any) -> Callable[..., Any]:
+    """`with retain(at=, ...)`: retention on this test's registrar, starting at once."""
+
+    @contextmanager
+    def start(at: clock_time | None, **more: Any) -> Iterator[DailyRetention]:
+        parts = (deployment.registrar, deployment.store, MONTH, at, log)
+        with DailyRetention(*parts, **{"settle_s": 0.0, **more}) as opened:
+            yield opened
+
+    return start
+
+
+def at_other_time() -> clock_time:
+    return (datetime.now(UTC) - timedelta(hours=2)).time()
+
+
+def test_a_run_that_was_missed_is_made_up_for(
+    deployment: Deployment, retain: Any, lines: LogCapture
+) -> None:
+    keep_answer(deployment, timedelta(days=31, hours=1))
+    with retain(at_other_time()):
+        wait_for(lambda: lines.entries)
+    assert deployment.store.answers([SCOPE]) == {}
+    (told,) = lines.entries
+    assert (told["event"], told["rows"], told["is_complete"]) == ("retention", 1, True)
+
+
+def test_what_is_due_for_less_than_a_day_waits_for_its_time(
+    deployment: Deployment, retain: Any
+) -> None:
+    keep_answer(deployment, timedelta(days=30, hours=1))
+    with retain(at_other_time()):
+        time.sleep(0.3)
+    assert runs(deployment) == 0
+
+
+def test_it_runs_at_its_time(deployment: Deployment, retain: Any, lines: LogCapture) -> None:
+    keep_answer(deployment, timedelta(days=30, hours=1))
+    with retain((datetime.now(UTC) + timedelta(seconds=0.5)).time()):
+        wait_for(lambda: lines.entries)
+    assert deployment.store.answers([SCOPE]) == {}
+    assert runs(deployment) == 1
+
+
+def test_a_service_that_has_just_started_is_left_alone(deployment: Deployment, retain: Any) -> None:
+    keep_answer(deployment, timedelta(days=90))
+    with retain(at_other_time(), settle_s=60.0):
+        time.sleep(0.2)
+    assert runs(deployment) == 0
+
+
+def test_without_a_time_nothing_runs(deployment: Deployment, retain: Any) -> None:
+    keep_answer(deployment, timedelta(days=90))
+    with retain(None):
+        time.sleep(0.2)
+    assert runs(deployment) == 0
+
+
+def test_a_failure_is_told_by_its_code_and_ends_nothing(
+    deployment: Deployment, retain: Any, lines: LogCapture
+) -> None:
+    keep_answer(deployment, timedelta(days=90))
+    deployment.registrar.stop(GalleryBehind("a text with a name in it"))
+    with retain((datetime.now(UTC) + timedelta(seconds=0.5)).time()):
+        wait_for(lambda: len(lines.entries) >= 2)
+    assert {line["event"] for line in lines.entries} == {"retention_failed"}
+    assert {line["code"] for line in lines.entries} == {"REGISTRY.GALLERY_BEHIND"}
+    assert "name in it" not in str(lines.entries)
+
+
+def test_a_store_that_cannot_be_read_is_told_too(
+    deployment: Deployment, log: Any, lines: LogCapture
+) -> None:
+    class Unreadable:
+        def rows(self, _query: Any) -> Any:
+            raise OSError("a path")
+
+    parts = (deployment.registrar, Unreadable(), MONTH, NOON, log)
+    with DailyRetention(*parts, settle_s=0.0, clock=lambda: datetime(2026, 5, 4, tzinfo=UTC)):
+        wait_for(lambda: lines.entries)
+    (told,) = lines.entries
+    assert (told["code"], told["error"]) == ("INTERNAL", "OSError")
+    assert runs(deployment) == 0
+
+
+def test_the_service_has_it_run(
+    home: Path, tmp_path: Path, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "SETTLE_S", 0.0)
+    settings = load_settings(home)
+    with Deployment(home, settings, tmp_path / "cache") as deployment:
+        keep_answer(deployment, timedelta(days=90))
+
+    def open_home() -> Deployment:
+        return Deployment(home, settings, tmp_path / "cache")
+
+    service = MatchService(open_home, ServeSettings(), SilentMeter(), log)
+    try:
+        with Deployment(home, settings, tmp_path / "cache") as looked:
+            wait_for(lambda: runs(looked))
+            assert looked.store.answers([SCOPE]) == {}
+    finally:
+        service.close()
+
+
+def test_what_else_the_registrar_has_to_do_goes_on_between_the_batches(
+    deployment: Deployment,
+) -> None:
+    for number in range(20):
+        keep_answer(deployment, timedelta(days=90), b"%d" % number)
+    others: list[Any] = []
+
+    def report(_kind: Any, _rows: int) -> None:
+        if not others:
+            look = partial(runs, deployment, "retention.expired")
+            others.append(deployment.registrar.schedule(lambda *_: look()))
+
+    run_retention(deployment.registrar, MONTH, "test", rows_per_batch=1, report=report)
+    assert others[0].result() < runs(deployment, "retention.expired") == 20
+
+
+@given(at=st.times(), since=st.timedeltas(timedelta(0), timedelta(days=800)))
+def test_the_next_time_is_within_a_day_and_is_that_time(at: clock_time, since: timedelta) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC) + since
+    wait_s = seconds_until(at, now)
+    assert 0 < wait_s <= 86_400
+    reached = now + timedelta(seconds=wait_s)
+    assert abs(reached - datetime.combine(reached.date(), at, UTC)) <= timedelta(microseconds=1)
+
+
+def test_settings_become_terms() -> None:
+    settings = RetentionSettings(
+        rejected_days=3, review_days=4, closed_lines_days=0, answers_days=1
+    )
+    schedule = read_schedule(settings)
+    assert (schedule.attempts, schedule.lines) == (timedelta(days=3), None)
+    assert schedule.reviews == timedelta(days=4)
+    assert schedule.answers == timedelta(days=1)
+    assert read_time(RetentionSettings(daily_at="23:59")) == clock_time(23, 59)
+    assert read_time(RetentionSettings(daily_at="")) is None
+
+
+@pytest.mark.parametrize("daily_at", ["24:00", "7:30", "02:60", "noon", "02:30 "])
+def test_a_time_that_is_none_is_refused(daily_at: str) -> None:
+    with pytest.raises(ValueError, match="daily_at"):
+        Settings(retention={"daily_at": daily_at})
