@@ -1,0 +1,173 @@
+"""Cases: what people look into, the steps they take, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from serving.wire.fields import (
+    PAGE,
+    After,
+    AnswerBody,
+    Code,
+    Id,
+    Limit,
+    Moment,
+    NextPage,
+    PrivateAnswer,
+    QueryString,
+    RequestBody,
+    known,
+)
+from serving.wire.lines import Line
+
+MAX_NOTE_LENGTH = 4000
+MAX_CLOSED_LINES = 200
+ME = "me"
+
+Outcome = Literal["fraud", "twins", "mistake", "unfounded"]
+CaseState = Literal["open", "assigned", "proposed", "closed", "merged"]
+ShownOutcome = Annotated[str, known("fraud", "twins", "mistake", "unfounded")]
+ShownState = Annotated[str, known("open", "assigned", "proposed", "closed", "merged")]
+CaseOrigin = Annotated[str, known("decision", "dispute", "reverification", "sweep")]
+NoteKind = Annotated[
+    str, known("opened", "merged", "assigned", "note", "proposed", "withdrawn", "closed")
+]
+Actor = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        description="as history names people: `key:<id>`, `me` for who asks",
+    ),
+]
+LineIds = Annotated[
+    tuple[Annotated[str, Meta(min_length=36, max_length=36)], ...],
+    Meta(
+        max_length=MAX_CLOSED_LINES,
+        description="lines to close, by id; a second person must have proposed them",
+    ),
+]
+
+
+class CaseQuery(QueryString, frozen=True):
+    """Which cases to list, the newest first; `alive` are open, assigned and proposed ones."""
+
+    limit: Limit = PAGE
+    after: After | None = None
+    state: CaseState | Literal["alive"] | None = None
+    kind: Code | None = None
+    assignee: Actor | None = None
+
+
+class AssignRequest(RequestBody, frozen=True):
+    """Who is to work on it; null gives it back to the queue."""
+
+    assignee: Actor | None
+
+
+class NoteRequest(RequestBody, frozen=True):
+    """A remark for those who read the case later."""
+
+    text: Annotated[str, Meta(min_length=1, max_length=MAX_NOTE_LENGTH)]
+
+
+class OutcomeRequest(RequestBody, frozen=True):
+    """What was found, and which lines are to be closed by it."""
+
+    outcome: Outcome
+    close_lines: LineIds = ()
+    seen_at: Annotated[
+        Moment | None,
+        Meta(
+            description="`updated_at` of the case as it was looked at: 409 if it has changed since"
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if any("\0" in line for line in self.close_lines):
+            raise ValueError("close_lines holds characters that are no text")
+
+
+class CaseProposal(AnswerBody, frozen=True):
+    """What one person proposes; who closes lines by it must be another."""
+
+    outcome: ShownOutcome
+    close_lines: tuple[str, ...]
+    by: str
+    at: Moment
+
+
+class Case(AnswerBody, frozen=True):
+    """A case as a list has it; ids alone, no name and no number."""
+
+    case_id: Id
+    kind: str
+    origin: CaseOrigin
+    state: ShownState
+    assignee: str | None
+    outcome: Annotated[ShownOutcome | None, Meta(description="null until it is closed")]
+    proposal: CaseProposal | None
+    merged_into: Annotated[str | None, Meta(description="the case that goes on with it")]
+    document_ids: tuple[str, ...]
+    line_ids: Annotated[tuple[str, ...], Meta(description="lines that it is about")]
+    enrollment_id: str | None
+    sweep_id: str | None
+    group_key: str | None
+    score: float | None
+    risk: float | None
+    opened_at: Moment
+    updated_at: Moment
+    closed_at: Moment | None
+
+
+class CasePage(AnswerBody, frozen=True):
+    """A page of cases, the newest first."""
+
+    cases: tuple[Case, ...]
+    next: NextPage
+
+
+class CaseNote(PrivateAnswer, frozen=True):
+    """One entry of a case's history."""
+
+    at: Moment
+    actor: str
+    kind: NoteKind
+    text: str
+
+
+class CaseDocument(AnswerBody, frozen=True):
+    """A document of a case, with its lines in use; `GET /v1/documents/{id}` has the rest."""
+
+    document_id: str
+    document_status: str
+    is_suspect: Annotated[
+        bool,
+        Meta(
+            description="one of those that seem to be one person's; not one that was only misused"
+        ),
+    ]
+    lines: tuple[Line, ...]
+
+
+class MergedCase(AnswerBody, frozen=True):
+    """A case that went into another."""
+
+    case_id: str
+    kind: str
+    origin: CaseOrigin
+    enrollment_id: str | None
+    score: float | None
+    opened_at: Moment
+
+
+class CaseFile(Case, frozen=True):
+    """A case with its history, oldest first, and its documents that are not erased."""
+
+    notes: tuple[CaseNote, ...]
+    merged: Annotated[
+        tuple[MergedCase, ...], Meta(description="what went into it, each with its enrollment")
+    ]
+    documents: tuple[CaseDocument, ...]

@@ -1,0 +1,213 @@
+"""One activation: what is sent, what is decided, what is on record of it, what is kept of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from serving.wire.fields import (
+    AnswerBody,
+    Code,
+    Document,
+    Id,
+    Moment,
+    Msisdn,
+    Photograph,
+    PrivateAnswer,
+    QueryString,
+    RequestBody,
+    known,
+)
+from serving.wire.matching import Candidate, ExpectedFalseCandidates
+
+MAX_AHEAD_MIN = 10
+MAX_AGE_H = 24
+
+Decision = Annotated[str, known("approved", "review", "rejected")]
+Reason = Annotated[
+    str,
+    known(
+        "DOCUMENT_INVALID",
+        "DOCUMENT_EXPIRED",
+        "DOCUMENT_BLOCKED",
+        "NAME_MISMATCH",
+        "NO_FACE",
+        "SEVERAL_FACES",
+        "FACE_TOO_SMALL",
+        "BLURRED",
+        "TOO_DARK",
+        "TOO_BRIGHT",
+        "LOW_CONTRAST",
+        "POSE",
+        "FACE_MISMATCH",
+        "DOCUMENT_HELD_BY_ANOTHER_FACE",
+        "DUPLICATE_IDENTITY",
+        "POSSIBLE_DUPLICATE",
+        "LINE_LIMIT_REACHED",
+        "LINE_IN_USE",
+        "WATCHLISTED",
+    ),
+]
+WhichPhotograph = Annotated[str, known("live", "portrait")]
+
+
+class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
+    """One activation attempt: two photographs, a document, a number."""
+
+    outlet: (
+        Annotated[
+            Code,
+            Meta(description="may be left out by an outlet's own key, and by no other"),
+        ]
+        | None
+    ) = None
+    document: Document
+    msisdn: Msisdn
+    live: Annotated[Photograph, Meta(description="taken now, base64 in JSON")]
+    portrait: Annotated[Photograph, Meta(description="the document's, base64 in JSON")]
+    consent_ref: Annotated[
+        str,
+        Meta(min_length=1, max_length=200, description="where the subscriber's consent is on file"),
+    ]
+    captured_at: Annotated[
+        Moment,
+        Meta(
+            description="when the live photograph was taken, with a time zone: at most "
+            f"{MAX_AGE_H} hours ago and {MAX_AHEAD_MIN} minutes ahead (REQUEST.CAPTURE_TIME)"
+        ),
+    ]
+
+
+class EnrollmentQuery(QueryString, frozen=True, forbid_unknown_fields=False):
+    """An enrollment by the Idempotency-Key that it was asked with."""
+
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class Finding(AnswerBody, frozen=True):
+    """A row of the decision table that applied; of a photograph where it names one."""
+
+    reason: Reason
+    decision: Decision
+    photograph: WhichPhotograph | None = None
+
+
+class Scores(AnswerBody, frozen=True):
+    """Cosines; null where that was not compared."""
+
+    live_portrait: float | None
+    holder: Annotated[
+        float | None,
+        Meta(
+            description="against the references of the same document; null to a tenant where "
+            "another face holds it"
+        ),
+    ]
+    best_candidate: Annotated[float | None, Meta(description="of the duplicate search")]
+
+
+class Thresholds(AnswerBody, frozen=True):
+    """The scores that decisions depend on."""
+
+    verify: float
+    same_document: float
+    review: float
+    certain: float
+
+
+class DuplicateSearch(AnswerBody, frozen=True):
+    """The 1:N search; where it did not run, the answer says so."""
+
+    ran: bool
+    searched: Annotated[int | None, Meta(description="references that were looked at")] = None
+    gallery_sequence: int | None = None
+    candidates: tuple[Candidate, ...] | None = None
+    expected_false_candidates: ExpectedFalseCandidates | None = None
+
+
+class OpenedCase(AnswerBody, frozen=True):
+    """A case that a decision opened, or was added to."""
+
+    id: str
+    kind: str
+
+
+class Enrollment(AnswerBody, frozen=True):
+    """The whole decision, durable and visible to every later search."""
+
+    enrollment_id: str
+    decision: Decision
+    reasons: tuple[Finding, ...]
+    scores: Scores
+    thresholds: Thresholds
+    duplicate_search: DuplicateSearch
+    cases: tuple[OpenedCase, ...]
+    document_id: Annotated[str | None, Meta(description="null to a tenant where it was rejected")]
+    line_id: str | None
+    quality: dict[str, dict[str, float]]
+    model_digest: str
+    policy_version: str
+    decided_at: Moment
+    idempotency_key: str
+    is_repeated: Annotated[
+        bool, Meta(description="true for the stored answer of an earlier request")
+    ]
+
+    @property
+    def is_approved(self) -> bool:
+        return self.decision == "approved"
+
+
+class EnrollmentRecord(AnswerBody, frozen=True):
+    """What is on record of an enrollment: the decision and its evidence, no name, no number."""
+
+    enrollment_id: str
+    carrier: str
+    outlet: str
+    decision: Decision
+    reasons: tuple[Finding, ...]
+    scores: Scores
+    thresholds: Thresholds
+    duplicate_search: DuplicateSearch
+    document_id: Annotated[str | None, Meta(description="null to a tenant where it was rejected")]
+    quality: dict[str, dict[str, float]]
+    model_digest: str
+    policy_version: str
+    consent_ref: str | None
+    captured_at: Moment | None
+    decided_at: Moment
+    expired_at: Annotated[
+        Moment | None,
+        Meta(
+            description="since when scores, candidates, consent and capture time are gone by "
+            "retention"
+        ),
+    ]
+
+
+class Crop(PrivateAnswer, frozen=True):
+    """An aligned face of 112 by 112 pixels, as it was compared."""
+
+    photograph: WhichPhotograph
+    image: Annotated[bytes, Meta(description="JPEG or PNG: base64 in JSON, binary in MessagePack")]
+    kept_until: Moment
+
+
+class Crops(AnswerBody, frozen=True):
+    """Empty where crops are not kept, or not any more."""
+
+    enrollment_id: Id
+    crops: tuple[Crop, ...]
+
+
+class ErasureCertificate(AnswerBody, frozen=True):
+    """The certificate of an erasure: from `gallery_sequence` on no search sees the holder."""
+
+    document_id: Id
+    references: int
+    lines: int
+    gallery_sequence: int
+    erased_at: Moment
+    audit_number: int
+    audit_hash: str

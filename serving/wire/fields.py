@@ -1,0 +1,188 @@
+"""The base classes of the wire types, and the fields that several of them have.
+
+One set of types is what clients send and what they are answered: routes build them, the OpenAPI
+document describes them, the command line prints them, the client reads them. Nothing here imports
+more than msgspec and the standard library.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import date, datetime
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+ID_EXAMPLE = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
+HOLDER_EXAMPLE = "9f2c4e0b71d85a36c8e1f4072b6d9a53"
+IMAGE_EXAMPLE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2Q=="
+DOCUMENT_TYPES = (
+    "cn-ric",
+    "kr-rrn",
+    "th-pin",
+    "id-nik",
+    "my-nric",
+    "in-aadhaar",
+    "pk-cnic",
+    "tr-tckimlik",
+    "za-idnr",
+    "es-dni",
+    "passport",
+)
+MAX_PAGE = 200
+PAGE = 50
+
+
+class Moment(datetime):
+    """A point in time, with a time zone; an ISO 8601 text in JSON and in MessagePack."""
+
+    @classmethod
+    def read(cls, value: object) -> Moment:
+        """From a text; `ValueError` with a message that does not repeat it."""
+        form = "write it as 2026-01-31T12:00:00Z"
+        if not isinstance(value, str):
+            raise ValueError(f"not a moment: {form}")
+        try:
+            moment = cls.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"not a moment: {form}") from None
+        if moment.tzinfo is None:
+            raise ValueError(f"has no time zone: {form}")
+        return moment
+
+    @classmethod
+    def of(cls, moment: datetime) -> Moment:
+        """The same moment as this type."""
+        return cls(
+            *(moment.year, moment.month, moment.day),
+            *(moment.hour, moment.minute, moment.second, moment.microsecond),
+            moment.tzinfo,
+            fold=moment.fold,
+        )
+
+    @classmethod
+    def of_optional(cls, moment: datetime | None) -> Moment | None:
+        return None if moment is None else cls.of(moment)
+
+
+class Template(bytes):
+    """A template that the service issued: base64url without padding in JSON, binary in MessagePack.
+
+    MessagePack may hold the text, too. A text that is no template becomes one that opens nowhere.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def read(cls, value: object) -> Template:
+        """From either form; `ValueError` where it is neither."""
+        if isinstance(value, bytes):
+            return cls(value)
+        if not isinstance(value, str):
+            raise ValueError("neither text nor binary")
+        try:
+            token = cls(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
+        except ValueError:
+            return cls()
+        # The decoder skips what is not of its alphabet; a template has one text and no other.
+        return token if token.text == value else cls()
+
+    @property
+    def text(self) -> str:
+        return base64.urlsafe_b64encode(self).rstrip(b"=").decode()
+
+    def __repr__(self) -> str:
+        return f"Template({len(self)} bytes)"
+
+
+class RequestBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client sends: nothing unforeseen in it, and nothing of it in a repr or an error."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            # PostgreSQL stores none. Half of a surrogate pair passes no decoder.
+            if type(value) is str and "\0" in value:
+                raise ValueError(f"{name} holds characters that are no text")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
+
+
+class QueryString(RequestBody, frozen=True):
+    """A query string: an unknown name is refused, or a filter would be lost by a slip."""
+
+
+class AnswerBody(Struct, frozen=True):
+    """What an answer holds. Later versions may add to it: clients ignore what they don't know."""
+
+
+class PrivateAnswer(AnswerBody, frozen=True):
+    """An answer that shows nothing of itself in a repr."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
+
+
+class Error(AnswerBody, frozen=True):
+    """An error: `code` is stable, `message` one line for people, without anything personal."""
+
+    status: Annotated[int, Meta(ge=400, le=599, examples=[422])]
+    code: Annotated[str, Meta(examples=["MATCH.NO_FACE"])]
+    message: str
+
+
+def known(*values: str) -> Meta:
+    """The values of a text that this version knows: described, and not required of later ones."""
+    return Meta(extra_json_schema={"enum": list(values)})
+
+
+Id = Annotated[str, Meta(examples=[ID_EXAMPLE])]
+Code = Annotated[str, Meta(min_length=1, max_length=64)]
+Msisdn = Annotated[
+    str,
+    Meta(min_length=1, max_length=64, description="a telephone number, +<country><number>"),
+]
+Photograph = Annotated[
+    bytes,
+    Meta(
+        description="JPEG, PNG or WebP: base64 in JSON, binary in MessagePack, a part named by its "
+        "field (`live`, `probe`, `items.0.probe`) in a form",
+        extra_json_schema={"format": "byte"},
+    ),
+]
+Score = Annotated[float, Meta(ge=-1, le=1)]
+Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="how many at most")]
+After = Annotated[str, Meta(min_length=1, max_length=64, description="`next` of the page before")]
+NextPage = Annotated[str | None, Meta(description="`after` of the next page; null on the last")]
+NextNumber = Annotated[int | None, Meta(description="`after` of the next page; null on the last")]
+
+DocumentType = Annotated[
+    str,
+    Meta(min_length=1, max_length=32, extra_json_schema={"enum": list(DOCUMENT_TYPES)}),
+]
+DocumentNumber = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=100,
+        description="as printed; of a passport the machine readable zone",
+    ),
+]
+HolderName = Annotated[str, Meta(min_length=1, max_length=200, description="as printed")]
+
+
+class Document(RequestBody, frozen=True):
+    """A document in somebody's hands."""
+
+    type: DocumentType
+    number: DocumentNumber
+    name: HolderName
+    expires_on: date | None = None
+
+
+class KnownDocument(RequestBody, frozen=True):
+    """A document that is looked up: type and number alone identify it."""
+
+    type: DocumentType
+    number: DocumentNumber

@@ -1,0 +1,207 @@
+"""Faces held against faces: match, templates, verification, and what a search brings by chance."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from serving.wire.fields import (
+    HOLDER_EXAMPLE,
+    AnswerBody,
+    KnownDocument,
+    Moment,
+    Photograph,
+    PrivateAnswer,
+    RequestBody,
+    Template,
+    known,
+)
+
+MAX_ITEMS = 256
+MAX_ID_LENGTH = 128
+MATCH_CANDIDATES = 100
+"""So many candidates an item of a match lists at most; it counts all."""
+
+ItemId = Annotated[str, Meta(max_length=MAX_ID_LENGTH, description="the caller's own, given back")]
+ITEMS = Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_ITEMS})
+"""More are an error of their own, `MATCH.TOO_MANY_ITEMS` (422)."""
+IssuedTemplate = Annotated[
+    Template,
+    Meta(
+        description="a template from `POST /v1/templates`: base64url in JSON, binary or text in "
+        "MessagePack"
+    ),
+]
+
+
+class Face(RequestBody, frozen=True):
+    """An image or a template, one of both."""
+
+    image: Photograph | None = None
+    template: IssuedTemplate | None = None
+
+    def __post_init__(self) -> None:
+        if (self.image is None) is (self.template is None):
+            raise ValueError("give an image or a template, one of both")
+
+
+class MatchItem(RequestBody, frozen=True, kw_only=True):
+    """A probe held against a reference (1:1), against the gallery (1:N, `search`), or both."""
+
+    id: ItemId | None = None
+    probe: Face
+    reference: Face | None = None
+    search: bool = False
+
+    def __post_init__(self) -> None:
+        if self.reference is None and not self.search:
+            raise ValueError("nothing to do: give a reference, search, or both")
+
+
+class MatchRequest(RequestBody, frozen=True):
+    """Thresholds are the deployment's; more than 256 items are `MATCH.TOO_MANY_ITEMS` (422)."""
+
+    items: Annotated[tuple[MatchItem, ...], ITEMS]
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise ValueError("items: not a list of 1 to 256 items")
+
+
+class TemplateItem(RequestBody, frozen=True, kw_only=True):
+    """A photograph to make a template of."""
+
+    id: ItemId | None = None
+    image: Photograph
+
+    def __post_init__(self) -> None:
+        """Nothing to check: the id is given back and never stored."""
+
+
+class TemplatesRequest(RequestBody, frozen=True):
+    """More than 256 items are `MATCH.TOO_MANY_ITEMS` (422)."""
+
+    items: Annotated[tuple[TemplateItem, ...], ITEMS]
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise ValueError("items: not a list of 1 to 256 items")
+
+
+class ItemError(AnswerBody, frozen=True, omit_defaults=True):
+    """Why an item, or a part of it, was not judged; the other items are."""
+
+    code: Annotated[str, Meta(description="MATCH.NO_FACE, MATCH.TEMPLATE_INVALID, IMAGE.DAMAGED …")]
+    message: str
+    part: Annotated[str, known("probe", "reference")] | None = None
+    problems: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="all that is wrong with a photograph; the code is the first"),
+    ] = None
+
+
+class ItemVerification(AnswerBody, frozen=True):
+    """1:1: a match at `score >= threshold`."""
+
+    is_match: bool
+    score: Annotated[float, Meta(ge=-1.000001, le=1.000001, description="cosine, higher is closer")]
+    threshold: float
+
+
+class Candidate(AnswerBody, frozen=True, omit_defaults=True, kw_only=True):
+    """A holder whose reference looks like the probe.
+
+    To outlets and carriers a name that is theirs alone, the same at every hit; to the other roles
+    the ids.
+    """
+
+    holder: Annotated[str | None, Meta(examples=[HOLDER_EXAMPLE])]
+    document_id: Annotated[str | None, Meta(description="for fraud and operator alone")] = None
+    reference_id: Annotated[int | None, Meta(description="for fraud and operator alone")] = None
+    score: float
+
+
+class ExpectedFalseCandidates(AnswerBody, frozen=True):
+    """How many strangers such a search brings on average; at most `value` where `is_bound`."""
+
+    value: float
+    low: float
+    high: float
+    is_bound: bool
+
+
+class ItemIdentification(AnswerBody, frozen=True):
+    """1:N: every reference at or above the threshold; an empty list is a true "nobody"."""
+
+    candidates: Annotated[
+        tuple[Candidate, ...], Meta(description=f"best first, {MATCH_CANDIDATES} at most")
+    ]
+    found: Annotated[int, Meta(description="how many there are, listed or not")]
+    searched: Annotated[int, Meta(description="references in the gallery that was searched")]
+    gallery_sequence: int
+    threshold: float
+    expected_false_candidates: ExpectedFalseCandidates | None
+
+
+class MatchResult(AnswerBody, frozen=True, omit_defaults=True):
+    """The answer to one item: what it asked for, or an error; both where one part failed."""
+
+    id: str | None = None
+    verification: ItemVerification | None = None
+    identification: ItemIdentification | None = None
+    error: ItemError | None = None
+
+
+class MatchResults(AnswerBody, frozen=True):
+    """One result for each item, in their order."""
+
+    items: tuple[MatchResult, ...]
+
+
+class TemplateResult(PrivateAnswer, frozen=True, omit_defaults=True):
+    """A template, or why there is none; `quality` where a face was found."""
+
+    id: str | None = None
+    template: Annotated[
+        Template | None,
+        Meta(description="opaque, for this tenant alone; binary in MessagePack"),
+    ] = None
+    quality: dict[str, float] | None = None
+    error: ItemError | None = None
+
+
+class Templates(AnswerBody, frozen=True):
+    """One result for each item, in their order; every template ends with its time or its model."""
+
+    expires_at: Moment
+    model_digest: str
+    items: tuple[TemplateResult, ...]
+
+
+class VerificationRequest(RequestBody, frozen=True):
+    """A probe, and exactly one of `reference`, `line`, `document` and `document_id`."""
+
+    probe: Face
+    reference: Face | None = None
+    line: (
+        Annotated[str, Meta(min_length=1, max_length=64, description="its number or its id")] | None
+    ) = None
+    document: KnownDocument | None = None
+    document_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+
+    def __post_init__(self) -> None:
+        RequestBody.__post_init__(self)
+        given = (self.reference, self.line, self.document, self.document_id)
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("give exactly one of reference, line, document and document_id")
+
+
+class Verification(AnswerBody, frozen=True):
+    """A match at `score >= threshold`; a null score where the holder has no reference."""
+
+    is_match: bool
+    score: float | None
+    threshold: float
+    document_id: Annotated[str | None, Meta(description="null between two faces")]
+    line_id: str | None

@@ -1,0 +1,153 @@
+"""What the service says of itself, of a key, of its thresholds and of its audit chain."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from serving.wire.enrollments import Thresholds
+from serving.wire.fields import PAGE, AnswerBody, Limit, Moment, NextNumber, QueryString, known
+
+MAX_NUMBER = 2**53 - 1
+
+Role = Annotated[str, known("outlet", "carrier", "fraud", "operator")]
+Phase = Annotated[str, known("starting", "waiting", "replaying", "ready", "draining", "failed")]
+Comparison = Annotated[str, known("one_to_one", "fused_to_one", "fused")]
+AuditNumber = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+Exact = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Liveness(AnswerBody, frozen=True):
+    """This process answers."""
+
+    status: Annotated[str, known("live")]
+
+
+class Check(AnswerBody, frozen=True):
+    """One condition of being ready."""
+
+    is_ok: bool
+    detail: str
+
+
+class Readiness(AnswerBody, frozen=True):
+    """Ready where every check is; the phase is null where the registrar cannot be reached."""
+
+    is_ready: bool
+    phase: Phase | None
+    checks: Annotated[dict[str, Check], Meta(description="store, models, registrar, gallery")]
+
+
+class Version(AnswerBody, frozen=True):
+    """Which version runs, and which model."""
+
+    version: str
+    api: Annotated[str, known("v1")]
+    model_digest: str
+
+
+class KeyHolder(AnswerBody, frozen=True):
+    """What the key that was sent stands for."""
+
+    key_id: str
+    role: Role
+    carrier: str | None
+    outlet: str | None
+
+
+class CurvePoint(AnswerBody, frozen=True):
+    """A score as a threshold, with its false match rate; `low` to `high` is its 95 % interval."""
+
+    score: float
+    fmr: float
+    low: float
+    high: float
+    fnmr: Annotated[float, Meta(description="of mated pairs, at that threshold")]
+
+
+class Curve(AnswerBody, frozen=True):
+    """One kind of comparison as it was measured.
+
+    Beyond the last point no rate is known, but that it is `fmr_bound` at most.
+    """
+
+    comparison: Comparison
+    mated_pairs: int
+    nonmated_pairs: int
+    highest_nonmated: Annotated[
+        float, Meta(description="the highest score that two strangers reached")
+    ]
+    fmr_bound: float
+    points: Annotated[tuple[CurvePoint, ...], Meta(description="scores rise, rates fall")]
+
+
+class Calibration(AnswerBody, frozen=True):
+    """Where the rates were measured."""
+
+    source: str
+    people: int
+    photographs: int
+    curves: tuple[Curve, ...]
+
+
+class CalibratedThresholds(AnswerBody, frozen=True):
+    """The deployment's thresholds; without a calibration of its model no rates are known."""
+
+    model_digest: str
+    thresholds: Thresholds
+    calibration: Calibration | None
+
+
+class AuditQuery(QueryString, frozen=True):
+    """Entries above a number, in the order of the chain; without one the newest."""
+
+    limit: Limit = PAGE
+    after: AuditNumber | None = None
+    action: Exact | None = None
+    actor: Exact | None = None
+    subject: Exact | None = None
+
+
+class ChainQuery(QueryString, frozen=True):
+    """Where to go on: `next` of the answer before."""
+
+    after: AuditNumber = 0
+
+
+class AuditEntry(AnswerBody, frozen=True):
+    """One entry; `detail` holds ids, codes, counts and scores, never a name."""
+
+    number: int
+    at: Moment
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+    hash: Annotated[
+        str, Meta(description="keyed, over this entry and the hash before it; hexadecimal")
+    ]
+
+
+class AuditPage(AnswerBody, frozen=True):
+    """A page of the chain, in its order; `head` is the number of its newest entry."""
+
+    entries: tuple[AuditEntry, ...]
+    head: int
+    next: NextNumber
+
+
+class ChainPart(AnswerBody, frozen=True):
+    """Whether the entries above `after`, up to `verified_to`, are as they were written.
+
+    The chain is whole where every part from 0 on is intact, and the last has `next` null.
+    """
+
+    intact: bool
+    after: int
+    verified_to: int
+    first_bad: Annotated[
+        int | None, Meta(description="number of the first entry that is not as it was")
+    ]
+    head: int
+    next: Annotated[int | None, Meta(description="`after` of the next part; null at the end")]

@@ -1,0 +1,258 @@
+"""Sweeps: what is asked, what to expect, how far one is, and the groups that it found."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from serving.wire.fields import (
+    PAGE,
+    AnswerBody,
+    Id,
+    Limit,
+    Moment,
+    NextNumber,
+    QueryString,
+    RequestBody,
+    Score,
+    known,
+)
+from serving.wire.matching import ExpectedFalseCandidates
+
+Scope = Literal["all", "new"]
+ShownScope = Annotated[str, known("all", "new")]
+SweepState = Annotated[str, known("queued", "running", "paused", "done", "cancelled", "failed")]
+GroupKind = Annotated[
+    str, known("one_face_many_documents", "one_document_many_faces", "resale_ring")
+]
+
+
+class SweepsQuery(QueryString, frozen=True):
+    """How many of the newest sweeps to list."""
+
+    limit: Limit = PAGE
+
+
+class GroupsQuery(QueryString, frozen=True):
+    """One page of a sweep's groups."""
+
+    limit: Limit = PAGE
+    after: Annotated[int, Meta(ge=0, le=2**31 - 1, description="`next` of the page before")] = 0
+
+
+class PrecisionQuery(QueryString, frozen=True):
+    """Of one sweep, or of all."""
+
+    sweep_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+
+
+class SweepRequest(RequestBody, frozen=True):
+    """A threshold, or the false match rate that chooses one, or neither for the proposed one."""
+
+    threshold: Score | None = None
+    fmr: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    scope: Scope = "all"
+    dry_run: Annotated[bool, Meta(description="only say what to expect")] = False
+    allow_unsupported: Annotated[
+        bool,
+        Meta(description="take a threshold of which the calibration says no more than a bound"),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.fmr is not None:
+            raise ValueError("give a threshold or a false match rate, not both")
+
+
+class SweepProposal(AnswerBody, frozen=True):
+    """The lowest calibrated threshold whose false pairs keep to the budget, or the highest."""
+
+    threshold: float
+    fmr: float
+    false_pairs: ExpectedFalseCandidates
+    budget: float
+    is_within_budget: bool
+
+
+class Expectation(AnswerBody, frozen=True):
+    """What such a sweep would cost and bring, and the threshold that is proposed."""
+
+    threshold: float
+    scope: ShownScope
+    references: int
+    new_references: int
+    gallery_sequence: int
+    comparisons: int
+    duration_s: float
+    memory_bytes: int
+    false_pairs: Annotated[
+        ExpectedFalseCandidates,
+        Meta(
+            description="pairs of strangers at or above the threshold; at most `value` where "
+            "`is_bound`"
+        ),
+    ]
+    is_supported: Annotated[
+        bool, Meta(description="false where the calibration can only bound them")
+    ]
+    proposal: SweepProposal
+
+
+class Progress(AnswerBody, frozen=True):
+    """How far a sweep is."""
+
+    comparisons: int
+    comparisons_total: int
+    share: Annotated[float, Meta(ge=0, le=1)]
+    pairs: int
+    remaining_s: Annotated[float | None, Meta(description="null until something was measured")]
+
+
+class Sweep(AnswerBody, frozen=True):
+    """A sweep as a list has it, without what it found."""
+
+    sweep_id: Id
+    state: SweepState
+    threshold: float
+    scope: ShownScope
+    requested_by: str
+    gallery_sequence: Annotated[int | None, Meta(description="the gallery's that it covers")]
+    progress: Progress
+    created_at: Moment
+    started_at: Moment | None
+    ended_at: Moment | None
+    fault: str | None
+
+
+class SweepReport(Sweep, frozen=True):
+    """A sweep with its progress of this moment."""
+
+    summary: Annotated[dict[str, Any] | None, Meta(description="in counts; null before it is done")]
+
+
+class Sweeps(AnswerBody, frozen=True):
+    """The newest sweeps, newest first."""
+
+    sweeps: tuple[Sweep, ...]
+
+
+class RiskTerm(AnswerBody, frozen=True):
+    """One stated reason of a rank: what was counted, and the points that it brings."""
+
+    name: str
+    value: float
+    points: float
+
+
+class GroupRow(AnswerBody, frozen=True):
+    """A group in counts."""
+
+    key: str
+    kind: GroupKind
+    risk: float
+    terms: tuple[RiskTerm, ...]
+    identities: int
+    lines: int
+    carriers: int
+    outlets: int
+    disputes: int
+    weakest_score: Annotated[
+        float | None, Meta(description="of the link without which it falls apart")
+    ]
+    severed_links: Annotated[
+        int, Meta(description="from a member to a document that is not in the group")
+    ]
+
+
+class GroupPage(AnswerBody, frozen=True):
+    """A page of groups, the riskiest first."""
+
+    groups: tuple[GroupRow, ...]
+    total: int
+    next: NextNumber
+
+
+class Link(AnswerBody, frozen=True):
+    """Two documents whose faces score at or above the threshold."""
+
+    left: str
+    right: str
+    score: float
+
+
+class GroupLine(AnswerBody, frozen=True):
+    """A line of a group's document when the sweep was made."""
+
+    line_id: str
+    carrier: str
+    outlet: str
+    opened_at: Moment
+    status: str
+
+
+class GroupIdentity(AnswerBody, frozen=True):
+    """One document of a group, with its lines when the sweep was made."""
+
+    document_id: str
+    lines: tuple[GroupLine, ...]
+    disputes: int
+
+
+class LeftOut(AnswerBody, frozen=True):
+    """What an answer does not list."""
+
+    identities: int
+    lines: int
+    links: int
+
+
+class Group(AnswerBody, frozen=True):
+    """A group with its members, and its links, the closest first."""
+
+    key: str
+    kind: GroupKind
+    risk: float
+    terms: tuple[RiskTerm, ...]
+    weakest: Annotated[Link | None, Meta(description="the link without which it falls apart")]
+    identities: tuple[GroupIdentity, ...]
+    links: tuple[Link, ...]
+    severed: Annotated[
+        tuple[Link, ...],
+        Meta(
+            description="from a member to a document outside, the closest first: linked to too few "
+            "of the members, it is shown and not followed"
+        ),
+    ]
+    left_out: LeftOut
+    cases: Annotated[
+        tuple[str, ...],
+        Meta(description="ids of the open cases that name one of its documents"),
+    ]
+
+
+class PrecisionRate(AnswerBody, frozen=True):
+    """How many of the judged pairs were fraud, with a 95 % interval (Wilson, 1927).
+
+    Null where nothing was judged. The pairs of one case are judged together, so the truth is less
+    certain.
+    """
+
+    judged: int
+    confirmed: int
+    precision: float | None
+    low: float | None
+    high: float | None
+
+
+class PrecisionAt(PrecisionRate, frozen=True):
+    """Of the pairs that score at or above a threshold."""
+
+    threshold: float
+
+
+class Precision(PrecisionRate, frozen=True):
+    """The precision of sweeps, and what higher thresholds would have had."""
+
+    thresholds: Annotated[
+        tuple[PrecisionAt, ...], Meta(description="rising; empty where nothing was judged")
+    ]

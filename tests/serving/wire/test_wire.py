@@ -1,0 +1,171 @@
+"""The wire types: what both forms hold, and that their vocabularies are the engine's."""
+
+from __future__ import annotations
+
+import inspect
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, get_args, get_type_hints
+
+import msgpack
+import msgspec
+import pytest
+
+from engine import reasons
+from engine.cases.case import CaseOrigin, NoteKind, Outcome
+from engine.matching import calibration, documents, requests
+from engine.matching.policy import Photograph
+from engine.registry.records import CaseState, LineStatus
+from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
+from serving.access.authorization import Role
+from serving.registrar.protocol import MOST_CANDIDATES, Phase
+from serving.wire import cases, enrollments, fields, lines, matching, oversight, people, sweeps
+from serving.wire.codec import (
+    Invalid,
+    decode_json,
+    decode_msgpack,
+    encode_json,
+    encode_msgpack,
+    read,
+)
+
+MODULES = (fields, matching, enrollments, lines, cases, people, sweeps, oversight)
+STRUCTS = {
+    name: one
+    for module in MODULES
+    for name, one in vars(module).items()
+    if inspect.isclass(one) and issubclass(one, msgspec.Struct)
+}
+VOCABULARIES: list[tuple[Any, type[Enum]]] = [
+    (enrollments.Decision, reasons.Decision),
+    (enrollments.Reason, reasons.Reason),
+    (enrollments.WhichPhotograph, Photograph),
+    (lines.LineStatus, LineStatus),
+    (cases.Outcome, Outcome),
+    (cases.ShownOutcome, Outcome),
+    (cases.CaseState, CaseState),
+    (cases.ShownState, CaseState),
+    (cases.CaseOrigin, CaseOrigin),
+    (cases.NoteKind, NoteKind),
+    (sweeps.Scope, Scope),
+    (sweeps.ShownScope, Scope),
+    (sweeps.SweepState, SweepState),
+    (sweeps.GroupKind, GroupKind),
+    (oversight.Role, Role),
+    (oversight.Phase, Phase),
+    (oversight.Comparison, calibration.Comparison),
+]
+
+
+def values_of(kind: Any) -> list[str]:
+    if hasattr(kind, "__metadata__"):
+        return list(kind.__metadata__[0].extra_json_schema["enum"])
+    return list(get_args(kind))
+
+
+@pytest.mark.parametrize(("kind", "engines"), VOCABULARIES)
+def test_a_vocabulary_is_the_engines(kind: Any, engines: type[Enum]) -> None:
+    assert values_of(kind) == [one.value for one in engines]
+
+
+def test_bounds_are_the_engines() -> None:
+    assert documents.DOCUMENT_TYPES == fields.DOCUMENT_TYPES
+    assert matching.MATCH_CANDIDATES == MOST_CANDIDATES
+    hints = get_type_hints(enrollments.EnrollmentRequest, include_extras=True)
+    assert hints["consent_ref"].__metadata__[0].max_length == requests.MAX_CONSENT_LENGTH
+    hints = get_type_hints(fields.Document, include_extras=True)
+    assert hints["number"].__metadata__[0].max_length == documents.MAX_NUMBER_LENGTH
+    assert hints["name"].__metadata__[0].max_length == documents.MAX_NAME_LENGTH
+
+
+def test_no_two_types_have_one_name() -> None:
+    defined = [
+        name
+        for module in MODULES
+        for name, one in vars(module).items()
+        if inspect.isclass(one) and one.__module__ == module.__name__
+    ]
+    assert len(set(defined)) == len(defined)
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_every_type_is_described(name: str) -> None:
+    assert (STRUCTS[name].__doc__ or "").strip()
+    msgspec.json.schema(STRUCTS[name], schema_hook=lambda _: {"type": "string"})
+
+
+MOMENT = fields.Moment(2026, 1, 31, 12, 0, 0, 5, tzinfo=UTC)
+TEMPLATES = matching.Templates(
+    expires_at=MOMENT,
+    model_digest="d",
+    items=(matching.TemplateResult(id="a", template=fields.Template(b"\xff\x00\xfe")),),
+)
+
+
+def test_both_forms_are_what_any_reader_of_them_reads() -> None:
+    moment = "2026-01-31T12:00:00.000005+00:00"
+    written = msgspec.json.decode(encode_json(TEMPLATES))
+    assert written["expires_at"] == moment
+    assert written["items"] == [{"id": "a", "template": "_wD-"}]
+    packed = msgpack.unpackb(encode_msgpack(TEMPLATES))
+    assert packed["expires_at"] == moment
+    assert packed["items"] == [{"id": "a", "template": b"\xff\x00\xfe"}]
+
+
+def test_what_is_written_is_read_again() -> None:
+    assert decode_json(encode_json(TEMPLATES), matching.Templates) == TEMPLATES
+    assert decode_msgpack(encode_msgpack(TEMPLATES), matching.Templates) == TEMPLATES
+
+
+def test_bytes_are_base64_in_json_and_binary_in_messagepack() -> None:
+    crop = enrollments.Crop(photograph="live", image=b"\xff\xd8", kept_until=MOMENT)
+    assert msgspec.json.decode(encode_json(crop))["image"] == "/9g="
+    assert msgpack.unpackb(encode_msgpack(crop))["image"] == b"\xff\xd8"
+    assert "xff" not in repr(crop)
+
+
+def test_an_answer_may_have_more_than_its_reader_knows_and_a_request_may_not() -> None:
+    more = {"status": "live", "since": 1}
+    assert read(more, oversight.Liveness).status == "live"
+    with pytest.raises(Invalid):
+        read({"text": "a", "since": 1}, cases.NoteRequest)
+
+
+def test_a_value_that_a_later_version_may_add_is_read() -> None:
+    finding = {"reason": "A_NEW_ONE", "decision": "review", "photograph": None}
+    assert read(finding, enrollments.Finding).reason == "A_NEW_ONE"
+
+
+@pytest.mark.parametrize("text", ["2026-01-31T12:00:00", "yesterday", "", 5, None])
+def test_a_moment_has_a_time_zone_and_its_error_no_value(text: Any) -> None:
+    with pytest.raises(Invalid) as caught:
+        read({"outcome": "fraud", "seen_at": text or 0}, cases.OutcomeRequest)
+    assert "yesterday" not in str(caught.value)
+
+
+def test_a_moment_is_the_same_moment() -> None:
+    now = datetime.now(UTC)
+    assert fields.Moment.of(now) == now
+    assert fields.Moment.of(now).isoformat() == now.isoformat()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"probe": {}, "line": "x"},
+        {"probe": {"image": b"x", "template": b"y"}, "line": "x"},
+        {"probe": {"image": b"x"}},
+        {"probe": {"image": b"x"}, "line": "x", "document_id": "y"},
+        {"probe": {"image": b"x"}, "line": "a\0b"},
+        {"probe": {"image": b"x"}, "line": ""},
+        {"probe": {"image": "no base64"}, "line": "x"},
+    ],
+)
+def test_a_request_that_makes_no_sense_is_invalid(body: Any) -> None:
+    with pytest.raises(Invalid):
+        read(body, matching.VerificationRequest)
+
+
+def test_a_request_shows_nothing_of_itself() -> None:
+    document = fields.Document(type="cn-ric", number="110105199003071239", name="Aileen")
+    assert repr(document) == "Document(…)"
