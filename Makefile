@@ -7,7 +7,7 @@ SOURCES := engine indexes serving bench loadtest tests
 # One more than there are cores, of four at most: many tests wait for processes that they started.
 WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test check format client docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sosie demo
@@ -22,10 +22,16 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/generate_client.py | diff serving/client/client.py - # else: make client
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
+
+# serving/client/client.py, from async_client.py beside it.
+client: $(VENV)/.dev
+	$(BIN)/python .ci/generate_client.py > $(VENV)/client.py
+	mv $(VENV)/client.py serving/client/client.py
 
 # docs/performance.md, accuracy.md, model-card.md and every other figure, from bench/reports.
 docs: $(VENV)/.dev

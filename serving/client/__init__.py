@@ -1,50 +1,34 @@
-"""The Python client of the match service: needs httpx and msgpack, nothing else of Sosie's.
+"""The Python client of the match service: needs httpx and msgspec, nothing else of Sosie's.
 
 with Client("https://sosie.example", api_key) as client:
     activation = Activation(document=..., msisdn=..., live=..., portrait=..., ...)
     keep(activation.idempotency_key)
     answer = client.enroll(activation)
+
+Answers are types of `serving.wire`; the most used are here, too.
 """
 
 from serving.client.async_client import AsyncClient
-from serving.client.calls import (
-    Activation,
-    Document,
-    Face,
-    KnownDocument,
-    MatchItem,
-    Options,
-    SweepTerms,
-    Template,
-)
+from serving.client.calls import Activation, Face, MatchItem
 from serving.client.client import Client
-from serving.client.models import (
-    CaseFile,
-    CasePage,
-    CaseRow,
-    Enrollment,
-    EnrollmentRecord,
-    Expectation,
-    Group,
-    HolderLines,
-    Identification,
-    MatchResult,
-    People,
-    Person,
-    Sweep,
-    Templates,
-    Verification,
-)
-from serving.client.transport import ApiError, CallFailed, Unavailable
+from serving.client.transport import ApiError, CallFailed, Options, Unavailable
+from serving.wire.cases import Case, CaseFile, CasePage
+from serving.wire.enrollments import Enrollment, EnrollmentRecord
+from serving.wire.fields import Document, KnownDocument, Template
+from serving.wire.lines import HolderLines
+from serving.wire.matching import MatchResult, Templates, Verification
+from serving.wire.people import Identification, People, Person
+from serving.wire.sweeps import Expectation, Group, Sweep, SweepReport
+from serving.wire.sweeps import SweepRequest as SweepTerms
 
 __all__ = [
     "Activation",
     "ApiError",
     "AsyncClient",
     "CallFailed",
+    "Case",
     "CaseFile",
     "CasePage",
-    "CaseRow",
     "Client",
     "Document",
     "Enrollment",
@@ -61,6 +45,7 @@ __all__ = [
     "People",
     "Person",
     "Sweep",
+    "SweepReport",
     "SweepTerms",
     "Template",
     "Templates",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from serving.client import Activation, calls
+from serving.client import Activation, Client, MatchItem, calls
 
 
 def test_every_activation_has_a_key_of_its_own_before_it_is_sent(
@@ -30,10 +30,19 @@ def test_an_id_is_one_step_of_the_path_whatever_it_holds(given: str, path: str) 
 
 @pytest.mark.parametrize("given", ["", ".", ".."])
 def test_an_id_that_would_name_another_route_is_refused(given: str) -> None:
-    for call in (calls.close_line, calls.erase, calls.read_enrollment):
+    for endpoint in (calls.close_line, calls.erase, calls.read_enrollment):
         with pytest.raises(ValueError, match="give the id"):
-            call(given)
+            endpoint(given)
 
 
 def test_a_key_in_a_query_is_quoted() -> None:
-    assert calls.find_enrollment("a&b=c d").path == "/v1/enrollments?idempotency_key=a%26b%3Dc+d"
+    call = calls.find_enrollment(query={"idempotency_key": "a&b=c d", "limit": None})
+    assert call.path == "/v1/enrollments?idempotency_key=a%26b%3Dc+d"
+
+
+def test_a_request_that_asks_for_nothing_is_refused_before_it_is_sent() -> None:
+    with Client("http://127.0.0.1:1") as client:
+        with pytest.raises(ValueError, match="exactly one of reference, line, document"):
+            client.verify(b"face")
+        with pytest.raises(ValueError, match="give a reference, search, or both"):
+            client.match([MatchItem(b"face")])
