@@ -21,8 +21,13 @@ def _root() -> None:
     """Keeps the suites subcommands."""
 
 
-for commands in (cli, cli, cli, cli_reports):
-    commands.register(app)
+for register in (
+    cli.register_photograph_suites,
+    cli.register_index_suites,
+    cli.register_deployment_suites,
+    cli_reports.register,
+):
+    register(app)
 
 if __name__ == "__main__":
     app(prog_name="sosie bench")

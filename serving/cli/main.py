@@ -28,30 +28,30 @@ from serving.cli import (
 from serving.cli.inputs import Globals
 from serving.cli.output import RootGroup
 
-SUBJECTS = (
-    faces,
-    enrollment,
-    imports,
-    lines,
-    gallery,
-    lines,
-    cases,
-    sweep,
-    deployment,
-    serve,
-    deployment,
-    apikeys,
-    apikeys,
-    deployment,
-    audit,
-    retention,
-    accuracy,
-    index,
-    plan,
-    bench,
-    bench,
+REGISTRATIONS = (
+    faces.register,
+    enrollment.register,
+    imports.register,
+    lines.register,
+    gallery.register,
+    lines.register_restrictions,
+    cases.register,
+    sweep.register,
+    deployment.register,
+    serve.register,
+    deployment.register_doctor,
+    apikeys.register_operators,
+    apikeys.register,
+    deployment.register_keys,
+    audit.register,
+    retention.register,
+    accuracy.register,
+    index.register,
+    plan.register,
+    bench.register,
+    bench.register_loadtest,
 )
-"""In the order in which the help lists them."""
+"""In the order in which `sosie --help` lists them."""
 
 app = typer.Typer(
     name="sosie",
@@ -62,8 +62,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subject in SUBJECTS:
-    subject.register(app)
+for register in REGISTRATIONS:
+    register(app)
 
 
 def _print_version(asked: bool) -> None:
