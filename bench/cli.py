@@ -321,7 +321,7 @@ def join(
 
 
 def gallery(chosen: Chosen, n: References = None, dim: Dim = 128, folder: Folder = None) -> None:
-    """Memory, growth, snapshots, erasure, shards; searching while everything changes."""
+    """Memory, growth, snapshots, erasure; searching while everything changes."""
     from bench.suites.gallery import QUICK, GalleryConfig, run
 
     sizes = chosen.sizes(QUICK, references=n, folder=folder)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,79 +33,6 @@ class Hits:
         """The ids and scores of one query."""
         rows = slice(int(self.offsets[query]), int(self.offsets[query + 1]))
         return self.ids[rows], self.scores[rows]
-
-
-class VectorIndex(Protocol):
-    """Unit vectors under int64 ids, searched by inner product.
-
-    Vectors are `float32[n, dim]`, finite, unit rows to 1e-3; ids are `int64[n]`, not negative;
-    an empty batch is fine. Input that breaks this raises `VectorInvalid`, `IdInvalid` or
-    `SearchInvalid` and changes nothing. Searches may run together, a change must run alone:
-    `Gallery` is the thread-safe thing in front of it.
-    """
-
-    @property
-    def kind(self) -> str:
-        """The name that a snapshot and a report use."""
-        ...
-
-    @property
-    def dim(self) -> int: ...
-
-    @property
-    def ids(self) -> Ids:
-        """All ids, ascending; a copy."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __contains__(self, key: object) -> bool: ...
-
-    def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Adds new ids; an id that is there already is refused."""
-        ...
-
-    def remove(self, ids: Ids) -> None:
-        """Removes these ids; an unknown one is refused, and then none is removed."""
-        ...
-
-    def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]; a copy."""
-        ...
-
-    def search(self, queries: Vectors, k: int) -> Hits:
-        """The k best of each query, or all where there are fewer."""
-        ...
-
-    def range_search(self, queries: Vectors, threshold: float) -> Hits:
-        """Everything whose score, as a float, is at or above the threshold."""
-        ...
-
-
-@runtime_checkable
-class Compactable(Protocol):
-    """An index that may keep something of what was removed, until it is told not to."""
-
-    def compact(self) -> None: ...
-
-
-@runtime_checkable
-class SelfCompacting(Compactable, Protocol):
-    """One whose `compact` may run beside searches; only changes must wait for it."""
-
-    compacts_beside_searches: Literal[True]
-
-
-@runtime_checkable
-class Forgetting(Compactable, Protocol):
-    """An index that says when what it keeps of the removed has to be gone."""
-
-    def deadline_s(self) -> float | None:
-        """Seconds until then; None where it keeps nothing of any."""
-        ...
-
-
-# Where the memory of an index goes.
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +73,62 @@ class MemoryAccount:
         )
 
 
-@runtime_checkable
-class Accountable(Protocol):
-    """An index that knows where its memory goes."""
+class VectorIndex(ABC):
+    """Unit vectors under int64 ids, searched by inner product.
 
-    def account(self) -> MemoryAccount: ...
+    Vectors are `float32[n, dim]`, finite, unit rows to 1e-3; ids are `int64[n]`, not negative;
+    an empty batch is fine. Input that breaks this raises `VectorInvalid`, `IdInvalid` or
+    `SearchInvalid` and changes nothing. Searches may run together, a change must run alone:
+    `Gallery` is the thread-safe thing in front of it.
+    """
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """The name that a snapshot and a report use."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def ids(self) -> Ids:
+        """All ids, ascending; a copy."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __contains__(self, key: object) -> bool: ...
+
+    @abstractmethod
+    def add(self, ids: Ids, vectors: Vectors) -> None:
+        """Adds new ids; an id that is there already is refused."""
+
+    @abstractmethod
+    def remove(self, ids: Ids) -> None:
+        """Removes these ids; an unknown one is refused, and then none is removed."""
+
+    @abstractmethod
+    def vectors(self, ids: Ids) -> Vectors:
+        """The stored rows in the order asked: float32[n, dim]; a copy."""
+
+    @abstractmethod
+    def search(self, queries: Vectors, k: int) -> Hits:
+        """The k best of each query, or all where there are fewer."""
+
+    @abstractmethod
+    def range_search(self, queries: Vectors, threshold: float) -> Hits:
+        """Everything whose score, as a float, is at or above the threshold."""
+
+    @abstractmethod
+    def account(self) -> MemoryAccount:
+        """Where the memory goes."""
+
+    def compact(self) -> None:  # noqa: B027 - most have nothing to do
+        """Takes what is left of removed references out of memory; searches may run beside it."""
+
+    def deadline_s(self) -> float | None:
+        """How long until something is due for what was removed; None where nothing is."""
+        return None

@@ -50,4 +50,4 @@ class SegmentsInvalid(IndexFault):
 
 
 class KindInvalid(IndexFault):
-    """No kind of index by this name, or a configuration that is not one of its kind."""
+    """No kind of index by this name."""

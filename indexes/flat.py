@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Hits, Ids, MemoryAccount, Scores, Vectors
+from indexes.base import Hits, Ids, MemoryAccount, Scores, VectorIndex, Vectors
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.scoring import Positions, arrange, exact_scores, no_hits, rounding_bound
 from indexes.validation import (
@@ -28,7 +28,7 @@ _TILE_PRODUCTS = 1 << 22
 _ENTRY_BYTES = 104
 
 
-class FlatIndex:
+class FlatIndex(VectorIndex):
     """A `VectorIndex` that compares every query with every row.
 
     Scores are those of `indexes.scoring.exact_scores`: the same pair has the same score in any

@@ -11,17 +11,7 @@ from threading import Condition, Event, Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import (
-    Accountable,
-    Compactable,
-    Forgetting,
-    Hits,
-    Ids,
-    MemoryAccount,
-    SelfCompacting,
-    VectorIndex,
-    Vectors,
-)
+from indexes.base import Hits, Ids, MemoryAccount, VectorIndex, Vectors
 from indexes.errors import SequenceInvalid
 from indexes.exact.exact8 import Exact8Index
 from indexes.exact.rowstore import RowStore
@@ -247,23 +237,14 @@ class Gallery:
         )
 
     def account(self) -> MemoryAccount:
-        """Where the memory goes; the rows alone where the index does not know."""
+        """Where the memory goes."""
         with self._lock.reading():
-            if isinstance(self._index, Accountable):
-                return self._index.account()
-            count = len(self._index)
-            return MemoryAccount(count, rows=4 * self._index.dim * count, ids=8 * count)
+            return self._index.account()
 
     def maintain(self) -> bool:
         """Does the next job of upkeep: seals, merges or compacts; False if none is due."""
         with self._upkeep:
-            if not isinstance(self._index, Forgetting):
-                return self._rewrite()
-        left_s = self.deadline_s()
-        if left_s is None or left_s > 0:
-            return False
-        self.compact()
-        return True
+            return self._rewrite()
 
     def settle(self) -> None:
         """Does all that is due."""
@@ -273,12 +254,10 @@ class Gallery:
     def compact(self) -> None:
         """Takes all tombstones out of memory, those of now at least, before it returns.
 
-        An index without segments does it while searches wait, if it has anything to do; shards
-        do it beside them.
+        Searches go on meanwhile; where the index has no segments here, changes wait.
         """
-        if isinstance(self._index, Compactable):
-            beside = isinstance(self._index, SelfCompacting)
-            with self._changes, self._lock.reading() if beside else self._lock.writing():
+        if self._segmented is None:
+            with self._changes, self._lock.reading():
                 self._index.compact()
             return
         with self._upkeep:
@@ -307,9 +286,7 @@ class Gallery:
     def deadline_s(self) -> float | None:
         """How long until the oldest tombstone has to be gone; None where there is none."""
         with self._lock.reading():
-            if isinstance(self._index, Forgetting | SegmentedIndex):
-                return self._index.deadline_s()
-            return None
+            return self._index.deadline_s()
 
     def _prepared(self, ids: Ids, vectors: Vectors) -> Callable[[], None]:
         """The change that adds a batch, with all work done that needs no lock."""

@@ -305,7 +305,7 @@ class Deployment:
 
     @cached_property
     def _snapshots(self) -> SnapshotKeeper:
-        config = gallery_config(self.settings, near=self.thresholds.review)
+        config = gallery_config(self.settings)
         parts = (self.store, self.snapshot_folder, config, self._warn)
         return ShardKeeper(*parts, self._open_index) if self._open_index else SnapshotKeeper(*parts)
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -86,9 +94,8 @@ class RegistrarSettings(Section):
 class GallerySettings(Section):
     """How the gallery is searched, and where its vectors are kept."""
 
-    kind: Literal["exact8", "flat", "fastscan", "ivf", "hnsw"] = Field(
-        default="exact8",
-        description="exact8 and flat find all; the others miss some (see sosie index advise)",
+    kind: Literal["exact8", "flat"] = Field(
+        default="exact8", description="flat finds the same, by FAISS and slower"
     )
     rows: Literal["float32", "float16"] = Field(
         default="float32", description="exact8: float16 takes 256 bytes a reference less at 128-d"
@@ -116,6 +123,13 @@ class GallerySettings(Section):
         default="",
         description="service: the Ray resource that a shard takes one of, to place it by node",
     )
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _is_exact(cls, kind: object) -> object:
+        if kind in ("fastscan", "ivf", "hnsw"):
+            raise ValueError(f"{kind} misses faces and is no longer offered, set exact8")
+        return kind
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:

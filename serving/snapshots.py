@@ -20,9 +20,7 @@ from engine.matching.recovery import (
 from engine.registry.store import Store
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
-from indexes.kinds import measured_near
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.joining import join_shards
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from indexes.snapshots import snapshot
@@ -37,15 +35,15 @@ OpenIndex = Callable[[ShardPlan], ShardedIndex]
 """Opens an empty gallery on shards; `ShardLost` where they cannot be had now."""
 
 
-def gallery_config(settings: Settings, near: float) -> GalleryConfig:
-    """How the settings want the gallery, in which faces that score `near` are in question."""
+def gallery_config(settings: Settings) -> GalleryConfig:
+    """How the settings want the gallery."""
     chosen = settings.gallery
     segments = SegmentsConfig(
         head_rows=chosen.head_rows,
         erasure_deadline_s=3600 * chosen.erasure_deadline_h,
         rows=chosen.rows,
     )
-    return GalleryConfig(chosen.kind, segments, chosen.mapped, near)
+    return GalleryConfig(chosen.kind, segments, chosen.mapped)
 
 
 class SnapshotKeeper:
@@ -170,7 +168,9 @@ class ShardKeeper(SnapshotKeeper):
     def restore(self) -> Restored:
         """The gallery, built on new shards; those of an earlier call end first."""
         self.close()
-        self._index = self._open(self._plan())
+        config = self._config
+        plan = ShardPlan(config.kind, self._store.vault.dim, config=config.segments)
+        self._index = self._open(plan)
         try:
             return rebuild_gallery(self._store, self._index)
         except BaseException:
@@ -206,12 +206,3 @@ class ShardKeeper(SnapshotKeeper):
     def may_hold_removed(self, gallery: Gallery) -> bool:
         del gallery
         return False
-
-    def _plan(self) -> ShardPlan:
-        chosen, kind = self._config, self._config.kind
-        own = (
-            chosen.segments
-            if kind == SegmentedIndex.kind
-            else measured_near(kind, chosen.near, chosen.segments.erasure_deadline_s)
-        )
-        return ShardPlan(kind, self._store.vault.dim, config=own)

@@ -91,7 +91,7 @@ CHAPTERS = (
         "gallery",
         "The gallery",
         "gallery",
-        "Memory, growth, snapshots, erasure and shards; searching while everything changes.",
+        "Memory, growth, snapshots, erasure; searching while everything changes.",
         ("Memory", "Snapshot", "Growth", "Searching while everything changes"),
     ),
     Chapter(

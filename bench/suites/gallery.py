@@ -1,4 +1,4 @@
-"""Suite `gallery`: its memory, growth, snapshots, erasure, shards; searching while it changes."""
+"""Suite `gallery`: its memory, growth, snapshots, erasure; searching while it changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from bench.core.machine import cores, filesystem_of
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped
-from bench.core.timing import interleave, rested, speedup
 from bench.data.vectors import Faces, Vectors
 from bench.micro.micro_runner import measure_actions
 from bench.suites.baselines import build_gallery, clock, mix, refuse_too_much
@@ -25,12 +24,10 @@ from bench.suites.search import PROMISED_SIZE, K, size_reason
 from engine.errors import RequestError
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from indexes.base import Hits, MemoryAccount, VectorIndex
+from indexes.base import Hits, MemoryAccount
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.process import open_processes
-from indexes.sharding.shards import ShardPlan
 from indexes.snapshots.manifest import Origin
 from indexes.snapshots.snapshot import Opening, load, save
 from indexes.upkeep import Upkeep
@@ -210,44 +207,6 @@ def open_empty(dim: int, scanner: Scanner) -> Gallery:
     return Gallery(SegmentedIndex(dim, scanner=scanner))
 
 
-# One process against two shards, each a process with its share of the cores.
-
-SHARDS = 2
-ONE, SEVERAL = "one process", f"{SHARDS} shards"
-_ADDED_AT_ONCE = 65_536
-
-
-def compare_processes(
-    gallery: Gallery, references: Vectors, probes: Vectors, k: int, rounds: int, setup: Setup
-) -> Result:
-    """Times of one query and of a batch; `gallery` holds the references under their rows."""
-    with open_processes(ShardPlan("exact8", references.shape[1]), SHARDS) as sharded:
-        build_s = clock(lambda: _fill(sharded, references))[1]
-        several = Gallery(sharded)
-        figures = [Figure(f"{SEVERAL}: fill", "s", build_s)]
-        for name, count in (("one query", 1), (f"a batch of {len(probes)}", len(probes))):
-            queries = probes[:count]
-            actions = {
-                ONE: rested(partial(gallery.search, queries, k)),
-                SEVERAL: rested(partial(several.search, queries, k)),
-            }
-            seconds = interleave(actions, rounds)
-            for who, values in seconds.items():
-                ratio = speedup(seconds[ONE], values)
-                figures.append(Figure.of(f"{who}: {name}", "ms", values / count * 1e3, ratio))
-        one, other = gallery.search(probes, k).hits, several.search(probes, k).hits
-        same = np.array_equal(one.ids, other.ids) and np.array_equal(one.scores, other.scores)
-        figures.append(Figure("answers identical", "share", float(same)))
-    return Result("Shards", setup | {"k": k, "shards": SHARDS}, tuple(figures))
-
-
-def _fill(index: VectorIndex, references: Vectors) -> None:
-    """In pieces: the whole would be in memory once more on its way."""
-    for start in range(0, len(references), _ADDED_AT_ONCE):
-        rows = references[start : start + _ADDED_AT_ONCE]
-        index.add(np.arange(start, start + len(rows)), rows)
-
-
 QUICK = {
     "references": 20_000,
     "singles": 2_000,
@@ -255,7 +214,6 @@ QUICK = {
     "commotion_s": 3.0,
     "removed": 200,
     "batch": 32,
-    "rounds": 2,
     "action_s": 0.02,
     "action_blocks": 1,
 }
@@ -282,7 +240,6 @@ class GalleryConfig:
     commotion_s: float = 20.0
     removed: int = 1_000
     batch: int = 256
-    rounds: int = 9
     action_s: float = 0.3
     action_blocks: int = 3
     folder: Path = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
@@ -313,7 +270,6 @@ def run(config: GalleryConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]
     setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
     probes = mix(faces, config.batch)
     gallery, built = build_gallery(faces.references, scanner)
-    shards = compare_processes(gallery, faces.references, probes, K, config.rounds, setup)
     account = gallery.account()
     with TemporaryDirectory(prefix="sosie-bench-", dir=config.folder) as folder:
         opened = _snapshot(gallery, faces, probes, Path(folder) / "gallery", scanner)
@@ -331,7 +287,6 @@ def run(config: GalleryConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]
         _list_growth(growth, setup),
         _list_commotion(quiet, commotion, setup),
         Result("Erasure", setup | {"removed": config.removed}, erasure),
-        shards,
         *_time_changes(config),
     )
     return results, _measure(config, account, opened, growth, commotion)

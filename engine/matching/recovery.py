@@ -15,7 +15,7 @@ from engine.registry.store import Store
 from indexes.base import VectorIndex
 from indexes.errors import IndexFault, SnapshotMissing
 from indexes.gallery import Gallery
-from indexes.kinds import measured_near, open_index
+from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots import snapshot
@@ -32,14 +32,12 @@ _TELL_EVERY_S = 5.0
 class GalleryConfig:
     """The kind of index behind the gallery.
 
-    `segments` and `mapped` are for `exact8`, see `Opening`. `near` is for a kind that misses some:
-    the score from which it measures its misses.
+    `segments` and `mapped` are for `exact8`, see `Opening`.
     """
 
     kind: str = SegmentedIndex.kind
     segments: SegmentsConfig = field(default_factory=SegmentsConfig)
     mapped: bool = False
-    near: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +62,6 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
     a wrong answer.
     """
     config = config or GalleryConfig()
-    approximate = measured_near(config.kind, config.near, config.segments.erasure_deadline_s)
     fault = None
     try:
         gallery = snapshot.load(
@@ -72,7 +69,7 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
             origin_of(store, config),
             store.vault.sealer(),
             lambda header: _is_past(store, header),
-            Opening(config.segments, mapped=config.mapped, approximate=approximate),
+            Opening(config.segments, mapped=config.mapped),
         )
         loaded = len(gallery)
         return Restored(gallery, loaded, _replay(store, gallery))
@@ -82,8 +79,7 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
         # The text of an OSError has the path.
         fault = str(error) if isinstance(error, IndexFault) else _reason(error)
         _log.warning("the gallery is rebuilt from the store: %s", fault)
-    own = config.segments if config.kind == SegmentedIndex.kind else approximate
-    gallery = Gallery(open_index(config.kind, store.vault.dim, own))
+    gallery = Gallery(open_index(config.kind, store.vault.dim, config.segments))
     return Restored(gallery, 0, _replay(store, gallery), fault)
 
 

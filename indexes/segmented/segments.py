@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from indexes.base import Ids, MemoryAccount, Vectors
+from indexes.base import Ids, MemoryAccount, VectorIndex, Vectors
 from indexes.errors import IdInvalid
 from indexes.exact.certificate import CertifiedHits
 from indexes.exact.exact8 import Exact8Index
@@ -40,7 +40,7 @@ from indexes.validation import (
 _BULK_HEADS = 4
 
 
-class SegmentedIndex:
+class SegmentedIndex(VectorIndex):
     """A `VectorIndex` whose answers are those of `FlatIndex` over the same vectors, bit for bit.
 
     Adding costs O(rows added), and nothing here seals or merges by itself: `begin_rewrite` says

@@ -21,28 +21,8 @@ from indexes.gallery import Gallery, Pinned
 from indexes.joining.join import join
 from indexes.joining.tiling import References
 from indexes.kinds import open_index
-from indexes.sharding.caller import ShardCaller
-from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
 from indexes.upkeep import Upkeep
-
-OPERATIONS = frozenset(
-    {
-        "add",
-        "remove",
-        "search",
-        "range_search",
-        "vectors",
-        "contains",
-        "held",
-        "join",
-        "roster",
-        "ids",
-        "count",
-        "account",
-        "compact",
-    }
-)
-"""What may be asked of a shard from another process."""
 
 CALLS_AT_ONCE = 4
 """How many calls of a shard run together; more would only share the same cores."""
@@ -156,7 +136,7 @@ class ShardHost:
                 scanner.close()
 
 
-class LocalShard(ShardCaller):
+class LocalShard(Shard):
     """A `Shard` whose calls run in threads of this process."""
 
     def __init__(self, plan: ShardPlan) -> None:
@@ -188,14 +168,12 @@ class LocalShard(ShardCaller):
 
 
 def open_local(plan: ShardPlan, shards: int) -> ShardedIndex:
-    """A gallery split over so many shards, all in this process: for tests, and to debug."""
+    """A gallery split over so many shards, all in this process: for tests, and to debug.
+
+    Where the plan leaves the number of threads open, each gets its share of the cores.
+    """
     if shards < 1:
         raise SearchInvalid(f"shards is {shards}; give at least 1")
-    plan = plan_for(plan, shards)
-    return ShardedIndex(plan, [LocalShard(plan) for _ in range(shards)])
-
-
-def plan_for(plan: ShardPlan, shards: int) -> ShardPlan:
-    """The plan, with each shard's share of the cores where it leaves the threads open."""
     threads = plan.threads or max(1, len(os.sched_getaffinity(0)) // shards)
-    return replace(plan, threads=threads)
+    plan = replace(plan, threads=threads)
+    return ShardedIndex(plan, [LocalShard(plan) for _ in range(shards)])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Hits, Ids, MemoryAccount, Vectors
+from indexes.base import Hits, Ids, MemoryAccount, VectorIndex, Vectors
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardLost
 from indexes.exact.certificate import Certificate, CertifiedHits
 from indexes.scoring import Positions, arrange
@@ -24,62 +25,6 @@ from indexes.validation import (
     check_vectors,
 )
 
-if TYPE_CHECKING:
-    from indexes.approximate.index import ApproximateConfig
-
-
-# Which shard an id lives in: a rule that every process, and every later version, agrees on.
-
-
-def shards_of(ids: Ids, shards: int) -> NDArray[np.int64]:
-    """The shard of each id, from 0 to `shards` - 1: int64[n].
-
-    The first number that SplitMix64 gives from the seed `id`, modulo the number of shards. Ids
-    that follow a pattern, as those of one outlet do, spread evenly. The rule never changes.
-    """
-    assert shards >= 1
-    mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return (mixed % np.uint64(shards)).astype(np.int64)
-
-
-# Answers of several shards as the answer of the whole.
-
-
-def merge_hits(answers: Sequence[Hits], k: int | None = None) -> Hits:
-    """The hits of all, ordered as if one index had found them; the k best where k is given.
-
-    A row is in one shard only and its score depends on the two vectors alone, so the k best of
-    the whole are among the k best of each shard, with the same scores. `CertifiedHits` where all
-    answers are.
-    """
-    queries = len(answers[0])
-    assert all(len(answer) == queries for answer in answers)
-    hits = arrange(
-        queries,
-        np.concatenate([np.repeat(np.arange(queries), np.diff(hits.offsets)) for hits in answers]),
-        np.concatenate([hits.ids for hits in answers]),
-        np.concatenate([hits.scores for hits in answers]),
-        k,
-    )
-    certificates = [hits.certificate for hits in answers if isinstance(hits, CertifiedHits)]
-    if len(certificates) < len(answers):
-        return hits
-    return CertifiedHits(hits.offsets, hits.ids, hits.scores, _merge_certificates(certificates))
-
-
-def _merge_certificates(certificates: Sequence[Certificate]) -> Certificate:
-    return Certificate(
-        epsilon=np.max([each.epsilon for each in certificates], axis=0),
-        rescored=np.sum([each.rescored for each in certificates], axis=0),
-        compared=sum(each.compared for each in certificates),
-        kernel="+".join(sorted({each.kernel for each in certificates})),
-        exact=all(each.exact for each in certificates),
-    )
-
-
 Value = TypeVar("Value")
 
 _GREATEST_ID = 2**63 - 1
@@ -89,78 +34,91 @@ _GREATEST_ID = 2**63 - 1
 class ShardPlan:
     """What every shard holds: an index of this kind, opened empty.
 
-    `kind` is one of `indexes.kinds.KINDS`; `config` is one of its own, None its defaults.
+    `kind` is one of `indexes.kinds.KINDS`; `config` is for exact8, None its defaults.
     `threads`: how many a shard searches with; None is its share of the cores.
     """
 
     kind: str
     dim: int
     threads: int | None = None
-    config: SegmentsConfig | ApproximateConfig | None = None
+    config: SegmentsConfig | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise SearchInvalid(f"threads is {self.threads}; give at least 1")
 
 
-class Shard(Protocol):
+class Shard(ABC):
     """One part of a gallery, wherever it runs: calls that return at once, answered later.
 
-    Calls may run in any order and together; who changes something waits for the answer before
-    the next call that must see it. A future fails with what the index refused (`IndexFault`), with
-    `ShardLost` where the shard is gone or closed, and else with what went wrong.
+    Each goes by its name to the method of a `ShardHost`. Calls may run in any order and together;
+    who changes something waits for the answer before the next call that must see it. A future
+    fails with what the index refused (`IndexFault`), with `ShardLost` where the shard is gone or
+    closed, and else with what went wrong.
     """
 
     @property
+    @abstractmethod
     def lost(self) -> str | None:
         """Why it is gone or closed, where that is known by now; asks nobody."""
-        ...
 
-    def add(self, ids: Ids, vectors: Vectors) -> Future[None]: ...
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the shard and what it holds; a second time it does nothing."""
 
-    def remove(self, ids: Ids) -> Future[None]: ...
+    @abstractmethod
+    def _call(self, operation: str, *arguments: object) -> Future[Any]:
+        """Sends a call to the host."""
 
-    def search(self, queries: Vectors, k: int) -> Future[Hits]: ...
+    def add(self, ids: Ids, vectors: Vectors) -> Future[None]:
+        return self._call("add", ids, vectors)
 
-    def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]: ...
+    def remove(self, ids: Ids) -> Future[None]:
+        return self._call("remove", ids)
 
-    def vectors(self, ids: Ids) -> Future[Vectors]: ...
+    def search(self, queries: Vectors, k: int) -> Future[Hits]:
+        return self._call("search", queries, k)
+
+    def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]:
+        return self._call("range_search", queries, threshold)
+
+    def vectors(self, ids: Ids) -> Future[Vectors]:
+        return self._call("vectors", ids)
 
     def contains(self, ids: Ids) -> Future[NDArray[np.bool_]]:
         """Which of these ids are there: bool[n]."""
-        ...
+        return self._call("contains", ids)
 
     def held(self, ids: Ids) -> Future[list[NDArray[Any]]]:
         """Those of these ids that are there, and their vectors: int64[m], float32[m, dim]."""
-        ...
+        return self._call("held", ids)
 
     def join(
         self, ids: Ids, vectors: Vectors, threshold: float, above: int
     ) -> Future[list[NDArray[Any]]]:
         """Pairs, at or above the threshold, of these rows with its own of ids from `above` on:
         int64[m] of the ids given, int64[m] of its own, float32[m] scores; sorted."""
-        ...
+        return self._call("join", ids, vectors, threshold, above)
 
     def roster(self) -> Future[list[NDArray[np.int64]]]:
         """Its ids, ascending, and a number for what each reference is (`References.digests`)."""
-        ...
+        return self._call("roster")
 
-    def ids(self) -> Future[Ids]: ...
+    def ids(self) -> Future[Ids]:
+        return self._call("ids")
 
-    def count(self) -> Future[int]: ...
+    def count(self) -> Future[int]:
+        return self._call("count")
 
-    def account(self) -> Future[MemoryAccount]: ...
+    def account(self) -> Future[MemoryAccount]:
+        return self._call("account")
 
     def compact(self) -> Future[None]:
         """Takes what was removed out of memory now."""
-        ...
-
-    def close(self) -> None:
-        """Ends the shard and what it holds; a second time it does nothing."""
-        ...
+        return self._call("compact")
 
 
-class ShardedIndex:
+class ShardedIndex(VectorIndex):
     """A `VectorIndex` over shards: each id lives in one of them, a search asks all at once.
 
     Over exact kinds, answers are those of one index with everything in it, bit for bit. A call is
@@ -169,8 +127,6 @@ class ShardedIndex:
     later call raises `ShardLost`, and none answers for a part. It owns its shards: `close` ends
     them. Upkeep is each shard's own, its erasure deadline with it.
     """
-
-    compacts_beside_searches: Literal[True] = True
 
     def __init__(self, plan: ShardPlan, shards: Sequence[Shard]) -> None:
         if not shards:
@@ -234,7 +190,7 @@ class ShardedIndex:
         self._check_whole()
         rows = check_vectors(vectors, self.dim)
         config = self._plan.config
-        if isinstance(config, SegmentsConfig) and config.rows == "float16":
+        if self._plan.kind == "exact8" and config is not None and config.rows == "float16":
             # As the shards will, for rounding may take a row out of the tolerance.
             rows = check_vectors(narrowed(rows), self.dim)
         keys = check_distinct(check_ids(ids))
@@ -361,3 +317,49 @@ def close_all(shards: Sequence[Shard]) -> None:
     """Closes them side by side, for one that hangs takes a while."""
     with ThreadPoolExecutor(max(1, len(shards)), "close") as pool:
         list(pool.map(lambda shard: shard.close(), shards))
+
+
+def shards_of(ids: Ids, shards: int) -> NDArray[np.int64]:
+    """The shard of each id, from 0 to `shards` - 1: int64[n].
+
+    The first number that SplitMix64 gives from the seed `id`, modulo the number of shards. Ids
+    that follow a pattern, as those of one outlet do, spread evenly. The rule never changes.
+    """
+    assert shards >= 1
+    mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed % np.uint64(shards)).astype(np.int64)
+
+
+def merge_hits(answers: Sequence[Hits], k: int | None = None) -> Hits:
+    """The hits of all, ordered as if one index had found them; the k best where k is given.
+
+    A row is in one shard only and its score depends on the two vectors alone, so the k best of
+    the whole are among the k best of each shard, with the same scores. `CertifiedHits` where all
+    answers are.
+    """
+    queries = len(answers[0])
+    assert all(len(answer) == queries for answer in answers)
+    hits = arrange(
+        queries,
+        np.concatenate([np.repeat(np.arange(queries), np.diff(hits.offsets)) for hits in answers]),
+        np.concatenate([hits.ids for hits in answers]),
+        np.concatenate([hits.scores for hits in answers]),
+        k,
+    )
+    certificates = [hits.certificate for hits in answers if isinstance(hits, CertifiedHits)]
+    if len(certificates) < len(answers):
+        return hits
+    return CertifiedHits(hits.offsets, hits.ids, hits.scores, _merge_certificates(certificates))
+
+
+def _merge_certificates(certificates: Sequence[Certificate]) -> Certificate:
+    return Certificate(
+        epsilon=np.max([each.epsilon for each in certificates], axis=0),
+        rescored=np.sum([each.rescored for each in certificates], axis=0),
+        compared=sum(each.compared for each in certificates),
+        kernel="+".join(sorted({each.kernel for each in certificates})),
+        exact=all(each.exact for each in certificates),
+    )

@@ -19,7 +19,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,10 +57,6 @@ from indexes.snapshots.manifest import (
     segment_file,
 )
 from indexes.snapshots.sealing import Sealer
-
-if TYPE_CHECKING:
-    from indexes.approximate.index import ApproximateConfig
-
 
 # The folder of a snapshot: its lock, the manifest in force, what is ours in it.
 
@@ -130,13 +125,11 @@ class Opening:
     """How a gallery is opened: what its segments are like, and who scans them.
 
     With `mapped`, the vectors of sealed segments stay in their files; see `MappedRows`.
-    `approximate` is the config of a kind without segments, its defaults where there is none.
     """
 
     segments: SegmentsConfig = field(default_factory=SegmentsConfig)
     scanner: Scanner | None = None
     mapped: bool = False
-    approximate: ApproximateConfig | None = None
 
 
 def save(
@@ -337,7 +330,7 @@ def _read_index(folder: Path, manifest: Manifest, sealer: Sealer, opening: Openi
     origin = manifest.header.origin
     state = read_state(folder, manifest, sealer)
     if origin.index_kind != SegmentedIndex.kind:
-        index = open_index(origin.index_kind, origin.dim, opening.approximate)
+        index = open_index(origin.index_kind, origin.dim)
         index.add(state.ids, state.vectors)
         return index
     scanner = opening.scanner or Scanner()

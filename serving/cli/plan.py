@@ -204,8 +204,7 @@ def _open(home: Path | None) -> tuple[Settings, Path | None]:
     settings = load_settings(own_home)
     if settings.gallery.kind != "exact8" or settings.gallery.mapped:
         raise RequestError(
-            "a plan is for galleries of kind exact8 with their vectors in memory: see "
-            "`sosie index advise` for others"
+            "a plan is for galleries of kind exact8 with their vectors in memory: set both so"
         )
     return settings, own_home
 

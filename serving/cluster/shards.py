@@ -21,9 +21,8 @@ from ray.exceptions import RayError
 
 from indexes.base import Ids, Vectors
 from indexes.errors import IndexFault, SearchInvalid, ShardLost
-from indexes.sharding.caller import ShardCaller
-from indexes.sharding.host import CALLS_AT_ONCE, OPERATIONS, ShardHost
-from indexes.sharding.shards import ShardedIndex, ShardPlan, close_all
+from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
+from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan, close_all
 from serving.settings import Settings
 
 # The inside of a shard that is an actor on Ray.
@@ -74,7 +73,6 @@ class ShardActor:
         return _reply("open", self._open, plan)
 
     def call(self, operation: str, *arguments: Any) -> Reply:
-        assert operation in OPERATIONS
         assert self._host is not None
         return _reply(operation, getattr(self._host, operation), *map(_writable, arguments))
 
@@ -148,7 +146,7 @@ class Timing:
     silent_for_s: float = 10.0
 
 
-class RayShard(ShardCaller):
+class RayShard(Shard):
     """A `Shard` behind an actor that is placed already; it owns the actor.
 
     It is of use when `opened` is done. Whatever Ray reports, an answer that is too late and a

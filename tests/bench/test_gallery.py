@@ -23,7 +23,6 @@ TINY: dict[str, Any] = {
     "commotion_s": 1.0,
     "removed": 20,
     "batch": 16,
-    "rounds": 1,
     "action_s": 0,
 }
 
@@ -58,10 +57,6 @@ def test_the_memory_of_a_reference_is_the_sum_of_its_parts(done: Run) -> None:
     total = sum(value_of(done, "Memory", part) or 0.0 for part in parts)
     assert value_of(done, "Memory", "all") == pytest.approx(total)
     assert total > 32 * 5
-
-
-def test_two_shards_answer_as_one_process(done: Run) -> None:
-    assert value_of(done, "Shards", "answers identical") == 1.0
 
 
 def test_references_are_added_and_removed_while_they_are_looked_for(done: Run) -> None:

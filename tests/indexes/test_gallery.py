@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from indexes.approximate.faiss_kinds import FastScanConfig, FastScanIndex
 from indexes.base import Vectors
 from indexes.errors import IdInvalid, SequenceInvalid, VectorInvalid
 from indexes.exact.rowstore import MemoryRows
@@ -304,20 +303,6 @@ def test_a_swap_that_fails_loses_nothing_and_is_made_later(
     gallery.settle()
     assert gallery.ids.tolist() == [key for key in range(12) if key != 5]
     assert gallery.removals == 1
-
-
-def test_a_kind_that_keeps_something_of_the_removed_is_rebuilt_at_its_deadline(
-    unit_rows: UnitRows,
-) -> None:
-    config = FastScanConfig(least_rows=1000, training_rows=1000, erasure_deadline_s=0)
-    index = FastScanIndex(16, config)
-    gallery = Gallery(index)
-    gallery.add(np.arange(1200), unit_rows(1200), sequence=1)
-    assert gallery.deadline_s() is None
-    gallery.remove(np.array([7]), sequence=2)
-    assert index.removed_since is not None
-    gallery.settle()
-    assert (index.removed_since, gallery.deadline_s(), len(gallery)) == (None, None, 1199)
 
 
 WAIT_S = 10.0

@@ -88,12 +88,21 @@ def test_a_settings_file_is_never_overwritten(tmp_path: Path) -> None:
         "[gallery]\nerasure_deadline_h = -1\n",
         '[gallery]\nrows = "float64"\n',
         '[gallery]\nkind = "flat"\nmapped = true\n',
-        '[gallery]\nkind = "ivf"\nrows = "float16"\n',
+        '[gallery]\nkind = "flat"\nrows = "float16"\n',
     ],
 )
 def test_what_is_misspelt_or_out_of_range_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / SETTINGS_FILE).write_text(text)
     with pytest.raises(RequestError, match=SETTINGS_FILE):
+        load_settings(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["fastscan", "ivf", "hnsw"])
+def test_a_kind_that_misses_faces_is_refused_with_what_to_set_instead(
+    kind: str, tmp_path: Path
+) -> None:
+    (tmp_path / SETTINGS_FILE).write_text(f'[gallery]\nkind = "{kind}"\n')
+    with pytest.raises(RequestError, match=rf"gallery\.kind: {kind} .* set exact8; mend sosie"):
         load_settings(tmp_path)
 
 

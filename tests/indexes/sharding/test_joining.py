@@ -22,7 +22,6 @@ from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.host import open_local
 from indexes.sharding.joining import join_shards, plan_tiles
-from indexes.sharding.process import open_processes
 from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
 
 DIM, THRESHOLD = 64, 0.5
@@ -83,14 +82,6 @@ def test_all_pairs_and_new_ones_are_those_of_one_gallery(plan: ShardPlan, shards
         twins.assert_same()
         twins.assert_same(known=np.empty(0, np.int64))
         twins.assert_same(threshold=-0.05)
-
-
-def test_processes_join_as_threads_do() -> None:
-    rows, ids = crowd(2, 500), np.arange(500)
-    with open_processes(ShardPlan("exact8", DIM, 1, CONFIG), 2) as index:
-        twins = Twins(index)
-        twins.add(ids, rows)
-        assert len(twins.assert_same().pairs) > 20
 
 
 @settings(max_examples=50, deadline=None)

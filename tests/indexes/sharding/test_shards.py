@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -289,6 +290,37 @@ def test_a_gallery_over_shards_is_pinned_whole_and_leaves_upkeep_to_them(
         assert np.array_equal(whole.ids, np.arange(5, 20))
         assert np.array_equal(whole.vectors(np.arange(5, 20)), unit_rows(20)[5:])
         assert (gallery.maintain(), gallery.deadline_s()) == (False, None)
+
+
+def test_a_search_over_shards_sees_all_of_a_change_or_nothing(unit_rows: UnitRows) -> None:
+    """Batches of one face under eight ids, in both shards: a search finds eight or none."""
+    batch, faces, done = 8, unit_rows(60, seed=3), threading.Event()
+
+    def change(gallery: Gallery) -> None:
+        try:
+            for number, face in enumerate(faces):
+                ids = np.arange(number * batch, (number + 1) * batch)
+                gallery.add(ids, np.repeat(face[None], batch, axis=0), gallery.sequence + 1)
+                if number % 3 == 2:
+                    gallery.remove(ids - 2 * batch, gallery.sequence + 1)
+        finally:
+            done.set()
+
+    def search(gallery: Gallery, seed: int) -> int:
+        random, seen = np.random.default_rng(seed), 0
+        while not done.is_set():
+            number = int(random.integers(0, 60))
+            found = gallery.range_search(faces[number : number + 1], 0.999)
+            assert len(found.hits.ids) in (0, batch)
+            seen += len(found.hits.ids)
+        return seen
+
+    with open_local(PLANS[1], 2) as index, ThreadPoolExecutor(4) as pool:
+        gallery = Gallery(index)
+        searchers = [pool.submit(search, gallery, seed) for seed in range(3)]
+        pool.submit(change, gallery).result()
+        assert sum(searcher.result() for searcher in searchers) > 0
+        assert len(gallery) == 40 * batch
 
 
 class SlowToCompact(LocalShard):

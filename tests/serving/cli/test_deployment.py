@@ -153,7 +153,6 @@ def test_a_damaged_snapshot_is_a_warning_and_harms_nothing(
     "chosen",
     [
         {"KIND": "flat"},
-        {"KIND": "ivf"},
         {"ROWS": "float16"},
         {"MAPPED": "true"},
         {"ROWS": "float16", "MAPPED": "true"},

@@ -72,7 +72,7 @@ def test_measured_figures_stand_over_reports_and_no_registry_is_touched(
 
 
 def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refused: Any) -> None:
-    (home / "sosie.toml").write_text("[gallery]\nkind = 'ivf'\n")
+    (home / "sosie.toml").write_text("[gallery]\nkind = 'flat'\n")
     assert_refused(sosie(*SMALL, "--home", home), "exact8")
     (home / "sosie.toml").write_text("[gallery]\nrows = 'float16'\n")
     assert_refused(sosie(*SMALL, "--home", home), "--measure")
