@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.accuracy import writing
-from engine.accuracy.plots import MEASURE_NAMES, NAMES, describe_span, write_measure
+from engine.accuracy.plots import MEASURE_NAMES, REFERENCES, describe_span, write_measure
 from engine.accuracy.writing import NONE, percent, power, score, share, span, write_table
 
 Report = Mapping[str, Any]
@@ -103,7 +103,7 @@ def tabulate_growth(curve: Report) -> str:
 def describe_curve(curve: Report) -> str:
     """What a curve is of, and where it ends."""
     return (
-        f"FPIR {curve['fpir'] * 100:g} %, {NAMES[curve['reference']]}: supported to "
+        f"FPIR {curve['fpir'] * 100:g} %, {REFERENCES[curve['reference']]}: supported to "
         f"{curve['supported_to']:,} references. {curve['refused'][:1].upper()}"
         f"{curve['refused'][1:]}."
     )

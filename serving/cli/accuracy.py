@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.accuracy.evaluation_tables import FLAGS
-from engine.accuracy.plots import MEASURE_NAMES
+from engine.accuracy.plots import MEASURE_NAMES, describe_span
 from engine.accuracy.writing import power, rate, share, times
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption, require_place
@@ -416,8 +416,6 @@ def _print_attribute(attribute: dict[str, Any]) -> None:
 
 
 def _print_ageing(ageing: dict[str, Any]) -> None:
-    from engine.accuracy.plots import describe_span
-
     rows = [
         [
             describe_span(one),
