@@ -147,41 +147,9 @@ def tabulate_ageing(report: Report) -> str:
             describe_span(one),
             f"{one['people']:,}",
             f"{one['mated_pairs']:,}",
-            score(one["scores"][2]),
+            score(one["median"]),
             share(one["fnmr"], one["refused"]),
         )
         for one in report["ageing"]["spans"]
     ]
     return write_table(("years between", "people", "mated pairs", "median score", "FNMR"), rows)
-
-
-FLAGS = {
-    "same_file": "one file twice",
-    "same_picture": "practically one picture",
-    "two_names": "strangers who may be one person",
-    "out_of_place": "photographs unlike the others of their person",
-}
-
-
-def tabulate_flagged(report: Report) -> str:
-    """What looks wrong in the data, by kind."""
-    rows = [
-        (FLAGS[flag], f"{one['within_person']:,}", f"{one['across_people']:,}")
-        for flag, one in report["flagged"]["counts"].items()
-    ]
-    return write_table(("flagged", "within a person", "across people"), rows)
-
-
-def tabulate_cleaned(report: Report) -> str:
-    """The rates as they are, and without what was flagged."""
-    rows = []
-    for name, point in report["fnmr_at_fmr"].items():
-        cleaned = report["flagged"]["without"]["rates"][name]
-        rows.append((name, *(_write_rate(one) for one in (point, cleaned))))
-    return write_table(("FMR", "as labelled: FNMR at score", "without the flagged"), rows)
-
-
-def _write_rate(point: Report | None) -> str:
-    if point is None:
-        return "not supported"
-    return f"{percent(point['fnmr'])} at {score(point['threshold'])}"
