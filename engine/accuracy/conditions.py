@@ -1,4 +1,9 @@
-"""Error rates at one threshold by quality, by attributes, and by the years between."""
+"""Error rates at one threshold by quality, by attributes, and by the years between photographs.
+
+Quality (ISO/IEC 29794-1 asks for FNMR by it): a comparison is as good as the worse of its two
+photographs. Photographs are ranked by each measure of `engine.faces.quality`, and cut into bands by
+their rank, not by their value: every set of photographs has a worst tenth.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.accuracy.bootstrap import LEAST_PEOPLE, Share, draw_people, refuse_few, share_of
+from engine.accuracy.bootstrap import Share, draw_people, refuse_few, share_of
 from engine.accuracy.dataset import QUALITIES, Attributes, read_attributes, read_dates
 from engine.accuracy.differential import AttributeReport, Sample, compare_groups
 from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
-from engine.accuracy.pair_scores import compare_mated, find_close_strangers, limit_photographs
+from engine.accuracy.pair_scores import (
+    Comparisons,
+    compare_mated,
+    find_close_strangers,
+    limit_photographs,
+)
 from engine.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,19 +31,36 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.accuracy.dataset import Embeddings, LabelledFolder
-    from engine.accuracy.pair_scores import Comparisons, Templates
+    from engine.accuracy.pair_scores import Templates
 
-
-# FNMR by the quality of the photographs, at one threshold (ISO/IEC 29794-1 asks quality for
-# that).
-#
-# A comparison is as good as the worse of its two photographs. Photographs are ranked by each
-# measure of `engine.faces.quality`, and cut into bands by their rank, not by their value: every
-# set of photographs has a worst tenth.
-
+COMMON_FMR = 1e-4
+PHOTOGRAPHS = 8
+"""Of one person: or the rates of a group would be those of its most photographed."""
 BANDS = (("best half", 0.5), ("next quarter", 0.75), ("next 15 %", 0.9), ("worst tenth", 1.0))
 """Of the photographs, and up to which share of them."""
 MIDDLE_EXPOSURE = 0.5
+DAYS_A_YEAR = 365.25
+SPANS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, np.inf)
+"""Years, each span without its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an operator's files say of the photographs; either may be missing."""
+
+    attributes: Attributes | None
+    captured_at: NDArray[np.datetime64] | None
+
+    @classmethod
+    def read(cls, folder: LabelledFolder, attributes: Path | None, dates: Path | None) -> Known:
+        """Raises `RequestError` where a file can't be read, or both have dates."""
+        found = None if attributes is None else read_attributes(attributes, folder)
+        days = found.captured_at if found else None
+        if dates is not None:
+            if days is not None:
+                raise RequestError("both files have the column `captured_at`: give it once")
+            days = read_dates(dates, folder)
+        return cls(found, days)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,100 +131,20 @@ class QualityBands:
     measures: tuple[MeasuredQuality, ...]
 
 
-def band_quality(
-    singles: Templates,
-    qualities: NDArray[np.float32],
-    threshold: float,
-    *,
-    photographs: int,
-    seed: int,
-) -> QualityBands | None:
-    """`qualities` float32[n, 8], a row a template; None without a mated comparison."""
-    mated = compare_mated(singles)
-    if not len(mated):
-        return None
-    people = singles.people[mated.left]
-    weights = draw_people(people, singles.population, seed=seed)
-    is_missed = mated.scores < threshold
-    return QualityBands(
-        threshold=threshold,
-        photographs=photographs,
-        overall=share_of(people, is_missed, weights),
-        measures=tuple(
-            _cut(one, qualities[:, QUALITIES.index(one.name)], mated, people, is_missed, weights)
-            for one in MEASURES
-        ),
-    )
-
-
-def _cut(
-    measure: Measure,
-    values: NDArray[np.float32],
-    mated: Comparisons,
-    people: NDArray[np.int64],
-    is_missed: NDArray[np.bool_],
-    weights: NDArray[np.float32],
-) -> MeasuredQuality:
-    badness = measure.badness(values)
-    order = np.sort(badness)
-    places = np.minimum((np.array([end for _, end in BANDS]) * len(order)).astype(int), len(order))
-    ends = order[np.maximum(places, 1) - 1]
-    worse = np.maximum(badness[mated.left], badness[mated.right])
-    band_of = np.searchsorted(ends, worse)
-    bands = []
-    for number, (name, _) in enumerate(BANDS):
-        held = band_of == number
-        asked = len(np.unique(people[held]))
-        refused = refuse_few(asked)
-        bands.append(
-            QualityBand(
-                name=name,
-                worst=abs(float(ends[number])),
-                people=asked,
-                mated_pairs=int(held.sum()),
-                fnmr=None if refused else share_of(people[held], is_missed[held], weights),
-                refused=refused,
-            )
-        )
-    return MeasuredQuality(measure.name, measure.unit, tuple(bands))
-
-
-# Template ageing: what the years between two photographs of one person cost.
-#
-# Faces that were photographed over many years are seldom those photographed once: so beside the
-# figures of each span of years stands the slope *within* people, which compares each person's
-# scores only with that person's others.
-
-DAYS_A_YEAR = 365.25
-SPANS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, np.inf)
-"""Years, each span without its end."""
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
 @dataclass(frozen=True, slots=True)
 class Span:
     """Mated comparisons whose photographs lie `from_years` to `to_years` apart (None: no end).
 
-    `scores`: their 5, 25, 50, 75 and 95 % quantiles. `fnmr` is None where `refused` says why.
+    `median` of their scores; `fnmr` is None where `refused` says why.
     """
 
     from_years: float
     to_years: float | None
     people: int
     mated_pairs: int
-    scores: tuple[float, ...]
+    median: float
     fnmr: Share | None
     refused: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Slope:
-    """By how much a mated score changes a year, within people; the interval is one of 95 %."""
-
-    people: int
-    score_a_year: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,105 +154,6 @@ class Ageing:
     threshold: float
     undated: int
     spans: tuple[Span, ...]
-    slope: Slope | None
-    slope_refused: str | None
-
-
-def measure_ageing(
-    mated: Comparisons,
-    people: NDArray[np.int64],
-    days: NDArray[np.datetime64],
-    threshold: float,
-    *,
-    seed: int,
-) -> Ageing:
-    """`people` int64[n] and `days` datetime64[D][n] are of the templates compared, NaT unknown."""
-    undated = int(np.isnat(days).sum())
-    gaps = np.abs(days[mated.left] - days[mated.right])
-    dated = mated.keep(~np.isnat(gaps))
-    years = gaps[~np.isnat(gaps)].astype(np.float64) / DAYS_A_YEAR
-    if not len(dated):
-        return Ageing(threshold, undated, (), None, "no person has two photographs with dates")
-    owners = people[dated.left]
-    weights = draw_people(owners, int(people.max()) + 1, seed=seed)
-    place = np.searchsorted(SPANS, years, side="right") - 1
-    spans = tuple(
-        _measure_span(int(number), dated.keep(place == number), people, threshold, weights)
-        for number in np.unique(place)
-    )
-    slope, refused = _fit_slope(owners, years, dated.scores, weights)
-    return Ageing(threshold, undated, spans, slope, refused)
-
-
-def _measure_span(
-    number: int,
-    held: Comparisons,
-    people: NDArray[np.int64],
-    threshold: float,
-    weights: NDArray[np.float32],
-) -> Span:
-    owners = people[held.left]
-    asked = len(np.unique(owners))
-    refused = refuse_few(asked)
-    end = SPANS[number + 1]
-    return Span(
-        from_years=SPANS[number],
-        to_years=None if np.isinf(end) else end,
-        people=asked,
-        mated_pairs=len(held),
-        scores=tuple(float(score) for score in np.quantile(held.scores, QUANTILES)),
-        fnmr=None if refused else share_of(owners, held.scores < threshold, weights),
-        refused=refused,
-    )
-
-
-def _fit_slope(
-    owners: NDArray[np.int64],
-    years: NDArray[np.float64],
-    scores: NDArray[np.float32],
-    weights: NDArray[np.float32],
-) -> tuple[Slope | None, str | None]:
-    """Least squares of scores on years, each less the mean of its person."""
-    population = len(weights)
-    pairs = np.maximum(np.bincount(owners, minlength=population), 1)
-    own_years = years - (np.bincount(owners, years, population) / pairs)[owners]
-    own_scores = scores - (np.bincount(owners, scores, population) / pairs)[owners]
-    spread = np.bincount(owners, own_years**2, population)
-    common = np.bincount(owners, own_years * own_scores, population)
-    asked = int((spread > 1e-9).sum())
-    if asked < LEAST_PEOPLE:
-        return None, (
-            f"{asked} people have photographs different years apart, {LEAST_PEOPLE} are needed"
-        )
-    drawn = spread @ weights
-    replicates = (common @ weights)[drawn > 0] / drawn[drawn > 0]
-    value = float(common.sum() / spread.sum())
-    low, high = (float(end) for end in np.percentile(replicates, [2.5, 97.5]))
-    return Slope(asked, value, min(low, value), max(high, value)), None
-
-
-COMMON_FMR = 1e-4
-PHOTOGRAPHS = 8
-"""Of one person: or the rates of a group would be those of its most photographed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What an operator's files say of the photographs; either may be missing."""
-
-    attributes: Attributes | None
-    captured_at: NDArray[np.datetime64] | None
-
-    @classmethod
-    def read(cls, folder: LabelledFolder, attributes: Path | None, dates: Path | None) -> Known:
-        """Raises `RequestError` where a file can't be read, or both have dates."""
-        found = None if attributes is None else read_attributes(attributes, folder)
-        days = found.captured_at if found else None
-        if dates is not None:
-            if days is not None:
-                raise RequestError("both files have the column `captured_at`: give it once")
-            days = read_dates(dates, folder)
-        return cls(found, days)
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,3 +249,110 @@ def choose_rate(wanted: float | None, nonmated_pairs: int) -> float | None:
         return wanted
     rates = (COMMON_FMR, 1e-3, 1e-2, 1e-1)
     return next((rate for rate in rates if rate >= lowest_rate(nonmated_pairs) * (1 - 1e-9)), None)
+
+
+def band_quality(
+    singles: Templates,
+    qualities: NDArray[np.float32],
+    threshold: float,
+    *,
+    photographs: int,
+    seed: int,
+) -> QualityBands | None:
+    """`qualities` float32[n, 8], a row a template; None without a mated comparison."""
+    mated = compare_mated(singles)
+    if not len(mated):
+        return None
+    people = singles.people[mated.left]
+    weights = draw_people(people, singles.population, seed=seed)
+    is_missed = mated.scores < threshold
+    return QualityBands(
+        threshold=threshold,
+        photographs=photographs,
+        overall=share_of(people, is_missed, weights),
+        measures=tuple(
+            _cut(one, qualities[:, QUALITIES.index(one.name)], mated, people, is_missed, weights)
+            for one in MEASURES
+        ),
+    )
+
+
+def _cut(
+    measure: Measure,
+    values: NDArray[np.float32],
+    mated: Comparisons,
+    people: NDArray[np.int64],
+    is_missed: NDArray[np.bool_],
+    weights: NDArray[np.float32],
+) -> MeasuredQuality:
+    badness = measure.badness(values)
+    order = np.sort(badness)
+    places = np.minimum((np.array([end for _, end in BANDS]) * len(order)).astype(int), len(order))
+    ends = order[np.maximum(places, 1) - 1]
+    worse = np.maximum(badness[mated.left], badness[mated.right])
+    band_of = np.searchsorted(ends, worse)
+    bands = []
+    for number, (name, _) in enumerate(BANDS):
+        held = band_of == number
+        asked, fnmr, refused = _rate(people, is_missed, held, weights)
+        bands.append(
+            QualityBand(
+                name=name,
+                worst=abs(float(ends[number])),
+                people=asked,
+                mated_pairs=int(held.sum()),
+                fnmr=fnmr,
+                refused=refused,
+            )
+        )
+    return MeasuredQuality(measure.name, measure.unit, tuple(bands))
+
+
+def measure_ageing(
+    mated: Comparisons,
+    people: NDArray[np.int64],
+    days: NDArray[np.datetime64],
+    threshold: float,
+    *,
+    seed: int,
+) -> Ageing:
+    """`people` int64[n] and `days` datetime64[D][n] are of the templates compared, NaT unknown."""
+    undated = int(np.isnat(days).sum())
+    gaps = np.abs(days[mated.left] - days[mated.right])
+    dated = mated.keep(~np.isnat(gaps))
+    if not len(dated):
+        return Ageing(threshold, undated, ())
+    years = gaps[~np.isnat(gaps)].astype(np.float64) / DAYS_A_YEAR
+    owners = people[dated.left]
+    is_missed = dated.scores < threshold
+    weights = draw_people(owners, int(people.max()) + 1, seed=seed)
+    place = np.searchsorted(SPANS, years, side="right") - 1
+    spans = []
+    for number in np.unique(place).tolist():
+        held = place == number
+        end = SPANS[number + 1]
+        asked, fnmr, refused = _rate(owners, is_missed, held, weights)
+        spans.append(
+            Span(
+                from_years=SPANS[number],
+                to_years=None if np.isinf(end) else end,
+                people=asked,
+                mated_pairs=int(held.sum()),
+                median=float(np.median(dated.scores[held])),
+                fnmr=fnmr,
+                refused=refused,
+            )
+        )
+    return Ageing(threshold, undated, tuple(spans))
+
+
+def _rate(
+    owners: NDArray[np.int64],
+    is_missed: NDArray[np.bool_],
+    held: NDArray[np.bool_],
+    weights: NDArray[np.float32],
+) -> tuple[int, Share | None, str | None]:
+    """People of the comparisons held, the share missed, or why there is none."""
+    asked = len(np.unique(owners[held]))
+    refused = refuse_few(asked)
+    return asked, None if refused else share_of(owners[held], is_missed[held], weights), refused

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from engine.accuracy.likeness import FINGERPRINT, fingerprint
 from engine.errors import RequestError
 from engine.faces.quality import Quality
 
@@ -168,8 +166,7 @@ class Embeddings:
 
     `vectors` float32[n, d]: unit rows, zero where none was acquired; `failed` int64: the places of
     those. `reasons`: why there is no vector, or what is wrong with the photograph that has one.
-    `qualities` float32[n, 8]: the columns QUALITIES, NaN without a face. `prints` float32[n, f]:
-    see `engine.accuracy.likeness`, zero without a face. `digests`: of the files' bytes.
+    `qualities` float32[n, 8]: the columns QUALITIES, NaN without a face.
     """
 
     folder: LabelledFolder
@@ -177,8 +174,6 @@ class Embeddings:
     failed: NDArray[np.int64]
     reasons: tuple[tuple[str, ...], ...]
     qualities: NDArray[np.float32]
-    prints: NDArray[np.float32]
-    digests: tuple[bytes, ...]
 
     @property
     def failures(self) -> dict[str, int]:
@@ -209,36 +204,24 @@ def embed_folder(
     count = len(folder.paths)
     vectors = np.zeros((count, extractor.dim), np.float32)
     qualities = np.full((count, len(QUALITIES)), np.nan, np.float32)
-    prints = np.zeros((count, FINGERPRINT**2), np.float32)
     failed: list[int] = []
     reasons: list[tuple[str, ...]] = []
-    digests: list[bytes] = []
     for start in range(0, count, BATCH):
         images = [_read(path) for path in folder.paths[start : start + BATCH]]
-        digests += [hashlib.sha256(image).digest() for image in images]
         for place, one in enumerate(extractor.extract(images), start):
             if isinstance(one, Exception):
                 failed.append(place)
                 reasons.append((one.code,))
                 continue
             reasons.append(tuple(map(str, one.problems)))
-            if one.vector is None or one.quality is None or one.crop is None:
+            if one.vector is None or one.quality is None:
                 failed.append(place)
                 continue
             vectors[place] = one.vector
             qualities[place] = astuple(one.quality)
-            prints[place] = fingerprint(one.crop)
         if progress:
             progress(start + len(images), count)
-    return Embeddings(
-        folder,
-        vectors,
-        np.array(failed, dtype=np.int64),
-        tuple(reasons),
-        qualities,
-        prints,
-        tuple(digests),
-    )
+    return Embeddings(folder, vectors, np.array(failed, dtype=np.int64), tuple(reasons), qualities)
 
 
 def _read(path: Path) -> bytes:

@@ -68,10 +68,6 @@ class Differential:
     high: float | None
     over_geometric_mean: float | None
 
-    @property
-    def is_beyond_chance(self) -> bool:
-        return self.low > 1
-
 
 @dataclass(frozen=True, slots=True)
 class AttributeReport:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.accuracy.acquisition import Acquisition, measure_acquisition
+from engine.accuracy.acquisition import Acquisition, generalise_fnmr, measure_acquisition
 from engine.accuracy.bootstrap import Share, count_strangers, operating_points, rate_grid
 from engine.accuracy.conditions import Conditions, Known, measure_conditions
 from engine.accuracy.dataset import (
@@ -20,9 +20,8 @@ from engine.accuracy.dataset import (
     embed_folder,
 )
 from engine.accuracy.error_rates import FoldAccuracy, fold_accuracy, lowest_rate, require_support
-from engine.accuracy.flagged import Cleaned, Flagged, flag_data, flag_people, leave_out
+from engine.accuracy.flagged import Flagged, flag_strangers
 from engine.accuracy.gallery_growth import GalleryGrowth, grow_gallery
-from engine.accuracy.generalised import generalise_fnmr
 from engine.accuracy.identification_rates import (
     FusionGain,
     Identification,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from engine.matching.calibration import OperatingPoint
 
-FORMAT = 2
+FORMAT = 3
 """Of what `to_dict` gives."""
 HIGHEST_FMR = 1e-1
 TABLE_RATES = {"1e-3": 1e-3, "1e-4": 1e-4, "1e-5": 1e-5, "1e-6": 1e-6}
@@ -71,7 +70,6 @@ class Evaluation:
     fusion: FusionGain | None
     conditions: Conditions
     flagged: Flagged
-    cleaned: Cleaned
     extract_s: float = 0.0
     seconds: float = 0.0
 
@@ -133,13 +131,7 @@ class Evaluation:
             "gallery_growth": self.growth and asdict(self.growth),
             "fusion": self.fusion and self.fusion.to_dict(),
             **self.conditions.to_dict(),
-            "flagged": {
-                "counts": self.flagged.count(),
-                "suspect_score": self.flagged.suspect_score,
-                "mates_reaching": self.flagged.mates_reaching,
-                "excluded": False,
-                "without": asdict(self.cleaned),
-            },
+            "flagged": self.flagged.to_dict(),
             "extract_seconds": self.extract_s,
             "seconds": self.seconds,
         }
@@ -215,7 +207,7 @@ def _judge(
             "nothing to compare: faces of two people, and two of one of them, must be found"
         )
     mated = compare_mated(singles)
-    flagged = flag_data(embeddings, singles, mated, scores.nonmated)
+    flagged = flag_strangers(singles, scores.mated, scores.nonmated)
     points = _draw_points(scores, seed)
     return Evaluation(
         model_digest=model,
@@ -230,11 +222,10 @@ def _judge(
             embeddings, mated, singles.people, _list_thresholds(points), seed=seed
         ),
         identification=identify_open_set(singles, seed=seed),
-        growth=grow_gallery(singles, flag_people(flagged, singles), seed=seed),
+        growth=grow_gallery(singles, flagged.code_people(singles), seed=seed),
         fusion=compare_fusion(singles, seed=seed),
         conditions=measure_conditions(embeddings, singles, scores.nonmated, known, fmr, seed=seed),
         flagged=flagged,
-        cleaned=leave_out(scores, mated, flagged, singles, TABLE_RATES),
     )
 
 

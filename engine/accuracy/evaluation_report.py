@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.accuracy.evaluate import Evaluation
 
 Report = dict[str, Any]
-FLAGGED_COLUMNS = ("flag", "photograph", "other", "across_people", "score", "likeness")
+FLAGGED_COLUMNS = ("photograph", "other", "score")
 
 
 def write_folder(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
@@ -96,9 +96,7 @@ def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
         *_write_attributes(report, shown),
         *_write_ageing(report, shown),
         "## What looks wrong in the data",
-        evaluation_tables.tabulate_flagged(report),
-        describe_flagged(report),
-        evaluation_tables.tabulate_cleaned(report),
+        describe_flagged(report["flagged"]),
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
@@ -213,27 +211,16 @@ def _write_ageing(report: Report, shown: Mapping[str, str]) -> Iterator[str]:
         return
     yield "## Template ageing"
     yield shown.get("ageing", "")
-    slope = ageing["slope"]
-    yield (
-        f"Within people the score changes by {slope['score_a_year']:+.4f} a year "
-        f"({slope['low']:+.4f} to {slope['high']:+.4f}; {slope['people']:,} people)."
-        if slope
-        else f"No change within people is given: {ageing['slope_refused']}."
-    )
     yield f"{ageing['undated']:,} photographs without a date count nowhere."
     if ageing["spans"]:
         yield evaluation_tables.tabulate_ageing(report)
 
 
-def describe_flagged(report: Report) -> str:
-    """What was done about it: nothing."""
-    flagged = report["flagged"]
-    without = flagged["without"]
+def describe_flagged(flagged: Mapping[str, Any]) -> str:
+    """How many, from which score on, and what was done about it: nothing."""
     return (
-        "Nothing is left out of any figure for it. Strangers are flagged from score "
-        f"{flagged['suspect_score']:.3f} on, which {flagged['mates_reaching'] * 100:.0f} % of the "
-        "mated pairs reach. Without "
-        f"the comparisons of one picture and without the {without['pairs_of_people']:,} pairs of "
-        "people flagged as one, the rates would be those on the right: an optimistic bound, since "
-        "they were picked by their scores."
+        f"{flagged['pairs']:,} pairs of strangers' photographs may show one person under two "
+        f"names: they score {flagged['suspect_score']:.3f} or more, which "
+        f"{flagged['mates_reaching'] * 100:.0f} % of the mated pairs reach. Nothing is left out of "
+        "any figure for it."
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.accuracy import writing
-from engine.accuracy.plots import MEASURE_NAMES, NAMES, describe_span, write_measure
+from engine.accuracy.plots import MEASURE_NAMES, REFERENCES, describe_span, write_measure
 from engine.accuracy.writing import NONE, percent, power, score, share, span, write_table
 
 Report = Mapping[str, Any]
@@ -103,7 +103,7 @@ def tabulate_growth(curve: Report) -> str:
 def describe_curve(curve: Report) -> str:
     """What a curve is of, and where it ends."""
     return (
-        f"FPIR {curve['fpir'] * 100:g} %, {NAMES[curve['reference']]}: supported to "
+        f"FPIR {curve['fpir'] * 100:g} %, {REFERENCES[curve['reference']]}: supported to "
         f"{curve['supported_to']:,} references. {curve['refused'][:1].upper()}"
         f"{curve['refused'][1:]}."
     )
@@ -147,41 +147,9 @@ def tabulate_ageing(report: Report) -> str:
             describe_span(one),
             f"{one['people']:,}",
             f"{one['mated_pairs']:,}",
-            score(one["scores"][2]),
+            score(one["median"]),
             share(one["fnmr"], one["refused"]),
         )
         for one in report["ageing"]["spans"]
     ]
     return write_table(("years between", "people", "mated pairs", "median score", "FNMR"), rows)
-
-
-FLAGS = {
-    "same_file": "one file twice",
-    "same_picture": "practically one picture",
-    "two_names": "strangers who may be one person",
-    "out_of_place": "photographs unlike the others of their person",
-}
-
-
-def tabulate_flagged(report: Report) -> str:
-    """What looks wrong in the data, by kind."""
-    rows = [
-        (FLAGS[flag], f"{one['within_person']:,}", f"{one['across_people']:,}")
-        for flag, one in report["flagged"]["counts"].items()
-    ]
-    return write_table(("flagged", "within a person", "across people"), rows)
-
-
-def tabulate_cleaned(report: Report) -> str:
-    """The rates as they are, and without what was flagged."""
-    rows = []
-    for name, point in report["fnmr_at_fmr"].items():
-        cleaned = report["flagged"]["without"]["rates"][name]
-        rows.append((name, *(_write_rate(one) for one in (point, cleaned))))
-    return write_table(("FMR", "as labelled: FNMR at score", "without the flagged"), rows)
-
-
-def _write_rate(point: Report | None) -> str:
-    if point is None:
-        return "not supported"
-    return f"{percent(point['fnmr'])} at {score(point['threshold'])}"

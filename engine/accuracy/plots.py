@@ -1,8 +1,11 @@
-"""The DET curve of an evaluation as a picture (Martin et al. 1997): FNMR against FMR."""
+"""Pictures of an evaluation, and the canvas that they and the benchmarks' charts are drawn on.
+
+matplotlib is heavy and optional, so it is imported when a figure is opened.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +15,9 @@ from engine.accuracy.writing import write_times
 from engine.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
-
-
-# How the pictures of an evaluation look, and where they are written.
 
 INK, CURVE, BAND, GRID = "#1b2733", "#0b6e75", "#8cc5c4", "#d9e0e4"
 SECOND, MUTED = "#c2571a", "#7b8a94"
@@ -27,9 +26,30 @@ DPI = 160
 Report = Mapping[str, Any]
 """What `Evaluation.to_dict` gives."""
 
+FNMR_TICKS = (1e-5, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
+LEAST_SHOWN = 1e-6
+"""A probit axis has no nought."""
+LEAST_FNIR = 5e-4
+HIGHEST_FNIR = 1.0
+REFERENCES = {"single": "reference of one photograph", "fused": "reference fused of two"}
+REFERENCE_COLOURS = {"single": SECOND, "fused": CURVE}
+END_OF_SCALE = 1e6
+MEASURE_NAMES = {
+    "inter_eye_px": "distance of the eyes",
+    "sharpness": "sharpness",
+    "exposure": "exposure",
+    "contrast": "contrast",
+    "yaw_deg": "turned left or right",
+    "pitch_deg": "turned up or down",
+    "roll_deg": "tilted",
+    "detection_score": "detection score",
+}
+
+LONGEST_UNIT = 2
+
 
 def open_figure(width: float, height: float) -> Any:
-    """An empty figure; raises `RequestError` without matplotlib."""
+    """An empty figure, in inches; raises `RequestError` without matplotlib."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and optional
     except ImportError as error:
@@ -37,8 +57,18 @@ def open_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a PNG; raises `RequestError` where it can't be written."""
+def open_panels(
+    width: float, height: float, panels: int = 1, **shared: Any
+) -> tuple[Any, list[Any]]:
+    """A figure, and its axes side by side; `shared` as `Figure.subplots` takes it."""
+    figure = open_figure(width, height)
+    return figure, list(figure.subplots(1, panels, squeeze=False, **shared)[0])
+
+
+def save_figure(figure: Any, path: Path, caption: str = "") -> None:
+    """Write a PNG, its caption in small grey; raises `RequestError` where it can't be written."""
+    if caption:
+        figure.supxlabel(caption, fontsize=7.5, color=MUTED)
     try:
         # Without the library's version in it, the same figures give the same file for longer.
         figure.savefig(path, format="png", metadata={"Software": None})
@@ -61,18 +91,27 @@ def title(axes: Any, text: str, below: str) -> None:
     axes.text(0, 1.025, below, transform=axes.transAxes, fontsize=9.5, color=INK)
 
 
+def note(axes: Any, text: str, x: float, y: float) -> None:
+    """Small text to the right of a point."""
+    axes.annotate(text, (x, y), (6, -3), textcoords="offset points", fontsize=7)
+
+
+def write_numbers(axis: Any) -> None:
+    """Ticks of a logarithmic axis as people write numbers, in steps of 1, 2 and 5."""
+    _write_ticks(axis, lambda value, _: f"{value:,g}")
+
+
 def write_percent(axis: Any) -> None:
-    """Ticks of a logarithmic axis as percentages, in steps of 1, 2 and 5."""
+    """The same as percentages."""
+    _write_ticks(axis, lambda value, _: f"{value * 100:.3g} %")
+
+
+def _write_ticks(axis: Any, write: Callable[[float, int], str]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.3g} %"))
+    axis.set_major_formatter(FuncFormatter(write))
     axis.set_minor_formatter(NullFormatter())
-
-
-FNMR_TICKS = (1e-5, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
-LEAST_SHOWN = 1e-6
-"""A probit axis has no nought."""
 
 
 def draw_det(report: Report, path: Path) -> None:
@@ -82,8 +121,7 @@ def draw_det(report: Report, path: Path) -> None:
     """
     if not report["det"]:
         raise RequestError("no DET curve: too few pairs of strangers for a false match rate of 0.1")
-    figure = open_figure(8.4, 5.6)
-    axes = figure.subplots()
+    figure, (axes,) = open_panels(8.4, 5.6)
     _draw_curve(axes, report["det"])
     _mark_points(axes, report["fnmr_at_fmr"])
     title(
@@ -152,20 +190,64 @@ def _phi(deviates: ArrayLike) -> NDArray[np.float64]:
     return rates
 
 
-# Error rates with their intervals, side by side: by quality, and by the groups of an attribute.
+def draw_growth(report: Report, path: Path) -> None:
+    """Write a PNG: a panel an FPIR, a line a kind of reference; solid where measured."""
+    curves = report["gallery_growth"]["curves"]
+    rates = sorted({curve["fpir"] for curve in curves}, reverse=True)
+    figure, panels = open_panels(5.6 * len(rates) + 0.6, 5.0, len(rates), sharey=True)
+    for axes, rate in zip(panels, rates, strict=True):
+        chosen = [curve for curve in curves if curve["fpir"] == rate]
+        _draw_panel(axes, chosen)
+        title(
+            axes,
+            f"Missed at FPIR {rate * 100:g} %",
+            f"one search in {1 / rate:g} of a stranger raises a candidate",
+        )
+        axes.set_xlabel("references in the gallery", color=INK)
+    panels[0].set_ylabel("share of enrolled people missed (FNIR)", color=INK)
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
+    save_figure(figure, path)
 
-MEASURE_NAMES = {
-    "inter_eye_px": "distance of the eyes",
-    "sharpness": "sharpness",
-    "exposure": "exposure",
-    "contrast": "contrast",
-    "yaw_deg": "turned left or right",
-    "pitch_deg": "turned up or down",
-    "roll_deg": "tilted",
-    "detection_score": "detection score",
-}
 
-LONGEST_UNIT = 2
+def _draw_panel(axes: Any, curves: list[Mapping[str, Any]]) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(LEAST_FNIR, HIGHEST_FNIR)
+    for curve in curves:
+        _draw_line(axes, curve)
+    largest = max(curve["measured"][-1]["gallery_size"] for curve in curves)
+    axes.axvline(largest, color=MUTED, lw=0.9, ls=(0, (2, 3)))
+    axes.text(
+        largest * 0.93, 0.72, "measured to here", rotation=90, fontsize=8, color=MUTED,
+        ha="right", va="top",
+    )  # fmt: skip
+    end = max(curve["supported_to"] for curve in curves)
+    scale = max(END_OF_SCALE, end * 10)
+    axes.axvspan(end, scale, color="#f1f4f5", lw=0)
+    axes.text(
+        (end * scale) ** 0.5, 0.02, "the data\nsay nothing", fontsize=9, color=MUTED,
+        ha="center", va="center",
+    )  # fmt: skip
+    axes.set_xlim(curves[0]["measured"][0]["gallery_size"] * 0.8, scale)
+    style(axes)
+    write_percent(axes.yaxis)
+
+
+def _draw_line(axes: Any, curve: Mapping[str, Any]) -> None:
+    colour, name = REFERENCE_COLOURS[curve["reference"]], REFERENCES[curve["reference"]]
+    measured = curve["measured"]
+    beyond = [measured[-1], *curve["extrapolated"]]
+    for points, dash, label in ((measured, "-", name), (beyond, "--", None)):
+        size, fnir, low, high = (
+            np.array([point[key] for point in points])
+            for key in ("gallery_size", "fnir", "low", "high")
+        )
+        shade = 0.2 if dash == "-" else 0.1
+        low = np.maximum(low, LEAST_FNIR)
+        axes.fill_between(size, low, np.maximum(high, low), color=colour, alpha=shade, lw=0)
+        shown = np.maximum(fnir, LEAST_FNIR)
+        axes.plot(size, shown, dash, color=colour, lw=2, marker="o", ms=4, label=label)
 
 
 def draw_quality(report: Report, path: Path) -> None:
@@ -232,8 +314,7 @@ def draw_rates(axes: Any, rates: Sequence[Mapping[str, float] | None], colour: s
 def draw_attribute(attribute: Mapping[str, Any], path: Path) -> None:
     """Write a PNG: FNMR and FMR of every group at the common threshold."""
     groups = attribute["groups"]
-    figure = open_figure(max(8.4, 1.1 * len(groups) + 3), 5.0)
-    panels = figure.subplots(1, 2)
+    figure, panels = open_panels(max(8.4, 1.1 * len(groups) + 3), 5.0, 2)
     ratios = (
         ("fnmr", "false_negative", "Right person missed (FNMR)", SECOND),
         ("fmr", "false_positive", "Stranger taken for them (FMR)", CURVE),
@@ -270,38 +351,21 @@ def describe_differential(found: Mapping[str, Any] | None) -> str:
     return f"{found['worst']} {told} {found['best']} ({ends})"
 
 
-# Mated scores and FNMR against the years between two photographs.
-
-
 def draw_ageing(report: Report, path: Path) -> None:
-    """Write a PNG: quantiles of the scores beside FNMR, a column a span of years."""
+    """Write a PNG: FNMR, a place a span of years between the photographs."""
     ageing = report["ageing"]
     spans = ageing["spans"]
-    figure = open_figure(10.6, 5.0)
-    scores, rates = figure.subplots(1, 2)
-    for place, span in enumerate(spans):
-        low, lower, middle, upper, high = span["scores"]
-        scores.plot([place, place], [low, high], color=BAND, lw=2, zorder=2)
-        scores.plot([place, place], [lower, upper], color=BAND, lw=14, solid_capstyle="butt")
-        scores.plot(place, middle, "o", color=CURVE, ms=7, zorder=3)
-    draw_rates(rates, [span["fnmr"] for span in spans], SECOND)
-    scores.axhline(ageing["threshold"], color=MUTED, lw=1, ls=(0, (4, 3)))
-    title(scores, "Scores of one person's photographs", _describe_slope(ageing["slope"]))
-    score = f"at score ≥ {ageing['threshold']:.3f} (dashed on the left)"
-    title(rates, "Right person missed (FNMR)", score)
-    rates.set_yscale("log")
-    for axes in (scores, rates):
-        _name_spans(axes, spans)
-        style(axes)
-    write_percent(rates.yaxis)
-    save_figure(figure, path)
-
-
-def _name_spans(axes: Any, spans: Sequence[Mapping[str, Any]]) -> None:
+    figure, (axes,) = open_panels(7.4, 5.0)
+    axes.set_yscale("log")
+    draw_rates(axes, [span["fnmr"] for span in spans], SECOND)
     names = [f"{describe_span(span)}\npeople: {span['people']:,}" for span in spans]
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_xlabel("years between the photographs", color=INK)
+    title(axes, "Right person missed (FNMR)", f"at score ≥ {ageing['threshold']:.3f}")
+    style(axes)
+    write_percent(axes.yaxis)
+    save_figure(figure, path)
 
 
 def describe_span(span: Mapping[str, Any]) -> str:
@@ -309,82 +373,3 @@ def describe_span(span: Mapping[str, Any]) -> str:
     if span["to_years"] is None:
         return f"{span['from_years']:g} or more"
     return f"{span['from_years']:g} to {span['to_years']:g}"
-
-
-def _describe_slope(slope: Mapping[str, float] | None) -> str:
-    if slope is None:
-        return "bars: half and 90 % of the scores"
-    return (
-        f"{slope['score_a_year']:+.4f} a year within people "
-        f"({slope['low']:+.4f} to {slope['high']:+.4f})"
-    )
-
-
-# FNIR against the size of the gallery: measured, extrapolated, and where that ends.
-
-LEAST_SHOWN_RATE = 5e-4
-HIGHEST_SHOWN = 1.0
-NAMES = {"single": "reference of one photograph", "fused": "reference fused of two"}
-COLOURS = {"single": SECOND, "fused": CURVE}
-END_OF_SCALE = 1e6
-
-
-def draw_growth(report: Report, path: Path) -> None:
-    """Write a PNG: a panel an FPIR, a line a kind of reference; solid where measured."""
-    curves = report["gallery_growth"]["curves"]
-    rates = sorted({curve["fpir"] for curve in curves}, reverse=True)
-    figure = open_figure(5.6 * max(len(rates), 1) + 0.6, 5.0)
-    panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
-    for axes, rate in zip(panels, rates, strict=True):
-        chosen = [curve for curve in curves if curve["fpir"] == rate]
-        _draw_panel(axes, chosen)
-        title(
-            axes,
-            f"Missed at FPIR {rate * 100:g} %",
-            f"one search in {1 / rate:g} of a stranger raises a candidate",
-        )
-        axes.set_xlabel("references in the gallery", color=INK)
-    panels[0].set_ylabel("share of enrolled people missed (FNIR)", color=INK)
-    lines, names = panels[0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
-    save_figure(figure, path)
-
-
-def _draw_panel(axes: Any, curves: list[Mapping[str, Any]]) -> None:
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_ylim(LEAST_SHOWN_RATE, HIGHEST_SHOWN)
-    for curve in curves:
-        _draw_line(axes, curve)
-    largest = max(curve["measured"][-1]["gallery_size"] for curve in curves)
-    axes.axvline(largest, color=MUTED, lw=0.9, ls=(0, (2, 3)))
-    axes.text(
-        largest * 0.93, 0.72, "measured to here", rotation=90, fontsize=8, color=MUTED,
-        ha="right", va="top",
-    )  # fmt: skip
-    end = max(curve["supported_to"] for curve in curves)
-    scale = max(END_OF_SCALE, end * 10)
-    axes.axvspan(end, scale, color="#f1f4f5", lw=0)
-    axes.text(
-        (end * scale) ** 0.5, 0.02, "the data\nsay nothing", fontsize=9, color=MUTED,
-        ha="center", va="center",
-    )  # fmt: skip
-    axes.set_xlim(curves[0]["measured"][0]["gallery_size"] * 0.8, scale)
-    style(axes)
-    write_percent(axes.yaxis)
-
-
-def _draw_line(axes: Any, curve: Mapping[str, Any]) -> None:
-    colour, name = COLOURS[curve["reference"]], NAMES[curve["reference"]]
-    measured = curve["measured"]
-    beyond = [measured[-1], *curve["extrapolated"]]
-    for points, dash, label in ((measured, "-", name), (beyond, "--", None)):
-        size, fnir, low, high = (
-            np.array([point[key] for point in points])
-            for key in ("gallery_size", "fnir", "low", "high")
-        )
-        shade = 0.2 if dash == "-" else 0.1
-        low = np.maximum(low, LEAST_SHOWN_RATE)
-        axes.fill_between(size, low, np.maximum(high, low), color=colour, alpha=shade, lw=0)
-        shown = np.maximum(fnir, LEAST_SHOWN_RATE)
-        axes.plot(size, shown, dash, color=colour, lw=2, marker="o", ms=4, label=label)

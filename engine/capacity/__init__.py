@@ -1,1 +1,1 @@
-"""How large a deployment must be: figures of a machine in, a plan out, checked by simulation."""
+"""How large a deployment must be: figures of a machine in, a plan out."""

@@ -1,4 +1,4 @@
-"""The figures that a plan is made of: each with its unit and where it comes from."""
+"""The figures that a plan is made of: each with its unit, and the report that it comes from."""
 
 from __future__ import annotations
 
@@ -219,9 +219,6 @@ def overlay(*layers: Found) -> dict[Quantity, Figure]:
     return {quantity: figure for layer in layers for quantity, figure in layer.items()}
 
 
-# Reports of `sosie bench`, read as JSON.
-
-
 class _Read(BaseModel):
     # A later version may say more, and this one still reads what it knows.
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -317,8 +314,6 @@ def likeliest_machine(reports: Sequence[Report]) -> Machine:
     stamps = [report.stamp for report in reports]
     return max(stamps, key=stamps.count)
 
-
-# What a plan takes from a report: which result, which figure, in which unit.
 
 SOSIE = "Sosie, cpu"
 GALLERY = "exact8, the gallery"

@@ -1,13 +1,53 @@
-"""What each step of the service costs, as functions of how much it is given at once."""
+"""The service as a plan knows it: what is asked of it, what its steps cost, on which machines."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Self
 
 from engine.capacity.figures import Figures, Quantity
 from engine.errors import RequestError
+
+MOST_FACES = 100_000_000_000
+MOST_ARRIVALS = 1_000_000.0
+DAY_S = 86_400
+"""What comes in a day is reckoned at the busiest rate all of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """`faces` in the gallery; enrollments and searches a second in the busiest hour.
+
+    `*_p99_s` are the objectives: 99 of 100 are answered within so long. Each core, the writer and
+    each shard may be busy for `ceiling` of the time.
+    """
+
+    faces: int
+    enrollments: float
+    searches: float = 0.0
+    enroll_p99_s: float = 1.0
+    search_p99_s: float = 1.0
+    ceiling: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.faces <= MOST_FACES:
+            raise RequestError(f"{self.faces:,} faces: ask for 1 to {MOST_FACES:,}")
+        for name, rate in (("enrollments", self.enrollments), ("searches", self.searches)):
+            if not 0 <= rate <= MOST_ARRIVALS:
+                raise RequestError(f"{rate:g} {name} a second: ask for 0 to {MOST_ARRIVALS:,.0f}")
+        if self.enrollments == 0 and self.searches == 0:
+            raise RequestError("nobody comes: give enrollments or searches a second")
+        for objective in (self.enroll_p99_s, self.search_p99_s):
+            if not 0 < objective < math.inf:
+                raise RequestError(f"an objective of {objective:g} s: give a time above 0")
+        if not 0.05 <= self.ceiling <= 0.95:
+            raise RequestError(
+                f"a ceiling of {self.ceiling:g}: give the share of time, 0.05 to 0.95, that "
+                "something may be busy"
+            )
+
 
 PAIRS_AT_ONCE = 8
 """An ingress takes 16 photographs at once."""
@@ -111,14 +151,22 @@ class Costs:
         """Core-seconds of an enrollment, or of a search with its share of a pair, at an ingress."""
         return self.http_s + self.photographs(pairs)
 
+    def ingress_load(self, demand: Demand) -> float:
+        """Cores that HTTP and photographs keep busy."""
+        searching = demand.searches * self.enrollment_s(SEARCH_PAIRS)
+        return demand.enrollments * self.enrollment_s() + searching
+
     def scan_s(self, references: float, probes: float, node: Node) -> float:
         """Seconds of a pass over so many references with all cores of a node."""
         stream_s = max(self.stream_s / node.cores, self.code_bytes / node.bandwidth_bytes_s)
         return references * (stream_s + probes * self.probe_s / node.cores)
 
-    def scan_core_s(self, references: float, probes: float) -> float:
-        """Core-seconds of it."""
-        return references * (self.stream_s + probes * self.probe_s)
+    def slowest_of(self, shards: int) -> float:
+        """How many times as long as one scan the slowest of so many takes: the median of the
+        greatest."""
+        if shards <= 1:
+            return 1.0
+        return math.exp(self.scan_spread * NormalDist().inv_cdf(0.5 ** (1 / shards)))
 
 
 def assume_node(
@@ -141,49 +189,6 @@ def assume_node(
         bandwidth_bytes_s=bandwidth_bytes_s or min(read * count, most),
     )
 
-
-# What a deployment is to carry, and how soon it must answer.
-
-MOST_FACES = 100_000_000_000
-MOST_ARRIVALS = 1_000_000.0
-DAY_S = 86_400
-"""What comes in a day is reckoned at the busiest rate all of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """`faces` in the gallery; enrollments and searches a second in the busiest hour.
-
-    `*_p99_s` are the objectives: 99 of 100 are answered within so long. Each core, the writer and
-    each shard may be busy for `ceiling` of the time.
-    """
-
-    faces: int
-    enrollments: float
-    searches: float = 0.0
-    enroll_p99_s: float = 1.0
-    search_p99_s: float = 1.0
-    ceiling: float = 0.7
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.faces <= MOST_FACES:
-            raise RequestError(f"{self.faces:,} faces: ask for 1 to {MOST_FACES:,}")
-        for name, rate in (("enrollments", self.enrollments), ("searches", self.searches)):
-            if not 0 <= rate <= MOST_ARRIVALS:
-                raise RequestError(f"{rate:g} {name} a second: ask for 0 to {MOST_ARRIVALS:,.0f}")
-        if self.enrollments == 0 and self.searches == 0:
-            raise RequestError("nobody comes: give enrollments or searches a second")
-        for objective in (self.enroll_p99_s, self.search_p99_s):
-            if not 0 < objective < math.inf:
-                raise RequestError(f"an objective of {objective:g} s: give a time above 0")
-        if not 0.05 <= self.ceiling <= 0.95:
-            raise RequestError(
-                f"a ceiling of {self.ceiling:g}: give the share of time, 0.05 to 0.95, that "
-                "something may be busy"
-            )
-
-
-# Which machines a deployment runs on, and what each of them holds.
 
 MOST_SHARDS = 256
 """As `[gallery] shards` allows."""
@@ -271,3 +276,49 @@ class Disk:
             # A new one is written beside the old.
             snapshot_bytes=2 * snapshot,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """Shares of time that ingress cores, the writer and the fullest scanner are busy, of what they
+    could do in full batches; `busy_cores` are at work on average."""
+
+    ingress: float
+    writer: float
+    scanner: float
+    busy_cores: float
+
+    @classmethod
+    def of(cls, layout: Layout, demand: Demand, costs: Costs) -> Self:
+        """On one machine writer and scans take cores from the ingresses, and they from these."""
+        cores, batch = layout.node.cores, costs.batch
+        photographing = costs.ingress_load(demand)
+        deciding = demand.enrollments * costs.decision(batch) / batch
+        scan_s = _scan_s(layout, demand, costs, batch)
+        searching = _scan_s(layout, demand, costs, PROBES_AT_ONCE) / PROBES_AT_ONCE
+        scanner = demand.enrollments * scan_s / batch + demand.searches * searching
+        load, others = photographing, 0.0
+        if layout.is_one_machine:
+            others = photographing + deciding
+            load = others + scanner * cores
+        batch_s = costs.decision(batch) + scan_s * (1 + others / cores)
+        # The audit entry of a search takes its turn between two batches.
+        batch_s += min(1.0, demand.searches * batch_s) * costs.decision(0)
+        busy = load
+        if not layout.is_one_machine:
+            # While the writer waits for a scan it takes no core beside the scan's.
+            busy += deciding + scanner * cores * max(layout.shards, 1)
+        return cls(
+            ingress=load / layout.ingress_cores,
+            writer=demand.enrollments * batch_s / batch,
+            scanner=scanner,
+            busy_cores=busy,
+        )
+
+
+def _scan_s(layout: Layout, demand: Demand, costs: Costs, probes: int) -> float:
+    """Until the slowest shard has answered."""
+    references = layout.references_a_scanner(demand.faces)
+    alone_s = costs.scan_s(references, probes, layout.node)
+    fan_out_s = costs.fan_out_s if layout.shards else 0.0
+    return alone_s * costs.slowest_of(layout.shards) + fan_out_s

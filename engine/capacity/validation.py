@@ -1,4 +1,4 @@
-"""A measured run beside the simulation and the formula of the same: how far each is off.
+"""A measured run beside the simulation of the same: how far it is off.
 
 Given by the report: the processor time of an enrollment in the service's parts, the library's own
 rate in the same run, and how the load was made. From these the rate of a closed loop follows where
@@ -8,13 +8,10 @@ two rows hold. How long an answer takes below that, and how the times spread, is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from typing import Any
 
-from engine.capacity.analytic import SPANS, expect
 from engine.capacity.figures import (
     ENROLLING,
     IN_PROCESS,
@@ -32,7 +29,7 @@ from engine.capacity.model import (
     Layout,
     Node,
 )
-from engine.capacity.simulation import Trial, simulate
+from engine.capacity.simulation import Trial, quantile, simulate
 from engine.errors import RequestError
 
 WITHIN = 0.2
@@ -40,22 +37,11 @@ CALM = "Enrollments below and far above what it can do"
 CALM_SHARE = 0.7
 OVER_HTTP, FULL = "over HTTP", "100 %: answers in a closed loop"
 CALM_P50, CALM_P99 = "70 %: p50", "70 %: p99"
-EVEN = 0.1
-"""How far evenly spaced arrivals are from Poisson's: they wait for the spread of service alone."""
-LONGEST_S = 1.0
-
-
-class Held(StrEnum):
-    """Who must be `WITHIN`: what is not held is told."""
-
-    BOTH = "simulation and formula"
-    SIMULATION = "simulation"
-    NEITHER = "neither"
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure three times over, in the same unit; there is no formula for everything.
+    """One figure, measured and simulated, in the same unit; only what `is_held` must agree.
 
     What is not `is_predicted` follows from what was given, where only the cores are in the way.
     """
@@ -64,35 +50,24 @@ class Comparison:
     unit: str
     measured: float
     simulated: float
-    formula: float | None
-    held: Held = Held.BOTH
+    is_held: bool = True
     is_predicted: bool = True
 
     @property
-    def simulated_ratio(self) -> float:
+    def ratio(self) -> float:
         return self.simulated / self.measured
-
-    @property
-    def formula_ratio(self) -> float | None:
-        return None if self.formula is None else self.formula / self.measured
 
     @property
     def holds(self) -> bool | None:
         """None for a figure that is told and not held to."""
-        if self.held is Held.NEITHER:
-            return None
-        formula = self.formula_ratio if self.held is Held.BOTH else None
-        ratios = (self.simulated_ratio, formula)
-        return all(x is None or 1 - WITHIN <= x <= 1 + WITHIN for x in ratios)
+        return 1 - WITHIN <= self.ratio <= 1 + WITHIN if self.is_held else None
 
     @property
     def verdict(self) -> str:
-        """In words, with whom it is about where that is one of two."""
+        """In words."""
         if self.holds is None:
             return "told only"
-        words = f"within {WITHIN * 100:.0f} %" if self.holds else "off"
-        is_of_one = self.held is Held.SIMULATION and self.formula is not None
-        return f"simulation {words}" if is_of_one else words
+        return f"within {WITHIN * 100:.0f} %" if self.holds else "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +89,7 @@ class Check:
         rows = [
             asdict(row)
             | {
-                "simulated_over_measured": row.simulated_ratio,
-                "formula_over_measured": row.formula_ratio,
+                "simulated_over_measured": row.ratio,
                 "holds": row.holds,
                 "verdict": row.verdict,
             }
@@ -165,10 +139,7 @@ def _note(below: Sequence[Comparison]) -> tuple[str, ...]:
         "The p99 of the closed loop is predicted, and told only.",
     ]
     if below:
-        notes.append(
-            "At 70 % both are predicted, and the simulation is held to both. The formula has an "
-            "approximation for evenly spaced arrivals: its p99 is told only."
-        )
+        notes.append("At 70 % both are predicted, and the simulation is held to both.")
     return tuple(notes)
 
 
@@ -206,12 +177,7 @@ class _Site:
         )
 
     def _demand(self, result: ReportedResult, rate: float) -> Demand:
-        return Demand(
-            faces=int(result.size("references")),
-            enrollments=rate,
-            enroll_p99_s=LONGEST_S,
-            search_p99_s=LONGEST_S,
-        )
+        return Demand(faces=int(result.size("references")), enrollments=rate)
 
     def compare_loop(self, measured: float) -> list[Comparison]:
         """A closed loop: each connection sends again when it is answered.
@@ -224,46 +190,28 @@ class _Site:
         demand = self._demand(self.enrolling, measured)
         trial = Trial(requests=4_000, seed=self.seed, connections=connections)
         run = simulate(layout, demand, costs, trial)
-        # All at once: what is busy longest for each is the limit.
-        together = max(1.0, min(PAIRS_AT_ONCE, connections / layout.ingress_cores))
-        scan_s = costs.scan_core_s(demand.faces, connections / 2) / (connections / 2)
-        cores_s = (
-            costs.http_s
-            + costs.photographs(together) / together
-            + costs.decision(connections / 2) / (connections / 2)
-            + scan_s
-        )
-        rate = layout.node.cores / cores_s
-        rows = [
-            Comparison("closed loop, rate", "1/s", measured, run.rate, rate, is_predicted=False)
-        ]
+        rows = [Comparison("closed loop, rate", "1/s", measured, run.rate, is_predicted=False)]
         p50, p99 = (self.enrolling.value(f"{OVER_HTTP}: {name}") for name in ("p50", "p99"))
         if p50 and p99:
-            played = run.quantile(0.5) * 1e3, run.quantile(0.99) * 1e3
-            loop = connections / rate * 1e3
+            played = [quantile(run.enroll_s, share) * 1e3 for share in (0.5, 0.99)]
             rows += [
-                Comparison("closed loop, p50", "ms", p50, played[0], loop, is_predicted=False),
-                Comparison("closed loop, p99", "ms", p99, played[1], None, Held.NEITHER),
+                Comparison("closed loop, p50", "ms", p50, played[0], is_predicted=False),
+                Comparison("closed loop, p99", "ms", p99, played[1], is_held=False),
             ]
         return rows
 
     def compare_calm(self, calm: ReportedResult, rate: float) -> list[Comparison]:
-        """At 70 % of that, evenly spaced: the simulation is held to both, the formula to p50.
+        """At 70 % of that, evenly spaced.
 
         The generator works on the same two cores, and its own delays are in the measured p99.
         """
         p50, p99 = calm.value(CALM_P50), calm.value(CALM_P99)
         if not p50 or not p99:
             return []
-        demand = self._demand(calm, rate)
         trial = Trial(requests=6_000, seed=self.seed, is_even=True)
-        run = simulate(self.layout, demand, self.costs, trial)
-        enroll = expect(self.layout, demand, self.costs, regularity=EVEN).enroll
-        times_s = (enroll.p50_s, enroll.p99_s) if enroll else (math.inf, math.inf)
-        # What never catches up is at the end of the formula's grid.
-        formula = [min(one, SPANS * LONGEST_S) * 1e3 for one in times_s]
-        played = [run.quantile(share) * 1e3 for share in (0.5, 0.99)]
+        run = simulate(self.layout, self._demand(calm, rate), self.costs, trial)
+        played = [quantile(run.enroll_s, share) * 1e3 for share in (0.5, 0.99)]
         return [
-            Comparison("at 70 %, p50", "ms", p50, played[0], formula[0]),
-            Comparison("at 70 %, p99", "ms", p99, played[1], formula[1], Held.SIMULATION),
+            Comparison("at 70 %, p50", "ms", p50, played[0]),
+            Comparison("at 70 %, p99", "ms", p99, played[1]),
         ]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.accuracy.evaluation_tables import FLAGS
-from engine.accuracy.plots import MEASURE_NAMES
+from engine.accuracy.evaluation_report import describe_flagged
+from engine.accuracy.plots import MEASURE_NAMES, describe_span
 from engine.accuracy.writing import power, rate, share, times
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption, require_place
@@ -97,8 +97,7 @@ def evaluate_folder(
         bool,
         typer.Option(
             "--flagged",
-            help="Also list, by their paths, one picture twice, strangers who may be one person, "
-            "photographs that may show another.",
+            help="Also list, by their paths, strangers who may be one person under two names.",
         ),
     ] = False,
     home: HomeOption = None,
@@ -108,7 +107,7 @@ def evaluate_folder(
 
     Failure to acquire; over all pairs, over folds where a file of pairs is given; in an open set,
     by the size of the gallery; by quality, by attributes, by the years between photographs; and
-    what looks wrong in the data.
+    strangers who may be one person under two names.
     """
     from engine.accuracy.evaluate import evaluate
     from serving.compose import build_extractor
@@ -416,40 +415,25 @@ def _print_attribute(attribute: dict[str, Any]) -> None:
 
 
 def _print_ageing(ageing: dict[str, Any]) -> None:
-    from engine.accuracy.plots import describe_span
-
     rows = [
         [
             describe_span(one),
             f"{one['people']:,}",
-            f"{one['scores'][2]:.3f}",
+            f"{one['median']:.3f}",
             share(one["fnmr"], one["refused"]),
         ]
         for one in ageing["spans"]
     ]
     columns = ("years between", "people", "median score", "FNMR (95 %)")
     print_table("Template ageing", columns, rows)
-    slope = ageing["slope"]
-    print_line(
-        f"Within people a score changes by {slope['score_a_year']:+.4f} a year "
-        f"({slope['low']:+.4f} to {slope['high']:+.4f})."
-        if slope
-        else f"No change of scores within people is given: {ageing['slope_refused']}."
-    )
 
 
 def _print_flagged(measured: Evaluation, *, with_flagged: bool) -> None:
-    rows = [
-        [FLAGS[flag], f"{one['within_person']:,}", f"{one['across_people']:,}"]
-        for flag, one in measured.flagged.count().items()
-    ]
-    title = "Flagged in the data, and left in all figures"
-    print_table(title, ("", "within a person", "across people"), rows)
+    print_line(describe_flagged(measured.flagged.to_dict()))
     if with_flagged:
         for row in measured.flagged.to_rows(measured.embeddings):
-            both = " · ".join(one for one in (row["photograph"], row["other"]) if one)
-            known = "" if row["score"] is None else f", score {row['score']:.3f}"
-            print_line(f"{row['flag']}: {escape(both)}{known}")
+            both = escape(f"{row['photograph']} · {row['other']}")
+            print_line(f"flagged: {both}, score {row['score']:.3f}")
 
 
 def _measures(point: OperatingPoint) -> list[str]:

@@ -15,7 +15,6 @@ from rich.table import Table
 
 from engine.capacity.assumptions import show_value
 from engine.capacity.figures import ASSUMED, Origin, Quantity
-from engine.capacity.plan import TOLERANCE, Outcome
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption
 from serving.cli.output import FIGURES, JsonFlag, exit_negative, print_json, show_progress
@@ -119,8 +118,7 @@ CheckOption = Annotated[
     Path | None,
     typer.Option(
         metavar="REPORT",
-        help="Instead of a plan: hold simulation and formula against a report of "
-        "`sosie bench serve`.",
+        help="Instead of a plan: hold the simulation against a report of `sosie bench serve`.",
     ),
 ]
 RequestsOption = Annotated[
@@ -163,7 +161,7 @@ def plan(
 ) -> None:
     """Plan machines for so many faces, arrivals and an objective.
 
-    The formula chooses, a simulation of the queues checks it, and the assumptions are listed.
+    A simulation of the queues chooses them, and the assumptions are listed.
     Exit code 1 where no layout will do. Needs no deployment; one's settings are heeded.
     """
     settings, own_home = _open(home)
@@ -358,11 +356,6 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 WIDTH = 100
 COLOURS = {Origin.MEASURED: "green", Origin.REPORTED: "cyan", Origin.ASSUMED: "yellow"}
-HELD = {
-    Outcome.HOLDS: "[green]holds the objectives[/]",
-    Outcome.NEAR: "[yellow]is over an objective by less than a fifth[/]",
-    Outcome.MISSES: "[red]misses an objective[/]",
-}
 CHECKED = {True: "green", False: "red", None: "default"}
 _UNITS = ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"))
 
@@ -392,7 +385,7 @@ def print_plan(plan: Plan) -> None:
 
 
 def print_check(check: Check) -> None:
-    """Measured, simulated and by formula, side by side."""
+    """Measured and simulated, side by side."""
     console = _open_table()
     console.print(f"[bold]{escape(check.report)}[/], {escape(check.machine)}")
     for name, value in check.given.items():
@@ -402,14 +395,12 @@ def print_check(check: Check) -> None:
             row.name,
             f"{row.measured:.4g} {row.unit}",
             f"{row.simulated:.4g}",
-            f"{row.simulated_ratio:.2f}",
-            "" if row.formula is None else f"{row.formula:.4g}",
-            "" if row.formula_ratio is None else f"{row.formula_ratio:.2f}",
+            f"{row.ratio:.2f}",
             f"[{CHECKED[row.holds]}]{row.verdict}[/]",
         )
         for row in check.rows
     ]
-    columns = ("", "measured", "simulated", "ratio", "formula", "ratio", "")
+    columns = ("", "measured", "simulated", "ratio", "")
     _print_table(console, None, columns, rows)
     for note in check.notes:
         _print_item(console, "-", note)
@@ -422,33 +413,33 @@ def _open_table() -> Console:
 
 
 def _print_machines(console: Console, plan: Plan) -> None:
-    layout, expected, memory = plan.layout, plan.expected, plan.memory
+    layout, use, memory = plan.layout, plan.use, plan.memory
     assert layout is not None
-    assert expected is not None
+    assert use is not None
     assert memory is not None
     cores = plan.node.cores
     rows: list[tuple[str, str, str, str]] = []
     if layout.is_one_machine:
-        busy = f"cores {expected.ingress:.0%}, writer {expected.writer:.0%}"
+        busy = f"cores {use.ingress:.0%}, writer {use.writer:.0%}"
         rows.append(("all in one", "1", f"{cores:,}", busy))
     else:
-        scans = f", scans {expected.scanner:.0%}"
-        writing = f"writer {expected.writer:.0%}" + ("" if layout.shards else scans)
-        ingress = f"cores {expected.ingress:.0%}"
+        scans = f", scans {use.scanner:.0%}"
+        writing = f"writer {use.writer:.0%}" + ("" if layout.shards else scans)
+        ingress = f"cores {use.ingress:.0%}"
         count = layout.ingress_nodes
         rows += [
             ("ingresses", f"{count:,}", f"{count * cores:,}", ingress),
             ("registrar", "1", f"{cores:,}", writing),
         ]
         if layout.shards:
-            share = f"scans {expected.scanner:.0%}"
+            share = f"scans {use.scanner:.0%}"
             rows.append(("shards", f"{layout.shards:,}", f"{layout.shards * cores:,}", share))
     rows.append(("to spare (N+1)", "1", f"{cores:,}", ""))
     total = layout.nodes + 1
     rows.append(("[bold]in all[/]", f"[bold]{total:,}[/]", f"[bold]{total * cores:,}[/]", ""))
     _print_table(
         console,
-        f"Machines: the work of {plan.busy_cores:,.1f} cores; the fullest node holds "
+        f"Machines: the work of {use.busy_cores:,.1f} cores; the fullest node holds "
         f"{_size(memory.fullest_node_bytes)}",
         ("", "nodes", "cores", f"of what it can do, at most {plan.demand.ceiling:.0%}"),
         rows,
@@ -456,32 +447,25 @@ def _print_machines(console: Console, plan: Plan) -> None:
 
 
 def _print_times(console: Console, plan: Plan) -> None:
-    expected, played, ratios = plan.expected, plan.played, plan.list_ratios()
-    assert expected is not None
-    rows = []
-    for name, latency, seen, goal_s in (
-        ("enroll", expected.enroll, played.enroll if played else None, plan.demand.enroll_p99_s),
-        ("search", expected.search, played.search if played else None, plan.demand.search_p99_s),
-    ):
-        if latency is None:
-            continue
-        rows.append(
-            (
-                {"enroll": "enrollment", "search": "search"}[name],
-                f"{goal_s * 1e3:,.0f} ms",
-                f"{latency.p50_s * 1e3:,.0f}, {latency.p99_s * 1e3:,.0f} ms",
-                f"{seen.p50_s * 1e3:,.0f}, {seen.p99_s * 1e3:,.0f} ms" if seen else "-",
-                _ratios(ratios[f"{name}_p50"], ratios[f"{name}_p99"]) if seen else "-",
-            )
+    played = plan.played
+    assert played is not None
+    rows = [
+        (
+            name,
+            f"{goal_s * 1e3:,.0f} ms",
+            f"{seen.p50_s * 1e3:,.0f}, {seen.p99_s * 1e3:,.0f} ms",
         )
-    columns = ("p50, p99", "objective, p99", "by formula", "simulated", "formula / simulated")
-    _print_table(console, "Answers", columns, rows)
-    if played is not None:
-        held = HELD[plan.outcome]
-        console.print(
-            f"  The simulation of {played.requests:,} requests (seed {played.seed}) {held}; it "
-            f"refused {played.refused:.2%} of enrollments (429)."
+        for name, seen, goal_s in (
+            ("enrollment", played.enroll, plan.demand.enroll_p99_s),
+            ("search", played.search, plan.demand.search_p99_s),
         )
+        if seen is not None
+    ]
+    _print_table(console, "Answers", ("", "objective, p99", "simulated p50, p99"), rows)
+    console.print(
+        f"  The simulation of {played.requests:,} requests (seed {played.seed}) [green]holds the "
+        f"objectives[/]; it refused {played.refused:.2%} of enrollments (429)."
+    )
 
 
 def _print_bytes(console: Console, plan: Plan) -> None:
@@ -568,13 +552,6 @@ def _time(seconds: float) -> str:
 def _count(number: float, what: str) -> str:
     plural = {"enrollment": "enrollments", "search": "searches"}[what]
     return f"{number:g} {what if number == 1 else plural}"
-
-
-def _ratios(*ratios: float) -> str:
-    """Yellow where formula and simulation are too far apart to be believed both."""
-    text = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    is_near = all(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
-    return text if is_near else f"[yellow]{text}[/]"
 
 
 def _share(rate: Rate) -> str:

@@ -18,11 +18,9 @@ def report() -> Report:
 
 
 def test_flags_are_said_to_be_looked_at_where_they_are_those_that_were(report: Report) -> None:
-    counts = report["flagged"]["counts"]
-    for name, (within, across) in LOOKED_AT.items():
-        counts[name] = {"within_person": within, "across_people": across}
+    report["flagged"]["pairs"] = LOOKED_AT
     assert "were looked at, and are" in describe_looked_at(report)
-    counts["two_names"]["across_people"] += 1
+    report["flagged"]["pairs"] += 1
     assert "nobody has looked at all" in describe_looked_at(report)
 
 

@@ -63,7 +63,7 @@ def test_the_largest_example_is_whole_and_fits_a_hundred_columns() -> None:
         "1,600,000,000 faces",
         "to spare (N+1)",
         "shards",
-        "formula / simulated",
+        "simulated p50, p99",
         "holds the objectives",
         "none: a sharded gallery keeps none",
         "not supported below ",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 PEOPLE, PHOTOGRAPHS, FEW = 66, 3, 4
 CLEAR, BLURRED, SMALL = "clear", "blurred", "tablet"
@@ -19,18 +18,14 @@ class Planted:
     """`attributes` labels the camera of each photograph, and dates it.
 
     Of the group BLURRED all photographs are poor; of everybody's the third, taken twelve years
-    later, is poorer than the others; SMALL has four people. `copies`: pairs that are one picture
-    within a person; `foreign`: one picture under two names; `renamed`: a person under two names;
-    `misplaced`: a photograph in another's folder, and whose it is.
+    later, is poorer than the others; SMALL has four people. `foreign`: one picture under two
+    names; `renamed`: a person under two names.
     """
 
     root: Path
     attributes: Path
-    copies: set[frozenset[str]]
-    same_file: frozenset[str]
     foreign: frozenset[str]
     renamed: frozenset[str]
-    misplaced: tuple[str, str]
 
 
 def plant(images: Path, folder: Path) -> Planted:
@@ -63,32 +58,19 @@ def _blur(picture: Image.Image, side: int) -> Image.Image:
 
 
 def _spoil(root: Path, chosen: list[Path], attributes: Path) -> Planted:
-    """Copies and wrong labels, among people of the group CLEAR."""
-    first = {number: f"{number:03d}/{number:03d}_0001.png" for number in range(PEOPLE)}
-
-    def fresh(number: int, place: int) -> Image.Image:
-        """A photograph of that person that is not in the folder yet."""
-        return Image.open(sorted(chosen[number].iterdir())[place])
-
-    recoded, mirrored, same = "004/004_0009.jpg", "006/006_0009.png", "008/008_0009.png"
-    Image.open(root / first[4]).save(root / recoded, quality=60)
-    ImageOps.mirror(Image.open(root / first[6])).save(root / mirrored)
-    shutil.copy(root / first[8], root / same)
+    """Wrong labels, among people of the group CLEAR."""
+    own = "010/010_0001.png"
     (root / "stranger").mkdir()
     foreign = "stranger/stranger_0001.jpg"
-    cropped = Image.open(root / first[10]).crop((10, 6, 240, 236)).resize((200, 200))
+    cropped = Image.open(root / own).crop((10, 6, 240, 236)).resize((200, 200))
     cropped.save(root / foreign, quality=85)
     (root / "alias").mkdir()
     for place in (3, 4):
-        fresh(12, place).save(root / f"alias/alias_{place:04d}.png")
-    misplaced = "014/014_0009.png"
-    fresh(16, 3).save(root / misplaced)
+        fresh = Image.open(sorted(chosen[12].iterdir())[place])
+        fresh.save(root / f"alias/alias_{place:04d}.png")
     return Planted(
         root=root,
         attributes=attributes,
-        copies={frozenset({first[4], recoded}), frozenset({first[6], mirrored})},
-        same_file=frozenset({first[8], same}),
-        foreign=frozenset({first[10], foreign}),
+        foreign=frozenset({own, foreign}),
         renamed=frozenset({"012", "alias"}),
-        misplaced=(misplaced, "016"),
     )

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine.accuracy.evaluate import Evaluation
@@ -15,12 +16,9 @@ from tests.engine.accuracy.planted import BLURRED, CLEAR, PEOPLE, SMALL, Planted
 pytestmark = pytest.mark.lfw
 
 
-def flagged(evaluated: Evaluation, flag: str) -> list[dict]:
+def list_pairs(evaluated: Evaluation) -> set[frozenset[str]]:
+    """The pairs flagged, by their paths."""
     rows = evaluated.flagged.to_rows(evaluated.embeddings)
-    return [row for row in rows if row["flag"] == flag]
-
-
-def pairs(rows: list[dict]) -> set[frozenset[str]]:
     return {frozenset({row["photograph"], row["other"]}) for row in rows}
 
 
@@ -30,7 +28,7 @@ def test_the_camera_with_poor_pictures_is_the_worst_group(evaluated: Evaluation)
     found = camera.false_negative
     assert found is not None
     assert (found.worst, found.best) == (BLURRED, CLEAR)
-    assert found.is_beyond_chance
+    assert found.low > 1
     small = next(group for group in camera.groups if group.label == SMALL)
     assert small.fnmr is None
     assert small.fnmr_refused == "4 people with two photographs, 30 are needed"
@@ -43,9 +41,7 @@ def test_the_years_that_were_put_between_photographs_cost_score(evaluated: Evalu
     near, far = ageing.spans
     assert (near.from_years, far.from_years, far.to_years) == (0, 10, 20)
     assert (near.mated_pairs, far.mated_pairs) == (PEOPLE, 2 * PEOPLE)
-    assert far.scores[2] < near.scores[2]
-    assert ageing.slope is not None
-    assert ageing.slope.high < 0
+    assert far.median < near.median
 
 
 def test_bands_of_quality_hold_all_comparisons_and_refuse_the_few(evaluated: Evaluation) -> None:
@@ -59,39 +55,22 @@ def test_bands_of_quality_hold_all_comparisons_and_refuse_the_few(evaluated: Eva
         assert worst.refused == f"{worst.people} people, 30 are needed"
 
 
-def test_one_picture_twice_is_flagged_however_it_was_copied(
-    evaluated: Evaluation, planted: Planted
-) -> None:
-    (same,) = flagged(evaluated, "same_file")
-    assert {same["photograph"], same["other"]} == planted.same_file
-    rows = flagged(evaluated, "same_picture")
-    assert planted.copies <= pairs(rows)
-    assert pairs([row for row in rows if row["across_people"]]) == {planted.foreign}
-    assert len(rows) == 3, "no two other photographs are one picture"
-
-
 def test_one_person_under_two_names_is_flagged(evaluated: Evaluation, planted: Planted) -> None:
-    named = {
-        frozenset(Path(path).parent.name for path in pair)
-        for pair in pairs(flagged(evaluated, "two_names"))
-    }
+    found = list_pairs(evaluated)
+    assert planted.foreign in found
+    named = {frozenset(Path(path).parent.name for path in pair) for pair in found}
     assert planted.renamed in named
 
 
-def test_a_photograph_in_the_wrong_folder_is_flagged_with_whose_it_is(
-    evaluated: Evaluation, planted: Planted
-) -> None:
-    found = {row["photograph"]: row["other"] for row in flagged(evaluated, "out_of_place")}
-    photograph, owner = planted.misplaced
-    assert Path(found[photograph]).parent.name == owner
-
-
-def test_nothing_was_left_out_and_the_rates_without_it_stand_beside(evaluated: Evaluation) -> None:
-    report = evaluated.to_dict()["flagged"]
-    assert report["excluded"] is False
-    without = report["without"]
-    assert without["nonmated_pairs"] < evaluated.nonmated_pairs
-    assert without["mated_pairs"] == evaluated.mated_pairs - 3, "two copies and a file"
+def test_nothing_is_left_out_for_what_is_flagged(evaluated: Evaluation) -> None:
+    scores = [row["score"] for row in evaluated.flagged.to_rows(evaluated.embeddings)]
+    told = evaluated.to_dict()["flagged"]
+    assert told["pairs"] == len(scores)
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] >= told["suspect_score"]
+    photographs = np.bincount(evaluated.embeddings.folder.people)
+    pairs = (photographs.sum() ** 2 - (photographs**2).sum()) // 2
+    assert evaluated.nonmated_pairs == pairs
 
 
 def test_the_report_is_a_folder_that_names_nobody_but_in_one_file(

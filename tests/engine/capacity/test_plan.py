@@ -1,4 +1,4 @@
-"""A plan is large enough, no larger for less, and says what it takes for granted."""
+"""A plan is large enough, says what it takes for granted, and claims no more than is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.capacity.analytic import expect, holds
 from engine.capacity.figures import (
     ASSUMED,
     USUAL,
@@ -20,18 +19,17 @@ from engine.capacity.figures import (
     Quantity,
     VectorKind,
 )
-from engine.capacity.model import Affine, Costs, Demand, Layout, Memory, Node, assume_node
+from engine.capacity.model import Affine, Costs, Demand, Layout, Memory, Node, Use, assume_node
 from engine.capacity.plan import (
     MOST_REFUSED,
-    TOLERANCE,
-    Outcome,
     Plan,
+    Played,
     Shortfall,
     choose_layout,
     expect_candidates,
     make_plan,
 )
-from engine.capacity.simulation import Trial
+from engine.capacity.simulation import Trial, simulate
 from engine.errors import RequestError
 from engine.matching.calibration import CalibrationCurve, OperatingPoint
 
@@ -46,38 +44,62 @@ CURVE = CalibrationCurve(
     highest_nonmated=0.6,
     points=(OperatingPoint(**dict.fromkeys(OperatingPoint.__dataclass_fields__, 1e-4)),),
 )
-FEW = settings(max_examples=8)
+FEW = settings(max_examples=8, deadline=None)
+SHORT = Trial(requests=2_000)
 
 faces = st.integers(3, 9).flatmap(lambda power: st.integers(10**power, 2 * 10**power))
 arrivals = st.floats(0.1, 150)
 
 
-def choose(demand: Demand) -> Layout:
-    layout = choose_layout(demand, COSTS, FIGURES, NODE)
-    assert isinstance(layout, Layout), layout
-    return layout
+def choose(demand: Demand) -> tuple[Layout, Played]:
+    chosen = choose_layout(demand, COSTS, FIGURES, NODE, SHORT)
+    assert not isinstance(chosen, Shortfall), chosen
+    return chosen
 
 
-def plan_for(demand: Demand, node: Node = NODE, trial: Trial | None = None) -> Plan:
+def plan_for(demand: Demand, node: Node = NODE, trial: Trial = SHORT) -> Plan:
     candidates = expect_candidates(demand.faces, demand.enrollments, CURVE, 1e-4)
     return make_plan(demand, FIGURES, COSTS, node, candidates, trial)
 
 
-@FEW
-@given(faces=faces, rate=arrivals, more=st.floats(1, 5))
-def test_more_arrivals_never_need_fewer_machines(faces: int, rate: float, more: float) -> None:
-    many = choose_layout(
-        Demand(faces=faces, enrollments=rate * more, searches=rate * more / 10),
-        COSTS,
-        FIGURES,
-        NODE,
+def test_a_small_gallery_that_many_come_to_is_not_split() -> None:
+    """The writer has the time for so many, and had it not if it asked shards for each batch."""
+    demand = Demand(faces=1_000, enrollments=1_100)
+    layout, _ = choose(demand)
+    assert (layout.is_one_machine, layout.shards) == (False, 0)
+    assert Use.of(replace(layout, shards=1), demand, COSTS).writer > demand.ceiling
+
+
+@pytest.mark.parametrize("count", [10**6, 10**8, 16 * 10**8])
+def test_more_arrivals_never_need_fewer_machines(count: int) -> None:
+    chosen = [
+        choose(Demand(faces=count, enrollments=rate, searches=rate / 10))[0]
+        for rate in (5, 20, 60, 140)
+    ]
+    for wanted in ("nodes", "ingress_nodes", "shards"):
+        numbers = [getattr(layout, wanted) for layout in chosen]
+        assert numbers == sorted(numbers), wanted
+
+
+@given(
+    faces=faces,
+    rate=arrivals,
+    more=st.floats(1, 5),
+    shards=st.integers(0, 20),
+    ingress_nodes=st.integers(0, 9),
+)
+def test_more_arrivals_never_leave_anything_less_busy(
+    faces: int, rate: float, more: float, shards: int, ingress_nodes: int
+) -> None:
+    layout = Layout(node=NODE, ingress_nodes=ingress_nodes, shards=shards if ingress_nodes else 0)
+    few, many = (
+        Use.of(layout, Demand(faces=faces, enrollments=one, searches=one / 10), COSTS)
+        for one in (rate, rate * more)
     )
-    assume(isinstance(many, Layout))
-    assert isinstance(many, Layout)
-    few = choose(Demand(faces=faces, enrollments=rate, searches=rate / 10))
-    assert many.nodes >= few.nodes
-    assert many.ingress_nodes >= few.ingress_nodes
-    assert many.shards >= few.shards
+    assert many.ingress >= few.ingress
+    assert many.writer >= few.writer
+    assert many.scanner >= few.scanner
+    assert many.busy_cores >= few.busy_cores
 
 
 @FEW
@@ -86,7 +108,7 @@ def test_more_faces_never_take_less_memory(faces: int, rate: float, more: float)
     few, many = (
         Demand(faces=count, enrollments=rate) for count in (faces, max(faces, int(faces * more)))
     )
-    taken = [Memory.of(choose(demand), demand.faces, FIGURES) for demand in (few, many)]
+    taken = [Memory.of(choose(demand)[0], demand.faces, FIGURES) for demand in (few, many)]
     assert taken[1].gallery_bytes >= taken[0].gallery_bytes
     assert taken[1].total_bytes >= taken[0].total_bytes
     assert all(one.fullest_node_bytes <= NODE.usable_bytes for one in taken)
@@ -94,20 +116,19 @@ def test_more_faces_never_take_less_memory(faces: int, rate: float, more: float)
 
 @FEW
 @given(faces=faces, rate=arrivals, ceiling=st.floats(0.3, 0.9))
-def test_nothing_is_busier_than_the_ceiling_and_the_formula_holds_the_objectives(
+def test_nothing_is_busier_than_the_ceiling_and_the_objectives_hold_in_the_simulation(
     faces: int, rate: float, ceiling: float
 ) -> None:
     demand = Demand(faces=faces, enrollments=rate, searches=rate / 20, ceiling=ceiling)
-    layout = choose_layout(demand, COSTS, FIGURES, NODE)
-    assume(isinstance(layout, Layout))
-    assert isinstance(layout, Layout)
-    expected = expect(layout, demand, COSTS)
-    assert max(expected.ingress, expected.writer, expected.scanner) <= ceiling < 1
-    assert expected.enroll is not None
-    assert expected.search is not None
-    assert holds(expected.enroll, demand.enroll_p99_s)
-    assert holds(expected.search, demand.search_p99_s)
-    assert expected.enroll.p50_s <= expected.enroll.p99_s
+    chosen = choose_layout(demand, COSTS, FIGURES, NODE, SHORT)
+    assume(not isinstance(chosen, Shortfall))
+    assert not isinstance(chosen, Shortfall)
+    layout, played = chosen
+    use = Use.of(layout, demand, COSTS)
+    assert max(use.ingress, use.writer, use.scanner) <= ceiling < 1
+    assert played.enroll is not None
+    assert played.enroll.p50_s <= played.enroll.p99_s <= demand.enroll_p99_s
+    assert played.search is None or played.search.p99_s <= demand.search_p99_s
 
 
 @pytest.mark.parametrize(
@@ -120,15 +141,12 @@ def test_nothing_is_busier_than_the_ceiling_and_the_formula_holds_the_objectives
     ],
     ids=("small", "busy", "large", "a country"),
 )
-def test_the_simulation_of_what_is_planned_holds_and_agrees_with_the_formula(
-    demand: Demand,
-) -> None:
-    plan = plan_for(demand, trial=Trial(requests=8_000, seed=4))
-    assert plan.outcome in {Outcome.HOLDS, Outcome.NEAR}, plan.played
-    ratios = plan.list_ratios()
-    assert set(ratios) >= {"enroll_p50", "enroll_p99"}
-    for name, ratio in ratios.items():
-        assert 1 - TOLERANCE <= ratio <= 1 + TOLERANCE, (name, ratios)
+def test_what_is_planned_holds_under_other_seeds_too(demand: Demand) -> None:
+    layout = plan_for(demand, trial=Trial(requests=8_000, seed=4)).layout
+    assert layout is not None
+    for seed in (5, 6):
+        trial = Trial(requests=8_000, seed=seed)
+        assert Played.of(simulate(layout, demand, COSTS, trial), trial).holds(demand)
 
 
 def test_a_gallery_of_a_country_is_split_and_keeps_no_snapshot() -> None:
@@ -172,11 +190,9 @@ def test_a_gallery_of_a_country_is_split_and_keeps_no_snapshot() -> None:
     ],
 )
 def test_what_cannot_be_had_is_said_in_one_line(demand: Demand, node: Node, words: str) -> None:
-    found = choose_layout(demand, COSTS, FIGURES, node)
-    assert isinstance(found, Shortfall)
-    assert words in found.reason
     plan = plan_for(demand, node)
     assert plan.layout is None
+    assert words in str(plan.shortfall)
     assert "\n" not in str(plan.shortfall)
     assert json.loads(json.dumps(plan.to_dict()))["feasible"] is False
 
@@ -186,7 +202,7 @@ def test_every_figure_that_nobody_measured_is_listed_as_an_assumption() -> None:
     figures = replace(FIGURES, found={Quantity.PAIR: known})
     demand = Demand(faces=1_000, enrollments=1)
     candidates = expect_candidates(1_000, 1, CURVE, 1e-4)
-    said = make_plan(demand, figures, COSTS, NODE, candidates).assumptions
+    said = make_plan(demand, figures, COSTS, NODE, candidates, SHORT).assumptions
     unmeasured = [line for line in said if line.startswith("Not measured: ")]
     assert len(unmeasured) == len(Quantity) - 1
     assert not any(ASSUMED[Quantity.PAIR].label in line for line in unmeasured)
@@ -218,19 +234,18 @@ def test_where_the_bound_of_an_ingress_would_refuse_enrollments_there_are_more_o
     assert bound.layout.ingress_nodes > unbound.layout.ingress_nodes
     assert bound.played is not None
     assert bound.played.refused <= MOST_REFUSED
-    assert bound.outcome is Outcome.HOLDS
 
 
 def test_while_the_writer_waits_for_a_scan_it_takes_no_core_of_its_own() -> None:
     demand = Demand(faces=1_600_000_000, enrollments=100)
     plan = plan_for(demand)
     assert plan.layout is not None
-    assert plan.expected is not None
-    scanning = plan.expected.scanner * NODE.cores * plan.layout.shards
-    photographing = plan.expected.ingress * plan.layout.ingress_cores
+    assert plan.use is not None
+    scanning = plan.use.scanner * NODE.cores * plan.layout.shards
+    photographing = plan.use.ingress * plan.layout.ingress_cores
     deciding = 100 * COSTS.decision(COSTS.batch) / COSTS.batch
-    assert plan.busy_cores == pytest.approx(scanning + photographing + deciding)
-    assert deciding < plan.expected.writer / 3, "most of the writer's time is scans here"
+    assert plan.use.busy_cores == pytest.approx(scanning + photographing + deciding)
+    assert deciding < plan.use.writer / 3, "most of the writer's time is scans here"
 
 
 def test_what_is_assumed_of_a_gallery_grows_with_its_vectors() -> None:
@@ -252,9 +267,7 @@ def test_what_is_assumed_of_a_gallery_grows_with_its_vectors() -> None:
 
 
 def test_a_plan_is_one_json_document() -> None:
-    plan = plan_for(
-        Demand(faces=10_000_000, enrollments=40, searches=2), trial=Trial(requests=2_000)
-    )
+    plan = plan_for(Demand(faces=10_000_000, enrollments=40, searches=2))
     told = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
     assert told["feasible"] is True
     assert told["layout"]["nodes_with_spare"] == told["layout"]["nodes"] + 1
@@ -298,3 +311,58 @@ def test_a_node_reads_as_its_cores_were_seen_to_read_as_far_as_memory_goes() -> 
     assert two.bandwidth_bytes_s == pytest.approx(2 * 128 / 9.2e-9)
     assert many.bandwidth_bytes_s == 200e9
     assert assume_node(FIGURES, bandwidth_bytes_s=1e9).bandwidth_bytes_s == 1e9
+
+
+def point(fmr: float, threshold: float) -> OperatingPoint:
+    return OperatingPoint(
+        fmr=fmr,
+        fmr_low=fmr / 2,
+        fmr_high=fmr * 2,
+        threshold=threshold,
+        threshold_low=threshold - 0.01,
+        threshold_high=threshold + 0.01,
+        fnmr=0.01,
+        fnmr_low=0.005,
+        fnmr_high=0.02,
+    )
+
+
+STEPS = CalibrationCurve(
+    people=1_000,
+    mated_pairs=5_000,
+    nonmated_pairs=10_000_000,
+    stranger_pairs=500_000,
+    highest_nonmated=0.61,
+    points=(point(1e-2, 0.3), point(1e-4, 0.45), point(1e-6, 0.57)),
+)
+
+
+def test_a_search_brings_the_rate_times_the_faces() -> None:
+    found = expect_candidates(2_000_000, 10, STEPS, 0.57)
+    assert found.expected.value == pytest.approx(2)
+    assert (found.expected.low, found.expected.high) == pytest.approx((1, 4))
+    assert found.searches_with_any.value == pytest.approx(0.8647, abs=1e-4)
+    assert found.cases_a_day.value == pytest.approx(0.8647 * 864_000, rel=1e-3)
+
+
+def test_a_rate_that_the_data_have_is_said_to_be_supported() -> None:
+    found = expect_candidates(100_000, 1, STEPS, 0.57)
+    assert found.is_supported
+    assert found.wanted_fmr == pytest.approx(1e-6)
+    assert "supports" in found.explain()
+
+
+def test_a_rate_below_the_data_is_not_claimed_and_the_one_needed_is_named() -> None:
+    found = expect_candidates(1_600_000_000, 1, STEPS, 0.57)
+    assert not found.is_supported
+    told = found.explain()
+    assert "6.3e-11" in told
+    assert "not supported below 1e-06 by 10,000,000 non-mated pairs" in told
+    assert found.searches_with_any.value == pytest.approx(1)
+    assert json.loads(json.dumps(found.to_dict()))["is_supported"] is False
+
+
+def test_beyond_the_calibration_there_is_only_a_bound() -> None:
+    found = expect_candidates(1_000_000, 1, STEPS, 0.65)
+    assert found.expected.is_bound
+    assert str(found.expected).startswith("at most ")

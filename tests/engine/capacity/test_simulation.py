@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from simpy import Environment
 
 from engine.capacity.model import Costs, Demand, Layout, Node
-from engine.capacity.simulation import Clock, Cores, Trial, simulate
+from engine.capacity.simulation import Cores, Trial, quantile, simulate
 
 SMALL = Trial(requests=4_000, seed=1)
 
@@ -50,7 +52,8 @@ def test_answers_come_as_often_as_people_and_cores_work_for_each_of_them(
     run = simulate(machine, demand(enrollments=60), costs, Trial(requests=12_000))
     assert run.rate == pytest.approx(60, rel=0.05)
     assert run.refused == 0
-    lone = 60 * (costs.enrollment_s() + costs.decision(1) + costs.scan_core_s(1e5, 1)) / 4
+    scan_core_s = 1e5 * (costs.stream_s + costs.probe_s)
+    lone = 60 * (costs.enrollment_s() + costs.decision(1) + scan_core_s) / 4
     # Together they cost less, since a call's own part is shared.
     assert 0.8 * lone < run.ingress <= 1.02 * lone
 
@@ -61,9 +64,9 @@ def test_who_finds_the_service_full_is_refused_and_the_others_are_not_late(
     run = simulate(machine, demand(enrollments=600), costs, Trial(requests=3_000))
     assert run.refused > 0.5
     assert run.rate < 4 / (costs.http_s + costs.photographs.item_s)
-    assert run.quantile(0.99) < 1
+    assert quantile(run.enroll_s, 0.99) < 1
     unbound = Trial(requests=1_500, most_ongoing=0)
-    assert simulate(machine, demand(enrollments=600), costs, unbound).quantile(0.99) > 5
+    assert quantile(simulate(machine, demand(enrollments=600), costs, unbound).enroll_s, 0.99) > 5
 
 
 def test_a_closed_loop_is_as_fast_as_the_cores(machine: Layout, costs: Costs) -> None:
@@ -96,50 +99,58 @@ def test_scans_of_searches_slow_decisions(node: Node, costs: Costs) -> None:
     large = demand(faces=400_000_000, enrollments=20)
     quiet = simulate(layout, large, costs, SMALL)
     busy = simulate(layout, replace(large, searches=20), costs, SMALL)
-    assert busy.quantile(0.5) > 1.1 * quiet.quantile(0.5)
+    assert quantile(busy.enroll_s, 0.5) > 1.1 * quantile(quiet.enroll_s, 0.5)
 
 
-def play(cores: int, *tasks: tuple[float, float, int]) -> tuple[list[float], float]:
+def test_the_part_behind_the_registrars_door_is_a_part_of_the_whole(
+    node: Node, costs: Costs
+) -> None:
+    layout = Layout(node=node, ingress_nodes=2, shards=4)
+    run = simulate(layout, demand(searches=5), costs, SMALL)
+    assert (run.enroll_inner_s < run.enroll_s).all()
+    assert (run.search_inner_s < run.search_s).all()
+
+
+def share_cores(cores: int, *tasks: tuple[float, float, int]) -> tuple[list[float], float]:
     """When each task (start, seconds, threads) ends, and the core-seconds of all."""
-    clock = Clock()
-    shared = Cores(clock, cores)
+    env = Environment()
+    shared = Cores(env, cores)
     ends = [0.0] * len(tasks)
 
-    def begin(place: int, seconds: float, threads: int) -> None:
-        shared.work(seconds, lambda: ends.__setitem__(place, clock.now), threads)
+    def work(place: int, start: float, seconds: float, threads: int) -> Any:
+        yield env.timeout(start)
+        yield shared.work(seconds, threads)
+        ends[place] = env.now
 
-    for place, (start, seconds, threads) in enumerate(tasks):
-        clock.after(start, lambda place=place, s=seconds, t=threads: begin(place, s, t))
-    clock.run(lambda: False)
+    for place, task in enumerate(tasks):
+        env.process(work(place, *task))
+    env.run()
     return ends, shared.busy_s
 
 
-def test_events_come_in_order_and_those_of_one_moment_as_they_were_made() -> None:
-    clock, told = Clock(), []
-    clock.after(2, lambda: told.append("late"))
-    clock.after(1, lambda: told.append("first"))
-    clock.after(1, lambda: told.append("second"))
-    clock.run(lambda: len(told) == 2)
-    assert told == ["first", "second"]
-    assert clock.now == 1
-
-
 def test_tasks_that_have_a_core_each_run_at_full_speed() -> None:
-    ends, busy = play(2, (0, 1, 1), (0.5, 2, 1))
+    ends, busy = share_cores(2, (0, 1, 1), (0.5, 2, 1))
     assert ends == pytest.approx([1, 2.5])
     assert busy == pytest.approx(3)
 
 
 def test_two_on_one_core_take_twice_as_long() -> None:
-    ends, busy = play(1, (0, 1, 1), (0, 1, 1))
+    ends, busy = share_cores(1, (0, 1, 1), (0, 1, 1))
     assert ends == pytest.approx([2, 2])
     assert busy == pytest.approx(2)
     # The second comes when half of the first is done, and both end later for it.
-    assert play(1, (0, 1, 1), (0.5, 1, 1))[0] == pytest.approx([1.5, 2.0])
+    assert share_cores(1, (0, 1, 1), (0.5, 1, 1))[0] == pytest.approx([1.5, 2.0])
 
 
 def test_threads_count_each() -> None:
     # Two threads and one on two cores: each thread has two thirds of a core.
-    ends, busy = play(2, (0, 1, 2), (0, 1, 1))
+    ends, busy = share_cores(2, (0, 1, 2), (0, 1, 1))
     assert ends == pytest.approx([1.5, 1.5])
     assert busy == pytest.approx(3)
+
+
+def test_the_slowest_of_many_scans_is_the_median_of_their_greatest(costs: Costs) -> None:
+    drawn = np.exp(np.random.default_rng(2).normal(0, 0.2, (20_000, 12))).max(axis=1)
+    spread = replace(costs, scan_spread=0.2)
+    assert spread.slowest_of(12) == pytest.approx(float(np.median(drawn)), rel=0.01)
+    assert spread.slowest_of(1) == spread.slowest_of(0) == 1

@@ -1,4 +1,4 @@
-"""Simulation and formula are held against a measured run, and say so when they are off."""
+"""The simulation is held against a measured run, and says so when it is off."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.capacity.figures import USUAL, Figures, gather_figures, read_report, read_reports
-from engine.capacity.validation import WITHIN, Comparison, Held, check_report
+from engine.capacity.validation import WITHIN, Comparison, check_report
 from engine.errors import RequestError
 
 COMMITTED = Path(__file__).parents[3] / "bench" / "reports"
@@ -75,14 +75,11 @@ def test_the_tail_that_is_predicted_is_held_to(
     assert not check.holds
 
 
-def test_of_a_tail_the_simulation_is_held_and_the_formula_told() -> None:
-    tail = Comparison("p99", "ms", 100.0, 110.0, 150.0, Held.SIMULATION)
-    assert (tail.holds, tail.verdict) == (True, "simulation within 20 %")
-    late = Comparison("p99", "ms", 100.0, 130.0, 100.0, Held.SIMULATION)
-    assert (late.holds, late.verdict) == (False, "simulation off")
-    both = Comparison("p50", "ms", 100.0, 110.0, 150.0)
-    assert (both.holds, both.verdict) == (False, "off")
-    told = Comparison("p99", "ms", 100.0, 300.0, None, Held.NEITHER)
+def test_a_row_that_is_told_only_is_never_off() -> None:
+    near, far = Comparison("p50", "ms", 100.0, 119.0), Comparison("p50", "ms", 100.0, 79.0)
+    assert (near.holds, near.verdict) == (True, "within 20 %")
+    assert (far.holds, far.verdict) == (False, "off")
+    told = Comparison("p99", "ms", 100.0, 300.0, is_held=False)
     assert (told.holds, told.verdict) == (None, "told only")
 
 
@@ -91,8 +88,8 @@ def test_a_service_that_is_slower_than_its_processor_time_is_seen(
 ) -> None:
     check = check_report(read_report(served(rate=40.0, p50_ms=150.0, p99_ms=300.0)), figures)
     assert [row.holds for row in check.rows] == [False, False, False]
-    assert check.rows[0].simulated_ratio > 1 + WITHIN
-    assert check.rows[1].simulated_ratio < 1 - WITHIN
+    assert check.rows[0].ratio > 1 + WITHIN
+    assert check.rows[1].ratio < 1 - WITHIN
     assert not check.holds
 
 

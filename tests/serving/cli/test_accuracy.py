@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,16 @@ def test_evaluate_gives_rates_with_their_intervals(
 def test_what_people_read_says_what_is_not_supported_and_what_looks_wrong(
     folder: Path, sosie: Any, tmp_path: Path, labels: Path
 ) -> None:
-    report = tmp_path / "report"
+    report, spoilt = tmp_path / "report", tmp_path / "people"
+    shutil.copytree(folder, spoilt)
+    wrong = spoilt / "person_06" / "person_06_0001.png"
+    shutil.copy(spoilt / "person_05" / "person_05_0001.png", wrong)
     given = ("--attributes", labels, "--fmr", "0.05", "--report", report, "--source", "toys")
-    outcome = sosie("evaluate", folder, *given, "--failed", "--flagged")
+    outcome = sosie("evaluate", spoilt, *given, "--failed", "--flagged")
     assert outcome.code == 0
     assert "not supported" in outcome.out
     assert "not acquired: person_00/person_00_0005.png" in outcome.out
-    assert "same_picture: person_" in outcome.out
+    assert "flagged: person_05/person_05_0001.png · person_06/person_06_0001.png" in outcome.out
     assert "generalised: not acquired is missed" in outcome.out
     assert "By side" in outcome.out
     assert "Template ageing" in outcome.out

@@ -113,7 +113,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     assert_refused(sosie("plan", *wrong), word)
 
 
-def test_a_check_prints_each_figure_three_times(sosie: Any, tmp_path: Path) -> None:
+def test_a_check_prints_each_figure_twice(sosie: Any, tmp_path: Path) -> None:
     report = {
         "machine": {"cpu": "Test", "cores": 2, "memory_bytes": 1 << 34},
         "results": [

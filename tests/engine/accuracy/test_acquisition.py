@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.accuracy.acquisition import generalise_fnmr
 from engine.accuracy.bootstrap import Share
 from engine.accuracy.dataset import QUALITIES, Embeddings, LabelledFolder
-from engine.accuracy.generalised import generalise_fnmr
 from engine.accuracy.pair_scores import compare_mated, single_templates
 
 PEOPLE, PHOTOGRAPHS = 40, 3
@@ -30,8 +30,6 @@ def embeddings(draw_faces: Callable[..., tuple]) -> Embeddings:
         np.empty(0, np.int64),
         ((),) * count,
         np.zeros((count, len(QUALITIES)), np.float32),
-        np.zeros((count, 1), np.float32),
-        (b"",) * count,
     )
 
 
