@@ -13,8 +13,10 @@ from indexes.validation import (
     check_distinct,
     check_hit_count,
     check_ids,
+    check_references,
     check_threshold,
     check_vectors,
+    is_id,
 )
 
 # How many more than k are asked for, so that the k-th place is rarely tied beyond what came back.
@@ -61,16 +63,11 @@ class FlatIndex(VectorIndex):
         return len(self._row_of)
 
     def __contains__(self, key: object) -> bool:
-        # A bool or a float would equal an id in a dict; only a whole number is one.
-        whole = isinstance(key, int | np.integer) and not isinstance(key, bool)
-        return whole and key in self._row_of
+        return is_id(key) and key in self._row_of
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         """Adds new ids; an id that is there already is refused."""
-        rows = check_vectors(vectors, self._dim)
-        keys = check_distinct(check_ids(ids))
-        if len(keys) != len(rows):
-            raise IdInvalid(f"{len(keys)} ids for {len(rows)} vectors; give one for each")
+        keys, rows = check_references(ids, vectors, self._dim)
         self.require_new(keys)
         self.append(keys, ids, rows)
 

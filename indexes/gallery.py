@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from indexes.base import Hits, Ids, MemoryAccount, VectorIndex, Vectors
 from indexes.errors import SequenceInvalid
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.rowstore import RowStore
 from indexes.exact.scanner import Scanner
 from indexes.segmented.merging import Rewrite, require_new
@@ -97,7 +97,7 @@ class Pinned:
     `removed_since` has the time of the oldest tombstone by the name of its segment.
     """
 
-    segments: tuple[Exact8Index, ...]
+    segments: tuple[Exact8Segment, ...]
     alive: tuple[NDArray[np.bool_], ...]
     sequence: int
     head: int
@@ -144,7 +144,7 @@ class Gallery:
             return self._sequence
 
     @property
-    def segments(self) -> tuple[Exact8Index, ...]:
+    def segments(self) -> tuple[Exact8Segment, ...]:
         """The sealed segments, to be looked at; none where the index has none."""
         with self._lock.reading():
             return () if self._segmented is None else self._segmented.segments
@@ -219,7 +219,7 @@ class Gallery:
         """
         if self._segmented is None:
             held = self.contents()
-            whole = Exact8Index.of_rows(held.ids, held.vectors, scanner=scanner or Scanner())
+            whole = Exact8Segment(held.ids, held.vectors, scanner=scanner or Scanner())
             return Pinned((whole,), (whole.alive_rows.copy(),), held.sequence, 1, {})
         with self._lock.reading():
             sealed = Rewrite.of_segments(self._segmented.segments, 0)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
+
+_GREATEST = np.iinfo(np.int64).max
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 the length of a row may be."""
@@ -54,6 +56,22 @@ def check_distinct(keys: list[int]) -> list[int]:
         values, counts = np.unique(keys, return_counts=True)
         raise IdInvalid(f"id {values[counts > 1][0]} is given twice; give each id once")
     return keys
+
+
+def check_references(ids: Ids, vectors: Vectors, dim: int) -> tuple[list[int], Vectors]:
+    """Ids and their rows, if both are what may be added, and as many."""
+    rows = check_vectors(vectors, dim)
+    keys = check_distinct(check_ids(ids))
+    if len(keys) != len(rows):
+        raise IdInvalid(f"{len(keys)} ids for {len(rows)} vectors; give one for each")
+    return keys, rows
+
+
+def is_id(key: object) -> TypeGuard[int]:
+    """Whether it may be an id; a bool or a float would equal one in a set or an array."""
+    if isinstance(key, bool) or not isinstance(key, int | np.integer):
+        return False
+    return bool(0 <= key <= _GREATEST)
 
 
 def check_hit_count(k: int) -> int:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 
 # Before numpy and faiss are loaded, and for the processes that tests start as well: threads that
-# spin while they wait take the cores from the tests beside them, and training a FAISS index then takes
+# spin while they wait take the cores from the tests beside them, and training an index then takes
 # twenty times as long. Where tests share the cores, one thread of each multiplies.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")

@@ -20,9 +20,10 @@ from bench.core.timing import Seconds, interleave, rested
 from bench.data.vectors import Faces, Near, Vectors, find_best
 from engine.errors import RequestError
 from indexes.exact.certificate import CertifiedHits
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
+from indexes.segmented.fanout import Parts
 from indexes.segmented.segments import SegmentedIndex
 
 # Who is asked for the nearest vectors in the index suites: the same questions for all.
@@ -60,15 +61,15 @@ def clock(action: Callable[[], Built]) -> tuple[Built, float]:
     return built, time.perf_counter() - start
 
 
-def build_segment(references: Vectors, scanner: Scanner) -> tuple[Exact8Index, Searcher]:
+def build_segment(references: Vectors, scanner: Scanner) -> tuple[Exact8Segment, Searcher]:
     """One sealed segment, and how it is asked."""
     rows = np.arange(len(references), dtype=np.int64)
-    dim = references.shape[1]
-    segment, build_s = clock(lambda: Exact8Index(dim, rows, references, scanner=scanner))
+    segment, build_s = clock(lambda: Exact8Segment(rows, references, scanner=scanner))
+    parts = Parts([segment], [], scanner.kernel)
     searcher = Searcher(
         name=SEGMENT,
-        best=lambda queries, k: _rows_of(segment.search(queries, k)),
-        reaching=segment.range_search,
+        best=lambda queries, k: _rows_of(parts.search(queries, k)),
+        reaching=parts.range_search,
         build_s=build_s,
         bytes_per_reference=segment.account().bytes_per_reference,
     )
@@ -317,7 +318,7 @@ PACKAGES = {USEARCH: "usearch", HNSW: "hnswlib"}
 class Contest:
     """Everyone who is asked, FAISS Flat first; who could not come, and why."""
 
-    segment: Exact8Index
+    segment: Exact8Segment
     gallery: Gallery
     searchers: list[Searcher]
     missing: dict[str, str] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from bench.core.timing import Seconds, interleave, rested, speedup
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_pairs
 from bench.suites.baselines import clock
 from bench.suites.search import SCORE_TOLERANCE
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join
 from indexes.joining.pairs import Pairs
@@ -110,12 +110,11 @@ def count_pairs(references: int) -> int:
     return references * (references - 1) // 2
 
 
-def cut(references: Vectors, shares: Sequence[float], scanner: Scanner) -> list[Exact8Index]:
+def cut(references: Vectors, shares: Sequence[float], scanner: Scanner) -> list[Exact8Segment]:
     """Segments that end at these shares of the references, under their rows as ids."""
     ends = [round(share * len(references)) for share in shares]
-    dim = references.shape[1]
     return [
-        Exact8Index(dim, np.arange(start, end), references[start:end], scanner=scanner)
+        Exact8Segment(np.arange(start, end), references[start:end], scanner=scanner)
         for start, end in pairwise(ends)
     ]
 
@@ -139,7 +138,7 @@ def _compare(some: Vectors, threshold: float, rounds: int, scanner: Scanner) -> 
     return Compared(len(some), len(many[0]), interleave(actions, rounds), same)
 
 
-def _joining(segments: list[Exact8Index], threshold: float) -> Callable[[], Pairs]:
+def _joining(segments: list[Exact8Segment], threshold: float) -> Callable[[], Pairs]:
     return lambda: join(segments, None, threshold)
 
 

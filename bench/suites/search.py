@@ -31,9 +31,10 @@ from bench.suites.baselines import (
 )
 from bench.suites.pgvector import PgvectorConfig, compare_pgvector
 from indexes.base import Hits
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
+from indexes.segmented.fanout import Parts
 
 # Whether the answers of the exact search are those of brute force: ids and scores.
 
@@ -44,7 +45,7 @@ Ask = Callable[[Vectors], Hits]
 
 
 def check_exactness(
-    segment: Exact8Index,
+    segment: Exact8Segment,
     gallery: Gallery,
     faces: Faces,
     probes: int,
@@ -61,11 +62,12 @@ def check_exactness(
     queries = np.concatenate([mates, strangers])
     best = find_best(queries, faces.references, k)
     reaching = find_reaching(queries, faces.references, threshold)
+    whole = Parts([segment], [], segment.scanner.kernel)
     asked: tuple[tuple[str, Answers, Ask], ...] = (
         (f"the gallery, best {k}", best, lambda some: gallery.search(some, k).hits),
         ("the gallery, range", reaching, lambda some: gallery.range_search(some, threshold).hits),
-        (f"one segment, best {k}", best, lambda some: segment.search(some, k)),
-        ("one segment, range", reaching, lambda some: segment.range_search(some, threshold)),
+        (f"one segment, best {k}", best, lambda some: whole.search(some, k)),
+        ("one segment, range", reaching, lambda some: whole.range_search(some, threshold)),
     )
     figures = []
     for name, right, ask in asked:

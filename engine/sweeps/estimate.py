@@ -18,7 +18,7 @@ from engine.errors import RateUnsupported, RequestError
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepTerms
 from indexes.base import Vectors
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import PAIRS_LIMIT, TILE_ROWS, Progress, join
 
@@ -269,7 +269,7 @@ def _comparisons(rows: int) -> int:
 
 
 def _time_join(rows: int, dim: int, scanner: Scanner) -> float:
-    segment = Exact8Index.of_rows(np.arange(rows), _strangers(rows, dim), scanner=scanner)
+    segment = Exact8Segment(np.arange(rows), _strangers(rows, dim), scanner=scanner)
     started = monotonic()
     join([segment], None, _THRESHOLD)
     return max(monotonic() - started, 1e-6)

@@ -1,30 +1,22 @@
-"""Exact search at a byte a dimension: a scan of codes with a bound, then the true scores."""
+"""A sealed segment: a byte a dimension, scanned with a bound, and then the true scores."""
 
 from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Ids, MemoryAccount, Vectors
-from indexes.errors import IdInvalid, VectorInvalid
-from indexes.exact.certificate import Certificate, CertifiedHits
 from indexes.exact.codes import CodedQueries, Codes, code_limit
 from indexes.exact.kernels import Found
-from indexes.exact.rescoring import Floors, Pairs, joined, passes, score_best, score_pairs
+from indexes.exact.rescoring import Floors, Pairs, joined, score_best, score_pairs
 from indexes.exact.rowstore import MemoryRows, RowStore
 from indexes.exact.scanner import Scanner
-from indexes.scoring import Positions, arrange
-from indexes.validation import (
-    check_distinct,
-    check_hit_count,
-    check_ids,
-    check_threshold,
-    check_vectors,
-)
+from indexes.scoring import Positions
+from indexes.validation import is_id
 
 # What a sealed segment is made of, for those who write it down and bring it back.
 
@@ -54,61 +46,35 @@ _COARSE_RESIDUAL = 0.1
 _WIPED_CODE = 128
 
 Counts = NDArray[np.int64]
-Rows = Literal["float32", "float16"]
 
 
-class Exact8Index:
+class Exact8Segment:
     """A sealed segment: unit vectors under int64 ids, all given at once; only removal changes it.
 
-    Answers are those of `FlatIndex` over the same vectors, ids and scores, and carry the
-    certificate of it. `store` is how the vectors are kept for rescoring: with float16, the
-    vectors rounded to it are what is searched, exactly, and what `vectors` returns. `limit` is
-    the component that gets the highest code. Memory: dim + 4 * dim (or 2 * dim) + 17 bytes a row,
+    `indexes.segmented.fanout.Parts` makes answers of what it finds.
+    `rows`, float32 or float16[n, dim], are taken as sound: whoever seals them let them in before.
+    With float16, the vectors rounded to it are what is searched, exactly. `limit` is the
+    component that gets the highest code. Memory: dim + 4 * dim (or 2 * dim) + 17 bytes a row,
     dim of the codes rounded up to a multiple of 64. Searches may run together; a removal must
     run alone.
     """
 
-    kind = "exact8"
-
     def __init__(
-        self,
-        dim: int,
-        ids: Ids,
-        vectors: Vectors,
-        *,
-        scanner: Scanner | None = None,
-        store: Rows = "float32",
-        limit: float | None = None,
+        self, ids: Ids, rows: NDArray[Any], *, scanner: Scanner, limit: float | None = None
     ) -> None:
-        if dim < 1:
-            raise VectorInvalid(f"dim is {dim}; give at least 1")
-        rows = check_vectors(vectors, dim)
-        keys = check_distinct(check_ids(ids))
-        if len(keys) != len(rows):
-            raise IdInvalid(f"{len(keys)} ids for {len(rows)} vectors; give one for each")
-        self._encode(ids, rows.astype(store, copy=False), limit, scanner or Scanner())
-
-    @classmethod
-    def of_rows(cls, ids: Ids, rows: NDArray[Any], *, scanner: Scanner) -> Exact8Index:
-        """A segment of rows that were let in before, float32 or float16[n, dim]: unchecked."""
-        index = cls.__new__(cls)
-        index._encode(ids, rows, None, scanner)
-        return index
-
-    @classmethod
-    def restore(cls, parts: SegmentParts, *, scanner: Scanner) -> Exact8Index:
-        """The segment that had these parts, with nothing removed; they are not verified."""
-        index = cls.__new__(cls)
-        codes = Codes.restore(parts.codes, parts.residuals, parts.dim, parts.limit)
-        index._hold(parts.name, codes, parts.ids, parts.rows, scanner)
-        return index
-
-    def _encode(self, ids: Ids, rows: NDArray[Any], limit: float | None, scanner: Scanner) -> None:
         codes = Codes(rows, code_limit(rows.shape[1]) if limit is None else limit)
         store = MemoryRows(rows[codes.order])
         self._hold(secrets.token_hex(16), codes, ids[codes.order], store, scanner)
         # Eight bytes a row, of no use from here on.
         codes.order = np.empty(0, np.int64)
+
+    @classmethod
+    def restore(cls, parts: SegmentParts, *, scanner: Scanner) -> Exact8Segment:
+        """The segment that had these parts, with nothing removed; they are not verified."""
+        segment = cls.__new__(cls)
+        codes = Codes.restore(parts.codes, parts.residuals, parts.dim, parts.limit)
+        segment._hold(parts.name, codes, parts.ids, parts.rows, scanner)
+        return segment
 
     def _hold(self, name: str, codes: Codes, ids: Ids, rows: RowStore, scanner: Scanner) -> None:
         self._name = name
@@ -172,10 +138,7 @@ class Exact8Index:
         return self._count
 
     def __contains__(self, key: object) -> bool:
-        # A bool or a float would equal an id; only a whole number is one.
-        if isinstance(key, bool) or not isinstance(key, int | np.integer):
-            return False
-        return self.may_hold(int(key), int(key)) and self._holds(int(key))
+        return is_id(key) and self.may_hold(key, key) and self._holds(key)
 
     def parts(self) -> SegmentParts:
         """What it is made of, removed rows too: views, nothing is copied."""
@@ -195,21 +158,12 @@ class Exact8Index:
         assert rows.dtype == self._rows.dtype
         self._rows = rows
 
-    def remove(self, ids: Ids) -> None:
-        """Removes these ids and wipes them; an unknown one is refused, and then none is removed."""
-        self.bury(self._rows_of(check_distinct(check_ids(ids))))
-
     def bury(self, rows: Positions) -> None:
         """Removes these rows, which are alive and distinct, and wipes what is left of them."""
         self._alive[rows] = False
         self._count -= len(rows)
         self.codes.bytes[rows] = _WIPED_CODE
         self._rows.wipe(rows)
-
-    def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]; a copy."""
-        check_ids(ids)
-        return self._rows.take(self._rows_of(ids.tolist()))
 
     def may_hold(self, lowest: int, highest: int) -> bool:
         """False where all its ids are outside these two: the answer that costs nothing."""
@@ -233,26 +187,6 @@ class Exact8Index:
             residuals=self.codes.residuals.nbytes + self.codes.reach.nbytes,
             alive=self._alive.nbytes,
         )
-
-    def search(self, queries: Vectors, k: int) -> CertifiedHits:
-        """The k best of each query, or all where there are fewer."""
-        queries, k = check_vectors(queries, self.dim), check_hit_count(k)
-        found = []
-        for part in passes(len(queries), self.coarse, k):
-            coded = CodedQueries.of_vectors(queries[part])
-            floors = np.full(len(coded), -np.inf)
-            found.append((part, coded, *self.best(queries[part], coded, k, floors)))
-        return self._answer(len(queries), found, k)
-
-    def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
-        """Everything whose score, as a float, is at or above the threshold."""
-        queries, threshold = check_vectors(queries, self.dim), check_threshold(threshold)
-        found = []
-        for part in passes(len(queries), self.coarse):
-            coded = CodedQueries.of_vectors(queries[part])
-            floors = np.full(len(coded), threshold)
-            found.append((part, coded, *self.at_or_above(queries[part], coded, floors)))
-        return self._answer(len(queries), found)
 
     def best(
         self, queries: Vectors, coded: CodedQueries, k: int, floors: Floors
@@ -286,31 +220,10 @@ class Exact8Index:
         reach = float(self.codes.reach.max(initial=0))
         return fixed + slope * reach
 
-    def _answer(
-        self,
-        queries: int,
-        found: list[tuple[slice, CodedQueries, Pairs, Counts]],
-        k: int | None = None,
-    ) -> CertifiedHits:
-        epsilon, rescored = np.zeros(queries), np.zeros(queries, np.int64)
-        for part, coded, pairs, counts in found:
-            epsilon[part], rescored[part] = self.epsilon(coded), counts
-            pairs.query_of[:] += part.start
-        pairs = joined([pairs for _, _, pairs, _ in found])
-        hits = arrange(queries, pairs.query_of, self._id_of[pairs.row_of], pairs.scores, k)
-        certificate = Certificate(epsilon, rescored, len(self), self._scanner.kernel)
-        return CertifiedHits(hits.offsets, hits.ids, hits.scores, certificate)
-
     def _holds(self, key: int) -> bool:
         """`find` for one id within its range, a few times as fast."""
         row = self._by_id[self._id_of.searchsorted(key, sorter=self._by_id)]
         return bool(self._id_of[row] == key and self._alive[row])
-
-    def _rows_of(self, ids: list[int]) -> Positions:
-        rows, present = self.find(np.array(ids, np.int64))
-        if not present.all():
-            raise IdInvalid(f"id {ids[int(np.argmin(present))]} is not in the index")
-        return rows
 
 
 def _counts(found: Found, queries: int) -> Counts:

@@ -12,12 +12,12 @@ import numpy as np
 
 from indexes.base import Ids
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.checkpoint import Checkpoint, Coverage, merge_ids, part_ids, stored_subject
 from indexes.joining.pairs import RECORD, Pairs, Records
-from indexes.joining.tiling import References, Side, Tiling, go_on
+from indexes.joining.tiling import References, Tiling, go_on
 from indexes.validation import check_ids, check_threshold
 
 TILE_ROWS = 1 << 17
@@ -93,8 +93,8 @@ class _Terms:
 
 
 def join(
-    left: Sequence[Exact8Index] | Side,
-    right: Sequence[Exact8Index] | Side | None,
+    left: Sequence[Exact8Segment] | References,
+    right: Sequence[Exact8Segment] | References | None,
     threshold: float,
     *,
     and_within: bool = False,
@@ -151,7 +151,7 @@ def join_gallery(
         threshold, True, known is not None, tile_rows, limit, name_known(known), scanner, check
     )
     pinned = gallery.pin(scanner)
-    everyone = _references(pinned)
+    everyone = References(pinned.segments, pinned.alive)
     subject = stored_subject(checkpoint) if checkpoint else None
     stored = None if subject is None else Coverage.from_bytes(subject)
     new, old, sequence = part_ids(everyone.ids, pinned.sequence, known, stored)
@@ -169,11 +169,11 @@ def name_known(known: Ids | None) -> str:
     return hashlib.sha256(in_order.tobytes()).hexdigest()
 
 
-def _references(side: Sequence[Exact8Index] | Side) -> References:
-    if isinstance(side, Sequence):
-        # The state of this moment: removals go on.
-        return References(side, [segment.alive_rows.copy() for segment in side])
-    return References(side.segments, side.alive)
+def _references(side: Sequence[Exact8Segment] | References) -> References:
+    if isinstance(side, References):
+        return side
+    # The state of this moment: removals go on.
+    return References(side, [segment.alive_rows.copy() for segment in side])
 
 
 def _run(

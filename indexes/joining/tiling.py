@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.exact.codes import CodedQueries, Codes
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.intrinsics import BLOCK
 from indexes.exact.kernels import STRETCH, Found
 from indexes.exact.scanner import Scanner
@@ -32,16 +32,6 @@ _ZERO_CODE = 128
 _FACTOR = 0x9E3779B97F4A7C15
 
 
-class Side(Protocol):
-    """Sealed segments as of one moment, and which of their rows count: bool[n] for each."""
-
-    @property
-    def segments(self) -> Sequence[Exact8Index]: ...
-
-    @property
-    def alive(self) -> Sequence[NDArray[np.bool_]]: ...
-
-
 class References:
     """The references of one side: `ids` int64[n] ascending, `places` int64[n] where each lies.
 
@@ -49,7 +39,9 @@ class References:
     two segments is refused with `IdInvalid`, segments of two dimensions with `VectorInvalid`.
     """
 
-    def __init__(self, segments: Sequence[Exact8Index], alive: Sequence[NDArray[np.bool_]]) -> None:
+    def __init__(
+        self, segments: Sequence[Exact8Segment], alive: Sequence[NDArray[np.bool_]]
+    ) -> None:
         self.segments = tuple(segments)
         _one_dim(self.segments)
         sizes = [len(segment.row_ids) for segment in segments]
@@ -103,7 +95,7 @@ class References:
             for _, chosen in sorted(chosen_of.items(), key=lambda item: item[0])
         ]
 
-    def split(self, places: Positions) -> Iterator[tuple[Exact8Index, Positions, Positions]]:
+    def split(self, places: Positions) -> Iterator[tuple[Exact8Segment, Positions, Positions]]:
         """For each segment that has some of the places: which ones, and their rows in it."""
         segment_of = np.searchsorted(self._starts, places, side="right") - 1
         # Counted: sorting or hashing so many costs more than all else here.
@@ -156,13 +148,13 @@ class Block:
         return unremoved
 
 
-def _one_dim(segments: Sequence[Exact8Index]) -> None:
+def _one_dim(segments: Sequence[Exact8Segment]) -> None:
     dims = sorted({segment.dim for segment in segments})
     if len(dims) > 1:
         raise VectorInvalid(f"dim is {dims[0]} and {dims[1]}; join segments of one dimension")
 
 
-def _digests(segment: Exact8Index) -> NDArray[np.uint64]:
+def _digests(segment: Exact8Segment) -> NDArray[np.uint64]:
     """Polynomials over 64 bits, of all that is known of a row."""
     words = segment.codes.bytes.view(np.uint64)
     powers = [pow(_FACTOR, power, 1 << 64) for power in range(1, words.shape[1] + 3)]

@@ -9,7 +9,7 @@ import numpy as np
 from indexes.base import Hits, Ids, Scores, Vectors
 from indexes.exact.certificate import Certificate, CertifiedHits
 from indexes.exact.codes import CodedQueries
-from indexes.exact.exact8 import Counts, Exact8Index
+from indexes.exact.exact8 import Counts, Exact8Segment
 from indexes.exact.rescoring import Pairs, passes
 from indexes.flat import FlatIndex
 from indexes.scoring import Positions, arrange, no_hits
@@ -23,7 +23,7 @@ class Parts:
     """
 
     def __init__(
-        self, segments: Sequence[Exact8Index], heads: Sequence[FlatIndex], kernel: str
+        self, segments: Sequence[Exact8Segment], heads: Sequence[FlatIndex], kernel: str
     ) -> None:
         self._segments = sorted((s for s in segments if len(s)), key=len, reverse=True)
         self._heads = [head for head in heads if len(head)]
@@ -86,7 +86,7 @@ class Parts:
 class _Gathering:
     """What one pass of queries has found so far."""
 
-    def __init__(self, queries: Vectors, segments: Sequence[Exact8Index]) -> None:
+    def __init__(self, queries: Vectors, segments: Sequence[Exact8Segment]) -> None:
         self.queries = queries
         self.floors = np.full(len(queries), -np.inf)
         self.epsilon = np.zeros(len(queries))
@@ -96,7 +96,7 @@ class _Gathering:
         self._found: list[tuple[Positions, Ids, Scores]] = []
         self._size = 0
 
-    def take_sealed(self, segment: Exact8Index, pairs: Pairs, counts: Counts) -> None:
+    def take_sealed(self, segment: Exact8Segment, pairs: Pairs, counts: Counts) -> None:
         """Adds what a segment has found, and what its certificate says."""
         self.take(pairs.query_of, segment.row_ids[pairs.row_of], pairs.scores)
         np.maximum(self.epsilon, segment.epsilon(self.coded), out=self.epsilon)

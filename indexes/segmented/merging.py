@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, SegmentsInvalid
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 
@@ -140,14 +140,14 @@ class Rewrite:
     """
 
     begun: float
-    segments: tuple[Exact8Index, ...] = ()
+    segments: tuple[Exact8Segment, ...] = ()
     alive: tuple[NDArray[np.bool_], ...] = ()
     heads: tuple[FlatIndex, ...] = ()
     loose: tuple[tuple[Ids, Vectors], ...] = ()
     removed: list[Ids] = field(default_factory=list)
 
     @classmethod
-    def of_segments(cls, segments: Sequence[Exact8Index], begun: float) -> Rewrite:
+    def of_segments(cls, segments: Sequence[Exact8Segment], begun: float) -> Rewrite:
         """Of these segments without their tombstones; to be called while nothing changes."""
         alive = tuple(segment.alive_rows.copy() for segment in segments)
         return cls(begun, segments=tuple(segments), alive=alive)
@@ -158,7 +158,7 @@ class Rewrite:
         loose = tuple(head.contents() for head in heads)
         return cls(begun, heads=tuple(heads), loose=loose)
 
-    def build(self, config: SegmentsConfig, scanner: Scanner) -> Exact8Index | None:
+    def build(self, config: SegmentsConfig, scanner: Scanner) -> Exact8Segment | None:
         """The segment, while the parts are searched and changed; None where nothing is alive."""
         counts = [int(alive.sum()) for alive in self.alive]
         total = sum(counts) + sum(len(ids) for ids, _ in self.loose)
@@ -177,9 +177,9 @@ class Rewrite:
         for loose_ids, vectors in self.loose:
             start, end = end, end + len(loose_ids)
             rows[start:end], ids[start:end] = vectors, loose_ids
-        return Exact8Index.of_rows(ids, rows, scanner=scanner)
+        return Exact8Segment(ids, rows, scanner=scanner)
 
-    def settle(self, product: Exact8Index) -> None:
+    def settle(self, product: Exact8Segment) -> None:
         """Takes out of the product what was removed meanwhile; to be called while nothing runs."""
         if not self.removed:
             return
@@ -209,7 +209,7 @@ def narrowed(vectors: Vectors) -> Vectors:
 
 # References on their way into a segmented index.
 
-Part = FlatIndex | Exact8Index
+Part = FlatIndex | Exact8Segment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,7 +219,7 @@ class Batch:
     keys: list[int]
     ids: Ids
     rows: Vectors
-    segment: Exact8Index | None
+    segment: Exact8Segment | None
 
 
 def require_new(batch: Batch, parts: Sequence[Part]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from indexes.base import Ids, MemoryAccount, VectorIndex, Vectors
 from indexes.errors import IdInvalid
 from indexes.exact.certificate import CertifiedHits
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.scoring import Positions
@@ -32,6 +32,7 @@ from indexes.validation import (
     check_distinct,
     check_hit_count,
     check_ids,
+    check_references,
     check_threshold,
     check_vectors,
 )
@@ -67,7 +68,7 @@ class SegmentedIndex(VectorIndex):
         self.scanner = scanner or Scanner()
         self._clock = clock
         self._frozen: tuple[FlatIndex, ...] = ()
-        self._segments: tuple[Exact8Index, ...] = ()
+        self._segments: tuple[Exact8Segment, ...] = ()
         self._removed_since: dict[str, float] = {}
         self._rewrites: list[Rewrite] = []
 
@@ -75,7 +76,7 @@ class SegmentedIndex(VectorIndex):
     def restore(
         cls,
         dim: int,
-        segments: Sequence[Exact8Index],
+        segments: Sequence[Exact8Segment],
         head: tuple[Ids, Vectors],
         config: SegmentsConfig | None = None,
         *,
@@ -107,7 +108,7 @@ class SegmentedIndex(VectorIndex):
         return self._dim
 
     @property
-    def segments(self) -> tuple[Exact8Index, ...]:
+    def segments(self) -> tuple[Exact8Segment, ...]:
         """The sealed segments."""
         return self._segments
 
@@ -143,15 +144,12 @@ class SegmentedIndex(VectorIndex):
 
     def prepare(self, ids: Ids, vectors: Vectors) -> Batch:
         """What of `add` needs nothing of the index, and takes long for many."""
-        rows = check_vectors(vectors, self._dim)
+        keys, rows = check_references(ids, vectors, self._dim)
         if self.config.rows == "float16":
             rows = check_vectors(narrowed(rows), self._dim)
-        keys = check_distinct(check_ids(ids))
-        if len(keys) != len(rows):
-            raise IdInvalid(f"{len(keys)} ids for {len(rows)} vectors; give one for each")
         segment = None
         if len(keys) >= _BULK_HEADS * self.config.head_rows:
-            segment = Exact8Index.of_rows(ids, rows.astype(self.config.rows), scanner=self.scanner)
+            segment = Exact8Segment(ids, rows.astype(self.config.rows), scanner=self.scanner)
         return Batch(keys, ids, rows, segment)
 
     def admit(self, batch: Batch, *, is_new: bool = False) -> None:
@@ -224,7 +222,7 @@ class SegmentedIndex(VectorIndex):
             return None
         return self._begin(Rewrite.of_segments([self._segments[i] for i in places], now))
 
-    def finish_rewrite(self, rewrite: Rewrite, product: Exact8Index | None) -> None:
+    def finish_rewrite(self, rewrite: Rewrite, product: Exact8Segment | None) -> None:
         """Puts the product in the place of its parts; to be called while nothing runs."""
         if product is not None:
             # First, for it may fail, and the parts must still be there then.

@@ -6,16 +6,16 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Lock
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Hits, Ids, MemoryAccount, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, ShardLost
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery, Pinned
 from indexes.joining.join import join
@@ -33,23 +33,6 @@ JOINED_LIMIT = 2_000_000
 # Listing so many ids costs what it costs to look one up.
 _IDS_FOR_ONE_LOOK_UP = 32
 _CLOSED = "a shard is closed; open the gallery again"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class OwnSide:
-    """The side of a join that a shard has itself: its references of ids from `above` on."""
-
-    segments: tuple[Exact8Index, ...]
-    alive: tuple[NDArray[np.bool_], ...]
-
-    @classmethod
-    def of(cls, pinned: Pinned, above: int) -> Self:
-        masks = []
-        for segment, alive in zip(pinned.segments, pinned.alive, strict=True):
-            mask = alive.copy()
-            mask[: len(segment.row_ids)] &= segment.row_ids >= above
-            masks.append(mask)
-        return cls(pinned.segments, tuple(masks))
 
 
 class ShardHost:
@@ -98,8 +81,13 @@ class ShardHost:
 
     def join(self, ids: Ids, vectors: Vectors, threshold: float, above: int) -> list[NDArray[Any]]:
         with self._pinned() as (pinned, scanner):
-            rows = Exact8Index.of_rows(ids, vectors, scanner=scanner)
-            pairs = join([rows], OwnSide.of(pinned, above), threshold, limit=JOINED_LIMIT)
+            rows = Exact8Segment(ids, vectors, scanner=scanner)
+            counted = [
+                alive & (segment.row_ids >= above)
+                for segment, alive in zip(pinned.segments, pinned.alive, strict=True)
+            ]
+            own = References(pinned.segments, counted)
+            pairs = join([rows], own, threshold, limit=JOINED_LIMIT)
             return [pairs.left, pairs.right, pairs.scores]
 
     def roster(self) -> list[NDArray[np.int64]]:

@@ -21,13 +21,13 @@ from indexes.validation import (
     check_distinct,
     check_hit_count,
     check_ids,
+    check_references,
     check_threshold,
     check_vectors,
+    is_id,
 )
 
 Value = TypeVar("Value")
-
-_GREATEST_ID = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +162,7 @@ class ShardedIndex(VectorIndex):
 
     def __contains__(self, key: object) -> bool:
         self._check_whole()
-        # A bool or a float would equal an id; only a whole number is one.
-        if isinstance(key, bool) or not isinstance(key, int | np.integer):
-            return False
-        if not 0 <= int(key) <= _GREATEST_ID:
-            return False
-        return bool(self._contained(np.array([key], np.int64))[0])
+        return is_id(key) and bool(self._contained(np.array([key], np.int64))[0])
 
     def __enter__(self) -> ShardedIndex:
         return self
@@ -188,14 +183,11 @@ class ShardedIndex(VectorIndex):
     def add(self, ids: Ids, vectors: Vectors) -> None:
         """Adds new ids; an id that is there already is refused, and then none is added."""
         self._check_whole()
-        rows = check_vectors(vectors, self.dim)
+        keys, rows = check_references(ids, vectors, self.dim)
         config = self._plan.config
         if self._plan.kind == "exact8" and config is not None and config.rows == "float16":
             # As the shards will, for rounding may take a row out of the tolerance.
             rows = check_vectors(narrowed(rows), self.dim)
-        keys = check_distinct(check_ids(ids))
-        if len(keys) != len(rows):
-            raise IdInvalid(f"{len(keys)} ids for {len(rows)} vectors; give one for each")
         parts = self._split(ids)
         # One shard refuses for itself and changes nothing; several must be asked first.
         if len(parts) > 1:

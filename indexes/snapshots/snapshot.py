@@ -31,7 +31,7 @@ from indexes.errors import (
     SnapshotMissing,
     VectorInvalid,
 )
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
@@ -285,7 +285,7 @@ def sweep(folder: Path) -> None:
 class _Frame:
     """A gallery at one moment: what lies in segments, and what lies in none."""
 
-    segments: tuple[Exact8Index, ...]
+    segments: tuple[Exact8Segment, ...]
     alive: tuple[NDArray[np.bool_], ...]
     removed_since: dict[str, float]
     ids: Ids
@@ -337,7 +337,7 @@ def _read_index(folder: Path, manifest: Manifest, sealer: Sealer, opening: Openi
     segments, removed_since = [], {}
     for entry, tombstones in zip(manifest.segments, state.tombstones, strict=True):
         parts = read_segment(folder, entry, origin.dim, sealer, mapped=opening.mapped)
-        segment = Exact8Index.restore(parts, scanner=scanner)
+        segment = Exact8Segment.restore(parts, scanner=scanner)
         dead = np.flatnonzero(~tombstones.alive)
         if len(dead):
             segment.bury(dead)

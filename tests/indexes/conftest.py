@@ -7,9 +7,23 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from indexes.base import Vectors
+from indexes.base import Ids, Vectors
+from indexes.exact.exact8 import Exact8Segment
+from indexes.segmented.fanout import Parts
 
 UnitRows = Callable[..., Vectors]
+
+
+def ask(segment: Exact8Segment) -> Parts:
+    """One segment, to be searched as a gallery searches it."""
+    return Parts([segment], [], segment.scanner.kernel)
+
+
+def bury(segment: Exact8Segment, ids: Ids) -> None:
+    """Removes these ids from a segment that has them."""
+    rows, present = segment.find(ids)
+    assert present.all()
+    segment.bury(rows)
 
 
 @pytest.fixture(scope="session")

@@ -191,7 +191,8 @@ def test_a_flat_gallery_is_pinned_as_one_segment(gallery: Gallery, unit_rows: Un
     assert (pinned.sequence, pinned.head, pinned.removed_since) == (5, 1, {})
     assert pinned.alive[0].all()
     assert segment.ids.tolist() == list(range(10))
-    assert np.array_equal(segment.vectors(np.arange(10)), unit_rows(10))
+    rows = segment.find(np.arange(10))[0]
+    assert np.array_equal(segment.rows.take(rows), unit_rows(10))
 
 
 def test_upkeep_changes_no_answer_and_no_watermark(segmented: Gallery, unit_rows: UnitRows) -> None:

@@ -1,4 +1,4 @@
-"""Exact8Index held against FlatIndex, and what it refuses."""
+"""A sealed segment held against FlatIndex."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes.base import Hits, Vectors
-from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
+from indexes.errors import SearchInvalid, VectorInvalid
 from indexes.exact import scanner as scanner_module
 from indexes.exact.certificate import CertifiedHits
 from indexes.exact.codes import CodedQueries, Codes, code_limit
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner, available_kernels
 from indexes.flat import FlatIndex
 from indexes.scoring import arrange
+from tests.indexes.conftest import ask, bury
 
 UnitRows = Callable[..., Vectors]
 
@@ -97,29 +98,29 @@ def test_answers_are_those_of_the_flat_index(
     probes = probes[random.permutation(len(probes))[:queries]]
     flat = FlatIndex(dim)
     flat.add(ids, rows)
-    index = Exact8Index(dim, ids, rows, scanner=scanners[kernel])
+    index = Exact8Segment(ids, rows, scanner=scanners[kernel])
     gone = ids[random.random(n) < removed]
     flat.remove(gone)
-    index.remove(gone)
+    bury(index, gone)
 
     assert np.array_equal(index.ids, flat.ids)
     assert len(index) == len(flat)
     best = flat.search(probes, k)
-    assert_same(index.search(probes, k), best)
+    assert_same(ask(index).search(probes, k), best)
     # A score that is there, as the threshold, and its neighbours.
     score = float(best.scores[random.integers(0, len(best.scores))]) if len(best.scores) else 0.5
     for threshold in (score, math.nextafter(score, 2), math.nextafter(score, -2), 0.9):
         if queries * n <= 100_000 or threshold > 0.5:
             expected = flat.range_search(probes, threshold)
-            assert_same(index.range_search(probes, threshold), expected)
+            assert_same(ask(index).range_search(probes, threshold), expected)
 
 
 @pytest.mark.parametrize("threshold", [-5.0, 5.0, -1e300, 1e300])
 def test_thresholds_beyond_any_score_find_all_or_nothing(
     unit_rows: UnitRows, scanner: Scanner, threshold: float
 ) -> None:
-    index = Exact8Index(64, np.arange(40), unit_rows(40, 64), scanner=scanner)
-    found = index.range_search(unit_rows(3, 64, seed=1), threshold)
+    index = Exact8Segment(np.arange(40), unit_rows(40, 64), scanner=scanner)
+    found = ask(index).range_search(unit_rows(3, 64, seed=1), threshold)
     assert len(found.ids) == (120 if threshold < 0 else 0)
 
 
@@ -142,9 +143,9 @@ def test_the_certificate_tells_the_bound_and_the_rows_rescored(
     unit_rows: UnitRows, scanner: Scanner
 ) -> None:
     rows, probes = unit_rows(5000, 128), unit_rows(20, 128, seed=1)
-    index = Exact8Index(128, np.arange(5000), rows, scanner=scanner)
+    index = Exact8Segment(np.arange(5000), rows, scanner=scanner)
     scores = probes.astype(np.float64) @ rows.T.astype(np.float64)
-    found = index.range_search(probes, 0.2)
+    found = ask(index).range_search(probes, 0.2)
     certificate = found.certificate
     assert isinstance(found, CertifiedHits)
     assert certificate.exact
@@ -154,7 +155,7 @@ def test_the_certificate_tells_the_bound_and_the_rows_rescored(
     # Twice: the code score may be off by epsilon, and so may what is taken for possible.
     possible = scores >= 0.2 - 2 * certificate.epsilon[:, None]
     assert (certificate.rescored <= possible.sum(axis=1)).all()
-    best = index.search(probes, 5).certificate
+    best = ask(index).search(probes, 5).certificate
     assert (best.rescored >= 5).all()
     assert best.rescored.mean() < 100
 
@@ -162,14 +163,15 @@ def test_the_certificate_tells_the_bound_and_the_rows_rescored(
 def test_float16_is_exact_for_the_vectors_it_keeps(unit_rows: UnitRows, scanner: Scanner) -> None:
     rows, probes = unit_rows(800, 100), unit_rows(30, 100, seed=1)
     ids = np.arange(800)
-    index = Exact8Index(100, ids, rows, scanner=scanner, store="float16")
+    index = Exact8Segment(ids, rows.astype(np.float16), scanner=scanner)
     kept = rows.astype(np.float16).astype(np.float32)
     flat = FlatIndex(100)
     flat.add(ids, kept)
-    assert np.array_equal(index.vectors(ids), kept)
-    assert index.vectors(ids).dtype == np.float32
-    assert_same(index.search(probes, 7), flat.search(probes, 7))
-    assert_same(index.range_search(probes, 0.1), flat.range_search(probes, 0.1))
+    stored = index.rows.take(index.find(ids)[0])
+    assert stored.dtype == np.float32
+    assert np.array_equal(stored, kept)
+    assert_same(ask(index).search(probes, 7), flat.search(probes, 7))
+    assert_same(ask(index).range_search(probes, 0.1), flat.range_search(probes, 0.1))
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.1, 1.0])
@@ -177,69 +179,49 @@ def test_any_code_limit_gives_the_same_answers(
     unit_rows: UnitRows, scanner: Scanner, limit: float
 ) -> None:
     rows, probes = unit_rows(600, 64), unit_rows(40, 64, seed=1)
-    index = Exact8Index(64, np.arange(600), rows, scanner=scanner, limit=limit)
+    index = Exact8Segment(np.arange(600), rows, scanner=scanner, limit=limit)
     flat = FlatIndex(64)
     flat.add(np.arange(600), rows)
-    assert_same(index.search(probes, 3), flat.search(probes, 3))
-    assert_same(index.range_search(probes, 0.3), flat.range_search(probes, 0.3))
+    assert_same(ask(index).search(probes, 3), flat.search(probes, 3))
+    assert_same(ask(index).range_search(probes, 0.3), flat.range_search(probes, 0.3))
 
 
-def test_vectors_come_back_as_given_and_removed_ones_do_not(unit_rows: UnitRows) -> None:
-    rows = unit_rows(50, 64)
+def test_removed_ids_are_gone_and_what_is_no_id_is_never_there(
+    unit_rows: UnitRows, scanner: Scanner
+) -> None:
     ids = np.arange(100, 150)
-    index = Exact8Index(64, ids, rows)
-    order = np.random.default_rng(0).permutation(50)
-    assert np.array_equal(index.vectors(ids[order]), rows[order])
-    index.remove(ids[:10])
+    index = Exact8Segment(ids, unit_rows(50, 64), scanner=scanner)
+    bury(index, ids[:10])
+    assert index.find(np.array([120, 105]))[1].tolist() == [True, False]
     assert 100 not in index
     assert 110 in index
     assert np.int64(110) in index
     for stranger in (True, 110.0, "110", 7, 10**30, -1):
         assert stranger not in index
-    with pytest.raises(IdInvalid, match="id 105 is not"):
-        index.vectors(np.array([120, 105]))
-    with pytest.raises(IdInvalid, match="id 105 is not"):
-        index.remove(np.array([120, 105]))
-    assert 120 in index
 
 
 def test_an_empty_segment_and_an_empty_batch_are_fine(
     unit_rows: UnitRows, scanner: Scanner
 ) -> None:
     nothing = np.empty((0, 64), np.float32)
-    empty = Exact8Index(64, np.empty(0, np.int64), nothing, scanner=scanner)
-    assert len(empty.search(unit_rows(3, 64), 2)) == 3
-    assert len(empty.range_search(unit_rows(3, 64), 0.5).ids) == 0
+    empty = Exact8Segment(np.empty(0, np.int64), nothing, scanner=scanner)
+    assert len(ask(empty).search(unit_rows(3, 64), 2)) == 3
+    assert len(ask(empty).range_search(unit_rows(3, 64), 0.5).ids) == 0
     assert len(empty.ids) == 0
-    full = Exact8Index(64, np.arange(9), unit_rows(9, 64), scanner=scanner)
-    assert len(full.search(nothing, 2)) == 0
-    assert len(full.range_search(nothing, 0.5)) == 0
+    full = Exact8Segment(np.arange(9), unit_rows(9, 64), scanner=scanner)
+    assert len(ask(full).search(nothing, 2)) == 0
+    assert len(ask(full).range_search(nothing, 0.5)) == 0
 
 
-def test_invalid_input_is_refused(unit_rows: UnitRows) -> None:
+def test_a_code_limit_or_a_dimension_that_codes_cannot_have_is_refused(
+    unit_rows: UnitRows, scanner: Scanner
+) -> None:
     rows, ids = unit_rows(5, 64), np.arange(5)
-    spoilt = rows.copy()
-    spoilt[2, 3] = np.nan
-    for bad in (spoilt, rows.astype(np.float64), rows[:, :60], rows * np.float32(0), rows * 2):
-        with pytest.raises(VectorInvalid):
-            Exact8Index(64, ids, bad)
-    for wrong in (ids - 1, ids[:4], ids * 0, ids.astype(np.int32)):
-        with pytest.raises(IdInvalid):
-            Exact8Index(64, wrong, rows)
     for limit in (0.0, 1e-6, 1.5, math.nan):
         with pytest.raises(VectorInvalid):
-            Exact8Index(64, ids, rows, limit=limit)
-    with pytest.raises(VectorInvalid):
-        Exact8Index(0, ids, rows)
+            Exact8Segment(ids, rows, scanner=scanner, limit=limit)
     with pytest.raises(VectorInvalid, match="at most 16384"):
-        Exact8Index(20_000, ids[:0], np.empty((0, 20_000), np.float32))
-    index = Exact8Index(64, ids, rows)
-    with pytest.raises(SearchInvalid):
-        index.search(rows, 0)
-    with pytest.raises(SearchInvalid):
-        index.range_search(rows, math.nan)
-    with pytest.raises(VectorInvalid):
-        index.search(spoilt, 1)
+        Exact8Segment(ids[:0], np.empty((0, 20_000), np.float32), scanner=scanner)
 
 
 def test_kernels_that_are_not_here_are_refused() -> None:
@@ -253,7 +235,7 @@ def test_a_processor_without_vector_instructions_falls_back_and_says_so(
     unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = unit_rows(300, 64)
-    expected = Exact8Index(64, np.arange(300), rows).search(rows[:40], 3)
+    expected = ask(Exact8Segment(np.arange(300), rows, scanner=Scanner())).search(rows[:40], 3)
     monkeypatch.setattr(scanner_module, "has_amx", lambda: False)
     monkeypatch.setattr(scanner_module, "has_vnni", lambda: False)
     for installed, kernel in ((True, "onnxruntime"), (False, "numba")):
@@ -262,16 +244,16 @@ def test_a_processor_without_vector_instructions_falls_back_and_says_so(
             scanner = Scanner()
         assert scanner.kernel == kernel
         assert f"exact, by {kernel}, but are slower" in caplog.text
-        index = Exact8Index(64, np.arange(300), rows, scanner=scanner)
-        assert_same(index.search(rows[:40], 3), expected)
+        index = Exact8Segment(np.arange(300), rows, scanner=scanner)
+        assert_same(ask(index).search(rows[:40], 3), expected)
 
 
 def test_answers_do_not_depend_on_the_number_of_threads(unit_rows: UnitRows) -> None:
     rows, probes = unit_rows(40_000, 64), unit_rows(50, 64, seed=1)
     answers = []
     for threads in (1, 2, 5):
-        index = Exact8Index(64, np.arange(40_000), rows, scanner=Scanner(threads=threads))
-        answers.append((index.search(probes, 9), index.range_search(probes, 0.35)))
+        index = Exact8Segment(np.arange(40_000), rows, scanner=Scanner(threads=threads))
+        answers.append((ask(index).search(probes, 9), ask(index).range_search(probes, 0.35)))
     for answer in answers[1:]:
         assert_same(answer[0], answers[0][0])
         assert_same(answer[1], answers[0][1])
@@ -305,7 +287,7 @@ def test_the_best_above_known_scores_complete_the_best_of_all(
     floors = np.full(queries, -np.inf)
     found = []
     for part in (slice(0, cut), slice(cut, 1200)):
-        index = Exact8Index(dim, ids[part], rows[part], scanner=scanners[kernel])
+        index = Exact8Segment(ids[part], rows[part], scanner=scanners[kernel])
         pairs, rescored = index.best(probes, coded, k, floors)
         assert (rescored >= np.bincount(pairs.query_of, minlength=queries)).all()
         found.append((pairs.query_of, index.row_ids[pairs.row_of], pairs.scores))
@@ -314,19 +296,3 @@ def test_the_best_above_known_scores_complete_the_best_of_all(
             floors = first.scores[first.offsets[1:] - 1].astype(np.float64)
     query_of, found_ids, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     assert_same(arrange(queries, query_of, found_ids, scores, k), flat.search(probes, k))
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_component_that_is_no_number_of_a_unit_vector_is_refused(
-    unit_rows: UnitRows, value: float
-) -> None:
-    rows = unit_rows(5, 64)
-    spoilt = rows.copy()
-    spoilt[4, 63] = value
-    index = Exact8Index(64, np.arange(5), rows)
-    with pytest.raises(VectorInvalid, match="vector 4"):
-        Exact8Index(64, np.arange(5), spoilt)
-    with pytest.raises(VectorInvalid, match="vector 4"):
-        index.search(spoilt, 1)
-    with pytest.raises(VectorInvalid, match="vector 4"):
-        index.range_search(spoilt, 0.5)

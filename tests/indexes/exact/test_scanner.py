@@ -12,9 +12,10 @@ import pytest
 
 from indexes.base import Vectors
 from indexes.exact.codes import CodedQueries
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.kernels import Found
 from indexes.exact.scanner import Scanner
+from tests.indexes.conftest import ask
 
 UnitRows = Callable[..., Vectors]
 
@@ -25,11 +26,11 @@ ROWS, QUERIES = 4096, 64
 def test_a_search_waits_for_no_thread_that_has_not_begun(unit_rows: UnitRows) -> None:
     rows = unit_rows(ROWS, 64)
     scanner, release = Scanner(threads=2), threading.Event()
-    index = Exact8Index(64, np.arange(ROWS), rows, scanner=scanner)
+    index = Exact8Segment(np.arange(ROWS), rows, scanner=scanner)
     scanner._pool.submit(release.wait)
     try:
         with ThreadPoolExecutor(1) as caller:
-            hits = caller.submit(index.search, rows[:QUERIES], 1).result(timeout=60)
+            hits = caller.submit(ask(index).search, rows[:QUERIES], 1).result(timeout=60)
     finally:
         release.set()
         scanner.close()
@@ -39,7 +40,7 @@ def test_a_search_waits_for_no_thread_that_has_not_begun(unit_rows: UnitRows) ->
 def test_a_scan_that_fails_ends_only_when_all_its_threads_have_ended(unit_rows: UnitRows) -> None:
     rows = unit_rows(ROWS, 64)
     scanner = Scanner(threads=2)
-    index = Exact8Index(64, np.arange(ROWS), rows, scanner=scanner)
+    index = Exact8Segment(np.arange(ROWS), rows, scanner=scanner)
     wanted = CodedQueries.of_vectors(rows[:QUERIES]).wanted(index.codes, 0.99)
     caller = threading.current_thread()
     begun, ended = threading.Event(), threading.Event()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner, available_kernels
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join, join_gallery
@@ -22,6 +22,7 @@ from indexes.joining.pairs import RECORD, Records, sort_records
 from indexes.scoring import exact_scores
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
+from tests.indexes.conftest import bury
 
 UnitRows = Callable[..., Vectors]
 
@@ -55,14 +56,10 @@ def brute_force(
     return sort_records(found)
 
 
-def segmented(
-    ids: Ids, rows: Vectors, segment_of: np.ndarray, **options: object
-) -> list[Exact8Index]:
+def segmented(ids: Ids, rows: Vectors, segment_of: np.ndarray) -> list[Exact8Segment]:
     """Segments of the rows that have one number."""
     return [
-        Exact8Index(
-            rows.shape[1], ids[segment_of == i], rows[segment_of == i], scanner=SCANNER, **options
-        )
+        Exact8Segment(ids[segment_of == i], rows[segment_of == i], scanner=SCANNER)
         for i in range(segment_of.max(initial=0) + 1)
     ]
 
@@ -91,7 +88,7 @@ def test_a_join_is_brute_force_for_any_segments_and_tiles(
     right = segmented(other_ids, others, random.integers(0, parts, m))
     gone = random.random(n) < 0.1
     for segment in left:
-        segment.remove(np.intersect1d(segment.ids, ids[gone]))
+        bury(segment, np.intersect1d(segment.ids, ids[gone]))
     ids, rows = ids[~gone], rows[~gone]
     within = join(left, None, threshold, tile_rows=tile_rows)
     assert np.array_equal(within.records, brute_force(ids, rows, threshold))
@@ -124,7 +121,7 @@ def test_float16_rows_and_mixed_code_limits_join_exactly(kernel: str) -> None:
     halves = rows.astype(np.float16).astype(np.float32)
     scanner = Scanner(kernel, 2)
     segments = [
-        Exact8Index(DIM, ids[i::2], rows[i::2], store="float16", limit=limit, scanner=scanner)
+        Exact8Segment(ids[i::2], rows[i::2].astype(np.float16), limit=limit, scanner=scanner)
         for i, limit in enumerate((0.3, None))
     ]
     expected = brute_force(ids, halves, THRESHOLD)
@@ -143,7 +140,9 @@ def test_within_and_between_at_once_are_all_pairs_with_a_new_reference() -> None
 
 def test_a_reference_on_both_sides_is_refused_where_pairs_within_are_asked_for_too() -> None:
     rows = np.eye(64, dtype=np.float32)
-    new, old = (Exact8Index(64, np.arange(start, 64), rows[start:]) for start in (60, 0))
+    new, old = (
+        Exact8Segment(np.arange(start, 64), rows[start:], scanner=SCANNER) for start in (60, 0)
+    )
     with pytest.raises(IdInvalid, match="id 60 is on both sides"):
         join([new], [old], 0.5, and_within=True)
     assert len(join([new], [old], 0.5)) == 4
@@ -176,7 +175,7 @@ def test_a_removal_meanwhile_leaves_the_pairs_of_those_that_stay(threshold: floa
     def remove(progress: Progress) -> None:
         for segment in segments:
             some = np.intersect1d(segment.ids, np.array(sorted(left)[:60], np.int64))
-            segment.remove(some)
+            bury(segment, some)
             left.difference_update(some.tolist())
 
     found = join(segments, None, threshold, tile_rows=100, progress=remove).records
@@ -209,12 +208,12 @@ _DENSE = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.joining.join import join
 from indexes.exact.scanner import Scanner
 rows = np.random.default_rng(0).standard_normal((4000, 64)).astype(np.float32)
 rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-segment = Exact8Index(64, np.arange(4000), rows, scanner=Scanner(threads=2))
+segment = Exact8Segment(np.arange(4000), rows, scanner=Scanner(threads=2))
 join([segment], None, 0.5)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pairs = join([segment], None, -1.0, checkpoint=Path(sys.argv[1]))
@@ -244,11 +243,12 @@ def test_more_pairs_than_the_limit_are_refused_and_a_higher_limit_goes_on(tmp_pa
 
 
 def test_invalid_joins_are_refused(unit_rows: UnitRows) -> None:
-    index = Exact8Index(64, np.arange(9), unit_rows(9, 64))
+    index = Exact8Segment(np.arange(9), unit_rows(9, 64), scanner=SCANNER)
+    other = Exact8Segment(np.arange(9, 18), unit_rows(9), scanner=SCANNER)
     with pytest.raises(VectorInvalid, match="of one dimension"):
-        join([index], [Exact8Index(16, np.arange(9), unit_rows(9))], 0.5)
+        join([index], [other], 0.5)
     with pytest.raises(VectorInvalid, match="of one dimension"):
-        join([index, Exact8Index(16, np.arange(9, 18), unit_rows(9))], None, 0.5)
+        join([index, other], None, 0.5)
     with pytest.raises(IdInvalid, match="in two segments"):
         join([index, index], None, 0.5)
     with pytest.raises(SearchInvalid):

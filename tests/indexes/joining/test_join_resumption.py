@@ -13,13 +13,14 @@ import pytest
 
 from indexes.base import Ids, Vectors
 from indexes.errors import CheckpointInvalid
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join, join_gallery
 from indexes.joining.pairs import Records
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
+from tests.indexes.conftest import bury
 
 DIM, ROWS, TILE, THRESHOLD = 64, 2400, 300, 0.35
 TILES = 8 * 9 // 2
@@ -40,17 +41,14 @@ def faces() -> tuple[Ids, Vectors]:
 
 @pytest.fixture(scope="module")
 def expected(faces: tuple[Ids, Vectors]) -> Records:
-    records = join([Exact8Index(DIM, *faces, scanner=SCANNER)], None, THRESHOLD).records
+    records = join([Exact8Segment(*faces, scanner=SCANNER)], None, THRESHOLD).records
     assert len(records) > 2000
     return records
 
 
-def cut(faces: tuple[Ids, Vectors], parts: int, **options: object) -> list[Exact8Index]:
+def cut(faces: tuple[Ids, np.ndarray], parts: int) -> list[Exact8Segment]:
     ids, rows = faces
-    return [
-        Exact8Index(DIM, ids[i::parts], rows[i::parts], scanner=SCANNER, **options)
-        for i in range(parts)
-    ]
+    return [Exact8Segment(ids[i::parts], rows[i::parts], scanner=SCANNER) for i in range(parts)]
 
 
 def stop_after(tiles: int):
@@ -90,7 +88,7 @@ def test_other_terms_more_references_and_other_vectors_are_refused(
     kept, terms = cut(faces, 2), {"checkpoint": tmp_path, "tile_rows": TILE}
     with pytest.raises(Stopped):
         join(kept, None, THRESHOLD, **terms, progress=stop_after(5))
-    one_more = Exact8Index(DIM, np.array([5 * ROWS]), rows[:1], scanner=SCANNER)
+    one_more = Exact8Segment(np.array([5 * ROWS]), rows[:1], scanner=SCANNER)
     exchanged = ids.copy()
     exchanged[[0, 1]] = exchanged[[1, 0]]
     for segments, right, threshold, tile_rows, reason in (
@@ -99,7 +97,7 @@ def test_other_terms_more_references_and_other_vectors_are_refused(
         (kept, [], THRESHOLD, TILE, "of another join"),
         ([*kept, one_more], None, THRESHOLD, TILE, "without 1 of these"),
         (cut((exchanged, rows), 2), None, THRESHOLD, TILE, "other vectors"),
-        (cut(faces, 2, store="float16"), None, THRESHOLD, TILE, "other vectors"),
+        (cut((faces[0], faces[1].astype(np.float16)), 2), None, THRESHOLD, TILE, "other vectors"),
     ):
         with pytest.raises(CheckpointInvalid, match=reason):
             join(segments, right, threshold, checkpoint=tmp_path, tile_rows=tile_rows)
@@ -119,7 +117,7 @@ def test_who_was_removed_while_it_stood_still_is_in_no_pair(
         join(left, right, THRESHOLD, **terms, progress=stop_after(20))
     gone = ids[::5]
     for segment in left:
-        segment.remove(np.intersect1d(segment.ids, gone))
+        bury(segment, np.intersect1d(segment.ids, gone))
     pairs = join(left, right, THRESHOLD, **terms)
     stays = ~np.isin(everything["left"], gone)
     if not between:
@@ -172,13 +170,13 @@ _CHILD = """
 import sys
 from pathlib import Path
 import numpy as np
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.joining.join import join
 from indexes.exact.scanner import Scanner
 held, parts = np.load(sys.argv[1]), int(sys.argv[3])
 scanner = Scanner(threads=2)
 segments = [
-    Exact8Index(64, held["ids"][i::parts], held["rows"][i::parts], scanner=scanner)
+    Exact8Segment(held["ids"][i::parts], held["rows"][i::parts], scanner=scanner)
     for i in range(parts)
 ]
 def tell(progress):

@@ -208,8 +208,8 @@ def test_no_search_misses_a_committed_reference_while_everything_goes_on(
     with Upkeep(commotion.gallery), ThreadPoolExecutor(len(works)) as pool:
         running = [pool.submit(commotion.guarded, work) for work in works]
         assert all(work.result() > 0 for work in running)
-    # Segments came and went: each name was seen in a pin.
-    assert len(commotion.names) > 5 * duration_s
+    # Segments went: each name was seen in a pin.
+    assert commotion.names - {segment.name for segment in commotion.gallery.segments}
     assert_equal_to_flat(commotion)
 
 

@@ -14,11 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from indexes.base import Hits, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from indexes.exact.certificate import CertifiedHits
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
+from tests.indexes.conftest import ask
 
 UnitRows = Callable[..., Vectors]
 
@@ -187,7 +188,7 @@ def test_the_certificate_covers_all_parts(index: SegmentedIndex, unit_rows: Unit
     queries = unit_rows(3, 64, seed=1)
     found = index.range_search(queries, 0.1)
     assert isinstance(found, CertifiedHits)
-    sealed = index.segments[0].range_search(queries, 0.1).certificate
+    sealed = ask(index.segments[0]).range_search(queries, 0.1).certificate
     assert found.certificate.exact
     assert found.certificate.compared == 100
     assert np.array_equal(found.certificate.epsilon, sealed.epsilon)
@@ -341,7 +342,7 @@ def test_it_comes_back_from_its_parts_with_tombstones_and_their_age(
 ) -> None:
     index.remove(np.array([3, 70, 98]))
     (segment,) = index.segments
-    restored = Exact8Index.restore(segment.parts(), scanner=SCANNER)
+    restored = Exact8Segment.restore(segment.parts(), scanner=SCANNER)
     restored.bury(np.flatnonzero(~segment.alive_rows))
     heads = [head.contents() for head in index.heads]
     head = tuple(np.concatenate(column) for column in zip(*heads, strict=True))

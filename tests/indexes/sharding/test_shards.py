@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from indexes.base import Hits, Ids, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, ShardLost, VectorInvalid
 from indexes.exact.certificate import CertifiedHits
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import LocalShard, open_local
 from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits, shards_of
+from tests.indexes.conftest import ask
 
 UnitRows = Callable[..., Vectors]
 
@@ -288,7 +289,8 @@ def test_a_gallery_over_shards_is_pinned_whole_and_leaves_upkeep_to_them(
         (whole,) = pinned.segments
         assert pinned.sequence == 6
         assert np.array_equal(whole.ids, np.arange(5, 20))
-        assert np.array_equal(whole.vectors(np.arange(5, 20)), unit_rows(20)[5:])
+        rows = whole.find(np.arange(5, 20))[0]
+        assert np.array_equal(whole.rows.take(rows), unit_rows(20)[5:])
         assert (gallery.maintain(), gallery.deadline_s()) == (False, None)
 
 
@@ -353,10 +355,10 @@ def test_shards_compact_beside_searches_and_changes_wait(unit_rows: UnitRows) ->
 
 def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows: UnitRows) -> None:
     rows, queries, scanner = unit_rows(500, 64), unit_rows(5, 64, seed=1), Scanner(threads=1)
-    halves = [Exact8Index(64, np.arange(at, 500, 2), rows[at::2], scanner=scanner) for at in (0, 1)]
+    halves = [Exact8Segment(np.arange(at, 500, 2), rows[at::2], scanner=scanner) for at in (0, 1)]
     flat = FlatIndex(64)
     flat.add(np.arange(500), rows)
-    parts = [half.search(queries, 10) for half in halves]
+    parts = [ask(half).search(queries, 10) for half in halves]
     whole = merge_hits(parts, 10)
     assert isinstance(whole, CertifiedHits)
     assert_same(whole, flat.search(queries, 10))

@@ -15,11 +15,13 @@ from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from indexes.base import Vectors
 from indexes.errors import SnapshotDamaged, SnapshotForeign
-from indexes.exact.exact8 import Exact8Index
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.snapshots.files import map_rows, read_segment, write_segment
 from indexes.snapshots.manifest import SegmentEntry
-from indexes.snapshots.sealing import Sealer, Unsealed
+from indexes.snapshots.sealing import Sealer
+from tests.indexes.conftest import ask
+from tests.indexes.snapshots.unsealed import Unsealed
 
 UnitRows = Callable[..., Vectors]
 
@@ -41,21 +43,21 @@ def scanner() -> Scanner:
 def test_a_mapped_segment_answers_as_the_one_in_memory(
     store: str, dim: int, tmp_path: Path, sealer: Sealer, unit_rows: UnitRows, scanner: Scanner
 ) -> None:
-    index = Exact8Index(dim, np.arange(700), unit_rows(700, dim), scanner=scanner, store=store)
+    index = Exact8Segment(np.arange(700), unit_rows(700, dim).astype(store), scanner=scanner)
     entry = write_segment(tmp_path, index.parts(), sealer)
     queries = unit_rows(20, dim, seed=1)
     for mapped in (False, True):
         parts = read_segment(tmp_path, entry, dim, sealer, mapped=mapped)
-        loaded = Exact8Index.restore(parts, scanner=scanner)
+        loaded = Exact8Segment.restore(parts, scanner=scanner)
         assert loaded.name == index.name
         assert loaded.rows.memory_bytes == (0 if mapped else index.rows.memory_bytes)
         for one, other in (
-            (index.search(queries, 10), loaded.search(queries, 10)),
-            (index.range_search(queries, 0.2), loaded.range_search(queries, 0.2)),
+            (ask(index).search(queries, 10), ask(loaded).search(queries, 10)),
+            (ask(index).range_search(queries, 0.2), ask(loaded).range_search(queries, 0.2)),
         ):
             assert np.array_equal(one.ids, other.ids)
             assert np.array_equal(one.scores, other.scores)
-        assert np.array_equal(index.vectors(index.ids), loaded.vectors(index.ids))
+        assert np.array_equal(index.rows.take(np.arange(700)), loaded.rows.take(np.arange(700)))
 
 
 @pytest.fixture(scope="module", params=SEALERS, ids=["unsealed", "vault"])
@@ -67,7 +69,7 @@ def mapped_rows(
 ):
     """A segment of 300 rows of 13 numbers in memory, and the same in its file."""
     folder = tmp_path_factory.mktemp("mapped")
-    index = Exact8Index(13, np.arange(300), unit_rows(300, 13), scanner=scanner)
+    index = Exact8Segment(np.arange(300), unit_rows(300, 13), scanner=scanner)
     entry = write_segment(folder, index.parts(), request.param)
     return index.rows, map_rows(folder, entry, 13, request.param)
 
@@ -97,7 +99,7 @@ def test_wiping_leaves_the_file_as_it_is(mapped_rows) -> None:
 def test_a_mapping_outlives_the_name_of_its_file(
     tmp_path: Path, sealer: Sealer, unit_rows: UnitRows, scanner: Scanner
 ) -> None:
-    index = Exact8Index(16, np.arange(300), unit_rows(300), scanner=scanner)
+    index = Exact8Segment(np.arange(300), unit_rows(300), scanner=scanner)
     rows = map_rows(tmp_path, write_segment(tmp_path, index.parts(), sealer), 16, sealer)
     for path in tmp_path.iterdir():
         path.unlink()
@@ -109,7 +111,7 @@ def test_a_mapping_outlives_the_name_of_its_file(
 def written(
     tmp_path: Path, sealer: Sealer, unit_rows: UnitRows, scanner: Scanner
 ) -> tuple[Path, SegmentEntry]:
-    index = Exact8Index(16, np.arange(50), unit_rows(50), scanner=scanner)
+    index = Exact8Segment(np.arange(50), unit_rows(50), scanner=scanner)
     return tmp_path, write_segment(tmp_path, index.parts(), sealer)
 
 
@@ -142,7 +144,7 @@ def test_the_same_segment_written_twice_shows_no_common_bytes(
 ) -> None:
     """Two files under one name and key would betray what changed between them."""
     sealer = SEALERS[1]
-    index = Exact8Index(16, np.arange(50), unit_rows(50), scanner=scanner)
+    index = Exact8Segment(np.arange(50), unit_rows(50), scanner=scanner)
     entries = [write_segment(tmp_path, index.parts(), sealer) for _ in range(2)]
     assert entries[0].file.name != entries[1].file.name
     one, other = (
@@ -155,7 +157,7 @@ def test_the_same_segment_written_twice_shows_no_common_bytes(
 def test_the_vaults_files_show_no_row(
     tmp_path: Path, unit_rows: UnitRows, scanner: Scanner
 ) -> None:
-    index = Exact8Index(16, np.arange(50), unit_rows(50), scanner=scanner)
+    index = Exact8Segment(np.arange(50), unit_rows(50), scanner=scanner)
     for sealer, shown in zip(SEALERS, (True, False), strict=True):
         entry = write_segment(tmp_path, index.parts(), sealer)
         content = (tmp_path / f"segment-{entry.file.name}").read_bytes()

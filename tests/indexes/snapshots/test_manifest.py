@@ -19,7 +19,7 @@ from indexes.snapshots.manifest import (
     Origin,
     SegmentEntry,
 )
-from indexes.snapshots.sealing import Unsealed
+from tests.indexes.snapshots.unsealed import Unsealed
 
 ORIGIN = Origin("exact8", 16, model_digest="5face", key_id="key-1", deployment_id="here")
 

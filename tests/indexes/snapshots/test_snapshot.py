@@ -22,8 +22,9 @@ from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import FileEntry, Manifest, Origin
-from indexes.snapshots.sealing import Sealer, Unsealed
+from indexes.snapshots.sealing import Sealer
 from indexes.snapshots.snapshot import Opening
+from tests.indexes.snapshots.unsealed import Unsealed
 
 UnitRows = Callable[..., Vectors]
 

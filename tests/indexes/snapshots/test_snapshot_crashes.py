@@ -17,8 +17,8 @@ import pytest
 
 from indexes.gallery import Gallery
 from indexes.snapshots import snapshot
-from indexes.snapshots.sealing import Unsealed
 from tests.indexes.snapshots.conftest import ORIGIN, SEALER, add, assert_same, load, named
+from tests.indexes.snapshots.unsealed import Unsealed
 
 
 def states_of_a_save(folder: Path, gallery: Gallery) -> Iterator[str]:
@@ -127,7 +127,7 @@ CHILD = """
     from indexes.snapshots.manifest import Origin
     from indexes.segmented.merging import SegmentsConfig
     from indexes.exact.scanner import Scanner
-    from indexes.snapshots.sealing import Unsealed
+    from tests.indexes.snapshots.unsealed import Unsealed
     from indexes.segmented.segments import SegmentedIndex
 
     folder, origin = Path(sys.argv[1]), Origin("exact8", 16, "5face", "key-1", "here")
@@ -148,7 +148,7 @@ def run_child(
         [sys.executable, "-c", source, *map(str, arguments)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(snapshot.__file__).parent.parent,
+        cwd=Path(snapshot.__file__).parents[2],
     )
 
 
