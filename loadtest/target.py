@@ -77,6 +77,7 @@ FORCED = {
     "SOSIE_SERVE__HOST": "127.0.0.1",
     "SOSIE_SERVE__RAY_ADDRESS": "",
     "SOSIE_SERVE__TRACE_ENDPOINT": "",
+    "SOSIE_SERVE__LOG_FILE": "log/service.jsonl",
 }
 MOST_BYTES = 64 * 1024
 

@@ -20,7 +20,7 @@ from serving.errors import TemplateInvalid
 from serving.registrar.protocol import Desk
 from serving.settings import ServeSettings
 from serving.telemetry.metrics import Meter
-from serving.telemetry.traces import SilentTracer, Tracer
+from serving.telemetry.traces import Tracer
 
 
 class Faces(Protocol):
@@ -89,4 +89,4 @@ class Parts:
     version: str
     calibration: Calibration | None = None
     """Says how many false candidates a search has to expect; without it answers have null."""
-    tracer: Tracer = field(default_factory=SilentTracer)
+    tracer: Tracer = field(default_factory=Tracer)

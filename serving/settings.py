@@ -183,7 +183,11 @@ class ServeSettings(Section):
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="/metrics without a key, on loopback; 0: not"
     )
-    log_file: str = Field(default="log/service.jsonl", description="in the home folder")
+    log_file: str = Field(
+        default="",
+        description="a file for the log, in the home folder, as log/service.jsonl; empty: standard "
+        "output",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="what is logged, and all that is graver"
     )

@@ -36,8 +36,8 @@ from serving.errors import (
     describe,
 )
 from serving.settings import ServeSettings
-from serving.telemetry.metrics import GuardedMeter, Meter
-from serving.telemetry.traces import REQUEST, SilentTracer, Tracer
+from serving.telemetry.metrics import IN_PROGRESS, REFUSALS, REQUEST_SECONDS, REQUESTS, Meter
+from serving.telemetry.traces import REQUEST, Tracer
 
 # What an error is to a client of the API: ours by the one table, the framework's in our words.
 
@@ -119,9 +119,9 @@ class Edge:
     ) -> None:
         self._app = app
         self._settings = settings
-        self._meter = GuardedMeter(meter, log)
+        self._meter = meter
         self._log = log
-        self._tracer = tracer or SilentTracer()
+        self._tracer = tracer or Tracer()
         self._direct = dict(direct or {})
         self._ongoing = {False: 0, True: 0}
         self._bounds = {False: settings.requests_ongoing, True: EXEMPT_ONGOING}
@@ -136,7 +136,7 @@ class Edge:
         path = scope["path"]
         is_exempt = path.startswith(_EXEMPT)
         self._ongoing[is_exempt] += 1
-        self._meter.track_request(1)
+        self._meter.add(IN_PROGRESS)
         code = None
         try:
             if is_exempt:
@@ -146,7 +146,7 @@ class Edge:
         finally:
             self._ongoing[is_exempt] -= 1
             call.release()
-            self._meter.track_request(-1)
+            self._meter.add(IN_PROGRESS, by=-1)
             self._report(call, path, is_exempt, code)
 
     async def _trace(self, call: Call, path: str) -> str | None:
@@ -212,7 +212,7 @@ class Edge:
                 at=_place_of(error),
                 correlator=call.correlator,
             )
-        self._meter.count_refusal(fault.code)
+        self._meter.add(REFUSALS, fault.code)
         if call.status:
             # Half an answer is cut off, which a client sees; a second one it would not.
             raise RuntimeError("an answer was cut off") from None
@@ -222,7 +222,8 @@ class Edge:
     def _report(self, call: Call, path: str, is_exempt: bool, code: str | None) -> None:
         seconds = call.elapsed_s
         route, method = self._route_of(call, path), _method_of(call)
-        self._meter.count_request(route, method, call.status, seconds)
+        self._meter.add(REQUESTS, route, method, str(call.status))
+        self._meter.observe(REQUEST_SECONDS, seconds, route, method)
         say = self._log.debug if is_exempt else self._log.info
         say(
             "request",
@@ -257,7 +258,7 @@ async def _send_fault(call: Call, fault: Fault, headers: Iterable[tuple[bytes, b
 
 def _method_of(call: Call) -> str:
     method = call.scope["method"]
-    return method if method in _METHODS else "OTHER"
+    return method if method in _METHODS else "other"
 
 
 def _template_of(scope: Scope) -> str:

@@ -36,6 +36,13 @@ def print_line(text: str) -> None:
     Console(highlight=False, soft_wrap=True).print(text)
 
 
+def print_notice(text: str) -> None:
+    """Writes a line of rich markup to standard error."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+
+
 def escape(text: str) -> str:
     """Text from outside, safe between markup."""
     from rich.markup import escape as escape_markup

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serving.cli.inputs import HomeOption
-from serving.cli.output import DEPLOYMENT, escape, print_fault, print_line
+from serving.cli.output import DEPLOYMENT, escape, print_fault, print_notice
 
 if TYPE_CHECKING:
     from serving.cluster.site import Site
@@ -85,7 +86,9 @@ def print_environment(
     site = require_home(home)
     settings = load_settings(site).serve
     place = claim_folder(folder)
-    variables = USUAL | make_variables(settings, place, site / settings.log_file)
+    # Without a file the proxy's one warning goes where its own standard error goes.
+    log = site / settings.log_file if settings.log_file else Path(os.devnull)
+    variables = USUAL | make_variables(settings, place, log)
     for name, value in variables.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
 
@@ -124,5 +127,5 @@ def _tell(event: str, details: Mapping[str, Any]) -> None:
             key: escape(value) if isinstance(value, str) else value
             for key, value in details.items()
         }
-        print_line(line.format(**shown))
-        sys.stdout.flush()
+        # Standard output is for the log's lines.
+        print_notice(line.format(**shown))

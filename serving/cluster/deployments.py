@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayDesk
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
-from serving.cluster.uvicorn_protocol import install_protocol
 from serving.compose import (
     Deployment,
     build_extractor,
@@ -41,9 +39,9 @@ from serving.parts import Parts
 from serving.registrar.protocol import Desk, Reply, Status
 from serving.registrar.service import MatchService
 from serving.settings import Settings, find_cache, find_metrics_folder
-from serving.telemetry.exporter import start_exporter
-from serving.telemetry.logs import close_log, open_log
-from serving.telemetry.metrics import PrometheusMeter
+from serving.telemetry.exporter import Exporter
+from serving.telemetry.logs import close_log
+from serving.telemetry.metrics import BUILD, Meter
 from serving.telemetry.traces import Tracer, open_tracer
 
 # Calls that gather while a model is busy become its next batch.
@@ -126,14 +124,15 @@ def find_version() -> str:
     return version("sosie")
 
 
-def open_meter(settings: Settings) -> PrometheusMeter:
+def open_meter(settings: Settings, log: FilteringBoundLogger) -> Meter:
     """The meter of this process; it counts with the node's other processes, and shows what the
     node's proxy counts."""
     folder = find_metrics_folder()
-    meter = PrometheusMeter(folder, version=find_version(), model=model_digest(settings))
+    meter = Meter(folder, log)
+    meter.set(BUILD, 1, find_version(), model_digest(settings))
     if folder is not None:
         # Both lie in the folder of the node.
-        meter.rendered.register(ProxyCollector(folder.parent / PLACE))
+        meter.node_registry.register(ProxyCollector(folder.parent / PLACE))
     return meter
 
 
@@ -145,7 +144,7 @@ class IngressParts:
         site: Site,
         settings: Settings,
         desk: Desk,
-        meter: PrometheusMeter,
+        meter: Meter,
         log: FilteringBoundLogger,
         tracer: Tracer,
         embed: CropCall | None,
@@ -172,7 +171,7 @@ class IngressParts:
             with_crops=read_crop_policy(settings.crops).keeps_any,
         )
         self._exporter = (
-            start_exporter(meter.rendered, serve.metrics_port) if serve.metrics_port else None
+            Exporter(meter.node_registry, serve.metrics_port) if serve.metrics_port else None
         )
         self.parts = Parts(
             settings=serve,
@@ -227,12 +226,9 @@ class Ingress:
         embedder: DeploymentHandle[Any] | None,
         replicas: int,
     ) -> None:
-        install_protocol()
         settings = site.load()
-        log = open_log(
-            Path(site.home) / settings.serve.log_file, settings.serve.log_level, "ingress"
-        )
-        meter = open_meter(settings)
+        log = site.open_log(settings.serve, "ingress")
+        meter = open_meter(settings, log)
         tracer = open_tracer(settings.serve, "ingress")
         self._desk = RayDesk(
             registrar,
@@ -265,9 +261,7 @@ class Registrar:
     def __init__(self, site: Site) -> None:
         settings = site.load()
         self._drain_s = settings.serve.drain_s
-        self._log = open_log(
-            Path(site.home) / settings.serve.log_file, settings.serve.log_level, "registrar"
-        )
+        self._log = site.open_log(settings.serve, "registrar")
 
         def open_deployment() -> Deployment:
             return site.open(
@@ -277,8 +271,9 @@ class Registrar:
             )
 
         self._tracer = open_tracer(settings.serve, "registrar")
+        meter = open_meter(settings, self._log)
         self._service = MatchService(
-            open_deployment, settings.serve, open_meter(settings), self._log, self._tracer
+            open_deployment, settings.serve, meter, self._log, self._tracer
         )
 
     async def perform(self, method: str, arguments: tuple[Any, ...]) -> Reply:

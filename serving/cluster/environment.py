@@ -20,7 +20,7 @@ from serving.api.request import MAX_TIMEOUT_MS
 from serving.cluster.haproxy import PLACE, SOCKET, ProxyConfig, write_wrapper
 from serving.cluster.site import count_ingresses
 from serving.settings import METRICS_VARIABLE, ServeSettings, node_environment
-from serving.telemetry.exporter import clear_folder
+from serving.telemetry.metrics import clear_folder
 
 PROXY_MARGIN_S = 5
 USUAL = {
@@ -43,7 +43,7 @@ USUAL = {
     "OPENBLAS_THREAD_TIMEOUT": "4",
 }
 SUPERVISED = {
-    # Ray's workers start with 15, the proxy among them: who gives way to whom is `priorities`.
+    # Ray's workers start with 15, the proxy among them: who gives way to whom is `set_priorities`.
     "RAY_worker_niceness": "0",
 }
 LOOPBACK = {

@@ -262,7 +262,9 @@ def _explain(error: Exception, what: str) -> Fault:
         return fault
     # Its text may quote whatever a replica was doing.
     kind = type(error).__name__
-    return describe(RequestError(f"{what} did not start ({kind}): see node.log beside the log"))
+    return describe(
+        RequestError(f"{what} did not start ({kind}): see log/node.log in the home folder")
+    )
 
 
 def _report(plan: NodePlan, said: dict[str, Any]) -> None:

@@ -1,12 +1,9 @@
-"""The processes of a running service, by what each of them does. Linux: reads /proc."""
+"""The processes of a running service, by what each of them does, and who goes first. Linux only."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import signal
-import struct
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -149,11 +146,6 @@ def reap_orphans(spared: int | None = None) -> None:
                 os.waitpid(child, os.WNOHANG)
 
 
-# Who goes first where cores are few: the proxy, then what answers, then what Ray needs besides.
-#
-# A full service so refuses in time: a proxy that waits for a core is as slow as what it
-# protects.
-
 _ANSWERING, _HOUSEKEEPING = 1, 10
 NICENESS = {
     Role.INGRESS: _ANSWERING,
@@ -167,22 +159,17 @@ NICENESS = {
 """All others keep what they have. Node, raylet and the proxy's keeper start others, an idle worker
 becomes another, and nobody can be made less nice again without privilege."""
 
-SLICES_US = {Role.PROXY: 100}
-"""Linux 6.12 on runs first who asks for the shorter turn, and the proxy needs no longer one."""
-_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
-_SCHED_ATTR = struct.Struct("=IIQiIQQQ")
-"""size, policy, flags, nice, priority, runtime (ns), deadline, period: sched_setattr(2)."""
-
 
 def set_priorities(processes: Iterable[Process]) -> None:
-    """Makes each as nice as its role asks, once; who is so already, or more, is left alone."""
+    """Makes each as nice as its role asks, once; who is so already, or more, is left alone.
+
+    The proxy goes first where cores are few, then what answers, then what Ray needs besides: a full
+    service so refuses in time, since a proxy that waits for a core is as slow as what it protects.
+    """
     for process in processes:
         niceness = NICENESS.get(process.role, 0)
         if _is_below(process.pid, niceness):
             _raise_threads(process.pid, niceness)
-        slice_us = SLICES_US.get(process.role)
-        if slice_us is not None:
-            _shorten_turns(process.pid, slice_us)
 
 
 def place_ingresses(processes: Iterable[Process]) -> None:
@@ -211,19 +198,6 @@ def _raise_threads(pid: int, niceness: int) -> None:
         for thread in below:
             with suppress(ProcessLookupError):
                 os.setpriority(os.PRIO_PROCESS, thread, niceness)
-
-
-def _shorten_turns(pid: int, slice_us: int) -> None:
-    if _SCHED_SETATTR is None:
-        return
-    call = ctypes.CDLL(None).syscall
-    for thread in _list_threads(pid):
-        with suppress(ProcessLookupError):
-            niceness = os.getpriority(os.PRIO_PROCESS, thread)
-            runtime_ns = slice_us * 1000
-            wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, 0, 0, niceness, 0, runtime_ns, 0, 0)
-            # Where it fails the proxy has the turns that all have.
-            call(_SCHED_SETATTR, thread, wanted, 0)
 
 
 def _cores_of(pid: int) -> set[int]:

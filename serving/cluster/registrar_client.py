@@ -16,8 +16,8 @@ from engine.errors import RequestError
 from serving.errors import Busy, Interrupted, NotReady
 from serving.registrar.client import CarriedDesk
 from serving.registrar.protocol import CallContext, Phase, Reply, Status, find_context
-from serving.telemetry.metrics import Meter
-from serving.telemetry.traces import SilentTracer, Tracer
+from serving.telemetry.metrics import STAGE_SECONDS, Meter
+from serving.telemetry.traces import Tracer
 
 STATUS_TIMEOUT_S = 1.0
 LOOK_AGAIN_S = 0.1
@@ -52,7 +52,7 @@ class RayDesk(CarriedDesk):
         self._timeout_s = timeout_s
         self._meter = meter
         self._log = log
-        self._tracer = tracer or SilentTracer()
+        self._tracer = tracer or Tracer()
         self._ongoing = 0
         self._watching: asyncio.Task[None] | None = None
 
@@ -80,7 +80,7 @@ class RayDesk(CarriedDesk):
                 return reply
         finally:
             self._ongoing -= 1
-            self._meter.observe_stage("hop", time.perf_counter() - start)
+            self._meter.observe(STAGE_SECONDS, time.perf_counter() - start, "hop")
 
     async def _send(self, method: str, arguments: tuple[Any, ...]) -> Reply:
         context = find_context(arguments)

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from structlog.typing import FilteringBoundLogger
+
 from serving.compose import Deployment
-from serving.settings import ServeSettings, Settings, find_cache, load_settings
+from serving.settings import ServeSettings, Settings, find_cache, find_metrics_folder, load_settings
+from serving.telemetry.logs import open_log
+
+LOG_PIPE = "log"
+"""In a node's folder, where a supervisor copies the log of the node's processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,17 @@ class Site:
     def open(self, settings: Settings, **options: Any) -> Deployment:
         """The deployment, opened; what it needs is built when it is asked for."""
         return Deployment(Path(self.home), settings, find_cache(), **options)
+
+    def find_log(self, settings: ServeSettings) -> Path | None:
+        """The log's file; None for standard output."""
+        return Path(self.home) / settings.log_file if settings.log_file else None
+
+    def open_log(self, settings: ServeSettings, process: str) -> FilteringBoundLogger:
+        """The log of one of its processes: through the supervisor where this node has one."""
+        metrics = find_metrics_folder()
+        pipe = None if metrics is None else metrics.parent / LOG_PIPE
+        path = pipe if pipe is not None and pipe.is_fifo() else self.find_log(settings)
+        return open_log(path, settings.log_level, process)
 
 
 def count_ingresses(settings: ServeSettings) -> int:

@@ -31,14 +31,15 @@ from serving.cluster.processes import (
     reap_orphans,
     set_priorities,
 )
-from serving.cluster.site import Site
+from serving.cluster.site import LOG_PIPE, Site
 from serving.errors import ExitCode, Fault
 from serving.settings import ServeSettings
+from serving.telemetry.logs import LogPipe
 
 # A node as a child process.
 
-OUTPUT_FILE = "node.log"
-"""What Ray and Serve say of the last start; beside the service's log."""
+OUTPUT_FILE = "log/node.log"
+"""What Ray and Serve say of the last start; in the home folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,10 @@ class NodeProcess:
     def __enter__(self) -> Self:
         settings = self._order.serve
         self._folder = NodeFolder()
-        log = Path(self._order.site.home) / settings.log_file
+        pipe = self._folder.path / LOG_PIPE
+        self._log = LogPipe(pipe, self._order.site.find_log(settings))
         environment = make_environment(
-            settings, self._folder.path, log, is_local=not settings.ray_address
+            settings, self._folder.path, pipe, is_local=not settings.ray_address
         )
         self._pipe, report = os.pipe()
         os.set_blocking(self._pipe, False)
@@ -81,7 +83,7 @@ class NodeProcess:
             is_proxied=settings.proxy == "haproxy",
             report=report,
         )
-        output_path = log.with_name(OUTPUT_FILE)
+        output_path = Path(self._order.site.home) / OUTPUT_FILE
         output_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(output_path, "wb", opener=open_private) as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
@@ -102,6 +104,7 @@ class NodeProcess:
         end_descendants(os.getpid())
         self._process.wait()
         os.close(self._pipe)
+        self._log.close()
         self._folder.close()
 
     def is_alive(self) -> bool:

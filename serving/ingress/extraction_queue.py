@@ -17,7 +17,13 @@ from engine.matching.requests import Sample
 from engine.matching.sampling import make_samples
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady, ServiceRefusal
-from serving.telemetry.metrics import GuardedMeter, Meter
+from serving.telemetry.metrics import (
+    BATCH_SIZE,
+    QUEUE_CAPACITY,
+    QUEUE_DEPTH,
+    STAGE_SECONDS,
+    Meter,
+)
 
 # The calls whose photographs wait in an ingress: pairs of a counter, and batches.
 
@@ -205,7 +211,7 @@ class FacesQueue:
         self._vault = vault
         self._with_crops = with_crops
         self._capacity = capacity
-        self._meter = GuardedMeter(meter, log)
+        self._meter = meter
         self._log = log
         self._room = WaitingRoom(capacity)
         self._refused_at: float | None = None
@@ -285,7 +291,8 @@ class FacesQueue:
                 self._show_queue()
 
     def _show_queue(self) -> None:
-        self._meter.set_queue(_QUEUE, self._room.held, self._capacity)
+        self._meter.set(QUEUE_DEPTH, self._room.held, _QUEUE)
+        self._meter.set(QUEUE_CAPACITY, self._capacity, _QUEUE)
 
     def _work(self) -> None:
         is_open = True
@@ -318,8 +325,8 @@ class FacesQueue:
         start = time.perf_counter()
         extracted = self._extractor.extract(images)
         samples = make_samples(images, extracted, self._vault, with_crops=self._with_crops)
-        self._meter.observe_stage(_STAGE, time.perf_counter() - start)
-        self._meter.observe_batch(_STAGE, len(batch))
+        self._meter.observe(STAGE_SECONDS, time.perf_counter() - start, _STAGE)
+        self._meter.observe(BATCH_SIZE, len(batch), _STAGE)
         self._refused_at = None
         with self._changed:
             for (call, place), sample in zip(batch, samples, strict=True):

@@ -14,6 +14,7 @@ from engine.matching.calibration import Comparison
 from engine.matching.requests import Sample
 from indexes.scoring import exact_score, exact_scores
 from serving.errors import TemplateInvalid, describe
+from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS
 
 if TYPE_CHECKING:
     from engine.matching.identification import Identification
@@ -56,8 +57,8 @@ class Matcher:
         started = time.perf_counter()
         with self._parts.tracer.span("match", items=len(batch)):
             results = self._verify_all(batch, faces)
-        self._parts.meter.observe_stage("match", time.perf_counter() - started)
-        self._parts.meter.observe_batch("match", len(batch))
+        self._parts.meter.observe(STAGE_SECONDS, time.perf_counter() - started, "match")
+        self._parts.meter.observe(BATCH_SIZE, len(batch), "match")
         return results, faces
 
     async def identify(

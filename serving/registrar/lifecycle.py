@@ -21,7 +21,8 @@ from serving.errors import NotReady, describe
 from serving.registrar.operations import OpenRegistry, Watermark
 from serving.registrar.protocol import Phase, Status
 from serving.retention import DailyRetention
-from serving.telemetry.metrics import GuardedMeter, Meter
+from serving.telemetry import metrics
+from serving.telemetry.metrics import PHASE, Meter
 
 # What the service tells its meter, and how full its queues are.
 
@@ -33,13 +34,14 @@ class DecisionAccount:
         self._meter = meter
 
     def observe_batch(self, batch: DecidedBatch) -> None:
-        self._meter.observe_batch("judge", len(batch.outcomes))
-        self._meter.observe_stage("judge", batch.judge_s)
-        self._meter.observe_stage("publish", batch.publish_s)
+        self._meter.observe(metrics.BATCH_SIZE, len(batch.outcomes), "judge")
+        self._meter.observe(metrics.STAGE_SECONDS, batch.judge_s, "judge")
+        self._meter.observe(metrics.STAGE_SECONDS, batch.publish_s, "publish")
         for outcome in batch.outcomes:
             if isinstance(outcome, Answer) and not outcome.is_repeated:
-                reasons = [reason.value for reason in outcome.reasons]
-                self._meter.count_decision(outcome.decision.value, reasons)
+                self._meter.add(metrics.DECISIONS, outcome.decision)
+                for reason in outcome.reasons:
+                    self._meter.add(metrics.REASONS, reason)
 
 
 class StageAccount:
@@ -50,25 +52,28 @@ class StageAccount:
         self._stage = stage
 
     def __call__(self, size: int, seconds: float) -> None:
-        self._meter.observe_batch(self._stage, size)
-        self._meter.observe_stage(self._stage, seconds)
+        self._meter.observe(metrics.BATCH_SIZE, size, self._stage)
+        self._meter.observe(metrics.STAGE_SECONDS, seconds, self._stage)
 
 
 def show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
     """How full the queues are; empty where nothing is open."""
-    if opened is None:
-        for queue in ("decisions", "probes", "audit"):
-            meter.set_queue(queue, 0, 0)
-        return
-    meter.set_queue("decisions", opened.registrar.queued, opened.registrar.queue_size)
-    meter.set_queue("probes", opened.searches.queued, opened.searches.capacity)
-    meter.set_queue("audit", opened.scribe.queued, opened.scribe.queue_size)
+    filled = {"decisions": (0, 0), "probes": (0, 0), "audit": (0, 0)}
+    if opened is not None:
+        filled["decisions"] = opened.registrar.queued, opened.registrar.queue_size
+        filled["probes"] = opened.searches.queued, opened.searches.capacity
+        filled["audit"] = opened.scribe.queued, opened.scribe.queue_size
+    for queue, (depth, capacity) in filled.items():
+        meter.set(metrics.QUEUE_DEPTH, depth, queue)
+        meter.set(metrics.QUEUE_CAPACITY, capacity, queue)
 
 
 def show_watermark(meter: Meter, mark: Watermark) -> None:
     """Gallery size and lag, where the store could be read."""
     if mark.store_sequence is not None:
-        meter.set_gallery(mark.size, mark.sequence, mark.store_sequence)
+        meter.set(metrics.REFERENCES, mark.size)
+        meter.set(metrics.SEQUENCE, mark.sequence)
+        meter.set(metrics.STORE_SEQUENCE, mark.store_sequence)
 
 
 def show_sweep(meter: Meter, opened: OpenRegistry) -> None:
@@ -78,7 +83,10 @@ def show_sweep(meter: Meter, opened: OpenRegistry) -> None:
         progress = newest.progress
         rate = opened.deployment.calibration.fmr_at(newest.terms.threshold, Comparison.FUSED)
         expected = rate.times(progress.comparisons_total).value
-        meter.set_sweep(newest.state.value, progress.share, progress.pairs, expected)
+        meter.set_state(metrics.SWEEP_STATE, newest.state)
+        meter.set(metrics.SWEEP_PROGRESS, progress.share)
+        meter.set(metrics.SWEEP_PAIRS, progress.pairs)
+        meter.set(metrics.SWEEP_FALSE_PAIRS, expected)
 
 
 LEASE_RETRY_S = 0.2
@@ -108,7 +116,7 @@ class Lifecycle:
     ) -> None:
         self._open_deployment = open_deployment
         self._probes_waiting = probes_waiting
-        self._meter = GuardedMeter(meter, log)
+        self._meter = meter
         self._log = log
         self._lock = threading.RLock()
         self._wake, self._closing = threading.Event(), threading.Event()
@@ -262,7 +270,7 @@ class Lifecycle:
         show_queues(self._meter, opened)
         show_watermark(self._meter, mark)
         show_sweep(self._meter, opened)
-        self._meter.set_phase(self._phase.value)
+        self._meter.set_state(PHASE, self._phase)
         self._behind = self._behind + 1 if mark.is_behind else 0
         if self._behind >= LOOKS_BEHIND:
             raise GalleryBehind("another process has changed the registry")
@@ -315,7 +323,7 @@ class Lifecycle:
             if phase is Phase.READY or not self._boot_id:
                 self._boot_id = uuid.uuid4().hex
             self._phase, self._detail = phase, detail
-            self._meter.set_phase(phase.value)
+            self._meter.set_state(PHASE, phase)
         if has_changed:
             self._log.info("phase", phase=phase.value, detail=detail)
 

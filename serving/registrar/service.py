@@ -38,7 +38,7 @@ from serving.registrar.protocol import (
 )
 from serving.settings import ServeSettings
 from serving.telemetry.metrics import Meter
-from serving.telemetry.traces import Attribute, SilentTracer, Tracer
+from serving.telemetry.traces import Attribute, Tracer
 
 # How a coroutine waits for work in a thread: until its deadline, and not a moment for a leaver.
 
@@ -155,7 +155,7 @@ class MatchService:
     ) -> None:
         self._settings = settings
         self._log = log
-        self._tracer = tracer or SilentTracer()
+        self._tracer = tracer or Tracer()
         self._readers = Clerks("reader", READER_THREADS, READS_WAITING)
         # One at a time, since each waits for the snapshot of the one before.
         self._erasers = Clerks("eraser", 1, ERASURES_WAITING)

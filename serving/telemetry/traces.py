@@ -1,121 +1,25 @@
-"""Traces: where the time of one request went, over all processes that it passed."""
+"""Traces: where the time of one request went, over all processes that it passed.
+
+Spans go to an OpenTelemetry collector (OTLP over HTTP) where one is named. Its libraries take half
+a second to import, which only those pay who trace.
+"""
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol
-
-from opentelemetry import context, trace
-from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from typing import TYPE_CHECKING, Self
 
 from engine.errors import RequestError
 from serving.settings import ServeSettings
 from serving.telemetry.redaction import show_text
 
+if TYPE_CHECKING:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import SpanProcessor
+
 Attribute = str | int | float | bool
-
-REQUEST = "request"
-"""The span of a whole request. Below it are extract, match and hop; below a hop judge, search and
-audit, or the desk's call by its own name."""
-
-
-class Span(Protocol):
-    """One stretch of work, open while its `with` runs."""
-
-    @property
-    def traceparent(self) -> str | None:
-        """The W3C header for what this span asks of another process."""
-        ...
-
-    def note(self, **attributes: Attribute) -> None:
-        """Adds some of `spans.ATTRIBUTES`; nothing else can be said in a span."""
-        ...
-
-    def fail(self, code: str) -> None:
-        """Marks it as failed, with the stable code of the refusal."""
-        ...
-
-
-class Tracer(Protocol):
-    """Opens spans; safe from many threads and tasks."""
-
-    def span(
-        self, name: str, traceparent: str | None = None, **attributes: Attribute
-    ) -> AbstractContextManager[Span]:
-        """A span under `traceparent` (a bad one counts as none), else under the current span.
-
-        An exception that leaves it marks it as failed by its type, without its text.
-        """
-        ...
-
-    def close(self) -> None:
-        """Sends what was gathered."""
-        ...
-
-
-class _SilentSpan:
-    traceparent: str | None = None
-
-    def note(self, **attributes: Attribute) -> None:
-        pass
-
-    def fail(self, code: str) -> None:
-        pass
-
-    def __enter__(self) -> Span:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
-
-_SILENT = _SilentSpan()
-
-
-class SilentTracer:
-    """Traces nothing, at no cost: where tracing is off."""
-
-    def span(
-        self, name: str, traceparent: str | None = None, **attributes: Attribute
-    ) -> AbstractContextManager[Span]:
-        del name, traceparent, attributes
-        return _SILENT
-
-    def close(self) -> None:
-        pass
-
-
-def open_tracer(settings: ServeSettings, process: str) -> Tracer:
-    """The tracer of a process: silent without `trace_endpoint`, else OpenTelemetry's.
-
-    `RequestError` where traces are asked for and the extra `tracing` is not installed.
-    """
-    if not settings.trace_endpoint:
-        return SilentTracer()
-    try:
-        # Half a second of imports that only those pay who trace.
-        pass  # noqa: PLC0415
-    except ImportError:
-        raise RequestError(
-            "trace_endpoint needs OpenTelemetry: install sosie[tracing], or leave it empty"
-        ) from None
-    return open_spans(settings.trace_endpoint, settings.trace_ratio, process)
-
-
-# Spans by OpenTelemetry, sent as OTLP over HTTP; imported only where tracing is on.
 
 ATTRIBUTES = {
     "route": "http.route",
@@ -129,21 +33,87 @@ ATTRIBUTES = {
 }
 """All that a span may say of its work: none of it is personal."""
 
+REQUEST = "request"
+"""The span of a whole request. Below it are extract, match and hop; below a hop judge, search and
+audit, or the desk's call by its own name."""
+
 EXPORT_TIMEOUT_S = 5
 _HEADER = "traceparent"
-_propagator = TraceContextTextMapPropagator()
 
 
-def open_spans(endpoint: str, ratio: float, process: str) -> OpenTelemetryTracer:
-    """A tracer that sends to an OTLP collector; one that is not there costs spans, nothing else."""
-    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT_S)
-    return OpenTelemetryTracer(BatchSpanProcessor(exporter), ratio, process)
+class Span:
+    """One stretch of work, open while its `with` runs. This one is sent nowhere."""
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C header for what this span asks of another process."""
+        return None
+
+    def note(self, **attributes: Attribute) -> None:
+        """Adds some of `ATTRIBUTES`; nothing else can be said in a span."""
+
+    def fail(self, code: str) -> None:
+        """Marks it as failed, with the stable code of the refusal."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace_back: TracebackType | None,
+    ) -> None:
+        pass
 
 
-class OpenTelemetryTracer:
-    """A `Tracer`; samples `ratio` of the traces that begin here, and those sampled before."""
+_SILENT = Span()
+
+
+class Tracer:
+    """Opens spans; safe from many threads and tasks. This one traces nothing, at no cost."""
+
+    def span(self, name: str, traceparent: str | None = None, **attributes: Attribute) -> Span:
+        """A span under `traceparent` (a bad one counts as none), else under the current span.
+
+        An exception that leaves it marks it as failed by its type, without its text.
+        """
+        del name, traceparent, attributes
+        return _SILENT
+
+    def close(self) -> None:
+        """Sends what was gathered."""
+
+
+def open_tracer(settings: ServeSettings, process: str) -> Tracer:
+    """The tracer of a process: silent without `trace_endpoint`, else OpenTelemetry's.
+
+    A collector that is not there costs spans, nothing else. `RequestError` where traces are asked
+    for and the extra `tracing` is not installed.
+    """
+    if not settings.trace_endpoint:
+        return Tracer()
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        raise RequestError(
+            "trace_endpoint needs OpenTelemetry: install sosie[tracing], or leave it empty"
+        ) from None
+    exporter = OTLPSpanExporter(endpoint=settings.trace_endpoint, timeout=EXPORT_TIMEOUT_S)
+    return OpenTelemetryTracer(BatchSpanProcessor(exporter), settings.trace_ratio, process)
+
+
+class OpenTelemetryTracer(Tracer):
+    """Samples `ratio` of the traces that begin here, and those sampled before."""
 
     def __init__(self, processor: SpanProcessor, ratio: float, process: str) -> None:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._propagator = TraceContextTextMapPropagator()
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(ratio)),
             resource=Resource.create(
@@ -153,23 +123,22 @@ class OpenTelemetryTracer:
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("sosie")
 
-    def span(
-        self, name: str, traceparent: str | None = None, **attributes: Attribute
-    ) -> AbstractContextManager[Span]:
+    def span(self, name: str, traceparent: str | None = None, **attributes: Attribute) -> Span:
+        from opentelemetry.context import Context
+        from opentelemetry.trace import SpanKind
+
         parent: Context | None = None
         if traceparent is not None:
-            parent = _propagator.extract({_HEADER: traceparent}, Context())
-        kind = trace.SpanKind.SERVER if name == REQUEST else trace.SpanKind.INTERNAL
-        return OpenSpan(self._tracer.start_span(name, parent, kind, _translate(attributes)))
+            parent = self._propagator.extract({_HEADER: traceparent}, Context())
+        kind = SpanKind.SERVER if name == REQUEST else SpanKind.INTERNAL
+        return _OpenSpan(self._tracer.start_span(name, parent, kind, _translate(attributes)))
 
     def close(self) -> None:
         self._provider.shutdown()
 
 
-class OpenSpan:
+class _OpenSpan(Span):
     """A span that is the current one inside its `with`."""
-
-    __slots__ = ("_span", "_token")
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
@@ -185,10 +154,14 @@ class OpenSpan:
         self._span.set_attributes(_translate(attributes))
 
     def fail(self, code: str) -> None:
-        self._span.set_attribute(ATTRIBUTES["code"], code)
-        self._span.set_status(trace.StatusCode.ERROR)
+        from opentelemetry.trace import StatusCode
 
-    def __enter__(self) -> Span:
+        self._span.set_attribute(ATTRIBUTES["code"], code)
+        self._span.set_status(StatusCode.ERROR)
+
+    def __enter__(self) -> Self:
+        from opentelemetry import context, trace
+
         self._token = context.attach(trace.set_span_in_context(self._span))
         return self
 
@@ -198,6 +171,8 @@ class OpenSpan:
         error: BaseException | None,
         trace_back: TracebackType | None,
     ) -> None:
+        from opentelemetry import context
+
         context.detach(self._token)
         if kind is not None:
             # Not record_exception: an exception's text may hold anything.

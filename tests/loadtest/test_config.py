@@ -147,6 +147,7 @@ def test_a_service_of_its_own_has_the_models_of_the_machine(
     serve = {name: text for name, text in environment.items() if "_SERVE__" in name}
     assert serve == {
         "SOSIE_SERVE__HOST": "127.0.0.1",
+        "SOSIE_SERVE__LOG_FILE": "log/service.jsonl",
         "SOSIE_SERVE__PORT": "1",
         "SOSIE_SERVE__RAY_ADDRESS": "",
         "SOSIE_SERVE__TRACE_ENDPOINT": "",

@@ -25,7 +25,7 @@ from serving.compose import Deployment, read_schedule, read_time
 from serving.registrar.service import MatchService
 from serving.retention import DailyRetention, seconds_until
 from serving.settings import RetentionSettings, ServeSettings, Settings, load_settings
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import Meter
 
 WAIT_S = 20.0
 MONTH = Schedule(answers=timedelta(days=30))
@@ -169,7 +169,7 @@ def test_the_service_has_it_run(
     def open_home() -> Deployment:
         return Deployment(home, settings, tmp_path / "cache")
 
-    service = MatchService(open_home, ServeSettings(), SilentMeter(), log)
+    service = MatchService(open_home, ServeSettings(), Meter(), log)
     try:
         with Deployment(home, settings, tmp_path / "cache") as looked:
             wait_for(lambda: runs(looked))

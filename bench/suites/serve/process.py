@@ -153,6 +153,7 @@ class Service:
             "SOSIE_CACHE": str(self.place.cache),
             "SOSIE_SERVE__PORT": str(self.place.port),
             "SOSIE_SERVE__PROXY": self.place.proxy,
+            "SOSIE_SERVE__LOG_FILE": "log/service.jsonl",
         }
         with self._log.open("ab") as file:
             return subprocess.Popen(

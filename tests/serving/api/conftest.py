@@ -28,7 +28,7 @@ from serving.registrar.client import LocalDesk
 from serving.registrar.service import MatchService
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
-from serving.telemetry.metrics import PrometheusMeter
+from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import open_tracer
 from tests.serving.api.driver import KEYS, Service
 
@@ -93,7 +93,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
         undo.append(lambda: close_log(log))
         reading = Deployment(home, whole, cache)
         undo.append(reading.close)
-        meter = PrometheusMeter(None, version="0.1.0", model="model")
+        meter = Meter(None, log)
         tracer, its_tracer = open_tracer(serve, "ingress"), open_tracer(serve, "registrar")
         undo.extend((tracer.close, its_tracer.close))
         match = MatchService(lambda: Deployment(home, whole, cache), serve, meter, log, its_tracer)

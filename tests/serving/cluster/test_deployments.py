@@ -23,7 +23,7 @@ from serving.cluster.deployments import (
 )
 from serving.errors import Interrupted, NotReady
 from serving.ingress.extraction_queue import FacesQueue
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import Meter
 
 
 def test_a_lost_embedder_is_interrupted_and_nothing_of_ray_is_seen() -> None:
@@ -51,7 +51,7 @@ def ask_after_photograph(raised: BaseException) -> None:
             raise raised
 
     log, vault = structlog.get_logger(), Vault(KeyRing.generate(), 32)
-    faces = FacesQueue(Extractor(), vault, capacity=4, meter=SilentMeter(), log=log)
+    faces = FacesQueue(Extractor(), vault, capacity=4, meter=Meter(), log=log)
     parts = object.__new__(IngressParts)
     parts._faces = faces
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import socket
 import time
 from collections.abc import Callable
@@ -41,10 +40,16 @@ def test_a_trace_joins_the_ingress_and_the_registrar(
     assert found.tree(7) == wanted
     processes = {(span.name, found.processes[span.span_id]) for span in found.spans}
     assert {("request", "ingress"), ("hop", "ingress"), ("judge", "registrar")} <= processes
-    written = (served.home / "log/service.jsonl").read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in written.splitlines()]
-    about = {(x["event"], x["process"]) for x in lines if x.get("correlator") == "traced-7"}
-    assert about == {("request", "ingress"), ("decided", "registrar")}
+
+
+def test_the_log_of_all_processes_comes_to_standard_output(served: Served) -> None:
+    served.ask("GET", "/v1/me", headers={"x-correlator": "logged-8"})
+    deadline = time.monotonic() + WITHIN_S
+    while not any(line.get("correlator") == "logged-8" for line in served.events):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert {line.get("process") for line in served.events} >= {"ingress", "registrar"}
+    assert not (served.home / "log/service.jsonl").exists()
 
 
 def test_what_the_proxy_refuses_is_among_the_metrics(served: Served) -> None:

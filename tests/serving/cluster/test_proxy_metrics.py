@@ -111,11 +111,12 @@ def test_a_process_of_the_node_shows_what_its_proxy_counts(
     (node / "p" / "0a1b").mkdir(parents=True)
     code = f"""
 from urllib.request import urlopen
+import structlog
 from serving.cluster.deployments import open_meter
 from serving.settings import Settings
-from serving.telemetry.exporter import start_exporter
-meter = open_meter(Settings())
-with start_exporter(meter.rendered, {(port := find_port())}) as exporter:
+from serving.telemetry.exporter import Exporter
+meter = open_meter(Settings(), structlog.get_logger())
+with Exporter(meter.node_registry, {(port := find_port())}) as exporter:
     assert exporter.is_serving.wait(10)
     told = urlopen("http://127.0.0.1:{port}/metrics").read()
 for text in (meter.render()[0], told):

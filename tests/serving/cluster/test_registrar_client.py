@@ -25,7 +25,7 @@ from serving.cluster.registrar_client import RayDesk
 from serving.errors import Busy, Interrupted, NotReady
 from serving.ingress.items import MAX_ITEMS
 from serving.registrar.protocol import MOST_CANDIDATES, CallContext, Phase, Reply, Status
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import Meter
 
 READY = Status(Phase.READY, "", "boot-1", sequence=1, store_sequence=1)
 Answer = Callable[..., Awaitable[Any]]
@@ -71,7 +71,7 @@ def _open(handle: Any, capacity: int = 4, timeout_s: float = 5.0) -> RayDesk:
         handle,
         capacity=capacity,
         timeout_s=timeout_s,
-        meter=SilentMeter(),
+        meter=Meter(),
         log=structlog.wrap_logger(
             structlog.testing.CapturingLogger(),
             wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -137,7 +137,7 @@ def test_a_lost_registrar_is_logged_with_the_correlator_of_the_call() -> None:
             Handle(_raising(ActorDiedError())),
             capacity=1,
             timeout_s=5.0,
-            meter=SilentMeter(),
+            meter=Meter(),
             log=structlog.wrap_logger(logger, processors=[]),
         )
         with pytest.raises(Interrupted):

@@ -28,7 +28,7 @@ from serving.registrar.client import LocalDesk
 from serving.registrar.protocol import CallContext, Phase, Status
 from serving.registrar.service import MatchService
 from serving.settings import ServeSettings, Settings, make_settings
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import Meter
 from tests.serving.cluster.two_nodes import (
     QUICK,
     RESOURCE,
@@ -92,9 +92,7 @@ def pair(tmp_path: Path, postgres: Any) -> Iterator[Pair]:
 
 @contextmanager
 def serving(open_deployment: Callable[[], Deployment]) -> Iterator[LocalDesk]:
-    service = MatchService(
-        open_deployment, ServeSettings(), SilentMeter(), structlog.get_logger("test")
-    )
+    service = MatchService(open_deployment, ServeSettings(), Meter(), structlog.get_logger("test"))
     try:
         yield LocalDesk(service)
     finally:

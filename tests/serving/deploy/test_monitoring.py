@@ -14,7 +14,7 @@ import yaml
 from prometheus_client import Metric
 
 from serving.cluster.proxy_metrics import ProxyCollector
-from serving.telemetry.metrics import LATENCY_S, PrometheusMeter
+from serving.telemetry.metrics import LATENCY_S, Meter
 
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "serving/deploy/prometheus"
@@ -30,7 +30,7 @@ _MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"')
 
 def measured() -> dict[str, set[str]]:
     """Every series of the meter and of the proxy, with its labels."""
-    meter = PrometheusMeter(None, version="1", model="m")
+    meter = Meter()
     found: dict[str, set[str]] = {}
     families: list[tuple[Metric, set[str]]] = []
     for collector in list(meter.registry._collector_to_names):

@@ -9,31 +9,27 @@ from typing import Any
 from engine.errors import ImageError
 from engine.matching.requests import Sample
 from serving.ingress.extraction_queue import FacesQueue
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import BATCH_SIZE, QUEUE_DEPTH, STAGE_SECONDS
+from tests.serving import meters
 
 CAPACITY = 64
 Outcomes = list[Sample | ImageError]
 
 
-class RecordingMeter(SilentMeter):
+class RecordingMeter(meters.RecordingMeter):
     """Keeps what the queue says of itself."""
 
-    def __init__(self) -> None:
-        self.depths: list[int] = []
-        self.batches: list[int] = []
-        self.stages: list[str] = []
+    @property
+    def depths(self) -> list[float]:
+        return self.values(QUEUE_DEPTH, "photographs")
 
-    def set_queue(self, queue: str, depth: int, capacity: int) -> None:
-        assert (queue, capacity) == ("photographs", CAPACITY)
-        self.depths.append(depth)
+    @property
+    def batches(self) -> list[float]:
+        return self.values(BATCH_SIZE, "extract")
 
-    def observe_batch(self, stage: str, size: int) -> None:
-        assert stage == "extract"
-        self.batches.append(size)
-
-    def observe_stage(self, stage: str, seconds: float) -> None:
-        assert seconds >= 0
-        self.stages.append(stage)
+    @property
+    def stages(self) -> list[str]:
+        return [labels[0] for name, labels, _ in self.told if name == STAGE_SECONDS.name]
 
 
 def images(*names: str) -> list[bytes]:

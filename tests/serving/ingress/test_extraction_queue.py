@@ -20,7 +20,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady
 from serving.ingress.extraction_queue import BATCH_PHOTOGRAPHS, FacesQueue
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import Meter
 from tests.serving.ingress.callers import (
     CAPACITY,
     RecordingMeter,
@@ -112,9 +112,7 @@ def test_real_photographs_give_what_the_extractor_gives_alone(
     files = [path.read_bytes() for path in (photographs.live, photographs.faceless)]
     vault = Vault(KeyRing.generate(), 128)
     with open_extractor(tmp_path) as extractor:
-        queue = FacesQueue(
-            extractor, vault, capacity=4, meter=SilentMeter(), log=structlog.get_logger()
-        )
+        queue = FacesQueue(extractor, vault, capacity=4, meter=Meter(), log=structlog.get_logger())
         face, nobody = run(lambda: queue.sample(files))
         queue.close()
         alone = take_samples(files[:1], extractor, vault)[0]

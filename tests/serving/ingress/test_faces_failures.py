@@ -13,7 +13,6 @@ from engine.errors import ModelError
 from engine.registry.vault import Vault
 from serving.errors import Interrupted, NotReady
 from serving.ingress.extraction_queue import FacesQueue
-from serving.telemetry.metrics import SilentMeter
 from tests.serving.ingress.callers import (
     CAPACITY,
     RecordingMeter,
@@ -23,16 +22,7 @@ from tests.serving.ingress.callers import (
     run,
     start,
 )
-
-
-def no_space(*_: object) -> None:
-    raise OSError("no space left")
-
-
-class BrokenMeter(SilentMeter):
-    """Fails at whatever it is asked to count."""
-
-    set_queue = observe_batch = observe_stage = no_space
+from tests.serving.meters import BrokenMeter
 
 
 def test_a_meter_that_fails_costs_no_sample_and_no_worker(gated: Any, vault: Vault) -> None:

@@ -28,7 +28,7 @@ from serving.registrar.client import LocalDesk
 from serving.registrar.protocol import CallContext, Phase
 from serving.registrar.service import MatchService
 from serving.settings import ServeSettings, Settings, load_settings
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import Meter
 
 DIM = 128
 WAIT_S = 20.0
@@ -174,9 +174,7 @@ def serve(
         meter: Any = None,
         **changes: Any,
     ) -> LocalDesk:
-        service = MatchService(
-            open_deployment, ServeSettings(**changes), meter or SilentMeter(), log
-        )
+        service = MatchService(open_deployment, ServeSettings(**changes), meter or Meter(), log)
         services.append(service)
         return LocalDesk(service)
 

@@ -20,7 +20,7 @@ from serving.compose import Deployment
 from serving.errors import Interrupted, NotReady, ServiceRefusal
 from serving.registrar.client import LocalDesk
 from serving.registrar.protocol import CallContext, Phase
-from serving.telemetry.metrics import SilentMeter
+from tests.serving.meters import BrokenMeter
 
 HOLD_LEASE = """
 import sys, time
@@ -267,15 +267,6 @@ def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
         assert (await desk.enroll(crowd.request(), context)).decision is Decision.APPROVED
 
     asyncio.run(ask())
-
-
-class BrokenMeter(SilentMeter):
-    """Fails at whatever it is asked to count."""
-
-    def _fail(self, *_: object) -> None:
-        raise OSError("no space left")
-
-    set_phase = set_queue = set_gallery = observe_stage = observe_batch = count_decision = _fail
 
 
 def test_a_meter_that_fails_hinders_no_call_and_loses_nothing(

@@ -25,7 +25,8 @@ from serving.registrar.client import LocalDesk
 from serving.registrar.protocol import CallContext, LineTarget, Phase
 from serving.registrar.service import Clerks, finish_by
 from serving.settings import make_settings
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import BATCH_SIZE
+from tests.serving.meters import RecordingMeter
 
 
 def test_of_32_racing_enrollments_of_one_face_exactly_one_is_new(
@@ -54,15 +55,10 @@ def test_in_a_rush_those_who_come_one_after_the_other_are_decided_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("serving.registrar.lifecycle.GATHER_S", 1.0)
-    sizes: list[int] = []
-
-    class Sizes(SilentMeter):
-        def observe_batch(self, stage: str, size: int) -> None:
-            if stage == "judge":
-                sizes.append(size)
+    meter = RecordingMeter()
 
     async def ask() -> None:
-        desk = serve(kept, Sizes())
+        desk = serve(kept, meter)
         await reach(desk)
         with busy(kept.last):
             rush = [asyncio.create_task(desk.enroll(crowd.request(), context)) for _ in range(2)]
@@ -75,7 +71,7 @@ def test_in_a_rush_those_who_come_one_after_the_other_are_decided_together(
         await desk.service.drain(5)
 
     asyncio.run(ask())
-    assert sizes == [2, 2]
+    assert meter.values(BATCH_SIZE, "judge") == [2, 2]
 
 
 def test_a_call_that_is_late_or_cancelled_while_it_waits_commits_nothing(

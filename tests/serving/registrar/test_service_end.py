@@ -13,6 +13,8 @@ from serving.errors import NotReady
 from serving.registrar.client import LocalDesk
 from serving.registrar.protocol import CallContext, Phase
 from serving.settings import Settings
+from serving.telemetry import metrics
+from tests.serving.meters import RecordingMeter
 
 
 def test_a_decision_is_one_line_of_the_log_without_the_person(
@@ -105,53 +107,25 @@ def test_a_drain_waits_for_calls_that_wait_in_no_queue(
 def test_every_queue_and_batch_is_metered(
     serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, settings: Settings
 ) -> None:
-    meter = CountingMeter()
+    meter = RecordingMeter()
 
     async def ask() -> None:
         desk: LocalDesk = serve(kept, meter)
         await reach(desk)
         await desk.enroll(crowd.request(), context)
         await desk.identify(crowd.person()[None], 0.5, context)
-        while ("gallery", 1) not in meter.seen:
+        while 1 not in meter.values(metrics.REFERENCES):
             await asyncio.sleep(0.05)
 
     asyncio.run(ask())
     for stage in ("judge", "search", "audit"):
-        assert ("batch", stage) in meter.seen
-    assert ("stage", "publish") in meter.seen
-    assert ("decision", "approved") in meter.seen
+        assert min(meter.values(metrics.BATCH_SIZE, stage)) > 0
+    assert min(meter.values(metrics.STAGE_SECONDS, "publish")) >= 0
+    assert meter.values(metrics.DECISIONS, "approved") == [1]
+    assert meter.values(metrics.SEQUENCE) == meter.values(metrics.STORE_SEQUENCE)
     for queue, capacity in (
         ("decisions", settings.registrar.queue_size),
         ("probes", settings.serve.probes_waiting),
     ):
-        assert ("queue", queue, capacity) in meter.seen
-
-
-class CountingMeter:
-    """Remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.seen: set[tuple[Any, ...]] = set()
-
-    def observe_batch(self, stage: str, size: int) -> None:
-        assert size > 0
-        self.seen.add(("batch", stage))
-
-    def observe_stage(self, stage: str, seconds: float) -> None:
-        assert seconds >= 0
-        self.seen.add(("stage", stage))
-
-    def set_queue(self, queue: str, depth: int, capacity: int) -> None:
-        assert depth >= 0
-        self.seen.add(("queue", queue, capacity))
-
-    def count_decision(self, decision: str, reasons: Any) -> None:
-        assert list(reasons) == []
-        self.seen.add(("decision", decision))
-
-    def set_gallery(self, size: int, sequence: int, store_sequence: int) -> None:
-        assert sequence == store_sequence
-        self.seen.add(("gallery", size))
-
-    def set_phase(self, phase: str) -> None:
-        self.seen.add(("phase", phase))
+        assert min(meter.values(metrics.QUEUE_DEPTH, queue)) >= 0
+        assert capacity in meter.values(metrics.QUEUE_CAPACITY, queue)

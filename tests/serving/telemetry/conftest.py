@@ -15,8 +15,9 @@ PROLOGUE = """
 import sys
 from pathlib import Path
 from serving.settings import find_metrics_folder
-from serving.telemetry.metrics import PrometheusMeter
-meter = PrometheusMeter(find_metrics_folder(), version="1.2.3", model="abc")
+from serving.telemetry.metrics import *
+meter = Meter(find_metrics_folder())
+meter.set(BUILD, 1, "1.2.3", "abc")
 def say(text):
     print(text, flush=True)
 def wait():

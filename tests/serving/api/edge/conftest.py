@@ -15,8 +15,9 @@ from structlog.testing import CapturingLogger
 from serving.api.middleware import Edge
 from serving.api.request import SCOPE_KEY, Call
 from serving.settings import ServeSettings
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import IN_PROGRESS, REFUSALS, REQUESTS, Meter
 from serving.telemetry.traces import Tracer
+from tests.serving.meters import RecordingMeter
 
 Inner = Callable[[Call], Awaitable[Any]]
 Headers = dict[str, str]
@@ -35,21 +36,20 @@ class Answer:
         return json.loads(self.body)
 
 
-class CountingMeter(SilentMeter):
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, str, int]] = []
-        self.ongoing = 0
-        self.refusals: list[str] = []
+class EdgeMeter(RecordingMeter):
+    """Keeps what the edge says of its calls."""
 
-    def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        assert 0 <= seconds < 60
-        self.requests.append((route, method, status))
+    @property
+    def requests(self) -> list[tuple[str, ...]]:
+        return [labels for name, labels, _ in self.told if name == REQUESTS.name]
 
-    def track_request(self, change: int) -> None:
-        self.ongoing += change
+    @property
+    def ongoing(self) -> float:
+        return sum(self.values(IN_PROGRESS))
 
-    def count_refusal(self, code: str) -> None:
-        self.refusals.append(code)
+    @property
+    def refusals(self) -> list[str]:
+        return [labels[0] for name, labels, _ in self.told if name == REFUSALS.name]
 
 
 class Rig:
@@ -59,10 +59,10 @@ class Rig:
         self,
         inner: Inner,
         tracer: Tracer | None = None,
-        meter: CountingMeter | None = None,
+        meter: Meter | None = None,
         **settings: Any,
     ) -> None:
-        self.meter = meter or CountingMeter()
+        self.meter = EdgeMeter()
         self.lines = CapturingLogger()
         self.inner = inner
 
@@ -76,7 +76,7 @@ class Rig:
         self.edge = Edge(
             app,
             settings=ServeSettings(**settings),
-            meter=self.meter,
+            meter=meter or self.meter,
             log=structlog.wrap_logger(self.lines, processors=[]),
             tracer=tracer,
             direct={"/v1/match": app},

@@ -64,7 +64,7 @@ def test_work_whose_client_has_gone_is_stopped() -> None:
     answer = rig.ask(b"abc", stays=False)
     assert (answer.status, stopped) == (0, [1])
     assert rig.access["status"] == CLIENT_GONE
-    assert rig.meter.requests == [("/v1/match", "POST", CLIENT_GONE)]
+    assert rig.meter.requests == [("/v1/match", "POST", str(CLIENT_GONE))]
     assert rig.meter.ongoing == 0
 
 

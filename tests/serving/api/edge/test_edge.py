@@ -22,9 +22,10 @@ from serving.api.middleware import EXEMPT_ONGOING, Edge
 from serving.api.request import Call
 from serving.errors import Busy, FaceUnusable, RateLimited, Unauthenticated
 from serving.settings import ServeSettings
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import OpenTelemetryTracer
-from tests.serving.api.edge.conftest import Answer, CountingMeter, Rig, idle, raising
+from tests.serving.api.edge.conftest import Answer, Rig, idle, raising
+from tests.serving.meters import BrokenMeter
 
 
 def test_a_correlator_is_echoed_or_made() -> None:
@@ -163,12 +164,6 @@ def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_place()
 
 
 def test_a_meter_that_fails_changes_no_answer_and_no_bound() -> None:
-    class BrokenMeter(CountingMeter):
-        def _fail(self, *_: object) -> None:
-            raise OSError("no space left")
-
-        count_request = track_request = count_refusal = _fail
-
     rig = Rig(idle, meter=BrokenMeter(), requests_ongoing=1)
     assert [rig.ask().status for _ in range(3)] == [200] * 3
 
@@ -192,14 +187,14 @@ def test_an_access_line_names_the_route_and_the_key_and_never_the_path() -> None
         "correlator": "c1",
         "key_id": "k1",
     }
-    assert rig.meter.requests == [("/v1/lines/{line}", "DELETE", 200)]
+    assert rig.meter.requests == [("/v1/lines/{line}", "DELETE", "200")]
 
 
 @pytest.mark.parametrize("path", ["/nowhere/+8613800138000", "/v1/lines/%00"])
 def test_a_path_that_no_route_has_is_no_label(path: str) -> None:
     rig = Rig(raising(HTTPException(404)))
     rig.ask(path=path, method="BREW")
-    assert rig.meter.requests == [("unmatched", "OTHER", 404)]
+    assert rig.meter.requests == [("unmatched", "other", "404")]
     assert "8613800138000" not in repr(rig.lines.calls)
 
 
@@ -222,7 +217,7 @@ def test_what_is_no_request_passes() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         passed.append(scope["type"])
 
-    edge = Edge(app, settings=ServeSettings(), meter=SilentMeter(), log=structlog.get_logger())
+    edge = Edge(app, settings=ServeSettings(), meter=Meter(), log=structlog.get_logger())
 
     async def never(*_: Any) -> Any:
         raise AssertionError

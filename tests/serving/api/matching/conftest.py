@@ -31,7 +31,7 @@ from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Probes
 from serving.settings import ServeSettings, load_settings
-from serving.telemetry.metrics import SilentMeter
+from serving.telemetry.metrics import Meter
 
 DIM = 128
 
@@ -146,9 +146,7 @@ def keys(deployment: Deployment) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def queue(deployment: Deployment) -> Iterator[FacesQueue]:
     log = structlog.get_logger()
-    made = FacesQueue(
-        deployment.extractor, deployment.vault, capacity=64, meter=SilentMeter(), log=log
-    )
+    made = FacesQueue(deployment.extractor, deployment.vault, capacity=64, meter=Meter(), log=log)
     yield made
     made.close()
 
@@ -166,7 +164,7 @@ def service(deployment: Deployment, keys: dict[str, str], queue: FacesQueue) -> 
         faces=queue,
         templates=SealedTemplates(deployment.vault, digest, 24),
         gate=KeyGate(deployment.store, cache_s=5),
-        meter=SilentMeter(),
+        meter=Meter(),
         log=structlog.get_logger(),
         model_digest=digest,
         version="0",

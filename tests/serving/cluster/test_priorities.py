@@ -103,22 +103,6 @@ def test_who_has_ended_meanwhile_stops_nobody_else() -> None:
         assert read_niceness(process) == [max(OWN, 1)]
 
 
-def read_slice_ns(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/sched").read_text().splitlines():
-        if line.startswith("se.slice"):
-            return int(line.split(":")[1])
-    pytest.skip("this kernel does not show how long a turn is")
-
-
-def test_the_proxy_asks_for_short_turns_and_stays_as_nice_as_it_was() -> None:
-    with running("sleep", "60") as process, running("sleep", "60") as other:
-        usual_ns = read_slice_ns(other.pid)
-        set_priorities([as_role(process, Role.PROXY), as_role(other, Role.INGRESS)])
-        assert read_slice_ns(process.pid) == 100_000
-        assert read_slice_ns(other.pid) == usual_ns
-        assert read_niceness(process) == [OWN]
-
-
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 def test_as_many_ingresses_as_cores_have_one_each_and_keep_it() -> None:
     cores = os.sched_getaffinity(0)
