@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+from types import FrameType
+from typing import Annotated
+
 import typer
 
 from bench import cli, cli_reports
 from serving.cli.output import RootGroup
+from serving.cluster.processes import end_with_starter
 
 app = typer.Typer(
     cls=RootGroup,
@@ -17,8 +22,23 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root() -> None:
-    """Keeps the suites subcommands."""
+def _root(
+    until_stdin_closes: Annotated[
+        bool, typer.Option(hidden=True, help="End with whoever started it, however that ends.")
+    ] = False,
+) -> None:
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        # `nohup` has hanging up ignored, and means it.
+        if signal.getsignal(one) is not signal.SIG_IGN:
+            signal.signal(one, _interrupt)
+    if until_stdin_closes:
+        end_with_starter()
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    """As Ctrl-C does: services are stopped, folders removed. A second signal disturbs neither."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 for commands in (cli, cli, cli, cli_reports):

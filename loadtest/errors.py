@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from types import FrameType
@@ -50,10 +48,8 @@ def write_json(value: object) -> None:
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TOGETHER_S = 1.0
-"""A terminal that closes tells this process and the command before it, which tells this one too:
-two signals so close are one, and the second does not end the cleaning up."""
-PR_SET_PDEATHSIG = 1
-_libc: ctypes.CDLL | None = ctypes.CDLL(None) if sys.platform == "linux" else None
+"""`timeout` and the like tell this process, and then its whole group: two signals so close are one,
+and the second does not end the cleaning up."""
 
 
 def end_orderly() -> None:
@@ -83,18 +79,3 @@ def undisturbed() -> Iterator[None]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-
-
-def end_with_parent() -> Callable[[], None]:
-    """For a child, between its fork and its program: it is sent SIGTERM when its parent has died,
-    even of SIGKILL. Linux alone knows that; elsewhere the child lives on (`prctl(2)`)."""
-    parent = os.getpid()
-
-    def ask() -> None:
-        if _libc is not None:
-            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                # It has died already.
-                os._exit(1)
-
-    return ask

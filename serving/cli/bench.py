@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from serving.cli.output import FIGURES, JsonFlag
-from serving.errors import ExitCode
-
-if TYPE_CHECKING:
-    from subprocess import Popen
-
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -42,15 +37,14 @@ def bench(
     --face-recognition-python, each the PATH of another venv's Python to compare with. `sosie bench
     SUITE -- --help` lists them all.
     """
-    import subprocess
+    import os
 
     from serving.settings import benchmark_environment
 
-    # A process of its own: what tunes numpy's BLAS is read when numpy is loaded. -P: a folder
-    # named bench where the command happens to run is not ours.
+    # Anew: what tunes numpy's BLAS is read when numpy is loaded. -P: a folder named bench where the
+    # command happens to run is not ours.
     command = [sys.executable, "-P", "-m", "bench", suite, *context.args]
-    done = subprocess.run(command, env=benchmark_environment(), check=False)  # noqa: S603 - our own interpreter
-    raise typer.Exit(done.returncode if done.returncode >= 0 else ExitCode.INTERNAL)
+    os.execve(sys.executable, command, benchmark_environment())  # noqa: S606 - our own interpreter
 
 
 def demo(
@@ -91,31 +85,9 @@ def loadtest(
     and on a wrong decision. Options after the shape: --rate, --seconds, --class, --p99-ms, --html
     FILE, --json; `sosie loadtest SHAPE -- --help` lists them all.
     """
-    from subprocess import Popen
+    import os
 
-    # A process of its own: gevent replaces sockets and threads of the whole interpreter. -P: a
-    # folder named loadtest where the command happens to run is not ours.
+    # Anew: gevent replaces sockets and threads of the whole interpreter. -P: a folder named
+    # loadtest where the command happens to run is not ours.
     command = [sys.executable, "-P", "-m", "loadtest", shape, *context.args]
-    code = _wait(Popen(command))  # noqa: S603 - our own interpreter
-    raise typer.Exit(code if code >= 0 else ExitCode.INTERNAL)
-
-
-def _wait(process: Popen[bytes]) -> int:
-    """Its exit code; what interrupts or ends this process is for that one, which has a service to
-    stop and people to erase first."""
-    import signal
-
-    # `nohup` has hanging up ignored, and means it.
-    is_held = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    ending = (signal.SIGTERM,) if is_held else (signal.SIGTERM, signal.SIGHUP)
-    before = {one: signal.signal(one, lambda *_: process.terminate()) for one in ending}
-    try:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                # A terminal has sent it to both.
-                continue
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+    os.execv(sys.executable, command)  # noqa: S606 - our own interpreter

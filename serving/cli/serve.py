@@ -39,15 +39,21 @@ def serve(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line for whatever happens.")
     ] = False,
+    until_stdin_closes: Annotated[
+        bool, typer.Option(hidden=True, help="Stop with whoever started it, however that ends.")
+    ] = False,
 ) -> None:
     """Serve the HTTP interface until stopped (Ctrl-C, SIGTERM); starts Ray where needed.
 
     Parts that die are started again. Exit code 3 where the service dies over and over.
     """
+    from serving.cluster.processes import end_with_starter
     from serving.cluster.site import Site
     from serving.cluster.supervisor import NodeRefused, Supervisor, claim, require_port, require_ray
     from serving.settings import require_home
 
+    if until_stdin_closes:
+        end_with_starter()
     require_ray()
     folder = require_home(home)
     site = Site.of(folder, config)

@@ -144,19 +144,17 @@ def open_private(path: str, flags: int) -> int:
     return descriptor
 
 
-class NodeFolder:
-    """A new folder that nobody else may read, with a path short enough for sockets below it.
+class OwnedFolder:
+    """A new folder in `shared` that nobody else may read; what a killed owner left of its kind is
+    removed first.
 
     It belongs to whoever has `owner` open: a lock that ends with its last process, wherever that
     runs. A process id would mean somebody else in another container that shares the folder.
     """
 
-    def __init__(self) -> None:
-        shared = Path(tempfile.gettempdir())
-        if len(str(shared)) + len("/sosie-12345678") > LONGEST_FOLDER:
-            shared = Path("/tmp")  # noqa: S108 - mkdtemp makes a folder of its own there
-        _remove_ownerless(shared)
-        self.path = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=shared))
+    def __init__(self, prefix: str, shared: Path) -> None:
+        _remove_ownerless(shared, prefix)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=shared))
         # Under its name only once it is locked: whoever finds it free removes the folder.
         made = self.path / "owner.new"
         self.owner = os.open(made, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -169,9 +167,18 @@ class NodeFolder:
         os.close(self.owner)
 
 
-def _remove_ownerless(shared: Path) -> None:
-    """Removes the folders of those that were killed."""
-    for left in shared.glob(f"{FOLDER_PREFIX}*/{OWNER_FILE}"):
+class NodeFolder(OwnedFolder):
+    """A node's, with a path short enough for sockets below it."""
+
+    def __init__(self) -> None:
+        shared = Path(tempfile.gettempdir())
+        if len(str(shared)) + len("/sosie-12345678") > LONGEST_FOLDER:
+            shared = Path("/tmp")  # noqa: S108 - mkdtemp makes a folder of its own there
+        super().__init__(FOLDER_PREFIX, shared)
+
+
+def _remove_ownerless(shared: Path, prefix: str) -> None:
+    for left in shared.glob(f"{prefix}*/{OWNER_FILE}"):
         with suppress(OSError):
             descriptor = os.open(left, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:

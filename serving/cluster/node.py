@@ -134,7 +134,8 @@ def supervisor_timeout_s(drain_s: float) -> float:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlan:
     """What one node is told. `folder` is for what lasts as long as the node; `report` is an open
-    file descriptor for one JSON line: `{"deployed": true}`, or the fault."""
+    file descriptor for one JSON line: `{"deployed": true}`, or the fault.
+    `supervisor`: its process id."""
 
     home: str
     file: str | None
@@ -145,6 +146,7 @@ class NodePlan:
     drain_s: float
     is_proxied: bool
     report: int
+    supervisor: int
 
     def write(self) -> str:
         """As one argument of a command."""
@@ -172,6 +174,9 @@ def main(arguments: Sequence[str]) -> int:
     plan = NodePlan.read(arguments[0])
     # Whatever becomes of the parent, no node is left behind.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != plan.supervisor:
+        # It has died already.
+        return 1
     stop = threading.Event()
     # Its imports take a second, in which Ray's own processes start.
     threading.Thread(target=importlib.import_module, args=(APPLICATION,), daemon=True).start()

@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import struct
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -16,6 +17,18 @@ from pathlib import Path
 
 NODE_MODULE = "serving.cluster.node"
 _REPLICA = "ray::ServeReplica:"
+
+
+def end_with_starter(descriptor: int = 0) -> None:
+    """From now on this process gets SIGTERM when the pipe of which it has the reading end is closed
+    at the other, as it is when the process that holds that end dies, of SIGKILL too."""
+
+    def wait() -> None:
+        while os.read(descriptor, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="starter", daemon=True).start()
 
 
 class Role(StrEnum):

@@ -80,6 +80,7 @@ class NodeProcess:
             drain_s=settings.drain_s,
             is_proxied=settings.proxy == "haproxy",
             report=report,
+            supervisor=os.getpid(),
         )
         output_path = log.with_name(OUTPUT_FILE)
         output_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def test_everybody_is_erased_again_whose_answers_were_lost_too(
     while len(forgetful.enrolled) < KEPT + LOST and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.05)
-    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
     outcome = finish(process)
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
     assert set(forgetful.enrolled) == forgetful.erased

@@ -8,9 +8,8 @@ import gc
 import os
 import time
 from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
-from multiprocessing import get_context
 from types import TracebackType
 from typing import Protocol, Self, cast
 
@@ -18,6 +17,7 @@ import httptools
 import uvloop
 
 from bench.suites.serve.load_requests import LOST, OVERDUE, Load, Record, Tally
+from bench.suites.serve.process import Worker
 
 # One HTTP/1.1 connection of a load, kept alive from request to request.
 
@@ -157,27 +157,12 @@ CHECK_S = 0.05
 _clock = time.perf_counter
 
 
-class Generator:
+class Generator(Worker):
     """The process that loads are sent from, one at a time; ends with the context."""
-
-    def __init__(self) -> None:
-        # Spawned: a forked child would have the parent's memory, and slow down at its first writes.
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
     def start(self, load: Load) -> Future[Record]:
         """Begins a load, or queues it behind the one that runs."""
-        return self._pool.submit(send_load, load)
+        return self.submit(send_load, load)
 
     def run(self, load: Load) -> Record:
         return self.start(load).result()

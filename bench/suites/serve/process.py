@@ -9,21 +9,52 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from types import TracebackType
 
 import psutil
 
 from bench.core.reports import Figure
 from engine.errors import RequestError
-from serving.cluster.processes import Process, Role, list_descendants
+from serving.cluster.processes import Process, Role, end_with_starter, list_descendants
 from serving.cluster.supervisor import RAYS_OWN_PORT
 
-# Processes of a service: who they are, whether they live, and what they hold in memory.
+# Processes: a worker, and those of a service, whether they live and what memory they hold.
 
 MIB = 2**20
+
+
+class Worker(ProcessPoolExecutor):
+    """A process for one call at a time, which ends with this one, even where that is killed.
+
+    Spawned: a forked child would have the parent's memory, and slow down at its first writes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        if kind is not None:
+            # Nobody waits any more for what it may be doing.
+            for process in active_children():
+                process.terminate()
+        return super().__exit__(kind, error, trace)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    end_with_starter(parent.sentinel)
 
 
 def list_family(pid: int) -> list[int]:
@@ -130,14 +161,14 @@ class Service:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        self._wait()
         kill_hard(wait_gone(family, STOP_TIMEOUT_S / 6))
 
     def kill(self) -> None:
         """SIGKILL to every process of it, as when a machine loses its power."""
         family = list_family(self.pid)
         kill_hard(family)
-        self._process.wait()
+        self._wait()
         wait_gone(family, STOP_TIMEOUT_S)
 
     def restart(self) -> None:
@@ -156,12 +187,17 @@ class Service:
         }
         with self._log.open("ab") as file:
             return subprocess.Popen(
-                [str(command), "serve", "--home", str(self.place.home)],
+                [str(command), "serve", "--home", str(self.place.home), "--until-stdin-closes"],
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
+
+    def _wait(self) -> None:
+        self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def _read_log(self) -> str:
         text = self._log.read_text(encoding="utf-8", errors="replace").strip()

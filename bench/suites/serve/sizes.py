@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from bench.suites.serve.load_generator import Generator
 from bench.suites.serve.overload import Weather
 from bench.suites.serve.process import Place, Service, find_port, serve
 from bench.suites.serve.throughput import Pace
+from serving.cluster.environment import OwnedFolder
 
 
 class Part(StrEnum):
@@ -111,9 +110,9 @@ class Stage:
 @contextmanager
 def open_stage(sizes: Sizes, crowd: Crowd, seed: int, disk: Path, cache: Path) -> Iterator[Stage]:
     """A stage whose homes lie on `disk`."""
-    folder = Path(tempfile.mkdtemp(prefix="sosie-bench-", dir=disk))
+    folder = OwnedFolder("sosie-bench-", disk)
     try:
         with Generator() as generator:
-            yield Stage(sizes, crowd, seed, folder, cache, generator)
+            yield Stage(sizes, crowd, seed, folder.path, cache, generator)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 
 from bench.data.vectors import Vectors
 from bench.suites.baselines import clock
+from bench.suites.serve.process import Worker
 from bench.suites.sweep.planted import (
     Agreement,
     Labels,
@@ -94,8 +93,7 @@ def _load(home: Path, vectors: Vectors, first_serial: int) -> None:
 
 def _sweep(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
     """In a new process, as the command is one; `total` rows have a label."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    with Worker() as pool:
         return pool.submit(_sweep_here, home, threshold, scope, total).result()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.core.timing import rested
 from bench.suites.baselines import build_gallery, clock
+from bench.suites.serve.process import Worker
 from bench.suites.sweep.planted import (
     Agreement,
     Plan,
@@ -158,8 +157,7 @@ class MeasuredSweep:
 
 def measure(plan: Plan, folder: Path) -> MeasuredSweep:
     """In a new process, so that its peak of memory is that of nothing else."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    with Worker() as pool:
         return pool.submit(measure_here, plan, folder).result()
 
 

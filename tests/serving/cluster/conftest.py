@@ -151,11 +151,15 @@ Start = Callable[..., subprocess.Popen[str]]
 def start_serve(environment: dict[str, str | None]) -> Iterator[Start]:
     """`start_serve(*arguments)`: the command in a process, ended with all that it started."""
     started: list[subprocess.Popen[str]] = []
+    # A pipe of ours, since `communicate` would close that of a process.
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "serving.cli.main", "serve", "--until-stdin-closes"]
 
     def start(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         variables = {**os.environ, **environment, **(env or {})}
         process = subprocess.Popen(
-            [sys.executable, "-m", "serving.cli.main", "serve", *map(str, arguments)],
+            [*command, *map(str, arguments)],
+            stdin=reading,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -174,6 +178,8 @@ def start_serve(environment: dict[str, str | None]) -> Iterator[Start]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         process.communicate()
+    os.close(writing)
+    os.close(reading)
 
 
 @pytest.fixture(scope="session")

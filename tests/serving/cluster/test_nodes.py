@@ -104,7 +104,9 @@ def nodes(
             else [f"--address=127.0.0.1:{port}"]
         )
         ray = Path(sys.executable).with_name("ray")
-        command = [ray, "start", *role, "--block", "--num-cpus=2", "--disable-usage-stats"]
+        # Its reaper ends what it started; it itself ends with these tests, however they do.
+        command: list[Any] = ["setpriv", "--pdeathsig", "KILL"]
+        command += [ray, "start", *role, "--block", "--num-cpus=2", "--disable-usage-stats"]
         command += [f"--dashboard-agent-listen-port={find_port()}", "--node-ip-address=127.0.0.1"]
         command.append(f'--resources={{"{RESOURCE}": 1}}')
         log = place / f"{number}.log"

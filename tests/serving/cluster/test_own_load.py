@@ -1,4 +1,4 @@
-"""A load test without a service to load brings its own, and takes all of it away again."""
+"""What starts a service of its own takes all of it away again, even where it is killed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from loadtest.local_service import remove_left
+from serving.cluster.processes import NODE_MODULE, Process, Role, list_descendants
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +56,56 @@ def test_nothing_is_left_of_a_service_of_its_own(
     assert len(seen) > LEAST_PROCESSES
     assert not [one for one in seen if _lives(one)]
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("starter", "is_killed_itself"),
+    [
+        (("loadtest", "smoke", "--references", "0"), True),
+        (("bench", "report", "--quick", "--only", "serve", "--output"), False),
+    ],
+    ids=["load test", "benchmark"],
+)
+def test_a_service_ends_with_its_starter_even_where_that_is_killed(
+    environment: dict[str, str | None],
+    tmp_path: Path,
+    starter: tuple[str, ...],
+    is_killed_itself: bool,
+) -> None:
+    variables = {**os.environ, **environment}
+    place = (str(tmp_path / "out"),) if starter[0] == "bench" else ("--folder", str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-m", *starter, *place],
+        stdout=subprocess.DEVNULL,
+        env={name: value for name, value in variables.items() if value is not None},
+        start_new_session=True,
+    )
+    family = list_descendants(process.pid)
+    try:
+        while not any(one.role is Role.INGRESS for one in family):
+            assert process.poll() is None
+            time.sleep(0.2)
+            family = list_descendants(process.pid)
+        seen = [psutil.Process(one.pid) for one in family]
+        home, folder = _find_places(family)
+        assert home.is_dir()
+        assert folder.is_dir()
+    finally:
+        process.kill()
+        process.wait()
+    psutil.wait_procs(seen, timeout=240)
+    assert not [one for one in seen if _lives(one)]
+    assert not folder.exists()
+    if is_killed_itself:
+        # Nobody was left to remove it: the next load test does.
+        remove_left(tmp_path)
+    assert not home.exists()
+
+
+def _find_places(family: list[Process]) -> tuple[Path, Path]:
+    """The home of the service among them, and the folder of its node."""
+    (plan,) = [json.loads(one.words[-1]) for one in family if NODE_MODULE in one.words]
+    return Path(plan["home"]), Path(plan["folder"])
 
 
 def _lives(process: psutil.Process) -> bool:

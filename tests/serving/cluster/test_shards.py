@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import ray
 from numpy.typing import NDArray
+from ray._private.utils import read_ray_address
 
 from indexes.errors import IdInvalid, SearchInvalid, ShardLost
 from indexes.flat import FlatIndex
@@ -76,6 +77,10 @@ def test_without_a_cluster_none_is_started_and_without_shards_none_are_opened(
         assert not ray.is_initialized()
     finally:
         nodes.join()
+
+
+def test_a_cluster_of_the_tests_is_no_other_rays_default(nodes: Nodes) -> None:
+    assert read_ray_address() != nodes.address
 
 
 def test_each_node_has_a_shard_and_the_answers_are_exact(nodes: Nodes) -> None:

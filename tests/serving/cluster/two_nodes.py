@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import ray
 from numpy.typing import NDArray
 
@@ -31,9 +32,10 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         room: dict[str, Any] = {"num_cpus": 1, "resources": {RESOURCE: 1}}
-        head = room | {"include_dashboard": False, "temp_dir": folder}
-        self._room = room
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        head = room | {"include_dashboard": False}
+        self._room, self._folder = room, folder
+        with self._in_own_folder():
+            self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._second = self._cluster.add_node(**room)
         self.join()
 
@@ -63,7 +65,16 @@ class Nodes:
 
     def stop(self) -> None:
         self.leave()
-        self._cluster.shutdown()
+        with self._in_own_folder():
+            self._cluster.shutdown()
+
+    @contextmanager
+    def _in_own_folder(self) -> Iterator[None]:
+        """`Cluster` writes its address to where every Ray of this machine looks for one by default,
+        and removes it from there again: neither is for a test to do."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_TMPDIR", self._folder)
+            yield
 
 
 @contextmanager
