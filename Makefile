@@ -27,7 +27,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-# docs/performance.md, accuracy.md, model-card.md and every other figure, from bench/reports.
+# Figures and pictures of README.md and docs, rendered from bench/reports.
 docs: $(VENV)/.dev
 	$(BIN)/sosie bench docs
 
