@@ -33,7 +33,7 @@ client: $(VENV)/.dev
 	$(BIN)/python .ci/generate_client.py > $(VENV)/client.py
 	mv $(VENV)/client.py serving/client/client.py
 
-# docs/performance.md, accuracy.md, model-card.md and every other figure, from bench/reports.
+# Figures and pictures of README.md and docs, rendered from bench/reports.
 docs: $(VENV)/.dev
 	$(BIN)/sosie bench docs
 

@@ -12,6 +12,7 @@ import typer
 from bench.cli import DebugFlag
 from bench.core.reports import REPORTS
 from engine.errors import RequestError
+from engine.formatting import duration
 from serving.cli.output import (
     JsonFlag,
     escape,
@@ -26,14 +27,12 @@ if TYPE_CHECKING:
     from bench.core.reports import Report
 
 IMAGES = Path(__file__).parents[1] / "docs" / "img"
-Images = Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")]
 
 
 def register(app: typer.Typer) -> None:
     app.command()(report)
     app.command()(compare)
     app.command()(docs)
-    app.command()(plots)
 
 
 def report(
@@ -72,7 +71,7 @@ def report(
             print_line(f"{'[green]✓[/]' if ran.keeps(one) else '[red]✗[/]'} {name}")
         for name, reason in ran.failures.items():
             print_line(f"[red]✗[/] {name} failed: {escape(reason)}")
-        print_line(f"{output / PAGE}, after {time.monotonic() - start:.0f} s")
+        print_line(f"{output / PAGE}, after {duration(time.monotonic() - start)}")
     if not ran.holds:
         raise exit_negative()
 
@@ -124,14 +123,13 @@ def docs(
     ] = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Write anew, from committed reports, the pages made of them, and every figure of the others.
+    """Render README.md and docs from the committed reports: pages, blocks of figures, pictures.
 
-    docs/performance.md, accuracy.md and model-card.md are made as a whole; pages that show what a
-    command prints are given what it prints now.
+    Pages that show what a command prints are given what it prints now.
     """
     from tempfile import TemporaryDirectory
 
-    from bench.docs.pages import ROOT, build_documents, list_problems, show_commands
+    from bench.docs.pages import ROOT, build_documents, show_commands
 
     del debug
     with TemporaryDirectory(prefix="sosie-bench-") as folder:
@@ -141,36 +139,13 @@ def docs(
     if not check:
         for name in changed:
             (ROOT / name).write_text(made[name], encoding="utf-8")
-    problems = list(list_problems(ROOT, REPORTS))
     if as_json:
-        print_json({"changed": changed, "problems": problems})
+        print_json({"changed": changed})
     else:
         for name in changed:
             print_line(name)
-        for problem in problems:
-            print_line(f"[red]✗[/] {escape(problem)}")
-    if problems or (check and changed):
+    if check and changed:
         raise exit_negative()
-
-
-def plots(
-    report: Annotated[
-        Path, typer.Option(metavar="FILE", help="What `curves --json` wrote.")
-    ] = REPORTS / "curves.json",
-    folder: Images = IMAGES,
-    as_json: JsonFlag = False,
-    debug: DebugFlag = False,
-) -> None:
-    """Draw latency.png and recall.png from the report of `curves`."""
-    from bench.docs.plots import draw_plots
-
-    del debug
-    drawn = [str(path) for path in draw_plots(report, folder)]
-    if as_json:
-        print_json({"pictures": drawn})
-    else:
-        for path in drawn:
-            print_line(escape(path))
 
 
 def _name_alike(

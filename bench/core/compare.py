@@ -1,15 +1,19 @@
-"""Two runs side by side: what is worse by more than the noise that the runs themselves measured.
+"""Two runs side by side: what is worse by more than the noise of both, and what is missing.
 
-A figure is worse where it has changed to its bad side by more than chance changes one of so many
-figures (`bench/core/compare.py`), and by more than a floor. One that was measured once has no noise to be
-held against: that it changed much is told, and is no verdict. Between different machines, or where
-the machine itself was much faster or slower, ratios are compared in place of values; where it was a
-little faster or slower, so much more is allowed. A promise that held and does not any more is a
-regression; of a speed that lies close to its goal on both sides it is told, and is no verdict. What
-Sosie is compared with cannot regress.
+A figure is worse where it has changed to its bad side by more than chance explains, and by more
+than a floor. Between different machines, or where the machine itself was much faster or slower,
+ratios are compared in place of values; where it was a little faster or slower, so much more is
+allowed. A promise that held and does not any more is a regression; for a speed close to its goal on
+both sides it is reported as unsure. What Sosie is compared with cannot regress.
+
+Noise. Of two runs in blocks, the blocks give a standard deviation, and a change is held against
+Student's interval of the logarithm of new over old (scipy). Two or three blocks know a deviation
+badly, so each figure's variance is pooled with the usual one of its suite, and a chance of 5 % of a
+false alarm is shared by all figures that are judged. Where a run has one block, its quartiles must
+lie apart, and the floor is wide. What was measured once can be unsure, and never worse.
 
 What is missing is no success: a suite that the later run has no report of, and a promise of no
-error that was measured and is not any more, fail the comparison, as a regression does.
+error that was measured and is not any more, fail the comparison as a regression does.
 """
 
 from __future__ import annotations
@@ -20,157 +24,50 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any
 
 from bench.core.machine import Machine
 from bench.core.reports import Check, Figure, Report, Result, Setup, key_all, load_goals
 from engine.errors import RequestError
 
-# How far a figure may change from one run to the next by chance, hundreds of them judged at
-# once.
-#
-# What blocks of a run differ by says how a figure trembles, but three blocks say it badly: of
-# hundreds of figures some have three that agree by luck, and any other run then seems a change.
-# So each figure's variance is drawn towards that of its suite, as far as its blocks are few
-# (Smyth, "Linear models and empirical Bayes methods for assessing differential expression",
-# 2004), a change is held against Student's distribution of what is then known, and the chance of
-# a false alarm is shared by all figures that are judged (Bonferroni), so that it is one of the
-# whole comparison.
-#
-# A run that was made in one block knows its repeats alone: how far their median may lie off,
-# which is less than how far one of them does, and nothing of how the next process differs, for
-# which there is a wide floor.
-
 CHANCE = 0.05
-"""That two runs of one thing are told apart at all, where noise is what was measured."""
-FLOOR_BLOCKS, FLOOR_REPEATS = 0.05, 0.25
-"""Nobody cares for less; repeats in one process don't know how the next process differs."""
+"""That two runs of one thing are told apart at all, where both were made in blocks."""
+FLOOR_BLOCKS, FLOOR_REPEATS, FLOOR_ONCE, FLOOR_COUNTED = 0.05, 0.25, 0.25, 0.01
+DRIFT = 0.25
+"""A machine whose own rates differ by more from one run to the next is as good as another."""
+RULE = (
+    f"worse by more than two runs of one thing differ by chance, {CHANCE:.0%} for all figures "
+    f"together, and by more than {FLOOR_BLOCKS:.0%} where both runs were made in blocks, "
+    f"{FLOOR_REPEATS:.0%} where one knows its repeats alone, {FLOOR_COUNTED:.0%} where every run "
+    f"should give the same; unsure by more than {FLOOR_ONCE:.0%} where one was measured once"
+)
 
-# The variance of the suite counts as much as so many blocks more.
-_PRIOR = 4.0
-_FEW = 8
-# Of a logarithm: more than any figure changes, and a number still.
-_MOST = 50.0
-# A median of so many draws from a normal distribution, in standard deviations of one.
-_MEDIANS = {1: 1.0, 2: 0.7071, 3: 0.6698, 4: 0.5460, 5: 0.5356}
-# Quartiles of a normal distribution lie so many standard deviations apart; of few draws less.
-_QUARTILES, _NEARER = 1.349, 1.25
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Variance of a figure in a run, as a share of its value, and from how many it is known.
-
-    It is that of one of the `blocks`; where these are 0, that of the value itself, known from
-    `repeats` in one process.
-    """
-
-    variance: float
-    blocks: int
-    repeats: int = 0
-
-    @property
-    def freedom(self) -> int:
-        return max(self.blocks, self.repeats, 1) - 1
-
-    @property
-    def error(self) -> float:
-        """Variance of the value that stands in the report: of blocks it is the median."""
-        return self.variance * _median_of(self.blocks) ** 2 if self.blocks else self.variance
-
-
-def sample_value(figure: Figure, blocks: int) -> Sample | None:
-    """What is known of a value measured in so many blocks; None where it was measured once."""
-    if figure.noise is not None:
-        # Blocks of one process, as the kernels are timed in, don't know the next one either.
-        return Sample(figure.noise**2, blocks if blocks > 1 else 0)
-    if figure.low is None or figure.high is None:
-        return None
-    # One repeat has quartiles too, all of them itself.
-    if not figure.value or figure.low == figure.high:
-        return None
-    width = (figure.high - figure.low) / figure.value
-    if figure.repeats is None:
-        # Of one repeat, which is more than of their median.
-        return Sample((width / _QUARTILES) ** 2, 0)
-    repeats = max(figure.repeats, 2)
-    deviation = width / _QUARTILES / (1 - _NEARER / repeats) * _median_of(repeats)
-    return Sample(deviation**2, 0, repeats)
-
-
-def sample_ratio(figure: Figure, base: Figure, blocks: int) -> Sample | None:
-    """The same of its ratio; from repeats alone it has the variances of both figures."""
-    if figure.ratio_noise is not None:
-        return Sample(figure.ratio_noise**2, blocks if blocks > 1 else 0)
-    own, other = sample_value(figure, 1), sample_value(base, 1)
-    if own is None or other is None:
-        return None
-    return Sample(own.variance + other.variance, 0, min(own.repeats, other.repeats))
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """What chance does to the figures of a suite, of `judged` that are judged in all."""
-
-    prior: float | None
-    judged: int
-
-    def limit(self, old: Sample, new: Sample) -> float:
-        """How far a figure may change, as a share: 0.1 for a tenth more, or a tenth less of it."""
-        quantile = 1 - CHANCE / max(self.judged, 1)
-        if old.blocks and new.blocks:
-            variance, freedom = self._moderate(old, new)
-            wide = math.sqrt(variance) * math.hypot(_median_of(old.blocks), _median_of(new.blocks))
-            floor = FLOOR_BLOCKS
-        else:
-            wide, floor = math.sqrt(old.error + new.error), FLOOR_REPEATS
-            freedom = max(float(old.freedom + new.freedom), _PRIOR)
-        return max(math.expm1(min(_find_quantile(quantile, freedom) * wide, _MOST)), floor)
-
-    def _moderate(self, old: Sample, new: Sample) -> tuple[float, float]:
-        """Variance and freedom of both runs together, drawn towards the suite's."""
-        own = old.freedom + new.freedom
-        variance = (old.variance * old.freedom + new.variance * new.freedom) / own
-        if self.prior is None:
-            return variance, own
-        return (self.prior * _PRIOR + variance * own) / (_PRIOR + own), _PRIOR + own
-
-
-def find_prior(samples: Sequence[Sample]) -> float | None:
-    """The usual variance of a suite's figures; None where they are too few to have one."""
-    known = [one for one in samples if one.blocks > 1 and one.variance > 0]
-    if len(known) < _FEW:
-        return None
-    freedom = statistics.median(one.freedom for one in known)
-    # The median of chi square over its freedom, by Wilson and Hilferty.
-    return statistics.median(one.variance for one in known) / (1 - 2 / (9 * freedom)) ** 3
-
-
-@lru_cache
-def _find_quantile(chance: float, freedom: float) -> float:
-    """Student's: below it lies this share."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, chance))
-
-
-def _median_of(blocks: int) -> float:
-    return _MEDIANS.get(blocks, math.sqrt(math.pi / 2 / blocks))
-
-
-# Which way a figure is better, read from its unit and name; most counts are neither.
-#
-# Reports say what was measured, and targets which way a promise goes; between two reports a
-# figure that nobody promised must be judged too.
-
-
-class Better(StrEnum):
-    """What an improvement looks like."""
-
-    MORE = "more"
-    LESS = "less"
-
+# The usual variance of a suite counts as much as so many blocks more, if so many figures show it.
+_PRIOR_BLOCKS, _PRIOR_FIGURES = 4, 8
+# The variance of a median is so many times that of a mean.
+_MEDIAN = math.pi / 2
+# A choice of Sosie's own: a worse one is a regression, which must not hide behind another name.
+_CHOSEN = frozenset({"kernel"})
+# What of a setup came out, and was not asked for; and how often something was repeated.
+_NOT_SETTINGS = _CHOSEN | {
+    "requests_per_s",
+    "mates",
+    "mated_pairs",
+    "nonmated_pairs",
+    "kills",
+    "decisions",
+    "single_decisions",
+    "visitors",
+    "left_out_near_a_threshold",
+    "longest_output",
+    "without a face",
+    "rounds",
+    "blocks",
+}
+# What is compared from one release to the next may be a version of what it runs on.
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+# A threshold that was rounded is the same one.
+_NEAR = 0.01
 
 _TIME = re.compile(r"(ns|us|ms|s|min)( of a core|/\w+)?")
 _SIZE = re.compile(r"(bytes|kB|MB|GB|MiB)(/\w+| written|/min)?")
@@ -193,40 +90,11 @@ _OTHERS = re.compile(
 )
 
 
-def better(figure: Figure) -> Better | None:
-    """None where a change is neither good nor bad by itself, or is not Sosie's."""
-    name, unit = figure.name, figure.unit
-    if is_other(figure) or _GIVEN.search(name):
-        return None
-    if unit == "FNMR" or unit.startswith("largest"):
-        return Better.LESS
-    if unit in _SHARES:
-        return Better.LESS if _WORSE_SHARES.search(name) else Better.MORE
-    if _RATE.fullmatch(unit):
-        return Better.MORE
-    if _TIME.fullmatch(unit) or _SIZE.fullmatch(unit) or unit == "times":
-        return Better.LESS
-    return Better.LESS if _WRONG.search(name) else None
+class Better(StrEnum):
+    """What an improvement looks like."""
 
-
-def is_other(figure: Figure) -> bool:
-    """Whether it is of what Sosie is compared with."""
-    return _OTHERS.search(figure.name) is not None
-
-
-def varies(figure: Figure) -> bool:
-    """Whether the same run again gives another value: a clock or a scheduler is in it."""
-    unit = figure.unit
-    is_time = _TIME.fullmatch(unit) or _RATE.fullmatch(unit) or unit in {"times", "of the best"}
-    return bool(is_time) or _UNSTEADY.search(figure.name) is not None
-
-
-# Figures of two runs side by side, and what became of each.
-#
-# Where the same run always gives the same, a figure is held against a floor at once. Else it is
-# a `Doubt` until it is known how many there are.
-
-FLOOR_ONCE, FLOOR_COUNTED = 0.25, 0.01
+    MORE = "more"
+    LESS = "less"
 
 
 class Verdict(StrEnum):
@@ -262,159 +130,6 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """A suite, the blocks of both runs, and the drift of the machine; None for another one."""
-
-    suite: str
-    blocks: tuple[int, int]
-    drift: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """A pair with a good and a bad side, not judged before it is known how many there are."""
-
-    pair: Pair
-    good: Better
-    samples: tuple[Sample, Sample] | None
-    drift: float
-
-    def judge(self, noise: Noise) -> Pair:
-        assert self.pair.old is not None
-        assert self.pair.new is not None
-        limit = noise.limit(*self.samples) if self.samples else FLOOR_ONCE
-        limit = (1 + limit) * (1 + self.drift) - 1
-        verdict = _judge(self.pair.old, self.pair.new, limit, self.good)
-        is_known = self.samples is not None and self.pair.old * self.pair.new > 0
-        if verdict is not Verdict.SAME and not is_known:
-            verdict = Verdict.UNSURE
-        return replace(self.pair, verdict=verdict, limit=limit)
-
-
-def pair_figures(scene: Scene, old: Result, new: Result) -> Iterator[Pair | Doubt]:
-    """Those of one result; where the machine is another, ratios in place of values."""
-    after = dict(key_all(new.figures))
-    before = dict(key_all(old.figures))
-    for key, figure in before.items():
-        other = after.get(key)
-        if other is None or (other.value is None) != (figure.value is None):
-            verdict = Verdict.NEW if figure.value is None else Verdict.GONE
-            now = None if other is None else other.value
-            yield _pair(scene, old, figure, "value", (figure.value, now), verdict)
-        elif figure.value is None or other.value is None:
-            continue
-        elif not varies(figure):
-            yield _compare_counts(scene, old, figure, other)
-        elif scene.drift is not None:
-            yield _compare_values(scene, old, figure, other)
-        # The figure that all ratios are to has one of its own, always 1.
-        elif figure.ratio not in {None, 1} and other.ratio is not None and not is_other(figure):
-            yield _compare_ratios(scene, old, (figure, other), (old.figures[0], new.figures[0]))
-    for key, figure in after.items():
-        if key not in before:
-            yield _pair(scene, new, figure, "value", (None, figure.value), Verdict.NEW)
-
-
-def _compare_counts(scene: Scene, result: Result, old: Figure, new: Figure) -> Pair:
-    """What every run gives anew, and so is held against a floor alone."""
-    assert old.value is not None
-    assert new.value is not None
-    # One of a thousand that is no more is a fault, where it was all of them.
-    floor = 0.0 if old.unit == "share" and old.value == 1 else FLOOR_COUNTED
-    verdict = _judge(old.value, new.value, floor, better(old))
-    pair = _pair(scene, result, old, "value", (old.value, new.value), verdict)
-    return replace(pair, limit=floor)
-
-
-def _compare_values(scene: Scene, result: Result, old: Figure, new: Figure) -> Pair | Doubt:
-    samples = [
-        sample_value(one, blocks) for one, blocks in zip((old, new), scene.blocks, strict=True)
-    ]
-    pair = _pair(scene, result, old, "value", (old.value, new.value), Verdict.SAME)
-    return _doubt(pair, better(old), samples, scene.drift or 0.0)
-
-
-def _compare_ratios(
-    scene: Scene, result: Result, figures: tuple[Figure, Figure], bases: tuple[Figure, Figure]
-) -> Pair | Doubt:
-    samples = [sample_ratio(*one) for one in zip(figures, bases, scene.blocks, strict=True)]
-    ratios = (figures[0].ratio, figures[1].ratio)
-    pair = _pair(scene, result, figures[0], "ratio", ratios, Verdict.SAME)
-    return _doubt(pair, Better.MORE, samples, 0.0)
-
-
-def _doubt(
-    pair: Pair, good: Better | None, samples: list[Sample | None], drift: float
-) -> Pair | Doubt:
-    if good is None:
-        is_same = pair.old == pair.new
-        return replace(pair, verdict=Verdict.SAME if is_same else Verdict.CHANGED)
-    old, new = samples
-    return Doubt(pair, good, (old, new) if old and new else None, drift)
-
-
-def _judge(old: float, new: float, limit: float, good: Better | None) -> Verdict:
-    if old == new:
-        return Verdict.SAME
-    if good is None:
-        return Verdict.CHANGED
-    if old == 0:
-        return Verdict.BETTER if (new > 0) == (good is Better.MORE) else Verdict.WORSE
-    # How many times as large the larger is: a time that doubles is as bad as a rate that halves.
-    times = abs(new / old) if abs(new) >= abs(old) else abs(old / new) if new else math.inf
-    if times - 1 <= limit:
-        return Verdict.SAME
-    return Verdict.BETTER if (new > old) == (good is Better.MORE) else Verdict.WORSE
-
-
-def _pair(
-    scene: Scene,
-    result: Result,
-    figure: Figure,
-    kind: str,
-    values: tuple[float | None, float | None],
-    verdict: Verdict,
-) -> Pair:
-    old, new = values
-    change = new / old - 1 if old and new is not None else None
-    return Pair(scene.suite, result.name, figure.name, figure.unit, kind, old, new, verdict, change)
-
-
-DRIFT = 0.25
-"""A machine whose own rates differ by more from one run to the next is as good as another."""
-RULE = (
-    f"worse by more than two runs of one thing differ by chance, {CHANCE:.0%} for all figures "
-    f"together, and by more than {FLOOR_BLOCKS:.0%} where both runs were made in blocks, "
-    f"{FLOOR_REPEATS:.0%} where one knows its repeats alone, {FLOOR_COUNTED:.0%} where every run "
-    f"should give the same; unsure by more than {FLOOR_ONCE:.0%} where one was measured once"
-)
-
-# What of a setup came out, and was not asked for; and how often something was repeated.
-_OUTCOMES = frozenset(
-    {
-        "requests_per_s",
-        "mates",
-        "mated_pairs",
-        "nonmated_pairs",
-        "kills",
-        "decisions",
-        "single_decisions",
-        "visitors",
-        "left_out_near_a_threshold",
-        "longest_output",
-        "without a face",
-    }
-)
-_REPEATS = frozenset({"rounds", "blocks"})
-# A choice of Sosie's own: a worse one is a regression, which must not hide behind another name.
-_CHOSEN = frozenset({"kernel"})
-# What is compared from one release to the next may be a version of what it runs on.
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
-# A threshold that was rounded is the same one.
-_NEAR = 0.01
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
     """All pairs, what could not be compared, and what the later run lacks, in words."""
 
@@ -445,13 +160,89 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Unjudged:
+    """A pair with a good and a bad side, before it is known how many there are.
+
+    `variance` is that of one block, as a share, pooled over both runs; None where one of them has a
+    single block. `reach` is how many times apart the values lie where their quartiles touch; None
+    where one of them was measured once.
+    """
+
+    pair: Pair
+    good: Better
+    blocks: tuple[int, int]
+    variance: float | None
+    reach: float | None
+    drift: float
+
+    def judge(self, prior: float | None, judged: int) -> Pair:
+        """The verdict, by the usual variance of the suite and the number of figures judged."""
+        old, new = self.pair.old, self.pair.new
+        assert old is not None
+        assert new is not None
+        limit = FLOOR_ONCE
+        if self.variance is not None:
+            limit = max(self._find_width(self.variance, prior, judged), FLOOR_BLOCKS)
+        elif self.reach is not None:
+            limit = max(self.reach - 1, FLOOR_REPEATS)
+        limit = (1 + limit) * (1 + self.drift) - 1
+        verdict = _judge(old, new, limit, self.good)
+        is_known = (self.variance is not None or self.reach is not None) and old * new > 0
+        if verdict is not Verdict.SAME and not is_known:
+            verdict = Verdict.UNSURE
+        return replace(self.pair, verdict=verdict, limit=limit)
+
+    def _find_width(self, variance: float, prior: float | None, judged: int) -> float:
+        """Half of the interval of new over old, less 1."""
+        from scipy.stats import t as student
+
+        freedom = sum(self.blocks) - 2
+        if prior is not None:
+            variance = (prior * _PRIOR_BLOCKS + variance * freedom) / (_PRIOR_BLOCKS + freedom)
+            freedom += _PRIOR_BLOCKS
+        error = math.sqrt(variance * _MEDIAN * sum(1 / blocks for blocks in self.blocks))
+        confidence = max(1 - 2 * CHANCE / judged, 0)
+        # Of a logarithm 50 is more than anything changes, and a number still.
+        return math.expm1(min(student.interval(confidence, freedom, scale=error or 1e-9)[1], 50))
+
+
 @dataclass(slots=True)
 class _Findings:
     """What a comparison gathers, suite by suite."""
 
-    pairs: list[Pair | Doubt] = field(default_factory=list)
+    pairs: list[Pair | _Unjudged] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+
+
+def better(figure: Figure) -> Better | None:
+    """Which way a figure is better, by its unit and name; None where it is neither, or no figure
+    of Sosie."""
+    name, unit = figure.name, figure.unit
+    if is_other(figure) or _GIVEN.search(name):
+        return None
+    if unit == "FNMR" or unit.startswith("largest"):
+        return Better.LESS
+    if unit in _SHARES:
+        return Better.LESS if _WORSE_SHARES.search(name) else Better.MORE
+    if _RATE.fullmatch(unit):
+        return Better.MORE
+    if _TIME.fullmatch(unit) or _SIZE.fullmatch(unit) or unit == "times":
+        return Better.LESS
+    return Better.LESS if _WRONG.search(name) else None
+
+
+def is_other(figure: Figure) -> bool:
+    """Whether it is of what Sosie is compared with."""
+    return _OTHERS.search(figure.name) is not None
+
+
+def varies(figure: Figure) -> bool:
+    """Whether the same run again gives another value: a clock or a scheduler is in it."""
+    unit = figure.unit
+    is_time = _TIME.fullmatch(unit) or _RATE.fullmatch(unit) or unit in {"times", "of the best"}
+    return bool(is_time) or _UNSTEADY.search(figure.name) is not None
 
 
 def compare(
@@ -476,33 +267,34 @@ def compare(
     return Comparison(pairs, tuple(found.notes), tuple(found.missing))
 
 
-def _judge_all(found: list[Pair | Doubt]) -> Iterator[Pair]:
+def _judge_all(found: Sequence[Pair | _Unjudged]) -> Iterator[Pair]:
     """Each by the usual noise of its suite, and by how many could be a false alarm."""
-    known = [one for one in found if isinstance(one, Doubt) and one.samples]
-    samples: dict[str, list[Sample]] = {}
-    for one in known:
-        samples.setdefault(one.pair.suite, []).extend(one.samples or ())
-    # A suite with few figures trembles as all of them do.
-    usual = find_prior([one for mine in samples.values() for one in mine])
-    priors = {suite: find_prior(mine) or usual for suite, mine in samples.items()}
+    open_pairs = [one for one in found if isinstance(one, _Unjudged)]
+    variances: dict[str, list[float]] = {}
+    for one in open_pairs:
+        if one.variance:
+            variances.setdefault(one.pair.suite, []).append(one.variance)
+    # A suite with few figures has the noise that all of them have.
+    usual = _find_prior([one for mine in variances.values() for one in mine])
+    priors = {suite: _find_prior(mine) or usual for suite, mine in variances.items()}
     for each in found:
         if isinstance(each, Pair):
             yield each
         else:
-            yield each.judge(Noise(priors.get(each.pair.suite), len(known)))
+            yield each.judge(priors.get(each.pair.suite, usual), len(open_pairs))
+
+
+def _find_prior(variances: Sequence[float]) -> float | None:
+    return statistics.median(variances) if len(variances) >= _PRIOR_FIGURES else None
 
 
 def _compare_reports(suite: str, old: Report, new: Report, found: _Findings) -> None:
     other = _tell_machines_apart(old.machine, new.machine)
-    is_like = other is None
     if other is not None:
         found.notes.append(f"{suite}: {other}: ratios are compared, times are not")
+    drift = None if other else _find_drift(old.machine, new.machine)
     has_other_sizes = False
     after = dict(key_all(new.results))
-    scene = Scene(
-        suite, (old.blocks, new.blocks), _find_drift(old.machine, new.machine) if is_like else None
-    )
-    pairs: list[Pair | Doubt] = []
     for key, result in key_all(old.results):
         if key not in after:
             found.notes.append(f"{suite}: the new run has no {result.name!r}")
@@ -512,11 +304,95 @@ def _compare_reports(suite: str, old: Report, new: Report, found: _Findings) -> 
             found.notes.append(f"{suite}: {result.name!r} not compared: {differing}")
             has_other_sizes = True
             continue
-        found.notes += _note_choices(suite, result.setup, after[key].setup, found.notes)
-        pairs += pair_figures(scene, result, after[key])
+        for said in _note_choices(suite, result.setup, after[key].setup):
+            if said not in found.notes:
+                found.notes.append(said)
+        found.pairs += _pair_figures(suite, result, after[key], (old.blocks, new.blocks), drift)
     # A speed that was promised depends on size and machine; that nothing is wrong does not.
-    _compare_checks(suite, old, new, found, is_exact=has_other_sizes or not is_like)
-    found.pairs += pairs
+    _compare_checks(suite, old, new, found, is_exact=has_other_sizes or other is not None)
+
+
+def _pair_figures(
+    suite: str, old: Result, new: Result, blocks: tuple[int, int], drift: float | None
+) -> Iterator[Pair | _Unjudged]:
+    """Figures of one result; where the machine is another (no drift), ratios in place of values."""
+    after, before = dict(key_all(new.figures)), dict(key_all(old.figures))
+
+    def pair(
+        figure: Figure, values: tuple[float | None, float | None], verdict: Verdict, kind: str
+    ) -> Pair:
+        was, now = values
+        change = now / was - 1 if was and now is not None else None
+        return Pair(suite, old.name, figure.name, figure.unit, kind, was, now, verdict, change)
+
+    for key, figure in before.items():
+        other = after.get(key)
+        if other is None or (other.value is None) != (figure.value is None):
+            verdict = Verdict.NEW if figure.value is None else Verdict.GONE
+            now = None if other is None else other.value
+            yield pair(figure, (figure.value, now), verdict, "value")
+            continue
+        if figure.value is None or other.value is None:
+            continue
+        good, values = better(figure), (figure.value, other.value)
+        if not varies(figure):
+            # One of a thousand that is no more is a fault, where it was all of them.
+            floor = 0.0 if figure.unit == "share" and figure.value == 1 else FLOOR_COUNTED
+            verdict = _judge(*values, floor, good)
+            yield replace(pair(figure, values, verdict, "value"), limit=floor)
+        elif good is None:
+            if drift is not None:
+                verdict = Verdict.SAME if figure.value == other.value else Verdict.CHANGED
+                yield pair(figure, values, verdict, "value")
+        elif drift is not None:
+            variance = _pool((figure.noise, other.noise), blocks)
+            same = pair(figure, values, Verdict.SAME, "value")
+            yield _Unjudged(same, good, blocks, variance, _reach(figure, other), drift)
+        # The figure that all ratios are to has one of its own, always 1.
+        elif figure.ratio not in {None, 1} and other.ratio is not None:
+            ratios = (figure.ratio, other.ratio)
+            variance = _pool((figure.ratio_noise, other.ratio_noise), blocks)
+            reach = _reach(figure, other, old.figures[0], new.figures[0])
+            same = pair(figure, ratios, Verdict.SAME, "ratio")
+            yield _Unjudged(same, Better.MORE, blocks, variance, reach, 0.0)
+    for key, figure in after.items():
+        if key not in before:
+            yield pair(figure, (None, figure.value), Verdict.NEW, "value")
+
+
+def _pool(deviations: tuple[float | None, float | None], blocks: tuple[int, int]) -> float | None:
+    """Variance of one block over both runs."""
+    old, new = deviations
+    # Blocks of one process, as the kernels are timed in, say nothing of the next process.
+    if old is None or new is None or min(blocks) < 2:
+        return None
+    weights = [count - 1 for count in blocks]
+    return (weights[0] * old**2 + weights[1] * new**2) / sum(weights)
+
+
+def _reach(*figures: Figure) -> float | None:
+    """How many times their values all their far quartiles are together."""
+    reaches = []
+    for one in figures:
+        if not one.value or one.low is None or one.high is None or one.low == one.high:
+            return None
+        below = one.value / one.low if one.low > 0 else 1.0
+        reaches.append(max(one.high / one.value, below, 1 + (one.noise or 0.0)))
+    return math.prod(reaches)
+
+
+def _judge(old: float, new: float, limit: float, good: Better | None) -> Verdict:
+    if old == new:
+        return Verdict.SAME
+    if good is None:
+        return Verdict.CHANGED
+    if old == 0:
+        return Verdict.BETTER if (new > 0) == (good is Better.MORE) else Verdict.WORSE
+    # How many times as large the larger is: a time that doubles is as bad as a rate that halves.
+    times = abs(new / old) if abs(new) >= abs(old) else abs(old / new) if new else math.inf
+    if times - 1 <= limit:
+        return Verdict.SAME
+    return Verdict.BETTER if (new > old) == (good is Better.MORE) else Verdict.WORSE
 
 
 def _list_rates(old: Machine, new: Machine) -> Iterator[tuple[str, float, float]]:
@@ -548,8 +424,7 @@ def _tell_machines_apart(old: Machine, new: Machine) -> str | None:
 def _find_difference(old: Setup, new: Setup) -> str | None:
     """The first setting that differs, in words: then another thing was measured."""
     for name, value in old.items():
-        is_setting = name not in _OUTCOMES | _REPEATS | _CHOSEN
-        if is_setting and name in new and _differ(value, new[name]):
+        if name in new and name not in _NOT_SETTINGS and _differ(value, new[name]):
             return _say_difference(name, value, new[name])
     return None
 
@@ -570,12 +445,12 @@ def _say_difference(name: str, old: str | float, new: str | float) -> str:
     return f"{name.replace('_', ' ')} {before} before, {now} now"
 
 
-def _note_choices(suite: str, old: Setup, new: Setup, told: list[str]) -> Iterator[str]:
-    """What Sosie chose otherwise, once a suite."""
+def _note_choices(suite: str, old: Setup, new: Setup) -> Iterator[str]:
+    """What Sosie chose otherwise."""
     for name in _CHOSEN & old.keys() & new.keys():
-        said = f"{suite}: {_say_difference(name, old[name], new[name])}: compared all the same"
-        if old[name] != new[name] and said not in told:
-            yield said
+        if old[name] != new[name]:
+            said = _say_difference(name, old[name], new[name])
+            yield f"{suite}: {said}: compared all the same"
 
 
 def _compare_checks(

@@ -1,38 +1,184 @@
-"""A report for people: a table a result, then the promises."""
+"""A report for people: rows of its tables, in a terminal and as Markdown, and who measured it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
 from bench.core.compare import Pair
 from bench.core.machine import Machine
-from bench.core.reports import Check, Direction, Figure, Goal, Report, Result, Setup
+from bench.core.reports import Check, Direction, Figure, Goal, Report, Result, Setup, load_goals
+from engine.accuracy.writing import write_table
+from engine.formatting import fixed, number, percent, size
 from serving.cli.output import print_line, print_table
 
-# Numbers, setups and machines in words, the same in a terminal and on a page.
+TEMPLATES = Path(__file__).parents[1] / "docs" / "templates"
+MARKS = {True: "✓", False: "**✗**", None: "–"}  # noqa: RUF001 - a dash for what was not measured
+COLOURED_MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]skipped[/]"}
 
-_MINUS = "-"
+_SHARES = frozenset({"share", "FNMR"})
+"""Units of shares that read better as percent."""
+_UNITS = {
+    "1/s": "/s",
+    "of 1": "",
+    "absolute": "",
+    "share of pairs": "% of pairs",
+    "of pairs together": "% of pairs together",
+    "of the best": "% of the best",
+    "largest absolute difference": "at most",
+    "largest difference from cpu": "from cpu at most",
+}
+"""Units as they are written, where not as they are."""
 
 
-def write_number(value: float | None) -> str:
-    """Four significant digits; large numbers whole; `-` where there is none."""
-    if value is None:
-        return _MINUS
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def render(template: str, **given: Any) -> str:
+    """A page from one of the templates; a name that it misses is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"fixed": fixed, "number": number, "percent": percent}
+    environment.globals |= {
+        "result_table": tabulate_result,
+        "promise_table": tabulate_promises,
+        "machine": describe_machine,
+        "software": describe_software,
+        "setup_line": describe_setup,
+    }
+    return environment.get_template(template).render(**given)
 
 
-def write_spread(figure: Figure) -> str:
-    """Its quartiles; nothing where it was measured once."""
-    if figure.low is None or figure.high is None:
-        return ""
-    return f"{write_number(figure.low)} to {write_number(figure.high)}"
+def print_report(report: Report, goals: Sequence[Goal]) -> None:
+    """Write the report to standard output."""
+    print_line(f"{describe_machine(report.machine)}, load {report.machine.load_at_start}")
+    print_line(describe_software(report.machine))
+    for warning in report.machine.warnings:
+        print_line(f"[yellow]warning:[/] {warning}")
+    for result in report.results:
+        print_line("")
+        columns, rows = list_rows(result)
+        named = ["figure", "value", *columns[2:]]
+        print_table(result.name, named, [[escape(cell) for cell in row] for row in rows])
+        print_line(f"[dim]{escape(describe_setup(result.setup))}[/]")
+    known = {goal.name: goal for goal in goals}
+    rows = [
+        [
+            COLOURED_MARKS[check.holds],
+            check.name,
+            number(check.value),
+            write_goal(known[check.name]),
+            known[check.name].unit,
+            escape(check.skipped or known[check.name].description),
+        ]
+        for check in report.checks
+    ]
+    print_line("")
+    print_table("Promises", ("", "figure", "value", "goal", "unit", "what it is"), rows)
 
 
-def write_noise(figure: Figure) -> str:
-    """From block to block, in percent; nothing where there was one."""
-    return "" if figure.noise is None else f"{figure.noise:.1%}"
+def print_pairs(title: str, pairs: Iterable[Pair]) -> None:
+    """What became of figures from one run to the next."""
+    columns = ("suite", "result", "figure", "", "before", "now", "unit", "change", "allowed")
+    rows = [
+        [
+            pair.suite,
+            escape(pair.result),
+            escape(pair.figure),
+            pair.kind,
+            number(pair.old),
+            number(pair.new),
+            escape(pair.unit),
+            "" if pair.change is None else f"{pair.change:+.1%}",
+            "" if pair.limit is None else f"{pair.limit:.0%}",
+        ]
+        for pair in pairs
+    ]
+    print_line("")
+    print_table(title, columns, rows)
+
+
+def tabulate_result(result: Result) -> str:
+    """A table in Markdown."""
+    columns, rows = list_rows(result)
+    return write_table(columns, rows)
+
+
+def list_rows(result: Result) -> tuple[list[str], list[list[str]]]:
+    """The columns that its figures have something for, and a row a figure."""
+    texts = {
+        "": [figure.name for figure in result.figures],
+        " ": [_write_figure(figure) for figure in result.figures],
+        "low to high": [_write_spread(figure) for figure in result.figures],
+        "noise": [_or_nothing(figure.noise, "{:.1%}") for figure in result.figures],
+        name_base(result): [_or_nothing(figure.ratio, "{:.2f}") for figure in result.figures],
+    }
+    kept = {name: cells for name, cells in texts.items() if not name.strip() or any(cells)}
+    return [name.strip() for name in kept], [list(row) for row in zip(*kept.values(), strict=True)]
+
+
+def tabulate_promises(reports: Mapping[str, Report]) -> str:
+    """A row for each goal that a report was held against."""
+    rows = [
+        (suite, goal.description, write_measured(check, goal), write_goal(goal), MARKS[check.holds])
+        for suite, check, goal in list_promises(reports)
+    ]
+    return write_table(["suite", "promise", "measured", "goal", ""], rows)
+
+
+def count_promises(reports: Mapping[str, Report]) -> tuple[int, int]:
+    """Those kept, and those measured."""
+    held = [check.holds for _, check, _ in list_promises(reports) if check.holds is not None]
+    return sum(held), len(held)
+
+
+def list_promises(reports: Mapping[str, Report]) -> Iterator[tuple[str, Check, Goal]]:
+    """Every check of the reports that is still among the goals, with the name of its report."""
+    goals = {(goal.suite, goal.name): goal for goal in load_goals()}
+    for name, report in reports.items():
+        for check in report.checks:
+            goal = goals.get((report.suite or name, check.name))
+            if goal is not None:
+                yield name, check, goal
+
+
+def write_value(value: float, unit: str) -> str:
+    """A figure as people read it: shares in percent, `/s` for what is counted in a second."""
+    scaled, called = _scale(value, unit)
+    return f"{number(scaled)} {called}".rstrip()
+
+
+def write_goal(goal: Goal) -> str:
+    """`≥ 85 %`; in the unit of what is measured."""
+    sign = "≥" if goal.direction is Direction.AT_LEAST else "≤"
+    scaled, called = _scale(goal.goal, goal.unit)
+    return f"{sign} {number(scaled)}{' %' if called.startswith('%') else ''}"
+
+
+def write_measured(check: Check, goal: Goal) -> str:
+    """What was measured of a goal: its value, `never`, or why there is none."""
+    if check.value is not None:
+        return write_value(check.value, goal.unit)
+    return "never" if check.holds is False else f"skipped: {check.skipped}"
+
+
+def name_base(result: Result) -> str:
+    """The head of the column of ratios: as what each row is so many times as good.
+
+    A base has exactly 1; where none is in the table, it stands in another one of its report.
+    """
+    bases = [one.name for one in result.figures if one.ratio == 1]
+    if len(bases) == 1:
+        return f"times as good as {bases[0]}"
+    return "times as good as " + ("the 1.00 above" if bases else "a row of another table")
 
 
 def describe_setup(setup: Setup) -> str:
@@ -53,90 +199,34 @@ def describe_machine(machine: Machine) -> str:
         measured.append(f"int8 product {machine.int8_gops:,.0f} GOPS")
     return (
         f"{machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)}), "
-        f"{machine.memory_bytes / 2**30:.0f} GiB, {', '.join(measured)}"
+        f"{size(machine.memory_bytes)}, {', '.join(measured)}"
     )
 
 
 def describe_software(machine: Machine) -> str:
-    packages = ", ".join(f"{name} {number}" for name, number in machine.packages.items())
+    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
     return f"{machine.system}, Python {machine.python}, {packages}"
 
 
-SIGNS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]skipped[/]"}
+def _write_figure(figure: Figure) -> str:
+    if figure.value is None:
+        return f"skipped: {figure.skipped}"
+    return write_value(figure.value, figure.unit)
 
 
-def print_report(report: Report, goals: Sequence[Goal]) -> None:
-    """Writes the report to standard output."""
-    print_line(f"{describe_machine(report.machine)}, load {report.machine.load_at_start}")
-    print_line(describe_software(report.machine))
-    for warning in report.machine.warnings:
-        print_line(f"[yellow]warning:[/] {warning}")
-    for result in report.results:
-        _print_result(result)
-    known = {goal.name: goal for goal in goals}
-    rows = [_describe_check(check, known[check.name]) for check in report.checks]
-    print_line("")
-    print_table("Promises", ("", "figure", "value", "goal", "unit", "what it is"), rows)
+def _write_spread(figure: Figure) -> str:
+    """Its quartiles; nothing where it was measured once."""
+    if figure.low is None or figure.high is None:
+        return ""
+    low, high = (_scale(one, figure.unit)[0] for one in (figure.low, figure.high))
+    return f"{number(low)} to {number(high)}"
 
 
-def _print_result(result: Result) -> None:
-    has_spread = any(figure.low is not None for figure in result.figures)
-    has_noise = any(figure.noise is not None for figure in result.figures)
-    has_ratio = any(figure.ratio is not None for figure in result.figures)
-    columns = ["figure", "value", *["low to high"] * has_spread, *["noise"] * has_noise, "unit"]
-    columns += ["times as good"] * has_ratio
-    rows = [
-        _describe_figure(figure, has_spread=has_spread, has_noise=has_noise, has_ratio=has_ratio)
-        for figure in result.figures
-    ]
-    print_line("")
-    print_table(result.name, columns, rows)
-    print_line(f"[dim]{escape(describe_setup(result.setup))}[/]")
+def _or_nothing(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
 
 
-def _describe_figure(
-    figure: Figure, *, has_spread: bool, has_noise: bool, has_ratio: bool
-) -> list[str]:
-    row = [escape(figure.name)]
-    row.append("skipped" if figure.skipped else write_number(figure.value))
-    if has_spread:
-        row.append(write_spread(figure))
-    if has_noise:
-        row.append(write_noise(figure))
-    row.append(escape(figure.skipped or figure.unit))
-    if has_ratio:
-        row.append("" if figure.ratio is None else f"{figure.ratio:.2f}")
-    return row
-
-
-def _describe_check(check: Check, goal: Goal) -> list[str]:
-    sign = "≥" if goal.direction is Direction.AT_LEAST else "≤"
-    return [
-        SIGNS[check.holds],
-        check.name,
-        write_number(check.value),
-        f"{sign} {write_number(check.goal)}",
-        goal.unit,
-        escape(check.skipped or goal.description),
-    ]
-
-
-def print_pairs(title: str, pairs: Sequence[Pair]) -> None:
-    """What became of figures from one run to the next."""
-    columns = ("suite", "result", "figure", "", "before", "now", "unit", "change", "allowed")
-    rows = [
-        [
-            pair.suite,
-            escape(pair.result),
-            escape(pair.figure),
-            pair.kind,
-            write_number(pair.old),
-            write_number(pair.new),
-            escape(pair.unit),
-            "" if pair.change is None else f"{pair.change:+.1%}",
-            "" if pair.limit is None else f"{pair.limit:.0%}",
-        ]
-        for pair in pairs
-    ]
-    print_line("")
-    print_table(title, columns, rows)
+def _scale(value: float, unit: str) -> tuple[float, str]:
+    """Value and unit as they are written."""
+    called = "%" if unit in _SHARES else _UNITS.get(unit, unit)
+    return (value * 100 if called.startswith("%") else value), called

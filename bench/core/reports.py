@@ -369,10 +369,6 @@ def _number(value: object) -> float:
 # next process, whose memory lies elsewhere, or from the next minute of a shared machine. So a
 # figure's noise is what its blocks differ by.
 
-# The expected range of so many draws from a normal distribution, in standard deviations:
-# Tippett (1925), the d2 of control charts.
-_RANGES = {2: 1.128, 3: 1.693, 4: 2.059, 5: 2.326}
-
 Key = tuple[str, str, int]
 """Result or figure: its name, its unit, and which of those that are called so."""
 Named = TypeVar("Named", bound=Result | Figure)
@@ -409,16 +405,12 @@ def key_all(items: Sequence[Named]) -> Iterator[tuple[Key, Named]]:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Their standard deviation as a share of the median, from their range where they are few.
+    """Their standard deviation as a share of the median.
 
     None for one value, and where the median is 0.
     """
     median = statistics.median(values)
-    if len(values) < 2 or not median:
-        return None
-    if len(values) in _RANGES:
-        return abs((max(values) - min(values)) / _RANGES[len(values)] / median)
-    return abs(statistics.stdev(values) / median)
+    return abs(statistics.stdev(values) / median) if len(values) > 1 and median else None
 
 
 def _merge_results(same: Sequence[Result]) -> Result:

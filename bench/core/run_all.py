@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.machine import Machine, stamp
+from bench.core.render import count_promises, render
 from bench.core.reports import SUMMARY, Report, load_goals, merge_blocks, write_report
-from bench.docs.markdown import count_promises, render
 from bench.docs.plots import draw_all
 from engine.errors import RequestError
 from serving.settings import benchmark_environment

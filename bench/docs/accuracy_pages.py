@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.core.render import render
 from bench.core.reports import find_figure, read_report
-from bench.docs.figures import stamp
-from bench.docs.markdown import render
+from bench.docs.plots import stamp
 from bench.suites.accuracy import RATES, RESEMBLANCE
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import LEAST_PEOPLE, REPLICATES
@@ -54,12 +54,11 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
         "most_photographs": f"{PHOTOGRAPHS_OF_A_PERSON}",
         "least_people": f"{LEAST_PEOPLE}",
     }
-    return render("accuracy.md.j2", **fields)
+    return render("docs/accuracy.md.j2", **fields)
 
 
-def build_model_card(reports: Path, images: Path) -> str:
+def build_model_card(reports: Path) -> str:
     """The model card of the default model (Mitchell et al. 2019), from evaluation.json alone."""
-    del images
     report = read_evaluation(reports)
     calibration = load_calibration()
     card, detector = builtin_card("sface"), builtin_card("yunet")
@@ -78,7 +77,7 @@ def build_model_card(reports: Path, images: Path) -> str:
         "digest": report["model_digest"],
         "supported": _list_supported(report),
     }
-    return render("model-card.md.j2", **fields)
+    return render("docs/model-card.md.j2", **fields)
 
 
 def read_evaluation(reports: Path) -> Report:

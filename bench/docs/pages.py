@@ -1,46 +1,59 @@
-"""`docs/performance.md`, made of the committed reports."""
+"""README.md and docs/*.md, rendered from the committed reports by Jinja templates.
+
+`templates/docs/NAME.md.j2` makes docs/NAME.md. A template made of blocks, from
+`<!-- figures: NAME -->` to `<!-- end of figures -->`, replaces the blocks of the page that have
+these names, and people write the rest.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from bench.core.reports import Report, Result, read_reports
-from bench.docs.figures import (
-    README,
-    Bindings,
-    Figures,
-    Line,
-    Stated,
-    find_problems,
-    list_documents,
-    load_bindings,
-    refresh,
-    run_sosie,
-    stamp,
-    update,
-)
-from bench.docs.markdown import count_promises, render
-from bench.docs.plots import draw_all, draw_plots
+from bench.core.render import TEMPLATES, count_promises, render
+from bench.core.reports import Report, Result, find_figure, find_result, load_goals, read_reports
+from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
+from bench.docs.plots import draw_all, draw_curves, stamp
 from engine.errors import RequestError
+from engine.matching.calibration import Comparison
+from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
+from serving.compose import load_calibration
+from serving.settings import Settings, node_environment
 
-PREFIX, CURVES = "performance-", "curves.json"
+ROOT = Path(__file__).parents[2]
+"""The checkout; an installed package has no documents."""
+CURVES, KNEE = "curves.json", "knee.json"
+PREFIX = "performance-"
+"""How the pictures of docs/performance.md are called; those of the curves are not."""
+SHOWING = ("docs/capacity.md",)
+"""Pages with commands, after `$ sosie`, and what they print."""
+WIDTH = 100
+
+_BLOCK = re.compile(r"<!-- figures: (?P<name>[\w-]+) -->\n.*?<!-- end of figures -->", re.S)
+_SHOWN = re.compile(r"^```\n\$ sosie (?P<words>[^\n]*)\n(?P<output>.*?)^```$", re.M | re.S)
+_HEAD = re.compile(r" \| head -(\d+)$")
+
+Run = Callable[[list[str]], str]
+"""What `sosie` prints, given these words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """What the page shows of a report: main results by patterns of names, pictures by name."""
+    """What docs/performance.md shows of a report: results by patterns of names, and pictures."""
 
     name: str
     title: str
     command: str
     words: str
-    results: tuple[str, ...] = ("*",)
+    results: tuple[str, ...]
     pictures: tuple[str, ...] = ()
 
 
@@ -61,22 +74,32 @@ CHAPTERS = (
         "search",
         "A gallery of a million, searched by everybody in turn. [Exact search](exact-search.md) "
         "says why ours finds all that brute force finds.",
-        ("One query", "A batch", "Recall of mates, score 0.45*", "PostgreSQL*, one query"),
+        (
+            "One query",
+            "One query, range",
+            "A batch",
+            "A batch, range",
+            "The memory's limit",
+            "Recall of mates, *",
+            "Build",
+            "PostgreSQL*, one query",
+        ),
         ("searches", "latency", "recall"),
     ),
     Chapter(
         "search-512",
         "One against all, 512 dimensions",
         "search --n 250000 --dim 512",
-        "The same for templates as most other models make them.",
-        ("One query", "A batch"),
+        "The same for templates as most other models make them; SFace's statistics stretched, as "
+        "`bench/data/vectors.py` says.",
+        ("One query", "A batch", "A batch, range", "Recall of mates, score 0.45*", "Build"),
     ),
     Chapter(
         "join",
         "All against all",
         "join --n 1000000",
         "The engine of a sweep.",
-        ("All pairs", "The same references by everybody"),
+        ("All pairs", "The same references by everybody", "The int8 ceiling"),
     ),
     Chapter(
         "kernels",
@@ -85,20 +108,21 @@ CHAPTERS = (
         "The scans and sums of `indexes` by one thread, each held against numpy's answer, beside "
         "what a bare product or a reading takes on the same core.",
         ("Scan of 262,144*", "True scores*"),
-        pictures=("kernels",),
+        ("kernels",),
     ),
     Chapter(
         "gallery",
         "The gallery",
         "gallery",
         "Memory, growth, snapshots, erasure; searching while everything changes.",
-        ("Memory", "Snapshot", "Growth", "Searching while everything changes"),
+        ("Memory", "Snapshot", "Growth", "Erasure", "Searching while everything changes"),
     ),
     Chapter(
         "extract",
         "From photographs to vectors",
         "extract",
-        "Sosie and the usual alternatives on the same photographs, in rounds in turn.",
+        "Sosie and the usual alternatives on the same photographs, in rounds in turn. The peers "
+        "take one pair a call, as their interface does.",
         ("SFace graphs, 16 a call", "Pairs of photographs", "One pair at a time", "Start"),
     ),
     Chapter(
@@ -113,21 +137,39 @@ CHAPTERS = (
         "The service",
         "serve",
         "`sosie serve` over HTTP with the load's generator on the same cores; an open loop, so a "
-        "latency counts from the moment its request was due.",
+        "latency counts from the moment its request was due. Two cores that also make the load are "
+        "full at 70 %: a match that waits for a core is late, and p99 says so.",
         (
             "Enrollments with two photographs",
             "Matches, one 1:1 item a request",
+            "Matches in batches*",
             "* below and far above what it can do",
             "Start of the service",
+            "Recovery from SIGKILL",
+            "Enrollments after all kills",
+            "Memory under a steady load",
         ),
-        pictures=("service",),
+        ("service",),
+    ),
+    Chapter(
+        "serve-throughput",
+        "The service, once more",
+        "serve --only throughput",
+        "The same hours later: what a share of two rates is like from one run to the next.",
+        ("Enrollments with two photographs",),
     ),
     Chapter(
         "sweep",
         "Sweeps",
         "sweep",
         "Rings and chains hidden in a million references.",
-        ("A sweep of everything", "A sweep of what is new"),
+        (
+            "A sweep of everything",
+            "A sweep of what is new",
+            "What it found",
+            "In a deployment",
+            "People under false documents*",
+        ),
     ),
     Chapter(
         "import",
@@ -140,60 +182,51 @@ CHAPTERS = (
 """In the order of the page. Accuracy has a page of its own."""
 
 
-def build_performance_page(reports: Path, images: Path) -> str:
-    """The page; its pictures are written to `images`."""
-    found = read_reports(reports)
-    shown = {one.name: found[one.name] for one in CHAPTERS if one.name in found}
-    if not shown:
-        raise RequestError(f"no report of a suite in {reports}")
-    drawn = draw_all(shown, images, PREFIX)
-    for path in drawn.values():
-        stamp(path, list_sources(reports, path.name))
-    if "curves" in found:
-        for path in draw_plots(reports / CURVES, images):
-            stamp(path, list_sources(reports, path.name))
-            drawn[path.stem] = path
-    pictures = {name: path.name for name, path in drawn.items()}
-    kept, measured = count_promises(shown)
-    sections = [_section(one, shown[one.name]) for one in CHAPTERS if one.name in shown]
-    return render(
-        "performance.md.j2",
-        reports=shown,
-        sections=sections,
-        pictures=pictures,
-        kept=kept,
-        measured=measured,
-    )
+class Figures:
+    """Figures of a folder of reports by their names; `RequestError` for one that is not there."""
 
+    def __init__(self, folder: Path) -> None:
+        self.reports = read_reports(folder)
+        knee = folder / KNEE
+        self.knee = json.loads(knee.read_text("utf-8"))["knee"] if knee.is_file() else {}
 
-def list_sources(reports: Path, picture: str) -> list[Path]:
-    """The reports that a picture of the page is drawn from, by its file's name."""
-    if not picture.startswith(PREFIX):
-        return [reports / CURVES]
-    paths = (reports / f"{one.name}.json" for one in CHAPTERS)
-    return [path for path in paths if path.is_file()]
+    def value(
+        self, suite: str, result: str, name: str, unit: str | None = None, field: str = "value"
+    ) -> float:
+        """A figure of a result; `field` may be its ratio, low, high or noise."""
+        figure = find_figure(self.reports, suite, result, name, unit)
+        return _require(getattr(figure, field, None), suite, result, name, field)
 
+    def promise(self, suite: str, name: str) -> float:
+        """What was measured of a goal."""
+        checks = self.reports[suite].checks if suite in self.reports else ()
+        found = next((check.value for check in checks if check.name == name), None)
+        return _require(found, suite, "promise", name)
 
-def _section(chapter: Chapter, report: Report) -> Section:
-    shown = tuple(one for one in report.results if _is_main(one, chapter))
-    names = dict.fromkeys(one.name for one in report.results if not _is_main(one, chapter))
-    return Section(chapter, report, shown, tuple(names))
+    def goal(self, suite: str, name: str) -> float:
+        """The goal itself."""
+        goals = {(one.suite, one.name): one.goal for one in load_goals()}
+        return _require(goals.get((suite, name)), suite, "goal", name)
 
+    def setup(self, suite: str, result: str, name: str) -> float:
+        """A number that a result was measured with."""
+        found = find_result(self.reports, suite, result)
+        return _require(found and found.setup.get(name), suite, result, name)
 
-def _is_main(result: Result, chapter: Chapter) -> bool:
-    return any(fnmatchcase(result.name, pattern) for pattern in chapter.results)
-
-
-# Everything in `docs` and the README that is made of committed reports, in one go.
-
-ROOT = Path(__file__).parents[2]
-"""The checkout; an installed package has no documents."""
-
-Builder = Callable[[Path, Path], str]
-"""A page from a folder of reports; its pictures go to another."""
-
-_SHOWING = ("docs/capacity.md",)
-_ACCURACY, _EVALUATION = "bench.docs.accuracy_pages", "evaluation.json"
+    def names(self) -> dict[str, Any]:
+        """What a template of blocks is given."""
+        last = load_calibration(Settings()).curve(Comparison.FUSED).points[-1]
+        return {
+            "value": self.value,
+            "promise": self.promise,
+            "goal": self.goal,
+            "setup": self.setup,
+            "knee": self.knee,
+            "reports": self.reports,
+            "calibration_end": last,
+            # Pairs grow with the square of the gallery, the budget of false ones with its size.
+            "largest_sweep": float(f"{1 + 2 * FALSE_PAIRS_PER_REFERENCE / last.fmr:.1g}"),
+        }
 
 
 def build_documents(root: Path, reports: Path, images: Path) -> dict[str, str]:
@@ -203,50 +236,110 @@ def build_documents(root: Path, reports: Path, images: Path) -> dict[str, str]:
     """
     if not (root / "docs").is_dir():
         raise RequestError(f"no docs in {root}: they are made in a checkout")
-    bindings, figures = _open(root, reports)
-    made = {name: build(reports, images) for name, build in _builders(reports).items()}
-    for name, path in list_documents(root, bindings).items():
-        text = path.read_text(encoding="utf-8")
-        made[name] = update(text, bindings.of(name), figures)
+    made = {
+        "docs/performance.md": build_performance_page(reports, images),
+        "docs/accuracy.md": build_accuracy_page(reports, images),
+        "docs/model-card.md": build_model_card(reports),
+    }
+    names = Figures(reports).names()
+    for template in sorted((*TEMPLATES.glob("README.md.j2"), *TEMPLATES.glob("docs/*.md.j2"))):
+        name = str(template.relative_to(TEMPLATES).with_suffix(""))
+        if name not in made:
+            page = (root / name).read_text(encoding="utf-8")
+            made[name] = fill_blocks(name, page, render(f"{name}.j2", **names))
     return made
 
 
-def show_commands(documents: Mapping[str, str]) -> dict[str, str]:
-    """Those whose commands need the checkout alone, with what they print now."""
-    return {name: refresh(documents[name], run_sosie) for name in _SHOWING if name in documents}
+def fill_blocks(name: str, page: str, rendered: str) -> str:
+    """The page with the rendered blocks in place of its own, by their names."""
+    blocks = {found["name"]: found[0] for found in _BLOCK.finditer(rendered)}
+    there = [found["name"] for found in _BLOCK.finditer(page)]
+    if sorted(there) != sorted(blocks):
+        raise RequestError(f"{name} has the blocks {there}, its template {list(blocks)}")
+    return _BLOCK.sub(lambda found: blocks[found["name"]], page)
 
 
-def list_problems(root: Path, reports: Path) -> Iterator[str]:
-    """What is wrong with the figures of documents that people write."""
-    bindings, figures = _open(root, reports)
-    documents = list_documents(root, bindings)
-    pieces: tuple[Line | Stated, ...] = (*bindings.lines, *bindings.stated)
-    for one in pieces:
-        if one.document not in documents:
-            yield f"docs/figures.toml: no document {one.document}"
-    for name, path in documents.items():
-        text = path.read_text(encoding="utf-8")
-        of_it, with_blocks = bindings.of(name), name == README
-        for problem in find_problems(text, of_it, figures, with_blocks=with_blocks):
-            yield f"{name} {problem}"
+def build_performance_page(reports: Path, images: Path) -> str:
+    """docs/performance.md; its pictures are written to `images`."""
+    found = read_reports(reports)
+    shown = {one.name: found[one.name] for one in CHAPTERS if one.name in found}
+    if not shown:
+        raise RequestError(f"no report of a suite in {reports}")
+    pictures = draw_all(shown, images, PREFIX)
+    if "curves" in found:
+        pictures |= {path.stem: path for path in draw_curves(found["curves"], images)}
+    for path in pictures.values():
+        stamp(path, list_sources(reports, path.name))
+    kept, measured = count_promises(shown)
+    return render(
+        "docs/performance.md.j2",
+        reports=shown,
+        sections=[_section(one, shown[one.name]) for one in CHAPTERS if one.name in shown],
+        pictures={name: path.name for name, path in pictures.items()},
+        kept=kept,
+        measured=measured,
+    )
 
 
-def _open(root: Path, reports: Path) -> tuple[Bindings, Figures]:
-    return load_bindings(root / "docs" / "figures.toml"), read_figures(reports)
+def _section(chapter: Chapter, report: Report) -> Section:
+    def is_main(result: Result) -> bool:
+        return any(fnmatchcase(result.name, pattern) for pattern in chapter.results)
+
+    shown = tuple(one for one in report.results if is_main(one))
+    others = dict.fromkeys(one.name for one in report.results if not is_main(one))
+    return Section(chapter, report, shown, tuple(others))
 
 
-def read_figures(reports: Path) -> Figures:
-    """Of a folder of reports, and of the load test beside them where there is one."""
-    path = reports / "knee.json"
-    knee = json.loads(path.read_text(encoding="utf-8"))["knee"] if path.is_file() else {}
-    return Figures(read_reports(reports), knee)
+def list_sources(reports: Path, picture: str) -> list[Path]:
+    """The reports that a picture of docs/performance.md is drawn from, by its file's name."""
+    if not picture.startswith(PREFIX):
+        return [reports / CURVES]
+    paths = (reports / f"{one.name}.json" for one in CHAPTERS)
+    return [path for path in paths if path.is_file()]
 
 
-def _builders(reports: Path) -> Mapping[str, Builder]:
-    """Pages that are made as a whole; those of error rates where there is an evaluation."""
-    builders: dict[str, Builder] = {"docs/performance.md": build_performance_page}
-    if (reports / _EVALUATION).is_file() and find_spec(_ACCURACY) is not None:
-        accuracy = import_module(_ACCURACY)
-        builders["docs/accuracy.md"] = accuracy.build_accuracy_page
-        builders["docs/model-card.md"] = accuracy.build_model_card
-    return builders
+def show_commands(documents: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:
+    """The pages that show commands, with what these print now."""
+    pages = {name: (root / name).read_text(encoding="utf-8") for name in SHOWING}
+    return {name: refresh(documents.get(name, page), run_sosie) for name, page in pages.items()}
+
+
+def find_shown(page: str) -> list[tuple[str, str]]:
+    """Each command after `$ sosie`, and the output that the page shows; `| head -N` cuts it."""
+    return [(found["words"], found["output"]) for found in _SHOWN.finditer(page)]
+
+
+def refresh(page: str, run: Run) -> str:
+    """The page with what its commands print now."""
+
+    def show(found: re.Match[str]) -> str:
+        return f"```\n$ sosie {found['words']}\n{print_words(found['words'], run)}```"
+
+    return _SHOWN.sub(show, page)
+
+
+def print_words(words: str, run: Run) -> str:
+    """The output as a page shows it: no spaces at the ends of lines, cut where it says so."""
+    cut = _HEAD.search(words)
+    lines: Sequence[str] = run(shlex.split(_HEAD.sub("", words))).splitlines()
+    kept = lines if cut is None else lines[: int(cut[1])]
+    return "".join(f"{line.rstrip()}\n" for line in kept)
+
+
+def run_sosie(words: list[str]) -> str:
+    """In a process of its own, in the checkout, without a home."""
+    command = [sys.executable, "-P", "-m", "serving.cli.main", *words]
+    environment = node_environment({}, {"COLUMNS": str(WIDTH)})
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise RequestError(f"sosie {' '.join(words)} ended with {done.returncode}: {last}")
+    return done.stdout
+
+
+def _require(found: Any, *names: str) -> float:
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise RequestError(f"no figure {' > '.join(names)} in the reports")
+    return float(found)

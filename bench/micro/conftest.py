@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import faiss
 import pytest
 
 from bench.micro.micro_runner import PLANNED, Sizes
 
 _OPTIONS: dict[str, tuple[Any, str]] = {
-    "rows": (262_144, "Rows of the largest scan; searches and galleries have a quarter of it."),
+    "rows": (262_144, "Rows of the largest scan; searches have a quarter of it."),
     "queries": (256, "Queries of a batch."),
     "dim": (128, "Dimensions, a multiple of 64."),
     "blocks": (3, "Times that everything is measured, one after the other."),
     "seed": (0, "Of the data."),
-    "faces": ("", "Photographs in LFW's layout; LFW's own, or a portrait, if none."),
 }
 
 _NAMES = pytest.StashKey[list[str]]()
@@ -53,9 +51,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """An action is compared with what one core can do."""
-    before = faiss.omp_get_max_threads(), cv2.getNumThreads()
+    before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
-    cv2.setNumThreads(1)
     yield
-    faiss.omp_set_num_threads(before[0])
-    cv2.setNumThreads(before[1])
+    faiss.omp_set_num_threads(before)

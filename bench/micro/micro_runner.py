@@ -41,7 +41,6 @@ class Sizes:
     queries: int
     dim: int
     seed: int
-    faces: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Suite `curves`: latency against the size of the gallery, recall against speed; it has no goals.
 
-`python -m bench plots` draws them from the suite's report.
+`sosie bench docs` draws them from the committed report.
 """
 
 from __future__ import annotations

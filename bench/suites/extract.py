@@ -26,7 +26,6 @@ from bench.core.machine import cores
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped
 from bench.core.timing import Seconds, Timed, interleave, speedup, timed
 from bench.data.photographs import PhotographPairs, open_pairs
-from bench.micro.micro_runner import measure_actions
 from engine.errors import RequestError, RuntimeMissing
 from engine.faces.extractor import Extraction, open_extractor
 from engine.models.catalog import FileSource, ModelCard, Step, builtin_card, locate
@@ -590,22 +589,20 @@ def _embed(
     return partial(session.run, batch)
 
 
-QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3, "action_s": 0.03, "action_blocks": 1}
+QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3}
 PEER_SHARE = 10
 """The others get a tenth of the pairs: they are slower by about as much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractConfig:
-    """`pairs` of photographs a round; each step by itself for `action_s`."""
+    """`pairs` of photographs a round."""
 
     faces: Path | None = None
     pairs: int = 200
     rounds: int = 7
     crops: int = 16
     graph_rounds: int = 15
-    action_s: float = 0.3
-    action_blocks: int = 3
     seed: int = 0
     interpreters: Interpreters = field(default_factory=Interpreters)
 
@@ -625,21 +622,13 @@ def run(config: ExtractConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]
         pairs, measured = compare_pairs(photographs, sizes, config.interpreters, cache)
         start, starts = measure_startup(photographs, config.rounds, cache)
         source = photographs.source
-    steps = measure_actions(
-        "test_extract.py",
-        config.action_s,
-        {},
-        seed=config.seed,
-        blocks=config.action_blocks,
-        faces=config.faces or "",
-    )
     measured |= starts | {
         "rewritten_speedup": graphs.speedup,
         "rewritten_difference": graphs.difference,
     }
     # Where a result says nothing of threads it has those of the product: one a core.
     common: Setup = {"photographs": source, "seed": config.seed, "threads": cores()}
-    results = (*graphs.results, batches, *pairs, start, *steps)
+    results = (*graphs.results, batches, *pairs, start)
     return tuple(replace(one, setup=common | one.setup) for one in results), measured
 
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from bench.core.machine import cores, filesystem_of
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped
 from bench.data.vectors import Faces, Vectors
-from bench.micro.micro_runner import measure_actions
 from bench.suites.baselines import build_gallery, clock, mix, refuse_too_much
 from bench.suites.search import PROMISED_SIZE, K, size_reason
 from engine.errors import RequestError
@@ -40,7 +39,7 @@ _REMOVED_AT_ONCE, _LOOKED_FOR = 16, 16
 
 
 @dataclass(slots=True)
-class Commotion:
+class ConcurrentSearch:
     """What happened in `seconds`.
 
     `missed`: searches for a reference that was committed before and not yet to be removed, and
@@ -59,7 +58,7 @@ class Commotion:
     add_s: list[float] = field(default_factory=list)
 
 
-class Stage:
+class ChangingGallery:
     """A gallery of `references` under ids from 0, and `newcomers` to add after them.
 
     The first half may be removed, in order; the second half stays and is looked for, with all
@@ -74,19 +73,19 @@ class Stage:
         self._changes = Lock()
         self._stop = Event()
 
-    def look_quietly(self, seconds: float, seed: int) -> Commotion:
+    def search_alone(self, seconds: float, seed: int) -> ConcurrentSearch:
         """Searches alone, for comparison."""
-        return self._play(seconds, seed, ())
+        return self._run(seconds, seed, ())
 
-    def play(self, seconds: float, seed: int) -> Commotion:
+    def search_while_changing(self, seconds: float, seed: int) -> ConcurrentSearch:
         """Everything at once; a thread does the upkeep, as in a deployment."""
         with Upkeep(self._gallery):
-            return self._play(seconds, seed, (self._add, self._remove))
+            return self._run(seconds, seed, (self._add, self._remove))
 
-    def _play(
-        self, seconds: float, seed: int, changes: tuple[Callable[[Commotion], None], ...]
-    ) -> Commotion:
-        found = Commotion(seconds)
+    def _run(
+        self, seconds: float, seed: int, changes: tuple[Callable[[ConcurrentSearch], None], ...]
+    ) -> ConcurrentSearch:
+        found = ConcurrentSearch(seconds)
         before = len(self._gallery)
         self._stop.clear()
         with ThreadPoolExecutor(len(changes) + 1) as pool:
@@ -100,7 +99,7 @@ class Stage:
         found.lost = abs(before + found.added - found.removed - len(self._gallery))
         return found
 
-    def _search(self, found: Commotion, end: float, seed: int) -> None:
+    def _search(self, found: ConcurrentSearch, end: float, seed: int) -> None:
         rng = np.random.default_rng(seed)
         while time.perf_counter() < end:
             # Read before the search: what is committed now must be found, what is gone must not.
@@ -116,7 +115,7 @@ class Stage:
             found.missed += int((best[: len(keys)] != keys).sum())
             found.ghosts += int((best[len(keys) :] == removed).sum())
 
-    def _add(self, found: Commotion) -> None:
+    def _add(self, found: ConcurrentSearch) -> None:
         while not self._stop.wait(PAUSE_S) and found.added < len(self._newcomers):
             rows = self._newcomers[found.added : found.added + BATCH]
             ids = np.arange(self._committed, self._committed + len(rows))
@@ -127,7 +126,7 @@ class Stage:
             self._committed += len(rows)
             found.added += len(rows)
 
-    def _remove(self, found: Commotion) -> None:
+    def _remove(self, found: ConcurrentSearch) -> None:
         removable = len(self._references) // 2
         while not self._stop.wait(PAUSE_S) and self._gone < removable:
             ids = np.arange(self._gone, min(self._gone + _REMOVED_AT_ONCE, removable))
@@ -211,11 +210,9 @@ QUICK = {
     "references": 20_000,
     "singles": 2_000,
     "looks": 50,
-    "commotion_s": 3.0,
+    "changing_s": 3.0,
     "removed": 200,
     "batch": 32,
-    "action_s": 0.02,
-    "action_blocks": 1,
 }
 BATCHES, SINGLES = f"batches of {BATCH}, from none to all", "one by one, after all"
 
@@ -230,18 +227,15 @@ class GalleryConfig:
     """`singles` are added one by one to the full gallery, all references before in batches.
 
     `looks`: how many adds of each kind are searched for. `removed`: references erased at once.
-    Single changes are repeated for `action_s`.
     """
 
     references: int = 1_000_000
     dim: int = 128
     singles: int = 40_000
     looks: int = 500
-    commotion_s: float = 20.0
+    changing_s: float = 20.0
     removed: int = 1_000
     batch: int = 256
-    action_s: float = 0.3
-    action_blocks: int = 3
     folder: Path = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
     seed: int = 0
 
@@ -277,32 +271,18 @@ def run(config: GalleryConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]
     erasure = _erase(gallery, config.removed)
     del gallery
     grown, growth = _grow(faces, config, scanner)
-    stage = Stage(grown, faces.references, faces.newcomers(_newcomers(config)))
-    quiet = stage.look_quietly(config.commotion_s / 4, config.seed)
-    commotion = stage.play(config.commotion_s, config.seed + 1)
+    changing = ChangingGallery(grown, faces.references, faces.newcomers(_newcomers(config)))
+    quiet = changing.search_alone(config.changing_s / 4, config.seed)
+    busy = changing.search_while_changing(config.changing_s, config.seed + 1)
     scanner.close()
     results = (
         _list_account(account, opened.mapped, built.build_s, setup),
         _list_snapshot(opened, setup_disk),
         _list_growth(growth, setup),
-        _list_commotion(quiet, commotion, setup),
+        _list_concurrent_search(quiet, busy, setup),
         Result("Erasure", setup | {"removed": config.removed}, erasure),
-        *_time_changes(config),
     )
-    return results, _measure(config, account, opened, growth, commotion)
-
-
-def _time_changes(config: GalleryConfig) -> list[Result]:
-    """Changes one by one, of a smaller gallery: pytest-benchmark makes thousands of them."""
-    return measure_actions(
-        "test_gallery.py",
-        config.action_s,
-        {},
-        rows=config.references,
-        dim=config.dim,
-        seed=config.seed,
-        blocks=config.action_blocks,
-    )
+    return results, _measure(config, account, opened, growth, busy)
 
 
 def _grow(
@@ -320,7 +300,7 @@ def _grow(
 
 def _newcomers(config: GalleryConfig) -> int:
     """As many as can be added while everything changes."""
-    return int(config.commotion_s / PAUSE_S * BATCH)
+    return int(config.changing_s / PAUSE_S * BATCH)
 
 
 def _snapshot(
@@ -419,7 +399,9 @@ def _list_growth(growth: Mapping[str, Growth], setup: Setup) -> Result:
     return Result("Growth", setup | counts, tuple(figures))
 
 
-def _list_commotion(quiet: Commotion, busy: Commotion, setup: Setup) -> Result:
+def _list_concurrent_search(
+    quiet: ConcurrentSearch, busy: ConcurrentSearch, setup: Setup
+) -> Result:
     """Times as good: as the same searches while nothing changes."""
     figures = []
     base = np.median(quiet.search_s)
@@ -440,8 +422,8 @@ def _list_commotion(quiet: Commotion, busy: Commotion, setup: Setup) -> Result:
         Figure("found though removed", "references", float(busy.ghosts)),
         Figure("too few or too many at the end", "references", float(busy.lost)),
     ]
-    play: Setup = {"seconds": busy.seconds, "queries": 17}
-    return Result("Searching while everything changes", setup | play, tuple(figures))
+    run: Setup = {"seconds": busy.seconds, "queries": 17}
+    return Result("Searching while everything changes", setup | run, tuple(figures))
 
 
 def _measure(
@@ -449,7 +431,7 @@ def _measure(
     account: MemoryAccount,
     opened: Opened,
     growth: Mapping[str, Growth],
-    busy: Commotion,
+    busy: ConcurrentSearch,
 ) -> dict[str, Measured]:
     """The figures that `targets.toml` names."""
     right: dict[str, Measured] = {

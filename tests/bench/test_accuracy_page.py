@@ -1,4 +1,4 @@
-"""Pages of error rates, made of an evaluation; test_figures holds the committed ones to theirs."""
+"""Pages of error rates, made of an evaluation; test_docs holds the committed ones to theirs."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def test_a_figure_that_changes_in_the_report_changes_on_the_page(page: str, tmp_
     report["fnmr_at_fmr"]["1e-4"]["fnmr"] = 0.877
     (tmp_path / "evaluation.json").write_text(json.dumps(report), "utf-8")
     assert "| 88 % |" not in page
-    assert "| 88 % |" in build_model_card(tmp_path, tmp_path)
+    assert "| 88 % |" in build_model_card(tmp_path)
 
 
 def test_a_report_of_a_part_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"cannot read evaluation\.json"):
-        build_model_card(tmp_path, tmp_path)
+        build_model_card(tmp_path)
     report = json.loads((REPORTS / "evaluation.json").read_text("utf-8"))
     (tmp_path / "evaluation.json").write_text(json.dumps(report | {"fusion": None}), "utf-8")
     with pytest.raises(RequestError, match="lacks fusion"):
-        build_model_card(tmp_path, tmp_path)
+        build_model_card(tmp_path)
 
 
 def test_nobody_is_named(page: str) -> None:

@@ -1,7 +1,8 @@
-"""Two runs side by side: what is a regression, and what is noise."""
+"""Two runs side by side: what is a regression, what is noise, and what is missing."""
 
 from __future__ import annotations
 
+import json
 import statistics
 from dataclasses import replace
 
@@ -14,19 +15,39 @@ from bench.core.compare import (
     FLOOR_COUNTED,
     FLOOR_REPEATS,
     Better,
-    Noise,
     Pair,
-    Sample,
     Verdict,
     better,
     compare,
-    find_prior,
-    sample_ratio,
-    sample_value,
     varies,
 )
-from bench.core.reports import REPORTS, Check, Figure, Report, read_reports, spread
-from tests.bench.frozen import RECALL, changed, in_blocks, make_registrar, make_search, times
+from bench.core.reports import (
+    REPORTS,
+    SUMMARY,
+    Check,
+    Figure,
+    Report,
+    Result,
+    Setup,
+    read_reports,
+    spread,
+)
+from bench.core.run_all import SUITES
+from engine.errors import RequestError
+from tests.bench.frozen import (
+    MACHINE,
+    RECALL,
+    changed,
+    in_blocks,
+    make_registrar,
+    make_search,
+    times,
+)
+
+FIRST, SECOND = REPORTS / "quick" / "first", REPORTS / "quick" / "second"
+MOST_S = 300
+"""What a quick run of everything may take."""
+FIGURES, TRIALS = 300, 40
 
 
 def compare_one(old: Report, new: Report) -> tuple[Pair, ...]:
@@ -293,107 +314,172 @@ def test_where_the_machine_itself_was_slower_ratios_are_compared_and_it_is_said(
     assert compare({"search": fast}, {"search": same}).regressions
 
 
-FIGURES, BLOCKS, TRIALS = 300, 3, 40
+def test_two_quick_runs_of_the_same_code_agree_within_their_noise() -> None:
+    comparison = compare(read_reports(FIRST), read_reports(SECOND))
+    assert {pair.suite for pair in comparison.pairs} == {suite.name for suite in SUITES}
+    assert comparison.regressions == ()
+    assert comparison.missing == ()
 
 
-def run_once(deviations: np.ndarray, rng: np.random.Generator) -> list[Figure]:
-    """Every figure measured in blocks: some tremble by 1 %, some by a third."""
-    draws = np.exp(deviations[:, None] * rng.standard_normal((len(deviations), BLOCKS)))
-    values = [[float(value) for value in row] for row in draws]
-    return [Figure("it", "ms", statistics.median(row), noise=spread(row)) for row in values]
+def test_a_quick_run_of_everything_takes_five_minutes_at_most() -> None:
+    for folder in (FIRST, SECOND):
+        summary = json.loads((folder / SUMMARY).read_text("utf-8"))
+        taken = [sum(suite["seconds"]) for suite in summary["suites"].values()]
+        assert len(taken) == len(SUITES)
+        assert sum(taken) <= MOST_S
 
 
-def count_alarms(deviations: np.ndarray, rng: np.random.Generator, factor: float = 1.0) -> int:
-    """How many of the figures of two runs seem to differ, where one is `factor` times slower."""
-    old, new = run_once(deviations, rng), run_once(deviations, rng)
-    samples = [
-        (sample_value(one, BLOCKS), sample_value(two, BLOCKS))
-        for one, two in zip(old, new, strict=True)
-    ]
-    known = [(one, two) for one, two in samples if one and two]
-    noise = Noise(find_prior([one for both in known for one in both]), FIGURES)
-    alarms = 0
-    for (before, after), one, two in zip(known, old, new, strict=True):
-        assert one.value is not None
-        assert two.value is not None
-        alarms += factor * two.value / one.value - 1 > noise.limit(before, after)
-    return alarms
+def run_once(
+    deviations: np.ndarray, rng: np.random.Generator, blocks: int, factor: float = 1.0
+) -> dict[str, Report]:
+    """Every figure measured in blocks, with a noise of its own, by a machine so much slower."""
+    draws = factor * np.exp(deviations[:, None] * rng.standard_normal((len(deviations), blocks)))
+    rows = [[float(value) for value in row] for row in draws]
+    figures = tuple(
+        Figure(f"action {place}", "ms", statistics.median(row), noise=spread(row))
+        for place, row in enumerate(rows)
+    )
+    return {"it": Report(MACHINE, (Result("Actions", {}, figures),), (), "it", blocks)}
 
 
-def test_two_runs_of_one_thing_seldom_differ_though_hundreds_of_figures_are_compared() -> None:
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_two_runs_of_one_thing_seldom_differ_though_hundreds_of_figures_are_compared(
+    blocks: int,
+) -> None:
+    """Most figures vary by 1 to 12 %."""
     rng = np.random.default_rng(5)
     deviations = np.exp(rng.normal(np.log(0.03), 0.7, FIGURES))
-    alarms = [count_alarms(deviations, rng) for _ in range(TRIALS)]
-    assert sum(one > 0 for one in alarms) <= 3 * CHANCE * TRIALS
+    alarms = 0
+    for _ in range(TRIALS):
+        old, new = (run_once(deviations, rng, blocks) for _ in range(2))
+        alarms += bool(compare(old, new).regressions)
+    assert alarms <= 3 * CHANCE * TRIALS
 
 
-def test_a_doubled_time_is_seen_in_nearly_every_figure() -> None:
-    rng = np.random.default_rng(6)
-    deviations = np.full(FIGURES, 0.03)
-    assert count_alarms(deviations, rng, factor=2.0) == FIGURES
-    assert count_alarms(deviations, rng, factor=1.3) > 0.9 * FIGURES
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_a_doubled_time_is_seen_in_every_figure(blocks: int) -> None:
+    rng, deviations = np.random.default_rng(6), np.full(FIGURES, 0.03)
+    doubled = compare(run_once(deviations, rng, blocks), run_once(deviations, rng, blocks, 2.0))
+    assert len(doubled.regressions) == FIGURES
 
 
 def test_three_blocks_that_agree_by_luck_are_not_believed() -> None:
-    lucky, usual = Sample(1e-8, BLOCKS), Sample(0.03**2, BLOCKS)
-    prior = find_prior([usual] * 20)
-    assert prior is not None
-    assert Noise(prior, 100).limit(lucky, lucky) > 0.6 * Noise(prior, 100).limit(usual, usual)
-    assert Noise(None, 100).limit(lucky, lucky) == FLOOR_BLOCKS
-    assert find_prior([usual] * 3) is None
+    usual = tuple(Figure(f"action {place}", "ms", 10.0, noise=0.03) for place in range(20))
+    lucky = Figure("lucky", "ms", 10.0, noise=1e-4)
 
+    def limit(*figures: Figure) -> float:
+        report = Report(MACHINE, (Result("Actions", {}, figures),), (), "it", 3)
+        pairs = compare({"it": report}, {"it": report}).pairs
+        return next(pair.limit for pair in pairs if pair.figure == "lucky" and pair.limit)
 
-def test_the_more_figures_are_judged_the_more_one_may_change() -> None:
-    one = Sample(0.05**2, BLOCKS)
-    limits = [Noise(0.05**2, judged).limit(one, one) for judged in (1, 10, 100, 1000)]
-    assert limits == sorted(limits)
-    assert limits[0] < limits[-1] < 6 * limits[0]
-
-
-def test_repeats_say_how_far_their_median_may_lie_off() -> None:
-    """Of medians of so many normal values: the deviation, from the quartiles of each alone."""
-    rng = np.random.default_rng(7)
-    for repeats in (2, 3, 5, 15, 40):
-        draws = rng.normal(10, 0.5, (1_500, repeats))
-        known = [sample_value(Figure.of("it", "ms", row), 1) for row in draws]
-        told = np.sqrt(np.mean([one.variance for one in known if one]))
-        true = np.median(draws, axis=1).std() / 10
-        assert true * 0.9 < told < true * 1.7, repeats
-        assert {one.freedom for one in known if one} == {repeats - 1}
-
-
-def test_of_repeats_whose_number_is_not_known_the_spread_of_one_is_taken() -> None:
-    old = Figure("it", "ms", 10.0, 9.0, 11.0)
-    known, fewer = sample_value(old, 1), sample_value(replace(old, repeats=15), 1)
-    assert known
-    assert fewer
-    assert known.variance > 8 * fewer.variance
+    assert limit(lucky) == pytest.approx(FLOOR_BLOCKS)
+    assert limit(lucky, *usual) > 1.5 * FLOOR_BLOCKS
 
 
 def test_blocks_of_one_process_are_its_noise_and_no_more_is_believed_of_it() -> None:
-    """As the kernels are timed: their quartiles within a block are narrower than what blocks do."""
-    kernel = Figure("kernel", "us", 10.0, 9.99, 10.01, 2.0, None, 0.2, 0.3, 1_000)
-    value, ratio = sample_value(kernel, 1), sample_ratio(kernel, kernel, 1)
-    assert value == Sample(0.2**2, 0)
-    assert ratio == Sample(0.3**2, 0)
-    assert Noise(None, 100).limit(value, value) > 1
-    steady = Sample(0.001**2, 0)
-    assert Noise(None, 100).limit(steady, steady) == FLOOR_REPEATS
+    """As the kernels are timed: quartiles within a block are narrower than blocks differ."""
+    kernel = Figure("kernel", "us", 10.0, 9.99, 10.01, 2.0, None, 0.4, 0.3, 1_000)
+    steady = replace(kernel, noise=0.001)
+    for figure, expected in ((kernel, 1.4**2 - 1), (steady, FLOOR_REPEATS)):
+        report = Report(MACHINE, (Result("Scan", {}, (figure,)),), (), "kernels", 1)
+        (pair,) = compare({"kernels": report}, {"kernels": report}).pairs
+        assert pair.limit == pytest.approx(expected)
 
 
-def test_the_less_is_known_of_the_noise_the_more_is_allowed() -> None:
-    once = Figure("a search", "ms", 10.0, ratio=2.0)
-    repeats = Figure("a search", "ms", 10.0, 9.9, 10.1, ratio=2.0)
-    blocks = Figure("a search", "ms", 10.0, 9.9, 10.1, 2.0, None, 0.001, 0.002)
-    assert sample_value(once, 1) is None
-    assert sample_ratio(once, repeats, 1) is None
-    known = sample_value(repeats, 1)
-    measured = sample_value(blocks, BLOCKS)
-    ratio = sample_ratio(blocks, blocks, BLOCKS)
-    assert known
-    assert measured
-    assert ratio
-    assert Noise(None, 1).limit(known, known) == FLOOR_REPEATS
-    assert Noise(None, 1).limit(known, measured) == FLOOR_REPEATS
-    assert Noise(None, 1).limit(measured, measured) == FLOOR_BLOCKS
-    assert ratio.variance == pytest.approx(4 * measured.variance)
+def set_up(report: Report, **settings: str | float) -> Report:
+    """The report of a run that measured something else."""
+    setup: Setup = settings
+    return replace(
+        report, results=tuple(replace(one, setup=one.setup | setup) for one in report.results)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now"),
+    [
+        ("seed", 0, 1),
+        ("filesystem", "ext4", "tmpfs"),
+        ("photographs", "lfw/images", "scikit-image astronaut"),
+        ("threshold", 0.5703, 0.62),
+        ("has_graph", True, False),
+    ],
+)
+def test_another_setting_of_any_kind_is_another_measurement(
+    search: Report, name: str, before: str | float, now: str | float
+) -> None:
+    comparison = compare(
+        {"search": set_up(search, **{name: before})}, {"search": set_up(search, **{name: now})}
+    )
+    assert {pair.kind for pair in comparison.pairs} == {"promise"}
+    assert f"{name.replace('_', ' ')} {before} before, {now} now" in comparison.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now"),
+    [
+        ("rounds", 15, 7),
+        ("mates", 1_000, 998),
+        ("deepface", "deepface 0.0.103", "deepface 0.0.104"),
+        ("threshold", 0.5703, 0.5702604651451111),
+    ],
+)
+def test_what_came_out_and_how_often_it_was_asked_are_no_settings(
+    search: Report, name: str, before: str | float, now: str | float
+) -> None:
+    old, new = (set_up(search, **{name: value}) for value in (before, now))
+    slow = changed(new, times(5.0, "exact8, the gallery", "ms"))
+    comparison = compare({"search": old}, {"search": slow})
+    assert comparison.notes == ()
+    assert comparison.regressions
+
+
+def test_a_slower_kernel_is_a_regression_and_no_other_measurement(search: Report) -> None:
+    slow = changed(set_up(search, kernel="avx2"), times(5.0, "exact8, the gallery", "ms"))
+    comparison = compare({"search": search}, {"search": slow})
+    assert comparison.regressions
+    assert comparison.notes == ("search: kernel vnni before, avx2 now: compared all the same",)
+
+
+def test_a_suite_that_the_later_run_lacks_fails_it_and_says_why(search: Report) -> None:
+    old = {"search": search, "join": search, "serve": search}
+    comparison = compare(old, {"search": search}, {"join": "it failed: took longer than 150 s"})
+    assert not comparison.regressions
+    assert not comparison.holds
+    assert comparison.missing == (
+        "join: the new run has no report of it: it failed: took longer than 150 s",
+        "serve: the new run has no report of it: it was not run",
+    )
+    assert comparison.to_dict()["missing"] == list(comparison.missing)
+    more = compare({"search": search}, {"search": search, "join": search})
+    assert more.holds
+    assert more.notes == ("join: only in the new run",)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_promise_of_no_error_that_is_measured_no_more_fails_and_a_speed_is_told(
+    search: Report, is_there: bool
+) -> None:
+    skipped = tuple(
+        replace(one, value=None, holds=None, skipped="no brute force here") for one in search.checks
+    )
+    new = replace(search, checks=skipped if is_there else ())
+    comparison = compare({"search": search}, {"search": new})
+    assert not comparison.holds
+    why = "no brute force here" if is_there else "the new run does not know it"
+    assert comparison.missing == (
+        f"search: identical_answers was measured and is not any more: {why}",
+    )
+    assert comparison.notes == (
+        f"search: one_query_speedup was measured and is not any more: {why}",
+    )
+    assert compare({"search": new}, {"search": search}).holds
+
+
+def test_where_nothing_can_be_compared_it_is_said_and_no_success(search: Report) -> None:
+    bare = replace(search, checks=())
+    with pytest.raises(RequestError, match=r"nothing to compare: search: .*seed 0 before, 1 now"):
+        compare({"search": bare}, {"search": set_up(bare, seed=1)})
+    with pytest.raises(RequestError, match="nothing to compare: search: the new run has no report"):
+        compare({"search": search}, {"join": search})
+    with pytest.raises(RequestError, match="no figure in common"):
+        compare({"search": replace(bare, results=())}, {"search": bare})

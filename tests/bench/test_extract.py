@@ -35,15 +35,13 @@ from engine.models.catalog import builtin_card
 from engine.models.graph import load_rewritten
 from engine.models.session import available_providers
 
-pytest.importorskip("pytest_benchmark")
-
 Run = tuple[tuple[Result, ...], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def done(faces: Path) -> Run:
     sizes = {"pairs": 1, "rounds": 1, "crops": 2, "graph_rounds": 1}
-    return run(ExtractConfig(faces=faces, action_s=0.001, action_blocks=1, **sizes))
+    return run(ExtractConfig(faces=faces, **sizes))
 
 
 def test_every_goal_is_measured_or_skipped_and_the_graphs_agree(done: Run) -> None:
@@ -54,14 +52,10 @@ def test_every_goal_is_measured_or_skipped_and_the_graphs_agree(done: Run) -> No
     assert skipped <= {"openvino_speedup", "deepface_speedup", "face_recognition_speedup"}
 
 
-def test_both_faces_are_found_and_each_step_is_timed_by_itself(done: Run) -> None:
+def test_both_faces_are_found(done: Run) -> None:
     results = {result.name: result for result in done[0]}
     (found, *_) = results["What they found"].figures
     assert (found.name, found.value) == ("Sosie, cpu: both faces found", 1)
-    steps = [name for name in results if name.endswith("one photograph, by pytest-benchmark")]
-    assert len(steps) == 5
-    for name in steps:
-        assert all((figure.value or 0) > 0 for figure in results[name].figures)
 
 
 def test_every_result_states_data_seed_and_threads(done: Run, faces: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bench.core.reports import Result, Skipped, load_goals
 from bench.data.vectors import Faces
 from bench.suites.baselines import build_gallery
-from bench.suites.gallery import GalleryConfig, Stage, grow, open_empty, run
+from bench.suites.gallery import ChangingGallery, GalleryConfig, grow, open_empty, run
 from engine.errors import RequestError
 from indexes.exact.scanner import Scanner
 
@@ -20,10 +20,9 @@ TINY: dict[str, Any] = {
     "dim": 32,
     "singles": 40,
     "looks": 10,
-    "commotion_s": 1.0,
+    "changing_s": 1.0,
     "removed": 20,
     "batch": 16,
-    "action_s": 0,
 }
 
 Run = tuple[tuple[Result, ...], dict[str, Any]]
@@ -69,7 +68,7 @@ def test_a_gallery_that_loses_references_fails(faces_and_scanner: tuple[Faces, S
     faces, scanner = faces_and_scanner
     gallery = build_gallery(faces.references, scanner)[0]
     gallery.remove(np.arange(700, 1_000), gallery.sequence + 1)
-    found = Stage(gallery, faces.references, faces.newcomers(64)).look_quietly(0.2, 0)
+    found = ChangingGallery(gallery, faces.references, faces.newcomers(64)).search_alone(0.2, 0)
     assert found.missed > 0
 
 

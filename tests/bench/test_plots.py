@@ -1,17 +1,123 @@
+"""Charts of reports: those that the figures are there for, and what they say besides."""
+
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.docs.plots import draw_plots
+from bench.core.machine import look
+from bench.core.reports import (
+    REPORTS,
+    Check,
+    Figure,
+    Report,
+    Result,
+    Setup,
+    find_figure,
+    read_reports,
+)
+from bench.docs.plots import (
+    VERSUS,
+    draw_all,
+    draw_curves,
+    draw_goals,
+    list_kept,
+    list_times,
+    name_machines,
+    name_seeds,
+    name_sizes,
+)
 from bench.suites.curves import CurvesConfig, run
 from engine.errors import RequestError
 
 TINY = CurvesConfig(references=3_000, smallest=2_000, dim=32, batch=8, near=30, rounds=1)
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, Report]:
+    return read_reports(REPORTS)
+
+
+def test_without_reports_nothing_is_drawn(tmp_path: Path) -> None:
+    assert draw_all({}, tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_compared_is_there_in_the_committed_reports(reports: dict[str, Report]) -> None:
+    for one in VERSUS:
+        if one.suite in reports:
+            for name in (one.ours, one.other):
+                assert find_figure(reports, one.suite, one.result, name), (one.result, name)
+
+
+def test_a_ratio_lies_between_its_quartiles_and_goes_the_right_way(
+    reports: dict[str, Report],
+) -> None:
+    search = reports["search"]
+    ours = Figure("exact8, the gallery", "ms", 2.0, 1.0, 4.0)
+    flat = Figure("FAISS Flat", "ms", 10.0, 8.0, 20.0)
+    only = replace(search, results=(Result("One query", {}, (flat, ours)),))
+    (times,) = list_times({"search": only})
+    assert (times.value, times.low, times.high) == (5, 2, 20)
+    rates = (
+        Figure("Sosie, cpu", "pairs/s", 80.0),
+        Figure("deepface", "pairs/s", 20.0),
+    )
+    extract = replace(search, results=(Result("Pairs of photographs", {}, rates),))
+    (times,) = list_times({"extract": extract})
+    assert (times.value, times.low, times.high) == (4, 4, 4)
+
+
+def make_report(suite: str, *checks: Check, results: tuple[Result, ...] = ()) -> Report:
+    return Report(look(), results, checks, suite)
+
+
+def test_a_miss_of_a_goal_of_none_is_among_what_is_drawn(tmp_path: Path) -> None:
+    report = make_report(
+        "serve",
+        Check("match_unexpected", 384.0, 0.0, False),
+        Check("lost_enrollments", 0.0, 0.0, True),
+        Check("match_recovery_s", None, 10.0, False),
+        Check("matches_per_second", 3880.0, 3000.0, True),
+        Check("kills", None, 50.0, None, "not run"),
+    )
+    missed, kept, never, fast = list_kept({"serve": report})
+    assert (missed.holds, missed.margin, missed.told) == (False, None, "384 answers (goal ≤ 0)")
+    assert (kept.holds, kept.margin) == (True, None)
+    assert (never.holds, never.margin, never.told) == (False, None, "never (goal ≤ 10)")
+    assert fast.margin == 3880 / 3000
+    assert "POST /v1/match" in fast.label
+    assert draw_goals({"serve": report}, tmp_path / "goals.png")
+    assert not draw_goals({"serve": make_report("serve")}, tmp_path / "none.png")
+
+
+def test_a_ratio_is_that_of_the_rounds_and_a_promised_one_as_promised() -> None:
+    ours = Figure("exact8, the gallery", "ms", 2.0, ratio=5.5)
+    figures = (
+        Figure("FAISS Flat", "ms", 10.0, ratio=1.0),
+        Figure("FAISS Flat by BLAS", "ms", 4.0, ratio=2.5),
+        Figure("FAISS PQ4fs+refine, k_factor 20", "ms", 3.0, ratio=3.0),
+        ours,
+    )
+    promise = Check("batch_fastscan_speedup", 1.8, 1.0, True)
+    report = make_report("search", promise, results=(Result("A batch", {}, figures),))
+    flat, blas, scan = list_times({"search": report})
+    assert flat.value == 5.5
+    assert blas.value == 5.5 / 2.5
+    assert scan.value == 1.8
+
+
+def test_machines_are_named_with_their_suites_and_sizes_with_the_seed() -> None:
+    report = make_report("search", results=(Result("One query", {"seed": 3}, ()),))
+    other = replace(report, machine=replace(report.machine, cpu="Another", cores=7))
+    reports = {"search": report, "extract": other, "join": report}
+    here = f"{report.machine.cpu}, {report.machine.cores} cores"
+    assert name_machines(reports, reports) == f"search, join: {here}\nextract: Another, 7 cores"
+    assert name_seeds(reports) == "seed 3"
+    setup: Setup = {"references": 1_000_000, "dim": 128, "threads": 2, "seed": 0, "kernel": "vnni"}
+    assert name_sizes(setup) == "1,000,000 x 128, threads 2, seed 0"
 
 
 def test_sizes_end_at_the_references_and_are_round() -> None:
@@ -19,30 +125,15 @@ def test_sizes_end_at_the_references_and_are_round() -> None:
     assert sizes == (10_000, 32_000, 100_000, 320_000, 1_000_000)
 
 
-def test_the_curves_are_drawn_from_the_report_of_a_run(
-    tmp_path: Path, run_here: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_the_curves_are_drawn_from_the_report_of_a_run(tmp_path: Path) -> None:
     results, measured = run(TINY)
     assert measured == {}
-    report = tmp_path / "curves.json"
-    report.write_text(json.dumps({"results": [asdict(result) for result in results]}))
-    images = tmp_path / "img"
-    status, out, err = run_here("plots", "--report", str(report), "--folder", str(images), "--json")
-    assert status == 0, out + err
-    drawn = [Path(path) for path in json.loads(out)["pictures"]]
-    assert drawn == [images / "latency.png", images / "recall.png"]
+    drawn = draw_curves(Report(look(), results, (), "curves"), tmp_path)
+    assert drawn == (tmp_path / "latency.png", tmp_path / "recall.png")
     for path in drawn:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"results": []}', '{"results": [3]}'])
-def test_a_report_without_curves_is_refused(tmp_path: Path, text: str) -> None:
-    report = tmp_path / "report.json"
-    report.write_text(text)
+def test_a_report_without_curves_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="curves --json"):
-        draw_plots(report, tmp_path)
-
-
-def test_a_missing_report_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="cannot read"):
-        draw_plots(tmp_path / "none.json", tmp_path)
+        draw_curves(Report(look(), (), (), "curves"), tmp_path)

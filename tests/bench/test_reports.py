@@ -186,9 +186,8 @@ def test_a_figure_of_blocks_is_their_median_and_its_noise_what_they_differ_by() 
     merged = merge_blocks([block(10, ratio=2.0), block(12, ratio=2.2), block(11, ratio=2.1)])
     ours, pairs, theirs = merged.results[0].figures
     assert (ours.value, ours.low, ours.high, ours.ratio) == (11, 10, 12, 2.1)
-    # The expected range of three normal values is 1.693 standard deviations.
-    assert ours.noise == pytest.approx(2 / 1.693 / 11)
-    assert ours.ratio_noise == pytest.approx(0.2 / 1.693 / 2.1)
+    assert ours.noise == pytest.approx(1 / 11)
+    assert ours.ratio_noise == pytest.approx(0.1 / 2.1)
     assert pairs.noise == 0
     assert theirs.skipped == "not here"
     assert merged.blocks == 3

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.suites.serve.chaos import Acknowledged, Till, audit_books
+from bench.suites.serve.chaos import Acknowledged, AnswerLog, audit_store
 from bench.suites.serve.fixtures import CALLER, TENANT, Home, draw_people, make_home
 from bench.suites.serve.load_requests import check_searches, draw_probes, pair_items
 from bench.suites.serve.throughput import Visit, enroll_here, make_requests
@@ -106,25 +106,25 @@ def test_a_missed_candidate_a_ghost_and_a_wrong_score_are_each_counted(home: Hom
 
 
 def test_books_balance_and_show_what_is_lost_or_doubled(faces: Path, tmp_path: Path) -> None:
-    crowd = draw_people(faces, 4, SEED)
+    visitors = draw_people(faces, 4, SEED)
     home = make_home(tmp_path / "home", find_cache(), 300, SEED)
-    visits = [Visit(person, place) for place, person in enumerate(crowd.people)]
+    visits = [Visit(person, place) for place, person in enumerate(visitors.people)]
     with home.open() as deployment:
         enrolled = enroll_here(deployment, visits, TENANT)
         counts = deployment.store.counts()
-    assert len(enrolled.decisions) == counts["enrollments"] == len(crowd)
+    assert len(enrolled.decisions) == counts["enrollments"] == len(visitors)
     assert enrolled.rate > 0
 
-    till = Till(acknowledged=read_acknowledgements(home, visits))
-    books = audit_books(home, till)
-    assert (books.acknowledged, books.lost, books.doubled) == (len(crowd), 0, 0)
-    assert books.gallery_difference == 0
+    log = AnswerLog(acknowledged=read_acknowledgements(home, visits))
+    audit = audit_store(home, log)
+    assert (audit.acknowledged, audit.lost, audit.doubled) == (len(visitors), 0, 0)
+    assert audit.gallery_difference == 0
 
     extra = Acknowledged("k-9", "0" * 36, "x", "approved", begun=0, ended=0)
-    assert audit_books(home, Till(acknowledged=[*till.acknowledged, extra])).lost == 1
-    assert audit_books(home, Till(acknowledged=till.acknowledged[1:])).doubled >= 1
-    twice = replace(till.acknowledged[0], enrollment_id=till.acknowledged[1].enrollment_id)
-    assert audit_books(home, Till(acknowledged=[*till.acknowledged, twice])).doubled == 1
+    assert audit_store(home, AnswerLog(acknowledged=[*log.acknowledged, extra])).lost == 1
+    assert audit_store(home, AnswerLog(acknowledged=log.acknowledged[1:])).doubled >= 1
+    twice = replace(log.acknowledged[0], enrollment_id=log.acknowledged[1].enrollment_id)
+    assert audit_store(home, AnswerLog(acknowledged=[*log.acknowledged, twice])).doubled == 1
 
 
 def read_acknowledgements(home: Home, visits: list[Visit]) -> list[Acknowledged]:
@@ -146,16 +146,19 @@ def read_acknowledgements(home: Home, visits: list[Visit]) -> list[Acknowledged]
 
 
 def test_people_are_different_and_have_documents_of_their_own(faces: Path) -> None:
-    crowd = draw_people(faces, 4, SEED)
-    assert len(crowd) == 4
-    assert not crowd.has_one_face
-    assert len({person.document.number for person in crowd.people}) == 4
-    assert len({person.live for person in crowd.people} | {p.portrait for p in crowd.people}) == 8
+    visitors = draw_people(faces, 4, SEED)
+    assert len(visitors) == 4
+    assert not visitors.has_one_face
+    assert len({person.document.number for person in visitors.people}) == 4
+    assert (
+        len({person.live for person in visitors.people} | {p.portrait for p in visitors.people})
+        == 8
+    )
 
 
 def test_portraits_of_one_face_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("bench.suites.serve.fixtures", "bench.data.photographs"):
         monkeypatch.setattr(f"{module}.LFW", tmp_path / "none")
-    crowd = draw_people(None, 3, SEED)
-    assert len(crowd) == 3
-    assert crowd.has_one_face
+    visitors = draw_people(None, 3, SEED)
+    assert len(visitors) == 3
+    assert visitors.has_one_face

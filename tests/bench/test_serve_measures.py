@@ -13,7 +13,7 @@ from bench.core.reports import Skipped, load_goals
 from bench.suites.registrar import MEMORY
 from bench.suites.serve.chaos import Victim, _draw_victims
 from bench.suites.serve.load_requests import OVERDUE, Load, Record, Request
-from bench.suites.serve.overload import Weathered
+from bench.suites.serve.overload import OverloadRun
 from bench.suites.serve.process import kill_hard, list_family, measure_memory, wait_gone
 from bench.suites.serve.service_suite import FIGURES, MEASURE, ServeConfig, _judge, read_parts
 from bench.suites.serve.sizes import QUICK, Part, Sizes
@@ -47,9 +47,9 @@ def make_record(
     )
 
 
-def make_weather(storm: Record, after: Record | None = None) -> Weathered:
+def make_overload(storm: Record, after: Record | None = None) -> OverloadRun:
     calm = make_record([200] * 100, [10.0] * 100)
-    return Weathered(rate=10.0, calm=calm, storm=storm, after=after or calm)
+    return OverloadRun(rate=10.0, calm=calm, storm=storm, after=after or calm)
 
 
 def test_each_part_names_its_figures_and_each_figure_has_a_goal() -> None:
@@ -60,7 +60,7 @@ def test_each_part_names_its_figures_and_each_figure_has_a_goal() -> None:
 
 def test_refused_requests_are_neither_accepted_latency_nor_unexpected() -> None:
     storm = make_record([200, 429] * 50, [15.0, 2.0] * 50, retry_s=1)
-    figures = make_weather(storm).measure("match")
+    figures = make_overload(storm).measure("match")
     assert figures["match_storm_p99_over_calm"] == pytest.approx(1.5)
     assert figures["match_refusal_ms"] == pytest.approx(2)
     assert figures["match_unexpected"] == 0
@@ -69,31 +69,31 @@ def test_refused_requests_are_neither_accepted_latency_nor_unexpected() -> None:
 @pytest.mark.parametrize("status", [500, 503, 0, OVERDUE])
 def test_anything_but_an_answer_or_a_polite_refusal_is_unexpected(status: int) -> None:
     storm = make_record([200] * 99 + [status], [10.0] * 100)
-    assert make_weather(storm).measure("match")["match_unexpected"] == 1
+    assert make_overload(storm).measure("match")["match_unexpected"] == 1
 
 
 def test_a_429_without_retry_after_is_unexpected() -> None:
     storm = make_record([200] * 99 + [429], [10.0] * 100)
-    assert make_weather(storm).measure("match")["match_unexpected"] == 1
+    assert make_overload(storm).measure("match")["match_unexpected"] == 1
 
 
 def test_a_429_in_calm_is_unexpected() -> None:
     after = make_record([200] * 99 + [429], [10.0] * 100, retry_s=1)
     fine = make_record([200] * 10, [10.0] * 10)
-    assert make_weather(fine, after).measure("match")["match_unexpected"] == 1
+    assert make_overload(fine, after).measure("match")["match_unexpected"] == 1
 
 
 def test_recovery_is_the_moment_from_which_on_the_p99_is_back() -> None:
     slow, quick = [80.0] * 40, [10.0] * 110
     after = make_record([200] * 150, slow + quick)
     # The slow ones are due in the first four seconds.
-    found = make_weather(after, after).find_recovery_s()
+    found = make_overload(after, after).find_recovery_s()
     assert found == pytest.approx(4.0, abs=0.5)
 
 
 def test_a_p99_that_does_not_come_back_is_never() -> None:
     after = make_record([200] * 150, [80.0] * 150)
-    assert make_weather(after, after).find_recovery_s() == float("inf")
+    assert make_overload(after, after).find_recovery_s() == float("inf")
 
 
 def delay(record: Record, late_s: list[float]) -> Record:
@@ -104,18 +104,18 @@ def delay(record: Record, late_s: list[float]) -> Record:
 def test_a_storm_that_was_not_sent_proves_nothing_but_its_faults() -> None:
     # Due every 0.1 s: the last six of a hundred are not sent before the ten seconds are over.
     fine = make_record([200] * 99 + [500], [10.0] * 100)
-    late = make_weather(delay(fine, [0.0] * 94 + [0.7] * 6)).measure("match")
+    late = make_overload(delay(fine, [0.0] * 94 + [0.7] * 6)).measure("match")
     skipped = {name: value.reason for name, value in late.items() if isinstance(value, Skipped)}
     assert set(skipped) == {"match_storm_p99_over_calm", "match_refusal_ms", "match_recovery_s"}
     assert all("94%" in reason for reason in skipped.values())
     assert late["match_unexpected"] == 1
-    in_time = make_weather(delay(fine, [0.0] * 96 + [0.7] * 4)).measure("match")
+    in_time = make_overload(delay(fine, [0.0] * 96 + [0.7] * 4)).measure("match")
     assert not any(isinstance(value, Skipped) for value in in_time.values())
 
 
 def test_a_storm_says_what_was_offered_what_was_sent_and_how_late() -> None:
     storm = delay(make_record([200] * 100, [900.0] * 100), [0.0] * 90 + [0.5] * 6 + [NAN] * 4)
-    figures = {figure.name: figure.value for figure in make_weather(storm).list_figures()}
+    figures = {figure.name: figure.value for figure in make_overload(storm).list_figures()}
     assert figures["3 times the load: offered"] == pytest.approx(10)
     # Requests 90 to 94 were sent in time though late, 95 after the end, the last four never.
     assert figures["3 times the load: sent"] == pytest.approx(9.5)

@@ -16,10 +16,10 @@ import msgpack
 import numpy as np
 
 from bench.core.reports import Figure, Result, Skipped
-from bench.suites.serve.fixtures import Crowd, Home, Person
+from bench.suites.serve.fixtures import Home, Person, Visitors
 from bench.suites.serve.load_requests import ENROLLMENTS_PATH, KEY_HEADER, MSGPACK, write_visit
 from bench.suites.serve.process import HOST, Service, ServiceFailed, kill_hard
-from bench.suites.serve.sizes import Found, Stage
+from bench.suites.serve.sizes import Context, Found
 from bench.suites.workload import make_document
 from engine.errors import NotFound
 from engine.registry.store import Store
@@ -47,7 +47,7 @@ class Acknowledged:
 
 
 @dataclass(slots=True)
-class Till:
+class AnswerLog:
     """What all clients have seen; `failures` by status, 0 for a lost connection.
 
     `final`: key and status of what no key can mend; `given_up`: the keys of what was left so.
@@ -78,8 +78,8 @@ class Visit:
 class Client:
     """One connection to the service, made again whenever it is lost."""
 
-    def __init__(self, host: str, port: int, api_key: str, till: Till) -> None:
-        self._host, self._port, self._till = host, port, till
+    def __init__(self, host: str, port: int, api_key: str, log: AnswerLog) -> None:
+        self._host, self._port, self._log = host, port, log
         self._headers = {
             "Authorization": f"Bearer {api_key}",
             "Content-Type": MSGPACK,
@@ -105,17 +105,17 @@ class Client:
                     ended=time.perf_counter(),
                     is_repeated=bool(value["is_repeated"]),
                 )
-                with self._till.lock:
-                    self._till.acknowledged.append(answer)
+                with self._log.lock:
+                    self._log.acknowledged.append(answer)
                 return answer
-            with self._till.lock:
-                self._till.failures[status] += 1
+            with self._log.lock:
+                self._log.failures[status] += 1
                 if status and status not in RETRIABLE:
-                    self._till.final.append((visit.key, status))
+                    self._log.final.append((visit.key, status))
                     return None
             if give_up():
-                with self._till.lock:
-                    self._till.given_up.append(visit.key)
+                with self._log.lock:
+                    self._log.given_up.append(visit.key)
                 return None
             time.sleep(wait_s)
 
@@ -200,7 +200,7 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class StoreAudit:
     """The store against the clients' acknowledgements.
 
     `lost`: acknowledged enrollments that the store has not; `doubled`: rows of the store beyond
@@ -214,19 +214,21 @@ class Books:
 
 
 @dataclass(slots=True)
-class Massacre:
-    """All kills, what the clients saw, and the books afterwards."""
+class KillRun:
+    """All kills, what the clients saw, and the store afterwards."""
 
     kills: list[Kill] = field(default_factory=list)
-    till: Till = field(default_factory=Till)
+    log: AnswerLog = field(default_factory=AnswerLog)
 
     def recoveries(self, victim: Victim) -> list[Kill]:
         return [kill for kill in self.kills if kill.victim is victim]
 
 
-def kill_at_random(service: Service, home: Home, crowd: Crowd, kills: int, seed: int) -> Massacre:
+def kill_at_random(
+    service: Service, home: Home, visitors: Visitors, kills: int, seed: int
+) -> KillRun:
     """Kills one part after another while clients enroll."""
-    massacre, stop = Massacre(), threading.Event()
+    kill_run, stop = KillRun(), threading.Event()
     rng = np.random.default_rng(seed)
     serials = itertools.count()
     deadline = [float("inf")]
@@ -234,26 +236,26 @@ def kill_at_random(service: Service, home: Home, crowd: Crowd, kills: int, seed:
     def work(_number: int, client: Client) -> None:
         while not stop.is_set():
             serial = next(serials)
-            person = crowd.people[serial % len(crowd)]
+            person = visitors.people[serial % len(visitors)]
             visit = Visit(f"kill-{serial:09d}", f"+8613{serial:09d}", person)
             client.enroll(visit, lambda: time.monotonic() > deadline[0])
         client.close()
 
-    clients = [Client(HOST, service.place.port, home.key, massacre.till) for _ in range(CLIENTS)]
+    clients = [Client(HOST, service.place.port, home.key, kill_run.log) for _ in range(CLIENTS)]
     threads = run_clients(clients, work)
     try:
         service.wait_ready(time.perf_counter())
-        _await_answer(service, massacre.till, time.perf_counter())
+        _await_answer(service, kill_run.log, time.perf_counter())
         whole = _count_settled(service)
         for victim in _draw_victims(rng, kills):
             time.sleep(rng.uniform(LEAST_S, MOST_S))
-            massacre.kills.append(_kill(service, victim, rng, massacre.till, whole))
+            kill_run.kills.append(_kill(service, victim, rng, kill_run.log, whole))
     finally:
         deadline[0] = time.monotonic() + PATIENCE_S
         stop.set()
         for thread in threads:
             thread.join()
-    return massacre
+    return kill_run
 
 
 def _draw_victims(rng: np.random.Generator, kills: int) -> list[Victim]:
@@ -275,7 +277,7 @@ def _kill(
     service: Service,
     victim: Victim,
     rng: np.random.Generator,
-    till: Till,
+    log: AnswerLog,
     whole: Counter[Role],
 ) -> Kill:
     moment = time.perf_counter()
@@ -289,15 +291,15 @@ def _kill(
         if not pids:
             raise ServiceFailed(f"no process is the {victim}")
         kill_hard([int(rng.choice(pids))])
-    answered_s = _await_answer(service, till, moment) - moment
+    answered_s = _await_answer(service, log, moment) - moment
     whole_s = _await_whole(service, whole, moment) - moment
     return Kill(victim, answered_s, whole_s)
 
 
-def _await_answer(service: Service, till: Till, moment: float) -> float:
+def _await_answer(service: Service, log: AnswerLog, moment: float) -> float:
     """When the first enrollment that was begun after a moment was answered."""
     while time.perf_counter() - moment < RECOVERY_TIMEOUT_S:
-        answer = till.find_first_after(moment)
+        answer = log.find_first_after(moment)
         if answer is not None:
             return answer.ended
         service.require_running()
@@ -330,9 +332,9 @@ def _count_parts(service: Service) -> Counter[Role]:
     return Counter({role: len(found[role]) for role in _ROLES.values()})
 
 
-def audit_books(home: Home, till: Till) -> Books:
+def audit_store(home: Home, log: AnswerLog) -> StoreAudit:
     """Holds the store of a service that has ended against what its clients were told."""
-    acknowledged = {one.key: one for one in till.acknowledged}
+    acknowledged = {one.key: one for one in log.acknowledged}
     with home.open() as deployment:
         store = deployment.store
         counts = store.counts()
@@ -349,8 +351,8 @@ def audit_books(home: Home, till: Till) -> Books:
     doubled = sum(max(0, counts[name] - count) for name, count in due.items())
     short = max(count - counts[name] for name, count in due.items())
     # A key that was answered in two ways was judged twice.
-    doubled += len({(one.key, one.enrollment_id) for one in till.acknowledged}) - len(acknowledged)
-    return Books(len(acknowledged), max(lost, short), doubled, difference)
+    doubled += len({(one.key, one.enrollment_id) for one in log.acknowledged}) - len(acknowledged)
+    return StoreAudit(len(acknowledged), max(lost, short), doubled, difference)
 
 
 def _is_kept(store: Store, one: Acknowledged) -> bool:
@@ -381,7 +383,7 @@ class Race:
 
 def race(service: Service, home: Home, face: Person, number: int = 0) -> Race:
     """Everybody starts together; `number` tells one race's documents from another's."""
-    till, gate = Till(), threading.Barrier(RACERS)
+    log, gate = AnswerLog(), threading.Barrier(RACERS)
 
     def work(place: int, client: Client) -> None:
         serial = number * RACERS + place
@@ -391,11 +393,11 @@ def race(service: Service, home: Home, face: Person, number: int = 0) -> Race:
         client.enroll(visit, lambda: False)
         client.close()
 
-    clients = [Client(HOST, service.place.port, home.key, till) for _ in range(RACERS)]
+    clients = [Client(HOST, service.place.port, home.key, log) for _ in range(RACERS)]
     for thread in run_clients(clients, work):
         thread.join()
-    decisions = Counter(one.decision for one in till.acknowledged)
-    return Race(dict(decisions), RACERS - len(till.acknowledged), tuple(till.acknowledged))
+    decisions = Counter(one.decision for one in log.acknowledged)
+    return Race(dict(decisions), RACERS - len(log.acknowledged), tuple(log.acknowledged))
 
 
 # Part `kills`: one face that comes under many names at once; SIGKILL of any part under load.
@@ -404,48 +406,48 @@ REFERENCES = 1_000
 MOST_PEOPLE = 200
 
 
-def measure_kills(stage: Stage) -> Found:
+def measure_kills(context: Context) -> Found:
     """Both on one small home and service; what is killed must have little to load."""
-    sizes, people = stage.sizes, stage.crowd.people
-    home = stage.make_home("kills", min(REFERENCES, sizes.references))
+    sizes, people = context.sizes, context.visitors.people
+    home = context.make_home("kills", min(REFERENCES, sizes.references))
     # The racers' faces must be new to the gallery.
-    visitors = Crowd(people[sizes.races :][:MOST_PEOPLE], stage.crowd.source)
-    service = Service(stage.place(home))
+    visitors = Visitors(people[sizes.races :][:MOST_PEOPLE], context.visitors.source)
+    service = Service(context.place(home))
     try:
         service.wait_ready(time.perf_counter())
-        races = [] if stage.crowd.has_one_face else _race(stage, service, home)
-        massacre = kill_at_random(service, home, visitors, sizes.kills, stage.seed)
+        races = [] if context.visitors.has_one_face else _race(context, service, home)
+        kill_run = kill_at_random(service, home, visitors, sizes.kills, context.seed)
     finally:
         service.stop()
     for one in races:
         # What they were told must outlive the kills too.
-        massacre.till.acknowledged += one.acknowledged
-    books = audit_books(home, massacre.till)
-    setup = stage.setup(home, kills=len(massacre.kills), clients=CLIENTS)
+        kill_run.log.acknowledged += one.acknowledged
+    audit = audit_store(home, kill_run.log)
+    setup = context.setup(home, kills=len(kill_run.kills), clients=CLIENTS)
     difference = sum(abs(one.approved - 1) + one.unanswered for one in races)
     results = [
-        Result("Recovery from SIGKILL", setup, _list_recoveries(massacre)),
-        Result("Enrollments after all kills", setup, _list_books(massacre, books)),
+        Result("Recovery from SIGKILL", setup, _list_recoveries(kill_run)),
+        Result("Enrollments after all kills", setup, _list_audit(kill_run, audit)),
         Result("One face, many documents", setup | {"racers": RACERS}, _list_races(races)),
     ]
     return results, {
-        "kills": float(len(massacre.kills)),
-        "lost_enrollments": float(books.lost),
-        "doubled_enrollments": float(books.doubled + books.gallery_difference),
-        "final_failures": float(len(massacre.till.final) + len(massacre.till.given_up)),
+        "kills": float(len(kill_run.kills)),
+        "lost_enrollments": float(audit.lost),
+        "doubled_enrollments": float(audit.doubled + audit.gallery_difference),
+        "final_failures": float(len(kill_run.log.final) + len(kill_run.log.given_up)),
         "race_difference": float(difference) if races else Skipped("one face: it is enrolled"),
     }
 
 
-def _race(stage: Stage, service: Service, home: Home) -> list[Race]:
-    people = stage.crowd.people
-    return [race(service, home, people[number], number) for number in range(stage.sizes.races)]
+def _race(context: Context, service: Service, home: Home) -> list[Race]:
+    people = context.visitors.people
+    return [race(service, home, people[number], number) for number in range(context.sizes.races)]
 
 
-def _list_recoveries(massacre: Massacre) -> tuple[Figure, ...]:
+def _list_recoveries(kill_run: KillRun) -> tuple[Figure, ...]:
     figures = []
     for victim in Victim:
-        found = massacre.recoveries(victim)
+        found = kill_run.recoveries(victim)
         for name, seconds in (
             ("next answer", [kill.answered_s for kill in found]),
             ("whole again", [kill.whole_s for kill in found]),
@@ -459,24 +461,24 @@ def _list_recoveries(massacre: Massacre) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def _list_books(massacre: Massacre, books: Books) -> tuple[Figure, ...]:
-    failures = massacre.till.failures
+def _list_audit(kill_run: KillRun, audit: StoreAudit) -> tuple[Figure, ...]:
+    failures = kill_run.log.failures
     return (
-        Figure("acknowledged", "enrollments", float(books.acknowledged)),
+        Figure("acknowledged", "enrollments", float(audit.acknowledged)),
         Figure(
             "of them decided before the kill, and fetched by their key",
             "enrollments",
-            float(sum(one.is_repeated for one in massacre.till.acknowledged)),
+            float(sum(one.is_repeated for one in kill_run.log.acknowledged)),
         ),
-        Figure("lost", "enrollments", float(books.lost)),
-        Figure("doubled", "enrollments", float(books.doubled)),
+        Figure("lost", "enrollments", float(audit.lost)),
+        Figure("doubled", "enrollments", float(audit.doubled)),
         Figure(
             "references that gallery and store differ by",
             "references",
-            float(books.gallery_difference),
+            float(audit.gallery_difference),
         ),
-        Figure("failures that no key can mend", "requests", float(len(massacre.till.final))),
-        Figure("given up unanswered", "requests", float(len(massacre.till.given_up))),
+        Figure("failures that no key can mend", "requests", float(len(kill_run.log.final))),
+        Figure("given up unanswered", "requests", float(len(kill_run.log.given_up))),
         *(
             Figure(
                 f"failures to ask again after: {status or 'lost connections'}",

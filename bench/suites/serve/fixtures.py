@@ -122,8 +122,8 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
-    """People, whose faces differ unless the crowd `has_one_face`."""
+class Visitors:
+    """People who enroll; where there are no photographs they all have one face."""
 
     people: tuple[Person, ...]
     source: str
@@ -133,14 +133,14 @@ class Crowd:
         return len(self.people)
 
 
-def draw_people(faces: Path | None, count: int, seed: int) -> Crowd:
+def draw_people(faces: Path | None, count: int, seed: int) -> Visitors:
     """Up to `count` different people of a folder in LFW's layout, two photographs each.
 
     Without photographs: portraits of one face, which costs the same work.
     """
     if faces is None and not (LFW / "images").is_dir():
         with open_pairs(None, count, seed) as made:
-            return Crowd(_introduce(made.pairs), made.source, has_one_face=True)
+            return Visitors(_introduce(made.pairs), made.source, has_one_face=True)
     folder = LabelledFolder.open(find_faces(faces))
     pairs = []
     for person in np.random.default_rng(seed).permutation(len(folder.names)).tolist():
@@ -151,7 +151,7 @@ def draw_people(faces: Path | None, count: int, seed: int) -> Crowd:
             break
     if not pairs:
         raise RequestError(f"nobody in {folder.root} has two photographs: give others as --faces")
-    return Crowd(_introduce(pairs), f"{folder.root.parent.name}/{folder.root.name}")
+    return Visitors(_introduce(pairs), f"{folder.root.parent.name}/{folder.root.name}")
 
 
 def _introduce(pairs: Sequence[tuple[Path, Path]]) -> tuple[Person, ...]:

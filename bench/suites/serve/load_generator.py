@@ -11,7 +11,7 @@ from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import Self, cast
 
 import httptools
 import uvloop
@@ -24,25 +24,10 @@ from bench.suites.serve.process import Worker
 NEVER = float("nan")
 
 
-class Owner(Protocol):
-    """Who is told what became of a connection."""
-
-    @property
-    def keeps_bodies(self) -> bool: ...
-
-    def answer(self, connection: Connection, status: int) -> None:
-        """A whole answer came."""
-        ...
-
-    def lose(self, connection: Connection) -> None:
-        """It was lost, with or without a request on it."""
-        ...
-
-
 class Connection(asyncio.Protocol):
     """One connection, from its opening to its loss, and the request that is on it."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Sending) -> None:
         self._owner = owner
         self.transport: asyncio.Transport | None = None
         self.is_busy = False
@@ -174,12 +159,12 @@ def send_load(load: Load) -> Record:
     gc.disable()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Sending(load).perform())
+            return runner.run(Sending(load).perform())
     finally:
         gc.enable()
 
 
-class _Sending:
+class Sending:
     """One load on its way."""
 
     def __init__(self, load: Load) -> None:

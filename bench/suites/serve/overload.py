@@ -20,7 +20,7 @@ LEAST_SENT = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weather:
+class OverloadPlan:
     """How long each load goes on, and over how many connections; a storm needs more of them."""
 
     calm_s: float = 20.0
@@ -31,7 +31,7 @@ class Weather:
 
 
 @dataclass(frozen=True, slots=True)
-class Weathered:
+class OverloadRun:
     """What became of the three loads; `rate` is what 100 % is."""
 
     rate: float
@@ -114,7 +114,7 @@ def _tell(name: str, unit: str, value: float, otherwise: str, ratio: float | Non
     return Figure(name, unit, value, ratio=ratio)
 
 
-def weather(generator: Generator, load: Load, rate: float, plan: Weather) -> Weathered:
+def run_overload(generator: Generator, load: Load, rate: float, plan: OverloadPlan) -> OverloadRun:
     """Sends `load`'s requests at 70 %, at 300 % and again at 70 % of `rate`."""
     calm_load = replace(load, rate=rate * CALM_SHARE, connections=plan.calm_connections)
     step = int(rate * STORM_TIMES * max(plan.calm_s, plan.storm_s, plan.recovery_s)) + 1
@@ -131,7 +131,7 @@ def weather(generator: Generator, load: Load, rate: float, plan: Weather) -> Wea
     after = generator.run(
         replace(calm_load, seconds=plan.recovery_s, serial=load.serial + 2 * step)
     )
-    return Weathered(
+    return OverloadRun(
         rate,
         calm.within(SETTLING_S, SETTLING_S + plan.calm_s),
         storm.within(SETTLING_S, SETTLING_S + plan.storm_s),

@@ -22,9 +22,9 @@ from bench.suites.serve.load_requests import (
     pair_items,
     write_visits,
 )
-from bench.suites.serve.overload import Weather, Weathered, weather
+from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
 from bench.suites.serve.process import HOST, Service, serve
-from bench.suites.serve.sizes import Found, Part, Sizes, Stage, open_stage
+from bench.suites.serve.sizes import Context, Found, Part, Sizes, open_context
 from bench.suites.serve.soak import measure_soak
 from bench.suites.serve.throughput import (
     Enrolled,
@@ -48,15 +48,15 @@ PROMISED = ("ready_seconds", "ready_seconds_million")
 """Figures of the two sizes."""
 
 
-def measure_start(stage: Stage) -> Found:
+def measure_start(context: Context) -> Found:
     """Starts on homes that were filled and closed before; the slowest start counts."""
-    sizes = stage.sizes
+    sizes = context.sizes
     results, measured = [], {}
     for name, references in zip(PROMISED, (sizes.references, sizes.million), strict=True):
-        home = stage.make_home(f"start-{references}", references)
+        home = context.make_home(f"start-{references}", references)
         seconds = []
         for _ in range(sizes.starts):
-            with serve(stage.place(home)) as ready:
+            with serve(context.place(home)) as ready:
                 seconds.append(ready.seconds)
         measured[name] = max(seconds)
         figures = (
@@ -64,7 +64,7 @@ def measure_start(stage: Stage) -> Found:
             Figure("the slowest start", "s", max(seconds)),
         )
         results.append(
-            Result("Start of the service", stage.setup(home, starts=sizes.starts), figures)
+            Result("Start of the service", context.setup(home, starts=sizes.starts), figures)
         )
     return results, dict(measured)
 
@@ -75,46 +75,48 @@ ENROLLING_SECONDS = 8.0
 SERIALS_APART = 200_000_000
 
 
-def measure_overload(stage: Stage) -> Found:
+def measure_overload(context: Context) -> Found:
     """Matches, then enrollments, on one service that is not restarted in between."""
-    home = stage.make_home("overload", stage.sizes.references)
-    sizes = stage.sizes
-    with stage.serve(home) as service:
+    home = context.make_home("overload", context.sizes.references)
+    sizes = context.sizes
+    with context.serve(home) as service:
         caller = Caller(HOST, service.place.port, home.key)
-        matches = _match_overload(stage, service, home, caller)
-        enrollments = _enroll(stage, service, caller)
+        matches = _match_overload(context, service, home, caller)
+        enrollments = _enroll(context, service, caller)
     results = [
-        _list(stage, home, "Matches", matches, sizes.match_weather),
-        _list(stage, home, "Enrollments", enrollments, sizes.enroll_weather),
+        _list(context, home, "Matches", matches, sizes.match_overload),
+        _list(context, home, "Enrollments", enrollments, sizes.enroll_overload),
     ]
     return results, matches.measure("match") | enrollments.measure("enroll")
 
 
-def _match_overload(stage: Stage, service: Service, home: Home, caller: Caller) -> Weathered:
-    requests = pack(caller, pair_items(home, stage.sizes.pairs), 1)
-    pace = stage.sizes.pace
+def _match_overload(context: Context, service: Service, home: Home, caller: Caller) -> OverloadRun:
+    requests = pack(caller, pair_items(home, context.sizes.pairs), 1)
+    pace = context.sizes.pace
     load = match_load(service, requests, pace.connections)
-    rate = max(loop(stage.generator, service, load, pace).rates)
-    return weather(stage.generator, load, rate, stage.sizes.match_weather)
+    rate = max(loop(context.generator, service, load, pace).rates)
+    return run_overload(context.generator, load, rate, context.sizes.match_overload)
 
 
-def _enroll(stage: Stage, service: Service, caller: Caller) -> Weathered:
-    pace = stage.sizes.pace
+def _enroll(context: Context, service: Service, caller: Caller) -> OverloadRun:
+    pace = context.sizes.pace
     load = Load(
         host=HOST,
         port=service.place.port,
-        requests=write_visits(caller, stage.crowd.people, "storm"),
+        requests=write_visits(caller, context.visitors.people, "storm"),
         connections=pace.enrolling_connections,
     )
     seconds = min(ENROLLING_SECONDS, pace.seconds * 2)
-    stage.generator.run(replace(load, seconds=seconds / 2, serial=SERIALS_APART))
-    full = stage.generator.run(replace(load, seconds=seconds, serial=2 * SERIALS_APART))
+    context.generator.run(replace(load, seconds=seconds / 2, serial=SERIALS_APART))
+    full = context.generator.run(replace(load, seconds=seconds, serial=2 * SERIALS_APART))
     require_good(full)
-    return weather(stage.generator, load, full.rate, stage.sizes.enroll_weather)
+    return run_overload(context.generator, load, full.rate, context.sizes.enroll_overload)
 
 
-def _list(stage: Stage, home: Home, what: str, found: Weathered, plan: Weather) -> Result:
-    setup = stage.setup(
+def _list(
+    context: Context, home: Home, what: str, found: OverloadRun, plan: OverloadPlan
+) -> Result:
+    setup = context.setup(
         home,
         arrivals="evenly spaced",
         calm_s=plan.calm_s,
@@ -132,85 +134,85 @@ WARM_SERIAL = 800_000_000
 OTHER_PROXY = "ray"
 
 
-def measure_throughput(stage: Stage) -> Found:
+def measure_throughput(context: Context) -> Found:
     """Enrollments beside the library's own rate, matches beside Serve's own proxy."""
-    sizes, results = stage.sizes, []
+    sizes, results = context.sizes, []
     measured: dict[str, Measured] = {}
-    home = stage.make_home("throughput", sizes.references)
+    home = context.make_home("throughput", sizes.references)
     here = home.copy("throughput-here")
-    people = stage.crowd.people
+    people = context.visitors.people
     half = len(people) // 2
-    before = _enroll_here(stage, here, people[:half], 0)
-    with stage.serve(home) as service:
+    before = _enroll_here(context, here, people[:half], 0)
+    with context.serve(home) as service:
         caller = Caller(HOST, service.place.port, home.key)
-        _warm_up(stage, service, caller)
-        enrolling = _enroll_over_http(stage, service, caller)
-        matching = _match(stage, service, home, caller)
-        results += _measure_batches(stage, service, home, caller, measured)
-    after = _enroll_here(stage, here, people[half:], half)
-    with stage.serve(home, OTHER_PROXY) as service:
-        slow = _match(stage, service, home, Caller(HOST, service.place.port, home.key))
+        _warm_up(context, service, caller)
+        enrolling = _enroll_over_http(context, service, caller)
+        matching = _match(context, service, home, caller)
+        results += _measure_batches(context, service, home, caller, measured)
+    after = _enroll_here(context, here, people[half:], half)
+    with context.serve(home, OTHER_PROXY) as service:
+        slow = _match(context, service, home, Caller(HOST, service.place.port, home.key))
     results[:0] = [
-        _list_enrollments(stage, home, enrolling, (before, after), measured),
-        _list_matches(stage, home, matching, slow, measured),
+        _list_enrollments(context, home, enrolling, (before, after), measured),
+        _list_matches(context, home, matching, slow, measured),
     ]
     return results, measured
 
 
-def _warm_up(stage: Stage, service: Service, caller: Caller) -> None:
+def _warm_up(context: Context, service: Service, caller: Caller) -> None:
     enroll_all(
-        stage.generator,
+        context.generator,
         service,
         caller,
-        stage.crowd.people[-WARM_PEOPLE:],
-        stage.sizes.pace.enrolling_connections,
+        context.visitors.people[-WARM_PEOPLE:],
+        context.sizes.pace.enrolling_connections,
         name="warm",
         serial=WARM_SERIAL,
     )
 
 
-def _enroll_over_http(stage: Stage, service: Service, caller: Caller) -> Enrolling:
+def _enroll_over_http(context: Context, service: Service, caller: Caller) -> Enrolling:
     return enroll_all(
-        stage.generator,
+        context.generator,
         service,
         caller,
-        stage.crowd.people,
-        stage.sizes.pace.enrolling_connections,
+        context.visitors.people,
+        context.sizes.pace.enrolling_connections,
         name="visit",
     )
 
 
-def _enroll_here(stage: Stage, home: Home, people: tuple[Person, ...], first: int) -> Enrolled:
+def _enroll_here(context: Context, home: Home, people: tuple[Person, ...], first: int) -> Enrolled:
     visits = [Visit(person, first + place) for place, person in enumerate(people)]
     with home.open() as deployment:
         _ = deployment.registrar
-        warm = [person.live for person in stage.crowd.people[-WARM_PEOPLE:]]
+        warm = [person.live for person in context.visitors.people[-WARM_PEOPLE:]]
         take_samples(warm, deployment.extractor, deployment.vault)
         return enroll_here(deployment, visits, TENANT)
 
 
-def _match(stage: Stage, service: Service, home: Home, caller: Caller) -> Loops:
-    requests = pack(caller, pair_items(home, stage.sizes.pairs), 1)
-    pace = stage.sizes.pace
-    return loop(stage.generator, service, match_load(service, requests, pace.connections), pace)
+def _match(context: Context, service: Service, home: Home, caller: Caller) -> Loops:
+    requests = pack(caller, pair_items(home, context.sizes.pairs), 1)
+    pace = context.sizes.pace
+    return loop(context.generator, service, match_load(service, requests, pace.connections), pace)
 
 
 def _measure_batches(
-    stage: Stage, service: Service, home: Home, caller: Caller, measured: dict[str, Measured]
+    context: Context, service: Service, home: Home, caller: Caller, measured: dict[str, Measured]
 ) -> list[Result]:
     """1:1 and 1:N in batches, and the 1:N answers held against brute force."""
-    sizes, pace = stage.sizes, stage.sizes.pace
-    setup = stage.setup(home, items=BATCH, connections=pace.batch_connections)
+    sizes, pace = context.sizes, context.sizes.pace
+    setup = context.setup(home, items=BATCH, connections=pace.batch_connections)
     pairs = pack(caller, pair_items(home, max(sizes.pairs, BATCH)), BATCH)
-    probes = draw_probes(home, sizes.probes, stage.seed)
+    probes = draw_probes(home, sizes.probes, context.seed)
     searches = pack(caller, probes.items, BATCH)
     compared = loop(
-        stage.generator, service, match_load(service, pairs, pace.batch_connections), pace
+        context.generator, service, match_load(service, pairs, pace.batch_connections), pace
     )
     searched = loop(
-        stage.generator, service, match_load(service, searches, pace.batch_connections), pace
+        context.generator, service, match_load(service, searches, pace.batch_connections), pace
     )
-    checked = search_all(stage.generator, service, home, caller, probes)
+    checked = search_all(context.generator, service, home, caller, probes)
     measured["batched_comparisons_per_second"] = _median(compared.rates) * BATCH
     measured["searches_per_second"] = _median(searched.rates) * BATCH
     measured["wrong_searches"] = float(checked.wrong)
@@ -235,7 +237,7 @@ def _measure_batches(
 
 
 def _list_enrollments(
-    stage: Stage,
+    context: Context,
     home: Home,
     enrolling: Enrolling,
     here: tuple[Enrolled, Enrolled],
@@ -249,7 +251,7 @@ def _list_enrollments(
     own = here[0].count_decisions()
     for decision, times in here[1].count_decisions().items():
         own[decision] = own.get(decision, 0) + times
-    setup = stage.setup(home, connections=stage.sizes.pace.enrolling_connections)
+    setup = context.setup(home, connections=context.sizes.pace.enrolling_connections)
     return Result(
         "Enrollments with two photographs",
         setup,
@@ -266,12 +268,12 @@ def _list_enrollments(
 
 
 def _list_matches(
-    stage: Stage, home: Home, fast: Loops, slow: Loops, measured: dict[str, Measured]
+    context: Context, home: Home, fast: Loops, slow: Loops, measured: dict[str, Measured]
 ) -> Result:
     rate, other = _median(fast.rates), _median(slow.rates)
     measured["matches_per_second"] = rate
     measured["proxy_speedup"] = rate / other
-    setup = stage.setup(home, items=1, connections=stage.sizes.pace.connections)
+    setup = context.setup(home, items=1, connections=context.sizes.pace.connections)
     return Result(
         "Matches, one 1:1 item a request",
         setup,
@@ -286,7 +288,7 @@ def _median(values: list[float]) -> float:
     return float(np.median(values))
 
 
-MEASURE: Mapping[Part, Callable[[Stage], Found]] = {
+MEASURE: Mapping[Part, Callable[[Context], Found]] = {
     Part.THROUGHPUT: measure_throughput,
     Part.OVERLOAD: measure_overload,
     Part.START: measure_start,
@@ -341,19 +343,19 @@ def run(config: ServeConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
     """All results of the suite, and the figures that its goals name."""
     if not config.folder.is_dir():
         raise RequestError(f"no folder {config.folder}: give one on a disk as --folder")
-    crowd = draw_people(config.faces, config.sizes.people, config.seed)
+    visitors = draw_people(config.faces, config.sizes.people, config.seed)
     results: list[Result] = []
     measured: dict[str, Measured] = {}
-    with open_stage(config.sizes, crowd, config.seed, config.folder, find_cache()) as stage:
+    with open_context(config.sizes, visitors, config.seed, config.folder, find_cache()) as context:
         for part, measure in MEASURE.items():
             if part not in config.parts:
                 measured |= dict.fromkeys(FIGURES[part], Skipped(f"--only without {part}"))
                 continue
             try:
-                found, figures = measure(stage)
+                found, figures = measure(context)
             except RequestError as error:
                 # The other parts took half an hour: theirs are told all the same.
-                failed = Result(f"Part {part} failed: {error}", stage.describe(), ())
+                failed = Result(f"Part {part} failed: {error}", context.describe(), ())
                 found, figures = [failed], dict.fromkeys(FIGURES[part], float("nan"))
             assert set(figures) == set(FIGURES[part]), "a part measures what it says"
             results += found

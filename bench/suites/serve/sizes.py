@@ -1,4 +1,4 @@
-"""The parts of the suite, and how much of everything they do."""
+"""What all parts of the suite share: sizes, people, a place on a disk, the load's process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 
 from bench.core.machine import filesystem_of
 from bench.core.reports import Measured, Result, Setup
-from bench.suites.serve.fixtures import Crowd, Home, make_home
+from bench.suites.serve.fixtures import Home, Visitors, make_home
 from bench.suites.serve.load_generator import Generator
-from bench.suites.serve.overload import Weather
+from bench.suites.serve.overload import OverloadPlan
 from bench.suites.serve.process import Place, Service, find_port, serve
 from bench.suites.serve.throughput import Pace
 from serving.cluster.environment import OwnedFolder
+
+# The parts of the suite, and how much of everything they do.
 
 
 class Part(StrEnum):
@@ -38,8 +40,10 @@ class Sizes:
     pairs: int = 4_096
     probes: int = 4_096
     pace: Pace = field(default_factory=Pace)
-    match_weather: Weather = field(default_factory=Weather)
-    enroll_weather: Weather = field(default_factory=lambda: Weather(calm_s=30.0, storm_s=12.0))
+    match_overload: OverloadPlan = field(default_factory=OverloadPlan)
+    enroll_overload: OverloadPlan = field(
+        default_factory=lambda: OverloadPlan(calm_s=30.0, storm_s=12.0)
+    )
     soak_s: float = 600.0
     soak_sample_s: float = 5.0
     starts: int = 2
@@ -54,8 +58,8 @@ QUICK = Sizes(
     pairs=256,
     probes=256,
     pace=Pace(seconds=0.5, rounds=1, connections=4, batch_connections=1, enrolling_connections=4),
-    match_weather=Weather(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
-    enroll_weather=Weather(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
+    match_overload=OverloadPlan(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
+    enroll_overload=OverloadPlan(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
     soak_s=6,
     soak_sample_s=0.5,
     starts=1,
@@ -64,18 +68,16 @@ QUICK = Sizes(
 )
 
 
-# What all parts of the suite share: sizes, people, a place on a disk, the load's process.
-
 Found = tuple[list[Result], dict[str, Measured]]
 """Results of a part, and the figures that its goals name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Where parts play; everything in `folder` is gone afterwards."""
+class Context:
+    """What every part of the suite is given; everything in `folder` is gone afterwards."""
 
     sizes: Sizes
-    crowd: Crowd
+    visitors: Visitors
     seed: int
     folder: Path
     cache: Path
@@ -96,8 +98,8 @@ class Stage:
     def describe(self) -> Setup:
         """What all parts have in common."""
         return {
-            "photographs": self.crowd.source,
-            "people": len(self.crowd),
+            "photographs": self.visitors.source,
+            "people": len(self.visitors),
             "seed": self.seed,
             "database": "SQLite",
             "filesystem": filesystem_of(self.folder),
@@ -108,11 +110,13 @@ class Stage:
 
 
 @contextmanager
-def open_stage(sizes: Sizes, crowd: Crowd, seed: int, disk: Path, cache: Path) -> Iterator[Stage]:
-    """A stage whose homes lie on `disk`."""
+def open_context(
+    sizes: Sizes, visitors: Visitors, seed: int, disk: Path, cache: Path
+) -> Iterator[Context]:
+    """What the parts share, with a folder on `disk` for their homes; removed at the end."""
     folder = OwnedFolder("sosie-bench-", disk)
     try:
         with Generator() as generator:
-            yield Stage(sizes, crowd, seed, folder.path, cache, generator)
+            yield Context(sizes, visitors, seed, folder.path, cache, generator)
     finally:
         folder.close()

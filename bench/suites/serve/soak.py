@@ -25,7 +25,7 @@ from bench.suites.serve.load_requests import (
     write_visits,
 )
 from bench.suites.serve.process import HOST, MIB, OTHERS, Service, measure_memory, name_part
-from bench.suites.serve.sizes import Found, Stage
+from bench.suites.serve.sizes import Context, Found
 from bench.suites.serve.throughput import loop, require_answered
 from serving.cluster.processes import list_descendants
 
@@ -125,20 +125,22 @@ LOAD_SHARE = 0.5
 SINGLES_A_VISIT, SINGLES_A_BATCH = 20, 200
 
 
-def measure_soak(stage: Stage) -> Found:
+def measure_soak(context: Context) -> Found:
     """Single matches, batches, searches and enrollments, at half of what the service can do."""
-    home = stage.make_home("soak", stage.sizes.references)
-    with stage.serve(home) as service:
-        load = _mix(stage, service, home)
-        pace = replace(stage.sizes.pace, rounds=1)
-        rate = max(loop(stage.generator, service, replace(load, connections=8), pace).rates)
-        steady = replace(load, rate=rate * LOAD_SHARE, seconds=stage.sizes.soak_s)
-        running = stage.generator.start(replace(steady, serial=len(load.requests) * 10_000))
-        soak = watch_memory(service, running, stage.sizes.soak_sample_s)
+    home = context.make_home("soak", context.sizes.references)
+    with context.serve(home) as service:
+        load = _mix(context, service, home)
+        pace = replace(context.sizes.pace, rounds=1)
+        rate = max(loop(context.generator, service, replace(load, connections=8), pace).rates)
+        steady = replace(load, rate=rate * LOAD_SHARE, seconds=context.sizes.soak_s)
+        running = context.generator.start(replace(steady, serial=len(load.requests) * 10_000))
+        soak = watch_memory(service, running, context.sizes.soak_sample_s)
         record = running.result()
         require_answered(record)
     enrolled = int((record.is_fine & (record.request % _CYCLE == 0)).sum())
-    setup = stage.setup(home, seconds=stage.sizes.soak_s, requests_per_s=round(steady.rate or 0))
+    setup = context.setup(
+        home, seconds=context.sizes.soak_s, requests_per_s=round(steady.rate or 0)
+    )
     figures = (
         Figure("requests answered", "requests", float(record.is_fine.sum())),
         Figure("of them enrollments", "requests", float(enrolled)),
@@ -151,17 +153,17 @@ def measure_soak(stage: Stage) -> Found:
 _CYCLE = SINGLES_A_VISIT + 1
 
 
-def _mix(stage: Stage, service: Service, home: Home) -> Load:
+def _mix(context: Context, service: Service, home: Home) -> Load:
     """An enrollment, then single matches; now and then one of those is a whole batch."""
     caller = Caller(HOST, service.place.port, home.key)
-    pairs = pair_items(home, max(stage.sizes.pairs, BATCH))
+    pairs = pair_items(home, max(context.sizes.pairs, BATCH))
     singles = pack(caller, pairs, 1)
-    probes = draw_probes(home, max(stage.sizes.probes, BATCH), stage.seed)
+    probes = draw_probes(home, max(context.sizes.probes, BATCH), context.seed)
     batches = chain.from_iterable(
         repeat((pack(caller, pairs, BATCH)[0], pack(caller, probes.items, BATCH)[0]))
     )
     requests: list[Request] = []
-    for visit in write_visits(caller, stage.crowd.people, "soak"):
+    for visit in write_visits(caller, context.visitors.people, "soak"):
         requests.append(visit)
         for _ in range(SINGLES_A_VISIT):
             place = len(requests)

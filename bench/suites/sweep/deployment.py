@@ -9,19 +9,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from bench.core.reports import Figure, Result, Setup
 from bench.data.vectors import Vectors
 from bench.suites.baselines import clock
 from bench.suites.serve.process import Worker
-from bench.suites.sweep.planted import (
-    Agreement,
-    Labels,
-    Plan,
-    agree,
-    count_joined,
-    label_sets,
-    plant,
-)
-from bench.suites.sweep.synthetic import read_peak_bytes
+from bench.suites.sweep.agreement import Labels, agree, label_sets, list_joined
+from bench.suites.sweep.planted import Plan, plant
+from bench.suites.sweep.synthetic import list_peak, read_peak_bytes
 from bench.suites.workload import load_holders, open_outlet
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
@@ -30,24 +24,6 @@ from engine.sweeps.sweep_model import GroupKind, Scope, SweepRecord, SweepState
 from serving.compose import Deployment, create_home
 from serving.settings import Settings
 from serving.sweeps.manager import SweepDesk
-
-
-@dataclass(frozen=True, slots=True)
-class Desked:
-    """Seconds from start to done, reports and tables included, of everything and of what is new.
-
-    `joined` of the `returning` identities are in a group with others of their ring. `peak_bytes`:
-    of a process that opens the deployment and sweeps, the greater of both; None where the system
-    does not tell.
-    """
-
-    load_s: float
-    all_s: float
-    new_s: float
-    agreement: Agreement
-    returning: int
-    joined: int
-    peak_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,8 +35,12 @@ class Sweeping:
     peak_bytes: int | None
 
 
-def sweep_deployment(plan: Plan, folder: Path) -> Desked:
-    """Enrolls all, sweeps all, enrolls the newcomers, sweeps what is new; a home in `folder`."""
+def sweep_deployment(plan: Plan, folder: Path, setup: Setup) -> Result:
+    """Enrolls all, sweeps all, enrolls the newcomers, sweeps what is new; a home in `folder`.
+
+    Seconds are from start to done, reports and tables included; the peak of memory is that of a
+    process that opens the deployment and sweeps, the greater of both.
+    """
     planted = plant(plan)
     first, total = planted.first_new, len(planted.people)
     with TemporaryDirectory(prefix="sosie-bench-", dir=folder) as place:
@@ -70,17 +50,17 @@ def sweep_deployment(plan: Plan, folder: Path) -> Desked:
         everything = _sweep(home, plan.threshold, Scope.ALL, total)
         _load(home, planted.vectors[first:], first)
         new = _sweep(home, plan.threshold, Scope.NEW, total)
-    joined, returning = count_joined(planted, new.labels)
     peaks = [one.peak_bytes for one in (everything, new) if one.peak_bytes is not None]
-    return Desked(
-        load_s=load_s,
-        all_s=everything.seconds,
-        new_s=new.seconds,
-        agreement=agree(planted, everything.labels[:first]),
-        returning=returning,
-        joined=joined,
-        peak_bytes=max(peaks, default=None),
+    figures = (
+        Figure("holders loaded before", "1/s", plan.references / load_s),
+        Figure("a sweep of everything, to its report", "s", everything.seconds),
+        Figure("a sweep of what is new, to its report", "s", new.seconds),
+        *agree(planted, everything.labels[:first]).list_figures("groups"),
+        *list_joined(planted, new.labels),
+        list_peak(max(peaks, default=None)),
     )
+    more: Setup = {"newcomers": plan.newcomers, "database": "SQLite"}
+    return Result("In a deployment", setup | more, figures)
 
 
 def _load(home: Path, vectors: Vectors, first_serial: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,10 +10,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.reports import Figure, Result, Setup
 from bench.data.photographs import find_faces
 from bench.data.vectors import Vectors, default_thresholds
 from bench.suites.baselines import build_gallery
-from bench.suites.sweep.planted import adjusted_rand, label_groups, label_linked, share_pairs
+from bench.suites.sweep.agreement import adjusted_rand, label_groups, label_linked, share_pairs
 from bench.suites.sweep.synthetic import SyntheticFacts
 from engine.accuracy.dataset import LabelledFolder, embed_folder
 from engine.accuracy.pair_scores import fuse
@@ -32,40 +33,15 @@ MOST_IDENTITIES = 20
 class Gallery:
     """`vectors` float32[n, d], a reference each; `people` int64[n]."""
 
-    name: str
     vectors: Vectors
     people: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """At a threshold: of the pairs, and of the pairs of identities that share a group.
+def sweep_photographs(faces: Path | None, people: int | None) -> Iterator[Result]:
+    """Extracts all photographs (of the first `people`), and sweeps them at three thresholds.
 
-    `of_components` is the adjusted Rand index of whoever is linked through however many others.
+    A result for each gallery: of the pairs, and of the pairs of identities that share a group.
     """
-
-    threshold: float
-    pair_precision: float
-    pair_recall: float
-    precision: float
-    recall: float
-    adjusted_rand: float
-    of_components: float
-    groups: int
-
-
-@dataclass(frozen=True, slots=True)
-class Photographed:
-    """What three thresholds bring, by gallery and by the threshold's name."""
-
-    source: str
-    failed: int
-    sizes: dict[str, tuple[int, int, int]]
-    found: dict[str, dict[str, Found]]
-
-
-def sweep_photographs(faces: Path | None, people: int | None) -> Photographed:
-    """Extracts all photographs (of the first `people`), and sweeps them at three thresholds."""
     root = find_faces(faces)
     folder = LabelledFolder.open(root)
     if people is not None:
@@ -73,22 +49,25 @@ def sweep_photographs(faces: Path | None, people: int | None) -> Photographed:
     with TemporaryDirectory(prefix="sosie-bench-") as cache, open_extractor(Path(cache)) as one:
         embeddings = embed_folder(folder, one)
     vectors, labels = embeddings.acquired()
-    galleries = [
-        _split("one photograph each", vectors, labels, 1),
-        _split("fused of two photographs", vectors, labels, 2),
-    ]
     limits = default_thresholds()
     thresholds = {
         "same document": limits.same_document,
         "review": limits.review,
         "certain": limits.certain,
     }
-    return Photographed(
-        source=f"{root.parent.name}/{root.name}",
-        failed=len(embeddings.failed),
-        sizes={one.name: _count(one.people) for one in galleries},
-        found={one.name: _sweep(one, thresholds) for one in galleries},
-    )
+    for name, each in (("one photograph each", 1), ("fused of two photographs", 2)):
+        gallery = _split(vectors, labels, each)
+        counts = np.unique(gallery.people, return_counts=True)[1]
+        setup: Setup = {
+            "photographs": f"{root.parent.name}/{root.name}",
+            "without a face": len(embeddings.failed),
+            "references": len(gallery.people),
+            "people": len(counts),
+            "people with several": int((counts > 1).sum()),
+            "identities at most": MOST_IDENTITIES,
+        }
+        figures = tuple(_sweep(gallery, thresholds))
+        yield Result(f"People under false documents, {name}", setup, figures)
 
 
 def _first(folder: LabelledFolder, people: int) -> LabelledFolder:
@@ -97,7 +76,7 @@ def _first(folder: LabelledFolder, people: int) -> LabelledFolder:
     return LabelledFolder(folder.root, folder.names[:people], paths, folder.people[kept])
 
 
-def _split(name: str, vectors: Vectors, people: NDArray[np.int64], each: int) -> Gallery:
+def _split(vectors: Vectors, people: NDArray[np.int64], each: int) -> Gallery:
     """References of `each` photographs that no other has; who has too few photographs is left out,
     who has enough for one reference is somebody with an honest single identity."""
     references, owners = [], []
@@ -107,45 +86,35 @@ def _split(name: str, vectors: Vectors, people: NDArray[np.int64], each: int) ->
             chosen = vectors[own[number * each : (number + 1) * each]]
             references.append(chosen[0] if each == 1 else fuse(chosen[:1], chosen[1:])[0])
             owners.append(person)
-    return Gallery(name, np.array(references, np.float32), np.array(owners))
+    return Gallery(np.array(references, np.float32), np.array(owners))
 
 
-def _count(people: NDArray[np.int64]) -> tuple[int, int, int]:
-    """Identities, people, and people with several identities."""
-    counts = np.unique(people, return_counts=True)[1]
-    return len(people), len(counts), int((counts > 1).sum())
-
-
-def _sweep(gallery: Gallery, thresholds: dict[str, float]) -> dict[str, Found]:
+def _sweep(gallery: Gallery, thresholds: Mapping[str, float]) -> Iterator[Figure]:
     scanner = Scanner()
     indexed, _ = build_gallery(gallery.vectors, scanner)
-    found = {}
+    facts = SyntheticFacts(len(gallery.people))
     for name, threshold in thresholds.items():
         joined = join_gallery(indexed, threshold).pairs
         pairs = PairTable(joined.left, joined.right, joined.scores)
-        facts = SyntheticFacts(len(gallery.people))
         groups = group_faces(pairs, threshold, facts, look=look_into(indexed))
-        found[name] = _compare(gallery.people, threshold, pairs, groups)
+        yield from _compare(f"{name} ({threshold:.3f})", gallery.people, pairs, groups)
     scanner.close()
-    return found
 
 
 def _compare(
-    people: NDArray[np.int64], threshold: float, pairs: PairTable, groups: Sequence[Group]
-) -> Found:
+    at: str, people: NDArray[np.int64], pairs: PairTable, groups: Sequence[Group]
+) -> Iterator[Figure]:
     labels = label_groups(len(people), groups)
     precision, recall = share_pairs(people, labels)
     right, mated = int((people[pairs.left] == people[pairs.right]).sum()), _count_mated(people)
-    return Found(
-        threshold=threshold,
-        pair_precision=right / len(pairs) if len(pairs) else 1.0,
-        pair_recall=right / mated if mated else 1.0,
-        precision=precision,
-        recall=recall,
-        adjusted_rand=adjusted_rand(people, labels),
-        of_components=adjusted_rand(people, label_linked(len(people), pairs)),
-        groups=len(groups),
-    )
+    components = adjusted_rand(people, label_linked(len(people), pairs))
+    yield Figure(f"{at}: pairs, precision", "share", right / len(pairs) if len(pairs) else 1.0)
+    yield Figure(f"{at}: pairs, recall", "share", right / mated if mated else 1.0)
+    yield Figure(f"{at}: together in groups, precision", "share", precision)
+    yield Figure(f"{at}: together in groups, recall", "share", recall)
+    yield Figure(f"{at}: adjusted Rand index", "of 1", adjusted_rand(people, labels))
+    yield Figure(f"{at}: the same of connected components", "of 1", components)
+    yield Figure(f"{at}: groups", "groups", float(len(groups)))
 
 
 def _count_mated(people: NDArray[np.int64]) -> int:

@@ -1,8 +1,18 @@
-"""How well groups agree with the truth, and the grouping that everybody would try first."""
+"""A gallery with rings and traps hidden in it, and who everybody in it really is.
+
+Strangers are people of the synthetic population, without its groups of look-alikes (see
+`bench.data.vectors`). A ring is one person with several identities: a reference each, fused of two
+photographs of its own, as an enrollment makes it. How alike they are is left to the population: a
+poor photograph can lie below the threshold, and then it is nobody's to find.
+
+A trap is a chain of strangers in which each is linked to the next through a blend of both, as a
+morphed photograph is: A, A+C, C, or A, A+C, C, C+E, E. Neighbours reach the threshold, all others
+lie `_CLEARANCE` below it at least. All of them count as different people.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
 
@@ -13,78 +23,6 @@ from bench.data.vectors import Rows, Vectors, population_of
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import BLOCK, Population
 from engine.errors import RequestError
-from engine.sweeps.clustering import label_components
-from engine.sweeps.sweep_model import Group, PairTable
-
-Labels = NDArray[np.int64]
-
-
-def adjusted_rand(truth: Labels, found: Labels) -> float:
-    """The Rand index corrected for chance (Hubert and Arabie 1985); 1 where both are the same."""
-    both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
-    together = _count_pairs(both)
-    of_truth = _count_pairs(np.unique(truth, return_counts=True)[1])
-    of_found = _count_pairs(np.unique(found, return_counts=True)[1])
-    total = _count_pairs(np.array([len(truth)]))
-    expected = of_truth * of_found / total if total else 0.0
-    most = (of_truth + of_found) / 2
-    return (together - expected) / (most - expected) if most != expected else 1.0
-
-
-def share_pairs(truth: Labels, found: Labels) -> tuple[float, float]:
-    """Precision and recall of the pairs that are together; 1 where there is none to be right."""
-    both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
-    together = _count_pairs(both)
-    of_truth = _count_pairs(np.unique(truth, return_counts=True)[1])
-    of_found = _count_pairs(np.unique(found, return_counts=True)[1])
-    precision = together / of_found if of_found else 1.0
-    return precision, together / of_truth if of_truth else 1.0
-
-
-def label_groups(size: int, groups: Iterable[Group]) -> Labels:
-    """int64[size] by reference, where those are rows: who is in no group is alone."""
-    return label_sets(
-        size, ([key for one in group.identities for key in one.reference_ids] for group in groups)
-    )
-
-
-def label_sets(size: int, sets: Iterable[Sequence[int]]) -> Labels:
-    """int64[size]: the rows of each set have one label, all others one of their own."""
-    labels = np.arange(size)
-    for rows in sets:
-        labels[rows] = min(rows)
-    return labels
-
-
-def label_linked(size: int, pairs: PairTable) -> Labels:
-    """int64[size]: whoever is linked is together, through however many others."""
-    return label_components(size, pairs.left, pairs.right)
-
-
-def count_exact(people: Sequence[NDArray[np.int64]], labels: Labels) -> int:
-    """How many of these sets of rows are a group, with nobody missing and nobody else."""
-    sizes = np.bincount(labels, minlength=len(labels))
-    return sum(
-        len(set(labels[rows].tolist())) == 1 and sizes[labels[rows[0]]] == len(rows)
-        for rows in people
-    )
-
-
-def _count_pairs(sizes: NDArray[np.int64]) -> float:
-    """Pairs within sets of these sizes."""
-    return float((sizes * (sizes - 1) // 2).sum())
-
-
-# A gallery with rings and traps hidden in it, and who everybody in it really is.
-#
-# Strangers are people of the synthetic population, without its groups of look-alikes (see
-# `bench.data.vectors`). A ring is one person with several identities: a reference each, fused of two
-# photographs of its own, as an enrollment makes it. How alike they are is left to the
-# population: a poor photograph can lie below the threshold, and then it is nobody's to find.
-#
-# A trap is a chain of strangers in which each is linked to the next through a blend of both, as
-# a morphed photograph is: A, A+C, C, or A, A+C, C, C+E, E. Neighbours reach the threshold, all
-# others lie `_CLEARANCE` below it at least. All of them count as different people.
 
 DIM = 128
 SMALLEST, LARGEST = 2, 20
@@ -231,63 +169,3 @@ def planted_pairs(planted: Planted, threshold: float) -> NDArray[np.int64]:
         one, other = np.nonzero(np.triu(scores >= threshold + 1e-6, 1))
         found.append(np.sort(np.stack([rows[one], rows[other]], axis=1), axis=1))
     return np.concatenate(found)
-
-
-# A grouping held against what was planted.
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How a grouping agrees with the truth, pair by pair and ring by ring, and in how many traps
-    it puts strangers together who are not linked."""
-
-    adjusted_rand: float
-    precision: float
-    recall: float
-    exact_rings: int
-    sprung_traps: int
-
-
-def agree(planted: Planted, labels: Labels) -> Agreement:
-    """Of a grouping of everybody but those who come later: int64[first_new]."""
-    truth = planted.people[: planted.first_new]
-    precision, recall = share_pairs(truth, labels)
-    return Agreement(
-        adjusted_rand=adjusted_rand(truth, labels),
-        precision=precision,
-        recall=recall,
-        exact_rings=count_exact(old_rings(planted), labels),
-        sprung_traps=sum(_is_sprung(labels[rows]) for rows in planted.traps),
-    )
-
-
-def old_rings(planted: Planted) -> list[Rows]:
-    """The rings without those who come later."""
-    return [rows[rows < planted.first_new] for rows in planted.rings]
-
-
-def count_joined(planted: Planted, labels: Labels) -> tuple[int, int]:
-    """How many identities that came later are in a group with an earlier one of their ring, and
-    how many of rings came later; `labels` are of everybody."""
-    first = planted.first_new
-    joined = [
-        bool((labels[rows[rows < first]] == labels[row]).any())
-        for rows in planted.rings
-        for row in rows[rows >= first]
-    ]
-    return sum(joined), len(joined)
-
-
-def count_missed(wanted: Rows, pairs: PairTable) -> int:
-    """How many of these pairs of rows, int64[k, 2] ascending, were not found."""
-    found = set(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True))
-    return sum((one, other) not in found for one, other in wanted.tolist())
-
-
-def _is_sprung(labels: Labels) -> bool:
-    """True where two of a chain are together who do not follow one another."""
-    return any(
-        labels[one] == labels[other]
-        for one in range(len(labels))
-        for other in range(one + 2, len(labels))
-    )

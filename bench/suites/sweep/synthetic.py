@@ -1,4 +1,4 @@
-"""A sweep of everything and one of what is new, over a planted gallery, in a process of its own."""
+"""A planted gallery of synthetic people, swept in a process of its own; a flood of links."""
 
 from __future__ import annotations
 
@@ -13,22 +13,19 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.reports import Figure, Result, Setup
 from bench.core.timing import rested
 from bench.suites.baselines import build_gallery, clock
 from bench.suites.serve.process import Worker
-from bench.suites.sweep.planted import (
-    Agreement,
-    Plan,
-    Planted,
+from bench.suites.sweep.agreement import (
     agree,
-    count_joined,
     count_missed,
     label_groups,
     label_linked,
+    list_joined,
     old_rings,
-    plant,
-    planted_pairs,
 )
+from bench.suites.sweep.planted import Plan, Planted, plant, planted_pairs
 from engine.registry.records import LineStatus
 from engine.sweeps.clustering import cluster_links, label_components, look_into
 from engine.sweeps.groups import Referenced, group_faces
@@ -38,13 +35,203 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 
-# What a registry would say of a synthetic gallery: a document for each row, with a line or two.
+LINKS_A_DOCUMENT = 2.5
+"""With more than two, most documents hang together in one component."""
+Found = tuple[tuple[Result, ...], dict[str, float]]
+"""Results, and the figures that goals name, but for those that could not be measured."""
 
+_FLAT_REFERENCES = 20_000
 _CARRIERS, _OUTLETS = 3, 400
 _FIRST_OPENING = datetime(2019, 12, 1, tzinfo=UTC)
 _MINUTES = 3 * 365 * 24 * 60
 # Odd numbers without a pattern: what a row has follows from it, with nothing kept.
 _SCATTER = 0x9E3779B1
+
+
+def measure(plan: Plan, folder: Path, setup: Setup) -> Found:
+    """In a new process, so that its peak of memory is that of nothing else."""
+    with Worker() as pool:
+        return pool.submit(measure_here, plan, folder, setup).result()
+
+
+def measure_here(plan: Plan, folder: Path, setup: Setup) -> Found:
+    """What a sweep of everything costs and finds, and then one of what is new.
+
+    Checkpoints go to `folder`, as those of the product go to the disk.
+    """
+    planted = plant(plan)
+    scanner = Scanner()
+    setup = setup | {"kernel": scanner.kernel}
+    first = planted.first_new
+    gallery, _ = build_gallery(planted.vectors[:first], scanner)
+    with TemporaryDirectory(prefix="sosie-bench-", dir=folder) as checkpoints:
+        everything, measured, pairs = _sweep_all(
+            gallery, planted, plan.threshold, Path(checkpoints) / "all"
+        )
+        added = np.arange(first, len(planted.people))
+        gallery.add(added, planted.vectors[first:], gallery.sequence + 1)
+        new, more = _sweep_new(gallery, planted, pairs, plan.threshold, Path(checkpoints) / "new")
+    peak_bytes = read_peak_bytes()
+    scanner.close()
+    flat_s = _time_flat(planted.vectors[:first], plan.threshold)
+    swept_s = measured["sweep_seconds"]
+    costs = (
+        # It compares each pair from both sides.
+        Figure("FAISS Flat's range search, projected", "s", flat_s, ratio=1.0),
+        Figure("the sweep", "s", swept_s, ratio=flat_s / swept_s),
+        *everything[:2],
+        list_peak(peak_bytes),
+    )
+    results = (
+        Result("A sweep of everything", setup, costs),
+        Result("What it found", setup, everything[2:]),
+        Result("A sweep of what is new", setup | {"newcomers": plan.newcomers}, new),
+    )
+    if peak_bytes is not None:
+        more["sweep_peak_gb"] = peak_bytes / 1e9
+    return results, measured | more
+
+
+def _sweep_all(
+    gallery: Gallery, planted: Planted, threshold: float, checkpoint: Path
+) -> tuple[tuple[Figure, ...], dict[str, float], PairTable]:
+    """Seconds of join and groups, then what was found; beside our groups those without a look at
+    pairs that are near, and who is linked through however many others."""
+    joined, join_s = clock(lambda: join_gallery(gallery, threshold, checkpoint=checkpoint))
+    first = planted.first_new
+    facts = SyntheticFacts(first)
+
+    def group() -> tuple[PairTable, list[Group]]:
+        found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
+        return found, group_faces(found, threshold, facts, look=look_into(gallery))
+
+    (pairs, groups), group_s = clock(group)
+    wanted = planted_pairs(planted, threshold)
+    wanted = wanted[wanted[:, 1] < first]
+    missed = count_missed(wanted, pairs)
+    trapped = np.concatenate([np.empty(0, np.int64), *planted.traps])
+    strange = planted.people[pairs.left] != planted.people[pairs.right]
+    of_rings = sum(len(rows) * (len(rows) - 1) // 2 for rows in old_rings(planted))
+    ours = agree(planted, label_groups(first, groups))
+    alone = agree(planted, label_groups(first, group_faces(pairs, threshold, facts)))
+    components = agree(planted, label_linked(first, pairs))
+    false = int((strange & ~np.isin(pairs.left, trapped)).sum())
+    figures = (
+        Figure("the join in it", "s", join_s),
+        Figure("groups and their ranks in it", "s", group_s),
+        Figure("pairs found", "pairs", float(len(pairs))),
+        Figure("planted, at or above the threshold", "pairs", float(len(wanted))),
+        Figure("of these missed", "pairs", float(missed)),
+        Figure("of one ring, whatever their score", "pairs", float(of_rings)),
+        Figure("of strangers of the population", "pairs", float(false)),
+        Figure("groups", "groups", float(len(groups))),
+        *ours.list_figures("groups"),
+        *alone.list_figures("groups of the pairs alone"),
+        *components.list_figures("connected components"),
+    )
+    measured = {
+        "planted_pairs_found": 1 - missed / max(len(wanted), 1),
+        "adjusted_rand": ours.adjusted_rand,
+        "sprung_traps": float(ours.sprung_traps),
+        "sweep_seconds": join_s + group_s,
+    }
+    return figures, measured, pairs
+
+
+def _sweep_new(
+    gallery: Gallery, planted: Planted, earlier: PairTable, threshold: float, checkpoint: Path
+) -> tuple[tuple[Figure, ...], dict[str, float]]:
+    first, total = planted.first_new, len(planted.people)
+    known = np.arange(first)
+    joined, join_s = clock(
+        lambda: join_gallery(gallery, threshold, known=known, checkpoint=checkpoint)
+    )
+    facts = SyntheticFacts(total)
+
+    def group() -> tuple[PairTable, list[Group]]:
+        found = joined.pairs
+        both = PairTable(
+            np.concatenate([earlier.left, found.left]),
+            np.concatenate([earlier.right, found.right]),
+            np.concatenate([earlier.scores, found.scores]),
+        )
+        return both, group_faces(
+            both, threshold, facts, look=look_into(gallery), fresh=np.arange(first, total)
+        )
+
+    (pairs, groups), group_s = clock(group)
+    wanted = planted_pairs(planted, threshold)
+    wanted = wanted[wanted[:, 1] >= first]
+    missed = count_missed(wanted, pairs)
+    figures = (
+        Figure("the sweep of what is new", "s", join_s + group_s),
+        Figure("the join in it", "s", join_s),
+        Figure("groups and their ranks in it", "s", group_s),
+        Figure("planted, with a new reference", "pairs", float(len(wanted))),
+        Figure("of these missed", "pairs", float(missed)),
+        *list_joined(planted, label_groups(total, groups)),
+        Figure("groups with something new", "groups", float(len(groups))),
+    )
+    measured = {
+        "new_pairs_found": 1 - missed / max(len(wanted), 1),
+        "new_seconds": join_s + group_s,
+    }
+    return figures, measured
+
+
+def _time_flat(vectors: NDArray[np.float32], threshold: float) -> float:
+    """FAISS Flat's range search over all, by the rate at which it decides on the pairs of a few."""
+    some = vectors[:_FLAT_REFERENCES]
+    index = faiss.IndexFlatIP(some.shape[1])
+    index.add(some)
+    taken_s = min(rested(lambda: index.range_search(some, threshold))() for _ in range(3))
+    return taken_s * (len(vectors) / len(some)) ** 2
+
+
+def time_flood(links: int, seed: int) -> tuple[Result, float]:
+    """Clusters so many random links, as of a threshold that strangers reach; its seconds."""
+    rng = np.random.default_rng([seed, 23])
+    documents = int(2 * links / LINKS_A_DOCUMENT)
+    left, right = rng.integers(0, documents, (2, links))
+    scores = rng.uniform(0.4, 0.7, links).astype(np.float32)
+    kept = left != right
+    left, right, scores = left[kept], right[kept], scores[kept]
+    table = LinkTable.of(left, right, scores)
+    clusters, seconds = clock(lambda: cluster_links(table))
+    component = int(np.bincount(label_components(documents, left, right)).max())
+    cluster = max(len(one.members) for one in clusters)
+    setup: Setup = {
+        "links": links,
+        "links a document": LINKS_A_DOCUMENT,
+        "scores": "random",
+        "seed": seed,
+        "threads": 1,
+    }
+    figures = (
+        Figure("clustered", "s", seconds),
+        Figure("the largest component", "documents", float(component)),
+        Figure("the largest cluster", "documents", float(cluster)),
+    )
+    return Result("A threshold far too low", setup, figures), seconds
+
+
+def list_peak(peak_bytes: int | None) -> Figure:
+    """The most memory that a process has had."""
+    name = "peak of memory, gallery and all"
+    if peak_bytes is None:
+        return Figure.skip(name, "GB", "no /proc here")
+    return Figure(name, "GB", peak_bytes / 1e9)
+
+
+def read_peak_bytes() -> int | None:
+    """The most memory that this process has had at once; None where there is no /proc."""
+    # What the system's own accounting says (ru_maxrss) a child has from its parent.
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,213 +268,3 @@ def introduce(row: int) -> Identity:
         for line in range(1 + number % 2)
     )
     return Identity(f"{row:09d}", (row,), tuple(sorted(lines, key=lambda one: one.opened_at)))
-
-
-# How much memory a process has had.
-
-
-def read_peak_bytes() -> int | None:
-    """The most memory that this process has had at once; None where there is no /proc."""
-    # What the system's own accounting says (ru_maxrss) a child has from its parent.
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
-
-
-_FLAT_REFERENCES = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """Seconds, and what was found. `planted` pairs reach the threshold, `missed` were not found;
-    `false` pairs are of two people, traps not counted.
-
-    Groups of ours, those without a look at pairs that are near, and what is linked at all.
-    """
-
-    join_s: float
-    group_s: float
-    pairs: int
-    planted: int
-    missed: int
-    false: int
-    groups: int
-    ours: Agreement
-    pairs_alone: Agreement
-    components: Agreement
-
-    @property
-    def seconds(self) -> float:
-        return self.join_s + self.group_s
-
-
-@dataclass(frozen=True, slots=True)
-class Renewed:
-    """The sweep of what is new: `joined` of the `returning` identities are in a group with others
-    of their ring."""
-
-    join_s: float
-    group_s: float
-    planted: int
-    missed: int
-    groups: int
-    returning: int
-    joined: int
-
-    @property
-    def seconds(self) -> float:
-        return self.join_s + self.group_s
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredSweep:
-    """Of one process; `flat_s`: FAISS Flat's seconds, projected. `peak_bytes` from its start to
-    the end of both sweeps, the gallery and all, None where the system doesn't tell."""
-
-    swept: Swept
-    renewed: Renewed
-    flat_s: float
-    peak_bytes: int | None
-    ring_pairs: int
-    kernel: str
-
-
-def measure(plan: Plan, folder: Path) -> MeasuredSweep:
-    """In a new process, so that its peak of memory is that of nothing else."""
-    with Worker() as pool:
-        return pool.submit(measure_here, plan, folder).result()
-
-
-def measure_here(plan: Plan, folder: Path) -> MeasuredSweep:
-    """Both sweeps; checkpoints go to `folder`, as those of the product go to the disk."""
-    planted = plant(plan)
-    scanner = Scanner()
-    first = planted.first_new
-    gallery, _ = build_gallery(planted.vectors[:first], scanner)
-    with TemporaryDirectory(prefix="sosie-bench-", dir=folder) as checkpoints:
-        swept, pairs = _sweep_all(gallery, planted, plan.threshold, Path(checkpoints) / "all")
-        added = np.arange(first, len(planted.people))
-        gallery.add(added, planted.vectors[first:], gallery.sequence + 1)
-        renewed = _sweep_new(gallery, planted, pairs, plan.threshold, Path(checkpoints) / "new")
-    peak_bytes = read_peak_bytes()
-    kernel = scanner.kernel
-    scanner.close()
-    return MeasuredSweep(
-        swept=swept,
-        renewed=renewed,
-        flat_s=_time_flat(planted.vectors[:first], plan.threshold),
-        peak_bytes=peak_bytes,
-        ring_pairs=sum(len(rows) * (len(rows) - 1) // 2 for rows in old_rings(planted)),
-        kernel=kernel,
-    )
-
-
-def _sweep_all(
-    gallery: Gallery, planted: Planted, threshold: float, checkpoint: Path
-) -> tuple[Swept, PairTable]:
-    joined, join_s = clock(lambda: join_gallery(gallery, threshold, checkpoint=checkpoint))
-    first = planted.first_new
-    facts = SyntheticFacts(first)
-
-    def group() -> tuple[PairTable, list[Group]]:
-        found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
-        return found, group_faces(found, threshold, facts, look=look_into(gallery))
-
-    (pairs, groups), group_s = clock(group)
-    wanted = planted_pairs(planted, threshold)
-    wanted = wanted[wanted[:, 1] < first]
-    trapped = np.concatenate([np.empty(0, np.int64), *planted.traps])
-    strange = planted.people[pairs.left] != planted.people[pairs.right]
-    swept = Swept(
-        join_s=join_s,
-        group_s=group_s,
-        pairs=len(pairs),
-        planted=len(wanted),
-        missed=count_missed(wanted, pairs),
-        false=int((strange & ~np.isin(pairs.left, trapped)).sum()),
-        groups=len(groups),
-        ours=agree(planted, label_groups(first, groups)),
-        pairs_alone=agree(planted, label_groups(first, group_faces(pairs, threshold, facts))),
-        components=agree(planted, label_linked(first, pairs)),
-    )
-    return swept, pairs
-
-
-def _sweep_new(
-    gallery: Gallery, planted: Planted, earlier: PairTable, threshold: float, checkpoint: Path
-) -> Renewed:
-    first, total = planted.first_new, len(planted.people)
-    known = np.arange(first)
-    joined, join_s = clock(
-        lambda: join_gallery(gallery, threshold, known=known, checkpoint=checkpoint)
-    )
-    facts = SyntheticFacts(total)
-
-    def group() -> tuple[PairTable, list[Group]]:
-        found = joined.pairs
-        both = PairTable(
-            np.concatenate([earlier.left, found.left]),
-            np.concatenate([earlier.right, found.right]),
-            np.concatenate([earlier.scores, found.scores]),
-        )
-        return both, group_faces(
-            both, threshold, facts, look=look_into(gallery), fresh=np.arange(first, total)
-        )
-
-    (pairs, groups), group_s = clock(group)
-    wanted = planted_pairs(planted, threshold)
-    wanted = wanted[wanted[:, 1] >= first]
-    labels = label_groups(total, groups)
-    joined_count, returning = count_joined(planted, labels)
-    return Renewed(
-        join_s=join_s,
-        group_s=group_s,
-        planted=len(wanted),
-        missed=count_missed(wanted, pairs),
-        groups=len(groups),
-        returning=returning,
-        joined=joined_count,
-    )
-
-
-def _time_flat(vectors: NDArray[np.float32], threshold: float) -> float:
-    """FAISS Flat's range search over all, by the rate at which it decides on the pairs of a few."""
-    some = vectors[:_FLAT_REFERENCES]
-    index = faiss.IndexFlatIP(some.shape[1])
-    index.add(some)
-    taken_s = min(rested(lambda: index.range_search(some, threshold))() for _ in range(3))
-    return taken_s * (len(vectors) / len(some)) ** 2
-
-
-# Grouping when the threshold is far too low: a million links between strangers at random.
-
-LINKS_A_DOCUMENT = 2.5
-"""With more than two, most documents hang together in one component."""
-
-
-@dataclass(frozen=True, slots=True)
-class Flood:
-    """Seconds to cluster the links; documents of the largest component, of the largest cluster."""
-
-    links: int
-    seconds: float
-    component: int
-    cluster: int
-
-
-def time_flood(links: int, seed: int) -> Flood:
-    """Clusters so many random links."""
-    rng = np.random.default_rng([seed, 23])
-    documents = int(2 * links / LINKS_A_DOCUMENT)
-    left, right = rng.integers(0, documents, (2, links))
-    scores = rng.uniform(0.4, 0.7, links).astype(np.float32)
-    kept = left != right
-    left, right, scores = left[kept], right[kept], scores[kept]
-    table = LinkTable.of(left, right, scores)
-    clusters, seconds = clock(lambda: cluster_links(table))
-    components = label_components(documents, left, right)
-    largest = int(np.bincount(components).max())
-    return Flood(links, seconds, largest, max(len(cluster.members) for cluster in clusters))

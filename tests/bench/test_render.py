@@ -1,16 +1,20 @@
-"""Tables of pages: units, what a ratio is to, what was wrong while a suite ran."""
+"""Tables of reports: units, and what a ratio is to."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from bench.core.machine import look
-from bench.core.reports import Check, Direction, Figure, Goal, Report, Result, write_report
-from bench.docs.markdown import name_base, write_goal, write_promises, write_result, write_value
-from bench.docs.pages import build_performance_page
+from bench.core.render import (
+    name_base,
+    tabulate_promises,
+    tabulate_result,
+    write_goal,
+    write_value,
+)
+from bench.core.reports import Check, Direction, Figure, Goal, Report, Result
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,7 @@ def test_a_goal_is_written_as_what_is_held_against_it() -> None:
 
 
 def test_the_quartiles_of_a_share_are_percent_too() -> None:
-    table = write_result(Result("A", {}, (Figure("one", "share", 0.5, 0.25, 0.75),)))
+    table = tabulate_result(Result("A", {}, (Figure("one", "share", 0.5, 0.25, 0.75),)))
     assert "| one | 50 % | 25 to 75 |" in table
 
 
@@ -50,20 +54,5 @@ def test_a_column_of_ratios_names_its_base_wherever_that_stands() -> None:
 
 def test_a_promise_that_never_came_is_said_to_be_missed() -> None:
     check = Check("match_recovery_s", None, 10.0, False)
-    table = write_promises({"serve": Report(look(), (), (check,), "serve")})
+    table = tabulate_promises({"serve": Report(look(), (), (check,), "serve")})
     assert "| never | ≤ 10 | **✗** |" in table
-
-
-def test_the_page_has_warnings_software_main_results_and_the_names_of_the_others(
-    tmp_path: Path,
-) -> None:
-    machine = replace(look(), warnings=("load 9.0 at the start",), packages={"numpy": "2.0.0"})
-    figure = Figure("one", "ms", 1.0)
-    results = tuple(Result(name, {"seed": 0}, (figure,)) for name in ("Memory", "Shards"))
-    write_report(tmp_path / "gallery.json", Report(machine, results, (), "gallery"))
-    page = build_performance_page(tmp_path, tmp_path / "img")
-    assert "*Warning: load 9.0 at the start.*" in page
-    assert "numpy 2.0.0" in page
-    assert "### Memory" in page
-    assert "### Shards" not in page
-    assert "Also in the [report](../bench/reports/gallery.json): Shards." in page
