@@ -32,7 +32,7 @@ UnitRows = Callable[..., Vectors]
 PLAN = ShardPlan("flat", 64)
 PLANS = [PLAN, ShardPlan("exact8", 64, config=SegmentsConfig(head_rows=64, fan=2))]
 BATCH = 8
-LONG_S = 60.0
+LONG_S = 300
 
 
 @pytest.fixture(scope="module", params=PLANS, ids=lambda plan: plan.kind)

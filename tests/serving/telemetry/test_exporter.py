@@ -27,7 +27,7 @@ def test_the_metrics_are_served_on_loopback_only(port: int) -> None:
     meter = PrometheusMeter(None, version="1", model="m")
     meter.count_refusal("SERVICE.BUSY")
     with start_exporter(meter.rendered, port) as exporter:
-        assert exporter.is_serving.wait(5)
+        assert exporter.is_serving.wait(120)
         answer = httpx.get(f"http://127.0.0.1:{port}/metrics")
         assert answer.status_code == 200
         assert 'sosie_refusals_total{code="SERVICE.BUSY"} 1.0' in answer.text
@@ -66,7 +66,7 @@ def test_a_closed_exporter_frees_its_port(port: int) -> None:
     meter = PrometheusMeter(None, version="1", model="m")
     for _ in range(2):
         with start_exporter(meter.rendered, port, retry_s=0.1) as exporter:
-            assert exporter.is_serving.wait(5)
+            assert exporter.is_serving.wait(120)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/metrics")
 
@@ -136,7 +136,7 @@ def run_bare(node: Node, code: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(node.folder)},
     )
     return done.stdout
