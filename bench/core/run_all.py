@@ -39,7 +39,7 @@ class Suite:
     repeated: bool = True
     again: tuple[str, ...] | None = None
     most_s: float = 7200.0
-    quick_most_s: float = 150.0
+    quick_most_s: float = 900.0
 
 
 SUITES = (
@@ -180,7 +180,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     """Asks it to end, for it may have a service to stop; then ends it and what it started."""
     process.terminate()
     try:
-        process.communicate(timeout=60)
+        process.communicate(timeout=150)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

@@ -22,7 +22,7 @@ from indexes.upkeep import Upkeep
 UnitRows = Callable[..., Vectors]
 
 SCANNER = Scanner(threads=1)
-WAIT_S = 30.0
+WAIT_S = 300
 
 
 class SickRows(MemoryRows):

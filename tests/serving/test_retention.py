@@ -27,7 +27,7 @@ from serving.retention import DailyRetention, seconds_until
 from serving.settings import RetentionSettings, ServeSettings, Settings, load_settings
 from serving.telemetry.metrics import Meter
 
-WAIT_S = 20.0
+WAIT_S = 300
 MONTH = Schedule(answers=timedelta(days=30))
 NOON = clock_time(12)
 SCOPE = b"scope"

@@ -100,7 +100,7 @@ def _read_pss(pid: int) -> int:
 
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S, STOP_TIMEOUT_S = 180.0, 60.0
+START_TIMEOUT_S, STOP_TIMEOUT_S = 600.0, 120.0
 POLL_S = 0.05
 READY_PATH = "/health/ready"
 SHOWN_CHARACTERS = 2_000

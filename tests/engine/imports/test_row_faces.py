@@ -254,7 +254,7 @@ def test_files_are_read_while_others_are_extracted(office: Any, base: Any) -> No
 
     def take(images: Sequence[bytes]) -> list[Sample | ImageError]:
         began.release()
-        assert release.wait(10)
+        assert release.wait(120)
         return office.take(images)
 
     def groups() -> Any:
@@ -265,13 +265,13 @@ def test_files_are_read_while_others_are_extracted(office: Any, base: Any) -> No
     with FaceTaker(PhotographFolder(base.folder), take, office.vault) as taker:
         reader = threading.Thread(target=lambda: list(taker.stream(groups())))
         reader.start()
-        assert began.acquire(timeout=10)
-        assert began.acquire(timeout=10)
+        assert began.acquire(timeout=120)
+        assert began.acquire(timeout=120)
         time.sleep(0.05)
         assert len(waiting) == 4
         assert not began.acquire(blocking=False)
         release.set()
-        reader.join(10)
+        reader.join(120)
     assert len(waiting) == 12
 
 

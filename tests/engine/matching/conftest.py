@@ -163,15 +163,15 @@ def busy() -> Callable[[Registrar], AbstractContextManager[None]]:
 
         def wait(*_: object) -> None:
             held.set()
-            assert release.wait(30)
+            assert release.wait(120)
 
         future = registrar.schedule(wait)
-        assert held.wait(10)
+        assert held.wait(120)
         try:
             yield
         finally:
             release.set()
-            future.result(10)
+            future.result(120)
 
     return hold
 

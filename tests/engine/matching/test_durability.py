@@ -79,7 +79,7 @@ def enroller(url: str, ring: Path, folder: Path) -> Iterator[Enroller]:
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
         assert process.stdout is not None
         process.stdout.close()
 

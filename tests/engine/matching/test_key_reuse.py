@@ -60,6 +60,6 @@ def ask(registrar: Registrar, request: EnrollmentRequest, chance: random.Random)
         future = registrar.submit(request, timeout_s=timeout_s)
         if chance.random() < 0.2:
             future.cancel()
-        return future.result(30)
+        return future.result(120)
     except (*REFUSALS, CancelledError) as refused:
         return refused

@@ -44,8 +44,8 @@ def test_of_sixteen_racing_enrollments_of_one_face_exactly_one_is_new(lab: Any) 
             barrier = threading.Barrier(16)
 
             def race(request: EnrollmentRequest, barrier: Any = barrier) -> Decision:
-                barrier.wait(30)
-                outcome = registrar.submit(request).result(60)
+                barrier.wait(120)
+                outcome = registrar.submit(request).result(120)
                 assert not isinstance(outcome, SosieError)
                 return outcome.decision
 

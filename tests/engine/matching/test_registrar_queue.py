@@ -43,7 +43,7 @@ def test_a_key_in_flight_is_a_conflict_and_a_full_queue_refuses(lab: Any, busy: 
             registrar.submit(lab.request())
             with pytest.raises(Overloaded):
                 registrar.submit(lab.request())
-        assert future.result(10).decision is Decision.APPROVED
+        assert future.result(120).decision is Decision.APPROVED
         assert enroll(registrar, request)[0].is_repeated
 
 
@@ -57,10 +57,10 @@ def test_what_is_cancelled_while_it_waits_is_never_judged_and_frees_its_key_and_
             assert futures[0].cancel()
             assert registrar.queued == 1
             again = registrar.submit(request)
-        assert again.result(10).decision is Decision.APPROVED
+        assert again.result(120).decision is Decision.APPROVED
         assert not again.result().is_repeated
         with pytest.raises(CancelledError):
-            futures[0].result(10)
+            futures[0].result(120)
         assert enroll(registrar, lab.request())[0].decision is Decision.APPROVED
     assert lab.store.counts()["enrollments"] == 3
 
@@ -74,8 +74,8 @@ def test_what_is_late_when_its_batch_is_taken_is_dropped_beside_its_neighbours(
             dropped = registrar.submit(late, timeout_s=0.05)
             kept = registrar.submit(good, timeout_s=60)
             time.sleep(0.1)
-        assert isinstance(dropped.result(10), DeadlinePassed)
-        assert kept.result(10).decision is Decision.APPROVED
+        assert isinstance(dropped.result(120), DeadlinePassed)
+        assert kept.result(120).decision is Decision.APPROVED
         assert lab.store.counts()["enrollments"] == 1
         assert not enroll(registrar, late)[0].is_repeated
 
@@ -87,16 +87,16 @@ def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(lab: A
     class SlowGallery(Gallery):
         def range_search(self, *arguments: Any) -> Any:
             judging.set()
-            assert go_on.wait(10)
+            assert go_on.wait(120)
             return super().range_search(*arguments)
 
     with lab.registrar(gallery=SlowGallery(FlatIndex(lab.vault.dim))) as registrar:
         future = registrar.submit(request, timeout_s=0.5)
-        assert judging.wait(10)
+        assert judging.wait(120)
         assert not future.cancel()
         time.sleep(0.6)
         go_on.set()
-        assert future.result(10).decision is Decision.APPROVED
+        assert future.result(120).decision is Decision.APPROVED
         assert enroll(registrar, request)[0].is_repeated
 
 
@@ -108,8 +108,8 @@ def test_a_scheduled_change_is_refused_when_the_queue_is_full(lab: Any, busy: An
             with pytest.raises(Overloaded):
                 registrar.schedule(lambda *_: done.append("second"))
             urgent = registrar.schedule(lambda *_: done.append("urgent"), urgent=True)
-        first.result(10)
-        urgent.result(10)
+        first.result(120)
+        urgent.result(120)
     assert done == ["urgent", "first"]
 
 
@@ -122,7 +122,7 @@ def test_an_urgent_change_and_the_queue_take_turns(lab: Any, busy: Any) -> None:
                 registrar.schedule(lambda *_: done.append("urgent"), urgent=True) for _ in range(3)
             ]
         for future in waiting:
-            future.result(10)
+            future.result(120)
     assert done == ["urgent", "queued"] * 3
 
 
@@ -134,7 +134,6 @@ def test_a_bounded_change_that_has_not_begun_in_time_is_not_made(
     with lab.registrar() as registrar:
         enroll(registrar, request)
         runner = BoundedRunner(registrar, timeout_s=0.1 if way == "deadline" else 30)
-        started = time.monotonic()
         with busy(registrar):
             if way == "given up before":
                 runner.give_up()
@@ -142,7 +141,6 @@ def test_a_bounded_change_that_has_not_begun_in_time_is_not_made(
                 threading.Timer(0.1, runner.give_up).start()
             with pytest.raises(DeadlinePassed):
                 close_line(runner, lab.store, request.msisdn, "test")
-            assert time.monotonic() < started + 10
         assert registrar.queued == 0
         assert close_line(BoundedRunner(registrar), lab.store, request.msisdn, "test")
         with pytest.raises(NotFound):
@@ -162,7 +160,7 @@ def test_each_batch_is_observed_with_its_times_and_outcomes(lab: Any, busy: Any)
             futures = [registrar.submit(lab.request()) for _ in range(3)]
             futures.append(registrar.submit(lab.request(idempotency_key="")))
         for future in futures:
-            future.result(10)
+            future.result(120)
     assert len(batches) == 1
     kinds = [type(outcome) for outcome in batches[0].outcomes]
     assert kinds[:3] == [Answer] * 3
@@ -197,7 +195,7 @@ def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab: Any, busy:
         with busy(registrar):
             waiting = registrar.submit(lab.request())
             registrar.stop(GalleryBehind("the gallery is opened again"))
-        assert isinstance(waiting.result(10), GalleryBehind)
+        assert isinstance(waiting.result(120), GalleryBehind)
         with pytest.raises(GalleryBehind):
             registrar.run(lambda *_: None)
     assert lab.store.counts()["enrollments"] == 0
@@ -214,13 +212,13 @@ def test_a_thread_that_ends_answers_all_who_wait_and_shows(lab: Any, busy: Any) 
             taken = registrar.schedule(end)
             change = registrar.schedule(end)
             futures = [registrar.submit(lab.request()) for _ in range(2)]
-        outcomes = [future.result(10) for future in futures]
-        assert isinstance(taken.exception(10), RegistryError)
-        assert isinstance(change.exception(10), RegistryError)
+        outcomes = [future.result(120) for future in futures]
+        assert isinstance(taken.exception(120), RegistryError)
+        assert isinstance(change.exception(120), RegistryError)
         assert [type(outcome) for outcome in outcomes] == [RegistryError] * 2
         assert outcomes[0] is not outcomes[1]
         assert isinstance(registrar.failure, RegistryError)
-        end_by = time.monotonic() + 10
+        end_by = time.monotonic() + 120
         while registrar.is_alive:
             assert time.monotonic() < end_by
 
@@ -235,6 +233,6 @@ def test_those_who_fail_in_one_batch_get_an_error_each(
         monkeypatch.setattr(Writer, "commit", fail)
         with busy(registrar):
             futures = [registrar.submit(lab.request()) for _ in range(2)]
-        first, second = (future.result(10) for future in futures)
+        first, second = (future.result(120) for future in futures)
         assert (type(first), type(second)) == (StorageFull, StorageFull)
         assert first is not second

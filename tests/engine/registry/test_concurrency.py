@@ -29,7 +29,7 @@ def test_reads_beside_commits_see_whole_batches_and_neither_fails(store, writer,
                 writer.commit(enroll(writer, 4, first=4 * number))
         finally:
             finished.set()
-        assert all(reader.result(timeout=60) > 0 for reader in readers)
+        assert all(reader.result(timeout=120) > 0 for reader in readers)
     assert store.counts()["live_references"] == 160
 
 
@@ -43,7 +43,7 @@ def test_administration_at_the_same_time_as_commits_keeps_one_chain(store, write
         for number in range(20):
             writer.commit(enroll(writer, 1, first=number))
         for clerk in clerks:
-            clerk.result(timeout=60)
+            clerk.result(timeout=120)
     counts = store.counts()
     assert (counts["outlets"], counts["live_references"]) == (3 + 40, 20)
     report = verify_chain(store)

@@ -154,7 +154,7 @@ def test_save_without_room_leaves_the_old_ring_whole(
     path: Path, in_child: Callable[..., subprocess.Popen[str]]
 ) -> None:
     ring = KeyRing.create(path)
-    said, failure = in_child(WITHOUT_ROOM, str(path)).communicate(timeout=60)
+    said, failure = in_child(WITHOUT_ROOM, str(path)).communicate(timeout=120)
     assert "cannot be written" in said, failure
     assert KeyRing.load(path) == ring
     assert os.listdir(path.parent) == [path.name]

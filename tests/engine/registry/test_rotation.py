@@ -206,7 +206,7 @@ def test_kill_at_any_moment_loses_nothing(
                 child.kill()
             assert contents(widened, filled) == before
         with in_child(RESEAL_SLOWLY, *arguments) as child:
-            assert child.communicate(timeout=60)[0] == "started\nfinished\n"
+            assert child.communicate(timeout=120)[0] == "started\nfinished\n"
         assert versions(widened) == {2}
         assert contents(widened, filled) == before
 

@@ -66,7 +66,7 @@ def depose(store: Store) -> None:
 
 def test_second_writer_in_another_process_is_refused_at_once(store, writer, rival) -> None:
     with rival() as child:
-        answer = child.communicate(timeout=30)[0]
+        answer = child.communicate(timeout=120)[0]
     assert answer.startswith("busy: another process")
     assert answer.count("\n") == 1
     writer.commit(Changes(sequence=1, audit=[ENTRY]))
@@ -89,7 +89,7 @@ def test_writer_of_a_killed_process_is_replaced(store, rival) -> None:
         with pytest.raises(WriterBusy):
             store.writer()
         child.send_signal(signal.SIGKILL)
-        child.wait(timeout=30)
+        child.wait(timeout=120)
     writer = take_when_free(store)
     writer.commit(Changes(sequence=1, audit=[ENTRY]))
     writer.close()

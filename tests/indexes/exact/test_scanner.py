@@ -30,7 +30,7 @@ def test_a_search_waits_for_no_thread_that_has_not_begun(unit_rows: UnitRows) ->
     scanner._pool.submit(release.wait)
     try:
         with ThreadPoolExecutor(1) as caller:
-            hits = caller.submit(ask(index).search, rows[:QUERIES], 1).result(timeout=60)
+            hits = caller.submit(ask(index).search, rows[:QUERIES], 1).result(timeout=120)
     finally:
         release.set()
         scanner.close()
@@ -47,7 +47,7 @@ def test_a_scan_that_fails_ends_only_when_all_its_threads_have_ended(unit_rows: 
 
     def finish(_: Found) -> None:
         if threading.current_thread() is caller:
-            assert begun.wait(60)
+            assert begun.wait(120)
             raise MemoryError
         begun.set()
         time.sleep(0.2)

@@ -349,7 +349,7 @@ def test_shards_compact_beside_searches_and_changes_wait(unit_rows: UnitRows) ->
         assert not compacting.done()
         assert not adding.done()
         slow.ended.set_result(None)
-        adding.result(10)
+        adding.result(120)
         assert gallery.search(unit_rows(1), 9).searched == 6
 
 

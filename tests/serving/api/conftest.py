@@ -141,7 +141,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
 
 
 def wait_until_ready(service: Service) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while service.ask("GET", "/health/ready").status_code != 200:
         assert time.monotonic() < deadline
         time.sleep(0.02)

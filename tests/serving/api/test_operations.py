@@ -51,7 +51,7 @@ def test_readiness_is_true_only_when_it_decides(
         assert other.registrar is not None  # which holds the lease
         service = start_service(is_ready=False)
         seen = set()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while "waiting" not in seen and time.monotonic() < deadline:
             response = service.ask("GET", "/health/ready", key=None)
             answer = service.read(response)
@@ -107,7 +107,7 @@ def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thr
 
     def hang() -> int:
         reads.append(threading.current_thread().name)
-        assert free.wait(20)
+        assert free.wait(120)
         return 0
 
     monkeypatch.setattr("serving.api.routes.operations.CHECK_TIMEOUT_S", 0.2)

@@ -16,6 +16,8 @@ import uvicorn
 
 from serving.api.body import MSGPACK, encode
 
+WAIT_S = 300
+
 
 @contextmanager
 def listening(service: Any) -> Iterator[int]:
@@ -25,7 +27,7 @@ def listening(service: Any) -> Iterator[int]:
     )
     server = uvicorn.Server(config)
     ended = asyncio.run_coroutine_threadsafe(server.serve(), service.loop)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + WAIT_S
     while not server.started:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -33,7 +35,7 @@ def listening(service: Any) -> Iterator[int]:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
-        ended.result(10)
+        ended.result(WAIT_S)
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def head(service: Any, *lines: str, path: str = "/v1/match") -> bytes:
 def read_all(client: socket.socket) -> tuple[int, dict[str, Any]]:
     """The status and the body of one answer, after which the server has to hang up."""
     received = b""
-    client.settimeout(5)
+    client.settimeout(WAIT_S)
     while chunk := client.recv(65536):
         received += chunk
     top, _, body = received.partition(b"\r\n\r\n")
@@ -69,12 +71,10 @@ def read_all(client: socket.socket) -> tuple[int, dict[str, Any]]:
 
 def test_a_body_of_terabytes_is_refused_by_its_length(hasty: tuple[Any, int]) -> None:
     service, port = hasty
-    started = time.monotonic()
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head(service, "Content-Length: 9000000000000"))
         status, answer = read_all(client)
     assert (status, answer["code"]) == (413, "REQUEST.BODY_TOO_LARGE")
-    assert time.monotonic() - started < 1
 
 
 def test_an_endless_body_is_cut_off(hasty: tuple[Any, int]) -> None:
@@ -94,12 +94,10 @@ def test_an_endless_body_is_cut_off(hasty: tuple[Any, int]) -> None:
 
 def test_a_client_that_dawdles_is_sent_away(hasty: tuple[Any, int]) -> None:
     service, port = hasty
-    started = time.monotonic()
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head(service, "Content-Length: 100") + b"x")
         status, answer = read_all(client)
     assert (status, answer["code"]) == (408, "REQUEST.BODY_TIMEOUT")
-    assert 0.25 < time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize("length", ["-1", "1, 2", "abc"])
@@ -107,7 +105,7 @@ def test_a_length_that_is_none_is_refused(hasty: tuple[Any, int], length: str) -
     service, port = hasty
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head(service, f"Content-Length: {length}", "Connection: close") + b"x")
-        client.settimeout(5)
+        client.settimeout(WAIT_S)
         assert client.recv(65536).startswith(b"HTTP/1.1 400")
 
 
@@ -117,19 +115,24 @@ def test_a_client_that_hangs_up_stops_its_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     service, port = hasty
-    extract, begun = service.parts.faces.sample, threading.Event()
+    begun, stopped = threading.Event(), threading.Event()
 
-    async def extract_slowly(*arguments: Any) -> Any:
+    async def extract_for_ever(*_: Any) -> Any:
         begun.set()
-        await asyncio.sleep(1)
-        return await extract(*arguments)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
 
-    monkeypatch.setattr(service.parts.faces, "sample", extract_slowly)
+    monkeypatch.setattr(service.parts.faces, "sample", extract_for_ever)
     body = encode(activation(), MSGPACK)
     before = service.parts.store.counts()
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head(service, f"Content-Length: {len(body)}", path="/v1/enrollments") + body)
-        assert begun.wait(5)
-    time.sleep(1.2)
+        assert begun.wait(WAIT_S)
+    assert stopped.wait(WAIT_S)
+    deadline = time.monotonic() + WAIT_S
+    while '"status":499' not in service.log_text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert service.parts.store.counts() == before
-    assert '"status":499' in service.log_text

@@ -60,7 +60,7 @@ def ask(service: Service, method: str, path: str = "", **options: Any) -> Any:
 
 
 def wait_until(service: Service, sweep_id: str, *states: str) -> dict[str, Any]:
-    give_up_at = time.monotonic() + 30
+    give_up_at = time.monotonic() + 120
     while True:
         shown = service.read(ask(service, "GET", f"/{sweep_id}"))
         if shown["state"] in states:
@@ -146,7 +146,7 @@ def test_a_sweep_finds_the_rings_and_says_how_far_it_is(
 def test_metrics_tell_of_the_newest_sweep_and_of_nobody_in_it(
     ringed: Service, done: dict[str, Any]
 ) -> None:
-    give_up_at = time.monotonic() + 10
+    give_up_at = time.monotonic() + 120
     while 'sosie_sweep_state{state="done"} 1.0' not in (
         text := ringed.ask("GET", "/metrics", key="operator").text
     ):
@@ -215,7 +215,7 @@ def test_a_second_sweep_is_refused_and_the_first_is_named(
 
 def test_a_sweep_is_paused_and_resumed(ringed: Service, done: dict[str, Any], gate: Gate) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/pause"))["state"] == "paused"
     assert sweep in ringed.assert_refused(ask(ringed, "POST", body=BODY), 409, "SWEEP.BUSY")
     gate.opened.set()
@@ -228,7 +228,7 @@ def test_a_sweep_is_paused_and_resumed(ringed: Service, done: dict[str, Any], ga
 
 def test_a_cancelled_sweep_is_over(ringed: Service, done: dict[str, Any], gate: Gate) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/cancel"))["state"] == "cancelled"
     gate.opened.set()
     ringed.assert_refused(ask(ringed, "POST", f"/{sweep}/resume"), 409, "SWEEP.STATE")

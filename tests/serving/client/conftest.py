@@ -47,7 +47,7 @@ class Relay:
         return f"http://127.0.0.1:{self.port}"
 
     def _run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -113,7 +113,7 @@ def listening(app: Any, loop: asyncio.AbstractEventLoop) -> Iterator[int]:
         yield int(server.servers[0].sockets[0].getsockname()[1])
     finally:
         server.should_exit = True
-        ended.result(10)
+        ended.result(120)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,8 @@ def test_a_connection_that_is_closed_or_hangs_is_tried_again(
     service: Service, relay: Callable[..., Relay]
 ) -> None:
     way = relay("refuse", "refuse", "hang")
-    with client_of(service, way.url, "b1", timeout_s=8) as client:
+    # A connection that hangs has a share of the time, and a busy machine needs some of it too.
+    with client_of(service, way.url, "b1", timeout_s=20) as client:
         assert client.whose_key().key_id
     assert way.connections == 4
 
@@ -74,12 +75,12 @@ def test_a_connection_that_is_closed_or_hangs_is_tried_again(
 def test_a_service_that_is_not_there_is_unavailable_within_the_time(
     service: Service, relay: Callable[..., Relay]
 ) -> None:
-    way = relay(*["refuse"] * 50)
-    client = client_of(service, way.url, "b1", timeout_s=1, retries=50)
+    way = relay(*["refuse"] * 1000)
+    client = client_of(service, way.url, "b1", timeout_s=1, retries=1000)
     with client, pytest.raises(Unavailable) as raised:
         client.whose_key()
     assert raised.value.status is None
-    assert 1 < raised.value.attempts < 50
+    assert 1 < raised.value.attempts < 1000
 
 
 def test_a_proxys_plain_text_500_and_a_429_are_tried_again_with_the_same_key(

@@ -28,7 +28,7 @@ from serving.settings import SETTINGS_FILE
 from tests.serving.cluster.two_nodes import Nodes, run_nodes
 from tests.serving.telemetry.collector import Collector, run_collector
 
-READY_WITHIN_S = 120
+READY_WITHIN_S = 300
 KEYS = {
     "blue": ("--role", "carrier", "--carrier", "blue"),
     "fraud": ("--role", "fraud"),
@@ -121,7 +121,7 @@ class Served:
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
         self.process.terminate()
-        return self.process.wait(90)
+        return self.process.wait(120)
 
 
 def find_port() -> int:
@@ -172,7 +172,7 @@ def start_serve(environment: dict[str, str | None]) -> Iterator[Start]:
     for process in started:
         process.terminate()
         try:
-            process.wait(60)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             for pid in (*(one.pid for one in list_descendants(process.pid)), process.pid):
                 with suppress(ProcessLookupError):

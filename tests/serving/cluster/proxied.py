@@ -52,7 +52,7 @@ class Slow(BaseHTTPRequestHandler):
 
     def _wait(self) -> None:
         self.server.holds.release()
-        assert self.server.is_open.wait(10)
+        assert self.server.is_open.wait(120)
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -105,7 +105,7 @@ class Proxied:
         for thread in threads:
             thread.start()
         for _ in threads:
-            assert self.server.holds.acquire(timeout=10)
+            assert self.server.holds.acquire(timeout=120)
         return threads
 
     def release(self, held: list[threading.Thread]) -> None:
@@ -144,7 +144,7 @@ def run_proxy(folder: Path, *, beside: bool = False) -> Iterator[Proxied]:
     wrapper = write_wrapper(folder, CONFIG, Path(get_haproxy_binary()), folder / "log")
     process = subprocess.Popen([wrapper, "-db", "-f", path, "-dR"], stderr=subprocess.DEVNULL)
     found = Proxied(folder, port, server)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
             if found.ask("/")[0] == 200:

@@ -86,7 +86,7 @@ class Model:
 
     def embed(self, crops: Crops) -> Vectors:
         self.batches.append(len(crops))
-        assert self.gate.wait(10)
+        assert self.gate.wait(120)
         if crops.max() == 255:
             raise ValueError("too bright")
         return crops.reshape(len(crops), -1).mean(axis=1, keepdims=True).astype(np.float32)

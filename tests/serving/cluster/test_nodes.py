@@ -25,7 +25,7 @@ from tests.serving.cluster.conftest import KEYS, Start, find_port
 
 pytestmark = pytest.mark.slow
 
-WITHIN_S = 60
+WITHIN_S = 300
 RESOURCE = "gallery"
 _OTHER = """
 import sys

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.cluster.haproxy import list_sockets
-from serving.cluster.proxy_metrics import TIMEOUT_S, ProxyCollector
+from serving.cluster.proxy_metrics import ProxyCollector
 from serving.settings import METRICS_VARIABLE
 from tests.serving.cluster.conftest import find_port
 from tests.serving.cluster.proxied import CONFIG, Proxied, run_proxy
@@ -88,7 +88,7 @@ def test_without_a_proxy_nothing_is_shown(proxied: Proxied, tmp_path: Path) -> N
     assert scrape(tmp_path) == {}
 
 
-def test_proxies_that_hang_cost_a_bounded_time(tmp_path: Path) -> None:
+def test_proxies_that_hang_share_one_bounded_time(tmp_path: Path) -> None:
     opened = []
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
@@ -96,9 +96,9 @@ def test_proxies_that_hang_cost_a_bounded_time(tmp_path: Path) -> None:
         opened[-1].bind(str(tmp_path / name / "admin.sock"))
         opened[-1].listen()
     assert len(list_sockets(tmp_path)) == 3
-    started = time.perf_counter()
     assert scrape(tmp_path) == {}
-    assert time.perf_counter() - started < TIMEOUT_S + 0.15
+    # The first takes all the time that there is, and none is left for the others.
+    assert [bool(select.select([one], [], [], 0)[0]) for one in opened] == [True, False, False]
     for one in opened:
         one.close()
 
@@ -117,7 +117,7 @@ from serving.settings import Settings
 from serving.telemetry.exporter import Exporter
 meter = open_meter(Settings(), structlog.get_logger())
 with Exporter(meter.node_registry, {(port := find_port())}) as exporter:
-    assert exporter.is_serving.wait(10)
+    assert exporter.is_serving.wait(120)
     told = urlopen("http://127.0.0.1:{port}/metrics").read()
 for text in (meter.render()[0], told):
     print(text.decode().count("sosie_proxy_requests_total{{"), text.decode().count("sosie_build"))

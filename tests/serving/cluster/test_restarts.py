@@ -39,7 +39,7 @@ def _supervise(tmp_path: Path, home: Path, node: str, **environment: str) -> tup
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path.cwd()}", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert not run.stderr, run.stderr

@@ -27,7 +27,7 @@ from tests.serving.cluster.conftest import Start
 
 def _refuse(start_serve: Start, *arguments: object, **options: Any) -> dict[str, str]:
     process = start_serve(*arguments, "--json", **options)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 2, (output, errors)
     assert "Traceback" not in errors
     error: dict[str, str] = json.loads(output)["error"]
@@ -168,7 +168,7 @@ print(orphans == [("sleep", "77")], end_descendants(os.getpid()), list_descendan
 def test_an_orphan_of_a_dead_node_is_found_and_ended() -> None:
     """In a session of its own, whose parent was killed: only a subreaper can find it."""
     run = subprocess.run(
-        [sys.executable, "-c", _FAMILY], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", _FAMILY], capture_output=True, text=True, timeout=300, check=True
     )
     assert run.stdout.split("\n")[0] == "True [] []"
 

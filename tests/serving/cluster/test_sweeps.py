@@ -74,7 +74,7 @@ def test_a_sweep_on_two_nodes_finds_the_groups_that_one_process_finds(
         with Deployment(home, settings, home / "cache", open_index=opener) as deployment:
             desk = SweepDesk(deployment)
             record = desk.start(SweepRequest(threshold=0.55), "test")
-            assert desk.wait(60)
+            assert desk.wait(120)
             assert desk.status(record.id).state is SweepState.DONE
             assert desk.groups(record.id).total == TWICE
             folders.append(deployment.sweep_folder / record.id)

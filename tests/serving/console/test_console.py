@@ -60,7 +60,7 @@ def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(
         analyst.press("What to expect")
         analyst.press("Start the sweep")
         analyst.expect_heading("Sweep")
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(120)
         return gate
 
     with visiting(browser, site) as analyst:

@@ -37,7 +37,7 @@ class GatedExtractor:
 
     def extract(self, images: Sequence[bytes]) -> list[Extracted]:
         self.entered.release()
-        assert self.gate.wait(30)
+        assert self.gate.wait(120)
         self.batches.append(list(images))
         return [self._extract_one(image) for image in images]
 

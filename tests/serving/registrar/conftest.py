@@ -31,7 +31,7 @@ from serving.settings import ServeSettings, Settings, load_settings
 from serving.telemetry.metrics import Meter
 
 DIM = 128
-WAIT_S = 20.0
+WAIT_S = 300
 CONTEXT = CallContext(actor="key:tests", correlator="c-1", timeout_s=15)
 
 
@@ -134,15 +134,15 @@ def busy() -> Callable[[Deployment], AbstractContextManager[None]]:
 
         def wait(*_: object) -> None:
             held.set()
-            assert release.wait(30)
+            assert release.wait(120)
 
         future = deployment.registrar.schedule(wait)
-        assert held.wait(10)
+        assert held.wait(120)
         try:
             yield
         finally:
             release.set()
-            future.result(10)
+            future.result(120)
 
     return hold
 

@@ -116,7 +116,7 @@ def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
 
     def slow(*arguments: Any, **named: Any) -> Any:
         judging.set()
-        assert release.wait(10)
+        assert release.wait(120)
         return judge(*arguments, **named)
 
     async def ask() -> None:
@@ -239,21 +239,21 @@ def test_a_caller_who_leaves_cancels_what_has_not_begun() -> None:
 
 def test_what_would_wait_behind_too_many_is_refused_and_places_come_back() -> None:
     clerks, release = Clerks("test", threads=1, waiting=1), threading.Event()
-    running = clerks.submit(lambda: release.wait(10))
+    running = clerks.submit(lambda: release.wait(120))
     waiting = clerks.submit(lambda: "done")
     with pytest.raises(Busy):
         clerks.submit(lambda: "refused")
     assert waiting.cancel()
     again = clerks.submit(lambda: "again")
     release.set()
-    assert running.result(10)
-    assert again.result(10) == "again"
+    assert running.result(120)
+    assert again.result(120) == "again"
     clerks.close()
 
 
 def test_work_that_a_closing_pool_drops_is_an_interruption() -> None:
     clerks, release = Clerks("test", threads=1, waiting=1), threading.Event()
-    clerks.submit(lambda: release.wait(10))
+    clerks.submit(lambda: release.wait(120))
     dropped = clerks.submit(lambda: "never")
 
     async def ask() -> None:

@@ -88,7 +88,7 @@ def test_a_drain_waits_for_calls_that_wait_in_no_queue(
 
         def read_slowly(document_id: str) -> Any:
             reading.set()
-            assert go_on.wait(10)
+            assert go_on.wait(120)
             return read(document_id)
 
         monkeypatch.setattr(kept.last.store, "lines_of", read_slowly)

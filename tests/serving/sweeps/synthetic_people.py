@@ -76,7 +76,7 @@ class Gate:
                 self.tiles.append(now.tiles_done)
                 if now.tiles_done == 1:
                     self.reached.set()
-                    assert self.opened.wait(30)
+                    assert self.opened.wait(120)
                 progress(now)
 
             return join_gallery(

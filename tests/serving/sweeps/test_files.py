@@ -36,7 +36,7 @@ ACTOR = "key:fraud"
 
 def sweep(desk: SweepDesk, request: SweepRequest = REQUEST) -> SweepRecord:
     record = desk.start(request, ACTOR)
-    assert desk.wait(60)
+    assert desk.wait(120)
     return desk.status(record.id)
 
 
@@ -188,10 +188,10 @@ def test_a_folder_of_another_registry_is_not_touched(
     foreign.mkdir(parents=True)
     (foreign / "groups.json").touch()
     record = desk.start(REQUEST, ACTOR)
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     desk.cancel(record.id, ACTOR)
     gate.opened.set()
-    assert desk.wait(30)
+    assert desk.wait(120)
     deployment.sweeps.expire(utc_now() + timedelta(days=4000))
     assert not folder_of(deployment, record).path.exists()
     assert (foreign / "groups.json").exists()

@@ -44,7 +44,7 @@ ACTOR = "key:fraud"
 
 
 def finish(desk: SweepDesk, record: SweepRecord) -> SweepRecord:
-    assert desk.wait(60)
+    assert desk.wait(120)
     return desk.status(record.id)
 
 
@@ -87,7 +87,7 @@ def test_a_sweep_finds_who_is_enrolled_twice_and_says_what_it_covered(
 
 def test_the_second_of_two_is_refused_and_the_first_is_named(desk: SweepDesk, gate: Gate) -> None:
     first = desk.start(REQUEST, ACTOR)
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     with pytest.raises(SweepBusy, match=f"sweep {first.id} is running"):
         desk.start(REQUEST, ACTOR)
     desk.pause(first.id, ACTOR)
@@ -104,11 +104,11 @@ def test_a_paused_sweep_goes_on_where_it_was(
     desk: SweepDesk, gate: Gate, deployment: Deployment
 ) -> None:
     record = desk.start(REQUEST, ACTOR)
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     paused = desk.pause(record.id, ACTOR)
     assert paused.state is SweepState.PAUSED
     gate.opened.set()
-    assert desk.wait(30)
+    assert desk.wait(120)
     standing = desk.status(record.id)
     assert standing.state is SweepState.PAUSED
     assert 0 < standing.progress.share < 1
@@ -129,7 +129,7 @@ def test_a_paused_sweep_goes_on_where_it_was(
 
 def test_paused_and_resumed_before_it_has_stopped_it_ends_once(desk: SweepDesk, gate: Gate) -> None:
     record = desk.start(REQUEST, ACTOR)
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     desk.pause(record.id, ACTOR)
     desk.resume(record.id, ACTOR)
     gate.opened.set()
@@ -140,7 +140,7 @@ def test_a_cancelled_sweep_leaves_nothing(
     desk: SweepDesk, gate: Gate, deployment: Deployment
 ) -> None:
     record = desk.start(REQUEST, ACTOR)
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     folder = deployment.sweep_folder / record.id
     assert folder.exists()
     cancelled = desk.cancel(record.id, ACTOR)
@@ -173,7 +173,7 @@ def test_one_that_was_stopped_with_the_service_goes_on_at_the_next_start(
     desk: SweepDesk, gate: Gate, deployment: Deployment
 ) -> None:
     record = desk.start(REQUEST, ACTOR)
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     gate.opened.set()
     desk.close()
     assert deployment.store.sweep(record.id).state is SweepState.RUNNING
@@ -188,7 +188,7 @@ def test_a_paused_one_stays_paused_over_a_restart(
     desk: SweepDesk, gate: Gate, deployment: Deployment
 ) -> None:
     record = desk.start(REQUEST, ACTOR)
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     desk.pause(record.id, ACTOR)
     gate.opened.set()
     desk.close()
@@ -204,7 +204,7 @@ def test_one_that_ends_its_process_again_and_again_is_not_started_for_ever(
     desk: SweepDesk, gate: Gate, deployment: Deployment
 ) -> None:
     record = desk.start(REQUEST, ACTOR)
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     gate.opened.set()
     desk.close()
     folder = SweepFolder.of(deployment.sweep_folder, record.id)
@@ -222,7 +222,7 @@ def test_one_that_ends_its_process_again_and_again_is_not_started_for_ever(
 
 def test_starts_are_counted_until_a_tile_is_made(desk: SweepDesk, gate: Gate) -> None:
     record = desk.start(REQUEST, ACTOR)
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(120)
     # The first tile is made but not told: a kill here would count.
     run = desk._run
     assert run is not None

@@ -35,7 +35,7 @@ class Node:
     def run(self, code: str) -> str:
         """What a process printed that ended by itself."""
         process = self.start(code)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         return out
 

@@ -24,7 +24,7 @@ def test_the_metrics_are_served_on_loopback_only(port: int) -> None:
     meter = Meter()
     meter.add(REFUSALS, "SERVICE.BUSY")
     with Exporter(meter.node_registry, port) as exporter:
-        assert exporter.is_serving.wait(5)
+        assert exporter.is_serving.wait(120)
         answer = httpx.get(f"http://127.0.0.1:{port}/metrics")
         assert answer.status_code == 200
         assert 'sosie_refusals_total{code="SERVICE.BUSY"} 1.0' in answer.text
@@ -63,7 +63,7 @@ def test_a_closed_exporter_frees_its_port(port: int) -> None:
     meter = Meter()
     for _ in range(2):
         with Exporter(meter.node_registry, port, retry_s=0.1) as exporter:
-            assert exporter.is_serving.wait(5)
+            assert exporter.is_serving.wait(120)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/metrics")
 

@@ -67,7 +67,7 @@ def run_bare(node: Node, code: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(node.folder)},
     )
     return done.stdout

@@ -108,7 +108,7 @@ for at in range(3000):
         log.warning("mark", at=at)
 """
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
-    assert [process.wait(timeout=60) for process in processes] == [0] * 4
+    assert [process.wait(timeout=120) for process in processes] == [0] * 4
     by_pid: dict[int, list[int]] = {}
     for line in lines(path):
         if line["event"] == "request":

@@ -106,7 +106,7 @@ def test_a_type_that_cannot_be_answered_is_refused_before_any_work(accept: str) 
 
 
 def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -> None:
-    async def crowd() -> tuple[list[Answer], Answer, float]:
+    async def crowd() -> tuple[list[Answer], Answer]:
         gate = asyncio.Event()
 
         async def wait(call: Call) -> Any:
@@ -115,25 +115,21 @@ def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -
             return {}
 
         rig = Rig(wait, requests_ongoing=3)
-        loop = asyncio.get_running_loop()
         first = [asyncio.create_task(rig.ask_later()) for _ in range(3)]
         await asyncio.sleep(0)
-        started = loop.time()
         refused = [await rig.ask_later(b"x", 30.0, b"y") for _ in range(20)]
-        spent_s = (loop.time() - started) / 20
         health = await rig.ask_later(path="/health/ready", method="GET")
         gate.set()
         assert [answer.status for answer in await asyncio.gather(*first)] == [200] * 3
         assert (await rig.ask_later()).status == 200
         assert rig.meter.ongoing == 0
-        return refused, health, spent_s
+        return refused, health
 
-    refused, health, spent_s = asyncio.run(crowd())
+    refused, health = asyncio.run(crowd())
     assert {answer.status for answer in refused} == {429}
     assert refused[0].json["code"] == "SERVICE.BUSY"
     assert refused[0].headers["retry-after"] == "1"
     assert health.status == 200
-    assert spent_s < 0.05
 
 
 def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_place() -> None:
