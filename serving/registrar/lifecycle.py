@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import GalleryBehind, RegistryError, WriterBusy
 from engine.matching.calibration import Comparison
-from engine.matching.registrar import DecidedBatch
+from engine.matching.registrar import DecidedBatch, Observer
 from engine.matching.requests import Answer
 from indexes.errors import ShardLost
 from serving.compose import Deployment
@@ -22,64 +22,6 @@ from serving.registrar.operations import OpenRegistry, Watermark
 from serving.registrar.protocol import Phase, Status
 from serving.retention import DailyRetention
 from serving.telemetry.metrics import GuardedMeter, Meter
-
-# What the service tells its meter, and how full its queues are.
-
-
-class DecisionAccount:
-    """The registrar's observer: one call a batch, on the writer's thread."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    def observe_batch(self, batch: DecidedBatch) -> None:
-        self._meter.observe_batch("judge", len(batch.outcomes))
-        self._meter.observe_stage("judge", batch.judge_s)
-        self._meter.observe_stage("publish", batch.publish_s)
-        for outcome in batch.outcomes:
-            if isinstance(outcome, Answer) and not outcome.is_repeated:
-                reasons = [reason.value for reason in outcome.reasons]
-                self._meter.count_decision(outcome.decision.value, reasons)
-
-
-class StageAccount:
-    """Counts the passes of one stage: how many items each took, and how long."""
-
-    def __init__(self, meter: Meter, stage: str) -> None:
-        self._meter = meter
-        self._stage = stage
-
-    def __call__(self, size: int, seconds: float) -> None:
-        self._meter.observe_batch(self._stage, size)
-        self._meter.observe_stage(self._stage, seconds)
-
-
-def show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
-    """How full the queues are; empty where nothing is open."""
-    if opened is None:
-        for queue in ("decisions", "probes", "audit"):
-            meter.set_queue(queue, 0, 0)
-        return
-    meter.set_queue("decisions", opened.registrar.queued, opened.registrar.queue_size)
-    meter.set_queue("probes", opened.searches.queued, opened.searches.capacity)
-    meter.set_queue("audit", opened.scribe.queued, opened.scribe.queue_size)
-
-
-def show_watermark(meter: Meter, mark: Watermark) -> None:
-    """Gallery size and lag, where the store could be read."""
-    if mark.store_sequence is not None:
-        meter.set_gallery(mark.size, mark.sequence, mark.store_sequence)
-
-
-def show_sweep(meter: Meter, opened: OpenRegistry) -> None:
-    """The newest sweep, if there is one; nobody is in these figures."""
-    newest = opened.sweeps.newest
-    if newest is not None:
-        progress = newest.progress
-        rate = opened.deployment.calibration.fmr_at(newest.terms.threshold, Comparison.FUSED)
-        expected = rate.times(progress.comparisons_total).value
-        meter.set_sweep(newest.state.value, progress.share, progress.pairs, expected)
-
 
 LEASE_RETRY_S = 0.2
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
@@ -204,13 +146,12 @@ class Lifecycle:
             if not self._take_lease(deployment):
                 return None
             self._enter(Phase.REPLAYING, "the gallery is brought to the state of the store")
-            deployment.observer = DecisionAccount(self._meter)
+            deployment.observer = _Counting(self._meter)
             deployment.gather_s = GATHER_S
             opened = OpenRegistry(
                 deployment,
                 self._probes_waiting,
-                StageAccount(self._meter, "search"),
-                StageAccount(self._meter, "audit"),
+                self._count_searches,
             )
             undo.callback(opened.searches.close)
             opened.warm()
@@ -219,6 +160,10 @@ class Lifecycle:
             self._admit(opened)
             undo.pop_all()
         return opened
+
+    def _count_searches(self, probes: int, seconds: float) -> None:
+        self._meter.observe_batch("search", probes)
+        self._meter.observe_stage("search", seconds)
 
     def _take_lease(self, deployment: Deployment) -> bool:
         while not self._closing.is_set():
@@ -259,9 +204,9 @@ class Lifecycle:
         mark = opened.read_watermark()
         with self._lock:
             self._keep(mark)
-        show_queues(self._meter, opened)
-        show_watermark(self._meter, mark)
-        show_sweep(self._meter, opened)
+        _show_queues(self._meter, opened)
+        _show_watermark(self._meter, mark)
+        _show_sweep(self._meter, opened)
         self._meter.set_phase(self._phase.value)
         self._behind = self._behind + 1 if mark.is_behind else 0
         if self._behind >= LOOKS_BEHIND:
@@ -274,7 +219,7 @@ class Lifecycle:
             opened.close()
         except Exception as error:  # noqa: BLE001 - it is gone, and the next is to be opened
             self._log.warning("close_failed", error=type(error).__name__)
-        show_queues(self._meter, None)
+        _show_queues(self._meter, None)
 
     def _keep(self, mark: Watermark) -> None:
         self._mark = mark
@@ -326,3 +271,50 @@ def _ignoring_errors(close: Callable[[], None]) -> Callable[[], None]:
             close()
 
     return attempt
+
+
+class _Counting(Observer):
+    """Counts what the registrar decides and keeps."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def observe_batch(self, batch: DecidedBatch) -> None:
+        self._meter.observe_batch("judge", len(batch.outcomes))
+        self._meter.observe_stage("judge", batch.judge_s)
+        self._meter.observe_stage("publish", batch.publish_s)
+        for outcome in batch.outcomes:
+            if isinstance(outcome, Answer) and not outcome.is_repeated:
+                reasons = [reason.value for reason in outcome.reasons]
+                self._meter.count_decision(outcome.decision.value, reasons)
+
+    def observe_audit(self, entries: int, seconds: float) -> None:
+        self._meter.observe_batch("audit", entries)
+        self._meter.observe_stage("audit", seconds)
+
+
+def _show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
+    """How full the queues are; empty where nothing is open."""
+    if opened is None:
+        for queue in ("decisions", "probes", "audit"):
+            meter.set_queue(queue, 0, 0)
+        return
+    meter.set_queue("decisions", opened.registrar.queued, opened.registrar.queue_size)
+    meter.set_queue("probes", opened.searches.queued, opened.searches.capacity)
+    meter.set_queue("audit", opened.registrar.audit_queued, opened.registrar.audit_queue_size)
+
+
+def _show_watermark(meter: Meter, mark: Watermark) -> None:
+    """Gallery size and lag, where the store could be read."""
+    if mark.store_sequence is not None:
+        meter.set_gallery(mark.size, mark.sequence, mark.store_sequence)
+
+
+def _show_sweep(meter: Meter, opened: OpenRegistry) -> None:
+    """The newest sweep, if there is one; nobody is in these figures."""
+    newest = opened.sweeps.newest
+    if newest is not None:
+        progress = newest.progress
+        rate = opened.deployment.calibration.fmr_at(newest.terms.threshold, Comparison.FUSED)
+        expected = rate.times(progress.comparisons_total).value
+        meter.set_sweep(newest.state.value, progress.share, progress.pairs, expected)
