@@ -2,87 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from structlog.typing import FilteringBoundLogger
 
-from engine.errors import ImageError
 from engine.matching.calibration import Calibration, Thresholds
-from engine.matching.requests import Sample
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
-from serving.access.authorization import Principal
-from serving.errors import TemplateInvalid
-from serving.registrar.protocol import Desk
+from serving.access.authentication import KeyGate
+from serving.ingress.extraction_queue import ExtractionQueue
+from serving.ingress.templates import SealedTemplates
+from serving.registrar.client import RegistrarClient
 from serving.settings import ServeSettings
 from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import Tracer
 
 
-class Faces(Protocol):
-    """Turns photographs into samples: those of all requests that wait, together."""
-
-    async def sample(
-        self, images: Sequence[bytes], timeout_s: float | None = None
-    ) -> list[Sample | ImageError]:
-        """In their order. `Busy` at once where too many wait; `DeadlinePassed` for what waited
-        too long. A call that is cancelled is not extracted any more."""
-        ...
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether samples come out now, as far as one knows."""
-        ...
-
-
-class Templates(Protocol):
-    """Templates that clients keep: sealed, bound to a tenant and a model, good for a time."""
-
-    def issue(self, vectors: NDArray[np.float32], tenant: str) -> list[bytes]:
-        """A token for each rotated unit row of float32[n, d]."""
-        ...
-
-    def open(
-        self, tokens: Sequence[bytes], tenant: str
-    ) -> list[NDArray[np.float32] | TemplateInvalid]:
-        """The rotated unit vector float32[d] of each token, or what is wrong with it."""
-        ...
-
-
-class Gate(Protocol):
-    """Says who calls, and whether that key may go on now."""
-
-    def admit_known(self, key: str | None) -> Principal | None:
-        """The principal of a key seen lately, charged one item; None where it must be looked up.
-
-        `RateLimited` where it has spent its rate."""
-        ...
-
-    async def admit(self, key: str | None) -> Principal:
-        """The same with a look-up; `Unauthenticated` for a key that is none."""
-        ...
-
-    def charge(self, principal: Principal, items: int) -> None:
-        """Charges a batch's other items; `RateLimited` where that is more than it may have."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The parts of one ingress; `store` is read only, the desk alone writes."""
+    """The parts of one ingress; `store` is read only, the registrar alone writes."""
 
     settings: ServeSettings
-    desk: Desk
+    registrar: RegistrarClient
     store: Reader
     vault: Vault
     thresholds: Thresholds
-    faces: Faces
-    templates: Templates
-    gate: Gate
+    faces: ExtractionQueue
+    templates: SealedTemplates
+    gate: KeyGate
     meter: Meter
     log: FilteringBoundLogger
     model_digest: str

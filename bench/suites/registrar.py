@@ -30,9 +30,8 @@ from bench.suites.workload import (
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.recovery import save_snapshot
-from engine.matching.registrar import Registrar, RegistrarConfig, publish
+from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.write_queue import Outcome
 from engine.reasons import Decision
 from engine.registry.records import utc_now
 from indexes.upkeep import Upkeep

@@ -63,7 +63,7 @@ class CaseBook:
         """Reads which cases name these documents, in one look for all."""
         asked = [key for key in dict.fromkeys(document_ids) if key not in self._known]
         self._known.update(asked)
-        for found in self._registry.open_cases_of(asked).values():
+        for found in self._registry.cases.open_of(asked).values():
             for case in found:
                 if case.id not in self._cases and case.kind != CaseKind.DISPUTE:
                     self._file(case)

@@ -327,7 +327,7 @@ def _require_seen(case: CaseRecord, seen_at: datetime | None) -> None:
 
 
 def _find(registry: Reader, case_id: str) -> CaseRecord:
-    case = registry.case(case_id)
+    case = registry.cases.get(case_id)
     if case.merged_into is not None:
         raise CaseMoved(f"the case went into {case.merged_into}: go on with that one")
     return case

@@ -33,7 +33,7 @@ class Suspects:
 
     def __init__(self, registry: Reader, gallery: Gallery, case: CaseRecord) -> None:
         self._case = case
-        self._sweep = None if case.sweep_id is None else registry.sweep(case.sweep_id)
+        self._sweep = None if case.sweep_id is None else registry.sweeps.get(case.sweep_id)
         found = registry.documents_by_id(case.suspect_ids)
         self._documents = sorted(key for key, record in found.items() if record.reference_ids)
         ids = [found[key].reference_ids for key in self._documents]

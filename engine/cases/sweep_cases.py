@@ -38,8 +38,8 @@ def open_sweep_cases(
     link joins two documents that people have judged has none. Called again for the same sweep,
     as after a crash, it adds nothing twice.
     """
-    judged = registry.decided_pairs()
-    known = registry.cases_of_groups([group.key for group in groups])
+    judged = registry.cases.decided_pairs()
+    known = registry.cases.of_groups([group.key for group in groups])
     cases = {key: case.id for key, case in known.items() if case.state is CaseState.CLOSED}
     fresh = [group for group in groups if group.key not in cases and not _is_judged(group, judged)]
     for part in _parts(fresh):
@@ -59,7 +59,7 @@ def open_sweep_cases(
 
 def _follow(registry: Reader, cases: dict[str, str]) -> dict[str, str]:
     """A later group may have joined what earlier ones had opened."""
-    found = registry.cases_by_id(list(cases.values()))
+    found = registry.cases.by_id(list(cases.values()))
     return {key: found[case_id].merged_into or case_id for key, case_id in cases.items()}
 
 

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import GalleryBehind, NotFound, RequestError, TenantConflict
-from engine.matching.audit_writer import Audit
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
 from engine.matching.prechecks import document_look_up
-from engine.matching.registrar import Runner, publish
+from engine.matching.registrar import Audit, Runner, publish
 from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,

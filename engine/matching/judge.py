@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from engine.cases.opening import CaseBook
 from engine.errors import SosieError
@@ -105,10 +105,8 @@ def _candidates(
     return tuple(best.values())[:MAX_CANDIDATES]
 
 
-class FalseCandidates(Protocol):
-    """How many strangers one search of so many references brings at a score, by calibration."""
-
-    def __call__(self, gallery_size: int, score: float) -> dict[str, Any]: ...
+FalseCandidates = Callable[[int, float], dict[str, Any]]
+"""How many strangers one search of so many references brings at a score, by calibration."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -182,7 +182,7 @@ def _find_holder(
 
 
 def _read_case(writer: Writer, registry: Reader, line: LineRecord, actor: str) -> CaseRecord | None:
-    case = registry.open_case_of(line.id, CaseKind.DISPUTE)
+    case = registry.cases.open_of_line(line.id, CaseKind.DISPUTE)
     if case is not None:
         _audit(writer, AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id}))
     return case

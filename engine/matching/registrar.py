@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.batching import Batch, Batcher, Lane, Pending, Refusals, weigh
 from engine.errors import (
     DeadlinePassed,
     GalleryBehind,
+    IdempotencyInFlight,
     LeaseLost,
+    Overloaded,
     RegistryError,
     SosieError,
     StorageFull,
@@ -27,8 +28,7 @@ from engine.errors import (
 from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.write_queue import Action, Arrivals, Enrollment, Outcome
-from engine.registry.records import AuditRecord, Changes, utc_now
+from engine.registry.records import AuditEntry, AuditRecord, Changes, utc_now
 from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
@@ -92,31 +92,88 @@ class DecidedBatch:
     publish_s: float
 
 
-class Observer(Protocol):
-    """Called on the writer's thread: it must be quick, and may not raise."""
-
-    def observe_batch(self, batch: DecidedBatch) -> None: ...
-
-
-class SilentObserver:
-    """Counts nothing."""
+class Observer:
+    """Counts nothing; whoever counts overrides. Called on the writer's thread: it must be quick."""
 
     def observe_batch(self, batch: DecidedBatch) -> None:
-        pass
+        """A batch of enrollments was decided."""
+
+    def observe_audit(self, entries: int, seconds: float) -> None:
+        """So many audit entries were made durable in one transaction."""
 
 
-_log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+Outcome = Answer | SosieError
+
+Audit = Callable[[AuditEntry], None]
+"""Makes an entry durable before it returns; raises where it could not."""
+
+AUDIT_ENTRIES_AT_ONCE = 1024
+"""How many entries one transaction takes, if no single call brings more."""
+_AUDIT, _WRITES = range(2)
+"""The lanes of the queue: those who audit and those who enroll or change take turns."""
+
+
+_REFUSALS = Refusals(
+    full=Overloaded("the registrar's queue is full: try again in a second"),
+    late=DeadlinePassed("the time ran out while the call waited: nothing was stored"),
+    closed=RegistryError("the registrar is closed: open the deployment again"),
+    ended=RegistryError("the registrar has stopped on an internal error: restart it"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RegistrarConfig:
     """`batch_size`: the most that one transaction decides; `queue_size`: the most that waits;
-    `gather_s`: how long a batch waits for more while enrollments come several at a time."""
+    `gather_s`: how long a batch waits for more while enrollments come several at a time;
+    `audit_queue_size`: how many audit entries wait."""
 
     batch_size: int = 32
     queue_size: int = 1024
     gather_s: float = 0.0
+    audit_queue_size: int = 8192
+
+
+class _Enrollment(Pending[EnrollmentRequest, Outcome]):
+    """A request to be judged: its key is in flight until its caller is told; errors are values."""
+
+    def __init__(
+        self,
+        request: EnrollmentRequest,
+        timeout_s: float | None,
+        in_flight: dict[tuple[str, str], _Enrollment],
+    ) -> None:
+        super().__init__(request, 1, timeout_s, lane=_WRITES)
+        self._key = (request.carrier, request.idempotency_key)
+        self._in_flight = in_flight
+        if in_flight.setdefault(self._key, self) is not self:
+            raise IdempotencyInFlight(
+                "a request with this Idempotency-Key is being judged: ask again in a moment"
+            )
+
+    def fail(self, error: Exception) -> None:
+        self.set_result(_as_value(error))
+
+    def leave(self) -> None:
+        # Before its caller hears of it: asking again finds the answer.
+        del self._in_flight[self._key]
+
+
+class _AuditCall(Pending[Sequence[AuditEntry], None]):
+    """Entries to keep whether or not their caller waits."""
+
+    def cancel(self) -> bool:
+        return False
+
+
+class _Change(Pending[Callable[[Writer, datetime], T], T]):
+    """A change of another kind, performed between two batches."""
+
+    def __init__(
+        self, perform: Callable[[Writer, datetime], T], timeout_s: float | None = None
+    ) -> None:
+        super().__init__(perform, 1, timeout_s, lane=_WRITES, alone=True)
 
 
 class Registrar:
@@ -139,13 +196,21 @@ class Registrar:
         self._judge = judge
         self._config = config or RegistrarConfig()
         self._clock = clock
-        self._observer = observer or SilentObserver()
-        self._arrivals = Arrivals(
-            self._config.queue_size, self._config.batch_size, self._config.gather_s
-        )
+        self._observer = observer or Observer()
+        self._in_flight: dict[tuple[str, str], _Enrollment] = {}
+        self._decided: list[DecidedBatch] = []
         require_in_step(writer, judge.gallery)
-        self._thread = threading.Thread(target=self._serve, name="registrar", daemon=True)
-        self._thread.start()
+        sizes = self._config
+        self._queue: Batcher[Any, Any] = Batcher(
+            self._work,
+            (
+                Lane(AUDIT_ENTRIES_AT_ONCE, sizes.audit_queue_size),
+                Lane(sizes.batch_size, sizes.queue_size, gather_s=sizes.gather_s),
+            ),
+            _REFUSALS,
+            name="registrar",
+            observe=self._observe,
+        )
 
     def __enter__(self) -> Registrar:
         return self
@@ -165,45 +230,61 @@ class Registrar:
         Raises `IdempotencyInFlight` while one with its key is being judged, and `Overloaded`
         when the queue is full.
         """
-        return self._arrivals.enroll(request, timeout_s)
+        return self._enqueue(request, timeout_s)
 
     def enroll(self, requests: Sequence[EnrollmentRequest]) -> list[Outcome]:
         """Judges these requests in order; waits for room in the queue instead of refusing."""
         outcomes: list[Future[Outcome] | SosieError] = []
         for request in requests:
             try:
-                outcomes.append(self._arrivals.enroll(request, wait=True))
+                outcomes.append(self._enqueue(request, wait=True))
             except SosieError as error:
                 outcomes.append(error)
         return [item if isinstance(item, SosieError) else item.result() for item in outcomes]
 
     def run(self, perform: Callable[[Writer, datetime], T]) -> T:
         """Performs a change of another kind on the writer's thread, between two batches."""
-        return self._arrivals.act(perform, wait=True).result()
+        return cast("T", self._queue.submit(_Change(perform), wait=True).result())
 
     def schedule(
-        self,
-        perform: Callable[[Writer, datetime], T],
-        *,
-        timeout_s: float | None = None,
-        urgent: bool = False,
+        self, perform: Callable[[Writer, datetime], T], *, timeout_s: float | None = None
     ) -> Future[T]:
         """Like `run`, without waiting: `Overloaded` when the queue is full.
 
         Until it begins the change may be cancelled, and after `timeout_s` it comes to
-        `DeadlinePassed`. An urgent one waits for one batch at most, and is never refused: for a
-        caller that has one at a time.
+        `DeadlinePassed`.
         """
-        return self._arrivals.act(perform, timeout_s, urgent=urgent)
+        return self._queue.submit(_Change(perform, timeout_s))
+
+    def note(self, entries: Sequence[AuditEntry]) -> Future[None]:
+        """Keeps audit entries: done once they are durable, with whatever gathered beside them.
+
+        They wait for one batch of enrollments at most. It cannot be cancelled, and fails as the
+        commit does. Raises `Overloaded` where too many wait.
+        """
+        call = _AuditCall(tuple(entries), len(entries), lane=_AUDIT)
+        if not entries:
+            call.set_result(None)
+            return call
+        return self._queue.submit(call)
+
+    def keep(self, entry: AuditEntry, timeout_s: float | None = None) -> None:
+        """Returns when the entry is durable; `DeadlinePassed` where that takes too long."""
+        future = self.note([entry])
+        try:
+            future.result(timeout_s)
+        except TimeoutError:
+            if future.done():
+                raise
+            raise DeadlinePassed("the time ran out before the read could be audited") from None
 
     def stop(self, failure: SosieError) -> None:
         """Decides no more: whoever waits, or comes, is told this. `close` it all the same."""
-        self._arrivals.fail(failure)
+        self._queue.fail(failure)
 
     def close(self) -> None:
         """Decides what is waiting, then gives the lease back."""
-        self._arrivals.close()
-        self._thread.join()
+        self._queue.close()
         self._writer.close()
 
     @property
@@ -218,68 +299,84 @@ class Registrar:
 
     @property
     def queued(self) -> int:
-        """How much waits now."""
-        return len(self._arrivals)
+        """How many enrollments and changes wait now."""
+        return self._queue.queued(_WRITES)
 
     @property
     def queue_size(self) -> int:
-        """How much may wait."""
+        """How many may wait."""
         return self._config.queue_size
+
+    @property
+    def audit_queued(self) -> int:
+        """How many audit entries wait now."""
+        return self._queue.queued(_AUDIT)
+
+    @property
+    def audit_queue_size(self) -> int:
+        """How many may wait."""
+        return self._config.audit_queue_size
 
     @property
     def failure(self) -> SosieError | None:
         """Why nothing is decided any more; None while all is well."""
-        return self._arrivals.failure
+        return cast("SosieError | None", self._queue.failure)
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread lives: without it whatever is queued waits for ever."""
-        return self._thread.is_alive()
+        """Whether its thread lives; one that has ended does not come back."""
+        return self._queue.is_alive
 
-    def _serve(self) -> None:
-        work: list[Enrollment] | Action | None = None
+    def _enqueue(
+        self, request: EnrollmentRequest, timeout_s: float | None = None, *, wait: bool = False
+    ) -> Future[Outcome]:
+        call = _Enrollment(request, timeout_s, self._in_flight)
         try:
-            while (work := self._arrivals.take()) is not None:
-                if isinstance(work, Action):
-                    self._perform(work)
-                else:
-                    self._decide(work)
+            return self._queue.submit(call, wait=wait)
         except BaseException:
-            self._arrivals.fail(
-                RegistryError("the registrar has stopped on an internal error: restart it")
-            )
-            self._arrivals.abandon(work)
+            call.leave()
             raise
 
-    def _perform(self, action: Action) -> None:
+    def _work(self, batch: Batch[Any, Any]) -> Sequence[Any]:
+        match batch[0]:
+            case _Enrollment():
+                return self._decide(batch)
+            case _AuditCall():
+                return self._keep(batch)
+        return [self._perform(batch[0].payload)]
+
+    def _perform(self, change: Callable[[Writer, datetime], T]) -> T:
         try:
             self._require_sound()
-            result = action.perform(self._writer, self._clock())
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+            return change(self._writer, self._clock())
+        except Exception as error:
             self._stop_if_fatal(error)
-            action.future.set_exception(error)
-        else:
-            action.future.set_result(result)
+            raise
 
-    def _decide(self, batch: list[Enrollment]) -> None:
+    def _keep(self, batch: Batch[Sequence[AuditEntry], None]) -> list[None]:
+        entries = [entry for call in batch for entry in call.payload]
+        self._perform(
+            lambda writer, _now: writer.commit(Changes(sequence=writer.sequence, audit=entries))
+        )
+        return [None] * len(batch)
+
+    def _decide(self, batch: Batch[EnrollmentRequest, Outcome]) -> list[Outcome]:
         started = monotonic()
         try:
             self._require_sound()
-            outcomes, judge_s = self._judge_and_publish([item.request for item in batch])
+            outcomes, judge_s = self._judge_and_publish([call.payload for call in batch])
         except Exception as error:  # noqa: BLE001 - one request's bug must not stop the others
             fatal = self._stop_if_fatal(error)
             if len(batch) > 1 and fatal is None and not isinstance(error, StorageFull):
                 # Nothing was kept: alone, each fails or passes by its own merit.
-                for item in batch:
-                    self._decide([item])
-                return
+                return [outcome for call in batch for outcome in self._decide([call])]
             reason = fatal or _as_value(error)
             outcomes = [copy_for_one(reason) for _ in batch]
             judge_s = monotonic() - started
         spent_s = monotonic() - started
-        self._arrivals.settle(batch, outcomes)
-        waited_s = started - min(item.arrived_at for item in batch)
-        self._observe(DecidedBatch(outcomes, waited_s, judge_s, spent_s - judge_s))
+        waited_s = started - min(call.arrived_at for call in batch)
+        self._decided.append(DecidedBatch(outcomes, waited_s, judge_s, spent_s - judge_s))
+        return outcomes
 
     def _require_sound(self) -> None:
         if self.failure is not None:
@@ -300,11 +397,12 @@ class Registrar:
             publish(self._writer, self.gallery, judged.changes)
         return judged.outcomes, judge_s
 
-    def _observe(self, batch: DecidedBatch) -> None:
-        try:
-            self._observer.observe_batch(batch)
-        except Exception as error:  # noqa: BLE001 - who counts must not stop who decides
-            _log.warning("a batch was not counted (%s)", type(error).__name__)
+    def _observe(self, batch: Batch[Any, Any], seconds: float) -> None:
+        decided, self._decided = self._decided, []
+        for one in decided:
+            self._observer.observe_batch(one)
+        if isinstance(batch[0], _AuditCall):
+            self._observer.observe_audit(weigh(batch), seconds)
 
     def _stop_if_fatal(self, error: Exception) -> SosieError | None:
         """Decides no more after an error that puts store and gallery in doubt; returns why."""
@@ -315,7 +413,7 @@ class Registrar:
             fatal = GalleryBehind("a part of the gallery is gone: restart to rebuild it")
         else:
             return None
-        self._arrivals.fail(fatal)
+        self._queue.fail(fatal)
         return fatal
 
 

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBook, NewCase
 from engine.errors import NotFound
-from engine.matching.audit_writer import Audit
 from engine.matching.documents import Document
 from engine.matching.holders import NOBODY, find_target, score_holder
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
-from engine.matching.registrar import Runner
+from engine.matching.registrar import Audit, Runner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, DocumentRecord, LineRecord, utc_now
 from engine.registry.writer import Writer

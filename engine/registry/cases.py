@@ -1,4 +1,4 @@
-"""Reads the cases that people are to decide, and what has become of them."""
+"""Reads the cases that people are to decide, what they judged, and the faces that they look at."""
 
 from __future__ import annotations
 
@@ -77,23 +77,43 @@ _NOTES = (
     .where(or_(case_notes.c.case_id == bindparam("id"), case_notes.c.case_id.in_(_WENT_INTO)))
     .order_by(case_notes.c.id)
 )
+_CROP_PLACE = "crops.image"
+_CROPS_OF = (
+    select(crops)
+    .where(crops.c.enrollment_id == bindparam("enrollment"), crops.c.kept_until > bindparam("now"))
+    .order_by(crops.c.photograph, crops.c.id)
+)
+_ENROLLMENTS_UNDER = select(tables.enrollments.c.id).where(
+    tables.enrollments.c.document_id == bindparam("document")
+)
+_ERASE_CROPS = delete(crops).where(crops.c.enrollment_id.in_(_ENROLLMENTS_UNDER))
+EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
+"""What later sweeps respect: these two documents are two people, or one with good reason."""
+
+_JUDGED = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
+_JUDGED_DOCUMENTS = select(judged_pairs.c.left_document, judged_pairs.c.right_document)
+_FORGET_JUDGED = (
+    delete(judged_pairs)
+    .where(judged_pairs.c.left_document == bindparam("left_document"))
+    .where(judged_pairs.c.right_document == bindparam("right_document"))
+)
 
 
 class CaseReader(Source):
-    """The cases of a deployment."""
+    """Cases, pairs that people have judged, and the aligned faces that they look at."""
 
-    def case(self, case_id: str) -> CaseRecord:
+    def get(self, case_id: str) -> CaseRecord:
         """One case; `NotFound` if there is none."""
-        found = self.cases_by_id([case_id]) if is_id(case_id) else {}
+        found = self.by_id([case_id]) if is_id(case_id) else {}
         if case_id not in found:
             raise NotFound("no case has this id: see `sosie cases`")
         return found[case_id]
 
-    def cases_by_id(self, ids: Sequence[str]) -> dict[str, CaseRecord]:
+    def by_id(self, ids: Sequence[str]) -> dict[str, CaseRecord]:
         """The known ones of these cases."""
         return {row.id: case_of(row) for row in self._rows_of(_CASES, ids)}
 
-    def cases(
+    def newest(
         self,
         state: CaseState | Collection[CaseState] | None = CaseState.OPEN,
         kind: str | None = None,
@@ -115,11 +135,11 @@ class CaseReader(Source):
         if assignee is not None:
             query = query.where(cases.c.assignee == assignee)
         if after is not None:
-            query = _below(query, self.case(after))
+            query = _below(query, self.get(after))
         with reading(self._engine) as connection:
             return [case_of(row) for row in connection.execute(query)]
 
-    def case_notes(self, case_id: str) -> list[CaseNote]:
+    def notes(self, case_id: str) -> list[CaseNote]:
         """The history of a case and of those that went into it, oldest first; a text that was
         erased is empty.
         """
@@ -130,28 +150,75 @@ class CaseReader(Source):
             for row in rows
         ]
 
-    def merged_cases(self, case_id: str) -> list[CaseRecord]:
+    def merged_into(self, case_id: str) -> list[CaseRecord]:
         """The cases that went into this one, oldest first: each with its own enrollment."""
         with reading(self._engine) as connection:
             return [case_of(row) for row in connection.execute(_MERGED_INTO, {"id": case_id})]
 
-    def open_case_of(self, line_id: str, kind: str) -> CaseRecord | None:
+    def open_of_line(self, line_id: str, kind: str) -> CaseRecord | None:
         """The case of one kind about a line that is alive; `None` where there is none."""
         with reading(self._engine) as connection:
             row = connection.execute(_OPEN_OF_LINE, {"line": line_id, "kind": kind}).one_or_none()
         return None if row is None else case_of(row)
 
-    def open_cases_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
+    def open_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
         """The cases alive that name each document, the newest first; no document is left out."""
         return self._by_document(document_ids, ALIVE)
 
-    def cases_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
+    def of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
         """The same with closed ones; a merged one is seen in what it went into."""
         return self._by_document(document_ids, ALIVE | {CaseState.CLOSED})
 
-    def cases_of_groups(self, group_keys: Sequence[str]) -> dict[str, CaseRecord]:
+    def of_groups(self, group_keys: Sequence[str]) -> dict[str, CaseRecord]:
         """The newest case that each of these groups of sweeps went into, closed or alive."""
         return {row.named_key: case_of(row) for row in self._rows_of(_OF_GROUPS, group_keys)}
+
+    def judged_pairs(self, outcomes: Collection[Outcome] | None = None) -> list[JudgedPair]:
+        """Every judged pair, or those with one of these outcomes; by document."""
+        query = _JUDGED
+        if outcomes is not None:
+            query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
+        with reading(self._engine) as connection:
+            return [
+                JudgedPair(**{**row._asdict(), "outcome": Outcome(row.outcome)})
+                for row in connection.execute(query)
+            ]
+
+    def exceptions(self) -> set[tuple[str, str]]:
+        """The pairs (left, right) that were judged twins or a mistake."""
+        return self._pairs(EXCEPTIONS)
+
+    def decided_pairs(self) -> set[tuple[str, str]]:
+        """The pairs (left, right) that were judged at all."""
+        return self._pairs(tuple(Outcome))
+
+    def _pairs(self, outcomes: Collection[Outcome]) -> set[tuple[str, str]]:
+        query = _JUDGED_DOCUMENTS.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
+        with reading(self._engine) as connection:
+            return {(left, right) for left, right in connection.execute(query)}
+
+    def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
+        """The crops of an enrollment with their images, `live` before `portrait`.
+
+        None where none were kept, or where their time is over.
+        """
+        if not is_id(enrollment_id):
+            return []
+        asked = {"enrollment": enrollment_id, "now": utc_now()}
+        with reading(self._engine) as connection:
+            rows = connection.execute(_CROPS_OF, asked).all()
+        return [
+            (
+                CropRecord(
+                    id=row.id,
+                    enrollment_id=row.enrollment_id,
+                    photograph=row.photograph,
+                    kept_until=row.kept_until,
+                ),
+                self._vault.open(_CROP_PLACE, row.id, row.image),
+            )
+            for row in rows
+        ]
 
     def _by_document(
         self, document_ids: Sequence[str], states: Collection[CaseState]
@@ -162,7 +229,7 @@ class CaseReader(Source):
             for row in self._rows_of(_NAMING, document_ids, states=named)
         ]
         # Each case is read once, however many of the documents it names.
-        known = self.cases_by_id([case_id for _, case_id in links])
+        known = self.by_id([case_id for _, case_id in links])
         found: dict[str, list[CaseRecord]] = {key: [] for key in document_ids}
         for document_id, case_id in links:
             if known[case_id].state in states:
@@ -183,48 +250,6 @@ def _below(query: Select[Any], case: CaseRecord) -> Select[Any]:
     return query.where(or_(is_older, is_beside))
 
 
-# Pairs of documents that people have judged.
-
-EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
-"""What later sweeps respect: these two documents are two people, or one with good reason."""
-
-_PAIRS = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
-_DOCUMENTS = select(judged_pairs.c.left_document, judged_pairs.c.right_document)
-_FORGET = (
-    delete(judged_pairs)
-    .where(judged_pairs.c.left_document == bindparam("left_document"))
-    .where(judged_pairs.c.right_document == bindparam("right_document"))
-)
-
-
-class JudgedReader(Source):
-    """What people said of pairs."""
-
-    def judged_pairs(self, outcomes: Collection[Outcome] | None = None) -> list[JudgedPair]:
-        """Every judged pair, or those with one of these outcomes; by document."""
-        query = _PAIRS
-        if outcomes is not None:
-            query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        with reading(self._engine) as connection:
-            return [
-                JudgedPair(**{**row._asdict(), "outcome": Outcome(row.outcome)})
-                for row in connection.execute(query)
-            ]
-
-    def exceptions(self) -> set[tuple[str, str]]:
-        """The pairs (left, right) that were judged twins or a mistake."""
-        return self._pairs(EXCEPTIONS)
-
-    def decided_pairs(self) -> set[tuple[str, str]]:
-        """The pairs (left, right) that were judged at all."""
-        return self._pairs(tuple(Outcome))
-
-    def _pairs(self, outcomes: Collection[Outcome]) -> set[tuple[str, str]]:
-        query = _DOCUMENTS.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        with reading(self._engine) as connection:
-            return {(left, right) for left, right in connection.execute(query)}
-
-
 def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
     """Enters the pairs, each in place of what was said of it before."""
     if not pairs:
@@ -243,49 +268,8 @@ def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
         }
         for pair in pairs
     ]
-    connection.execute(_FORGET, rows)
+    connection.execute(_FORGET_JUDGED, rows)
     connection.execute(insert(judged_pairs), rows)
-
-
-# Aligned faces of enrollments, sealed, where the operator has them kept.
-
-_PLACE = "crops.image"
-_OF = (
-    select(crops)
-    .where(crops.c.enrollment_id == bindparam("enrollment"), crops.c.kept_until > bindparam("now"))
-    .order_by(crops.c.photograph, crops.c.id)
-)
-_UNDER = select(tables.enrollments.c.id).where(
-    tables.enrollments.c.document_id == bindparam("document")
-)
-_ERASE = delete(crops).where(crops.c.enrollment_id.in_(_UNDER))
-
-
-class CropReader(Source):
-    """The crops of a deployment."""
-
-    def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
-        """The crops of an enrollment with their images, `live` before `portrait`.
-
-        None where none were kept, or where their time is over.
-        """
-        if not is_id(enrollment_id):
-            return []
-        asked = {"enrollment": enrollment_id, "now": utc_now()}
-        with reading(self._engine) as connection:
-            rows = connection.execute(_OF, asked).all()
-        return [
-            (
-                CropRecord(
-                    id=row.id,
-                    enrollment_id=row.enrollment_id,
-                    photograph=row.photograph,
-                    kept_until=row.kept_until,
-                ),
-                self._vault.open(_PLACE, row.id, row.image),
-            )
-            for row in rows
-        ]
 
 
 def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
@@ -298,7 +282,7 @@ def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) ->
                     "id": crop.id,
                     "enrollment_id": crop.enrollment_id,
                     "photograph": crop.photograph,
-                    "image": vault.seal(_PLACE, crop.id, crop.image),
+                    "image": vault.seal(_CROP_PLACE, crop.id, crop.image),
                     "kept_until": crop.kept_until,
                 }
                 for crop in new
@@ -308,7 +292,7 @@ def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) ->
 
 def erase_crops(connection: Connection, document_id: str) -> None:
     """Takes out the crops of every enrollment under a document."""
-    connection.execute(_ERASE, {"document": document_id})
+    connection.execute(_ERASE_CROPS, {"document": document_id})
 
 
 # Sweeps as the registry keeps them.
@@ -331,7 +315,7 @@ _REPLACE = (
 class SweepReader(Source):
     """The sweeps of a deployment."""
 
-    def sweep(self, sweep_id: str) -> SweepRecord:
+    def get(self, sweep_id: str) -> SweepRecord:
         """One sweep; `NotFound` if there is none."""
         row = None
         if is_id(sweep_id):
@@ -341,12 +325,12 @@ class SweepReader(Source):
             raise NotFound("no sweep has this id: see `sosie sweep list`")
         return _sweep_of(row)
 
-    def sweeps(self, limit: int = 100) -> list[SweepRecord]:
+    def newest(self, limit: int = 100) -> list[SweepRecord]:
         """The newest sweeps, the newest first."""
         with reading(self._engine) as connection:
             return [_sweep_of(row) for row in connection.execute(_NEWEST_SWEEPS.limit(limit))]
 
-    def last_done_sweep(self) -> SweepRecord | None:
+    def last_done(self) -> SweepRecord | None:
         """The one that was done last; `None` where none was."""
         with reading(self._engine) as connection:
             row = connection.execute(_LAST_DONE).one_or_none()

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row, Select, bindparam, func, select, tuple_
+from sqlalchemy import Engine, Row, Select, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
 from engine.registry import audit, tables
 from engine.registry.audit import record_of
-from engine.registry.cases import CaseReader, CropReader, JudgedReader, SweepReader
+from engine.registry.cases import CaseReader, SweepReader
 from engine.registry.database import reading
 from engine.registry.facts import FactReader
 from engine.registry.records import (
@@ -34,130 +34,12 @@ from engine.registry.records import (
 from engine.registry.rows import api_key_of, gather_documents, line_of
 from engine.registry.source import KEYS, Identity, ReferenceChunk, Source
 from engine.registry.tables import metadata
-from engine.registry.vault import WATCHED_TEMPLATE
-
-# Reads who may enroll and call: carriers, their outlets, the keys of the service.
-
-_OUTLETS = (
-    select(tables.outlets, tables.carriers.c.line_limit)
-    .join(tables.carriers)
-    .where(tables.outlets.c.code.in_(KEYS))
-)
-_CARRIERS = select(tables.carriers).order_by(tables.carriers.c.code)
-_ALL_OUTLETS = (
-    select(tables.outlets, tables.carriers.c.line_limit)
-    .join(tables.carriers)
-    .order_by(tables.outlets.c.code)
-)
-_API_KEYS = select(tables.api_keys).order_by(tables.api_keys.c.created_at, tables.api_keys.c.id)
-_API_KEY = select(tables.api_keys).where(tables.api_keys.c.id == bindparam("id"))
-
-
-class TenantReader(Source):
-    """The tenants of a deployment, and what stands for them."""
-
-    def outlets(self, codes: Sequence[str]) -> dict[str, Outlet]:
-        """The known ones of these outlets."""
-        return {
-            row.code: Outlet(row.code, row.carrier, row.is_open, row.line_limit)
-            for row in self._rows_of(_OUTLETS, codes)
-        }
-
-    def carriers(self) -> list[Carrier]:
-        """Every carrier, by code."""
-        with reading(self._engine) as connection:
-            return [
-                Carrier(row.code, row.name, row.line_limit) for row in connection.execute(_CARRIERS)
-            ]
-
-    def all_outlets(self) -> list[Outlet]:
-        """Every outlet, closed ones too, by code."""
-        with reading(self._engine) as connection:
-            return [
-                Outlet(row.code, row.carrier, row.is_open, row.line_limit)
-                for row in connection.execute(_ALL_OUTLETS)
-            ]
-
-    def api_key(self, key_id: str) -> ApiKey:
-        """One key of the service, in force or not; `NotFound` if there is none."""
-        with reading(self._engine) as connection:
-            row = connection.execute(_API_KEY, {"id": key_id}).one_or_none()
-        if row is None:
-            raise NotFound("no key has this id: see `sosie apikey list`")
-        return api_key_of(row)
-
-    def api_keys(self) -> list[ApiKey]:
-        """Every key of the service, those no longer in force too, the oldest first."""
-        with reading(self._engine) as connection:
-            return [api_key_of(row) for row in connection.execute(_API_KEYS)]
-
-
-# Reads the attempts that were made under a document: what was decided, not why.
-
-_enrollments = tables.enrollments
-_RANKED = select(
-    _enrollments.c.id,
-    _enrollments.c.document_id,
-    _enrollments.c.carrier,
-    _enrollments.c.outlet,
-    _enrollments.c.decision,
-    _enrollments.c.reasons,
-    _enrollments.c.created_at,
-    func.row_number()
-    .over(
-        partition_by=_enrollments.c.document_id,
-        order_by=(_enrollments.c.created_at.desc(), _enrollments.c.id.desc()),
-    )
-    .label("place"),
-).where(_enrollments.c.document_id.in_(KEYS))
-_newest = _RANKED.subquery()
-_NEWEST_OF = (
-    select(_newest)
-    .where(_newest.c.place <= bindparam("most"))
-    .order_by(_newest.c.document_id, _newest.c.place)
-)
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """One enrollment in short; `Reader.enrollment` has its evidence."""
-
-    id: str
-    document_id: str
-    carrier: str
-    outlet: str
-    decision: str
-    reasons: tuple[str, ...]
-    created_at: datetime
-
-
-class AttemptReader(Source):
-    """The enrollments of a deployment, by document."""
-
-    def attempts_of(
-        self, document_ids: Sequence[str], most: int = 20
-    ) -> dict[str, list[AttemptRecord]]:
-        """The `most` newest attempts under each document, newest first; none is left out."""
-        found: dict[str, list[AttemptRecord]] = {key: [] for key in document_ids}
-        for row in self._rows_of(_NEWEST_OF, document_ids, most=most):
-            found[row.document_id].append(
-                AttemptRecord(
-                    row.id,
-                    row.document_id,
-                    row.carrier,
-                    row.outlet,
-                    row.decision,
-                    tuple(row.reasons),
-                    row.created_at,
-                )
-            )
-        return found
-
+from engine.registry.vault import WATCHED_TEMPLATE, Vault
 
 TEMPLATES_PER_CHUNK = 10_000
 
 _documents, _lines, _references = tables.documents, tables.lines, tables.references
-_watchlist = tables.watchlist
+_watchlist, _enrollments = tables.watchlist, tables.enrollments
 
 _ANSWERS = select(tables.idempotency).where(tables.idempotency.c.scope.in_(KEYS))
 _DOCUMENTS = (
@@ -218,18 +100,63 @@ _REMOVALS = (
 _ENROLLMENT = select(tables.enrollments).where(tables.enrollments.c.id == bindparam("id"))
 _WATCHLIST = select(_watchlist).where(_watchlist.c.removed_at.is_(None)).order_by(_watchlist.c.id)
 _DEPLOYMENT = select(tables.deployment)
+_OUTLETS = (
+    select(tables.outlets, tables.carriers.c.line_limit)
+    .join(tables.carriers)
+    .where(tables.outlets.c.code.in_(KEYS))
+)
+_CARRIERS = select(tables.carriers).order_by(tables.carriers.c.code)
+_ALL_OUTLETS = (
+    select(tables.outlets, tables.carriers.c.line_limit)
+    .join(tables.carriers)
+    .order_by(tables.outlets.c.code)
+)
+_API_KEYS = select(tables.api_keys).order_by(tables.api_keys.c.created_at, tables.api_keys.c.id)
+_API_KEY = select(tables.api_keys).where(tables.api_keys.c.id == bindparam("id"))
+_RANKED = select(
+    _enrollments.c.id,
+    _enrollments.c.document_id,
+    _enrollments.c.carrier,
+    _enrollments.c.outlet,
+    _enrollments.c.decision,
+    _enrollments.c.reasons,
+    _enrollments.c.created_at,
+    func.row_number()
+    .over(
+        partition_by=_enrollments.c.document_id,
+        order_by=(_enrollments.c.created_at.desc(), _enrollments.c.id.desc()),
+    )
+    .label("place"),
+).where(_enrollments.c.document_id.in_(KEYS))
+_newest = _RANKED.subquery()
+_NEWEST_OF = (
+    select(_newest)
+    .where(_newest.c.place <= bindparam("most"))
+    .order_by(_newest.c.document_id, _newest.c.place)
+)
 
 
-class Reader(
-    TenantReader,
-    CaseReader,
-    JudgedReader,
-    SweepReader,
-    FactReader,
-    AttemptReader,
-    CropReader,
-):
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One enrollment in short; `Reader.enrollment` has its evidence."""
+
+    id: str
+    document_id: str
+    carrier: str
+    outlet: str
+    decision: str
+    reasons: tuple[str, ...]
+    created_at: datetime
+
+
+class Reader(Source):
     """What the registrar and the surfaces ask; safe to use from any thread."""
+
+    def __init__(self, engine: Engine, vault: Vault) -> None:
+        super().__init__(engine, vault)
+        self.cases = CaseReader(engine, vault)
+        self.sweeps = SweepReader(engine, vault)
+        self.facts = FactReader(engine, vault)
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """What was answered before under these idempotency scopes."""
@@ -356,6 +283,60 @@ class Reader(
             raise NotFound("no enrollment has this id: check it")
         values = row._asdict()
         return EnrollmentRecord(**values | {"reasons": tuple(values["reasons"])})
+
+    def attempts_of(
+        self, document_ids: Sequence[str], most: int = 20
+    ) -> dict[str, list[AttemptRecord]]:
+        """The `most` newest attempts under each document, newest first; none is left out."""
+        found: dict[str, list[AttemptRecord]] = {key: [] for key in document_ids}
+        for row in self._rows_of(_NEWEST_OF, document_ids, most=most):
+            found[row.document_id].append(
+                AttemptRecord(
+                    row.id,
+                    row.document_id,
+                    row.carrier,
+                    row.outlet,
+                    row.decision,
+                    tuple(row.reasons),
+                    row.created_at,
+                )
+            )
+        return found
+
+    def outlets(self, codes: Sequence[str]) -> dict[str, Outlet]:
+        """The known ones of these outlets."""
+        return {
+            row.code: Outlet(row.code, row.carrier, row.is_open, row.line_limit)
+            for row in self._rows_of(_OUTLETS, codes)
+        }
+
+    def carriers(self) -> list[Carrier]:
+        """Every carrier, by code."""
+        with reading(self._engine) as connection:
+            return [
+                Carrier(row.code, row.name, row.line_limit) for row in connection.execute(_CARRIERS)
+            ]
+
+    def all_outlets(self) -> list[Outlet]:
+        """Every outlet, closed ones too, by code."""
+        with reading(self._engine) as connection:
+            return [
+                Outlet(row.code, row.carrier, row.is_open, row.line_limit)
+                for row in connection.execute(_ALL_OUTLETS)
+            ]
+
+    def api_key(self, key_id: str) -> ApiKey:
+        """One key of the service, in force or not; `NotFound` if there is none."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_API_KEY, {"id": key_id}).one_or_none()
+        if row is None:
+            raise NotFound("no key has this id: see `sosie apikey list`")
+        return api_key_of(row)
+
+    def api_keys(self) -> list[ApiKey]:
+        """Every key of the service, those no longer in force too, the oldest first."""
+        with reading(self._engine) as connection:
+            return [api_key_of(row) for row in connection.execute(_API_KEYS)]
 
     def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
         """The audit trail after a number, oldest first."""

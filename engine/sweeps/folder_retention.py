@@ -53,7 +53,7 @@ class SweepKeeper:
         """Removes what sweeps that ended otherwise had found, and what paused ones had written;
         not of the sweep `busy`, which does so itself."""
         with self._lock:
-            last = self._reader.last_done_sweep()
+            last = self._reader.sweeps.last_done()
             for record, folder in self._kept():
                 if record.id == busy:
                     continue
@@ -73,7 +73,7 @@ class SweepKeeper:
         if self._stay is None:
             return expired
         with self._lock:
-            last = self._reader.last_done_sweep()
+            last = self._reader.sweeps.last_done()
             for record, folder in self._kept():
                 if record.state is not SweepState.DONE or not _has_stayed(record, now - self._stay):
                     continue
@@ -152,7 +152,7 @@ class SweepKeeper:
         for path in sorted(self._root.iterdir()):
             if is_id(path.name) and path.is_dir():
                 try:
-                    yield self._reader.sweep(path.name), SweepFolder(path)
+                    yield self._reader.sweeps.get(path.name), SweepFolder(path)
                 except NotFound:
                     continue
 

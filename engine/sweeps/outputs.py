@@ -247,7 +247,7 @@ def write_outputs(
 
     `cases`: case id by group key. The summary is plain JSON: counts, scores and rates.
     """
-    sweep, judged = _describe(swept, account), reader.judged_pairs()
+    sweep, judged = _describe(swept, account), reader.cases.judged_pairs()
     chance = expect_by_chance(sweep, calibration)
     contents = ReportInput(
         sweep=sweep,
@@ -261,7 +261,7 @@ def write_outputs(
     )
     references = np.union1d(swept.pairs.left, swept.pairs.right).tolist()
     outcomes = {(pair.left_document, pair.right_document): pair.outcome for pair in judged}
-    pairs = pair_table(swept.pairs, reader.identities_of(references), outcomes)
+    pairs = pair_table(swept.pairs, reader.facts.identities_of(references), outcomes)
     about = {
         "sweep": swept.task.id,
         "sequence": str(swept.sequence),

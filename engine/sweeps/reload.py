@@ -66,7 +66,7 @@ class Reread:
 
     def cases(self, reader: Reader) -> dict[str, str]:
         """Case id by group key, as they stand now."""
-        found = reader.cases_of_groups([group.key for group in self.groups])
+        found = reader.cases.of_groups([group.key for group in self.groups])
         return {key: case.id for key, case in found.items()}
 
     def contents(
@@ -94,7 +94,7 @@ class Reread:
             scores=self.scores,
             groups=self.groups,
             summary=summarise(self.groups),
-            judged=judge_so_far(reader.judged_pairs()),
+            judged=judge_so_far(reader.cases.judged_pairs()),
             cases=self.cases(reader),
             carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
             crops=crops or {},
@@ -141,7 +141,7 @@ def _find_face(reader: Reader, attempts: Iterable[AttemptRecord]) -> bytes | Non
     for attempt in attempts:
         if attempt.decision == Decision.REJECTED:
             continue
-        for crop, image in reader.crops(attempt.id):
+        for crop, image in reader.cases.crops(attempt.id):
             if crop.photograph == _LIVE:
                 return image
     return None

@@ -76,12 +76,12 @@ def _identify(reader: Reader, document_ids: Sequence[str]) -> dict[str, Identity
     references = [
         key for one in reader.documents_by_id(document_ids).values() for key in one.reference_ids
     ]
-    return {one.document_id: one for one in reader.identities_of(references)}
+    return {one.document_id: one for one in reader.facts.identities_of(references)}
 
 
 def _cases(reader: Reader, kind: CaseKind) -> Iterator[CaseRecord]:
     after = None
-    while page := reader.cases(_TELLING, kind.value, limit=_PAGE_CASES, after=after):
+    while page := reader.cases.newest(_TELLING, kind.value, limit=_PAGE_CASES, after=after):
         yield from page
         after = page[-1].id
 
@@ -147,9 +147,9 @@ class FixedOwners:
 
         Where they are few they are looked up; reading all of a large registry takes seconds.
         """
-        judged = {key for pair in reader.exceptions() for key in pair}
+        judged = {key for pair in reader.cases.exceptions() for key in pair}
         if len(references) + len(judged) > _LOOKED_UP:
-            return cls(reader, Owners(*reader.document_owner_array()))
+            return cls(reader, Owners(*reader.facts.document_owner_array()))
         named = judged.union(reader.documents_of(references.tolist()).values())
         documents = sorted(reader.documents_by_id(sorted(named)).items())
         ids = [key for _, document in documents for key in document.reference_ids]
@@ -163,13 +163,13 @@ class FixedOwners:
         return self.owners.references, self.owners.documents
 
     def exceptions(self) -> set[tuple[str, str]]:
-        return self.reader.exceptions()
+        return self.reader.cases.exceptions()
 
     def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
         return self.reader.documents_by_id(ids)
 
     def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
-        return self.reader.identities_of(reference_ids)
+        return self.reader.facts.identities_of(reference_ids)
 
 
 def run_sweep(

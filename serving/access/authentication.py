@@ -16,7 +16,6 @@ from engine.registry.records import ApiKey, utc_now
 from serving.access.authorization import Principal, Role
 from serving.access.keys import PresentedKey, digest_key, is_issued_id, parse_key
 from serving.errors import RateLimited, Unauthenticated
-from serving.parts import Gate
 
 # Rates: how many items a key may ask for, as a bucket of tokens that fills steadily.
 
@@ -78,7 +77,7 @@ class _Known:
     bucket: TokenBucket | None
 
 
-class KeyGate(Gate):
+class KeyGate:
     """Admits the keys of one registry; for one event loop.
 
     A key that is revoked or expires, or whose outlet is closed, is refused at the latest `cache_s`

@@ -35,7 +35,7 @@ def show_holders(
 ) -> list[dict[str, Any]]:
     """The holder of each document, with the lines in use and the open cases."""
     ids = [record.id for record in held]
-    lines, cases = store.lines_in_use_of(ids), store.open_cases_of(ids)
+    lines, cases = store.lines_in_use_of(ids), store.cases.open_of(ids)
     numbers = store.numbers([line.id for one in ids for line in lines[one]])
     return [
         {

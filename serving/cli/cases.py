@@ -261,7 +261,7 @@ def list_cases(
 
     wanted = None if state == ANY else ALIVE if state == STANDING else CaseState(state)
     with open_deployment(home) as deployment:
-        cases = deployment.store.cases(
+        cases = deployment.store.cases.newest(
             state=wanted, kind=kind, assignee=name_person(assignee), limit=top, after=after
         )
     following = cases[-1].id if len(cases) == top else None
@@ -298,8 +298,8 @@ def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = Fals
 
     with open_deployment(home) as deployment:
         store, writer = deployment.store, deployment.writer
-        case = store.case(case_id)
-        notes = store.case_notes(case.id)
+        case = store.cases.get(case_id)
+        notes = store.cases.notes(case.id)
         lines = store.lines_in_use_of(case.document_ids)
         numbers = store.numbers([line.id for found in lines.values() for line in found])
         entry = AuditEntry(

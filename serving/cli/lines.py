@@ -57,7 +57,6 @@ def list_lines(
 
     Exit code 1 where the face is not the holder's.
     """
-    from engine.matching.audit_writer import Scribe
     from engine.matching.holders import read_lines
 
     details = read_details(document, type=document_type, number=document_number)
@@ -72,7 +71,7 @@ def list_lines(
             probe,
             deployment.thresholds.same_document,
             actor=name_actor(),
-            audit=Scribe(registrar).keep,
+            audit=registrar.keep,
         )
     if as_json:
         print_json(_write_lines(found, reveal))

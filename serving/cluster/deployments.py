@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
+from engine.batching import Batch, Batcher, Lane, Refusals, share_out
 from serving.access.authentication import KeyGate
 from serving.api.app import build_app
 from serving.cluster.haproxy import PLACE
 from serving.cluster.proxy_metrics import ProxyCollector
-from serving.cluster.registrar_client import RayDesk
+from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
 from serving.compose import (
@@ -32,86 +30,24 @@ from serving.compose import (
     read_crop_policy,
 )
 from serving.errors import Busy, Interrupted
-from serving.ingress.extraction_queue import FacesQueue
-from serving.ingress.remote_embedder import CropCall, call_on_loop, open_remote_extractor
+from serving.ingress.extraction_queue import ExtractionQueue
+from serving.ingress.remote_embedder import (
+    CropCall,
+    Crops,
+    Vectors,
+    call_on_loop,
+    open_remote_extractor,
+)
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
-from serving.registrar.protocol import Desk, Reply, Status
-from serving.registrar.service import MatchService
+from serving.registrar.client import RegistrarClient
+from serving.registrar.protocol import CallContext, Reply, Status
+from serving.registrar.service import RegistrarService
 from serving.settings import Settings, find_cache, find_metrics_folder
 from serving.telemetry.exporter import Exporter
 from serving.telemetry.logs import close_log
 from serving.telemetry.metrics import BUILD, Meter
 from serving.telemetry.traces import Tracer, open_tracer
-
-# Calls that gather while a model is busy become its next batch.
-
-Crops = NDArray[np.uint8]
-Vectors = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    crops: Crops
-    vectors: asyncio.Future[Vectors]
-
-
-class CropGatherer:
-    """Runs `embed` in a thread, one batch of at most `max_crops` at a time; a call is never split.
-
-    For one event loop, which stays free meanwhile: a replica must be able to say that it is alive.
-    """
-
-    def __init__(self, embed: Callable[[Crops], Vectors], max_crops: int) -> None:
-        self._embed = embed
-        self._max_crops = max_crops
-        self._waiting: deque[_Call] = deque()
-        self._working: asyncio.Task[None] | None = None
-
-    async def embed(self, crops: Crops) -> Vectors:
-        """Crops uint8[n, side, side, 3] to float32[n, d]; raises what `embed` raises."""
-        call = _Call(crops, asyncio.get_running_loop().create_future())
-        self._waiting.append(call)
-        if self._working is None:
-            self._working = asyncio.create_task(self._work())
-        return await call.vectors
-
-    async def _work(self) -> None:
-        try:
-            while batch := self._take():
-                await self._answer(batch)
-        finally:
-            self._working = None
-
-    def _take(self) -> list[_Call]:
-        """The calls that came first; those whose callers have gone are dropped."""
-        batch: list[_Call] = []
-        count = 0
-        while self._waiting:
-            call = self._waiting[0]
-            if not call.vectors.cancelled():
-                if batch and count + len(call.crops) > self._max_crops:
-                    break
-                batch.append(call)
-                count += len(call.crops)
-            self._waiting.popleft()
-        return batch
-
-    async def _answer(self, batch: list[_Call]) -> None:
-        crops = np.concatenate([call.crops for call in batch])
-        try:
-            vectors = await asyncio.to_thread(self._embed, crops)
-        except Exception as error:  # noqa: BLE001 - it is the callers', and the next batch may do
-            for call in batch:
-                if not call.vectors.done():
-                    call.vectors.set_exception(error)
-            return
-        start = 0
-        for call in batch:
-            if not call.vectors.done():
-                call.vectors.set_result(vectors[start : start + len(call.crops)])
-            start += len(call.crops)
-
 
 # The parts of one ingress, opened in its process and closed with it.
 
@@ -143,7 +79,7 @@ class IngressParts:
         self,
         site: Site,
         settings: Settings,
-        desk: Desk,
+        registrar: RegistrarClient,
         meter: Meter,
         log: FilteringBoundLogger,
         tracer: Tracer,
@@ -161,7 +97,7 @@ class IngressParts:
             else open_remote_extractor(settings, find_cache(), embed, threads=1)
         )
         serve, store, vault = settings.serve, self._deployment.store, self._deployment.vault
-        self._faces = FacesQueue(
+        self._faces = ExtractionQueue(
             self._extractor,
             vault,
             capacity=serve.photographs_waiting,
@@ -175,7 +111,7 @@ class IngressParts:
         )
         self.parts = Parts(
             settings=serve,
-            desk=desk,
+            registrar=registrar,
             store=store,
             vault=vault,
             thresholds=self._deployment.thresholds,
@@ -230,7 +166,7 @@ class Ingress:
         log = site.open_log(settings.serve, "ingress")
         meter = open_meter(settings, log)
         tracer = open_tracer(settings.serve, "ingress")
-        self._desk = RayDesk(
+        self._registrar = RayRegistrar(
             registrar,
             capacity=settings.serve.requests_ongoing,
             timeout_s=settings.serve.request_timeout_s,
@@ -239,7 +175,9 @@ class Ingress:
             tracer=tracer,
         )
         call = None if embedder is None else _call_embedder(embedder)
-        self._parts = IngressParts(site, settings, self._desk, meter, log, tracer, call, replicas)
+        self._parts = IngressParts(
+            site, settings, self._registrar, meter, log, tracer, call, replicas
+        )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_app(self._parts.parts)
@@ -251,7 +189,7 @@ class Ingress:
             raise RuntimeError("a thread for photographs has ended: this replica is to be replaced")
 
     async def __del__(self) -> None:
-        await self._desk.close()
+        await self._registrar.close()
         await asyncio.to_thread(self._parts.close)
 
 
@@ -271,14 +209,17 @@ class Registrar:
             )
 
         self._tracer = open_tracer(settings.serve, "registrar")
-        meter = open_meter(settings, self._log)
-        self._service = MatchService(
-            open_deployment, settings.serve, meter, self._log, self._tracer
+        self._service = RegistrarService(
+            open_deployment,
+            settings.serve,
+            open_meter(settings, self._log),
+            self._log,
+            self._tracer,
         )
 
-    async def perform(self, method: str, arguments: tuple[Any, ...]) -> Reply:
-        """`MatchService.perform`; errors are values."""
-        return await self._service.perform(method, arguments)
+    async def perform(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+        """`RegistrarService.perform`; errors are values."""
+        return await self._service.perform(method, arguments, context)
 
     async def status(self) -> Status:
         """How far it is, in every phase."""
@@ -300,11 +241,33 @@ class Embedder:
     """Crops of all ingresses to vectors, in batches; on a GPU where it is given one."""
 
     def __init__(self, site: Site) -> None:
-        self._gatherer = CropGatherer(open_embedder(site.load(), find_cache()).embed, BATCH_CROPS)
+        self._queue = open_crop_queue(open_embedder(site.load(), find_cache()).embed)
 
     async def embed(self, crops: Crops) -> Vectors:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows."""
-        return await self._gatherer.embed(crops)
+        return await self._queue.ask(crops, len(crops))
+
+    async def check_health(self) -> None:
+        """Raises where a new process must take over."""
+        if not self._queue.is_alive:
+            raise RuntimeError("the thread of the model has ended: this replica is to be replaced")
+
+
+def open_crop_queue(
+    embed: Callable[[Crops], Vectors], batch_crops: int = BATCH_CROPS
+) -> Batcher[Crops, Vectors]:
+    """Queue that batches crops before a model; the event loop stays free meanwhile, since a
+    replica must be able to say that it is alive.
+
+    Ray bounds how many calls wait.
+    """
+
+    def embed_all(batch: Batch[Crops, Vectors]) -> list[Vectors]:
+        return share_out(batch, embed(np.concatenate([call.payload for call in batch])))
+
+    ended = Interrupted("the embedder was lost meanwhile: ask again")
+    refusals = Refusals(full=ended, late=ended, closed=ended, ended=ended)
+    return Batcher(embed_all, [Lane(batch_crops)], refusals, name="embedder")
 
 
 def _call_embedder(handle: DeploymentHandle[Any]) -> CropCall:

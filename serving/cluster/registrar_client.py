@@ -1,4 +1,4 @@
-"""The desk of an ingress: calls that travel to the registrar's replica, wherever that runs."""
+"""The registrar as an ingress reaches it over Ray: calls that travel to its replica."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import RequestError
 from serving.errors import Busy, Interrupted, NotReady
-from serving.registrar.client import CarriedDesk
-from serving.registrar.protocol import CallContext, Phase, Reply, Status, find_context
+from serving.registrar.client import RegistrarClient
+from serving.registrar.protocol import CallContext, Phase, Reply, Status
 from serving.telemetry.metrics import STAGE_SECONDS, Meter
 from serving.telemetry.traces import Tracer
 
@@ -29,7 +29,7 @@ OVERSIZED = "the answer is larger than one message may be: ask for less at once"
 ABSENT = "the registrar is being started: ask again"
 
 
-class RayDesk(CarriedDesk):
+class RayRegistrar(RegistrarClient):
     """Calls `perform` of the registrar's deployment; nothing of Ray reaches its callers.
 
     At most `capacity` calls are under way. Once one was lost, calls are refused with `NotReady`
@@ -65,7 +65,7 @@ class RayDesk(CarriedDesk):
         assert isinstance(found, Status)
         return found
 
-    async def carry(self, method: str, arguments: tuple[Any, ...]) -> Reply:
+    async def carry(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         if self._watching is not None:
             return Reply(error=NotReady(ABSENT))
         if self._ongoing >= self._capacity:
@@ -74,7 +74,10 @@ class RayDesk(CarriedDesk):
         start = time.perf_counter()
         try:
             with self._tracer.span("hop") as hop:
-                reply = await self._send(method, _continue_trace(arguments, hop.traceparent))
+                if hop.traceparent is not None:
+                    # The registrar's spans are children of the hop.
+                    context = replace(context, traceparent=hop.traceparent)
+                reply = await self._send(method, arguments, context)
                 if reply.error is not None:
                     hop.fail(reply.error.code)
                 return reply
@@ -82,12 +85,11 @@ class RayDesk(CarriedDesk):
             self._ongoing -= 1
             self._meter.observe(STAGE_SECONDS, time.perf_counter() - start, "hop")
 
-    async def _send(self, method: str, arguments: tuple[Any, ...]) -> Reply:
-        context = find_context(arguments)
-        timeout_s = None if context is None else context.timeout_s
+    async def _send(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+        timeout_s = context.timeout_s
         wait_s = (self._timeout_s if timeout_s is None else timeout_s) + HOP_TIMEOUT_S
         try:
-            reply = await _await(self._handle.perform.remote(method, arguments), wait_s)
+            reply = await _await(self._handle.perform.remote(method, arguments, context), wait_s)
         except BackPressureError:
             return Reply(error=Busy("too many calls wait for the registrar: ask again later"))
         except Exception as error:  # noqa: BLE001 - Ray, Serve and gRPC each bring their own
@@ -100,13 +102,13 @@ class RayDesk(CarriedDesk):
         assert isinstance(reply, Reply)
         return reply
 
-    def _suspect(self, error: Exception, method: str, context: CallContext | None) -> None:
+    def _suspect(self, error: Exception, method: str, context: CallContext) -> None:
         # The type alone: a text of Ray's may quote what was sent.
         self._log.warning(
             "registrar_lost",
             method=method,
             error=type(error).__name__,
-            correlator=None if context is None else context.correlator,
+            correlator=context.correlator,
         )
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
@@ -141,13 +143,3 @@ def _is_oversized(error: Exception) -> bool:
     # gRPC brings no types; its status for this is on the error of the call.
     code = getattr(error, "code", None)
     return callable(code) and getattr(code(), "name", "") == "RESOURCE_EXHAUSTED"
-
-
-def _continue_trace(arguments: tuple[Any, ...], traceparent: str | None) -> tuple[Any, ...]:
-    """The arguments with a context under which the registrar's spans are children of the hop."""
-    if traceparent is None:
-        return arguments
-    return tuple(
-        replace(one, traceparent=traceparent) if isinstance(one, CallContext) else one
-        for one in arguments
-    )

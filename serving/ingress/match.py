@@ -1,4 +1,4 @@
-"""Judges the items of a match call: 1:1 here, 1:N in one search at the desk; stores nothing."""
+"""Judges the items of a match call: 1:1 here, 1:N in one search elsewhere; stores nothing."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Matcher:
         context: CallContext,
         show: ShowCandidate,
     ) -> None:
-        """Adds to the results what one search of all probes finds; raises what the desk does.
+        """Adds to the results what one search of all probes finds; raises what the registrar does.
 
         `show` writes a candidate for the caller."""
         places, probes = [], []
@@ -80,7 +80,7 @@ class Matcher:
                 probes.append(face)
         if not places:
             return
-        found = await self._parts.desk.identify(np.stack(probes), self._review, context)
+        found = await self._parts.registrar.identify(np.stack(probes), self._review, context)
         assert len(found) == len(places), "a search answers for each of its probes"
         expected: dict[int, Any] = {}
         for place, one in zip(places, found, strict=True):

@@ -23,8 +23,9 @@ _FLOATS = np.dtype("<f4")
 
 
 class SealedTemplates:
-    """The `Templates` of a deployment. A token is one AES-256-GCM seal of the moment of issue
-    (int64, seconds) and the vector (float32[d]), both little-endian.
+    """Templates that clients keep: sealed, bound to a tenant and a model, good for a time. A token
+    is one AES-256-GCM seal of the moment of issue (int64, seconds) and the vector (float32[d]),
+    both little-endian.
 
     Tenant and model are part of what the seal authenticates.
     """

@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import GalleryBehind, RegistryError, WriterBusy
 from engine.matching.calibration import Comparison
-from engine.matching.registrar import DecidedBatch
+from engine.matching.registrar import DecidedBatch, Observer
 from engine.matching.requests import Answer
 from indexes.errors import ShardLost
 from serving.compose import Deployment
@@ -23,71 +23,6 @@ from serving.registrar.protocol import Phase, Status
 from serving.retention import DailyRetention
 from serving.telemetry import metrics
 from serving.telemetry.metrics import PHASE, Meter
-
-# What the service tells its meter, and how full its queues are.
-
-
-class DecisionAccount:
-    """The registrar's observer: one call a batch, on the writer's thread."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    def observe_batch(self, batch: DecidedBatch) -> None:
-        self._meter.observe(metrics.BATCH_SIZE, len(batch.outcomes), "judge")
-        self._meter.observe(metrics.STAGE_SECONDS, batch.judge_s, "judge")
-        self._meter.observe(metrics.STAGE_SECONDS, batch.publish_s, "publish")
-        for outcome in batch.outcomes:
-            if isinstance(outcome, Answer) and not outcome.is_repeated:
-                self._meter.add(metrics.DECISIONS, outcome.decision)
-                for reason in outcome.reasons:
-                    self._meter.add(metrics.REASONS, reason)
-
-
-class StageAccount:
-    """Counts the passes of one stage: how many items each took, and how long."""
-
-    def __init__(self, meter: Meter, stage: str) -> None:
-        self._meter = meter
-        self._stage = stage
-
-    def __call__(self, size: int, seconds: float) -> None:
-        self._meter.observe(metrics.BATCH_SIZE, size, self._stage)
-        self._meter.observe(metrics.STAGE_SECONDS, seconds, self._stage)
-
-
-def show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
-    """How full the queues are; empty where nothing is open."""
-    filled = {"decisions": (0, 0), "probes": (0, 0), "audit": (0, 0)}
-    if opened is not None:
-        filled["decisions"] = opened.registrar.queued, opened.registrar.queue_size
-        filled["probes"] = opened.searches.queued, opened.searches.capacity
-        filled["audit"] = opened.scribe.queued, opened.scribe.queue_size
-    for queue, (depth, capacity) in filled.items():
-        meter.set(metrics.QUEUE_DEPTH, depth, queue)
-        meter.set(metrics.QUEUE_CAPACITY, capacity, queue)
-
-
-def show_watermark(meter: Meter, mark: Watermark) -> None:
-    """Gallery size and lag, where the store could be read."""
-    if mark.store_sequence is not None:
-        meter.set(metrics.REFERENCES, mark.size)
-        meter.set(metrics.SEQUENCE, mark.sequence)
-        meter.set(metrics.STORE_SEQUENCE, mark.store_sequence)
-
-
-def show_sweep(meter: Meter, opened: OpenRegistry) -> None:
-    """The newest sweep, if there is one; nobody is in these figures."""
-    newest = opened.sweeps.newest
-    if newest is not None:
-        progress = newest.progress
-        rate = opened.deployment.calibration.fmr_at(newest.terms.threshold, Comparison.FUSED)
-        expected = rate.times(progress.comparisons_total).value
-        meter.set_state(metrics.SWEEP_STATE, newest.state)
-        meter.set(metrics.SWEEP_PROGRESS, progress.share)
-        meter.set(metrics.SWEEP_PAIRS, progress.pairs)
-        meter.set(metrics.SWEEP_FALSE_PAIRS, expected)
-
 
 LEASE_RETRY_S = 0.2
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
@@ -212,13 +147,12 @@ class Lifecycle:
             if not self._take_lease(deployment):
                 return None
             self._enter(Phase.REPLAYING, "the gallery is brought to the state of the store")
-            deployment.observer = DecisionAccount(self._meter)
+            deployment.observer = _Counting(self._meter)
             deployment.gather_s = GATHER_S
             opened = OpenRegistry(
                 deployment,
                 self._probes_waiting,
-                StageAccount(self._meter, "search"),
-                StageAccount(self._meter, "audit"),
+                self._count_searches,
             )
             undo.callback(opened.searches.close)
             opened.warm()
@@ -227,6 +161,10 @@ class Lifecycle:
             self._admit(opened)
             undo.pop_all()
         return opened
+
+    def _count_searches(self, probes: int, seconds: float) -> None:
+        self._meter.observe(metrics.BATCH_SIZE, probes, "search")
+        self._meter.observe(metrics.STAGE_SECONDS, seconds, "search")
 
     def _take_lease(self, deployment: Deployment) -> bool:
         while not self._closing.is_set():
@@ -267,9 +205,9 @@ class Lifecycle:
         mark = opened.read_watermark()
         with self._lock:
             self._keep(mark)
-        show_queues(self._meter, opened)
-        show_watermark(self._meter, mark)
-        show_sweep(self._meter, opened)
+        _show_queues(self._meter, opened)
+        _show_watermark(self._meter, mark)
+        _show_sweep(self._meter, opened)
         self._meter.set_state(PHASE, self._phase)
         self._behind = self._behind + 1 if mark.is_behind else 0
         if self._behind >= LOOKS_BEHIND:
@@ -282,7 +220,7 @@ class Lifecycle:
             opened.close()
         except Exception as error:  # noqa: BLE001 - it is gone, and the next is to be opened
             self._log.warning("close_failed", error=type(error).__name__)
-        show_queues(self._meter, None)
+        _show_queues(self._meter, None)
 
     def _keep(self, mark: Watermark) -> None:
         self._mark = mark
@@ -334,3 +272,57 @@ def _ignoring_errors(close: Callable[[], None]) -> Callable[[], None]:
             close()
 
     return attempt
+
+
+class _Counting(Observer):
+    """Counts what the registrar decides and keeps."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def observe_batch(self, batch: DecidedBatch) -> None:
+        self._meter.observe(metrics.BATCH_SIZE, len(batch.outcomes), "judge")
+        self._meter.observe(metrics.STAGE_SECONDS, batch.judge_s, "judge")
+        self._meter.observe(metrics.STAGE_SECONDS, batch.publish_s, "publish")
+        for outcome in batch.outcomes:
+            if isinstance(outcome, Answer) and not outcome.is_repeated:
+                self._meter.add(metrics.DECISIONS, outcome.decision)
+                for reason in outcome.reasons:
+                    self._meter.add(metrics.REASONS, reason)
+
+    def observe_audit(self, entries: int, seconds: float) -> None:
+        self._meter.observe(metrics.BATCH_SIZE, entries, "audit")
+        self._meter.observe(metrics.STAGE_SECONDS, seconds, "audit")
+
+
+def _show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
+    """How full the queues are; empty where nothing is open."""
+    held = dict.fromkeys(("decisions", "probes", "audit"), (0, 0))
+    if opened is not None:
+        held["decisions"] = opened.registrar.queued, opened.registrar.queue_size
+        held["probes"] = opened.searches.queued, opened.searches.capacity
+        held["audit"] = opened.registrar.audit_queued, opened.registrar.audit_queue_size
+    for queue, (depth, capacity) in held.items():
+        meter.set(metrics.QUEUE_DEPTH, depth, queue)
+        meter.set(metrics.QUEUE_CAPACITY, capacity, queue)
+
+
+def _show_watermark(meter: Meter, mark: Watermark) -> None:
+    """Gallery size and lag, where the store could be read."""
+    if mark.store_sequence is not None:
+        meter.set(metrics.REFERENCES, mark.size)
+        meter.set(metrics.SEQUENCE, mark.sequence)
+        meter.set(metrics.STORE_SEQUENCE, mark.store_sequence)
+
+
+def _show_sweep(meter: Meter, opened: OpenRegistry) -> None:
+    """The newest sweep, if there is one; nobody is in these figures."""
+    newest = opened.sweeps.newest
+    if newest is not None:
+        progress = newest.progress
+        rate = opened.deployment.calibration.fmr_at(newest.terms.threshold, Comparison.FUSED)
+        expected = rate.times(progress.comparisons_total).value
+        meter.set_state(metrics.SWEEP_STATE, newest.state)
+        meter.set(metrics.SWEEP_PROGRESS, progress.share)
+        meter.set(metrics.SWEEP_PAIRS, progress.pairs)
+        meter.set(metrics.SWEEP_FALSE_PAIRS, expected)

@@ -1,31 +1,40 @@
-"""A deployment that is open for calls: the lease held, the gallery at the watermark."""
+"""A deployment that is open for calls, and the calls that the registrar carries out on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from structlog.typing import FilteringBoundLogger
 
 from engine.cases import steps
-from engine.errors import GalleryBehind, RegistryError, SosieError
-from engine.matching import holders, lines, verification
-from engine.matching.audit_writer import Audit, Scribe
+from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError
+from engine.matching import holders, verification
+from engine.matching import lines as disputes
+from engine.matching import lines as operations
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines
+from engine.matching.identification import Identification
 from engine.matching.lines import Dispute
+from engine.matching.registrar import BoundedRunner, Outcome
+from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck, HolderProbe
-from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, CaseRecord
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
 from indexes.validation import check_vectors
 from serving.compose import Deployment
+from serving.errors import Interrupted
 from serving.registrar.protocol import (
     Assign,
+    CallContext,
     CaseStep,
     Close,
     GroupList,
@@ -34,35 +43,206 @@ from serving.registrar.protocol import (
     Propose,
     Remark,
     Steering,
-    Turn,
     Withdraw,
 )
 from serving.registrar.search_queue import SearchQueue
 from serving.sweeps.manager import SweepDesk
 from serving.sweeps.sweep_views import group_in_short
+from serving.telemetry.traces import Tracer
 
-# The calls of fraud teams that the registrar carries out: steps of cases, and sweeps.
-#
-# Whatever is answered fits into one message between processes, however large a group is.
+T = TypeVar("T")
 
+WARM_ROWS = (1, 64)
+"""One probe and a batch of them are searched by different code."""
+CATCH_UP_S, LOOK_EVERY_S = 0.5, 0.01
+GRACE_S = 2.0
+"""How much longer work may take that had begun when its time ran out."""
 MOST_IDENTITIES, MOST_LINES, MOST_LINKS, MOST_SEVERED = 500, 2_000, 5_000, 500
 """Of one group in an answer."""
 
 
-class FraudClerk:
-    """Carries out the calls of a `FraudDesk`, each for one thread.
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """How far store and gallery were at one moment; equal where nothing is missing.
 
-    What shows people is audited before it is told.
+    `store_sequence` is None where the store could not be read.
     """
 
-    def __init__(self, store: Reader, sweeps: SweepDesk, audit: Callable[[Turn], Audit]) -> None:
-        self._store = store
-        self._sweeps = sweeps
-        self._audit = audit
+    size: int
+    sequence: int
+    store_sequence: int | None
+    read_at: float
 
-    def step_case(self, case_id: str, step: CaseStep, turn: Turn) -> CaseRecord:
-        given = (turn.runner, self._store, case_id)
-        actor = turn.context.actor
+    @property
+    def is_behind(self) -> bool:
+        return self.store_sequence is not None and self.store_sequence != self.sequence
+
+
+class OpenRegistry:
+    """The parts behind the calls: the lease held, the gallery at the watermark.
+
+    `observe_search(probes, seconds)` is told of each batch of searches.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        probes_waiting: int,
+        observe_search: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.deployment = deployment
+        self.store = deployment.store
+        self.thresholds = deployment.thresholds
+        self.registrar = deployment.registrar
+        self.gallery = self.registrar.gallery
+        self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
+        self.sweeps = SweepDesk(deployment)
+
+    def warm(self) -> None:
+        """One search of each kind, so that no caller waits for code that is compiled."""
+        for rows in WARM_ROWS:
+            probes = np.zeros((rows, self.gallery.dim), np.float32)
+            probes[:, 0] = 1
+            self.searches.submit(probes, self.thresholds.review).result()
+
+    def read_watermark(self) -> Watermark:
+        """Where both stand; waits a little for a change that is committed and not yet visible."""
+        before = self.gallery.sequence
+        size = len(self.gallery)
+        try:
+            stored = self.store.sequence()
+        except RegistryError:
+            return Watermark(size, before, None, monotonic())
+        # A batch lies between its commit and its place in the gallery.
+        give_up_at = monotonic() + CATCH_UP_S
+        while (after := self.gallery.sequence) < stored and monotonic() < give_up_at:
+            sleep(LOOK_EVERY_S)
+        # It has moved meanwhile: at some moment it stood where the store was.
+        sequence = stored if before <= stored <= after else after
+        return Watermark(size, sequence, stored, monotonic())
+
+    def stop(self) -> None:
+        """Nothing is decided any more, on a gallery that may be a part of what it was."""
+        if self.registrar.failure is None:
+            self.registrar.stop(GalleryBehind("the gallery was lost: it is opened again"))
+
+    def close(self) -> None:
+        """Answers who waits, keeps a snapshot where much has changed, gives back the lease."""
+        with ExitStack() as closing:
+            closing.callback(self.deployment.close)
+            closing.callback(self.searches.close)
+            closing.callback(self.sweeps.close)
+
+    @property
+    def failure(self) -> SosieError | None:
+        """Why nothing is decided, or nothing searched, any more."""
+        if self.registrar.failure is not None:
+            return self.registrar.failure
+        if not (self.registrar.is_alive and self.searches.is_alive):
+            return RegistryError("a thread of the registry has ended: it is opened again")
+        return None
+
+
+class Operations:
+    """The calls of a `RegistrarClient`, for one of them, which ends by the monotonic clock.
+
+    Those that are coroutines are gathered with others of their kind; each of the rest blocks, and
+    needs a thread. What shows people is audited before it is told.
+    """
+
+    def __init__(
+        self,
+        opened: OpenRegistry,
+        context: CallContext,
+        expires_at: float,
+        log: FilteringBoundLogger,
+        tracer: Tracer,
+    ) -> None:
+        self._opened = opened
+        self._context = context
+        self._expires_at = expires_at
+        self._log = log
+        self._tracer = tracer
+
+    @cached_property
+    def _runner(self) -> BoundedRunner:
+        """Makes the changes of this call, as long as they begin in time."""
+        return BoundedRunner(self._opened.registrar, self._expires_at - monotonic())
+
+    def give_up(self) -> None:
+        """Makes no change any more that has not begun."""
+        self._runner.give_up()
+
+    async def enroll(self, request: EnrollmentRequest) -> Answer:
+        started = monotonic()
+        future = self._opened.registrar.submit(request, timeout_s=self._expires_at - started)
+
+        def tell(outcome: Outcome) -> None:
+            self._tell_decided(started, outcome)
+
+        outcome = await finish_by(future, self._expires_at, tell=tell, grace_s=GRACE_S)
+        if isinstance(outcome, SosieError):
+            raise outcome
+        return outcome
+
+    async def identify(self, probes: Probes, threshold: float) -> list[Identification]:
+        searches = self._opened.searches
+        future = searches.submit(probes, threshold, self._expires_at - monotonic())
+        answers = await finish_by(future, self._expires_at)
+        shown = [candidate for answer in answers for candidate in answer.candidates]
+        documents = sorted({candidate.document_id for candidate in shown})
+        detail = {"probes": len(answers), "candidates": len(shown), "documents": documents}
+        with self._tracer.span("audit"):
+            await self.note([self._entry("faces.identified", "gallery", detail)])
+        return answers
+
+    async def note(self, entries: Sequence[AuditEntry]) -> None:
+        await finish_by(self._opened.registrar.note(entries), self._expires_at)
+
+    def check_line(self, target: LineTarget, probe: Probes) -> HolderCheck:
+        store, asked = self._opened.store, self._probe(probe)
+        return verification.check_line(self._runner, store, target.text, asked, self._keep)
+
+    def check_document(self, document: Document | str, probe: Probes) -> HolderCheck:
+        store, asked = self._opened.store, self._probe(probe)
+        return verification.check_document(self._runner, store, document, asked, self._keep)
+
+    def read_lines(self, document: Document, probe: Probes) -> HolderLines:
+        return holders.show_lines(
+            self._opened.store,
+            self._opened.gallery,
+            document,
+            probe,
+            self._opened.thresholds.same_document,
+            actor=self._context.actor,
+            audit=self._keep,
+        )
+
+    def dispute_line(self, target: LineTarget, document: Document, probe: Probes) -> Dispute:
+        return disputes.dispute_line(
+            self._runner,
+            self._opened.store,
+            line_text=target.text,
+            document=document,
+            probe=check_vectors(probe[None], self._opened.gallery.dim)[0],
+            threshold=self._opened.thresholds.same_document,
+            actor=self._context.actor,
+        )
+
+    def close_line(self, target: LineTarget) -> str:
+        context, store = self._context, self._opened.store
+        return operations.close_line(
+            self._runner, store, target.text, context.actor, carrier=context.carrier
+        )
+
+    def erase(self, document_id: str) -> ErasureCertificate:
+        context = self._context
+        erase = self._opened.deployment.erase
+        return erase(document_id, context.actor, context.carrier, self._runner)
+
+    def step_case(self, case_id: str, step: CaseStep) -> CaseRecord:
+        given = (self._runner, self._opened.store, case_id)
+        actor = self._context.actor
         match step:
             case Assign(assignee):
                 return steps.assign(*given, assignee, actor)
@@ -75,44 +255,111 @@ class FraudClerk:
             case Close(outcome, lines, seen_at):
                 return steps.close(*given, outcome, lines, actor, seen_at)
 
-    def expect_sweep(self, request: SweepRequest, turn: Turn) -> Expectation:
-        del turn
-        return self._sweeps.plan(request)
+    def expect_sweep(self, request: SweepRequest) -> Expectation:
+        return self._opened.sweeps.plan(request)
 
-    def start_sweep(self, request: SweepRequest, turn: Turn) -> SweepRecord:
-        return self._sweeps.start(request, turn.context.actor, turn.runner)
+    def start_sweep(self, request: SweepRequest) -> SweepRecord:
+        return self._opened.sweeps.start(request, self._context.actor, self._runner)
 
-    def steer_sweep(self, sweep_id: str, steering: Steering, turn: Turn) -> SweepRecord:
+    def steer_sweep(self, sweep_id: str, steering: Steering) -> SweepRecord:
+        sweeps = self._opened.sweeps
         steer = {
-            Steering.PAUSE: self._sweeps.pause,
-            Steering.RESUME: self._sweeps.resume,
-            Steering.CANCEL: self._sweeps.cancel,
+            Steering.PAUSE: sweeps.pause,
+            Steering.RESUME: sweeps.resume,
+            Steering.CANCEL: sweeps.cancel,
         }[steering]
-        return steer(sweep_id, turn.context.actor, turn.runner)
+        return steer(sweep_id, self._context.actor, self._runner)
 
-    def read_sweep(self, sweep_id: str, turn: Turn) -> SweepRecord:
-        del turn
-        return self._sweeps.status(sweep_id)
+    def read_sweep(self, sweep_id: str) -> SweepRecord:
+        return self._opened.sweeps.status(sweep_id)
 
-    def list_sweeps(self, limit: int, turn: Turn) -> list[SweepRecord]:
-        del turn
+    def list_sweeps(self, limit: int) -> list[SweepRecord]:
         # A summary may have a row for each outlet of a country.
-        return [replace(record, summary=None) for record in self._sweeps.list(limit)]
+        return [replace(record, summary=None) for record in self._opened.sweeps.list(limit)]
 
-    def list_groups(self, sweep_id: str, after: int, limit: int, turn: Turn) -> GroupList:
-        page = self._sweeps.groups(sweep_id, after, limit)
+    def list_groups(self, sweep_id: str, after: int, limit: int) -> GroupList:
+        page = self._opened.sweeps.groups(sweep_id, after, limit)
         detail = {"after": after, "groups": [group["key"] for group in page.groups]}
-        self._audit(turn)(AuditEntry(turn.context.actor, "groups.read", sweep_id, detail))
+        self._keep(self._entry("groups.read", sweep_id, detail))
         return GroupList(tuple(map(_shorten, page.groups)), page.total, page.next_after)
 
-    def read_group(self, sweep_id: str, key: str, turn: Turn) -> Mapping[str, Any]:
-        shown = _bound(self._sweeps.group(sweep_id, key))
+    def read_group(self, sweep_id: str, key: str) -> Mapping[str, Any]:
+        shown = _bound(self._opened.sweeps.group(sweep_id, key))
         documents = [one["document_id"] for one in shown["identities"]]
         outside = {one[side] for one in shown["severed"] for side in ("left", "right")}
         documents += sorted(outside.difference(documents))
         detail = {"group": key, "documents": documents}
-        self._audit(turn)(AuditEntry(turn.context.actor, "group.read", sweep_id, detail))
+        self._keep(self._entry("group.read", sweep_id, detail))
         return shown
+
+    def _probe(self, probe: Probes) -> HolderProbe:
+        return HolderProbe(
+            vector=probe,
+            threshold=self._opened.thresholds.same_document,
+            actor=self._context.actor,
+            carrier=self._context.carrier,
+        )
+
+    def _entry(self, action: str, subject: str, detail: Mapping[str, Any]) -> AuditEntry:
+        return AuditEntry(self._context.actor, action, subject, detail)
+
+    def _keep(self, entry: AuditEntry) -> None:
+        self._opened.registrar.keep(entry, max(0.0, self._expires_at - monotonic()))
+
+    def _tell_decided(self, started: float, outcome: Outcome) -> None:
+        if isinstance(outcome, Answer):
+            self._log.info(
+                "decided",
+                enrollment_id=outcome.enrollment_id,
+                decision=outcome.decision.value,
+                reasons=[reason.value for reason in outcome.reasons],
+                is_repeated=outcome.is_repeated,
+                correlator=self._context.correlator,
+                ms=round(1000 * (monotonic() - started), 1),
+            )
+
+
+async def finish_by(
+    future: Future[T],
+    expires_at: float,
+    *,
+    give_up: Callable[[], object] | None = None,
+    tell: Callable[[T], object] | None = None,
+    grace_s: float = 0.0,
+) -> T:
+    """The future's result. `expires_at` is by the monotonic clock.
+
+    A caller that is cancelled, or out of time, cancels work that has not begun, and calls
+    `give_up`: then it is `DeadlinePassed`. What has begun is waited for `grace_s` longer, and is
+    `Interrupted` then: it goes on, and may take effect. `tell` hears the result all the same.
+    """
+    wrapped = asyncio.wrap_future(future)
+
+    def hear(ended: asyncio.Future[T]) -> None:
+        # Asks for the error in any case, since whoever has left does not.
+        if not ended.cancelled() and ended.exception() is None and tell is not None:
+            tell(ended.result())
+
+    wrapped.add_done_callback(hear)
+    try:
+        await asyncio.wait((wrapped,), timeout=max(0.0, expires_at - monotonic()))
+        if not wrapped.done():
+            if future.cancel():
+                raise DeadlinePassed("the time ran out while the call waited: nothing was stored")
+            if give_up is not None:
+                give_up()
+            await asyncio.wait((wrapped,), timeout=grace_s)
+    except asyncio.CancelledError:
+        future.cancel()
+        if give_up is not None:
+            give_up()
+        raise
+    if not wrapped.done():
+        raise Interrupted(
+            "the time ran out while the call was carried out: "
+            "ask again, with the same Idempotency-Key if it has one"
+        )
+    return wrapped.result()
 
 
 def _shorten(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,147 +399,3 @@ def _bound(group: Mapping[str, Any]) -> dict[str, Any]:
             "links": len(group["links"]) - len(links) + len(group["severed"]) - len(severed),
         },
     }
-
-
-WARM_ROWS = (1, 64)
-"""One probe and a batch of them are searched by different code."""
-CATCH_UP_S, LOOK_EVERY_S = 0.5, 0.01
-
-Observe = Callable[[int, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Watermark:
-    """How far store and gallery were at one moment; equal where nothing is missing.
-
-    `store_sequence` is None where the store could not be read.
-    """
-
-    size: int
-    sequence: int
-    store_sequence: int | None
-    read_at: float
-
-    @property
-    def is_behind(self) -> bool:
-        return self.store_sequence is not None and self.store_sequence != self.sequence
-
-
-class OpenRegistry:
-    """The parts behind the calls, and the calls that block, each for one thread."""
-
-    def __init__(
-        self,
-        deployment: Deployment,
-        probes_waiting: int,
-        observe_search: Observe,
-        observe_audit: Observe,
-    ) -> None:
-        self.deployment = deployment
-        self.store = deployment.store
-        self.thresholds = deployment.thresholds
-        self.registrar = deployment.registrar
-        self.gallery = self.registrar.gallery
-        self.scribe = Scribe(self.registrar, observe=observe_audit)
-        self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
-        self.sweeps = SweepDesk(deployment)
-        self.fraud = FraudClerk(self.store, self.sweeps, self._audit)
-
-    def warm(self) -> None:
-        """One search of each kind, so that no caller waits for code that is compiled."""
-        for rows in WARM_ROWS:
-            probes = np.zeros((rows, self.gallery.dim), np.float32)
-            probes[:, 0] = 1
-            self.searches.submit(probes, self.thresholds.review).result()
-
-    def read_watermark(self) -> Watermark:
-        """Where both stand; waits a little for a change that is committed and not yet visible."""
-        before = self.gallery.sequence
-        size = len(self.gallery)
-        try:
-            stored = self.store.sequence()
-        except RegistryError:
-            return Watermark(size, before, None, monotonic())
-        # A batch lies between its commit and its place in the gallery.
-        give_up_at = monotonic() + CATCH_UP_S
-        while (after := self.gallery.sequence) < stored and monotonic() < give_up_at:
-            sleep(LOOK_EVERY_S)
-        # It has moved meanwhile: at some moment it stood where the store was.
-        sequence = stored if before <= stored <= after else after
-        return Watermark(size, sequence, stored, monotonic())
-
-    def check_line(self, target: LineTarget, probe: Probes, turn: Turn) -> HolderCheck:
-        return verification.check_line(
-            turn.runner, self.store, target.text, self._probe(probe, turn), self._audit(turn)
-        )
-
-    def check_document(self, document: Document | str, probe: Probes, turn: Turn) -> HolderCheck:
-        return verification.check_document(
-            turn.runner, self.store, document, self._probe(probe, turn), self._audit(turn)
-        )
-
-    def read_lines(self, document: Document, probe: Probes, turn: Turn) -> HolderLines:
-        return holders.show_lines(
-            self.store,
-            self.gallery,
-            document,
-            probe,
-            self.thresholds.same_document,
-            actor=turn.context.actor,
-            audit=self._audit(turn),
-        )
-
-    def dispute_line(
-        self, target: LineTarget, document: Document, probe: Probes, turn: Turn
-    ) -> Dispute:
-        return lines.dispute_line(
-            turn.runner,
-            self.store,
-            line_text=target.text,
-            document=document,
-            probe=check_vectors(probe[None], self.gallery.dim)[0],
-            threshold=self.thresholds.same_document,
-            actor=turn.context.actor,
-        )
-
-    def close_line(self, target: LineTarget, turn: Turn) -> str:
-        context = turn.context
-        return lines.close_line(
-            turn.runner, self.store, target.text, context.actor, carrier=context.carrier
-        )
-
-    def erase(self, document_id: str, turn: Turn) -> ErasureCertificate:
-        context = turn.context
-        return self.deployment.erase(document_id, context.actor, context.carrier, turn.runner)
-
-    def stop(self) -> None:
-        """Nothing is decided any more, on a gallery that may be a part of what it was."""
-        if self.registrar.failure is None:
-            self.registrar.stop(GalleryBehind("the gallery was lost: it is opened again"))
-
-    def close(self) -> None:
-        """Answers who waits, keeps a snapshot where much has changed, gives back the lease."""
-        with ExitStack() as closing:
-            closing.callback(self.deployment.close)
-            closing.callback(self.searches.close)
-            closing.callback(self.sweeps.close)
-
-    @property
-    def failure(self) -> SosieError | None:
-        """Why nothing is decided, or nothing searched, any more."""
-        if self.registrar.failure is not None:
-            return self.registrar.failure
-        if not (self.registrar.is_alive and self.searches.is_alive):
-            return RegistryError("a thread of the registry has ended: it is opened again")
-        return None
-
-    def _probe(self, probe: Probes, turn: Turn) -> HolderProbe:
-        return HolderProbe(
-            vector=probe,
-            threshold=self.thresholds.same_document,
-            actor=turn.context.actor,
-            carrier=turn.context.carrier,
-        )
-
-    def _audit(self, turn: Turn) -> Audit:
-        return lambda entry: self.scribe.keep(entry, turn.left_s)

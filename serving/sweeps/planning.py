@@ -26,7 +26,7 @@ def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
     if request.is_open and chosen.fmr > 0:
         request = replace(request, fmr=chosen.fmr)
     gallery = deployment.restored.gallery
-    last = deployment.store.last_done_sweep()
+    last = deployment.store.sweeps.last_done()
     known = find_known(deployment.sweep_folder, request.scope, last)
     ids, sequence = gallery.ids, gallery.sequence
     size = GallerySize(

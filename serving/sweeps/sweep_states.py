@@ -26,13 +26,13 @@ class SweepBook:
     def __init__(self, registry: Reader, runner: Runner) -> None:
         self._registry = registry
         self._runner = runner
-        found = registry.sweeps(1)
+        found = registry.sweeps.newest(1)
         self.newest = found[0] if found else None
         """As it was written last: whoever has the lease writes alone."""
 
     def find_alive(self) -> SweepRecord | None:
         """The sweep that has not ended: always the newest."""
-        newest = self._registry.sweeps(1)
+        newest = self._registry.sweeps.newest(1)
         return newest[0] if newest and newest[0].state in ALIVE else None
 
     def require_none_alive(self) -> None:
@@ -79,7 +79,7 @@ class SweepBook:
         """The sweep in another state; `SweepOver` where it is in none of `source`, `NotFound`."""
 
         def perform(writer: Writer, now: datetime) -> SweepRecord:
-            record = self._registry.sweep(sweep_id)
+            record = self._registry.sweeps.get(sweep_id)
             if record.state not in source:
                 raise SweepOver(
                     f"the sweep is {record.state.value}, and can't become {target.value}: "

@@ -185,11 +185,11 @@ class SweepShelf:
 
     def status(self, sweep_id: str) -> SweepRecord:
         """The sweep, with how far it was when it last got on."""
-        return self._with_progress(self._registry.sweep(sweep_id))
+        return self._with_progress(self._registry.sweeps.get(sweep_id))
 
     def list(self, limit: int = 100) -> Sequence[SweepRecord]:
         """The newest sweeps, the newest first."""
-        return [self._with_progress(record) for record in self._registry.sweeps(limit)]
+        return [self._with_progress(record) for record in self._registry.sweeps.newest(limit)]
 
     def groups(self, sweep_id: str, after: int = 0, limit: int = 100) -> GroupPage:
         """Groups by rank, those that follow the place `after`; `SweepOver` before it is done."""
@@ -206,7 +206,7 @@ class SweepShelf:
 
     def folder(self, sweep_id: str) -> SweepFolder:
         """Where the sweep keeps what it makes."""
-        return SweepFolder.of(self._root, self._registry.sweep(sweep_id).id)
+        return SweepFolder.of(self._root, self._registry.sweeps.get(sweep_id).id)
 
     def _with_progress(self, record: SweepRecord) -> SweepRecord:
         if record.state not in ALIVE:
@@ -215,7 +215,7 @@ class SweepShelf:
         return replace(record, progress=standing.progress)
 
     def _open(self, sweep_id: str) -> GroupFile:
-        record = self._registry.sweep(sweep_id)
+        record = self._registry.sweeps.get(sweep_id)
         if record.state is not SweepState.DONE:
             raise SweepOver(f"the sweep is {record.state.value}: it has groups when it is done")
         path, opened = SweepFolder.of(self._root, record.id).groups, self._opened

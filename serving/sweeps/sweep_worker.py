@@ -164,7 +164,7 @@ def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: Sweep
         id=record.id,
         terms=record.terms,
         folder=run.folder,
-        known=find_known(deployment.sweep_folder, scope, store.last_done_sweep()),
+        known=find_known(deployment.sweep_folder, scope, store.sweeps.last_done()),
     )
     with closing(Scanner(threads=deployment.settings.sweep.threads or None)) as scanner:
         join = deployment.joiner(scanner)
@@ -215,7 +215,7 @@ def _tell_failure(book: SweepBook, run: SweepRun, record: SweepRecord, error: Ex
 def _tidy(deployment: Deployment, run: SweepRun, record: SweepRecord) -> None:
     """Only a sweep that is done has something to read, and only one that is alive goes on."""
     try:
-        state = deployment.store.sweep(record.id).state
+        state = deployment.store.sweeps.get(record.id).state
         if state in {SweepState.CANCELLED, SweepState.FAILED}:
             run.folder.remove()
         elif state is SweepState.PAUSED:

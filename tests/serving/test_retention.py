@@ -22,7 +22,7 @@ from engine.registry.records import AuditEntry, Changes, StoredAnswer, utc_now
 from engine.retention.job import Schedule, run_retention
 from serving import retention
 from serving.compose import Deployment, read_schedule, read_time
-from serving.registrar.service import MatchService
+from serving.registrar.service import RegistrarService
 from serving.retention import DailyRetention, seconds_until
 from serving.settings import RetentionSettings, ServeSettings, Settings, load_settings
 from serving.telemetry.metrics import Meter
@@ -169,7 +169,7 @@ def test_the_service_has_it_run(
     def open_home() -> Deployment:
         return Deployment(home, settings, tmp_path / "cache")
 
-    service = MatchService(open_home, ServeSettings(), Meter(), log)
+    service = RegistrarService(open_home, ServeSettings(), Meter(), log)
     try:
         with Deployment(home, settings, tmp_path / "cache") as looked:
             wait_for(lambda: runs(looked))

@@ -87,7 +87,7 @@ def _sweep_here(home: Path, threshold: float, scope: Scope, total: int) -> Sweep
         assert record.state is SweepState.DONE, record.fault
         file = GroupFile.open(SweepFolder.of(deployment.sweep_folder, record.id).groups)
         groups = file.page(len(file), kind=GroupKind.ONE_FACE)
-        references, _ = deployment.store.document_owner_array()
+        references, _ = deployment.store.facts.document_owner_array()
         desk.close()
     # References were given ascending ids in the order of the rows.
     rows = (

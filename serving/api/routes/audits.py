@@ -121,7 +121,7 @@ async def _list(parts: Parts, call: Call, asked: AuditAsked) -> Response:
     found, head = await asyncio.to_thread(_read, parts.store, asked)
     detail = {"after": asked.after, "entries": len(found)}
     entry = AuditEntry(principal.actor, "audit.read", "chain", detail)
-    await parts.desk.note([entry], call.context(principal))
+    await parts.registrar.note([entry], call.context(principal))
     is_newest = asked.after is None
     return call.answer(
         {
@@ -158,7 +158,7 @@ async def _verify(parts: Parts, call: Call, asked: ChainAsked) -> Response:
     report = await asyncio.to_thread(verify)
     detail = {"after": asked.after, "to": report.entries, "intact": report.intact}
     entry = AuditEntry(principal.actor, "audit.verified", "chain", detail)
-    await parts.desk.note([entry], call.context(principal))
+    await parts.registrar.note([entry], call.context(principal))
     return call.answer(
         {
             "intact": report.intact,

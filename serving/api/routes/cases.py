@@ -144,7 +144,7 @@ async def _list(parts: Parts, call: Call, asked: CasesAsked) -> Response:
     cases = await asyncio.to_thread(_find, parts.store, asked, principal)
     detail = {"cases": [case.id for case in cases]}
     entry = AuditEntry(principal.actor, "cases.read", "queue", detail)
-    await parts.desk.note([entry], call.context(principal))
+    await parts.registrar.note([entry], call.context(principal))
     return call.answer(
         {
             "cases": [show_case(case) for case in cases],
@@ -155,7 +155,7 @@ async def _list(parts: Parts, call: Call, asked: CasesAsked) -> Response:
 
 def _find(store: Reader, asked: CasesAsked, principal: Principal) -> list[CaseRecord]:
     try:
-        return store.cases(
+        return store.cases.newest(
             state=ALIVE if asked.state == "alive" else asked.state,
             kind=asked.kind,
             assignee=_read_actor(asked.assignee, principal),
@@ -171,7 +171,7 @@ async def _read(parts: Parts, call: Call, case_id: str) -> Response:
     shown = await asyncio.to_thread(_show_whole, parts.store, case_id)
     detail = {"documents": [one["document_id"] for one in shown["documents"]]}
     entry = AuditEntry(principal.actor, "case.read", case_id, detail)
-    await parts.desk.note([entry], call.context(principal))
+    await parts.registrar.note([entry], call.context(principal))
     return call.answer(shown)
 
 
@@ -186,7 +186,7 @@ async def _step(
     body = None if model is None else await read_body(call, model)
     step = read_step(body, principal)
     return call.answer(
-        show_case(await parts.desk.step_case(case_id, step, call.context(principal)))
+        show_case(await parts.registrar.step_case(case_id, step, call.context(principal)))
     )
 
 
@@ -199,7 +199,7 @@ def _read_actor(name: str | None, principal: Principal) -> str | None:
 
 
 def _show_whole(store: Reader, case_id: str) -> dict[str, Any]:
-    case = store.case(case_id)
+    case = store.cases.get(case_id)
     held = find_held(store, case.document_ids)
     lines = store.lines_in_use_of([record.id for record in held])
     numbers = store.numbers([line.id for found in lines.values() for line in found])
@@ -207,7 +207,7 @@ def _show_whole(store: Reader, case_id: str) -> dict[str, Any]:
         **show_case(case),
         "notes": [
             {"at": note.at, "actor": note.actor, "kind": note.kind.value, "text": note.text}
-            for note in store.case_notes(case_id)
+            for note in store.cases.notes(case_id)
         ],
         "merged": [
             {
@@ -218,7 +218,7 @@ def _show_whole(store: Reader, case_id: str) -> dict[str, Any]:
                 "score": other.score,
                 "opened_at": other.opened_at,
             }
-            for other in store.merged_cases(case_id)
+            for other in store.cases.merged_into(case_id)
         ],
         "documents": [
             {

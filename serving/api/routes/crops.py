@@ -68,7 +68,7 @@ async def _read(parts: Parts, call: Call, enrollment_id: str) -> Response:
     shown = await asyncio.to_thread(_show, parts.store, enrollment_id)
     detail = {"crops": len(shown["crops"])}
     entry = AuditEntry(principal.actor, "crops.read", shown["enrollment_id"], detail)
-    await parts.desk.note([entry], call.context(principal))
+    await parts.registrar.note([entry], call.context(principal))
     return call.answer(shown)
 
 
@@ -79,6 +79,6 @@ def _show(store: Reader, enrollment_id: str) -> dict[str, Any]:
         "enrollment_id": record.id,
         "crops": [
             {"photograph": crop.photograph, "image": image, "kept_until": crop.kept_until}
-            for crop, image in store.crops(record.id)
+            for crop, image in store.cases.crops(record.id)
         ],
     }

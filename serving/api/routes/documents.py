@@ -26,7 +26,7 @@ def add_documents(router: APIRouter, parts: Parts) -> None:
         """
         call = call_of(request)
         principal = await admit(parts, call, Action.ERASE_DOCUMENT)
-        certificate = await parts.desk.erase(document_id, call.context(principal))
+        certificate = await parts.registrar.erase(document_id, call.context(principal))
         return call.answer(asdict(certificate))
 
     router.add_api_route(

@@ -116,7 +116,7 @@ async def _enroll(parts: Parts, intake: Intake, call: Call) -> Response:
         live, portrait = await sample_images(
             parts, call, {"live": body.live, "portrait": body.portrait}
         )
-        answer = await parts.desk.enroll(
+        answer = await parts.registrar.enroll(
             replace(request, live=live, portrait=portrait), call.context(principal)
         )
     shown = {
@@ -196,7 +196,7 @@ async def _find(parts: Parts, call: Call, key: str) -> Response:
 
 async def _note_read(parts: Parts, call: Call, principal: Principal, enrollment_id: str) -> None:
     entry = AuditEntry(principal.actor, "enrollment.read", enrollment_id)
-    await parts.desk.note([entry], call.context(principal))
+    await parts.registrar.note([entry], call.context(principal))
 
 
 def _show_record(record: EnrollmentRecord) -> dict[str, Any]:

@@ -52,7 +52,7 @@ async def search_face(
 ) -> FaceSearch:
     """The documents at or above the threshold, `MAX_CANDIDATES` at most; audited by the desk."""
     probe = await take_face(parts, call, principal, face)
-    found = (await parts.desk.identify(probe[None], threshold, call.context(principal)))[0]
+    found = (await parts.registrar.identify(probe[None], threshold, call.context(principal)))[0]
     return FaceSearch(
         scores=_best_scores(found),
         found=found.found_documents,
@@ -114,7 +114,7 @@ async def _identify(parts: Parts, call: Call) -> Response:
         documents = [one["document_id"] for one in shown]
         detail = {"documents": documents}
         entry = AuditEntry(principal.actor, "documents.read", "identification", detail)
-        await parts.desk.note([entry], call.context(principal))
+        await parts.registrar.note([entry], call.context(principal))
     return call.answer({"candidates": shown, "found": search.found, **search.facts})
 
 

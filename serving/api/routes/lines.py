@@ -83,7 +83,7 @@ async def _query(parts: Parts, call: Call) -> Response:
     principal = await admit(parts, call, Action.READ_LINES)
     body = await read_body(call, HolderBody)
     probe = await take_face(parts, call, principal, body.probe)
-    found = await parts.desk.read_lines(body.document.read(), probe, call.context(principal))
+    found = await parts.registrar.read_lines(body.document.read(), probe, call.context(principal))
     return call.answer(
         {
             "is_holder": found.is_holder,
@@ -98,7 +98,7 @@ async def _dispute(parts: Parts, call: Call, line: str) -> Response:
     principal = await admit(parts, call, Action.DISPUTE_LINE)
     body = await read_body(call, HolderBody)
     probe = await take_face(parts, call, principal, body.probe)
-    dispute = await parts.desk.dispute_line(
+    dispute = await parts.registrar.dispute_line(
         LineTarget(line), body.document.read(), probe, call.context(principal)
     )
     return call.answer(
@@ -113,5 +113,5 @@ async def _dispute(parts: Parts, call: Call, line: str) -> Response:
 
 async def _close(parts: Parts, call: Call, line: str) -> Response:
     principal = await admit(parts, call, Action.CLOSE_LINE)
-    line_id = await parts.desk.close_line(LineTarget(line), call.context(principal))
+    line_id = await parts.registrar.close_line(LineTarget(line), call.context(principal))
     return call.answer({"line_id": line_id, "status": "closed"})

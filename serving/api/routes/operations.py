@@ -135,7 +135,7 @@ class Readiness:
     async def _ask_status(self) -> tuple[Status | None, dict[str, Any]]:
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
-                status = await self._parts.desk.status()
+                status = await self._parts.registrar.status()
         except TimeoutError:
             return None, _check(False, f"the registrar did not answer within {CHECK_TIMEOUT_S:g} s")
         except (SosieError, ServiceRefusal) as error:

@@ -100,7 +100,7 @@ async def _read(parts: Parts, call: Call, document_id: str) -> Response:
 
 
 async def _note(parts: Parts, call: Call, principal: Principal, entry: AuditEntry) -> None:
-    await parts.desk.note([entry], call.context(principal))
+    await parts.registrar.note([entry], call.context(principal))
 
 
 def _look_up(store: Reader, body: PeopleBody) -> Sequence[str]:
@@ -124,7 +124,7 @@ def _show_people(
 ) -> list[dict[str, Any]]:
     held = find_held(store, document_ids)
     ids = [record.id for record in held]
-    lines, cases = store.lines_in_use_of(ids), store.open_cases_of(ids)
+    lines, cases = store.lines_in_use_of(ids), store.cases.open_of(ids)
     return _show(store, held, lines, cases, scores)
 
 
@@ -133,7 +133,7 @@ def _show_document(store: Reader, document_id: str) -> dict[str, Any]:
     if record.is_erased:
         raise NotFound(NOBODY)
     lines = {record.id: store.lines_of(record.id)}
-    cases = store.cases_of([record.id])
+    cases = store.cases.of([record.id])
     return _show(store, [record], lines, cases, {})[0]
 
 

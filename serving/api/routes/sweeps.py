@@ -172,14 +172,14 @@ def _add_reads(router: APIRouter, parts: Parts) -> None:
         """The newest sweeps, newest first."""
         call = call_of(request)
         principal = await admit(parts, call, Action.SWEEP)
-        found = await parts.desk.list_sweeps(asked.limit, call.context(principal))
+        found = await parts.registrar.list_sweeps(asked.limit, call.context(principal))
         return call.answer({"sweeps": [show_sweep(record) for record in found]})
 
     async def read_sweep(request: Request, sweep_id: str) -> Response:
         """A sweep with its progress of this moment, and what it found in counts."""
         call = call_of(request)
         principal = await admit(parts, call, Action.SWEEP)
-        found = await parts.desk.read_sweep(sweep_id, call.context(principal))
+        found = await parts.registrar.read_sweep(sweep_id, call.context(principal))
         return call.answer({**show_sweep(found), "summary": found.summary})
 
     _add(router, "", list_sweeps, "List sweeps", SweepsAnswer, READ_ERRORS)
@@ -190,7 +190,7 @@ def _add_steering(router: APIRouter, parts: Parts, steering: Steering) -> None:
     async def steer_sweep(request: Request, sweep_id: str) -> Response:
         call = call_of(request)
         principal = await admit(parts, call, Action.SWEEP)
-        found = await parts.desk.steer_sweep(sweep_id, steering, call.context(principal))
+        found = await parts.registrar.steer_sweep(sweep_id, steering, call.context(principal))
         return call.answer({**show_sweep(found), "summary": found.summary})
 
     steer_sweep.__name__ = f"{steering.value}_sweep"
@@ -214,7 +214,7 @@ def _add_groups(router: APIRouter, parts: Parts) -> None:
         """A page of a sweep's groups in counts, the riskiest first; audited."""
         call = call_of(request)
         principal = await admit(parts, call, Action.SWEEP)
-        page = await parts.desk.list_groups(
+        page = await parts.registrar.list_groups(
             sweep_id, asked.after, asked.limit, call.context(principal)
         )
         return call.answer(
@@ -241,7 +241,7 @@ def _add_precision(router: APIRouter, parts: Parts) -> None:
         """
         call = call_of(request)
         await admit(parts, call, Action.SWEEP)
-        pairs = await asyncio.to_thread(parts.store.judged_pairs)
+        pairs = await asyncio.to_thread(parts.store.cases.judged_pairs)
         return call.answer(show_precision(pairs, asked.sweep_id))
 
     router.add_api_route(
@@ -273,14 +273,14 @@ async def _start(parts: Parts, call: Call) -> Response:
     body = await read_body(call, SweepBody)
     asked, context = body.read(), call.context(principal)
     if body.dry_run:
-        return call.answer(show_expectation(await parts.desk.expect_sweep(asked, context)))
-    started = await parts.desk.start_sweep(asked, context)
+        return call.answer(show_expectation(await parts.registrar.expect_sweep(asked, context)))
+    started = await parts.registrar.start_sweep(asked, context)
     return call.answer({**show_sweep(started), "summary": started.summary}, 201)
 
 
 async def _read_group(parts: Parts, call: Call, sweep_id: str, key: str) -> Response:
     principal = await admit(parts, call, Action.SWEEP)
-    group = await parts.desk.read_group(sweep_id, key, call.context(principal))
+    group = await parts.registrar.read_group(sweep_id, key, call.context(principal))
     documents = [one["document_id"] for one in group["identities"]]
-    cases = await asyncio.to_thread(parts.store.open_cases_of, documents)
+    cases = await asyncio.to_thread(parts.store.cases.open_of, documents)
     return call.answer(show_group(group, cases))

@@ -90,7 +90,7 @@ async def _check_holder(
 ) -> HolderCheck:
     context = call.context(principal)
     if body.line is not None:
-        return await parts.desk.check_line(LineTarget(body.line), probe, context)
+        return await parts.registrar.check_line(LineTarget(body.line), probe, context)
     document = body.document_id if body.document is None else body.document.read()
     assert document is not None, "the model wants one"
-    return await parts.desk.check_document(document, probe, context)
+    return await parts.registrar.check_document(document, probe, context)

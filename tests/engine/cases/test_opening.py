@@ -33,15 +33,15 @@ def test_a_case_that_shares_a_document_goes_into_the_one_that_people_have(bureau
     second = bureau.open("b", "c", score=0.72, line_ids=("l2",), suspect_ids=("c",))
     apart = bureau.open("d")
     assert second.id == first.id != apart.id
-    case = bureau.store.case(first.id)
+    case = bureau.store.cases.get(first.id)
     assert case == second
     assert case.document_ids == ("a", "b", "c")
     assert case.suspect_ids == ("a", "b", "c")
     assert (case.score, case.line_ids) == (0.72, ("l1", "l2"))
-    (merged,) = bureau.store.merged_cases(first.id)
+    (merged,) = bureau.store.cases.merged_into(first.id)
     assert (merged.state, merged.document_ids, merged.score) == (CaseState.MERGED, ("b", "c"), 0.72)
-    assert {one.id for one in bureau.store.cases()} == {first.id, apart.id}
-    notes = [(note.kind, note.actor) for note in bureau.store.case_notes(first.id)]
+    assert {one.id for one in bureau.store.cases.newest()} == {first.id, apart.id}
+    notes = [(note.kind, note.actor) for note in bureau.store.cases.notes(first.id)]
     assert notes == [(NoteKind.OPENED, "key:opener"), (NoteKind.MERGED, "key:opener")]
     told = [(one.action, one.subject) for one in bureau.entries("case.opened", "case.merged")]
     assert told == [
@@ -63,12 +63,12 @@ def test_cases_that_a_third_joins_are_one(bureau: Any) -> None:
     assign(*bureau.given, second.id, "key:anna", "key:anna")
     third = bureau.open("a", "b")
     assert third.id in {first.id, second.id}
-    assert bureau.store.case(third.id).document_ids[:1] in {("a",), ("b",)}
-    (case,) = bureau.store.cases(ALIVE)
+    assert bureau.store.cases.get(third.id).document_ids[:1] in {("a",), ("b",)}
+    (case,) = bureau.store.cases.newest(ALIVE)
     assert set(case.document_ids) == {"a", "b"}
     # Whoever worked on one of them goes on with it.
     assert (case.state, case.assignee) == (CaseState.ASSIGNED, "key:anna")
-    assert len(bureau.store.merged_cases(case.id)) == 2
+    assert len(bureau.store.cases.merged_into(case.id)) == 2
 
 
 def test_a_proposal_falls_when_its_case_grows_and_stands_when_it_does_not(bureau: Any) -> None:
@@ -78,7 +78,7 @@ def test_a_proposal_falls_when_its_case_grows_and_stands_when_it_does_not(bureau
     assert (same.state, same.score) == (CaseState.PROPOSED, 0.9)
     grown = bureau.open("b", "c")
     assert (grown.id, grown.state, grown.proposal) == (case.id, CaseState.OPEN, None)
-    kinds = [note.kind for note in bureau.store.case_notes(case.id)]
+    kinds = [note.kind for note in bureau.store.cases.notes(case.id)]
     assert kinds[-2:] == [NoteKind.WITHDRAWN, NoteKind.MERGED]
 
 
@@ -140,13 +140,13 @@ def test_however_they_come_cases_alive_share_no_document_and_name_all_that_came(
             told |= {book.open(new_case(*names), "test").id: names for names in batch}
             writer.commit(book.add_to(Changes(sequence=0, audit=())))
     everything = sorted({name for batch in came for names in batch for name in names})
-    found = shelf.open_cases_of(everything)
+    found = shelf.cases.open_of(everything)
     assert all(len(cases) == 1 for cases in found.values())
     for batch in came:
         for names in batch:
             assert len({found[name][0].id for name in names}) == 1
     for case_id, names in told.items():
-        case = shelf.case(case_id)
-        standing = shelf.case(case.merged_into or case_id)
+        case = shelf.cases.get(case_id)
+        standing = shelf.cases.get(case.merged_into or case_id)
         assert standing.state in ALIVE
         assert set(names) <= set(standing.document_ids)

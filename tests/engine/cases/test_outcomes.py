@@ -73,7 +73,7 @@ def test_pairs_of_suspects_are_judged_with_their_score(
     documents = documents_of(one, two, other)
     case = bureau.open(*documents, suspect_ids=documents)
     close(*bureau.given, case.id, outcome, (), ANNA)
-    pairs = bureau.store.judged_pairs()
+    pairs = bureau.store.cases.judged_pairs()
     names = sorted(documents)
     assert [(pair.left_document, pair.right_document) for pair in pairs] == [
         (names[0], names[1]),
@@ -88,7 +88,7 @@ def test_pairs_of_suspects_are_judged_with_their_score(
         assert pair.score == float(np.float32(vectors[0] @ vectors[1]))
         assert (pair.outcome, pair.case_id, pair.decided_by) == (outcome, case.id, ANNA)
     is_exception = outcome is not Outcome.FRAUD
-    assert len(bureau.store.exceptions()) == (3 if is_exception else 0)
+    assert len(bureau.store.cases.exceptions()) == (3 if is_exception else 0)
     assert len(bureau.store.watchlist()) == (0 if is_exception else 3)
 
 
@@ -105,7 +105,7 @@ def test_of_a_sweep_are_the_pairs_that_reach_its_threshold(bureau: Any, make_pai
     close(*bureau.given, case.id, Outcome.FRAUD, (), ANNA)
     found = {
         (pair.left_document, pair.right_document): pair.sweep_id
-        for pair in bureau.store.judged_pairs()
+        for pair in bureau.store.cases.judged_pairs()
     }
     left, right = sorted(documents_of(one, two))
     assert found.pop((left, right)) == sweep
@@ -122,7 +122,7 @@ def test_whose_document_was_stolen_is_not_watched(bureau: Any) -> None:
         Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
         Reason.DUPLICATE_IDENTITY,
     }
-    (case,) = bureau.store.cases()
+    (case,) = bureau.store.cases.newest()
     assert {one["id"] for one in refused.body["cases"]} == {case.id}
     assert len(case.document_ids) == 2
     close(*bureau.given, case.id, Outcome.FRAUD, (), ANNA)
@@ -148,7 +148,7 @@ def test_an_unfounded_dispute_leaves_its_line_active(bureau: Any) -> None:
     close(*bureau.given, dispute.case_id, Outcome.UNFOUNDED, (), ANNA)
     assert line_status(bureau, dispute.line_id) is LineStatus.ACTIVE
     assert [one.subject for one in bureau.entries("line.restored")] == [dispute.line_id]
-    assert bureau.store.judged_pairs() == []
+    assert bureau.store.cases.judged_pairs() == []
     assert answer.body["line_id"] == dispute.line_id
 
 
@@ -183,7 +183,7 @@ def test_a_suspect_who_was_erased_leaves_no_pair_and_no_face(bureau: Any, make_p
     case = bureau.open(*documents_of(one, two))
     erase_holder(*bureau.given, one["document_id"], "test")
     close(*bureau.given, case.id, Outcome.FRAUD, (), ANNA)
-    assert bureau.store.judged_pairs() == []
+    assert bureau.store.cases.judged_pairs() == []
     (entry,) = bureau.store.watchlist()
     assert np.array_equal(entry.template, reference_of(bureau, two["document_id"]))
 
@@ -214,16 +214,16 @@ def test_texts_and_crops_go_when_all_whom_a_case_names_are_erased(
         )
     )
     erase_holder(*bureau.given, one["document_id"], "test")
-    assert bureau.store.crops(one["enrollment_id"]) == []
-    assert bureau.store.crops(two["enrollment_id"])
+    assert bureau.store.cases.crops(one["enrollment_id"]) == []
+    assert bureau.store.cases.crops(two["enrollment_id"])
     assert texts_of(bureau, case.id) == ["the man with the scar"]
     erase_holder(*bureau.given, two["document_id"], "test")
-    assert bureau.store.crops(two["enrollment_id"]) == []
+    assert bureau.store.cases.crops(two["enrollment_id"]) == []
     assert texts_of(bureau, case.id) == texts_of(bureau, other.id) == [""]
-    assert bureau.store.case(case.id).document_ids == case.document_ids
+    assert bureau.store.cases.get(case.id).document_ids == case.document_ids
     assert verify_chain(bureau.store).intact
 
 
 def texts_of(bureau: Any, case_id: str) -> list[str]:
-    notes = bureau.store.case_notes(case_id)
+    notes = bureau.store.cases.notes(case_id)
     return [one.text for one in notes if one.kind is NoteKind.NOTE]

@@ -22,7 +22,7 @@ def status_of(bureau: Any, line_id: str) -> LineStatus:
 
 
 def history(bureau: Any, case_id: str) -> list[tuple[NoteKind, str, str]]:
-    notes = bureau.store.case_notes(case_id)
+    notes = bureau.store.cases.notes(case_id)
     return [(entry.kind, entry.actor, entry.text) for entry in notes][1:]
 
 
@@ -30,8 +30,8 @@ def test_a_case_goes_from_hand_to_hand_and_back(bureau: Any) -> None:
     case = bureau.open("a")
     given = assign(*bureau.given, case.id, ANNA, BOB)
     assert (given.state, given.assignee) == (CaseState.ASSIGNED, ANNA)
-    assert bureau.store.case(case.id) == given
-    assert bureau.store.cases(CaseState.ASSIGNED, assignee=ANNA) == [given]
+    assert bureau.store.cases.get(case.id) == given
+    assert bureau.store.cases.newest(CaseState.ASSIGNED, assignee=ANNA) == [given]
     proposed = propose(*bureau.given, case.id, Outcome.TWINS, (), ANNA)
     assert proposed.state is CaseState.PROPOSED
     moved = assign(*bureau.given, case.id, BOB, ANNA)
@@ -90,7 +90,7 @@ def test_a_case_is_given_to_nobody_without_a_name(bureau: Any, assignee: str) ->
     case = bureau.open("a")
     with pytest.raises(RequestError):
         assign(*bureau.given, case.id, assignee, ANNA)
-    assert bureau.store.case(case.id) == case
+    assert bureau.store.cases.get(case.id) == case
 
 
 def test_one_person_never_closes_lines(bureau: Any) -> None:
@@ -107,7 +107,7 @@ def test_one_person_never_closes_lines(bureau: Any) -> None:
     closed = close(*asked, BOB)
     assert (closed.state, closed.outcome) == (CaseState.CLOSED, Outcome.FRAUD)
     assert (closed.proposal.by, closed.closed_at) == (ANNA, closed.updated_at)
-    assert bureau.store.case(case.id) == closed
+    assert bureau.store.cases.get(case.id) == closed
     assert status_of(bureau, line) is LineStatus.CLOSED
     (entry,) = bureau.entries("line.closed")
     assert (entry.actor, entry.subject, entry.detail) == (BOB, line, {"case": case.id})
@@ -129,7 +129,7 @@ def test_lines_are_closed_as_they_were_proposed_or_not_at_all(bureau: Any) -> No
         with pytest.raises(FourEyes):
             close(*bureau.given, case.id, outcome, asked, BOB)
     assert {status_of(bureau, line) for line in lines} == {LineStatus.ACTIVE}
-    assert bureau.store.case(case.id).state is CaseState.PROPOSED
+    assert bureau.store.cases.get(case.id).state is CaseState.PROPOSED
 
 
 def test_without_lines_one_person_closes_even_against_a_proposal(bureau: Any) -> None:
@@ -159,7 +159,7 @@ def test_only_lines_in_use_under_documents_of_the_case_are_proposed(bureau: Any)
     for line in (other["line_id"], gone["line_id"], new_id(), "x", ""):
         with pytest.raises(RequestError):
             propose(*bureau.given, case.id, Outcome.FRAUD, [mine["line_id"], line], ANNA)
-    assert bureau.store.case(case.id) == case
+    assert bureau.store.cases.get(case.id) == case
 
 
 def test_one_outcome_is_proposed_at_a_time(bureau: Any) -> None:
@@ -179,7 +179,7 @@ def test_nobody_is_judged_whom_only_the_case_has_grown_by(bureau: Any, step: Any
     asked = (*bureau.given, seen.id, Outcome.TWINS, (), ANNA)
     with pytest.raises(CaseMoved, match="changed since"):
         step(*asked, seen.updated_at)
-    assert bureau.store.case(seen.id) == grown
+    assert bureau.store.cases.get(seen.id) == grown
     assert step(*asked, grown.updated_at).state is not CaseState.OPEN
 
 
@@ -221,7 +221,7 @@ def test_no_step_is_taken_with_a_case_that_is_not_there(bureau: Any, name: str) 
 def test_a_case_that_went_into_another_says_which(bureau: Any, name: str) -> None:
     first = bureau.open("a")
     bureau.open("a")
-    (merged,) = bureau.store.merged_cases(first.id)
+    (merged,) = bureau.store.cases.merged_into(first.id)
     step, *rest = steps(merged.id)[name]
     with pytest.raises(CaseMoved, match=first.id):
         step(*bureau.given, *rest)

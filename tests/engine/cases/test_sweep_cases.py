@@ -47,7 +47,7 @@ def test_each_group_of_a_sweep_has_a_case_and_those_that_meet_share_one(bureau: 
     assert cases["k2"] == known.id
     assert cases["k1"] == cases["k4"]
     assert len(set(cases.values())) == 3
-    first = bureau.store.case(cases["k1"])
+    first = bureau.store.cases.get(cases["k1"])
     assert (first.kind, first.origin, first.sweep_id) == (
         CaseKind.ONE_FACE,
         CaseOrigin.SWEEP,
@@ -55,8 +55,8 @@ def test_each_group_of_a_sweep_has_a_case_and_those_that_meet_share_one(bureau: 
     )
     assert (first.score, first.suspect_ids, first.document_ids) == (0.8, ("a", "b"), ("a", "b"))
     # Those whose lines changed hands may be people who were wronged.
-    assert bureau.store.case(cases["k3"]).suspect_ids == ()
-    assert set(bureau.store.case(known.id).document_ids) == {"c", "d", "e"}
+    assert bureau.store.cases.get(cases["k3"]).suspect_ids == ()
+    assert set(bureau.store.cases.get(known.id).document_ids) == {"c", "d", "e"}
 
 
 def test_a_sweep_that_is_told_twice_opens_nothing_twice(bureau: Any) -> None:
@@ -70,7 +70,7 @@ def test_a_sweep_that_is_told_twice_opens_nothing_twice(bureau: Any) -> None:
     assert bureau.store.audit_head()[0] - head == 80
     later = bureau.keep_sweep(0.6)
     assert open_sweep_cases(*bureau.given, later, groups, ANNA) == again
-    assert bureau.store.case(again["k0"]).sweep_id == later
+    assert bureau.store.cases.get(again["k0"]).sweep_id == later
 
 
 def test_what_people_have_decided_is_not_asked_again(bureau: Any, make_pair: Any) -> None:
@@ -87,10 +87,10 @@ def test_what_people_have_decided_is_not_asked_again(bureau: Any, make_pair: Any
     assert open_sweep_cases(*bureau.given, later, [pair, ring], ANNA) == cases
     judged = group_of(GroupKind.ONE_FACE, "k3", *documents)
     assert open_sweep_cases(*bureau.given, later, [judged], ANNA) == {}
-    assert bureau.store.cases() == []
+    assert bureau.store.cases.newest() == []
     grown = group_of(GroupKind.ONE_FACE, "k4", *documents, third["document_id"])
     (opened,) = open_sweep_cases(*bureau.given, later, [grown], ANNA).values()
-    assert set(bureau.store.case(opened).document_ids) == {*documents, third["document_id"]}
+    assert set(bureau.store.cases.get(opened).document_ids) == {*documents, third["document_id"]}
 
 
 def test_a_later_group_that_joins_earlier_ones_leaves_one_case_for_all(bureau: Any) -> None:
@@ -100,4 +100,4 @@ def test_a_later_group_that_joins_earlier_ones_leaves_one_case_for_all(bureau: A
     ]
     cases = open_sweep_cases(*bureau.given, sweep, groups, ANNA)
     assert cases["k0"] == cases["k119"] == cases["last"]
-    assert {case.id for case in bureau.store.cases(limit=500)} == set(cases.values())
+    assert {case.id for case in bureau.store.cases.newest(limit=500)} == set(cases.values())

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from engine.matching.registrar import DecidedBatch, Registrar, RegistrarConfig
+from engine.matching.registrar import DecidedBatch, Observer, Registrar, RegistrarConfig
 from engine.matching.requests import Answer
+from engine.registry.records import AuditEntry
 
 LONG_S = 300
 """Nobody may wait for so long in these tests: whoever should not wait would be seen."""
 ANSWER_S = 20.0
 
 
-class Sizes:
+class Sizes(Observer):
     """How many were decided together, batch after batch."""
 
     def __init__(self) -> None:
@@ -58,24 +59,13 @@ def test_who_comes_alone_is_not_made_to_wait(lab: Any, sizes: Sizes) -> None:
     assert sizes.seen == [1, 1, 1]
 
 
-def test_when_nobody_joins_the_next_is_taken_at_once(lab: Any, busy: Any, sizes: Sizes) -> None:
-    with lab.registrar(RegistrarConfig(gather_s=0.05), observer=sizes) as registrar:
-        with busy(registrar):
-            futures = [registrar.submit(lab.request()) for _ in range(2)]
-        for future in futures:
-            future.result(ANSWER_S)
-        registrar.submit(lab.request()).result(ANSWER_S)
-        registrar._arrivals._gather_s = LONG_S
-        registrar.submit(lab.request()).result(ANSWER_S)
-    assert sizes.seen == [2, 1, 1]
-
-
-@pytest.mark.parametrize("urgent", [True, False])
-def test_a_change_of_another_kind_ends_the_wait(
-    registrar: Registrar, lab: Any, urgent: bool
-) -> None:
+@pytest.mark.parametrize("audits", [True, False])
+def test_work_of_another_kind_ends_the_wait(registrar: Registrar, lab: Any, audits: bool) -> None:
     future = registrar.submit(lab.request())
-    registrar.schedule(lambda *_: None, urgent=urgent).result(ANSWER_S)
+    if audits:
+        registrar.keep(AuditEntry("test", "lines.read", "subject", {}), ANSWER_S)
+    else:
+        registrar.schedule(lambda *_: None).result(ANSWER_S)
     registrar.run(lambda *_: None)
     assert isinstance(future.result(ANSWER_S), Answer)
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
-from engine.matching.audit_writer import Scribe
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority, check_documents
 from engine.matching.holders import (
@@ -44,7 +43,7 @@ def read(lab: Any, registrar: Registrar, document: Document, probe: Any) -> Hold
         probe,
         0.42,
         actor="outlet:blue-1",
-        audit=Scribe(registrar).keep,
+        audit=registrar.keep,
     )
 
 

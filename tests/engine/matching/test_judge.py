@@ -35,7 +35,7 @@ def test_the_grey_zone_is_for_people_to_judge(lab: Any) -> None:
     assert outcome.decision is Decision.REVIEW
     assert outcome.reasons == (Reason.POSSIBLE_DUPLICATE,)
     assert outcome.body["line_id"] is None
-    assert [case.kind for case in lab.store.cases(CaseState.OPEN)] == ["possible_duplicate"]
+    assert [case.kind for case in lab.store.cases.newest(CaseState.OPEN)] == ["possible_duplicate"]
 
 
 def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_holder(
@@ -80,7 +80,7 @@ def test_a_stolen_document_opens_a_case_for_its_holder(lab: Any) -> None:
         outcomes = registrar.enroll([first, theft])
     assert outcomes[1].decision is Decision.REJECTED
     assert outcomes[1].reasons == (Reason.FACE_MISMATCH, Reason.DOCUMENT_HELD_BY_ANOTHER_FACE)
-    cases = lab.store.cases(CaseState.OPEN)
+    cases = lab.store.cases.newest(CaseState.OPEN)
     assert [case.document_ids for case in cases] == [(outcomes[0].body["document_id"],)]
 
 
@@ -92,13 +92,16 @@ def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab: 
         single = registrar.enroll([lab.request(person)])[0]
     refused = [*pair, single]
     assert {outcome.reasons for outcome in refused} == {(Reason.DUPLICATE_IDENTITY,)}
-    (case,) = lab.store.cases(CaseState.OPEN)
+    (case,) = lab.store.cases.newest(CaseState.OPEN)
     assert [outcome.body["cases"] for outcome in refused] == [
         [{"id": case.id, "kind": "duplicate_identity"}]
     ] * 3
     everybody = {outcome.body["document_id"] for outcome in (known, *refused)}
     assert set(case.document_ids) == set(case.suspect_ids) == everybody
-    attempts = {case.enrollment_id, *(one.enrollment_id for one in lab.store.merged_cases(case.id))}
+    attempts = {
+        case.enrollment_id,
+        *(one.enrollment_id for one in lab.store.cases.merged_into(case.id)),
+    }
     assert attempts == {outcome.body["enrollment_id"] for outcome in refused}
     told = [row.entry for row in lab.store.audit_entries() if row.entry.action[:5] == "case."]
     assert [(one.action, one.actor) for one in told] == [

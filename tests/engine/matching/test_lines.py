@@ -50,7 +50,7 @@ def test_a_holder_disputes_a_line_and_a_case_is_open(lab: Any) -> None:
         made = dispute(lab, registrar, request.msisdn, request.document, person)
     line = line_of(lab, made.line_id)
     assert (line.status, line.closed_at) == (LineStatus.DISPUTED, None)
-    (case,) = lab.store.cases()
+    (case,) = lab.store.cases.newest()
     assert (case.id, case.kind, case.line_id) == (made.case_id, "dispute", line.id)
     assert case.enrollment_id == answer.body["enrollment_id"]
     assert case.document_ids == (answer.body["document_id"],)
@@ -72,7 +72,7 @@ def test_disputed_again_by_number_or_id_it_is_the_same_case(lab: Any) -> None:
             for text in (line_id, request.msisdn, line_id)
         ]
     assert made[1:] == made[:1] * 2
-    assert len(lab.store.cases()) == 1
+    assert len(lab.store.cases.newest()) == 1
     assert len(entries_of(lab, "line.disputed")) == 1
     read = [(one.actor, one.subject, one.detail) for one in entries_of(lab, "line.dispute_read")]
     assert read == [("key:k1", line_id, {"case": made[0].case_id})] * 2
@@ -105,7 +105,7 @@ def test_lines_of_every_carrier_can_be_disputed_by_their_holder(lab: Any) -> Non
             dispute(lab, registrar, one.msisdn, first.document, person) for one in (first, second)
         ]
     assert {line_of(lab, one.line_id).carrier for one in made} == {"blue", "red"}
-    assert len(lab.store.cases()) == 2
+    assert len(lab.store.cases.newest()) == 2
 
 
 def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab: Any) -> None:
@@ -121,7 +121,7 @@ def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab: Any) -> N
         # Nor does it learn which numbers stand under the document.
         with pytest.raises(HolderMismatch):
             dispute(lab, registrar, "+8613900000000", request.document, stranger)
-    assert lab.store.cases() == []
+    assert lab.store.cases.newest() == []
     (line,) = lab.store.lines_of(document_id)
     assert line.status is LineStatus.ACTIVE
     refused = entries_of(lab, "line.dispute_refused")
@@ -162,7 +162,7 @@ def test_a_line_under_another_document_or_none_is_not_found(lab: Any) -> None:
                 dispute(lab, registrar, text, mine.document, person)
             said.add(str(caught.value))
     assert len(said) == 1
-    assert lab.store.cases() == []
+    assert lab.store.cases.newest() == []
     assert line_of(lab, foreign).status is LineStatus.ACTIVE
     assert len(entries_of(lab, "line.dispute_refused")) == len(texts)
 
@@ -210,5 +210,5 @@ def test_an_erased_holder_leaves_the_case_without_a_number(lab: Any) -> None:
         erase_holder(registrar, lab.store, request.document, "test")
         with pytest.raises(HolderMismatch):
             dispute(lab, registrar, made.line_id, request.document, person)
-    assert [case.line_id for case in lab.store.cases()] == [made.line_id]
+    assert [case.line_id for case in lab.store.cases.newest()] == [made.line_id]
     assert lab.store.numbers([made.line_id]) == {}

@@ -20,9 +20,16 @@ from engine.errors import (
     StorageFull,
 )
 from engine.matching.lines import close_line
-from engine.matching.registrar import BoundedRunner, DecidedBatch, Registrar, RegistrarConfig
+from engine.matching.registrar import (
+    BoundedRunner,
+    DecidedBatch,
+    Observer,
+    Registrar,
+    RegistrarConfig,
+)
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.reasons import Decision
+from engine.registry.records import AuditEntry
 from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.flat import FlatIndex
@@ -107,23 +114,20 @@ def test_a_scheduled_change_is_refused_when_the_queue_is_full(lab: Any, busy: An
             first = registrar.schedule(lambda *_: done.append("first"))
             with pytest.raises(Overloaded):
                 registrar.schedule(lambda *_: done.append("second"))
-            urgent = registrar.schedule(lambda *_: done.append("urgent"), urgent=True)
-        first.result(120)
-        urgent.result(120)
-    assert done == ["urgent", "first"]
+        first.result(10)
+    assert done == ["first"]
 
 
-def test_an_urgent_change_and_the_queue_take_turns(lab: Any, busy: Any) -> None:
+def test_those_who_audit_and_those_who_change_take_turns(lab: Any, busy: Any) -> None:
     done: list[str] = []
-    with lab.registrar() as registrar:
+    with lab.registrar(RegistrarConfig(queue_size=3)) as registrar:
         with busy(registrar):
-            waiting = [registrar.schedule(lambda *_: done.append("queued")) for _ in range(3)]
-            waiting += [
-                registrar.schedule(lambda *_: done.append("urgent"), urgent=True) for _ in range(3)
-            ]
-        for future in waiting:
-            future.result(120)
-    assert done == ["urgent", "queued"] * 3
+            waiting = [registrar.schedule(lambda *_: done.append("change")) for _ in range(3)]
+            note = registrar.note([AuditEntry("test", "lines.read", "subject", {})])
+            note.add_done_callback(lambda _: done.append("audit"))
+        for future in (*waiting, note):
+            future.result(10)
+    assert done == ["audit", "change", "change", "change"]
 
 
 @pytest.mark.parametrize("way", ["deadline", "given up before", "given up meanwhile"])
@@ -150,17 +154,15 @@ def test_a_bounded_change_that_has_not_begun_in_time_is_not_made(
 def test_each_batch_is_observed_with_its_times_and_outcomes(lab: Any, busy: Any) -> None:
     batches: list[DecidedBatch] = []
 
-    class Counting:
+    class Counting(Observer):
         def observe_batch(self, batch: DecidedBatch) -> None:
             batches.append(batch)
             raise RuntimeError("who counts must not stop who decides")
 
-    with lab.registrar(observer=Counting()) as registrar:
-        with busy(registrar):
-            futures = [registrar.submit(lab.request()) for _ in range(3)]
-            futures.append(registrar.submit(lab.request(idempotency_key="")))
-        for future in futures:
-            future.result(120)
+    with lab.registrar(observer=Counting()) as registrar, busy(registrar):
+        futures = [registrar.submit(lab.request()) for _ in range(3)]
+        futures.append(registrar.submit(lab.request(idempotency_key="")))
+    assert all(future.done() for future in futures)
     assert len(batches) == 1
     kinds = [type(outcome) for outcome in batches[0].outcomes]
     assert kinds[:3] == [Answer] * 3

@@ -76,7 +76,7 @@ def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab: Any) 
         checks.append(check_document(registrar, lab.store, document, probe_of(other), pytest.fail))
         matched = check_line(registrar, lab.store, line, probe_of(holder), print)
     assert matched.case_id is None
-    (case,) = lab.store.cases()
+    (case,) = lab.store.cases.newest()
     assert {check.case_id for check in checks} == {case.id}
     assert (case.kind, case.origin) == ("line_changed_face", CaseOrigin.REVERIFICATION)
     assert (case.document_ids, case.line_id, case.line_ids) == ((document,), line, (line,))
@@ -85,7 +85,7 @@ def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab: Any) 
     assert case.suspect_ids == ()
     assert case.score == checks[0].score
     # Each time is in the audit, and the history is not filled by whoever tries on and on.
-    assert [note.kind for note in lab.store.case_notes(case.id)] == [NoteKind.OPENED]
+    assert [note.kind for note in lab.store.cases.notes(case.id)] == [NoteKind.OPENED]
     actions = [one.action for one in entries_of(lab) if one.actor == "key:1"]
     assert actions == ["holder.checked", "case.opened", "holder.checked", "holder.checked"]
 
@@ -96,7 +96,7 @@ def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab: Any) -> Non
     with lab.registrar() as registrar:
         line = registrar.enroll([request])[0].body["line_id"]
         check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
-        (case,) = lab.store.cases()
+        (case,) = lab.store.cases.newest()
         older = replace(
             case,
             opened_at=case.opened_at - timedelta(days=2),
@@ -109,9 +109,9 @@ def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab: Any) -> Non
             )
         )
         check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
-    (merged,) = lab.store.merged_cases(case.id)
+    (merged,) = lab.store.cases.merged_into(case.id)
     assert (merged.line_id, merged.opened_at) == (line, case.opened_at)
-    assert [one.kind for one in lab.store.case_notes(case.id)][1:] == [NoteKind.MERGED]
+    assert [one.kind for one in lab.store.cases.notes(case.id)][1:] == [NoteKind.MERGED]
 
 
 def test_where_no_face_is_on_file_a_check_is_no_evidence(lab: Any) -> None:
@@ -120,13 +120,13 @@ def test_where_no_face_is_on_file_a_check_is_no_evidence(lab: Any) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request(thief)])
         refused = registrar.enroll([lab.request(thief)])[0]
-        opened = lab.store.cases()
+        opened = lab.store.cases.newest()
         document = refused.body["document_id"]
         probe = probe_of(stranger)
         check = check_document(registrar, lab.store, document, probe, entries.append)
     assert (check.is_match, check.score, check.case_id) == (False, None, None)
     assert [entry.action for entry in entries] == ["holder.checked"]
-    assert lab.store.cases() == opened
+    assert lab.store.cases.newest() == opened
 
 
 def test_a_tenant_checks_only_its_own_lines_and_holders(lab: Any) -> None:

@@ -77,19 +77,19 @@ def test_a_case_is_read_as_it_was_written(store, writer, enroll, commit) -> None
         proposal=proposal,
     )
     commit(cases=[case])
-    assert store.case(case.id) == case
+    assert store.cases.get(case.id) == case
     closed = replace(case, state=CaseState.CLOSED, outcome=Outcome.FRAUD, closed_at=now)
     commit(case_changes=[closed])
-    assert store.case(case.id) == closed
+    assert store.cases.get(case.id) == closed
     for unknown in (new_id(), "no id", ""):
         with pytest.raises(NotFound):
-            store.case(unknown)
+            store.cases.get(unknown)
 
 
 def test_a_change_of_a_case_that_is_not_there_keeps_nothing(store, writer, commit) -> None:
     with pytest.raises(StorageFailed):
         commit(cases=[make_case()], case_changes=[make_case()])
-    assert store.cases(None) == []
+    assert store.cases.newest(None) == []
 
 
 def test_cases_are_listed_newest_first_by_state_kind_and_assignee(store, commit) -> None:
@@ -102,22 +102,22 @@ def test_cases_are_listed_newest_first_by_state_kind_and_assignee(store, commit)
         )
     ]
     commit(cases=cases)
-    assert store.cases() == [cases[2], cases[0]]
-    assert store.cases(ALIVE) == [cases[3], cases[2], cases[0]]
-    assert store.cases(None, limit=2) == [cases[3], cases[2]]
-    assert store.cases(None, kind="a") == [cases[1], cases[0]]
-    assert store.cases(None, assignee="anna", kind="b") == [cases[3]]
+    assert store.cases.newest() == [cases[2], cases[0]]
+    assert store.cases.newest(ALIVE) == [cases[3], cases[2], cases[0]]
+    assert store.cases.newest(None, limit=2) == [cases[3], cases[2]]
+    assert store.cases.newest(None, kind="a") == [cases[1], cases[0]]
+    assert store.cases.newest(None, assignee="anna", kind="b") == [cases[3]]
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(page=st.integers(1, 9), seconds=st.lists(st.integers(0, 3), min_size=1, max_size=20))
 def test_pages_after_one_another_are_the_whole_queue(store, commit, page, seconds) -> None:
-    before = len(store.cases(None, limit=1000))
+    before = len(store.cases.newest(None, limit=1000))
     now = utc_now()
     commit(cases=[make_case(opened_at=now + timedelta(seconds=after)) for after in seconds])
-    whole = store.cases(None, limit=1000)
+    whole = store.cases.newest(None, limit=1000)
     found: list[CaseRecord] = []
-    while part := store.cases(None, limit=page, after=found[-1].id if found else None):
+    while part := store.cases.newest(None, limit=page, after=found[-1].id if found else None):
         found += part
     assert found == whole
     assert len(found) == before + len(seconds)
@@ -126,7 +126,7 @@ def test_pages_after_one_another_are_the_whole_queue(store, commit, page, second
 def test_a_page_after_no_case_is_refused(store, commit) -> None:
     commit(cases=[make_case()])
     with pytest.raises(NotFound):
-        store.cases(after=new_id())
+        store.cases.newest(after=new_id())
 
 
 def case_about(line_id: str, state: CaseState = CaseState.OPEN) -> CaseRecord:
@@ -143,11 +143,11 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     assert status_of(store, other.id) is LineStatus.ACTIVE
     assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == line.id
     assert store.open_line_counts([line.document_id], "red") == {line.document_id: 1}
-    assert store.open_case_of(line.id, "dispute") == cases[1]
-    assert store.open_case_of(line.id, "other") is None
-    assert store.open_case_of(other.id, "dispute") is None
-    assert store.open_case_of(new_id(), "dispute") is None
-    assert cases[1] in store.cases(ALIVE)
+    assert store.cases.open_of_line(line.id, "dispute") == cases[1]
+    assert store.cases.open_of_line(line.id, "other") is None
+    assert store.cases.open_of_line(other.id, "dispute") is None
+    assert store.cases.open_of_line(new_id(), "dispute") is None
+    assert cases[1] in store.cases.newest(ALIVE)
     writer.commit(Changes(sequence=2, audit=[ENTRY], closed_lines=[line.id]))
     assert status_of(store, line.id) is LineStatus.CLOSED
     assert store.lines_in_use([line.msisdn_lookup]) == {}
@@ -171,10 +171,10 @@ def test_a_line_has_one_case_of_a_kind_that_is_alive(store, writer, enroll, stat
     changes = enroll(writer, 1)
     line = changes.lines[0].id
     writer.commit(replace(changes, cases=[case_about(line, state)]))
-    before = store.cases(None)
+    before = store.cases.newest(None)
     with pytest.raises(StorageFailed):
         writer.commit(Changes(sequence=1, audit=[ENTRY], cases=[case_about(line)]))
-    assert store.cases(None) == before
+    assert store.cases.newest(None) == before
 
 
 def test_the_cases_that_name_a_document_are_found_however_many_others_there_are(
@@ -191,13 +191,13 @@ def test_the_cases_that_name_a_document_are_found_however_many_others_there_are(
     ]
     others = [make_case(document_ids=(new_id(),), opened_at=now) for _ in range(300)]
     writer.commit(replace(changes, cases=[*cases, *others]))
-    assert store.open_cases_of([first, second, "x"]) == {
+    assert store.cases.open_of([first, second, "x"]) == {
         first: [cases[2], cases[0]],
         second: [cases[1], cases[0]],
         "x": [],
     }
-    assert store.open_cases_of([]) == {}
-    assert store.cases_of([second, third]) == {
+    assert store.cases.open_of([]) == {}
+    assert store.cases.of([second, third]) == {
         second: [cases[4], cases[1], cases[0]],
         third: [cases[4], cases[2]],
     }
@@ -208,7 +208,7 @@ def test_a_case_that_grows_is_found_by_its_new_documents(store, commit) -> None:
     commit(cases=[case])
     commit(case_changes=[replace(case, document_ids=("a", "b"))])
     commit(case_changes=[replace(case, document_ids=("a", "b", "c"))])
-    assert {key: len(found) for key, found in store.open_cases_of(["a", "b", "c"]).items()} == {
+    assert {key: len(found) for key, found in store.cases.open_of(["a", "b", "c"]).items()} == {
         "a": 1,
         "b": 1,
         "c": 1,
@@ -222,13 +222,13 @@ def test_a_merged_case_is_seen_in_the_one_that_goes_on_however_often_that_is_mer
     last = replace(young, state=CaseState.MERGED, merged_into=middle.id)
     # A new one that is merged at once stands before what it goes into.
     commit(cases=[last, middle, old])
-    assert store.merged_cases(middle.id) == [last]
+    assert store.cases.merged_into(middle.id) == [last]
     commit(case_changes=[replace(middle, state=CaseState.MERGED, merged_into=old.id)])
-    assert {case.id for case in store.merged_cases(old.id)} == {middle.id, young.id}
-    assert store.merged_cases(middle.id) == []
-    assert store.open_cases_of(["a"])["a"] == [old]
-    assert store.cases_of(["a"])["a"] == [old]
-    assert store.cases() == [old]
+    assert {case.id for case in store.cases.merged_into(old.id)} == {middle.id, young.id}
+    assert store.cases.merged_into(middle.id) == []
+    assert store.cases.open_of(["a"])["a"] == [old]
+    assert store.cases.of(["a"])["a"] == [old]
+    assert store.cases.newest() == [old]
 
 
 def test_the_case_that_a_group_went_into_is_known(store, commit) -> None:
@@ -238,13 +238,13 @@ def test_the_case_that_a_group_went_into_is_known(store, commit) -> None:
     merged = make_case(group_key="k3", state=CaseState.MERGED, merged_into=standing.id)
     again = make_case(group_key="k1", opened_at=now + timedelta(days=1))
     commit(cases=[decided, standing, merged])
-    assert store.cases_of_groups(["k1", "k2", "k3", "k4"]) == {
+    assert store.cases.of_groups(["k1", "k2", "k3", "k4"]) == {
         "k1": decided,
         "k2": standing,
         "k3": standing,
     }
     commit(cases=[again])
-    assert store.cases_of_groups(["k1"]) == {"k1": again}
+    assert store.cases.of_groups(["k1"]) == {"k1": again}
 
 
 def test_a_history_is_read_in_its_order_and_its_texts_lie_sealed(store, writer, commit) -> None:
@@ -261,9 +261,9 @@ def test_a_history_is_read_in_its_order_and_its_texts_lie_sealed(store, writer, 
         case_notes=[(case.id, notes[0]), (merged.id, notes[1]), (other.id, notes[2])],
     )
     commit(case_notes=[(case.id, notes[2])])
-    assert store.case_notes(case.id) == notes
-    assert store.case_notes(other.id) == notes[2:]
-    assert store.case_notes(new_id()) == []
+    assert store.cases.notes(case.id) == notes
+    assert store.cases.notes(other.id) == notes[2:]
+    assert store.cases.notes(new_id()) == []
     assert "seen" not in repr(notes)
     with store._engine.connect() as connection:
         stored = connection.scalars(select(case_notes.c.text)).all()

@@ -37,7 +37,7 @@ def make_sweep(seconds: int = 0) -> SweepRecord:
 def test_a_sweep_is_read_as_it_was_written_last(store, keep) -> None:
     queued = make_sweep()
     keep(queued)
-    assert store.sweep(queued.id) == queued
+    assert store.sweeps.get(queued.id) == queued
     now = utc_now()
     done = replace(
         queued,
@@ -52,19 +52,19 @@ def test_a_sweep_is_read_as_it_was_written_last(store, keep) -> None:
     )
     other = make_sweep(seconds=1)
     keep(done, replace(other, state=SweepState.FAILED, fault="no room: " + "x" * 1000))
-    assert store.sweep(queued.id) == done
-    assert store.sweep(other.id).fault.startswith("no room")
+    assert store.sweeps.get(queued.id) == done
+    assert store.sweeps.get(other.id).fault.startswith("no room")
 
 
 def test_sweeps_are_listed_newest_first(store, keep) -> None:
     sweeps = [make_sweep(seconds) for seconds in (0, 2, 1)]
     keep(*sweeps)
-    assert store.sweeps() == [sweeps[1], sweeps[2], sweeps[0]]
-    assert store.sweeps(limit=1) == [sweeps[1]]
+    assert store.sweeps.newest() == [sweeps[1], sweeps[2], sweeps[0]]
+    assert store.sweeps.newest(limit=1) == [sweeps[1]]
 
 
 def test_the_sweep_that_was_done_last_is_known(store, keep) -> None:
-    assert store.last_done_sweep() is None
+    assert store.sweeps.last_done() is None
     first, second, third = (make_sweep() for _ in range(3))
     now = utc_now()
     keep(
@@ -72,10 +72,10 @@ def test_the_sweep_that_was_done_last_is_known(store, keep) -> None:
         replace(second, state=SweepState.DONE, ended_at=now + timedelta(seconds=1)),
         replace(third, state=SweepState.CANCELLED, ended_at=now + timedelta(seconds=3)),
     )
-    assert store.last_done_sweep().id == first.id
+    assert store.sweeps.last_done().id == first.id
 
 
 def test_an_unknown_sweep_is_not_found(store) -> None:
     for unknown in (new_id(), "../../etc", "a\0"):
         with pytest.raises(NotFound):
-            store.sweep(unknown)
+            store.sweeps.get(unknown)

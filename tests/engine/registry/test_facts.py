@@ -77,21 +77,23 @@ def test_identities_have_the_references_asked_all_lines_and_open_disputes(
     )
     keys = [reference.id for reference in changes.references]
     asked = [second.id, keys[1], keys[0], removed, 10**6, keys[1]]
-    assert store.identities_of(asked) == [
+    assert store.facts.identities_of(asked) == [
         Identity(
             one.id, (keys[0], second.id), (fact_of(changes.lines[0]), fact_of(later)), disputes=1
         ),
         Identity(two.id, (keys[1],), (fact_of(changes.lines[1], "closed"),)),
     ]
-    assert store.identities_of([second.id])[0].reference_ids == (second.id,)
-    assert store.identities_of([]) == []
-    assert {three.id, four.id}.isdisjoint(one.document_id for one in store.identities_of(asked))
+    assert store.facts.identities_of([second.id])[0].reference_ids == (second.id,)
+    assert store.facts.identities_of([]) == []
+    assert {three.id, four.id}.isdisjoint(
+        one.document_id for one in store.facts.identities_of(asked)
+    )
 
 
 def test_owners_are_of_every_live_reference_ascending_whatever_the_page(
     store, writer, enroll, monkeypatch
 ) -> None:
-    empty = store.document_owner_array()
+    empty = store.facts.document_owner_array()
     assert [part.dtype for part in empty] == [np.int64, np.int64]
     assert [len(part) for part in empty] == [0, 0]
     changes = enroll(writer, 7)
@@ -110,7 +112,7 @@ def test_owners_are_of_every_live_reference_ascending_whatever_the_page(
     writer.commit(Changes(sequence=8, audit=[ENTRY], removed_references=[(gone, 8)]))
     for page in (1, 3, 8, 50_000):
         monkeypatch.setattr(facts, "OWNERS_PER_PAGE", page)
-        ids, numbers = store.document_owner_array()
+        ids, numbers = store.facts.document_owner_array()
         assert ids.tolist() == sorted({*range(1, 10)} - {gone})
         owners = store.documents_of(ids.tolist())
         told = list(zip(ids.tolist(), numbers.tolist(), strict=True))

@@ -118,7 +118,7 @@ def contents(store: Store, changes: Changes) -> tuple[object, ...]:
     identities = [store.identity(document.id) for document in changes.documents]
     numbers = store.numbers([line.id for line in changes.lines])
     gallery = np.concatenate([chunk.vectors for chunk in store.references()]).tobytes()
-    desk = store.case_notes(CASE), store.crops(changes.enrollments[0].id)
+    desk = store.cases.notes(CASE), store.cases.crops(changes.enrollments[0].id)
     return identities, numbers, gallery, store.watchlist()[0].template.tobytes(), desk
 
 

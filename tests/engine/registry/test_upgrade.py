@@ -110,12 +110,12 @@ def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
         assert store.api_keys() == []
         store.add_carrier(Carrier("green", "Green"), actor="test")
         assert verify_chain(store).intact
-        case = store.case(ids["case"])
+        case = store.cases.get(ids["case"])
         assert (case.enrollment_id, case.line_id) == (ids["enrollment"], None)
         assert (case.document_ids, case.score) == ((ids["document"], "a"), 0.512345678901234)
         assert (case.origin, case.suspect_ids) == (CaseOrigin.DECISION, case.document_ids)
         assert (case.line_ids, case.updated_at) == ((), case.opened_at)
-        named = store.open_cases_of([ids["document"]])[ids["document"]]
+        named = store.cases.open_of([ids["document"]])[ids["document"]]
         assert len(named) == (1 if revision == "0001" else 2)
 
 
@@ -123,7 +123,7 @@ def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault:
     ids = make_revision(database_url, vault, "0002")
     stores.upgrade(database_url)
     with Store.open(database_url, vault, model_digest=MODEL) as store:
-        dispute = store.open_case_of(ids["line"], "dispute")
+        dispute = store.cases.open_of_line(ids["line"], "dispute")
         assert dispute is not None
         assert (dispute.id, dispute.origin) == (ids["dispute"], CaseOrigin.DISPUTE)
         assert (dispute.line_ids, dispute.suspect_ids) == ((ids["line"],), ())

@@ -29,7 +29,7 @@ def test_an_old_rejected_attempt_keeps_its_decision_and_loses_all_about_the_pers
     assert set(record.evidence["inputs"]) == {"thresholds", "searched"}
     assert "0.81" not in str(record.evidence)
     assert store.answers([attempt.scope]) == {}
-    assert store.crops(attempt.id) == []
+    assert store.cases.crops(attempt.id) == []
     assert not is_known(store, attempt.document_id)
     assert made.left == {"attempts": 1, "documents": 1, "lines": 0, "answers": 0, "crops": 0}
     after = store.counts()

@@ -13,7 +13,7 @@ REMARK = "she says that she has a twin"
 
 
 def read(store: Store, case_id: str) -> list[str]:
-    return [one.text for one in store.case_notes(case_id) if one.kind is NoteKind.NOTE]
+    return [one.text for one in store.cases.notes(case_id) if one.kind is NoteKind.NOTE]
 
 
 def test_texts_leave_with_the_last_document_that_their_case_names(
@@ -28,7 +28,7 @@ def test_texts_leave_with_the_last_document_that_their_case_names(
     run(now=NOW + (YOUNG - OLD))
     assert not is_known(store, second.document_id)
     assert read(store, case.id) == [""]
-    assert store.case(case.id).document_ids == case.document_ids
+    assert store.cases.get(case.id).document_ids == case.document_ids
 
 
 def test_texts_stay_while_the_case_names_a_holder_and_those_of_others_stay(

@@ -30,7 +30,7 @@ def test_one_without_a_case_leaves_by_its_decision(store: Store, office: Any, ru
     record = store.enrollment(old.id)
     assert (record.decision, record.reasons) == ("review", ("NAME_MISMATCH",))
     assert set(record.evidence["inputs"]) == {"thresholds", "searched"}
-    assert (store.answers([old.scope]), store.crops(old.id)) == ({}, [])
+    assert (store.answers([old.scope]), store.cases.crops(old.id)) == ({}, [])
     with pytest.raises(NotFound, match="left by retention"):
         replay(record)
     assert [is_known(store, one.document_id) for one in (old, young)] == [False, True]

@@ -21,11 +21,11 @@ from serving.access.authentication import KeyGate
 from serving.access.keys import make_key
 from serving.api.app import build_app
 from serving.compose import Deployment
-from serving.ingress.extraction_queue import FacesQueue
+from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
-from serving.registrar.client import LocalDesk
-from serving.registrar.service import MatchService
+from serving.registrar.client import LocalRegistrar
+from serving.registrar.service import RegistrarService
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
@@ -96,10 +96,12 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
         meter = Meter(None, log)
         tracer, its_tracer = open_tracer(serve, "ingress"), open_tracer(serve, "registrar")
         undo.extend((tracer.close, its_tracer.close))
-        match = MatchService(lambda: Deployment(home, whole, cache), serve, meter, log, its_tracer)
+        match = RegistrarService(
+            lambda: Deployment(home, whole, cache), serve, meter, log, its_tracer
+        )
         undo.append(match.close)
         store, vault = reading.store, reading.vault
-        faces = FacesQueue(
+        faces = ExtractionQueue(
             extractor,
             vault,
             capacity=serve.photographs_waiting,
@@ -108,10 +110,10 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
             with_crops=whole.crops.keep != "none",
         )
         undo.append(faces.close)
-        desk = LocalDesk(match)
+        registrar = LocalRegistrar(match)
         parts = Parts(
             settings=serve,
-            desk=desk,
+            registrar=registrar,
             store=store,
             vault=vault,
             thresholds=reading.thresholds,
@@ -125,7 +127,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
             calibration=reading.calibration,
             tracer=tracer,
         )
-        service = Service(parts, desk, match, build_app(parts), loop, keys, log_file)
+        service = Service(parts, registrar, match, build_app(parts), loop, keys, log_file)
         if is_ready:
             wait_until_ready(service)
         return service

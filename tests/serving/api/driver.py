@@ -15,8 +15,8 @@ import msgpack
 
 from serving.api.body import JSON, MSGPACK
 from serving.parts import Parts
-from serving.registrar.client import LocalDesk
-from serving.registrar.service import MatchService
+from serving.registrar.client import LocalRegistrar
+from serving.registrar.service import RegistrarService
 
 KEYS = {
     "b1": ("outlet", "blue", "b1"),
@@ -38,8 +38,8 @@ class Service:
     """An application, and clients of it."""
 
     parts: Parts
-    desk: LocalDesk
-    match: MatchService
+    registrar: LocalRegistrar
+    match: RegistrarService
     app: Any
     loop: asyncio.AbstractEventLoop
     keys: dict[str, str]

@@ -244,7 +244,7 @@ def test_a_repeated_request_is_audited_before_it_is_answered(
     async def fail(*_: Any) -> None:
         raise StorageFailed("the database is gone")
 
-    monkeypatch.setattr(fresh.parts.desk, "note", fail)
+    monkeypatch.setattr(fresh.parts.registrar, "note", fail)
     unaudited = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
     assert unaudited.status_code == 503
     assert answer["enrollment_id"] not in unaudited.text

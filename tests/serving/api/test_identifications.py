@@ -52,12 +52,12 @@ def test_nobody_is_an_empty_list(service: Any, faces: dict[str, bytes]) -> None:
 def test_documents_that_the_registrar_left_out_are_counted(
     service: Any, faces: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = service.desk.identify
+    search = service.registrar.identify
 
     async def cut(*given: Any) -> list[Identification]:
         return [replace(one, left_out=9, documents_left_out=5) for one in await search(*given)]
 
-    monkeypatch.setattr(service.desk, "identify", cut)
+    monkeypatch.setattr(service.registrar, "identify", cut)
     body = {"probe": {"image": faces["later"]}}
     answer = service.read(service.ask("POST", PATH, key="fraud", body=body))
     assert (len(answer["candidates"]), answer["found"]) == (1, 6)

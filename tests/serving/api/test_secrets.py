@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.registrar.service import MatchService
+from serving.registrar.operations import Operations
 
 NAME, NUMBER, MSISDN = "Stan Stranger", "110105198503071257", "+8613800138001"
 FRAGMENTS = ("Stan", "Stranger", NUMBER, "13800138001", "Aileen", "110105199003071239",
@@ -20,7 +20,7 @@ ENROLLMENTS = "/v1/enrollments"
 Ask = tuple[str, str, dict[str, Any]]
 
 
-def failing_desk_calls(wrong: dict[str, str]) -> list[Ask]:
+def failing_registrar_calls(wrong: dict[str, str]) -> list[Ask]:
     def as_fraud(method: str, path: str, **options: Any) -> Ask:
         return method, path, {"key": "fraud", **options}
 
@@ -70,7 +70,7 @@ def failing_calls(activation: Callable[..., dict[str, Any]], faces: dict[str, by
         ("POST", f"/v1/lines/{MSISDN}/dispute", {"body": {"probe": probe, "document": wrong}}),
         ("DELETE", f"/v1/lines/{MSISDN}", {}),
         ("DELETE", f"/v1/documents/{NUMBER}", {"key": "operator"}),
-        *failing_desk_calls(wrong),
+        *failing_registrar_calls(wrong),
         ("GET", f"/v1/{NAME}/{MSISDN}", {}),
         ("POST", "/v1/match", {"body": {"items": [{"id": NAME, NAME: NUMBER}]}}),
         ("GET", "/v1/me", {"key": f"sosie_{NUMBER}_{NAME}"}),
@@ -119,7 +119,7 @@ def test_the_text_of_an_unforeseen_error_is_neither_told_nor_logged(
     async def fail(*_: Any) -> Any:
         raise ValueError(f"{NAME} {NUMBER} {MSISDN}")
 
-    monkeypatch.setattr(MatchService, "_enroll", fail)
+    monkeypatch.setattr(Operations, "enroll", fail)
     response = fresh.ask("POST", ENROLLMENTS, body=activation(), headers={"idempotency-key": "k"})
     fresh.assert_refused(response, 500, "INTERNAL")
     monkeypatch.setattr(fresh.parts.faces, "sample", fail)

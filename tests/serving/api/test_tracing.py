@@ -17,8 +17,9 @@ import pytest
 
 from engine.faces.extractor import Extractor
 from serving.api.app import build_app
-from serving.cluster.registrar_client import RayDesk
-from serving.registrar.service import MatchService
+from serving.cluster.registrar_client import RayRegistrar
+from serving.registrar.operations import Operations
+from serving.registrar.service import RegistrarService
 from serving.telemetry.traces import ATTRIBUTES
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service
@@ -26,15 +27,15 @@ from tests.serving.api.test_secrets import FRAGMENTS, failing_calls
 from tests.serving.telemetry.collector import ROOT, Traces, run_collector, trace_of
 
 
-def hop_to(service: MatchService) -> Any:
+def hop_to(service: RegistrarService) -> Any:
     """A deployment's handle: arguments and reply are pickled, and nothing else crosses."""
 
-    async def perform(method: str, arguments: bytes) -> Any:
-        reply = await service.perform(method, pickle.loads(arguments))
+    async def perform(method: str, sent: bytes) -> Any:
+        reply = await service.perform(method, *pickle.loads(sent))
         return pickle.loads(pickle.dumps(reply))
 
-    def remote(method: str, arguments: tuple[Any, ...]) -> asyncio.Task[Any]:
-        work = perform(method, pickle.dumps(arguments))
+    def remote(method: str, *given: Any) -> asyncio.Task[Any]:
+        work = perform(method, pickle.dumps(given))
         return asyncio.get_running_loop().create_task(work, context=Context())
 
     return SimpleNamespace(perform=SimpleNamespace(remote=remote))
@@ -42,7 +43,7 @@ def hop_to(service: MatchService) -> Any:
 
 def with_hop(service: Service) -> Service:
     parts = service.parts
-    desk = RayDesk(
+    registrar = RayRegistrar(
         hop_to(service.match),
         capacity=64,
         timeout_s=10,
@@ -50,7 +51,7 @@ def with_hop(service: Service) -> Service:
         log=parts.log,
         tracer=parts.tracer,
     )
-    hopping = replace(parts, desk=desk)
+    hopping = replace(parts, registrar=registrar)
     return replace(service, parts=hopping, app=build_app(hopping))
 
 
@@ -174,7 +175,7 @@ def test_one_correlator_names_a_request_in_every_line_about_it(
         raise OSError("the disk")
 
     assert ask("sound-1") == 201
-    monkeypatch.setattr(fresh.match, "_enroll", fail)
+    monkeypatch.setattr(Operations, "enroll", fail)
     assert ask("failed-1") == 500
     lines = [json.loads(line) for line in fresh.log_text.splitlines()]
     events = {

@@ -169,7 +169,7 @@ def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
         ids.append(sosie(*enroll, "--json", env=env).json["enrollment_id"])
     wanted = {"none": (0, 0), "cases": (0, 2), "all": (2, 2)}[keep]
     with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
-        crops = [deployment.store.crops(one) for one in ids]
+        crops = [deployment.store.cases.crops(one) for one in ids]
     assert tuple(map(len, crops)) == wanted
     for found in crops:
         assert [record.photograph for record, _ in found] == ["live", "portrait"][: len(found)]
@@ -195,4 +195,4 @@ def test_erasing_somebody_erases_the_crops_too(
     assert sosie("erase", *document, "--yes", "--home", home).code == 0
     for folder, left in ((copy, 2), (home, 0)):
         with Deployment(folder, load_settings(folder), tmp_path / "cache") as deployment:
-            assert len(deployment.store.crops(enrolled["enrollment_id"])) == left
+            assert len(deployment.store.cases.crops(enrolled["enrollment_id"])) == left

@@ -1,4 +1,4 @@
-"""The desk over Ray, without Ray: what each of its failures becomes for a caller."""
+"""The registrar over Ray, without Ray: what each of its failures becomes for a caller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engine.errors import NotFound, RequestError
 from engine.matching.identification import Identification
 from engine.matching.policy import Candidate
 from serving.cluster import registrar_client as module
-from serving.cluster.registrar_client import RayDesk
+from serving.cluster.registrar_client import RayRegistrar
 from serving.errors import Busy, Interrupted, NotReady
 from serving.ingress.items import MAX_ITEMS
 from serving.registrar.protocol import MOST_CANDIDATES, CallContext, Phase, Reply, Status
@@ -66,8 +66,8 @@ class Handle:
         self.status = Method(status or is_ready)
 
 
-def _open(handle: Any, capacity: int = 4, timeout_s: float = 5.0) -> RayDesk:
-    return RayDesk(
+def _open(handle: Any, capacity: int = 4, timeout_s: float = 5.0) -> RayRegistrar:
+    return RayRegistrar(
         handle,
         capacity=capacity,
         timeout_s=timeout_s,
@@ -95,13 +95,13 @@ CONTEXT = CallContext("key:1", "c1")
 
 def test_an_answer_and_an_error_of_the_registrar_come_as_they_are() -> None:
     async def run() -> None:
-        async def perform(method: str, arguments: tuple[Any, ...]) -> Reply:
+        async def perform(method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
             return Reply(value="closed") if arguments[0] == 1 else Reply(error=NotFound("no line"))
 
-        desk = _open(Handle(perform))
-        assert await desk.close_line(1, CONTEXT) == "closed"  # type: ignore[arg-type]
+        registrar = _open(Handle(perform))
+        assert await registrar.close_line(1, CONTEXT) == "closed"  # type: ignore[arg-type]
         with pytest.raises(NotFound):
-            await desk.close_line(2, CONTEXT)  # type: ignore[arg-type]
+            await registrar.close_line(2, CONTEXT)  # type: ignore[arg-type]
 
     asyncio.run(run())
 
@@ -119,12 +119,12 @@ def test_an_answer_and_an_error_of_the_registrar_come_as_they_are() -> None:
 )
 def test_whatever_ray_raises_is_interrupted_without_its_text(error: Exception) -> None:
     async def run() -> None:
-        desk = _open(Handle(_raising(error)))
+        registrar = _open(Handle(_raising(error)))
         with pytest.raises(Interrupted) as caught:
-            await desk.erase("d", CONTEXT)
+            await registrar.erase("d", CONTEXT)
         assert "13800138000" not in str(caught.value)
         assert caught.value.retry_after_s is not None
-        await desk.close()
+        await registrar.close()
 
     asyncio.run(run())
 
@@ -133,7 +133,7 @@ def test_a_lost_registrar_is_logged_with_the_correlator_of_the_call() -> None:
     logger = structlog.testing.CapturingLogger()
 
     async def run() -> None:
-        desk = RayDesk(
+        registrar = RayRegistrar(
             Handle(_raising(ActorDiedError())),
             capacity=1,
             timeout_s=5.0,
@@ -141,8 +141,8 @@ def test_a_lost_registrar_is_logged_with_the_correlator_of_the_call() -> None:
             log=structlog.wrap_logger(logger, processors=[]),
         )
         with pytest.raises(Interrupted):
-            await desk.erase("d", CONTEXT)
-        await desk.close()
+            await registrar.erase("d", CONTEXT)
+        await registrar.close()
 
     asyncio.run(run())
     (call,) = logger.calls
@@ -165,11 +165,11 @@ def test_back_pressure_is_busy() -> None:
 
 def test_calls_above_the_capacity_are_busy_at_once() -> None:
     async def run() -> None:
-        desk = _open(Handle(_never), capacity=2)
-        held = [asyncio.create_task(desk.erase("d", CONTEXT)) for _ in range(2)]
+        registrar = _open(Handle(_never), capacity=2)
+        held = [asyncio.create_task(registrar.erase("d", CONTEXT)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Busy):
-            await desk.erase("d", CONTEXT)
+            await registrar.erase("d", CONTEXT)
         for task in held:
             task.cancel()
         await asyncio.gather(*held, return_exceptions=True)
@@ -180,9 +180,9 @@ def test_calls_above_the_capacity_are_busy_at_once() -> None:
 def test_a_caller_who_goes_cancels_the_call_and_frees_its_place() -> None:
     async def run() -> None:
         handle = Handle(_never)
-        desk = _open(handle, capacity=1)
+        registrar = _open(handle, capacity=1)
         for _ in range(2):
-            task = asyncio.create_task(desk.erase("d", CONTEXT))
+            task = asyncio.create_task(registrar.erase("d", CONTEXT))
             await asyncio.sleep(0.01)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -199,11 +199,11 @@ def test_a_call_past_its_deadline_is_interrupted_and_cancelled(
 
     async def run() -> None:
         handle = Handle(_never)
-        desk = _open(handle)
+        registrar = _open(handle)
         with pytest.raises(Interrupted):
-            await desk.erase("d", CallContext("key:1", "c1", timeout_s=0.05))
+            await registrar.erase("d", CallContext("key:1", "c1", timeout_s=0.05))
         assert handle.perform.responses[-1].cancelled
-        await desk.close()
+        await registrar.close()
 
     asyncio.run(run())
 
@@ -218,14 +218,14 @@ def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
             return READY
 
         handle = Handle(_raising(ActorDiedError()), status)
-        desk = _open(handle)
+        registrar = _open(handle)
         with pytest.raises(Interrupted):
-            await desk.erase("d", CONTEXT)
+            await registrar.erase("d", CONTEXT)
         for _ in range(3):
             with pytest.raises(NotReady):
-                await desk.erase("d", CONTEXT)
+                await registrar.erase("d", CONTEXT)
         assert len(handle.perform.responses) == 1
-        assert (await desk.status()).phase is Phase.STARTING
+        assert (await registrar.status()).phase is Phase.STARTING
 
         async def perform(*_: Any) -> Reply:
             return Reply(value="certificate")
@@ -233,8 +233,8 @@ def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
         handle.perform.answer = perform
         is_back.set()
         await asyncio.sleep(3 * module.LOOK_AGAIN_S)
-        assert await desk.erase("d", CONTEXT) == "certificate"  # type: ignore[comparison-overlap]
-        assert (await desk.status()).is_ready
+        assert await registrar.erase("d", CONTEXT) == "certificate"  # type: ignore[comparison-overlap]
+        assert (await registrar.status()).is_ready
 
     asyncio.run(run())
 
@@ -244,11 +244,11 @@ def test_an_answer_too_large_to_travel_is_told_and_loses_no_registrar() -> None:
 
     async def run() -> None:
         handle = Handle(_raising(refused))
-        desk = _open(handle)
+        registrar = _open(handle)
         with pytest.raises(RequestError, match="ask for less"):
-            await desk.close_line(1, CONTEXT)  # type: ignore[arg-type]
+            await registrar.close_line(1, CONTEXT)  # type: ignore[arg-type]
         with pytest.raises(RequestError):
-            await desk.close_line(1, CONTEXT)  # type: ignore[arg-type]
+            await registrar.close_line(1, CONTEXT)  # type: ignore[arg-type]
         assert len(handle.perform.responses) == 2
 
     asyncio.run(run())

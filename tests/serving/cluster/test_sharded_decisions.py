@@ -24,9 +24,9 @@ from engine.registry.records import Carrier, is_id
 from serving.cluster.shards import shard_opener
 from serving.compose import Deployment, create_home
 from serving.errors import ServiceRefusal, describe
-from serving.registrar.client import LocalDesk
+from serving.registrar.client import LocalRegistrar
 from serving.registrar.protocol import CallContext, Phase, Status
-from serving.registrar.service import MatchService
+from serving.registrar.service import RegistrarService
 from serving.settings import ServeSettings, Settings, make_settings
 from serving.telemetry.metrics import Meter
 from tests.serving.cluster.two_nodes import (
@@ -91,10 +91,12 @@ def pair(tmp_path: Path, postgres: Any) -> Iterator[Pair]:
 
 
 @contextmanager
-def serving(open_deployment: Callable[[], Deployment]) -> Iterator[LocalDesk]:
-    service = MatchService(open_deployment, ServeSettings(), Meter(), structlog.get_logger("test"))
+def serving(open_deployment: Callable[[], Deployment]) -> Iterator[LocalRegistrar]:
+    service = RegistrarService(
+        open_deployment, ServeSettings(), Meter(), structlog.get_logger("test")
+    )
     try:
-        yield LocalDesk(service)
+        yield LocalRegistrar(service)
     finally:
         service.close()
 
@@ -144,16 +146,18 @@ def neutral(value: Any, names: dict[str, str]) -> Any:
     return value
 
 
-async def reach_ready(desk: LocalDesk) -> Status:
+async def reach_ready(registrar: LocalRegistrar) -> Status:
     give_up_at = time.monotonic() + WAIT_S
-    while not (status := await desk.status()).is_ready:
+    while not (status := await registrar.status()).is_ready:
         assert time.monotonic() < give_up_at, status
         await asyncio.sleep(0.05)
     return status
 
 
-async def enroll_all(desk: LocalDesk, requests: Sequence[EnrollmentRequest]) -> list[Answer]:
-    return [await desk.enroll(each, CONTEXT) for each in requests]
+async def enroll_all(
+    registrar: LocalRegistrar, requests: Sequence[EnrollmentRequest]
+) -> list[Answer]:
+    return [await registrar.enroll(each, CONTEXT) for each in requests]
 
 
 def assert_unavailable(error: Exception) -> None:
@@ -164,15 +168,15 @@ def assert_unavailable(error: Exception) -> None:
 def test_two_nodes_decide_and_find_what_one_process_does(nodes: Nodes, pair: Pair) -> None:
     probes = likenesses(FACES[: PEOPLE + 20], seed=7)
 
-    async def tell_all(desk: LocalDesk) -> tuple[Any, ...]:
-        status = await reach_ready(desk)
-        found = await desk.identify(probes, 0.3, CONTEXT)
-        answers = await enroll_all(desk, mixed_requests())
+    async def tell_all(registrar: LocalRegistrar) -> tuple[Any, ...]:
+        status = await reach_ready(registrar)
+        found = await registrar.identify(probes, 0.3, CONTEXT)
+        answers = await enroll_all(registrar, mixed_requests())
         documents = [answer.body["document_id"] for answer in answers]
-        erased = await desk.erase(documents[1], CONTEXT)
+        erased = await registrar.erase(documents[1], CONTEXT)
         names: dict[str, str] = {}
         bodies = [(neutral(answer.body, names), answer.is_repeated) for answer in answers]
-        later = await desk.identify(probes, 0.3, CONTEXT)
+        later = await registrar.identify(probes, 0.3, CONTEXT)
         candidates = [
             [
                 (one.reference_id, names.get(one.document_id, one.document_id), one.score)
@@ -182,10 +186,10 @@ def test_two_nodes_decide_and_find_what_one_process_does(nodes: Nodes, pair: Pai
         ]
         return status.gallery_size, found, bodies, erased.references, candidates, later[0].searched
 
-    with serving(lambda: pair.open(pair.first)) as desk:
-        expected = asyncio.run(tell_all(desk))
-    with serving(lambda: pair.open(pair.second, shards=2)) as desk:
-        told = asyncio.run(tell_all(desk))
+    with serving(lambda: pair.open(pair.first)) as registrar:
+        expected = asyncio.run(tell_all(registrar))
+    with serving(lambda: pair.open(pair.second, shards=2)) as registrar:
+        told = asyncio.run(tell_all(registrar))
         assert ray.available_resources().get(RESOURCE, 0) == 0
     assert told == expected
     _, found, bodies, erased, _, _ = told
@@ -202,46 +206,46 @@ def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_miss
     probes = likenesses(FACES, seed=7)
     requests = mixed_requests()
 
-    async def until_refused(desk: LocalDesk, whole: list[Identification]) -> None:
+    async def until_refused(registrar: LocalRegistrar, whole: list[Identification]) -> None:
         """The processes of a node that is killed may answer for a moment, and then do in full."""
         give_up_at = time.monotonic() + 120
         while time.monotonic() < give_up_at:
             try:
-                assert await desk.identify(probes, 0.3, CONTEXT) == whole
+                assert await registrar.identify(probes, 0.3, CONTEXT) == whole
             except (SosieError, ServiceRefusal) as refusal:
                 assert_unavailable(refusal)
                 return
         raise AssertionError("a lost node is not noticed")
 
-    async def refuse_until_told_why(desk: LocalDesk) -> None:
+    async def refuse_until_told_why(registrar: LocalRegistrar) -> None:
         """It is long enough for the gallery to have been tried again in vain."""
         detail, give_up_at = "", time.monotonic() + WAIT_S
         while "waiting for gallery shards" not in detail:
             assert time.monotonic() < give_up_at, detail
             with pytest.raises((SosieError, ServiceRefusal)) as refusal:
-                await desk.identify(probes, 0.3, CONTEXT)
+                await registrar.identify(probes, 0.3, CONTEXT)
             assert_unavailable(refusal.value)
             with pytest.raises((SosieError, ServiceRefusal)) as refusal:
-                await desk.enroll(requests[20], CONTEXT)
+                await registrar.enroll(requests[20], CONTEXT)
             assert_unavailable(refusal.value)
-            detail = (await desk.status()).detail
+            detail = (await registrar.status()).detail
             await asyncio.sleep(0.1)
 
-    async def lose_and_return(desk: LocalDesk) -> None:
-        await reach_ready(desk)
-        acknowledged = await enroll_all(desk, requests[:10])
-        before = await desk.identify(probes, 0.3, CONTEXT)
+    async def lose_and_return(registrar: LocalRegistrar) -> None:
+        await reach_ready(registrar)
+        acknowledged = await enroll_all(registrar, requests[:10])
+        before = await registrar.identify(probes, 0.3, CONTEXT)
         nodes.lose_second()
-        await until_refused(desk, before)
-        await refuse_until_told_why(desk)
-        assert not (await desk.status()).is_ready
+        await until_refused(registrar, before)
+        await refuse_until_told_why(registrar)
+        assert not (await registrar.status()).is_ready
         nodes.bring_back()
-        status = await reach_ready(desk)
+        status = await reach_ready(registrar)
         assert (status.phase, status.gallery_size) == (Phase.READY, before[0].searched)
-        assert await desk.identify(probes, 0.3, CONTEXT) == before
-        again = await enroll_all(desk, requests[:10])
+        assert await registrar.identify(probes, 0.3, CONTEXT) == before
+        again = await enroll_all(registrar, requests[:10])
         assert [answer.body for answer in again] == [answer.body for answer in acknowledged]
-        assert not (await desk.enroll(requests[20], CONTEXT)).is_repeated
+        assert not (await registrar.enroll(requests[20], CONTEXT)).is_repeated
 
-    with serving(lambda: pair.open(pair.first, shards=2)) as desk:
-        asyncio.run(lose_and_return(desk))
+    with serving(lambda: pair.open(pair.first, shards=2)) as registrar:
+        asyncio.run(lose_and_return(registrar))

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.errors import ImageError
 from engine.matching.requests import Sample
-from serving.ingress.extraction_queue import FacesQueue
+from serving.ingress.extraction_queue import ExtractionQueue
 from serving.telemetry.metrics import BATCH_SIZE, QUEUE_DEPTH, STAGE_SECONDS
 from tests.serving import meters
 
@@ -48,7 +48,7 @@ def run(body: Callable[[], Awaitable[Any]]) -> Any:
     return asyncio.run(limited())
 
 
-async def hold_worker(queue: FacesQueue, gated: Any) -> asyncio.Task[Outcomes]:
+async def hold_worker(queue: ExtractionQueue, gated: Any) -> asyncio.Task[Outcomes]:
     """The worker is inside the extractor with one photograph until the gate opens."""
     gated.gate.clear()
     held = asyncio.create_task(queue.sample(images("held")))
@@ -56,7 +56,7 @@ async def hold_worker(queue: FacesQueue, gated: Any) -> asyncio.Task[Outcomes]:
     return held
 
 
-async def start(queue: FacesQueue, *calls: list[bytes]) -> list[asyncio.Task[Outcomes]]:
+async def start(queue: ExtractionQueue, *calls: list[bytes]) -> list[asyncio.Task[Outcomes]]:
     """The calls, all of them waiting, in this order."""
     tasks = [asyncio.create_task(queue.sample(call)) for call in calls]
     await asyncio.sleep(0)

@@ -16,7 +16,7 @@ from engine.faces.extractor import Extracted, Extraction, StageTimes
 from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.ingress.extraction_queue import FacesQueue
+from serving.ingress.extraction_queue import ExtractionQueue
 from tests.serving.ingress.callers import CAPACITY, RecordingMeter
 
 DIM = 32
@@ -99,9 +99,9 @@ def meter() -> RecordingMeter:
 
 
 @pytest.fixture
-def queue(gated: GatedExtractor, vault: Vault, meter: RecordingMeter) -> Iterator[FacesQueue]:
+def queue(gated: GatedExtractor, vault: Vault, meter: RecordingMeter) -> Iterator[ExtractionQueue]:
     log = structlog.get_logger()
-    made = FacesQueue(gated, vault, capacity=CAPACITY, meter=meter, log=log)
+    made = ExtractionQueue(gated, vault, capacity=CAPACITY, meter=meter, log=log)
     yield made
     gated.gate.set()
     made.close(10)

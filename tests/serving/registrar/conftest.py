@@ -24,9 +24,9 @@ from engine.matching.documents import Document
 from engine.matching.requests import EnrollmentRequest, Sample
 from engine.registry.records import AuditEntry
 from serving.compose import Deployment
-from serving.registrar.client import LocalDesk
+from serving.registrar.client import LocalRegistrar
 from serving.registrar.protocol import CallContext, Phase
-from serving.registrar.service import MatchService
+from serving.registrar.service import RegistrarService
 from serving.settings import ServeSettings, Settings, load_settings
 from serving.telemetry.metrics import Meter
 
@@ -165,18 +165,18 @@ def log(lines: LogCapture) -> FilteringBoundLogger:
 @pytest.fixture
 def serve(
     open_home: Callable[..., Deployment], log: FilteringBoundLogger
-) -> Iterator[Callable[..., LocalDesk]]:
-    """`serve(open_deployment, meter=, **serve settings)`: a desk, closed after the test."""
-    services: list[MatchService] = []
+) -> Iterator[Callable[..., LocalRegistrar]]:
+    """`serve(open_deployment, meter=, **serve settings)`: a registrar, closed after the test."""
+    services: list[RegistrarService] = []
 
     def start(
         open_deployment: Callable[[], Deployment] = open_home,
         meter: Any = None,
         **changes: Any,
-    ) -> LocalDesk:
-        service = MatchService(open_deployment, ServeSettings(**changes), meter or Meter(), log)
+    ) -> LocalRegistrar:
+        service = RegistrarService(open_deployment, ServeSettings(**changes), meter or Meter(), log)
         services.append(service)
-        return LocalDesk(service)
+        return LocalRegistrar(service)
 
     yield start
     for service in services:
@@ -185,11 +185,11 @@ def serve(
 
 @pytest.fixture
 def reach() -> Callable[..., Any]:
-    """`await reach(desk, phase)` waits until the service is there, and returns its status."""
+    """`await reach(registrar, phase)` waits until the service is there, and returns its status."""
 
-    async def wait(desk: LocalDesk, phase: Phase = Phase.READY) -> Any:
+    async def wait(registrar: LocalRegistrar, phase: Phase = Phase.READY) -> Any:
         give_up_at = time.monotonic() + WAIT_S
-        while (status := await desk.status()).phase is not phase:
+        while (status := await registrar.status()).phase is not phase:
             assert time.monotonic() < give_up_at, status
             await asyncio.sleep(0.02)
         return status

@@ -18,7 +18,7 @@ from indexes.sharding.host import open_local
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving.compose import Deployment
 from serving.errors import Interrupted, NotReady, ServiceRefusal
-from serving.registrar.client import LocalDesk
+from serving.registrar.client import LocalRegistrar
 from serving.registrar.protocol import CallContext, Phase
 from tests.serving.meters import BrokenMeter
 
@@ -56,20 +56,20 @@ def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
     other_writer: subprocess.Popen[str],
 ) -> None:
     async def ask() -> None:
-        desk: LocalDesk = serve()
-        waiting = await reach(desk, Phase.WAITING)
+        registrar: LocalRegistrar = serve()
+        waiting = await reach(registrar, Phase.WAITING)
         await asyncio.sleep(0.7)
-        waiting = await desk.status()
+        waiting = await registrar.status()
         assert str(other_writer.pid) in waiting.detail
         assert (waiting.store_sequence, waiting.sequence, waiting.is_ready) == (0, None, False)
         with pytest.raises(NotReady) as refused:
-            await desk.enroll(crowd.request(), context)
+            await registrar.enroll(crowd.request(), context)
         assert refused.value.retry_after_s
         other_writer.kill()
-        ready = await reach(desk)
+        ready = await reach(registrar)
         assert ready.is_ready
         assert ready.boot_id not in ("", waiting.boot_id)
-        assert (await desk.enroll(crowd.request(), context)).decision is Decision.APPROVED
+        assert (await registrar.enroll(crowd.request(), context)).decision is Decision.APPROVED
 
     asyncio.run(ask())
 
@@ -90,11 +90,11 @@ def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
         return open_home()
 
     async def ask() -> None:
-        desk: LocalDesk = serve(open_at_last)
-        failed = await reach(desk, Phase.FAILED)
+        registrar: LocalRegistrar = serve(open_at_last)
+        failed = await reach(registrar, Phase.FAILED)
         assert failed.detail
         assert failed.store_sequence is None
-        await reach(desk)
+        await reach(registrar)
 
     asyncio.run(ask())
     assert "secret" not in str(lines.entries)
@@ -114,15 +114,15 @@ def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_opened_ag
     people = [crowd.person() for _ in range(8)]
 
     async def ask() -> None:
-        desk: LocalDesk = serve(lambda: open_home(open_index=open_index))
-        before = await reach(desk)
+        registrar: LocalRegistrar = serve(lambda: open_home(open_index=open_index))
+        before = await reach(registrar)
         for person in people:
-            await desk.enroll(crowd.request(person), context)
+            await registrar.enroll(crowd.request(person), context)
         opened[-1].shards[1].close()
         refused = 0
         while True:
             try:
-                found = [await desk.identify(one[None], 0.5, context) for one in people]
+                found = [await registrar.identify(one[None], 0.5, context) for one in people]
             except ServiceRefusal:
                 refused += 1
                 await asyncio.sleep(0.02)
@@ -130,7 +130,7 @@ def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_opened_ag
             assert all(len(answers[0].candidates) == 1 for answers in found)
             break
         assert refused
-        after = await reach(desk)
+        after = await reach(registrar)
         assert after.boot_id != before.boot_id
         assert after.gallery_size == len(people)
 
@@ -148,13 +148,13 @@ def test_a_shard_that_ends_while_nobody_calls_is_noticed(
         return opened[-1]
 
     async def ask() -> None:
-        desk: LocalDesk = serve(lambda: open_home(open_index=open_index))
-        before = await reach(desk)
+        registrar: LocalRegistrar = serve(lambda: open_home(open_index=open_index))
+        before = await reach(registrar)
         opened[-1].shards[0].close()
         async with asyncio.timeout(10):
-            while (await desk.status()).boot_id == before.boot_id:
+            while (await registrar.status()).boot_id == before.boot_id:
                 await asyncio.sleep(0.02)
-        assert (await reach(desk)).is_ready
+        assert (await reach(registrar)).is_ready
 
     asyncio.run(ask())
 
@@ -166,19 +166,19 @@ def test_a_registry_that_another_process_has_changed_is_read_again(
     request = crowd.request()
 
     async def ask() -> None:
-        desk: LocalDesk = serve()
-        before = await reach(desk)
-        await desk.enroll(crowd.request(), context)
+        registrar: LocalRegistrar = serve()
+        before = await reach(registrar)
+        await registrar.enroll(crowd.request(), context)
         with sqlite3.connect(home / "registry.sqlite") as database:
             database.execute(f"UPDATE deployment SET {column} = {column} + 1")
         if column == "writer_epoch":
             with pytest.raises(Interrupted):
-                await desk.enroll(request, context)
-        while (await desk.status()).boot_id == before.boot_id:
+                await registrar.enroll(request, context)
+        while (await registrar.status()).boot_id == before.boot_id:
             await asyncio.sleep(0.02)
-        ready = await reach(desk)
+        ready = await reach(registrar)
         assert ready.is_ready
-        assert not (await desk.enroll(request, context)).is_repeated
+        assert not (await registrar.enroll(request, context)).is_repeated
 
     asyncio.run(ask())
 
@@ -187,19 +187,19 @@ def test_a_store_that_does_not_answer_makes_it_unready_until_it_does(
     serve: Any, reach: Any, home: Path
 ) -> None:
     async def ask() -> None:
-        desk: LocalDesk = serve()
-        ready = await reach(desk)
+        registrar: LocalRegistrar = serve()
+        ready = await reach(registrar)
         assert ready.is_ready
         database = sqlite3.connect(home / "registry.sqlite", isolation_level=None)
         database.execute("BEGIN EXCLUSIVE")
-        while (await desk.status()).store_sequence is not None:
+        while (await registrar.status()).store_sequence is not None:
             await asyncio.sleep(0.05)
-        assert not (await desk.status()).is_ready
+        assert not (await registrar.status()).is_ready
         database.execute("ROLLBACK")
         database.close()
-        while not (await desk.status()).is_ready:
+        while not (await registrar.status()).is_ready:
             await asyncio.sleep(0.05)
-        assert (await desk.status()).boot_id == ready.boot_id
+        assert (await registrar.status()).boot_id == ready.boot_id
 
     asyncio.run(ask())
 
@@ -208,18 +208,18 @@ def test_readiness_holds_while_enrollments_move_the_watermark(
     serve: Any, reach: Any, crowd: Any, context: CallContext
 ) -> None:
     async def ask() -> None:
-        desk: LocalDesk = serve()
-        await reach(desk)
+        registrar: LocalRegistrar = serve()
+        await reach(registrar)
         seen: list[bool] = []
 
         async def look() -> None:
             while True:
-                seen.append((await desk.status()).is_ready)
+                seen.append((await registrar.status()).is_ready)
                 await asyncio.sleep(0.01)
 
         looking = asyncio.create_task(look())
         for _ in range(25):
-            await asyncio.gather(*(desk.enroll(crowd.request(), context) for _ in range(20)))
+            await asyncio.gather(*(registrar.enroll(crowd.request(), context) for _ in range(20)))
         looking.cancel()
         assert len(seen) > 10
         assert all(seen)
@@ -233,10 +233,10 @@ def test_a_service_that_waits_for_the_lease_can_be_closed(
     assert other_writer.poll() is None
 
     async def ask() -> None:
-        desk: LocalDesk = serve()
-        await reach(desk, Phase.WAITING)
-        await desk.service.drain(5)
-        assert (await desk.status()).phase is Phase.DRAINING
+        registrar: LocalRegistrar = serve()
+        await reach(registrar, Phase.WAITING)
+        await registrar.service.drain(5)
+        assert (await registrar.status()).phase is Phase.DRAINING
 
     asyncio.run(ask())
 
@@ -250,21 +250,21 @@ def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
         raise SystemExit
 
     async def ask() -> None:
-        desk: LocalDesk = serve(kept)
-        before = await reach(desk)
+        registrar: LocalRegistrar = serve(kept)
+        before = await reach(registrar)
         with pytest.MonkeyPatch.context() as patched:
             if thread == "searches":
                 patched.setattr("serving.registrar.search_queue.identify", end)
                 with pytest.raises(Interrupted):
-                    await desk.identify(crowd.person()[None], 0.5, context)
+                    await registrar.identify(crowd.person()[None], 0.5, context)
             else:
                 kept.last.registrar.schedule(end)
         async with asyncio.timeout(20):
-            while (await desk.status()).boot_id == before.boot_id:
+            while (await registrar.status()).boot_id == before.boot_id:
                 await asyncio.sleep(0.02)
-        await reach(desk)
-        assert (await desk.identify(crowd.person()[None], 0.5, context))[0].candidates == ()
-        assert (await desk.enroll(crowd.request(), context)).decision is Decision.APPROVED
+        await reach(registrar)
+        assert (await registrar.identify(crowd.person()[None], 0.5, context))[0].candidates == ()
+        assert (await registrar.enroll(crowd.request(), context)).decision is Decision.APPROVED
 
     asyncio.run(ask())
 
@@ -273,11 +273,11 @@ def test_a_meter_that_fails_hinders_no_call_and_loses_nothing(
     serve: Any, reach: Any, crowd: Any, context: CallContext
 ) -> None:
     async def ask() -> None:
-        desk: LocalDesk = serve(meter=BrokenMeter())
-        before = await reach(desk)
-        assert (await desk.enroll(crowd.request(), context)).decision is Decision.APPROVED
-        await desk.identify(crowd.person()[None], 0.5, context)
+        registrar: LocalRegistrar = serve(meter=BrokenMeter())
+        before = await reach(registrar)
+        assert (await registrar.enroll(crowd.request(), context)).decision is Decision.APPROVED
+        await registrar.identify(crowd.person()[None], 0.5, context)
         await asyncio.sleep(0.7)
-        assert (await desk.status()).boot_id == before.boot_id
+        assert (await registrar.status()).boot_id == before.boot_id
 
     asyncio.run(ask())

@@ -1,194 +1,197 @@
-"""Where store and gallery stand, read while both move."""
+"""Faces, lines and holders through the registrar: within the tenant, and audited."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+import asyncio
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from engine.errors import StorageFailed
-from engine.registry.records import AuditEntry
-from serving.compose import Deployment
-from serving.registrar.operations import (
-    MOST_IDENTITIES,
-    MOST_LINES,
-    MOST_LINKS,
-    MOST_SEVERED,
-    FraudClerk,
-    OpenRegistry,
+from engine.errors import (
+    DeadlinePassed,
+    HolderMismatch,
+    NotFound,
+    RequestError,
+    TenantConflict,
 )
-from serving.registrar.protocol import CallContext, Turn
-from serving.sweeps.sweep_views import GroupPage
+from serving.registrar.client import LocalRegistrar
+from serving.registrar.protocol import CallContext, LineTarget
+
+BLUE = CallContext(actor="key:blue", correlator="c-2", carrier="blue", timeout_s=15)
+RED = replace(BLUE, actor="key:red", carrier="red")
 
 
-@pytest.fixture
-def opened(open_home: Callable[..., Deployment]) -> Iterator[OpenRegistry]:
-    registry = OpenRegistry(open_home(), 64, lambda *_: None, lambda *_: None)
-    yield registry
-    registry.close()
-
-
-def test_a_change_between_the_two_readings_is_no_lag(
-    opened: OpenRegistry, crowd: Any, monkeypatch: pytest.MonkeyPatch
+def test_an_identification_is_audited_with_whom_it_showed(
+    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
 ) -> None:
-    read = opened.store.sequence
+    person = crowd.person()
 
-    def read_and_move() -> int:
-        stored = read()
-        opened.registrar.enroll([crowd.request()])
-        return stored
+    async def ask() -> None:
+        registrar = serve(kept)
+        await reach(registrar)
+        answer = await registrar.enroll(crowd.request(person), context)
+        probes = np.stack([crowd.probe(person), crowd.person()])
+        found = await registrar.identify(probes, 0.5, context)
+        document = answer.body["document_id"]
+        assert [[c.document_id for c in one.candidates] for one in found] == [[document], []]
+        entry = kept.actions()[-1]
+        assert (entry.actor, entry.action) == ("key:tests", "faces.identified")
+        assert entry.detail == {"probes": 2, "candidates": 1, "documents": [document]}
 
-    monkeypatch.setattr(opened.store, "sequence", read_and_move)
-    mark = opened.read_watermark()
-    assert (mark.sequence, mark.store_sequence, mark.is_behind) == (0, 0, False)
-    assert opened.gallery.sequence == 1
+    asyncio.run(ask())
 
 
-def test_a_gallery_that_lacks_a_change_of_the_store_is_behind(
-    opened: OpenRegistry, monkeypatch: pytest.MonkeyPatch
+def test_nobody_is_shown_before_the_audit_is_durable(
+    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, busy: Any
 ) -> None:
-    monkeypatch.setattr(opened.store, "sequence", lambda: 7)
-    mark = opened.read_watermark()
-    assert (mark.sequence, mark.store_sequence, mark.is_behind) == (0, 7, True)
+    request = crowd.request()
+
+    async def ask() -> None:
+        registrar: LocalRegistrar = serve(kept)
+        await reach(registrar)
+        await registrar.enroll(request, context)
+        with busy(kept.last):
+            calls = [
+                asyncio.create_task(registrar.identify(crowd.person()[None], 0.5, context)),
+                asyncio.create_task(
+                    registrar.check_document(request.document, crowd.person(), context)
+                ),
+                asyncio.create_task(
+                    registrar.read_lines(request.document, crowd.person(), context)
+                ),
+            ]
+            done, _ = await asyncio.wait(calls, timeout=0.5)
+            assert not done
+        await asyncio.gather(*calls)
+        actions = {entry.action for entry in kept.actions()}
+        assert {"faces.identified", "holder.checked", "lines.read"} <= actions
+
+    asyncio.run(ask())
 
 
-def test_a_store_that_cannot_be_read_is_not_taken_for_a_lag(
-    opened: OpenRegistry, monkeypatch: pytest.MonkeyPatch
+def test_a_face_is_held_against_its_line_and_its_document_within_the_tenant(
+    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
 ) -> None:
-    def fail() -> int:
-        raise StorageFailed("the database is gone")
+    person, stranger = crowd.person(), crowd.person()
+    request = crowd.request(person)
 
-    monkeypatch.setattr(opened.store, "sequence", fail)
-    mark = opened.read_watermark()
-    assert (mark.store_sequence, mark.is_behind) == (None, False)
+    async def ask() -> None:
+        registrar: LocalRegistrar = serve(kept)
+        await reach(registrar)
+        answer = await registrar.enroll(request, context)
+        document_id = answer.body["document_id"]
+        line_id = kept.last.store.lines_of(document_id)[0].id
+        probe = crowd.probe(person)
+        for target in (request.msisdn, line_id):
+            check = await registrar.check_line(LineTarget(target), probe, BLUE)
+            assert (check.is_match, check.line_id) == (True, line_id)
+        for document in (request.document, document_id):
+            assert (await registrar.check_document(document, probe, BLUE)).is_match
+            assert not (
+                await registrar.check_document(document, crowd.probe(stranger), BLUE)
+            ).is_match
+            with pytest.raises(NotFound):
+                await registrar.check_document(document, probe, RED)
+        with pytest.raises(NotFound):
+            await registrar.check_line(LineTarget(line_id), probe, RED)
+        checks = [entry for entry in kept.actions() if entry.action == "holder.checked"]
+        matched = [entry.detail["matched"] for entry in checks]
+        assert matched == [True, True, True, False, True, False]
+        assert {entry.subject for entry in checks} == {document_id}
 
-
-MESSAGE_BYTES = 4 * 2**20
-TURN = Turn(CallContext("key:fraud", "c-1"), cast(Any, None), 0.0)
-
-
-def group(identities: int, lines: int, key: str = "g", severed: int = 0) -> dict[str, Any]:
-    names = [f"0198c2a4-7c1e-7b52-9d0c-{number:012d}" for number in range(identities)]
-    members = [
-        {
-            "document_id": name,
-            "reference_ids": [number],
-            "lines": [
-                {
-                    "line_id": f"{name[:-4]}{place:04d}",
-                    "carrier": f"carrier {place % 3}",
-                    "outlet": f"outlet {place}",
-                    "opened_at": "2026-01-31T12:00:00+00:00",
-                    "status": "active",
-                }
-                for place in range(lines)
-            ],
-            "disputes": 1,
-        }
-        for number, name in enumerate(names)
-    ]
-    links = [
-        {"left": left, "right": right, "score": 0.5 + place / 1e6}
-        for place, (left, right) in enumerate(
-            (left, right) for number, left in enumerate(names) for right in names[:number]
-        )
-    ]
-    return {
-        "key": key,
-        "kind": "one_face_many_documents",
-        "identities": members,
-        "links": links,
-        "weakest": links[0] if links else None,
-        "severed": [
-            {"left": names[0], "right": f"outside-{place:05d}", "score": 0.9 - place / 1e5}
-            for place in range(severed)
-        ],
-        "risk": 7.5,
-        "terms": [{"name": "identities", "value": float(identities), "points": 7.5}],
-    }
+    asyncio.run(ask())
 
 
-class Groups:
-    """A sweep's groups as its desk gives them."""
+def test_lines_are_read_disputed_closed_and_a_holder_erased(
+    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
+) -> None:
+    person, stranger = crowd.person(), crowd.person()
+    request = crowd.request(person)
+    again = crowd.request(person, document=request.document, carrier="red", outlet="r1")
 
-    def __init__(self, *groups: dict[str, Any]) -> None:
-        self._groups = groups
+    async def ask() -> None:
+        registrar: LocalRegistrar = serve(kept)
+        await reach(registrar)
+        answer = await registrar.enroll(request, context)
+        await registrar.enroll(again, context)
+        document, document_id = request.document, answer.body["document_id"]
+        shown = await registrar.read_lines(document, crowd.probe(person), BLUE)
+        assert sorted(shown.numbers.values()) == sorted([request.msisdn, again.msisdn])
+        assert not (await registrar.read_lines(document, crowd.probe(stranger), BLUE)).lines
+        foreign = LineTarget(again.msisdn)
+        with pytest.raises(HolderMismatch):
+            await registrar.dispute_line(foreign, document, crowd.probe(stranger), BLUE)
+        dispute = await registrar.dispute_line(foreign, document, crowd.probe(person), BLUE)
+        assert dispute.line_id in shown.numbers
+        with pytest.raises(NotFound):
+            await registrar.close_line(foreign, BLUE)
+        assert await registrar.close_line(foreign, RED) == dispute.line_id
+        with pytest.raises(TenantConflict):
+            await registrar.erase(document_id, BLUE)
+        certificate = await registrar.erase(document_id, context)
+        assert certificate.references == 1
+        assert (await registrar.identify(person[None], 0.5, context))[0].candidates == ()
+        reads = [entry.detail for entry in kept.actions() if entry.action == "lines.read"]
+        assert reads == [{"shown": True, "lines": 2}, {"shown": False, "lines": 0}]
 
-    def group(self, _sweep_id: str, key: str) -> dict[str, Any]:
-        return next(one for one in self._groups if one["key"] == key)
-
-    def groups(self, _sweep_id: str, after: int, limit: int) -> GroupPage:
-        return GroupPage(list(self._groups[after : after + limit]), len(self._groups), None)
-
-
-def clerk_of(*groups: dict[str, Any]) -> tuple[FraudClerk, list[AuditEntry]]:
-    kept: list[AuditEntry] = []
-    made = FraudClerk(cast(Any, None), cast(Any, Groups(*groups)), lambda _: kept.append)
-    return made, kept
-
-
-def test_a_group_that_fits_is_told_whole_and_audited() -> None:
-    whole = group(4, 2)
-    clerk, kept = clerk_of(whole)
-    shown = clerk.read_group("s", "g", TURN)
-    members = [dict(one) for one in whole["identities"]]
-    assert [one.pop("reference_ids") for one in members]
-    assert shown["identities"] == members
-    assert sorted(shown["links"], key=lambda one: one["score"]) == whole["links"]
-    assert set(shown["left_out"].values()) == {0}
-    [entry] = kept
-    documents = [one["document_id"] for one in whole["identities"]]
-    assert (entry.action, entry.subject, entry.actor) == ("group.read", "s", "key:fraud")
-    assert entry.detail == {"group": "g", "documents": documents}
-
-
-def test_of_a_group_that_does_not_fit_the_closest_links_are_told_and_the_rest_counted() -> None:
-    whole = group(700, 20)
-    clerk, _ = clerk_of(whole)
-    shown = clerk.read_group("s", "g", TURN)
-    assert len(pickle.dumps(shown)) < MESSAGE_BYTES / 2
-    assert len(shown["identities"]) == MOST_IDENTITIES
-    assert len(shown["links"]) == MOST_LINKS
-    told = sum(len(one["lines"]) for one in shown["identities"])
-    assert told == MOST_LINES
-    assert shown["left_out"] == {
-        "identities": 700 - MOST_IDENTITIES,
-        "lines": 700 * 20 - MOST_LINES,
-        "links": len(whole["links"]) - MOST_LINKS,
-    }
-    members = {one["document_id"] for one in shown["identities"]}
-    within = [one for one in whole["links"] if {one["left"], one["right"]} <= members]
-    closest = sorted((one["score"] for one in within), reverse=True)[:MOST_LINKS]
-    assert [one["score"] for one in shown["links"]] == closest
-    assert shown["weakest"] == whole["weakest"]
+    asyncio.run(ask())
 
 
-def test_a_page_of_large_groups_is_told_in_counts() -> None:
-    clerk, kept = clerk_of(*(group(40, 3, f"g{number}") for number in range(200)))
-    page = clerk.list_groups("s", 0, 200, TURN)
-    assert len(pickle.dumps(page)) < MESSAGE_BYTES / 8
-    assert page.total == 200
-    first = page.groups[0]
-    assert (first["identities"], first["lines"], first["disputes"]) == (40, 120, 40)
-    assert (first["carriers"], first["outlets"]) == (3, 3)
-    assert first["weakest_score"] == 0.5
-    assert kept[0].detail == {"after": 0, "groups": [f"g{number}" for number in range(200)]}
+def test_a_tenant_erases_whom_it_alone_serves(
+    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
+) -> None:
+    request = crowd.request()
+
+    async def ask() -> None:
+        registrar: LocalRegistrar = serve(kept)
+        await reach(registrar)
+        document_id = (await registrar.enroll(request, context)).body["document_id"]
+        with pytest.raises(NotFound):
+            await registrar.erase(document_id, RED)
+        assert (await registrar.erase(document_id, BLUE)).document_id == document_id
+        with pytest.raises(NotFound):
+            await registrar.erase(document_id, BLUE)
+
+    asyncio.run(ask())
 
 
-def test_a_group_without_links_has_no_weakest() -> None:
-    clerk, _ = clerk_of(group(1, 1))
-    assert clerk.list_groups("s", 0, 1, TURN).groups[0]["weakest_score"] is None
-    assert clerk.read_group("s", "g", TURN)["weakest"] is None
+def test_a_change_that_cannot_begin_in_time_is_not_made(
+    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, busy: Any
+) -> None:
+    request = crowd.request()
+
+    async def ask() -> None:
+        registrar: LocalRegistrar = serve(kept)
+        await reach(registrar)
+        await registrar.enroll(request, context)
+        target = LineTarget(request.msisdn)
+        with busy(kept.last):
+            with pytest.raises(DeadlinePassed):
+                await registrar.close_line(target, replace(context, timeout_s=0.2))
+            left = asyncio.create_task(registrar.close_line(target, context))
+            await asyncio.sleep(0.1)
+            left.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await left
+        assert (await registrar.check_line(target, crowd.person(), context)).line_id
+
+    asyncio.run(ask())
 
 
-def test_links_that_were_cut_are_told_and_whom_they_show_is_audited() -> None:
-    clerk, kept = clerk_of(group(3, 1, severed=MOST_SEVERED + 2))
-    shown = clerk.read_group("s", "g", TURN)
-    assert [one["score"] for one in shown["severed"]] == [
-        0.9 - place / 1e5 for place in range(MOST_SEVERED)
-    ]
-    assert shown["left_out"] == {"identities": 0, "lines": 0, "links": 2}
-    assert len(kept[0].detail["documents"]) == 3 + MOST_SEVERED
-    assert clerk.list_groups("s", 0, 1, TURN).groups[0]["severed_links"] == MOST_SEVERED + 2
+def test_probes_that_are_no_faces_are_refused_as_input(
+    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
+) -> None:
+    async def ask() -> None:
+        registrar: LocalRegistrar = serve(kept)
+        await reach(registrar)
+        request = crowd.request()
+        await registrar.enroll(request, context)
+        for probe in (np.zeros(128, np.float32), np.ones(7, np.float32)):
+            with pytest.raises(RequestError):
+                await registrar.identify(probe[None], 0.5, context)
+            with pytest.raises(RequestError):
+                await registrar.check_document(request.document, probe, context)
+
+    asyncio.run(ask())

@@ -10,7 +10,7 @@ import pytest
 
 from engine.reasons import Decision
 from serving.errors import NotReady
-from serving.registrar.client import LocalDesk
+from serving.registrar.client import LocalRegistrar
 from serving.registrar.protocol import CallContext, Phase
 from serving.settings import Settings
 from serving.telemetry import metrics
@@ -23,9 +23,9 @@ def test_a_decision_is_one_line_of_the_log_without_the_person(
     request = crowd.request()
 
     async def ask() -> Any:
-        desk: LocalDesk = serve(kept)
-        await reach(desk)
-        return await desk.enroll(request, context)
+        registrar: LocalRegistrar = serve(kept)
+        await reach(registrar)
+        return await registrar.enroll(request, context)
 
     answer = asyncio.run(ask())
     decided = [line for line in lines.entries if line["event"] == "decided"]
@@ -48,19 +48,21 @@ def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapshot(
     monkeypatch.setattr("serving.compose.SNAPSHOT_AFTER", -1)
 
     async def ask() -> None:
-        desk: LocalDesk = serve(kept)
-        await reach(desk)
+        registrar: LocalRegistrar = serve(kept)
+        await reach(registrar)
         with busy(kept.last):
-            waiting = [asyncio.create_task(desk.enroll(crowd.request(), context)) for _ in range(5)]
+            waiting = [
+                asyncio.create_task(registrar.enroll(crowd.request(), context)) for _ in range(5)
+            ]
             await asyncio.sleep(0.05)
-            drained = asyncio.create_task(desk.service.drain(10))
-            await reach(desk, Phase.DRAINING)
+            drained = asyncio.create_task(registrar.service.drain(10))
+            await reach(registrar, Phase.DRAINING)
             with pytest.raises(NotReady):
-                await desk.enroll(crowd.request(), context)
+                await registrar.enroll(crowd.request(), context)
             assert not drained.done()
         assert {answer.decision for answer in await asyncio.gather(*waiting)} == {Decision.APPROVED}
         await drained
-        assert not (await desk.status()).is_ready
+        assert not (await registrar.status()).is_ready
 
     asyncio.run(ask())
     with kept() as deployment:
@@ -81,9 +83,9 @@ def test_a_drain_waits_for_calls_that_wait_in_no_queue(
     request = crowd.request(person)
 
     async def ask() -> None:
-        desk: LocalDesk = serve(kept)
-        await reach(desk)
-        await desk.enroll(request, context)
+        registrar: LocalRegistrar = serve(kept)
+        await reach(registrar)
+        await registrar.enroll(request, context)
         read = kept.last.store.lines_of
 
         def read_slowly(document_id: str) -> Any:
@@ -92,10 +94,10 @@ def test_a_drain_waits_for_calls_that_wait_in_no_queue(
             return read(document_id)
 
         monkeypatch.setattr(kept.last.store, "lines_of", read_slowly)
-        call = asyncio.create_task(desk.read_lines(request.document, person, context))
+        call = asyncio.create_task(registrar.read_lines(request.document, person, context))
         assert await asyncio.to_thread(reading.wait, 10)
-        drained = asyncio.create_task(desk.service.drain(10))
-        await reach(desk, Phase.DRAINING)
+        drained = asyncio.create_task(registrar.service.drain(10))
+        await reach(registrar, Phase.DRAINING)
         await asyncio.sleep(0.2)
         go_on.set()
         assert list((await call).numbers.values()) == [request.msisdn]
@@ -110,11 +112,11 @@ def test_every_queue_and_batch_is_metered(
     meter = RecordingMeter()
 
     async def ask() -> None:
-        desk: LocalDesk = serve(kept, meter)
-        await reach(desk)
-        await desk.enroll(crowd.request(), context)
-        await desk.identify(crowd.person()[None], 0.5, context)
-        while 1 not in meter.values(metrics.REFERENCES):
+        registrar: LocalRegistrar = serve(kept, meter)
+        await reach(registrar)
+        await registrar.enroll(crowd.request(), context)
+        await registrar.identify(crowd.person()[None], 0.5, context)
+        while ("gallery", 1) not in meter.seen:
             await asyncio.sleep(0.05)
 
     asyncio.run(ask())

@@ -128,7 +128,7 @@ def test_an_erasure_of_somebody_else_leaves_the_files_as_they_are(
     named = {
         one["document_id"] for group in desk.groups(done.id).groups for one in group["identities"]
     }
-    references, _ = deployment.store.document_owner_array()
+    references, _ = deployment.store.facts.document_owner_array()
     owners = deployment.store.documents_of(references.tolist())
     other = next(document for document in owners.values() if document not in named)
     before = {path: path.stat().st_mtime_ns for path in folder_of(deployment, done).files()}

@@ -69,7 +69,7 @@ def test_a_sweep_finds_who_is_enrolled_twice_and_says_what_it_covered(
     assert (found["pairs"], found["groups"], found["identities"]) == (TWICE, TWICE, 2 * TWICE)
     assert found["references"] == PEOPLE + TWICE
     assert found["expected_false_pairs"]["value"] == expectation.false_pairs.value
-    cases = deployment.store.cases(limit=100)
+    cases = deployment.store.cases.newest(limit=100)
     assert {case.sweep_id for case in cases} == {record.id}
     assert len(cases) == found["cases"] == TWICE
     page = desk.groups(record.id, limit=5)
@@ -148,7 +148,7 @@ def test_a_cancelled_sweep_leaves_nothing(
     gate.opened.set()
     assert finish(desk, record).state is SweepState.CANCELLED
     assert not folder.exists()
-    assert deployment.store.cases() == []
+    assert deployment.store.cases.newest() == []
     with pytest.raises(SweepOver, match="cancelled"):
         desk.resume(record.id, ACTOR)
     with pytest.raises(SweepOver, match="cancelled"):
@@ -176,7 +176,7 @@ def test_one_that_was_stopped_with_the_service_goes_on_at_the_next_start(
     assert gate.reached.wait(120)
     gate.opened.set()
     desk.close()
-    assert deployment.store.sweep(record.id).state is SweepState.RUNNING
+    assert deployment.store.sweeps.get(record.id).state is SweepState.RUNNING
     gate.tiles.clear()
     again = SweepDesk(deployment)
     again.open()
@@ -295,7 +295,7 @@ def test_what_the_calibration_cannot_support_is_refused_or_allowed_by_name(
         desk.start(beyond, ACTOR)
     with pytest.raises(RateUnsupported, match="not supported"):
         desk.start(SweepRequest(fmr=1e-12), ACTOR)
-    assert deployment.store.sweeps() == []
+    assert deployment.store.sweeps.newest() == []
     record = desk.start(replace(beyond, is_unsupported_allowed=True), ACTOR)
     done = finish(desk, record)
     assert done.summary is not None

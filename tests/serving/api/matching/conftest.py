@@ -26,7 +26,7 @@ from serving.api.middleware import Edge
 from serving.api.routes.matching import match_routes
 from serving.api.schemas.matching import MatchAnswer
 from serving.compose import Deployment
-from serving.ingress.extraction_queue import FacesQueue
+from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Probes
@@ -45,8 +45,8 @@ KEYS = {
 }
 
 
-class GalleryDesk:
-    """The part of a desk that these routes use, over a real gallery."""
+class GalleryRegistrar:
+    """The part of a registrar that these routes use, over a real gallery."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.fault: Exception | None = None
@@ -68,7 +68,7 @@ class Service:
     """An application over real parts, and a key for each of KEYS."""
 
     parts: Parts
-    desk: GalleryDesk
+    registrar: GalleryRegistrar
     keys: dict[str, str]
 
     def post(self, path: str, body: object, key: str | None = "fraud", **options: Any) -> Any:
@@ -144,20 +144,22 @@ def keys(deployment: Deployment) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def queue(deployment: Deployment) -> Iterator[FacesQueue]:
+def queue(deployment: Deployment) -> Iterator[ExtractionQueue]:
     log = structlog.get_logger()
-    made = FacesQueue(deployment.extractor, deployment.vault, capacity=64, meter=Meter(), log=log)
+    made = ExtractionQueue(
+        deployment.extractor, deployment.vault, capacity=64, meter=Meter(), log=log
+    )
     yield made
     made.close()
 
 
 @pytest.fixture
-def service(deployment: Deployment, keys: dict[str, str], queue: FacesQueue) -> Service:
+def service(deployment: Deployment, keys: dict[str, str], queue: ExtractionQueue) -> Service:
     digest = deployment.store.model_digest
-    desk = GalleryDesk(deployment)
+    registrar = GalleryRegistrar(deployment)
     parts = Parts(
         settings=ServeSettings(),
-        desk=cast(Any, desk),
+        registrar=cast(Any, registrar),
         store=deployment.store,
         vault=deployment.vault,
         thresholds=deployment.thresholds,
@@ -170,7 +172,7 @@ def service(deployment: Deployment, keys: dict[str, str], queue: FacesQueue) -> 
         version="0",
         calibration=deployment.calibration,
     )
-    return Service(parts, desk, keys)
+    return Service(parts, registrar, keys)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_two_images_of_a_person_match_and_those_of_two_people_do_not(
     assert same["verification"]["score"] >= threshold > other["verification"]["score"]
     assert other["verification"]["is_match"] is False
     assert set(same) == {"id", "verification"}
-    assert service.desk.calls == []
+    assert service.registrar.calls == []
 
 
 def test_a_template_stands_for_its_photograph(service: Service, pictures: dict[str, bytes]) -> None:

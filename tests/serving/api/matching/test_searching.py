@@ -75,7 +75,7 @@ def test_all_probes_of_a_call_are_searched_at_once_with_its_correlator_and_time(
         packed=True,
         headers={"x-correlator": "c-1", "x-timeout-ms": "2000"},
     )
-    ((count, threshold, context),) = service.desk.calls
+    ((count, threshold, context),) = service.registrar.calls
     assert (count, threshold) == (2, service.parts.thresholds.review)
     assert context.correlator == "c-1"
     assert context.timeout_s is not None
@@ -109,7 +109,7 @@ def test_a_search_that_could_not_run_is_an_error_and_never_nobody(
     service: Service, fault: Exception, status: int
 ) -> None:
     probe, reference = (template(token) for token in service.tokens(unit_rows(2)))
-    service.desk.fault = fault
+    service.registrar.fault = fault
     items = [{"probe": probe, "reference": reference}, {"probe": probe, "search": True}]
     answer = service.post("/v1/match", {"items": items}, packed=True)
     assert answer.status_code == status

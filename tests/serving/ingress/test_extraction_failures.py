@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from engine.errors import ModelError
 from engine.registry.vault import Vault
 from serving.errors import Interrupted, NotReady
-from serving.ingress.extraction_queue import FacesQueue
+from serving.ingress.extraction_queue import ExtractionQueue
 from tests.serving.ingress.callers import (
     CAPACITY,
     RecordingMeter,
@@ -27,7 +27,7 @@ from tests.serving.meters import BrokenMeter
 
 def test_a_meter_that_fails_costs_no_sample_and_no_worker(gated: Any, vault: Vault) -> None:
     with capture_logs() as logs:
-        queue = FacesQueue(
+        queue = ExtractionQueue(
             gated, vault, capacity=CAPACITY, meter=BrokenMeter(), log=structlog.get_logger()
         )
         for _ in range(3):
@@ -44,7 +44,7 @@ def test_an_extractor_that_answers_for_too_few_fails_the_call_and_not_the_worker
         def extract(self, given: Any) -> Any:
             return gated.extract(given)[: max(1, len(given) - 1)]
 
-    queue = FacesQueue(
+    queue = ExtractionQueue(
         Forgetful(), vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger()
     )
     with capture_logs(), pytest.raises(ValueError, match="zip"):
@@ -62,7 +62,9 @@ def test_a_worker_that_ends_answers_all_who_wait_and_shows(
             gated.extract(given)
             raise SystemExit
 
-    queue = FacesQueue(Ending(), vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger())
+    queue = ExtractionQueue(
+        Ending(), vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger()
+    )
     assert queue.is_alive
 
     async def body() -> None:
@@ -93,7 +95,9 @@ def test_an_embedder_elsewhere_that_gives_no_answer_shows_until_it_does(
             return gated.extract(given)
 
     extractor = Elsewhere()
-    queue = FacesQueue(extractor, vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger())
+    queue = ExtractionQueue(
+        extractor, vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger()
+    )
     with pytest.raises(Interrupted):
         run(lambda: queue.sample(images("a")))
     assert not queue.is_alive
@@ -103,7 +107,7 @@ def test_an_embedder_elsewhere_that_gives_no_answer_shows_until_it_does(
     queue.close()
 
 
-def test_those_who_fail_together_get_an_exception_each(queue: FacesQueue, gated: Any) -> None:
+def test_those_who_fail_together_get_an_exception_each(queue: ExtractionQueue, gated: Any) -> None:
     async def body() -> list[Any]:
         held = await hold_worker(queue, gated)
         tasks = await start(queue, images("bomb"), images("beside"))
@@ -118,7 +122,7 @@ def test_those_who_fail_together_get_an_exception_each(queue: FacesQueue, gated:
 
 
 def test_an_unforeseen_exception_fails_its_batch_alone_and_is_logged_by_type(
-    queue: FacesQueue, gated: Any, meter: RecordingMeter
+    queue: ExtractionQueue, gated: Any, meter: RecordingMeter
 ) -> None:
     async def body() -> None:
         held = await hold_worker(queue, gated)
@@ -138,7 +142,7 @@ def test_an_unforeseen_exception_fails_its_batch_alone_and_is_logged_by_type(
 
 
 def test_a_failed_batch_ends_the_whole_call_and_its_other_photographs(
-    queue: FacesQueue, gated: Any
+    queue: ExtractionQueue, gated: Any
 ) -> None:
     with pytest.raises(ValueError, match="secret"), capture_logs():
         run(lambda: queue.sample([b"bomb", *many("more", 40)]))
@@ -153,7 +157,9 @@ def test_a_failure_that_has_a_name_reaches_the_caller_as_it_is(
         def extract(self, images: Any) -> Any:
             raise ModelError(f"no embedder for {len(images)} faces")
 
-    queue = FacesQueue(Broken(), vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger())
+    queue = ExtractionQueue(
+        Broken(), vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger()
+    )
     with capture_logs() as logs, pytest.raises(ModelError):
         run(lambda: queue.sample(images("any")))
     assert logs == []
@@ -167,7 +173,9 @@ def test_what_lies_behind_a_failure_that_has_a_name_is_logged_by_type(
         def extract(self, images: Any) -> Any:
             raise Interrupted(f"ask again for {len(images)}") from OSError("secret host")
 
-    queue = FacesQueue(Lost(), vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger())
+    queue = ExtractionQueue(
+        Lost(), vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger()
+    )
     with capture_logs() as logs, pytest.raises(Interrupted):
         run(lambda: queue.sample(images("any")))
     assert [entry["kind"] for entry in logs] == ["OSError"]

@@ -40,13 +40,13 @@ def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, 
         make_crop(key, "live", days=-1),
     )
     writer.commit(Changes(sequence=2, audit=[ENTRY], crops=[portrait, live, late]))
-    assert [(type(record), record.id, image) for record, image in store.crops(key)] == [
+    assert [(type(record), record.id, image) for record, image in store.cases.crops(key)] == [
         (CropRecord, live.id, live.image),
         (CropRecord, portrait.id, portrait.image),
     ]
-    assert store.crops(key)[0][0].kept_until == live.kept_until
-    assert store.crops(other) == []
-    assert store.crops("no id") == []
+    assert store.cases.crops(key)[0][0].kept_until == live.kept_until
+    assert store.cases.crops(other) == []
+    assert store.cases.crops("no id") == []
     assert "face" not in repr(live)
 
 
@@ -57,9 +57,9 @@ def test_no_crop_lies_open_nor_opens_in_another_row(store, writer, enrolled) -> 
         stored = connection.scalar(select(table.c.image).where(table.c.id == one.id))
         assert IMAGE[4:20] not in stored
         connection.execute(update(table).where(table.c.id == two.id).values(image=stored))
-    assert store.crops(one.enrollment_id)
+    assert store.cases.crops(one.enrollment_id)
     with pytest.raises(SealBroken):
-        store.crops(two.enrollment_id)
+        store.cases.crops(two.enrollment_id)
 
 
 def test_a_crop_of_no_enrollment_keeps_nothing(store, writer) -> None:
@@ -78,6 +78,6 @@ def test_the_crops_of_an_erased_document_are_gone_and_no_others(store, writer, e
         erased_documents=[enrolled.documents[0].id],
     )
     writer.commit(erased)
-    assert store.crops(one.enrollment_id) == []
+    assert store.cases.crops(one.enrollment_id) == []
     assert store.counts()["crops"] == 1
-    assert store.crops(two.enrollment_id)
+    assert store.cases.crops(two.enrollment_id)

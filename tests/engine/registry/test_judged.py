@@ -66,18 +66,18 @@ def test_pairs_are_read_by_outcome_and_the_last_verdict_stands(
     first = pair(one, two, case_id)
     fraud = pair(one, three, case_id, outcome=Outcome.FRAUD)
     writer.commit(Changes(sequence=3, audit=[ENTRY], judged=[fraud, first]))
-    assert store.judged_pairs() == [first, fraud]
-    assert store.judged_pairs([Outcome.FRAUD]) == [fraud]
-    assert store.exceptions() == {(one, two)}
+    assert store.cases.judged_pairs() == [first, fraud]
+    assert store.cases.judged_pairs([Outcome.FRAUD]) == [fraud]
+    assert store.cases.exceptions() == {(one, two)}
     again = pair(one, two, case_id, outcome=Outcome.FRAUD, decided_by="key:bob")
     mistake = pair(two, three, case_id, outcome=Outcome.MISTAKE)
     writer.commit(Changes(sequence=3, audit=[ENTRY], judged=[again, mistake]))
-    assert store.judged_pairs() == [again, fraud, mistake]
-    assert store.exceptions() == {(two, three)}
-    assert store.decided_pairs() == {(one, two), (one, three), (two, three)}
+    assert store.cases.judged_pairs() == [again, fraud, mistake]
+    assert store.cases.exceptions() == {(two, three)}
+    assert store.cases.decided_pairs() == {(one, two), (one, three), (two, three)}
 
 
 def test_a_pair_of_documents_that_are_not_there_keeps_nothing(store, writer, case_id) -> None:
     with pytest.raises(StorageFailed):
         writer.commit(Changes(sequence=3, audit=[ENTRY], judged=[pair("a", "b", case_id)]))
-    assert store.judged_pairs() == []
+    assert store.cases.judged_pairs() == []

@@ -1,0 +1,595 @@
+"""Micro-batcher: calls of many threads wait in a bounded queue and are carried out in batches.
+
+A thread submits a `Pending` and holds its future; a coroutine awaits `Batcher.ask`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from engine.errors import copy_for_one
+
+_log = logging.getLogger(__name__)
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+UNBOUNDED = sys.maxsize
+
+
+class Call(Generic[P, R]):
+    """What one caller brings.
+
+    `weight` is what it takes of a batch and of the queue's room, its items as a rule. One that is
+    `alone` shares its batch with no other. Until all of it is taken it may be cancelled, and after
+    `timeout_s` it is dropped.
+    """
+
+    batcher: Batcher[P, R] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    """Where the caller is to be answered; in whatever thread where None."""
+    taken = finished = 0
+    """How much of it batches have taken, and how much of that has come to results."""
+    is_settled = False
+    """Nothing more is to be told to the caller."""
+
+    def __init__(
+        self,
+        payload: P,
+        weight: int = 1,
+        timeout_s: float | None = None,
+        *,
+        lane: int = 0,
+        alone: bool = False,
+    ) -> None:
+        self.payload = payload
+        self.weight = weight
+        self.lane = lane
+        self.alone = alone
+        self.arrived_at = now = monotonic()
+        self.expires_at = None if timeout_s is None else now + timeout_s
+
+    def answer(self, result: R) -> None:
+        """Tells the caller the result."""
+        raise NotImplementedError
+
+    def fail(self, error: Exception) -> None:
+        """Tells the caller why there is none."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Called once, before the caller is answered, or when it has cancelled."""
+
+
+Batch = Sequence[Call[P, R]]
+"""Whole calls; in a lane that splits, shares of calls."""
+
+
+class Pending(Call[P, R], Future[R]):
+    """A call and the future of its result, for a caller in a thread."""
+
+    def __init__(
+        self,
+        payload: P,
+        weight: int = 1,
+        timeout_s: float | None = None,
+        *,
+        lane: int = 0,
+        alone: bool = False,
+    ) -> None:
+        Call.__init__(self, payload, weight, timeout_s, lane=lane, alone=alone)
+        Future.__init__(self)
+
+    def cancel(self) -> bool:
+        if self.batcher is not None and not self.batcher.withdraw(self):
+            return self.cancelled()
+        Future.cancel(self)
+        # Or whoever waits for several futures never hears of it.
+        return not self.set_running_or_notify_cancel()
+
+    def answer(self, result: R) -> None:
+        self.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        self.set_exception(error)
+
+
+class _Asked(Call[P, R]):
+    """A call of a coroutine, which waits for `future`."""
+
+    def __init__(self, payload: P, weight: int, timeout_s: float | None, lane: int) -> None:
+        super().__init__(payload, weight, timeout_s, lane=lane)
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[R] = self.loop.create_future()
+
+    def answer(self, result: R) -> None:
+        # On the caller's loop.
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        assert self.loop is not None
+        _call_soon(self.loop, self.refuse, error)
+
+    def refuse(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class _Share(Call[Any, Any]):
+    """What a batch takes of a call that is split."""
+
+    def __init__(self, whole: Call[Any, Any], weight: int) -> None:
+        self.whole = whole
+        self.start = whole.taken
+        self.weight = weight
+        self.payload = whole.payload[self.start : self.start + weight]
+        self.alone = whole.alone
+
+
+def _call_soon(
+    loop: asyncio.AbstractEventLoop, tell: Callable[[Any], None], argument: object
+) -> None:
+    try:
+        loop.call_soon_threadsafe(tell, argument)
+    except RuntimeError:
+        # The loop has been closed: nobody waits any more.
+        return
+
+
+def _answer_all(answers: Sequence[tuple[Call[Any, Any], Any]]) -> None:
+    for call, result in answers:
+        call.answer(result)
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A line of calls; lanes that have calls take turns.
+
+    At most `capacity` may wait in it, one call of any weight excepted, and no call counts for more
+    than `places`. A batch takes up to `batch_size`. A call that would not fit begins the next
+    batch; where the lane `splits`, what fits is taken, and after a whole batch's worth the rest
+    stands at the end again. Where it is `filled`, room that its batch leaves is for the lanes
+    after it. After a batch of several calls, `gather_s` passes first for more to join the next.
+    """
+
+    batch_size: int
+    capacity: int = UNBOUNDED
+    places: int = UNBOUNDED
+    splits: bool = False
+    filled: bool = False
+    gather_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """What callers are told; each gets a copy of its own.
+
+    `full` where there is no room, `late` where the time ran out before the call began, `closed`
+    after `close`, `ended` where the last worker has ended on what nothing caught.
+    """
+
+    full: Exception
+    late: Exception
+    closed: Exception
+    ended: Exception
+
+
+class _Line(Generic[P, R]):
+    """The calls that wait in a lane."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.calls: deque[Call[P, R]] = deque()
+        self.held = 0
+        self.had_company = False
+        self.collected: dict[Call[P, R], list[Any]] = {}
+        """The results so far of calls that are split."""
+
+    def places(self, call: Call[P, R]) -> int:
+        """How much of the queue's room the call takes now."""
+        left = call.weight - call.taken
+        return left if left < self.lane.places else self.lane.places
+
+    def has_batch(self) -> bool:
+        """Whether waiting longer would make the next batch no larger, or keep others waiting."""
+        return self.held >= self.lane.batch_size or any(call.alone for call in self.calls)
+
+
+class Batcher(Generic[P, R]):
+    """Workers that carry out what waits: what gathers during one batch is the next.
+
+    `perform(batch)` returns a result for each call, or an exception for one that failed; what it
+    raises fails the whole batch, and the worker goes on. A split call's results are joined as one
+    list; it fails as soon as a share of it does. `observe(batch, seconds)` is told of each batch
+    that was performed, after its callers; `show(held)` whenever the places taken change, and must
+    be quick. `capacity` bounds all lanes together.
+    """
+
+    def __init__(
+        self,
+        perform: Callable[[Batch[P, R]], Sequence[R | Exception]],
+        lanes: Sequence[Lane],
+        refusals: Refusals,
+        *,
+        name: str,
+        workers: int = 1,
+        capacity: int = UNBOUNDED,
+        observe: Callable[[Batch[P, R], float], None] | None = None,
+        show: Callable[[int], None] | None = None,
+    ) -> None:
+        self._perform = perform
+        self._lines: list[_Line[P, R]] = [_Line(lane) for lane in lanes]
+        self._refusals = refusals
+        self._capacity = capacity
+        self._observe = observe
+        self._show = show
+        self._held = 0
+        self._last_turn = len(lanes) - 1
+        self._lock = threading.RLock()
+        self._work = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+        self._idle = self._entering = 0
+        """Workers that wait for work, and callers that wait for room."""
+        self._gathers = any(lane.gather_s for lane in lanes)
+        self._waking: asyncio.AbstractEventLoop | None = None
+        self._is_closing = False
+        self._failure: Exception | None = None
+        self._refused: Exception | None = None
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        self._ended = 0
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why nothing is carried out any more."""
+        return self._failure
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether no worker has ended but by `close`; one that has does not come back."""
+        return self._ended == 0
+
+    @property
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def queued(self, lane: int = 0) -> int:
+        """How many places of a lane are taken."""
+        return self._lines[lane].held
+
+    def submit(self, call: Pending[P, R], *, wait: bool = False) -> Pending[P, R]:
+        """Queues a call; where there is no room it waits, or raises `full`."""
+        self._admit(call, wait=wait)
+        return call
+
+    async def ask(
+        self, payload: P, weight: int = 1, timeout_s: float | None = None, *, lane: int = 0
+    ) -> R:
+        """Queues a call and waits for its result on the running loop.
+
+        What is left of it is dropped when the coroutine is cancelled, and after `timeout_s`, when
+        `late` is raised whether or not it has begun.
+        """
+        call: _Asked[P, R] = _Asked(payload, weight, timeout_s, lane)
+        self._admit(call)
+        timer = None
+        if timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(max(timeout_s, 0.0), self._drop_late, call)
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            self.withdraw(call)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def withdraw(self, call: Call[P, R]) -> bool:
+        """Drops what is left of a call that its caller gives up; False where nothing is left."""
+        with self._lock:
+            if call.is_settled or call.taken == call.weight:
+                return False
+            call.is_settled = True
+            self._remove(call)
+        call.leave()
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """From here on nothing is queued, and whoever waits is told this."""
+        with self._lock:
+            self._failure = self._refused = error
+            left = [call for line in self._lines for call in line.calls]
+            self._wake_all()
+        for call in left:
+            self._fail_call(call, copy_for_one(error))
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Takes no more, and returns when what waits is done."""
+        with self._lock:
+            self._is_closing = True
+            self._refused = self._refused or self._refusals.closed
+            self._wake_all()
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    def _wake_all(self) -> None:
+        self._work.notify_all()
+        self._room.notify_all()
+
+    def _admit(self, call: Call[P, R], *, wait: bool = False) -> None:
+        line = self._lines[call.lane]
+        places = line.places(call)
+        with self._lock:
+            if wait:
+                self._entering += 1
+                self._room.wait_for(lambda: self._refused or self._has_room(line, places))
+                self._entering -= 1
+            if self._refused is not None:
+                raise copy_for_one(self._refused)
+            if not self._has_room(line, places):
+                raise copy_for_one(self._refusals.full)
+            call.batcher = self
+            line.calls.append(call)
+            self._hold(line, places)
+            if self._idle:
+                self._wake(call.loop)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        if loop is None:
+            self._work.notify()
+        elif self._waking is not loop:
+            # Once for all that a loop asks in one go: they are one batch.
+            self._waking = loop
+            loop.call_soon(self._wake_now)
+
+    def _wake_now(self) -> None:
+        with self._lock:
+            self._waking = None
+            self._work.notify()
+
+    def _has_room(self, line: _Line[P, R], places: int) -> bool:
+        if line.calls and line.held + places > line.lane.capacity:
+            return False
+        return not self._held or self._held + places <= self._capacity
+
+    def _has_work(self) -> bool:
+        for line in self._lines:
+            if line.calls:
+                return True
+        return self._is_closing
+
+    def _hold(self, line: _Line[P, R], change: int) -> None:
+        line.held += change
+        self._held += change
+        if self._entering and change < 0:
+            self._room.notify_all()
+        if self._show is not None:
+            self._show(self._held)
+
+    def _remove(self, call: Call[P, R]) -> None:
+        line = self._lines[call.lane]
+        line.collected.pop(call, None)
+        if call in line.calls:
+            line.calls.remove(call)
+            self._hold(line, -line.places(call))
+
+    def _drop_late(self, call: _Asked[P, R]) -> None:
+        self.withdraw(call)
+        call.refuse(copy_for_one(self._refusals.late))
+
+    def _serve(self) -> None:
+        batch: list[Call[P, R]] = []
+        try:
+            while batch := self._take():
+                self._carry_out(batch)
+        except BaseException:
+            with self._lock:
+                self._ended += 1
+            if self._ended == len(self._threads):
+                self.fail(self._refusals.ended)
+            for call in batch:
+                self._fail_call(call, copy_for_one(self._refusals.ended))
+            raise
+
+    def _carry_out(self, batch: list[Call[P, R]]) -> None:
+        started = monotonic()
+        try:
+            results = self._perform(batch)
+            if len(results) != len(batch):
+                raise ValueError("a batch has a result for each of its calls")
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            for call in batch:
+                self._fail_call(call, copy_for_one(error) if len(batch) > 1 else error)
+            return
+        self._answer(batch, results)
+        if self._observe is not None:
+            try:
+                self._observe(batch, monotonic() - started)
+            except Exception as error:  # noqa: BLE001 - what is done has not failed
+                _log.warning("a batch was not counted (%s)", type(error).__name__)
+
+    def _answer(self, batch: list[Call[P, R]], results: Sequence[Any]) -> None:
+        on_loops: dict[asyncio.AbstractEventLoop, list[Any]] = {}
+        for call, result in zip(batch, results, strict=True):
+            if isinstance(result, Exception):
+                self._fail_call(call, result)
+                continue
+            whole, joined = call, result
+            if isinstance(call, _Share):
+                whole, joined = call.whole, self._join(call, result)
+                if joined is None:
+                    continue
+            whole.is_settled = True
+            whole.leave()
+            if whole.loop is None:
+                whole.answer(joined)
+            else:
+                # One call of a loop for all who wait on it.
+                on_loops.setdefault(whole.loop, []).append((whole, joined))
+        for loop, answers in on_loops.items():
+            _call_soon(loop, _answer_all, answers)
+
+    def _join(self, share: _Share, result: Any) -> list[Any] | None:
+        """Keeps the results of a share; those of the whole call with its last."""
+        call, kept = share.whole, self._lines[share.whole.lane].collected
+        with self._lock:
+            if call.is_settled:
+                return None
+            joined = kept.setdefault(call, [None] * call.weight)
+            joined[share.start : share.start + share.weight] = result
+            call.finished += share.weight
+            return None if call.finished < call.weight else kept.pop(call)
+
+    def _fail_call(self, call: Call[P, R], error: Exception) -> None:
+        whole = call.whole if isinstance(call, _Share) else call
+        with self._lock:
+            # Other shares of it may wait, or be carried out: its first failure is told.
+            if whole.is_settled:
+                return
+            whole.is_settled = True
+            self._remove(whole)
+        whole.leave()
+        whole.fail(error)
+
+    def _take(self) -> list[Call[P, R]]:
+        """Waits for work and takes a batch; nothing once all is closed and done."""
+        while True:
+            batch: list[Call[P, R]] = []
+            late: list[Call[P, R]] = []
+            with self._lock:
+                self._await_work()
+                index = self._next_turn()
+                if index is None:
+                    return []
+                self._last_turn = index
+                self._fill(index, batch, late)
+                if self._idle and self._has_orphan():
+                    self._work.notify()
+            for call in late:
+                self._fail_call(call, copy_for_one(self._refusals.late))
+            if batch:
+                return batch
+
+    def _has_orphan(self) -> bool:
+        """Whether what waits next has woken no worker of its own: it is the rest of a call, or was
+        asked for together with others."""
+        first = next((line.calls[0] for line in self._lines if line.calls), None)
+        return first is not None and (first.taken > 0 or first.loop is not None)
+
+    def _await_work(self) -> None:
+        while True:
+            while not self._has_work():
+                self._idle += 1
+                self._work.wait()
+                self._idle -= 1
+            if not self._gathers:
+                return
+            waiting = [line for line in self._lines if line.calls]
+            if len(waiting) != 1 or not (waiting[0].had_company and waiting[0].lane.gather_s):
+                return
+            line = waiting[0]
+            self._idle += 1
+            self._work.wait_for(partial(self._has_gathered, line), line.lane.gather_s)
+            self._idle -= 1
+            if line.calls or self._is_closing:
+                return
+
+    def _has_gathered(self, line: _Line[P, R]) -> bool:
+        others = any(other.calls for other in self._lines if other is not line)
+        return self._is_closing or others or not line.calls or line.has_batch()
+
+    def _next_turn(self) -> int | None:
+        count = len(self._lines)
+        for step in range(1, count + 1):
+            index = (self._last_turn + step) % count
+            if self._lines[index].calls:
+                return index
+        return None
+
+    def _fill(self, index: int, batch: list[Call[P, R]], late: list[Call[P, R]]) -> None:
+        line = self._lines[index]
+        room = self._take_from(line, line.lane.batch_size, batch, late)
+        if batch and not batch[0].alone:
+            line.had_company = len(batch) > 1
+        while line.lane.filled and room > 0 and index + 1 < len(self._lines):
+            if batch and batch[0].alone:
+                return
+            index += 1
+            line = self._lines[index]
+            room = self._take_from(line, room, batch, late)
+
+    def _take_from(
+        self, line: _Line[P, R], room: int, batch: list[Call[P, R]], late: list[Call[P, R]]
+    ) -> int:
+        """Adds to the batch what came first and fits; the room that is left."""
+        now = monotonic()
+        calls, splits = line.calls, line.lane.splits
+        before = line.held
+        # Each at most once: what is split may stand again at the end.
+        for _ in range(len(calls)):
+            call = calls[0]
+            left = call.weight - call.taken
+            if batch and (room <= 0 or call.alone or (left > room and not splits)):
+                break
+            calls.popleft()
+            line.held -= line.places(call)
+            if call.expires_at is not None and call.expires_at <= now:
+                late.append(call)
+            elif splits and (left > room or call.taken):
+                room -= self._split(line, call, min(left, room), batch)
+            else:
+                call.taken = call.weight
+                batch.append(call)
+                room -= left
+            if call.alone:
+                break
+        freed, line.held = before - line.held, before
+        self._hold(line, -freed)
+        return room
+
+    def _split(
+        self, line: _Line[P, R], call: Call[P, R], share: int, batch: list[Call[P, R]]
+    ) -> int:
+        batch.append(_Share(call, share))
+        call.taken += share
+        if call.taken < call.weight:
+            line.held += line.places(call)
+            if share == line.lane.batch_size:
+                line.calls.append(call)
+            else:
+                # Cut by the end of the batch alone: its turn is not over.
+                line.calls.appendleft(call)
+        return share
+
+
+def weigh(batch: Batch[Any, Any]) -> int:
+    """How many items a batch has."""
+    return sum(call.weight for call in batch)
+
+
+def share_out(batch: Batch[Any, Any], results: Any) -> list[Any]:
+    """The results of a whole batch, item by item, as each call's own."""
+    total = weigh(batch)
+    if len(results) != total:
+        raise ValueError(f"a batch of {total} items came to {len(results)} results")
+    shares, start = [], 0
+    for call in batch:
+        shares.append(results[start : start + call.weight])
+        start += call.weight
+    return shares
