@@ -54,7 +54,7 @@ def test_in_a_rush_those_who_come_one_after_the_other_are_decided_together(
     meter = RecordingMeter()
 
     async def ask() -> None:
-        registrar = serve(kept, Sizes())
+        registrar = serve(kept, meter)
         await reach(registrar)
         with busy(kept.last):
             rush = [
