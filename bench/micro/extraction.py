@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from bench.data.photographs import open_pairs
 from bench.micro.micro_runner import Action, Prepared, Sizes
 from bench.suites.extract import DEQUANTISED, DEQUANTISED_STEPS, REWRITTEN
-from engine.faces.alignment import align, arcface_template
 from engine.faces.detector import DetectedFace, DetectorConfig, FaceDetector
-from engine.faces.embedder import Embedder
+from engine.faces.embedder import Embedder, align, arcface_template
 from engine.faces.images import ImageLimits, decode
 from engine.faces.quality import measure_quality
 from engine.models.catalog import builtin_card, locate

@@ -17,11 +17,11 @@ from engine.matching.outcomes import Minutes
 from engine.matching.policy import Candidate, Evidence, decide
 from engine.matching.prechecks import Attempt, Intake
 from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.sampling import NO_CROPS, CropPolicy
 from engine.reasons import Reason
 from engine.registry.records import Changes, DocumentRecord, DocumentStatus
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from engine.retention.crops import NO_CROPS, CropPolicy
 from indexes.gallery import Gallery
 
 # Gathers what `policy.decide` looks at, for one attempt of a batch.

@@ -14,6 +14,7 @@ from engine.matching.comparison import Comparisons
 from engine.matching.policy import POLICY_VERSION, Evidence, Verdict, write_evidence, write_findings
 from engine.matching.prechecks import Attempt
 from engine.matching.requests import Answer
+from engine.matching.sampling import CropPolicy
 from engine.reasons import Decision
 from engine.registry.records import (
     AuditEntry,
@@ -29,7 +30,6 @@ from engine.registry.records import (
     new_id,
 )
 from engine.registry.vault import Vault
-from engine.retention.crops import CropPolicy
 
 # What an answer tells of the comparisons behind a decision.
 

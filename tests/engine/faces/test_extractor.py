@@ -167,7 +167,7 @@ def test_two_people_are_several_faces(
     assert found(extracted).problems == (Reason.SEVERAL_FACES,)
 
 
-def test_small_face_beside_the_subject_is_no_rival(
+def test_small_face_beside_the_subject_does_not_count(
     extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode
 ) -> None:
     card = np.full((512, 700, 3), 230, dtype=np.uint8)
