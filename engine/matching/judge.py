@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from engine.cases.opening import CaseBook
+from engine.cases.opening import CaseBatch
 from engine.errors import SosieError
 from engine.matching.batch_state import Docket
 from engine.matching.calibration import Thresholds
@@ -152,7 +152,7 @@ class Judge:
             next_reference_id=next_reference_id,
             now=now,
             crops=self.crops,
-            cases=CaseBook(self.store, now),
+            cases=CaseBatch(self.store, now),
         )
         answers = self._judge_attempts(attempts, minutes) if attempts else iter(())
         outcomes = [next(answers) if isinstance(it, Attempt) else it for it in sorted_out]

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from engine.cases.case import CaseKind, CaseOrigin
-from engine.cases.opening import CaseBook, NewCase
+from engine.cases.opening import CaseBatch, NewCase
 from engine.matching.batch_state import Docket, FreshReference
 from engine.matching.comparison import Comparisons
 from engine.matching.policy import POLICY_VERSION, Evidence, Verdict, write_evidence, write_findings
@@ -100,7 +100,7 @@ class Minutes:
         next_reference_id: Callable[[], int],
         now: datetime,
         crops: CropPolicy,
-        cases: CaseBook,
+        cases: CaseBatch,
     ) -> None:
         self._vault = vault
         self._model_digest = model_digest
