@@ -81,7 +81,7 @@ def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refuse
     )
     told = sosie(*SMALL, "--home", home, "--json").json
     assert any("decides up to 4 at once" in line for line in told["assumptions"])
-    assert any("none is told to come again" in line for line in told["assumptions"])
+    assert any("no enrollment is refused" in line for line in told["assumptions"])
 
 
 @pytest.mark.parametrize(
