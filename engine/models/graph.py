@@ -71,10 +71,10 @@ def _find_head(graph: onnx.GraphProto) -> tuple[str, int] | None:
         if node.op_type == "MatMul" and node.input[1] in shapes:
             return node.input[0], shapes[node.input[1]][0]
         if node.op_type == "Gemm" and node.input[1] in shapes:
-            turned = {attribute.name: attribute.i for attribute in node.attribute}
-            if turned.get("transA", 0):
+            flags = {attribute.name: attribute.i for attribute in node.attribute}
+            if flags.get("transA", 0):
                 return None
-            return node.input[0], shapes[node.input[1]][1 if turned.get("transB", 0) else 0]
+            return node.input[0], shapes[node.input[1]][1 if flags.get("transB", 0) else 0]
     return None
 
 

@@ -195,7 +195,7 @@ def _join_places(places: Sequence[int]) -> str:
 SEED = 1
 _AREA = "110101"
 _FIRST_BIRTHDAY = date(1801, 1, 1)
-"""Resident numbers began in 1984: one with this birthday is well-formed and belongs to nobody."""
+"""Resident numbers began in 1984: with this birthday one is well-formed and belongs to nobody."""
 _NUMBERS_A_DAY = 1_000
 
 

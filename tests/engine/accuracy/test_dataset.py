@@ -138,7 +138,7 @@ def test_labels_of_people_are_those_of_all_their_photographs(labelled: LabelledF
         ("person,group\nAnn,1\nCy,2\n", "line 3: the folder has no such person"),
         ("person,group\nAnn,1\nAnn,1\n", "line 3: this person appears twice"),
         ("person,group\nAnn\n", "line 2: 1 cells, the header has 2"),
-        ("person,captured_at\nAnn,2001\n", "is of a photograph"),
+        ("person,captured_at\nAnn,2001\n", "belongs to a photograph"),
         ("photograph,captured_at\nAnn/a.jpg,soon\n", "line 2: `captured_at` is not a date"),
         ("photograph,captured_at\nAnn/a.jpg,\nAnn/b.jpg,2001-13\n", "line 3: `captured_at` is not"),
         ("person,group\n", "`group` has no labels"),

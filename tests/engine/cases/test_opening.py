@@ -43,8 +43,8 @@ def test_a_case_that_shares_a_document_is_merged_into_the_open_one(service: Any)
     assert {one.id for one in service.store.cases()} == {first.id, apart.id}
     notes = [(note.kind, note.actor) for note in service.store.case_notes(first.id)]
     assert notes == [(NoteKind.OPENED, "key:opener"), (NoteKind.MERGED, "key:opener")]
-    told = [(one.action, one.subject) for one in service.entries("case.opened", "case.merged")]
-    assert told == [
+    entries = [(one.action, one.subject) for one in service.entries("case.opened", "case.merged")]
+    assert entries == [
         ("case.opened", first.id),
         ("case.merged", merged.id),
         ("case.opened", apart.id),
@@ -66,7 +66,7 @@ def test_a_case_that_joins_two_merges_them(service: Any) -> None:
     assert service.store.case(third.id).document_ids[:1] in {("a",), ("b",)}
     (case,) = service.store.cases(ALIVE)
     assert set(case.document_ids) == {"a", "b"}
-    # Whoever worked on one of them goes on with it.
+    # An assignee of either keeps the merged case.
     assert (case.state, case.assignee) == (CaseState.ASSIGNED, "key:anna")
     assert len(service.store.merged_cases(case.id)) == 2
 

@@ -38,8 +38,8 @@ def test_the_faces_of_confirmed_fraud_are_found_by_every_enrollment(
     close(*service.context, case.id, Outcome.FRAUD, (), ANNA)
     entries = service.store.watchlist()
     assert [entry.reason for entry in entries] == [f"case {case.id}"] * 2
-    told = service.entries("watchlist.added")
-    assert [(entry.actor, entry.subject) for entry in told] == [
+    audit = service.entries("watchlist.added")
+    assert [(entry.actor, entry.subject) for entry in audit] == [
         (ANNA, str(entry.id)) for entry in entries
     ]
     face = reference_of(service, one["document_id"])
@@ -115,10 +115,10 @@ def test_pairs_that_reach_the_threshold_are_attributed_to_the_sweep(
 
 
 def test_the_victim_of_a_stolen_document_is_not_watched(service: Any) -> None:
-    holder, thief = service.lab.people.person(), service.lab.people.person()
-    first, own = service.lab.request(holder), service.lab.request(thief)
+    holder, impostor = service.lab.people.person(), service.lab.people.person()
+    first, own = service.lab.request(holder), service.lab.request(impostor)
     service.registrar.enroll([first, own])
-    theft = service.lab.request(thief, document=first.document)
+    theft = service.lab.request(impostor, document=first.document)
     refused = service.registrar.enroll([theft])[0]
     assert set(refused.reasons) == {
         Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
@@ -129,7 +129,7 @@ def test_the_victim_of_a_stolen_document_is_not_watched(service: Any) -> None:
     assert len(case.document_ids) == 2
     close(*service.context, case.id, Outcome.FRAUD, (), ANNA)
     watched = service.registrar.watchlist
-    for face, is_watched in ((thief, True), (holder, False)):
+    for face, is_watched in ((impostor, True), (holder, False)):
         found = watched.search(service.lab.people.sample(face, noise=0.0).vector[None], 0.6)
         assert (len(found.hits.ids) > 0) == is_watched
 

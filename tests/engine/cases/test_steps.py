@@ -1,4 +1,4 @@
-"""The steps of the desk: who may do what with a case, and what is written of it."""
+"""Steps on a case: who may do what, and what the history and the audit say."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_a_case_is_assigned_reassigned_and_returned(service: Any) -> None:
         (NoteKind.ASSIGNED, BOB, ""),
     ]
     actions = ["case.assigned", "case.proposed", "case.withdrawn"]
-    told = [(one.action, one.actor, one.subject) for one in service.entries(*actions)]
-    assert told == [
+    entries = [(one.action, one.actor, one.subject) for one in service.entries(*actions)]
+    assert entries == [
         ("case.assigned", BOB, case.id),
         ("case.proposed", ANNA, case.id),
         ("case.assigned", ANNA, case.id),
@@ -111,9 +111,9 @@ def test_one_person_never_closes_lines(service: Any) -> None:
     assert status_of(service, line) is LineStatus.CLOSED
     (entry,) = service.entries("line.closed")
     assert (entry.actor, entry.subject, entry.detail) == (BOB, line, {"case": case.id})
-    (told,) = service.entries("case.closed")
-    assert (told.actor, told.detail["proposed_by"]) == (BOB, ANNA)
-    assert told.detail["closed_lines"] == [line]
+    (entry,) = service.entries("case.closed")
+    assert (entry.actor, entry.detail["proposed_by"]) == (BOB, ANNA)
+    assert entry.detail["closed_lines"] == [line]
 
 
 def test_lines_are_closed_exactly_as_proposed(service: Any) -> None:

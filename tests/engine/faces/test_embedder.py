@@ -145,9 +145,9 @@ def test_similarity_is_umeyamas(seed: int, scale: float, angle: float) -> None:
     """Against scikit-image's implementation by singular values, on noisy points."""
     rng = np.random.default_rng(seed)
     target = arcface_template(112)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     noise = rng.normal(0, 5, (5, 2))
-    source = ((target + noise) @ turn.T * scale + rng.uniform(-500, 500, 2)).astype(np.float32)
+    source = ((target + noise) @ rotation.T * scale + rng.uniform(-500, 500, 2)).astype(np.float32)
     wanted = SimilarityTransform.from_estimate(source, target)
     found = estimate_similarity(source, target)
     # Where the points land, not the matrices: its parts are large, and cancel, where a small face

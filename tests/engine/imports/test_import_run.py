@@ -74,11 +74,11 @@ def test_imported_subscribers_count_in_every_later_decision(importer: Any, base:
             portrait=face,
         )
 
-    thief = request("k1", document_of(first), faces["Holder 2"], "+8613900000001")
+    impostor = request("k1", document_of(first), faces["Holder 2"], "+8613900000001")
     again = request("k2", document_of(second), faces["Holder 2"], "+8613900000002")
     in_use = request("k3", document_of(second), faces["Holder 2"], first["msisdn"])
     with importer.registrar() as registrar:
-        answers = registrar.enroll([thief, again, in_use])
+        answers = registrar.enroll([impostor, again, in_use])
     assert [one.decision for one in answers] == [
         Decision.REJECTED,
         Decision.APPROVED,

@@ -236,13 +236,13 @@ def test_the_dense_weights_of_sface_stay_outside_of_the_scan() -> None:
 
 
 def test_a_fixed_batch_is_left_alone() -> None:
-    assert graph.scan_batch(dense_model(batch=4, turned=False)) == dense_model(
-        batch=4, turned=False
+    assert graph.scan_batch(dense_model(batch=4, is_transposed=False)) == dense_model(
+        batch=4, is_transposed=False
     )
 
 
 def test_a_transposed_dense_layer_keeps_its_width() -> None:
-    model = dense_model(batch="n", turned=True)
+    model = dense_model(batch="n", is_transposed=True)
     image = np.random.default_rng(0).normal(0, 1, (3, 2, 3)).astype(np.float32)
     scanned = graph.scan_batch(model)
     assert scanned.graph.node[0].op_type == "Scan"
@@ -250,7 +250,7 @@ def test_a_transposed_dense_layer_keeps_its_width() -> None:
 
 
 def test_a_trunk_that_is_read_beside_the_dense_layer_is_left_alone() -> None:
-    model = dense_model(batch="n", turned=False)
+    model = dense_model(batch="n", is_transposed=False)
     model.graph.output.append(helper.make_tensor_value_info("bent", TensorProto.FLOAT, None))
     assert graph.scan_batch(model) == model
 
@@ -261,13 +261,13 @@ def test_a_graph_without_a_dense_layer_is_left_alone() -> None:
     assert graph.scan_batch(model) == model
 
 
-def dense_model(batch: int | str, turned: bool) -> onnx.ModelProto:
+def dense_model(batch: int | str, is_transposed: bool) -> onnx.ModelProto:
     """relu, flatten, one dense layer from 6 to 4."""
-    weight = np.random.default_rng(1).normal(0, 1, (4, 6) if turned else (6, 4))
+    weight = np.random.default_rng(1).normal(0, 1, (4, 6) if is_transposed else (6, 4))
     nodes = [
         helper.make_node("Relu", ["image"], ["bent"]),
         helper.make_node("Flatten", ["bent"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weight"], ["vector"], transB=int(turned)),
+        helper.make_node("Gemm", ["flat", "weight"], ["vector"], transB=int(is_transposed)),
     ]
     made = helper.make_graph(
         nodes,

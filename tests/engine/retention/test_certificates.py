@@ -1,4 +1,4 @@
-"""A certificate holds as long as the chain says the same, and whoever was erased stays erased."""
+"""A certificate is valid while the chain agrees and the document stays erased."""
 
 from __future__ import annotations
 
