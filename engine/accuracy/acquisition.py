@@ -6,20 +6,15 @@ counts all mated pairs of the folder, those of photographs without a template as
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import Share, count_share, draw_people, share_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from engine.accuracy.dataset import Embeddings
-    from engine.accuracy.pair_scores import Comparisons
+from engine.accuracy.dataset import Embeddings
+from engine.accuracy.pair_scores import Comparisons
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,22 +14,16 @@ people): the rule of three.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
+from engine.accuracy.pair_scores import PairScores
 from engine.matching.calibration import OperatingPoint
 from indexes.intervals import wilson_interval
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from engine.accuracy.pair_scores import PairScores
-
 
 REPLICATES = 500
 FEW_EVENTS = 10

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import operating_points, rate_grid
 from engine.accuracy.dataset import FaceExtractor, LabelledFolder, Progress, embed_folder
@@ -21,21 +23,16 @@ from engine.accuracy.pair_scores import (
     limit_photographs,
     single_templates,
 )
-from engine.accuracy.population import fit_population
+from engine.accuracy.population import Population, fit_population
 from engine.errors import CalibrationError, ModelCardInvalid, ModelMissing
-from engine.matching.calibration import Calibration, CalibrationCurve, Comparison, ThresholdRates
-from engine.models.catalog import load_card
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from engine.accuracy.population import Population
-    from engine.matching.calibration import Thresholds
-    from engine.models.catalog import ModelCard
-
+from engine.matching.calibration import (
+    Calibration,
+    CalibrationCurve,
+    Comparison,
+    ThresholdRates,
+    Thresholds,
+)
+from engine.models.catalog import ModelCard, load_card
 
 FUSED_PHOTOGRAPHS = 8
 """Per person, for fused templates: at most 28 of these, so that nobody dominates."""

@@ -7,31 +7,33 @@ by rank, not by value: every set of photographs has a worst tenth.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import Share, draw_people, refuse_few, share_of
-from engine.accuracy.dataset import QUALITIES, Attributes, read_attributes, read_dates
+from engine.accuracy.dataset import (
+    QUALITIES,
+    Attributes,
+    Embeddings,
+    LabelledFolder,
+    read_attributes,
+    read_dates,
+)
 from engine.accuracy.differential import AttributeReport, Sample, compare_groups
 from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
 from engine.accuracy.pair_scores import (
     Comparisons,
+    Templates,
     compare_mated,
     find_close_strangers,
     limit_photographs,
 )
 from engine.errors import RequestError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from engine.accuracy.dataset import Embeddings, LabelledFolder
-    from engine.accuracy.pair_scores import Templates
 
 COMMON_FMR = 1e-4
 PHOTOGRAPHS = 8

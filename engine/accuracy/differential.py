@@ -9,9 +9,9 @@ purpose, since the worst and the best group were chosen after the fact.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import (
     Share,
@@ -21,14 +21,9 @@ from engine.accuracy.bootstrap import (
     refuse_few,
     share_of,
 )
+from engine.accuracy.dataset import Labels
 from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS
-from engine.accuracy.pair_scores import Comparisons
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from engine.accuracy.dataset import Labels
-    from engine.accuracy.pair_scores import Templates
+from engine.accuracy.pair_scores import Comparisons, Templates
 
 MIXED, UNKNOWN = -2, -1
 """Codes of comparisons with two different labels, or with a side without one."""

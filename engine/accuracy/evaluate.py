@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +32,7 @@ from engine.accuracy.identification_rates import (
 )
 from engine.accuracy.pair_scores import PairScores, compare_all, compare_mated, single_templates
 from engine.errors import RequestError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from engine.matching.calibration import OperatingPoint
+from engine.matching.calibration import OperatingPoint
 
 FORMAT = 3
 """Format version of `to_dict`."""
@@ -127,9 +124,9 @@ class Evaluation:
             "nonmated_pairs": self.nonmated_pairs,
             "lowest_fmr": self.points[-1].fmr if self.points else None,
             **self._list_rates(),
-            "open_set": self.identification and self.identification.to_dict(),
+            "open_set": self.identification and asdict(self.identification),
             "gallery_growth": self.growth and asdict(self.growth),
-            "fusion": self.fusion and self.fusion.to_dict(),
+            "fusion": self.fusion and asdict(self.fusion),
             **self.conditions.to_dict(),
             "flagged": self.flagged.to_dict(),
             "extract_seconds": self.extract_s,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.accuracy import evaluation_tables
@@ -13,9 +15,6 @@ from engine.accuracy.writing import power, rate, share, times
 from engine.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
     from engine.accuracy.evaluate import Evaluation
 
 Report = dict[str, Any]

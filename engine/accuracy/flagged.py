@@ -6,18 +6,14 @@ All figures of an evaluation still count every photograph as it is labelled.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from engine.accuracy.dataset import Embeddings
 from engine.accuracy.error_rates import thresholds_at
-from engine.accuracy.pair_scores import Comparisons, find_close_strangers
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from engine.accuracy.dataset import Embeddings
-    from engine.accuracy.pair_scores import Templates
+from engine.accuracy.pair_scores import Comparisons, Templates, find_close_strangers
 
 MATE_QUANTILE = 0.25
 """Strangers who score higher than a quarter of the mates may be one person."""

@@ -13,20 +13,14 @@ where most false matches at that threshold are flagged as errors of the labels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import MIN_PEOPLE, draw_people, summarize
 from engine.accuracy.error_rates import lowest_rate, thresholds_at
 from engine.accuracy.identification_rates import draw_photographs, make_references
-from engine.accuracy.pair_scores import limit_photographs
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from engine.accuracy.pair_scores import Templates
-
+from engine.accuracy.pair_scores import Templates, limit_photographs
 
 TAIL = 5e-3
 """Share of comparisons that is kept: enough for an FPIR of 0.1 in the smallest gallery."""

@@ -6,21 +6,15 @@ enrolled people's probes whose own reference is below it. Both belong to one gal
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.error_rates import lowest_rate, threshold_at
-from engine.accuracy.pair_scores import fuse
+from engine.accuracy.pair_scores import Templates, fuse
 from engine.matching.calibration import Comparison
 from indexes.intervals import wilson_interval
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from engine.accuracy.pair_scores import Templates
-
 
 FUSION_RATES = (1e-3, 1e-4, 1e-5)
 ROUNDS = 20
@@ -45,9 +39,6 @@ class FusionGain:
     mated_pairs: int
     nonmated_pairs: int
     points: dict[Comparison, tuple[FusionPoint, ...]]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def compare_fusion(singles: Templates, *, seed: int = 0, rounds: int = ROUNDS) -> FusionGain | None:
@@ -130,9 +121,6 @@ class Identification:
     nonmated_probes: int
     single: tuple[IdentificationPoint, ...]
     fused: tuple[IdentificationPoint, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def identify_open_set(singles: Templates, *, seed: int = 0) -> Identification | None:

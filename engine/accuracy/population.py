@@ -18,9 +18,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.error_rates import thresholds_at
 from engine.accuracy.pair_scores import (
@@ -32,10 +33,6 @@ from engine.accuracy.pair_scores import (
     single_templates,
 )
 from engine.errors import CalibrationError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 DATA_FOLDER = Path(__file__).parent / "data"
 BLOCK = 1024

@@ -141,22 +141,13 @@ class Embedder:
             )
         self.card = card
         self.flip = flip
+        self.dim = card.dimension
+        self.side_px = card.input.size_px[0]
+        self.prefers_large_batches = session.prefers_large_batches
         self._session = session
         self._max_batch = session.fixed_batch or (
             _ACCELERATOR_BATCH if session.prefers_large_batches else _CPU_BATCH
         )
-
-    @property
-    def dim(self) -> int:
-        return self.card.dimension
-
-    @property
-    def side_px(self) -> int:
-        return self.card.input.size_px[0]
-
-    @property
-    def prefers_large_batches(self) -> bool:
-        return self._session.prefers_large_batches
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows.

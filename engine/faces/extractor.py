@@ -96,8 +96,12 @@ class Extractor:
         self._detector = detector
         self._embedder = embedder
         self._config = config or ExtractorConfig()
-        self._threads = self._config.threads or _count_cores()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="extract")
+        self.threads = self._config.threads or _count_cores()
+        self.card = embedder.card
+        self.dim = embedder.dim
+        self.model_digest = digest_embedding(embedder.card, embedder.flip)
+        """Only vectors of one digest can be compared."""
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="extract")
 
     def __enter__(self) -> Self:
         return self
@@ -114,26 +118,6 @@ class Extractor:
         """Wait for the extractions under way, and end the threads."""
         self._pool.shutdown()
 
-    @property
-    def threads(self) -> int:
-        """Number of threads that share a batch."""
-        return self._threads
-
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self._embedder.dim
-
-    @property
-    def card(self) -> ModelCard:
-        """The embedder's card."""
-        return self._embedder.card
-
-    @property
-    def model_digest(self) -> str:
-        """`digest_embedding` of the embedder: only vectors of one digest can be compared."""
-        return digest_embedding(self._embedder.card, self._embedder.flip)
-
     def extract(self, images: Sequence[bytes]) -> list[Extracted]:
         """One Extraction or ImageError for each image file, in order."""
         size = self._choose_chunk_size(len(images))
@@ -145,7 +129,7 @@ class Extractor:
         return [one for part in finished for one in part]
 
     def _choose_chunk_size(self, count: int) -> int:
-        even_share = -(-count // self._threads)
+        even_share = -(-count // self.threads)
         return max(1, min(even_share, self._config.chunk_size))
 
     def _prepare(self, images: Sequence[bytes]) -> list[Extracted]:

@@ -110,11 +110,7 @@ class RegistryWriter:
         self._terms = terms
         self._report = report
         self._reporter = _ChunkReporter(registry, registrar.watchlist, report, terms)
-        self._tally = Tally() if journal.entry is None else journal.entry.tally
-
-    @property
-    def tally(self) -> Tally:
-        return self._tally
+        self.tally = Tally() if journal.entry is None else journal.entry.tally
 
     def write(self, rows: Sequence[JudgedRow]) -> Future[None]:
         return self._registrar.schedule(lambda writer, _now: self._perform(writer, rows))
@@ -136,7 +132,7 @@ class RegistryWriter:
             subject=self._journal.import_id,
             detail={"chunk": entry.chunk, "rows": len(rows), "failed": counted.failed},
         )
-        self._tally = entry.tally
+        self.tally = entry.tally
 
     def _journal_entry(self, last_row: int, counted: Tally) -> Entry:
         last = self._journal.entry
@@ -145,7 +141,7 @@ class RegistryWriter:
             last_row=last_row,
             report_bytes=self._report.size_bytes,
             audit_number=self._registry.audit_head()[0],
-            tally=self._tally.plus(counted),
+            tally=self.tally.plus(counted),
         )
 
     def _count_look_alikes(
@@ -180,18 +176,14 @@ class DryRunWriter:
         self._same_document = terms.same_document
         self._reporter = _ChunkReporter(registry, watch, report, terms)
         self._roll = Roll(is_rehearsed=True)
-        self._tally = Tally()
-
-    @property
-    def tally(self) -> Tally:
-        return self._tally
+        self.tally = Tally()
 
     def write(self, rows: Sequence[JudgedRow]) -> Future[None]:
         subscribers = _subscribers(rows)
         plan = plan_admission(
             self._registry, self._gallery, self._roll, subscribers, self._same_document
         )
-        self._tally = self._tally.plus(self._reporter.report(rows, plan, look_alikes=0))
+        self.tally = self.tally.plus(self._reporter.report(rows, plan, look_alikes=0))
         done: Future[None] = Future()
         done.set_result(None)
         return done

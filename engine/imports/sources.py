@@ -147,24 +147,13 @@ class CsvSource:
 
     def __init__(self, path: Path, digest: str, mapping: ColumnMapping, form: CsvForm) -> None:
         require_encoding(path, form.encoding)
+        self.digest = digest
+        self.has_vectors = False
         self._path = path
-        self._digest = digest
         self._form = form
         header, self._has_rows = _read_header(path, form)
         self._width = len(header)
-        self._columns = find_columns(header, mapping)
-
-    @property
-    def columns(self) -> Columns:
-        return self._columns
-
-    @property
-    def digest(self) -> str:
-        return self._digest
-
-    @property
-    def has_vectors(self) -> bool:
-        return False
+        self.columns = find_columns(header, mapping)
 
     def count_rows(self) -> int:
         return self._count
@@ -172,13 +161,13 @@ class CsvSource:
     @cached_property
     def _count(self) -> int:
         malformed: deque[int] = deque()
-        first = next(iter(self._columns.places.values()))
+        first = next(iter(self.columns.places.values()))
         sound: int = sum(batch.num_rows for batch in self._read([first], malformed))
         return sound + len(malformed)
 
     def rows(self) -> Iterator[RawRow]:
         """All rows; one with another number of cells than the header is malformed."""
-        fields, places = list(self._columns.places), list(self._columns.places.values())
+        fields, places = list(self.columns.places), list(self.columns.places.values())
         malformed: deque[int] = deque()
         number = 1
         for batch in self._read(places, malformed):
@@ -261,36 +250,24 @@ class ParquetSource:
     """
 
     def __init__(self, path: Path, digest: str, mapping: ColumnMapping) -> None:
+        self.digest = digest
         self._path = path
-        self._digest = digest
         try:
             with parquet.ParquetFile(str(path)) as file:
                 self._schema, self._count = file.schema_arrow, file.metadata.num_rows
         except (pa.ArrowException, OSError):
             raise self._unreadable() from None
-        self._columns = find_columns(self._schema.names, mapping)
-        for name, place in self._columns.places.items():
+        self.columns = find_columns(self._schema.names, mapping)
+        for name, place in self.columns.places.items():
             self._require_type(name, self._schema.field(place).type)
-
-    @property
-    def columns(self) -> Columns:
-        return self._columns
-
-    @property
-    def digest(self) -> str:
-        return self._digest
-
-    @property
-    def has_vectors(self) -> bool:
-        """Whether `template` is a column of vectors."""
-        place = self._columns.places.get(Field.TEMPLATE)
-        return place is not None and _is_vector(self._schema.field(place).type)
+        template = self.columns.places.get(Field.TEMPLATE)
+        self.has_vectors = template is not None and _is_vector(self._schema.field(template).type)
 
     def count_rows(self) -> int:
         return int(self._count)
 
     def rows(self) -> Iterator[RawRow]:
-        fields = list(self._columns.places)
+        fields = list(self.columns.places)
         has_vectors, number = self.has_vectors, 0
         for batch in self._batches():
             columns = dict(zip(fields, batch.columns, strict=True))
@@ -304,7 +281,7 @@ class ParquetSource:
                 yield RawRow(number, row, vector)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        names = [self._schema.names[place] for place in self._columns.places.values()]
+        names = [self._schema.names[place] for place in self.columns.places.values()]
         try:
             with parquet.ParquetFile(str(self._path)) as file:
                 for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):

@@ -131,28 +131,13 @@ class OrtSession:
         if len(inputs) != 1:
             raise ModelCardInvalid(f"model {card.name} must have one input, not {len(inputs)}")
         batch = inputs[0].shape[0] if inputs[0].shape else None
+        self.provider = provider
+        self.output_names = tuple(str(output.name) for output in session.get_outputs())
+        self.fixed_batch = batch if isinstance(batch, int) else None
+        self.prefers_large_batches = provider in _ACCELERATORS
         self._session = session
         self._card_name = card.name
         self._input = inputs[0].name
-        self._outputs = tuple(output.name for output in session.get_outputs())
-        self._fixed_batch = batch if isinstance(batch, int) else None
-        self._provider = provider
-
-    @property
-    def provider(self) -> str:
-        return self._provider
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        return self._outputs
-
-    @property
-    def fixed_batch(self) -> int | None:
-        return self._fixed_batch
-
-    @property
-    def prefers_large_batches(self) -> bool:
-        return self._provider in _ACCELERATORS
 
     def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         try:

@@ -33,7 +33,6 @@ from serving.errors import ExitCode
 from serving.settings import Settings, find_cache, load_settings
 
 if TYPE_CHECKING:
-    from engine.faces.extractor import StageTimes
     from serving.compose import Deployment
 
 
@@ -147,15 +146,14 @@ def _describe_step(number: int, result: StepResult) -> dict[str, Any]:
 def _time_stages(results: Sequence[StepResult]) -> dict[str, float]:
     """Median milliseconds: of one photograph up to `embed`, of one decision from `judge` on."""
     photographs = [times for one in results for times in one.answered.photographs]
-    stages = {name: _median_stage(photographs, f"{name}_ms") for name in PHOTOGRAPH_STAGES}
+    stages: dict[str, float] = {
+        name: median(getattr(times, f"{name}_ms") for times in photographs)
+        for name in PHOTOGRAPH_STAGES
+    }
     fresh = [one.answered for one in results if not one.answered.answer.is_repeated]
     stages["judge"] = median(one.judge_ms for one in fresh)
     stages["commit"] = median(one.commit_ms for one in fresh)
     return {name: round(value, 3) for name, value in stages.items()}
-
-
-def _median_stage(photographs: Sequence[StageTimes], name: str) -> float:
-    return float(median(getattr(times, name) for times in photographs))
 
 
 MIN_COLUMNS = 100

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,18 +46,9 @@ class TimedJudge(Judge):
 
     seconds: list[float] = field(default_factory=list)
 
-    def judge(
-        self,
-        requests: Sequence[EnrollmentRequest],
-        *,
-        sequence: int,
-        next_reference_id: Callable[[], int],
-        now: datetime,
-    ) -> JudgedBatch:
+    def judge(self, requests: Sequence[EnrollmentRequest], **options: Any) -> JudgedBatch:
         start = time.perf_counter()
-        judged = Judge.judge(
-            self, requests, sequence=sequence, next_reference_id=next_reference_id, now=now
-        )
+        judged = Judge.judge(self, requests, **options)
         self.seconds.append(time.perf_counter() - start)
         return judged
 
@@ -192,7 +183,8 @@ def choose_participants(source: Source, extractor: Extractor, verify: float) -> 
             f"too few usable faces: {survey.fit} of {survey.photographs} photographs are fit, "
             f"people found: {len(people)}, people needed: {len(PICTURES_NEEDED)}"
         )
-    return Participants(*people, survey)
+    subscriber, impostor, newcomer = people
+    return Participants(subscriber, impostor, newcomer, survey)
 
 
 def _count(extracted: Sequence[Extracted]) -> Survey:
