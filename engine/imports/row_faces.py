@@ -45,7 +45,7 @@ class PhotographFolder:
     ) -> None:
         self._root = os.path.realpath(root)
         self._inside = os.path.join(self._root, "")
-        self._may_leave = allows_outside
+        self._allows_outside = allows_outside
         self._max_size_bytes = max_size_bytes
 
     def read(self, text: str) -> bytes | Code:
@@ -54,7 +54,7 @@ class PhotographFolder:
             return Code.PATH_INVALID
         try:
             path = os.path.realpath(os.path.join(self._root, text))
-            if not (self._may_leave or path.startswith(self._inside)):
+            if not (self._allows_outside or path.startswith(self._inside)):
                 return Code.PATH_OUTSIDE
             return self._read(path)
         except OSError as error:
