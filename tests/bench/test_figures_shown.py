@@ -69,7 +69,7 @@ def test_the_largest_example_is_whole_and_fits_a_hundred_columns() -> None:
         "not supported below ",
         "Figures, and where they come from",
         "Not measured: ",
-        "1. People come independently",
+        "1. Requests arrive independently",
     ):
         assert words in text, words
 
