@@ -1,4 +1,4 @@
-"""The error tree of the engine: each class is one kind of thing that went wrong.
+"""Error classes of the engine.
 
 A message is one line, says what to do, and never holds an image, an embedding, a name or a
 document number. `serving.errors` maps the classes to HTTP statuses and exit codes.
@@ -11,25 +11,25 @@ from typing import ClassVar, TypeVar
 
 
 class SosieError(Exception):
-    """Whatever the engine refuses or cannot do; `code` is stable, the message is for people."""
+    """Base of all errors of the engine; `code` is stable, the message is for people."""
 
     code: ClassVar[str] = "INTERNAL"
 
 
 class ImageError(SosieError):
-    """These bytes are not an image that we read."""
+    """The bytes are not a readable image."""
 
     code = "IMAGE.UNREADABLE"
 
 
 class ImageTooLarge(ImageError):
-    """More bytes or pixels than the limits allow; found before anything is decoded."""
+    """More bytes or pixels than the limits allow; raised before decoding."""
 
     code = "IMAGE.TOO_LARGE"
 
 
 class ImageUnsupported(ImageError):
-    """Not a JPEG, PNG or WebP with one frame."""
+    """Not a JPEG, PNG or WebP with a single frame."""
 
     code = "IMAGE.UNSUPPORTED"
 
@@ -51,7 +51,7 @@ class ModelMissing(ModelError):
 
 
 class ModelDamaged(ModelError):
-    """The file is not the one that the card names by SHA-256."""
+    """The SHA-256 of the file is not the one on the card."""
 
     code = "MODEL.DAMAGED"
 
@@ -91,7 +91,7 @@ class KeyRingInvalid(KeyRingError):
 
 
 class KeyRingForeign(KeyRingError):
-    """Not the key ring that this registry was made with."""
+    """Not the key ring of this registry."""
 
     code = "KEYRING.FOREIGN"
 
@@ -107,7 +107,7 @@ class RegistryError(SosieError):
 
 
 class NotInstalled(SosieError):
-    """What was asked for needs a library that is not here."""
+    """An optional library is needed and not installed."""
 
     code = "SERVICE.NOT_INSTALLED"
 
@@ -127,7 +127,7 @@ class SchemaMismatch(RegistryError):
 
 
 class ModelMismatch(RegistryError):
-    """The references of this registry come from another embedder."""
+    """The references of this registry are from another embedder."""
 
     code = "REGISTRY.MODEL"
 
@@ -139,19 +139,19 @@ class WriterBusy(RegistryError):
 
 
 class LeaseLost(RegistryError):
-    """Another writer has taken over: nothing more may be committed from here."""
+    """Another writer has taken over: this one must not commit any more."""
 
     code = "REGISTRY.LEASE_LOST"
 
 
 class GalleryBehind(RegistryError):
-    """The gallery has lost step with the store: nothing more may be decided from here."""
+    """The gallery no longer agrees with the store: this process must not decide any more."""
 
     code = "REGISTRY.GALLERY_BEHIND"
 
 
 class StorageFailed(RegistryError):
-    """The database refused or lost the transaction; nothing of it was kept."""
+    """The database refused or lost the transaction; nothing of it was stored."""
 
     code = "REGISTRY.STORAGE_FAILED"
 
@@ -161,13 +161,13 @@ class StorageFull(StorageFailed):
 
 
 class RequestError(SosieError):
-    """A request that cannot be judged; nothing was stored."""
+    """The request is invalid; nothing was stored."""
 
     code = "REQUEST.INVALID"
 
 
 class OutletRefused(RequestError):
-    """Unknown or closed, or of another carrier."""
+    """The outlet is unknown, closed, or of another carrier."""
 
     code = "REQUEST.OUTLET_REFUSED"
 
@@ -179,7 +179,7 @@ class IdempotencyMismatch(RequestError):
 
 
 class IdempotencyInFlight(RequestError):
-    """A request with this Idempotency-Key is being judged."""
+    """A request with this Idempotency-Key is in progress."""
 
     code = "REQUEST.IN_FLIGHT"
 
@@ -195,44 +195,44 @@ class Overloaded(RequestError):
 
 
 class DeadlinePassed(RequestError):
-    """The caller's time ran out while the request waited: nothing was stored."""
+    """The deadline passed while the request was queued; nothing was stored."""
 
     code = "REQUEST.DEADLINE_PASSED"
 
 
 class HolderMismatch(RequestError):
-    """The face is not that of the document's holder."""
+    """The face does not match the holder of the document."""
 
     code = "REQUEST.HOLDER_MISMATCH"
 
 
 class TenantConflict(RequestError):
-    """It concerns other carriers too, so one of them alone may not do it."""
+    """Other carriers are affected too, so one of them alone may not do it."""
 
     code = "REQUEST.TENANT_CONFLICT"
 
 
 class CaseMoved(RequestError):
-    """The case is not in a state for that: closed, merged, proposed or not proposed, or changed
-    since it was looked at."""
+    """The state of the case does not allow it: closed, merged, proposed or not, or changed since
+    it was read."""
 
     code = "CASE.STATE"
 
 
 class FourEyes(RequestError):
-    """Another person must have proposed it, with the same outcome and lines."""
+    """Needs a proposal of another person, with the same outcome and lines."""
 
     code = "CASE.FOUR_EYES"
 
 
 class SweepBusy(RequestError):
-    """Another sweep is alive: one at a time."""
+    """Another sweep is running; one at a time."""
 
     code = "SWEEP.BUSY"
 
 
 class SweepOver(RequestError):
-    """The sweep is not in a state for that."""
+    """The state of the sweep does not allow it."""
 
     code = "SWEEP.STATE"
 
@@ -241,13 +241,13 @@ E = TypeVar("E", bound=Exception)
 
 
 def copy_for_one(error: E) -> E:
-    """The same error for one of several who wait; it itself where it cannot be copied.
+    """A copy of an error for one of several waiters, or the error itself if it cannot be copied.
 
-    A shared exception would gather the tracebacks of all who raise it.
+    A shared exception would accumulate the tracebacks of all that raise it.
     """
     try:
         fresh = copy(error)
-    except Exception:  # noqa: BLE001 - whoever waits must hear of it all the same
+    except Exception:  # noqa: BLE001 - the waiter must get the error in any case
         return error
     fresh.__cause__ = error.__cause__
     return fresh

@@ -1,4 +1,4 @@
-"""Why a decision is what it is: the closed vocabulary that answers, records and metrics share."""
+"""Decisions and their reasons: the closed vocabulary of answers, records and metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Decision(StrEnum):
-    """What becomes of an enrollment, mildest first."""
+    """Decision on an enrollment, mildest first."""
 
     APPROVED = "approved"
     REVIEW = "review"
@@ -14,7 +14,7 @@ class Decision(StrEnum):
 
 
 class Reason(StrEnum):
-    """A row of the decision table; image reasons are said of the live face or the portrait."""
+    """A row of the decision table; image reasons belong to the live photograph or the portrait."""
 
     DOCUMENT_INVALID = "DOCUMENT_INVALID"
     DOCUMENT_EXPIRED = "DOCUMENT_EXPIRED"

@@ -29,6 +29,7 @@ from engine.matching.holders import ErasureCertificate, erase_holder, find_erasa
 from engine.matching.judge import Judge
 from engine.matching.recovery import Restored
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
+from engine.matching.sampling import CropPolicy, Keep
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
 from engine.registry.keyring import KeyRing
@@ -36,7 +37,6 @@ from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from engine.retention.crops import CropPolicy, Keep
 from engine.retention.job import Schedule
 from engine.sweeps.folder_retention import SweepKeeper
 from indexes.errors import ShardLost

@@ -16,13 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RequestError
-from engine.imports.chunk_writer import Keeper, KeepingTerms, RegistryKeeper, Rehearsal, was_kept
-from engine.imports.columns import FACES, Wording
+from engine.imports.chunk_writer import (
+    AdmissionTerms,
+    ChunkWriter,
+    DryRunWriter,
+    RegistryWriter,
+    was_committed,
+)
+from engine.imports.columns import FACES, ColumnMapping
 from engine.imports.faults import Field
 from engine.imports.import_report import FaultReport
 from engine.imports.import_run import Ending, ImportTerms, Summary, import_rows
 from engine.imports.journal import Entry, Identity, Journal
-from engine.imports.row_faces import FaceTaker, PhotographFolder, TakeSamples
+from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, RawRow, Source, open_source
 from engine.matching.requests import Sample
@@ -35,7 +41,7 @@ from serving.ingress.templates import SealedTemplates, read_token
 PHOTOGRAPHS_A_THREAD = 16
 """As many as a thread of the extractor embeds at once."""
 Progress = Callable[[int, int], None]
-"""Is told how many rows of how many have been looked at."""
+"""Called with the rows done and the rows in total."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +54,10 @@ class ImportOrder:
     file: Path
     report: Path
     actor: str
-    wording: Wording
+    mapping: ColumnMapping
     form: CsvForm
     images: Path | None = None
-    may_leave: bool = False
+    allows_outside: bool = False
     zone: tzinfo = UTC
     country: str | None = None
     model_digest: str | None = None
@@ -75,12 +81,12 @@ class ImportOrder:
     def digest(self) -> str:
         """SHA-256 over all that says what a row means."""
         meant = {
-            "names": dict(self.wording.names),
-            "defaults": dict(self.wording.defaults),
+            "names": dict(self.mapping.names),
+            "defaults": dict(self.mapping.defaults),
             "form": [self.form.encoding, self.form.delimiter],
             # A folder that is moved with its data is the same one.
             "root": None if self.images is None else str(self.root),
-            "may_leave": self.may_leave,
+            "may_leave": self.allows_outside,
             "zone": str(self.zone),
             "country": self.country,
         }
@@ -93,21 +99,21 @@ def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -
     Takes the writer's lease, but for a check. `RequestError` for a file that cannot be imported
     at all; an interrupt is passed on when the summary is written.
     """
-    source = open_source(order.file, order.wording, order.form)
+    source = open_source(order.file, order.mapping, order.form)
     _require_model(source, deployment, order)
     with ExitStack() as stack:
         started = time.perf_counter()
-        keeper, after = _open_keeper(deployment, order, source, stack)
-        total, photographs_before = source.count_rows(), keeper.tally.photographs
+        chunk_writer, after = _open_writer(deployment, order, source, stack)
+        total, photographs_before = source.count_rows(), chunk_writer.tally.photographs
 
         def sum_up(ending: Ending) -> Summary:
             summary = Summary(
                 ending=ending,
                 is_check=order.is_check,
                 rows_total=total,
-                tally=keeper.tally,
+                tally=chunk_writer.tally,
                 seconds=time.perf_counter() - started,
-                photographs_now=keeper.tally.photographs - photographs_before,
+                photographs_now=chunk_writer.tally.photographs - photographs_before,
                 resumed_after=after,
                 report=order.report,
                 source_digest=source.digest,
@@ -117,13 +123,13 @@ def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -
 
         if after >= total:
             return sum_up(Ending.DONE)
-        taker = stack.enter_context(_make_taker(deployment, order, source))
+        loader = stack.enter_context(_make_loader(deployment, order, source))
         try:
             ending = import_rows(
                 _skip_rows(source.rows(), after),
                 _make_reader(deployment, order),
-                taker,
-                keeper,
+                loader,
+                chunk_writer,
                 _make_terms(deployment, order, source),
                 lambda row: progress(row, total),
             )
@@ -166,12 +172,12 @@ def _require_model(source: Source, deployment: Deployment, order: ImportOrder) -
         )
 
 
-def _open_keeper(
+def _open_writer(
     deployment: Deployment, order: ImportOrder, source: Source, stack: ExitStack
-) -> tuple[Keeper, int]:
+) -> tuple[ChunkWriter, int]:
     """Who takes the rows, and up to which row that is done."""
     thresholds, store = deployment.thresholds, deployment.store
-    terms = KeepingTerms(
+    terms = AdmissionTerms(
         actor=order.actor,
         same_document=thresholds.same_document,
         review=thresholds.review,
@@ -181,7 +187,7 @@ def _open_keeper(
         report = FaultReport(order.report, source.columns)
         stack.callback(report.close)
         gallery = deployment.restored.gallery
-        return Rehearsal(store, gallery, deployment.watchlist, report, terms), 0
+        return DryRunWriter(store, gallery, deployment.watchlist, report, terms), 0
     # The lease first: two imports of one file must not write one journal.
     registrar = deployment.registrar
     journal = _open_journal(deployment, order, source)
@@ -189,8 +195,8 @@ def _open_keeper(
     last = journal.entry
     report = FaultReport(order.report, source.columns, None if last is None else last.report_bytes)
     stack.callback(report.close)
-    keeper = RegistryKeeper(registrar, store, report, journal, terms)
-    return keeper, 0 if last is None else last.last_row
+    chunk_writer = RegistryWriter(registrar, store, report, journal, terms)
+    return chunk_writer, 0 if last is None else last.last_row
 
 
 def _open_journal(deployment: Deployment, order: ImportOrder, source: Source) -> Journal:
@@ -201,24 +207,24 @@ def _open_journal(deployment: Deployment, order: ImportOrder, source: Source) ->
     import_id = journal.import_id
 
     def look(entry: Entry) -> bool:
-        return was_kept(deployment.store, import_id, entry)
+        return was_committed(deployment.store, import_id, entry)
 
-    journal.drop_unkept(look)
+    journal.drop_uncommitted(look)
     return journal
 
 
-def _make_taker(deployment: Deployment, order: ImportOrder, source: Source) -> FaceTaker:
+def _make_loader(deployment: Deployment, order: ImportOrder, source: Source) -> FaceLoader:
     vault, digest = deployment.vault, deployment.store.model_digest
-    take: TakeSamples = _take_none
+    take: ExtractSamples = _extract_none
     if _has_photographs(source):
         # The extractor is opened here, and not by the first two threads that need it.
         take = partial(take_samples, extractor=deployment.extractor, vault=vault)
     templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)
-    folder = PhotographFolder(order.root, may_leave=order.may_leave)
-    return FaceTaker(folder, take, vault, IssuedTemplates(templates))
+    folder = PhotographFolder(order.root, allows_outside=order.allows_outside)
+    return FaceLoader(folder, take, vault, IssuedTemplates(templates))
 
 
-def _take_none(images: Sequence[bytes]) -> list[Sample | ImageError]:
+def _extract_none(images: Sequence[bytes]) -> list[Sample | ImageError]:
     assert not images, "a file without a column of photographs has none"
     return []
 
@@ -228,7 +234,7 @@ def _make_reader(deployment: Deployment, order: ImportOrder) -> RowReader:
         ReadingTerms(
             outlets={outlet.code: outlet for outlet in deployment.store.all_outlets()},
             now=utc_now(),
-            defaults=order.wording.defaults,
+            defaults=order.mapping.defaults,
             zone=order.zone,
             country=order.country,
         )

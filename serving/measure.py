@@ -31,7 +31,7 @@ from engine.capacity.figures import (
     VectorKind,
     assume,
     gather_figures,
-    likeliest_machine,
+    most_frequent_machine,
     overlay,
     read_reports,
 )
@@ -272,7 +272,7 @@ def _time_embedding(settings: Settings, cache: Path, rounds: int) -> tuple[float
 
 # What a scan of the gallery costs a core for each reference, by the index as it comes.
 
-MOST_REFERENCES = 1_000_000
+MAX_REFERENCES = 1_000_000
 """Codes of so many are more than a processor's caches hold."""
 LONE_PROBES, SCAN_BATCHES = 60, 5
 THRESHOLD = 0.57
@@ -320,7 +320,7 @@ def measure_scans(
 def _affordable(dim: int) -> int:
     """A million, or what a quarter of the memory holds while it is built."""
     free_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return max(10_000, min(MOST_REFERENCES, free_bytes // 4 // (8 * dim)))
+    return max(10_000, min(MAX_REFERENCES, free_bytes // 4 // (8 * dim)))
 
 
 def _draw(rng: np.random.Generator, count: int, dim: int) -> Vectors:
@@ -429,5 +429,5 @@ def join_figures(
             f"reports are of vectors of {USUAL.dim} floats kept as float32, and this deployment "
             "has others: give --measure"
         )
-    machine = stamp_machine() if measured or not reports else likeliest_machine(reports)
+    machine = stamp_machine() if measured or not reports else most_frequent_machine(reports)
     return Figures(machine, kind, overlay(gather_figures(reports, kind), measured))

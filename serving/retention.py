@@ -20,7 +20,13 @@ from engine.matching.holders import ErasureCertificate
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.registry.retention import Rows
 from engine.retention.certificates import Certificate
-from engine.retention.job import RetentionCertificate, Schedule, Turns, preview, run_retention
+from engine.retention.job import (
+    ChangeRunner,
+    RetentionCertificate,
+    Schedule,
+    preview,
+    run_retention,
+)
 from serving.compose import Deployment, read_schedule, read_time
 
 # The files of sweeps leave when their time is over.
@@ -28,12 +34,14 @@ from serving.compose import Deployment, read_schedule, read_time
 EXPIRED = "sweep.expired"
 
 
-def retire_sweeps(deployment: Deployment, turns: Turns, actor: str) -> list[str]:
+def retire_sweeps(deployment: Deployment, runner: ChangeRunner, actor: str) -> list[str]:
     """The ids of the sweeps whose files have left, which is audited."""
     expired = deployment.sweeps.expire(utc_now())
     if expired:
         entries = tuple(AuditEntry(actor, EXPIRED, key) for key in expired)
-        turns.run(lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=entries)))
+        runner.run(
+            lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=entries))
+        )
     return expired
 
 
@@ -51,7 +59,7 @@ class DailyRetention:
 
     def __init__(
         self,
-        turns: Turns,
+        runner: ChangeRunner,
         source: Rows,
         schedule: Schedule,
         at: time | None,
@@ -61,7 +69,7 @@ class DailyRetention:
         clock: Callable[[], datetime] = utc_now,
         also: Callable[[], object] = lambda: None,
     ) -> None:
-        self._turns = turns
+        self._runner = runner
         self._source = source
         self._schedule = schedule
         self._log = log
@@ -127,7 +135,7 @@ class DailyRetention:
     def _run(self) -> None:
         try:
             made = run_retention(
-                self._turns, self._schedule, ACTOR, is_stopped=self._closing.is_set
+                self._runner, self._schedule, ACTOR, is_stopped=self._closing.is_set
             )
             self._also()
         except Exception as error:  # noqa: BLE001 - as above

@@ -11,7 +11,7 @@ from bench.core.reports import find_figure, read_report
 from bench.docs.plots import stamp
 from bench.suites.accuracy import RATES, RESEMBLANCE
 from engine.accuracy import evaluation_tables
-from engine.accuracy.bootstrap import LEAST_PEOPLE, REPLICATES
+from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluation_report import (
     describe_flagged,
     describe_fusion,
@@ -52,7 +52,7 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
         **_fill_calibration(calibration),
         "population": _tabulate_population(reports / f"{SUITE}.json"),
         "most_photographs": f"{PHOTOGRAPHS_OF_A_PERSON}",
-        "least_people": f"{LEAST_PEOPLE}",
+        "least_people": f"{MIN_PEOPLE}",
     }
     return render("docs/accuracy.md.j2", **fields)
 

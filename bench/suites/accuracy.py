@@ -24,7 +24,7 @@ from engine.accuracy.pair_scores import (
     limit_photographs,
     single_templates,
 )
-from engine.accuracy.population import LEAST_NONMATED_PAIRS, PHOTOGRAPHS_OF_A_PERSON, Population
+from engine.accuracy.population import MIN_NONMATED_PAIRS, PHOTOGRAPHS_OF_A_PERSON, Population
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 from engine.matching.calibration import Comparison
@@ -52,7 +52,7 @@ def compare_population(singles: Templates, seed: int) -> Result:
     }
     few = limit_photographs(singles, PHOTOGRAPHS_OF_A_PERSON)
     real = compare_all(few).nonmated
-    if len(real) < LEAST_NONMATED_PAIRS:
+    if len(real) < MIN_NONMATED_PAIRS:
         reason = f"{len(real):,} non-mated pairs don't show a tail"
         return Result(RESEMBLANCE, setup, (Figure.skip("thresholds", "score", reason),))
     population = Population.load("sface")

@@ -29,8 +29,13 @@ from bench.data.photographs import PhotographPairs, open_pairs
 from engine.errors import RequestError, RuntimeMissing
 from engine.faces.extractor import Extraction, open_extractor
 from engine.models.catalog import FileSource, ModelCard, Step, builtin_card, locate
-from engine.models.graph import load_rewritten
-from engine.models.session import Session, SessionOptions, available_providers, open_session
+from engine.models.session import (
+    Session,
+    SessionOptions,
+    available_providers,
+    load_rewritten,
+    open_session,
+)
 
 if TYPE_CHECKING:
     import onnx

@@ -1,34 +1,28 @@
-"""Failure to acquire (ISO/IEC 19795-1): photographs that gave no template, why, and its cost.
+"""Failure to acquire (ISO/IEC 19795-1): photographs without a template, and the generalised FNMR.
 
-FNMR is of templates, and leaves out whoever gave none; an enrollment cannot. The generalised FNMR
+The FNMR of templates leaves out photographs without one; an enrollment cannot. The generalised FNMR
 counts all mated pairs of the folder, those of photographs without a template as missed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import Share, count_share, draw_people, share_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from engine.accuracy.dataset import Embeddings
-    from engine.accuracy.pair_scores import Comparisons
+from engine.accuracy.dataset import Embeddings
+from engine.accuracy.pair_scores import Comparisons
 
 
 @dataclass(frozen=True, slots=True)
 class Acquisition:
-    """Of all photographs; intervals by a bootstrap over people.
+    """Shares of all photographs, with intervals by a bootstrap over people.
 
-    `failed`: no template could be made, and `failures` why. `sent_back`: no template, or one that
-    an enrollment would not take, and `problems` what was wrong with the latter; a photograph may
-    have several.
+    `failed`: without a template, by cause in `failures`. `sent_back`: failed, or refused by an
+    enrollment, by cause in `problems`; a photograph may have several.
     """
 
     failed: Share
@@ -38,7 +32,7 @@ class Acquisition:
 
 
 def measure_acquisition(embeddings: Embeddings, *, seed: int) -> Acquisition:
-    """Counts every photograph of the folder as one attempt."""
+    """Failure to acquire over all photographs of the folder."""
     people = embeddings.folder.people
     weights = draw_people(people, len(embeddings.folder.names), seed=seed)
     is_failed = np.zeros(len(people), bool)
@@ -65,7 +59,7 @@ def generalise_fnmr(
     *,
     seed: int,
 ) -> dict[str, Share | None]:
-    """The share of mated pairs of photographs that do not match, at each threshold by its name.
+    """Share of mated pairs of photographs that do not match, by name of the threshold.
 
     `mated` are all comparisons of the templates, whose `people` are int64[n]; None without a
     threshold. Intervals by a bootstrap over people.

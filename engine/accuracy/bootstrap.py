@@ -1,44 +1,41 @@
-"""Operating points with intervals, by a bootstrap over people.
+"""Operating points and shares with intervals, by a bootstrap over people.
 
 Pairs that share a person are not independent: one odd face spoils all its comparisons. So people
 are drawn with replacement, not pairs (the subsets bootstrap of Bolle, Ratha and Pankanti 2004).
 A replicate gives person `p` the weight `w[p]`, how often it was drawn; a mated pair of `p` weighs
 `w[p]`, a non-mated pair of `p` and `q` weighs `w[p] * w[q]`; two copies of one person are not
 strangers. Each replicate finds its own threshold for a rate and the FNMR there, so the interval
-of the FNMR holds the uncertainty of the threshold too. Intervals are the 2.5 and 97.5 percentiles;
-for non-mated pairs they err on the wide side.
+of the FNMR includes the uncertainty of the threshold. Intervals are the 2.5 and 97.5 percentiles;
+for non-mated pairs they are conservative.
+
+Of a share, where nothing happened, the upper end is three over the number of people (or of pairs of
+people): the rule of three.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
+from engine.accuracy.pair_scores import PairScores
 from engine.matching.calibration import OperatingPoint
 from indexes.intervals import wilson_interval
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from engine.accuracy.pair_scores import PairScores
-
-
 REPLICATES = 500
 FEW_EVENTS = 10
-"""With fewer a bootstrap's upper end is too low."""
+"""With fewer, the upper end of a bootstrap is too low."""
 DENSE_PAIRS = 20_000
-"""From so many pairs on, a matrix of all people is quicker than going pair by pair."""
+"""From this many pairs on, a matrix of all people is faster than pair by pair."""
 DENSE_PEOPLE = 8_000
-"""Up to so many people, such a matrix is small enough."""
+"""Up to this many people, such a matrix is small enough."""
 
 
 def rate_grid(highest: float, nonmated_pairs: int) -> NDArray[np.float64]:
-    """float64[r], falling: ten rates a decade from `highest` to the lowest supported one."""
+    """Falling rates float64[r]: ten per decade from `highest` to the lowest supported one."""
     lowest = lowest_rate(nonmated_pairs)
     require_support(highest, nonmated_pairs)
     steps = np.arange(round(10 * np.log10(highest / lowest)) + 2)
@@ -103,7 +100,7 @@ class _Errors:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Each replicate's own thresholds for `rates` and its FNMR there, both [rates, replicates].
 
-        Interpolated in log FMR; an FMR of nought stands at `floor`.
+        Interpolated in log FMR, with an FMR of zero taken as `floor`.
         """
         logs = np.log10(np.maximum(self.fmr, floor))[::-1]
         falling = self.thresholds[::-1].astype(np.float64)
@@ -115,7 +112,7 @@ class _Errors:
 
 
 def draw_people(people: NDArray[np.int64], population: int, *, seed: int) -> NDArray[np.float32]:
-    """float32[population, replicates]: how often each number of `people` is drawn."""
+    """How often each of `people` is drawn in each replicate: float32[population, replicates]."""
     present = np.unique(people)
     weights = np.zeros((population, REPLICATES), np.float32)
     rng = np.random.default_rng(seed)
@@ -127,7 +124,7 @@ def draw_people(people: NDArray[np.int64], population: int, *, seed: int) -> NDA
 def _outer_thresholds(
     nonmated: NDArray[np.float32], rates: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Thresholds below and beyond those of `rates`, where some replicates find theirs."""
+    """Thresholds outside the range of `rates`, which some replicates need."""
     few = np.arange(0.5, 10) / len(nonmated)
     outer = np.append(few, rates.max() * 1.5)
     return thresholds_at(nonmated, outer[outer < 1])
@@ -137,7 +134,7 @@ def _weigh_matches(
     scores: PairScores, thresholds: NDArray[np.float32], weights: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """float64[thresholds, replicates]: weight of the non-mated pairs at or above each threshold."""
-    assert len(thresholds) < 255, "steps are uint8, whose sort is a quick one"
+    assert len(thresholds) < 255, "steps are uint8, which sort fast"
     tail = np.flatnonzero(scores.nonmated >= thresholds[0])
     steps = np.searchsorted(thresholds, scores.nonmated[tail], side="right").astype(np.uint8) - 1
     order = np.argsort(steps, kind="stable")
@@ -180,10 +177,10 @@ def _share_below(
 
 
 def _bound_few(fnmr: NDArray[np.float64], scores: PairScores) -> NDArray[np.float64]:
-    """The least upper ends where misses are few, 0 elsewhere.
+    """Lower bounds of the upper ends where misses are few, else 0; over people, not pairs.
 
-    No miss at all says only that misses are rare: the rule of three, over people and not pairs. Of
-    a few a bootstrap draws too often none, and never another one: Wilson's, over people too.
+    Without any miss: the rule of three. With a few, of which a bootstrap too often draws none:
+    Wilson's interval.
     """
     people = len(np.unique(scores.mated_people))
     if not people:
@@ -202,20 +199,13 @@ def _interval(
     return np.minimum(low, estimates), np.maximum(high, estimates)
 
 
-# Shares with intervals, by the bootstrap over people of `engine.accuracy.bootstrap`.
-#
-# Comparisons that share a person are not independent, so people are drawn with replacement: a
-# mated comparison of `p` weighs `w[p]`, a non-mated one of `p` and `q` weighs `w[p] * w[q]`.
-# Where nothing happened, the upper end is three over the people (or over the pairs of people)
-# that were asked: the rule of three.
-
-LEAST_PEOPLE = 30
-"""With fewer, even a share without any event has an interval that reaches above 10 %."""
+MIN_PEOPLE = 30
+"""With fewer, even the interval of a share without events reaches above 10 %."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """`events` of `trials`, which come from `people` people; the interval is one of 95 %."""
+    """Share of `trials` with an event, from `people` people, with its 95 % interval."""
 
     events: int
     trials: int
@@ -228,7 +218,7 @@ class Share:
 def share_of(
     people: NDArray[np.int64], happened: NDArray[np.bool_], weights: NDArray[np.float32]
 ) -> Share:
-    """The share of trials in which it `happened`; each trial belongs to one of `people`."""
+    """Share of trials that `happened`; each belongs to one of `people`."""
     assert len(people)
     population = len(weights)
     return count_share(
@@ -241,20 +231,19 @@ def share_of(
 def count_share(
     events: NDArray[np.int64], trials: NDArray[np.int64], weights: NDArray[np.float32]
 ) -> Share:
-    """The same of what is counted already: `events` and `trials` int64[population] of each
-    person."""
+    """Share by the counts of each person, `events` and `trials` int64[population]."""
     drawn = trials.astype(np.float64) @ weights
     replicates = (events.astype(np.float64) @ weights)[drawn > 0] / drawn[drawn > 0]
-    asked = int((trials > 0).sum())
-    return summarize(int(events.sum()), int(trials.sum()), asked, replicates, asked)
+    people = int((trials > 0).sum())
+    return summarize(int(events.sum()), int(trials.sum()), people, replicates, people)
 
 
-def refuse_few(found: int, what: str = "people", needed: int = LEAST_PEOPLE) -> str | None:
-    """Why so many are too few, by default for a share; or None where they are enough."""
+def refuse_few(found: int, what: str = "people", needed: int = MIN_PEOPLE) -> str | None:
+    """Message that `found` are too few, by default people for a share; None if they suffice."""
     if found >= needed:
         return None
-    told = what.replace("people", "person", 1) if found == 1 else what
-    return f"{found:,} {told}, {needed:,} are needed"
+    name = what.replace("people", "person", 1) if found == 1 else what
+    return f"{found:,} {name}, {needed:,} are needed"
 
 
 def pair_share_of(
@@ -264,11 +253,11 @@ def pair_share_of(
     weights: NDArray[np.float32],
     without: Sequence[NDArray[np.int64]] = (),
 ) -> Share:
-    """The share of non-mated comparisons that match.
+    """Share of non-mated comparisons that match.
 
-    `left` and `right` are the people of those that do; `counts` int64[population] are everybody's
-    templates, all of which were compared with all of other people's, but for those of one of the
-    groups `without` among themselves.
+    `left` and `right` are the people of those that do; `counts` int64[population] are the
+    templates of each person, compared with those of all other people, except within each of the
+    groups `without`.
     """
     drawn = _weigh_strangers(counts, weights)
     for group in without:
@@ -276,27 +265,27 @@ def pair_share_of(
     matches = np.einsum("kb,kb->b", weights[left], weights[right], dtype=np.float64)
     trials = count_strangers(counts) - sum(count_strangers(group) for group in without)
     replicates = matches[drawn > 0] / drawn[drawn > 0]
-    asked = int((counts > 0).sum())
+    people = int((counts > 0).sum())
     independent = _count_pairs(counts) - sum(map(_count_pairs, without))
-    return summarize(len(left), trials, asked, replicates, max(independent, 1))
+    return summarize(len(left), trials, people, replicates, max(independent, 1))
 
 
 def count_strangers(counts: NDArray[np.int64]) -> int:
-    """Comparisons of different people, each two of whose templates meet once."""
+    """Number of comparisons of templates of different people."""
     total = int(counts.sum())
     return (total**2 - int((counts**2).sum())) // 2
 
 
 def _count_pairs(counts: NDArray[np.int64]) -> int:
-    """Pairs of different people."""
-    asked = int((counts > 0).sum())
-    return asked * (asked - 1) // 2
+    """Number of pairs of different people."""
+    people = int((counts > 0).sum())
+    return people * (people - 1) // 2
 
 
 def _weigh_strangers(
     counts: NDArray[np.int64], weights: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """float64[replicates]: the same, weighed."""
+    """`count_strangers`, weighted, of each replicate: float64[replicates]."""
     sizes, drawn = counts.astype(np.float64), weights.astype(np.float64)
     weighed: NDArray[np.float64] = ((sizes @ drawn) ** 2 - sizes**2 @ drawn**2) / 2
     return weighed
@@ -305,9 +294,9 @@ def _weigh_strangers(
 def summarize(
     events: int, trials: int, people: int, replicates: NDArray[np.float64], independent: int
 ) -> Share:
-    """The share with the 2.5 and 97.5 percentiles of its replicates, which hold it.
+    """Share with an interval of the 2.5 and 97.5 percentiles of its replicates.
 
-    `independent` trials are what the rule of three counts.
+    The rule of three uses the number of `independent` trials.
     """
     value = events / trials
     low, high = (
@@ -318,7 +307,7 @@ def summarize(
     if events == 0:
         high = max(high, min(3 / independent, 1.0))
     elif events < FEW_EVENTS:
-        # Of so few a bootstrap draws too often none, and never another one.
+        # Of so few, a bootstrap too often draws none.
         high = max(high, wilson_interval(value * independent, independent)[1])
     if events == trials:
         low = min(low, max(1 - 3 / independent, 0.0))

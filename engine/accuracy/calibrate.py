@@ -1,13 +1,15 @@
-"""Fit a model's calibration: which threshold keeps which false match rate, and at what cost."""
+"""Calibration of a model: thresholds by false match rate, and their entry in the model card."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import operating_points, rate_grid
 from engine.accuracy.dataset import FaceExtractor, LabelledFolder, Progress, embed_folder
@@ -21,24 +23,19 @@ from engine.accuracy.pair_scores import (
     limit_photographs,
     single_templates,
 )
-from engine.accuracy.population import fit_population
+from engine.accuracy.population import Population, fit_population
 from engine.errors import CalibrationError, ModelCardInvalid, ModelMissing
-from engine.matching.calibration import Calibration, CalibrationCurve, Comparison, ThresholdRates
-from engine.models.catalog import load_card
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from engine.accuracy.population import Population
-    from engine.matching.calibration import Thresholds
-    from engine.models.catalog import ModelCard
-
+from engine.matching.calibration import (
+    Calibration,
+    CalibrationCurve,
+    Comparison,
+    ThresholdRates,
+    Thresholds,
+)
+from engine.models.catalog import ModelCard, load_card
 
 FUSED_PHOTOGRAPHS = 8
-"""Of one person, for fused templates: up to 28 of them, so that nobody fills the statistics."""
+"""Per person, for fused templates: at most 28 of these, so that nobody dominates."""
 COARSE_RATES = (0.9, 0.5, 0.2)
 """Above the grid, so that low scores have an FMR too."""
 
@@ -51,10 +48,10 @@ def calibrate_folder(
     population: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Calibration, Population | None]:
-    """Extract every photograph of `root` (a folder a person) and fit what `sosie calibrate` writes.
+    """Extract every photograph of `root` (a folder per person) and fit a calibration.
 
-    Photographs without a face are left out. Raises `RequestError` or `CalibrationError` where the
-    folder has too little to show.
+    Photographs without a face are left out. Raises `RequestError` or `CalibrationError` where there
+    are too few photographs.
     """
     embeddings = embed_folder(LabelledFolder.open(root), extractor, progress)
     vectors, people = embeddings.acquired()
@@ -75,8 +72,8 @@ def calibrate(
     """Curves of single and of fused templates; `vectors` float32[n, d], unit rows.
 
     One-to-one compares all photographs. A fused template is made of two photographs of a person,
-    every two of the first eight; mated ones share no photograph. `source` says in words what the
-    photographs are. Raises `CalibrationError` where they are too few for an FMR of 0.1.
+    every two of the first eight; mated ones share no photograph. `source` describes the
+    photographs. Raises `CalibrationError` where they are too few for an FMR of 0.1.
     """
     if not len(vectors):
         raise CalibrationError("no face was found: a calibration needs photographs of people")
@@ -135,7 +132,7 @@ def _fit_curve(scores: PairScores, seed: int) -> CalibrationCurve:
     )
 
 
-# A model card's text with another calibration: all else in it, comments too, stays as it is.
+# Editing of a model card's text: everything else in it, comments included, is preserved.
 
 NOTE = "Fitted by `sosie calibrate`"
 _NOTES = re.compile(rf"^# {NOTE}.*\n(?:#.*\n)*", re.MULTILINE)
@@ -150,7 +147,7 @@ _PATH = re.compile(r"^([ \t]*path[ \t]*=[ \t]*).*$", re.MULTILINE)
 def write_calibrated(
     text: str, calibration_file: str, rates: ThresholdRates, notes: tuple[str, ...]
 ) -> str:
-    """The card's text with this calibration and these rates, under `notes` as comments."""
+    """The card's text with this calibration and these rates, and `notes` as comments."""
     text = _THRESHOLDS.sub("", _NOTES.sub("", f"{text.rstrip()}\n"))
     top, tables = _split(text)
     line = f"calibration = {json.dumps(calibration_file)}"
@@ -172,7 +169,7 @@ def write_calibrated(
 def describe_thresholds(
     calibration: Calibration, rates: ThresholdRates, thresholds: Thresholds
 ) -> tuple[str, ...]:
-    """What a card says of its thresholds, a line each."""
+    """Comment lines on the thresholds of a card."""
     single = calibration.curve(Comparison.ONE_TO_ONE)
     return (
         f"{NOTE} from {_one_line(calibration.source)}: {calibration.photographs:,} photographs of "
@@ -186,7 +183,7 @@ def describe_thresholds(
 
 
 def copy_card(card: ModelCard, text: str, folder: Path) -> str:
-    """The text of a card for another folder: a model file beside the old one is found from it."""
+    """The text of a card for another folder, with the path of the model file adapted."""
     if card.file.wheel:
         return text
     path = os.path.relpath(card.folder / card.file.path, folder)
@@ -194,7 +191,7 @@ def copy_card(card: ModelCard, text: str, folder: Path) -> str:
 
 
 def save_card(path: Path, text: str) -> None:
-    """Replace or make the card at once; where it would be none, raises and changes nothing."""
+    """Write the card atomically; raises and changes nothing where it would be invalid."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         fresh.write_text(text, encoding="utf-8")
@@ -211,12 +208,11 @@ def save_card(path: Path, text: str) -> None:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """What stands before the first table, comments that belong to that table not; and the rest."""
+    """The text before the first table, and the rest."""
     found = _TABLE.search(text)
     place = found.start() if found else len(text)
     return text[:place], text[place:]
 
 
 def _one_line(text: str) -> str:
-    """Fit for a comment."""
     return "".join(c for c in " ".join(text.split()) if c.isprintable())

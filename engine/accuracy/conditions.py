@@ -1,58 +1,62 @@
 """Error rates at one threshold by quality, by attributes, and by the years between photographs.
 
 Quality (ISO/IEC 29794-1 asks for FNMR by it): a comparison is as good as the worse of its two
-photographs. Photographs are ranked by each measure of `engine.faces.quality`, and cut into bands by
-their rank, not by their value: every set of photographs has a worst tenth.
+photographs. Photographs are ranked by each measure of `engine.faces.quality` and divided into bands
+by rank, not by value: every set of photographs has a worst tenth.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import Share, draw_people, refuse_few, share_of
-from engine.accuracy.dataset import QUALITIES, Attributes, read_attributes, read_dates
+from engine.accuracy.dataset import (
+    QUALITIES,
+    Attributes,
+    Embeddings,
+    LabelledFolder,
+    read_attributes,
+    read_dates,
+)
 from engine.accuracy.differential import AttributeReport, Sample, compare_groups
 from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
 from engine.accuracy.pair_scores import (
     Comparisons,
+    Templates,
     compare_mated,
     find_close_strangers,
     limit_photographs,
 )
 from engine.errors import RequestError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from engine.accuracy.dataset import Embeddings, LabelledFolder
-    from engine.accuracy.pair_scores import Templates
-
 COMMON_FMR = 1e-4
 PHOTOGRAPHS = 8
-"""Of one person: or the rates of a group would be those of its most photographed."""
+"""Per person: otherwise the most photographed would dominate a group."""
 BANDS = (("best half", 0.5), ("next quarter", 0.75), ("next 15 %", 0.9), ("worst tenth", 1.0))
-"""Of the photographs, and up to which share of them."""
+"""Bands of the photographs, and the share of them up to which each extends."""
 MIDDLE_EXPOSURE = 0.5
 DAYS_A_YEAR = 365.25
 SPANS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, np.inf)
-"""Years, each span without its end."""
+"""Years; each span excludes its end."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What an operator's files say of the photographs; either may be missing."""
+class Annotations:
+    """Attributes and dates of the photographs from the operator's files; either may be None."""
 
     attributes: Attributes | None
     captured_at: NDArray[np.datetime64] | None
 
     @classmethod
-    def read(cls, folder: LabelledFolder, attributes: Path | None, dates: Path | None) -> Known:
+    def read(
+        cls, folder: LabelledFolder, attributes: Path | None, dates: Path | None
+    ) -> Annotations:
         """Raises `RequestError` where a file can't be read, or both have dates."""
         found = None if attributes is None else read_attributes(attributes, folder)
         days = found.captured_at if found else None
@@ -65,8 +69,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A measure of quality; `badness` is its value, or less nought or the middle, with a sign that
-    makes the worst the greatest."""
+    """A measure of quality; `badness` maps its values so that the worst is the greatest."""
 
     name: str
     unit: str
@@ -96,9 +99,9 @@ MEASURES = (
 
 @dataclass(frozen=True, slots=True)
 class QualityBand:
-    """The band reaches up to `worst`: degrees to either side, or an exposure so far off the middle.
+    """A band with values up to `worst`: degrees to either side, or distance from mid exposure.
 
-    `fnmr` is None where `refused` says why.
+    Without `fnmr`, `refused` says why.
     """
 
     name: str
@@ -122,7 +125,7 @@ class MeasuredQuality:
 class QualityBands:
     """FNMR at `threshold`, over all mated comparisons and by band.
 
-    `photographs` of a person are compared at most, so that nobody fills the bands alone.
+    At most `photographs` of a person are compared, so that nobody dominates.
     """
 
     threshold: float
@@ -133,9 +136,9 @@ class QualityBands:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Mated comparisons whose photographs lie `from_years` to `to_years` apart (None: no end).
+    """Mated comparisons of photographs `from_years` to `to_years` apart (None: no end).
 
-    `median` of their scores; `fnmr` is None where `refused` says why.
+    `median` of their scores; without `fnmr`, `refused` says why.
     """
 
     from_years: float
@@ -149,7 +152,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Ageing:
-    """At `threshold`; spans without a comparison are left out, so are `undated` photographs."""
+    """Spans at `threshold`; empty ones and `undated` photographs are left out."""
 
     threshold: float
     undated: int
@@ -158,9 +161,9 @@ class Ageing:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """All at `threshold`, which keeps `common_fmr` over all pairs; None where nothing was given.
+    """Rates at `threshold`, which keeps `common_fmr` over all pairs; None where nothing was given.
 
-    The threshold and what hangs on it are None where the data support no rate of 0.1.
+    The threshold and all that depends on it are None where the data do not support a rate of 0.1.
     """
 
     common_fmr: float | None
@@ -184,7 +187,7 @@ def measure_conditions(
     embeddings: Embeddings,
     singles: Templates,
     nonmated: NDArray[np.float32],
-    known: Known,
+    annotations: Annotations,
     fmr: float | None,
     *,
     seed: int,
@@ -196,8 +199,8 @@ def measure_conditions(
     threshold = float(thresholds_at(nonmated, np.array([rate]))[0])
     few = limit_photographs(singles, PHOTOGRAPHS)
     ageing = None
-    if known.captured_at is not None:
-        days = known.captured_at[embeddings.places]
+    if annotations.captured_at is not None:
+        days = annotations.captured_at[embeddings.places]
         ageing = measure_ageing(compare_mated(singles), singles.people, days, threshold, seed=seed)
     return Conditions(
         common_fmr=rate,
@@ -209,7 +212,7 @@ def measure_conditions(
             photographs=PHOTOGRAPHS,
             seed=seed,
         ),
-        attributes=_compare_columns(embeddings, few, known.attributes, threshold, rate, seed),
+        attributes=_compare_columns(embeddings, few, annotations.attributes, threshold, rate, seed),
         ageing=ageing,
     )
 
@@ -240,9 +243,9 @@ def _compare_columns(
 
 
 def choose_rate(wanted: float | None, nonmated_pairs: int) -> float | None:
-    """The rate wanted, or COMMON_FMR, or where that lacks support the lowest decade that has it.
+    """The rate wanted, or COMMON_FMR, or else the lowest supported decade.
 
-    None where not even 0.1 has; raises `RateUnsupported` where the one wanted has none.
+    None where not even 0.1 is supported; raises `RateUnsupported` for an unsupported `wanted`.
     """
     if wanted is not None:
         require_support(wanted, nonmated_pairs)
@@ -259,7 +262,7 @@ def band_quality(
     photographs: int,
     seed: int,
 ) -> QualityBands | None:
-    """`qualities` float32[n, 8], a row a template; None without a mated comparison."""
+    """FNMR by band; `qualities` float32[n, 8], a row per template. None without mated pairs."""
     mated = compare_mated(singles)
     if not len(mated):
         return None
@@ -316,7 +319,7 @@ def measure_ageing(
     *,
     seed: int,
 ) -> Ageing:
-    """`people` int64[n] and `days` datetime64[D][n] are of the templates compared, NaT unknown."""
+    """FNMR by age; `people` int64[n] and `days` datetime64[D][n] (or NaT) of the templates."""
     undated = int(np.isnat(days).sum())
     gaps = np.abs(days[mated.left] - days[mated.right])
     dated = mated.keep(~np.isnat(gaps))
@@ -352,7 +355,7 @@ def _rate(
     held: NDArray[np.bool_],
     weights: NDArray[np.float32],
 ) -> tuple[int, Share | None, str | None]:
-    """People of the comparisons held, the share missed, or why there is none."""
+    """Number of people among the comparisons `held`, the share missed, or why there is none."""
     asked = len(np.unique(owners[held]))
     refused = refuse_few(asked)
     return asked, None if refused else share_of(owners[held], is_missed[held], weights), refused

@@ -1,31 +1,28 @@
-"""Photographs of known people on disk: a folder a person, and LFW's file of pairs."""
+"""Labelled photographs: a folder per person, pairs of LFW, extraction, attributes and dates."""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.faces.quality import Quality
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from engine.faces.extractor import Extracted
 
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-MOST_PHOTOGRAPHS = 20_000
-"""All pairs of so many take some 3 GiB."""
+MAX_PHOTOGRAPHS = 20_000
+"""All pairs of this many take some 3 GiB."""
 NUMBER = re.compile(r"_(\d+)$")
 
 
@@ -42,7 +39,9 @@ class LabelledFolder:
     def open(cls, root: Path) -> LabelledFolder:
         """List the photographs; raises `RequestError` where there is nothing to compare."""
         if not root.is_dir():
-            raise RequestError(f"{root.name} is not a folder: name one that has a folder a person")
+            raise RequestError(
+                f"{root.name} is not a folder: name one with a folder for each person"
+            )
         found = {
             person.name: photographs
             for person in sorted(root.iterdir())
@@ -54,10 +53,10 @@ class LabelledFolder:
                 f"{len(found)} people found: the folder must hold a folder of photographs "
                 "(.jpg, .png or .webp) for each of two people or more"
             )
-        if len(paths) > MOST_PHOTOGRAPHS:
+        if len(paths) > MAX_PHOTOGRAPHS:
             raise RequestError(
                 f"{len(paths):,} photographs are too many to compare all pairs: "
-                f"choose at most {MOST_PHOTOGRAPHS:,}"
+                f"choose at most {MAX_PHOTOGRAPHS:,}"
             )
         counts = [len(photographs) for photographs in found.values()]
         return cls(root, tuple(found), paths, np.repeat(np.arange(len(found)), counts))
@@ -116,7 +115,7 @@ def _read_header(lines: list[str], path: Path) -> tuple[int, int]:
 
 
 def _number_photographs(folder: LabelledFolder) -> dict[tuple[str, int], int]:
-    """Where the photograph `name_0007.jpg` of `name` is, by name and number."""
+    """Index of each photograph, as `name_0007.jpg` of `name`, by name and number."""
     numbered = ((place, NUMBER.search(path.stem)) for place, path in enumerate(folder.paths))
     return {
         (folder.paths[place].parent.name, int(number[1])): place
@@ -138,18 +137,16 @@ def _find_pair(row: list[str], places: dict[tuple[str, int], int], where: str) -
     return places[wanted[0]], places[wanted[1]]
 
 
-# Every photograph of a folder through an extractor: vectors, quality, and what went wrong.
-
 BATCH = 64
 QUALITIES = tuple(field.name for field in fields(Quality))
 """The columns of `Embeddings.qualities`."""
 
 Progress = Callable[[int, int], None]
-"""Told the photographs done and the photographs in all."""
+"""Called with the photographs done and the photographs in total."""
 
 
 class FaceExtractor(Protocol):
-    """What an evaluation needs of `engine.faces.extractor.Extractor`."""
+    """The part of `engine.faces.extractor.Extractor` that an evaluation uses."""
 
     @property
     def model_digest(self) -> str: ...
@@ -162,10 +159,10 @@ class FaceExtractor(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """What an extractor made of each photograph of a folder, a row each.
+    """Extraction results of a folder, a row per photograph.
 
-    `vectors` float32[n, d]: unit rows, zero where none was acquired; `failed` int64: the places of
-    those. `reasons`: why there is no vector, or what is wrong with the photograph that has one.
+    `vectors` float32[n, d]: unit rows, zero where none was acquired; `failed` int64: the indices
+    of those. `reasons`: why there is no vector, or the problems of the photograph.
     `qualities` float32[n, 8]: the columns QUALITIES, NaN without a face.
     """
 
@@ -182,7 +179,7 @@ class Embeddings:
 
     @property
     def problems(self) -> dict[str, int]:
-        """Photographs with a vector, by what is wrong with them; some are counted twice."""
+        """Photographs with a vector, by problem; a photograph may have several."""
         failed = set(self.failed.tolist())
         return _count(r for place, r in enumerate(self.reasons) if place not in failed)
 
@@ -192,7 +189,7 @@ class Embeddings:
         return np.setdiff1d(np.arange(len(self.vectors)), self.failed)
 
     def acquired(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The vectors that there are, and their people by the folder's numbers."""
+        """The acquired vectors, and their people by the folder's numbers."""
         places = self.places
         return self.vectors[places], self.folder.people[places]
 
@@ -200,7 +197,7 @@ class Embeddings:
 def embed_folder(
     folder: LabelledFolder, extractor: FaceExtractor, progress: Progress | None = None
 ) -> Embeddings:
-    """The vector of each photograph; what can't be acquired is counted, never raised."""
+    """Extract every photograph; failures to acquire are counted, never raised."""
     count = len(folder.paths)
     vectors = np.zeros((count, extractor.dim), np.float32)
     qualities = np.full((count, len(QUALITIES)), np.nan, np.float32)
@@ -225,7 +222,7 @@ def embed_folder(
 
 
 def _read(path: Path) -> bytes:
-    """The file's bytes; none where it can't be read, which the extractor calls damaged."""
+    """The file's bytes; empty where it cannot be read, which the extractor calls damaged."""
     try:
         return path.read_bytes()
     except OSError:
@@ -237,18 +234,16 @@ def _count(reasons: Iterable[tuple[str, ...]]) -> dict[str, int]:
     return dict(counted.most_common())
 
 
-# What an operator knows of photographs or people: a CSV of labels, and days of capture.
-
 KEYS = ("photograph", "person")
 DATES = "captured_at"
-MOST_LABELS = 40
-MOST_COLUMNS = 20
+MAX_LABELS = 40
+MAX_COLUMNS = 20
 DAY = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labels:
-    """A column: `names` of its groups, and `codes` int64[photographs], -1 where none is given."""
+    """A column: `names` of its groups, and `codes` int64[photographs], -1 without a label."""
 
     column: str
     names: tuple[str, ...]
@@ -257,17 +252,17 @@ class Labels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attributes:
-    """Of every photograph of a folder; `captured_at` datetime64[D], NaT where not known."""
+    """Attributes of every photograph of a folder; `captured_at` datetime64[D], NaT if unknown."""
 
     columns: tuple[Labels, ...]
     captured_at: NDArray[np.datetime64] | None
 
 
 def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
-    """Reads a CSV whose header has `photograph` (its path in the folder) or `person` (its folder).
+    """Read a CSV with a column `photograph` (path in the folder) or `person` (name of the folder).
 
     Other columns are labels, an empty cell is unknown; `captured_at` is a day, a month or a year.
-    Raises `RequestError` that names the line, never its content.
+    Raises `RequestError` with the line, never its content.
     """
     header, rows = _read_rows(path)
     key = next((name for name in KEYS if name in header), None)
@@ -276,7 +271,9 @@ def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
             f"{path.name} needs a column `photograph` (its path in the folder) or `person`"
         )
     if key == "person" and DATES in header:
-        raise RequestError(f"{path.name}: `{DATES}` is of a photograph: use that column as key")
+        raise RequestError(
+            f"{path.name}: `{DATES}` belongs to a photograph: use that column as key"
+        )
     places = _list_places(key, folder)
     values: dict[str, list[str]] = {
         name: [""] * len(folder.paths) for name in header if name not in KEYS
@@ -288,15 +285,15 @@ def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
         if row[key] not in places:
             raise RequestError(f"{where}: the folder has no such {key}")
         if row[key] in seen:
-            raise RequestError(f"{where}: this {key} stands there twice")
+            raise RequestError(f"{where}: this {key} appears twice")
         seen.add(row[key])
         for place in places[row[key]]:
             lines[place] = line
             for name, cells in values.items():
                 cells[place] = row[name].strip()
     days = values.pop(DATES, None)
-    if len(values) > MOST_COLUMNS:
-        raise RequestError(f"{path.name} has {len(values)} columns: give at most {MOST_COLUMNS}")
+    if len(values) > MAX_COLUMNS:
+        raise RequestError(f"{path.name} has {len(values)} columns: give at most {MAX_COLUMNS}")
     return Attributes(
         tuple(_label(name, cells, path) for name, cells in values.items()),
         None if days is None else _read_days(days, lines, path),
@@ -304,7 +301,7 @@ def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
 
 
 def read_dates(path: Path, folder: LabelledFolder) -> NDArray[np.datetime64]:
-    """The column `captured_at` of such a file; `RequestError` where there is none."""
+    """The column `captured_at` of such a file; raises `RequestError` where there is none."""
     found = read_attributes(path, folder).captured_at
     if found is None:
         raise RequestError(f"{path.name} needs the columns `photograph` and `{DATES}`")
@@ -339,7 +336,7 @@ def _read_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
 
 
 def _list_places(key: str, folder: LabelledFolder) -> Mapping[str, list[int]]:
-    """The photographs that a key stands for."""
+    """Indices of the photographs by key."""
     places: dict[str, list[int]] = {}
     for place, path in enumerate(folder.paths):
         name = path.relative_to(folder.root).as_posix()
@@ -352,11 +349,11 @@ def _list_places(key: str, folder: LabelledFolder) -> Mapping[str, list[int]]:
 def _label(column: str, cells: list[str], path: Path) -> Labels:
     names = sorted(set(cells) - {""})
     if not names:
-        raise RequestError(f"{path.name}: `{column}` labels nothing: fill it, or leave it out")
-    if len(names) > MOST_LABELS:
+        raise RequestError(f"{path.name}: `{column}` has no labels: fill it, or leave it out")
+    if len(names) > MAX_LABELS:
         raise RequestError(
             f"{path.name}: `{column}` has {len(names)} different labels: "
-            f"gather them into at most {MOST_LABELS} groups"
+            f"gather them into at most {MAX_LABELS} groups"
         )
     numbers = {name: number for number, name in enumerate(names)} | {"": -1}
     return Labels(column, tuple(names), np.array([numbers[cell] for cell in cells], np.int64))
@@ -373,7 +370,7 @@ def _read_days(cells: list[str], lines: list[int], path: Path) -> NDArray[np.dat
             days[place] = np.datetime64(cell, "D")
         except ValueError:
             raise RequestError(
-                f"{path.name}, line {lines[place]}: `{DATES}` holds what is no date: write "
-                "2031-01-31, 2031-01 or 2031"
+                f"{path.name}, line {lines[place]}: `{DATES}` is not a date: write 2031-01-31, "
+                "2031-01 or 2031"
             ) from None
     return days

@@ -9,9 +9,9 @@ purpose, since the worst and the best group were chosen after the fact.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import (
     Share,
@@ -21,24 +21,19 @@ from engine.accuracy.bootstrap import (
     refuse_few,
     share_of,
 )
-from engine.accuracy.error_rates import LEAST_EXPECTED_PAIRS
-from engine.accuracy.pair_scores import Comparisons
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from engine.accuracy.dataset import Labels
-    from engine.accuracy.pair_scores import Templates
+from engine.accuracy.dataset import Labels
+from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS
+from engine.accuracy.pair_scores import Comparisons, Templates
 
 MIXED, UNKNOWN = -2, -1
-"""Of a comparison whose sides have different labels, or one of them none."""
+"""Codes of comparisons with two different labels, or with a side without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One label; `fnmr` or `fmr` is None where its reason is given instead.
+    """Rates of one label; `fnmr` or `fmr` is None where a reason is given instead.
 
-    `fta`: of all its photographs. `median`: of its mated scores, which shift before errors come.
+    `fta`: of all its photographs. `median`: of its mated scores, which shift before errors appear.
     """
 
     label: str
@@ -58,7 +53,7 @@ class Group:
 class Differential:
     """The worst group's rate over the best one's, and over the geometric mean of all.
 
-    None where the best group shows no error: `low` still says how large the ratio is at least.
+    None where the best group has no error: `low` is still a lower bound of the ratio.
     """
 
     worst: str
@@ -71,10 +66,10 @@ class Differential:
 
 @dataclass(frozen=True, slots=True)
 class AttributeReport:
-    """A column: its groups, both differentials (None with fewer than two groups to compare).
+    """Groups of a column and both differentials (None with fewer than two groups to compare).
 
-    `across`: FMR of strangers of different groups. `unlabelled` photographs count nowhere; a mated
-    comparison of two labels belongs to no group, and there are `mixed_pairs` of them.
+    `across`: FMR of strangers of different groups. `unlabelled` photographs and `mixed_pairs`,
+    mated comparisons with two labels, are counted nowhere.
     """
 
     column: str
@@ -90,7 +85,7 @@ class AttributeReport:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """What every column is held against: templates, their comparisons, and the threshold.
+    """Input of every column: templates, their comparisons, and the threshold.
 
     `singles` are rows of `places` in the folder, whose photographs are `people` int64[n] with
     `is_failed` bool[n]; `matches` are the strangers at or above `threshold`.
@@ -107,7 +102,7 @@ class Sample:
 
 
 def compare_groups(sample: Sample, labels: Labels, *, seed: int) -> AttributeReport:
-    """The rates of each group of a column, and how far they lie apart."""
+    """Rates of each group of a column, and their differentials."""
     codes = labels.codes[sample.places]
     mated_codes = _shared(codes, sample.mated)
     weights = draw_people(sample.people, int(sample.people.max()) + 1, seed=seed)
@@ -129,7 +124,7 @@ def compare_groups(sample: Sample, labels: Labels, *, seed: int) -> AttributeRep
 
 
 def _shared(codes: NDArray[np.int64], compared: Comparisons) -> NDArray[np.int64]:
-    """int64[k]: the label that both sides have, MIXED where they differ, UNKNOWN where one is."""
+    """int64[k]: the label of both sides, MIXED where they differ, UNKNOWN where one is."""
     left, right = codes[compared.left], codes[compared.right]
     both = np.where(left == right, left, MIXED)
     return np.where((left < 0) | (right < 0), UNKNOWN, both)
@@ -150,7 +145,7 @@ def _measure(
     matches = sample.matches.keep(_shared(codes, sample.matches) == number)
     own = labels.codes == number
     fnmr_refused = refuse_few(len(np.unique(owners)), "people with two photographs")
-    least_pairs = round(LEAST_EXPECTED_PAIRS / sample.common_fmr)
+    least_pairs = round(MIN_EXPECTED_PAIRS / sample.common_fmr)
     strangers, asked = count_strangers(counts), int((counts > 0).sum())
     fmr_refused = refuse_few(asked) or refuse_few(
         strangers, f"non-mated pairs at FMR {sample.common_fmr:g}", least_pairs

@@ -1,17 +1,18 @@
-"""LFW's verification protocol (Huang, Ramesh, Berg and Learned-Miller 2007)."""
+"""Error rates of scores (ISO/IEC 19795-1), and LFW's verification protocol.
+
+A pair matches at `score >= threshold`. FMR: share of non-mated pairs that match. FNMR: share of
+mated pairs that do not.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import RateUnsupported
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,10 @@ class FoldAccuracy:
 def fold_accuracy(
     scores: NDArray[np.float32], is_mated: NDArray[np.bool_], fold: NDArray[np.int64]
 ) -> FoldAccuracy:
-    """The best threshold of all other folds, applied to each fold in turn."""
+    """Accuracy of each fold at the best threshold of all other folds.
+
+    Huang, Ramesh, Berg and Learned-Miller (2007).
+    """
     accuracies = []
     for number in np.unique(fold):
         others = fold != number
@@ -39,9 +43,9 @@ def fold_accuracy(
 
 
 def best_threshold(scores: NDArray[np.float32], is_mated: NDArray[np.bool_]) -> float:
-    """The threshold that decides most pairs rightly: halfway between two scores.
+    """The threshold with the most correct decisions, halfway between two scores.
 
-    Of several as good, the middle one.
+    Of several equally good, the middle one.
     """
     order = np.argsort(scores)
     ordered, mated = scores[order], is_mated[order]
@@ -55,23 +59,18 @@ def best_threshold(scores: NDArray[np.float32], is_mated: NDArray[np.bool_]) -> 
     return (float(below) + float(candidates[chosen])) / 2
 
 
-# Error rates of scores, in the terms of ISO/IEC 19795-1.
-#
-# A pair matches at `score >= threshold`. FMR: share of non-mated pairs that match. FNMR: share
-# of mated pairs that don't.
-
-LEAST_EXPECTED_PAIRS = 10
-"""Non-mated pairs that a rate must leave above its threshold to be called measured."""
+MIN_EXPECTED_PAIRS = 10
+"""Non-mated pairs above its threshold that a rate needs to count as measured."""
 
 
 def lowest_rate(comparisons: int) -> float:
-    """The lowest false match rate that so many non-mated comparisons support."""
-    return LEAST_EXPECTED_PAIRS / comparisons if comparisons else math.inf
+    """The lowest false match rate that this many non-mated comparisons support."""
+    return MIN_EXPECTED_PAIRS / comparisons if comparisons else math.inf
 
 
 def require_support(rate: float, comparisons: int) -> None:
-    """Raise `RateUnsupported`, naming the lowest rate that is supported."""
-    # Ten pairs of a million must support 1e-5, whatever the last bit of the division says.
+    """Raise `RateUnsupported`, with the lowest supported rate, where `rate` is below it."""
+    # Ten pairs of a million must support 1e-5 in spite of rounding.
     if rate < lowest_rate(comparisons) * (1 - 1e-9):
         raise RateUnsupported(
             f"a rate of {rate:g} is not supported by {comparisons:,} non-mated comparisons: "
@@ -80,16 +79,16 @@ def require_support(rate: float, comparisons: int) -> None:
 
 
 def thresholds_at(nonmated: NDArray[np.float32], rates: NDArray[np.float64]) -> NDArray[np.float32]:
-    """float32[r]: for each rate the smallest threshold whose FMR is at most that rate.
+    """The smallest threshold whose FMR is at most each rate: float32[r].
 
-    No support is asked for: see `require_support`.
+    Support is not checked: see `require_support`.
     """
     assert len(nonmated)
     assert ((rates > 0) & (rates < 1)).all()
     allowed = np.floor(rates * len(nonmated) * (1 + 1e-12)).astype(np.int64)
     ranks = len(nonmated) - 1 - allowed
     ordered = np.partition(nonmated, np.unique(ranks))
-    # The best pair not allowed to match, and just above it: ties with it can't match either.
+    # Just above the best pair that must not match, so that ties with it do not match either.
     return np.nextafter(ordered[ranks], np.float32(np.inf))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from engine.accuracy.acquisition import Acquisition, generalise_fnmr, measure_acquisition
 from engine.accuracy.bootstrap import Share, count_strangers, operating_points, rate_grid
-from engine.accuracy.conditions import Conditions, Known, measure_conditions
+from engine.accuracy.conditions import Annotations, Conditions, measure_conditions
 from engine.accuracy.dataset import (
     Embeddings,
     FaceExtractor,
@@ -30,30 +32,25 @@ from engine.accuracy.identification_rates import (
 )
 from engine.accuracy.pair_scores import PairScores, compare_all, compare_mated, single_templates
 from engine.errors import RequestError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from engine.matching.calibration import OperatingPoint
+from engine.matching.calibration import OperatingPoint
 
 FORMAT = 3
-"""Of what `to_dict` gives."""
+"""Format version of `to_dict`."""
 HIGHEST_FMR = 1e-1
 TABLE_RATES = {"1e-3": 1e-3, "1e-4": 1e-4, "1e-5": 1e-5, "1e-6": 1e-6}
 NO_MATCH = np.float32(-1)
-"""The score of a pair that lacks a vector: a face not acquired never matches."""
+"""Score of a pair without a vector: a face not acquired never matches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
-    """Rates from 0 to 1, intervals of 95 %.
+    """Result of an evaluation; rates from 0 to 1, intervals of 95 %.
 
     `points` run down from FMR 0.1 to the lowest supported rate; the intervals come from a
     bootstrap over people. `generalised`: FNMR at TABLE_RATES with failures to acquire as misses.
-    `verification` is None without a pairs file; `identification`, `fusion` and `growth` where too
-    few people have three or four photographs. `embeddings` and `flagged`
-    know paths, which may name people; `to_dict` gives those only when asked to.
+    `verification` is None without a pairs file; `identification`, `fusion` and `growth` are where
+    too few people have three or four photographs. `embeddings` and `flagged` hold paths, which may
+    name people; `to_dict` includes them only on request.
     """
 
     model_digest: str
@@ -96,7 +93,7 @@ class Evaluation:
 
     @property
     def failed_photographs(self) -> tuple[str, ...]:
-        """Paths in the folder of those without a face."""
+        """Paths of the photographs without a face."""
         folder = self.embeddings.folder
         return tuple(
             folder.paths[place].relative_to(folder.root).as_posix()
@@ -104,11 +101,11 @@ class Evaluation:
         )
 
     def point_at(self, fmr: float) -> OperatingPoint | None:
-        """The point of this rate, None where the data don't support it."""
+        """The operating point of this rate, None where the data do not support it."""
         return _find_point(self.points, fmr)
 
     def to_dict(self, *, with_failed: bool = False, with_flagged: bool = False) -> dict[str, Any]:
-        """What `sosie evaluate --json` prints; a rate that is not supported is null."""
+        """The JSON of `sosie evaluate`; a rate that is not supported is null."""
         verification = self.verification
         report = {
             "format": FORMAT,
@@ -126,10 +123,10 @@ class Evaluation:
             "mated_pairs": self.mated_pairs,
             "nonmated_pairs": self.nonmated_pairs,
             "lowest_fmr": self.points[-1].fmr if self.points else None,
-            **self._tell_rates(),
-            "open_set": self.identification and self.identification.to_dict(),
+            **self._list_rates(),
+            "open_set": self.identification and asdict(self.identification),
             "gallery_growth": self.growth and asdict(self.growth),
-            "fusion": self.fusion and self.fusion.to_dict(),
+            "fusion": self.fusion and asdict(self.fusion),
             **self.conditions.to_dict(),
             "flagged": self.flagged.to_dict(),
             "extract_seconds": self.extract_s,
@@ -141,7 +138,7 @@ class Evaluation:
             report["flagged_photographs"] = self.flagged.to_rows(self.embeddings)
         return report
 
-    def _tell_rates(self) -> dict[str, Any]:
+    def _list_rates(self) -> dict[str, Any]:
         return {
             "fnmr_at_fmr": {
                 name: _summarize(self.point_at(rate)) for name, rate in TABLE_RATES.items()
@@ -165,25 +162,25 @@ def evaluate(
     source: str | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Extract every photograph of `root` (a folder a person) and compare all with all.
+    """Extract every photograph of `root` (a folder per person) and compare all pairs.
 
-    `pairs` is a file as LFW's `pairs.txt`; `attributes` and `dates` as `engine.accuracy.dataset`
-    reads them. `fmr` sets the threshold at which photographs of different quality, groups and age
-    are compared: 1e-4, or the lowest rate of a decade that the data support. An unreadable or
-    faceless photograph is a failure to acquire: counted, left out of all pairs, and no match in the
-    pairs file's folds. Raises `RequestError` where the folder or a file can't be judged.
+    `pairs` is a file like LFW's `pairs.txt`; for `attributes` and `dates` see
+    `engine.accuracy.dataset`. `fmr` (by default 1e-4, or the lowest supported decade) sets the
+    threshold for qualities, groups and ages. An unreadable or faceless photograph is a failure to
+    acquire: counted, left out of all pairs, and no match in the folds of the pairs file. Raises
+    `RequestError` where the folder or a file is invalid.
     """
     start = time.perf_counter()
     folder = LabelledFolder.open(root)
     folds = None if pairs is None else PairFolds.read(pairs, folder)
     if fmr is not None:
         require_support(fmr, count_strangers(np.bincount(folder.people)))
-    known = Known.read(folder, attributes, dates)
+    annotations = Annotations.read(folder, attributes, dates)
     embeddings = embed_folder(folder, extractor, progress)
     extracted = time.perf_counter()
     named = source or root.name
     found = _judge(
-        embeddings, folds, known, fmr, model=extractor.model_digest, source=named, seed=seed
+        embeddings, folds, annotations, fmr, model=extractor.model_digest, source=named, seed=seed
     )
     return replace(found, extract_s=extracted - start, seconds=time.perf_counter() - start)
 
@@ -191,14 +188,14 @@ def evaluate(
 def _judge(
     embeddings: Embeddings,
     folds: PairFolds | None,
-    known: Known,
+    annotations: Annotations,
     fmr: float | None,
     *,
     model: str,
     source: str,
     seed: int,
 ) -> Evaluation:
-    """All figures but the seconds."""
+    """Everything but the durations."""
     singles = single_templates(*embeddings.acquired())
     assert (np.diff(singles.photographs[:, 0]) > 0).all(), "rows of templates are those acquired"
     scores = compare_all(singles)
@@ -224,13 +221,15 @@ def _judge(
         identification=identify_open_set(singles, seed=seed),
         growth=grow_gallery(singles, flagged.code_people(singles), seed=seed),
         fusion=compare_fusion(singles, seed=seed),
-        conditions=measure_conditions(embeddings, singles, scores.nonmated, known, fmr, seed=seed),
+        conditions=measure_conditions(
+            embeddings, singles, scores.nonmated, annotations, fmr, seed=seed
+        ),
         flagged=flagged,
     )
 
 
 def _draw_points(scores: PairScores, seed: int) -> tuple[OperatingPoint, ...]:
-    """The DET curve; empty where not even its highest rate is supported."""
+    """The points of the DET curve; none where not even the highest rate is supported."""
     if lowest_rate(len(scores.nonmated)) > HIGHEST_FMR:
         return ()
     return operating_points(scores, rate_grid(HIGHEST_FMR, len(scores.nonmated)), seed=seed)
@@ -241,7 +240,7 @@ def _find_point(points: Iterable[OperatingPoint], fmr: float) -> OperatingPoint 
 
 
 def _list_thresholds(points: Iterable[OperatingPoint]) -> dict[str, float | None]:
-    """Of TABLE_RATES, None where not supported."""
+    """Thresholds of TABLE_RATES, None where not supported."""
     found = {name: _find_point(points, rate) for name, rate in TABLE_RATES.items()}
     return {name: None if point is None else point.threshold for name, point in found.items()}
 

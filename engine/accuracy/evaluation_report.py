@@ -1,9 +1,11 @@
-"""An evaluation as a folder: report.md with its pictures, the JSON, and the files flagged."""
+"""Report of an evaluation: a folder with report.md and its pictures, JSON, and flagged pairs."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.accuracy import evaluation_tables
@@ -13,9 +15,6 @@ from engine.accuracy.writing import power, rate, share, times
 from engine.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
     from engine.accuracy.evaluate import Evaluation
 
 Report = dict[str, Any]
@@ -23,10 +22,10 @@ FLAGGED_COLUMNS = ("photograph", "other", "score")
 
 
 def write_folder(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
-    """Writes report.md, evaluation.json, flagged.csv and pictures into a folder, made if missing.
+    """Write report.md, evaluation.json, flagged.csv and pictures into a folder, made if missing.
 
-    `flagged.csv` names photographs by their paths, the others name nobody. Raises `RequestError`
-    where the folder can't be written.
+    Only `flagged.csv` has paths of photographs, which may name people. Raises `RequestError` where
+    the folder cannot be written.
     """
     report = evaluation.to_dict()
     try:
@@ -47,9 +46,9 @@ def write_folder(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
 
 
 def draw_pictures(report: Report, path: Path) -> dict[str, Path]:
-    """The DET curve to `path`, all else there is data for beside it, as `det-gallery.png`.
+    """Draw the DET curve to `path`, and the others that have data beside it, as `det-gallery.png`.
 
-    By what they show: det, gallery, quality, attribute-1, …, ageing.
+    Returns paths by name: det, gallery, quality, attribute-1, …, ageing.
     """
 
     def beside(name: str) -> Path:
@@ -76,7 +75,7 @@ def draw_pictures(report: Report, path: Path) -> dict[str, Path]:
 
 
 def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
-    """All of an evaluation as one page of Markdown."""
+    """The evaluation as one page of Markdown."""
     shown = {name: f"![{name}]({path.name})\n" for name, path in pictures.items()}
     parts: list[str] = [
         f"# Error rates: {report['source']}",
@@ -95,7 +94,7 @@ def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
         *_write_quality(report, shown),
         *_write_attributes(report, shown),
         *_write_ageing(report, shown),
-        "## What looks wrong in the data",
+        "## Possible errors of the labels",
         describe_flagged(report["flagged"]),
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
@@ -118,7 +117,7 @@ def _write_fusion(report: Report) -> Iterator[str]:
 
 
 def describe_fusion() -> str:
-    """How its intervals are made."""
+    """How the intervals are calculated."""
     return (
         "The intervals are Wilson's at a fixed threshold, over people and not over pairs: the "
         "rounds draw the same ones again."
@@ -148,7 +147,7 @@ def _write_identification(report: Report, shown: Mapping[str, str]) -> Iterator[
 
 
 def describe_open_set(report: Report) -> str:
-    """How its intervals are made, and why another table may have others for the same gallery."""
+    """How the intervals are calculated, and why they differ from another table's."""
     return (
         "The intervals are Wilson's over the mated probes, one a person, at the threshold of this "
         "one split into people enrolled and strangers. Against the size of the gallery the rates "
@@ -159,7 +158,7 @@ def describe_open_set(report: Report) -> str:
 
 
 def describe_growth(growth: Mapping[str, Any]) -> str:
-    """How the curves were made."""
+    """How the curves were calculated."""
     return (
         f"Measured up to {growth['references']:,} references, at every size over all galleries "
         "that these allow. Beyond that extrapolated: were comparisons independent, "
@@ -180,7 +179,7 @@ def _write_quality(report: Report, shown: Mapping[str, str]) -> Iterator[str]:
 
 
 def describe_quality(report: Report) -> str:
-    """At which threshold, and over what."""
+    """Threshold and scope of the bands."""
     bands = report["quality_bands"]
     return (
         f"At score {bands['threshold']:.3f} (FMR {power(report['common_fmr'])}), at most "
@@ -217,7 +216,7 @@ def _write_ageing(report: Report, shown: Mapping[str, str]) -> Iterator[str]:
 
 
 def describe_flagged(flagged: Mapping[str, Any]) -> str:
-    """How many, from which score on, and what was done about it: nothing."""
+    """Number of flagged pairs, their score, and that all figures still include them."""
     return (
         f"{flagged['pairs']:,} pairs of strangers' photographs may show one person under two "
         f"names: they score {flagged['suspect_score']:.3f} or more, which "

@@ -15,7 +15,7 @@ Report = Mapping[str, Any]
 def tabulate_rates(report: Report) -> str:
     """FNMR at false match rates, one photograph against one.
 
-    With failures to acquire, the generalised rate beside it; without any it is the same.
+    The generalised rate has a column where there are failures to acquire.
     """
     columns = ("false match rate", "at score", "false non-match rate", "95 % interval")
     rows = []
@@ -101,7 +101,7 @@ def tabulate_growth(curve: Report) -> str:
 
 
 def describe_curve(curve: Report) -> str:
-    """What a curve is of, and where it ends."""
+    """Subject of a curve, and where it ends."""
     return (
         f"FPIR {curve['fpir'] * 100:g} %, {REFERENCES[curve['reference']]}: supported to "
         f"{curve['supported_to']:,} references. {curve['refused'][:1].upper()}"
@@ -110,7 +110,7 @@ def describe_curve(curve: Report) -> str:
 
 
 def tabulate_quality(report: Report) -> str:
-    """FNMR of every band of every measure, a row a measure."""
+    """FNMR by band, a row per measure."""
     measures = report["quality_bands"]["measures"]
     rows = [
         (MEASURE_NAMES[one["measure"]], *(_write_band(one, band) for band in one["bands"]))

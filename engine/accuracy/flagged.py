@@ -1,37 +1,32 @@
-"""Strangers who may be one person under two names: what an error of the labels looks like.
+"""Flagged pairs: strangers who may be one person under two names, by an error of the labels.
 
-Nothing is left out for it: every figure of an evaluation counts all photographs as they are
-labelled.
+All figures of an evaluation still count every photograph as it is labelled.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from engine.accuracy.dataset import Embeddings
 from engine.accuracy.error_rates import thresholds_at
-from engine.accuracy.pair_scores import Comparisons, find_close_strangers
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from engine.accuracy.dataset import Embeddings
-    from engine.accuracy.pair_scores import Templates
+from engine.accuracy.pair_scores import Comparisons, Templates, find_close_strangers
 
 MATE_QUANTILE = 0.25
-"""Strangers who score as high as three quarters of the mates do may be one person."""
-MOST_SUSPECTS = 1000
-"""Pairs of strangers, the highest; a model that tells nobody apart would flag all."""
+"""Strangers who score higher than a quarter of the mates may be one person."""
+MAX_FLAGGED_PAIRS = 1000
+"""Limit of flagged pairs; a model that distinguishes nobody would flag all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flagged:
-    """`pairs` of strangers' photographs as rows of templates, the highest first.
+    """Flagged `pairs` as rows of templates, highest score first.
 
-    From `suspect_score` on they are flagged; the share `mates_reaching` of mated pairs is there
-    too.
+    Pairs from `suspect_score` on are flagged; `mates_reaching` is the share of mated pairs above
+    it.
     """
 
     pairs: Comparisons
@@ -69,9 +64,9 @@ class Flagged:
 def flag_strangers(
     singles: Templates, mated: NDArray[np.float32], nonmated: NDArray[np.float32]
 ) -> Flagged:
-    """`mated` and `nonmated` are all scores of `singles`."""
-    crowded = thresholds_at(nonmated, np.array([min(MOST_SUSPECTS / len(nonmated), 0.5)]))[0]
-    suspect = max(float(np.quantile(mated, MATE_QUANTILE)), float(crowded))
+    """Flag pairs of strangers; `mated` and `nonmated` are all scores of `singles`."""
+    limit = thresholds_at(nonmated, np.array([min(MAX_FLAGGED_PAIRS / len(nonmated), 0.5)]))[0]
+    suspect = max(float(np.quantile(mated, MATE_QUANTILE)), float(limit))
     found = find_close_strangers(singles, suspect)
     order = np.argsort(-found.scores, kind="stable")
     return Flagged(

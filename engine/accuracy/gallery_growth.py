@@ -1,49 +1,40 @@
-"""FNIR at an FPIR against the size of the gallery: measured, then extrapolated as far as data go.
+"""FNIR at an FPIR by the size of the gallery: measured, then extrapolated as far as data allow.
 
 Measured: everybody's photographs are searched among references of all *other* people, M of them.
 A gallery of N has each of these with chance N/M, so a stranger's probe that k references of M match
-raises no candidate with probability (1 - N/M)^k: the mean over all galleries, not over a few.
+has no candidate with probability (1 - N/M)^k: the mean over all galleries, not over a few.
 
-Extrapolated: beyond M no gallery was there. If comparisons were independent, N of them would keep
-FPIR = 1 - (1 - FMR)^N; the threshold comes from the FMR that this asks for, over all comparisons of
-a probe with a stranger's reference. At sizes that were measured both stand side by side. It ends
-where the FMR is below what so many comparisons support, or where most false matches at that
-threshold are flagged as errors of the labels.
+Extrapolated, beyond M: if comparisons were independent, FPIR = 1 - (1 - FMR)^N; the threshold is
+that of the required FMR over all comparisons of a probe with a stranger's reference. At measured
+sizes both are shown. The extrapolation ends where the FMR is below what the comparisons support, or
+where most false matches at that threshold are flagged as errors of the labels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from engine.accuracy.bootstrap import LEAST_PEOPLE, draw_people, summarize
+from engine.accuracy.bootstrap import MIN_PEOPLE, draw_people, summarize
 from engine.accuracy.error_rates import lowest_rate, thresholds_at
 from engine.accuracy.identification_rates import draw_photographs, make_references
-from engine.accuracy.pair_scores import limit_photographs
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from engine.accuracy.pair_scores import Templates
-
-
-# The high scores of strangers' probes against references, and what thresholds they make.
+from engine.accuracy.pair_scores import Templates, limit_photographs
 
 TAIL = 5e-3
-"""The share of all comparisons that is kept: enough for an FPIR of 0.1 in the smallest gallery."""
+"""Share of comparisons that is kept: enough for an FPIR of 0.1 in the smallest gallery."""
 SAMPLE = 512
 GRID = 64
-LEAST_RATE = 1e-12
+MIN_RATE = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tail:
-    """Rates at the falling `grid` of thresholds, a column a replicate, the first the sample's own.
+    """Rates at the falling `grid` of thresholds; the first replicate is the sample itself.
 
-    `fpir` float64[sizes, grid, replicates] and `fmr` float64[grid, replicates], both rising along
-    the grid; `scores` float32[k], falling, of the strangers' comparisons, and which are `flagged`.
+    `fpir` float64[sizes, grid, replicates] and `fmr` float64[grid, replicates] rise along the
+    grid; `scores` float32[k], falling, are those of strangers, of which some are `flagged`.
     """
 
     sizes: NDArray[np.int64]
@@ -55,8 +46,8 @@ class Tail:
     comparisons: int
 
     def thresholds_for(self, rates: NDArray[np.float64], wanted: float) -> NDArray[np.float64]:
-        """float64[replicates]: where each column of `rates` has the rate wanted, by logarithms."""
-        logs = np.log(np.maximum(rates, LEAST_RATE))
+        """Threshold float64[replicates] where each column of `rates` has the rate wanted."""
+        logs = np.log(np.maximum(rates, MIN_RATE))
         grid = self.grid.astype(np.float64)
         return np.array([np.interp(np.log(wanted), column, grid) for column in logs.T])
 
@@ -76,7 +67,7 @@ def find_tail(
     weights: NDArray[np.float32],
     sizes: NDArray[np.int64],
 ) -> Tail:
-    """Each of `probes` against the references float32[population, d] of all other `present` people.
+    """Search each of `probes` in the references float32[population, d] of other `present` people.
 
     `weights` float32[population, replicates].
     """
@@ -99,7 +90,7 @@ def find_tail(
 def _compare(
     probes: Templates, references: NDArray[np.float32], present: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Rows of probes, people of references and scores, of the highest TAIL of all comparisons."""
+    """Probe rows, people of references, and scores of the highest TAIL of all comparisons."""
     gallery = references[present]
     chosen = np.linspace(0, len(probes.people) - 1, SAMPLE).astype(np.int64)
     sample = probes.vectors[chosen] @ gallery.T
@@ -127,7 +118,7 @@ def _weigh(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """FPIR float64[sizes, ranks, replicates] and FMR float64[ranks, replicates] of best ranks."""
     replicates = weights.shape[1]
-    # Rows that match at all, numbered anew: most probes never do.
+    # Renumber the rows that match at all: most probes never do.
     used, place = np.unique(rows, return_inverse=True)
     own = weights[probes.people[used]]
     matches = np.zeros((len(used), replicates), np.float32)
@@ -151,11 +142,11 @@ def _weigh(
 
 
 PHOTOGRAPHS = 8
-"""Of one person, searched as a stranger: or a few people would fill the statistics."""
+"""Per person, searched as a stranger: otherwise a few people would dominate."""
 FPIRS = (1e-1, 1e-2)
-LEAST_GALLERY = 50
+MIN_GALLERY = 50
 FORMULA = "FPIR = 1 - (1 - FMR)^N"
-MOST_FLAGGED = 0.5
+MAX_FLAGGED = 0.5
 STEPS = (1.0, 2.0, 5.0)
 LARGEST = 1e10
 
@@ -164,7 +155,7 @@ LARGEST = 1e10
 class GrowthPoint:
     """FNIR with its 95 % interval at the threshold that keeps the FPIR with `gallery_size`.
 
-    `by_formula`: the FPIR that the formula would have given for this threshold.
+    `by_formula`: the FPIR by the formula for this threshold.
     """
 
     gallery_size: int
@@ -177,7 +168,7 @@ class GrowthPoint:
 
 @dataclass(frozen=True, slots=True)
 class ExtrapolatedPoint:
-    """The same by the formula; `flagged`: share of the false matches there that are flagged."""
+    """FNIR by the formula; `flagged`: share of the false matches there that are flagged."""
 
     gallery_size: int
     fmr: float
@@ -190,7 +181,7 @@ class ExtrapolatedPoint:
 
 @dataclass(frozen=True, slots=True)
 class GrowthCurve:
-    """`reference`: single or fused. `supported_to`: the largest gallery that is answered for."""
+    """A curve of single or fused references; `supported_to`: the largest supported gallery."""
 
     reference: str
     fpir: float
@@ -202,7 +193,7 @@ class GrowthCurve:
 
 @dataclass(frozen=True, slots=True)
 class GalleryGrowth:
-    """`comparisons` of a stranger's probe with a reference; `people` with a mated probe."""
+    """FNIR by gallery size; `comparisons` of a stranger's probe with a reference."""
 
     references: int
     mated_probes: int
@@ -215,19 +206,20 @@ class GalleryGrowth:
 def grow_gallery(
     singles: Templates, doubtful: NDArray[np.int64], *, seed: int
 ) -> GalleryGrowth | None:
-    """`doubtful` int64: the codes `left * population + right` of people flagged as one.
+    """Measure and extrapolate.
 
+    `doubtful` int64: the codes `left * population + right` of people flagged as one.
     References are of one photograph drawn at random or fused of two, mated probes the third, as in
     `identify_open_set`. None with too few people.
     """
     drawn = draw_photographs(singles, np.random.default_rng(seed))
     probed = np.flatnonzero(drawn[:, 2] >= 0)
     present = np.flatnonzero(drawn[:, 0] >= 0)
-    if len(probed) < LEAST_PEOPLE or len(present) - 1 < 2 * LEAST_GALLERY:
+    if len(probed) < MIN_PEOPLE or len(present) - 1 < 2 * MIN_GALLERY:
         return None
     strangers = limit_photographs(singles, PHOTOGRAPHS)
     weights = draw_people(present, singles.population, seed=seed)
-    # The first column is the sample itself: what is drawn once each.
+    # The first column is the sample itself: everyone once.
     weights[:, 0] = 0
     weights[present, 0] = 1
     curves, comparisons = [], 0
@@ -249,8 +241,8 @@ def grow_gallery(
 
 
 def _sizes(people: int) -> NDArray[np.int64]:
-    """Doubling from LEAST_GALLERY up to everybody else."""
-    doublings = int(np.log2((people - 1) / LEAST_GALLERY))
+    """Gallery sizes, doubling from about MIN_GALLERY up to everyone else."""
+    doublings = int(np.log2((people - 1) / MIN_GALLERY))
     sizes = (people - 1) / 2.0 ** np.arange(doublings, -1, -1)
     return np.round(sizes).astype(np.int64)
 
@@ -288,13 +280,13 @@ def _draw_curve(name: str, fpir: float, tail: Tail, mated: _Mated) -> GrowthCurv
         lowest = lowest_rate(tail.comparisons)
         if fmr < lowest:
             refused = (
-                f"{size:,} references ask for an FMR of {fmr:.1g}; {tail.comparisons:,} "
+                f"{size:,} references need an FMR of {fmr:.1g}; {tail.comparisons:,} "
                 f"comparisons support {lowest:.1g}"
             )
             break
         thresholds = tail.thresholds_for(tail.fmr, fmr)
         flagged = tail.flagged_share(thresholds[0])
-        if flagged > MOST_FLAGGED:
+        if flagged > MAX_FLAGGED:
             refused = (
                 f"with {size:,} references {flagged * 100:.0f} % of the false matches that would "
                 "set the threshold are flagged as errors of the labels"
@@ -307,11 +299,11 @@ def _draw_curve(name: str, fpir: float, tail: Tail, mated: _Mated) -> GrowthCurv
 
 
 def fmr_for(fpir: float, gallery_size: int) -> float:
-    """The FMR that keeps an FPIR if all comparisons of a search are independent."""
+    """The FMR that gives an FPIR if all comparisons of a search are independent."""
     return float(-np.expm1(np.log1p(-fpir) / gallery_size))
 
 
 def _larger(size: int) -> list[int]:
-    """1, 2, 5, 10, … beyond a size."""
+    """The sizes 1, 2, 5, 10, … above `size`."""
     decades = 10.0 ** np.arange(0, np.log10(LARGEST) + 1)
     return [int(step * ten) for ten in decades for step in STEPS if step * ten > size]

@@ -1,22 +1,20 @@
-"""What a second photograph is worth: single against fused templates of the same people."""
+"""Gain of fused templates, and open-set identification (ISO/IEC 19795-1).
+
+FPIR: share of strangers' probes with any candidate at or above the threshold. FNIR: share of
+enrolled people's probes whose own reference is below it. Both belong to one gallery size.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.error_rates import lowest_rate, threshold_at
-from engine.accuracy.pair_scores import fuse
+from engine.accuracy.pair_scores import Templates, fuse
 from engine.matching.calibration import Comparison
 from indexes.intervals import wilson_interval
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from engine.accuracy.pair_scores import Templates
-
 
 FUSION_RATES = (1e-3, 1e-4, 1e-5)
 ROUNDS = 20
@@ -42,16 +40,13 @@ class FusionGain:
     nonmated_pairs: int
     points: dict[Comparison, tuple[FusionPoint, ...]]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def compare_fusion(singles: Templates, *, seed: int = 0, rounds: int = ROUNDS) -> FusionGain | None:
-    """Four photographs of each person that has so many, drawn anew in each round.
+    """Compare single and fused templates of people with four photographs, drawn in each round.
 
-    One against one, two fused against one, two fused against the two others fused. The two
-    sides share no photograph. A mated comparison a person and round, and non-mated ones of every
-    person with every other. `None` where fewer than two people have four photographs.
+    One against one, two fused against one, two fused against the two others fused; the sides share
+    no photograph. Each person has a mated comparison per round, and non-mated ones with all others.
+    `None` where fewer than two people have four photographs.
     """
     starts = singles.starts()
     people = np.flatnonzero(np.diff(starts) >= 4)
@@ -94,16 +89,11 @@ def _fusion_points(
             continue
         threshold = threshold_at(nonmated, rate)
         fnmr = float((mated < threshold).mean())
-        # Rounds draw the same people: they steady the figure, but make no new people.
+        # Rounds reduce the noise of the figure, but add no people.
         low, high = wilson_interval(round(fnmr * people), people)
         points.append(FusionPoint(rate, threshold, fnmr, min(low, fnmr), max(high, fnmr)))
     return tuple(points)
 
-
-# Open-set identification (ISO/IEC 19795-1): probes of enrolled people and of strangers.
-#
-# FPIR: share of strangers' probes with any candidate at or above the threshold. FNIR: share of
-# enrolled people's probes whose own reference is below it. Both belong to one gallery size.
 
 RATES = (1e-1, 1e-2, 1e-3)
 
@@ -123,7 +113,7 @@ class IdentificationPoint:
 class Identification:
     """`single` and `fused`: points with references of one and of two photographs, same probes.
 
-    Rates that fewer than ten strangers' probes could break are left out.
+    Rates that fewer than ten strangers' probes could exceed are left out.
     """
 
     gallery_size: int
@@ -132,12 +122,9 @@ class Identification:
     single: tuple[IdentificationPoint, ...]
     fused: tuple[IdentificationPoint, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def identify_open_set(singles: Templates, *, seed: int = 0) -> Identification | None:
-    """Split the people in two halves; each is enrolled once while the other half are strangers.
+    """Split the people in two halves; each is enrolled while the other half are strangers.
 
     An enrolled person's reference is a photograph drawn at random, or the fusion of two where
     there are three; the third is then the mated probe. A stranger's probe is one photograph.
@@ -167,7 +154,7 @@ def identify_open_set(singles: Templates, *, seed: int = 0) -> Identification | 
 
 
 def draw_photographs(singles: Templates, rng: np.random.Generator) -> NDArray[np.int64]:
-    """int64[population, 3]: rows of up to three photographs of each person, -1 where none is."""
+    """Rows of up to three photographs of each person: int64[population, 3], -1 where missing."""
     order = rng.permutation(len(singles.people))
     order = order[np.argsort(singles.people[order], kind="stable")]
     starts = singles.starts()
@@ -179,7 +166,7 @@ def draw_photographs(singles: Templates, rng: np.random.Generator) -> NDArray[np
 def make_references(
     singles: Templates, drawn: NDArray[np.int64], *, is_fused: bool
 ) -> NDArray[np.float32]:
-    """float32[population, d]: a reference of each person; rows of absent people mean nothing."""
+    """A reference of each person: float32[population, d]; rows of absent people are undefined."""
     references = singles.vectors[drawn[:, 0]]
     if is_fused:
         rows = np.flatnonzero(drawn[:, 2] >= 0)

@@ -1,23 +1,19 @@
-"""Which photographs a comparison is of: all mated ones, and strangers who score high."""
+"""Templates of labelled photographs, and the scores of their mated and non-mated pairs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+from numpy.typing import NDArray
 
 BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparisons:
-    """Rows of templates compared, `left` before `right`; int64[k], `scores` float32[k]."""
+    """Compared rows of templates, `left` before `right`, int64[k], and `scores` float32[k]."""
 
     left: NDArray[np.int64]
     right: NDArray[np.int64]
@@ -27,12 +23,12 @@ class Comparisons:
         return len(self.scores)
 
     def keep(self, wanted: NDArray[np.bool_]) -> Comparisons:
-        """Those wanted, bool[k]."""
+        """The comparisons selected by the mask bool[k]."""
         return Comparisons(self.left[wanted], self.right[wanted], self.scores[wanted])
 
 
 def compare_mated(singles: Templates) -> Comparisons:
-    """Each two photographs of a person, in the order of `PairScores.mated`."""
+    """All pairs of photographs of the same person, in the order of `PairScores.mated`."""
     starts = singles.starts()
     left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for start, stop in pairwise(starts):
@@ -49,7 +45,7 @@ def compare_mated(singles: Templates) -> Comparisons:
 
 
 def find_close_strangers(singles: Templates, least: float) -> Comparisons:
-    """Each two photographs of different people that score at least `least`."""
+    """All pairs of photographs of different people that score at least `least`."""
     found = []
     for start in range(0, len(singles.people), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -65,15 +61,12 @@ def find_close_strangers(singles: Templates, least: float) -> Comparisons:
     )
 
 
-# Labelled templates to compare: one of each photograph, or one fused of two photographs.
-
-
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """Unit rows in the order of their people.
+    """Templates, of one or two photographs each, in the order of their people.
 
-    `vectors` float32[n, d]; `people` int64[n], rising, from 0 to `population` - 1; `photographs`
-    int64[n, 2], the two photographs of each row, twice the same where there is but one.
+    `vectors` float32[n, d], unit rows; `people` int64[n], rising, from 0 to `population` - 1;
+    `photographs` int64[n, 2], the two photographs of each row, equal where there is only one.
     """
 
     vectors: NDArray[np.float32]
@@ -94,7 +87,7 @@ def single_templates(vectors: NDArray[np.float32], people: NDArray[np.int64]) ->
 
 
 def limit_photographs(templates: Templates, most: int) -> Templates:
-    """The first `most` templates of each person, so that no one fills the statistics alone."""
+    """The first `most` templates of each person, so that nobody dominates the statistics."""
     rank = np.arange(len(templates.people)) - templates.starts()[templates.people]
     kept = rank < most
     return Templates(
@@ -106,7 +99,7 @@ def limit_photographs(templates: Templates, most: int) -> Templates:
 
 
 def fused_templates(singles: Templates, most_photographs: int) -> Templates:
-    """A template of every two of each person's first `most_photographs` photographs."""
+    """A template of each pair of the first `most_photographs` photographs of each person."""
     starts = singles.starts()
     rows = [
         pair
@@ -123,18 +116,15 @@ def fused_templates(singles: Templates, most_photographs: int) -> Templates:
 
 
 def fuse(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The normalised mean of two photographs of each person; float32[n, d], unit rows."""
+    """The normalised mean of two photographs of each person: float32[n, d], unit rows."""
     total = one + other
     total /= np.linalg.norm(total, axis=1, keepdims=True)
     return total
 
 
-# Scores of all pairs of labelled templates, mated and non-mated, with the people of each.
-
-
 @dataclass(frozen=True, slots=True)
 class PairScores:
-    """What comparing every template with every other gave.
+    """Scores of all comparisons of templates.
 
     `mated` float32[m] with `mated_people` int32[m]; `nonmated` float32[n] with
     `nonmated_people` int32[n], the code `left * population + right` of the two people.
@@ -164,15 +154,15 @@ class PairScores:
 
 
 def compare_all(templates: Templates) -> PairScores:
-    """Each two templates once; two of one person that share a photograph are left out.
+    """Compare all pairs of templates, except those of one person that share a photograph.
 
-    Takes 8 bytes a pair.
+    Takes 8 bytes per pair.
     """
     return _compare(templates, templates, is_symmetric=True)
 
 
 def compare_sides(left: Templates, right: Templates) -> PairScores:
-    """Each template of `left` against each of `right`, which number the same people."""
+    """Compare each template of `left` with each of `right`, of the same numbering of people."""
     assert left.population == right.population
     return _compare(left, right, is_symmetric=False)
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, and the canvas that they and the benchmarks' charts are drawn on.
+"""Plots of an evaluation, and the matplotlib helpers that the benchmarks' charts share.
 
 matplotlib is heavy and optional, so it is imported when a figure is opened.
 """
@@ -6,31 +6,28 @@ matplotlib is heavy and optional, so it is imported when a figure is opened.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from engine.accuracy.writing import write_times
 from engine.errors import RequestError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike, NDArray
 
 INK, CURVE, BAND, GRID = "#1b2733", "#0b6e75", "#8cc5c4", "#d9e0e4"
 SECOND, MUTED = "#c2571a", "#7b8a94"
 DPI = 160
 
 Report = Mapping[str, Any]
-"""What `Evaluation.to_dict` gives."""
+"""The result of `Evaluation.to_dict`."""
 
 FNMR_TICKS = (1e-5, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
-LEAST_SHOWN = 1e-6
-"""A probit axis has no nought."""
-LEAST_FNIR = 5e-4
-HIGHEST_FNIR = 1.0
+MIN_SHOWN = 1e-6
+"""A probit axis has no zero."""
+MIN_FNIR = 5e-4
+MAX_FNIR = 1.0
 REFERENCES = {"single": "reference of one photograph", "fused": "reference fused of two"}
 REFERENCE_COLOURS = {"single": SECOND, "fused": CURVE}
 END_OF_SCALE = 1e6
@@ -45,7 +42,7 @@ MEASURE_NAMES = {
     "detection_score": "detection score",
 }
 
-LONGEST_UNIT = 2
+MAX_UNIT_LENGTH = 2
 
 
 def open_figure(width: float, height: float) -> Any:
@@ -60,17 +57,17 @@ def open_figure(width: float, height: float) -> Any:
 def open_panels(
     width: float, height: float, panels: int = 1, **shared: Any
 ) -> tuple[Any, list[Any]]:
-    """A figure, and its axes side by side; `shared` as `Figure.subplots` takes it."""
+    """A figure and its axes side by side; `shared`: options of `Figure.subplots`."""
     figure = open_figure(width, height)
     return figure, list(figure.subplots(1, panels, squeeze=False, **shared)[0])
 
 
 def save_figure(figure: Any, path: Path, caption: str = "") -> None:
-    """Write a PNG, its caption in small grey; raises `RequestError` where it can't be written."""
+    """Write a PNG with a caption; raises `RequestError` where it cannot be written."""
     if caption:
         figure.supxlabel(caption, fontsize=7.5, color=MUTED)
     try:
-        # Without the library's version in it, the same figures give the same file for longer.
+        # Without matplotlib's version, the same figures give the same file for longer.
         figure.savefig(path, format="png", metadata={"Software": None})
     except OSError as error:
         raise RequestError(f"can't write {path.name}: {error.strerror}") from error
@@ -97,12 +94,12 @@ def note(axes: Any, text: str, x: float, y: float) -> None:
 
 
 def write_numbers(axis: Any) -> None:
-    """Ticks of a logarithmic axis as people write numbers, in steps of 1, 2 and 5."""
+    """Plain numbers on a logarithmic axis, in steps of 1, 2 and 5."""
     _write_ticks(axis, lambda value, _: f"{value:,g}")
 
 
 def write_percent(axis: Any) -> None:
-    """The same as percentages."""
+    """Percentages on a logarithmic axis, in steps of 1, 2 and 5."""
     _write_ticks(axis, lambda value, _: f"{value * 100:.3g} %")
 
 
@@ -115,7 +112,7 @@ def _write_ticks(axis: Any, write: Callable[[float, int], str]) -> None:
 
 
 def draw_det(report: Report, path: Path) -> None:
-    """Write a PNG: the curve, its 95 % band and the points of the report's table.
+    """Write a PNG of the DET curve with its 95 % band and the points of the report's table.
 
     Raises `RequestError` without matplotlib, or where there is no curve to draw.
     """
@@ -156,7 +153,7 @@ def _draw_curve(axes: Any, points: Sequence[Mapping[str, float]]) -> None:
 
 
 def _visible_range(fnmr: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[float, float]:
-    lowest = max(float(fnmr.min()) / 3, LEAST_SHOWN)
+    lowest = max(float(fnmr.min()) / 3, MIN_SHOWN)
     return lowest, min(max(float(high.max()) * 1.3, lowest * 10), 0.97)
 
 
@@ -191,7 +188,7 @@ def _phi(deviates: ArrayLike) -> NDArray[np.float64]:
 
 
 def draw_growth(report: Report, path: Path) -> None:
-    """Write a PNG: a panel an FPIR, a line a kind of reference; solid where measured."""
+    """Write a PNG of FNIR by gallery size: a panel per FPIR, a line per kind of reference."""
     curves = report["gallery_growth"]["curves"]
     rates = sorted({curve["fpir"] for curve in curves}, reverse=True)
     figure, panels = open_panels(5.6 * len(rates) + 0.6, 5.0, len(rates), sharey=True)
@@ -213,7 +210,7 @@ def draw_growth(report: Report, path: Path) -> None:
 def _draw_panel(axes: Any, curves: list[Mapping[str, Any]]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(LEAST_FNIR, HIGHEST_FNIR)
+    axes.set_ylim(MIN_FNIR, MAX_FNIR)
     for curve in curves:
         _draw_line(axes, curve)
     largest = max(curve["measured"][-1]["gallery_size"] for curve in curves)
@@ -226,7 +223,7 @@ def _draw_panel(axes: Any, curves: list[Mapping[str, Any]]) -> None:
     scale = max(END_OF_SCALE, end * 10)
     axes.axvspan(end, scale, color="#f1f4f5", lw=0)
     axes.text(
-        (end * scale) ** 0.5, 0.02, "the data\nsay nothing", fontsize=9, color=MUTED,
+        (end * scale) ** 0.5, 0.02, "not supported\nby the data", fontsize=9, color=MUTED,
         ha="center", va="center",
     )  # fmt: skip
     axes.set_xlim(curves[0]["measured"][0]["gallery_size"] * 0.8, scale)
@@ -244,14 +241,14 @@ def _draw_line(axes: Any, curve: Mapping[str, Any]) -> None:
             for key in ("gallery_size", "fnir", "low", "high")
         )
         shade = 0.2 if dash == "-" else 0.1
-        low = np.maximum(low, LEAST_FNIR)
+        low = np.maximum(low, MIN_FNIR)
         axes.fill_between(size, low, np.maximum(high, low), color=colour, alpha=shade, lw=0)
-        shown = np.maximum(fnir, LEAST_FNIR)
+        shown = np.maximum(fnir, MIN_FNIR)
         axes.plot(size, shown, dash, color=colour, lw=2, marker="o", ms=4, label=label)
 
 
 def draw_quality(report: Report, path: Path) -> None:
-    """Write a PNG: a panel a measure, FNMR of its bands from the best to the worst."""
+    """Write a PNG of FNMR by quality: a panel per measure, its bands from best to worst."""
     bands = report["quality_bands"]
     figure = open_figure(11.6, 6.4)
     panels = figure.subplots(2, 4, sharey=True).ravel()
@@ -269,8 +266,8 @@ def draw_quality(report: Report, path: Path) -> None:
 def _draw_measure(axes: Any, measure: Mapping[str, Any], overall: float) -> None:
     axes.set_yscale("log")
     bands = measure["bands"]
-    # A unit of words has no room below each band.
-    is_long = len(measure["unit"]) > LONGEST_UNIT
+    # A unit in words does not fit below each band.
+    is_long = len(measure["unit"]) > MAX_UNIT_LENGTH
     named = {**measure, "unit": ""} if is_long else measure
     names = [f"{band['name']}\n{write_measure(named, band)}" for band in bands]
     draw_rates(axes, [band["fnmr"] for band in bands], CURVE)
@@ -285,14 +282,14 @@ def _draw_measure(axes: Any, measure: Mapping[str, Any], overall: float) -> None
 
 
 def write_measure(measure: Mapping[str, Any], band: Mapping[str, Any]) -> str:
-    """How far a band reaches, with its unit."""
+    """The limit of a band, with its unit."""
     unit = measure["unit"]
     gap = "" if unit in {"", "°"} else " "
     return f"{band['worst']:.3g}{gap}{unit}"
 
 
 def draw_rates(axes: Any, rates: Sequence[Mapping[str, float] | None], colour: str) -> None:
-    """A point with its interval each; a hollow one at the upper end where nothing happened."""
+    """Draw points with intervals; a hollow one at the upper end where nothing happened."""
     known = [rate for rate in rates if rate is not None]
     seen = [rate[end] for rate in known for end in ("low", "value", "high") if rate[end] > 0]
     floor = min(seen, default=1e-3) / 2
@@ -312,12 +309,12 @@ def draw_rates(axes: Any, rates: Sequence[Mapping[str, float] | None], colour: s
 
 
 def draw_attribute(attribute: Mapping[str, Any], path: Path) -> None:
-    """Write a PNG: FNMR and FMR of every group at the common threshold."""
+    """Write a PNG of FNMR and FMR of every group at the common threshold."""
     groups = attribute["groups"]
     figure, panels = open_panels(max(8.4, 1.1 * len(groups) + 3), 5.0, 2)
     ratios = (
         ("fnmr", "false_negative", "Right person missed (FNMR)", SECOND),
-        ("fmr", "false_positive", "Stranger taken for them (FMR)", CURVE),
+        ("fmr", "false_positive", "Stranger matched (FMR)", CURVE),
     )
     for axes, (rate, differential, heading, colour) in zip(panels, ratios, strict=True):
         axes.set_yscale("log")
@@ -342,17 +339,17 @@ def _name_groups(axes: Any, groups: Sequence[Mapping[str, Any]]) -> None:
 
 
 def describe_differential(found: Mapping[str, Any] | None) -> str:
-    """Worst over best, in a line."""
+    """The ratio of the worst to the best group, in one line."""
     if found is None:
         return "fewer than two groups are large enough"
     if found["ratio"] is None and found["low"] <= 1:
-        return f"{found['best']} shows no error: no number"
-    told, ends = write_times(found)
-    return f"{found['worst']} {told} {found['best']} ({ends})"
+        return f"{found['best']} has no error: no ratio"
+    ratio, interval = write_times(found)
+    return f"{found['worst']} {ratio} {found['best']} ({interval})"
 
 
 def draw_ageing(report: Report, path: Path) -> None:
-    """Write a PNG: FNMR, a place a span of years between the photographs."""
+    """Write a PNG of FNMR by the years between the photographs."""
     ageing = report["ageing"]
     spans = ageing["spans"]
     figure, (axes,) = open_panels(7.4, 5.0)
@@ -369,7 +366,7 @@ def draw_ageing(report: Report, path: Path) -> None:
 
 
 def describe_span(span: Mapping[str, Any]) -> str:
-    """As "2 to 5", "20 or more"."""
+    """For example "2 to 5" or "20 or more"."""
     if span["to_years"] is None:
         return f"{span['from_years']:g} or more"
     return f"{span['from_years']:g} to {span['to_years']:g}"

@@ -1,4 +1,4 @@
-"""A synthetic population with a model's own statistics: as many people as a test wants.
+"""A synthetic population of any size with a model's own statistics.
 
 A face is `mean + person + s * noise`, normalised. `person` and `noise` are Gaussian with the
 model's between-person and within-person covariance (the two-covariance model of Brümmer and De
@@ -8,9 +8,9 @@ Villiers 2010). Two departures from it, because its tails are too thin:
 - strangers can look alike: people belong to one of `groups`, and `group_share` of the variance
   of `person` is common to a group. All draws share the same groups, whatever their seed.
 
-A real face has no such group: it meets fewer look-alikes here than among real people.
+A real face belongs to no such group, so it has fewer look-alikes here than among real people.
 
-It holds means, covariances and four numbers, and no vector of any photograph.
+It consists of means, covariances and four numbers, without a vector of any photograph.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.accuracy.error_rates import thresholds_at
 from engine.accuracy.pair_scores import (
@@ -33,21 +34,18 @@ from engine.accuracy.pair_scores import (
 )
 from engine.errors import CalibrationError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
 DATA_FOLDER = Path(__file__).parent / "data"
 BLOCK = 1024
-"""Rows drawn from one random stream: any cut of the rows gives the same rows."""
+"""Rows drawn from one random stream: any slice gives the same rows."""
 PEOPLE, PHOTOGRAPHS = 0, 1
-"""Kinds of random streams; the n-th photograph of everybody has the stream `PHOTOGRAPHS + n`."""
+"""Kinds of random streams; the n-th photograph of everyone has the stream `PHOTOGRAPHS + n`."""
 GROUP_SEED = 20_190_712
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Population:
-    """`mean` float32[d]; `between` and `within` float32[d, d], lower Cholesky factors."""
+    """A fitted population: `mean` float32[d], lower Cholesky factors `between` and `within`
+    float32[d, d], and the parameters of noise and groups."""
 
     mean: NDArray[np.float32]
     between: NDArray[np.float32]
@@ -63,7 +61,7 @@ class Population:
         return len(self.mean)
 
     def people(self, n: int, seed: int) -> NDArray[np.float32]:
-        """float32[n, d]: what `samples` takes; the first rows don't depend on `n`."""
+        """Latent people float32[n, d] for `samples`; the first rows do not depend on `n`."""
         groups = self._group_means()
         blocks = [self._people_block(block, seed, groups) for block in range(-(-n // BLOCK))]
         return np.concatenate([np.empty((0, self.dim), np.float32), *blocks])[:n]
@@ -71,7 +69,7 @@ class Population:
     def samples(
         self, latent: NDArray[np.float32], seed: int, photograph: int = 0
     ) -> NDArray[np.float32]:
-        """float32[n, d], unit rows: one photograph of each person; others by `photograph`."""
+        """One photograph of each person, unit rows float32[n, d]; others by `photograph`."""
         faces = np.empty_like(latent)
         for start in range(0, len(latent), BLOCK):
             rows = slice(start, start + BLOCK)
@@ -79,9 +77,9 @@ class Population:
         return faces
 
     def references(self, n: int, seed: int) -> NDArray[np.float32]:
-        """float32[n, d], unit rows: people `0..n-1` of `seed`, each fused of two photographs.
+        """References float32[n, d], unit rows, of people `0..n-1`, each fused of two photographs.
 
-        Strangers to them are the references of another seed.
+        Another seed gives strangers to them.
         """
         groups = self._group_means()
         references = np.empty((n, self.dim), np.float32)
@@ -93,9 +91,9 @@ class Population:
     def mates(
         self, rows: NDArray[np.int64], seed: int, *, photographs: int = 2
     ) -> NDArray[np.float32]:
-        """float32[k, d], unit rows: probes of the people in `rows` of `references(n, seed)`.
+        """Probes float32[k, d], unit rows, of the people in `rows` of `references(n, seed)`.
 
-        Made of one fresh photograph, or fused of two: never of the reference's own.
+        Of one new photograph, or fused of two: never of the reference's own.
         """
         assert photographs in (1, 2)
         groups = self._group_means()
@@ -118,7 +116,7 @@ class Population:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What `save` wrote; raises `CalibrationError` where it isn't that."""
+        """Read a file of `save`; raises `CalibrationError` where it is not one."""
         try:
             with np.load(path, allow_pickle=False) as stored:
                 fields = {name: stored[name] for name in cls.__slots__}
@@ -169,14 +167,14 @@ class Population:
         return faces
 
 
-# Fit a `Population` to labelled vectors: covariances first, then both tails.
+# Fitting to labelled vectors: covariances first, then both tails.
 
 PHOTOGRAPHS_OF_A_PERSON = 8
-"""Of one person, at most: or the statistics are those of a few celebrities."""
+"""At most, per person: otherwise the statistics are those of a few celebrities."""
 ITERATIONS = 30
 MATED_LEVELS = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95])
 TAIL_RATES = 10.0 ** np.array([-3, -3.5, -4, -4.5, -5])
-LEAST_NONMATED_PAIRS = 1_000_000
+MIN_NONMATED_PAIRS = 1_000_000
 TRIALS = 4_000
 RELATED_TRIALS = 30_000
 
@@ -193,18 +191,18 @@ class _Covariances:
 def fit_population(
     vectors: NDArray[np.float32], people: NDArray[np.int64], *, model_digest: str, seed: int = 0
 ) -> Population:
-    """The population that a model's vectors (float32[n, d], unit rows) come from.
+    """Fit a population to a model's vectors (float32[n, d], unit rows).
 
     Covariances by expectation maximisation; the noise's log-normal by the quantiles of mated
     scores; the look-alike groups by the FMR at thresholds of 1e-3 to 1e-5. Raises
-    `CalibrationError` where the photographs are too few to show that tail.
+    `CalibrationError` where there are too few photographs for that tail.
     """
     singles = limit_photographs(single_templates(vectors, people), PHOTOGRAPHS_OF_A_PERSON)
     scores = compare_all(singles)
-    if len(scores.nonmated) < LEAST_NONMATED_PAIRS or not len(scores.mated):
+    if len(scores.nonmated) < MIN_NONMATED_PAIRS or not len(scores.mated):
         raise CalibrationError(
-            f"{len(scores.nonmated):,} non-mated pairs don't show a tail: "
-            f"a population needs {LEAST_NONMATED_PAIRS:,}"
+            f"{len(scores.nonmated):,} non-mated pairs are too few for the tail: "
+            f"a population needs {MIN_NONMATED_PAIRS:,}"
         )
     covariances = _fit_covariances(singles)
     gaussian = Population(
@@ -253,12 +251,12 @@ def _fit_covariances(singles: Templates) -> _Covariances:
 
 
 def _fit_noise(population: Population, scores: PairScores, rng: np.random.Generator) -> Population:
-    """The log-normal of the noise's scale whose mated scores have the measured quantiles."""
+    """Fit the log-normal scale of the noise to the measured quantiles of mated scores."""
     shape = (TRIALS * 4, population.dim)
     face = population.mean + rng.standard_normal(shape, np.float32) @ population.between.T
     one, two = (rng.standard_normal(shape, np.float32) @ population.within.T for _ in range(2))
     logs = rng.standard_normal((2, len(face)))
-    # A score is a function of these six products and of both scales: no vector is made again.
+    # A score depends on these six products and both scales only: vectors are drawn once.
     pairs = ((face, face), (face, one), (face, two), (one, one), (two, two), (one, two))
     dots = [np.einsum("nd,nd->n", left, right) for left, right in pairs]
     wanted = np.quantile(scores.mated, MATED_LEVELS)
@@ -277,9 +275,9 @@ def _fit_noise(population: Population, scores: PairScores, rng: np.random.Genera
 
 
 def _fit_groups(population: Population, scores: PairScores, rng: np.random.Generator) -> Population:
-    """The number of groups and their share of variance that give the measured FMR tail.
+    """Fit the number of groups and their share of variance to the measured FMR tail.
 
-    The FMR is that of people of different groups, and in one case of `groups` that of a group.
+    One pair of people in `groups` is of the same group.
     """
     thresholds = thresholds_at(scores.nonmated, TAIL_RATES)
     seed = int(rng.integers(2**31))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-DASH = "–"  # noqa: RUF001 - as people write it, between the ends of a range
+DASH = "–"  # noqa: RUF001 - between the ends of a range
 NONE = DASH
-LEAST_PERCENT = 1e-2
+MIN_PERCENT = 1e-2
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, without a line break at its end."""
+    """A Markdown table, without a final line break."""
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     lines += [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
@@ -24,7 +22,7 @@ def _escape(cell: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Two digits that count: `0.60 %`, `13 %`."""
+    """Two significant digits: `0.60 %`, `13 %`."""
     return f"{_two_digits(share * 100)} %"
 
 
@@ -34,7 +32,7 @@ def span(low: float, high: float) -> str:
 
 
 def share(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
-    """A share with its interval; `at most` where nothing happened; or why there is none."""
+    """A share with its interval, `at most` where nothing happened, or why there is none."""
     if found is None:
         return f"not given: {refused}" if refused else NONE
     if not found["value"]:
@@ -43,8 +41,8 @@ def share(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
 
 
 def rate(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
-    """The same, as powers of ten where all of it is below a percent."""
-    if found is None or found["high"] >= LEAST_PERCENT:
+    """Like `share`, as powers of ten where all of it is below a percent."""
+    if found is None or found["high"] >= MIN_PERCENT:
         return share(found, refused)
     if not found["value"]:
         return f"0 (at most {power(found['high'])})"
@@ -53,7 +51,7 @@ def rate(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
 
 
 def power(value: float) -> str:
-    """`4.2e-7`; `1e-4` where that is all."""
+    """`4.2e-7`; `1e-4` for a mantissa of 1."""
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
@@ -63,22 +61,22 @@ def score(value: float) -> str:
 
 
 def times(differential: Mapping[str, Any] | None) -> str:
-    """Worst over best group, with its interval, and whether chance could be enough."""
+    """Ratio of the worst to the best group, its interval, and whether chance explains it."""
     if differential is None:
         return "not given: fewer than two groups are large enough"
     worst, best = f"`{differential['worst']}`", f"`{differential['best']}`"
     if differential["ratio"] is None and differential["low"] <= 1:
         return f"no number: {best} shows no error, and chance could bring what {worst} shows"
-    told, ends = write_times(differential)
+    ratio, interval = write_times(differential)
     verdict = "beyond chance" if differential["low"] > 1 else "no more than chance could bring"
-    return f"{worst} {told} {best} ({ends}; {verdict})"
+    return f"{worst} {ratio} {best} ({interval}; {verdict})"
 
 
 def write_times(differential: Mapping[str, Any]) -> tuple[str, str]:
-    """How many times, and the interval of it."""
+    """The ratio in words, and its interval."""
     ratio, low, high = (differential[name] for name in ("ratio", "low", "high"))
-    told = f"{ratio:.3g} times" if ratio else f"at least {low:.2g} times"
-    return told, f"{low:.2g} {'and more' if high is None else f'to {high:.3g}'}"
+    text = f"{ratio:.3g} times" if ratio else f"at least {low:.2g} times"
+    return text, f"{low:.2g} {'and more' if high is None else f'to {high:.3g}'}"
 
 
 def _two_digits(value: float) -> str:

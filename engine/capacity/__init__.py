@@ -1,1 +1,0 @@
-"""How large a deployment must be: figures of a machine in, a plan out."""

@@ -1,4 +1,4 @@
-"""The figures that a plan is made of: each with its unit, and the report that it comes from."""
+"""Figures of a plan, with units and sources, and the reports of `sosie bench` they come from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.errors import RequestError
 
 
 class Origin(StrEnum):
-    """`MEASURED` on this machine, just now; `REPORTED` of the machine that the report names."""
+    """Origin of a figure: measured here just now, from the machine of a report, or assumed."""
 
     MEASURED = "measured here"
     REPORTED = "report"
@@ -23,7 +23,7 @@ class Origin(StrEnum):
 
 
 class Quantity(StrEnum):
-    """What a plan must know."""
+    """A quantity that a plan needs."""
 
     PAIR_ALONE = "pair_alone"
     PAIR = "pair"
@@ -48,7 +48,7 @@ class Quantity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Assumed:
-    """What a quantity means, and what is taken where nobody has measured it, and why."""
+    """Label and unit of a quantity, and the value assumed without a measurement, with why."""
 
     label: str
     unit: str
@@ -119,7 +119,7 @@ ASSUMED: Mapping[Quantity, Assumed] = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A value in the unit of its quantity; `source` says of what machine, or why it is assumed."""
+    """A value in the unit of its quantity; `source` names the machine, or why it is assumed."""
 
     value: float
     origin: Origin
@@ -143,15 +143,15 @@ Found = Mapping[Quantity, Figure]
 
 @dataclass(frozen=True, slots=True)
 class VectorKind:
-    """Vectors of so many floats, each kept in a gallery's memory in so many bytes."""
+    """Vectors of `dim` floats of `float_bytes` each in the gallery's memory."""
 
     dim: int = 128
     float_bytes: int = 4
 
 
 USUAL = VectorKind()
-"""What `ASSUMED` is of."""
-OF_VECTORS = frozenset(Quantity) - {
+"""The vectors of the values in `ASSUMED`."""
+VECTOR_DEPENDENT = frozenset(Quantity) - {
     Quantity.PAIR_ALONE,
     Quantity.PAIR,
     Quantity.HTTP,
@@ -160,19 +160,19 @@ OF_VECTORS = frozenset(Quantity) - {
     Quantity.INGRESS_BYTES,
     Quantity.OTHER_BYTES,
 }
-"""What is another figure where vectors are of another kind."""
+"""Quantities that depend on the kind of vectors."""
 
 
 def assume(quantity: Quantity, kind: VectorKind = USUAL) -> Figure:
-    """What is taken where nobody has measured it, of vectors of this kind."""
+    """The figure assumed without a measurement, for vectors of this kind."""
     assumed = ASSUMED[quantity]
     value = assumed.value
     match quantity:
         case Quantity.REFERENCE_BYTES | Quantity.SNAPSHOT_BYTES:
-            # A float and its code of a byte.
+            # A float and its one-byte code.
             value += kind.dim * (kind.float_bytes + 1) - USUAL.dim * (USUAL.float_bytes + 1)
         case Quantity.ROW_BYTES:
-            # The store keeps float32, whatever the gallery does.
+            # The store has float32, whatever the gallery uses.
             value += (kind.dim - USUAL.dim) * USUAL.float_bytes
         case Quantity.SCAN_ALONE | Quantity.SCAN | Quantity.RESTORE:
             value *= kind.dim / USUAL.dim
@@ -183,7 +183,7 @@ def assume(quantity: Quantity, kind: VectorKind = USUAL) -> Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Every quantity, known or assumed; `machine` is the one that most is known of."""
+    """All quantities, known or assumed; `machine` is that of most reports."""
 
     machine: Machine
     kind: VectorKind
@@ -197,11 +197,10 @@ class Figures:
         return self[quantity].value
 
     def list_assumed(self) -> tuple[Quantity, ...]:
-        """What nobody has measured."""
+        """Quantities without a measurement."""
         return tuple(one for one in Quantity if self[one].origin is Origin.ASSUMED)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: each figure with its unit and where it comes from."""
         return {
             one.value: {
                 "label": ASSUMED[one].label,
@@ -215,12 +214,12 @@ class Figures:
 
 
 def overlay(*layers: Found) -> dict[Quantity, Figure]:
-    """All figures of these; where two have one, that of the later."""
+    """The figures of all layers; later ones win."""
     return {quantity: figure for layer in layers for quantity, figure in layer.items()}
 
 
 class _Read(BaseModel):
-    # A later version may say more, and this one still reads what it knows.
+    # Reports of later versions may have more fields.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
@@ -242,7 +241,7 @@ class ReportedResult(_Read):
     figures: tuple[ReportedFigure, ...]
 
     def value(self, name: str, unit: str | None = None) -> float | None:
-        """The figure of this name (and unit, where two have the name), if it was measured."""
+        """The figure of this name (and unit, where two share the name), if it was measured."""
         for one in self.figures:
             if one.name == name and unit in (None, one.unit):
                 return one.value if one.value is not None and math.isfinite(one.value) else None
@@ -253,7 +252,7 @@ class ReportedResult(_Read):
         return [one.value for one in self.figures if one.unit == unit and one.value is not None]
 
     def size(self, name: str) -> float:
-        """A number of its setup; `RequestError` where it does not say it."""
+        """A number of its setup; `RequestError` where it is missing."""
         found = self.setup.get(name)
         if isinstance(found, bool) or not isinstance(found, int | float) or found <= 0:
             raise RequestError(f"result {self.name!r} does not say its {name}: measure it again")
@@ -261,7 +260,7 @@ class ReportedResult(_Read):
 
 
 class Report(_Read):
-    """What a suite has measured on one machine; `name` is its file's."""
+    """Report of a suite on one machine; `name` is the file's."""
 
     machine: ReportedMachine
     results: tuple[ReportedResult, ...]
@@ -276,11 +275,11 @@ class Report(_Read):
 
 
 def read_report(path: Path) -> Report:
-    """A report; `RequestError`, in one line, where the file is none."""
+    """Read a report; raises `RequestError` where the file is not one."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise RequestError(f"{path} is no report of `sosie bench`: it is not text") from None
+        raise RequestError(f"{path} is not a report of `sosie bench`: it is not text") from None
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from None
     try:
@@ -288,13 +287,13 @@ def read_report(path: Path) -> Report:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its beginning"
         raise RequestError(
-            f"{path} is no report of `sosie bench` (see {where}): write one with --json"
+            f"{path} is not a report of `sosie bench` (see {where}): write one with --json"
         ) from None
     return report.model_copy(update={"name": path.name})
 
 
 def read_reports(folder: Path) -> tuple[Report, ...]:
-    """Every report of a folder, by name; other JSON files in it are passed over."""
+    """Every report of a folder, by name; other JSON files are skipped."""
     if not folder.is_dir():
         raise RequestError(f"{folder} is not a folder: name one with reports of `sosie bench`")
     reports = []
@@ -308,8 +307,8 @@ def read_reports(folder: Path) -> tuple[Report, ...]:
     return tuple(reports)
 
 
-def likeliest_machine(reports: Sequence[Report]) -> Machine:
-    """The machine that most of these reports are of."""
+def most_frequent_machine(reports: Sequence[Report]) -> Machine:
+    """The machine of most of these reports."""
     assert reports
     stamps = [report.stamp for report in reports]
     return max(stamps, key=stamps.count)
@@ -324,29 +323,33 @@ CORE_TIME = "us of a core"
 BATCH = 32
 MIB = 2**20
 P99 = 2.326
-"""Of a normal distribution, in standard deviations."""
+"""99th percentile of the standard normal distribution."""
 
 Values = Mapping[Quantity, float | None]
-Look = Callable[[ReportedResult, int], Values]
+ReadValues = Callable[[ReportedResult, int], Values]
 
 
 def find_figures(report: Report, kind: VectorKind = USUAL) -> dict[Quantity, Figure]:
-    """What this report knows, of galleries and stores of such vectors alone."""
+    """Figures of a report; those of galleries and stores only for vectors of this kind."""
     found: dict[Quantity, Figure] = {}
-    for name, look in LOOKS.items():
+    for name, read_values in READERS.items():
         result = report.result(name)
         if result is None:
             continue
         is_of_kind = _is_of(kind, result)
         source = f"{report.name}: {name} ({report.machine.cpu}, {report.machine.cores} cores)"
-        for quantity, value in look(result, report.machine.cores).items():
-            if value is not None and value >= 0 and (is_of_kind or quantity not in OF_VECTORS):
+        for quantity, value in read_values(result, report.machine.cores).items():
+            if (
+                value is not None
+                and value >= 0
+                and (is_of_kind or quantity not in VECTOR_DEPENDENT)
+            ):
                 found[quantity] = Figure(value, Origin.REPORTED, source)
     return found
 
 
 def gather_figures(reports: Iterable[Report], kind: VectorKind = USUAL) -> dict[Quantity, Figure]:
-    """What these know together; where two have a figure, that of the later."""
+    """Figures of all reports; later ones win."""
     found: dict[Quantity, Figure] = {}
     for report in reports:
         found |= find_figures(report, kind)
@@ -354,20 +357,20 @@ def gather_figures(reports: Iterable[Report], kind: VectorKind = USUAL) -> dict[
 
 
 def processor_time(result: ReportedResult) -> float | None:
-    """Core-seconds of an enrollment over HTTP, in all parts of the service."""
+    """Core-seconds of an enrollment over HTTP, over all parts of the service."""
     spent = result.values(CORE_TIME)
     return sum(spent) / 1e6 if spent else None
 
 
 def find_spread(p50: float | None, p99: float | None) -> float | None:
-    """Standard deviation of the logarithm, of a log-normal time with these quantiles."""
+    """Standard deviation of the log of a log-normal time with these quantiles."""
     if p50 is None or p99 is None or p50 <= 0 or p99 < p50:
         return None
     return math.log(p99 / p50) / P99
 
 
 def _is_of(kind: VectorKind, result: ReportedResult) -> bool:
-    """Suites keep vectors as float32; one that names no dimension (`--dim`) has the usual."""
+    """Whether a result is of this kind; suites use float32 and, without `--dim`, the usual size."""
     dim = result.setup.get("dim", USUAL.dim)
     return (dim, USUAL.float_bytes) == (kind.dim, kind.float_bytes)
 
@@ -378,7 +381,7 @@ def _read_pairs(result: ReportedResult, _cores: int) -> Values:
 
 
 def _read_lone_pair(result: ReportedResult, _cores: int) -> Values:
-    # A photograph a thread: both threads are busy all the while.
+    # One photograph per thread: both threads are busy throughout.
     return {Quantity.PAIR_ALONE: _times(result.value(SOSIE), result.size("threads") / 1e3)}
 
 
@@ -394,7 +397,7 @@ def _read_decisions(result: ReportedResult, _cores: int) -> Values:
     single = result.value("one a transaction")
     spread = find_spread(result.value("a batch, p50"), result.value("a batch, p99"))
     return {
-        # Its search of one probe is in it, and is small beside a commit.
+        # It includes the search of one probe, which is small beside a commit.
         Quantity.DECISION_ALONE: 1 / single if single else None,
         Quantity.DECISION_SPREAD: spread,
     }
@@ -409,7 +412,7 @@ def _read_scan(result: ReportedResult, _cores: int) -> Values:
 
 
 def _core_seconds(result: ReportedResult) -> float | None:
-    """Of a query and a reference."""
+    """Core-seconds per query and reference."""
     milliseconds = result.value(GALLERY)
     return _times(milliseconds, result.size("threads") / 1e3 / result.size("references"))
 
@@ -441,7 +444,7 @@ def _read_opening(result: ReportedResult, _cores: int) -> Values:
 
 
 def _read_enrollments(result: ReportedResult, cores: int) -> Values:
-    """What a service spends beside the library: its processor time, less the library's."""
+    """Processor time of the service beyond that of the library."""
     own, spent = result.value(IN_PROCESS), processor_time(result)
     if not own or spent is None:
         return {}
@@ -456,7 +459,7 @@ def _read_resident(result: ReportedResult, cores: int) -> Values:
     known = [one for one in others if one is not None]
     held = result.size("references") * assume(Quantity.REFERENCE_BYTES).value
     return {
-        # One for each core, as it comes.
+        # By default one for each core.
         Quantity.INGRESS_BYTES: _times(ingresses, MIB / cores),
         Quantity.REGISTRAR_BYTES: None if registrar is None else registrar * MIB - held,
         Quantity.OTHER_BYTES: sum(known) * MIB if known else None,
@@ -467,7 +470,7 @@ def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-LOOKS: Mapping[str, Look] = {
+READERS: Mapping[str, ReadValues] = {
     "Pairs of photographs": _read_pairs,
     "One pair at a time": _read_lone_pair,
     "Decisions": _read_decisions,
@@ -482,4 +485,4 @@ LOOKS: Mapping[str, Look] = {
     ENROLLING: _read_enrollments,
     "Memory under a steady load": _read_resident,
 }
-"""By the name of the result."""
+"""Functions that read the quantities of a result, by its name."""

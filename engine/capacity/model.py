@@ -1,4 +1,4 @@
-"""The service as a plan knows it: what is asked of it, what its steps cost, on which machines."""
+"""Model of the service for a plan: demand, costs of the steps, machines and their use."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Self
 from engine.capacity.figures import Figures, Quantity
 from engine.errors import RequestError
 
-MOST_FACES = 100_000_000_000
-MOST_ARRIVALS = 1_000_000.0
+MAX_FACES = 100_000_000_000
+MAX_ARRIVALS = 1_000_000.0
 DAY_S = 86_400
-"""What comes in a day is reckoned at the busiest rate all of it."""
+"""A day is calculated at the busiest rate throughout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """`faces` in the gallery; enrollments and searches a second in the busiest hour.
+    """Demand: `faces` in the gallery, enrollments and searches per second in the busiest hour.
 
-    `*_p99_s` are the objectives: 99 of 100 are answered within so long. Each core, the writer and
-    each shard may be busy for `ceiling` of the time.
+    `*_p99_s` are the latency objectives; each core, the writer and each shard may be busy for at
+    most `ceiling` of the time.
     """
 
     faces: int
@@ -32,41 +32,41 @@ class Demand:
     ceiling: float = 0.7
 
     def __post_init__(self) -> None:
-        if not 1 <= self.faces <= MOST_FACES:
-            raise RequestError(f"{self.faces:,} faces: ask for 1 to {MOST_FACES:,}")
+        if not 1 <= self.faces <= MAX_FACES:
+            raise RequestError(f"{self.faces:,} faces: ask for 1 to {MAX_FACES:,}")
         for name, rate in (("enrollments", self.enrollments), ("searches", self.searches)):
-            if not 0 <= rate <= MOST_ARRIVALS:
-                raise RequestError(f"{rate:g} {name} a second: ask for 0 to {MOST_ARRIVALS:,.0f}")
+            if not 0 <= rate <= MAX_ARRIVALS:
+                raise RequestError(f"{rate:g} {name} a second: ask for 0 to {MAX_ARRIVALS:,.0f}")
         if self.enrollments == 0 and self.searches == 0:
-            raise RequestError("nobody comes: give enrollments or searches a second")
+            raise RequestError("no demand: give enrollments or searches a second")
         for objective in (self.enroll_p99_s, self.search_p99_s):
             if not 0 < objective < math.inf:
                 raise RequestError(f"an objective of {objective:g} s: give a time above 0")
         if not 0.05 <= self.ceiling <= 0.95:
             raise RequestError(
-                f"a ceiling of {self.ceiling:g}: give the share of time, 0.05 to 0.95, that "
-                "something may be busy"
+                f"a ceiling of {self.ceiling:g}: give the share of time that anything may be busy, "
+                "0.05 to 0.95"
             )
 
 
 PAIRS_AT_ONCE = 8
-"""An ingress takes 16 photographs at once."""
+"""An ingress extracts 16 photographs at once."""
 DECISIONS_AT_ONCE = 32
 PROBES_AT_ONCE = 256
-"""With so many a scan was measured; one search takes more, which this leaves unsaid."""
+"""Batch size of the measured scans."""
 SEARCH_PAIRS = 0.5
-"""A search brings one photograph."""
+"""A search has one photograph, half of an enrollment's pair."""
 GATHER_S = 0.015
-"""After a batch of several the registrar waits so long for more to share a transaction."""
+"""After a batch of several the registrar waits this long for more to share a transaction."""
 PAIR_SPREAD = 0.2
-"""Photographs differ in size and in how often a detector looks: of the logarithm of their time."""
-MOST_BANDWIDTH_BYTES_S = 200e9
+"""Standard deviation of the log of the time: photographs differ in size and in detector passes."""
+MAX_BANDWIDTH_BYTES_S = 200e9
 """What a server's memory sustains, however many cores read it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Seconds of a call with so many items: what the call takes, and what each of them adds."""
+    """Seconds of a call by its number of items: a fixed part, and one for each item."""
 
     fixed_s: float
     item_s: float
@@ -76,19 +76,19 @@ class Affine:
 
     @classmethod
     def through(cls, alone_s: float, share_s: float, at: int) -> Self:
-        """From one item alone, and an item's share among `at` of them."""
+        """The line through one item alone, and an item's share in a call with `at` items."""
         item_s = max((at * share_s - alone_s) / (at - 1), 0.0)
         if item_s > alone_s:
-            # Together they would cost more than one by one: no call has a fixed part then.
+            # Batches cost more than single calls: there is no fixed part.
             return cls(0.0, max(share_s, alone_s))
         return cls(alone_s - item_s, item_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One machine of those that are to be had; a gallery may take `memory_share` of its memory.
+    """A machine; a gallery may take `memory_share` of its memory.
 
-    Its memory is read at `bandwidth_bytes_s`, however many cores read.
+    `bandwidth_bytes_s` of its memory is shared by all cores.
     """
 
     cores: int
@@ -103,11 +103,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Core-seconds of photographs, HTTP and scans; seconds of the one writer.
+    """Core-seconds of photographs, HTTP and scans, and seconds of the one writer.
 
-    `stream_s` of a core is what a reference takes in a pass whoever asks, `probe_s` what it takes
-    for each probe; `code_bytes` is what is read of it. `*_spread` are standard deviations of the
-    logarithm of a time.
+    A pass takes `stream_s` of a core for each reference, and `probe_s` more for each probe; it
+    reads `code_bytes` of a reference. `*_spread` are standard deviations of the log of a time.
     """
 
     photographs: Affine
@@ -126,7 +125,7 @@ class Costs:
 
     @classmethod
     def of(cls, figures: Figures, batch: int = DECISIONS_AT_ONCE) -> Self:
-        """From figures; `batch` is the most that one transaction decides."""
+        """Costs by the figures; `batch`: largest number of decisions in a transaction."""
         value = figures.value
         scan = Affine.through(value(Quantity.SCAN_ALONE), value(Quantity.SCAN), PROBES_AT_ONCE)
         return cls(
@@ -148,22 +147,21 @@ class Costs:
         )
 
     def enrollment_s(self, pairs: float = 1.0) -> float:
-        """Core-seconds of an enrollment, or of a search with its share of a pair, at an ingress."""
+        """Core-seconds at an ingress of an enrollment, or of a search with its share of a pair."""
         return self.http_s + self.photographs(pairs)
 
     def ingress_load(self, demand: Demand) -> float:
-        """Cores that HTTP and photographs keep busy."""
+        """Number of cores that HTTP and photographs keep busy."""
         searching = demand.searches * self.enrollment_s(SEARCH_PAIRS)
         return demand.enrollments * self.enrollment_s() + searching
 
     def scan_s(self, references: float, probes: float, node: Node) -> float:
-        """Seconds of a pass over so many references with all cores of a node."""
+        """Seconds of a pass over the references with all cores of a node."""
         stream_s = max(self.stream_s / node.cores, self.code_bytes / node.bandwidth_bytes_s)
         return references * (stream_s + probes * self.probe_s / node.cores)
 
     def slowest_of(self, shards: int) -> float:
-        """How many times as long as one scan the slowest of so many takes: the median of the
-        greatest."""
+        """Factor by which the slowest of so many scans is slower: the median of their maximum."""
         if shards <= 1:
             return 1.0
         return math.exp(self.scan_spread * NormalDist().inv_cdf(0.5 ** (1 / shards)))
@@ -175,14 +173,14 @@ def assume_node(
     memory_bytes: float | None = None,
     bandwidth_bytes_s: float | None = None,
 ) -> Node:
-    """A node like the machine of the figures, but for what is given.
+    """A node like the machine of the figures, but for the values given.
 
-    Its bandwidth is what a core was seen to read, times its cores, as far as memory goes.
+    By default its bandwidth is the measured one of a core times its cores, up to a maximum.
     """
     machine = figures.machine
     count = cores or machine.cores
     read = figures.kind.dim / figures.value(Quantity.SCAN_ALONE)
-    most = max(MOST_BANDWIDTH_BYTES_S, read * machine.cores)
+    most = max(MAX_BANDWIDTH_BYTES_S, read * machine.cores)
     return Node(
         cores=count,
         memory_bytes=memory_bytes or machine.memory_bytes,
@@ -190,17 +188,17 @@ def assume_node(
     )
 
 
-MOST_SHARDS = 256
-"""As `[gallery] shards` allows."""
+MAX_SHARDS = 256
+"""Limit of `[gallery] shards`."""
 WHILE_MERGING = 2.0
-"""The largest merge makes the new segment beside the old ones: times the memory at rest."""
+"""The largest merge builds the new segment beside the old ones: factor of the memory at rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """All on one machine (`ingress_nodes` 0), or the registrar on one and the ingresses on others.
+    """Machines: a single one (`ingress_nodes` 0), or one for the registrar and some for ingresses.
 
-    `shards` hold the gallery, one to a machine of its own; 0: the registrar's holds it.
+    Each of the `shards` of the gallery has a machine of its own; 0: the registrar's holds it.
     """
 
     node: Node
@@ -213,21 +211,21 @@ class Layout:
 
     @property
     def nodes(self) -> int:
-        """Those that it takes, none of them to spare."""
+        """Number of machines, without a spare one."""
         return 1 + self.ingress_nodes + self.shards
 
     @property
     def ingress_cores(self) -> int:
         return self.node.cores * max(self.ingress_nodes, 1)
 
-    def references_a_scanner(self, faces: int) -> int:
-        """How many references the fullest machine scans."""
+    def references_per_scanner(self, faces: int) -> int:
+        """Number of references on the fullest machine that scans."""
         return math.ceil(faces / max(self.shards, 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes of a gallery and of whom it belongs to; `peak` while the largest segments merge."""
+    """Bytes of memory of the gallery and of the nodes; `peak` while the largest segments merge."""
 
     gallery_bytes: float
     gallery_peak_bytes: float
@@ -241,7 +239,7 @@ class Memory:
         registrar = figures.value(Quantity.REGISTRAR_BYTES)
         ingresses = layout.node.cores * figures.value(Quantity.INGRESS_BYTES)
         peak = WHILE_MERGING * a_reference
-        a_scanner = layout.references_a_scanner(faces) * peak
+        a_scanner = layout.references_per_scanner(faces) * peak
         held = 0.0 if layout.shards else a_scanner
         writer = others + registrar + held + (ingresses if layout.is_one_machine else 0.0)
         nodes = [writer]
@@ -259,8 +257,8 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """Bytes: of the store with an enrollment for each face, of what a day adds to it, and of the
-    gallery's snapshot, which a sharded one has not."""
+    """Bytes of the store with an enrollment for each face, of its growth in a day, and of the
+    gallery's snapshot, which a sharded gallery does not have."""
 
     store_bytes: float
     day_bytes: float
@@ -273,15 +271,15 @@ class Disk:
         return cls(
             store_bytes=faces * (row + attempt),
             day_bytes=enrollments * DAY_S * (row + attempt),
-            # A new one is written beside the old.
+            # A new snapshot is written beside the old one.
             snapshot_bytes=2 * snapshot,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """Shares of time that ingress cores, the writer and the fullest scanner are busy, of what they
-    could do in full batches; `busy_cores` are at work on average."""
+    """Shares of time that ingress cores, the writer and the fullest scanner are busy, relative to
+    full batches, and the average number of busy cores."""
 
     ingress: float
     writer: float
@@ -290,7 +288,7 @@ class Use:
 
     @classmethod
     def of(cls, layout: Layout, demand: Demand, costs: Costs) -> Self:
-        """On one machine writer and scans take cores from the ingresses, and they from these."""
+        """The use of a layout; on one machine ingresses, writer and scans share the cores."""
         cores, batch = layout.node.cores, costs.batch
         photographing = costs.ingress_load(demand)
         deciding = demand.enrollments * costs.decision(batch) / batch
@@ -302,11 +300,11 @@ class Use:
             others = photographing + deciding
             load = others + scanner * cores
         batch_s = costs.decision(batch) + scan_s * (1 + others / cores)
-        # The audit entry of a search takes its turn between two batches.
+        # Audit entries of searches are committed between two batches.
         batch_s += min(1.0, demand.searches * batch_s) * costs.decision(0)
         busy = load
         if not layout.is_one_machine:
-            # While the writer waits for a scan it takes no core beside the scan's.
+            # While the writer waits for a scan it uses no core of its own.
             busy += deciding + scanner * cores * max(layout.shards, 1)
         return cls(
             ingress=load / layout.ingress_cores,
@@ -317,8 +315,8 @@ class Use:
 
 
 def _scan_s(layout: Layout, demand: Demand, costs: Costs, probes: int) -> float:
-    """Until the slowest shard has answered."""
-    references = layout.references_a_scanner(demand.faces)
+    """Seconds until the slowest shard has answered."""
+    references = layout.references_per_scanner(demand.faces)
     alone_s = costs.scan_s(references, probes, layout.node)
     fan_out_s = costs.fan_out_s if layout.shards else 0.0
     return alone_s * costs.slowest_of(layout.shards) + fan_out_s

@@ -1,4 +1,4 @@
-"""From figures and a demand to a plan: the smallest layout that holds, and what to expect of it."""
+"""Plans: the smallest layout that meets a demand, and what to expect of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.capacity.assumptions import list_assumptions
 from engine.capacity.figures import Figures, Quantity
 from engine.capacity.model import (
     DAY_S,
-    MOST_SHARDS,
+    MAX_SHARDS,
     SEARCH_PAIRS,
     Costs,
     Demand,
@@ -27,28 +27,28 @@ from engine.capacity.model import (
 from engine.capacity.simulation import Run, Trial, quantile, simulate
 from engine.matching.calibration import CalibrationCurve, Rate
 
-WANTED = 0.1
-"""False candidates a search that a fraud team can work with, as with 100,000 faces at FMR 1e-6."""
-MOST_REFUSED = 0.01
-"""Of enrollments in a simulation that holds."""
+WANTED_CANDIDATES = 0.1
+"""False candidates per search that are workable, as with 100,000 faces at FMR 1e-6."""
+MAX_REFUSED = 0.01
+"""Largest acceptable share of refused enrollments in a simulation."""
 INGRESS_SHARE = 0.5
-"""Of an objective is for the way to the registrar's door, where that is enough."""
+"""Share of an objective for the way to the registrar, where that is enough."""
 UNLOADED_TIMES = 2.0
-"""Where it is not, so many times what it takes when nobody else is there."""
-SURE = 0.995
-"""Two stages that each hold in so many cases hold together in 99 of 100."""
-SHORT_TRIAL = 5_000
-"""Requests that tell how many shards are enough; what is chosen is played at full length."""
+"""Otherwise the way gets this many times its latency without load."""
+STAGE_QUANTILE = 0.995
+"""Two stages that each meet their budget at this quantile meet it together in 99 of 100."""
+SHORT_TRIAL_REQUESTS = 5_000
+"""Requests of a simulation that counts shards; the chosen layout is simulated in full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FalseCandidates:
-    """At `threshold`: expected strangers a search, each with the calibration's 95 % interval.
+    """Expected strangers per search at `threshold`, with the calibration's 95 % interval.
 
-    `searches_with_any` is the share of searches that bring one at least, and `cases_a_day` of
-    enrollments; `wanted_fmr` is the rate that would bring `wanted` a search. Where that is not
-    `is_supported`, no threshold of this model can be claimed to have it: `lowest_fmr` is the
-    lowest that its calibration supports.
+    `searches_with_any` is the share of searches with at least one, `cases_a_day` the number of
+    enrollments with one. `wanted_fmr` is the rate that gives `wanted` per search; unless it
+    `is_supported`, no threshold of this model can be claimed to have it, since `lowest_fmr` is the
+    lowest rate that the calibration supports.
     """
 
     threshold: float
@@ -69,14 +69,14 @@ class FalseCandidates:
         return asdict(self) | {"is_supported": self.is_supported}
 
     def explain(self) -> str:
-        """In words: what may be claimed, and what would be needed."""
+        """In words: what may be claimed, and what is needed."""
         needed = f"{self.wanted:g} a search need a false match rate of {self.wanted_fmr:.2g}"
         if self.is_supported:
             return f"{needed}, which the calibration supports"
         return (
             f"{needed}: not supported below {self.lowest_fmr:.2g} by {self.nonmated_pairs:,} "
-            "non-mated pairs, so no threshold of this model can be said to have it; calibrate a "
-            "stronger model on more people"
+            "non-mated pairs, so no threshold of this model can be claimed to have it; calibrate "
+            "a stronger model on more people"
         )
 
 
@@ -85,22 +85,22 @@ def expect_candidates(
     enrollments: float,
     curve: CalibrationCurve,
     threshold: float,
-    wanted: float = WANTED,
+    wanted: float = WANTED_CANDIDATES,
 ) -> FalseCandidates:
-    """`curve` is of fused references; `enrollments` a second, for all of a day."""
+    """Expected false candidates; `curve` of fused references, `enrollments` per second all day."""
     fmr = curve.fmr_at(threshold)
-    any_of_them = Rate(
-        value=_some(faces, fmr.value),
-        low=_some(faces, fmr.low),
-        high=_some(faces, fmr.high),
+    at_least_one = Rate(
+        value=_any_match(faces, fmr.value),
+        low=_any_match(faces, fmr.low),
+        high=_any_match(faces, fmr.high),
         is_bound=fmr.is_bound,
     )
     return FalseCandidates(
         threshold=threshold,
         fmr=fmr,
         expected=fmr.times(faces),
-        searches_with_any=any_of_them,
-        cases_a_day=any_of_them.times(enrollments * DAY_S),
+        searches_with_any=at_least_one,
+        cases_a_day=at_least_one.times(enrollments * DAY_S),
         wanted=wanted,
         wanted_fmr=wanted / faces,
         lowest_fmr=curve.lowest_fmr,
@@ -108,29 +108,32 @@ def expect_candidates(
     )
 
 
-def _some(faces: int, rate: float) -> float:
-    """How likely one of so many is a false match, each at this rate."""
+def _any_match(faces: int, rate: float) -> float:
+    """Probability that at least one of the faces is a false match."""
     return -math.expm1(-faces * rate)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """Seconds in which half, and 99 of 100, were answered."""
+    """Latency quantiles in seconds."""
 
     p50_s: float
     p99_s: float
 
     @classmethod
     def of(cls, times_s: NDArray[np.float64]) -> Self | None:
-        """None where nobody was answered."""
+        """None without answers."""
         if not len(times_s):
             return None
         return cls(quantile(times_s, 0.5), quantile(times_s, 0.99))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
-    """A layout, simulated; `refused` is a share of the enrollments, `ingress` of time."""
+class Simulated:
+    """Result of simulating a layout.
+
+    `refused` is the share of enrollments refused, `ingress` that of time the ingresses are busy.
+    """
 
     requests: int
     seed: int
@@ -153,14 +156,14 @@ class Played:
     def holds(self, demand: Demand) -> bool:
         pairs = ((self.enroll, demand.enroll_p99_s), (self.search, demand.search_p99_s))
         in_time = all(seen is None or seen.p99_s <= goal_s for seen, goal_s in pairs)
-        return in_time and self.refused <= MOST_REFUSED
+        return in_time and self.refused <= MAX_REFUSED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`layout` is None where none will do, and `shortfall` says why; then the rest is, too.
+    """A plan; `layout` and what depends on it are None where none will do: see `shortfall`.
 
-    `start_s` is a start from the store alone: what a sharded gallery always takes.
+    `start_s`: a start without a snapshot, as of every sharded gallery.
     """
 
     demand: Demand
@@ -174,10 +177,9 @@ class Plan:
     memory: Memory | None = None
     disk: Disk | None = None
     start_s: float = 0.0
-    played: Played | None = None
+    simulated: Simulated | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
         layout, use = self.layout, self.use
         return {
             "feasible": layout is not None,
@@ -196,7 +198,7 @@ class Plan:
                 "busy_cores": use and use.busy_cores,
             },
             "expected": use and asdict(use),
-            "simulated": self.played and asdict(self.played),
+            "simulated": self.simulated and asdict(self.simulated),
             "memory": self.memory and asdict(self.memory),
             "disk": self.disk and asdict(self.disk),
             "start_s": self.start_s,
@@ -215,15 +217,15 @@ def make_plan(
     candidates: FalseCandidates,
     trial: Trial | None = None,
 ) -> Plan:
-    """The smallest layout that holds in a simulation, and what each of its machines does."""
+    """The smallest layout that meets the demand in a simulation, and the use of its machines."""
     trial = trial or Trial()
     chosen = choose_layout(demand, costs, figures, node, trial)
-    layout, played = (None, None) if isinstance(chosen, Shortfall) else chosen
+    layout, simulated = (None, None) if isinstance(chosen, Shortfall) else chosen
     plan = Plan(
         demand=demand,
         node=node,
         figures=figures,
-        assumptions=list_assumptions(layout, demand, costs, figures, node, trial.most_ongoing),
+        assumptions=list_assumptions(layout, demand, costs, figures, node, trial.max_ongoing),
         candidates=candidates,
         shortfall=chosen.reason if isinstance(chosen, Shortfall) else None,
     )
@@ -236,31 +238,30 @@ def make_plan(
         memory=Memory.of(layout, demand.faces, figures),
         disk=Disk.of(layout, demand.faces, demand.enrollments, figures),
         start_s=demand.faces * figures.value(Quantity.RESTORE),
-        played=played,
+        simulated=simulated,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """No layout will do, and why, in one line."""
+    """Why no layout will do, in one line."""
 
     reason: str
 
 
 def choose_layout(
     demand: Demand, costs: Costs, figures: Figures, node: Node, trial: Trial
-) -> tuple[Layout, Played] | Shortfall:
-    """One machine where it will do; else the fewest shards, then the fewest ingress nodes.
+) -> tuple[Layout, Simulated] | Shortfall:
+    """One machine if it will do; else the fewest shards, then the fewest ingress nodes.
 
-    What must be larger because of memory or of the ceiling is reckoned, and what because of the
-    objectives is played.
+    Memory and the ceiling are calculated, the objectives simulated.
     """
     search = _Search(demand, costs, figures, node, trial)
     alone = Layout(node=node)
-    if search.is_calm(alone):
-        played = search.play(alone)
-        if played.holds(demand):
-            return alone, played
+    if search.is_within_ceiling(alone):
+        simulated = search.simulate(alone)
+        if simulated.holds(demand):
+            return alone, simulated
     return search.choose_cluster()
 
 
@@ -272,8 +273,8 @@ class _Search:
     node: Node
     trial: Trial
 
-    def is_calm(self, layout: Layout) -> bool:
-        """Whether its memory is enough, and nothing is busier than the ceiling."""
+    def is_within_ceiling(self, layout: Layout) -> bool:
+        """Whether memory suffices and nothing is busier than the ceiling."""
         memory = Memory.of(layout, self.demand.faces, self.figures)
         use = Use.of(layout, self.demand, self.costs)
         busiest = max(use.ingress, use.writer, use.scanner)
@@ -281,10 +282,10 @@ class _Search:
             busiest <= self.demand.ceiling * (1 + 1e-9)
         )
 
-    def play(self, layout: Layout) -> Played:
-        return Played.of(simulate(layout, self.demand, self.costs, self.trial), self.trial)
+    def simulate(self, layout: Layout) -> Simulated:
+        return Simulated.of(simulate(layout, self.demand, self.costs, self.trial), self.trial)
 
-    def choose_cluster(self) -> tuple[Layout, Played] | Shortfall:
+    def choose_cluster(self) -> tuple[Layout, Simulated] | Shortfall:
         shortfall = self._find_shortfall()
         if shortfall is not None:
             return shortfall
@@ -294,21 +295,21 @@ class _Search:
         shards = self._count_shards(Layout(node=self.node, ingress_nodes=fewest))
         if isinstance(shards, Shortfall):
             return shards
-        played: dict[int, Played] = {}
+        simulated: dict[int, Simulated] = {}
 
         def holds(count: int) -> bool:
             layout = Layout(node=self.node, ingress_nodes=count, shards=shards)
-            played[count] = self.play(layout)
-            return played[count].holds(self.demand)
+            simulated[count] = self.simulate(layout)
+            return simulated[count].holds(self.demand)
 
         ingress_nodes = _least(holds, fewest, most)
         if ingress_nodes is None:
             return Shortfall(f"more than {most:,} nodes for photographs alone: allow more time")
         chosen = Layout(node=self.node, ingress_nodes=ingress_nodes, shards=shards)
-        return chosen, played[ingress_nodes]
+        return chosen, simulated[ingress_nodes]
 
     def _find_shortfall(self) -> Shortfall | None:
-        """What no number of nodes can lift."""
+        """Limits that no number of nodes can lift."""
         demand, costs = self.demand, self.costs
         for what, rate, objective_s, pairs in (
             ("an enrollment", demand.enrollments, demand.enroll_p99_s, 1.0),
@@ -317,8 +318,8 @@ class _Search:
             unloaded_s = costs.enrollment_s(pairs) + costs.hop_s
             if rate and UNLOADED_TIMES * unloaded_s >= objective_s:
                 return Shortfall(
-                    f"HTTP and photographs of {what} take {unloaded_s * 1e3:.0f} ms of a core when "
-                    f"nobody waits: an objective of {objective_s * 1e3:.0f} ms leaves the "
+                    f"HTTP and photographs of {what} take {unloaded_s * 1e3:.0f} ms of a core "
+                    f"without load: an objective of {objective_s * 1e3:.0f} ms leaves the "
                     "registrar nothing; ask for more than "
                     f"{UNLOADED_TIMES * unloaded_s * 1e3:.0f} ms"
                 )
@@ -332,24 +333,24 @@ class _Search:
         return None
 
     def _count_shards(self, bare: Layout) -> int | Shortfall:
-        """The fewest that hold, whatever the ingresses do."""
-        # None at all is another thing than one: it spares the call to them.
-        if self.is_calm(bare) and self._is_quick(bare):
+        """The fewest shards that suffice, independent of the ingresses."""
+        # No shard is better than one: it saves the call.
+        if self.is_within_ceiling(bare) and self._is_quick(bare):
             return 0
-        calm = _least(lambda n: self.is_calm(replace(bare, shards=n)), 1, MOST_SHARDS)
-        shards = calm and _least(
-            lambda n: self._is_quick(replace(bare, shards=n)), calm, MOST_SHARDS
+        lower = _least(lambda n: self.is_within_ceiling(replace(bare, shards=n)), 1, MAX_SHARDS)
+        shards = lower and _least(
+            lambda n: self._is_quick(replace(bare, shards=n)), lower, MAX_SHARDS
         )
-        return shards or self._explain_shards(replace(bare, shards=MOST_SHARDS))
+        return shards or self._explain_shards(replace(bare, shards=MAX_SHARDS))
 
     def _is_quick(self, layout: Layout) -> bool:
         """Whether search and decision leave the ingresses their share of the objectives."""
-        return all(took_s <= budget_s for took_s, budget_s in self._play_inner(layout))
+        return all(took_s <= budget_s for took_s, budget_s in self._simulate_inner(layout))
 
-    def _play_inner(self, layout: Layout) -> list[tuple[float, float]]:
-        """Seconds from the registrar's door on, in `SURE` of the answers, and those it may take."""
+    def _simulate_inner(self, layout: Layout) -> list[tuple[float, float]]:
+        """Seconds behind the ingress at `STAGE_QUANTILE` and their budget, by kind of request."""
         demand, costs = self.demand, self.costs
-        trial = replace(self.trial, requests=min(self.trial.requests, SHORT_TRIAL))
+        trial = replace(self.trial, requests=min(self.trial.requests, SHORT_TRIAL_REQUESTS))
         run = simulate(layout, demand, costs, trial)
         stages = []
         for times_s, objective_s, pairs in (
@@ -359,7 +360,7 @@ class _Search:
             if len(times_s):
                 unloaded_s = costs.enrollment_s(pairs) + costs.hop_s
                 front_s = max(INGRESS_SHARE * objective_s, UNLOADED_TIMES * unloaded_s)
-                stages.append((quantile(times_s, SURE), objective_s - front_s))
+                stages.append((quantile(times_s, STAGE_QUANTILE), objective_s - front_s))
         return stages
 
     def _explain_shards(self, widest: Layout) -> Shortfall:
@@ -367,24 +368,24 @@ class _Search:
         memory = Memory.of(widest, demand.faces, self.figures)
         if memory.fullest_node_bytes > node.usable_bytes:
             return Shortfall(
-                f"{demand.faces:,} faces do not fit {MOST_SHARDS} shards of "
+                f"{demand.faces:,} faces do not fit {MAX_SHARDS} shards of "
                 f"{node.usable_bytes / 2**30:,.0f} GiB: a shard would need "
                 f"{memory.fullest_node_bytes / 2**30:,.0f} GiB"
             )
         use = Use.of(widest, demand, self.costs)
         if max(use.writer, use.scanner) > demand.ceiling:
             return Shortfall(
-                f"with {MOST_SHARDS} shards the writer would be busy {use.writer:.0%} of its time "
+                f"with {MAX_SHARDS} shards the writer would be busy {use.writer:.0%} of its time "
                 f"and the scans {use.scanner:.0%}, and {demand.ceiling:.0%} is the ceiling: take "
                 "nodes with more cores, or larger batches (--batch)"
             )
         needed = [
             f"{took_s * 1e3:,.0f} ms of {budget_s * 1e3:,.0f}"
-            for took_s, budget_s in self._play_inner(widest)
+            for took_s, budget_s in self._simulate_inner(widest)
             if took_s > budget_s
         ]
         return Shortfall(
-            f"with {MOST_SHARDS} shards search and decision take {' and '.join(needed)}: allow "
+            f"with {MAX_SHARDS} shards search and decision take {' and '.join(needed)}: allow "
             "more time, or take nodes with more cores"
         )
 
@@ -392,7 +393,7 @@ class _Search:
 def _least(is_enough: Callable[[int], bool], low: int, high: int) -> int | None:
     """The smallest number that is enough, given that every greater one is too.
 
-    It is looked for close to `low` first, where it usually is.
+    The search starts close to `low`, where the number usually is.
     """
     reach, step = low, 1
     while not is_enough(reach):

@@ -1,4 +1,4 @@
-"""The queues of the service, played event by event: how soon a layout answers its demand."""
+"""Discrete-event simulation (SimPy) of the service's queues: the latencies of a layout."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from engine.capacity.model import (
 )
 
 ENROLLMENTS_ONGOING = 5
-"""At once for each ingress, as `[serve] enrollments_ongoing` has it; more are refused (429)."""
+"""At once at each ingress, as in `[serve] enrollments_ongoing`; more are refused (429)."""
 WARM_SHARE = 0.1
-"""Of the requests, at the beginning, which are not counted."""
+"""Share of the requests, at the beginning, that are not counted."""
 _EQUAL = 1e-9
 _MOST_MOVES = 2**40
 
@@ -35,24 +35,24 @@ Steps = Generator[Event, Any, None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """So many requests, Poisson arrivals or evenly spaced ones; or, with `connections`, a closed
-    loop of enrollments in which each sends again when it is answered, and none is refused."""
+    """Load of a simulation: Poisson arrivals, or evenly spaced ones; or, with `connections`, a
+    closed loop of enrollments in which none is refused."""
 
     requests: int = 20_000
     seed: int = 0
     is_even: bool = False
     connections: int = 0
-    most_ongoing: int = ENROLLMENTS_ONGOING
-    """Enrollments with each ingress at once where arrivals are open; 0: no bound."""
+    max_ongoing: int = ENROLLMENTS_ONGOING
+    """Enrollments at each ingress at once, in an open loop; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Latencies in seconds, from the moment a request was due: float64[n].
+    """Latencies in seconds since a request was due, float64[n].
 
-    `*_inner_s` are of the part from the registrar's door on. `rate` of answers a second; `refused`
-    the share of the enrollments that found the service full; `ingress` the share of time that the
-    ingresses' cores worked; `batch` decisions a transaction.
+    `*_inner_s`: only the part behind the ingress. `rate`: answers per second; `refused`: share of
+    enrollments refused; `ingress`: share of time that the ingress cores were busy; `batch`:
+    decisions per transaction.
     """
 
     enroll_s: NDArray[np.float64]
@@ -66,21 +66,20 @@ class Run:
 
 
 def quantile(times_s: NDArray[np.float64], share: float) -> float:
-    """NaN of no times."""
+    """The quantile; NaN without times."""
     return float(np.quantile(times_s, share)) if len(times_s) else math.nan
 
 
 def simulate(layout: Layout, demand: Demand, costs: Costs, trial: Trial | None = None) -> Run:
-    """Plays the layout under its demand; the same seed gives the same run."""
+    """Simulate a layout under a demand; the same seed gives the same run."""
     return _Service(layout, demand, costs, trial or Trial()).run()
 
 
 class Cores:
-    """Cores that tasks of one thread or several share in equal parts (processor sharing).
+    """Cores shared equally by tasks of one or more threads (processor sharing).
 
-    A thread runs at full speed while there is a core for each. All run equally fast, so one
-    measure of how far a thread has come since the beginning serves them all: a task ends when
-    that has grown by its seconds.
+    All threads run equally fast, at full speed while there is a core for each. So one progress
+    counter serves all: a task ends when the counter has grown by the task's seconds.
     """
 
     def __init__(self, env: Environment, cores: int) -> None:
@@ -88,7 +87,7 @@ class Cores:
         self._cores = cores
         self._threads = 0
         self._progress = 0.0
-        self._looked = 0.0
+        self._updated = 0.0
         self._tasks: list[tuple[float, int, int, Event]] = []
         self._numbers = count()
         self._next: Timeout | None = None
@@ -96,7 +95,7 @@ class Cores:
         """Core-seconds so far."""
 
     def work(self, seconds: float, threads: int = 1) -> Event:
-        """Ends when each of the threads has had `seconds` of a core."""
+        """Event when each of the threads has had `seconds` of a core."""
         self._advance()
         done = self._env.event()
         heappush(self._tasks, (self._progress + seconds, next(self._numbers), threads, done))
@@ -108,8 +107,8 @@ class Cores:
         return min(1.0, self._cores / self._threads)
 
     def _advance(self) -> None:
-        passed = self._env.now - self._looked
-        self._looked = self._env.now
+        passed = self._env.now - self._updated
+        self._updated = self._env.now
         if self._threads:
             self._progress += passed * self._speed()
         self.busy_s += passed * min(self._threads, self._cores)
@@ -121,7 +120,7 @@ class Cores:
 
     def _end(self, event: Event) -> None:
         if event is not self._next:
-            return  # another task has come since: its end is awaited anew
+            return  # another task has arrived since, and a new timeout is set
         self._advance()
         while self._tasks and self._tasks[0][0] <= self._progress + _EQUAL:
             _, _, threads, done = heappop(self._tasks)
@@ -132,7 +131,7 @@ class Cores:
 
 
 class _Factors:
-    """Log-normal factors of mean 1, drawn by thousands."""
+    """Log-normal factors of mean 1."""
 
     def __init__(self, rng: np.random.Generator, spread: float) -> None:
         self._rng, self._spread = rng, spread
@@ -146,7 +145,7 @@ class _Factors:
 
 
 class _Queue:
-    """Requests that wait for a worker; each is an event that its worker ends."""
+    """Queue of requests for a worker; each is an event that the worker triggers."""
 
     def __init__(self, env: Environment) -> None:
         self._env = env
@@ -165,15 +164,15 @@ class _Queue:
             self._arrival = None
 
     def arrival(self) -> Event:
-        """Ends with the next `put` or `wake`."""
+        """Event of the next `put` or `wake`."""
         if self._arrival is None:
             self._arrival = self._env.event()
         return self._arrival
 
-    def take(self, most: float) -> list[tuple[float, Event]]:
-        """Those at the head whose sizes together are at most so much."""
+    def take(self, limit: float) -> list[tuple[float, Event]]:
+        """Remove requests from the head, up to a total size of `limit`."""
         size, stop = 0.0, 0
-        while stop < len(self.waiting) and size + self.waiting[stop][0] <= most:
+        while stop < len(self.waiting) and size + self.waiting[stop][0] <= limit:
             size += self.waiting[stop][0]
             stop += 1
         taken, self.waiting = self.waiting[:stop], self.waiting[stop:]
@@ -181,7 +180,7 @@ class _Queue:
 
 
 class _Service:
-    """One layout with its demand: ingresses, the writer, the thread of the searches."""
+    """Processes of a layout: ingresses, the writer, and the thread of the searches."""
 
     def __init__(self, layout: Layout, demand: Demand, costs: Costs, trial: Trial) -> None:
         self._layout, self._demand, self._costs, self._trial = layout, demand, costs, trial
@@ -193,16 +192,15 @@ class _Service:
         spreads = (costs.pair_spread, costs.decision_spread, costs.scan_spread)
         self._pairs, self._steps, self._passes = (_Factors(self._rng, one) for one in spreads)
         self._ingresses = [_Queue(env) for _ in range(layout.ingress_cores)]
-        # Requests under way at each, and of as many, who had so many first: whoever comes takes
-        # the least.
+        # Requests in progress at each ingress; ties go to the one that has had as many longest.
         self._load = np.arange(layout.ingress_cores)
         self._moves = count(layout.ingress_cores)
         self._searches = _Queue(env)
         self._enrollments = _Queue(env)
         self._audits: list[tuple[float, Event]] = []
-        # A closed loop bounds itself: whom it refused would never come again.
-        bound = 0 if trial.connections else trial.most_ongoing
-        self._most_ongoing = bound * layout.ingress_cores or math.inf
+        # A closed loop limits itself; a refused connection would never send again.
+        bound = 0 if trial.connections else trial.max_ongoing
+        self._max_ongoing = bound * layout.ingress_cores or math.inf
         self._came = self._refused = self._enrolling = self._decided = self._batches = 0
         self._answers: list[tuple[float, float, float, bool]] = []
         self._is_over = env.event()
@@ -214,32 +212,32 @@ class _Service:
         env.process(self._write())
         env.process(self._search())
         for _ in range(self._trial.connections):
-            env.process(self._send_again_and_again())
+            env.process(self._send_repeatedly())
         if not self._trial.connections:
             for rate, is_search in ((demand.enrollments, False), (demand.searches, True)):
                 if rate > 0:
                     env.process(self._arrive(rate, is_search=is_search))
         env.run(until=self._is_over)
-        return self._tell()
+        return self._summarize()
 
     def _arrive(self, rate: float, *, is_search: bool) -> Steps:
         while True:
             gap_s = 1 / rate if self._trial.is_even else float(self._rng.exponential(1 / rate))
             yield self._env.timeout(gap_s)
             self._came += not is_search
-            if not is_search and self._enrolling >= self._most_ongoing:
+            if not is_search and self._enrolling >= self._max_ongoing:
                 self._refused += 1
                 self._end_when_enough()
             else:
                 self._env.process(self._serve(is_search=is_search))
 
-    def _send_again_and_again(self) -> Steps:
+    def _send_repeatedly(self) -> Steps:
         while True:
             self._came += 1
             yield from self._serve(is_search=False)
 
     def _serve(self, *, is_search: bool) -> Steps:
-        """One request, from the moment that it is due to its answer."""
+        """One request, from when it is due to its answer."""
         env, costs = self._env, self._costs
         due = env.now
         self._enrolling += not is_search
@@ -265,7 +263,7 @@ class _Service:
             self._is_over.succeed()
 
     def _extract(self, queue: _Queue) -> Steps:
-        """An ingress: one worker that takes whatever pairs have gathered, on cores it shares."""
+        """An ingress: a worker that extracts all queued pairs together, on shared cores."""
         while True:
             if not queue.waiting:
                 yield queue.arrival()
@@ -275,7 +273,7 @@ class _Service:
             _end(batch)
 
     def _search(self) -> Steps:
-        """One thread that scans for all who gathered during the last scan; each is audited then."""
+        """The thread that scans for all queued searches together; they are audited afterwards."""
         while True:
             if not self._searches.waiting:
                 yield self._searches.arrival()
@@ -285,9 +283,9 @@ class _Service:
             self._enrollments.wake()
 
     def _write(self) -> Steps:
-        """The registrar's thread: a batch of whatever has gathered, by turns with audit entries.
+        """The registrar's thread: batches of queued enrollments alternate with audit entries.
 
-        After a batch of several it waits a moment for more to share the next.
+        After a batch of several it waits for more to share the next.
         """
         queue, costs = self._enrollments, self._costs
         was_alone, was_audit = True, False
@@ -295,7 +293,7 @@ class _Service:
             if not queue.waiting and not self._audits:
                 yield queue.arrival()
             if not was_alone and not self._audits:
-                yield from self._gather()
+                yield from self._fill_batch()
             was_audit = bool(self._audits) and not (was_audit and queue.waiting)
             if was_audit:
                 batch, self._audits = self._audits, []
@@ -309,34 +307,34 @@ class _Service:
                 yield from self._scan(len(batch))
             _end(batch)
 
-    def _gather(self) -> Steps:
-        """Until the batch is full, a search is to be audited, or the moment is over."""
-        moment = self._env.timeout(self._costs.gather_s)
+    def _fill_batch(self) -> Steps:
+        """Wait until the batch is full, a search is to be audited, or `gather_s` have passed."""
+        deadline = self._env.timeout(self._costs.gather_s)
         while (
             len(self._enrollments.waiting) < self._costs.batch
             and not self._audits
-            and not moment.processed
+            and not deadline.processed
         ):
-            yield moment | self._enrollments.arrival()
+            yield deadline | self._enrollments.arrival()
 
     def _scan(self, probes: int) -> Steps:
-        """One pass over the gallery with all cores of a machine; over shards, the slowest one's.
+        """One pass over the gallery with all cores of a machine, or of the slowest shard.
 
-        Of many log-normal times the greatest varies less than each: its median stands for it.
+        The maximum of many log-normal times varies less than each: its median is taken.
         """
         node, layout, costs = self._layout.node, self._layout, self._costs
-        references = layout.references_a_scanner(self._demand.faces)
+        references = layout.references_per_scanner(self._demand.faces)
         factor = costs.slowest_of(layout.shards) if layout.shards else self._passes.draw()
         seconds = costs.scan_s(references, probes, node) * factor
         yield self._scanning.work(seconds, threads=node.cores)
         if layout.shards:
             yield self._env.timeout(costs.fan_out_s)
 
-    def _tell(self) -> Run:
-        # Some are answered in the moment in which the run is over.
+    def _summarize(self) -> Run:
+        # Some requests are answered at the very time of the end.
         counted = self._trial.requests - self._refused
         kept = np.array(self._answers[int(counted * WARM_SHARE) : counted])
-        assert len(kept), "a run answers somebody"
+        assert len(kept), "a run has answers"
         due, asked, answered, searches = *kept.T[:3], kept[:, 3] > 0
         seconds = answered[-1] - answered[0]
         return Run(

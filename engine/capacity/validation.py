@@ -1,9 +1,9 @@
-"""A measured run beside the simulation of the same: how far it is off.
+"""Validation of the simulation against a measured run.
 
-Given by the report: the processor time of an enrollment in the service's parts, the library's own
-rate in the same run, and how the load was made. From these the rate of a closed loop follows where
-nothing but the cores is in the way, and its median from the rate; that nothing is, is what these
-two rows hold. How long an answer takes below that, and how the times spread, is predicted.
+Given by the report: the processor time of an enrollment in the parts of the service, the rate of
+the library alone in the same run, and the load. If only the cores limit a closed loop, its rate
+follows from these, and its median from the rate; those two rows check that. Latency below that
+load, and the spread of times, are predicted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from engine.capacity.model import (
 from engine.capacity.simulation import Trial, quantile, simulate
 from engine.errors import RequestError
 
-WITHIN = 0.2
+TOLERANCE = 0.2
 CALM = "Enrollments below and far above what it can do"
 CALM_SHARE = 0.7
 OVER_HTTP, FULL = "over HTTP", "100 %: answers in a closed loop"
@@ -41,9 +41,10 @@ CALM_P50, CALM_P99 = "70 %: p50", "70 %: p99"
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure, measured and simulated, in the same unit; only what `is_held` must agree.
+    """A figure, measured and simulated, in the same unit.
 
-    What is not `is_predicted` follows from what was given, where only the cores are in the way.
+    Those with `is_held` must agree. Those without `is_predicted` follow from what was given, if
+    only the cores limit the service.
     """
 
     name: str
@@ -59,21 +60,19 @@ class Comparison:
 
     @property
     def holds(self) -> bool | None:
-        """None for a figure that is told and not held to."""
-        return 1 - WITHIN <= self.ratio <= 1 + WITHIN if self.is_held else None
+        """Whether it agrees; None for a figure that is not checked."""
+        return 1 - TOLERANCE <= self.ratio <= 1 + TOLERANCE if self.is_held else None
 
     @property
     def verdict(self) -> str:
-        """In words."""
         if self.holds is None:
-            return "told only"
-        return f"within {WITHIN * 100:.0f} %" if self.holds else "off"
+            return "not checked"
+        return f"within {TOLERANCE * 100:.0f} %" if self.holds else "off"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`given` is what was taken from the report, by what it is called; `notes` say what of the
-    rows follows from it, and what is told only."""
+    """Result of a validation; `given` was taken from the report, `notes` explain the rows."""
 
     report: str
     machine: str
@@ -99,7 +98,7 @@ class Check:
 
 
 def check_report(report: Report, figures: Figures, seed: int = 0) -> Check:
-    """Plays what `sosie bench serve` did, on its machine; `figures` for what it does not say.
+    """Simulate a run of `sosie bench serve` and compare; `figures` fill in what it lacks.
 
     Raises `RequestError` where the report has no enrollments over HTTP.
     """
@@ -114,8 +113,8 @@ def check_report(report: Report, figures: Figures, seed: int = 0) -> Check:
         raise RequestError(f"{report.name} lacks figures of its enrollments: measure them again")
     cores = report.machine.cores
     costs = _fit_costs(figures, cores / own, spent)
-    site = _Site(report, costs, enrolling, seed)
-    rows = site.compare_loop(measured)
+    replay = _Replay(report, costs, enrolling, seed)
+    rows = replay.compare_loop(measured)
     given = {
         "an enrollment, processor time of all parts": f"{spent * 1e3:.1f} ms",
         "the same in the library": f"{cores / own * 1e3:.1f} ms",
@@ -127,24 +126,24 @@ def check_report(report: Report, figures: Figures, seed: int = 0) -> Check:
     below: list[Comparison] = []
     if calm is not None and full:
         given["arrivals at 70 %, evenly spaced"] = f"{full * CALM_SHARE:.1f} a second"
-        below = site.compare_calm(calm, full * CALM_SHARE)
-    return Check(report.name, str(report.stamp), given, (*rows, *below), _note(below))
+        below = replay.compare_calm(calm, full * CALM_SHARE)
+    return Check(report.name, str(report.stamp), given, (*rows, *below), _explain(below))
 
 
-def _note(below: Sequence[Comparison]) -> tuple[str, ...]:
-    """What a reader must know of the rows; `below` are those of the calm load."""
+def _explain(below: Sequence[Comparison]) -> tuple[str, ...]:
+    """Notes on the rows; `below` are those below full load."""
     notes = [
-        "The closed loop's rate follows from the processor time given, where nothing but the cores "
-        "is in the way, and its p50 from the rate: that nothing is, is what they show.",
-        "The p99 of the closed loop is predicted, and told only.",
+        "The closed loop's rate follows from the processor time given, and its p50 from the rate, "
+        "if only the cores limit the service: these two rows check that.",
+        "The p99 of the closed loop is predicted, but not checked.",
     ]
     if below:
-        notes.append("At 70 % both are predicted, and the simulation is held to both.")
+        notes.append("At 70 % both are predicted and checked.")
     return tuple(notes)
 
 
 def _fit_costs(figures: Figures, own_s: float, spent_s: float) -> Costs:
-    """The library's own time is photographs and a decision; what the service takes more, HTTP."""
+    """The library's time is photographs and a decision; the rest of the service's is HTTP."""
     costs = Costs.of(figures)
     decision_s = costs.decision(DECISIONS_AT_ONCE) / DECISIONS_AT_ONCE
     pair_s = max(own_s - decision_s, 0.0)
@@ -158,7 +157,7 @@ def _fit_costs(figures: Figures, own_s: float, spent_s: float) -> Costs:
 
 
 @dataclass(frozen=True, slots=True)
-class _Site:
+class _Replay:
     report: Report
     costs: Costs
     enrolling: ReportedResult
@@ -167,7 +166,7 @@ class _Site:
     @property
     def layout(self) -> Layout:
         machine = self.report.machine
-        # Its memory is read as fast as the scans were measured to read it.
+        # The measured scans include the limit of the memory's bandwidth.
         return Layout(
             node=Node(
                 cores=machine.cores,
@@ -182,8 +181,8 @@ class _Site:
     def compare_loop(self, measured: float) -> list[Comparison]:
         """A closed loop: each connection sends again when it is answered.
 
-        Costs are fitted to this run, so its rate is given but for what keeps cores idle; its
-        median is about connections over rate, whatever the queues are.
+        Costs are fitted to this run, so its rate is given but for idle cores; its median is about
+        connections over rate, whatever the queues.
         """
         connections = int(self.enrolling.size("connections"))
         layout, costs = self.layout, self.costs
@@ -193,25 +192,25 @@ class _Site:
         rows = [Comparison("closed loop, rate", "1/s", measured, run.rate, is_predicted=False)]
         p50, p99 = (self.enrolling.value(f"{OVER_HTTP}: {name}") for name in ("p50", "p99"))
         if p50 and p99:
-            played = [quantile(run.enroll_s, share) * 1e3 for share in (0.5, 0.99)]
+            simulated = [quantile(run.enroll_s, share) * 1e3 for share in (0.5, 0.99)]
             rows += [
-                Comparison("closed loop, p50", "ms", p50, played[0], is_predicted=False),
-                Comparison("closed loop, p99", "ms", p99, played[1], is_held=False),
+                Comparison("closed loop, p50", "ms", p50, simulated[0], is_predicted=False),
+                Comparison("closed loop, p99", "ms", p99, simulated[1], is_held=False),
             ]
         return rows
 
     def compare_calm(self, calm: ReportedResult, rate: float) -> list[Comparison]:
-        """At 70 % of that, evenly spaced.
+        """At 70 % of that rate, evenly spaced.
 
-        The generator works on the same two cores, and its own delays are in the measured p99.
+        The generator runs on the same two cores, and its delays are in the measured p99.
         """
         p50, p99 = calm.value(CALM_P50), calm.value(CALM_P99)
         if not p50 or not p99:
             return []
         trial = Trial(requests=6_000, seed=self.seed, is_even=True)
         run = simulate(self.layout, self._demand(calm, rate), self.costs, trial)
-        played = [quantile(run.enroll_s, share) * 1e3 for share in (0.5, 0.99)]
+        simulated = [quantile(run.enroll_s, share) * 1e3 for share in (0.5, 0.99)]
         return [
-            Comparison("at 70 %, p50", "ms", p50, played[0]),
-            Comparison("at 70 %, p99", "ms", p99, played[1]),
+            Comparison("at 70 %, p50", "ms", p50, simulated[0]),
+            Comparison("at 70 %, p99", "ms", p99, simulated[1]),
         ]

@@ -1,4 +1,4 @@
-"""A case, its states, and what may come of it."""
+"""Parts of a case: kinds, origins, outcomes, history and proposal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CaseOrigin(StrEnum):
 
 
 class CaseKind(StrEnum):
-    """What people are asked to decide: of decisions, of disputes and checks, of sweeps."""
+    """What an analyst is asked to decide."""
 
     STOLEN_DOCUMENT = "stolen_document"
     DUPLICATE_IDENTITY = "duplicate_identity"
@@ -30,21 +30,21 @@ class CaseKind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What people found."""
+    """Decision of an analyst on a case."""
 
     FRAUD = "fraud"
-    """One person under several documents, or a document in foreign hands: the faces go to the
-    watch-list, the pairs count as true."""
+    """One person under several documents, or a document used by another person: the faces go to
+    the watch-list, the pairs count as true."""
     TWINS = "twins"
     """Two people who look alike: the pairs become exceptions, which later sweeps respect."""
     MISTAKE = "mistake"
     """Not the same person, or one person with good reason: exceptions as well."""
     UNFOUNDED = "unfounded"
-    """A dispute without ground: disputed lines are active again."""
+    """A dispute without grounds: disputed lines are active again."""
 
 
 class NoteKind(StrEnum):
-    """What an entry of a case's history says."""
+    """Kind of an entry in a case's history."""
 
     OPENED = "opened"
     MERGED = "merged"
@@ -57,7 +57,7 @@ class NoteKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CaseNote:
-    """One entry of the history; `text` is sealed in the registry."""
+    """Entry of a case's history; `text` is sealed in the registry."""
 
     at: datetime
     actor: str
@@ -67,7 +67,7 @@ class CaseNote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """An outcome that one person proposes; who closes lines by it must be another."""
+    """Outcome proposed by one person; another must close lines by it."""
 
     outcome: Outcome
     close_lines: tuple[str, ...] = ()

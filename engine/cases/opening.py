@@ -1,4 +1,4 @@
-"""The one place where cases are opened: each new one, or what it adds to one that people have."""
+"""Opening of cases: each is new, or is merged into an open one that shares a document."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from engine.registry.records import (
 )
 
 SAME_CHECK = timedelta(days=1)
-"""Whoever fails again and again within it fills no history: the audit has each time."""
+"""Repeated failures within it are not added to the history; the audit has each of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewCase:
-    """What is to be looked into; fields as in `CaseRecord`."""
+    """A case to be opened; fields as in `CaseRecord`."""
 
     kind: CaseKind
     origin: CaseOrigin
@@ -39,53 +39,53 @@ class NewCase:
     group_key: str | None = None
 
 
-class CaseBook:
-    """Collects the cases of one transaction; used on the writer's thread.
+class CaseBatch:
+    """Collects the cases of one transaction, on the writer's thread.
 
-    A case shares a face with another where both name a document: what comes goes into the oldest
-    that is alive, and so do others that it joins. Disputes stand alone: each is about one line.
+    Cases that name a common document are merged into the oldest open one. Disputes are not: each
+    is about one line.
     """
 
     def __init__(self, registry: Reader, now: datetime, known_groups: Collection[str] = ()) -> None:
-        """`known_groups`: keys of groups of sweeps that have a row already."""
+        """`known_groups`: keys of sweep groups that have a row already."""
         self._registry = registry
         self._known_groups = known_groups
         self._now = now
         self._cases: dict[str, CaseRecord] = {}
-        self._known: set[str] = set()
-        self._named: dict[str, set[str]] = {}
+        self._loaded: set[str] = set()
+        self._cases_of: dict[str, set[str]] = {}
         self._added: dict[str, None] = {}
         self._touched: dict[str, None] = {}
         self._notes: list[tuple[str, CaseNote]] = []
         self._entries: list[AuditEntry] = []
 
     def look_up(self, document_ids: Iterable[str]) -> None:
-        """Reads which cases name these documents, in one look for all."""
-        asked = [key for key in dict.fromkeys(document_ids) if key not in self._known]
-        self._known.update(asked)
-        for found in self._registry.cases.open_of(asked).values():
+        """Load the open cases that name these documents, in one query."""
+        missing = [key for key in dict.fromkeys(document_ids) if key not in self._loaded]
+        self._loaded.update(missing)
+        for found in self._registry.cases.open_of(missing).values():
             for case in found:
                 if case.id not in self._cases and case.kind != CaseKind.DISPUTE:
-                    self._file(case)
+                    self._index(case)
 
     def open(self, new: NewCase, actor: str) -> CaseRecord:
-        """Opens a case or adds it to another; returns the one that people will decide."""
+        """Open a case or merge it into another; returns the one to be decided."""
         draft = self._draft(new)
         if new.kind is CaseKind.DISPUTE:
             return self._add(draft, actor)
         self.look_up(draft.document_ids)
-        met = self._find_met(draft.document_ids)
-        if not met:
+        matching = self._find_matching(draft.document_ids)
+        if not matching:
             return self._add(draft, actor)
-        oldest, *others = sorted(met, key=lambda case: (case.opened_at, case.id))
+        oldest, *others = sorted(matching, key=lambda case: (case.opened_at, case.id))
         if not others and _is_repeated(oldest, draft):
             return oldest
         for other in others:
-            oldest = self._absorb(oldest, other, actor)
-        return self._absorb(oldest, draft, actor)
+            oldest = self._merge(oldest, other, actor)
+        return self._merge(oldest, draft, actor)
 
     def add_to(self, changes: Changes) -> Changes:
-        """The changes with what the book brings: cases, their history, and an audit entry each."""
+        """The changes with these cases, their history, and an audit entry for each."""
         changed = [key for key in self._touched if key not in self._added]
         return replace(
             changes,
@@ -114,31 +114,31 @@ class CaseBook:
             updated_at=self._now,
         )
 
-    def _find_met(self, document_ids: Sequence[str]) -> list[CaseRecord]:
-        ids = {key for document in document_ids for key in self._named.get(document, ())}
+    def _find_matching(self, document_ids: Sequence[str]) -> list[CaseRecord]:
+        ids = {key for document in document_ids for key in self._cases_of.get(document, ())}
         return [self._cases[key] for key in ids if self._cases[key].state in ALIVE]
 
-    def _file(self, case: CaseRecord) -> None:
+    def _index(self, case: CaseRecord) -> None:
         self._cases[case.id] = case
         for document in case.document_ids:
-            self._named.setdefault(document, set()).add(case.id)
+            self._cases_of.setdefault(document, set()).add(case.id)
 
     def _add(self, case: CaseRecord, actor: str) -> CaseRecord:
         self._added[case.id] = None
         if case.kind == CaseKind.DISPUTE:
             self._cases[case.id] = case
         else:
-            self._file(case)
+            self._index(case)
         self._note(case.id, NoteKind.OPENED, actor, case.origin.value)
         self._entries.append(AuditEntry(actor, "case.opened", case.id, _describe(case)))
         return case
 
-    def _absorb(self, case: CaseRecord, other: CaseRecord, actor: str) -> CaseRecord:
-        """`case` with all that `other` knows, which goes into it."""
+    def _merge(self, case: CaseRecord, other: CaseRecord, actor: str) -> CaseRecord:
+        """`case` with everything of `other`, which is merged into it."""
         merged = _unite(case, other, self._now)
         if case.proposal is not None and merged.proposal is None:
             self._note(case.id, NoteKind.WITHDRAWN, actor, case.proposal.outcome.value)
-        self._file(merged)
+        self._index(merged)
         self._touched[case.id] = None
         has_row = self._needs_row(case, other)
         if has_row:
@@ -150,13 +150,13 @@ class CaseBook:
         return merged
 
     def _needs_row(self, case: CaseRecord, other: CaseRecord) -> bool:
-        """Not where a sweep only finds again what it had found: weekly, that would be many."""
+        """Whether `other` gets a row: not where a sweep only finds the same group again."""
         is_found_again = other.group_key == case.group_key or other.group_key in self._known_groups
         is_new = other.id not in self._cases
         return not (is_new and other.origin is CaseOrigin.SWEEP and is_found_again)
 
     def _end(self, other: CaseRecord, into: str) -> None:
-        """Keeps the row, for its enrollment and its moment, under the case that goes on."""
+        """Store `other` as merged into the case that continues, for its enrollment and date."""
         if other.id in self._cases:
             self._touched[other.id] = None
         else:
@@ -193,7 +193,7 @@ def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:
     is_same = (grown.document_ids, grown.suspect_ids) == (case.document_ids, case.suspect_ids)
     if case.proposal is not None and is_same:
         return grown
-    # What was proposed for fewer people is withdrawn: nobody is judged whom only one has seen.
+    # A proposal for fewer people is withdrawn: two people must have seen everyone it judges.
     return replace(grown, proposal=None, state=state_of(grown.assignee))
 
 
@@ -202,7 +202,7 @@ def _highest(*values: float | None) -> float | None:
 
 
 def _is_repeated(case: CaseRecord, draft: CaseRecord) -> bool:
-    """Whether the same sweep, or a check of the same day, has said all of it before."""
+    """Whether the same sweep, or a check of the same day, has reported all of it before."""
     is_same_sweep = draft.origin is CaseOrigin.SWEEP and draft.sweep_id == case.sweep_id
     is_same_day = (
         draft.origin is CaseOrigin.REVERIFICATION and draft.opened_at - case.updated_at < SAME_CHECK
@@ -222,13 +222,13 @@ def _join(some: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
 
 
 def state_of(assignee: str | None) -> CaseState:
-    """Of a case alive that nobody has proposed an outcome for."""
+    """State of an open case without a proposal."""
     return CaseState.OPEN if assignee is None else CaseState.ASSIGNED
 
 
 def date_change(case: CaseRecord, now: datetime) -> datetime:
-    """The moment of a change: after the last one even where the clock stands or was set back, so
-    that whoever has looked at the case before is told."""
+    """Time of a change: after the previous one even if the clock stands or was set back, so that
+    `seen_at` of an earlier reader is older."""
     return max(now, case.updated_at + timedelta(microseconds=1))
 
 
@@ -243,5 +243,5 @@ def _describe(case: CaseRecord) -> dict[str, Any]:
         "line": case.line_id,
         "sweep": case.sweep_id,
     }
-    told = {name: key for name, key in links.items() if key is not None}
-    return {"kind": case.kind, "origin": case.origin.value} | told
+    known = {name: key for name, key in links.items() if key is not None}
+    return {"kind": case.kind, "origin": case.origin.value} | known

@@ -1,11 +1,11 @@
-"""The steps that people take with a case: each is one audited transaction on the writer's thread.
+"""Steps of analysts on a case, each an audited transaction on the writer's thread.
 
-A case that closes lines takes two people: one proposes the outcome and the lines, another closes
-by the same. `NotFound` for no such case; `CaseMoved` where it is closed, or went into another.
+To close lines takes two people: one proposes the outcome and the lines, another closes with the
+same. `NotFound` for an unknown case; `CaseMoved` where it is closed or was merged into another.
 
-A case may grow between a look and a step: another one that shares a face goes into it, and an
-outcome would be of people whom nobody has looked at. `seen_at`, the `updated_at` of the case that
-was looked at, has that step refused with `CaseMoved`.
+A case may grow after an analyst has read it, when another is merged into it, and an outcome would
+then cover people whom nobody has seen. With `seen_at`, the `updated_at` of the case as it was read,
+such a step is refused with `CaseMoved`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,14 @@ from engine.registry.records import (
 )
 from engine.registry.writer import Writer
 
-# What an outcome brings about, beside the end of the case.
+MAX_CLOSED_LINES = 1_000
 
-MOST_CLOSED_LINES = 1_000
-"""So many lines one case closes at once."""
-
-_JUDGING = frozenset({Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE})
+_JUDGING_OUTCOMES = frozenset({Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE})
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """Pairs that count as judged, faces to be watched, lines that are closed or active again."""
+    """Effects of an outcome: judged pairs, watched faces, lines closed or active again."""
 
     judged: Sequence[JudgedPair] = ()
     watched: Sequence[WatchEntry] = ()
@@ -52,7 +49,7 @@ class Effects:
     restored_lines: Sequence[str] = ()
 
     def describe(self) -> dict[str, Any]:
-        """For the audit: what was done, in ids and counts."""
+        """Ids and counts for the audit."""
         return {
             "pairs": len(self.judged),
             "watched": [entry.id for entry in self.watched],
@@ -61,7 +58,7 @@ class Effects:
         }
 
     def entries(self, case: CaseRecord, actor: str) -> list[AuditEntry]:
-        """An entry for each line and each face, as where they are changed one by one."""
+        """An audit entry for each line and each face, as if they were changed one by one."""
         detail = {"case": case.id}
         watched = [str(entry.id) for entry in self.watched]
         return [
@@ -85,16 +82,16 @@ def find_effects(
     actor: str,
     now: datetime,
 ) -> Effects:
-    """What closing a case by an outcome brings about; `lines` are those to be closed with it."""
+    """The effects of closing a case with an outcome and with `lines` to be closed."""
     judged: Sequence[JudgedPair] = ()
     watched: Sequence[WatchEntry] = ()
-    if outcome in _JUDGING:
+    if outcome in _JUDGING_OUTCOMES:
         suspects = Suspects(registry, registrar.gallery, case)
         judged = suspects.judge(outcome, actor, now)
         if outcome is Outcome.FRAUD:
             watched = suspects.watch(registrar.watchlist, writer.next_watch_id, now)
     found = registry.lines_by_id([*lines, *case.line_ids])
-    # Closed since it was proposed, by whoever may: it is closed.
+    # A line may have been closed since it was proposed.
     in_use = [key for key in lines if found[key].status is not LineStatus.CLOSED]
     is_dispute = outcome is Outcome.UNFOUNDED and case.kind == CaseKind.DISPUTE
     disputed = [
@@ -106,10 +103,10 @@ def find_effects(
 
 
 def check_lines(registry: Reader, case: CaseRecord, line_ids: Sequence[str]) -> tuple[str, ...]:
-    """The lines, each once, if they are in use under documents of the case; else `RequestError`."""
+    """The lines without repetition; `RequestError` unless in use under documents of the case."""
     lines = tuple(dict.fromkeys(line_ids))
-    if len(lines) > MOST_CLOSED_LINES:
-        raise RequestError(f"one case closes {MOST_CLOSED_LINES} lines at most: choose fewer")
+    if len(lines) > MAX_CLOSED_LINES:
+        raise RequestError(f"one case closes at most {MAX_CLOSED_LINES} lines: choose fewer")
     found = registry.lines_by_id(lines)
     documents = set(case.document_ids)
     for key in lines:
@@ -127,11 +124,13 @@ def require_second_person(
     """`FourEyes` unless another person proposed this outcome with these lines."""
     proposal = case.proposal
     if proposal is None:
-        raise FourEyes("two people close lines: propose it, and let another person close")
+        raise FourEyes("closing lines takes two people: propose it, and let another person close")
     if (proposal.outcome, set(proposal.close_lines)) != (outcome, set(lines)):
-        raise FourEyes("another outcome or other lines were proposed: close as it was proposed")
+        raise FourEyes(
+            "another outcome or other lines were proposed: close exactly what was proposed"
+        )
     if proposal.by == actor:
-        raise FourEyes("who proposed to close lines cannot close them: another person must")
+        raise FourEyes("you proposed to close these lines: another person must close them")
 
 
 MAX_NOTE_LENGTH = 4_000
@@ -144,24 +143,24 @@ _REFUSED_CATEGORIES = frozenset({"Cc", "Cs"})
 def assign(
     registrar: Runner, registry: Reader, case_id: str, assignee: str | None, actor: str
 ) -> CaseRecord:
-    """Gives a case to a person, or with None back to the queue; a proposal stands."""
+    """Assign a case to a person, or with None return it to the queue; a proposal is kept."""
     if assignee is not None:
         _require_name(assignee)
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
-        case = _take(registry, case_id)
+        case = _find_open(registry, case_id)
         state = case.state if case.proposal is not None else state_of(assignee)
-        given = replace(case, assignee=assignee, state=state, updated_at=date_change(case, now))
+        assigned = replace(case, assignee=assignee, state=state, updated_at=date_change(case, now))
         detail = {"assignee": assignee}
         note = CaseNote(now, actor, NoteKind.ASSIGNED, assignee or "")
-        writer.commit(_changes(writer, given, note, "case.assigned", detail))
-        return given
+        writer.commit(_changes(writer, assigned, note, "case.assigned", detail))
+        return assigned
 
     return registrar.run(perform)
 
 
 def note(registrar: Runner, registry: Reader, case_id: str, text: str, actor: str) -> CaseRecord:
-    """Adds a remark to the history of a case, a closed one too; the audit has not its text.
+    """Add a note to the history of a case, even a closed one; the audit does not have its text.
 
     `RequestError` for a text that is blank, too long or has control characters.
     """
@@ -187,14 +186,14 @@ def propose(
     actor: str,
     seen_at: datetime | None = None,
 ) -> CaseRecord:
-    """Proposes an outcome, with the lines that another person is to close by it.
+    """Propose an outcome, with the lines that another person is to close.
 
     `RequestError` for a line that is not in use under a document of the case, `CaseMoved` where
-    something is proposed already.
+    an outcome is already proposed.
     """
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
-        case = _take(registry, case_id)
+        case = _find_open(registry, case_id)
         if case.proposal is not None:
             raise CaseMoved("an outcome is proposed already: withdraw it first")
         _require_seen(case, seen_at)
@@ -212,10 +211,10 @@ def propose(
 
 
 def withdraw(registrar: Runner, registry: Reader, case_id: str, actor: str) -> CaseRecord:
-    """Takes a proposal back, one's own or another's; `CaseMoved` where there is none."""
+    """Withdraw a proposal, by whomever it was made; `CaseMoved` where there is none."""
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
-        case = _take(registry, case_id)
+        case = _find_open(registry, case_id)
         if case.proposal is None:
             raise CaseMoved("nothing is proposed for this case: read it again")
         state = state_of(case.assignee)
@@ -238,17 +237,17 @@ def close(
     actor: str,
     seen_at: datetime | None = None,
 ) -> CaseRecord:
-    """Closes a case, with what its outcome brings about.
+    """Close a case with an outcome and its effects.
 
-    Fraud: the faces of its suspects are watched from now on. Fraud, twins and mistake judge the
-    pairs of its suspects; the latter two are exceptions that later sweeps respect. Unfounded: a
-    disputed line is active again. `FourEyes` where lines are to be closed and no other person has
-    proposed the same; without lines one person may close.
+    Fraud puts the faces of its suspects on the watch-list. Fraud, twins and mistake judge the
+    pairs of its suspects; the latter two are exceptions that later sweeps respect. Unfounded
+    makes a disputed line active again. `FourEyes` where lines are to be closed and no other person
+    has proposed the same; without lines one person may close.
     """
     lines = tuple(dict.fromkeys(close_lines))
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
-        case = _take(registry, case_id)
+        case = _find_open(registry, case_id)
         _require_seen(case, seen_at)
         if lines:
             require_second_person(case, outcome, lines, actor)
@@ -313,11 +312,10 @@ def _changes(
     )
 
 
-def _take(registry: Reader, case_id: str) -> CaseRecord:
-    """A case that is alive."""
+def _find_open(registry: Reader, case_id: str) -> CaseRecord:
     case = _find(registry, case_id)
     if case.state not in ALIVE:
-        raise CaseMoved("the case is closed: nothing more is decided on it")
+        raise CaseMoved("the case is closed: it can no longer be changed")
     return case
 
 
@@ -329,18 +327,19 @@ def _require_seen(case: CaseRecord, seen_at: datetime | None) -> None:
 def _find(registry: Reader, case_id: str) -> CaseRecord:
     case = registry.cases.get(case_id)
     if case.merged_into is not None:
-        raise CaseMoved(f"the case went into {case.merged_into}: go on with that one")
+        raise CaseMoved(f"the case was merged into {case.merged_into}: continue with that one")
     return case
 
 
 def _require_text(text: str) -> None:
     if not text.strip() or len(text) > MAX_NOTE_LENGTH:
         raise RequestError(f"a note has 1 to {MAX_NOTE_LENGTH} characters: shorten it")
-    for sign in text:
-        if sign not in _ALLOWED_CONTROLS and unicodedata.category(sign) in _REFUSED_CATEGORIES:
+    for character in text:
+        is_refused = unicodedata.category(character) in _REFUSED_CATEGORIES
+        if is_refused and character not in _ALLOWED_CONTROLS:
             raise RequestError("a note has no control characters: leave them out")
 
 
 def _require_name(assignee: str) -> None:
     if not assignee.strip() or len(assignee) > MAX_ACTOR_LENGTH or not assignee.isprintable():
-        raise RequestError("an assignee is named as in the history, as key:<id>")
+        raise RequestError("an assignee is given as in the history: key:<id>")

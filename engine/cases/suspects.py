@@ -1,4 +1,7 @@
-"""The faces on file behind a case: scored against each other, and put on the watch-list."""
+"""Suspects of a case: their references are scored pairwise and put on the watch-list.
+
+The precision of sweeps is measured from the judged pairs.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ from indexes.gallery import Gallery
 from indexes.intervals import wilson_interval
 from indexes.scoring import exact_scores
 
-MOST_PAIRS = 20_000
-"""Of one case in one transaction; of a larger one the best are judged."""
+MAX_PAIRS = 20_000
+"""Judged pairs of a case; of a larger case, those with the highest scores."""
 
 SAME_FACE = 0.9999
-"""From this score on two templates are of one photograph: one entry watches for both."""
+"""From this score on, two templates are of one photograph and share a watch-list entry."""
 
 
 class Suspects:
-    """Of the documents that a case takes for one person's, those that have a face on file.
+    """The suspected documents of a case that have references.
 
-    To be made on the writer's thread, where store and gallery are in step.
+    To be made on the writer's thread, where store and gallery agree.
     """
 
     def __init__(self, registry: Reader, gallery: Gallery, case: CaseRecord) -> None:
@@ -43,12 +46,12 @@ class Suspects:
         self._vectors: NDArray[np.float32] = gallery.vectors(flat)
 
     def judge(self, outcome: Outcome, actor: str, now: datetime) -> list[JudgedPair]:
-        """Each two documents with the best score between their references, judged alike.
+        """Every pair of documents, judged with the best score between their references.
 
-        Of the sweep are those pairs that reach its threshold: it had found no others.
+        Pairs that reach the threshold of the case's sweep are attributed to it.
         """
         left, right, scores = self._score_pairs()
-        best = np.argsort(-scores, kind="stable")[:MOST_PAIRS]
+        best = np.argsort(-scores, kind="stable")[:MAX_PAIRS]
         return [
             JudgedPair(
                 left_document=self._documents[left[place]],
@@ -66,7 +69,7 @@ class Suspects:
     def watch(
         self, watchlist: WatchList, next_id: Callable[[], int], now: datetime
     ) -> list[WatchEntry]:
-        """An entry for each face that is not watched yet."""
+        """A new entry for each face that is not on the watch-list."""
         if not len(self._vectors):
             return []
         watched = watchlist.search(self._vectors, SAME_FACE).hits
@@ -93,12 +96,12 @@ class Suspects:
     def _score_pairs(
         self,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Places of two documents, the lower first, and their score: three arrays [pairs]."""
+        """Indices of two documents, the lower first, and their best score: three arrays [pairs]."""
         rows, others = np.triu_indices(len(self._vectors), k=1)
-        is_news = self._owners[rows] != self._owners[others]
-        rows, others = rows[is_news], others[is_news]
+        is_pair = self._owners[rows] != self._owners[others]
+        rows, others = rows[is_pair], others[is_pair]
         scores = exact_scores(self._vectors, self._vectors, rows, others)
-        # References lie by document, so the first of two is of the lower one.
+        # References are ordered by document, so the first of two has the lower index.
         pairs = self._owners[rows] * len(self._documents) + self._owners[others]
         order = np.lexsort((-scores, pairs))
         pairs, scores = pairs[order], scores[order]
@@ -107,15 +110,9 @@ class Suspects:
         return left, right, scores[kept]
 
 
-# How right sweeps were: what people found of the pairs that they were shown.
-
-
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """`confirmed` of the `judged` pairs at or above `threshold` were fraud.
-
-    Without a threshold all pairs count.
-    """
+    """Share of the `judged` pairs at or above `threshold` (None: of all) that were fraud."""
 
     judged: int
     confirmed: int
@@ -123,8 +120,8 @@ class Precision:
 
     @property
     def rate(self) -> Rate | None:
-        """With the 95 % interval of pairs that are judged each by itself; those of one case are
-        not, so the truth is less certain. None where nothing was judged."""
+        """With a 95 % interval for independent pairs; those of one case are not, so the true
+        interval is wider. None where nothing was judged."""
         if not self.judged:
             return None
         low, high = wilson_interval(self.confirmed, self.judged)
@@ -134,7 +131,7 @@ class Precision:
 def measure_precision(
     pairs: Sequence[JudgedPair], threshold: float | None = None, sweep_id: str | None = None
 ) -> Precision:
-    """Of the pairs that one sweep, or any, had found: twins and mistakes count against it."""
+    """Precision of the pairs that one sweep, or any, had found; twins and mistakes are wrong."""
     outcomes = [
         pair.outcome
         for pair in pairs
@@ -148,5 +145,5 @@ def measure_precision(
 def measure_at(
     pairs: Sequence[JudgedPair], thresholds: Sequence[float], sweep_id: str | None = None
 ) -> list[Precision]:
-    """The same at each of these thresholds: what a higher one would have spared people."""
+    """Precision at each of these thresholds."""
     return [measure_precision(pairs, threshold, sweep_id) for threshold in thresholds]

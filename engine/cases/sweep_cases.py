@@ -1,29 +1,29 @@
-"""Cases that are opened by themselves: one from outside, or one for each group of a sweep."""
+"""Transactions that open cases: a single one, or one for each group of a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from engine.cases.case import CaseKind, CaseOrigin
-from engine.cases.opening import CaseBook, NewCase
+from engine.cases.opening import CaseBatch, NewCase
 from engine.matching.registrar import Runner
 from engine.registry.reader import Reader
 from engine.registry.records import CaseRecord, CaseState, Changes
 from engine.registry.writer import Writer
 from engine.sweeps.sweep_model import Group, GroupKind
 
-GROUPS_PER_TURN = 100
-"""Decisions wait no longer than one such transaction takes."""
+GROUPS_PER_TRANSACTION = 100
+"""Bounds how long decisions wait for such a transaction."""
 
 
 def open_case(registrar: Runner, registry: Reader, new: NewCase, actor: str) -> CaseRecord:
-    """Opens a case, or adds it to one that shares a face; returns the one to be decided."""
+    """Open a case, or merge it into one that shares a document; returns the one to be decided."""
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
-        book = CaseBook(registry, now)
-        case = book.open(new, actor)
-        writer.commit(book.add_to(Changes(sequence=writer.sequence, audit=())))
+        batch = CaseBatch(registry, now)
+        case = batch.open(new, actor)
+        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
         return case
 
     return registrar.run(perform)
@@ -32,23 +32,23 @@ def open_case(registrar: Runner, registry: Reader, new: NewCase, actor: str) -> 
 def open_sweep_cases(
     registrar: Runner, registry: Reader, sweep_id: str, groups: Sequence[Group], actor: str
 ) -> dict[str, str]:
-    """Opens a case for each group, or adds it to one that shares a face: case id by group key.
+    """Open a case for each group, or merge it into an open one; returns case ids by group key.
 
-    A group that a case was closed about stands under that case and opens none. One of which every
-    link joins two documents that people have judged has none. Called again for the same sweep,
-    as after a crash, it adds nothing twice.
+    A group with a closed case keeps that case. A group whose links are all judged pairs gets no
+    case. Called again for the same sweep, as after a crash, it adds nothing twice.
     """
     judged = registry.cases.decided_pairs()
     known = registry.cases.of_groups([group.key for group in groups])
     cases = {key: case.id for key, case in known.items() if case.state is CaseState.CLOSED}
     fresh = [group for group in groups if group.key not in cases and not _is_judged(group, judged)]
-    for part in _parts(fresh):
+    for start in range(0, len(fresh), GROUPS_PER_TRANSACTION):
+        part = fresh[start : start + GROUPS_PER_TRANSACTION]
 
         def perform(writer: Writer, now: datetime, part: Sequence[Group] = part) -> dict[str, str]:
-            book = CaseBook(registry, now, known_groups=known.keys())
-            book.look_up(one.document_id for group in part for one in group.identities)
-            opened = {group.key: book.open(_new_case(group, sweep_id), actor) for group in part}
-            changes = book.add_to(Changes(sequence=writer.sequence, audit=()))
+            batch = CaseBatch(registry, now, known_groups=known.keys())
+            batch.look_up(one.document_id for group in part for one in group.identities)
+            opened = {group.key: batch.open(_new_case(group, sweep_id), actor) for group in part}
+            changes = batch.add_to(Changes(sequence=writer.sequence, audit=()))
             if changes.audit:
                 writer.commit(changes)
             return {key: case.id for key, case in opened.items()}
@@ -58,7 +58,7 @@ def open_sweep_cases(
 
 
 def _follow(registry: Reader, cases: dict[str, str]) -> dict[str, str]:
-    """A later group may have joined what earlier ones had opened."""
+    """Replace merged cases: a later group may have joined those of earlier ones."""
     found = registry.cases.by_id(list(cases.values()))
     return {key: found[case_id].merged_into or case_id for key, case_id in cases.items()}
 
@@ -69,7 +69,7 @@ def _new_case(group: Group, sweep_id: str) -> NewCase:
         kind=CaseKind(group.kind.value),
         origin=CaseOrigin.SWEEP,
         document_ids=documents,
-        # Of the other kinds the faces on file may be of people who were wronged.
+        # In groups of other kinds the references may belong to victims.
         suspect_ids=documents if group.kind is GroupKind.ONE_FACE else (),
         line_ids=[line.line_id for one in group.identities for line in one.lines],
         score=max((link.score for link in group.links), default=None),
@@ -82,8 +82,3 @@ def _new_case(group: Group, sweep_id: str) -> NewCase:
 def _is_judged(group: Group, judged: set[tuple[str, str]]) -> bool:
     pairs = [(min(link.left, link.right), max(link.left, link.right)) for link in group.links]
     return bool(pairs) and judged.issuperset(pairs)
-
-
-def _parts(groups: Sequence[Group]) -> Iterator[Sequence[Group]]:
-    for start in range(0, len(groups), GROUPS_PER_TURN):
-        yield groups[start : start + GROUPS_PER_TURN]

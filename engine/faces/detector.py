@@ -1,4 +1,4 @@
-"""YuNet (Wu, Peng & Yu, 2023): where faces are, with five landmarks each."""
+"""Face detection by YuNet (Wu, Peng & Yu, 2023): boxes and five landmarks."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ _Raw = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
-    """`look_sides_px`: the longer side of each look; a later one follows if nothing was found.
+    """Sizes and thresholds of the detection.
 
-    A face counts from `min_score`; of two that overlap by more than `max_overlap`
+    `input_sides_px`: longer side of the picture in each attempt, until one finds a face.
+
+    Proposals below `min_score` are dropped; of two that overlap by more than `max_overlap`
     (intersection over union) the better one is kept. Its landmarks are the mean over all that
     overlap it by `shared_overlap` or more, weighted by how far their scores exceed `min_score`;
-    at 1 they are its own. Sharing steadies them: on LFW it lifts the median mated score by 0.01.
+    at 1 they are its own. The mean is steadier: on LFW it lifts the median mated score by 0.01.
     """
 
-    look_sides_px: tuple[int, ...] = (320, 640)
+    input_sides_px: tuple[int, ...] = (320, 640)
     min_score: float = 0.6
     max_overlap: float = 0.3
     shared_overlap: float = 0.5
@@ -37,9 +39,10 @@ class DetectorConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectedFace:
-    """`box_px` is x, y, width, height; `landmarks_px` float32[5, 2]: eyes, nose, mouth corners.
+    """A face: `box_px` (x, y, width, height), `landmarks_px` float32[5, 2]: eyes, nose, mouth
+    corners, and `score` from 0 to 1.
 
-    The eye and the corner that lie left in an upright picture come first. `score` is 0 to 1.
+    Of eyes and mouth corners, the left one in an upright picture comes first.
     """
 
     box_px: tuple[float, float, float, float]
@@ -48,7 +51,7 @@ class DetectedFace:
 
 
 class FaceDetector:
-    """Finds the faces of a picture; may be used by several threads at once."""
+    """Finds the faces of a picture; thread-safe."""
 
     def __init__(self, session: Session, config: DetectorConfig | None = None) -> None:
         missing = {f"{k}_{s}" for k in _KINDS for s in _STRIDES} - set(session.output_names)
@@ -61,18 +64,18 @@ class FaceDetector:
         """Faces in `pixels` uint8[h, w, 3] (RGB), best score first, in its coordinates."""
         height, width = pixels.shape[:2]
         longer = max(height, width)
-        looked = 0
-        for wanted in self._config.look_sides_px:
-            side = min(wanted, longer)  # enlarging shows the detector nothing new
-            if side == looked:
+        tried = 0
+        for wanted in self._config.input_sides_px:
+            side = min(wanted, longer)  # enlarging adds no detail
+            if side == tried:
                 continue
-            looked = side
-            faces = self._look(pixels, side / longer)
+            tried = side
+            faces = self._detect_at(pixels, side / longer)
             if faces:
                 return faces
         return ()
 
-    def _look(self, pixels: Pixels, scale: float) -> tuple[DetectedFace, ...]:
+    def _detect_at(self, pixels: Pixels, scale: float) -> tuple[DetectedFace, ...]:
         height, width = pixels.shape[:2]
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
@@ -134,7 +137,8 @@ def _suppress(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Greedy non-maximum suppression, best score first.
 
-    Yields what is kept, and every proposal's weight float32[n] in its landmarks.
+    Yields the index of each face kept, and the weights float32[n] of all proposals in its
+    landmarks.
     """
     near, far = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     area = boxes[:, 2] * boxes[:, 3]
@@ -147,7 +151,7 @@ def _suppress(
         overlap = shared / (area[best] + area - shared)
         overlap[best] = 1
         sharing = left & (overlap >= config.shared_overlap)
-        # A proposal that just passes the threshold enters with weight 0: no sudden moves.
+        # A proposal at the threshold has weight 0, so landmarks change continuously.
         yield best, np.where(sharing, scores - config.min_score + 1e-6, 0).astype(np.float32)
         left &= overlap <= config.max_overlap
 
@@ -157,9 +161,6 @@ def _weigh_landmarks(
 ) -> NDArray[np.float32]:
     mean: NDArray[np.float32] = np.tensordot(weights / weights.sum(), landmarks, axes=1)
     return mean
-
-
-# Which of several faces a photograph is of, and whether another competes with it.
 
 
 def choose_main_face(faces: Sequence[DetectedFace], size_px: tuple[int, int]) -> int:
@@ -180,7 +181,7 @@ def choose_main_face(faces: Sequence[DetectedFace], size_px: tuple[int, int]) ->
     return max(range(len(faces)), key=lambda index: weigh(faces[index]))
 
 
-def has_rival(faces: Sequence[DetectedFace], main: int, height_share: float) -> bool:
-    """True if another face is at least `height_share` as high as the main one."""
+def has_competing_face(faces: Sequence[DetectedFace], main: int, height_share: float) -> bool:
+    """Whether another face is at least `height_share` as high as the main one."""
     smallest = faces[main].box_px[3] * height_share
     return any(face.box_px[3] >= smallest for i, face in enumerate(faces) if i != main)

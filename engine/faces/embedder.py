@@ -1,23 +1,102 @@
-"""Aligned crops to unit vectors."""
+"""Alignment of faces to crops, and the embedder that makes unit vectors of crops."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid
+from engine.faces.images import Pixels
 from engine.models.catalog import ModelCard, Role
 from engine.models.session import Session
 
-# Enough to share one reading of the dense layer's weights; an accelerator needs many to be filled.
+Points = NDArray[np.float32]
+
+# Deng et al., "ArcFace" (2019), on 112x112: the eyes (left in the picture first), the tip of the
+# nose, the corners of the mouth.
+_ARCFACE_112 = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ],
+    dtype=np.float64,
+)
+
+
+def arcface_template(side_px: int) -> Points:
+    """The ArcFace landmarks float32[5, 2] in a square crop of this side."""
+    return (_ARCFACE_112 * (side_px / 112)).astype(np.float32)
+
+
+def estimate_similarity(source: Points, target: Points) -> NDArray[np.float64]:
+    """Matrix float64[2, 3] of the least-squares rotation, uniform scale and shift.
+
+    Umeyama (1991), in its closed form for the plane, with points as complex numbers.
+    """
+    z = source.astype(np.float64) @ [1, 1j]
+    w = target.astype(np.float64) @ [1, 1j]
+    centred = z - z.mean()
+    # Points that all coincide have no direction: they get the smallest scale, not a NaN.
+    rotation = np.vdot(centred, w - w.mean()) / max(np.vdot(centred, centred).real, 1e-12)
+    shift = w.mean() - rotation * z.mean()
+    return np.array(
+        [
+            [rotation.real, -rotation.imag, shift.real],
+            [rotation.imag, rotation.real, shift.imag],
+        ]
+    )
+
+
+def align(pixels: Pixels, landmarks_px: Points, side_px: int) -> Pixels:
+    """Crop uint8[side, side, 3] with `landmarks_px` float32[5, 2] on the ArcFace template.
+
+    What lies outside the picture is black.
+    """
+    template = arcface_template(side_px)
+    matrix = estimate_similarity(landmarks_px, template)
+    shrinking = int(1 / max(np.hypot(matrix[0, 0], matrix[1, 0]), 1e-6))
+    if shrinking >= 2:
+        # Linear interpolation would read only 4 of the many pixels that make one, and keep their
+        # noise: on enlarged LFW photographs with noise of 25 the mated score would fall from
+        # 0.69 to 0.60.
+        pixels, corner = _average_blocks(pixels, matrix, side_px, shrinking)
+        landmarks_px = (landmarks_px - corner + 0.5) / np.float32(shrinking) - np.float32(0.5)
+        matrix = estimate_similarity(landmarks_px, template)
+    crop = cv2.warpAffine(pixels, matrix, (side_px, side_px), flags=cv2.INTER_LINEAR)
+    return np.asarray(crop, dtype=np.uint8)
+
+
+def _average_blocks(
+    pixels: Pixels, matrix: NDArray[np.float64], side_px: int, block: int
+) -> tuple[Pixels, Points]:
+    """The visible part, block x block pixels averaged to one, and its corner (x, y)."""
+    height, width = pixels.shape[:2]
+    inverse = cv2.invertAffineTransform(matrix)
+    corners = np.array([[0, 0, 1], [side_px, 0, 1], [0, side_px, 1], [side_px, side_px, 1]])
+    visible = corners @ inverse.T
+    left, top = np.clip(
+        np.floor(visible.min(axis=0)).astype(int) - block, 0, (width - 1, height - 1)
+    )
+    right, bottom = np.clip(np.ceil(visible.max(axis=0)).astype(int) + block, 0, (width, height))
+    columns, rows = max(1, (right - left) // block), max(1, (bottom - top) // block)
+    part = pixels[top : top + rows * block, left : left + columns * block]
+    averaged = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(averaged, dtype=np.uint8), np.array([left, top], dtype=np.float32)
+
+
+# Enough to amortise one reading of the dense layer's weights; an accelerator needs many more.
 _CPU_BATCH = 16
 _ACCELERATOR_BATCH = 256
 
 
 class CropEmbedder(Protocol):
-    """Turns aligned crops into vectors, here or elsewhere; several threads may use it at once."""
+    """Maps aligned crops to vectors, locally or remotely; thread-safe."""
 
     @property
     def card(self) -> ModelCard:
@@ -26,7 +105,7 @@ class CropEmbedder(Protocol):
 
     @property
     def flip(self) -> bool:
-        """True where a row is averaged with that of the mirrored crop."""
+        """True where each vector is averaged with that of the mirrored crop."""
         ...
 
     @property
@@ -41,7 +120,7 @@ class CropEmbedder(Protocol):
 
     @property
     def prefers_large_batches(self) -> bool:
-        """True where one call with many crops is quicker than several threads' calls."""
+        """True where one call with many crops is quicker than calls by several threads."""
         ...
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -50,7 +129,7 @@ class CropEmbedder(Protocol):
 
 
 class Embedder:
-    """Runs an embedding model as its card says; may be used by several threads at once."""
+    """Runs an embedding model by its card; thread-safe."""
 
     def __init__(self, session: Session, card: ModelCard, flip: bool = False) -> None:
         if card.role is not Role.EMBEDDER:
@@ -62,25 +141,13 @@ class Embedder:
             )
         self.card = card
         self.flip = flip
+        self.dim = card.dimension
+        self.side_px = card.input.size_px[0]
+        self.prefers_large_batches = session.prefers_large_batches
         self._session = session
         self._max_batch = session.fixed_batch or (
             _ACCELERATOR_BATCH if session.prefers_large_batches else _CPU_BATCH
         )
-
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self.card.dimension
-
-    @property
-    def side_px(self) -> int:
-        """Side of the square crop that the model expects."""
-        return self.card.input.size_px[0]
-
-    @property
-    def prefers_large_batches(self) -> bool:
-        """True where one call with many crops is quicker than several threads' calls."""
-        return self._session.prefers_large_batches
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows.

@@ -1,4 +1,4 @@
-"""Photographs to vectors: decode, detect, align, judge, embed."""
+"""Photographs to vectors: decode, detect, align, measure quality, embed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
-from engine.faces.alignment import align
 from engine.faces.detector import (
     DetectedFace,
     DetectorConfig,
     FaceDetector,
     choose_main_face,
-    has_rival,
+    has_competing_face,
 )
-from engine.faces.embedder import CropEmbedder, Embedder
+from engine.faces.embedder import CropEmbedder, Embedder, align
 from engine.faces.images import Image, ImageLimits, Pixels, decode
 from engine.faces.quality import Quality, QualityLimits, find_problems, measure_quality
 from engine.models.catalog import ModelCard, builtin_card
@@ -35,7 +34,7 @@ from engine.reasons import Reason
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Milliseconds that one photograph spent in each stage; embedding is its share of a batch."""
+    """Milliseconds of one photograph in each stage; `embed_ms` is its share of a batch."""
 
     decode_ms: float
     detect_ms: float
@@ -46,7 +45,7 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Extraction:
-    """One photograph's main face.
+    """The main face of one photograph.
 
     `vector` float32[d] is a unit vector, and None exactly when no face was found; so are
     `quality`, `box_px` (x, y, width, height), `landmarks_px` float32[5, 2] and `crop`
@@ -70,20 +69,23 @@ Extracted = Extraction | ImageError
 
 @dataclass(frozen=True, slots=True)
 class ExtractorConfig:
-    """`threads` work on a batch (0: one for each core), `chunk_size` photographs at a time.
+    """`threads` share a batch (0: one for each core), in chunks of `chunk_size` photographs.
 
-    Another face at least `rival_height_share` as high as the main one makes SEVERAL_FACES.
+    A second face at least `competing_height_share` as high as the main one is SEVERAL_FACES.
     """
 
     threads: int = 0
     chunk_size: int = 16
     images: ImageLimits = field(default_factory=ImageLimits)
     quality: QualityLimits = field(default_factory=QualityLimits)
-    rival_height_share: float = 0.6
+    competing_height_share: float = 0.6
 
 
 class Extractor:
-    """Thread-safe; uses all its threads for a batch. Close it, or use it in a `with`."""
+    """Extracts the main face of each photograph with a pool of threads.
+
+    Thread-safe. Close it, or use it in a `with`.
+    """
 
     def __init__(
         self,
@@ -94,8 +96,12 @@ class Extractor:
         self._detector = detector
         self._embedder = embedder
         self._config = config or ExtractorConfig()
-        self._threads = self._config.threads or _count_cores()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="extract")
+        self.threads = self._config.threads or _count_cores()
+        self.card = embedder.card
+        self.dim = embedder.dim
+        self.model_digest = digest_embedding(embedder.card, embedder.flip)
+        """Only vectors of one digest can be compared."""
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="extract")
 
     def __enter__(self) -> Self:
         return self
@@ -109,31 +115,11 @@ class Extractor:
         self.close()
 
     def close(self) -> None:
-        """Let the threads go; extractions under way end first."""
+        """Wait for the extractions under way, and end the threads."""
         self._pool.shutdown()
 
-    @property
-    def threads(self) -> int:
-        """How many work on a batch."""
-        return self._threads
-
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self._embedder.dim
-
-    @property
-    def card(self) -> ModelCard:
-        """The embedder's card."""
-        return self._embedder.card
-
-    @property
-    def model_digest(self) -> str:
-        """SHA-256 over all that shapes a vector; vectors compare only under one digest."""
-        return digest_embedding(self._embedder.card, self._embedder.flip)
-
     def extract(self, images: Sequence[bytes]) -> list[Extracted]:
-        """One Extraction or ImageError for each image file, in their order."""
+        """One Extraction or ImageError for each image file, in order."""
         size = self._choose_chunk_size(len(images))
         chunks = [images[start : start + size] for start in range(0, len(images), size)]
         if self._embedder.prefers_large_batches:
@@ -143,14 +129,14 @@ class Extractor:
         return [one for part in finished for one in part]
 
     def _choose_chunk_size(self, count: int) -> int:
-        even_share = -(-count // self._threads)
+        even_share = -(-count // self.threads)
         return max(1, min(even_share, self._config.chunk_size))
 
     def _prepare(self, images: Sequence[bytes]) -> list[Extracted]:
         return [self._prepare_one(data) for data in images]
 
     def _prepare_one(self, data: bytes) -> Extracted:
-        """All but the vector."""
+        """Everything but the vector."""
         start = time.perf_counter()
         try:
             image = decode(data, self._config.images)
@@ -190,7 +176,7 @@ class Extractor:
         landmarks_px = face.landmarks_px * np.float32(image.reduction)
         quality = measure_quality(crop, landmarks_px, face.score)
         problems = find_problems(quality, self._config.quality)
-        if has_rival(faces, main, self._config.rival_height_share):
+        if has_competing_face(faces, main, self._config.competing_height_share):
             problems = (Reason.SEVERAL_FACES, *problems)
         judged = time.perf_counter()
         x, y, face_width, face_height = (side * image.reduction for side in face.box_px)
@@ -232,17 +218,17 @@ def open_extractor(
     session: SessionOptions | None = None,
     embedder: ModelCard | None = None,
     detector: ModelCard | None = None,
-    looks: DetectorConfig | None = None,
+    detection: DetectorConfig | None = None,
     flip: bool = False,
 ) -> Extractor:
-    """An Extractor on the built-in models, or on those of the cards given.
+    """An Extractor with the built-in models, or with those of the given cards.
 
-    Rewritten graphs are kept in `cache_folder`. Raises a ModelError where a model, its card or
+    Rewritten graphs are cached in `cache_folder`. Raises a ModelError where a model, its card or
     the runtime is unusable.
     """
     options = session or SessionOptions()
     return Extractor(
-        open_detector(cache_folder, session=options, card=detector, looks=looks),
+        open_detector(cache_folder, session=options, card=detector, detection=detection),
         open_embedder(cache_folder, session=options, card=embedder, flip=flip),
         config,
     )
@@ -253,13 +239,15 @@ def open_detector(
     *,
     session: SessionOptions | None = None,
     card: ModelCard | None = None,
-    looks: DetectorConfig | None = None,
+    detection: DetectorConfig | None = None,
 ) -> FaceDetector:
-    """The detector of `open_extractor`, alone."""
+    """The detector of `open_extractor` on its own."""
     # The CPU provider is as quick as OpenVINO on YuNet, and compiles nothing for a new size; an
     # accelerator would wait for single pictures.
     options = replace(session or SessionOptions(), provider="cpu", precision="float32")
-    return FaceDetector(open_session(card or builtin_card("yunet"), options, cache_folder), looks)
+    return FaceDetector(
+        open_session(card or builtin_card("yunet"), options, cache_folder), detection
+    )
 
 
 def open_embedder(
@@ -269,15 +257,16 @@ def open_embedder(
     card: ModelCard | None = None,
     flip: bool = False,
 ) -> Embedder:
-    """The embedder of `open_extractor`, alone."""
+    """The embedder of `open_extractor` on its own."""
     chosen = card or builtin_card("sface")
     return Embedder(open_session(chosen, session or SessionOptions(), cache_folder), chosen, flip)
 
 
 def digest_embedding(card: ModelCard, flip: bool) -> str:
-    """SHA-256 over what shapes a vector: weights, input contract, alignment, mirroring.
+    """SHA-256 over what determines a vector: weights, input contract, alignment, mirroring.
 
-    Not the provider, threads or precision: they move a vector less than two photographs differ.
+    Provider, threads and precision are left out: they change a vector less than a second
+    photograph does.
     """
     shaped_by = {
         "sha256": card.sha256,
@@ -290,7 +279,7 @@ def digest_embedding(card: ModelCard, flip: bool) -> str:
 
 
 def _count_cores() -> int:
-    """Cores that this process may use; Linux alone says which."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

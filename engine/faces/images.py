@@ -1,4 +1,4 @@
-"""Bytes to upright 8-bit RGB pixels, by one decoder everywhere: Pillow, which finds truncation."""
+"""Decoding of image files to upright 8-bit RGB pixels, by Pillow: it detects truncation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.errors import ImageDamaged, ImageTooLarge, ImageUnsupported
 
-# What the headers of an image file say, read before any decoder allocates memory.
-
 ORIENTATION = 0x0112
-"""EXIF tag: how the stored picture lies (EXIF 2.32, 1 upright to 8)."""
+"""EXIF tag: orientation of the stored picture (EXIF 2.32; 1, upright, to 8)."""
 
 PICTURE_COUNT = 0xB001
-"""Multi-Picture Format tag: how many pictures the file holds (CIPA DC-007)."""
+"""Multi-Picture Format tag: number of pictures in the file (CIPA DC-007)."""
 
 
 def sniff_format(data: bytes) -> str | None:
@@ -42,7 +40,7 @@ def sniff_format(data: bytes) -> str | None:
 def read_tag(tiff: bytes, tag: int) -> int | None:
     """The integer value of a tag in the first directory of a TIFF header, None if unreadable.
 
-    Pillow's own reader warns about damaged EXIF; a photograph is worth judging without it.
+    Pillow's own reader warns about damaged EXIF; the photograph is usable without it.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
@@ -94,7 +92,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What is accepted, and how far a large JPEG is reduced while it is decoded.
+    """Accepted sizes, and how far a large JPEG is reduced while it is decoded.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 if its longer side is still `reduced_side_px` or more.
     """
@@ -122,7 +120,7 @@ _READERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "WEBP": WebPImageFile,
 }
 
-# EXIF orientation to the move that makes the stored picture upright.
+# EXIF orientation to the transposition that makes the stored picture upright.
 _UPRIGHT = {
     2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
     3: PillowImage.Transpose.ROTATE_180,
@@ -133,7 +131,7 @@ _UPRIGHT = {
     8: PillowImage.Transpose.ROTATE_90,
 }
 
-_LYING = (5, 6, 7, 8)
+_SIDEWAYS = (5, 6, 7, 8)
 
 # What Pillow's readers raise on damaged files; OSError includes "image file is truncated".
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
@@ -167,12 +165,12 @@ def decode(data: bytes, limits: ImageLimits) -> Image:
         raise ImageDamaged("the image is truncated or damaged; send it again") from error
     if orientation in _UPRIGHT:
         colours = colours.transpose(_UPRIGHT[orientation])
-    size_px = (height, width) if orientation in _LYING else (width, height)
+    size_px = (height, width) if orientation in _SIDEWAYS else (width, height)
     return Image(np.asarray(colours), size_px, reduction)
 
 
 def _open(data: bytes, limits: ImageLimits) -> ImageFile:
-    """Read the header, and refuse by it."""
+    """The picture with its header read and checked."""
     kind = sniff_format(data)
     if kind is None:
         raise ImageUnsupported("not a JPEG, PNG or WebP image; convert it to one of these")
@@ -183,7 +181,7 @@ def _open(data: bytes, limits: ImageLimits) -> ImageFile:
         _check_size((size[0], size[1]), limits)
         if size[2]:
             raise ImageUnsupported("an animated WebP image; send a single picture")
-    # The readers' own classes instead of Pillow's `open`, which warns of sizes that we refuse.
+    # The format classes instead of Pillow's `open`, which warns of sizes that we refuse.
     with _warning_filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         picture: ImageFile = _READERS[kind](BytesIO(data))
@@ -213,7 +211,7 @@ def _count_pictures(picture: ImageFile) -> int:
 
 
 def _reduce_scale(picture: ImageFile, limits: ImageLimits) -> int:
-    """Have a large JPEG decoded at a fraction of its size, which libjpeg does in its DCT."""
+    """Set a large JPEG to be decoded at 1/8, 1/4 or 1/2 size, within libjpeg's DCT."""
     width, height = picture.size
     for reduction in (8, 4, 2):
         narrow = min(width, height) < reduction

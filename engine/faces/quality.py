@@ -1,7 +1,7 @@
-"""How good a photograph of a face is, in numbers with units, and what is wrong with it.
+"""Quality measures of a photograph of a face, and the reasons to ask for a new one.
 
-Occlusion (masks, sunglasses, hands) is not judged: the detector places all five landmarks on a
-covered face too, so they give no honest cue.
+Occlusion (masks, sunglasses, hands) is not measured: the detector places all five landmarks on a
+covered face too, so they give no reliable cue.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FACE_ROWS, _FACE_COLUMNS = slice(36, 104), slice(24, 88)
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Measures of one face.
+    """Quality measures of one face.
 
     `inter_eye_px`: distance of the eyes in the original picture.
     `sharpness`: standard deviation of the luma's second difference, in the direction where it is
@@ -54,10 +54,10 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class QualityLimits:
-    """Beyond which a photograph is sent back.
+    """Limits beyond which a photograph is refused.
 
-    Set where LFW photographs, degraded step by step, begin to lose their mates with SFace. Of
-    LFW itself 0.5 % are turned too far and 0.06 % fall short of another limit.
+    Set where LFW photographs, degraded step by step, stop matching their mates with SFace. Of
+    LFW itself 0.5 % are turned too far and 0.06 % miss another limit.
     """
 
     min_inter_eye_px: float = 20.0
@@ -93,11 +93,11 @@ def measure_quality(
 
 
 def estimate_pose(landmarks_px: NDArray[np.float32]) -> tuple[float, float, float]:
-    """(yaw, pitch, roll) in degrees from five landmarks of one average face, seen from afar.
+    """(yaw, pitch, roll) in degrees from five landmarks, by the geometry of an average face.
 
-    Roll is what the line of the eyes shows. Yaw and pitch come from where the nose tip lies
+    Roll is the angle of the line of the eyes. Yaw and pitch come from where the nose tip lies
     between eyes and mouth; faces differ, so they are good to about 10 degrees and understate
-    profiles, of which the detector sees both eyes no more.
+    profiles, of which the detector no longer sees both eyes.
     """
     points = landmarks_px.astype(np.float64) @ [1, 1j]
     line = points[1] - points[0]

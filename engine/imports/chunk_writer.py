@@ -1,4 +1,4 @@
-"""Chunks of judged rows on their way into the registry, or into a rehearsal of it."""
+"""Writers of chunks of judged rows: into the registry, or as a dry run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,6 @@ from engine.registry.reader import Reader
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 
-# Faces that are known already: under another document, or on the watch-list.
-
 
 def find_look_alikes(
     registry: Reader,
@@ -41,9 +39,9 @@ def find_look_alikes(
     document_ids: Sequence[str],
     threshold: float,
 ) -> NDArray[np.bool_]:
-    """bool[n]: whose face float32[n, d] is like that of another document, at or above a score.
+    """Mask bool[n] of the vectors float32[n, d] that match another document's face.
 
-    Looked for in the gallery, and among those before it in the batch.
+    Searched in the gallery and among the earlier rows of the batch, at `threshold` or above.
     """
     if not len(vectors):
         return np.zeros(0, np.bool_)
@@ -56,7 +54,7 @@ def find_look_alikes(
         ]
     )
     _, codes = np.unique(np.array(document_ids), return_inverse=True)
-    # A batch's own product is rounded otherwise than a score; a count can bear that.
+    # This product is rounded differently from a score, which does not matter for a count.
     is_alike = np.tril(vectors @ vectors.T >= threshold, -1)
     found: NDArray[np.bool_] = known | (is_alike & (codes[:, None] != codes)).any(axis=1)
     return found
@@ -70,8 +68,8 @@ _FIELD_OF = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeepingTerms:
-    """Scores: of the same document's holder, and from which on a face is looked for elsewhere.
+class AdmissionTerms:
+    """Thresholds `same_document` (holder's reference) and `review` (look-alikes, watch-list).
 
     `counts_look_alikes` costs a search of the whole gallery for each chunk.
     """
@@ -82,21 +80,21 @@ class KeepingTerms:
     counts_look_alikes: bool = True
 
 
-class Keeper(Protocol):
-    """Takes chunks of rows, one at a time and in their order."""
+class ChunkWriter(Protocol):
+    """Receives chunks of rows, one at a time and in order."""
 
     @property
     def tally(self) -> Tally:
-        """Of all rows that were kept."""
+        """Counts of all rows written."""
         ...
 
-    def keep(self, rows: Sequence[JudgedRow]) -> Future[None]:
-        """Done once the rows are reported and, where they are to be, durable."""
+    def write(self, rows: Sequence[JudgedRow]) -> Future[None]:
+        """Completes once the rows are reported and, but for a dry run, durable."""
         ...
 
 
-class RegistryKeeper:
-    """Admits through the registrar: report and journal first, then one durable transaction."""
+class RegistryWriter:
+    """Admits rows through the registrar: report and journal first, then one transaction."""
 
     def __init__(
         self,
@@ -104,28 +102,26 @@ class RegistryKeeper:
         registry: Reader,
         report: FaultReport,
         journal: Journal,
-        terms: KeepingTerms,
+        terms: AdmissionTerms,
     ) -> None:
         self._registrar = registrar
         self._registry = registry
         self._journal = journal
         self._terms = terms
         self._report = report
-        self._book = _Book(registry, registrar.watchlist, report, terms)
-        self._tally = Tally() if journal.entry is None else journal.entry.tally
+        self._reporter = _ChunkReporter(registry, registrar.watchlist, report, terms)
+        self.tally = Tally() if journal.entry is None else journal.entry.tally
 
-    @property
-    def tally(self) -> Tally:
-        return self._tally
-
-    def keep(self, rows: Sequence[JudgedRow]) -> Future[None]:
+    def write(self, rows: Sequence[JudgedRow]) -> Future[None]:
         return self._registrar.schedule(lambda writer, _now: self._perform(writer, rows))
 
     def _perform(self, writer: Writer, rows: Sequence[JudgedRow]) -> None:
-        gallery, given = self._registrar.gallery, _subscribers(rows)
-        plan = plan_admission(self._registry, gallery, Roll(), given, self._terms.same_document)
-        alike = self._count_look_alikes(gallery, given, plan)
-        counted = self._book.enter(rows, plan, alike)
+        gallery, subscribers = self._registrar.gallery, _subscribers(rows)
+        plan = plan_admission(
+            self._registry, gallery, Roll(), subscribers, self._terms.same_document
+        )
+        alike = self._count_look_alikes(gallery, subscribers, plan)
+        counted = self._reporter.report(rows, plan, alike)
         entry = self._journal_entry(rows[-1].number, counted)
         self._journal.add(entry)
         admit_planned(
@@ -136,7 +132,7 @@ class RegistryKeeper:
             subject=self._journal.import_id,
             detail={"chunk": entry.chunk, "rows": len(rows), "failed": counted.failed},
         )
-        self._tally = entry.tally
+        self.tally = entry.tally
 
     def _journal_entry(self, last_row: int, counted: Tally) -> Entry:
         last = self._journal.entry
@@ -145,25 +141,25 @@ class RegistryKeeper:
             last_row=last_row,
             report_bytes=self._report.size_bytes,
             audit_number=self._registry.audit_head()[0],
-            tally=self._tally.plus(counted),
+            tally=self.tally.plus(counted),
         )
 
     def _count_look_alikes(
-        self, gallery: Gallery, given: Sequence[Subscriber], plan: AdmissionPlan
+        self, gallery: Gallery, subscribers: Sequence[Subscriber], plan: AdmissionPlan
     ) -> int:
         if not self._terms.counts_look_alikes:
             return 0
-        taken = _taken(given, plan)
-        ids = [document_id for _, document_id in taken]
-        vectors = np.stack([one.vector for one, _ in taken]) if taken else plan.vectors
+        admitted = _admitted(subscribers, plan)
+        ids = [document_id for _, document_id in admitted]
+        vectors = np.stack([one.vector for one, _ in admitted]) if admitted else plan.vectors
         found = find_look_alikes(self._registry, gallery, vectors, ids, self._terms.review)
         return int(np.count_nonzero(found))
 
 
-class Rehearsal:
-    """Finds every fault that an import would find, and keeps nothing but the report.
+class DryRunWriter:
+    """Finds every fault that an import would find, and writes nothing but the report.
 
-    It remembers each document of the file and its face, about a kilobyte at 128 dimensions.
+    It holds each document of the file and its face, about a kilobyte at 128 dimensions.
     Look-alikes are not counted.
     """
 
@@ -173,40 +169,38 @@ class Rehearsal:
         gallery: Gallery,
         watch: WatchList,
         report: FaultReport,
-        terms: KeepingTerms,
+        terms: AdmissionTerms,
     ) -> None:
         self._registry = registry
         self._gallery = gallery
         self._same_document = terms.same_document
-        self._book = _Book(registry, watch, report, terms)
+        self._reporter = _ChunkReporter(registry, watch, report, terms)
         self._roll = Roll(is_rehearsed=True)
-        self._tally = Tally()
+        self.tally = Tally()
 
-    @property
-    def tally(self) -> Tally:
-        return self._tally
-
-    def keep(self, rows: Sequence[JudgedRow]) -> Future[None]:
-        given = _subscribers(rows)
-        plan = plan_admission(self._registry, self._gallery, self._roll, given, self._same_document)
-        self._tally = self._tally.plus(self._book.enter(rows, plan, look_alikes=0))
+    def write(self, rows: Sequence[JudgedRow]) -> Future[None]:
+        subscribers = _subscribers(rows)
+        plan = plan_admission(
+            self._registry, self._gallery, self._roll, subscribers, self._same_document
+        )
+        self.tally = self.tally.plus(self._reporter.report(rows, plan, look_alikes=0))
         done: Future[None] = Future()
         done.set_result(None)
         return done
 
 
-class _Book:
-    """Reports what was decided on the rows of a chunk, and counts it."""
+class _ChunkReporter:
+    """Reports and counts what was decided on the rows of a chunk."""
 
     def __init__(
-        self, registry: Reader, watch: WatchList, report: FaultReport, terms: KeepingTerms
+        self, registry: Reader, watch: WatchList, report: FaultReport, terms: AdmissionTerms
     ) -> None:
         self._registry = registry
         self._watch = watch
         self._report = report
         self._review = terms.review
 
-    def enter(self, rows: Sequence[JudgedRow], plan: AdmissionPlan, look_alikes: int) -> Tally:
+    def report(self, rows: Sequence[JudgedRow], plan: AdmissionPlan, look_alikes: int) -> Tally:
         watched = iter(self._find_watched(_subscribers(rows)))
         decided = iter(plan.admissions)
         admissions: list[Admission | None] = []
@@ -222,16 +216,16 @@ class _Book:
         self._report.add([row.number for row in rows], faults)
         return count_chunk(rows, admissions, faults, look_alikes)
 
-    def _find_watched(self, given: Sequence[Subscriber]) -> list[bool]:
-        if not given or not len(self._watch):
-            return [False] * len(given)
-        vectors = np.stack([one.vector for one in given])
+    def _find_watched(self, subscribers: Sequence[Subscriber]) -> list[bool]:
+        if not subscribers or not len(self._watch):
+            return [False] * len(subscribers)
+        vectors = np.stack([one.vector for one in subscribers])
         hits = self._watch.search(vectors, self._review).hits
         vault = self._registry.vault
         return [
             len(hits.of(place)[0]) > 0
             or self._watch.has_document(document_look_up(vault, one.document))
-            for place, one in enumerate(given)
+            for place, one in enumerate(subscribers)
         ]
 
 
@@ -239,11 +233,13 @@ def _subscribers(rows: Sequence[JudgedRow]) -> list[Subscriber]:
     return [row.subscriber for row in rows if row.subscriber is not None]
 
 
-def _taken(given: Sequence[Subscriber], plan: AdmissionPlan) -> list[tuple[Subscriber, str]]:
-    """Who was not refused, with the document."""
+def _admitted(
+    subscribers: Sequence[Subscriber], plan: AdmissionPlan
+) -> list[tuple[Subscriber, str]]:
+    """The subscribers that were not refused, with their document ids."""
     return [
         (one, admission.document_id)
-        for one, admission in zip(given, plan.admissions, strict=True)
+        for one, admission in zip(subscribers, plan.admissions, strict=True)
         if admission.document_id is not None
     ]
 
@@ -259,8 +255,8 @@ def _list_faults(admission: Admission, *, is_watched: bool) -> tuple[RowFault, .
     return tuple(faults)
 
 
-def was_kept(registry: Reader, import_id: str, entry: Entry) -> bool:
-    """Whether the audit chain has the chunk of a journal's entry."""
+def was_committed(registry: Reader, import_id: str, entry: Entry) -> bool:
+    """Whether the audit chain has the chunk of a journal entry."""
     return any(
         record.entry.action == ADMITTED
         and record.entry.subject == import_id

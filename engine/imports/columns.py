@@ -1,4 +1,4 @@
-"""Which column of a file holds what."""
+"""Columns of an import file, and the fields that they hold."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from engine.errors import RequestError
 from engine.imports.faults import Field
 
 DEFAULTED = (Field.DOCUMENT_TYPE, Field.CARRIER, Field.OUTLET, Field.OPENED_AT)
-"""What may be given once for all rows that have nothing there."""
+"""Fields that may have a default for the rows where they are empty."""
 REQUIRED = (Field.DOCUMENT_TYPE, Field.DOCUMENT_NUMBER, Field.NAME)
 FACES = (Field.LIVE, Field.PORTRAIT, Field.TEMPLATE)
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
-    """How the file's columns are called, and what stands where nothing is given.
-
-    `names`: a column's own name by field, where it is not the field's.
-    """
+class ColumnMapping:
+    """Column names by field, where they differ from the field's name, and default values."""
 
     names: Mapping[Field, str] = field(default_factory=dict)
     defaults: Mapping[Field, str] = field(default_factory=dict)
@@ -27,47 +24,47 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The places, from 0, of the fields that a file has, and the names of their columns."""
+    """Zero-based positions and names of the columns, by field."""
 
     places: Mapping[Field, int]
     names: Mapping[Field, str]
 
     def name(self, field: Field | None) -> str:
-        """What the file calls a column; empty for none."""
+        """The file's name of a column; empty for None."""
         return "" if field is None else self.names.get(field, field.value)
 
 
-def find_columns(header: Sequence[str], wording: Wording) -> Columns:
-    """Finds the fields in a file's header, whatever its case.
+def find_columns(header: Sequence[str], mapping: ColumnMapping) -> Columns:
+    """Find the fields in a file's header, ignoring case.
 
-    `RequestError` names a field, never a cell: a file without a header has people in its first
-    row.
+    `RequestError` names a field, never a cell: a file without a header has personal data in its
+    first row.
     """
     places: dict[Field, int] = {}
     names: dict[Field, str] = {}
     cells = [cell.strip() for cell in header]
     for field_ in Field:
-        wanted = wording.names.get(field_, field_.value)
+        wanted = mapping.names.get(field_, field_.value)
         found = _find(cells, wanted)
         if len(found) > 1:
             raise RequestError(f"two columns are named {wanted}: rename one, or map another")
         if found:
             places[field_], names[field_] = found[0], cells[found[0]]
-        elif field_ in wording.names:
+        elif field_ in mapping.names:
             raise RequestError(f"no column is named {wanted}: check --map {field_}={wanted}")
-    _require(places, wording)
+    _require(places, mapping)
     return Columns(places, names)
 
 
 def _find(cells: Sequence[str], wanted: str) -> list[int]:
-    """An exact name wins over those that differ in case."""
+    """Columns of this name: exact matches, or else those that differ in case."""
     exact = [place for place, cell in enumerate(cells) if cell == wanted]
     folded = wanted.casefold()
     return exact or [place for place, cell in enumerate(cells) if cell.casefold() == folded]
 
 
-def _require(places: Mapping[Field, int], wording: Wording) -> None:
-    missing = [one for one in REQUIRED if one not in places and one not in wording.defaults]
+def _require(places: Mapping[Field, int], mapping: ColumnMapping) -> None:
+    missing = [one for one in REQUIRED if one not in places and one not in mapping.defaults]
     if missing:
         listed = ", ".join(missing)
         raise RequestError(
@@ -78,15 +75,15 @@ def _require(places: Mapping[Field, int], wording: Wording) -> None:
         raise RequestError(
             "the file has no column live, portrait or template: map one with --map live=COLUMN"
         )
-    has_outlet = Field.OUTLET in places or Field.OUTLET in wording.defaults
+    has_outlet = Field.OUTLET in places or Field.OUTLET in mapping.defaults
     if Field.MSISDN in places and not has_outlet:
         raise RequestError(
             "lines need an outlet: map a column with --map outlet=COLUMN, or give --set outlet=CODE"
         )
-    has_opening = Field.OPENED_AT in places or Field.OPENED_AT in wording.defaults
+    has_opening = Field.OPENED_AT in places or Field.OPENED_AT in mapping.defaults
     if Field.MSISDN in places and not has_opening:
         raise RequestError(
-            "lines need the moment of their opening: map a column with --map opened_at=COLUMN, "
+            "lines need the time of their opening: map a column with --map opened_at=COLUMN, "
             "or give --set opened_at=DAY"
         )
 

@@ -1,4 +1,4 @@
-"""What is wrong with a row, by column, and never with the value that was there."""
+"""Faults of rows, by column; a fault never holds the value of a cell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.reasons import Reason
 
 
 class Field(StrEnum):
-    """What a column may hold; a file's own names are mapped to these."""
+    """A field of a subscriber; the columns of a file are mapped to these."""
 
     DOCUMENT_TYPE = "document_type"
     DOCUMENT_NUMBER = "document_number"
@@ -27,7 +27,7 @@ class Field(StrEnum):
 
 
 class Code(StrEnum):
-    """Faults of data; those of faces, documents and lines are `Reason`s and the codes of images."""
+    """Codes of data faults; faces, documents and lines have `Reason`s, images their error codes."""
 
     ROW_MALFORMED = "ROW_MALFORMED"
     VALUE_MISSING = "VALUE_MISSING"
@@ -53,30 +53,30 @@ class Code(StrEnum):
 
 MESSAGES: dict[str, str] = {
     Code.ROW_MALFORMED: "the row has more or fewer cells than the header: quote cells with commas",
-    Code.VALUE_MISSING: "nothing is given here: fill it in",
+    Code.VALUE_MISSING: "the value is missing: fill it in",
     Code.VALUE_TOO_LONG: "the value is too long: shorten it",
-    Code.TEXT_INVALID: "the value holds characters that are no text: type it again",
-    Code.LINE_BREAK: "the value goes over several lines: write it in one, or close the quote",
-    Code.DOCUMENT_TYPE_UNKNOWN: "not a type of document that is known: see the list in the docs",
+    Code.TEXT_INVALID: "the value holds characters that are not text: type it again",
+    Code.LINE_BREAK: "the value spans several lines: write it on one, or close the quote",
+    Code.DOCUMENT_TYPE_UNKNOWN: "unknown type of document: see the list in docs/import.md",
     Code.DATE_INVALID: "not a date: write it as 2031-01-31",
-    Code.TIME_INVALID: "not a moment since 1980: write it as 2024-01-31T12:00:00Z",
-    Code.TIME_AHEAD: "the moment has not come yet: check it, and --timezone",
+    Code.TIME_INVALID: "not a time since 1980: write it as 2024-01-31T12:00:00Z",
+    Code.TIME_AHEAD: "the time is in the future: check it, and --timezone",
     Code.NUMBER_INVALID: "not a telephone number: write +<country><number>, or give --country",
     Code.OUTLET_UNKNOWN: "no outlet has this code: see `sosie outlet list`",
-    Code.CARRIER_MISMATCH: "the outlet is another carrier's: check both codes",
+    Code.CARRIER_MISMATCH: "the outlet belongs to another carrier: check both codes",
     Code.FACE_MISSING: "neither a photograph nor a template is given: add one",
-    Code.FACE_TWICE: "a template stands for the live photograph: give one of the two",
-    Code.PATH_INVALID: "not the path of a file: check it",
+    Code.FACE_TWICE: "a template replaces the live photograph: give only one of the two",
+    Code.PATH_INVALID: "not a valid file path: check it",
     Code.PATH_OUTSIDE: "the path leads out of the folder: move the file, or give --allow-outside",
     Code.FILE_MISSING: "no such file: check the path and --images",
-    Code.FILE_UNREADABLE: "the file cannot be read: check that it is one, and its permissions",
+    Code.FILE_UNREADABLE: "the file cannot be read: check that it is a file, and its permissions",
     Code.TEMPLATE_INVALID: "not a template that was issued here to this carrier, or it has expired",
-    Code.VECTOR_INVALID: "not a face of this model: it has another length, or no direction",
+    Code.VECTOR_INVALID: "not a vector of this model: wrong length, or no direction",
     Reason.DOCUMENT_INVALID: "the number is not well-formed, or its check digit is wrong",
     Reason.DOCUMENT_BLOCKED: "the document is blocked",
-    Reason.NAME_MISMATCH: "the name is not the one that stands for this document already",
+    Reason.NAME_MISMATCH: "the name differs from the one registered for this document",
     Reason.NO_FACE: "no face was found: take another photograph",
-    Reason.SEVERAL_FACES: "several faces were found: cut the photograph to one",
+    Reason.SEVERAL_FACES: "several faces were found: crop the photograph to one",
     Reason.FACE_TOO_SMALL: "the face is too small: take a larger photograph",
     Reason.BLURRED: "the face is blurred: take another photograph",
     Reason.TOO_DARK: "the face is too dark: take another photograph",
@@ -84,35 +84,35 @@ MESSAGES: dict[str, str] = {
     Reason.LOW_CONTRAST: "the face has too little contrast: take another photograph",
     Reason.POSE: "the face is turned away: take another photograph",
     Reason.FACE_MISMATCH: "the two photographs show different people",
-    Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: "the document is already there, with another face",
-    Reason.LINE_IN_USE: "the number is already a line of another document",
+    Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: "the document is already registered with another face",
+    Reason.LINE_IN_USE: "the number is already in use under another document",
     Reason.WATCHLISTED: "the face or the document is on the watch-list",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RowFault:
-    """One thing wrong with a row; with any that `is_failure` the row is not taken.
+    """A fault of a row; the row is imported only if none of its faults `is_failure`.
 
-    `field` is None for the row as a whole.
+    `field` is None for the row as a whole; `text` replaces the message of the code, and never
+    holds a value of the row.
     """
 
     field: Field | None
     code: str
     is_failure: bool = True
-    told: str = ""
-    """What is said instead of the code's own words; never a value of the row."""
+    text: str = ""
 
     @property
     def message(self) -> str:
-        return self.told or MESSAGES[self.code]
+        return self.text or MESSAGES[self.code]
 
     @classmethod
     def of_image(cls, field: Field, error: ImageError, *, is_failure: bool = True) -> RowFault:
-        """What is wrong with a file that is no photograph."""
-        return cls(field, error.code, is_failure, told=str(error))
+        """The fault of a file that could not be decoded."""
+        return cls(field, error.code, is_failure, text=str(error))
 
 
 def is_sound(faults: tuple[RowFault, ...]) -> bool:
-    """True where nothing keeps the row out."""
+    """Whether the row can be imported."""
     return not any(fault.is_failure for fault in faults)

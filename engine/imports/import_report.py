@@ -1,4 +1,4 @@
-"""What an import has come to, in counts."""
+"""Counts of an import, and its report: a line for each fault, without any value of a row."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from engine.spreadsheets import guard_cells
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """Counts of rows, but for the faults, which are counted by code: a row may have several.
+    """Counts of rows; `failures` and `warnings` count faults by code: a row may have several.
 
-    `admitted` rows brought a reference, `lines` a line, `present` nothing that was not there;
-    `failed` ones left nothing. `fused` references are of two photographs. `look_alikes` are taken
-    in, and a face of another document is like theirs.
+    `admitted` rows added a reference, `lines` a line, `present` nothing new; `failed` rows were
+    not imported. `fused` references are of two photographs. `look_alikes` were imported although
+    another document has a similar face.
     """
 
     rows: int = 0
@@ -43,7 +43,7 @@ class Tally:
     warnings: Mapping[str, int] = field(default_factory=dict)
 
     def plus(self, other: Tally) -> Tally:
-        """Both together."""
+        """The sum of both."""
         return Tally(
             **{
                 one.name: _add(getattr(self, one.name), getattr(other, one.name))
@@ -52,7 +52,6 @@ class Tally:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
         return {
             one.name: value if isinstance(value, int) else dict(value)
             for one in fields(self)
@@ -70,16 +69,15 @@ def count_chunk(
     faults: Sequence[Sequence[RowFault]],
     look_alikes: int,
 ) -> Tally:
-    """The counts of a chunk: what was decided on each row (None: it had failed before), and all
-    faults of each."""
-    taken = [one for one in admissions if one is not None and one.refusal is None]
-    warnings = Counter(_codes(faults, failures=False))
+    """The counts of a chunk, from the admission (None: it had failed before) and faults of each
+    row."""
+    admitted = [one for one in admissions if one is not None and one.refusal is None]
     return Tally(
         rows=len(rows),
-        admitted=sum(one.adds_reference for one in taken),
-        lines=sum(one.adds_line for one in taken),
-        present=sum(not (one.adds_reference or one.adds_line) for one in taken),
-        failed=len(rows) - len(taken),
+        admitted=sum(one.adds_reference for one in admitted),
+        lines=sum(one.adds_line for one in admitted),
+        present=sum(not (one.adds_reference or one.adds_line) for one in admitted),
+        failed=len(rows) - len(admitted),
         warned=sum(any(not one.is_failure for one in some) for some in faults),
         photographs=sum(row.photographs for row in rows),
         fused=sum(
@@ -92,7 +90,7 @@ def count_chunk(
         ),
         look_alikes=look_alikes,
         failures=Counter(_codes(faults, failures=True)),
-        warnings=warnings,
+        warnings=Counter(_codes(faults, failures=False)),
     )
 
 
@@ -103,8 +101,6 @@ def _codes(faults: Sequence[Sequence[RowFault]], *, failures: bool) -> Iterable[
 def _add(one: Any, other: Any) -> Any:
     return one + other if isinstance(one, int) else dict(Counter(one) + Counter(other))
 
-
-# The report of an import: a line for each fault, without any value of the row.
 
 SCHEMA = pa.schema(
     [
@@ -120,20 +116,20 @@ _OWNER_ONLY = 0o600
 
 
 class FaultReport:
-    """A CSV file that only its owner reads; rows count from 1 after the header of the data.
+    """CSV report, readable by its owner only; rows count from 1 after the header of the data.
 
-    Cells that a spreadsheet would take for a formula are led by an apostrophe, as OWASP advises:
-    a column's name comes from the file.
+    Cells that a spreadsheet would take for a formula get an apostrophe, as OWASP advises: the
+    names of columns come from the file.
     """
 
     def __init__(self, path: Path, columns: Columns, size_bytes: int | None = None) -> None:
-        """A new report, or one that goes on after so many bytes; what is behind them is dropped.
+        """A new report, or one that continues after `size_bytes`; what follows them is dropped.
 
-        `RequestError` where the file cannot be written or is something else.
+        Raises `RequestError` where the file cannot be written or is not a report.
         """
         self._path = path
         self._columns = columns
-        _require_ours(path)
+        _require_report(path)
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWNER_ONLY)
         except OSError as error:
@@ -141,7 +137,8 @@ class FaultReport:
         if self.size_bytes < (size_bytes or 0):
             self.close()
             raise RequestError(
-                f"{path} is not what the import left: put it back, or begin anew with --no-resume"
+                f"{path} was changed since the import stopped: restore it, or start over with "
+                "--no-resume"
             )
         os.ftruncate(self._handle, size_bytes or 0)
         if not size_bytes:
@@ -152,7 +149,7 @@ class FaultReport:
         return os.fstat(self._handle).st_size
 
     def add(self, numbers: Sequence[int], faults: Sequence[Sequence[RowFault]]) -> None:
-        """Writes the faults of these rows; on the disk when this returns."""
+        """Write the faults of these rows, durably."""
         rows = [
             {
                 "row": number,
@@ -178,7 +175,7 @@ class FaultReport:
             os.fsync(self._handle)
         except OSError as error:
             raise RequestError(
-                f"{self._path} cannot be written ({error.strerror}): mend that, then import again"
+                f"{self._path} cannot be written ({error.strerror}): fix that, then import again"
             ) from None
 
 
@@ -193,8 +190,8 @@ def _to_csv(table: pa.Table, *, has_header: bool) -> bytes:
     return data
 
 
-def _require_ours(path: Path) -> None:
-    """Nothing but an earlier report is overwritten."""
+def _require_report(path: Path) -> None:
+    """Refuse to overwrite anything but an earlier report."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_header()))
@@ -203,4 +200,4 @@ def _require_ours(path: Path) -> None:
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from None
     if start not in (_header(), b""):
-        raise RequestError(f"{path} is no report of an import: name another file as --report")
+        raise RequestError(f"{path} is not an import report: name another file with --report")

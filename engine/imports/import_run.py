@@ -1,4 +1,4 @@
-"""One import from the first row to the last: faces, 1:1, chunks, and where it may stop."""
+"""One run of an import: rows are read, their faces loaded and judged, and chunks written."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import RequestError
-from engine.imports.chunk_writer import Keeper
+from engine.imports.chunk_writer import ChunkWriter
 from engine.imports.import_report import Tally
-from engine.imports.row_faces import FaceTaker, JudgedRow, group_rows, judge_row
+from engine.imports.row_faces import FaceLoader, JudgedRow, group_rows, judge_row
 from engine.imports.row_parser import Row, RowReader
 from engine.imports.sources import RawRow
 
 READ_ROWS = 256
-"""Rows whose values are read at once."""
+"""Rows parsed at once."""
 
 
 class Ending(StrEnum):
-    """How an import ended, as its summary says."""
+    """How an import ended."""
 
     DONE = "done"
     STOPPED = "stopped"
-    """By too many failures: the same command goes on."""
+    """By too many failures: the same command continues."""
     INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportTerms:
-    """`verify`: the score of the 1:1. `chunk_rows` or a few more are kept in one transaction,
-    `photographs_at_once` or one more are extracted together. It stops where so many rows of this
-    run have failed, at the end of a chunk."""
+    """Parameters of a run.
+
+    `verify`: threshold of the 1:1. About `chunk_rows` share a transaction, and about
+    `photographs_at_once` are extracted together. After `stop_after_failures` failed rows the run
+    stops at the end of a chunk.
+    """
 
     verify: float
     chunk_rows: int = 512
@@ -48,48 +51,45 @@ class ImportTerms:
 def import_rows(
     raws: Iterable[RawRow],
     reader: RowReader,
-    taker: FaceTaker,
-    keeper: Keeper,
+    loader: FaceLoader,
+    chunk_writer: ChunkWriter,
     terms: ImportTerms,
     report: Callable[[int], None] | None = None,
 ) -> Ending:
-    """Brings rows to the keeper in chunks, in their order; the faces of the next are taken
-    meanwhile. `report` hears the number of each row up to which faces were taken.
+    """Write rows in chunks, in order, while the faces of the next chunk are loaded.
 
-    Whatever is raised, interrupts included, waits for the chunk that is being kept.
+    `report` gets the number of the last row whose faces are loaded. Any exception, interrupts
+    included, waits for the chunk that is being written.
     """
-    failed_before = keeper.tally.failed
-    kept: Future[None] | None = None
+    failed_before = chunk_writer.tally.failed
+    writing: Future[None] | None = None
     try:
-        for chunk in _judge_chunks(raws, reader, taker, terms, report):
-            if kept is not None:
-                kept.result()
-            if _has_failed(keeper.tally.failed - failed_before, terms):
+        for chunk in _judge_chunks(raws, reader, loader, terms, report):
+            if writing is not None:
+                writing.result()
+            failed = chunk_writer.tally.failed - failed_before
+            if terms.stop_after_failures is not None and failed >= terms.stop_after_failures:
                 return Ending.STOPPED
-            kept = keeper.keep(chunk)
-        if kept is not None:
-            kept.result()
+            writing = chunk_writer.write(chunk)
+        if writing is not None:
+            writing.result()
     finally:
-        if kept is not None and not kept.done():
-            kept.exception()
+        if writing is not None and not writing.done():
+            writing.exception()
     return Ending.DONE
-
-
-def _has_failed(failed: int, terms: ImportTerms) -> bool:
-    return terms.stop_after_failures is not None and failed >= terms.stop_after_failures
 
 
 def _judge_chunks(
     raws: Iterable[RawRow],
     reader: RowReader,
-    taker: FaceTaker,
+    loader: FaceLoader,
     terms: ImportTerms,
     report: Callable[[int], None] | None,
 ) -> Iterator[list[JudgedRow]]:
     rows = _read_rows(raws, reader)
     groups = group_rows(rows, terms.photographs_at_once, terms.chunk_rows)
     chunk: list[JudgedRow] = []
-    for faces in taker.stream(groups):
+    for faces in loader.stream(groups):
         chunk += [judge_row(one, terms.verify) for one in faces]
         if report is not None:
             report(chunk[-1].number)
@@ -106,13 +106,10 @@ def _read_rows(raws: Iterable[RawRow], reader: RowReader) -> Iterator[Row]:
         yield from reader.read(batch)
 
 
-# What an import tells at its end, for people and for the program that started it.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """`tally` is of all runs of the import, `seconds` and `photographs_now` of this one, which went
-    on after `resumed_after` rows."""
+    """Result of an import: `tally` over all its runs, `seconds` and `photographs_now` of this run,
+    which began after row `resumed_after`."""
 
     ending: Ending
     is_check: bool
@@ -130,17 +127,16 @@ class Summary:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every row of the file was taken in, or would be."""
+        """Whether every row of the file was imported, or would be."""
         return self.ending is Ending.DONE and not self.tally.failed
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
         return {
             "ending": self.ending.value,
             "check": self.is_check,
             "rows_total": self.rows_total,
             **self.tally.to_dict(),
-            # A rehearsal keeps no reference that a later face could be held against.
+            # A dry run stores no reference to compare a later face with.
             "look_alikes": None if self.is_check else self.tally.look_alikes,
             "resumed_after": self.resumed_after,
             "seconds": round(self.seconds, 3),
@@ -150,7 +146,7 @@ class Summary:
         }
 
     def write(self, path: Path) -> None:
-        """Replaces the file as a whole; only its owner reads it."""
+        """Replace the file atomically; only its owner can read it."""
         beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,7 +1,7 @@
-"""How far an import has come, so that the next start goes on where the last one was killed.
+"""Journal of an import, from which the next run continues after a kill.
 
-An entry is on the disk before its chunk is committed, and the chunk's audit entry names it: of the
-last entries, those that the audit chain does not have were never kept, and are dropped.
+An entry is durable before its chunk is committed, and the chunk's audit entry names it: trailing
+entries that the audit chain does not have were never committed, and are dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OWNER_ONLY = 0o600
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What an import is of; a journal of another one is not gone on with."""
+    """Identity of an import; only a journal of the same one is continued."""
 
     deployment_id: str
     source_digest: str
@@ -52,7 +52,7 @@ class Journal:
     def __init__(self, path: Path, import_id: str, ends: list[int], entries: list[Entry]) -> None:
         self._path = path
         self.import_id = import_id
-        # How many bytes the file has up to its head, and up to each entry.
+        # Byte offsets behind the head and behind each entry.
         self._ends = ends
         self._entries = entries
         self._handle: int | None = None
@@ -63,7 +63,7 @@ class Journal:
 
     @classmethod
     def begin(cls, path: Path, identity: Identity) -> Self:
-        """A new journal in the place of any other; `RequestError` where the file is none."""
+        """A new journal, replacing any other; `RequestError` where the file is not a journal."""
         _read_journal(path)
         made = cls(path, new_id(), [], [])
         head = {"format": FORMAT, "import_id": made.import_id, **asdict(identity)}
@@ -74,22 +74,22 @@ class Journal:
 
     @classmethod
     def resume(cls, path: Path, identity: Identity) -> Self | None:
-        """The journal of this import as it was left; None where there is none.
+        """The existing journal of this import, or None.
 
-        `RequestError` where it is damaged, or of another file or other options.
+        Raises `RequestError` where it is damaged, or belongs to another file or other options.
         """
         lines, head, entries = _read_journal(path)
         if head is None:
             return None
         if Identity(**{key: str(head.get(key)) for key in Identity.__slots__}) != identity:
             raise RequestError(
-                f"{path} is of another import: the data, an option or the deployment has changed "
-                "since; begin anew with --no-resume, nobody is taken in twice"
+                f"{path} belongs to another import: the data, an option or the deployment has "
+                "changed; start over with --no-resume, no row is imported twice"
             )
         return cls(path, str(head["import_id"]), list(accumulate(map(len, lines))), entries)
 
     def add(self, entry: Entry) -> None:
-        """On the disk when this returns."""
+        """Append an entry, durably."""
         self._append(
             {
                 "chunk": entry.chunk,
@@ -101,13 +101,13 @@ class Journal:
         )
         self._entries.append(entry)
 
-    def drop_unkept(self, was_kept: Callable[[Entry], bool]) -> None:
-        """Forgets the last entries as far as their chunks were not kept."""
-        while self._entries and not was_kept(self._entries[-1]):
+    def drop_uncommitted(self, was_committed: Callable[[Entry], bool]) -> None:
+        """Drop the trailing entries whose chunks were not committed."""
+        while self._entries and not was_committed(self._entries[-1]):
             self._entries.pop()
             self._ends.pop()
         with self._writing():
-            # A torn line may follow, too.
+            # This also cuts a torn last line.
             os.truncate(self._path, self._ends[-1])
 
     def close(self) -> None:
@@ -132,12 +132,12 @@ class Journal:
             yield
         except OSError as error:
             raise RequestError(
-                f"{self._path} cannot be written ({error.strerror}): mend that, then import again"
+                f"{self._path} cannot be written ({error.strerror}): fix that, then import again"
             ) from None
 
 
 def _read_journal(path: Path) -> tuple[list[bytes], Mapping[str, Any] | None, list[Entry]]:
-    """The whole lines, what the first says, and the entries; no head where there is no file."""
+    """The complete lines, the head and the entries; no head where there is no file."""
     lines = _read_lines(path)
     if not lines:
         return [], None, []
@@ -148,14 +148,12 @@ def _read_journal(path: Path) -> tuple[list[bytes], Mapping[str, Any] | None, li
     except (ValueError, KeyError, TypeError):
         is_ours = False
     if not is_ours:
-        raise RequestError(
-            f"{path} is no journal of an import: move it, or choose another --report"
-        )
+        raise RequestError(f"{path} is not an import journal: move it, or choose another --report")
     return lines, head, entries
 
 
 def _read_lines(path: Path) -> list[bytes]:
-    """The whole lines of a journal; a kill may have torn the last one."""
+    """The complete lines of a journal; a kill may have torn the last one."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:

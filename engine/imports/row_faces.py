@@ -1,4 +1,4 @@
-"""Photographs by path, from below one folder and from nowhere else."""
+"""Faces of rows: photographs read from one folder and extracted, templates, and the row's 1:1."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR)
 
 
 class PhotographFolder:
-    """Where relative paths begin.
+    """The folder that relative paths start from.
 
     A path that leads out of it, by `..`, from the root or through a link, is refused unless
-    `may_leave`. At most one byte more than `max_size_bytes` is read of a file.
+    `allows_outside`. At most one byte more than `max_size_bytes` is read of a file.
     """
 
     def __init__(
         self,
         root: Path,
         *,
-        may_leave: bool = False,
+        allows_outside: bool = False,
         max_size_bytes: int = ImageLimits().max_size_bytes,
     ) -> None:
         self._root = os.path.realpath(root)
         self._inside = os.path.join(self._root, "")
-        self._may_leave = may_leave
+        self._allows_outside = allows_outside
         self._max_size_bytes = max_size_bytes
 
     def read(self, text: str) -> bytes | Code:
-        """A file's bytes, or why there are none; safe to call from many threads."""
+        """The file's bytes, or the code of the fault; thread-safe."""
         if "\0" in text:
             return Code.PATH_INVALID
         try:
             path = os.path.realpath(os.path.join(self._root, text))
-            if not (self._may_leave or path.startswith(self._inside)):
+            if not (self._allows_outside or path.startswith(self._inside)):
                 return Code.PATH_OUTSIDE
             return self._read(path)
         except OSError as error:
@@ -66,8 +66,8 @@ class PhotographFolder:
             return Code.PATH_INVALID
 
     def _read(self, path: str) -> bytes | Code:
-        # No link is followed any more, and no pipe is waited for: the path was resolved, and may
-        # have been exchanged since.
+        # The path was resolved, and the file may have been replaced since: follow no link, and do
+        # not block on a pipe.
         handle = os.open(path, _FLAGS)
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -78,35 +78,31 @@ class PhotographFolder:
             os.close(handle)
 
 
-# The faces of rows, taken many at a time: files are read while others are decoded and embedded.
-
 Vector = NDArray[np.float32]
 Face = Vector | tuple[RowFault, ...] | None
-"""A rotated unit vector float32[d], what is wrong with what was given, or None: nothing was."""
-TakeSamples = Callable[[Sequence[bytes]], list[Sample | ImageError]]
-"""Image files to rotated samples, in order; called by several threads at once."""
+"""A rotated unit vector float32[d], the faults of what was given, or None: nothing was."""
+ExtractSamples = Callable[[Sequence[bytes]], list[Sample | ImageError]]
+"""Image files to rotated samples, in order; called by several threads."""
 
 READERS = 8
-"""Files that are read at once: a network's disk answers late."""
-CALLERS = 2
-"""Groups that are extracted at once: while the last photographs of one are at work, the first of
-the next keep the other cores busy."""
-AHEAD = 2
-"""Groups whose files are read meanwhile."""
-_SHORTEST = 1e-6
+"""Files read at once: network storage is slow to answer."""
+EXTRACTIONS = 2
+"""Groups extracted at once: while the last photographs of one are processed, the first of the
+next keep the other cores busy."""
+PREFETCHED = 2
+"""Groups whose files are read in the meantime."""
+_MIN_NORM = 1e-6
 
 
 class TemplateOpener(Protocol):
     """Opens templates that this deployment has issued."""
 
     def open(self, tokens: Sequence[str], carriers: Sequence[str]) -> list[Vector | None]:
-        """The rotated unit vector of each, None for one that is not, or no more, that carrier's."""
+        """The rotated unit vector of each, None where invalid, expired or not the carrier's."""
         ...
 
 
 class NoTemplates:
-    """Knows no template."""
-
     def open(self, tokens: Sequence[str], carriers: Sequence[str]) -> list[Vector | None]:
         del carriers
         return [None for _ in tokens]
@@ -114,7 +110,7 @@ class NoTemplates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowFaces:
-    """A row with its faces; a template stands in the place of `live`."""
+    """A row with its faces; a template takes the place of `live`."""
 
     row: Row
     live: Face
@@ -122,51 +118,51 @@ class RowFaces:
     photographs: int
 
 
-class FaceTaker:
-    """Takes the faces of groups of rows, several groups at once; results keep their order."""
+class FaceLoader:
+    """Loads the faces of groups of rows, several groups at once, and keeps their order."""
 
     def __init__(
         self,
         folder: PhotographFolder,
-        take: TakeSamples,
+        extract: ExtractSamples,
         vault: Vault,
         templates: TemplateOpener | None = None,
     ) -> None:
         self._folder = folder
-        self._take = take
+        self._extract = extract
         self._vault = vault
         self._templates = templates or NoTemplates()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="import-read")
-        self._callers = ThreadPoolExecutor(CALLERS, thread_name_prefix="import-take")
+        self._extractions = ThreadPoolExecutor(EXTRACTIONS, thread_name_prefix="import-extract")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What runs ends, what waits does not begin.
-        self._callers.shutdown(cancel_futures=True)
+        # Running tasks finish, waiting ones are cancelled.
+        self._extractions.shutdown(cancel_futures=True)
         self._readers.shutdown(cancel_futures=True)
 
     def stream(self, groups: Iterable[Sequence[Row]]) -> Iterator[list[RowFaces]]:
-        """The faces of each group; a bounded number of groups is under way."""
+        """The faces of each group; a bounded number of groups is in progress."""
         pending: deque[Future[list[RowFaces]]] = deque()
         for group in groups:
-            slots = [(place, field, path) for place, field, path in _list_paths(group)]
+            slots = list(_list_paths(group))
             files = [self._readers.submit(self._folder.read, path) for _, _, path in slots]
             places = [(place, field) for place, field, _ in slots]
-            pending.append(self._callers.submit(self._take_group, group, places, files))
-            if len(pending) >= CALLERS + AHEAD:
+            pending.append(self._extractions.submit(self._load_group, group, places, files))
+            if len(pending) >= EXTRACTIONS + PREFETCHED:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
-    def _take_group(
+    def _load_group(
         self,
         group: Sequence[Row],
         places: Sequence[tuple[int, Field]],
         files: Sequence[Future[bytes | Code]],
     ) -> list[RowFaces]:
-        taken: dict[tuple[int, Field], Face] = {}
+        faces: dict[tuple[int, Field], Face] = {}
         images: list[bytes] = []
         read: list[tuple[int, Field]] = []
         for slot, file in zip(places, files, strict=True):
@@ -175,38 +171,38 @@ class FaceTaker:
                 images.append(data)
                 read.append(slot)
             else:
-                taken[slot] = (RowFault(slot[1], data),)
-        for slot, sample in zip(read, self._take(images) if images else (), strict=True):
-            taken[slot] = _face_of(slot[1], sample)
-        self._add_vectors(group, taken)
-        self._add_templates(group, taken)
+                faces[slot] = (RowFault(slot[1], data),)
+        for slot, sample in zip(read, self._extract(images) if images else (), strict=True):
+            faces[slot] = _face_of(slot[1], sample)
+        self._add_vectors(group, faces)
+        self._add_templates(group, faces)
         counts = np.bincount([place for place, _ in read], minlength=len(group))
         return [
             RowFaces(
                 row,
-                taken.get((place, Field.LIVE), taken.get((place, Field.TEMPLATE))),
-                taken.get((place, Field.PORTRAIT)),
+                faces.get((place, Field.LIVE), faces.get((place, Field.TEMPLATE))),
+                faces.get((place, Field.PORTRAIT)),
                 int(counts[place]),
             )
             for place, row in enumerate(group)
         ]
 
-    def _add_vectors(self, group: Sequence[Row], taken: dict[tuple[int, Field], Face]) -> None:
+    def _add_vectors(self, group: Sequence[Row], faces: dict[tuple[int, Field], Face]) -> None:
         sound: dict[int, Vector] = {}
         for place, row in enumerate(group):
             if row.vector is None:
                 continue
             unit = _normalise(row.vector, self._vault.dim)
             if unit is None:
-                taken[place, Field.TEMPLATE] = (RowFault(Field.TEMPLATE, Code.VECTOR_INVALID),)
+                faces[place, Field.TEMPLATE] = (RowFault(Field.TEMPLATE, Code.VECTOR_INVALID),)
             else:
                 sound[place] = unit
         if sound:
             rotated = self._vault.rotate(np.stack(list(sound.values())))
             for place, vector in zip(sound, rotated, strict=True):
-                taken[place, Field.TEMPLATE] = vector
+                faces[place, Field.TEMPLATE] = vector
 
-    def _add_templates(self, group: Sequence[Row], taken: dict[tuple[int, Field], Face]) -> None:
+    def _add_templates(self, group: Sequence[Row], faces: dict[tuple[int, Field], Face]) -> None:
         issued = [(place, row) for place, row in enumerate(group) if row.template]
         if not issued:
             return
@@ -214,21 +210,19 @@ class FaceTaker:
             [row.template for _, row in issued], [row.carrier for _, row in issued]
         )
         for (place, _), vector in zip(issued, opened, strict=True):
-            taken[place, Field.TEMPLATE] = (
+            faces[place, Field.TEMPLATE] = (
                 (RowFault(Field.TEMPLATE, Code.TEMPLATE_INVALID),) if vector is None else vector
             )
 
 
-def group_rows(
-    rows: Iterable[Row], photographs_at_once: int, most_rows: int
-) -> Iterator[list[Row]]:
-    """Rows in runs with so many photographs, or so many rows."""
+def group_rows(rows: Iterable[Row], photographs_at_once: int, max_rows: int) -> Iterator[list[Row]]:
+    """Split rows into groups of about `photographs_at_once` photographs, or `max_rows` rows."""
     group: list[Row] = []
     photographs = 0
     for row in rows:
         group.append(row)
         photographs += bool(row.live) + bool(row.portrait)
-        if photographs >= photographs_at_once or len(group) >= most_rows:
+        if photographs >= photographs_at_once or len(group) >= max_rows:
             yield group
             group, photographs = [], 0
     if group:
@@ -252,25 +246,23 @@ def _face_of(field: Field, sample: Sample | ImageError) -> Face:
 
 
 def _normalise(vector: Vector, dim: int) -> Vector | None:
-    """The unit vector in its direction; None where it has none, or another length."""
+    """The normalised vector; None where it has another length, or no direction."""
     if vector.shape != (dim,) or not np.isfinite(vector).all():
         return None
     norm = np.linalg.norm(vector.astype(np.float64))
-    if norm < _SHORTEST:
+    if norm < _MIN_NORM:
         return None
     unit: Vector = (vector / norm).astype(np.float32)
     return unit
 
 
-# What a row's own faces say: 1:1 where there are two, and the reference that comes of them.
-
-_NEVER_MILD = frozenset({Code.PATH_OUTSIDE})
-"""Whoever wrote such a path is not believed in the rest of the row either."""
+_ALWAYS_FAILURES = frozenset({Code.PATH_OUTSIDE})
+"""A row with such a path is not trusted at all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgedRow:
-    """A row before the registry is asked; `subscriber` is None exactly where it has failed.
+    """A row before it is compared with the registry; `subscriber` is None where it has failed.
 
     `is_fused` says that the reference is of two faces that passed the 1:1.
     """
@@ -284,9 +276,10 @@ class JudgedRow:
 
 
 def judge_row(faces: RowFaces, verify: float) -> JudgedRow:
-    """Where both faces are fit, their score must reach `verify`; where one is, it stands alone.
+    """Judge a row by its faces.
 
-    What is wrong with the other one is a warning then. A row without any fit face has failed.
+    If both are usable, their score must reach `verify`. If one is, it is the reference, and the
+    faults of the other are warnings. A row without a usable face has failed.
     """
     row = faces.row
     vector, found = _find_reference(faces.live, faces.portrait, verify)
@@ -308,14 +301,16 @@ def judge_row(faces: RowFaces, verify: float) -> JudgedRow:
 def _find_reference(
     live: Face, portrait: Face, verify: float
 ) -> tuple[Vector | None, tuple[RowFault, ...]]:
-    """The row's reference float32[d], if it has one, and what is wrong with its faces."""
+    """The reference float32[d], if there is one, and the faults of the faces."""
     faults = tuple(fault for face in (live, portrait) if isinstance(face, tuple) for fault in face)
-    fit = [face for face in (live, portrait) if isinstance(face, np.ndarray)]
-    if not fit:
+    usable = [face for face in (live, portrait) if isinstance(face, np.ndarray)]
+    if not usable:
         return None, faults
-    if len(fit) == 1:
-        return fit[0], tuple(replace(one, is_failure=one.code in _NEVER_MILD) for one in faults)
-    score = score_best(fit[0], fit[1][None])
+    if len(usable) == 1:
+        return usable[0], tuple(
+            replace(one, is_failure=one.code in _ALWAYS_FAILURES) for one in faults
+        )
+    score = score_best(usable[0], usable[1][None])
     if score is None or not score >= verify:
         return None, (RowFault(Field.PORTRAIT, Reason.FACE_MISMATCH),)
-    return fuse_vectors(fit[0], fit[1]), faults
+    return fuse_vectors(usable[0], usable[1]), faults

@@ -1,4 +1,4 @@
-"""From cells to subscribers: every value is read, and every fault of a row is named."""
+"""Parsing of rows: every value is read, and every fault of a row is reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from engine.registry.records import Outlet
 
 FIRST_OPENING = datetime(1980, 1, 1, tzinfo=UTC)
 """No mobile line is older."""
-CLOCKS_DIFFER = timedelta(hours=1)
+CLOCK_TOLERANCE = timedelta(hours=1)
 _LIMITS = {
     Field.DOCUMENT_NUMBER: MAX_NUMBER_LENGTH,
     Field.NAME: MAX_NAME_LENGTH,
@@ -42,8 +42,8 @@ _LIMITS = {
 class ReadingTerms:
     """How values are read.
 
-    `defaults` stand where a row has nothing; moments without a zone are of `zone`; telephone
-    numbers without a country are of `country` (ISO 3166, two letters).
+    `defaults` replace empty cells, `zone` applies to times without one, and `country` (ISO 3166,
+    two letters) to telephone numbers without one.
     """
 
     outlets: Mapping[str, Outlet]
@@ -55,10 +55,10 @@ class ReadingTerms:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """A row that was read, with what is wrong with it.
+    """A parsed row with its faults.
 
-    `checked` is None where the document cannot be judged; `live` and `portrait` are paths,
-    `template` a token, all empty where not given. `vector` float32[n] is as it was.
+    `checked` is None where the document cannot be checked; `live` and `portrait` are paths,
+    `template` a token, all empty where not given. `vector` float32[n] is as in the file.
     """
 
     number: int
@@ -75,28 +75,24 @@ class Row:
 
 
 class RowReader:
-    """Reads rows in batches; a bad row is a row with faults."""
+    """Parses rows in batches; a bad row is a row with faults."""
 
     def __init__(self, terms: ReadingTerms) -> None:
         self._terms = terms
 
     def read(self, raws: Sequence[RawRow]) -> list[Row]:
-        """One row for each, in their order."""
+        """One row for each, in order."""
         cells = [_Cells(raw, self._terms.defaults) for raw in raws]
         documents = [
             None if raw.is_malformed else self._document(one)
             for raw, one in zip(raws, cells, strict=True)
         ]
         given = [document for document in documents if document is not None]
-        checked = iter(check_documents(given, FormAuthority(), self._today))
+        checked = iter(check_documents(given, FormAuthority(), self._terms.now.date()))
         return [
             self._read_one(raw, one, document, None if document is None else next(checked))
             for raw, one, document in zip(raws, cells, documents, strict=True)
         ]
-
-    @property
-    def _today(self) -> date:
-        return self._terms.now.date()
 
     def _read_one(
         self,
@@ -108,16 +104,16 @@ class RowReader:
         if raw.is_malformed:
             return Row(raw.number, (RowFault(None, Code.ROW_MALFORMED),))
         if checked is not None and not checked.is_well_formed:
-            cells.note(Field.DOCUMENT_NUMBER, Reason.DOCUMENT_INVALID)
+            cells.add_fault(Field.DOCUMENT_NUMBER, Reason.DOCUMENT_INVALID)
         line = self._line(cells)
         consent_ref = cells.text(Field.CONSENT_REF) or None
         live, template = cells.text(Field.LIVE), cells.text(Field.TEMPLATE)
         portrait = cells.text(Field.PORTRAIT)
         has_template = bool(template) or raw.vector is not None
         if not (live or portrait or has_template):
-            cells.note(None, Code.FACE_MISSING)
+            cells.add_fault(None, Code.FACE_MISSING)
         elif live and has_template:
-            cells.note(Field.TEMPLATE, Code.FACE_TWICE)
+            cells.add_fault(Field.TEMPLATE, Code.FACE_TWICE)
         return Row(
             number=raw.number,
             faults=tuple(cells.faults),
@@ -133,14 +129,14 @@ class RowReader:
         )
 
     def _document(self, cells: _Cells) -> Document | None:
-        """The document, or None where something of it is missing or no text."""
+        """The document, or None where a part of it is missing or invalid."""
         kind = cells.require(Field.DOCUMENT_TYPE).lower()
         number, name = cells.require(Field.DOCUMENT_NUMBER), cells.require(Field.NAME)
         if kind and kind not in DOCUMENT_TYPES:
-            cells.note(Field.DOCUMENT_TYPE, Code.DOCUMENT_TYPE_UNKNOWN)
+            cells.add_fault(Field.DOCUMENT_TYPE, Code.DOCUMENT_TYPE_UNKNOWN)
             kind = ""
         if name and not normalise_name(name):
-            cells.note(Field.NAME, Code.TEXT_INVALID)
+            cells.add_fault(Field.NAME, Code.TEXT_INVALID)
             name = ""
         expires_on = self._date(cells)
         return Document(kind, number, name, expires_on) if kind and number and name else None
@@ -148,14 +144,14 @@ class RowReader:
     def _date(self, cells: _Cells) -> date | None:
         text = cells.text(Field.EXPIRES_ON)
         try:
-            # A day of a column of moments is one at midnight.
+            # A column of timestamps has days as midnights.
             return datetime.fromisoformat(text).date() if text else None
         except ValueError:
-            cells.note(Field.EXPIRES_ON, Code.DATE_INVALID)
+            cells.add_fault(Field.EXPIRES_ON, Code.DATE_INVALID)
             return None
 
     def _line(self, cells: _Cells) -> OpenedLine | None:
-        """The row's line; None where it has none, or one that cannot be taken."""
+        """The row's line; None where it has none, or an invalid one."""
         text = cells.text(Field.MSISDN)
         if not text:
             return None
@@ -172,19 +168,19 @@ class RowReader:
                 text = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
             return normalise_msisdn(text)
         except (phonenumbers.NumberParseException, RequestError):
-            cells.note(Field.MSISDN, Code.NUMBER_INVALID)
+            cells.add_fault(Field.MSISDN, Code.NUMBER_INVALID)
             return None
 
     def _outlet(self, cells: _Cells) -> Outlet | None:
-        """A closed outlet may have opened a line in its time."""
+        """The outlet, a closed one too: it may have opened the line when it was open."""
         code, carrier = cells.require(Field.OUTLET), cells.text(Field.CARRIER)
         if not code:
             return None
         outlet = self._terms.outlets.get(code)
         if outlet is None:
-            cells.note(Field.OUTLET, Code.OUTLET_UNKNOWN)
+            cells.add_fault(Field.OUTLET, Code.OUTLET_UNKNOWN)
         elif carrier and carrier != outlet.carrier:
-            cells.note(Field.CARRIER, Code.CARRIER_MISMATCH)
+            cells.add_fault(Field.CARRIER, Code.CARRIER_MISMATCH)
             return None
         return outlet
 
@@ -199,41 +195,41 @@ class RowReader:
         except (ValueError, OverflowError):
             moment = datetime.min.replace(tzinfo=UTC)
         if moment < FIRST_OPENING:
-            cells.note(Field.OPENED_AT, Code.TIME_INVALID)
-        elif moment > self._terms.now + CLOCKS_DIFFER:
-            cells.note(Field.OPENED_AT, Code.TIME_AHEAD)
+            cells.add_fault(Field.OPENED_AT, Code.TIME_INVALID)
+        elif moment > self._terms.now + CLOCK_TOLERANCE:
+            cells.add_fault(Field.OPENED_AT, Code.TIME_AHEAD)
         else:
             return moment
         return None
 
 
 class _Cells:
-    """The cells of one row, each looked at once, and the faults found in them."""
+    """The cells of one row, each checked once, and their faults."""
 
     def __init__(self, raw: RawRow, defaults: Mapping[Field, str]) -> None:
         self._raw = raw
         self._defaults = defaults
-        self._seen: dict[Field, str] = {}
+        self._checked: dict[Field, str] = {}
         self.faults: list[RowFault] = []
 
-    def note(self, field: Field | None, code: str) -> None:
+    def add_fault(self, field: Field | None, code: str) -> None:
         self.faults.append(RowFault(field, code))
 
     def text(self, field: Field) -> str:
-        """A cell without the spaces around it; empty where it is, or where it is no text."""
-        if field not in self._seen:
+        """The stripped text of a cell; empty where it is empty or faulty."""
+        if field not in self._checked:
             text = self._raw.texts.get(field, "").strip() or self._defaults.get(field, "")
             fault = _find_fault(field, text)
             if fault is not None:
-                self.note(field, fault)
-            self._seen[field] = "" if fault is not None else text
-        return self._seen[field]
+                self.add_fault(field, fault)
+            self._checked[field] = "" if fault is not None else text
+        return self._checked[field]
 
     def require(self, field: Field) -> str:
-        noted = len(self.faults)
+        count = len(self.faults)
         text = self.text(field)
-        if not text and len(self.faults) == noted:
-            self.note(field, Code.VALUE_MISSING)
+        if not text and len(self.faults) == count:
+            self.add_fault(field, Code.VALUE_MISSING)
         return text
 
 
@@ -241,6 +237,6 @@ def _find_fault(field: Field, text: str) -> Code | None:
     if not is_storable(text):
         return Code.TEXT_INVALID
     if "\n" in text or "\r" in text:
-        # Rows may have been swallowed by it.
+        # An open quote may have swallowed rows.
         return Code.LINE_BREAK
     return Code.VALUE_TOO_LONG if len(text) > _LIMITS.get(field, len(text)) else None

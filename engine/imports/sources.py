@@ -1,4 +1,4 @@
-"""The file of an existing base: opened, looked over once, and read row by row."""
+"""Sources of subscribers: CSV and Parquet files, read in pieces by Arrow."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from engine.errors import RequestError
-from engine.imports.columns import Columns, Wording, find_columns
+from engine.imports.columns import ColumnMapping, Columns, find_columns
 from engine.imports.faults import Field
 
 PARQUET_MAGIC = b"PAR1"
 _PIECE_BYTES = 1 << 20
-_PACKED = {
+_COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip (or a spreadsheet)",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -35,9 +35,9 @@ _PACKED = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawRow:
-    """A row as it stands in the file, counted from 1 after the header.
+    """A row as in the file, numbered from 1 after the header.
 
-    A malformed one has no texts. `vector` float32[n] is what a column of vectors holds, as it is.
+    A malformed one has no texts. `vector` float32[n] is the cell of a column of vectors.
     """
 
     number: int
@@ -47,7 +47,7 @@ class RawRow:
 
 
 class Source(Protocol):
-    """A base of subscribers."""
+    """A file of subscribers."""
 
     @property
     def columns(self) -> Columns: ...
@@ -59,28 +59,28 @@ class Source(Protocol):
 
     @property
     def has_vectors(self) -> bool:
-        """Whether it brings vectors, which only the model that made them can tell from noise."""
+        """Whether it has vectors, which mean nothing without the model that made them."""
         ...
 
     def count_rows(self) -> int:
-        """How many rows there are, malformed ones included."""
+        """Number of rows, malformed ones included."""
         ...
 
     def rows(self) -> Iterator[RawRow]:
-        """All rows in their order, a piece of the file in memory at a time."""
+        """All rows in order, with one piece of the file in memory at a time."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class FileHead:
     """The first bytes of a file, and the SHA-256 of all of them."""
 
     start: bytes = field(repr=False)
     digest: str
 
 
-def survey_file(path: Path) -> Survey:
-    """Reads a file once; `RequestError` where it cannot be, or must be unpacked first."""
+def read_head(path: Path) -> FileHead:
+    """Read a file once; raises `RequestError` where it is unreadable or compressed."""
     digest, start = hashlib.sha256(), b""
     try:
         if not path.is_file():
@@ -91,14 +91,16 @@ def survey_file(path: Path) -> Survey:
                 digest.update(piece)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-    packed = next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), None)
-    if packed is not None:
-        raise RequestError(f"{path} is packed by {packed}: unpack it to CSV or Parquet first")
-    return Survey(start, digest.hexdigest())
+    compression = next(
+        (kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None
+    )
+    if compression is not None:
+        raise RequestError(f"{path} is a {compression} file: unpack it to CSV or Parquet first")
+    return FileHead(start, digest.hexdigest())
 
 
 def require_encoding(path: Path, encoding: str) -> None:
-    """Refuses a text file that is not in this encoding, and says in which line it is not."""
+    """Raise `RequestError`, with the line, where a text file is not in this encoding."""
     try:
         "x".encode(encoding)
         decoder = codecs.getincrementaldecoder(encoding)()
@@ -123,17 +125,15 @@ def require_encoding(path: Path, encoding: str) -> None:
                 return
 
 
-# Subscribers in CSV, read in pieces by Arrow.
-
 BLOCK_BYTES = 4 << 20
-"""How much of the file is read at a time."""
-MOST_LINES = 100
-"""A row over more lines than these is one whose quote was never closed, with others in it."""
+"""Size of the pieces that are read."""
+MAX_LINES = 100
+"""A row over more lines has a quote that was never closed, and other rows inside."""
 
 
 @dataclass(frozen=True, slots=True)
 class CsvForm:
-    """How the file is written."""
+    """Format of a CSV file."""
 
     encoding: str = "utf-8"
     delimiter: str = ","
@@ -142,29 +142,18 @@ class CsvForm:
 class CsvSource:
     """A CSV file whose first row names the columns; a quoted cell may hold line breaks.
 
-    Raises `RequestError` where encoding, header or form are not as they must be.
+    Raises `RequestError` where encoding, header or format are wrong.
     """
 
-    def __init__(self, path: Path, digest: str, wording: Wording, form: CsvForm) -> None:
+    def __init__(self, path: Path, digest: str, mapping: ColumnMapping, form: CsvForm) -> None:
         require_encoding(path, form.encoding)
+        self.digest = digest
+        self.has_vectors = False
         self._path = path
-        self._digest = digest
         self._form = form
         header, self._has_rows = _read_header(path, form)
         self._width = len(header)
-        self._columns = find_columns(header, wording)
-
-    @property
-    def columns(self) -> Columns:
-        return self._columns
-
-    @property
-    def digest(self) -> str:
-        return self._digest
-
-    @property
-    def has_vectors(self) -> bool:
-        return False
+        self.columns = find_columns(header, mapping)
 
     def count_rows(self) -> int:
         return self._count
@@ -172,13 +161,13 @@ class CsvSource:
     @cached_property
     def _count(self) -> int:
         malformed: deque[int] = deque()
-        first = next(iter(self._columns.places.values()))
+        first = next(iter(self.columns.places.values()))
         sound: int = sum(batch.num_rows for batch in self._read([first], malformed))
         return sound + len(malformed)
 
     def rows(self) -> Iterator[RawRow]:
         """All rows; one with another number of cells than the header is malformed."""
-        fields, places = list(self._columns.places), list(self._columns.places.values())
+        fields, places = list(self.columns.places), list(self.columns.places.values())
         malformed: deque[int] = deque()
         number = 1
         for batch in self._read(places, malformed):
@@ -192,12 +181,12 @@ class CsvSource:
             yield RawRow(left, is_malformed=True)
 
     def _read(self, places: list[int], malformed: deque[int]) -> Iterator[pa.RecordBatch]:
-        """Batches of these columns as texts; numbers of malformed rows come before the batch."""
+        """Batches of columns as texts; numbers of malformed rows are added before the batch."""
 
         def skip(row: arrow_csv.InvalidRow) -> str:
             # The header is the first row that Arrow counts.
             malformed.append(row.number - 1)
-            return "error" if row.text.count("\n") > MOST_LINES else "skip"
+            return "error" if row.text.count("\n") > MAX_LINES else "skip"
 
         if not self._has_rows:
             return
@@ -206,7 +195,7 @@ class CsvSource:
             with arrow_csv.open_csv(
                 str(self._path),
                 read_options=arrow_csv.ReadOptions(
-                    use_threads=False,  # or rows would have no number
+                    use_threads=False,  # with threads, malformed rows have no number
                     block_size=BLOCK_BYTES,
                     column_names=[str(place) for place in range(self._width)],
                     skip_rows_after_names=1,
@@ -225,7 +214,7 @@ class CsvSource:
             ) as reader:
                 yield from reader
         except (pa.ArrowInvalid, OSError):
-            # Arrow's own text quotes the row.
+            # Arrow's own message quotes the row.
             after = f" after row {malformed[-1] - 1}" if malformed else ""
             raise RequestError(
                 f"{self._path} cannot be read as CSV{after}: close the quote that is open there, "
@@ -243,7 +232,7 @@ def _read_header(path: Path, form: CsvForm) -> tuple[list[str], bool]:
             header = next(rows, [])
             has_rows = next(rows, None) is not None
         except csv.Error:
-            # A cell longer than any header's: what follows is there, whatever it is.
+            # A cell longer than the limit of `csv`: there is a row, whatever it is.
             has_rows = True
     if not header:
         raise RequestError(f"{path} has no header: its first row must name the columns")
@@ -251,48 +240,34 @@ def _read_header(path: Path, form: CsvForm) -> tuple[list[str], bool]:
     return header, has_rows
 
 
-# Subscribers in Parquet, read in pieces by Arrow.
-
 BATCH_ROWS = 2048
 
 
 class ParquetSource:
     """A Parquet file; its column `template` holds issued templates as text, or vectors as lists.
 
-    Texts, whole numbers, days and moments are read; a column of another type is refused by name.
+    Texts, integers, dates and timestamps are read; a column of another type is refused by name.
     """
 
-    def __init__(self, path: Path, digest: str, wording: Wording) -> None:
+    def __init__(self, path: Path, digest: str, mapping: ColumnMapping) -> None:
+        self.digest = digest
         self._path = path
-        self._digest = digest
         try:
             with parquet.ParquetFile(str(path)) as file:
                 self._schema, self._count = file.schema_arrow, file.metadata.num_rows
         except (pa.ArrowException, OSError):
             raise self._unreadable() from None
-        self._columns = find_columns(self._schema.names, wording)
-        for name, place in self._columns.places.items():
+        self.columns = find_columns(self._schema.names, mapping)
+        for name, place in self.columns.places.items():
             self._require_type(name, self._schema.field(place).type)
-
-    @property
-    def columns(self) -> Columns:
-        return self._columns
-
-    @property
-    def digest(self) -> str:
-        return self._digest
-
-    @property
-    def has_vectors(self) -> bool:
-        """Whether `template` is a column of vectors."""
-        place = self._columns.places.get(Field.TEMPLATE)
-        return place is not None and _is_vector(self._schema.field(place).type)
+        template = self.columns.places.get(Field.TEMPLATE)
+        self.has_vectors = template is not None and _is_vector(self._schema.field(template).type)
 
     def count_rows(self) -> int:
         return int(self._count)
 
     def rows(self) -> Iterator[RawRow]:
-        fields = list(self._columns.places)
+        fields = list(self.columns.places)
         has_vectors, number = self.has_vectors, 0
         for batch in self._batches():
             columns = dict(zip(fields, batch.columns, strict=True))
@@ -306,7 +281,7 @@ class ParquetSource:
                 yield RawRow(number, row, vector)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        names = [self._schema.names[place] for place in self._columns.places.values()]
+        names = [self._schema.names[place] for place in self.columns.places.values()]
         try:
             with parquet.ParquetFile(str(self._path)) as file:
                 for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
@@ -324,7 +299,7 @@ class ParquetSource:
             )
 
     def _unreadable(self) -> RequestError:
-        return RequestError(f"{self._path} cannot be read as Parquet: it is damaged, or encrypted")
+        return RequestError(f"{self._path} cannot be read as Parquet: it is damaged or encrypted")
 
 
 def _is_vector(kind: pa.DataType) -> bool:
@@ -334,7 +309,7 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    # A floating number of eighteen digits has lost some.
+    # A floating-point number of eighteen digits has lost some.
     types = pa.types
     if types.is_dictionary(kind):
         return _is_text(kind.value_type)
@@ -352,9 +327,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _read_texts(column: pa.Array) -> list[str]:
-    """What a CSV would hold: days and moments in ISO 8601, nothing for null."""
+    """Texts as a CSV would have them: dates and times in ISO 8601, empty for null."""
     if pa.types.is_timestamp(column.type):
-        # Python's moments have no nanoseconds.
+        # Python's datetime has no nanoseconds.
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
     return [
         "" if value is None else value.isoformat() if isinstance(value, date) else str(value)
@@ -369,13 +344,9 @@ def _read_vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
     ]
 
 
-# Opens the file of an existing base, whichever of the two forms it has.
-
-
-def open_source(path: Path, wording: Wording, form: CsvForm) -> Source:
-    """Reads the file once; `RequestError` where it is neither, lacks a column, or is not in its
-    encoding."""
-    survey = survey_file(path)
-    if survey.start.startswith(PARQUET_MAGIC):
-        return ParquetSource(path, survey.digest, wording)
-    return CsvSource(path, survey.digest, wording, form)
+def open_source(path: Path, mapping: ColumnMapping, form: CsvForm) -> Source:
+    """Open a CSV or Parquet file; raises `RequestError` where it is unreadable or incomplete."""
+    head = read_head(path)
+    if head.start.startswith(PARQUET_MAGIC):
+        return ParquetSource(path, head.digest, mapping)
+    return CsvSource(path, head.digest, mapping, form)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from engine.cases.opening import CaseBook
+from engine.cases.opening import CaseBatch
 from engine.errors import SosieError
 from engine.matching.batch_state import Docket
 from engine.matching.calibration import Thresholds
@@ -17,11 +17,11 @@ from engine.matching.outcomes import Minutes
 from engine.matching.policy import Candidate, Evidence, decide
 from engine.matching.prechecks import Attempt, Intake
 from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.sampling import NO_CROPS, CropPolicy
 from engine.reasons import Reason
 from engine.registry.records import Changes, DocumentRecord, DocumentStatus
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from engine.retention.crops import NO_CROPS, CropPolicy
 from indexes.gallery import Gallery
 
 # Gathers what `policy.decide` looks at, for one attempt of a batch.
@@ -150,7 +150,7 @@ class Judge:
             next_reference_id=next_reference_id,
             now=now,
             crops=self.crops,
-            cases=CaseBook(self.store, now),
+            cases=CaseBatch(self.store, now),
         )
         answers = self._judge_attempts(attempts, minutes) if attempts else iter(())
         outcomes = [next(answers) if isinstance(it, Attempt) else it for it in sorted_out]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.case import CaseKind, CaseOrigin
-from engine.cases.opening import CaseBook, NewCase
+from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import HolderMismatch, NotFound
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document
@@ -191,8 +191,8 @@ def _read_case(writer: Writer, registry: Reader, line: LineRecord, actor: str) -
 def _open_case(
     writer: Writer, registry: Reader, line: LineRecord, score: float, now: datetime, actor: str
 ) -> CaseRecord:
-    book = CaseBook(registry, now)
-    case = book.open(
+    cases = CaseBatch(registry, now)
+    case = cases.open(
         NewCase(
             kind=CaseKind.DISPUTE,
             origin=CaseOrigin.DISPUTE,
@@ -211,7 +211,7 @@ def _open_case(
         # A line stays disputed when a case about it was closed without changing it.
         disputed_lines=(line.id,) if line.status is LineStatus.ACTIVE else (),
     )
-    writer.commit(book.add_to(changes))
+    writer.commit(cases.add_to(changes))
     return case
 
 

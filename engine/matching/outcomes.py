@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from engine.cases.case import CaseKind, CaseOrigin
-from engine.cases.opening import CaseBook, NewCase
+from engine.cases.opening import CaseBatch, NewCase
 from engine.matching.batch_state import Docket, FreshReference
 from engine.matching.comparison import Comparisons
 from engine.matching.policy import POLICY_VERSION, Evidence, Verdict, write_evidence, write_findings
 from engine.matching.prechecks import Attempt
 from engine.matching.requests import Answer
+from engine.matching.sampling import CropPolicy
 from engine.reasons import Decision
 from engine.registry.records import (
     AuditEntry,
@@ -29,7 +30,6 @@ from engine.registry.records import (
     new_id,
 )
 from engine.registry.vault import Vault
-from engine.retention.crops import CropPolicy
 
 # What an answer tells of the comparisons behind a decision.
 
@@ -100,7 +100,7 @@ class Minutes:
         next_reference_id: Callable[[], int],
         now: datetime,
         crops: CropPolicy,
-        cases: CaseBook,
+        cases: CaseBatch,
     ) -> None:
         self._vault = vault
         self._model_digest = model_digest

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.case import CaseKind, CaseOrigin
-from engine.cases.opening import CaseBook, NewCase
+from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound
 from engine.matching.documents import Document
 from engine.matching.holders import NOBODY, find_target, score_holder
@@ -131,9 +131,9 @@ class _Check:
         )
 
         def perform(writer: Writer, now: datetime) -> str:
-            book = CaseBook(self.registry, now)
-            case = book.open(new, self.probe.actor)
-            writer.commit(book.add_to(Changes(sequence=writer.sequence, audit=(entry,))))
+            cases = CaseBatch(self.registry, now)
+            case = cases.open(new, self.probe.actor)
+            writer.commit(cases.add_to(Changes(sequence=writer.sequence, audit=(entry,))))
             return case.id
 
         return self.registrar.run(perform)

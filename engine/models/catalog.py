@@ -1,4 +1,4 @@
-"""Model cards: what a model is, where its file lies, and what it expects.
+"""Model cards: identity, file and input contract of each model.
 
 A card is a TOML file. Two are built in (`yunet`, `sface`); any other embedder is one more file.
 """
@@ -52,7 +52,7 @@ DEFAULT_STEPS = (
 
 @dataclass(frozen=True, slots=True)
 class InputContract:
-    """A model is fed `(pixel - mean) * scale`, pixels 0-255 and channels in the order named.
+    """Input of a model: `(pixel - mean) * scale`, pixels 0-255, `channels` as "rgb" or "bgr".
 
     `size_px` is (width, height), and (0, 0) where the model takes any size.
     """
@@ -76,7 +76,7 @@ class FileSource:
 class ModelCard:
     """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
 
-    `rates`: what its thresholds keep where a deployment sets none, by the names of `[thresholds]`.
+    `rates`: default error rates of the thresholds, by the keys of `[thresholds]`.
     """
 
     name: str
@@ -95,12 +95,12 @@ class ModelCard:
 
     @property
     def calibration_path(self) -> Path | None:
-        """Where the calibration lies, if the card names one; the file may be absent."""
+        """Path of the calibration, if the card names one; the file may be absent."""
         return None if self.calibration is None else self.folder / self.calibration
 
 
 def builtin_card(name: str) -> ModelCard:
-    """A card that Sosie brings: `yunet` or `sface`."""
+    """The built-in card `yunet` or `sface`; raises ModelMissing for any other name."""
     path = CARDS_FOLDER / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(card.stem for card in CARDS_FOLDER.glob("*.toml")))
@@ -210,7 +210,7 @@ class _Table:
         return _Table(value, f"{self._where} [{key}]")
 
     def check_complete(self) -> None:
-        """A misspelt key would silently mean its default."""
+        """Refuse unknown keys: a misspelt one would silently mean its default."""
         unknown = sorted(set(self._values) - self._seen)
         if unknown:
             raise ModelCardInvalid(f"{self._where}: unknown key `{unknown[0]}`")

@@ -5,12 +5,8 @@ Every rewriting takes a model and returns a new one; the same input gives the sa
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,22 +14,19 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.errors import ModelDamaged, ModelError
-from engine.models.catalog import ModelCard, Step, locate
-
-# A rewriting for CPUs: the convolutions face by face, the dense layer for the whole batch.
-#
-# A batch of feature maps does not fit the caches of a core, one face's nearly does; the weights
-# of a large dense layer are read from memory once for each call, so they want a batch. `Scan`
-# gives each its own way in one graph: 9.5 ms a face became 8.3 in batches of 8 with SFace, one
-# thread.
+from engine.errors import ModelDamaged
+from engine.models.catalog import Step
 
 _AXIS = "scan_axis"
 _ROW, _ROW_AS_BATCH, _ROW_FEATURES = "scan_row", "scan_row_batch", "scan_row_features"
 
 
 def scan_batch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put all that comes before the last dense layer into a Scan over the batch.
+    """Put all that comes before the last dense layer into a Scan over the batch, for CPUs.
+
+    A batch of feature maps does not fit the caches of a core, one face's nearly does; the weights
+    of a large dense layer are read from memory once for each call, so they want a batch. With
+    SFace, one thread and batches of 8, this took 9.5 ms a face to 8.3.
 
     A graph whose batch is not free, or that does not end in one dense layer on one input's
     features, comes back as it is.
@@ -78,10 +71,10 @@ def _find_head(graph: onnx.GraphProto) -> tuple[str, int] | None:
         if node.op_type == "MatMul" and node.input[1] in shapes:
             return node.input[0], shapes[node.input[1]][0]
         if node.op_type == "Gemm" and node.input[1] in shapes:
-            turned = {attribute.name: attribute.i for attribute in node.attribute}
-            if turned.get("transA", 0):
+            flags = {attribute.name: attribute.i for attribute in node.attribute}
+            if flags.get("transA", 0):
                 return None
-            return node.input[0], shapes[node.input[1]][1 if turned.get("transB", 0) else 0]
+            return node.input[0], shapes[node.input[1]][1 if flags.get("transB", 0) else 0]
     return None
 
 
@@ -410,65 +403,3 @@ def _halve_constant(node: onnx.NodeProto) -> None:
             attribute.t.CopyFrom(numpy_helper.from_array(half, attribute.t.name))
         elif node.op_type == "Cast" and attribute.i == onnx.TensorProto.FLOAT:
             attribute.i = onnx.TensorProto.FLOAT16
-
-
-# A folder of rewritten graphs, kept by what they were made from.
-#
-# A file is the SHA-256 of the graph, then the graph: one that was cut short or altered is made
-# anew.
-
-REWRITING_VERSION = 2
-"""Rises when a rewriting changes what it makes, so that graphs kept before are not read."""
-
-_DIGEST_BYTES = 32
-
-
-def load_rewritten(card: ModelCard, steps: Sequence[Step], folder: Path) -> bytes:
-    """The card's graph after the steps, serialised ONNX; kept in `folder`, which is made.
-
-    Raises ModelMissing or ModelDamaged, and ModelError where the folder cannot be written.
-    """
-    path = locate(card)
-    kept = folder / f"{card.name}-{_key(card, steps)[:32]}.graph"
-    graph = _read(kept)
-    if graph is None:
-        # onnx takes a third of a second to import: only when there is something to rewrite.
-
-        graph = rewrite(path.read_bytes(), steps)
-        _write(kept, graph)
-    return graph
-
-
-def _key(card: ModelCard, steps: Sequence[Step]) -> str:
-    made_from = [card.sha256, str(REWRITING_VERSION), *steps]
-    return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    graph = content[_DIGEST_BYTES:]
-    whole = hashlib.sha256(graph).digest() == content[:_DIGEST_BYTES]
-    return graph if whole else None
-
-
-def _write(path: Path, graph: bytes) -> None:
-    """Rename into place: a reader sees the whole file or none, also among several processes."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(graph).digest())
-                file.write(graph)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ModelError(
-            f"cannot keep the rewritten graph in {path.parent}: {error.strerror}; "
-            "choose another cache folder"
-        ) from error

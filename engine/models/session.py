@@ -1,7 +1,10 @@
-"""The seam to ONNX Runtime, whose only user this module is."""
+"""Sessions of ONNX Runtime, and the cache of the graphs that they run."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, RuntimeMissing
-from engine.models.catalog import ModelCard, Step
-from engine.models.graph import load_rewritten
+from engine.models.catalog import ModelCard, Step, locate
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -69,7 +71,7 @@ class Session(Protocol):
 
 
 def open_session(card: ModelCard, options: SessionOptions, cache_folder: Path) -> Session:
-    """Load a card's model; its rewritten graph is kept in `cache_folder`.
+    """Load a card's model; its rewritten graph is cached in `cache_folder`.
 
     Raises RuntimeMissing, ModelMissing, ModelDamaged, ModelCardInvalid or ModelError.
     """
@@ -129,28 +131,13 @@ class OrtSession:
         if len(inputs) != 1:
             raise ModelCardInvalid(f"model {card.name} must have one input, not {len(inputs)}")
         batch = inputs[0].shape[0] if inputs[0].shape else None
+        self.provider = provider
+        self.output_names = tuple(str(output.name) for output in session.get_outputs())
+        self.fixed_batch = batch if isinstance(batch, int) else None
+        self.prefers_large_batches = provider in _ACCELERATORS
         self._session = session
         self._card_name = card.name
         self._input = inputs[0].name
-        self._outputs = tuple(output.name for output in session.get_outputs())
-        self._fixed_batch = batch if isinstance(batch, int) else None
-        self._provider = provider
-
-    @property
-    def provider(self) -> str:
-        return self._provider
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        return self._outputs
-
-    @property
-    def fixed_batch(self) -> int | None:
-        return self._fixed_batch
-
-    @property
-    def prefers_large_batches(self) -> bool:
-        return self._provider in _ACCELERATORS
 
     def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         try:
@@ -207,7 +194,10 @@ def _check_precision(provider: str, precision: str) -> None:
 
 
 def _choose_steps(card: ModelCard, provider: str, options: SessionOptions) -> tuple[Step, ...]:
-    """Some steps are for the CPU provider: the others have a kernel for PRelu, and like batches."""
+    """The card's steps without those that only help the CPU provider.
+
+    The others have a kernel for PRelu and prefer whole batches.
+    """
     for_cpu = (Step.EXPAND_PRELU, Step.SCAN_BATCH)
     steps = tuple(step for step in card.rewriting if step not in for_cpu or provider == "cpu")
     if options.precision == "float16" and Step.FLOAT16 not in steps:
@@ -229,3 +219,59 @@ def _provider_options(provider: str, options: SessionOptions) -> dict[str, str]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+
+
+# The cache of rewritten graphs. A file is the SHA-256 of the graph, then the graph: one that was
+# cut short or altered is made anew.
+
+REWRITING_VERSION = 2
+"""Rises when a rewriting changes what it makes, so that graphs cached before are not read."""
+_DIGEST_BYTES = 32
+
+
+def load_rewritten(card: ModelCard, steps: Sequence[Step], folder: Path) -> bytes:
+    """The card's graph after the steps, serialised ONNX, cached in `folder`.
+
+    Raises ModelMissing or ModelDamaged, and ModelError where the folder cannot be written.
+    """
+    path = locate(card)
+    made_from = "\n".join([card.sha256, str(REWRITING_VERSION), *steps])
+    cached = folder / f"{card.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:32]}.graph"
+    graph = _read_cached(cached)
+    if graph is None:
+        # onnx takes a third of a second to import: only when there is something to rewrite.
+        from engine.models.graph import rewrite  # noqa: PLC0415
+
+        graph = rewrite(path.read_bytes(), steps)
+        _write_cached(cached, graph)
+    return graph
+
+
+def _read_cached(path: Path) -> bytes | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    graph = content[_DIGEST_BYTES:]
+    is_whole = hashlib.sha256(graph).digest() == content[:_DIGEST_BYTES]
+    return graph if is_whole else None
+
+
+def _write_cached(path: Path, graph: bytes) -> None:
+    """Rename into place: a reader sees the whole file or none, also among several processes."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(graph).digest())
+                file.write(graph)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ModelError(
+            f"cannot keep the rewritten graph in {path.parent}: {error.strerror}; "
+            "choose another cache folder"
+        ) from error

@@ -1,4 +1,4 @@
-"""Certificates held against the audit chain: is what they say still so?"""
+"""Verification of erasure and retention certificates against the audit chain."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Certificate = ErasureCertificate | RetentionCertificate
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The entry that a certificate says stands in the chain; who made it is not its matter."""
+    """The audit entry that a certificate claims; its actor is not compared."""
 
     number: int
     hash: str
     at: datetime
     entry: AuditEntry
 
-    def fits(self, record: AuditRecord) -> bool:
+    def matches(self, record: AuditRecord) -> bool:
         ours, theirs = self.entry, record.entry
         return (
             self.at == record.at
@@ -38,10 +38,10 @@ def check_certificate(
     certificate: Certificate,
     progress: Callable[[int, int], None] | None = None,
 ) -> str | None:
-    """What is wrong with a certificate, in one line; None where it holds.
+    """What is wrong with a certificate, in one line; None where it is valid.
 
-    It holds where the whole chain is intact, has the entry it names, word for word, and where
-    whom it says to be erased is so still. `progress(done, total)` is of the chain.
+    It is valid where the whole chain is intact and has exactly the entry that it names, and where
+    the document that it says was erased still is. `progress(done, total)` counts chain entries.
     """
     report = verify_chain(reader, progress=progress)
     if not report.intact:
@@ -50,20 +50,20 @@ def check_certificate(
     found = read_audit(reader, claim.number - 1, 1) if claim.number > 0 else []
     if not found:
         return (
-            f"the audit chain ends before entry {claim.number}: the registry is another, or was "
-            "restored from an older backup, and what left is to be erased again"
+            f"the audit chain ends before entry {claim.number}: it is another registry, or one "
+            "restored from an older backup, where the data must be erased again"
         )
     if found[0].hash.hex() != claim.hash:
         return (
-            f"entry {claim.number} of the audit chain is another: the certificate is of another "
+            f"entry {claim.number} of the audit chain differs: the certificate is from another "
             "registry, or this one was restored from a backup since"
         )
-    if not claim.fits(found[0]):
+    if not claim.matches(found[0]):
         return (
             f"the certificate was altered: entry {claim.number} of the audit chain says otherwise"
         )
     if isinstance(certificate, ErasureCertificate) and not _is_erased(reader, certificate):
-        return "the document is not erased any more: erase it again"
+        return "the document is no longer erased: erase it again"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The job: whatever has stayed its time leaves, in short transactions between two batches."""
+"""The retention job: expires rows whose period is over, in short transactions between batches."""
 
 from __future__ import annotations
 
@@ -20,17 +20,15 @@ from engine.registry.retention import (
 )
 from engine.registry.writer import Writer
 
-# How long what is no longer needed is kept.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long each kind stays after its moment; None keeps it for good.
+    """Retention period of each kind; None keeps it for good.
 
-    The moment of a rejected attempt is its decision, of one that went to review the closing of its
-    case, or its decision where it had none; of a line its closing, of an answer its writing. A
-    document that is known from such attempts alone leaves with the last of them. A crop bears its
-    own.
+    The period of a rejected attempt begins with its decision; of one that went to review, with the
+    closing of its case, or its decision where it had none; of a line, with its closing; of an
+    answer, when it is stored. A document known from such attempts alone expires with the last of
+    them. A crop has its own date.
     """
 
     attempts: timedelta | None = None
@@ -39,13 +37,13 @@ class Schedule:
     answers: timedelta | None = None
 
     @property
-    def stays(self) -> Mapping[Kind, timedelta | None]:
-        """By kind, in the order in which they leave."""
-        of_attempts = [stay for stay in (self.attempts, self.reviews) if stay is not None]
+    def periods(self) -> Mapping[Kind, timedelta | None]:
+        """By kind, in the order in which they expire."""
+        of_attempts = [one for one in (self.attempts, self.reviews) if one is not None]
         return {
             Kind.ATTEMPTS: self.attempts,
             Kind.REVIEWS: self.reviews,
-            # The soonest that one can leave: it goes with the last attempt under it.
+            # The earliest possible: a document expires with the last attempt under it.
             Kind.DOCUMENTS: min(of_attempts, default=None),
             Kind.LINES: self.lines,
             Kind.ANSWERS: self.answers,
@@ -53,26 +51,26 @@ class Schedule:
         }
 
     def until(self, now: datetime) -> dict[Kind, datetime]:
-        """By kind: what has its moment then or before has stayed its time. Kept kinds lack."""
-        return {kind: now - stay for kind, stay in self.stays.items() if stay is not None}
+        """By kind, the latest start of a period that is over; kinds kept for good are absent."""
+        return {kind: now - period for kind, period in self.periods.items() if period is not None}
 
 
 T = TypeVar("T")
 RUN = "retention.run"
-"""The action of the entry that a job ends with; those of its batches are `retention.expired`."""
+"""Action of the last audit entry of a job; its batches have `retention.expired`."""
 
 
-class Turns(Protocol):
-    """Whatever gives turns on the writer's thread: the registrar, or a writer of one's own."""
+class ChangeRunner(Protocol):
+    """Runs changes on the writer's thread: the registrar, or a `DirectRunner`."""
 
     def run(self, perform: Callable[[Writer, datetime], T]) -> T:
-        """Performs a change between two others."""
+        """Perform a change between two batches."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class LoneWriter:
-    """The turns of a writer that nobody else has: for a command on a home."""
+class DirectRunner:
+    """Runs changes at once, on a writer that no service uses: for a command on a home."""
 
     writer: Writer
     clock: Callable[[], datetime] = utc_now
@@ -83,11 +81,10 @@ class LoneWriter:
 
 @dataclass(frozen=True, slots=True)
 class RetentionCertificate:
-    """What has left, of what had its moment until when, and where the audit chain says so.
+    """What a run expired, up to which date, and the audit entry that says so.
 
-    `left` and `held` are rows by kind. Held is what stands under a document that an open case
-    names: it leaves once the case is closed. A run that was told to stop is not complete, and the
-    next one goes on.
+    `left` and `held` are rows by kind. Rows under a document that an open case names are held
+    until the case is closed. A run that was stopped is not complete; the next one continues.
     """
 
     job_id: str
@@ -101,13 +98,13 @@ class RetentionCertificate:
 
 
 def preview(source: Rows, schedule: Schedule, now: datetime) -> dict[Kind, Due]:
-    """How much would leave now, by kind, and how much open cases hold; changes nothing."""
+    """Count by kind what a run would expire now, and what open cases hold; changes nothing."""
     until = schedule.until(now)
     return {kind: count_due(source, kind, until) for kind in until}
 
 
 def run_retention(
-    turns: Turns,
+    runner: ChangeRunner,
     schedule: Schedule,
     actor: str,
     *,
@@ -115,27 +112,27 @@ def run_retention(
     report: Callable[[Kind, int], None] | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> RetentionCertificate:
-    """Has everything leave that has stayed its time and that no open case names.
+    """Expire everything whose period is over and that no open case names.
 
-    Each batch is a fenced, audited transaction on the writer's thread; decisions go on between
-    them. A stop, or a crash, anywhere leaves whole batches behind, and the next run goes on.
-    `report(kind, rows)` is told after each.
+    Each batch is a fenced, audited transaction on the writer's thread; decisions continue between
+    them. After a stop or a crash, whole batches are done and the next run continues.
+    `report(kind, rows)` is called after each batch.
     """
-    until = turns.run(lambda _, now: schedule.until(now))
+    until = runner.run(lambda _, now: schedule.until(now))
     job = Job(new_id(), actor, until, strip_evidence)
     left = dict.fromkeys(until, 0)
     is_complete = True
     for kind in until:
 
-        def leave(writer: Writer, now: datetime, kind: Kind = kind) -> int:
+        def expire_batch(writer: Writer, now: datetime, kind: Kind = kind) -> int:
             return expire(writer, kind, job, now, rows_per_batch)
 
-        while is_complete and (rows := turns.run(leave)):
+        while is_complete and (rows := runner.run(expire_batch)):
             left[kind] += rows
             if report is not None:
                 report(kind, rows)
             is_complete = not is_stopped()
-    return turns.run(lambda writer, _: _certify(writer, job, left, is_complete))
+    return runner.run(lambda writer, _: _certify(writer, job, left, is_complete))
 
 
 def describe_run(
@@ -144,7 +141,7 @@ def describe_run(
     held: Mapping[str, int],
     is_complete: bool,
 ) -> dict[str, Any]:
-    """What the chain's entry says of a run, besides its id."""
+    """Detail of the audit entry of a run."""
     return {
         "until": {kind: moment.astimezone(UTC).isoformat() for kind, moment in until.items()},
         "left": dict(left),
@@ -160,14 +157,14 @@ def _certify(
     rows = {kind.value: count for kind, count in left.items()}
     held = {kind.value: count_due(writer, kind, job.until).held for kind in job.until}
     entry = AuditEntry(job.actor, RUN, job.id, describe_run(until, rows, held, is_complete))
-    kept = writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))
+    committed = writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))
     return RetentionCertificate(
         job_id=job.id,
         until=until,
         left=rows,
         held=held,
         is_complete=is_complete,
-        ran_at=kept.at,
-        audit_number=kept.number,
-        audit_hash=kept.hash.hex(),
+        ran_at=committed.at,
+        audit_number=committed.number,
+        audit_hash=committed.hash.hex(),
     )

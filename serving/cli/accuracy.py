@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 FolderArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Photographs: a folder a person, as LFW has them.")
+    Path, typer.Argument(metavar="DIR", help="Photographs: a folder per person, as in LFW.")
 ]
 SourceOption = Annotated[
     str | None,

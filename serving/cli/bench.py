@@ -50,7 +50,7 @@ def bench(
 def demo(
     faces: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Photographs of your own: a folder a person."),
+        typer.Option(metavar="DIR", help="Your own photographs: a folder per person."),
     ] = None,
     gallery_size: Annotated[
         int,

@@ -23,7 +23,7 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.imports.columns import Wording
+    from engine.imports.columns import ColumnMapping
     from engine.imports.faults import Field
     from engine.imports.import_run import Summary
 
@@ -116,10 +116,10 @@ def import_base(
         file=file,
         report=_choose_report(file, report, is_check=check),
         actor=name_actor(),
-        wording=_read_wording(mapped or (), defaults or ()),
+        mapping=_read_mapping(mapped or (), defaults or ()),
         form=CsvForm(encoding, _read_delimiter(delimiter)),
         images=_require_folder(images),
-        may_leave=allow_outside,
+        allows_outside=allow_outside,
         zone=_read_zone(timezone),
         country=_read_country(country),
         model_digest=model_digest,
@@ -156,15 +156,15 @@ def _choose_report(file: Path, given: Path | None, *, is_check: bool) -> Path:
     return report
 
 
-def _read_wording(mapped: Sequence[str], defaults: Sequence[str]) -> Wording:
-    from engine.imports.columns import DEFAULTED, Wording
+def _read_mapping(mapped: Sequence[str], defaults: Sequence[str]) -> ColumnMapping:
+    from engine.imports.columns import DEFAULTED, ColumnMapping
 
     names = dict(_read_pair(text, "--map") for text in mapped)
     values = dict(_read_pair(text, "--set") for text in defaults)
     refused = sorted(set(values) - set(DEFAULTED))
     if refused:
         raise RequestError(f"{refused[0]} is each row's own: --set takes {', '.join(DEFAULTED)}")
-    return Wording(names, values)
+    return ColumnMapping(names, values)
 
 
 def _read_pair(text: str, option: str) -> tuple[Field, str]:

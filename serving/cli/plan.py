@@ -227,7 +227,7 @@ def _make(
     )
     costs = Costs.of(figures, given.batch or settings.registrar.batch_size)
     candidates = _expect_candidates(settings, demand)
-    trial = Trial(requests=requests, seed=seed, most_ongoing=settings.serve.enrollments_ongoing)
+    trial = Trial(requests=requests, seed=seed, max_ongoing=settings.serve.enrollments_ongoing)
     return make_plan(demand, figures, costs, node, candidates, trial)
 
 
@@ -447,8 +447,8 @@ def _print_machines(console: Console, plan: Plan) -> None:
 
 
 def _print_times(console: Console, plan: Plan) -> None:
-    played = plan.played
-    assert played is not None
+    simulated = plan.simulated
+    assert simulated is not None
     rows = [
         (
             name,
@@ -456,15 +456,15 @@ def _print_times(console: Console, plan: Plan) -> None:
             f"{seen.p50_s * 1e3:,.0f}, {seen.p99_s * 1e3:,.0f} ms",
         )
         for name, seen, goal_s in (
-            ("enrollment", played.enroll, plan.demand.enroll_p99_s),
-            ("search", played.search, plan.demand.search_p99_s),
+            ("enrollment", simulated.enroll, plan.demand.enroll_p99_s),
+            ("search", simulated.search, plan.demand.search_p99_s),
         )
         if seen is not None
     ]
     _print_table(console, "Answers", ("", "objective, p99", "simulated p50, p99"), rows)
     console.print(
-        f"  The simulation of {played.requests:,} requests (seed {played.seed}) [green]holds the "
-        f"objectives[/]; it refused {played.refused:.2%} of enrollments (429)."
+        f"  The simulation of {simulated.requests:,} requests (seed {simulated.seed}) [green]holds "
+        f"the objectives[/]; it refused {simulated.refused:.2%} of enrollments (429)."
     )
 
 

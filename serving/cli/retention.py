@@ -82,17 +82,17 @@ def run_now(
 
 def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
     from engine.registry.records import utc_now
-    from engine.retention.job import LoneWriter, preview, run_retention
+    from engine.retention.job import DirectRunner, preview, run_retention
     from serving.compose import read_schedule
     from serving.retention import retire_sweeps
 
     schedule = read_schedule(deployment.settings.retention)
-    turns = LoneWriter(deployment.writer)
+    runner = DirectRunner(deployment.writer)
     with show_progress("leaving", is_shown=is_shown) as report:
         due = preview(deployment.store, schedule, utc_now())
         count = _counter(sum(one.rows for one in due.values()), report)
-        made = run_retention(turns, schedule, name_actor(), report=count)
-    retire_sweeps(deployment, turns, name_actor())
+        made = run_retention(runner, schedule, name_actor(), report=count)
+    retire_sweeps(deployment, runner, name_actor())
     return made
 
 
@@ -161,8 +161,8 @@ def _rows(schedule: Schedule, due: Mapping[Kind, Due], crop_days: int) -> list[l
     from engine.registry.retention import Kind
 
     rows = []
-    for kind, stay in schedule.stays.items():
-        days = crop_days if kind is Kind.CROPS else None if stay is None else stay.days
+    for kind, period in schedule.periods.items():
+        days = crop_days if kind is Kind.CROPS else None if period is None else period.days
         found = due.get(kind)
         rows.append(
             [

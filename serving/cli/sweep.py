@@ -22,7 +22,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.retention.job import Turns
+    from engine.retention.job import ChangeRunner
     from engine.sweeps.estimate import SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
     from serving.compose import Deployment
@@ -113,12 +113,12 @@ def report_sweep(
 
     With --faces the registry must not be open elsewhere: who looks at people is audited.
     """
-    from engine.retention.job import LoneWriter
+    from engine.retention.job import DirectRunner
 
     require_place(file)
     with open_deployment(home) as deployment:
-        turns = LoneWriter(deployment.writer) if faces else None
-        shown = write_report(deployment, sweep_id, file, turns)
+        runner = DirectRunner(deployment.writer) if faces else None
+        shown = write_report(deployment, sweep_id, file, runner)
     if as_json:
         print_json({"report": str(file), "faces": shown})
         return
@@ -127,9 +127,9 @@ def report_sweep(
 
 
 def write_report(
-    deployment: Deployment, sweep_id: str, target: Path, turns: Turns | None = None
+    deployment: Deployment, sweep_id: str, target: Path, runner: ChangeRunner | None = None
 ) -> int | None:
-    """Issues a report; with `turns`, by which it is audited, one with faces: how many."""
+    """Issues a report; with `runner`, by which it is audited, one with faces: how many."""
     try:
         from serving.sweeps.sweep_views import issue_report, issue_report_with_faces
     except ModuleNotFoundError as missing:
@@ -138,8 +138,8 @@ def write_report(
             "pip install 'sosie[desk]'"
         ) from None
     try:
-        if turns is not None:
-            return issue_report_with_faces(deployment, turns, sweep_id, target, name_actor())
+        if runner is not None:
+            return issue_report_with_faces(deployment, runner, sweep_id, target, name_actor())
         issue_report(deployment, sweep_id, target)
     except OSError as error:
         raise RegistryError(f"{target} cannot be written: {error.strerror}") from None
@@ -270,8 +270,8 @@ def sweep(
             done = _follow(desk, began.id, as_json=as_json)
             shown = None
             if report is not None:
-                turns = deployment.registrar if faces else None
-                shown = write_report(deployment, done.id, report, turns)
+                runner = deployment.registrar if faces else None
+                shown = write_report(deployment, done.id, report, runner)
             print_result(find_shelf(deployment), done, top, shown, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""Where the demo's faces come from: what scikit-image brings, or a folder of the user's own."""
+"""Data of the demo: photographs from scikit-image or from a folder, and a synthetic gallery."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ from engine.matching.documents import Document
 from engine.matching.registrar import Registrar
 from engine.registry.vault import Vault
 
-# Pictures made of a photograph: enlarged, taken again, out of focus.
-
 JPEG_QUALITY = 75
 BLUR_EYE_SHARE = 0.12
-"""Radius of a blur that quality refuses, in distances of the eyes."""
+"""Radius of a blur that the quality limits refuse, in inter-eye distances."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image file's bytes and what to call it; `is_made`: of another photograph."""
+    """An image file and its label; `is_made` says that it was derived from another photograph."""
 
     label: str
     data: bytes = field(repr=False)
@@ -45,16 +43,16 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def enlarge(grey: NDArray[np.uint8], factor: int) -> bytes:
-    """A PNG of uint8[h, w], each side `factor` times as long, cubic interpolation."""
+    """A PNG of uint8[h, w], enlarged `factor` times on each side by cubic interpolation."""
     small = Image.fromarray(grey)
     size = (small.width * factor, small.height * factor)
     return _encode(small.resize(size, Image.Resampling.BICUBIC).convert("RGB"), "PNG")
 
 
-def take_again(picture: Picture, serial: int) -> Picture:
-    """What a second photograph might be: tilted, cropped, in other light, compressed again.
+def retake(picture: Picture, serial: int) -> Picture:
+    """A stand-in for a second photograph: tilted, cropped, relit and recompressed.
 
-    It keeps expression, age and camera, so it scores higher than a true second photograph.
+    Expression, age and camera stay the same, so it scores higher than a true second photograph.
     """
     image = _open(picture)
     is_odd = bool(serial % 2)
@@ -70,7 +68,7 @@ def take_again(picture: Picture, serial: int) -> Picture:
 
 
 def blur(picture: Picture) -> Picture:
-    """The photograph out of focus, in proportion to the size of its face."""
+    """The photograph out of focus, in proportion to the size of the face."""
     radius = BLUR_EYE_SHARE * picture.inter_eye_px
     image = _open(picture).filter(ImageFilter.GaussianBlur(radius))
     return replace(
@@ -90,21 +88,21 @@ def _encode(image: Image.Image, kind: str) -> bytes:
 
 
 WHEEL_FACES = 100
-"""Of the 200 images of `lfw_subset`, the first half are faces."""
+"""The first half of the 200 images of `lfw_subset` are faces."""
 WHEEL_ENLARGEMENT = 6
 WHEEL_PEOPLE = ((0, 90, 36, 73), (3, 97))
-"""Images of `lfw_subset` that show one person: it tells nobody's name, their scores and a look do.
+"""Indices of `lfw_subset` images that show the same person, found by score and by eye.
 
-Every other image shows somebody else.
+Each of the other images shows a different person.
 """
-MOST_PHOTOGRAPHS = 100
-"""That the demo looks at: enough to find three people, few enough to take a second or two."""
-MOST_OF_A_PERSON = 4
+MAX_PHOTOGRAPHS = 100
+"""Enough to find three people, few enough to extract in a second or two."""
+MAX_OF_A_PERSON = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Album:
-    """Photographs of one person."""
+class Person:
+    """One person's pictures: photographs first, then those made of them."""
 
     label: str
     pictures: tuple[Picture, ...]
@@ -112,10 +110,10 @@ class Album:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Albums and, for people, where they are from."""
+    """Photographs by person, and a title that says where they come from."""
 
     title: str
-    albums: tuple[Album, ...]
+    people: tuple[Person, ...]
 
 
 def open_wheel() -> Source:
@@ -135,18 +133,18 @@ def open_wheel() -> Source:
     astronaut = Picture("astronaut", encode_png(data.astronaut()))
     known = {place for places in WHEEL_PEOPLE for place in places}
     others = [(place,) for place in range(len(faces)) if place not in known]
-    albums = [
-        Album(_join_places(places), tuple(faces[place] for place in places))
+    people = [
+        Person(_join_places(places), tuple(faces[place] for place in places))
         for places in (*WHEEL_PEOPLE, *others)
     ]
-    albums.insert(len(WHEEL_PEOPLE), Album("astronaut", (astronaut,)))
-    return Source("scikit-image: astronaut, and lfw_subset (25 px) enlarged 6 times", tuple(albums))
+    people.insert(len(WHEEL_PEOPLE), Person("astronaut", (astronaut,)))
+    return Source("scikit-image: astronaut, and lfw_subset (25 px) enlarged 6 times", tuple(people))
 
 
 def open_folder(folder: Path) -> Source:
-    """Photographs of a folder: each folder in it is a person, and so is each single photograph.
+    """Photographs of a folder: each subfolder, and each single photograph, is one person.
 
-    People with most photographs come first. Raises `RequestError` where it holds none.
+    People with the most photographs come first. Raises `RequestError` where there are none.
     """
     if not folder.is_dir():
         raise RequestError(f"{folder} is not a folder: name one with photographs of faces")
@@ -156,18 +154,18 @@ def open_folder(folder: Path) -> Source:
             f"no photograph in {folder}: it must hold .jpg, .png or .webp files, "
             "or a folder of them for each person"
         )
-    found.sort(key=lambda paths: -min(len(paths), MOST_OF_A_PERSON))
-    return Source(f"photographs of {folder}", tuple(_read_albums(found)))
+    found.sort(key=lambda paths: -min(len(paths), MAX_OF_A_PERSON))
+    return Source(f"photographs of {folder}", tuple(_read_people(found)))
 
 
-def _read_albums(found: Sequence[Sequence[Path]]) -> Iterator[Album]:
-    left = MOST_PHOTOGRAPHS
+def _read_people(found: Sequence[Sequence[Path]]) -> Iterator[Person]:
+    left = MAX_PHOTOGRAPHS
     for paths in found:
-        chosen = paths[: min(MOST_OF_A_PERSON, left)]
+        chosen = paths[: min(MAX_OF_A_PERSON, left)]
         left -= len(chosen)
         if chosen:
             pictures = tuple(Picture(path.stem, _read(path)) for path in chosen)
-            yield Album(chosen[0].parent.name if len(paths) > 1 else chosen[0].stem, pictures)
+            yield Person(chosen[0].parent.name if len(paths) > 1 else chosen[0].stem, pictures)
 
 
 def _list_photographs(path: Path) -> list[Path]:
@@ -181,7 +179,7 @@ def _is_photograph(path: Path) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    """The file's bytes; of one that is too large only what lets the decoder refuse it."""
+    """The file's bytes, cut one byte above the size limit: the decoder then refuses the file."""
     try:
         with path.open("rb") as file:
             return file.read(ImageLimits().max_size_bytes + 1)
@@ -194,12 +192,10 @@ def _join_places(places: Sequence[int]) -> str:
     return f"lfw_subset image{plural} {', '.join(map(str, places))}"
 
 
-# The synthetic gallery: people who never were, under documents that nobody holds.
-
 SEED = 1
 _AREA = "110101"
 _FIRST_BIRTHDAY = date(1801, 1, 1)
-"""Resident numbers began in 1984: one with this birthday is well-formed and nobody's."""
+"""Resident numbers began in 1984: with this birthday one is well-formed and belongs to nobody."""
 _NUMBERS_A_DAY = 1_000
 
 
@@ -211,20 +207,20 @@ def make_document(serial: int, name: str) -> Document:
 
 
 def forge_document(serial: int, name: str) -> Document:
-    """The same number with a wrong last digit: no authority would have given it out."""
+    """The number of `make_document` with a wrong check digit."""
     sound = make_document(serial, name)
     wrong = "1" if sound.number[-1] != "1" else "2"
     return Document(sound.type, sound.number[:-1] + wrong, name)
 
 
-def admit_crowd(
+def admit_synthetic_gallery(
     registrar: Registrar,
     vault: Vault,
     population: Population,
     size: int,
     report: Callable[[int, int], None],
 ) -> None:
-    """Admits `size` references drawn from the model's own statistics, rotated like real ones."""
+    """Admit `size` references drawn from the model's own statistics, rotated like real ones."""
     vectors = vault.rotate(population.references(size, SEED))
     documents = [make_document(serial, f"Synthetic {serial:05d}") for serial in range(size)]
     registrar.run(

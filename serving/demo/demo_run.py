@@ -1,4 +1,4 @@
-"""What the demo has to say: one JSON document, and the same for people."""
+"""`sosie demo`: every kind of decision on real photographs, and its report as JSON and as text."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ from engine.errors import CalibrationError, RequestError
 from engine.matching.calibration import Comparison
 from serving.cli.output import print_json, show_progress
 from serving.compose import detector_card, embedder_card, model_digest, threshold_rates
-from serving.demo.data import admit_crowd, open_folder, open_wheel
-from serving.demo.scenario import Cast, Told, choose_cast, open_stage, tell, write_story
+from serving.demo.data import admit_synthetic_gallery, open_folder, open_wheel
+from serving.demo.scenario import (
+    Participants,
+    StepResult,
+    choose_participants,
+    list_steps,
+    open_demo_deployment,
+    run_steps,
+)
 from serving.errors import ExitCode
 from serving.settings import Settings, find_cache, load_settings
 
 if TYPE_CHECKING:
-    from engine.faces.extractor import StageTimes
     from serving.compose import Deployment
 
 
@@ -34,51 +40,57 @@ PHOTOGRAPH_STAGES = ("decode", "detect", "align", "quality", "embed")
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """Where the faces came from, who plays, how large the gallery is, what took how long."""
+class Setup:
+    """Source of the faces, participants, size of the synthetic gallery, and seconds by phase."""
 
     title: str
-    cast: Cast
+    participants: Participants
     gallery_size: int
     seconds: Mapping[str, float]
 
 
-def build_report(deployment: Deployment, setting: Setting, told: Sequence[Told]) -> dict[str, Any]:
-    """The JSON document; times in ms are medians over the story."""
-    cast = setting.cast
+def build_report(
+    deployment: Deployment, setup: Setup, results: Sequence[StepResult]
+) -> dict[str, Any]:
+    """The JSON document; times in ms are medians over the steps.
+
+    Its keys `as_told`, `scenes` and `story` are older than the names used here.
+    """
+    participants = setup.participants
     return {
-        "as_told": all(one.as_told for one in told),
+        "as_told": all(one.as_expected for one in results),
         "faces": {
-            "source": setting.title,
-            **asdict(cast.survey),
+            "source": setup.title,
+            **asdict(participants.survey),
             "people": {
-                letter: person.label for letter, person in zip("ABC", cast.people, strict=True)
+                letter: person.label
+                for letter, person in zip("ABC", participants.people, strict=True)
             },
-            "made": _name_made(told),
+            "made": _name_made(results),
         },
         "gallery": {
-            "synthetic": setting.gallery_size,
+            "synthetic": setup.gallery_size,
             "references": len(deployment.restored.gallery),
             "index": deployment.restored.gallery.kind,
         },
         "model": _describe_model(deployment),
         "thresholds": _describe_thresholds(deployment),
         "expected_false_candidates": {
-            name: deployment.expect_false_candidates(setting.gallery_size, score)
+            name: deployment.expect_false_candidates(setup.gallery_size, score)
             for name, score in (
                 ("review", deployment.thresholds.review),
                 ("certain", deployment.thresholds.certain),
             )
         },
-        "scenes": [_describe_scene(number, one) for number, one in enumerate(told, start=1)],
-        "stages_ms": _time_stages(told),
-        "seconds": {name: round(value, 3) for name, value in setting.seconds.items()},
+        "scenes": [_describe_step(number, one) for number, one in enumerate(results, start=1)],
+        "stages_ms": _time_stages(results),
+        "seconds": {name: round(value, 3) for name, value in setup.seconds.items()},
     }
 
 
-def _name_made(told: Sequence[Told]) -> list[str]:
-    """Labels of the pictures that are no photographs of their own."""
-    activations = [one.scene.activation for one in told]
+def _name_made(results: Sequence[StepResult]) -> list[str]:
+    """Labels of the pictures that were derived from a photograph."""
+    activations = [one.step.activation for one in results]
     pictures = [one for item in activations for one in (item.live, item.portrait)]
     return list(dict.fromkeys(picture.label for picture in pictures if picture.is_made))
 
@@ -106,15 +118,15 @@ def _describe_thresholds(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def _describe_scene(number: int, told: Told) -> dict[str, Any]:
-    scene, answered = told.scene, told.answered
+def _describe_step(number: int, result: StepResult) -> dict[str, Any]:
+    step, answered = result.step, result.answered
     body = answered.answer.body
     return {
         "number": number,
-        "who": scene.who,
-        "what": scene.what,
-        "live": scene.activation.live.label,
-        "portrait": scene.activation.portrait.label,
+        "who": step.who,
+        "what": step.what,
+        "live": step.activation.live.label,
+        "portrait": step.activation.portrait.label,
         "decision": body["decision"],
         "reasons": body["reasons"],
         "scores": body["scores"],
@@ -127,48 +139,45 @@ def _describe_scene(number: int, told: Told) -> dict[str, Any]:
             "judge": round(answered.judge_ms, 2),
             "commit": round(answered.commit_ms, 2),
         },
-        "as_told": told.as_told,
+        "as_told": result.as_expected,
     }
 
 
-def _time_stages(told: Sequence[Told]) -> dict[str, float]:
+def _time_stages(results: Sequence[StepResult]) -> dict[str, float]:
     """Median milliseconds: of one photograph up to `embed`, of one decision from `judge` on."""
-    photographs = [times for one in told for times in one.answered.photographs]
-    stages = {name: _median_stage(photographs, f"{name}_ms") for name in PHOTOGRAPH_STAGES}
-    fresh = [one.answered for one in told if not one.answered.answer.is_repeated]
+    photographs = [times for one in results for times in one.answered.photographs]
+    stages: dict[str, float] = {
+        name: median(getattr(times, f"{name}_ms") for times in photographs)
+        for name in PHOTOGRAPH_STAGES
+    }
+    fresh = [one.answered for one in results if not one.answered.answer.is_repeated]
     stages["judge"] = median(one.judge_ms for one in fresh)
     stages["commit"] = median(one.commit_ms for one in fresh)
     return {name: round(value, 3) for name, value in stages.items()}
 
 
-def _median_stage(photographs: Sequence[StageTimes], name: str) -> float:
-    return float(median(getattr(times, name) for times in photographs))
-
-
-# The demo's report as people read it, in 100 columns or more.
-
-LEAST_COLUMNS = 100
+MIN_COLUMNS = 100
 _COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
 _MEANINGS = {
     "verify": "live photograph against portrait",
     "same_document": "face against its document's reference",
     "review": "1:N, a possible duplicate",
-    "certain": "1:N, a duplicate; the data show a bound only",
+    "certain": "1:N, a duplicate; the data support a bound only",
 }
 _Report = Mapping[str, Any]
 
 
 def print_report(report: _Report) -> None:
-    """Writes the report to standard output; where that is no terminal, in 100 columns."""
+    """Print the report to standard output, at least 100 columns wide where it is no terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, LEAST_COLUMNS))
+        console = Console(highlight=False, width=max(console.width, MIN_COLUMNS))
     for part in (
         _lay_out_facts(report),
-        _lay_out_scenes(report["scenes"]),
+        _lay_out_steps(report["scenes"]),
         _explain(report["faces"]),
-        "\n[bold]Milliseconds[/], medians: of a photograph from decode to embed, "
-        "of a decision from judge on",
+        "\n[bold]Milliseconds[/], medians: decode to embed for each photograph, "
+        "judge and commit for each decision",
         _lay_out_stages(report["stages_ms"]),
         _lay_out_thresholds(report["thresholds"]),
         _conclude(report),
@@ -184,7 +193,7 @@ def _lay_out_facts(report: _Report) -> RenderableType:
     facts.add_row(
         "",
         f"{faces['fit']} of {faces['photographs']} are fit for enrollment"
-        + (f"; found on the others: {problems}" if problems else ""),
+        + (f"; the others: {problems}" if problems else ""),
     )
     for letter, label in faces["people"].items():
         facts.add_row("", f"{letter}  {escape(label)}")
@@ -201,38 +210,38 @@ def _lay_out_facts(report: _Report) -> RenderableType:
     return facts
 
 
-def _lay_out_scenes(scenes: Sequence[_Report]) -> RenderableType:
+def _lay_out_steps(steps: Sequence[_Report]) -> RenderableType:
     table = _start_table()
     table.padding = 0  # the longest reason leaves no room for more in 100 columns
     for name in ("", "who", "what", "decision", "reasons"):
         table.add_column(name, no_wrap=name == "reasons")
     for name in ("1:1", "holder", "1:N", "ms"):
         table.add_column(name, justify="right", no_wrap=True)
-    for scene in scenes:
-        scores = scene["scores"]
+    for step in steps:
+        scores = step["scores"]
         table.add_row(
-            str(scene["number"]),
-            scene["who"],
-            scene["what"],
-            f"[{_COLOURS[scene['decision']]}]{scene['decision']}[/]",
-            _write_reasons(scene),
+            str(step["number"]),
+            step["who"],
+            step["what"],
+            f"[{_COLOURS[step['decision']]}]{step['decision']}[/]",
+            _write_reasons(step),
             _write_score(scores["live_portrait"]),
             _write_score(scores["holder"]),
             _write_score(scores["best_candidate"]),
-            f"{scene['milliseconds']:.0f}",
+            f"{step['milliseconds']:.0f}",
         )
     return table
 
 
-def _write_reasons(scene: _Report) -> str:
+def _write_reasons(step: _Report) -> str:
     lines = [
         f"{item['reason']} ({item['photograph']})" if "photograph" in item else item["reason"]
-        for item in scene["reasons"]
+        for item in step["reasons"]
     ]
-    if scene["is_repeated"]:
+    if step["is_repeated"]:
         lines.append("[dim]the stored answer[/]")
-    if not scene["as_told"]:
-        lines.append("[bold red]not as told[/]")
+    if not step["as_told"]:
+        lines.append("[bold red]not as expected[/]")
     return "\n".join(lines)
 
 
@@ -242,16 +251,16 @@ def _write_score(score: float | None) -> str:
 
 def _explain(faces: _Report) -> str:
     text = (
-        "1:1 is live against portrait; holder, the face against the document's reference; 1:N, "
-        "the best reference of another document, from the review threshold up."
+        "1:1 compares live and portrait; holder, the face and the document's reference; 1:N is the "
+        "best reference of another document, from the review threshold up."
     )
     made = ", ".join(faces["made"])
     if made:
-        text += f" Made of a photograph, not taken: {escape(made)}."
+        text += f" Derived from a photograph: {escape(made)}."
     if "*" in made:
         text += (
-            " What is tilted, cropped, lit and compressed anew (*) scores higher than a true "
-            "second photograph would."
+            " A derived picture (*: tilted, cropped, relit, recompressed) scores higher than a "
+            "true second photograph would."
         )
     return text
 
@@ -276,17 +285,17 @@ def _lay_out_thresholds(thresholds: _Report) -> RenderableType:
 
 def _conclude(report: _Report) -> str:
     expected, seconds = report["expected_false_candidates"], report["seconds"]
-    scenes = report["scenes"]
-    as_told = sum(scene["as_told"] for scene in scenes)
+    steps = report["scenes"]
+    as_expected = sum(step["as_told"] for step in steps)
     return (
-        f"One search of {report['gallery']['synthetic']:,} strangers is expected to bring "
+        f"One search of {report['gallery']['synthetic']:,} strangers is expected to give "
         f"{_write_rate(expected['review'])} false candidates at the review threshold, "
         f"{_write_rate(expected['certain'])} at the certain one.\n\n"
-        f"[bold]{as_told} of {len(scenes)} scenes ended as told[/] after {seconds['all']:.1f} s: "
-        f"{seconds['prepare']:.1f} to begin, {seconds['look_at_photographs']:.1f} to look at the "
-        f"photographs, {seconds['admit_gallery']:.1f} for the gallery, "
-        f"{seconds['story']:.1f} for the story.\n"
-        "Next: `sosie demo --faces DIR` with photographs of your own, `sosie init DIR` for a "
+        f"[bold]{as_expected} of {len(steps)} steps ended as expected[/] after "
+        f"{seconds['all']:.1f} s: {seconds['prepare']:.1f} to start, "
+        f"{seconds['look_at_photographs']:.1f} for the photographs, "
+        f"{seconds['admit_gallery']:.1f} for the gallery, {seconds['story']:.1f} for the steps.\n"
+        "Next: `sosie demo --faces DIR` for your own photographs, `sosie init DIR` for a "
         "deployment."
     )
 
@@ -301,40 +310,42 @@ def _start_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
 
 
-# `sosie demo`: the whole engine on real photographs, telling itself whether all went as told.
-
 DEFAULT_GALLERY = 100_000
-LARGEST_GALLERY = 1_000_000
+MAX_GALLERY = 1_000_000
 
 
 def run_demo(
     *, faces: Path | None, gallery_size: int = DEFAULT_GALLERY, as_json: bool = False
 ) -> int:
-    """Plays the story and prints it; `ExitCode.NEGATIVE` where a scene did not end as told."""
-    if not 0 <= gallery_size <= LARGEST_GALLERY:
-        raise RequestError(f"the gallery must hold 0 to {LARGEST_GALLERY:,} references")
+    """Run all steps and print the report; `ExitCode.NEGATIVE` where one did not end as expected."""
+    if not 0 <= gallery_size <= MAX_GALLERY:
+        raise RequestError(f"the gallery must hold 0 to {MAX_GALLERY:,} references")
     start = time.perf_counter()
     settings = load_settings(None)
     source = open_wheel() if faces is None else open_folder(faces)
     population = _load_population(settings)
-    with open_stage(settings, find_cache()) as stage:
+    with open_demo_deployment(settings, find_cache()) as demo:
         prepared = time.perf_counter()
-        cast = choose_cast(source, stage.deployment.extractor, stage.deployment.thresholds.verify)
-        looked = time.perf_counter()
+        deployment = demo.deployment
+        verify = deployment.thresholds.verify
+        participants = choose_participants(source, deployment.extractor, verify)
+        extracted = time.perf_counter()
         with show_progress("Admitting a synthetic gallery", is_shown=not as_json) as report:
-            admit_crowd(stage.registrar, stage.deployment.vault, population, gallery_size, report)
+            admit_synthetic_gallery(
+                demo.registrar, deployment.vault, population, gallery_size, report
+            )
         admitted = time.perf_counter()
-        told = list(tell(stage, write_story(cast)))
+        results = list(run_steps(demo, list_steps(participants)))
         end = time.perf_counter()
         seconds = {
             "prepare": prepared - start,
-            "look_at_photographs": looked - prepared,
-            "admit_gallery": admitted - looked,
+            "look_at_photographs": extracted - prepared,
+            "admit_gallery": admitted - extracted,
             "story": end - admitted,
             "all": end - start,
         }
-        setting = Setting(source.title, cast, gallery_size, seconds)
-        document = build_report(stage.deployment, setting, told)
+        setup = Setup(source.title, participants, gallery_size, seconds)
+        document = build_report(deployment, setup, results)
     if as_json:
         print_json(document)
     else:

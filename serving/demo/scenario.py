@@ -1,4 +1,4 @@
-"""The scenes of the demo: who brings what, and how it must end."""
+"""The scenario of the demo: its participants, its steps, and the answer that each must get."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,46 +27,35 @@ from engine.registry.records import Carrier
 from serving.batches import require_sound
 from serving.compose import Deployment, create_home
 from serving.demo.data import (
-    Album,
+    Person,
     Picture,
     Source,
     blur,
     forge_document,
     make_document,
-    take_again,
+    retake,
 )
 from serving.settings import RegistrySettings, Settings
-
-# The deployment that the demo plays on: a real home in a folder that is gone afterwards.
 
 CARRIER, OUTLET = "demo", "demo-1"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class TimedJudge(Judge):
-    """The judge, and how long each batch took."""
+    """A judge that records the seconds of each batch."""
 
     seconds: list[float] = field(default_factory=list)
 
-    def judge(
-        self,
-        requests: Sequence[EnrollmentRequest],
-        *,
-        sequence: int,
-        next_reference_id: Callable[[], int],
-        now: datetime,
-    ) -> JudgedBatch:
+    def judge(self, requests: Sequence[EnrollmentRequest], **options: Any) -> JudgedBatch:
         start = time.perf_counter()
-        judged = Judge.judge(
-            self, requests, sequence=sequence, next_reference_id=next_reference_id, now=now
-        )
+        judged = Judge.judge(self, requests, **options)
         self.seconds.append(time.perf_counter() - start)
         return judged
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What an outlet sends for one line."""
+    """The input of one enrollment."""
 
     key: str
     msisdn: str = field(repr=False)
@@ -77,8 +66,8 @@ class Activation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answered:
-    """An answer, and the milliseconds until it was there: `extract_ms` for both photographs,
-    `judge_ms` with the search, `commit_ms` until it is on the disk, `total_ms` from first to last.
+    """An answer and its latency: `extract_ms` for both photographs, `judge_ms` with the search,
+    `commit_ms` until it is durable, `total_ms` for everything.
     """
 
     answer: Answer
@@ -90,8 +79,8 @@ class Answered:
     total_ms: float
 
 
-class Stage:
-    """An opened deployment with one carrier and one outlet."""
+class DemoDeployment:
+    """An open deployment with one carrier and one outlet."""
 
     def __init__(self, deployment: Deployment, registrar: Registrar, judge: TimedJudge) -> None:
         self.deployment = deployment
@@ -99,7 +88,7 @@ class Stage:
         self._judge = judge
 
     def activate(self, activation: Activation) -> Answered:
-        """Two photographs in, one durable decision out; raises what could not be judged."""
+        """Enroll two photographs under a document; raises `SosieError` where that is refused."""
         references = len(self.registrar.gallery)
         start = time.perf_counter()
         photographs = (activation.live.data, activation.portrait.data)
@@ -134,7 +123,7 @@ class Stage:
 
 
 @contextmanager
-def open_stage(settings: Settings, cache: Path) -> Iterator[Stage]:
+def open_demo_deployment(settings: Settings, cache: Path) -> Iterator[DemoDeployment]:
     """A deployment on SQLite in a temporary folder, whatever registry the settings name."""
     settings = settings.model_copy(update={"registry": RegistrySettings()})
     with tempfile.TemporaryDirectory(prefix="sosie-demo-") as folder:
@@ -146,27 +135,17 @@ def open_stage(settings: Settings, cache: Path) -> Iterator[Stage]:
             parts = {part.name: getattr(deployment.judge, part.name) for part in fields(Judge)}
             judge = TimedJudge(**parts)
             with Registrar(deployment.store.writer(), judge) as registrar:
-                yield Stage(deployment, registrar, judge)
+                yield DemoDeployment(deployment, registrar, judge)
 
-
-# Who plays in the demo: people with fit photographs who don't look like each other.
 
 PICTURES_NEEDED = (4, 2, 2)
-"""By the subscriber, the thief and the newcomer."""
-MOST_RETAKES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """Somebody with pictures that are fit for enrollment; photographs first, then made ones."""
-
-    label: str
-    pictures: tuple[Picture, ...]
+"""By the subscriber, the impostor and the newcomer."""
+MAX_RETAKES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What extraction said of all the photographs; `problems` counts reasons and error codes."""
+    """Extraction results of all photographs; `problems` counts reasons and error codes."""
 
     photographs: int
     fit: int
@@ -174,28 +153,28 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
-    """The subscriber has the most photographs; nobody scores `verify` with another."""
+class Participants:
+    """Three people of whom no two match; the subscriber has the most photographs."""
 
     subscriber: Person
-    thief: Person
+    impostor: Person
     newcomer: Person
     survey: Survey
 
     @property
     def people(self) -> tuple[Person, Person, Person]:
-        return self.subscriber, self.thief, self.newcomer
+        return self.subscriber, self.impostor, self.newcomer
 
 
-def choose_cast(source: Source, extractor: Extractor, verify: float) -> Cast:
-    """Extracts every photograph, then takes the first three people who will do.
+def choose_participants(source: Source, extractor: Extractor, verify: float) -> Participants:
+    """Extract every photograph and choose the first three suitable people.
 
-    `RequestError` says how many there are where they are fewer.
+    Raises `RequestError` with the counts where there are fewer.
     """
-    pictures = [picture for album in source.albums for picture in album.pictures]
+    pictures = [picture for person in source.people for picture in person.pictures]
     extracted = extractor.extract([picture.data for picture in pictures])
     survey = _count(extracted)
-    fit = list(_keep_fit(source.albums, extracted))
+    fit = list(_keep_fit(source.people, extracted))
     # Stable: people with equally many photographs stay in the source's order.
     fit.sort(key=lambda one: -len(one[0].pictures))
     people = _choose_strangers(fit, extractor, verify)
@@ -204,8 +183,8 @@ def choose_cast(source: Source, extractor: Extractor, verify: float) -> Cast:
             f"too few usable faces: {survey.fit} of {survey.photographs} photographs are fit, "
             f"people found: {len(people)}, people needed: {len(PICTURES_NEEDED)}"
         )
-    subscriber, thief, newcomer = people
-    return Cast(subscriber, thief, newcomer, survey)
+    subscriber, impostor, newcomer = people
+    return Participants(subscriber, impostor, newcomer, survey)
 
 
 def _count(extracted: Sequence[Extracted]) -> Survey:
@@ -221,13 +200,13 @@ def _count(extracted: Sequence[Extracted]) -> Survey:
 
 
 def _keep_fit(
-    albums: Sequence[Album], extracted: Sequence[Extracted]
+    people: Sequence[Person], extracted: Sequence[Extracted]
 ) -> Iterator[tuple[Person, NDArray[np.float32]]]:
     """Each person's fit photographs with their vectors, float32[n, d]."""
     results = iter(extracted)
-    for album in albums:
+    for person in people:
         pictures, vectors = [], []
-        for picture in album.pictures:
+        for picture in person.pictures:
             one = next(results)
             if isinstance(one, ImageError) or one.problems:
                 continue
@@ -236,13 +215,13 @@ def _keep_fit(
             pictures.append(replace(picture, inter_eye_px=one.quality.inter_eye_px))
             vectors.append(one.vector)
         if pictures:
-            yield Person(album.label, tuple(pictures)), np.stack(vectors)
+            yield Person(person.label, tuple(pictures)), np.stack(vectors)
 
 
 def _choose_strangers(
     fit: Sequence[tuple[Person, NDArray[np.float32]]], extractor: Extractor, verify: float
 ) -> list[Person]:
-    """The first people of whom no two match: a flat folder may show one person twice."""
+    """The first people of whom no two match: a flat folder may hold one person twice."""
     chosen: list[Person] = []
     vectors_of_chosen: list[NDArray[np.float32]] = []
     for person, vectors in fit:
@@ -263,11 +242,11 @@ def _complete(person: Person, needed: int, extractor: Extractor) -> Person | Non
     if missing <= 0:
         return person
     originals = itertools.cycle(person.pictures)
-    retakes = [take_again(next(originals), serial) for serial in range(1, MOST_RETAKES + 1)]
-    extracted = extractor.extract([retake.data for retake in retakes])
+    retakes = [retake(next(originals), serial) for serial in range(1, MAX_RETAKES + 1)]
+    extracted = extractor.extract([picture.data for picture in retakes])
     fit = [
-        retake
-        for retake, one in zip(retakes, extracted, strict=True)
+        picture
+        for picture, one in zip(retakes, extracted, strict=True)
         if not isinstance(one, ImageError) and not one.problems
     ]
     if len(fit) < missing:
@@ -276,101 +255,101 @@ def _complete(person: Person, needed: int, extractor: Extractor) -> Person | Non
 
 
 _FIRST_SERIAL = 10_000_000
-"""Beyond any document of the synthetic gallery."""
+"""Above every serial of the synthetic gallery."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """One activation; `ends_as_told` judges its answer, `adds_reference` the gallery after it."""
+class Step:
+    """One enrollment and what it must lead to."""
 
     who: str
     what: str
     activation: Activation
-    ends_as_told: Callable[[Answer], bool]
+    is_expected: Callable[[Answer], bool]
     adds_reference: bool = False
     is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Told:
-    """A scene and how it ended."""
+class StepResult:
+    """A step with its answer, and whether that was the expected one."""
 
-    scene: Scene
+    step: Step
     answered: Answered
-    as_told: bool
+    as_expected: bool
 
 
-def write_story(cast: Cast) -> list[Scene]:
-    """The scenes in order; A subscribes, B steals, C is new."""
-    a, b, c = (person.pictures for person in cast.people)
+def list_steps(participants: Participants) -> list[Step]:
+    """The steps in order: A is the subscriber, B the impostor, C the newcomer."""
+    a, b, c = (person.pictures for person in participants.people)
     own, other = make_document(_FIRST_SERIAL, "A"), make_document(_FIRST_SERIAL + 1, "A. Nother")
     new = make_document(_FIRST_SERIAL + 2, "C")
     forged = forge_document(_FIRST_SERIAL + 3, "B")
     keys = _number_keys()
     first = Activation(*next(keys), a[0], a[1], own)
     return [
-        Scene("A", "opens a line", first, _is_approved, adds_reference=True),
-        Scene(
+        Step("A", "opens a line", first, _is_approved, adds_reference=True),
+        Step(
             "A",
-            "comes as somebody else",
+            "uses another document",
             Activation(*next(keys), a[2], a[3], other),
-            _is_caught,
+            _is_duplicate,
         ),
-        Scene(
+        Step(
             "B",
             "brings A's document",
             Activation(*next(keys), b[0], a[1], own),
             _is_rejected_for(Reason.FACE_MISMATCH, Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),
         ),
-        Scene(
+        Step(
             "B",
             "swaps the portrait in it",
             Activation(*next(keys), b[0], b[1], own),
             _is_rejected_for(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),
         ),
-        Scene(
+        Step(
             "A",
             "returns for a second line",
             Activation(*next(keys), a[2], a[1], own),
             _is_approved,
         ),
-        Scene(
+        Step(
             "C",
             "shows a blurred face",
             Activation(*next(keys), blur(c[1]), c[0], new),
-            _is_sent_back,
+            _is_unusable,
         ),
-        Scene(
+        Step(
             "C",
             "shows a sharp one",
             Activation(*next(keys), c[1], c[0], new),
             _is_approved,
             adds_reference=True,
         ),
-        Scene(
+        Step(
             "B",
             "brings a made-up number",
             Activation(*next(keys), b[0], b[1], forged),
             _is_rejected_for(Reason.DOCUMENT_INVALID),
         ),
-        Scene("A", "sends request 1 again", first, _is_approved, is_repeat=True),
+        Step("A", "sends request 1 again", first, _is_approved, is_repeat=True),
     ]
 
 
-def tell(stage: Stage, scenes: Sequence[Scene]) -> Iterator[Told]:
-    """Plays the scenes one after another."""
-    for scene in scenes:
-        answered = stage.activate(scene.activation)
-        as_told = (
-            scene.ends_as_told(answered.answer)
-            and answered.references_added == scene.adds_reference
-            and answered.answer.is_repeated == scene.is_repeat
+def run_steps(deployment: DemoDeployment, steps: Sequence[Step]) -> Iterator[StepResult]:
+    """Run the steps one after another."""
+    for step in steps:
+        answered = deployment.activate(step.activation)
+        as_expected = (
+            step.is_expected(answered.answer)
+            and answered.references_added == step.adds_reference
+            and answered.answer.is_repeated == step.is_repeat
         )
-        yield Told(scene, answered, as_told)
+        yield StepResult(step, answered, as_expected)
 
 
 def _number_keys() -> Iterator[tuple[str, str]]:
-    """Idempotency-Keys, each with a telephone number to be opened."""
+    """Pairs of an Idempotency-Key and a new telephone number."""
     for number in range(1, 100):
         yield f"demo-{number}", f"+8613800000{number:03d}"
 
@@ -386,8 +365,8 @@ def _is_rejected_for(*reasons: Reason) -> Callable[[Answer], bool]:
     return holds
 
 
-def _is_caught(answer: Answer) -> bool:
-    """Refused, or put before people: either way no second identity without a look at it."""
+def _is_duplicate(answer: Answer) -> bool:
+    """Rejected, or sent to review: nobody gets a second identity unseen."""
     endings = {
         (Decision.REJECTED, (Reason.DUPLICATE_IDENTITY,)),
         (Decision.REVIEW, (Reason.POSSIBLE_DUPLICATE,)),
@@ -395,5 +374,5 @@ def _is_caught(answer: Answer) -> bool:
     return (answer.decision, answer.reasons) in endings
 
 
-def _is_sent_back(answer: Answer) -> bool:
+def _is_unusable(answer: Answer) -> bool:
     return answer.decision is Decision.REJECTED and set(answer.reasons) <= IMAGE_REASONS

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from engine.errors import SweepOver
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes
-from engine.retention.job import Turns
+from engine.retention.job import ChangeRunner
 from engine.sweeps.estimate import Expectation
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
@@ -255,18 +255,18 @@ def issue_report(deployment: Deployment, sweep_id: str, target: Path) -> None:
 
 
 def issue_report_with_faces(
-    deployment: Deployment, turns: Turns, sweep_id: str, target: Path, actor: str
+    deployment: Deployment, runner: ChangeRunner, sweep_id: str, target: Path, actor: str
 ) -> int:
     """The same with the faces that are kept of its first groups; how many people it shows.
 
     The file is nobody's but its owner's: no erasure and no retention reaches it. Audited as a
-    read of these people, by `turns`, before anything is written.
+    read of these people, by `runner`, before anything is written.
     """
     sweep, store = _reread(deployment, sweep_id), deployment.store
     faces = gather_faces(store, list(dict.fromkeys(documents_with_cards(sweep.groups))))
     contents = sweep.contents(store, deployment.calibration, faces)
     entry = AuditEntry(actor, "crops.read", sweep_id, {"documents": sorted(faces)})
-    turns.run(lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=(entry,))))
+    runner.run(lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=(entry,))))
     write_report(target, contents)
     return len(faces)
 

@@ -32,8 +32,7 @@ from bench.suites.extract import (
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 from engine.models.catalog import builtin_card
-from engine.models.graph import load_rewritten
-from engine.models.session import available_providers
+from engine.models.session import available_providers, load_rewritten
 
 Run = tuple[tuple[Result, ...], dict[str, Any]]
 

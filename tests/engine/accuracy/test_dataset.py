@@ -1,12 +1,13 @@
-"""Folders of known people and LFW's pairs file: read, or refused in one line."""
+"""Labelled folders, LFW's pairs, attributes and dates: read, or refused with the wrong line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from engine.accuracy.dataset import LabelledFolder, PairFolds
+from engine.accuracy.dataset import LabelledFolder, PairFolds, read_attributes, read_dates
 from engine.errors import RequestError
 
 PAIRS = """2\t1
@@ -93,3 +94,76 @@ def test_a_folder_with_nothing_to_compare_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Ann" / "1.jpg").touch()
     with pytest.raises(RequestError, match="1 people found"):
         LabelledFolder.open(tmp_path)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> LabelledFolder:
+    for name in ("Ann/a.jpg", "Ann/b.jpg", "Bob/a.jpg", "Bob/b.jpg"):
+        path = tmp_path / "people" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return LabelledFolder.open(tmp_path / "people")
+
+
+def write_labels(labelled: LabelledFolder, text: str) -> Path:
+    path = labelled.root.parent / "labels.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_labels_of_photographs_stand_at_their_places(labelled: LabelledFolder) -> None:
+    text = "\ufeffphotograph,camera,captured_at\nBob/a.jpg, red ,2003\nAnn/b.jpg,,2001-05-09\n"
+    found = read_attributes(write_labels(labelled, text), labelled)
+    (camera,) = found.columns
+    assert (camera.column, camera.names) == ("camera", ("red",))
+    assert camera.codes.tolist() == [-1, -1, 0, -1]
+    assert found.captured_at is not None
+    assert np.isnat(found.captured_at).tolist() == [True, False, False, True]
+    assert str(found.captured_at[1]) == "2001-05-09"
+
+
+def test_labels_of_people_are_those_of_all_their_photographs(labelled: LabelledFolder) -> None:
+    found = read_attributes(write_labels(labelled, "person,skin\nBob,dark\nAnn,light\n"), labelled)
+    assert found.columns[0].codes.tolist() == [1, 1, 0, 0]
+    assert found.captured_at is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,group\nAnn,1\n", "needs a column `photograph`"),
+        ("person\nAnn\n", "a first line that names two columns"),
+        ("person,a,a\nAnn,1,2\n", "a first line that names two columns"),
+        ("", "a first line that names two columns"),
+        ("person,group\nAnn,1\nCy,2\n", "line 3: the folder has no such person"),
+        ("person,group\nAnn,1\nAnn,1\n", "line 3: this person appears twice"),
+        ("person,group\nAnn\n", "line 2: 1 cells, the header has 2"),
+        ("person,captured_at\nAnn,2001\n", "belongs to a photograph"),
+        ("photograph,captured_at\nAnn/a.jpg,soon\n", "line 2: `captured_at` is not a date"),
+        ("photograph,captured_at\nAnn/a.jpg,\nAnn/b.jpg,2001-13\n", "line 3: `captured_at` is not"),
+        ("person,group\n", "`group` has no labels"),
+    ],
+)
+def test_a_wrong_file_is_refused_without_a_name_in_the_message(
+    labelled: LabelledFolder, text: str, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message) as refused:
+        read_attributes(write_labels(labelled, text), labelled)
+    assert not {"Ann", "Cy", "soon"} & set(str(refused.value).replace("/", " ").split())
+
+
+def test_a_column_of_as_many_labels_as_people_is_no_grouping(tmp_path: Path) -> None:
+    for number in range(41):
+        (tmp_path / "people" / f"{number}").mkdir(parents=True)
+        (tmp_path / "people" / f"{number}" / "a.jpg").touch()
+    labelled = LabelledFolder.open(tmp_path / "people")
+    rows = "".join(f"{number},label {number}\n" for number in range(41))
+    with pytest.raises(RequestError, match="41 different labels: gather them"):
+        read_attributes(write_labels(labelled, f"person,name\n{rows}"), labelled)
+
+
+def test_dates_must_be_there_where_they_are_asked_for(labelled: LabelledFolder) -> None:
+    with pytest.raises(RequestError, match="needs the columns `photograph` and `captured_at`"):
+        read_dates(write_labels(labelled, "photograph,camera\nAnn/a.jpg,red\n"), labelled)
+    with pytest.raises(RequestError, match=r"none\.csv can't be read: No such file"):
+        read_dates(labelled.root.parent / "none.csv", labelled)

@@ -94,14 +94,14 @@ def test_rates_of_groups_and_across_them_are_those_of_a_loop(draw_faces: Faces) 
 
 
 def test_groups_drawn_at_random_are_seldom_told_apart(draw_faces: Faces) -> None:
-    told = 0
+    differing = 0
     for seed in range(30):
         vectors, people = draw_faces(130, 3, noise=0.8, seed=seed)
         group = np.random.default_rng(seed).integers(0, 3, 130)[people]
         found = judge(vectors, people, group)
         assert found.false_negative is not None
-        told += found.false_negative.low > 1
-    assert told <= 2, "one in twenty, three groups and the choice of two of them allowed for"
+        differing += found.false_negative.low > 1
+    assert differing <= 2, "one in twenty, three groups and the choice of two of them allowed for"
 
 
 def test_a_small_group_is_refused_by_name_and_compared_with_nobody(draw_faces: Faces) -> None:

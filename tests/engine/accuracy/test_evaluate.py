@@ -16,8 +16,10 @@ from engine.faces.extractor import Extractor
 def test_variants_of_one_photograph_are_told_from_other_people(
     faces_folder: Path, extractor: Extractor
 ) -> None:
-    told: list[tuple[int, int]] = []
-    found = evaluate(faces_folder, None, extractor, lambda done, total: told.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    found = evaluate(
+        faces_folder, None, extractor, lambda done, total: progress.append((done, total))
+    )
     assert (found.people, found.photographs) == (6, 24)
     assert (found.mated_pairs, found.nonmated_pairs) == (6 * 6, 15 * 16)
     assert found.points[0].fmr == 0.1
@@ -25,7 +27,7 @@ def test_variants_of_one_photograph_are_told_from_other_people(
     assert found.points[0].fnmr_high == 3 / 6
     assert found.fta == 0
     assert found.model_digest == extractor.model_digest
-    assert told[-1] == (24, 24)
+    assert progress[-1] == (24, 24)
 
 
 def test_rates_that_a_small_folder_cannot_support_are_null(

@@ -64,10 +64,10 @@ def test_one_person_under_two_names_is_flagged(evaluated: Evaluation, planted: P
 
 def test_nothing_is_left_out_for_what_is_flagged(evaluated: Evaluation) -> None:
     scores = [row["score"] for row in evaluated.flagged.to_rows(evaluated.embeddings)]
-    told = evaluated.to_dict()["flagged"]
-    assert told["pairs"] == len(scores)
+    flagged = evaluated.to_dict()["flagged"]
+    assert flagged["pairs"] == len(scores)
     assert scores == sorted(scores, reverse=True)
-    assert scores[-1] >= told["suspect_score"]
+    assert scores[-1] >= flagged["suspect_score"]
     photographs = np.bincount(evaluated.embeddings.folder.people)
     pairs = (photographs.sum() ** 2 - (photographs**2).sum()) // 2
     assert evaluated.nonmated_pairs == pairs
@@ -86,9 +86,9 @@ def test_the_report_is_a_folder_that_names_nobody_but_in_one_file(
         assert f"({name})" in text
     report = (folder / "evaluation.json").read_text("utf-8")
     assert json.loads(report)["source"] == "planted"
-    for told in (text, report):
-        assert ".png/" not in told
-        assert "stranger_0001" not in told
+    for content in (text, report):
+        assert ".png/" not in content
+        assert "stranger_0001" not in content
     with (folder / "flagged.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert any({row["photograph"], row["other"]} == planted.foreign for row in rows)

@@ -63,5 +63,5 @@ def test_a_ratio_without_an_error_in_the_best_group_says_at_least() -> None:
     found = {"worst": "a", "best": "b", "ratio": None, "low": 2.5, "high": None}
     assert describe_differential(found) == "a at least 2.5 times b (2.5 and more)"
     assert "fewer than two groups" in describe_differential(None)
-    assert describe_differential(found | {"low": 0.0}) == "b shows no error: no number"
+    assert describe_differential(found | {"low": 0.0}) == "b has no error: no ratio"
     assert "no number" in times(found | {"low": 0.0})

@@ -1,4 +1,4 @@
-"""Reports of `sosie bench` are read for what a plan needs, and refused where they are none."""
+"""Reports of `sosie bench` are read for the figures of a plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.capacity.figures import (
     VectorKind,
     find_figures,
     gather_figures,
-    likeliest_machine,
+    most_frequent_machine,
     overlay,
     read_report,
     read_reports,
@@ -70,7 +70,7 @@ def test_a_gallery_of_other_vectors_says_nothing_of_this_one(write_report: Write
     assert find_figures(read_report(path), VectorKind(512, float_bytes=2)) == {}
 
 
-def test_of_other_vectors_only_what_is_no_gallery_is_known(write_report: Write) -> None:
+def test_of_other_vectors_only_figures_without_a_gallery_are_known(write_report: Write) -> None:
     path = write_report(
         {
             "Snapshot": ({"references": 1_000_000, "dim": 128}, {"save": ("MB", 652.0)}),
@@ -92,7 +92,7 @@ def test_a_figure_that_was_skipped_stays_assumed(write_report: Write) -> None:
     assert Quantity.PAIR in figures.list_assumed()
 
 
-def test_what_is_measured_here_stands_over_what_a_report_says(write_report: Write) -> None:
+def test_later_figures_win_over_earlier_ones(write_report: Write) -> None:
     path = write_report({"Memory": ({"dim": 128}, {"all": ("bytes/reference", 657.0)})})
     reported = find_figures(read_report(path))
     other = find_figures(
@@ -101,9 +101,9 @@ def test_what_is_measured_here_stands_over_what_a_report_says(write_report: Writ
     assert overlay(reported, other)[Quantity.REFERENCE_BYTES].value == 600
 
 
-def test_the_committed_reports_know_what_the_service_is_made_of() -> None:
+def test_the_committed_reports_have_all_figures_of_the_service() -> None:
     reports = read_reports(COMMITTED)
-    figures = Figures(likeliest_machine(reports), USUAL, gather_figures(reports))
+    figures = Figures(most_frequent_machine(reports), USUAL, gather_figures(reports))
     unknown = {Quantity.HOP, Quantity.ROW_BYTES, Quantity.ENROLLMENT_BYTES}
     of_the_service = {
         Quantity.HTTP,
@@ -120,13 +120,13 @@ def test_the_committed_reports_know_what_the_service_is_made_of() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "no report"),
-        ("[]", "no report"),
+        ("{", "not a report"),
+        ("[]", "not a report"),
         ('{"machine": {"cpu": "x", "cores": "two"}, "results": []}', "machine.cores"),
-        ('{"machine": {}}', "no report"),
+        ('{"machine": {}}', "not a report"),
     ],
 )
-def test_what_is_no_report_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+def test_another_file_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "wrong.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(RequestError, match=words) as caught:

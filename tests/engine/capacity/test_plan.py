@@ -1,4 +1,4 @@
-"""A plan is large enough, says what it takes for granted, and claims no more than is known."""
+"""A plan is large enough, lists its assumptions, and claims no more than is known."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from engine.capacity.figures import (
 )
 from engine.capacity.model import Affine, Costs, Demand, Layout, Memory, Node, Use, assume_node
 from engine.capacity.plan import (
-    MOST_REFUSED,
+    MAX_REFUSED,
     Plan,
-    Played,
     Shortfall,
+    Simulated,
     choose_layout,
     expect_candidates,
     make_plan,
@@ -51,7 +51,7 @@ faces = st.integers(3, 9).flatmap(lambda power: st.integers(10**power, 2 * 10**p
 arrivals = st.floats(0.1, 150)
 
 
-def choose(demand: Demand) -> tuple[Layout, Played]:
+def choose(demand: Demand) -> tuple[Layout, Simulated]:
     chosen = choose_layout(demand, COSTS, FIGURES, NODE, SHORT)
     assert not isinstance(chosen, Shortfall), chosen
     return chosen
@@ -62,8 +62,8 @@ def plan_for(demand: Demand, node: Node = NODE, trial: Trial = SHORT) -> Plan:
     return make_plan(demand, FIGURES, COSTS, node, candidates, trial)
 
 
-def test_a_small_gallery_that_many_come_to_is_not_split() -> None:
-    """The writer has the time for so many, and had it not if it asked shards for each batch."""
+def test_a_small_gallery_under_high_load_is_not_split() -> None:
+    """The writer would be too slow if it had to ask a shard for each batch."""
     demand = Demand(faces=1_000, enrollments=1_100)
     layout, _ = choose(demand)
     assert (layout.is_one_machine, layout.shards) == (False, 0)
@@ -123,12 +123,12 @@ def test_nothing_is_busier_than_the_ceiling_and_the_objectives_hold_in_the_simul
     chosen = choose_layout(demand, COSTS, FIGURES, NODE, SHORT)
     assume(not isinstance(chosen, Shortfall))
     assert not isinstance(chosen, Shortfall)
-    layout, played = chosen
+    layout, simulated = chosen
     use = Use.of(layout, demand, COSTS)
     assert max(use.ingress, use.writer, use.scanner) <= ceiling < 1
-    assert played.enroll is not None
-    assert played.enroll.p50_s <= played.enroll.p99_s <= demand.enroll_p99_s
-    assert played.search is None or played.search.p99_s <= demand.search_p99_s
+    assert simulated.enroll is not None
+    assert simulated.enroll.p50_s <= simulated.enroll.p99_s <= demand.enroll_p99_s
+    assert simulated.search is None or simulated.search.p99_s <= demand.search_p99_s
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_what_is_planned_holds_under_other_seeds_too(demand: Demand) -> None:
     assert layout is not None
     for seed in (5, 6):
         trial = Trial(requests=8_000, seed=seed)
-        assert Played.of(simulate(layout, demand, COSTS, trial), trial).holds(demand)
+        assert Simulated.of(simulate(layout, demand, COSTS, trial), trial).holds(demand)
 
 
-def test_a_gallery_of_a_country_is_split_and_keeps_no_snapshot() -> None:
+def test_a_gallery_of_a_country_is_sharded_and_has_no_snapshot() -> None:
     plan = plan_for(Demand(faces=1_600_000_000, enrollments=100))
     layout, disk, memory = plan.layout, plan.disk, plan.memory
     assert layout is not None
@@ -189,7 +189,7 @@ def test_a_gallery_of_a_country_is_split_and_keeps_no_snapshot() -> None:
         ),
     ],
 )
-def test_what_cannot_be_had_is_said_in_one_line(demand: Demand, node: Node, words: str) -> None:
+def test_a_shortfall_is_explained_in_one_line(demand: Demand, node: Node, words: str) -> None:
     plan = plan_for(demand, node)
     assert plan.layout is None
     assert words in str(plan.shortfall)
@@ -202,38 +202,38 @@ def test_every_figure_that_nobody_measured_is_listed_as_an_assumption() -> None:
     figures = replace(FIGURES, found={Quantity.PAIR: known})
     demand = Demand(faces=1_000, enrollments=1)
     candidates = expect_candidates(1_000, 1, CURVE, 1e-4)
-    said = make_plan(demand, figures, COSTS, NODE, candidates, SHORT).assumptions
-    unmeasured = [line for line in said if line.startswith("Not measured: ")]
+    assumptions = make_plan(demand, figures, COSTS, NODE, candidates, SHORT).assumptions
+    unmeasured = [line for line in assumptions if line.startswith("Not measured: ")]
     assert len(unmeasured) == len(Quantity) - 1
     assert not any(ASSUMED[Quantity.PAIR].label in line for line in unmeasured)
-    assert len(plan_for(demand).assumptions) == len(said) + 1
+    assert len(plan_for(demand).assumptions) == len(assumptions) + 1
 
 
 @pytest.mark.parametrize(
     ("most", "words"),
     [
-        (5, "5 enrollments are with it at most"),
-        (1, "1 enrollment is with it at most"),
-        (0, "none is told to come again"),
+        (5, "accepts at most 5 enrollments at once"),
+        (1, "accepts at most 1 enrollment at once"),
+        (0, "no enrollment is refused"),
     ],
 )
-def test_the_bound_that_is_played_is_the_bound_that_is_told(most: int, words: str) -> None:
-    trial = Trial(requests=1_000, most_ongoing=most)
-    told = plan_for(Demand(faces=1_000, enrollments=1), trial=trial).assumptions
-    assert [words in line for line in told].count(True) == 1
+def test_the_simulated_limit_is_among_the_assumptions(most: int, words: str) -> None:
+    trial = Trial(requests=1_000, max_ongoing=most)
+    assumptions = plan_for(Demand(faces=1_000, enrollments=1), trial=trial).assumptions
+    assert [words in line for line in assumptions].count(True) == 1
 
 
 def test_where_the_bound_of_an_ingress_would_refuse_enrollments_there_are_more_of_them() -> None:
     demand = Demand(faces=10**7, enrollments=100)
     small = replace(NODE, cores=2, memory_bytes=24 << 30)
     unbound, bound = (
-        plan_for(demand, small, Trial(requests=8_000, most_ongoing=most)) for most in (0, 2)
+        plan_for(demand, small, Trial(requests=8_000, max_ongoing=most)) for most in (0, 2)
     )
     assert unbound.layout is not None
     assert bound.layout is not None
     assert bound.layout.ingress_nodes > unbound.layout.ingress_nodes
-    assert bound.played is not None
-    assert bound.played.refused <= MOST_REFUSED
+    assert bound.simulated is not None
+    assert bound.simulated.refused <= MAX_REFUSED
 
 
 def test_while_the_writer_waits_for_a_scan_it_takes_no_core_of_its_own() -> None:
@@ -268,11 +268,11 @@ def test_what_is_assumed_of_a_gallery_grows_with_its_vectors() -> None:
 
 def test_a_plan_is_one_json_document() -> None:
     plan = plan_for(Demand(faces=10_000_000, enrollments=40, searches=2))
-    told = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
-    assert told["feasible"] is True
-    assert told["layout"]["nodes_with_spare"] == told["layout"]["nodes"] + 1
-    assert told["figures"]["pair"]["unit"] == "core-s"
-    assert told["simulated"]["enroll"]["p99_s"] > 0
+    document = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
+    assert document["feasible"] is True
+    assert document["layout"]["nodes_with_spare"] == document["layout"]["nodes"] + 1
+    assert document["figures"]["pair"]["unit"] == "core-s"
+    assert document["simulated"]["enroll"]["p99_s"] > 0
 
 
 @pytest.mark.parametrize(
@@ -355,9 +355,9 @@ def test_a_rate_that_the_data_have_is_said_to_be_supported() -> None:
 def test_a_rate_below_the_data_is_not_claimed_and_the_one_needed_is_named() -> None:
     found = expect_candidates(1_600_000_000, 1, STEPS, 0.57)
     assert not found.is_supported
-    told = found.explain()
-    assert "6.3e-11" in told
-    assert "not supported below 1e-06 by 10,000,000 non-mated pairs" in told
+    document = found.explain()
+    assert "6.3e-11" in document
+    assert "not supported below 1e-06 by 10,000,000 non-mated pairs" in document
     assert found.searches_with_any.value == pytest.approx(1)
     assert json.loads(json.dumps(found.to_dict()))["is_supported"] is False
 

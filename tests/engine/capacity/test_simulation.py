@@ -1,4 +1,4 @@
-"""The simulation keeps the laws that every queue keeps, and its own seed."""
+"""The simulation obeys the laws of queueing, and repeats by its seed."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def test_a_seed_repeats_its_run(machine: Layout, costs: Costs) -> None:
     assert not np.array_equal(one.enroll_s, other.enroll_s)
 
 
-def test_where_nobody_waits_an_answer_takes_the_sum_of_its_steps(
-    machine: Layout, costs: Costs
-) -> None:
+def test_without_load_a_latency_is_the_sum_of_its_steps(machine: Layout, costs: Costs) -> None:
     steady = replace(costs, pair_spread=0, decision_spread=0, scan_spread=0)
     run = simulate(machine, demand(enrollments=0.01), steady, Trial(requests=50, is_even=True))
     scan_s = costs.scan_s(100_000, 1, machine.node)
@@ -46,7 +44,7 @@ def test_where_nobody_waits_an_answer_takes_the_sum_of_its_steps(
     assert len(run.enroll_s) == 0
 
 
-def test_answers_come_as_often_as_people_and_cores_work_for_each_of_them(
+def test_the_rate_of_answers_is_that_of_arrivals_and_cores_are_busy_accordingly(
     machine: Layout, costs: Costs
 ) -> None:
     run = simulate(machine, demand(enrollments=60), costs, Trial(requests=12_000))
@@ -58,14 +56,12 @@ def test_answers_come_as_often_as_people_and_cores_work_for_each_of_them(
     assert 0.8 * lone < run.ingress <= 1.02 * lone
 
 
-def test_who_finds_the_service_full_is_refused_and_the_others_are_not_late(
-    machine: Layout, costs: Costs
-) -> None:
+def test_overload_is_refused_and_the_others_are_not_late(machine: Layout, costs: Costs) -> None:
     run = simulate(machine, demand(enrollments=600), costs, Trial(requests=3_000))
     assert run.refused > 0.5
     assert run.rate < 4 / (costs.http_s + costs.photographs.item_s)
     assert quantile(run.enroll_s, 0.99) < 1
-    unbound = Trial(requests=1_500, most_ongoing=0)
+    unbound = Trial(requests=1_500, max_ongoing=0)
     assert quantile(simulate(machine, demand(enrollments=600), costs, unbound).enroll_s, 0.99) > 5
 
 
@@ -78,15 +74,15 @@ def test_a_closed_loop_is_as_fast_as_the_cores(machine: Layout, costs: Costs) ->
     assert full.ingress > 0.85
 
 
-def test_nobody_drops_out_of_a_closed_loop(machine: Layout, costs: Costs) -> None:
-    """More connections than the service takes at once: all of them are played (Little's law)."""
-    trial = Trial(requests=6_000, connections=60, most_ongoing=5)
+def test_a_closed_loop_loses_no_connection(machine: Layout, costs: Costs) -> None:
+    """More connections than the service takes at once: all of them are simulated (Little's law)."""
+    trial = Trial(requests=6_000, connections=60, max_ongoing=5)
     run = simulate(machine, demand(), costs, trial)
     assert run.refused == 0
     assert run.rate * float(run.enroll_s.mean()) == pytest.approx(60, rel=0.02)
 
 
-def test_the_writer_decides_together_what_comes_together(node: Node, costs: Costs) -> None:
+def test_the_writer_batches_simultaneous_requests(node: Node, costs: Costs) -> None:
     layout = Layout(node=node, ingress_nodes=8)
     calm = simulate(layout, demand(enrollments=20), costs, SMALL)
     rush = simulate(layout, demand(enrollments=900), costs, SMALL)
@@ -102,9 +98,7 @@ def test_scans_of_searches_slow_decisions(node: Node, costs: Costs) -> None:
     assert quantile(busy.enroll_s, 0.5) > 1.1 * quantile(quiet.enroll_s, 0.5)
 
 
-def test_the_part_behind_the_registrars_door_is_a_part_of_the_whole(
-    node: Node, costs: Costs
-) -> None:
+def test_the_inner_latency_is_part_of_the_whole(node: Node, costs: Costs) -> None:
     layout = Layout(node=node, ingress_nodes=2, shards=4)
     run = simulate(layout, demand(searches=5), costs, SMALL)
     assert (run.enroll_inner_s < run.enroll_s).all()

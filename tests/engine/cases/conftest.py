@@ -1,4 +1,4 @@
-"""A deployment with people in it, and shorthands for the steps of the desk."""
+"""A deployment with enrolled people, and shorthands for the steps on cases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["lab", "make_lab", "people"]
 
 
 @dataclass(frozen=True)
-class Bureau:
+class Service:
     """A running registrar with its store."""
 
     lab: Lab
@@ -32,28 +32,28 @@ class Bureau:
         return self.lab.store
 
     @property
-    def given(self) -> tuple[Registrar, Store]:
-        """What every step of the desk takes first."""
+    def context(self) -> tuple[Registrar, Store]:
+        """The first two arguments of every step."""
         return self.registrar, self.store
 
     def enroll(self, count: int) -> list[dict[str, Any]]:
-        """The answers of so many strangers, approved."""
+        """Enroll so many strangers; all are approved."""
         answers = self.registrar.enroll([self.lab.request() for _ in range(count)])
         assert {answer.decision.value for answer in answers} == {"approved"}
         return [answer.body for answer in answers]
 
     def open(self, *document_ids: str, **values: Any) -> CaseRecord:
-        """A case that takes these documents for one person's; anything can be given instead."""
+        """Open a case that suspects these documents to be one person's."""
         fields: dict[str, Any] = {
             "kind": CaseKind.POSSIBLE_DUPLICATE,
             "origin": CaseOrigin.DECISION,
             "document_ids": document_ids,
             "suspect_ids": document_ids,
         }
-        return open_case(*self.given, NewCase(**fields | values), "key:opener")
+        return open_case(*self.context, NewCase(**fields | values), "key:opener")
 
-    def keep_sweep(self, threshold: float) -> str:
-        """The id of a sweep that the registry has."""
+    def store_sweep(self, threshold: float) -> str:
+        """Store a sweep and return its id."""
         sweep = SweepRecord(
             id=new_id(),
             state=SweepState.RUNNING,
@@ -70,36 +70,36 @@ class Bureau:
         return sweep.id
 
     def entries(self, *actions: str) -> list[AuditEntry]:
-        """What the audit says of these actions."""
+        """Audit entries with these actions."""
         entries = [row.entry for row in self.store.audit_entries()]
         return [entry for entry in entries if entry.action in actions]
 
 
 @pytest.fixture
-def bureau(lab: Lab) -> Iterator[Bureau]:
+def service(lab: Lab) -> Iterator[Service]:
     with lab.registrar() as registrar:
-        yield Bureau(lab, registrar)
+        yield Service(lab, registrar)
 
 
 @pytest.fixture
-def make_pair(bureau: Bureau) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
+def make_pair(service: Service) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
     """`make_pair(score)`: two people, enrolled one after the other, with this score exactly.
 
     It must lie below the threshold of review.
     """
 
     def make(score: float = 0.55) -> tuple[dict[str, Any], dict[str, Any]]:
-        first = bureau.lab.people.person()
-        second = bureau.lab.people.between(first, score)
+        first = service.lab.people.person()
+        second = service.lab.people.between(first, score)
         requests = [
-            bureau.lab.request(
+            service.lab.request(
                 face,
-                live=bureau.lab.people.sample(face, noise=0.0),
-                portrait=bureau.lab.people.sample(face, noise=0.0),
+                live=service.lab.people.sample(face, noise=0.0),
+                portrait=service.lab.people.sample(face, noise=0.0),
             )
             for face in (first, second)
         ]
-        one, two = bureau.registrar.enroll(requests)
+        one, two = service.registrar.enroll(requests)
         assert {one.decision.value, two.decision.value} == {"approved"}
         return one.body, two.body
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
-from engine.cases.opening import CaseBook, NewCase, date_change
+from engine.cases.opening import CaseBatch, NewCase, date_change
 from engine.cases.steps import assign, close, propose
 from engine.registry.keyring import KeyRing
 from engine.registry.records import ALIVE, CaseState, Changes, new_id, utc_now
@@ -28,94 +28,94 @@ def new_case(*documents: str, **values: Any) -> NewCase:
     return NewCase(**fields | values)
 
 
-def test_a_case_that_shares_a_document_goes_into_the_one_that_people_have(bureau: Any) -> None:
-    first = bureau.open("a", "b", score=0.61, line_ids=("l1",))
-    second = bureau.open("b", "c", score=0.72, line_ids=("l2",), suspect_ids=("c",))
-    apart = bureau.open("d")
+def test_a_case_that_shares_a_document_is_merged_into_the_open_one(service: Any) -> None:
+    first = service.open("a", "b", score=0.61, line_ids=("l1",))
+    second = service.open("b", "c", score=0.72, line_ids=("l2",), suspect_ids=("c",))
+    apart = service.open("d")
     assert second.id == first.id != apart.id
-    case = bureau.store.cases.get(first.id)
+    case = service.store.cases.get(first.id)
     assert case == second
     assert case.document_ids == ("a", "b", "c")
     assert case.suspect_ids == ("a", "b", "c")
     assert (case.score, case.line_ids) == (0.72, ("l1", "l2"))
-    (merged,) = bureau.store.cases.merged_into(first.id)
+    (merged,) = service.store.cases.merged_into(first.id)
     assert (merged.state, merged.document_ids, merged.score) == (CaseState.MERGED, ("b", "c"), 0.72)
-    assert {one.id for one in bureau.store.cases.newest()} == {first.id, apart.id}
-    notes = [(note.kind, note.actor) for note in bureau.store.cases.notes(first.id)]
+    assert {one.id for one in service.store.cases.newest()} == {first.id, apart.id}
+    notes = [(note.kind, note.actor) for note in service.store.cases.notes(first.id)]
     assert notes == [(NoteKind.OPENED, "key:opener"), (NoteKind.MERGED, "key:opener")]
-    told = [(one.action, one.subject) for one in bureau.entries("case.opened", "case.merged")]
-    assert told == [
+    entries = [(one.action, one.subject) for one in service.entries("case.opened", "case.merged")]
+    assert entries == [
         ("case.opened", first.id),
         ("case.merged", merged.id),
         ("case.opened", apart.id),
     ]
-    assert bureau.entries("case.merged")[0].detail["into"] == first.id
+    assert service.entries("case.merged")[0].detail["into"] == first.id
 
 
-def test_a_closed_case_takes_nothing_in(bureau: Any) -> None:
-    first = bureau.open("a", "b")
-    close(*bureau.given, first.id, Outcome.MISTAKE, (), "key:anna")
-    assert bureau.open("b", "c").id != first.id
+def test_nothing_is_merged_into_a_closed_case(service: Any) -> None:
+    first = service.open("a", "b")
+    close(*service.context, first.id, Outcome.MISTAKE, (), "key:anna")
+    assert service.open("b", "c").id != first.id
 
 
-def test_cases_that_a_third_joins_are_one(bureau: Any) -> None:
-    first, second = bureau.open("a"), bureau.open("b")
-    assign(*bureau.given, second.id, "key:anna", "key:anna")
-    third = bureau.open("a", "b")
+def test_a_case_that_joins_two_merges_them(service: Any) -> None:
+    first, second = service.open("a"), service.open("b")
+    assign(*service.context, second.id, "key:anna", "key:anna")
+    third = service.open("a", "b")
     assert third.id in {first.id, second.id}
-    assert bureau.store.cases.get(third.id).document_ids[:1] in {("a",), ("b",)}
-    (case,) = bureau.store.cases.newest(ALIVE)
+    assert service.store.cases.get(third.id).document_ids[:1] in {("a",), ("b",)}
+    (case,) = service.store.cases.newest(ALIVE)
     assert set(case.document_ids) == {"a", "b"}
-    # Whoever worked on one of them goes on with it.
+    # An assignee of either keeps the merged case.
     assert (case.state, case.assignee) == (CaseState.ASSIGNED, "key:anna")
-    assert len(bureau.store.cases.merged_into(case.id)) == 2
+    assert len(service.store.cases.merged_into(case.id)) == 2
 
 
-def test_a_proposal_falls_when_its_case_grows_and_stands_when_it_does_not(bureau: Any) -> None:
-    case = bureau.open("a", "b")
-    propose(*bureau.given, case.id, Outcome.FRAUD, (), "key:anna")
-    same = bureau.open("a", score=0.9)
+def test_a_proposal_is_withdrawn_only_when_its_case_grows(service: Any) -> None:
+    case = service.open("a", "b")
+    propose(*service.context, case.id, Outcome.FRAUD, (), "key:anna")
+    same = service.open("a", score=0.9)
     assert (same.state, same.score) == (CaseState.PROPOSED, 0.9)
-    grown = bureau.open("b", "c")
+    grown = service.open("b", "c")
     assert (grown.id, grown.state, grown.proposal) == (case.id, CaseState.OPEN, None)
-    kinds = [note.kind for note in bureau.store.cases.notes(case.id)]
+    kinds = [note.kind for note in service.store.cases.notes(case.id)]
     assert kinds[-2:] == [NoteKind.WITHDRAWN, NoteKind.MERGED]
 
 
-def test_a_case_with_more_suspects_among_the_same_documents_is_looked_at_anew(bureau: Any) -> None:
-    case = bureau.open("a", "b", suspect_ids=())
-    propose(*bureau.given, case.id, Outcome.FRAUD, (), "key:anna")
-    assert bureau.open("a", "b").proposal is None
+def test_more_suspects_among_the_same_documents_withdraw_a_proposal(service: Any) -> None:
+    case = service.open("a", "b", suspect_ids=())
+    propose(*service.context, case.id, Outcome.FRAUD, (), "key:anna")
+    assert service.open("a", "b").proposal is None
 
 
-def test_disputes_stand_alone(bureau: Any) -> None:
-    (body,) = bureau.enroll(1)
-    face = bureau.open(body["document_id"])
-    dispute = bureau.open(
+def test_disputes_are_never_merged(service: Any) -> None:
+    (body,) = service.enroll(1)
+    face = service.open(body["document_id"])
+    dispute = service.open(
         body["document_id"],
         kind=CaseKind.DISPUTE,
         origin=CaseOrigin.DISPUTE,
         line_id=body["line_id"],
     )
-    again = bureau.open(body["document_id"])
+    again = service.open(body["document_id"])
     assert dispute.id != face.id == again.id
 
 
-def test_a_change_is_after_the_last_one_even_where_the_clock_was_set_back(bureau: Any) -> None:
-    case = bureau.open("a")
+def test_a_change_is_after_the_last_one_even_where_the_clock_was_set_back(service: Any) -> None:
+    case = service.open("a")
     hour = timedelta(hours=1)
     assert date_change(case, case.updated_at + hour) == case.updated_at + hour
     for now in (case.updated_at, case.updated_at - hour):
         assert case.updated_at < date_change(case, now) < case.updated_at + hour
-    # The clock of these tests stands.
-    times = [bureau.open("a", key).updated_at for key in "bc"]
+    # The clock of these tests does not move.
+    times = [service.open("a", key).updated_at for key in "bc"]
     assert case.updated_at < times[0] < times[1]
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """An empty registry on SQLite for many examples."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('book')}/registry.db"
+    url = f"sqlite:///{tmp_path_factory.mktemp('cases')}/registry.db"
     with Store.create(url, Vault(KeyRing.generate(), 8), model_digest="m") as store:
         yield store
 
@@ -128,25 +128,27 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Any:
         max_size=5,
     )
 )
-def test_however_they_come_cases_alive_share_no_document_and_name_all_that_came(
-    shelf: Store, batches: list[list[set[int]]]
+def test_in_any_order_open_cases_share_no_document_and_name_all_given(
+    registry: Store, batches: list[list[set[int]]]
 ) -> None:
     run, begun = new_id(), utc_now()
-    came = [[[f"{run[-8:]}{key}" for key in sorted(one)] for one in batch] for batch in batches]
-    told: dict[str, list[str]] = {}
-    with shelf.writer() as writer:
-        for place, batch in enumerate(came):
-            book = CaseBook(shelf, begun + timedelta(seconds=place))
-            told |= {book.open(new_case(*names), "test").id: names for names in batch}
-            writer.commit(book.add_to(Changes(sequence=0, audit=())))
-    everything = sorted({name for batch in came for names in batch for name in names})
-    found = shelf.cases.open_of(everything)
+    batches_given = [
+        [[f"{run[-8:]}{key}" for key in sorted(one)] for one in batch] for batch in batches
+    ]
+    opened: dict[str, list[str]] = {}
+    with registry.writer() as writer:
+        for place, batch in enumerate(batches_given):
+            cases = CaseBatch(registry, begun + timedelta(seconds=place))
+            opened |= {cases.open(new_case(*names), "test").id: names for names in batch}
+            writer.commit(cases.add_to(Changes(sequence=0, audit=())))
+    everything = sorted({name for batch in batches_given for names in batch for name in names})
+    found = registry.cases.open_of(everything)
     assert all(len(cases) == 1 for cases in found.values())
-    for batch in came:
+    for batch in batches_given:
         for names in batch:
             assert len({found[name][0].id for name in names}) == 1
-    for case_id, names in told.items():
-        case = shelf.cases.get(case_id)
-        standing = shelf.cases.get(case.merged_into or case_id)
-        assert standing.state in ALIVE
-        assert set(names) <= set(standing.document_ids)
+    for case_id, names in opened.items():
+        case = registry.cases.get(case_id)
+        current = registry.cases.get(case.merged_into or case_id)
+        assert current.state in ALIVE
+        assert set(names) <= set(current.document_ids)

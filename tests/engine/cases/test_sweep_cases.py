@@ -34,20 +34,20 @@ def group_of(
     )
 
 
-def test_each_group_of_a_sweep_has_a_case_and_those_that_meet_share_one(bureau: Any) -> None:
-    sweep = bureau.keep_sweep(0.6)
-    known = bureau.open("e")
+def test_each_group_of_a_sweep_has_a_case_and_overlapping_ones_share_it(service: Any) -> None:
+    sweep = service.store_sweep(0.6)
+    known = service.open("e")
     groups = [
         group_of(GroupKind.ONE_FACE, "k1", "a", "b", score=0.8, risk=42.5),
         group_of(GroupKind.ONE_FACE, "k2", "c", "d", "e"),
         group_of(GroupKind.RESALE_RING, "k3", "f", "g", "h"),
         group_of(GroupKind.ONE_DOCUMENT, "k4", "b"),
     ]
-    cases = open_sweep_cases(*bureau.given, sweep, groups, ANNA)
+    cases = open_sweep_cases(*service.context, sweep, groups, ANNA)
     assert cases["k2"] == known.id
     assert cases["k1"] == cases["k4"]
     assert len(set(cases.values())) == 3
-    first = bureau.store.cases.get(cases["k1"])
+    first = service.store.cases.get(cases["k1"])
     assert (first.kind, first.origin, first.sweep_id) == (
         CaseKind.ONE_FACE,
         CaseOrigin.SWEEP,
@@ -55,49 +55,49 @@ def test_each_group_of_a_sweep_has_a_case_and_those_that_meet_share_one(bureau: 
     )
     assert (first.score, first.suspect_ids, first.document_ids) == (0.8, ("a", "b"), ("a", "b"))
     # Those whose lines changed hands may be people who were wronged.
-    assert bureau.store.cases.get(cases["k3"]).suspect_ids == ()
-    assert set(bureau.store.cases.get(known.id).document_ids) == {"c", "d", "e"}
+    assert service.store.cases.get(cases["k3"]).suspect_ids == ()
+    assert set(service.store.cases.get(known.id).document_ids) == {"c", "d", "e"}
 
 
-def test_a_sweep_that_is_told_twice_opens_nothing_twice(bureau: Any) -> None:
-    sweep = bureau.keep_sweep(0.6)
+def test_a_sweep_reported_twice_opens_nothing_twice(service: Any) -> None:
+    sweep = service.store_sweep(0.6)
     groups = [group_of(GroupKind.ONE_FACE, f"k{n}", f"a{n}", f"b{n}") for n in range(230)]
-    first = open_sweep_cases(*bureau.given, sweep, groups[:150], ANNA)
-    head = bureau.store.audit_head()[0]
-    again = open_sweep_cases(*bureau.given, sweep, groups, ANNA)
+    first = open_sweep_cases(*service.context, sweep, groups[:150], ANNA)
+    head = service.store.audit_head()[0]
+    again = open_sweep_cases(*service.context, sweep, groups, ANNA)
     assert {key: again[key] for key in first} == first
     assert len(set(again.values())) == 230
-    assert bureau.store.audit_head()[0] - head == 80
-    later = bureau.keep_sweep(0.6)
-    assert open_sweep_cases(*bureau.given, later, groups, ANNA) == again
-    assert bureau.store.cases.get(again["k0"]).sweep_id == later
+    assert service.store.audit_head()[0] - head == 80
+    later = service.store_sweep(0.6)
+    assert open_sweep_cases(*service.context, later, groups, ANNA) == again
+    assert service.store.cases.get(again["k0"]).sweep_id == later
 
 
-def test_what_people_have_decided_is_not_asked_again(bureau: Any, make_pair: Any) -> None:
+def test_judged_pairs_open_no_case_again(service: Any, make_pair: Any) -> None:
     one, two = make_pair()
     documents = (one["document_id"], two["document_id"])
-    (third,) = bureau.enroll(1)
-    sweep = bureau.keep_sweep(0.5)
+    (third,) = service.enroll(1)
+    sweep = service.store_sweep(0.5)
     pair = group_of(GroupKind.ONE_FACE, "k1", *documents)
     ring = group_of(GroupKind.RESALE_RING, "k2", "x", "y")
-    cases = open_sweep_cases(*bureau.given, sweep, [pair, ring], ANNA)
+    cases = open_sweep_cases(*service.context, sweep, [pair, ring], ANNA)
     for case_id in cases.values():
-        close(*bureau.given, case_id, Outcome.TWINS, (), BOB)
-    later = bureau.keep_sweep(0.5)
-    assert open_sweep_cases(*bureau.given, later, [pair, ring], ANNA) == cases
+        close(*service.context, case_id, Outcome.TWINS, (), BOB)
+    later = service.store_sweep(0.5)
+    assert open_sweep_cases(*service.context, later, [pair, ring], ANNA) == cases
     judged = group_of(GroupKind.ONE_FACE, "k3", *documents)
-    assert open_sweep_cases(*bureau.given, later, [judged], ANNA) == {}
-    assert bureau.store.cases.newest() == []
+    assert open_sweep_cases(*service.context, later, [judged], ANNA) == {}
+    assert service.store.cases.newest() == []
     grown = group_of(GroupKind.ONE_FACE, "k4", *documents, third["document_id"])
-    (opened,) = open_sweep_cases(*bureau.given, later, [grown], ANNA).values()
-    assert set(bureau.store.cases.get(opened).document_ids) == {*documents, third["document_id"]}
+    (opened,) = open_sweep_cases(*service.context, later, [grown], ANNA).values()
+    assert set(service.store.cases.get(opened).document_ids) == {*documents, third["document_id"]}
 
 
-def test_a_later_group_that_joins_earlier_ones_leaves_one_case_for_all(bureau: Any) -> None:
-    sweep = bureau.keep_sweep(0.6)
+def test_a_later_group_that_joins_earlier_ones_merges_their_cases(service: Any) -> None:
+    sweep = service.store_sweep(0.6)
     groups = [group_of(GroupKind.ONE_FACE, f"k{n}", f"a{n}", f"b{n}") for n in range(120)] + [
         group_of(GroupKind.ONE_FACE, "last", "a0", "a119")
     ]
-    cases = open_sweep_cases(*bureau.given, sweep, groups, ANNA)
+    cases = open_sweep_cases(*service.context, sweep, groups, ANNA)
     assert cases["k0"] == cases["k119"] == cases["last"]
-    assert {case.id for case in bureau.store.cases.newest(limit=500)} == set(cases.values())
+    assert {case.id for case in service.store.cases.newest(limit=500)} == set(cases.values())

@@ -16,7 +16,7 @@ from engine.faces.detector import (
     DetectorConfig,
     FaceDetector,
     choose_main_face,
-    has_rival,
+    has_competing_face,
 )
 from engine.faces.images import ImageLimits, Pixels, decode
 from engine.models.catalog import builtin_card, locate
@@ -49,8 +49,10 @@ def shrink(pixels: Pixels, side: int) -> Pixels:
 
 
 @pytest.fixture(scope="module")
-def single_look(detector_session: Session) -> FaceDetector:
-    return FaceDetector(detector_session, DetectorConfig(look_sides_px=(10_000,), shared_overlap=1))
+def single_size(detector_session: Session) -> FaceDetector:
+    return FaceDetector(
+        detector_session, DetectorConfig(input_sides_px=(10_000,), shared_overlap=1)
+    )
 
 
 def check_against_opencv(detector: FaceDetector, pictures: list[Pixels]) -> int:
@@ -71,17 +73,17 @@ def check_against_opencv(detector: FaceDetector, pictures: list[Pixels]) -> int:
     return faces
 
 
-def test_faces_equal_opencvs_at_every_size(single_look: FaceDetector, astronaut: Pixels) -> None:
+def test_faces_equal_opencvs_at_every_size(single_size: FaceDetector, astronaut: Pixels) -> None:
     sizes = (512, 431, 300, 250, 161, 96)
     wide = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
     pictures = [shrink(picture, side) for side in sizes for picture in (astronaut, wide)]
-    assert check_against_opencv(single_look, pictures) >= 12
+    assert check_against_opencv(single_size, pictures) >= 12
 
 
 @pytest.mark.lfw
-def test_faces_equal_opencvs_on_lfw(single_look: FaceDetector, lfw_photos: list[Path]) -> None:
+def test_faces_equal_opencvs_on_lfw(single_size: FaceDetector, lfw_photos: list[Path]) -> None:
     pictures = [decode(path.read_bytes(), ImageLimits()).pixels for path in lfw_photos[:150]]
-    assert check_against_opencv(single_look, pictures) >= 150
+    assert check_against_opencv(single_size, pictures) >= 150
 
 
 def test_coordinates_are_those_of_the_full_picture(
@@ -99,22 +101,22 @@ def test_coordinates_are_those_of_the_full_picture(
 @pytest.mark.lfw
 def test_shared_landmarks_move_less_when_a_photograph_is_encoded_again(
     detector_session: Session,
-    single_look: FaceDetector,
+    single_size: FaceDetector,
     lfw_photos: list[Path],
     encode: Callable[..., bytes],
 ) -> None:
     sharing = FaceDetector(detector_session)
-    moves: dict[FaceDetector, list[float]] = {sharing: [], single_look: []}
+    moves: dict[FaceDetector, list[float]] = {sharing: [], single_size: []}
     for path in lfw_photos[:100]:
         before = decode(path.read_bytes(), ImageLimits()).pixels
         after = decode(encode(before, quality=80), ImageLimits()).pixels
         for detector, found in moves.items():
             first, second = (detector.detect(p)[0].landmarks_px for p in (before, after))
             found.append(float(np.abs(first - second).max()))
-    assert np.mean(np.sort(moves[sharing])[-20:]) < 0.8 * np.mean(np.sort(moves[single_look])[-20:])
+    assert np.mean(np.sort(moves[sharing])[-20:]) < 0.8 * np.mean(np.sort(moves[single_size])[-20:])
 
 
-def test_one_look_suffices_where_a_face_is_found(
+def test_one_size_suffices_where_a_face_is_found(
     detector_session: Session, astronaut: Pixels
 ) -> None:
     session = CountingSession(detector_session)
@@ -122,12 +124,12 @@ def test_one_look_suffices_where_a_face_is_found(
     assert session.seen == [(320, 320)]
 
 
-def test_second_look_finds_the_face_that_is_small_in_a_large_picture(
+def test_second_size_finds_the_face_that_is_small_in_a_large_picture(
     detector_session: Session, astronaut: Pixels
 ) -> None:
     picture = np.full((1400, 1000, 3), 90, dtype=np.uint8)
     picture[900:1060, 400:560] = shrink(astronaut, 160)
-    once = FaceDetector(detector_session, DetectorConfig(look_sides_px=(320,)))
+    once = FaceDetector(detector_session, DetectorConfig(input_sides_px=(320,)))
     session = CountingSession(detector_session)
     assert once.detect(picture) == ()
     (face,) = FaceDetector(session).detect(picture)
@@ -137,7 +139,7 @@ def test_second_look_finds_the_face_that_is_small_in_a_large_picture(
     assert 400 < x < x + width < 560
 
 
-def test_small_picture_is_not_enlarged_nor_looked_at_twice(detector_session: Session) -> None:
+def test_small_picture_is_not_enlarged_nor_tried_twice(detector_session: Session) -> None:
     session = CountingSession(detector_session)
     assert FaceDetector(session).detect(np.zeros((100, 60, 3), dtype=np.uint8)) == ()
     assert session.seen == [(128, 64)]
@@ -175,11 +177,11 @@ def test_a_much_larger_face_is_the_main_one_even_in_a_corner() -> None:
     assert choose_main_face([face(200, 150, 40), face(50, 50, 100)], SIZE_PX) == 1
 
 
-@pytest.mark.parametrize(("side", "rival"), [(59, False), (61, True), (150, True)])
-def test_another_face_rivals_from_a_share_of_the_height(side: float, rival: bool) -> None:
+@pytest.mark.parametrize(("side", "competes"), [(59, False), (61, True), (150, True)])
+def test_another_face_competes_from_a_share_of_the_height(side: float, competes: bool) -> None:
     faces = [face(350, 40, side), face(200, 150, 100)]
-    assert has_rival(faces, 1, 0.6) is rival
+    assert has_competing_face(faces, 1, 0.6) is competes
 
 
-def test_a_single_face_has_no_rival() -> None:
-    assert not has_rival([face(200, 150, 100)], 0, 0.6)
+def test_a_single_face_has_no_competitor() -> None:
+    assert not has_competing_face([face(200, 150, 100)], 0, 0.6)

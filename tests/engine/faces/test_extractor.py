@@ -151,11 +151,17 @@ def test_large_jpeg_reports_the_face_in_its_full_size(
 def test_picture_without_a_face_is_an_extraction_with_its_reason(
     extractor: Extractor, encode: Encode
 ) -> None:
-    (nobody,) = extractor.extract([encode(np.full((300, 200, 3), 120, dtype=np.uint8))])
-    assert isinstance(nobody, Extraction)
-    assert nobody.problems == (Reason.NO_FACE,)
-    assert nobody.size_px == (200, 300)
-    absent = (nobody.vector, nobody.quality, nobody.box_px, nobody.landmarks_px, nobody.crop)
+    (faceless,) = extractor.extract([encode(np.full((300, 200, 3), 120, dtype=np.uint8))])
+    assert isinstance(faceless, Extraction)
+    assert faceless.problems == (Reason.NO_FACE,)
+    assert faceless.size_px == (200, 300)
+    absent = (
+        faceless.vector,
+        faceless.quality,
+        faceless.box_px,
+        faceless.landmarks_px,
+        faceless.crop,
+    )
     assert absent == (None,) * 5
 
 
@@ -167,7 +173,7 @@ def test_two_people_are_several_faces(
     assert found(extracted).problems == (Reason.SEVERAL_FACES,)
 
 
-def test_small_face_beside_the_subject_is_no_rival(
+def test_small_face_beside_the_subject_does_not_count(
     extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode
 ) -> None:
     card = np.full((512, 700, 3), 230, dtype=np.uint8)

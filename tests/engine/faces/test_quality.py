@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.faces.alignment import align, arcface_template
 from engine.faces.detector import FaceDetector
+from engine.faces.embedder import align, arcface_template
 from engine.faces.images import Pixels
 from engine.faces.quality import (
     Quality,

@@ -1,4 +1,4 @@
-"""A deployment in miniature, and photographs that are files with a person's name in them."""
+"""A small deployment, and photographs that are files with the name of a person."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from engine.errors import ImageDamaged, ImageError
-from engine.imports.chunk_writer import KeepingTerms, RegistryKeeper, Rehearsal, was_kept
-from engine.imports.columns import Wording
-from engine.imports.faults import Field
+from engine.imports.chunk_writer import AdmissionTerms, DryRunWriter, RegistryWriter, was_committed
+from engine.imports.columns import ColumnMapping
 from engine.imports.import_report import FaultReport, Tally
 from engine.imports.import_run import Ending, ImportTerms, import_rows
 from engine.imports.journal import Identity, Journal
-from engine.imports.row_faces import FaceTaker, PhotographFolder
+from engine.imports.row_faces import FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, open_source
 from engine.matching.calibration import Thresholds
@@ -51,7 +50,7 @@ def resident_number(serial: int) -> str:
 
 
 def draw_face(text: str, dim: int) -> NDArray[np.float32]:
-    """A unit vector float32[dim] that the text decides."""
+    """The unit vector float32[dim] of a text."""
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     drawn = np.random.default_rng(seed).standard_normal(dim)
     return (drawn / np.linalg.norm(drawn)).astype(np.float32)
@@ -72,13 +71,13 @@ class Base:
     rows: list[dict[str, str]] = field(default_factory=list)
 
     def photograph(self, person: str, variant: str = "1", problem: str = "") -> str:
-        """The path of a photograph of a person; one with a problem, or one that is damaged."""
+        """The path of a new photograph of a person, by default one without a problem."""
         path = self.folder / f"{person}-{variant}{'-' if problem else ''}{problem}.jpg"
         path.write_text(f"{person}|{variant}|{problem}")
         return path.name
 
     def add(self, serial: int, person: str | None = None, **changes: str) -> dict[str, str]:
-        """A row of a person with a document and a line of their own; anything can be changed."""
+        """Add a row of a person with a document and a line of their own, but for `changes`."""
         row = {
             "document_type": "cn-ric",
             "document_number": resident_number(serial),
@@ -103,17 +102,17 @@ class Base:
 
 
 @dataclass
-class Office:
+class Importer:
     """Imports into one registry."""
 
     store: Store
     vault: Vault
     folder: Path
 
-    def take(self, images: Sequence[bytes]) -> list[Sample | ImageError]:
-        return [self._look(data) for data in images]
+    def extract(self, images: Sequence[bytes]) -> list[Sample | ImageError]:
+        return [self._extract_one(data) for data in images]
 
-    def _look(self, data: bytes) -> Sample | ImageError:
+    def _extract_one(self, data: bytes) -> Sample | ImageError:
         person, variant, problem = data.decode().split("|")
         if problem == "damaged":
             return ImageDamaged("the image is truncated or damaged; send it again")
@@ -121,8 +120,8 @@ class Office:
         if problem == Reason.NO_FACE:
             return Sample(None, digest, (Reason.NO_FACE,))
         vector = draw_photograph(person, variant, self.vault.dim)
-        turned = self.vault.rotate(vector[None])[0]
-        return Sample(turned, digest, (Reason(problem),) if problem else ())
+        rotated = self.vault.rotate(vector[None])[0]
+        return Sample(rotated, digest, (Reason(problem),) if problem else ())
 
     @contextmanager
     def registrar(self) -> Iterator[Registrar]:
@@ -144,9 +143,9 @@ class Office:
         self,
         path: Path,
         *,
-        wording: Wording | None = None,
+        mapping: ColumnMapping | None = None,
         form: CsvForm | None = None,
-        may_leave: bool = False,
+        allows_outside: bool = False,
         is_check: bool = False,
         resumes: bool = True,
         chunk_rows: int = 4,
@@ -156,10 +155,10 @@ class Office:
         progress: Callable[[int], None] | None = None,
         root: Path | None = None,
     ) -> tuple[Ending, Tally]:
-        """One run of an import; the report is `path` with `.report.csv` behind it."""
-        wording = wording or Wording()
-        source = open_source(path, wording, form or CsvForm())
-        terms = KeepingTerms(
+        """One run of an import; the report is `path` with the suffix `.report.csv`."""
+        mapping = mapping or ColumnMapping()
+        source = open_source(path, mapping, form or CsvForm())
+        terms = AdmissionTerms(
             actor="test", same_document=THRESHOLDS.same_document, review=THRESHOLDS.review
         )
         identity = Identity(self.vault.deployment_id, source.digest, "terms")
@@ -167,38 +166,38 @@ class Office:
             ReadingTerms(
                 outlets={one.code: one for one in self.store.all_outlets()},
                 now=NOW,
-                defaults=wording.defaults,
+                defaults=mapping.defaults,
                 zone=zone,
                 country=country,
             )
         )
-        folder = PhotographFolder(root or path.parent, may_leave=may_leave)
+        folder = PhotographFolder(root or path.parent, allows_outside=allows_outside)
         with (
             self.registrar() as registrar,
-            FaceTaker(folder, self.take, self.vault) as taker,
+            FaceLoader(folder, self.extract, self.vault) as loader,
         ):
             journal = Journal.resume(self.journal(path), identity) if resumes else None
             if journal is None:
                 journal = Journal.begin(self.journal(path), identity)
             else:
                 import_id = journal.import_id
-                journal.drop_unkept(lambda entry: was_kept(self.store, import_id, entry))
+                journal.drop_uncommitted(lambda entry: was_committed(self.store, import_id, entry))
             last = journal.entry
             size = None if last is None else last.report_bytes
             report = FaultReport(self.report(path), source.columns, size)
-            keeper: RegistryKeeper | Rehearsal
+            chunk_writer: RegistryWriter | DryRunWriter
             if is_check:
                 watch = registrar.watchlist
-                keeper = Rehearsal(self.store, registrar.gallery, watch, report, terms)
+                chunk_writer = DryRunWriter(self.store, registrar.gallery, watch, report, terms)
             else:
-                keeper = RegistryKeeper(registrar, self.store, report, journal, terms)
+                chunk_writer = RegistryWriter(registrar, self.store, report, journal, terms)
             after = 0 if last is None else last.last_row
             try:
                 ending = import_rows(
                     (raw for raw in source.rows() if raw.number > after),
                     reader,
-                    taker,
-                    keeper,
+                    loader,
+                    chunk_writer,
                     ImportTerms(
                         verify=THRESHOLDS.verify,
                         chunk_rows=chunk_rows,
@@ -210,7 +209,7 @@ class Office:
             finally:
                 report.close()
                 journal.close()
-            return ending, keeper.tally
+            return ending, chunk_writer.tally
 
     def report(self, path: Path) -> Path:
         return path.with_name(f"{path.name}.report.csv")
@@ -225,7 +224,7 @@ class Office:
         return [(int(one["row"]), one["severity"], one["column"], one["code"]) for one in rows]
 
     def failures(self, path: Path) -> dict[int, list[str]]:
-        """The codes of each row that failed."""
+        """Fault codes by failed row."""
         found: dict[int, list[str]] = {}
         for row, severity, _, code in self.faults(path):
             if severity == "failure":
@@ -234,8 +233,8 @@ class Office:
 
 
 @pytest.fixture
-def office(store: Store, vault: Vault, tmp_path: Path) -> Office:
-    return Office(store, vault, tmp_path)
+def importer(store: Store, vault: Vault, tmp_path: Path) -> Importer:
+    return Importer(store, vault, tmp_path)
 
 
 @pytest.fixture
@@ -243,13 +242,3 @@ def base(tmp_path: Path, vault: Vault) -> Base:
     folder = tmp_path / "base"
     folder.mkdir()
     return Base(folder, vault.dim)
-
-
-@pytest.fixture
-def wording() -> Callable[..., Wording]:
-    """`wording(name="full_name")`: a file whose columns have these names."""
-
-    def make(**names: str) -> Wording:
-        return Wording({Field(one): name for one, name in names.items()})
-
-    return make

@@ -23,57 +23,59 @@ def document_of(row: dict[str, str]) -> Document:
     return Document(row["document_type"], row["document_number"], row["name"])
 
 
-def consent_of(office: Any, row: dict[str, str]) -> str | None:
-    found = find_document(office.store, document_of(row), TODAY)
-    consent: str | None = office.store.identity(found.id).consent_ref
+def consent_of(importer: Any, row: dict[str, str]) -> str | None:
+    found = find_document(importer.store, document_of(row), TODAY)
+    consent: str | None = importer.store.identity(found.id).consent_ref
     return consent
 
 
-def stored(office: Any) -> str:
+def stored(importer: Any) -> str:
     """All that lies in the database, in one text."""
     parts = tables.metadata.tables.values()
-    return repr([office.store.rows(select(table)) for table in parts])
+    return repr([importer.store.rows(select(table)) for table in parts])
 
 
-def test_it_is_kept_with_the_document_and_lies_open_nowhere(office: Any, base: Any) -> None:
+def test_it_is_kept_with_the_document_and_lies_open_nowhere(importer: Any, base: Any) -> None:
     rows = [base.add(1, consent_ref=CONSENT), base.add(2, consent_ref="")]
     # Of a document that is there already only a line is new.
     base.add(1, consent_ref="C-2024-99", msisdn="+8613800000099")
     path = base.write()
-    office.run(path)
-    assert [consent_of(office, row) for row in rows] == [CONSENT, None]
-    assert CONSENT not in stored(office)
-    assert CONSENT not in office.report(path).read_text() + office.journal(path).read_text()
+    importer.run(path)
+    assert [consent_of(importer, row) for row in rows] == [CONSENT, None]
+    assert CONSENT not in stored(importer)
+    assert CONSENT not in importer.report(path).read_text() + importer.journal(path).read_text()
 
 
-def test_an_erasure_leaves_nothing_of_it(office: Any, base: Any) -> None:
+def test_an_erasure_leaves_nothing_of_it(importer: Any, base: Any) -> None:
     row = base.add(1, consent_ref=CONSENT)
-    office.run(base.write())
-    record = find_document(office.store, document_of(row), TODAY)
-    with office.registrar() as registrar:
-        erase_holder(registrar, office.store, record.id, "test")
+    importer.run(base.write())
+    record = find_document(importer.store, document_of(row), TODAY)
+    with importer.registrar() as registrar:
+        erase_holder(registrar, importer.store, record.id, "test")
     with pytest.raises(NotFound):
-        office.store.identity(record.id)
-    (left,) = office.store.rows(select(tables.documents).where(tables.documents.c.id == record.id))
+        importer.store.identity(record.id)
+    (left,) = importer.store.rows(
+        select(tables.documents).where(tables.documents.c.id == record.id)
+    )
     assert left.identity is None
-    assert CONSENT not in stored(office)
+    assert CONSENT not in stored(importer)
 
 
-def test_it_is_kept_of_a_document_that_was_known_from_attempts(office: Any, base: Any) -> None:
+def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer: Any, base: Any) -> None:
     row = base.add(1, consent_ref=CONSENT)
     (checked,) = check_documents([document_of(row)], FormAuthority(), TODAY)
     attempted = NewDocument(
         id=new_id(),
         kind=checked.type,
-        lookup=document_look_up(office.vault, checked),
+        lookup=document_look_up(importer.vault, checked),
         name_lookup=bytes(32),
         number=checked.number,
         name="Another Name",
         status=DocumentStatus.ATTEMPTED,
     )
-    with office.store.writer() as writer:
+    with importer.store.writer() as writer:
         entry = AuditEntry("test", "test.done", "x")
         writer.commit(Changes(sequence=writer.sequence, audit=[entry], documents=[attempted]))
-    office.run(base.write())
-    assert consent_of(office, row) == CONSENT
-    assert office.store.identity(attempted.id).name == row["name"]
+    importer.run(base.write())
+    assert consent_of(importer, row) == CONSENT
+    assert importer.store.identity(attempted.id).name == row["name"]

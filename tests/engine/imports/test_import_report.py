@@ -1,5 +1,3 @@
-""""""
-
 from __future__ import annotations
 
 import csv
@@ -62,7 +60,7 @@ def test_no_cell_is_a_formula(name: str, tmp_path: Path) -> None:
     assert cell.lstrip()[0] not in "=+-@\uff1d\uff0b\uff0d\uff20\t"
 
 
-def test_it_goes_on_behind_what_the_journal_knows(tmp_path: Path) -> None:
+def test_it_continues_after_what_the_journal_knows(tmp_path: Path) -> None:
     path = tmp_path / "report.csv"
     first = FaultReport(path, COLUMNS)
     first.add([1], [(MISSING,)])
@@ -75,7 +73,7 @@ def test_it_goes_on_behind_what_the_journal_knows(tmp_path: Path) -> None:
     assert [one["row"] for one in read(path)] == ["1", "2", "3"]
 
 
-def test_a_report_that_was_cut_or_taken_away_is_missed(tmp_path: Path) -> None:
+def test_a_report_that_was_cut_or_removed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="--no-resume"):
         FaultReport(tmp_path / "report.csv", COLUMNS, 10_000)
 
@@ -89,23 +87,22 @@ def test_an_earlier_report_is_replaced_and_nothing_else_is(tmp_path: Path) -> No
     assert len(read(path)) == 1
     other = tmp_path / "customers.csv"
     other.write_text("name\nAileen\n")
-    with pytest.raises(RequestError, match="is no report"):
+    with pytest.raises(RequestError, match="is not an import report"):
         FaultReport(other, COLUMNS)
     assert other.read_text() == "name\nAileen\n"
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be"):
         FaultReport(tmp_path / "none" / "report.csv", COLUMNS)
 
 
-def test_every_reason_and_code_has_words() -> None:
-    spoken = set(MESSAGES)
-    assert spoken >= set(Code)
-    silent = {
+def test_every_reason_and_code_has_a_message() -> None:
+    assert set(MESSAGES) >= set(Code)
+    never_reported = {
         Reason.DOCUMENT_EXPIRED,
         Reason.DUPLICATE_IDENTITY,
         Reason.POSSIBLE_DUPLICATE,
         Reason.LINE_LIMIT_REACHED,
     }
-    assert spoken >= set(Reason) - silent, "these an import never says"
+    assert set(MESSAGES) >= set(Reason) - never_reported

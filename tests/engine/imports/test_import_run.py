@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.imports.columns import Wording
+from engine.imports.columns import ColumnMapping
 from engine.imports.faults import Code, Field
 from engine.imports.import_run import Ending
 from engine.matching.documents import Document
@@ -22,42 +22,44 @@ def document_of(row: dict[str, str]) -> Document:
     return Document(row["document_type"], row["document_number"], row["name"])
 
 
-def find(office: Any, row: dict[str, str]) -> Any:
-    return find_document(office.store, document_of(row), date(2026, 11, 25))
+def find(importer: Any, row: dict[str, str]) -> Any:
+    return find_document(importer.store, document_of(row), date(2026, 11, 25))
 
 
-def state(office: Any) -> dict[str, Any]:
+def state(importer: Any) -> dict[str, Any]:
     """What the registry holds, free of ids and moments."""
-    counts = office.store.counts()
-    gallery = restore_gallery(office.store, office.folder / "gallery").gallery.contents()
+    counts = importer.store.counts()
+    gallery = restore_gallery(importer.store, importer.folder / "gallery").gallery.contents()
     return {
         **{name: counts[name] for name in ("documents", "lines", "references", "live_references")},
         "vectors": gallery.vectors.tobytes(),
     }
 
 
-def test_a_base_is_in_the_registry_with_lines_and_faces(office: Any, base: Any) -> None:
+def test_an_import_adds_documents_lines_and_faces(importer: Any, base: Any) -> None:
     rows = [base.add(serial) for serial in range(10)]
     path = base.write()
-    ending, tally = office.run(path)
+    ending, tally = importer.run(path)
     assert ending is Ending.DONE
     assert (tally.rows, tally.admitted, tally.lines, tally.failed) == (10, 10, 10, 0)
     assert tally.photographs == 10
-    record = find(office, rows[7])
-    assert office.store.identity(record.id).name == "Holder 7"
-    (line,) = office.store.lines_of(record.id)
+    record = find(importer, rows[7])
+    assert importer.store.identity(record.id).name == "Holder 7"
+    (line,) = importer.store.lines_of(record.id)
     assert (line.carrier, line.outlet, line.status) == ("red", "r1", LineStatus.ACTIVE)
     assert line.opened_at == datetime(2020, 5, 1, 8, tzinfo=UTC)
-    assert office.store.numbers([line.id])[line.id] == "+8613000000007"
-    assert office.faults(path) == []
-    assert verify_chain(office.store).intact
+    assert importer.store.numbers([line.id])[line.id] == "+8613000000007"
+    assert importer.faults(path) == []
+    assert verify_chain(importer.store).intact
 
 
-def test_who_was_imported_is_known_to_every_later_decision(office: Any, base: Any) -> None:
+def test_imported_subscribers_count_in_every_later_decision(importer: Any, base: Any) -> None:
     first, second = base.add(1), base.add(2)
-    office.run(base.write())
+    importer.run(base.write())
     faces = {
-        row["name"]: office.take([(base.folder / base.photograph(person, "9")).read_bytes()])[0]
+        row["name"]: importer.extract([(base.folder / base.photograph(person, "9")).read_bytes()])[
+            0
+        ]
         for row, person in ((first, "person1"), (second, "person2"))
     }
 
@@ -72,11 +74,11 @@ def test_who_was_imported_is_known_to_every_later_decision(office: Any, base: An
             portrait=face,
         )
 
-    thief = request("k1", document_of(first), faces["Holder 2"], "+8613900000001")
+    impostor = request("k1", document_of(first), faces["Holder 2"], "+8613900000001")
     again = request("k2", document_of(second), faces["Holder 2"], "+8613900000002")
     in_use = request("k3", document_of(second), faces["Holder 2"], first["msisdn"])
-    with office.registrar() as registrar:
-        answers = registrar.enroll([thief, again, in_use])
+    with importer.registrar() as registrar:
+        answers = registrar.enroll([impostor, again, in_use])
     assert [one.decision for one in answers] == [
         Decision.REJECTED,
         Decision.APPROVED,
@@ -86,75 +88,75 @@ def test_who_was_imported_is_known_to_every_later_decision(office: Any, base: An
     assert answers[2].reasons == (Reason.LINE_IN_USE,)
 
 
-def test_one_document_may_have_many_lines_and_has_one_reference(office: Any, base: Any) -> None:
+def test_one_document_may_have_many_lines_and_has_one_reference(importer: Any, base: Any) -> None:
     for place in range(6):
         live = base.photograph("person1", str(place))
         base.add(1, live=live, msisdn=f"+861380000000{place}")
-    _, tally = office.run(base.write(), chunk_rows=4)
+    _, tally = importer.run(base.write(), chunk_rows=4)
     assert (tally.admitted, tally.lines, tally.present, tally.failed) == (1, 6, 0, 0)
-    assert len(find(office, base.rows[0]).reference_ids) == 1
-    assert len(office.store.lines_of(find(office, base.rows[0]).id)) == 6
+    assert len(find(importer, base.rows[0]).reference_ids) == 1
+    assert len(importer.store.lines_of(find(importer, base.rows[0]).id)) == 6
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 10])
 def test_one_document_with_two_faces_fails_from_the_second_on(
-    chunk_rows: int, office: Any, base: Any
+    chunk_rows: int, importer: Any, base: Any
 ) -> None:
     base.add(1)
     base.add(1, "stranger", msisdn="+8613800000099")
     base.add(1, live=base.photograph("person1", "2"), msisdn="+8613800000098")
     path = base.write()
-    _, tally = office.run(path, chunk_rows=chunk_rows)
-    assert office.faults(path) == [
+    _, tally = importer.run(path, chunk_rows=chunk_rows)
+    assert importer.faults(path) == [
         (2, "failure", "document_number", "DOCUMENT_HELD_BY_ANOTHER_FACE")
     ]
     assert (tally.admitted, tally.lines, tally.failed) == (1, 2, 1)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 10])
-def test_repeated_rows_leave_nothing_twice(chunk_rows: int, office: Any, base: Any) -> None:
+def test_repeated_rows_leave_nothing_twice(chunk_rows: int, importer: Any, base: Any) -> None:
     for _ in range(3):
         base.add(1)
     path = base.write()
-    _, tally = office.run(path, chunk_rows=chunk_rows)
+    _, tally = importer.run(path, chunk_rows=chunk_rows)
     assert (tally.admitted, tally.lines, tally.present, tally.failed) == (1, 1, 2, 0)
-    before = state(office)
-    _, tally = office.run(path, resumes=False)
+    before = state(importer)
+    _, tally = importer.run(path, resumes=False)
     assert (tally.admitted, tally.lines, tally.present) == (0, 0, 3)
-    assert state(office) == before
+    assert state(importer) == before
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 10])
-def test_a_number_is_one_documents(chunk_rows: int, office: Any, base: Any) -> None:
+def test_a_number_belongs_to_one_document(chunk_rows: int, importer: Any, base: Any) -> None:
     first = base.add(1)
     base.add(2, msisdn=first["msisdn"])
     path = base.write()
-    _, tally = office.run(path, chunk_rows=chunk_rows)
-    assert office.faults(path) == [(2, "failure", "msisdn", "LINE_IN_USE")]
+    _, tally = importer.run(path, chunk_rows=chunk_rows)
+    assert importer.faults(path) == [(2, "failure", "msisdn", "LINE_IN_USE")]
     assert (tally.admitted, tally.lines) == (1, 1)
-    assert office.store.counts()["documents"] == 1, "what is refused leaves nothing"
+    assert importer.store.counts()["documents"] == 1, "what is refused leaves nothing"
 
 
-def test_one_face_under_two_documents_is_taken_and_counted(office: Any, base: Any) -> None:
+def test_one_face_under_two_documents_is_imported_and_counted(importer: Any, base: Any) -> None:
     base.add(1, "same")
     base.add(2, live=base.photograph("same", "2"))
     base.add(3)
     base.add(4, live=base.photograph("same", "3"))
     path = base.write()
-    _, tally = office.run(path, chunk_rows=3)
+    _, tally = importer.run(path, chunk_rows=3)
     assert (tally.admitted, tally.failed, tally.look_alikes) == (4, 0, 2)
-    assert office.faults(path) == []
+    assert importer.faults(path) == []
 
 
-def test_two_photographs_are_compared_and_fused(office: Any, base: Any) -> None:
+def test_two_photographs_are_compared_and_fused(importer: Any, base: Any) -> None:
     base.columns = (*base.columns, "portrait")
     base.add(1, portrait=base.photograph("person1", "2"))
     base.add(2, portrait=base.photograph("stranger"))
     base.add(3, portrait=base.photograph("person3", "2", "BLURRED"))
     base.add(4, live=base.photograph("person4", "1", "NO_FACE"), portrait="none.jpg")
     path = base.write()
-    _, tally = office.run(path)
-    assert office.faults(path) == [
+    _, tally = importer.run(path)
+    assert importer.faults(path) == [
         (2, "failure", "portrait", "FACE_MISMATCH"),
         (3, "warning", "portrait", "BLURRED"),
         (4, "failure", "live", "NO_FACE"),
@@ -165,7 +167,7 @@ def test_two_photographs_are_compared_and_fused(office: Any, base: Any) -> None:
     assert tally.warnings == {"BLURRED": 1}
 
 
-def test_a_bad_row_never_stops_the_rest(office: Any, base: Any) -> None:
+def test_a_bad_row_never_stops_the_rest(importer: Any, base: Any) -> None:
     base.add(1)
     base.add(2, document_number="110105199003071238")
     base.add(3, live="../outside.jpg")
@@ -177,9 +179,9 @@ def test_a_bad_row_never_stops_the_rest(office: Any, base: Any) -> None:
     path = base.write()
     text = path.read_text().splitlines()
     path.write_text("\n".join([*text[:3], "too,short", *text[3:]]) + "\n")
-    ending, tally = office.run(path)
+    ending, tally = importer.run(path)
     assert ending is Ending.DONE
-    assert office.failures(path) == {
+    assert importer.failures(path) == {
         2: [Reason.DOCUMENT_INVALID],
         3: [Code.ROW_MALFORMED],
         4: [Code.PATH_OUTSIDE],
@@ -191,11 +193,11 @@ def test_a_bad_row_never_stops_the_rest(office: Any, base: Any) -> None:
     assert (tally.rows, tally.admitted, tally.failed) == (9, 2, 7)
 
 
-def test_a_document_known_from_attempts_alone_gets_its_holder(office: Any, base: Any) -> None:
+def test_a_document_known_from_attempts_alone_gets_its_holder(importer: Any, base: Any) -> None:
     row = base.add(1)
-    look = office.take([(base.folder / row["live"]).read_bytes()])[0]
-    other = office.take([(base.folder / base.photograph("twin")).read_bytes()])[0]
-    with office.registrar() as registrar:
+    look = importer.extract([(base.folder / row["live"]).read_bytes()])[0]
+    other = importer.extract([(base.folder / base.photograph("twin")).read_bytes()])[0]
+    with importer.registrar() as registrar:
         watch_face(registrar, other.vector, "stolen", "test")
         attempt = EnrollmentRequest(
             idempotency_key="k",
@@ -208,80 +210,102 @@ def test_a_document_known_from_attempts_alone_gets_its_holder(office: Any, base:
         )
         assert registrar.enroll([attempt])[0].decision is Decision.REVIEW
     path = base.write()
-    _, tally = office.run(path)
-    record = find(office, row)
+    _, tally = importer.run(path)
+    record = find(importer, row)
     assert (tally.admitted, tally.failed, tally.warned) == (1, 0, 0)
-    assert office.store.identity(record.id).name == "Holder 1"
+    assert importer.store.identity(record.id).name == "Holder 1"
     assert np.array_equal(
-        restore_gallery(office.store, office.folder / "gallery").gallery.vectors(
+        restore_gallery(importer.store, importer.folder / "gallery").gallery.vectors(
             np.array(record.reference_ids)
         )[0],
         look.vector,
     )
 
 
-def test_a_blocked_document_is_refused_and_a_watched_face_is_told(office: Any, base: Any) -> None:
+def test_a_blocked_document_is_refused_and_a_watched_face_is_reported(
+    importer: Any, base: Any
+) -> None:
     blocked, watched = base.add(1), base.add(2)
-    office.run(base.write("first.csv"))
-    face = office.take([(base.folder / watched["live"]).read_bytes()])[0]
-    with office.registrar() as registrar:
-        block_document(registrar, office.store, document_of(blocked), "test")
+    importer.run(base.write("first.csv"))
+    face = importer.extract([(base.folder / watched["live"]).read_bytes()])[0]
+    with importer.registrar() as registrar:
+        block_document(registrar, importer.store, document_of(blocked), "test")
         watch_face(registrar, face.vector, "seen", "test")
     path = base.write("second.csv")
-    _, tally = office.run(path)
-    assert office.faults(path) == [
+    _, tally = importer.run(path)
+    assert importer.faults(path) == [
         (1, "failure", "document_number", "DOCUMENT_BLOCKED"),
         (2, "warning", "", "WATCHLISTED"),
     ]
     assert (tally.failed, tally.present, tally.warned) == (1, 1, 1)
 
 
-def test_another_name_for_a_known_document_is_a_warning(office: Any, base: Any) -> None:
+def test_another_name_for_a_known_document_is_a_warning(importer: Any, base: Any) -> None:
     base.add(1)
     base.add(1, name="Another Name", msisdn="+8613800000001")
     path = base.write()
-    _, tally = office.run(path)
-    assert office.faults(path) == [(2, "warning", "name", "NAME_MISMATCH")]
+    _, tally = importer.run(path)
+    assert importer.faults(path) == [(2, "warning", "name", "NAME_MISMATCH")]
     assert (tally.lines, tally.warned, tally.failed) == (2, 1, 0)
-    assert office.store.identity(find(office, base.rows[0]).id).name == "Holder 1"
+    assert importer.store.identity(find(importer, base.rows[0]).id).name == "Holder 1"
 
 
-def test_names_in_right_to_left_script_come_back_as_they_were(office: Any, base: Any) -> None:
+def test_names_in_right_to_left_script_come_back_as_they_were(importer: Any, base: Any) -> None:
     name = "محمد بن \u200fعبد الله"
     row = base.add(1, name=name)
-    office.run(base.write())
-    assert office.store.identity(find(office, row).id).name == name
+    importer.run(base.write())
+    assert importer.store.identity(find(importer, row).id).name == name
 
 
-def test_a_chunk_is_in_the_audit_chain_and_nobody_of_it(office: Any, base: Any) -> None:
+def test_a_chunk_is_in_the_audit_chain_without_personal_data(importer: Any, base: Any) -> None:
     row = base.add(1)
     base.add(2)
     path = base.write()
-    office.run(path)
-    entries = [record.entry for record in office.store.audit_entries()]
+    importer.run(path)
+    entries = [record.entry for record in importer.store.audit_entries()]
     (admitted,) = [one for one in entries if one.action == "subscribers.admitted"]
     assert admitted.actor == "test"
     assert (admitted.detail["references"], admitted.detail["lines"]) == (2, 2)
-    text = repr(entries) + office.report(path).read_text() + office.journal(path).read_text()
+    text = repr(entries) + importer.report(path).read_text() + importer.journal(path).read_text()
     for value in (row["document_number"], row["name"], row["msisdn"], row["live"]):
         assert value not in text
 
 
-def test_mapped_and_defaulted_columns_are_imported(office: Any, base: Any) -> None:
+def test_mapped_and_defaulted_columns_are_imported(importer: Any, base: Any) -> None:
     base.add(1)
     path = base.write()
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header.replace("document_number", "id_no"), *rows]) + "\n")
-    wording = Wording({Field.DOCUMENT_NUMBER: "id_no"}, {Field.OUTLET: "r2"})
-    _, tally = office.run(path, wording=wording)
+    mapping = ColumnMapping({Field.DOCUMENT_NUMBER: "id_no"}, {Field.OUTLET: "r2"})
+    _, tally = importer.run(path, mapping=mapping)
     assert tally.admitted == 1
 
 
-def test_a_formula_in_the_data_stays_out_of_the_report(office: Any, base: Any) -> None:
+def test_a_formula_in_the_data_stays_out_of_the_report(importer: Any, base: Any) -> None:
     base.add(1, name="=HYPERLINK(1)", outlet='=cmd|"/C calc"!A0')
     path = base.write()
-    office.run(path)
-    text = office.report(path).read_text()
+    importer.run(path)
+    text = importer.report(path).read_text()
     assert "HYPERLINK" not in text
     assert "cmd" not in text
-    assert office.failures(path) == {1: [Code.OUTLET_UNKNOWN]}
+    assert importer.failures(path) == {1: [Code.OUTLET_UNKNOWN]}
+
+
+def test_a_check_finds_the_faults_of_an_import_and_stores_nothing(importer: Any, base: Any) -> None:
+    base.add(1)
+    base.add(1, "stranger", msisdn="+8613800000099")
+    base.add(2, msisdn=base.rows[0]["msisdn"])
+    base.add(3, document_number="110105199003071238")
+    base.add(4, live="none.jpg")
+    for serial in range(5, 12):
+        base.add(serial)
+    path = base.write()
+    before = importer.store.audit_head()
+    _, checked = importer.run(path, is_check=True, chunk_rows=2)
+    found = importer.faults(path)
+    assert len(found) == 4
+    assert importer.store.counts()["documents"] == 0
+    assert importer.store.audit_head() == before
+    _, imported = importer.run(path, resumes=False, chunk_rows=2)
+    assert importer.faults(path) == found
+    assert imported == checked

@@ -37,39 +37,39 @@ def test_what_was_written_is_read_again(path: Path) -> None:
     assert journal.import_id == resume(path).import_id
 
 
-def test_where_none_is_there_is_none(tmp_path: Path) -> None:
+def test_without_a_file_there_is_no_journal(tmp_path: Path) -> None:
     assert Journal.resume(tmp_path / "none", IDENTITY) is None
 
 
-def test_a_torn_line_is_forgotten_and_the_next_one_is_whole(path: Path) -> None:
+def test_a_torn_line_is_dropped_and_the_next_one_is_complete(path: Path) -> None:
     whole = path.read_bytes()
     for length in range(len(whole) - 1, len(whole) - 60, -1):
         path.write_bytes(whole[:length])
         journal = resume(path)
         assert journal.entry == entry(2)
-        journal.drop_unkept(lambda _: True)
+        journal.drop_uncommitted(lambda _: True)
         journal.add(entry(3))
         journal.close()
         assert path.read_bytes() == whole
 
 
-def test_a_journal_without_a_whole_head_is_none(path: Path) -> None:
+def test_a_torn_head_is_no_journal(path: Path) -> None:
     path.write_bytes(path.read_bytes().splitlines()[0][:-5])
     assert Journal.resume(path, IDENTITY) is None
 
 
-def test_entries_whose_chunks_were_not_kept_are_dropped(path: Path) -> None:
+def test_entries_whose_chunks_were_not_committed_are_dropped(path: Path) -> None:
     journal = resume(path)
-    journal.drop_unkept(lambda one: one.chunk < 2)
+    journal.drop_uncommitted(lambda one: one.chunk < 2)
     assert journal.entry == entry(1)
     journal.add(entry(2))
     journal.close()
     assert resume(path).entry == entry(2)
 
 
-def test_all_of_them_may_be_dropped(path: Path) -> None:
+def test_all_entries_may_be_dropped(path: Path) -> None:
     journal = resume(path)
-    journal.drop_unkept(lambda _: False)
+    journal.drop_uncommitted(lambda _: False)
     assert journal.entry is None
     journal.add(entry(1))
     journal.close()
@@ -77,7 +77,7 @@ def test_all_of_them_may_be_dropped(path: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", ["deployment_id", "source_digest", "terms_digest"])
-def test_another_import_is_not_gone_on_with(changed: str, path: Path) -> None:
+def test_the_journal_of_another_import_is_refused(changed: str, path: Path) -> None:
     other = Identity(
         **{**{name: getattr(IDENTITY, name) for name in Identity.__slots__}, changed: "x"}
     )
@@ -86,25 +86,25 @@ def test_another_import_is_not_gone_on_with(changed: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{}\n", "[1]\n", "no json\n", '{"format": 2}\n'])
-def test_what_is_no_journal_is_refused(text: str, path: Path) -> None:
+def test_another_file_is_refused(text: str, path: Path) -> None:
     path.write_text(text)
-    with pytest.raises(RequestError, match="no journal"):
+    with pytest.raises(RequestError, match="not an import journal"):
         Journal.resume(path, IDENTITY)
 
 
 def test_nothing_but_a_journal_is_replaced(path: Path) -> None:
-    path.write_text("my diary\n")
-    with pytest.raises(RequestError, match="no journal"):
+    path.write_text("my notes\n")
+    with pytest.raises(RequestError, match="not an import journal"):
         Journal.begin(path, IDENTITY)
-    assert path.read_text() == "my diary\n"
+    assert path.read_text() == "my notes\n"
 
 
-def test_a_fresh_one_takes_the_place_of_any_other(path: Path) -> None:
+def test_a_new_journal_replaces_any_other(path: Path) -> None:
     Journal.begin(path, IDENTITY).close()
     assert resume(path).entry is None
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "journal").symlink_to("/dev/full")
     journal = Journal(tmp_path / "journal", "id", [], [])
     with pytest.raises(RequestError, match="No space left") as caught:

@@ -1,5 +1,3 @@
-""""""
-
 from __future__ import annotations
 
 import os
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.imports.faults import Code, Field, RowFault
-from engine.imports.row_faces import FaceTaker, PhotographFolder, RowFaces, group_rows, judge_row
+from engine.imports.row_faces import FaceLoader, PhotographFolder, RowFaces, group_rows, judge_row
 from engine.imports.row_parser import Row
 from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import CheckedDocument
@@ -47,7 +45,7 @@ def test_a_file_below_the_folder_is_read(text: str, root: Path) -> None:
 def test_a_path_that_leads_out_is_refused_unless_allowed(text: str, root: Path) -> None:
     assert PhotographFolder(root).read(text) is Code.PATH_OUTSIDE
     assert PhotographFolder(root).read(str(root / text)) is Code.PATH_OUTSIDE
-    assert isinstance(PhotographFolder(root, may_leave=True).read(text), bytes)
+    assert isinstance(PhotographFolder(root, allows_outside=True).read(text), bytes)
 
 
 def test_a_link_that_leads_out_is_refused_unless_allowed(root: Path) -> None:
@@ -55,7 +53,7 @@ def test_a_link_that_leads_out_is_refused_unless_allowed(root: Path) -> None:
     (root / "folder").symlink_to(root.parent)
     for text in ("file.jpg", "folder/outside.jpg"):
         assert PhotographFolder(root).read(text) is Code.PATH_OUTSIDE
-        assert PhotographFolder(root, may_leave=True).read(text) == b"outside"
+        assert PhotographFolder(root, allows_outside=True).read(text) == b"outside"
 
 
 def test_a_link_within_the_folder_is_followed(root: Path) -> None:
@@ -80,12 +78,12 @@ def test_a_folder_that_is_a_link_itself_is_where_it_leads(root: Path, tmp_path: 
         ("\ud800", Code.PATH_INVALID),
     ],
 )
-def test_what_is_no_photograph_says_why(text: str, code: Code, root: Path) -> None:
+def test_an_unreadable_path_has_its_code(text: str, code: Code, root: Path) -> None:
     (root / "loop").symlink_to("loop")
     assert PhotographFolder(root).read(text) is code
 
 
-def test_a_pipe_is_not_waited_for(root: Path) -> None:
+def test_a_pipe_does_not_block(root: Path) -> None:
     os.mkfifo(root / "pipe")
     assert PhotographFolder(root).read("pipe") is Code.FILE_UNREADABLE
 
@@ -125,7 +123,7 @@ def test_the_verify_threshold_decides(score: float, passes: bool) -> None:
     assert [fault.code for fault in judged.faults] == ([] if passes else [Reason.FACE_MISMATCH])
 
 
-def test_one_fit_photograph_stands_alone_and_the_other_is_a_warning() -> None:
+def test_one_usable_photograph_is_the_reference_and_the_other_is_a_warning() -> None:
     live, _ = pair(0.8)
     blurred = (RowFault(Field.PORTRAIT, Reason.BLURRED),)
     judged = judge(live, blurred)
@@ -135,7 +133,7 @@ def test_one_fit_photograph_stands_alone_and_the_other_is_a_warning() -> None:
     assert judge(None, live).subscriber is not None
 
 
-def test_without_a_fit_photograph_the_row_fails_with_every_reason() -> None:
+def test_without_a_usable_photograph_the_row_fails_with_every_reason() -> None:
     missing = (RowFault(Field.LIVE, Code.FILE_MISSING),)
     blurred = (RowFault(Field.PORTRAIT, Reason.BLURRED), RowFault(Field.PORTRAIT, Reason.POSE))
     judged = judge(missing, blurred)
@@ -149,7 +147,7 @@ def test_a_path_that_leads_out_fails_the_row_whatever_else_it_has() -> None:
     assert judge(live, (RowFault(Field.PORTRAIT, Code.PATH_OUTSIDE),)).subscriber is None
 
 
-def test_a_fault_of_the_row_keeps_it_out_and_faces_are_looked_at_all_the_same() -> None:
+def test_a_fault_of_the_row_fails_it_and_its_faces_are_judged_all_the_same() -> None:
     bad = RowFault(Field.MSISDN, Code.NUMBER_INVALID)
     judged = judge(*pair(0.1), bad)
     assert judged.subscriber is None
@@ -157,8 +155,8 @@ def test_a_fault_of_the_row_keeps_it_out_and_faces_are_looked_at_all_the_same() 
     assert judged.is_expired
 
 
-class Known:
-    """Templates that the tests have issued: a name for each."""
+class KnownTemplates:
+    """Opens templates by token and carrier."""
 
     def __init__(self, vectors: dict[tuple[str, str], NDArray[np.float32]]) -> None:
         self._vectors = vectors
@@ -178,18 +176,18 @@ def rows_of(base: Any, count: int) -> list[Row]:
     ]
 
 
-def take_all(office: Any, base: Any, rows: list[Row], **parts: Any) -> list[Any]:
+def load_all(importer: Any, base: Any, rows: list[Row], **parts: Any) -> list[Any]:
     folder = PhotographFolder(base.folder)
-    with FaceTaker(folder, office.take, office.vault, **parts) as taker:
-        return [one for group in taker.stream(group_rows(rows, 3, 100)) for one in group]
+    with FaceLoader(folder, importer.extract, importer.vault, **parts) as loader:
+        return [one for group in loader.stream(group_rows(rows, 3, 100)) for one in group]
 
 
-def test_every_row_gets_its_own_faces_in_order(office: Any, base: Any) -> None:
+def test_every_row_gets_its_own_faces_in_order(importer: Any, base: Any) -> None:
     rows = rows_of(base, 25)
-    faces = take_all(office, base, rows)
+    faces = load_all(importer, base, rows)
     assert [one.row for one in faces] == rows
     for one in faces:
-        live, portrait = office.take(
+        live, portrait = importer.extract(
             [(base.folder / path).read_bytes() for path in (one.row.live, one.row.portrait)]
         )
         assert np.array_equal(one.live, live.vector)
@@ -197,7 +195,7 @@ def test_every_row_gets_its_own_faces_in_order(office: Any, base: Any) -> None:
         assert one.photographs == 2
 
 
-def test_what_is_wrong_with_a_photograph_is_a_value(office: Any, base: Any) -> None:
+def test_what_is_wrong_with_a_photograph_is_a_value(importer: Any, base: Any) -> None:
     rows = [
         Row(1, (), live="none.jpg", portrait=base.photograph("a")),
         Row(2, (), live=base.photograph("b", "1", "damaged")),
@@ -206,7 +204,7 @@ def test_what_is_wrong_with_a_photograph_is_a_value(office: Any, base: Any) -> N
         Row(5, (), portrait="../base.csv"),
         Row(6, ()),
     ]
-    faces = take_all(office, base, rows)
+    faces = load_all(importer, base, rows)
     assert faces[0].live == (RowFault(Field.LIVE, Code.FILE_MISSING),)
     assert isinstance(faces[0].portrait, np.ndarray)
     assert [fault.code for fault in faces[1].live] == ["IMAGE.DAMAGED"]
@@ -217,53 +215,53 @@ def test_what_is_wrong_with_a_photograph_is_a_value(office: Any, base: Any) -> N
     assert [one.photographs for one in faces] == [1, 1, 1, 1, 0, 0]
 
 
-def test_a_vector_is_normalised_and_rotated(office: Any, base: Any) -> None:
-    given = np.random.default_rng(0).standard_normal(office.vault.dim).astype(np.float32)
-    (one,) = take_all(office, base, [Row(1, (), vector=given * 7)])
+def test_a_vector_is_normalised_and_rotated(importer: Any, base: Any) -> None:
+    given = np.random.default_rng(0).standard_normal(importer.vault.dim).astype(np.float32)
+    (one,) = load_all(importer, base, [Row(1, (), vector=given * 7)])
     unit = given / np.linalg.norm(given)
-    assert np.allclose(one.live, office.vault.rotate(unit[None])[0], atol=1e-6)
-    assert abs(float(one.live @ unit)) < 0.9, "never as it was"
+    assert np.allclose(one.live, importer.vault.rotate(unit[None])[0], atol=1e-6)
+    assert abs(float(one.live @ unit)) < 0.9, "never in the clear"
 
 
 @pytest.mark.parametrize("fault", ["short", "nan", "zero", "infinite"])
-def test_what_is_no_face_of_this_model_is_refused(fault: str, office: Any, base: Any) -> None:
+def test_a_vector_of_another_model_is_refused(fault: str, importer: Any, base: Any) -> None:
     vectors = {
         "short": np.ones(3),
-        "nan": np.full(office.vault.dim, np.nan),
-        "zero": np.zeros(office.vault.dim),
-        "infinite": np.full(office.vault.dim, np.inf),
+        "nan": np.full(importer.vault.dim, np.nan),
+        "zero": np.zeros(importer.vault.dim),
+        "infinite": np.full(importer.vault.dim, np.inf),
     }
     row = Row(1, (), vector=vectors[fault].astype(np.float32))
-    (one,) = take_all(office, base, [row])
+    (one,) = load_all(importer, base, [row])
     assert one.live == (RowFault(Field.TEMPLATE, Code.VECTOR_INVALID),)
 
 
-def test_a_template_opens_for_its_carrier_alone(office: Any, base: Any) -> None:
-    vector = office.vault.rotate(np.eye(office.vault.dim, dtype=np.float32)[:1])[0]
-    known = Known({("token", "red"): vector})
+def test_a_template_opens_for_its_carrier_alone(importer: Any, base: Any) -> None:
+    vector = importer.vault.rotate(np.eye(importer.vault.dim, dtype=np.float32)[:1])[0]
+    known = KnownTemplates({("token", "red"): vector})
     rows = [Row(1, (), template="token", carrier="red"), Row(2, (), template="token")]
-    mine, foreign = take_all(office, base, rows, templates=known)
+    mine, foreign = load_all(importer, base, rows, templates=known)
     assert np.array_equal(mine.live, vector)
     assert foreign.live == (RowFault(Field.TEMPLATE, Code.TEMPLATE_INVALID),)
-    assert take_all(office, base, rows)[0].live == foreign.live
+    assert load_all(importer, base, rows)[0].live == foreign.live
 
 
-def test_files_are_read_while_others_are_extracted(office: Any, base: Any) -> None:
-    """Two groups are at work and two more are read; no further one is."""
+def test_files_are_read_while_others_are_extracted(importer: Any, base: Any) -> None:
+    """Two groups are extracted and two more are read; no further one is."""
     began, release, waiting = threading.Semaphore(0), threading.Event(), []
 
-    def take(images: Sequence[bytes]) -> list[Sample | ImageError]:
+    def extract(images: Sequence[bytes]) -> list[Sample | ImageError]:
         began.release()
-        assert release.wait(120)
-        return office.take(images)
+        assert release.wait(10)
+        return importer.extract(images)
 
     def groups() -> Any:
         for row in rows_of(base, 12):
             waiting.append(row.number)
             yield [row]
 
-    with FaceTaker(PhotographFolder(base.folder), take, office.vault) as taker:
-        reader = threading.Thread(target=lambda: list(taker.stream(groups())))
+    with FaceLoader(PhotographFolder(base.folder), extract, importer.vault) as loader:
+        reader = threading.Thread(target=lambda: list(loader.stream(groups())))
         reader.start()
         assert began.acquire(timeout=120)
         assert began.acquire(timeout=120)
@@ -275,16 +273,16 @@ def test_files_are_read_while_others_are_extracted(office: Any, base: Any) -> No
     assert len(waiting) == 12
 
 
-def test_an_extractor_that_fails_fails_the_import(office: Any, base: Any) -> None:
-    def take(images: Sequence[bytes]) -> list[Sample | ImageError]:
+def test_an_extractor_that_fails_fails_the_import(importer: Any, base: Any) -> None:
+    def extract(images: Sequence[bytes]) -> list[Sample | ImageError]:
         raise MemoryError
 
     folder = PhotographFolder(base.folder)
-    with FaceTaker(folder, take, office.vault) as taker, pytest.raises(MemoryError):
-        list(taker.stream([rows_of(base, 2)]))
+    with FaceLoader(folder, extract, importer.vault) as loader, pytest.raises(MemoryError):
+        list(loader.stream([rows_of(base, 2)]))
 
 
-def test_groups_hold_so_many_photographs_or_rows(base: Any) -> None:
+def test_groups_are_bounded_by_photographs_and_by_rows(base: Any) -> None:
     pairs = rows_of(base, 5)
     assert [len(group) for group in group_rows(pairs, 4, 100)] == [2, 2, 1]
     bare = [Row(place, ()) for place in range(5)]

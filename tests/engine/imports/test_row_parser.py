@@ -79,14 +79,14 @@ def test_a_sound_row_has_no_fault() -> None:
         (Field.CONSENT_REF, "\ud800", Code.TEXT_INVALID),
     ],
 )
-def test_what_is_wrong_is_named_by_its_column(field: Field, value: str, code: str) -> None:
+def test_a_fault_names_its_column(field: Field, value: str, code: str) -> None:
     row = read_row({field: value})
     assert codes(row) == [(field, code)]
     assert MESSAGES[code] == row.faults[0].message
     assert not value.strip() or value not in row.faults[0].message
 
 
-def test_a_row_is_told_all_that_is_wrong_with_it() -> None:
+def test_all_faults_of_a_row_are_reported() -> None:
     row = read_row({Field.NAME: "", Field.MSISDN: "1", Field.OUTLET: "r9", Field.LIVE: ""})
     assert {code for _, code in codes(row)} == {
         Code.VALUE_MISSING,
@@ -108,7 +108,7 @@ def test_a_row_without_a_number_has_no_line_and_needs_no_outlet() -> None:
     assert (row.faults, row.line) == ((), None)
 
 
-def test_an_outlet_that_is_closed_by_now_may_have_opened_a_line() -> None:
+def test_a_closed_outlet_may_have_opened_a_line() -> None:
     assert read_row({Field.OUTLET: "old"}).faults == ()
 
 
@@ -119,19 +119,19 @@ def test_an_expired_document_is_still_held() -> None:
     assert row.checked.findings == (Reason.DOCUMENT_EXPIRED,)
 
 
-def test_a_day_of_expiry_may_come_from_a_column_of_moments() -> None:
+def test_an_expiry_date_may_come_from_a_column_of_timestamps() -> None:
     row = read_row({Field.EXPIRES_ON: "2031-01-31T00:00:00"})
     assert row.checked is not None
     assert row.checked.expires_on == date(2031, 1, 31)
 
 
-def test_moments_without_a_zone_are_of_the_zone_given() -> None:
+def test_times_without_a_zone_are_in_the_zone_given() -> None:
     row = read_row({Field.OPENED_AT: "2020-05-01 08:00:00"}, zone=ZoneInfo("Asia/Shanghai"))
     assert row.line is not None
     assert row.line.opened_at == datetime(2020, 5, 1, 0, tzinfo=UTC)
 
 
-def test_a_clock_that_is_a_little_ahead_is_borne() -> None:
+def test_a_clock_slightly_ahead_is_tolerated() -> None:
     soon = (NOW + timedelta(minutes=30)).isoformat()
     assert read_row({Field.OPENED_AT: soon}).faults == ()
 
@@ -142,7 +142,7 @@ def test_national_numbers_are_read_as_of_the_country_given() -> None:
     assert row.line.msisdn == "+8613800138000"
 
 
-def test_defaults_stand_where_a_row_has_nothing() -> None:
+def test_defaults_replace_empty_cells() -> None:
     defaults = {Field.OUTLET: "old", Field.OPENED_AT: "2011-01-01", Field.DOCUMENT_TYPE: "kr-rrn"}
     row = read_row({Field.OUTLET: "", Field.OPENED_AT: " "}, defaults=defaults)
     assert row.faults == ()
@@ -158,7 +158,7 @@ def test_names_of_any_script_are_kept_as_they_stand(name: str) -> None:
     assert (row.faults, row.name) == ((), name)
 
 
-def test_a_template_stands_for_the_live_photograph_alone() -> None:
+def test_a_template_replaces_the_live_photograph_only() -> None:
     assert read_row({Field.LIVE: "", Field.TEMPLATE: "dG9r"}).faults == ()
     assert read_row({Field.LIVE: "", Field.PORTRAIT: "p.jpg", Field.TEMPLATE: "t"}).faults == ()
     assert codes(read_row({Field.TEMPLATE: "t"})) == [(Field.TEMPLATE, Code.FACE_TWICE)]

@@ -1,5 +1,3 @@
-""""""
-
 from __future__ import annotations
 
 import csv
@@ -17,12 +15,12 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from engine.errors import RequestError
-from engine.imports.columns import Wording
+from engine.imports.columns import ColumnMapping
 from engine.imports.faults import Field
 from engine.imports.sources import (
     BATCH_ROWS,
     BLOCK_BYTES,
-    MOST_LINES,
+    MAX_LINES,
     CsvForm,
     CsvSource,
     RawRow,
@@ -35,7 +33,7 @@ CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r
 
 
 def read(path: Path, form: CsvForm | None = None) -> list[RawRow]:
-    source = open_source(path, Wording(), form or CsvForm())
+    source = open_source(path, ColumnMapping(), form or CsvForm())
     rows = list(source.rows())
     assert source.count_rows() == len(rows)
     return rows
@@ -96,13 +94,13 @@ def test_other_delimiters_and_line_ends_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-8-sig", "windows-1252"])
-def test_an_encoding_that_is_named_is_read(encoding: str, tmp_path: Path) -> None:
+def test_a_named_encoding_is_read(encoding: str, tmp_path: Path) -> None:
     name = "Zoë" if encoding == "windows-1252" else "王小明"
     path = write(tmp_path, f"{HEADER}t,1,{name},a\n", encoding)
     assert read(path, CsvForm(encoding))[0].texts[Field.NAME] == name
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path: Path) -> None:
     path = write(tmp_path, f"{HEADER}t,1,N,a\n", "utf-8-sig")
     assert read(path)[0].texts[Field.DOCUMENT_TYPE] == "t"
 
@@ -139,7 +137,7 @@ def test_an_empty_file_is_refused(text: str, tmp_path: Path) -> None:
         read(write(tmp_path, text))
 
 
-@pytest.mark.parametrize("swallowed", [MOST_LINES + 1, BLOCK_BYTES // 10])
+@pytest.mark.parametrize("swallowed", [MAX_LINES + 1, BLOCK_BYTES // 10])
 @pytest.mark.parametrize("end", ["", '"\n'])
 def test_an_open_quote_is_refused_by_its_row_without_showing_it(
     swallowed: int, end: str, tmp_path: Path
@@ -152,23 +150,23 @@ def test_an_open_quote_is_refused_by_its_row_without_showing_it(
     assert caught.value.__cause__ is None
 
 
-def test_a_packed_file_is_to_be_unpacked_first(tmp_path: Path) -> None:
+def test_a_compressed_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "base.csv.gz"
     path.write_bytes(gzip.compress(HEADER.encode()))
-    with pytest.raises(RequestError, match="packed by gzip"):
+    with pytest.raises(RequestError, match="is a gzip file"):
         read(path)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda _: None])
-def test_what_is_no_file_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "base")
     with pytest.raises(RequestError, match="is not a file"):
         read(tmp_path / "base")
 
 
-def test_only_the_columns_that_mean_something_are_read(tmp_path: Path) -> None:
+def test_only_known_columns_are_read(tmp_path: Path) -> None:
     path = write(tmp_path, "salary," + HEADER + "100,t,1,N,a\n")
-    source = CsvSource(path, "digest", Wording(), CsvForm())
+    source = CsvSource(path, "digest", ColumnMapping(), CsvForm())
     (row,) = source.rows()
     assert set(row.texts) == {
         Field.DOCUMENT_TYPE,
@@ -178,7 +176,9 @@ def test_only_the_columns_that_mean_something_are_read(tmp_path: Path) -> None:
     }
 
 
-def open_table(tmp_path: Path, columns: dict[str, Any], wording: Wording | None = None) -> Source:
+def open_table(
+    tmp_path: Path, columns: dict[str, Any], mapping: ColumnMapping | None = None
+) -> Source:
     count = max(len(column) for column in columns.values())
     table = {
         "document_type": ["cn-ric"] * count,
@@ -187,7 +187,7 @@ def open_table(tmp_path: Path, columns: dict[str, Any], wording: Wording | None 
         "live": ["a.jpg"] * count,
     }
     parquet.write_table(pa.table(table | columns), tmp_path / "base.parquet")
-    return open_source(tmp_path / "base.parquet", wording or Wording(), CsvForm())
+    return open_source(tmp_path / "base.parquet", mapping or ColumnMapping(), CsvForm())
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_column_of_another_type_is_refused_by_name(
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"name": ["A"]}), tmp_path / "base.parquet")
     with pytest.raises(RequestError, match="no column document_type, document_number"):
-        open_source(tmp_path / "base.parquet", Wording(), CsvForm())
+        open_source(tmp_path / "base.parquet", ColumnMapping(), CsvForm())
 
 
 @pytest.mark.parametrize("kept", [6, 200])
@@ -278,4 +278,4 @@ def test_a_damaged_file_is_refused_in_one_line(kept: int, tmp_path: Path) -> Non
     path = tmp_path / "base.parquet"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(RequestError, match="cannot be read as Parquet"):
-        open_source(path, Wording(), CsvForm())
+        open_source(path, ColumnMapping(), CsvForm())

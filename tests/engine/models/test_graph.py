@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from engine.errors import ModelDamaged, ModelError
+from engine.errors import ModelDamaged
 from engine.models import graph
-from engine.models.catalog import DEFAULT_STEPS, ModelCard, Step, builtin_card, locate
-from engine.models.graph import load_rewritten
+from engine.models.catalog import DEFAULT_STEPS, Step, builtin_card, locate
 from engine.models.session import SessionOptions, open_session
 
 Array = NDArray[np.float32]
@@ -218,75 +214,66 @@ def test_float16_sface_points_in_the_same_direction(tmp_path: Path) -> None:
     assert np.abs(found - wanted).max() < 1e-2 * np.abs(wanted).max()
 
 
-MakeCard = Callable[..., ModelCard]
-
-
-def test_graph_is_made_once_and_read_again(make_card: MakeCard, tmp_path: Path) -> None:
-    card, folder = make_card(), tmp_path / "new" / "cache"
-    first = load_rewritten(card, DEFAULT_STEPS, folder)
-    (kept,) = folder.iterdir()
-    written = kept.stat().st_mtime_ns
-    assert load_rewritten(card, DEFAULT_STEPS, folder) == first
-    assert [path.stat().st_mtime_ns for path in folder.iterdir()] == [written]
-
-
-def test_other_steps_and_other_models_are_kept_apart(make_card: MakeCard, tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    graphs = {
-        load_rewritten(make_card(dimension=dimension), steps, folder)
-        for dimension in (8, 9)
-        for steps in (DEFAULT_STEPS, (Step.FOLD_WEIGHTS,))
-    }
-    assert len(graphs) == len(list(folder.iterdir())) == 4
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped"])
-def test_damaged_cache_file_is_made_anew(make_card: MakeCard, tmp_path: Path, damage: str) -> None:
-    card, folder = make_card(), tmp_path / "cache"
-    graph = load_rewritten(card, DEFAULT_STEPS, folder)
-    (kept,) = folder.iterdir()
-    whole = kept.read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 0x10
-    kept.write_bytes({"cut": whole[:-5], "empty": b"", "flipped": bytes(flipped)}[damage])
-    assert load_rewritten(card, DEFAULT_STEPS, folder) == graph
-    assert kept.read_bytes() == whole
-
-
-def test_damaged_model_is_refused_even_when_its_graph_is_kept(
-    make_card: MakeCard, tmp_path: Path
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_a_scanned_graph_computes_the_same_for_any_batch(
+    tiny_model: onnx.ModelProto, batch: int
 ) -> None:
-    card, folder = make_card(), tmp_path / "cache"
-    load_rewritten(card, DEFAULT_STEPS, folder)
-    (card.folder / "tiny.onnx").write_bytes(b"something else")
-    with pytest.raises(ModelDamaged):
-        load_rewritten(card, DEFAULT_STEPS, folder)
+    image = np.random.default_rng(batch).normal(0, 1, (batch, 3, 16, 16)).astype(np.float32)
+    scanned = graph.scan_batch(tiny_model)
+    assert [node.op_type for node in scanned.graph.node] == ["Scan", "MatMul"]
+    np.testing.assert_allclose(run(scanned, image)[0], run(tiny_model, image)[0], atol=1e-5)
 
 
-def test_threads_that_fill_the_cache_together_agree(make_card: MakeCard, tmp_path: Path) -> None:
-    card, folder = make_card(), tmp_path / "cache"
-    with ThreadPoolExecutor(8) as pool:
-        graphs = list(pool.map(lambda _: load_rewritten(card, DEFAULT_STEPS, folder), range(16)))
-    assert len(set(graphs)) == 1
-    assert len(list(folder.iterdir())) == 1
+def test_the_dense_weights_of_sface_stay_outside_of_the_scan() -> None:
+    steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
+    model = onnx.load_from_string(graph.rewrite(locate(builtin_card("sface")).read_bytes(), steps))
+    scanned = graph.scan_batch(model)
+    operators = [node.op_type for node in scanned.graph.node]
+    assert operators == ["Scan", "Gemm", "BatchNormalization"]
+    assert max(np.prod(tensor.dims) for tensor in scanned.graph.initializer) == 128 * 50176
+    body = scanned.graph.node[0].attribute[0].g
+    assert max(np.prod(tensor.dims) for tensor in body.initializer) <= 1024 * 1024
 
 
-def test_folder_that_cannot_be_made_is_reported(make_card: MakeCard, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ModelError, match="choose another cache folder"):
-        load_rewritten(make_card(), DEFAULT_STEPS, tmp_path / "file" / "cache")
-
-
-def test_a_warm_cache_needs_no_onnx(make_card: MakeCard, tmp_path: Path) -> None:
-    card, folder = make_card(), tmp_path / "cache"
-    load_rewritten(card, DEFAULT_STEPS, folder)
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from engine.models.catalog import DEFAULT_STEPS, load_card\n"
-        "from engine.models.graph import load_rewritten\n"
-        f"card = load_card(Path({str(card.folder / 'tiny.toml')!r}))\n"
-        f"load_rewritten(card, DEFAULT_STEPS, Path({str(folder)!r}))\n"
-        "print('onnx' in sys.modules)"
+def test_a_fixed_batch_is_left_alone() -> None:
+    assert graph.scan_batch(dense_model(batch=4, is_transposed=False)) == dense_model(
+        batch=4, is_transposed=False
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert done.stdout.strip() == "False"
+
+
+def test_a_transposed_dense_layer_keeps_its_width() -> None:
+    model = dense_model(batch="n", is_transposed=True)
+    image = np.random.default_rng(0).normal(0, 1, (3, 2, 3)).astype(np.float32)
+    scanned = graph.scan_batch(model)
+    assert scanned.graph.node[0].op_type == "Scan"
+    np.testing.assert_allclose(run(scanned, image)[0], run(model, image)[0], atol=1e-6)
+
+
+def test_a_trunk_that_is_read_beside_the_dense_layer_is_left_alone() -> None:
+    model = dense_model(batch="n", is_transposed=False)
+    model.graph.output.append(helper.make_tensor_value_info("bent", TensorProto.FLOAT, None))
+    assert graph.scan_batch(model) == model
+
+
+def test_a_graph_without_a_dense_layer_is_left_alone() -> None:
+    steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH, Step.FREE_SIZE)
+    model = onnx.load_from_string(graph.rewrite(locate(builtin_card("yunet")).read_bytes(), steps))
+    assert graph.scan_batch(model) == model
+
+
+def dense_model(batch: int | str, is_transposed: bool) -> onnx.ModelProto:
+    """relu, flatten, one dense layer from 6 to 4."""
+    weight = np.random.default_rng(1).normal(0, 1, (4, 6) if is_transposed else (6, 4))
+    nodes = [
+        helper.make_node("Relu", ["image"], ["bent"]),
+        helper.make_node("Flatten", ["bent"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight"], ["vector"], transB=int(is_transposed)),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "dense",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 2, 3])],
+        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, [batch, 4])],
+        [numpy_helper.from_array(weight.astype(np.float32), "weight")],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -1,4 +1,4 @@
-"""Registries full of what may leave, each row with a moment of its own."""
+"""Registries with rows of every kind, each at a moment of its own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from engine.registry.records import (
 )
 from engine.registry.store import Store
 from engine.registry.writer import Writer
-from engine.retention.job import LoneWriter, Schedule, run_retention
+from engine.retention.job import DirectRunner, Schedule, run_retention
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -55,15 +55,15 @@ JUDGED = {
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What one attempt left."""
+    """An attempt in the registry."""
 
     id: str
     document_id: str
     scope: bytes
 
 
-class Office:
-    """Writes rows as the registrar would, at moments that the test chooses."""
+class RegistryBuilder:
+    """Writes rows as the registrar would, at given moments."""
 
     def __init__(self, store: Store, writer: Writer) -> None:
         self.store = store
@@ -196,7 +196,7 @@ class Office:
         return self.store.vault.look_up("test", text)
 
     def change(self, statement: object) -> None:
-        """What no operation of the engine does: moments that lie long ago."""
+        """Change rows directly, as no operation of the engine does: to set moments long ago."""
         with self.writer.changing(TEST) as connection:
             connection.execute(statement)
 
@@ -215,7 +215,7 @@ def _crop(enrollment_id: str, until: datetime) -> NewCrop:
 
 
 def is_expired(store: Store, attempt: Attempt) -> bool:
-    """Whether all about the person has left an attempt; never a part of it."""
+    """Whether an attempt has lost everything about the person; never only a part."""
     record = store.enrollment(attempt.id)
     has_left = record.expired_at is not None
     assert ("quality" not in record.evidence) == has_left
@@ -234,8 +234,8 @@ def is_known(store: Store, document_id: str) -> bool:
 
 
 @pytest.fixture
-def office(store: Store, writer: Writer) -> Office:
-    return Office(store, writer)
+def builder(store: Store, writer: Writer) -> RegistryBuilder:
+    return RegistryBuilder(store, writer)
 
 
 @pytest.fixture
@@ -245,10 +245,10 @@ def count(store: Store) -> Callable[[], dict[str, int]]:
 
 
 @pytest.fixture
-def run(office: Office) -> Callable[..., Any]:
-    """`run(schedule, now, **more)`: the job as a command on a home does it."""
+def run(builder: RegistryBuilder) -> Callable[..., Any]:
+    """`run(schedule, now, **more)` runs the job as a command on a home does."""
 
     def start(schedule: Schedule = MONTH, now: datetime = NOW, **more: Any) -> Any:
-        return run_retention(LoneWriter(office.writer, lambda: now), schedule, "test", **more)
+        return run_retention(DirectRunner(builder.writer, lambda: now), schedule, "test", **more)
 
     return start

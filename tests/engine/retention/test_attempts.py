@@ -1,11 +1,13 @@
-"""What leaves of rejected attempts, and of documents that were known from them alone."""
+"""Attempts, their documents and the notes of their cases expire with their periods."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from engine.cases.case import NoteKind
 from engine.errors import NotFound
 from engine.matching.policy import replay
 from engine.reasons import Decision
@@ -15,11 +17,16 @@ from engine.registry.store import Store
 from engine.retention.job import Schedule
 from tests.engine.retention.conftest import DAY, NOW, OLD, YOUNG, is_expired, is_known
 
+MOMENT = timedelta(microseconds=1)
+REVIEWS = Schedule(reviews=30 * DAY)
+LONG_AGO = NOW - 400 * DAY
+REMARK = "she says that she has a twin"
+
 
 def test_an_old_rejected_attempt_keeps_its_decision_and_loses_all_about_the_person(
-    store: Store, office: Any, run: Any
+    store: Store, builder: Any, run: Any
 ) -> None:
-    attempt = office.attempt(OLD, crops_until=NOW + DAY)
+    attempt = builder.attempt(OLD, crops_until=NOW + DAY)
     before = store.counts()
     made = run()
     record = store.enrollment(attempt.id)
@@ -41,10 +48,10 @@ def test_an_old_rejected_attempt_keeps_its_decision_and_loses_all_about_the_pers
 
 
 def test_an_expired_attempt_is_not_replayed_and_the_kept_ones_are(
-    store: Store, office: Any, run: Any
+    store: Store, builder: Any, run: Any
 ) -> None:
-    old = office.attempt(OLD)
-    kept = [office.attempt(YOUNG), *(office.attempt(OLD, one) for one in list(Decision)[:2])]
+    old = builder.attempt(OLD)
+    kept = [builder.attempt(YOUNG), *(builder.attempt(OLD, one) for one in list(Decision)[:2])]
     run()
     for attempt in kept:
         assert replay(store.enrollment(attempt.id)).agrees
@@ -54,9 +61,9 @@ def test_an_expired_attempt_is_not_replayed_and_the_kept_ones_are(
 
 @pytest.mark.parametrize("decision", [Decision.APPROVED, Decision.REVIEW])
 def test_only_rejected_attempts_leave_by_their_time(
-    decision: Decision, store: Store, office: Any, run: Any
+    decision: Decision, store: Store, builder: Any, run: Any
 ) -> None:
-    attempt = office.attempt(OLD, decision)
+    attempt = builder.attempt(OLD, decision)
     run(Schedule(attempts=30 * DAY))
     assert not is_expired(store, attempt)
     assert is_known(store, attempt.document_id)
@@ -64,10 +71,10 @@ def test_only_rejected_attempts_leave_by_their_time(
 
 
 def test_a_document_leaves_with_the_last_attempt_under_it(
-    store: Store, office: Any, run: Any
+    store: Store, builder: Any, run: Any
 ) -> None:
-    first = office.attempt(OLD)
-    office.attempt(YOUNG, document_id=first.document_id)
+    first = builder.attempt(OLD)
+    builder.attempt(YOUNG, document_id=first.document_id)
     run()
     assert is_expired(store, first)
     assert is_known(store, first.document_id)
@@ -77,26 +84,26 @@ def test_a_document_leaves_with_the_last_attempt_under_it(
 
 @pytest.mark.parametrize("decision", [Decision.APPROVED, Decision.REVIEW])
 def test_a_document_that_somebody_may_hold_stays(
-    decision: Decision, store: Store, office: Any, run: Any
+    decision: Decision, store: Store, builder: Any, run: Any
 ) -> None:
-    attempt = office.attempt(OLD)
-    office.attempt(OLD, decision, document_id=attempt.document_id)
+    attempt = builder.attempt(OLD)
+    builder.attempt(OLD, decision, document_id=attempt.document_id)
     run()
     assert is_expired(store, attempt)
     assert is_known(store, attempt.document_id)
 
 
 def test_a_document_without_attempts_is_not_one_that_was_attempted(
-    store: Store, office: Any, run: Any
+    store: Store, builder: Any, run: Any
 ) -> None:
-    document_id = office.document(DocumentStatus.ATTEMPTED)
+    document_id = builder.document(DocumentStatus.ATTEMPTED)
     run()
     assert is_known(store, document_id)
 
 
-def test_a_block_outlives_the_document(store: Store, office: Any, run: Any) -> None:
-    attempt = office.attempt(OLD)
-    office.change(
+def test_a_block_outlives_the_document(store: Store, builder: Any, run: Any) -> None:
+    attempt = builder.attempt(OLD)
+    builder.change(
         tables.documents.update()
         .where(tables.documents.c.id == attempt.document_id)
         .values(blocked_at=OLD)
@@ -106,3 +113,116 @@ def test_a_block_outlives_the_document(store: Store, office: Any, run: Any) -> N
     assert not is_known(store, attempt.document_id)
     found = store.documents([lookup])[lookup]
     assert (found.status, found.is_erased) == (DocumentStatus.BLOCKED, True)
+
+
+def test_a_review_without_a_case_leaves_by_its_decision(
+    store: Store, builder: Any, run: Any
+) -> None:
+    old = builder.attempt(NOW - 30 * DAY, Decision.REVIEW, crops_until=NOW + DAY)
+    young = builder.attempt(NOW - 30 * DAY + MOMENT, Decision.REVIEW)
+    rejected = builder.attempt(LONG_AGO)
+    made = run(REVIEWS)
+    assert made.left == {"reviews": 1, "documents": 1, "crops": 0}
+    assert [is_expired(store, one) for one in (old, young, rejected)] == [True, False, False]
+    record = store.enrollment(old.id)
+    assert (record.decision, record.reasons) == ("review", ("NAME_MISMATCH",))
+    assert set(record.evidence["inputs"]) == {"thresholds", "searched"}
+    assert (store.answers([old.scope]), store.crops(old.id)) == ({}, [])
+    with pytest.raises(NotFound, match="left by retention"):
+        replay(record)
+    assert [is_known(store, one.document_id) for one in (old, young)] == [False, True]
+
+
+def test_a_review_with_a_case_leaves_by_the_closing_of_it(
+    store: Store, builder: Any, run: Any
+) -> None:
+    edge = NOW - 30 * DAY
+    attempts = [builder.attempt(LONG_AGO, Decision.REVIEW) for _ in range(2)]
+    for attempt, closed_at in zip(attempts, (edge, edge + MOMENT), strict=True):
+        case = builder.open_case(attempt.document_id, enrollment_id=attempt.id)
+        builder.close_case(case, closed_at)
+    run(REVIEWS)
+    assert [is_expired(store, one) for one in attempts] == [True, False]
+    run(REVIEWS, NOW + MOMENT)
+    assert [is_expired(store, one) for one in attempts] == [True, True]
+
+
+def test_a_review_whose_case_went_into_another_leaves_by_that_one(
+    store: Store, builder: Any, run: Any
+) -> None:
+    attempt, other = (builder.attempt(LONG_AGO, Decision.REVIEW) for _ in range(2))
+    own = builder.open_case(attempt.document_id, enrollment_id=attempt.id)
+    standing = builder.open_case(other.document_id, attempt.document_id, enrollment_id=other.id)
+    builder.merge_case(own, standing)
+    held = run(REVIEWS).held
+    assert (held["reviews"], held["documents"]) == (2, 0)
+    builder.close_case(standing, YOUNG)
+    assert run(REVIEWS).left["reviews"] == 0
+    run(REVIEWS, YOUNG + 30 * DAY)
+    assert is_expired(store, attempt)
+    assert is_expired(store, other)
+
+
+def test_a_document_leaves_with_the_last_attempt_of_either_kind(
+    store: Store, builder: Any, run: Any
+) -> None:
+    both = Schedule(attempts=10 * DAY, reviews=30 * DAY)
+    rejected = builder.attempt(YOUNG)
+    review = builder.attempt(YOUNG, Decision.REVIEW, rejected.document_id)
+    run(both)
+    assert (is_expired(store, rejected), is_expired(store, review)) == (True, False)
+    assert is_known(store, rejected.document_id)
+    run(both, YOUNG + 30 * DAY)
+    assert not is_known(store, rejected.document_id)
+
+
+def test_the_review_of_a_holder_leaves_and_the_document_stays(
+    store: Store, builder: Any, run: Any
+) -> None:
+    holder = builder.document(DocumentStatus.ACTIVE)
+    attempt = builder.attempt(OLD, Decision.REVIEW, holder)
+    run(REVIEWS)
+    assert is_expired(store, attempt)
+    assert is_known(store, holder)
+
+
+def read_notes(store: Store, case_id: str) -> list[str]:
+    return [one.text for one in store.case_notes(case_id) if one.kind is NoteKind.NOTE]
+
+
+def test_texts_leave_with_the_last_document_that_their_case_names(
+    store: Store, builder: Any, run: Any
+) -> None:
+    first, second = builder.attempt(OLD), builder.attempt(YOUNG)
+    case = builder.open_case(first.document_id, second.document_id, remark=REMARK)
+    builder.close_case(case)
+    run()
+    assert [is_known(store, one.document_id) for one in (first, second)] == [False, True]
+    assert read_notes(store, case.id) == [REMARK]
+    run(now=NOW + (YOUNG - OLD))
+    assert not is_known(store, second.document_id)
+    assert read_notes(store, case.id) == [""]
+    assert store.case(case.id).document_ids == case.document_ids
+
+
+def test_texts_stay_while_the_case_names_a_holder_and_those_of_others_stay(
+    store: Store, builder: Any, run: Any
+) -> None:
+    attempt, holder = builder.attempt(OLD), builder.document(DocumentStatus.ACTIVE)
+    cases = [
+        builder.open_case(*documents, remark=REMARK)
+        for documents in ((attempt.document_id, holder), (holder,))
+    ]
+    for case in cases:
+        builder.close_case(case)
+    run()
+    assert not is_known(store, attempt.document_id)
+    assert [read_notes(store, case.id) for case in cases] == [[REMARK], [REMARK]]
+
+
+def test_all_of_a_batch_leave_together(store: Store, builder: Any, run: Any) -> None:
+    attempts = [builder.attempt(OLD) for _ in range(3)]
+    case = builder.open_case(*(one.document_id for one in attempts), remark=REMARK)
+    builder.close_case(case)
+    run(rows_per_batch=2)
+    assert read_notes(store, case.id) == [""]

@@ -1,4 +1,4 @@
-"""What has stayed its time leaves, in whole batches, and nothing else does."""
+"""The job expires what is due, in whole batches, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from tests.engine.retention.conftest import DAY, MONTH, NOW, OLD, YOUNG, is_expi
 
 
 def test_a_closed_line_loses_its_number_and_stays_a_line(
-    store: Store, office: Any, run: Any
+    store: Store, builder: Any, run: Any
 ) -> None:
-    old, young, open_line = office.line(OLD), office.line(YOUNG), office.line(None)
+    old, young, open_line = builder.line(OLD), builder.line(YOUNG), builder.line(None)
     run()
     assert set(store.numbers([old, young, open_line])) == {young, open_line}
     left = store.lines_by_id([old])[old]
     assert (left.status, left.msisdn_lookup, left.closed_at) == (LineStatus.CLOSED, None, OLD)
 
 
-def test_answers_leave_by_their_own_time(store: Store, office: Any, run: Any) -> None:
-    old, young = office.attempt(OLD, Decision.APPROVED), office.attempt(YOUNG, Decision.APPROVED)
+def test_answers_leave_by_their_own_time(store: Store, builder: Any, run: Any) -> None:
+    old, young = builder.attempt(OLD, Decision.APPROVED), builder.attempt(YOUNG, Decision.APPROVED)
     run(Schedule(answers=30 * DAY))
     assert set(store.answers([old.scope, young.scope])) == {young.scope}
     assert not is_expired(store, old)
 
 
 def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(
-    store: Store, office: Any, run: Any
+    store: Store, builder: Any, run: Any
 ) -> None:
     edge, short = NOW - 30 * DAY, NOW - 30 * DAY + timedelta(microseconds=1)
-    rejected = [office.attempt(moment) for moment in (edge, short)]
-    approved = [office.attempt(moment, Decision.APPROVED) for moment in (edge, short)]
-    lines = [office.line(moment) for moment in (edge, short)]
-    crops = [office.attempt(NOW, crops_until=NOW + step) for step in (DAY * 0, short - edge)]
+    rejected = [builder.attempt(moment) for moment in (edge, short)]
+    approved = [builder.attempt(moment, Decision.APPROVED) for moment in (edge, short)]
+    lines = [builder.line(moment) for moment in (edge, short)]
+    crops = [builder.attempt(NOW, crops_until=NOW + step) for step in (DAY * 0, short - edge)]
     run()
     assert [is_expired(store, one) for one in rejected] == [True, False]
     assert [is_known(store, one.document_id) for one in rejected] == [False, True]
@@ -55,10 +55,10 @@ def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(
 
 
 def test_crops_leave_at_the_time_that_each_bears_even_under_an_open_case(
-    store: Store, office: Any, run: Any
+    store: Store, builder: Any, run: Any
 ) -> None:
-    over, lasting = (office.attempt(NOW, crops_until=NOW + step) for step in (-DAY, DAY))
-    office.open_case(over.document_id)
+    over, lasting = (builder.attempt(NOW, crops_until=NOW + step) for step in (-DAY, DAY))
+    builder.open_case(over.document_id)
     run(Schedule())
     kept = store.rows(tables.crops.select())
     assert [row.enrollment_id for row in kept] == [lasting.id]
@@ -66,16 +66,16 @@ def test_crops_leave_at_the_time_that_each_bears_even_under_an_open_case(
 
 @pytest.mark.parametrize("state", [CaseState.OPEN, CaseState.ASSIGNED, CaseState.PROPOSED])
 def test_what_an_open_case_names_is_held_until_it_is_closed(
-    state: CaseState, store: Store, office: Any, run: Any
+    state: CaseState, store: Store, builder: Any, run: Any
 ) -> None:
-    attempt = office.attempt(OLD)
-    line = office.line(OLD, attempt.document_id)
-    case = office.open_case(attempt.document_id, state=state)
+    attempt = builder.attempt(OLD)
+    line = builder.line(OLD, attempt.document_id)
+    case = builder.open_case(attempt.document_id, state=state)
     held = run()
     assert (held.held["attempts"], held.held["documents"], held.held["lines"]) == (1, 0, 1)
     assert not is_expired(store, attempt)
     assert line in store.numbers([line])
-    office.close_case(case)
+    builder.close_case(case)
     made = run()
     assert sum(made.held.values()) == 0
     assert is_expired(store, attempt)
@@ -83,9 +83,9 @@ def test_what_an_open_case_names_is_held_until_it_is_closed(
     assert store.numbers([line]) == {}
 
 
-def test_a_kind_without_a_time_is_kept_for_good(store: Store, office: Any, run: Any) -> None:
-    attempt = office.attempt(NOW - 9999 * DAY)
-    line = office.line(NOW - 9999 * DAY)
+def test_a_kind_without_a_time_is_kept_for_good(store: Store, builder: Any, run: Any) -> None:
+    attempt = builder.attempt(NOW - 9999 * DAY)
+    line = builder.line(NOW - 9999 * DAY)
     made = run(Schedule())
     assert made.until.keys() == made.left.keys() == {"crops"}
     assert not is_expired(store, attempt)
@@ -93,20 +93,20 @@ def test_a_kind_without_a_time_is_kept_for_good(store: Store, office: Any, run: 
 
 
 def test_a_run_is_bounded_transactions_with_an_entry_each_and_one_for_the_whole(
-    store: Store, office: Any, run: Any
+    store: Store, builder: Any, run: Any
 ) -> None:
     for _ in range(5):
-        office.attempt(OLD)
+        builder.attempt(OLD)
     first = store.audit_head()[0]
-    told: list[tuple[Kind, int]] = []
-    made = run(rows_per_batch=2, report=lambda kind, rows: told.append((kind, rows)))
+    reported: list[tuple[Kind, int]] = []
+    made = run(rows_per_batch=2, report=lambda kind, rows: reported.append((kind, rows)))
     entries = [record.entry for record in store.audit_entries(first)]
     assert [(entry.action, entry.subject, entry.detail.get("rows")) for entry in entries] == [
         *(("retention.expired", "attempts", rows) for rows in (2, 2, 1)),
         *(("retention.expired", "documents", rows) for rows in (2, 2, 1)),
         ("retention.run", made.job_id, None),
     ]
-    assert told == [(Kind(entry.subject), entry.detail["rows"]) for entry in entries[:-1]]
+    assert reported == [(Kind(entry.subject), entry.detail["rows"]) for entry in entries[:-1]]
     assert entries[-1].detail["left"] == made.left
     assert made.until["attempts"] == NOW - 30 * DAY
     assert made.is_complete
@@ -120,9 +120,9 @@ def test_a_run_that_finds_nothing_says_so_in_the_chain(store: Store, run: Any) -
 
 
 def test_a_run_that_is_stopped_says_so_and_the_next_goes_on(
-    store: Store, office: Any, run: Any
+    store: Store, builder: Any, run: Any
 ) -> None:
-    attempts = [office.attempt(OLD) for _ in range(5)]
+    attempts = [builder.attempt(OLD) for _ in range(5)]
     batches = itertools.count(1)
     made = run(rows_per_batch=1, is_stopped=lambda: next(batches) == 3)
     assert (made.left["attempts"], made.left["documents"], made.is_complete) == (3, 0, False)
@@ -136,49 +136,49 @@ class EndedError(Exception):
     """Stands for whatever ends a process before a transaction."""
 
 
-@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("failing", range(1, 9))
 def test_a_process_that_ends_anywhere_leaves_whole_batches_and_the_next_goes_on(
-    turn: int, store: Store, office: Any, run: Any
+    failing: int, store: Store, builder: Any, run: Any
 ) -> None:
-    attempts = [office.attempt(OLD) for _ in range(3)]
-    turns = itertools.count()
+    attempts = [builder.attempt(OLD) for _ in range(3)]
+    calls = itertools.count()
 
     class Ending:
         def run(self, perform: Any) -> Any:
-            if next(turns) == turn:
+            if next(calls) == failing:
                 raise EndedError
-            return perform(office.writer, NOW)
+            return perform(builder.writer, NOW)
 
     with pytest.raises(EndedError):
         run_retention(Ending(), MONTH, "test", rows_per_batch=1)
     left = [is_expired(store, one) for one in attempts].count(True)
-    assert left == min(turn - 1, 3)
+    assert left == min(failing - 1, 3)
     assert verify_chain(store).intact
     made = run()
     assert made.left["attempts"] == 3 - left
     assert not any(is_known(store, one.document_id) for one in attempts)
 
 
-def test_a_look_changes_nothing_and_says_what_a_run_then_does(
-    store: Store, office: Any, run: Any
+def test_a_preview_changes_nothing_and_counts_what_a_run_expires(
+    store: Store, builder: Any, run: Any
 ) -> None:
     for moment in (OLD, OLD, YOUNG):
-        attempt = office.attempt(moment, crops_until=moment)
-        office.line(moment)
-    office.open_case(office.attempt(OLD).document_id)
-    office.attempt(OLD, document_id=attempt.document_id)
+        attempt = builder.attempt(moment, crops_until=moment)
+        builder.line(moment)
+    builder.open_case(builder.attempt(OLD).document_id)
+    builder.attempt(OLD, document_id=attempt.document_id)
     head = store.audit_head()
-    looked = preview(store, MONTH, NOW)
+    previewed = preview(store, MONTH, NOW)
     assert store.audit_head() == head
     made = run()
-    assert {kind.value: due.held for kind, due in looked.items()} == made.held
-    expected = {kind.value: due.rows for kind, due in looked.items()}
+    assert {kind.value: due.held for kind, due in previewed.items()} == made.held
+    expected = {kind.value: due.rows for kind, due in previewed.items()}
     # A crop that leaves with its attempt has no time of its own any more, nor has its answer.
     assert {**expected, "crops": 0, "answers": 0} == {**made.left, "crops": 0, "answers": 0}
     assert (made.left["attempts"], made.left["documents"], made.left["lines"]) == (3, 2, 2)
 
 
-def test_due_rows_are_found_by_their_indexes(store: Store, office: Any, run: Any) -> None:
+def test_due_rows_are_found_by_their_indexes(store: Store, builder: Any, run: Any) -> None:
     """Or the job would read whole tables on the writer's thread."""
     if store._engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL reads small tables whole, whatever their indexes")
@@ -206,7 +206,7 @@ def test_due_rows_are_found_by_their_indexes(store: Store, office: Any, run: Any
         "ix_idempotency_created_at",
         "ix_crops_kept_until",
     ):
-        # The look, the run's own, and what is held at its end.
+        # In the preview, in the run, and for what is held at its end.
         assert sum(name in plan for plan in plans) >= 3, name
     for table in ("enrollments", "documents", "lines", "idempotency", "crops", "opened"):
         assert not any(f"SCAN {table}'" in plan for plan in plans), table

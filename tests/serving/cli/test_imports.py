@@ -317,7 +317,9 @@ def test_the_data_itself_is_never_written_over(
     assert_refused(sosie("import", base, "--report", base, "--home", home), "overwrite the data")
     other = base.with_name("other.csv")
     shutil.copy(base, other)
-    assert_refused(sosie("import", base, "--report", other, "--home", home), "is no report")
+    assert_refused(
+        sosie("import", base, "--report", other, "--home", home), "is not an import report"
+    )
     assert base.read_bytes() == other.read_bytes() == before
 
 

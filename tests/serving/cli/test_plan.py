@@ -81,7 +81,7 @@ def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refuse
     )
     told = sosie(*SMALL, "--home", home, "--json").json
     assert any("decides up to 4 at once" in line for line in told["assumptions"])
-    assert any("none is told to come again" in line for line in told["assumptions"])
+    assert any("no enrollment is refused" in line for line in told["assumptions"])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refuse
         (("--faces", "0", "--arrivals", "1"), "faces"),
         (("--faces", "1e13", "--arrivals", "1"), "faces"),
         (("--faces", "10", "--arrivals", "-1"), "enrollments"),
-        (("--faces", "10", "--arrivals", "0"), "nobody"),
+        (("--faces", "10", "--arrivals", "0"), "no demand"),
         (("--faces", "10", "--arrivals", "1", "--p99-ms", "0"), "--p99-ms"),
         (("--faces", "10", "--arrivals", "1", "--ceiling", "1"), "--ceiling"),
         (("--faces", "10", "--arrivals", "1", "--node-cores", "0"), "--node-cores"),

@@ -16,8 +16,8 @@ from serving.demo.demo_run import run_demo
 
 
 @dataclass(frozen=True)
-class Played:
-    """A demo that has run: its exit code, what it printed, and what it left in its folder."""
+class DemoResult:
+    """A finished demo: exit code, output, and files that it left in its temporary folder."""
 
     code: int
     output: str
@@ -31,20 +31,20 @@ class Played:
 
 @pytest.fixture(scope="session")
 def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the rewritten models are kept, made once for all tests here."""
+    """Cache of the rewritten models, shared by all tests here."""
     return tmp_path_factory.mktemp("demo-cache")
 
 
 @pytest.fixture(scope="session")
-def play(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Played]:
-    """`play(faces=None, gallery_size=500, as_json=True, **environment)`."""
+def demo(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DemoResult]:
+    """`demo(faces=None, gallery_size=500, as_json=True, **environment)` runs it."""
 
     def run(
         faces: Path | None = None,
         gallery_size: int = 500,
         as_json: bool = True,
         **environment: str,
-    ) -> Played:
+    ) -> DemoResult:
         folder = tmp_path_factory.mktemp("demo-temporary")
         output = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
@@ -53,15 +53,15 @@ def play(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
             for name, value in environment.items():
                 patch.setenv(name, value)
             code = run_demo(faces=faces, gallery_size=gallery_size, as_json=as_json)
-        return Played(code, output.getvalue(), list(folder.iterdir()))
+        return DemoResult(code, output.getvalue(), list(folder.iterdir()))
 
     return run
 
 
 @pytest.fixture(scope="session")
-def played(play: Callable[..., Played]) -> Played:
+def finished(demo: Callable[..., DemoResult]) -> DemoResult:
     """The demo on the wheel's faces, in JSON."""
-    return play()
+    return demo()
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +81,7 @@ def make_folder(wheel: Source, tmp_path_factory: pytest.TempPathFactory) -> Call
 
     A name with a suffix is a single photograph, any other the folder of a person.
     """
-    pictures = {picture.label: picture for album in wheel.albums for picture in album.pictures}
+    pictures = {picture.label: picture for person in wheel.people for picture in person.pictures}
 
     def make(people: dict[str, str]) -> Path:
         root = tmp_path_factory.mktemp("faces")

@@ -1,5 +1,3 @@
-""""""
-
 from __future__ import annotations
 
 import io
@@ -20,7 +18,7 @@ from engine.errors import RequestError
 from engine.matching.documents import Document, FormAuthority, check_documents
 from engine.reasons import Reason
 from serving.demo.data import (
-    MOST_PHOTOGRAPHS,
+    MAX_PHOTOGRAPHS,
     Picture,
     blur,
     encode_png,
@@ -29,17 +27,17 @@ from serving.demo.data import (
     make_document,
     open_folder,
     open_wheel,
-    take_again,
+    retake,
 )
 
 
 def test_the_wheel_brings_every_face_once(wheel: Any) -> None:
-    labels = [picture.label for album in wheel.albums for picture in album.pictures]
+    labels = [picture.label for person in wheel.people for picture in person.pictures]
     assert len(labels) == len(set(labels)) == 101
-    assert [len(album.pictures) for album in wheel.albums[:4]] == [4, 2, 1, 1]
+    assert [len(person.pictures) for person in wheel.people[:4]] == [4, 2, 1, 1]
 
 
-def test_without_scikit_image_one_line_says_what_to_install(
+def test_without_scikit_image_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
@@ -54,8 +52,8 @@ def test_people_with_most_photographs_come_first_and_no_more_than_four_are_read(
     folder = make_folder(
         {"ann": "face 1", "bob": four, "cat": f"{four}, face 2", "d.png": "face 3"}
     )
-    albums = open_folder(folder).albums
-    assert [(album.label, len(album.pictures)) for album in albums] == [
+    people = open_folder(folder).people
+    assert [(person.label, len(person.pictures)) for person in people] == [
         ("bob", 4),
         ("cat", 4),
         ("ann_0001", 1),
@@ -64,10 +62,10 @@ def test_people_with_most_photographs_come_first_and_no_more_than_four_are_read(
 
 
 def test_of_a_large_folder_no_more_than_a_hundred_photographs_are_read(tmp_path: Path) -> None:
-    for number in range(MOST_PHOTOGRAPHS + 5):
+    for number in range(MAX_PHOTOGRAPHS + 5):
         (tmp_path / f"{number}.png").write_bytes(b"any")
-    albums = open_folder(tmp_path).albums
-    assert sum(len(album.pictures) for album in albums) == MOST_PHOTOGRAPHS
+    people = open_folder(tmp_path).people
+    assert sum(len(person.pictures) for person in people) == MAX_PHOTOGRAPHS
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -79,20 +77,18 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def astronaut(wheel: Any) -> Picture:
-    found: Picture = next(album.pictures[0] for album in wheel.albums if album.label == "astronaut")
+    found: Picture = next(one.pictures[0] for one in wheel.people if one.label == "astronaut")
     return found
 
 
-def test_an_enlarged_picture_has_each_side_as_many_times_as_long() -> None:
+def test_enlarging_multiplies_each_side_by_the_factor() -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     with Image.open(io.BytesIO(enlarge(grey, 6))) as image:
         assert image.size == (24, 18)
 
 
-def test_a_photograph_taken_again_is_another_picture_of_the_same_face(
-    astronaut: Picture, extractor: Any
-) -> None:
-    again = [take_again(astronaut, serial) for serial in (1, 2, 3)]
+def test_a_retake_is_another_picture_of_the_same_face(astronaut: Picture, extractor: Any) -> None:
+    again = [retake(astronaut, serial) for serial in (1, 2, 3)]
     assert all(one.is_made for one in again)
     assert len({one.data for one in again} | {astronaut.data}) == 4
     extracted = extractor.extract([astronaut.data, *(one.data for one in again)])
@@ -109,13 +105,13 @@ def test_a_blurred_photograph_is_refused_by_quality(astronaut: Picture, extracto
     assert blurred.is_made
 
 
-def test_a_rotated_photograph_is_taken_again_upright() -> None:
+def test_a_retake_of_a_rotated_photograph_is_upright() -> None:
     pixels = np.zeros((20, 40, 3), np.uint8)
     sideways = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(sideways, "JPEG", exif=exif)
-    again = take_again(Picture("sideways", sideways.getvalue()), 1)
+    again = retake(Picture("sideways", sideways.getvalue()), 1)
     with Image.open(io.BytesIO(again.data)) as image:
         assert image.height > image.width
     assert encode_png(pixels[:, :, 0])

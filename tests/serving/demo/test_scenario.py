@@ -5,54 +5,54 @@ from typing import Any
 import pytest
 
 from engine.errors import RequestError
-from serving.demo.data import Album, Picture, Source
-from serving.demo.scenario import choose_cast
+from serving.demo.data import Person, Picture, Source
+from serving.demo.scenario import choose_participants
 
 VERIFY = 0.44
 
 
 def find(wheel: Any, *labels: str) -> tuple[Picture, ...]:
-    pictures = {picture.label: picture for album in wheel.albums for picture in album.pictures}
+    pictures = {picture.label: picture for person in wheel.people for picture in person.pictures}
     return tuple(pictures[label] for label in labels)
 
 
-def test_one_person_under_two_labels_is_cast_once(wheel: Any, extractor: Any) -> None:
+def test_one_person_under_two_labels_takes_part_once(wheel: Any, extractor: Any) -> None:
     source = Source(
         "test",
         (
-            Album("first", find(wheel, "face 0", "face 90")),
-            Album("the same", find(wheel, "face 36", "face 73")),
-            Album("second", find(wheel, "face 3")),
-            Album("third", find(wheel, "astronaut")),
+            Person("first", find(wheel, "face 0", "face 90")),
+            Person("the same", find(wheel, "face 36", "face 73")),
+            Person("second", find(wheel, "face 3")),
+            Person("third", find(wheel, "astronaut")),
         ),
     )
-    cast = choose_cast(source, extractor, VERIFY)
-    assert [person.label for person in cast.people] == ["first", "second", "third"]
+    participants = choose_participants(source, extractor, VERIFY)
+    assert [person.label for person in participants.people] == ["first", "second", "third"]
 
 
-def test_missing_photographs_are_made_and_fit(wheel: Any, extractor: Any) -> None:
+def test_missing_photographs_are_derived_and_fit(wheel: Any, extractor: Any) -> None:
     source = Source(
         "test",
-        tuple(Album(label, find(wheel, label)) for label in ("face 0", "face 3", "astronaut")),
+        tuple(Person(label, find(wheel, label)) for label in ("face 0", "face 3", "astronaut")),
     )
-    cast = choose_cast(source, extractor, VERIFY)
-    assert [len(person.pictures) for person in cast.people] == [4, 2, 2]
-    for person in cast.people:
+    participants = choose_participants(source, extractor, VERIFY)
+    assert [len(person.pictures) for person in participants.people] == [4, 2, 2]
+    for person in participants.people:
         assert [picture.is_made for picture in person.pictures][:2] == [False, True]
         extracted = extractor.extract([picture.data for picture in person.pictures])
         assert all(one.problems == () for one in extracted)
         assert all(one.vector @ extracted[0].vector > VERIFY for one in extracted)
 
 
-def test_unfit_photographs_are_counted_and_not_cast(wheel: Any, extractor: Any) -> None:
+def test_unfit_photographs_are_counted_and_left_out(wheel: Any, extractor: Any) -> None:
     (empty,) = find(wheel, "face 30")
     source = Source(
         "test",
         (
-            Album("broken", (Picture("broken", b""),)),
-            Album("nobody", (empty,)),
-            Album("astronaut", find(wheel, "astronaut")),
+            Person("broken", (Picture("broken", b""),)),
+            Person("nobody", (empty,)),
+            Person("astronaut", find(wheel, "astronaut")),
         ),
     )
     with pytest.raises(RequestError, match="1 of 3 photographs are fit, people found: 1"):
-        choose_cast(source, extractor, VERIFY)
+        choose_participants(source, extractor, VERIFY)

@@ -14,8 +14,8 @@ from PIL import Image
 from engine.errors import SealBroken
 from engine.matching.documents import Document
 from engine.matching.requests import EnrollmentRequest, Sample
+from engine.matching.sampling import CropPolicy, Keep, seal_crop
 from engine.registry.vault import Vault
-from engine.retention.crops import CropPolicy, Keep, seal_crop
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -53,7 +53,7 @@ def attempt(vault: Vault, face: Any, *, with_crops: bool = True) -> EnrollmentRe
         (Keep.ALL, False, 2),
     ],
 )
-def test_crops_are_kept_of_those_attempts_alone_that_the_policy_names(
+def test_crops_are_kept_only_of_the_attempts_that_the_policy_names(
     keep: Keep, has_case: bool, kept: int, vault: Vault, face: Any
 ) -> None:
     policy = CropPolicy(keep, 7 * DAY)
@@ -77,7 +77,7 @@ def test_an_attempt_without_crops_leaves_none(vault: Vault, face: Any) -> None:
     assert CropPolicy(Keep.ALL).choose(vault, request, "e", True, NOW) == []
 
 
-def test_on_its_way_a_crop_is_sealed_and_shows_nowhere(vault: Vault, face: Any) -> None:
+def test_a_crop_on_its_way_to_the_registrar_is_sealed(vault: Vault, face: Any) -> None:
     request = attempt(vault, face)
     image = CropPolicy(Keep.ALL).choose(vault, request, "e", True, NOW)[0].image
     assert image not in pickle.dumps(request)

@@ -1,4 +1,4 @@
-"""Whatever the schedule, the clock and the size of a batch: the job against a model of it."""
+"""Schedules by kind, and the job against a model of any schedule, clock and batch size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,41 @@ from hypothesis import strategies as st
 from engine.reasons import Decision
 from engine.registry.audit import verify_chain
 from engine.registry.records import DocumentStatus
+from engine.registry.retention import Kind
 from engine.registry.store import Store
-from engine.retention.job import LoneWriter, Schedule, run_retention
+from engine.retention.job import DirectRunner, Schedule, run_retention
 from tests.engine.retention.conftest import DAY, NOW, is_expired, is_known
+
+
+def test_each_kind_has_its_own_time_and_documents_the_soonest_of_attempts() -> None:
+    until = Schedule(attempts=3 * DAY, reviews=4 * DAY, lines=2 * DAY, answers=DAY).until(NOW)
+    assert until == {
+        Kind.ATTEMPTS: NOW - 3 * DAY,
+        Kind.REVIEWS: NOW - 4 * DAY,
+        Kind.DOCUMENTS: NOW - 3 * DAY,
+        Kind.LINES: NOW - 2 * DAY,
+        Kind.ANSWERS: NOW - DAY,
+        Kind.CROPS: NOW,
+    }
+
+
+def test_crops_alone_leave_where_nothing_is_set() -> None:
+    assert Schedule().until(NOW) == {Kind.CROPS: NOW}
+
+
+def test_attempts_leave_before_the_documents_that_stand_on_them() -> None:
+    kinds = list(Schedule(attempts=DAY, reviews=DAY, lines=DAY, answers=DAY).until(NOW))
+    assert kinds == list(Kind)
+
+
+def test_documents_have_the_time_of_whichever_attempts_leave() -> None:
+    assert Schedule(reviews=DAY).until(NOW)[Kind.DOCUMENTS] == NOW - DAY
+    assert Kind.DOCUMENTS not in Schedule(lines=DAY).until(NOW)
 
 
 @dataclass
 class Model:
-    """What must be there, by the words of the schedule alone."""
+    """What must remain, by the definition of the schedule alone."""
 
     attempts: list[tuple[Any, datetime, Decision, bool]] = field(default_factory=list)
     lines: list[tuple[str, datetime, bool]] = field(default_factory=list)
@@ -27,10 +54,10 @@ class Model:
     answered: set[bytes] = field(default_factory=set)
 
     def run(self, schedule: Schedule, now: datetime) -> None:
-        stays = {Decision.REJECTED: schedule.attempts, Decision.REVIEW: schedule.reviews}
+        periods = {Decision.REJECTED: schedule.attempts, Decision.REVIEW: schedule.reviews}
         for attempt, moment, decision, is_held in self.attempts:
-            stay = stays.get(decision)
-            if stay is not None and moment + stay <= now and not is_held:
+            period = periods.get(decision)
+            if period is not None and moment + period <= now and not is_held:
                 self.gone |= {attempt.id, attempt.document_id}
                 self.answered.discard(attempt.scope)
             if schedule.answers is not None and moment + schedule.answers <= now:
@@ -42,8 +69,8 @@ class Model:
 
 # Exactly at the edge as often as anywhere.
 EDGES = st.sampled_from([DAY, 30 * DAY])
-STAYS = st.none() | EDGES | st.timedeltas(timedelta(0), 40 * DAY)
-SCHEDULES = st.builds(Schedule, attempts=STAYS, reviews=STAYS, lines=STAYS, answers=STAYS)
+PERIODS = st.none() | EDGES | st.timedeltas(timedelta(0), 40 * DAY)
+SCHEDULES = st.builds(Schedule, attempts=PERIODS, reviews=PERIODS, lines=PERIODS, answers=PERIODS)
 AGES = EDGES | st.timedeltas(timedelta(0), 60 * DAY)
 ROWS = st.lists(
     st.tuples(AGES, st.sampled_from(list(Decision)), st.booleans()), min_size=1, max_size=3
@@ -59,7 +86,7 @@ ROWS = st.lists(
     batch=st.integers(1, 4),
 )
 def check_schedule(
-    office: Any,
+    builder: Any,
     store: Store,
     model: Model,
     rows: Any,
@@ -70,18 +97,18 @@ def check_schedule(
 ) -> None:
     now = NOW + drift
     for age, decision, is_held in rows:
-        attempt = office.attempt(NOW - age, decision)
+        attempt = builder.attempt(NOW - age, decision)
         if is_held:
-            office.open_case(attempt.document_id)
+            builder.open_case(attempt.document_id)
         model.attempts.append((attempt, NOW - age, decision, is_held))
         model.answered.add(attempt.scope)
     for age, is_held in lines:
-        document_id = office.document(DocumentStatus.ACTIVE)
-        line = office.line(NOW - age, document_id)
+        document_id = builder.document(DocumentStatus.ACTIVE)
+        line = builder.line(NOW - age, document_id)
         if is_held:
-            office.open_case(document_id)
+            builder.open_case(document_id)
         model.lines.append((line, NOW - age, is_held))
-    run_retention(LoneWriter(office.writer, lambda: now), schedule, "test", rows_per_batch=batch)
+    run_retention(DirectRunner(builder.writer, lambda: now), schedule, "test", rows_per_batch=batch)
     model.run(schedule, now)
     for attempt, *_ in model.attempts:
         assert is_expired(store, attempt) == (attempt.id in model.gone)
@@ -92,9 +119,9 @@ def check_schedule(
     assert set(shown) == {line for line, *_ in model.lines} - model.gone
 
 
-def test_whatever_the_schedule_and_the_clock_all_that_is_due_leaves_and_nothing_younger(
-    office: Any, store: Store
+def test_under_any_schedule_and_clock_exactly_what_is_due_expires(
+    builder: Any, store: Store
 ) -> None:
     model = Model()
-    check_schedule(office, store, model)
+    check_schedule(builder, store, model)
     assert verify_chain(store).intact
