@@ -127,7 +127,7 @@ def test_a_review_without_a_case_leaves_by_its_decision(
     record = store.enrollment(old.id)
     assert (record.decision, record.reasons) == ("review", ("NAME_MISMATCH",))
     assert set(record.evidence["inputs"]) == {"thresholds", "searched"}
-    assert (store.answers([old.scope]), store.crops(old.id)) == ({}, [])
+    assert (store.answers([old.scope]), store.cases.crops(old.id)) == ({}, [])
     with pytest.raises(NotFound, match="left by retention"):
         replay(record)
     assert [is_known(store, one.document_id) for one in (old, young)] == [False, True]
@@ -187,7 +187,7 @@ def test_the_review_of_a_holder_leaves_and_the_document_stays(
 
 
 def read_notes(store: Store, case_id: str) -> list[str]:
-    return [one.text for one in store.case_notes(case_id) if one.kind is NoteKind.NOTE]
+    return [one.text for one in store.cases.notes(case_id) if one.kind is NoteKind.NOTE]
 
 
 def test_texts_leave_with_the_last_document_that_their_case_names(
@@ -202,7 +202,7 @@ def test_texts_leave_with_the_last_document_that_their_case_names(
     run(now=NOW + (YOUNG - OLD))
     assert not is_known(store, second.document_id)
     assert read_notes(store, case.id) == [""]
-    assert store.case(case.id).document_ids == case.document_ids
+    assert store.cases.get(case.id).document_ids == case.document_ids
 
 
 def test_texts_stay_while_the_case_names_a_holder_and_those_of_others_stay(
