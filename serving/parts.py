@@ -71,7 +71,7 @@ class Gate(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parts:
     """The parts of one ingress; `store` is read only, the desk alone writes."""
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import httpx
 import msgpack
 import pytest
-from pydantic import BaseModel
 
-from serving.api.routes.operations import KeyAnswer, ReadyAnswer, VersionAnswer
-from serving.api.schemas.documents import ErasureAnswer
-from serving.api.schemas.enrollments import EnrollmentAnswer, EnrollmentRecordAnswer
-from serving.api.schemas.identifications import IdentificationAnswer
-from serving.api.schemas.lines import ClosedLineAnswer, DisputeAnswer, LinesAnswer
-from serving.api.schemas.matching import MatchAnswer, TemplatesAnswer
-from serving.api.schemas.verifications import VerificationAnswer
 from serving.client import (
     Activation,
     ApiError,
@@ -312,82 +302,6 @@ def test_nothing_personal_and_no_key_shows_in_a_text(
         "=b'",
     ):
         assert secret not in shown
-
-
-PAIRS = [
-    (EnrollmentAnswer, models.Enrollment),
-    (EnrollmentRecordAnswer, models.EnrollmentRecord),
-    (MatchAnswer, models.MatchAnswer),
-    (TemplatesAnswer, models.Templates),
-    (VerificationAnswer, models.Verification),
-    (IdentificationAnswer, models.Identification),
-    (LinesAnswer, models.HolderLines),
-    (DisputeAnswer, models.Dispute),
-    (ClosedLineAnswer, models.ClosedLine),
-    (ErasureAnswer, models.ErasureCertificate),
-    (ReadyAnswer, models.Readiness),
-    (VersionAnswer, models.Version),
-    (KeyAnswer, models.KeyHolder),
-]
-
-
-def strip(hint: Any) -> Any:
-    """A type without annotations, `None`, lists and dictionaries around it."""
-    if get_origin(hint) is Annotated:
-        return strip(get_args(hint)[0])
-    if get_origin(hint) in {Union, UnionType}:
-        return strip(next(one for one in get_args(hint) if one is not type(None)))
-    if get_origin(hint) in {list, tuple}:
-        return strip(get_args(hint)[0])
-    if get_origin(hint) is dict:
-        return strip(get_args(hint)[1])
-    return hint
-
-
-def is_optional(hint: Any) -> bool:
-    if get_origin(hint) is Annotated:
-        return is_optional(get_args(hint)[0])
-    return get_origin(hint) in {Union, UnionType} and type(None) in get_args(hint)
-
-
-def compare(model: type[BaseModel], kind: Any) -> None:
-    ours = {field.name: field for field in dataclasses.fields(kind)}
-    hints = get_type_hints(kind)
-    assert ours.keys() == model.model_fields.keys(), kind
-    for name, theirs in model.model_fields.items():
-        assert is_optional(hints[name]) or not is_optional(theirs.annotation), (kind, name)
-        if not theirs.is_required():
-            assert ours[name].default is not dataclasses.MISSING, (kind, name)
-        inner = strip(theirs.annotation)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            compare(inner, strip(hints[name]))
-
-
-@pytest.mark.parametrize(("model", "kind"), PAIRS)
-def test_an_answer_has_the_fields_that_the_service_documents(
-    model: type[BaseModel], kind: Any
-) -> None:
-    compare(model, kind)
-
-
-def test_every_answer_of_the_client_is_compared() -> None:
-    reached = set()
-
-    def reach(kind: Any) -> None:
-        if dataclasses.is_dataclass(kind):
-            reached.add(kind)
-            for hint in get_type_hints(kind).values():
-                reach(strip(hint))
-
-    for _, kind in PAIRS:
-        reach(kind)
-    known = {
-        kind
-        for module in (models, models)
-        for kind in vars(module).values()
-        if dataclasses.is_dataclass(kind)
-    }
-    assert known == reached
 
 
 def test_moments_numbers_and_nests_are_read() -> None:
