@@ -36,7 +36,8 @@ from engine.matching.sampling import take_samples
 from engine.registry.records import utc_now
 from serving.access.authorization import Role
 from serving.compose import Deployment
-from serving.ingress.templates import SealedTemplates, read_token
+from serving.ingress.templates import SealedTemplates
+from serving.wire.fields import Template
 
 PHOTOGRAPHS_A_THREAD = 16
 """As many as a thread of the extractor embeds at once."""
@@ -150,7 +151,7 @@ class IssuedTemplates:
     ) -> list[NDArray[np.float32] | None]:
         """The rotated unit vector float32[d] of each, None for one that is none."""
         opened: list[NDArray[np.float32] | None] = [None] * len(tokens)
-        sealed = [read_token(token) for token in tokens]
+        sealed = [Template.read(token) for token in tokens]
         tenants = [f"carrier:{carrier}" for carrier in carriers]
         for tenant in (*dict.fromkeys(tenants), f"role:{Role.OPERATOR}"):
             places = [

@@ -18,7 +18,7 @@ from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import Tracer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parts:
     """The parts of one ingress; `store` is read only, the registrar alone writes."""
 

@@ -1,4 +1,4 @@
-"""The gate of an ingress: which key calls, whether it is in force, and whether it may go on now."""
+"""Authentication: which key calls, whether it is in force, and whether its rate lets it go on."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from typing import TypeVar
 from engine.errors import NotFound
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, utc_now
-from serving.access.authorization import Principal, Role
+from serving.access.authorization import MIN_BURST, Principal, Role
 from serving.access.keys import PresentedKey, digest_key, is_issued_id, parse_key
 from serving.errors import RateLimited, Unauthenticated
 
-# Rates: how many items a key may ask for, as a bucket of tokens that fills steadily.
+MAX_KNOWN = 10_000
+"""So many keys, and so many ids that no key has, are remembered at most."""
+UNKNOWN_PER_S = 100.0
+"""So many ids that were not seen to be a key before are looked up in a second."""
 
-MIN_BURST = 256
-"""The largest batch that one call may bring passes a full bucket whole."""
-
+_Value = TypeVar("_Value")
+_REFUSAL = "no key, or not one in force: send it as Authorization: Bearer sosie_…"
 _ROUNDING = 1e-9
 
 
@@ -56,15 +58,6 @@ class TokenBucket:
             return missing / self.rate
         self._tokens = tokens - items
         return 0.0
-
-
-MAX_KNOWN = 10_000
-"""So many keys, and so many ids that no key has, are remembered at most."""
-UNKNOWN_PER_S = 100.0
-"""So many ids that were not seen to be a key before are looked up in a second."""
-
-_Value = TypeVar("_Value")
-_REFUSAL = "no key, or not one in force: send it as Authorization: Bearer sosie_…"
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Who may do what, to whose rows: the only place where it is decided.
+"""Who calls, and what that role may do, to whose rows: the only place where it is decided.
 
 What a role may not do is `Forbidden`; what a tenant may not see is `NotFound`, as if it were not.
 """
@@ -9,12 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from engine.errors import NotFound
-from engine.registry.records import EnrollmentRecord
 from serving.errors import Forbidden, Malformed
 
-# Who calls: what a key stands for.
+if TYPE_CHECKING:
+    # Commands that only name a role need no registry.
+    from engine.registry.records import EnrollmentRecord
+
+MIN_BURST = 256
+"""So many items a key may ask for at once, however low its rate: the largest batch of one call."""
 
 
 class Role(StrEnum):

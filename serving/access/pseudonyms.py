@@ -12,11 +12,12 @@ from typing import Any
 from engine.reasons import Decision, Reason
 from engine.registry.vault import Vault
 from serving.access.authorization import Principal, scope_of
+from serving.wire.matching import Candidate
 
 HOLDER_LENGTH = 32
 """Hex digits: 128 bits."""
 
-ShowCandidate = Callable[[str, int, float], dict[str, Any]]
+ShowCandidate = Callable[[str, int, float], Candidate]
 """A look-alike as an answer shows it: document's id, reference's id, score."""
 
 
@@ -31,8 +32,8 @@ def choose_candidates(principal: Principal, vault: Vault) -> ShowCandidate:
     if carrier is None:
         return _show_ids
 
-    def show(document_id: str, _reference_id: int, score: float) -> dict[str, Any]:
-        return {"holder": name_holder(vault, carrier, document_id), "score": score}
+    def show(document_id: str, _reference_id: int, score: float) -> Candidate:
+        return Candidate(holder=name_holder(vault, carrier, document_id), score=score)
 
     return show
 
@@ -62,10 +63,5 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
     return shown
 
 
-def _show_ids(document_id: str, reference_id: int, score: float) -> dict[str, Any]:
-    return {
-        "holder": None,
-        "document_id": document_id,
-        "reference_id": reference_id,
-        "score": score,
-    }
+def _show_ids(document_id: str, reference_id: int, score: float) -> Candidate:
+    return Candidate(holder=None, document_id=document_id, reference_id=reference_id, score=score)

@@ -1,100 +1,98 @@
-"""The application of an ingress: routes over its parts, the edge around them."""
+"""The application of an ingress: the table of endpoints over its parts, the middleware around."""
 
 from __future__ import annotations
 
 from functools import cache
 from threading import Lock
+from typing import Any
 
-from fastapi import FastAPI
-from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
-from starlette.requests import Request
+from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, Match, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.api.body import JSON, encode
-from serving.api.middleware import Edge
+from serving.access.authorization import authorize
+from serving.api.body import JSON
+from serving.api.dependencies import admit, read_idempotency_key
+from serving.api.endpoints import ENDPOINTS, Endpoint
+from serving.api.middleware import RequestMiddleware
 from serving.api.openapi import build_document
-from serving.api.routes.audits import add_audits
-from serving.api.routes.cases import add_cases
-from serving.api.routes.crops import add_crops
-from serving.api.routes.documents import add_documents
-from serving.api.routes.enrollments import add_enrollments
-from serving.api.routes.identifications import add_identifications
-from serving.api.routes.lines import add_lines
-from serving.api.routes.matching import match_routes
-from serving.api.routes.operations import add_operations
-from serving.api.routes.people import add_people
-from serving.api.routes.sweeps import add_sweeps
-from serving.api.routes.thresholds import add_thresholds
-from serving.api.routes.verifications import add_verifications
-from serving.console.routes import add_console
+from serving.api.request import SCOPE_KEY, Answer, Request
+from serving.console.routes import page_routes
 from serving.parts import Parts
-
-_SUBJECTS = (
-    add_enrollments,
-    add_crops,
-    add_verifications,
-    add_identifications,
-    add_lines,
-    add_documents,
-    add_people,
-    add_cases,
-    add_sweeps,
-    add_thresholds,
-    add_audits,
-    add_operations,
-    add_console,
-)
-
-
-class _Routes(FastAPI):
-    """The framework without its own error answers: whatever is raised reaches the edge."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        return AsyncExitStackMiddleware(self.router)
+from serving.wire.codec import encode_json
 
 
 def build_app(parts: Parts) -> ASGIApp:
     """The ASGI application over these parts; it starts nothing and closes nothing."""
-    app = _Routes(
-        title="Sosie",
-        version=parts.version,
-        # The document is made once, when it is first asked for, in a thread: it takes as long as
-        # all else here. And the framework's pages of it would load scripts from elsewhere.
-        openapi_url=None,
-        redirect_slashes=False,
-        # The framework's own spans and logs hold paths, bodies and the text of errors.
-        telemetry={
-            "tracing": False,
-            "metrics": False,
-            "logs": False,
-            "operation_spans": False,
-            "auto_configure": False,
-        },
-    )
-    for add in _SUBJECTS:
-        add(app.router, parts)
-    routes, direct = tuple(app.router.routes), match_routes(parts)
-
-    making = Lock()
-
-    @cache
-    def make_document() -> bytes:
-        return encode(build_document(routes, direct, parts.version), JSON)
-
-    def show_document(request: Request) -> Response:
-        del request
-        # Whoever asks meanwhile waits for it: the cache alone would let each make one.
-        with making:
-            document = make_document()
-        return Response(document, media_type=JSON)
-
-    app.router.add_route("/openapi.json", show_document, methods=["GET"], include_in_schema=False)
-    return Edge(
-        app,
+    apps = [(endpoint, _Operation(parts, endpoint)) for endpoint in ENDPOINTS]
+    routes: list[BaseRoute] = [
+        _Route(one.path, app, methods=[one.method]) for one, app in apps if not one.is_direct
+    ]
+    pages = [("/openapi.json", _document_route(parts)), *page_routes()]
+    routes += [_Route(path, show) for path, show in pages]
+    return RequestMiddleware(
+        Router(routes, redirect_slashes=False),
         settings=parts.settings,
         meter=parts.meter,
         log=parts.log,
         tracer=parts.tracer,
-        direct={route.path: route.app for route in direct},
+        direct={one.path: app for one, app in apps if one.is_direct},
     )
+
+
+class _Route(Route):
+    """A route that says in the scope which one it is, and takes no method but its own."""
+
+    def __init__(self, path: str, endpoint: Any, methods: list[str] | None = None) -> None:
+        super().__init__(path, endpoint, methods=methods or ["GET"])
+        if self.methods is not None:
+            self.methods.discard("HEAD")
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        found, child = super().matches(scope)
+        return found, {**child, "route": self}
+
+
+class _Operation:
+    """An endpoint as an ASGI application: who may, what is given, what is answered."""
+
+    def __init__(self, parts: Parts, endpoint: Endpoint) -> None:
+        self._parts, self._endpoint = parts, endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del receive, send
+        parts, endpoint = self._parts, self._endpoint
+        request: Request = scope[SCOPE_KEY]
+        if endpoint.needs_key:
+            await admit(parts, request)
+        if endpoint.action is not None:
+            authorize(request.caller, endpoint.action)
+        if endpoint.needs_idempotency_key:
+            read_idempotency_key(request)
+        given: list[Any] = []
+        if endpoint.query is not None:
+            given.append(request.read_query(endpoint.query))
+        if endpoint.body is not None:
+            given.append(await request.read(endpoint.body))
+        answer = await endpoint.handle(parts, request, *given, **scope.get("path_params", {}))
+        if not isinstance(answer, Answer):
+            answer = Answer(answer, endpoint.status)
+        await request.answer(answer)
+
+
+def _document_route(parts: Parts) -> Any:
+    making = Lock()
+
+    @cache
+    def make_document() -> bytes:
+        return encode_json(build_document(parts.version))
+
+    def show_document(request: StarletteRequest) -> Response:
+        del request
+        # Who asks meanwhile waits for it: the cache alone would let each make one.
+        with making:
+            document = make_document()
+        return Response(document, media_type=JSON)
+
+    return show_document

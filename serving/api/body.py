@@ -1,24 +1,23 @@
-"""The types that bodies have: JSON, MessagePack and forms in, JSON and MessagePack out.
+"""Bodies: JSON, MessagePack and forms in, JSON and MessagePack out.
 
-What is decoded is plain (dict, list, str, bytes, numbers, None) and bounded in how much larger
-than its body it may grow. In JSON, bytes are base64 (RFC 4648, section 4). `Call.read_body` reads
-the bytes.
+What is read is bounded in how much larger than its body it may grow. Everything stays in memory: a
+face never lies in the clear on a disk. An error names the field, never its value.
 """
 
 from __future__ import annotations
 
 import asyncio
-import binascii
-import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, datetime
+from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Any, ParamSpec, TypeVar
+from types import NoneType, UnionType
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgpack
-import pydantic_core
+import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -30,6 +29,12 @@ from serving.errors import (
     TooManyItems,
     TypeUnsupported,
 )
+from serving.wire.codec import Invalid, decode_msgpack, encode_json, encode_msgpack, read
+from serving.wire.fields import Template
+from serving.wire.matching import MatchRequest, TemplatesRequest
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -47,7 +52,21 @@ MAX_CONTAINERS = 4096
 MAX_ELEMENTS = 65_536
 MAX_ARRAY = 512
 MAX_KEYS = 64
-_SMALL_BODY = 4096
+_SMALL_JSON = 4096
+
+_NATIVE: frozenset[type[Any]] = frozenset({MatchRequest, TemplatesRequest})
+"""Read straight from MessagePack: every value in them has a type of msgspec's own, so that no
+structure is made which the type does not have."""
+
+BODIES_HELD = 8
+"""So many of the largest bodies an ingress holds at once, or as many more as are smaller."""
+LARGE_BYTES = 256 * 1024
+"""A smaller body costs the event loop less than a thread does."""
+
+# What is decoded takes memory besides its body: a few at a time.
+_threads = ThreadPoolExecutor(2, "decoder")
+
+# -- Types ------------------------------------------------------------------------------------
 
 
 def parse_type(content_type: str | None) -> str:
@@ -71,38 +90,187 @@ def _is_utf8(parameters: str) -> bool:
     return True
 
 
-def decode(content_type: str | None, body: bytes) -> Any:
-    """What a body says.
+def choose_type(accept: str | None, content_type: str | None) -> str:
+    """The type of the answer; the request's own where the client takes both alike.
+
+    `NotAcceptable` where the client takes neither.
+    """
+    return _choose(accept or "", _own_type(content_type))
+
+
+def _own_type(content_type: str | None) -> str:
+    if content_type is None or content_type == JSON:
+        return JSON
+    name = content_type.partition(";")[0].strip().lower()
+    return MSGPACK if name in _MSGPACK_NAMES else JSON
+
+
+@lru_cache(maxsize=64)
+def _choose(accept: str, own: str) -> str:
+    if not accept.strip():
+        return own
+    wanted = _read_accept(accept)
+    other = MSGPACK if own == JSON else JSON
+    own_weight, other_weight = (_weigh(wanted, kind) for kind in (own, other))
+    if own_weight == other_weight == 0:
+        raise NotAcceptable(f"answers are {JSON} or {MSGPACK}: accept one of them")
+    return own if own_weight >= other_weight else other
+
+
+def _weigh(wanted: Mapping[str, float], kind: str) -> float:
+    # The most specific range counts (RFC 9110, 12.5.1).
+    return next((wanted[name] for name in _RANGES[kind] if name in wanted), 0.0)
+
+
+def _read_accept(accept: str) -> dict[str, float]:
+    wanted: dict[str, float] = {}
+    for item in accept[:1024].split(","):
+        name, *parameters = (part.strip().lower() for part in item.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    weight = min(max(float(parameter[2:]), 0.0), 1.0)
+                except ValueError:
+                    weight = 0.0
+        if name:
+            wanted[name] = max(weight, wanted.get(name, 0.0))
+    return wanted
+
+
+# -- Lengths and memory -----------------------------------------------------------------------
+
+
+def read_length(headers: Mapping[bytes, bytes], limit_bytes: int) -> int | None:
+    """The Content-Length, None where there is none.
+
+    `BodyTooLarge`, `Malformed`, and `TypeUnsupported` for a compressed body.
+    """
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise TypeUnsupported("a compressed body is not read: send it without Content-Encoding")
+    given = headers.get(b"content-length")
+    if given is None:
+        return None
+    if not given.isdigit():
+        raise Malformed("the Content-Length is not one whole number")
+    if len(given) > 15 or int(given) > limit_bytes:
+        raise too_large(limit_bytes)
+    return int(given)
+
+
+def too_large(limit_bytes: int) -> BodyTooLarge:
+    """What a client is told whose body is larger."""
+    return BodyTooLarge(f"the body is larger than {limit_bytes / 2**20:g} MiB: send less at once")
+
+
+class BodyBudget:
+    """Bytes of bodies that may still be held, and who holds the others; for one event loop.
+
+    No key holds more than is free besides: one alone takes half, the next a quarter, so that
+    however slowly others send, the next key finds some left.
+    """
+
+    __slots__ = ("_held", "_left")
+
+    def __init__(self, max_body_mib: float) -> None:
+        self._left = BODIES_HELD * int(max_body_mib * 2**20)
+        self._held: defaultdict[str, int] = defaultdict(int)
+
+    def take(self, size_bytes: int, key_id: str) -> None:
+        """`Busy` where this key, or all others, hold too much."""
+        if self._held[key_id] + size_bytes > self._left - size_bytes:
+            self._forget(key_id)
+            raise Busy("the bodies of other requests fill the memory set aside: try again later")
+        self._left -= size_bytes
+        self._held[key_id] += size_bytes
+
+    def give_back(self, size_bytes: int, key_id: str) -> None:
+        self._left += size_bytes
+        self._held[key_id] -= size_bytes
+        self._forget(key_id)
+
+    def _forget(self, key_id: str) -> None:
+        if not self._held[key_id]:
+            del self._held[key_id]
+
+
+async def work_apart(size_bytes: int, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
+    """The result of work on a body of this size; a large one is worked on in a thread."""
+    if size_bytes <= LARGE_BYTES:
+        return work(*given, **more)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads, partial(work, *given, **more))
+
+
+# -- Reading and writing ----------------------------------------------------------------------
+
+
+def encode(value: object, media_type: str) -> bytes:
+    """An answer in JSON or MessagePack."""
+    return encode_msgpack(value) if media_type == MSGPACK else encode_json(value)
+
+
+def decode(content_type: str | None, body: bytes, kind: type[T]) -> T:
+    """A body as this type.
 
     `Malformed` where it is not what its type says, `TooManyItems` where it holds more than any
     request needs, `TypeUnsupported`.
     """
-    match parse_type(content_type):
-        case "application/msgpack":
-            return decode_msgpack(body)
-        case "application/json":
-            return decode_json(body)
-        case _:
-            return decode_form(content_type or "", body)
+    media_type = parse_type(content_type)
+    if media_type == MSGPACK and kind in _NATIVE:
+        # What is refused here is read again below: a text may stand where binary is expected.
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return decode_msgpack(body, kind)
+    if media_type == MSGPACK:
+        value = unpack(body)
+    elif media_type == JSON:
+        value = _read_json(body)
+    else:
+        value = decode_form(content_type or "", body)
+    _read_templates(value)
+    try:
+        return read(value, kind)
+    except Invalid as error:
+        raise describe_invalid(error, kind) from None
 
 
-def decode_json(body: bytes) -> Any:
-    """JSON (RFC 8259) without NaN and Infinity."""
-    if len(body) > _SMALL_BODY:
-        # Nothing of base64 is counted here.
+def decode_query(query: Mapping[str, str], kind: type[T]) -> T:
+    """A query string as this type; `Malformed`."""
+    try:
+        return read(query, kind, is_text=True)
+    except Invalid as error:
+        raise describe_invalid(error, kind) from None
+
+
+def _read_json(body: bytes) -> Any:
+    """JSON (RFC 8259) without NaN and Infinity; of base64 nothing is counted."""
+    if len(body) > _SMALL_JSON:
         containers = body.count(b"[") + body.count(b"{")
         if containers > MAX_CONTAINERS or body.count(b",") > MAX_ELEMENTS:
             raise _too_many()
     try:
-        return pydantic_core.from_json(body, allow_inf_nan=False, cache_strings="keys")
-    except ValueError as error:
-        place = str(error).rpartition(" at ")[2]
-        where = f" ({place})" if place.startswith("line ") else ""
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        place = re.search(r"\(byte \d+\)$", str(error))
+        where = f" {place[0]}" if place else ""
         raise Malformed(f"the body is not JSON in UTF-8{where}: send one object") from None
 
 
-def decode_msgpack(body: bytes) -> Any:
-    """MessagePack without extension types; texts are UTF-8, keys are texts."""
+def _read_templates(value: Any) -> None:
+    """Turns the texts of templates into what they stand for, as deep as they are."""
+    if type(value) is dict:
+        template = value.get("template")
+        if type(template) is str:
+            value["template"] = bytes(Template.read(template))
+        value = value.values()
+    elif type(value) is not list:
+        return
+    for one in value:
+        _read_templates(one)
+
+
+def unpack(body: bytes) -> Any:
+    """MessagePack without extension types as plain values; texts are UTF-8, keys are texts."""
     count = _Count()
     try:
         return msgpack.unpackb(
@@ -155,79 +323,92 @@ def _refuse_extension(code: int, data: bytes) -> Any:
     raise Malformed("the body holds a MessagePack extension type: send times as texts")
 
 
-def encode(value: Any, media_type: str) -> bytes:
-    """JSON or MessagePack of plain values; moments and days are ISO texts, JSON's bytes base64."""
-    if media_type == MSGPACK:
-        packed: bytes = msgpack.packb(value, default=_write_plain)
-        return packed
-    return json.dumps(
-        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_write_plain
-    ).encode()
+# -- Errors -----------------------------------------------------------------------------------
+
+_PLACE = r"(?: - at `\$(?P<path>[\w.\[\]]*)`)?"
+_PLAIN = re.compile(
+    "(?P<text>Expected `[^`]+`(?:, got `[^`]+`| of length [<>]= \\d+| [<>]=? -?[0-9.e+-]+)?"
+    f"|Invalid base64 encoded string|Invalid RFC3339 encoded date){_PLACE}"
+)
+_MISSING = re.compile(f"Object missing required field `(?P<name>\\w+)`{_PLACE}")
+_UNKNOWN = re.compile(f"(?s:Object contains unknown field `(?P<name>.*?)`){_PLACE}")
+_ENUM = re.compile(f"(?s:Invalid enum value .*?){_PLACE}")
+_OWN = re.compile(f"(?s:.*?){_PLACE}")
+_NAME = re.compile(r"(?:[a-z_][A-Za-z_]*(?:\d{1,2}[A-Za-z_]+)*\d{0,2}|\d{1,3})")
+MAX_NAME_LENGTH = 64
 
 
-def _write_plain(value: object) -> Any:
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return binascii.b2a_base64(value, newline=False).decode()
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} has no form in an answer")
+def name_safely(name: str) -> str:
+    """A client's name of a field or a part where it looks like one, which no value does.
 
-
-def choose_type(accept: str | None, content_type: str | None) -> str:
-    """The type of the answer; the request's own where the client takes both alike.
-
-    `NotAcceptable` where the client takes neither.
+    Else it is empty: such a name is the client's text, and may be a person's.
     """
-    return _choose(accept or "", _own_type(content_type))
+    is_name = len(name) <= MAX_NAME_LENGTH and all(map(_NAME.fullmatch, name.split(".")))
+    return name if is_name else ""
 
 
-def _own_type(content_type: str | None) -> str:
-    if content_type is None or content_type == JSON:
-        return JSON
-    name = content_type.partition(";")[0].strip().lower()
-    return MSGPACK if name in _MSGPACK_NAMES else JSON
+def describe_invalid(error: Invalid, kind: Any) -> Malformed | TooManyItems:
+    """Names the first field that is wrong, and never its value."""
+    text, own = str(error), error.__cause__
+    matches = (
+        (pattern, pattern.fullmatch(text)) for pattern in (_MISSING, _UNKNOWN, _ENUM, _PLAIN)
+    )
+    pattern, found = next(((one, found) for one, found in matches if found), (_OWN, None))
+    if isinstance(own, ValueError):
+        # Of a wire type, whose messages repeat nothing.
+        pattern, found = _OWN, _OWN.fullmatch(text)
+    steps = _steps(found)
+    place = _type_at(kind, steps)
+    if found is None or place is None:
+        return Malformed("the request is not what /openapi.json describes")
+    name = ""
+    if pattern is _OWN:
+        fault = str(own)
+    elif pattern is _MISSING:
+        name, fault = found["name"], "missing"
+    elif pattern is _UNKNOWN:
+        known = ", ".join(_members(place)[0].__struct_fields__)
+        name, fault = name_safely(found["name"]), f"unknown field: known are {known}"
+    elif pattern is _ENUM:
+        choices = [str(one) for member in _members(place) for one in get_args(member)]
+        fault = f"not one of {', '.join(choices)}"
+    else:
+        fault = found["text"][0].lower() + found["text"][1:]
+        if steps == ["items"] and fault.startswith("expected `array` of length <="):
+            return TooManyItems(f"more items than one call may bring: {fault}")
+    where = ".".join([*steps, name] if name else steps)
+    return Malformed(f"{where or 'the request'}: {fault}")
 
 
-@lru_cache(maxsize=64)
-def _choose(accept: str, own: str) -> str:
-    if not accept.strip():
-        return own
-    wanted = _read_accept(accept)
-    other = MSGPACK if own == JSON else JSON
-    own_weight, other_weight = (_weigh(wanted, kind) for kind in (own, other))
-    if own_weight == other_weight == 0:
-        raise NotAcceptable(f"answers are {JSON} or {MSGPACK}: accept one of them")
-    return own if own_weight >= other_weight else other
+def _steps(found: re.Match[str] | None) -> list[str]:
+    path = (found["path"] or "") if found else ""
+    return path.replace("[", ".").replace("]", "").strip(".").split(".") if path else []
 
 
-def _weigh(wanted: Mapping[str, float], kind: str) -> float:
-    # The most specific range counts (RFC 9110, 12.5.1).
-    return next((wanted[name] for name in _RANGES[kind] if name in wanted), 0.0)
+def _type_at(kind: Any, steps: list[str]) -> Any:
+    """The type of the field at this path; None where there is none, as in an invented path."""
+    for step in steps:
+        first = _members(kind)[0]
+        if step.isdigit():
+            kind = next(iter(get_args(first)), None)
+        else:
+            kind = get_type_hints(first).get(step) if isinstance(first, type) else None
+        if kind is None:
+            return None
+    return kind
 
 
-def _read_accept(accept: str) -> dict[str, float]:
-    wanted: dict[str, float] = {}
-    for item in accept[:1024].split(","):
-        name, *parameters = (part.strip().lower() for part in item.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    weight = min(max(float(parameter[2:]), 0.0), 1.0)
-                except ValueError:
-                    weight = 0.0
-        if name:
-            wanted[name] = max(weight, wanted.get(name, 0.0))
-    return wanted
+def _members(kind: Any) -> list[Any]:
+    """The types of a union, without null."""
+    if get_origin(kind) in {Union, UnionType}:
+        return [one for part in get_args(kind) for one in _members(part) if one is not NoneType]
+    return [kind]
 
 
-# Forms (multipart/form-data): files beside one part `request`, the JSON of the rest.
-#
-# Everything stays in memory: a face never lies in the clear on a disk.
+# -- Forms ------------------------------------------------------------------------------------
 
 REQUEST_PART = "request"
+FACE_PARTS = frozenset({"probe", "reference"})
 MAX_PARTS = 600
 MAX_PART_HEADERS = 8
 MAX_HEADER_BYTES = 1024
@@ -237,8 +418,9 @@ MAX_DEPTH = 4
 def decode_form(content_type: str, body: bytes) -> Any:
     """The object of the part `request`, with the bytes of each other part at its name.
 
-    A name may be a path into the object: `probe.image`, `items.3.probe.image`. `Malformed` where
-    a form cannot be read or names one value twice.
+    A name may be a path into the object: `live`, `probe`, `items.3.probe`. A face is its image,
+    which may be named besides: `probe.image`. `Malformed` where a form cannot be read or names one
+    value twice.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:
@@ -272,7 +454,9 @@ def _compose(parts: list[tuple[str, bytes]]) -> Any:
     written = [data for name, data in parts if name == REQUEST_PART]
     if len(written) > 1:
         raise Malformed("the form has several parts named request: send one")
-    value = decode_json(written[0]) if written else {}
+    value: Any = {}
+    if written:
+        value = _read_json(written[0])
     if not isinstance(value, dict):
         raise Malformed("the part request is not a JSON object")
     for name, data in parts:
@@ -283,6 +467,8 @@ def _compose(parts: list[tuple[str, bytes]]) -> Any:
 
 def _place(root: dict[str, Any], name: str, data: bytes) -> None:
     *steps, last = name.split(".", MAX_DEPTH)
+    if last in FACE_PARTS:
+        steps, last = [*steps, last], "image"
     holder: Any = root
     for step in steps:
         if isinstance(holder, dict):
@@ -292,7 +478,9 @@ def _place(root: dict[str, Any], name: str, data: bytes) -> None:
         else:
             holder = None
     if not isinstance(holder, dict) or last in holder:
-        raise Malformed("a part of the form has a name that is taken, or no place in the request")
+        shown = name_safely(name)
+        part = f"the part {shown}" if shown else "a part"
+        raise Malformed(f"{part} of the form has a name that is taken, or no place in the request")
     holder[last] = data
 
 
@@ -344,85 +532,3 @@ class _PartReader:
         }:
             raise Malformed("a part of the form has a Content-Transfer-Encoding: send it as it is")
         self._field = self._value = b""
-
-
-# How long a body says that it is, and how long it may be.
-
-
-def read_length(headers: Mapping[bytes, bytes], limit_bytes: int) -> int | None:
-    """The Content-Length, None where there is none.
-
-    `BodyTooLarge`, `Malformed`, and `TypeUnsupported` for a compressed body.
-    """
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise TypeUnsupported("a compressed body is not read: send it without Content-Encoding")
-    given = headers.get(b"content-length")
-    if given is None:
-        return None
-    if not given.isdigit():
-        raise Malformed("the Content-Length is not one whole number")
-    if len(given) > 15 or int(given) > limit_bytes:
-        raise too_large(limit_bytes)
-    return int(given)
-
-
-def too_large(limit_bytes: int) -> BodyTooLarge:
-    """What a client is told whose body is larger."""
-    return BodyTooLarge(f"the body is larger than {limit_bytes / 2**20:g} MiB: send less at once")
-
-
-# How much of all bodies together an ingress holds in memory at once.
-
-BODIES_HELD = 8
-"""So many of the largest bodies, or as many more as are smaller."""
-
-
-class BodyBudget:
-    """Bytes that may still be held, and who holds the others; for one event loop.
-
-    No key holds more than is free besides: one alone takes half, the next a quarter, so that
-    whoever comes, however slowly others send, finds some left.
-    """
-
-    __slots__ = ("_held", "_left")
-
-    def __init__(self, max_body_mib: float) -> None:
-        self._left = BODIES_HELD * int(max_body_mib * 2**20)
-        self._held: defaultdict[str, int] = defaultdict(int)
-
-    def take(self, size_bytes: int, key_id: str) -> None:
-        """`Busy` where this key, or all others, hold too much."""
-        if self._held[key_id] + size_bytes > self._left - size_bytes:
-            self._forget(key_id)
-            raise Busy("the bodies of other requests fill the memory set aside: try again later")
-        self._left -= size_bytes
-        self._held[key_id] += size_bytes
-
-    def give_back(self, size_bytes: int, key_id: str) -> None:
-        self._left += size_bytes
-        self._held[key_id] -= size_bytes
-        self._forget(key_id)
-
-    def _forget(self, key_id: str) -> None:
-        if not self._held[key_id]:
-            del self._held[key_id]
-
-
-# Large bodies are read in threads, so that the event loop answers others meanwhile.
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-LARGE_BYTES = 256 * 1024
-"""A smaller body costs the loop less than a thread does."""
-
-# What is decoded takes memory besides its body: a few at a time.
-_threads = ThreadPoolExecutor(2, "decoder")
-
-
-async def work_apart(size_bytes: int, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
-    """What the work on a body of this size comes to."""
-    if size_bytes <= LARGE_BYTES:
-        return work(*given, **more)
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_threads, partial(work, *given, **more))

@@ -1,4 +1,4 @@
-"""The one wrapper around the application: what every request has in common.
+"""The middleware around the application: what every request has in common.
 
 Correlator, bound on what runs at once, deadline, errors as answers, counting, the span, the access
 line.
@@ -14,8 +14,6 @@ from http import HTTPStatus
 from pathlib import Path
 from traceback import extract_tb
 
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,7 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import DeadlinePassed
 from serving.api.body import BodyBudget, encode
-from serving.api.request import SCOPE_KEY, Call, Stop
+from serving.api.request import SCOPE_KEY, Request, Stop
 from serving.errors import (
     BodyTimeout,
     Busy,
@@ -38,61 +36,17 @@ from serving.errors import (
 from serving.settings import ServeSettings
 from serving.telemetry.metrics import IN_PROGRESS, REFUSALS, REQUEST_SECONDS, REQUESTS, Meter
 from serving.telemetry.traces import REQUEST, Tracer
-
-# What an error is to a client of the API: ours by the one table, the framework's in our words.
-
-Headers = list[tuple[bytes, bytes]]
-MAX_PATH_LENGTH = 100
-
-
-def describe_failure(error: Exception) -> tuple[Fault, Headers]:
-    """The fault to show and the headers that go with it; nothing of the request is in it."""
-    headers: Headers = []
-    if isinstance(error, HTTPException):
-        allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
-        if allowed:
-            headers.append((b"allow", allowed.encode()))
-        error = _translate(error)
-    elif isinstance(error, RequestValidationError | ValidationError):
-        error = read_validation(error)
-    fault = describe(error)
-    if isinstance(error, FaceUnusable):
-        fault = replace(fault, code=f"MATCH.{error.reason}")
-    if fault.code == "INTERNAL":
-        kind = type(error).__name__
-        message = f"internal error ({kind}): report it with this answer's x-correlator"
-        fault = replace(fault, message=message)
-    return fault, headers
-
-
-def read_validation(error: ValidationError | RequestValidationError) -> Malformed:
-    """Names the first field that is wrong, and never its value."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    else:
-        first = error.errors()[0]
-    # A key that nobody foresaw is the client's text, and may be a name.
-    steps = first["loc"][:-1] if first["type"] == "extra_forbidden" else first["loc"]
-    where = ".".join(str(step) for step in steps)[:MAX_PATH_LENGTH] or "the body"
-    fault = str(first["msg"]).removeprefix("Value error, ")
-    return Malformed(f"{where}: {fault}")
-
-
-def _translate(error: HTTPException) -> ServiceRefusal:
-    if error.status_code == HTTPStatus.NOT_FOUND:
-        return RouteUnknown("no such route: see /openapi.json")
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return MethodUnsupported("this route has no such method: see /openapi.json")
-    return Malformed("the request is not one that this service reads: see /openapi.json")
-
+from serving.wire.fields import Error
 
 CLIENT_GONE = 499
 UNMATCHED = "unmatched"
 EXEMPT_ONGOING = 32
-"""Calls that need no key and count into no other bound."""
+"""Requests that need no key and count into no other bound."""
 _EXEMPT = ("/health/", "/version", "/metrics")
 _VERSIONED = "/v1/"
 _METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
+Headers = list[tuple[bytes, bytes]]
+
 _CLOSING = frozenset({HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT})
 _LATE = "the time for this request ran out: ask for it again"
 _LATE_KEYED = f"{_LATE} with the same Idempotency-Key"
@@ -101,7 +55,7 @@ _ROOT = Path(__file__).parents[2]
 _OURS = frozenset({"serving", "engine", "indexes"})
 
 
-class Edge:
+class RequestMiddleware:
     """An ASGI application around another.
 
     `direct` are applications by their whole path, called past the router; they take POST alone.
@@ -131,8 +85,9 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        call = Call(scope, receive, send, self._settings, self._budget)
-        scope[SCOPE_KEY] = call
+        request = Request(scope, receive, send, self._settings, self._budget)
+        scope[SCOPE_KEY] = request
+        scope["app"] = self
         path = scope["path"]
         is_exempt = path.startswith(_EXEMPT)
         self._ongoing[is_exempt] += 1
@@ -140,109 +95,109 @@ class Edge:
         code = None
         try:
             if is_exempt:
-                code = await self._serve(call, path, is_exempt)
+                code = await self._serve(request, path, is_exempt)
             else:
-                code = await self._trace(call, path)
+                code = await self._trace(request, path)
         finally:
             self._ongoing[is_exempt] -= 1
-            call.release()
+            request.release()
             self._meter.add(IN_PROGRESS, by=-1)
-            self._report(call, path, is_exempt, code)
+            self._report(request, path, is_exempt, code)
 
-    async def _trace(self, call: Call, path: str) -> str | None:
-        with self._tracer.span(REQUEST, call.traceparent) as span:
-            call.traceparent = span.traceparent
-            code = await self._serve(call, path, is_exempt=False)
+    async def _trace(self, request: Request, path: str) -> str | None:
+        with self._tracer.span(REQUEST, request.traceparent) as span:
+            request.traceparent = span.traceparent
+            code = await self._serve(request, path, is_exempt=False)
             span.note(
-                route=self._route_of(call, path),
-                method=_method_of(call),
-                status=call.status,
-                correlator=call.correlator,
+                route=self._route_of(request, path),
+                method=_method_of(request),
+                status=request.status,
+                correlator=request.correlator,
             )
             if code is not None:
                 span.fail(code)
         return code
 
-    def _route_of(self, call: Call, path: str) -> str:
-        return path if path in self._direct else _template_of(call.scope)
+    def _route_of(self, request: Request, path: str) -> str:
+        return path if path in self._direct else _template_of(request.scope)
 
-    async def _serve(self, call: Call, path: str, is_exempt: bool) -> str | None:
-        """Answers the call; returns the code of an error."""
+    async def _serve(self, request: Request, path: str, is_exempt: bool) -> str | None:
+        """Answers the request; returns the code of an error."""
         try:
-            call.check(is_strict=path.startswith(_VERSIONED))
+            request.check(is_strict=path.startswith(_VERSIONED))
             if self._ongoing[is_exempt] > self._bounds[is_exempt]:
                 raise Busy("as many requests run here as may: try again later")
             app = self._direct.get(path)
-            if app is not None and call.scope["method"] != "POST":
+            if app is not None and request.scope["method"] != "POST":
                 raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
             if not is_exempt:
-                call.guard()
-            await (app or self._app)(call.scope, call.receive, call.send)
+                request.guard()
+            await (app or self._app)(request.scope, request.receive, request.send)
         except asyncio.CancelledError:
-            stop = call.settle()
+            stop = request.settle()
             if stop is None:
                 # The server's own cancellation goes on.
-                call.status = call.status or CLIENT_GONE
+                request.status = request.status or CLIENT_GONE
                 raise
-            return await self._end_stopped(call, stop)
+            return await self._end_stopped(request, stop)
         except ClientDisconnect:
-            call.status = CLIENT_GONE
+            request.status = CLIENT_GONE
         except Exception as error:  # noqa: BLE001 (whatever it is, the client gets an answer)
-            return await self._refuse(call, error)
+            return await self._refuse(request, error)
         return None
 
-    async def _end_stopped(self, call: Call, stop: Stop) -> str | None:
+    async def _end_stopped(self, request: Request, stop: Stop) -> str | None:
         match stop:
             case Stop.LATE:
-                text = _LATE if call.idempotency_key is None else _LATE_KEYED
-                return await self._refuse(call, DeadlinePassed(text))
+                text = _LATE if request.idempotency_key is None else _LATE_KEYED
+                return await self._refuse(request, DeadlinePassed(text))
             case Stop.SLOW:
-                return await self._refuse(call, BodyTimeout(_SLOW))
+                return await self._refuse(request, BodyTimeout(_SLOW))
             case Stop.GONE:
-                call.status = CLIENT_GONE
+                request.status = CLIENT_GONE
                 return None
 
-    async def _refuse(self, call: Call, error: Exception) -> str:
-        call.release()
+    async def _refuse(self, request: Request, error: Exception) -> str:
+        request.release()
         fault, headers = describe_failure(error)
         if fault.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self._log.error(
                 "failure",
                 kind=type(error).__name__,
                 at=_place_of(error),
-                correlator=call.correlator,
+                correlator=request.correlator,
             )
         self._meter.add(REFUSALS, fault.code)
-        if call.status:
+        if request.status:
             # Half an answer is cut off, which a client sees; a second one it would not.
             raise RuntimeError("an answer was cut off") from None
-        await _send_fault(call, fault, headers)
+        await _send_fault(request, fault, headers)
         return fault.code
 
-    def _report(self, call: Call, path: str, is_exempt: bool, code: str | None) -> None:
-        seconds = call.elapsed_s
-        route, method = self._route_of(call, path), _method_of(call)
-        self._meter.add(REQUESTS, route, method, str(call.status))
+    def _report(self, request: Request, path: str, is_exempt: bool, code: str | None) -> None:
+        seconds = request.elapsed_s
+        route, method = self._route_of(request, path), _method_of(request)
+        self._meter.add(REQUESTS, route, method, str(request.status))
         self._meter.observe(REQUEST_SECONDS, seconds, route, method)
         say = self._log.debug if is_exempt else self._log.info
         say(
             "request",
             route=route,
             method=method,
-            status=call.status,
+            status=request.status,
             code=code,
             duration_ms=round(seconds * 1e3, 3),
-            correlator=call.correlator,
-            key_id=None if call.principal is None else call.principal.key_id,
+            correlator=request.correlator,
+            key_id=None if request.principal is None else request.principal.key_id,
         )
 
 
-async def _send_fault(call: Call, fault: Fault, headers: Iterable[tuple[bytes, bytes]]) -> None:
-    body = encode(
-        {"status": fault.status, "code": fault.code, "message": fault.message}, call.answer_type
-    )
+async def _send_fault(
+    request: Request, fault: Fault, headers: Iterable[tuple[bytes, bytes]]
+) -> None:
+    body = encode(Error(fault.status, fault.code, fault.message), request.answer_type)
     sent = [
-        (b"content-type", call.answer_type.encode()),
+        (b"content-type", request.answer_type.encode()),
         (b"content-length", str(len(body)).encode()),
         *headers,
     ]
@@ -252,13 +207,13 @@ async def _send_fault(call: Call, fault: Fault, headers: Iterable[tuple[bytes, b
         sent.append((b"www-authenticate", b'Bearer realm="sosie"'))
     if fault.status in _CLOSING:
         sent.append((b"connection", b"close"))
-    await call.send({"type": "http.response.start", "status": fault.status, "headers": sent})
-    await call.send({"type": "http.response.body", "body": body})
+    await request.send({"type": "http.response.start", "status": fault.status, "headers": sent})
+    await request.send({"type": "http.response.body", "body": body})
 
 
-def _method_of(call: Call) -> str:
-    method = call.scope["method"]
-    return method if method in _METHODS else "other"
+def _method_of(request: Request) -> str:
+    method = request.scope["method"]
+    return method if method in _METHODS else "OTHER"
 
 
 def _template_of(scope: Scope) -> str:
@@ -273,3 +228,29 @@ def _place_of(error: Exception) -> str:
         if path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OURS:
             return f"{path.relative_to(_ROOT)}:{frame.lineno}"
     return "elsewhere"
+
+
+def describe_failure(error: Exception) -> tuple[Fault, Headers]:
+    """The fault to show and the headers that go with it; nothing of the request is in it."""
+    headers: Headers = []
+    if isinstance(error, HTTPException):
+        allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
+        if allowed:
+            headers.append((b"allow", allowed.encode()))
+        error = _translate(error)
+    fault = describe(error)
+    if isinstance(error, FaceUnusable):
+        fault = replace(fault, code=f"MATCH.{error.reason}")
+    if fault.code == "INTERNAL":
+        kind = type(error).__name__
+        message = f"internal error ({kind}): report it with this answer's x-correlator"
+        fault = replace(fault, message=message)
+    return fault, headers
+
+
+def _translate(error: HTTPException) -> ServiceRefusal:
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return RouteUnknown("no such route: see /openapi.json")
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return MethodUnsupported("this route has no such method: see /openapi.json")
+    return Malformed("the request is not one that this service reads: see /openapi.json")

@@ -1,46 +1,22 @@
-"""The OpenAPI document: what the framework knows of the routes, and what all of them share."""
+"""The OpenAPI document, from the table of endpoints and the wire types."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
-from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
-from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
-from starlette.responses import Response
-from starlette.routing import BaseRoute
+import msgspec
 
-from serving.api.body import FORM, JSON, MSGPACK
-from serving.api.fields import ErrorAnswer
-from serving.api.routes.matching import DirectRoute
-from serving.api.schemas.cases import AssignBody, NoteBody, OutcomeBody
-from serving.api.schemas.enrollments import EnrollmentBody
-from serving.api.schemas.identifications import IdentificationBody
-from serving.api.schemas.lines import HolderBody
-from serving.api.schemas.people import PeopleBody
-from serving.api.schemas.sweeps import SweepBody
-from serving.api.schemas.verifications import VerificationBody
+from serving.api.body import FACE_PARTS, FORM, JSON, MSGPACK, REQUEST_PART
+from serving.api.endpoints import ENDPOINTS, TAGS, Endpoint
+from serving.api.examples import EXAMPLES
 from serving.errors import RETRIABLE
+from serving.wire.fields import AnswerBody, Error, Moment, RequestBody, Template
 
-Json = dict[Any, Any]
-BODIES: tuple[type[BaseModel], ...] = (
-    EnrollmentBody,
-    VerificationBody,
-    IdentificationBody,
-    HolderBody,
-    PeopleBody,
-    AssignBody,
-    NoteBody,
-    OutcomeBody,
-    SweepBody,
-)
-"""What the routes of the framework read by themselves."""
+Json = dict[str, Any]
 
-_REF = "#/components/schemas/{model}"
-_NEEDS_KEY = "x-sosie-key"
-
+_REF = "#/components/schemas/{name}"
 _REASONS = {
     400: "Malformed: `code` says what, `message` names the field, never its value",
     401: "No key, or one that is unknown, revoked or expired",
@@ -72,193 +48,171 @@ _HEADERS: Json = {
         "schema": {"type": "string", "enum": ["true"]},
     },
 }
-_PARAMETERS: Json = {
-    "x-correlator": {
-        "name": "x-correlator",
-        "in": "header",
-        "description": "names the call in logs and audit, and is given back; made where absent",
-        "schema": {"type": "string", "pattern": r"^[a-zA-Z0-9\-_:;./<>{}]{0,256}$"},
-    },
-    "x-timeout-ms": {
-        "name": "x-timeout-ms",
-        "in": "header",
-        "description": "how long the client waits: what has not committed by then is dropped",
-        "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
-    },
-    "Idempotency-Key": {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": True,
-        "description": "a fresh UUID for each activation, the same for its retries",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
-    },
+_CORRELATOR: Json = {
+    "name": "x-correlator",
+    "in": "header",
+    "description": "names the call in logs and audit, and is given back; made where absent",
+    "schema": {"type": "string", "pattern": r"^[a-zA-Z0-9\-_:;./<>{}]{0,256}$"},
+}
+_TIMEOUT: Json = {
+    "name": "x-timeout-ms",
+    "in": "header",
+    "description": "how long the client waits: what has not committed by then is dropped",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
+_IDEMPOTENCY_KEY: Json = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": True,
+    "description": "a fresh UUID for each activation, the same for its retries",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 _SECURITY: Json = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "`sosie_<id>_<secret>`"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
+_CUSTOM: Mapping[type, Json] = {
+    Moment: {"type": "string", "format": "date-time"},
+    Template: {"type": "string"},
+}
+_OF_AN_IMAGE = {"type": "string", "format": "binary"}
 
 
-def describe(
-    summary: str,
-    *,
-    body: type[BaseModel] | None = None,
-    answers: Mapping[int, type[BaseModel]] | None = None,
-    errors: Sequence[int] = (),
-    needs_key: bool = True,
-    needs_idempotency_key: bool = False,
-    text_answer: bool = False,
-) -> Json:
-    """What `add_api_route` is told of a route that reads its body and writes its answer itself."""
-    assert body is None or body in BODIES, "the document has to define it"
-    answers = answers or {}
-    responses: Json = {
-        status: {"model": model, "description": (model.__doc__ or summary).splitlines()[0]}
-        for status, model in answers.items()
-    }
-    for status in errors:
-        responses.setdefault(status, {"model": ErrorAnswer, "description": _REASONS[status]})
-    if text_answer:
-        responses[200] = {
-            "description": summary,
-            "content": {"text/plain": {"schema": {"type": "string"}}},
-        }
-    names = ["x-correlator", "x-timeout-ms"]
-    names += ["Idempotency-Key"] if needs_idempotency_key else []
-    extra: Json = {
-        "parameters": [_PARAMETERS[name] for name in names],
-        _NEEDS_KEY: needs_key,
-    }
-    if body is not None:
-        extra["requestBody"] = _describe_body(body)
+def build_document(version: str) -> Json:
+    """The whole document, OpenAPI 3.1."""
+    schemas = describe_types()
+    paths: dict[str, Json] = {}
+    for endpoint in ENDPOINTS:
+        operation = _describe_operation(endpoint, schemas)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
     return {
-        "summary": summary,
-        "status_code": next(iter(answers), 200),
-        "response_class": Response,
-        "responses": responses,
-        "openapi_extra": extra,
-    }
-
-
-def build_document(
-    routes: Sequence[BaseRoute], direct: Sequence[DirectRoute], version: str
-) -> Json:
-    """The whole document of these routes, OpenAPI 3.1."""
-    document = get_openapi(
-        title="Sosie",
-        version=version,
-        description="Face matching for carriers. An error has the shape of `ErrorAnswer`; a 500 "
-        "is a fault of ours. Bodies are JSON, MessagePack, or a form of files beside one part "
-        "`request` with the JSON of the rest; answers are JSON or MessagePack, as `Accept` says.",
-        routes=routes,
-    )
-    for route in direct:
-        document["paths"][route.path] = {"post": _describe_direct(route)}
-    for item in document["paths"].values():
-        for operation in item.values():
-            _finish(operation)
-    components = document.setdefault("components", {})
-    components["schemas"] = _define(routes, direct)
-    components["securitySchemes"] = _SECURITY
-    components["headers"] = _HEADERS
-    return document
-
-
-def _describe_direct(route: DirectRoute) -> Json:
-    responses: Json = {
-        "200": {
-            "description": (route.response.__doc__ or route.summary).splitlines()[0],
-            "content": {JSON: {"schema": _refer(route.response)}},
-        }
-    }
-    for status in route.statuses:
-        responses[str(status)] = {
-            "description": _REASONS[status],
-            "content": {JSON: {"schema": _refer(ErrorAnswer)}},
-        }
-    responses["200"]["content"][JSON]["example"] = dict(route.response_example)
-    return {
-        "operationId": route.operation_id,
-        "summary": route.summary,
-        "description": route.description,
-        "parameters": [_PARAMETERS["x-correlator"], _PARAMETERS["x-timeout-ms"]],
-        "requestBody": _describe_body(route.request, dict(route.request_example)),
-        "responses": responses,
-        _NEEDS_KEY: True,
-    }
-
-
-def _define(routes: Iterable[BaseRoute], direct: Iterable[DirectRoute]) -> Json:
-    """The schema of each model, with the nulls of its examples, which the framework drops."""
-    models: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
-    models |= {(body, "validation"): None for body in BODIES}
-    for route in routes:
-        if isinstance(route, APIRoute):
-            for response in route.responses.values():
-                if "model" in response:
-                    models[response["model"], "serialization"] = None
-    for one in direct:
-        models |= {(one.request, "validation"): None, (one.response, "serialization"): None}
-    schemas: Json = models_json_schema(list(models), ref_template=_REF)[1]["$defs"]
-    return schemas
-
-
-def _finish(operation: Json) -> None:
-    """Adds what every operation has."""
-    if operation.pop(_NEEDS_KEY, False):
-        operation["security"] = [{"bearer": []}, {"apiKey": []}]
-    responses: Json = operation["responses"]
-    _drop_foreign(responses)
-    is_idempotent = any(one["name"] == "Idempotency-Key" for one in operation["parameters"])
-    for status, response in responses.items():
-        content = response.get("content", {})
-        if JSON in content:
-            content[MSGPACK] = {"schema": content[JSON]["schema"]}
-        response["headers"] = {
-            name: {"$ref": f"#/components/headers/{name}"}
-            for name in _headers_of(status, is_idempotent)
-        }
-
-
-def _drop_foreign(responses: Json) -> None:
-    """The framework's own error shape never leaves the edge."""
-    schema = responses.get("422", {}).get("content", {}).get(JSON, {}).get("schema", {})
-    if schema.get("$ref", "").endswith("HTTPValidationError"):
-        del responses["422"]
-
-
-def _headers_of(status: str, is_idempotent: bool) -> list[str]:
-    names = ["x-correlator"]
-    if int(status) in RETRIABLE:
-        names.append("Retry-After")
-    if status == "401":
-        names.append("WWW-Authenticate")
-    if status == "200" and is_idempotent:
-        names.append("Idempotency-Replayed")
-    return names
-
-
-def _describe_body(model: type[BaseModel], example: Json | None = None) -> Json:
-    as_json: Json = {"schema": _refer(model)}
-    if example is not None:
-        as_json["example"] = example
-    return {
-        "required": True,
-        "content": {
-            JSON: as_json,
-            MSGPACK: {"schema": _refer(model)},
-            FORM: {
-                "schema": {
-                    "type": "object",
-                    "description": "each image is a part named by its path in the request",
-                    "properties": {"request": {"type": "object"}},
-                    "additionalProperties": {"type": "string", "format": "binary"},
-                },
-                "encoding": {"request": {"contentType": JSON}},
-            },
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Sosie",
+            "version": version,
+            "description": "Face matching for carriers. An error has the shape of `Error`; a 500 "
+            "is a fault of ours. Bodies are JSON, MessagePack, or a form of files beside one part "
+            "`request` with the JSON of the rest; answers are JSON or MessagePack, as `Accept` "
+            "says.",
+        },
+        "servers": [{"url": "/", "description": "the service that shows this document"}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": _SECURITY,
+            "headers": _HEADERS,
         },
     }
 
 
-def _refer(model: type[BaseModel]) -> Json:
-    return {"$ref": _REF.format(model=model.__name__)}
+def describe_types() -> dict[str, Json]:
+    """The schema of every type that an endpoint takes or answers, by its name."""
+    kinds: list[type] = [Error]
+    for one in ENDPOINTS:
+        kinds += [kind for kind in (one.body, *one.answers.values()) if kind not in (None, str)]
+    _, schemas = msgspec.json.schema_components(
+        list(dict.fromkeys(kinds)), schema_hook=_CUSTOM.__getitem__, ref_template=_REF
+    )
+    # Of bytes msgspec says base64, which the text of a template is not.
+    del schemas["Face"]["properties"]["template"]["anyOf"][0]["contentEncoding"]
+    for kind, examples in EXAMPLES.items():
+        schemas[kind.__name__]["examples"] = examples
+    return schemas
+
+
+def _describe_operation(endpoint: Endpoint, schemas: dict[str, Json]) -> Json:
+    operation: Json = {
+        "operationId": endpoint.operation_id,
+        "tags": [endpoint.tag],
+        "summary": endpoint.summary,
+        "description": inspect.cleandoc(endpoint.handle.__doc__ or ""),
+        "parameters": _parameters(endpoint),
+        "responses": _responses(endpoint),
+    }
+    if endpoint.body is not None:
+        operation["requestBody"] = _describe_body(endpoint.body, schemas)
+    if endpoint.needs_key:
+        operation["security"] = [{"bearer": []}, {"apiKey": []}]
+    return operation
+
+
+def _parameters(endpoint: Endpoint) -> list[Json]:
+    found: list[Json] = [
+        {"name": step[1:-1], "in": "path", "required": True, "schema": {"type": "string"}}
+        for step in endpoint.path.split("/")
+        if step.startswith("{")
+    ]
+    if endpoint.query is not None:
+        (_,), schemas = msgspec.json.schema_components(
+            [endpoint.query], schema_hook=_CUSTOM.__getitem__
+        )
+        asked = schemas[endpoint.query.__name__]
+        found += [
+            {
+                "name": name,
+                "in": "query",
+                "required": name in asked["required"],
+                "schema": schema,
+                **({"description": schema["description"]} if "description" in schema else {}),
+            }
+            for name, schema in asked["properties"].items()
+        ]
+    if endpoint.needs_idempotency_key:
+        found.append(_IDEMPOTENCY_KEY)
+    return [*found, _CORRELATOR, _TIMEOUT]
+
+
+def _responses(endpoint: Endpoint) -> Json:
+    found: dict[int, Json] = {}
+    for status, kind in endpoint.answers.items():
+        if issubclass(kind, AnswerBody):
+            found[status] = _response((kind.__doc__ or "").splitlines()[0], kind)
+        else:
+            content = {"text/plain": {"schema": {"type": "string"}}}
+            found[status] = {"description": endpoint.summary, "content": content}
+    for status in endpoint.all_errors:
+        found[status] = _response(_REASONS[status], Error)
+    for status, response in found.items():
+        names = ["x-correlator"]
+        if status in RETRIABLE:
+            names.append("Retry-After")
+        if status == 401:
+            names.append("WWW-Authenticate")
+        if status == 200 and endpoint.needs_idempotency_key:
+            names.append("Idempotency-Replayed")
+        response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    return {str(status): found[status] for status in sorted(found)}
+
+
+def _response(description: str, kind: type[AnswerBody]) -> Json:
+    schema = {"$ref": _REF.format(name=kind.__name__)}
+    content = {media_type: {"schema": schema} for media_type in (JSON, MSGPACK)}
+    return {"description": description, "content": content}
+
+
+def _describe_body(kind: type[RequestBody], schemas: dict[str, Json]) -> Json:
+    schema = {"$ref": _REF.format(name=kind.__name__)}
+    # Of lists of items the parts are named by their places, which no property can be.
+    images = {
+        name: _OF_AN_IMAGE
+        for name, one in schemas[kind.__name__]["properties"].items()
+        if name in FACE_PARTS or one.get("format") == "byte"
+    }
+    return {
+        "required": True,
+        "content": {
+            JSON: {"schema": schema},
+            MSGPACK: {"schema": schema},
+            FORM: {
+                "schema": {
+                    "type": "object",
+                    "description": "each image is a part named by its field: `live`, `probe`, "
+                    "`items.0.probe`",
+                    "properties": {REQUEST_PART: {"type": "object"}, **images},
+                    "additionalProperties": _OF_AN_IMAGE,
+                },
+                "encoding": {REQUEST_PART: {"contentType": JSON}},
+            },
+        },
+    }

@@ -1,16 +1,17 @@
-"""One request on its way: what its headers ask, its body, its answer's type, its deadline."""
+"""One request: what its headers ask, its body, its answer, its deadline."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.access.authorization import Principal, scope_of
@@ -19,6 +20,7 @@ from serving.api.body import (
     BodyBudget,
     choose_type,
     decode,
+    decode_query,
     encode,
     read_length,
     too_large,
@@ -28,12 +30,11 @@ from serving.errors import Malformed, NotAcceptable
 from serving.registrar.protocol import CallContext
 from serving.settings import ServeSettings
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-SCOPE_KEY = "sosie.call"
+SCOPE_KEY = "sosie.request"
 WATCH_AFTER_S = 0.05
-"""A quicker call is over before it would matter that its client has gone."""
+"""A quicker request is over before it would matter that its client has gone."""
 MAX_TIMEOUT_MS = 120_000
 
 _READ = frozenset(
@@ -55,19 +56,29 @@ _CORRELATOR = re.compile(rb"[a-zA-Z0-9\-_:;./<>{}]{1,256}")
 _FIXED_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request is answered: a wire type, or bytes of a content type of their own."""
+
+    body: object
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str | None = None
+
+
 class Stop(Enum):
-    """Why a call was stopped: out of time, its body too slow, its client gone."""
+    """Why a request was stopped: out of time, its body too slow, its client gone."""
 
     LATE = "late"
     SLOW = "slow"
     GONE = "gone"
 
 
-class Call:
-    """The edge makes one for each request; a route finds it with `call_of`.
+class Request:
+    """The middleware makes one for each HTTP request and keeps it in the scope.
 
-    `principal` is None until the gate has let it in. `traceparent` is the client's until the edge
-    has opened a span of its own. Nothing here shows in its repr.
+    `principal` is None until its key has been admitted. `traceparent` is the client's until the
+    middleware has opened a span of its own. Nothing here shows in its repr.
     """
 
     __slots__ = (
@@ -115,7 +126,7 @@ class Call:
         self._watcher: asyncio.Task[None] | None = None
 
     def check(self, is_strict: bool) -> None:
-        """Reads what every call may ask: `Malformed` and `NotAcceptable`.
+        """Reads what every request may ask: `Malformed` and `NotAcceptable`.
 
         Where it is not strict, a client that takes no type of ours gets JSON.
         """
@@ -155,23 +166,35 @@ class Call:
         return self._text(b"idempotency-key")
 
     @property
-    def content_type(self) -> str | None:
-        return self._text(b"content-type")
-
-    @property
     def remaining_s(self) -> float:
         """What is left of its time, never below a millisecond."""
         return max(self._deadline - self._loop.time(), 1e-3)
 
-    def context(self, principal: Principal) -> CallContext:
-        """What travels to the registrar with this call."""
+    @property
+    def caller(self) -> Principal:
+        """Whose key it is, once that is admitted."""
+        assert self.principal is not None, "its key is admitted first"
+        return self.principal
+
+    def context(self) -> CallContext:
+        """What travels to the registrar with this request."""
         return CallContext(
-            actor=principal.actor,
+            actor=self.caller.actor,
             correlator=self.correlator,
-            carrier=scope_of(principal),
+            carrier=scope_of(self.caller),
             timeout_s=self.remaining_s,
             traceparent=self.traceparent,
         )
+
+    def read_query(self, kind: type[T]) -> T:
+        """The query string as this type, the last of several values of a name; `Malformed`."""
+        text = self.scope.get("query_string", b"").decode("latin-1")
+        return decode_query(dict(parse_qsl(text, keep_blank_values=True)), kind)
+
+    async def read(self, kind: type[T]) -> T:
+        """The body as this type; see `body.decode`."""
+        body = await self.read_body()
+        return await work_apart(len(body), decode, self._text(b"content-type"), body, kind)
 
     async def read_body(self) -> bytes:
         """The whole body, once; the guard stops one that comes too slowly.
@@ -201,22 +224,21 @@ class Call:
             raise Malformed("the body is not as long as its Content-Length says")
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def read_value(self) -> Any:
-        """The decoded body; see `codec.decode`."""
-        body = await self.read_body()
-        return await self.work_apart(decode, self.content_type, body)
-
-    async def work_apart(self, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
-        """What work on this body comes to, while others are answered where the body is large."""
-        return await work_apart(self._held_bytes, work, *given, **more)
-
-    def answer(
-        self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        """The answer in the type that the client asked for."""
-        return Response(
-            encode(value, self.answer_type), status, headers, media_type=self.answer_type
+    async def answer(self, answer: Answer) -> None:
+        """Sends the answer, in the type that the client asked for."""
+        content_type, body = answer.content_type, answer.body
+        if content_type is None:
+            content_type, body = self.answer_type, encode(body, self.answer_type)
+        assert isinstance(body, bytes)
+        headers = [
+            (b"content-type", content_type.encode()),
+            (b"content-length", b"%d" % len(body)),
+            *((name.lower().encode(), value.encode()) for name, value in answer.headers.items()),
+        ]
+        await self.send(
+            {"type": "http.response.start", "status": answer.status, "headers": headers}
         )
+        await self.send({"type": "http.response.body", "body": body})
 
     async def send(self, message: Message) -> None:
         """Passes an answer on, with the headers that every answer has."""
@@ -286,10 +308,3 @@ class Call:
     def _text(self, name: bytes) -> str | None:
         value = self._headers.get(name)
         return None if value is None else value.decode("latin-1")
-
-
-def call_of(request: Request) -> Call:
-    """The call behind a Starlette request."""
-    call = request.scope[SCOPE_KEY]
-    assert isinstance(call, Call)
-    return call

@@ -1,27 +1,190 @@
-"""How rows of the registry look in answers."""
+"""From the records of the registry and the engine to the wire types: for routes and commands."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from math import ceil, floor
 from typing import Any
 
-from engine.registry.reader import Reader
-from engine.registry.records import CaseRecord, DocumentRecord, LineRecord
-from serving.masking import mask_number
+from engine.cases import suspects
+from engine.cases.case import CaseNote
+from engine.errors import NotFound
+from engine.matching import calibration as thresholds
+from engine.matching import holders
+from engine.registry.reader import AttemptRecord, Reader
+from engine.registry.records import (
+    AuditRecord,
+    CaseRecord,
+    DocumentRecord,
+    EnrollmentRecord,
+    JudgedPair,
+    LineRecord,
+)
+from engine.sweeps import estimate
+from engine.sweeps.sweep_model import SweepRecord
+from serving.masking import mask_name, mask_number
+from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
+from serving.wire.codec import read
+from serving.wire.fields import Moment
+
+PRECISION_STEPS = 20
+"""Thresholds of a precision, from score 0 to 1."""
 
 
-def show_line(line: LineRecord, numbers: Mapping[str, str]) -> dict[str, Any]:
-    """A line with its number masked, None where `numbers` has none for its id."""
-    number = numbers.get(line.id)
+def rate(found: thresholds.Rate) -> matching.ExpectedFalseCandidates:
+    return matching.ExpectedFalseCandidates(found.value, found.low, found.high, found.is_bound)
+
+
+# -- Enrollments, lines -----------------------------------------------------------------------
+
+
+def enrollment(body: Mapping[str, Any], key: str, *, is_repeated: bool) -> enrollments.Enrollment:
+    """An answer as the registrar gave it, or as it is stored."""
+    told = {**body, "idempotency_key": key, "is_repeated": is_repeated}
+    return read(told, enrollments.Enrollment)
+
+
+def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
+    """As plain values of `EnrollmentRecord`; of one that has expired no score."""
+    evidence = record.evidence
+    inputs: Mapping[str, Any] = evidence["inputs"]
+    candidates = inputs.get("candidates")
+    has_searched = inputs["searched"] is not None
     return {
-        "line_id": line.id,
-        "number": None if number is None else mask_number(number),
-        "carrier": line.carrier,
-        "outlet": line.outlet,
-        "status": line.status.value,
-        "opened_at": line.opened_at,
-        "closed_at": line.closed_at,
+        "enrollment_id": record.id,
+        "carrier": record.carrier,
+        "outlet": record.outlet,
+        "decision": record.decision,
+        "reasons": evidence["findings"],
+        "scores": {
+            "live_portrait": inputs.get("live_portrait_score"),
+            "holder": inputs.get("holder_score"),
+            "best_candidate": max((one["score"] for one in candidates or ()), default=None),
+        },
+        "thresholds": inputs["thresholds"],
+        "duplicate_search": {
+            "ran": has_searched,
+            "searched": inputs["searched"],
+            "gallery_sequence": record.sequence if has_searched else None,
+            "candidates": candidates if has_searched else None,
+        },
+        "document_id": record.document_id,
+        "quality": evidence.get("quality", {}),
+        "model_digest": evidence["model_digest"],
+        "policy_version": evidence["policy_version"],
+        "consent_ref": record.consent_ref,
+        "captured_at": Moment.of_optional(record.captured_at),
+        "decided_at": Moment.of(record.created_at),
+        "expired_at": Moment.of_optional(record.expired_at),
     }
+
+
+def line(record: LineRecord, numbers: Mapping[str, str], *, is_masked: bool = True) -> lines.Line:
+    """A line with its number masked, None where `numbers` has none for its id."""
+    number = numbers.get(record.id)
+    return lines.Line(
+        line_id=record.id,
+        number=number if number is None or not is_masked else mask_number(number),
+        carrier=record.carrier,
+        outlet=record.outlet,
+        status=record.status,
+        opened_at=Moment.of(record.opened_at),
+        closed_at=Moment.of_optional(record.closed_at),
+    )
+
+
+def holder_lines(found: holders.HolderLines, *, is_masked: bool = True) -> lines.HolderLines:
+    return lines.HolderLines(
+        is_holder=found.is_holder,
+        score=found.score,
+        threshold=found.threshold,
+        lines=tuple(line(one, found.numbers, is_masked=is_masked) for one in found.lines),
+    )
+
+
+def erasure(found: holders.ErasureCertificate) -> enrollments.ErasureCertificate:
+    return enrollments.ErasureCertificate(
+        **{**asdict(found), "erased_at": Moment.of(found.erased_at)}
+    )
+
+
+# -- Cases ------------------------------------------------------------------------------------
+
+
+def case(record: CaseRecord) -> cases.Case:
+    """A case by its ids."""
+    return cases.Case(**_case_fields(record))
+
+
+def case_file(store: Reader, case_id: str) -> cases.CaseFile:
+    """A case with its history, its documents that are not erased, and what was merged into it."""
+    record = store.cases.get(case_id)
+    held = find_held(store, record.document_ids)
+    found, numbers = _lines_in_use(store, held)
+    return cases.CaseFile(
+        **_case_fields(record),
+        notes=tuple(map(_case_note, store.cases.notes(case_id))),
+        merged=tuple(map(_merged_case, store.cases.merged_into(case_id))),
+        documents=tuple(
+            cases.CaseDocument(
+                document_id=document.id,
+                document_status=document.status,
+                is_suspect=document.id in record.suspect_ids,
+                lines=tuple(line(one, numbers) for one in found[document.id]),
+            )
+            for document in held
+        ),
+    )
+
+
+def _case_fields(record: CaseRecord) -> dict[str, Any]:
+    proposal = record.proposal
+    return {
+        "case_id": record.id,
+        "kind": record.kind,
+        "origin": record.origin,
+        "state": record.state,
+        "assignee": record.assignee,
+        "outcome": record.outcome,
+        "proposal": None
+        if proposal is None
+        else cases.CaseProposal(
+            outcome=proposal.outcome,
+            close_lines=proposal.close_lines,
+            by=proposal.by,
+            at=Moment.of(proposal.at),
+        ),
+        "merged_into": record.merged_into,
+        "document_ids": record.document_ids,
+        "line_ids": record.line_ids,
+        "enrollment_id": record.enrollment_id,
+        "sweep_id": record.sweep_id,
+        "group_key": record.group_key,
+        "score": record.score,
+        "risk": record.risk,
+        "opened_at": Moment.of(record.opened_at),
+        "updated_at": Moment.of(record.updated_at),
+        "closed_at": Moment.of_optional(record.closed_at),
+    }
+
+
+def _case_note(note: CaseNote) -> cases.CaseNote:
+    return cases.CaseNote(at=Moment.of(note.at), actor=note.actor, kind=note.kind, text=note.text)
+
+
+def _merged_case(record: CaseRecord) -> cases.MergedCase:
+    return cases.MergedCase(
+        case_id=record.id,
+        kind=record.kind,
+        origin=record.origin,
+        enrollment_id=record.enrollment_id,
+        score=record.score,
+        opened_at=Moment.of(record.opened_at),
+    )
+
+
+# -- People -----------------------------------------------------------------------------------
 
 
 def find_held(store: Reader, document_ids: Sequence[str]) -> list[DocumentRecord]:
@@ -30,62 +193,256 @@ def find_held(store: Reader, document_ids: Sequence[str]) -> list[DocumentRecord
     return [records[one] for one in document_ids if one in records and not records[one].is_erased]
 
 
-def show_holders(
-    store: Reader, held: Sequence[DocumentRecord], scores: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """The holder of each document, with the lines in use and the open cases."""
-    ids = [record.id for record in held]
-    lines, cases = store.lines_in_use_of(ids), store.cases.open_of(ids)
-    numbers = store.numbers([line.id for one in ids for line in lines[one]])
-    return [
-        {
-            "document_id": record.id,
-            "document_status": record.status.value,
-            "score": scores.get(record.id),
-            "lines": [show_line(line, numbers) for line in lines[record.id]],
-            "cases": [show_open_case(case) for case in cases[record.id]],
-        }
+def identified_holders(
+    store: Reader, scores: Mapping[str, float]
+) -> tuple[people.IdentifiedHolder, ...]:
+    """The holder of each document with its score, the lines in use and the open cases.
+
+    Some may have been erased since they were found.
+    """
+    held = find_held(store, list(scores))
+    found, numbers = _lines_in_use(store, held)
+    open_cases = store.cases.open_of([record.id for record in held])
+    return tuple(
+        people.IdentifiedHolder(
+            document_id=record.id,
+            document_status=record.status,
+            score=scores[record.id],
+            lines=tuple(line(one, numbers) for one in found[record.id]),
+            cases=tuple(
+                people.OpenCase(
+                    id=one.id, kind=one.kind, score=one.score, opened_at=Moment.of(one.opened_at)
+                )
+                for one in open_cases[record.id]
+            ),
+        )
         for record in held
-    ]
+    )
 
 
-def show_case(case: CaseRecord) -> dict[str, Any]:
-    """A case by its ids."""
-    proposal = case.proposal
+def people_found(
+    store: Reader, document_ids: Sequence[str], scores: Mapping[str, float]
+) -> tuple[people.Person, ...]:
+    """What stands under each document: lines in use and open cases."""
+    held = find_held(store, document_ids)
+    ids = [record.id for record in held]
+    return _people(store, held, store.lines_in_use_of(ids), store.cases.open_of(ids), scores)
+
+
+def person(store: Reader, document_id: str) -> people.Person:
+    """What stands under one document, closed lines and cases too."""
+    record = store.document(document_id)
+    if record.is_erased:
+        raise NotFound(holders.NOBODY)
+    held = {record.id: store.lines_of(record.id)}
+    return _people(store, [record], held, store.cases.of([record.id]), {})[0]
+
+
+def _people(
+    store: Reader,
+    held: Sequence[DocumentRecord],
+    lines_of: Mapping[str, Sequence[LineRecord]],
+    cases_of: Mapping[str, Sequence[CaseRecord]],
+    scores: Mapping[str, float],
+) -> tuple[people.Person, ...]:
+    ids = [record.id for record in held]
+    attempts = store.attempts_of(ids, people.MAX_ATTEMPTS)
+    in_use = [one.id for key in ids for one in lines_of[key] if one.closed_at is None]
+    numbers = store.numbers(in_use)
+    shown = []
+    for record in held:
+        number, name = _identity(store, record.id)
+        shown.append(
+            people.Person(
+                document_id=record.id,
+                document_type=record.kind,
+                document_status=record.status,
+                number=number,
+                name=name,
+                score=scores.get(record.id),
+                lines=tuple(line(one, numbers) for one in lines_of[record.id]),
+                enrollments=tuple(map(_attempt, attempts[record.id])),
+                cases=tuple(map(case, cases_of[record.id])),
+            )
+        )
+    return tuple(shown)
+
+
+def _identity(store: Reader, document_id: str) -> tuple[str, str]:
+    """Number and name, masked; both empty where they were erased since the document was found."""
+    try:
+        identity = store.identity(document_id)
+    except NotFound:
+        return "", ""
+    return mask_number(identity.number), mask_name(identity.name)
+
+
+def _attempt(record: AttemptRecord) -> people.Attempt:
+    return people.Attempt(
+        enrollment_id=record.id,
+        carrier=record.carrier,
+        outlet=record.outlet,
+        decision=record.decision,
+        reasons=tuple(record.reasons),
+        decided_at=Moment.of(record.created_at),
+    )
+
+
+def _lines_in_use(
+    store: Reader, held: Sequence[DocumentRecord]
+) -> tuple[Mapping[str, Sequence[LineRecord]], Mapping[str, str]]:
+    """The lines in use of each document, and the numbers of all of them."""
+    found = store.lines_in_use_of([record.id for record in held])
+    return found, store.numbers([one.id for some in found.values() for one in some])
+
+
+# -- Sweeps -----------------------------------------------------------------------------------
+
+
+def sweep(record: SweepRecord) -> sweeps.Sweep:
+    """A sweep without its summary."""
+    return sweeps.Sweep(**_sweep_fields(record))
+
+
+def sweep_report(record: SweepRecord) -> sweeps.SweepReport:
+    """A sweep with what it found, in counts."""
+    summary = None if record.summary is None else dict(record.summary)
+    return sweeps.SweepReport(**_sweep_fields(record), summary=summary)
+
+
+def _sweep_fields(record: SweepRecord) -> dict[str, Any]:
+    progress = record.progress
     return {
-        "case_id": case.id,
-        "kind": case.kind,
-        "origin": case.origin.value,
-        "state": case.state.value,
-        "assignee": case.assignee,
-        "outcome": None if case.outcome is None else case.outcome.value,
-        "proposal": None
-        if proposal is None
-        else {
-            "outcome": proposal.outcome.value,
-            "close_lines": list(proposal.close_lines),
-            "by": proposal.by,
-            "at": proposal.at,
-        },
-        "merged_into": case.merged_into,
-        "document_ids": list(case.document_ids),
-        "line_ids": list(case.line_ids),
-        "enrollment_id": case.enrollment_id,
-        "sweep_id": case.sweep_id,
-        "group_key": case.group_key,
-        "score": case.score,
-        "risk": case.risk,
-        "opened_at": case.opened_at,
-        "updated_at": case.updated_at,
-        "closed_at": case.closed_at,
+        "sweep_id": record.id,
+        "state": record.state,
+        "threshold": record.terms.threshold,
+        "scope": record.terms.scope,
+        "requested_by": record.requested_by,
+        "gallery_sequence": record.sequence,
+        "progress": sweeps.Progress(**asdict(progress), share=progress.share),
+        "created_at": Moment.of(record.created_at),
+        "started_at": Moment.of_optional(record.started_at),
+        "ended_at": Moment.of_optional(record.ended_at),
+        "fault": record.fault,
     }
 
 
-def show_open_case(case: CaseRecord) -> dict[str, Any]:
-    """A case in short."""
+def sweep_expectation(found: estimate.Expectation) -> sweeps.Expectation:
+    """What a sweep would cost and bring."""
+    proposal = found.proposal
+    return sweeps.Expectation(
+        threshold=found.terms.threshold,
+        scope=found.terms.scope,
+        references=found.references,
+        new_references=found.new_references,
+        gallery_sequence=found.sequence,
+        comparisons=found.comparisons,
+        duration_s=found.duration_s,
+        memory_bytes=found.memory_bytes,
+        false_pairs=rate(found.false_pairs),
+        is_supported=found.is_supported,
+        proposal=sweeps.SweepProposal(
+            threshold=proposal.threshold,
+            fmr=proposal.fmr,
+            false_pairs=rate(proposal.false_pairs),
+            budget=proposal.budget,
+            is_within_budget=proposal.is_within_budget,
+        ),
+    )
+
+
+def group_page(
+    found: Sequence[Mapping[str, Any]], total: int, following: int | None
+) -> sweeps.GroupPage:
+    """Groups in counts, as `group_in_short` gives them."""
+    return sweeps.GroupPage(read(list(found), tuple[sweeps.GroupRow, ...]), total, following)
+
+
+def group(found: Mapping[str, Any], cases_of: Mapping[str, Sequence[CaseRecord]]) -> sweeps.Group:
+    """A group as the registrar gives it, with the open cases about its documents."""
+    ids = dict.fromkeys(record.id for some in cases_of.values() for record in some)
+    return read({**found, "cases": list(ids)}, sweeps.Group)
+
+
+def sweep_precision(pairs: Sequence[JudgedPair], sweep_id: str | None) -> sweeps.Precision:
+    """How many of the judged pairs were fraud, at every twentieth of a score."""
+    whole = suspects.measure_precision(pairs, sweep_id=sweep_id)
+    scores = [pair.score for pair in pairs if pair.sweep_id is not None]
+    first = floor(min(scores, default=1) * PRECISION_STEPS)
+    last = ceil(max(scores, default=0) * PRECISION_STEPS)
+    steps = [step / PRECISION_STEPS for step in range(first, last)]
+    return sweeps.Precision(
+        **_precision_fields(whole),
+        thresholds=tuple(
+            sweeps.PrecisionAt(**_precision_fields(one), threshold=threshold)
+            for threshold, one in zip(
+                steps, suspects.measure_at(pairs, steps, sweep_id), strict=True
+            )
+        ),
+    )
+
+
+def _precision_fields(found: suspects.Precision) -> dict[str, Any]:
+    rate = found.rate
     return {
-        "id": case.id,
-        "kind": case.kind,
-        "score": case.score,
-        "opened_at": case.opened_at,
+        "judged": found.judged,
+        "confirmed": found.confirmed,
+        "precision": None if rate is None else rate.value,
+        "low": None if rate is None else rate.low,
+        "high": None if rate is None else rate.high,
     }
+
+
+# -- Oversight --------------------------------------------------------------------------------
+
+
+def audit_entry(record: AuditRecord) -> oversight.AuditEntry:
+    return oversight.AuditEntry(
+        number=record.number,
+        at=Moment.of(record.at),
+        actor=record.entry.actor,
+        action=record.entry.action,
+        subject=record.entry.subject,
+        detail=dict(record.entry.detail),
+        hash=record.hash.hex(),
+    )
+
+
+def calibrated_thresholds(
+    model_digest: str,
+    scores: thresholds.Thresholds,
+    calibration: thresholds.Calibration | None,
+) -> oversight.CalibratedThresholds:
+    """The thresholds of a deployment, on the curves of its calibration."""
+    return oversight.CalibratedThresholds(
+        model_digest=model_digest,
+        thresholds=enrollments.Thresholds(**asdict(scores)),
+        calibration=None
+        if calibration is None
+        else oversight.Calibration(
+            source=calibration.source,
+            people=calibration.people,
+            photographs=calibration.photographs,
+            curves=tuple(_curve(kind, curve) for kind, curve in calibration.curves.items()),
+        ),
+    )
+
+
+def _curve(kind: thresholds.Comparison, curve: thresholds.CalibrationCurve) -> oversight.Curve:
+    return oversight.Curve(
+        comparison=kind,
+        mated_pairs=curve.mated_pairs,
+        nonmated_pairs=curve.nonmated_pairs,
+        highest_nonmated=curve.highest_nonmated,
+        fmr_bound=curve.points[-1].fmr_high,
+        points=tuple(
+            oversight.CurvePoint(
+                score=point.threshold,
+                fmr=point.fmr,
+                low=point.fmr_low,
+                high=point.fmr_high,
+                fnmr=point.fnmr,
+            )
+            for point in curve.points
+        ),
+    )

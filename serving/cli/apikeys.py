@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import RequestError
-from serving.access.authentication import MIN_BURST
-from serving.access.authorization import Role
+from serving.access.authorization import MIN_BURST, Role
 from serving.cli.inputs import (
     HomeOption,
     name_actor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from serving.cli.output import (
     print_json,
     print_line,
     print_table,
+    print_wire,
     show_progress,
 )
 
@@ -60,19 +61,16 @@ def show_entries(
     The next page begins after the last number shown.
     """
     from engine.registry.reader import read_audit
+    from serving.api import serializers
+    from serving.wire.oversight import AuditPage
 
     with open_deployment(home) as deployment:
         found = read_audit(deployment.store, after, limit, action, actor, subject)
         head = deployment.store.audit_head()[0]
     is_full = after is not None and len(found) == limit
     if as_json:
-        print_json(
-            {
-                "entries": [_write_entry(record) for record in found],
-                "head": head,
-                "next": found[-1].number if is_full else None,
-            }
-        )
+        following = found[-1].number if is_full else None
+        print_wire(AuditPage(tuple(map(serializers.audit_entry, found)), head, following))
         return
     if not found:
         print_line("No entry is there." if after is None else f"No entry is above {after}.")
@@ -143,18 +141,6 @@ def check_file(
         print_line(f"[red]It does not hold[/]: {escape(fault)}.")
     if fault is not None:
         raise exit_negative()
-
-
-def _write_entry(record: AuditRecord) -> dict[str, Any]:
-    return {
-        "number": record.number,
-        "at": record.at.isoformat(),
-        "actor": record.entry.actor,
-        "action": record.entry.action,
-        "subject": record.entry.subject,
-        "detail": dict(record.entry.detail),
-        "hash": record.hash.hex(),
-    }
 
 
 def _cells(record: AuditRecord) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,16 +18,15 @@ from serving.cli.output import (
     JsonFlag,
     escape,
     print_facts,
-    print_json,
     print_line,
     print_table,
+    print_wire,
 )
-from serving.masking import mask_number
 
 if TYPE_CHECKING:
-    from engine.cases.case import CaseNote
-    from engine.registry.records import CaseRecord, LineRecord
+    from engine.registry.records import CaseRecord
     from serving.compose import Deployment
+    from serving.wire.cases import CaseFile
 
 
 # The steps of a case: `case assign`, `note`, `propose`, `withdraw`, `close`.
@@ -165,40 +164,6 @@ def name_person(name: str | None) -> str | None:
     return name_actor() if name == ME else name
 
 
-def write_case(case: CaseRecord) -> dict[str, Any]:
-    """A case as JSON values."""
-    proposal = case.proposal
-    return {
-        "case_id": case.id,
-        "kind": case.kind,
-        "origin": case.origin.value,
-        "state": case.state.value,
-        "assignee": case.assignee,
-        "outcome": None if case.outcome is None else case.outcome.value,
-        "proposal": None
-        if proposal is None
-        else {
-            "outcome": proposal.outcome.value,
-            "close_lines": list(proposal.close_lines),
-            "by": proposal.by,
-            "at": proposal.at.isoformat(),
-        },
-        "merged_into": case.merged_into,
-        "enrollment_id": case.enrollment_id,
-        "line_id": case.line_id,
-        "line_ids": list(case.line_ids),
-        "document_ids": list(case.document_ids),
-        "suspect_ids": list(case.suspect_ids),
-        "sweep_id": case.sweep_id,
-        "group_key": case.group_key,
-        "score": case.score,
-        "risk": case.risk,
-        "opened_at": case.opened_at.isoformat(),
-        "updated_at": case.updated_at.isoformat(),
-        "closed_at": case.closed_at.isoformat() if case.closed_at else None,
-    }
-
-
 def _read_moment(text: str | None) -> datetime | None:
     if text is None:
         return None
@@ -214,7 +179,9 @@ def _step(home: Path | None, as_json: bool, take: Callable[[Deployment], CaseRec
     with open_deployment(home) as deployment:
         case = take(deployment)
     if as_json:
-        print_json(write_case(case))
+        from serving.api import serializers
+
+        print_wire(serializers.case(case))
     else:
         found = "" if case.outcome is None else f", {case.outcome.value}"
         whose = "" if case.assignee is None else f", {escape(case.assignee)}'s"
@@ -258,6 +225,8 @@ def list_cases(
 ) -> None:
     """List cases, the newest first: those that are not decided, if nothing else is asked."""
     from engine.registry.records import ALIVE, CaseState
+    from serving.api import serializers
+    from serving.wire.cases import CasePage
 
     wanted = None if state == ANY else ALIVE if state == STANDING else CaseState(state)
     with open_deployment(home) as deployment:
@@ -266,7 +235,7 @@ def list_cases(
         )
     following = cases[-1].id if len(cases) == top else None
     if as_json:
-        print_json({"cases": [write_case(case) for case in cases], "next": following})
+        print_wire(CasePage(tuple(map(serializers.case, cases)), following))
         return
     if not cases:
         print_line("No case is open." if state == STANDING else "No such case.")
@@ -295,84 +264,42 @@ def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = Fals
     Numbers show their last digits.
     """
     from engine.registry.records import AuditEntry, Changes
+    from serving.api import serializers
 
     with open_deployment(home) as deployment:
         store, writer = deployment.store, deployment.writer
-        case = store.cases.get(case_id)
-        notes = store.cases.notes(case.id)
-        lines = store.lines_in_use_of(case.document_ids)
-        numbers = store.numbers([line.id for found in lines.values() for line in found])
-        entry = AuditEntry(
-            name_actor(), "case.read", case.id, {"documents": list(case.document_ids)}
-        )
+        case = serializers.case_file(store, case_id)
+        detail = {"documents": list(case.document_ids)}
+        entry = AuditEntry(name_actor(), "case.read", case.case_id, detail)
         writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))
-    masked = {key: mask_number(number) for key, number in numbers.items()}
     if as_json:
-        print_json(
-            write_case(case)
-            | {
-                "documents": [_write_document(key, case, lines[key], masked) for key in lines],
-                "notes": [_write_note(note) for note in notes],
-            }
-        )
+        print_wire(case)
     else:
-        _print_case(case, lines, masked, notes)
+        _print_case(case)
 
 
-def _write_document(
-    document_id: str, case: CaseRecord, lines: list[LineRecord], masked: dict[str, str]
-) -> dict[str, Any]:
-    return {
-        "document_id": document_id,
-        "is_suspect": document_id in case.suspect_ids,
-        "lines": [
-            {
-                "line_id": line.id,
-                "number": masked.get(line.id),
-                "carrier": line.carrier,
-                "outlet": line.outlet,
-                "status": line.status.value,
-                "opened_at": line.opened_at.isoformat(),
-            }
-            for line in lines
-        ],
-    }
+def _print_case(case: CaseFile) -> None:
+    from serving.wire.codec import plain
 
-
-def _write_note(note: CaseNote) -> dict[str, Any]:
-    return {
-        "at": note.at.isoformat(),
-        "actor": note.actor,
-        "kind": note.kind.value,
-        "text": note.text,
-    }
-
-
-def _print_case(
-    case: CaseRecord,
-    lines: dict[str, list[LineRecord]],
-    masked: dict[str, str],
-    notes: list[CaseNote],
-) -> None:
-    written = write_case(case)
+    told_below = ("case_id", "document_ids", "documents", "notes", "merged")
     facts = {
         name.replace("_", " "): str(value)
-        for name, value in written.items()
-        if value not in (None, []) and name not in ("case_id", "document_ids", "suspect_ids")
+        for name, value in plain(case).items()
+        if value not in (None, []) and name not in told_below
     }
-    print_facts(f"[bold]{escape(case.kind)}[/]  case {case.id}", facts)
+    print_facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts)
     rows = []
-    for key, found in lines.items():
-        what = [key, "suspect" if key in case.suspect_ids else ""]
+    for document in case.documents:
+        what = [document.document_id, "suspect" if document.is_suspect else ""]
         rows += [
             [
                 *what,
-                line.id,
-                masked.get(line.id, "-"),
-                line.status.value,
+                line.line_id,
+                line.number or "-",
+                line.status,
                 escape(f"{line.carrier} {line.outlet}"),
             ]
-            for line in found
+            for line in document.lines
         ] or [[*what, "none in use", "", "", ""]]
     if rows:
         print_table(None, ("document", "", "line", "number", "status", "where"), rows)
@@ -380,10 +307,10 @@ def _print_case(
         [
             note.at.isoformat(timespec="seconds"),
             escape(note.actor),
-            note.kind.value,
+            note.kind,
             escape(note.text),
         ]
-        for note in notes
+        for note in case.notes
     ]
     if history:
         print_table(None, ("at", "who", "what", ""), history)

@@ -8,7 +8,7 @@ import uuid
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,7 @@ from serving.cli.inputs import (
     LiveOption,
     NumberOption,
     TypeOption,
+    name_actor,
     open_deployment,
     read_details,
     sample_photographs,
@@ -29,15 +30,16 @@ from serving.cli.output import (
     escape,
     exit_negative,
     print_facts,
-    print_json,
     print_line,
     print_table,
+    print_wire,
 )
 
 if TYPE_CHECKING:
     from engine.matching.policy import Replay
     from engine.registry.records import EnrollmentRecord
     from serving.compose import Deployment
+    from serving.wire.enrollments import Enrollment
 
 COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
 
@@ -91,6 +93,9 @@ def enroll(
     """
     from engine.matching.documents import require_checkable
     from engine.matching.requests import EnrollmentRequest, normalise_msisdn, require_judgeable
+    from serving.access.authorization import Principal, Role
+    from serving.access.pseudonyms import show_decision
+    from serving.api import serializers
 
     details = read_details(
         document,
@@ -129,15 +134,16 @@ def enroll(
         spent_ms = (time.perf_counter() - started) * 1e3
     if isinstance(outcome, SosieError):
         raise outcome
-    shown = outcome.body | {
-        "idempotency_key": request.idempotency_key,
-        "is_repeated": outcome.is_repeated,
-    }
+    shown = serializers.enrollment(
+        show_decision(Principal(name_actor(), Role.OPERATOR), deployment.vault, outcome.body),
+        request.idempotency_key,
+        is_repeated=outcome.is_repeated,
+    )
     if as_json:
-        print_json(shown)
+        print_wire(shown)
     else:
         _print_answer(shown, spent_ms)
-    if outcome.decision.value != "approved":
+    if not shown.is_approved:
         raise exit_negative()
 
 
@@ -156,11 +162,17 @@ def show(
     from engine.matching.policy import replay as decide_again
 
     with open_deployment(home) as deployment:
-        enrollment = deployment.store.enrollment(enrollment_id)
+        enrollment, vault = deployment.store.enrollment(enrollment_id), deployment.vault
     again = decide_again(enrollment) if replay else None
     if as_json:
-        answer = _write_enrollment(enrollment)
-        print_json(answer if again is None else answer | {"replay": _write_replay(again)})
+        from serving.access.authorization import Principal, Role
+        from serving.access.pseudonyms import show_decision
+        from serving.api import serializers
+
+        caller = Principal(name_actor(), Role.OPERATOR)
+        told = show_decision(caller, vault, serializers.enrollment_record(enrollment))
+        replayed = {} if again is None else {"replay": asdict(again) | {"agrees": again.agrees}}
+        print_wire({**told, "evidence": enrollment.evidence, **replayed})
     else:
         _print_enrollment(enrollment, again)
     if again is not None and not again.agrees:
@@ -182,44 +194,36 @@ def _read_moment(text: str) -> datetime:
         ) from None
 
 
-def _print_answer(answer: dict[str, Any], spent_ms: float) -> None:
-    decision = answer["decision"]
-    print_line(f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {answer['enrollment_id']}")
-    for finding in answer["reasons"]:
-        where = f" ({finding['photograph']})" if "photograph" in finding else ""
-        print_line(f"  {finding['reason']}{where}")
-    scores, thresholds = answer["scores"], answer["thresholds"]
-    pairs = (("live_portrait", "verify"), ("holder", "same_document"), ("best_candidate", "review"))
+def _print_answer(answer: Enrollment, spent_ms: float) -> None:
+    decision = answer.decision
+    print_line(f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {answer.enrollment_id}")
+    for finding in answer.reasons:
+        where = f" ({finding.photograph})" if finding.photograph else ""
+        print_line(f"  {finding.reason}{where}")
+    scores, thresholds = answer.scores, answer.thresholds
+    compared = (
+        ("live portrait", scores.live_portrait, thresholds.verify),
+        ("holder", scores.holder, thresholds.same_document),
+        ("best candidate", scores.best_candidate, thresholds.review),
+    )
     rows = [
-        [name.replace("_", " "), f"{scores[name]:.4f}", f"{thresholds[limit]:.4f}"]
-        for name, limit in pairs
-        if scores[name] is not None
+        [name, f"{score:.4f}", f"{threshold:.4f}"]
+        for name, score, threshold in compared
+        if score is not None
     ]
     if rows:
         print_table(None, ("compared", "score", "threshold"), rows)
-    search = answer["duplicate_search"]
-    if search["ran"]:
-        print_line(
-            f"{search['searched']:,} references searched, {len(search['candidates'])} candidates."
-        )
+    search = answer.duplicate_search
+    if search.ran:
+        count = len(search.candidates or ())
+        print_line(f"{search.searched:,} references searched, {count} candidates.")
     else:
         print_line("No duplicate search ran.")
-    for case in answer["cases"]:
-        print_line(f"Case opened: {case['kind']} {case['id']}")
-    repeated = ", a stored answer" if answer["is_repeated"] else ""
-    key = escape(answer["idempotency_key"])
+    for case in answer.cases:
+        print_line(f"Case opened: {case.kind} {case.id}")
+    repeated = ", a stored answer" if answer.is_repeated else ""
+    key = escape(answer.idempotency_key)
     print_line(f"[dim]idempotency key {key}{repeated}; {spent_ms:.0f} ms[/]")
-
-
-def _write_enrollment(enrollment: EnrollmentRecord) -> dict[str, Any]:
-    fields = asdict(enrollment)
-    for moment in ("captured_at", "created_at", "expired_at"):
-        fields[moment] = fields[moment].isoformat() if fields[moment] else None
-    return fields
-
-
-def _write_replay(again: Replay) -> dict[str, Any]:
-    return asdict(again) | {"agrees": again.agrees}
 
 
 def _print_enrollment(enrollment: EnrollmentRecord, again: Replay | None) -> None:

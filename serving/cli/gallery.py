@@ -30,6 +30,7 @@ from serving.cli.output import (
     print_json,
     print_line,
     print_table,
+    print_wire,
 )
 from serving.errors import ExitCode
 
@@ -63,6 +64,8 @@ def search(
     """
     from engine.matching.calibration import Comparison
     from engine.matching.identification import identify
+    from serving.api import serializers
+    from serving.wire.matching import Candidate, ItemIdentification
 
     if threshold is not None and fmr is not None:
         raise RequestError("two thresholds are given: use --threshold or --fmr")
@@ -76,16 +79,15 @@ def search(
         )
     listed = found.candidates[:top]
     if as_json:
-        print_json(
-            {
-                "candidates": [asdict(candidate) for candidate in listed],
-                "found": len(found.candidates),
-                "threshold": lowest,
-                "searched": found.searched,
-                "gallery_sequence": found.gallery_sequence,
-                "expected_false_candidates": asdict(expected),
-            }
+        told = ItemIdentification(
+            candidates=tuple(Candidate(holder=None, **asdict(one)) for one in listed),
+            found=len(found.candidates),
+            searched=found.searched,
+            gallery_sequence=found.gallery_sequence,
+            threshold=lowest,
+            expected_false_candidates=serializers.rate(expected),
         )
+        print_wire(told)
     else:
         rows = [
             [str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,7 @@ from serving.cli.output import (
     print_json,
     print_line,
     print_table,
+    print_wire,
 )
 from serving.masking import mask_number
 
@@ -58,6 +59,7 @@ def list_lines(
     Exit code 1 where the face is not the holder's.
     """
     from engine.matching.holders import read_lines
+    from serving.api import serializers
 
     details = read_details(document, type=document_type, number=document_number)
     target = details.known_document()
@@ -74,7 +76,7 @@ def list_lines(
             audit=registrar.keep,
         )
     if as_json:
-        print_json(_write_lines(found, reveal))
+        print_wire(serializers.holder_lines(found, is_masked=not reveal))
     else:
         _print_lines(found, reveal)
     if not found.is_holder:
@@ -97,29 +99,11 @@ def close_line(
     with open_deployment(home) as deployment:
         line_id = close(deployment.registrar, deployment.store, number, name_actor())
     if as_json:
-        print_json({"line_id": line_id, "status": "closed"})
+        from serving.wire.lines import ClosedLine
+
+        print_wire(ClosedLine(line_id, "closed"))
     else:
         print_line(f"[green]Closed[/] the line {line_id}.")
-
-
-def _write_lines(found: HolderLines, reveal: bool) -> dict[str, Any]:
-    return {
-        "is_holder": found.is_holder,
-        "score": found.score,
-        "threshold": found.threshold,
-        "lines": [
-            {
-                "line_id": line.id,
-                "msisdn": _number_of(found, line.id, reveal),
-                "carrier": line.carrier,
-                "outlet": line.outlet,
-                "status": line.status.value,
-                "opened_at": line.opened_at.isoformat(),
-                "closed_at": line.closed_at.isoformat() if line.closed_at else None,
-            }
-            for line in found.lines
-        ],
-    }
 
 
 def _print_lines(found: HolderLines, reveal: bool) -> None:

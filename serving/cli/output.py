@@ -29,6 +29,13 @@ def print_json(value: Mapping[str, Any]) -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def print_wire(value: object) -> None:
+    """Writes a wire type as the service answers it."""
+    from serving.wire.codec import plain
+
+    print_json(plain(value))
+
+
 def print_line(text: str) -> None:
     """Writes a line of rich markup to standard output."""
     from rich.console import Console

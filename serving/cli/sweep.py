@@ -18,6 +18,7 @@ from serving.cli.output import (
     print_json,
     print_line,
     print_table,
+    print_wire,
     show_progress,
 )
 
@@ -53,12 +54,13 @@ def list_sweeps(
     as_json: JsonFlag = False,
 ) -> None:
     """List the sweeps, the newest first."""
-    from serving.sweeps.sweep_views import SWEEP_COLUMNS, sweep_as_json, sweep_row
+    from serving.api import serializers
+    from serving.sweeps.sweep_views import SWEEP_COLUMNS, sweep_row
 
     with open_deployment(home) as deployment:
         found = find_shelf(deployment).list(top)
     if as_json:
-        print_json({"sweeps": [sweep_as_json(record) for record in found]})
+        print_wire({"sweeps": [serializers.sweep_report(record) for record in found]})
     elif found:
         print_table(None, SWEEP_COLUMNS, [sweep_row(record) for record in found])
     else:
@@ -67,14 +69,15 @@ def list_sweeps(
 
 def show_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Show one sweep: how far it is, what it found, where its files are."""
-    from serving.sweeps.sweep_views import sweep_as_json, sweep_facts
+    from serving.api import serializers
+    from serving.sweeps.sweep_views import sweep_facts
 
     with open_deployment(home) as deployment:
         shelf = find_shelf(deployment)
         record = shelf.status(sweep_id)
         files = list_files(shelf, sweep_id)
     if as_json:
-        print_json({"sweep": sweep_as_json(record), "files": files})
+        print_wire({"sweep": serializers.sweep_report(record), "files": files})
         return
     print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
     _print_files(files)
@@ -88,13 +91,14 @@ def list_groups(
     as_json: JsonFlag = False,
 ) -> None:
     """List what a sweep found, the riskiest first; whose they are is in its files and cases."""
+    from serving.api import serializers
     from serving.sweeps.sweep_views import GROUP_COLUMNS, group_in_short, group_row
 
     with open_deployment(home) as deployment:
         page = find_shelf(deployment).groups(sweep_id, after, top)
     groups = [group_in_short(group) for group in page.groups]
     if as_json:
-        print_json({"groups": groups, "total": page.total, "next_after": page.next_after})
+        print_wire(serializers.group_page(groups, page.total, page.next_after))
         return
     rows = [group_row(place, group) for place, group in enumerate(groups, start=after + 1)]
     if rows:
@@ -158,20 +162,16 @@ def print_result(
     shelf: SweepShelf, record: SweepRecord, top: int, shown: int | None, *, as_json: bool
 ) -> None:
     """What a sweep that has just ended found; `shown` as `write_report` returned it."""
-    from serving.sweeps.sweep_views import (
-        GROUP_COLUMNS,
-        group_in_short,
-        group_row,
-        sweep_as_json,
-        sweep_facts,
-    )
+    from serving.api import serializers
+    from serving.sweeps.sweep_views import GROUP_COLUMNS, group_in_short, group_row, sweep_facts
 
     page = shelf.groups(record.id, 0, top)
     groups = [group_in_short(group) for group in page.groups]
     files = list_files(shelf, record.id)
     if as_json:
-        told = {"sweep": sweep_as_json(record), "groups": groups, "total": page.total}
-        print_json({**told, "files": files, "faces": shown})
+        found = serializers.group_page(groups, page.total, page.next_after)
+        told = {"sweep": serializers.sweep_report(record), "groups": found.groups}
+        print_wire({**told, "total": page.total, "files": files, "faces": shown})
         return
     if groups:
         rows = [group_row(place, group) for place, group in enumerate(groups, start=1)]
@@ -277,12 +277,12 @@ def sweep(
 
 def cancel_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """End a sweep that was stopped on its way, and remove what it has found."""
-    from serving.sweeps.sweep_views import sweep_as_json
-
     with open_deployment(home) as deployment, _open_desk(deployment) as desk:
         record = desk.cancel(sweep_id, name_actor())
     if as_json:
-        print_json({"sweep": sweep_as_json(record)})
+        from serving.api import serializers
+
+        print_wire({"sweep": serializers.sweep_report(record)})
     else:
         print_line(f"[green]Cancelled[/] {record.id}.")
 
@@ -322,7 +322,9 @@ def _show_plan(deployment: Deployment, request: SweepRequest, *, as_json: bool) 
 
     expectation = plan_sweep(deployment, request)
     if as_json:
-        print_json({"expectation": expectation.to_dict()})
+        from serving.api import serializers
+
+        print_wire({"expectation": serializers.sweep_expectation(expectation)})
     else:
         print_facts("A sweep of this gallery:", expectation_facts(expectation))
 

@@ -1,25 +1,26 @@
-"""`/console`: the files of the console, with headers that let no other code into its page.
+"""`/console` and `/docs`: pages of our own files, with headers that let in no other code.
 
-The console has no way of its own to anything: what it shows it asks of `/v1`, with a key.
+Neither has a way of its own to anything: the console asks `/v1`, with a key; the page about the API
+reads `/openapi.json`.
 """
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.errors import RouteUnknown
-from serving.parts import Parts
 
-PAGE = "index.html"
+INDEX = "index.html"
+PAGES = {"/console": "static", "/docs": "docs"}
+"""Addresses, and the folders of their files."""
 TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -64,33 +65,31 @@ class StaticFile:
     packed: bytes
 
 
-def read_files() -> Mapping[str, StaticFile]:
-    """Every file of the console by its path below `/console/`: nothing else can be asked for."""
+def read_files(folder: str = "static") -> Mapping[str, StaticFile]:
+    """Every file of a page by its path below it: nothing else can be asked for."""
     return MappingProxyType(
-        {path: _read(path, file) for path, file in _walk(files("serving.console") / "static", "")}
+        {path: _read(path, file) for path, file in _walk(files("serving.console") / folder, "")}
     )
 
 
-def add_console(router: APIRouter, parts: Parts) -> None:
-    """Adds the routes of the console; they need no key, and tell nothing."""
-    del parts
-    found = read_files()
+def page_routes() -> Iterator[tuple[str, Callable[[Request], Awaitable[Response]]]]:
+    """Paths and what they show; they need no key, and tell nothing."""
+    for address, folder in PAGES.items():
+        show = _shower(address, read_files(folder))
+        yield address, show
+        yield f"{address}/{{path:path}}", show
 
-    async def show_page(request: Request) -> Response:
-        """The page."""
-        return _send(found[PAGE], request)
 
-    async def show_file(request: Request, path: str) -> Response:
-        """What the page is made of."""
-        file = found.get(path or PAGE)
+def _shower(
+    address: str, found: Mapping[str, StaticFile]
+) -> Callable[[Request], Awaitable[Response]]:
+    async def show(request: Request) -> Response:
+        file = found.get(request.path_params.get("path") or INDEX)
         if file is None:
-            raise RouteUnknown("the console has no such file: open /console")
+            raise RouteUnknown(f"there is no such file: open {address}")
         return _send(file, request)
 
-    for path, show in (("/console", show_page), ("/console/{path:path}", show_file)):
-        router.add_api_route(
-            path, show, methods=["GET"], include_in_schema=False, response_class=Response
-        )
+    return show
 
 
 def _send(file: StaticFile, request: Request) -> Response:

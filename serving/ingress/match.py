@@ -1,12 +1,13 @@
-"""Judges the items of a match call: 1:1 here, 1:N in one search elsewhere; stores nothing."""
+"""Judges the items of a match call: 1:1 here, 1:N in one search of all; stores nothing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
@@ -15,9 +16,15 @@ from engine.matching.requests import Sample
 from indexes.scoring import exact_score, exact_scores
 from serving.errors import TemplateInvalid, describe
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS
+from serving.wire.matching import (
+    ExpectedFalseCandidates,
+    ItemError,
+    ItemIdentification,
+    ItemVerification,
+    MatchResult,
+)
 
 if TYPE_CHECKING:
-    from engine.matching.identification import Identification
     from engine.reasons import Reason
     from serving.access.pseudonyms import ShowCandidate
     from serving.ingress.items import MatchBatch
@@ -25,145 +32,131 @@ if TYPE_CHECKING:
     from serving.registrar.protocol import CallContext
 
 Vector = NDArray[np.float32]
-Problem = dict[str, Any]
-Result = dict[str, Any]
-Faces = Sequence[Vector | Problem]
-"""What the images and tokens of a batch turned out to be."""
+Faces = Sequence[Vector | ItemError]
+"""What the images and templates of a batch turned out to be."""
 
 
-class Matcher:
-    """Judges whole batches. Every item is answered, or the call fails: a search that did not run
-    is never a "nobody"."""
+async def match_batch(
+    parts: Parts,
+    batch: MatchBatch,
+    tenant: str,
+    context: Callable[[], CallContext],
+    show: ShowCandidate,
+) -> tuple[MatchResult, ...]:
+    """A result for each item: its 1:1, its 1:N, or its error.
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._verify = parts.thresholds.verify
-        self._review = parts.thresholds.review
-        # Of one photograph or template against references that are fused of two.
-        self._false_match_rate = (
-            parts.calibration.fmr_at(self._review, Comparison.FUSED_TO_ONE)
-            if parts.calibration is not None
-            else None
+    Every item is answered, or the call fails: a search that did not run is never a "nobody".
+    `tenant` is whose templates are taken, `context` tells how long the call may still take, `show`
+    writes a candidate for the caller. Raises what the extraction queue and the registrar do.
+    """
+    faces = await _take_faces(parts, batch, tenant, context().timeout_s)
+    started = time.perf_counter()
+    with parts.tracer.span("match", items=len(batch)):
+        errors, verifications = _verify(batch, faces, parts.thresholds.verify)
+    parts.meter.observe(STAGE_SECONDS, time.perf_counter() - started, "match")
+    parts.meter.observe(BATCH_SIZE, len(batch), "match")
+    identifications = await _identify(parts, batch, faces, context, show)
+    return tuple(
+        MatchResult(
+            id=item_id,
+            verification=verifications.get(place),
+            identification=identifications.get(place),
+            error=errors.get(place),
         )
+        for place, item_id in enumerate(batch.ids)
+    )
 
-    async def verify(
-        self, batch: MatchBatch, tenant: str, timeout_s: float
-    ) -> tuple[list[Result], Faces]:
-        """A result for each item with its 1:1 or its problem, and the faces that were taken.
 
-        `tenant` is whose templates are taken. Raises what the queue of photographs does.
-        """
-        faces = await self._take_faces(batch, tenant, timeout_s)
-        started = time.perf_counter()
-        with self._parts.tracer.span("match", items=len(batch)):
-            results = self._verify_all(batch, faces)
-        self._parts.meter.observe(STAGE_SECONDS, time.perf_counter() - started, "match")
-        self._parts.meter.observe(BATCH_SIZE, len(batch), "match")
-        return results, faces
+async def _take_faces(
+    parts: Parts, batch: MatchBatch, tenant: str, timeout_s: float | None
+) -> Faces:
+    if not batch.images:
+        return [
+            describe_problem(one) if isinstance(one, TemplateInvalid) else one
+            for one in parts.templates.open(batch.faces, tenant)
+        ]
+    images = set(batch.images)
+    tokens = [one for slot, one in enumerate(batch.faces) if slot not in images]
+    opened = iter(parts.templates.open(tokens, tenant))
+    files = [batch.faces[slot] for slot in batch.images]
+    with parts.tracer.span("extract", items=len(files)):
+        samples = iter(await parts.faces.sample(files, timeout_s))
+    faces: list[Vector | ItemError] = []
+    for slot in range(len(batch.faces)):
+        face = read_sample(next(samples)) if slot in images else next(opened)
+        faces.append(describe_problem(face) if isinstance(face, TemplateInvalid) else face)
+    return faces
 
-    async def identify(
-        self,
-        batch: MatchBatch,
-        faces: Faces,
-        results: list[Result],
-        context: CallContext,
-        show: ShowCandidate,
-    ) -> None:
-        """Adds to the results what one search of all probes finds; raises what the registrar does.
 
-        `show` writes a candidate for the caller."""
-        places, probes = [], []
-        for place, (slot, search) in enumerate(zip(batch.probes, batch.searches, strict=True)):
-            face = faces[slot]
-            if search and not isinstance(face, dict):
+def _verify(
+    batch: MatchBatch, faces: Faces, threshold: float
+) -> tuple[Mapping[int, ItemError], Mapping[int, ItemVerification]]:
+    """By place: the error of every item that has one, and the 1:1 of those that ask for it."""
+    errors: dict[int, ItemError] = {}
+    places: list[int] = []
+    pairs: list[Vector] = []
+    slots = zip(batch.probes, batch.references, strict=True)
+    for place, (probe_slot, reference_slot) in enumerate(slots):
+        probe = faces[probe_slot]
+        if isinstance(probe, ItemError):
+            errors[place] = replace(probe, part="probe")
+        elif reference_slot is not None:
+            reference = faces[reference_slot]
+            if isinstance(reference, ItemError):
+                errors[place] = replace(reference, part="reference")
+            else:
                 places.append(place)
-                probes.append(face)
-        if not places:
-            return
-        found = await self._parts.registrar.identify(np.stack(probes), self._review, context)
-        assert len(found) == len(places), "a search answers for each of its probes"
-        expected: dict[int, Any] = {}
-        for place, one in zip(places, found, strict=True):
-            if one.searched not in expected:
-                expected[one.searched] = self._expect(one.searched)
-            results[place]["identification"] = self._describe(one, expected[one.searched], show)
+                pairs += (probe, reference)
+    scores = score_pairs(pairs) if pairs else []
+    return errors, {
+        place: ItemVerification(score >= threshold, score, threshold)
+        for place, score in zip(places, scores, strict=True)
+    }
 
-    async def _take_faces(self, batch: MatchBatch, tenant: str, timeout_s: float) -> Faces:
-        if not batch.images:
-            return [
-                describe_problem(one) if isinstance(one, TemplateInvalid) else one
-                for one in self._parts.templates.open(batch.faces, tenant)
-            ]
-        images = set(batch.images)
-        tokens = [one for slot, one in enumerate(batch.faces) if slot not in images]
-        opened = iter(self._parts.templates.open(tokens, tenant))
-        files = [batch.faces[slot] for slot in batch.images]
-        with self._parts.tracer.span("extract", items=len(files)):
-            samples = iter(await self._parts.faces.sample(files, timeout_s))
-        faces: list[Vector | Problem] = []
-        for slot in range(len(batch.faces)):
-            face = read_sample(next(samples)) if slot in images else next(opened)
-            faces.append(describe_problem(face) if isinstance(face, TemplateInvalid) else face)
-        return faces
 
-    def _verify_all(self, batch: MatchBatch, faces: Faces) -> list[Result]:
-        """The 1:1 of every item that asks for one, and every item's problem."""
-        results: list[Result] = []
-        compared: list[Result] = []
-        pairs: list[Vector] = []
-        for item, probe_slot, reference_slot in zip(
-            batch.ids, batch.probes, batch.references, strict=True
-        ):
-            result: Result = {} if item is None else {"id": item}
-            results.append(result)
-            probe = faces[probe_slot]
-            if isinstance(probe, dict):
-                result["error"] = {**probe, "part": "probe"}
-            elif reference_slot is not None:
-                reference = faces[reference_slot]
-                if isinstance(reference, dict):
-                    result["error"] = {**reference, "part": "reference"}
-                else:
-                    compared.append(result)
-                    pairs += (probe, reference)
-        if compared:
-            self._add_verifications(compared, pairs)
-        return results
+async def _identify(
+    parts: Parts,
+    batch: MatchBatch,
+    faces: Faces,
+    context: Callable[[], CallContext],
+    show: ShowCandidate,
+) -> Mapping[int, ItemIdentification]:
+    """By place: the 1:N of the items that ask for it, in one search of all probes."""
+    places, probes = [], []
+    for place, (slot, search) in enumerate(zip(batch.probes, batch.searches, strict=True)):
+        face = faces[slot]
+        if search and not isinstance(face, ItemError):
+            places.append(place)
+            probes.append(face)
+    if not places:
+        return {}
+    threshold = parts.thresholds.review
+    found = await parts.registrar.identify(np.stack(probes), threshold, context())
+    assert len(found) == len(places), "a search answers for each of its probes"
+    expected = {size: _expect(parts, size) for size in {one.searched for one in found}}
+    return {
+        place: ItemIdentification(
+            candidates=tuple(
+                show(one.document_id, one.reference_id, one.score) for one in result.candidates
+            ),
+            found=result.found,
+            searched=result.searched,
+            gallery_sequence=result.gallery_sequence,
+            threshold=threshold,
+            expected_false_candidates=expected[result.searched],
+        )
+        for place, result in zip(places, found, strict=True)
+    }
 
-    def _add_verifications(self, results: list[Result], pairs: list[Vector]) -> None:
-        """`pairs`: the probe and the reference float32[d] of each result, by turns."""
-        threshold = self._verify
-        for result, score in zip(results, score_pairs(pairs), strict=True):
-            result["verification"] = {
-                "is_match": score >= threshold,
-                "score": score,
-                "threshold": threshold,
-            }
 
-    def _describe(
-        self, found: Identification, expected: dict[str, Any] | None, show: ShowCandidate
-    ) -> Result:
-        return {
-            "candidates": [
-                show(one.document_id, one.reference_id, one.score) for one in found.candidates
-            ],
-            "found": found.found,
-            "searched": found.searched,
-            "gallery_sequence": found.gallery_sequence,
-            "threshold": self._review,
-            "expected_false_candidates": expected,
-        }
-
-    def _expect(self, searched: int) -> dict[str, Any] | None:
-        if self._false_match_rate is None:
-            return None
-        rate = self._false_match_rate.times(searched)
-        return {
-            "value": rate.value,
-            "low": rate.low,
-            "high": rate.high,
-            "is_bound": rate.is_bound,
-        }
+def _expect(parts: Parts, searched: int) -> ExpectedFalseCandidates | None:
+    if parts.calibration is None:
+        return None
+    # Of one photograph or template against references that are fused of two.
+    rate = parts.calibration.expected_false_candidates(
+        searched, parts.thresholds.review, Comparison.FUSED_TO_ONE
+    )
+    return ExpectedFalseCandidates(rate.value, rate.low, rate.high, rate.is_bound)
 
 
 def score_pairs(pairs: Sequence[Vector]) -> list[float]:
@@ -176,7 +169,7 @@ def score_pairs(pairs: Sequence[Vector]) -> list[float]:
     return scores
 
 
-def read_sample(sample: Sample | ImageError) -> Vector | Problem:
+def read_sample(sample: Sample | ImageError) -> Vector | ItemError:
     """The vector of a photograph that is fit for matching, else what is wrong with it."""
     if isinstance(sample, ImageError):
         return describe_problem(sample)
@@ -186,16 +179,16 @@ def read_sample(sample: Sample | ImageError) -> Vector | Problem:
     return sample.vector
 
 
-def describe_problem(error: ImageError | TemplateInvalid) -> Problem:
+def describe_problem(error: ImageError | TemplateInvalid) -> ItemError:
     """An item's error as answers show it."""
     fault = describe(error)
-    return {"code": fault.code, "message": fault.message}
+    return ItemError(fault.code, fault.message)
 
 
-def describe_reasons(reasons: Sequence[Reason]) -> Problem:
+def describe_reasons(reasons: Sequence[Reason]) -> ItemError:
     """The same for a photograph that cannot be judged; the first reason names it."""
-    return {
-        "code": f"MATCH.{reasons[0]}",
-        "message": "the photograph cannot be judged: take a new one",
-        "problems": [str(reason) for reason in reasons],
-    }
+    return ItemError(
+        f"MATCH.{reasons[0]}",
+        "the photograph cannot be judged: take a new one",
+        problems=tuple(str(reason) for reason in reasons),
+    )

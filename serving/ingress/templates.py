@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -83,44 +81,3 @@ def refuse_template() -> TemplateInvalid:
     return TemplateInvalid(
         "the template is not one that was issued to you here, or has expired: ask for a new one"
     )
-
-
-def write_token(token: bytes) -> str:
-    """A token as text: base64url without padding."""
-    return base64.urlsafe_b64encode(token).rstrip(b"=").decode()
-
-
-def read_token(text: str) -> bytes:
-    """The token that `write_token` wrote; empty where the text is no token."""
-    try:
-        token = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except ValueError:
-        return b""
-    # The decoder skips what is not of its alphabet; a token has one text and no other.
-    return token if write_token(token) == text else b""
-
-
-# Base64 as bodies hold it.
-
-PIECE_CHARS = 1 << 20
-"""Divisible by four; Python's other threads wait while one piece is read, 2 ms or so."""
-
-
-def read_base64(text: str) -> bytes:
-    """The bytes of base64 text (RFC 4648, section 4, padded), strictly; `ValueError`."""
-    if len(text) <= PIECE_CHARS:
-        return _read(text)
-    pieces = []
-    for start in range(0, len(text), PIECE_CHARS):
-        piece = _read(text[start : start + PIECE_CHARS])
-        if start + PIECE_CHARS < len(text) and 4 * len(piece) != 3 * PIECE_CHARS:
-            raise ValueError("not base64: padded before its end")
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _read(text: str) -> bytes:
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError:
-        raise ValueError("not base64 (RFC 4648, section 4, padded)") from None

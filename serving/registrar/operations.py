@@ -281,7 +281,7 @@ class Operations:
         page = self._opened.sweeps.groups(sweep_id, after, limit)
         detail = {"after": after, "groups": [group["key"] for group in page.groups]}
         self._keep(self._entry("groups.read", sweep_id, detail))
-        return GroupList(tuple(map(_shorten, page.groups)), page.total, page.next_after)
+        return GroupList(tuple(map(group_in_short, page.groups)), page.total, page.next_after)
 
     def read_group(self, sweep_id: str, key: str) -> Mapping[str, Any]:
         shown = _bound(self._opened.sweeps.group(sweep_id, key))
@@ -362,18 +362,9 @@ async def finish_by(
     return wrapped.result()
 
 
-def _shorten(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group without its members: counted, not named."""
-    return {
-        **group_in_short(group),
-        "terms": group["terms"],
-        "disputes": sum(one["disputes"] for one in group["identities"]),
-    }
-
-
 def _bound(group: Mapping[str, Any]) -> dict[str, Any]:
     """A group with as much of it as an answer carries; what is left out is counted."""
-    counts = _shorten(group)
+    counts = group_in_short(group)
     identities, lines_left = [], MOST_LINES
     for one in group["identities"][:MOST_IDENTITIES]:
         lines = one["lines"][:lines_left]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,6 @@ GROUP_COLUMNS = (
     *("weakest", "cut links", "risk"),
 )
 _SCOPES = {Scope.ALL: "all", Scope.NEW: "what is new"}
-
-
-def sweep_as_json(record: SweepRecord) -> dict[str, Any]:
-    """Every field; moments as ISO 8601."""
-    written = asdict(record)
-    for name in ("created_at", "started_at", "ended_at"):
-        moment = written[name]
-        written[name] = moment.isoformat() if isinstance(moment, datetime) else None
-    return {**written, "progress": {**written["progress"], "share": record.progress.share}}
 
 
 def sweep_row(record: SweepRecord) -> list[str]:
@@ -122,6 +112,8 @@ def group_in_short(group: Mapping[str, Any]) -> dict[str, Any]:
         "outlets": len({(line["carrier"], line["outlet"]) for line in lines}),
         "weakest_score": None if group["weakest"] is None else group["weakest"]["score"],
         "severed_links": len(group["severed"]),
+        "terms": group["terms"],
+        "disputes": sum(one["disputes"] for one in group["identities"]),
     }
 
 

@@ -85,7 +85,7 @@ class EnrollmentQuery(QueryString, frozen=True, forbid_unknown_fields=False):
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=255)]
 
 
-class Finding(AnswerBody, frozen=True):
+class Finding(AnswerBody, frozen=True, omit_defaults=True):
     """A row of the decision table that applied; of a photograph where it names one."""
 
     reason: Reason

@@ -24,10 +24,11 @@ MATCH_CANDIDATES = 100
 """So many candidates an item of a match lists at most; it counts all."""
 
 ItemId = Annotated[str, Meta(max_length=MAX_ID_LENGTH, description="the caller's own, given back")]
-ITEMS = Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_ITEMS})
+ITEMS = Meta(min_length=1, max_length=MAX_ITEMS)
 """More are an error of their own, `MATCH.TOO_MANY_ITEMS` (422)."""
+# Who writes JSON gives a `Template`, which is bytes that are written as base64url.
 IssuedTemplate = Annotated[
-    Template,
+    bytes,
     Meta(
         description="a template from `POST /v1/templates`: base64url in JSON, binary or text in "
         "MessagePack"
@@ -64,10 +65,6 @@ class MatchRequest(RequestBody, frozen=True):
 
     items: Annotated[tuple[MatchItem, ...], ITEMS]
 
-    def __post_init__(self) -> None:
-        if not self.items:
-            raise ValueError("items: not a list of 1 to 256 items")
-
 
 class TemplateItem(RequestBody, frozen=True, kw_only=True):
     """A photograph to make a template of."""
@@ -83,10 +80,6 @@ class TemplatesRequest(RequestBody, frozen=True):
     """More than 256 items are `MATCH.TOO_MANY_ITEMS` (422)."""
 
     items: Annotated[tuple[TemplateItem, ...], ITEMS]
-
-    def __post_init__(self) -> None:
-        if not self.items:
-            raise ValueError("items: not a list of 1 to 256 items")
 
 
 class ItemError(AnswerBody, frozen=True, omit_defaults=True):

@@ -10,6 +10,8 @@ from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from serving.access.authorization import Principal, Role
 from serving.access.pseudonyms import choose_candidates, name_holder, show_decision
+from serving.wire.codec import plain
+from serving.wire.matching import Candidate
 
 OUTLET = Principal("k1", Role.OUTLET, "red", "r1")
 CARRIER = Principal("k2", Role.CARRIER, "red")
@@ -44,7 +46,8 @@ def test_a_holder_has_one_name_for_each_carrier_and_deployment(vault: Vault) -> 
 
 def test_a_tenant_is_shown_its_own_name_and_the_others_the_ids(vault: Vault) -> None:
     def show(principal: Principal) -> dict[str, Any]:
-        return choose_candidates(principal, vault)("d1", 7, 0.6)
+        shown: dict[str, Any] = plain(choose_candidates(principal, vault)("d1", 7, 0.6))
+        return shown
 
     assert (
         show(OUTLET) == show(CARRIER) == {"holder": name_holder(vault, "red", "d1"), "score": 0.6}
@@ -58,11 +61,11 @@ def test_a_stored_decision_is_shown_without_the_ids_of_others_and_stays_as_it_is
     vault: Vault,
 ) -> None:
     shown = show_decision(OUTLET, vault, STORED)
-    candidates = [{"holder": name_holder(vault, "red", "d1"), "score": 0.6}]
+    candidates = [Candidate(holder=name_holder(vault, "red", "d1"), score=0.6)]
     assert shown == STORED | {"duplicate_search": {"ran": True, "candidates": candidates}}
     assert STORED["duplicate_search"]["candidates"][0]["document_id"] == "d1"  # type: ignore[index]
     whole = show_decision(FRAUD, vault, STORED)
-    assert whole["duplicate_search"]["candidates"][0]["document_id"] == "d1"
+    assert whole["duplicate_search"]["candidates"][0].document_id == "d1"
 
 
 @pytest.mark.parametrize(

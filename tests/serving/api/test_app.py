@@ -8,11 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from serving.api import app as application
 
@@ -54,24 +49,3 @@ def test_it_starts_and_stops_as_servers_ask(service: Any) -> None:
         return told
 
     assert asyncio.run(live()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
-def test_the_framework_makes_no_spans_of_its_own(
-    start_service: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    plain = FastAPI()
-    plain.add_api_route("/v1/me", lambda: "a key")
-    for app, is_traced in ((plain, True), (start_service().app, False)):
-        exporter.clear()
-        transport = httpx.ASGITransport(app)
-
-        async def ask(transport: httpx.ASGITransport = transport) -> None:
-            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-                await client.get("/v1/me")
-
-        asyncio.run(ask())
-        assert bool(exporter.get_finished_spans()) is is_traced

@@ -112,8 +112,26 @@ def test_a_body_that_cannot_be_judged_is_refused(
         content=content if body is None else None,
     )
     message = service.assert_refused(response, 400, code)
-    for secret in ("Stan", "110105198503071257", "13800138001", "nationality", "library"):
+    for secret in ("Stan", "110105198503071257", "13800138001", "library"):
         assert secret not in message
+
+
+def test_an_unknown_field_is_named_with_those_that_are_known(
+    service: Any, activation: Activation
+) -> None:
+    body = changed(nationality="CN")(activation())
+    response = service.ask("POST", PATH, body=body, headers=KEY)
+    message = service.assert_refused(response, 400, "REQUEST.MALFORMED")
+    assert message.startswith("document.nationality: unknown field: known are type, number")
+
+
+@pytest.mark.parametrize("name", ["photo", "live.image", "document"])
+def test_a_part_of_another_name_is_named(service: Any, activation: Activation, name: str) -> None:
+    body = {**activation(), name: b"x"}
+    del body["live"]
+    response = service.ask("POST", PATH, body=body, kind="form", headers=KEY)
+    message = service.assert_refused(response, 400, "REQUEST.MALFORMED")
+    assert name.partition(".")[0] in message
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.api.schemas.cases import CaseAnswer, CasesAnswer, CaseShown
+from serving.wire.cases import Case, CaseFile, CasePage
+from serving.wire.codec import read
 
 QUEUE = "/v1/cases"
 MSISDN = "+8613800138000"
@@ -52,7 +53,7 @@ def test_the_queue_is_read_page_by_page_filtered_and_audited(
     while True:
         asked = {"limit": 1} | ({"after": after} if after else {})
         page = fresh.read(fresh.ask("GET", QUEUE, key="fraud", params=asked))
-        CasesAnswer.model_validate(page)
+        read(page, CasePage)
         seen += [case["case_id"] for case in page["cases"]]
         after = page["next"]
         if after is None:
@@ -102,7 +103,7 @@ def test_a_case_is_read_with_its_history_and_masked_lines_and_audited(
     path = f"{QUEUE}/{case}"
     response = fresh.ask("GET", path, key="fraud", headers={"accept": accept})
     shown = fresh.read(response)
-    CaseAnswer.model_validate(shown)
+    read(shown, CaseFile)
     assert (shown["kind"], shown["origin"], shown["state"]) == ("dispute", "dispute", "open")
     assert [note["kind"] for note in shown["notes"]] == ["opened"]
     [document] = shown["documents"]
@@ -120,7 +121,7 @@ def test_what_people_write_comes_back_as_they_wrote_it(fresh: Any, dispute: Open
     texts = ["<script>alert('x')</script>", "שלום עולם", "=cmd|'/c calc'!A0", "两人\n相似"]
     for text in texts:
         shown = fresh.read(step(fresh, case, "notes", text=text))
-        CaseShown.model_validate(shown)
+        read(shown, Case)
     notes = fresh.read(fresh.ask("GET", f"{QUEUE}/{case}", key="fraud"))["notes"]
     assert [note["text"] for note in notes if note["kind"] == "note"] == texts
     assert {note["actor"] for note in notes[1:]} == {actor(fresh, "fraud")}

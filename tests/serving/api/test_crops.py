@@ -10,7 +10,8 @@ import pytest
 
 from engine.registry.records import AuditEntry, Changes, NewCrop, new_id, utc_now
 from serving.api.body import JSON, MSGPACK
-from serving.api.routes.crops import CropsAnswer
+from serving.wire.codec import read
+from serving.wire.enrollments import Crops
 
 LIVE, PORTRAIT = b"\x89PNG live", b"\x89PNG portrait"
 
@@ -47,7 +48,7 @@ def test_both_crops_are_shown_and_audited(
     shown = fresh.read(response)
     images = [one["image"] for one in shown["crops"]]
     if accept == JSON:
-        CropsAnswer.model_validate(shown)
+        read(shown, Crops)
         images = [base64.b64decode(image) for image in images]
     assert [one["photograph"] for one in shown["crops"]] == ["live", "portrait"]
     assert images == [LIVE, PORTRAIT]

@@ -10,7 +10,8 @@ import pytest
 
 from engine.matching.identification import Identification
 from serving.api.body import JSON, MSGPACK
-from serving.api.schemas.identifications import IdentificationAnswer
+from serving.wire import people
+from serving.wire.codec import read
 
 PATH = "/v1/identifications"
 
@@ -30,7 +31,7 @@ def test_a_face_is_identified_in_every_type(
     )
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     answer = service.read(response)
-    IdentificationAnswer.model_validate(answer)
+    read(answer, people.Identification)
     assert (answer["found"], answer["searched"]) == (1, 1)
     assert answer["threshold"] == service.parts.thresholds.review
     assert answer["expected_false_candidates"]["value"] > 0

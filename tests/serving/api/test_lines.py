@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.api.schemas.documents import ErasureAnswer
-from serving.api.schemas.lines import ClosedLineAnswer, DisputeAnswer, LinesAnswer
+from serving.wire.codec import read
+from serving.wire.enrollments import ErasureCertificate
+from serving.wire.lines import ClosedLine, Dispute, HolderLines
 
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
 MSISDN = "+8613800138000"
@@ -35,7 +36,7 @@ def test_a_holder_sees_the_lines_masked_in_every_type(
     )
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     answer = service.read(response)
-    assert LinesAnswer.model_validate(answer).is_holder is True
+    assert read(answer, HolderLines).is_holder is True
     [line] = answer["lines"]
     assert (line["line_id"], line["number"]) == (enrolled["line_id"], "••••••••••8000")
     assert "8613800138000" not in response.text
@@ -109,7 +110,7 @@ def test_a_line_is_disputed_by_its_holder(
     path = f"/v1/lines/{target}/dispute"
     first = fresh.ask("POST", path, key=key, body=holder(faces["later"]))
     assert first.status_code == 201
-    shown = DisputeAnswer.model_validate(fresh.read(first))
+    shown = read(fresh.read(first), Dispute)
     assert shown.line_id == enrolled["line_id"]
     again = fresh.read(fresh.ask("POST", path, key=key, body=holder(faces["later"])))
     assert again["case_id"] == shown.case_id
@@ -148,7 +149,7 @@ def test_a_line_is_closed_once(
     response = fresh.ask("DELETE", path, key=key, headers={"accept": accept})
     answer = fresh.read(response)
     assert response.headers["content-type"] == accept
-    assert ClosedLineAnswer.model_validate(answer).line_id == enrolled["line_id"]
+    assert read(answer, ClosedLine).line_id == enrolled["line_id"]
     again = fresh.ask("DELETE", path, key=key)
     fresh.assert_refused(again, 404, "REQUEST.NOT_FOUND")
 
@@ -173,7 +174,7 @@ def test_a_holder_is_erased_with_a_certificate(
     hidden = fresh.ask("DELETE", path, key="red")
     fresh.assert_refused(hidden, 404, "REQUEST.NOT_FOUND")
     certificate = fresh.read(fresh.ask("DELETE", path, key=key, headers={"accept": accept}))
-    shown = ErasureAnswer.model_validate(certificate)
+    shown = read(certificate, ErasureCertificate)
     assert (shown.document_id, shown.references, shown.lines) == (enrolled["document_id"], 1, 1)
     number, digest = fresh.parts.store.audit_head()
     assert (shown.audit_number, shown.audit_hash) == (number, digest.hex())

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import jsonschema_rs
 import pytest
 
+from serving.access.authorization import PERMISSIONS
 from serving.api.body import FORM, JSON, MSGPACK
-from serving.api.routes.matching import match_routes
-from serving.api.schemas.cases import AssignBody, NoteBody, OutcomeBody
-from serving.api.schemas.enrollments import EnrollmentAnswer, EnrollmentBody
-from serving.api.schemas.identifications import IdentificationBody
-from serving.api.schemas.lines import HolderBody
-from serving.api.schemas.matching import MatchRequest, TemplatesRequest
-from serving.api.schemas.people import PeopleBody
-from serving.api.schemas.sweeps import SweepBody
-from serving.api.schemas.verifications import VerificationBody
+from serving.api.endpoints import ENDPOINTS, TAGS
+from serving.api.examples import EXAMPLES
+from serving.wire.codec import read
 
 
 @pytest.fixture(scope="module")
@@ -91,42 +87,48 @@ def test_every_route_documents_its_errors_headers_and_types(document: dict[str, 
     assert {"201", "200", "409", "422", "507"} <= enroll["responses"].keys()
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        EnrollmentBody,
-        VerificationBody,
-        IdentificationBody,
-        HolderBody,
-        PeopleBody,
-        AssignBody,
-        NoteBody,
-        OutcomeBody,
-        SweepBody,
-        EnrollmentAnswer,
-    ],
-)
-def test_every_example_is_valid(document: dict[str, Any], model: Any) -> None:
-    schema = document["components"]["schemas"][model.__name__]
-    assert schema["examples"]
+@pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
+def test_every_example_is_valid(document: dict[str, Any], kind: Any) -> None:
+    schema = document["components"]["schemas"][kind.__name__]
+    assert schema["examples"] == EXAMPLES[kind]
     checker = jsonschema_rs.validator_for(
-        {"$ref": f"#/components/schemas/{model.__name__}", "components": document["components"]}
+        {"$ref": f"#/components/schemas/{kind.__name__}", "components": document["components"]}
     )
     for example in schema["examples"]:
         checker.validate(example)
-        if model is not EnrollmentAnswer:
-            model.model_validate(example)
+        read(example, kind)
 
 
-def test_the_examples_of_the_direct_routes_stand_in_it(
-    document: dict[str, Any], service: Any
+def test_every_request_has_an_example() -> None:
+    assert {one.body for one in ENDPOINTS} - {None} <= EXAMPLES.keys()
+
+
+def test_operations_have_short_names_and_tags_that_are_explained(
+    document: dict[str, Any],
 ) -> None:
-    models = {MatchRequest, TemplatesRequest}
-    for route in match_routes(service.parts):
-        operation = document["paths"][route.path]["post"]
-        shown = operation["requestBody"]["content"][JSON]["example"]
-        assert shown == route.request_example
-        assert route.request in models
+    for _, _, operation in operations(document):
+        assert re.fullmatch("[a-z]+(?:[A-Z][a-z]+)*", operation["operationId"])
+        assert set(operation["tags"]) <= TAGS.keys()
+    assert [one["name"] for one in document["tags"]] == list(TAGS)
+    assert document["servers"]
+    for name in document["components"]["schemas"]:
+        assert re.fullmatch("[A-Z][A-Za-z]+", name)
+        assert not name.endswith(("Answer", "Shown", "Body"))
+
+
+def test_a_form_names_its_images_as_the_fields_are_named(document: dict[str, Any]) -> None:
+    def parts(path: str) -> set[str]:
+        body = document["paths"][path]["post"]["requestBody"]
+        return set(body["content"][FORM]["schema"]["properties"]) - {"request"}
+
+    assert parts("/v1/enrollments") == {"live", "portrait"}
+    assert parts("/v1/verifications") == {"probe", "reference"}
+    assert parts("/v1/lines/query") == parts("/v1/identifications") == {"probe"}
+
+
+def test_every_action_has_roles_and_an_endpoint_or_stands_behind_one() -> None:
+    behind = {"search", "verify_holder"}
+    assert {one.action for one in ENDPOINTS} - {None} | behind == PERMISSIONS.keys()
 
 
 ANSWERS = [

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.api.routes.operations import READY_KEPT_S, ReadyAnswer
+from serving.api.routes.operations import READY_KEPT_S
 from serving.compose import Deployment
 from serving.settings import load_settings
+from serving.wire.codec import read
+from serving.wire.oversight import Readiness
 
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
@@ -24,7 +26,7 @@ def test_a_service_that_is_up_says_so(service: Any, kind: str) -> None:
     live = service.ask("GET", "/health/live", key=None, headers=headers)
     assert service.read(live) == {"status": "live"}
     ready = service.ask("GET", "/health/ready", key=None, headers=headers)
-    answer = ReadyAnswer.model_validate(service.read(ready))
+    answer = read(service.read(ready), Readiness)
     assert (ready.status_code, answer.is_ready, answer.phase) == (200, True, "ready")
     assert answer.checks.keys() == {"store", "models", "registrar", "gallery"}
     version = service.read(service.ask("GET", "/version", key=None, headers=headers))
@@ -158,7 +160,7 @@ def test_a_method_that_a_route_lacks_is_405(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v2/enrollments", "/docs", "/v1/enrollments/", "/%00"]
+    "path", ["/", "/v1", "/v2/enrollments", "/redoc", "/v1/enrollments/", "/%00"]
 )
 def test_a_path_that_is_no_route_is_404(service: Any, path: str) -> None:
     for accept in (JSON, MSGPACK):

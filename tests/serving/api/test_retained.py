@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from engine.retention.job import Schedule, run_retention
-from serving.api.schemas.enrollments import EnrollmentRecordAnswer
+from serving.wire.codec import read
+from serving.wire.enrollments import EnrollmentRecord
 
 PATH = "/v1/enrollments"
 KEY = {"idempotency-key": "key-1"}
@@ -39,8 +40,8 @@ def test_an_attempt_that_has_left_is_still_a_decision(
     run_retention(NextYear(fresh), Schedule(attempts=180 * DAY), "test")
     response = fresh.ask("GET", f"{PATH}/{decided['enrollment_id']}", key="blue")
     shown = fresh.read(response)
-    EnrollmentRecordAnswer.model_validate(shown)
-    assert shown.keys() == EnrollmentRecordAnswer.model_fields.keys()
+    read(shown, EnrollmentRecord)
+    assert shown.keys() == set(EnrollmentRecord.__struct_fields__)
     for name in ("decision", "reasons", "thresholds", "model_digest", "policy_version"):
         assert shown[name] == decided[name]
     assert set(shown["scores"].values()) == {None}

@@ -15,16 +15,10 @@ from engine.faces.extractor import Extractor
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
-from serving.api.schemas.sweeps import (
-    ExpectationAnswer,
-    GroupAnswer,
-    GroupsAnswer,
-    PrecisionAnswer,
-    SweepAnswer,
-    SweepsAnswer,
-)
 from serving.compose import Deployment
 from serving.settings import load_settings
+from serving.wire.codec import read
+from serving.wire.sweeps import Expectation, Group, GroupPage, Precision, SweepReport, Sweeps
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service
 from tests.serving.api.planting import plant
@@ -99,7 +93,7 @@ def second(ringed: Service) -> httpx.Response:
 def done(ringed: Service, second: httpx.Response) -> dict[str, Any]:
     """The sweep of the whole gallery, after it went on to its end."""
     resumed = ringed.read(ask(ringed, "POST", f"/{LEFT}/resume"))
-    SweepAnswer.model_validate(resumed)
+    read(resumed, SweepReport)
     return wait_until(ringed, LEFT, "done", "failed")
 
 
@@ -120,7 +114,7 @@ def test_a_dry_run_says_what_to_expect_and_starts_nothing(ringed: Service, accep
     response = ask(ringed, "POST", body=body, headers={"accept": accept})
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     shown = ringed.read(response)
-    ExpectationAnswer.model_validate(shown)
+    read(shown, Expectation)
     references = sum(RINGS) + HONEST + 1
     assert shown["references"] == references
     assert shown["comparisons"] == references * (references - 1) // 2
@@ -138,7 +132,7 @@ def test_a_sweep_finds_the_rings_and_says_how_far_it_is(
     assert done["summary"]
     assert done["requested_by"] == f"key:{ringed.keys['fraud'].split('_')[1]}"
     listed = ringed.read(ask(ringed, "GET"))
-    SweepsAnswer.model_validate(listed)
+    read(listed, Sweeps)
     assert done["sweep_id"] in [one["sweep_id"] for one in listed["sweeps"]]
     assert all("summary" not in one for one in listed["sweeps"])
 
@@ -173,7 +167,7 @@ def test_groups_are_read_page_by_page_and_audited(ringed: Service, done: dict[st
     groups, after = [], 0
     while True:
         page = ringed.read(ask(ringed, "GET", path, params={"limit": 2, "after": after}))
-        GroupsAnswer.model_validate(page)
+        read(page, GroupPage)
         assert page["total"] == len(RINGS)
         groups += page["groups"]
         if page["next"] is None:
@@ -194,7 +188,7 @@ def test_a_group_is_read_with_members_and_links_and_audited(
     whole = next(one for one in listed if one["identities"] == 4)
     before = ringed.parts.store.audit_head()[0]
     shown = ringed.read(ask(ringed, "GET", f"{path}/{whole['key']}"))
-    GroupAnswer.model_validate(shown)
+    read(shown, Group)
     documents = [one["document_id"] for one in shown["identities"]]
     assert len(set(documents)) == 4
     assert len(shown["links"]) == 6
@@ -290,10 +284,10 @@ def test_a_page_that_is_none_is_refused(
 def test_the_precision_is_that_of_the_pairs_that_people_judged(
     ringed: Service, done: dict[str, Any]
 ) -> None:
-    def read() -> dict[str, Any]:
+    def measure() -> dict[str, Any]:
         return dict(ringed.read(ringed.ask("GET", "/v1/precision", key="fraud")))
 
-    assert (read()["judged"], read()["precision"]) == (0, None)
+    assert (measure()["judged"], measure()["precision"]) == (0, None)
     listed = ringed.read(ringed.ask("GET", "/v1/cases", key="fraud", params={"state": "alive"}))
     cases = {len(one["document_ids"]): one["case_id"] for one in listed["cases"]}
     assert sorted(cases) == sorted(RINGS)
@@ -301,8 +295,8 @@ def test_the_precision_is_that_of_the_pairs_that_people_judged(
         path = f"/v1/cases/{cases[size]}/close"
         closed = ringed.ask("POST", path, key="fraud", body={"outcome": outcome})
         assert closed.status_code == 200, closed.text
-    shown = read()
-    PrecisionAnswer.model_validate(shown)
+    shown = measure()
+    read(shown, Precision)
     assert (shown["judged"], shown["confirmed"], shown["precision"]) == (4, 3, 0.75)
     # Wilson's interval of 3 in 4, from tables.
     assert (round(shown["low"], 3), round(shown["high"], 3)) == (0.301, 0.954)

@@ -11,7 +11,8 @@ import pytest
 from engine.matching.calibration import Comparison
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
-from serving.api.routes.thresholds import ThresholdsAnswer
+from serving.wire.codec import read
+from serving.wire.oversight import CalibratedThresholds
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
@@ -19,7 +20,7 @@ def test_the_thresholds_are_shown_on_the_calibrated_curves(service: Any, accept:
     response = service.ask("GET", "/v1/thresholds", key="b1", headers={"accept": accept})
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     shown = service.read(response)
-    ThresholdsAnswer.model_validate(shown)
+    read(shown, CalibratedThresholds)
     parts = service.parts
     assert shown["thresholds"] == asdict(parts.thresholds)
     curves = {one["comparison"]: one for one in shown["calibration"]["curves"]}
@@ -41,5 +42,5 @@ def test_without_a_calibration_no_rate_is_told(service: Any) -> None:
     parts = replace(service.parts, calibration=None)
     service = replace(service, parts=parts, app=build_app(parts))
     shown = service.read(service.ask("GET", "/v1/thresholds"))
-    ThresholdsAnswer.model_validate(shown)
+    read(shown, CalibratedThresholds)
     assert shown["calibration"] is None

@@ -95,7 +95,7 @@ def test_a_disputed_line_is_a_case_that_names_it(
     at = ("--home", full_home)
     (case,) = sosie("cases", *at, "--json").json["cases"]
     assert (case["case_id"], case["kind"]) == (made.case_id, "dispute")
-    assert (case["line_id"], case["document_ids"]) == (made.line_id, [enrolled["document_id"]])
+    assert (case["line_ids"], case["document_ids"]) == ([made.line_id], [enrolled["document_id"]])
     shown = sosie("cases", *at).out
     assert made.case_id in shown
     assert made.line_id in shown

@@ -20,8 +20,9 @@ from stdnum.cn import ric
 
 from serving.compose import Deployment
 from serving.imports import IssuedTemplates
-from serving.ingress.templates import SealedTemplates, write_token
+from serving.ingress.templates import SealedTemplates
 from serving.settings import load_settings
+from serving.wire.fields import Template
 
 COLUMNS = (
     "document_type",
@@ -217,7 +218,7 @@ def test_issued_templates_are_taken_from_the_carrier_that_got_them(
         blue, red = (sealed.issue(faces, f"carrier:{one}") for one in ("blue", "red"))
         (operator,) = sealed.issue(faces[2:], "role:operator")
         opened = IssuedTemplates(sealed).open(
-            [write_token(blue[0]), write_token(red[1]), write_token(operator), "no token"],
+            [Template(blue[0]).text, Template(red[1]).text, Template(operator).text, "no token"],
             ["blue", "blue", "blue", "blue"],
         )
     assert [one is not None for one in opened] == [True, False, True, False]
@@ -228,7 +229,7 @@ def test_issued_templates_are_taken_from_the_carrier_that_got_them(
         writer.writerow([*header, "template"])
         for serial, token in enumerate((blue[0], red[1], operator)):
             cells = row(serial)
-            writer.writerow([*(cells[name] for name in header), write_token(token)])
+            writer.writerow([*(cells[name] for name in header), Template(token).text])
     answer = sosie("import", path, "--home", home, "--json").json
     assert (answer["admitted"], answer["failures"]) == (2, {"TEMPLATE_INVALID": 1})
 

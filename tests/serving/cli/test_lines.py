@@ -16,7 +16,7 @@ def test_the_holders_face_reads_the_lines_with_their_numbers_masked(
     document = json.dumps({"type": "cn-ric", "number": NUMBER})
     masked = sosie(*command, "--json", given=document)
     assert masked.code == 0
-    assert [line["msisdn"] for line in masked.json["lines"]] == ["••••••••••8000"]
+    assert [line["number"] for line in masked.json["lines"]] == ["••••••••••8000"]
     assert MSISDN not in sosie(*command, given=document).out
     assert MSISDN in sosie(*command, "--reveal", given=document).out
 

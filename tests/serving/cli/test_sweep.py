@@ -44,7 +44,7 @@ def test_a_plan_says_what_to_expect_and_changes_nothing(
     expectation = told.json["expectation"]
     total = PEOPLE + TWICE
     assert expectation["comparisons"] == total * (total - 1) // 2
-    assert expectation["terms"]["threshold"] == expectation["proposal"]["threshold"]
+    assert expectation["threshold"] == expectation["proposal"]["threshold"]
     assert expectation["false_pairs"]["high"] >= expectation["false_pairs"]["value"]
     words = sosie("sweep", "--plan", "--home", crowd_home)
     assert words.code == 0
@@ -64,15 +64,15 @@ def test_a_sweep_shows_its_groups_and_files(sosie: Any, crowd_home: Path, tmp_pa
     for name in ("pairs.parquet", "groups.parquet", "groups.csv", "report.html"):
         assert any(path.endswith(name) for path in answer["files"])
     assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html>")
-    sweep_id = answer["sweep"]["id"]
+    sweep_id = answer["sweep"]["sweep_id"]
     (listed,) = sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"]
-    assert listed["id"] == sweep_id
+    assert listed["sweep_id"] == sweep_id
     shown = sosie("sweep", "show", sweep_id, "--home", crowd_home, "--json").json
     assert shown["files"] == answer["files"]
     page = sosie("sweep", "groups", sweep_id, "--top", 5, "--home", crowd_home, "--json").json
-    assert (len(page["groups"]), page["total"], page["next_after"]) == (5, TWICE, 5)
+    assert (len(page["groups"]), page["total"], page["next"]) == (5, TWICE, 5)
     rest = sosie("sweep", "groups", sweep_id, "--after", 5, "--home", crowd_home, "--json").json
-    assert rest["next_after"] is None
+    assert rest["next"] is None
     assert len({one["key"] for one in (*page["groups"], *rest["groups"])}) == TWICE
 
 
@@ -84,7 +84,10 @@ def test_people_read_a_table_and_where_the_files_are(sosie: Any, crowd_home: Pat
     assert f"{TWICE} with {2 * TWICE} identities" in done.out
     for command in (
         ("list",),
-        ("groups", sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"][0]["id"]),
+        (
+            "groups",
+            sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"][0]["sweep_id"],
+        ),
     ):
         assert sosie("sweep", *command, "--home", crowd_home).code == 0
 
@@ -211,8 +214,8 @@ def test_killed_it_goes_on_where_it_was_and_no_other_begins_before(
     (left,) = sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"]
     assert left["state"] == "running"
     assert 0 < left["progress"]["share"] < 1
-    assert_refused(sosie("sweep", *AT, "--home", crowd_home), f"--resume {left['id']}")
-    resumed = begin("sweep", "--resume", left["id"], "--home", crowd_home, "--json")
+    assert_refused(sosie("sweep", *AT, "--home", crowd_home), f"--resume {left['sweep_id']}")
+    resumed = begin("sweep", "--resume", left["sweep_id"], "--home", crowd_home, "--json")
     out, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0
     assert f'"total": {TWICE}' in out
@@ -227,8 +230,8 @@ def test_an_interrupt_pauses_it_and_says_how_to_go_on(
     assert process.returncode == 130
     (left,) = sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"]
     assert left["state"] == "paused"
-    assert f"sosie sweep --resume {left['id']}" in err
-    cancelled = sosie("sweep", "cancel", left["id"], "--home", crowd_home, "--json")
+    assert f"sosie sweep --resume {left['sweep_id']}" in err
+    cancelled = sosie("sweep", "cancel", left["sweep_id"], "--home", crowd_home, "--json")
     assert cancelled.json["sweep"]["state"] == "cancelled"
-    assert not (crowd_home / "sweeps" / left["id"]).exists()
+    assert not (crowd_home / "sweeps" / left["sweep_id"]).exists()
     assert sosie("sweep", *AT, "--home", crowd_home).code == 0

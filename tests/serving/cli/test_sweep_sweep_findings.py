@@ -62,10 +62,12 @@ def test_a_report_has_the_faces_that_are_kept_where_they_are_asked_for(
     # What stays in the home has none, for nothing would ever take it out.
     assert (
         FACE
-        not in (pictured_home / "sweeps" / done.json["sweep"]["id"] / "report.html").read_text()
+        not in (
+            pictured_home / "sweeps" / done.json["sweep"]["sweep_id"] / "report.html"
+        ).read_text()
     )
     shown = sosie("audit", "show", "--action", "crops.read", *at, "--json").json["entries"]
-    assert [one["subject"] for one in shown] == [done.json["sweep"]["id"]]
+    assert [one["subject"] for one in shown] == [done.json["sweep"]["sweep_id"]]
     assert len(shown[0]["detail"]["documents"]) == 1
 
 
@@ -74,7 +76,7 @@ def test_a_report_is_written_anew_later_with_faces_or_without(
 ) -> None:
     at = ("--home", pictured_home)
     assert sosie("sweep", *AT, *at).code == 0
-    sweep = sosie("sweep", "list", *at, "--json").json["sweeps"][0]["id"]
+    sweep = sosie("sweep", "list", *at, "--json").json["sweeps"][0]["sweep_id"]
     plain, pictured = tmp_path / "plain.html", tmp_path / "pictured.html"
     without = sosie("sweep", "report", sweep, plain, *at, "--json")
     assert without.json == {"report": str(plain), "faces": None}
@@ -91,7 +93,7 @@ def test_where_no_face_is_kept_a_line_says_so(
     home = make_crowd(empty_home, "crowd-without-faces")
     at = ("--home", home)
     assert sosie("sweep", *AT, *at).code == 0
-    sweep = sosie("sweep", "list", *at, "--json").json["sweeps"][0]["id"]
+    sweep = sosie("sweep", "list", *at, "--json").json["sweeps"][0]["sweep_id"]
     target = tmp_path / "none.html"
     told = sosie("sweep", "report", sweep, target, "--faces", *at)
     assert told.code == 0, told.err

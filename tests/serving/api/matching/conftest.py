@@ -1,4 +1,4 @@
-"""The two raw routes, through the edge, over a real store, gallery, gate and extractor."""
+"""Match and templates, through the application, over a real store, gallery, gate and extractor."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ from engine.matching.identification import Identification, identify
 from engine.registry.records import ApiKey, utc_now
 from serving.access.authentication import KeyGate
 from serving.access.keys import make_key
+from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
-from serving.api.middleware import Edge
-from serving.api.routes.matching import match_routes
-from serving.api.schemas.matching import MatchAnswer
 from serving.compose import Deployment
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
@@ -32,6 +30,8 @@ from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Probes
 from serving.settings import ServeSettings, load_settings
 from serving.telemetry.metrics import Meter
+from serving.wire import codec
+from serving.wire.matching import MatchResults
 
 DIM = 128
 
@@ -73,11 +73,7 @@ class Service:
 
     def post(self, path: str, body: object, key: str | None = "fraud", **options: Any) -> Any:
         """The answer to one call; MessagePack if `packed`, `content` as it is where given."""
-        routes = {route.path: route.app for route in match_routes(self.parts)}
-        parts = self.parts
-        app = Edge(
-            _nothing, settings=parts.settings, meter=parts.meter, log=parts.log, direct=routes
-        )
+        app = build_app(self.parts)
         is_packed = options.pop("packed", False)
         headers = {"content-type": MSGPACK if is_packed else JSON, **options.pop("headers", {})}
         if key is not None:
@@ -98,17 +94,13 @@ class Service:
         answer = self.post("/v1/match", {"items": list(items)}, **options)
         assert answer.status_code == 200, answer.text
         value = read(answer)
-        MatchAnswer.model_validate(value)
+        codec.read(value, MatchResults)
         results: list[Any] = value["items"]
         assert len(results) == len(items)
         return results
 
     def tokens(self, vectors: Any, tenant: str = "role:fraud") -> list[bytes]:
         return self.parts.templates.issue(vectors, tenant)
-
-
-async def _nothing(*_: object) -> None:
-    raise AssertionError("the router was not meant to be asked")
 
 
 def read(answer: httpx.Response) -> Any:

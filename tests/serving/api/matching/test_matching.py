@@ -12,13 +12,8 @@ import pytest
 from engine.matching.comparison import score_best
 from engine.registry.records import utc_now
 from serving.api.body import JSON
-from serving.api.routes.matching import match_routes
-from serving.api.schemas.matching import (
-    MatchAnswer,
-    MatchRequest,
-    TemplatesAnswer,
-    TemplatesRequest,
-)
+from serving.wire import codec
+from serving.wire.matching import Templates
 from tests.serving.api.matching.conftest import (
     Service,
     code_of,
@@ -168,7 +163,7 @@ def test_templates_come_with_quality_and_an_end_and_what_is_wrong(
     ]
     answer = service.post("/v1/templates", {"items": items}, packed=True, headers={"accept": JSON})
     value = answer.json()
-    TemplatesAnswer.model_validate(value)
+    codec.read(value, Templates)
     good, faceless, damaged = value["items"]
     assert good["quality"]["sharpness"] > 0
     assert (good["id"], set(good)) == ("good", {"id", "template", "quality"})
@@ -178,11 +173,3 @@ def test_templates_come_with_quality_and_an_end_and_what_is_wrong(
     assert "template" not in damaged
     assert value["model_digest"] == service.parts.model_digest
     assert value["expires_at"] > utc_now().isoformat()
-
-
-def test_what_the_document_shows_as_examples_is_accepted(service: Service) -> None:
-    match, templates = match_routes(service.parts)
-    MatchRequest.model_validate(match.request_example)
-    MatchAnswer.model_validate(match.response_example)
-    TemplatesRequest.model_validate(templates.request_example)
-    TemplatesAnswer.model_validate(templates.response_example)

@@ -1,4 +1,4 @@
-"""An edge around a handler, driven message by message."""
+"""The middleware around a handler, driven message by message."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import CapturingLogger
 
-from serving.api.middleware import Edge
-from serving.api.request import SCOPE_KEY, Call
+from serving.api.middleware import RequestMiddleware
+from serving.api.request import SCOPE_KEY, Request
+from serving.api.request import Answer as Sent
 from serving.settings import ServeSettings
 from serving.telemetry.metrics import IN_PROGRESS, REFUSALS, REQUESTS, Meter
 from serving.telemetry.traces import Tracer
 from tests.serving.meters import RecordingMeter
 
-Inner = Callable[[Call], Awaitable[Any]]
+Inner = Callable[[Request], Awaitable[Any]]
 Headers = dict[str, str]
 
 
@@ -53,7 +54,7 @@ class EdgeMeter(RecordingMeter):
 
 
 class Rig:
-    """An edge around a handler, driven by hand."""
+    """The middleware around a handler, driven by hand."""
 
     def __init__(
         self,
@@ -68,12 +69,11 @@ class Rig:
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             del receive, send
-            call = scope[SCOPE_KEY]
-            shown = await self.inner(call)
-            response = call.answer(shown)
-            await response(scope, call.receive, call.send)
+            request = scope[SCOPE_KEY]
+            shown = await self.inner(request)
+            await request.answer(Sent(shown))
 
-        self.edge = Edge(
+        self.middleware = RequestMiddleware(
             app,
             settings=ServeSettings(**settings),
             meter=meter or self.meter,
@@ -143,7 +143,7 @@ class Rig:
                 if value != "-"
             ],
         }
-        await self.edge(scope, receive, send)
+        await self.middleware(scope, receive, send)
         return answer
 
     @property
@@ -153,16 +153,16 @@ class Rig:
         return lines[-1]
 
 
-async def echo(call: Call) -> Any:
-    return {"size": len(await call.read_body())}
+async def echo(request: Request) -> Any:
+    return {"size": len(await request.read_body())}
 
 
-async def idle(_: Call) -> Any:
+async def idle(_: Request) -> Any:
     return {}
 
 
 def raising(error: Exception) -> Inner:
-    async def raise_it(_: Call) -> Any:
+    async def raise_it(_: Request) -> Any:
         raise error
 
     return raise_it

@@ -10,9 +10,9 @@ import pytest
 from starlette.types import Message
 
 from serving.access.authorization import Principal, Role
-from serving.api.body import BODIES_HELD, LARGE_BYTES
-from serving.api.request import Call
-from tests.serving.api.edge.conftest import Answer, Rig, echo
+from serving.api.body import BODIES_HELD, LARGE_BYTES, work_apart
+from serving.api.request import Request
+from tests.serving.api.middleware.conftest import Answer, Rig, echo
 
 
 def test_a_body_comes_in_pieces() -> None:
@@ -44,7 +44,7 @@ def test_two_content_lengths_are_malformed() -> None:
 
         lengths = [(b"content-length", b"3"), (b"content-length", b"3")]
         scope = {"type": "http", "method": "POST", "path": "/v1/match", "headers": lengths}
-        await rig.edge(scope, receive, send)
+        await rig.middleware(scope, receive, send)
         return int(sent[0]["status"])
 
     assert asyncio.run(ask()) == 400
@@ -54,15 +54,15 @@ def test_an_oversized_body_is_refused_before_it_is_read() -> None:
     async def endless() -> tuple[Answer, list[int]]:
         read: list[int] = []
 
-        async def watch(call: Call) -> Any:
-            original = call._receive
+        async def watch(request: Request) -> Any:
+            original = request._receive
 
             async def counted() -> Message:
                 read.append(1)
                 return await original()
 
-            call._receive = counted
-            return await echo(call)
+            request._receive = counted
+            return await echo(request)
 
         rig = Rig(watch, max_body_mib=0.001)
         return await rig.ask_later(b"x" * 2000), read
@@ -84,8 +84,8 @@ def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -
     async def crowd() -> tuple[list[int], Answer, Answer]:
         gate = asyncio.Event()
 
-        async def hold(call: Call) -> Any:
-            await call.read_body()
+        async def hold(request: Request) -> Any:
+            await request.read_body()
             await gate.wait()
             return {}
 
@@ -106,10 +106,10 @@ def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -
 
 def test_slow_uploads_of_one_key_leave_memory_for_the_calls_of_others() -> None:
     async def crowd() -> tuple[list[int], list[int]]:
-        async def read(call: Call) -> Any:
-            key = call.key or ""
-            call.principal = Principal(key, Role.CARRIER, "blue")
-            return {"size": len(await call.read_body())}
+        async def read(request: Request) -> Any:
+            key = request.key or ""
+            request.principal = Principal(key, Role.CARRIER, "blue")
+            return {"size": len(await request.read_body())}
 
         rig = Rig(read, max_body_mib=1, body_timeout_s=0.5)
         body = b"x" * 2**20
@@ -141,8 +141,9 @@ def test_a_large_body_is_worked_on_while_others_are_answered() -> None:
             assert size < LARGE_BYTES or free.wait(120)
             return {"size": size}
 
-        async def read(call: Call) -> Any:
-            return await call.work_apart(work, len(await call.read_body()))
+        async def read(request: Request) -> Any:
+            size = len(await request.read_body())
+            return await work_apart(size, work, size)
 
         rig = Rig(read)
         large = asyncio.create_task(rig.ask_later(b"x" * (LARGE_BYTES + 1)))
@@ -163,7 +164,7 @@ def test_a_slow_body_is_sent_away() -> None:
 
 
 def test_a_body_that_no_route_reads_is_not_waited_for() -> None:
-    async def work(_: Call) -> Any:
+    async def work(_: Request) -> Any:
         await asyncio.sleep(0.3)
         return {"done": True}
 

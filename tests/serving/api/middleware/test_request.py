@@ -9,12 +9,12 @@ import pytest
 from starlette.types import Message
 
 from serving.api.middleware import CLIENT_GONE
-from serving.api.request import Call
-from tests.serving.api.edge.conftest import Answer, Headers, Rig, echo, idle
+from serving.api.request import Request
+from tests.serving.api.middleware.conftest import Answer, Headers, Rig, echo, idle
 
 
-async def _sleep_long(_: Call) -> Any:
-    await asyncio.Event().wait()
+async def _sleep_long(_: Request) -> Any:
+    await asyncio.sleep(20)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_a_deadline_is_a_whole_number_of_milliseconds(bad: str) -> None:
 
 
 def test_a_client_may_wait_longer_than_the_default() -> None:
-    async def tell(call: Call) -> Any:
-        return {"left_s": call.remaining_s}
+    async def tell(request: Request) -> Any:
+        return {"left_s": request.remaining_s}
 
     rig = Rig(tell, request_timeout_s=1)
     assert rig.ask(headers={"x-timeout-ms": "90000"}).json["left_s"] > 80
@@ -51,8 +51,8 @@ def test_a_client_may_wait_longer_than_the_default() -> None:
 def test_work_whose_client_has_gone_is_stopped() -> None:
     stopped = []
 
-    async def work(call: Call) -> Any:
-        await call.read_body()
+    async def work(request: Request) -> Any:
+        await request.read_body()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -81,13 +81,13 @@ async def _leave_amid(rig: Rig, headers: Headers) -> Answer:
 
 
 def test_a_server_whose_receive_fails_stops_nothing() -> None:
-    async def work(call: Call) -> Any:
-        await call.read_body()
+    async def work(request: Request) -> Any:
+        await request.read_body()
 
         async def fail() -> Message:
             raise RuntimeError("the stream has ended")
 
-        call._receive = fail
+        request._receive = fail
         await asyncio.sleep(0.15)
         return {"done": True}
 
@@ -110,8 +110,8 @@ def test_the_servers_own_cancellation_goes_on() -> None:
 
 
 def test_a_call_that_ends_while_its_client_is_watched_is_answered() -> None:
-    async def work(call: Call) -> Any:
-        await call.read_body()
+    async def work(request: Request) -> Any:
+        await request.read_body()
         await asyncio.sleep(0.12)
         return {"done": True}
 
@@ -131,7 +131,7 @@ def test_a_call_that_ends_while_its_client_is_watched_is_answered() -> None:
     ],
 )
 def test_a_key_comes_as_bearer_or_in_its_own_header(headers: Headers, key: str | None) -> None:
-    async def tell(call: Call) -> Any:
-        return {"key": call.key}
+    async def tell(request: Request) -> Any:
+        return {"key": request.key}
 
     assert Rig(tell).ask(headers=headers).json == {"key": key}

@@ -18,13 +18,13 @@ from starlette.types import Receive, Scope, Send
 from engine.errors import NotFound, StorageFull
 from serving.access.authorization import Principal, Role
 from serving.api.body import MSGPACK
-from serving.api.middleware import EXEMPT_ONGOING, Edge
-from serving.api.request import Call
+from serving.api.middleware import EXEMPT_ONGOING, RequestMiddleware
+from serving.api.request import Request
 from serving.errors import Busy, FaceUnusable, RateLimited, Unauthenticated
 from serving.settings import ServeSettings
 from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import OpenTelemetryTracer
-from tests.serving.api.edge.conftest import Answer, Rig, idle, raising
+from tests.serving.api.middleware.conftest import Answer, Rig, idle, raising
 from tests.serving.meters import BrokenMeter
 
 
@@ -96,7 +96,7 @@ def test_an_unforeseen_error_shows_and_logs_its_type_alone() -> None:
 def test_a_type_that_cannot_be_answered_is_refused_before_any_work(accept: str) -> None:
     worked = []
 
-    async def work(_: Call) -> Any:
+    async def work(_: Request) -> Any:
         worked.append(1)
         return {}
 
@@ -109,8 +109,8 @@ def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -
     async def crowd() -> tuple[list[Answer], Answer]:
         gate = asyncio.Event()
 
-        async def wait(call: Call) -> Any:
-            if call.scope["path"] == "/v1/match":
+        async def wait(request: Request) -> Any:
+            if request.scope["path"] == "/v1/match":
                 await gate.wait()
             return {}
 
@@ -136,8 +136,8 @@ def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_place()
     async def crowd() -> tuple[list[int], int, Answer]:
         gate = asyncio.Event()
 
-        async def wait(call: Call) -> Any:
-            if call.scope["path"] == "/health/ready":
+        async def wait(request: Request) -> Any:
+            if request.scope["path"] == "/health/ready":
                 await gate.wait()
             return {}
 
@@ -165,9 +165,9 @@ def test_a_meter_that_fails_changes_no_answer_and_no_bound() -> None:
 
 
 def test_an_access_line_names_the_route_and_the_key_and_never_the_path() -> None:
-    async def work(call: Call) -> Any:
-        call.principal = Principal("k1", Role.CARRIER, "blue")
-        call.scope["route"] = type("Route", (), {"path": "/v1/lines/{line}"})()
+    async def work(request: Request) -> Any:
+        request.principal = Principal("k1", Role.CARRIER, "blue")
+        request.scope["route"] = type("Route", (), {"path": "/v1/lines/{line}"})()
         return {}
 
     rig = Rig(work)
@@ -213,12 +213,14 @@ def test_what_is_no_request_passes() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         passed.append(scope["type"])
 
-    edge = Edge(app, settings=ServeSettings(), meter=Meter(), log=structlog.get_logger())
+    middleware = RequestMiddleware(
+        app, settings=ServeSettings(), meter=Meter(), log=structlog.get_logger()
+    )
 
     async def never(*_: Any) -> Any:
         raise AssertionError
 
-    run: Coroutine[Any, Any, None] = edge({"type": "lifespan"}, never, never)
+    run: Coroutine[Any, Any, None] = middleware({"type": "lifespan"}, never, never)
     asyncio.run(run)
     assert passed == ["lifespan"]
 
@@ -227,9 +229,9 @@ def test_a_request_is_one_span_under_its_clients_and_names_no_path() -> None:
     exporter = InMemorySpanExporter()
     tracer = OpenTelemetryTracer(SimpleSpanProcessor(exporter), 1.0, "test")
 
-    async def tell(call: Call) -> Any:
-        call.scope["route"] = type("Route", (), {"path": "/v1/lines/{line}"})()
-        return {"traceparent": call.traceparent}
+    async def tell(request: Request) -> Any:
+        request.scope["route"] = type("Route", (), {"path": "/v1/lines/{line}"})()
+        return {"traceparent": request.traceparent}
 
     rig = Rig(tell, tracer=tracer)
     trace_id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

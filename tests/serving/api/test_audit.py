@@ -9,10 +9,11 @@ from sqlalchemy import create_engine, text
 
 from engine.registry.records import AuditEntry, Changes
 from serving.api.body import JSON, MSGPACK
-from serving.api.routes import audits
-from serving.api.routes.audits import AuditAnswer, ChainAnswer
+from serving.api.routes import audit
 from serving.compose import registry_url
 from serving.settings import load_settings
+from serving.wire.codec import read
+from serving.wire.oversight import AuditPage, ChainPart
 
 AUDIT = "/v1/audit"
 
@@ -36,7 +37,7 @@ def test_the_chain_is_read_page_by_page(service: Any, accept: str) -> None:
             headers={"accept": accept},
         )
         page = service.read(response)
-        AuditAnswer.model_validate(page)
+        read(page, AuditPage)
         assert page["head"] >= len(known)
         seen += page["entries"]
         after = page["next"]
@@ -87,7 +88,7 @@ def verify_all(service: Any) -> list[dict[str, Any]]:
     found, after = [], 0
     while after is not None:
         found.append(ask(service, "/verification", after=after))
-        ChainAnswer.model_validate(found[-1])
+        read(found[-1], ChainPart)
         after = found[-1]["next"]
     return found
 
@@ -96,7 +97,7 @@ def test_the_chain_is_verified_part_by_part(service: Any, monkeypatch: pytest.Mo
     [whole] = verify_all(service)
     assert (whole["intact"], whole["first_bad"]) == (True, None)
     assert whole["verified_to"] == whole["head"]
-    monkeypatch.setattr(audits, "MOST_VERIFIED", 7)
+    monkeypatch.setattr(audit, "MOST_VERIFIED", 7)
     parts = verify_all(service)
     assert len(parts) > 1
     assert all(one["intact"] for one in parts)
@@ -117,7 +118,7 @@ def test_an_entry_that_was_altered_or_removed_is_named(
     engine.dispose()
     [whole] = verify_all(fresh)
     assert (whole["intact"], whole["first_bad"], whole["next"]) == (False, 4, None)
-    monkeypatch.setattr(audits, "MOST_VERIFIED", 2)
+    monkeypatch.setattr(audit, "MOST_VERIFIED", 2)
     parts = verify_all(fresh)
     assert [one["intact"] for one in parts] == [True, False]
     assert parts[-1]["first_bad"] == 4

@@ -1,0 +1,71 @@
+"""`/v1/audit`: the chain of who did what, read by operators and verified part by part."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from engine.registry import reader
+from engine.registry.audit import verify_chain
+from serving.api import serializers
+from serving.api.dependencies import next_page, note
+from serving.api.request import Request
+from serving.errors import Malformed
+from serving.parts import Parts
+from serving.wire import oversight as wire
+
+MOST_VERIFIED = 20_000
+"""About a second and a half of one core, which answers others meanwhile."""
+
+
+async def read_audit(parts: Parts, request: Request, query: wire.AuditQuery) -> wire.AuditPage:
+    """Entries of the chain that match exactly, in its order; without `after` the newest. That it
+    was read stands in it, too.
+    """
+    found = await asyncio.to_thread(
+        reader.read_audit,
+        parts.store,
+        query.after,
+        query.limit,
+        query.action,
+        query.actor,
+        query.subject,
+    )
+    head = (await asyncio.to_thread(parts.store.audit_head))[0]
+    await note(parts, request, "audit.read", "chain", after=query.after, entries=len(found))
+    is_newest = query.after is None
+    return wire.AuditPage(
+        entries=tuple(map(serializers.audit_entry, found)),
+        head=head,
+        next=None if is_newest else next_page(found, query.limit, lambda one: one.number),
+    )
+
+
+async def verify_audit(parts: Parts, request: Request, query: wire.ChainQuery) -> wire.ChainPart:
+    """Recomputes the chain with the deployment's key, a part at a time, so that a long one outlives
+    no request. A chain set back as a whole is consistent in itself: keep the head elsewhere to find
+    that.
+    """
+    after = query.after
+    head = (await asyncio.to_thread(parts.store.audit_head))[0]
+    if after > head:
+        raise Malformed("after: beyond the end of the chain")
+    verify = partial(verify_chain, parts.store, after=after, most=MOST_VERIFIED)
+    report = await asyncio.to_thread(verify)
+    await note(
+        parts,
+        request,
+        "audit.verified",
+        "chain",
+        after=after,
+        to=report.entries,
+        intact=report.intact,
+    )
+    return wire.ChainPart(
+        intact=report.intact,
+        after=after,
+        verified_to=report.entries,
+        first_bad=report.first_bad,
+        head=head,
+        next=report.entries if report.intact and report.entries < head else None,
+    )

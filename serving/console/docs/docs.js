@@ -1,0 +1,177 @@
+// Shows /openapi.json: operations by tag, then the types. Text never becomes markup.
+
+const JSON_TYPE = "application/json";
+
+/** An element with attributes and children; a text is a text. */
+function make(name, given = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(given)) element.setAttribute(key, value);
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+function paragraphs(text) {
+  return (text || "").split(/\n\s*\n/).filter(Boolean).map((one) => make("p", {}, one));
+}
+
+const nameOf = (reference) => reference.split("/").pop();
+const typeLink = (name) => make("a", { href: `#type-${name}` }, name);
+
+/** What a schema takes, in words and links. */
+function kindOf(schema) {
+  if (schema.$ref) return [typeLink(nameOf(schema.$ref))];
+  if (schema.anyOf) {
+    return schema.anyOf.flatMap((one, place) => (place ? [" or ", ...kindOf(one)] : kindOf(one)));
+  }
+  if (schema.type === "array") return ["list of ", ...kindOf(schema.items || {})];
+  if (schema.type === "object" && typeof schema.additionalProperties === "object") {
+    return ["object of ", ...kindOf(schema.additionalProperties)];
+  }
+  if (schema.enum) return [schema.enum.map((one) => JSON.stringify(one)).join(", ")];
+  return [[schema.type || "anything", schema.format].filter(Boolean).join(", ")];
+}
+
+/** Its bounds, as they stand in the document. */
+function boundsOf(schema) {
+  const names = ["minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum",
+    "exclusiveMaximum", "minItems", "maxItems", "pattern"];
+  const own = names.filter((name) => name in schema).map((name) => `${name} ${schema[name]}`);
+  const inner = (schema.anyOf || []).map(boundsOf).filter(Boolean);
+  if (schema.default !== undefined && schema.default !== null) {
+    own.push(`default ${JSON.stringify(schema.default)}`);
+  }
+  return [...own, ...inner].join(", ");
+}
+
+function describe(schema) {
+  const inner = (schema.anyOf || []).map((one) => one.description).filter(Boolean);
+  return [schema.description, ...inner, boundsOf(schema)].filter(Boolean).join("; ");
+}
+
+function table(caption, columns, rows) {
+  if (!rows.length) return null;
+  return make("table", {},
+    make("caption", {}, caption),
+    make("thead", {}, make("tr", {}, ...columns.map((one) => make("th", { scope: "col" }, one)))),
+    make("tbody", {}, ...rows.map(([first, ...rest]) => make("tr", {},
+      make("th", { scope: "row" }, first),
+      ...rest.map((cell) => make("td", {}, ...[].concat(cell)))))));
+}
+
+function example(caption, value) {
+  if (value === undefined) return null;
+  return make("figure", {},
+    make("figcaption", {}, caption),
+    make("pre", { tabindex: "0", role: "group", "aria-label": caption }, JSON.stringify(value, null, 2)));
+}
+
+function schemaOf(content) {
+  const kinds = Object.keys(content || {});
+  return kinds.length ? content[kinds.includes(JSON_TYPE) ? JSON_TYPE : kinds[0]].schema : null;
+}
+
+function operationBody(operation, headers) {
+  const parameters = (operation.parameters || []).map((one) => [
+    one.name, one.in, one.required ? "required" : "optional", kindOf(one.schema),
+    [one.description, boundsOf(one.schema)].filter(Boolean).join("; ")]);
+  const body = operation.requestBody && schemaOf(operation.requestBody.content);
+  const answers = Object.entries(operation.responses).map(([status, one]) => {
+    const schema = schemaOf(one.content);
+    const sent = Object.keys(one.headers || {}).filter((name) => name in headers);
+    return [status, schema ? kindOf(schema) : "", one.description, sent.join(", ")];
+  });
+  return make("div", { class: "body" },
+    ...paragraphs(operation.description),
+    make("p", {}, `Operation ${operation.operationId}. `,
+      operation.security ? "Needs a key." : "Needs no key."),
+    table("Parameters", ["name", "in", "", "type", ""], parameters),
+    body ? make("p", {}, "Body: ", ...kindOf(body),
+      ` as ${Object.keys(operation.requestBody.content).join(", ")}.`) : null,
+    table("Answers", ["status", "type", "", "headers"], answers));
+}
+
+function operationSection(path, method, operation, headers) {
+  return make("details", { id: operation.operationId, "data-words":
+    `${method} ${path} ${operation.operationId} ${operation.summary} ${operation.tags}` },
+  make("summary", {},
+    make("span", { class: "method" }, method.toUpperCase()),
+    make("span", { class: "path" }, path),
+    make("span", { class: "what" }, operation.summary)),
+  operationBody(operation, headers));
+}
+
+function typeSection(name, schema) {
+  const required = new Set(schema.required || []);
+  const rows = Object.entries(schema.properties || {}).map(([field, one]) => [
+    field, kindOf(one), required.has(field) ? "required" : "optional", describe(one)]);
+  return make("details", { id: `type-${name}`, "data-words": `${name} ${schema.description || ""}` },
+    make("summary", {}, make("span", { class: "path" }, name),
+      make("span", { class: "what" }, (schema.description || "").split("\n")[0])),
+    make("div", { class: "body" },
+      ...paragraphs(schema.description),
+      table("Fields", ["name", "type", "", ""], rows),
+      ...(schema.examples || []).map((one, place) => example(`Example ${place + 1}`, one))));
+}
+
+function section(id, title, text, items) {
+  return make("section", { id, "aria-labelledby": `${id}-title` },
+    make("h2", { id: `${id}-title` }, title), ...paragraphs(text), ...items);
+}
+
+function show(api) {
+  const headers = api.components.headers || {};
+  const byTag = new Map(api.tags.map((tag) => [tag.name, []]));
+  for (const [path, item] of Object.entries(api.paths)) {
+    for (const [method, operation] of Object.entries(item)) {
+      byTag.get(operation.tags[0]).push(operationSection(path, method, operation, headers));
+    }
+  }
+  const types = Object.entries(api.components.schemas).sort(([a], [b]) => a.localeCompare(b))
+    .map(([name, schema]) => typeSection(name, schema));
+  const sections = [
+    ...api.tags.map((tag) =>
+      section(`tag-${tag.name}`, tag.name, tag.description, byTag.get(tag.name))),
+    section("types", "types", "What bodies and answers are made of.", types)];
+  document.getElementById("version").textContent = api.info.version;
+  document.getElementById("about").textContent = api.info.description;
+  document.getElementById("main").replaceChildren(...sections);
+  document.getElementById("contents").replaceChildren(make("ul", {}, ...sections.map((one) =>
+    make("li", {}, make("a", { href: `#${one.id}` }, one.firstChild.textContent)))));
+}
+
+/** Hides what none of the words is in. */
+function filter(text) {
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const items = [...document.querySelectorAll("main details")];
+  for (const item of items) {
+    const own = item.dataset.words.toLowerCase();
+    item.hidden = !words.every((word) => own.includes(word));
+  }
+  for (const one of document.querySelectorAll("main > section")) {
+    one.hidden = !one.querySelector("details:not([hidden])");
+  }
+  const left = items.filter((item) => !item.hidden).length;
+  document.getElementById("count").textContent = words.length ? `${left} of ${items.length}` : "";
+}
+
+/** Opens what the address names. */
+function openTarget() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  target.hidden = false;
+  if (target.tagName === "DETAILS") target.open = true;
+  target.scrollIntoView();
+}
+
+async function start() {
+  const response = await fetch("/openapi.json", { headers: { Accept: JSON_TYPE } });
+  if (!response.ok) throw new Error(`/openapi.json: ${response.status}`);
+  show(await response.json());
+  document.getElementById("filter").addEventListener("input", (event) => filter(event.target.value));
+  window.addEventListener("hashchange", openTarget);
+  openTarget();
+}
+
+start().catch((error) => {
+  document.getElementById("loading").textContent = `The document cannot be shown (${error.message}).`;
+});

@@ -1,0 +1,79 @@
+"""The page of the API at `/docs`: every operation and type, from our own files alone."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from serving.api.endpoints import ENDPOINTS
+from serving.console.routes import POLICY, read_files
+from tests.serving.console.conftest import Site
+
+FILES = read_files("docs")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/", *(f"/docs/{one}" for one in FILES)])
+def test_its_files_come_without_a_key_and_with_the_policy_of_the_console(
+    service: Any, path: str
+) -> None:
+    answer = service.ask("GET", path, key=None)
+    assert answer.status_code == 200
+    assert answer.content == FILES[path.removeprefix("/docs").strip("/") or "index.html"].body
+    assert answer.headers["content-security-policy"] == POLICY
+
+
+def test_nothing_else_can_be_asked_for(service: Any) -> None:
+    answer = service.ask("GET", "/docs/routes.py", key=None)
+    service.assert_refused(answer, 404, "REQUEST.ROUTE_UNKNOWN")
+
+
+def test_nothing_comes_from_elsewhere_and_no_text_becomes_markup() -> None:
+    for path, file in FILES.items():
+        text = file.body.decode()
+        assert re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", text) == [], path
+        assert re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", text) is None
+    page = FILES["index.html"].body.decode()
+    assert re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page) is None
+
+
+@pytest.fixture
+def page(site: Site, browser: Browser) -> Any:
+    context = browser.new_context()
+    opened = context.new_page()
+    faults: list[str] = []
+    opened.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    opened.goto(f"{site.url}/docs")
+    expect(opened.locator("main > section").first).to_be_visible()
+    yield opened
+    context.close()
+    assert faults == []
+
+
+def test_every_operation_and_every_type_is_on_the_page(page: Page, site: Site) -> None:
+    document = site.service.ask("GET", "/openapi.json", key=None).json()
+    shown = {one.get_attribute("id") for one in page.locator("main details").all()}
+    assert shown == {one.operation_id for one in ENDPOINTS} | {
+        f"type-{name}" for name in document["components"]["schemas"]
+    }
+
+
+def test_a_filter_leaves_what_is_looked_for_and_a_link_opens_it(page: Page) -> None:
+    page.get_by_label("Filter").fill("post enrollment")
+    expect(page.locator("main details:not([hidden])")).to_have_count(1)
+    expect(page.get_by_role("status")).to_contain_text("1 of")
+    page.locator("#createEnrollment > summary").click()
+    page.locator("#createEnrollment").get_by_role("link", name="EnrollmentRequest").click()
+    expect(page.locator("#type-EnrollmentRequest table")).to_contain_text("consent_ref")
+
+
+def test_axe_finds_no_serious_fault(page: Page) -> None:
+    page.evaluate(
+        "document.querySelectorAll('main details').forEach((one) => { one.open = true; })"
+    )
+    found = Axe().run(page).response["violations"]
+    serious = [one["id"] for one in found if one["impact"] in ("serious", "critical")]
+    assert serious == []
