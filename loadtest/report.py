@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from engine.svg import Axis, Band, LineChart, Mark, Series, linear_ticks
 from loadtest.config import Session, Step
 from loadtest.criteria import (
     Latencies,
@@ -27,86 +29,77 @@ from loadtest.criteria import (
 )
 from loadtest.judging import Judged, Ruling
 from loadtest.schedule import PLANTED, Kind
-from loadtest.svg import Axis, Band, Chart, Line, Mark, spread_linear, spread_log, spread_time
 
 # What a load test draws: latency over time, rates, the tail by percentile, the steps of a knee.
 
-OVER_TIME = ((50.0, "p50", "low"), (90.0, "p90", "middle"), (99.0, "p99", "high"))
-COLOURS = ("one", "two", "three", "four", "five")
+STYLES_OVER_TIME = {"p50": "low", "p90": "middle", "p99": "high", "max": "faint"}
+STYLES_BY_TRAFFIC = ("one", "two", "three", "four", "five")
 NINES = (("0", 0.0), ("50", 50.0), ("90", 90.0), ("99", 99.0), ("99.9", 99.9), ("99.99", 99.99))
 LEAST_MS = 0.5
 
 
-def draw_latency(slices: Sequence[Slice], step: Step, objective_ms: float) -> str:
+def draw_latency(slices: Sequence[Slice], step: Step, objective_ms: float) -> Markup:
     """Percentiles of each slice, by when its visits were due."""
     most = max((one.latencies.at(100.0) for one in slices if one.latencies.count), default=1.0)
     least = min((one.latencies.at(50.0) for one in slices if one.latencies.count), default=1.0)
+    middles = [one.start_s + one.width_s / 2 for one in slices]
     lines = [
-        Line(
+        Series(
             name,
-            colour,
-            [(one.start_s + one.width_s / 2, one.latencies.at(share)) for one in slices],
+            STYLES_OVER_TIME[name],
+            [(at, one.latencies.at(share)) for at, one in zip(middles, slices, strict=True)],
         )
-        for share, name, colour in ((100.0, "max", "faint"), *OVER_TIME)
+        for name, share in (("max", 100.0), ("p50", 50.0), ("p90", 90.0), ("p99", 99.0))
     ]
-    chart = Chart(
+    return LineChart(
         label="latency over time",
-        x=spread_time("seconds from the start, by when visits were due", _end(slices)),
-        y=spread_log("ms", max(LEAST_MS, least), max(most, objective_ms), _write_ms),
+        x=_time_axis("seconds from the start, by when visits were due", slices),
+        y=Axis.log("ms", max(LEAST_MS, least), max(most, objective_ms)),
         lines=lines,
         bands=_list_bands(step, _end(slices)),
-        level=(objective_ms, f"p99 ≤ {objective_ms:g} ms"),
-    )
-    return chart.draw()
+        level=_objective(objective_ms),
+    ).draw()
 
 
-def draw_rates(slices: Sequence[Slice], step: Step) -> str:
-    """What was offered, what was achieved, what was refused or failed."""
-    most = max(max(one.offered, one.achieved) for one in slices)
-    chart = Chart(
+def draw_rates(slices: Sequence[Slice], step: Step) -> Markup:
+    """Rates over time: offered, achieved, and refused or failed."""
+    rates = {
+        ("offered", "faint"): [one.offered for one in slices],
+        ("achieved", "low"): [one.achieved for one in slices],
+        ("refused or failed", "high"): [(one.refused + one.failed) / one.width_s for one in slices],
+    }
+    return LineChart(
         label="offered and achieved rate over time",
-        x=spread_time("seconds from the start", _end(slices)),
-        y=spread_linear("visits a second", 0, most),
+        x=_time_axis("seconds from the start", slices),
+        y=Axis.linear("visits a second", max(max(one.offered, one.achieved) for one in slices), 6),
         lines=[
-            Line("offered", "faint", _steps(slices, [one.offered for one in slices]), is_step=True),
-            Line("achieved", "low", _steps(slices, [one.achieved for one in slices]), is_step=True),
-            Line(
-                "refused or failed",
-                "high",
-                _steps(slices, [(one.refused + one.failed) / one.width_s for one in slices]),
-                is_step=True,
-            ),
+            Series(name, style, _list_steps_of(slices, values), is_step=True)
+            for (name, style), values in rates.items()
         ],
         bands=_list_bands(step, _end(slices)),
-    )
-    return chart.draw()
+    ).draw()
 
 
-def draw_tail(found: dict[str, Latencies], objective_ms: float) -> str:
+def draw_tail(found: Mapping[str, Latencies], objective_ms: float) -> Markup:
     """Latency by percentile, each nine as wide as the last (HdrHistogram's plot)."""
     measured = [one for one in found.values() if one.count]
     most = max((one.at(100.0) for one in measured), default=1.0)
     least = min((max(LEAST_MS, one.at(0.0)) for one in measured), default=1.0)
-    ticks = tuple((_nines(share), text) for text, share in NINES)
-    chart = Chart(
+    ticks = [(_nines(share), label) for label, share in NINES]
+    return LineChart(
         label="latency by percentile",
         x=Axis("percentile", 0.0, _nines(99.99), ticks),
-        y=spread_log("ms", least, max(most, objective_ms), _write_ms),
+        y=Axis.log("ms", least, max(most, objective_ms)),
         lines=[
-            Line(
-                name,
-                COLOURS[place % len(COLOURS)],
-                _list_tail(one),
-            )
-            for place, (name, one) in enumerate(found.items())
-            if one.count
+            Series(name, style, _list_tail(found[name]))
+            for style, name in _list_styles(found)
+            if found[name].count
         ],
-        level=(objective_ms, f"p99 ≤ {objective_ms:g} ms"),
-    )
-    return chart.draw()
+        level=_objective(objective_ms),
+    ).draw()
 
 
-def draw_knee(session: Session) -> str:
+def draw_knee(session: Session) -> Markup:
     """Each step: its rate against its p99, whether it held, and what it achieved. A step in which
     all were refused has no p99, and stands at the worst of the others."""
     steps = [(step, measure(step.run.outcomes).at(99.0)) for step in session.measured]
@@ -115,22 +108,35 @@ def draw_knee(session: Session) -> str:
     worst, best = max(known), min(known)
     marks = [
         Mark(
-            "low" if step.verdict.is_passed else "high",
-            (step.rate, worst if math.isnan(p99_ms) else p99_ms),
             f"{step.rate:.1f}/s: p99 {write_ms(p99_ms, 0)} ms, "
             f"{measure_rates(step.run)[1]:.1f}/s achieved",
+            "low" if step.verdict.is_passed else "high",
+            (step.rate, worst if math.isnan(p99_ms) else p99_ms),
             is_cross=not step.verdict.is_passed,
         )
         for step, p99_ms in steps
     ]
-    chart = Chart(
+    return LineChart(
         label="p99 against the rate of each step",
-        x=spread_linear("arrivals a second", 0, max(step.rate for step, _ in steps)),
-        y=spread_log("p99, ms", max(LEAST_MS, best), max(worst, objective_ms), _write_ms),
+        x=Axis.linear("arrivals a second", max(step.rate for step, _ in steps), 6),
+        y=Axis.log("p99, ms", max(LEAST_MS, best), max(worst, objective_ms)),
         marks=marks,
-        level=(objective_ms, f"p99 ≤ {objective_ms:g} ms"),
-    )
-    return chart.draw()
+        level=_objective(objective_ms),
+    ).draw()
+
+
+def _time_axis(title: str, slices: Sequence[Slice]) -> Axis:
+    """From zero to the end exactly."""
+    end_s = _end(slices)
+    return Axis(title, 0.0, end_s, [(at, f"{at:g}") for at in linear_ticks(0.0, end_s, 10)])
+
+
+def _objective(objective_ms: float) -> tuple[float, str]:
+    return objective_ms, f"p99 ≤ {objective_ms:g} ms"
+
+
+def _list_styles(found: Iterable[str]) -> list[tuple[str, str]]:
+    return list(zip(cycle(STYLES_BY_TRAFFIC), found, strict=False))
 
 
 def _list_tail(found: Latencies) -> list[tuple[float, float]]:
@@ -149,7 +155,7 @@ def _list_bands(step: Step, end_s: float) -> list[Band]:
     return [*bands, Band(start, end_s, "over")] if end_s > start else bands
 
 
-def _steps(slices: Sequence[Slice], values: Sequence[float]) -> list[tuple[float, float]]:
+def _list_steps_of(slices: Sequence[Slice], values: Sequence[float]) -> list[tuple[float, float]]:
     points = [(one.start_s, value) for one, value in zip(slices, values, strict=True)]
     return [*points, (_end(slices), values[-1])]
 
@@ -161,10 +167,6 @@ def _end(slices: Sequence[Slice]) -> float:
 def _nines(share: float) -> float:
     """0 at 0 %, 1 at 90 %, 2 at 99 %."""
     return -math.log10(1 - share / 100)
-
-
-def _write_ms(value: float) -> str:
-    return f"{value:g}"
 
 
 # A load test as one JSON document: no name, no number, no face, no key in it.
@@ -379,7 +381,7 @@ def _draw(session: Session) -> dict[str, Markup]:
     }
     if session.knee is not None:
         drawn["knee"] = draw_knee(session)
-    return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 - our words, escaped
+    return drawn
 
 
 def _measure(step: Step) -> dict[str, Latencies]:
@@ -387,11 +389,10 @@ def _measure(step: Step) -> dict[str, Latencies]:
 
 
 def _list_legends(session: Session) -> dict[str, list[tuple[str, str]]]:
-    names = list(_measure(_choose(session)))
     return {
-        "latency": [("low", "p50"), ("middle", "p90"), ("high", "p99"), ("faint", "max")],
+        "latency": [(style, name) for name, style in STYLES_OVER_TIME.items()],
         "rates": [("faint", "offered"), ("low", "achieved"), ("high", "refused or failed")],
-        "tail": [(COLOURS[place % len(COLOURS)], name) for place, name in enumerate(names)],
+        "tail": _list_styles(_measure(_choose(session))),
         "knee": [("low", "held"), ("high", "did not hold")],
     }
 

@@ -15,10 +15,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.folder import place
 from engine.sweeps.report import views, words
-from engine.sweeps.report.charts.histogram import Scores, count_scores, draw_chance, draw_scores
-from engine.sweeps.report.charts.timeline import draw_timeline
-from engine.sweeps.report.charts.treemap import draw_outlets
+from engine.sweeps.report.charts import (
+    Scores,
+    count_scores,
+    draw_chance,
+    draw_scores,
+    draw_timeline,
+)
 from engine.sweeps.report.contents import Chance, ReportInput
+from engine.sweeps.report.treemap import draw_outlets
 from engine.sweeps.report.words import tell_count, tell_rate, tell_share
 from engine.sweeps.summary import fill_weeks
 

@@ -9,8 +9,8 @@ from datetime import datetime
 
 from markupsafe import Markup
 
-from engine.sweeps.report.charts.network import MOST_NODES, draw_group
 from engine.sweeps.report.contents import ReportInput
+from engine.sweeps.report.network import MOST_NODES, draw_group
 from engine.sweeps.report.words import KIND_NAMES, Reason, give_reason, letter, tell_day
 from engine.sweeps.sweep_model import Group, GroupKind, Identity
 

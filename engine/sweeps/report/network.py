@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from engine.svg import Scale, chart, element, line, rect, text
 from engine.sweeps.clustering import Edge, strongest_tree
-from engine.sweeps.report.charts.drawing import Linear, chart, element, line, text
 from engine.sweeps.report.words import letter, plural
 from engine.sweeps.sweep_model import Group, Identity, Link
 
@@ -121,15 +121,15 @@ def _is_same(link: Link, weakest: Link | None) -> bool:
 
 def _place(unit: NDArray[np.float64]) -> list[tuple[float, float]]:
     """The unit square onto the drawing, round where both sides are as long."""
-    x = Linear(0.0, 1.0, _MARGIN + 20, _WIDTH - _MARGIN - 20)
-    y = Linear(0.0, 1.0, _MARGIN, _HEIGHT - _MARGIN)
+    x = Scale(0.0, 1.0, _MARGIN + 20, _WIDTH - _MARGIN - 20)
+    y = Scale(0.0, 1.0, _MARGIN, _HEIGHT - _MARGIN)
     return [(x(float(one)), y(float(other))) for one, other in unit]
 
 
 def _draw_edges(drawn: _Drawn, places: Sequence[tuple[float, float]]) -> list[Markup]:
     low, high = min(drawn.scores, default=0.0), max(drawn.scores, default=1.0)
     # Many thick lines would be one dark field.
-    width = Linear(low, high, 1.0, 4.0 if len(drawn.edges) <= _FEW_EDGES else 2.0)
+    width = Scale(low, high, 1.0, 4.0 if len(drawn.edges) <= _FEW_EDGES else 2.0)
     parts = []
     for number, ((one, other), score) in enumerate(zip(drawn.edges, drawn.scores, strict=True)):
         if number != drawn.weakest:
@@ -145,7 +145,7 @@ def _draw_edges(drawn: _Drawn, places: Sequence[tuple[float, float]]) -> list[Ma
 
 def _draw_score(start: tuple[float, float], end: tuple[float, float], score: float) -> list[Markup]:
     x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
-    pill = element("rect", x=x - 21, y=y - 10, width=42, height=20, rx=10, class_="pill")
+    pill = rect(x - 21, y - 10, 42, 20, rx=10, class_="pill")
     return [pill, text(x, y + 4, f"{score:.3f}", class_="weakest-score", text_anchor="middle")]
 
 
