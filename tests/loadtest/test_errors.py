@@ -1,4 +1,4 @@
-"""Whoever ends a load test ends it once, and nothing of it is left behind."""
+"""Signals end a load test once, and it cleans up first."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import psutil
 
 ENDED_TWICE = """
 import os, signal, time
-from loadtest.errors import end_orderly, undisturbed
-end_orderly()
+from loadtest.errors import interrupt_on_signals, signals_ignored
+interrupt_on_signals()
 try:
     os.kill(os.getpid(), signal.SIGHUP)
     time.sleep(9)
 except KeyboardInterrupt:
     os.kill(os.getpid(), signal.SIGTERM)
-    with undisturbed():
+    with signals_ignored():
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(os.getpid(), one)
     print("cleaned up")
@@ -44,7 +44,9 @@ def test_what_ends_it_twice_at_once_lets_it_clean_up_and_what_comes_later_ends_i
 
 
 def test_hanging_up_on_nohup_ends_nothing() -> None:
-    script = "from loadtest.errors import *; end_orderly(); os.kill(os.getpid(), signal.SIGHUP)"
+    script = (
+        "from loadtest.errors import *; interrupt_on_signals(); os.kill(os.getpid(), signal.SIGHUP)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
@@ -66,7 +68,7 @@ def test_a_service_of_its_own_does_not_outlive_it() -> None:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Whoever takes over a process that has ended may leave it unburied."""
+    """Whether a process runs; one that has ended may stay as a zombie."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""A load test without a service to load brings its own, and takes all of it away again."""
+"""A load test without --url starts a local service and leaves nothing of it behind."""
 
 from __future__ import annotations
 
