@@ -190,7 +190,13 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_target(parser)
     _add_load(parser)
     group = parser.add_argument_group("objectives and report")
-    group.add_argument("--p99-ms", type=_positive, default=Objective().p99_ms, metavar="MS")
+    group.add_argument(
+        "--p99-ms",
+        type=_positive,
+        default=Objective().p99_ms,
+        metavar="MS",
+        help="for each kind of traffic",
+    )
     group.add_argument(
         "--max-errors", type=_share, default=Objective().most_errors, metavar="SHARE"
     )
@@ -253,9 +259,19 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         "--class", dest="traffic", choices=[one.value for one in Traffic], help="only this kind"
     )
     traffics.add_argument("--mix", metavar="SHARES", help="such as enroll=40,match=60")
-    group.add_argument("--seed", type=_count, default=0)
-    group.add_argument("--in-flight", type=_some, default=Pace().in_flight, metavar="N")
-    group.add_argument("--timeout-s", type=_positive, default=TIMEOUT_S, metavar="S")
+    group.add_argument(
+        "--seed", type=_count, default=0, help="of arrivals and of the choice of people"
+    )
+    group.add_argument(
+        "--in-flight",
+        type=_some,
+        default=Pace().in_flight,
+        metavar="N",
+        help="most requests at once",
+    )
+    group.add_argument(
+        "--timeout-s", type=_positive, default=TIMEOUT_S, metavar="S", help="for an answer"
+    )
     group.add_argument(
         "--closed-loop",
         type=_count,
@@ -278,9 +294,9 @@ def _read_course(shape: Shape, given: argparse.Namespace) -> LoadProfile:
         "most_rate": Shape.KNEE,
         "resolution": Shape.KNEE,
     }
-    for name, shape_of_it in of_one.items():
-        if name in chosen and shape is not shape_of_it:
-            raise LoadTestRefused(f"--{name.replace('_', '-')} is for the shape {shape_of_it}")
+    for name, only_shape in of_one.items():
+        if name in chosen and shape is not only_shape:
+            raise LoadTestRefused(f"--{name.replace('_', '-')} is for the shape {only_shape}")
     return replace(DEFAULT_PROFILES[shape], **chosen)
 
 

@@ -73,8 +73,8 @@ class LoadRunner:
     def _run(self, rate: float, seconds: float, *, is_warm: bool = False) -> Step:
         options = self.options
         phases = list_phases(options.shape, replace(options.profile, rate=rate, seconds=seconds))
-        moments = draw_arrivals(phases, options.profile.process, self._planner.rng)
-        visits = self._planner.write(moments, options.mix)
+        arrivals = draw_arrivals(phases, options.profile.process, self._planner.rng)
+        visits = self._planner.write(arrivals, options.mix)
         if not is_warm:
             require_planted(visits, options.mix)
         length_s = sum(one.seconds for one in phases)

@@ -238,6 +238,8 @@ class Outcome:
 
 NEGATIVE_SHARE = 0.3
 """Share of matches, queries and searches whose answer must be no."""
+Due = tuple[float, int]
+"""When a visit is due, in seconds, and its phase."""
 
 
 @dataclass(slots=True)
@@ -261,19 +263,19 @@ class Planner:
         self._impostor_pairs = cycle(self.participants.impostor_pairs)
         self._outsiders = cycle(self.participants.outsiders)
 
-    def write(self, moments: Arrivals, mix: Mix) -> tuple[Visit, ...]:
+    def write(self, arrivals: Arrivals, mix: Mix) -> tuple[Visit, ...]:
         """All visits, in the order in which they are due."""
         traffics = list(mix)
         shares = np.array([mix[traffic] for traffic in traffics])
-        drawn = self.rng.choice(len(traffics), len(moments), p=shares)
+        drawn = self.rng.choice(len(traffics), len(arrivals), p=shares)
         visits: list[Visit] = []
         for place, traffic in enumerate(traffics):
             rows = np.flatnonzero(drawn == place)
-            due = [(float(moments.due_s[row]), int(moments.phase[row])) for row in rows]
+            due = [(float(arrivals.due_s[row]), int(arrivals.phase[row])) for row in rows]
             visits += self._enroll(due) if traffic is Traffic.ENROLL else self._call(traffic, due)
         return tuple(sorted(visits, key=lambda visit: (visit.due_s, visit.number)))
 
-    def _enroll(self, due: Sequence[tuple[float, int]]) -> Iterator[Visit]:
+    def _enroll(self, due: Sequence[Due]) -> Iterator[Visit]:
         slots = Slots([moment for moment, _ in due], self.rng)
         planted: dict[int, tuple[Kind, int | None]] = {}
         for kind, share in PLANTED.items():
@@ -285,15 +287,14 @@ class Planner:
         plain = slots.list_free()
         fresh = set(self._choose_fresh(plain))
         for place in sorted([*planted, *plain]):
-            moment, phase = due[place]
             if place in planted:
                 kind, other = planted[place]
-                later = None if other is None else due[other]
-                yield from self._plant(kind, (moment, phase), later)
+                yield from self._plant(kind, due[place], None if other is None else due[other])
             elif place in fresh:
-                yield self._visit_newcomer(moment, phase)
+                person = self._newcomers.pop()
+                yield self._visit_new(Kind.NEWCOMER, due[place], person.first, NEW, person.number)
             else:
-                yield self._visit_returning(Traffic.ENROLL, moment, phase)
+                yield self._visit_returning(Traffic.ENROLL, due[place])
 
     def _count_plantable(self, kind: Kind, times: int) -> int:
         """Racers enroll once; holders and impostors can be used again."""
@@ -310,37 +311,31 @@ class Planner:
         places = np.linspace(0, len(plain), count_, endpoint=False).astype(int)
         return [plain[place] for place in places]
 
-    def _plant(
-        self, kind: Kind, first: tuple[float, int], later: tuple[float, int] | None
-    ) -> Iterator[Visit]:
+    def _plant(self, kind: Kind, first: Due, later: Due | None) -> Iterator[Visit]:
         if kind is Kind.RACE:
-            yield from self._race(*first)
+            yield from self._race(first)
         elif kind is Kind.DUPLICATE:
             one = next(self._holders)
             truth = expect_duplicate(one.fused_score, self.participants.thresholds)
             yield self._visit_new(Kind.DUPLICATE, first, one.second, truth, one.person.number)
         elif kind is Kind.STOLEN:
             pair = next(self._impostor_pairs)
-            impostor = pair.impostor
-            yield self._visit_old(Kind.STOLEN, first, pair.holder, impostor, IMPOSTOR_REJECTED)
+            yield self._visit_old(Kind.STOLEN, first, pair.holder, pair.impostor, IMPOSTOR_REJECTED)
         else:
             assert later is not None
             yield from self._repeat(kind, first, later)
 
-    def _race(self, moment: float, phase: int) -> Iterator[Visit]:
+    def _race(self, due: Due) -> Iterator[Visit]:
         """One face under two new documents at one moment; `judging` compares both answers."""
         person = self._racers.pop()
-        first = self._visit_new(Kind.RACE, (moment, phase), person.first, NEW, person.number)
-        second = self._visit_new(
-            Kind.RACE, (moment, phase), person.first.swap(), NEW, person.number, first.number
-        )
-        yield from (first, second)
+        number, other = person.number, person.first.swap()
+        first = self._visit_new(Kind.RACE, due, person.first, NEW, number)
+        yield first
+        yield self._visit_new(Kind.RACE, due, other, NEW, number, first.number)
 
-    def _repeat(
-        self, kind: Kind, first: tuple[float, int], later: tuple[float, int]
-    ) -> Iterator[Visit]:
+    def _repeat(self, kind: Kind, first: Due, later: Due) -> Iterator[Visit]:
         """A returning subscriber, then the same key again with the same payload or with another."""
-        one = self._visit_returning(Traffic.ENROLL, *first)
+        one = self._visit_returning(Traffic.ENROLL, first)
         assert isinstance(one.call, Enroll)
         call = one.call
         if kind is Kind.CONFLICT:
@@ -349,36 +344,28 @@ class Planner:
         yield replace(one, has_repeat=True)
         yield self._visit(Traffic.ENROLL, kind, later, call, NEW, one.person, one.number)
 
-    def _visit_newcomer(self, moment: float, phase: int) -> Visit:
-        person = self._newcomers.pop()
-        return self._visit_new(Kind.NEWCOMER, (moment, phase), person.first, NEW, person.number)
-
-    def _visit_returning(self, traffic: Traffic, moment: float, phase: int) -> Visit:
+    def _visit_returning(self, traffic: Traffic, due: Due) -> Visit:
         one = next(self._holders)
-        return self._visit_old(Kind.RETURNING, (moment, phase), one, one, NEW, traffic=traffic)
+        return self._visit_old(Kind.RETURNING, due, one, one, NEW, traffic=traffic)
 
-    def _call(self, traffic: Traffic, due: Sequence[tuple[float, int]]) -> Iterator[Visit]:
-        for moment, phase in due:
+    def _call(self, traffic: Traffic, due: Sequence[Due]) -> Iterator[Visit]:
+        for one in due:
             if traffic is Traffic.RETURN:
-                yield self._visit_returning(traffic, moment, phase)
-                continue
-            is_other = self.rng.random() < NEGATIVE_SHARE
-            kind, call, expected, person = self._ask(traffic, is_other=is_other)
-            yield self._visit(traffic, kind, (moment, phase), call, expected, person)
+                yield self._visit_returning(traffic, one)
+            else:
+                is_other = self.rng.random() < NEGATIVE_SHARE
+                kind, call, expected, person = self._choose_call(traffic, is_other=is_other)
+                yield self._visit(traffic, kind, one, call, expected, person)
 
-    def _ask(
+    def _choose_call(
         self, traffic: Traffic, *, is_other: bool
     ) -> tuple[Kind, Call, Expectation, int | None]:
         participants = self.participants
-        has_impostors, has_outsiders = (
-            bool(participants.impostor_pairs),
-            bool(participants.outsiders),
-        )
-        if traffic is Traffic.SEARCH and is_other and has_outsiders:
+        if traffic is Traffic.SEARCH and is_other and participants.outsiders:
             person = next(self._outsiders)
             search = Search(person.first.live.photograph)
             return Kind.UNKNOWN, search, Found(None), person.number
-        if traffic is not Traffic.SEARCH and is_other and has_impostors:
+        if traffic is not Traffic.SEARCH and is_other and participants.impostor_pairs:
             pair = next(self._impostor_pairs)
             holder, impostor = pair.holder, pair.impostor
             if traffic is Traffic.MATCH:
@@ -392,17 +379,13 @@ class Planner:
             return Kind.KNOWN, Search(one.probe.photograph), Found(one.document_id), number
         if traffic is Traffic.MATCH:
             return Kind.MATED, Match(*one.tokens), Recognised(True), number
-        return (
-            Kind.OWN_LINES,
-            Query(one.passport, one.probe.photograph),
-            Recognised(True, 1),
-            number,
-        )
+        own = Query(one.passport, one.probe.photograph)
+        return Kind.OWN_LINES, own, Recognised(True, 1), number
 
     def _visit_new(
         self,
         kind: Kind,
-        when: tuple[float, int],
+        due: Due,
         pair: Pair,
         expected: Expectation,
         person: int,
@@ -412,12 +395,12 @@ class Planner:
         serial = self.serials.draw()
         numbers = self.serials.numbers
         call = Enroll(self._key(serial), numbers.passport(serial), pair, numbers.msisdn(serial))
-        return self._visit(Traffic.ENROLL, kind, when, call, expected, person, partner)
+        return self._visit(Traffic.ENROLL, kind, due, call, expected, person, partner)
 
     def _visit_old(
         self,
         kind: Kind,
-        when: tuple[float, int],
+        due: Due,
         holder: Holder,
         face: Holder,
         expected: Expectation,
@@ -428,7 +411,7 @@ class Planner:
         serial = self.serials.draw()
         msisdn = self.serials.numbers.msisdn(serial)
         call = Enroll(self._key(serial), holder.passport, face.second, msisdn)
-        return self._visit(traffic, kind, when, call, expected, face.person.number)
+        return self._visit(traffic, kind, due, call, expected, face.person.number)
 
     def _key(self, serial: int) -> str:
         return f"loadtest-{self.serials.numbers.tag}-{serial}"
@@ -437,14 +420,14 @@ class Planner:
         self,
         traffic: Traffic,
         kind: Kind,
-        when: tuple[float, int],
+        due: Due,
         call: Call,
         expected: Expectation,
         person: int | None,
         partner: int | None = None,
     ) -> Visit:
         number = next(self._numbers)
-        return Visit(number, when[0], traffic, kind, call, expected, when[1], partner, person)
+        return Visit(number, due[0], traffic, kind, call, expected, due[1], partner, person)
 
 
 def require_planted(visits: Sequence[Visit], mix: Mix) -> None:

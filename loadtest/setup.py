@@ -6,10 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import quote
 
 import gevent
 
+from loadtest.document_numbers import SpecimenNumbers
 from loadtest.exchange import NOT_STARTED, OVERDUE, Reply, run_concurrently
 from loadtest.oracle import APPROVED, Answer, read_answer
 from loadtest.people import (
@@ -108,11 +110,7 @@ def enroll_holders(
         one, two = issued[2 * place : 2 * place + 2]
         if isinstance(one, bytes) and isinstance(two, bytes):
             jobs.append((candidate, serials.draw(), (one, two)))
-
-    def enroll_one(job: tuple[Candidate, int, Tokens]) -> Holder | str:
-        return _enroll(access, serials, enrolled, *job)
-
-    made = run_concurrently(enroll_one, jobs)
+    made = run_concurrently(partial(_enroll, access, serials.numbers, enrolled), jobs)
     dropped.update(f"not approved: {one}" for one in made if isinstance(one, str))
     return tuple(one for one in made if isinstance(one, Holder))
 
@@ -138,14 +136,12 @@ def find_impostor_pairs(
 
 def _enroll(
     access: Access,
-    serials: Serials,
+    numbers: SpecimenNumbers,
     enrolled: EnrollmentTracker,
-    candidate: Candidate,
-    serial: int,
-    tokens: Tokens,
+    job: tuple[Candidate, int, Tokens],
 ) -> Holder | str:
     """The holder, or the reasons of a decision that was no approval."""
-    numbers = serials.numbers
+    candidate, serial, tokens = job
     key = f"loadtest-{numbers.tag}-holder-{serial}"
     call = Enroll(key, numbers.passport(serial), candidate.person.first, numbers.msisdn(serial))
     body, headers = call.write(access.common), {"Idempotency-Key": key}

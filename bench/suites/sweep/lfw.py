@@ -18,7 +18,7 @@ from bench.suites.sweep.synthetic import SyntheticFacts
 from engine.accuracy.dataset import LabelledFolder, embed_folder
 from engine.accuracy.pair_scores import fuse
 from engine.faces.extractor import open_extractor
-from engine.sweeps.clustering import look_into
+from engine.sweeps.clustering import vector_reader
 from engine.sweeps.groups import group_faces
 from engine.sweeps.sweep_model import Group, PairTable
 from indexes.exact.scanner import Scanner
@@ -124,7 +124,7 @@ def _sweep(gallery: Gallery, thresholds: dict[str, float]) -> dict[str, Found]:
         joined = join_gallery(indexed, threshold).pairs
         pairs = PairTable(joined.left, joined.right, joined.scores)
         facts = SyntheticFacts(len(gallery.people))
-        groups = group_faces(pairs, threshold, facts, look=look_into(indexed))
+        groups = group_faces(pairs, threshold, facts, read_vectors=vector_reader(indexed))
         found[name] = _compare(gallery.people, threshold, pairs, groups)
     scanner.close()
     return found

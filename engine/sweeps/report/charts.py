@@ -26,7 +26,7 @@ from engine.svg import (
     text,
     whole_decades,
 )
-from engine.sweeps.report.words import plural, tell_count, tell_rate
+from engine.sweeps.report.words import format_count, format_rate, plural
 from engine.sweeps.summary import Week
 
 _LEFT, _RIGHT = 64.0, WIDTH - 16
@@ -108,7 +108,7 @@ def _draw_unsupported(counted: Scores, x: Scale) -> list[Markup]:
     if counted.ends_at is None or counted.bound is None or counted.ends_at >= x.high:
         return []
     start = x(counted.ends_at)
-    label = f"beyond the calibration: at most {tell_count(counted.bound)} strangers in all"
+    label = f"beyond the calibration: at most {format_count(counted.bound)} strangers in all"
     return [
         rect(start, _TOP, _RIGHT - start, _BOTTOM - _TOP, class_="unknown"),
         text(_RIGHT, _TOP - 8, label, class_="tick", text_anchor="end"),
@@ -118,7 +118,7 @@ def _draw_unsupported(counted: Scores, x: Scale) -> list[Markup]:
 def _draw_score_axes(x: Scale, y: Scale) -> list[Markup]:
     scores = [(value, f"{value:.2f}") for value in linear_ticks(x.low, x.high, 12)]
     return [
-        *draw_y_axis(x, y, [(value, tell_count(value)) for value in log_ticks(y.low, y.high)]),
+        *draw_y_axis(x, y, [(value, format_count(value)) for value in log_ticks(y.low, y.high)]),
         *draw_x_axis(x, _BOTTOM, scores, text_anchor="middle"),
         text((_LEFT + _RIGHT) / 2, _BOTTOM + 42, "score", class_="tick"),
         text(0.0, 13.0, f"pairs in each {BIN:g} of score", class_="tick"),
@@ -174,7 +174,7 @@ def draw_chance(expected: Rate, found: int) -> Markup:
     seen = [value for value in (expected.low, expected.value, expected.high, found) if value > 0]
     low, high = whole_decades(max(min(seen, default=1.0), _LEAST), max([*seen, 10.0]))
     scale = Scale(low, high, _CHANCE_LEFT, _CHANCE_RIGHT, is_log=True)
-    label = f"Expected by chance: {tell_rate(expected)} pairs. Found: {found:,} pairs."
+    label = f"Expected by chance: {format_rate(expected)} pairs. Found: {found:,} pairs."
     parts = [
         *_draw_chance_axis(scale),
         *_draw_expected(expected, scale),
@@ -192,7 +192,7 @@ def _draw_chance_axis(scale: Scale) -> list[Markup]:
     for value in [0, *log_ticks(scale.low, scale.high)]:
         x = _place(value, scale)
         parts.append(line(x, 12.0, x, _CHANCE_BOTTOM, class_="grid"))
-        label = tell_count(value)
+        label = format_count(value)
         parts.append(text(x, _CHANCE_BOTTOM + 18, label, class_="tick", text_anchor="middle"))
     title = "pairs (each step is ten times as many)"
     parts.append(text(_CHANCE_RIGHT, _CHANCE_BOTTOM + 34, title, class_="tick", text_anchor="end"))
@@ -209,7 +209,7 @@ def _draw_expected(expected: Rate, scale: Scale) -> list[Markup]:
     if not expected.is_bound:
         x = _place(expected.value, scale)
         parts.append(line(x, _EXPECTED_Y - 13, x, _EXPECTED_Y + 13, class_="expected"))
-    parts.append(_label(low + width, _EXPECTED_Y, tell_rate(expected), scale))
+    parts.append(_label(low + width, _EXPECTED_Y, format_rate(expected), scale))
     return parts
 
 

@@ -1,4 +1,4 @@
-"""A map of the outlets by count: as much area as lines in groups, carriers as its countries.
+"""Treemap of the outlets: area by lines in groups, outlets of one carrier together.
 
 The layout is the squarified treemap of Bruls, Huizing and van Wijk (2000).
 """
@@ -17,7 +17,7 @@ from engine.sweeps.report.words import isolate, plural
 from engine.sweeps.summary import Seller
 
 MOST_OUTLETS = 60
-"""Shown by themselves; a carrier's others share one field."""
+"""Outlets with a field each; a carrier's others share one."""
 
 _HEIGHT = 420.0
 _HEAD = 22.0
@@ -38,7 +38,7 @@ class Field:
         return self.width * self.height
 
     def shrink(self, head: float, edge: float) -> Field:
-        """Without a strip above and an edge around; nothing is left of a small one."""
+        """The field without a strip at the top and an edge around, down to nothing."""
         return Field(
             self.x + edge,
             self.y + head,
@@ -47,13 +47,13 @@ class Field:
         )
 
     def draw(self, style: str, title: str = "") -> Markup:
-        """Narrower by a gap, and never too thin to be seen or pointed at."""
+        """The rectangle, narrower by a gap but never too thin to be seen or pointed at."""
         width, height = max(self.width - 2, 0.5), max(self.height - 2, 0.5)
         return rect(self.x + 1, self.y + 1, width, height, title=title, class_=style)
 
 
 def draw_outlets(outlets: Sequence[Seller], names: Mapping[str, str]) -> Markup:
-    """Outlets with most lines first, of all carriers; `names` are the carriers', by code."""
+    """Draws the outlets, most lines first; `names` are carrier names by code."""
     carriers: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
     for one in outlets[:MOST_OUTLETS]:
         carriers[one.carrier].append((isolate(one.outlet or ""), one.lines))
@@ -73,7 +73,7 @@ def draw_outlets(outlets: Sequence[Seller], names: Mapping[str, str]) -> Markup:
 
 
 def squarify(sizes: Sequence[float], field: Field) -> list[Field]:
-    """A rectangle for each size, as near to a square as may be; `sizes` fall, and are positive."""
+    """A rectangle for each size, as square as possible; `sizes` are positive and descending."""
     scale = field.area / (sum(sizes) or 1.0)
     left = [size * scale for size in sizes]
     fields: list[Field] = []
@@ -89,7 +89,7 @@ def squarify(sizes: Sequence[float], field: Field) -> list[Field]:
 
 
 def _worst(row: Sequence[float], side: float) -> float:
-    """The most oblong of a row along a side, as its ratio."""
+    """The largest aspect ratio in a row along a side."""
     total = sum(row)
     if not total or not side:
         return float("inf")
@@ -97,7 +97,7 @@ def _worst(row: Sequence[float], side: float) -> float:
 
 
 def _lay_row(row: Sequence[float], field: Field) -> tuple[list[Field], Field]:
-    """The row's rectangles along the shorter side, and what is left of the field."""
+    """The row's rectangles along the shorter side, and the rest of the field."""
     total = sum(row)
     placed = []
     if field.width >= field.height:

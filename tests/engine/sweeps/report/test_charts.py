@@ -1,4 +1,4 @@
-"""Charts: what they count, where they put it, and that they always do so the same way."""
+"""Charts: what they count, where they draw it, and that the result is always the same."""
 
 from __future__ import annotations
 

@@ -1,0 +1,39 @@
+"""Numbers for people: the same in a terminal, on a page and in a picture."""
+
+from __future__ import annotations
+
+MINUS = "\u2212"
+NONE = "-"
+_SIZES = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, large numbers whole with commas; a hyphen where there is none."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def fixed(value: float, digits: int = 0) -> str:
+    """So many digits after the point, with commas and a true minus sign."""
+    return f"{value:,.{digits}f}".replace("-", MINUS)
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """`12.5 %` for 0.125."""
+    return f"{fixed(share * 100, digits)} %"
+
+
+def size(size_bytes: float) -> str:
+    """`1.91 GiB`, in the largest unit that fits."""
+    for unit, name in _SIZES:
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:,.3g} {name}"
+    return f"{size_bytes:,.0f} bytes"
+
+
+def duration(seconds: float) -> str:
+    """`14.2 s`; minutes from two on, hours from two on."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
