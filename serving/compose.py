@@ -38,7 +38,7 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from engine.retention.job import Schedule
-from engine.sweeps.folder_retention import SweepKeeper
+from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from serving.settings import (
@@ -367,11 +367,11 @@ class Deployment:
         return self.home / self.settings.sweep.folder
 
     @cached_property
-    def sweeps(self) -> SweepKeeper:
+    def sweeps(self) -> SweepRetention:
         """The files of sweeps; whatever changes them is for the holder of the writer's lease."""
         days = self.settings.sweep.keep_days
         stay = timedelta(days=days) if days else None
-        return SweepKeeper(self.sweep_folder, self.store, lambda: self.calibration, stay)
+        return SweepRetention(self.sweep_folder, self.store, lambda: self.calibration, stay)
 
     def expect_false_candidates(self, gallery_size: int, score: float) -> dict[str, Any]:
         """How many strangers one search of `gallery_size` references brings at `score`."""
@@ -415,7 +415,7 @@ class Deployment:
         self, runner: Runner, target: Document | str, actor: str, carrier: str | None
     ) -> ErasureCertificate:
         holder = find_erasable(self.store, target, utc_now().date(), carrier)
-        self.sweeps.forget(holder.id, holder.reference_ids)
+        self.sweeps.erase(holder.id, holder.reference_ids)
         # The snapshot goes first, but for the files that cannot have the face: a crash in between
         # costs a rebuild, and keeps no erased face.
         had_snapshot = self.snapshot_folder.exists()
@@ -444,7 +444,7 @@ class Deployment:
         # A sweep may have ended meanwhile. It looks for the erased itself as well, so the erasure,
         # which is done, does not fail for it.
         with suppress(RegistryError):
-            self.sweeps.forget(holder.id, holder.reference_ids)
+            self.sweeps.erase(holder.id, holder.reference_ids)
         return certificate
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ class SweepDesk:
         left = self.find_alive()
         if left is None or left.state not in _RUNNING:
             return
-        if self._folder(left.id).standing().starts < MOST_STARTS:
+        if self._folder(left.id).load_status().starts < MOST_STARTS:
             self._launch(left)
             return
         fault = f"it ended {MOST_STARTS} times without getting on: see the log, then resume it"

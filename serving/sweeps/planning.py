@@ -56,7 +56,7 @@ def find_known(root: Path, scope: Scope, last: SweepRecord | None) -> Covered | 
     if last is None:
         nobody = np.empty(0, np.int64)
         return Covered(nobody, PairTable(nobody, nobody, np.empty(0, np.float32)))
-    covered = SweepFolder.of(root, last.id).covered()
+    covered = SweepFolder.of(root, last.id).load_covered()
     if covered is None:
         raise RegistryError(
             f"what sweep {last.id} has covered is gone from its folder: sweep all once"

@@ -17,7 +17,7 @@ from engine.retention.job import ChangeRunner
 from engine.sweeps.estimate import Expectation
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
-from engine.sweeps.reload import Reread, gather_faces
+from engine.sweeps.reload import DoneSweep, gather_faces
 from engine.sweeps.report.page import write_report
 from engine.sweeps.report.views import documents_with_cards
 from engine.sweeps.sweep_model import Group, Scope, SweepRecord, SweepState
@@ -203,7 +203,7 @@ class SweepShelf:
     def _with_progress(self, record: SweepRecord) -> SweepRecord:
         if record.state not in ALIVE:
             return record
-        standing = SweepFolder.of(self._root, record.id).standing()
+        standing = SweepFolder.of(self._root, record.id).load_status()
         return replace(record, progress=standing.progress)
 
     def _open(self, sweep_id: str) -> GroupFile:
@@ -263,6 +263,6 @@ def issue_report_with_faces(
     return len(faces)
 
 
-def _reread(deployment: Deployment, sweep_id: str) -> Reread:
+def _reread(deployment: Deployment, sweep_id: str) -> DoneSweep:
     shelf = SweepShelf(deployment.store, deployment.sweep_folder)
-    return Reread.of(shelf.status(sweep_id), shelf.folder(sweep_id))
+    return DoneSweep.of(shelf.status(sweep_id), shelf.folder(sweep_id))

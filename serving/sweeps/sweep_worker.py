@@ -14,9 +14,9 @@ from time import monotonic
 from engine.cases.sweep_cases import open_sweep_cases
 from engine.errors import GalleryBehind, LeaseLost, NotInstalled, SosieError, StorageFailed
 from engine.registry.records import utc_now
-from engine.sweeps.clustering import look_into
+from engine.sweeps.clustering import vector_reader
 from engine.sweeps.estimate import ProgressCount
-from engine.sweeps.folder import Standing, SweepFolder
+from engine.sweeps.folder import SweepFolder, SweepStatus
 from engine.sweeps.sweep_model import SweepRecord, SweepState
 from engine.sweeps.sweep_run import SweepTask, run_sweep
 from indexes.errors import ShardLost
@@ -60,7 +60,7 @@ class SweepRun:
         self._begun = monotonic()
         self._spent_before_s, self._starts = 0.0, 0
         self._has_told = False
-        self.progress = folder.standing().progress
+        self.progress = folder.load_status().progress
         self._thread = threading.Thread(target=self._work, name="sweep", daemon=True)
 
     def start(self) -> None:
@@ -102,7 +102,7 @@ class SweepRun:
         self.check()
 
     def _keep(self) -> None:
-        self.folder.keep_standing(Standing(self.progress, self.spent_s, self._starts))
+        self.folder.save_status(SweepStatus(self.progress, self.spent_s, self._starts))
 
     def _work(self) -> None:
         if self._after is not None:
@@ -116,7 +116,7 @@ class SweepRun:
     def begin(self) -> None:
         """Makes the folder, and counts this start before anything can go wrong."""
         self.folder.make()
-        kept = self.folder.standing()
+        kept = self.folder.load_status()
         self._spent_before_s, self._starts = kept.spent_s, kept.starts + 1
         self._keep()
 
@@ -157,7 +157,7 @@ def require_libraries() -> None:
 
 def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: SweepRecord) -> None:
     # Not above: see `require_libraries`.
-    from engine.sweeps.outputs import Account, write_outputs  # noqa: PLC0415
+    from engine.sweeps.outputs import SweepCost, write_outputs  # noqa: PLC0415
 
     store, scope = deployment.store, record.terms.scope
     task = SweepTask(
@@ -168,11 +168,13 @@ def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: Sweep
     )
     with closing(Scanner(threads=deployment.settings.sweep.threads or None)) as scanner:
         join = deployment.joiner(scanner)
-        look = look_into(deployment.restored.gallery)
-        swept = run_sweep(task, join, store, look=look, progress=run.tell, check=run.check)
+        read_vectors = vector_reader(deployment.restored.gallery)
+        swept = run_sweep(
+            task, join, store, read_vectors=read_vectors, progress=run.tell, check=run.check
+        )
     cases = open_sweep_cases(deployment.registrar, store, record.id, swept.groups, ITSELF)
     run.check()
-    account = Account(
+    account = SweepCost(
         comparisons=run.progress.comparisons_total,
         seconds=run.spent_s,
         pace=run.pace,
@@ -189,7 +191,7 @@ def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: Sweep
         ),
     )
     run.folder.drop_checkpoint()
-    deployment.sweeps.forget_since(done)
+    deployment.sweeps.erase_since(done)
 
 
 def _tell_failure(book: SweepBook, run: SweepRun, record: SweepRecord, error: Exception) -> None:

@@ -80,7 +80,7 @@ def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
     assert len(again["links"]) == 1
     assert again["terms"][0] == {"name": "identities", "value": 2.0, "points": 12.0}
     assert parquet.read_table(folder.pairs).num_rows == TWICE + 2 - 3
-    covered = folder.covered()
+    covered = folder.load_covered()
     assert covered is not None
     references = [key for one in gone for key in one["reference_ids"]]
     assert not np.isin([covered.pairs.left, covered.pairs.right], references).any()
@@ -176,9 +176,9 @@ def test_what_only_the_next_sweep_needs_is_kept_of_the_last_alone(
     first, second = sweep(desk), sweep(desk)
     again = SweepDesk(deployment)
     again.open()
-    assert folder_of(deployment, first).covered() is None
+    assert folder_of(deployment, first).load_covered() is None
     assert folder_of(deployment, first).groups.exists()
-    assert folder_of(deployment, second).covered() is not None
+    assert folder_of(deployment, second).load_covered() is not None
 
 
 def test_a_folder_of_another_registry_is_not_touched(

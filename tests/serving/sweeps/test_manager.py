@@ -23,7 +23,7 @@ from engine.errors import (
 from engine.registry.records import new_id
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
-from engine.sweeps.folder import Standing, SweepFolder
+from engine.sweeps.folder import SweepFolder, SweepStatus
 from engine.sweeps.sweep_model import Scope, SweepRecord, SweepState
 from indexes.errors import SearchInvalid
 from serving.compose import Deployment
@@ -208,7 +208,7 @@ def test_one_that_ends_its_process_again_and_again_is_not_started_for_ever(
     gate.opened.set()
     desk.close()
     folder = SweepFolder.of(deployment.sweep_folder, record.id)
-    folder.keep_standing(replace(folder.standing(), starts=MOST_STARTS))
+    folder.save_status(replace(folder.load_status(), starts=MOST_STARTS))
     again = SweepDesk(deployment)
     again.open()
     assert again.wait(0)
@@ -226,10 +226,10 @@ def test_starts_are_counted_until_a_tile_is_made(desk: SweepDesk, gate: Gate) ->
     # The first tile is made but not told: a kill here would count.
     run = desk._run
     assert run is not None
-    assert run.folder.standing().starts == 1
+    assert run.folder.load_status().starts == 1
     gate.opened.set()
     finish(desk, record)
-    assert run.folder.standing() == Standing()
+    assert run.folder.load_status() == SweepStatus()
 
 
 def test_a_full_disk_pauses_it_with_a_word_on_what_to_do(
