@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
+from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at, wilson_interval
 from engine.matching.calibration import OperatingPoint
-from indexes.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

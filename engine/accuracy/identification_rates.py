@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.accuracy.error_rates import lowest_rate, threshold_at
+from engine.accuracy.error_rates import lowest_rate, threshold_at, wilson_interval
 from engine.accuracy.pair_scores import fuse
 from engine.matching.calibration import Comparison
-from indexes.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,7 +22,7 @@ from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, CaseRecord
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
-from indexes.validation import check_vectors
+from indexes.base import check_vectors
 from serving.compose import Deployment
 from serving.registrar.protocol import (
     Assign,

@@ -1,4 +1,4 @@
-"""The kernels: the same sums as numpy, at the extremes too, and code that vectorises."""
+"""The kernels compute the sums of numpy, at the extremes too, in vectorised code."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_threads_that_raise_levels_together_keep_the_best_of_all(kernel: str, qu
         kept = {(row, query) for row, query, _ in found.tolist()}
         best = np.sort(sums, axis=0)[-10]
         assert {tuple(pair) for pair in np.argwhere(sums >= best).tolist()} <= kept
-        # What is kept does not depend on how the threads took turns.
+        # The result does not depend on the order of the threads.
         expected = expected or kept
         assert kept == expected
 
