@@ -1,4 +1,4 @@
-"""Batches whose bad items are values: all of one, or its first error raised."""
+"""Batches whose failed items are error values: raises the first, or names its file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def require_sound(items: Sequence[T | ImageError], paths: Sequence[Path] = ()) -> list[T]:
-    """All items; raises the first that is an error, with the file that it speaks of if given."""
+    """All items; raises the first that is an error, with its file if `paths` are given."""
     assert len(paths) in (0, len(items)), "a path for each item, or none"
     sound = []
     for place, item in enumerate(items):
@@ -23,5 +23,5 @@ def require_sound(items: Sequence[T | ImageError], paths: Sequence[Path] = ()) -
 
 
 def name_error(error: ImageError, path: Path) -> ImageError:
-    """The same error, with the file that it speaks of."""
+    """The same error, prefixed with its file."""
     return type(error)(f"{path}: {error}")

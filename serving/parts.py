@@ -1,4 +1,4 @@
-"""What an ingress is made of: built once a process, passed to the application."""
+"""Parts of an ingress: built once a process, passed to the application."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from serving.telemetry.traces import Tracer
 
 
 class Faces(Protocol):
-    """Turns photographs into samples: those of all requests that wait, together."""
+    """Extracts samples from photographs, in batches over all waiting requests."""
 
     async def sample(
         self, images: Sequence[bytes], timeout_s: float | None = None
     ) -> list[Sample | ImageError]:
-        """In their order. `Busy` at once where too many wait; `DeadlinePassed` for what waited
-        too long. A call that is cancelled is not extracted any more."""
+        """Samples in the order of the images. `Busy` where too many wait; `DeadlinePassed` for
+        calls that waited too long. A cancelled call is not extracted."""
         ...
 
     @property
     def is_alive(self) -> bool:
-        """Whether samples come out now, as far as one knows."""
+        """Whether extraction works at present, as far as known."""
         ...
 
 
 class Templates(Protocol):
-    """Templates that clients keep: sealed, bound to a tenant and a model, good for a time."""
+    """Templates that clients keep: sealed, bound to a tenant and a model, with an expiry."""
 
     def issue(self, vectors: NDArray[np.float32], tenant: str) -> list[bytes]:
         """A token for each rotated unit row of float32[n, d]."""
@@ -49,7 +49,7 @@ class Templates(Protocol):
     def open(
         self, tokens: Sequence[bytes], tenant: str
     ) -> list[NDArray[np.float32] | TemplateInvalid]:
-        """The rotated unit vector float32[d] of each token, or what is wrong with it."""
+        """The rotated unit vector float32[d] of each token, or its error."""
         ...
 
 
@@ -88,5 +88,5 @@ class Parts:
     model_digest: str
     version: str
     calibration: Calibration | None = None
-    """Says how many false candidates a search has to expect; without it answers have null."""
+    """Gives the expected false candidates of a search; without it answers have null."""
     tracer: Tracer = field(default_factory=Tracer)

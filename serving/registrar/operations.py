@@ -38,7 +38,7 @@ from serving.registrar.protocol import (
     Withdraw,
 )
 from serving.registrar.search_queue import SearchQueue
-from serving.sweeps.manager import SweepDesk
+from serving.sweeps.manager import SweepManager
 from serving.sweeps.sweep_views import group_in_short
 
 # The calls of fraud teams that the registrar carries out: steps of cases, and sweeps.
@@ -55,7 +55,7 @@ class FraudClerk:
     What shows people is audited before it is told.
     """
 
-    def __init__(self, store: Reader, sweeps: SweepDesk, audit: Callable[[Turn], Audit]) -> None:
+    def __init__(self, store: Reader, sweeps: SweepManager, audit: Callable[[Turn], Audit]) -> None:
         self._store = store
         self._sweeps = sweeps
         self._audit = audit
@@ -195,7 +195,7 @@ class OpenRegistry:
         self.gallery = self.registrar.gallery
         self.scribe = Scribe(self.registrar, observe=observe_audit)
         self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
-        self.sweeps = SweepDesk(deployment)
+        self.sweeps = SweepManager(deployment)
         self.fraud = FraudClerk(self.store, self.sweeps, self._audit)
 
     def warm(self) -> None:

@@ -1,4 +1,4 @@
-"""Batches whose bad items are values."""
+"""Batches whose failed items are values."""
 
 from __future__ import annotations
 

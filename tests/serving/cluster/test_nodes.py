@@ -152,7 +152,7 @@ def _wait_until_ready(client: httpx.Client, url: str, process: subprocess.Popen[
     raise AssertionError(f"{url} is not ready")
 
 
-def test_two_nodes_answer_as_one_and_leave_what_is_not_theirs(
+def test_two_nodes_answer_as_one_and_leave_other_applications(
     nodes: Nodes,
     home: Path,
     sosie: Any,

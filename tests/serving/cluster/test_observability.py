@@ -1,4 +1,4 @@
-"""What an operator sees of the running service: traces, metrics and lines of all its parts."""
+"""Traces, metrics and log lines of all parts of the running service."""
 
 from __future__ import annotations
 

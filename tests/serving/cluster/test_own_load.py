@@ -1,4 +1,4 @@
-"""A load test without a service to load brings its own, and takes all of it away again."""
+"""A load test without a service starts its own, and ends all its processes."""
 
 from __future__ import annotations
 

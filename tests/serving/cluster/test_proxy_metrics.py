@@ -1,4 +1,4 @@
-"""What the proxy answers itself is counted, by the HAProxy that Ray brings."""
+"""Metrics of the proxy's own answers, with the HAProxy of Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions and searches over a gallery on two nodes: those of one process, or a loud refusal."""
+"""Decisions and searches over a gallery on two nodes equal those of one process, or are refused."""
 
 from __future__ import annotations
 
