@@ -16,12 +16,12 @@ from tests.serving.cluster.conftest import find_port
 SUPERVISE = """
 import sys
 from pathlib import Path
-from serving.cluster import launch, supervisor
+from serving.cluster import supervisor
 from serving.cluster.site import Site
-launch.NODE_MODULE = "a_node"
+supervisor.NODE_MODULE = "a_node"
 supervisor.BACKOFF_S = (0.0,)
 site = Site(sys.argv[1])
-order = launch.Order(site, site.load().serve.model_copy(update={"port": int(sys.argv[2])}))
+order = supervisor.Order(site, site.load().serve.model_copy(update={"port": int(sys.argv[2])}))
 try:
     code = supervisor.Supervisor(order, lambda event, details: print(event, flush=True)).run()
 except supervisor.NodeRefused as refused:
