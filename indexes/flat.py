@@ -61,7 +61,6 @@ class FlatIndex(VectorIndex):
 
     @property
     def ids(self) -> Ids:
-        """All ids, ascending; a copy."""
         return np.sort(self._id_of[: len(self)])
 
     def __len__(self) -> int:
@@ -71,7 +70,6 @@ class FlatIndex(VectorIndex):
         return is_id(key) and key in self._row_of
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Adds new ids; an id that is there already is refused."""
         keys, rows = check_references(ids, vectors, self._dim)
         self.require_new(keys)
         self.append(keys, ids, rows)
@@ -93,7 +91,6 @@ class FlatIndex(VectorIndex):
         self._row_of.update(zip(keys, range(start, end), strict=True))
 
     def remove(self, ids: Ids) -> None:
-        """Removes these ids; an unknown one is refused, and then none is removed."""
         keys = check_distinct(check_ids(ids))
         gone = np.sort(self._rows_of(keys))
         if not keys:
@@ -115,7 +112,6 @@ class FlatIndex(VectorIndex):
         assert self._flat.ntotal == len(self)
 
     def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]; a copy."""
         return self._rows()[self._rows_of(check_ids(ids))]
 
     def contents(self) -> tuple[Ids, Vectors]:
@@ -134,14 +130,12 @@ class FlatIndex(VectorIndex):
         )
 
     def search(self, queries: Vectors, k: int) -> Hits:
-        """The k best of each query, or all where there are fewer."""
         queries, k = check_vectors(queries, self._dim), check_hit_count(k)
         if not len(self) or not len(queries):
             return no_hits(len(queries))
         return arrange(len(queries), *self.best(queries, k), k)
 
     def range_search(self, queries: Vectors, threshold: float) -> Hits:
-        """Everything whose score, as a float, is at or above the threshold."""
         queries, threshold = check_vectors(queries, self._dim), check_threshold(threshold)
         if not len(self) or not len(queries):
             return no_hits(len(queries))

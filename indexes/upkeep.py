@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from threading import Event, Thread
-from types import TracebackType
 from typing import Self
 
 from indexes.gallery import Gallery
@@ -51,12 +50,7 @@ class Upkeep:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _run(self) -> None:

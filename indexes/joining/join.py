@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -201,28 +201,39 @@ def _run(
         )
 
 
-def _make(tiling: Tiling, kept: Checkpoint, limit: int, progress: Report | None) -> None:
-    """Makes the tiles that are not in the checkpoint yet."""
-    compared = [0, *accumulate(map(tiling.comparisons_of, tiling.tiles))]
+def make_tiles(
+    tiles: Iterable[Iterable[Records]],
+    comparisons: Iterable[int],
+    kept: Checkpoint,
+    limit: int,
+    progress: Report | None,
+) -> None:
+    """Adds the runs of the tiles that are not in the checkpoint yet, in their order.
 
-    def found() -> int:
-        return kept.size_bytes // RECORD.itemsize
+    `comparisons` are those of all tiles. `SearchInvalid` at more than `limit` pairs.
+    """
+    compared = [0, *accumulate(comparisons)]
 
     def report() -> None:
-        at = kept.next_tile
+        at, found = kept.next_tile, kept.size_bytes // RECORD.itemsize
         if progress:
-            progress(Progress(at, len(tiling.tiles), compared[at], compared[-1], found()))
+            progress(Progress(at, len(compared) - 1, compared[at], compared[-1], found))
 
     report()
-    for tile in tiling.tiles[kept.next_tile :]:
-        for run in tiling.runs_of(tile):
+    for runs in tiles:
+        for run in runs:
             kept.put(run.tobytes())
-            if found() > limit:
+            if kept.size_bytes // RECORD.itemsize > limit:
                 raise SearchInvalid(
                     f"more than {limit} pairs reach the threshold; raise it, or the limit"
                 )
         kept.end_tile()
         report()
+
+
+def _make(tiling: Tiling, kept: Checkpoint, limit: int, progress: Report | None) -> None:
+    remaining = map(tiling.runs_of, tiling.tiles[kept.next_tile :])
+    make_tiles(remaining, map(tiling.comparisons_of, tiling.tiles), kept, limit, progress)
 
 
 def _records(kept: Checkpoint) -> list[Records]:

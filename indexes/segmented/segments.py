@@ -135,7 +135,6 @@ class SegmentedIndex(VectorIndex):
 
     @property
     def ids(self) -> Ids:
-        """All ids, ascending; a copy."""
         return np.sort(np.concatenate([part.ids for part in self.parts]))
 
     def __len__(self) -> int:
@@ -145,7 +144,6 @@ class SegmentedIndex(VectorIndex):
         return any(key in part for part in self.parts)
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Adds new ids; an id that is there already is refused."""
         self.admit(self.prepare(ids, vectors))
 
     def prepare(self, ids: Ids, vectors: Vectors) -> Batch:
@@ -168,7 +166,6 @@ class SegmentedIndex(VectorIndex):
             self._append(batch.keys, batch.ids, batch.rows)
 
     def remove(self, ids: Ids) -> None:
-        """Removes these ids; an unknown one is refused, and then none is removed."""
         keys = check_distinct(check_ids(ids))
         for part, places, rows in self._locate(ids, keys):
             if isinstance(part, FlatIndex):
@@ -180,7 +177,6 @@ class SegmentedIndex(VectorIndex):
             rewrite.removed.append(ids.copy())
 
     def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]; a copy."""
         found = self._locate(ids, check_ids(ids))
         rows = np.empty((len(ids), self._dim), np.float32)
         for part, places, at in found:
@@ -191,12 +187,10 @@ class SegmentedIndex(VectorIndex):
         return rows
 
     def search(self, queries: Vectors, k: int) -> CertifiedHits:
-        """The k best of each query, or all where there are fewer."""
         queries, k = check_vectors(queries, self._dim), check_hit_count(k)
         return self._searched().search(queries, k)
 
     def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
-        """Everything whose score, as a float, is at or above the threshold."""
         queries, threshold = check_vectors(queries, self._dim), check_threshold(threshold)
         return self._searched().range_search(queries, threshold)
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Ids, check_threshold
-from indexes.errors import SearchInvalid
 from indexes.gallery import Gallery
 from indexes.joining.checkpoint import Checkpoint, Coverage, Participants, split_ids, stored_subject
-from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Progress, Report, name_known
+from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Report, make_tiles, name_known
 from indexes.joining.pairs import RECORD, Pairs, Records, sort_records
 from indexes.joining.tiling import no_check
 from indexes.sharding.shards import Shard, ShardedIndex, shards_of
@@ -84,7 +84,9 @@ def join_shards(
         rows = block_rows or _rows_at_once(then, len(index.shards), index.dim)
         tiles = list(plan_tiles(then, len(index.shards), rows))
         make = _maker(index.shards, then, threshold)
-        _make(tiles, make, kept, len(index.shards), limit, progress, check)
+        remaining = _make(tiles[kept.next_tile :], make, len(index.shards), check)
+        with closing(remaining):
+            make_tiles(remaining, (tile.comparisons for tile in tiles), kept, limit, progress)
         records = [run.view(RECORD) for run in kept.runs()]
         pairs = Pairs(records, then.remaining(now, mixed=True))
         return JoinedGallery(pairs, then.ids, then.sequence)
@@ -196,22 +198,11 @@ def _is_among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:
 def _make(
     tiles: Sequence[ShardTile],
     make: Callable[[ShardTile], Records],
-    kept: Checkpoint,
     at_once: int,
-    limit: int,
-    progress: Report | None,
     check: Callable[[], None],
-) -> None:
-    """Makes the tiles that are not in the checkpoint yet, and adds them in their order."""
-    compared = [0, *accumulate(tile.comparisons for tile in tiles)]
-
-    def report() -> None:
-        at, found = kept.next_tile, kept.size_bytes // RECORD.itemsize
-        if progress:
-            progress(Progress(at, len(tiles), compared[at], compared[-1], found))
-
-    report()
-    waiting = iter(tiles[kept.next_tile :])
+) -> Generator[tuple[Records], None, None]:
+    """The pairs of these tiles in their order, so many made at a time."""
+    waiting = iter(tiles)
     with ThreadPoolExecutor(at_once, "join") as pool:
         # No further ahead: tiles made beyond the next one to be kept are lost when it is stopped.
         made = deque(pool.submit(make, tile) for tile in islice(waiting, at_once))
@@ -219,13 +210,7 @@ def _make(
             while made:
                 records = _await(made.popleft(), check)
                 made.extend(pool.submit(make, tile) for tile in islice(waiting, 1))
-                kept.put(records.tobytes())
-                if kept.size_bytes // RECORD.itemsize > limit:
-                    raise SearchInvalid(
-                        f"more than {limit} pairs reach the threshold; raise it, or the limit"
-                    )
-                kept.end_tile()
-                report()
+                yield (records,)
         finally:
             for future in made:
                 future.cancel()

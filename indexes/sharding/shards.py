@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -157,7 +156,6 @@ class ShardedIndex(VectorIndex):
 
     @property
     def ids(self) -> Ids:
-        """All ids, ascending; a copy."""
         self._check_whole()
         return np.sort(np.concatenate(self._results([shard.ids() for shard in self._shards])))
 
@@ -172,12 +170,7 @@ class ShardedIndex(VectorIndex):
     def __enter__(self) -> ShardedIndex:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -204,7 +197,6 @@ class ShardedIndex(VectorIndex):
         self._count += len(keys)
 
     def remove(self, ids: Ids) -> None:
-        """Removes these ids; an unknown one is refused, and then none is removed."""
         self._check_whole()
         keys = check_distinct(check_ids(ids))
         parts = self._split(ids)
@@ -214,7 +206,6 @@ class ShardedIndex(VectorIndex):
         self._count -= len(keys)
 
     def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]; a copy."""
         self._check_whole()
         check_ids(ids)
         parts = self._split(ids)
@@ -225,13 +216,11 @@ class ShardedIndex(VectorIndex):
         return rows
 
     def search(self, queries: Vectors, k: int) -> Hits:
-        """The k best of each query, or all where there are fewer."""
         self._check_whole()
         rows, hits = check_vectors(queries, self.dim), check_hit_count(k)
         return merge_hits(self._results([each.search(rows, hits) for each in self._shards]), hits)
 
     def range_search(self, queries: Vectors, threshold: float) -> Hits:
-        """Everything whose score, as a float, is at or above the threshold."""
         self._check_whole()
         rows, floor = check_vectors(queries, self.dim), check_threshold(threshold)
         return merge_hits(self._results([each.range_search(rows, floor) for each in self._shards]))

@@ -24,7 +24,7 @@ class RecordingMeter(Meter):
 
 
 class BrokenMeter(Meter):
-    """Fails at whatever it is asked to count."""
+    """Fails at every call."""
 
     def _record(self, family: Any, labels: tuple[str, ...], record: Any, value: float) -> None:
         del record

@@ -148,7 +148,7 @@ def test_the_kernels_use_the_instructions_they_are_written_for() -> None:
     if has_amx():
         wanted_instructions[scans.scan_amx] = "tdpbusd"
     for scan, instruction in wanted_instructions.items():
-        # Made anew: what comes from the cache can't be disassembled.
+        # Compiled again: code from the cache can't be disassembled.
         made = numba.njit(nogil=True)(scan.py_func)  # type: ignore[attr-defined]
         made(rows, wanted, 0, 1, np.empty((32, 3), np.int32))
         assembly = "\n".join(made.inspect_asm().values())

@@ -113,7 +113,7 @@ def test_what_is_no_manifest_at_all_is_damage(body: bytes) -> None:
 
 
 def test_a_valid_body_with_a_recomputed_digest_is_accepted() -> None:
-    """Or the two tests above would pass whatever they were given."""
+    """Otherwise the two tests above would pass for any input."""
     assert Manifest.decode(content_of(body_with("loose_rows", 4))) == MANIFEST
 
 

@@ -57,7 +57,7 @@ def test_every_queue_of_the_application_has_a_bound(
     monkeypatch.setenv("SOSIE_SERVE__EMBEDDER", "deployment")
     for deployment in _deployments(build({"home": str(empty_home)})).values():
         assert deployment.max_queued_requests > 0
-        assert deployment.max_ongoing_requests > 5  # what Serve takes where nobody says
+        assert deployment.max_ongoing_requests > 5  # the default of Serve
 
 
 @pytest.mark.parametrize("embedder", ["ingress", "deployment"])

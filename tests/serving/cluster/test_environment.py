@@ -14,7 +14,7 @@ from serving.settings import ServeSettings
 
 
 def _read_config(variables: dict[str, str]) -> ProxyConfig:
-    """What the proxy is to be told, out of the wrapper."""
+    """The configuration of the proxy, from the wrapper."""
     script = Path(variables["RAY_SERVE_HAPROXY_BINARY_PATH"]).read_text()
     (settings,) = (word for word in shlex.split(script) if word.startswith("{"))
     return ProxyConfig(**json.loads(settings))

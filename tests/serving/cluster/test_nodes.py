@@ -122,7 +122,7 @@ def nodes(
         subprocess.run(run, env=variables, check=True, timeout=WITHIN_S)
         yield found
     finally:
-        # Told to end, a node of Ray waits for half a minute: others could take over.
+        # On a signal, a node of Ray waits for half a minute: others could take over.
         for process in reversed(processes):
             family = [*(one.pid for one in list_descendants(process.pid)), process.pid]
             for pid in family:
@@ -135,9 +135,9 @@ def nodes(
 def _wait_until_started(log: Path, process: subprocess.Popen[bytes]) -> None:
     """`ray start` says so when others can join the node, or it the others."""
     deadline = time.monotonic() + WITHIN_S
-    while "Ray runtime started" not in (told := log.read_text()):
-        assert process.poll() is None, told
-        assert time.monotonic() < deadline, told
+    while "Ray runtime started" not in (output := log.read_text()):
+        assert process.poll() is None, output
+        assert time.monotonic() < deadline, output
         time.sleep(0.1)
 
 

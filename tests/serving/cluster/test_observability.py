@@ -22,7 +22,7 @@ WITHIN_S = 20
 def test_a_trace_joins_the_ingress_and_the_registrar(
     served: Served, activation: Callable[[int], dict[str, Any]], pictures: dict[str, bytes]
 ) -> None:
-    # Two people: it is rejected, and leaves nobody behind whom another test would meet.
+    # Two people: it is rejected, and leaves no reference that another test would find.
     body = activation(700) | {"live": base64.b64encode(pictures["stranger"]).decode()}
     headers = trace_of(7) | {"idempotency-key": "traced", "x-correlator": "traced-7"}
     answer = served.ask("POST", "/v1/enrollments", json=body, headers=headers)

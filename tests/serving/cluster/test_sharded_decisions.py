@@ -133,7 +133,7 @@ def mixed_requests() -> list[EnrollmentRequest]:
 
 
 def neutral(value: Any, names: dict[str, str]) -> Any:
-    """An answer with its ids as ordinals and without its time, to be held against another's."""
+    """An answer with its ids as ordinals and without its time, to compare with another."""
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if key != "decided_at"}
         return {key: neutral(item, names) for key, item in kept.items()}
@@ -164,7 +164,7 @@ def assert_unavailable(error: Exception) -> None:
 def test_two_nodes_decide_and_find_what_one_process_does(nodes: Nodes, pair: Pair) -> None:
     probes = likenesses(FACES[: PEOPLE + 20], seed=7)
 
-    async def tell_all(desk: LocalDesk) -> tuple[Any, ...]:
+    async def call_all(desk: LocalDesk) -> tuple[Any, ...]:
         status = await reach_ready(desk)
         found = await desk.identify(probes, 0.3, CONTEXT)
         answers = await enroll_all(desk, mixed_requests())
@@ -183,12 +183,12 @@ def test_two_nodes_decide_and_find_what_one_process_does(nodes: Nodes, pair: Pai
         return status.gallery_size, found, bodies, erased.references, candidates, later[0].searched
 
     with serving(lambda: pair.open(pair.first)) as desk:
-        expected = asyncio.run(tell_all(desk))
+        expected = asyncio.run(call_all(desk))
     with serving(lambda: pair.open(pair.second, shards=2)) as desk:
-        told = asyncio.run(tell_all(desk))
+        answered = asyncio.run(call_all(desk))
         assert ray.available_resources().get(RESOURCE, 0) == 0
-    assert told == expected
-    _, found, bodies, erased, _, _ = told
+    assert answered == expected
+    _, found, bodies, erased, _, _ = answered
     # What was compared has something of everything.
     assert erased == 1
     assert {body["decision"] for body, _ in bodies} == {"approved", "review", "rejected"}
@@ -213,7 +213,7 @@ def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_miss
                 return
         raise AssertionError("a lost node is not noticed")
 
-    async def refuse_until_told_why(desk: LocalDesk) -> None:
+    async def refuse_until_reported(desk: LocalDesk) -> None:
         """It is long enough for the gallery to have been tried again in vain."""
         detail, give_up_at = "", time.monotonic() + WAIT_S
         while "waiting for gallery shards" not in detail:
@@ -233,7 +233,7 @@ def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_miss
         before = await desk.identify(probes, 0.3, CONTEXT)
         nodes.lose_second()
         await until_refused(desk, before)
-        await refuse_until_told_why(desk)
+        await refuse_until_reported(desk)
         assert not (await desk.status()).is_ready
         nodes.bring_back()
         status = await reach_ready(desk)

@@ -66,18 +66,18 @@ def test_two_nodes_join_what_one_process_does(nodes: Nodes, tmp_path: Path) -> N
 def test_a_sweep_on_two_nodes_finds_the_groups_that_one_process_finds(
     nodes: Nodes, empty_home: Path
 ) -> None:
-    home = make_people_home(empty_home, "crowd-on-nodes")
+    home = make_people_home(empty_home, "people-on-nodes")
     folders = []
     for shards in (0, 2):
         settings = make_settings({"gallery": {"shards": shards, "shard_resource": RESOURCE}})
         opener = shard_opener(settings)
         with Deployment(home, settings, home / "cache", open_index=opener) as deployment:
-            desk = SweepManager(deployment)
-            record = desk.start(SweepRequest(threshold=0.55), "test")
-            assert desk.wait(60)
-            assert desk.status(record.id).state is SweepState.DONE
-            assert desk.groups(record.id).total == TWICE
+            manager = SweepManager(deployment)
+            record = manager.start(SweepRequest(threshold=0.55), "test")
+            assert manager.wait(60)
+            assert manager.status(record.id).state is SweepState.DONE
+            assert manager.groups(record.id).total == TWICE
             folders.append(deployment.sweep_folder / record.id)
-            desk.close()
+            manager.close()
     for name in ("groups.json", "pairs.csv", "outlets.csv", "covered.bin", "found.bin"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name

@@ -208,9 +208,9 @@ def test_a_full_pipe_makes_no_caller_wait_and_the_loss_is_logged(
         kept = os.read(reader, 2**20).splitlines()
         assert 0 < len(kept) < 1000
         log.info("again")
-        told, again = (json.loads(line) for line in os.read(reader, 2**20).splitlines())
+        loss, again = (json.loads(line) for line in os.read(reader, 2**20).splitlines())
     os.close(reader)
-    assert (told["event"], told["count"]) == ("log lines lost", 1000 - len(kept))
+    assert (loss["event"], loss["count"]) == ("log lines lost", 1000 - len(kept))
     assert again["event"] == "again"
 
 
@@ -243,8 +243,8 @@ def test_lines_that_the_disk_refused_are_counted(
         log.warning("lost")
         monkeypatch.setattr(os, "write", real)
         log.warning("kept")
-    told, kept = lines(path)
-    assert (told["event"], told["count"], told["level"]) == ("log lines lost", 2, "error")
+    loss, kept = lines(path)
+    assert (loss["event"], loss["count"], loss["level"]) == ("log lines lost", 2, "error")
     assert kept["event"] == "kept"
 
 
