@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, TypeVar
 
 from engine import errors
 from indexes.errors import IndexFault, ShardLost, SnapshotDamaged
+
+T = TypeVar("T")
 
 # A message is one line, says what to do, and never contains an image, a name or a number.
 
@@ -241,3 +245,19 @@ def describe(error: Exception) -> Fault:
             return Fault(code, " ".join(str(error).split()), status, exit_code, wait_s)
     message = f"internal error ({type(error).__name__}): run again with --debug and report it"
     return Fault("INTERNAL", message, 500, _INTERNAL)
+
+
+def require_sound(items: Sequence[T | errors.ImageError], paths: Sequence[Path] = ()) -> list[T]:
+    """All items; raises the first that is an error, with its file if `paths` are given."""
+    assert len(paths) in (0, len(items)), "a path for each item, or none"
+    sound = []
+    for place, item in enumerate(items):
+        if isinstance(item, errors.ImageError):
+            raise name_error(item, paths[place]) if paths else item
+        sound.append(item)
+    return sound
+
+
+def name_error(error: errors.ImageError, path: Path) -> errors.ImageError:
+    """The same error, prefixed with its file."""
+    return type(error)(f"{path}: {error}")
