@@ -299,36 +299,36 @@ class SegmentSearch:
         """The k best of each query; the input is not checked."""
         done = []
         for part in passes(len(queries), self._coarse, k):
-            hits_so_far = _PassHits(queries[part], self._segments)
+            pass_hits = _PassHits(queries[part], self._segments)
             for segment in self._segments:
-                found = segment.best(hits_so_far.queries, hits_so_far.coded, k, hits_so_far.floors)
-                hits_so_far.take_sealed(segment, *found)
-                hits_so_far.keep_best(k)
+                found = segment.best(pass_hits.queries, pass_hits.coded, k, pass_hits.floors)
+                pass_hits.take_sealed(segment, *found)
+                pass_hits.keep_best(k)
             for head in self._heads:
-                if hits_so_far.is_empty():
-                    hits_so_far.take(*head.best(hits_so_far.queries, k))
+                if pass_hits.is_empty():
+                    pass_hits.take(*head.best(pass_hits.queries, k))
                 else:
-                    hits_so_far.take(*head.at_or_above(hits_so_far.queries, hits_so_far.floors))
-                hits_so_far.keep_best(k)
-            done.append(hits_so_far)
+                    pass_hits.take(*head.at_or_above(pass_hits.queries, pass_hits.floors))
+                pass_hits.keep_best(k)
+            done.append(pass_hits)
         return self._answer(done, k)
 
     def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
         """Everything at or above the threshold; the input is not checked."""
         done = []
         for part in passes(len(queries), self._coarse):
-            hits_so_far = _PassHits(queries[part], self._segments)
-            floors = np.full(len(hits_so_far.queries), threshold)
+            pass_hits = _PassHits(queries[part], self._segments)
+            floors = np.full(len(pass_hits.queries), threshold)
             for segment in self._segments:
-                found = segment.at_or_above(hits_so_far.queries, hits_so_far.coded, floors)
-                hits_so_far.take_sealed(segment, *found)
+                found = segment.at_or_above(pass_hits.queries, pass_hits.coded, floors)
+                pass_hits.take_sealed(segment, *found)
             for head in self._heads:
-                hits_so_far.take(*head.at_or_above(hits_so_far.queries, floors))
-            done.append(hits_so_far)
+                pass_hits.take(*head.at_or_above(pass_hits.queries, floors))
+            done.append(pass_hits)
         return self._answer(done)
 
     def _answer(self, done: list[_PassHits], k: int | None = None) -> CertifiedHits:
-        hits = [hits_so_far.hits(k) for hits_so_far in done]
+        hits = [pass_hits.hits(k) for pass_hits in done]
         offsets, ids, scores = [np.zeros(1, np.int64)], [], []
         for part in hits:
             offsets.append(part.offsets[1:] + offsets[-1][-1])

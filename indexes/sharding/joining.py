@@ -84,7 +84,7 @@ def join_shards(
         rows = block_rows or _rows_at_once(then, len(index.shards), index.dim)
         tiles = list(plan_tiles(then, len(index.shards), rows))
         make = _maker(index.shards, then, threshold)
-        remaining = _make(tiles[kept.next_tile :], make, len(index.shards), check)
+        remaining = _pairs_of_tiles(tiles[kept.next_tile :], make, len(index.shards), check)
         with closing(remaining):
             make_tiles(remaining, (tile.comparisons for tile in tiles), kept, limit, progress)
         records = [run.view(RECORD) for run in kept.runs()]
@@ -195,7 +195,7 @@ def _is_among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:
     return np.equal(ascending[places], ids)
 
 
-def _make(
+def _pairs_of_tiles(
     tiles: Sequence[ShardTile],
     make: Callable[[ShardTile], Records],
     at_once: int,
