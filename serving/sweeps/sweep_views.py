@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -18,12 +18,12 @@ from engine.retention.job import Turns
 from engine.sweeps.estimate import Expectation
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
-from engine.sweeps.reload import Reread, gather_faces
-from engine.sweeps.report.page import write_report
-from engine.sweeps.report.views import documents_with_cards
 from engine.sweeps.sweep_model import Group, Scope, SweepRecord, SweepState
 from serving.compose import Deployment
 from serving.sweeps.sweep_states import ALIVE
+
+if TYPE_CHECKING:
+    from engine.sweeps.reload import Reread
 
 SWEEP_COLUMNS = ("sweep", "state", "of", "threshold", "begun", "compared", "pairs", "groups")
 GROUP_COLUMNS = (
@@ -244,6 +244,9 @@ def issue_report(deployment: Deployment, sweep_id: str, target: Path) -> None:
 
     `SweepOver` where the sweep is not done or its files have expired.
     """
+    # Not above, here and below: a service runs without pyarrow and Jinja2.
+    from engine.sweeps.report.page import write_report  # noqa: PLC0415
+
     sweep = _reread(deployment, sweep_id)
     write_report(target, sweep.contents(deployment.store, deployment.calibration))
 
@@ -256,6 +259,10 @@ def issue_report_with_faces(
     Erasure and retention do not reach the file. It is audited as a read of these people, by
     `turns`, before anything is written.
     """
+    from engine.sweeps.reload import gather_faces  # noqa: PLC0415
+    from engine.sweeps.report.page import write_report  # noqa: PLC0415
+    from engine.sweeps.report.views import documents_with_cards  # noqa: PLC0415
+
     sweep, store = _reread(deployment, sweep_id), deployment.store
     faces = gather_faces(store, list(dict.fromkeys(documents_with_cards(sweep.groups))))
     contents = sweep.contents(store, deployment.calibration, faces)
@@ -266,5 +273,7 @@ def issue_report_with_faces(
 
 
 def _reread(deployment: Deployment, sweep_id: str) -> Reread:
+    from engine.sweeps.reload import Reread  # noqa: PLC0415
+
     reader = SweepReader(deployment.store, deployment.sweep_folder)
     return Reread.of(reader.status(sweep_id), reader.folder(sweep_id))
