@@ -8,9 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING
 
 from engine.errors import NotFound, RegistryError, SweepOver
 from engine.matching.calibration import Calibration
@@ -18,10 +16,13 @@ from engine.registry.reader import Reader
 from engine.registry.records import is_id
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groups import make_group
-from engine.sweeps.outputs import write_findings
-from engine.sweeps.reload import DoneSweep
 from engine.sweeps.risk import rank
 from engine.sweeps.sweep_model import Group, GroupKind, SweepRecord, SweepState
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from engine.sweeps.reload import DoneSweep
 
 _log = logging.getLogger(__name__)
 
@@ -178,6 +179,9 @@ def erase_from_files(
     gone = _find_erased(named, reader) if document_id is None else named & {document_id}
     if not gone:
         return False
+    # Not above: a service runs without pyarrow and Jinja2.
+    from engine.sweeps.outputs import write_findings  # noqa: PLC0415
+
     threshold = sweep.record.terms.threshold
     left = replace(
         sweep,
@@ -221,6 +225,9 @@ def _list_documents(sweep: DoneSweep) -> Iterable[str]:
 
 
 def _without(pairs: pa.Table, gone: Collection[str]) -> pa.Table:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
+
     erased = pa.array(sorted(gone), pa.string())
     for side in _SIDES:
         pairs = pairs.filter(pc.invert(pc.is_in(pairs[side], value_set=erased)))
