@@ -66,3 +66,7 @@ def test_every_decision_is_listed_in_order_by_its_title() -> None:
     titles = [page.read_text(encoding="utf-8").partition("\n")[0] for page in pages]
     assert [(number, file) for number, file, _ in listed] == [(p.name[:4], p.name) for p in pages]
     assert [f"# {number} · {title}" for number, _, title in listed] == titles
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 220
