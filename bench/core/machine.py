@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -45,7 +45,6 @@ PACKAGES = (
     "usearch",
     "hnswlib",
     "psycopg",
-    "pytest-benchmark",
     "pillow",
     "sqlalchemy",
     "cryptography",
@@ -80,14 +79,6 @@ class Machine:
     read_gb_per_s: float | None = None
     int8_gops: float | None = None
 
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """What a report holds; fields that came later than it are at their defaults."""
-        names = {field.name for field in fields(cls)}
-        known = {name: value for name, value in document.items() if name in names}
-        known |= {name: tuple(known[name]) for name in ("flags", "warnings")}
-        return cls(**known)
-
     def is_like(self, other: Machine) -> bool:
         """Whether times of both may be compared: one processor, as many cores.
 
@@ -116,8 +107,6 @@ def look() -> Machine:
 
 def stamp() -> Machine:
     """Looks, and measures what all cores can read and multiply; takes up to three seconds."""
-    # They need numba and ONNX Runtime, which a look does without.
-
     seen = look()
     reader = MemoryReader(np.ones(COPY_BYTES, np.uint8))
     fastest = min(reader.read() for _ in range(_READINGS))

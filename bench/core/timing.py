@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 PAUSE_S = 0.03
 """For so long, at most, the threads of OpenMP spin after a call and keep cores from others."""
 
+_SAMPLE_S, _FEWEST_SAMPLES = 0.0005, 5
+
 Timed = Callable[[], float]
 """Performs the work once; returns its seconds."""
 Seconds = NDArray[np.float64]
@@ -38,6 +40,21 @@ def rested(action: Callable[[], object], calls: int = 1) -> Timed:
         return (time.perf_counter() - start) / calls
 
     return perform
+
+
+def repeat(action: Callable[[], object], most_s: float) -> Seconds:
+    """float64[n]: seconds of a call, repeated for `most_s`; five samples of 0.5 ms at least."""
+    start = time.perf_counter()
+    action()
+    calls = max(1, round(_SAMPLE_S / (time.perf_counter() - start)))
+    seconds: list[float] = []
+    end = time.perf_counter() + most_s
+    while len(seconds) < _FEWEST_SAMPLES or time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(calls):
+            action()
+        seconds.append((time.perf_counter() - start) / calls)
+    return np.array(seconds)
 
 
 def interleave(actions: Mapping[str, Timed], rounds: int) -> dict[str, Seconds]:

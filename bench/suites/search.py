@@ -11,7 +11,6 @@ from bench.core.machine import MemoryReader, cores
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped
 from bench.core.timing import Seconds, interleave, rested, speedup
 from bench.data.vectors import Answers, Faces, Vectors, default_thresholds, find_best, find_reaching
-from bench.micro.micro_runner import measure_actions
 from bench.suites.baselines import (
     FASTSCAN,
     FLAT,
@@ -111,12 +110,9 @@ QUICK = {
     "range_rounds": 2,
     "calls": 2,
     "postgres_references": 5_000,
-    "action_s": 0.02,
-    "action_blocks": 1,
 }
 FASTSCAN_NAME = f"{FASTSCAN}, k_factor {K_FACTOR}"
 _INDEXES_AT_ONCE = 8
-_ACTION_ROWS = 262_144
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +136,6 @@ class SearchConfig:
     has_graph: bool = True
     postgres: str | None = None
     postgres_references: int = 100_000
-    action_s: float = 0.5
-    action_blocks: int = 3
     seed: int = 0
 
 
@@ -175,24 +169,9 @@ def run(config: SearchConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
         _list_certificates(contest, probes, threshold, setup),
         _list_builds(contest, setup),
         *_compare_with_postgres(config, scanner),
-        *_time_searches(config),
     )
     scanner.close()
     return results, {"identical_answers": share} | _measure(config, one, batch, reading)
-
-
-def _time_searches(config: SearchConfig) -> list[Result]:
-    """Fewer references, by one thread, timed by pytest-benchmark: another clock beside ours."""
-    return measure_actions(
-        "test_search.py",
-        config.action_s,
-        {},
-        rows=min(config.references, _ACTION_ROWS),
-        queries=config.batch,
-        dim=config.dim,
-        seed=config.seed,
-        blocks=config.action_blocks,
-    )
 
 
 def _compare_with_postgres(config: SearchConfig, scanner: Scanner) -> list[Result]:

@@ -27,7 +27,6 @@ TINY = SearchConfig(
     range_rounds=1,
     calls=1,
     postgres="none",
-    action_s=0,
 )
 OURS = ("exact8, the gallery", "exact8, one segment")
 
