@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bench.core.compare import Better, better
 from bench.core.render import list_promises, write_goal, write_value
@@ -56,63 +59,12 @@ class Versus:
     promise: str = ""
 
 
-_GALLERY, _FLAT = "exact8, the gallery", "FAISS Flat"
-VERSUS = (
-    Versus("search", "One query", _GALLERY, _FLAT, "one query / FAISS Flat"),
-    Versus("search", "One query, range", _GALLERY, _FLAT, "one range query / FAISS Flat"),
-    Versus("search", "A batch", _GALLERY, _FLAT, "batch / FAISS Flat"),
-    Versus(
-        "search", "A batch", _GALLERY, "FAISS Flat by BLAS", "batch / FAISS Flat tuned to use BLAS"
-    ),
-    Versus(
-        "search",
-        "A batch",
-        _GALLERY,
-        "FAISS PQ4fs+refine, k_factor 20",
-        "batch / FAISS PQ fast scan (misses some)",
-        "batch_fastscan_speedup",
-    ),
-    Versus(
-        "search", "A batch", _GALLERY, "usearch int8, exact", "batch / usearch int8 (misses some)"
-    ),
-    Versus(
-        "join",
-        "The same references by everybody",
-        "one segment",
-        "FAISS Flat, range search",
-        "all pairs / FAISS Flat's range search",
-    ),
-    Versus(
-        "extract",
-        "SFace graphs, 16 a call",
-        "rewritten",
-        "dequantised",
-        "SFace, rewritten / dequantised",
-    ),
-    Versus("extract", "Pairs of photographs", "Sosie, cpu", "deepface", "pairs / deepface"),
-    Versus(
-        "extract",
-        "Pairs of photographs",
-        "Sosie, cpu",
-        "face_recognition",
-        "pairs / face_recognition",
-    ),
-    Versus(
-        "registrar",
-        "Decisions",
-        "batches of 32",
-        "one a transaction",
-        "decisions in batches / one a transaction",
-    ),
-    Versus(
-        "serve",
-        "Matches, one 1:1 item a request",
-        "as it comes",
-        "behind Serve's own proxy",
-        "matches / behind Ray Serve's own proxy",
-        "proxy_speedup",
-    ),
-)
+def load_contents() -> dict[str, Any]:
+    """The chapters of docs/performance.md, and the comparisons of its first chart."""
+    return tomllib.loads(Path(__file__).with_name("performance.toml").read_text(encoding="utf-8"))
+
+
+VERSUS = msgspec.convert(load_contents()["comparison"], tuple[Versus, ...])
 """Comparisons that a person would ask for first."""
 
 

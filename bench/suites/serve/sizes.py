@@ -13,8 +13,8 @@ from bench.core.reports import Measured, Result, Setup
 from bench.suites.serve.fixtures import Home, Visitors, make_home
 from bench.suites.serve.load_generator import Generator
 from bench.suites.serve.overload import OverloadPlan
-from bench.suites.serve.process import Place, Service, find_port, serve
-from bench.suites.serve.throughput import Pace
+from bench.suites.serve.process import Place, find_port, serve
+from bench.suites.serve.throughput import Pace, Session
 from serving.cluster.environment import OwnedFolder
 
 # The parts of the suite, and how much of everything they do.
@@ -87,10 +87,10 @@ class Context:
         return make_home(self.folder / name, self.cache, references, self.seed)
 
     @contextmanager
-    def serve(self, home: Home, proxy: str = "haproxy") -> Iterator[Service]:
-        """The home's service, ready."""
+    def serve(self, home: Home, proxy: str = "haproxy") -> Iterator[Session]:
+        """The home's service, ready, and what loads it."""
         with serve(self.place(home, proxy)) as ready:
-            yield ready.service
+            yield Session(ready.service, home, self.generator, self.sizes.pace)
 
     def place(self, home: Home, proxy: str = "haproxy") -> Place:
         return Place(home.path, home.cache, find_port(), proxy)
