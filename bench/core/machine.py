@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import RequestError
 from serving.measure import read_cpu, stamp_machine
 
 TELLING_FLAGS = (
@@ -117,6 +120,20 @@ def stamp() -> Machine:
         rates = [measure_product(_PRODUCT_DIM, tile, _PRODUCT_S) for tile in tiles]
         gops = round(max(rates) * 2 * _PRODUCT_DIM / 1e9, 1)
     return replace(seen, read_gb_per_s=round(COPY_BYTES / fastest / 1e9, 1), int8_gops=gops)
+
+
+DISK = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
+MEMORY = ("tmpfs", "ramfs")
+"""File systems on which nothing is durable."""
+
+
+@contextmanager
+def open_folder(disk: Path) -> Iterator[Path]:
+    """A new folder on `disk`, removed at the end; `RequestError` where nothing can be written."""
+    if not disk.is_dir() or not os.access(disk, os.W_OK):
+        raise RequestError(f"no folder to write to at {disk}: give one on a disk as --folder")
+    with TemporaryDirectory(prefix="sosie-bench-", dir=disk) as folder:
+        yield Path(folder)
 
 
 def filesystem_of(path: Path) -> str:

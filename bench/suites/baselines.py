@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
-from typing import Any, TypeVar
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Result, Setup
-from bench.core.timing import Seconds, interleave, rested
+from bench.core.timing import Seconds, clock, interleave, rested
 from bench.data.vectors import Faces, Near, Vectors, find_best
 from engine.errors import RequestError
 from indexes.exact.certificate import CertifiedHits
@@ -35,8 +34,6 @@ Best = Callable[[Vectors, int], NDArray[np.int64]]
 Reaching = Callable[[Vectors, float], object]
 """Queries and a threshold to whatever reaches it, in a form of its own."""
 
-Built = TypeVar("Built")
-
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Searcher:
@@ -52,13 +49,6 @@ class Searcher:
     no_range: str = ""
     build_s: float = 0.0
     bytes_per_reference: float = 0.0
-
-
-def clock(action: Callable[[], Built]) -> tuple[Built, float]:
-    """What the action returns, and its seconds."""
-    start = time.perf_counter()
-    built = action()
-    return built, time.perf_counter() - start
 
 
 def build_segment(references: Vectors, scanner: Scanner) -> tuple[Exact8Segment, Searcher]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import cores, filesystem_of
+from bench.core.machine import DISK, cores, filesystem_of, open_folder
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.timing import clock
 from bench.data.vectors import Faces, Vectors
-from bench.suites.baselines import build_gallery, clock, mix, refuse_too_much
+from bench.suites.baselines import build_gallery, mix, refuse_too_much
 from bench.suites.search import PROMISED_SIZE, K, size_reason
-from engine.errors import RequestError
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from indexes.base import Hits, MemoryAccount
@@ -236,7 +234,7 @@ class GalleryConfig:
     changing_s: float = 20.0
     removed: int = 1_000
     batch: int = 256
-    folder: Path = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
+    folder: Path = DISK
     seed: int = 0
 
 
@@ -257,16 +255,14 @@ class Opened:
 def run(config: GalleryConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
     """All results of the suite, and the figures that its goals name."""
     refuse_too_much(config.references, config.dim, _INDEXES_AT_ONCE)
-    if not config.folder.is_dir() or not os.access(config.folder, os.W_OK):
-        raise RequestError("no folder to write to: give another as --folder")
     faces = Faces(config.references, config.dim, config.seed)
     scanner = Scanner()
     setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
     probes = mix(faces, config.batch)
     gallery, built = build_gallery(faces.references, scanner)
     account = gallery.account()
-    with TemporaryDirectory(prefix="sosie-bench-", dir=config.folder) as folder:
-        opened = _snapshot(gallery, faces, probes, Path(folder) / "gallery", scanner)
+    with open_folder(config.folder) as folder:
+        opened = _snapshot(gallery, faces, probes, folder / "gallery", scanner)
         setup_disk = setup | {"filesystem": filesystem_of(config.folder)}
     erasure = _erase(gallery, config.removed)
     del gallery

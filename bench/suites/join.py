@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from bench.core.machine import TILES, cores, measure_product
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped
-from bench.core.timing import Seconds, interleave, rested, speedup
+from bench.core.timing import Seconds, clock, interleave, rested, speedup
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_pairs
-from bench.suites.baselines import clock
 from bench.suites.search import SCORE_TOLERANCE
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner

@@ -25,13 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Result, Setup
-from bench.core.timing import interleave, rested, speedup
+from bench.core.timing import clock, interleave, rested, speedup
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_best
 from bench.suites.baselines import (
     Searcher,
     ask_in_turn,
     build_gallery,
-    clock,
     find_bands,
     list_recall,
     mix,

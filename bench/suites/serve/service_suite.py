@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.core.machine import filesystem_of
+from bench.core.machine import DISK, MEMORY, filesystem_of
 from bench.core.reports import Figure, Measured, Result, Skipped
-from bench.suites.registrar import DISK, MEMORY
 from bench.suites.serve.chaos import measure_kills
 from bench.suites.serve.fixtures import TENANT, Home, Person, draw_people
 from bench.suites.serve.load_requests import (

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.core.machine import cores, filesystem_of
+from bench.core.machine import DISK, cores, filesystem_of, open_folder
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped
 from bench.data.photographs import LFW
 from bench.data.vectors import describe_population
@@ -50,7 +49,7 @@ class SweepConfig:
     people: int | None = None
     faces: Path | None = None
     parts: tuple[str, ...] = PARTS
-    folder: Path = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
+    folder: Path = DISK
     seed: int = 0
 
 
@@ -65,8 +64,11 @@ def read_parts(given: str) -> tuple[str, ...]:
 
 def run(config: SweepConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
     """All results of the suite, and the figures that its goals name."""
-    if not config.folder.is_dir() or not os.access(config.folder, os.W_OK):
-        raise RequestError("no folder to write to: give another as --folder")
+    with open_folder(config.folder) as folder:
+        return _run_parts(replace(config, folder=folder))
+
+
+def _run_parts(config: SweepConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
     results: list[Result] = []
     measured: dict[str, Measured] = {}
     for part, measure in (

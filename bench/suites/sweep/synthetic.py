@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Result, Setup
-from bench.core.timing import rested
-from bench.suites.baselines import build_gallery, clock
+from bench.core.timing import clock, rested
+from bench.suites.baselines import build_gallery
 from bench.suites.serve.process import Worker
 from bench.suites.sweep.agreement import (
     agree,
@@ -64,13 +63,10 @@ def measure_here(plan: Plan, folder: Path, setup: Setup) -> Found:
     setup = setup | {"kernel": scanner.kernel}
     first = planted.first_new
     gallery, _ = build_gallery(planted.vectors[:first], scanner)
-    with TemporaryDirectory(prefix="sosie-bench-", dir=folder) as checkpoints:
-        everything, measured, pairs = _sweep_all(
-            gallery, planted, plan.threshold, Path(checkpoints) / "all"
-        )
-        added = np.arange(first, len(planted.people))
-        gallery.add(added, planted.vectors[first:], gallery.sequence + 1)
-        new, more = _sweep_new(gallery, planted, pairs, plan.threshold, Path(checkpoints) / "new")
+    everything, measured, pairs = _sweep_all(gallery, planted, plan.threshold, folder / "all")
+    added = np.arange(first, len(planted.people))
+    gallery.add(added, planted.vectors[first:], gallery.sequence + 1)
+    new, more = _sweep_new(gallery, planted, pairs, plan.threshold, folder / "new")
     peak_bytes = read_peak_bytes()
     scanner.close()
     flat_s = _time_flat(planted.vectors[:first], plan.threshold)
