@@ -7,7 +7,7 @@ import math
 import statistics
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -262,6 +262,8 @@ class Skipped:
 
 
 Measured = float | Skipped
+SuiteOutput = tuple[Sequence[Result], dict[str, Measured]]
+"""All results of a suite or a part of it, and the figures that its goals name."""
 
 
 def load_goals(path: Path = TARGETS) -> tuple[Goal, ...]:
@@ -308,6 +310,15 @@ def check_goals(
             told = value if math.isfinite(value) else None
             checks.append(Check(goal.name, told, goal.goal, goal.is_met(value)))
     return tuple(checks)
+
+
+def choose_names(text: str, known: Iterable[str], refusal: str) -> tuple[str, ...]:
+    """Names with commas between them; `RequestError` says `refusal` of the first unknown one."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in (known := tuple(known)):
+            raise RequestError(refusal.format(name=name, known=", ".join(known)))
+    return names
 
 
 # Several runs of a suite, each a process of its own and apart in time, made one report.

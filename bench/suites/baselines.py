@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -24,8 +24,6 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.segmented.fanout import Parts
 from indexes.segmented.segments import SegmentedIndex
-
-# Who is asked for the nearest vectors in the index suites: the same questions for all.
 
 SEGMENT, GALLERY = "exact8, one segment", "exact8, the gallery"
 
@@ -159,7 +157,7 @@ def build_sq8(references: Vectors) -> Searcher:
     )
     return Searcher(
         name=SQ8,
-        best=lambda queries, k: _second(index.search(queries, k)),
+        best=lambda queries, k: index.search(queries, k)[1],
         no_range="FAISS has only a slow one for it, row by row",
         build_s=_train_and_add(index, references),
         bytes_per_reference=float(dim),
@@ -176,7 +174,7 @@ def build_fastscan(references: Vectors) -> dict[int, Searcher]:
         options = _faiss.IndexRefineSearchParameters(k_factor=k_factor)
         return Searcher(
             name=f"{FASTSCAN}, k_factor {k_factor}",
-            best=lambda queries, k: _second(index.search(queries, k, params=options)),
+            best=lambda queries, k: index.search(queries, k, params=options)[1],
             no_range="FAISS has none for it",
             build_s=build_s,
             bytes_per_reference=dim / 4 + 4 * dim,
@@ -199,7 +197,7 @@ def build_ivf(references: Vectors, nprobes: tuple[int, ...]) -> dict[int, Search
         )
         return Searcher(
             name=f"FAISS IVF{lists}, nprobe {nprobe}",
-            best=lambda queries, k: _second(index.search(queries, k, params=options)),
+            best=lambda queries, k: index.search(queries, k, params=options)[1],
             reaching=lambda queries, at: index.range_search(queries, at, params=options),
             build_s=build_s,
             bytes_per_reference=dim / 4 + 4 * dim + 8,
@@ -295,23 +293,19 @@ def _to_bytes(vectors: Vectors, limit: float) -> NDArray[np.int8]:
     return codes
 
 
-def _second(found: tuple[Any, NDArray[np.int64]]) -> NDArray[np.int64]:
-    return found[1]
-
-
-# Who takes part in a comparison of searches, and the questions that all are asked.
+# The participants of a comparison of searches, and the queries that all are given.
 
 PACKAGES = {USEARCH: "usearch", HNSW: "hnswlib"}
 
 
 @dataclass(slots=True, eq=False)
-class Contest:
-    """Everyone who is asked, FAISS Flat first; who could not come, and why."""
+class Participants:
+    """The searchers of a comparison, FAISS Flat first; those that are not installed, and why."""
 
     segment: Exact8Segment
     gallery: Gallery
     searchers: list[Searcher]
-    missing: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str]
 
 
 def refuse_too_much(references: int, dim: int, indexes: int) -> None:
@@ -325,21 +319,19 @@ def refuse_too_much(references: int, dim: int, indexes: int) -> None:
         )
 
 
-def enter(references: Vectors, scanner: Scanner, *, has_graph: bool) -> Contest:
+def build_participants(references: Vectors, scanner: Scanner, *, has_graph: bool) -> Participants:
     """Builds one index after the other."""
     segment, ours = build_segment(references, scanner)
     gallery, deployed = build_gallery(references, scanner)
-    contest = Contest(segment, gallery, [*build_flat(references), deployed, ours])
-    contest.searchers.append(build_sq8(references))
-    contest.searchers.append(build_fastscan(references)[K_FACTOR])
-    contest.searchers += build_ivf(references, NPROBES).values()
-    searchers, missing = contest.searchers, contest.missing
-    enter_if_installed(searchers, missing, USEARCH, lambda: [build_usearch(references)])
+    searchers = [*build_flat(references), deployed, ours, build_sq8(references)]
+    searchers += [build_fastscan(references)[K_FACTOR], *build_ivf(references, NPROBES).values()]
+    missing: dict[str, str] = {}
+    add_if_installed(searchers, missing, USEARCH, lambda: [build_usearch(references)])
     if has_graph:
-        enter_if_installed(searchers, missing, HNSW, lambda: build_hnsw(references, EFS).values())
+        add_if_installed(searchers, missing, HNSW, lambda: build_hnsw(references, EFS).values())
     else:
         missing[HNSW] = "left out by --no-graph: it takes minutes to build"
-    return contest
+    return Participants(segment, gallery, searchers, missing)
 
 
 def mix(faces: Faces, count: int) -> Vectors:
@@ -350,7 +342,7 @@ def mix(faces: Faces, count: int) -> Vectors:
     return probes
 
 
-def enter_if_installed(
+def add_if_installed(
     searchers: list[Searcher],
     missing: dict[str, str],
     name: str,
@@ -404,7 +396,7 @@ class Findable:
     def recall(self, searcher: Searcher) -> float:
         """The share of them that it has among its k best."""
         found = searcher.best(self.near.probes, self.k)
-        return float(_holds(found, self.near.rows).mean())
+        return float((found == self.near.rows[:, None]).any(axis=1).mean())
 
 
 def find_bands(faces: Faces, review: float, count: int, k: int) -> tuple[Findable, ...]:
@@ -443,8 +435,3 @@ def _keep_findable(near: Near, references: Vectors, k: int) -> Near:
     best = find_best(near.probes, references, k)
     found = np.array([row in best.of(query)[0] for query, row in enumerate(near.rows)], np.bool_)
     return Near(near.rows[found], near.probes[found])
-
-
-def _holds(found: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    holds: NDArray[np.bool_] = (found == rows[:, None]).any(axis=1)
-    return holds

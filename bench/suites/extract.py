@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.machine import cores
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import Seconds, Timed, interleave, speedup, timed
 from bench.data.photographs import PhotographPairs, open_pairs
 from engine.errors import RequestError, RuntimeMissing
@@ -297,7 +297,7 @@ class _PeerSetup:
 
 def compare_pairs(
     photographs: PhotographPairs, sizes: PairSizes, interpreters: Interpreters, cache: Path
-) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+) -> SuiteOutput:
     """Every peer that can run here, interleaved; the others are skipped and say why."""
     absent: dict[str, str] = {}
     setup: Setup = {"pairs": sizes.pairs, "threads": sizes.threads}
@@ -567,8 +567,7 @@ class ExtractConfig:
     interpreters: Interpreters = field(default_factory=Interpreters)
 
 
-def run(config: ExtractConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: ExtractConfig) -> SuiteOutput:
     with (
         TemporaryDirectory(prefix="sosie-bench-") as folder,
         open_pairs(config.faces, config.pairs, config.seed) as photographs,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.machine import DISK, cores, filesystem_of, open_folder
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import clock
 from bench.data.vectors import Faces, Vectors
 from bench.suites.baselines import build_gallery, mix, refuse_too_much
@@ -252,8 +252,7 @@ class Opened:
     same: bool
 
 
-def run(config: GalleryConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: GalleryConfig) -> SuiteOutput:
     refuse_too_much(config.references, config.dim, _INDEXES_AT_ONCE)
     faces = Faces(config.references, config.dim, config.seed)
     scanner = Scanner()

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from bench.core.machine import DISK, cores, filesystem_of, open_folder
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.reports import Figure, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import clock
 from bench.data.photographs import find_faces
 from bench.suites.workload import OUTLET, make_document, make_home, make_msisdn
@@ -63,8 +63,7 @@ class _Imported:
     seconds: float
 
 
-def run(config: ImportConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: ImportConfig) -> SuiteOutput:
     faces = LabelledFolder.open(find_faces(config.faces))
     with open_folder(config.folder) as folder:
         photographs = write_base(folder / "base.csv", faces, config.people)

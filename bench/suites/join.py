@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.machine import TILES, cores, measure_product
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import Seconds, clock, interleave, rested, speedup
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_pairs
 from bench.suites.search import SCORE_TOLERANCE
@@ -78,8 +78,7 @@ class Compared:
         return float(np.median(self.seconds[FLAT]))
 
 
-def run(config: JoinConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: JoinConfig) -> SuiteOutput:
     threshold = default_thresholds().review
     faces = Faces(config.references, config.dim, config.seed)
     scanner = Scanner()

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.machine import Tile, bind_product, sum_words
-from bench.core.reports import Figure, Measured, Result, Setup, spread
+from bench.core.reports import Figure, Result, Setup, SuiteOutput, spread
 from bench.core.timing import Seconds, repeat
 from bench.suites.serve.process import Worker
 from engine.errors import RequestError
@@ -113,8 +113,7 @@ class Timing:
         )
 
 
-def run(config: KernelsConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: KernelsConfig) -> SuiteOutput:
     if config.dim % _DIM_STEP:
         raise RequestError(f"--dim is {config.dim}: give a multiple of {_DIM_STEP}")
     before = dict(os.environ)

@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from bench.core.machine import DISK, MEMORY, cores, filesystem_of, open_folder
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import clock, speedup
 from bench.data.vectors import describe_population
 from bench.suites.workload import (
@@ -366,8 +366,7 @@ class _Steps:
         return stages
 
 
-def run(config: RegistrarSuiteConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: RegistrarSuiteConfig) -> SuiteOutput:
     population = Population.load("sface")
     with open_folder(config.folder) as folder:
         filesystem = filesystem_of(config.folder)

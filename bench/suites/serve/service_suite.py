@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.machine import DISK, MEMORY, filesystem_of
-from bench.core.reports import Figure, Measured, Result, Skipped
+from bench.core.reports import Figure, Measured, Result, Skipped, SuiteOutput, choose_names
 from bench.suites.serve.chaos import measure_kills
 from bench.suites.serve.fixtures import TENANT, Home, Person, draw_people
 from bench.suites.serve.load_requests import (
@@ -22,7 +22,7 @@ from bench.suites.serve.load_requests import (
 )
 from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
 from bench.suites.serve.process import serve
-from bench.suites.serve.sizes import Context, Found, Part, Sizes, open_context
+from bench.suites.serve.sizes import Context, Part, Sizes, open_context
 from bench.suites.serve.soak import measure_soak
 from bench.suites.serve.throughput import (
     Enrolled,
@@ -43,7 +43,7 @@ PROMISED = ("ready_seconds", "ready_seconds_million")
 """Figures of the two sizes."""
 
 
-def measure_start(context: Context) -> Found:
+def measure_start(context: Context) -> SuiteOutput:
     """Starts on homes that were filled and closed before; the slowest start counts."""
     sizes = context.sizes
     results, measured = [], {}
@@ -70,7 +70,7 @@ ENROLLING_SECONDS = 8.0
 SERIALS_APART = 200_000_000
 
 
-def measure_overload(context: Context) -> Found:
+def measure_overload(context: Context) -> SuiteOutput:
     """Matches, then enrollments, on one service that is not restarted in between."""
     sizes = context.sizes
     home = context.make_home("overload", sizes.references)
@@ -122,7 +122,7 @@ WARM_SERIAL = 800_000_000
 OTHER_PROXY = "ray"
 
 
-def measure_throughput(context: Context) -> Found:
+def measure_throughput(context: Context) -> SuiteOutput:
     """Enrollments beside the library's own rate, matches beside Serve's own proxy."""
     measured: dict[str, Measured] = {}
     home = context.make_home("throughput", context.sizes.references)
@@ -243,7 +243,7 @@ def _median(values: list[float]) -> float:
     return float(np.median(values))
 
 
-MEASURE: Mapping[Part, Callable[[Context], Found]] = {
+MEASURE: Mapping[Part, Callable[[Context], SuiteOutput]] = {
     Part.THROUGHPUT: measure_throughput,
     Part.OVERLOAD: measure_overload,
     Part.START: measure_start,
@@ -286,8 +286,7 @@ class ServeConfig:
     seed: int = 0
 
 
-def run(config: ServeConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: ServeConfig) -> SuiteOutput:
     if not config.folder.is_dir():
         raise RequestError(f"no folder {config.folder}: give one on a disk as --folder")
     visitors = draw_people(config.faces, config.sizes.people, config.seed)
@@ -312,11 +311,8 @@ def run(config: ServeConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
 
 def read_parts(text: str) -> tuple[Part, ...]:
     """Parts by name, with commas between them; all for an empty text."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in set(Part)]
-    if unknown:
-        raise RequestError(f"no part {unknown[0]}: choose of {', '.join(Part)}")
-    return tuple(Part(name) for name in names) or tuple(MEASURE)
+    names = choose_names(text, Part, "no part {name}: choose of {known}")
+    return tuple(map(Part, names)) or tuple(MEASURE)
 
 
 def _judge(name: str, value: Measured, config: ServeConfig) -> Measured:

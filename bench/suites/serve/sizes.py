@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from bench.core.machine import filesystem_of
-from bench.core.reports import Measured, Result, Setup
+from bench.core.reports import Setup
 from bench.suites.serve.fixtures import Home, Visitors, make_home
 from bench.suites.serve.load_generator import Generator
 from bench.suites.serve.overload import OverloadPlan
@@ -66,10 +66,6 @@ QUICK = Sizes(
     kills=3,
     races=1,
 )
-
-
-Found = tuple[list[Result], dict[str, Measured]]
-"""Results of a part, and the figures that its goals name."""
 
 
 @dataclass(frozen=True, slots=True)

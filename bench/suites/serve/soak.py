@@ -10,7 +10,7 @@ from itertools import chain, repeat
 
 import numpy as np
 
-from bench.core.reports import Figure, Result
+from bench.core.reports import Figure, Result, SuiteOutput
 from bench.suites.serve.load_requests import (
     BATCH,
     Load,
@@ -23,7 +23,7 @@ from bench.suites.serve.load_requests import (
     write_visits,
 )
 from bench.suites.serve.process import MIB, OTHERS, Service, measure_memory, name_part
-from bench.suites.serve.sizes import Context, Found
+from bench.suites.serve.sizes import Context
 from bench.suites.serve.throughput import Session, require_answered
 from serving.cluster.processes import list_descendants
 
@@ -123,7 +123,7 @@ LOAD_SHARE = 0.5
 SINGLES_A_VISIT, SINGLES_A_BATCH = 20, 200
 
 
-def measure_soak(context: Context) -> Found:
+def measure_soak(context: Context) -> SuiteOutput:
     """Single matches, batches, searches and enrollments, at half of what the service can do."""
     home = context.make_home("soak", context.sizes.references)
     with context.serve(home) as session:

@@ -19,10 +19,7 @@ Labels = NDArray[np.int64]
 
 def adjusted_rand(truth: Labels, found: Labels) -> float:
     """The Rand index corrected for chance (Hubert and Arabie 1985); 1 where both are the same."""
-    both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
-    together = _count_pairs(both)
-    of_truth = _count_pairs(np.unique(truth, return_counts=True)[1])
-    of_found = _count_pairs(np.unique(found, return_counts=True)[1])
+    together, of_truth, of_found = _count_together(truth, found)
     total = _count_pairs(np.array([len(truth)]))
     expected = of_truth * of_found / total if total else 0.0
     most = (of_truth + of_found) / 2
@@ -31,12 +28,17 @@ def adjusted_rand(truth: Labels, found: Labels) -> float:
 
 def share_pairs(truth: Labels, found: Labels) -> tuple[float, float]:
     """Precision and recall of the pairs that are together; 1 where there is none to be right."""
-    both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
-    together = _count_pairs(both)
-    of_truth = _count_pairs(np.unique(truth, return_counts=True)[1])
-    of_found = _count_pairs(np.unique(found, return_counts=True)[1])
+    together, of_truth, of_found = _count_together(truth, found)
     precision = together / of_found if of_found else 1.0
     return precision, together / of_truth if of_truth else 1.0
+
+
+def _count_together(truth: Labels, found: Labels) -> tuple[float, float, float]:
+    """Pairs that are together in both, in the truth, and in what was found."""
+    both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
+    alone = (np.unique(labels, return_counts=True)[1] for labels in (truth, found))
+    of_truth, of_found = map(_count_pairs, alone)
+    return _count_pairs(both), of_truth, of_found
 
 
 def label_groups(size: int, groups: Iterable[Group]) -> Labels:
