@@ -39,7 +39,7 @@ DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The options that all suites share; `debug` is read by whoever prints an error."""
+    """The options that all suites share; `debug` is read where an error is printed."""
 
     as_json: JsonFlag = False
     quick: Annotated[

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.timing import clock
 from engine.errors import RequestError
 from serving.measure import read_cpu, stamp_machine
 
@@ -94,6 +95,7 @@ def look() -> Machine:
     """Looks at the machine and copies a little; takes about half a second."""
     load, seen = os.getloadavg()[0], stamp_machine()
     flags = read_cpu()[1]
+    installed = {one.name.lower() for one in distributions()}
     return Machine(
         cpu=seen.cpu,
         flags=tuple(flag for flag in TELLING_FLAGS if flag in flags),
@@ -102,7 +104,7 @@ def look() -> Machine:
         copy_gb_per_s=_measure_copy(),
         system=platform.platform(terse=True),
         python=platform.python_version(),
-        packages=dict(_read_versions(PACKAGES)),
+        packages={name: version(name) for name in PACKAGES if name in installed},
         load_at_start=round(load, 2),
         warnings=_find_warnings(load, seen.cores),
     )
@@ -147,22 +149,10 @@ def filesystem_of(path: Path) -> str:
     return next(mounts[one] for one in (resolved, *resolved.parents) if one in mounts)
 
 
-def _read_versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for name in names:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
-
-
 def _measure_copy() -> float:
     source = np.zeros(COPY_BYTES, dtype=np.uint8)
     target = np.ones_like(source)
-    best_s = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        best_s = min(best_s, time.perf_counter() - start)
+    best_s = min(clock(lambda: np.copyto(target, source))[1] for _ in range(3))
     return round(2 * COPY_BYTES / best_s / 1e9, 1)
 
 
@@ -227,9 +217,7 @@ class MemoryReader:
 
     def read(self) -> float:
         """Reads it once; its seconds."""
-        start = time.perf_counter()
-        list(self._pool.map(sum_words, self._shares))
-        return time.perf_counter() - start
+        return clock(lambda: list(self._pool.map(sum_words, self._shares)))[1]
 
     def close(self) -> None:
         self._pool.shutdown()

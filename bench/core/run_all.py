@@ -116,7 +116,11 @@ def run_suites(
     progress(len(plan), len(plan))
     for name, reports in found.items():
         if reports:
-            ran.reports[name] = _put_machine(merge_blocks(reports), ran.machine)
+            merged = merge_blocks(reports)
+            # What was measured of the machine once, with the load that this suite found.
+            load, warnings = merged.machine.load_at_start, merged.machine.warnings
+            machine = replace(ran.machine, load_at_start=load, warnings=warnings)
+            ran.reports[name] = replace(merged, machine=machine)
     return ran
 
 
@@ -181,15 +185,6 @@ def _end(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-def _put_machine(report: Report, machine: Machine) -> Report:
-    """What was measured of the machine once, with the load that this suite found."""
-    own = report.machine
-    return replace(
-        report,
-        machine=replace(machine, load_at_start=own.load_at_start, warnings=own.warnings),
-    )
 
 
 # A run of all suites as a folder: a page, a document a suite, pictures.

@@ -162,7 +162,7 @@ def _import(home: Path, base: Path, options: Sequence[str]) -> _Imported:
     done, seconds = clock(
         lambda: subprocess.run(command, env=environment, capture_output=True, check=False)
     )
-    # 1: some photographs show nobody, or somebody else.
+    # 1: some photographs show no face, or another person's.
     if done.returncode not in (0, 1):
         raise RequestError(f"`sosie import` ended with status {done.returncode}: run it by hand")
     return _Imported(json.loads(done.stdout), seconds)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import faiss
@@ -18,7 +19,6 @@ from bench.suites.search import SCORE_TOLERANCE
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join
-from indexes.joining.pairs import Pairs
 
 QUICK = {
     "references": 20_000,
@@ -66,7 +66,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compared:
-    """The join of the same `count` references by everybody; `same`: the share that agrees."""
+    """Joins of the same `count` references; `same`: the share that agrees."""
 
     count: int
     pairs: int
@@ -132,12 +132,8 @@ def _compare(some: Vectors, threshold: float, rounds: int, scanner: Scanner) -> 
         segments = cut(some, shares, scanner)
         ours = join(segments, None, _MANY_AT)
         same[name] = share_same((ours.left, ours.right, ours.scores), many)
-        actions[name] = rested(_joining(segments, threshold))
+        actions[name] = rested(partial(join, segments, None, threshold))
     return Compared(len(some), len(many[0]), interleave(actions, rounds), same)
-
-
-def _joining(segments: list[Exact8Segment], threshold: float) -> Callable[[], Pairs]:
-    return lambda: join(segments, None, threshold)
 
 
 def share_same(
@@ -173,7 +169,7 @@ def _join_all(
     found = 0
     for number in range(1 if is_long else config.rounds):
         for name in list(segments)[:: 1 if number % 2 == 0 else -1]:
-            pairs, taken = clock(_joining(segments[name], threshold))
+            pairs, taken = clock(partial(join, segments[name], None, threshold))
             seconds[name].append(taken)
             found = len(pairs)
             again = measure_product(config.dim, best, config.product_s)

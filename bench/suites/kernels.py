@@ -40,16 +40,6 @@ _DIM_STEP = 64
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Of the largest data; some actions take less."""
-
-    rows: int
-    queries: int
-    dim: int
-    seed: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelsConfig:
     """Scans of `rows` and of fewer, for one query and for `queries`; `most_s` of each action."""
@@ -131,8 +121,8 @@ def run(config: KernelsConfig) -> SuiteOutput:
 
 
 def _time_all(config: KernelsConfig) -> list[Timing]:
-    sizes = Sizes(config.rows, config.queries, config.dim, config.seed)
-    return time_actions([*list_scans(sizes), *list_scorings(sizes)], config.blocks, config.most_s)
+    actions = [*list_scans(config), *list_scorings(config)]
+    return time_actions(actions, config.blocks, config.most_s)
 
 
 def time_actions(actions: Sequence[Action], blocks: int, most_s: float) -> list[Timing]:
@@ -204,7 +194,7 @@ Make = Callable[[Case], Callable[[], Pairs | None]]
 
 
 @lru_cache(maxsize=1)
-def make_case(sizes: Sizes) -> Case:
+def make_case(sizes: KernelsConfig) -> Case:
     """The data of so many rows and queries; the last that was made is kept."""
     random = np.random.default_rng([sizes.seed, sizes.rows, sizes.queries])
     signed = random.integers(-128, 128, (sizes.rows, sizes.dim), np.int8)
@@ -226,8 +216,8 @@ def make_case(sizes: Sizes) -> Case:
     return Case(rows, wanted, floats, queries, threshold, right)
 
 
-def list_scans(sizes: Sizes) -> list[Action]:
-    """One query and a batch, on few rows and on many, by everybody who can."""
+def list_scans(sizes: KernelsConfig) -> list[Action]:
+    """One query and a batch, on few rows and on many, by every searcher that can."""
     found = []
     for rows in (max(STRETCH, sizes.rows // SMALLER), sizes.rows):
         for queries in (1, sizes.queries):
@@ -247,7 +237,7 @@ def find_by_numpy(
     return np.concatenate(parts)
 
 
-def _list_of(sizes: Sizes) -> list[Action]:
+def _list_of(sizes: KernelsConfig) -> list[Action]:
     called = "one query" if sizes.queries == 1 else f"a batch of {sizes.queries}"
     result = f"Scan of {sizes.rows:,} rows, {called}"
     size = sizes.rows * sizes.dim
@@ -275,7 +265,7 @@ def _list_of(sizes: Sizes) -> list[Action]:
     ]
 
 
-def _prepare_scan(sizes: Sizes, make: Make) -> Prepared:
+def _prepare_scan(sizes: KernelsConfig, make: Make) -> Prepared:
     case = make_case(sizes)
     return make(case), partial(has_found, case.right)
 
@@ -288,7 +278,7 @@ def has_found(right: Pairs, found: Pairs | None) -> bool:
     return np.array_equal(found[order], right)
 
 
-def _scan_of(kernel: str, sizes: Sizes) -> Scan | None:
+def _scan_of(kernel: str, sizes: KernelsConfig) -> Scan | None:
     """The scan that a `Scanner` of this kernel would choose, if it is worth the time."""
     is_one = sizes.queries == 1
     if kernel == "amx":
@@ -339,7 +329,7 @@ def _make_reading(case: Case) -> Callable[[], None]:
 
 
 def _make_product(case: Case) -> Callable[[], None]:
-    """As many bare products as the scan is of, their sums read by nobody."""
+    """As many bare products as the scan needs; the sums are not read."""
     queries = len(case.wanted.codes)
     run = bind_product(case.rows.codes.shape[1], Tile(STRETCH, queries, packed=True), 0)
     times = -(-len(case.rows.codes) // STRETCH)
@@ -375,7 +365,7 @@ class Data:
 Act = Callable[[Data], Answers]
 
 
-def list_scorings(sizes: Sizes) -> list[Action]:
+def list_scorings(sizes: KernelsConfig) -> list[Action]:
     """Ours and numpy's, of few pairs and of many."""
     bound = 2 * rounding_bound(sizes.dim)
     kinds: tuple[tuple[str, Act, Act, float], ...] = (
@@ -393,7 +383,7 @@ def list_scorings(sizes: Sizes) -> list[Action]:
     return found
 
 
-def make_data(sizes: Sizes, pairs: int) -> Data:
+def make_data(sizes: KernelsConfig, pairs: int) -> Data:
     """Each query has about as many pairs."""
     random = np.random.default_rng([sizes.seed, pairs])
     queries = _unit(random.standard_normal((sizes.queries, sizes.dim)))
@@ -440,7 +430,9 @@ def are_near(right: Answers, tolerance: float, answers: Any) -> bool:
     return bool((near | (answers == right)).all())
 
 
-def _prepare_scoring(sizes: Sizes, pairs: int, act: Act, right: Act, tolerance: float) -> Prepared:
+def _prepare_scoring(
+    sizes: KernelsConfig, pairs: int, act: Act, right: Act, tolerance: float
+) -> Prepared:
     data = make_data(sizes, pairs)
     return partial(act, data), partial(are_near, right(data), tolerance)
 

@@ -324,7 +324,7 @@ class _Steps:
         return Deployment(self.home, settings, self.home / "cache")
 
     def prepare(self, population: Population) -> tuple[DecisionLog, list[EnrollmentRequest]]:
-        """Enrolls everybody, and what each visitor must be answered before one comes."""
+        """Enrolls all holders; the right answer to each visitor is known before the first one."""
         config = self.config
         references = population.references(config.references, config.seed)
         visits = draw_visits(population, config.references, config.visitors, config.seed)

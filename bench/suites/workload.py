@@ -85,7 +85,7 @@ class Expected:
 
 
 def draw_visits(population: Population, references: int, visitors: int, seed: int) -> Visits:
-    """Visitors in the shares of `MIX`, in random order; nobody of the gallery comes twice."""
+    """Visitors in the shares of `MIX`, in random order; no enrolled person comes twice."""
     rng = np.random.default_rng([seed, 1])
     kinds = rng.choice(list(MIX), visitors, p=list(MIX.values()))
     known = np.flatnonzero(kinds != Kind.NEWCOMER)
@@ -193,7 +193,7 @@ def make_settings(batch_size: int, queue_size: int) -> Settings:
 
 
 def make_home(home: Path, settings: Settings | None = None) -> None:
-    """A deployment with nobody enrolled, and the carrier and the outlet of all visitors."""
+    """Makes a deployment without references, with the carrier and the outlet of all visitors."""
     settings = settings or Settings()
     create_home(home, settings)
     with Deployment(home, settings, home / "cache") as deployment:

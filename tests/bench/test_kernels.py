@@ -11,7 +11,6 @@ from bench.core.reports import Result, load_goals
 from bench.suites.kernels import (
     Action,
     KernelsConfig,
-    Sizes,
     list_scans,
     list_scorings,
     run,
@@ -77,7 +76,7 @@ def test_a_wrong_answer_is_counted_in_every_block() -> None:
 
 
 def test_a_scan_that_loses_a_pair_and_a_wrong_score_are_told() -> None:
-    sizes = Sizes(1_024, 8, 64, 0)
+    sizes = KernelsConfig(rows=1_024, queries=8, dim=64)
     scan = next(one for one in list_scans(sizes) if one.who == "kernel numba")
     act, is_right = scan.prepare()
     found = act()

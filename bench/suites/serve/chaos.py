@@ -134,7 +134,7 @@ class Client:
 def run_clients(
     clients: Sequence[Client], work: Callable[[int, Client], None]
 ) -> list[threading.Thread]:
-    """A thread for each client; `work` is told its number."""
+    """Starts a thread for each client; `work` gets its number."""
     threads = [
         threading.Thread(target=work, args=(number, client), name=f"client-{number}", daemon=True)
         for number, client in enumerate(clients)
@@ -369,7 +369,7 @@ class Race:
 
 
 def race(service: Service, home: Home, face: Person, number: int = 0) -> Race:
-    """Everybody starts together; `number` tells one race's documents from another's."""
+    """All clients start together; each `number` has documents of its own."""
     log, barrier = AnswerLog(), threading.Barrier(RACERS)
 
     def work(place: int, client: Client) -> None:

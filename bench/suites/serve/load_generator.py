@@ -120,8 +120,8 @@ class Alarm:
         self._spec.value.nanoseconds = max(1, int((moment - seconds) * 1e9))
         self._libc.timerfd_settime(self.fd, _ABSOLUTE, ctypes.byref(self._spec), None)
 
-    def hush(self) -> None:
-        """Takes note that it rang."""
+    def clear(self) -> None:
+        """Clears the alarm after it rang."""
         with suppress(BlockingIOError):
             os.read(self.fd, 8)
 
@@ -143,7 +143,7 @@ class Generator(Worker):
 
 
 def send_load(load: Load) -> Record:
-    """Sends a load from this process; raises `ConnectionError` where nobody listens."""
+    """Sends a load from this process; raises `ConnectionError` where no server listens."""
     gc.collect()
     gc.disable()
     try:
@@ -200,7 +200,7 @@ class Sending:
         )
 
     def answer(self, connection: Connection, status: int) -> None:
-        """A whole answer came; one that nobody asked for says that the server closes."""
+        """Handles a whole answer; one without a request says that the server closes."""
         if not connection.is_busy:
             connection.drop()
             self.lose(connection)
@@ -229,7 +229,7 @@ class Sending:
 
         def ring() -> None:
             nonlocal place
-            alarm.hush()
+            alarm.clear()
             now = _clock()
             while place < len(schedule) and schedule[place] <= now:
                 self._arrive(schedule[place])
@@ -245,7 +245,7 @@ class Sending:
 
     def _arrive(self, moment: float) -> None:
         if self._free:
-            # By turns, so that none is idle for so long that the server closes it.
+            # The one idle longest, so that none is idle for so long that the server closes it.
             self._send(self._free.popleft(), moment)
         else:
             self._waiting.append(moment)
@@ -322,7 +322,7 @@ class Sending:
             while self._waiting and now - self._waiting[0] > self.load.timeout_s:
                 self._give_up(self._waiting.popleft())
             if not self._busy and now - self._last_sign > self.load.timeout_s:
-                self._done.set()  # Nobody listens any more.
+                self._done.set()  # No server listens any more.
             self._finish_if_idle()
 
     def _give_up(self, intended: float) -> None:

@@ -1,4 +1,4 @@
-"""What a load is, and what became of each of its requests."""
+"""A load, its requests as bytes, and the record of their answers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ Seconds = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Requests by turns, for `seconds` or until `count` are sent, whichever is first.
+    """Requests in a cycle, for `seconds` or until `count` are sent, whichever is first.
 
     Closed loop where `rate` is None: each connection sends again when it is answered. Else open
     loop: `rate` arrivals a second, evenly spaced, whatever the server does; one that finds no free

@@ -12,7 +12,7 @@ import numpy as np
 from bench.core.machine import DISK, MEMORY, filesystem_of
 from bench.core.reports import Figure, Measured, Result, Skipped, SuiteOutput, choose_names
 from bench.suites.serve.chaos import measure_kills
-from bench.suites.serve.fixtures import TENANT, Home, Person, draw_people
+from bench.suites.serve.fixtures import Home, Person, draw_people
 from bench.suites.serve.load_requests import (
     BATCH,
     draw_probes,
@@ -29,7 +29,6 @@ from bench.suites.serve.throughput import (
     Enrolling,
     Loops,
     Session,
-    Visit,
     enroll_here,
     require_good,
 )
@@ -51,8 +50,8 @@ def measure_start(context: Context) -> SuiteOutput:
         home = context.make_home(f"start-{references}", references)
         seconds = []
         for _ in range(sizes.starts):
-            with serve(context.place(home)) as ready:
-                seconds.append(ready.seconds)
+            with serve(context.place(home)) as (_, ready_s):
+                seconds.append(ready_s)
         measured[name] = max(seconds)
         figures = (
             Figure.of("ready", "s", seconds),
@@ -147,12 +146,11 @@ def measure_throughput(context: Context) -> SuiteOutput:
 
 
 def _enroll_here(context: Context, home: Home, people: tuple[Person, ...], first: int) -> Enrolled:
-    visits = [Visit(person, first + place) for place, person in enumerate(people)]
     with home.open() as deployment:
         _ = deployment.registrar
         warm = [person.live for person in context.visitors.people[-WARM_PEOPLE:]]
         take_samples(warm, deployment.extractor, deployment.vault)
-        return enroll_here(deployment, visits, TENANT)
+        return enroll_here(deployment, people, first)
 
 
 def _match(context: Context, session: Session) -> Loops:

@@ -85,8 +85,8 @@ class Context:
     @contextmanager
     def serve(self, home: Home, proxy: str = "haproxy") -> Iterator[Session]:
         """The home's service, ready, and what loads it."""
-        with serve(self.place(home, proxy)) as ready:
-            yield Session(ready.service, home, self.generator, self.sizes.pace)
+        with serve(self.place(home, proxy)) as (service, _):
+            yield Session(service, home, self.generator, self.sizes.pace)
 
     def place(self, home: Home, proxy: str = "haproxy") -> Place:
         return Place(home.path, home.cache, find_port(), proxy)

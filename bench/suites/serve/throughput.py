@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 
 from bench.core.reports import Figure
-from bench.suites.serve.fixtures import Home, Person
+from bench.suites.serve.fixtures import TENANT, Home, Person
 from bench.suites.serve.load_generator import Generator
 from bench.suites.serve.load_requests import (
     BATCH,
@@ -167,7 +167,7 @@ class Session:
         return check_searches(self.home, probes, read_results(bodies))
 
     def enroll_all(self, people: Sequence[Person], name: str, serial: int = 0) -> Enrolling:
-        """Everybody once, in a closed loop."""
+        """Enrolls each person once, in a closed loop."""
         load = self.make_load(
             write_visits(self.caller, people, name),
             self.pace.enrolling_connections,
@@ -189,14 +189,6 @@ MOST_UNDECIDED = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """A person who comes for a line; `serial` makes number and key their own."""
-
-    person: Person
-    serial: int
-
-
-@dataclass(frozen=True, slots=True)
 class Enrolled:
     """Decisions of visits in their order, and the seconds of all."""
 
@@ -209,18 +201,19 @@ class Enrolled:
 
 
 def enroll_here(
-    deployment: Deployment, visits: Sequence[Visit], tenant: tuple[str, str]
+    deployment: Deployment, people: Sequence[Person], first_serial: int = 0
 ) -> Enrolled:
     """Extracts on all cores while the registrar's thread decides what was extracted before.
 
-    Every decision is durable at the end, as over HTTP. `tenant`: carrier and outlet.
+    Every decision is durable at the end, as over HTTP.
     """
     registrar = deployment.registrar
     futures: deque[Future[Outcome]] = deque()
     outcomes: list[Outcome] = []
     start = time.perf_counter()
-    for first in range(0, len(visits), CHUNK):
-        for request in make_requests(deployment, visits[first : first + CHUNK], tenant):
+    for first in range(0, len(people), CHUNK):
+        part = people[first : first + CHUNK]
+        for request in make_requests(deployment, part, first_serial + first):
             futures.append(registrar.submit(request))
         while len(futures) > MOST_UNDECIDED:
             outcomes.append(futures.popleft().result())
@@ -230,23 +223,23 @@ def enroll_here(
 
 
 def make_requests(
-    deployment: Deployment, visits: Sequence[Visit], tenant: tuple[str, str]
+    deployment: Deployment, people: Sequence[Person], first_serial: int = 0
 ) -> list[EnrollmentRequest]:
-    """The requests of these visits, extracted together."""
-    images = [photo for visit in visits for photo in (visit.person.live, visit.person.portrait)]
+    """A request a person, extracted together, with serials that follow one another."""
+    images = [photo for person in people for photo in (person.live, person.portrait)]
     samples = iter(take_samples(images, deployment.extractor, deployment.vault))
     requests = []
-    for visit in visits:
+    for serial, person in enumerate(people, first_serial):
         live, portrait = next(samples), next(samples)
         assert not isinstance(live, ImageError), "a photograph of the benchmark cannot be read"
         assert not isinstance(portrait, ImageError), "a photograph of the benchmark cannot be read"
         requests.append(
             EnrollmentRequest(
-                idempotency_key=f"here-{visit.serial:09d}",
-                carrier=tenant[0],
-                outlet=tenant[1],
-                document=visit.person.document,
-                msisdn=make_msisdn(visit.serial),
+                idempotency_key=f"here-{serial:09d}",
+                carrier=TENANT[0],
+                outlet=TENANT[1],
+                document=person.document,
+                msisdn=make_msisdn(serial),
                 live=live,
                 portrait=portrait,
                 consent_ref="bench",

@@ -57,12 +57,12 @@ def label_sets(size: int, sets: Iterable[Sequence[int]]) -> Labels:
 
 
 def label_linked(size: int, pairs: PairTable) -> Labels:
-    """int64[size]: whoever is linked is together, through however many others."""
+    """int64[size]: references that are linked, directly or through others, have one label."""
     return label_components(size, pairs.left, pairs.right)
 
 
 def count_exact(people: Sequence[NDArray[np.int64]], labels: Labels) -> int:
-    """How many of these sets of rows are a group, with nobody missing and nobody else."""
+    """How many of these sets of rows are exactly a group."""
     sizes = np.bincount(labels, minlength=len(labels))
     return sum(
         len(set(labels[rows].tolist())) == 1 and sizes[labels[rows[0]]] == len(rows)
@@ -92,7 +92,7 @@ class Agreement:
 
 
 def agree(planted: Planted, labels: Labels) -> Agreement:
-    """Of a grouping of everybody but those who come later: int64[first_new]."""
+    """Agreement of a grouping of all rows but the newcomers: int64[first_new]."""
     truth = planted.people[: planted.first_new]
     precision, recall = share_pairs(truth, labels)
     return Agreement(
@@ -111,7 +111,7 @@ def old_rings(planted: Planted) -> list[Rows]:
 
 def list_joined(planted: Planted, labels: Labels) -> tuple[Figure, ...]:
     """How many identities of rings came later, and how many of these are in a group with an
-    earlier one of their ring; `labels` are of everybody."""
+    earlier one of their ring; `labels` are of all rows."""
     first = planted.first_new
     joined = [
         bool((labels[rows[rows < first]] == labels[row]).any())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -96,12 +97,9 @@ def _sweep_all(
     joined, join_s = clock(lambda: join_gallery(gallery, threshold, checkpoint=checkpoint))
     first = planted.first_new
     facts = SyntheticFacts(first)
-
-    def group() -> tuple[PairTable, list[Group]]:
-        found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
-        return found, group_faces(found, threshold, facts, look=look_into(gallery))
-
-    (pairs, groups), group_s = clock(group)
+    pairs = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
+    group = partial(group_faces, pairs, threshold, facts)
+    groups, group_s = clock(lambda: group(look=look_into(gallery)))
     wanted = planted_pairs(planted, threshold)
     wanted = wanted[wanted[:, 1] < first]
     missed = count_missed(wanted, pairs)
@@ -109,7 +107,7 @@ def _sweep_all(
     strange = planted.people[pairs.left] != planted.people[pairs.right]
     of_rings = sum(len(rows) * (len(rows) - 1) // 2 for rows in old_rings(planted))
     ours = agree(planted, label_groups(first, groups))
-    alone = agree(planted, label_groups(first, group_faces(pairs, threshold, facts)))
+    alone = agree(planted, label_groups(first, group()))
     components = agree(planted, label_linked(first, pairs))
     false = int((strange & ~np.isin(pairs.left, trapped)).sum())
     figures = (
@@ -142,18 +140,17 @@ def _sweep_new(
     joined, join_s = clock(
         lambda: join_gallery(gallery, threshold, known=known, checkpoint=checkpoint)
     )
-    facts = SyntheticFacts(total)
+    facts, found = SyntheticFacts(total), joined.pairs
 
     def group() -> tuple[PairTable, list[Group]]:
-        found = joined.pairs
         both = PairTable(
-            np.concatenate([earlier.left, found.left]),
-            np.concatenate([earlier.right, found.right]),
-            np.concatenate([earlier.scores, found.scores]),
+            *(
+                np.concatenate([getattr(one, name) for one in (earlier, found)])
+                for name in ("left", "right", "scores")
+            )
         )
-        return both, group_faces(
-            both, threshold, facts, look=look_into(gallery), fresh=np.arange(first, total)
-        )
+        look, fresh = look_into(gallery), np.arange(first, total)
+        return both, group_faces(both, threshold, facts, look=look, fresh=fresh)
 
     (pairs, groups), group_s = clock(group)
     wanted = planted_pairs(planted, threshold)
@@ -232,7 +229,7 @@ def read_peak_bytes() -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class SyntheticFacts:
-    """Of `count` references, each under its own document; nobody has judged anything."""
+    """Of `count` references, each under its own document; no pair has been reviewed."""
 
     count: int
 
