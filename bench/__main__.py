@@ -24,7 +24,8 @@ app = typer.Typer(
 @app.callback()
 def _root(
     until_stdin_closes: Annotated[
-        bool, typer.Option(hidden=True, help="End with whoever started it, however that ends.")
+        bool,
+        typer.Option(hidden=True, help="End with the process that started it, however that ends."),
     ] = False,
 ) -> None:
     for one in (signal.SIGTERM, signal.SIGHUP):

@@ -15,16 +15,15 @@ from bench.core.machine import look, stamp
 from bench.core.reports import (
     TARGETS,
     Goal,
-    Measured,
     Report,
-    Result,
     Setup,
+    SuiteOutput,
     check_goals,
     load_goals,
 )
 from serving.cli.output import JsonFlag, exit_negative, print_json, show_progress
 
-Suite = Callable[[], tuple[tuple[Result, ...], dict[str, Measured]]]
+Sizes = Mapping[str, Any]
 
 Dim = Annotated[int, typer.Option(min=8, max=4096, help="Dimensions of a face.")]
 Graph = Annotated[bool, typer.Option(help="Build hnswlib's graph too, which takes minutes.")]
@@ -40,7 +39,7 @@ DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The options that all suites share; `debug` is read by whoever prints an error."""
+    """The options that all suites share; `debug` is read where an error is printed."""
 
     as_json: JsonFlag = False
     quick: Annotated[
@@ -55,9 +54,12 @@ class Chosen:
     ] = True
     debug: DebugFlag = False
 
-    def sizes(self, quick: Mapping[str, Any], **given: Any) -> dict[str, Any]:
-        """The quick sizes if they were asked for, and over them what was given."""
-        return (dict(quick) if self.quick else {}) | keep_given(**given)
+    def measure(
+        self, suite: str, run: Callable[[Any], SuiteOutput], config: Any, quick: Sizes, **given: Any
+    ) -> None:
+        """Runs the suite with its quick sizes if they were asked for, and what was given."""
+        sizes = (dict(quick) if self.quick else {}) | keep_given(**given)
+        run_suite(self, suite, lambda: run(config(seed=self.seed, **sizes)))
 
 
 def keep_given(**options: Any) -> dict[str, Any]:
@@ -85,21 +87,17 @@ def add_suite(app: typer.Typer, name: str, command: Callable[..., None]) -> None
     app.command(name)(run)
 
 
-def run_suite(chosen: Chosen, name: str, suite: Suite) -> None:
+def run_suite(chosen: Chosen, name: str, suite: Callable[[], SuiteOutput]) -> None:
     """Measures, prints, and ends with 1 where a goal is missed."""
     # Goals first: a misspelt file must not cost a run.
     goals = [goal for goal in load_goals(chosen.targets) if goal.suite == name]
     machine = stamp() if chosen.stamp else look()
     results, measured = suite()
     usual: Setup = {"seed": chosen.seed, "threads": machine.cores}
-    told = tuple(_complete(result, usual) for result in results)
-    report = Report(machine, told, check_goals(goals, name, measured), name)
+    # Results that do not state seed and threads have those of the run, and all cores.
+    complete = tuple(replace(one, setup=one.setup | usual | one.setup) for one in results)
+    report = Report(machine, complete, check_goals(goals, name, measured), name)
     show_report(report, goals, as_json=chosen.as_json)
-
-
-def _complete(result: Result, usual: Setup) -> Result:
-    """With seed and threads: what says nothing of them has those of the run, and all cores."""
-    return replace(result, setup=result.setup | usual | result.setup)
 
 
 def show_report(report: Report, goals: Sequence[Goal], *, as_json: bool) -> None:
@@ -132,8 +130,15 @@ def registrar(
     """Decisions a second, durable and right, with a gallery of 100,000 references."""
     from bench.suites.registrar import QUICK, RegistrarSuiteConfig, run
 
-    sizes = chosen.sizes(QUICK, references=n, decisions=decisions, folder=folder)
-    run_suite(chosen, "registrar", lambda: run(RegistrarSuiteConfig(seed=chosen.seed, **sizes)))
+    chosen.measure(
+        "registrar",
+        run,
+        RegistrarSuiteConfig,
+        QUICK,
+        references=n,
+        decisions=decisions,
+        folder=folder,
+    )
 
 
 def serve(
@@ -183,16 +188,18 @@ def sweep(
     """Rings hidden in a million references: found, grouped, and told from chains."""
     from bench.suites.sweep.sweep_suite import QUICK, SweepConfig, read_parts, run
 
-    sizes = chosen.sizes(
+    chosen.measure(
+        "sweep",
+        run,
+        SweepConfig,
         QUICK,
+        parts=read_parts(only),
         references=n,
         registered=registered,
         threshold=threshold,
         faces=faces,
         folder=folder,
     )
-    config = SweepConfig(parts=read_parts(only), seed=chosen.seed, **sizes)
-    run_suite(chosen, "sweep", lambda: run(config))
 
 
 # Commands of the suites of photographs: accuracy, extract, import.
@@ -220,10 +227,11 @@ def accuracy(
     """Error rates on photographs of known people; the gain of fused references."""
     from bench.suites.accuracy import QUICK, AccuracyConfig, run
 
-    sizes = chosen.sizes(QUICK, people=n)
-    config = AccuracyConfig(faces=faces, pairs=pairs, seed=chosen.seed, **sizes)
     with show_progress("extract", is_shown=not chosen.as_json) as progress:
-        run_suite(chosen, "accuracy", lambda: run(config, progress))
+        measure = functools.partial(run, progress=progress)
+        chosen.measure(
+            "accuracy", measure, AccuracyConfig, QUICK, people=n, faces=faces, pairs=pairs
+        )
 
 
 def extract(
@@ -238,9 +246,9 @@ def extract(
     from bench.suites.extract import QUICK, ExtractConfig, Interpreters, run
 
     interpreters = Interpreters(openvino_python, deepface_python, face_recognition_python)
-    sizes = chosen.sizes(QUICK, pairs=n)
-    config = ExtractConfig(faces=faces, seed=chosen.seed, interpreters=interpreters, **sizes)
-    run_suite(chosen, "extract", lambda: run(config))
+    chosen.measure(
+        "extract", run, ExtractConfig, QUICK, pairs=n, faces=faces, interpreters=interpreters
+    )
 
 
 def import_base(
@@ -253,9 +261,9 @@ def import_base(
     """An existing base taken in: photographs a second, vectors a second."""
     from bench.suites.imports import QUICK, ImportConfig, run
 
-    sizes = chosen.sizes(QUICK, people=n, vectors=vectors, folder=folder)
-    config = ImportConfig(faces=faces, seed=chosen.seed, **sizes)
-    run_suite(chosen, "import", lambda: run(config))
+    chosen.measure(
+        "import", run, ImportConfig, QUICK, people=n, vectors=vectors, faces=faces, folder=folder
+    )
 
 
 # Commands of the suites of `indexes`: kernels, search, join, gallery, curves.
@@ -288,9 +296,7 @@ def kernels(
     """The scans and sums of `indexes`, one thread, beside numpy, FAISS and the ceiling."""
     from bench.suites.kernels import QUICK, KernelsConfig, run
 
-    sizes = chosen.sizes(QUICK, rows=n, blocks=blocks)
-    config = KernelsConfig(dim=dim, seed=chosen.seed, **sizes)
-    run_suite(chosen, "kernels", lambda: run(config))
+    chosen.measure("kernels", run, KernelsConfig, QUICK, rows=n, dim=dim, blocks=blocks)
 
 
 def search(
@@ -303,9 +309,16 @@ def search(
     """One against all: exactness, speed and recall, beside FAISS, usearch, hnswlib, pgvector."""
     from bench.suites.search import QUICK, SearchConfig, run
 
-    sizes = chosen.sizes(QUICK, references=n, postgres=postgres)
-    config = SearchConfig(dim=dim, has_graph=graph, seed=chosen.seed, **sizes)
-    run_suite(chosen, "search", lambda: run(config))
+    chosen.measure(
+        "search",
+        run,
+        SearchConfig,
+        QUICK,
+        references=n,
+        dim=dim,
+        has_graph=graph,
+        postgres=postgres,
+    )
 
 
 def join(
@@ -316,17 +329,14 @@ def join(
     """All against all: comparisons a second, beside the machine's int8 ceiling."""
     from bench.suites.join import QUICK, JoinConfig, run
 
-    config = JoinConfig(dim=dim, seed=chosen.seed, **chosen.sizes(QUICK, references=n))
-    run_suite(chosen, "join", lambda: run(config))
+    chosen.measure("join", run, JoinConfig, QUICK, references=n, dim=dim)
 
 
 def gallery(chosen: Chosen, n: References = None, dim: Dim = 128, folder: Folder = None) -> None:
     """Memory, growth, snapshots, erasure; searching while everything changes."""
     from bench.suites.gallery import QUICK, GalleryConfig, run
 
-    sizes = chosen.sizes(QUICK, references=n, folder=folder)
-    config = GalleryConfig(dim=dim, seed=chosen.seed, **sizes)
-    run_suite(chosen, "gallery", lambda: run(config))
+    chosen.measure("gallery", run, GalleryConfig, QUICK, references=n, dim=dim, folder=folder)
 
 
 def curves(
@@ -338,6 +348,4 @@ def curves(
     """Latency against the size of the gallery, recall against speed: for `docs`."""
     from bench.suites.curves import QUICK, CurvesConfig, run
 
-    sizes = chosen.sizes(QUICK, references=n)
-    config = CurvesConfig(dim=dim, has_graph=graph, seed=chosen.seed, **sizes)
-    run_suite(chosen, "curves", lambda: run(config))
+    chosen.measure("curves", run, CurvesConfig, QUICK, references=n, dim=dim, has_graph=graph)

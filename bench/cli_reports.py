@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,13 +90,13 @@ def compare(
     Ends with 1 if anything is, with 2 where nothing can be compared.
     """
     from bench.core.compare import compare as compare_reports
-    from bench.core.reports import explain_absent, list_unreadable, read_reports
+    from bench.core.reports import choose_names, explain_absent, list_unreadable, read_reports
 
     del debug
     before, after = read_reports(old), read_reports(new)
     if not (old.is_dir() or new.is_dir()):
         before, after = _name_alike(before, after)
-    wanted = _choose(only, before, old)
+    wanted = choose_names(only, before, f"no report of {{name}} in {old}: it has {{known}}")
     # A single report is asked for nothing else.
     if not wanted and not new.is_dir():
         wanted = tuple(after)
@@ -156,15 +155,6 @@ def _name_alike(
     if not before.suite:
         return {other: before}, new
     return old, new if after.suite else {name: after}
-
-
-def _choose(only: str, reports: Mapping[str, Report], path: Path) -> tuple[str, ...]:
-    """The suites named with commas; `RequestError` for one that there is no report of."""
-    names = tuple(name.strip() for name in only.split(",") if name.strip())
-    for name in names:
-        if name not in reports:
-            raise RequestError(f"no report of {name} in {path}: it has {', '.join(reports)}")
-    return names
 
 
 def _read(path: Path) -> str:

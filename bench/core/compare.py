@@ -98,7 +98,7 @@ class Better(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What became of a figure."""
+    """The verdict on a figure."""
 
     SAME = "same"
     BETTER = "better"
@@ -148,16 +148,9 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
-        counts = {verdict.value: 0 for verdict in Verdict}
-        for pair in self.pairs:
-            counts[pair.verdict.value] += 1
-        return {
-            "rule": RULE,
-            "notes": list(self.notes),
-            "missing": list(self.missing),
-            "counts": counts,
-            "pairs": [asdict(pair) for pair in self.pairs],
-        }
+        verdicts = [pair.verdict for pair in self.pairs]
+        counts = {verdict.value: verdicts.count(verdict) for verdict in Verdict}
+        return {"rule": RULE, "counts": counts} | asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

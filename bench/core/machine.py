@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import distributions, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self, cast
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.timing import clock
+from engine.errors import RequestError
 from serving.measure import read_cpu, stamp_machine
 
 TELLING_FLAGS = (
@@ -45,7 +49,6 @@ PACKAGES = (
     "usearch",
     "hnswlib",
     "psycopg",
-    "pytest-benchmark",
     "pillow",
     "sqlalchemy",
     "cryptography",
@@ -80,14 +83,6 @@ class Machine:
     read_gb_per_s: float | None = None
     int8_gops: float | None = None
 
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """What a report holds; fields that came later than it are at their defaults."""
-        names = {field.name for field in fields(cls)}
-        known = {name: value for name, value in document.items() if name in names}
-        known |= {name: tuple(known[name]) for name in ("flags", "warnings")}
-        return cls(**known)
-
     def is_like(self, other: Machine) -> bool:
         """Whether times of both may be compared: one processor, as many cores.
 
@@ -100,6 +95,7 @@ def look() -> Machine:
     """Looks at the machine and copies a little; takes about half a second."""
     load, seen = os.getloadavg()[0], stamp_machine()
     flags = read_cpu()[1]
+    installed = {one.name.lower() for one in distributions()}
     return Machine(
         cpu=seen.cpu,
         flags=tuple(flag for flag in TELLING_FLAGS if flag in flags),
@@ -108,7 +104,7 @@ def look() -> Machine:
         copy_gb_per_s=_measure_copy(),
         system=platform.platform(terse=True),
         python=platform.python_version(),
-        packages=dict(_read_versions(PACKAGES)),
+        packages={name: version(name) for name in PACKAGES if name in installed},
         load_at_start=round(load, 2),
         warnings=_find_warnings(load, seen.cores),
     )
@@ -116,8 +112,6 @@ def look() -> Machine:
 
 def stamp() -> Machine:
     """Looks, and measures what all cores can read and multiply; takes up to three seconds."""
-    # They need numba and ONNX Runtime, which a look does without.
-
     seen = look()
     reader = MemoryReader(np.ones(COPY_BYTES, np.uint8))
     fastest = min(reader.read() for _ in range(_READINGS))
@@ -128,6 +122,20 @@ def stamp() -> Machine:
         rates = [measure_product(_PRODUCT_DIM, tile, _PRODUCT_S) for tile in tiles]
         gops = round(max(rates) * 2 * _PRODUCT_DIM / 1e9, 1)
     return replace(seen, read_gb_per_s=round(COPY_BYTES / fastest / 1e9, 1), int8_gops=gops)
+
+
+DISK = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
+MEMORY = ("tmpfs", "ramfs")
+"""File systems on which nothing is durable."""
+
+
+@contextmanager
+def open_folder(disk: Path) -> Iterator[Path]:
+    """A new folder on `disk`, removed at the end; `RequestError` where nothing can be written."""
+    if not disk.is_dir() or not os.access(disk, os.W_OK):
+        raise RequestError(f"no folder to write to at {disk}: give one on a disk as --folder")
+    with TemporaryDirectory(prefix="sosie-bench-", dir=disk) as folder:
+        yield Path(folder)
 
 
 def filesystem_of(path: Path) -> str:
@@ -141,22 +149,10 @@ def filesystem_of(path: Path) -> str:
     return next(mounts[one] for one in (resolved, *resolved.parents) if one in mounts)
 
 
-def _read_versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for name in names:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
-
-
 def _measure_copy() -> float:
     source = np.zeros(COPY_BYTES, dtype=np.uint8)
     target = np.ones_like(source)
-    best_s = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        best_s = min(best_s, time.perf_counter() - start)
+    best_s = min(clock(lambda: np.copyto(target, source))[1] for _ in range(3))
     return round(2 * COPY_BYTES / best_s / 1e9, 1)
 
 
@@ -221,9 +217,7 @@ class MemoryReader:
 
     def read(self) -> float:
         """Reads it once; its seconds."""
-        start = time.perf_counter()
-        list(self._pool.map(sum_words, self._shares))
-        return time.perf_counter() - start
+        return clock(lambda: list(self._pool.map(sum_words, self._shares)))[1]
 
     def close(self) -> None:
         self._pool.shutdown()

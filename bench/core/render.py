@@ -86,7 +86,7 @@ def print_report(report: Report, goals: Sequence[Goal]) -> None:
 
 
 def print_pairs(title: str, pairs: Iterable[Pair]) -> None:
-    """What became of figures from one run to the next."""
+    """Prints how figures changed from one run to the next."""
     columns = ("suite", "result", "figure", "", "before", "now", "unit", "change", "allowed")
     rows = [
         [

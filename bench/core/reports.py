@@ -7,13 +7,14 @@ import math
 import statistics
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import msgspec
 import numpy as np
 
 from bench.core.machine import Machine
@@ -66,10 +67,6 @@ class Figure:
         """A figure that cannot be measured here."""
         return cls(name, unit, skipped=reason)
 
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        return cls(**_known(cls, document))
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -78,11 +75,6 @@ class Result:
     name: str
     setup: Setup
     figures: tuple[Figure, ...]
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        figures = tuple(Figure.from_dict(one) for one in document["figures"])
-        return cls(document["name"], dict(document["setup"]), figures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +86,6 @@ class Check:
     goal: float
     holds: bool | None
     skipped: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Without `skipped` where the figure was measured."""
-        document = asdict(self)
-        if self.skipped is None:
-            del document["skipped"]
-        return document
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        return cls(**_known(cls, document))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,33 +104,23 @@ class Report:
         return all(check.holds is not False for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {
-            "suite": self.suite,
-            "blocks": self.blocks,
-            "machine": asdict(self.machine),
-            "results": [asdict(result) for result in self.results],
-            "checks": [check.to_dict() for check in self.checks],
-        }
+        """What `--json` prints; a check that was measured has no `skipped`."""
+        document: dict[str, Any] = {"suite": self.suite, "blocks": self.blocks} | asdict(self)
+        for check in document["checks"]:
+            if check["skipped"] is None:
+                del check["skipped"]
+        return document
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError`, `TypeError` or `ValueError` for anything else.
+    def from_dict(cls, document: Any) -> Self:
+        """What `to_dict` gave; `ValueError` for anything else.
 
         Fields that came later than a document are at their defaults.
         """
-        return cls(
-            machine=Machine.from_dict(document["machine"]),
-            results=tuple(Result.from_dict(one) for one in document["results"]),
-            checks=tuple(Check.from_dict(one) for one in document["checks"]),
-            suite=str(document.get("suite", "")),
-            blocks=int(document.get("blocks", 1)),
-        )
-
-
-def _known(kind: type[Any], document: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in document.items() if name in names}
+        try:
+            return msgspec.convert(document, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"no report: {error}") from error
 
 
 # Reports from files and folders.
@@ -166,14 +137,13 @@ def read_report(path: Path) -> Report:
     A report that does not name its suite is of the one that its file is named after.
     """
     try:
-        report = Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise RequestError(
             f"{path} is no report: write one by `sosie bench SUITE --json`"
         ) from error
-    return report
 
 
 def read_reports(path: Path) -> dict[str, Report]:
@@ -292,6 +262,8 @@ class Skipped:
 
 
 Measured = float | Skipped
+SuiteOutput = tuple[Sequence[Result], dict[str, Measured]]
+"""All results of a suite or a part of it, and the figures that its goals name."""
 
 
 def load_goals(path: Path = TARGETS) -> tuple[Goal, ...]:
@@ -302,12 +274,18 @@ def load_goals(path: Path = TARGETS) -> tuple[Goal, ...]:
         raise RequestError(f"cannot read the targets {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
         raise RequestError(f"{path} is not a list of [[figure]] in TOML") from error
-    goals = tuple(_read_goal(entry, path) for entry in entries)
+    goals = []
+    for entry in entries:
+        try:
+            goals.append(msgspec.convert(entry, Goal))
+        except msgspec.ValidationError as error:
+            name = entry.get("name", "without a name")
+            raise RequestError(f"{path}: figure {name}: {error}") from error
     names = [(goal.suite, goal.name) for goal in goals]
     twice = next((name for suite, name in names if names.count((suite, name)) > 1), None)
     if twice is not None:
         raise RequestError(f"{path}: figure {twice} is there twice: remove one")
-    return goals
+    return tuple(goals)
 
 
 def check_goals(
@@ -334,33 +312,13 @@ def check_goals(
     return tuple(checks)
 
 
-def _read_goal(entry: Mapping[str, object], path: Path) -> Goal:
-    name = entry.get("name", "without a name")
-    try:
-        return Goal(
-            name=_text(entry["name"]),
-            suite=_text(entry["suite"]),
-            goal=_number(entry["goal"]),
-            direction=Direction(_text(entry["direction"])),
-            unit=_text(entry["unit"]),
-            description=_text(entry["description"]),
-        )
-    except KeyError as error:
-        raise RequestError(f"{path}: figure {name} lacks {error}") from error
-    except ValueError as error:
-        raise RequestError(f"{path}: figure {name}: {error}") from error
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} must be a text")
-    return value
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} must be a number")
-    return float(value)
+def choose_names(text: str, known: Iterable[str], refusal: str) -> tuple[str, ...]:
+    """Names with commas between them; `RequestError` says `refusal` of the first unknown one."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in (known := tuple(known)):
+            raise RequestError(refusal.format(name=name, known=", ".join(known)))
+    return names
 
 
 # Several runs of a suite, each a process of its own and apart in time, made one report.
@@ -382,10 +340,9 @@ def merge_blocks(blocks: Sequence[Report]) -> Report:
     first = blocks[0]
     if len(blocks) == 1:
         return first
-    others = [dict(key_all(block.results)) for block in blocks]
     results = [
-        _merge_results([other[key] for other in others if key in other])
-        for key, _ in key_all(first.results)
+        replace(same[0], figures=tuple(map(_merge_figures, _pair_up([r.figures for r in same]))))
+        for same in _pair_up([block.results for block in blocks])
     ]
     goals = {(goal.suite, goal.name): goal for goal in load_goals()}
     checks = []
@@ -413,13 +370,10 @@ def spread(values: Sequence[float]) -> float | None:
     return abs(statistics.stdev(values) / median) if len(values) > 1 and median else None
 
 
-def _merge_results(same: Sequence[Result]) -> Result:
-    others = [dict(key_all(one.figures)) for one in same]
-    figures = [
-        _merge_figures([other[key] for other in others if key in other])
-        for key, _ in key_all(same[0].figures)
-    ]
-    return replace(same[0], figures=tuple(figures))
+def _pair_up(runs: Sequence[Sequence[Named]]) -> list[list[Named]]:
+    """What the first run has, each with the same of the other runs."""
+    keyed = [dict(key_all(one)) for one in runs]
+    return [[other[key] for other in keyed if key in other] for key in keyed[0]]
 
 
 def _merge_figures(same: Sequence[Figure]) -> Figure:

@@ -15,8 +15,8 @@ from typing import Any
 
 from bench.core.machine import Machine, stamp
 from bench.core.render import count_promises, render
-from bench.core.reports import SUMMARY, Report, load_goals, merge_blocks, write_report
-from bench.docs.plots import draw_all
+from bench.core.reports import SUMMARY, Report, choose_names, load_goals, merge_blocks, write_report
+from bench.docs.charts import draw_all
 from engine.errors import RequestError
 from serving.settings import benchmark_environment
 
@@ -85,14 +85,11 @@ class Ran:
         )
 
 
-def choose_suites(names: str) -> tuple[Suite, ...]:
+def choose_suites(given: str) -> tuple[Suite, ...]:
     """Those named with commas, all where none is; `RequestError` for an unknown one."""
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
     known = {suite.name: suite for suite in SUITES}
-    for name in wanted:
-        if name not in known:
-            raise RequestError(f"no suite {name}: choose of {','.join(known)}")
-    return tuple(known[name] for name in wanted) or SUITES
+    names = choose_names(given, known, "no suite {name}: choose of {known}")
+    return tuple(known[name] for name in names) or SUITES
 
 
 def run_suites(
@@ -119,7 +116,11 @@ def run_suites(
     progress(len(plan), len(plan))
     for name, reports in found.items():
         if reports:
-            ran.reports[name] = _put_machine(merge_blocks(reports), ran.machine)
+            merged = merge_blocks(reports)
+            # What was measured of the machine once, with the load that this suite found.
+            load, warnings = merged.machine.load_at_start, merged.machine.warnings
+            machine = replace(ran.machine, load_at_start=load, warnings=warnings)
+            ran.reports[name] = replace(merged, machine=machine)
     return ran
 
 
@@ -184,15 +185,6 @@ def _end(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-def _put_machine(report: Report, machine: Machine) -> Report:
-    """What was measured of the machine once, with the load that this suite found."""
-    own = report.machine
-    return replace(
-        report,
-        machine=replace(machine, load_at_start=own.load_at_start, warnings=own.warnings),
-    )
 
 
 # A run of all suites as a folder: a page, a document a suite, pictures.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,20 +12,25 @@ from numpy.typing import NDArray
 PAUSE_S = 0.03
 """For so long, at most, the threads of OpenMP spin after a call and keep cores from others."""
 
+_SAMPLE_S, _FEWEST_SAMPLES = 0.0005, 5
+
+Result = TypeVar("Result")
 Timed = Callable[[], float]
 """Performs the work once; returns its seconds."""
 Seconds = NDArray[np.float64]
 
 
+def clock(action: Callable[[], Result]) -> tuple[Result, float]:
+    """What the action returns, and its seconds."""
+    start = time.perf_counter()
+    result = action()
+    return result, time.perf_counter() - start
+
+
 def timed(action: Callable[[], object]) -> Timed:
     """The action, with a clock around it."""
 
-    def perform() -> float:
-        start = time.perf_counter()
-        action()
-        return time.perf_counter() - start
-
-    return perform
+    return lambda: clock(action)[1]
 
 
 def rested(action: Callable[[], object], calls: int = 1) -> Timed:
@@ -32,12 +38,26 @@ def rested(action: Callable[[], object], calls: int = 1) -> Timed:
 
     def perform() -> float:
         time.sleep(PAUSE_S)
-        start = time.perf_counter()
-        for _ in range(calls):
-            action()
-        return (time.perf_counter() - start) / calls
+        return _mean_of(action, calls)
 
     return perform
+
+
+def repeat(action: Callable[[], object], most_s: float) -> Seconds:
+    """float64[n]: seconds of a call, repeated for `most_s`; five samples of 0.5 ms at least."""
+    calls = max(1, round(_SAMPLE_S / clock(action)[1]))
+    seconds: list[float] = []
+    end = time.perf_counter() + most_s
+    while len(seconds) < _FEWEST_SAMPLES or time.perf_counter() < end:
+        seconds.append(_mean_of(action, calls))
+    return np.array(seconds)
+
+
+def _mean_of(action: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        action()
+    return (time.perf_counter() - start) / calls
 
 
 def interleave(actions: Mapping[str, Timed], rounds: int) -> dict[str, Seconds]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.core.render import render
 from bench.core.reports import find_figure, read_report
-from bench.docs.plots import stamp
+from bench.docs.charts import stamp
 from bench.suites.accuracy import RATES, RESEMBLANCE
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
@@ -30,7 +30,7 @@ from engine.models.catalog import builtin_card
 EVALUATION, SUITE = "evaluation.json", "accuracy"
 TOO_LOW_FMR = 1e-8
 LOOKED_AT = 16
-"""Pairs flagged in the half of LFW, all of which somebody has looked at."""
+"""Pairs flagged in the half of LFW, all of which were reviewed by hand."""
 POPULATION = ("single, photographs", "single, synthetic", "fused, photographs", "fused, synthetic")
 
 Report = dict[str, Any]
@@ -45,11 +45,7 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     images.mkdir(parents=True, exist_ok=True)
     for picture in draw_pictures(report, images / "det.png").values():
         stamp(picture, [reports / EVALUATION])
-    calibration = load_calibration()
-    fields = {
-        **_fill_counts(report),
-        **_fill_tables(report),
-        **_fill_calibration(calibration),
+    fields = _fill_common(report) | {
         "population": _tabulate_population(reports / f"{SUITE}.json"),
         "most_photographs": f"{PHOTOGRAPHS_OF_A_PERSON}",
         "least_people": f"{MIN_PEOPLE}",
@@ -60,12 +56,8 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
 def build_model_card(reports: Path) -> str:
     """The model card of the default model (Mitchell et al. 2019), from evaluation.json alone."""
     report = read_evaluation(reports)
-    calibration = load_calibration()
     card, detector = builtin_card("sface"), builtin_card("yunet")
-    fields = {
-        **_fill_counts(report),
-        **_fill_tables(report),
-        **_fill_calibration(calibration),
+    fields = _fill_common(report) | {
         "sha256": card.sha256,
         "detector_sha256": detector.sha256,
         "source_url": card.source,
@@ -75,7 +67,10 @@ def build_model_card(reports: Path) -> str:
         "side": f"{card.input.size_px[0]}",
         "wheel": card.file.wheel,
         "digest": report["model_digest"],
-        "supported": _list_supported(report),
+        "supported": "\n".join(
+            f"- {evaluation_tables.describe_curve(one)}"
+            for one in report["gallery_growth"]["curves"]
+        ),
     }
     return render("docs/model-card.md.j2", **fields)
 
@@ -100,6 +95,12 @@ def load_calibration() -> Calibration:
     card = builtin_card("sface")
     assert card.calibration_path is not None
     return Calibration.load(card.calibration_path, digest_embedding(card, flip=False))
+
+
+def _fill_common(report: Report) -> dict[str, str]:
+    """What both pages show."""
+    calibration = _fill_calibration(load_calibration())
+    return _fill_counts(report) | _fill_tables(report) | calibration
 
 
 def _fill_counts(report: Report) -> dict[str, str]:
@@ -211,10 +212,3 @@ def _tabulate_population(path: Path) -> str:
 
     rows = [(name, *(find(name, rate) for rate in RATES)) for name in POPULATION]
     return write_table(("", *(power(rate) for rate in RATES)), rows)
-
-
-def _list_supported(report: Report) -> str:
-    """To what size of a gallery each curve reaches, a line each."""
-    return "\n".join(
-        f"- {evaluation_tables.describe_curve(one)}" for one in report["gallery_growth"]["curves"]
-    )

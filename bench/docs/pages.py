@@ -18,10 +18,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.core.render import TEMPLATES, count_promises, render
 from bench.core.reports import Report, Result, find_figure, find_result, load_goals, read_reports
 from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
-from bench.docs.plots import draw_all, draw_curves, stamp
+from bench.docs.charts import draw_all, draw_curves, load_contents, stamp
 from engine.errors import RequestError
 from engine.matching.calibration import Comparison
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
@@ -52,7 +54,7 @@ class Chapter:
     name: str
     title: str
     command: str
-    words: str
+    text: str
     results: tuple[str, ...]
     pictures: tuple[str, ...] = ()
 
@@ -67,119 +69,7 @@ class Section:
     others: tuple[str, ...]
 
 
-CHAPTERS = (
-    Chapter(
-        "search",
-        "One against all",
-        "search",
-        "A gallery of a million, searched by everybody in turn. [Exact search](exact-search.md) "
-        "says why ours finds all that brute force finds.",
-        (
-            "One query",
-            "One query, range",
-            "A batch",
-            "A batch, range",
-            "The memory's limit",
-            "Recall of mates, *",
-            "Build",
-            "PostgreSQL*, one query",
-        ),
-        ("searches", "latency", "recall"),
-    ),
-    Chapter(
-        "search-512",
-        "One against all, 512 dimensions",
-        "search --n 250000 --dim 512",
-        "The same for templates as most other models make them; SFace's statistics stretched, as "
-        "`bench/data/vectors.py` says.",
-        ("One query", "A batch", "A batch, range", "Recall of mates, score 0.45*", "Build"),
-    ),
-    Chapter(
-        "join",
-        "All against all",
-        "join --n 1000000",
-        "The engine of a sweep.",
-        ("All pairs", "The same references by everybody", "The int8 ceiling"),
-    ),
-    Chapter(
-        "kernels",
-        "Kernels",
-        "kernels",
-        "The scans and sums of `indexes` by one thread, each held against numpy's answer, beside "
-        "what a bare product or a reading takes on the same core.",
-        ("Scan of 262,144*", "True scores*"),
-        ("kernels",),
-    ),
-    Chapter(
-        "gallery",
-        "The gallery",
-        "gallery",
-        "Memory, growth, snapshots, erasure; searching while everything changes.",
-        ("Memory", "Snapshot", "Growth", "Erasure", "Searching while everything changes"),
-    ),
-    Chapter(
-        "extract",
-        "From photographs to vectors",
-        "extract",
-        "Sosie and the usual alternatives on the same photographs, in rounds in turn. The peers "
-        "take one pair a call, as their interface does.",
-        ("SFace graphs, 16 a call", "Pairs of photographs", "One pair at a time", "Start"),
-    ),
-    Chapter(
-        "registrar",
-        "Decisions",
-        "registrar",
-        "Enrollments decided, durable, each held against an oracle that compares with everybody.",
-        ("Decisions", "Stages*"),
-    ),
-    Chapter(
-        "serve",
-        "The service",
-        "serve",
-        "`sosie serve` over HTTP with the load's generator on the same cores; an open loop, so a "
-        "latency counts from the moment its request was due. Two cores that also make the load are "
-        "full at 70 %: a match that waits for a core is late, and p99 says so.",
-        (
-            "Enrollments with two photographs",
-            "Matches, one 1:1 item a request",
-            "Matches in batches*",
-            "* below and far above what it can do",
-            "Start of the service",
-            "Recovery from SIGKILL",
-            "Enrollments after all kills",
-            "Memory under a steady load",
-        ),
-        ("service",),
-    ),
-    Chapter(
-        "serve-throughput",
-        "The service, once more",
-        "serve --only throughput",
-        "The same hours later: what a share of two rates is like from one run to the next.",
-        ("Enrollments with two photographs",),
-    ),
-    Chapter(
-        "sweep",
-        "Sweeps",
-        "sweep",
-        "Rings and chains hidden in a million references.",
-        (
-            "A sweep of everything",
-            "A sweep of what is new",
-            "What it found",
-            "In a deployment",
-            "People under false documents*",
-        ),
-    ),
-    Chapter(
-        "import",
-        "Import",
-        "import",
-        "An existing base taken in by `sosie import`, beside what the extractor alone could do.",
-        ("Photographs", "Vectors"),
-    ),
-)
-"""In the order of the page. Accuracy has a page of its own."""
+CHAPTERS = msgspec.convert(load_contents()["chapter"], tuple[Chapter, ...])
 
 
 class Figures:

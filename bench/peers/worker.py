@@ -1,7 +1,7 @@
 """Matches pairs of photographs on command, in a process and an interpreter of its own.
 
-Run as a file by any Python that has the contender's packages; it imports nothing of `bench`.
-Speaks one JSON document a line. Standard input: first `{"contender", "pairs", …}`, then
+Run as a file by any Python that has the peer's packages; it imports nothing of `bench`.
+Speaks one JSON document a line. Standard input: first `{"peer", "pairs", …}`, then
 `{"pairs": n, "singly": bool}` for each round. Standard output: first `{"ready": version}`, then
 for each round what `Round` in `bench.suites.extract` holds; `{"error": reason}` where it must end.
 """
@@ -106,7 +106,7 @@ def open_face_recognition(setup: Setup) -> tuple[Match, str]:
     return match, f"face_recognition {version('face_recognition')}, dlib {dlib}"
 
 
-CONTENDERS = {
+PEERS = {
     "sosie": open_sosie,
     "deepface": open_deepface,
     "face_recognition": open_face_recognition,
@@ -121,7 +121,7 @@ def serve() -> None:
     os.environ.update(NOISELESS)
     setup = json.loads(sys.stdin.readline())
     try:
-        match, runtime = CONTENDERS[setup["contender"]](setup)
+        match, runtime = PEERS[setup["peer"]](setup)
         match(setup["pairs"][:1], True)
         answers.write(json.dumps({"ready": runtime}) + "\n")
         for line in sys.stdin:

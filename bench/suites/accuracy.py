@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.data.photographs import find_faces, find_pairs_file
 from engine.accuracy.dataset import Progress
 from engine.accuracy.error_rates import lowest_rate, threshold_at
@@ -102,10 +102,7 @@ class AccuracyConfig:
     seed: int = 0
 
 
-def run(
-    config: AccuracyConfig, progress: Progress | None = None
-) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput:
     faces = find_faces(config.faces)
     pairs = None if config.people else find_pairs_file(config.pairs, faces)
     with _first_people(faces, config.people) as folder, TemporaryDirectory() as cache:

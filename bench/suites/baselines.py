@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from typing import Any, TypeVar
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Result, Setup
-from bench.core.timing import Seconds, interleave, rested
+from bench.core.timing import Seconds, clock, interleave, rested
 from bench.data.vectors import Faces, Near, Vectors, find_best
 from engine.errors import RequestError
 from indexes.base import CertifiedHits
@@ -25,16 +24,12 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex, SegmentSearch
 
-# Who is asked for the nearest vectors in the index suites: the same questions for all.
-
 SEGMENT, GALLERY = "exact8, one segment", "exact8, the gallery"
 
 Best = Callable[[Vectors, int], NDArray[np.int64]]
 """Queries and k to the rows of the k best: int64[q, k], best first."""
 Reaching = Callable[[Vectors, float], object]
 """Queries and a threshold to whatever reaches it, in a form of its own."""
-
-Built = TypeVar("Built")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -51,13 +46,6 @@ class Searcher:
     no_range: str = ""
     build_s: float = 0.0
     bytes_per_reference: float = 0.0
-
-
-def clock(action: Callable[[], Built]) -> tuple[Built, float]:
-    """What the action returns, and its seconds."""
-    start = time.perf_counter()
-    built = action()
-    return built, time.perf_counter() - start
 
 
 def build_segment(references: Vectors, scanner: Scanner) -> tuple[Exact8Segment, Searcher]:
@@ -168,7 +156,7 @@ def build_sq8(references: Vectors) -> Searcher:
     )
     return Searcher(
         name=SQ8,
-        best=lambda queries, k: _second(index.search(queries, k)),
+        best=lambda queries, k: index.search(queries, k)[1],
         no_range="FAISS has only a slow one for it, row by row",
         build_s=_train_and_add(index, references),
         bytes_per_reference=float(dim),
@@ -185,7 +173,7 @@ def build_fastscan(references: Vectors) -> dict[int, Searcher]:
         options = _faiss.IndexRefineSearchParameters(k_factor=k_factor)
         return Searcher(
             name=f"{FASTSCAN}, k_factor {k_factor}",
-            best=lambda queries, k: _second(index.search(queries, k, params=options)),
+            best=lambda queries, k: index.search(queries, k, params=options)[1],
             no_range="FAISS has none for it",
             build_s=build_s,
             bytes_per_reference=dim / 4 + 4 * dim,
@@ -208,7 +196,7 @@ def build_ivf(references: Vectors, nprobes: tuple[int, ...]) -> dict[int, Search
         )
         return Searcher(
             name=f"FAISS IVF{lists}, nprobe {nprobe}",
-            best=lambda queries, k: _second(index.search(queries, k, params=options)),
+            best=lambda queries, k: index.search(queries, k, params=options)[1],
             reaching=lambda queries, at: index.range_search(queries, at, params=options),
             build_s=build_s,
             bytes_per_reference=dim / 4 + 4 * dim + 8,
@@ -304,23 +292,19 @@ def _to_bytes(vectors: Vectors, limit: float) -> NDArray[np.int8]:
     return codes
 
 
-def _second(found: tuple[Any, NDArray[np.int64]]) -> NDArray[np.int64]:
-    return found[1]
-
-
-# Who takes part in a comparison of searches, and the questions that all are asked.
+# The participants of a comparison of searches, and the queries that all are given.
 
 PACKAGES = {USEARCH: "usearch", HNSW: "hnswlib"}
 
 
 @dataclass(slots=True, eq=False)
-class Contest:
-    """Everyone who is asked, FAISS Flat first; who could not come, and why."""
+class Participants:
+    """The searchers of a comparison, FAISS Flat first; those that are not installed, and why."""
 
     segment: Exact8Segment
     gallery: Gallery
     searchers: list[Searcher]
-    missing: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str]
 
 
 def refuse_too_much(references: int, dim: int, indexes: int) -> None:
@@ -334,21 +318,19 @@ def refuse_too_much(references: int, dim: int, indexes: int) -> None:
         )
 
 
-def enter(references: Vectors, scanner: Scanner, *, has_graph: bool) -> Contest:
+def build_participants(references: Vectors, scanner: Scanner, *, has_graph: bool) -> Participants:
     """Builds one index after the other."""
     segment, ours = build_segment(references, scanner)
     gallery, deployed = build_gallery(references, scanner)
-    contest = Contest(segment, gallery, [*build_flat(references), deployed, ours])
-    contest.searchers.append(build_sq8(references))
-    contest.searchers.append(build_fastscan(references)[K_FACTOR])
-    contest.searchers += build_ivf(references, NPROBES).values()
-    searchers, missing = contest.searchers, contest.missing
-    enter_if_installed(searchers, missing, USEARCH, lambda: [build_usearch(references)])
+    searchers = [*build_flat(references), deployed, ours, build_sq8(references)]
+    searchers += [build_fastscan(references)[K_FACTOR], *build_ivf(references, NPROBES).values()]
+    missing: dict[str, str] = {}
+    add_if_installed(searchers, missing, USEARCH, lambda: [build_usearch(references)])
     if has_graph:
-        enter_if_installed(searchers, missing, HNSW, lambda: build_hnsw(references, EFS).values())
+        add_if_installed(searchers, missing, HNSW, lambda: build_hnsw(references, EFS).values())
     else:
         missing[HNSW] = "left out by --no-graph: it takes minutes to build"
-    return contest
+    return Participants(segment, gallery, searchers, missing)
 
 
 def mix(faces: Faces, count: int) -> Vectors:
@@ -359,7 +341,7 @@ def mix(faces: Faces, count: int) -> Vectors:
     return probes
 
 
-def enter_if_installed(
+def add_if_installed(
     searchers: list[Searcher],
     missing: dict[str, str],
     name: str,
@@ -413,7 +395,7 @@ class Findable:
     def recall(self, searcher: Searcher) -> float:
         """The share of them that it has among its k best."""
         found = searcher.best(self.near.probes, self.k)
-        return float(_holds(found, self.near.rows).mean())
+        return float((found == self.near.rows[:, None]).any(axis=1).mean())
 
 
 def find_bands(faces: Faces, review: float, count: int, k: int) -> tuple[Findable, ...]:
@@ -452,8 +434,3 @@ def _keep_findable(near: Near, references: Vectors, k: int) -> Near:
     best = find_best(near.probes, references, k)
     found = np.array([row in best.of(query)[0] for query, row in enumerate(near.rows)], np.bool_)
     return Near(near.rows[found], near.probes[found])
-
-
-def _holds(found: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    holds: NDArray[np.bool_] = (found == rows[:, None]).any(axis=1)
-    return holds

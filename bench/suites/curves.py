@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.core.machine import cores
-from bench.core.reports import Figure, Measured, Result, Setup
+from bench.core.reports import Figure, Result, Setup, SuiteOutput
 from bench.core.timing import Seconds, interleave, rested
 from bench.data.vectors import Faces, Vectors, default_thresholds
 from bench.suites.baselines import (
     HNSW,
     K_FACTOR,
     NPROBES,
+    add_if_installed,
     ask_in_turn,
     build_fastscan,
     build_flat,
@@ -22,7 +23,6 @@ from bench.suites.baselines import (
     build_hnsw,
     build_ivf,
     build_segment,
-    enter_if_installed,
     find_bands,
     list_recall,
     mix,
@@ -70,7 +70,7 @@ class CurvesConfig:
         return tuple(sorted(sizes))
 
 
-def run(config: CurvesConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+def run(config: CurvesConfig) -> SuiteOutput:
     """The points of all curves; no figure of them is promised."""
     refuse_too_much(config.references, config.dim, _INDEXES_AT_ONCE)
     faces = Faces(config.references, config.dim, config.seed)
@@ -116,7 +116,7 @@ def _measure_recall(
     searchers += build_ivf(references, _CURVE_NPROBES).values()
     missing: dict[str, str] = {}
     if config.has_graph:
-        enter_if_installed(
+        add_if_installed(
             searchers, missing, HNSW, lambda: build_hnsw(references, _CURVE_EFS).values()
         )
     seconds = time_batch(searchers, probes, K, config.rounds)

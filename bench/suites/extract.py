@@ -16,14 +16,13 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.machine import cores
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import Seconds, Timed, interleave, speedup, timed
 from bench.data.photographs import PhotographPairs, open_pairs
 from engine.errors import RequestError, RuntimeMissing
@@ -41,16 +40,16 @@ if TYPE_CHECKING:
     import onnx
 
 
-# Whoever matches pairs in a benchmark, each in a process of its own and told when to run.
+# Matchers of pairs, each in a process of its own that waits for its rounds.
 
 WORKER = Path(__file__).parents[1] / "peers" / "worker.py"
 CHECKOUT = Path(__file__).parents[2]
 SILENCE_TIMEOUT_S = 600.0
-"""A contender that says nothing for so long is ended."""
+"""A worker that says nothing for so long is ended."""
 
 
 class Unavailable(Exception):
-    """A contender cannot run here; the message says why and goes into the report."""
+    """A peer cannot run here; the message says why and goes into the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +61,19 @@ class Round:
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
-class Contender:
-    """A worker that has loaded its models and waits; close it, or use it in a `with`."""
+class Peer:
+    """A worker that has loaded its models and waits; close it."""
 
-    def __init__(
-        self, python: Path, contender: str, photographs: PhotographPairs, **setup: Any
-    ) -> None:
+    def __init__(self, python: Path, peer: str, photographs: PhotographPairs, **setup: Any) -> None:
         """Raises `Unavailable` where the interpreter lacks a package or a model won't load."""
         self._process = _start(python)
         pairs = [[str(one), str(two)] for one, two in photographs.pairs]
         try:
-            ready = self._ask({"contender": contender, "pairs": pairs, **setup})
+            ready = self._ask({"peer": peer, "pairs": pairs, **setup})
         except BaseException:
             self.close()
             raise
         self.runtime = str(ready["ready"])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def match(self, pairs: int, *, singly: bool = False) -> Round:
         """Match the first so many pairs: all at hand at once, or each when the last is done.
@@ -98,7 +84,6 @@ class Contender:
         return Round(answer["seconds"], tuple(answer["scores"]), answer.get("stages", {}))
 
     def close(self) -> None:
-        """End the worker."""
         self._process.kill()
         self._process.communicate()
 
@@ -119,7 +104,7 @@ class Contender:
             raise Unavailable(f"its process ended with status {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise Unavailable(_shorten(str(answer["error"])))
+            raise Unavailable(" ".join(str(answer["error"]).split())[:200])
         return answer
 
 
@@ -143,10 +128,6 @@ def _start(python: Path) -> subprocess.Popen[str]:
         raise RequestError(f"{python} does not start as a Python: {error.strerror}") from error
 
 
-def _shorten(text: str) -> str:
-    return " ".join(text.split())[:200]
-
-
 # What rewriting SFace's graph is worth: the same faces through three forms of one model.
 
 DEQUANTISED, PLAIN, REWRITTEN = "dequantised", "PReLU as four operators", "rewritten"
@@ -155,46 +136,43 @@ BATCHES = (1, 16)
 """A face a call; the extractor's own batch on a CPU."""
 
 
-@dataclass(frozen=True, slots=True)
-class GraphComparison:
-    """`speedup`: of the rewritten graph in the extractor's batch over the dequantised one in the
-    batch that suits it best; `difference`: of their unit vectors."""
+def compare_graphs(
+    crops: NDArray[np.uint8], rounds: int, cache: Path
+) -> tuple[list[Result], dict[str, Measured]]:
+    """Crops uint8[n, side, side, 3] through each graph: one thread, interleaved rounds.
 
-    results: tuple[Result, ...]
-    speedup: float
-    difference: float
-
-
-def compare_graphs(crops: NDArray[np.uint8], rounds: int, cache: Path) -> GraphComparison:
-    """Crops uint8[n, side, side, 3] through each graph: one thread, interleaved rounds."""
+    The speedup is of the rewritten graph in the extractor's batch over the dequantised one in the
+    batch that suits it best; the difference is of their unit vectors.
+    """
     sessions = _open_graphs(cache)
     faces = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), dtype=np.float32)
     outputs = {name: session.run(faces)[0] for name, session in sessions.items()}
-    vectors = {name: _normalise(output) for name, output in outputs.items()}
+    vectors = {
+        name: output / np.linalg.norm(output, axis=1, keepdims=True)
+        for name, output in outputs.items()
+    }
+    setup: Setup = {"faces": len(faces), "rounds": rounds, "threads": 1, "provider": "cpu"}
     results: list[Result] = []
-    medians: dict[int, dict[str, float]] = {}
+    best_s = float("inf")
     for batch in BATCHES:
         actions = {
             name: timed(partial(_run_batches, session, faces, batch))
             for name, session in sessions.items()
         }
         seconds = interleave(actions, rounds)
-        speedups = {name: speedup(seconds[DEQUANTISED], seconds[name]) for name in sessions}
-        medians[batch] = {name: float(np.median(values)) for name, values in seconds.items()}
-        results.append(
-            Result(
-                f"SFace graphs, {batch} a call",
-                {"faces": len(faces), "rounds": rounds, "threads": 1, "provider": "cpu"},
-                tuple(
-                    Figure.of(name, "ms/face", values / len(faces) * 1e3, speedups[name])
-                    for name, values in seconds.items()
-                ),
+        figures = [
+            Figure.of(
+                name, "ms/face", values / len(faces) * 1e3, speedup(seconds[DEQUANTISED], values)
             )
-        )
+            for name, values in seconds.items()
+        ]
+        results.append(Result(f"SFace graphs, {batch} a call", setup, tuple(figures)))
+        best_s = min(best_s, float(np.median(seconds[DEQUANTISED])))
     results.append(_list_differences(vectors, outputs))
-    best_dequantised = min(medians[batch][DEQUANTISED] for batch in BATCHES)
-    gain = best_dequantised / medians[BATCHES[-1]][REWRITTEN]
-    return GraphComparison(tuple(results), gain, _differ(vectors, REWRITTEN))
+    return results, {
+        "rewritten_speedup": best_s / float(np.median(seconds[REWRITTEN])),
+        "rewritten_difference": _differ(vectors, REWRITTEN),
+    }
 
 
 def _open_graphs(cache: Path) -> Mapping[str, Session]:
@@ -234,11 +212,6 @@ def _list_differences(
 
 def _differ(values: Mapping[str, NDArray[np.float32]], name: str) -> float:
     return float(np.abs(values[name] - values[DEQUANTISED]).max())
-
-
-def _normalise(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    unit: NDArray[np.float32] = outputs / np.linalg.norm(outputs, axis=1, keepdims=True)
-    return unit
 
 
 def _write_plain(card: ModelCard, cache: Path) -> ModelCard:
@@ -312,65 +285,67 @@ class PairSizes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entrant:
-    """A contender before it runs: where, and with what."""
+class _PeerSetup:
+    """A peer before it runs: where, and with what; without a Python it is absent."""
 
     name: str
-    python: Path
+    python: Path | None
     kind: str
     setup: Mapping[str, Any]
+    absent: str = ""
 
 
 def compare_pairs(
     photographs: PhotographPairs, sizes: PairSizes, interpreters: Interpreters, cache: Path
-) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """Every contender that can run here, interleaved; the others are skipped and say why."""
-    entrants, absent = _list_entrants(sizes, interpreters, cache)
+) -> SuiteOutput:
+    """Every peer that can run here, interleaved; the others are skipped and say why."""
+    absent: dict[str, str] = {}
+    setup: Setup = {"pairs": sizes.pairs, "threads": sizes.threads}
     with ExitStack() as stack:
-        running = _start_all(entrants, photographs, sizes, stack, absent)
+        running = _start_all(photographs, sizes, interpreters, cache, stack, absent)
         last: dict[str, Round] = {}
         actions = {name: _match_all(name, one, sizes, last) for name, one in running.items()}
         seconds = interleave(actions, sizes.rounds)
         alone = interleave(
             {name: _match_singly(one, sizes) for name, one in running.items()}, sizes.rounds
         )
-        setup: Setup = {
-            "photographs": photographs.source,
-            "pairs": sizes.pairs,
-            "peer_pairs": sizes.peer_pairs,
-            "rounds": sizes.rounds,
-            "threads": sizes.threads,
-        }
-        setup |= {name: contender.runtime for name, contender in running.items()}
-    singly = setup | {"pairs": sizes.single_pairs, "peer_pairs": sizes.single_pairs}
+        more: Setup = {"peer_pairs": sizes.peer_pairs, "rounds": sizes.rounds}
+        more |= {name: peer.runtime for name, peer in running.items()}
+    singly: Setup = {"pairs": sizes.single_pairs, "peer_pairs": sizes.single_pairs}
+    latencies = (
+        Figure.of(name, "ms/pair", values * 1e3, speedup(alone[SOSIE], values))
+        for name, values in alone.items()
+    )
     results = (
-        Result("Pairs of photographs", setup, tuple(_list_rates(seconds, absent))),
-        Result("One pair at a time", singly, tuple(_list_latencies(alone))),
-        *_list_stages(last, sizes, photographs.source),
-        _list_agreement(last, sizes, photographs.source),
+        Result("Pairs of photographs", setup | more, tuple(_list_rates(seconds, absent))),
+        Result("One pair at a time", setup | more | singly, tuple(latencies)),
+        *_list_stages(last, setup),
+        _list_agreement(last, setup),
     )
     return results, _measure(seconds, absent)
 
 
 def _start_all(
-    entrants: Sequence[_Entrant],
     photographs: PhotographPairs,
     sizes: PairSizes,
+    interpreters: Interpreters,
+    cache: Path,
     stack: ExitStack,
     absent: dict[str, str],
-) -> dict[str, Contender]:
-    """Those that can run, until the stack is closed; `absent` is told why others cannot."""
-    running: dict[str, Contender] = {}
-    for entrant in entrants:
+) -> dict[str, Peer]:
+    """Those that can run, until the stack is closed; `absent` is given why others cannot."""
+    running: dict[str, Peer] = {}
+    for one in _list_peers(sizes, interpreters, cache):
         try:
-            contender = stack.enter_context(
-                Contender(entrant.python, entrant.kind, photographs, **entrant.setup)
-            )
-            # Whoever fails on one of the photographs shall do so before the clocks run.
-            contender.match(_count_pairs(entrant.name, sizes))
-            running[entrant.name] = contender
+            if one.python is None:
+                raise Unavailable(one.absent)
+            peer = Peer(one.python, one.kind, photographs, **one.setup)
+            stack.callback(peer.close)
+            # One that fails on a photograph shall do so before the clocks run.
+            peer.match(_count_pairs(one.name, sizes))
+            running[one.name] = peer
         except Unavailable as error:
-            absent[entrant.name] = str(error)
+            absent[one.name] = str(error)
     if SOSIE in absent:
         raise RequestError(f"Sosie itself does not run: {absent[SOSIE]}")
     return running
@@ -390,33 +365,24 @@ def _measure(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> dict[
     return measured
 
 
-def _list_entrants(
-    sizes: PairSizes, interpreters: Interpreters, cache: Path
-) -> tuple[list[_Entrant], dict[str, str]]:
-    """Who shall run, and why the others can't."""
+def _list_peers(sizes: PairSizes, interpreters: Interpreters, cache: Path) -> Iterator[_PeerSetup]:
     here = Path(sys.executable)
-    common = {"cache": str(cache), "threads": sizes.threads}
-    cpu = common | {"provider": "cpu", "precision": "float32"}
-    entrants = [_Entrant(SOSIE, here, "sosie", cpu)]
-    absent: dict[str, str] = {}
+    common = {"cache": str(cache), "threads": sizes.threads, "provider": "cpu"}
+    yield _PeerSetup(SOSIE, here, "sosie", common | {"precision": "float32"})
     openvino = interpreters.openvino or (here if "openvino" in available_providers() else None)
     for name, precision in ((OPENVINO_WIDE, "float32"), (OPENVINO, "bfloat16")):
-        if openvino is None:
-            absent[name] = "no onnxruntime-openvino here: name a Python with it: --openvino-python"
-        else:
-            setup = common | {"provider": "openvino", "precision": precision}
-            entrants.append(_Entrant(name, openvino, "sosie", setup))
+        setup = common | {"provider": "openvino", "precision": precision}
+        absent = "no onnxruntime-openvino here: name a Python with it: --openvino-python"
+        yield _PeerSetup(name, openvino, "sosie", setup, absent)
     for name, given, option in (
         (DEEPFACE, interpreters.deepface, "--deepface-python"),
         (FACE_RECOGNITION, interpreters.face_recognition, "--face-recognition-python"),
     ):
         python = given or (here if find_spec(name) else None)
-        if python is None:
-            absent[name] = f"no {name} here: name a Python with it: {option}"
-        else:
-            home = _lay_out_weights(cache / "deepface") if name == DEEPFACE else cache
-            entrants.append(_Entrant(name, python, name, {"home": str(home)}))
-    return entrants, absent
+        is_deepface = name == DEEPFACE and python is not None
+        home = _lay_out_weights(cache / "deepface") if is_deepface else cache
+        absent = f"no {name} here: name a Python with it: {option}"
+        yield _PeerSetup(name, python, name, {"home": str(home)}, absent)
 
 
 def _lay_out_weights(home: Path) -> Path:
@@ -432,12 +398,12 @@ def _lay_out_weights(home: Path) -> Path:
     return home
 
 
-def _match_all(name: str, contender: Contender, sizes: PairSizes, last: dict[str, Round]) -> Timed:
+def _match_all(name: str, peer: Peer, sizes: PairSizes, last: dict[str, Round]) -> Timed:
     """Seconds a pair of a whole round, which is kept in `last`."""
     count = _count_pairs(name, sizes)
 
     def perform() -> float:
-        last[name] = contender.match(count)
+        last[name] = peer.match(count)
         return last[name].seconds / count
 
     return perform
@@ -448,10 +414,10 @@ def _count_pairs(name: str, sizes: PairSizes) -> int:
     return sizes.peer_pairs if name in (DEEPFACE, FACE_RECOGNITION) else sizes.pairs
 
 
-def _match_singly(contender: Contender, sizes: PairSizes) -> Timed:
+def _match_singly(peer: Peer, sizes: PairSizes) -> Timed:
     """Mean seconds of a pair that is matched before the next one is at hand."""
     count = sizes.single_pairs
-    return lambda: contender.match(count, singly=True).seconds / count
+    return lambda: peer.match(count, singly=True).seconds / count
 
 
 def _list_rates(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> Iterator[Figure]:
@@ -461,27 +427,17 @@ def _list_rates(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> It
         yield Figure.skip(name, "pairs/s", reason)
 
 
-def _list_latencies(seconds: Mapping[str, Seconds]) -> Iterator[Figure]:
-    for name, values in seconds.items():
-        yield Figure.of(name, "ms/pair", values * 1e3, speedup(seconds[SOSIE], values))
-
-
-def _list_stages(last: Mapping[str, Round], sizes: PairSizes, source: str) -> Iterator[Result]:
+def _list_stages(last: Mapping[str, Round], setup: Setup) -> Iterator[Result]:
     for name, one in last.items():
         if one.stages:
             figures = tuple(
                 Figure(stage.removesuffix("_ms"), "ms/photograph", value)
                 for stage, value in one.stages.items()
             )
-            setup: Setup = {
-                "photographs": source,
-                "pairs": sizes.pairs,
-                "threads": sizes.threads,
-            }
             yield Result(f"Stages of {name}", setup, figures)
 
 
-def _list_agreement(last: Mapping[str, Round], sizes: PairSizes, source: str) -> Result:
+def _list_agreement(last: Mapping[str, Round], setup: Setup) -> Result:
     """Who found faces, and how far the same model's scores lie from ours: speed must not lie."""
     ours = last[SOSIE].scores
     figures = []
@@ -496,7 +452,6 @@ def _list_agreement(last: Mapping[str, Round], sizes: PairSizes, source: str) ->
         if name in (OPENVINO, OPENVINO_WIDE) and compared:
             difference = max(abs(mine - theirs) for mine, theirs in compared)
             figures.append(Figure(f"{name}: scores", "largest difference from cpu", difference))
-    setup: Setup = {"photographs": source, "pairs": sizes.pairs, "threads": sizes.threads}
     return Result("What they found", setup, tuple(figures))
 
 
@@ -612,28 +567,24 @@ class ExtractConfig:
     interpreters: Interpreters = field(default_factory=Interpreters)
 
 
-def run(config: ExtractConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: ExtractConfig) -> SuiteOutput:
     with (
         TemporaryDirectory(prefix="sosie-bench-") as folder,
         open_pairs(config.faces, config.pairs, config.seed) as photographs,
     ):
         cache = Path(folder)
         crops = _cut_crops(photographs, config.crops, cache)
-        graphs = compare_graphs(crops, config.graph_rounds, cache)
+        graphs, gains = compare_graphs(crops, config.graph_rounds, cache)
         batches = measure_batches(crops, config.rounds, cache)
         few = max(1, config.pairs // PEER_SHARE)
         sizes = PairSizes(config.pairs, few, few, config.rounds, threads=2)
         pairs, measured = compare_pairs(photographs, sizes, config.interpreters, cache)
         start, starts = measure_startup(photographs, config.rounds, cache)
         source = photographs.source
-    measured |= starts | {
-        "rewritten_speedup": graphs.speedup,
-        "rewritten_difference": graphs.difference,
-    }
+    measured |= starts | gains
     # Where a result says nothing of threads it has those of the product: one a core.
     common: Setup = {"photographs": source, "seed": config.seed, "threads": cores()}
-    results = (*graphs.results, batches, *pairs, start)
+    results = (*graphs, batches, *pairs, start)
     return tuple(replace(one, setup=common | one.setup) for one in results), measured
 
 

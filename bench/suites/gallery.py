@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import cores, filesystem_of
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.machine import DISK, cores, filesystem_of, open_folder
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
+from bench.core.timing import clock
 from bench.data.vectors import Faces, Vectors
-from bench.suites.baselines import build_gallery, clock, mix, refuse_too_much
+from bench.suites.baselines import build_gallery, mix, refuse_too_much
 from bench.suites.search import PROMISED_SIZE, K, size_reason
-from engine.errors import RequestError
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from indexes.base import Hits, MemoryAccount
@@ -236,71 +234,53 @@ class GalleryConfig:
     changing_s: float = 20.0
     removed: int = 1_000
     batch: int = 256
-    folder: Path = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
+    folder: Path = DISK
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A snapshot: seconds and bytes to write it, and again after a change; seconds to open it."""
+    """A snapshot's figures, those of its goals, and the memory of a gallery mapped from it."""
 
-    save_s: float
-    size_bytes: int
-    again_s: float
-    again_bytes: int
+    figures: tuple[Figure, ...]
     open_s: float
-    open_mapped_s: float
-    mapped: MemoryAccount
     same: bool
+    mapped: MemoryAccount
 
 
-def run(config: GalleryConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: GalleryConfig) -> SuiteOutput:
     refuse_too_much(config.references, config.dim, _INDEXES_AT_ONCE)
-    if not config.folder.is_dir() or not os.access(config.folder, os.W_OK):
-        raise RequestError("no folder to write to: give another as --folder")
     faces = Faces(config.references, config.dim, config.seed)
     scanner = Scanner()
     setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
     probes = mix(faces, config.batch)
     gallery, built = build_gallery(faces.references, scanner)
     account = gallery.account()
-    with TemporaryDirectory(prefix="sosie-bench-", dir=config.folder) as folder:
-        opened = _snapshot(gallery, faces, probes, Path(folder) / "gallery", scanner)
-        setup_disk = setup | {"filesystem": filesystem_of(config.folder)}
+    with open_folder(config.folder) as folder:
+        opened = _snapshot(gallery, faces, probes, folder / "gallery", scanner)
+    on_disk = {"filesystem": filesystem_of(config.folder), "files": "in the page cache"}
+    setup_disk = setup | on_disk
     erasure = _erase(gallery, config.removed)
     del gallery
-    grown, growth = _grow(faces, config, scanner)
-    changing = ChangingGallery(grown, faces.references, faces.newcomers(_newcomers(config)))
+    grown = open_empty(config.dim, scanner)
+    growth = {
+        BATCHES: grow(grown, faces.references, 0, BATCH, config.looks),
+        SINGLES: grow(grown, faces.newcomers(config.singles), _FAR_ID, 1, config.looks),
+    }
+    # As many as can be added while everything changes.
+    newcomers = faces.newcomers(int(config.changing_s / PAUSE_S * BATCH))
+    changing = ChangingGallery(grown, faces.references, newcomers)
     quiet = changing.search_alone(config.changing_s / 4, config.seed)
     busy = changing.search_while_changing(config.changing_s, config.seed + 1)
     scanner.close()
     results = (
         _list_account(account, opened.mapped, built.build_s, setup),
-        _list_snapshot(opened, setup_disk),
+        Result("Snapshot", setup_disk, opened.figures),
         _list_growth(growth, setup),
         _list_concurrent_search(quiet, busy, setup),
         Result("Erasure", setup | {"removed": config.removed}, erasure),
     )
     return results, _measure(config, account, opened, growth, busy)
-
-
-def _grow(
-    faces: Faces, config: GalleryConfig, scanner: Scanner
-) -> tuple[Gallery, dict[str, Growth]]:
-    """From nothing to all references in batches, and then one by one."""
-    gallery = open_empty(config.dim, scanner)
-    singles = faces.newcomers(config.singles)
-    growth = {
-        BATCHES: grow(gallery, faces.references, 0, BATCH, config.looks),
-        SINGLES: grow(gallery, singles, _FAR_ID, 1, config.looks),
-    }
-    return gallery, growth
-
-
-def _newcomers(config: GalleryConfig) -> int:
-    """As many as can be added while everything changes."""
-    return int(config.changing_s / PAUSE_S * BATCH)
 
 
 def _snapshot(
@@ -325,16 +305,17 @@ def _snapshot(
     mapped, open_mapped_s = clock(partial(load, folder, origin, sealer, opening=opening))
     same = same and _same(mapped.search(probes, K).hits, expected)
     gallery.remove(np.arange(_FAR_ID, _FAR_ID + len(few)), gallery.sequence + 1)
-    return Opened(
-        save_s,
-        sum(written.values()),
-        again_s,
-        sum(size for name, size in again.items() if name not in written),
-        open_s,
-        open_mapped_s,
-        mapped.account(),
-        same,
+    new_bytes = sum(size for name, size in again.items() if name not in written)
+    figures = (
+        Figure("save", "s", save_s),
+        Figure("save", "MB", sum(written.values()) / 1e6),
+        Figure(f"save again after {_CHANGED:,} adds", "s", again_s),
+        Figure(f"save again after {_CHANGED:,} adds", "MB written", new_bytes / 1e6),
+        Figure("open, verified", "s", open_s),
+        Figure("open, verified, rows mapped", "s", open_mapped_s),
+        Figure("answers as before", "share", float(same)),
     )
+    return Opened(figures, open_s, same, mapped.account())
 
 
 def _same(hits: Hits, expected: Hits) -> bool:
@@ -371,19 +352,6 @@ def _list_account(
         Figure("build at once", "s", build_s),
     ]
     return Result("Memory", setup, tuple(figures))
-
-
-def _list_snapshot(opened: Opened, setup: Setup) -> Result:
-    figures = (
-        Figure("save", "s", opened.save_s),
-        Figure("save", "MB", opened.size_bytes / 1e6),
-        Figure(f"save again after {_CHANGED:,} adds", "s", opened.again_s),
-        Figure(f"save again after {_CHANGED:,} adds", "MB written", opened.again_bytes / 1e6),
-        Figure("open, verified", "s", opened.open_s),
-        Figure("open, verified, rows mapped", "s", opened.open_mapped_s),
-        Figure("answers as before", "share", float(opened.same)),
-    )
-    return Result("Snapshot", setup | {"files": "in the page cache"}, figures)
 
 
 def _list_growth(growth: Mapping[str, Growth], setup: Setup) -> Result:

@@ -7,28 +7,26 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from bench.core.machine import cores, filesystem_of
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.machine import DISK, cores, filesystem_of, open_folder
+from bench.core.reports import Figure, Result, Setup, Skipped, SuiteOutput
+from bench.core.timing import clock
 from bench.data.photographs import find_faces
-from bench.suites.registrar import DISK
-from bench.suites.workload import OUTLET, make_document, make_msisdn, open_outlet
+from bench.suites.workload import OUTLET, make_document, make_home, make_msisdn
 from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 from engine.models.session import SessionOptions
-from serving.compose import Deployment, create_home
+from serving.compose import Deployment
 from serving.settings import Settings
 
 COLUMNS = (
@@ -65,17 +63,14 @@ class _Imported:
     seconds: float
 
 
-def run(config: ImportConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: ImportConfig) -> SuiteOutput:
     faces = LabelledFolder.open(find_faces(config.faces))
-    if not config.folder.is_dir():
-        raise RequestError(f"no folder {config.folder}: give one on a disk as --folder")
-    with TemporaryDirectory(prefix="sosie-bench-", dir=config.folder) as made:
-        folder = Path(made)
+    with open_folder(config.folder) as folder:
         photographs = write_base(folder / "base.csv", faces, config.people)
         alone = _extract_alone(photographs, folder / "cache")
         options = ("--images", str(faces.root))
-        imported = _import(folder, "photographs", folder / "base.csv", options)
+        make_home(folder / "photographs")
+        imported = _import(folder / "photographs", folder / "base.csv", options)
         vectors = _import_vectors(folder, config)
     setup: Setup = {
         "photographs": f"{faces.root.parent.name}/{faces.root.name}",
@@ -90,9 +85,8 @@ def run(config: ImportConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
         _list_rows(imported, setup),
         _list_vectors(vectors, config, setup),
     )
-    if config.people is not None:
-        return results, {"photographs_per_second": Skipped("promised for all people, not for some")}
-    return results, {"photographs_per_second": rate}
+    partly = Skipped("promised for all people, not for some")
+    return results, {"photographs_per_second": rate if config.people is None else partly}
 
 
 def write_base(path: Path, faces: LabelledFolder, people: int | None) -> list[Path]:
@@ -133,9 +127,7 @@ def _extract_alone(photographs: Sequence[Path], cache: Path) -> float:
     files = [path.read_bytes() for path in photographs]
     with open_extractor(cache, session=SessionOptions()) as extractor:
         extractor.extract(files[:WARM_UP])
-        start = time.perf_counter()
-        extractor.extract(files)
-        return len(files) / (time.perf_counter() - start)
+        return len(files) / clock(lambda: extractor.extract(files))[1]
 
 
 def _import_vectors(folder: Path, config: ImportConfig) -> _Imported:
@@ -155,33 +147,22 @@ def _import_vectors(folder: Path, config: ImportConfig) -> _Imported:
     )
     path = folder / "base.parquet"
     parquet.write_table(table, path)
-    home = _make_home(folder, "vectors")
+    home = folder / "vectors"
+    make_home(home)
     with Deployment(home, Settings(), folder / "cache") as deployment:
         digest = deployment.store.model_digest
     options = ("--model-digest", digest, "--set", "opened_at=2020-01-31")
-    return _run(folder, home, path, options)
+    return _import(home, path, options)
 
 
-def _import(folder: Path, name: str, base: Path, options: Sequence[str]) -> _Imported:
-    return _run(folder, _make_home(folder, name), base, options)
-
-
-def _make_home(folder: Path, name: str) -> Path:
-    home = folder / name
-    create_home(home, Settings())
-    with Deployment(home, Settings(), folder / "cache") as deployment:
-        open_outlet(deployment.store)
-    return home
-
-
-def _run(folder: Path, home: Path, base: Path, options: Sequence[str]) -> _Imported:
+def _import(home: Path, base: Path, options: Sequence[str]) -> _Imported:
     command = [sys.executable, "-P", "-m", "serving.cli.main", "import", str(base)]
     command += ["--home", str(home), "--json", *options]
-    environment = os.environ | {"SOSIE_CACHE": str(folder / "cache")}
-    start = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
-    seconds = time.perf_counter() - start
-    # 1: some photographs show nobody, or somebody else.
+    environment = os.environ | {"SOSIE_CACHE": str(home.parent / "cache")}
+    done, seconds = clock(
+        lambda: subprocess.run(command, env=environment, capture_output=True, check=False)
+    )
+    # 1: some photographs show no face, or another person's.
     if done.returncode not in (0, 1):
         raise RequestError(f"`sosie import` ended with status {done.returncode}: run it by hand")
     return _Imported(json.loads(done.stdout), seconds)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import faiss
@@ -11,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.machine import TILES, cores, measure_product
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
-from bench.core.timing import Seconds, interleave, rested, speedup
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
+from bench.core.timing import Seconds, clock, interleave, rested, speedup
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_pairs
-from bench.suites.baselines import clock
 from bench.suites.search import SCORE_TOLERANCE
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join
-from indexes.joining.pairs import Pairs
 
 QUICK = {
     "references": 20_000,
@@ -67,7 +66,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compared:
-    """The join of the same `count` references by everybody; `same`: the share that agrees."""
+    """Joins of the same `count` references; `same`: the share that agrees."""
 
     count: int
     pairs: int
@@ -79,8 +78,7 @@ class Compared:
         return float(np.median(self.seconds[FLAT]))
 
 
-def run(config: JoinConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: JoinConfig) -> SuiteOutput:
     threshold = default_thresholds().review
     faces = Faces(config.references, config.dim, config.seed)
     scanner = Scanner()
@@ -134,12 +132,8 @@ def _compare(some: Vectors, threshold: float, rounds: int, scanner: Scanner) -> 
         segments = cut(some, shares, scanner)
         ours = join(segments, None, _MANY_AT)
         same[name] = share_same((ours.left, ours.right, ours.scores), many)
-        actions[name] = rested(_joining(segments, threshold))
+        actions[name] = rested(partial(join, segments, None, threshold))
     return Compared(len(some), len(many[0]), interleave(actions, rounds), same)
-
-
-def _joining(segments: list[Exact8Segment], threshold: float) -> Callable[[], Pairs]:
-    return lambda: join(segments, None, threshold)
 
 
 def share_same(
@@ -175,7 +169,7 @@ def _join_all(
     found = 0
     for number in range(1 if is_long else config.rounds):
         for name in list(segments)[:: 1 if number % 2 == 0 else -1]:
-            pairs, taken = clock(_joining(segments[name], threshold))
+            pairs, taken = clock(partial(join, segments[name], None, threshold))
             seconds[name].append(taken)
             found = len(pairs)
             again = measure_product(config.dim, best, config.product_s)

@@ -1,18 +1,43 @@
-"""Suite `kernels`: the loops of `indexes` on one core, timed by pytest-benchmark."""
+"""Suite `kernels`: the loops of `indexes` on one core, beside numpy, FAISS and the core's limits.
+
+Scans compare byte codes. Rows and queries are random bytes, and each query has one row near it;
+their products fit float32 without rounding, so all have to find the very same pairs. Every action
+is timed once in each block, so that a ratio is of neighbours in time.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+import os
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any
 
-from bench.core.reports import Measured, Result, Setup
-from bench.micro.micro_runner import count_wrong, list_rates, list_results, time_actions
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.core.machine import Tile, bind_product, sum_words
+from bench.core.reports import Figure, Result, Setup, SuiteOutput, spread
+from bench.core.timing import Seconds, repeat
+from bench.suites.serve.process import Worker
 from engine.errors import RequestError
+from indexes.exact.intrinsics import BLOCK, pack
+from indexes.exact.kernels import LOWEST, STRETCH, Found, Rows, Wanted, inner_products, kth_best
+from indexes.exact.product import ProductScan
+from indexes.exact.scanner import available_kernels
+from indexes.exact.scans import Scan, scan_amx, scan_one_vnni, scan_plain, scan_vnni
+from indexes.scoring import rounding_bound
 
 QUICK = {"rows": 16_384, "queries": 64, "blocks": 3, "most_s": 0.03}
 RATES = "Rate"
 """How the results begin that say what a kernel does in a second; the docs draw them."""
 
 _DIM_STEP = 64
+# BLAS reads how many threads it may have when it is loaded.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,21 +52,392 @@ class KernelsConfig:
     seed: int = 0
 
 
-def run(config: KernelsConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+Prepared = tuple[Callable[[], Any], Callable[[Any], bool]]
+"""The call to time, and whether what it returns is right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """What `who` does for the result of that name; the first of a result is what others are to.
+
+    `work`: 1e9 operations or bytes, where a rate is of interest, and the rate's unit.
+    """
+
+    result: str
+    who: str
+    prepare: Callable[[], Prepared]
+    setup: Setup = field(default_factory=dict)
+    work: float | None = None
+    unit: str = ""
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds of an action's calls, block by block, and in how many blocks it erred."""
+
+    result: str
+    who: str
+    setup: Setup
+    work: float | None
+    unit: str
+    blocks: list[Seconds] = field(default_factory=list)
+    wrong: int = 0
+
+    @property
+    def medians(self) -> Seconds:
+        return np.array([np.median(one) for one in self.blocks])
+
+    def make_figure(self, unit: str, convert: Callable[[float], float], **more: Any) -> Figure:
+        """Quartiles within a block, each the median over blocks, in a unit of their own."""
+        quartiles = [np.quantile(one, [0.25, 0.5, 0.75]) for one in self.blocks]
+        low, value, high = (convert(float(one)) for one in np.median(quartiles, axis=0))
+        return Figure(
+            name=self.who,
+            unit=unit,
+            value=value,
+            low=min(low, high),
+            high=max(low, high),
+            noise=spread(self.medians.tolist()),
+            repeats=min(map(len, self.blocks)),
+            **more,
+        )
+
+
+def run(config: KernelsConfig) -> SuiteOutput:
     if config.dim % _DIM_STEP:
         raise RequestError(f"--dim is {config.dim}: give a multiple of {_DIM_STEP}")
-    timings = time_actions(
-        "test_kernels.py",
-        config.most_s,
-        rows=config.rows,
-        queries=config.queries,
-        dim=config.dim,
-        blocks=config.blocks,
-        seed=config.seed,
-    )
+    before = dict(os.environ)
+    os.environ.update(_ONE_THREAD)
+    try:
+        with Worker() as pool:
+            timings = pool.submit(_time_all, config).result()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     setup: Setup = {"threads": 1, "seed": config.seed}
-    # The largest sizes alone say what a kernel reaches.
-    rates = list(list_rates(timings, setup, RATES))[-2:]
-    results = (*list_results(timings, setup), *rates)
-    return results, {"wrong_kernels": float(count_wrong(timings))}
+    results = tuple(_list_results(timings, setup))
+    wrong = sum(one.wrong for one in timings)
+    return results, {"wrong_kernels": float(wrong)}
+
+
+def _time_all(config: KernelsConfig) -> list[Timing]:
+    actions = [*list_scans(config), *list_scorings(config)]
+    return time_actions(actions, config.blocks, config.most_s)
+
+
+def time_actions(actions: Sequence[Action], blocks: int, most_s: float) -> list[Timing]:
+    """Every action for `most_s` seconds, then every action again, block after block."""
+    timings = [Timing(one.result, one.who, one.setup, one.work, one.unit) for one in actions]
+    for _ in range(blocks):
+        for action, timing in zip(actions, timings, strict=True):
+            act, is_right = action.prepare()
+            timing.wrong += not is_right(act())
+            timing.blocks.append(repeat(act, most_s))
+    return timings
+
+
+def _list_results(timings: Sequence[Timing], setup: Setup) -> Iterator[Result]:
+    """A result for each name, then the rates of the largest scans: what a kernel reaches."""
+    named: dict[str, list[Timing]] = {}
+    for one in timings:
+        named.setdefault(one.result, []).append(one)
+    for name, mine in named.items():
+        blocks = {"blocks": len(mine[0].blocks)}
+        yield Result(name, setup | mine[0].setup | blocks, tuple(_list_times(mine)))
+    for name, mine in [one for one in named.items() if one[1][0].work is not None][-2:]:
+        figures = tuple(
+            one.make_figure(one.unit, partial(operator.truediv, one.work)) for one in mine
+        )
+        called = f"{RATES}, {name[0].lower()}{name[1:]}"
+        yield Result(called, setup | mine[0].setup, figures)
+
+
+def _list_times(mine: Sequence[Timing]) -> Iterator[Figure]:
+    """Times as good: as the first, block by block."""
+    unit, scale = ("ms", 1e3) if max(one.medians.max() for one in mine) >= 1e-3 else ("us", 1e6)
+    for one in mine:
+        ratios = (mine[0].medians / one.medians).tolist()
+        more = {"ratio": statistics.median(ratios), "ratio_noise": spread(ratios)}
+        yield one.make_figure(unit, partial(operator.mul, scale), **more)
+
+
+# Scans of byte codes by one thread: every kernel of `indexes`, and what else would find the pairs.
+
+NUMPY, FAISS = "numpy float32", "FAISS Flat, range search"
+PRODUCT, READING = "MatMulInteger alone", "reading the codes"
+SMALLER = 16
+"""The small scans have so many times fewer rows."""
+
+# So many standard deviations above the mean: a pair in 100,000 gets there by chance.
+_DEVIATIONS = 4.3
+_MARGIN = 2  # what a scan keeps below the level, since its floor is rounded
+_PAIRS_AT_ONCE = 1 << 23
+_PLAIN_PAIRS = 1 << 22  # the plain loop is slow: beyond it says nothing new
+
+Pairs = NDArray[np.int64]
+"""int64[m, 2], row and query, sorted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """Rows and queries as bytes and as floats, and the pairs that reach the threshold."""
+
+    rows: Rows
+    wanted: Wanted
+    floats: NDArray[np.float32]
+    queries: NDArray[np.float32]
+    threshold: float
+    right: Pairs
+
+
+Make = Callable[[Case], Callable[[], Pairs | None]]
+
+
+@lru_cache(maxsize=1)
+def make_case(sizes: KernelsConfig) -> Case:
+    """The data of so many rows and queries; the last that was made is kept."""
+    random = np.random.default_rng([sizes.seed, sizes.rows, sizes.queries])
+    signed = random.integers(-128, 128, (sizes.rows, sizes.dim), np.int8)
+    factors = random.integers(-127, 128, (sizes.queries, sizes.dim), np.int8)
+    near = random.choice(sizes.rows, min(sizes.queries, sizes.rows), replace=False)
+    noise = random.integers(-40, 41, (len(near), sizes.dim))
+    signed[near] = np.clip(factors[: len(near)] + noise, -128, 127)
+    floats, queries = signed.astype(np.float32), factors.astype(np.float32)
+    level = int(_DEVIATIONS * 73.5**2 * sizes.dim**0.5)
+    threshold = level - _MARGIN - 0.5
+    codes = (signed.view(np.uint8) ^ 128).astype(np.uint8)
+    levels = np.full(-(-sizes.queries // BLOCK) * BLOCK, LOWEST, np.int32)
+    levels[: sizes.queries] = level + 128 * factors.sum(axis=1, dtype=np.int32)
+    rows = Rows(codes, np.ones(len(codes), np.bool_), np.zeros(-(-len(codes) // STRETCH)))
+    zeros = np.zeros(sizes.queries)
+    heaps = np.empty((sizes.queries, 0), np.int32)
+    wanted = Wanted(factors, pack(factors), zeros, zeros, levels, heaps)
+    right = find_by_numpy(floats, queries, threshold)
+    return Case(rows, wanted, floats, queries, threshold, right)
+
+
+def list_scans(sizes: KernelsConfig) -> list[Action]:
+    """One query and a batch, on few rows and on many, by every searcher that can."""
+    found = []
+    for rows in (max(STRETCH, sizes.rows // SMALLER), sizes.rows):
+        for queries in (1, sizes.queries):
+            found += _list_of(replace(sizes, rows=rows, queries=queries))
+    return found
+
+
+def find_by_numpy(
+    floats: NDArray[np.float32], queries: NDArray[np.float32], threshold: float
+) -> Pairs:
+    """By a product of floats, tile by tile."""
+    step = max(1, _PAIRS_AT_ONCE // len(queries))
+    parts = []
+    for start in range(0, len(floats), step):
+        found = np.argwhere(floats[start : start + step] @ queries.T > threshold)
+        parts.append(found + np.array([start, 0]))
+    return np.concatenate(parts)
+
+
+def _list_of(sizes: KernelsConfig) -> list[Action]:
+    called = "one query" if sizes.queries == 1 else f"a batch of {sizes.queries}"
+    result = f"Scan of {sizes.rows:,} rows, {called}"
+    size = sizes.rows * sizes.dim
+    work, unit = (size, "GB/s") if sizes.queries == 1 else (2 * size * sizes.queries, "GOPS")
+    makers: dict[str, Make] = {
+        NUMPY: lambda case: partial(find_by_numpy, case.floats, case.queries, case.threshold),
+        FAISS: _make_faiss,
+    }
+    for kernel in available_kernels():
+        scan = _scan_of(kernel, sizes)
+        if scan is not None:
+            makers[f"kernel {kernel}"] = partial(_make_scan, scan)
+    makers |= {READING: _make_reading} if sizes.queries == 1 else {PRODUCT: _make_product}
+    setup: Setup = {"rows": sizes.rows, "queries": sizes.queries, "dim": sizes.dim}
+    return [
+        Action(
+            result=result,
+            who=who,
+            prepare=partial(_prepare_scan, sizes, make),
+            setup=setup,
+            work=work / 1e9,
+            unit=unit,
+        )
+        for who, make in makers.items()
+    ]
+
+
+def _prepare_scan(sizes: KernelsConfig, make: Make) -> Prepared:
+    case = make_case(sizes)
+    return make(case), partial(has_found, case.right)
+
+
+def has_found(right: Pairs, found: Pairs | None) -> bool:
+    """Whether these are the pairs, in whatever order; None came from who finds none."""
+    if found is None:
+        return True
+    order = np.lexsort((found[:, 1], found[:, 0]))
+    return np.array_equal(found[order], right)
+
+
+def _scan_of(kernel: str, sizes: KernelsConfig) -> Scan | None:
+    """The scan that a `Scanner` of this kernel would choose, if it is worth the time."""
+    is_one = sizes.queries == 1
+    if kernel == "amx":
+        return scan_one_vnni if is_one else scan_amx
+    if kernel == "vnni":
+        return scan_one_vnni if is_one else scan_vnni
+    if kernel == "onnxruntime":
+        return None if is_one else ProductScan()
+    return scan_plain if sizes.rows * sizes.queries <= _PLAIN_PAIRS else None
+
+
+def _make_scan(scan: Scan, case: Case) -> Callable[[], Pairs]:
+    """As a `Scanner` scans: part by part into the same room."""
+    stretches, queries = len(case.rows.reach), len(case.wanted.codes)
+    step = max(1, _PAIRS_AT_ONCE // (queries * STRETCH))
+    room: Found = np.empty((step * STRETCH * queries, 3), np.int32)
+
+    def find() -> Pairs:
+        parts = []
+        for first in range(0, stretches, step):
+            kept = scan(case.rows, case.wanted, first, min(first + step, stretches), room)
+            parts.append(room[:kept, :2].copy())
+        return np.concatenate(parts).astype(np.int64)
+
+    return find
+
+
+def _make_faiss(case: Case) -> Callable[[], Pairs]:
+    index = faiss.IndexFlatIP(case.floats.shape[1])
+    index.add(case.floats)
+
+    def find() -> Pairs:
+        offsets, _, rows = index.range_search(case.queries, case.threshold)
+        query_of = np.repeat(np.arange(len(case.queries)), np.diff(offsets.astype(np.int64)))
+        return np.stack([rows, query_of], axis=1)
+
+    return find
+
+
+def _make_reading(case: Case) -> Callable[[], None]:
+    """The least that a scan for one query must do."""
+    words: Any = case.rows.codes.reshape(-1).view(np.uint64)
+
+    def read() -> None:
+        sum_words(words)
+
+    return read
+
+
+def _make_product(case: Case) -> Callable[[], None]:
+    """As many bare products as the scan needs; the sums are not read."""
+    queries = len(case.wanted.codes)
+    run = bind_product(case.rows.codes.shape[1], Tile(STRETCH, queries, packed=True), 0)
+    times = -(-len(case.rows.codes) // STRETCH)
+
+    def multiply() -> None:
+        for _ in range(times):
+            run()
+
+    return multiply
+
+
+# What follows a scan: true scores of the pairs found, and the k-th best of each query.
+
+OURS = "kernel numba"
+PAIRS = (4_096, 65_536)
+
+_K = 10
+
+Answers = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Data:
+    """Unit `queries` float32[q, dim], unit `rows` float32[n, dim], pairs `found` int32[m, 3] by
+    row, as a scan gives them, and a score float32[m] for each."""
+
+    queries: NDArray[np.float32]
+    rows: NDArray[np.float32]
+    found: Found
+    scores: NDArray[np.float32]
+
+
+Act = Callable[[Data], Answers]
+
+
+def list_scorings(sizes: KernelsConfig) -> list[Action]:
+    """Ours and numpy's, of few pairs and of many."""
+    bound = 2 * rounding_bound(sizes.dim)
+    kinds: tuple[tuple[str, Act, Act, float], ...] = (
+        ("True scores", multiply_by_numpy, multiply, bound),
+        (f"The {_K}th best", find_kth_by_numpy, find_kth, 0.0),
+    )
+    found = []
+    for pairs in PAIRS:
+        setup: Setup = {"pairs": pairs, "queries": sizes.queries, "dim": sizes.dim}
+        for name, right, ours, tolerance in kinds:
+            for who, act in ((NUMPY, right), (OURS, ours)):
+                prepare = partial(_prepare_scoring, sizes, pairs, act, right, tolerance)
+                result = f"{name} of {pairs:,} pairs"
+                found.append(Action(result=result, who=who, prepare=prepare, setup=setup))
+    return found
+
+
+def make_data(sizes: KernelsConfig, pairs: int) -> Data:
+    """Each query has about as many pairs."""
+    random = np.random.default_rng([sizes.seed, pairs])
+    queries = _unit(random.standard_normal((sizes.queries, sizes.dim)))
+    rows = _unit(random.standard_normal((max(1_024, sizes.rows // 16), sizes.dim)))
+    found = np.zeros((pairs, 3), np.int32)
+    found[:, 0] = np.sort(random.integers(0, len(rows), pairs))
+    found[:, 1] = random.integers(0, len(queries), pairs)
+    return Data(queries, rows, found, random.random(pairs, np.float32))
+
+
+def multiply(data: Data) -> Answers:
+    products: Answers = inner_products(data.queries, data.rows, data.found)
+    return products
+
+
+def multiply_by_numpy(data: Data) -> Answers:
+    row_of, query_of = data.found[:, 0], data.found[:, 1]
+    products: Answers = np.einsum("ij,ij->i", data.queries[query_of], data.rows[row_of])
+    return products
+
+
+def find_kth(data: Data) -> Answers:
+    best: Answers = kth_best(data.scores, data.found, len(data.queries), _K)
+    return best
+
+
+def find_kth_by_numpy(data: Data) -> Answers:
+    """Sorts by query, and asks for the k-th greatest of each."""
+    query_of = data.found[:, 1]
+    order = np.argsort(query_of, kind="stable")
+    ends = np.searchsorted(query_of[order], np.arange(len(data.queries) + 1))
+    best = np.full(len(data.queries), -np.inf, np.float32)
+    for query in range(len(data.queries)):
+        mine = data.scores[order[ends[query] : ends[query + 1]]]
+        if len(mine) >= _K:
+            best[query] = np.partition(mine, -_K)[-_K]
+    return best
+
+
+def are_near(right: Answers, tolerance: float, answers: Any) -> bool:
+    """Whether these are the answers; -inf is equal to itself."""
+    with np.errstate(invalid="ignore"):
+        near = np.abs(answers.astype(np.float64) - right) <= tolerance
+    return bool((near | (answers == right)).all())
+
+
+def _prepare_scoring(
+    sizes: KernelsConfig, pairs: int, act: Act, right: Act, tolerance: float
+) -> Prepared:
+    data = make_data(sizes, pairs)
+    return partial(act, data), partial(are_near, right(data), tolerance)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
+    return unit

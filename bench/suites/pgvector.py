@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -25,13 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Result, Setup
-from bench.core.timing import interleave, rested, speedup
+from bench.core.timing import clock, interleave, rested, speedup
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_best
 from bench.suites.baselines import (
     Searcher,
     ask_in_turn,
     build_gallery,
-    clock,
     find_bands,
     list_recall,
     mix,
@@ -56,7 +55,7 @@ def open_postgres(url: str | None) -> Iterator[Connection[Any]]:
         raise Unavailable("left out by --postgres none")
     if find_spec("psycopg") is None:
         raise Unavailable("not installed: pip install 'psycopg[binary]'")
-    with _serve() if url is None else _as_given(url) as place, _connect(place) as connection:
+    with _serve() if url is None else nullcontext(url) as place, _connect(place) as connection:
         yield connection
 
 
@@ -74,11 +73,6 @@ def _connect(place: str) -> Iterator[Connection[Any]]:
         except psycopg.Error as error:
             raise Unavailable("the PostgreSQL of --postgres has no extension vector") from error
         yield connection
-
-
-@contextmanager
-def _as_given(url: str) -> Iterator[str]:
-    yield url
 
 
 @contextmanager
@@ -278,12 +272,17 @@ def _compare(
         searchers = [*_list_searchers(table, has_graph=config.has_graph), ours]
         bands = find_bands(faces, default_thresholds().review, config.near, k)
         recall = list_recall(bands, searchers, {}, setup)
-        builds = (
+        builds: tuple[Figure, ...] = (
             Figure("load by COPY", "s", load_s),
             Figure(f"{EXACT}: disk", "bytes/reference", scanned),
             Figure(f"{EXACT}: identical to brute force", "share", _same(table, probes, faces, k)),
-            *_list_graph(index_s, table.size()),
+            Figure.skip(f"{GRAPH}: build", "s", "left out by --no-graph")
+            if index_s is None
+            else Figure(f"{GRAPH}: build", "s", index_s),
         )
+        if index_s is not None:
+            disk = Figure(f"{GRAPH}: disk, table and graph", "bytes/reference", table.size())
+            builds = (*builds, disk)
         return [
             Result(f"{NAME}, one query", setup, _time(searchers, probes, k, config)),
             *(replace(one, name=f"{NAME}: {one.name}") for one in recall),
@@ -316,12 +315,3 @@ def _list_searchers(table: Table, *, has_graph: bool) -> Iterator[Searcher]:
     yield Searcher(name=EXACT, best=partial(table.best, ef=None))
     for ef in EFS if has_graph else ():
         yield Searcher(name=f"{GRAPH}, ef {ef}", best=partial(table.best, ef=ef))
-
-
-def _list_graph(index_s: float | None, size: float) -> tuple[Figure, ...]:
-    if index_s is None:
-        return (Figure.skip(f"{GRAPH}: build", "s", "left out by --no-graph"),)
-    return (
-        Figure(f"{GRAPH}: build", "s", index_s),
-        Figure(f"{GRAPH}: disk, table and graph", "bytes/reference", size),
-    )

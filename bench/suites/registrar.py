@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from bench.core.machine import cores, filesystem_of
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
-from bench.core.timing import speedup
+from bench.core.machine import DISK, MEMORY, cores, filesystem_of, open_folder
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
+from bench.core.timing import clock, speedup
 from bench.data.vectors import describe_population
 from bench.suites.workload import (
-    Day,
     Expected,
     Kind,
-    draw_day,
+    Visits,
+    draw_visits,
     expect_answers,
     load_holders,
+    make_home,
     make_settings,
-    open_outlet,
     write_requests,
 )
 from engine.accuracy.population import Population
@@ -35,16 +35,15 @@ from engine.matching.requests import Answer, EnrollmentRequest
 from engine.reasons import Decision
 from engine.registry.records import utc_now
 from indexes.upkeep import Upkeep
-from serving.compose import SNAPSHOT_FOLDER, Deployment, create_home
-from serving.settings import Settings
+from serving.compose import SNAPSHOT_FOLDER, Deployment
 
-# Decisions a second: full batches beside one a transaction, round by round in turn.
+# Decisions a second: full batches beside one a transaction, round by round in portion.
 
 BATCH, SINGLE = 32, 1
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Portion:
     """What is decided in one go, so many a transaction at most; round 0 warms up."""
 
     number: int
@@ -69,9 +68,9 @@ Rounds = Mapping[int, Sequence[Decided]]
 """What was decided in each round that counts, by the size of a batch."""
 
 
-def plan_turns(
+def plan_portions(
     requests: Sequence[EnrollmentRequest], singles: int, rounds: int
-) -> tuple[Turn, ...]:
+) -> tuple[Portion, ...]:
     """All requests in their order, `singles` of them one a transaction, in one round more than
     `rounds`: it warms up, and takes what would not fill a batch.
 
@@ -84,23 +83,25 @@ def plan_turns(
     if full >= BATCH:
         full -= full % BATCH
     first = len(requests) - rounds * (full + single) - single
-    turns: list[Turn] = []
+    portions: list[Portion] = []
     start = 0
     for number in range(rounds + 1):
         counts = [(BATCH, full if number else first), (SINGLE, single)]
         for batch, count in counts[:: 1 if number % 2 == 0 else -1]:
-            turns.append(Turn(number, batch, requests[start : start + count]))
+            portions.append(Portion(number, batch, requests[start : start + count]))
             start += count
-    return tuple(turns)
+    return tuple(portions)
 
 
-def decide_in_turn(deployment: Deployment, turns: Sequence[Turn]) -> Iterator[tuple[Turn, Decided]]:
+def decide_portions(
+    deployment: Deployment, portions: Sequence[Portion]
+) -> Iterator[tuple[Portion, Decided]]:
     """Each by a registrar of its own, over one gallery with the upkeep of a deployment."""
     with Upkeep(deployment.restored.gallery):
-        for turn in turns:
-            config = RegistrarConfig(turn.batch, queue_size=len(turn.requests))
+        for portion in portions:
+            config = RegistrarConfig(portion.batch, queue_size=len(portion.requests))
             with Registrar(deployment.store.writer(), deployment.judge, config) as registrar:
-                yield turn, decide_all(registrar, turn.requests)
+                yield portion, decide_all(registrar, portion.requests)
 
 
 def decide_all(registrar: Registrar, requests: Sequence[EnrollmentRequest]) -> Decided:
@@ -157,13 +158,13 @@ def _find_batches(outcomes: Sequence[Outcome], ends: Sequence[float]) -> list[fl
 
 
 @dataclass(slots=True)
-class Ledger:
-    """`places` of the day are asked, in order; `outcomes` grows to as many.
+class DecisionLog:
+    """`places` of the visits are asked, in order; `outcomes` grows to as many.
 
     `difference`: references too few or too many in reopened galleries, in all.
     """
 
-    day: Day
+    visits: Visits
     expected: Sequence[Expected | None]
     places: list[int]
     outcomes: list[Outcome] = field(default_factory=list)
@@ -174,7 +175,7 @@ class Ledger:
         added = sum(
             isinstance(outcome, Answer)
             and outcome.decision is Decision.APPROVED
-            and self.day.kinds[place] is not Kind.RETURNING
+            and self.visits.kinds[place] is not Kind.RETURNING
             for place, outcome in zip(self.places, self.outcomes, strict=False)
         )
         self.difference += abs(references + added - length)
@@ -190,7 +191,7 @@ class Ledger:
         found = [
             isinstance(outcome, Answer) and outcome.decision in decisions
             for place, outcome in zip(self.places, self.outcomes, strict=True)
-            if self.day.kinds[place] is kind
+            if self.visits.kinds[place] is kind
         ]
         return sum(found) / len(found) if found else None
 
@@ -277,8 +278,6 @@ QUICK = {
     "rounds": 3,
     "stage_batches": 4,
 }
-DISK = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
-MEMORY = ("tmpfs", "ramfs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,20 +311,71 @@ class _Times:
     open_snapshot: float = 0.0
 
 
-def run(config: RegistrarSuiteConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+@dataclass(slots=True)
+class _Steps:
+    """The steps of the suite on one home, in the order of its methods."""
+
+    home: Path
+    config: RegistrarSuiteConfig
+    times: _Times = field(default_factory=_Times)
+
+    def open(self) -> Deployment:
+        settings = make_settings(BATCH, self.config.visitors)
+        return Deployment(self.home, settings, self.home / "cache")
+
+    def prepare(self, population: Population) -> tuple[DecisionLog, list[EnrollmentRequest]]:
+        """Enrolls all holders; the right answer to each visitor is known before the first one."""
+        config = self.config
+        references = population.references(config.references, config.seed)
+        visits = draw_visits(population, config.references, config.visitors, config.seed)
+        make_home(self.home, make_settings(BATCH, config.visitors))
+        with self.open() as deployment:
+            with deployment.store.writer() as writer:
+                self.times.load = clock(lambda: load_holders(writer, references))[1]
+            expected = expect_answers(visits, references, deployment.thresholds)
+            places = [place for place, answer in enumerate(expected) if answer is not None]
+            requests = write_requests(visits, places, deployment.vault, config.references)
+            return DecisionLog(visits, expected, places), list(requests)
+
+    def decide_from_store(self, requests: Sequence[EnrollmentRequest], log: DecisionLog) -> Rounds:
+        """The registrar over a gallery that was read from the store; saves a snapshot of it."""
+        portions = plan_portions(requests, self.config.single_decisions, self.config.rounds)
+        rounds: dict[int, list[Decided]] = {BATCH: [], SINGLE: []}
+        with self.open() as deployment:
+            self.times.open_store = clock(lambda: deployment.restored)[1]
+            gallery = deployment.restored.gallery
+            log.note_gallery(len(gallery), self.config.references)
+            for portion, decided in decide_portions(deployment, portions):
+                log.outcomes += decided.outcomes
+                if portion.number:
+                    rounds[portion.batch].append(decided)
+            folder = self.home / SNAPSHOT_FOLDER
+            saving = partial(save_snapshot, deployment.store, gallery, folder)
+            self.times.save = clock(saving)[1]
+        return rounds
+
+    def decide_by_hand(
+        self, requests: Sequence[EnrollmentRequest], log: DecisionLog
+    ) -> list[StageTimes]:
+        """The registrar's work step by step, over a gallery from the snapshot."""
+        with self.open() as deployment:
+            self.times.open_snapshot = clock(lambda: deployment.restored)[1]
+            log.note_gallery(len(deployment.restored.gallery), self.config.references)
+            outcomes, stages = time_stages(deployment, requests, BATCH)
+            log.outcomes += outcomes
+        return stages
+
+
+def run(config: RegistrarSuiteConfig) -> SuiteOutput:
     population = Population.load("sface")
-    if not config.folder.is_dir():
-        raise RequestError(f"no folder {config.folder}: give one on a disk as --folder")
-    filesystem = filesystem_of(config.folder)
-    with TemporaryDirectory(prefix="sosie-bench-", dir=config.folder) as folder:
-        home, times = Path(folder) / "home", _Times()
-        settings = make_settings(BATCH, config.visitors)
-        ledger, requests = _prepare(home, settings, population, config, times)
+    with open_folder(config.folder) as folder:
+        filesystem = filesystem_of(config.folder)
+        steps = _Steps(folder / "home", config)
+        log, requests = steps.prepare(population)
         by_hand = len(requests) - config.stage_batches * BATCH
         assert by_hand > 0, "almost every visitor lies near a threshold"
-        rounds = _decide_from_store(home, settings, requests[:by_hand], ledger, config, times)
-        stages = _decide_by_hand(home, settings, requests[by_hand:], ledger, config, times)
+        rounds = steps.decide_from_store(requests[:by_hand], log)
+        stages = steps.decide_by_hand(requests[by_hand:], log)
     setup: Setup = {
         "references": config.references,
         "dim": population.dim,
@@ -339,83 +389,16 @@ def run(config: RegistrarSuiteConfig) -> tuple[tuple[Result, ...], dict[str, Mea
         "decisions_per_second": Skipped(f"{config.folder} is {filesystem}: not durable")
         if filesystem in MEMORY
         else median(one.rate for one in rounds[BATCH]),
-        "wrong_decisions": float(ledger.count_wrong()),
-        "gallery_difference": float(ledger.difference),
+        "wrong_decisions": float(log.count_wrong()),
+        "gallery_difference": float(log.difference),
     }
     results = (
         list_decisions(rounds, setup),
         _list_stages(stages, setup),
-        _list_gallery(times, config, setup),
-        ledger.list_outcomes(setup),
+        _list_gallery(steps.times, config, setup),
+        log.list_outcomes(setup),
     )
     return results, measured
-
-
-def _prepare(
-    home: Path,
-    settings: Settings,
-    population: Population,
-    config: RegistrarSuiteConfig,
-    times: _Times,
-) -> tuple[Ledger, list[EnrollmentRequest]]:
-    """Enrolls everybody, and knows what each visitor must be answered before one comes."""
-    references = population.references(config.references, config.seed)
-    day = draw_day(population, config.references, config.visitors, config.seed)
-    create_home(home, settings)
-    with Deployment(home, settings, home / "cache") as deployment:
-        open_outlet(deployment.store)
-        with deployment.store.writer() as writer:
-            times.load = _clock(lambda: load_holders(writer, references))
-        expected = expect_answers(day, references, deployment.thresholds)
-        places = [place for place, answer in enumerate(expected) if answer is not None]
-        requests = list(write_requests(day, places, deployment.vault, config.references))
-    return Ledger(day, expected, places), requests
-
-
-def _decide_from_store(
-    home: Path,
-    settings: Settings,
-    requests: Sequence[EnrollmentRequest],
-    ledger: Ledger,
-    config: RegistrarSuiteConfig,
-    times: _Times,
-) -> Rounds:
-    turns = plan_turns(requests, config.single_decisions, config.rounds)
-    rounds: dict[int, list[Decided]] = {BATCH: [], SINGLE: []}
-    with Deployment(home, settings, home / "cache") as deployment:
-        times.open_store = _clock(lambda: deployment.restored)
-        gallery = deployment.restored.gallery
-        ledger.note_gallery(len(gallery), config.references)
-        for turn, decided in decide_in_turn(deployment, turns):
-            ledger.outcomes += decided.outcomes
-            if turn.number:
-                rounds[turn.batch].append(decided)
-        times.save = _clock(
-            lambda: save_snapshot(deployment.store, gallery, home / SNAPSHOT_FOLDER)
-        )
-    return rounds
-
-
-def _decide_by_hand(
-    home: Path,
-    settings: Settings,
-    requests: Sequence[EnrollmentRequest],
-    ledger: Ledger,
-    config: RegistrarSuiteConfig,
-    times: _Times,
-) -> list[StageTimes]:
-    with Deployment(home, settings, home / "cache") as deployment:
-        times.open_snapshot = _clock(lambda: deployment.restored)
-        ledger.note_gallery(len(deployment.restored.gallery), config.references)
-        outcomes, stages = time_stages(deployment, requests, BATCH)
-        ledger.outcomes += outcomes
-    return stages
-
-
-def _clock(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 def _list_stages(stages: Sequence[StageTimes], setup: Setup) -> Result:

@@ -8,21 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.core.machine import MemoryReader, cores
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import Seconds, interleave, rested, speedup
 from bench.data.vectors import Answers, Faces, Vectors, default_thresholds, find_best, find_reaching
-from bench.micro.micro_runner import measure_actions
 from bench.suites.baselines import (
     FASTSCAN,
     FLAT,
     GALLERY,
     K_FACTOR,
     SEGMENT,
-    Contest,
+    Participants,
     Searcher,
     ask_in_turn,
+    build_participants,
     certified,
-    enter,
     find_bands,
     list_recall,
     mix,
@@ -111,12 +110,9 @@ QUICK = {
     "range_rounds": 2,
     "calls": 2,
     "postgres_references": 5_000,
-    "action_s": 0.02,
-    "action_blocks": 1,
 }
 FASTSCAN_NAME = f"{FASTSCAN}, k_factor {K_FACTOR}"
 _INDEXES_AT_ONCE = 8
-_ACTION_ROWS = 262_144
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,59 +136,41 @@ class SearchConfig:
     has_graph: bool = True
     postgres: str | None = None
     postgres_references: int = 100_000
-    action_s: float = 0.5
-    action_blocks: int = 3
     seed: int = 0
 
 
-def run(config: SearchConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: SearchConfig) -> SuiteOutput:
     refuse_too_much(config.references, config.dim, _INDEXES_AT_ONCE)
     threshold = default_thresholds().review
     faces = Faces(config.references, config.dim, config.seed)
     scanner = Scanner()
-    contest = enter(faces.references, scanner, has_graph=config.has_graph)
+    participants = build_participants(faces.references, scanner, has_graph=config.has_graph)
     setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
     exactness, share = check_exactness(
-        contest.segment, contest.gallery, faces, config.probes, K, threshold, setup
+        participants.segment, participants.gallery, faces, config.probes, K, threshold, setup
     )
     probes = mix(faces, config.batch)
-    one, reading = _time_one(contest, probes, config)
-    batch = time_batch(contest.searchers, probes, K, config.batch_rounds)
+    one, reading = _time_one(participants, probes, config)
+    batch = time_batch(participants.searchers, probes, K, config.batch_rounds)
     results = (
-        _list_times("One query", contest, one, setup | {"k": K}, reading),
-        _list_times("A batch", contest, batch, setup | {"k": K, "batch": config.batch}),
-        *_list_ranges(contest, probes, threshold, config, setup),
-        _list_reading(contest, one, reading, setup),
+        _list_times("One query", participants, one, setup | {"k": K}, reading),
+        _list_times("A batch", participants, batch, setup | {"k": K, "batch": config.batch}),
+        *_list_ranges(participants, probes, threshold, config, setup),
+        _list_reading(participants, one, reading, setup),
         *list_recall(
             find_bands(faces, threshold, config.near, K),
             # Both ways of FAISS Flat answer the same; one is asked.
-            [other for other in contest.searchers if other.name != FLAT],
-            contest.missing,
+            [other for other in participants.searchers if other.name != FLAT],
+            participants.missing,
             setup,
         ),
         exactness,
-        _list_certificates(contest, probes, threshold, setup),
-        _list_builds(contest, setup),
+        _list_certificates(participants, probes, threshold, setup),
+        _list_builds(participants, setup),
         *_compare_with_postgres(config, scanner),
-        *_time_searches(config),
     )
     scanner.close()
     return results, {"identical_answers": share} | _measure(config, one, batch, reading)
-
-
-def _time_searches(config: SearchConfig) -> list[Result]:
-    """Fewer references, by one thread, timed by pytest-benchmark: another clock beside ours."""
-    return measure_actions(
-        "test_search.py",
-        config.action_s,
-        {},
-        rows=min(config.references, _ACTION_ROWS),
-        queries=config.batch,
-        dim=config.dim,
-        seed=config.seed,
-        blocks=config.action_blocks,
-    )
 
 
 def _compare_with_postgres(config: SearchConfig, scanner: Scanner) -> list[Result]:
@@ -211,12 +189,13 @@ def _compare_with_postgres(config: SearchConfig, scanner: Scanner) -> list[Resul
 
 
 def _time_one(
-    contest: Contest, probes: Vectors, config: SearchConfig
+    participants: Participants, probes: Vectors, config: SearchConfig
 ) -> tuple[dict[str, Seconds], Seconds]:
     """Seconds a query, round by round; those of reading all codes in the same rounds."""
-    reader = MemoryReader(contest.segment.codes.bytes)
+    reader = MemoryReader(participants.segment.codes.bytes)
     actions = {
-        one.name: rested(ask_in_turn(one, probes, K), config.calls) for one in contest.searchers
+        one.name: rested(ask_in_turn(one, probes, K), config.calls)
+        for one in participants.searchers
     }
     seconds = interleave(actions | {"read": rested(reader.read, config.calls)}, config.rounds)
     reader.close()
@@ -224,7 +203,11 @@ def _time_one(
 
 
 def _list_ranges(
-    contest: Contest, probes: Vectors, threshold: float, config: SearchConfig, setup: Setup
+    participants: Participants,
+    probes: Vectors,
+    threshold: float,
+    config: SearchConfig,
+    setup: Setup,
 ) -> list[Result]:
     """Everything at or above the threshold, of one query and of a batch."""
 
@@ -233,7 +216,7 @@ def _list_ranges(
         reaching = searcher.reaching
         return lambda: reaching(queries, threshold)
 
-    able = [one for one in contest.searchers if one.reaching]
+    able = [one for one in participants.searchers if one.reaching]
     setup = setup | {"threshold": round(threshold, 4)}
     results = []
     for name, count in (("One query, range", 1), ("A batch, range", len(probes))):
@@ -241,13 +224,13 @@ def _list_ranges(
         actions = {one.name: rested(ask(one, probes[:count])) for one in able}
         seconds = interleave(actions, config.range_rounds)
         per_query = {one: values / count for one, values in seconds.items()}
-        results.append(_list_times(name, contest, per_query, setup | {"batch": count}))
+        results.append(_list_times(name, participants, per_query, setup | {"batch": count}))
     return results
 
 
 def _list_times(
     name: str,
-    contest: Contest,
+    participants: Participants,
     seconds: dict[str, Seconds],
     setup: Setup,
     reading: Seconds | None = None,
@@ -257,19 +240,19 @@ def _list_times(
         Figure.of(one.name, "ms", seconds[one.name] * 1e3, speedup(baseline, seconds[one.name]))
         if one.name in seconds
         else Figure.skip(one.name, "ms", one.no_range)
-        for one in contest.searchers
+        for one in participants.searchers
     ]
     if reading is not None:
         figures.append(Figure.of("reading the codes", "ms", reading * 1e3))
-    figures += [Figure.skip(one, "ms", reason) for one, reason in contest.missing.items()]
+    figures += [Figure.skip(one, "ms", reason) for one, reason in participants.missing.items()]
     return Result(name, setup, tuple(figures))
 
 
 def _list_reading(
-    contest: Contest, one: dict[str, Seconds], reading: Seconds, setup: Setup
+    participants: Participants, one: dict[str, Seconds], reading: Seconds, setup: Setup
 ) -> Result:
     """The least time that a scan of the codes can take, and how near one query comes."""
-    size = contest.segment.codes.bytes.nbytes
+    size = participants.segment.codes.bytes.nbytes
     figures = [
         Figure("codes", "MB", size / 1e6),
         Figure("reading them", "GB/s", float(np.median(size / reading)) / 1e9),
@@ -283,9 +266,11 @@ def _list_reading(
     return Result("The memory's limit", setup | {"reading": how}, tuple(figures))
 
 
-def _list_certificates(contest: Contest, probes: Vectors, threshold: float, setup: Setup) -> Result:
-    best = certified(contest.gallery.search(probes, K).hits).certificate
-    reaching = certified(contest.gallery.range_search(probes, threshold).hits).certificate
+def _list_certificates(
+    participants: Participants, probes: Vectors, threshold: float, setup: Setup
+) -> Result:
+    best = certified(participants.gallery.search(probes, K).hits).certificate
+    reaching = certified(participants.gallery.range_search(probes, threshold).hits).certificate
     figures = [Figure.of("epsilon", "score", best.epsilon)]
     for name, one in ((f"rescored for the best {K}", best), ("rescored for a range", reaching)):
         figures.append(Figure.of(name, "references a query", one.rescored.astype(np.float64)))
@@ -293,9 +278,9 @@ def _list_certificates(contest: Contest, probes: Vectors, threshold: float, setu
     return Result("Certificate", setup | {"queries": len(probes)}, tuple(figures))
 
 
-def _list_builds(contest: Contest, setup: Setup) -> Result:
+def _list_builds(participants: Participants, setup: Setup) -> Result:
     figures = []
-    for one in contest.searchers:
+    for one in participants.searchers:
         figures.append(Figure(f"{one.name}: build", "s", one.build_s))
         figures.append(Figure(f"{one.name}: memory", "bytes/reference", one.bytes_per_reference))
     return Result("Build", setup, tuple(figures))

@@ -6,8 +6,9 @@ import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +34,16 @@ from engine.registry.records import (
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
+from serving.compose import Deployment, create_home
 from serving.settings import RegistrarSettings, Settings
 
-# A day at the counter: requests of synthetic people, and what each must be answered.
+# Requests of synthetic people, and what each must be answered.
 #
 # The answers come from brute force over float32 scores, and from the table of decisions written
 # down once more; nothing of the engine's search or policy is asked.
 
 TOLERANCE = 2e-5
-"""A score so near a threshold is nobody's mistake: such a request is left out of the day."""
+"""A score so near a threshold may go either way: such a request is left out."""
 ROWS = 512
 REVIEWED = frozenset({Reason.POSSIBLE_DUPLICATE})
 
@@ -58,7 +60,7 @@ MIX = {Kind.NEWCOMER: 0.90, Kind.RETURNING: 0.05, Kind.DUPLICATE: 0.05}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Day:
+class Visits:
     """Visitors in order of arrival; `people` are rows of the references, -1 for newcomers.
 
     `live` and `portrait` float32[n, d], unit rows, not rotated.
@@ -82,8 +84,8 @@ class Expected:
     adds_reference: bool
 
 
-def draw_day(population: Population, references: int, visitors: int, seed: int) -> Day:
-    """Visitors in the shares of `MIX`, in random order; nobody of the gallery comes twice."""
+def draw_visits(population: Population, references: int, visitors: int, seed: int) -> Visits:
+    """Visitors in the shares of `MIX`, in random order; no enrolled person comes twice."""
     rng = np.random.default_rng([seed, 1])
     kinds = rng.choice(list(MIX), visitors, p=list(MIX.values()))
     known = np.flatnonzero(kinds != Kind.NEWCOMER)
@@ -102,26 +104,28 @@ def draw_day(population: Population, references: int, visitors: int, seed: int) 
         fresh = population.samples(enrolled, seed, photograph + 2)
         faces[known] = fresh[people[known]]
         sides.append(faces)
-    return Day(tuple(Kind(kind) for kind in kinds), people, *sides)
+    return Visits(tuple(Kind(kind) for kind in kinds), people, *sides)
 
 
 def expect_answers(
-    day: Day, references: NDArray[np.float32], thresholds: Thresholds
+    visits: Visits, references: NDArray[np.float32], thresholds: Thresholds
 ) -> list[Expected | None]:
     """For each visitor the right answer, given that all before were answered rightly.
 
     `None` for one whose score lies within `TOLERANCE` of a threshold: it must not be asked.
     """
-    pair_scores = np.einsum("nd,nd->n", day.live, day.portrait)
+    pair_scores = np.einsum("nd,nd->n", visits.live, visits.portrait)
     probes = np.where(
-        (pair_scores >= thresholds.verify)[:, None], _fuse(day.live, day.portrait), day.live
+        (pair_scores >= thresholds.verify)[:, None],
+        _fuse(visits.live, visits.portrait),
+        visits.live,
     ).astype(np.float32)
     among = probes @ probes.T
     added: list[int] = []
     answers: list[Expected | None] = []
     for place, gallery in enumerate(_score_gallery(probes, references)):
-        person = int(day.people[place])
-        is_returning = day.kinds[place] is Kind.RETURNING
+        person = int(visits.people[place])
+        is_returning = visits.kinds[place] is Kind.RETURNING
         others = np.append(gallery, among[place, added])
         holder = float(gallery[person]) if is_returning else None
         if is_returning:
@@ -137,7 +141,7 @@ def _decide(
     pair_score: float, holder: float | None, others: NDArray[np.float32], at: Thresholds
 ) -> Expected | None:
     limits = {at.review, at.certain}
-    near = min((float(np.abs(others - limit).min()) for limit in limits), default=1.0)
+    near = min(float(np.abs(others - limit).min()) for limit in limits)
     near = min(near, abs(pair_score - at.verify))
     if holder is not None:
         near = min(near, abs(holder - at.same_document))
@@ -188,9 +192,16 @@ def make_settings(batch_size: int, queue_size: int) -> Settings:
     return Settings(registrar=RegistrarSettings(batch_size=batch_size, queue_size=queue_size))
 
 
-def open_outlet(store: Store) -> None:
-    """The carrier and the outlet that all visitors come to."""
-    store.add_carrier(Carrier(CARRIER, "Benchmark"), actor="bench")
+def make_home(home: Path, settings: Settings | None = None) -> None:
+    """Makes a deployment without references, with the carrier and the outlet of all visitors."""
+    settings = settings or Settings()
+    create_home(home, settings)
+    with Deployment(home, settings, home / "cache") as deployment:
+        add_outlet(deployment.store)
+
+
+def add_outlet(store: Store, line_limit: int = 5) -> None:
+    store.add_carrier(Carrier(CARRIER, "Benchmark", line_limit), actor="bench")
     store.add_outlet(OUTLET, CARRIER, actor="bench")
 
 
@@ -206,21 +217,25 @@ def load_holders(writer: Writer, references: NDArray[np.float32], *, first_seria
 
 
 def write_requests(
-    day: Day, places: Sequence[int], vault: Vault, references: int
+    visits: Visits, places: Sequence[int], vault: Vault, references: int
 ) -> Iterator[EnrollmentRequest]:
     """The requests of these visitors; a newcomer's and a duplicate's document is a new one."""
-    live, portrait = vault.rotate(day.live), vault.rotate(day.portrait)
+    live, portrait = vault.rotate(visits.live), vault.rotate(visits.portrait)
     for place in places:
         fresh = references + place
-        is_returning = day.kinds[place] is Kind.RETURNING
+        samples = (
+            Sample(vector, hashlib.sha256(vector.tobytes()).digest())
+            for vector in (live[place], portrait[place])
+        )
+        is_returning = visits.kinds[place] is Kind.RETURNING
         yield EnrollmentRequest(
             idempotency_key=str(uuid.UUID(int=place)),
             carrier=CARRIER,
             outlet=OUTLET,
-            document=make_document(int(day.people[place]) if is_returning else fresh),
+            document=make_document(int(visits.people[place]) if is_returning else fresh),
             msisdn=make_msisdn(fresh),
-            live=_make_sample(live[place]),
-            portrait=_make_sample(portrait[place]),
+            live=next(samples),
+            portrait=next(samples),
         )
 
 
@@ -235,10 +250,6 @@ def make_document(serial: int) -> Document:
 def make_msisdn(serial: int) -> str:
     """A number of its own for each serial, in E.164."""
     return f"+8613{serial:09d}"
-
-
-def _make_sample(vector: NDArray[np.float32]) -> Sample:
-    return Sample(vector, hashlib.sha256(vector.tobytes()).digest())
 
 
 def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32]) -> Changes:
@@ -267,24 +278,22 @@ def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32])
                 sequence=sequence,
             )
         )
-        lines.append(_open_line(vault, make_msisdn(serial), document_id, now))
+        lines.append(
+            NewLine(
+                id=new_id(),
+                msisdn_lookup=vault.look_up("msisdn", make_msisdn(serial)),
+                msisdn=make_msisdn(serial),
+                document_id=document_id,
+                carrier=CARRIER,
+                outlet=OUTLET,
+                enrollment_id=None,
+                opened_at=now,
+            )
+        )
     return Changes(
         sequence=sequence,
         audit=(AuditEntry("bench", "holders.loaded", CARRIER, {"count": len(serials)}),),
         documents=documents,
         references=references,
         lines=lines,
-    )
-
-
-def _open_line(vault: Vault, msisdn: str, document_id: str, now: datetime) -> NewLine:
-    return NewLine(
-        id=new_id(),
-        msisdn_lookup=vault.look_up("msisdn", msisdn),
-        msisdn=msisdn,
-        document_id=document_id,
-        carrier=CARRIER,
-        outlet=OUTLET,
-        enrollment_id=None,
-        opened_at=now,
     )

@@ -423,6 +423,8 @@ def _read_busy_scan(result: ReportedResult, _cores: int) -> Values:
 
 
 def _read_shards(result: ReportedResult, _cores: int) -> Values:
+    # The suite `gallery` measures no shards any more: only the committed report has them, whose
+    # figure docs/capacity.md shows. Drop this reader when that report is measured anew.
     whole, split = result.value("one process: one query"), result.value("2 shards: one query")
     if whole is None or split is None:
         return {}

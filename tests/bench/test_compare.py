@@ -449,7 +449,7 @@ def test_a_suite_that_the_later_run_lacks_fails_it_and_says_why(search: Report) 
         "join: the new run has no report of it: it failed: took longer than 150 s",
         "serve: the new run has no report of it: it was not run",
     )
-    assert comparison.to_dict()["missing"] == list(comparison.missing)
+    assert comparison.to_dict()["missing"] == comparison.missing
     more = compare({"search": search}, {"search": search, "join": search})
     assert more.holds
     assert more.notes == ("join: only in the new run",)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from bench.core.machine import look
 from bench.core.reports import REPORTS, Figure, Report, Result, write_report
+from bench.docs.charts import digest_reports, read_stamp, stamp
 from bench.docs.pages import (
     ROOT,
     WIDTH,
@@ -27,7 +28,6 @@ from bench.docs.pages import (
     refresh,
     run_sosie,
 )
-from bench.docs.plots import digest_reports, read_stamp, stamp
 from engine.errors import RequestError
 from engine.matching.calibration import CalibrationCurve, Comparison
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE, GallerySize, propose

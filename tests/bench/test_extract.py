@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from bench.suites.extract import (
     PLAIN,
     REWRITTEN,
     SOSIE,
-    Contender,
     ExtractConfig,
     Interpreters,
     PairSizes,
+    Peer,
     Unavailable,
     compare_graphs,
     compare_pairs,
@@ -75,10 +76,10 @@ def test_a_worker_gives_the_scores_that_this_process_would(
         found = extractor.extract([path.read_bytes() for path in photographs.photographs])
     vectors = [one.vector for one in found]
     expected = [float(a @ b) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
-    with Contender(HERE, "sosie", photographs, cache=str(cache), **CPU) as contender:
-        assert contender.runtime.startswith("onnxruntime ")
-        together = contender.match(3)
-        singly = contender.match(2, singly=True)
+    with closing(Peer(HERE, "sosie", photographs, cache=str(cache), **CPU)) as peer:
+        assert peer.runtime.startswith("onnxruntime ")
+        together = peer.match(3)
+        singly = peer.match(2, singly=True)
     assert together.scores == pytest.approx(expected, abs=1e-5)
     assert singly.scores == pytest.approx(expected[:2], abs=1e-5)
     assert together.seconds > 0
@@ -92,20 +93,20 @@ def test_a_worker_gives_the_scores_that_this_process_would(
 
 
 @pytest.mark.skipif(find_spec("deepface") is not None, reason="deepface is installed here")
-def test_a_contender_whose_package_is_missing_says_so(photographs: PhotographPairs) -> None:
+def test_a_peer_whose_package_is_missing_says_so(photographs: PhotographPairs) -> None:
     with pytest.raises(Unavailable, match="No module named 'deepface'"):
-        Contender(HERE, "deepface", photographs, home="/nowhere")
+        Peer(HERE, "deepface", photographs, home="/nowhere")
 
 
-def test_a_contender_that_fails_on_a_photograph_says_on_what(
+def test_a_peer_that_fails_on_a_photograph_says_on_what(
     photographs: PhotographPairs, cache: Path
 ) -> None:
     missing = (Path("/no/such/photograph"),) * 2
     broken = PhotographPairs((photographs.pairs[0], missing), "one of them is missing")
-    with Contender(HERE, "sosie", broken, cache=str(cache), **CPU) as contender:
-        assert len(contender.match(1).scores) == 1
+    with closing(Peer(HERE, "sosie", broken, cache=str(cache), **CPU)) as peer:
+        assert len(peer.match(1).scores) == 1
         with pytest.raises(Unavailable, match="FileNotFoundError"):
-            contender.match(2)
+            peer.match(2)
 
 
 def test_a_worker_that_dies_is_unavailable(photographs: PhotographPairs, tmp_path: Path) -> None:
@@ -113,12 +114,12 @@ def test_a_worker_that_dies_is_unavailable(photographs: PhotographPairs, tmp_pat
     python.write_text("#!/bin/sh\nexit 7\n")
     python.chmod(0o755)
     with pytest.raises(Unavailable, match="ended with status 7"):
-        Contender(python, "sosie", photographs, cache="", **CPU)
+        Peer(python, "sosie", photographs, cache="", **CPU)
 
 
 def test_what_is_no_python_is_refused(photographs: PhotographPairs, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="does not start as a Python"):
-        Contender(tmp_path / "none", "sosie", photographs)
+        Peer(tmp_path / "none", "sosie", photographs)
 
 
 def test_who_cannot_run_is_skipped_with_the_reason_and_the_others_are_measured(
@@ -152,10 +153,9 @@ def crops(photographs: PhotographPairs, cache: Path) -> np.ndarray:
 def test_all_three_graphs_compute_the_same_and_stand_side_by_side(
     crops: np.ndarray, cache: Path
 ) -> None:
-    compared = compare_graphs(crops, 1, cache)
-    assert compared.difference <= 1e-5
-    assert compared.speedup > 0
-    singly, batched, differences = compared.results
+    (singly, batched, differences), measured = compare_graphs(crops, 1, cache)
+    assert measured["rewritten_difference"] <= 1e-5
+    assert measured["rewritten_speedup"] > 0
     for result in (singly, batched):
         assert [figure.name for figure in result.figures] == [DEQUANTISED, PLAIN, REWRITTEN]
         assert result.figures[0].ratio == 1

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.core.reports import Result, load_goals
-from bench.micro.kernels import list_scans, list_scorings
-from bench.micro.micro_runner import MICRO, Sizes, Timing, count_wrong, list_results, time_actions
-from bench.suites.kernels import KernelsConfig, run
+from bench.suites.kernels import (
+    Action,
+    KernelsConfig,
+    list_scans,
+    list_scorings,
+    run,
+    time_actions,
+)
 from engine.errors import RequestError
 from indexes.exact.scanner import available_kernels
-
-pytest.importorskip("pytest_benchmark")
 
 TINY = KernelsConfig(rows=2_048, queries=32, dim=64, blocks=2, most_s=0.002)
 
@@ -67,30 +65,18 @@ def test_scores_and_k_th_bests_are_timed_too(done: Run) -> None:
     assert {"True scores of 4,096 pairs", "The 10th best of 65,536 pairs"} < names
 
 
-def test_each_block_measures_everything_before_the_next_begins(tmp_path: Path) -> None:
-    """By pytest alone, as somebody at a prompt would run it."""
-    path = tmp_path / "benchmark.json"
-    options = ["--rows=1024", "--queries=4", "--dim=64", "--blocks=2", f"--benchmark-json={path}"]
-    quick = ["--benchmark-max-time=0.001", "--benchmark-min-rounds=1", "-q"]
-    files = [str(MICRO / "test_search.py"), str(MICRO / "test_kernels.py")]
-    command = [sys.executable, "-m", "pytest", *files, "-p", "no:cacheprovider"]
-    prompt = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
-    ended = subprocess.run(
-        [*command, *options, *quick], env=prompt, capture_output=True, check=False
-    )
-    assert ended.returncode == 0, ended.stdout
-    timings = [Timing.from_dict(one) for one in json.loads(path.read_text())["benchmarks"]]
-    assert not count_wrong(timings)
-    blocks = [one.block for one in timings]
-    assert blocks == [0] * (len(blocks) // 2) + [1] * (len(blocks) // 2)
-    results = {one.name: one for one in list_results(timings, {})}
-    assert "True scores of 4,096 pairs" in results
-    searches = results["One query, by pytest-benchmark, one thread"]
-    assert searches.figures[-1].name == "exact8, the gallery"
+def test_a_wrong_answer_is_counted_in_every_block() -> None:
+    actions = [
+        Action(result="One", who=who, prepare=lambda is_right=is_right: (int, lambda _: is_right))
+        for who, is_right in (("right", True), ("wrong", False))
+    ]
+    timings = time_actions(actions, blocks=2, most_s=0.002)
+    assert [(one.who, one.wrong) for one in timings] == [("right", 0), ("wrong", 2)]
+    assert all(len(one.blocks) == 2 for one in timings)
 
 
 def test_a_scan_that_loses_a_pair_and_a_wrong_score_are_told() -> None:
-    sizes = Sizes(1_024, 8, 64, 0)
+    sizes = KernelsConfig(rows=1_024, queries=8, dim=64)
     scan = next(one for one in list_scans(sizes) if one.who == "kernel numba")
     act, is_right = scan.prepare()
     found = act()
@@ -103,11 +89,6 @@ def test_a_scan_that_loses_a_pair_and_a_wrong_score_are_told() -> None:
     assert is_right(answers)
     answers[7] += np.float32(1e-3)
     assert not is_right(answers)
-
-
-def test_a_broken_file_of_actions_is_told_in_one_line() -> None:
-    with pytest.raises(RequestError, match="pytest ended with 4"):
-        time_actions("test_nothing.py", 0.01, rows=1024)
 
 
 def test_a_dimension_that_no_kernel_takes_is_refused() -> None:

@@ -10,7 +10,7 @@ from stdnum.cn import ric
 
 import bench.suites.registrar
 from bench.core.reports import Skipped, load_goals
-from bench.suites.registrar import BATCH, SINGLE, RegistrarSuiteConfig, is_right, plan_turns, run
+from bench.suites.registrar import BATCH, SINGLE, RegistrarSuiteConfig, is_right, plan_portions, run
 from bench.suites.workload import Expected, make_document, make_msisdn
 from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
@@ -60,23 +60,23 @@ def test_everybody_is_decided_once_in_order_and_rounds_are_alike(
 ) -> None:
     requests = [object() for _ in range(count)]
     try:
-        turns = plan_turns(requests, singles, rounds)
+        portions = plan_portions(requests, singles, rounds)
     except RequestError:
         assume(False)
-    assert [one for turn in turns for one in turn.requests] == requests
-    assert [turn.number for turn in turns] == [at // 2 for at in range(2 * rounds + 2)]
-    counted = [turn for turn in turns if turn.number]
+    assert [one for portion in portions for one in portion.requests] == requests
+    assert [portion.number for portion in portions] == [at // 2 for at in range(2 * rounds + 2)]
+    counted = [portion for portion in portions if portion.number]
     for batch in (BATCH, SINGLE):
-        sizes = {len(turn.requests) for turn in counted if turn.batch == batch}
+        sizes = {len(portion.requests) for portion in counted if portion.batch == batch}
         assert len(sizes) == 1
         assert all(size >= 1 and (size < BATCH or size % BATCH == 0) for size in sizes)
-    order = [turn.batch for turn in turns]
+    order = [portion.batch for portion in portions]
     assert order == ([BATCH, SINGLE, SINGLE, BATCH] * rounds)[: len(order)]
 
 
 def test_too_few_decisions_for_the_rounds_are_refused() -> None:
     with pytest.raises(RequestError, match="too few decisions"):
-        plan_turns([object()] * 100, singles=3, rounds=3)
+        plan_portions([object()] * 100, singles=3, rounds=3)
 
 
 def test_a_wrong_engine_fails_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

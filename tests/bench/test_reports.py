@@ -101,20 +101,14 @@ def test_a_measured_figure_is_held_against_its_goal() -> None:
     goals = [make_goal(Direction.AT_LEAST)]
     (good,) = check_goals(goals, "tiny", {"speed": 2.5})
     (bad,) = check_goals(goals, "tiny", {"speed": 1.5})
-    assert good.to_dict() == {"name": "speed", "value": 2.5, "goal": 2.0, "holds": True}
-    assert bad.to_dict() == {"name": "speed", "value": 1.5, "goal": 2.0, "holds": False}
+    assert good == Check("speed", 2.5, 2.0, holds=True)
+    assert bad == Check("speed", 1.5, 2.0, holds=False)
 
 
 def test_a_skipped_figure_says_why_and_does_not_hold() -> None:
     goals = [make_goal(Direction.AT_LEAST)]
     (check,) = check_goals(goals, "tiny", {"speed": Skipped("no such device")})
-    assert check.to_dict() == {
-        "name": "speed",
-        "value": None,
-        "goal": 2.0,
-        "holds": None,
-        "skipped": "no such device",
-    }
+    assert check == Check("speed", None, 2.0, None, "no such device")
 
 
 def test_goals_of_other_suites_are_left_alone() -> None:
@@ -137,10 +131,10 @@ def test_a_targets_file_is_read(tmp_path: Path) -> None:
     [
         ("figure = ", "not a list of"),
         ("[other]", "not a list of"),
-        (ENTRY.replace("at_least", "about"), "figure speed: 'about' is not a valid Direction"),
-        (ENTRY.replace("goal = 2", 'goal = "2"'), "figure speed: '2' must be a number"),
-        (ENTRY.replace("goal = 2", "goal = true"), "figure speed: True must be a number"),
-        (ENTRY.replace('unit = "times"', ""), "figure speed lacks 'unit'"),
+        (ENTRY.replace("at_least", "about"), "figure speed: Invalid enum value 'about'"),
+        (ENTRY.replace("goal = 2", 'goal = "2"'), "figure speed: Expected `float`, got `str`"),
+        (ENTRY.replace("goal = 2", "goal = true"), "figure speed: Expected `float`, got `bool`"),
+        (ENTRY.replace('unit = "times"', ""), "figure speed: Object missing required field `unit`"),
         (ENTRY + ENTRY, "figure speed is there twice"),
     ],
 )

@@ -27,7 +27,6 @@ TINY = SearchConfig(
     range_rounds=1,
     calls=1,
     postgres="none",
-    action_s=0,
 )
 OURS = ("exact8, the gallery", "exact8, one segment")
 
@@ -87,8 +86,10 @@ def test_what_is_not_installed_is_missing_with_the_reason(
     monkeypatch.setitem(sys.modules, "hnswlib", None)
     monkeypatch.setitem(sys.modules, "usearch.index", None)
     faces = Faces(1_000, 32, 0)
-    contest = bench.suites.baselines.enter(faces.references, Scanner(threads=1), has_graph=True)
-    assert contest.missing == {
+    participants = bench.suites.baselines.build_participants(
+        faces.references, Scanner(threads=1), has_graph=True
+    )
+    assert participants.missing == {
         "usearch int8, exact": "not installed: pip install usearch",
         "hnswlib": "not installed: pip install hnswlib",
     }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 
 from bench.suites.serve.chaos import Acknowledged, AnswerLog, audit_store
-from bench.suites.serve.fixtures import CALLER, TENANT, Home, draw_people, make_home
+from bench.suites.serve.fixtures import CALLER, TENANT, Home, Person, draw_people, make_home
 from bench.suites.serve.load_requests import check_searches, draw_probes, pair_items
-from bench.suites.serve.throughput import Visit, enroll_here, make_requests
+from bench.suites.serve.throughput import enroll_here, make_requests
 from bench.suites.workload import CARRIER
 from engine.registry.vault import Vault
 from serving.access.authorization import template_tenant
@@ -83,7 +84,7 @@ def test_right_searches_are_right_and_find_every_mate(home: Home) -> None:
     assert found.recall == 1
 
 
-def test_a_missed_candidate_a_ghost_and_a_wrong_score_are_each_counted(home: Home) -> None:
+def test_a_missed_candidate_a_false_one_and_a_wrong_score_are_each_counted(home: Home) -> None:
     probes = draw_probes(home, 64, SEED)
 
     def candidates(answer: dict[str, object]) -> list[dict[str, object]]:
@@ -105,17 +106,16 @@ def test_a_missed_candidate_a_ghost_and_a_wrong_score_are_each_counted(home: Hom
     assert check_searches(home, probes, answers).ghosts == 1
 
 
-def test_books_balance_and_show_what_is_lost_or_doubled(faces: Path, tmp_path: Path) -> None:
+def test_the_audit_counts_what_is_lost_or_doubled(faces: Path, tmp_path: Path) -> None:
     visitors = draw_people(faces, 4, SEED)
     home = make_home(tmp_path / "home", find_cache(), 300, SEED)
-    visits = [Visit(person, place) for place, person in enumerate(visitors.people)]
     with home.open() as deployment:
-        enrolled = enroll_here(deployment, visits, TENANT)
+        enrolled = enroll_here(deployment, visitors.people)
         counts = deployment.store.counts()
     assert len(enrolled.decisions) == counts["enrollments"] == len(visitors)
     assert enrolled.rate > 0
 
-    log = AnswerLog(acknowledged=read_acknowledgements(home, visits))
+    log = AnswerLog(acknowledged=read_acknowledgements(home, visitors.people))
     audit = audit_store(home, log)
     assert (audit.acknowledged, audit.lost, audit.doubled) == (len(visitors), 0, 0)
     assert audit.gallery_difference == 0
@@ -127,10 +127,10 @@ def test_books_balance_and_show_what_is_lost_or_doubled(faces: Path, tmp_path: P
     assert audit_store(home, AnswerLog(acknowledged=[*log.acknowledged, twice])).doubled == 1
 
 
-def read_acknowledgements(home: Home, visits: list[Visit]) -> list[Acknowledged]:
+def read_acknowledgements(home: Home, people: Sequence[Person]) -> list[Acknowledged]:
     """What clients would have been told, by sending everything once more with its key."""
     with home.open() as deployment:
-        requests = make_requests(deployment, visits, TENANT)
+        requests = make_requests(deployment, people)
         outcomes = deployment.registrar.enroll(requests)
     return [
         Acknowledged(

@@ -11,7 +11,7 @@ import pytest
 
 from bench.core.reports import Skipped, load_goals
 from bench.suites.registrar import MEMORY
-from bench.suites.serve.chaos import Victim, _draw_victims
+from bench.suites.serve.chaos import Target, _draw_targets
 from bench.suites.serve.load_requests import OVERDUE, Load, Record, Request
 from bench.suites.serve.overload import OverloadRun
 from bench.suites.serve.process import kill_hard, list_family, measure_memory, wait_gone
@@ -148,11 +148,11 @@ def test_flat_memory_has_no_growth_and_a_leak_has() -> None:
     assert flat.noise_mib == pytest.approx(2, abs=0.5)
 
 
-def test_every_kind_of_victim_dies_and_every_other_node_with_its_supervisor() -> None:
-    drawn = _draw_victims(np.random.default_rng(1), 50)
+def test_every_kind_of_target_dies_and_every_other_node_with_its_supervisor() -> None:
+    drawn = _draw_targets(np.random.default_rng(1), 50)
     assert len(drawn) == 50
-    assert set(drawn) == set(Victim)
-    nodes = [victim for victim in drawn if victim in (Victim.NODE, Victim.EVERYTHING)]
+    assert set(drawn) == set(Target)
+    nodes = [target for target in drawn if target in (Target.NODE, Target.EVERYTHING)]
     assert all(one is not two for one, two in pairwise(nodes))
 
 

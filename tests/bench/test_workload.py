@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.suites.workload import MIX, Day, Expected, Kind, draw_day, expect_answers
+from bench.suites.workload import MIX, Expected, Kind, Visits, draw_visits, expect_answers
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
@@ -32,8 +32,8 @@ def near(axis: int, score: float) -> NDArray[np.float32]:
 def expect(*visitors: tuple[Kind, int, NDArray[np.float32], NDArray[np.float32]]) -> list[object]:
     """Visitors (kind, person, live, portrait) to a gallery of the first three axes."""
     kinds, people, live, portrait = zip(*visitors, strict=True)
-    day = Day(kinds, np.array(people), np.stack(live), np.stack(portrait))
-    return list(expect_answers(day, AXES[:3], AT))
+    visits = Visits(kinds, np.array(people), np.stack(live), np.stack(portrait))
+    return list(expect_answers(visits, AXES[:3], AT))
 
 
 def test_a_stranger_is_approved() -> None:
@@ -88,28 +88,28 @@ def test_a_score_on_a_threshold_is_not_asked() -> None:
 
 
 def test_a_day_has_its_mix_and_nobody_of_the_gallery_comes_twice(population: Population) -> None:
-    day = draw_day(population, 500, 2_000, seed=4)
-    counts = Counter(day.kinds)
+    visits = draw_visits(population, 500, 2_000, seed=4)
+    counts = Counter(visits.kinds)
     for kind, share in MIX.items():
-        assert counts[kind] / len(day) == pytest.approx(share, abs=0.03)
-    known = day.people[day.people >= 0]
+        assert counts[kind] / len(visits) == pytest.approx(share, abs=0.03)
+    known = visits.people[visits.people >= 0]
     assert len(set(known.tolist())) == len(known) == counts[Kind.RETURNING] + counts[Kind.DUPLICATE]
-    assert np.linalg.norm(day.live, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(visits.live, axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_known_people_bring_their_own_faces_in_photographs_of_their_own(
     population: Population,
 ) -> None:
-    day = draw_day(population, 500, 1_000, seed=4)
-    known = np.flatnonzero(day.people >= 0)
-    references = population.references(500, 4)[day.people[known]]
-    own = np.einsum("nd,nd->n", references, day.live[known])
+    visits = draw_visits(population, 500, 1_000, seed=4)
+    known = np.flatnonzero(visits.people >= 0)
+    references = population.references(500, 4)[visits.people[known]]
+    own = np.einsum("nd,nd->n", references, visits.live[known])
     assert np.median(own) > 0.6
     assert own.max() < 0.999
-    strangers = np.flatnonzero(day.people < 0)[: len(known)]
-    assert np.abs(np.einsum("nd,nd->n", references, day.live[strangers])).mean() < 0.2
+    strangers = np.flatnonzero(visits.people < 0)[: len(known)]
+    assert np.abs(np.einsum("nd,nd->n", references, visits.live[strangers])).mean() < 0.2
 
 
 def test_more_known_visitors_than_people_are_refused(population: Population) -> None:
     with pytest.raises(RequestError, match="raise --n"):
-        draw_day(population, 5, 1_000, seed=0)
+        draw_visits(population, 5, 1_000, seed=0)

@@ -9,23 +9,23 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from http.client import HTTPConnection, HTTPException
 from typing import Any
 
+import httpx
 import msgpack
 import numpy as np
 
-from bench.core.reports import Figure, Result, Skipped
+from bench.core.reports import Figure, Result, Skipped, SuiteOutput
 from bench.suites.serve.fixtures import Home, Person, Visitors
 from bench.suites.serve.load_requests import ENROLLMENTS_PATH, KEY_HEADER, MSGPACK, write_visit
 from bench.suites.serve.process import HOST, Service, ServiceFailed, kill_hard
-from bench.suites.serve.sizes import Context, Found
+from bench.suites.serve.sizes import Context
 from bench.suites.workload import make_document
 from engine.errors import NotFound
 from engine.registry.store import Store
 from serving.cluster.processes import Role, find_processes, list_descendants
 
-# Clients that enroll and, whatever happens, ask again with the same key until they know.
+# Clients that enroll, and ask again with the same key until they have an answer.
 
 RETRIABLE = frozenset({408, 409, 429, 503, 507})
 """Statuses after which a client may ask again with its key; the connection's loss is the other."""
@@ -78,14 +78,12 @@ class Visit:
 class Client:
     """One connection to the service, made again whenever it is lost."""
 
-    def __init__(self, host: str, port: int, api_key: str, log: AnswerLog) -> None:
-        self._host, self._port, self._log = host, port, log
-        self._headers = {
-            "Authorization": f"Bearer {api_key}",
-            "Content-Type": MSGPACK,
-            "Accept": MSGPACK,
-        }
-        self._connection: HTTPConnection | None = None
+    def __init__(self, port: int, api_key: str, log: AnswerLog) -> None:
+        self._log = log
+        headers = {"Authorization": f"Bearer {api_key}", "Content-Type": MSGPACK, "Accept": MSGPACK}
+        self._http = httpx.Client(
+            base_url=f"http://{HOST}:{port}", headers=headers, timeout=TIMEOUT_S, trust_env=False
+        )
 
     def enroll(self, visit: Visit, give_up: Callable[[], bool]) -> Acknowledged | None:
         """Asks until there is an answer; None where there was one that no key can mend, or
@@ -120,34 +118,23 @@ class Client:
             time.sleep(wait_s)
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._http.close()
 
     def _ask(self, key: str, body: bytes) -> tuple[int, float, Any]:
         """Status (0: the connection was lost), seconds to wait before asking again, the answer."""
-        if self._connection is None:
-            self._connection = HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
         try:
-            self._connection.request(
-                "POST", ENROLLMENTS_PATH, body, self._headers | {KEY_HEADER: key}
-            )
-            response = self._connection.getresponse()
-            answer = response.read()
-        except (OSError, HTTPException):
-            self.close()
+            answer = self._http.post(ENROLLMENTS_PATH, content=body, headers={KEY_HEADER: key})
+        except httpx.TransportError:
             return 0, LOST_WAIT_S, None
-        if response.will_close:
-            self.close()
-        wait_s = min(float(response.headers.get("Retry-After", LOST_WAIT_S)), LONGEST_WAIT_S)
-        is_packed = response.headers.get("Content-Type", "").startswith(MSGPACK)
-        return response.status, wait_s, msgpack.unpackb(answer) if is_packed else None
+        wait_s = min(float(answer.headers.get("Retry-After", LOST_WAIT_S)), LONGEST_WAIT_S)
+        is_packed = answer.headers.get("Content-Type", "").startswith(MSGPACK)
+        return answer.status_code, wait_s, msgpack.unpackb(answer.content) if is_packed else None
 
 
 def run_clients(
     clients: Sequence[Client], work: Callable[[int, Client], None]
 ) -> list[threading.Thread]:
-    """A thread for each client; `work` is told its number."""
+    """Starts a thread for each client; `work` gets its number."""
     threads = [
         threading.Thread(target=work, args=(number, client), name=f"client-{number}", daemon=True)
         for number, client in enumerate(clients)
@@ -166,7 +153,7 @@ SETTLED_LOOKS = 20
 """A tenth of a second apart: for so long what is ending may still be counted."""
 
 
-class Victim(StrEnum):
+class Target(StrEnum):
     """`node`: all that `sosie serve` started; `everything`: itself too, and it is started anew."""
 
     INGRESS = "ingress replica"
@@ -177,15 +164,15 @@ class Victim(StrEnum):
 
 
 _ROLES = {
-    Victim.INGRESS: Role.INGRESS,
-    Victim.REGISTRAR: Role.REGISTRAR,
-    Victim.PROXY: Role.PROXY,
+    Target.INGRESS: Role.INGRESS,
+    Target.REGISTRAR: Role.REGISTRAR,
+    Target.PROXY: Role.PROXY,
 }
-CHANCES: Mapping[Victim, int] = {
-    Victim.INGRESS: 3,
-    Victim.REGISTRAR: 3,
-    Victim.PROXY: 2,
-    Victim.NODE: 2,
+CHANCES: Mapping[Target, int] = {
+    Target.INGRESS: 3,
+    Target.REGISTRAR: 3,
+    Target.PROXY: 2,
+    Target.NODE: 2,
 }
 
 
@@ -194,7 +181,7 @@ class Kill:
     """`answered_s`: from the kill to the next answer to an enrollment begun after it; `whole_s`:
     until all that was there before is there again, and ready."""
 
-    victim: Victim
+    target: Target
     answered_s: float
     whole_s: float
 
@@ -220,8 +207,8 @@ class KillRun:
     kills: list[Kill] = field(default_factory=list)
     log: AnswerLog = field(default_factory=AnswerLog)
 
-    def recoveries(self, victim: Victim) -> list[Kill]:
-        return [kill for kill in self.kills if kill.victim is victim]
+    def recoveries(self, target: Target) -> list[Kill]:
+        return [kill for kill in self.kills if kill.target is target]
 
 
 def kill_at_random(
@@ -241,15 +228,15 @@ def kill_at_random(
             client.enroll(visit, lambda: time.monotonic() > deadline[0])
         client.close()
 
-    clients = [Client(HOST, service.place.port, home.key, kill_run.log) for _ in range(CLIENTS)]
+    clients = [Client(service.place.port, home.key, kill_run.log) for _ in range(CLIENTS)]
     threads = run_clients(clients, work)
     try:
         service.wait_ready(time.perf_counter())
         _await_answer(service, kill_run.log, time.perf_counter())
         whole = _count_settled(service)
-        for victim in _draw_victims(rng, kills):
+        for target in _draw_targets(rng, kills):
             time.sleep(rng.uniform(LEAST_S, MOST_S))
-            kill_run.kills.append(_kill(service, victim, rng, kill_run.log, whole))
+            kill_run.kills.append(_kill(service, target, rng, kill_run.log, whole))
     finally:
         deadline[0] = time.monotonic() + PATIENCE_S
         stop.set()
@@ -258,42 +245,42 @@ def kill_at_random(
     return kill_run
 
 
-def _draw_victims(rng: np.random.Generator, kills: int) -> list[Victim]:
+def _draw_targets(rng: np.random.Generator, kills: int) -> list[Target]:
     """Every kind once, the others by chance.
 
     Every other node dies with `sosie serve` itself, which rightly gives up where its nodes die
     again and again.
     """
     kinds, chances = list(CHANCES), np.array(list(CHANCES.values()))
-    once = [*kinds, Victim.NODE]
+    once = [*kinds, Target.NODE]
     more = rng.choice(len(kinds), max(0, kills - len(once)), p=chances / chances.sum())
     drawn = [*once, *(kinds[place] for place in more.tolist())][:kills]
     rng.shuffle(drawn)
-    nodes = itertools.cycle((Victim.NODE, Victim.EVERYTHING))
-    return [next(nodes) if victim is Victim.NODE else victim for victim in drawn]
+    nodes = itertools.cycle((Target.NODE, Target.EVERYTHING))
+    return [next(nodes) if target is Target.NODE else target for target in drawn]
 
 
 def _kill(
     service: Service,
-    victim: Victim,
+    target: Target,
     rng: np.random.Generator,
     log: AnswerLog,
     whole: Counter[Role],
 ) -> Kill:
     moment = time.perf_counter()
-    if victim is Victim.EVERYTHING:
+    if target is Target.EVERYTHING:
         service.kill()
         service.restart()
-    elif victim is Victim.NODE:
+    elif target is Target.NODE:
         kill_hard(one.pid for one in list_descendants(service.pid))
     else:
-        pids = find_processes(service.pid)[_ROLES[victim]]
+        pids = find_processes(service.pid)[_ROLES[target]]
         if not pids:
-            raise ServiceFailed(f"no process is the {victim}")
+            raise ServiceFailed(f"no process is the {target}")
         kill_hard([int(rng.choice(pids))])
     answered_s = _await_answer(service, log, moment) - moment
     whole_s = _await_whole(service, whole, moment) - moment
-    return Kill(victim, answered_s, whole_s)
+    return Kill(target, answered_s, whole_s)
 
 
 def _await_answer(service: Service, log: AnswerLog, moment: float) -> float:
@@ -382,18 +369,18 @@ class Race:
 
 
 def race(service: Service, home: Home, face: Person, number: int = 0) -> Race:
-    """Everybody starts together; `number` tells one race's documents from another's."""
-    log, gate = AnswerLog(), threading.Barrier(RACERS)
+    """All clients start together; each `number` has documents of its own."""
+    log, barrier = AnswerLog(), threading.Barrier(RACERS)
 
     def work(place: int, client: Client) -> None:
         serial = number * RACERS + place
         person = replace(face, document=make_document(FIRST_DOCUMENT + serial))
         visit = Visit(f"race-{serial:09d}", f"+8613{FIRST_NUMBER + serial:09d}", person)
-        gate.wait()
+        barrier.wait()
         client.enroll(visit, lambda: False)
         client.close()
 
-    clients = [Client(HOST, service.place.port, home.key, log) for _ in range(RACERS)]
+    clients = [Client(service.place.port, home.key, log) for _ in range(RACERS)]
     for thread in run_clients(clients, work):
         thread.join()
     decisions = Counter(one.decision for one in log.acknowledged)
@@ -406,7 +393,7 @@ REFERENCES = 1_000
 MOST_PEOPLE = 200
 
 
-def measure_kills(context: Context) -> Found:
+def measure_kills(context: Context) -> SuiteOutput:
     """Both on one small home and service; what is killed must have little to load."""
     sizes, people = context.sizes, context.visitors.people
     home = context.make_home("kills", min(REFERENCES, sizes.references))
@@ -446,13 +433,13 @@ def _race(context: Context, service: Service, home: Home) -> list[Race]:
 
 def _list_recoveries(kill_run: KillRun) -> tuple[Figure, ...]:
     figures = []
-    for victim in Victim:
-        found = kill_run.recoveries(victim)
+    for target in Target:
+        found = kill_run.recoveries(target)
         for name, seconds in (
             ("next answer", [kill.answered_s for kill in found]),
             ("whole again", [kill.whole_s for kill in found]),
         ):
-            what = f"{victim}: {name}"
+            what = f"{target}: {name}"
             if not seconds:
                 figures.append(Figure.skip(what, "s", "was not killed"))
                 continue

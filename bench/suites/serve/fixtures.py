@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.photographs import LFW, find_faces, open_pairs
-from bench.suites.workload import CARRIER, OUTLET, make_document
+from bench.suites.workload import CARRIER, OUTLET, add_outlet, make_document
 from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
-from engine.registry.records import ApiKey, Carrier, utc_now
+from engine.registry.records import ApiKey, utc_now
 from serving.access.authorization import Principal, Role, template_tenant
 from serving.access.keys import make_key
 from serving.compose import Deployment, create_home
@@ -70,9 +70,7 @@ def make_home(path: Path, cache: Path, references: int, seed: int) -> Home:
     """A new deployment with `references` synthetic people, entered by admission."""
     create_home(path, Settings())
     with Deployment(path, load_settings(path), cache) as deployment:
-        store = deployment.store
-        store.add_carrier(Carrier(CARRIER, "Benchmark", LINE_LIMIT), actor="bench")
-        store.add_outlet(OUTLET, CARRIER, actor="bench")
+        add_outlet(deployment.store, LINE_LIMIT)
         key = _add_key(deployment)
         if references:
             _admit(deployment, Population.load("sface").references(references, seed))

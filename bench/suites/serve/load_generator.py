@@ -9,14 +9,13 @@ import os
 import time
 from collections import deque
 from concurrent.futures import Future
-from contextlib import suppress
-from types import TracebackType
-from typing import Self, cast
+from contextlib import closing, suppress
+from typing import cast
 
 import httptools
 import uvloop
 
-from bench.suites.serve.load_requests import LOST, OVERDUE, Load, Record, Tally
+from bench.suites.serve.load_requests import LOST, OVERDUE, Load, Record
 from bench.suites.serve.process import Worker
 
 # One HTTP/1.1 connection of a load, kept alive from request to request.
@@ -110,15 +109,7 @@ class Alarm:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._spec = _Itimerspec()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         os.close(self.fd)
 
     def set(self, moment: float) -> None:
@@ -129,12 +120,10 @@ class Alarm:
         self._spec.value.nanoseconds = max(1, int((moment - seconds) * 1e9))
         self._libc.timerfd_settime(self.fd, _ABSOLUTE, ctypes.byref(self._spec), None)
 
-    def hush(self) -> None:
-        """Takes note that it rang."""
-        try:
+    def clear(self) -> None:
+        """Clears the alarm after it rang."""
+        with suppress(BlockingIOError):
             os.read(self.fd, 8)
-        except BlockingIOError:
-            return
 
 
 RECONNECT_S = 0.02
@@ -154,7 +143,7 @@ class Generator(Worker):
 
 
 def send_load(load: Load) -> Record:
-    """Sends a load from this process; raises `ConnectionError` where nobody listens."""
+    """Sends a load from this process; raises `ConnectionError` where no server listens."""
     gc.collect()
     gc.disable()
     try:
@@ -169,7 +158,9 @@ class Sending:
 
     def __init__(self, load: Load) -> None:
         self.load = load
-        self._tally = Tally()
+        self._rows: list[tuple[float, ...]] = []
+        self._bodies: list[bytes] = []
+        self._reconnects = 0
         self._next = 0
         self._free: deque[Connection] = deque()
         self._busy: set[Connection] = set()
@@ -193,7 +184,7 @@ class Sending:
         start = self._last_sign = _clock()
         self._end = start + self.load.seconds
         checking = asyncio.create_task(self._check())
-        with Alarm() as alarm:
+        with closing(Alarm()) as alarm:
             if self._is_closed_loop:
                 opened, self._free = self._free, deque()
                 for connection in opened:
@@ -204,10 +195,12 @@ class Sending:
             asyncio.get_running_loop().remove_reader(alarm.fd)
         seconds = _clock() - start
         await self._shut(checking)
-        return self._tally.close(start, seconds)
+        return Record.of(
+            self._rows, self._bodies, start, reconnects=self._reconnects, seconds=seconds
+        )
 
     def answer(self, connection: Connection, status: int) -> None:
-        """A whole answer came; one that nobody asked for says that the server closes."""
+        """Handles a whole answer; one without a request says that the server closes."""
         if not connection.is_busy:
             connection.drop()
             self.lose(connection)
@@ -226,7 +219,7 @@ class Sending:
             self._note(connection, LOST)
         elif connection in self._free:
             self._free.remove(connection)
-        self._tally.reconnects += 1
+        self._reconnects += 1
         self._reopen()
 
     def _follow(self, alarm: Alarm, start: float) -> None:
@@ -236,7 +229,7 @@ class Sending:
 
         def ring() -> None:
             nonlocal place
-            alarm.hush()
+            alarm.clear()
             now = _clock()
             while place < len(schedule) and schedule[place] <= now:
                 self._arrive(schedule[place])
@@ -252,7 +245,7 @@ class Sending:
 
     def _arrive(self, moment: float) -> None:
         if self._free:
-            # By turns, so that none is idle for so long that the server closes it.
+            # The one idle longest, so that none is idle for so long that the server closes it.
             self._send(self._free.popleft(), moment)
         else:
             self._waiting.append(moment)
@@ -277,20 +270,24 @@ class Sending:
         connection.send(requests[place].fill(serial), intended, place, serial)
 
     def _note(self, connection: Connection, status: int) -> None:
-        tally, now = self._tally, _clock()
+        now = _clock()
         connection.is_busy = False
         self._busy.discard(connection)
         self._last_sign = now
         intended = connection.sent if self._is_closed_loop else connection.intended
-        tally.intended.append(intended)
-        tally.sent.append(connection.sent)
-        tally.done.append(now)
-        tally.status.append(status)
-        tally.retry_after_s.append(connection.retry_after_s)
-        tally.request.append(connection.request)
-        tally.serial.append(connection.serial)
+        self._rows.append(
+            (
+                intended,
+                connection.sent,
+                now,
+                status,
+                connection.retry_after_s,
+                connection.request,
+                connection.serial,
+            )
+        )
         if self.load.keeps_bodies:
-            tally.bodies.append(connection.body)
+            self._bodies.append(connection.body)
 
     def _reopen(self) -> None:
         task = asyncio.create_task(self._connect_again())
@@ -325,7 +322,7 @@ class Sending:
             while self._waiting and now - self._waiting[0] > self.load.timeout_s:
                 self._give_up(self._waiting.popleft())
             if not self._busy and now - self._last_sign > self.load.timeout_s:
-                self._done.set()  # Nobody listens any more.
+                self._done.set()  # No server listens any more.
             self._finish_if_idle()
 
     def _give_up(self, intended: float) -> None:

@@ -1,8 +1,7 @@
-"""What a load is, and what became of each of its requests."""
+"""A load, its requests as bytes, and the record of their answers."""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +62,7 @@ Seconds = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Requests by turns, for `seconds` or until `count` are sent, whichever is first.
+    """Requests in a cycle, for `seconds` or until `count` are sent, whichever is first.
 
     Closed loop where `rate` is None: each connection sends again when it is answered. Else open
     loop: `rate` arrivals a second, evenly spaced, whatever the server does; one that finds no free
@@ -89,33 +88,17 @@ class Load:
         return np.arange(count) / self.rate
 
 
-@dataclass(slots=True)
-class Tally:
-    """Grows by a row a request, while a load runs; rows in order of their ends."""
-
-    intended: array[float] = field(default_factory=lambda: array("d"))
-    sent: array[float] = field(default_factory=lambda: array("d"))
-    done: array[float] = field(default_factory=lambda: array("d"))
-    status: array[int] = field(default_factory=lambda: array("h"))
-    retry_after_s: array[float] = field(default_factory=lambda: array("d"))
-    request: array[int] = field(default_factory=lambda: array("l"))
-    serial: array[int] = field(default_factory=lambda: array("l"))
-    bodies: list[bytes] = field(default_factory=list)
-    reconnects: int = 0
-
-    def close(self, start: float, seconds: float) -> Record:
-        return Record(
-            intended_s=np.array(self.intended) - start,
-            sent_s=np.array(self.sent) - start,
-            done_s=np.array(self.done) - start,
-            status=np.array(self.status, np.int16),
-            retry_after_s=np.array(self.retry_after_s),
-            request=np.array(self.request, np.int64),
-            serial=np.array(self.serial, np.int64),
-            bodies=tuple(self.bodies),
-            reconnects=self.reconnects,
-            seconds=seconds,
-        )
+ROW = np.dtype(
+    [
+        ("intended_s", "f8"),
+        ("sent_s", "f8"),
+        ("done_s", "f8"),
+        ("status", "i2"),
+        ("retry_after_s", "f8"),
+        ("request", "i8"),
+        ("serial", "i8"),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,6 +161,17 @@ class Record:
         """Those of requests answered well; of a load that keeps bodies."""
         return [self.bodies[place] for place in np.flatnonzero(self.is_fine)]
 
+    @classmethod
+    def of(
+        cls, rows: Sequence[tuple[float, ...]], bodies: Sequence[bytes], start: float, **more: Any
+    ) -> Record:
+        """Of rows like `ROW`, their moments those of a clock that was at `start`."""
+        table = np.array(rows, ROW)
+        for name in ("intended_s", "sent_s", "done_s"):
+            table[name] -= start
+        columns: dict[str, Any] = {name: table[name].copy() for name in ROW.names or ()}
+        return cls(**columns, bodies=tuple(bodies), **more)
+
     def within(self, start_s: float, end_s: float) -> Record:
         """Only what was meant to start in this span."""
         return self._take((self.intended_s >= start_s) & (self.intended_s < end_s), end_s - start_s)
@@ -198,18 +192,7 @@ class Record:
         return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
     def _take(self, rows: NDArray[np.bool_], seconds: float) -> Record:
-        kept: dict[str, Any] = {
-            name: getattr(self, name)[rows]
-            for name in (
-                "intended_s",
-                "sent_s",
-                "done_s",
-                "status",
-                "retry_after_s",
-                "request",
-                "serial",
-            )
-        }
+        kept: dict[str, Any] = {name: getattr(self, name)[rows] for name in ROW.names or ()}
         bodies = tuple(
             body for body, is_kept in zip(self.bodies, rows.tolist(), strict=False) if is_kept
         )

@@ -32,7 +32,7 @@ class OverloadPlan:
 
 @dataclass(frozen=True, slots=True)
 class OverloadRun:
-    """What became of the three loads; `rate` is what 100 % is."""
+    """The records of the three loads; `rate` is 100 %."""
 
     rate: float
     calm: Record

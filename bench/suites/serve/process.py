@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from multiprocessing import active_children, get_context, parent_process
@@ -45,7 +45,7 @@ class Worker(ProcessPoolExecutor):
         trace: TracebackType | None,
     ) -> bool | None:
         if kind is not None:
-            # Nobody waits any more for what it may be doing.
+            # Its result is not wanted any more.
             for process in active_children():
                 process.terminate()
         return super().__exit__(kind, error, trace)
@@ -205,35 +205,25 @@ class Service:
         return " ".join(text[-SHOWN_CHARACTERS:].split()) or "it said nothing"
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A service, and the seconds from its start to its first answer that it is ready."""
-
-    service: Service
-    seconds: float
-
-
 @contextmanager
-def serve(place: Place) -> Iterator[Ready]:
-    """A service that is ready; stopped at the end, whatever happens."""
+def serve(place: Place) -> Iterator[tuple[Service, float]]:
+    """A service that is ready, and the seconds that took; stopped at the end."""
     begun = time.perf_counter()
     service = Service(place)
     try:
-        yield Ready(service, service.wait_ready(begun))
+        yield service, service.wait_ready(begun)
     finally:
         service.stop()
 
 
-def is_ready(port: int, timeout_s: float = 2.0) -> bool:
+def is_ready(port: int) -> bool:
     """True where `/health/ready` says 200."""
-    connection = HTTPConnection(HOST, port, timeout=timeout_s)
-    try:
-        connection.request("GET", READY_PATH)
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
+    with closing(HTTPConnection(HOST, port, timeout=2)) as connection:
+        try:
+            connection.request("GET", READY_PATH)
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
 
 
 def find_port() -> int:

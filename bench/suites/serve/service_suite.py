@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from bench.core.machine import filesystem_of
-from bench.core.reports import Figure, Measured, Result, Skipped
-from bench.suites.registrar import DISK, MEMORY
+from bench.core.machine import DISK, MEMORY, filesystem_of
+from bench.core.reports import Figure, Measured, Result, Skipped, SuiteOutput, choose_names
 from bench.suites.serve.chaos import measure_kills
-from bench.suites.serve.fixtures import TENANT, Home, Person, draw_people
+from bench.suites.serve.fixtures import Home, Person, draw_people
 from bench.suites.serve.load_requests import (
     BATCH,
-    Caller,
-    Load,
     draw_probes,
     pack,
     pair_items,
     write_visits,
 )
 from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
-from bench.suites.serve.process import HOST, Service, serve
-from bench.suites.serve.sizes import Context, Found, Part, Sizes, open_context
+from bench.suites.serve.process import serve
+from bench.suites.serve.sizes import Context, Part, Sizes, open_context
 from bench.suites.serve.soak import measure_soak
 from bench.suites.serve.throughput import (
     Enrolled,
     Enrolling,
     Loops,
-    Visit,
-    enroll_all,
+    Session,
     enroll_here,
-    loop,
-    match_load,
     require_good,
-    search_all,
 )
 from engine.errors import RequestError
 from engine.matching.sampling import take_samples
@@ -48,7 +42,7 @@ PROMISED = ("ready_seconds", "ready_seconds_million")
 """Figures of the two sizes."""
 
 
-def measure_start(context: Context) -> Found:
+def measure_start(context: Context) -> SuiteOutput:
     """Starts on homes that were filled and closed before; the slowest start counts."""
     sizes = context.sizes
     results, measured = [], {}
@@ -56,8 +50,8 @@ def measure_start(context: Context) -> Found:
         home = context.make_home(f"start-{references}", references)
         seconds = []
         for _ in range(sizes.starts):
-            with serve(context.place(home)) as ready:
-                seconds.append(ready.seconds)
+            with serve(context.place(home)) as (_, ready_s):
+                seconds.append(ready_s)
         measured[name] = max(seconds)
         figures = (
             Figure.of("ready", "s", seconds),
@@ -75,14 +69,13 @@ ENROLLING_SECONDS = 8.0
 SERIALS_APART = 200_000_000
 
 
-def measure_overload(context: Context) -> Found:
+def measure_overload(context: Context) -> SuiteOutput:
     """Matches, then enrollments, on one service that is not restarted in between."""
-    home = context.make_home("overload", context.sizes.references)
     sizes = context.sizes
-    with context.serve(home) as service:
-        caller = Caller(HOST, service.place.port, home.key)
-        matches = _match_overload(context, service, home, caller)
-        enrollments = _enroll(context, service, caller)
+    home = context.make_home("overload", sizes.references)
+    with context.serve(home) as session:
+        matches = _overload_by_matches(context, session)
+        enrollments = _overload_by_enrollments(context, session)
     results = [
         _list(context, home, "Matches", matches, sizes.match_overload),
         _list(context, home, "Enrollments", enrollments, sizes.enroll_overload),
@@ -90,23 +83,17 @@ def measure_overload(context: Context) -> Found:
     return results, matches.measure("match") | enrollments.measure("enroll")
 
 
-def _match_overload(context: Context, service: Service, home: Home, caller: Caller) -> OverloadRun:
-    requests = pack(caller, pair_items(home, context.sizes.pairs), 1)
-    pace = context.sizes.pace
-    load = match_load(service, requests, pace.connections)
-    rate = max(loop(context.generator, service, load, pace).rates)
+def _overload_by_matches(context: Context, session: Session) -> OverloadRun:
+    requests = pack(session.caller, pair_items(session.home, context.sizes.pairs), 1)
+    load = session.make_load(requests, session.pace.connections)
+    rate = max(session.loop(load).rates)
     return run_overload(context.generator, load, rate, context.sizes.match_overload)
 
 
-def _enroll(context: Context, service: Service, caller: Caller) -> OverloadRun:
-    pace = context.sizes.pace
-    load = Load(
-        host=HOST,
-        port=service.place.port,
-        requests=write_visits(caller, context.visitors.people, "storm"),
-        connections=pace.enrolling_connections,
-    )
-    seconds = min(ENROLLING_SECONDS, pace.seconds * 2)
+def _overload_by_enrollments(context: Context, session: Session) -> OverloadRun:
+    requests = write_visits(session.caller, context.visitors.people, "storm")
+    load = session.make_load(requests, session.pace.enrolling_connections)
+    seconds = min(ENROLLING_SECONDS, session.pace.seconds * 2)
     context.generator.run(replace(load, seconds=seconds / 2, serial=SERIALS_APART))
     full = context.generator.run(replace(load, seconds=seconds, serial=2 * SERIALS_APART))
     require_good(full)
@@ -134,85 +121,53 @@ WARM_SERIAL = 800_000_000
 OTHER_PROXY = "ray"
 
 
-def measure_throughput(context: Context) -> Found:
+def measure_throughput(context: Context) -> SuiteOutput:
     """Enrollments beside the library's own rate, matches beside Serve's own proxy."""
-    sizes, results = context.sizes, []
     measured: dict[str, Measured] = {}
-    home = context.make_home("throughput", sizes.references)
+    home = context.make_home("throughput", context.sizes.references)
     here = home.copy("throughput-here")
     people = context.visitors.people
     half = len(people) // 2
     before = _enroll_here(context, here, people[:half], 0)
-    with context.serve(home) as service:
-        caller = Caller(HOST, service.place.port, home.key)
-        _warm_up(context, service, caller)
-        enrolling = _enroll_over_http(context, service, caller)
-        matching = _match(context, service, home, caller)
-        results += _measure_batches(context, service, home, caller, measured)
+    with context.serve(home) as session:
+        session.enroll_all(people[-WARM_PEOPLE:], "warm", WARM_SERIAL)
+        enrolling = session.enroll_all(people, "visit")
+        matching = _match(context, session)
+        batches = _measure_batches(context, session, measured)
     after = _enroll_here(context, here, people[half:], half)
-    with context.serve(home, OTHER_PROXY) as service:
-        slow = _match(context, service, home, Caller(HOST, service.place.port, home.key))
-    results[:0] = [
+    with context.serve(home, OTHER_PROXY) as session:
+        slow = _match(context, session)
+    results = [
         _list_enrollments(context, home, enrolling, (before, after), measured),
         _list_matches(context, home, matching, slow, measured),
+        *batches,
     ]
     return results, measured
 
 
-def _warm_up(context: Context, service: Service, caller: Caller) -> None:
-    enroll_all(
-        context.generator,
-        service,
-        caller,
-        context.visitors.people[-WARM_PEOPLE:],
-        context.sizes.pace.enrolling_connections,
-        name="warm",
-        serial=WARM_SERIAL,
-    )
-
-
-def _enroll_over_http(context: Context, service: Service, caller: Caller) -> Enrolling:
-    return enroll_all(
-        context.generator,
-        service,
-        caller,
-        context.visitors.people,
-        context.sizes.pace.enrolling_connections,
-        name="visit",
-    )
-
-
 def _enroll_here(context: Context, home: Home, people: tuple[Person, ...], first: int) -> Enrolled:
-    visits = [Visit(person, first + place) for place, person in enumerate(people)]
     with home.open() as deployment:
         _ = deployment.registrar
         warm = [person.live for person in context.visitors.people[-WARM_PEOPLE:]]
         take_samples(warm, deployment.extractor, deployment.vault)
-        return enroll_here(deployment, visits, TENANT)
+        return enroll_here(deployment, people, first)
 
 
-def _match(context: Context, service: Service, home: Home, caller: Caller) -> Loops:
-    requests = pack(caller, pair_items(home, context.sizes.pairs), 1)
-    pace = context.sizes.pace
-    return loop(context.generator, service, match_load(service, requests, pace.connections), pace)
+def _match(context: Context, session: Session) -> Loops:
+    items = pair_items(session.home, context.sizes.pairs)
+    return session.match(items, 1, session.pace.connections)
 
 
 def _measure_batches(
-    context: Context, service: Service, home: Home, caller: Caller, measured: dict[str, Measured]
+    context: Context, session: Session, measured: dict[str, Measured]
 ) -> list[Result]:
     """1:1 and 1:N in batches, and the 1:N answers held against brute force."""
-    sizes, pace = context.sizes, context.sizes.pace
-    setup = context.setup(home, items=BATCH, connections=pace.batch_connections)
-    pairs = pack(caller, pair_items(home, max(sizes.pairs, BATCH)), BATCH)
+    sizes, home, connections = context.sizes, session.home, session.pace.batch_connections
+    setup = context.setup(home, items=BATCH, connections=connections)
     probes = draw_probes(home, sizes.probes, context.seed)
-    searches = pack(caller, probes.items, BATCH)
-    compared = loop(
-        context.generator, service, match_load(service, pairs, pace.batch_connections), pace
-    )
-    searched = loop(
-        context.generator, service, match_load(service, searches, pace.batch_connections), pace
-    )
-    checked = search_all(context.generator, service, home, caller, probes)
+    compared = session.match(pair_items(home, max(sizes.pairs, BATCH)), BATCH, connections)
+    searched = session.match(probes.items, BATCH, connections)
+    checked = session.search_all(probes)
     measured["batched_comparisons_per_second"] = _median(compared.rates) * BATCH
     measured["searches_per_second"] = _median(searched.rates) * BATCH
     measured["wrong_searches"] = float(checked.wrong)
@@ -247,10 +202,8 @@ def _list_enrollments(
     own_rate = count / sum(one.seconds for one in here)
     record = enrolling.record
     measured["enrollment_share"] = record.rate / own_rate
-    decided = enrolling.count_decisions()
-    own = here[0].count_decisions()
-    for decision, times in here[1].count_decisions().items():
-        own[decision] = own.get(decision, 0) + times
+    own = Counter(decision for one in here for decision in one.decisions).most_common()
+    decided = enrolling.decisions.most_common()
     setup = context.setup(home, connections=context.sizes.pace.enrolling_connections)
     return Result(
         "Enrollments with two photographs",
@@ -261,8 +214,8 @@ def _list_enrollments(
             Figure("over HTTP: p50", "ms", record.quantile_ms(0.5)),
             Figure("over HTTP: p99", "ms", record.quantile_ms(0.99)),
             *enrolling.usage.list_figures("over HTTP", len(record)),
-            *(Figure(f"in process: {name}", "decisions", times) for name, times in own.items()),
-            *(Figure(f"over HTTP: {name}", "decisions", times) for name, times in decided.items()),
+            *(Figure(f"in process: {name}", "decisions", times) for name, times in own),
+            *(Figure(f"over HTTP: {name}", "decisions", times) for name, times in decided),
         ),
     )
 
@@ -288,7 +241,7 @@ def _median(values: list[float]) -> float:
     return float(np.median(values))
 
 
-MEASURE: Mapping[Part, Callable[[Context], Found]] = {
+MEASURE: Mapping[Part, Callable[[Context], SuiteOutput]] = {
     Part.THROUGHPUT: measure_throughput,
     Part.OVERLOAD: measure_overload,
     Part.START: measure_start,
@@ -316,15 +269,7 @@ FIGURES: Mapping[Part, tuple[str, ...]] = {
     ),
     Part.SOAK: ("memory_growth",),
 }
-RIGHT_AT_ANY_SIZE = frozenset(
-    {
-        "wrong_searches",
-        "lost_enrollments",
-        "doubled_enrollments",
-        "final_failures",
-        "race_difference",
-    }
-)
+RIGHT_AT_ANY_SIZE = {"wrong_searches", *FIGURES[Part.KILLS]} - {"kills"}
 """Figures that are promised whatever the sizes; the others are for the suite's own."""
 
 
@@ -339,8 +284,7 @@ class ServeConfig:
     seed: int = 0
 
 
-def run(config: ServeConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
+def run(config: ServeConfig) -> SuiteOutput:
     if not config.folder.is_dir():
         raise RequestError(f"no folder {config.folder}: give one on a disk as --folder")
     visitors = draw_people(config.faces, config.sizes.people, config.seed)
@@ -365,11 +309,8 @@ def run(config: ServeConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
 
 def read_parts(text: str) -> tuple[Part, ...]:
     """Parts by name, with commas between them; all for an empty text."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in set(Part)]
-    if unknown:
-        raise RequestError(f"no part {unknown[0]}: choose of {', '.join(Part)}")
-    return tuple(Part(name) for name in names) or tuple(MEASURE)
+    names = choose_names(text, Part, "no part {name}: choose of {known}")
+    return tuple(map(Part, names)) or tuple(MEASURE)
 
 
 def _judge(name: str, value: Measured, config: ServeConfig) -> Measured:

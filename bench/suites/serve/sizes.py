@@ -9,12 +9,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from bench.core.machine import filesystem_of
-from bench.core.reports import Measured, Result, Setup
+from bench.core.reports import Setup
 from bench.suites.serve.fixtures import Home, Visitors, make_home
 from bench.suites.serve.load_generator import Generator
 from bench.suites.serve.overload import OverloadPlan
-from bench.suites.serve.process import Place, Service, find_port, serve
-from bench.suites.serve.throughput import Pace
+from bench.suites.serve.process import Place, find_port, serve
+from bench.suites.serve.throughput import Pace, Session
 from serving.cluster.environment import OwnedFolder
 
 # The parts of the suite, and how much of everything they do.
@@ -68,10 +68,6 @@ QUICK = Sizes(
 )
 
 
-Found = tuple[list[Result], dict[str, Measured]]
-"""Results of a part, and the figures that its goals name."""
-
-
 @dataclass(frozen=True, slots=True)
 class Context:
     """What every part of the suite is given; everything in `folder` is gone afterwards."""
@@ -87,10 +83,10 @@ class Context:
         return make_home(self.folder / name, self.cache, references, self.seed)
 
     @contextmanager
-    def serve(self, home: Home, proxy: str = "haproxy") -> Iterator[Service]:
-        """The home's service, ready."""
-        with serve(self.place(home, proxy)) as ready:
-            yield ready.service
+    def serve(self, home: Home, proxy: str = "haproxy") -> Iterator[Session]:
+        """The home's service, ready, and what loads it."""
+        with serve(self.place(home, proxy)) as (service, _):
+            yield Session(service, home, self.generator, self.sizes.pace)
 
     def place(self, home: Home, proxy: str = "haproxy") -> Place:
         return Place(home.path, home.cache, find_port(), proxy)

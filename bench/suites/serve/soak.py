@@ -10,11 +10,9 @@ from itertools import chain, repeat
 
 import numpy as np
 
-from bench.core.reports import Figure, Result
-from bench.suites.serve.fixtures import Home
+from bench.core.reports import Figure, Result, SuiteOutput
 from bench.suites.serve.load_requests import (
     BATCH,
-    Caller,
     Load,
     Record,
     Request,
@@ -24,9 +22,9 @@ from bench.suites.serve.load_requests import (
     pair_items,
     write_visits,
 )
-from bench.suites.serve.process import HOST, MIB, OTHERS, Service, measure_memory, name_part
-from bench.suites.serve.sizes import Context, Found
-from bench.suites.serve.throughput import loop, require_answered
+from bench.suites.serve.process import MIB, OTHERS, Service, measure_memory, name_part
+from bench.suites.serve.sizes import Context
+from bench.suites.serve.throughput import Session, require_answered
 from serving.cluster.processes import list_descendants
 
 WARM_S, LEAST_SAMPLES = 60.0, 4
@@ -125,16 +123,16 @@ LOAD_SHARE = 0.5
 SINGLES_A_VISIT, SINGLES_A_BATCH = 20, 200
 
 
-def measure_soak(context: Context) -> Found:
+def measure_soak(context: Context) -> SuiteOutput:
     """Single matches, batches, searches and enrollments, at half of what the service can do."""
     home = context.make_home("soak", context.sizes.references)
-    with context.serve(home) as service:
-        load = _mix(context, service, home)
-        pace = replace(context.sizes.pace, rounds=1)
-        rate = max(loop(context.generator, service, replace(load, connections=8), pace).rates)
+    with context.serve(home) as session:
+        load = _mix(context, session)
+        once = replace(session, pace=replace(session.pace, rounds=1))
+        rate = max(once.loop(replace(load, connections=8)).rates)
         steady = replace(load, rate=rate * LOAD_SHARE, seconds=context.sizes.soak_s)
         running = context.generator.start(replace(steady, serial=len(load.requests) * 10_000))
-        soak = watch_memory(service, running, context.sizes.soak_sample_s)
+        soak = watch_memory(session.service, running, context.sizes.soak_sample_s)
         record = running.result()
         require_answered(record)
     enrolled = int((record.is_fine & (record.request % _CYCLE == 0)).sum())
@@ -153,9 +151,9 @@ def measure_soak(context: Context) -> Found:
 _CYCLE = SINGLES_A_VISIT + 1
 
 
-def _mix(context: Context, service: Service, home: Home) -> Load:
+def _mix(context: Context, session: Session) -> Load:
     """An enrollment, then single matches; now and then one of those is a whole batch."""
-    caller = Caller(HOST, service.place.port, home.key)
+    caller, home = session.caller, session.home
     pairs = pair_items(home, max(context.sizes.pairs, BATCH))
     singles = pack(caller, pairs, 1)
     probes = draw_probes(home, max(context.sizes.probes, BATCH), context.seed)
@@ -169,4 +167,4 @@ def _mix(context: Context, service: Service, home: Home) -> Load:
             place = len(requests)
             is_batch = place % SINGLES_A_BATCH == 1
             requests.append(next(batches) if is_batch else singles[place % len(singles)])
-    return Load(host=HOST, port=service.place.port, requests=tuple(requests), connections=64)
+    return session.make_load(requests, connections=64)

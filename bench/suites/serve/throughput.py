@@ -7,11 +7,12 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgpack
 
 from bench.core.reports import Figure
-from bench.suites.serve.fixtures import Home, Person
+from bench.suites.serve.fixtures import TENANT, Home, Person
 from bench.suites.serve.load_generator import Generator
 from bench.suites.serve.load_requests import (
     BATCH,
@@ -89,19 +90,6 @@ class Loops:
         )
 
 
-def loop(generator: Generator, service: Service, load: Load, pace: Pace) -> Loops:
-    """Rounds of a load, after one that warms up."""
-    warm = generator.run(replace(load, seconds=min(WARM_S, pace.seconds), keeps_bodies=True))
-    require_judged(warm)
-    with watch_usage(service) as usage:
-        records = tuple(
-            generator.run(replace(load, seconds=pace.seconds)) for _ in range(pace.rounds)
-        )
-    for record in records:
-        require_good(record)
-    return Loops(records, usage)
-
-
 def require_answered(record: Record, most_refused: float = 1.0) -> None:
     """Every answer is good, or a refusal that says when to come again: of these a share at most."""
     bad = ~(record.is_fine | record.is_refused)
@@ -124,29 +112,6 @@ def require_judged(record: Record) -> None:
         raise RequestError(f"{len(faults)} of {len(results)} items were not judged: {faults[0]}")
 
 
-def match_load(service: Service, requests: Sequence[Request], connections: int) -> Load:
-    """A closed loop of prepared requests."""
-    return Load(
-        host=HOST,
-        port=service.place.port,
-        requests=tuple(requests),
-        connections=connections,
-    )
-
-
-def search_all(
-    generator: Generator, service: Service, home: Home, caller: Caller, probes: Probes
-) -> Searched:
-    """Asks for every probe once, in batches, and holds the first answers against brute force."""
-    requests = pack(caller, probes.items, BATCH)
-    load = replace(match_load(service, requests, 1), count=len(requests), keeps_bodies=True)
-    record = generator.run(load)
-    require_judged(record)
-    bodies = [record.bodies[place] for place in record.request.argsort().tolist()]
-    results = read_results(bodies)
-    return check_searches(home, probes, results)
-
-
 @dataclass(frozen=True, slots=True)
 class Enrolling:
     """People who enrolled over HTTP, once each."""
@@ -154,35 +119,66 @@ class Enrolling:
     record: Record
     usage: Usage
 
-    def count_decisions(self) -> dict[str, int]:
+    @property
+    def decisions(self) -> Counter[str]:
         answers = (msgpack.unpackb(body) for body in self.record.good_bodies)
-        return dict(Counter(str(answer.get("decision")) for answer in answers).most_common())
+        return Counter(str(answer.get("decision")) for answer in answers)
 
 
-def enroll_all(
-    generator: Generator,
-    service: Service,
-    caller: Caller,
-    people: Sequence[Person],
-    connections: int,
-    *,
-    name: str,
-    serial: int = 0,
-) -> Enrolling:
-    """Everybody once, in a closed loop."""
-    load = Load(
-        host=HOST,
-        port=service.place.port,
-        requests=write_visits(caller, people, name),
-        connections=connections,
-        count=len(people),
-        serial=serial,
-        keeps_bodies=True,
-    )
-    with watch_usage(service) as usage:
-        record = generator.run(load)
-    require_good(record)
-    return Enrolling(record, usage)
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A running service with its home, and the process that loads it at this pace."""
+
+    service: Service
+    home: Home
+    generator: Generator
+    pace: Pace
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(HOST, self.service.place.port, self.home.key)
+
+    def make_load(self, requests: Sequence[Request], connections: int, **more: Any) -> Load:
+        """A closed loop of prepared requests."""
+        port = self.service.place.port
+        return Load(host=HOST, port=port, requests=tuple(requests), connections=connections, **more)
+
+    def loop(self, load: Load) -> Loops:
+        """Rounds of a load, after one that warms up."""
+        pace, run = self.pace, self.generator.run
+        require_judged(run(replace(load, seconds=min(WARM_S, pace.seconds), keeps_bodies=True)))
+        with watch_usage(self.service) as usage:
+            records = [run(replace(load, seconds=pace.seconds)) for _ in range(pace.rounds)]
+        for record in records:
+            require_good(record)
+        return Loops(tuple(records), usage)
+
+    def match(self, items: Sequence[dict[str, Any]], size: int, connections: int) -> Loops:
+        """Rounds of match requests of `size` items each."""
+        return self.loop(self.make_load(pack(self.caller, items, size), connections))
+
+    def search_all(self, probes: Probes) -> Searched:
+        """Asks for every probe once, in batches, and holds the answers against brute force."""
+        requests = pack(self.caller, probes.items, BATCH)
+        load = self.make_load(requests, 1, count=len(requests), keeps_bodies=True)
+        record = self.generator.run(load)
+        require_judged(record)
+        bodies = [record.bodies[place] for place in record.request.argsort().tolist()]
+        return check_searches(self.home, probes, read_results(bodies))
+
+    def enroll_all(self, people: Sequence[Person], name: str, serial: int = 0) -> Enrolling:
+        """Enrolls each person once, in a closed loop."""
+        load = self.make_load(
+            write_visits(self.caller, people, name),
+            self.pace.enrolling_connections,
+            count=len(people),
+            serial=serial,
+            keeps_bodies=True,
+        )
+        with watch_usage(self.service) as usage:
+            record = self.generator.run(load)
+        require_good(record)
+        return Enrolling(record, usage)
 
 
 # The library without a service: extractor and registrar in one process, on all cores.
@@ -190,14 +186,6 @@ def enroll_all(
 CHUNK = 32
 """People whose photographs are extracted together: both cores have full batches."""
 MOST_UNDECIDED = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """A person who comes for a line; `serial` makes number and key their own."""
-
-    person: Person
-    serial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,23 +199,21 @@ class Enrolled:
     def rate(self) -> float:
         return len(self.decisions) / self.seconds
 
-    def count_decisions(self) -> dict[str, int]:
-        return dict(Counter(self.decisions).most_common())
-
 
 def enroll_here(
-    deployment: Deployment, visits: Sequence[Visit], tenant: tuple[str, str]
+    deployment: Deployment, people: Sequence[Person], first_serial: int = 0
 ) -> Enrolled:
     """Extracts on all cores while the registrar's thread decides what was extracted before.
 
-    Every decision is durable at the end, as over HTTP. `tenant`: carrier and outlet.
+    Every decision is durable at the end, as over HTTP.
     """
     registrar = deployment.registrar
     futures: deque[Future[Outcome]] = deque()
     outcomes: list[Outcome] = []
     start = time.perf_counter()
-    for first in range(0, len(visits), CHUNK):
-        for request in make_requests(deployment, visits[first : first + CHUNK], tenant):
+    for first in range(0, len(people), CHUNK):
+        part = people[first : first + CHUNK]
+        for request in make_requests(deployment, part, first_serial + first):
             futures.append(registrar.submit(request))
         while len(futures) > MOST_UNDECIDED:
             outcomes.append(futures.popleft().result())
@@ -237,23 +223,23 @@ def enroll_here(
 
 
 def make_requests(
-    deployment: Deployment, visits: Sequence[Visit], tenant: tuple[str, str]
+    deployment: Deployment, people: Sequence[Person], first_serial: int = 0
 ) -> list[EnrollmentRequest]:
-    """The requests of these visits, extracted together."""
-    images = [photo for visit in visits for photo in (visit.person.live, visit.person.portrait)]
+    """A request a person, extracted together, with serials that follow one another."""
+    images = [photo for person in people for photo in (person.live, person.portrait)]
     samples = iter(take_samples(images, deployment.extractor, deployment.vault))
     requests = []
-    for visit in visits:
+    for serial, person in enumerate(people, first_serial):
         live, portrait = next(samples), next(samples)
         assert not isinstance(live, ImageError), "a photograph of the benchmark cannot be read"
         assert not isinstance(portrait, ImageError), "a photograph of the benchmark cannot be read"
         requests.append(
             EnrollmentRequest(
-                idempotency_key=f"here-{visit.serial:09d}",
-                carrier=tenant[0],
-                outlet=tenant[1],
-                document=visit.person.document,
-                msisdn=make_msisdn(visit.serial),
+                idempotency_key=f"here-{serial:09d}",
+                carrier=TENANT[0],
+                outlet=TENANT[1],
+                document=person.document,
+                msisdn=make_msisdn(serial),
                 live=live,
                 portrait=portrait,
                 consent_ref="bench",

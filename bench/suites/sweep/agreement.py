@@ -19,10 +19,7 @@ Labels = NDArray[np.int64]
 
 def adjusted_rand(truth: Labels, found: Labels) -> float:
     """The Rand index corrected for chance (Hubert and Arabie 1985); 1 where both are the same."""
-    both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
-    together = _count_pairs(both)
-    of_truth = _count_pairs(np.unique(truth, return_counts=True)[1])
-    of_found = _count_pairs(np.unique(found, return_counts=True)[1])
+    together, of_truth, of_found = _count_together(truth, found)
     total = _count_pairs(np.array([len(truth)]))
     expected = of_truth * of_found / total if total else 0.0
     most = (of_truth + of_found) / 2
@@ -31,12 +28,17 @@ def adjusted_rand(truth: Labels, found: Labels) -> float:
 
 def share_pairs(truth: Labels, found: Labels) -> tuple[float, float]:
     """Precision and recall of the pairs that are together; 1 where there is none to be right."""
-    both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
-    together = _count_pairs(both)
-    of_truth = _count_pairs(np.unique(truth, return_counts=True)[1])
-    of_found = _count_pairs(np.unique(found, return_counts=True)[1])
+    together, of_truth, of_found = _count_together(truth, found)
     precision = together / of_found if of_found else 1.0
     return precision, together / of_truth if of_truth else 1.0
+
+
+def _count_together(truth: Labels, found: Labels) -> tuple[float, float, float]:
+    """Pairs that are together in both, in the truth, and in what was found."""
+    both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
+    alone = (np.unique(labels, return_counts=True)[1] for labels in (truth, found))
+    of_truth, of_found = map(_count_pairs, alone)
+    return _count_pairs(both), of_truth, of_found
 
 
 def label_groups(size: int, groups: Iterable[Group]) -> Labels:
@@ -55,12 +57,12 @@ def label_sets(size: int, sets: Iterable[Sequence[int]]) -> Labels:
 
 
 def label_linked(size: int, pairs: PairTable) -> Labels:
-    """int64[size]: whoever is linked is together, through however many others."""
+    """int64[size]: references that are linked, directly or through others, have one label."""
     return label_components(size, pairs.left, pairs.right)
 
 
 def count_exact(people: Sequence[NDArray[np.int64]], labels: Labels) -> int:
-    """How many of these sets of rows are a group, with nobody missing and nobody else."""
+    """How many of these sets of rows are exactly a group."""
     sizes = np.bincount(labels, minlength=len(labels))
     return sum(
         len(set(labels[rows].tolist())) == 1 and sizes[labels[rows[0]]] == len(rows)
@@ -90,7 +92,7 @@ class Agreement:
 
 
 def agree(planted: Planted, labels: Labels) -> Agreement:
-    """Of a grouping of everybody but those who come later: int64[first_new]."""
+    """Agreement of a grouping of all rows but the newcomers: int64[first_new]."""
     truth = planted.people[: planted.first_new]
     precision, recall = share_pairs(truth, labels)
     return Agreement(
@@ -109,7 +111,7 @@ def old_rings(planted: Planted) -> list[Rows]:
 
 def list_joined(planted: Planted, labels: Labels) -> tuple[Figure, ...]:
     """How many identities of rings came later, and how many of these are in a group with an
-    earlier one of their ring; `labels` are of everybody."""
+    earlier one of their ring; `labels` are of all rows."""
     first = planted.first_new
     joined = [
         bool((labels[rows[rows < first]] == labels[row]).any())

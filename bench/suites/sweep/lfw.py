@@ -78,7 +78,7 @@ def _first(folder: LabelledFolder, people: int) -> LabelledFolder:
 
 def _split(vectors: Vectors, people: NDArray[np.int64], each: int) -> Gallery:
     """References of `each` photographs that no other has; who has too few photographs is left out,
-    who has enough for one reference is somebody with an honest single identity."""
+    with enough for one reference, a person has an honest single identity."""
     references, owners = [], []
     for person in np.unique(people).tolist():
         own = np.flatnonzero(people == person)

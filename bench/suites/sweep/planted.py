@@ -1,4 +1,4 @@
-"""A gallery with rings and traps hidden in it, and who everybody in it really is.
+"""A gallery with rings and traps hidden in it, and the true identity of each row.
 
 Strangers are people of the synthetic population, without its groups of look-alikes (see
 `bench.data.vectors`). A ring is one person with several identities: a reference each, fused of two
@@ -30,7 +30,7 @@ SMALLEST, LARGEST = 2, 20
 
 _CLEARANCE = 0.06
 _PEOPLE_OF_RINGS, _PEOPLE_OF_TRAPS, _NEWCOMERS = 3, 4, 5
-"""Added to the seed: people who are nobody of the gallery."""
+"""Added to the seed: people who are not in the gallery otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Planted:
 
 
 def plant(plan: Plan) -> Planted:
-    """Draws everybody; the same plan gives the same gallery.
+    """Draws the gallery; the same plan gives the same one.
 
     Raises `RequestError` where the gallery is too small for what is to be hidden in it.
     """
@@ -128,7 +128,7 @@ def _meet_strangers(population: Population, seed: int) -> Iterator[Vectors]:
 
 
 def _blend(strangers: Sequence[Vectors], rng: np.random.Generator) -> Vectors:
-    """The strangers in a row, between each two of them somebody who is half of either."""
+    """The strangers in a row, with a blend of both between each two."""
     chain = [strangers[0]]
     for one, other in pairwise(strangers):
         share = rng.uniform(0.48, 0.52)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.core.machine import cores, filesystem_of
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.machine import DISK, cores, filesystem_of, open_folder
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput, choose_names
 from bench.data.photographs import LFW
 from bench.data.vectors import describe_population
 from bench.suites.search import PROMISED_SIZE, size_reason
 from bench.suites.sweep import synthetic
-from bench.suites.sweep.deployment import sweep_deployment
+from bench.suites.sweep.deployment_sweep import sweep_deployment
 from bench.suites.sweep.lfw import sweep_photographs
 from bench.suites.sweep.planted import DIM, LARGEST, SMALLEST, Plan
-from engine.errors import RequestError
 
 QUICK = {
     "references": 20_000,
@@ -50,23 +47,21 @@ class SweepConfig:
     people: int | None = None
     faces: Path | None = None
     parts: tuple[str, ...] = PARTS
-    folder: Path = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
+    folder: Path = DISK
     seed: int = 0
 
 
 def read_parts(given: str) -> tuple[str, ...]:
     """The parts named with commas, all where none is; raises `RequestError` for an unknown one."""
-    names = tuple(name.strip() for name in given.split(",") if name.strip())
-    for name in names:
-        if name not in PARTS:
-            raise RequestError(f"no part {name}: choose of {','.join(PARTS)}")
-    return names or PARTS
+    return choose_names(given, PARTS, "no part {name}: choose of {known}") or PARTS
 
 
-def run(config: SweepConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
-    """All results of the suite, and the figures that its goals name."""
-    if not config.folder.is_dir() or not os.access(config.folder, os.W_OK):
-        raise RequestError("no folder to write to: give another as --folder")
+def run(config: SweepConfig) -> SuiteOutput:
+    with open_folder(config.folder) as folder:
+        return _run_parts(replace(config, folder=folder))
+
+
+def _run_parts(config: SweepConfig) -> SuiteOutput:
     results: list[Result] = []
     measured: dict[str, Measured] = {}
     for part, measure in (
@@ -81,10 +76,7 @@ def run(config: SweepConfig) -> tuple[tuple[Result, ...], dict[str, Measured]]:
     return tuple(results), measured
 
 
-Part = tuple[Iterable[Result], dict[str, Measured]]
-
-
-def _run_million(config: SweepConfig, is_asked: bool) -> Part:
+def _run_million(config: SweepConfig, is_asked: bool) -> SuiteOutput:
     names = (
         "planted_pairs_found",
         "adjusted_rand",
@@ -106,7 +98,7 @@ def _run_million(config: SweepConfig, is_asked: bool) -> Part:
     return results, measured
 
 
-def _run_flood(config: SweepConfig, is_asked: bool) -> Part:
+def _run_flood(config: SweepConfig, is_asked: bool) -> SuiteOutput:
     if not is_asked:
         return (), {"flood_seconds": Skipped("the part flood was not asked for")}
     result, seconds = synthetic.time_flood(config.flood, config.seed)
@@ -116,7 +108,7 @@ def _run_flood(config: SweepConfig, is_asked: bool) -> Part:
     return (result,), {"flood_seconds": measured}
 
 
-def _run_deployment(config: SweepConfig, is_asked: bool) -> Part:
+def _run_deployment(config: SweepConfig, is_asked: bool) -> SuiteOutput:
     """Stated, without a goal of its own: at a million, the registry takes minutes to be filled."""
     if not is_asked:
         return (), {}
@@ -131,14 +123,14 @@ def _run_deployment(config: SweepConfig, is_asked: bool) -> Part:
     return (sweep_deployment(plan, config.folder, _describe(plan, config.folder)),), {}
 
 
-def _run_lfw(config: SweepConfig, is_asked: bool) -> Part:
+def _run_lfw(config: SweepConfig, is_asked: bool) -> SuiteOutput:
     """Stated, without a goal: what these photographs bring says little of others."""
     if not is_asked:
         return (), {}
     if config.faces is None and not (LFW / "images").is_dir():
         absent = Figure.skip("precision and recall", "share", "LFW is not here: give --faces")
         return (Result("People under false documents", {}, (absent,)),), {}
-    return sweep_photographs(config.faces, config.people), {}
+    return tuple(sweep_photographs(config.faces, config.people)), {}
 
 
 def _plan(config: SweepConfig) -> Plan:

@@ -6,16 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Result, Setup
-from bench.core.timing import rested
-from bench.suites.baselines import build_gallery, clock
+from bench.core.timing import clock, rested
+from bench.suites.baselines import build_gallery
 from bench.suites.serve.process import Worker
 from bench.suites.sweep.agreement import (
     agree,
@@ -64,13 +64,10 @@ def measure_here(plan: Plan, folder: Path, setup: Setup) -> Found:
     setup = setup | {"kernel": scanner.kernel}
     first = planted.first_new
     gallery, _ = build_gallery(planted.vectors[:first], scanner)
-    with TemporaryDirectory(prefix="sosie-bench-", dir=folder) as checkpoints:
-        everything, measured, pairs = _sweep_all(
-            gallery, planted, plan.threshold, Path(checkpoints) / "all"
-        )
-        added = np.arange(first, len(planted.people))
-        gallery.add(added, planted.vectors[first:], gallery.sequence + 1)
-        new, more = _sweep_new(gallery, planted, pairs, plan.threshold, Path(checkpoints) / "new")
+    everything, measured, pairs = _sweep_all(gallery, planted, plan.threshold, folder / "all")
+    added = np.arange(first, len(planted.people))
+    gallery.add(added, planted.vectors[first:], gallery.sequence + 1)
+    new, more = _sweep_new(gallery, planted, pairs, plan.threshold, folder / "new")
     peak_bytes = read_peak_bytes()
     scanner.close()
     flat_s = _time_flat(planted.vectors[:first], plan.threshold)
@@ -100,12 +97,9 @@ def _sweep_all(
     joined, join_s = clock(lambda: join_gallery(gallery, threshold, checkpoint=checkpoint))
     first = planted.first_new
     facts = SyntheticFacts(first)
-
-    def group() -> tuple[PairTable, list[Group]]:
-        found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
-        return found, group_faces(found, threshold, facts, read_vectors=vector_reader(gallery))
-
-    (pairs, groups), group_s = clock(group)
+    pairs = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
+    group = partial(group_faces, pairs, threshold, facts)
+    groups, group_s = clock(lambda: group(read_vectors=vector_reader(gallery)))
     wanted = planted_pairs(planted, threshold)
     wanted = wanted[wanted[:, 1] < first]
     missed = count_missed(wanted, pairs)
@@ -113,7 +107,7 @@ def _sweep_all(
     strange = planted.people[pairs.left] != planted.people[pairs.right]
     of_rings = sum(len(rows) * (len(rows) - 1) // 2 for rows in old_rings(planted))
     ours = agree(planted, label_groups(first, groups))
-    alone = agree(planted, label_groups(first, group_faces(pairs, threshold, facts)))
+    alone = agree(planted, label_groups(first, group()))
     components = agree(planted, label_linked(first, pairs))
     false = int((strange & ~np.isin(pairs.left, trapped)).sum())
     figures = (
@@ -146,22 +140,17 @@ def _sweep_new(
     joined, join_s = clock(
         lambda: join_gallery(gallery, threshold, known=known, checkpoint=checkpoint)
     )
-    facts = SyntheticFacts(total)
+    facts, found = SyntheticFacts(total), joined.pairs
 
     def group() -> tuple[PairTable, list[Group]]:
-        found = joined.pairs
         both = PairTable(
-            np.concatenate([earlier.left, found.left]),
-            np.concatenate([earlier.right, found.right]),
-            np.concatenate([earlier.scores, found.scores]),
+            *(
+                np.concatenate([getattr(one, name) for one in (earlier, found)])
+                for name in ("left", "right", "scores")
+            )
         )
-        return both, group_faces(
-            both,
-            threshold,
-            facts,
-            read_vectors=vector_reader(gallery),
-            fresh=np.arange(first, total),
-        )
+        read_vectors, fresh = vector_reader(gallery), np.arange(first, total)
+        return both, group_faces(both, threshold, facts, read_vectors=read_vectors, fresh=fresh)
 
     (pairs, groups), group_s = clock(group)
     wanted = planted_pairs(planted, threshold)
@@ -240,7 +229,7 @@ def read_peak_bytes() -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class SyntheticFacts:
-    """Of `count` references, each under its own document; nobody has judged anything."""
+    """Of `count` references, each under its own document; no pair has been reviewed."""
 
     count: int
 

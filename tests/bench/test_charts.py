@@ -18,7 +18,7 @@ from bench.core.reports import (
     find_figure,
     read_reports,
 )
-from bench.docs.plots import (
+from bench.docs.charts import (
     VERSUS,
     draw_all,
     draw_curves,
@@ -84,9 +84,9 @@ def test_a_miss_of_a_goal_of_none_is_among_what_is_drawn(tmp_path: Path) -> None
         Check("kills", None, 50.0, None, "not run"),
     )
     missed, kept, never, fast = list_kept({"serve": report})
-    assert (missed.holds, missed.margin, missed.told) == (False, None, "384 answers (goal ≤ 0)")
+    assert (missed.holds, missed.margin, missed.text) == (False, None, "384 answers (goal ≤ 0)")
     assert (kept.holds, kept.margin) == (True, None)
-    assert (never.holds, never.margin, never.told) == (False, None, "never (goal ≤ 10)")
+    assert (never.holds, never.margin, never.text) == (False, None, "never (goal ≤ 10)")
     assert fast.margin == 3880 / 3000
     assert "POST /v1/match" in fast.label
     assert draw_goals({"serve": report}, tmp_path / "goals.png")

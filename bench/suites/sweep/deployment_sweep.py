@@ -1,27 +1,26 @@
-"""The same gallery in a deployment with its registry, swept by the desk that `sosie sweep` asks."""
+"""The same gallery in a deployment with its registry, swept as `sosie sweep` does it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from bench.core.reports import Figure, Result, Setup
+from bench.core.timing import clock
 from bench.data.vectors import Vectors
-from bench.suites.baselines import clock
 from bench.suites.serve.process import Worker
 from bench.suites.sweep.agreement import Labels, agree, label_sets, list_joined
 from bench.suites.sweep.planted import Plan, plant
 from bench.suites.sweep.synthetic import list_peak, read_peak_bytes
-from bench.suites.workload import load_holders, open_outlet
+from bench.suites.workload import load_holders, make_home
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.sweep_model import GroupKind, Scope, SweepRecord, SweepState
-from serving.compose import Deployment, create_home
+from serving.compose import Deployment
 from serving.settings import Settings
 from serving.sweeps.manager import SweepManager
 
@@ -43,13 +42,12 @@ def sweep_deployment(plan: Plan, folder: Path, setup: Setup) -> Result:
     """
     planted = plant(plan)
     first, total = planted.first_new, len(planted.people)
-    with TemporaryDirectory(prefix="sosie-bench-", dir=folder) as place:
-        home = Path(place) / "home"
-        create_home(home, Settings())
-        load_s = clock(lambda: _load(home, planted.vectors[:first], 0))[1]
-        everything = _sweep(home, plan.threshold, Scope.ALL, total)
-        _load(home, planted.vectors[first:], first)
-        new = _sweep(home, plan.threshold, Scope.NEW, total)
+    home = folder / "home"
+    make_home(home)
+    load_s = clock(lambda: _load(home, planted.vectors[:first], 0))[1]
+    everything = _sweep(home, plan.threshold, Scope.ALL, total)
+    _load(home, planted.vectors[first:], first)
+    new = _sweep(home, plan.threshold, Scope.NEW, total)
     peaks = [one.peak_bytes for one in (everything, new) if one.peak_bytes is not None]
     figures = (
         Figure("holders loaded before", "1/s", plan.references / load_s),
@@ -64,11 +62,11 @@ def sweep_deployment(plan: Plan, folder: Path, setup: Setup) -> Result:
 
 
 def _load(home: Path, vectors: Vectors, first_serial: int) -> None:
-    with Deployment(home, Settings(), home / "cache") as deployment:
-        if first_serial == 0:
-            open_outlet(deployment.store)
-        with deployment.store.writer() as writer:
-            load_holders(writer, vectors, first_serial=first_serial)
+    with (
+        Deployment(home, Settings(), home / "cache") as deployment,
+        deployment.store.writer() as writer,
+    ):
+        load_holders(writer, vectors, first_serial=first_serial)
 
 
 def _sweep(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
@@ -80,15 +78,15 @@ def _sweep(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
 def _sweep_here(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
     request = SweepRequest(threshold=threshold, scope=scope, is_unsupported_allowed=True)
     with Deployment(home, Settings(), home / "cache") as deployment:
-        desk = SweepManager(deployment)
-        started = desk.start(request, "bench")
-        desk.wait()
-        record = desk.status(started.id)
+        manager = SweepManager(deployment)
+        started = manager.start(request, "bench")
+        manager.wait()
+        record = manager.status(started.id)
         assert record.state is SweepState.DONE, record.fault
         file = GroupFile.open(SweepFolder.of(deployment.sweep_folder, record.id).groups)
         groups = file.page(len(file), kind=GroupKind.ONE_FACE)
         references, _ = deployment.store.facts.document_owner_array()
-        desk.close()
+        manager.close()
     # References were given ascending ids in the order of the rows.
     rows = (
         np.searchsorted(references, [one.reference_ids[0] for one in group.identities]).tolist()

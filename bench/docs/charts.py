@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bench.core.compare import Better, better
 from bench.core.render import list_promises, write_goal, write_value
@@ -56,63 +59,12 @@ class Versus:
     promise: str = ""
 
 
-_GALLERY, _FLAT = "exact8, the gallery", "FAISS Flat"
-VERSUS = (
-    Versus("search", "One query", _GALLERY, _FLAT, "one query / FAISS Flat"),
-    Versus("search", "One query, range", _GALLERY, _FLAT, "one range query / FAISS Flat"),
-    Versus("search", "A batch", _GALLERY, _FLAT, "batch / FAISS Flat"),
-    Versus(
-        "search", "A batch", _GALLERY, "FAISS Flat by BLAS", "batch / FAISS Flat tuned to use BLAS"
-    ),
-    Versus(
-        "search",
-        "A batch",
-        _GALLERY,
-        "FAISS PQ4fs+refine, k_factor 20",
-        "batch / FAISS PQ fast scan (misses some)",
-        "batch_fastscan_speedup",
-    ),
-    Versus(
-        "search", "A batch", _GALLERY, "usearch int8, exact", "batch / usearch int8 (misses some)"
-    ),
-    Versus(
-        "join",
-        "The same references by everybody",
-        "one segment",
-        "FAISS Flat, range search",
-        "all pairs / FAISS Flat's range search",
-    ),
-    Versus(
-        "extract",
-        "SFace graphs, 16 a call",
-        "rewritten",
-        "dequantised",
-        "SFace, rewritten / dequantised",
-    ),
-    Versus("extract", "Pairs of photographs", "Sosie, cpu", "deepface", "pairs / deepface"),
-    Versus(
-        "extract",
-        "Pairs of photographs",
-        "Sosie, cpu",
-        "face_recognition",
-        "pairs / face_recognition",
-    ),
-    Versus(
-        "registrar",
-        "Decisions",
-        "batches of 32",
-        "one a transaction",
-        "decisions in batches / one a transaction",
-    ),
-    Versus(
-        "serve",
-        "Matches, one 1:1 item a request",
-        "as it comes",
-        "behind Serve's own proxy",
-        "matches / behind Ray Serve's own proxy",
-        "proxy_speedup",
-    ),
-)
+def load_contents() -> dict[str, Any]:
+    """The chapters of docs/performance.md, and the comparisons of its first chart."""
+    return tomllib.loads(Path(__file__).with_name("performance.toml").read_text(encoding="utf-8"))
+
+
+VERSUS = msgspec.convert(load_contents()["comparison"], tuple[Versus, ...])
 """Comparisons that a person would ask for first."""
 
 
@@ -131,7 +83,7 @@ class Kept:
     """A promise and what came of it; `margin` says how many times as good, None for no number."""
 
     label: str
-    told: str
+    text: str
     holds: bool
     margin: float | None
 
@@ -166,11 +118,11 @@ def draw_versus(reports: Mapping[str, Report], path: Path) -> bool:
         result = find_result(reports, one.suite, one.result)
         if result is not None:
             sizes.setdefault(one.suite, name_sizes(result.setup))
-    told = "; ".join(f"{suite}: {text}" for suite, text in sizes.items() if text)
+    text = "; ".join(f"{suite}: {text}" for suite, text in sizes.items() if text)
     caption = (
         "bars: medians over rounds of the ratio, or of both where they were not in turn; whiskers: "
         f"quartiles of both against each other\n{name_machines(reports, sizes)}\n"
-        f"{textwrap.fill(told, _CAPTION_WIDTH)}"
+        f"{textwrap.fill(text, _CAPTION_WIDTH)}"
     )
     save_figure(figure, path, caption)
     return True
@@ -201,7 +153,7 @@ def list_times(reports: Mapping[str, Report]) -> Iterator[Times]:
 def draw_goals(reports: Mapping[str, Report], path: Path) -> bool:
     """Bars from 1, where the goal is, and crosses; False where no promise was measured."""
     found = list(list_kept(reports))
-    # What was missed without a number of times has no bar, and is told all the same.
+    # What was missed without a number of times has no bar, and is drawn as a cross.
     missed = [one for one in found if one.margin is None and not one.holds]
     bars = sorted((one for one in found if one.margin), key=lambda one: one.margin or 0)
     rows = [*missed, *bars]
@@ -215,7 +167,7 @@ def draw_goals(reports: Mapping[str, Report], path: Path) -> bool:
     for place, one in enumerate(rows):
         if one.margin is None:
             axes.plot(1, place, "x", color=BAD, markersize=9, markeredgewidth=2)
-        note(axes, one.told, max(values[place], 1), place)
+        note(axes, one.text, max(values[place], 1), place)
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlim(right=max(values) * 4)
     axes.set_ylim(-0.8, len(rows) - 0.2)
@@ -245,7 +197,7 @@ def list_kept(reports: Mapping[str, Report]) -> Iterator[Kept]:
 
 
 def draw_searches(reports: Mapping[str, Report], path: Path) -> bool:
-    """Milliseconds a query, one by one and in a batch, of everybody asked."""
+    """Milliseconds a query, one by one and in a batch, of all searchers."""
     results = [find_result(reports, "search", name) for name in ("One query", "A batch")]
     known = [one for one in results if one is not None]
     if len(known) < len(results):
