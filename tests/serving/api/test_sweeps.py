@@ -22,7 +22,7 @@ from serving.wire.sweeps import Expectation, Group, GroupPage, Precision, SweepR
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service
 from tests.serving.api.planting import plant
-from tests.serving.sweeps.synthetic_people import Gate
+from tests.serving.sweeps.synthetic_people import PausedJoin
 
 SWEEPS = "/v1/sweeps"
 UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
@@ -98,10 +98,10 @@ def done(ringed: Service, second: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.fixture
-def gate(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+def gate(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[PausedJoin]:
     """Holds a sweep at work until it is opened."""
     deployment = ringed.match._life.require().deployment
-    made = Gate(deployment)
+    made = PausedJoin(deployment)
     monkeypatch.setattr(deployment, "joiner", made.joiner)
     yield made
     made.opened.set()
@@ -207,7 +207,7 @@ def test_a_second_sweep_is_refused_and_the_first_is_named(
     assert LEFT in ringed.assert_refused(second, 409, "SWEEP.BUSY")
 
 
-def test_a_sweep_is_paused_and_resumed(ringed: Service, done: dict[str, Any], gate: Gate) -> None:
+def test_a_sweep_is_paused_and_resumed(ringed: Service, done: dict[str, Any], gate: PausedJoin) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
     assert gate.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/pause"))["state"] == "paused"
@@ -220,7 +220,7 @@ def test_a_sweep_is_paused_and_resumed(ringed: Service, done: dict[str, Any], ga
         ringed.assert_refused(response, 409, "SWEEP.STATE")
 
 
-def test_a_cancelled_sweep_is_over(ringed: Service, done: dict[str, Any], gate: Gate) -> None:
+def test_a_cancelled_sweep_is_over(ringed: Service, done: dict[str, Any], gate: PausedJoin) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
     assert gate.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/cancel"))["state"] == "cancelled"

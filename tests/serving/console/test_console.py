@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Route, expect
 
 from tests.serving.console.conftest import RING, Site
 from tests.serving.console.driving import Visitor, visiting
-from tests.serving.sweeps.synthetic_people import Gate
+from tests.serving.sweeps.synthetic_people import PausedJoin
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
 OPEN_CASES = re.compile(r"/v1/cases\?state=open")
@@ -53,8 +53,8 @@ def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(
 ) -> None:
     deployment = site.service.match._life.require().deployment
 
-    def start_and_hold(analyst: Visitor) -> Gate:
-        gate = Gate(deployment)
+    def start_and_hold(analyst: Visitor) -> PausedJoin:
+        gate = PausedJoin(deployment)
         monkeypatch.setattr(deployment, "joiner", gate.joiner)
         analyst.open("Sweeps")
         analyst.press("What to expect")
