@@ -207,7 +207,9 @@ def test_a_second_sweep_is_refused_and_the_first_is_named(
     assert LEFT in ringed.assert_refused(second, 409, "SWEEP.BUSY")
 
 
-def test_a_sweep_is_paused_and_resumed(ringed: Service, done: dict[str, Any], gate: PausedJoin) -> None:
+def test_a_sweep_is_paused_and_resumed(
+    ringed: Service, done: dict[str, Any], gate: PausedJoin
+) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
     assert gate.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/pause"))["state"] == "paused"
