@@ -29,7 +29,7 @@ from engine.matching.holders import ErasureCertificate, erase_holder, find_erasa
 from engine.matching.judge import Judge
 from engine.matching.recovery import Restored
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
-from engine.matching.sampling import CropPolicy, Keep
+from engine.matching.requests import CropPolicy, Keep
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
 from engine.registry.keyring import KeyRing

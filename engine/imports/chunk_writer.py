@@ -24,8 +24,8 @@ from engine.matching.bulk_enrollment import (
     plan_admission,
 )
 from engine.matching.comparison import WatchList
-from engine.matching.prechecks import document_look_up
 from engine.matching.registrar import Registrar
+from engine.matching.requests import document_look_up
 from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.writer import Writer

@@ -23,8 +23,8 @@ from engine.matching.documents import (
     check_documents,
     require_checkable,
 )
-from engine.matching.prechecks import document_look_up, name_look_up
 from engine.matching.registrar import publish
+from engine.matching.requests import document_look_up, name_look_up
 from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (

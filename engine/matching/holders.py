@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from engine.errors import GalleryBehind, NotFound, RequestError, TenantConflict
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
-from engine.matching.prechecks import document_look_up
 from engine.matching.registrar import Audit, Runner, publish
+from engine.matching.requests import document_look_up
 from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.registry.source import ReferenceChunk
+from engine.registry.reader import ReferenceChunk
 from engine.registry.store import Store
 from indexes.base import VectorIndex
 from indexes.errors import IndexFault, SnapshotMissing

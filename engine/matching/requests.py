@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import phonenumbers
 from numpy.typing import NDArray
 
-from engine.errors import RequestError
-from engine.matching.documents import Document, require_checkable
+from engine.errors import IdempotencyMismatch, ImageError, OutletRefused, RequestError, SosieError
+from engine.matching.documents import (
+    CheckedDocument,
+    Document,
+    DocumentAuthority,
+    check_documents,
+    require_checkable,
+)
 from engine.reasons import Decision, Reason
+from engine.registry.reader import Reader
+from engine.registry.records import NewCrop, Outlet, new_id
+from engine.registry.vault import Vault
+
+if TYPE_CHECKING:
+    from engine.faces.extractor import Extracted, Extraction, Extractor
+    from engine.faces.images import Pixels
 
 MAX_KEY_LENGTH = 255
 MAX_CONSENT_LENGTH = 200
@@ -149,3 +164,245 @@ def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
     }
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).digest()
+
+
+# From photographs to samples, and the crops of them that are kept.
+# Vectors are rotated and crops sealed here, so no face leaves in the clear.
+
+
+def take_samples(
+    images: Sequence[bytes], extractor: Extractor, vault: Vault, *, with_crops: bool = False
+) -> list[Sample | ImageError]:
+    """A sample of each image file, or its ImageError, in order."""
+    return make_samples(images, extractor.extract(images), vault, with_crops=with_crops)
+
+
+def make_samples(
+    images: Sequence[bytes],
+    extracted: Sequence[Extracted],
+    vault: Vault,
+    *,
+    with_crops: bool = False,
+) -> list[Sample | ImageError]:
+    """The samples of the photographs `images`, extracted already.
+
+    `with_crops` adds the aligned faces, sealed.
+    """
+    vectors = [
+        one.vector
+        for one in extracted
+        if not isinstance(one, ImageError) and one.vector is not None
+    ]
+    rotated = iter(vault.rotate(np.stack(vectors)) if vectors else ())
+    return [
+        one
+        if isinstance(one, ImageError)
+        else _make_sample(hashlib.sha256(data).digest(), one, rotated, vault, with_crops)
+        for data, one in zip(images, extracted, strict=True)
+    ]
+
+
+def _make_sample(
+    digest: bytes,
+    extraction: Extraction,
+    rotated: Iterator[NDArray[np.float32]],
+    vault: Vault,
+    with_crop: bool,
+) -> Sample:
+    crop = extraction.crop
+    return Sample(
+        vector=None if extraction.vector is None else next(rotated),
+        digest=digest,
+        problems=extraction.problems,
+        quality={} if extraction.quality is None else asdict(extraction.quality),
+        crop=seal_crop(vault, digest, crop) if with_crop and crop is not None else None,
+    )
+
+
+JPEG_QUALITY = 95
+_CROP_CONTEXT = "sample.crop"
+
+
+class Keep(StrEnum):
+    """Attempts of which the crops are kept."""
+
+    NONE = "none"
+    CASES = "cases"
+    """Those that opened a case."""
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class CropPolicy:
+    """Which crops are kept, and for how long: never longer than `time` after the decision."""
+
+    keep: Keep = Keep.NONE
+    time: timedelta = timedelta(days=30)
+
+    @property
+    def keeps_any(self) -> bool:
+        return self.keep is not Keep.NONE
+
+    def choose(
+        self,
+        vault: Vault,
+        request: EnrollmentRequest,
+        enrollment_id: str,
+        has_case: bool,
+        decided_at: datetime,
+    ) -> list[NewCrop]:
+        """The crops of an attempt that are to be kept; none where its samples have none."""
+        if self.keep is Keep.NONE or (self.keep is Keep.CASES and not has_case):
+            return []
+        samples = {"live": request.live, "portrait": request.portrait}
+        return [
+            NewCrop(
+                id=new_id(),
+                enrollment_id=enrollment_id,
+                photograph=photograph,
+                kept_until=decided_at + self.time,
+                image=vault.open(_CROP_CONTEXT, sample.digest.hex(), sample.crop),
+            )
+            for photograph, sample in samples.items()
+            if sample.crop is not None
+        ]
+
+
+NO_CROPS = CropPolicy()
+
+
+def seal_crop(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
+    """An aligned face uint8[side, side, 3] as a JPEG file, sealed for the registrar.
+
+    `digest` is that of the photograph.
+    """
+    from PIL import Image  # noqa: PLC0415 - only where crops are kept
+
+    file = BytesIO()
+    # No chroma subsampling: the whole face is as small as an icon.
+    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return vault.seal(_CROP_CONTEXT, digest.hex(), file.getvalue())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """A request that will be judged, with the keyed look-ups under which the registry knows it.
+
+    `document_lookup` and `name_lookup` are `None` for a document that is not well-formed.
+    """
+
+    request: EnrollmentRequest
+    outlet: Outlet
+    document: CheckedDocument
+    msisdn: str = field(repr=False)
+    msisdn_lookup: bytes
+    scope: bytes
+    payload_digest: bytes
+    document_lookup: bytes | None
+    name_lookup: bytes | None
+
+
+class Intake:
+    """Sorts a batch into stored answers, refusals and attempts; it writes nothing."""
+
+    def __init__(self, store: Reader, vault: Vault, authority: DocumentAuthority) -> None:
+        self._store = store
+        self._vault = vault
+        self._authority = authority
+
+    def sort(
+        self, requests: Sequence[EnrollmentRequest], on: date
+    ) -> list[Attempt | Answer | SosieError]:
+        """One outcome for each request, in order."""
+        outcomes: list[Attempt | Answer | SosieError | None] = [None] * len(requests)
+        places = []
+        for place, request in enumerate(requests):
+            try:
+                require_judgeable(request)
+            except SosieError as error:
+                outcomes[place] = error
+            else:
+                places.append(place)
+        sound = [requests[place] for place in places]
+        for place, outcome in zip(places, self._sort_sound(sound, on), strict=True):
+            outcomes[place] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _sort_sound(
+        self, requests: Sequence[EnrollmentRequest], on: date
+    ) -> list[Attempt | Answer | SosieError]:
+        if not requests:
+            return []
+        documents = check_documents([item.document for item in requests], self._authority, on)
+        scopes = [idempotency_scope(self._vault, it.carrier, it.idempotency_key) for it in requests]
+        answers = self._store.answers(scopes)
+        outlets = self._store.outlets(sorted({item.outlet for item in requests}))
+        outcomes: list[Attempt | Answer | SosieError] = []
+        for request, document, scope in zip(requests, documents, scopes, strict=True):
+            payload = digest_payload(request, document.number)
+            payload_digest = self._vault.look_up("payload", payload.hex())
+            stored = answers.get(scope)
+            if stored is not None:
+                is_same = stored.payload_digest == payload_digest
+                outcomes.append(
+                    Answer(dict(stored.response), is_repeated=True) if is_same else _mismatch()
+                )
+                continue
+            outlet = outlets.get(request.outlet)
+            if outlet is None or not outlet.is_open or outlet.carrier != request.carrier:
+                outcomes.append(_refuse_outlet())
+                continue
+            outcomes.append(self._attempt(request, outlet, document, scope, payload_digest))
+        return outcomes
+
+    def _attempt(
+        self,
+        request: EnrollmentRequest,
+        outlet: Outlet,
+        document: CheckedDocument,
+        scope: bytes,
+        payload_digest: bytes,
+    ) -> Attempt:
+        msisdn = normalise_msisdn(request.msisdn)
+        document_lookup = name_lookup = None
+        if document.is_well_formed:
+            document_lookup = document_look_up(self._vault, document)
+            name_lookup = name_look_up(self._vault, document_lookup, document.name)
+        return Attempt(
+            request=request,
+            outlet=outlet,
+            document=document,
+            msisdn=msisdn,
+            msisdn_lookup=self._vault.look_up("msisdn", msisdn),
+            scope=scope,
+            payload_digest=payload_digest,
+            document_lookup=document_lookup,
+            name_lookup=name_lookup,
+        )
+
+
+def idempotency_scope(vault: Vault, carrier: str, key: str) -> bytes:
+    """Where a stored answer lies: one carrier's keys never meet another's."""
+    return vault.look_up("idempotency", f"{carrier}\0{key}")
+
+
+def document_look_up(vault: Vault, document: CheckedDocument) -> bytes:
+    """The keyed digest under which the registry knows a well-formed document."""
+    return vault.look_up(f"document:{document.type}", document.number)
+
+
+def name_look_up(vault: Vault, document_lookup: bytes, name: str) -> bytes:
+    """A keyed digest of a name, bound to its document: two holders of one name stay unlinked."""
+    return vault.look_up("name", f"{document_lookup.hex()}\0{name}")
+
+
+def _mismatch() -> IdempotencyMismatch:
+    return IdempotencyMismatch(
+        "this Idempotency-Key was used with another payload: use a fresh key for a new activation"
+    )
+
+
+def _refuse_outlet() -> OutletRefused:
+    return OutletRefused(
+        "the outlet is unknown, closed or of another carrier: check the codes of both"
+    )

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import (
-    Connection,
     Row,
     Select,
     and_,
     bindparam,
-    delete,
     func,
-    insert,
     or_,
     select,
     text,
-    update,
 )
 
 from engine.cases.case import CaseNote, NoteKind, Outcome
 from engine.errors import NotFound
-from engine.registry import tables
-from engine.registry.database import reading
+from engine.registry.database import KEYS, Source, reading
 from engine.registry.records import (
     ALIVE,
     CaseRecord,
     CaseState,
     CropRecord,
     JudgedPair,
-    NewCrop,
     is_id,
     utc_now,
 )
-from engine.registry.rows import CASE_NOTE, case_of
-from engine.registry.source import KEYS, Source
+from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, sweep_of
 from engine.registry.tables import (
     IS_ALIVE,
     case_documents,
@@ -46,8 +38,7 @@ from engine.registry.tables import (
     judged_pairs,
     sweeps,
 )
-from engine.registry.vault import Vault
-from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
+from engine.sweeps.sweep_model import SweepRecord, SweepState
 
 _NEWEST = select(cases).order_by(cases.c.opened_at.desc(), cases.c.id.desc())
 _CASES = select(cases).where(cases.c.id.in_(KEYS))
@@ -77,26 +68,16 @@ _NOTES = (
     .where(or_(case_notes.c.case_id == bindparam("id"), case_notes.c.case_id.in_(_WENT_INTO)))
     .order_by(case_notes.c.id)
 )
-_CROP_PLACE = "crops.image"
 _CROPS_OF = (
     select(crops)
     .where(crops.c.enrollment_id == bindparam("enrollment"), crops.c.kept_until > bindparam("now"))
     .order_by(crops.c.photograph, crops.c.id)
 )
-_ENROLLMENTS_UNDER = select(tables.enrollments.c.id).where(
-    tables.enrollments.c.document_id == bindparam("document")
-)
-_ERASE_CROPS = delete(crops).where(crops.c.enrollment_id.in_(_ENROLLMENTS_UNDER))
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 
 _JUDGED = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
 _JUDGED_DOCUMENTS = select(judged_pairs.c.left_document, judged_pairs.c.right_document)
-_FORGET_JUDGED = (
-    delete(judged_pairs)
-    .where(judged_pairs.c.left_document == bindparam("left_document"))
-    .where(judged_pairs.c.right_document == bindparam("right_document"))
-)
 
 
 class CaseReader(Source):
@@ -215,7 +196,7 @@ class CaseReader(Source):
                     photograph=row.photograph,
                     kept_until=row.kept_until,
                 ),
-                self._vault.open(_CROP_PLACE, row.id, row.image),
+                self._vault.open(CROP_IMAGE, row.id, row.image),
             )
             for row in rows
         ]
@@ -250,51 +231,6 @@ def _below(query: Select[Any], case: CaseRecord) -> Select[Any]:
     return query.where(or_(is_older, is_beside))
 
 
-def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
-    """Enters the pairs, each in place of what was said of it before."""
-    if not pairs:
-        return
-    assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
-    rows = [
-        {
-            "left_document": pair.left_document,
-            "right_document": pair.right_document,
-            "outcome": pair.outcome.value,
-            "score": pair.score,
-            "case_id": pair.case_id,
-            "sweep_id": pair.sweep_id,
-            "decided_at": pair.decided_at,
-            "decided_by": pair.decided_by,
-        }
-        for pair in pairs
-    ]
-    connection.execute(_FORGET_JUDGED, rows)
-    connection.execute(insert(judged_pairs), rows)
-
-
-def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
-    """Keeps the crops, each image sealed for its row."""
-    if new:
-        connection.execute(
-            insert(crops),
-            [
-                {
-                    "id": crop.id,
-                    "enrollment_id": crop.enrollment_id,
-                    "photograph": crop.photograph,
-                    "image": vault.seal(_CROP_PLACE, crop.id, crop.image),
-                    "kept_until": crop.kept_until,
-                }
-                for crop in new
-            ],
-        )
-
-
-def erase_crops(connection: Connection, document_id: str) -> None:
-    """Takes out the crops of every enrollment under a document."""
-    connection.execute(_ERASE_CROPS, {"document": document_id})
-
-
 # Sweeps as the registry keeps them.
 
 _SWEEP = select(sweeps).where(sweeps.c.id == bindparam("id"))
@@ -304,11 +240,6 @@ _LAST_DONE = (
     .where(sweeps.c.state == SweepState.DONE.value)
     .order_by(sweeps.c.ended_at.desc(), sweeps.c.id.desc())
     .limit(1)
-)
-_REPLACE = (
-    update(sweeps)
-    .where(sweeps.c.id == bindparam("key"))
-    .values({column.name: bindparam(f"new_{column.name}") for column in sweeps.columns})
 )
 
 
@@ -323,52 +254,15 @@ class SweepReader(Source):
                 row = connection.execute(_SWEEP, {"id": sweep_id}).one_or_none()
         if row is None:
             raise NotFound("no sweep has this id: see `sosie sweep list`")
-        return _sweep_of(row)
+        return sweep_of(row)
 
     def newest(self, limit: int = 100) -> list[SweepRecord]:
         """The newest sweeps, the newest first."""
         with reading(self._engine) as connection:
-            return [_sweep_of(row) for row in connection.execute(_NEWEST_SWEEPS.limit(limit))]
+            return [sweep_of(row) for row in connection.execute(_NEWEST_SWEEPS.limit(limit))]
 
     def last_done(self) -> SweepRecord | None:
         """The one that was done last; `None` where none was."""
         with reading(self._engine) as connection:
             row = connection.execute(_LAST_DONE).one_or_none()
-        return None if row is None else _sweep_of(row)
-
-
-def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None:
-    """Enters each sweep, in place of what was known of it before."""
-    for record in records:
-        values = _sweep_row(record)
-        known = {"key": record.id, **{f"new_{name}": value for name, value in values.items()}}
-        if connection.execute(_REPLACE, known).rowcount == 0:
-            connection.execute(insert(sweeps), values)
-
-
-def _sweep_of(row: Row[Any]) -> SweepRecord:
-    terms, progress = row.terms, row.progress
-    return SweepRecord(
-        **{
-            **row._asdict(),
-            "state": SweepState(row.state),
-            "terms": SweepTerms(**{**terms, "scope": Scope(terms["scope"])}),
-            "progress": SweepProgress(**progress),
-        }
-    )
-
-
-def _sweep_row(record: SweepRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "state": record.state.value,
-        "terms": {"threshold": float(record.terms.threshold), "scope": record.terms.scope.value},
-        "requested_by": record.requested_by,
-        "created_at": record.created_at,
-        "started_at": record.started_at,
-        "ended_at": record.ended_at,
-        "sequence": record.sequence,
-        "progress": asdict(record.progress),
-        "summary": None if record.summary is None else dict(record.summary),
-        "fault": record.fault,
-    }
+        return None if row is None else sweep_of(row)

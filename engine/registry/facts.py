@@ -11,9 +11,8 @@ from sqlalchemy import bindparam, func, select, tuple_
 
 from engine.cases.case import CaseKind
 from engine.registry import tables
-from engine.registry.database import reading
+from engine.registry.database import KEYS, Source, reading
 from engine.registry.records import ALIVE
-from engine.registry.source import KEYS, Source
 from engine.registry.tables import case_documents, cases
 from engine.sweeps.sweep_model import Identity, LineFact
 

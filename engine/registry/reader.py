@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, Row, Select, bindparam, func, select, tuple_
+from sqlalchemy import Engine, Row, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
-from engine.registry import audit, tables
-from engine.registry.audit import record_of
+from engine.registry import tables
+from engine.registry.audit import AuditReader
 from engine.registry.cases import CaseReader, SweepReader
-from engine.registry.database import reading
+from engine.registry.database import KEYS, reading
 from engine.registry.facts import FactReader
 from engine.registry.records import (
     ApiKey,
-    AuditRecord,
     Carrier,
     DocumentRecord,
     EnrollmentRecord,
@@ -32,7 +31,6 @@ from engine.registry.records import (
     is_id,
 )
 from engine.registry.rows import api_key_of, gather_documents, line_of
-from engine.registry.source import KEYS, Identity, ReferenceChunk, Source
 from engine.registry.tables import metadata
 from engine.registry.vault import WATCHED_TEMPLATE, Vault
 
@@ -137,6 +135,26 @@ _NEWEST_OF = (
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """What a document says in the clear, and where its holder's consent is on file if that came
+    with an existing base: an enrollment has its own."""
+
+    number: str = field(repr=False)
+    name: str = field(repr=False)
+    consent_ref: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceChunk:
+    """Live references side by side: ids int64[n], rotated unit rows float32[n, dim],
+    and the gallery sequence at which each was added, int64[n]."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32] = field(repr=False)
+    sequences: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptRecord:
     """One enrollment in short; `Reader.enrollment` has its evidence."""
 
@@ -149,7 +167,7 @@ class AttemptRecord:
     created_at: datetime
 
 
-class Reader(Source):
+class Reader(AuditReader):
     """What the registrar and the surfaces ask; safe to use from any thread."""
 
     def __init__(self, engine: Engine, vault: Vault) -> None:
@@ -338,27 +356,6 @@ class Reader(Source):
         with reading(self._engine) as connection:
             return [api_key_of(row) for row in connection.execute(_API_KEYS)]
 
-    def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
-        """The audit trail after a number, oldest first."""
-        while True:
-            with reading(self._engine) as connection:
-                page = audit.read_page(connection, after)
-            if not page:
-                return
-            yield from page
-            after = page[-1].number
-
-    def audit_head(self) -> tuple[int, bytes]:
-        """The number and hash of the newest audit entry, as the deployment's row has them."""
-        with reading(self._engine) as connection:
-            row = connection.execute(_DEPLOYMENT).one()
-        return row.audit_number, row.audit_head
-
-    def audit_hash_at(self, number: int) -> bytes | None:
-        """The hash of one audit entry as the trail has it; `None` where there is no such entry."""
-        with reading(self._engine) as connection:
-            return audit.hash_at(connection, number)
-
     def sequence(self) -> int:
         """The gallery's sequence: the last committed change of references."""
         with reading(self._engine) as connection:
@@ -384,47 +381,3 @@ class Reader(Source):
         if row.template is not None:
             template = self._vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
         return WatchEntry(row.id, row.document_lookup, template, row.reason, row.added_at)
-
-
-# The audit trail for whoever looks into it, read by filter.
-
-WINDOW_ENTRIES = 20_000
-"""So many numbers one query looks through: a longer read would keep SQLite's writer waiting."""
-
-_audit = tables.audit
-
-
-def read_audit(
-    reader: Reader,
-    after: int | None,
-    limit: int,
-    action: str | None = None,
-    actor: str | None = None,
-    subject: str | None = None,
-) -> list[AuditRecord]:
-    """The first `limit` entries above a number that match exactly, in the order of the chain.
-
-    Without a number the newest that match, in the same order. A page that is not full is the
-    last one.
-    """
-    assert limit > 0
-    asked = ((_audit.c.action, action), (_audit.c.actor, actor), (_audit.c.subject, subject))
-    wanted = select(_audit).where(*(column == text for column, text in asked if text is not None))
-    head, _ = reader.audit_head()
-    is_newest = after is None
-    place = _audit.c.number.desc() if is_newest else _audit.c.number
-    found: list[AuditRecord] = []
-    for window in _windows(wanted, after, head):
-        page = window.order_by(place).limit(limit - len(found))
-        found += [record_of(row) for row in reader.rows(page)]
-        if len(found) == limit:
-            break
-    return found[::-1] if is_newest else found
-
-
-def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Select[Any]]:
-    """The query cut into bounded pieces: upwards from a number, or downwards from the head."""
-    starts = range(after or 0, head, WINDOW_ENTRIES)
-    for start in starts if after is not None else reversed(starts):
-        number = _audit.c.number
-        yield wanted.where(number > start, number <= start + WINDOW_ENTRIES)

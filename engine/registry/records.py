@@ -60,7 +60,7 @@ class NewCrop(CropRecord):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeskChanges:
+class CaseChanges:
     """What a transaction does for the fraud desk; a part of `records.Changes`.
 
     Sweeps and judged pairs take the place of those of the same id or documents.
@@ -319,7 +319,7 @@ class AuditRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes(DeskChanges):
+class Changes(CaseChanges):
     """One transaction: all of it is kept, or nothing.
 
     `sequence` is the gallery's after these changes. Every commit carries at least one audit

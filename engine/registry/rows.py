@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, bindparam, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy import Row as Found
 
 from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
 from engine.errors import StorageFailed
 from engine.registry import tables
+from engine.registry.database import KEYS
 from engine.registry.records import (
     ApiKey,
     CaseRecord,
@@ -21,17 +23,19 @@ from engine.registry.records import (
     DocumentRecord,
     DocumentStatus,
     EnrollmentRecord,
+    JudgedPair,
     LineRecord,
     LineStatus,
+    NewCrop,
     NewDocument,
     NewLine,
     NewReference,
     StoredAnswer,
     WatchEntry,
 )
-from engine.registry.source import KEYS
-from engine.registry.tables import case_documents, case_notes, cases
+from engine.registry.tables import case_documents, case_notes, cases, crops, judged_pairs, sweeps
 from engine.registry.vault import WATCHED_TEMPLATE, Vault
+from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
 
 RowValues = Mapping[str, Any]
 """What is written: values by column."""
@@ -190,7 +194,22 @@ def answer_row(answer: StoredAnswer) -> RowValues:
 CASE_NOTE = "case_notes.text"
 """The place that a note's text is sealed for."""
 
-_REPLACE = (
+CROP_IMAGE = "crops.image"
+_REPLACE_SWEEP = (
+    update(sweeps)
+    .where(sweeps.c.id == bindparam("key"))
+    .values({column.name: bindparam(f"new_{column.name}") for column in sweeps.columns})
+)
+_ENROLLMENTS_UNDER = select(tables.enrollments.c.id).where(
+    tables.enrollments.c.document_id == bindparam("document")
+)
+_ERASE_CROPS = delete(crops).where(crops.c.enrollment_id.in_(_ENROLLMENTS_UNDER))
+_FORGET_JUDGED = (
+    delete(judged_pairs)
+    .where(judged_pairs.c.left_document == bindparam("left_document"))
+    .where(judged_pairs.c.right_document == bindparam("right_document"))
+)
+_REPLACE_CASE = (
     update(cases)
     .where(cases.c.id == bindparam("key"))
     .values({c.name: bindparam(f"new_{c.name}") for c in cases.columns if c.name != "id"})
@@ -245,7 +264,7 @@ def change_cases(connection: Connection, changed: Sequence[CaseRecord]) -> None:
     """Writes cases that are there as they are from now on; their documents are only added to."""
     for case in changed:
         values = {f"new_{name}": value for name, value in _row(case).items() if name != "id"}
-        if connection.execute(_REPLACE, {"key": case.id, **values}).rowcount != 1:
+        if connection.execute(_REPLACE_CASE, {"key": case.id, **values}).rowcount != 1:
             raise StorageFailed(
                 "a case to be changed is not there; nothing was kept: read it again"
             )
@@ -335,3 +354,85 @@ def _proposal_of(values: Mapping[str, Any]) -> Proposal:
         by=values["by"],
         at=datetime.fromisoformat(values["at"]),
     )
+
+
+def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
+    """Enters the pairs, each in place of what was said of it before."""
+    if not pairs:
+        return
+    assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
+    rows = [
+        {
+            "left_document": pair.left_document,
+            "right_document": pair.right_document,
+            "outcome": pair.outcome.value,
+            "score": pair.score,
+            "case_id": pair.case_id,
+            "sweep_id": pair.sweep_id,
+            "decided_at": pair.decided_at,
+            "decided_by": pair.decided_by,
+        }
+        for pair in pairs
+    ]
+    connection.execute(_FORGET_JUDGED, rows)
+    connection.execute(insert(judged_pairs), rows)
+
+
+def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
+    """Keeps the crops, each image sealed for its row."""
+    if new:
+        connection.execute(
+            insert(crops),
+            [
+                {
+                    "id": crop.id,
+                    "enrollment_id": crop.enrollment_id,
+                    "photograph": crop.photograph,
+                    "image": vault.seal(CROP_IMAGE, crop.id, crop.image),
+                    "kept_until": crop.kept_until,
+                }
+                for crop in new
+            ],
+        )
+
+
+def erase_crops(connection: Connection, document_id: str) -> None:
+    """Takes out the crops of every enrollment under a document."""
+    connection.execute(_ERASE_CROPS, {"document": document_id})
+
+
+def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None:
+    """Enters each sweep, in place of what was known of it before."""
+    for record in records:
+        values = _sweep_row(record)
+        known = {"key": record.id, **{f"new_{name}": value for name, value in values.items()}}
+        if connection.execute(_REPLACE_SWEEP, known).rowcount == 0:
+            connection.execute(insert(sweeps), values)
+
+
+def sweep_of(row: Row[Any]) -> SweepRecord:
+    terms, progress = row.terms, row.progress
+    return SweepRecord(
+        **{
+            **row._asdict(),
+            "state": SweepState(row.state),
+            "terms": SweepTerms(**{**terms, "scope": Scope(terms["scope"])}),
+            "progress": SweepProgress(**progress),
+        }
+    )
+
+
+def _sweep_row(record: SweepRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "state": record.state.value,
+        "terms": {"threshold": float(record.terms.threshold), "scope": record.terms.scope.value},
+        "requested_by": record.requested_by,
+        "created_at": record.created_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "sequence": record.sequence,
+        "progress": asdict(record.progress),
+        "summary": None if record.summary is None else dict(record.summary),
+        "fault": record.fault,
+    }

@@ -13,8 +13,7 @@ from PIL import Image
 
 from engine.errors import SealBroken
 from engine.matching.documents import Document
-from engine.matching.requests import EnrollmentRequest, Sample
-from engine.matching.sampling import CropPolicy, Keep, seal_crop
+from engine.matching.requests import CropPolicy, EnrollmentRequest, Keep, Sample, seal_crop
 from engine.registry.vault import Vault
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)

@@ -19,9 +19,9 @@ from engine.matching.holders import (
 )
 from engine.matching.identification import identify
 from engine.matching.lines import unblock_document
-from engine.matching.prechecks import document_look_up
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
+from engine.matching.requests import document_look_up
 from engine.reasons import Decision, Reason
 from engine.registry.audit import verify_chain
 from engine.registry.records import (

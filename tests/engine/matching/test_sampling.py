@@ -12,8 +12,7 @@ from skimage import data
 
 from engine.errors import ImageError
 from engine.faces.extractor import Extraction, Extractor, open_extractor
-from engine.matching.requests import Sample
-from engine.matching.sampling import make_samples, take_samples
+from engine.matching.requests import Sample, make_samples, take_samples
 from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from engine.errors import NotFound, RegistryError, SealBroken, StorageFailed
-from engine.registry import changes as changing
-from engine.registry import reader
+from engine.registry import audit, tables
 from engine.registry import reader as readers
-from engine.registry.audit import verify_chain
-from engine.registry.reader import read_audit
+from engine.registry import writer as writers
+from engine.registry.audit import read_audit, verify_chain
 from engine.registry.records import (
     AuditEntry,
     Changes,
@@ -272,7 +271,7 @@ def test_identity_moved_to_another_document_is_refused(store, writer, enroll) ->
 def test_bulk_load_leaves_statistics_that_keep_look_ups_quick(
     store, writer, enroll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changing, "BULK_ROWS", 300)
+    monkeypatch.setattr(writers, "BULK_ROWS", 300)
     writer.commit(enroll(writer, 300))
     with store._engine.connect() as connection:
         counted = connection.exec_driver_sql(
@@ -290,7 +289,7 @@ ENTRIES = [
 @pytest.fixture
 def start(store: Store, writer: Any, monkeypatch: pytest.MonkeyPatch) -> int:
     """The number before the first of 20 entries; a read looks through 7 at a time."""
-    monkeypatch.setattr(reader, "WINDOW_ENTRIES", 7)
+    monkeypatch.setattr(audit, "WINDOW_ENTRIES", 7)
     before = store.audit_head()[0]
     writer.commit(Changes(sequence=0, audit=ENTRIES))
     return before
@@ -345,8 +344,6 @@ def test_a_chain_is_verified_in_parts_as_in_one(store: Store, start: int) -> Non
 def test_a_part_with_an_altered_entry_is_found_and_the_parts_before_it_stand(
     store: Store, writer: Any, start: int
 ) -> None:
-    from engine.registry import tables
-
     with writer.changing(AuditEntry("test", "test.done", "x")) as connection:
         bad = start + 9
         connection.execute(
@@ -361,8 +358,6 @@ def test_a_part_with_an_altered_entry_is_found_and_the_parts_before_it_stand(
 def test_progress_is_told_of_a_long_chain(
     store: Store, start: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.registry import audit
-
     monkeypatch.setattr(audit, "_PAGE_ROWS", 5)
     told: list[tuple[int, int]] = []
     verify_chain(store, progress=lambda done, total: told.append((done, total)))
