@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -54,7 +54,7 @@ from indexes.gallery import Gallery
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FreshReference:
-    """A reference that an earlier attempt of the same batch brought in."""
+    """A reference that an earlier attempt of the same batch added."""
 
     place: int
     reference_id: int
@@ -63,7 +63,7 @@ class FreshReference:
 
 
 class BatchState:
-    """Registry rows for one batch, with what earlier attempts of the batch have changed."""
+    """Registry rows that a batch needs, kept up to date as its attempts are decided."""
 
     def __init__(
         self, store: Store, gallery: Gallery, attempts: Sequence[Attempt], hit_ids: Sequence[int]
@@ -83,7 +83,7 @@ class BatchState:
         self.fresh: list[FreshReference] = []
 
     def document(self, lookup: bytes | None) -> DocumentRecord | None:
-        """The document as it stands now, whether from the registry or from this batch."""
+        """The document as the registry and this batch have it now."""
         return None if lookup is None else self._documents.get(lookup)
 
     def owner(self, reference_id: int) -> str | None:
@@ -119,10 +119,8 @@ class BatchState:
         self._open_lines[key] = self._open_lines.get(key, 0) + 1
 
 
-# Gathers what `policy.decide` looks at, for one attempt of a batch.
-
 MAX_CANDIDATES = 10
-"""How many look-alikes an answer and its evidence list, at most one for each document."""
+"""Most candidates in an answer and its evidence, at most one for each document."""
 
 
 def gather_evidence(
@@ -204,9 +202,6 @@ def _candidates(
     return tuple(best.values())[:MAX_CANDIDATES]
 
 
-# What an answer tells of the comparisons behind a decision.
-
-
 def describe_scores(evidence: Evidence) -> dict[str, float | None]:
     """The score of each comparison; None for one that was not made."""
     return {
@@ -219,7 +214,7 @@ def describe_scores(evidence: Evidence) -> dict[str, float | None]:
 def describe_search(
     evidence: Evidence, comparisons: Comparisons, false_candidates: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Never a silent "no match": where no search ran, the answer says that none did."""
+    """What was searched and found; says so where no search ran."""
     if evidence.searched is None:
         return {"ran": False}
     return {
@@ -231,9 +226,6 @@ def describe_search(
     }
 
 
-# What a verdict gives people to look into.
-
-
 def describe_case(
     kind: CaseKind,
     verdict: Verdict,
@@ -243,8 +235,8 @@ def describe_case(
 ) -> NewCase:
     """One of the verdict's cases, about the document presented and those of the candidates.
 
-    A stolen document's is about that alone. Its holder is wronged, and has another face than
-    whoever presented it: so the holder is a suspect in none of them.
+    A stolen document's case is about that document alone. Its holder has another face than the
+    person who presented it, and is a suspect in none of the cases.
     """
     is_theft = kind is CaseKind.STOLEN_DOCUMENT
     others = () if is_theft else tuple(item.document_id for item in evidence.candidates)
@@ -262,26 +254,27 @@ def describe_case(
 
 
 class ChangeCollector:
-    """Collects the changes of one batch; an approval is entered in the state at once."""
+    """Collects the changes of one batch; an approval counts for the attempts after it."""
 
     def __init__(
         self,
-        *,
-        vault: Vault,
-        model_digest: str,
+        judge: Judge,
+        comparisons: Comparisons,
+        state: BatchState,
         sequence: int,
         next_reference_id: Callable[[], int],
         now: datetime,
-        crops: CropPolicy,
-        cases: CaseBatch,
     ) -> None:
-        self._vault = vault
-        self._model_digest = model_digest
+        self._judge = judge
+        self._comparisons = comparisons
+        self._state = state
         self._next_sequence = sequence + 1
         self._next_reference_id = next_reference_id
         self._now = now
-        self._crop_policy = crops
-        self._cases = cases
+        self._cases = CaseBatch(judge.store, now)
+        self._false_candidates = judge.false_candidates(
+            comparisons.searched, judge.thresholds.review
+        )
         self._documents: list[NewDocument] = []
         self._activated: list[NewDocument] = []
         self._enrollments: list[EnrollmentRecord] = []
@@ -292,7 +285,7 @@ class ChangeCollector:
         self._audit: list[AuditEntry] = []
 
     def changes(self) -> Changes:
-        """Everything written so far, for one transaction."""
+        """All rows collected, for one transaction."""
         own = Changes(
             documents=tuple(self._documents),
             activated_documents=tuple(self._activated),
@@ -306,25 +299,15 @@ class ChangeCollector:
         )
         return self._cases.add_to(own)
 
-    def write(
-        self,
-        *,
-        place: int,
-        attempt: Attempt,
-        evidence: Evidence,
-        verdict: Verdict,
-        comparisons: Comparisons,
-        state: BatchState,
-        false_candidates: Mapping[str, Any],
-    ) -> Answer:
-        """Enters one verdict: the rows it leaves, the state's new state, and the answer."""
+    def write(self, place: int, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> Answer:
+        """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
         enrollment_id = new_id()
-        document_id = self._settle_document(attempt, verdict, state)
+        document_id = self._settle_document(attempt, verdict)
         line_id = None
         if verdict.decision is Decision.APPROVED:
             assert document_id is not None
-            self._admit_reference(place, attempt, enrollment_id, document_id, comparisons, state)
-            line_id = self._open_line(attempt, enrollment_id, document_id, state)
+            self._add_reference(place, attempt, enrollment_id, document_id)
+            line_id = self._open_line(attempt, enrollment_id, document_id)
         cases = [
             self._open_case(
                 attempt, describe_case(kind, verdict, evidence, enrollment_id, document_id)
@@ -337,7 +320,9 @@ class ChangeCollector:
             "reasons": write_findings(verdict),
             "scores": describe_scores(evidence),
             "thresholds": asdict(evidence.thresholds),
-            "duplicate_search": describe_search(evidence, comparisons, false_candidates),
+            "duplicate_search": describe_search(
+                evidence, self._comparisons, self._false_candidates
+            ),
             "cases": cases,
             "document_id": document_id,
             "line_id": line_id,
@@ -345,23 +330,23 @@ class ChangeCollector:
                 "live": dict(attempt.request.live.quality),
                 "portrait": dict(attempt.request.portrait.quality),
             },
-            "model_digest": self._model_digest,
+            "model_digest": self._judge.model_digest,
             "policy_version": POLICY_VERSION,
             "decided_at": self._now.isoformat(),
         }
-        self._record(attempt, body, evidence, comparisons.sequence)
+        self._record(attempt, body, evidence)
         return Answer(body)
 
-    def _settle_document(self, attempt: Attempt, verdict: Verdict, state: BatchState) -> str | None:
-        """The document's id; a new row only where an approval or a person's look needs it.
+    def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
+        """The document's id; adds a row only where an approval or a case needs it.
 
-        A document known only from attempts is no evidence against anybody: whoever is approved
-        first under it becomes its holder, with the name given then.
+        A document known only from attempts binds nobody: the first to be approved under it becomes
+        its holder, with the name given then.
         """
         lookup, name_lookup = attempt.document_lookup, attempt.name_lookup
         if lookup is None or name_lookup is None:
             return None
-        record = state.document(lookup)
+        record = self._state.document(lookup)
         is_approved = verdict.decision is Decision.APPROVED
         is_for_people = verdict.decision is Decision.REVIEW or bool(verdict.cases)
         if record is None and not (is_approved or is_for_people):
@@ -369,9 +354,8 @@ class ChangeCollector:
         if record is not None and not (is_approved and record.status is DocumentStatus.ATTEMPTED):
             return record.id
         status = DocumentStatus.ACTIVE if is_approved else DocumentStatus.ATTEMPTED
-        document_id = record.id if record is not None else new_id()
         row = NewDocument(
-            id=document_id,
+            id=record.id if record is not None else new_id(),
             kind=attempt.document.type,
             lookup=lookup,
             name_lookup=name_lookup,
@@ -381,10 +365,10 @@ class ChangeCollector:
             status=status,
         )
         (self._documents if record is None else self._activated).append(row)
-        state.add_document(
+        self._state.add_document(
             lookup,
             DocumentRecord(
-                id=document_id,
+                id=row.id,
                 kind=row.kind,
                 lookup=lookup,
                 name_lookup=name_lookup,
@@ -393,24 +377,18 @@ class ChangeCollector:
                 reference_ids=record.reference_ids if record is not None else (),
             ),
         )
-        return document_id
+        return row.id
 
-    def _admit_reference(
-        self,
-        place: int,
-        attempt: Attempt,
-        enrollment_id: str,
-        document_id: str,
-        comparisons: Comparisons,
-        state: BatchState,
+    def _add_reference(
+        self, place: int, attempt: Attempt, enrollment_id: str, document_id: str
     ) -> None:
         """One document, one reference: a returning subscriber's probe is not added.
 
-        Adding it would let a face drift, visit by visit, towards somebody else's.
+        Adding it would let the references drift, visit by visit, towards another face.
         """
         lookup = attempt.document_lookup
+        record = self._state.document(lookup)
         assert lookup is not None
-        record = state.document(lookup)
         assert record is not None
         if record.reference_ids:
             return
@@ -418,7 +396,7 @@ class ChangeCollector:
             place=place,
             reference_id=self._next_reference_id(),
             document_id=document_id,
-            vector=comparisons.probe(place),
+            vector=self._comparisons.probe(place),
         )
         self._references.append(
             NewReference(
@@ -429,11 +407,9 @@ class ChangeCollector:
                 sequence=self._next_sequence,
             )
         )
-        state.add_reference(lookup, reference)
+        self._state.add_reference(lookup, reference)
 
-    def _open_line(
-        self, attempt: Attempt, enrollment_id: str, document_id: str, state: BatchState
-    ) -> str:
+    def _open_line(self, attempt: Attempt, enrollment_id: str, document_id: str) -> str:
         line_id = new_id()
         self._lines.append(
             NewLine(
@@ -447,23 +423,21 @@ class ChangeCollector:
                 opened_at=self._now,
             )
         )
-        state.add_line(attempt.msisdn_lookup, document_id, attempt.outlet.carrier)
+        self._state.add_line(attempt.msisdn_lookup, document_id, attempt.outlet.carrier)
         return line_id
 
     def _open_case(self, attempt: Attempt, case: NewCase) -> dict[str, str]:
-        """The case that people will decide: another one, where that shares a face with this."""
+        # The case that people will decide may be another one that shares a face with this.
         opened = self._cases.open(case, _actor_of(attempt))
         return {"id": opened.id, "kind": case.kind.value}
 
-    def _record(
-        self, attempt: Attempt, body: dict[str, Any], evidence: Evidence, searched_sequence: int
-    ) -> None:
+    def _record(self, attempt: Attempt, body: dict[str, Any], evidence: Evidence) -> None:
         request = attempt.request
         enrollment_id = body["enrollment_id"]
         self._enrollments.append(
             EnrollmentRecord(
                 id=enrollment_id,
-                sequence=searched_sequence,
+                sequence=self._comparisons.sequence,
                 carrier=attempt.outlet.carrier,
                 outlet=attempt.outlet.code,
                 document_id=body["document_id"],
@@ -473,7 +447,7 @@ class ChangeCollector:
                     "inputs": write_evidence(evidence),
                     "findings": body["reasons"],
                     "quality": body["quality"],
-                    "model_digest": self._model_digest,
+                    "model_digest": self._judge.model_digest,
                     "policy_version": POLICY_VERSION,
                 },
                 consent_ref=request.consent_ref,
@@ -481,8 +455,8 @@ class ChangeCollector:
                 created_at=self._now,
             )
         )
-        self._crops += self._crop_policy.choose(
-            self._vault, request, enrollment_id, bool(body["cases"]), self._now
+        self._crops += self._judge.crops.choose(
+            self._judge.vault, request, enrollment_id, bool(body["cases"]), self._now
         )
         self._answers.append(
             StoredAnswer(
@@ -511,7 +485,7 @@ def _actor_of(attempt: Attempt) -> str:
 
 
 FalseCandidates = Callable[[int, float], dict[str, Any]]
-"""How many strangers one search of so many references brings at a score, by calibration."""
+"""Expected false candidates of one search of so many references at a score."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -548,37 +522,23 @@ class Judge:
         intake = Intake(self.store, self.vault, self.authority)
         sorted_out = intake.sort(requests, now.date())
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
-        collector = ChangeCollector(
-            vault=self.vault,
-            model_digest=self.model_digest,
-            sequence=sequence,
-            next_reference_id=next_reference_id,
-            now=now,
-            crops=self.crops,
-            cases=CaseBatch(self.store, now),
+        if not attempts:
+            return JudgedBatch([it for it in sorted_out if not isinstance(it, Attempt)], None)
+        comparisons = Comparisons(
+            [
+                (item.request.live, item.request.portrait) if item.document.is_well_formed else None
+                for item in attempts
+            ],
+            self.gallery,
+            self.watch,
+            self.thresholds,
         )
-        answers = self._judge_attempts(attempts, collector) if attempts else iter(())
-        outcomes = [next(answers) if isinstance(it, Attempt) else it for it in sorted_out]
-        return JudgedBatch(outcomes, collector.changes() if attempts else None)
-
-    def _judge_attempts(
-        self, attempts: Sequence[Attempt], collector: ChangeCollector
-    ) -> Iterator[Answer]:
-        pairs = [
-            (item.request.live, item.request.portrait) if item.document.is_well_formed else None
-            for item in attempts
-        ]
-        comparisons = Comparisons(pairs, self.gallery, self.watch, self.thresholds)
         state = BatchState(self.store, self.gallery, attempts, comparisons.all_hit_ids())
-        false_candidates = self.false_candidates(comparisons.searched, self.thresholds.review)
+        collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
+        answers = []
         for place, attempt in enumerate(attempts):
             evidence = gather_evidence(place, attempt, comparisons, state, self.thresholds)
-            yield collector.write(
-                place=place,
-                attempt=attempt,
-                evidence=evidence,
-                verdict=decide(evidence),
-                comparisons=comparisons,
-                state=state,
-                false_candidates=false_candidates,
-            )
+            answers.append(collector.write(place, attempt, evidence, decide(evidence)))
+        decided = iter(answers)
+        outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
+        return JudgedBatch(outcomes, collector.changes())

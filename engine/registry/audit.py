@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, insert, select
 from engine.registry import tables
 from engine.registry.database import Source, reading
 from engine.registry.records import AuditEntry, AuditRecord
+from engine.registry.rows import columns_of
 from engine.registry.vault import Vault
 
 GENESIS = bytes(32)
@@ -66,27 +67,17 @@ def canonical(number: int, at: datetime, entry: AuditEntry) -> bytes:
 
 def append(connection: Connection, records: Sequence[AuditRecord]) -> None:
     """Writes chained entries inside the caller's transaction."""
-    connection.execute(
-        _INSERT,
-        [
-            {
-                "number": record.number,
-                "at": record.at,
-                "actor": record.entry.actor,
-                "action": record.entry.action,
-                "subject": record.entry.subject,
-                "detail": dict(record.entry.detail),
-                "hash": record.hash,
-            }
-            for record in records
-        ],
-    )
-
-
-def read_page(connection: Connection, after: int) -> list[AuditRecord]:
-    """The next entries after a number, oldest first; none at the end."""
-    rows = connection.execute(_PAGE, {"after": after, "page": _PAGE_ROWS})
-    return [record_of(row) for row in rows]
+    rows = [
+        columns_of(
+            record.entry,
+            number=record.number,
+            at=record.at,
+            detail=dict(record.entry.detail),
+            hash=record.hash,
+        )
+        for record in records
+    ]
+    connection.execute(_INSERT, rows)
 
 
 def hash_at(connection: Connection, number: int) -> bytes | None:
@@ -101,8 +92,7 @@ class AuditReader(Source):
     def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
         """The audit trail after a number, oldest first."""
         while True:
-            with reading(self._engine) as connection:
-                page = read_page(connection, after)
+            page = list(map(record_of, self.rows(_PAGE, after=after, page=_PAGE_ROWS)))
             if not page:
                 return
             yield from page
@@ -110,8 +100,7 @@ class AuditReader(Source):
 
     def audit_head(self) -> tuple[int, bytes]:
         """The number and hash of the newest audit entry, as the deployment's row has them."""
-        with reading(self._engine) as connection:
-            row = connection.execute(select(tables.deployment)).one()
+        row = self.rows(select(tables.deployment))[0]
         return row.audit_number, row.audit_head
 
     def audit_hash_at(self, number: int) -> bytes | None:

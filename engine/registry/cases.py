@@ -18,7 +18,7 @@ from sqlalchemy import (
 
 from engine.cases.case import CaseNote, NoteKind, Outcome
 from engine.errors import NotFound
-from engine.registry.database import KEYS, Source, reading
+from engine.registry.database import KEYS, Source
 from engine.registry.records import (
     ALIVE,
     CaseRecord,
@@ -28,7 +28,7 @@ from engine.registry.records import (
     is_id,
     utc_now,
 )
-from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, sweep_of
+from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as, sweep_of
 from engine.registry.tables import (
     IS_ALIVE,
     case_documents,
@@ -117,29 +117,24 @@ class CaseReader(Source):
             query = query.where(cases.c.assignee == assignee)
         if after is not None:
             query = _below(query, self.get(after))
-        with reading(self._engine) as connection:
-            return [case_of(row) for row in connection.execute(query)]
+        return [case_of(row) for row in self.rows(query)]
 
     def notes(self, case_id: str) -> list[CaseNote]:
         """The history of a case and of those that went into it, oldest first; a text that was
         erased is empty.
         """
-        with reading(self._engine) as connection:
-            rows = connection.execute(_NOTES, {"id": case_id}).all()
         return [
             CaseNote(at=row.at, actor=row.actor, kind=NoteKind(row.kind), text=self._text(row))
-            for row in rows
+            for row in self.rows(_NOTES, id=case_id)
         ]
 
     def merged_into(self, case_id: str) -> list[CaseRecord]:
         """The cases that went into this one, oldest first: each with its own enrollment."""
-        with reading(self._engine) as connection:
-            return [case_of(row) for row in connection.execute(_MERGED_INTO, {"id": case_id})]
+        return [case_of(row) for row in self.rows(_MERGED_INTO, id=case_id)]
 
     def open_of_line(self, line_id: str, kind: str) -> CaseRecord | None:
         """The case of one kind about a line that is alive; `None` where there is none."""
-        with reading(self._engine) as connection:
-            row = connection.execute(_OPEN_OF_LINE, {"line": line_id, "kind": kind}).one_or_none()
+        row = self._first(_OPEN_OF_LINE, line=line_id, kind=kind)
         return None if row is None else case_of(row)
 
     def open_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
@@ -159,11 +154,7 @@ class CaseReader(Source):
         query = _JUDGED
         if outcomes is not None:
             query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        with reading(self._engine) as connection:
-            return [
-                JudgedPair(**{**row._asdict(), "outcome": Outcome(row.outcome)})
-                for row in connection.execute(query)
-            ]
+        return [read_as(JudgedPair, row, outcome=Outcome(row.outcome)) for row in self.rows(query)]
 
     def exceptions(self) -> set[tuple[str, str]]:
         """The pairs (left, right) that were judged twins or a mistake."""
@@ -175,8 +166,7 @@ class CaseReader(Source):
 
     def _pairs(self, outcomes: Collection[Outcome]) -> set[tuple[str, str]]:
         query = _JUDGED_DOCUMENTS.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        with reading(self._engine) as connection:
-            return {(left, right) for left, right in connection.execute(query)}
+        return {(row.left_document, row.right_document) for row in self.rows(query)}
 
     def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
         """The crops of an enrollment with their images, `live` before `portrait`.
@@ -185,20 +175,9 @@ class CaseReader(Source):
         """
         if not is_id(enrollment_id):
             return []
-        asked = {"enrollment": enrollment_id, "now": utc_now()}
-        with reading(self._engine) as connection:
-            rows = connection.execute(_CROPS_OF, asked).all()
         return [
-            (
-                CropRecord(
-                    id=row.id,
-                    enrollment_id=row.enrollment_id,
-                    photograph=row.photograph,
-                    kept_until=row.kept_until,
-                ),
-                self._vault.open(CROP_IMAGE, row.id, row.image),
-            )
-            for row in rows
+            (read_as(CropRecord, row), self._vault.open(CROP_IMAGE, row.id, row.image))
+            for row in self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
         ]
 
     def _by_document(
@@ -248,21 +227,16 @@ class SweepReader(Source):
 
     def get(self, sweep_id: str) -> SweepRecord:
         """One sweep; `NotFound` if there is none."""
-        row = None
-        if is_id(sweep_id):
-            with reading(self._engine) as connection:
-                row = connection.execute(_SWEEP, {"id": sweep_id}).one_or_none()
+        row = self._first(_SWEEP, id=sweep_id) if is_id(sweep_id) else None
         if row is None:
             raise NotFound("no sweep has this id: see `sosie sweep list`")
         return sweep_of(row)
 
     def newest(self, limit: int = 100) -> list[SweepRecord]:
         """The newest sweeps, the newest first."""
-        with reading(self._engine) as connection:
-            return [sweep_of(row) for row in connection.execute(_NEWEST_SWEEPS.limit(limit))]
+        return [sweep_of(row) for row in self.rows(_NEWEST_SWEEPS.limit(limit))]
 
     def last_done(self) -> SweepRecord | None:
         """The one that was done last; `None` where none was."""
-        with reading(self._engine) as connection:
-            row = connection.execute(_LAST_DONE).one_or_none()
+        row = self._first(_LAST_DONE)
         return None if row is None else sweep_of(row)

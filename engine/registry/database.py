@@ -205,7 +205,7 @@ KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
 
 
 class Source:
-    """One registry to read from; safe to use from any thread."""
+    """One registry to read from, each read a short transaction; safe to use from any thread."""
 
     def __init__(self, engine: Engine, vault: Vault) -> None:
         self._engine = engine
@@ -215,16 +215,16 @@ class Source:
     def vault(self) -> Vault:
         return self._vault
 
-    def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        """Reads for work inside this package that has no reader of its own."""
+    def rows(self, query: Select[Any], **values: object) -> Sequence[Row[Any]]:
+        """What the query finds, for these values of its parameters."""
         with reading(self._engine) as connection:
-            return connection.execute(query).all()
+            return connection.execute(query, values).all()
+
+    def _first(self, query: Select[Any], **values: object) -> Row[Any] | None:
+        return next(iter(self.rows(query, **values)), None)
 
     def _rows_of(
         self, statement: Select[Any], keys: Sequence[object], **values: object
     ) -> Iterator[Row[Any]]:
-        distinct = list(dict.fromkeys(keys))
-        for chunk in chunks(distinct):
-            with reading(self._engine) as connection:
-                rows = connection.execute(statement, {"keys": chunk, **values}).all()
-            yield from rows
+        for chunk in chunks(list(dict.fromkeys(keys))):
+            yield from self.rows(statement, keys=chunk, **values)

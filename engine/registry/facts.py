@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, func, select, tuple_
 
 from engine.cases.case import CaseKind
 from engine.registry import tables
-from engine.registry.database import KEYS, Source, reading
+from engine.registry.database import KEYS, Source
 from engine.registry.records import ALIVE
 from engine.registry.tables import case_documents, cases
 from engine.sweeps.sweep_model import Identity, LineFact
@@ -96,8 +96,7 @@ class FactReader(Source):
         short transaction: what is added or removed meanwhile may be in it or not.
         """
         pages = list(self._owner_pages())
-        with reading(self._engine) as connection:
-            removed = np.array(connection.scalars(_REMOVED).all(), np.int64)
+        removed = np.array([row.id for row in self.rows(_REMOVED)], np.int64)
         if not pages:
             return np.empty(0, np.int64), np.empty(0, np.int64)
         ids = np.concatenate([ids for ids, _ in pages])
@@ -111,8 +110,7 @@ class FactReader(Source):
         """References by document, and whether each is of another document than the one before."""
         asked = {"document": "", "id": -1, "page": OWNERS_PER_PAGE}
         while True:
-            with reading(self._engine) as connection:
-                rows = connection.execute(_OWNERS, asked).all()
+            rows = self.rows(_OWNERS, **asked)
             if not rows:
                 return
             documents, ids = zip(*rows, strict=True)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, select, update
-from sqlalchemy import Row as Found
 
 from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
 from engine.errors import StorageFailed
 from engine.registry import tables
 from engine.registry.database import KEYS
 from engine.registry.records import (
-    ApiKey,
     CaseRecord,
     CaseState,
     DocumentRecord,
@@ -37,13 +35,14 @@ from engine.registry.tables import case_documents, case_notes, cases, crops, jud
 from engine.registry.vault import WATCHED_TEMPLATE, Vault
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
 
+T = TypeVar("T")
 RowValues = Mapping[str, Any]
 """What is written: values by column."""
 
 
-def gather_documents(rows: Iterable[Found[Any]]) -> list[DocumentRecord]:
+def gather_documents(rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
     """Documents joined with their live references: a row for each, or one without any."""
-    first: dict[str, Found[Any]] = {}
+    first: dict[str, Row[Any]] = {}
     reference_ids: dict[str, list[int]] = {}
     for row in rows:
         first.setdefault(row.id, row)
@@ -51,37 +50,30 @@ def gather_documents(rows: Iterable[Found[Any]]) -> list[DocumentRecord]:
         if row.reference_id is not None:
             ids.append(row.reference_id)
     return [
-        DocumentRecord(
-            id=row.id,
-            kind=row.kind,
-            lookup=row.lookup,
-            name_lookup=row.name_lookup,
+        read_as(
+            DocumentRecord,
+            row,
             status=DocumentStatus.BLOCKED if row.blocked_at else DocumentStatus(row.status),
-            expires_on=row.expires_on,
             reference_ids=tuple(reference_ids[row.id]),
-            blocked_at=row.blocked_at,
             is_erased=row.status == DocumentStatus.ERASED,
         )
         for row in first.values()
     ]
 
 
-def line_of(row: Found[Any]) -> LineRecord:
-    return LineRecord(
-        id=row.id,
-        msisdn_lookup=row.msisdn_lookup,
-        document_id=row.document_id,
-        carrier=row.carrier,
-        outlet=row.outlet,
-        enrollment_id=row.enrollment_id,
-        status=LineStatus(row.status),
-        opened_at=row.opened_at,
-        closed_at=row.closed_at,
-    )
+def read_as(kind: type[T], row: Row[Any], **converted: Any) -> T:
+    """A record of this dataclass from the columns of the same names, but for what is converted."""
+    names = (one.name for one in fields(cast("Any", kind)))
+    return kind(**{name: getattr(row, name) for name in names if name not in converted} | converted)
 
 
-def api_key_of(row: Found[Any]) -> ApiKey:
-    return ApiKey(**row._asdict())
+def columns_of(record: Any, **converted: Any) -> RowValues:
+    """The reverse: the fields of a record as the columns of the same names."""
+    return {one.name: getattr(record, one.name) for one in fields(record)} | converted
+
+
+def line_of(row: Row[Any]) -> LineRecord:
+    return read_as(LineRecord, row, status=LineStatus(row.status))
 
 
 def document_row(vault: Vault, document: NewDocument, at: datetime) -> RowValues:
@@ -115,19 +107,12 @@ def _seal_identity(vault: Vault, document: NewDocument) -> bytes:
 
 
 def enrollment_row(record: EnrollmentRecord) -> RowValues:
-    return {
-        "id": record.id,
-        "sequence": record.sequence,
-        "carrier": record.carrier,
-        "outlet": record.outlet,
-        "document_id": record.document_id,
-        "decision": str(record.decision),
-        "reasons": [str(reason) for reason in record.reasons],
-        "evidence": dict(record.evidence),
-        "consent_ref": record.consent_ref,
-        "captured_at": record.captured_at,
-        "created_at": record.created_at,
-    }
+    return columns_of(
+        record,
+        decision=str(record.decision),
+        reasons=[str(reason) for reason in record.reasons],
+        evidence=dict(record.evidence),
+    )
 
 
 def reference_rows(
@@ -153,40 +138,19 @@ def reference_rows(
 
 
 def line_row(vault: Vault, line: NewLine) -> RowValues:
-    return {
-        "id": line.id,
-        "msisdn_lookup": line.msisdn_lookup,
-        "msisdn": vault.seal("lines.msisdn", line.id, line.msisdn.encode()),
-        "document_id": line.document_id,
-        "carrier": line.carrier,
-        "outlet": line.outlet,
-        "enrollment_id": line.enrollment_id,
-        "status": LineStatus.ACTIVE.value,
-        "opened_at": line.opened_at,
-    }
+    sealed = vault.seal("lines.msisdn", line.id, line.msisdn.encode())
+    return columns_of(line, msisdn=sealed, status=LineStatus.ACTIVE.value)
 
 
 def watched_row(vault: Vault, entry: WatchEntry) -> RowValues:
     template = None
     if entry.template is not None:
         template = vault.seal_templates([entry.id], entry.template[None], WATCHED_TEMPLATE)[0]
-    return {
-        "id": entry.id,
-        "document_lookup": entry.document_lookup,
-        "template": template,
-        "reason": entry.reason,
-        "added_at": entry.added_at,
-    }
+    return columns_of(entry, template=template)
 
 
 def answer_row(answer: StoredAnswer) -> RowValues:
-    return {
-        "scope": answer.scope,
-        "payload_digest": answer.payload_digest,
-        "enrollment_id": answer.enrollment_id,
-        "response": dict(answer.response),
-        "created_at": answer.created_at,
-    }
+    return columns_of(answer, response=dict(answer.response))
 
 
 # Cases between records and rows, and what a transaction writes of them.
@@ -234,19 +198,17 @@ _LAST_NOTE = select(func.max(case_notes.c.id))
 
 
 def case_of(row: Row[Any]) -> CaseRecord:
-    values = {column.name: row._mapping[column.name] for column in cases.columns}
-    outcome, proposal = values["outcome"], values["proposal"]
-    return CaseRecord(
-        **values
-        | {
-            "origin": CaseOrigin(row.origin),
-            "state": CaseState(row.state),
-            "document_ids": tuple(row.document_ids),
-            "suspect_ids": tuple(row.suspect_ids),
-            "line_ids": tuple(row.line_ids),
-            "outcome": None if outcome is None else Outcome(outcome),
-            "proposal": None if proposal is None else _proposal_of(proposal),
-        }
+    outcome, proposal = row.outcome, row.proposal
+    return read_as(
+        CaseRecord,
+        row,
+        origin=CaseOrigin(row.origin),
+        state=CaseState(row.state),
+        document_ids=tuple(row.document_ids),
+        suspect_ids=tuple(row.suspect_ids),
+        line_ids=tuple(row.line_ids),
+        outcome=None if outcome is None else Outcome(outcome),
+        proposal=None if proposal is None else _proposal_of(proposal),
     )
 
 
@@ -256,14 +218,14 @@ def write_cases(connection: Connection, new: Sequence[CaseRecord]) -> None:
         return
     standing = [case for case in new if case.merged_into is None]
     merged = [case for case in new if case.merged_into is not None]
-    connection.execute(insert(cases), [_row(case) for case in (*standing, *merged)])
+    connection.execute(insert(cases), [_case_row(case) for case in (*standing, *merged)])
     _link(connection, [(case.id, key) for case in new for key in dict.fromkeys(case.document_ids)])
 
 
 def change_cases(connection: Connection, changed: Sequence[CaseRecord]) -> None:
     """Writes cases that are there as they are from now on; their documents are only added to."""
     for case in changed:
-        values = {f"new_{name}": value for name, value in _row(case).items() if name != "id"}
+        values = {f"new_{name}": value for name, value in _case_row(case).items() if name != "id"}
         if connection.execute(_REPLACE_CASE, {"key": case.id, **values}).rowcount != 1:
             raise StorageFailed(
                 "a case to be changed is not there; nothing was kept: read it again"
@@ -312,37 +274,24 @@ def _link(connection: Connection, links: Sequence[tuple[str, str]]) -> None:
         connection.execute(insert(case_documents), rows)
 
 
-def _row(case: CaseRecord) -> Mapping[str, Any]:
-    proposal = case.proposal
-    return {
-        "id": case.id,
-        "kind": str(case.kind),
-        "origin": case.origin.value,
-        "state": case.state.value,
-        "enrollment_id": case.enrollment_id,
-        "document_ids": list(case.document_ids),
-        "suspect_ids": list(case.suspect_ids),
-        "line_id": case.line_id,
-        "line_ids": list(case.line_ids),
-        "score": case.score,
-        "risk": case.risk,
-        "sweep_id": case.sweep_id,
-        "group_key": case.group_key,
-        "assignee": case.assignee,
-        "proposal": None if proposal is None else _proposal_values(proposal),
-        "outcome": None if case.outcome is None else case.outcome.value,
-        "merged_into": case.merged_into,
-        "opened_at": case.opened_at,
-        "updated_at": case.updated_at,
-        "closed_at": case.closed_at,
-    }
+def _case_row(case: CaseRecord) -> RowValues:
+    return columns_of(
+        case,
+        kind=str(case.kind),
+        origin=case.origin.value,
+        state=case.state.value,
+        document_ids=list(case.document_ids),
+        suspect_ids=list(case.suspect_ids),
+        line_ids=list(case.line_ids),
+        proposal=None if case.proposal is None else _proposal_values(case.proposal),
+        outcome=None if case.outcome is None else case.outcome.value,
+    )
 
 
 def _proposal_values(proposal: Proposal) -> dict[str, Any]:
-    return {
+    return asdict(proposal) | {
         "outcome": proposal.outcome.value,
         "close_lines": list(proposal.close_lines),
-        "by": proposal.by,
         "at": proposal.at.isoformat(),
     }
 
@@ -361,39 +310,16 @@ def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
     if not pairs:
         return
     assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
-    rows = [
-        {
-            "left_document": pair.left_document,
-            "right_document": pair.right_document,
-            "outcome": pair.outcome.value,
-            "score": pair.score,
-            "case_id": pair.case_id,
-            "sweep_id": pair.sweep_id,
-            "decided_at": pair.decided_at,
-            "decided_by": pair.decided_by,
-        }
-        for pair in pairs
-    ]
+    rows = [columns_of(pair, outcome=pair.outcome.value) for pair in pairs]
     connection.execute(_FORGET_JUDGED, rows)
     connection.execute(insert(judged_pairs), rows)
 
 
 def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
     """Keeps the crops, each image sealed for its row."""
-    if new:
-        connection.execute(
-            insert(crops),
-            [
-                {
-                    "id": crop.id,
-                    "enrollment_id": crop.enrollment_id,
-                    "photograph": crop.photograph,
-                    "image": vault.seal(CROP_IMAGE, crop.id, crop.image),
-                    "kept_until": crop.kept_until,
-                }
-                for crop in new
-            ],
-        )
+    rows = [columns_of(one, image=vault.seal(CROP_IMAGE, one.id, one.image)) for one in new]
+    if rows:
+        connection.execute(insert(crops), rows)
 
 
 def erase_crops(connection: Connection, document_id: str) -> None:
@@ -411,28 +337,16 @@ def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None
 
 
 def sweep_of(row: Row[Any]) -> SweepRecord:
-    terms, progress = row.terms, row.progress
-    return SweepRecord(
-        **{
-            **row._asdict(),
-            "state": SweepState(row.state),
-            "terms": SweepTerms(**{**terms, "scope": Scope(terms["scope"])}),
-            "progress": SweepProgress(**progress),
-        }
+    terms = SweepTerms(**{**row.terms, "scope": Scope(row.terms["scope"])})
+    progress = SweepProgress(**row.progress)
+    return read_as(SweepRecord, row, state=SweepState(row.state), terms=terms, progress=progress)
+
+
+def _sweep_row(record: SweepRecord) -> RowValues:
+    return columns_of(
+        record,
+        state=record.state.value,
+        terms={"threshold": float(record.terms.threshold), "scope": record.terms.scope.value},
+        progress=asdict(record.progress),
+        summary=None if record.summary is None else dict(record.summary),
     )
-
-
-def _sweep_row(record: SweepRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "state": record.state.value,
-        "terms": {"threshold": float(record.terms.threshold), "scope": record.terms.scope.value},
-        "requested_by": record.requested_by,
-        "created_at": record.created_at,
-        "started_at": record.started_at,
-        "ended_at": record.ended_at,
-        "sequence": record.sequence,
-        "progress": asdict(record.progress),
-        "summary": None if record.summary is None else dict(record.summary),
-        "fault": record.fault,
-    }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Date,
     Float,
     ForeignKey,
@@ -41,6 +44,14 @@ RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 UuidText = String(36)
 Code = String(64)
 Json = JSON(none_as_null=True)
+
+
+def _partial_index(
+    name: str, *columns: ColumnElement[Any], where: str, unique: bool = False
+) -> None:
+    """An index of the rows that a condition holds for, on both databases."""
+    condition = text(where)
+    Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
 
 
 # The tables of the fraud desk: sweeps, cases with their history, judged pairs, crops.
@@ -102,13 +113,8 @@ IS_ALIVE = "state IN ('open', 'assigned', 'proposed')"
 """As the index below says it: only a query with these very words can use that."""
 _IS_ALIVE_OF_LINE = f"line_id IS NOT NULL AND {IS_ALIVE}"
 # One at a time: who disputes a line again is shown the case that people have.
-Index(
-    "uq_cases_open_of_line",
-    cases.c.line_id,
-    cases.c.kind,
-    unique=True,
-    sqlite_where=text(_IS_ALIVE_OF_LINE),
-    postgresql_where=text(_IS_ALIVE_OF_LINE),
+_partial_index(
+    "uq_cases_open_of_line", cases.c.line_id, cases.c.kind, unique=True, where=_IS_ALIVE_OF_LINE
 )
 
 # An index of `cases.document_ids`: every decision that opens a case asks which others share a
@@ -216,18 +222,8 @@ documents = Table(
     CheckConstraint("(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"),
 )
 # Partial: few documents are blocked.
-Index(
-    "ix_documents_blocked",
-    documents.c.blocked_at,
-    sqlite_where=documents.c.blocked_at.is_not(None),
-    postgresql_where=documents.c.blocked_at.is_not(None),
-)
-Index(
-    "ix_documents_attempted",
-    documents.c.id,
-    sqlite_where=text("status = 'attempted'"),
-    postgresql_where=text("status = 'attempted'"),
-)
+_partial_index("ix_documents_blocked", documents.c.blocked_at, where="blocked_at IS NOT NULL")
+_partial_index("ix_documents_attempted", documents.c.id, where="status = 'attempted'")
 
 enrollments = Table(
     "enrollments",
@@ -248,21 +244,11 @@ enrollments = Table(
     CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
 )
 _REJECTED = "decision = 'rejected' AND expired_at IS NULL"
-Index(
-    "ix_enrollments_rejected",
-    enrollments.c.created_at,
-    enrollments.c.id,
-    sqlite_where=text(_REJECTED),
-    postgresql_where=text(_REJECTED),
+_partial_index(
+    "ix_enrollments_rejected", enrollments.c.created_at, enrollments.c.id, where=_REJECTED
 )
 _REVIEW = "decision = 'review' AND expired_at IS NULL"
-Index(
-    "ix_enrollments_review",
-    enrollments.c.created_at,
-    enrollments.c.id,
-    sqlite_where=text(_REVIEW),
-    postgresql_where=text(_REVIEW),
-)
+_partial_index("ix_enrollments_review", enrollments.c.created_at, enrollments.c.id, where=_REVIEW)
 
 references = Table(
     "references",
@@ -279,11 +265,8 @@ references = Table(
 )
 Index("ix_references_added", references.c.added_sequence, references.c.id)
 # Partial, or PostgreSQL without statistics reads every live reference through it.
-Index(
-    "ix_references_removed",
-    references.c.removed_sequence,
-    sqlite_where=references.c.removed_sequence.is_not(None),
-    postgresql_where=references.c.removed_sequence.is_not(None),
+_partial_index(
+    "ix_references_removed", references.c.removed_sequence, where="removed_sequence IS NOT NULL"
 )
 
 lines = Table(
@@ -301,21 +284,11 @@ lines = Table(
     Column("closed_at", Moment),
     CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
 )
-Index(
-    "uq_lines_number_in_use",
-    lines.c.msisdn_lookup,
-    unique=True,
-    sqlite_where=text("status <> 'closed'"),
-    postgresql_where=text("status <> 'closed'"),
+_partial_index(
+    "uq_lines_number_in_use", lines.c.msisdn_lookup, unique=True, where="status <> 'closed'"
 )
 _CLOSED = "status = 'closed' AND msisdn IS NOT NULL"
-Index(
-    "ix_lines_closed",
-    lines.c.closed_at,
-    lines.c.id,
-    sqlite_where=text(_CLOSED),
-    postgresql_where=text(_CLOSED),
-)
+_partial_index("ix_lines_closed", lines.c.closed_at, lines.c.id, where=_CLOSED)
 
 watchlist = Table(
     "watchlist",

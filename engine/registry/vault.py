@@ -126,7 +126,7 @@ class Vault:
         self._dim = dim
         self._deployment = ring.deployment_id.encode()
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
-        self._headers = {key.version: _header(key.version) for key in ring.data}
+        self._headers = {key.version: key_header(key.version) for key in ring.data}
         self._by_header = {self._headers[version]: one for version, one in self._ciphers.items()}
         self._active = ring.active_data_key.version
         self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
@@ -327,10 +327,6 @@ def key_version(sealed: bytes) -> int:
 
 def key_header(version: int) -> bytes:
     """The first bytes of every value sealed with this version."""
-    return _header(version)
-
-
-def _header(version: int) -> bytes:
     return SEAL_FORMAT.to_bytes(1, "big") + version.to_bytes(2, "big")
 
 

@@ -10,16 +10,17 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Engine,
     Executable,
     Row,
     Select,
     Table,
+    Update,
     bindparam,
     case,
     func,
@@ -260,98 +261,73 @@ BULK_ROWS = 5_000
 _ANALYZE = text('ANALYZE documents, enrollments, "references", lines')
 _INSERTS = {table: insert(table) for table in metadata.tables.values()}
 
-_REMOVE_REFERENCE = (
-    update(tables.references)
-    .where(tables.references.c.id == bindparam("key"))
-    .where(tables.references.c.removed_sequence.is_(None))
-    .values(template=None, removed_sequence=bindparam("sequence"))
+
+def _one_of(table: Table, *conditions: ColumnElement[bool]) -> Update:
+    """An update of the row `key`, where it is as the change expects."""
+    return update(table).where(table.c.id == bindparam("key"), *conditions)
+
+
+_documents, _lines, _references = tables.documents, tables.lines, tables.references
+_REMOVE_REFERENCE = _one_of(_references, _references.c.removed_sequence.is_(None)).values(
+    template=None, removed_sequence=bindparam("sequence")
 )
-_DISPUTE_LINE = (
-    update(tables.lines)
-    .where(tables.lines.c.id == bindparam("key"))
-    .where(tables.lines.c.status == LineStatus.ACTIVE.value)
-    .values(status=LineStatus.DISPUTED.value)
+_DISPUTE_LINE = _one_of(_lines, _lines.c.status == LineStatus.ACTIVE.value).values(
+    status=LineStatus.DISPUTED.value
 )
-_RESTORE_LINE = (
-    update(tables.lines)
-    .where(tables.lines.c.id == bindparam("key"))
-    .where(tables.lines.c.status == LineStatus.DISPUTED.value)
-    .values(status=LineStatus.ACTIVE.value)
+_RESTORE_LINE = _one_of(_lines, _lines.c.status == LineStatus.DISPUTED.value).values(
+    status=LineStatus.ACTIVE.value
 )
-_CLOSE_LINE = (
-    update(tables.lines)
-    .where(tables.lines.c.id == bindparam("key"))
-    .where(tables.lines.c.status != LineStatus.CLOSED.value)
-    .values(status=LineStatus.CLOSED.value, closed_at=bindparam("at"))
+_CLOSE_LINE = _one_of(_lines, _lines.c.status != LineStatus.CLOSED.value).values(
+    status=LineStatus.CLOSED.value, closed_at=bindparam("at")
 )
-_BLOCK_DOCUMENT = (
-    update(tables.documents)
-    .where(tables.documents.c.id == bindparam("key"))
-    .where(tables.documents.c.lookup.is_not(None))
-    .values(blocked_at=func.coalesce(tables.documents.c.blocked_at, bindparam("at", type_=Moment)))
+_BLOCK_DOCUMENT = _one_of(_documents, _documents.c.lookup.is_not(None)).values(
+    blocked_at=func.coalesce(_documents.c.blocked_at, bindparam("at", type_=Moment))
 )
-_UNBLOCK_DOCUMENT = (
-    update(tables.documents)
-    .where(tables.documents.c.id == bindparam("key"))
-    .where(tables.documents.c.blocked_at.is_not(None))
-    .values(
-        blocked_at=None,
-        # The block was all that an erased document's look-up was kept for.
-        lookup=case(
-            (tables.documents.c.status == DocumentStatus.ERASED.value, None),
-            else_=tables.documents.c.lookup,
-        ),
-    )
+_UNBLOCK_DOCUMENT = _one_of(_documents, _documents.c.blocked_at.is_not(None)).values(
+    blocked_at=None,
+    # The block was all that an erased document's look-up was kept for.
+    lookup=case(
+        (_documents.c.status == DocumentStatus.ERASED.value, None),
+        else_=_documents.c.lookup,
+    ),
 )
-_ACTIVATE_DOCUMENT = (
-    update(tables.documents)
-    .where(tables.documents.c.id == bindparam("key"))
-    .where(tables.documents.c.status == DocumentStatus.ATTEMPTED.value)
-    .where(tables.documents.c.blocked_at.is_(None))
-    .values(
-        status=DocumentStatus.ACTIVE.value,
-        name_lookup=bindparam("name"),
-        identity=bindparam("sealed"),
-        expires_on=bindparam("expiry"),
-    )
+_ACTIVATE_DOCUMENT = _one_of(
+    _documents,
+    _documents.c.status == DocumentStatus.ATTEMPTED.value,
+    _documents.c.blocked_at.is_(None),
+).values(
+    status=DocumentStatus.ACTIVE.value,
+    name_lookup=bindparam("name"),
+    identity=bindparam("sealed"),
+    expires_on=bindparam("expiry"),
 )
-_ERASE_DOCUMENT = (
-    update(tables.documents)
-    .where(tables.documents.c.id == bindparam("key"))
-    .where(tables.documents.c.status != DocumentStatus.ERASED.value)
-    .values(
-        status=DocumentStatus.ERASED.value,
-        # Or erasure would lift a block: the same document could be enrolled anew.
-        lookup=case(
-            (tables.documents.c.blocked_at.is_not(None), tables.documents.c.lookup), else_=None
-        ),
-        name_lookup=None,
-        identity=None,
-        expires_on=None,
-        erased_at=bindparam("at"),
-    )
+_ERASE_DOCUMENT = _one_of(_documents, _documents.c.status != DocumentStatus.ERASED.value).values(
+    status=DocumentStatus.ERASED.value,
+    # Or erasure would lift a block: the same document could be enrolled anew.
+    lookup=case((_documents.c.blocked_at.is_not(None), _documents.c.lookup), else_=None),
+    name_lookup=None,
+    identity=None,
+    expires_on=None,
+    erased_at=bindparam("at"),
 )
 _ERASE_LINES = (
-    update(tables.lines)
-    .where(tables.lines.c.document_id == bindparam("key"))
+    update(_lines)
+    .where(_lines.c.document_id == bindparam("key"))
     .values(
         status=LineStatus.CLOSED.value,
         msisdn=None,
         msisdn_lookup=None,
-        closed_at=func.coalesce(tables.lines.c.closed_at, bindparam("at", type_=Moment)),
+        closed_at=func.coalesce(_lines.c.closed_at, bindparam("at", type_=Moment)),
     )
 )
 _LIVE_REFERENCES_OF = (
     select(func.count())
-    .select_from(tables.references)
-    .where(tables.references.c.document_id == bindparam("key"))
-    .where(tables.references.c.removed_sequence.is_(None))
+    .select_from(_references)
+    .where(_references.c.document_id == bindparam("key"))
+    .where(_references.c.removed_sequence.is_(None))
 )
-_UNWATCH = (
-    update(tables.watchlist)
-    .where(tables.watchlist.c.id == bindparam("key"))
-    .where(tables.watchlist.c.removed_at.is_(None))
-    .values(template=None, document_lookup=None, removed_at=bindparam("at"))
+_UNWATCH = _one_of(tables.watchlist, tables.watchlist.c.removed_at.is_(None)).values(
+    template=None, document_lookup=None, removed_at=bindparam("at")
 )
 
 
@@ -367,43 +343,34 @@ def apply(
         (tables.watchlist, [watched_row(vault, entry) for entry in changes.watched]),
         (tables.idempotency, [answer_row(answer) for answer in changes.answers]),
     ):
-        _insert(connection, table, rows)
-    _write_cases(connection, vault, changes)
-    for document in changes.activated_documents:
-        _change_one(connection, _ACTIVATE_DOCUMENT, activation_row(vault, document))
-    for key, sequence in changes.removed_references:
-        _change_one(connection, _REMOVE_REFERENCE, {"key": int(key), "sequence": sequence})
-    for line_id in changes.disputed_lines:
-        _change_one(connection, _DISPUTE_LINE, {"key": line_id})
-    for line_id in changes.restored_lines:
-        _change_one(connection, _RESTORE_LINE, {"key": line_id})
-    for line_id in changes.closed_lines:
-        _change_one(connection, _CLOSE_LINE, {"key": line_id, "at": at})
-    for document_id in changes.blocked_documents:
-        _change_one(connection, _BLOCK_DOCUMENT, {"key": document_id, "at": at})
-    for document_id in changes.unblocked_documents:
-        _change_one(connection, _UNBLOCK_DOCUMENT, {"key": document_id})
-    for document_id in changes.erased_documents:
-        _erase(connection, document_id, at)
-    for key in changes.unwatched:
-        _change_one(connection, _UNWATCH, {"key": int(key), "at": at})
-    if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
-        # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
-        connection.execute(_ANALYZE)
-
-
-def _write_cases(connection: Connection, vault: Vault, changes: Changes) -> None:
+        if rows:
+            connection.execute(_INSERTS[table], rows)
     write_sweeps(connection, changes.sweeps)
     write_cases(connection, changes.cases)
     change_cases(connection, changes.case_changes)
     write_notes(connection, vault, changes.case_notes)
     write_judged(connection, changes.judged)
     write_crops(connection, vault, changes.crops)
-
-
-def _insert(connection: Connection, table: Table, rows: Sequence[RowValues]) -> None:
-    if rows:
-        connection.execute(_INSERTS[table], rows)
+    for document in changes.activated_documents:
+        _change_one(connection, _ACTIVATE_DOCUMENT, activation_row(vault, document))
+    for reference_id, sequence in changes.removed_references:
+        _change_one(connection, _REMOVE_REFERENCE, {"key": int(reference_id), "sequence": sequence})
+    for statement, keys, values in (
+        (_DISPUTE_LINE, changes.disputed_lines, {}),
+        (_RESTORE_LINE, changes.restored_lines, {}),
+        (_CLOSE_LINE, changes.closed_lines, {"at": at}),
+        (_BLOCK_DOCUMENT, changes.blocked_documents, {"at": at}),
+        (_UNBLOCK_DOCUMENT, changes.unblocked_documents, {}),
+    ):
+        for key in keys:
+            _change_one(connection, statement, {"key": key, **values})
+    for document_id in changes.erased_documents:
+        _erase(connection, document_id, at)
+    for entry_id in changes.unwatched:
+        _change_one(connection, _UNWATCH, {"key": int(entry_id), "at": at})
+    if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
+        # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
+        connection.execute(_ANALYZE)
 
 
 def _change_one(connection: Connection, statement: Executable, values: RowValues) -> None:
@@ -505,12 +472,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
