@@ -104,7 +104,7 @@ class Pending(Call[P, R], Future[R]):
         self.set_exception(error)
 
 
-class _Asked(Call[P, R]):
+class _AsyncCall(Call[P, R]):
     """A call of a coroutine, which waits for `future`."""
 
     def __init__(self, payload: P, weight: int, timeout_s: float | None, lane: int) -> None:
@@ -154,7 +154,7 @@ def _answer_all(answers: Sequence[tuple[Call[Any, Any], Any]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A line of calls; lanes that have calls take turns.
+    """A queue of calls; lanes that have calls take turns.
 
     At most `capacity` may wait in it, one call of any weight excepted, and no call counts for more
     than `places`. A batch takes up to `batch_size`. A call that would not fit begins the next
@@ -185,14 +185,14 @@ class Refusals:
     ended: Exception
 
 
-class _Line(Generic[P, R]):
+class _LaneQueue(Generic[P, R]):
     """The calls that wait in a lane."""
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.calls: deque[Call[P, R]] = deque()
         self.held = 0
-        self.had_company = False
+        self.had_several = False
         self.collected: dict[Call[P, R], list[Any]] = {}
         """The results so far of calls that are split."""
 
@@ -229,13 +229,13 @@ class Batcher(Generic[P, R]):
         show: Callable[[int], None] | None = None,
     ) -> None:
         self._perform = perform
-        self._lines: list[_Line[P, R]] = [_Line(lane) for lane in lanes]
+        self._queues: list[_LaneQueue[P, R]] = [_LaneQueue(lane) for lane in lanes]
         self._refusals = refusals
         self._capacity = capacity
         self._observe = observe
         self._show = show
         self._held = 0
-        self._last_turn = len(lanes) - 1
+        self._last_lane = len(lanes) - 1
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
@@ -270,7 +270,7 @@ class Batcher(Generic[P, R]):
 
     def queued(self, lane: int = 0) -> int:
         """How many places of a lane are taken."""
-        return self._lines[lane].held
+        return self._queues[lane].held
 
     def submit(self, call: Pending[P, R], *, wait: bool = False) -> Pending[P, R]:
         """Queues a call; where there is no room it waits, or raises `full`."""
@@ -285,7 +285,7 @@ class Batcher(Generic[P, R]):
         What is left of it is dropped when the coroutine is cancelled, and after `timeout_s`, when
         `late` is raised whether or not it has begun.
         """
-        call: _Asked[P, R] = _Asked(payload, weight, timeout_s, lane)
+        call: _AsyncCall[P, R] = _AsyncCall(payload, weight, timeout_s, lane)
         self._admit(call)
         timer = None
         if timeout_s is not None:
@@ -314,7 +314,7 @@ class Batcher(Generic[P, R]):
         """From here on nothing is queued, and whoever waits is told this."""
         with self._lock:
             self._failure = self._refused = error
-            left = [call for line in self._lines for call in line.calls]
+            left = [call for queue in self._queues for call in queue.calls]
             self._wake_all()
         for call in left:
             self._fail_call(call, copy_for_one(error))
@@ -333,20 +333,20 @@ class Batcher(Generic[P, R]):
         self._room.notify_all()
 
     def _admit(self, call: Call[P, R], *, wait: bool = False) -> None:
-        line = self._lines[call.lane]
-        places = line.places(call)
+        queue = self._queues[call.lane]
+        places = queue.places(call)
         with self._lock:
             if wait:
                 self._entering += 1
-                self._room.wait_for(lambda: self._refused or self._has_room(line, places))
+                self._room.wait_for(lambda: self._refused or self._has_room(queue, places))
                 self._entering -= 1
             if self._refused is not None:
                 raise copy_for_one(self._refused)
-            if not self._has_room(line, places):
+            if not self._has_room(queue, places):
                 raise copy_for_one(self._refusals.full)
             call.batcher = self
-            line.calls.append(call)
-            self._hold(line, places)
+            queue.calls.append(call)
+            self._hold(queue, places)
             if self._idle:
                 self._wake(call.loop)
 
@@ -363,19 +363,19 @@ class Batcher(Generic[P, R]):
             self._waking = None
             self._work.notify()
 
-    def _has_room(self, line: _Line[P, R], places: int) -> bool:
-        if line.calls and line.held + places > line.lane.capacity:
+    def _has_room(self, queue: _LaneQueue[P, R], places: int) -> bool:
+        if queue.calls and queue.held + places > queue.lane.capacity:
             return False
         return not self._held or self._held + places <= self._capacity
 
     def _has_work(self) -> bool:
-        for line in self._lines:
-            if line.calls:
+        for queue in self._queues:
+            if queue.calls:
                 return True
         return self._is_closing
 
-    def _hold(self, line: _Line[P, R], change: int) -> None:
-        line.held += change
+    def _hold(self, queue: _LaneQueue[P, R], change: int) -> None:
+        queue.held += change
         self._held += change
         if self._entering and change < 0:
             self._room.notify_all()
@@ -383,13 +383,13 @@ class Batcher(Generic[P, R]):
             self._show(self._held)
 
     def _remove(self, call: Call[P, R]) -> None:
-        line = self._lines[call.lane]
-        line.collected.pop(call, None)
-        if call in line.calls:
-            line.calls.remove(call)
-            self._hold(line, -line.places(call))
+        queue = self._queues[call.lane]
+        queue.collected.pop(call, None)
+        if call in queue.calls:
+            queue.calls.remove(call)
+            self._hold(queue, -queue.places(call))
 
-    def _drop_late(self, call: _Asked[P, R]) -> None:
+    def _drop_late(self, call: _AsyncCall[P, R]) -> None:
         self.withdraw(call)
         call.refuse(copy_for_one(self._refusals.late))
 
@@ -447,7 +447,7 @@ class Batcher(Generic[P, R]):
 
     def _join(self, share: _Share, result: Any) -> list[Any] | None:
         """Keeps the results of a share; those of the whole call with its last."""
-        call, kept = share.whole, self._lines[share.whole.lane].collected
+        call, kept = share.whole, self._queues[share.whole.lane].collected
         with self._lock:
             if call.is_settled:
                 return None
@@ -474,10 +474,10 @@ class Batcher(Generic[P, R]):
             late: list[Call[P, R]] = []
             with self._lock:
                 self._await_work()
-                index = self._next_turn()
+                index = self._next_lane()
                 if index is None:
                     return []
-                self._last_turn = index
+                self._last_lane = index
                 self._fill(index, batch, late)
                 if self._idle and self._has_orphan():
                     self._work.notify()
@@ -489,7 +489,7 @@ class Batcher(Generic[P, R]):
     def _has_orphan(self) -> bool:
         """Whether what waits next has woken no worker of its own: it is the rest of a call, or was
         asked for together with others."""
-        first = next((line.calls[0] for line in self._lines if line.calls), None)
+        first = next((queue.calls[0] for queue in self._queues if queue.calls), None)
         return first is not None and (first.taken > 0 or first.loop is not None)
 
     def _await_work(self) -> None:
@@ -500,47 +500,47 @@ class Batcher(Generic[P, R]):
                 self._idle -= 1
             if not self._gathers:
                 return
-            waiting = [line for line in self._lines if line.calls]
-            if len(waiting) != 1 or not (waiting[0].had_company and waiting[0].lane.gather_s):
+            waiting = [queue for queue in self._queues if queue.calls]
+            if len(waiting) != 1 or not (waiting[0].had_several and waiting[0].lane.gather_s):
                 return
-            line = waiting[0]
+            queue = waiting[0]
             self._idle += 1
-            self._work.wait_for(partial(self._has_gathered, line), line.lane.gather_s)
+            self._work.wait_for(partial(self._has_gathered, queue), queue.lane.gather_s)
             self._idle -= 1
-            if line.calls or self._is_closing:
+            if queue.calls or self._is_closing:
                 return
 
-    def _has_gathered(self, line: _Line[P, R]) -> bool:
-        others = any(other.calls for other in self._lines if other is not line)
-        return self._is_closing or others or not line.calls or line.has_batch()
+    def _has_gathered(self, queue: _LaneQueue[P, R]) -> bool:
+        others = any(other.calls for other in self._queues if other is not queue)
+        return self._is_closing or others or not queue.calls or queue.has_batch()
 
-    def _next_turn(self) -> int | None:
-        count = len(self._lines)
+    def _next_lane(self) -> int | None:
+        count = len(self._queues)
         for step in range(1, count + 1):
-            index = (self._last_turn + step) % count
-            if self._lines[index].calls:
+            index = (self._last_lane + step) % count
+            if self._queues[index].calls:
                 return index
         return None
 
     def _fill(self, index: int, batch: list[Call[P, R]], late: list[Call[P, R]]) -> None:
-        line = self._lines[index]
-        room = self._take_from(line, line.lane.batch_size, batch, late)
+        queue = self._queues[index]
+        room = self._take_from(queue, queue.lane.batch_size, batch, late)
         if batch and not batch[0].alone:
-            line.had_company = len(batch) > 1
-        while line.lane.filled and room > 0 and index + 1 < len(self._lines):
+            queue.had_several = len(batch) > 1
+        while queue.lane.filled and room > 0 and index + 1 < len(self._queues):
             if batch and batch[0].alone:
                 return
             index += 1
-            line = self._lines[index]
-            room = self._take_from(line, room, batch, late)
+            queue = self._queues[index]
+            room = self._take_from(queue, room, batch, late)
 
     def _take_from(
-        self, line: _Line[P, R], room: int, batch: list[Call[P, R]], late: list[Call[P, R]]
+        self, queue: _LaneQueue[P, R], room: int, batch: list[Call[P, R]], late: list[Call[P, R]]
     ) -> int:
         """Adds to the batch what came first and fits; the room that is left."""
         now = monotonic()
-        calls, splits = line.calls, line.lane.splits
-        before = line.held
+        calls, splits = queue.calls, queue.lane.splits
+        before = queue.held
         # Each at most once: what is split may stand again at the end.
         for _ in range(len(calls)):
             call = calls[0]
@@ -548,33 +548,33 @@ class Batcher(Generic[P, R]):
             if batch and (room <= 0 or call.alone or (left > room and not splits)):
                 break
             calls.popleft()
-            line.held -= line.places(call)
+            queue.held -= queue.places(call)
             if call.expires_at is not None and call.expires_at <= now:
                 late.append(call)
             elif splits and (left > room or call.taken):
-                room -= self._split(line, call, min(left, room), batch)
+                room -= self._split(queue, call, min(left, room), batch)
             else:
                 call.taken = call.weight
                 batch.append(call)
                 room -= left
             if call.alone:
                 break
-        freed, line.held = before - line.held, before
-        self._hold(line, -freed)
+        freed, queue.held = before - queue.held, before
+        self._hold(queue, -freed)
         return room
 
     def _split(
-        self, line: _Line[P, R], call: Call[P, R], share: int, batch: list[Call[P, R]]
+        self, queue: _LaneQueue[P, R], call: Call[P, R], share: int, batch: list[Call[P, R]]
     ) -> int:
         batch.append(_Share(call, share))
         call.taken += share
         if call.taken < call.weight:
-            line.held += line.places(call)
-            if share == line.lane.batch_size:
-                line.calls.append(call)
+            queue.held += queue.places(call)
+            if share == queue.lane.batch_size:
+                queue.calls.append(call)
             else:
                 # Cut by the end of the batch alone: its turn is not over.
-                line.calls.appendleft(call)
+                queue.calls.appendleft(call)
         return share
 
 

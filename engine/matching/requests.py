@@ -1,4 +1,4 @@
-"""What an enrollment asks, and what it is answered."""
+"""Enrollment requests: their samples and crops, their answers, and what is refused unjudged."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EnrollmentRequest:
-    """One activation attempt, as it came from an outlet."""
+    """One activation attempt as an outlet sent it."""
 
     idempotency_key: str
     carrier: str
@@ -73,7 +73,7 @@ class EnrollmentRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A decision that is durable; `body` is what was stored, `is_repeated` says that it is old."""
+    """A durable decision; `body` is what was stored, `is_repeated` marks one decided before."""
 
     body: dict[str, Any]
     is_repeated: bool = False
@@ -107,7 +107,7 @@ def normalise_msisdn(text: str) -> str:
 
 
 def require_judgeable(request: EnrollmentRequest) -> None:
-    """Refuses a request that no decision could answer, before anything is looked up."""
+    """`RequestError` for a request that no decision could answer, before anything is looked up."""
     key = request.idempotency_key
     if not key or len(key) > MAX_KEY_LENGTH or not key.isprintable():
         raise RequestError(
@@ -151,7 +151,7 @@ def _texts(request: EnrollmentRequest) -> list[tuple[str, str]]:
 
 
 def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
-    """SHA-256 over all that makes two requests the same one: the input of a keyed digest."""
+    """SHA-256 over all that makes two requests the same: the input of a keyed digest."""
     document = request.document
     payload = {
         "outlet": request.outlet,
@@ -166,14 +166,13 @@ def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
     return hashlib.sha256(canonical.encode()).digest()
 
 
-# From photographs to samples, and the crops of them that are kept.
-# Vectors are rotated and crops sealed here, so no face leaves in the clear.
-
-
 def take_samples(
     images: Sequence[bytes], extractor: Extractor, vault: Vault, *, with_crops: bool = False
 ) -> list[Sample | ImageError]:
-    """A sample of each image file, or its ImageError, in order."""
+    """A sample of each image file, or its ImageError, in order.
+
+    Vectors are rotated and crops sealed: no face leaves this module in the clear.
+    """
     return make_samples(images, extractor.extract(images), vault, with_crops=with_crops)
 
 
@@ -223,8 +222,8 @@ JPEG_QUALITY = 95
 _CROP_CONTEXT = "sample.crop"
 
 
-class Keep(StrEnum):
-    """Attempts of which the crops are kept."""
+class CropScope(StrEnum):
+    """Attempts whose crops are kept."""
 
     NONE = "none"
     CASES = "cases"
@@ -236,12 +235,12 @@ class Keep(StrEnum):
 class CropPolicy:
     """Which crops are kept, and for how long: never longer than `time` after the decision."""
 
-    keep: Keep = Keep.NONE
+    keep: CropScope = CropScope.NONE
     time: timedelta = timedelta(days=30)
 
     @property
     def keeps_any(self) -> bool:
-        return self.keep is not Keep.NONE
+        return self.keep is not CropScope.NONE
 
     def choose(
         self,
@@ -252,7 +251,7 @@ class CropPolicy:
         decided_at: datetime,
     ) -> list[NewCrop]:
         """The crops of an attempt that are to be kept; none where its samples have none."""
-        if self.keep is Keep.NONE or (self.keep is Keep.CASES and not has_case):
+        if self.keep is CropScope.NONE or (self.keep is CropScope.CASES and not has_case):
             return []
         samples = {"live": request.live, "portrait": request.portrait}
         return [
@@ -303,7 +302,7 @@ class Attempt:
 
 
 class Intake:
-    """Sorts a batch into stored answers, refusals and attempts; it writes nothing."""
+    """Sorts a batch into stored answers, refusals and attempts to be judged; writes nothing."""
 
     def __init__(self, store: Reader, vault: Vault, authority: DocumentAuthority) -> None:
         self._store = store
@@ -314,19 +313,17 @@ class Intake:
         self, requests: Sequence[EnrollmentRequest], on: date
     ) -> list[Attempt | Answer | SosieError]:
         """One outcome for each request, in order."""
-        outcomes: list[Attempt | Answer | SosieError | None] = [None] * len(requests)
-        places = []
+        refused: dict[int, SosieError] = {}
         for place, request in enumerate(requests):
             try:
                 require_judgeable(request)
             except SosieError as error:
-                outcomes[place] = error
-            else:
-                places.append(place)
-        sound = [requests[place] for place in places]
-        for place, outcome in zip(places, self._sort_sound(sound, on), strict=True):
-            outcomes[place] = outcome
-        return [outcome for outcome in outcomes if outcome is not None]
+                refused[place] = error
+        sound = [item for place, item in enumerate(requests) if place not in refused]
+        rest = iter(self._sort_sound(sound, on))
+        return [
+            refused[place] if place in refused else next(rest) for place in range(len(requests))
+        ]
 
     def _sort_sound(
         self, requests: Sequence[EnrollmentRequest], on: date
@@ -345,14 +342,22 @@ class Intake:
             if stored is not None:
                 is_same = stored.payload_digest == payload_digest
                 outcomes.append(
-                    Answer(dict(stored.response), is_repeated=True) if is_same else _mismatch()
+                    Answer(dict(stored.response), is_repeated=True)
+                    if is_same
+                    else IdempotencyMismatch(
+                        "this Idempotency-Key was used with another payload: "
+                        "use a fresh key for a new activation"
+                    )
                 )
                 continue
             outlet = outlets.get(request.outlet)
             if outlet is None or not outlet.is_open or outlet.carrier != request.carrier:
-                outcomes.append(_refuse_outlet())
-                continue
-            outcomes.append(self._attempt(request, outlet, document, scope, payload_digest))
+                refusal = (
+                    "the outlet is unknown, closed or of another carrier: check the codes of both"
+                )
+                outcomes.append(OutletRefused(refusal))
+            else:
+                outcomes.append(self._attempt(request, outlet, document, scope, payload_digest))
         return outcomes
 
     def _attempt(
@@ -382,7 +387,7 @@ class Intake:
 
 
 def idempotency_scope(vault: Vault, carrier: str, key: str) -> bytes:
-    """Where a stored answer lies: one carrier's keys never meet another's."""
+    """Key of a stored answer: one carrier's keys never meet another's."""
     return vault.look_up("idempotency", f"{carrier}\0{key}")
 
 
@@ -392,17 +397,5 @@ def document_look_up(vault: Vault, document: CheckedDocument) -> bytes:
 
 
 def name_look_up(vault: Vault, document_lookup: bytes, name: str) -> bytes:
-    """A keyed digest of a name, bound to its document: two holders of one name stay unlinked."""
+    """Keyed digest of a name, bound to its document: two holders of one name stay unlinked."""
     return vault.look_up("name", f"{document_lookup.hex()}\0{name}")
-
-
-def _mismatch() -> IdempotencyMismatch:
-    return IdempotencyMismatch(
-        "this Idempotency-Key was used with another payload: use a fresh key for a new activation"
-    )
-
-
-def _refuse_outlet() -> OutletRefused:
-    return OutletRefused(
-        "the outlet is unknown, closed or of another carrier: check the codes of both"
-    )

@@ -43,7 +43,7 @@ def read(lab: Any, registrar: Registrar, document: Document, probe: Any) -> Hold
         probe,
         0.42,
         actor="outlet:blue-1",
-        audit=registrar.keep,
+        audit=registrar.audit,
     )
 
 
