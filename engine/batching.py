@@ -41,7 +41,7 @@ class Call(Generic[P, R]):
     taken = finished = 0
     """How much of it batches have taken, and how much of that has come to results."""
     is_settled = False
-    """Nothing more is to be told to the caller."""
+    """The caller is answered, or is about to be."""
 
     def __init__(
         self,
@@ -58,13 +58,14 @@ class Call(Generic[P, R]):
         self.alone = alone
         self.arrived_at = now = monotonic()
         self.expires_at = None if timeout_s is None else now + timeout_s
+        super().__init__()
 
     def answer(self, result: R) -> None:
-        """Tells the caller the result."""
+        """Gives the caller the result."""
         raise NotImplementedError
 
     def fail(self, error: Exception) -> None:
-        """Tells the caller why there is none."""
+        """Gives the caller an error instead."""
         raise NotImplementedError
 
     def leave(self) -> None:
@@ -78,23 +79,11 @@ Batch = Sequence[Call[P, R]]
 class Pending(Call[P, R], Future[R]):
     """A call and the future of its result, for a caller in a thread."""
 
-    def __init__(
-        self,
-        payload: P,
-        weight: int = 1,
-        timeout_s: float | None = None,
-        *,
-        lane: int = 0,
-        alone: bool = False,
-    ) -> None:
-        Call.__init__(self, payload, weight, timeout_s, lane=lane, alone=alone)
-        Future.__init__(self)
-
     def cancel(self) -> bool:
         if self.batcher is not None and not self.batcher.withdraw(self):
             return self.cancelled()
         Future.cancel(self)
-        # Or whoever waits for several futures never hears of it.
+        # Or a wait for several futures would never notice it.
         return not self.set_running_or_notify_cancel()
 
     def answer(self, result: R) -> None:
@@ -138,12 +127,12 @@ class _Share(Call[Any, Any]):
 
 
 def _call_soon(
-    loop: asyncio.AbstractEventLoop, tell: Callable[[Any], None], argument: object
+    loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None], argument: object
 ) -> None:
     try:
-        loop.call_soon_threadsafe(tell, argument)
+        loop.call_soon_threadsafe(callback, argument)
     except RuntimeError:
-        # The loop has been closed: nobody waits any more.
+        # The loop has been closed, and no caller waits any more.
         return
 
 
@@ -154,7 +143,7 @@ def _answer_all(answers: Sequence[tuple[Call[Any, Any], Any]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A queue of calls; lanes that have calls take turns.
+    """A queue of calls; lanes that have calls alternate.
 
     At most `capacity` may wait in it, one call of any weight excepted, and no call counts for more
     than `places`. A batch takes up to `batch_size`. A call that would not fit begins the next
@@ -173,7 +162,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """What callers are told; each gets a copy of its own.
+    """Errors of refused calls; each caller gets a copy of its own.
 
     `full` where there is no room, `late` where the time ran out before the call began, `closed`
     after `close`, `ended` where the last worker has ended on what nothing caught.
@@ -211,8 +200,8 @@ class Batcher(Generic[P, R]):
 
     `perform(batch)` returns a result for each call, or an exception for one that failed; what it
     raises fails the whole batch, and the worker goes on. A split call's results are joined as one
-    list; it fails as soon as a share of it does. `observe(batch, seconds)` is told of each batch
-    that was performed, after its callers; `show(held)` whenever the places taken change, and must
+    list; it fails as soon as a share of it does. `observe(batch, seconds)` is called after each
+    batch that was performed and answered; `show(held)` whenever the places taken change, and must
     be quick. `capacity` bounds all lanes together.
     """
 
@@ -311,7 +300,7 @@ class Batcher(Generic[P, R]):
         return True
 
     def fail(self, error: Exception) -> None:
-        """From here on nothing is queued, and whoever waits is told this."""
+        """Fails every waiting and later call with this error."""
         with self._lock:
             self._failure = self._refused = error
             left = [call for queue in self._queues for call in queue.calls]
@@ -459,7 +448,7 @@ class Batcher(Generic[P, R]):
     def _fail_call(self, call: Call[P, R], error: Exception) -> None:
         whole = call.whole if isinstance(call, _Share) else call
         with self._lock:
-            # Other shares of it may wait, or be carried out: its first failure is told.
+            # Other shares of it may wait, or be carried out: its first failure counts.
             if whole.is_settled:
                 return
             whole.is_settled = True
@@ -573,7 +562,7 @@ class Batcher(Generic[P, R]):
             if share == queue.lane.batch_size:
                 queue.calls.append(call)
             else:
-                # Cut by the end of the batch alone: its turn is not over.
+                # Cut only by the end of the batch: the rest goes first next time.
                 queue.calls.appendleft(call)
         return share
 

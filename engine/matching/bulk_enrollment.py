@@ -1,8 +1,8 @@
 """Bulk enrollment of an existing base: `admit_planned` for subscribers, `admit_references` for
 synthetic people.
 
-Nobody is compared with other documents' holders, and no line is counted against a limit: a sweep
-finds what an existing base holds, and people judge it.
+Faces are not compared across documents, and no line is counted against a limit: a sweep finds
+duplicates in an existing base, and people judge them.
 """
 
 from __future__ import annotations
@@ -318,7 +318,7 @@ def admit_references(
 ) -> int:
     """Enters each document with its reference, a rotated unit row of float32[n, d].
 
-    Nobody is compared with anybody, no line is opened; every chunk is one durable transaction
+    Faces are not compared and no line is opened; every chunk is one durable transaction
     with an audit entry, visible to searches before the next. Returns how many were admitted;
     `report(done, total)` follows each chunk. Raises `RequestError` or `VectorInvalid` before the
     first chunk, and `StorageFailed`, with the chunks before it kept, where a document is known

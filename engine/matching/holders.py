@@ -141,13 +141,8 @@ def block_document(registrar: Runner, registry: Reader, document: Document, acto
 
     def perform(writer: Writer, now: datetime) -> str:
         record = find_document(registry, document, now.date())
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "document.blocked", record.id),),
-                blocked_documents=(record.id,),
-            )
-        )
+        audited = AuditEntry(actor, "document.blocked", record.id)
+        writer.commit(Changes(writer.sequence, (audited,), blocked_documents=(record.id,)))
         return record.id
 
     return registrar.run(perform)
@@ -169,13 +164,8 @@ def watch_face(
             reason=reason,
             added_at=now,
         )
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "watchlist.added", str(entry.id)),),
-                watched=(entry,),
-            )
-        )
+        audited = AuditEntry(actor, "watchlist.added", str(entry.id))
+        writer.commit(Changes(writer.sequence, (audited,), watched=(entry,)))
         registrar.watchlist.add(entry)
         return entry.id
 

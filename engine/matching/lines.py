@@ -38,13 +38,8 @@ def unwatch(registrar: Runner, registry: Reader, entry_id: int, actor: str) -> N
     def perform(writer: Writer, _: datetime) -> None:
         if all(entry.id != entry_id for entry in registry.watchlist()):
             raise NotFound("the watch-list has no such entry: see `sosie watch list`")
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "watchlist.removed", str(entry_id)),),
-                unwatched=(entry_id,),
-            )
-        )
+        audited = AuditEntry(actor, "watchlist.removed", str(entry_id))
+        writer.commit(Changes(writer.sequence, (audited,), unwatched=(entry_id,)))
         registrar.watchlist.remove(entry_id)
 
     registrar.run(perform)
@@ -57,13 +52,8 @@ def unblock_document(registrar: Runner, registry: Reader, document: Document, ac
         record = find_document(registry, document, now.date())
         if record.blocked_at is None:
             raise NotFound("this document is not blocked: see `sosie blocked`")
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "document.unblocked", record.id),),
-                unblocked_documents=(record.id,),
-            )
-        )
+        audited = AuditEntry(actor, "document.unblocked", record.id)
+        writer.commit(Changes(writer.sequence, (audited,), unblocked_documents=(record.id,)))
         return record.id
 
     return registrar.run(perform)
@@ -88,13 +78,8 @@ def close_line(
         line = find_line(registry, target)
         if line is None or carrier not in (None, line.carrier):
             raise NotFound(LINE_UNKNOWN)
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "line.closed", line.id),),
-                closed_lines=(line.id,),
-            )
-        )
+        audited = AuditEntry(actor, "line.closed", line.id)
+        writer.commit(Changes(writer.sequence, (audited,), closed_lines=(line.id,)))
         return line.id
 
     return registrar.run(perform)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -29,7 +29,7 @@ from engine.registry.records import NewCrop, Outlet, new_id
 from engine.registry.vault import Vault
 
 if TYPE_CHECKING:
-    from engine.faces.extractor import Extracted, Extraction, Extractor
+    from engine.faces.extractor import Extracted, Extractor
     from engine.faces.images import Pixels
 
 MAX_KEY_LENGTH = 255
@@ -114,7 +114,17 @@ def require_judgeable(request: EnrollmentRequest) -> None:
             f"the Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable characters: "
             "use a fresh UUID for each activation"
         )
-    for what, text in _texts(request):
+    texts = {
+        "Idempotency-Key": key,
+        "carrier": request.carrier,
+        "outlet": request.outlet,
+        "document type": request.document.type,
+        "document number": request.document.number,
+        "name": request.document.name,
+        "number": request.msisdn,
+        "consent reference": request.consent_ref or "",
+    }
+    for what, text in texts.items():
         if not is_storable(text):
             raise RequestError(f"the {what} holds characters that are no text: type it again")
     for what, sample in (("live", request.live), ("portrait", request.portrait)):
@@ -135,19 +145,6 @@ def is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return "\0" not in text
-
-
-def _texts(request: EnrollmentRequest) -> list[tuple[str, str]]:
-    return [
-        ("Idempotency-Key", request.idempotency_key),
-        ("carrier", request.carrier),
-        ("outlet", request.outlet),
-        ("document type", request.document.type),
-        ("document number", request.document.number),
-        ("name", request.document.name),
-        ("number", request.msisdn),
-        ("consent reference", request.consent_ref or ""),
-    ]
 
 
 def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
@@ -187,35 +184,26 @@ def make_samples(
 
     `with_crops` adds the aligned faces, sealed.
     """
-    vectors = [
-        one.vector
-        for one in extracted
-        if not isinstance(one, ImageError) and one.vector is not None
-    ]
+    sound = [one for one in extracted if not isinstance(one, ImageError)]
+    vectors = [one.vector for one in sound if one.vector is not None]
     rotated = iter(vault.rotate(np.stack(vectors)) if vectors else ())
-    return [
-        one
-        if isinstance(one, ImageError)
-        else _make_sample(hashlib.sha256(data).digest(), one, rotated, vault, with_crops)
-        for data, one in zip(images, extracted, strict=True)
-    ]
-
-
-def _make_sample(
-    digest: bytes,
-    extraction: Extraction,
-    rotated: Iterator[NDArray[np.float32]],
-    vault: Vault,
-    with_crop: bool,
-) -> Sample:
-    crop = extraction.crop
-    return Sample(
-        vector=None if extraction.vector is None else next(rotated),
-        digest=digest,
-        problems=extraction.problems,
-        quality={} if extraction.quality is None else asdict(extraction.quality),
-        crop=seal_crop(vault, digest, crop) if with_crop and crop is not None else None,
-    )
+    samples: list[Sample | ImageError] = []
+    for data, one in zip(images, extracted, strict=True):
+        if isinstance(one, ImageError):
+            samples.append(one)
+            continue
+        digest = hashlib.sha256(data).digest()
+        sample = Sample(
+            vector=None if one.vector is None else next(rotated),
+            digest=digest,
+            problems=one.problems,
+            quality={} if one.quality is None else asdict(one.quality),
+            crop=seal_crop(vault, digest, one.crop)
+            if with_crops and one.crop is not None
+            else None,
+        )
+        samples.append(sample)
+    return samples
 
 
 JPEG_QUALITY = 95

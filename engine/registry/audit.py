@@ -120,7 +120,7 @@ def verify_chain(
 
     It finds an entry that was altered, removed, inserted or reordered, and a missing tail. A
     database set back as a whole to an older state is consistent in itself: compare the head
-    with one kept elsewhere to find that. `progress(done, total)` is told now and then.
+    with one kept elsewhere to find that. `progress(done, total)` is called now and then.
     """
     last, recorded_head = reader.audit_head()
     end = last if most is None else min(after + most, last)

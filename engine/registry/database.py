@@ -1,4 +1,4 @@
-"""The connection to SQLite or PostgreSQL: durable, one way to begin, one way to fail."""
+"""Connections to SQLite or PostgreSQL, their transactions and errors, and batched reads."""
 
 from __future__ import annotations
 

@@ -15,9 +15,8 @@ from sqlalchemy import Engine, Row, bindparam, func, select, tuple_
 from engine.errors import NotFound
 from engine.registry import tables
 from engine.registry.audit import AuditReader
-from engine.registry.cases import CaseReader, SweepReader
+from engine.registry.cases import CaseReader, FactReader, SweepReader
 from engine.registry.database import KEYS
-from engine.registry.facts import FactReader
 from engine.registry.records import (
     ApiKey,
     Carrier,

@@ -37,7 +37,7 @@ from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepSt
 
 T = TypeVar("T")
 RowValues = Mapping[str, Any]
-"""What is written: values by column."""
+"""Values by column."""
 
 
 def gather_documents(rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
@@ -153,10 +153,7 @@ def answer_row(answer: StoredAnswer) -> RowValues:
     return columns_of(answer, response=dict(answer.response))
 
 
-# Cases between records and rows, and what a transaction writes of them.
-
 CASE_NOTE = "case_notes.text"
-"""The place that a note's text is sealed for."""
 
 CROP_IMAGE = "crops.image"
 _REPLACE_SWEEP = (
@@ -178,7 +175,7 @@ _REPLACE_CASE = (
     .where(cases.c.id == bindparam("key"))
     .values({c.name: bindparam(f"new_{c.name}") for c in cases.columns if c.name != "id"})
 )
-# A case that went into one that now goes into a third: nobody follows a chain.
+# Cases merged into one that is now merged itself: merges never form a chain.
 _FOLLOW = (
     update(cases)
     .where(cases.c.merged_into == bindparam("key"))
@@ -213,7 +210,7 @@ def case_of(row: Row[Any]) -> CaseRecord:
 
 
 def write_cases(connection: Connection, new: Sequence[CaseRecord]) -> None:
-    """Enters new cases; one that is merged at once comes after what it went into."""
+    """Inserts new cases; one that is merged at once comes after the one that it went into."""
     if not new:
         return
     standing = [case for case in new if case.merged_into is None]
@@ -223,7 +220,7 @@ def write_cases(connection: Connection, new: Sequence[CaseRecord]) -> None:
 
 
 def change_cases(connection: Connection, changed: Sequence[CaseRecord]) -> None:
-    """Writes cases that are there as they are from now on; their documents are only added to."""
+    """Updates known cases; their documents are only added to."""
     for case in changed:
         values = {f"new_{name}": value for name, value in _case_row(case).items() if name != "id"}
         if connection.execute(_REPLACE_CASE, {"key": case.id, **values}).rowcount != 1:
@@ -241,10 +238,10 @@ def change_cases(connection: Connection, changed: Sequence[CaseRecord]) -> None:
 def write_notes(
     connection: Connection, vault: Vault, notes: Sequence[tuple[str, CaseNote]]
 ) -> None:
-    """Adds to the histories, each text sealed for its row."""
+    """Appends to the histories of cases, each text sealed for its row."""
     if not notes:
         return
-    # Under the writer's fence nobody else numbers them.
+    # Under the writer's fence nothing else numbers them.
     first = (connection.scalar(_LAST_NOTE) or 0) + 1
     connection.execute(
         insert(case_notes),
@@ -263,8 +260,7 @@ def write_notes(
 
 
 def erase_notes(connection: Connection, document_ids: Sequence[str]) -> None:
-    """Wipes the texts of the cases of these documents, erased before, that name nobody else any
-    more."""
+    """Wipes the note texts of cases that name these documents and no document still held."""
     connection.execute(_ERASE_TEXTS, {"keys": list(document_ids)})
 
 
@@ -306,7 +302,7 @@ def _proposal_of(values: Mapping[str, Any]) -> Proposal:
 
 
 def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
-    """Enters the pairs, each in place of what was said of it before."""
+    """Writes the pairs, each in place of an earlier outcome."""
     if not pairs:
         return
     assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
@@ -316,19 +312,19 @@ def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
 
 
 def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
-    """Keeps the crops, each image sealed for its row."""
+    """Inserts crops, each image sealed for its row."""
     rows = [columns_of(one, image=vault.seal(CROP_IMAGE, one.id, one.image)) for one in new]
     if rows:
         connection.execute(insert(crops), rows)
 
 
 def erase_crops(connection: Connection, document_id: str) -> None:
-    """Takes out the crops of every enrollment under a document."""
+    """Deletes the crops of every enrollment under a document."""
     connection.execute(_ERASE_CROPS, {"document": document_id})
 
 
 def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None:
-    """Enters each sweep, in place of what was known of it before."""
+    """Writes each sweep, in place of its earlier state."""
     for record in records:
         values = _sweep_row(record)
         known = {"key": record.id, **{f"new_{name}": value for name, value in values.items()}}

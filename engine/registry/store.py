@@ -1,4 +1,4 @@
-"""The registry: made, opened and administered here; read and written through its two sides."""
+"""The registry of a deployment: creating, opening, upgrading and administering it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,6 @@ from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, AuditEntry, Carrier, utc_now
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded
-
-# The schema's version: made, checked and upgraded through the migrations beside this file.
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every revision this version knows, oldest first; the last is the one it works with."""

@@ -26,8 +26,6 @@ from sqlalchemy import (
 
 from engine.registry.database import Moment
 
-# What the tables are made of: the metadata that they share, and the types of their columns.
-
 metadata = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -53,8 +51,6 @@ def _partial_index(
     condition = text(where)
     Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
 
-
-# The tables of the fraud desk: sweeps, cases with their history, judged pairs, crops.
 
 sweeps = Table(
     "sweeps",
@@ -327,7 +323,7 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("id", Code, primary_key=True),
-    # Keyed, of the whole key: whoever reads the table can neither use it nor make another row.
+    # Keyed, of the whole key: a reader of the table can neither use it nor make another row.
     Column("digest", LargeBinary, nullable=False),
     Column("label", String(200), nullable=False),
     Column("role", String(16), nullable=False),

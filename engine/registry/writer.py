@@ -1,4 +1,4 @@
-"""The one writer: it orders every change of the gallery and commits batches."""
+"""The one writer: its lease, its fenced and audited transactions, and the SQL of `Changes`."""
 
 from __future__ import annotations
 
@@ -70,8 +70,6 @@ from engine.registry.rows import (
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
 
-# The writer's lease: one process at a time may write the gallery's registry.
-
 # Advisory locks live in one database, so a constant names the lease of its only registry.
 _ADVISORY_KEY = 0x736F736965
 
@@ -142,8 +140,6 @@ class AdvisoryLease:
         self._connection.close()
 
 
-# The one row that every change goes through: fence, gallery sequence and head of the audit.
-
 _deployment = tables.deployment
 _HEAD = select(_deployment).with_for_update()
 _ADVANCE = (
@@ -161,7 +157,7 @@ _ADVANCE = (
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What a writer takes the deployment's row to say: its epoch, and the gallery's sequence."""
+    """What a writer expects in the deployment's row: its epoch, and the gallery's sequence."""
 
     epoch: int
     sequence: int
@@ -177,7 +173,7 @@ def recorded(
     fence: Fence | None = None,
     sequence: int | None = None,
 ) -> Iterator[Connection]:
-    """`chained`, for who does not ask where in the chain it stands."""
+    """`chained` without the place in the chain."""
     with chained(engine, vault, entries, at, fence=fence, sequence=sequence) as (connection, _):
         yield connection
 
@@ -192,12 +188,11 @@ def chained(
     fence: Fence | None = None,
     sequence: int | None = None,
 ) -> Iterator[tuple[Connection, AuditRecord]]:
-    """A write transaction that is audited and, with a fence, refused to whoever is behind.
+    """A write transaction that is audited and, with a fence, refused to a deposed writer.
 
-    The block is given the last of its entries, as the chain will have it. Its changes, its audit
-    entries and the new sequence are kept together or not at all. `LeaseLost`: the row says
-    otherwise than the fence, since a newer writer has taken over, or the connection broke while
-    the transaction was being committed and the database could not be asked whether it was.
+    Yields the connection and the last audit entry as it will be chained. Changes, audit entries
+    and the new sequence are stored together or not at all. `LeaseLost`: a newer writer has taken
+    over, or the connection broke during the commit and the outcome could not be read.
     """
     assert entries, "nothing changes without an audit entry"
     records: list[AuditRecord] = []
@@ -431,11 +426,11 @@ class Writer:
         return self._last_watch_id
 
     def commit(self, changes: Changes) -> AuditRecord:
-        """Keeps all of the changes, durably, or raises and keeps none.
+        """Stores all of the changes, durably, or raises and stores none.
 
         Returns the last of their audit entries, in its place in the chain.
 
-        `StorageFull` and `StorageFailed`: nothing was kept, and the writer may go on.
+        `StorageFull` and `StorageFailed`: nothing was stored, and the writer may go on.
         `LeaseLost`: nothing more may be committed from here.
         """
         assert not self._closed
@@ -459,7 +454,7 @@ class Writer:
         return recorded(self._engine, self._vault, entries, utc_now(), fence=self._fence)
 
     def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        """Reads for such work: nobody else changes the rows while the lease is held."""
+        """Reads for such work: nothing else changes the rows while the lease is held."""
         with reading(self._engine) as connection:
             return connection.execute(query).all()
 

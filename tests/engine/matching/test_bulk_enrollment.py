@@ -219,8 +219,8 @@ def test_an_admitted_holder_is_known_by_document_name_and_face(lab: Any) -> None
             )
         )
         returning = lab.request(vectors[1], document=documents[1])
-        thief = lab.request(document=documents[2])
-        answers = registrar.enroll([returning, thief])
+        impostor = lab.request(document=documents[2])
+        answers = registrar.enroll([returning, impostor])
     assert [answer.decision for answer in answers] == [Decision.APPROVED, Decision.REJECTED]
     assert answers[1].reasons == (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,)
     record = find_document(lab.store, documents[1], ON)

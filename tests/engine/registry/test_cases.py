@@ -16,7 +16,6 @@ from engine.cases.case import CaseNote, CaseOrigin, NoteKind, Outcome, Proposal
 from engine.errors import NotFound, SealBroken, StorageFailed
 from engine.registry.records import (
     ALIVE,
-    AuditEntry,
     CaseRecord,
     CaseState,
     Changes,
@@ -30,8 +29,7 @@ from engine.registry.records import (
 from engine.registry.tables import case_notes
 from engine.registry.tables import crops as table
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
-
-ENTRY = AuditEntry("test", "test.done", "x")
+from tests.engine.registry.conftest import change, erasure
 
 
 def make_case(**values: Any) -> CaseRecord:
@@ -57,7 +55,7 @@ def commit(writer) -> Callable[..., None]:
     """`commit(cases=…)`: one transaction of such changes."""
 
     def write(**changes: Any) -> None:
-        writer.commit(Changes(sequence=writer.sequence, audit=[ENTRY], **changes))
+        writer.commit(change(writer.sequence, **changes))
 
     return write
 
@@ -143,7 +141,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     line, other = changes.lines
     writer.commit(changes)
     cases = [case_about(line.id, CaseState.CLOSED), case_about(line.id, CaseState.ASSIGNED)]
-    writer.commit(Changes(sequence=2, audit=[ENTRY], disputed_lines=[line.id], cases=cases))
+    writer.commit(change(2, disputed_lines=[line.id], cases=cases))
     assert status_of(store, line.id) is LineStatus.DISPUTED
     assert status_of(store, other.id) is LineStatus.ACTIVE
     assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == line.id
@@ -153,7 +151,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     assert store.cases.open_of_line(other.id, "dispute") is None
     assert store.cases.open_of_line(new_id(), "dispute") is None
     assert cases[1] in store.cases.newest(ALIVE)
-    writer.commit(Changes(sequence=2, audit=[ENTRY], closed_lines=[line.id]))
+    writer.commit(change(2, closed_lines=[line.id]))
     assert status_of(store, line.id) is LineStatus.CLOSED
     assert store.lines_in_use([line.msisdn_lookup]) == {}
 
@@ -178,7 +176,7 @@ def test_a_line_has_one_case_of_a_kind_that_is_alive(store, writer, enroll, stat
     writer.commit(replace(changes, cases=[case_about(line, state)]))
     before = store.cases.newest(None)
     with pytest.raises(StorageFailed):
-        writer.commit(Changes(sequence=1, audit=[ENTRY], cases=[case_about(line)]))
+        writer.commit(change(1, cases=[case_about(line)]))
     assert store.cases.newest(None) == before
 
 
@@ -290,7 +288,7 @@ def case_id(writer, enroll) -> str:
         updated_at=now,
     )
     writer.commit(enroll(writer, 3))
-    writer.commit(Changes(sequence=3, audit=[ENTRY], cases=[case]))
+    writer.commit(change(3, cases=[case]))
     return case.id
 
 
@@ -320,13 +318,13 @@ def test_pairs_are_read_by_outcome_and_the_last_verdict_stands(
     one, two, three = documents
     first = pair(one, two, case_id)
     fraud = pair(one, three, case_id, outcome=Outcome.FRAUD)
-    writer.commit(Changes(sequence=3, audit=[ENTRY], judged=[fraud, first]))
+    writer.commit(change(3, judged=[fraud, first]))
     assert store.cases.judged_pairs() == [first, fraud]
     assert store.cases.judged_pairs([Outcome.FRAUD]) == [fraud]
     assert store.cases.exceptions() == {(one, two)}
     again = pair(one, two, case_id, outcome=Outcome.FRAUD, decided_by="key:bob")
     mistake = pair(two, three, case_id, outcome=Outcome.MISTAKE)
-    writer.commit(Changes(sequence=3, audit=[ENTRY], judged=[again, mistake]))
+    writer.commit(change(3, judged=[again, mistake]))
     assert store.cases.judged_pairs() == [again, fraud, mistake]
     assert store.cases.exceptions() == {(two, three)}
     assert store.cases.decided_pairs() == {(one, two), (one, three), (two, three)}
@@ -334,7 +332,7 @@ def test_pairs_are_read_by_outcome_and_the_last_verdict_stands(
 
 def test_a_pair_of_documents_that_are_not_there_keeps_nothing(store, writer, case_id) -> None:
     with pytest.raises(StorageFailed):
-        writer.commit(Changes(sequence=3, audit=[ENTRY], judged=[pair("a", "b", case_id)]))
+        writer.commit(change(3, judged=[pair("a", "b", case_id)]))
     assert store.cases.judged_pairs() == []
 
 
@@ -365,7 +363,7 @@ def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, 
         make_crop(key),
         make_crop(key, "live", days=-1),
     )
-    writer.commit(Changes(sequence=2, audit=[ENTRY], crops=[portrait, live, late]))
+    writer.commit(change(2, crops=[portrait, live, late]))
     assert [(type(record), record.id, image) for record, image in store.cases.crops(key)] == [
         (CropRecord, live.id, live.image),
         (CropRecord, portrait.id, portrait.image),
@@ -378,7 +376,7 @@ def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, 
 
 def test_no_crop_lies_open_nor_opens_in_another_row(store, writer, enrolled) -> None:
     one, two = (make_crop(record.id) for record in enrolled.enrollments)
-    writer.commit(Changes(sequence=2, audit=[ENTRY], crops=[one, two]))
+    writer.commit(change(2, crops=[one, two]))
     with store._engine.begin() as connection:
         stored = connection.scalar(select(table.c.image).where(table.c.id == one.id))
         assert IMAGE[4:20] not in stored
@@ -390,20 +388,14 @@ def test_no_crop_lies_open_nor_opens_in_another_row(store, writer, enrolled) -> 
 
 def test_a_crop_of_no_enrollment_keeps_nothing(store, writer) -> None:
     with pytest.raises(StorageFailed):
-        writer.commit(Changes(sequence=0, audit=[ENTRY], crops=[make_crop(new_id())]))
+        writer.commit(change(0, crops=[make_crop(new_id())]))
     assert store.counts()["crops"] == 0
 
 
 def test_the_crops_of_an_erased_document_are_gone_and_no_others(store, writer, enrolled) -> None:
     one, two = (make_crop(record.id) for record in enrolled.enrollments)
-    writer.commit(Changes(sequence=2, audit=[ENTRY], crops=[one, two]))
-    erased = Changes(
-        sequence=3,
-        audit=[ENTRY],
-        removed_references=[(enrolled.references[0].id, 3)],
-        erased_documents=[enrolled.documents[0].id],
-    )
-    writer.commit(erased)
+    writer.commit(change(2, crops=[one, two]))
+    writer.commit(erasure(enrolled, 0, 3))
     assert store.cases.crops(one.enrollment_id) == []
     assert store.counts()["crops"] == 1
     assert store.cases.crops(two.enrollment_id)
@@ -414,7 +406,7 @@ def keep(writer):
     """`keep(*sweeps)`: one transaction with them."""
 
     def write(*sweeps: SweepRecord) -> None:
-        writer.commit(Changes(sequence=writer.sequence, audit=[ENTRY], sweeps=sweeps))
+        writer.commit(change(writer.sequence, sweeps=sweeps))
 
     return write
 

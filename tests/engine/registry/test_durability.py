@@ -10,8 +10,7 @@ from threading import Event
 import numpy as np
 
 from engine.registry.audit import verify_chain
-
-MODEL = "sha256:model-of-the-tests"
+from tests.engine.registry.conftest import MODEL
 
 ADD_DOCUMENTS = """
 import sys

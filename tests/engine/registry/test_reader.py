@@ -25,8 +25,8 @@ from engine.registry.records import (
     utc_now,
 )
 from engine.registry.store import Store
+from tests.engine.registry.conftest import ENTRY, change
 
-ENTRY = AuditEntry("test", "test.done", "x")
 REASON = "x" * 200
 
 
@@ -127,7 +127,7 @@ def test_references_of_one_sequence_are_not_split_by_a_chunk(
 def test_catching_up_gives_what_was_added_and_removed_since(store, writer, enroll) -> None:
     writer.commit(enroll(writer, 5))
     writer.commit(enroll(writer, 2, first=5))
-    writer.commit(Changes(sequence=9, audit=[ENTRY], removed_references=[(np.int64(2), 8), (6, 9)]))
+    writer.commit(change(9, removed_references=[(np.int64(2), 8), (6, 9)]))
     added = [key for chunk in store.references(after_sequence=5) for key in chunk.ids.tolist()]
     assert added == [7]
     assert store.removals(7).tolist() == [2, 6]
@@ -147,9 +147,7 @@ def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, en
         "unknown": 0,
     }
     assert store.open_line_counts([first, second], "blue") == {first: 1, second: 0}
-    writer.commit(
-        Changes(sequence=writer.sequence, audit=[ENTRY], closed_lines=[changes.lines[1].id])
-    )
+    writer.commit(change(writer.sequence, closed_lines=[changes.lines[1].id]))
     assert store.open_line_counts([first, second], "red") == {first: 1, second: 0}
     (closed,) = store.lines_of(second)
     assert closed.status is LineStatus.CLOSED
@@ -161,11 +159,11 @@ def test_the_lines_in_use_of_many_documents_are_read_at_once(store, writer, enro
     changes = enroll(writer, 3)
     writer.commit(changes)
     first, second, third = changes.lines
-    writer.commit(Changes(sequence=3, audit=[ENTRY], closed_lines=[second.id]))
+    writer.commit(change(3, closed_lines=[second.id]))
     more = replace(
         enroll(writer, 1, first=3).lines[0], document_id=first.document_id, enrollment_id=None
     )
-    writer.commit(Changes(sequence=3, audit=[ENTRY], lines=[more]))
+    writer.commit(change(3, lines=[more]))
     asked = [third.document_id, second.document_id, first.document_id, "x"]
     found = store.lines_in_use_of(asked)
     assert {key: [line.id for line in lines] for key, lines in found.items()} == {
@@ -181,8 +179,8 @@ def test_closed_number_may_be_opened_again(store, writer, enroll) -> None:
     changes = enroll(writer, 1)
     writer.commit(changes)
     line = changes.lines[0]
-    again = Changes(sequence=1, audit=[ENTRY], lines=[replace(line, id=new_id())])
-    writer.commit(Changes(sequence=1, audit=[ENTRY], closed_lines=[line.id]))
+    again = change(1, lines=[replace(line, id=new_id())])
+    writer.commit(change(1, closed_lines=[line.id]))
     writer.commit(again)
     assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == again.lines[0].id
 
@@ -212,9 +210,9 @@ def test_only_an_active_line_becomes_disputed(store, writer, enroll) -> None:
     writer.commit(changes)
     line = changes.lines[0].id
     for earlier in ({"disputed_lines": [line]}, {"closed_lines": [line]}):
-        writer.commit(Changes(sequence=1, audit=[ENTRY], **earlier))
+        writer.commit(change(1, **earlier))
         with pytest.raises(StorageFailed):
-            writer.commit(Changes(sequence=1, audit=[ENTRY], disputed_lines=[line]))
+            writer.commit(change(1, disputed_lines=[line]))
 
 
 def test_watch_list_holds_faces_and_documents_until_they_are_removed(
@@ -226,13 +224,13 @@ def test_watch_list_holds_faces_and_documents_until_they_are_removed(
         WatchEntry(writer.next_watch_id(), None, face, REASON, utc_now()),
         WatchEntry(writer.next_watch_id(), lookup, None, "stolen", utc_now()),
     ]
-    writer.commit(Changes(sequence=0, audit=[ENTRY], watched=entries))
+    writer.commit(change(0, watched=entries))
     by_face, by_document = store.watchlist()
     assert np.array_equal(by_face.template, face)
     assert (by_face.id, by_face.document_lookup, by_face.reason) == (1, None, REASON)
     assert by_document.template is None
     assert [entry.id for entry in store.watchlist() if entry.document_lookup == lookup] == [2]
-    writer.commit(Changes(sequence=0, audit=[ENTRY], unwatched=[1, 2]))
+    writer.commit(change(0, unwatched=[1, 2]))
     assert store.watchlist() == []
     assert all(entry.document_lookup != lookup for entry in store.watchlist())
     assert writer.next_watch_id() == 3
@@ -344,7 +342,7 @@ def test_a_chain_is_verified_in_parts_as_in_one(store: Store, start: int) -> Non
 def test_a_part_with_an_altered_entry_is_found_and_the_parts_before_it_stand(
     store: Store, writer: Any, start: int
 ) -> None:
-    with writer.changing(AuditEntry("test", "test.done", "x")) as connection:
+    with writer.changing(ENTRY) as connection:
         bad = start + 9
         connection.execute(
             tables.audit.update().where(tables.audit.c.number == bad).values(subject="y")
