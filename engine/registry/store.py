@@ -193,7 +193,7 @@ class Store(Reader):
                 ) from None
 
     def _recorded(self, entry: AuditEntry) -> AbstractContextManager[Connection]:
-        return recorded(self._engine, self._vault, [entry], utc_now())
+        return recorded(self._engine, self._vault, [entry])
 
 
 def upgrade(url: str) -> tuple[str, str]:

@@ -165,16 +165,10 @@ class Fence:
 
 @contextmanager
 def recorded(
-    engine: Engine,
-    vault: Vault,
-    entries: Sequence[AuditEntry],
-    at: datetime,
-    *,
-    fence: Fence | None = None,
-    sequence: int | None = None,
+    engine: Engine, vault: Vault, entries: Sequence[AuditEntry], fence: Fence | None = None
 ) -> Iterator[Connection]:
-    """`chained` without the place in the chain."""
-    with chained(engine, vault, entries, at, fence=fence, sequence=sequence) as (connection, _):
+    """`chained`, now and without the place in the chain."""
+    with chained(engine, vault, entries, utc_now(), fence=fence) as (connection, _):
         yield connection
 
 
@@ -451,7 +445,7 @@ class Writer:
     def changing(self, *entries: AuditEntry) -> AbstractContextManager[Connection]:
         """A fenced and audited transaction, for work inside this package that has no `Changes`."""
         assert not self._closed
-        return recorded(self._engine, self._vault, entries, utc_now(), fence=self._fence)
+        return recorded(self._engine, self._vault, entries, self._fence)
 
     def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """Reads for such work: nothing else changes the rows while the lease is held."""

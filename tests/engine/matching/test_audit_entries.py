@@ -93,17 +93,6 @@ def test_a_failed_transaction_reaches_every_waiter_as_its_own_and_the_next_is_tr
     assert subjects(lab) == ["subject-9"]
 
 
-def test_an_observer_that_fails_makes_no_committed_entry_fail(lab: Any) -> None:
-    class Failing(Observer):
-        def observe_audit(self, *_: object) -> None:
-            raise OSError("no space left")
-
-    with lab.registrar(observer=Failing()) as registrar:
-        registrar.audit(entry(1), 10)
-        registrar.audit(entry(2), 10)
-    assert subjects(lab) == ["subject-1", "subject-2"]
-
-
 def test_a_stopped_registrar_is_told_to_those_who_wait_and_those_who_come(
     lab: Any, busy: Any
 ) -> None:

@@ -286,13 +286,6 @@ def test_after_a_batch_of_several_the_next_is_waited_for(
     assert sizes.seen == [2, 3]
 
 
-def test_who_comes_alone_is_not_made_to_wait(lab: Any, sizes: Sizes) -> None:
-    with lab.registrar(RegistrarConfig(gather_s=LONG_S), observer=sizes) as registrar:
-        for _ in range(3):
-            assert isinstance(registrar.submit(lab.request()).result(ANSWER_S), Answer)
-    assert sizes.seen == [1, 1, 1]
-
-
 @pytest.mark.parametrize("audits", [True, False])
 def test_work_of_another_kind_ends_the_wait(registrar: Registrar, lab: Any, audits: bool) -> None:
     future = registrar.submit(lab.request())
@@ -301,25 +294,6 @@ def test_work_of_another_kind_ends_the_wait(registrar: Registrar, lab: Any, audi
     else:
         registrar.schedule(lambda *_: None).result(ANSWER_S)
     registrar.run(lambda *_: None)
-    assert isinstance(future.result(ANSWER_S), Answer)
-
-
-def test_who_leaves_meanwhile_ends_no_thread_and_is_not_decided(
-    registrar: Registrar, lab: Any, sizes: Sizes
-) -> None:
-    assert registrar.submit(lab.request()).cancel()
-    futures = [registrar.submit(lab.request()) for _ in range(3)]
-    for future in futures:
-        future.result(ANSWER_S)
-    registrar.run(lambda *_: None)
-    assert sizes.seen == [2, 3]
-
-
-def test_a_registrar_that_closes_decides_at_once_what_gathers(
-    registrar: Registrar, lab: Any
-) -> None:
-    future = registrar.submit(lab.request())
-    registrar.close()
     assert isinstance(future.result(ANSWER_S), Answer)
 
 
@@ -335,7 +309,7 @@ def test_of_two_payloads_under_one_key_one_at_most_is_ever_decided(lab: Any) -> 
     payloads = [one, [replace(request, msisdn=lab.request().msisdn) for request in one]]
     told: list[tuple[str, int, Any]] = []
 
-    def come(registrar: Registrar, seed: int) -> None:
+    def send(registrar: Registrar, seed: int) -> None:
         chance = random.Random(seed)
         for _ in range(ROUNDS):
             place, payload = chance.randrange(KEYS), chance.randrange(2)
@@ -343,7 +317,7 @@ def test_of_two_payloads_under_one_key_one_at_most_is_ever_decided(lab: Any) -> 
             told.append((request.idempotency_key, payload, ask(registrar, request, chance)))
 
     with lab.registrar(SMALL) as registrar:
-        outlets = [threading.Thread(target=come, args=(registrar, seed)) for seed in range(OUTLETS)]
+        outlets = [threading.Thread(target=send, args=(registrar, seed)) for seed in range(OUTLETS)]
         for outlet in outlets:
             outlet.start()
         for outlet in outlets:

@@ -41,6 +41,11 @@ def change(sequence: int, **what: Any) -> Changes:
     return Changes(sequence=sequence, audit=[ENTRY], **what)
 
 
+def committed(writer: Writer, changes: Changes) -> Changes:
+    writer.commit(changes)
+    return changes
+
+
 def erasure(enrolled: Changes, place: int, sequence: int) -> Changes:
     """Erases one of these documents with its reference."""
     return change(

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from engine.errors import NotFound, StorageFailed
 from engine.registry import tables
 from engine.registry.records import Changes, DocumentStatus, new_id
-from tests.engine.registry.conftest import change, erasure
+from tests.engine.registry.conftest import change, committed, erasure
 
 
 @pytest.fixture
@@ -21,8 +21,7 @@ def commit(writer):
 @pytest.fixture
 def blocked(writer, enroll, commit) -> Changes:
     """Three enrollments, the first of them under a document that was blocked afterwards."""
-    changes = enroll(writer, 3)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 3))
     commit(blocked_documents=[changes.documents[0].id])
     return changes
 

@@ -29,7 +29,7 @@ from engine.registry.records import (
 from engine.registry.tables import case_notes
 from engine.registry.tables import crops as table
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
-from tests.engine.registry.conftest import change, erasure
+from tests.engine.registry.conftest import change, committed, erasure
 
 
 def make_case(**values: Any) -> CaseRecord:
@@ -61,8 +61,7 @@ def commit(writer) -> Callable[..., None]:
 
 
 def test_a_case_is_read_as_it_was_written(store, writer, enroll, commit) -> None:
-    enrolled = enroll(writer, 2)
-    writer.commit(enrolled)
+    enrolled = committed(writer, enroll(writer, 2))
     now = utc_now()
     ids = tuple(document.id for document in enrolled.documents)
     proposal = Proposal(outcome=Outcome.FRAUD, close_lines=(enrolled.lines[0].id,), by="a", at=now)
@@ -159,8 +158,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
 def test_a_disputed_line_is_active_again_and_only_a_disputed_one(
     store, writer, enroll, commit
 ) -> None:
-    changes = enroll(writer, 1)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 1))
     line = changes.lines[0].id
     with pytest.raises(StorageFailed):
         commit(restored_lines=[line])
@@ -351,9 +349,7 @@ def make_crop(enrollment_id: str, photograph: str = "live", days: int = 30) -> N
 
 @pytest.fixture
 def enrolled(writer, enroll) -> Changes:
-    changes: Changes = enroll(writer, 2)
-    writer.commit(changes)
-    return changes
+    return committed(writer, enroll(writer, 2))
 
 
 def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, enrolled) -> None:

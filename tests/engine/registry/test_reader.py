@@ -25,14 +25,13 @@ from engine.registry.records import (
     utc_now,
 )
 from engine.registry.store import Store
-from tests.engine.registry.conftest import ENTRY, change
+from tests.engine.registry.conftest import ENTRY, change, committed
 
 REASON = "x" * 200
 
 
 def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> None:
-    changes = enroll(writer, 3)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 3))
     for document, reference, line, enrollment, answer in zip(
         changes.documents,
         changes.references,
@@ -87,8 +86,7 @@ def test_unknown_enrollment_or_document_is_not_found(store) -> None:
 
 
 def test_look_ups_of_many_keys_are_whole(store, writer, enroll) -> None:
-    changes = enroll(writer, 1203)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 1203))
     lookups = [document.lookup for document in changes.documents]
     assert set(store.documents([*lookups, *lookups, b"unknown"])) == set(lookups)
     wanted = {row.id: row.document_id for row in changes.references}
@@ -99,8 +97,7 @@ def test_references_come_in_the_order_they_were_added(
     store, writer, enroll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "TEMPLATES_PER_CHUNK", 7)
-    changes = enroll(writer, 30)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 30))
     gallery = list(store.references())
     assert [len(chunk.ids) for chunk in gallery] == [7, 7, 7, 7, 2]
     ids = np.concatenate([chunk.ids for chunk in gallery])
@@ -156,8 +153,7 @@ def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, en
 
 
 def test_the_lines_in_use_of_many_documents_are_read_at_once(store, writer, enroll) -> None:
-    changes = enroll(writer, 3)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 3))
     first, second, third = changes.lines
     writer.commit(change(3, closed_lines=[second.id]))
     more = replace(
@@ -176,8 +172,7 @@ def test_the_lines_in_use_of_many_documents_are_read_at_once(store, writer, enro
 
 
 def test_closed_number_may_be_opened_again(store, writer, enroll) -> None:
-    changes = enroll(writer, 1)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 1))
     line = changes.lines[0]
     again = change(1, lines=[replace(line, id=new_id())])
     writer.commit(change(1, closed_lines=[line.id]))
@@ -206,8 +201,7 @@ def test_outlet_or_carrier_is_added_once_and_to_a_known_carrier(store) -> None:
 
 
 def test_only_an_active_line_becomes_disputed(store, writer, enroll) -> None:
-    changes = enroll(writer, 1)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 1))
     line = changes.lines[0].id
     for earlier in ({"disputed_lines": [line]}, {"closed_lines": [line]}):
         writer.commit(change(1, **earlier))
@@ -248,8 +242,7 @@ def test_template_moved_to_another_row_is_refused(store, writer, enroll) -> None
 
 
 def test_identity_moved_to_another_document_is_refused(store, writer, enroll) -> None:
-    changes = enroll(writer, 2)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 2))
     with writer.changing(ENTRY) as connection:
         connection.exec_driver_sql(
             "UPDATE documents SET identity = (SELECT min(identity) FROM documents)"
@@ -364,8 +357,7 @@ def test_progress_is_told_of_a_long_chain(
 
 
 def test_the_newest_attempts_of_each_document_are_read(store, writer, enroll) -> None:
-    enrolled = enroll(writer, 3)
-    writer.commit(enrolled)
+    enrolled = committed(writer, enroll(writer, 3))
     first, second, third = enrolled.enrollments
     later = [
         replace(

@@ -26,7 +26,7 @@ from engine.registry.records import (
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.vault import Vault, key_version
-from tests.engine.registry.conftest import ENTRY, MODEL, change
+from tests.engine.registry.conftest import ENTRY, MODEL, change, committed
 
 CASE = new_id()
 
@@ -68,8 +68,7 @@ def filled(store, enroll):
     """Ten enrollments, one of them removed, a watched face, two notes beside one that is empty,
     and a crop: 10 + 9 + 10 + 1 + 2 + 1 sealed values."""
     with store.writer() as writer:
-        changes = enroll(writer, 10)
-        writer.commit(changes)
+        changes = committed(writer, enroll(writer, 10))
         now = utc_now()
         face = WatchEntry(1, None, changes.references[0].template, "fraud", now)
         case = CaseRecord(

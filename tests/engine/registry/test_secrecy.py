@@ -11,14 +11,12 @@ from engine.errors import SosieError
 from engine.registry import tables
 from engine.registry.records import Changes, new_id
 from engine.registry.store import Store
-from tests.engine.registry.conftest import ENTRY, erasure
+from tests.engine.registry.conftest import ENTRY, committed, erasure
 
 
 @pytest.fixture
 def filled(store, writer, enroll) -> Changes:
-    changes: Changes = enroll(writer, 3)
-    writer.commit(changes)
-    return changes
+    return committed(writer, enroll(writer, 3))
 
 
 def secrets_of(changes: Changes) -> list[bytes]:

@@ -10,7 +10,7 @@ from engine.errors import LeaseLost, StorageFailed, StorageFull
 from engine.registry.audit import verify_chain
 from engine.registry.records import Carrier, Changes, DocumentStatus, LineStatus, new_id
 from engine.registry.store import Store
-from tests.engine.registry.conftest import ENTRY, MODEL, change, erasure
+from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, erasure
 
 
 def state_of(store: Store) -> tuple[object, ...]:
@@ -87,8 +87,7 @@ def test_refusal_names_the_constraint_and_no_value(store, writer, enroll) -> Non
 
 
 def test_reference_ids_are_never_used_again(store, writer, enroll) -> None:
-    changes = enroll(writer, 3)
-    writer.commit(changes)
+    writer.commit(enroll(writer, 3))
     writer.commit(change(4, removed_references=[(3, 4)]))
     assert writer.next_reference_id() == 4
     writer.close()
@@ -98,8 +97,7 @@ def test_reference_ids_are_never_used_again(store, writer, enroll) -> None:
 
 
 def test_removed_reference_keeps_no_template(store, writer, enroll) -> None:
-    changes = enroll(writer, 2)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 2))
     writer.commit(change(3, removed_references=[(1, 3)]))
     with writer.changing(ENTRY) as connection:
         rows = connection.execute(text('SELECT id, template FROM "references" ORDER BY id')).all()
@@ -111,8 +109,7 @@ def test_removed_reference_keeps_no_template(store, writer, enroll) -> None:
 
 
 def test_erased_document_loses_everything_that_names_its_holder(store, writer, enroll) -> None:
-    changes = enroll(writer, 2)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 2))
     document, line = changes.documents[0], changes.lines[0]
     writer.commit(erasure(changes, 0, 3))
     record = store.documents_by_id([document.id])[document.id]
@@ -131,8 +128,7 @@ def test_erased_document_loses_everything_that_names_its_holder(store, writer, e
 
 
 def test_document_is_not_erased_while_a_reference_lives(store, writer, enroll) -> None:
-    changes = enroll(writer, 1)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 1))
     before = state_of(store)
     with pytest.raises(AssertionError):
         writer.commit(change(2, erased_documents=[changes.documents[0].id]))
@@ -239,7 +235,6 @@ def test_full_postgresql_is_told_apart_and_keeps_nothing(postgres_url, vault) ->
 
 
 def test_gallery_vectors_survive_the_store_unchanged(store, writer, enroll) -> None:
-    changes = enroll(writer, 50)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 50))
     stored = np.concatenate([chunk.vectors for chunk in store.references()])
     assert np.array_equal(stored, np.stack([row.template for row in changes.references]))
