@@ -41,7 +41,7 @@ class Call(Generic[P, R]):
     taken = finished = 0
     """How much of it batches have taken, and how much of that has come to results."""
     is_settled = False
-    """Nothing more is to be told to the caller."""
+    """The caller is answered, or is about to be."""
 
     def __init__(
         self,
@@ -58,13 +58,14 @@ class Call(Generic[P, R]):
         self.alone = alone
         self.arrived_at = now = monotonic()
         self.expires_at = None if timeout_s is None else now + timeout_s
+        super().__init__()
 
     def answer(self, result: R) -> None:
-        """Tells the caller the result."""
+        """Gives the caller the result."""
         raise NotImplementedError
 
     def fail(self, error: Exception) -> None:
-        """Tells the caller why there is none."""
+        """Gives the caller an error instead."""
         raise NotImplementedError
 
     def leave(self) -> None:
@@ -78,23 +79,11 @@ Batch = Sequence[Call[P, R]]
 class Pending(Call[P, R], Future[R]):
     """A call and the future of its result, for a caller in a thread."""
 
-    def __init__(
-        self,
-        payload: P,
-        weight: int = 1,
-        timeout_s: float | None = None,
-        *,
-        lane: int = 0,
-        alone: bool = False,
-    ) -> None:
-        Call.__init__(self, payload, weight, timeout_s, lane=lane, alone=alone)
-        Future.__init__(self)
-
     def cancel(self) -> bool:
         if self.batcher is not None and not self.batcher.withdraw(self):
             return self.cancelled()
         Future.cancel(self)
-        # Or whoever waits for several futures never hears of it.
+        # Or a wait for several futures would never notice it.
         return not self.set_running_or_notify_cancel()
 
     def answer(self, result: R) -> None:
@@ -104,7 +93,7 @@ class Pending(Call[P, R], Future[R]):
         self.set_exception(error)
 
 
-class _Asked(Call[P, R]):
+class _AsyncCall(Call[P, R]):
     """A call of a coroutine, which waits for `future`."""
 
     def __init__(self, payload: P, weight: int, timeout_s: float | None, lane: int) -> None:
@@ -138,12 +127,12 @@ class _Share(Call[Any, Any]):
 
 
 def _call_soon(
-    loop: asyncio.AbstractEventLoop, tell: Callable[[Any], None], argument: object
+    loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None], argument: object
 ) -> None:
     try:
-        loop.call_soon_threadsafe(tell, argument)
+        loop.call_soon_threadsafe(callback, argument)
     except RuntimeError:
-        # The loop has been closed: nobody waits any more.
+        # The loop has been closed, and no caller waits any more.
         return
 
 
@@ -154,7 +143,7 @@ def _answer_all(answers: Sequence[tuple[Call[Any, Any], Any]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A line of calls; lanes that have calls take turns.
+    """A queue of calls; lanes that have calls alternate.
 
     At most `capacity` may wait in it, one call of any weight excepted, and no call counts for more
     than `places`. A batch takes up to `batch_size`. A call that would not fit begins the next
@@ -173,7 +162,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """What callers are told; each gets a copy of its own.
+    """Errors of refused calls; each caller gets a copy of its own.
 
     `full` where there is no room, `late` where the time ran out before the call began, `closed`
     after `close`, `ended` where the last worker has ended on what nothing caught.
@@ -185,14 +174,14 @@ class Refusals:
     ended: Exception
 
 
-class _Line(Generic[P, R]):
+class _LaneQueue(Generic[P, R]):
     """The calls that wait in a lane."""
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.calls: deque[Call[P, R]] = deque()
         self.held = 0
-        self.had_company = False
+        self.had_several = False
         self.collected: dict[Call[P, R], list[Any]] = {}
         """The results so far of calls that are split."""
 
@@ -211,8 +200,8 @@ class Batcher(Generic[P, R]):
 
     `perform(batch)` returns a result for each call, or an exception for one that failed; what it
     raises fails the whole batch, and the worker goes on. A split call's results are joined as one
-    list; it fails as soon as a share of it does. `observe(batch, seconds)` is told of each batch
-    that was performed, after its callers; `show(held)` whenever the places taken change, and must
+    list; it fails as soon as a share of it does. `observe(batch, seconds)` is called after each
+    batch that was performed and answered; `show(held)` whenever the places taken change, and must
     be quick. `capacity` bounds all lanes together.
     """
 
@@ -229,13 +218,13 @@ class Batcher(Generic[P, R]):
         show: Callable[[int], None] | None = None,
     ) -> None:
         self._perform = perform
-        self._lines: list[_Line[P, R]] = [_Line(lane) for lane in lanes]
+        self._queues: list[_LaneQueue[P, R]] = [_LaneQueue(lane) for lane in lanes]
         self._refusals = refusals
         self._capacity = capacity
         self._observe = observe
         self._show = show
         self._held = 0
-        self._last_turn = len(lanes) - 1
+        self._last_lane = len(lanes) - 1
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
@@ -270,7 +259,7 @@ class Batcher(Generic[P, R]):
 
     def queued(self, lane: int = 0) -> int:
         """How many places of a lane are taken."""
-        return self._lines[lane].held
+        return self._queues[lane].held
 
     def submit(self, call: Pending[P, R], *, wait: bool = False) -> Pending[P, R]:
         """Queues a call; where there is no room it waits, or raises `full`."""
@@ -285,7 +274,7 @@ class Batcher(Generic[P, R]):
         What is left of it is dropped when the coroutine is cancelled, and after `timeout_s`, when
         `late` is raised whether or not it has begun.
         """
-        call: _Asked[P, R] = _Asked(payload, weight, timeout_s, lane)
+        call: _AsyncCall[P, R] = _AsyncCall(payload, weight, timeout_s, lane)
         self._admit(call)
         timer = None
         if timeout_s is not None:
@@ -311,10 +300,10 @@ class Batcher(Generic[P, R]):
         return True
 
     def fail(self, error: Exception) -> None:
-        """From here on nothing is queued, and whoever waits is told this."""
+        """Fails every waiting and later call with this error."""
         with self._lock:
             self._failure = self._refused = error
-            left = [call for line in self._lines for call in line.calls]
+            left = [call for queue in self._queues for call in queue.calls]
             self._wake_all()
         for call in left:
             self._fail_call(call, copy_for_one(error))
@@ -333,20 +322,20 @@ class Batcher(Generic[P, R]):
         self._room.notify_all()
 
     def _admit(self, call: Call[P, R], *, wait: bool = False) -> None:
-        line = self._lines[call.lane]
-        places = line.places(call)
+        queue = self._queues[call.lane]
+        places = queue.places(call)
         with self._lock:
             if wait:
                 self._entering += 1
-                self._room.wait_for(lambda: self._refused or self._has_room(line, places))
+                self._room.wait_for(lambda: self._refused or self._has_room(queue, places))
                 self._entering -= 1
             if self._refused is not None:
                 raise copy_for_one(self._refused)
-            if not self._has_room(line, places):
+            if not self._has_room(queue, places):
                 raise copy_for_one(self._refusals.full)
             call.batcher = self
-            line.calls.append(call)
-            self._hold(line, places)
+            queue.calls.append(call)
+            self._hold(queue, places)
             if self._idle:
                 self._wake(call.loop)
 
@@ -363,19 +352,19 @@ class Batcher(Generic[P, R]):
             self._waking = None
             self._work.notify()
 
-    def _has_room(self, line: _Line[P, R], places: int) -> bool:
-        if line.calls and line.held + places > line.lane.capacity:
+    def _has_room(self, queue: _LaneQueue[P, R], places: int) -> bool:
+        if queue.calls and queue.held + places > queue.lane.capacity:
             return False
         return not self._held or self._held + places <= self._capacity
 
     def _has_work(self) -> bool:
-        for line in self._lines:
-            if line.calls:
+        for queue in self._queues:
+            if queue.calls:
                 return True
         return self._is_closing
 
-    def _hold(self, line: _Line[P, R], change: int) -> None:
-        line.held += change
+    def _hold(self, queue: _LaneQueue[P, R], change: int) -> None:
+        queue.held += change
         self._held += change
         if self._entering and change < 0:
             self._room.notify_all()
@@ -383,13 +372,13 @@ class Batcher(Generic[P, R]):
             self._show(self._held)
 
     def _remove(self, call: Call[P, R]) -> None:
-        line = self._lines[call.lane]
-        line.collected.pop(call, None)
-        if call in line.calls:
-            line.calls.remove(call)
-            self._hold(line, -line.places(call))
+        queue = self._queues[call.lane]
+        queue.collected.pop(call, None)
+        if call in queue.calls:
+            queue.calls.remove(call)
+            self._hold(queue, -queue.places(call))
 
-    def _drop_late(self, call: _Asked[P, R]) -> None:
+    def _drop_late(self, call: _AsyncCall[P, R]) -> None:
         self.withdraw(call)
         call.refuse(copy_for_one(self._refusals.late))
 
@@ -447,7 +436,7 @@ class Batcher(Generic[P, R]):
 
     def _join(self, share: _Share, result: Any) -> list[Any] | None:
         """Keeps the results of a share; those of the whole call with its last."""
-        call, kept = share.whole, self._lines[share.whole.lane].collected
+        call, kept = share.whole, self._queues[share.whole.lane].collected
         with self._lock:
             if call.is_settled:
                 return None
@@ -459,7 +448,7 @@ class Batcher(Generic[P, R]):
     def _fail_call(self, call: Call[P, R], error: Exception) -> None:
         whole = call.whole if isinstance(call, _Share) else call
         with self._lock:
-            # Other shares of it may wait, or be carried out: its first failure is told.
+            # Other shares of it may wait, or be carried out: its first failure counts.
             if whole.is_settled:
                 return
             whole.is_settled = True
@@ -474,10 +463,10 @@ class Batcher(Generic[P, R]):
             late: list[Call[P, R]] = []
             with self._lock:
                 self._await_work()
-                index = self._next_turn()
+                index = self._next_lane()
                 if index is None:
                     return []
-                self._last_turn = index
+                self._last_lane = index
                 self._fill(index, batch, late)
                 if self._idle and self._has_orphan():
                     self._work.notify()
@@ -489,7 +478,7 @@ class Batcher(Generic[P, R]):
     def _has_orphan(self) -> bool:
         """Whether what waits next has woken no worker of its own: it is the rest of a call, or was
         asked for together with others."""
-        first = next((line.calls[0] for line in self._lines if line.calls), None)
+        first = next((queue.calls[0] for queue in self._queues if queue.calls), None)
         return first is not None and (first.taken > 0 or first.loop is not None)
 
     def _await_work(self) -> None:
@@ -500,47 +489,47 @@ class Batcher(Generic[P, R]):
                 self._idle -= 1
             if not self._gathers:
                 return
-            waiting = [line for line in self._lines if line.calls]
-            if len(waiting) != 1 or not (waiting[0].had_company and waiting[0].lane.gather_s):
+            waiting = [queue for queue in self._queues if queue.calls]
+            if len(waiting) != 1 or not (waiting[0].had_several and waiting[0].lane.gather_s):
                 return
-            line = waiting[0]
+            queue = waiting[0]
             self._idle += 1
-            self._work.wait_for(partial(self._has_gathered, line), line.lane.gather_s)
+            self._work.wait_for(partial(self._has_gathered, queue), queue.lane.gather_s)
             self._idle -= 1
-            if line.calls or self._is_closing:
+            if queue.calls or self._is_closing:
                 return
 
-    def _has_gathered(self, line: _Line[P, R]) -> bool:
-        others = any(other.calls for other in self._lines if other is not line)
-        return self._is_closing or others or not line.calls or line.has_batch()
+    def _has_gathered(self, queue: _LaneQueue[P, R]) -> bool:
+        others = any(other.calls for other in self._queues if other is not queue)
+        return self._is_closing or others or not queue.calls or queue.has_batch()
 
-    def _next_turn(self) -> int | None:
-        count = len(self._lines)
+    def _next_lane(self) -> int | None:
+        count = len(self._queues)
         for step in range(1, count + 1):
-            index = (self._last_turn + step) % count
-            if self._lines[index].calls:
+            index = (self._last_lane + step) % count
+            if self._queues[index].calls:
                 return index
         return None
 
     def _fill(self, index: int, batch: list[Call[P, R]], late: list[Call[P, R]]) -> None:
-        line = self._lines[index]
-        room = self._take_from(line, line.lane.batch_size, batch, late)
+        queue = self._queues[index]
+        room = self._take_from(queue, queue.lane.batch_size, batch, late)
         if batch and not batch[0].alone:
-            line.had_company = len(batch) > 1
-        while line.lane.filled and room > 0 and index + 1 < len(self._lines):
+            queue.had_several = len(batch) > 1
+        while queue.lane.filled and room > 0 and index + 1 < len(self._queues):
             if batch and batch[0].alone:
                 return
             index += 1
-            line = self._lines[index]
-            room = self._take_from(line, room, batch, late)
+            queue = self._queues[index]
+            room = self._take_from(queue, room, batch, late)
 
     def _take_from(
-        self, line: _Line[P, R], room: int, batch: list[Call[P, R]], late: list[Call[P, R]]
+        self, queue: _LaneQueue[P, R], room: int, batch: list[Call[P, R]], late: list[Call[P, R]]
     ) -> int:
         """Adds to the batch what came first and fits; the room that is left."""
         now = monotonic()
-        calls, splits = line.calls, line.lane.splits
-        before = line.held
+        calls, splits = queue.calls, queue.lane.splits
+        before = queue.held
         # Each at most once: what is split may stand again at the end.
         for _ in range(len(calls)):
             call = calls[0]
@@ -548,33 +537,33 @@ class Batcher(Generic[P, R]):
             if batch and (room <= 0 or call.alone or (left > room and not splits)):
                 break
             calls.popleft()
-            line.held -= line.places(call)
+            queue.held -= queue.places(call)
             if call.expires_at is not None and call.expires_at <= now:
                 late.append(call)
             elif splits and (left > room or call.taken):
-                room -= self._split(line, call, min(left, room), batch)
+                room -= self._split(queue, call, min(left, room), batch)
             else:
                 call.taken = call.weight
                 batch.append(call)
                 room -= left
             if call.alone:
                 break
-        freed, line.held = before - line.held, before
-        self._hold(line, -freed)
+        freed, queue.held = before - queue.held, before
+        self._hold(queue, -freed)
         return room
 
     def _split(
-        self, line: _Line[P, R], call: Call[P, R], share: int, batch: list[Call[P, R]]
+        self, queue: _LaneQueue[P, R], call: Call[P, R], share: int, batch: list[Call[P, R]]
     ) -> int:
         batch.append(_Share(call, share))
         call.taken += share
         if call.taken < call.weight:
-            line.held += line.places(call)
-            if share == line.lane.batch_size:
-                line.calls.append(call)
+            queue.held += queue.places(call)
+            if share == queue.lane.batch_size:
+                queue.calls.append(call)
             else:
-                # Cut by the end of the batch alone: its turn is not over.
-                line.calls.appendleft(call)
+                # Cut only by the end of the batch: the rest goes first next time.
+                queue.calls.appendleft(call)
         return share
 
 

@@ -29,7 +29,7 @@ from engine.matching.holders import ErasureCertificate, erase_holder, find_erasa
 from engine.matching.judge import Judge
 from engine.matching.recovery import Restored
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
-from engine.matching.sampling import CropPolicy, Keep
+from engine.matching.requests import CropPolicy, CropScope
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
 from engine.registry.keyring import KeyRing
@@ -226,8 +226,8 @@ def read_time(settings: RetentionSettings) -> time | None:
 
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
-    """Which crops the settings keep."""
-    return CropPolicy(Keep(settings.keep), timedelta(days=settings.days))
+    """Which crops are kept, by the settings."""
+    return CropPolicy(CropScope(settings.keep), timedelta(days=settings.days))
 
 
 def _days(count: int) -> timedelta | None:

@@ -31,8 +31,7 @@ from engine.imports.journal import Entry, Identity, Journal
 from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, RawRow, Source, open_source
-from engine.matching.requests import Sample
-from engine.matching.sampling import take_samples
+from engine.matching.requests import Sample, take_samples
 from engine.registry.records import utc_now
 from serving.access.authorization import Role
 from serving.compose import Deployment

@@ -18,8 +18,7 @@ from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
 from engine.matching.documents import Document, FormAuthority, check_documents
-from engine.matching.prechecks import document_look_up, name_look_up
-from engine.matching.requests import EnrollmentRequest, Sample
+from engine.matching.requests import EnrollmentRequest, Sample, document_look_up, name_look_up
 from engine.reasons import Decision, Reason
 from engine.registry.records import (
     AuditEntry,

@@ -18,14 +18,14 @@ from engine.matching.bulk_enrollment import (
     ADMITTED,
     Admission,
     AdmissionPlan,
-    Roll,
+    HolderCache,
     Subscriber,
     admit_planned,
     plan_admission,
 )
 from engine.matching.comparison import WatchList
-from engine.matching.prechecks import document_look_up
 from engine.matching.registrar import Registrar
+from engine.matching.requests import document_look_up
 from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.writer import Writer
@@ -118,7 +118,7 @@ class RegistryWriter:
     def _perform(self, writer: Writer, rows: Sequence[JudgedRow]) -> None:
         gallery, subscribers = self._registrar.gallery, _subscribers(rows)
         plan = plan_admission(
-            self._registry, gallery, Roll(), subscribers, self._terms.same_document
+            self._registry, gallery, HolderCache(), subscribers, self._terms.same_document
         )
         alike = self._count_look_alikes(gallery, subscribers, plan)
         counted = self._reporter.report(rows, plan, alike)
@@ -175,13 +175,13 @@ class DryRunWriter:
         self._gallery = gallery
         self._same_document = terms.same_document
         self._reporter = _ChunkReporter(registry, watch, report, terms)
-        self._roll = Roll(is_rehearsed=True)
+        self._known = HolderCache(is_dry_run=True)
         self.tally = Tally()
 
     def write(self, rows: Sequence[JudgedRow]) -> Future[None]:
         subscribers = _subscribers(rows)
         plan = plan_admission(
-            self._registry, self._gallery, self._roll, subscribers, self._same_document
+            self._registry, self._gallery, self._known, subscribers, self._same_document
         )
         self.tally = self.tally.plus(self._reporter.report(rows, plan, look_alikes=0))
         done: Future[None] = Future()

@@ -1,7 +1,8 @@
-"""Subscribers of an existing base: who is taken in, with what, and who is refused.
+"""Bulk enrollment of an existing base: `admit_planned` for subscribers, `admit_references` for
+synthetic people.
 
-Nobody is compared with other documents' holders, and no line is counted against a limit: what an
-existing base holds is a fact, for a sweep to find and for people to judge.
+Faces are not compared across documents, and no line is counted against a limit: a sweep finds
+duplicates in an existing base, and people judge them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from engine.matching.documents import (
     check_documents,
     require_checkable,
 )
-from engine.matching.prechecks import document_look_up, name_look_up
 from engine.matching.registrar import publish
+from engine.matching.requests import document_look_up, name_look_up
 from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -41,8 +42,6 @@ from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from indexes.gallery import Gallery
-
-# Who holds what, as far as rows of an existing base ask for it.
 
 
 @dataclass(slots=True, eq=False)
@@ -64,19 +63,19 @@ class Holder:
         return score_best(vector, self.vectors)
 
 
-class Roll:
-    """Documents and numbers by their keyed look-ups: those on record, and what rows add to them.
+class HolderCache:
+    """Cache of documents and numbers by keyed look-up: those on record, and what rows add to them.
 
-    What was learnt is not read again, so a roll is of one writer's turn; or it `is_rehearsed`,
+    Nothing is read twice, so a cache serves one call on the writer's thread; or it `is_dry_run`,
     beside a writer, and takes a document as free whose reference is newer than the gallery.
     """
 
-    def __init__(self, *, is_rehearsed: bool = False) -> None:
-        self._is_rehearsed = is_rehearsed
+    def __init__(self, *, is_dry_run: bool = False) -> None:
+        self._is_dry_run = is_dry_run
         self._holders: dict[bytes, Holder | None] = {}
         self._numbers: dict[bytes, str | None] = {}
 
-    def learn(
+    def load(
         self,
         registry: Reader,
         gallery: Gallery,
@@ -86,12 +85,18 @@ class Roll:
         """Reads what is on record under these look-ups."""
         unknown = [key for key in documents if key not in self._holders]
         records = registry.documents(unknown)
-        if self._is_rehearsed:
-            records = {key: one for key, one in records.items() if _is_shown(one, gallery)}
+        if self._is_dry_run:
+            records = {
+                key: one
+                for key, one in records.items()
+                if all(reference in gallery for reference in one.reference_ids)
+            }
         held = _read_vectors(gallery, list(records.values()))
         for key in unknown:
-            record = records.get(key)
-            self._holders[key] = None if record is None else _hold(record, held[record.id])
+            one = records.get(key)
+            self._holders[key] = (
+                None if one is None else Holder(one.id, one.status, one.name_lookup, held[one.id])
+            )
         unseen = [key for key in numbers if key not in self._numbers]
         lines = registry.lines_in_use(unseen)
         for key in unseen:
@@ -100,23 +105,15 @@ class Roll:
     def holder(self, lookup: bytes) -> Holder | None:
         return self._holders[lookup]
 
-    def user(self, msisdn_lookup: bytes) -> str | None:
+    def number_holder(self, msisdn_lookup: bytes) -> str | None:
         """The document that a number is in use under; None where it is free."""
         return self._numbers[msisdn_lookup]
 
-    def enter(self, lookup: bytes, holder: Holder) -> None:
+    def add(self, lookup: bytes, holder: Holder) -> None:
         self._holders[lookup] = holder
 
-    def take_number(self, msisdn_lookup: bytes, document_id: str) -> None:
+    def add_number(self, msisdn_lookup: bytes, document_id: str) -> None:
         self._numbers[msisdn_lookup] = document_id
-
-
-def _is_shown(record: DocumentRecord, gallery: Gallery) -> bool:
-    return all(key in gallery for key in record.reference_ids)
-
-
-def _hold(record: DocumentRecord, vectors: NDArray[np.float32]) -> Holder:
-    return Holder(record.id, record.status, record.name_lookup, vectors)
 
 
 def _read_vectors(
@@ -142,8 +139,8 @@ class OpenedLine:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subscriber:
-    """Somebody of an existing base: a well-formed document, a rotated unit vector float32[d],
-    perhaps a line. `consent_ref` is kept where the document was not bound to anybody before."""
+    """Subscriber of an existing base: a well-formed document, a rotated unit vector float32[d] and
+    perhaps a line. `consent_ref` is stored where the document had no holder before."""
 
     name: str = field(repr=False)
     document: CheckedDocument
@@ -154,9 +151,9 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What becomes of one subscriber: refused for a reason, or what of him is new.
+    """The outcome for one subscriber: refused for a reason, or what is new.
 
-    `document_id` is None exactly where he is refused.
+    `document_id` is None exactly where the subscriber is refused.
     """
 
     document_id: str | None = None
@@ -184,33 +181,33 @@ class AdmissionPlan:
 def plan_admission(
     registry: Reader,
     gallery: Gallery,
-    roll: Roll,
+    known: HolderCache,
     subscribers: Sequence[Subscriber],
     same_document: float,
 ) -> AdmissionPlan:
-    """Decides on each subscriber in order, and enters in the roll what is admitted.
+    """Decides on each subscriber in order, and adds what is admitted to the cache.
 
     A document has one reference: a later row of it must show the same face, at or above
     `same_document`, and may bring another line. A number is one document's. A face that is known
-    under another document is nobody's concern here: a sweep finds it.
+    under another document is not looked for: a sweep finds it.
     """
-    planner = _Planner(registry.vault, roll, same_document)
+    planner = _Planner(registry.vault, known, same_document)
     keys = [document_look_up(registry.vault, one.document) for one in subscribers]
     numbers = [
         None if one.line is None else registry.vault.look_up("msisdn", one.line.msisdn)
         for one in subscribers
     ]
-    roll.learn(registry, gallery, keys, [key for key in numbers if key is not None])
+    known.load(registry, gallery, keys, [key for key in numbers if key is not None])
     admissions = tuple(map(planner.admit, subscribers, keys, numbers))
     return planner.plan(admissions, gallery.dim)
 
 
 class _Planner:
-    """Gathers the rows of one plan."""
+    """Collects the rows of one plan."""
 
-    def __init__(self, vault: Vault, roll: Roll, same_document: float) -> None:
+    def __init__(self, vault: Vault, known: HolderCache, same_document: float) -> None:
         self._vault = vault
-        self._roll = roll
+        self._known = known
         self._same_document = same_document
         self._documents: list[NewDocument] = []
         self._activated: list[NewDocument] = []
@@ -219,9 +216,8 @@ class _Planner:
         self._lines: list[NewLine] = []
 
     def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
-        """Decides on one; what is refused leaves nothing."""
-        holder = self._roll.holder(lookup)
-        user = None if msisdn_lookup is None else self._roll.user(msisdn_lookup)
+        holder = self._known.holder(lookup)
+        user = None if msisdn_lookup is None else self._known.number_holder(msisdn_lookup)
         refusal = self._refuse(one, holder, user)
         if refusal is not None:
             return Admission(refusal=refusal)
@@ -285,7 +281,7 @@ class _Planner:
         (self._documents if known is None else self._activated).append(row)
         vectors = one.vector[:0].reshape(0, len(one.vector)) if known is None else known.vectors
         holder = Holder(row.id, DocumentStatus.ACTIVE, name_lookup, vectors)
-        self._roll.enter(lookup, holder)
+        self._known.add(lookup, holder)
         return holder
 
     def _open_line(self, line: OpenedLine, msisdn_lookup: bytes, document_id: str) -> None:
@@ -301,12 +297,8 @@ class _Planner:
                 opened_at=line.opened_at,
             )
         )
-        self._roll.take_number(msisdn_lookup, document_id)
+        self._known.add_number(msisdn_lookup, document_id)
 
-
-# Bulk admission: references that come from elsewhere, without a decision on any of them.
-#
-# `admit_planned` is for a register of subscribers, `admit_references` for synthetic people.
 
 CHUNK_SIZE = 10_000
 ADMITTED = "subscribers.admitted"
@@ -326,7 +318,7 @@ def admit_references(
 ) -> int:
     """Enters each document with its reference, a rotated unit row of float32[n, d].
 
-    Nobody is compared with anybody, no line is opened; every chunk is one durable transaction
+    Faces are not compared and no line is opened; every chunk is one durable transaction
     with an audit entry, visible to searches before the next. Returns how many were admitted;
     `report(done, total)` follows each chunk. Raises `RequestError` or `VectorInvalid` before the
     first chunk, and `StorageFailed`, with the chunks before it kept, where a document is known
@@ -354,19 +346,13 @@ def admit_planned(
 ) -> None:
     """Makes a plan durable and visible, in one transaction with its audit entry.
 
-    To be called in the writer's turn in which it was made. Raises what `publish` does.
+    To be called on the writer's thread, in the call that made the plan. Raises what `publish` does.
     """
-    ids = [writer.next_reference_id() for _ in plan.referenced]
-    sequence = writer.sequence + bool(ids)
-    counts = {"references": len(ids), "lines": len(plan.lines), "gallery_sequence": sequence}
-    # No consent reference: what the chain has once, no erasure takes out.
+    sequence = writer.sequence + bool(plan.referenced)
+    references = _number_references(writer, plan.referenced, plan.vectors, sequence)
+    counts = {"references": len(references), "lines": len(plan.lines), "gallery_sequence": sequence}
+    # No consent reference: no erasure takes out what the audit chain has.
     audit = [AuditEntry(actor, ADMITTED, subject, {**detail, **counts})]
-    references = [
-        NewReference(
-            id=key, document_id=document_id, enrollment_id=None, template=vector, sequence=sequence
-        )
-        for key, document_id, vector in zip(ids, plan.referenced, plan.vectors, strict=True)
-    ]
     changes = Changes(
         sequence=sequence,
         audit=audit,
@@ -404,23 +390,27 @@ def _admit_chunk(
 ) -> None:
     sequence = writer.sequence + 1
     rows = [
-        _enter_document(writer.vault, given, item)
+        _new_document(writer.vault, given, item)
         for given, item in zip(documents, checked, strict=True)
     ]
-    ids = [writer.next_reference_id() for _ in rows]
-    references = [
-        NewReference(
-            id=key, document_id=row.id, enrollment_id=None, template=vector, sequence=sequence
-        )
-        for key, row, vector in zip(ids, rows, vectors, strict=True)
-    ]
-    detail = {"references": len(ids), "last": ids[-1], "gallery_sequence": sequence}
-    entry = AuditEntry(actor, "references.admitted", str(ids[0]), detail)
+    references = _number_references(writer, [row.id for row in rows], vectors, sequence)
+    first, last = references[0].id, references[-1].id
+    detail = {"references": len(references), "last": last, "gallery_sequence": sequence}
+    entry = AuditEntry(actor, "references.admitted", str(first), detail)
     changes = Changes(sequence=sequence, audit=(entry,), documents=rows, references=references)
     publish(writer, gallery, changes, vectors)
 
 
-def _enter_document(vault: Vault, given: Document, checked: CheckedDocument) -> NewDocument:
+def _number_references(
+    writer: Writer, document_ids: Sequence[str], vectors: NDArray[np.float32], sequence: int
+) -> list[NewReference]:
+    return [
+        NewReference(writer.next_reference_id(), document_id, None, vector, sequence)
+        for document_id, vector in zip(document_ids, vectors, strict=True)
+    ]
+
+
+def _new_document(vault: Vault, given: Document, checked: CheckedDocument) -> NewDocument:
     lookup = document_look_up(vault, checked)
     return NewDocument(
         id=new_id(),

@@ -16,11 +16,9 @@ from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery
 from indexes.scoring import exact_scores, rounding_bound
 
-# Faces and documents that an enrollment must not pass unseen.
-
 
 class WatchList:
-    """The watch-list in memory; its faces are searched like a gallery of their own."""
+    """Watch-list in memory: faces and documents that an enrollment is checked against."""
 
     def __init__(self, dim: int, entries: Iterable[WatchEntry] = ()) -> None:
         self._faces = Gallery(FlatIndex(dim))
@@ -35,7 +33,7 @@ class WatchList:
         return len(self._faces.ids) + len(self._documents)
 
     def add(self, entry: WatchEntry) -> None:
-        """Takes in an entry that is committed."""
+        """Adds an entry that is committed."""
         with self._lock:
             if entry.template is not None:
                 ids = np.array([entry.id], dtype=np.int64)
@@ -45,7 +43,7 @@ class WatchList:
                 self._named[entry.document_lookup] += 1
 
     def remove(self, entry_id: int) -> None:
-        """Forgets an entry; an unknown id is nothing to forget."""
+        """Removes an entry; an unknown id is ignored."""
         with self._lock:
             lookup = self._documents.pop(entry_id, None)
             if lookup is not None:

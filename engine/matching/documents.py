@@ -1,4 +1,4 @@
-"""Identity documents: form, check digits and expiry, and the seam for a government look-up."""
+"""Identity documents: form, check digits and expiry, and the interface of a government look-up."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class CheckedDocument:
 
 
 class DocumentAuthority(Protocol):
-    """Whoever knows documents beyond their form: an operator's government look-up.
+    """Knows documents beyond their form: an operator's government look-up.
 
     `check` answers for a batch, in order, with further findings for each document; it is only
     asked about well-formed ones. It must not raise for a document that it does not know.

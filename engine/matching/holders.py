@@ -1,4 +1,4 @@
-"""What can be done for or about the holder of a document, beside enrolling."""
+"""Holders of documents: erasing, blocking, watching, and reading their lines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from engine.errors import GalleryBehind, NotFound, RequestError, TenantConflict
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
-from engine.matching.prechecks import document_look_up
 from engine.matching.registrar import Audit, Runner, publish
+from engine.matching.requests import document_look_up
 from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,
@@ -30,11 +30,9 @@ from indexes.base import check_vectors
 from indexes.errors import IdInvalid
 from indexes.gallery import Gallery
 
-# The references of one document, read while others enroll and erase.
-
-# A change is in the store a moment before the gallery shows it.
+# A change is in the store a moment before the gallery has it.
 _LAG_S = 2.0
-_LOOK_EVERY_S = 0.005
+_RETRY_EVERY_S = 0.005
 
 
 def score_holder(
@@ -56,15 +54,15 @@ def score_holder(
                 raise GalleryBehind(
                     "the gallery lacks references of the store: restart to rebuild it"
                 ) from None
-            sleep(_LOOK_EVERY_S)
+            sleep(_RETRY_EVERY_S)
             continue
         return record, score_best(row, references)
 
 
 NOBODY = "nobody is enrolled under this document"
-"""Said of what is not and of what is not the asker's alike, so that it tells nothing."""
+"""The same for a document unknown and for one that the caller may not see."""
 UNHELD = "unheld"
-"""The subject of an audit entry about a document that nobody holds: its number is not written."""
+"""Subject of audit entries about a document without a holder: its number is not written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ class ErasureCertificate:
 class HolderLines:
     """The lines under a document, shown only to the face that holds it.
 
-    `score` is None where it is not told, or where the document has no reference.
+    `score` is None where it is withheld, or where the document has no reference.
     """
 
     is_holder: bool
@@ -143,13 +141,8 @@ def block_document(registrar: Runner, registry: Reader, document: Document, acto
 
     def perform(writer: Writer, now: datetime) -> str:
         record = find_document(registry, document, now.date())
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "document.blocked", record.id),),
-                blocked_documents=(record.id,),
-            )
-        )
+        audited = AuditEntry(actor, "document.blocked", record.id)
+        writer.commit(Changes(writer.sequence, (audited,), blocked_documents=(record.id,)))
         return record.id
 
     return registrar.run(perform)
@@ -171,13 +164,8 @@ def watch_face(
             reason=reason,
             added_at=now,
         )
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "watchlist.added", str(entry.id)),),
-                watched=(entry,),
-            )
-        )
+        audited = AuditEntry(actor, "watchlist.added", str(entry.id))
+        writer.commit(Changes(writer.sequence, (audited,), watched=(entry,)))
         registrar.watchlist.add(entry)
         return entry.id
 
@@ -196,8 +184,8 @@ def read_lines(
 ) -> HolderLines:
     """The lines under a document if the probe, float32[d], is its holder's face; for operators.
 
-    Whoever asks is told another face's score, and, by `NotFound`, that nobody holds the document.
-    Audited before they are shown.
+    Operators see another face's score, and `NotFound` where nobody holds the document. Audited
+    before anything is returned.
     """
     today = utc_now().date()
     record, score = score_holder(lambda: find_holder(registry, document, today), gallery, probe)
@@ -218,10 +206,9 @@ def show_lines(
     actor: str,
     audit: Audit,
 ) -> HolderLines:
-    """The same for clients: only the holder's face learns anything; audited all the same.
+    """The same for clients: without score, and an unknown document answers like another face.
 
-    Another face gets no score, and the answer of a document that nobody holds: else every outlet
-    could ask how like somebody two people are, or who is enrolled anywhere.
+    Otherwise every outlet could ask how like two people are, or who is enrolled anywhere.
     """
     try:
         found = read_lines(registry, gallery, document, probe, threshold, actor=actor, audit=audit)
@@ -234,7 +221,7 @@ def show_lines(
 def find_erasable(
     registry: Reader, target: Document | str, on: date, carrier: str | None = None
 ) -> DocumentRecord:
-    """A holder whom a tenant may erase; None may erase all.
+    """The document that a tenant may erase; a `carrier` of None may erase all.
 
     `NotFound` where nobody holds the document, or where the tenant never had a line under it;
     `TenantConflict` where another tenant has, or had, one too.

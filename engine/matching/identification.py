@@ -1,4 +1,4 @@
-"""Searches that store nothing: whose references look like this face."""
+"""Identification: searches of the gallery that store nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from indexes.gallery import Gallery
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """Candidates best first, and what was searched: an empty list is a true "nobody".
+    """Candidates, best first, and what was searched.
 
     Where only the best were asked for, `left_out` more references reach the threshold, of
     `documents_left_out` documents that no candidate names.

@@ -2,43 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from engine.cases.opening import CaseBatch
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError
-from engine.matching.batch_state import Docket
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, WatchList, score_best
 from engine.matching.documents import DocumentAuthority
-from engine.matching.outcomes import Minutes
-from engine.matching.policy import Candidate, Evidence, decide
-from engine.matching.prechecks import Attempt, Intake
-from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.sampling import NO_CROPS, CropPolicy
-from engine.reasons import Reason
-from engine.registry.records import Changes, DocumentRecord, DocumentStatus
+from engine.matching.policy import (
+    POLICY_VERSION,
+    Candidate,
+    Evidence,
+    Verdict,
+    decide,
+    write_evidence,
+    write_findings,
+)
+from engine.matching.requests import (
+    NO_CROPS,
+    Answer,
+    Attempt,
+    CropPolicy,
+    EnrollmentRequest,
+    Intake,
+)
+from engine.reasons import Decision, Reason
+from engine.registry.records import (
+    AuditEntry,
+    Changes,
+    DocumentRecord,
+    DocumentStatus,
+    EnrollmentRecord,
+    NewCrop,
+    NewDocument,
+    NewLine,
+    NewReference,
+    StoredAnswer,
+    new_id,
+)
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.gallery import Gallery
 
-# Gathers what `policy.decide` looks at, for one attempt of a batch.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FreshReference:
+    """A reference that an earlier attempt of the same batch added."""
+
+    place: int
+    reference_id: int
+    document_id: str
+    vector: NDArray[np.float32] = field(repr=False)
+
+
+class BatchState:
+    """Registry rows that a batch needs, kept up to date as its attempts are decided."""
+
+    def __init__(
+        self, store: Store, gallery: Gallery, attempts: Sequence[Attempt], hit_ids: Sequence[int]
+    ) -> None:
+        lookups = [it.document_lookup for it in attempts if it.document_lookup is not None]
+        self._gallery = gallery
+        self._documents = store.documents(lookups)
+        self._owners = store.documents_of(hit_ids)
+        self._numbers = set(store.lines_in_use([attempt.msisdn_lookup for attempt in attempts]))
+        known = [record.id for record in self._documents.values()]
+        carriers = {attempt.outlet.carrier for attempt in attempts}
+        self._open_lines = {
+            (document_id, carrier): count
+            for carrier in carriers
+            for document_id, count in store.open_line_counts(known, carrier).items()
+        }
+        self.fresh: list[FreshReference] = []
+
+    def document(self, lookup: bytes | None) -> DocumentRecord | None:
+        """The document as the registry and this batch have it now."""
+        return None if lookup is None else self._documents.get(lookup)
+
+    def owner(self, reference_id: int) -> str | None:
+        """The document that a reference belongs to; `None` once it is erased."""
+        return self._owners.get(reference_id)
+
+    def is_number_in_use(self, msisdn_lookup: bytes) -> bool:
+        return msisdn_lookup in self._numbers
+
+    def open_lines(self, document_id: str, carrier: str) -> int:
+        return self._open_lines.get((document_id, carrier), 0)
+
+    def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
+        """The vectors of a document's references: float32[n, d]."""
+        fresh = [item for item in self.fresh if item.document_id == document.id]
+        fresh_ids = {item.reference_id for item in fresh}
+        stored = [key for key in document.reference_ids if key not in fresh_ids]
+        rows = self._gallery.vectors(np.asarray(stored, dtype=np.int64))
+        return np.concatenate([rows, *(item.vector[None] for item in fresh)])
+
+    def add_document(self, lookup: bytes, record: DocumentRecord) -> None:
+        self._documents[lookup] = record
+
+    def add_reference(self, lookup: bytes, reference: FreshReference) -> None:
+        record = self._documents[lookup]
+        ids = (*record.reference_ids, reference.reference_id)
+        self._documents[lookup] = replace(record, reference_ids=ids)
+        self.fresh.append(reference)
+
+    def add_line(self, msisdn_lookup: bytes, document_id: str, carrier: str) -> None:
+        self._numbers.add(msisdn_lookup)
+        key = (document_id, carrier)
+        self._open_lines[key] = self._open_lines.get(key, 0) + 1
+
 
 MAX_CANDIDATES = 10
-"""How many look-alikes an answer and its evidence list, at most one for each document."""
+"""Most candidates in an answer and its evidence, at most one for each document."""
 
 
 def gather_evidence(
-    place: int, attempt: Attempt, comparisons: Comparisons, docket: Docket, thresholds: Thresholds
+    place: int,
+    attempt: Attempt,
+    comparisons: Comparisons,
+    state: BatchState,
+    thresholds: Thresholds,
 ) -> Evidence:
     """The evidence on attempt `place`, all before it in the batch included.
 
     A photograph that is not fit to be matched is not matched: with image problems, or a number
     that identifies nobody, there is no 1:1 and no duplicate search, and the evidence says so.
     """
-    record = docket.document(attempt.document_lookup)
+    record = state.document(attempt.document_lookup)
     held = record if record is not None and record.status is not DocumentStatus.ATTEMPTED else None
     has_probe = comparisons.has_probe(place)
     own_id = record.id if record else None
@@ -51,11 +148,11 @@ def gather_evidence(
             attempt.request.portrait.problems, attempt.request.portrait.vector is None
         ),
         live_portrait_score=comparisons.pair_scores[place],
-        holder_score=_holder_score(place, held, comparisons, docket) if has_probe else None,
-        candidates=_candidates(place, own_id, comparisons, docket, thresholds) if has_probe else (),
+        holder_score=_holder_score(place, held, comparisons, state) if has_probe else None,
+        candidates=_candidates(place, own_id, comparisons, state, thresholds) if has_probe else (),
         searched=comparisons.searched if has_probe else None,
-        is_number_in_use=docket.is_number_in_use(attempt.msisdn_lookup),
-        open_lines=docket.open_lines(held.id, attempt.outlet.carrier) if held else 0,
+        is_number_in_use=state.is_number_in_use(attempt.msisdn_lookup),
+        open_lines=state.open_lines(held.id, attempt.outlet.carrier) if held else 0,
         line_limit=attempt.outlet.line_limit,
         is_watchlisted=comparisons.watch.has_document(attempt.document_lookup)
         or (has_probe and comparisons.is_watched(place)),
@@ -74,26 +171,26 @@ def _problems(problems: tuple[Reason, ...], is_faceless: bool) -> tuple[Reason, 
 
 
 def _holder_score(
-    place: int, held: DocumentRecord | None, comparisons: Comparisons, docket: Docket
+    place: int, held: DocumentRecord | None, comparisons: Comparisons, state: BatchState
 ) -> float | None:
     if held is None or not held.reference_ids:
         return None
-    return score_best(comparisons.probe(place), docket.references_of(held))
+    return score_best(comparisons.probe(place), state.references_of(held))
 
 
 def _candidates(
     place: int,
     own_id: str | None,
     comparisons: Comparisons,
-    docket: Docket,
+    state: BatchState,
     thresholds: Thresholds,
 ) -> tuple[Candidate, ...]:
     found = [
         Candidate(reference_id, owner, score)
         for reference_id, score in comparisons.hits(place)
-        if (owner := docket.owner(reference_id)) is not None
+        if (owner := state.owner(reference_id)) is not None
     ]
-    for earlier in docket.fresh:
+    for earlier in state.fresh:
         score = comparisons.among(place, earlier.place)
         if score is not None and score >= thresholds.review:
             found.append(Candidate(earlier.reference_id, earlier.document_id, score))
@@ -105,8 +202,290 @@ def _candidates(
     return tuple(best.values())[:MAX_CANDIDATES]
 
 
+def describe_scores(evidence: Evidence) -> dict[str, float | None]:
+    """The score of each comparison; None for one that was not made."""
+    return {
+        "live_portrait": evidence.live_portrait_score,
+        "holder": evidence.holder_score,
+        "best_candidate": max((item.score for item in evidence.candidates), default=None),
+    }
+
+
+def describe_search(
+    evidence: Evidence, comparisons: Comparisons, false_candidates: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was searched and found; says so where no search ran."""
+    if evidence.searched is None:
+        return {"ran": False}
+    return {
+        "ran": True,
+        "searched": evidence.searched,
+        "gallery_sequence": comparisons.sequence,
+        "candidates": [asdict(candidate) for candidate in evidence.candidates],
+        "expected_false_candidates": dict(false_candidates),
+    }
+
+
+def describe_case(
+    kind: CaseKind,
+    verdict: Verdict,
+    evidence: Evidence,
+    enrollment_id: str,
+    document_id: str | None,
+) -> NewCase:
+    """One of the verdict's cases, about the document presented and those of the candidates.
+
+    A stolen document's case is about that document alone. Its holder has another face than the
+    person who presented it, and is a suspect in none of the cases.
+    """
+    is_theft = kind is CaseKind.STOLEN_DOCUMENT
+    others = () if is_theft else tuple(item.document_id for item in evidence.candidates)
+    own = () if document_id is None else (document_id,)
+    best = max((item.score for item in evidence.candidates), default=None)
+    is_suspect = CaseKind.STOLEN_DOCUMENT not in verdict.cases
+    return NewCase(
+        kind=kind,
+        origin=CaseOrigin.DECISION,
+        enrollment_id=enrollment_id,
+        document_ids=own + others,
+        suspect_ids=(own if is_suspect else ()) + others,
+        score=evidence.holder_score if is_theft else best,
+    )
+
+
+class ChangeCollector:
+    """Collects the changes of one batch; an approval counts for the attempts after it."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        comparisons: Comparisons,
+        state: BatchState,
+        sequence: int,
+        next_reference_id: Callable[[], int],
+        now: datetime,
+    ) -> None:
+        self._judge = judge
+        self._comparisons = comparisons
+        self._state = state
+        self._next_sequence = sequence + 1
+        self._next_reference_id = next_reference_id
+        self._now = now
+        self._cases = CaseBatch(judge.store, now)
+        self._false_candidates = judge.false_candidates(
+            comparisons.searched, judge.thresholds.review
+        )
+        self._documents: list[NewDocument] = []
+        self._activated: list[NewDocument] = []
+        self._enrollments: list[EnrollmentRecord] = []
+        self._references: list[NewReference] = []
+        self._lines: list[NewLine] = []
+        self._answers: list[StoredAnswer] = []
+        self._crops: list[NewCrop] = []
+        self._audit: list[AuditEntry] = []
+
+    def changes(self) -> Changes:
+        """All rows collected, for one transaction."""
+        own = Changes(
+            documents=tuple(self._documents),
+            activated_documents=tuple(self._activated),
+            enrollments=tuple(self._enrollments),
+            references=tuple(self._references),
+            lines=tuple(self._lines),
+            answers=tuple(self._answers),
+            crops=tuple(self._crops),
+            audit=tuple(self._audit),
+            sequence=self._next_sequence if self._references else self._next_sequence - 1,
+        )
+        return self._cases.add_to(own)
+
+    def write(self, place: int, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> Answer:
+        """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
+        enrollment_id = new_id()
+        document_id = self._settle_document(attempt, verdict)
+        line_id = None
+        if verdict.decision is Decision.APPROVED:
+            assert document_id is not None
+            self._add_reference(place, attempt, enrollment_id, document_id)
+            line_id = self._open_line(attempt, enrollment_id, document_id)
+        cases = [
+            self._open_case(
+                attempt, describe_case(kind, verdict, evidence, enrollment_id, document_id)
+            )
+            for kind in verdict.cases
+        ]
+        body = {
+            "enrollment_id": enrollment_id,
+            "decision": verdict.decision.value,
+            "reasons": write_findings(verdict),
+            "scores": describe_scores(evidence),
+            "thresholds": asdict(evidence.thresholds),
+            "duplicate_search": describe_search(
+                evidence, self._comparisons, self._false_candidates
+            ),
+            "cases": cases,
+            "document_id": document_id,
+            "line_id": line_id,
+            "quality": {
+                "live": dict(attempt.request.live.quality),
+                "portrait": dict(attempt.request.portrait.quality),
+            },
+            "model_digest": self._judge.model_digest,
+            "policy_version": POLICY_VERSION,
+            "decided_at": self._now.isoformat(),
+        }
+        self._record(attempt, body, evidence)
+        return Answer(body)
+
+    def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
+        """The document's id; adds a row only where an approval or a case needs it.
+
+        A document known only from attempts binds nobody: the first to be approved under it becomes
+        its holder, with the name given then.
+        """
+        lookup, name_lookup = attempt.document_lookup, attempt.name_lookup
+        if lookup is None or name_lookup is None:
+            return None
+        record = self._state.document(lookup)
+        is_approved = verdict.decision is Decision.APPROVED
+        is_for_people = verdict.decision is Decision.REVIEW or bool(verdict.cases)
+        if record is None and not (is_approved or is_for_people):
+            return None
+        if record is not None and not (is_approved and record.status is DocumentStatus.ATTEMPTED):
+            return record.id
+        status = DocumentStatus.ACTIVE if is_approved else DocumentStatus.ATTEMPTED
+        row = NewDocument(
+            id=record.id if record is not None else new_id(),
+            kind=attempt.document.type,
+            lookup=lookup,
+            name_lookup=name_lookup,
+            number=attempt.document.number,
+            name=attempt.request.document.name,
+            expires_on=attempt.document.expires_on,
+            status=status,
+        )
+        (self._documents if record is None else self._activated).append(row)
+        self._state.add_document(
+            lookup,
+            DocumentRecord(
+                id=row.id,
+                kind=row.kind,
+                lookup=lookup,
+                name_lookup=name_lookup,
+                status=status,
+                expires_on=row.expires_on,
+                reference_ids=record.reference_ids if record is not None else (),
+            ),
+        )
+        return row.id
+
+    def _add_reference(
+        self, place: int, attempt: Attempt, enrollment_id: str, document_id: str
+    ) -> None:
+        """One document, one reference: a returning subscriber's probe is not added.
+
+        Adding it would let the references drift, visit by visit, towards another face.
+        """
+        lookup = attempt.document_lookup
+        record = self._state.document(lookup)
+        assert lookup is not None
+        assert record is not None
+        if record.reference_ids:
+            return
+        reference = FreshReference(
+            place=place,
+            reference_id=self._next_reference_id(),
+            document_id=document_id,
+            vector=self._comparisons.probe(place),
+        )
+        self._references.append(
+            NewReference(
+                id=reference.reference_id,
+                document_id=document_id,
+                enrollment_id=enrollment_id,
+                template=reference.vector,
+                sequence=self._next_sequence,
+            )
+        )
+        self._state.add_reference(lookup, reference)
+
+    def _open_line(self, attempt: Attempt, enrollment_id: str, document_id: str) -> str:
+        line_id = new_id()
+        self._lines.append(
+            NewLine(
+                id=line_id,
+                msisdn_lookup=attempt.msisdn_lookup,
+                msisdn=attempt.msisdn,
+                document_id=document_id,
+                carrier=attempt.outlet.carrier,
+                outlet=attempt.outlet.code,
+                enrollment_id=enrollment_id,
+                opened_at=self._now,
+            )
+        )
+        self._state.add_line(attempt.msisdn_lookup, document_id, attempt.outlet.carrier)
+        return line_id
+
+    def _open_case(self, attempt: Attempt, case: NewCase) -> dict[str, str]:
+        # The case that people will decide may be another one that shares a face with this.
+        opened = self._cases.open(case, _actor_of(attempt))
+        return {"id": opened.id, "kind": case.kind.value}
+
+    def _record(self, attempt: Attempt, body: dict[str, Any], evidence: Evidence) -> None:
+        request = attempt.request
+        enrollment_id = body["enrollment_id"]
+        self._enrollments.append(
+            EnrollmentRecord(
+                id=enrollment_id,
+                sequence=self._comparisons.sequence,
+                carrier=attempt.outlet.carrier,
+                outlet=attempt.outlet.code,
+                document_id=body["document_id"],
+                decision=body["decision"],
+                reasons=tuple(finding["reason"] for finding in body["reasons"]),
+                evidence={
+                    "inputs": write_evidence(evidence),
+                    "findings": body["reasons"],
+                    "quality": body["quality"],
+                    "model_digest": self._judge.model_digest,
+                    "policy_version": POLICY_VERSION,
+                },
+                consent_ref=request.consent_ref,
+                captured_at=request.captured_at,
+                created_at=self._now,
+            )
+        )
+        self._crops += self._judge.crops.choose(
+            self._judge.vault, request, enrollment_id, bool(body["cases"]), self._now
+        )
+        self._answers.append(
+            StoredAnswer(
+                scope=attempt.scope,
+                payload_digest=attempt.payload_digest,
+                enrollment_id=enrollment_id,
+                response=body,
+                created_at=self._now,
+            )
+        )
+        self._audit.append(
+            AuditEntry(
+                actor=_actor_of(attempt),
+                action="enrollment.decided",
+                subject=enrollment_id,
+                detail={
+                    "decision": body["decision"],
+                    "reasons": [finding["reason"] for finding in body["reasons"]],
+                },
+            )
+        )
+
+
+def _actor_of(attempt: Attempt) -> str:
+    return f"outlet:{attempt.outlet.code}"
+
+
 FalseCandidates = Callable[[int, float], dict[str, Any]]
-"""How many strangers one search of so many references brings at a score, by calibration."""
+"""Expected false candidates of one search of so many references at a score."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,35 +522,23 @@ class Judge:
         intake = Intake(self.store, self.vault, self.authority)
         sorted_out = intake.sort(requests, now.date())
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
-        minutes = Minutes(
-            vault=self.vault,
-            model_digest=self.model_digest,
-            sequence=sequence,
-            next_reference_id=next_reference_id,
-            now=now,
-            crops=self.crops,
-            cases=CaseBatch(self.store, now),
+        if not attempts:
+            return JudgedBatch([it for it in sorted_out if not isinstance(it, Attempt)], None)
+        comparisons = Comparisons(
+            [
+                (item.request.live, item.request.portrait) if item.document.is_well_formed else None
+                for item in attempts
+            ],
+            self.gallery,
+            self.watch,
+            self.thresholds,
         )
-        answers = self._judge_attempts(attempts, minutes) if attempts else iter(())
-        outcomes = [next(answers) if isinstance(it, Attempt) else it for it in sorted_out]
-        return JudgedBatch(outcomes, minutes.changes() if attempts else None)
-
-    def _judge_attempts(self, attempts: Sequence[Attempt], minutes: Minutes) -> Iterator[Answer]:
-        pairs = [
-            (item.request.live, item.request.portrait) if item.document.is_well_formed else None
-            for item in attempts
-        ]
-        comparisons = Comparisons(pairs, self.gallery, self.watch, self.thresholds)
-        docket = Docket(self.store, self.gallery, attempts, comparisons.all_hit_ids())
-        false_candidates = self.false_candidates(comparisons.searched, self.thresholds.review)
+        state = BatchState(self.store, self.gallery, attempts, comparisons.all_hit_ids())
+        collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
+        answers = []
         for place, attempt in enumerate(attempts):
-            evidence = gather_evidence(place, attempt, comparisons, docket, self.thresholds)
-            yield minutes.write(
-                place=place,
-                attempt=attempt,
-                evidence=evidence,
-                verdict=decide(evidence),
-                comparisons=comparisons,
-                docket=docket,
-                false_candidates=false_candidates,
-            )
+            evidence = gather_evidence(place, attempt, comparisons, state, self.thresholds)
+            answers.append(collector.write(place, attempt, evidence, decide(evidence)))
+        decided = iter(answers)
+        outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
+        return JudgedBatch(outcomes, collector.changes())

@@ -1,4 +1,4 @@
-"""What an operator undoes or ends: a watch, a block, a line."""
+"""Lines: closing and disputing them; also the end of a watch or a block."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from engine.registry.records import (
 from engine.registry.writer import Writer
 
 LINE_UNKNOWN = "no line in use has this number or id: check each digit"
-"""Said of a line that is not and of one that is not the asker's alike, so that it tells nothing."""
+"""The same for a line unknown and for one that the caller may not see."""
 
 
 def unwatch(registrar: Runner, registry: Reader, entry_id: int, actor: str) -> None:
@@ -38,13 +38,8 @@ def unwatch(registrar: Runner, registry: Reader, entry_id: int, actor: str) -> N
     def perform(writer: Writer, _: datetime) -> None:
         if all(entry.id != entry_id for entry in registry.watchlist()):
             raise NotFound("the watch-list has no such entry: see `sosie watch list`")
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "watchlist.removed", str(entry_id)),),
-                unwatched=(entry_id,),
-            )
-        )
+        audited = AuditEntry(actor, "watchlist.removed", str(entry_id))
+        writer.commit(Changes(writer.sequence, (audited,), unwatched=(entry_id,)))
         registrar.watchlist.remove(entry_id)
 
     registrar.run(perform)
@@ -57,13 +52,8 @@ def unblock_document(registrar: Runner, registry: Reader, document: Document, ac
         record = find_document(registry, document, now.date())
         if record.blocked_at is None:
             raise NotFound("this document is not blocked: see `sosie blocked`")
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "document.unblocked", record.id),),
-                unblocked_documents=(record.id,),
-            )
-        )
+        audited = AuditEntry(actor, "document.unblocked", record.id)
+        writer.commit(Changes(writer.sequence, (audited,), unblocked_documents=(record.id,)))
         return record.id
 
     return registrar.run(perform)
@@ -79,7 +69,7 @@ def close_line(
 ) -> str:
     """Closes a line in use, given by number or id, and returns its id.
 
-    `NotFound` where there is none, or where it is not the carrier's that alone may be touched.
+    `NotFound` where there is none, or where it is another carrier's than the one given.
     """
 
     target = normalise_line(line_text)
@@ -88,13 +78,8 @@ def close_line(
         line = find_line(registry, target)
         if line is None or carrier not in (None, line.carrier):
             raise NotFound(LINE_UNKNOWN)
-        writer.commit(
-            Changes(
-                sequence=writer.sequence,
-                audit=(AuditEntry(actor, "line.closed", line.id),),
-                closed_lines=(line.id,),
-            )
-        )
+        audited = AuditEntry(actor, "line.closed", line.id)
+        writer.commit(Changes(writer.sequence, (audited,), closed_lines=(line.id,)))
         return line.id
 
     return registrar.run(perform)
@@ -117,15 +102,13 @@ def find_line(registry: Reader, target: str) -> LineRecord | None:
     return registry.lines_in_use([lookup]).get(lookup)
 
 
-# A line that its holder says they never opened: marked, and a case opened for people.
-
 NOT_THE_HOLDER = "the face is not that of the document's holder"
-"""Said of a document that nobody holds too, so that it does not tell who is enrolled."""
+"""The same for a document without a holder, so that it does not reveal who is enrolled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dispute:
-    """An open dispute: the case that people will decide."""
+    """An open dispute of a line that its holder denies: the case that people will decide."""
 
     case_id: str
     line_id: str
@@ -144,7 +127,7 @@ def dispute_line(
 ) -> Dispute:
     """Disputes a line in use, given by number or id, for the face float32[d] of its holder.
 
-    `HolderMismatch` where the probe is not the document's holder, or where nobody holds it;
+    `HolderMismatch` where the probe is not the document's holder, or where it has none;
     `NotFound` where the line is not under the document; every refusal is audited. Disputed again:
     the case that is open, audited too.
     """
@@ -155,7 +138,7 @@ def dispute_line(
         record = _find_holder(writer, registry, document, now, actor)
         references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
         score = score_best(probe, references)
-        # The face comes first: another's must not learn which numbers stand under the document.
+        # The face comes first: another must not learn which numbers the document has.
         if score is None or not score >= threshold:
             _audit_refusal(writer, record.id, actor, "holder_mismatch")
             raise HolderMismatch(NOT_THE_HOLDER)

@@ -1,6 +1,6 @@
-"""The decision table: evidence in, decision and reasons out, and nothing else looked at.
+"""The decision table: a pure function from evidence to decision and reasons.
 
-`decide` is pure, so a recorded decision can be replayed from its recorded evidence.
+A recorded decision can therefore be replayed from its recorded evidence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POLICY_VERSION = "1"
 
 
 class Photograph(StrEnum):
-    """Which of the two photographs a reason speaks of."""
+    """Which of the two photographs a reason is about."""
 
     LIVE = "live"
     PORTRAIT = "portrait"
@@ -62,7 +62,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One reason, the decision that it alone would bring, and the photograph it speaks of."""
+    """One reason, the decision that it alone would bring, and the photograph it is about."""
 
     reason: Reason
     decision: Decision
@@ -161,11 +161,9 @@ def _line_findings(evidence: Evidence) -> list[Finding]:
 
 
 def _is_below(score: float | None, threshold: float) -> bool:
-    # Written so that a score that is no number is below every threshold.
+    # Not `<`: NaN is below every threshold.
     return score is not None and not score >= threshold
 
-
-# Evidence as it is recorded beside a decision, and read back to replay it.
 
 _BARE = ("findings", "model_digest", "policy_version")
 _BARE_INPUTS = ("thresholds", "searched")
@@ -187,7 +185,6 @@ class Replay:
 
 
 def write_evidence(evidence: Evidence) -> dict[str, Any]:
-    """Evidence as plain JSON values."""
     return asdict(evidence)
 
 
@@ -202,8 +199,8 @@ def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
 
 
 def strip_evidence(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """What stays of the evidence beside a decision when its time is over: the rules it was judged
-    by and its findings; no score, no candidate, nothing measured on a face."""
+    """Evidence without what is about a person, for retention: the rules and the findings stay; no
+    score, no candidate, nothing measured on a face."""
     inputs = recorded.get("inputs", {})
     stays = {name: recorded[name] for name in _BARE if name in recorded}
     return stays | {"inputs": {name: inputs[name] for name in _BARE_INPUTS if name in inputs}}
@@ -219,9 +216,9 @@ def write_findings(verdict: Verdict) -> list[dict[str, str]]:
 
 
 def replay(enrollment: EnrollmentRecord) -> Replay:
-    """Decides a recorded enrollment again, from nothing but its recorded evidence.
+    """Decides a recorded enrollment again from its recorded evidence.
 
-    `NotFound` where that has left.
+    `NotFound` where retention has removed that.
     """
     if enrollment.expired_at is not None:
         raise NotFound("the evidence of this attempt has left by retention: it cannot be replayed")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.registry.source import ReferenceChunk
+from engine.registry.reader import ReferenceChunk
 from engine.registry.store import Store
 from indexes.base import VectorIndex
 from indexes.errors import IndexFault, SnapshotMissing
@@ -23,9 +23,9 @@ from indexes.snapshots.manifest import Header, Origin, SegmentEntry
 from indexes.snapshots.snapshot import Opening
 
 _log = logging.getLogger(__name__)
-# What is read from the store before it is added, so that large segments come of a rebuild.
+# So much is read from the store before it is added, so that a rebuild makes large segments.
 BULK_BYTES = 1 << 29
-_TELL_EVERY_S = 5.0
+_LOG_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
 
 
 def rebuild_gallery(store: Store, index: VectorIndex) -> Restored:
-    """Fills an empty index, wherever it keeps its vectors, with all that the store has."""
+    """Fills an empty index with all references of the store."""
     gallery = Gallery(index)
     return Restored(gallery, 0, _replay(store, gallery))
 
@@ -96,7 +96,7 @@ def save_snapshot(
     config: GalleryConfig | None = None,
     trusted: Collection[SegmentEntry] = (),
 ) -> None:
-    """Keeps the gallery for the next start; to be called by the writer.
+    """Saves the gallery for the next start; to be called by the writer.
 
     `config` is what the gallery was restored with, `trusted` what `withdraw_snapshot` returned.
     """
@@ -135,7 +135,7 @@ def withdraw_snapshot(
 
 
 def origin_of(store: Store, config: GalleryConfig | None = None) -> Origin:
-    """What a snapshot must come from to be of any use to this store."""
+    """The origin that a snapshot must have for this store."""
     config = config or GalleryConfig()
     return Origin(
         index_kind=config.kind,
@@ -152,10 +152,10 @@ def _write_mark(number: int, digest: bytes) -> str:
 
 
 def _is_past(store: Store, header: Header) -> bool:
-    """True if the store's audit chain has passed through the place where the snapshot was made.
+    """True if the store's audit chain contains the entry at which the snapshot was made.
 
-    Sequences alone cannot tell: a store that was restored from a backup overtakes them again,
-    with other people under the same numbers.
+    Sequences alone cannot tell: a store restored from a backup reaches them again, with other
+    people under the same numbers.
     """
     number = int(header.mark.partition(":")[0] or -1)
     digest = store.audit_hash_at(number)
@@ -177,7 +177,7 @@ def _replay(store: Store, gallery: Gallery) -> int:
         # are two sequences at least, and the later one is left for what is added.
         gallery.remove(np.array(removed, dtype=np.int64), start + 1)
     added = 0
-    for batch in _gather(_told(store.references(start)), above=gallery.sequence):
+    for batch in _gather(_log_progress(store.references(start)), above=gallery.sequence):
         # Above that of the removals, which may have been the later ones.
         gallery.add(batch.ids, batch.vectors, max(int(batch.sequences[-1]), gallery.sequence + 1))
         added += len(batch.ids)
@@ -186,13 +186,13 @@ def _replay(store: Store, gallery: Gallery) -> int:
     return len(removed) + added
 
 
-def _told(chunks: Iterable[ReferenceChunk]) -> Iterator[ReferenceChunk]:
-    """The same, with a line in the log now and then where it takes long."""
-    read, told = 0, time.monotonic()
+def _log_progress(chunks: Iterable[ReferenceChunk]) -> Iterator[ReferenceChunk]:
+    """The same chunks; logs the progress every few seconds."""
+    read, logged_at = 0, time.monotonic()
     for chunk in chunks:
         read += len(chunk.ids)
-        if time.monotonic() - told >= _TELL_EVERY_S:
-            told = time.monotonic()
+        if time.monotonic() - logged_at >= _LOG_EVERY_S:
+            logged_at = time.monotonic()
             _log.info("the gallery is built from the store: %d references read", read)
         yield chunk
 

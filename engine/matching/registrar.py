@@ -33,11 +33,9 @@ from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
 
-# Commits changes, then shows them to the gallery: in this order, or not at all.
-
 
 def require_in_step(writer: Writer, gallery: Gallery) -> None:
-    """Refuses to go on with a gallery that is not the image of the store."""
+    """`GalleryBehind` where the gallery is not at the sequence of the store."""
     if gallery.sequence != writer.sequence:
         raise GalleryBehind("the gallery has lost step with the store: restart to rebuild it")
 
@@ -75,12 +73,9 @@ def publish(
     return kept
 
 
-# What the registrar tells about its work, to whoever counts it.
-
-
 @dataclass(frozen=True, slots=True)
 class DecidedBatch:
-    """One batch after its callers were told.
+    """One batch after its callers were answered.
 
     `waited_s` is how long its oldest item waited, `judge_s` and `publish_s` what the batch took;
     an error in `outcomes` is an item that could not be judged.
@@ -93,7 +88,7 @@ class DecidedBatch:
 
 
 class Observer:
-    """Counts nothing; whoever counts overrides. Called on the writer's thread: it must be quick."""
+    """Observer that does nothing; its calls come on the writer's thread and must be quick."""
 
     def observe_batch(self, batch: DecidedBatch) -> None:
         """A batch of enrollments was decided."""
@@ -112,7 +107,7 @@ Audit = Callable[[AuditEntry], None]
 AUDIT_ENTRIES_AT_ONCE = 1024
 """How many entries one transaction takes, if no single call brings more."""
 _AUDIT, _WRITES = range(2)
-"""The lanes of the queue: those who audit and those who enroll or change take turns."""
+"""The lanes of the queue: audit entries alternate with enrollments and changes."""
 
 
 _REFUSALS = Refusals(
@@ -136,7 +131,7 @@ class RegistrarConfig:
 
 
 class _Enrollment(Pending[EnrollmentRequest, Outcome]):
-    """A request to be judged: its key is in flight until its caller is told; errors are values."""
+    """A request to be judged: its key is in flight until it is answered; errors are values."""
 
     def __init__(
         self,
@@ -156,12 +151,12 @@ class _Enrollment(Pending[EnrollmentRequest, Outcome]):
         self.set_result(_as_value(error))
 
     def leave(self) -> None:
-        # Before its caller hears of it: asking again finds the answer.
+        # Before its caller is answered: asking again finds the answer.
         del self._in_flight[self._key]
 
 
 class _AuditCall(Pending[Sequence[AuditEntry], None]):
-    """Entries to keep whether or not their caller waits."""
+    """Entries that are committed whether or not their caller waits."""
 
     def cancel(self) -> bool:
         return False
@@ -256,11 +251,11 @@ class Registrar:
         """
         return self._queue.submit(_Change(perform, timeout_s))
 
-    def note(self, entries: Sequence[AuditEntry]) -> Future[None]:
-        """Keeps audit entries: done once they are durable, with whatever gathered beside them.
+    def submit_audit(self, entries: Sequence[AuditEntry]) -> Future[None]:
+        """Queues audit entries; the future is done when they are durable, or fails as the commit.
 
-        They wait for one batch of enrollments at most. It cannot be cancelled, and fails as the
-        commit does. Raises `Overloaded` where too many wait.
+        They wait for one batch of enrollments at most, and cannot be cancelled. Raises
+        `Overloaded` where too many wait.
         """
         call = _AuditCall(tuple(entries), len(entries), lane=_AUDIT)
         if not entries:
@@ -268,9 +263,9 @@ class Registrar:
             return call
         return self._queue.submit(call)
 
-    def keep(self, entry: AuditEntry, timeout_s: float | None = None) -> None:
+    def audit(self, entry: AuditEntry, timeout_s: float | None = None) -> None:
         """Returns when the entry is durable; `DeadlinePassed` where that takes too long."""
-        future = self.note([entry])
+        future = self.submit_audit([entry])
         try:
             future.result(timeout_s)
         except TimeoutError:
@@ -279,7 +274,7 @@ class Registrar:
             raise DeadlinePassed("the time ran out before the read could be audited") from None
 
     def stop(self, failure: SosieError) -> None:
-        """Decides no more: whoever waits, or comes, is told this. `close` it all the same."""
+        """Ends deciding: waiting and later calls fail with this. `close` it all the same."""
         self._queue.fail(failure)
 
     def close(self) -> None:
@@ -294,7 +289,7 @@ class Registrar:
 
     @property
     def watchlist(self) -> WatchList:
-        """The faces and documents that no decision passes unseen."""
+        """The watch-list that every decision is checked against."""
         return self._judge.watch
 
     @property
@@ -319,12 +314,12 @@ class Registrar:
 
     @property
     def failure(self) -> SosieError | None:
-        """Why nothing is decided any more; None while all is well."""
+        """Why nothing is decided any more; None while it works."""
         return cast("SosieError | None", self._queue.failure)
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread lives; one that has ended does not come back."""
+        """Whether its thread runs; one that has ended is not restarted."""
         return self._queue.is_alive
 
     def _enqueue(
@@ -342,7 +337,7 @@ class Registrar:
             case _Enrollment():
                 return self._decide(batch)
             case _AuditCall():
-                return self._keep(batch)
+                return self._audit(batch)
         return [self._perform(batch[0].payload)]
 
     def _perform(self, change: Callable[[Writer, datetime], T]) -> T:
@@ -353,7 +348,7 @@ class Registrar:
             self._stop_if_fatal(error)
             raise
 
-    def _keep(self, batch: Batch[Sequence[AuditEntry], None]) -> list[None]:
+    def _audit(self, batch: Batch[Sequence[AuditEntry], None]) -> list[None]:
         entries = [entry for call in batch for entry in call.payload]
         self._perform(
             lambda writer, _now: writer.commit(Changes(sequence=writer.sequence, audit=entries))
@@ -368,7 +363,7 @@ class Registrar:
         except Exception as error:  # noqa: BLE001 - one request's bug must not stop the others
             fatal = self._stop_if_fatal(error)
             if len(batch) > 1 and fatal is None and not isinstance(error, StorageFull):
-                # Nothing was kept: alone, each fails or passes by its own merit.
+                # Nothing was stored: alone, each request fails or passes by itself.
                 return [outcome for call in batch for outcome in self._decide([call])]
             reason = fatal or _as_value(error)
             outcomes = [copy_for_one(reason) for _ in batch]
@@ -418,7 +413,7 @@ class Registrar:
 
 
 def _as_value(error: Exception) -> SosieError:
-    """An error of ours as it is; an unforeseen one without its text, which may hold anything."""
+    """An error of ours; an unforeseen one without its text, which may hold anything."""
     if isinstance(error, SosieError):
         return error
     hidden = SosieError(f"the request met an internal error ({type(error).__name__}): report it")
@@ -426,11 +421,8 @@ def _as_value(error: Exception) -> SosieError:
     return hidden
 
 
-# Who performs changes on the writer's thread, as those see it who ask for a change.
-
-
 class Runner(Protocol):
-    """The registrar, or what stands before it."""
+    """Performs changes on the writer's thread: the registrar, or a bounded runner."""
 
     @property
     def gallery(self) -> Gallery: ...
@@ -438,13 +430,11 @@ class Runner(Protocol):
     @property
     def watchlist(self) -> WatchList: ...
 
-    def run(self, perform: Callable[[Writer, datetime], T]) -> T:
-        """Performs a change on the writer's thread, between two batches."""
-        ...
+    def run(self, perform: Callable[[Writer, datetime], T]) -> T: ...
 
 
 class BoundedRunner:
-    """The registrar for one call of a server: a change that cannot begin in time is not made.
+    """Runner for one call of a server: a change that cannot begin in time is not made.
 
     `run` raises `Overloaded` at once where the registrar's queue is full, and `DeadlinePassed`
     where the change had not begun within `timeout_s`, counted from the making of the runner, or
@@ -483,7 +473,7 @@ class BoundedRunner:
             raise _too_late() from None
 
     def give_up(self) -> None:
-        """Nothing begins any more; what has begun goes on."""
+        """Lets nothing begin any more; what has begun goes on."""
         with self._lock:
             self._has_given_up = True
             asked = self._asked

@@ -1,21 +1,36 @@
-"""What an enrollment asks, and what it is answered."""
+"""Enrollment requests: their samples and crops, their answers, and what is refused unjudged."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import phonenumbers
 from numpy.typing import NDArray
 
-from engine.errors import RequestError
-from engine.matching.documents import Document, require_checkable
+from engine.errors import IdempotencyMismatch, ImageError, OutletRefused, RequestError, SosieError
+from engine.matching.documents import (
+    CheckedDocument,
+    Document,
+    DocumentAuthority,
+    check_documents,
+    require_checkable,
+)
 from engine.reasons import Decision, Reason
+from engine.registry.reader import Reader
+from engine.registry.records import NewCrop, Outlet, new_id
+from engine.registry.vault import Vault
+
+if TYPE_CHECKING:
+    from engine.faces.extractor import Extracted, Extractor
+    from engine.faces.images import Pixels
 
 MAX_KEY_LENGTH = 255
 MAX_CONSENT_LENGTH = 200
@@ -43,7 +58,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EnrollmentRequest:
-    """One activation attempt, as it came from an outlet."""
+    """One activation attempt as an outlet sent it."""
 
     idempotency_key: str
     carrier: str
@@ -58,7 +73,7 @@ class EnrollmentRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A decision that is durable; `body` is what was stored, `is_repeated` says that it is old."""
+    """A durable decision; `body` is what was stored, `is_repeated` marks one decided before."""
 
     body: dict[str, Any]
     is_repeated: bool = False
@@ -92,14 +107,24 @@ def normalise_msisdn(text: str) -> str:
 
 
 def require_judgeable(request: EnrollmentRequest) -> None:
-    """Refuses a request that no decision could answer, before anything is looked up."""
+    """`RequestError` for a request that no decision could answer, before anything is looked up."""
     key = request.idempotency_key
     if not key or len(key) > MAX_KEY_LENGTH or not key.isprintable():
         raise RequestError(
             f"the Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable characters: "
             "use a fresh UUID for each activation"
         )
-    for what, text in _texts(request):
+    texts = {
+        "Idempotency-Key": key,
+        "carrier": request.carrier,
+        "outlet": request.outlet,
+        "document type": request.document.type,
+        "document number": request.document.number,
+        "name": request.document.name,
+        "number": request.msisdn,
+        "consent reference": request.consent_ref or "",
+    }
+    for what, text in texts.items():
         if not is_storable(text):
             raise RequestError(f"the {what} holds characters that are no text: type it again")
     for what, sample in (("live", request.live), ("portrait", request.portrait)):
@@ -122,21 +147,8 @@ def is_storable(text: str) -> bool:
     return "\0" not in text
 
 
-def _texts(request: EnrollmentRequest) -> list[tuple[str, str]]:
-    return [
-        ("Idempotency-Key", request.idempotency_key),
-        ("carrier", request.carrier),
-        ("outlet", request.outlet),
-        ("document type", request.document.type),
-        ("document number", request.document.number),
-        ("name", request.document.name),
-        ("number", request.msisdn),
-        ("consent reference", request.consent_ref or ""),
-    ]
-
-
 def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
-    """SHA-256 over all that makes two requests the same one: the input of a keyed digest."""
+    """SHA-256 over all that makes two requests the same: the input of a keyed digest."""
     document = request.document
     payload = {
         "outlet": request.outlet,
@@ -149,3 +161,229 @@ def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
     }
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).digest()
+
+
+def take_samples(
+    images: Sequence[bytes], extractor: Extractor, vault: Vault, *, with_crops: bool = False
+) -> list[Sample | ImageError]:
+    """A sample of each image file, or its ImageError, in order.
+
+    Vectors are rotated and crops sealed: no face leaves this module in the clear.
+    """
+    return make_samples(images, extractor.extract(images), vault, with_crops=with_crops)
+
+
+def make_samples(
+    images: Sequence[bytes],
+    extracted: Sequence[Extracted],
+    vault: Vault,
+    *,
+    with_crops: bool = False,
+) -> list[Sample | ImageError]:
+    """The samples of the photographs `images`, extracted already.
+
+    `with_crops` adds the aligned faces, sealed.
+    """
+    sound = [one for one in extracted if not isinstance(one, ImageError)]
+    vectors = [one.vector for one in sound if one.vector is not None]
+    rotated = iter(vault.rotate(np.stack(vectors)) if vectors else ())
+    samples: list[Sample | ImageError] = []
+    for data, one in zip(images, extracted, strict=True):
+        if isinstance(one, ImageError):
+            samples.append(one)
+            continue
+        digest = hashlib.sha256(data).digest()
+        sample = Sample(
+            vector=None if one.vector is None else next(rotated),
+            digest=digest,
+            problems=one.problems,
+            quality={} if one.quality is None else asdict(one.quality),
+            crop=seal_crop(vault, digest, one.crop)
+            if with_crops and one.crop is not None
+            else None,
+        )
+        samples.append(sample)
+    return samples
+
+
+JPEG_QUALITY = 95
+_CROP_CONTEXT = "sample.crop"
+
+
+class CropScope(StrEnum):
+    """Attempts whose crops are kept."""
+
+    NONE = "none"
+    CASES = "cases"
+    """Those that opened a case."""
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class CropPolicy:
+    """Which crops are kept, and for how long: never longer than `time` after the decision."""
+
+    keep: CropScope = CropScope.NONE
+    time: timedelta = timedelta(days=30)
+
+    @property
+    def keeps_any(self) -> bool:
+        return self.keep is not CropScope.NONE
+
+    def choose(
+        self,
+        vault: Vault,
+        request: EnrollmentRequest,
+        enrollment_id: str,
+        has_case: bool,
+        decided_at: datetime,
+    ) -> list[NewCrop]:
+        """The crops of an attempt that are to be kept; none where its samples have none."""
+        if self.keep is CropScope.NONE or (self.keep is CropScope.CASES and not has_case):
+            return []
+        samples = {"live": request.live, "portrait": request.portrait}
+        return [
+            NewCrop(
+                id=new_id(),
+                enrollment_id=enrollment_id,
+                photograph=photograph,
+                kept_until=decided_at + self.time,
+                image=vault.open(_CROP_CONTEXT, sample.digest.hex(), sample.crop),
+            )
+            for photograph, sample in samples.items()
+            if sample.crop is not None
+        ]
+
+
+NO_CROPS = CropPolicy()
+
+
+def seal_crop(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
+    """An aligned face uint8[side, side, 3] as a JPEG file, sealed for the registrar.
+
+    `digest` is that of the photograph.
+    """
+    from PIL import Image  # noqa: PLC0415 - only where crops are kept
+
+    file = BytesIO()
+    # No chroma subsampling: the whole face is as small as an icon.
+    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return vault.seal(_CROP_CONTEXT, digest.hex(), file.getvalue())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """A request that will be judged, with the keyed look-ups under which the registry knows it.
+
+    `document_lookup` and `name_lookup` are `None` for a document that is not well-formed.
+    """
+
+    request: EnrollmentRequest
+    outlet: Outlet
+    document: CheckedDocument
+    msisdn: str = field(repr=False)
+    msisdn_lookup: bytes
+    scope: bytes
+    payload_digest: bytes
+    document_lookup: bytes | None
+    name_lookup: bytes | None
+
+
+class Intake:
+    """Sorts a batch into stored answers, refusals and attempts to be judged; writes nothing."""
+
+    def __init__(self, store: Reader, vault: Vault, authority: DocumentAuthority) -> None:
+        self._store = store
+        self._vault = vault
+        self._authority = authority
+
+    def sort(
+        self, requests: Sequence[EnrollmentRequest], on: date
+    ) -> list[Attempt | Answer | SosieError]:
+        """One outcome for each request, in order."""
+        refused: dict[int, SosieError] = {}
+        for place, request in enumerate(requests):
+            try:
+                require_judgeable(request)
+            except SosieError as error:
+                refused[place] = error
+        sound = [item for place, item in enumerate(requests) if place not in refused]
+        rest = iter(self._sort_sound(sound, on))
+        return [
+            refused[place] if place in refused else next(rest) for place in range(len(requests))
+        ]
+
+    def _sort_sound(
+        self, requests: Sequence[EnrollmentRequest], on: date
+    ) -> list[Attempt | Answer | SosieError]:
+        if not requests:
+            return []
+        documents = check_documents([item.document for item in requests], self._authority, on)
+        scopes = [idempotency_scope(self._vault, it.carrier, it.idempotency_key) for it in requests]
+        answers = self._store.answers(scopes)
+        outlets = self._store.outlets(sorted({item.outlet for item in requests}))
+        outcomes: list[Attempt | Answer | SosieError] = []
+        for request, document, scope in zip(requests, documents, scopes, strict=True):
+            payload = digest_payload(request, document.number)
+            payload_digest = self._vault.look_up("payload", payload.hex())
+            stored = answers.get(scope)
+            if stored is not None:
+                is_same = stored.payload_digest == payload_digest
+                outcomes.append(
+                    Answer(dict(stored.response), is_repeated=True)
+                    if is_same
+                    else IdempotencyMismatch(
+                        "this Idempotency-Key was used with another payload: "
+                        "use a fresh key for a new activation"
+                    )
+                )
+                continue
+            outlet = outlets.get(request.outlet)
+            if outlet is None or not outlet.is_open or outlet.carrier != request.carrier:
+                refusal = (
+                    "the outlet is unknown, closed or of another carrier: check the codes of both"
+                )
+                outcomes.append(OutletRefused(refusal))
+            else:
+                outcomes.append(self._attempt(request, outlet, document, scope, payload_digest))
+        return outcomes
+
+    def _attempt(
+        self,
+        request: EnrollmentRequest,
+        outlet: Outlet,
+        document: CheckedDocument,
+        scope: bytes,
+        payload_digest: bytes,
+    ) -> Attempt:
+        msisdn = normalise_msisdn(request.msisdn)
+        document_lookup = name_lookup = None
+        if document.is_well_formed:
+            document_lookup = document_look_up(self._vault, document)
+            name_lookup = name_look_up(self._vault, document_lookup, document.name)
+        return Attempt(
+            request=request,
+            outlet=outlet,
+            document=document,
+            msisdn=msisdn,
+            msisdn_lookup=self._vault.look_up("msisdn", msisdn),
+            scope=scope,
+            payload_digest=payload_digest,
+            document_lookup=document_lookup,
+            name_lookup=name_lookup,
+        )
+
+
+def idempotency_scope(vault: Vault, carrier: str, key: str) -> bytes:
+    """Key of a stored answer: one carrier's keys never meet another's."""
+    return vault.look_up("idempotency", f"{carrier}\0{key}")
+
+
+def document_look_up(vault: Vault, document: CheckedDocument) -> bytes:
+    """The keyed digest under which the registry knows a well-formed document."""
+    return vault.look_up(f"document:{document.type}", document.number)
+
+
+def name_look_up(vault: Vault, document_lookup: bytes, name: str) -> bytes:
+    """Keyed digest of a name, bound to its document: two holders of one name stay unlinked."""
+    return vault.look_up("name", f"{document_lookup.hex()}\0{name}")

@@ -1,6 +1,6 @@
-"""A face held against the references of a holder: 1:1, long after the enrollment.
+"""Verification of a face against a holder's references, long after the enrollment.
 
-Where it is another face's, people look into it: the line, or the document, may have changed hands.
+Another face opens a case: the line or the document may have changed hands.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class HolderCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HolderProbe:
-    """A face float32[d], a unit vector, and on whose behalf it is held against a holder.
+    """A face float32[d], a unit vector, and on whose behalf it is compared with a holder.
 
     `carrier` is the tenant that asks; None for one that may ask about all.
     """
@@ -56,7 +56,7 @@ class HolderProbe:
 def check_line(
     registrar: Runner, registry: Reader, line_text: str, probe: HolderProbe, audit: Audit
 ) -> HolderCheck:
-    """Against the holder of a line in use, by number or id; audited before it is told.
+    """Compares with the holder of a line in use, by number or id; audited before it returns.
 
     Another face opens a case about the line. `NotFound` where there is no such line, or where it
     is another tenant's.
@@ -72,20 +72,20 @@ def check_line(
         return registry.document(found.document_id)
 
     record, score = score_holder(find, registrar.gallery, probe.vector)
-    return _Check(registrar, registry, probe, audit).tell(record, found, score)
+    return _Check(registrar, registry, probe, audit).finish(record, found, score)
 
 
 def check_document(
     registrar: Runner, registry: Reader, target: Document | str, probe: HolderProbe, audit: Audit
 ) -> HolderCheck:
-    """Against the holder of a document, presented or by its id; audited before it is told.
+    """Compares with the holder of a document, presented or by its id; audited before it returns.
 
     Another face opens a case about the document. `NotFound` where nobody holds it or, for a
     tenant, where it has no line in use there.
     """
     find = partial(_find_document, registry, target, probe.carrier)
     record, score = score_holder(find, registrar.gallery, probe.vector)
-    return _Check(registrar, registry, probe, audit).tell(record, None, score)
+    return _Check(registrar, registry, probe, audit).finish(record, None, score)
 
 
 def _find_document(registry: Reader, target: Document | str, carrier: str | None) -> DocumentRecord:
@@ -102,7 +102,7 @@ class _Check:
     probe: HolderProbe
     audit: Audit
 
-    def tell(
+    def finish(
         self, record: DocumentRecord, line: LineRecord | None, score: float | None
     ) -> HolderCheck:
         is_match = score is not None and score >= self.probe.threshold

@@ -6,16 +6,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select
+from sqlalchemy import Connection, Row, Select, bindparam, insert, select
 
 from engine.registry import tables
+from engine.registry.database import Source, reading
 from engine.registry.records import AuditEntry, AuditRecord
+from engine.registry.rows import columns_of
 from engine.registry.vault import Vault
-
-if TYPE_CHECKING:
-    from engine.registry.reader import Reader
 
 GENESIS = bytes(32)
 """What the first entry's hash stands on."""
@@ -68,27 +67,17 @@ def canonical(number: int, at: datetime, entry: AuditEntry) -> bytes:
 
 def append(connection: Connection, records: Sequence[AuditRecord]) -> None:
     """Writes chained entries inside the caller's transaction."""
-    connection.execute(
-        _INSERT,
-        [
-            {
-                "number": record.number,
-                "at": record.at,
-                "actor": record.entry.actor,
-                "action": record.entry.action,
-                "subject": record.entry.subject,
-                "detail": dict(record.entry.detail),
-                "hash": record.hash,
-            }
-            for record in records
-        ],
-    )
-
-
-def read_page(connection: Connection, after: int) -> list[AuditRecord]:
-    """The next entries after a number, oldest first; none at the end."""
-    rows = connection.execute(_PAGE, {"after": after, "page": _PAGE_ROWS})
-    return [record_of(row) for row in rows]
+    rows = [
+        columns_of(
+            record.entry,
+            number=record.number,
+            at=record.at,
+            detail=dict(record.entry.detail),
+            hash=record.hash,
+        )
+        for record in records
+    ]
+    connection.execute(_INSERT, rows)
 
 
 def hash_at(connection: Connection, number: int) -> bytes | None:
@@ -97,8 +86,31 @@ def hash_at(connection: Connection, number: int) -> bytes | None:
     return found
 
 
+class AuditReader(Source):
+    """The audit chain of one registry."""
+
+    def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
+        """The audit trail after a number, oldest first."""
+        while True:
+            page = list(map(record_of, self.rows(_PAGE, after=after, page=_PAGE_ROWS)))
+            if not page:
+                return
+            yield from page
+            after = page[-1].number
+
+    def audit_head(self) -> tuple[int, bytes]:
+        """The number and hash of the newest audit entry, as the deployment's row has them."""
+        row = self.rows(select(tables.deployment))[0]
+        return row.audit_number, row.audit_head
+
+    def audit_hash_at(self, number: int) -> bytes | None:
+        """The hash of one audit entry as the trail has it; `None` where there is no such entry."""
+        with reading(self._engine) as connection:
+            return hash_at(connection, number)
+
+
 def verify_chain(
-    reader: Reader,
+    reader: AuditReader,
     after: int = 0,
     most: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -108,7 +120,7 @@ def verify_chain(
 
     It finds an entry that was altered, removed, inserted or reordered, and a missing tail. A
     database set back as a whole to an older state is consistent in itself: compare the head
-    with one kept elsewhere to find that. `progress(done, total)` is told now and then.
+    with one kept elsewhere to find that. `progress(done, total)` is called now and then.
     """
     last, recorded_head = reader.audit_head()
     end = last if most is None else min(after + most, last)
@@ -140,3 +152,45 @@ def record_of(row: Row[Any]) -> AuditRecord:
     """A row of the trail as a record."""
     entry = AuditEntry(row.actor, row.action, row.subject, row.detail)
     return AuditRecord(row.number, row.at, entry, row.hash)
+
+
+WINDOW_ENTRIES = 20_000
+"""So many numbers one query looks through: a longer read would keep SQLite's writer waiting."""
+
+_audit = tables.audit
+
+
+def read_audit(
+    reader: AuditReader,
+    after: int | None,
+    limit: int,
+    action: str | None = None,
+    actor: str | None = None,
+    subject: str | None = None,
+) -> list[AuditRecord]:
+    """The first `limit` entries above a number that match exactly, in the order of the chain.
+
+    Without a number the newest that match, in the same order. A page that is not full is the
+    last one.
+    """
+    assert limit > 0
+    asked = ((_audit.c.action, action), (_audit.c.actor, actor), (_audit.c.subject, subject))
+    wanted = select(_audit).where(*(column == text for column, text in asked if text is not None))
+    head, _ = reader.audit_head()
+    is_newest = after is None
+    place = _audit.c.number.desc() if is_newest else _audit.c.number
+    found: list[AuditRecord] = []
+    for window in _windows(wanted, after, head):
+        page = window.order_by(place).limit(limit - len(found))
+        found += [record_of(row) for row in reader.rows(page)]
+        if len(found) == limit:
+            break
+    return found[::-1] if is_newest else found
+
+
+def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Select[Any]]:
+    """The query cut into bounded pieces: upwards from a number, or downwards from the head."""
+    starts = range(after or 0, head, WINDOW_ENTRIES)
+    for start in starts if after is not None else reversed(starts):
+        number = _audit.c.number
+        yield wanted.where(number > start, number <= start + WINDOW_ENTRIES)

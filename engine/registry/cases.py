@@ -1,42 +1,39 @@
-"""Reads the cases that people are to decide, what they judged, and the faces that they look at."""
+"""Readers of cases with what people judged, of sweeps, and of facts about references."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import (
-    Connection,
     Row,
     Select,
     and_,
     bindparam,
-    delete,
     func,
-    insert,
     or_,
     select,
     text,
-    update,
+    tuple_,
 )
 
-from engine.cases.case import CaseNote, NoteKind, Outcome
+from engine.cases.case import CaseKind, CaseNote, NoteKind, Outcome
 from engine.errors import NotFound
 from engine.registry import tables
-from engine.registry.database import reading
+from engine.registry.database import KEYS, Source
 from engine.registry.records import (
     ALIVE,
     CaseRecord,
     CaseState,
     CropRecord,
     JudgedPair,
-    NewCrop,
     is_id,
     utc_now,
 )
-from engine.registry.rows import CASE_NOTE, case_of
-from engine.registry.source import KEYS, Source
+from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as, sweep_of
 from engine.registry.tables import (
     IS_ALIVE,
     case_documents,
@@ -46,8 +43,7 @@ from engine.registry.tables import (
     judged_pairs,
     sweeps,
 )
-from engine.registry.vault import Vault
-from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
+from engine.sweeps.sweep_model import Identity, LineFact, SweepRecord, SweepState
 
 _NEWEST = select(cases).order_by(cases.c.opened_at.desc(), cases.c.id.desc())
 _CASES = select(cases).where(cases.c.id.in_(KEYS))
@@ -77,30 +73,20 @@ _NOTES = (
     .where(or_(case_notes.c.case_id == bindparam("id"), case_notes.c.case_id.in_(_WENT_INTO)))
     .order_by(case_notes.c.id)
 )
-_CROP_PLACE = "crops.image"
 _CROPS_OF = (
     select(crops)
     .where(crops.c.enrollment_id == bindparam("enrollment"), crops.c.kept_until > bindparam("now"))
     .order_by(crops.c.photograph, crops.c.id)
 )
-_ENROLLMENTS_UNDER = select(tables.enrollments.c.id).where(
-    tables.enrollments.c.document_id == bindparam("document")
-)
-_ERASE_CROPS = delete(crops).where(crops.c.enrollment_id.in_(_ENROLLMENTS_UNDER))
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 
 _JUDGED = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
 _JUDGED_DOCUMENTS = select(judged_pairs.c.left_document, judged_pairs.c.right_document)
-_FORGET_JUDGED = (
-    delete(judged_pairs)
-    .where(judged_pairs.c.left_document == bindparam("left_document"))
-    .where(judged_pairs.c.right_document == bindparam("right_document"))
-)
 
 
 class CaseReader(Source):
-    """Cases, pairs that people have judged, and the aligned faces that they look at."""
+    """Reader of cases, judged pairs and crops."""
 
     def get(self, case_id: str) -> CaseRecord:
         """One case; `NotFound` if there is none."""
@@ -136,29 +122,24 @@ class CaseReader(Source):
             query = query.where(cases.c.assignee == assignee)
         if after is not None:
             query = _below(query, self.get(after))
-        with reading(self._engine) as connection:
-            return [case_of(row) for row in connection.execute(query)]
+        return [case_of(row) for row in self.rows(query)]
 
     def notes(self, case_id: str) -> list[CaseNote]:
         """The history of a case and of those that went into it, oldest first; a text that was
         erased is empty.
         """
-        with reading(self._engine) as connection:
-            rows = connection.execute(_NOTES, {"id": case_id}).all()
         return [
             CaseNote(at=row.at, actor=row.actor, kind=NoteKind(row.kind), text=self._text(row))
-            for row in rows
+            for row in self.rows(_NOTES, id=case_id)
         ]
 
     def merged_into(self, case_id: str) -> list[CaseRecord]:
         """The cases that went into this one, oldest first: each with its own enrollment."""
-        with reading(self._engine) as connection:
-            return [case_of(row) for row in connection.execute(_MERGED_INTO, {"id": case_id})]
+        return [case_of(row) for row in self.rows(_MERGED_INTO, id=case_id)]
 
     def open_of_line(self, line_id: str, kind: str) -> CaseRecord | None:
         """The case of one kind about a line that is alive; `None` where there is none."""
-        with reading(self._engine) as connection:
-            row = connection.execute(_OPEN_OF_LINE, {"line": line_id, "kind": kind}).one_or_none()
+        row = self._first(_OPEN_OF_LINE, line=line_id, kind=kind)
         return None if row is None else case_of(row)
 
     def open_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
@@ -178,11 +159,7 @@ class CaseReader(Source):
         query = _JUDGED
         if outcomes is not None:
             query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        with reading(self._engine) as connection:
-            return [
-                JudgedPair(**{**row._asdict(), "outcome": Outcome(row.outcome)})
-                for row in connection.execute(query)
-            ]
+        return [read_as(JudgedPair, row, outcome=Outcome(row.outcome)) for row in self.rows(query)]
 
     def exceptions(self) -> set[tuple[str, str]]:
         """The pairs (left, right) that were judged twins or a mistake."""
@@ -194,8 +171,7 @@ class CaseReader(Source):
 
     def _pairs(self, outcomes: Collection[Outcome]) -> set[tuple[str, str]]:
         query = _JUDGED_DOCUMENTS.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        with reading(self._engine) as connection:
-            return {(left, right) for left, right in connection.execute(query)}
+        return {(row.left_document, row.right_document) for row in self.rows(query)}
 
     def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
         """The crops of an enrollment with their images, `live` before `portrait`.
@@ -204,20 +180,9 @@ class CaseReader(Source):
         """
         if not is_id(enrollment_id):
             return []
-        asked = {"enrollment": enrollment_id, "now": utc_now()}
-        with reading(self._engine) as connection:
-            rows = connection.execute(_CROPS_OF, asked).all()
         return [
-            (
-                CropRecord(
-                    id=row.id,
-                    enrollment_id=row.enrollment_id,
-                    photograph=row.photograph,
-                    kept_until=row.kept_until,
-                ),
-                self._vault.open(_CROP_PLACE, row.id, row.image),
-            )
-            for row in rows
+            (read_as(CropRecord, row), self._vault.open(CROP_IMAGE, row.id, row.image))
+            for row in self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
         ]
 
     def _by_document(
@@ -250,53 +215,6 @@ def _below(query: Select[Any], case: CaseRecord) -> Select[Any]:
     return query.where(or_(is_older, is_beside))
 
 
-def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
-    """Enters the pairs, each in place of what was said of it before."""
-    if not pairs:
-        return
-    assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
-    rows = [
-        {
-            "left_document": pair.left_document,
-            "right_document": pair.right_document,
-            "outcome": pair.outcome.value,
-            "score": pair.score,
-            "case_id": pair.case_id,
-            "sweep_id": pair.sweep_id,
-            "decided_at": pair.decided_at,
-            "decided_by": pair.decided_by,
-        }
-        for pair in pairs
-    ]
-    connection.execute(_FORGET_JUDGED, rows)
-    connection.execute(insert(judged_pairs), rows)
-
-
-def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
-    """Keeps the crops, each image sealed for its row."""
-    if new:
-        connection.execute(
-            insert(crops),
-            [
-                {
-                    "id": crop.id,
-                    "enrollment_id": crop.enrollment_id,
-                    "photograph": crop.photograph,
-                    "image": vault.seal(_CROP_PLACE, crop.id, crop.image),
-                    "kept_until": crop.kept_until,
-                }
-                for crop in new
-            ],
-        )
-
-
-def erase_crops(connection: Connection, document_id: str) -> None:
-    """Takes out the crops of every enrollment under a document."""
-    connection.execute(_ERASE_CROPS, {"document": document_id})
-
-
-# Sweeps as the registry keeps them.
-
 _SWEEP = select(sweeps).where(sweeps.c.id == bindparam("id"))
 _NEWEST_SWEEPS = select(sweeps).order_by(sweeps.c.created_at.desc(), sweeps.c.id.desc())
 _LAST_DONE = (
@@ -305,70 +223,126 @@ _LAST_DONE = (
     .order_by(sweeps.c.ended_at.desc(), sweeps.c.id.desc())
     .limit(1)
 )
-_REPLACE = (
-    update(sweeps)
-    .where(sweeps.c.id == bindparam("key"))
-    .values({column.name: bindparam(f"new_{column.name}") for column in sweeps.columns})
-)
 
 
 class SweepReader(Source):
-    """The sweeps of a deployment."""
+    """Reader of sweeps."""
 
     def get(self, sweep_id: str) -> SweepRecord:
         """One sweep; `NotFound` if there is none."""
-        row = None
-        if is_id(sweep_id):
-            with reading(self._engine) as connection:
-                row = connection.execute(_SWEEP, {"id": sweep_id}).one_or_none()
+        row = self._first(_SWEEP, id=sweep_id) if is_id(sweep_id) else None
         if row is None:
             raise NotFound("no sweep has this id: see `sosie sweep list`")
-        return _sweep_of(row)
+        return sweep_of(row)
 
     def newest(self, limit: int = 100) -> list[SweepRecord]:
         """The newest sweeps, the newest first."""
-        with reading(self._engine) as connection:
-            return [_sweep_of(row) for row in connection.execute(_NEWEST_SWEEPS.limit(limit))]
+        return [sweep_of(row) for row in self.rows(_NEWEST_SWEEPS.limit(limit))]
 
     def last_done(self) -> SweepRecord | None:
         """The one that was done last; `None` where none was."""
-        with reading(self._engine) as connection:
-            row = connection.execute(_LAST_DONE).one_or_none()
-        return None if row is None else _sweep_of(row)
+        row = self._first(_LAST_DONE)
+        return None if row is None else sweep_of(row)
 
 
-def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None:
-    """Enters each sweep, in place of what was known of it before."""
-    for record in records:
-        values = _sweep_row(record)
-        known = {"key": record.id, **{f"new_{name}": value for name, value in values.items()}}
-        if connection.execute(_REPLACE, known).rowcount == 0:
-            connection.execute(insert(sweeps), values)
+OWNERS_PER_PAGE = 50_000
+_ID_BYTES = 36
 
-
-def _sweep_of(row: Row[Any]) -> SweepRecord:
-    terms, progress = row.terms, row.progress
-    return SweepRecord(
-        **{
-            **row._asdict(),
-            "state": SweepState(row.state),
-            "terms": SweepTerms(**{**terms, "scope": Scope(terms["scope"])}),
-            "progress": SweepProgress(**progress),
-        }
+_references, _lines = tables.references, tables.lines
+_IS_LIVE = _references.c.removed_sequence.is_(None)
+_DOCUMENTS_OF = select(_references.c.id, _references.c.document_id).where(
+    _references.c.id.in_(KEYS), _IS_LIVE
+)
+_LINES_OF = (
+    select(
+        _lines.c.document_id,
+        _lines.c.id,
+        _lines.c.carrier,
+        _lines.c.outlet,
+        _lines.c.opened_at,
+        _lines.c.status,
     )
+    .where(_lines.c.document_id.in_(KEYS))
+    .order_by(_lines.c.opened_at, _lines.c.id)
+)
+_IS_OPEN_DISPUTE = (
+    select(cases.c.kind == CaseKind.DISPUTE.value)
+    .where(
+        cases.c.id == case_documents.c.case_id,
+        cases.c.state.in_(sorted(state.value for state in ALIVE)),
+    )
+    .scalar_subquery()
+)
+# A subquery and no join: SQLite would go through every open case first.
+_DISPUTES_OF = (
+    select(case_documents.c.document_id, func.count().label("disputes"))
+    .where(case_documents.c.document_id.in_(KEYS), _IS_OPEN_DISPUTE)
+    .group_by(case_documents.c.document_id)
+)
+# In the order of an index that has both columns: the rows themselves, which are ten times as
+# long for their templates, are not read.
+_OWNERS = (
+    select(_references.c.document_id, _references.c.id)
+    .where(
+        tuple_(_references.c.document_id, _references.c.id)
+        > tuple_(bindparam("document"), bindparam("id"))
+    )
+    .order_by(_references.c.document_id, _references.c.id)
+    .limit(bindparam("page"))
+)
+_REMOVED = select(_references.c.id).where(_references.c.removed_sequence.is_not(None))
 
 
-def _sweep_row(record: SweepRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "state": record.state.value,
-        "terms": {"threshold": float(record.terms.threshold), "scope": record.terms.scope.value},
-        "requested_by": record.requested_by,
-        "created_at": record.created_at,
-        "started_at": record.started_at,
-        "ended_at": record.ended_at,
-        "sequence": record.sequence,
-        "progress": asdict(record.progress),
-        "summary": None if record.summary is None else dict(record.summary),
-        "fault": record.fault,
-    }
+class FactReader(Source):
+    """Reader of facts about references, by which sweeps rank and group them."""
+
+    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
+        """The documents of these references, each once, in the order of their first reference.
+
+        A reference that is gone has none. Each brings the references that were asked for, every
+        line, closed ones too, and the number of its open disputes.
+        """
+        references: dict[str, list[int]] = defaultdict(list)
+        for row in self._rows_of(_DOCUMENTS_OF, sorted({int(key) for key in reference_ids})):
+            references[row.document_id].append(row.id)
+        ordered = {key: sorted(ids) for key, ids in references.items()}
+        documents = sorted(ordered, key=lambda key: ordered[key][0])
+        lines: dict[str, list[LineFact]] = defaultdict(list)
+        for row in self._rows_of(_LINES_OF, documents):
+            lines[row.document_id].append(
+                LineFact(row.id, row.carrier, row.outlet, row.opened_at, row.status)
+            )
+        disputes = {row.document_id: row.disputes for row in self._rows_of(_DISPUTES_OF, documents)}
+        return [
+            Identity(key, tuple(ordered[key]), tuple(lines[key]), disputes.get(key, 0))
+            for key in documents
+        ]
+
+    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of every live reference: ids int64[n], ascending, and a number of its document int64[n].
+
+        The numbers say no more than which references are of one document. Read in pages, each a
+        short transaction: what is added or removed meanwhile may be in it or not.
+        """
+        pages = list(self._owner_pages())
+        removed = np.array([row.id for row in self.rows(_REMOVED)], np.int64)
+        if not pages:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        ids = np.concatenate([ids for ids, _ in pages])
+        # Every page begins with a number of its own, unless it goes on with a document.
+        numbers = np.cumsum(np.concatenate([is_other for _, is_other in pages]), dtype=np.int64)
+        order = np.argsort(ids)
+        order = order[~np.isin(ids[order], removed)]
+        return ids[order], numbers[order]
+
+    def _owner_pages(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """References by document, and whether each is of another document than the one before."""
+        asked = {"document": "", "id": -1, "page": OWNERS_PER_PAGE}
+        while True:
+            rows = self.rows(_OWNERS, **asked)
+            if not rows:
+                return
+            documents, ids = zip(*rows, strict=True)
+            names = np.array((asked["document"], *documents), f"S{_ID_BYTES}")
+            yield np.array(ids, np.int64), names[1:] != names[:-1]
+            asked |= {"document": documents[-1], "id": ids[-1]}

@@ -1,18 +1,34 @@
-"""The connection to SQLite or PostgreSQL: durable, one way to begin, one way to fail."""
+"""Connections to SQLite or PostgreSQL, their transactions and errors, and batched reads."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    BindParameter,
+    Connection,
+    Dialect,
+    Engine,
+    Row,
+    Select,
+    String,
+    bindparam,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.types import TypeDecorator
 
 from engine.errors import RegistryError, StorageFailed, StorageFull
+from engine.registry.vault import Vault
 
 BUSY_TIMEOUT_MS = 10_000
 CHUNK_ROWS = 500
@@ -165,3 +181,50 @@ def _translate(cause: BaseException | None) -> StorageFailed:
 def _error_name(cause: BaseException | None) -> str:
     state = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
     return str(state or type(cause).__name__)
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware datetime as UTC text of one width, so that both databases keep it to the
+    microsecond and sort it by time."""
+
+    impl = String(27)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _: Dialect) -> str | None:
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "moments are timezone-aware"
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def process_result_value(self, value: str | None, _: Dialect) -> datetime | None:
+        return None if value is None else datetime.fromisoformat(value)
+
+
+KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
+"""Stands in a query for the keys that `Source._rows_of` asks it for."""
+
+
+class Source:
+    """One registry to read from, each read a short transaction; safe to use from any thread."""
+
+    def __init__(self, engine: Engine, vault: Vault) -> None:
+        self._engine = engine
+        self._vault = vault
+
+    @property
+    def vault(self) -> Vault:
+        return self._vault
+
+    def rows(self, query: Select[Any], **values: object) -> Sequence[Row[Any]]:
+        """What the query finds, for these values of its parameters."""
+        with reading(self._engine) as connection:
+            return connection.execute(query, values).all()
+
+    def _first(self, query: Select[Any], **values: object) -> Row[Any] | None:
+        return next(iter(self.rows(query, **values)), None)
+
+    def _rows_of(
+        self, statement: Select[Any], keys: Sequence[object], **values: object
+    ) -> Iterator[Row[Any]]:
+        for chunk in chunks(list(dict.fromkeys(keys))):
+            yield from self.rows(statement, keys=chunk, **values)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from engine.errors import KeyRingForeign, ModelMismatch
 from engine.registry import audit, tables
@@ -55,7 +54,13 @@ def check(connection: Connection, vault: Vault, model_digest: str) -> None:
         raise KeyRingForeign(
             "the key ring bears this deployment's id but not its keys: restore the right backup"
         )
-    _check_data_keys(row, vault)
+    held = _data_keys(vault)
+    for version, fingerprint in row.data_keys.items():
+        if held.get(version) != fingerprint:
+            raise KeyRingForeign(
+                f"the key ring lacks data key {version} ({fingerprint}), which rows are sealed "
+                "with: restore the newest backup of the key ring"
+            )
 
 
 def check_data_key_is_newest(connection: Connection, vault: Vault) -> None:
@@ -68,7 +73,7 @@ def check_data_key_is_newest(connection: Connection, vault: Vault) -> None:
 
 
 def add_data_key(connection: Connection, vault: Vault) -> None:
-    """Notes the active data key before anything is sealed with it."""
+    """Records the active data key before anything is sealed with it."""
     known = connection.scalars(select(_deployment.c.data_keys)).one()
     version = str(vault.active_data_version)
     if version not in known:
@@ -81,16 +86,6 @@ def drop_data_key(connection: Connection, version: int) -> None:
     known = connection.scalars(select(_deployment.c.data_keys)).one()
     kept = {name: mark for name, mark in known.items() if name != str(version)}
     connection.execute(update(_deployment).values(data_keys=kept))
-
-
-def _check_data_keys(row: Row[Any], vault: Vault) -> None:
-    held = _data_keys(vault)
-    for version, fingerprint in row.data_keys.items():
-        if held.get(version) != fingerprint:
-            raise KeyRingForeign(
-                f"the key ring lacks data key {version} ({fingerprint}), which rows are sealed "
-                "with: restore the newest backup of the key ring"
-            )
 
 
 def _data_keys(vault: Vault) -> dict[str, str]:

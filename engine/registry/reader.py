@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, Row, Select, bindparam, func, select, tuple_
+from sqlalchemy import Engine, Row, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
-from engine.registry import audit, tables
-from engine.registry.audit import record_of
-from engine.registry.cases import CaseReader, SweepReader
-from engine.registry.database import reading
-from engine.registry.facts import FactReader
+from engine.registry import tables
+from engine.registry.audit import AuditReader
+from engine.registry.cases import CaseReader, FactReader, SweepReader
+from engine.registry.database import KEYS
 from engine.registry.records import (
     ApiKey,
-    AuditRecord,
     Carrier,
     DocumentRecord,
     EnrollmentRecord,
@@ -31,8 +29,7 @@ from engine.registry.records import (
     WatchEntry,
     is_id,
 )
-from engine.registry.rows import api_key_of, gather_documents, line_of
-from engine.registry.source import KEYS, Identity, ReferenceChunk, Source
+from engine.registry.rows import gather_documents, line_of, read_as
 from engine.registry.tables import metadata
 from engine.registry.vault import WATCHED_TEMPLATE, Vault
 
@@ -137,6 +134,26 @@ _NEWEST_OF = (
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """What a document says in the clear, and where its holder's consent is on file if that came
+    with an existing base: an enrollment has its own."""
+
+    number: str = field(repr=False)
+    name: str = field(repr=False)
+    consent_ref: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceChunk:
+    """Live references side by side: ids int64[n], rotated unit rows float32[n, dim],
+    and the gallery sequence at which each was added, int64[n]."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32] = field(repr=False)
+    sequences: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptRecord:
     """One enrollment in short; `Reader.enrollment` has its evidence."""
 
@@ -149,7 +166,7 @@ class AttemptRecord:
     created_at: datetime
 
 
-class Reader(Source):
+class Reader(AuditReader):
     """What the registrar and the surfaces ask; safe to use from any thread."""
 
     def __init__(self, engine: Engine, vault: Vault) -> None:
@@ -160,12 +177,7 @@ class Reader(Source):
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """What was answered before under these idempotency scopes."""
-        return {
-            row.scope: StoredAnswer(
-                row.scope, row.payload_digest, row.enrollment_id, row.response, row.created_at
-            )
-            for row in self._rows_of(_ANSWERS, scopes)
-        }
+        return {row.scope: read_as(StoredAnswer, row) for row in self._rows_of(_ANSWERS, scopes)}
 
     def documents(self, lookups: Sequence[bytes]) -> dict[bytes, DocumentRecord]:
         """The documents on record under these keyed look-ups, with their live references."""
@@ -185,8 +197,7 @@ class Reader(Source):
 
     def blocked_documents(self) -> list[DocumentRecord]:
         """Every blocked document, erased ones too, the longest blocked first."""
-        with reading(self._engine) as connection:
-            return gather_documents(connection.execute(_BLOCKED_DOCUMENTS))
+        return gather_documents(self.rows(_BLOCKED_DOCUMENTS))
 
     def documents_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
         """The document of each of these references; a removed one is left out."""
@@ -197,11 +208,11 @@ class Reader(Source):
 
     def identity(self, document_id: str) -> Identity:
         """Opens what is sealed of a document; `NotFound` if unknown or erased."""
-        with reading(self._engine) as connection:
-            sealed = connection.scalar(_IDENTITY, {"id": document_id})
-        if sealed is None:
+        row = self._first(_IDENTITY, id=document_id)
+        if row is None or row.identity is None:
             raise NotFound("no such document, or it was erased: check the id")
-        return Identity(*json.loads(self._vault.open("documents.identity", document_id, sealed)))
+        opened = self._vault.open("documents.identity", document_id, row.identity)
+        return Identity(*json.loads(opened))
 
     def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
         """The lines, not closed, that these numbers are on."""
@@ -221,8 +232,7 @@ class Reader(Source):
 
     def lines_of(self, document_id: str) -> list[LineRecord]:
         """Every line of a document, closed ones too, oldest first."""
-        with reading(self._engine) as connection:
-            return [line_of(row) for row in connection.execute(_LINES_OF, {"id": document_id})]
+        return [line_of(row) for row in self.rows(_LINES_OF, id=document_id)]
 
     def lines_in_use_of(self, document_ids: Sequence[str]) -> dict[str, list[LineRecord]]:
         """The lines, not closed, of each document, oldest first; no document is left out."""
@@ -248,8 +258,7 @@ class Reader(Source):
         # Ids are never negative, so -1 stands before the first reference of the next sequence.
         place = {"sequence": after_sequence + 1, "id": -1, "page": TEMPLATES_PER_CHUNK}
         while True:
-            with reading(self._engine) as connection:
-                rows = connection.execute(_REFERENCE_PAGE, place).all()
+            rows = self.rows(_REFERENCE_PAGE, **place)
             if not rows:
                 return
             ids = [row.id for row in rows]
@@ -262,27 +271,20 @@ class Reader(Source):
 
     def removals(self, after_sequence: int) -> NDArray[np.int64]:
         """The references removed after a gallery sequence: int64[n], ascending."""
-        with reading(self._engine) as connection:
-            ids = connection.scalars(_REMOVALS, {"sequence": after_sequence}).all()
-        return np.array(ids, dtype=np.int64)
+        rows = self.rows(_REMOVALS, sequence=after_sequence)
+        return np.array([row.id for row in rows], dtype=np.int64)
 
     def watchlist(self) -> list[WatchEntry]:
         """Every entry in force, with its template."""
-        with reading(self._engine) as connection:
-            rows = connection.execute(_WATCHLIST).all()
-        return [self._watched(row) for row in rows]
+        return [self._watched(row) for row in self.rows(_WATCHLIST)]
 
     def enrollment(self, enrollment_id: str) -> EnrollmentRecord:
         """One enrollment; `NotFound` if there is none."""
         # No database is asked for what is no id: PostgreSQL fails on some texts.
-        row = None
-        if is_id(enrollment_id):
-            with reading(self._engine) as connection:
-                row = connection.execute(_ENROLLMENT, {"id": enrollment_id}).one_or_none()
+        row = self._first(_ENROLLMENT, id=enrollment_id) if is_id(enrollment_id) else None
         if row is None:
             raise NotFound("no enrollment has this id: check it")
-        values = row._asdict()
-        return EnrollmentRecord(**values | {"reasons": tuple(values["reasons"])})
+        return read_as(EnrollmentRecord, row, reasons=tuple(row.reasons))
 
     def attempts_of(
         self, document_ids: Sequence[str], most: int = 20
@@ -290,79 +292,35 @@ class Reader(Source):
         """The `most` newest attempts under each document, newest first; none is left out."""
         found: dict[str, list[AttemptRecord]] = {key: [] for key in document_ids}
         for row in self._rows_of(_NEWEST_OF, document_ids, most=most):
-            found[row.document_id].append(
-                AttemptRecord(
-                    row.id,
-                    row.document_id,
-                    row.carrier,
-                    row.outlet,
-                    row.decision,
-                    tuple(row.reasons),
-                    row.created_at,
-                )
-            )
+            found[row.document_id].append(read_as(AttemptRecord, row, reasons=tuple(row.reasons)))
         return found
 
     def outlets(self, codes: Sequence[str]) -> dict[str, Outlet]:
         """The known ones of these outlets."""
-        return {
-            row.code: Outlet(row.code, row.carrier, row.is_open, row.line_limit)
-            for row in self._rows_of(_OUTLETS, codes)
-        }
+        return {row.code: read_as(Outlet, row) for row in self._rows_of(_OUTLETS, codes)}
 
     def carriers(self) -> list[Carrier]:
         """Every carrier, by code."""
-        with reading(self._engine) as connection:
-            return [
-                Carrier(row.code, row.name, row.line_limit) for row in connection.execute(_CARRIERS)
-            ]
+        return [read_as(Carrier, row) for row in self.rows(_CARRIERS)]
 
     def all_outlets(self) -> list[Outlet]:
         """Every outlet, closed ones too, by code."""
-        with reading(self._engine) as connection:
-            return [
-                Outlet(row.code, row.carrier, row.is_open, row.line_limit)
-                for row in connection.execute(_ALL_OUTLETS)
-            ]
+        return [read_as(Outlet, row) for row in self.rows(_ALL_OUTLETS)]
 
     def api_key(self, key_id: str) -> ApiKey:
         """One key of the service, in force or not; `NotFound` if there is none."""
-        with reading(self._engine) as connection:
-            row = connection.execute(_API_KEY, {"id": key_id}).one_or_none()
+        row = self._first(_API_KEY, id=key_id)
         if row is None:
             raise NotFound("no key has this id: see `sosie apikey list`")
-        return api_key_of(row)
+        return read_as(ApiKey, row)
 
     def api_keys(self) -> list[ApiKey]:
         """Every key of the service, those no longer in force too, the oldest first."""
-        with reading(self._engine) as connection:
-            return [api_key_of(row) for row in connection.execute(_API_KEYS)]
-
-    def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
-        """The audit trail after a number, oldest first."""
-        while True:
-            with reading(self._engine) as connection:
-                page = audit.read_page(connection, after)
-            if not page:
-                return
-            yield from page
-            after = page[-1].number
-
-    def audit_head(self) -> tuple[int, bytes]:
-        """The number and hash of the newest audit entry, as the deployment's row has them."""
-        with reading(self._engine) as connection:
-            row = connection.execute(_DEPLOYMENT).one()
-        return row.audit_number, row.audit_head
-
-    def audit_hash_at(self, number: int) -> bytes | None:
-        """The hash of one audit entry as the trail has it; `None` where there is no such entry."""
-        with reading(self._engine) as connection:
-            return audit.hash_at(connection, number)
+        return [read_as(ApiKey, row) for row in self.rows(_API_KEYS)]
 
     def sequence(self) -> int:
         """The gallery's sequence: the last committed change of references."""
-        with reading(self._engine) as connection:
-            return int(connection.execute(_DEPLOYMENT).one().sequence)
+        return int(self.rows(_DEPLOYMENT)[0].sequence)
 
     def counts(self) -> dict[str, int]:
         """Rows by table, and `live_references`: those that the gallery holds."""
@@ -376,55 +334,10 @@ class Reader(Source):
         )
         # One statement, since PostgreSQL may show each statement a newer state.
         counted = select(*(query.scalar_subquery().label(name) for name, query in queries.items()))
-        with reading(self._engine) as connection:
-            return dict(connection.execute(counted).one()._mapping)
+        return dict(self.rows(counted)[0]._mapping)
 
     def _watched(self, row: Row[Any]) -> WatchEntry:
         template = None
         if row.template is not None:
             template = self._vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
-        return WatchEntry(row.id, row.document_lookup, template, row.reason, row.added_at)
-
-
-# The audit trail for whoever looks into it, read by filter.
-
-WINDOW_ENTRIES = 20_000
-"""So many numbers one query looks through: a longer read would keep SQLite's writer waiting."""
-
-_audit = tables.audit
-
-
-def read_audit(
-    reader: Reader,
-    after: int | None,
-    limit: int,
-    action: str | None = None,
-    actor: str | None = None,
-    subject: str | None = None,
-) -> list[AuditRecord]:
-    """The first `limit` entries above a number that match exactly, in the order of the chain.
-
-    Without a number the newest that match, in the same order. A page that is not full is the
-    last one.
-    """
-    assert limit > 0
-    asked = ((_audit.c.action, action), (_audit.c.actor, actor), (_audit.c.subject, subject))
-    wanted = select(_audit).where(*(column == text for column, text in asked if text is not None))
-    head, _ = reader.audit_head()
-    is_newest = after is None
-    place = _audit.c.number.desc() if is_newest else _audit.c.number
-    found: list[AuditRecord] = []
-    for window in _windows(wanted, after, head):
-        page = window.order_by(place).limit(limit - len(found))
-        found += [record_of(row) for row in reader.rows(page)]
-        if len(found) == limit:
-            break
-    return found[::-1] if is_newest else found
-
-
-def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Select[Any]]:
-    """The query cut into bounded pieces: upwards from a number, or downwards from the head."""
-    starts = range(after or 0, head, WINDOW_ENTRIES)
-    for start in starts if after is not None else reversed(starts):
-        number = _audit.c.number
-        yield wanted.where(number > start, number <= start + WINDOW_ENTRIES)
+        return read_as(WatchEntry, row, template=template)

@@ -1,4 +1,4 @@
-"""What the registry reads and writes, free of any database.
+"""Records that the registry reads and writes, free of any database.
 
 Moments are timezone-aware datetimes. Fields that hold a name, a number or a template never show
 in a record's text form.
@@ -21,59 +21,6 @@ from numpy.typing import NDArray
 
 from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
 from engine.sweeps.sweep_model import SweepRecord
-
-# What people find and keep of cases: judged pairs, crops, and how a transaction changes them.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedPair:
-    """Two documents, left < right, of which people said what they are.
-
-    `score` is the best between their references, `sweep_id` the sweep that had found them.
-    """
-
-    left_document: str
-    right_document: str
-    outcome: Outcome
-    score: float
-    case_id: str
-    sweep_id: str | None
-    decided_at: datetime
-    decided_by: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CropRecord:
-    """An aligned face of an enrollment, without its image; `photograph` is `live` or `portrait`."""
-
-    id: str
-    enrollment_id: str
-    photograph: str
-    kept_until: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewCrop(CropRecord):
-    """With its image as a JPEG or PNG file, which is sealed."""
-
-    image: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeskChanges:
-    """What a transaction does for the fraud desk; a part of `records.Changes`.
-
-    Sweeps and judged pairs take the place of those of the same id or documents.
-    """
-
-    case_notes: Sequence[tuple[str, CaseNote]] = ()
-    """Case id and an entry of its history; those of one case in their order."""
-    judged: Sequence[JudgedPair] = ()
-    sweeps: Sequence[SweepRecord] = ()
-    crops: Sequence[NewCrop] = ()
-    restored_lines: Sequence[str] = ()
-    """Disputed lines that are active again."""
-
 
 Json = Mapping[str, Any]
 _ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -122,7 +69,7 @@ def new_id() -> str:
 
 
 def is_id(text: str) -> bool:
-    """True for a text written as `new_id` writes them."""
+    """True for a text in the form of `new_id`."""
     return _ID.fullmatch(text) is not None
 
 
@@ -232,7 +179,7 @@ class NewLine:
 
 @dataclass(frozen=True, slots=True)
 class LineRecord:
-    """A line without its number, which `Store.numbers` opens."""
+    """A line without its number, which `Reader.numbers` opens."""
 
     id: str
     msisdn_lookup: bytes | None
@@ -247,8 +194,8 @@ class LineRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseRecord:
-    """A case. `suspect_ids`: those of its documents that seem to be one person's; whose document
-    was only misused is not among them. `line_id`: the line that it is about, where it is one.
+    """A case. `suspect_ids`: its documents that seem to be one person's, not one that was only
+    misused. `line_id`: the line that it is about, if any.
     """
 
     id: str
@@ -273,6 +220,40 @@ class CaseRecord:
     closed_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedPair:
+    """The outcome that people gave a pair of documents, left < right.
+
+    `score` is the best between their references, `sweep_id` the sweep that found them.
+    """
+
+    left_document: str
+    right_document: str
+    outcome: Outcome
+    score: float
+    case_id: str
+    sweep_id: str | None
+    decided_at: datetime
+    decided_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropRecord:
+    """An aligned face of an enrollment, without its image; `photograph` is `live` or `portrait`."""
+
+    id: str
+    enrollment_id: str
+    photograph: str
+    kept_until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCrop(CropRecord):
+    """A crop with its image as a JPEG or PNG file, which is sealed."""
+
+    image: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class WatchEntry:
     """A document, a rotated template (float32[dim]) or both, to be reviewed when met.
@@ -289,7 +270,7 @@ class WatchEntry:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """What an idempotent request was answered; `scope` names the carrier and its key."""
+    """The answer to an idempotent request; `scope` names the carrier and its key."""
 
     scope: bytes
     payload_digest: bytes
@@ -300,7 +281,7 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """Who did what to what; `detail` holds ids, codes, counts and scores, never a name."""
+    """An action for the audit trail; `detail` holds ids, codes, counts and scores, never a name."""
 
     actor: str
     action: str
@@ -310,7 +291,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """An entry in its place in the chain."""
+    """An audit entry in its place in the chain."""
 
     number: int
     at: datetime
@@ -319,14 +300,14 @@ class AuditRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes(DeskChanges):
-    """One transaction: all of it is kept, or nothing.
+class Changes:
+    """One transaction: all of it is stored, or nothing.
 
     `sequence` is the gallery's after these changes. Every commit carries at least one audit
-    entry. A removed reference keeps its row, without a template. An erased document loses its
-    number, name and look-ups, and its lines are closed and lose theirs; the caller removes its
-    references in the same changes. A blocked document keeps its keyed look-up through an erasure
-    and loses it when it is unblocked.
+    entry. Sweeps and judged pairs replace those of the same id or documents. A removed reference
+    keeps its row, without a template. An erased document loses its number, name and look-ups, and
+    its lines are closed and lose theirs; the caller removes its references in the same changes. A
+    blocked document keeps its keyed look-up through an erasure and loses it when it is unblocked.
     """
 
     sequence: int
@@ -350,14 +331,18 @@ class Changes(DeskChanges):
     erased_documents: Sequence[str] = ()
     watched: Sequence[WatchEntry] = ()
     unwatched: Sequence[int] = ()
-
-
-# A key of the service, as the registry keeps it.
+    case_notes: Sequence[tuple[str, CaseNote]] = ()
+    """Case id and an entry of its history; those of one case in their order."""
+    judged: Sequence[JudgedPair] = ()
+    sweeps: Sequence[SweepRecord] = ()
+    crops: Sequence[NewCrop] = ()
+    restored_lines: Sequence[str] = ()
+    """Disputed lines that are active again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """Who may call the service; `digest` is all that is kept of the key itself.
+    """A key of the service; `digest` is all that is stored of the key itself.
 
     `carrier` and `outlet` are what the role is bound to; `rate_limit` is in items a second.
     """

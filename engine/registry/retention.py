@@ -1,9 +1,9 @@
-"""What leaves the registry when its time is over: found by kind, wiped in bounded transactions."""
+"""Retention: finds by kind what has stayed its time, and wipes it in bounded transactions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -33,18 +33,18 @@ from engine.registry.records import ALIVE, AuditEntry, DocumentStatus, Json
 from engine.registry.rows import erase_notes
 from engine.registry.writer import Writer
 
-# What a row loses when its time is over; the row itself stays, where it is not told otherwise.
-
 Strip = Callable[[Json], Json]
-"""What stays of an attempt's evidence: nothing about a person."""
+"""Reduces an attempt's evidence to what is not about a person."""
 Wipe = Callable[[Connection, Sequence[Any], datetime, Strip], None]
 
-_wipe_documents, _wipe_enrollments = tables.documents, tables.enrollments
-_wipe_lines, _wipe_answers, _wipe_crops = tables.lines, tables.idempotency, tables.crops
+_cases, _documents, _enrollments = tables.cases, tables.documents, tables.enrollments
+_lines, _answers = tables.lines, tables.idempotency
+_crops, _named = tables.crops, tables.case_documents
+_opened, _standing = _cases.alias("opened"), _cases.alias("standing")
 
 _EXPIRE_ATTEMPT = (
-    update(_wipe_enrollments)
-    .where(_wipe_enrollments.c.id == bindparam("key"))
+    update(_enrollments)
+    .where(_enrollments.c.id == bindparam("key"))
     .values(
         evidence=bindparam("stays"),
         consent_ref=None,
@@ -55,28 +55,24 @@ _EXPIRE_ATTEMPT = (
 
 
 def wipe_attempts(connection: Connection, ids: Sequence[Any], now: datetime, strip: Strip) -> None:
-    """With their stored answers and crops, which go as a whole."""
-    found = select(_wipe_enrollments.c.id, _wipe_enrollments.c.evidence).where(
-        _wipe_enrollments.c.id.in_(ids)
-    )
+    """Wipes what describes a person; stored answers and crops are deleted."""
+    found = select(_enrollments.c.id, _enrollments.c.evidence).where(_enrollments.c.id.in_(ids))
     stripped = [
         {"key": row.id, "stays": dict(strip(row.evidence)), "at": now}
         for row in connection.execute(found)
     ]
     connection.execute(_EXPIRE_ATTEMPT, stripped)
-    connection.execute(delete(_wipe_answers).where(_wipe_answers.c.enrollment_id.in_(ids)))
-    connection.execute(delete(_wipe_crops).where(_wipe_crops.c.enrollment_id.in_(ids)))
+    connection.execute(delete(_answers).where(_answers.c.enrollment_id.in_(ids)))
+    connection.execute(delete(_crops).where(_crops.c.enrollment_id.in_(ids)))
 
 
 def wipe_documents(connection: Connection, ids: Sequence[Any], now: datetime, _: Strip) -> None:
-    """As an erasure does it: a block outlives what the document was known by; what people wrote
-    goes with the last whom their case names."""
-    blocked_lookup = case(
-        (_wipe_documents.c.blocked_at.is_not(None), _wipe_documents.c.lookup), else_=None
-    )
+    """Wipes as an erasure does: a block outlives the document's identity, and the notes of a case
+    go with the last document that it names."""
+    blocked_lookup = case((_documents.c.blocked_at.is_not(None), _documents.c.lookup), else_=None)
     connection.execute(
-        update(_wipe_documents)
-        .where(_wipe_documents.c.id.in_(ids))
+        update(_documents)
+        .where(_documents.c.id.in_(ids))
         .values(
             status=DocumentStatus.ERASED.value,
             lookup=blocked_lookup,
@@ -90,31 +86,23 @@ def wipe_documents(connection: Connection, ids: Sequence[Any], now: datetime, _:
 
 
 def wipe_lines(connection: Connection, ids: Sequence[Any], *_: object) -> None:
-    """Their numbers."""
     connection.execute(
-        update(_wipe_lines).where(_wipe_lines.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
+        update(_lines).where(_lines.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
     )
 
 
 def wipe_answers(connection: Connection, scopes: Sequence[Any], *_: object) -> None:
-    """As a whole."""
-    connection.execute(delete(_wipe_answers).where(_wipe_answers.c.scope.in_(scopes)))
+    connection.execute(delete(_answers).where(_answers.c.scope.in_(scopes)))
 
 
 def wipe_crops(connection: Connection, ids: Sequence[Any], *_: object) -> None:
-    """As a whole."""
-    connection.execute(delete(_wipe_crops).where(_wipe_crops.c.id.in_(ids)))
+    connection.execute(delete(_crops).where(_crops.c.id.in_(ids)))
 
 
 ROWS_PER_BATCH = 500
-"""So many rows keep decisions waiting for a tenth of a second at most."""
+"""So many rows delay decisions by a tenth of a second at most."""
 Until = Mapping["Kind", datetime]
-"""By kind: what has its moment then or before has stayed its time; a kind without one is kept."""
-
-_cases, _documents, _enrollments = tables.cases, tables.documents, tables.enrollments
-_lines, _answers = tables.lines, tables.idempotency
-_crops, _named = tables.crops, tables.case_documents
-_opened, _standing = _cases.alias("opened"), _cases.alias("standing")
+"""By kind, the newest moment that has stayed its time; a kind without one is kept."""
 
 # Not as parameters: a partial index serves only a query that says what the index does.
 _REJECTED: ColumnElement[str] = literal_column("'rejected'")
@@ -124,25 +112,25 @@ _CLOSED: ColumnElement[str] = literal_column("'closed'")
 
 
 class Kind(StrEnum):
-    """What may leave, in the order in which it does."""
+    """What may expire, in the order in which it does."""
 
     ATTEMPTS = "attempts"
     """Of rejected attempts: evidence, consent, capture time, stored answer, crops. The decision
     stays, with its reasons."""
     REVIEWS = "reviews"
-    """The same of attempts that went to people."""
+    """The same of attempts that people decided."""
     DOCUMENTS = "documents"
-    """Number, name and look-ups of documents that were known from such attempts alone."""
+    """Number, name and look-ups of documents known from such attempts alone."""
     LINES = "lines"
     """The numbers of closed lines; the lines stay."""
     ANSWERS = "answers"
-    """What was answered under an Idempotency-Key; sent again, it would be judged anew."""
+    """Stored answers by Idempotency-Key: the same request would be judged anew."""
     CROPS = "crops"
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """How many rows leave now, and how many more an open case holds."""
+    """How many rows expire now, and how many more an open case holds back."""
 
     rows: int
     held: int
@@ -150,7 +138,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run."""
+    """One run of retention."""
 
     id: str
     actor: str
@@ -159,13 +147,13 @@ class Job:
 
 
 class Rows(Protocol):
-    """The writer, or any reader."""
+    """The writer or any reader."""
 
     def rows(self, query: Select[Any]) -> Sequence[Row[Any]]: ...
 
 
 def count_due(source: Rows, kind: Kind, until: Until) -> Due:
-    """What leaves of a kind now; changes nothing."""
+    """Counts what of a kind expires now."""
     rule = _RULES[kind]
     is_due, is_held = rule.is_due(until), rule.is_held
     counts = [func.count(case((~is_held, 1))), func.count(case((is_held, 1)))]
@@ -175,9 +163,9 @@ def count_due(source: Rows, kind: Kind, until: Until) -> Due:
 
 
 def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROWS_PER_BATCH) -> int:
-    """Has at most `limit` rows leave in one audited transaction, oldest first; 0: none is left.
+    """Wipes at most `limit` rows in one audited transaction, oldest first; 0 when none is left.
 
-    To be called on the writer's thread, where nothing changes between the look and the deed.
+    To be called on the writer's thread, where nothing changes between the query and the wiping.
     """
     rule = _RULES[kind]
     query = select(rule.key).where(rule.is_due(job.until), ~rule.is_held).order_by(*rule.order)
@@ -195,16 +183,16 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How one kind is found and wiped; `is_held` is true of what an open case names."""
+    """How one kind is found and wiped; `is_held` is true where an open case names the row."""
 
     key: Column[Any]
     is_due: Callable[[Until], ColumnElement[bool]]
     order: tuple[Column[Any], ...]
     wipe: Wipe
-    is_held: ColumnElement[bool]
+    is_held: ColumnElement[bool] = field(default_factory=false)
 
 
-# Of a document that people look into nothing leaves: not itself, no attempt or line under it.
+# Nothing expires of a document in an open case: not itself, no attempt or line under it.
 _LOOKED_INTO = (
     select(_named.c.document_id)
     .join(_cases, _cases.c.id == _named.c.case_id)
@@ -218,11 +206,7 @@ _IS_HELD_LINE = _lines.c.document_id.in_(_LOOKED_INTO)
 
 
 def _due_attempts(until: Until) -> ColumnElement[bool]:
-    return and_(
-        _enrollments.c.decision == _REJECTED,
-        _enrollments.c.expired_at.is_(None),
-        _enrollments.c.created_at <= until[Kind.ATTEMPTS],
-    )
+    return _has_stayed(_REJECTED, until[Kind.ATTEMPTS])
 
 
 def _due_reviews(until: Until) -> ColumnElement[bool]:
@@ -233,11 +217,14 @@ def _due_reviews(until: Until) -> ColumnElement[bool]:
         _standing.c.id == func.coalesce(_opened.c.merged_into, _opened.c.id),
         _standing.c.closed_at > until[Kind.REVIEWS],
     )
+    return and_(_has_stayed(_REVIEW, until[Kind.REVIEWS]), ~is_newly_closed)
+
+
+def _has_stayed(decision: ColumnElement[str], until: datetime) -> ColumnElement[bool]:
     return and_(
-        _enrollments.c.decision == _REVIEW,
+        _enrollments.c.decision == decision,
         _enrollments.c.expired_at.is_(None),
-        _enrollments.c.created_at <= until[Kind.REVIEWS],
-        ~is_newly_closed,
+        _enrollments.c.created_at <= until,
     )
 
 
@@ -265,47 +252,30 @@ def _due_lines(until: Until) -> ColumnElement[bool]:
     )
 
 
+_ATTEMPT_ORDER = (_enrollments.c.created_at, _enrollments.c.id)
 _RULES = {
     Kind.ATTEMPTS: _Rule(
-        key=_enrollments.c.id,
-        is_due=_due_attempts,
-        order=(_enrollments.c.created_at, _enrollments.c.id),
-        wipe=wipe_attempts,
-        is_held=_IS_HELD_ATTEMPT,
+        _enrollments.c.id, _due_attempts, _ATTEMPT_ORDER, wipe_attempts, _IS_HELD_ATTEMPT
     ),
     Kind.REVIEWS: _Rule(
-        key=_enrollments.c.id,
-        is_due=_due_reviews,
-        order=(_enrollments.c.created_at, _enrollments.c.id),
-        wipe=wipe_attempts,
-        is_held=_IS_HELD_ATTEMPT,
+        _enrollments.c.id, _due_reviews, _ATTEMPT_ORDER, wipe_attempts, _IS_HELD_ATTEMPT
     ),
     Kind.DOCUMENTS: _Rule(
-        key=_documents.c.id,
-        is_due=_due_documents,
-        order=(_documents.c.id,),
-        wipe=wipe_documents,
-        is_held=_IS_HELD_DOCUMENT,
+        _documents.c.id, _due_documents, (_documents.c.id,), wipe_documents, _IS_HELD_DOCUMENT
     ),
     Kind.LINES: _Rule(
-        key=_lines.c.id,
-        is_due=_due_lines,
-        order=(_lines.c.closed_at, _lines.c.id),
-        wipe=wipe_lines,
-        is_held=_IS_HELD_LINE,
+        _lines.c.id, _due_lines, (_lines.c.closed_at, _lines.c.id), wipe_lines, _IS_HELD_LINE
     ),
     Kind.ANSWERS: _Rule(
-        key=_answers.c.scope,
-        is_due=lambda until: _answers.c.created_at <= until[Kind.ANSWERS],
-        order=(_answers.c.created_at,),
-        wipe=wipe_answers,
-        is_held=false(),
+        _answers.c.scope,
+        lambda until: _answers.c.created_at <= until[Kind.ANSWERS],
+        (_answers.c.created_at,),
+        wipe_answers,
     ),
     Kind.CROPS: _Rule(
-        key=_crops.c.id,
-        is_due=lambda until: _crops.c.kept_until <= until[Kind.CROPS],
-        order=(_crops.c.kept_until,),
-        wipe=wipe_crops,
-        is_held=false(),
+        _crops.c.id,
+        lambda until: _crops.c.kept_until <= until[Kind.CROPS],
+        (_crops.c.kept_until,),
+        wipe_crops,
     ),
 }

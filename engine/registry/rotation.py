@@ -13,7 +13,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Row,
-    Select,
     Table,
     and_,
     bindparam,
@@ -38,9 +37,9 @@ def reseal(
     rows_per_batch: int = ROWS_PER_BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
-    """Seals with the active data key whatever is sealed with another: rows by table.
+    """Seals every value of an older key with the active data key; returns rows by table.
 
-    `progress(done, total)` is told after each batch. Each batch is a fenced, audited transaction:
+    `progress(done, total)` is called after each batch. Each batch is a fenced, audited transaction:
     a stop between or inside batches leaves every value sealed with a key of the ring, and the
     next call goes on with the rows that are left.
     """
@@ -73,7 +72,12 @@ def retire(writer: Writer, version: int) -> KeyRing:
 
 
 def _reseal_table(writer: Writer, table: Table, column: Column[Any], limit: int) -> Iterator[int]:
-    page = _page(table, column, writer.vault, limit)
+    page = (
+        select(table.c.id, column.label("sealed"))
+        .where(_is_left(column, writer.vault))
+        .order_by(table.c.id)
+        .limit(limit)
+    )
     store = (
         update(table)
         .where(table.c.id == bindparam("key"))
@@ -90,15 +94,6 @@ def _reseal_table(writer: Writer, table: Table, column: Column[Any], limit: int)
             connection.execute(store, sealed)
         yield len(rows)
         last = rows[-1].id
-
-
-def _page(table: Table, column: Column[Any], vault: Vault, limit: int) -> Select[Any]:
-    return (
-        select(table.c.id, column.label("sealed"))
-        .where(_is_left(column, vault))
-        .order_by(table.c.id)
-        .limit(limit)
-    )
 
 
 def _count_left(writer: Writer, column: Column[Any]) -> int:

@@ -4,42 +4,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from sqlalchemy import Connection, Row, bindparam, exists, func, insert, select, update
-from sqlalchemy import Row as Found
+from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, select, update
 
 from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
 from engine.errors import StorageFailed
 from engine.registry import tables
+from engine.registry.database import KEYS
 from engine.registry.records import (
-    ApiKey,
     CaseRecord,
     CaseState,
     DocumentRecord,
     DocumentStatus,
     EnrollmentRecord,
+    JudgedPair,
     LineRecord,
     LineStatus,
+    NewCrop,
     NewDocument,
     NewLine,
     NewReference,
     StoredAnswer,
     WatchEntry,
 )
-from engine.registry.source import KEYS
-from engine.registry.tables import case_documents, case_notes, cases
+from engine.registry.tables import case_documents, case_notes, cases, crops, judged_pairs, sweeps
 from engine.registry.vault import WATCHED_TEMPLATE, Vault
+from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
 
+T = TypeVar("T")
 RowValues = Mapping[str, Any]
-"""What is written: values by column."""
+"""Values by column."""
 
 
-def gather_documents(rows: Iterable[Found[Any]]) -> list[DocumentRecord]:
+def gather_documents(rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
     """Documents joined with their live references: a row for each, or one without any."""
-    first: dict[str, Found[Any]] = {}
+    first: dict[str, Row[Any]] = {}
     reference_ids: dict[str, list[int]] = {}
     for row in rows:
         first.setdefault(row.id, row)
@@ -47,37 +50,30 @@ def gather_documents(rows: Iterable[Found[Any]]) -> list[DocumentRecord]:
         if row.reference_id is not None:
             ids.append(row.reference_id)
     return [
-        DocumentRecord(
-            id=row.id,
-            kind=row.kind,
-            lookup=row.lookup,
-            name_lookup=row.name_lookup,
+        read_as(
+            DocumentRecord,
+            row,
             status=DocumentStatus.BLOCKED if row.blocked_at else DocumentStatus(row.status),
-            expires_on=row.expires_on,
             reference_ids=tuple(reference_ids[row.id]),
-            blocked_at=row.blocked_at,
             is_erased=row.status == DocumentStatus.ERASED,
         )
         for row in first.values()
     ]
 
 
-def line_of(row: Found[Any]) -> LineRecord:
-    return LineRecord(
-        id=row.id,
-        msisdn_lookup=row.msisdn_lookup,
-        document_id=row.document_id,
-        carrier=row.carrier,
-        outlet=row.outlet,
-        enrollment_id=row.enrollment_id,
-        status=LineStatus(row.status),
-        opened_at=row.opened_at,
-        closed_at=row.closed_at,
-    )
+def read_as(kind: type[T], row: Row[Any], **converted: Any) -> T:
+    """A record of this dataclass from the columns of the same names, but for what is converted."""
+    names = (one.name for one in fields(cast("Any", kind)))
+    return kind(**{name: getattr(row, name) for name in names if name not in converted} | converted)
 
 
-def api_key_of(row: Found[Any]) -> ApiKey:
-    return ApiKey(**row._asdict())
+def columns_of(record: Any, **converted: Any) -> RowValues:
+    """The reverse: the fields of a record as the columns of the same names."""
+    return {one.name: getattr(record, one.name) for one in fields(record)} | converted
+
+
+def line_of(row: Row[Any]) -> LineRecord:
+    return read_as(LineRecord, row, status=LineStatus(row.status))
 
 
 def document_row(vault: Vault, document: NewDocument, at: datetime) -> RowValues:
@@ -111,19 +107,12 @@ def _seal_identity(vault: Vault, document: NewDocument) -> bytes:
 
 
 def enrollment_row(record: EnrollmentRecord) -> RowValues:
-    return {
-        "id": record.id,
-        "sequence": record.sequence,
-        "carrier": record.carrier,
-        "outlet": record.outlet,
-        "document_id": record.document_id,
-        "decision": str(record.decision),
-        "reasons": [str(reason) for reason in record.reasons],
-        "evidence": dict(record.evidence),
-        "consent_ref": record.consent_ref,
-        "captured_at": record.captured_at,
-        "created_at": record.created_at,
-    }
+    return columns_of(
+        record,
+        decision=str(record.decision),
+        reasons=[str(reason) for reason in record.reasons],
+        evidence=dict(record.evidence),
+    )
 
 
 def reference_rows(
@@ -149,53 +138,44 @@ def reference_rows(
 
 
 def line_row(vault: Vault, line: NewLine) -> RowValues:
-    return {
-        "id": line.id,
-        "msisdn_lookup": line.msisdn_lookup,
-        "msisdn": vault.seal("lines.msisdn", line.id, line.msisdn.encode()),
-        "document_id": line.document_id,
-        "carrier": line.carrier,
-        "outlet": line.outlet,
-        "enrollment_id": line.enrollment_id,
-        "status": LineStatus.ACTIVE.value,
-        "opened_at": line.opened_at,
-    }
+    sealed = vault.seal("lines.msisdn", line.id, line.msisdn.encode())
+    return columns_of(line, msisdn=sealed, status=LineStatus.ACTIVE.value)
 
 
 def watched_row(vault: Vault, entry: WatchEntry) -> RowValues:
     template = None
     if entry.template is not None:
         template = vault.seal_templates([entry.id], entry.template[None], WATCHED_TEMPLATE)[0]
-    return {
-        "id": entry.id,
-        "document_lookup": entry.document_lookup,
-        "template": template,
-        "reason": entry.reason,
-        "added_at": entry.added_at,
-    }
+    return columns_of(entry, template=template)
 
 
 def answer_row(answer: StoredAnswer) -> RowValues:
-    return {
-        "scope": answer.scope,
-        "payload_digest": answer.payload_digest,
-        "enrollment_id": answer.enrollment_id,
-        "response": dict(answer.response),
-        "created_at": answer.created_at,
-    }
+    return columns_of(answer, response=dict(answer.response))
 
-
-# Cases between records and rows, and what a transaction writes of them.
 
 CASE_NOTE = "case_notes.text"
-"""The place that a note's text is sealed for."""
 
-_REPLACE = (
+CROP_IMAGE = "crops.image"
+_REPLACE_SWEEP = (
+    update(sweeps)
+    .where(sweeps.c.id == bindparam("key"))
+    .values({column.name: bindparam(f"new_{column.name}") for column in sweeps.columns})
+)
+_ENROLLMENTS_UNDER = select(tables.enrollments.c.id).where(
+    tables.enrollments.c.document_id == bindparam("document")
+)
+_ERASE_CROPS = delete(crops).where(crops.c.enrollment_id.in_(_ENROLLMENTS_UNDER))
+_FORGET_JUDGED = (
+    delete(judged_pairs)
+    .where(judged_pairs.c.left_document == bindparam("left_document"))
+    .where(judged_pairs.c.right_document == bindparam("right_document"))
+)
+_REPLACE_CASE = (
     update(cases)
     .where(cases.c.id == bindparam("key"))
     .values({c.name: bindparam(f"new_{c.name}") for c in cases.columns if c.name != "id"})
 )
-# A case that went into one that now goes into a third: nobody follows a chain.
+# Cases merged into one that is now merged itself: merges never form a chain.
 _FOLLOW = (
     update(cases)
     .where(cases.c.merged_into == bindparam("key"))
@@ -215,37 +195,35 @@ _LAST_NOTE = select(func.max(case_notes.c.id))
 
 
 def case_of(row: Row[Any]) -> CaseRecord:
-    values = {column.name: row._mapping[column.name] for column in cases.columns}
-    outcome, proposal = values["outcome"], values["proposal"]
-    return CaseRecord(
-        **values
-        | {
-            "origin": CaseOrigin(row.origin),
-            "state": CaseState(row.state),
-            "document_ids": tuple(row.document_ids),
-            "suspect_ids": tuple(row.suspect_ids),
-            "line_ids": tuple(row.line_ids),
-            "outcome": None if outcome is None else Outcome(outcome),
-            "proposal": None if proposal is None else _proposal_of(proposal),
-        }
+    outcome, proposal = row.outcome, row.proposal
+    return read_as(
+        CaseRecord,
+        row,
+        origin=CaseOrigin(row.origin),
+        state=CaseState(row.state),
+        document_ids=tuple(row.document_ids),
+        suspect_ids=tuple(row.suspect_ids),
+        line_ids=tuple(row.line_ids),
+        outcome=None if outcome is None else Outcome(outcome),
+        proposal=None if proposal is None else _proposal_of(proposal),
     )
 
 
 def write_cases(connection: Connection, new: Sequence[CaseRecord]) -> None:
-    """Enters new cases; one that is merged at once comes after what it went into."""
+    """Inserts new cases; one that is merged at once comes after the one that it went into."""
     if not new:
         return
     standing = [case for case in new if case.merged_into is None]
     merged = [case for case in new if case.merged_into is not None]
-    connection.execute(insert(cases), [_row(case) for case in (*standing, *merged)])
+    connection.execute(insert(cases), [_case_row(case) for case in (*standing, *merged)])
     _link(connection, [(case.id, key) for case in new for key in dict.fromkeys(case.document_ids)])
 
 
 def change_cases(connection: Connection, changed: Sequence[CaseRecord]) -> None:
-    """Writes cases that are there as they are from now on; their documents are only added to."""
+    """Updates known cases; their documents are only added to."""
     for case in changed:
-        values = {f"new_{name}": value for name, value in _row(case).items() if name != "id"}
-        if connection.execute(_REPLACE, {"key": case.id, **values}).rowcount != 1:
+        values = {f"new_{name}": value for name, value in _case_row(case).items() if name != "id"}
+        if connection.execute(_REPLACE_CASE, {"key": case.id, **values}).rowcount != 1:
             raise StorageFailed(
                 "a case to be changed is not there; nothing was kept: read it again"
             )
@@ -260,10 +238,10 @@ def change_cases(connection: Connection, changed: Sequence[CaseRecord]) -> None:
 def write_notes(
     connection: Connection, vault: Vault, notes: Sequence[tuple[str, CaseNote]]
 ) -> None:
-    """Adds to the histories, each text sealed for its row."""
+    """Appends to the histories of cases, each text sealed for its row."""
     if not notes:
         return
-    # Under the writer's fence nobody else numbers them.
+    # Under the writer's fence nothing else numbers them.
     first = (connection.scalar(_LAST_NOTE) or 0) + 1
     connection.execute(
         insert(case_notes),
@@ -282,8 +260,7 @@ def write_notes(
 
 
 def erase_notes(connection: Connection, document_ids: Sequence[str]) -> None:
-    """Wipes the texts of the cases of these documents, erased before, that name nobody else any
-    more."""
+    """Wipes the note texts of cases that name these documents and no document still held."""
     connection.execute(_ERASE_TEXTS, {"keys": list(document_ids)})
 
 
@@ -293,37 +270,24 @@ def _link(connection: Connection, links: Sequence[tuple[str, str]]) -> None:
         connection.execute(insert(case_documents), rows)
 
 
-def _row(case: CaseRecord) -> Mapping[str, Any]:
-    proposal = case.proposal
-    return {
-        "id": case.id,
-        "kind": str(case.kind),
-        "origin": case.origin.value,
-        "state": case.state.value,
-        "enrollment_id": case.enrollment_id,
-        "document_ids": list(case.document_ids),
-        "suspect_ids": list(case.suspect_ids),
-        "line_id": case.line_id,
-        "line_ids": list(case.line_ids),
-        "score": case.score,
-        "risk": case.risk,
-        "sweep_id": case.sweep_id,
-        "group_key": case.group_key,
-        "assignee": case.assignee,
-        "proposal": None if proposal is None else _proposal_values(proposal),
-        "outcome": None if case.outcome is None else case.outcome.value,
-        "merged_into": case.merged_into,
-        "opened_at": case.opened_at,
-        "updated_at": case.updated_at,
-        "closed_at": case.closed_at,
-    }
+def _case_row(case: CaseRecord) -> RowValues:
+    return columns_of(
+        case,
+        kind=str(case.kind),
+        origin=case.origin.value,
+        state=case.state.value,
+        document_ids=list(case.document_ids),
+        suspect_ids=list(case.suspect_ids),
+        line_ids=list(case.line_ids),
+        proposal=None if case.proposal is None else _proposal_values(case.proposal),
+        outcome=None if case.outcome is None else case.outcome.value,
+    )
 
 
 def _proposal_values(proposal: Proposal) -> dict[str, Any]:
-    return {
+    return asdict(proposal) | {
         "outcome": proposal.outcome.value,
         "close_lines": list(proposal.close_lines),
-        "by": proposal.by,
         "at": proposal.at.isoformat(),
     }
 
@@ -334,4 +298,51 @@ def _proposal_of(values: Mapping[str, Any]) -> Proposal:
         close_lines=tuple(values["close_lines"]),
         by=values["by"],
         at=datetime.fromisoformat(values["at"]),
+    )
+
+
+def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
+    """Writes the pairs, each in place of an earlier outcome."""
+    if not pairs:
+        return
+    assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
+    rows = [columns_of(pair, outcome=pair.outcome.value) for pair in pairs]
+    connection.execute(_FORGET_JUDGED, rows)
+    connection.execute(insert(judged_pairs), rows)
+
+
+def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
+    """Inserts crops, each image sealed for its row."""
+    rows = [columns_of(one, image=vault.seal(CROP_IMAGE, one.id, one.image)) for one in new]
+    if rows:
+        connection.execute(insert(crops), rows)
+
+
+def erase_crops(connection: Connection, document_id: str) -> None:
+    """Deletes the crops of every enrollment under a document."""
+    connection.execute(_ERASE_CROPS, {"document": document_id})
+
+
+def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None:
+    """Writes each sweep, in place of its earlier state."""
+    for record in records:
+        values = _sweep_row(record)
+        known = {"key": record.id, **{f"new_{name}": value for name, value in values.items()}}
+        if connection.execute(_REPLACE_SWEEP, known).rowcount == 0:
+            connection.execute(insert(sweeps), values)
+
+
+def sweep_of(row: Row[Any]) -> SweepRecord:
+    terms = SweepTerms(**{**row.terms, "scope": Scope(row.terms["scope"])})
+    progress = SweepProgress(**row.progress)
+    return read_as(SweepRecord, row, state=SweepState(row.state), terms=terms, progress=progress)
+
+
+def _sweep_row(record: SweepRecord) -> RowValues:
+    return columns_of(
+        record,
+        state=record.state.value,
+        terms={"threshold": float(record.terms.threshold), "scope": record.terms.scope.value},
+        progress=asdict(record.progress),
+        summary=None if record.summary is None else dict(record.summary),
     )

@@ -1,4 +1,4 @@
-"""The registry: made, opened and administered here; read and written through its two sides."""
+"""The registry of a deployment: creating, opening, upgrading and administering it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, Table, insert, inspect, select, text, update
@@ -28,8 +27,6 @@ from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, AuditEntry, Carrier, utc_now
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded
-
-# The schema's version: made, checked and upgraded through the migrations beside this file.
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every revision this version knows, oldest first; the last is the one it works with."""
@@ -136,12 +133,7 @@ class Store(Reader):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def add_carrier(self, carrier: Carrier, *, actor: str) -> None:
@@ -201,7 +193,7 @@ class Store(Reader):
                 ) from None
 
     def _recorded(self, entry: AuditEntry) -> AbstractContextManager[Connection]:
-        return recorded(self._engine, self._vault, [entry], utc_now())
+        return recorded(self._engine, self._vault, [entry])
 
 
 def upgrade(url: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -10,8 +10,8 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Date,
-    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -23,9 +23,8 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.types import TypeDecorator
 
-# What the tables are made of: the metadata that they share, and the types of their columns.
+from engine.registry.database import Moment
 
 metadata = MetaData(
     naming_convention={
@@ -38,23 +37,6 @@ metadata = MetaData(
 )
 
 
-class Moment(TypeDecorator[datetime]):
-    """An aware datetime as UTC text of one width, so that both databases keep it to the
-    microsecond and sort it by time."""
-
-    impl = String(27)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, _: Dialect) -> str | None:
-        if value is None:
-            return None
-        assert value.tzinfo is not None, "moments are timezone-aware"
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-    def process_result_value(self, value: str | None, _: Dialect) -> datetime | None:
-        return None if value is None else datetime.fromisoformat(value)
-
-
 # SQLite makes a column its row id only under the exact name INTEGER.
 RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 UuidText = String(36)
@@ -62,7 +44,13 @@ Code = String(64)
 Json = JSON(none_as_null=True)
 
 
-# The tables of the fraud desk: sweeps, cases with their history, judged pairs, crops.
+def _partial_index(
+    name: str, *columns: ColumnElement[Any], where: str, unique: bool = False
+) -> None:
+    """An index of the rows that a condition holds for, on both databases."""
+    condition = text(where)
+    Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+
 
 sweeps = Table(
     "sweeps",
@@ -121,13 +109,8 @@ IS_ALIVE = "state IN ('open', 'assigned', 'proposed')"
 """As the index below says it: only a query with these very words can use that."""
 _IS_ALIVE_OF_LINE = f"line_id IS NOT NULL AND {IS_ALIVE}"
 # One at a time: who disputes a line again is shown the case that people have.
-Index(
-    "uq_cases_open_of_line",
-    cases.c.line_id,
-    cases.c.kind,
-    unique=True,
-    sqlite_where=text(_IS_ALIVE_OF_LINE),
-    postgresql_where=text(_IS_ALIVE_OF_LINE),
+_partial_index(
+    "uq_cases_open_of_line", cases.c.line_id, cases.c.kind, unique=True, where=_IS_ALIVE_OF_LINE
 )
 
 # An index of `cases.document_ids`: every decision that opens a case asks which others share a
@@ -235,18 +218,8 @@ documents = Table(
     CheckConstraint("(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"),
 )
 # Partial: few documents are blocked.
-Index(
-    "ix_documents_blocked",
-    documents.c.blocked_at,
-    sqlite_where=documents.c.blocked_at.is_not(None),
-    postgresql_where=documents.c.blocked_at.is_not(None),
-)
-Index(
-    "ix_documents_attempted",
-    documents.c.id,
-    sqlite_where=text("status = 'attempted'"),
-    postgresql_where=text("status = 'attempted'"),
-)
+_partial_index("ix_documents_blocked", documents.c.blocked_at, where="blocked_at IS NOT NULL")
+_partial_index("ix_documents_attempted", documents.c.id, where="status = 'attempted'")
 
 enrollments = Table(
     "enrollments",
@@ -267,21 +240,11 @@ enrollments = Table(
     CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
 )
 _REJECTED = "decision = 'rejected' AND expired_at IS NULL"
-Index(
-    "ix_enrollments_rejected",
-    enrollments.c.created_at,
-    enrollments.c.id,
-    sqlite_where=text(_REJECTED),
-    postgresql_where=text(_REJECTED),
+_partial_index(
+    "ix_enrollments_rejected", enrollments.c.created_at, enrollments.c.id, where=_REJECTED
 )
 _REVIEW = "decision = 'review' AND expired_at IS NULL"
-Index(
-    "ix_enrollments_review",
-    enrollments.c.created_at,
-    enrollments.c.id,
-    sqlite_where=text(_REVIEW),
-    postgresql_where=text(_REVIEW),
-)
+_partial_index("ix_enrollments_review", enrollments.c.created_at, enrollments.c.id, where=_REVIEW)
 
 references = Table(
     "references",
@@ -298,11 +261,8 @@ references = Table(
 )
 Index("ix_references_added", references.c.added_sequence, references.c.id)
 # Partial, or PostgreSQL without statistics reads every live reference through it.
-Index(
-    "ix_references_removed",
-    references.c.removed_sequence,
-    sqlite_where=references.c.removed_sequence.is_not(None),
-    postgresql_where=references.c.removed_sequence.is_not(None),
+_partial_index(
+    "ix_references_removed", references.c.removed_sequence, where="removed_sequence IS NOT NULL"
 )
 
 lines = Table(
@@ -320,21 +280,11 @@ lines = Table(
     Column("closed_at", Moment),
     CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
 )
-Index(
-    "uq_lines_number_in_use",
-    lines.c.msisdn_lookup,
-    unique=True,
-    sqlite_where=text("status <> 'closed'"),
-    postgresql_where=text("status <> 'closed'"),
+_partial_index(
+    "uq_lines_number_in_use", lines.c.msisdn_lookup, unique=True, where="status <> 'closed'"
 )
 _CLOSED = "status = 'closed' AND msisdn IS NOT NULL"
-Index(
-    "ix_lines_closed",
-    lines.c.closed_at,
-    lines.c.id,
-    sqlite_where=text(_CLOSED),
-    postgresql_where=text(_CLOSED),
-)
+_partial_index("ix_lines_closed", lines.c.closed_at, lines.c.id, where=_CLOSED)
 
 watchlist = Table(
     "watchlist",
@@ -373,7 +323,7 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("id", Code, primary_key=True),
-    # Keyed, of the whole key: whoever reads the table can neither use it nor make another row.
+    # Keyed, of the whole key: a reader of the table can neither use it nor make another row.
     Column("digest", LargeBinary, nullable=False),
     Column("label", String(200), nullable=False),
     Column("role", String(16), nullable=False),

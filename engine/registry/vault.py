@@ -1,8 +1,8 @@
-"""Templates turned by a keyed rotation, values sealed at rest, and keyed look-ups.
+"""Vault: rotation of templates, sealing of values at rest, and keyed look-ups.
 
-What it gives: a database without its key ring shows no face, name or number, and templates of
-two deployments cannot be linked. What it does not give: whoever holds the key ring can undo the
-rotation, so it is renewable and unlinkable in the sense of ISO/IEC 24745, and not irreversible.
+A database without its key ring shows no face, name or number, and templates of two deployments
+cannot be linked. A holder of the key ring can undo the rotation: it is renewable and unlinkable in
+the sense of ISO/IEC 24745, and not irreversible.
 """
 
 from __future__ import annotations
@@ -25,26 +25,21 @@ from engine.errors import SealBroken
 from engine.registry.keyring import SECRET_BYTES, Key, KeyRing
 from indexes.snapshots.sealing import Buffer, Octets
 
-# One file hidden and authenticated, so that any row of it can be revealed by itself.
-#
-# Encrypt, then authenticate. The file is hidden by AES-256 in counter mode (NIST SP 800-38A,
-# 6.5): block i of 16 bytes is combined with AES(k, i), i as a big-endian number of 128 bits, so
-# a row needs only its own blocks. HMAC-SHA256 (FIPS 198-1) over what then lies on the disk
-# authenticates the whole file; counter mode by itself lets whoever writes to the file turn
-# chosen bits.
-#
-# Counter mode breaks where one key meets one counter twice. Every file therefore has two keys of
-# its own, which HKDF (RFC 5869) derives from the data key, the deployment and the name of the
-# file: 128 random bits, drawn anew for every file that is written. No counter needs to be
-# stored, and a file moved to another name or deployment does not authenticate.
-
 BLOCK_BYTES = 16
 _BLOCKS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class FileCipher:
-    """The vault behind the `FileSeal` seam of index snapshots; thread-safe."""
+    """Encryption of one snapshot file, whose rows can be read one by one; thread-safe.
+
+    Encrypt, then authenticate: AES-256 in counter mode (NIST SP 800-38A, 6.5) combines block i of
+    16 bytes with AES(k, i), so a row needs only its own blocks; HMAC-SHA256 (FIPS 198-1) over what
+    lies on the disk authenticates the whole file, since counter mode alone lets a writer to the
+    file turn chosen bits. Counter mode breaks where one key meets one counter twice, so every file
+    has two keys of its own: HKDF (RFC 5869) over the data key, the deployment and the file's name,
+    128 random bits for each file written. A file moved elsewhere does not authenticate.
+    """
 
     _encryption: bytes = field(repr=False)
     _authentication: bytes = field(repr=False)
@@ -57,17 +52,17 @@ class FileCipher:
         return cls(secret[:SECRET_BYTES], secret[SECRET_BYTES:])
 
     def hide(self, plain: Buffer, offset: int) -> bytes:
-        """What lies in the file from `offset`, a multiple of 16, for this run."""
+        """Encrypts a run of bytes that lies in the file from `offset`, a multiple of 16."""
         assert offset % BLOCK_BYTES == 0
         start = (offset // BLOCK_BYTES).to_bytes(BLOCK_BYTES, "big")
         return Cipher(algorithms.AES(self._encryption), modes.CTR(start)).encryptor().update(plain)
 
     def reveal(self, hidden: Buffer, offset: int) -> bytes:
-        """The run that was hidden at this offset: counter mode undoes itself."""
+        """Decrypts the run at this offset: counter mode is its own inverse."""
         return self.hide(hidden, offset)
 
     def reveal_rows(self, hidden: Octets, offsets: NDArray[np.int64]) -> Octets:
-        """The same for many short runs at any offsets: uint8[n, size] to uint8[n, size].
+        """Decrypts many short runs at any offsets: uint8[n, size] to uint8[n, size].
 
         One call of AES for thousands of rows: their counters are laid side by side and go
         through the block cipher alone (ECB), which is what counter mode does with them.
@@ -126,7 +121,7 @@ class Vault:
         self._dim = dim
         self._deployment = ring.deployment_id.encode()
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
-        self._headers = {key.version: _header(key.version) for key in ring.data}
+        self._headers = {key.version: key_header(key.version) for key in ring.data}
         self._by_header = {self._headers[version]: one for version, one in self._ciphers.items()}
         self._active = ring.active_data_key.version
         self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
@@ -164,18 +159,18 @@ class Vault:
         return hashlib.sha256(proofs).digest()
 
     def rotate(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turns unit rows float32[n, dim] into unit rows whose scores among them are the same.
+        """Rotates unit rows float32[n, dim]; scores among them stay the same.
 
-        Scores are preserved to 1e-6. A row has the same bits whatever stands beside it, and only
-        the caller's thread works.
+        Scores are preserved to 1e-6. A row has the same bits in any batch, and only the caller's
+        thread works.
         """
         self._assert_vectors(vectors)
         # A product of its own for each row (1 µs at 128): one of all, from 32 rows on, wakes the
         # threads of OpenBLAS, which then spin for 30 to 50 ms on the cores that extract faces, and
-        # rounds a row by its place and its company.
-        turned: NDArray[np.float32] = np.matmul(vectors[:, None], self._matrix)[:, 0]
-        turned /= np.linalg.norm(turned, axis=1, keepdims=True)
-        return turned
+        # rounds a row by its place and the rows beside it.
+        rotated: NDArray[np.float32] = np.matmul(vectors[:, None], self._matrix)[:, 0]
+        rotated /= np.linalg.norm(rotated, axis=1, keepdims=True)
+        return rotated
 
     def look_up(self, kind: str, value: str) -> bytes:
         """The keyed name (HMAC-SHA256) under which a value is found; kinds do not mix."""
@@ -279,7 +274,7 @@ class Vault:
 
 
 class SnapshotSealer:
-    """The vault behind the `Sealer` seam of index snapshots: any bytes as context."""
+    """Sealer of index snapshots; the context may be any bytes."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
@@ -327,10 +322,6 @@ def key_version(sealed: bytes) -> int:
 
 def key_header(version: int) -> bytes:
     """The first bytes of every value sealed with this version."""
-    return _header(version)
-
-
-def _header(version: int) -> bytes:
     return SEAL_FORMAT.to_bytes(1, "big") + version.to_bytes(2, "big")
 
 

@@ -1,4 +1,4 @@
-"""The one writer: it orders every change of the gallery and commits batches."""
+"""The one writer: its lease, its fenced and audited transactions, and the SQL of `Changes`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,65 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
-from sqlalchemy import Connection, Engine, Row, Select, bindparam, func, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Executable,
+    Row,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    case,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
 
 from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
 from engine.registry import audit, deployment, tables
-from engine.registry.changes import apply
-from engine.registry.database import changing, open_connection, reading, sqlite_file, storage_errors
-from engine.registry.records import AuditEntry, AuditRecord, Changes, utc_now
+from engine.registry.database import (
+    Moment,
+    changing,
+    open_connection,
+    reading,
+    sqlite_file,
+    storage_errors,
+)
+from engine.registry.records import (
+    AuditEntry,
+    AuditRecord,
+    Changes,
+    DocumentStatus,
+    LineStatus,
+    utc_now,
+)
+from engine.registry.rows import (
+    RowValues,
+    activation_row,
+    answer_row,
+    change_cases,
+    document_row,
+    enrollment_row,
+    erase_crops,
+    erase_notes,
+    line_row,
+    reference_rows,
+    watched_row,
+    write_cases,
+    write_crops,
+    write_judged,
+    write_notes,
+    write_sweeps,
+)
+from engine.registry.tables import metadata
 from engine.registry.vault import Vault
-
-# The writer's lease: one process at a time may write the gallery's registry.
 
 # Advisory locks live in one database, so a constant names the lease of its only registry.
 _ADVISORY_KEY = 0x736F736965
@@ -95,8 +140,6 @@ class AdvisoryLease:
         self._connection.close()
 
 
-# The one row that every change goes through: fence, gallery sequence and head of the audit.
-
 _deployment = tables.deployment
 _HEAD = select(_deployment).with_for_update()
 _ADVANCE = (
@@ -114,7 +157,7 @@ _ADVANCE = (
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What a writer takes the deployment's row to say: its epoch, and the gallery's sequence."""
+    """What a writer expects in the deployment's row: its epoch, and the gallery's sequence."""
 
     epoch: int
     sequence: int
@@ -122,16 +165,10 @@ class Fence:
 
 @contextmanager
 def recorded(
-    engine: Engine,
-    vault: Vault,
-    entries: Sequence[AuditEntry],
-    at: datetime,
-    *,
-    fence: Fence | None = None,
-    sequence: int | None = None,
+    engine: Engine, vault: Vault, entries: Sequence[AuditEntry], fence: Fence | None = None
 ) -> Iterator[Connection]:
-    """`chained`, for who does not ask where in the chain it stands."""
-    with chained(engine, vault, entries, at, fence=fence, sequence=sequence) as (connection, _):
+    """`chained`, now and without the place in the chain."""
+    with chained(engine, vault, entries, utc_now(), fence=fence) as (connection, _):
         yield connection
 
 
@@ -145,12 +182,11 @@ def chained(
     fence: Fence | None = None,
     sequence: int | None = None,
 ) -> Iterator[tuple[Connection, AuditRecord]]:
-    """A write transaction that is audited and, with a fence, refused to whoever is behind.
+    """A write transaction that is audited and, with a fence, refused to a deposed writer.
 
-    The block is given the last of its entries, as the chain will have it. Its changes, its audit
-    entries and the new sequence are kept together or not at all. `LeaseLost`: the row says
-    otherwise than the fence, since a newer writer has taken over, or the connection broke while
-    the transaction was being committed and the database could not be asked whether it was.
+    Yields the connection and the last audit entry as it will be chained. Changes, audit entries
+    and the new sequence are stored together or not at all. `LeaseLost`: a newer writer has taken
+    over, or the connection broke during the commit and the outcome could not be read.
     """
     assert entries, "nothing changes without an audit entry"
     records: list[AuditRecord] = []
@@ -208,6 +244,141 @@ def _was_kept(engine: Engine, last: AuditRecord) -> bool:
         ) from None
 
 
+BULK_ROWS = 5_000
+"""From so many documents on, a commit counts as a bulk load."""
+
+_ANALYZE = text('ANALYZE documents, enrollments, "references", lines')
+_INSERTS = {table: insert(table) for table in metadata.tables.values()}
+
+
+def _one_of(table: Table, *conditions: ColumnElement[bool]) -> Update:
+    """An update of the row `key`, where it is as the change expects."""
+    return update(table).where(table.c.id == bindparam("key"), *conditions)
+
+
+_documents, _lines, _references = tables.documents, tables.lines, tables.references
+_REMOVE_REFERENCE = _one_of(_references, _references.c.removed_sequence.is_(None)).values(
+    template=None, removed_sequence=bindparam("sequence")
+)
+_DISPUTE_LINE = _one_of(_lines, _lines.c.status == LineStatus.ACTIVE.value).values(
+    status=LineStatus.DISPUTED.value
+)
+_RESTORE_LINE = _one_of(_lines, _lines.c.status == LineStatus.DISPUTED.value).values(
+    status=LineStatus.ACTIVE.value
+)
+_CLOSE_LINE = _one_of(_lines, _lines.c.status != LineStatus.CLOSED.value).values(
+    status=LineStatus.CLOSED.value, closed_at=bindparam("at")
+)
+_BLOCK_DOCUMENT = _one_of(_documents, _documents.c.lookup.is_not(None)).values(
+    blocked_at=func.coalesce(_documents.c.blocked_at, bindparam("at", type_=Moment))
+)
+_UNBLOCK_DOCUMENT = _one_of(_documents, _documents.c.blocked_at.is_not(None)).values(
+    blocked_at=None,
+    # The block was all that an erased document's look-up was kept for.
+    lookup=case(
+        (_documents.c.status == DocumentStatus.ERASED.value, None),
+        else_=_documents.c.lookup,
+    ),
+)
+_ACTIVATE_DOCUMENT = _one_of(
+    _documents,
+    _documents.c.status == DocumentStatus.ATTEMPTED.value,
+    _documents.c.blocked_at.is_(None),
+).values(
+    status=DocumentStatus.ACTIVE.value,
+    name_lookup=bindparam("name"),
+    identity=bindparam("sealed"),
+    expires_on=bindparam("expiry"),
+)
+_ERASE_DOCUMENT = _one_of(_documents, _documents.c.status != DocumentStatus.ERASED.value).values(
+    status=DocumentStatus.ERASED.value,
+    # Or erasure would lift a block: the same document could be enrolled anew.
+    lookup=case((_documents.c.blocked_at.is_not(None), _documents.c.lookup), else_=None),
+    name_lookup=None,
+    identity=None,
+    expires_on=None,
+    erased_at=bindparam("at"),
+)
+_ERASE_LINES = (
+    update(_lines)
+    .where(_lines.c.document_id == bindparam("key"))
+    .values(
+        status=LineStatus.CLOSED.value,
+        msisdn=None,
+        msisdn_lookup=None,
+        closed_at=func.coalesce(_lines.c.closed_at, bindparam("at", type_=Moment)),
+    )
+)
+_LIVE_REFERENCES_OF = (
+    select(func.count())
+    .select_from(_references)
+    .where(_references.c.document_id == bindparam("key"))
+    .where(_references.c.removed_sequence.is_(None))
+)
+_UNWATCH = _one_of(tables.watchlist, tables.watchlist.c.removed_at.is_(None)).values(
+    template=None, document_lookup=None, removed_at=bindparam("at")
+)
+
+
+def apply(
+    connection: Connection, vault: Vault, model_digest: str, changes: Changes, at: datetime
+) -> None:
+    """Inserts, then removes; a change of a row that is not there undoes the transaction."""
+    for table, rows in (
+        (tables.documents, [document_row(vault, one, at) for one in changes.documents]),
+        (tables.enrollments, [enrollment_row(record) for record in changes.enrollments]),
+        (tables.references, reference_rows(vault, model_digest, changes.references)),
+        (tables.lines, [line_row(vault, line) for line in changes.lines]),
+        (tables.watchlist, [watched_row(vault, entry) for entry in changes.watched]),
+        (tables.idempotency, [answer_row(answer) for answer in changes.answers]),
+    ):
+        if rows:
+            connection.execute(_INSERTS[table], rows)
+    write_sweeps(connection, changes.sweeps)
+    write_cases(connection, changes.cases)
+    change_cases(connection, changes.case_changes)
+    write_notes(connection, vault, changes.case_notes)
+    write_judged(connection, changes.judged)
+    write_crops(connection, vault, changes.crops)
+    for document in changes.activated_documents:
+        _change_one(connection, _ACTIVATE_DOCUMENT, activation_row(vault, document))
+    for reference_id, sequence in changes.removed_references:
+        _change_one(connection, _REMOVE_REFERENCE, {"key": int(reference_id), "sequence": sequence})
+    for statement, keys, values in (
+        (_DISPUTE_LINE, changes.disputed_lines, {}),
+        (_RESTORE_LINE, changes.restored_lines, {}),
+        (_CLOSE_LINE, changes.closed_lines, {"at": at}),
+        (_BLOCK_DOCUMENT, changes.blocked_documents, {"at": at}),
+        (_UNBLOCK_DOCUMENT, changes.unblocked_documents, {}),
+    ):
+        for key in keys:
+            _change_one(connection, statement, {"key": key, **values})
+    for document_id in changes.erased_documents:
+        _erase(connection, document_id, at)
+    for entry_id in changes.unwatched:
+        _change_one(connection, _UNWATCH, {"key": int(entry_id), "at": at})
+    if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
+        # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
+        connection.execute(_ANALYZE)
+
+
+def _change_one(connection: Connection, statement: Executable, values: RowValues) -> None:
+    if connection.execute(statement, values).rowcount != 1:
+        raise StorageFailed(
+            "a row to be changed is not there or was changed before; nothing was kept: "
+            "read it again"
+        )
+
+
+def _erase(connection: Connection, document_id: str, at: datetime) -> None:
+    live = connection.scalar(_LIVE_REFERENCES_OF, {"key": document_id})
+    assert live == 0, "an erased document's references are removed in the same changes"
+    _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at})
+    connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
+    erase_crops(connection, document_id)
+    erase_notes(connection, [document_id])
+
+
 class Writer:
     """Holds the writer's lease from its making to `close`; used by one thread at a time.
 
@@ -249,11 +420,11 @@ class Writer:
         return self._last_watch_id
 
     def commit(self, changes: Changes) -> AuditRecord:
-        """Keeps all of the changes, durably, or raises and keeps none.
+        """Stores all of the changes, durably, or raises and stores none.
 
         Returns the last of their audit entries, in its place in the chain.
 
-        `StorageFull` and `StorageFailed`: nothing was kept, and the writer may go on.
+        `StorageFull` and `StorageFailed`: nothing was stored, and the writer may go on.
         `LeaseLost`: nothing more may be committed from here.
         """
         assert not self._closed
@@ -274,10 +445,10 @@ class Writer:
     def changing(self, *entries: AuditEntry) -> AbstractContextManager[Connection]:
         """A fenced and audited transaction, for work inside this package that has no `Changes`."""
         assert not self._closed
-        return recorded(self._engine, self._vault, entries, utc_now(), fence=self._fence)
+        return recorded(self._engine, self._vault, entries, self._fence)
 
     def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        """Reads for such work: nobody else changes the rows while the lease is held."""
+        """Reads for such work: nothing else changes the rows while the lease is held."""
         with reading(self._engine) as connection:
             return connection.execute(query).all()
 
@@ -290,12 +461,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from engine.matching.holders import ErasureCertificate
-from engine.registry.audit import verify_chain
-from engine.registry.reader import Reader, read_audit
+from engine.registry.audit import read_audit, verify_chain
+from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, AuditRecord
 from engine.retention.job import RUN, RetentionCertificate, describe_run
 

@@ -60,7 +60,7 @@ def show_entries(
 
     The next page begins after the last number shown.
     """
-    from engine.registry.reader import read_audit
+    from engine.registry.audit import read_audit
     from serving.api import serializers
     from serving.wire.oversight import AuditPage
 

@@ -163,7 +163,7 @@ def sample_photographs(
     deployment: Deployment, paths: Sequence[Path], *, with_crops: bool = False
 ) -> list[Sample]:
     """The sample of each photograph; raises the first error, which names its file."""
-    from engine.matching.sampling import take_samples
+    from engine.matching.requests import take_samples
 
     images = [read_photograph(path) for path in paths]
     samples = take_samples(images, deployment.extractor, deployment.vault, with_crops=with_crops)

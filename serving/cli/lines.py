@@ -73,7 +73,7 @@ def list_lines(
             probe,
             deployment.thresholds.same_document,
             actor=name_actor(),
-            audit=registrar.keep,
+            audit=registrar.audit,
         )
     if as_json:
         print_wire(serializers.holder_lines(found, is_masked=not reveal))

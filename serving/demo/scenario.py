@@ -20,8 +20,7 @@ from engine.faces.extractor import Extracted, Extractor, StageTimes
 from engine.matching.documents import Document
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.registrar import Registrar
-from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.sampling import make_samples
+from engine.matching.requests import Answer, EnrollmentRequest, make_samples
 from engine.reasons import IMAGE_REASONS, Decision, Reason
 from engine.registry.records import Carrier
 from serving.compose import Deployment, create_home

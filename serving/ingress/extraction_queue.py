@@ -11,8 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, ImageError, SosieError
 from engine.faces.extractor import Extracted
-from engine.matching.requests import Sample
-from engine.matching.sampling import make_samples
+from engine.matching.requests import Sample, make_samples
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady, ServiceRefusal
 from serving.telemetry.metrics import (

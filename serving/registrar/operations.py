@@ -197,7 +197,7 @@ class Operations:
         return answers
 
     async def note(self, entries: Sequence[AuditEntry]) -> None:
-        await finish_by(self._opened.registrar.note(entries), self._expires_at)
+        await finish_by(self._opened.registrar.submit_audit(entries), self._expires_at)
 
     def check_line(self, target: LineTarget, probe: Probes) -> HolderCheck:
         store, asked = self._opened.store, self._probe(probe)
@@ -304,7 +304,7 @@ class Operations:
         return AuditEntry(self._context.actor, action, subject, detail)
 
     def _keep(self, entry: AuditEntry) -> None:
-        self._opened.registrar.keep(entry, max(0.0, self._expires_at - monotonic()))
+        self._opened.registrar.audit(entry, max(0.0, self._expires_at - monotonic()))
 
     def _tell_decided(self, started: float, outcome: Outcome) -> None:
         if isinstance(outcome, Answer):

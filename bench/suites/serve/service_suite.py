@@ -33,7 +33,7 @@ from bench.suites.serve.throughput import (
     require_good,
 )
 from engine.errors import RequestError
-from engine.matching.sampling import take_samples
+from engine.matching.requests import take_samples
 from serving.settings import find_cache
 
 # Part `start`: seconds from `sosie serve` to the first answer that it is ready.

@@ -31,8 +31,7 @@ from bench.suites.serve.process import HOST, Service, Usage, watch_usage
 from bench.suites.workload import make_msisdn
 from engine.errors import ImageError, RequestError
 from engine.matching.registrar import Outcome
-from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.sampling import take_samples
+from engine.matching.requests import Answer, EnrollmentRequest, take_samples
 from serving.cluster.site import count_ingresses
 from serving.compose import Deployment
 from serving.settings import ServeSettings

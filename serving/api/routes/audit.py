@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from engine.registry import reader
-from engine.registry.audit import verify_chain
+from engine.registry import audit
 from serving.api import serializers
 from serving.api.dependencies import next_page, note
 from serving.api.request import Request
@@ -23,7 +22,7 @@ async def read_audit(parts: Parts, request: Request, query: wire.AuditQuery) -> 
     was read stands in it, too.
     """
     found = await asyncio.to_thread(
-        reader.read_audit,
+        audit.read_audit,
         parts.store,
         query.after,
         query.limit,
@@ -50,7 +49,7 @@ async def verify_audit(parts: Parts, request: Request, query: wire.ChainQuery) -
     head = (await asyncio.to_thread(parts.store.audit_head))[0]
     if after > head:
         raise Malformed("after: beyond the end of the chain")
-    verify = partial(verify_chain, parts.store, after=after, most=MOST_VERIFIED)
+    verify = partial(audit.verify_chain, parts.store, after=after, most=MOST_VERIFIED)
     report = await asyncio.to_thread(verify)
     await note(
         parts,

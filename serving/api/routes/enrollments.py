@@ -9,9 +9,8 @@ from datetime import datetime, timedelta
 
 from engine.errors import NotFound, SosieError
 from engine.matching.documents import Document, FormAuthority
-from engine.matching.prechecks import Intake, idempotency_scope
 from engine.matching.requests import Answer as Decided
-from engine.matching.requests import EnrollmentRequest, Sample
+from engine.matching.requests import EnrollmentRequest, Intake, Sample, idempotency_scope
 from engine.registry.records import utc_now
 from serving.access.authorization import Principal, outlet_of, scope_of, see_enrollment
 from serving.access.pseudonyms import show_decision

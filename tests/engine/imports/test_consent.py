@@ -11,7 +11,7 @@ from sqlalchemy import select
 from engine.errors import NotFound
 from engine.matching.documents import Document, FormAuthority, check_documents
 from engine.matching.holders import erase_holder, find_document
-from engine.matching.prechecks import document_look_up
+from engine.matching.requests import document_look_up
 from engine.registry import tables
 from engine.registry.records import AuditEntry, Changes, DocumentStatus, NewDocument, new_id
 

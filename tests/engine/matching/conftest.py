@@ -97,6 +97,11 @@ class Lab:
         }
         return EnrollmentRequest(**fields | changes)
 
+    def newcomer(self) -> tuple[NDArray[np.float32], EnrollmentRequest]:
+        """A person and an honest request of theirs."""
+        person = self.people.person()
+        return person, self.request(person)
+
     @contextmanager
     def registrar(
         self,

@@ -17,8 +17,8 @@ from engine.errors import RequestError, StorageFailed
 from engine.matching.bulk_enrollment import (
     ADMITTED,
     Admission,
+    HolderCache,
     OpenedLine,
-    Roll,
     Subscriber,
     admit_planned,
     admit_references,
@@ -56,7 +56,7 @@ def subscriber(document: int, person: int, line: int | None = None) -> Subscribe
 
 
 def admit(store: Store, gallery: Any, writer: Any, chunk: list[Subscriber]) -> list[Admission]:
-    plan = plan_admission(store, gallery, Roll(), chunk, SAME)
+    plan = plan_admission(store, gallery, HolderCache(), chunk, SAME)
     admit_planned(writer, gallery, plan, actor="test", subject="import", detail={"chunk": 1})
     return list(plan.admissions)
 
@@ -94,7 +94,7 @@ def test_a_chunk_that_adds_no_face_moves_no_sequence_and_is_audited(lab: Any) ->
 def test_a_commit_that_fails_leaves_store_and_gallery_as_they_were(lab: Any) -> None:
     gallery = restore_gallery(lab.store, lab.folder).gallery
     with lab.store.writer() as writer:
-        stale = plan_admission(lab.store, gallery, Roll(), [subscriber(1, 1, 1)], SAME)
+        stale = plan_admission(lab.store, gallery, HolderCache(), [subscriber(1, 1, 1)], SAME)
         admit(lab.store, gallery, writer, [subscriber(1, 1, 1)])
         with pytest.raises(StorageFailed):
             admit_planned(writer, gallery, stale, actor="test", subject="import", detail={})
@@ -219,8 +219,8 @@ def test_an_admitted_holder_is_known_by_document_name_and_face(lab: Any) -> None
             )
         )
         returning = lab.request(vectors[1], document=documents[1])
-        thief = lab.request(document=documents[2])
-        answers = registrar.enroll([returning, thief])
+        impostor = lab.request(document=documents[2])
+        answers = registrar.enroll([returning, impostor])
     assert [answer.decision for answer in answers] == [Decision.APPROVED, Decision.REJECTED]
     assert answers[1].reasons == (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,)
     record = find_document(lab.store, documents[1], ON)

@@ -19,9 +19,9 @@ from engine.matching.holders import (
 )
 from engine.matching.identification import identify
 from engine.matching.lines import unblock_document
-from engine.matching.prechecks import document_look_up
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
+from engine.matching.requests import document_look_up
 from engine.reasons import Decision, Reason
 from engine.registry.audit import verify_chain
 from engine.registry.records import (
@@ -43,13 +43,12 @@ def read(lab: Any, registrar: Registrar, document: Document, probe: Any) -> Hold
         probe,
         0.42,
         actor="outlet:blue-1",
-        audit=registrar.keep,
+        audit=registrar.audit,
     )
 
 
 def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         first = registrar.enroll([request, lab.request()])[0]
         certificate = erase_holder(registrar, lab.store, request.document, "test")
@@ -68,8 +67,7 @@ def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab: Any) -> N
 
 
 def test_an_erasure_is_replayed_over_a_snapshot_that_still_holds_the_face(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request, lab.request()])
         save_snapshot(lab.store, registrar.gallery, lab.folder)
@@ -94,8 +92,7 @@ def test_nobody_can_be_erased_who_is_not_enrolled(lab: Any) -> None:
 
 
 def test_a_blocked_document_is_refused(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])
         block_document(registrar, lab.store, request.document, "test")
@@ -105,8 +102,7 @@ def test_a_blocked_document_is_refused(lab: Any) -> None:
 
 
 def test_an_erasure_does_not_lift_a_block(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])
         block_document(registrar, lab.store, request.document, "test")
@@ -156,8 +152,7 @@ def test_a_watched_document_goes_to_review(lab: Any) -> None:
 
 
 def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request, lab.request(person, document=request.document)])
         mine = lab.people.sample(person).vector
@@ -233,8 +228,7 @@ def test_each_probe_of_a_batch_gets_its_own_candidates(lab: Any) -> None:
 
 
 def test_lines_that_cannot_be_audited_are_not_shown(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
 
     def fail(_entry: AuditEntry) -> None:
         raise StorageFailed("the database is gone")
@@ -254,8 +248,7 @@ def test_lines_that_cannot_be_audited_are_not_shown(lab: Any) -> None:
 
 
 def test_lines_are_read_while_the_writer_is_busy(lab: Any, busy: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     entries: list[AuditEntry] = []
     with lab.registrar() as registrar:
         registrar.enroll([request])

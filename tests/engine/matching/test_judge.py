@@ -41,11 +41,11 @@ def test_the_grey_zone_is_for_people_to_judge(lab: Any) -> None:
 def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_holder(
     lab: Any,
 ) -> None:
-    thief, holder = lab.people.person(), lab.people.person()
-    own = lab.request(thief)
+    impostor, holder = lab.people.person(), lab.people.person()
+    own = lab.request(impostor)
     with lab.registrar() as registrar:
         registrar.enroll([own])
-        stolen = lab.request(thief)
+        stolen = lab.request(impostor)
         refused = registrar.enroll([stolen])[0]
         renamed = replace(stolen.document, name="The True Holder")
         outcome = registrar.enroll([lab.request(holder, document=renamed)])[0]
@@ -73,9 +73,9 @@ def test_a_returning_subscriber_is_approved_until_the_line_limit(lab: Any) -> No
 
 
 def test_a_stolen_document_opens_a_case_for_its_holder(lab: Any) -> None:
-    holder, thief = lab.people.person(), lab.people.person()
+    holder, impostor = lab.people.person(), lab.people.person()
     first = lab.request(holder)
-    theft = lab.request(thief, document=first.document, portrait=lab.people.sample(holder))
+    theft = lab.request(impostor, document=first.document, portrait=lab.people.sample(holder))
     with lab.registrar() as registrar:
         outcomes = registrar.enroll([first, theft])
     assert outcomes[1].decision is Decision.REJECTED

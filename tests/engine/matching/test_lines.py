@@ -43,8 +43,7 @@ def line_of(lab: Any, line_id: str) -> Any:
 
 
 def test_a_holder_disputes_a_line_and_a_case_is_open(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         answer = registrar.enroll([request])[0]
         made = dispute(lab, registrar, request.msisdn, request.document, person)
@@ -62,8 +61,7 @@ def test_a_holder_disputes_a_line_and_a_case_is_open(lab: Any) -> None:
 
 
 def test_disputed_again_by_number_or_id_it_is_the_same_case(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])
         line_id = line_id_of(lab, request)
@@ -79,8 +77,7 @@ def test_disputed_again_by_number_or_id_it_is_the_same_case(lab: Any) -> None:
 
 
 def test_a_disputed_line_is_in_use_counts_and_can_be_closed(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         document_id = registrar.enroll([request])[0].body["document_id"]
         line_id = dispute(lab, registrar, request.msisdn, request.document, person).line_id
@@ -183,8 +180,7 @@ def test_a_text_that_is_no_line_is_refused_before_anything_is_looked_up(
 
 
 def test_a_line_is_closed_by_its_id_and_for_its_own_carrier_alone(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    request = lab.request()
     with lab.registrar() as registrar:
         registrar.enroll([request])
         line_id = line_id_of(lab, request)
@@ -202,8 +198,7 @@ def test_a_line_is_closed_by_its_id_and_for_its_own_carrier_alone(lab: Any) -> N
 
 
 def test_an_erased_holder_leaves_the_case_without_a_number(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])
         made = dispute(lab, registrar, request.msisdn, request.document, person)

@@ -171,7 +171,7 @@ def test_a_long_rebuild_says_in_the_log_how_far_it_is(
     with lab.registrar() as registrar:
         registrar.enroll([lab.request() for _ in range(5)])
     monkeypatch.setattr("engine.registry.reader.TEMPLATES_PER_CHUNK", 2)
-    monkeypatch.setattr(recovery, "_TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(recovery, "_LOG_EVERY_S", 0.0)
     with caplog.at_level(logging.INFO, "engine.matching.recovery"):
         restore_gallery(lab.store, lab.folder)
     assert [record.getMessage().split(": ")[1] for record in caplog.records] == [

@@ -1,10 +1,14 @@
-"""What waits for the registrar: bounded, and free to give up until it is taken."""
+"""The registrar's queue: bounded, in order, gathered into batches, one payload for each key."""
 
 from __future__ import annotations
 
+import random
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from engine.errors import (
     DeadlinePassed,
     GalleryBehind,
     IdempotencyInFlight,
+    IdempotencyMismatch,
     NotFound,
     Overloaded,
     RegistryError,
@@ -123,7 +128,7 @@ def test_those_who_audit_and_those_who_change_take_turns(lab: Any, busy: Any) ->
     with lab.registrar(RegistrarConfig(queue_size=3)) as registrar:
         with busy(registrar):
             waiting = [registrar.schedule(lambda *_: done.append("change")) for _ in range(3)]
-            note = registrar.note([AuditEntry("test", "lines.read", "subject", {})])
+            note = registrar.submit_audit([AuditEntry("test", "lines.read", "subject", {})])
             note.add_done_callback(lambda _: done.append("audit"))
         for future in (*waiting, note):
             future.result(120)
@@ -238,3 +243,107 @@ def test_those_who_fail_in_one_batch_get_an_error_each(
         first, second = (future.result(120) for future in futures)
         assert (type(first), type(second)) == (StorageFull, StorageFull)
         assert first is not second
+
+
+LONG_S = 300
+"""Nobody may wait for so long in these tests: whoever should not wait would be seen."""
+ANSWER_S = 20.0
+
+
+class Sizes(Observer):
+    """How many were decided together, batch after batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def observe_batch(self, batch: DecidedBatch) -> None:
+        self.seen.append(len(batch.outcomes))
+
+
+@pytest.fixture
+def sizes() -> Sizes:
+    return Sizes()
+
+
+@pytest.fixture
+def registrar(lab: Any, busy: Any, sizes: Sizes) -> Iterator[Registrar]:
+    """It has just decided two together, and gathers three before it waits no longer."""
+    config = RegistrarConfig(batch_size=3, gather_s=LONG_S)
+    with lab.registrar(config, observer=sizes) as opened:
+        with busy(opened):
+            futures = [opened.submit(lab.request()) for _ in range(2)]
+        for future in futures:
+            future.result(ANSWER_S)
+        yield opened
+
+
+def test_after_a_batch_of_several_the_next_is_waited_for(
+    registrar: Registrar, lab: Any, sizes: Sizes
+) -> None:
+    futures = [registrar.submit(lab.request()) for _ in range(3)]
+    assert all(isinstance(future.result(ANSWER_S), Answer) for future in futures)
+    registrar.run(lambda *_: None)
+    assert sizes.seen == [2, 3]
+
+
+@pytest.mark.parametrize("audits", [True, False])
+def test_work_of_another_kind_ends_the_wait(registrar: Registrar, lab: Any, audits: bool) -> None:
+    future = registrar.submit(lab.request())
+    if audits:
+        registrar.audit(AuditEntry("test", "lines.read", "subject", {}), ANSWER_S)
+    else:
+        registrar.schedule(lambda *_: None).result(ANSWER_S)
+    registrar.run(lambda *_: None)
+    assert isinstance(future.result(ANSWER_S), Answer)
+
+
+KEYS, OUTLETS, ROUNDS = 8, 5, 16
+SMALL = RegistrarConfig(batch_size=4, queue_size=4, gather_s=0.001)
+"""So that batches hold several keys, and some requests find no room."""
+REFUSALS = (DeadlinePassed, IdempotencyInFlight, IdempotencyMismatch, Overloaded)
+
+
+def test_of_two_payloads_under_one_key_one_at_most_is_ever_decided(lab: Any) -> None:
+    """However they come: together, given up, out of time, refused, again after an answer."""
+    one = [lab.request() for _ in range(KEYS)]
+    payloads = [one, [replace(request, msisdn=lab.request().msisdn) for request in one]]
+    told: list[tuple[str, int, Any]] = []
+
+    def send(registrar: Registrar, seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(ROUNDS):
+            place, payload = chance.randrange(KEYS), chance.randrange(2)
+            request = payloads[payload][place]
+            told.append((request.idempotency_key, payload, ask(registrar, request, chance)))
+
+    with lab.registrar(SMALL) as registrar:
+        outlets = [threading.Thread(target=send, args=(registrar, seed)) for seed in range(OUTLETS)]
+        for outlet in outlets:
+            outlet.start()
+        for outlet in outlets:
+            outlet.join()
+        sure = [(k, p, registrar.enroll([payloads[p][k]])[0]) for k in range(KEYS) for p in (0, 1)]
+    told += [(one[place].idempotency_key, payload, outcome) for place, payload, outcome in sure]
+
+    decided: dict[str, set[tuple[int, str]]] = defaultdict(set)
+    for key, payload, outcome in told:
+        if isinstance(outcome, Answer):
+            decided[key].add((payload, outcome.enrollment_id))
+        else:
+            assert isinstance(outcome, (*REFUSALS, CancelledError)), outcome
+    assert len(decided) == KEYS
+    assert all(len(answers) == 1 for answers in decided.values())
+    assert sum(isinstance(outcome, IdempotencyMismatch) for *_, outcome in sure) == KEYS
+    assert lab.store.counts()["enrollments"] == KEYS
+
+
+def ask(registrar: Registrar, request: EnrollmentRequest, chance: random.Random) -> Any:
+    """What it is told in the end; it may give up, or have little time."""
+    timeout_s = chance.choice((None, 0.001, 0.01))
+    try:
+        future = registrar.submit(request, timeout_s=timeout_s)
+        if chance.random() < 0.2:
+            future.cancel()
+        return future.result(120)
+    except (*REFUSALS, CancelledError) as refused:
+        return refused

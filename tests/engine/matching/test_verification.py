@@ -29,8 +29,7 @@ def probe_of(vector: Any, carrier: str | None = None) -> HolderProbe:
 
 
 def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     entries: list[AuditEntry] = []
     probe = lab.people.sample(person).vector
     other = lab.people.between(probe, 0.2)
@@ -115,11 +114,11 @@ def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab: Any) -> Non
 
 
 def test_where_no_face_is_on_file_a_check_is_no_evidence(lab: Any) -> None:
-    thief, stranger = lab.people.person(), lab.people.person()
+    impostor, stranger = lab.people.person(), lab.people.person()
     entries: list[AuditEntry] = []
     with lab.registrar() as registrar:
-        registrar.enroll([lab.request(thief)])
-        refused = registrar.enroll([lab.request(thief)])[0]
+        registrar.enroll([lab.request(impostor)])
+        refused = registrar.enroll([lab.request(impostor)])[0]
         opened = lab.store.cases.newest()
         document = refused.body["document_id"]
         probe = probe_of(stranger)
@@ -130,8 +129,7 @@ def test_where_no_face_is_on_file_a_check_is_no_evidence(lab: Any) -> None:
 
 
 def test_a_tenant_checks_only_its_own_lines_and_holders(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])
         for carrier in ("blue", None):
@@ -157,8 +155,7 @@ def test_a_tenant_checks_only_its_own_lines_and_holders(lab: Any) -> None:
 
 
 def test_an_erased_holder_is_not_found(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     with lab.registrar() as registrar:
         document_id = registrar.enroll([request])[0].body["document_id"]
         erase_holder(registrar, lab.store, request.document, "test")
@@ -168,8 +165,7 @@ def test_an_erased_holder_is_not_found(lab: Any) -> None:
 
 
 def test_a_check_that_cannot_be_audited_is_not_told(lab: Any) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
 
     def fail(_entry: AuditEntry) -> None:
         raise StorageFailed("the database is gone")
@@ -208,8 +204,7 @@ class Lagging(Gallery):
 def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    person = lab.people.person()
-    request = lab.request(person)
+    person, request = lab.newcomer()
     gallery = Lagging(FlatIndex(lab.vault.dim))
     with lab.registrar(gallery=gallery) as registrar:
         registrar.enroll([request])

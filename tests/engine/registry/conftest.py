@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -29,7 +30,29 @@ from engine.registry.writer import Writer
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
 NAME = "Ωμέγα Tester-王"
 
+MODEL = "sha256:model-of-the-tests"
+ENTRY = AuditEntry("test", "test.done", "x")
+
 Enroll = Callable[..., Changes]
+
+
+def change(sequence: int, **what: Any) -> Changes:
+    """Changes with one audit entry."""
+    return Changes(sequence=sequence, audit=[ENTRY], **what)
+
+
+def committed(writer: Writer, changes: Changes) -> Changes:
+    writer.commit(changes)
+    return changes
+
+
+def erasure(enrolled: Changes, place: int, sequence: int) -> Changes:
+    """Erases one of these documents with its reference."""
+    return change(
+        sequence,
+        removed_references=[(enrolled.references[place].id, sequence)],
+        erased_documents=[enrolled.documents[place].id],
+    )
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+"""The audit chain: tampering is found, in the whole chain and in parts."""
+
 from __future__ import annotations
 
 import pytest
@@ -34,16 +36,31 @@ def test_chain_of_honest_entries_is_intact(trail) -> None:
     assert verify_chain(trail) == AuditReport(entries=11, intact=True, first_bad=None)
 
 
+def verify_parts(trail, most: int) -> list[AuditReport]:
+    last, after, found = trail.audit_head()[0], 0, []
+    while after < last:
+        found.append(verify_chain(trail, after=after, most=most))
+        if not found[-1].intact:
+            break
+        after = found[-1].entries
+    return found
+
+
 @pytest.mark.parametrize("tampering", TAMPERINGS)
-def test_tampering_is_found_and_its_place_named(trail, tampering: str) -> None:
+def test_tampering_is_found_and_its_place_named_by_the_whole_and_by_parts(
+    trail, tampering: str
+) -> None:
     statement, first_bad = TAMPERINGS[tampering]
     if trail._engine.dialect.name == "postgresql":
         statement = statement.replace("max(key_check)", "key_check")
     with trail._engine.begin() as connection:
         connection.execute(text(statement.replace(":1}", "\\:1}")))
     report = verify_chain(trail)
-    assert not report.intact
-    assert report.first_bad == first_bad
+    assert (report.intact, report.first_bad) == (False, first_bad)
+    for most in (1, 3, 4, 100):
+        *before, last = verify_parts(trail, most)
+        assert all(part.intact for part in before)
+        assert (last.intact, last.first_bad) == (False, first_bad)
 
 
 def test_entry_forged_without_the_key_is_found(trail) -> None:
@@ -86,3 +103,17 @@ def test_any_json_survives_the_chain(store, writer) -> None:
     writer.commit(Changes(sequence=0, audit=entries))
     assert verify_chain(store).intact
     assert [record.entry for record in store.audit_entries(after=6)] == entries
+
+
+@pytest.mark.parametrize("most", [1, 3, 11, 100])
+def test_parts_of_an_honest_chain_are_intact_to_its_head(trail, most: int) -> None:
+    parts = verify_parts(trail, most)
+    assert all(part.intact for part in parts)
+    assert parts[-1].entries == trail.audit_head()[0]
+    assert len(parts) == -(-11 // most)
+
+
+def test_a_part_behind_a_missing_entry_is_not_intact(trail) -> None:
+    with trail._engine.begin() as connection:
+        connection.execute(text("DELETE FROM audit WHERE number = 4"))
+    assert verify_chain(trail, after=4, most=2) == AuditReport(4, intact=False, first_bad=4)

@@ -8,36 +8,26 @@ from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, StorageFailed
 from engine.registry import tables
-from engine.registry.records import AuditEntry, Changes, DocumentStatus, new_id
-
-ENTRY = AuditEntry("test", "test.done", "x")
-
-
-@pytest.fixture
-def change(writer):
-    """`change(kind=[…])`: commits changes that leave the gallery's sequence alone."""
-    return lambda **what: writer.commit(Changes(sequence=writer.sequence, audit=[ENTRY], **what))
+from engine.registry.records import Changes, DocumentStatus, new_id
+from tests.engine.registry.conftest import change, committed, erasure
 
 
 @pytest.fixture
-def blocked(writer, enroll, change) -> Changes:
+def commit(writer):
+    """`commit(kind=[…])`: commits changes that leave the gallery's sequence alone."""
+    return lambda **what: writer.commit(change(writer.sequence, **what))
+
+
+@pytest.fixture
+def blocked(writer, enroll, commit) -> Changes:
     """Three enrollments, the first of them under a document that was blocked afterwards."""
-    changes = enroll(writer, 3)
-    writer.commit(changes)
-    change(blocked_documents=[changes.documents[0].id])
+    changes = committed(writer, enroll(writer, 3))
+    commit(blocked_documents=[changes.documents[0].id])
     return changes
 
 
 def erase(writer, changes: Changes, place: int) -> None:
-    sequence = writer.sequence + 1
-    writer.commit(
-        Changes(
-            sequence=sequence,
-            audit=[ENTRY],
-            removed_references=[(changes.references[place].id, sequence)],
-            erased_documents=[changes.documents[place].id],
-        )
-    )
+    writer.commit(erasure(changes, place, writer.sequence + 1))
 
 
 def found(store, document):
@@ -74,68 +64,68 @@ def test_erasure_does_not_lift_a_block_and_leaves_nothing_else(store, writer, bl
 
 
 def test_erased_and_blocked_document_cannot_be_enrolled_anew(
-    store, writer, blocked, change
+    store, writer, blocked, commit
 ) -> None:
     document = blocked.documents[0]
     erase(writer, blocked, 0)
     with pytest.raises(StorageFailed, match="lookup"):
-        change(documents=[replace(document, id=new_id())])
+        commit(documents=[replace(document, id=new_id())])
     with pytest.raises(StorageFailed, match="not there or was changed"):
-        change(activated_documents=[document])
+        commit(activated_documents=[document])
     assert found(store, document).status is DocumentStatus.BLOCKED
 
 
-def test_erased_document_is_not_erased_again(store, writer, blocked, change) -> None:
+def test_erased_document_is_not_erased_again(store, writer, blocked, commit) -> None:
     for place in (0, 1):
         erase(writer, blocked, place)
         with pytest.raises(StorageFailed, match="not there or was changed"):
-            change(erased_documents=[blocked.documents[place].id])
+            commit(erased_documents=[blocked.documents[place].id])
 
 
-def test_unblocked_document_is_again_what_it_was(store, writer, blocked, change) -> None:
+def test_unblocked_document_is_again_what_it_was(store, writer, blocked, commit) -> None:
     active, attempted = (
         blocked.documents[0],
         replace(
             blocked.documents[1], id=new_id(), lookup=b"attempted", status=DocumentStatus.ATTEMPTED
         ),
     )
-    change(documents=[attempted])
-    change(blocked_documents=[attempted.id])
+    commit(documents=[attempted])
+    commit(blocked_documents=[attempted.id])
     with pytest.raises(StorageFailed):
-        change(activated_documents=[attempted])
-    change(unblocked_documents=[active.id, attempted.id])
+        commit(activated_documents=[attempted])
+    commit(unblocked_documents=[active.id, attempted.id])
     assert found(store, active).status is DocumentStatus.ACTIVE
     assert found(store, active).reference_ids == (blocked.references[0].id,)
     assert found(store, attempted).status is DocumentStatus.ATTEMPTED
     assert store.blocked_documents() == []
 
 
-def test_unblocked_erased_document_lets_its_number_go(store, writer, blocked, change) -> None:
+def test_unblocked_erased_document_lets_its_number_go(store, writer, blocked, commit) -> None:
     document = blocked.documents[0]
     erase(writer, blocked, 0)
-    change(unblocked_documents=[document.id])
+    commit(unblocked_documents=[document.id])
     assert found(store, document) is None
     assert store.documents_by_id([document.id])[document.id].status is DocumentStatus.ERASED
     # The number may be enrolled again, and nothing is left to block.
-    change(documents=[replace(document, id=new_id())])
+    commit(documents=[replace(document, id=new_id())])
     with pytest.raises(StorageFailed):
-        change(blocked_documents=[document.id])
+        commit(blocked_documents=[document.id])
 
 
-def test_only_a_blocked_document_is_unblocked(store, blocked, change) -> None:
+def test_only_a_blocked_document_is_unblocked(store, blocked, commit) -> None:
     for document_id in (blocked.documents[1].id, new_id()):
         with pytest.raises(StorageFailed, match="not there or was changed"):
-            change(unblocked_documents=[document_id])
-    change(unblocked_documents=[blocked.documents[0].id])
+            commit(unblocked_documents=[document_id])
+    commit(unblocked_documents=[blocked.documents[0].id])
     with pytest.raises(StorageFailed, match="not there or was changed"):
-        change(unblocked_documents=[blocked.documents[0].id])
+        commit(unblocked_documents=[blocked.documents[0].id])
 
 
-def test_blocked_documents_are_listed_longest_blocked_first(store, writer, blocked, change) -> None:
+def test_blocked_documents_are_listed_longest_blocked_first(store, writer, blocked, commit) -> None:
     first, _, second = (document.id for document in blocked.documents)
-    change(blocked_documents=[second])
+    commit(blocked_documents=[second])
     since = found(store, blocked.documents[0]).blocked_at
-    change(blocked_documents=[first])
+    commit(blocked_documents=[first])
     erase(writer, blocked, 2)
     listed = store.blocked_documents()
     assert [(record.id, record.is_erased) for record in listed] == [(first, False), (second, True)]

@@ -1,4 +1,4 @@
-"""Cases: which are alive, about which line, naming whom, and what has been said of them."""
+"""Cases with their history, judged pairs, crops and sweeps."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from engine.cases.case import CaseNote, CaseOrigin, NoteKind, Outcome, Proposal
-from engine.errors import NotFound, StorageFailed
+from engine.errors import NotFound, SealBroken, StorageFailed
 from engine.registry.records import (
     ALIVE,
-    AuditEntry,
     CaseRecord,
     CaseState,
     Changes,
+    CropRecord,
+    JudgedPair,
     LineStatus,
+    NewCrop,
     new_id,
     utc_now,
 )
 from engine.registry.tables import case_notes
-
-ENTRY = AuditEntry("test", "test.done", "x")
+from engine.registry.tables import crops as table
+from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
+from tests.engine.registry.conftest import change, committed, erasure
 
 
 def make_case(**values: Any) -> CaseRecord:
@@ -52,14 +55,13 @@ def commit(writer) -> Callable[..., None]:
     """`commit(cases=…)`: one transaction of such changes."""
 
     def write(**changes: Any) -> None:
-        writer.commit(Changes(sequence=writer.sequence, audit=[ENTRY], **changes))
+        writer.commit(change(writer.sequence, **changes))
 
     return write
 
 
 def test_a_case_is_read_as_it_was_written(store, writer, enroll, commit) -> None:
-    enrolled = enroll(writer, 2)
-    writer.commit(enrolled)
+    enrolled = committed(writer, enroll(writer, 2))
     now = utc_now()
     ids = tuple(document.id for document in enrolled.documents)
     proposal = Proposal(outcome=Outcome.FRAUD, close_lines=(enrolled.lines[0].id,), by="a", at=now)
@@ -138,7 +140,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     line, other = changes.lines
     writer.commit(changes)
     cases = [case_about(line.id, CaseState.CLOSED), case_about(line.id, CaseState.ASSIGNED)]
-    writer.commit(Changes(sequence=2, audit=[ENTRY], disputed_lines=[line.id], cases=cases))
+    writer.commit(change(2, disputed_lines=[line.id], cases=cases))
     assert status_of(store, line.id) is LineStatus.DISPUTED
     assert status_of(store, other.id) is LineStatus.ACTIVE
     assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == line.id
@@ -148,7 +150,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     assert store.cases.open_of_line(other.id, "dispute") is None
     assert store.cases.open_of_line(new_id(), "dispute") is None
     assert cases[1] in store.cases.newest(ALIVE)
-    writer.commit(Changes(sequence=2, audit=[ENTRY], closed_lines=[line.id]))
+    writer.commit(change(2, closed_lines=[line.id]))
     assert status_of(store, line.id) is LineStatus.CLOSED
     assert store.lines_in_use([line.msisdn_lookup]) == {}
 
@@ -156,8 +158,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
 def test_a_disputed_line_is_active_again_and_only_a_disputed_one(
     store, writer, enroll, commit
 ) -> None:
-    changes = enroll(writer, 1)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 1))
     line = changes.lines[0].id
     with pytest.raises(StorageFailed):
         commit(restored_lines=[line])
@@ -173,7 +174,7 @@ def test_a_line_has_one_case_of_a_kind_that_is_alive(store, writer, enroll, stat
     writer.commit(replace(changes, cases=[case_about(line, state)]))
     before = store.cases.newest(None)
     with pytest.raises(StorageFailed):
-        writer.commit(Changes(sequence=1, audit=[ENTRY], cases=[case_about(line)]))
+        writer.commit(change(1, cases=[case_about(line)]))
     assert store.cases.newest(None) == before
 
 
@@ -269,3 +270,195 @@ def test_a_history_is_read_in_its_order_and_its_texts_lie_sealed(store, writer, 
         stored = connection.scalars(select(case_notes.c.text)).all()
     assert sum(text is None for text in stored) == 1
     assert not [text for text in stored if text is not None and b"seen" in text]
+
+
+@pytest.fixture
+def case_id(writer, enroll) -> str:
+    """A case beside three documents."""
+    now = utc_now()
+    case = CaseRecord(
+        id=new_id(),
+        kind="one_face_many_documents",
+        origin=CaseOrigin.SWEEP,
+        state=CaseState.OPEN,
+        document_ids=(),
+        opened_at=now,
+        updated_at=now,
+    )
+    writer.commit(enroll(writer, 3))
+    writer.commit(change(3, cases=[case]))
+    return case.id
+
+
+@pytest.fixture
+def documents(store, case_id) -> list[str]:
+    ids = [int(key) for chunk in store.references() for key in chunk.ids]
+    return sorted(store.documents_of(ids).values())
+
+
+def pair(left: str, right: str, case_id: str, **values: Any) -> JudgedPair:
+    given = {
+        "left_document": left,
+        "right_document": right,
+        "outcome": Outcome.TWINS,
+        "score": 0.712345678901,
+        "case_id": case_id,
+        "sweep_id": None,
+        "decided_at": utc_now(),
+        "decided_by": "key:anna",
+    }
+    return JudgedPair(**given | values)
+
+
+def test_pairs_are_read_by_outcome_and_the_last_verdict_stands(
+    store, writer, case_id, documents
+) -> None:
+    one, two, three = documents
+    first = pair(one, two, case_id)
+    fraud = pair(one, three, case_id, outcome=Outcome.FRAUD)
+    writer.commit(change(3, judged=[fraud, first]))
+    assert store.cases.judged_pairs() == [first, fraud]
+    assert store.cases.judged_pairs([Outcome.FRAUD]) == [fraud]
+    assert store.cases.exceptions() == {(one, two)}
+    again = pair(one, two, case_id, outcome=Outcome.FRAUD, decided_by="key:bob")
+    mistake = pair(two, three, case_id, outcome=Outcome.MISTAKE)
+    writer.commit(change(3, judged=[again, mistake]))
+    assert store.cases.judged_pairs() == [again, fraud, mistake]
+    assert store.cases.exceptions() == {(two, three)}
+    assert store.cases.decided_pairs() == {(one, two), (one, three), (two, three)}
+
+
+def test_a_pair_of_documents_that_are_not_there_keeps_nothing(store, writer, case_id) -> None:
+    with pytest.raises(StorageFailed):
+        writer.commit(change(3, judged=[pair("a", "b", case_id)]))
+    assert store.cases.judged_pairs() == []
+
+
+IMAGE = b"\xff\xd8\xff\xe0 a face in the clear " + bytes(range(256))
+
+
+def make_crop(enrollment_id: str, photograph: str = "live", days: int = 30) -> NewCrop:
+    return NewCrop(
+        id=new_id(),
+        enrollment_id=enrollment_id,
+        photograph=photograph,
+        kept_until=utc_now() + timedelta(days=days),
+        image=IMAGE + photograph.encode(),
+    )
+
+
+@pytest.fixture
+def enrolled(writer, enroll) -> Changes:
+    return committed(writer, enroll(writer, 2))
+
+
+def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, enrolled) -> None:
+    key, other = (record.id for record in enrolled.enrollments)
+    portrait, live, late = (
+        make_crop(key, "portrait"),
+        make_crop(key),
+        make_crop(key, "live", days=-1),
+    )
+    writer.commit(change(2, crops=[portrait, live, late]))
+    assert [(type(record), record.id, image) for record, image in store.cases.crops(key)] == [
+        (CropRecord, live.id, live.image),
+        (CropRecord, portrait.id, portrait.image),
+    ]
+    assert store.cases.crops(key)[0][0].kept_until == live.kept_until
+    assert store.cases.crops(other) == []
+    assert store.cases.crops("no id") == []
+    assert "face" not in repr(live)
+
+
+def test_no_crop_lies_open_nor_opens_in_another_row(store, writer, enrolled) -> None:
+    one, two = (make_crop(record.id) for record in enrolled.enrollments)
+    writer.commit(change(2, crops=[one, two]))
+    with store._engine.begin() as connection:
+        stored = connection.scalar(select(table.c.image).where(table.c.id == one.id))
+        assert IMAGE[4:20] not in stored
+        connection.execute(update(table).where(table.c.id == two.id).values(image=stored))
+    assert store.cases.crops(one.enrollment_id)
+    with pytest.raises(SealBroken):
+        store.cases.crops(two.enrollment_id)
+
+
+def test_a_crop_of_no_enrollment_keeps_nothing(store, writer) -> None:
+    with pytest.raises(StorageFailed):
+        writer.commit(change(0, crops=[make_crop(new_id())]))
+    assert store.counts()["crops"] == 0
+
+
+def test_the_crops_of_an_erased_document_are_gone_and_no_others(store, writer, enrolled) -> None:
+    one, two = (make_crop(record.id) for record in enrolled.enrollments)
+    writer.commit(change(2, crops=[one, two]))
+    writer.commit(erasure(enrolled, 0, 3))
+    assert store.cases.crops(one.enrollment_id) == []
+    assert store.counts()["crops"] == 1
+    assert store.cases.crops(two.enrollment_id)
+
+
+@pytest.fixture
+def keep(writer):
+    """`keep(*sweeps)`: one transaction with them."""
+
+    def write(*sweeps: SweepRecord) -> None:
+        writer.commit(change(writer.sequence, sweeps=sweeps))
+
+    return write
+
+
+def make_sweep(seconds: int = 0) -> SweepRecord:
+    return SweepRecord(
+        id=new_id(),
+        state=SweepState.QUEUED,
+        terms=SweepTerms(threshold=0.5123456789012345, scope=Scope.NEW),
+        requested_by="key:anna",
+        created_at=utc_now() + timedelta(seconds=seconds),
+    )
+
+
+def test_a_sweep_is_read_as_it_was_written_last(store, keep) -> None:
+    queued = make_sweep()
+    keep(queued)
+    assert store.sweeps.get(queued.id) == queued
+    now = utc_now()
+    done = replace(
+        queued,
+        state=SweepState.DONE,
+        started_at=now,
+        ended_at=now,
+        sequence=2**40,
+        progress=SweepProgress(
+            comparisons=2**50, comparisons_total=2**50, pairs=7, remaining_s=0.5
+        ),
+        summary={"groups": 3, "by_outlet": [{"outlet": "r1", "share": 0.25}]},
+    )
+    other = make_sweep(seconds=1)
+    keep(done, replace(other, state=SweepState.FAILED, fault="no room: " + "x" * 1000))
+    assert store.sweeps.get(queued.id) == done
+    assert store.sweeps.get(other.id).fault.startswith("no room")
+
+
+def test_sweeps_are_listed_newest_first(store, keep) -> None:
+    sweeps = [make_sweep(seconds) for seconds in (0, 2, 1)]
+    keep(*sweeps)
+    assert store.sweeps.newest() == [sweeps[1], sweeps[2], sweeps[0]]
+    assert store.sweeps.newest(limit=1) == [sweeps[1]]
+
+
+def test_the_sweep_that_was_done_last_is_known(store, keep) -> None:
+    assert store.sweeps.last_done() is None
+    first, second, third = (make_sweep() for _ in range(3))
+    now = utc_now()
+    keep(
+        replace(first, state=SweepState.DONE, ended_at=now + timedelta(seconds=2)),
+        replace(second, state=SweepState.DONE, ended_at=now + timedelta(seconds=1)),
+        replace(third, state=SweepState.CANCELLED, ended_at=now + timedelta(seconds=3)),
+    )
+    assert store.sweeps.last_done().id == first.id
+
+
+def test_an_unknown_sweep_is_not_found(store) -> None:
+    for unknown in (new_id(), "../../etc", "a\0"):
+        with pytest.raises(NotFound):
+            store.sweeps.get(unknown)

@@ -9,17 +9,14 @@ import numpy as np
 from engine.cases.case import CaseOrigin
 from engine.registry import facts
 from engine.registry.records import (
-    AuditEntry,
     CaseRecord,
     CaseState,
-    Changes,
     NewReference,
     new_id,
     utc_now,
 )
 from engine.sweeps.sweep_model import Identity, LineFact
-
-ENTRY = AuditEntry("test", "test.done", "x")
+from tests.engine.registry.conftest import change
 
 
 def fact_of(line, status: str = "active") -> LineFact:
@@ -68,9 +65,8 @@ def test_identities_have_the_references_asked_all_lines_and_open_disputes(
     )
     removed = changes.references[2].id
     writer.commit(
-        Changes(
-            sequence=5,
-            audit=[ENTRY],
+        change(
+            5,
             removed_references=[(removed, 5)],
             closed_lines=[changes.lines[1].id],
         )
@@ -109,7 +105,7 @@ def test_owners_are_of_every_live_reference_ascending_whatever_the_page(
     ]
     writer.commit(replace(changes, references=[*changes.references, *extra]))
     gone = changes.references[4].id
-    writer.commit(Changes(sequence=8, audit=[ENTRY], removed_references=[(gone, 8)]))
+    writer.commit(change(8, removed_references=[(gone, 8)]))
     for page in (1, 3, 8, 50_000):
         monkeypatch.setattr(facts, "OWNERS_PER_PAGE", page)
         ids, numbers = store.facts.document_owner_array()

@@ -9,11 +9,8 @@ from sqlalchemy import Connection
 
 from engine.errors import LeaseLost, StorageFailed
 from engine.registry.audit import verify_chain
-from engine.registry.records import AuditEntry, Changes
 from engine.registry.store import Store
-
-MODEL = "sha256:model-of-the-tests"
-ENTRY = AuditEntry("test", "test.done", "x")
+from tests.engine.registry.conftest import MODEL, change
 
 
 def break_off(connection: Connection) -> None:
@@ -37,9 +34,9 @@ def test_connection_lost_before_the_commit_keeps_nothing(on_postgres, listening)
     with on_postgres.writer() as writer:
         before = on_postgres.counts(), on_postgres.audit_head()
         with listening(on_postgres, "commit", break_off), pytest.raises(StorageFailed):
-            writer.commit(Changes(sequence=1, audit=[ENTRY]))
+            writer.commit(change(1))
         assert (on_postgres.counts(), on_postgres.audit_head()) == before
-        writer.commit(Changes(sequence=1, audit=[ENTRY]))
+        writer.commit(change(1))
         assert verify_chain(on_postgres).intact
 
 
@@ -51,7 +48,7 @@ def test_connection_lost_after_the_commit_is_seen_to_have_kept_it(on_postgres, l
     with on_postgres.writer() as writer:
         entries = on_postgres.audit_head()[0]
         with listening(on_postgres, "commit", keep_and_break_off):
-            writer.commit(Changes(sequence=7, audit=[ENTRY]))
+            writer.commit(change(7))
         assert writer.sequence == 7
         assert on_postgres.audit_head()[0] == entries + 1
         assert verify_chain(on_postgres).intact
@@ -77,9 +74,9 @@ def test_commit_that_the_server_finishes_for_a_lost_client_is_waited_for(
 
     with on_postgres.writer() as writer:
         with listening(on_postgres, "commit", commit_and_hang_up):
-            writer.commit(Changes(sequence=7, audit=[ENTRY]))
+            writer.commit(change(7))
         assert writer.sequence == on_postgres.sequence() == 7
-        writer.commit(Changes(sequence=8, audit=[ENTRY]))
+        writer.commit(change(8))
         assert verify_chain(on_postgres).intact
 
 
@@ -112,5 +109,5 @@ def test_commit_of_unknown_outcome_ends_the_writer(on_postgres, listening, postg
             listening(on_postgres, "commit", vanish),
             pytest.raises(LeaseLost, match="restart to read what was kept"),
         ):
-            writer.commit(Changes(sequence=1, audit=[ENTRY]))
+            writer.commit(change(1))
         postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;")

@@ -1,20 +1,19 @@
-""""""
+"""Batched reads of the registry, and the audit trail by filter."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.errors import NotFound, RegistryError, SealBroken, StorageFailed
-from engine.registry import changes as changing
-from engine.registry import reader
+from engine.registry import audit, tables
 from engine.registry import reader as readers
-from engine.registry.audit import verify_chain
-from engine.registry.reader import read_audit
+from engine.registry import writer as writers
+from engine.registry.audit import read_audit, verify_chain
 from engine.registry.records import (
     AuditEntry,
     Changes,
@@ -26,14 +25,13 @@ from engine.registry.records import (
     utc_now,
 )
 from engine.registry.store import Store
+from tests.engine.registry.conftest import ENTRY, change, committed
 
-ENTRY = AuditEntry("test", "test.done", "x")
 REASON = "x" * 200
 
 
 def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> None:
-    changes = enroll(writer, 3)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 3))
     for document, reference, line, enrollment, answer in zip(
         changes.documents,
         changes.references,
@@ -88,8 +86,7 @@ def test_unknown_enrollment_or_document_is_not_found(store) -> None:
 
 
 def test_look_ups_of_many_keys_are_whole(store, writer, enroll) -> None:
-    changes = enroll(writer, 1203)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 1203))
     lookups = [document.lookup for document in changes.documents]
     assert set(store.documents([*lookups, *lookups, b"unknown"])) == set(lookups)
     wanted = {row.id: row.document_id for row in changes.references}
@@ -100,8 +97,7 @@ def test_references_come_in_the_order_they_were_added(
     store, writer, enroll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "TEMPLATES_PER_CHUNK", 7)
-    changes = enroll(writer, 30)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 30))
     gallery = list(store.references())
     assert [len(chunk.ids) for chunk in gallery] == [7, 7, 7, 7, 2]
     ids = np.concatenate([chunk.ids for chunk in gallery])
@@ -128,7 +124,7 @@ def test_references_of_one_sequence_are_not_split_by_a_chunk(
 def test_catching_up_gives_what_was_added_and_removed_since(store, writer, enroll) -> None:
     writer.commit(enroll(writer, 5))
     writer.commit(enroll(writer, 2, first=5))
-    writer.commit(Changes(sequence=9, audit=[ENTRY], removed_references=[(np.int64(2), 8), (6, 9)]))
+    writer.commit(change(9, removed_references=[(np.int64(2), 8), (6, 9)]))
     added = [key for chunk in store.references(after_sequence=5) for key in chunk.ids.tolist()]
     assert added == [7]
     assert store.removals(7).tolist() == [2, 6]
@@ -148,9 +144,7 @@ def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, en
         "unknown": 0,
     }
     assert store.open_line_counts([first, second], "blue") == {first: 1, second: 0}
-    writer.commit(
-        Changes(sequence=writer.sequence, audit=[ENTRY], closed_lines=[changes.lines[1].id])
-    )
+    writer.commit(change(writer.sequence, closed_lines=[changes.lines[1].id]))
     assert store.open_line_counts([first, second], "red") == {first: 1, second: 0}
     (closed,) = store.lines_of(second)
     assert closed.status is LineStatus.CLOSED
@@ -159,14 +153,13 @@ def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, en
 
 
 def test_the_lines_in_use_of_many_documents_are_read_at_once(store, writer, enroll) -> None:
-    changes = enroll(writer, 3)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 3))
     first, second, third = changes.lines
-    writer.commit(Changes(sequence=3, audit=[ENTRY], closed_lines=[second.id]))
+    writer.commit(change(3, closed_lines=[second.id]))
     more = replace(
         enroll(writer, 1, first=3).lines[0], document_id=first.document_id, enrollment_id=None
     )
-    writer.commit(Changes(sequence=3, audit=[ENTRY], lines=[more]))
+    writer.commit(change(3, lines=[more]))
     asked = [third.document_id, second.document_id, first.document_id, "x"]
     found = store.lines_in_use_of(asked)
     assert {key: [line.id for line in lines] for key, lines in found.items()} == {
@@ -179,11 +172,10 @@ def test_the_lines_in_use_of_many_documents_are_read_at_once(store, writer, enro
 
 
 def test_closed_number_may_be_opened_again(store, writer, enroll) -> None:
-    changes = enroll(writer, 1)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 1))
     line = changes.lines[0]
-    again = Changes(sequence=1, audit=[ENTRY], lines=[replace(line, id=new_id())])
-    writer.commit(Changes(sequence=1, audit=[ENTRY], closed_lines=[line.id]))
+    again = change(1, lines=[replace(line, id=new_id())])
+    writer.commit(change(1, closed_lines=[line.id]))
     writer.commit(again)
     assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == again.lines[0].id
 
@@ -209,13 +201,12 @@ def test_outlet_or_carrier_is_added_once_and_to_a_known_carrier(store) -> None:
 
 
 def test_only_an_active_line_becomes_disputed(store, writer, enroll) -> None:
-    changes = enroll(writer, 1)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 1))
     line = changes.lines[0].id
     for earlier in ({"disputed_lines": [line]}, {"closed_lines": [line]}):
-        writer.commit(Changes(sequence=1, audit=[ENTRY], **earlier))
+        writer.commit(change(1, **earlier))
         with pytest.raises(StorageFailed):
-            writer.commit(Changes(sequence=1, audit=[ENTRY], disputed_lines=[line]))
+            writer.commit(change(1, disputed_lines=[line]))
 
 
 def test_watch_list_holds_faces_and_documents_until_they_are_removed(
@@ -227,13 +218,13 @@ def test_watch_list_holds_faces_and_documents_until_they_are_removed(
         WatchEntry(writer.next_watch_id(), None, face, REASON, utc_now()),
         WatchEntry(writer.next_watch_id(), lookup, None, "stolen", utc_now()),
     ]
-    writer.commit(Changes(sequence=0, audit=[ENTRY], watched=entries))
+    writer.commit(change(0, watched=entries))
     by_face, by_document = store.watchlist()
     assert np.array_equal(by_face.template, face)
     assert (by_face.id, by_face.document_lookup, by_face.reason) == (1, None, REASON)
     assert by_document.template is None
     assert [entry.id for entry in store.watchlist() if entry.document_lookup == lookup] == [2]
-    writer.commit(Changes(sequence=0, audit=[ENTRY], unwatched=[1, 2]))
+    writer.commit(change(0, unwatched=[1, 2]))
     assert store.watchlist() == []
     assert all(entry.document_lookup != lookup for entry in store.watchlist())
     assert writer.next_watch_id() == 3
@@ -251,8 +242,7 @@ def test_template_moved_to_another_row_is_refused(store, writer, enroll) -> None
 
 
 def test_identity_moved_to_another_document_is_refused(store, writer, enroll) -> None:
-    changes = enroll(writer, 2)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 2))
     with writer.changing(ENTRY) as connection:
         connection.exec_driver_sql(
             "UPDATE documents SET identity = (SELECT min(identity) FROM documents)"
@@ -272,7 +262,7 @@ def test_identity_moved_to_another_document_is_refused(store, writer, enroll) ->
 def test_bulk_load_leaves_statistics_that_keep_look_ups_quick(
     store, writer, enroll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changing, "BULK_ROWS", 300)
+    monkeypatch.setattr(writers, "BULK_ROWS", 300)
     writer.commit(enroll(writer, 300))
     with store._engine.connect() as connection:
         counted = connection.exec_driver_sql(
@@ -290,7 +280,7 @@ ENTRIES = [
 @pytest.fixture
 def start(store: Store, writer: Any, monkeypatch: pytest.MonkeyPatch) -> int:
     """The number before the first of 20 entries; a read looks through 7 at a time."""
-    monkeypatch.setattr(reader, "WINDOW_ENTRIES", 7)
+    monkeypatch.setattr(audit, "WINDOW_ENTRIES", 7)
     before = store.audit_head()[0]
     writer.commit(Changes(sequence=0, audit=ENTRIES))
     return before
@@ -345,9 +335,7 @@ def test_a_chain_is_verified_in_parts_as_in_one(store: Store, start: int) -> Non
 def test_a_part_with_an_altered_entry_is_found_and_the_parts_before_it_stand(
     store: Store, writer: Any, start: int
 ) -> None:
-    from engine.registry import tables
-
-    with writer.changing(AuditEntry("test", "test.done", "x")) as connection:
+    with writer.changing(ENTRY) as connection:
         bad = start + 9
         connection.execute(
             tables.audit.update().where(tables.audit.c.number == bad).values(subject="y")
@@ -361,10 +349,37 @@ def test_a_part_with_an_altered_entry_is_found_and_the_parts_before_it_stand(
 def test_progress_is_told_of_a_long_chain(
     store: Store, start: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.registry import audit
-
     monkeypatch.setattr(audit, "_PAGE_ROWS", 5)
     told: list[tuple[int, int]] = []
     verify_chain(store, progress=lambda done, total: told.append((done, total)))
     total = store.audit_head()[0]
     assert told == [(done, total) for done in range(5, total + 1, 5)]
+
+
+def test_the_newest_attempts_of_each_document_are_read(store, writer, enroll) -> None:
+    enrolled = committed(writer, enroll(writer, 3))
+    first, second, third = enrolled.enrollments
+    later = [
+        replace(
+            first,
+            id=new_id(),
+            decision="rejected",
+            reasons=("FACE_MISMATCH",),
+            created_at=first.created_at + timedelta(minutes=minute),
+        )
+        for minute in (3, 1, 2)
+    ]
+    entry = AuditEntry("test", "test.attempted", first.document_id)
+    writer.commit(Changes(sequence=writer.sequence, audit=[entry], enrollments=later))
+    asked = [second.document_id, first.document_id, new_id()]
+    found = store.attempts_of(asked, most=3)
+    assert list(found) == asked
+    newest = [later[0].id, later[2].id, later[1].id]
+    assert [one.id for one in found[first.document_id]] == newest
+    assert [one.id for one in found[second.document_id]] == [second.id]
+    assert found[asked[2]] == []
+    shown = found[first.document_id][0]
+    assert (shown.decision, shown.reasons) == ("rejected", ("FACE_MISMATCH",))
+    assert (shown.carrier, shown.outlet) == (first.carrier, first.outlet)
+    assert shown.created_at == later[0].created_at
+    assert third.document_id not in found

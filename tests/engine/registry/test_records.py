@@ -16,8 +16,9 @@ from sqlalchemy.exc import IntegrityError
 from engine.errors import NotFound, RegistryError
 from engine.registry import tables
 from engine.registry.audit import verify_chain
-from engine.registry.records import ApiKey, AuditEntry, Changes, new_id, utc_now
+from engine.registry.records import ApiKey, AuditEntry, new_id, utc_now
 from engine.registry.tables import Moment
+from tests.engine.registry.conftest import change
 
 DIALECT = sqlite.dialect()
 MOMENTS = st.datetimes(
@@ -82,7 +83,7 @@ def test_a_key_is_added_and_revoked_beside_the_writer_and_audited(store, writer)
     store.add_api_key(OF_AN_OUTLET, actor="cli:ann")
     store.revoke_api_key("k1", actor="cli:ben")
     # The writer goes on: another's change of the audit chain does not depose it.
-    writer.commit(Changes(sequence=0, audit=[AuditEntry("test", "test.done", "x")]))
+    writer.commit(change(0))
     added, revoked = [record.entry for record in store.audit_entries()][-3:-1]
     bound = {"role": "outlet", "carrier": "red", "outlet": "r1"}
     assert added == AuditEntry("cli:ann", "apikey.added", "k1", bound)

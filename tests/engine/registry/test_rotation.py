@@ -15,7 +15,6 @@ from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.keyring import KeyRing
 from engine.registry.records import (
-    AuditEntry,
     CaseRecord,
     CaseState,
     Changes,
@@ -27,8 +26,8 @@ from engine.registry.records import (
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.vault import Vault, key_version
+from tests.engine.registry.conftest import ENTRY, MODEL, change, committed
 
-MODEL = "sha256:model-of-the-tests"
 CASE = new_id()
 
 RESEAL_SLOWLY = """
@@ -69,8 +68,7 @@ def filled(store, enroll):
     """Ten enrollments, one of them removed, a watched face, two notes beside one that is empty,
     and a crop: 10 + 9 + 10 + 1 + 2 + 1 sealed values."""
     with store.writer() as writer:
-        changes = enroll(writer, 10)
-        writer.commit(changes)
+        changes = committed(writer, enroll(writer, 10))
         now = utc_now()
         face = WatchEntry(1, None, changes.references[0].template, "fraud", now)
         case = CaseRecord(
@@ -91,9 +89,8 @@ def filled(store, enroll):
             image=b"a face",
         )
         writer.commit(
-            Changes(
-                sequence=11,
-                audit=[AuditEntry("test", "test.done", "x")],
+            change(
+                11,
                 removed_references=[(5, 11)],
                 watched=[face],
                 cases=[case],
@@ -235,7 +232,7 @@ def test_process_with_the_ring_from_before_a_rotation_writes_nothing(
         assert versions(widened) == {2}
     narrow = wider.without_data_key(1)
     with reopened(store, database_url, narrow) as after, after.writer() as writer:
-        writer.commit(Changes(sequence=12, audit=[AuditEntry("test", "test.done", "x")]))
+        writer.commit(change(12))
 
 
 def refuse_writer(stale: Store, current: Store) -> None:
@@ -259,7 +256,7 @@ def test_writer_of_a_registry_that_was_replaced_is_refused(store, database_url) 
 
 def test_damaged_value_stops_the_rotation_and_is_named(store, filled, database_url, wider) -> None:
     with reopened(store, database_url, wider) as widened, widened.writer() as writer:
-        with writer.changing(AuditEntry("test", "test.done", "x")) as connection:
+        with writer.changing(ENTRY) as connection:
             flip = tables.references.update().where(tables.references.c.id == 3)
             blob = connection.scalar(
                 select(tables.references.c.template).where(tables.references.c.id == 3)

@@ -9,15 +9,14 @@ from sqlalchemy import select
 
 from engine.errors import SosieError
 from engine.registry import tables
-from engine.registry.records import AuditEntry, Changes, new_id
+from engine.registry.records import Changes, new_id
 from engine.registry.store import Store
+from tests.engine.registry.conftest import ENTRY, committed, erasure
 
 
 @pytest.fixture
 def filled(store, writer, enroll) -> Changes:
-    changes: Changes = enroll(writer, 3)
-    writer.commit(changes)
-    return changes
+    return committed(writer, enroll(writer, 3))
 
 
 def secrets_of(changes: Changes) -> list[bytes]:
@@ -69,7 +68,7 @@ def test_no_record_shows_a_name_number_or_template(store, filled) -> None:
 
 def test_no_error_shows_a_name_number_or_look_up(store, writer, filled) -> None:
     document, line = filled.documents[0], filled.lines[0]
-    entry = AuditEntry("test", "test.done", "x")
+    entry = ENTRY
     spoilt = [
         Changes(sequence=3, audit=[entry], documents=[replace(document, id=new_id())]),
         Changes(sequence=3, audit=[entry], lines=[replace(line, id=new_id())]),
@@ -103,12 +102,5 @@ def test_erased_values_are_overwritten_in_the_sqlite_file(store, writer, filled)
         )
     sealed = [identity, template, number, filled.documents[0].lookup, filled.lines[0].msisdn_lookup]
     assert all(value in stored_bytes(store) for value in sealed)
-    writer.commit(
-        Changes(
-            sequence=4,
-            audit=[AuditEntry("test", "test.done", "x")],
-            removed_references=[(filled.references[0].id, 4)],
-            erased_documents=[filled.documents[0].id],
-        )
-    )
+    writer.commit(erasure(filled, 0, 4))
     assert not [value for value in sealed if value in stored_bytes(store)]

@@ -28,9 +28,8 @@ from engine.registry.records import (
 )
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from tests.engine.registry.conftest import MODEL
 from tests.migrations import NotedMigrations, Upgrade
-
-MODEL = "sha256:model-of-the-tests"
 
 
 def set_revision(url: str, revision: str) -> None:

@@ -20,7 +20,6 @@ from engine.registry import store as stores
 from engine.registry.audit import verify_chain
 from engine.registry.database import changing, connect
 from engine.registry.records import (
-    AuditEntry,
     Carrier,
     CaseState,
     Changes,
@@ -29,8 +28,7 @@ from engine.registry.records import (
 )
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-
-MODEL = "sha256:model-of-the-tests"
+from tests.engine.registry.conftest import ENTRY, MODEL
 
 
 def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
@@ -128,7 +126,7 @@ def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault:
         assert (dispute.id, dispute.origin) == (ids["dispute"], CaseOrigin.DISPUTE)
         assert (dispute.line_ids, dispute.suspect_ids) == ((ids["line"],), ())
         second = replace(dispute, id=new_id(), state=CaseState.ASSIGNED)
-        entry = AuditEntry("test", "test.done", "x")
+        entry = ENTRY
         changes = Changes(sequence=0, audit=[entry], cases=[second])
         with store.writer() as writer, pytest.raises(StorageFailed):
             writer.commit(changes)

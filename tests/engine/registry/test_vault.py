@@ -1,4 +1,4 @@
-""""""
+"""The vault: rotations, seals, look-ups and snapshot files."""
 
 from __future__ import annotations
 
@@ -77,14 +77,7 @@ def test_rotation_preserves_scores(rows: np.ndarray) -> None:
     assert np.abs(turned @ turned.T - rows @ rows.T).max() < 1e-6
 
 
-@pytest.mark.parametrize("dim", [128, 512])
-def test_rotation_preserves_scores_of_real_dimensions(dim: int, random_units) -> None:
-    rows = random_units(200, dim)
-    turned = Vault(RING, dim).rotate(rows)
-    assert np.abs(turned @ turned.T - rows @ rows.T).max() < 1e-6
-
-
-@pytest.mark.parametrize("dim", [DIM, 128])
+@pytest.mark.parametrize("dim", [DIM, 128, 512])
 def test_a_row_is_turned_to_the_same_bits_whatever_stands_beside_it(dim: int, random_units) -> None:
     vault = Vault(RING, dim)
     rows = random_units(65, dim)

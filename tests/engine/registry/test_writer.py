@@ -8,11 +8,9 @@ from sqlalchemy import Connection, text
 
 from engine.errors import LeaseLost, StorageFailed, StorageFull
 from engine.registry.audit import verify_chain
-from engine.registry.records import AuditEntry, Carrier, Changes, DocumentStatus, LineStatus, new_id
+from engine.registry.records import Carrier, Changes, DocumentStatus, LineStatus, new_id
 from engine.registry.store import Store
-
-MODEL = "sha256:model-of-the-tests"
-ENTRY = AuditEntry("test", "test.done", "x")
+from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, erasure
 
 
 def state_of(store: Store) -> tuple[object, ...]:
@@ -89,9 +87,8 @@ def test_refusal_names_the_constraint_and_no_value(store, writer, enroll) -> Non
 
 
 def test_reference_ids_are_never_used_again(store, writer, enroll) -> None:
-    changes = enroll(writer, 3)
-    writer.commit(changes)
-    writer.commit(Changes(sequence=4, audit=[ENTRY], removed_references=[(3, 4)]))
+    writer.commit(enroll(writer, 3))
+    writer.commit(change(4, removed_references=[(3, 4)]))
     assert writer.next_reference_id() == 4
     writer.close()
     with store.writer() as again:
@@ -100,9 +97,8 @@ def test_reference_ids_are_never_used_again(store, writer, enroll) -> None:
 
 
 def test_removed_reference_keeps_no_template(store, writer, enroll) -> None:
-    changes = enroll(writer, 2)
-    writer.commit(changes)
-    writer.commit(Changes(sequence=3, audit=[ENTRY], removed_references=[(1, 3)]))
+    changes = committed(writer, enroll(writer, 2))
+    writer.commit(change(3, removed_references=[(1, 3)]))
     with writer.changing(ENTRY) as connection:
         rows = connection.execute(text('SELECT id, template FROM "references" ORDER BY id')).all()
     assert rows[0] == (1, None)
@@ -113,17 +109,9 @@ def test_removed_reference_keeps_no_template(store, writer, enroll) -> None:
 
 
 def test_erased_document_loses_everything_that_names_its_holder(store, writer, enroll) -> None:
-    changes = enroll(writer, 2)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 2))
     document, line = changes.documents[0], changes.lines[0]
-    writer.commit(
-        Changes(
-            sequence=3,
-            audit=[ENTRY],
-            removed_references=[(changes.references[0].id, 3)],
-            erased_documents=[document.id],
-        )
-    )
+    writer.commit(erasure(changes, 0, 3))
     record = store.documents_by_id([document.id])[document.id]
     assert record.status is DocumentStatus.ERASED
     assert (record.lookup, record.name_lookup, record.expires_on) == (None, None, None)
@@ -136,17 +124,14 @@ def test_erased_document_loses_everything_that_names_its_holder(store, writer, e
     assert closed.closed_at is not None
     assert store.identity(changes.documents[1].id).number == changes.documents[1].number
     # The same document may be enrolled again, as anybody's.
-    writer.commit(Changes(sequence=3, audit=[ENTRY], documents=[replace(document, id=new_id())]))
+    writer.commit(change(3, documents=[replace(document, id=new_id())]))
 
 
 def test_document_is_not_erased_while_a_reference_lives(store, writer, enroll) -> None:
-    changes = enroll(writer, 1)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 1))
     before = state_of(store)
     with pytest.raises(AssertionError):
-        writer.commit(
-            Changes(sequence=2, audit=[ENTRY], erased_documents=[changes.documents[0].id])
-        )
+        writer.commit(change(2, erased_documents=[changes.documents[0].id]))
     assert state_of(store) == before
 
 
@@ -181,7 +166,7 @@ def test_writer_that_is_behind_the_registry_commits_nothing(store, writer, enrol
     with store._engine.begin() as connection:
         connection.execute(text("UPDATE deployment SET sequence = 4"))
     before = state_of(store)
-    for changes in (enroll(writer, 1, first=3), Changes(sequence=3, audit=[ENTRY])):
+    for changes in (enroll(writer, 1, first=3), change(3)):
         with pytest.raises(LeaseLost, match="restart to read its state"):
             writer.commit(changes)
     assert state_of(store) == before
@@ -194,14 +179,14 @@ def test_audit_that_moved_under_a_transaction_undoes_it(store, writer, listening
 
     before = state_of(store)
     with listening(store, "after_cursor_execute", move), pytest.raises(LeaseLost):
-        writer.commit(Changes(sequence=1, audit=[ENTRY]))
+        writer.commit(change(1))
     assert state_of(store) == before
 
 
 def test_sequence_never_goes_back(writer, enroll) -> None:
     writer.commit(enroll(writer, 3))
     with pytest.raises(AssertionError):
-        writer.commit(Changes(sequence=2, audit=[ENTRY]))
+        writer.commit(change(2))
 
 
 def test_full_sqlite_is_told_apart_and_keeps_nothing(sqlite_url, vault, enroll, listening) -> None:
@@ -244,13 +229,12 @@ def test_full_postgresql_is_told_apart_and_keeps_nothing(postgres_url, vault) ->
                 )
             )
         with pytest.raises(StorageFull, match="53100"):
-            writer.commit(Changes(sequence=1, audit=[ENTRY]))
+            writer.commit(change(1))
         assert state_of(store) == before
         assert writer.sequence == 0
 
 
 def test_gallery_vectors_survive_the_store_unchanged(store, writer, enroll) -> None:
-    changes = enroll(writer, 50)
-    writer.commit(changes)
+    changes = committed(writer, enroll(writer, 50))
     stored = np.concatenate([chunk.vectors for chunk in store.references()])
     assert np.array_equal(stored, np.stack([row.template for row in changes.references]))

@@ -12,12 +12,9 @@ from sqlalchemy import text
 from engine.errors import LeaseLost, WriterBusy
 from engine.registry.audit import verify_chain
 from engine.registry.keyring import KeyRing
-from engine.registry.records import AuditEntry, Changes
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-
-MODEL = "sha256:model-of-the-tests"
-ENTRY = AuditEntry("test", "test.done", "x")
+from tests.engine.registry.conftest import MODEL, change
 
 TAKE_THE_LEASE = """
 import sys, time
@@ -69,7 +66,7 @@ def test_second_writer_in_another_process_is_refused_at_once(store, writer, riva
         answer = child.communicate(timeout=120)[0]
     assert answer.startswith("busy: another process")
     assert answer.count("\n") == 1
-    writer.commit(Changes(sequence=1, audit=[ENTRY]))
+    writer.commit(change(1))
 
 
 def test_second_writer_in_the_same_process_is_refused(store, writer, database_url) -> None:
@@ -91,7 +88,7 @@ def test_writer_of_a_killed_process_is_replaced(store, rival) -> None:
         child.send_signal(signal.SIGKILL)
         child.wait(timeout=120)
     writer = take_when_free(store)
-    writer.commit(Changes(sequence=1, audit=[ENTRY]))
+    writer.commit(change(1))
     writer.close()
 
 
@@ -128,12 +125,3 @@ def test_deposed_writer_cannot_commit(store, database_url, enroll) -> None:
     old.close()
     assert store.counts()["live_references"] == 4
     assert verify_chain(store).intact
-
-
-def test_administration_beside_a_writer_keeps_one_chain(store, writer, enroll) -> None:
-    for number in range(5):
-        store.add_outlet(f"new{number}", "red", actor="test")
-        writer.commit(enroll(writer, 2, first=2 * number))
-    report = verify_chain(store)
-    assert report.intact
-    assert report.entries == store.counts()["audit"] == 1 + 5 + 5 + 10

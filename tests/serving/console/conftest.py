@@ -16,8 +16,8 @@ from stdnum.cn import ric
 
 from engine.faces.extractor import Extractor
 from engine.matching.bulk_enrollment import (
+    HolderCache,
     OpenedLine,
-    Roll,
     Subscriber,
     admit_planned,
     plan_admission,
@@ -93,7 +93,7 @@ def plant_ring(home: Path, cache: Path) -> None:
                 for place, vector in enumerate(make_ring(registrar.gallery.dim))
             ]
             plan = plan_admission(
-                deployment.store, registrar.gallery, Roll(), subscribers, same_document=0.5
+                deployment.store, registrar.gallery, HolderCache(), subscribers, same_document=0.5
             )
             admit_planned(writer, registrar.gallery, plan, actor="test", subject="ring", detail={})
 

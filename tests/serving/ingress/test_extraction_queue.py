@@ -12,8 +12,7 @@ import structlog
 
 from engine.errors import ImageDamaged
 from engine.faces.extractor import open_extractor
-from engine.matching.requests import Sample
-from engine.matching.sampling import take_samples
+from engine.matching.requests import Sample, take_samples
 from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault

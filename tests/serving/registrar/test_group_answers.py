@@ -81,7 +81,7 @@ def operations_on(*groups: dict[str, Any]) -> tuple[Operations, list[AuditEntry]
     def keep(entry: AuditEntry, _timeout_s: float) -> None:
         kept.append(entry)
 
-    opened = SimpleNamespace(sweeps=Groups(*groups), registrar=SimpleNamespace(keep=keep))
+    opened = SimpleNamespace(sweeps=Groups(*groups), registrar=SimpleNamespace(audit=keep))
     nothing = cast(Any, None)
     return Operations(cast(Any, opened), CONTEXT, 0.0, nothing, nothing), kept
 

@@ -1,0 +1,286 @@
+"""Requests: stored answers and refusals, samples of photographs, and kept crops."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from engine.errors import IdempotencyMismatch, ImageError, OutletRefused, RequestError, SealBroken
+from engine.faces.extractor import Extraction, Extractor, open_extractor
+from engine.matching.documents import Document
+from engine.matching.requests import (
+    Answer,
+    CropPolicy,
+    CropScope,
+    EnrollmentRequest,
+    Sample,
+    make_samples,
+    seal_crop,
+    take_samples,
+)
+from engine.reasons import Decision, Reason
+from engine.registry.keyring import KeyRing
+from engine.registry.vault import Vault
+
+
+@pytest.mark.parametrize(
+    "changes", [{"outlet": "nowhere"}, {"outlet": "red-1"}, {"carrier": "red"}]
+)
+def test_a_foreign_outlet_is_refused_and_nothing_is_stored(
+    lab: Any, changes: dict[str, str]
+) -> None:
+    before = lab.store.counts()
+    with lab.registrar() as registrar:
+        outcome = registrar.enroll([lab.request(**changes)])[0]
+    assert isinstance(outcome, OutletRefused)
+    assert lab.store.counts() == before
+
+
+def test_a_closed_outlet_is_refused(lab: Any) -> None:
+    lab.store.close_outlet("blue-1", actor="test")
+    with lab.registrar() as registrar:
+        assert isinstance(registrar.enroll([lab.request()])[0], OutletRefused)
+
+
+def test_the_same_key_and_payload_give_the_stored_answer(lab: Any) -> None:
+    request = lab.request()
+    with lab.registrar() as registrar:
+        first = registrar.enroll([request])[0]
+        before = lab.store.counts()
+        second = registrar.enroll([request])[0]
+    with lab.registrar() as reopened:
+        third = reopened.enroll([request])[0]
+    assert not first.is_repeated
+    assert second == third == replace(first, is_repeated=True)
+    assert lab.store.counts() == before
+
+
+def test_the_same_key_with_another_payload_is_refused(lab: Any) -> None:
+    request = lab.request()
+    changed = [
+        replace(request, msisdn="+8613800138000"),
+        replace(request, live=lab.people.sample(lab.people.person())),
+        replace(request, document=replace(request.document, name="Another Name")),
+    ]
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        before = lab.store.counts()
+        outcomes = registrar.enroll([*changed[:1]]), registrar.enroll([*changed[1:2]])
+        outcomes = [*outcomes[0], *outcomes[1], *registrar.enroll([changed[2]])]
+    assert all(isinstance(outcome, IdempotencyMismatch) for outcome in outcomes)
+    assert lab.store.counts() == before
+
+
+def test_two_carriers_may_use_one_key(lab: Any) -> None:
+    with lab.registrar() as registrar:
+        outcomes = registrar.enroll(
+            [
+                lab.request(idempotency_key="one"),
+                lab.request(idempotency_key="one", carrier="red", outlet="red-1"),
+            ]
+        )
+    assert [outcome.decision for outcome in outcomes] == [Decision.APPROVED] * 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"idempotency_key": ""},
+        {"idempotency_key": "k" * 10_000},
+        {"idempotency_key": "a\nb"},
+        {"msisdn": "12"},
+        {"msisdn": "not a number"},
+        {"document": Document("library-card", "1", "A Name")},
+        {"consent_ref": "c" * 201},
+    ],
+)
+def test_what_cannot_be_judged_is_an_error_beside_its_neighbours(
+    lab: Any, changes: dict[str, Any]
+) -> None:
+    with lab.registrar() as registrar:
+        outcomes = registrar.enroll([lab.request(), lab.request(**changes), lab.request()])
+    assert isinstance(outcomes[1], RequestError)
+    assert "\n" not in str(outcomes[1])
+    assert [type(outcome) for outcome in outcomes[::2]] == [Answer, Answer]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"consent_ref": "a\0b"},
+        {"outlet": "blue-1\0"},
+        {"idempotency_key": "\ud800"},
+        {"document": Document("cn-ric", "11010519491231002X", "half \ud800")},
+    ],
+)
+def test_text_that_no_database_stores_is_refused_beside_its_neighbours(
+    lab: Any, changes: dict[str, Any]
+) -> None:
+    with lab.registrar() as registrar:
+        outcomes = registrar.enroll([lab.request(), lab.request(**changes), lab.request()])
+    assert isinstance(outcomes[1], RequestError)
+    assert [type(outcome) for outcome in outcomes[::2]] == [Answer, Answer]
+
+
+def test_a_vector_that_is_not_finite_is_refused(lab: Any) -> None:
+    broken = Sample(np.full(64, np.nan, dtype=np.float32), bytes(32))
+    with lab.registrar() as registrar:
+        outcomes = registrar.enroll([lab.request(live=broken), lab.request()])
+    assert isinstance(outcomes[0], RequestError)
+    assert isinstance(outcomes[1], Answer)
+
+
+@pytest.fixture(scope="module")
+def extractor(tmp_path_factory: pytest.TempPathFactory) -> Extractor:
+    return open_extractor(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def face_vault(extractor: Extractor) -> Vault:
+    return Vault(KeyRing.generate(), extractor.dim)
+
+
+def encode(picture: Image.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_each_image_gives_its_sample_or_its_error_in_order(
+    extractor: Extractor, face_vault: Vault
+) -> None:
+    face = Image.fromarray(data.astronaut())
+    images = [encode(Image.new("RGB", (64, 64))), b"no image", encode(face), encode(face.rotate(5))]
+    faceless, broken, one, other = take_samples(images, extractor, face_vault)
+    assert isinstance(broken, ImageError)
+    assert isinstance(faceless, Sample)
+    assert faceless.vector is None
+    assert faceless.problems == (Reason.NO_FACE,)
+    assert not faceless.quality
+    assert isinstance(one, Sample)
+    assert isinstance(other, Sample)
+    assert one.digest == hashlib.sha256(images[2]).digest()
+    assert one.quality["inter_eye_px"] > 20
+    assert one.vector is not None
+    assert other.vector is not None
+    assert float(one.vector @ other.vector) > 0.8
+
+
+def test_a_samples_vector_is_rotated_and_keeps_its_scores(
+    extractor: Extractor, face_vault: Vault
+) -> None:
+    face = Image.fromarray(data.astronaut())
+    images = [encode(face), encode(face.rotate(5))]
+    plain = extractor.extract(images)
+    assert all(isinstance(one, Extraction) for one in plain)
+    vectors = np.stack([one.vector for one in plain if isinstance(one, Extraction)])
+    samples = make_samples(images, plain, face_vault)
+    turned = np.stack([one.vector for one in samples if isinstance(one, Sample)])
+    assert abs(float(turned[0] @ turned[1]) - float(vectors[0] @ vectors[1])) < 1e-5
+    assert abs(float(turned[0] @ vectors[0])) < 0.5
+
+
+def test_crops_go_with_the_samples_only_where_they_are_asked_for(
+    extractor: Extractor, face_vault: Vault
+) -> None:
+    images = [encode(Image.new("RGB", (64, 64))), encode(Image.fromarray(data.astronaut()))]
+    plain = take_samples(images, extractor, face_vault)
+    assert [one.crop for one in plain if isinstance(one, Sample)] == [None, None]
+    faceless, face = take_samples(images, extractor, face_vault, with_crops=True)
+    assert isinstance(faceless, Sample)
+    assert faceless.crop is None
+    assert isinstance(face, Sample)
+    assert face.crop is not None
+    # Sealed: no image file begins so.
+    assert not face.crop.startswith(b"\xff\xd8")
+
+
+def test_nothing_gives_nothing(extractor: Extractor, face_vault: Vault) -> None:
+    assert take_samples([], extractor, face_vault) == []
+
+
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def face() -> Any:
+    """A smooth picture uint8[112, 112, 3] of three different channels."""
+    rows, columns = np.mgrid[0:112, 0:112]
+    return np.stack([rows * 2, columns * 2, 255 - rows - columns // 2], axis=-1).astype(np.uint8)
+
+
+def attempt(vault: Vault, face: Any, *, with_crops: bool = True) -> EnrollmentRequest:
+    def sample(digest: bytes) -> Sample:
+        crop = seal_crop(vault, digest, face) if with_crops else None
+        return Sample(None, digest, crop=crop)
+
+    return EnrollmentRequest(
+        idempotency_key="k",
+        carrier="red",
+        outlet="r1",
+        document=Document("passport", "P1", "A Holder"),
+        msisdn="+8613800138000",
+        live=sample(b"l" * 32),
+        portrait=sample(b"p" * 32),
+    )
+
+
+@pytest.mark.parametrize(
+    ("keep", "has_case", "kept"),
+    [
+        (CropScope.NONE, True, 0),
+        (CropScope.CASES, False, 0),
+        (CropScope.CASES, True, 2),
+        (CropScope.ALL, False, 2),
+    ],
+)
+def test_crops_are_kept_only_of_the_attempts_that_the_policy_names(
+    keep: CropScope, has_case: bool, kept: int, vault: Vault, face: Any
+) -> None:
+    policy = CropPolicy(keep, 7 * DAY)
+    chosen = policy.choose(vault, attempt(vault, face), "e", has_case, NOW)
+    assert len(chosen) == kept
+    assert policy.keeps_any == (keep is not CropScope.NONE)
+    assert {crop.kept_until for crop in chosen} <= {NOW + 7 * DAY}
+
+
+def test_a_crop_is_the_face_as_it_was_aligned(vault: Vault, face: Any) -> None:
+    chosen = CropPolicy(CropScope.ALL).choose(vault, attempt(vault, face), "e", False, NOW)
+    assert [crop.photograph for crop in chosen] == ["live", "portrait"]
+    with Image.open(io.BytesIO(chosen[0].image)) as image:
+        assert (image.format, image.size) == ("JPEG", (112, 112))
+        difference = np.abs(np.asarray(image).astype(int) - face).mean()
+    assert difference < 2
+
+
+def test_an_attempt_without_crops_leaves_none(vault: Vault, face: Any) -> None:
+    request = attempt(vault, face, with_crops=False)
+    assert CropPolicy(CropScope.ALL).choose(vault, request, "e", True, NOW) == []
+
+
+def test_a_crop_on_its_way_to_the_registrar_is_sealed(vault: Vault, face: Any) -> None:
+    request = attempt(vault, face)
+    image = CropPolicy(CropScope.ALL).choose(vault, request, "e", True, NOW)[0].image
+    assert image not in pickle.dumps(request)
+    assert "crop" not in repr(request.live)
+
+
+def test_a_crop_of_another_photograph_is_not_taken(vault: Vault, face: Any) -> None:
+    request = attempt(vault, face)
+    moved = Sample(None, b"x" * 32, crop=request.live.crop)
+    swapped = EnrollmentRequest(
+        **{name: getattr(request, name) for name in request.__slots__} | {"live": moved}
+    )
+    with pytest.raises(SealBroken):
+        CropPolicy(CropScope.ALL).choose(vault, swapped, "e", True, NOW)
