@@ -23,9 +23,9 @@ from engine.matching.policy import Candidate
 from serving.cluster import registrar_client as module
 from serving.cluster.registrar_client import RayRegistrar
 from serving.errors import Busy, Interrupted, NotReady
-from serving.ingress.items import MAX_ITEMS
 from serving.registrar.protocol import MOST_CANDIDATES, CallContext, Phase, Reply, Status
 from serving.telemetry.metrics import Meter
+from serving.wire.matching import MAX_ITEMS
 
 READY = Status(Phase.READY, "", "boot-1", sequence=1, store_sequence=1)
 Answer = Callable[..., Awaitable[Any]]
