@@ -1,9 +1,16 @@
-"""Authentication: which key calls, whether it is in force, and whether its rate lets it go on."""
+"""Authentication: API keys, which of them are in force, and how fast each may call.
+
+A key is `sosie_<id>_<secret>`: the id names its row and may be shown, the secret is random. The
+registry knows it by a digest alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import re
+import secrets
+import string
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,8 +20,8 @@ from typing import TypeVar
 from engine.errors import NotFound
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, utc_now
+from engine.registry.vault import Vault
 from serving.access.authorization import MIN_BURST, Principal, Role
-from serving.access.keys import PresentedKey, digest_key, is_issued_id, parse_key
 from serving.errors import RateLimited, Unauthenticated
 
 MAX_KNOWN = 10_000
@@ -25,6 +32,79 @@ UNKNOWN_PER_S = 100.0
 _Value = TypeVar("_Value")
 _REFUSAL = "no key, or not one in force: send it as Authorization: Bearer sosie_…"
 _ROUNDING = 1e-9
+
+MAX_LENGTH = 200
+"""Longer texts are not looked at."""
+
+_STEM_LENGTH = 8
+_CHECK_LENGTH = 4
+_SECRET_LENGTH = 43  # of 62 signs: 256 bits
+
+_ID_SIGNS = string.digits + string.ascii_lowercase
+_SECRET_SIGNS = string.digits + string.ascii_letters
+_KEY = re.compile(
+    rf"sosie_([0-9a-z]{{{_STEM_LENGTH + _CHECK_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A fresh key: `text` is for its holder, once; `digest` for the registry."""
+
+    id: str
+    text: str = field(repr=False)
+    digest: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedKey:
+    """A text of the form of a key; whether it is one is not yet said."""
+
+    id: str
+    secret: str = field(repr=False)
+
+
+def make_key(vault: Vault) -> NewKey:
+    """A key that nobody had before, with 256 random bits."""
+    stem = "".join(secrets.choice(_ID_SIGNS) for _ in range(_STEM_LENGTH))
+    key_id = stem + _check_signs(vault, stem)
+    secret = "".join(secrets.choice(_SECRET_SIGNS) for _ in range(_SECRET_LENGTH))
+    return NewKey(key_id, f"sosie_{key_id}_{secret}", digest_key(vault, key_id, secret))
+
+
+def parse_key(text: str | None) -> PresentedKey | None:
+    """The parts of a text of the form of a key; `None` for any other, at the cost of a glance."""
+    if text is None or len(text) > MAX_LENGTH:
+        return None
+    found = _KEY.fullmatch(text)
+    return None if found is None else PresentedKey(found[1], found[2])
+
+
+def digest_key(vault: Vault, key_id: str, secret: str) -> bytes:
+    """What the registry keeps of a key: 32 bytes, keyed (HMAC-SHA256).
+
+    A slow hash protects secrets that can be guessed. Nobody guesses 256 random bits, and this one
+    is computed for every request.
+    """
+    return vault.look_up("api_key", f"{key_id}\0{secret}")
+
+
+def is_issued_id(vault: Vault, key_id: str) -> bool:
+    """False for nearly every id that this deployment never gave: one in 1.7 million passes.
+
+    So a flood of made-up keys costs no look-up, and keeps nobody's own from being looked up.
+    """
+    stem, check = key_id[:_STEM_LENGTH], key_id[_STEM_LENGTH:]
+    return hmac.compare_digest(_check_signs(vault, stem), check)
+
+
+def _check_signs(vault: Vault, stem: str) -> str:
+    number = int.from_bytes(vault.look_up("api_key_id", stem)[:8], "big")
+    signs = []
+    for _ in range(_CHECK_LENGTH):
+        number, place = divmod(number, len(_ID_SIGNS))
+        signs.append(_ID_SIGNS[place])
+    return "".join(signs)
 
 
 class TokenBucket:
@@ -62,7 +142,7 @@ class TokenBucket:
 
 @dataclass(slots=True)
 class _Known:
-    """A key in force, as it was looked up; `until` is on the gate's clock."""
+    """A key in force, as it was looked up; `until` is on the authenticator's clock."""
 
     principal: Principal
     digest: bytes = field(repr=False)
@@ -70,7 +150,7 @@ class _Known:
     bucket: TokenBucket | None
 
 
-class KeyGate:
+class Authenticator:
     """Admits the keys of one registry; for one event loop.
 
     A key that is revoked or expires, or whose outlet is closed, is refused at the latest `cache_s`

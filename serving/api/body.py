@@ -29,8 +29,7 @@ from serving.errors import (
     TooManyItems,
     TypeUnsupported,
 )
-from serving.wire.codec import Invalid, decode_msgpack, encode_json, encode_msgpack, read
-from serving.wire.fields import Template
+from serving.wire.fields import Invalid, Template, decode_msgpack, encode_json, encode_msgpack, read
 from serving.wire.matching import MatchRequest, TemplatesRequest
 
 P = ParamSpec("P")

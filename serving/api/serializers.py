@@ -25,8 +25,7 @@ from engine.sweeps import estimate
 from engine.sweeps.sweep_model import SweepRecord
 from serving.masking import mask_name, mask_number
 from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
-from serving.wire.codec import read
-from serving.wire.fields import Moment
+from serving.wire.fields import Moment, read
 
 PRECISION_STEPS = 20
 """Thresholds of a precision, from score 0 to 1."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
+from serving.cli.inputs import (
+    CertificateOption,
+    HomeOption,
+    name_actor,
+    open_deployment,
+    require_place,
+    save_certificate,
+)
 from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
@@ -18,7 +24,6 @@ from serving.cli.output import (
     print_table,
     show_progress,
 )
-from serving.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,9 +64,7 @@ def run_now(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would leave, as `show` does.")
     ] = False,
-    certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the certificate, as JSON.")
-    ] = None,
+    certificate: CertificateOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -108,7 +111,7 @@ def _counter(total: int, report: Callable[[int, int], None]) -> Callable[[Kind, 
 
 
 def _tell(made: RetentionCertificate, target: Path | None, as_json: bool) -> None:
-    from serving.retention import save_certificate, write_certificate
+    from serving.retention import write_certificate
 
     values = write_certificate(made)
     if as_json:
@@ -119,18 +122,9 @@ def _tell(made: RetentionCertificate, target: Path | None, as_json: bool) -> Non
             print_line(f"Held by open cases: {held}.")
         facts = {name: str(values[name]) for name in ("job_id", "ran_at", "audit_number")}
         print_facts("Certificate:", {**facts, "audit_hash": made.audit_hash})
-    if target is None:
-        return
-    try:
-        save_certificate(target, values)
-    except OSError as error:
-        sys.stdout.flush()
-        sys.stderr.write(
-            f"sosie: done, but {target} cannot be written ({error.strerror}): "
-            "the certificate is entry "
-            f"{made.audit_number} of the audit chain\n"
-        )
-        raise typer.Exit(ExitCode.INTERNAL) from None
+    if target is not None:
+        fallback = f"the certificate is entry {made.audit_number} of the audit chain"
+        save_certificate(target, values, "done", fallback)
 
 
 def _show(deployment: Deployment, as_json: bool) -> None:

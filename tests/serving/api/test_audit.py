@@ -12,7 +12,7 @@ from serving.api.body import JSON, MSGPACK
 from serving.api.routes import audit
 from serving.compose import registry_url
 from serving.settings import load_settings
-from serving.wire.codec import read
+from serving.wire.fields import read
 from serving.wire.oversight import AuditPage, ChainPart
 
 AUDIT = "/v1/audit"

@@ -10,8 +10,8 @@ import pytest
 
 from engine.registry.records import AuditEntry, Changes, NewCrop, new_id, utc_now
 from serving.api.body import JSON, MSGPACK
-from serving.wire.codec import read
 from serving.wire.enrollments import Crops
+from serving.wire.fields import read
 
 LIVE, PORTRAIT = b"\x89PNG live", b"\x89PNG portrait"
 

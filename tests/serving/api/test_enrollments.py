@@ -12,8 +12,8 @@ import pytest
 
 from engine.errors import StorageFailed
 from serving.api.body import JSON, MSGPACK, encode
-from serving.wire.codec import read
 from serving.wire.enrollments import Enrollment, EnrollmentRecord
+from serving.wire.fields import read
 
 PATH = "/v1/enrollments"
 KEY = {"idempotency-key": "key-1"}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.wire.codec import read
 from serving.wire.enrollments import ErasureCertificate
+from serving.wire.fields import read
 from serving.wire.lines import ClosedLine, Dispute, HolderLines
 
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}

@@ -16,7 +16,7 @@ from serving.api.body import JSON, MSGPACK
 from serving.api.routes.operations import READY_KEPT_S
 from serving.compose import Deployment
 from serving.settings import load_settings
-from serving.wire.codec import read
+from serving.wire.fields import read
 from serving.wire.oversight import Readiness
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.wire.codec import read
+from serving.wire.fields import read
 from serving.wire.people import People, Person
 
 SEARCH = "/v1/people/search"

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from engine.retention.job import Schedule, run_retention
-from serving.wire.codec import read
 from serving.wire.enrollments import EnrollmentRecord
+from serving.wire.fields import read
 
 PATH = "/v1/enrollments"
 KEY = {"idempotency-key": "key-1"}

@@ -17,7 +17,7 @@ from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
 from serving.compose import Deployment
 from serving.settings import load_settings
-from serving.wire.codec import read
+from serving.wire.fields import read
 from serving.wire.sweeps import Expectation, Group, GroupPage, Precision, SweepReport, Sweeps
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service

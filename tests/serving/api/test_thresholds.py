@@ -11,7 +11,7 @@ import pytest
 from engine.matching.calibration import Comparison
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
-from serving.wire.codec import read
+from serving.wire.fields import read
 from serving.wire.oversight import CalibratedThresholds
 
 

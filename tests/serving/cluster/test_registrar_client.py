@@ -23,7 +23,7 @@ from engine.matching.policy import Candidate
 from serving.cluster import registrar_client as module
 from serving.cluster.registrar_client import RayRegistrar
 from serving.errors import Busy, Interrupted, NotReady
-from serving.ingress.items import MAX_ITEMS
+from serving.ingress.match import MAX_ITEMS
 from serving.registrar.protocol import MOST_CANDIDATES, CallContext, Phase, Reply, Status
 from serving.telemetry.metrics import Meter
 

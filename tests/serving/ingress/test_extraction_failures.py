@@ -25,10 +25,10 @@ from tests.serving.ingress.callers import (
 from tests.serving.meters import BrokenMeter
 
 
-def test_a_meter_that_fails_costs_no_sample_and_no_worker(gated: Any, vault: Vault) -> None:
+def test_a_meter_that_fails_costs_no_sample_and_no_worker(extractor: Any, vault: Vault) -> None:
     with capture_logs() as logs:
         queue = ExtractionQueue(
-            gated, vault, capacity=CAPACITY, meter=BrokenMeter(), log=structlog.get_logger()
+            extractor, vault, capacity=CAPACITY, meter=BrokenMeter(), log=structlog.get_logger()
         )
         for _ in range(3):
             assert len(run(lambda: queue.sample(images("a", "b")))) == 2
@@ -38,11 +38,11 @@ def test_a_meter_that_fails_costs_no_sample_and_no_worker(gated: Any, vault: Vau
 
 
 def test_an_extractor_that_answers_for_too_few_fails_the_call_and_not_the_worker(
-    vault: Vault, gated: Any, meter: RecordingMeter
+    vault: Vault, extractor: Any, meter: RecordingMeter
 ) -> None:
     class Forgetful:
         def extract(self, given: Any) -> Any:
-            return gated.extract(given)[: max(1, len(given) - 1)]
+            return extractor.extract(given)[: max(1, len(given) - 1)]
 
     queue = ExtractionQueue(
         Forgetful(), vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger()
@@ -55,11 +55,11 @@ def test_an_extractor_that_answers_for_too_few_fails_the_call_and_not_the_worker
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_ends_answers_all_who_wait_and_shows(
-    vault: Vault, gated: Any, meter: RecordingMeter
+    vault: Vault, extractor: Any, meter: RecordingMeter
 ) -> None:
     class Ending:
         def extract(self, given: Any) -> Any:
-            gated.extract(given)
+            extractor.extract(given)
             raise SystemExit
 
     queue = ExtractionQueue(
@@ -68,9 +68,9 @@ def test_a_worker_that_ends_answers_all_who_wait_and_shows(
     assert queue.is_alive
 
     async def body() -> None:
-        held = await hold_worker(queue, gated)
+        held = await hold_worker(queue, extractor)
         tasks = await start(queue, images("waits"), many("long", 40))
-        gated.gate.set()
+        extractor.released.set()
         for task in (held, *tasks):
             with pytest.raises(NotReady):
                 await task
@@ -84,7 +84,7 @@ def test_a_worker_that_ends_answers_all_who_wait_and_shows(
 
 
 def test_an_embedder_elsewhere_that_gives_no_answer_shows_until_it_does(
-    vault: Vault, gated: Any, meter: RecordingMeter
+    vault: Vault, extractor: Any, meter: RecordingMeter
 ) -> None:
     class Elsewhere:
         is_there = False
@@ -92,7 +92,7 @@ def test_an_embedder_elsewhere_that_gives_no_answer_shows_until_it_does(
         def extract(self, given: Any) -> Any:
             if not self.is_there:
                 raise Interrupted("no answer")
-            return gated.extract(given)
+            return extractor.extract(given)
 
     extractor = Elsewhere()
     queue = ExtractionQueue(
@@ -107,11 +107,13 @@ def test_an_embedder_elsewhere_that_gives_no_answer_shows_until_it_does(
     queue.close()
 
 
-def test_those_who_fail_together_get_an_exception_each(queue: ExtractionQueue, gated: Any) -> None:
+def test_those_who_fail_together_get_an_exception_each(
+    queue: ExtractionQueue, extractor: Any
+) -> None:
     async def body() -> list[Any]:
-        held = await hold_worker(queue, gated)
+        held = await hold_worker(queue, extractor)
         tasks = await start(queue, images("bomb"), images("beside"))
-        gated.gate.set()
+        extractor.released.set()
         await held
         return list(await asyncio.gather(*tasks, return_exceptions=True))
 
@@ -122,12 +124,12 @@ def test_those_who_fail_together_get_an_exception_each(queue: ExtractionQueue, g
 
 
 def test_an_unforeseen_exception_fails_its_batch_alone_and_is_logged_by_type(
-    queue: ExtractionQueue, gated: Any, meter: RecordingMeter
+    queue: ExtractionQueue, extractor: Any, meter: RecordingMeter
 ) -> None:
     async def body() -> None:
-        held = await hold_worker(queue, gated)
+        held = await hold_worker(queue, extractor)
         tasks = await start(queue, images("bomb"), images("beside"))
-        gated.gate.set()
+        extractor.released.set()
         await held
         for task in tasks:
             with pytest.raises(ValueError, match="secret"):
@@ -142,12 +144,12 @@ def test_an_unforeseen_exception_fails_its_batch_alone_and_is_logged_by_type(
 
 
 def test_a_failed_batch_ends_the_whole_call_and_its_other_photographs(
-    queue: ExtractionQueue, gated: Any
+    queue: ExtractionQueue, extractor: Any
 ) -> None:
     with pytest.raises(ValueError, match="secret"), capture_logs():
         run(lambda: queue.sample([b"bomb", *many("more", 40)]))
     run(lambda: queue.sample(images("after")))
-    assert gated.batches[-1] == images("after")
+    assert extractor.batches[-1] == images("after")
 
 
 def test_a_failure_that_has_a_name_reaches_the_caller_as_it_is(

@@ -33,11 +33,11 @@ from tests.serving.ingress.callers import (
 
 
 def test_samples_come_in_the_order_of_their_images(
-    queue: ExtractionQueue, gated: Any, vault: Vault
+    queue: ExtractionQueue, extractor: Any, vault: Vault
 ) -> None:
     names = many("p", 40)
     got = run(lambda: queue.sample(names))
-    expected = take_samples(names, gated, vault)
+    expected = take_samples(names, extractor, vault)
     assert digests(got) == digests(expected)
     for one, other in zip(got, expected, strict=True):
         assert isinstance(other, Sample)
@@ -45,13 +45,13 @@ def test_samples_come_in_the_order_of_their_images(
         assert np.allclose(one.vector, other.vector, atol=1e-6)
 
 
-def test_no_photographs_are_no_work(queue: ExtractionQueue, gated: Any) -> None:
+def test_no_photographs_are_no_work(queue: ExtractionQueue, extractor: Any) -> None:
     assert run(lambda: queue.sample([])) == []
-    assert gated.batches == []
+    assert extractor.batches == []
 
 
 def test_a_bad_image_is_a_value_and_its_neighbours_are_sampled(
-    queue: ExtractionQueue, gated: Any
+    queue: ExtractionQueue, extractor: Any
 ) -> None:
     good, bad, empty = run(lambda: queue.sample(images("good", "bad", "nobody")))
     assert isinstance(good, Sample)
@@ -60,9 +60,11 @@ def test_a_bad_image_is_a_value_and_its_neighbours_are_sampled(
     assert (empty.vector, empty.problems) == (None, (Reason.NO_FACE,))
 
 
-def test_closing_answers_what_waited_and_takes_no_more(queue: ExtractionQueue, gated: Any) -> None:
+def test_closing_answers_what_waited_and_takes_no_more(
+    queue: ExtractionQueue, extractor: Any
+) -> None:
     async def body() -> None:
-        held = await hold_worker(queue, gated)
+        held = await hold_worker(queue, extractor)
         (waiting,) = await start(queue, many("waiting", 20))
         closing = asyncio.create_task(asyncio.to_thread(queue.close))
         while not queue.is_closing:
@@ -70,7 +72,7 @@ def test_closing_answers_what_waited_and_takes_no_more(queue: ExtractionQueue, g
         with pytest.raises(NotReady):
             await queue.sample(images("too late"))
         assert not closing.done()
-        gated.gate.set()
+        extractor.released.set()
         await closing
         assert len(await waiting) == 20
         assert len(await held) == 1
@@ -78,27 +80,27 @@ def test_closing_answers_what_waited_and_takes_no_more(queue: ExtractionQueue, g
     run(body)
 
 
-def test_the_worker_outlives_a_loop_that_is_gone(queue: ExtractionQueue, gated: Any) -> None:
+def test_the_worker_outlives_a_loop_that_is_gone(queue: ExtractionQueue, extractor: Any) -> None:
     async def leave() -> None:
-        await hold_worker(queue, gated)
+        await hold_worker(queue, extractor)
 
     asyncio.run(leave())
-    gated.gate.set()
+    extractor.released.set()
     assert len(run(lambda: queue.sample(images("next")))) == 1
 
 
 def test_several_workers_extract_at_the_same_time(
-    gated: Any, vault: Vault, meter: RecordingMeter
+    extractor: Any, vault: Vault, meter: RecordingMeter
 ) -> None:
     log = structlog.get_logger()
-    queue = ExtractionQueue(gated, vault, capacity=CAPACITY, meter=meter, log=log, workers=2)
+    queue = ExtractionQueue(extractor, vault, capacity=CAPACITY, meter=meter, log=log, workers=2)
 
     async def body() -> None:
-        held = await hold_worker(queue, gated)
+        held = await hold_worker(queue, extractor)
         (other,) = await start(queue, many("other", 20))
-        await asyncio.to_thread(gated.entered.acquire)
-        gated.gate.set()
-        assert digests(await other) == digests(take_samples(many("other", 20), gated, vault))
+        await asyncio.to_thread(extractor.entered.acquire)
+        extractor.released.set()
+        assert digests(await other) == digests(take_samples(many("other", 20), extractor, vault))
         await held
 
     run(body)

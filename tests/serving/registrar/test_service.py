@@ -18,21 +18,21 @@ from engine.errors import (
 )
 from engine.matching.judge import Judge
 from engine.reasons import Decision
-from serving.registrar.client import LocalRegistrar
 from serving.registrar.protocol import CallContext, LineTarget, Phase
+from serving.registrar.service import LocalRegistrar
 from serving.settings import make_settings
 from serving.telemetry.metrics import BATCH_SIZE
 from tests.serving.meters import RecordingMeter
 
 
 def test_of_32_racing_enrollments_of_one_face_exactly_one_is_new(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
 ) -> None:
     async def race() -> list[Decision]:
         registrar = serve(kept)
         await reach(registrar)
-        person = crowd.person()
-        calls = [registrar.enroll(crowd.request(person), context) for _ in range(32)]
+        person = population.person()
+        calls = [registrar.enroll(population.request(person), context) for _ in range(32)]
         return [answer.decision for answer in await asyncio.gather(*calls)]
 
     decisions = asyncio.run(race())
@@ -45,12 +45,12 @@ def test_in_a_rush_those_who_come_one_after_the_other_are_decided_together(
     serve: Any,
     kept: Any,
     reach: Any,
-    crowd: Any,
+    population: Any,
     context: CallContext,
     busy: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serving.registrar.lifecycle.GATHER_S", 1.0)
+    monkeypatch.setattr("serving.registrar.service.GATHER_S", 1.0)
     meter = RecordingMeter()
 
     async def ask() -> None:
@@ -58,13 +58,14 @@ def test_in_a_rush_those_who_come_one_after_the_other_are_decided_together(
         await reach(registrar)
         with busy(kept.last):
             rush = [
-                asyncio.create_task(registrar.enroll(crowd.request(), context)) for _ in range(2)
+                asyncio.create_task(registrar.enroll(population.request(), context))
+                for _ in range(2)
             ]
             await asyncio.sleep(0.05)
         await asyncio.gather(*rush)
-        first = asyncio.create_task(registrar.enroll(crowd.request(), context))
+        first = asyncio.create_task(registrar.enroll(population.request(), context))
         await asyncio.sleep(0.1)
-        await asyncio.gather(first, registrar.enroll(crowd.request(), context))
+        await asyncio.gather(first, registrar.enroll(population.request(), context))
         # The last are counted after they were answered.
         await registrar.service.drain(5)
 
@@ -73,9 +74,9 @@ def test_in_a_rush_those_who_come_one_after_the_other_are_decided_together(
 
 
 def test_a_call_that_is_late_or_cancelled_while_it_waits_commits_nothing(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, busy: Any
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, busy: Any
 ) -> None:
-    late, left, good = crowd.request(), crowd.request(), crowd.request()
+    late, left, good = population.request(), population.request(), population.request()
 
     async def ask() -> None:
         registrar = serve(kept)
@@ -104,11 +105,11 @@ def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
     serve: Any,
     kept: Any,
     reach: Any,
-    crowd: Any,
+    population: Any,
     context: CallContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    request = crowd.request()
+    request = population.request()
     release, judging = threading.Event(), threading.Event()
     judge = Judge.judge
 
@@ -135,13 +136,15 @@ def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
                 await asyncio.sleep(0.05)
         assert answer.is_repeated
         with pytest.raises(IdempotencyMismatch):
-            await registrar.enroll(crowd.request(idempotency_key=request.idempotency_key), context)
+            await registrar.enroll(
+                population.request(idempotency_key=request.idempotency_key), context
+            )
 
     asyncio.run(ask())
 
 
 def test_a_full_queue_refuses_at_once(
-    serve: Any, keep: Any, reach: Any, crowd: Any, context: CallContext, busy: Any
+    serve: Any, keep: Any, reach: Any, population: Any, context: CallContext, busy: Any
 ) -> None:
     small = make_settings({"registrar": {"queue_size": 2}})
     kept = keep(chosen=small)
@@ -152,12 +155,12 @@ def test_a_full_queue_refuses_at_once(
         loop = asyncio.get_running_loop()
         with busy(kept.last):
             waiting = [
-                asyncio.create_task(registrar.enroll(crowd.request(), context)) for _ in "ab"
+                asyncio.create_task(registrar.enroll(population.request(), context)) for _ in "ab"
             ]
             await asyncio.sleep(0.05)
             started = loop.time()
             with pytest.raises(Overloaded):
-                await registrar.enroll(crowd.request(), context)
+                await registrar.enroll(population.request(), context)
             with pytest.raises(Overloaded):
                 await registrar.close_line(LineTarget("+8613800138000"), context)
             assert loop.time() - started < 0.05
@@ -168,7 +171,7 @@ def test_a_full_queue_refuses_at_once(
 
 
 def test_an_unforeseen_error_shows_its_type_and_nothing_of_its_text(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, lines: Any
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, lines: Any
 ) -> None:
     async def ask() -> None:
         registrar: LocalRegistrar = serve(kept)
@@ -179,7 +182,7 @@ def test_an_unforeseen_error_shows_its_type_and_nothing_of_its_text(
 
         kept.last.store.lines_in_use = break_down
         with pytest.raises(SosieError) as caught:
-            await registrar.check_line(LineTarget("+8613800138000"), crowd.person(), context)
+            await registrar.check_line(LineTarget("+8613800138000"), population.person(), context)
         assert "KeyError" in str(caught.value)
         assert "138" not in str(caught.value) + str(lines.entries)
         assert (await registrar.status()).phase is Phase.READY

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from time import monotonic
 from typing import Any
 
 import pytest
 
+from engine.batching import Batcher, Pending
 from engine.reasons import Decision
-from serving.errors import NotReady
-from serving.registrar.client import LocalRegistrar
+from serving.errors import Busy, Interrupted, NotReady
+from serving.registrar.operations import finish_by
 from serving.registrar.protocol import CallContext, Phase
+from serving.registrar.service import LocalRegistrar, open_pool
 from serving.settings import Settings
 from serving.telemetry import metrics
 from tests.serving.meters import RecordingMeter
 
 
 def test_a_decision_is_one_line_of_the_log_without_the_person(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, lines: Any
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, lines: Any
 ) -> None:
-    request = crowd.request()
+    request = population.request()
 
     async def ask() -> Any:
         registrar: LocalRegistrar = serve(kept)
@@ -40,7 +45,7 @@ def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapshot(
     serve: Any,
     kept: Any,
     reach: Any,
-    crowd: Any,
+    population: Any,
     context: CallContext,
     busy: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -52,13 +57,14 @@ def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapshot(
         await reach(registrar)
         with busy(kept.last):
             waiting = [
-                asyncio.create_task(registrar.enroll(crowd.request(), context)) for _ in range(5)
+                asyncio.create_task(registrar.enroll(population.request(), context))
+                for _ in range(5)
             ]
             await asyncio.sleep(0.05)
             drained = asyncio.create_task(registrar.service.drain(10))
             await reach(registrar, Phase.DRAINING)
             with pytest.raises(NotReady):
-                await registrar.enroll(crowd.request(), context)
+                await registrar.enroll(population.request(), context)
             assert not drained.done()
         assert {answer.decision for answer in await asyncio.gather(*waiting)} == {Decision.APPROVED}
         await drained
@@ -75,12 +81,12 @@ def test_a_drain_waits_for_calls_that_wait_in_no_queue(
     serve: Any,
     kept: Any,
     reach: Any,
-    crowd: Any,
+    population: Any,
     context: CallContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    person, reading, go_on = crowd.person(), threading.Event(), threading.Event()
-    request = crowd.request(person)
+    person, reading, go_on = population.person(), threading.Event(), threading.Event()
+    request = population.request(person)
 
     async def ask() -> None:
         registrar: LocalRegistrar = serve(kept)
@@ -107,15 +113,15 @@ def test_a_drain_waits_for_calls_that_wait_in_no_queue(
 
 
 def test_every_queue_and_batch_is_metered(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, settings: Settings
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, settings: Settings
 ) -> None:
     meter = RecordingMeter()
 
     async def ask() -> None:
         registrar: LocalRegistrar = serve(kept, meter)
         await reach(registrar)
-        await registrar.enroll(crowd.request(), context)
-        await registrar.identify(crowd.person()[None], 0.5, context)
+        await registrar.enroll(population.request(), context)
+        await registrar.identify(population.person()[None], 0.5, context)
         while 1 not in meter.values(metrics.REFERENCES):
             await asyncio.sleep(0.05)
 
@@ -131,3 +137,67 @@ def test_every_queue_and_batch_is_metered(
     ):
         assert min(meter.values(metrics.QUEUE_DEPTH, queue)) >= 0
         assert capacity in meter.values(metrics.QUEUE_CAPACITY, queue)
+
+
+@pytest.fixture
+def pool() -> Iterator[Batcher[Callable[[], Any], Any]]:
+    opened = open_pool("test", threads=1, waiting=1)
+    yield opened
+    opened.close(10)
+
+
+def submit(pool: Batcher[Callable[[], Any], Any], work: Callable[[], Any]) -> Future[Any]:
+    return pool.submit(Pending(work))
+
+
+def hold(pool: Batcher[Callable[[], Any], Any]) -> threading.Event:
+    """The only thread is at work until the event is set."""
+    begun, release = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        assert release.wait(10)
+
+    submit(pool, wait)
+    assert begun.wait(10)
+    return release
+
+
+def test_what_would_wait_behind_too_many_is_refused_and_places_come_back(
+    pool: Batcher[Callable[[], Any], Any],
+) -> None:
+    release = hold(pool)
+    waiting = submit(pool, lambda: "done")
+    with pytest.raises(Busy):
+        submit(pool, lambda: "refused")
+    assert waiting.cancel()
+    again = submit(pool, lambda: "again")
+    release.set()
+    assert again.result(10) == "again"
+
+
+def test_work_that_a_closing_pool_drops_is_an_interruption(
+    pool: Batcher[Callable[[], Any], Any],
+) -> None:
+    release = hold(pool)
+    dropped = submit(pool, lambda: "never")
+
+    async def ask() -> None:
+        call = asyncio.create_task(finish_by(dropped, monotonic() + 30))
+        await asyncio.sleep(0)
+        pool.fail(Interrupted("the service stops: ask again"))
+        with pytest.raises(Interrupted):
+            await call
+        release.set()
+
+    asyncio.run(ask())
+
+
+def test_work_that_would_end_its_thread_fails_and_the_thread_goes_on(
+    pool: Batcher[Callable[[], Any], Any],
+) -> None:
+    def panic() -> None:
+        raise SystemExit
+
+    assert isinstance(submit(pool, panic).exception(10), RuntimeError)
+    assert submit(pool, lambda: "next").result(10) == "next"

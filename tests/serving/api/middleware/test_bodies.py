@@ -82,11 +82,11 @@ def test_an_oversized_body_of_unknown_length_is_left_when_it_is_too_large() -> N
 
 def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -> None:
     async def crowd() -> tuple[list[int], Answer, Answer]:
-        gate = asyncio.Event()
+        released = asyncio.Event()
 
         async def hold(request: Request) -> Any:
             await request.read_body()
-            await gate.wait()
+            await released.wait()
             return {}
 
         rig = Rig(hold, max_body_mib=1)
@@ -94,7 +94,7 @@ def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -
         held = [asyncio.create_task(rig.ask_later(body)) for _ in range(BODIES_HELD // 2)]
         await asyncio.sleep(0.02)
         refused = await rig.ask_later(body)
-        gate.set()
+        released.set()
         statuses = [(await one).status for one in held]
         return statuses, refused, await rig.ask_later(body)
 
