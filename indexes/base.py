@@ -1,12 +1,16 @@
-"""What every index promises: vectors in, ids and scores out. It knows no face."""
+"""The interface of every index, its answers, and the checks of its input. It knows no faces."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+
+from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -15,7 +19,7 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hits:
-    """Answers to a batch of q queries, side by side.
+    """Answers to a batch of q queries, concatenated.
 
     Query i owns rows `offsets[i]:offsets[i + 1]` of `ids` (int64[m]) and `scores` (float32[m],
     cosine), best first, equal scores by ascending id.
@@ -35,13 +39,37 @@ class Hits:
         return self.ids[rows], self.scores[rows]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Certificate:
+    """Proof that an answer computed from byte codes misses nothing.
+
+    `epsilon` float64[q]: the largest possible difference between a score and the score of the
+    codes, over all rows that were compared with the query. `rescored` int64[q]: how many rows came
+    within that of the threshold or of the k-th place, and had their score computed from the stored
+    vectors. `compared`: rows compared with each query.
+    """
+
+    epsilon: NDArray[np.float64]
+    rescored: NDArray[np.int64]
+    compared: int
+    kernel: str
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CertifiedHits(Hits):
+    """Hits with their certificate."""
+
+    certificate: Certificate
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryAccount:
-    """Bytes by part, of so many references.
+    """Bytes of memory by part, for a number of references.
 
-    `codes`, `rows` (the vectors; of a mapped file only what is ours), `ids` (with their order, by
-    which they are looked up), `residuals` and `alive` are of sealed segments, removed rows
-    included; `head` is everything of the references not sealed yet.
+    `codes`, `rows` (the vectors; of a mapped file only what is in memory), `ids` (with the order by
+    which they are looked up), `residuals` and `alive` are those of sealed segments, removed rows
+    included; `head` is everything for the references not sealed yet.
     """
 
     references: int
@@ -58,7 +86,7 @@ class MemoryAccount:
 
     @property
     def bytes_per_reference(self) -> float:
-        """0 where there is none."""
+        """0 without references."""
         return self.total / self.references if self.references else 0.0
 
     def __add__(self, other: MemoryAccount) -> MemoryAccount:
@@ -76,16 +104,16 @@ class MemoryAccount:
 class VectorIndex(ABC):
     """Unit vectors under int64 ids, searched by inner product.
 
-    Vectors are `float32[n, dim]`, finite, unit rows to 1e-3; ids are `int64[n]`, not negative;
-    an empty batch is fine. Input that breaks this raises `VectorInvalid`, `IdInvalid` or
-    `SearchInvalid` and changes nothing. Searches may run together, a change must run alone:
-    `Gallery` is the thread-safe thing in front of it.
+    Vectors are `float32[n, dim]`, finite, with rows of unit length to within 1e-3; ids are
+    `int64[n]`, not negative; a batch may be empty. Other input raises `VectorInvalid`, `IdInvalid`
+    or `SearchInvalid` and changes nothing. Searches may run concurrently, a change must run alone:
+    `Gallery` adds the locks.
     """
 
     @property
     @abstractmethod
     def kind(self) -> str:
-        """The name that a snapshot and a report use."""
+        """The name used in snapshots and reports."""
 
     @property
     @abstractmethod
@@ -104,31 +132,118 @@ class VectorIndex(ABC):
 
     @abstractmethod
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Adds new ids; an id that is there already is refused."""
+        """Adds new ids; `IdInvalid` for one that is there already."""
 
     @abstractmethod
     def remove(self, ids: Ids) -> None:
-        """Removes these ids; an unknown one is refused, and then none is removed."""
+        """Removes these ids; `IdInvalid` for an unknown one, and then none is removed."""
 
     @abstractmethod
     def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]; a copy."""
+        """The stored rows in the order of the ids: float32[n, dim]; a copy."""
 
     @abstractmethod
     def search(self, queries: Vectors, k: int) -> Hits:
-        """The k best of each query, or all where there are fewer."""
+        """The k best hits of each query, or all where there are fewer."""
 
     @abstractmethod
     def range_search(self, queries: Vectors, threshold: float) -> Hits:
-        """Everything whose score, as a float, is at or above the threshold."""
+        """Every reference whose score, as a float, is at or above the threshold."""
 
     @abstractmethod
     def account(self) -> MemoryAccount:
-        """Where the memory goes."""
+        """Memory use by part."""
 
     def compact(self) -> None:  # noqa: B027 - most have nothing to do
-        """Takes what is left of removed references out of memory; searches may run beside it."""
+        """Frees what removed references still take in memory; searches may run meanwhile."""
 
     def deadline_s(self) -> float | None:
-        """How long until something is due for what was removed; None where nothing is."""
+        """Seconds until removed references must be gone; None where nothing is pending."""
         return None
+
+
+# Checks of the input of an index, made before anything changes.
+
+_GREATEST = np.iinfo(np.int64).max
+
+UNIT_TOLERANCE = 1e-3
+"""How far from 1 the length of a row may be."""
+
+
+def check_vectors(vectors: Vectors, dim: int) -> Vectors:
+    """Returns the rows, C-contiguous; `VectorInvalid` unless finite unit rows `float32[n, dim]`."""
+    array = _array(vectors, VectorInvalid, "vectors")
+    if array.dtype != np.float32:
+        raise VectorInvalid(f"vectors are {array.dtype}; give float32")
+    if array.ndim != 2 or array.shape[1] != dim:
+        raise VectorInvalid(f"vectors have shape {array.shape}; give (n, {dim})")
+    rows: Vectors = np.ascontiguousarray(array)
+    # The square of a large float32 overflows to infinity, which is refused as it should be.
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.sqrt(np.vecdot(rows, rows))
+        fits = np.abs(lengths - 1) <= UNIT_TOLERANCE
+    if not fits.all():
+        row = int(fits.argmin())
+        if not np.isfinite(rows[row]).all():
+            raise VectorInvalid(f"vector {row} is not finite")
+        raise VectorInvalid(f"vector {row} has length {lengths[row]:.4g}; scale it to 1")
+    return rows
+
+
+def check_ids(ids: Ids) -> list[int]:
+    """Returns the ids as a list; `IdInvalid` unless they are `int64[n]` and not negative."""
+    array = _array(ids, IdInvalid, "ids")
+    if array.dtype != np.int64:
+        raise IdInvalid(f"ids are {array.dtype}; give int64")
+    if array.ndim != 1:
+        raise IdInvalid(f"ids have shape {array.shape}; give one dimension")
+    if len(array) and array.min() < 0:
+        raise IdInvalid(f"id {array.min()} is negative; give 0 or more")
+    keys: list[int] = array.tolist()
+    return keys
+
+
+def check_distinct(keys: list[int]) -> list[int]:
+    """Returns the ids; `IdInvalid` where two are equal."""
+    if len(set(keys)) != len(keys):
+        values, counts = np.unique(keys, return_counts=True)
+        raise IdInvalid(f"id {values[counts > 1][0]} is given twice; give each id once")
+    return keys
+
+
+def check_references(ids: Ids, vectors: Vectors, dim: int) -> tuple[list[int], Vectors]:
+    """Returns ids and rows that may be added; `IdInvalid` or `VectorInvalid` otherwise."""
+    rows = check_vectors(vectors, dim)
+    keys = check_distinct(check_ids(ids))
+    if len(keys) != len(rows):
+        raise IdInvalid(f"{len(keys)} ids for {len(rows)} vectors; give one for each")
+    return keys, rows
+
+
+def is_id(key: object) -> TypeGuard[int]:
+    """Whether this can be an id; a bool or a float would equal one in a set or an array."""
+    if isinstance(key, bool) or not isinstance(key, int | np.integer):
+        return False
+    return bool(0 <= key <= _GREATEST)
+
+
+def check_hit_count(k: int) -> int:
+    """Returns k; `SearchInvalid` unless it is a whole number of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise SearchInvalid(f"k is {k!r}; give a whole number of at least 1")
+    return int(k)
+
+
+def check_threshold(threshold: float) -> float:
+    """Returns the threshold; `SearchInvalid` unless it is a finite number."""
+    if not isinstance(threshold, int | float | np.integer | np.floating) or not math.isfinite(
+        threshold
+    ):
+        raise SearchInvalid(f"threshold is {threshold!r}; give a finite number")
+    return float(threshold)
+
+
+def _array(given: object, refusal: type[Exception], what: str) -> NDArray[Any]:
+    if not isinstance(given, np.ndarray):
+        raise refusal(f"{what} are a {type(given).__name__}; give a numpy array")
+    return given

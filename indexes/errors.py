@@ -1,10 +1,10 @@
-"""The error tree of the indexes."""
+"""Errors of the indexes."""
 
 from __future__ import annotations
 
 
 class IndexFault(Exception):
-    """Whatever an index refuses; the index is as it was before the call."""
+    """Base of all errors here; the index is as it was before the call."""
 
 
 class VectorInvalid(IndexFault):
@@ -12,11 +12,11 @@ class VectorInvalid(IndexFault):
 
 
 class IdInvalid(IndexFault):
-    """An id that is there already, given twice, unknown or negative."""
+    """An id that is taken, given twice, unknown or negative."""
 
 
 class SearchInvalid(IndexFault):
-    """A search for fewer than one hit, or at a threshold that is no finite number."""
+    """A search for fewer than one hit, or at a threshold that is not a finite number."""
 
 
 class SequenceInvalid(IndexFault):
@@ -32,22 +32,22 @@ class SnapshotDamaged(IndexFault):
 
 
 class SnapshotForeign(IndexFault):
-    """A whole snapshot, but of another model, key ring, dimension or format version."""
+    """An intact snapshot of another model, key ring, dimension or format version."""
 
 
 class ShardLost(IndexFault):
-    """A part of a sharded gallery is gone, or no longer surely as it was: restart to rebuild it."""
+    """A shard is gone, or its content is no longer certain: restart to rebuild the gallery."""
 
     code = "INDEX.SHARD_LOST"
 
 
 class CheckpointInvalid(IndexFault):
-    """A checkpoint that is damaged, in use, of another join, or does not cover what is joined."""
+    """A checkpoint that is damaged, in use, of another join, or does not cover these references."""
 
 
 class SegmentsInvalid(IndexFault):
-    """A configuration by which no gallery can grow."""
+    """A configuration with values out of range."""
 
 
 class KindInvalid(IndexFault):
-    """No kind of index by this name."""
+    """An unknown kind of index."""

@@ -1,4 +1,4 @@
-"""Exact search over float32 rows by FAISS: the oracle that every other index is held to."""
+"""Exact search over float32 rows by FAISS: the oracle for the tests of the other indexes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Hits, Ids, MemoryAccount, Scores, VectorIndex, Vectors
-from indexes.errors import IdInvalid, VectorInvalid
-from indexes.scoring import Positions, arrange, exact_scores, no_hits, rounding_bound
-from indexes.validation import (
+from indexes.base import (
+    Hits,
+    Ids,
+    MemoryAccount,
+    Scores,
+    VectorIndex,
+    Vectors,
     check_distinct,
     check_hit_count,
     check_ids,
@@ -18,13 +21,15 @@ from indexes.validation import (
     check_vectors,
     is_id,
 )
+from indexes.errors import IdInvalid, VectorInvalid
+from indexes.scoring import Positions, arrange, exact_scores, no_hits, rounding_bound
 
-# How many more than k are asked for, so that the k-th place is rarely tied beyond what came back.
+# Hits requested beyond k, so that ties with the k-th place rarely reach past the result.
 _SPARE_HITS = 16
 _BEYOND_ANY_SCORE = 2.0
 # From so many queries on, a matrix product takes a third of the time of faiss's range search.
 _PRODUCT_FROM = 8
-# Large tiles: every product is a meeting of BLAS's threads, dear where cores are shared.
+# Large tiles: BLAS synchronises its threads at every product, costly where cores are shared.
 _TILE_PRODUCTS = 1 << 22
 # An entry of a dict and its two numbers.
 _ENTRY_BYTES = 104
@@ -34,9 +39,9 @@ class FlatIndex(VectorIndex):
     """A `VectorIndex` that compares every query with every row.
 
     Scores are those of `indexes.scoring.exact_scores`: the same pair has the same score in any
-    batch, and an answer is complete with respect to these scores, at the threshold itself and
-    among equals at the k-th place too. Adding costs O(rows added); removing moves one row for
-    each row removed, and overwrites what it leaves.
+    batch, and an answer is complete with respect to these scores, also at the threshold itself and
+    among ties at the k-th place. Adding costs O(rows added); removing moves one row for each row
+    removed, and overwrites the places that become free.
     """
 
     kind = "flat"
@@ -46,7 +51,7 @@ class FlatIndex(VectorIndex):
             raise VectorInvalid(f"dim is {dim}; give at least 1")
         self._dim = dim
         self._flat = faiss.IndexFlatIP(dim)
-        # Row r belongs to _id_of[r]; entries from len(self) on are spare room.
+        # Row r belongs to _id_of[r]; entries from len(self) on are reserve.
         self._id_of: Ids = np.empty(0, np.int64)
         self._row_of: dict[int, int] = {}
 
@@ -56,7 +61,6 @@ class FlatIndex(VectorIndex):
 
     @property
     def ids(self) -> Ids:
-        """All ids, ascending; a copy."""
         return np.sort(self._id_of[: len(self)])
 
     def __len__(self) -> int:
@@ -66,19 +70,18 @@ class FlatIndex(VectorIndex):
         return is_id(key) and key in self._row_of
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Adds new ids; an id that is there already is refused."""
         keys, rows = check_references(ids, vectors, self._dim)
         self.require_new(keys)
         self.append(keys, ids, rows)
 
     def require_new(self, keys: list[int]) -> None:
-        """Refuses ids of which one is there already."""
+        """`IdInvalid` where one of these ids is there already."""
         if not self._row_of.keys().isdisjoint(keys):
             present = next(key for key in keys if key in self._row_of)
             raise IdInvalid(f"id {present} is in the index already; remove it first")
 
     def append(self, keys: list[int], ids: Ids, rows: Vectors) -> None:
-        """Adds what was checked before: new ids, twice, and their rows."""
+        """Adds new ids, given as a list and as an array, and their rows; nothing is checked."""
         if not keys:
             return
         start, end = len(self), len(self) + len(keys)
@@ -88,13 +91,12 @@ class FlatIndex(VectorIndex):
         self._row_of.update(zip(keys, range(start, end), strict=True))
 
     def remove(self, ids: Ids) -> None:
-        """Removes these ids; an unknown one is refused, and then none is removed."""
         keys = check_distinct(check_ids(ids))
         gone = np.sort(self._rows_of(keys))
         if not keys:
             return
         kept = len(self) - len(keys)
-        # Rows of the tail that stay move into the gaps before it: order means nothing here.
+        # Rows of the tail that stay move into the gaps before it; their order has no meaning.
         gaps = gone[gone < kept]
         tail = np.ones(len(keys), np.bool_)
         tail[gone[gone >= kept] - kept] = False
@@ -110,7 +112,6 @@ class FlatIndex(VectorIndex):
         assert self._flat.ntotal == len(self)
 
     def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]; a copy."""
         return self._rows()[self._rows_of(check_ids(ids))]
 
     def contents(self) -> tuple[Ids, Vectors]:
@@ -118,11 +119,10 @@ class FlatIndex(VectorIndex):
         return self._id_of[: len(self)].copy(), self._rows().copy()
 
     def among(self, keys: list[int]) -> NDArray[np.bool_]:
-        """Which of these ids are here: bool[n]."""
+        """Which of these ids are in the index: bool[n]."""
         return np.array([key in self._row_of for key in keys], np.bool_)
 
     def account(self) -> MemoryAccount:
-        """The rows and ids by what they need, the dictionary estimated."""
         return MemoryAccount(
             references=len(self),
             rows=4 * self._dim * len(self),
@@ -130,28 +130,26 @@ class FlatIndex(VectorIndex):
         )
 
     def search(self, queries: Vectors, k: int) -> Hits:
-        """The k best of each query, or all where there are fewer."""
         queries, k = check_vectors(queries, self._dim), check_hit_count(k)
         if not len(self) or not len(queries):
             return no_hits(len(queries))
         return arrange(len(queries), *self.best(queries, k), k)
 
     def range_search(self, queries: Vectors, threshold: float) -> Hits:
-        """Everything whose score, as a float, is at or above the threshold."""
         queries, threshold = check_vectors(queries, self._dim), check_threshold(threshold)
         if not len(self) or not len(queries):
             return no_hits(len(queries))
         return arrange(len(queries), *self.at_or_above(queries, np.full(len(queries), threshold)))
 
     def best(self, queries: Vectors, k: int) -> tuple[Positions, Ids, Scores]:
-        """The scored pairs (query, id) that may be among the k best, in no order."""
+        """Scored pairs (query, id) that may be among the k best, in no order."""
         query_of, row_of = self._nearest(queries, k)
         return query_of, self._id_of[row_of], self._scores(queries, query_of, row_of)
 
     def at_or_above(
         self, queries: Vectors, floors: NDArray[np.float64]
     ) -> tuple[Positions, Ids, Scores]:
-        """The scored pairs (query, id) that reach the floor of their query, in no order."""
+        """Scored pairs (query, id) that reach the floor of their query, in no order."""
         query_of, row_of = self._at_or_above(queries, floors - rounding_bound(self._dim))
         scores = self._scores(queries, query_of, row_of)
         # In float64, for numpy would round the floors to the scores' float32.
@@ -162,21 +160,22 @@ class FlatIndex(VectorIndex):
         return exact_scores(queries, self._rows(), query_of, row_of)
 
     def _nearest(self, queries: Vectors, k: int) -> tuple[Positions, Positions]:
-        """Pairs (query, row) that hold at least the k best of each query, ties included.
+        """Pairs (query, row) that include the k best of each query, ties included.
 
         With faiss's scores within ε of the exact ones, the k-th best exact score is at least
-        faiss's k-th less ε, so whatever reaches it has at least faiss's k-th less 2ε. Where all
-        that came back is above that, there may be more of them, and a second look finds them.
+        faiss's k-th less ε, so every row that reaches it has at least faiss's k-th less 2ε. Where
+        the whole result is above that, there may be more such rows, and a second search finds
+        them.
         """
         asked = k + _SPARE_HITS
         if asked >= len(self):
             return self._at_or_above(queries, np.full(len(queries), -_BEYOND_ANY_SCORE))
         scores, rows = self._flat.search(queries, asked)
         floors = scores[:, k - 1].astype(np.float64) - 2 * rounding_bound(self._dim)
-        crowded = scores[:, -1] >= floors
-        query_of = [np.repeat(np.flatnonzero(~crowded), asked)]
-        row_of = [rows[~crowded].ravel()]
-        for query in np.flatnonzero(crowded):
+        is_cut = scores[:, -1] >= floors
+        query_of = [np.repeat(np.flatnonzero(~is_cut), asked)]
+        row_of = [rows[~is_cut].ravel()]
+        for query in np.flatnonzero(is_cut):
             one = slice(query, query + 1)
             more = self._at_or_above(queries[one], floors[one])[1]
             query_of.append(np.full(len(more), query))
@@ -189,17 +188,17 @@ class FlatIndex(VectorIndex):
         """Pairs (query, row) with a float32 inner product of at least the floor of the query."""
         # A floor far beyond any score would not fit the float32 that faiss takes.
         floors = floors.clip(-_BEYOND_ANY_SCORE, _BEYOND_ANY_SCORE)
-        # faiss answers what is strictly above, and the floor is rounded to float32 on its way.
+        # faiss returns what is strictly above, and the floor is rounded to float32.
         below = np.nextafter(floors.astype(np.float32), np.float32(-np.inf))
         if len(queries) >= _PRODUCT_FROM:
             return self._above_by_product(queries, below)
-        # One floor for all: what is too low for its query goes by its exact score.
+        # One floor for all: the exact scores exclude what is too low for its query.
         limits, _, row_of = self._flat.range_search(queries, float(below.min(initial=2)))
         query_of = np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64)))
         return query_of, row_of
 
     def _above_by_product(self, queries: Vectors, below: Scores) -> tuple[Positions, Positions]:
-        """The same by matrix products over faiss's memory, for a batch."""
+        """The same for a batch, by matrix products over faiss's memory."""
         rows = self._rows()
         tile = max(256, _TILE_PRODUCTS // len(queries))
         query_of, row_of = [], []
@@ -212,7 +211,7 @@ class FlatIndex(VectorIndex):
         return np.concatenate(query_of), np.concatenate(row_of)
 
     def _rows(self) -> Vectors:
-        """A view of faiss's own memory: float32[n, dim]; it lives until the next change."""
+        """A view of faiss's memory: float32[n, dim]; valid until the next change."""
         if not len(self):
             return np.empty((0, self._dim), np.float32)
         flat = faiss.rev_swig_ptr(self._flat.get_xb(), len(self) * self._dim)
@@ -226,7 +225,7 @@ class FlatIndex(VectorIndex):
             raise IdInvalid(f"id {unknown.args[0]} is not in the index") from None
 
     def _reserve(self, rows: int) -> None:
-        """Makes room for the ids of so many rows, doubling, so that single adds stay cheap."""
+        """Reserves space for the ids of so many rows, doubling so that single adds stay cheap."""
         if rows > len(self._id_of):
             grown = np.empty(max(rows, 2 * len(self._id_of)), np.int64)
             grown[: len(self)] = self._id_of[: len(self)]

@@ -1,4 +1,4 @@
-"""The gallery that threads share: an index, its locks and the watermark of its changes."""
+"""A thread-safe gallery: an index, its locks and the watermark of its changes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ from numpy.typing import NDArray
 
 from indexes.base import Hits, Ids, MemoryAccount, VectorIndex, Vectors
 from indexes.errors import SequenceInvalid
-from indexes.exact.exact8 import Exact8Segment
-from indexes.exact.rowstore import RowStore
+from indexes.exact.exact8 import Exact8Segment, RowStore
 from indexes.exact.scanner import Scanner
 from indexes.segmented.merging import Rewrite, require_new
 from indexes.segmented.segments import SegmentedIndex
 
-# A lock that many readers share and one writer has alone.
-
 
 class SharedLock:
-    """Readers together, a writer alone; a waiting writer goes before readers that come later.
+    """Lock for many readers or one writer; a waiting writer goes before later readers.
 
-    Not re-entrant: a thread that holds it must not ask for it again.
+    Not re-entrant: a thread that holds it must not acquire it again.
     """
 
     def __init__(self) -> None:
@@ -36,7 +33,7 @@ class SharedLock:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Holds off writers."""
+        """Excludes writers."""
         with self._changed:
             self._changed.wait_for(lambda: not self._writing and not self._writers_waiting)
             self._readers += 1
@@ -49,7 +46,7 @@ class SharedLock:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Holds off everybody else."""
+        """Excludes readers and other writers."""
         with self._changed:
             self._writers_waiting += 1
             try:
@@ -57,7 +54,7 @@ class SharedLock:
                 self._writing = True
             finally:
                 self._writers_waiting -= 1
-                # A writer that gave up waiting must let the readers behind it go on.
+                # A writer that stopped waiting must let the readers behind it continue.
                 self._changed.notify_all()
         try:
             yield
@@ -69,7 +66,7 @@ class SharedLock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """An answer, and what it was sought in.
+    """An answer and the state of the gallery that was searched.
 
     `sequence` is the last change that the search has seen, `searched` the number of references.
     """
@@ -81,7 +78,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contents:
-    """Everything in a gallery at one moment: ids ascending, `float32[n, dim]`, the watermark."""
+    """All references of a gallery at one moment: ids ascending, `float32[n, dim]`, watermark."""
 
     ids: Ids
     vectors: Vectors
@@ -90,10 +87,10 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pinned:
-    """Everything in a gallery at one moment, as sealed segments, for those who read for long.
+    """All references of a gallery at one moment as sealed segments, for long reads.
 
-    `alive` bool[n] says which rows of each segment were alive then: what has been removed since
-    may be half wiped. `head` counts the last segments that were sealed for this alone (0 or 1).
+    `alive` bool[n] says which rows of each segment were alive then: a row removed since may be half
+    wiped. `head` is the number of last segments that were sealed for this alone (0 or 1).
     `removed_since` has the time of the oldest tombstone by the name of its segment.
     """
 
@@ -107,12 +104,12 @@ class Pinned:
 class Gallery:
     """References that many threads search while one at a time changes them.
 
-    A search that starts after a change returned sees it; it sees all of a change or nothing.
-    Searches run together; a change waits for those that run, and goes before those that come.
-    The gallery owns its index from here on: fill it first, or change it through `add`.
+    A search that starts after a change returned sees it, and sees all of a change or none of it.
+    Searches run concurrently; a change waits for running ones and goes before later ones. The
+    gallery owns its index: fill it before, or change it through `add`.
 
-    A `SegmentedIndex` needs upkeep, one job at each `maintain`: searches and changes go on
-    meanwhile, and wait for the last step only, which takes milliseconds. `Upkeep` calls it.
+    A `SegmentedIndex` needs upkeep, one job at each `maintain`: searches and changes continue
+    meanwhile, and wait only for the last step, which takes milliseconds. `Upkeep` calls it.
     """
 
     def __init__(self, index: VectorIndex, sequence: int = 0) -> None:
@@ -122,11 +119,11 @@ class Gallery:
         self._segmented = index if isinstance(index, SegmentedIndex) else None
         self._sequence = sequence
         self._removals = 0
-        # Always taken in this order.
+        # Always acquired in this order.
         self._upkeep = Lock()
         self._changes = Lock()
         self._lock = SharedLock()
-        self._stirred = Event()
+        self._work_due = Event()
 
     @property
     def kind(self) -> str:
@@ -139,13 +136,13 @@ class Gallery:
 
     @property
     def sequence(self) -> int:
-        """The watermark: the last change that a search from now on is sure to see."""
+        """The watermark: the last change that every search from now on sees."""
         with self._lock.reading():
             return self._sequence
 
     @property
     def segments(self) -> tuple[Exact8Segment, ...]:
-        """The sealed segments, to be looked at; none where the index has none."""
+        """The sealed segments, to be read only; empty for a kind without segments."""
         with self._lock.reading():
             return () if self._segmented is None else self._segmented.segments
 
@@ -172,48 +169,48 @@ class Gallery:
     def add(self, ids: Ids, vectors: Vectors, sequence: int) -> None:
         """Adds a batch under its sequence, which must be greater than the last.
 
-        An empty batch only moves the watermark. Whatever is refused changes nothing:
-        `SequenceInvalid`, `VectorInvalid`, `IdInvalid`.
+        An empty batch only moves the watermark. `SequenceInvalid`, `VectorInvalid` or `IdInvalid`,
+        with nothing changed.
         """
         with self._changes:
             self._check_sequence(sequence)
             change = self._prepared(ids, vectors)
             self._change(change, sequence)
         if self._segmented is not None and len(self._segmented.heads) > 1:
-            self._stirred.set()
+            self._work_due.set()
 
     def remove(self, ids: Ids, sequence: int) -> None:
-        """Removes a batch under its sequence; an unknown id is refused, and then all are."""
+        """Removes a batch under its sequence; `IdInvalid` for an unknown id, with none removed."""
         with self._changes:
             self._check_sequence(sequence)
             self._change(partial(self._index.remove, ids), sequence, removed=len(ids))
-        self._stirred.set()
+        self._work_due.set()
 
     def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]."""
+        """The stored rows in the order of the ids: float32[n, dim]; a copy."""
         with self._lock.reading():
             return self._index.vectors(ids)
 
     def search(self, queries: Vectors, k: int) -> Found:
-        """The k best of each query, or all where there are fewer."""
+        """The k best hits of each query, or all where there are fewer."""
         with self._lock.reading():
             hits = self._index.search(queries, k)
             return Found(hits, self._sequence, len(self._index))
 
     def range_search(self, queries: Vectors, threshold: float) -> Found:
-        """Everything at or above the threshold."""
+        """Every reference at or above the threshold."""
         with self._lock.reading():
             hits = self._index.range_search(queries, threshold)
             return Found(hits, self._sequence, len(self._index))
 
     def contents(self) -> Contents:
-        """A copy of everything, as of one moment; changes wait while it is made."""
+        """A copy of all references as of one moment; changes wait while it is made."""
         with self._lock.reading():
             ids = self._index.ids
             return Contents(ids, self._index.vectors(ids), self._sequence)
 
     def pin(self, scanner: Scanner | None = None) -> Pinned:
-        """Everything as of one moment; changes wait only while the head and flags are copied.
+        """All references as of one moment; changes wait only while head and flags are copied.
 
         `scanner` is for an index without segments, which becomes one segment.
         """
@@ -237,36 +234,36 @@ class Gallery:
         )
 
     def account(self) -> MemoryAccount:
-        """Where the memory goes."""
+        """Memory use by part."""
         with self._lock.reading():
             return self._index.account()
 
     def maintain(self) -> bool:
-        """Does the next job of upkeep: seals, merges or compacts; False if none is due."""
+        """Does the next job of upkeep (seal, merge or compact); False if none is due."""
         with self._upkeep:
             return self._rewrite()
 
     def settle(self) -> None:
-        """Does all that is due."""
+        """Does all jobs that are due."""
         while self.maintain():
             pass
 
     def compact(self) -> None:
-        """Takes all tombstones out of memory, those of now at least, before it returns.
+        """Frees the memory of all tombstones that there are at the start.
 
-        Searches go on meanwhile; where the index has no segments here, changes wait.
+        Searches continue meanwhile; where the index has no segments, changes wait.
         """
         if self._segmented is None:
             with self._changes, self._lock.reading():
                 self._index.compact()
             return
         with self._upkeep:
-            names = self._buried()
-            while names & self._buried() and self._rewrite(all_removed=True):
+            names = self._names_with_tombstones()
+            while names & self._names_with_tombstones() and self._rewrite(all_removed=True):
                 pass
 
     def replace_rows(self, name: str, rows: RowStore) -> bool:
-        """Serves the rows of a segment from another place; False if it is no longer here."""
+        """Reads the rows of a segment from another store; False if the segment is gone."""
         with self._lock.writing():
             for segment in () if self._segmented is None else self._segmented.segments:
                 if segment.name == name:
@@ -274,28 +271,28 @@ class Gallery:
                     return True
             return False
 
-    def await_stir(self, timeout_s: float) -> None:
-        """Waits until something may have become due, or for so long."""
-        self._stirred.wait(timeout_s)
-        self._stirred.clear()
+    def wait_for_work(self, timeout_s: float) -> None:
+        """Waits until a job may have become due, for at most `timeout_s`."""
+        self._work_due.wait(timeout_s)
+        self._work_due.clear()
 
-    def stir(self) -> None:
-        """Ends a wait for something due."""
-        self._stirred.set()
+    def wake(self) -> None:
+        """Ends `wait_for_work`."""
+        self._work_due.set()
 
     def deadline_s(self) -> float | None:
-        """How long until the oldest tombstone has to be gone; None where there is none."""
+        """Seconds until the oldest tombstone has to be gone; None where there is none."""
         with self._lock.reading():
             return self._index.deadline_s()
 
     def _prepared(self, ids: Ids, vectors: Vectors) -> Callable[[], None]:
-        """The change that adds a batch, with all work done that needs no lock."""
+        """The change that adds a batch, after all work that needs no lock."""
         if self._segmented is None:
             return partial(self._index.add, ids, vectors)
         batch = self._segmented.prepare(ids, vectors)
         if batch.segment is not None:
-            # Long for a large batch, so not under the lock. It holds until the change: nobody
-            # else adds, and a rewrite takes the references of these parts along.
+            # Slow for a large batch, so not under the lock. It holds until the change: no other
+            # thread adds, and a rewrite moves the references of these parts along.
             with self._lock.reading():
                 parts = self._segmented.parts
             require_new(batch, parts)
@@ -311,7 +308,7 @@ class Gallery:
         index = self._segmented
         if index is None:
             return False
-        # Nothing changes while we read, and only one of us is here.
+        # Nothing changes under the read lock, and `_upkeep` admits one rewrite at a time.
         with self._lock.reading():
             rewrite = index.begin_rewrite(all_removed=all_removed)
         if rewrite is None:
@@ -326,7 +323,7 @@ class Gallery:
             raise
         return True
 
-    def _buried(self) -> set[str]:
+    def _names_with_tombstones(self) -> set[str]:
         with self._lock.reading():
             return set() if self._segmented is None else set(self._segmented.removed_since)
 

@@ -1,4 +1,4 @@
-"""The kinds of index by name."""
+"""Index kinds by name."""
 
 from __future__ import annotations
 
@@ -21,11 +21,8 @@ def open_index(
     config: SegmentsConfig | None = None,
     scanner: Scanner | None = None,
 ) -> VectorIndex:
-    """An empty index of this kind; `config` and `scanner` are for exact8, flat takes neither.
-
-    Raises `KindInvalid` for an unknown kind.
-    """
-    # Imported here: whoever only names the kinds loads neither FAISS nor numba.
+    """An empty index of this kind, `KindInvalid` if unknown; flat uses no `config` or `scanner`."""
+    # Imported here so that importing the names alone loads neither FAISS nor numba.
     if kind == "exact8":
         from indexes.segmented.segments import SegmentedIndex  # noqa: PLC0415
 

@@ -1,8 +1,8 @@
-"""The one definition of a score, and how scored pairs become an answer.
+"""The definition of a score, and the ordering of scored pairs into an answer.
 
 faiss adds the products of a row in another order for one query than for a batch, so its scores
-differ in the last digits from call to call. An index uses it to find candidates, and
-gives each the score defined here, which depends on the two vectors alone.
+differ in the last digits from call to call. An index uses it to find candidates, and gives each
+the score defined here, which depends on the two vectors alone.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Hits, Ids, Scores, Vectors
-from indexes.validation import UNIT_TOLERANCE
+from indexes.base import UNIT_TOLERANCE, Hits, Ids, Scores, Vectors
 
 Positions = NDArray[np.int64]
 
@@ -21,8 +20,7 @@ _PAIRS_AT_ONCE = 4096
 def exact_scores(queries: Vectors, rows: Vectors, query_of: Positions, row_of: Positions) -> Scores:
     """Scores of the pairs `(queries[query_of[i]], rows[row_of[i]])`: float32[m].
 
-    The inner product in float64, rounded once to float32: a pair has one score, whatever else
-    is in the call.
+    The inner product in float64, rounded once to float32: a pair has the same score in every call.
     """
     scores = np.empty(len(query_of), np.float32)
     for start in range(0, len(scores), _PAIRS_AT_ONCE):
@@ -34,18 +32,18 @@ def exact_scores(queries: Vectors, rows: Vectors, query_of: Positions, row_of: P
 
 
 def exact_score(query: Vectors, row: Vectors) -> float:
-    """The score of one pair float32[d], as `exact_scores` has it, without the cost of a batch."""
+    """The score of one pair float32[d], equal to `exact_scores`, without the cost of a batch."""
     products = query.astype(np.float64)
     products *= row
     return float(np.float32(np.add.reduce(products)))
 
 
 def rounding_bound(dim: int) -> float:
-    """How far any float32 inner product of two unit rows may be from their `exact_scores`.
+    """The largest difference between a float32 inner product of unit rows and `exact_scores`.
 
     dim · 2⁻²⁴ for a product summed in any order (Higham, Accuracy and Stability of Numerical
-    Algorithms, 3.5), as much again as two roundings for the float32 result of the exact score,
-    and the square of the longest row that is let in.
+    Algorithms, 3.5), two more roundings for the float32 result of the exact score, times the square
+    of the longest row accepted.
     """
     return (dim + 2) * 2.0**-24 * (1 + UNIT_TOLERANCE) ** 2 * 1.001
 
@@ -53,7 +51,7 @@ def rounding_bound(dim: int) -> float:
 def arrange(
     queries: int, query_of: Positions, ids: Ids, scores: Scores, k: int | None = None
 ) -> Hits:
-    """The scored pairs of a batch as `Hits`; the k best of each query where k is given."""
+    """Scored pairs of a batch as `Hits`; the k best of each query where k is given."""
     order = np.lexsort((ids, -scores, query_of))
     query_of, ids, scores = query_of[order], ids[order], scores[order]
     counts = np.bincount(query_of, minlength=queries)
@@ -67,7 +65,7 @@ def arrange(
 
 
 def no_hits(queries: int) -> Hits:
-    """The answer where there is nothing to find."""
+    """The empty answer to so many queries."""
     return Hits(
         offsets=np.zeros(queries + 1, np.int64),
         ids=np.empty(0, np.int64),

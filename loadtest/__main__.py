@@ -1,4 +1,4 @@
-"""`python -m loadtest SHAPE`: what `sosie loadtest SHAPE` runs in a process of its own."""
+"""`python -m loadtest SHAPE`, which `sosie loadtest SHAPE` runs in another process."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from loadtest.errors import Exit, end_orderly, refuse
+from loadtest.errors import Exit, interrupt_on_signals, refuse
 
 NEEDED = ("gevent", "geventhttpclient", "hdrh", "jinja2", "locust", "msgpack", "psutil")
-"""Of the extra `loadtest`."""
+"""Packages of the extra `loadtest`."""
 
 
 def start(arguments: Sequence[str]) -> int:
-    """The exit code. Sockets must be gevent's before anything that uses them is imported."""
+    """Patches sockets for gevent before anything imports them, and runs the command."""
     if any(find_spec(name) is None for name in NEEDED):
         missing = "a load test needs Locust and more: pip install 'sosie[loadtest]'"
         refuse(missing, as_json="--json" in arguments)
@@ -22,9 +22,9 @@ def start(arguments: Sequence[str]) -> int:
     from gevent.hub import Hub
 
     monkey.patch_all()
-    # Nor is an interrupt a fault, to be shown with its traceback.
+    # Without this gevent prints a traceback for an interrupt.
     Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
-    end_orderly()
+    interrupt_on_signals()
     from loadtest.cli import main
 
     return main(arguments)

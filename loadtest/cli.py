@@ -1,4 +1,4 @@
-"""Runs what was asked for, and tells what came out of it."""
+"""The command: runs a load test, shows its progress, and prints or writes its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from loadtest.config import Session, Step, Wish, read_options
+from loadtest.config import Invocation, LoadTestResult, Step, read_options
 from loadtest.criteria import (
     Latencies,
     count_failures,
@@ -24,19 +24,17 @@ from loadtest.criteria import (
     write_ms,
 )
 from loadtest.errors import INTERNAL, Exit, LoadTestRefused, refuse, write_json
-from loadtest.judging import Ruling
-from loadtest.report import add_rulings, describe_wrong, summarize, write_page
-from loadtest.service_calls import Report
-
-# A bar on standard error, where somebody sees it.
+from loadtest.judging import Correctness
+from loadtest.report import describe_wrong, sum_correctness, summarize, write_page
+from loadtest.service_calls import ReportProgress
 
 REFRESHES_A_SECOND = 2
-"""The generator shares its core with nobody that can wait."""
+"""Few, since the generator needs its core."""
 
 
 @contextmanager
-def show_progress(*, is_shown: bool) -> Iterator[Report]:
-    """Yields `report(what, done, total)`."""
+def show_progress(*, is_shown: bool) -> Iterator[ReportProgress]:
+    """A progress bar on standard error, if a terminal; yields `report(what, done, total)`."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -59,42 +57,40 @@ def show_progress(*, is_shown: bool) -> Iterator[Report]:
         yield report
 
 
-# What a person at a terminal reads.
-
 SHOWN_PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 MOST_WRONG = 20
 LEAST_WIDTH = 120
 
 
-def print_session(session: Session) -> None:
-    """The outcome on standard output; no cell is cut short where that is no terminal."""
+def print_result(result: LoadTestResult) -> None:
+    """Prints the result on standard output; no cell is cut short if that is no terminal."""
     console = _open_console()
-    course, cast = session.order.course, session.cast
+    profile, participants = result.options.profile, result.participants
     console.print(
-        f"[bold]{session.order.shape}[/] · {escape(session.url)} · "
-        f"sosie {escape(session.version)} · {course.process} arrivals, seed {session.order.seed}"
+        f"[bold]{result.options.shape}[/] · {escape(result.url)} · "
+        f"sosie {escape(result.version)} · {profile.process} arrivals, seed {result.options.seed}"
     )
     console.print(
-        f"people of {escape(session.crowd)}: {len(cast.residents)} residents, "
-        f"{len(cast.newcomers)} newcomers, {len(cast.racers)} racers"
+        f"people from {escape(result.dataset)}: {len(participants.holders)} enrolled before, "
+        f"{len(participants.newcomers)} newcomers, {len(participants.racers)} racers"
     )
-    if session.knee is not None:
-        _print_steps(console, session)
-    for step in session.measured[-1:]:
+    if result.knee is not None:
+        _print_steps(console, result)
+    for step in result.measured[-1:]:
         _print_step(console, step)
-    _print_decisions(console, session)
-    _print_wrong(console, session)
-    _print_end(console, session)
+    _print_decisions(console, result)
+    _print_wrong(console, result)
+    _print_end(console, result)
 
 
 def print_report(html: Path) -> None:
-    """Where the page is."""
+    """Prints the path of the report."""
     _open_console().print(f"Report: {escape(str(html))}", soft_wrap=True)
 
 
-def _print_steps(console: Console, session: Session) -> None:
-    table = Table("rate", "achieved", "p50 ms", "p99 ms", "refused", "held", header_style="bold")
-    for step in session.measured:
+def _print_steps(console: Console, result: LoadTestResult) -> None:
+    table = Table("rate", "achieved", "p50 ms", "p99 ms", "refused", "passed", header_style="bold")
+    for step in result.measured:
         found = measure(step.run.outcomes)
         _, achieved = measure_rates(step.run)
         failed = ", ".join(one.name for one in step.verdict.failures)
@@ -113,7 +109,7 @@ def _print_step(console: Console, step: Step) -> None:
     run = step.run
     offered, achieved = measure_rates(run)
     console.print(
-        f"{len(run.outcomes)} visits in {run.seconds:g} s: {offered:.1f} offered a second, "
+        f"{len(run.outcomes)} visits in {run.seconds:g} s: {offered:.1f} offered per second, "
         f"{achieved:.1f} achieved; the generator took {run.generator_share:.2f} cores"
     )
     names = [f"p{share:g}" if share < 100 else "max" for share in SHOWN_PERCENTILES]
@@ -122,7 +118,7 @@ def _print_step(console: Console, step: Step) -> None:
         table.add_row(traffic.value, str(found.count), *_list_figures(found))
     console.print(table)
     for one in step.verdict.criteria:
-        mark = "[green]held[/]" if one.is_met else "[red]not held[/]"
+        mark = "[green]passed[/]" if one.is_met else "[red]failed[/]"
         said = escape(f"{one.name}: {one.measured} (objective {one.objective})")
         console.print(f"  {mark}  {said}")
     failures = count_failures(run.outcomes)
@@ -133,46 +129,48 @@ def _print_step(console: Console, step: Step) -> None:
         console.print(f"  [yellow]note[/]  {escape(warning)}")
 
 
-def _print_decisions(console: Console, session: Session) -> None:
-    table = Table("decisions", *(ruling.value for ruling in Ruling), header_style="bold")
-    for kind, counted in add_rulings(session).items():
+def _print_decisions(console: Console, result: LoadTestResult) -> None:
+    table = Table(
+        "decisions", *(correctness.value for correctness in Correctness), header_style="bold"
+    )
+    for kind, counted in sum_correctness(result).items():
         cells = [
-            f"[red]{counted[ruling]}[/]"
-            if ruling is Ruling.WRONG and counted[ruling]
-            else str(counted[ruling])
-            for ruling in Ruling
+            f"[red]{counted[correctness]}[/]"
+            if correctness is Correctness.WRONG and counted[correctness]
+            else str(counted[correctness])
+            for correctness in Correctness
         ]
         table.add_row(kind.value, *cells)
     console.print(table)
 
 
-def _print_wrong(console: Console, session: Session) -> None:
-    for one in session.wrong[:MOST_WRONG]:
-        told = describe_wrong(one)
+def _print_wrong(console: Console, result: LoadTestResult) -> None:
+    for one in result.wrong[:MOST_WRONG]:
+        wrong = describe_wrong(one)
         said = (
-            f"#{told['number']} {told['kind']}: expected {told['expected']}, "
-            f"answered {told['answered']} (key {told['idempotency_key'] or 'none'})"
+            f"#{wrong['number']} {wrong['kind']}: expected {wrong['expected']}, "
+            f"answered {wrong['answered']} (key {wrong['idempotency_key'] or 'none'})"
         )
         console.print(f"  [red]wrong[/]  {escape(said)}")
-    if len(session.wrong) > MOST_WRONG:
-        console.print(f"  and {len(session.wrong) - MOST_WRONG} more: --json lists all")
+    if len(result.wrong) > MOST_WRONG:
+        console.print(f"  and {len(result.wrong) - MOST_WRONG} more: --json lists all")
 
 
-def _print_end(console: Console, session: Session) -> None:
-    if session.left_enrolled:
+def _print_end(console: Console, result: LoadTestResult) -> None:
+    if result.left_enrolled:
         console.print(
-            f"  [yellow]note[/]  up to {session.left_enrolled} people stay enrolled: a key that "
-            "may erase (--keys, erase) takes them out again"
+            f"  [yellow]note[/]  up to {result.left_enrolled} people stay enrolled: give an "
+            "erase key (--keys) and the test erases them"
         )
-    knee = session.knee
+    knee = result.knee
     if knee is not None:
-        beyond = "" if knee.failed is not None else " or more: the highest rate tried held"
-        sure = "" if knee.is_confirmed else "; no longer step confirmed it"
+        beyond = "" if knee.failed is not None else " or more: the highest rate tried passed"
+        sure = "" if knee.is_confirmed else "; not confirmed by a longer step"
         if knee.trouble:
             console.print(f"  [yellow]note[/]  ended early: {escape(knee.trouble)}")
-        found = f"{knee.rate:.1f} arrivals a second" if knee.rate else "none found"
+        found = f"{knee.rate:.1f} arrivals per second" if knee.rate else "none found"
         console.print(f"Knee: [bold]{found}[/]{beyond}{sure}")
-    console.print("[green]Held.[/]" if session.is_passed else "[red]Not held.[/]")
+    console.print("[green]Passed.[/]" if result.is_passed else "[red]Failed.[/]")
 
 
 def _list_figures(found: Latencies) -> list[str]:
@@ -191,8 +189,8 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code."""
-    # Locust logs by the root logger, which would be set up to write to standard error.
+    """Runs the command and returns its exit code."""
+    # Locust uses the root logger, which would be set up to write to standard error.
     logging.getLogger().addHandler(logging.NullHandler())
     as_json = "--json" in arguments
     try:
@@ -210,30 +208,33 @@ def main(arguments: Sequence[str]) -> int:
         return Exit.INTERNAL
 
 
-def _run(wish: Wish) -> int:
-    # Brings Locust, which replaces sockets and threads of the whole process.
-    from loadtest.load_run import hold
+def _run(invocation: Invocation) -> int:
+    # Imports Locust, which replaces sockets and threads of the whole process.
+    from loadtest.load_run import run_load_test
 
-    with show_progress(is_shown=not wish.as_json) as report:
-        session = hold(wish.order, report)
-    return tell(session, wish.html, as_json=wish.as_json)
+    with show_progress(is_shown=not invocation.as_json) as report:
+        result = run_load_test(invocation.options, report)
+    return report_result(result, invocation.html, as_json=invocation.as_json)
 
 
-def tell(session: Session, html: Path | None, *, as_json: bool) -> int:
-    """The exit code. What came out is told first: a page that cannot be written loses nothing."""
-    summary = summarize(session)
+def report_result(result: LoadTestResult, html: Path | None, *, as_json: bool) -> int:
+    """Prints the result, then writes the page, and returns the exit code.
+
+    The result comes first, so that a page that cannot be written loses nothing.
+    """
+    summary = summarize(result)
     if as_json:
         write_json(summary)
     else:
-        print_session(session)
+        print_result(result)
     sys.stdout.flush()
-    code = Exit.HELD if session.is_passed else Exit.FAILED
+    code = Exit.PASSED if result.is_passed else Exit.FAILED
     if html is None:
         return code
     try:
-        html.write_text(write_page(session, summary), encoding="utf-8")
+        html.write_text(write_page(result, summary), encoding="utf-8")
     except OSError as error:
-        # On standard error whatever was asked: the document has been written.
+        # On standard error even with --json: the document has been written already.
         refuse(f"{html} cannot be written: {error.strerror}", as_json=False)
         return code or Exit.REFUSED
     if not as_json:

@@ -1,4 +1,4 @@
-"""The options of `sosie loadtest`, and the order that they make."""
+"""The options of `sosie loadtest`, and the types of its steps and results."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ import numpy as np
 from loadtest.criteria import Objective, Run, Verdict
 from loadtest.errors import LoadTestRefused
 from loadtest.judging import Judged
-from loadtest.people import Cast, Wanted
-from loadtest.schedule import USUAL_MIX, Mix, Process, Stretch, Traffic, read_mix
-from loadtest.shapes import USUAL, Course, Knee, Shape, require_runnable
+from loadtest.people import ParticipantCounts, Participants
+from loadtest.schedule import DEFAULT_MIX, Mix, Phase, Process, Traffic, read_mix
+from loadtest.shapes import DEFAULT_PROFILES, Knee, LoadProfile, Shape, require_runnable
 from loadtest.target import Keys, Target, read_keys, read_target
 
-# What a load test is asked for, and what comes out of it.
-
 MOST_NEWCOMERS = 800
-"""Surveyed before a load; where there are fewer than enrollments, subscribers come back instead."""
-MOST_RESIDENTS, LEAST_RESIDENTS = 48, 4
-VISITS_A_RESIDENT = 40
+"""Prepared before a load; if there are fewer than enrollments, holders enroll again instead."""
+MOST_HOLDERS, LEAST_HOLDERS = 48, 4
+VISITS_A_HOLDER = 40
 MOST_RACERS, LEAST_RACERS = 24, 2
 OUTSIDERS = 4
 TIMEOUT_S = 10.0
@@ -33,21 +31,21 @@ TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """`in_flight` requests at once at most; a visit waits `patience_s` for its place among them and
-    then counts as failed. With `closed_users`, so many users in a closed loop instead."""
+    """At most `in_flight` requests at once; a visit that cannot start within `queue_timeout_s` has
+    failed. With `closed_users`, a closed loop of so many users instead."""
 
     in_flight: int = 256
-    patience_s: float = TIMEOUT_S
+    queue_timeout_s: float = TIMEOUT_S
     closed_users: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What was asked for. No `target`: a service of one's own with so many `references`, which
-    lies on `disk`. `keeps`: whoever is enrolled stays."""
+class Options:
+    """What to run. Without a `target` it is a local service with so many synthetic `references`, in
+    a temporary folder on `disk`."""
 
     shape: Shape
-    course: Course
+    profile: LoadProfile
     mix: Mix
     objective: Objective
     pace: Pace
@@ -59,15 +57,15 @@ class Order:
     references: int = 0
     seed: int = 0
     timeout_s: float = TIMEOUT_S
-    keeps: bool = False
+    keep_enrolled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One run at one rate, with its judgement. What warms up is judged, its rate says nothing."""
+    """One run at one rate, and its verdict; a warm-up is judged, but not for its rate."""
 
     rate: float
-    stretches: tuple[Stretch, ...]
+    phases: tuple[Phase, ...]
     run: Run
     judged: tuple[Judged, ...]
     verdict: Verdict
@@ -75,21 +73,21 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """A load test that is over; of a knee all steps, the others have one."""
+class LoadTestResult:
+    """The result of a load test: a knee has many steps, every other shape one."""
 
-    order: Order
+    options: Options
     url: str
     version: str
     model_digest: str
-    crowd: str
-    cast: Cast
+    dataset: str
+    participants: Participants
     steps: tuple[Step, ...]
     knee: Knee | None
     begun: datetime
     seconds: float
     left_enrolled: int
-    """People who are still there: no key was given that may erase them, or they were to be kept."""
+    """People who stay enrolled: there was no key to erase them, or they were to be kept."""
 
     @property
     def wrong(self) -> tuple[Judged, ...]:
@@ -101,39 +99,37 @@ class Session:
 
     @property
     def is_passed(self) -> bool:
-        """A knee passes where it was found, and no step has decided wrongly."""
+        """A knee passes if it was confirmed and no decision of any step was wrong."""
         if self.knee is not None:
             return not self.wrong and self.knee.is_confirmed
         return all(step.verdict.is_passed for step in self.steps)
 
 
-def choose_parts(order: Order, stretches: Sequence[Stretch]) -> Wanted:
-    """How many people the plan can use, within reason."""
-    visits = sum(one.seconds * one.rate for one in stretches)
-    share = order.mix.get(Traffic.ENROLL, 0.0)
-    enrolling = MOST_NEWCOMERS * bool(share) if order.shape is Shape.KNEE else visits * share
-    residents = int(np.clip(visits / VISITS_A_RESIDENT, LEAST_RESIDENTS, MOST_RESIDENTS))
-    return Wanted(
-        residents=residents,
+def choose_counts(options: Options, phases: Sequence[Phase]) -> ParticipantCounts:
+    """How many people the plan can use, within limits."""
+    visits = sum(one.seconds * one.rate for one in phases)
+    share = options.mix.get(Traffic.ENROLL, 0.0)
+    enrolling = MOST_NEWCOMERS * bool(share) if options.shape is Shape.KNEE else visits * share
+    holders = int(np.clip(visits / VISITS_A_HOLDER, LEAST_HOLDERS, MOST_HOLDERS))
+    return ParticipantCounts(
+        holders=holders,
         newcomers=min(MOST_NEWCOMERS, round(enrolling)),
         racers=int(np.clip(enrolling / 50, LEAST_RACERS, MOST_RACERS)) if share else 0,
-        outsiders=OUTSIDERS if Traffic.SEARCH in order.mix else 0,
+        outsiders=OUTSIDERS if Traffic.SEARCH in options.mix else 0,
     )
 
 
 KEPT_UP = 0.97
-"""At a knee: below, work gathers, and a longer step would not hold."""
+"""At a knee; with less, work accumulates and a longer step would fail."""
 DRIFT = 2.0
-EXITS = (
-    "Exit codes: 0 all held, 1 something did not, 2 bad input, 3 our own fault, 130 interrupted."
-)
+EXITS = "Exit codes: 0 passed, 1 failed, 2 bad input, 3 internal error, 130 interrupted."
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """An order, and how its outcome is told."""
+class Invocation:
+    """What to run, and how to report it."""
 
-    order: Order
+    options: Options
     html: Path | None
     as_json: bool
 
@@ -143,13 +139,13 @@ class _Parser(argparse.ArgumentParser):
         raise LoadTestRefused(f"{message}: see `sosie loadtest SHAPE -- --help`")
 
 
-def read_options(arguments: Sequence[str]) -> Wish:
-    """The wish; `LoadTestRefused` in one line for whatever is wrong with it."""
+def read_options(arguments: Sequence[str]) -> Invocation:
+    """Reads the command line; `LoadTestRefused` with one line for anything wrong with it."""
     given = _make_parser().parse_args(arguments)
     shape = Shape(given.shape)
-    order = Order(
+    options = Options(
         shape=shape,
-        course=_read_course(shape, given),
+        profile=_read_course(shape, given),
         mix=_read_mix(given),
         objective=Objective(
             p99_ms=given.p99_ms,
@@ -158,7 +154,9 @@ def read_options(arguments: Sequence[str]) -> Wish:
             drift=DRIFT if shape is Shape.SOAK else 0.0,
         ),
         pace=Pace(
-            in_flight=given.in_flight, patience_s=given.timeout_s, closed_users=given.closed_loop
+            in_flight=given.in_flight,
+            queue_timeout_s=given.timeout_s,
+            closed_users=given.closed_loop,
         ),
         outlet=given.outlet,
         faces=given.faces,
@@ -166,19 +164,19 @@ def read_options(arguments: Sequence[str]) -> Wish:
         references=given.references,
         seed=given.seed,
         timeout_s=given.timeout_s,
-        keeps=given.keep,
+        keep_enrolled=given.keep,
     )
     _require_used(given)
     if given.url is not None:
         target = read_target(given.url, allows_remote=given.allow_remote)
-        order = replace(order, target=target, keys=read_keys(given.keys))
+        options = replace(options, target=target, keys=read_keys(given.keys))
     if given.closed_loop and shape is Shape.KNEE:
         raise LoadTestRefused("a closed loop has no knee: it asks less where the service is slow")
-    require_runnable(shape, order.course)
+    require_runnable(shape, options.profile)
     _require_file(given.html)
     if given.folder is not None and not given.folder.is_dir():
         raise LoadTestRefused(f"--folder {given.folder} is not a folder: name one that is there")
-    return Wish(order, given.html, given.json)
+    return Invocation(options, given.html, given.json)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -186,69 +184,104 @@ def _make_parser() -> argparse.ArgumentParser:
         prog="sosie loadtest",
         allow_abbrev=False,
         epilog=EXITS,
-        description="Loads a service with planned visits, and holds every answer against the plan.",
+        description="Sends planned requests to a service and checks every answer.",
     )
     parser.add_argument("shape", choices=[shape.value for shape in Shape])
     _add_target(parser)
     _add_load(parser)
-    group = parser.add_argument_group("what must hold, and how it is told")
-    group.add_argument("--p99-ms", type=_positive, default=Objective().p99_ms, metavar="MS")
+    group = parser.add_argument_group("objectives and report")
+    group.add_argument(
+        "--p99-ms",
+        type=_positive,
+        default=Objective().p99_ms,
+        metavar="MS",
+        help="for each kind of traffic",
+    )
     group.add_argument(
         "--max-errors", type=_share, default=Objective().most_errors, metavar="SHARE"
     )
-    group.add_argument("--html", type=Path, metavar="FILE", help="a report in one file")
-    group.add_argument("--json", action="store_true", help="everything as one JSON document")
+    group.add_argument("--html", type=Path, metavar="FILE", help="write a report to one file")
+    group.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("whom it loads; without --url a service of its own")
-    group.add_argument("--url", metavar="URL", help="a service that runs, as http://127.0.0.1:8700")
-    group.add_argument("--allow-remote", action="store_true", help="even if it is another machine")
+    group = parser.add_argument_group("service; without --url a local one is started")
+    group.add_argument(
+        "--url", metavar="URL", help="a running service, such as http://127.0.0.1:8700"
+    )
+    group.add_argument(
+        "--allow-remote", action="store_true", help="allow a service on another machine"
+    )
     group.add_argument(
         "--keys",
         metavar="FILE",
-        help="JSON with enroll, fraud and, to clean up, erase; - reads standard input; else "
-        "SOSIE_LOADTEST_KEY, _FRAUD_KEY, _ERASE_KEY",
+        help="JSON with the keys enroll, fraud and (to clean up) erase; - reads standard input; "
+        "default: SOSIE_LOADTEST_KEY, _FRAUD_KEY, _ERASE_KEY",
     )
-    group.add_argument("--outlet", metavar="CODE", help="where a carrier's key enrolls")
-    group.add_argument("--keep", action="store_true", help="leave enrolled whom the test enrolled")
+    group.add_argument("--outlet", metavar="CODE", help="outlet to enroll for with a carrier's key")
+    group.add_argument("--keep", action="store_true", help="do not erase the people enrolled")
     group.add_argument(
-        "--references", type=_count, default=0, metavar="N", help="synthetic, in its own service"
+        "--references",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="synthetic references in the local service",
     )
-    group.add_argument("--folder", type=Path, metavar="DIR", help="where that service's home lies")
+    group.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where to put the local service's home"
+    )
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the load; every shape has its own defaults")
-    group.add_argument("--faces", type=Path, metavar="DIR", help="photographs, a folder a person")
+    group = parser.add_argument_group("load; each shape has its own defaults")
     group.add_argument(
-        "--rate", type=_positive, metavar="N", help="arrivals a second; of a knee the first"
+        "--faces", type=Path, metavar="DIR", help="photographs, one folder per person"
     )
-    group.add_argument("--seconds", type=_positive, metavar="S", help="of a knee: of each step")
-    group.add_argument("--peak", type=_positive, metavar="N", help="of a spike")
-    group.add_argument("--peak-s", type=_positive, metavar="S", help="how long a spike lasts")
-    group.add_argument("--most-rate", type=_positive, metavar="N", help="a knee ends there")
-    group.add_argument("--resolution", type=_fraction, metavar="SHARE", help="of a knee")
-    group.add_argument("--arrivals", choices=[one.value for one in Process], help="how they come")
-    traffics = parser.add_argument_group("who comes").add_mutually_exclusive_group()
+    group.add_argument(
+        "--rate", type=_positive, metavar="N", help="arrivals per second; of a knee the first step"
+    )
+    group.add_argument(
+        "--seconds",
+        type=_positive,
+        metavar="S",
+        help="length of the run, or of each step of a knee",
+    )
+    group.add_argument("--peak", type=_positive, metavar="N", help="arrivals per second in a spike")
+    group.add_argument("--peak-s", type=_positive, metavar="S", help="length of the spike")
+    group.add_argument("--most-rate", type=_positive, metavar="N", help="highest rate of a knee")
+    group.add_argument("--resolution", type=_fraction, metavar="SHARE", help="resolution of a knee")
+    group.add_argument(
+        "--arrivals", choices=[one.value for one in Process], help="spacing of arrivals"
+    )
+    traffics = parser.add_argument_group("traffic").add_mutually_exclusive_group()
     traffics.add_argument(
-        "--class", dest="traffic", choices=[one.value for one in Traffic], help="this kind alone"
+        "--class", dest="traffic", choices=[one.value for one in Traffic], help="only this kind"
     )
-    traffics.add_argument("--mix", metavar="SHARES", help="as enroll=40,match=60")
-    group.add_argument("--seed", type=_count, default=0)
-    group.add_argument("--in-flight", type=_some, default=Pace().in_flight, metavar="N")
-    group.add_argument("--timeout-s", type=_positive, default=TIMEOUT_S, metavar="S")
+    traffics.add_argument("--mix", metavar="SHARES", help="such as enroll=40,match=60")
+    group.add_argument(
+        "--seed", type=_count, default=0, help="of arrivals and of the choice of people"
+    )
+    group.add_argument(
+        "--in-flight",
+        type=_some,
+        default=Pace().in_flight,
+        metavar="N",
+        help="most requests at once",
+    )
+    group.add_argument(
+        "--timeout-s", type=_positive, default=TIMEOUT_S, metavar="S", help="for an answer"
+    )
     group.add_argument(
         "--closed-loop",
         type=_count,
         default=0,
         metavar="USERS",
-        help="for comparison: users who wait for answers, whose latency hides what they wait for",
+        help="for comparison: so many users who wait for each answer, which hides latency",
     )
 
 
-def _read_course(shape: Shape, given: argparse.Namespace) -> Course:
+def _read_course(shape: Shape, given: argparse.Namespace) -> LoadProfile:
     names = ("rate", "seconds", "peak", "peak_s", "most_rate", "resolution")
     chosen: dict[str, Any] = {
         name: getattr(given, name) for name in names if getattr(given, name) is not None
@@ -261,33 +294,33 @@ def _read_course(shape: Shape, given: argparse.Namespace) -> Course:
         "most_rate": Shape.KNEE,
         "resolution": Shape.KNEE,
     }
-    for name, owner in of_one.items():
-        if name in chosen and shape is not owner:
-            raise LoadTestRefused(f"--{name.replace('_', '-')} is for the shape {owner}")
-    return replace(USUAL[shape], **chosen)
+    for name, only_shape in of_one.items():
+        if name in chosen and shape is not only_shape:
+            raise LoadTestRefused(f"--{name.replace('_', '-')} is for the shape {only_shape}")
+    return replace(DEFAULT_PROFILES[shape], **chosen)
 
 
 def _read_mix(given: argparse.Namespace) -> Mix:
     if given.traffic is not None:
         return {Traffic(given.traffic): 1.0}
-    return USUAL_MIX if given.mix is None else read_mix(given.mix)
+    return DEFAULT_MIX if given.mix is None else read_mix(given.mix)
 
 
 def _require_used(given: argparse.Namespace) -> None:
-    """Nobody is left to believe that an option did what it did not do."""
+    """`LoadTestRefused` for an option that would have no effect."""
     of_own = ("references", "folder")
     of_others = ("keys", "outlet", "allow_remote", "keep")
     for name in of_own if given.url is not None else of_others:
         if getattr(given, name):
             other = "leave out --url" if given.url is not None else "give its --url"
-            whose = "the test's own" if given.url is not None else "somebody else's"
+            which = "the local service" if given.url is not None else "a running service"
             raise LoadTestRefused(
-                f"--{name.replace('_', '-')} is for a service of {whose}: {other}, or leave it out"
+                f"--{name.replace('_', '-')} is for {which}: {other}, or leave it out"
             )
 
 
 def _require_file(path: Path | None) -> None:
-    """Minutes of load must not end in a file that cannot be written."""
+    """Checked before the load, which may take minutes."""
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise LoadTestRefused(f"{path} cannot be written: name a file in a folder that is there")
 

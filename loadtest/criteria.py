@@ -1,4 +1,4 @@
-"""Whether a run passes: right decisions first, then errors, then latency."""
+"""What a run measured, and whether it passes: right decisions, then errors, then latency."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from typing import Any
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
-from loadtest.judging import Judged, Ruling
-from loadtest.schedule import PLANTED, REPEATED, Kind, Outcome, Stretch, Traffic
-from loadtest.setup import Guests
-
-# What a run has seen: every outcome, as Locust's request event reports it.
+from loadtest.judging import Correctness, Judged
+from loadtest.schedule import PLANTED, REPEATED, Kind, Outcome, Phase, Traffic
+from loadtest.setup import EnrollmentTracker
 
 OUTCOME = "outcome"
-"""Under which an event's context holds it."""
+"""Key of an outcome in the context of Locust's request event."""
 
 
 @dataclass(slots=True)
-class Tally:
-    """A listener of `events.request`; `guests` are told what became of each enrollment."""
+class OutcomeRecorder:
+    """A listener of `events.request` that records outcomes and tracks enrollments."""
 
-    guests: Guests
+    enrolled: EnrollmentTracker
     outcomes: list[Outcome] = field(default_factory=list)
 
     def listen(self, context: Mapping[str, Any], **others: Any) -> None:
@@ -33,14 +31,17 @@ class Tally:
         self.outcomes.append(outcome)
         key = outcome.visit.call.idempotency_key
         if key is not None:
-            self.guests.settle(key, outcome.answer)
+            self.enrolled.finish(key, outcome.answer)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that is over. `seconds` is its schedule's length; `generator_share` is the processor
-    time of the load generator itself, in cores; `omitted` counts planned visits that a closed loop
-    never sent, and `elapsed_s` runs until the last answer."""
+    """A run that is over.
+
+    `seconds` is the length of its schedule, `elapsed_s` the time until the last answer;
+    `generator_share` is the processor time of the load generator in cores; `omitted` counts planned
+    visits that a closed loop never sent.
+    """
 
     outcomes: tuple[Outcome, ...]
     seconds: float
@@ -49,11 +50,9 @@ class Run:
     omitted: int = 0
 
 
-# Latencies and rates of a run, over all of it and over time; percentiles are HdrHistogram's.
-
 LONGEST_US = 3_600_000_000
-FIGURES, FIGURES_OVER_TIME = 3, 2
-"""Significant figures that a histogram keeps: a thousandth of the value, and a hundredth."""
+DIGITS, DIGITS_OVER_TIME = 3, 2
+"""Significant figures of a histogram: of a whole run, and of a slice."""
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 CURVE = (0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
 MOST_SLICES, LEAST_SLICES, LEAST_IN_SLICE = 120, 16, 40
@@ -62,22 +61,25 @@ SHORTEST_SLICE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Milliseconds by percentile; empty where nothing was counted. `histogram` is HdrHistogram's
-    own encoding (V2, in microseconds), so that runs can be added up and compared later."""
+    """Milliseconds by percentile; empty if nothing was counted.
+
+    `histogram` is in HdrHistogram's encoding (V2, microseconds), so that runs can be added up and
+    compared later.
+    """
 
     count: int
     by_percentile: dict[float, float]
     histogram: str = ""
 
     def at(self, percentile: float) -> float:
-        """NaN where nothing was counted."""
+        """NaN if nothing was counted."""
         return self.by_percentile.get(percentile, float("nan"))
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of a run: `offered` and `achieved` in visits a second, by the moment that each was due
-    and that each was answered well; latencies of what was due in it."""
+    """A part of a run: visits per second that were due in it (`offered`) and answered well in it
+    (`achieved`), and the latencies of those that were due."""
 
     start_s: float
     width_s: float
@@ -89,9 +91,9 @@ class Slice:
 
 
 def measure(outcomes: Iterable[Outcome], *, is_whole: bool = True) -> Latencies:
-    """Of all but refusals, which are quick: what failed or came too late counts with its time."""
-    figures = FIGURES if is_whole else FIGURES_OVER_TIME
-    histogram = HdrHistogram(1, LONGEST_US, figures)
+    """Latencies of all but refusals, which are quick; failed and late answers count."""
+    digits = DIGITS if is_whole else DIGITS_OVER_TIME
+    histogram = HdrHistogram(1, LONGEST_US, digits)
     count = 0
     for one in outcomes:
         if not one.answer.is_refusal:
@@ -106,7 +108,7 @@ def measure(outcomes: Iterable[Outcome], *, is_whole: bool = True) -> Latencies:
 
 
 def measure_traffics(outcomes: Sequence[Outcome]) -> dict[Traffic, Latencies]:
-    """Of each kind of traffic that came."""
+    """Latencies of each kind of traffic."""
     came = sorted({one.visit.traffic for one in outcomes}, key=list(Traffic).index)
     return {
         traffic: measure(one for one in outcomes if one.visit.traffic is traffic)
@@ -115,7 +117,7 @@ def measure_traffics(outcomes: Sequence[Outcome]) -> dict[Traffic, Latencies]:
 
 
 def slice_run(run: Run) -> tuple[Slice, ...]:
-    """The run in parts of one width, to the last answer."""
+    """Cuts the run into slices of equal width, to the last answer."""
     width_s = choose_width(run.seconds, len(run.outcomes))
     count = max(1, int(np.ceil(max(run.elapsed_s, run.seconds) / width_s)))
     due: list[list[Outcome]] = [[] for _ in range(count)]
@@ -139,8 +141,8 @@ def slice_run(run: Run) -> tuple[Slice, ...]:
 
 
 def choose_width(seconds: float, visits: int) -> float:
-    """Round numbers of seconds: no more slices than a chart can show, and in each enough visits
-    for a percentile, but no fewer than some slices."""
+    """A round number of seconds for a slice: enough visits in each for a percentile, but neither
+    more slices than a chart can show nor too few."""
     for width_s in (SHORTEST_SLICE_S, 1, 2, 5, 10, 30, 60, 300, 600):
         is_few = seconds / width_s <= MOST_SLICES
         is_full = visits * width_s / seconds >= LEAST_IN_SLICE
@@ -150,25 +152,25 @@ def choose_width(seconds: float, visits: int) -> float:
 
 
 def is_failed(outcome: Outcome) -> bool:
-    """Not answered as such a request can be: what a repeated key may be told is no failure."""
+    """Whether the answer is an error; a conflict is none for a repeated key."""
     answer, visit = outcome.answer, outcome.visit
-    # The first of two may be overtaken by the second, and is told so.
+    # The first of two may be overtaken by the second, and gets the conflict.
     is_repeat = visit.kind in REPEATED or visit.has_repeat
     return not answer.is_good and not (is_repeat and (answer.is_in_flight or answer.is_mismatch))
 
 
 def measure_rates(run: Run) -> tuple[float, float]:
-    """Visits offered a second, and those well answered while the schedule went on."""
+    """Visits offered per second, and visits answered well before the schedule's end."""
     in_time = sum(not is_failed(one) and one.done_s <= run.seconds for one in run.outcomes)
     offered = len(run.outcomes) + run.omitted
     return offered / run.seconds, in_time / run.seconds
 
 
 def count_from(run: Run, start_s: float) -> tuple[int, int]:
-    """Visits due after `start_s`, and those well answered from then until the schedule's end.
+    """Visits due after `start_s`, and visits answered well from then to the schedule's end.
 
-    Of a service that keeps up both are alike however long it takes for each: those who were on
-    their way at the start are answered in place of those who are at the end.
+    Both are alike if a service keeps up, however slow each answer is: those under way at the start
+    are answered in place of those under way at the end.
     """
     due = sum(one.visit.due_s > start_s for one in run.outcomes)
     answered = sum(
@@ -178,47 +180,47 @@ def count_from(run: Run, start_s: float) -> tuple[int, int]:
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """NaN of none."""
+    """NaN of no values."""
     found = np.fromiter(values, np.float64)
     return float(np.quantile(found, share)) if len(found) else float("nan")
 
 
 def count_failures(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """How often each status and code came in place of an answer, the commonest first."""
+    """Errors by status and code, most frequent first."""
     counted = Counter(one.answer.describe() for one in outcomes if is_failed(one))
     return dict(counted.most_common())
 
 
 def write_ms(value: float, places: int = 1) -> str:
-    """Milliseconds; a dash where nothing was measured."""
+    """Milliseconds as text; a hyphen if nothing was measured."""
     return "-" if np.isnan(value) else f"{value:.{places}f}"
 
 
 GENERATOR_LATE_MS = 50.0
-"""A generator that starts visits later than this does not offer what it says. Latency counts it all
-the same, so it is a warning, and never a reason to pass."""
+"""A generator that starts visits later does not offer the rate it claims. Latency includes that, so
+it is only a warning."""
 LEAST_FOR_DRIFT, LEAST_FOR_RATE = 100, 50
-"""Fewer visits say nothing about it."""
+"""Fewer visits are not enough to judge it."""
 SETTLED_SHARE = 0.25
-"""Of a run: by then at the latest a service has as many on their way as it will have."""
+"""Share of a run after which a service has as many requests under way as it will have."""
 MOST_BY_CHANCE = 4
-"""Visits that may be on their way at the end, beyond those at the start, of any service."""
+"""Visits that may be under way at the end, beyond those at the start, by chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What a run must hold; `kept_up`: the share of what comes that is answered meanwhile."""
+    """What a run must hold; `kept_up` is the share of due visits that must be answered in time."""
 
     p99_ms: float = 1_000.0
     most_errors: float = 0.01
     kept_up: float = 0.0
     drift: float = 0.0
-    """Of a soak: how many times the first quarter's p99 the last quarter's may be; 0: any."""
+    """Largest ratio of the last quarter's p99 to the first quarter's, of a soak; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One thing that a run must hold."""
+    """One criterion of a run, with what was measured."""
 
     name: str
     is_met: bool
@@ -228,7 +230,7 @@ class Criterion:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A run's criteria; `warnings` do not fail it."""
+    """The criteria of a run; `warnings` do not fail it."""
 
     criteria: tuple[Criterion, ...]
     warnings: tuple[str, ...] = ()
@@ -244,46 +246,46 @@ class Verdict:
 
 
 def decide(
-    run: Run, judged: Sequence[Judged], stretches: Sequence[Stretch], objective: Objective
+    run: Run, judged: Sequence[Judged], phases: Sequence[Phase], objective: Objective
 ) -> Verdict:
-    """All criteria that apply to the run."""
-    quiet = [one for one in run.outcomes if stretches[one.visit.stretch].is_judged]
-    stormy = [one for one in run.outcomes if not stretches[one.visit.stretch].is_judged]
+    """Decides all criteria that apply to the run."""
+    outside_spike = [one for one in run.outcomes if phases[one.visit.phase].is_judged]
+    in_spike = [one for one in run.outcomes if not phases[one.visit.phase].is_judged]
     criteria = [
         _decide_wrong(judged),
         *_decide_planted(judged),
-        _decide_errors(quiet, objective),
-        *_decide_storm(stormy, objective),
-        *_decide_latency(quiet, objective),
+        _decide_errors(outside_spike, objective),
+        *_decide_spike(in_spike, objective),
+        *_decide_latency(outside_spike, objective),
     ]
     if objective.kept_up and len(run.outcomes) >= LEAST_FOR_RATE:
         criteria.append(_decide_rate(run, objective))
     if objective.drift:
         criteria += _decide_drift(run, objective.drift)
-    wrong = tuple(one for one in judged if one.ruling is Ruling.WRONG)
+    wrong = tuple(one for one in judged if one.correctness is Correctness.WRONG)
     return Verdict(tuple(criteria), _warn(run, judged), wrong)
 
 
-def count_rulings(judged: Sequence[Judged]) -> dict[Kind, Counter[Ruling]]:
-    """How many visits of each kind were ruled what."""
-    counted: dict[Kind, Counter[Ruling]] = {}
+def count_correctness(judged: Sequence[Judged]) -> dict[Kind, Counter[Correctness]]:
+    """Counts right, wrong and other answers for each kind of visit."""
+    counted: dict[Kind, Counter[Correctness]] = {}
     for one in judged:
-        counted.setdefault(one.outcome.visit.kind, Counter())[one.ruling] += 1
+        counted.setdefault(one.outcome.visit.kind, Counter())[one.correctness] += 1
     return {kind: counted[kind] for kind in Kind if kind in counted}
 
 
 def _decide_wrong(judged: Sequence[Judged]) -> Criterion:
-    wrong = sum(one.ruling is Ruling.WRONG for one in judged)
-    answered = sum(one.ruling is not Ruling.UNANSWERED for one in judged)
+    wrong = sum(one.correctness is Correctness.WRONG for one in judged)
+    answered = sum(one.correctness is not Correctness.UNANSWERED for one in judged)
     return Criterion("wrong decisions", not wrong, f"{wrong} of {answered} answers", "0")
 
 
 def _decide_planted(judged: Sequence[Judged]) -> list[Criterion]:
-    """What was planted and never decided has shown nothing."""
+    """Fails kinds that were planted and never decided: they have shown nothing."""
     return [
         Criterion(f"decided: {kind.value}", False, f"0 of {sum(counted.values())}", "1 or more")
-        for kind, counted in count_rulings(judged).items()
-        if kind in PLANTED and counted[Ruling.UNANSWERED] == sum(counted.values())
+        for kind, counted in count_correctness(judged).items()
+        if kind in PLANTED and counted[Correctness.UNANSWERED] == sum(counted.values())
     ]
 
 
@@ -295,8 +297,8 @@ def _decide_errors(outcomes: Sequence[Outcome], objective: Objective) -> Criteri
     return Criterion("errors and refusals", is_met, measured, f"≤ {objective.most_errors:.2%}")
 
 
-def _decide_storm(outcomes: Sequence[Outcome], objective: Objective) -> list[Criterion]:
-    """In a spike a service may refuse, and say when to come again; nothing else."""
+def _decide_spike(outcomes: Sequence[Outcome], objective: Objective) -> list[Criterion]:
+    """In a spike a service may refuse with Retry-After; other errors count."""
     if not outcomes:
         return []
     bad = sum(is_failed(one) and not one.answer.is_refusal for one in outcomes)
@@ -319,8 +321,8 @@ def _decide_latency(outcomes: Sequence[Outcome], objective: Objective) -> list[C
 
 
 def _decide_rate(run: Run, objective: Objective) -> Criterion:
-    """Whether work gathers; from when the first answers may have come, so that their time alone is
-    no fault: a second for each is not a second's work undone."""
+    """Whether work accumulates, counted from when the first answers can be expected: a service that
+    takes a second for each is not a second behind."""
     start_s = min(objective.p99_ms / 1e3, SETTLED_SHARE * run.seconds)
     due, answered = count_from(run, start_s)
     is_met = due - answered <= max(MOST_BY_CHANCE, (1 - objective.kept_up) * due)
@@ -350,9 +352,9 @@ def _warn(run: Run, judged: Sequence[Judged]) -> tuple[str, ...]:
     if run.omitted:
         warnings.append(
             f"closed loop: {run.omitted} of {run.omitted + len(run.outcomes)} visits were never "
-            "sent, and no latency tells of them"
+            "sent, and have no latency"
         )
-    alike = sum(one.ruling is Ruling.LOOK_ALIKE for one in judged)
+    alike = sum(one.correctness is Correctness.LOOK_ALIKE for one in judged)
     if alike:
         warnings.append(
             f"{alike} visits met a look-alike: the model's own false matches, not counted as wrong"

@@ -1,6 +1,6 @@
-"""Documents and numbers that are nobody's: passports of Utopia, lines of a range in no use.
+"""Documents and phone numbers that belong to nobody: passports of Utopia, and an unused range.
 
-ICAO Doc 9303 keeps the state UTO for its specimens, so a load test that meets a real registry
+ICAO Doc 9303 reserves the state code UTO for specimens, so a load test against a real registry
 cannot name a person in it.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 STATE = "UTO"
 BIRTH = "800101"
@@ -19,24 +21,22 @@ _WEIGHTS = (7, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Paper:
-    """A passport as an outlet sends it; `zone` is the second line of its machine readable zone."""
+class Passport:
+    """A passport; `zone` is the second line of its machine readable zone."""
 
     zone: str = field(repr=False)
     name: str = field(repr=False)
 
-    def present(self) -> dict[str, Any]:
-        """For an enrollment."""
+    def for_enrollment(self) -> dict[str, Any]:
         return {"type": "passport", "number": self.zone, "name": self.name, "expires_on": None}
 
-    def look_up(self) -> dict[str, Any]:
-        """For a query."""
+    def for_query(self) -> dict[str, Any]:
         return {"type": "passport", "number": self.zone}
 
 
 @dataclass(frozen=True, slots=True)
-class Papers:
-    """All documents and numbers of one run; runs with other tags have others.
+class SpecimenNumbers:
+    """The documents and phone numbers of one run; runs with other tags have others.
 
     `tag` is four of 0-9 and A-Z; `first_number` is the run's first number in the range.
     """
@@ -45,23 +45,13 @@ class Papers:
     first_number: int
     year: int
 
-    def paper(self, serial: int) -> Paper:
-        number = self.tag + write_base36(serial, SERIAL_LENGTH)
-        return Paper(write_zone(number, self.year + VALID_YEARS), f"Utopian {serial}")
+    def passport(self, serial: int) -> Passport:
+        assert serial < len(DIGITS) ** SERIAL_LENGTH
+        number = self.tag + np.base_repr(serial, len(DIGITS)).zfill(SERIAL_LENGTH)
+        return Passport(write_zone(number, self.year + VALID_YEARS), f"Utopian {serial}")
 
     def msisdn(self, serial: int) -> str:
         return f"+8613{(self.first_number + serial) % NUMBERS:09d}"
-
-
-def write_base36(value: int, length: int) -> str:
-    """Its digits, with zeros before them."""
-    text = ""
-    for _ in range(length):
-        value, digit = divmod(value, len(DIGITS))
-        text = DIGITS[digit] + text
-    if value:
-        raise OverflowError("a number of that length has no place for the value")
-    return text
 
 
 def write_zone(number: str, expiry_year: int) -> str:

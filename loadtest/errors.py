@@ -1,4 +1,4 @@
-"""What a load test cannot do, in one line that says what to do instead."""
+"""Errors, exit codes and signals of a load test."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ from types import FrameType
 
 
 class LoadTestRefused(Exception):
-    """The test cannot be run as it was asked: bad options, no faces, a service that never came."""
+    """The test cannot be run as asked; the message is one line that says what to do instead."""
 
-
-# How a load test ends, and how it says why it could not be run.
 
 REFUSED, INTERNAL = "LOADTEST.REFUSED", "INTERNAL"
 
 
 class Exit(IntEnum):
-    """The exit codes of every command of Sosie."""
+    """Exit codes, the same as of every command of Sosie."""
 
-    HELD = 0
+    PASSED = 0
     FAILED = 1
     REFUSED = 2
     INTERNAL = 3
 
 
 def refuse(message: str, *, as_json: bool, code: str = REFUSED) -> None:
-    """One line on standard error, or a JSON document where that was asked for."""
+    """Writes one line on standard error, or a JSON document on standard output."""
     line = " ".join(message.split())
     if as_json:
         write_json({"error": {"code": code, "message": line}})
@@ -40,11 +38,9 @@ def refuse(message: str, *, as_json: bool, code: str = REFUSED) -> None:
 
 
 def write_json(value: object) -> None:
-    """One document on standard output; no NaN in it, which JSON lacks."""
+    """Writes one JSON document on standard output; `ValueError` for NaN, which JSON lacks."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
-
-# Signals that end a load test, and the time in which they must not.
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TOGETHER_S = 1.0
@@ -52,8 +48,8 @@ TOGETHER_S = 1.0
 and the second does not end the cleaning up."""
 
 
-def end_orderly() -> None:
-    """Whoever ends the process interrupts it: it then stops its service, and erases people."""
+def interrupt_on_signals() -> None:
+    """Turns every signal that ends the process into `KeyboardInterrupt`, so that it cleans up."""
     last_s = float("-inf")
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -65,14 +61,14 @@ def end_orderly() -> None:
             raise KeyboardInterrupt
 
     for one in ENDING:
-        # `nohup` has it ignored, and means it.
+        # Under `nohup` SIGHUP is ignored, and has to stay so.
         if one is not signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN:
             signal.signal(one, interrupt)
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """What is begun in it is done to its end: a second Ctrl-C meanwhile is not heard."""
+def signals_ignored() -> Iterator[None]:
+    """Ignores the signals that end a load test while its block runs."""
     before = {one: signal.signal(one, signal.SIG_IGN) for one in ENDING}
     try:
         yield

@@ -1,4 +1,4 @@
-"""One service, asked over HTTP by many greenlets at once."""
+"""HTTP requests to one service from many greenlets at once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from geventhttpclient.response import HTTPParseError
 from loadtest.target import Target
 
 LOST, OVERDUE, NOT_STARTED, UNREADABLE = 0, -1, -2, -3
-"""In place of a status: the connection was lost; no answer in time; no place among those in flight
-in time; an answer that is not of the form its path promises."""
+"""In place of a status: the connection was lost; no answer in time; too many in flight to start in
+time; an answer of another form than its path promises."""
 MSGPACK = "application/msgpack"
 GRACE_S = 0.5
 BLOCK_BYTES = 64 * 1024
@@ -25,7 +25,7 @@ BLOCK_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, or what came instead; `value` is None where the body is not ours in form."""
+    """An answer, or why there is none; `value` is None if the body is not a document of ours."""
 
     status: int
     value: Any = field(default=None, repr=False)
@@ -34,14 +34,14 @@ class Reply:
 
     @property
     def code(self) -> str:
-        """Of an error."""
+        """The code of an error, else empty."""
         return str(self.value.get("code", "")) if isinstance(self.value, Mapping) else ""
 
 
 class Exchange:
-    """Connections that are kept alive, as many as needed at once and at most `connections`.
+    """A pool of at most `connections` connections that are kept alive.
 
-    A connection that the server closed while it was idle is opened anew; no POST is sent twice.
+    A connection that the server closed while it was idle is opened again; no POST is sent twice.
     """
 
     def __init__(self, target: Target, connections: int, timeout_s: float) -> None:
@@ -66,7 +66,7 @@ class Exchange:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """One request; `value` is packed, a `body` is MessagePack already."""
+        """Sends one request; `value` is packed as MessagePack, a `body` is packed already."""
         given = {"Accept": MSGPACK, **(headers or {})}
         if key is not None:
             given["Authorization"] = f"Bearer {key}"
@@ -75,7 +75,7 @@ class Exchange:
         if body:
             given["Content-Type"] = MSGPACK
         try:
-            # The sockets have the same limit for each turn; this one is for all of them together.
+            # The sockets have this limit for each read and write; here it is for all of them.
             with gevent.Timeout(self.timeout_s + GRACE_S):
                 response = self._client.request(method, path, body=body, headers=given)
                 data = bytes(response.read())
@@ -100,17 +100,15 @@ def _decode(kind: str, data: bytes) -> Any:
         return None
 
 
-# Several calls at once, before and after a load.
-
 CALLS_AT_ONCE = 4
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-def work_together(work: Callable[[Item], Answer], items: Iterable[Item]) -> list[Answer]:
-    """An answer for each item, in their order; raises the first fault, when all are done.
+def run_concurrently(work: Callable[[Item], Answer], items: Iterable[Item]) -> list[Answer]:
+    """Calls `work` for several items at once; answers in the items' order.
 
-    Whatever is still under way when it is interrupted is ended with it.
+    Raises the first exception when all are done. An interrupt ends the calls under way.
     """
 
     def attempt(item: Item) -> tuple[Answer | None, Exception | None]:

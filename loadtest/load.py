@@ -1,10 +1,10 @@
-"""The load itself, on Locust: arrivals in an open loop, and a closed one to compare with.
+"""The load on Locust: arrivals in an open loop, and a closed one to compare with.
 
-Locust is closed by nature: a user sends, waits for the answer, waits its `wait_time`, and sends
-again, so that a server which stalls is asked less while it does, and its stall is a few slow
-samples. Here a user is a schedule, one for each kind of traffic: it spawns a greenlet for each
-visit when that is due, whatever became of those before, and latency counts from that moment. Visits
-report through `environment.events.request`, as every client of Locust does.
+Locust is a closed loop by nature: a user sends, waits for the answer, waits its `wait_time`, and
+sends again, so a service that stalls is asked less meanwhile, and its stall is a few slow samples.
+Here a user is a schedule, one for each kind of traffic: it spawns a greenlet for each visit when
+that is due, whatever became of the earlier ones, and latency counts from that moment. Visits report
+through `environment.events.request`, as every client of Locust does.
 """
 
 from __future__ import annotations
@@ -25,78 +25,78 @@ from locust.exception import StopUser
 from locust.runners import LocalRunner
 
 from loadtest.config import Pace
-from loadtest.criteria import OUTCOME, Run, Tally, is_failed
+from loadtest.criteria import OUTCOME, OutcomeRecorder, Run, is_failed
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import NOT_STARTED, Reply
 from loadtest.oracle import read_answer
 from loadtest.schedule import Outcome, Visit
-from loadtest.service_calls import Access, Report
-from loadtest.setup import Guests
+from loadtest.service_calls import Access, ReportProgress
+from loadtest.setup import EnrollmentTracker
 
 LEAD_IN_S = 0.3
-"""Between the start of Locust's users and the first moment of the schedule."""
+"""Between the start of Locust's users and the start of the schedule."""
 REPORT_S = 0.5
 _clock = time.perf_counter
 
 
 @dataclass(slots=True)
-class Stage:
-    """One run: what Locust's users share."""
+class RunContext:
+    """The state of one run, shared by Locust's users."""
 
     access: Access
     visits: Sequence[Visit]
     seconds: float
     pace: Pace
     environment: Environment
-    guests: Guests
+    enrolled: EnrollmentTracker
     start: float
     _slots: BoundedSemaphore = field(init=False)
-    _going: Group = field(init=False, default_factory=Group)
+    _in_flight: Group = field(init=False, default_factory=Group)
     _faults: list[BaseException] = field(init=False, default_factory=list)
-    _left: Iterator[Visit] = field(init=False)
-    _moments: dict[str, str] = field(init=False, default_factory=dict)
-    """When the photographs were taken whose key comes again: a repeat has to be the same."""
+    _remaining: Iterator[Visit] = field(init=False)
+    _captured_at: dict[str, str] = field(init=False, default_factory=dict)
+    """`captured_at` by Idempotency-Key, since a repeated visit has to be the same."""
 
     def __post_init__(self) -> None:
         self._slots = BoundedSemaphore(self.pace.in_flight)
-        self._left = iter(self.visits)
+        self._remaining = iter(self.visits)
 
     def follow(self, visits: Sequence[Visit]) -> None:
         """Spawns each visit when it is due; returns when all are answered."""
         try:
             self._follow(visits)
-        except Exception as fault:  # noqa: BLE001 - Locust would begin the task again
+        except Exception as fault:  # noqa: BLE001 - Locust would start the task again
             self._faults.append(fault)
 
     def _follow(self, visits: Sequence[Visit]) -> None:
         for visit in visits:
-            # Written before its moment, not in it.
+            # Packed before the visit is due.
             body = self._write(visit)
-            # Zero lets the others go on, where the generator is behind.
+            # Even if the generator is behind, other greenlets get to run.
             gevent.sleep(max(0.0, self.start + visit.due_s - _clock()))
-            self._going.spawn(self._make, visit, body)
-        self._going.join()
+            self._in_flight.spawn(self._send_safely, visit, body)
+        self._in_flight.join()
 
     def wait_start(self) -> None:
-        """Until the first moment of the schedule."""
+        """Waits for the start of the schedule."""
         gevent.sleep(max(0.0, self.start - _clock()))
 
     def send_next(self) -> bool:
-        """The next visit, at once: latency counts from now. False where the time is over."""
+        """Sends the next visit at once, and counts latency from now; False when time is over."""
         now_s = _clock() - self.start
-        visit = next(self._left, None) if now_s < self.seconds else None
+        visit = next(self._remaining, None) if now_s < self.seconds else None
         if visit is None:
             return False
         body = self._write(visit)
-        self._make(replace(visit, due_s=_clock() - self.start), body)
+        self._send_safely(replace(visit, due_s=_clock() - self.start), body)
         return True
 
-    def cut(self) -> None:
-        """Ends what is still on its way, after an interrupt."""
-        self._going.kill()
+    def kill_in_flight(self) -> None:
+        """Ends the requests under way, after an interrupt."""
+        self._in_flight.kill()
 
-    def require_sound(self) -> None:
-        """A fault of this program is not the service's."""
+    def raise_faults(self) -> None:
+        """Raises what failed in this program: it is no failure of the service."""
         if self._faults:
             raise self._faults[0]
         if log.unhandled_greenlet_exception:
@@ -105,24 +105,24 @@ class Stage:
     def _write(self, visit: Visit) -> bytes:
         key, now = visit.call.idempotency_key, datetime.now(UTC).isoformat()
         if key is not None and visit.has_repeat:
-            self._moments[key] = now
+            self._captured_at[key] = now
         elif key is not None:
-            now = self._moments.get(key, now)
-        packed: bytes = msgpack.packb(visit.call.write(self.access.terms.at(now)))
+            now = self._captured_at.get(key, now)
+        packed: bytes = msgpack.packb(visit.call.write(self.access.common.at(now)))
         return packed
 
-    def _make(self, visit: Visit, body: bytes) -> None:
+    def _send_safely(self, visit: Visit, body: bytes) -> None:
         try:
-            self._visit(visit, body)
-        except Exception as fault:  # noqa: BLE001 - a greenlet's fault is raised by whoever waits
+            self._send(visit, body)
+        except Exception as fault:  # noqa: BLE001 - raised by `raise_faults`
             self._faults.append(fault)
 
-    def _visit(self, visit: Visit, body: bytes) -> None:
+    def _send(self, visit: Visit, body: bytes) -> None:
         if visit.call.idempotency_key is not None:
-            self.guests.expect(visit.call.idempotency_key)
-        if not self._slots.acquire(timeout=self.pace.patience_s):
+            self.enrolled.begin(visit.call.idempotency_key)
+        if not self._slots.acquire(timeout=self.pace.queue_timeout_s):
             now_s = _clock() - self.start
-            self._tell(Outcome(visit, now_s, now_s, read_answer(Reply(NOT_STARTED))))
+            self._fire(Outcome(visit, now_s, now_s, read_answer(Reply(NOT_STARTED))))
             return
         try:
             started_s = _clock() - self.start
@@ -130,7 +130,7 @@ class Stage:
             done_s = _clock() - self.start
         finally:
             self._slots.release()
-        self._tell(Outcome(visit, started_s, done_s, read_answer(reply), reply.size_bytes))
+        self._fire(Outcome(visit, started_s, done_s, read_answer(reply), reply.size_bytes))
 
     def _ask(self, visit: Visit, body: bytes) -> Reply:
         call, keys = visit.call, self.access.keys
@@ -139,7 +139,7 @@ class Stage:
         key = keys.fraud if call.needs_fraud else keys.enroll
         return self.access.exchange.ask("POST", call.path, key, body=body, headers=headers)
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _fire(self, outcome: Outcome) -> None:
         answer = outcome.answer
         is_expected = not is_failed(outcome)
         # Locust's hooks have no types.
@@ -154,31 +154,31 @@ class Stage:
         )
 
 
-class Schedule(User):
-    """Follows the arrivals of one kind of traffic."""
+class ScheduledUser(User):
+    """Sends the visits of one kind of traffic when they are due."""
 
     abstract = True
-    stage: ClassVar[Stage]
-    mine: ClassVar[Sequence[Visit]]
+    run_context: ClassVar[RunContext]
+    visits: ClassVar[Sequence[Visit]]
 
     @task
     def follow(self) -> None:
-        self.stage.follow(self.mine)
+        self.run_context.follow(self.visits)
         raise StopUser
 
 
-class Caller(User):
-    """An ordinary user of Locust: asks again when it is answered, and its pace allows."""
+class ClosedLoopUser(User):
+    """An ordinary user of Locust: sends again after an answer, when its pacing allows."""
 
     abstract = True
-    stage: ClassVar[Stage]
+    run_context: ClassVar[RunContext]
 
     def on_start(self) -> None:
-        self.stage.wait_start()
+        self.run_context.wait_start()
 
     @task
     def call(self) -> None:
-        if not self.stage.send_next():
+        if not self.run_context.send_next():
             raise StopUser
 
 
@@ -187,34 +187,36 @@ def run_load(
     visits: Sequence[Visit],
     seconds: float,
     pace: Pace,
-    guests: Guests,
-    report: Report,
+    enrolled: EnrollmentTracker,
+    report: ReportProgress,
 ) -> Run:
-    """Sends the visits and waits for all answers; each wait is bounded, so it ends."""
-    tally, environment = Tally(guests), Environment(catch_exceptions=True)
+    """Sends the visits and waits for all answers; each wait has a limit."""
+    recorder, environment = OutcomeRecorder(enrolled), Environment(catch_exceptions=True)
     hook: Any = environment.events.request
-    hook.add_listener(tally.listen)
-    stage = Stage(access, visits, seconds, pace, environment, guests, _clock() + LEAD_IN_S)
-    environment.user_classes = _make_users(stage)
+    hook.add_listener(recorder.listen)
+    run_context = RunContext(
+        access, visits, seconds, pace, environment, enrolled, _clock() + LEAD_IN_S
+    )
+    environment.user_classes = _make_users(run_context)
     runner = environment.create_local_runner()
     used_s, begun = time.process_time(), _clock()
-    watching = gevent.spawn(_watch, tally, len(visits), report)
+    progress = gevent.spawn(_report_progress, recorder, len(visits), report)
     try:
-        _play(runner)
-        elapsed_s = _clock() - stage.start
+        _run_users(runner)
+        elapsed_s = _clock() - run_context.start
         share = (time.process_time() - used_s) / (_clock() - begun)
     finally:
-        watching.kill()
+        progress.kill()
         runner.quit()
-        stage.cut()
-    stage.require_sound()
-    omitted = len(visits) - len(tally.outcomes)
+        run_context.kill_in_flight()
+    run_context.raise_faults()
+    omitted = len(visits) - len(recorder.outcomes)
     assert pace.closed_users or not omitted, "every visit of an open loop has an outcome"
-    return Run(tuple(tally.outcomes), seconds, elapsed_s, share, omitted)
+    return Run(tuple(recorder.outcomes), seconds, elapsed_s, share, omitted)
 
 
-def _play(runner: LocalRunner) -> None:
-    """Starts one of each user at once, and waits for all of them."""
+def _run_users(runner: LocalRunner) -> None:
+    """Starts all users at once, and waits for them."""
     users = sum(one.fixed_count for one in runner.user_classes)
     runner.start(users, spawn_rate=users)
     if runner.spawning_greenlet is not None:
@@ -222,22 +224,26 @@ def _play(runner: LocalRunner) -> None:
     runner.user_greenlets.join()
 
 
-def _make_users(stage: Stage) -> list[type[User]]:
-    """Locust's users are classes; these belong to one run."""
-    count = stage.pace.closed_users
+def _make_users(run_context: RunContext) -> list[type[User]]:
+    """Classes of users for this run: Locust makes users from classes."""
+    count = run_context.pace.closed_users
     if count:
-        wait_time = constant_pacing(count * stage.seconds / max(1, len(stage.visits)))
-        fields: dict[str, Any] = {"stage": stage, "fixed_count": count, "wait_time": wait_time}
-        return [type("PacedCaller", (Caller,), fields)]
+        wait_time = constant_pacing(count * run_context.seconds / max(1, len(run_context.visits)))
+        fields: dict[str, Any] = {
+            "run_context": run_context,
+            "fixed_count": count,
+            "wait_time": wait_time,
+        }
+        return [type("PacedUser", (ClosedLoopUser,), fields)]
     users: list[type[User]] = []
-    for traffic in dict.fromkeys(visit.traffic for visit in stage.visits):
-        mine = [visit for visit in stage.visits if visit.traffic is traffic]
-        fields = {"stage": stage, "mine": mine, "fixed_count": 1}
-        users.append(type(f"{traffic.value.capitalize()}Schedule", (Schedule,), fields))
+    for traffic in dict.fromkeys(visit.traffic for visit in run_context.visits):
+        mine = [visit for visit in run_context.visits if visit.traffic is traffic]
+        fields = {"run_context": run_context, "visits": mine, "fixed_count": 1}
+        users.append(type(f"{traffic.value.capitalize()}Schedule", (ScheduledUser,), fields))
     return users
 
 
-def _watch(tally: Tally, count: int, report: Report) -> None:
+def _report_progress(recorder: OutcomeRecorder, count: int, report: ReportProgress) -> None:
     while True:
-        report("load", len(tally.outcomes), count)
+        report("load", len(recorder.outcomes), count)
         gevent.sleep(REPORT_S)

@@ -1,4 +1,4 @@
-"""A whole load test: a service, a cast, the load, the judgement, and whom it enrolled erased."""
+"""A whole load test: opens a service, enrolls people, sends the load, judges it, and cleans up."""
 
 from __future__ import annotations
 
@@ -13,76 +13,80 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.config import Order, Session, Step, choose_parts
+from loadtest.config import LoadTestResult, Options, Step, choose_counts
 from loadtest.criteria import decide
-from loadtest.document_numbers import DIGITS, NUMBERS, TAG_LENGTH, Papers
+from loadtest.document_numbers import DIGITS, NUMBERS, TAG_LENGTH, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import Exchange
-from loadtest.judging import excuse, judge
+from loadtest.judging import judge, mark_look_alikes
 from loadtest.load import run_load
-from loadtest.local_service import start_own
-from loadtest.people import Cast, Survey, open_crowd
-from loadtest.schedule import Planner, draw_moments, require_playable
-from loadtest.service_calls import Access, Report, Serials, open_access
-from loadtest.setup import Cleaner, Guests, count_people, prepare
-from loadtest.shapes import Knee, Shape, find_knee, lay_out
+from loadtest.local_service import start_local_service
+from loadtest.people import ModelClient, Participants, open_dataset
+from loadtest.schedule import Planner, draw_arrivals, require_planted
+from loadtest.service_calls import Access, ReportProgress, Serials, open_access
+from loadtest.setup import Cleaner, EnrollmentTracker, count_people, prepare
+from loadtest.shapes import Knee, Shape, find_knee, list_phases
 from loadtest.target import Keys, Target
 
-# Plays an order with a cast: one run, or the many of a knee.
-
 REST_S = 0.5
-"""Between two steps of a knee."""
+"""Pause between two steps of a knee."""
 WARM_S, WARM_VISITS = 2.0, 2
 
 
 @dataclass(slots=True)
-class Player:
-    """`loading` is for the load, `asking` for questions beside it; `guests` grow."""
+class LoadRunner:
+    """Runs the load: one step, or the many of a knee.
 
-    order: Order
+    `loading` is the connection for the load, `asking` the one for other requests; `enrolled` tracks
+    everybody whom the load enrolls.
+    """
+
+    options: Options
     loading: Access
     asking: Access
-    cast: Cast
+    participants: Participants
     serials: Serials
-    guests: Guests
-    report: Report
+    enrolled: EnrollmentTracker
+    report: ReportProgress
     _planner: Planner = field(init=False)
 
     def __post_init__(self) -> None:
-        rng = np.random.default_rng(self.order.seed)
-        self._planner = Planner(self.cast, self.serials, rng)
+        rng = np.random.default_rng(self.options.seed)
+        self._planner = Planner(self.participants, self.serials, rng)
 
-    def play(self, steps: list[Step]) -> Knee | None:
-        """Adds each step to `steps` as soon as it is judged."""
-        course = self.order.course
-        if self.order.shape is not Shape.KNEE:
-            steps.append(self._run(course.rate, course.seconds))
+    def run_steps(self, steps: list[Step]) -> Knee | None:
+        """Appends each step to `steps` as soon as it is judged; returns the knee of that shape."""
+        profile = self.options.profile
+        if self.options.shape is not Shape.KNEE:
+            steps.append(self._run(profile.rate, profile.seconds))
             return None
-        warm_s = min(course.seconds, max(WARM_S, WARM_VISITS / course.rate))
-        steps.append(self._run(course.rate, warm_s, is_warm=True))
+        warm_s = min(profile.seconds, max(WARM_S, WARM_VISITS / profile.rate))
+        steps.append(self._run(profile.rate, warm_s, is_warm=True))
 
         def probe(rate: float, times: float) -> bool:
             time.sleep(REST_S)
-            steps.append(self._run(rate, course.seconds * times))
+            steps.append(self._run(rate, profile.seconds * times))
             return steps[-1].verdict.is_passed
 
-        return find_knee(probe, course.rate, course.most_rate, course.resolution)
+        return find_knee(probe, profile.rate, profile.most_rate, profile.resolution)
 
     def _run(self, rate: float, seconds: float, *, is_warm: bool = False) -> Step:
-        order = self.order
-        stretches = lay_out(order.shape, replace(order.course, rate=rate, seconds=seconds))
-        moments = draw_moments(stretches, order.course.process, self._planner.rng)
-        visits = self._planner.write(moments, order.mix)
+        options = self.options
+        phases = list_phases(options.shape, replace(options.profile, rate=rate, seconds=seconds))
+        arrivals = draw_arrivals(phases, options.profile.process, self._planner.rng)
+        visits = self._planner.write(arrivals, options.mix)
         if not is_warm:
-            require_playable(visits, order.mix)
-        length_s = sum(one.seconds for one in stretches)
-        self.cast.require_fresh(length_s + order.timeout_s)
-        run = run_load(self.loading, visits, length_s, order.pace, self.guests, self.report)
-        survey = Survey(self.asking.exchange, self.asking.keys.fraud)
-        is_own = order.target is None
-        judged = tuple(excuse(judge(run.outcomes), self.cast, survey, is_own=is_own))
-        verdict = decide(run, judged, stretches, order.objective)
-        return Step(rate, stretches, run, judged, verdict, is_warm)
+            require_planted(visits, options.mix)
+        length_s = sum(one.seconds for one in phases)
+        self.participants.require_fresh(length_s + options.timeout_s)
+        run = run_load(self.loading, visits, length_s, options.pace, self.enrolled, self.report)
+        model = ModelClient(self.asking.exchange, self.asking.keys.fraud)
+        is_local = options.target is None
+        judged = tuple(
+            mark_look_alikes(judge(run.outcomes), self.participants, model, is_local=is_local)
+        )
+        verdict = decide(run, judged, phases, options.objective)
+        return Step(rate, phases, run, judged, verdict, is_warm)
 
 
 PREPARING_CONNECTIONS = 8
@@ -90,73 +94,75 @@ PREPARING_TIMEOUT_S = 30.0
 OK = 200
 
 
-def hold(order: Order, report: Report) -> Session:
-    """Runs it all; `LoadTestRefused` where it cannot be run."""
-    with _reach(order, report) as (target, keys, outlet), ExitStack() as stack:
+def run_load_test(options: Options, report: ReportProgress) -> LoadTestResult:
+    """Runs a load test; `LoadTestRefused` if it cannot be run."""
+    with _open_service(options, report) as (target, keys, outlet), ExitStack() as stack:
         asking = Exchange(target, PREPARING_CONNECTIONS, PREPARING_TIMEOUT_S)
-        loading = Exchange(target, order.pace.in_flight, order.timeout_s)
+        loading = Exchange(target, options.pace.in_flight, options.timeout_s)
         stack.callback(asking.close)
         stack.callback(loading.close)
-        return _hold(order, asking, loading, keys, outlet, report)
+        return _run_load_test(options, asking, loading, keys, outlet, report)
 
 
-def _hold(
-    order: Order,
+def _run_load_test(
+    options: Options,
     asking: Exchange,
     loading: Exchange,
     keys: Keys,
     outlet: str | None,
-    report: Report,
-) -> Session:
+    report: ReportProgress,
+) -> LoadTestResult:
     begun, start = datetime.now(UTC), time.perf_counter()
-    told = _greet(asking)
+    about = _read_version(asking)
     access = open_access(asking, keys, outlet, begun.isoformat())
-    serials = Serials(_make_papers(begun))
-    wanted = choose_parts(order, lay_out(order.shape, order.course))
-    crowd = open_crowd(order.faces, *count_people(wanted), order.seed)
-    guests = Guests()
+    serials = Serials(_make_numbers(begun))
+    wanted = choose_counts(options, list_phases(options.shape, options.profile))
+    dataset = open_dataset(options.faces, *count_people(wanted), options.seed)
+    enrolled = EnrollmentTracker()
     steps: list[Step] = []
-    with _cleaned(order, access, guests, report):
-        cast = prepare(access, crowd, wanted, serials, guests, report)
+    with _cleaned(options, access, enrolled, report):
+        participants = prepare(access, dataset, wanted, serials, enrolled, report)
         loaded = replace(access, exchange=loading)
-        player = Player(order, loaded, access, cast, serials, guests, report)
-        knee = player.play(steps)
-    return Session(
-        order=order,
+        runner = LoadRunner(options, loaded, access, participants, serials, enrolled, report)
+        knee = runner.run_steps(steps)
+    return LoadTestResult(
+        options=options,
         url=asking.target.url,
-        version=str(told["version"]),
-        model_digest=str(told["model_digest"]),
-        crowd=crowd.source,
-        cast=cast,
+        version=str(about["version"]),
+        model_digest=str(about["model_digest"]),
+        dataset=dataset.source,
+        participants=participants,
         steps=tuple(steps),
         knee=knee,
         begun=begun,
         seconds=time.perf_counter() - start,
-        left_enrolled=guests.count if order.target is not None else 0,
+        left_enrolled=enrolled.count if options.target is not None else 0,
     )
 
 
 @contextmanager
-def _cleaned(order: Order, access: Access, guests: Guests, report: Report) -> Iterator[None]:
-    """Erases the guests at the end, after an interrupt too, and then says who is left."""
-    is_told = False
+def _cleaned(
+    options: Options, access: Access, enrolled: EnrollmentTracker, report: ReportProgress
+) -> Iterator[None]:
+    """Erases everybody enrolled at the end, even after an interrupt, and says then who is left."""
+    is_reported = False
     try:
         try:
             yield
         finally:
-            # A service of one's own goes with all that is in it.
-            if order.target is not None:
-                Cleaner(access, guests, report).clean(keeps=order.keeps)
-        is_told = True
+            # A local service is deleted with all that is in it.
+            if options.target is not None:
+                Cleaner(access, enrolled, report).clean(keep_enrolled=options.keep_enrolled)
+        is_reported = True
     finally:
-        if not is_told and order.target is not None and guests.count:
+        if not is_reported and options.target is not None and enrolled.count:
             sys.stderr.write(
-                f"sosie: up to {guests.count} people stay enrolled: an operator erases them\n"
+                f"sosie: up to {enrolled.count} people stay enrolled: an operator can erase them\n"
             )
 
 
-def _greet(exchange: Exchange) -> Mapping[str, Any]:
-    """Version and model; at once `LoadTestRefused` where no service of ours answers."""
+def _read_version(exchange: Exchange) -> Mapping[str, Any]:
+    """Version and model; `LoadTestRefused` at once if no service of ours answers."""
     reply = exchange.ask("GET", "/version")
     if reply.status != OK or not isinstance(reply.value, Mapping):
         raise LoadTestRefused(f"no service answers at {exchange.target.url}: is it running?")
@@ -164,18 +170,20 @@ def _greet(exchange: Exchange) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _reach(order: Order, report: Report) -> Iterator[tuple[Target, Keys, str | None]]:
-    """The service that was named, or one of one's own."""
-    if order.target is not None:
-        assert order.keys is not None, "whoever names a service brings keys"
-        yield order.target, order.keys, order.outlet
+def _open_service(
+    options: Options, report: ReportProgress
+) -> Iterator[tuple[Target, Keys, str | None]]:
+    """The service that was named, or a local one started for this test."""
+    if options.target is not None:
+        assert options.keys is not None, "a named service comes with keys"
+        yield options.target, options.keys, options.outlet
         return
     report("starting a service", 0, 0)
-    with start_own(order.disk, order.references, order.seed) as own:
-        yield own.target, own.keys, None
+    with start_local_service(options.disk, options.references, options.seed) as local:
+        yield local.target, local.keys, None
 
 
-def _make_papers(begun: datetime) -> Papers:
-    """A tag of this run's own: a gallery may have met other runs."""
+def _make_numbers(begun: datetime) -> SpecimenNumbers:
+    """Numbers with a random tag: the gallery may hold documents of other runs."""
     tag = "".join(secrets.choice(DIGITS) for _ in range(TAG_LENGTH))
-    return Papers(tag, secrets.randbelow(NUMBERS), begun.year)
+    return SpecimenNumbers(tag, secrets.randbelow(NUMBERS), begun.year)

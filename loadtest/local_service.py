@@ -1,4 +1,8 @@
-"""A service of the test's own: `sosie serve` over a temporary home, and its end."""
+"""A local service for a load test: `sosie serve` over a temporary home, deleted at the end.
+
+It can hold synthetic references, unit vectors in every direction. They cost a search what faces
+cost, and resemble nobody: in 128 dimensions a face scores above 0.55 with one in two billion.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +28,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from loadtest.document_numbers import Papers
-from loadtest.errors import LoadTestRefused, undisturbed
+from loadtest.document_numbers import SpecimenNumbers
+from loadtest.errors import LoadTestRefused, signals_ignored
 from loadtest.target import Keys, Target, service_environment
-
-# Synthetic references for a service of one's own: unit vectors in every direction.
-#
-# They cost a search what faces cost it, and resemble nobody: in 128 dimensions a face scores
-# above 0.55 with one in two billion of them.
 
 DIMENSION = 128
 BATCH_ROWS = 8_192
@@ -39,7 +38,7 @@ TAG = "REFS"
 
 
 def write_references(path: Path, count: int, seed: int) -> Path:
-    """A Parquet file that `sosie import` takes."""
+    """Writes synthetic references as a Parquet file for `sosie import`."""
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -54,10 +53,10 @@ def write_references(path: Path, count: int, seed: int) -> Path:
             ("template", pa.list_(pa.float32())),
         ]
     )
-    papers = Papers(TAG, 0, datetime.now(UTC).year)
+    numbers = SpecimenNumbers(TAG, 0, datetime.now(UTC).year)
     with parquet.ParquetWriter(str(path), schema) as writer:
         for first, vectors in _draw(count, seed):
-            made = [papers.paper(first + place) for place in range(len(vectors))]
+            made = [numbers.passport(first + place) for place in range(len(vectors))]
             columns = [
                 pa.array([one.zone for one in made]),
                 pa.array([one.name for one in made]),
@@ -77,15 +76,15 @@ def _draw(count: int, seed: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
 HOST = "127.0.0.1"
 CARRIER, OUTLET = "loadtest", "loadtest-1"
 LINE_LIMIT = "1000000"
-"""Residents come back for more lines as long as a load goes on."""
+"""Holders open more lines as long as the load goes on."""
 COMMAND_S, START_S, STOP_S, POLL_S = 900.0, 600.0, 120.0, 0.1
 SHOWN_CHARACTERS = 1_000
 PREFIX, OWNER = "sosie-loadtest-", "owner"
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """Where the service of one's own is, and what to call it with."""
+class LocalService:
+    """Address and API keys of the local service."""
 
     target: Target
     keys: Keys = field(repr=False)
@@ -93,8 +92,8 @@ class Own:
 
 
 @contextmanager
-def start_own(disk: Path | None, references: int, seed: int) -> Iterator[Own]:
-    """A service with so many synthetic references; stopped and gone at the end, come what may."""
+def start_local_service(disk: Path | None, references: int, seed: int) -> Iterator[LocalService]:
+    """Starts a service with so many synthetic references; it is always stopped and deleted."""
     shared = Path(tempfile.gettempdir()) if disk is None else disk
     remove_left(shared)
     try:
@@ -102,16 +101,16 @@ def start_own(disk: Path | None, references: int, seed: int) -> Iterator[Own]:
         owner = (folder / OWNER).open("wb")
     except OSError as error:
         raise LoadTestRefused(
-            f"no folder can be made for a service of its own: {error.strerror}; give --folder DIR"
+            f"no folder can be made for the local service: {error.strerror}; give --folder DIR"
         ) from None
     fcntl.flock(owner, fcntl.LOCK_EX)
     try:
         home = folder / "home"
         keys = _make_home(home, folder, references, seed)
         with _serve(home, folder / "serve.log") as target:
-            yield Own(target, keys)
+            yield LocalService(target, keys)
     finally:
-        with undisturbed(), owner:
+        with signals_ignored(), owner:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -138,25 +137,25 @@ def _make_home(home: Path, folder: Path, references: int, seed: int) -> Keys:
 
 def _import(home: Path, file: Path) -> None:
     arguments = ["--home", str(home), "import", str(file), "--set", "document_type=passport"]
-    # Vectors are of some model; what an import without it is refused with names the home's own.
+    # An import without a model digest is refused with a message that names the home's own.
     refused = _ask(*arguments)
     named = re.search(r"--model-digest ([0-9a-f]{64})", refused.stdout + refused.stderr)
     if named is None:
-        raise LoadTestRefused("`sosie import` does not say which model the home is of")
+        raise LoadTestRefused("`sosie import` does not say which model the home has")
     _run(*arguments, "--model-digest", named[1], "--no-count-look-alikes", "--json")
 
 
 def _add_key(home: Path, role: str, *bounds: str) -> str:
-    told = _run("--home", str(home), "apikey", "add", "--role", role, *bounds, "--json")
-    return str(json.loads(told)["key"])
+    printed = _run("--home", str(home), "apikey", "add", "--role", role, *bounds, "--json")
+    return str(json.loads(printed)["key"])
 
 
 def _run(*arguments: str) -> str:
-    """Standard output of a command of the product; `LoadTestRefused` with its own line."""
+    """Standard output of a `sosie` command; `LoadTestRefused` with its message if it fails."""
     done = _ask(*arguments)
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())[-SHOWN_CHARACTERS:]
-        raise LoadTestRefused(f"a command of the service's own home failed: {said}")
+        raise LoadTestRefused(f"a command on the local service's home failed: {said}")
     return done.stdout
 
 
@@ -172,7 +171,7 @@ def _ask(*arguments: str) -> subprocess.CompletedProcess[str]:
         )
     except subprocess.TimeoutExpired:
         raise LoadTestRefused(
-            f"a command of the service's own home took longer than {COMMAND_S:.0f} s: give fewer "
+            f"a command on the local service's home took longer than {COMMAND_S:.0f} s: give fewer "
             "--references, or a faster disk as --folder"
         ) from None
 
@@ -200,8 +199,8 @@ def _serve(home: Path, log: Path) -> Iterator[Target]:
         _wait_ready(process, target, log)
         yield target
     finally:
-        # A second interrupt must not take the folder from under a service that lives.
-        with undisturbed():
+        # A second interrupt must not delete the folder of a service that still runs.
+        with signals_ignored():
             _stop(process)
 
 
@@ -216,7 +215,7 @@ def _wait_ready(process: subprocess.Popen[bytes], target: Target, log: Path) -> 
 
 
 def is_ready(target: Target, timeout_s: float = 5.0) -> bool:
-    """Whether a service of this machine says that it is ready."""
+    """Whether the service reports that it is ready."""
     connection = HTTPConnection(target.host, target.port, timeout=timeout_s)
     try:
         connection.request("GET", "/health/ready")
@@ -228,13 +227,13 @@ def is_ready(target: Target, timeout_s: float = 5.0) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """As an operator does; whatever has not ended in time is killed, by its process id."""
-    family = _list_family(process.pid)
+    """Sends SIGTERM, as an operator does, and kills by process id what has not ended in time."""
+    processes = _list_processes(process.pid)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_S)
-    for one in family:
+    for one in processes:
         with suppress(psutil.NoSuchProcess):
             if one.is_running():
                 os.kill(one.pid, signal.SIGKILL)
@@ -243,7 +242,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.stdin.close()
 
 
-def _list_family(pid: int) -> list[psutil.Process]:
+def _list_processes(pid: int) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         first = psutil.Process(pid)
         return [first, *first.children(recursive=True)]

@@ -1,4 +1,4 @@
-"""What the plan expects of an answer, and what the answer is held to be."""
+"""The oracle: what an answer says, and what the plan expects of it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is kept of a reply: no name, no number, no face."""
+    """What is kept of a reply: no name, no phone number, no face."""
 
     status: int
     code: str = ""
     is_refusal: bool = False
-    """429 that says when to come again."""
+    """A 429 with Retry-After."""
     decision: str | None = None
     reasons: tuple[str, ...] = ()
     enrollment_id: str | None = None
@@ -36,7 +36,7 @@ class Answer:
     is_repeated: bool = False
     best_score: float | None = None
     is_positive: bool | None = None
-    """Of a 1:1 or a query: is it this person?"""
+    """Of a 1:1 comparison or a query: whether it is this person."""
     lines: int = 0
     found: Mapping[str, float] = field(default_factory=dict)
     """Scores of a search, by document."""
@@ -52,7 +52,7 @@ class Answer:
 
     @property
     def is_in_flight(self) -> bool:
-        """The key's first request is being judged."""
+        """The first request with this key has not been decided yet."""
         return self.status == 409 and self.code == IN_FLIGHT
 
     @property
@@ -60,7 +60,7 @@ class Answer:
         return CERTAIN in self.reasons or POSSIBLE in self.reasons
 
     def describe(self) -> str:
-        """For people; codes and counts alone."""
+        """A text for reports, of codes and counts only."""
         if not self.is_good:
             return f"{_NAMES.get(self.status, self.status)} {self.code}".strip()
         if self.decision is not None:
@@ -72,7 +72,7 @@ class Answer:
 
 
 def read_answer(reply: Reply) -> Answer:
-    """What a reply says; one whose body is not of the form that its path promises is not good."""
+    """Reads a reply; a body of another form than its path promises is `UNREADABLE`."""
     refusal = reply.status == 429 and reply.has_retry_after
     if not 200 <= reply.status < 300:
         return Answer(reply.status, reply.code, refusal)
@@ -111,30 +111,30 @@ class Expectation(Protocol):
     @property
     def text(self) -> str: ...
     def fits(self, answer: Answer) -> bool:
-        """Asked of good answers alone."""
+        """Whether a good answer is as expected."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """One of these decisions, each with the reason that must be among its reasons."""
+    """One of these decisions, each with a reason that must be among its reasons."""
 
-    verdicts: tuple[tuple[str, str | None], ...]
+    allowed: tuple[tuple[str, str | None], ...]
 
     @property
     def text(self) -> str:
-        return " or ".join(" ".join(filter(None, verdict)) for verdict in self.verdicts)
+        return " or ".join(" ".join(filter(None, verdict)) for verdict in self.allowed)
 
     def fits(self, answer: Answer) -> bool:
         return any(
             answer.decision == decision and (reason is None or reason in answer.reasons)
-            for decision, reason in self.verdicts
+            for decision, reason in self.allowed
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """It is this person, or it is not; a holder has numbers, nobody else is shown any."""
+    """A 1:1 result; a holder is shown at least so many lines, anybody else none."""
 
     is_positive: bool
     least_lines: int = 0
@@ -166,12 +166,13 @@ class Found:
 
 
 NEW = Decided(((APPROVED, None),))
-STOPPED = Decided(((REJECTED, STOLEN),))
+IMPOSTOR_REJECTED = Decided(((REJECTED, STOLEN),))
 
 
-def expect_duplicate(likeness: float, thresholds: Thresholds) -> Decided:
-    """What is certain must be rejected as such; below, a stronger look-alike may be found."""
-    verdicts: tuple[tuple[str, str | None], ...] = ((REJECTED, CERTAIN),)
-    if likeness < thresholds.certain + MARGIN:
-        verdicts = (*verdicts, (REVIEW, POSSIBLE))
-    return Decided(verdicts)
+def expect_duplicate(fused_score: float, thresholds: Thresholds) -> Decided:
+    """Above the certain threshold only a rejection will do; below it, review will do as well, since
+    a stronger look-alike may be found."""
+    allowed: tuple[tuple[str, str | None], ...] = ((REJECTED, CERTAIN),)
+    if fused_score < thresholds.certain + MARGIN:
+        allowed = (*allowed, (REVIEW, POSSIBLE))
+    return Decided(allowed)

@@ -1,23 +1,28 @@
-"""The report as one HTML file that needs no other, and no network."""
+"""The report of a load test: one JSON document, and one HTML file without any other resource.
+
+Neither holds a name, a number, a face or a key of the service.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from loadtest.config import Session, Step
+from engine.svg import Axis, Band, LineChart, Mark, Series, linear_ticks
+from loadtest.config import LoadTestResult, Step
 from loadtest.criteria import (
     Latencies,
     Slice,
     Verdict,
+    count_correctness,
     count_failures,
-    count_rulings,
     measure,
     measure_rates,
     measure_traffics,
@@ -25,131 +30,137 @@ from loadtest.criteria import (
     slice_run,
     write_ms,
 )
-from loadtest.judging import Judged, Ruling
+from loadtest.judging import Correctness, Judged
 from loadtest.schedule import PLANTED, Kind
-from loadtest.svg import Axis, Band, Chart, Line, Mark, spread_linear, spread_log, spread_time
 
-# What a load test draws: latency over time, rates, the tail by percentile, the steps of a knee.
-
-OVER_TIME = ((50.0, "p50", "low"), (90.0, "p90", "middle"), (99.0, "p99", "high"))
-COLOURS = ("one", "two", "three", "four", "five")
+STYLES_OVER_TIME = {"p50": "low", "p90": "middle", "p99": "high", "max": "faint"}
+STYLES_BY_TRAFFIC = ("one", "two", "three", "four", "five")
 NINES = (("0", 0.0), ("50", 50.0), ("90", 90.0), ("99", 99.0), ("99.9", 99.9), ("99.99", 99.99))
 LEAST_MS = 0.5
 
 
-def draw_latency(slices: Sequence[Slice], step: Step, objective_ms: float) -> str:
+def draw_latency(slices: Sequence[Slice], step: Step, objective_ms: float) -> Markup:
     """Percentiles of each slice, by when its visits were due."""
     most = max((one.latencies.at(100.0) for one in slices if one.latencies.count), default=1.0)
     least = min((one.latencies.at(50.0) for one in slices if one.latencies.count), default=1.0)
+    middles = [one.start_s + one.width_s / 2 for one in slices]
     lines = [
-        Line(
+        Series(
             name,
-            colour,
-            [(one.start_s + one.width_s / 2, one.latencies.at(share)) for one in slices],
+            STYLES_OVER_TIME[name],
+            [(at, one.latencies.at(share)) for at, one in zip(middles, slices, strict=True)],
         )
-        for share, name, colour in ((100.0, "max", "faint"), *OVER_TIME)
+        for name, share in (("max", 100.0), ("p50", 50.0), ("p90", 90.0), ("p99", 99.0))
     ]
-    chart = Chart(
+    return LineChart(
         label="latency over time",
-        x=spread_time("seconds from the start, by when visits were due", _end(slices)),
-        y=spread_log("ms", max(LEAST_MS, least), max(most, objective_ms), _write_ms),
+        x=_time_axis("seconds from the start, by when visits were due", slices),
+        y=Axis.log("ms", max(LEAST_MS, least), max(most, objective_ms)),
         lines=lines,
         bands=_list_bands(step, _end(slices)),
-        level=(objective_ms, f"p99 ≤ {objective_ms:g} ms"),
-    )
-    return chart.draw()
+        level=_objective(objective_ms),
+    ).draw()
 
 
-def draw_rates(slices: Sequence[Slice], step: Step) -> str:
-    """What was offered, what was achieved, what was refused or failed."""
-    most = max(max(one.offered, one.achieved) for one in slices)
-    chart = Chart(
+def draw_rates(slices: Sequence[Slice], step: Step) -> Markup:
+    """Rates over time: offered, achieved, and refused or failed."""
+    rates = {
+        ("offered", "faint"): [one.offered for one in slices],
+        ("achieved", "low"): [one.achieved for one in slices],
+        ("refused or failed", "high"): [(one.refused + one.failed) / one.width_s for one in slices],
+    }
+    return LineChart(
         label="offered and achieved rate over time",
-        x=spread_time("seconds from the start", _end(slices)),
-        y=spread_linear("visits a second", 0, most),
+        x=_time_axis("seconds from the start", slices),
+        y=Axis.linear(
+            "visits per second", max(max(one.offered, one.achieved) for one in slices), 6
+        ),
         lines=[
-            Line("offered", "faint", _steps(slices, [one.offered for one in slices]), is_step=True),
-            Line("achieved", "low", _steps(slices, [one.achieved for one in slices]), is_step=True),
-            Line(
-                "refused or failed",
-                "high",
-                _steps(slices, [(one.refused + one.failed) / one.width_s for one in slices]),
-                is_step=True,
-            ),
+            Series(name, style, _list_steps_of(slices, values), is_step=True)
+            for (name, style), values in rates.items()
         ],
         bands=_list_bands(step, _end(slices)),
-    )
-    return chart.draw()
+    ).draw()
 
 
-def draw_tail(found: dict[str, Latencies], objective_ms: float) -> str:
+def draw_tail(found: Mapping[str, Latencies], objective_ms: float) -> Markup:
     """Latency by percentile, each nine as wide as the last (HdrHistogram's plot)."""
     measured = [one for one in found.values() if one.count]
     most = max((one.at(100.0) for one in measured), default=1.0)
     least = min((max(LEAST_MS, one.at(0.0)) for one in measured), default=1.0)
-    ticks = tuple((_nines(share), text) for text, share in NINES)
-    chart = Chart(
+    ticks = [(_nines(share), label) for label, share in NINES]
+    return LineChart(
         label="latency by percentile",
         x=Axis("percentile", 0.0, _nines(99.99), ticks),
-        y=spread_log("ms", least, max(most, objective_ms), _write_ms),
+        y=Axis.log("ms", least, max(most, objective_ms)),
         lines=[
-            Line(
-                name,
-                COLOURS[place % len(COLOURS)],
-                _list_tail(one),
-            )
-            for place, (name, one) in enumerate(found.items())
-            if one.count
+            Series(name, style, _list_tail(found[name]))
+            for style, name in _list_styles(found)
+            if found[name].count
         ],
-        level=(objective_ms, f"p99 ≤ {objective_ms:g} ms"),
-    )
-    return chart.draw()
+        level=_objective(objective_ms),
+    ).draw()
 
 
-def draw_knee(session: Session) -> str:
-    """Each step: its rate against its p99, whether it held, and what it achieved. A step in which
-    all were refused has no p99, and stands at the worst of the others."""
-    steps = [(step, measure(step.run.outcomes).at(99.0)) for step in session.measured]
-    objective_ms = session.order.objective.p99_ms
+def draw_knee(result: LoadTestResult) -> Markup:
+    """The p99 of each step over its rate, and whether it held.
+
+    A step in which everything was refused has no p99, and stands at the worst of the others.
+    """
+    steps = [(step, measure(step.run.outcomes).at(99.0)) for step in result.measured]
+    objective_ms = result.options.objective.p99_ms
     known = [p99_ms for _, p99_ms in steps if not math.isnan(p99_ms)] or [objective_ms]
     worst, best = max(known), min(known)
     marks = [
         Mark(
-            "low" if step.verdict.is_passed else "high",
-            (step.rate, worst if math.isnan(p99_ms) else p99_ms),
             f"{step.rate:.1f}/s: p99 {write_ms(p99_ms, 0)} ms, "
             f"{measure_rates(step.run)[1]:.1f}/s achieved",
+            "low" if step.verdict.is_passed else "high",
+            (step.rate, worst if math.isnan(p99_ms) else p99_ms),
             is_cross=not step.verdict.is_passed,
         )
         for step, p99_ms in steps
     ]
-    chart = Chart(
+    return LineChart(
         label="p99 against the rate of each step",
-        x=spread_linear("arrivals a second", 0, max(step.rate for step, _ in steps)),
-        y=spread_log("p99, ms", max(LEAST_MS, best), max(worst, objective_ms), _write_ms),
+        x=Axis.linear("arrivals per second", max(step.rate for step, _ in steps), 6),
+        y=Axis.log("p99, ms", max(LEAST_MS, best), max(worst, objective_ms)),
         marks=marks,
-        level=(objective_ms, f"p99 ≤ {objective_ms:g} ms"),
-    )
-    return chart.draw()
+        level=_objective(objective_ms),
+    ).draw()
+
+
+def _time_axis(title: str, slices: Sequence[Slice]) -> Axis:
+    """From zero to the end exactly."""
+    end_s = _end(slices)
+    return Axis(title, 0.0, end_s, [(at, f"{at:g}") for at in linear_ticks(0.0, end_s, 10)])
+
+
+def _objective(objective_ms: float) -> tuple[float, str]:
+    return objective_ms, f"p99 ≤ {objective_ms:g} ms"
+
+
+def _list_styles(found: Iterable[str]) -> list[tuple[str, str]]:
+    return list(zip(cycle(STYLES_BY_TRAFFIC), found, strict=False))
 
 
 def _list_tail(found: Latencies) -> list[tuple[float, float]]:
-    """No further out than there are visits: of a hundred, the slowest is at the second nine."""
+    """Ends where the visits do: the slowest of a hundred lies at the second nine."""
     furthest = min(99.99, 100 * (1 - 1 / (found.count + 1)))
     return [(_nines(min(share, furthest)), ms) for share, ms in found.by_percentile.items()]
 
 
 def _list_bands(step: Step, end_s: float) -> list[Band]:
-    """Stretches that are not judged, and what follows the last arrival."""
+    """Phases that are not judged, and the time after the last arrival."""
     bands, start = [], 0.0
-    for one in step.stretches:
+    for one in step.phases:
         if not one.is_judged:
             bands.append(Band(start, start + one.seconds, one.name))
         start += one.seconds
     return [*bands, Band(start, end_s, "over")] if end_s > start else bands
 
 
-def _steps(slices: Sequence[Slice], values: Sequence[float]) -> list[tuple[float, float]]:
+def _list_steps_of(slices: Sequence[Slice], values: Sequence[float]) -> list[tuple[float, float]]:
     points = [(one.start_s, value) for one, value in zip(slices, values, strict=True)]
     return [*points, (_end(slices), values[-1])]
 
@@ -163,55 +174,49 @@ def _nines(share: float) -> float:
     return -math.log10(1 - share / 100)
 
 
-def _write_ms(value: float) -> str:
-    return f"{value:g}"
-
-
-# A load test as one JSON document: no name, no number, no face, no key in it.
-
 FORMAT = 1
 
 
-def summarize(session: Session) -> dict[str, Any]:
-    """Everything that was asked, measured and decided."""
-    order, cast = session.order, session.cast
+def summarize(result: LoadTestResult) -> dict[str, Any]:
+    """The JSON document: options, participants, and all that was measured and decided."""
+    options, participants = result.options, result.participants
     return {
         "format": FORMAT,
-        "passed": session.is_passed,
-        "shape": order.shape.value,
-        "url": session.url,
-        "version": session.version,
-        "model_digest": session.model_digest,
-        "begun": session.begun.isoformat(timespec="seconds"),
-        "seconds": round(session.seconds, 3),
-        "asked": _describe_order(session),
+        "passed": result.is_passed,
+        "shape": options.shape.value,
+        "url": result.url,
+        "version": result.version,
+        "model_digest": result.model_digest,
+        "begun": result.begun.isoformat(timespec="seconds"),
+        "seconds": round(result.seconds, 3),
+        "asked": _describe_options(result),
         "cast": {
-            "photographs": session.crowd,
-            "residents": len(cast.residents),
-            "newcomers": len(cast.newcomers),
-            "racers": len(cast.racers),
-            "outsiders": len(cast.outsiders),
-            "had_references": cast.had_references,
-            "dropped": dict(cast.dropped),
-            "left_enrolled": session.left_enrolled,
+            "photographs": result.dataset,
+            "residents": len(participants.holders),
+            "newcomers": len(participants.newcomers),
+            "racers": len(participants.racers),
+            "outsiders": len(participants.outsiders),
+            "had_references": participants.had_references,
+            "dropped": dict(participants.dropped),
+            "left_enrolled": result.left_enrolled,
         },
-        "knee": _describe_knee(session),
-        "steps": [_describe_step(step) for step in session.steps],
-        "wrong": [describe_wrong(one) for one in session.wrong],
+        "knee": _describe_knee(result),
+        "steps": [_describe_step(step) for step in result.steps],
+        "wrong": [describe_wrong(one) for one in result.wrong],
     }
 
 
-def add_rulings(session: Session) -> dict[Kind, Counter[Ruling]]:
-    """Of all steps together."""
-    added: dict[Kind, Counter[Ruling]] = {kind: Counter() for kind in Kind}
-    for step in session.steps:
-        for kind, counted in count_rulings(step.judged).items():
+def sum_correctness(result: LoadTestResult) -> dict[Kind, Counter[Correctness]]:
+    """Counts of all steps together."""
+    added: dict[Kind, Counter[Correctness]] = {kind: Counter() for kind in Kind}
+    for step in result.steps:
+        for kind, counted in count_correctness(step.judged).items():
             added[kind] += counted
     return {kind: counted for kind, counted in added.items() if counted}
 
 
 def describe_wrong(one: Judged) -> dict[str, Any]:
-    """By its plan number; the key finds the record at `GET /v1/enrollments?idempotency_key=`."""
+    """A wrong answer; its key finds the record at `GET /v1/enrollments?idempotency_key=`."""
     visit, answer = one.outcome.visit, one.outcome.answer
     return {
         "number": visit.number,
@@ -224,30 +229,30 @@ def describe_wrong(one: Judged) -> dict[str, Any]:
     }
 
 
-def _describe_order(session: Session) -> dict[str, Any]:
-    order = session.order
-    course, objective, pace = order.course, order.objective, order.pace
+def _describe_options(result: LoadTestResult) -> dict[str, Any]:
+    options = result.options
+    profile, objective, pace = options.profile, options.objective, options.pace
     return {
-        "rate": course.rate,
-        "step_or_run_s": course.seconds,
-        "peak": course.peak or None,
-        "peak_s": course.peak_s or None,
-        "most_rate": course.most_rate or None,
-        "arrivals": course.process.value,
+        "rate": profile.rate,
+        "step_or_run_s": profile.seconds,
+        "peak": profile.peak or None,
+        "peak_s": profile.peak_s or None,
+        "most_rate": profile.most_rate or None,
+        "arrivals": profile.process.value,
         "loop": "closed" if pace.closed_users else "open",
         "closed_users": pace.closed_users or None,
         "in_flight": pace.in_flight,
-        "timeout_s": order.timeout_s,
-        "mix": {traffic.value: round(share, 4) for traffic, share in order.mix.items()},
-        "references": order.references,
-        "seed": order.seed,
+        "timeout_s": options.timeout_s,
+        "mix": {traffic.value: round(share, 4) for traffic, share in options.mix.items()},
+        "references": options.references,
+        "seed": options.seed,
         "p99_ms": objective.p99_ms,
         "max_errors": objective.most_errors,
     }
 
 
-def _describe_knee(session: Session) -> dict[str, Any] | None:
-    knee = session.knee
+def _describe_knee(result: LoadTestResult) -> dict[str, Any] | None:
+    knee = result.knee
     if knee is None:
         return None
     return {
@@ -287,15 +292,15 @@ def _describe_step(step: Step) -> dict[str, Any]:
         },
         "over_time": [_describe_slice(one) for one in slice_run(run)],
         "decisions": {
-            kind.value: {ruling.value: counted[ruling] for ruling in Ruling}
-            for kind, counted in count_rulings(step.judged).items()
+            kind.value: {correctness.value: counted[correctness] for correctness in Correctness}
+            for kind, counted in count_correctness(step.judged).items()
         },
         **_describe_verdict(step.verdict),
     }
 
 
 def describe_latencies(found: Latencies) -> dict[str, Any]:
-    """Milliseconds by percentile, and the whole histogram in HdrHistogram's encoding (V2, us)."""
+    """Milliseconds by percentile, and the histogram in HdrHistogram's encoding (V2, us)."""
     return {
         "count": found.count,
         "ms": {f"p{share:g}": _round(value) for share, value in found.by_percentile.items()},
@@ -331,7 +336,7 @@ def _describe_slice(one: Slice) -> dict[str, Any]:
 
 
 def _round(value: float) -> float | None:
-    """None where nothing was measured."""
+    """None if nothing was measured."""
     return None if math.isnan(value) else round(value, 3)
 
 
@@ -339,60 +344,59 @@ TEMPLATES = Path(__file__).with_name("templates")
 COLUMNS = (50.0, 90.0, 99.0, 99.9, 100.0)
 
 
-def write_page(session: Session, summary: Mapping[str, Any]) -> str:
-    """The whole document; every value from outside is escaped."""
+def write_page(result: LoadTestResult, summary: Mapping[str, Any]) -> str:
+    """The HTML page; every value is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
     )
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
-        session=session,
+        result=result,
         summary=summary,
         style=Markup(style),  # noqa: S704 - our own file
-        step=_choose(session),
-        figures=_list_figures(_choose(session)),
-        rates=measure_rates(_choose(session).run),
-        failures=count_failures(_choose(session).run.outcomes),
-        charts=_draw(session),
-        legends=_list_legends(session),
-        rulings=list(Ruling),
+        step=_choose(result),
+        figures=_list_figures(_choose(result)),
+        rates=measure_rates(_choose(result).run),
+        failures=count_failures(_choose(result).run.outcomes),
+        charts=_draw(result),
+        legends=_list_legends(result),
+        correctness_values=list(Correctness),
         planted=set(PLANTED),
-        decisions=add_rulings(session),
-        steps=_list_steps(session),
-        wrong=[describe_wrong(one) for one in session.wrong],
+        decisions=sum_correctness(result),
+        steps=_list_steps(result),
+        wrong=[describe_wrong(one) for one in result.wrong],
     )
 
 
-def _choose(session: Session) -> Step:
-    """The run itself; of a knee the last step that held, else the last."""
-    held = [step for step in session.measured if step.verdict.is_passed]
-    return (held or list(session.measured))[-1]
+def _choose(result: LoadTestResult) -> Step:
+    """The step to show: the last that held, else the last."""
+    held = [step for step in result.measured if step.verdict.is_passed]
+    return (held or list(result.measured))[-1]
 
 
-def _draw(session: Session) -> dict[str, Markup]:
-    step, objective_ms = _choose(session), session.order.objective.p99_ms
+def _draw(result: LoadTestResult) -> dict[str, Markup]:
+    step, objective_ms = _choose(result), result.options.objective.p99_ms
     slices = slice_run(step.run)
     drawn = {
         "latency": draw_latency(slices, step, objective_ms),
         "rates": draw_rates(slices, step),
         "tail": draw_tail(_measure(step), objective_ms),
     }
-    if session.knee is not None:
-        drawn["knee"] = draw_knee(session)
-    return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 - our words, escaped
+    if result.knee is not None:
+        drawn["knee"] = draw_knee(result)
+    return drawn
 
 
 def _measure(step: Step) -> dict[str, Latencies]:
     return {traffic.value: one for traffic, one in measure_traffics(step.run.outcomes).items()}
 
 
-def _list_legends(session: Session) -> dict[str, list[tuple[str, str]]]:
-    names = list(_measure(_choose(session)))
+def _list_legends(result: LoadTestResult) -> dict[str, list[tuple[str, str]]]:
     return {
-        "latency": [("low", "p50"), ("middle", "p90"), ("high", "p99"), ("faint", "max")],
+        "latency": [(style, name) for name, style in STYLES_OVER_TIME.items()],
         "rates": [("faint", "offered"), ("low", "achieved"), ("high", "refused or failed")],
-        "tail": [(COLOURS[place % len(COLOURS)], name) for place, name in enumerate(names)],
-        "knee": [("low", "held"), ("high", "did not hold")],
+        "tail": _list_styles(_measure(_choose(result))),
+        "knee": [("low", "passed"), ("high", "failed")],
     }
 
 
@@ -404,9 +408,9 @@ def _list_figures(step: Step) -> list[tuple[str, int, list[str]]]:
     ]
 
 
-def _list_steps(session: Session) -> list[dict[str, Any]]:
+def _list_steps(result: LoadTestResult) -> list[dict[str, Any]]:
     rows = []
-    for step in session.measured:
+    for step in result.measured:
         offered, achieved = measure_rates(step.run)
         rows.append(
             {

@@ -1,4 +1,7 @@
-"""The plan: who comes when, as what, with which truth. One seed and one cast give one plan."""
+"""The plan: which request is due when, and what its answer must be.
+
+The same seed and the same participants give the same plan.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.errors import LoadTestRefused
-from loadtest.oracle import NEW, STOPPED, Answer, Expectation, Found, Recognised, expect_duplicate
-from loadtest.people import Cast, Pair, Person, Resident, Theft
+from loadtest.oracle import (
+    IMPOSTOR_REJECTED,
+    NEW,
+    Answer,
+    Expectation,
+    Found,
+    Recognised,
+    expect_duplicate,
+)
+from loadtest.people import Holder, ImpostorPair, Pair, Participants, Person
 from loadtest.service_calls import Call, Enroll, Match, Query, Search, Serials
-
-# What comes: kinds of traffic and their shares, and what is planted among the enrollments.
 
 
 class Traffic(StrEnum):
-    """Who comes; each has arrivals, a latency and an objective of its own."""
+    """Kinds of traffic; each has its own arrivals, latencies and objective."""
 
     ENROLL = "enroll"
     RETURN = "return"
@@ -31,7 +40,7 @@ class Traffic(StrEnum):
 
 
 class Kind(StrEnum):
-    """What is planned of a visit, which says what its answer must be."""
+    """What a visit is planned as, which says what its answer must be."""
 
     NEWCOMER = "newcomer"
     RETURNING = "returning subscriber"
@@ -50,7 +59,7 @@ class Kind(StrEnum):
 
 Mix = Mapping[Traffic, float]
 
-USUAL_MIX: Mix = MappingProxyType(
+DEFAULT_MIX: Mix = MappingProxyType(
     {
         Traffic.ENROLL: 0.40,
         Traffic.RETURN: 0.15,
@@ -68,15 +77,15 @@ PLANTED: Mapping[Kind, float] = MappingProxyType(
         Kind.RACE: 0.04,
     }
 )
-"""Shares of the arrivals that enroll; of each kind one at least where there is room for it."""
+"""Shares of the enrollments; at least one of each kind if there is room for it."""
 PAIRED = frozenset({Kind.RETRY, Kind.CONFLICT, Kind.RACE})
 """Kinds that take two arrivals."""
 REPEATED = frozenset({Kind.RETRY, Kind.CONFLICT})
-"""Those of them that come with the key of another."""
+"""Kinds that use the Idempotency-Key of an earlier visit."""
 
 
 def read_mix(text: str) -> Mix:
-    """`enroll=40,match=60`, in any unit; what is not named does not come."""
+    """Reads `enroll=40,match=60`, in any unit; traffic that is not named has no share."""
     shares: dict[Traffic, float] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, share = part.partition("=")
@@ -92,16 +101,14 @@ def read_mix(text: str) -> Mix:
     return {traffic: share / total for traffic, share in shares.items() if share}
 
 
-# Arrivals that are given away: to one planted visit, or to two that belong together.
-
 REPEAT_AFTER_S = 0.7
-"""So long at least after the first; a service that is well has answered that by then."""
+"""The shortest time after the first; a healthy service has answered that by then."""
 LAST_SHARE = 0.9
-"""Nothing is planted in the last arrivals, so that what follows has room."""
+"""Nothing is planted in the last arrivals, so that its repeat has room."""
 
 
 class Slots:
-    """Places in a sorted list of moments; each is given once."""
+    """Indices of sorted moments, each taken once: by one planted visit, or by two together."""
 
     def __init__(self, moments: Sequence[float], rng: np.random.Generator) -> None:
         self._moments = moments
@@ -110,9 +117,9 @@ class Slots:
         self._order = rng.permutation(last).tolist() if moments else []
 
     def take(self, kind: Kind) -> tuple[int, int] | None:
-        """A place at random, and a second one for kinds that take two; None where there is none.
+        """A random index, and a second one for kinds that take two; None if there is no room.
 
-        The second of a race is the next that is free, of the others one that is later.
+        The second of a race is the next free one, of the others one that is later.
         """
         while self._order:
             place = self._order.pop()
@@ -136,20 +143,20 @@ class Slots:
         return next((one for one in range(start, len(self._moments)) if self._is_free[one]), None)
 
 
-# When visits are due: moments drawn from a rate that changes by stretches.
-
-
 class Process(StrEnum):
-    """Evenly spaced, or as independent people come."""
+    """How arrivals are spaced: evenly, or as those of independent people."""
 
     CONSTANT = "constant"
     POISSON = "poisson"
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """So many seconds at one rate. What is due in one that is not judged has no latency objective,
-    and may be refused; it must still be decided rightly."""
+class Phase:
+    """A part of a run at one rate (arrivals a second).
+
+    In a phase that is not judged there is no latency objective, and requests may be refused; they
+    must still be decided rightly.
+    """
 
     name: str
     seconds: float
@@ -158,45 +165,39 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Moments:
-    """Sorted seconds from the start, float64[n], and the stretch of each, int64[n]."""
+class Arrivals:
+    """When visits are due, in sorted seconds from the start: float64[n]; their phases: int64[n]."""
 
     due_s: NDArray[np.float64]
-    stretch: NDArray[np.int64]
+    phase: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.due_s)
 
 
-def draw_moments(
-    stretches: Sequence[Stretch], process: Process, rng: np.random.Generator
-) -> Moments:
-    """All arrivals of the stretches, one after the other."""
+def draw_arrivals(phases: Sequence[Phase], process: Process, rng: np.random.Generator) -> Arrivals:
+    """Draws the arrivals of all phases, one phase after the other."""
     due, places, start = [], [], 0.0
-    for place, stretch in enumerate(stretches):
+    for place, phase in enumerate(phases):
         if process is Process.POISSON:
             # Given their number, moments of a Poisson process are independent and uniform.
-            count = int(rng.poisson(stretch.seconds * stretch.rate))
-            moments: NDArray[np.float64] = np.sort(rng.uniform(0, stretch.seconds, count))
+            count = int(rng.poisson(phase.seconds * phase.rate))
+            moments: NDArray[np.float64] = np.sort(rng.uniform(0, phase.seconds, count))
         else:
-            count = round(stretch.seconds * stretch.rate)
-            moments = np.arange(0.5, count, dtype=np.float64) / max(stretch.rate, 1e-9)
+            count = round(phase.seconds * phase.rate)
+            moments = np.arange(0.5, count, dtype=np.float64) / max(phase.rate, 1e-9)
         due.append(start + moments)
         places.append(np.full(count, place))
-        start += stretch.seconds
-    return Moments(np.concatenate(due), np.concatenate(places))
-
-
-# Visits: what is due when, and what its answer must be.
+        start += phase.seconds
+    return Arrivals(np.concatenate(due), np.concatenate(places))
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
     """One planned request. `number` is its plan number, by which reports name it.
 
-    `partner` is the number of the visit that it repeats or races with, `has_repeat` says that a
-    later one comes with its key; `person` is the number of the person whose face it shows, for
-    look-alikes to be told from that person himself.
+    `partner` is the number of the visit that it repeats or races with; `has_repeat` says that a
+    later one uses its key; `person` is the number of the person whose face it shows.
     """
 
     number: int
@@ -205,7 +206,7 @@ class Visit:
     kind: Kind
     call: Call = field(repr=False)
     expected: Expectation
-    stretch: int = 0
+    phase: int = 0
     partner: int | None = None
     person: int | None = None
     has_repeat: bool = False
@@ -213,8 +214,11 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a visit; seconds from the start of its run. Latency counts from when it was
-    due, so that a slow server cannot hide behind a load that waits for it."""
+    """The outcome of a visit, in seconds from the start of its run.
+
+    Latency counts from when it was due, so that a slow service cannot hide behind a load that waits
+    for it.
+    """
 
     visit: Visit
     started_s: float
@@ -228,48 +232,50 @@ class Outcome:
 
     @property
     def lateness_s(self) -> float:
-        """What the generator itself, or its bound of requests in flight, has added."""
+        """The delay by the generator itself, or by its bound on requests in flight."""
         return self.started_s - self.visit.due_s
 
 
-OTHERS_SHARE = 0.3
-"""Of matches, queries and searches: those whose answer must be no."""
+NEGATIVE_SHARE = 0.3
+"""Share of matches, queries and searches whose answer must be no."""
+Due = tuple[float, int]
+"""When a visit is due, in seconds, and its phase."""
 
 
 @dataclass(slots=True)
 class Planner:
-    """Writes the plans of a run's courses; people who come once come in one of them."""
+    """Plans the visits of one or more steps; people who enroll once do so in one of them."""
 
-    cast: Cast
+    participants: Participants
     serials: Serials
     rng: np.random.Generator
     _numbers: count[int] = field(default_factory=lambda: count(1))
     _newcomers: list[Person] = field(init=False)
     _racers: list[Person] = field(init=False)
-    _residents: cycle[Resident] = field(init=False)
-    _thefts: cycle[Theft] = field(init=False)
+    _holders: cycle[Holder] = field(init=False)
+    _impostor_pairs: cycle[ImpostorPair] = field(init=False)
     _outsiders: cycle[Person] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._newcomers = list(reversed(self.cast.newcomers))
-        self._racers = list(reversed(self.cast.racers))
-        self._residents = cycle(self.cast.residents)
-        self._thefts = cycle(self.cast.thefts)
-        self._outsiders = cycle(self.cast.outsiders)
+        self._newcomers = list(reversed(self.participants.newcomers))
+        self._racers = list(reversed(self.participants.racers))
+        self._holders = cycle(self.participants.holders)
+        self._impostor_pairs = cycle(self.participants.impostor_pairs)
+        self._outsiders = cycle(self.participants.outsiders)
 
-    def write(self, moments: Moments, mix: Mix) -> tuple[Visit, ...]:
+    def write(self, arrivals: Arrivals, mix: Mix) -> tuple[Visit, ...]:
         """All visits, in the order in which they are due."""
         traffics = list(mix)
         shares = np.array([mix[traffic] for traffic in traffics])
-        drawn = self.rng.choice(len(traffics), len(moments), p=shares)
+        drawn = self.rng.choice(len(traffics), len(arrivals), p=shares)
         visits: list[Visit] = []
         for place, traffic in enumerate(traffics):
             rows = np.flatnonzero(drawn == place)
-            due = [(float(moments.due_s[row]), int(moments.stretch[row])) for row in rows]
+            due = [(float(arrivals.due_s[row]), int(arrivals.phase[row])) for row in rows]
             visits += self._enroll(due) if traffic is Traffic.ENROLL else self._call(traffic, due)
         return tuple(sorted(visits, key=lambda visit: (visit.due_s, visit.number)))
 
-    def _enroll(self, due: Sequence[tuple[float, int]]) -> Iterator[Visit]:
+    def _enroll(self, due: Sequence[Due]) -> Iterator[Visit]:
         slots = Slots([moment for moment, _ in due], self.rng)
         planted: dict[int, tuple[Kind, int | None]] = {}
         for kind, share in PLANTED.items():
@@ -281,160 +287,151 @@ class Planner:
         plain = slots.list_free()
         fresh = set(self._choose_fresh(plain))
         for place in sorted([*planted, *plain]):
-            moment, stretch = due[place]
             if place in planted:
                 kind, other = planted[place]
-                later = None if other is None else due[other]
-                yield from self._plant(kind, (moment, stretch), later)
+                yield from self._plant(kind, due[place], None if other is None else due[other])
             elif place in fresh:
-                yield self._newcome(moment, stretch)
+                person = self._newcomers.pop()
+                yield self._visit_new(Kind.NEWCOMER, due[place], person.first, NEW, person.number)
             else:
-                yield self._come_back(Traffic.ENROLL, moment, stretch)
+                yield self._visit_returning(Traffic.ENROLL, due[place])
 
     def _count_plantable(self, kind: Kind, times: int) -> int:
-        """Racers come once; the others come again."""
+        """Racers enroll once; holders and impostors can be used again."""
         if kind is Kind.RACE:
             return len(self._racers)
-        has_people = self.cast.thefts if kind is Kind.STOLEN else self.cast.residents
+        has_people = (
+            self.participants.impostor_pairs if kind is Kind.STOLEN else self.participants.holders
+        )
         return times if has_people else 0
 
     def _choose_fresh(self, plain: Sequence[int]) -> Sequence[int]:
-        """Where newcomers come: everywhere, or evenly spread where they are too few."""
+        """Indices for newcomers: all, or evenly spread if there are too few people."""
         count_ = min(len(self._newcomers), len(plain))
         places = np.linspace(0, len(plain), count_, endpoint=False).astype(int)
         return [plain[place] for place in places]
 
-    def _plant(
-        self, kind: Kind, first: tuple[float, int], later: tuple[float, int] | None
-    ) -> Iterator[Visit]:
+    def _plant(self, kind: Kind, first: Due, later: Due | None) -> Iterator[Visit]:
         if kind is Kind.RACE:
-            yield from self._race(*first)
+            yield from self._race(first)
         elif kind is Kind.DUPLICATE:
-            one = next(self._residents)
-            truth = expect_duplicate(one.likeness, self.cast.thresholds)
+            one = next(self._holders)
+            truth = expect_duplicate(one.fused_score, self.participants.thresholds)
             yield self._visit_new(Kind.DUPLICATE, first, one.second, truth, one.person.number)
         elif kind is Kind.STOLEN:
-            theft = next(self._thefts)
-            thief = theft.thief
-            yield self._visit_old(Kind.STOLEN, first, theft.owner, thief, STOPPED)
+            pair = next(self._impostor_pairs)
+            yield self._visit_old(Kind.STOLEN, first, pair.holder, pair.impostor, IMPOSTOR_REJECTED)
         else:
             assert later is not None
             yield from self._repeat(kind, first, later)
 
-    def _race(self, moment: float, stretch: int) -> Iterator[Visit]:
-        """One face under two new documents at one moment; `judging.py` has its truth."""
+    def _race(self, due: Due) -> Iterator[Visit]:
+        """One face under two new documents at one moment; `judging` compares both answers."""
         person = self._racers.pop()
-        first = self._visit_new(Kind.RACE, (moment, stretch), person.first, NEW, person.number)
-        second = self._visit_new(
-            Kind.RACE, (moment, stretch), person.first.swap(), NEW, person.number, first.number
-        )
-        yield from (first, second)
+        number, other = person.number, person.first.swap()
+        first = self._visit_new(Kind.RACE, due, person.first, NEW, number)
+        yield first
+        yield self._visit_new(Kind.RACE, due, other, NEW, number, first.number)
 
-    def _repeat(
-        self, kind: Kind, first: tuple[float, int], later: tuple[float, int]
-    ) -> Iterator[Visit]:
-        """A returning subscriber, then the same key once more: the same payload, or another."""
-        one = self._come_back(Traffic.ENROLL, *first)
+    def _repeat(self, kind: Kind, first: Due, later: Due) -> Iterator[Visit]:
+        """A returning subscriber, then the same key again with the same payload or with another."""
+        one = self._visit_returning(Traffic.ENROLL, first)
         assert isinstance(one.call, Enroll)
         call = one.call
         if kind is Kind.CONFLICT:
-            other = self.serials.papers.msisdn(self.serials.draw())
-            call = Enroll(call.idempotency_key, call.paper, call.pair, other)
+            other = self.serials.numbers.msisdn(self.serials.draw())
+            call = Enroll(call.idempotency_key, call.passport, call.pair, other)
         yield replace(one, has_repeat=True)
         yield self._visit(Traffic.ENROLL, kind, later, call, NEW, one.person, one.number)
 
-    def _newcome(self, moment: float, stretch: int) -> Visit:
-        person = self._newcomers.pop()
-        return self._visit_new(Kind.NEWCOMER, (moment, stretch), person.first, NEW, person.number)
+    def _visit_returning(self, traffic: Traffic, due: Due) -> Visit:
+        one = next(self._holders)
+        return self._visit_old(Kind.RETURNING, due, one, one, NEW, traffic=traffic)
 
-    def _come_back(self, traffic: Traffic, moment: float, stretch: int) -> Visit:
-        one = next(self._residents)
-        return self._visit_old(Kind.RETURNING, (moment, stretch), one, one, NEW, traffic=traffic)
-
-    def _call(self, traffic: Traffic, due: Sequence[tuple[float, int]]) -> Iterator[Visit]:
-        for moment, stretch in due:
+    def _call(self, traffic: Traffic, due: Sequence[Due]) -> Iterator[Visit]:
+        for one in due:
             if traffic is Traffic.RETURN:
-                yield self._come_back(traffic, moment, stretch)
-                continue
-            is_other = self.rng.random() < OTHERS_SHARE
-            kind, call, expected, person = self._ask(traffic, is_other=is_other)
-            yield self._visit(traffic, kind, (moment, stretch), call, expected, person)
+                yield self._visit_returning(traffic, one)
+            else:
+                is_other = self.rng.random() < NEGATIVE_SHARE
+                kind, call, expected, person = self._choose_call(traffic, is_other=is_other)
+                yield self._visit(traffic, kind, one, call, expected, person)
 
-    def _ask(
+    def _choose_call(
         self, traffic: Traffic, *, is_other: bool
     ) -> tuple[Kind, Call, Expectation, int | None]:
-        cast = self.cast
-        has_thefts, has_outsiders = bool(cast.thefts), bool(cast.outsiders)
-        if traffic is Traffic.SEARCH and is_other and has_outsiders:
+        participants = self.participants
+        if traffic is Traffic.SEARCH and is_other and participants.outsiders:
             person = next(self._outsiders)
             search = Search(person.first.live.photograph)
             return Kind.UNKNOWN, search, Found(None), person.number
-        if traffic is not Traffic.SEARCH and is_other and has_thefts:
-            theft = next(self._thefts)
-            owner, thief = theft.owner, theft.thief
+        if traffic is not Traffic.SEARCH and is_other and participants.impostor_pairs:
+            pair = next(self._impostor_pairs)
+            holder, impostor = pair.holder, pair.impostor
             if traffic is Traffic.MATCH:
-                match = Match(thief.tokens[0], owner.tokens[0])
-                return Kind.STRANGERS, match, Recognised(False), thief.person.number
-            query = Query(owner.paper, thief.probe.photograph)
-            return Kind.OTHERS_LINES, query, Recognised(False), thief.person.number
-        one = next(self._residents)
+                match = Match(impostor.tokens[0], holder.tokens[0])
+                return Kind.STRANGERS, match, Recognised(False), impostor.person.number
+            query = Query(holder.passport, impostor.probe.photograph)
+            return Kind.OTHERS_LINES, query, Recognised(False), impostor.person.number
+        one = next(self._holders)
         number = one.person.number
         if traffic is Traffic.SEARCH:
             return Kind.KNOWN, Search(one.probe.photograph), Found(one.document_id), number
         if traffic is Traffic.MATCH:
             return Kind.MATED, Match(*one.tokens), Recognised(True), number
-        return Kind.OWN_LINES, Query(one.paper, one.probe.photograph), Recognised(True, 1), number
+        own = Query(one.passport, one.probe.photograph)
+        return Kind.OWN_LINES, own, Recognised(True, 1), number
 
     def _visit_new(
         self,
         kind: Kind,
-        when: tuple[float, int],
+        due: Due,
         pair: Pair,
         expected: Expectation,
         person: int,
         partner: int | None = None,
     ) -> Visit:
-        """Under a document that nobody has."""
+        """An enrollment under a new document."""
         serial = self.serials.draw()
-        papers = self.serials.papers
-        call = Enroll(self._key(serial), papers.paper(serial), pair, papers.msisdn(serial))
-        return self._visit(Traffic.ENROLL, kind, when, call, expected, person, partner)
+        numbers = self.serials.numbers
+        call = Enroll(self._key(serial), numbers.passport(serial), pair, numbers.msisdn(serial))
+        return self._visit(Traffic.ENROLL, kind, due, call, expected, person, partner)
 
     def _visit_old(
         self,
         kind: Kind,
-        when: tuple[float, int],
-        owner: Resident,
-        face: Resident,
+        due: Due,
+        holder: Holder,
+        face: Holder,
         expected: Expectation,
         *,
         traffic: Traffic = Traffic.ENROLL,
     ) -> Visit:
-        """Under a resident's document, for a new line, with that face."""
+        """An enrollment under a holder's document for a new line, with the given face."""
         serial = self.serials.draw()
-        msisdn = self.serials.papers.msisdn(serial)
-        call = Enroll(self._key(serial), owner.paper, face.second, msisdn)
-        return self._visit(traffic, kind, when, call, expected, face.person.number)
+        msisdn = self.serials.numbers.msisdn(serial)
+        call = Enroll(self._key(serial), holder.passport, face.second, msisdn)
+        return self._visit(traffic, kind, due, call, expected, face.person.number)
 
     def _key(self, serial: int) -> str:
-        return f"loadtest-{self.serials.papers.tag}-{serial}"
+        return f"loadtest-{self.serials.numbers.tag}-{serial}"
 
     def _visit(
         self,
         traffic: Traffic,
         kind: Kind,
-        when: tuple[float, int],
+        due: Due,
         call: Call,
         expected: Expectation,
         person: int | None,
         partner: int | None = None,
     ) -> Visit:
         number = next(self._numbers)
-        return Visit(number, when[0], traffic, kind, call, expected, when[1], partner, person)
+        return Visit(number, due[0], traffic, kind, call, expected, due[1], partner, person)
 
 
-def require_playable(visits: Sequence[Visit], mix: Mix) -> None:
-    """A plan that says it plants and has nothing to plant is none."""
+def require_planted(visits: Sequence[Visit], mix: Mix) -> None:
+    """`LoadTestRefused` if no visit of a plan with enrollments is planted."""
     if Traffic.ENROLL in mix and not any(visit.kind in PLANTED for visit in visits):
         raise LoadTestRefused(
             "nothing can be planted in so few enrollments: give a higher rate or a longer time"

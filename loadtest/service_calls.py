@@ -1,4 +1,4 @@
-"""The requests that visits are, as values to be packed."""
+"""The requests of a load test, and the access to the service that they need."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
-from loadtest.document_numbers import Paper, Papers
+from loadtest.document_numbers import Passport, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import Exchange
-from loadtest.people import Pair, Survey
+from loadtest.people import ModelClient, Pair
 from loadtest.target import Keys
 
 ENROLLMENTS, MATCHES = "/v1/enrollments", "/v1/match"
@@ -18,20 +18,20 @@ QUERIES, SEARCHES = "/v1/lines/query", "/v1/identifications"
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What all enrollments of a run have in common; an outlet's own key names no outlet."""
+class CommonFields:
+    """Fields that all enrollments of a run share; `outlet` is None for an outlet's own key."""
 
     outlet: str | None
     captured_at: str
     consent_ref: str = "loadtest"
 
-    def at(self, captured_at: str) -> Terms:
-        """The same, with photographs taken at that moment."""
+    def at(self, captured_at: str) -> CommonFields:
+        """The same for photographs taken at that moment."""
         return replace(self, captured_at=captured_at)
 
 
 class Call(Protocol):
-    """One request; `needs_fraud` says whose key it takes."""
+    """One request; with `needs_fraud` it takes the fraud key, else the enroll key."""
 
     @property
     def path(self) -> str: ...
@@ -39,37 +39,37 @@ class Call(Protocol):
     def needs_fraud(self) -> bool: ...
     @property
     def idempotency_key(self) -> str | None: ...
-    def write(self, terms: Terms) -> dict[str, Any]:
+    def write(self, common: CommonFields) -> dict[str, Any]:
         """The body."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Enroll:
-    """An activation."""
+    """An enrollment with two photographs."""
 
     idempotency_key: str
-    paper: Paper
+    passport: Passport
     pair: Pair
     msisdn: str = field(repr=False)
     path: str = ENROLLMENTS
     needs_fraud: bool = False
 
-    def write(self, terms: Terms) -> dict[str, Any]:
+    def write(self, common: CommonFields) -> dict[str, Any]:
         body = {
-            "document": self.paper.present(),
+            "document": self.passport.for_enrollment(),
             "msisdn": self.msisdn,
             "live": self.pair.live.photograph,
             "portrait": self.pair.portrait.photograph,
-            "consent_ref": terms.consent_ref,
-            "captured_at": terms.captured_at,
+            "consent_ref": common.consent_ref,
+            "captured_at": common.captured_at,
         }
-        return body if terms.outlet is None else {**body, "outlet": terms.outlet}
+        return body if common.outlet is None else {**body, "outlet": common.outlet}
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One template against another."""
+    """A comparison of two templates."""
 
     probe: bytes = field(repr=False)
     reference: bytes = field(repr=False)
@@ -77,62 +77,60 @@ class Match:
     needs_fraud: bool = False
     idempotency_key: None = None
 
-    def write(self, terms: Terms) -> dict[str, Any]:
-        del terms
+    def write(self, common: CommonFields) -> dict[str, Any]:
+        del common
         face = {"probe": {"template": self.probe}, "reference": {"template": self.reference}}
         return {"items": [face]}
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which numbers stand under a document, asked with a photograph."""
+    """A query for the lines of a document, with a photograph of its holder."""
 
-    paper: Paper
+    passport: Passport
     photograph: bytes = field(repr=False)
     path: str = QUERIES
     needs_fraud: bool = False
     idempotency_key: None = None
 
-    def write(self, terms: Terms) -> dict[str, Any]:
-        del terms
-        return {"document": self.paper.look_up(), "probe": {"image": self.photograph}}
+    def write(self, common: CommonFields) -> dict[str, Any]:
+        del common
+        return {"document": self.passport.for_query(), "probe": {"image": self.photograph}}
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Who has this face."""
+    """A search of the gallery for a face."""
 
     photograph: bytes = field(repr=False)
     path: str = SEARCHES
     needs_fraud: bool = True
     idempotency_key: None = None
 
-    def write(self, terms: Terms) -> dict[str, Any]:
-        del terms
+    def write(self, common: CommonFields) -> dict[str, Any]:
+        del common
         return {"probe": {"image": self.photograph}}
 
 
-# How a run reaches the service, and the documents and numbers that it uses up.
-
-Report = Callable[[str, int, int], None]
-"""Told what goes on, how much of it is done, and of how much (0: nobody knows)."""
+ReportProgress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much (0: unknown)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """With which keys, for which outlet; `eraser` is a key that may erase, if there is one."""
+    """A connection with its API keys; `erase_key` is one that may erase, if there is one."""
 
     exchange: Exchange
     keys: Keys
-    terms: Terms
-    eraser: str | None = field(repr=False)
+    common: CommonFields
+    erase_key: str | None = field(repr=False)
 
 
 @dataclass(slots=True)
 class Serials:
-    """Numbers of documents and lines, each given out once in a run."""
+    """Serial numbers for documents and lines, each used once in a run."""
 
-    papers: Papers
+    numbers: SpecimenNumbers
     _next: count[int] = field(default_factory=count)
 
     def draw(self) -> int:
@@ -140,7 +138,7 @@ class Serials:
 
 
 def open_access(exchange: Exchange, keys: Keys, outlet: str | None, captured_at: str) -> Access:
-    """Asks what the keys stand for; `LoadTestRefused` where they cannot do what the load needs."""
+    """Checks the roles of the keys; `LoadTestRefused` if they cannot do what the load needs."""
     if _read_role(exchange, keys.fraud) != "fraud":
         raise LoadTestRefused("the fraud key must be of role fraud")
     role = _read_role(exchange, keys.enroll)
@@ -150,9 +148,9 @@ def open_access(exchange: Exchange, keys: Keys, outlet: str | None, captured_at:
         raise LoadTestRefused("a carrier's key enrolls for an outlet: give --outlet CODE")
     if keys.erase is not None and _read_role(exchange, keys.erase) not in ("carrier", "operator"):
         raise LoadTestRefused("the erase key must be of role carrier or operator")
-    eraser = keys.erase or (keys.enroll if role == "carrier" else None)
-    return Access(exchange, keys, Terms(outlet, captured_at), eraser)
+    erase_key = keys.erase or (keys.enroll if role == "carrier" else None)
+    return Access(exchange, keys, CommonFields(outlet, captured_at), erase_key)
 
 
 def _read_role(exchange: Exchange, key: str) -> str:
-    return str(Survey(exchange, key).ask("GET", "/v1/me")["role"])
+    return str(ModelClient(exchange, key).ask("GET", "/v1/me")["role"])

@@ -1,4 +1,4 @@
-"""The shapes of a load: their defaults, and the stretches that each is made of."""
+"""The shapes of a load: their defaults, their phases, and the search for the knee."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from loadtest.errors import LoadTestRefused
-from loadtest.schedule import Process, Stretch
-
-# Finds the highest rate that holds: a coarse ramp, bisection, and a longer step to confirm.
+from loadtest.schedule import Phase, Process
 
 GROWTH = 1.5
 MOST_CONFIRMATIONS = 5
 MOST_STEPS = 45
-"""All together; the search leaves the confirmations theirs."""
+"""In total; the search leaves room for the confirmations."""
 LEAST_RATE = 0.5
 CONFIRM_TIMES = 2.0
-"""A confirming step is so many times as long."""
+"""Length of a confirming step, as a multiple of the others."""
 
 Probe = Callable[[float, float], bool]
-"""Offers a rate for so many times the usual length; whether the objective held."""
+"""`probe(rate, times)` offers a rate for `times` the usual length: whether the objective held."""
 
 
 @dataclass(slots=True)
 class Knee:
-    """The highest rate that held, of those tried; `failed` is the lowest that did not, above it.
+    """The highest rate that held, and the lowest one above it that failed.
 
-    No `failed`: the highest rate that may be tried held, and the knee lies beyond. A `rate` of 0:
-    none held. `trouble` says what ended the search before its time.
+    `failed` is None if the highest rate allowed held: the knee lies beyond it. `rate` is 0 if none
+    held. `trouble` says what ended the search early.
     """
 
     rate: float = 0.0
@@ -41,9 +39,10 @@ class Knee:
 
 
 def find_knee(probe: Probe, first: float, most: float, resolution: float) -> Knee:
-    """At most `MOST_STEPS` steps; done where the two rates differ by `resolution` of the lower.
+    """Finds the highest rate that holds: a coarse ramp, bisection, and a longer step to confirm.
 
-    A `LoadTestRefused` of the probe ends the search; of its first step it is raised.
+    Takes at most `MOST_STEPS` steps, until both rates differ by `resolution` of the lower. A
+    `LoadTestRefused` by the probe ends the search; it is raised if it came in the first step.
     """
     assert 0 < first <= most, "a knee starts at a rate above 0, and not above the highest"
     assert resolution > 0, "no two rates are the same"
@@ -74,10 +73,10 @@ def _ramp(knee: Knee, probe: Probe, first: float, most: float) -> None:
 
 
 def _confirm(knee: Knee, probe: Probe, resolution: float) -> None:
-    """A short step may hold by luck: the rate found must hold for longer, or a lower one.
+    """Tries the rate found, or a lower one, for longer: a short step may hold by luck.
 
-    One try each, as a rate that holds has one too: the better of two would be luck again, and a
-    neighbour on the machine costs no more than the resolution here, where it would end a ramp.
+    One try each: the better of two would be luck again, and other work on the machine costs no
+    more than the resolution here, where it would end a ramp.
     """
     rate = knee.rate
     for _ in range(MOST_CONFIRMATIONS):
@@ -87,14 +86,14 @@ def _confirm(knee: Knee, probe: Probe, resolution: float) -> None:
             knee.rate, knee.is_confirmed = rate, True
             return
         knee.failed = rate
-        # What is told has been tried, if only for a short step.
+        # A rate that is reported has been tried, if only for a short step.
         knee.rate = max((one for one in knee._held if one < rate), default=0.0)
         rate *= 1 - resolution
 
 
 def _try(knee: Knee, probe: Probe, rate: float) -> bool:
-    """A rate has failed where it fails twice: once may be a neighbour's doing on the machine, and
-    would end the ramp far below what the service can do."""
+    """Whether a rate holds in one of two tries: other work on the machine may make the first one
+    fail, which would end the ramp far below what the service can do."""
     holds = False
     for _ in range(2):
         if _has_steps(knee) and not holds:
@@ -120,13 +119,13 @@ def _has_steps(knee: Knee) -> bool:
 
 MOST_SECONDS = 86_400.0
 MOST_VISITS = 500_000
-"""Of one run: each is kept until it is judged."""
+"""In one run: each is kept in memory until it is judged."""
 RECOVERY_S = 5.0
-"""After a spike, for what had gathered; visits due then have no latency objective."""
+"""Time after a spike to work off what has gathered; it has no latency objective."""
 
 
 class Shape(StrEnum):
-    """What `sosie loadtest` is asked for."""
+    """The shapes of `sosie loadtest SHAPE`."""
 
     SMOKE = "smoke"
     STEADY = "steady"
@@ -136,10 +135,10 @@ class Shape(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """How a load goes: `rate` in arrivals a second; a spike has `peak` for `peak_s` in its middle.
+class LoadProfile:
+    """Rate over time: `rate` in arrivals a second; a spike has `peak` for `peak_s` in its middle.
 
-    A knee has no rate: it starts at `rate`, ends at `most_rate`, and each step takes `seconds`.
+    A knee starts at `rate` and ends at `most_rate`; each step takes `seconds`.
     """
 
     rate: float
@@ -151,52 +150,51 @@ class Course:
     resolution: float = 0.04
 
 
-USUAL: Mapping[Shape, Course] = MappingProxyType(
+DEFAULT_PROFILES: Mapping[Shape, LoadProfile] = MappingProxyType(
     {
-        Shape.SMOKE: Course(rate=5, seconds=8, process=Process.CONSTANT),
-        Shape.STEADY: Course(rate=20, seconds=60),
-        Shape.SPIKE: Course(rate=15, seconds=40, peak=120, peak_s=10),
-        Shape.KNEE: Course(rate=10, seconds=10, process=Process.CONSTANT, most_rate=2_000),
-        Shape.SOAK: Course(rate=15, seconds=600),
+        Shape.SMOKE: LoadProfile(rate=5, seconds=8, process=Process.CONSTANT),
+        Shape.STEADY: LoadProfile(rate=20, seconds=60),
+        Shape.SPIKE: LoadProfile(rate=15, seconds=40, peak=120, peak_s=10),
+        Shape.KNEE: LoadProfile(rate=10, seconds=10, process=Process.CONSTANT, most_rate=2_000),
+        Shape.SOAK: LoadProfile(rate=15, seconds=600),
     }
 )
 
 
-def lay_out(shape: Shape, course: Course) -> tuple[Stretch, ...]:
-    """The stretches of a run; of a knee those of a step at the course's rate."""
-    stretches: tuple[Stretch, ...]
+def list_phases(shape: Shape, profile: LoadProfile) -> tuple[Phase, ...]:
+    """The phases of a run, or of one step of a knee at the profile's rate."""
+    phases: tuple[Phase, ...]
     if shape is Shape.SPIKE:
-        half = course.seconds / 2
+        half = profile.seconds / 2
         recovery = min(RECOVERY_S, half / 2)
-        stretches = (
-            Stretch("before", half, course.rate),
-            Stretch("spike", course.peak_s, course.peak, is_judged=False),
-            Stretch("recovery", recovery, course.rate, is_judged=False),
-            Stretch("after", half - recovery, course.rate),
+        phases = (
+            Phase("before", half, profile.rate),
+            Phase("spike", profile.peak_s, profile.peak, is_judged=False),
+            Phase("recovery", recovery, profile.rate, is_judged=False),
+            Phase("after", half - recovery, profile.rate),
         )
     else:
-        stretches = (Stretch(shape.value, course.seconds, course.rate),)
-    require_bounded(stretches)
-    return stretches
+        phases = (Phase(shape.value, profile.seconds, profile.rate),)
+    require_bounded(phases)
+    return phases
 
 
-def require_runnable(shape: Shape, course: Course) -> None:
-    """What cannot be laid out is refused before anything is started: of a knee its longest step at
-    its highest rate, too."""
-    lay_out(shape, course)
+def require_runnable(shape: Shape, profile: LoadProfile) -> None:
+    """`LoadTestRefused` if a run, or the longest and fastest step of a knee, is too much."""
+    list_phases(shape, profile)
     if shape is Shape.KNEE:
-        if course.rate > course.most_rate:
+        if profile.rate > profile.most_rate:
             raise LoadTestRefused("a knee starts at --rate, which must not be above --most-rate")
-        longest_s = course.seconds * CONFIRM_TIMES
-        lay_out(shape, replace(course, rate=course.most_rate, seconds=longest_s))
+        longest_s = profile.seconds * CONFIRM_TIMES
+        list_phases(shape, replace(profile, rate=profile.most_rate, seconds=longest_s))
 
 
-def require_bounded(stretches: tuple[Stretch, ...]) -> None:
-    """A load test stops by itself: in a day at most, and with no more visits than can be kept."""
-    seconds = sum(one.seconds for one in stretches)
-    visits = sum(one.seconds * one.rate for one in stretches)
-    if not 0 < seconds <= MOST_SECONDS or any(one.rate < 0 for one in stretches):
-        raise LoadTestRefused(f"give a time above 0 and of at most {MOST_SECONDS:.0f} s")
+def require_bounded(phases: tuple[Phase, ...]) -> None:
+    """`LoadTestRefused` for more than a day, or more visits than can be kept in memory."""
+    seconds = sum(one.seconds for one in phases)
+    visits = sum(one.seconds * one.rate for one in phases)
+    if not 0 < seconds <= MOST_SECONDS or any(one.rate < 0 for one in phases):
+        raise LoadTestRefused(f"give a time above 0 and at most {MOST_SECONDS:.0f} s")
     if not 1 <= visits <= MOST_VISITS:
         raise LoadTestRefused(
             f"{visits:.0f} visits: a run has 1 to {MOST_VISITS}; give another rate or time"

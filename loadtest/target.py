@@ -1,4 +1,9 @@
-"""Whom the load goes to: this machine, unless the operator says that he means another."""
+"""The service under load and the API keys for it.
+
+Without --allow-remote the service must be on this machine. Keys come from a file, from standard
+input or from the environment, which only this module of the package reads: on a command line they
+would show in `ps` and stay in the shell's history.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A service's address."""
+    """Address of a service."""
 
     host: str
     port: int
@@ -32,7 +37,7 @@ class Target:
 
 
 def read_target(url: str, *, allows_remote: bool) -> Target:
-    """The target that a URL names; one beyond loopback only where that is allowed."""
+    """Reads a URL; `LoadTestRefused` for another machine unless `allows_remote`."""
     try:
         parts = urlsplit(url)
         port = parts.port or PORTS.get(parts.scheme, 0)
@@ -50,7 +55,7 @@ def read_target(url: str, *, allows_remote: bool) -> Target:
 
 
 def is_loopback(host: str) -> bool:
-    """True for addresses of this machine alone; a name is looked up by nobody, but localhost."""
+    """Whether an address is of this machine; of names only localhost, since none is resolved."""
     if host == "localhost":
         return True
     try:
@@ -59,12 +64,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-# The keys that a load test calls with. The only module of the package that reads the
-# environment.
-#
-# A key on a command line would show in `ps` and stay in the shell's history: they come from a
-# file, from standard input, or from the environment.
-
 VARIABLES = {
     "enroll": "SOSIE_LOADTEST_KEY",
     "fraud": "SOSIE_LOADTEST_FRAUD_KEY",
@@ -72,7 +71,7 @@ VARIABLES = {
 }
 OWN, RAY = "SOSIE_", "RAY_ADDRESS"
 KEPT = ("SOSIE_CACHE", "SOSIE_MODELS__")
-"""Of ours, what a service of one's own takes over: the models, and where their graphs are kept."""
+"""Settings that a local service takes over: the models, and the folder of their graphs."""
 FORCED = {
     "SOSIE_SERVE__HOST": "127.0.0.1",
     "SOSIE_SERVE__RAY_ADDRESS": "",
@@ -84,8 +83,8 @@ MOST_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """`enroll` is of role outlet or carrier, `fraud` of role fraud; `erase`, of role carrier or
-    operator, takes out of the registry what the test has put in."""
+    """API keys: `enroll` of role outlet or carrier, `fraud` of role fraud, `erase` (to clean up) of
+    role carrier or operator."""
 
     enroll: str = field(repr=False)
     fraud: str = field(repr=False)
@@ -93,7 +92,7 @@ class Keys:
 
 
 def read_keys(source: str | None) -> Keys:
-    """From a JSON file (`-`: standard input), else from the environment."""
+    """Reads the keys from a JSON file (`-`: standard input), else from the environment."""
     given = _read_environment() if source is None else _read_file(source)
     missing = [name for name in ("enroll", "fraud") if not given.get(name)]
     if missing:
@@ -105,14 +104,14 @@ def read_keys(source: str | None) -> Keys:
 
 
 def service_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a service of one's own: this one's with changes, without our keys, and
-    without what would lead it to another deployment's home, registry, cluster, log or traces."""
+    """The environment of a local service: this one's with changes, without our keys, and without
+    whatever points to another deployment's home, registry, cluster, log or traces."""
     inherited = {name: text for name, text in os.environ.items() if not _is_foreign(name)}
     return inherited | FORCED | dict(changes)
 
 
 def _is_foreign(name: str) -> bool:
-    # Settings are read whatever the case of their names.
+    # Names of settings are not case-sensitive.
     known = name.upper()
     return known == RAY or (known.startswith(OWN) and not known.startswith(KEPT))
 
@@ -137,5 +136,5 @@ def _read_file(source: str) -> dict[str, str]:
         names = ", ".join(VARIABLES)
         raise LoadTestRefused(f"{source} must be a JSON object with the names {names}")
     if not all(isinstance(one, str) for one in value.values()):
-        raise LoadTestRefused(f"{source} must hold texts")
+        raise LoadTestRefused(f"{source} must hold strings")
     return value

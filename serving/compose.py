@@ -1,4 +1,4 @@
-"""Builds the working parts from settings: once for the command line and for every server."""
+"""Builds a deployment's parts from its settings, for the command line and the service."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from engine.retention.job import Schedule
-from engine.sweeps.folder_retention import SweepKeeper
+from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from serving.settings import (
@@ -51,7 +51,7 @@ from serving.settings import (
     is_card_file,
     write_settings,
 )
-from serving.snapshots import OpenIndex, ShardKeeper, SnapshotKeeper, gallery_config
+from serving.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_config
 
 if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector
@@ -61,26 +61,26 @@ if TYPE_CHECKING:
     from indexes.exact.scanner import Scanner
 
 
-# The models that settings name: cards, extractor, calibration, thresholds. Needs no registry.
+# Models: cards, extractor, calibration, thresholds. Needs no registry.
 
 
 def embedder_card(settings: Settings) -> ModelCard:
-    """The embedder's card: built-in by name, or a file of the operator's own."""
+    """The embedder's card: a built-in one by name, or the operator's file."""
     return _card(settings.models.embedder)
 
 
 def detector_card(settings: Settings) -> ModelCard:
-    """The detector's card, found in the same way."""
+    """The detector's card: a built-in one by name, or the operator's file."""
     return _card(settings.models.detector)
 
 
 def model_digest(settings: Settings) -> str:
-    """What every reference of a deployment with these settings was made by."""
+    """The digest of the model that makes the references of these settings."""
     return faces.digest_embedding(embedder_card(settings), settings.models.flip)
 
 
 def build_extractor(settings: Settings, cache: Path, threads: int | None = None) -> Extractor:
-    """The extractor that these settings ask for; `threads` instead of theirs, where given."""
+    """The extractor of these settings; `threads` overrides theirs."""
     return faces.open_extractor(
         cache,
         config=extractor_config(settings, threads),
@@ -109,7 +109,7 @@ def open_embedder(settings: Settings, cache: Path) -> Embedder:
 
 
 def extractor_config(settings: Settings, threads: int | None = None) -> faces.ExtractorConfig:
-    """How an extractor works; `threads` instead of the settings', where given."""
+    """The configuration of an extractor; `threads` overrides the settings."""
     return faces.ExtractorConfig(threads=settings.models.threads if threads is None else threads)
 
 
@@ -124,7 +124,7 @@ def load_calibration(settings: Settings) -> Calibration:
 
 
 def threshold_rates(settings: Settings) -> ThresholdRates:
-    """False match rates: those that the settings give, else the card's, else the usual."""
+    """False match rates: those set in the settings, else the card's, else the defaults."""
     given = settings.thresholds.model_dump(exclude_unset=True)
     chosen = {**embedder_card(settings).rates, **given}
     # `verify_fmr` of cards and settings is `verify` among rates.
@@ -132,7 +132,7 @@ def threshold_rates(settings: Settings) -> ThresholdRates:
 
 
 def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds:
-    """Scores for the false match rates of this deployment."""
+    """Thresholds at the false match rates of this deployment."""
     return Thresholds.from_calibration(calibration, threshold_rates(settings))
 
 
@@ -144,20 +144,17 @@ def _session_options(settings: Settings) -> SessionOptions:
     return SessionOptions(provider=settings.models.provider, precision=settings.models.precision)
 
 
-# Home folders: made here, with settings, key ring and an empty registry.
-
-
 def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) -> None:
     """Makes a home folder: settings, key ring (0600), an empty registry.
 
-    `chosen` settings are written down; the others stay at their defaults, as comments. Whatever
-    fails leaves the folder as it was: nothing that was there before is overwritten or removed.
+    `chosen` settings are written; the others stay at their defaults, as comments. On failure the
+    folder is as before: existing files are never overwritten or removed.
     """
     _require_free(home)
     dimension, digest = embedder_card(settings).dimension, model_digest(settings)
     with ExitStack() as undo:
         if not home.exists():
-            # Only if it is empty: another process may be making a home here too.
+            # rmdir removes it only if empty: another process may be making a home here too.
             undo.callback(_ignoring_errors(home.rmdir))
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -184,7 +181,7 @@ def _require_free(home: Path) -> None:
 
 
 def _close_to_others(home: Path) -> None:
-    """An empty folder that was there before becomes its owner's alone, as a new one is."""
+    """Gives an empty existing folder mode 0700, as a new one has."""
     if stat.S_IMODE(home.stat().st_mode) == 0o700 or any(home.iterdir()):
         return
     try:
@@ -213,11 +210,8 @@ def registry_url(home: Path, settings: Settings) -> str:
     return url
 
 
-# A deployment's settings as the terms that the engine works by.
-
-
 def read_schedule(settings: RetentionSettings) -> Schedule:
-    """How long what is kept, by the settings."""
+    """The retention times in the settings."""
     return Schedule(
         attempts=_days(settings.rejected_days),
         reviews=_days(settings.review_days),
@@ -227,12 +221,12 @@ def read_schedule(settings: RetentionSettings) -> Schedule:
 
 
 def read_time(settings: RetentionSettings) -> time | None:
-    """The daily time (UTC) at which the service lets things go; None for never."""
+    """The daily time (UTC) of the service's retention run; None for never."""
     return time.fromisoformat(settings.daily_at) if settings.daily_at else None
 
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
-    """Which crops are kept, by the settings."""
+    """Which crops the settings keep."""
     return CropPolicy(Keep(settings.keep), timedelta(days=settings.days))
 
 
@@ -242,21 +236,20 @@ def _days(count: int) -> timedelta | None:
 
 SNAPSHOT_FOLDER = "gallery"
 SNAPSHOT_AFTER = 1_000
-"""A closing deployment that replayed or added more references than this saves a snapshot."""
+"""A deployment that replayed or added more references saves a snapshot when it closes."""
 
 
 def warn_on_stderr(message: str) -> None:
-    """One line on standard error."""
+    """Writes one line to standard error."""
     sys.stderr.write(f"sosie: warning: {message}\n")
 
 
 class Deployment:
-    """An opened home; each part is built when it is first asked for. Close it after use.
+    """An open home folder; each part is built on first use. Close it after use.
 
-    `warn` is told, in one line, what went wrong beside a command that did what it was asked.
-    With `open_index` the gallery lies on shards, is built from the store, and has no snapshot.
-    `observer` is for whoever counts, `gather_s` for whoever serves many at once (see
-    `RegistrarConfig`): to be set before the registrar is asked for.
+    `warn` gets one line for each failure that does not fail the command itself. With `open_index`
+    the gallery is on shards, is built from the store, and has no snapshot. `observer` (metrics) and
+    `gather_s` (see `RegistrarConfig`) must be set before the first use of the registrar.
     """
 
     observer: Observer | None = None
@@ -304,14 +297,16 @@ class Deployment:
         return build_thresholds(self.settings, self.calibration)
 
     @cached_property
-    def _snapshots(self) -> SnapshotKeeper:
+    def _snapshots(self) -> SnapshotManager:
         config = gallery_config(self.settings)
         parts = (self.store, self.snapshot_folder, config, self._warn)
-        return ShardKeeper(*parts, self._open_index) if self._open_index else SnapshotKeeper(*parts)
+        return (
+            ShardManager(*parts, self._open_index) if self._open_index else SnapshotManager(*parts)
+        )
 
     @cached_property
     def restored(self) -> Restored:
-        """The gallery, brought to the state of the store when it is first asked for."""
+        """The gallery, brought to the state of the store on first use."""
         return self._snapshots.restore()
 
     @cached_property
@@ -334,18 +329,18 @@ class Deployment:
 
     @cached_property
     def writer(self) -> Writer:
-        """Takes the writer's lease; `WriterBusy` where another process has it."""
+        """Acquires the writer's lease; `WriterBusy` where another process holds it."""
         return self.store.writer()
 
     @cached_property
     def registrar(self) -> Registrar:
-        """Takes the writer's lease, and owns it."""
+        """Acquires the writer's lease, and owns it."""
         writer = self.writer
         try:
             self._drop_outdated(writer.sequence)
             self._snapshots.sweep()
             if self.restored.fault is not None:
-                # A later store might believe what this one refuses.
+                # A later store might accept what this one refuses.
                 self.remove_snapshot()
             sizes = self.settings.registrar
             config = RegistrarConfig(sizes.batch_size, sizes.queue_size, self.gather_s)
@@ -354,12 +349,12 @@ class Deployment:
             writer.close()
             del self.writer
             raise
-        # Where nothing is written there is nothing to keep up with.
+        # Only a writer needs upkeep.
         self._upkeep = Upkeep(self.restored.gallery).start()
         return registrar
 
     def joiner(self, scanner: Scanner) -> Join:
-        """How a sweep finds all pairs of the gallery, wherever that is."""
+        """The join by which a sweep finds all pairs of the gallery, in memory or on shards."""
         return self._snapshots.joiner(self.restored.gallery, scanner)
 
     @property
@@ -367,14 +362,14 @@ class Deployment:
         return self.home / self.settings.sweep.folder
 
     @cached_property
-    def sweeps(self) -> SweepKeeper:
-        """The files of sweeps; whatever changes them is for the holder of the writer's lease."""
+    def sweeps(self) -> SweepRetention:
+        """The files of sweeps; only the holder of the writer's lease may change them."""
         days = self.settings.sweep.keep_days
         stay = timedelta(days=days) if days else None
-        return SweepKeeper(self.sweep_folder, self.store, lambda: self.calibration, stay)
+        return SweepRetention(self.sweep_folder, self.store, lambda: self.calibration, stay)
 
     def expect_false_candidates(self, gallery_size: int, score: float) -> dict[str, Any]:
-        """How many strangers one search of `gallery_size` references brings at `score`."""
+        """The expected number of strangers at `score` in one search of `gallery_size`."""
         return asdict(self.calibration.expected_false_candidates(gallery_size, score))
 
     @property
@@ -382,14 +377,14 @@ class Deployment:
         return self.home / SNAPSHOT_FOLDER
 
     def save_snapshot(self) -> bool:
-        """Keeps the gallery for the next start; to be called with the writer's lease in hand.
+        """Saves the gallery for the next start; the caller must hold the writer's lease.
 
-        False where that failed, which is a warning: the snapshot before it stays.
+        False, with a warning, on failure: the previous snapshot stays.
         """
         return self._snapshots.save(self.restored.gallery)
 
     def remove_snapshot(self) -> None:
-        """Removes the snapshot, if there is one; the next start rebuilds the gallery."""
+        """Removes the snapshot if there is one; the next start rebuilds the gallery."""
         self._snapshots.remove()
 
     def erase(
@@ -399,15 +394,14 @@ class Deployment:
         carrier: str | None = None,
         runner: Runner | None = None,
     ) -> ErasureCertificate:
-        """Erases the holder of a document; afterwards no snapshot on disk has the template, and
-        what sweeps have found does not name the document.
+        """Erases the holder of a document, also from the snapshot on disk and the files of sweeps.
 
-        For a tenant and a document by its id see `find_erasable`; `runner` makes the change where
-        it is not the registrar. `NotFound` where nobody holds it; `RegistryError`, with nothing
+        For a tenant and a document by its id see `find_erasable`; `runner` makes the change instead
+        of the registrar. `NotFound` where the document has no holder; `RegistryError`, with nothing
         erased, where the snapshot, or a file that names the document, cannot be removed.
         """
         runner = runner or self.registrar
-        # One at a time: the snapshot that ends one must not have the face of the next.
+        # One at a time: the snapshot after one must not contain the face of the next.
         with self._erasing:
             return self._erase(runner, target, actor, carrier)
 
@@ -415,9 +409,9 @@ class Deployment:
         self, runner: Runner, target: Document | str, actor: str, carrier: str | None
     ) -> ErasureCertificate:
         holder = find_erasable(self.store, target, utc_now().date(), carrier)
-        self.sweeps.forget(holder.id, holder.reference_ids)
-        # The snapshot goes first, but for the files that cannot have the face: a crash in between
-        # costs a rebuild, and keeps no erased face.
+        self.sweeps.erase(holder.id, holder.reference_ids)
+        # The snapshot is removed first, except files that cannot contain the face: a crash in
+        # between costs a rebuild, and leaves no erased face.
         had_snapshot = self.snapshot_folder.exists()
         trusted = self._snapshots.withdraw(self.restored.gallery, holder.reference_ids)
 
@@ -430,25 +424,25 @@ class Deployment:
                 self.restored.gallery.compact()
 
         def bring_back() -> None:
-            # A shard that is lost keeps nothing, and whoever searches next hears of it.
+            # A lost shard has nothing left, and the next search reports it.
             with suppress(RegistryError, ShardLost):
                 self.registrar.run(end)
 
         try:
             certificate = erase_holder(runner, self.store, target, actor, carrier)
         except SosieError:
-            # Nothing was erased, and the next start wants a snapshot all the same.
+            # Nothing was erased, and the next start needs a snapshot all the same.
             bring_back()
             raise
         bring_back()
-        # A sweep may have ended meanwhile. It looks for the erased itself as well, so the erasure,
-        # which is done, does not fail for it.
+        # A sweep may have ended meanwhile. It removes erased references itself too, so a failure
+        # here does not fail the erasure, which is done.
         with suppress(RegistryError):
-            self.sweeps.forget(holder.id, holder.reference_ids)
+            self.sweeps.erase(holder.id, holder.reference_ids)
         return certificate
 
     def close(self) -> None:
-        """Keeps a snapshot where much has changed, gives back the lease, closes the store."""
+        """Saves a snapshot if much has changed, releases the lease, closes the store."""
         built = self.__dict__
         with ExitStack() as closing:
             closing.callback(self.store.close)
@@ -463,16 +457,16 @@ class Deployment:
             if "registrar" in built:
                 closing.callback(self.registrar.close)
                 # Under the lease, or an erasure in between would find no snapshot to remove. A
-                # registrar that has failed keeps none, and its callers know why.
+                # failed registrar saves none, and its callers know why.
                 with suppress(RegistryError, ShardLost):
                     self.registrar.run(lambda _writer, _now: self._save_grown())
 
     def _drop_outdated(self, sequence: int) -> None:
-        """Forgets what was built before the lease was taken, and may miss another writer's last."""
+        """Drops parts built before the lease was acquired: another writer may have changed them."""
         built = self.__dict__
         if "restored" in built and self.restored.gallery.sequence != sequence:
             del built["restored"]
-        # A change of the watch-list moves no sequence.
+        # A change of the watch-list does not change the sequence.
         for part in ("watchlist", "judge"):
             built.pop(part, None)
 

@@ -1,4 +1,4 @@
-"""What `sosie doctor` looks at: the machine, the models, and the deployment where there is one."""
+"""Checks of `sosie doctor`: the machine, the models, and the deployment if there is one."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 PACKAGES = ("numpy", "numba", "faiss-cpu", "opencv-python-headless", "onnx", "pillow", "sqlalchemy")
 RUNTIMES = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu")
 FAST_FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_int8")
-"""CPU instructions that the int8 and float32 kernels gain from, the common ones first."""
+"""CPU instructions that speed up the kernels, common ones first."""
 
 LEAST_MEMORY_BYTES = 2 * 2**30
 
 
 class State(StrEnum):
-    """`broken` keeps something from working; a `warning` may."""
+    """Result of a check: `broken` prevents something from working, a `warning` may."""
 
     OK = "ok"
     WARNING = "warning"
@@ -51,7 +51,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at; `advice` says what to do where it is not ok."""
+    """Result of one check; `advice` says what to do if it is not ok."""
 
     subject: str
     state: State
@@ -216,10 +216,10 @@ def _describe_index(gallery: Gallery) -> str:
 
 
 def _count_differences(store: Store, gallery: Gallery, is_rounded: bool) -> int:
-    """References that one side lacks or has with another template; the store's are all opened.
+    """The number of references that one side lacks, or that differ; opens all of the store's.
 
-    Ids alone would not tell: a store restored from a backup gives them out again. With
-    `is_rounded` the gallery has the templates as float16 keeps them.
+    Ids alone are not enough: a store restored from a backup reuses them. With `is_rounded` the
+    gallery has the templates rounded to float16.
     """
     from indexes.segmented.merging import narrowed  # noqa: PLC0415 - it loads the kernels
 
@@ -256,7 +256,7 @@ def _attempt(subject: str, describe: Callable[[], str]) -> Finding:
 
 
 def _broken(subject: str, error: SosieError | IndexFault) -> Finding:
-    """The messages of our errors end in what to do."""
+    """A failed check without advice: the messages of our errors end in what to do."""
     return Finding(subject, State.BROKEN, str(error))
 
 
@@ -268,7 +268,7 @@ def _version(name: str) -> str | None:
 
 
 def _cpu_flags() -> frozenset[str]:
-    """As Linux lists them; none elsewhere."""
+    """CPU flags on Linux; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

@@ -1,21 +1,23 @@
-"""The one table from errors to HTTP statuses and exit codes, for the command line and the API."""
+"""Errors of the service, and the table from errors to HTTP statuses and exit codes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, TypeVar
 
 from engine import errors
 from indexes.errors import IndexFault, ShardLost, SnapshotDamaged
 
-# The error tree of the service: why a call was not carried out, besides what the engine says.
-#
-# A message is one line, says what to do, and never holds an image, a name or a number.
+T = TypeVar("T")
+
+# A message is one line, says what to do, and never contains an image, a name or a number.
 
 
 class ServiceRefusal(Exception):
-    """A call that was not carried out; `code` is stable, the message is for people.
+    """Base of the service's errors; `code` is stable, the message is for people.
 
     `retry_after_s` is set where the same call may succeed later.
     """
@@ -49,7 +51,7 @@ class IdempotencyKeyInvalid(Malformed):
 
 
 class CaptureTimeInvalid(Malformed):
-    """A capture time that no honest clock shows."""
+    """A capture time that is not plausible."""
 
     code = "REQUEST.CAPTURE_TIME"
 
@@ -77,7 +79,7 @@ class BodyTimeout(ServiceRefusal):
 
 
 class TypeUnsupported(ServiceRefusal):
-    """The content type is none that this route reads."""
+    """A content type that this route does not read."""
 
     code = "REQUEST.TYPE_UNSUPPORTED"
 
@@ -153,7 +155,7 @@ class Interrupted(ServiceRefusal):
 
 
 class ExitCode(IntEnum):
-    """What a command says with its exit status."""
+    """Exit status of a command."""
 
     FINE = 0
     NEGATIVE = 1
@@ -163,7 +165,7 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An error as both surfaces show it; `code` is stable, the message is one line."""
+    """An error as the API and the command line show it; the message is one line."""
 
     code: str
     message: str
@@ -226,13 +228,13 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
 RETRIABLE = frozenset({409, 429, 503, 507})
 RETRY_AFTER_S = 1.0
 FINAL = (errors.CaseMoved, errors.SweepBusy, errors.SweepOver, errors.NotInstalled)
-"""Asked again, it comes to the same."""
+"""Errors that a retry does not change."""
 
 
 def describe(error: Exception) -> Fault:
-    """The row for an error; one that the table does not know shows its type and nothing else.
+    """The fault for an error; for one that is not in the table, with its type alone.
 
-    The text of an unforeseen exception may hold anything, a name or a number included.
+    The text of an unforeseen exception may contain anything, a name or a number included.
     """
     for kind, status, exit_code in TABLE:
         if isinstance(error, kind):
@@ -243,3 +245,19 @@ def describe(error: Exception) -> Fault:
             return Fault(code, " ".join(str(error).split()), status, exit_code, wait_s)
     message = f"internal error ({type(error).__name__}): run again with --debug and report it"
     return Fault("INTERNAL", message, 500, _INTERNAL)
+
+
+def require_sound(items: Sequence[T | errors.ImageError], paths: Sequence[Path] = ()) -> list[T]:
+    """All items; raises the first that is an error, with its file if `paths` are given."""
+    assert len(paths) in (0, len(items)), "a path for each item, or none"
+    sound = []
+    for place, item in enumerate(items):
+        if isinstance(item, errors.ImageError):
+            raise name_error(item, paths[place]) if paths else item
+        sound.append(item)
+    return sound
+
+
+def name_error(error: errors.ImageError, path: Path) -> errors.ImageError:
+    """The same error, prefixed with its file."""
+    return type(error)(f"{path}: {error}")

@@ -1,4 +1,4 @@
-"""How numbers and names are shown to whom they do not belong."""
+"""Masking of numbers and names for display to others than their holder."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def mask_number(number: str) -> str:
 
 
 def mask_name(name: str) -> str:
-    """All but the first letter of each word hidden, in whatever script."""
+    """All but the first letter of each word hidden, in any script."""
     return _WORD.sub(lambda word: word[1] + "•" * len(word[2]), name)

@@ -1,4 +1,4 @@
-"""What an ingress is made of: built once a process, passed to the application."""
+"""Parts of an ingress: built once a process, passed to the application."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ class Parts:
     model_digest: str
     version: str
     calibration: Calibration | None = None
-    """Says how many false candidates a search has to expect; without it answers have null."""
+    """Gives the expected false candidates of a search; without it answers have null."""
     tracer: Tracer = field(default_factory=Tracer)

@@ -1,4 +1,4 @@
-"""Rotation of the data key of a home: a new key, every value sealed anew, the old key retired."""
+"""Rotation of a home's data key: new key, every value sealed again, old key retired."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from serving.settings import KEY_RING_FILE, Settings
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Versions of data keys, and how many values were sealed anew, by table.
+    """Result of a rotation: versions of data keys, and values sealed again by table.
 
-    `resumed` says that a rotation which had stopped half-way was finished instead.
+    `resumed`: an interrupted rotation was finished.
     """
 
     active: int
@@ -30,13 +30,13 @@ def rotate_data_key(
     cache: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rotation:
-    """Rotates the data key, or goes on where an earlier rotation stopped; loses no value.
+    """Rotates the data key, or continues an interrupted rotation; loses no value.
 
     `WriterBusy`, with nothing changed, where another process writes. Processes that have the
-    registry open keep the old ring in memory: start them again afterwards.
+    registry open keep the old ring in memory: restart them afterwards.
     """
     path = home / KEY_RING_FILE
-    # With the lease in hand nobody can be sealing with a ring that this one replaces.
+    # Under the lease no other process can seal with the ring that is replaced.
     with Deployment(home, settings, cache) as old, old.store.writer():
         resumed = len(old.vault.ring.data) > 1
         if not resumed:
@@ -44,7 +44,7 @@ def rotate_data_key(
     with Deployment(home, settings, cache) as deployment, deployment.store.writer() as writer:
         ring = deployment.vault.ring
         resealed = reseal(writer, progress=progress)
-        # One sealed with the retired key could not be opened any more.
+        # A snapshot sealed with the retired key could not be opened any more.
         if deployment.snapshot_folder.exists() and not deployment.save_snapshot():
             deployment.remove_snapshot()
         retired = [key.version for key in ring.data[:-1]]

@@ -31,15 +31,13 @@ from pydantic_settings import (
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
 
-# The sections of a deployment's settings: what each means, its bounds, its default.
-
 CARD = "a built-in card's name, or the path of a card"
 
 Fmr = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
-    # A misspelt setting would silently mean its default.
+    # extra="forbid": a misspelt setting would silently keep its default.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -53,7 +51,7 @@ class RegistrySettings(Section):
 
 
 class ModelSettings(Section):
-    """Which models run, and how."""
+    """Models and their runtime."""
 
     embedder: str = Field(default="sface", description=CARD)
     detector: str = Field(default="yunet", description=CARD)
@@ -81,21 +79,21 @@ class ThresholdSettings(Section):
 
 
 class RegistrarSettings(Section):
-    """How many decisions one transaction holds, and how many may wait."""
+    """Batches and queue of decisions."""
 
     batch_size: int = Field(
         default=32, ge=1, le=1024, description="decisions in one transaction, at most"
     )
     queue_size: int = Field(
-        default=1024, ge=1, description="that wait; beyond, they are refused with 429"
+        default=1024, ge=1, description="waiting decisions; more are refused with 429"
     )
 
 
 class GallerySettings(Section):
-    """How the gallery is searched, and where its vectors are kept."""
+    """The index of the gallery, and where its vectors are kept."""
 
     kind: Literal["exact8", "flat"] = Field(
-        default="exact8", description="flat finds the same, by FAISS and slower"
+        default="exact8", description="flat: the same results by FAISS, slower"
     )
     rows: Literal["float32", "float16"] = Field(
         default="float32", description="exact8: float16 takes 256 bytes a reference less at 128-d"
@@ -110,18 +108,18 @@ class GallerySettings(Section):
         default=24,
         ge=0,
         le=8760,
-        description="hours until segments are rewritten without what was removed",
+        description="hours until segments are rewritten without removed references",
     )
 
     shards: int = Field(
         default=0,
         ge=0,
         le=256,
-        description="service: actors on Ray that hold the gallery, by turns; 0: in the registrar",
+        description="service: Ray actors that share the gallery; 0: it is in the registrar",
     )
     shard_resource: str = Field(
         default="",
-        description="service: the Ray resource that a shard takes one of, to place it by node",
+        description="service: the Ray resource of which each shard takes one, to place it by node",
     )
 
     @field_validator("kind", mode="before")
@@ -141,7 +139,7 @@ class GallerySettings(Section):
 
 
 class ServeSettings(Section):
-    """The service: where it listens, how much it runs, and how much may wait."""
+    """The service: addresses, replicas, limits, logs and traces."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8700, ge=1, le=65535, description="port to listen on")
@@ -158,30 +156,34 @@ class ServeSettings(Section):
     max_body_mib: float = Field(
         default=32, gt=0, le=1024, description="a larger body is refused before it is read"
     )
-    body_timeout_s: float = Field(default=10, gt=0, description="a slower client is sent away")
+    body_timeout_s: float = Field(default=10, gt=0, description="a slower client is disconnected")
     request_timeout_s: float = Field(
-        default=30, gt=0, description="deadline of a request that brings none"
+        default=30, gt=0, description="deadline of a request that sets none"
     )
-    requests_ongoing: int = Field(default=256, ge=1, description="at once, in each ingress")
+    requests_ongoing: int = Field(
+        default=256, ge=1, description="concurrent requests in each ingress"
+    )
     matches_ongoing: int = Field(
-        default=16, ge=0, le=1024, description="/v1/match at once, for each ingress; 0: no bound"
+        default=16, ge=0, le=1024, description="concurrent /v1/match for each ingress; 0: no bound"
     )
     enrollments_ongoing: int = Field(
-        default=5, ge=0, le=1024, description="enrollments at once, for each ingress; 0: no bound"
+        default=5, ge=0, le=1024, description="concurrent enrollments for each ingress; 0: no bound"
     )
-    photographs_waiting: int = Field(default=64, ge=2, description="in each ingress")
-    probes_waiting: int = Field(default=2048, ge=1, description="for a search, in the registrar")
+    photographs_waiting: int = Field(
+        default=64, ge=2, description="waiting photographs in each ingress"
+    )
+    probes_waiting: int = Field(default=2048, ge=1, description="waiting probes in the registrar")
     template_ttl_h: float = Field(
-        default=24, gt=0, description="how long an issued template is taken"
+        default=24, gt=0, description="how long an issued template is valid"
     )
     key_cache_s: float = Field(
-        default=5, ge=0, description="how long a revoked key may still be taken"
+        default=5, ge=0, description="how long a revoked key may still be accepted"
     )
     rate_limit: float = Field(
-        default=0, ge=0, description="items a second for a key without its own; 0: no limit"
+        default=0, ge=0, description="items a second for a key without a limit of its own; 0: none"
     )
     metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="/metrics without a key, on loopback; 0: not"
+        default=0, ge=0, le=65535, description="/metrics without a key, on loopback; 0: off"
     )
     log_file: str = Field(
         default="",
@@ -189,20 +191,22 @@ class ServeSettings(Section):
         "output",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="what is logged, and all that is graver"
+        default="info", description="the lowest level that is logged"
     )
     trace_endpoint: str = Field(
         default="", description="OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; empty: none"
     )
     trace_ratio: float = Field(default=0.01, ge=0, le=1, description="share of requests traced")
-    drain_s: float = Field(default=30, ge=0, description="how long a stop waits for what runs")
+    drain_s: float = Field(
+        default=30, ge=0, description="how long a stop waits for running requests"
+    )
     proxy: Literal["haproxy", "ray"] = Field(
         default="haproxy", description="ray: Serve's own proxy, ten times slower; for comparison"
     )
 
 
 class SweepSettings(Section):
-    """Sweeps of the whole gallery: where they keep what they find, and what they may take."""
+    """Sweeps of the whole gallery: their files, threads and thresholds."""
 
     folder: str = Field(default="sweeps", description="in the home folder")
     threads: int = Field(default=0, ge=0, le=1024, description="0: one for each core")
@@ -210,32 +214,32 @@ class SweepSettings(Section):
         default=0,
         ge=0,
         lt=1,
-        description="false match rate that chooses the threshold; 0: the one that is proposed",
+        description="false match rate that sets the threshold; 0: the proposed threshold",
     )
     false_pairs: float = Field(
         default=0.01,
         gt=0,
         le=1000,
-        description="how many false pairs for each new reference a proposal may bring",
+        description="false pairs for each new reference that a proposal allows",
     )
     keep_days: int = Field(
         default=365,
         ge=0,
         le=36500,
-        description="how long the files of a done sweep are kept; 0: for good",
+        description="how long the files of a completed sweep are kept; 0: for ever",
     )
 
 
 class RetentionSettings(Section):
-    """How many days what is no longer needed is kept; 0 keeps it. What stands under a document
-    that an open case names stays until that is closed."""
+    """Days until data that is no longer needed is deleted; 0 keeps it. Data under a document that
+    an open case names stays until the case is closed."""
 
     rejected_days: int = Field(
         default=180,
         ge=0,
         le=36500,
-        description="scores, consent and stored answer of a rejected attempt, and a document that "
-        "nobody was ever approved under; 0: kept",
+        description="scores, consent and stored answer of a rejected attempt, and a document "
+        "without an approved attempt; 0: kept",
     )
     review_days: int = Field(
         default=180,
@@ -251,12 +255,12 @@ class RetentionSettings(Section):
         default=30,
         ge=0,
         le=36500,
-        description="stored answers: an Idempotency-Key sent again later is judged anew; 0: kept",
+        description="stored answers: an Idempotency-Key sent later is decided again; 0: kept",
     )
     daily_at: str = Field(
         default="02:30",
         pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?$",
-        description="service: when all this leaves, UTC; empty: only by sosie retention run",
+        description="service: time of the daily run, UTC; empty: only by sosie retention run",
     )
 
 
@@ -267,7 +271,7 @@ class CropsSettings(Section):
         default="none", description="none, those of attempts that opened a case, or all"
     )
     days: int = Field(
-        default=30, ge=1, le=3650, description="how long a crop is kept, whatever is open about it"
+        default=30, ge=1, le=3650, description="how long a crop is kept, even if its case is open"
     )
 
 
@@ -354,7 +358,7 @@ def is_card_file(name: str) -> bool:
 
 
 def _anchor_cards(given: dict[str, Any], home: Path) -> dict[str, Any]:
-    """A card that the settings file names by a relative path lies in the home folder."""
+    """Resolves relative paths of cards in the settings file against the home folder."""
     models = given.get("models")
     if not isinstance(models, dict):
         return given
@@ -367,7 +371,7 @@ def _anchor_cards(given: dict[str, Any], home: Path) -> dict[str, Any]:
 
 
 def find_home(given: Path | None) -> Path | None:
-    """The home folder: the one given, else SOSIE_HOME, else here if this is one, else none."""
+    """The home folder: the given one, else SOSIE_HOME, else this folder if it is one, else None."""
     if given is None and HOME_VARIABLE in os.environ:
         given = Path(os.environ[HOME_VARIABLE])
     if given is None:
@@ -389,32 +393,32 @@ def require_home(given: Path | None) -> Path:
 
 
 def find_cache() -> Path:
-    """Where rewritten graphs are kept: SOSIE_CACHE, else the user's cache folder."""
+    """The folder of rewritten graphs: SOSIE_CACHE, else the user's cache folder."""
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else Path(platformdirs.user_cache_dir("sosie"))
 
 
 def find_metrics_folder() -> Path | None:
-    """Where this node's processes count together; None in a process that counts alone."""
+    """The folder of the node's shared metrics; None in a process with its own."""
     given = os.environ.get(METRICS_VARIABLE)
     return Path(given) if given else None
 
 
 def node_environment(usual: Mapping[str, str], forced: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a node's processes: what an operator has set stands before `usual`."""
+    """The environment of a node's processes; the operator's variables override `usual`."""
     return {**usual, **os.environ, **forced}
 
 
 def benchmark_environment() -> dict[str, str]:
-    """The environment of a benchmark's process: nothing in it tunes numpy's BLAS."""
+    """The environment of a benchmark's process, without variables that tune numpy's BLAS."""
     return {name: value for name, value in os.environ.items() if name not in _BLAS_VARIABLES}
 
 
 def write_settings(home: Path, chosen: Chosen) -> None:
-    """Writes a new settings file that shows every setting with what it means.
+    """Writes a new settings file with every setting and its description.
 
-    The chosen ones are set; the others stand at their defaults, as comments. `RegistryExists`
-    where there is a file.
+    The chosen ones are set; the others are comments with their defaults. `RegistryExists` where the
+    file exists.
     """
     lines = [
         "# Settings of this Sosie deployment. A commented line shows its default; where the\n"

@@ -1,4 +1,4 @@
-"""Keeps a deployment's gallery on the disk from one start to the next."""
+"""A deployment's gallery between starts: a snapshot on the disk, or shards and none."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from indexes.exact.scanner import Scanner
 
 OpenIndex = Callable[[ShardPlan], ShardedIndex]
-"""Opens an empty gallery on shards; `ShardLost` where they cannot be had now."""
+"""Opens an empty gallery on shards; `ShardLost` where they are not available."""
 
 
 def gallery_config(settings: Settings) -> GalleryConfig:
-    """How the settings want the gallery."""
+    """The gallery configuration of the settings."""
     chosen = settings.gallery
     segments = SegmentsConfig(
         head_rows=chosen.head_rows,
@@ -46,10 +46,10 @@ def gallery_config(settings: Settings) -> GalleryConfig:
     return GalleryConfig(chosen.kind, segments, chosen.mapped)
 
 
-class SnapshotKeeper:
-    """One deployment's snapshot; whatever changes it is for the holder of the writer's lease.
+class SnapshotManager:
+    """The snapshot of a deployment; only the holder of the writer's lease may change it.
 
-    `warn` is told, in one line, what could not be done.
+    `warn` gets one line for each failure.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class SnapshotKeeper:
         return restore_gallery(self._store, self.folder, self._config)
 
     def joiner(self, gallery: Gallery, scanner: Scanner) -> Join:
-        """How all pairs of the gallery are found; with these threads where it is in memory."""
+        """The join over all pairs of the gallery; uses these threads if it is in memory."""
         return partial(join_gallery, gallery, scanner=scanner)
 
     def close(self) -> None:
-        """Ends what the gallery of `restore` has besides memory."""
+        """Releases resources of the gallery of `restore` other than memory."""
 
     def sweep(self) -> None:
-        """Removes what a crash may have left of a replaced snapshot, with people erased since."""
+        """Removes files of a replaced snapshot that a crash left, which may hold erased people."""
         if self.folder.is_dir():
             snapshot.sweep(self.folder)
 
     def save(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> bool:
-        """Replaces the snapshot; `trusted` are the files that a withdrawal left.
+        """Replaces the snapshot; `trusted` are files left by `withdraw`.
 
-        False where that failed, which is a warning: the snapshot before it stays.
+        False, with a warning, on failure: the previous snapshot stays.
         """
         try:
             save_snapshot(self._store, gallery, self.folder, self._config, trusted)
@@ -88,14 +88,14 @@ class SnapshotKeeper:
             reason = error.strerror if isinstance(error, OSError) else error
             self._warn(f"the gallery's snapshot was not saved: {reason}")
             return False
-        # A lease can be lost unnoticed: what another writer has erased since must not stay here.
+        # A lease can be lost unnoticed: references erased by another writer must not stay here.
         if not self._is_current(gallery):
             self.remove()
             return False
         return True
 
     def withdraw(self, gallery: Gallery, ids: Collection[int]) -> tuple[SegmentEntry, ...]:
-        """Leaves, of the snapshot, only files that cannot have one of these references.
+        """Removes all files of the snapshot that may contain one of these references.
 
         `RegistryError` where they cannot be removed.
         """
@@ -110,7 +110,7 @@ class SnapshotKeeper:
             ) from None
 
     def renew(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> None:
-        """Replaces the snapshot by one without any removed row, or by none."""
+        """Replaces the snapshot by one without any removed row, or removes it."""
         try:
             gallery.compact()
         except MemoryError:
@@ -124,15 +124,15 @@ class SnapshotKeeper:
             self.remove()
 
     def may_hold_removed(self, gallery: Gallery) -> bool:
-        """Whether a file of the snapshot may have a reference that the gallery has no more."""
-        # A tombstone that came with the snapshot, or a removal since, compacted meanwhile or not.
+        """Whether a file of the snapshot may contain a removed reference."""
+        # A tombstone from the snapshot, or a removal since, compacted or not.
         has_removed = (
             gallery.deadline_s() is not None or gallery.removals != self._removals_left_out
         )
         return has_removed and self.folder.exists()
 
     def remove(self) -> None:
-        """Removes the snapshot, if there is one; the next start rebuilds the gallery."""
+        """Removes the snapshot if there is one; the next start rebuilds the gallery."""
         try:
             if self.folder.exists():
                 shutil.rmtree(self.folder)
@@ -146,11 +146,11 @@ class SnapshotKeeper:
             return False
 
 
-class ShardKeeper(SnapshotKeeper):
-    """Keeps the gallery on shards instead, and nothing of it on the disk.
+class ShardManager(SnapshotManager):
+    """The gallery on shards, with no snapshot: it is built from the store at every start.
 
-    It is built from the store at every start. A snapshot that a start without shards has left is
-    removed, so that no later start can meet a face in it that was erased meanwhile.
+    A snapshot left by a start without shards is removed, so that no later start can load a face
+    that was erased meanwhile.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class ShardKeeper(SnapshotKeeper):
         self._index: ShardedIndex | None = None
 
     def restore(self) -> Restored:
-        """The gallery, built on new shards; those of an earlier call end first."""
+        """The gallery, built on new shards; those of an earlier call are ended first."""
         self.close()
         config = self._config
         plan = ShardPlan(config.kind, self._store.vault.dim, config=config.segments)
@@ -178,7 +178,7 @@ class ShardKeeper(SnapshotKeeper):
             raise
 
     def joiner(self, gallery: Gallery, scanner: Scanner) -> Join:
-        """The shards compare, each with its own threads."""
+        """The join over the shards, each with its own threads."""
         del scanner
         assert self._index is not None, "restored before it is joined"
         return partial(join_shards, gallery, self._index)
@@ -198,7 +198,7 @@ class ShardKeeper(SnapshotKeeper):
         return False
 
     def renew(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> None:
-        """Takes what was removed out of the shards' memory, and any snapshot off the disk."""
+        """Frees removed references in the shards' memory, and removes any snapshot."""
         del trusted
         self.remove()
         gallery.compact()

@@ -19,12 +19,11 @@ from bench.core.reports import Figure, Result, Setup
 from bench.core.timing import Seconds, interleave, rested
 from bench.data.vectors import Faces, Near, Vectors, find_best
 from engine.errors import RequestError
-from indexes.exact.certificate import CertifiedHits
+from indexes.base import CertifiedHits
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.segmented.fanout import Parts
-from indexes.segmented.segments import SegmentedIndex
+from indexes.segmented.segments import SegmentedIndex, SegmentSearch
 
 # Who is asked for the nearest vectors in the index suites: the same questions for all.
 
@@ -65,7 +64,7 @@ def build_segment(references: Vectors, scanner: Scanner) -> tuple[Exact8Segment,
     """One sealed segment, and how it is asked."""
     rows = np.arange(len(references), dtype=np.int64)
     segment, build_s = clock(lambda: Exact8Segment(rows, references, scanner=scanner))
-    parts = Parts([segment], [], scanner.kernel)
+    parts = SegmentSearch([segment], [], scanner.kernel)
     searcher = Searcher(
         name=SEGMENT,
         best=lambda queries, k: _rows_of(parts.search(queries, k)),

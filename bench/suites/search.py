@@ -34,7 +34,7 @@ from indexes.base import Hits
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.segmented.fanout import Parts
+from indexes.segmented.segments import SegmentSearch
 
 # Whether the answers of the exact search are those of brute force: ids and scores.
 
@@ -62,7 +62,7 @@ def check_exactness(
     queries = np.concatenate([mates, strangers])
     best = find_best(queries, faces.references, k)
     reaching = find_reaching(queries, faces.references, threshold)
-    whole = Parts([segment], [], segment.scanner.kernel)
+    whole = SegmentSearch([segment], [], segment.scanner.kernel)
     asked: tuple[tuple[str, Answers, Ask], ...] = (
         (f"the gallery, best {k}", best, lambda some: gallery.search(some, k).hits),
         ("the gallery, range", reaching, lambda some: gallery.range_search(some, threshold).hits),

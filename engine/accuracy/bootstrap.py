@@ -20,10 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
+from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at, wilson_interval
 from engine.accuracy.pair_scores import PairScores
 from engine.matching.calibration import OperatingPoint
-from indexes.intervals import wilson_interval
 
 REPLICATES = 500
 FEW_EVENTS = 10

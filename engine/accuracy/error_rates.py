@@ -104,3 +104,12 @@ def false_match_rate(nonmated: NDArray[np.float32], threshold: float) -> float:
 
 def false_nonmatch_rate(mated: NDArray[np.float32], threshold: float) -> float:
     return float(np.count_nonzero(mated < threshold) / len(mated))
+
+
+def wilson_interval(events: float, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a share of independent trials (Wilson 1927)."""
+    z = 1.959964
+    centre = (events + z * z / 2) / (trials + z * z)
+    spread = z / (trials + z * z) * math.sqrt(events * (trials - events) / trials + z * z / 4)
+    share = events / trials
+    return min(max(centre - spread, 0.0), share), max(min(centre + spread, 1.0), share)

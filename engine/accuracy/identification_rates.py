@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.accuracy.error_rates import lowest_rate, threshold_at
+from engine.accuracy.error_rates import lowest_rate, threshold_at, wilson_interval
 from engine.accuracy.pair_scores import Templates, fuse
 from engine.matching.calibration import Comparison
-from indexes.intervals import wilson_interval
 
 FUSION_RATES = (1e-3, 1e-4, 1e-5)
 ROUNDS = 20

@@ -12,13 +12,13 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.accuracy.error_rates import wilson_interval
 from engine.cases.case import Outcome
 from engine.matching.calibration import Rate
 from engine.matching.comparison import WatchList
 from engine.registry.reader import Reader
 from engine.registry.records import CaseRecord, JudgedPair, WatchEntry
 from indexes.gallery import Gallery
-from indexes.intervals import wilson_interval
 from indexes.scoring import exact_scores
 
 MAX_PAIRS = 20_000

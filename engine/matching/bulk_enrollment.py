@@ -39,8 +39,8 @@ from engine.registry.records import (
 )
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
+from indexes.base import check_vectors
 from indexes.gallery import Gallery
-from indexes.validation import check_vectors
 
 # Who holds what, as far as rows of an existing base ask for it.
 

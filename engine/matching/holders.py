@@ -26,9 +26,9 @@ from engine.registry.records import (
     utc_now,
 )
 from engine.registry.writer import Writer
+from indexes.base import check_vectors
 from indexes.errors import IdInvalid
 from indexes.gallery import Gallery
-from indexes.validation import check_vectors
 
 # The references of one document, read while others enroll and erase.
 

@@ -1,15 +1,15 @@
-"""Clusters of linked documents that no chain holds together.
+"""Clusters of linked documents that are not held together by chains.
 
 The aim is that of correlation clustering (Bansal, Blum and Chawla 2004): as many linked pairs as
-possible inside clusters, and as few that are not linked; near ones (see `nearness`) count for
-neither. That is hard to reach and easy to come close to:
+possible inside clusters, and as few that are not linked; near pairs (see `find_near`) count for
+neither. That is hard to reach and easy to approximate:
 
 1. *Merge.* Two clusters may merge where more than half of the pairs between them are linked, of
    those that are not near. The clusters with the greatest such share go first, then those with the
    highest mean score, then the smallest documents.
-2. *Move.* One document at a time goes where it is linked best, or out where it is linked to no
-   more of its cluster than it is not: a stranger's high score may have carried it along.
-3. Again, until nothing is to be gained; each step gains, so there is an end.
+2. *Move.* One document at a time moves to the cluster where it is linked best, or out of its own
+   if it is not linked to more than half of it: a stranger's high score may have brought it there.
+3. Repeat until nothing is gained; each step gains, so there is an end.
 
 Two strangers who are linked through a third are therefore never one cluster: of three pairs one is
 missing, so one of them would be linked to half of the others.
@@ -34,46 +34,46 @@ from indexes.errors import IdInvalid
 from indexes.gallery import Gallery
 from indexes.scoring import exact_scores
 
-# Pairs that a join leaves out, though they lie near its threshold between people who are linked.
-#
-# The threshold of a sweep keeps strangers apart in half a million million comparisons. Among a
-# few documents that hang together already it asks too much: of three identities of one person
-# the third pair may lie just below, and looks like two strangers joined through a third. So
-# inside a component of links every pair is scored, and one that lies at most `SLACK` below the
-# threshold speaks neither for nor against.
-
 SLACK = 0.05
-"""Of a cosine. Two strangers who both score 0.6 with a third score 0.36 with each other, give or
-take 0.06; of two references of one person one pair in a thousand misses 0.55."""
+"""In cosine. Two strangers who both score 0.6 with a third score 0.36 with each other, give or take
+0.06; of pairs of references of one person one in a thousand misses 0.55."""
 MOST_DOCUMENTS = 500
-"""A greater component hangs together by chance: its pairs are too many, and would tell nothing."""
+"""A larger component is connected by chance: its pairs are too many, and would show nothing."""
 _REFERENCES_AT_ONCE = 8_000
 
 References = NDArray[np.int64]
-Look = Callable[[References], tuple[References, NDArray[np.float32]]]
-"""Those of the ascending references asked for that are there, and their rows: float32[n, dim]."""
+ReadVectors = Callable[[References], tuple[References, NDArray[np.float32]]]
+"""Takes ascending references; returns those that exist and their rows, float32[n, dim]."""
 
 
-def look_into(gallery: Gallery) -> Look:
-    """Reads the rows of a gallery; what has been removed from it is left out."""
+def vector_reader(gallery: Gallery) -> ReadVectors:
+    """Reads rows of a gallery, without references that have been removed."""
 
-    def look(references: References) -> tuple[References, NDArray[np.float32]]:
+    def read_vectors(references: References) -> tuple[References, NDArray[np.float32]]:
         while True:
             try:
                 return references, gallery.vectors(references)
             except IdInvalid:
-                # Removals go on, and what is removed never comes back.
+                # Removals may go on meanwhile; a removed reference never comes back.
                 references = np.intersect1d(references, gallery.ids)
 
-    return look
+    return read_vectors
 
 
 def find_near(
-    links: LinkTable, owners: Owners, exceptions: Documents, look: Look, threshold: float
+    links: LinkTable,
+    owners: Owners,
+    exceptions: Documents,
+    read_vectors: ReadVectors,
+    threshold: float,
 ) -> LinkTable:
     """Pairs of documents in one component of `links`, from `threshold - SLACK` to `threshold`.
 
-    `exceptions` as in `link_documents`: whom people have told apart nothing brings near.
+    The threshold of a sweep keeps strangers apart in half a million million comparisons. Among a
+    few documents that are linked already it asks too much: of three identities of one person the
+    third pair may lie just below, and looks like two strangers linked through a third. So every
+    pair inside a component is scored, and one at most `SLACK` below the threshold counts neither
+    for nor against. `exceptions` (see `link_documents`) are never near.
     """
     documents, labels = _open_components(links)
     is_member = np.isin(owners.documents, documents)
@@ -83,7 +83,7 @@ def find_near(
     found = []
     for span in _spans(components[order]):
         rows = order[span]
-        found.append(_score(references[rows], holders[rows], components[rows], look))
+        found.append(_score(references[rows], holders[rows], components[rows], read_vectors))
     best = LinkTable.joined(found)
     scores = best.scores.astype(np.float64)
     near = best.at((scores >= threshold - SLACK) & (scores < threshold))
@@ -91,7 +91,7 @@ def find_near(
 
 
 def label_components(size: int, left: Documents, right: Documents) -> Documents:
-    """int64[size]: the smallest node that each is linked to, through however many others."""
+    """int64[size]: the smallest node that each node is connected to."""
     labels = np.arange(size)
     while True:
         before = labels.copy()
@@ -103,7 +103,7 @@ def label_components(size: int, left: Documents, right: Documents) -> Documents:
 
 
 def _open_components(links: LinkTable) -> tuple[Documents, Documents]:
-    """The documents, ascending, whose component lacks a link and is not too great; its label."""
+    """Documents, ascending, whose component lacks a link and is not too large; and its labels."""
     documents, left, right = links.ends()
     labels = label_components(len(documents), left, right)
     sizes = np.bincount(labels, minlength=len(labels))
@@ -114,7 +114,7 @@ def _open_components(links: LinkTable) -> tuple[Documents, Documents]:
 
 
 def _spans(labels: Documents) -> Iterator[slice]:
-    """Some thousand places at a time; equal labels, which lie side by side, are never parted."""
+    """Slices of some thousand rows; equal labels, which are adjacent, stay together."""
     starts = np.flatnonzero(np.diff(labels, prepend=-1))
     start = 0
     while start < len(labels):
@@ -125,10 +125,10 @@ def _spans(labels: Documents) -> Iterator[slice]:
 
 
 def _score(
-    references: References, holders: Documents, components: Documents, look: Look
+    references: References, holders: Documents, components: Documents, read_vectors: ReadVectors
 ) -> LinkTable:
     """All pairs within each component, by document, each with its highest score."""
-    there, vectors = look(np.sort(references))
+    there, vectors = read_vectors(np.sort(references))
     kept = np.isin(references, there)
     references, holders, components = references[kept], holders[kept], components[kept]
     starts = np.flatnonzero(np.diff(components, prepend=-1)).tolist()
@@ -143,12 +143,12 @@ def _score(
 
 @cache
 def _triangle(size: int) -> NDArray[np.int64]:
-    """int64[2, m]: every two of so many places."""
+    """int64[2, m]: all pairs of so many indices."""
     return np.stack(np.triu_indices(size, 1))
 
 
 _STEPS = 1 << 24
-"""A score is counted in whole steps, so that a sum does not depend on its order."""
+"""Scores are summed in whole steps, so that a sum does not depend on its order."""
 
 Labels = NDArray[np.int64]
 
@@ -164,8 +164,8 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ties:
-    """From one label to another, int64[m] each: how many links, the steps of their scores, and
-    how many pairs that are near."""
+    """Between two labels, int64[m] each: the number of links, the sum of their scores in steps, and
+    the number of near pairs."""
 
     one: Labels
     other: Labels
@@ -192,7 +192,7 @@ class _Ties:
         return _Ties(one[starts], other[starts], *sums)
 
     def merged(self, into: Labels) -> _Ties:
-        """After labels became others, the smaller one first; what is within one is dropped."""
+        """With labels replaced, the smaller one first; ties within one label are dropped."""
         one, other = into[self.one], into[self.other]
         low, high = np.minimum(one, other), np.maximum(one, other)
         outer = _Ties(low, high, self.counts, self.totals, self.nears)
@@ -200,10 +200,11 @@ class _Ties:
 
 
 def cluster_links(links: LinkTable, near: LinkTable | None = None) -> list[Cluster]:
-    """The clusters of two documents and more, by smallest member.
+    """The clusters of two or more documents, by smallest member.
 
-    Depends on the links alone, not on their order. Each member is linked to more of the others
-    than it is not, and to all by links within; every link is within a cluster or severed from one.
+    Does not depend on the order of the links. Each member is linked to more than half of the
+    others, near pairs apart, and connected to all of them by links inside; every link is inside a
+    cluster or severed.
     """
     if near is None:
         near = LinkTable.joined(())
@@ -213,7 +214,7 @@ def cluster_links(links: LinkTable, near: LinkTable | None = None) -> list[Clust
     while has_moved:
         labels = _merge(labels, ties)
         has_moved = _move(labels, ties)
-        # Who has moved may have left others who are near alone.
+        # A move may leave a cluster that only near pairs connect.
         inside = labels[left] == labels[right]
         labels = label_components(len(documents), left[inside], right[inside])
     return list(_gather(documents, labels, links, labels[left], labels[right]))
@@ -226,7 +227,7 @@ def _tie(
     scores: NDArray[np.float32],
     near: LinkTable,
 ) -> _Ties:
-    """Links and near pairs between places of `documents`; who has no link is left out."""
+    """Links and near pairs between indices of `documents`; without documents that have no link."""
     steps = np.rint(scores.astype(np.float64) * _STEPS).astype(np.int64)
     known = near.at(np.isin(near.left, documents) & np.isin(near.right, documents))
     none, one = np.zeros(len(known), np.int64), np.ones(len(known), np.int64)
@@ -251,7 +252,7 @@ def _merge(labels: Labels, ties: _Ties) -> Labels:
         decided = sizes[between.one] * sizes[between.other] - between.nears
         shares = between.counts / np.maximum(decided, 1)
         may_merge = shares > 0.5
-        # Who may merge with nobody never will: the shares of a merger lie between those of two.
+        # Clusters that cannot merge now never will: the share of a merged one lies between the two.
         awake = np.zeros(len(labels), np.bool_)
         awake[between.one[may_merge]] = awake[between.other[may_merge]] = True
         low, high = _choose_partners(between.only(may_merge), shares[may_merge])
@@ -262,7 +263,7 @@ def _merge(labels: Labels, ties: _Ties) -> Labels:
 
 
 def _choose_partners(between: _Ties, shares: NDArray[np.float64]) -> tuple[Labels, Labels]:
-    """The clusters that are each other's best partner, as (smaller, greater) labels."""
+    """Clusters that are each other's best partner, as (smaller, greater) labels."""
     means = between.totals / between.counts
     order = np.lexsort((between.other, between.one, -means, -shares))
     one, other = between.one[order], between.other[order]
@@ -271,7 +272,7 @@ def _choose_partners(between: _Ties, shares: NDArray[np.float64]) -> tuple[Label
 
 
 def _are_first(one: Labels, other: Labels) -> NDArray[np.bool_]:
-    """bool[m]: which of these pairs, best first, are the first of both of their labels."""
+    """bool[m]: which of these pairs, best first, are the first for both of their labels."""
     labels, ends = np.unique(np.concatenate([one, other]), return_inverse=True)
     places = np.arange(len(one))
     first = np.full(len(labels), len(one))
@@ -282,7 +283,7 @@ def _are_first(one: Labels, other: Labels) -> NDArray[np.bool_]:
 
 
 def _follow(into: Labels) -> Labels:
-    """Where each label has gone in the end."""
+    """The final label of each label."""
     while True:
         further = into[into]
         if np.array_equal(further, into):
@@ -291,7 +292,7 @@ def _follow(into: Labels) -> Labels:
 
 
 def _move(labels: Labels, ties: _Ties) -> bool:
-    """Moves members, in place, while that gains; True where anybody was."""
+    """Moves members in place while that gains; whether any was moved."""
     has_moved = False
     both = _Ties(
         np.concatenate([ties.one, ties.other]),
@@ -302,7 +303,7 @@ def _move(labels: Labels, ties: _Ties) -> bool:
     )
     while True:
         members, targets = _find_moves(labels, both)
-        # A cluster takes part in one move at a time, so that all gain what they seem to.
+        # A cluster takes part in one move at a time, so that each move gains what was computed.
         chosen = _are_first(labels[members], targets)
         if not chosen.any():
             return has_moved
@@ -313,41 +314,41 @@ def _move(labels: Labels, ties: _Ties) -> bool:
 
 
 def _find_moves(labels: Labels, both: _Ties) -> tuple[Labels, Labels]:
-    """Members that had better go, and to which label, the best move first.
+    """Members to move and their target labels, the best move first.
 
-    A member's worth to a cluster is its links there less those that it lacks and is not near;
-    alone it is 0, and goes also where it would gain nothing. Beyond all labels there is one for
-    each to be alone.
+    The value of a member to a cluster is its links there less its missing links that are not near;
+    alone it is 0, and a member also leaves if that loses nothing. Each member has a label of its
+    own for being alone, beyond all others.
     """
     sizes = np.bincount(labels, minlength=len(labels))
     reach = _Ties(both.one, labels[both.other], both.counts, both.totals, both.nears).summed()
     values = 2 * reach.counts + reach.nears - sizes[reach.other]
     is_own = reach.other == labels[reach.one]
-    # One that a member lacks in its own cluster is itself.
-    worth, own_totals = 1 - sizes[labels], np.zeros_like(labels)
-    worth[reach.one[is_own]] = values[is_own] + 1
+    # In its own cluster a member has no link to itself.
+    own_value, own_totals = 1 - sizes[labels], np.zeros_like(labels)
+    own_value[reach.one[is_own]] = values[is_own] + 1
     own_totals[reach.one[is_own]] = reach.totals[is_own]
-    gains = values - worth[reach.one]
+    gains = values - own_value[reach.one]
     better = ~is_own & (gains > 0)
     there, gains = reach.only(better), gains[better]
-    leaving = np.flatnonzero((worth <= 0) & (sizes[labels] > 1))
+    leaving = np.flatnonzero((own_value <= 0) & (sizes[labels] > 1))
     members = np.concatenate([there.one, leaving])
     targets = np.concatenate([there.other, len(labels) + leaving])
-    gains = np.concatenate([gains, -worth[leaving]])
+    gains = np.concatenate([gains, -own_value[leaving]])
     totals = np.concatenate([there.totals, np.zeros_like(leaving)]) - own_totals[members]
     order = np.lexsort((targets, members, -totals, -gains))
     return members[order], targets[order]
 
 
 def _name_smallest(labels: Labels) -> Labels:
-    """The smallest member of each one's cluster, whatever the clusters are called."""
+    """Labels each member with the smallest member of its cluster."""
     smallest = np.full(2 * len(labels), len(labels))
     np.minimum.at(smallest, labels, np.arange(len(labels)))
     return smallest[labels]
 
 
 def _is_new(labels: Labels) -> NDArray[np.bool_]:
-    """bool[m]: which differ from the one before."""
+    """bool[m]: which differ from their predecessor."""
     is_new = np.ones(len(labels), np.bool_)
     is_new[1:] = labels[1:] != labels[:-1]
     return is_new
@@ -356,12 +357,12 @@ def _is_new(labels: Labels) -> NDArray[np.bool_]:
 def _gather(
     documents: Documents, labels: Labels, links: LinkTable, lefts: Labels, rights: Labels
 ) -> Iterator[Cluster]:
-    """Members and links of each cluster, side by side; `lefts` and `rights` label the links."""
+    """The clusters; `lefts` and `rights` are the labels of the links' ends."""
     sizes = np.bincount(labels, minlength=len(labels))
     names = np.flatnonzero(sizes > 1)
     members = np.flatnonzero(sizes[labels] > 1)
     inside, across = np.flatnonzero(lefts == rights), np.flatnonzero(lefts != rights)
-    # A severed link is told on both of its sides.
+    # A severed link belongs to the clusters on both sides.
     sides = np.concatenate([lefts[across], rights[across]])
     members, spans = _sort(members, labels[members], names)
     within, within_spans = _sort(inside, lefts[inside], names)
@@ -374,7 +375,7 @@ def _gather(
 def _sort(
     rows: NDArray[np.int64], labels: Labels, names: Labels
 ) -> tuple[NDArray[np.int64], list[slice]]:
-    """Ascending rows label by label, and where those of each name lie."""
+    """Rows sorted by label, and the slice of each name."""
     order = np.lexsort((rows, labels))
     labels = labels[order]
     starts = np.searchsorted(labels, names).tolist()
@@ -382,14 +383,12 @@ def _sort(
     return rows[order], [slice(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
-# What holds a graph together: its maximum spanning forest.
-
 Edge = tuple[int, int]
-"""Two nodes by their numbers, the smaller first."""
+"""Two node numbers, the smaller first."""
 
 
 def strongest_tree(count: int, edges: Sequence[Edge], scores: Sequence[float]) -> list[int]:
-    """The edges (their numbers) of the maximum spanning forest (Kruskal 1956), strongest first.
+    """Indices of the edges of the maximum spanning forest (Kruskal 1956), strongest first.
 
     Of equal scores the edge of smaller nodes comes first.
     """

@@ -1,8 +1,8 @@
-"""What a sweep will cost and bring, said before it starts; and the threshold to take.
+"""The estimate before a sweep: its cost, the false pairs to expect, and a proposed threshold.
 
 False pairs are those of strangers at or above the threshold: the false match rate of fused
 references times the comparisons. A gallery of a million makes half a million million of them, so
-a rate that serves a search well brings a sweep a flood.
+a rate that is low enough for a search can be far too high for a sweep.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from indexes.exact.scanner import Scanner
 from indexes.joining.join import PAIRS_LIMIT, TILE_ROWS, Progress, join
 
 FALSE_PAIRS_PER_REFERENCE = 0.01
-"""The budget of the proposal: where one reference in a hundred belongs to a ring, about every
-second finding is true."""
+"""The budget of the proposal: if one reference in a hundred belongs to a ring, about half of the
+pairs found are true."""
 
 LOOSEST_FMR = 1e-4
-"""No proposal is looser than 1:1: what would not pass for one person there is no finding here."""
+"""No proposal is looser than verification: a pair that fails there is no finding here."""
 
 # Of a join: ids, places, flags and digests of each reference; a row of a block besides its codes;
 # a pair from its run to its place in a group.
@@ -38,9 +38,10 @@ _PROCESS_BYTES = 250 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRequest:
-    """What somebody asks for: a threshold, or the false match rate that chooses it, or neither,
-    which takes the one proposed. `is_unsupported_allowed` lets a threshold pass of which the
-    calibration can say no more than "at most"."""
+    """A threshold, or the false match rate that chooses it, or neither for the proposed one.
+
+    `is_unsupported_allowed` accepts a threshold for which the calibration has only an upper bound.
+    """
 
     threshold: float | None = None
     fmr: float | None = None
@@ -50,7 +51,7 @@ class SweepRequest:
     def __post_init__(self) -> None:
         if self.threshold is not None and self.fmr is not None:
             raise RequestError("two thresholds are given: choose a score or a false match rate")
-        # Written so that "not a number" is refused too.
+        # In this form NaN is refused too.
         if self.threshold is not None and not -1 <= self.threshold <= 1:
             raise RequestError("the threshold is a cosine: choose a score from -1 to 1")
         if self.fmr is not None and not 0 < self.fmr < 1:
@@ -64,8 +65,8 @@ class SweepRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GallerySize:
-    """What a sweep is to compare: `new` of the `references` with all; `held_bytes` of memory are
-    taken already."""
+    """What a sweep compares: `new` of the `references` with all. `held_bytes` of memory are in use
+    already."""
 
     references: int
     new: int
@@ -75,16 +76,16 @@ class GallerySize:
 
     @property
     def comparisons(self) -> int:
-        """Pairs with at least one of the new."""
+        """Pairs with at least one new reference."""
         return self.new * (self.references - self.new) + self.new * (self.new - 1) // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """The lowest calibrated threshold whose expected false pairs keep to `budget`.
+    """The lowest calibrated threshold whose expected false pairs are within `budget`.
 
-    Where none does, the highest calibrated one, and `is_within_budget` is False. `budget` is the
-    number of false pairs in all.
+    If none is, the highest calibrated one, with `is_within_budget` False. `budget` is a total of
+    false pairs.
     """
 
     threshold: float
@@ -96,11 +97,10 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What a sweep with these terms would cost and bring.
+    """The estimate for a sweep with these terms.
 
-    `is_supported` is False where the calibration data can bound the false pairs and not measure
-    them: above `highest_supported`. `memory_bytes` is the most that the process will hold, the
-    gallery too.
+    `is_supported` is False above `highest_supported`, where the calibration can bound the false
+    pairs but not measure them. `memory_bytes` is the peak of the process, the gallery included.
     """
 
     terms: SweepTerms
@@ -116,12 +116,11 @@ class Expectation:
     proposal: Proposal
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
         return asdict(self)
 
     def require_sound(self, request: SweepRequest) -> None:
-        """Refuses to begin what the calibration does not support (`RateUnsupported`), or what
-        would find more pairs than can be kept (`RequestError`)."""
+        """Raises `RateUnsupported` if the calibration does not support the threshold, and
+        `RequestError` if more pairs would be found than can be kept."""
         if self.false_pairs.low > PAIRS_LIMIT:
             raise RequestError(
                 f"about {self.false_pairs.value:.2g} pairs of strangers reach "
@@ -189,7 +188,7 @@ def _choose(request: SweepRequest, curve: CalibrationCurve, otherwise: float) ->
 
 
 def propose(size: GallerySize, curve: CalibrationCurve, budget: float) -> Proposal:
-    """The threshold to take where nobody chooses one."""
+    """Proposes a threshold within a `budget` of false pairs per new reference."""
     allowed = budget * size.new
     wanted = min(allowed / size.comparisons, LOOSEST_FMR) if size.comparisons else LOOSEST_FMR
     fmr = min(max(wanted, curve.lowest_fmr), curve.points[0].fmr)
@@ -211,19 +210,17 @@ def _memory(size: GallerySize, rate: Rate) -> int:
     )
 
 
-# How fast comparisons go: measured before a sweep, and counted while it runs.
-
 _FIRST_ROWS, _MOST_ROWS = 4096, 65_536
 _MEASURED_S = 0.4
-# Above what any two random rows score: a sweep at a useful threshold finds next to nothing too.
+# Above the score of any two random rows: a sweep at a useful threshold finds next to nothing too.
 _THRESHOLD = 0.9
 
 
 def measure_pace(dim: int, scanner: Scanner, comparisons: int | None = None) -> float:
-    """Comparisons a second of a join on this machine with these threads; takes a second at most.
+    """Measures a join on this machine, in comparisons per second; takes a second at most.
 
-    In a process that has not searched yet its first call also loads the machine code. Where the
-    pace is asked for no more `comparisons` than a first look makes, that look is enough.
+    The first call in a process also loads the machine code. For no more `comparisons` than the
+    short first measurement makes, that one is enough.
     """
     _time_join(_FIRST_ROWS, dim, scanner)
     pace = _comparisons(_FIRST_ROWS) / _time_join(_FIRST_ROWS, dim, scanner)
@@ -235,10 +232,10 @@ def measure_pace(dim: int, scanner: Scanner, comparisons: int | None = None) -> 
 
 
 class ProgressCount:
-    """What a join reports, with the time that remains at the pace of this run alone.
+    """Progress of a join with the remaining time, at the pace of this run alone.
 
-    What a run before did may have been done on another machine, or beside other work. `pace` is
-    in comparisons a second, None before a first tile was made.
+    An earlier run may have been on another machine, or beside other work. `pace` is in comparisons
+    per second, None before the first tile.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -247,7 +244,7 @@ class ProgressCount:
         self.pace: float | None = None
 
     def count(self, progress: Progress) -> SweepProgress:
-        """The progress of the sweep; no remaining time before a first tile was made."""
+        """The progress of the sweep; without a remaining time before the first tile."""
         now = self._clock()
         if self._begun is None:
             self._begun = (now, progress.comparisons)

@@ -1,4 +1,4 @@
-"""Where a sweep keeps what it has made: a folder of its own, readable by its owner alone."""
+"""The folder of a sweep: its files appear whole or not at all, and only their owner reads them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ from engine.sweeps.sweep_model import PairTable, SweepProgress
 from indexes.base import Ids
 from indexes.joining.pairs import RECORD
 
-# A sweep's files appear whole or not at all, and only their owner reads them.
-
 OWNER_ONLY = 0o600
 
 
 @contextmanager
-def place(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; what was written takes its place when the block ends.
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which replaces `path` when the block ends.
 
-    The file is on the disk before it has its name. Nothing is left behind where the block raises.
+    The file is synchronised to disk first. Nothing is left behind if the block raises.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
@@ -49,25 +47,25 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-_CHECKPOINT, _COVERED, _PAIRS, _STANDING = "checkpoint", "covered.bin", "found.bin", "standing.json"
+_CHECKPOINT, _COVERED, _PAIRS, _STATUS = "checkpoint", "covered.bin", "found.bin", "standing.json"
 _ID_TYPE = "<i8"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Covered:
     """What a done sweep leaves to the next: the references compared, int64[n] ascending, and all
-    pairs between documents that have been found among them, by it and by those before."""
+    pairs between documents found among them, by it and by earlier sweeps."""
 
     ids: Ids
     pairs: PairTable
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a sweep stands that is not done, as its folder tells whoever looks.
+class SweepStatus:
+    """Status of a sweep that is not done, as saved in its folder.
 
-    `spent_s` is what its runs have taken in all, `starts` how many runs began since it last got
-    on: one that ends its process again and again must not be started for ever.
+    `spent_s` is the total time of its runs; `starts` counts the runs since it last made progress: a
+    sweep that crashes its process again and again must not be started for ever.
     """
 
     progress: SweepProgress = field(default_factory=SweepProgress)
@@ -77,7 +75,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class SweepFolder:
-    """The folder of one sweep; nothing is there before `make`."""
+    """The folder of one sweep; it does not exist before `make`."""
 
     path: Path
 
@@ -103,24 +101,24 @@ class SweepFolder:
         return self.path / "report.html"
 
     def make(self) -> None:
-        """Makes it, and removes what a crash left half written; `RegistryError`."""
+        """Creates the folder, and removes half-written files of a crash; `RegistryError`."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             for leftover in self.path.glob(".*"):
                 leftover.unlink()
         except OSError as error:
-            raise RegistryError(f"{self.path} cannot be made: {error.strerror}") from None
+            raise RegistryError(f"{self.path} cannot be created: {error.strerror}") from None
 
     def files(self) -> Iterator[Path]:
-        """What people read of a done sweep, by name."""
-        inner = {_COVERED, _PAIRS, _STANDING}
+        """The outputs of a done sweep, by name."""
+        inner = {_COVERED, _PAIRS, _STATUS}
         found = sorted(self.path.glob("[!.]*")) if self.path.is_dir() else []
         return (one for one in found if one.is_file() and one.name not in inner)
 
     def names(self, document_id: str) -> bool:
-        """Whether what people read of it names a document.
+        """Whether the outputs name a document.
 
-        Looks at bytes alone, so that an erasure does not wait for old sweeps to be read.
+        Searches bytes, so that an erasure does not wait for old sweeps to be parsed.
         """
         if next(self.files(), None) is None:
             return False
@@ -130,36 +128,36 @@ class SweepFolder:
                     if text.find(document_id.encode()) >= 0:
                         return True
             except (OSError, ValueError):
-                # Who knows what is in the others.
+                # Nothing is known of the other files.
                 return True
         return False
 
     def drop_outputs(self) -> None:
-        """Removes what people read of it."""
+        """Removes the outputs."""
         for path in [*self.files(), *self.path.glob(".*")]:
             path.unlink(missing_ok=True)
 
     def drop_covered(self) -> None:
-        """Removes what is only for the sweep that comes next."""
+        """Removes what only the next sweep needs."""
         for name in (_COVERED, _PAIRS):
             (self.path / name).unlink(missing_ok=True)
 
     def drop_checkpoint(self) -> None:
-        """Removes what only a sweep that goes on would need."""
+        """Removes what only a resumed sweep needs."""
         shutil.rmtree(self.checkpoint, ignore_errors=True)
-        (self.path / _STANDING).unlink(missing_ok=True)
+        (self.path / _STATUS).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Removes all of it."""
+        """Removes the whole folder."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def keep_covered(self, covered: Covered) -> None:
-        self._keep_pairs(covered.pairs)
-        with place(self.path / _COVERED) as beside:
+    def save_covered(self, covered: Covered) -> None:
+        self._save_pairs(covered.pairs)
+        with replacing(self.path / _COVERED) as beside:
             covered.ids.astype(_ID_TYPE).tofile(beside)
 
-    def covered(self) -> Covered | None:
-        """What `keep_covered` kept; None where it is not there, or not whole."""
+    def load_covered(self) -> Covered | None:
+        """What `save_covered` saved; None if it is missing or incomplete."""
         paths = (self.path / _COVERED, self.path / _PAIRS)
         try:
             sizes = [path.stat().st_size for path in paths]
@@ -171,8 +169,8 @@ class SweepFolder:
             return None
         return Covered(ids, found)
 
-    def forget(self, references: Collection[int]) -> None:
-        """Takes the pairs of these references out of what is kept for the next sweep."""
+    def drop_references(self, references: Collection[int]) -> None:
+        """Removes the pairs of these references from what the next sweep needs."""
         try:
             found = _read_pairs(self.path / _PAIRS)
         except OSError:
@@ -180,30 +178,30 @@ class SweepFolder:
         gone = np.fromiter(references, np.int64, len(references))
         kept = ~(np.isin(found.left, gone) | np.isin(found.right, gone))
         if not kept.all():
-            self._keep_pairs(PairTable(found.left[kept], found.right[kept], found.scores[kept]))
+            self._save_pairs(PairTable(found.left[kept], found.right[kept], found.scores[kept]))
 
-    def _keep_pairs(self, pairs: PairTable) -> None:
+    def _save_pairs(self, pairs: PairTable) -> None:
         records = np.empty(len(pairs), RECORD)
         records["left"], records["right"] = pairs.left, pairs.right
         records["score"] = pairs.scores
-        with place(self.path / _PAIRS) as beside:
+        with replacing(self.path / _PAIRS) as beside:
             records.tofile(beside)
 
-    def keep_standing(self, standing: Standing) -> None:
-        with place(self.path / _STANDING) as beside:
-            beside.write_text(json.dumps(asdict(standing)), "utf-8")
+    def save_status(self, status: SweepStatus) -> None:
+        with replacing(self.path / _STATUS) as beside:
+            beside.write_text(json.dumps(asdict(status)), "utf-8")
 
-    def standing(self) -> Standing:
-        """What `keep_standing` kept last; nothing done where there is none."""
+    def load_status(self) -> SweepStatus:
+        """What `save_status` saved last; an empty status if there is none."""
         try:
-            kept = json.loads((self.path / _STANDING).read_text("utf-8"))
-            return Standing(SweepProgress(**kept.pop("progress")), **kept)
+            kept = json.loads((self.path / _STATUS).read_text("utf-8"))
+            return SweepStatus(SweepProgress(**kept.pop("progress")), **kept)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return Standing()
+            return SweepStatus()
 
 
 def _read_pairs(path: Path) -> PairTable:
-    """`OSError` where there are none."""
+    """Raises `OSError` if there is no file."""
     records = np.fromfile(path, RECORD)
     columns = (np.ascontiguousarray(records[name]) for name in ("left", "right", "score"))
     return PairTable(*columns)

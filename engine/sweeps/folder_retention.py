@@ -1,4 +1,4 @@
-"""The folders of all sweeps: what of them stays, how long, and without whom."""
+"""Retention of sweep folders: cleaning, expiry, and erasure of people from their files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING
 
 from engine.errors import NotFound, RegistryError, SweepOver
 from engine.matching.calibration import Calibration
@@ -18,21 +16,23 @@ from engine.registry.reader import Reader
 from engine.registry.records import is_id
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groups import make_group
-from engine.sweeps.outputs import write_findings
-from engine.sweeps.reload import Reread
 from engine.sweeps.risk import rank
 from engine.sweeps.sweep_model import Group, GroupKind, SweepRecord, SweepState
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from engine.sweeps.reload import DoneSweep
 
 _log = logging.getLogger(__name__)
 
 _ENDED_WITHOUT = frozenset({SweepState.CANCELLED, SweepState.FAILED})
 
 
-class SweepKeeper:
-    """Looks after the folders below `root`; safe to use from many threads of one process.
+class SweepRetention:
+    """Cleans, expires and erases the folders below `root`; safe to use from several threads.
 
-    To be used with the writer's lease in hand. `stay` is how long files of a done sweep are kept,
-    None for good.
+    Needs the writer's lease. `stay` is how long the files of a done sweep are kept; None: for ever.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class SweepKeeper:
         self._reader = reader
         self._calibration = calibration
         self._stay = stay
-        # Two that write one folder anew at once would bring back what the other left out.
+        # Two threads that rewrite one folder would bring back what the other has erased.
         self._lock = Lock()
 
     def clean(self, busy: str | None = None) -> None:
-        """Removes what sweeps that ended otherwise had found, and what paused ones had written;
-        not of the sweep `busy`, which does so itself."""
+        """Removes the folders of cancelled and failed sweeps and the outputs of paused ones, except
+        of the sweep `busy`, which does so itself."""
         with self._lock:
             last = self._reader.sweeps.last_done()
             for record, folder in self._kept():
@@ -65,9 +65,9 @@ class SweepKeeper:
                     folder.drop_covered()
 
     def expire(self, now: datetime) -> list[str]:
-        """Removes the files of sweeps that were done so long ago; the sweeps' ids.
+        """Removes the files of sweeps done longer ago than `stay`; returns the sweeps' ids.
 
-        Of the last one stays what the next needs: numbers of references.
+        Of the last sweep the references and pairs stay, which the next one needs.
         """
         expired: list[str] = []
         if self._stay is None:
@@ -86,23 +86,23 @@ class SweepKeeper:
                 expired.append(record.id)
         return expired
 
-    def forget(self, document_id: str, reference_ids: Collection[int]) -> None:
-        """Takes a document and its references out of what done sweeps have found.
+    def erase(self, document_id: str, reference_ids: Collection[int]) -> None:
+        """Erases a document and its references from the files of done sweeps.
 
-        `RegistryError` where that can neither be written anew nor removed.
+        `RegistryError` if a file can be neither rewritten nor removed.
         """
         for record, folder in self._kept():
             if record.state is SweepState.DONE:
-                self._forget(record, folder, reference_ids, document_id)
+                self._erase(record, folder, reference_ids, document_id)
 
-    def forget_since(self, record: SweepRecord) -> None:
-        """Takes out of a sweep that has just ended whoever was erased while it ran."""
+    def erase_since(self, record: SweepRecord) -> None:
+        """Erases from a sweep that has just ended everybody who was erased while it ran."""
         assert record.sequence is not None, "it has ended"
         folder, gone = SweepFolder.of(self._root, record.id), self._reader.removals(record.sequence)
         if len(gone):
-            self._forget(record, folder, gone.tolist(), None)
+            self._erase(record, folder, gone.tolist(), None)
 
-    def _forget(
+    def _erase(
         self,
         record: SweepRecord,
         folder: SweepFolder,
@@ -111,42 +111,40 @@ class SweepKeeper:
     ) -> None:
         with self._lock:
             try:
-                folder.forget(reference_ids)
+                folder.drop_references(reference_ids)
                 if document_id is None or folder.names(document_id):
-                    self._write_anew(record, folder, document_id)
+                    self._rewrite(record, folder, document_id)
             except OSError as error:
                 self._drop(folder, error)
 
-    def _write_anew(
-        self, record: SweepRecord, folder: SweepFolder, document_id: str | None
-    ) -> None:
+    def _rewrite(self, record: SweepRecord, folder: SweepFolder, document_id: str | None) -> None:
         try:
-            # Heavy, and a service may run without.
-            from engine.sweeps.reload import Reread  # noqa: PLC0415
+            # Slow to import, and optional for a service.
+            from engine.sweeps.reload import DoneSweep  # noqa: PLC0415
 
-            sweep = Reread.of(record, folder)
+            sweep = DoneSweep.of(record, folder)
         except (ImportError, RegistryError, SweepOver) as error:
             self._drop(folder, error)
         else:
-            forget_erased(sweep, self._reader, self._calibration(), document_id)
+            erase_from_files(sweep, self._reader, self._calibration(), document_id)
 
     def _drop(self, folder: SweepFolder, error: Exception) -> None:
-        """What cannot be written anew must not stay as it is."""
+        """Removes files that cannot be rewritten."""
         try:
             folder.drop_outputs()
             folder.drop_covered()
         except OSError as second:
             raise RegistryError(
-                f"{folder.path} cannot be removed ({second.strerror}): mend its permissions"
+                f"{folder.path} cannot be removed ({second.strerror}): fix its permissions"
             ) from None
         _log.warning(
-            "sweep %s: what it found is removed, for it could not be written anew (%s)",
+            "sweep %s: its files are removed, since they could not be rewritten (%s)",
             folder.path.name,
             type(error).__name__,
         )
 
     def _kept(self) -> Iterator[tuple[SweepRecord, SweepFolder]]:
-        """Every folder with its sweep; those that another registry has made are not touched."""
+        """Every folder with its sweep; folders of another registry are skipped."""
         if not self._root.is_dir():
             return
         for path in sorted(self._root.iterdir()):
@@ -161,40 +159,43 @@ def _has_stayed(record: SweepRecord, until: datetime) -> bool:
     return record.ended_at is not None and record.ended_at <= until
 
 
-# Whoever was erased leaves what a sweep has found as well.
-
 _SIDES = ("left_document", "right_document")
 
 
-def forget_erased(
-    sweep: Reread,
+def erase_from_files(
+    sweep: DoneSweep,
     reader: Reader,
     calibration: Calibration,
     document_id: str | None = None,
 ) -> bool:
-    """Writes a sweep's files anew without a document, or without whichever are erased; False
-    where they name none.
+    """Rewrites a sweep's files without a document, or without all erased ones; False if they name
+    none.
 
-    A group of one face goes on with whom is left, under its key, by which its case is known; with
-    less than two it goes, and so does any other that has nobody left. Counts in the registry's
-    row of the sweep stay: they name nobody.
+    A group of one face keeps its key, by which its case is known, with the members left; with less
+    than two of them it is removed, and any other group with none. The counts in the registry's row
+    of the sweep stay: they name nobody.
     """
-    named = set(_name_all(sweep))
+    named = set(_list_documents(sweep))
     gone = _find_erased(named, reader) if document_id is None else named & {document_id}
     if not gone:
         return False
+    # Not above: a service runs without pyarrow and Jinja2.
+    from engine.sweeps.outputs import write_findings  # noqa: PLC0415
+
     threshold = sweep.record.terms.threshold
     left = replace(
         sweep,
         pairs=_without(sweep.pairs, gone),
-        groups=rank(leave_out(sweep.groups, gone, threshold)),
+        groups=rank(without_documents(sweep.groups, gone, threshold)),
     )
     write_findings(sweep.folder, sweep.about, left.pairs, left.contents(reader, calibration))
     return True
 
 
-def leave_out(groups: Iterable[Group], gone: Collection[str], threshold: float) -> Iterable[Group]:
-    """The groups without these documents, those that were nothing else left out."""
+def without_documents(
+    groups: Iterable[Group], gone: Collection[str], threshold: float
+) -> Iterable[Group]:
+    """The groups without these documents; groups of nothing else are removed."""
     for group in groups:
         links, severed = (
             [one for one in some if one.left not in gone and one.right not in gone]
@@ -214,7 +215,7 @@ def _find_erased(named: Collection[str], reader: Reader) -> set[str]:
     return {key for key in asked if key not in known or known[key].is_erased}
 
 
-def _name_all(sweep: Reread) -> Iterable[str]:
+def _list_documents(sweep: DoneSweep) -> Iterable[str]:
     for side in _SIDES:
         yield from sweep.pairs[side].unique().to_pylist()
     for group in sweep.groups:
@@ -224,6 +225,9 @@ def _name_all(sweep: Reread) -> Iterable[str]:
 
 
 def _without(pairs: pa.Table, gone: Collection[str]) -> pa.Table:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
+
     erased = pa.array(sorted(gone), pa.string())
     for side in _SIDES:
         pairs = pairs.filter(pc.invert(pc.is_in(pairs[side], value_set=erased)))

@@ -1,8 +1,8 @@
-"""The groups of a sweep on disk, read a page at a time.
+"""File of the groups of a sweep, read a page at a time.
 
-The file is one JSON object: a head of fixed size, a group a line in the order of their ranks, and
-at last an index of where each line begins. So any JSON reader reads it, and a page costs the index
-and its own lines, not the whole file.
+The file is one JSON object: a head of fixed size, one group per line in the order of ranks, and an
+index of where each line begins. Any JSON reader can read it, and a page takes the index and its own
+lines, not the whole file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, Self
 from pydantic import TypeAdapter
 
 from engine.errors import NotFound, RegistryError
-from engine.sweeps.folder import place
+from engine.sweeps.folder import replacing
 from engine.sweeps.sweep_model import Group, GroupKind
 
 FORMAT = 1
@@ -33,14 +33,14 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class GroupFile:
-    """A file that `write_groups` made; `keys` are in the order of the ranks."""
+    """A file written by `write_groups`; `keys` are in the order of ranks."""
 
     _path: Path
     _entries: Mapping[str, _Entry] = field(repr=False)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Reads the index. Raises `RegistryError` where the file is missing or damaged."""
+        """Reads the index; `RegistryError` if the file is missing or damaged."""
         try:
             with path.open("rb") as file:
                 entries = _read_index(file)
@@ -62,9 +62,9 @@ class GroupFile:
     def page(
         self, limit: int, *, after: str | None = None, kind: GroupKind | None = None
     ) -> list[Group]:
-        """At most `limit` groups (of `kind`) that follow the one with the key `after`, by rank.
+        """At most `limit` groups (of `kind`) after the one with the key `after`, by rank.
 
-        Raises `NotFound` for a key that is not of this sweep.
+        Raises `NotFound` for a key that is not in this sweep.
         """
         start = 0 if after is None else self._entry(after).rank + 1
         following = list(self._entries.values())[start:]
@@ -84,11 +84,11 @@ class GroupFile:
 
 
 def write_groups(path: Path, groups: Sequence[Group]) -> None:
-    """Writes ranked groups, each key once; readable by its owner alone."""
+    """Writes ranked groups, each key once, readable by the owner alone."""
     assert len({group.key for group in groups}) == len(groups), "a group is listed twice"
     lines = _lines_of_groups()
     index = []
-    with place(path) as beside, beside.open("wb") as file:
+    with replacing(path) as beside, beside.open("wb") as file:
         file.write(_head(len(groups), 0))
         for number, group in enumerate(groups, start=1):
             index.append((group.key, group.kind.value, file.tell()))
@@ -106,7 +106,7 @@ def _lines_of_groups() -> TypeAdapter[Group]:
 
 
 def _head(count: int, index_at: int) -> bytes:
-    """Its size does not depend on the numbers, since it is written again at the end."""
+    """Of fixed size, since it is written again at the end."""
     return (
         f'{{"format": {FORMAT}, "count": {count:>{_OFFSET_DIGITS}}, '
         f'"index_at": {index_at:>{_OFFSET_DIGITS}}, "groups": [\n'

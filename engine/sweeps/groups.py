@@ -1,15 +1,16 @@
-"""The groups of a sweep: one face under many documents, found from pairs of references.
+"""The groups of a sweep: documents with one face, documents tried by many faces, resale rings.
 
-`group_faces` is what a sweep calls; `groups_of_documents` and `groups_of_lines` in `rings` find
-the other two kinds, and `risk.rank` puts all of them in order.
+`group_faces` finds the first kind from pairs of references. `groups_of_documents` and
+`groups_of_lines` find the others from refused attempts and failed verifications; one such event
+may be an accident, so a group takes several.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from engine.sweeps.clustering import (
     Cluster,
-    Look,
+    ReadVectors,
     cluster_links,
     find_near,
     label_components,
@@ -28,6 +29,7 @@ from engine.sweeps.linking import (
     Documents,
     LinkTable,
     Owners,
+    Referenced,
     link_documents,
     number_exceptions,
 )
@@ -37,18 +39,11 @@ from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link, PairTabl
 _KEY_HEX = 32
 
 
-class Referenced(Protocol):
-    """A document with its live references."""
-
-    @property
-    def reference_ids(self) -> tuple[int, ...]: ...
-
-
 class FaceFacts(Protocol):
-    """What the registry knows of references and their documents."""
+    """What the registry knows about references and their documents."""
 
     def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """All live references, ascending, and a number for the document of each."""
+        """All live references, ascending, and the number of the document of each."""
         ...
 
     def exceptions(self) -> set[tuple[str, str]]:
@@ -60,34 +55,8 @@ class FaceFacts(Protocol):
         ...
 
     def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
-        """The documents of these references, each once; a reference that is gone has none."""
+        """The documents of these references, each once; references that are gone are skipped."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ListedFacts:
-    """Facts from a list of identities, for those who have no registry."""
-
-    identities: Sequence[Identity]
-    judged: frozenset[tuple[str, str]] = field(default_factory=frozenset)
-
-    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        listed = sorted(self.identities, key=lambda one: one.document_id)
-        references = [key for one in listed for key in one.reference_ids]
-        numbers = np.repeat(np.arange(len(listed)), [len(one.reference_ids) for one in listed])
-        order = np.argsort(references, kind="stable")
-        return np.array(references, np.int64)[order], numbers[order]
-
-    def exceptions(self) -> set[tuple[str, str]]:
-        return set(self.judged)
-
-    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
-        wanted = set(ids)
-        return {one.document_id: one for one in self.identities if one.document_id in wanted}
-
-    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
-        wanted = set(reference_ids)
-        return [one for one in self.identities if not wanted.isdisjoint(one.reference_ids)]
 
 
 def group_faces(
@@ -95,38 +64,41 @@ def group_faces(
     threshold: float,
     facts: FaceFacts,
     *,
-    look: Look | None = None,
+    read_vectors: ReadVectors | None = None,
     fresh: NDArray[np.int64] | None = None,
 ) -> list[Group]:
-    """Groups of documents with one face, the greatest risk first.
+    """Groups of documents with one face, highest risk first; `clustering` says what makes one.
 
-    `pairs` are all that reach `threshold`, in any order: a pair that is missing counts as below
-    it. So a sweep of what is new must bring the pairs of earlier sweeps along, or two old members
-    of a ring would seem to be strangers; `fresh`, its new references, keeps only groups with a
-    link of one of them. Pairs of one document, of references that are gone and of documents
-    judged to be two persons count for nothing: see `clustering` for what makes a group. With
-    `look`, which reads references, those that miss the threshold by little among linked documents
-    part nobody (see `nearness`).
+    `pairs` are all that reach `threshold`, in any order: a missing pair counts as below it. So a
+    sweep of new references must include the pairs of earlier sweeps, or two old members of a ring
+    would seem to be strangers; with `fresh`, its new references, only groups with a link to one of
+    them are returned. Pairs of one document, of references that are gone and of documents judged to
+    be two persons do not count. With `read_vectors`, pairs just below the threshold do not part
+    documents that are linked (see `find_near`).
     """
     owners = Owners(*facts.document_owner_array())
     exceptions = find_exceptions(facts, owners)
     links = link_documents(pairs, owners, exceptions)
-    renewed = None if fresh is None else np.unique(owners.of(fresh))
-    if renewed is not None:
-        links = _keep_components(links, renewed)
-    near = None if look is None else find_near(links, owners, exceptions, look, threshold)
-    clusters, identities = _cluster(links, near, owners, facts, renewed)
+    fresh_documents = None if fresh is None else np.unique(owners.of(fresh))
+    if fresh_documents is not None:
+        links = _keep_components(links, fresh_documents)
+    near = (
+        None
+        if read_vectors is None
+        else find_near(links, owners, exceptions, read_vectors, threshold)
+    )
+    clusters, identities = _cluster(links, near, owners, facts, fresh_documents)
     return rank(_build(cluster, identities, threshold) for cluster in clusters)
 
 
 def group_key(kind: GroupKind, document_ids: Iterable[str], line_ids: Iterable[str] = ()) -> str:
-    """32 hexadecimal digits, the same for the same kind and members in whatever order."""
+    """32 hexadecimal digits, the same for the same kind and members in any order."""
     members = "\n".join([kind.value, *sorted(document_ids), "", *sorted(line_ids)])
     return hashlib.sha256(members.encode()).hexdigest()[:_KEY_HEX]
 
 
 def find_weakest(links: Sequence[Link]) -> Link | None:
-    """The lowest link of the maximum spanning tree; of equals the last by ids."""
+    """The lowest link of the maximum spanning tree; of equal ones the last by ids."""
     documents = sorted({end for link in links for end in (link.left, link.right)})
     places = {key: place for place, key in enumerate(documents)}
     edges = [(places[link.left], places[link.right]) for link in links]
@@ -147,29 +119,29 @@ def _cluster(
     near: LinkTable | None,
     owners: Owners,
     facts: FaceFacts,
-    renewed: Documents | None,
+    fresh_documents: Documents | None,
 ) -> tuple[list[Cluster], dict[int, Identity]]:
-    """The clusters, and who everybody is that they name."""
+    """The clusters, and the identities that they name, by number."""
     while True:
         clusters = cluster_links(links, near)
-        if renewed is not None:
-            clusters = [one for one in clusters if _has_link_of(one, renewed)]
+        if fresh_documents is not None:
+            clusters = [one for one in clusters if _has_link_of(one, fresh_documents)]
         named = _name_documents(clusters)
         identities = _identify(named, owners, facts)
         gone = np.setdiff1d(named, np.array(sorted(identities), np.int64))
         if not len(gone):
             return clusters, identities
-        # Who was erased meanwhile may have held a cluster together.
+        # A document that was erased meanwhile may have held a cluster together.
         links = links.at(~np.isin(links.left, gone) & ~np.isin(links.right, gone))
 
 
-def _keep_components(links: LinkTable, renewed: Documents) -> LinkTable:
-    """The links of components with one of these documents: nothing else is grouped anew."""
+def _keep_components(links: LinkTable, fresh_documents: Documents) -> LinkTable:
+    """The links of components with one of these documents: only those are grouped again."""
     documents, left, right = links.ends()
     labels = label_components(len(documents), left, right)
-    is_renewed = np.zeros(len(documents), np.bool_)
-    is_renewed[labels[np.isin(documents, renewed)]] = True
-    return links.at(is_renewed[labels[left]])
+    is_fresh = np.zeros(len(documents), np.bool_)
+    is_fresh[labels[np.isin(documents, fresh_documents)]] = True
+    return links.at(is_fresh[labels[left]])
 
 
 def _has_link_of(cluster: Cluster, documents: Documents) -> bool:
@@ -178,7 +150,7 @@ def _has_link_of(cluster: Cluster, documents: Documents) -> bool:
 
 
 def _name_documents(clusters: Sequence[Cluster]) -> Documents:
-    """All members, and the documents that severed links lead to."""
+    """All members, and the documents at the ends of severed links."""
     parts = [
         part for one in clusters for part in (one.members, one.severed.left, one.severed.right)
     ]
@@ -186,7 +158,7 @@ def _name_documents(clusters: Sequence[Cluster]) -> Documents:
 
 
 def _identify(documents: Documents, owners: Owners, facts: FaceFacts) -> dict[int, Identity]:
-    """Who these documents are, by number."""
+    """The identities of these documents, by number."""
     found = facts.identities_of(owners.references_of(documents).tolist())
     numbers = owners.of_any([one.reference_ids for one in found])
     return dict(zip(numbers.tolist(), found, strict=True))
@@ -209,7 +181,7 @@ def make_group(
     severed: Sequence[Link],
     threshold: float,
 ) -> Group:
-    """A group of one face, with its weakest link and its risk; it has links."""
+    """A group of one face with its weakest link and its risk; `links` is not empty."""
     weakest = find_weakest(links)
     assert weakest is not None, "a cluster has links"
     terms = assess_faces(members, weakest.score, threshold)
@@ -226,7 +198,7 @@ def make_group(
 
 
 def _name(links: LinkTable, identities: Mapping[int, Identity]) -> tuple[Link, ...]:
-    """Links under document ids, the highest first."""
+    """Links with document ids, highest score first."""
     rows = zip(links.left.tolist(), links.right.tolist(), links.scores.tolist(), strict=True)
     named = (
         (identities[left].document_id, identities[right].document_id, score)
@@ -236,14 +208,9 @@ def _name(links: LinkTable, identities: Mapping[int, Identity]) -> tuple[Link, .
     return tuple(sorted(ordered, key=lambda link: (-link.score, link.left, link.right)))
 
 
-# Groups that no pair of faces shows: a document that many tried, and lines that changed hands.
-#
-# Both come from what was refused at the counter or failed when a line was verified again. One
-# such event is an accident, so a group takes several.
-
 LEAST_ATTEMPTS = 2
 LEAST_LINES = 3
-"""So many lines that changed face are a ring."""
+"""Lines that changed face and make a ring."""
 WINDOW = timedelta(days=30)
 
 
@@ -259,7 +226,7 @@ class ForeignAttempt:
 
 @dataclass(frozen=True, slots=True)
 class ChangedLine:
-    """A line whose last verification failed: another face answered than its holder's.
+    """A line whose last verification failed, with a face other than its holder's.
 
     `carrier` and `outlet` opened it.
     """
@@ -274,7 +241,7 @@ class ChangedLine:
 def groups_of_documents(
     attempts: Iterable[ForeignAttempt], identities: Mapping[str, Identity]
 ) -> list[Group]:
-    """Documents that foreign faces tried `LEAST_ATTEMPTS` times or more, the greatest risk first.
+    """Documents that foreign faces tried at least `LEAST_ATTEMPTS` times, highest risk first.
 
     `identities` by document id; a document without one is left out.
     """
@@ -293,12 +260,12 @@ def groups_of_lines(
     identities: Mapping[str, Identity],
     window: timedelta = WINDOW,
 ) -> list[Group]:
-    """Resale rings, the greatest risk first: `LEAST_LINES` lines or more that changed face.
+    """Resale rings, highest risk first: at least `LEAST_LINES` lines that changed face.
 
-    Lines belong together that one outlet opened or one document holds, and that changed within
-    `window` of the first of them: a run of years at a large outlet is not one ring. Each line
-    counts once, by its last change. `identities` by document id, all lines of each; in the group
-    they have the changed lines alone. A line whose document or self is gone is left out.
+    Lines belong together if one outlet opened them or one document holds them, and if they changed
+    within `window` of the first one: changes over years at a large outlet are not one ring. Each
+    line counts once, by its last change. `identities` by document id have all their lines; in a
+    group they have only the changed ones. A line that is gone, or whose document is, is left out.
     """
     last: dict[str, ChangedLine] = {}
     for line in changed:
@@ -317,16 +284,9 @@ def groups_of_lines(
     )
 
 
-def _find_rings(lines: Sequence[ChangedLine], window: timedelta) -> Iterator[list[ChangedLine]]:
-    """Lines in order of time, joined where they share a run of an outlet or of a document."""
-    parents = list(range(len(lines)))
-
-    def root_of(place: int) -> int:
-        while parents[place] != place:
-            parents[place] = parents[parents[place]]
-            place = parents[place]
-        return place
-
+def _find_rings(lines: Sequence[ChangedLine], window: timedelta) -> Iterable[list[ChangedLine]]:
+    """Joins lines, in order of time, that share an outlet or a document within the window."""
+    edges: list[tuple[int, int]] = []
     begun: dict[Hashable, int] = {}
     for place, line in enumerate(lines):
         for shared in ((line.carrier, line.outlet), line.document_id):
@@ -334,12 +294,12 @@ def _find_rings(lines: Sequence[ChangedLine], window: timedelta) -> Iterator[lis
             if first is None or line.at - lines[first].at > window:
                 begun[shared] = place
             else:
-                one, other = sorted((root_of(first), root_of(place)))
-                parents[other] = one
+                edges.append((first, place))
+    left, right = np.array(edges, np.int64).reshape(-1, 2).T
     rings: dict[int, list[ChangedLine]] = defaultdict(list)
-    for place, line in enumerate(lines):
-        rings[root_of(place)].append(line)
-    yield from rings.values()
+    for line, label in zip(lines, label_components(len(lines), left, right).tolist(), strict=True):
+        rings[label].append(line)
+    return rings.values()
 
 
 def _group_of_document(identity: Identity, attempts: Sequence[ForeignAttempt]) -> Group:
@@ -351,7 +311,7 @@ def _group_of_document(identity: Identity, attempts: Sequence[ForeignAttempt]) -
         identity.disputes,
     )
     key = group_key(GroupKind.ONE_DOCUMENT, [identity.document_id])
-    return _group(key, GroupKind.ONE_DOCUMENT, [identity], terms)
+    return _event_group(key, GroupKind.ONE_DOCUMENT, [identity], terms)
 
 
 def _group_of_lines(ring: Sequence[ChangedLine], identities: Mapping[str, Identity]) -> Group:
@@ -368,10 +328,10 @@ def _group_of_lines(ring: Sequence[ChangedLine], identities: Mapping[str, Identi
         sum(holder.disputes for holder in holders),
     )
     key = group_key(GroupKind.RESALE_RING, (one.document_id for one in holders), changed)
-    return _group(key, GroupKind.RESALE_RING, holders, terms)
+    return _event_group(key, GroupKind.RESALE_RING, holders, terms)
 
 
-def _group(
+def _event_group(
     key: str, kind: GroupKind, identities: Sequence[Identity], terms: tuple[RiskTerm, ...]
 ) -> Group:
     return Group(

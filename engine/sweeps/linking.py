@@ -1,10 +1,10 @@
-"""From pairs of references to links between documents: what may join two identities."""
+"""Links between documents, made from pairs of references."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +14,35 @@ from engine.sweeps.sweep_model import PairTable
 Documents = NDArray[np.int64]
 
 
+class Referenced(Protocol):
+    """A document with its live references."""
+
+    @property
+    def reference_ids(self) -> tuple[int, ...]: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Owners:
-    """Whose each live reference is: `references` int64[n] ascending, `documents` int64[n].
+    """The document of each live reference: `references` int64[n] ascending, `documents` int64[n].
 
-    Documents are numbers here; which number stands for which does not matter, but its order
-    decides between links of one score.
+    Documents are numbers here; only their order matters, which decides between equal scores.
     """
 
     references: NDArray[np.int64]
     documents: Documents
 
+    @classmethod
+    def numbered(cls, documents: Sequence[Referenced]) -> Self:
+        """Numbers the documents in the order given."""
+        references = np.array([key for one in documents for key in one.reference_ids], np.int64)
+        numbers = np.repeat(
+            np.arange(len(documents)), [len(one.reference_ids) for one in documents]
+        )
+        order = np.argsort(references, kind="stable")
+        return cls(references[order], numbers[order])
+
     def of(self, references: NDArray[np.int64]) -> Documents:
-        """int64[m]: the document of each of these references, -1 for one that is gone."""
+        """int64[m]: the document of each reference, -1 for one that is gone."""
         if not len(self.references):
             return np.full(len(references), -1, np.int64)
         places = np.searchsorted(self.references, references)
@@ -34,9 +50,9 @@ class Owners:
         return np.where(self.references[places] == references, self.documents[places], -1)
 
     def of_any(self, holdings: Sequence[Sequence[int]]) -> Documents:
-        """int64[k]: the document whose references these are, though only some may be known here.
+        """int64[k]: the document of each list of references, by those that are known here.
 
-        -1 where none is. Each holding has one reference at least.
+        -1 if none is. No list is empty.
         """
         sizes = [len(references) for references in holdings]
         flat = np.array([key for references in holdings for key in references], np.int64)
@@ -51,7 +67,7 @@ class Owners:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinkTable:
-    """Pairs of documents that look alike: int64[m], int64[m], float32[m].
+    """Pairs of documents with similar faces: int64[m], int64[m], float32[m].
 
     left < right, ascending by both, each pair once.
     """
@@ -65,7 +81,7 @@ class LinkTable:
 
     @classmethod
     def of(cls, one: Documents, other: Documents, scores: NDArray[np.float32]) -> Self:
-        """Of pairs in any order; what is there several times counts with its highest score."""
+        """From pairs in any order; a repeated pair has its highest score."""
         left, right = np.minimum(one, other), np.maximum(one, other)
         order = np.lexsort((-scores, right, left))
         left, right, scores = left[order], right[order], scores[order]
@@ -75,7 +91,7 @@ class LinkTable:
 
     @classmethod
     def joined(cls, tables: Sequence[LinkTable]) -> Self:
-        """Of tables that may share pairs."""
+        """From tables that may share pairs."""
         return cls.of(
             np.concatenate([np.empty(0, np.int64), *(table.left for table in tables)]),
             np.concatenate([np.empty(0, np.int64), *(table.right for table in tables)]),
@@ -83,19 +99,19 @@ class LinkTable:
         )
 
     def ends(self) -> tuple[Documents, NDArray[np.int64], NDArray[np.int64]]:
-        """The documents, ascending, and the places among them of the left and the right ones."""
+        """The documents, ascending, and the indices of the left and the right ends among them."""
         documents, places = np.unique(np.concatenate([self.left, self.right]), return_inverse=True)
         return documents, places[: len(self)], places[len(self) :]
 
     def at(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> LinkTable:
-        """Those in these rows, or marked in bool[m]."""
+        """The links in these rows, or marked in bool[m]."""
         return LinkTable(self.left[rows], self.right[rows], self.scores[rows])
 
 
 def link_documents(pairs: PairTable, owners: Owners, exceptions: Documents) -> LinkTable:
     """A link for each pair of documents that has a pair of references.
 
-    Pairs of one document are no news, nor is a pair with a reference that is gone. `exceptions`
+    Pairs of one document and pairs with a reference that is gone are left out. `exceptions`
     int64[k, 2] are documents that people have judged to be two persons: they are not linked.
     """
     one, other = owners.of(pairs.left), owners.of(pairs.right)
@@ -105,16 +121,16 @@ def link_documents(pairs: PairTable, owners: Owners, exceptions: Documents) -> L
 
 
 def drop_exceptions(links: LinkTable, exceptions: Documents) -> LinkTable:
-    """Without the pairs of documents in int64[k, 2]."""
+    """The links without the pairs of documents in int64[k, 2]."""
     return links.at(~mark_exceptions(links.left, links.right, exceptions))
 
 
 def mark_exceptions(one: Documents, other: Documents, exceptions: Documents) -> NDArray[np.bool_]:
-    """bool[m]: which pairs are among those of int64[k, 2], whichever of the two comes first."""
+    """bool[m]: which pairs are among those of int64[k, 2], in either order."""
     if not len(exceptions) or not len(one):
         return np.zeros(len(one), np.bool_)
     low, high = exceptions.min(axis=1), exceptions.max(axis=1)
-    # A pair as one number: documents are counted, and never so many.
+    # A pair as one number; there are never too many documents for that.
     width = 1 + max(int(one.max()), int(other.max()), int(high.max()))
     assert width <= 1 << 31
     pairs = np.minimum(one, other) * width + np.maximum(one, other)
@@ -128,8 +144,8 @@ def number_exceptions(
 ) -> Documents:
     """int64[k, 2]: judged pairs of document ids as documents of `owners`.
 
-    `references` has the live references of each document; a pair with a document that has none
-    any more can't be met again, and is left out.
+    `references` are the live references of each document; a pair with a document that has none is
+    left out.
     """
     known = [pair for pair in sorted(exceptions) if all(references.get(key) for key in pair)]
     documents = owners.of_any([references[key] for pair in known for key in pair]).reshape(-1, 2)

@@ -1,4 +1,8 @@
-"""What a sweep leaves in its folder: tables, groups, the report; and its counts."""
+"""The outputs of a sweep: tables, groups and report in its folder, and its summary.
+
+Tables are Parquet, and CSV that a spreadsheet opens without harm. Rows hold ids, codes, counts and
+scores, never a name or a number in the clear.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,30 +20,25 @@ from engine.cases.case import Outcome
 from engine.matching.calibration import Calibration
 from engine.registry.reader import Reader
 from engine.spreadsheets import guard_cells
-from engine.sweeps.folder import SweepFolder, place
+from engine.sweeps.folder import SweepFolder, replacing
 from engine.sweeps.groupfile import write_groups
-from engine.sweeps.reload import expect_by_chance, judge_so_far
+from engine.sweeps.linking import Owners
+from engine.sweeps.reload import expect_by_chance, measure_precision_so_far
 from engine.sweeps.report.contents import ReportInput, Sweep
 from engine.sweeps.report.page import write_report
 from engine.sweeps.summary import Seller, Summary, summarise
 from engine.sweeps.sweep_model import Group, Identity, PairTable
-from engine.sweeps.sweep_run import Swept
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
-# Tables on disk: Parquet as they are, CSV that a spreadsheet opens without harm.
+from engine.sweeps.sweep_run import SweepResult
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableFolder:
-    """Where tables go, readable by their owner alone.
+    """Writes tables to a folder, readable by the owner alone.
 
-    `about` is kept in the Parquet files' metadata. With `mark`, a CSV file begins with the
-    byte-order mark by which Excel knows UTF-8.
+    `about` goes into the metadata of Parquet files. With `mark`, a CSV file begins with the
+    byte-order mark by which Excel recognises UTF-8.
     """
 
     path: Path
@@ -47,28 +46,24 @@ class TableFolder:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, name: str, table: pa.Table) -> None:
-        """`NAME.parquet` and `NAME.csv`."""
-        told = table.replace_schema_metadata(
+        """Writes `NAME.parquet` and `NAME.csv`."""
+        labelled = table.replace_schema_metadata(
             {f"sosie.{key}": value for key, value in self.about.items()}
         )
-        with place(self.path / f"{name}.parquet") as beside, beside.open("wb") as file:
-            parquet.write_table(told, file, compression="zstd")
+        with replacing(self.path / f"{name}.parquet") as beside, beside.open("wb") as file:
+            parquet.write_table(labelled, file, compression="zstd")
         self.write_csv(name, table)
 
     def write_csv(self, name: str, table: pa.Table) -> None:
-        """`NAME.csv` alone."""
-        with place(self.path / f"{name}.csv") as beside, beside.open("wb") as file:
+        """Writes `NAME.csv` only."""
+        with replacing(self.path / f"{name}.csv") as beside, beside.open("wb") as file:
             if self.mark:
                 file.write(_UTF8_MARK)
             csv.write_csv(guard_cells(table), file)
 
 
-# What a sweep found, as tables for analysts.
-#
-# Rows hold ids, codes, counts and scores, never a name or a number in the clear.
-
 Judgements = Mapping[tuple[str, str], Outcome]
-"""What people found of two documents, lower id first."""
+"""Outcomes of judged pairs of documents, lower id first."""
 
 _TEXTS = pa.list_(pa.string())
 _MOMENT = pa.timestamp("us", "UTC")
@@ -77,7 +72,7 @@ _MOMENT = pa.timestamp("us", "UTC")
 def write_group_tables(
     folder: TableFolder, groups: Sequence[Group], cases: Mapping[str, str]
 ) -> None:
-    """`groups.parquet` and `.csv`: a row a group, in the order given.
+    """Writes `groups.parquet` and `.csv`: one row per group, in the order given.
 
     `cases`: case id by group key.
     """
@@ -85,23 +80,22 @@ def write_group_tables(
 
 
 def write_summary(folder: TableFolder, summary: Summary) -> None:
-    """`outlets.csv` and `carriers.csv`."""
+    """Writes `outlets.csv` and `carriers.csv`."""
     folder.write_csv("outlets", seller_table(summary.outlets))
     folder.write_csv("carriers", seller_table(summary.carriers).drop_columns(["outlet"]))
 
 
 def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgements) -> pa.Table:
-    """A row a pair, highest score first; `same_carrier` is null where a side has no line.
+    """One row per pair, highest score first; `same_carrier` is null if a side has no line.
 
-    `identities` own the references. A pair with a reference that none of them owns is left out:
-    its person was erased meanwhile.
+    `identities` own the references. A pair with a reference of none of them is left out: its person
+    was erased meanwhile.
     """
-    owners = _Owners.of(identities)
+    owners = Owners.numbered(identities)
     order = np.lexsort((pairs.right, pairs.left, -pairs.scores))
-    owned = owners.know(pairs.left[order]) & owners.know(pairs.right[order])
-    order = order[owned]
+    order = order[(owners.of(pairs.left[order]) >= 0) & (owners.of(pairs.right[order]) >= 0)]
     left, right = pairs.left[order], pairs.right[order]
-    sides = owners.find(left), owners.find(right)
+    sides = owners.of(left), owners.of(right)
     couples = list(zip(sides[0].tolist(), sides[1].tolist(), strict=True))
     names = [one.document_id for one in identities]
     documents = pa.array(names, pa.string())
@@ -119,7 +113,7 @@ def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgeme
 
 
 def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
-    """As `write_groups` describes; `risk_terms` are written "name value = points"."""
+    """One row per group; `risk_terms` are written "name value = points"."""
     lines = [[line for one in group.identities for line in one.lines] for group in groups]
     line_ids = [[line.line_id for line in some] for some in lines]
     opened = [[line.opened_at for line in some] for some in lines]
@@ -129,7 +123,7 @@ def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
         "key": pa.array([group.key for group in groups], pa.string()),
         "kind": pa.array([group.kind.value for group in groups], pa.string()),
         "risk": pa.array([group.risk for group in groups], pa.float64()),
-        "risk_terms": pa.array([_tell_terms(group) for group in groups], _TEXTS),
+        "risk_terms": pa.array([_describe_terms(group) for group in groups], _TEXTS),
         "case": pa.array([cases.get(group.key) for group in groups], pa.string()),
         "identities": _counts(group.identities for group in groups),
         "lines": _counts(lines),
@@ -157,7 +151,7 @@ def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
 
 
 def seller_table(sellers: Sequence[Seller]) -> pa.Table:
-    """A row an outlet or a carrier, in the order given."""
+    """One row per outlet or carrier, in the order given."""
     return pa.table(
         {
             "carrier": pa.array([one.carrier for one in sellers], pa.string()),
@@ -169,27 +163,6 @@ def seller_table(sellers: Sequence[Seller]) -> pa.Table:
             "highest_risk": pa.array([one.highest_risk for one in sellers], pa.float64()),
         }
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Owners:
-    """Whose each reference is: ids int64[n], ascending, and places in the list of identities."""
-
-    ids: NDArray[np.int64]
-    places: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, identities: Sequence[Identity]) -> Self:
-        counts = [len(one.reference_ids) for one in identities]
-        ids = np.array([x for one in identities for x in one.reference_ids], dtype=np.int64)
-        order = np.argsort(ids, kind="stable")
-        return cls(ids[order], np.repeat(np.arange(len(identities)), counts)[order])
-
-    def know(self, references: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return np.isin(references, self.ids)
-
-    def find(self, references: NDArray[np.int64]) -> NDArray[np.int64]:
-        return self.places[np.searchsorted(self.ids, references)]
 
 
 def _share_carriers(identities: Sequence[Identity], couples: Sequence[tuple[int, int]]) -> pa.Array:
@@ -219,15 +192,15 @@ def _counts(lists: Iterable[Sequence[Any]]) -> pa.Array:
     return pa.array([len(one) for one in lists], pa.int64())
 
 
-def _tell_terms(group: Group) -> list[str]:
+def _describe_terms(group: Group) -> list[str]:
     return [f"{term.name} {term.value:g} = {term.points:g}" for term in group.terms]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """What a sweep took: comparisons, seconds over all its runs; and when it was done.
+class SweepCost:
+    """The cost of a sweep: comparisons, seconds over all its runs; and when it was done.
 
-    `pace`: comparisons a second of its last run while it compared, None where that made none.
+    `pace` is the comparisons per second of its last run, None if that made none.
     """
 
     comparisons: int
@@ -237,47 +210,47 @@ class Account:
 
 
 def write_outputs(
-    swept: Swept,
+    result: SweepResult,
     cases: Mapping[str, str],
-    account: Account,
+    cost: SweepCost,
     reader: Reader,
     calibration: Calibration,
 ) -> dict[str, Any]:
-    """Writes everything that people read, and what the next sweep needs; returns the summary.
+    """Writes all outputs and what the next sweep needs; returns the summary.
 
     `cases`: case id by group key. The summary is plain JSON: counts, scores and rates.
     """
-    sweep, judged = _describe(swept, account), reader.cases.judged_pairs()
+    sweep, judged = _describe(result, cost), reader.cases.judged_pairs()
     chance = expect_by_chance(sweep, calibration)
     contents = ReportInput(
         sweep=sweep,
         chance=chance,
-        scores=swept.pairs.scores[~swept.is_excepted],
-        groups=swept.groups,
-        summary=summarise(swept.groups),
-        judged=judge_so_far(judged),
+        scores=result.pairs.scores[~result.is_excepted],
+        groups=result.groups,
+        summary=summarise(result.groups),
+        judged=measure_precision_so_far(judged),
         cases=cases,
         carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
     )
-    references = np.union1d(swept.pairs.left, swept.pairs.right).tolist()
+    references = np.union1d(result.pairs.left, result.pairs.right).tolist()
     outcomes = {(pair.left_document, pair.right_document): pair.outcome for pair in judged}
-    pairs = pair_table(swept.pairs, reader.facts.identities_of(references), outcomes)
+    pairs = pair_table(result.pairs, reader.facts.identities_of(references), outcomes)
     about = {
-        "sweep": swept.task.id,
-        "sequence": str(swept.sequence),
-        "threshold": repr(swept.task.terms.threshold),
+        "sweep": result.task.id,
+        "sequence": str(result.sequence),
+        "threshold": repr(result.task.terms.threshold),
     }
-    write_findings(swept.task.folder, about, pairs, contents)
-    swept.task.folder.keep_covered(swept.covered)
+    write_findings(result.task.folder, about, pairs, contents)
+    result.task.folder.save_covered(result.covered)
     return {
         **contents.summary.counts(),
-        "references": swept.compared,
-        "new_references": swept.new,
-        "comparisons": account.comparisons,
-        "seconds": round(account.seconds, 3),
-        "comparisons_per_s": account.pace and round(account.pace),
-        "pairs": len(swept.pairs),
-        "same_document_pairs": swept.same_document_pairs,
+        "references": result.compared,
+        "new_references": result.new,
+        "comparisons": cost.comparisons,
+        "seconds": round(cost.seconds, 3),
+        "comparisons_per_s": cost.pace and round(cost.pace),
+        "pairs": len(result.pairs),
+        "same_document_pairs": result.same_document_pairs,
         "excepted_pairs": sweep.excepted_pairs,
         "expected_false_pairs": asdict(chance.false_pairs),
         "cases": len(set(cases.values())),
@@ -287,7 +260,7 @@ def write_outputs(
 def write_findings(
     folder: SweepFolder, about: Mapping[str, str], pairs: pa.Table, contents: ReportInput
 ) -> None:
-    """All that people read: `about` is told in the Parquet files."""
+    """Writes all outputs; `about` goes into the metadata of Parquet files."""
     into = TableFolder(path=folder.path, about=about)
     into.write("pairs", pairs)
     write_group_tables(into, contents.groups, contents.cases)
@@ -296,15 +269,15 @@ def write_findings(
     write_report(folder.report, contents)
 
 
-def _describe(swept: Swept, account: Account) -> Sweep:
+def _describe(result: SweepResult, cost: SweepCost) -> Sweep:
     return Sweep(
-        id=swept.task.id,
-        terms=swept.task.terms,
-        made_at=account.at,
-        sequence=swept.sequence,
-        references=swept.compared,
-        comparisons=account.comparisons,
-        seconds=account.seconds,
-        same_document_pairs=swept.same_document_pairs,
-        excepted_pairs=int(swept.is_excepted.sum()),
+        id=result.task.id,
+        terms=result.task.terms,
+        made_at=cost.at,
+        sequence=result.sequence,
+        references=result.compared,
+        comparisons=cost.comparisons,
+        seconds=cost.seconds,
+        same_document_pairs=result.same_document_pairs,
+        excepted_pairs=int(result.is_excepted.sum()),
     )

@@ -1,4 +1,4 @@
-"""A done sweep read back from its folder and its row: for another report, or to be written anew."""
+"""A done sweep, read from its folder and its record for a new report or a rewrite."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _EXCEPTED = [Outcome.TWINS.value, Outcome.MISTAKE.value]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reread:
-    """A done sweep as its folder tells it: `pairs` as `tables.pair_table` has them."""
+class DoneSweep:
+    """A done sweep as read from its folder; `pairs` as made by `outputs.pair_table`."""
 
     record: SweepRecord
     folder: SweepFolder
@@ -37,11 +37,13 @@ class Reread:
     groups: Sequence[Group]
 
     @classmethod
-    def of(cls, record: SweepRecord, folder: SweepFolder) -> Reread:
-        """`SweepOver` where the sweep is not done or its files are not kept any more,
-        `RegistryError` where one is damaged."""
+    def of(cls, record: SweepRecord, folder: SweepFolder) -> DoneSweep:
+        """Reads the files; `SweepOver` if the sweep is not done or its files are gone,
+        `RegistryError` if one is damaged."""
         if record.state is not SweepState.DONE:
-            raise SweepOver(f"the sweep is {record.state.value}: it has a report when it is done")
+            raise SweepOver(
+                f"the sweep is {record.state.value}: it has a report only when it is done"
+            )
         if not folder.groups.exists():
             raise SweepOver("what this sweep found is not kept any more: sweep again")
         try:
@@ -53,19 +55,19 @@ class Reread:
 
     @property
     def about(self) -> Mapping[str, str]:
-        """What the tables say of themselves."""
+        """The metadata of the tables."""
         kept = self.pairs.schema.metadata or {}
         return {key.decode().removeprefix("sosie."): text.decode() for key, text in kept.items()}
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """float32[m]: of the pairs but those that people have judged to be two persons."""
+        """float32[m]: scores of all pairs except those judged to be two persons."""
         is_excepted = pc.is_in(self.pairs["outcome"], value_set=pa.array(_EXCEPTED))
         scores: NDArray[np.float32] = self.pairs["score"].filter(pc.invert(is_excepted)).to_numpy()
         return scores
 
     def cases(self, reader: Reader) -> dict[str, str]:
-        """Case id by group key, as they stand now."""
+        """Current case ids by group key."""
         found = reader.cases.of_groups([group.key for group in self.groups])
         return {key: case.id for key, case in found.items()}
 
@@ -75,7 +77,7 @@ class Reread:
         calibration: Calibration,
         crops: Mapping[str, bytes] | None = None,
     ) -> ReportInput:
-        """What a report is made of, with what people have judged meanwhile."""
+        """The contents of a report, with the judgements made meanwhile."""
         found = self.record.summary or {}
         sweep = Sweep(
             id=self.record.id,
@@ -94,7 +96,7 @@ class Reread:
             scores=self.scores,
             groups=self.groups,
             summary=summarise(self.groups),
-            judged=judge_so_far(reader.cases.judged_pairs()),
+            judged=measure_precision_so_far(reader.cases.judged_pairs()),
             cases=self.cases(reader),
             carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
             crops=crops or {},
@@ -102,7 +104,7 @@ class Reread:
 
 
 def expect_by_chance(sweep: Sweep, calibration: Calibration) -> Chance:
-    """The pairs of strangers that such a sweep brings by itself."""
+    """The pairs of strangers to expect of a sweep."""
     rate = calibration.fmr_at(sweep.terms.threshold, Comparison.FUSED)
     return Chance(
         false_pairs=rate.times(sweep.comparisons),
@@ -111,23 +113,21 @@ def expect_by_chance(sweep: Sweep, calibration: Calibration) -> Chance:
     )
 
 
-def judge_so_far(pairs: Sequence[JudgedPair]) -> Judged | None:
-    """How right sweeps have been, as far as people have decided."""
+def measure_precision_so_far(pairs: Sequence[JudgedPair]) -> Judged | None:
+    """The share of judged pairs that were one person; None if none was judged."""
     found = measure_precision(pairs)
     rate = found.rate
     return None if rate is None else Judged(pairs=found.judged, precision=rate)
 
 
-# The faces of a report, where it is asked for them and the operator has them kept.
-
 _LIVE = "live"
 
 
 def gather_faces(reader: Reader, document_ids: Sequence[str]) -> dict[str, bytes]:
-    """Of each document the newest aligned live face that is kept, as a JPEG or PNG file.
+    """The newest aligned live face that is kept for each document, as a JPEG or PNG file.
 
-    A refused attempt may be of somebody else, so its face stands for nobody. A document of which
-    none is kept is left out. Whoever asks audits it: it is a read of these people.
+    Refused attempts do not count, since they may show somebody else. A document without a kept face
+    is left out. The caller audits this access to personal data.
     """
     faces = {}
     for document, attempts in reader.attempts_of(document_ids).items():

@@ -1,9 +1,8 @@
-"""What makes one group more urgent than another, in stated points.
+"""The risk of a group: points for stated terms, by which groups are ranked.
 
-Each term counts one thing and brings points by a scale, written down in `SCALES` alone: straight
-lines between the values named, level before the first and after the last. More never brings
-less. The terms of a kind can bring 100 points together. They say in which order to look, not how
-likely fraud is.
+Each term counts one thing and brings points by its scale in `SCALES`: straight lines between the
+values, constant before the first and after the last. More never brings less. The terms of a kind
+bring 100 points at most. They say in which order to look, not how likely fraud is.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from itertools import pairwise
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, RiskTerm
 
 BURST = timedelta(days=7)
-"""Openings are fast where many fall into so short a time."""
+"""Openings within this time count as a burst."""
 
 Scale = tuple[tuple[float, float], ...]
-"""Values and the points they bring, both ascending."""
+"""Values and their points, both ascending."""
 
 SCALES: dict[str, Scale] = {
-    # Documents of one face; the first is nobody's fault.
+    # Documents of one face; one is normal.
     "identities": ((1, 0), (2, 12), (3, 18), (5, 24), (10, 30), (20, 35)),
     # Foreign faces that tried one document; one may be a mistake at the counter.
     "attempts": ((1, 0), (2, 15), (3, 25), (5, 35), (10, 50)),
@@ -68,7 +67,7 @@ def assess_events(
     moments: Sequence[datetime],
     disputes: int,
 ) -> tuple[RiskTerm, ...]:
-    """The terms of foreign attempts or changed lines: so many, at these (carrier, outlet)."""
+    """The terms of `count` foreign attempts or changed lines at these (carrier, outlet)."""
     assert kind is not GroupKind.ONE_FACE
     places = set(sellers)
     values = {
@@ -82,7 +81,7 @@ def assess_events(
 
 
 def count_burst(moments: Sequence[datetime]) -> int:
-    """The most of these moments that lie within `BURST` of the first of them."""
+    """The most moments that lie within `BURST` of one of them."""
     ordered = sorted(moments)
     return max(
         (bisect_right(ordered, moment + BURST) - i for i, moment in enumerate(ordered)), default=0
@@ -90,7 +89,7 @@ def count_burst(moments: Sequence[datetime]) -> int:
 
 
 def points_of(name: str, value: float) -> float:
-    """The points that a term brings, to a tenth."""
+    """The points of a term, to a tenth."""
     scale = SCALES[name]
     if value <= scale[0][0]:
         return scale[0][1]
@@ -102,12 +101,12 @@ def points_of(name: str, value: float) -> float:
 
 
 def total_of(terms: Iterable[RiskTerm]) -> float:
-    """The points of all terms together: 0 to 100."""
+    """The sum of all points: 0 to 100."""
     return round(sum(term.points for term in terms), 1)
 
 
 def rank(groups: Iterable[Group]) -> list[Group]:
-    """The greatest risk first; then the most identities, then by key."""
+    """Sorts by highest risk, then most identities, then key."""
     return sorted(groups, key=lambda group: (-group.risk, -len(group.identities), group.key))
 
 

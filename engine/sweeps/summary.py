@@ -1,4 +1,4 @@
-"""What the groups of a sweep come to: in all, by outlet, by carrier, by week."""
+"""Totals over the groups of a sweep: in all, by outlet, by carrier, by week."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SellerOf = Callable[[LineFact], tuple[str, str | None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """A document or a line that several groups share counts once."""
+    """Totals; a document or line that several groups share counts once."""
 
     groups: int
     kinds: Mapping[GroupKind, int]
@@ -32,7 +32,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seller:
-    """An outlet, or a carrier with all its outlets (`outlet` is None): what of it is in groups."""
+    """Totals of an outlet, or of a carrier with all its outlets (`outlet` is None)."""
 
     carrier: str
     outlet: str | None
@@ -45,7 +45,7 @@ class Seller:
 
 @dataclass(frozen=True, slots=True)
 class Week:
-    """`monday` begins it (ISO 8601, UTC); `lines` of the groups were opened in it."""
+    """A week (ISO 8601, UTC) by its first day, and the number of lines opened in it."""
 
     monday: date
     lines: int
@@ -53,8 +53,7 @@ class Week:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Outlets and carriers: most lines first. Weeks: in order, those without an opening left
-    out."""
+    """Totals; outlets and carriers with most lines first; weeks in order, empty ones left out."""
 
     totals: Totals
     outlets: tuple[Seller, ...]
@@ -69,7 +68,7 @@ class Summary:
 
 
 def summarise(groups: Sequence[Group]) -> Summary:
-    """Counts of all groups, whatever their order."""
+    """Sums up all groups."""
     lines = {line.line_id: line for group in groups for line in _lines(group)}
     found = Counter(group.kind for group in groups)
     outlets = _count_sellers(groups, lambda line: (line.carrier, line.outlet))
@@ -92,13 +91,13 @@ def summarise(groups: Sequence[Group]) -> Summary:
 
 
 def monday_of(moment: datetime) -> date:
-    """The day that begins this moment's week, in UTC."""
+    """The first day of this moment's week, in UTC."""
     day = moment.astimezone(UTC).date()
     return day - timedelta(days=day.weekday())
 
 
 def fill_weeks(weeks: Sequence[Week], most: int) -> tuple[Week, ...]:
-    """The last `most` weeks up to the last one with an opening, quiet weeks among them as zeros."""
+    """The last `most` weeks up to the last opening, with empty weeks as zeros."""
     if not weeks:
         return ()
     lines = {week.monday: week.lines for week in weeks}

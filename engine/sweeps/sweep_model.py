@@ -1,4 +1,4 @@
-"""What a sweep is asked, what it finds, and how far it is."""
+"""The types of sweeps: request, record, progress, groups."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 
 class Scope(StrEnum):
-    """`all`: every pair of the gallery; `new`: those with a reference that the last sweep that
-    ended did not cover."""
+    """`all`: every pair of the gallery; `new`: pairs with a reference that the last done sweep did
+    not cover."""
 
     ALL = "all"
     NEW = "new"
 
 
 class SweepState(StrEnum):
-    """`running`, `paused` and `queued` sweeps are alive; the others have ended."""
+    """States of a sweep; after `done`, `cancelled` and `failed` it has ended."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -32,7 +32,7 @@ class SweepState(StrEnum):
 
 
 class GroupKind(StrEnum):
-    """What a group of a sweep is about."""
+    """The kinds of groups."""
 
     ONE_FACE = "one_face_many_documents"
     ONE_DOCUMENT = "one_document_many_faces"
@@ -42,7 +42,7 @@ class GroupKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepTerms:
-    """What is asked for; `threshold` is a score (cosine)."""
+    """Threshold (a cosine) and scope of a sweep."""
 
     threshold: float
     scope: Scope = Scope.ALL
@@ -50,7 +50,7 @@ class SweepTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepProgress:
-    """How far a sweep is; `remaining_s` is None until something was measured."""
+    """Progress of a sweep; `remaining_s` is None until it can be estimated."""
 
     comparisons: int = 0
     comparisons_total: int = 0
@@ -59,14 +59,14 @@ class SweepProgress:
 
     @property
     def share(self) -> float:
-        """Of the comparisons, 0 to 1; an empty gallery is compared."""
+        """Share of the comparisons made, 0 to 1; 1 for an empty gallery."""
         return self.comparisons / self.comparisons_total if self.comparisons_total else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRecord:
-    """A sweep as the registry keeps it. `sequence` is the gallery's that it covers, None before it
-    began; `summary` is what it found in counts, None before it is done."""
+    """A sweep in the registry. `sequence` is the gallery state that it covers, None before it
+    began; `summary` has its counts, None before it is done."""
 
     id: str
     state: SweepState
@@ -95,7 +95,7 @@ class PairTable:
 
 @dataclass(frozen=True, slots=True)
 class LineFact:
-    """A line as ranking sees it."""
+    """What is known of a line for ranking."""
 
     line_id: str
     carrier: str
@@ -116,7 +116,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A pair at or above the threshold inside a group, by document."""
+    """A pair of documents at or above the threshold."""
 
     left: str
     right: str
@@ -125,7 +125,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class RiskTerm:
-    """One stated reason of a rank: what was counted, and the points that it brings."""
+    """One term of a risk: what was counted, and its points."""
 
     name: str
     value: float
@@ -136,11 +136,11 @@ class RiskTerm:
 class Group:
     """Identities that seem to be one person, or one document used by many.
 
-    `key` depends on kind and member documents alone (of a ring, on its lines as well), so that a
-    later sweep knows the group again.
-    `weakest` is the link without which the group falls apart: the lowest of its maximum spanning
-    tree; None where the kind has no links. `severed` are links from a member to a document that
-    is not in the group, for it is linked to too few of the members: looked at, never followed.
+    `key` depends only on kind and member documents (of a ring, also on its lines), so that a later
+    sweep recognises the group. `weakest` is the link without which the group falls apart, the
+    lowest of its maximum spanning tree; None for a kind without links. `severed` are links from a
+    member to a document outside the group, which is linked to too few members: they are shown, but
+    never followed.
     """
 
     key: str

@@ -1,7 +1,7 @@
-"""Runs a sweep: all pairs of the gallery, then the groups that they make.
+"""A run of a sweep: joins the gallery, then groups the pairs found.
 
-A sweep that is stopped at any moment goes on from its folder: the comparisons are kept tile by
-tile, and what follows them takes seconds and is done again.
+A sweep that is stopped at any moment can be resumed from its folder: comparisons are saved tile by
+tile, and the steps after them take seconds and are repeated.
 """
 
 from __future__ import annotations
@@ -18,32 +18,29 @@ from engine.cases.case import CaseKind
 from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, CaseRecord, CaseState
-from engine.sweeps.clustering import Look
+from engine.sweeps.clustering import ReadVectors
 from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.groups import (
     ChangedLine,
     ForeignAttempt,
-    Referenced,
     find_exceptions,
     group_faces,
     groups_of_documents,
     groups_of_lines,
 )
-from engine.sweeps.linking import Owners, mark_exceptions
+from engine.sweeps.linking import Owners, Referenced, mark_exceptions
 from engine.sweeps.risk import rank
 from engine.sweeps.sweep_model import Group, Identity, PairTable, SweepTerms
 from indexes.base import Ids
 from indexes.joining.join import JoinedGallery, Report
 
-# What refused attempts and failed checks say: the groups that no pair of faces shows.
-
 _PAGE_CASES = 1000
-# A case that went into another still says what it was opened for.
-_TELLING = frozenset({*ALIVE, CaseState.MERGED})
+# A merged case still says why it was opened.
+_LISTED_STATES = frozenset({*ALIVE, CaseState.MERGED})
 
 
 def groups_of_events(reader: Reader) -> list[Group]:
-    """Documents that many faces tried, and lines that changed face, of cases not yet decided."""
+    """Groups from open cases: documents tried by foreign faces, and lines that changed face."""
     attempts, changed = _find_attempts(reader), _find_changed(reader)
     documents = {one.document_id for one in attempts} | {one.document_id for one in changed}
     identities = _identify(reader, sorted(documents))
@@ -81,7 +78,7 @@ def _identify(reader: Reader, document_ids: Sequence[str]) -> dict[str, Identity
 
 def _cases(reader: Reader, kind: CaseKind) -> Iterator[CaseRecord]:
     after = None
-    while page := reader.cases.newest(_TELLING, kind.value, limit=_PAGE_CASES, after=after):
+    while page := reader.cases.newest(_LISTED_STATES, kind.value, limit=_PAGE_CASES, after=after):
         yield from page
         after = page[-1].id
 
@@ -91,7 +88,7 @@ _NOTHING = PairTable(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, n
 
 
 class Join(Protocol):
-    """Finds every pair of a gallery; `join_gallery` and `join_shards` say how."""
+    """Finds every pair of a gallery, as `join_gallery` and `join_shards` do."""
 
     def __call__(
         self,
@@ -106,7 +103,7 @@ class Join(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SweepTask:
-    """A sweep to be run. `known` is what the last one left, where only what is new is asked for."""
+    """A sweep to run; `known` is what the last one covered, for a sweep of new references."""
 
     id: str
     terms: SweepTerms
@@ -115,12 +112,12 @@ class SweepTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Swept:
-    """What a sweep found, as of the gallery's `sequence`, before anybody is told.
+class SweepResult:
+    """What a sweep found, as of the gallery's `sequence`.
 
-    `pairs` are the new ones between two documents; of them bool[m] `is_excepted` says which people
-    have judged to be two persons. `compared` counts references, `new` those that no sweep before
-    had. `covered` is for the next sweep.
+    `pairs` are the new ones between two documents; `is_excepted` bool[m] marks those judged to be
+    two persons. `compared` counts references, `new` those that no earlier sweep had. `covered` is
+    for the next sweep.
     """
 
     task: SweepTask
@@ -136,28 +133,24 @@ class Swept:
 
 @dataclass(frozen=True, slots=True)
 class FixedOwners:
-    """The registry's facts for grouping, where whose each reference is stays as of one moment."""
+    """`FaceFacts` from the registry, with the owners of references as of one moment."""
 
     reader: Reader
     owners: Owners
 
     @classmethod
     def of(cls, reader: Reader, references: Ids) -> FixedOwners:
-        """Owners of all references of the documents that these are of, and of those judged.
+        """Reads the owners of all references of these references' documents and of judged ones.
 
-        Where they are few they are looked up; reading all of a large registry takes seconds.
+        A few are looked up; reading all of a large registry takes seconds.
         """
         judged = {key for pair in reader.cases.exceptions() for key in pair}
         if len(references) + len(judged) > _LOOKED_UP:
             return cls(reader, Owners(*reader.facts.document_owner_array()))
         named = judged.union(reader.documents_of(references.tolist()).values())
-        documents = sorted(reader.documents_by_id(sorted(named)).items())
-        ids = [key for _, document in documents for key in document.reference_ids]
-        counts = [len(document.reference_ids) for _, document in documents]
-        # The order of the ids decides between equal scores, as it does among all.
-        numbers = np.repeat(np.arange(len(documents)), counts)
-        order = np.argsort(np.array(ids, np.int64))
-        return cls(reader, Owners(np.array(ids, np.int64)[order], numbers[order]))
+        found = reader.documents_by_id(sorted(named))
+        # The order of ids decides between equal scores, as it does when all are read.
+        return cls(reader, Owners.numbered([found[key] for key in sorted(found)]))
 
     def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.owners.references, self.owners.documents
@@ -177,18 +170,17 @@ def run_sweep(
     join: Join,
     reader: Reader,
     *,
-    look: Look | None = None,
+    read_vectors: ReadVectors | None = None,
     progress: Report | None = None,
     check: Callable[[], None] = lambda: None,
-) -> Swept:
-    """Compares, and groups what was found; writes to the checkpoint alone.
+) -> SweepResult:
+    """Compares the gallery and groups the pairs found; writes only to the checkpoint.
 
-    Covers the gallery as it is at the first start; what is added meanwhile is for the next sweep,
-    and a reference that is gone at the end is in nothing that is reported. `look` reads the
-    gallery for the groups (see `nearness`). `progress` is called after each tile, `check`
-    several times a second and between the steps that follow: what one raises stops the sweep.
-    `CheckpointInvalid` where the folder is of another gallery, `SearchInvalid` where more pairs
-    reach the threshold than can be kept.
+    Covers the gallery as of the first start: references added meanwhile are for the next sweep, and
+    those gone at the end are in no result. `read_vectors` is for `group_faces`. `progress` is
+    called after each tile, `check` several times a second and between later steps; an exception
+    from either stops the sweep. `CheckpointInvalid` if the folder is of another gallery,
+    `SearchInvalid` if more pairs reach the threshold than can be kept.
     """
     known = task.known
     joined = join(
@@ -202,9 +194,11 @@ def run_sweep(
     found = _find(joined, task, reader)
     fresh = None if known is None else np.setdiff1d(joined.ids, known.ids, assume_unique=True)
     check()
-    faces = group_faces(found.whole, task.terms.threshold, found.facts, look=look, fresh=fresh)
+    faces = group_faces(
+        found.whole, task.terms.threshold, found.facts, read_vectors=read_vectors, fresh=fresh
+    )
     check()
-    return Swept(
+    return SweepResult(
         task=task,
         pairs=found.pairs,
         is_excepted=_find_excepted(found.pairs, found.facts),
@@ -219,7 +213,7 @@ def run_sweep(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """Pairs between two documents that are there: new ones, and together with earlier ones."""
+    """Pairs between two existing documents: the new ones, and all with earlier ones (`whole`)."""
 
     facts: FixedOwners
     pairs: PairTable
@@ -238,7 +232,7 @@ def _find(joined: JoinedGallery, task: SweepTask, reader: Reader) -> _Found:
 
 
 def _part(pairs: PairTable, owners: Owners) -> tuple[PairTable, int]:
-    """Those between two documents that are there, and how many are within one."""
+    """The pairs between two existing documents, and the number within one document."""
     left, right = owners.of(pairs.left), owners.of(pairs.right)
     there = (left >= 0) & (right >= 0)
     between = there & (left != right)
@@ -246,7 +240,7 @@ def _part(pairs: PairTable, owners: Owners) -> tuple[PairTable, int]:
 
 
 def _above(pairs: PairTable, threshold: float) -> PairTable:
-    # In float64, for numpy would round the threshold to the scores' float32.
+    # In float64, since numpy would round the threshold to the scores' float32.
     return _only(pairs, np.flatnonzero(pairs.scores.astype(np.float64) >= threshold))
 
 

@@ -1,12 +1,12 @@
-"""Unit vectors as bytes, and how far the bytes are from them.
+"""Byte codes of unit vectors, and the bound on what they change in a score.
 
-With x the row, q the query, x' and q' what their bytes stand for, and |.| the Euclidean norm:
+With x the row, q the query, x' and q' the values of their codes, and |.| the Euclidean norm:
 
     q.x - q'.x' = (q - q').x + q'.(x - x'),   so   |q.x - q'.x'| <= |q - q'||x| + |q'||x - x'|
 
-by Cauchy and Schwarz. A row keeps its residual |x - x'|, measured on the bytes themselves, so the
-bound holds however they were made. A component beyond the limit is clipped, which shows in the
-residual and nowhere else.
+by Cauchy and Schwarz. A row keeps its residual |x - x'|, measured on the codes themselves, so the
+bound holds however they were made. A component beyond the limit is clipped, which only enlarges
+the residual.
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Vectors
+from indexes.base import UNIT_TOLERANCE, Vectors
 from indexes.errors import VectorInvalid
 from indexes.exact.intrinsics import BLOCK, STEP, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Rows, Wanted
 from indexes.scoring import rounding_bound
-from indexes.validation import UNIT_TOLERANCE
-
-# Memory in large pages, where the system gives them.
 
 _LARGE_BYTES = 1 << 21
 # madvise(2): let the system use large pages here, now and later; and do so at once (Linux 6.1).
@@ -36,12 +33,12 @@ _HUGEPAGE, _COLLAPSE = 14, 25
 
 
 def use_large_pages(memory: NDArray[Any]) -> None:
-    """Asks Linux to back this memory by pages of 2 MiB; without them it stays as it is.
+    """Asks Linux to back this memory with pages of 2 MiB; does nothing elsewhere.
 
-    A scan that reads a segment once meets a new page of 4 KiB every 32 rows of 128 bytes: the
-    processor's own prefetch stops at its end, and the address of the next must be looked up. In
-    large pages the same scan is up to twice as fast. numpy asks for its own arrays; FAISS does
-    not.
+    A scan that reads a segment once enters a new page of 4 KiB every 32 rows of 128 bytes: the
+    processor's own prefetch stops at the end of a page, and the address of the next must be looked
+    up. In large pages the same scan is up to twice as fast. numpy asks for its own arrays; FAISS
+    does not.
     """
     if sys.platform != "linux":
         return
@@ -52,22 +49,22 @@ def use_large_pages(memory: NDArray[Any]) -> None:
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for advice in (_HUGEPAGE, _COLLAPSE):
-        # Refused where the system has no such pages or none left: then nothing has changed.
+        # Refused where the system has no such pages or none left, which changes nothing.
         madvise(start, size_bytes - size_bytes % _LARGE_BYTES, advice)
 
 
 _HIGHEST_CODE = 127
 _ZERO_CODE = 128
 _MOST_DIMENSIONS = 16_384  # int32 holds the sums of twice as many
-# A component of a random unit vector has a standard deviation of 1 / sqrt(dim); so many of them
-# are 0.40 at 128 dimensions, where seven components in a million are beyond.
+# A component of a random unit vector has a standard deviation of 1 / sqrt(dim). 4.5 of them are
+# 0.40 at 128 dimensions, where seven components in a million are beyond.
 _DEVIATIONS = 4.5
 _LEAST_LIMIT = 0.01
 _ROWS_AT_ONCE = 8192
 _BEYOND_ANY_SCORE = 2.0
-# No row that was let in is longer, rounded to float16 or not.
+# No accepted row is longer, rounded to float16 or not.
 _LONGEST = (1 + UNIT_TOLERANCE) * (1 + 2.0**-10)
-# What float64 may lose in all that is computed below, many times over.
+# Far more than float64 can lose in what is computed below.
 _SLACK = 1 + 1e-9
 
 
@@ -77,12 +74,12 @@ def code_limit(dim: int) -> float:
 
 
 class Codes:
-    """Rows as bytes in a FAISS scalar quantizer, sorted by residual norm.
+    """Byte codes of rows in a FAISS scalar quantizer, sorted by residual norm.
 
-    Sorted, because a stretch of rows shares its greatest residual: the few rows that the bytes
-    fit badly lie together at the end and cost the others nothing. `order` int64[n] is the place
-    of each row in the vectors given, `residuals` float32[n] is rounded up. Rows and dimensions
-    are padded with zeros to whole blocks.
+    Sorted, because a stretch of rows shares its greatest residual: the few rows that codes fit
+    badly lie together at the end and cost the others nothing. `order` int64[n] is the position of
+    each row in the vectors given, `residuals` float32[n] is rounded up. Rows and dimensions are
+    padded with zeros to whole blocks.
     """
 
     def __init__(self, vectors: Vectors, limit: float) -> None:
@@ -109,9 +106,9 @@ class Codes:
     def restore(
         cls, codes: NDArray[np.uint8], residuals: NDArray[np.float32], dim: int, limit: float
     ) -> Codes:
-        """The codes of rows that were coded before: uint8[n padded, dim padded], and residuals.
+        """Codes that were made before: uint8[n padded, dim padded], and their residuals.
 
-        They are taken as they are; their order is the rows' own.
+        They are not verified; their order is the rows' own.
         """
         restored = cls.__new__(cls)
         width = restored._begin(dim, limit)
@@ -123,7 +120,7 @@ class Codes:
         return restored
 
     def _begin(self, dim: int, limit: float) -> int:
-        """Sets what does not depend on rows; returns the padded dimension."""
+        """Sets all that does not depend on rows; returns the padded dimension."""
         if dim > _MOST_DIMENSIONS:
             raise VectorInvalid(f"dim is {dim}; byte codes take at most {_MOST_DIMENSIONS}")
         if not _LEAST_LIMIT <= limit <= 1:
@@ -147,7 +144,7 @@ class Codes:
 
     @property
     def bytes(self) -> NDArray[np.uint8]:
-        """FAISS's own memory, which never moves: uint8[n padded, dim padded], 128 for zero."""
+        """A view of FAISS's memory, which never moves: uint8[n padded, dim padded], 128 is zero."""
         count, width = self._quantizer.ntotal, self._quantizer.d
         if not count:
             return np.empty((0, width), np.uint8)
@@ -156,7 +153,7 @@ class Codes:
         return codes
 
     def rows(self, alive: NDArray[np.bool_]) -> Rows:
-        """What a scan reads; `alive` bool[n padded]."""
+        """The input of a scan; `alive` bool[n padded]."""
         return Rows(self.bytes, alive, self.reach)
 
 
@@ -164,9 +161,9 @@ class Codes:
 class CodedQueries:
     """Queries as signed bytes: `codes` int8[q, dim padded], each with its own scale.
 
-    `steps` is what 1 stands for, `residuals` |q - q'|, `lengths` |q'|: float64[q]. What every
-    segment needs of them is made once: `packed` as blocks read them, and `zeros` int64[q], what
-    the 128 of the rows' codes adds to a sum.
+    `steps` is the value of 1, `residuals` |q - q'|, `lengths` |q'|: float64[q]. What every segment
+    needs is made once: `packed`, in the order that blocks read, and `zeros` int64[q], what the 128
+    of the rows' codes adds to a sum.
     """
 
     codes: NDArray[np.int8]
@@ -181,7 +178,7 @@ class CodedQueries:
 
     @classmethod
     def of_vectors(cls, vectors: Vectors) -> CodedQueries:
-        """The scale of each query is that of its largest component: nothing is clipped."""
+        """Codes of float32[q, dim]; each scale fits the largest component: nothing is clipped."""
         rows = vectors.astype(np.float64)
         steps = np.abs(rows).max(axis=1, initial=0) / _HIGHEST_CODE
         rounded = np.rint(rows / steps[:, None])
@@ -199,7 +196,7 @@ class CodedQueries:
 
     @classmethod
     def of_rows(cls, rows: Codes, part: slice) -> CodedQueries:
-        """Rows of a segment as queries: their codes are there already."""
+        """Rows of a segment as queries, by the codes that they have already."""
         signed = (rows.bytes[part] ^ _ZERO_CODE).view(np.int8)
         return cls(
             signed,
@@ -211,9 +208,9 @@ class CodedQueries:
         )
 
     def bound(self, rows: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The bound on score less code score is the first, plus the second times the residual.
+        """Two float64[q]: |score - code score| <= the first + the second * the row's residual.
 
-        `float64[q]` each. It holds for the score that an answer carries, rounded to float32.
+        It holds for the score of an answer, rounded to float32.
         """
         fixed = self.residuals * rows.longest * _SLACK + rounding_bound(rows.dim)
         return fixed, self.lengths
@@ -221,9 +218,9 @@ class CodedQueries:
     def wanted(
         self, rows: Codes, threshold: float | NDArray[np.float64] | None, k: int = 0
     ) -> Wanted:
-        """Everything at or above the threshold, float64[q] or one for all; of it the k best.
+        """The scan for rows at or above the threshold (float64[q] or one for all), or the k best.
 
-        With both, k rows elsewhere are known to reach the threshold: what is sought are rows
+        With both, k rows elsewhere are known to reach the threshold, and the scan looks for rows
         that may be among the k best with them.
         """
         units = self.steps * rows.step
@@ -244,6 +241,6 @@ class CodedQueries:
 
 
 def _zeros(codes: NDArray[np.int8]) -> NDArray[np.int64]:
-    """The rows' codes are greater by 128 than what they stand for: int64[q]."""
+    """What the rows' codes add to each sum, being greater by 128 than their values: int64[q]."""
     sums: NDArray[np.int64] = codes.sum(axis=1, dtype=np.int64)
     return _ZERO_CODE * sums

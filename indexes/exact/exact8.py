@@ -1,34 +1,179 @@
-"""A sealed segment: a byte a dimension, scanned with a bound, and then the true scores."""
+"""A sealed segment: byte codes are scanned with a bound, then true scores are computed."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, MemoryAccount, Vectors
+from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id
 from indexes.exact.codes import CodedQueries, Codes, code_limit
-from indexes.exact.kernels import Found
-from indexes.exact.rescoring import Floors, Pairs, joined, score_best, score_pairs
-from indexes.exact.rowstore import MemoryRows, RowStore
+from indexes.exact.kernels import Found, inner_products, kth_best
 from indexes.exact.scanner import Scanner
-from indexes.scoring import Positions
-from indexes.validation import is_id
+from indexes.scoring import Positions, exact_scores, rounding_bound
 
-# What a sealed segment is made of, for those who write it down and bring it back.
+
+class RowStore(Protocol):
+    """The vectors of a sealed segment by row, wherever they are kept; reads are thread-safe."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float16: the type of a stored row."""
+        ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes in the memory of this process."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Positions) -> Vectors:
+        """These rows, in any order and with repetitions: float32[m, dim]; a copy."""
+        ...
+
+    def select(self, rows: Positions) -> tuple[Vectors, Positions]:
+        """A matrix float32[p, dim] and the position of each row in it: int64[m]; read only."""
+        ...
+
+    def wipe(self, rows: Positions) -> None:
+        """Overwrites these rows with zeros where they are in memory."""
+        ...
+
+
+class MemoryRows:
+    """A `RowStore` over an array float32 or float16[n, dim], which it owns from then on."""
+
+    def __init__(self, rows: NDArray[Any]) -> None:
+        assert rows.ndim == 2
+        assert rows.dtype in (np.float32, np.float16)
+        self._rows = rows
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._rows.dtype
+
+    @property
+    def dim(self) -> int:
+        return int(self._rows.shape[1])
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._rows.nbytes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, rows: Positions) -> Vectors:
+        return self._rows[rows].astype(np.float32, copy=False)
+
+    def select(self, rows: Positions) -> tuple[Vectors, Positions]:
+        """The array itself where it is float32: nothing is copied."""
+        if self._rows.dtype == np.float32:
+            return self._rows, rows
+        distinct, places = np.unique(rows, return_inverse=True)
+        return self.take(distinct), places
+
+    def wipe(self, rows: Positions) -> None:
+        self._rows[rows] = 0
+
+
+Floors = NDArray[np.float64]
+"""The lowest score that counts for each query: float64[q]; -inf where every score does."""
+
+# Queries of one pass: their codes stay in the second-level cache.
+_QUERIES_AT_ONCE = 2048
+_HEAP_ITEMS_AT_ONCE = 1 << 22
+_COARSE_PAIRS_AT_ONCE = 1 << 25
+# Rows fetched at once where they have to be copied or decrypted first.
+_PAIRS_AT_ONCE = 1 << 15
+
+
+class Pairs(NamedTuple):
+    """Scored pairs (query, row), in no order: int64[m], int64[m], float32[m]."""
+
+    query_of: Positions
+    row_of: Positions
+    scores: Scores
+
+
+def score_pairs(queries: Vectors, rows: RowStore, found: Found, floors: Floors) -> Pairs:
+    """The pairs whose score is at or above the floor of their query."""
+    parts = []
+    for start in range(0, len(found), _PAIRS_AT_ONCE):
+        pairs = found[start : start + _PAIRS_AT_ONCE]
+        row_of, query_of = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
+        matrix, places = rows.select(row_of)
+        # A float32 product costs a tenth of an exact score, and excludes most of the low ones.
+        near = _products(queries, matrix, pairs, places) >= (floors - _bound(queries))[query_of]
+        query_of, row_of, places = query_of[near], row_of[near], places[near]
+        scores = exact_scores(queries, matrix, query_of, places)
+        # In float64, for numpy would round the floor to the scores' float32.
+        kept = scores.astype(np.float64) >= floors[query_of]
+        parts.append(Pairs(query_of[kept], row_of[kept], scores[kept]))
+    return joined(parts)
+
+
+def score_best(queries: Vectors, rows: RowStore, found: Found, k: int, floors: Floors) -> Pairs:
+    """The pairs that may be among the k best, together with what else reaches the floors."""
+    products = np.empty(len(found), np.float32)
+    for start in range(0, len(found), _PAIRS_AT_ONCE):
+        pairs = slice(start, start + _PAIRS_AT_ONCE)
+        matrix, places = rows.select(found[pairs, 0].astype(np.int64))
+        products[pairs] = _products(queries, matrix, found[pairs], places)
+    best = kth_best(products, found, len(queries), k).astype(np.float64)
+    # The product of a row and that of the k-th best may be off by the bound, both of them.
+    lowest = best - 2 * _bound(queries)
+    return score_pairs(queries, rows, found[products >= lowest[found[:, 1]]], floors)
+
+
+def joined(parts: list[Pairs]) -> Pairs:
+    if len(parts) == 1:
+        return parts[0]
+    nothing = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    return Pairs(*(np.concatenate(column) for column in zip(nothing, *parts, strict=True)))
+
+
+def _products(
+    queries: Vectors, matrix: Vectors, pairs: Found, places: Positions
+) -> NDArray[np.float64]:
+    placed = np.empty_like(pairs)
+    placed[:, 0], placed[:, 1] = places, pairs[:, 1]
+    # In float64, for numpy would round what they are compared with to float32.
+    return inner_products(queries, matrix, placed).astype(np.float64)
+
+
+def _bound(queries: Vectors) -> float:
+    return rounding_bound(queries.shape[1])
+
+
+def passes(queries: int, coarse: int, k: int = 0) -> Iterator[slice]:
+    """Slices of a batch that keep memory bounded, with so many coarsely coded rows."""
+    size = min(
+        _QUERIES_AT_ONCE,
+        _HEAP_ITEMS_AT_ONCE // max(1, k),
+        _COARSE_PAIRS_AT_ONCE // max(1, coarse),
+    )
+    size = max(1, size)
+    for start in range(0, queries, size):
+        yield slice(start, min(start + size, queries))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentParts:
-    """A segment without its tombstones; all by row, and rows by ascending residual.
+    """The content of a segment without tombstones, as snapshots store it; by ascending residual.
 
-    `name` is 32 hex digits, new for every build and merge: segments of one name hold the same.
+    `name` is 32 hex digits, new for every build and merge: segments of one name have one content.
     `limit` is the component that has the highest code. `ids` int64[n], `residuals` float32[n],
-    `codes` uint8[n padded, dim padded], 128 standing for zero. What was removed is wiped where
-    the memory is ours, so codes and rows of removed rows tell nothing.
+    `codes` uint8[n padded, dim padded], 128 standing for zero. Codes and rows of removed
+    references are wiped where they are in memory.
     """
 
     name: str
@@ -40,8 +185,7 @@ class SegmentParts:
     rows: RowStore
 
 
-# A residual from which the bound says little of a row that is not far off: it may be rescored
-# for every query.
+# A row with a larger residual may have to be rescored for every query.
 _COARSE_RESIDUAL = 0.1
 _WIPED_CODE = 128
 
@@ -49,14 +193,13 @@ Counts = NDArray[np.int64]
 
 
 class Exact8Segment:
-    """A sealed segment: unit vectors under int64 ids, all given at once; only removal changes it.
+    """Unit vectors under int64 ids, all given at once; afterwards they can only be removed.
 
-    `indexes.segmented.fanout.Parts` makes answers of what it finds.
-    `rows`, float32 or float16[n, dim], are taken as sound: whoever seals them let them in before.
-    With float16, the vectors rounded to it are what is searched, exactly. `limit` is the
-    component that gets the highest code. Memory: dim + 4 * dim (or 2 * dim) + 17 bytes a row,
-    dim of the codes rounded up to a multiple of 64. Searches may run together; a removal must
-    run alone.
+    `indexes.segmented.segments.SegmentSearch` makes answers of what it finds. `rows`, float32 or
+    float16[n, dim], were checked when they were added. With float16, the rounded vectors are what
+    is searched, exactly. `limit` is the component that gets the highest code. Memory: dim + 4 * dim
+    (or 2 * dim) + 17 bytes a row, dim of the codes rounded up to a multiple of 64. Searches may run
+    concurrently; a removal must run alone.
     """
 
     def __init__(
@@ -65,12 +208,12 @@ class Exact8Segment:
         codes = Codes(rows, code_limit(rows.shape[1]) if limit is None else limit)
         store = MemoryRows(rows[codes.order])
         self._hold(secrets.token_hex(16), codes, ids[codes.order], store, scanner)
-        # Eight bytes a row, of no use from here on.
+        # Frees eight bytes a row that are not needed any more.
         codes.order = np.empty(0, np.int64)
 
     @classmethod
     def restore(cls, parts: SegmentParts, *, scanner: Scanner) -> Exact8Segment:
-        """The segment that had these parts, with nothing removed; they are not verified."""
+        """A segment from its parts, with nothing removed; they are not verified."""
         segment = cls.__new__(cls)
         codes = Codes.restore(parts.codes, parts.residuals, parts.dim, parts.limit)
         segment._hold(parts.name, codes, parts.ids, parts.rows, scanner)
@@ -92,7 +235,7 @@ class Exact8Segment:
 
     @property
     def name(self) -> str:
-        """32 hex digits: segments of one name were built as one."""
+        """32 hex digits: segments of one name were the same when they were built."""
         return self._name
 
     @property
@@ -122,7 +265,7 @@ class Exact8Segment:
 
     @property
     def removed(self) -> int:
-        """How many of its rows are tombstones."""
+        """The number of tombstones."""
         return len(self._id_of) - self._count
 
     @property
@@ -141,7 +284,7 @@ class Exact8Segment:
         return is_id(key) and self.may_hold(key, key) and self._holds(key)
 
     def parts(self) -> SegmentParts:
-        """What it is made of, removed rows too: views, nothing is copied."""
+        """Views of its content, removed rows included."""
         return SegmentParts(
             self._name,
             self.dim,
@@ -153,24 +296,24 @@ class Exact8Segment:
         )
 
     def replace_rows(self, rows: RowStore) -> None:
-        """Takes the same vectors from another place; to be done alone, like a removal."""
+        """Reads the same vectors from another store from now on; must run alone, as a removal."""
         assert (len(rows), rows.dim) == (len(self._rows), self.dim)
         assert rows.dtype == self._rows.dtype
         self._rows = rows
 
-    def bury(self, rows: Positions) -> None:
-        """Removes these rows, which are alive and distinct, and wipes what is left of them."""
+    def remove_rows(self, rows: Positions) -> None:
+        """Removes these rows, which are alive and distinct, and wipes their codes and vectors."""
         self._alive[rows] = False
         self._count -= len(rows)
         self.codes.bytes[rows] = _WIPED_CODE
         self._rows.wipe(rows)
 
     def may_hold(self, lowest: int, highest: int) -> bool:
-        """False where all its ids are outside these two: the answer that costs nothing."""
+        """False where all its ids are outside this range; costs nothing."""
         return self._lowest <= highest and lowest <= self._highest
 
     def find(self, ids: Ids) -> tuple[Positions, NDArray[np.bool_]]:
-        """The row of each id, and whether it is really there."""
+        """The row of each id, int64[n], and whether it is there, bool[n]."""
         if not len(self._id_of):
             return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
         places = self._id_of.searchsorted(ids, sorter=self._by_id)
@@ -178,7 +321,7 @@ class Exact8Segment:
         return rows, (self._id_of[rows] == ids) & self._alive[rows]
 
     def account(self) -> MemoryAccount:
-        """Where the memory goes."""
+        """Memory use by part."""
         return MemoryAccount(
             references=len(self),
             codes=self.codes.bytes.nbytes,
@@ -191,9 +334,9 @@ class Exact8Segment:
     def best(
         self, queries: Vectors, coded: CodedQueries, k: int, floors: Floors
     ) -> tuple[Pairs, Counts]:
-        """What may be among the k best of one pass, where k rows elsewhere reach the floors.
+        """Pairs that may be among the k best of a pass, where k rows elsewhere reach the floors.
 
-        And how many pairs of each query were scored for it.
+        Also returns how many pairs of each query were scored for it.
         """
         if k >= len(self):
             return self.at_or_above(queries, coded, floors)
@@ -204,7 +347,7 @@ class Exact8Segment:
     def at_or_above(
         self, queries: Vectors, coded: CodedQueries, floors: Floors
     ) -> tuple[Pairs, Counts]:
-        """What reaches the floors of one pass, and how many pairs of each query were scored."""
+        """Pairs that reach the floors of a pass, and how many of each query were scored."""
         rows, wanted = self._rows, coded.wanted(self.codes, floors)
 
         def finish(found: Found) -> tuple[Pairs, Counts]:
@@ -215,17 +358,16 @@ class Exact8Segment:
         return joined([pairs for pairs, _ in parts]), counts
 
     def epsilon(self, coded: CodedQueries) -> NDArray[np.float64]:
-        """How far a score may be, at most, from that of the codes: float64[q]."""
+        """The largest difference between a score and that of the codes: float64[q]."""
         fixed, slope = coded.bound(self.codes)
         reach = float(self.codes.reach.max(initial=0))
         return fixed + slope * reach
 
     def _holds(self, key: int) -> bool:
-        """`find` for one id within its range, a few times as fast."""
+        """`find` for one id within the range; several times faster."""
         row = self._by_id[self._id_of.searchsorted(key, sorter=self._by_id)]
         return bool(self._id_of[row] == key and self._alive[row])
 
 
 def _counts(found: Found, queries: int) -> Counts:
-    """How many pairs each query of a pass has."""
     return np.bincount(found[:, 1], minlength=queries)

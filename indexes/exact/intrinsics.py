@@ -1,4 +1,4 @@
-"""The few processor instructions that numba has no name for, as functions of addresses.
+"""Processor instructions that numba lacks, as functions of addresses.
 
 Each is written in LLVM's intermediate language and becomes part of the numba kernel that calls
 it. They know *blocks* of 32 queries (int8, packed by `pack`) and rows of codes (uint8, as they lie
@@ -27,8 +27,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
-
-# LLVM's words for what `indexes.exact.intrinsics` says: vectors of 16 int32, addresses, calls.
 
 BYTE, INT, LONG = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 INTS = ir.VectorType(INT, 16)
@@ -66,7 +64,7 @@ def call(builder: Any, name: str, *args: Any, returns: Any = None) -> Any:
 
 
 def prefetch(builder: Any, address: Any, level: int = 1) -> None:
-    """Has a line brought to the cache of this level."""
+    """Prefetches a line into the cache of this level."""
     to_read, nearness, data = INT(0), INT(4 - level), INT(1)
     call(builder, "llvm.prefetch.p0", point(builder, address), to_read, nearness, data)
 
@@ -189,13 +187,13 @@ def tile_shapes() -> NDArray[np.uint8]:
 
 @instruction(types.void)
 def begin_tiles(builder: Any, shapes: Any) -> None:
-    """Readies the tile registers of this thread; until `end_tiles`, nobody else may use them."""
+    """Configures the tile registers of this thread, which are in use until `end_tiles`."""
     call(builder, "llvm.x86.ldtilecfg", point(builder, shapes))
 
 
 @instruction(types.void)
 def end_tiles(builder: Any) -> None:
-    """Gives the tile registers back."""
+    """Releases the tile registers."""
     call(builder, "llvm.x86.tilerelease")
 
 
@@ -303,8 +301,8 @@ def reach_one_vnni(builder: Any, codes: Any, dim: Any, query: Any, floor: Any, s
 
 
 @instruction(types.void)
-def ask_for(builder: Any, codes: Any, size_bytes: Any) -> None:
-    """Has these bytes brought from memory meanwhile; it may reach past the end of what is there."""
+def prefetch_bytes(builder: Any, codes: Any, size_bytes: Any) -> None:
+    """Prefetches these bytes from memory; they may extend past the end of the array."""
     with cgutils.for_range(builder, builder.udiv(size_bytes, LONG(STEP))) as line:
         prefetch(builder, move(builder, codes, line.index, STEP))
 

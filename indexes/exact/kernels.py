@@ -1,10 +1,10 @@
-"""What the scans of byte codes share: what they are given, and the levels that pairs must reach.
+"""Input of the scans of byte codes, and the levels that pairs must reach.
 
 Sums are of unsigned codes (0-255, 128 standing for 0) times signed queries, exact in int32; the
-128 is a constant of the query and part of its level. A pair's *margin* is how far its sum may be
-from its score, in units of the query; a scan keeps what may reach the level, `sum + margin >=
-level`, and where the k best are sought it raises the level as it goes: the k-th greatest `sum -
-margin` so far is certainly reached by k rows. A *floor* is a level less the margin.
+128 is a constant of the query and part of its level. The *margin* of a pair is how far its sum may
+be from its score, in units of the query. A scan keeps each pair that may reach the level (`sum +
+margin >= level`). In a search for the k best it raises the level as it goes: k rows certainly
+reach the k-th greatest `sum - margin` so far. A *floor* is a level less the margin.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Found = NDArray[np.int32]
 
 
 class Rows(NamedTuple):
-    """What a segment shows a scan; rows are padded to whole blocks, with rows that are not alive.
+    """Rows of a segment for a scan, padded to whole blocks with rows that are not alive.
 
     `codes` uint8[n, dim], n a multiple of 32 and dim of 64; `alive` bool[n]; `reach`
     float64[stretches], the largest residual norm in each stretch.
@@ -39,12 +39,12 @@ class Rows(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A batch of q queries, and what is sought.
+    """A batch of q queries, and the level that each pair must reach.
 
-    `codes` int8[q, dim]; `packed` the same as blocks read them, q rounded up to 32. The margin of
-    a query in a stretch is `base + slope * reach`, rounded up, in units of its sums. `levels`
-    int32[q rounded up] and `heaps` int32[q, k] (k = 0: the levels stay) change during a scan:
-    each thread has its own heaps, and all raise the same levels.
+    `codes` int8[q, dim]; `packed` the same in the order that blocks read, q rounded up to 32. The
+    margin of a query in a stretch is `base + slope * reach`, rounded up, in units of its sums.
+    `levels` int32[q rounded up] and `heaps` int32[q, k] (k = 0: the levels stay) change during a
+    scan: each thread has its own heaps, and all raise the same levels.
     """
 
     codes: NDArray[np.int8]
@@ -66,14 +66,14 @@ def set_floors(
     """The floors and the margins of all queries in one stretch: int32[q rounded up] each."""
     floors[:] = HIGHEST
     for query in range(len(wanted.codes)):
-        # 2 more than what is cut off and what float64 rounds.
+        # 2 more: for what int() cuts off and what float64 rounds.
         margins[query] = int(wanted.base[query] + wanted.slope[query] * rows.reach[stretch]) + 2
         floors[query] = _floor(wanted.levels[query] - margins[query])
 
 
 @compiled
 def _floor(level: int) -> int:
-    """Kept where a sum less it fits int32; no sum is beyond."""
+    """Clipped so that a sum less the floor fits int32; no sum is beyond."""
     return max(LOWEST, min(HIGHEST, level))
 
 
@@ -90,10 +90,10 @@ def keep(
     found: Found,
     kept: int,
 ) -> int:
-    """Notes a pair if its row is alive, and raises the level of its query if it can.
+    """Adds a pair if its row is alive, and raises the level of its query if possible.
 
-    It is given arrays alone: each that it took out of a tuple would be counted, by an instruction
-    for which the threads wait for each other.
+    It takes arrays alone: taking one out of a tuple counts a reference, by an instruction for which
+    the threads wait for each other.
     """
     if not alive[row]:
         return kept
@@ -102,7 +102,7 @@ def keep(
     found[kept, 2] = total + margins[query]
     if heaps.shape[1]:
         replace_least(heaps, query, total - margins[query])
-        # Other threads raise it too; what one undoes of another's only keeps more.
+        # Other threads raise it too; if one undoes another's step, more pairs are kept, not fewer.
         levels[query] = max(levels[query], heaps[query, 0])
         floors[query] = _floor(levels[query] - margins[query])
     return kept + 1
@@ -110,7 +110,7 @@ def keep(
 
 @compiled
 def replace_least(heaps: NDArray[Any], query: int, value: Any) -> None:
-    """Puts a value for the least of the binary heap of a query, if it is greater."""
+    """Replaces the least of the binary heap of a query by a value, if that is greater."""
     if value <= heaps[query, 0]:
         return
     place = 0
@@ -129,7 +129,7 @@ def replace_least(heaps: NDArray[Any], query: int, value: Any) -> None:
 def inner_products(
     queries: NDArray[np.float32], rows: NDArray[np.float32], found: Found
 ) -> NDArray[np.float32]:
-    """Those of the pairs found, float32[m], within `scoring.rounding_bound` of their scores."""
+    """Products of the pairs found: float32[m], within `scoring.rounding_bound` of their scores."""
     products = np.empty(len(found), np.float32)
     for i in range(len(found)):
         row, query = rows[found[i, 0]], queries[found[i, 1]]

@@ -1,4 +1,4 @@
-"""The scan of a batch by ONNX Runtime's int8 product, for processors without AVX-512 VNNI."""
+"""Scan of a batch by ONNX Runtime's int8 product, for processors without AVX-512 VNNI."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def has_product() -> bool:
 class ProductScan:
     """`MatMulInteger` stretch by stretch, then a numba filter over its int32 result.
 
-    Unsigned codes times signed queries is the fast product, but where a processor has AVX2 and
-    not VNNI, ONNX Runtime adds pairs of products in 16 bits, which saturates, and no certificate
-    would hold. So it is tried once on the largest bytes, and where it fails the queries go in
-    unsigned, which is exact everywhere. Each thread has a session of its own with one thread in
-    it: ONNX Runtime's own pool would fight the scans for the cores.
+    Unsigned codes times signed queries is the fast product, but on a processor with AVX2 and
+    without VNNI, ONNX Runtime adds pairs of products in 16 bits, which saturates, and no
+    certificate would hold. So it is tried once with the largest values; where that fails, queries
+    are passed unsigned, which is exact everywhere. Each thread has its own session with one thread:
+    ONNX Runtime's own pool would compete with the scans for the cores.
     """
 
     def __init__(self) -> None:
@@ -37,12 +37,12 @@ class ProductScan:
         self._signed: bool | None = None
 
     def __call__(self, rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
-        """The scan of `indexes.exact.scans`."""
+        """Has the signature of `indexes.exact.scans`."""
         kept = 0
         for stretch in range(first, last):
             codes = rows.codes[stretch * STRETCH : (stretch + 1) * STRETCH]
             sums = self.multiply(codes, wanted.codes)
-            kept = _sift(rows, wanted, stretch, sums, found, kept)
+            kept = _filter_sums(rows, wanted, stretch, sums, found, kept)
         return kept
 
     def multiply(self, codes: NDArray[np.uint8], queries: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -62,7 +62,7 @@ class ProductScan:
 
 
 @compiled
-def _sift(
+def _filter_sums(
     rows: Rows,
     wanted: Wanted,
     stretch: int,
@@ -70,7 +70,7 @@ def _sift(
     found: Found,
     kept: int,
 ) -> int:
-    """Adds the pairs of one stretch whose sums are there: int32[rows of it, q]."""
+    """Adds the pairs of one stretch that reach their floors; `products` int32[rows, q]."""
     floors = np.empty(len(wanted.codes), np.int32)
     margins = np.empty(len(wanted.codes), np.int32)
     alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
@@ -101,7 +101,7 @@ def _product(session: Any, codes: NDArray[np.uint8], factors: NDArray[Any]) -> N
 
 
 def _session(*, signed: bool) -> Any:
-    import onnxruntime  # noqa: PLC0415 - heavy, and absent where numba scans
+    import onnxruntime  # noqa: PLC0415 - heavy, and not installed everywhere
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -1,4 +1,4 @@
-"""Runs a scan on all cores, by the fastest kernel that this processor has."""
+"""Runs a scan on all cores, with the fastest kernel that this processor supports."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from indexes.exact.kernels import STRETCH, Found, Rows, Wanted
 from indexes.exact.product import ProductScan, has_product
 from indexes.exact.scans import Scan, scan_amx, scan_one_vnni, scan_plain, scan_vnni
 
-# What this processor can do, and whether the system lets this process do it.
-
 
 def has_vnni() -> bool:
     """Whether this processor multiplies bytes in 512-bit registers."""
@@ -29,7 +27,7 @@ def has_vnni() -> bool:
 
 
 def has_amx() -> bool:
-    """Whether this processor multiplies tiles of bytes, and the kernel lets this process do so."""
+    """Whether this processor multiplies tiles of bytes, and the system permits it."""
     return has_vnni() and _has("amx-tile", "amx-int8") and _tiles_permitted()
 
 
@@ -41,7 +39,7 @@ def _has(*features: str) -> bool:
 
 
 def _tiles_permitted() -> bool:
-    """Asks Linux for the tile registers, which each process must (arch_prctl(2))."""
+    """Asks Linux for the tile registers, as each process must (arch_prctl(2))."""
     if sys.platform != "linux":
         return False
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
@@ -54,20 +52,20 @@ KERNELS = ("amx", "vnni", "onnxruntime", "numba")
 
 _log = logging.getLogger(__name__)
 _PRODUCT_FROM = 16
-# What a thread takes at once: some milliseconds of work, some megabytes of pairs at the worst.
+# A thread's unit of work: some milliseconds, and at worst some megabytes of pairs.
 _PAIRS_AT_ONCE = 1 << 23
 _ROWS_AT_ONCE = 1 << 18
-# Below so many pairs, waking a thread costs more than it brings.
+# With fewer pairs, waking a thread costs more than it gains.
 _PAIRS_FOR_THREADS = 1 << 17
 
 Part = TypeVar("Part")
 
 
 class Scanner:
-    """The threads and the kernel that segments share; safe to use from many threads.
+    """The threads and the kernel that segments share; thread-safe.
 
-    `kernel` is one of `KERNELS`, by default the first that this machine has; one that it has not
-    is refused with `SearchInvalid`. Where the default is not a vector kernel, a log line says so.
+    `kernel` is one of `KERNELS`, by default the first that runs on this machine; `SearchInvalid`
+    for one that does not. Where the default is not a vector kernel, a log line says so.
     """
 
     def __init__(self, kernel: str | None = None, threads: int | None = None) -> None:
@@ -127,7 +125,7 @@ class Scanner:
         work: Callable[[Iterator[tuple[int, tuple[int, int]]]], list[Part]],
         parts: list[tuple[int, int]],
     ) -> list[Part]:
-        # Who is ready takes the next part: next() of an iterator over a list is one step.
+        # Each thread takes the next part when ready: next() of a list iterator is atomic.
         queue = iter(list(enumerate(parts)))
         pairs = len(rows.codes) * len(wanted.codes)
         helpers = min(self.threads, len(parts)) - 1 if pairs >= _PAIRS_FOR_THREADS else 0
@@ -135,8 +133,8 @@ class Scanner:
         try:
             done = work(queue)
         finally:
-            # One that has not begun would find the queue empty: whoever is before it in the pool is
-            # not waited for. One that has begun reads memory that our caller keeps for us.
+            # A task that has not begun would find the queue empty: there is no need to wait for
+            # those before it in the pool. One that has begun reads the caller's memory.
             begun = [other for other in others if not other.cancel()]
             wait(begun)
         for other in begun:
@@ -154,7 +152,7 @@ class Scanner:
 
 
 def available_kernels() -> tuple[str, ...]:
-    """Those of `KERNELS` that run on this machine, fastest first."""
+    """The members of `KERNELS` that run on this machine, fastest first."""
     runs = {"amx": has_amx(), "vnni": has_vnni(), "onnxruntime": has_product(), "numba": True}
     return tuple(kernel for kernel in KERNELS if runs[kernel])
 
@@ -183,9 +181,9 @@ def _parts(rows: Rows, wanted: Wanted, first: int, threads: int) -> list[tuple[i
 
 
 def _room(parts: list[tuple[int, int]], wanted: Wanted) -> Found:
-    """Room for every pair of any part; the system gives memory only to what is written.
+    """Space for every pair of any part; the system provides memory only for what is written.
 
-    One for all the parts of a thread: the first page of a new one, a large one, must be cleared.
+    Shared by all parts of a thread: the first page of a new array, a large one, must be cleared.
     """
     most = max((last - first for first, last in parts), default=0)
     return np.empty((most * STRETCH * len(wanted.codes), 3), np.int32)

@@ -1,9 +1,9 @@
 """The scans: one loop over the rows of a segment for each kind of processor.
 
 All have one signature and keep the same pairs: `scan(rows, wanted, first, last, found)` reads
-stretches `first` to `last` of the rows, without the GIL, and writes to `found`, int32[m, 3], a row,
-a query and the most the sum could be, `sum + margin`; it returns how many. `found` has room for
-all pairs: an array that grew in the loop would cost a count of references for each row.
+stretches `first` to `last` of the rows, without the GIL, and writes to `found`, int32[m, 3]: row,
+query and the greatest possible sum, `sum + margin`. It returns their number. `found` has space for
+all pairs: growing an array in the loop would cost reference counting for each row.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from indexes.exact.intrinsics import (
     BLOCK,
     ROWS_AT_ONCE,
     any_reaches,
-    ask_for,
     begin_tiles,
     compiled,
     end_tiles,
     lowest_bit,
     multiply_amx,
+    prefetch_bytes,
     reach_one_vnni,
     reach_vnni,
     tile_shapes,
@@ -41,15 +41,15 @@ _TILE_SHAPES = tile_shapes()
 
 @compiled
 def scan_one_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
-    """One query, as fast as memory gives the codes."""
+    """One query, bound by the speed of memory."""
     count, dim = rows.codes.shape
     kept = 0
     floors = np.empty(1, np.int32)
     margins = np.empty(1, np.int32)
     alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
     sums = np.empty(8, np.int32)
-    # Addresses are taken once, for numba counts a reference at each taking; and it frees an array
-    # after its last use by name, so each local one has such a use at the end of the loop.
+    # Addresses are taken once, for numba counts a reference each time; and it frees an array after
+    # its last use by name, so each local one is used at the end of the loop.
     codes_at, query_at, sums_at = (
         rows.codes.ctypes.data,
         wanted.codes.ctypes.data,
@@ -70,7 +70,7 @@ def scan_one_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Foun
 def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
     """A batch by AMX tiles; the sums never leave the first-level cache.
 
-    Only where `has_amx` said yes in this process: it is what asks for the tiles.
+    Only after `has_amx` returned True in this process: it asks the system for the tiles.
     """
     count, dim = rows.codes.shape
     kept = 0
@@ -93,13 +93,13 @@ def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) ->
             for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count), BLOCK):
                 codes = codes_at + row * dim
                 if start == 0:
-                    ask_for(codes + _AHEAD_BYTES, BLOCK * dim)
+                    prefetch_bytes(codes + _AHEAD_BYTES, BLOCK * dim)
                 for block in range(start, min(start + at_once, blocks)):
                     packed = packed_at + block * BLOCK * dim
                     multiply_amx(codes, dim, packed, dim // 64, sums_at)
                     for tile in range(4):
                         query = block * BLOCK + (tile & 1) * _HALF
-                        # Seldom true: whatever follows costs next to nothing.
+                        # Rarely true, so what follows costs next to nothing.
                         if any_reaches(sums_at + tile * _TILE_BYTES, floors_at + 4 * query):
                             kept = _keep_tile(
                                 alive,
@@ -142,7 +142,7 @@ def scan_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -
             for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count), ROWS_AT_ONCE):
                 codes = codes_at + row * dim
                 if start == 0:
-                    ask_for(codes + _AHEAD_BYTES, ROWS_AT_ONCE * dim)
+                    prefetch_bytes(codes + _AHEAD_BYTES, ROWS_AT_ONCE * dim)
                 for block in range(start, min(start + at_once, blocks)):
                     packed = packed_at + block * BLOCK * dim
                     floor = floors_at + 4 * BLOCK * block
@@ -164,7 +164,7 @@ def scan_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -
 
 @compiled
 def scan_plain(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
-    """Any number of queries on any processor, by whatever LLVM makes of the plain loop."""
+    """Any number of queries on any processor: a plain loop, compiled by LLVM."""
     count, dim = rows.codes.shape
     kept = 0
     floors = np.empty(len(wanted.codes), np.int32)
@@ -204,7 +204,7 @@ def _keep_tile(
     sums_at = sums.ctypes.data + 4 * _HALF * first_line
     floors_at = floors.ctypes.data + 4 * first_query
     for line in range(lines):
-        # A bit for each of 16 queries; a floor may rise meanwhile, which keeps too much at most.
+        # A bit for each of 16 queries; a floor that rises meanwhile only lets too many through.
         reached = which_reach(sums_at + 4 * _HALF * line, floors_at)
         while reached:
             query = lowest_bit(reached)
@@ -245,7 +245,7 @@ def _keep_block(
             query = lowest_bit(reached)
             reached &= reached - 1
             total = sums[line * BLOCK + query]
-            # A row before may have raised the floor.
+            # An earlier row may have raised the floor.
             if total >= floors[first_query + query]:
                 kept = keep(
                     alive,
@@ -264,6 +264,6 @@ def _keep_block(
 
 @compiled
 def _on_a_line(room: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The part of an array that begins on a cache line, 16 items shorter."""
+    """The array from its first cache line on, 16 items shorter."""
     start = (-room.ctypes.data % 64) // 4
     return room[start : start + len(room) - 16]

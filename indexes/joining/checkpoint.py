@@ -1,4 +1,4 @@
-"""What a long computation in tiles has made so far, on the disk if wished."""
+"""Checkpoint of a long computation in tiles, and the references that a join covers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -40,13 +39,13 @@ class _State:
 
 
 class Checkpoint:
-    """Results of tiles, one after another; in memory only where no folder is given.
+    """Results of tiles in order; in memory only where no folder is given.
 
-    A tile puts any number of runs of bytes and ends; the state is replaced, as a whole, once the
-    runs it speaks of are on the disk. Whatever lies beyond its size in the file of results is of
-    a tile that never ended, and goes at the next start. `subject` is what the computation is
-    about; a folder keeps that of its first start. Folders of another fingerprint, damaged ones,
-    and those in use are refused with `CheckpointInvalid` and left as they are.
+    A tile puts any number of runs of bytes and ends; the state is replaced as a whole once its runs
+    are on the disk. Bytes beyond its size in the file of results belong to a tile that never ended,
+    and are removed at the next start. `subject` describes the input of the computation; a folder
+    keeps that of its first start. `CheckpointInvalid`, with nothing changed, for a folder that has
+    another fingerprint, is damaged or in use.
     """
 
     def __init__(self, folder: Path | None, fingerprint: str, subject: bytes = b"") -> None:
@@ -69,16 +68,11 @@ class Checkpoint:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Lets others use the folder; an unfinished tile is forgotten."""
+        """Releases the folder; an unfinished tile is dropped."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -94,7 +88,7 @@ class Checkpoint:
         return self._pending.size_bytes - _FRAME_BYTES * self._pending.runs
 
     def put(self, run: bytes) -> None:
-        """Adds a run of the tile that is being made; an empty one is nothing."""
+        """Adds a run to the current tile; an empty one is ignored."""
         if not run:
             return
         frame = len(run).to_bytes(_FRAME_BYTES, "little")
@@ -111,7 +105,7 @@ class Checkpoint:
         )
 
     def end_tile(self) -> None:
-        """Ends the tile; when this returns, its runs outlive a crash."""
+        """Ends the tile; when this returns, its runs are durable."""
         self._pending = replace(self._pending, next_tile=self._pending.next_tile + 1)
         if self._folder is not None:
             if self._pending.runs != self._state.runs:
@@ -120,7 +114,7 @@ class Checkpoint:
         self._state = self._pending
 
     def runs(self) -> list[NDArray[np.uint8]]:
-        """The runs of all tiles that have ended, in the order they were put; views of the file."""
+        """The runs of all ended tiles in their order; views of the file."""
         if self._folder is None:
             return [np.frombuffer(run, np.uint8) for run in self._memory[: self._state.runs]]
         if not self._state.size_bytes:
@@ -156,7 +150,7 @@ class Checkpoint:
 
 
 def stored_subject(folder: Path) -> bytes | None:
-    """The subject of the checkpoint in this folder; None where there is none yet."""
+    """The subject of the checkpoint in this folder; None without a checkpoint."""
     if not (folder / _STATE).exists():
         return None
     state = _read_state(folder)
@@ -224,30 +218,28 @@ def _write(handle: int, content: bytes) -> None:
         left = left[os.write(handle, left) :]
 
 
-# Who takes part in a join, as a checkpoint remembers it.
-
 _HEADER = struct.Struct("<Qqq")
 _NO_SIDE = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Roster:
-    """One side: `ids` int64[n] ascending, `digests` uint64[n] of what they were."""
+class Participants:
+    """The references of one side: `ids` int64[n] ascending, `digests` uint64[n] of each."""
 
     ids: Ids
     digests: NDArray[np.uint64]
 
     @classmethod
-    def of(cls, references: References) -> Roster:
+    def of(cls, references: References) -> Participants:
         return cls(references.ids, references.digests())
 
-    def check(self, now: Roster) -> None:
-        """`CheckpointInvalid` where some are there now that were not, or are not what they were."""
+    def check(self, now: Participants) -> None:
+        """`CheckpointInvalid` where `now` has other ids, or other digests for the same ids."""
         here = np.isin(self.ids, now.ids, assume_unique=True)
-        strangers = len(now.ids) - int(here.sum())
-        if strangers:
+        added = len(now.ids) - int(here.sum())
+        if added:
             raise CheckpointInvalid(
-                f"the checkpoint is of a join without {strangers} of these references; "
+                f"the checkpoint is of a join without {added} of these references; "
                 "join those that it covers, or give another folder"
             )
         if not np.array_equal(self.digests[here], now.digests):
@@ -257,19 +249,19 @@ class Roster:
 
 
 def merge_ids(some: Ids, others: Ids) -> Ids:
-    """Two ascending lists as one, each id once: a hundred times faster than `numpy.union1d`."""
+    """The union of two ascending lists: a hundred times faster than `numpy.union1d`."""
     both: Ids = np.sort(np.concatenate([some, others]), kind="stable")
     is_first = np.ones(len(both), np.bool_)
     is_first[1:] = both[1:] != both[:-1]
     return both[is_first]
 
 
-def part_ids(
+def split_ids(
     ids: Ids, sequence: int, known: Ids | None, stored: Coverage | None
 ) -> tuple[Ids, Ids, int]:
-    """Which ids of a gallery a join takes for new and which for known, and the change it covers.
+    """The ids of a gallery that a join takes as new, those it takes as known, and its sequence.
 
-    `stored` is what an earlier start covered, None at the first: what has been added since is for
+    `stored` is what an earlier start covered, None at the first: references added since are left to
     the next join. Without `known` all are new. `CheckpointInvalid` where the gallery is older.
     """
     if stored is not None:
@@ -289,11 +281,11 @@ def part_ids(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coverage:
-    """Both sides as they were when the join began; `sequence` is the watermark of their gallery."""
+    """Both sides at the begin of the join; `sequence` is the watermark of their gallery."""
 
     sequence: int
-    left: Roster
-    right: Roster | None
+    left: Participants
+    right: Participants | None
 
     def __len__(self) -> int:
         return len(self.left.ids) + (0 if self.right is None else len(self.right.ids))
@@ -305,28 +297,30 @@ class Coverage:
 
     @classmethod
     def of(cls, left: References, right: References | None, sequence: int) -> Coverage:
-        return cls(sequence, Roster.of(left), None if right is None else Roster.of(right))
+        return cls(
+            sequence, Participants.of(left), None if right is None else Participants.of(right)
+        )
 
     def check(self, now: Coverage) -> None:
-        """`CheckpointInvalid` where what is there now is more or other than what was."""
+        """`CheckpointInvalid` where a side of `now` has more or other references."""
         for then, side in ((self.left, now.left), (self.right, now.right)):
             assert (then is None) == (side is None)
             if then is not None and side is not None:
                 then.check(side)
 
-    def lay_out(
+    def align(
         self, left: References, right: References | None
     ) -> tuple[References, References | None]:
-        """Both sides in the order of the rosters: those that are not there any more are gone."""
+        """Both sides in the order of this coverage, with removed references marked as gone."""
         right_ids = None if self.right is None else self.right.ids
-        return left.laid_out(self.left.ids), (
-            right.laid_out(right_ids) if right is not None and right_ids is not None else None
+        return left.aligned_to(self.left.ids), (
+            right.aligned_to(right_ids) if right is not None and right_ids is not None else None
         )
 
     def remaining(self, now: Coverage, *, mixed: bool) -> tuple[Ids, Ids] | None:
-        """The left and right ids that a pair may still have; None where nobody is gone.
+        """The left and right ids that a pair may still have; None where none are gone.
 
-        `mixed` says that ids of each side stand on both sides of a pair.
+        `mixed` says that ids of each side occur on both sides of a pair.
         """
         if len(now) == len(self):
             return None
@@ -344,13 +338,13 @@ class Coverage:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Coverage:
-        """What `to_bytes` wrote."""
+        """The coverage that `to_bytes` wrote."""
         sequence, left, right = _HEADER.unpack_from(content)
-        rosters, place = [], _HEADER.size
+        sides, place = [], _HEADER.size
         for count in (left, right):
             if count != _NO_SIDE:
                 ids = np.frombuffer(content, "<i8", count, place)
                 digests = np.frombuffer(content, "<u8", count, place + ids.nbytes)
-                rosters.append(Roster(ids.astype(np.int64), digests.astype(np.uint64)))
+                sides.append(Participants(ids.astype(np.int64), digests.astype(np.uint64)))
                 place += 2 * ids.nbytes
-        return cls(sequence, rosters[0], rosters[1] if right != _NO_SIDE else None)
+        return cls(sequence, sides[0], sides[1] if right != _NO_SIDE else None)

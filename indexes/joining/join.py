@@ -1,37 +1,36 @@
-"""Every pair at or above a threshold, in one gallery or between two: exact, and resumable."""
+"""Exact, resumable join: every pair at or above a threshold, in one gallery or between two."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
-from indexes.base import Ids
+from indexes.base import Ids, check_ids, check_threshold
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.joining.checkpoint import Checkpoint, Coverage, merge_ids, part_ids, stored_subject
+from indexes.joining.checkpoint import Checkpoint, Coverage, merge_ids, split_ids, stored_subject
 from indexes.joining.pairs import RECORD, Pairs, Records
-from indexes.joining.tiling import References, Tiling, go_on
-from indexes.validation import check_ids, check_threshold
+from indexes.joining.tiling import References, Tiling, no_check
 
 TILE_ROWS = 1 << 17
-"""Some seconds of work for two cores, and enough for its codes to be gathered in passing."""
+"""Some seconds of work for two cores, so that gathering the codes costs little in comparison."""
 PAIRS_LIMIT = 50_000_000
 """A gigabyte of pairs, in memory or in a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a join is: what its first `tiles_done` tiles compared and found.
+    """Progress of a join: what its first `tiles_done` tiles compared and found.
 
-    `comparisons` of `comparisons_total` pairs of references have been decided on; the time that
-    remains follows from them, for tiles differ.
+    `comparisons` of `comparisons_total` pairs of references are decided; estimate the remaining
+    time from these, for tiles differ.
     """
 
     tiles_done: int
@@ -43,7 +42,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JoinedGallery:
-    """The pairs of a gallery, among `ids`, int64[n] ascending, as of the change `sequence`."""
+    """The pairs among `ids` (int64[n], ascending) of a gallery, as of the change `sequence`."""
 
     pairs: Pairs
     ids: Ids
@@ -55,7 +54,7 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """What is asked for; `known` tells which references a gallery's join took for known.
+    """Parameters of a join; `known` is the digest of the references taken as known.
 
     `scanner` has the threads, by default that of the segments.
     """
@@ -67,7 +66,7 @@ class _Terms:
     limit: int
     known: str = ""
     scanner: Scanner | None = None
-    check: Callable[[], None] = go_on
+    check: Callable[[], None] = no_check
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -76,7 +75,7 @@ class _Terms:
                 raise SearchInvalid(f"{name} is {number!r}; give a whole number of at least 1")
 
     def fingerprint(self) -> str:
-        """All that the tiles depend on but the references."""
+        """A digest of all that the tiles depend on except the references."""
         terms = (float(self.threshold), self.within, self.between, self.tile_rows, self.known)
         return hashlib.sha256(repr(terms).encode()).hexdigest()
 
@@ -105,16 +104,16 @@ def join(
 ) -> Pairs:
     """All pairs of `left` and `right`, or within `left` where there is no right.
 
-    `and_within` asks for both at once; within a side the smaller id stands on the left. The
-    result depends on vectors, ids and threshold alone. References may be removed meanwhile: those
-    that stay until the end are in all their pairs, the others in some or none.
+    `and_within` returns both; within a side the smaller id is on the left. The result depends on
+    vectors, ids and threshold alone. References may be removed meanwhile: those that stay until the
+    end are in all their pairs, the others in some or none.
 
-    With a checkpoint folder, pairs go there, each tile is on the disk when the next one begins,
-    and a join that was stopped at any moment goes on after its last whole tile, however the
-    references lie in segments by then. `CheckpointInvalid` where the folder is damaged, in use,
-    of other terms, or of a join in which some of these references did not take part.
+    With a checkpoint folder, pairs are written there, each tile is on the disk when the next one
+    begins, and a join that was stopped at any moment continues after its last whole tile, however
+    the references are distributed over segments by then. `CheckpointInvalid` where the folder is
+    damaged, in use, of other parameters, or of a join without some of these references.
     `SearchInvalid` at more than `limit` pairs. `progress` is called at the start and after each
-    tile; what it raises stops the join.
+    tile; an exception from it stops the join.
     """
     terms = _Terms(threshold, right is None or and_within, right is not None, tile_rows, limit)
     sides = _references(left), None if right is None else _references(right)
@@ -135,36 +134,37 @@ def join_gallery(
     limit: int = PAIRS_LIMIT,
     progress: Report | None = None,
     scanner: Scanner | None = None,
-    check: Callable[[], None] = go_on,
+    check: Callable[[], None] = no_check,
 ) -> JoinedGallery:
-    """`join` within a gallery as it is now; changes go on meanwhile.
+    """`join` within a gallery at this moment; the gallery may change meanwhile.
 
-    With `known`, the `ids` of an earlier answer, only pairs that are new since then: those with
-    a reference that is not among them. A join resumed from its checkpoint covers the references
-    of its first start that are still there, and says so by `ids` and `sequence`: what was added
-    later is for the next one. `CheckpointInvalid` also where the gallery is older than that.
+    With `known`, the `ids` of an earlier answer, it returns only pairs that are new since then:
+    those with a reference that is not among them. A join resumed from its checkpoint covers the
+    references of its first start that are still there, as `ids` and `sequence` say; those added
+    later are left to the next join. `CheckpointInvalid` also where the gallery is older than that.
 
-    `scanner` keeps the join off the threads with which the gallery is searched. `check` is called
-    several times a second: what it raises stops the join within a tile, which is then made again.
+    A `scanner` of its own keeps the join off the threads that search the gallery. `check` is called
+    several times a second: an exception from it stops the join within a tile, which a resumed join
+    makes again.
     """
     terms = _Terms(
         threshold, True, known is not None, tile_rows, limit, name_known(known), scanner, check
     )
     pinned = gallery.pin(scanner)
-    everyone = References(pinned.segments, pinned.alive)
+    references = References(pinned.segments, pinned.alive)
     subject = stored_subject(checkpoint) if checkpoint else None
     stored = None if subject is None else Coverage.from_bytes(subject)
-    new, old, sequence = part_ids(everyone.ids, pinned.sequence, known, stored)
-    right = None if known is None else everyone.laid_out(old)
-    return _run(everyone.laid_out(new), right, terms, checkpoint, progress, sequence)
+    new, old, sequence = split_ids(references.ids, pinned.sequence, known, stored)
+    right = None if known is None else references.aligned_to(old)
+    return _run(references.aligned_to(new), right, terms, checkpoint, progress, sequence)
 
 
 def name_known(known: Ids | None) -> str:
-    """A digest of the references that are known; empty where none are named."""
+    """A digest of the known references; empty for None."""
     if known is None:
         return ""
     check_ids(known)
-    # As an earlier answer has them, they are in order already.
+    # Those of an earlier answer are in order already.
     in_order = known if (known[1:] > known[:-1]).all() else np.unique(known)
     return hashlib.sha256(in_order.tobytes()).hexdigest()
 
@@ -172,7 +172,7 @@ def name_known(known: Ids | None) -> str:
 def _references(side: Sequence[Exact8Segment] | References) -> References:
     if isinstance(side, References):
         return side
-    # The state of this moment: removals go on.
+    # A copy of this moment's state: references may be removed meanwhile.
     return References(side, [segment.alive_rows.copy() for segment in side])
 
 
@@ -194,35 +194,46 @@ def _run(
     with Checkpoint(folder, terms.fingerprint(), now.to_bytes()) as kept:
         then = Coverage.from_bytes(kept.subject)
         then.check(now)
-        left, right = then.lay_out(left, right)
+        left, right = then.align(left, right)
         _make(terms.tiling(left, right), kept, terms.limit, progress)
         return JoinedGallery(
             Pairs(_records(kept), then.remaining(now, mixed=terms.within)), then.ids, then.sequence
         )
 
 
-def _make(tiling: Tiling, kept: Checkpoint, limit: int, progress: Report | None) -> None:
-    """Makes the tiles that are not kept yet."""
-    compared = [0, *accumulate(map(tiling.comparisons_of, tiling.tiles))]
+def make_tiles(
+    tiles: Iterable[Iterable[Records]],
+    comparisons: Iterable[int],
+    kept: Checkpoint,
+    limit: int,
+    progress: Report | None,
+) -> None:
+    """Adds the runs of the tiles that are not in the checkpoint yet, in their order.
 
-    def found() -> int:
-        return kept.size_bytes // RECORD.itemsize
+    `comparisons` are those of all tiles. `SearchInvalid` at more than `limit` pairs.
+    """
+    compared = [0, *accumulate(comparisons)]
 
     def report() -> None:
-        at = kept.next_tile
+        at, found = kept.next_tile, kept.size_bytes // RECORD.itemsize
         if progress:
-            progress(Progress(at, len(tiling.tiles), compared[at], compared[-1], found()))
+            progress(Progress(at, len(compared) - 1, compared[at], compared[-1], found))
 
     report()
-    for tile in tiling.tiles[kept.next_tile :]:
-        for run in tiling.runs_of(tile):
+    for runs in tiles:
+        for run in runs:
             kept.put(run.tobytes())
-            if found() > limit:
+            if kept.size_bytes // RECORD.itemsize > limit:
                 raise SearchInvalid(
                     f"more than {limit} pairs reach the threshold; raise it, or the limit"
                 )
         kept.end_tile()
         report()
+
+
+def _make(tiling: Tiling, kept: Checkpoint, limit: int, progress: Report | None) -> None:
+    remaining = map(tiling.runs_of, tiling.tiles[kept.next_tile :])
+    make_tiles(remaining, map(tiling.comparisons_of, tiling.tiles), kept, limit, progress)
 
 
 def _records(kept: Checkpoint) -> list[Records]:

@@ -1,4 +1,4 @@
-"""Pairs of ids with their scores: many sorted runs, read as one sorted list or in pieces of it."""
+"""Scored pairs of ids: many sorted runs, read as one sorted list or in pieces."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PIECE_RECORDS = 1 << 20
 
 
 class Pairs:
-    """Pairs by ascending left id, then right id; a pair is there once.
+    """Distinct pairs by ascending left id, then right id.
 
-    `left`, `right` and `scores` are all of them, in memory: int64[m], int64[m], float32[m].
-    `pieces` needs memory for a piece alone: the runs may lie in a file.
+    `left`, `right` and `scores` are all of them in memory: int64[m], int64[m], float32[m].
+    `pieces` needs memory for one piece alone: the runs may lie in a file.
     """
 
     def __init__(self, runs: Sequence[Records], known: tuple[Ids, Ids] | None = None) -> None:
-        """Of sorted runs; with `known`, only pairs with one of these left and right ids."""
+        """From sorted runs; with `known`, only pairs with one of these left and right ids."""
         self._runs = [run for run in runs if len(run)]
         self._known = known
         total = sum(map(len, self._runs))
@@ -49,11 +49,11 @@ class Pairs:
 
     @cached_property
     def records(self) -> Records:
-        """All of them as `RECORD`s."""
+        """All pairs as `RECORD`s."""
         return self._sorted([run[:] for run in self._runs])
 
     def pieces(self, size: int = PIECE_RECORDS) -> Iterator[Records]:
-        """All of them in order, about `size` at once; those of one left id are never parted."""
+        """All pairs in order, about `size` at once; those of one left id stay together."""
         cuts = self._cuts(size)
         places = [
             np.concatenate([[0], np.searchsorted(_lefts(run), cuts), [len(run)]])
@@ -68,8 +68,8 @@ class Pairs:
                 yield piece
 
     def _cuts(self, size: int) -> Ids:
-        """Left ids that begin a piece: no piece is greater than its share of a sample can tell."""
-        # Each of the runs is off by a step at most.
+        """Left ids that begin a piece, from a sample of the runs."""
+        # Each run adds an error of one step at most.
         step = max(1, size // (len(self._runs) + 8))
         sample = np.concatenate(
             [np.empty(0, np.int64), *(run["left"][::step] for run in self._runs)]
@@ -86,7 +86,7 @@ class Pairs:
         return sort_records(records)
 
     def _column(self, name: str) -> NDArray[Any]:
-        # The columns of packed records lie at odd addresses, which is slow for all that follows.
+        # The columns of packed records are not aligned, which slows down what uses them.
         return np.ascontiguousarray(self.records[name])
 
 

@@ -1,6 +1,6 @@
-"""The work of a join in tiles: a block of references against another, or against itself.
+"""Tiles of a join: a block of references against another, or against itself.
 
-Blocks are cut by id, so tiles stay what they are when segments are sealed, merged or loaded again.
+Blocks are cut by id, so tiles stay the same when segments are sealed, merged or loaded again.
 """
 
 from __future__ import annotations
@@ -22,21 +22,16 @@ from indexes.exact.scanner import Scanner
 from indexes.joining.pairs import RECORD, Records, sort_records
 from indexes.scoring import Positions, exact_scores
 
-# The references of a join by id, and blocks of them as codes, wherever their segments keep them.
-#
-# A block is gathered from the segments, which costs some hundredths of its comparisons; it has
-# no removed row in it, and does not depend on how the references lie in segments.
-
 _ZERO_CODE = 128
 # 64 bits of the golden ratio: odd, and without a pattern.
 _FACTOR = 0x9E3779B97F4A7C15
 
 
 class References:
-    """The references of one side: `ids` int64[n] ascending, `places` int64[n] where each lies.
+    """The references of one side: `ids` int64[n] ascending, `places` int64[n] of each.
 
-    A place is a row, counted through all segments; -1 says that the reference is gone. An id in
-    two segments is refused with `IdInvalid`, segments of two dimensions with `VectorInvalid`.
+    A place is a row, counted through all segments; -1 for a reference that is gone. `IdInvalid` for
+    an id in two segments, `VectorInvalid` for segments of two dimensions.
     """
 
     def __init__(
@@ -64,27 +59,27 @@ class References:
         """The dimension; None where there is no segment."""
         return self.segments[0].dim if self.segments else None
 
-    def laid_out(self, ids: Ids) -> References:
-        """Those of these ascending ids, in their order; what is not here is gone."""
-        laid_out = References.__new__(References)
-        laid_out.segments, laid_out._starts = self.segments, self._starts
-        laid_out.ids = ids
-        laid_out.places = np.full(len(ids), -1, np.int64)
+    def aligned_to(self, ids: Ids) -> References:
+        """These ascending ids in their order; those that are not here are marked as gone."""
+        aligned = References.__new__(References)
+        aligned.segments, aligned._starts = self.segments, self._starts
+        aligned.ids = ids
+        aligned.places = np.full(len(ids), -1, np.int64)
         here = np.isin(ids, self.ids, assume_unique=True)
-        laid_out.places[here] = self.places[np.searchsorted(self.ids, ids[here])]
-        return laid_out
+        aligned.places[here] = self.places[np.searchsorted(self.ids, ids[here])]
+        return aligned
 
     def digests(self) -> NDArray[np.uint64]:
-        """A number for what each reference is: its id, its codes and what they leave over.
+        """A digest of each reference (its id, codes and residual): uint64[n].
 
-        Two vectors with equal codes and residuals would have one number; those of two faces,
+        Two vectors with equal codes and residuals would have the same digest; those of two faces,
         models or keys do not. The vectors, which may lie on a disk, are not read.
         """
         parts = (_digests(segment) for segment in self.segments)
         return np.concatenate([np.empty(0, np.uint64), *parts])[self.places]
 
     def blocks(self, part: slice) -> list[Block]:
-        """Those of this part of the ids that are not gone: a block for each code limit."""
+        """Blocks of the references in this part that are not gone, one for each code limit."""
         places = self.places[part]
         places = places[places >= 0]
         chosen_of: dict[float, list[Positions]] = {}
@@ -96,9 +91,9 @@ class References:
         ]
 
     def split(self, places: Positions) -> Iterator[tuple[Exact8Segment, Positions, Positions]]:
-        """For each segment that has some of the places: which ones, and their rows in it."""
+        """For each segment with some of the places: which ones, and their rows in it."""
         segment_of = np.searchsorted(self._starts, places, side="right") - 1
-        # Counted: sorting or hashing so many costs more than all else here.
+        # bincount, for sorting or hashing so many would cost more than all the rest.
         for i in np.flatnonzero(np.bincount(segment_of)):
             chosen = np.flatnonzero(segment_of == i)
             yield self.segments[i], chosen, places[chosen] - self._starts[i]
@@ -107,16 +102,17 @@ class References:
 class Block:
     """Some references of one side and one code limit, as codes: rows by ascending residual.
 
-    `ids` int64[n] by row; `alive` bool[n padded] is false for the padding alone. `places` are
-    ascending.
+    Gathering them from the segments costs some hundredths of the comparisons. A block has no
+    removed row, and does not depend on how references are distributed over segments. `ids` int64[n]
+    by row; `alive` bool[n padded] is false for the padding alone. `places` are ascending.
     """
 
     def __init__(self, side: References, places: Positions) -> None:
         residuals = np.empty(len(places), np.float32)
         for segment, chosen, rows in side.split(places):
             residuals[chosen] = segment.codes.residuals[rows]
-        # By place the rows of a segment are in order already: sorting finds runs, and whatever is
-        # gathered lies one after another in memory.
+        # By place the rows of a segment are in order already: sorting finds runs, and gathering
+        # reads memory in sequence.
         order = np.argsort(residuals, kind="stable")
         self._side, self._places = side, places[order]
         padded = -(-len(places) // BLOCK) * BLOCK
@@ -141,7 +137,7 @@ class Block:
         return vectors
 
     def unremoved(self, rows: Positions) -> NDArray[np.bool_]:
-        """Which of these rows have not been removed from their segments by now."""
+        """Which of these rows have not been removed from their segments since: bool[m]."""
         unremoved = np.empty(len(rows), np.bool_)
         for segment, chosen, own_rows in self._side.split(self._places[rows]):
             unremoved[chosen] = segment.alive_rows[own_rows]
@@ -155,7 +151,7 @@ def _one_dim(segments: Sequence[Exact8Segment]) -> None:
 
 
 def _digests(segment: Exact8Segment) -> NDArray[np.uint64]:
-    """Polynomials over 64 bits, of all that is known of a row."""
+    """Polynomials over 64 bits of the id, residual and codes of each row."""
     words = segment.codes.bytes.view(np.uint64)
     powers = [pow(_FACTOR, power, 1 << 64) for power in range(1, words.shape[1] + 3)]
     of_words, of_id, of_residual = np.split(
@@ -169,13 +165,13 @@ def _digests(segment: Exact8Segment) -> NDArray[np.uint64]:
 
 _QUERIES_AT_ONCE = 4096
 _FIRST_QUERIES = 256
-# Pairs that one scan may find, with all that is made of them: a few hundred megabytes.
+# Pairs of one scan: with all that is made of them, a few hundred megabytes.
 _FOUND_AT_ONCE = 1 << 22
 _RUN_RECORDS = 1 << 20
 
 
 class Tile(NamedTuple):
-    """The block `left` of the left side, and the block `right` of the right or of the same."""
+    """Block `left` of the left side, block `right` of the right side or, if `within`, the left."""
 
     left: int
     right: int
@@ -183,20 +179,19 @@ class Tile(NamedTuple):
 
 
 class _TooMany(Exception):
-    """More pairs than a scan may find: fewer queries will do."""
+    """More pairs than a scan may find: to be repeated with fewer queries."""
 
 
-def go_on() -> None:
-    """Nothing is to be checked."""
+def no_check() -> None:
+    """The default of `check`: never stops."""
 
 
 class Tiling:
-    """The tiles of one join; any of them can be made by itself.
+    """The tiles of one join, each of which can be made by itself.
 
-    `within` is for the pairs of the left side, a right side for those between both. The smaller
-    id stands on the left of a pair where there are pairs within. `scanner` has the threads, by
-    default that of the first segment; `check` is called several times a second, and what it raises
-    ends a tile unfinished.
+    `within` adds the pairs of the left side, a right side those between both. With `within` the
+    smaller id of a pair is on the left. `scanner` has the threads, by default that of the first
+    segment; `check` is called several times a second, and an exception from it stops a tile.
     """
 
     def __init__(
@@ -208,7 +203,7 @@ class Tiling:
         within: bool,
         tile_rows: int,
         scanner: Scanner | None = None,
-        check: Callable[[], None] = go_on,
+        check: Callable[[], None] = no_check,
     ) -> None:
         self._left, self._right, self._within = left, right, within
         self._scanner, self._check = scanner, check
@@ -218,7 +213,7 @@ class Tiling:
         self.tiles = list(self._all_tiles())
 
     def runs_of(self, tile: Tile) -> Iterator[Records]:
-        """The pairs of one tile in sorted runs, of any size up to some millions."""
+        """The pairs of one tile in sorted runs of at most some millions."""
         lefts = self._blocks_of_left(tile.left)
         if tile.within and tile.left == tile.right:
             both = list(itertools.combinations_with_replacement(lefts, 2))
@@ -237,7 +232,7 @@ class Tiling:
             yield sort_records(np.concatenate(gathered))
 
     def comparisons_of(self, tile: Tile) -> int:
-        """Pairs of references that a tile decides on, those that are gone too."""
+        """Pairs of references that a tile decides, counting those that are gone."""
         rows = self._rows_of(self._left, tile.left)
         if tile.within and tile.left == tile.right:
             return rows * (rows - 1) // 2
@@ -254,7 +249,7 @@ class Tiling:
             yield from (Tile(left, right, False) for right in range(rights))
 
     def _pairs(self, queries: Block, rows: Block) -> Iterator[Records]:
-        """All pairs of two blocks, or within one; however many there are, some at a time."""
+        """All pairs of two blocks, or within one, a bounded number at a time."""
         start = 0
         while start < len(queries):
             self._check()
@@ -278,7 +273,7 @@ class Tiling:
 
         coded = CodedQueries.of_rows(queries.codes, part)
         wanted = coded.wanted(rows.codes, self._threshold)
-        # Within a block a pair of rows is there once: where the second is the row scanned.
+        # Within a block a pair is kept once: where the second one is the row scanned.
         first = part.start // STRETCH if queries is rows else 0
         scanner = self._scanner or self._left.segments[0].scanner
         return np.concatenate(
@@ -289,7 +284,7 @@ class Tiling:
         )
 
     def _scored(self, queries: Block, rows: Block, found: Found, start: int) -> Records:
-        """The pairs at or above the threshold, of those that may be."""
+        """Those of the pairs found whose score is at or above the threshold."""
         row_of, query_of = found[:, 0].astype(np.int64), found[:, 1].astype(np.int64) + start
         if queries is rows:
             kept = row_of > query_of
@@ -301,7 +296,7 @@ class Tiling:
         scores = exact_scores(
             queries.vectors(own_queries), rows.vectors(own_rows), query_places, row_places
         )
-        # Last, for a removed row is wiped: what was computed from the rest of it is dropped here.
+        # Last, for a removed row is wiped: scores computed from a half wiped row are dropped here.
         there = queries.unremoved(own_queries)[query_places] & rows.unremoved(own_rows)[row_places]
         # In float64, for numpy would round the threshold to the scores' float32.
         kept = there & (scores.astype(np.float64) >= self._threshold)

@@ -1,4 +1,4 @@
-"""Which segments to rewrite, and when: the policy, which touches nothing."""
+"""Merge policy of segments, the rewrite itself, and batches on their way into an index."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from indexes.flat import FlatIndex
 
 @dataclass(frozen=True, slots=True)
 class SegmentsConfig:
-    """How a gallery grows.
+    """When heads are sealed and segments rewritten.
 
-    `head_rows`: a head of so many references is sealed. `fan`: a class of segments of about one
-    size holds fewer than so many, and the next class is so many times larger; a reference is
-    rewritten once a class. `dead_share`: a segment of which more is removed is rewritten.
-    `erasure_deadline_s`: what was removed is overwritten at once; so many seconds later the
-    rewrite begins that leaves out its id and flag, and its row in a mapped file. `rows`: how
-    the vectors are kept; with float16 a reference is rounded once, when it is added.
+    `head_rows`: a head of so many references is sealed. `fan`: a class of segments of similar size
+    has fewer than so many, and the segments of the next class are so many times larger; a reference
+    is rewritten once a class. `dead_share`: a segment with a larger share of removed rows is
+    rewritten. `erasure_deadline_s`: removed rows are overwritten at once; so many seconds later the
+    rewrite begins that leaves out their ids and flags, and their rows in a mapped file. `rows`: the
+    type of stored vectors; with float16 a reference is rounded once, when it is added.
     """
 
     head_rows: int = 8192
@@ -50,9 +50,9 @@ class SegmentsConfig:
 
 @dataclass(frozen=True, slots=True)
 class SegmentState:
-    """What the policy has to know of a segment.
+    """Input of the policy: rows alive and removed.
 
-    `removed_since` is the time of its oldest tombstone, in seconds of the caller's clock.
+    `removed_since` is the time of the oldest tombstone, in seconds of the caller's clock.
     """
 
     alive: int
@@ -61,11 +61,11 @@ class SegmentState:
 
 
 Places = tuple[int, ...]
-"""Which of the segments given are to become one without tombstones; empty where none are."""
+"""Positions of the segments to rewrite into one without tombstones; may be empty."""
 
 
 def overdue(segments: Sequence[SegmentState], config: SegmentsConfig, now: float) -> Places:
-    """A segment that has kept a tombstone for as long as it may."""
+    """A segment with a tombstone past its deadline."""
     for place, segment in enumerate(segments):
         since = segment.removed_since
         if since is not None and now - since >= config.erasure_deadline_s:
@@ -73,13 +73,13 @@ def overdue(segments: Sequence[SegmentState], config: SegmentsConfig, now: float
     return ()
 
 
-def buried(segments: Sequence[SegmentState]) -> Places:
-    """A segment that has a tombstone."""
+def with_tombstones(segments: Sequence[SegmentState]) -> Places:
+    """A segment with a tombstone."""
     return next(((place,) for place, segment in enumerate(segments) if segment.removed), ())
 
 
 def due_rewrite(segments: Sequence[SegmentState], config: SegmentsConfig) -> Places:
-    """What search would gain by: an empty segment, a class to merge, a segment half dead."""
+    """A rewrite that speeds up search: an empty segment, a full class, many removed rows."""
     for place, segment in enumerate(segments):
         if not segment.alive:
             return (place,)
@@ -88,7 +88,7 @@ def due_rewrite(segments: Sequence[SegmentState], config: SegmentsConfig) -> Pla
 
 
 def due_merge(sizes: Sequence[int], config: SegmentsConfig) -> Places:
-    """The places of the segments of a full class, and of the classes that would overflow by it."""
+    """The segments of a full class, and of the classes that would overflow by merging it."""
     classes: dict[int, list[int]] = {}
     for place, size in enumerate(sizes):
         classes.setdefault(size_class(size, config), []).append(place)
@@ -97,7 +97,7 @@ def due_merge(sizes: Sequence[int], config: SegmentsConfig) -> Places:
         return ()
     merged = classes.pop(min(full))
     while True:
-        # Where the result would fill its own class, that one is merged at once: one rewrite less.
+        # If the result would fill its own class, merge that at once and save one rewrite.
         order = size_class(sum(sizes[place] for place in merged), config)
         if len(classes.get(order, [])) + 1 < config.fan:
             return tuple(sorted(merged))
@@ -105,7 +105,7 @@ def due_merge(sizes: Sequence[int], config: SegmentsConfig) -> Places:
 
 
 def size_class(size: int, config: SegmentsConfig) -> int:
-    """0 below fan heads, 1 below fan times as many, and so on."""
+    """0 for fewer than `fan` heads of rows, 1 for fewer than `fan` times that, and so on."""
     order, limit = 0, config.head_rows * config.fan
     while size >= limit:
         order, limit = order + 1, limit * config.fan
@@ -113,7 +113,7 @@ def size_class(size: int, config: SegmentsConfig) -> int:
 
 
 def next_deadline(segments: Sequence[SegmentState], config: SegmentsConfig) -> float | None:
-    """When the first tombstone has to be gone, by the caller's clock."""
+    """The time by which the oldest tombstone has to be gone, by the caller's clock."""
     since = [s.removed_since for s in segments if s.removed_since is not None]
     return min(since) + config.erasure_deadline_s if since else None
 
@@ -125,18 +125,16 @@ def _due_compaction(segments: Sequence[SegmentState], config: SegmentsConfig) ->
     return ()
 
 
-# Making one sealed segment of parts that stay in use meanwhile.
-
 _ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rewrite:
-    """A job: what is to become one segment, as of the moment that it began.
+    """A job that makes one segment of parts, as of its begin; the parts stay in use meanwhile.
 
-    `alive` bool[n] is a copy for each segment, `loose` the ids and vectors of each head, copied
-    too. `removed` gathers what is removed while the job runs: it has to go from the product as
-    well, wherever the job was when its rows were wiped.
+    `alive` bool[n] is a copy for each segment, `loose` a copy of the ids and vectors of each head.
+    `removed` collects the ids removed while the job runs: they must be removed from the product
+    too, for their rows may have been copied before they were wiped.
     """
 
     begun: float
@@ -148,18 +146,18 @@ class Rewrite:
 
     @classmethod
     def of_segments(cls, segments: Sequence[Exact8Segment], begun: float) -> Rewrite:
-        """Of these segments without their tombstones; to be called while nothing changes."""
+        """A rewrite of segments without their tombstones; call it while nothing changes."""
         alive = tuple(segment.alive_rows.copy() for segment in segments)
         return cls(begun, segments=tuple(segments), alive=alive)
 
     @classmethod
     def of_heads(cls, heads: Sequence[FlatIndex], begun: float) -> Rewrite:
-        """Of these heads; to be called while nothing changes."""
+        """A rewrite of heads; call it while nothing changes."""
         loose = tuple(head.contents() for head in heads)
         return cls(begun, heads=tuple(heads), loose=loose)
 
     def build(self, config: SegmentsConfig, scanner: Scanner) -> Exact8Segment | None:
-        """The segment, while the parts are searched and changed; None where nothing is alive."""
+        """Builds the segment while the parts are searched and changed; None if nothing is alive."""
         counts = [int(alive.sum()) for alive in self.alive]
         total = sum(counts) + sum(len(ids) for ids, _ in self.loose)
         if not total:
@@ -180,17 +178,17 @@ class Rewrite:
         return Exact8Segment(ids, rows, scanner=scanner)
 
     def settle(self, product: Exact8Segment) -> None:
-        """Takes out of the product what was removed meanwhile; to be called while nothing runs."""
+        """Removes from the product what was removed meanwhile; call it while nothing runs."""
         if not self.removed:
             return
         rows, present = product.find(np.unique(np.concatenate(self.removed)))
-        product.bury(rows[present])
+        product.remove_rows(rows[present])
 
     def _dim(self) -> int:
         return self.segments[0].dim if self.segments else self.loose[0][1].shape[1]
 
     def _dtype(self, config: SegmentsConfig) -> np.dtype[Any]:
-        """float16 only where that loses nothing: a reference never changes its score."""
+        """float16 only where that loses nothing, so that no score changes."""
         if config.rows == "float16" and self._is_narrow():
             return np.dtype(np.float16)
         return np.dtype(np.float32)
@@ -202,19 +200,17 @@ class Rewrite:
 
 
 def narrowed(vectors: Vectors) -> Vectors:
-    """The vectors as float16 keeps them, float32[n, dim]."""
+    """The vectors rounded to float16, as float32[n, dim]."""
     with np.errstate(over="ignore"):
         return vectors.astype(np.float16).astype(np.float32)
 
-
-# References on their way into a segmented index.
 
 Part = FlatIndex | Exact8Segment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """References to add, checked but for whether their ids are new; sealed where they are many."""
+    """Checked references to add, whose ids may still be taken; sealed if there are many."""
 
     keys: list[int]
     ids: Ids
@@ -223,14 +219,14 @@ class Batch:
 
 
 def require_new(batch: Batch, parts: Sequence[Part]) -> None:
-    """Refuses a batch of which an id is in one of the parts already."""
+    """`IdInvalid` where an id of the batch is in one of the parts already."""
     keys = batch.keys
     lowest, highest = min(keys, default=0), max(keys, default=-1)
     for part in parts:
         if isinstance(part, FlatIndex):
             part.require_new(keys)
         elif part.may_hold(lowest, highest):
-            # One id, the usual batch, is looked up without the cost of arrays.
+            # A single id, the usual batch, is looked up without the cost of arrays.
             present = part.find(batch.ids)[1] if len(keys) > 1 else np.array([keys[0] in part])
             if present.any():
                 key = keys[int(present.argmax())]

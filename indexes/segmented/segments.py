@@ -1,4 +1,4 @@
-"""An index that grows: a flat head, visible at once, and sealed segments that merge."""
+"""Segmented index: a flat head, searchable at once, and sealed segments that merge."""
 
 from __future__ import annotations
 
@@ -7,28 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from indexes.base import Ids, MemoryAccount, VectorIndex, Vectors
-from indexes.errors import IdInvalid
-from indexes.exact.certificate import CertifiedHits
-from indexes.exact.exact8 import Exact8Segment
-from indexes.exact.scanner import Scanner
-from indexes.flat import FlatIndex
-from indexes.scoring import Positions
-from indexes.segmented.fanout import Parts
-from indexes.segmented.merging import (
-    Batch,
-    Part,
-    Rewrite,
-    SegmentsConfig,
-    SegmentState,
-    buried,
-    due_rewrite,
-    narrowed,
-    next_deadline,
-    overdue,
-    require_new,
-)
-from indexes.validation import (
+from indexes.base import (
+    Certificate,
+    CertifiedHits,
+    Hits,
+    Ids,
+    MemoryAccount,
+    Scores,
+    VectorIndex,
+    Vectors,
     check_distinct,
     check_hit_count,
     check_ids,
@@ -36,18 +23,37 @@ from indexes.validation import (
     check_threshold,
     check_vectors,
 )
+from indexes.errors import IdInvalid
+from indexes.exact.codes import CodedQueries
+from indexes.exact.exact8 import Counts, Exact8Segment, Pairs, passes
+from indexes.exact.scanner import Scanner
+from indexes.flat import FlatIndex
+from indexes.scoring import Positions, arrange, no_hits
+from indexes.segmented.merging import (
+    Batch,
+    Part,
+    Rewrite,
+    SegmentsConfig,
+    SegmentState,
+    due_rewrite,
+    narrowed,
+    next_deadline,
+    overdue,
+    require_new,
+    with_tombstones,
+)
 
-# A batch of so many heads is worth a segment of its own.
+# A batch as large as so many heads becomes a segment of its own.
 _BULK_HEADS = 4
 
 
 class SegmentedIndex(VectorIndex):
     """A `VectorIndex` whose answers are those of `FlatIndex` over the same vectors, bit for bit.
 
-    Adding costs O(rows added), and nothing here seals or merges by itself: `begin_rewrite` says
-    what is due, `Rewrite.build` makes the new segment beside the old parts, and `finish_rewrite`
-    puts it in their place. `Gallery` does that with the locks it takes. Removed references are
-    wiped from memory at once, and are tombstones until their segment is rewritten.
+    Adding costs O(rows added). Nothing is sealed or merged by itself: `begin_rewrite` returns the
+    job that is due, `Rewrite.build` makes the new segment, and `finish_rewrite` replaces the old
+    parts by it. `Gallery` does that under its locks. Removed references are wiped from memory at
+    once, and are tombstones until their segment is rewritten.
 
     `clock` gives seconds since the epoch: the age of a tombstone outlives a restart.
     """
@@ -84,10 +90,10 @@ class SegmentedIndex(VectorIndex):
         scanner: Scanner | None = None,
         clock: Callable[[], float] = time.time,
     ) -> SegmentedIndex:
-        """The index that had these segments, their tombstones in them, and this head.
+        """An index from saved segments, with their tombstones, and the saved head.
 
-        `removed_since` is the property of that index; a segment with tombstones that is not in it
-        is rewritten at once. Ids that are alive twice are refused with `IdInvalid`.
+        `removed_since` is the property of the saved index; a segment with tombstones that is not in
+        it is rewritten at once. `IdInvalid` where an id is alive twice.
         """
         index = cls(dim, config, scanner=scanner, clock=clock)
         index._segments = tuple(segments)
@@ -114,12 +120,12 @@ class SegmentedIndex(VectorIndex):
 
     @property
     def heads(self) -> tuple[FlatIndex, ...]:
-        """What is not sealed yet: full heads, the oldest first, and the one that grows."""
+        """References not sealed yet: full heads, the oldest first, and the growing one."""
         return (*self._frozen, self._head)
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """All that may hold a reference."""
+        """Heads and segments."""
         return (*self.heads, *self._segments)
 
     @property
@@ -129,7 +135,6 @@ class SegmentedIndex(VectorIndex):
 
     @property
     def ids(self) -> Ids:
-        """All ids, ascending; a copy."""
         return np.sort(np.concatenate([part.ids for part in self.parts]))
 
     def __len__(self) -> int:
@@ -139,11 +144,10 @@ class SegmentedIndex(VectorIndex):
         return any(key in part for part in self.parts)
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Adds new ids; an id that is there already is refused."""
         self.admit(self.prepare(ids, vectors))
 
     def prepare(self, ids: Ids, vectors: Vectors) -> Batch:
-        """What of `add` needs nothing of the index, and takes long for many."""
+        """The slow part of `add`, which does not touch the index."""
         keys, rows = check_references(ids, vectors, self._dim)
         if self.config.rows == "float16":
             rows = check_vectors(narrowed(rows), self._dim)
@@ -153,7 +157,7 @@ class SegmentedIndex(VectorIndex):
         return Batch(keys, ids, rows, segment)
 
     def admit(self, batch: Batch, *, is_new: bool = False) -> None:
-        """The rest of `add`; `is_new` where `require_new` was asked of all parts by the caller."""
+        """The rest of `add`; `is_new` where the caller has checked all parts by `require_new`."""
         if not is_new:
             require_new(batch, self.parts)
         if batch.segment is not None:
@@ -162,19 +166,17 @@ class SegmentedIndex(VectorIndex):
             self._append(batch.keys, batch.ids, batch.rows)
 
     def remove(self, ids: Ids) -> None:
-        """Removes these ids; an unknown one is refused, and then none is removed."""
         keys = check_distinct(check_ids(ids))
         for part, places, rows in self._locate(ids, keys):
             if isinstance(part, FlatIndex):
                 part.remove(ids[places])
             else:
-                part.bury(rows)
+                part.remove_rows(rows)
                 self._removed_since.setdefault(part.name, self._clock())
         for rewrite in self._rewrites:
             rewrite.removed.append(ids.copy())
 
     def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]; a copy."""
         found = self._locate(ids, check_ids(ids))
         rows = np.empty((len(ids), self._dim), np.float32)
         for part, places, at in found:
@@ -185,34 +187,32 @@ class SegmentedIndex(VectorIndex):
         return rows
 
     def search(self, queries: Vectors, k: int) -> CertifiedHits:
-        """The k best of each query, or all where there are fewer."""
         queries, k = check_vectors(queries, self._dim), check_hit_count(k)
         return self._searched().search(queries, k)
 
     def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
-        """Everything whose score, as a float, is at or above the threshold."""
         queries, threshold = check_vectors(queries, self._dim), check_threshold(threshold)
         return self._searched().range_search(queries, threshold)
 
     def account(self) -> MemoryAccount:
-        """Where the memory goes; without what a rewrite takes while it runs."""
+        """Memory use by part, without that of a running rewrite."""
         account = MemoryAccount(0, head=sum(head.account().total for head in self.heads))
         account += MemoryAccount(sum(map(len, self.heads)))
         return sum((segment.account() for segment in self._segments), account)
 
     def deadline_s(self) -> float | None:
-        """How long until the oldest tombstone has to be gone; None where there is none."""
+        """Seconds until the oldest tombstone has to be gone; None where there is none."""
         deadline = next_deadline(self._states(), self.config)
         return None if deadline is None else deadline - self._clock()
 
     def begin_rewrite(self, *, all_removed: bool = False) -> Rewrite | None:
-        """The next job that is due, or any that takes out tombstones; None if none is.
+        """The next job that is due, or with `all_removed` any that removes tombstones; else None.
 
-        To be called while nothing changes; end it by `finish_rewrite` or `abandon_rewrite`.
+        Call it while nothing changes; end it by `finish_rewrite` or `abandon_rewrite`.
         """
         states, now = self._states(), self._clock()
         if all_removed:
-            places = buried(states)
+            places = with_tombstones(states)
         else:
             places = overdue(states, self.config, now)
             if not places and self._frozen:
@@ -223,9 +223,9 @@ class SegmentedIndex(VectorIndex):
         return self._begin(Rewrite.of_segments([self._segments[i] for i in places], now))
 
     def finish_rewrite(self, rewrite: Rewrite, product: Exact8Segment | None) -> None:
-        """Puts the product in the place of its parts; to be called while nothing runs."""
+        """Replaces the parts by the product; call it while nothing runs."""
         if product is not None:
-            # First, for it may fail, and the parts must still be there then.
+            # First, for it may fail, and then the parts must stay.
             rewrite.settle(product)
         frozen = tuple(head for head in self._frozen if head not in rewrite.heads)
         segments = tuple(s for s in self._segments if s not in rewrite.segments)
@@ -239,7 +239,7 @@ class SegmentedIndex(VectorIndex):
             self._removed_since.pop(segment.name, None)
 
     def abandon_rewrite(self, rewrite: Rewrite) -> None:
-        """Leaves the parts as they are."""
+        """Ends the job and keeps the parts."""
         self._rewrites.remove(rewrite)
 
     def _states(self) -> list[SegmentState]:
@@ -247,8 +247,8 @@ class SegmentedIndex(VectorIndex):
             SegmentState(len(s), s.removed, self._removed_since.get(s.name)) for s in self._segments
         ]
 
-    def _searched(self) -> Parts:
-        return Parts(self._segments, self.heads, self.scanner.kernel)
+    def _searched(self) -> SegmentSearch:
+        return SegmentSearch(self._segments, self.heads, self.scanner.kernel)
 
     def _begin(self, rewrite: Rewrite) -> Rewrite:
         self._rewrites.append(rewrite)
@@ -261,7 +261,7 @@ class SegmentedIndex(VectorIndex):
             self._head = FlatIndex(self._dim)
 
     def _locate(self, ids: Ids, keys: list[int]) -> list[tuple[Part, Positions, Positions]]:
-        """Where ids are: the part, which of the ids, and their rows where it is a segment."""
+        """By part: which of the ids it has, and for a segment their rows."""
         found: list[tuple[Part, Positions, Positions]] = []
         missing = np.ones(len(keys), np.bool_)
         lowest, highest = min(keys, default=0), max(keys, default=-1)
@@ -278,3 +278,122 @@ class SegmentedIndex(VectorIndex):
         if missing.any():
             raise IdInvalid(f"id {keys[int(missing.argmax())]} is not in the index")
         return [place for place in found if len(place[1])]
+
+
+class SegmentSearch:
+    """One search over several sealed segments and flat heads; an id is alive in one of them only.
+
+    The codes of a query are made once for all segments. The largest segment is searched first: its
+    k-th best score is the floor for the others, which then find next to nothing.
+    """
+
+    def __init__(
+        self, segments: Sequence[Exact8Segment], heads: Sequence[FlatIndex], kernel: str
+    ) -> None:
+        self._segments = sorted((s for s in segments if len(s)), key=len, reverse=True)
+        self._heads = [head for head in heads if len(head)]
+        self._coarse = sum(segment.coarse for segment in self._segments)
+        self._kernel = kernel
+
+    def search(self, queries: Vectors, k: int) -> CertifiedHits:
+        """The k best of each query; the input is not checked."""
+        done = []
+        for part in passes(len(queries), self._coarse, k):
+            pass_hits = _PassHits(queries[part], self._segments)
+            for segment in self._segments:
+                found = segment.best(pass_hits.queries, pass_hits.coded, k, pass_hits.floors)
+                pass_hits.take_sealed(segment, *found)
+                pass_hits.keep_best(k)
+            for head in self._heads:
+                if pass_hits.is_empty():
+                    pass_hits.take(*head.best(pass_hits.queries, k))
+                else:
+                    pass_hits.take(*head.at_or_above(pass_hits.queries, pass_hits.floors))
+                pass_hits.keep_best(k)
+            done.append(pass_hits)
+        return self._answer(done, k)
+
+    def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
+        """Everything at or above the threshold; the input is not checked."""
+        done = []
+        for part in passes(len(queries), self._coarse):
+            pass_hits = _PassHits(queries[part], self._segments)
+            floors = np.full(len(pass_hits.queries), threshold)
+            for segment in self._segments:
+                found = segment.at_or_above(pass_hits.queries, pass_hits.coded, floors)
+                pass_hits.take_sealed(segment, *found)
+            for head in self._heads:
+                pass_hits.take(*head.at_or_above(pass_hits.queries, floors))
+            done.append(pass_hits)
+        return self._answer(done)
+
+    def _answer(self, done: list[_PassHits], k: int | None = None) -> CertifiedHits:
+        hits = [pass_hits.hits(k) for pass_hits in done]
+        offsets, ids, scores = [np.zeros(1, np.int64)], [], []
+        for part in hits:
+            offsets.append(part.offsets[1:] + offsets[-1][-1])
+            ids.append(part.ids)
+            scores.append(part.scores)
+        certificate = Certificate(
+            epsilon=np.concatenate([np.empty(0), *(part.epsilon for part in done)]),
+            rescored=np.concatenate([np.empty(0, np.int64), *(part.rescored for part in done)]),
+            compared=sum(map(len, self._segments)) + sum(map(len, self._heads)),
+            kernel=self._kernel,
+        )
+        return CertifiedHits(
+            np.concatenate(offsets),
+            np.concatenate([np.empty(0, np.int64), *ids]),
+            np.concatenate([np.empty(0, np.float32), *scores]),
+            certificate,
+        )
+
+
+class _PassHits:
+    """Hits of one pass of queries so far."""
+
+    def __init__(self, queries: Vectors, segments: Sequence[Exact8Segment]) -> None:
+        self.queries = queries
+        self.floors = np.full(len(queries), -np.inf)
+        self.epsilon = np.zeros(len(queries))
+        self.rescored: Counts = np.zeros(len(queries), np.int64)
+        if segments:
+            self.coded = CodedQueries.of_vectors(queries)
+        self._found: list[tuple[Positions, Ids, Scores]] = []
+        self._size = 0
+
+    def take_sealed(self, segment: Exact8Segment, pairs: Pairs, counts: Counts) -> None:
+        """Adds the pairs and the certificate of a segment."""
+        self.take(pairs.query_of, segment.row_ids[pairs.row_of], pairs.scores)
+        np.maximum(self.epsilon, segment.epsilon(self.coded), out=self.epsilon)
+        self.rescored += counts
+
+    def take(self, query_of: Positions, ids: Ids, scores: Scores) -> None:
+        """Adds scored pairs."""
+        self._found.append((query_of, ids, scores))
+        self._size += len(ids)
+
+    def is_empty(self) -> bool:
+        """True while there are no hits and so no floors."""
+        return not self._size
+
+    def keep_best(self, k: int) -> None:
+        """Raises the floors to the k-th best scores, where that is worth sorting.
+
+        That is after the first part, and when later ones have doubled the hits.
+        """
+        if self._size < 2 * k * len(self.queries) and len(self._found) > 1:
+            return
+        best = self.hits(k)
+        counts = np.diff(best.offsets)
+        full = np.flatnonzero(counts == k)
+        self.floors[full] = best.scores[best.offsets[1:][full] - 1]
+        query_of = np.repeat(np.arange(len(self.queries)), counts)
+        self._found = [(query_of, best.ids, best.scores)]
+        self._size = len(best.ids)
+
+    def hits(self, k: int | None = None) -> Hits:
+        """The sorted hits, of each query the k best where k is given."""
+        if not self._found:
+            return no_hits(len(self.queries))
+        query_of, ids, scores = (np.concatenate(c) for c in zip(*self._found, strict=True))
+        return arrange(len(self.queries), query_of, ids, scores, k)

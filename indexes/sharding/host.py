@@ -1,4 +1,4 @@
-"""What a shard holds and does, wherever it runs; and the shard that runs in this process."""
+"""The content and calls of a shard, wherever it runs, and a shard in this process."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
 from indexes.upkeep import Upkeep
 
 CALLS_AT_ONCE = 4
-"""How many calls of a shard run together; more would only share the same cores."""
+"""Concurrent calls of a shard; more would only share the same cores."""
 
 JOINED_LIMIT = 2_000_000
-"""The most pairs that one call of `join` answers with: 40 megabytes."""
+"""Pairs that one call of `join` may return: 40 megabytes."""
 
-# Listing so many ids costs what it costs to look one up.
+# Listing so many ids costs as much as looking one up.
 _IDS_FOR_ONE_LOOK_UP = 32
 _CLOSED = "a shard is closed; open the gallery again"
 
 
 class ShardHost:
-    """The inside of a shard: a gallery with its upkeep, and the calls of `Shard`, done in place.
+    """A gallery with its upkeep, and the calls of `Shard`; thread-safe.
 
-    Safe to use from many threads. Its methods take and give only arrays, numbers and the records
-    of this package, so that any way of calling from afar can carry them.
+    Its methods take and return only arrays, numbers and the data classes of this package, so that
+    any remote call can carry them.
     """
 
     def __init__(self, plan: ShardPlan) -> None:
@@ -76,7 +76,7 @@ class ShardHost:
             try:
                 return [ids, self._gallery.vectors(ids)]
             except IdInvalid:
-                # Others may leave meanwhile, but none comes back.
+                # References may be removed meanwhile, but none returns.
                 ids = ids[self.contains(ids)]
 
     def join(self, ids: Ids, vectors: Vectors, threshold: float, above: int) -> list[NDArray[Any]]:
@@ -90,7 +90,7 @@ class ShardHost:
             pairs = join([rows], own, threshold, limit=JOINED_LIMIT)
             return [pairs.left, pairs.right, pairs.scores]
 
-    def roster(self) -> list[NDArray[np.int64]]:
+    def digests(self) -> list[NDArray[np.int64]]:
         with self._pinned() as (pinned, _):
             own = References(pinned.segments, pinned.alive)
             return [own.ids, own.digests().view(np.int64)]
@@ -108,14 +108,14 @@ class ShardHost:
         self._gallery.compact()
 
     def close(self) -> None:
-        """Ends the threads, after the job of upkeep that runs."""
+        """Stops the threads, after the running job of upkeep."""
         self._upkeep.close()
         if self._scanner is not None:
             self._scanner.close()
 
     @contextmanager
     def _pinned(self) -> Iterator[tuple[Pinned, Scanner]]:
-        """Everything as segments, which a kind without any is made into each time."""
+        """All references as segments; a kind without segments is converted each time."""
         scanner = self._scanner or Scanner(threads=self._threads)
         try:
             yield self._gallery.pin(scanner), scanner
@@ -138,7 +138,7 @@ class LocalShard(Shard):
         return _CLOSED if self._closed else None
 
     def close(self) -> None:
-        """Ends the threads, after the calls that run."""
+        """Stops the threads, after the running calls."""
         with self._lock:
             if self._closed:
                 return
@@ -156,9 +156,9 @@ class LocalShard(Shard):
 
 
 def open_local(plan: ShardPlan, shards: int) -> ShardedIndex:
-    """A gallery split over so many shards, all in this process: for tests, and to debug.
+    """A gallery split over so many shards in this process, for tests and debugging.
 
-    Where the plan leaves the number of threads open, each gets its share of the cores.
+    If the plan sets no number of threads, each shard gets its share of the cores.
     """
     if shards < 1:
         raise SearchInvalid(f"shards is {shards}; give at least 1")

@@ -1,46 +1,45 @@
-"""Every pair of a sharded gallery: the shards compare, blocks of rows travel between them.
+"""Join of a sharded gallery: blocks of rows are sent between shards, which compare them.
 
-The rows of one shard go, a block at a time, to each shard that they are to be compared with, which
-answers with the pairs. What travels grows with the references, what is compared with their square,
-so that the way of a row, through this process, is of no account.
+The rows of one shard are sent, a block at a time, to each shard that they are compared with, which
+returns the pairs. Transfers grow with the number of references, comparisons with its square, so
+sending rows through this process costs little.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids
-from indexes.errors import SearchInvalid
+from indexes.base import Ids, check_threshold
 from indexes.gallery import Gallery
-from indexes.joining.checkpoint import Checkpoint, Coverage, Roster, part_ids, stored_subject
-from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Progress, Report, name_known
+from indexes.joining.checkpoint import Checkpoint, Coverage, Participants, split_ids, stored_subject
+from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Report, make_tiles, name_known
 from indexes.joining.pairs import RECORD, Pairs, Records, sort_records
-from indexes.joining.tiling import go_on
+from indexes.joining.tiling import no_check
 from indexes.sharding.shards import Shard, ShardedIndex, shards_of
-from indexes.validation import check_threshold
 
 BLOCK_BYTES = 16 << 20
-"""What of vectors a message holds at most."""
+"""Vectors in one message at most."""
 BLOCK_COMPARISONS = 1 << 33
-"""Some seconds of work for the cores of a shard."""
+"""Some seconds of work for a shard."""
 _FEWEST_ROWS = 4096
 _CHECK_EVERY_S = 0.2
-_EVERYONE = 0
+_ANY_ID = 0
 """No id is lower."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardTile:
-    """A block of one shard's rows, for another shard or the same; some pairs, decided once."""
+    """A block of one shard's rows, to be compared in another shard or the same."""
 
     source: int
     target: int
@@ -58,24 +57,24 @@ def join_shards(
     checkpoint: Path | None = None,
     limit: int = PAIRS_LIMIT,
     progress: Report | None = None,
-    check: Callable[[], None] = go_on,
+    check: Callable[[], None] = no_check,
     block_rows: int | None = None,
 ) -> JoinedGallery:
-    """What `join_gallery` finds, over the shards that the gallery's index has; changes go on.
+    """`join_gallery` over the shards of a gallery's index; the gallery may change meanwhile.
 
-    It covers every reference as of the `sequence` that it states, and some that came while it
-    began. As many tiles as there are shards are at work at a time; where it is stopped, as
-    `check` or `progress` may by what they raise, no more than those are done again. A checkpoint
-    belongs to a number of shards. `ShardLost` where a shard is gone.
+    It covers every reference as of its `sequence`, and some that were added while it began. As many
+    tiles as there are shards run at a time; when it is stopped, by an exception of `check` or
+    `progress`, at most those are repeated. A checkpoint is valid for one number of shards.
+    `ShardLost` where a shard is gone.
     """
     threshold = check_threshold(threshold)
     sequence = gallery.sequence
-    everyone = _roster(index.shards)
+    participants = _participants(index.shards)
     subject = stored_subject(checkpoint) if checkpoint else None
     stored = None if subject is None else Coverage.from_bytes(subject)
-    new, old, sequence = part_ids(everyone.ids, sequence, known, stored)
+    new, old, sequence = split_ids(participants.ids, sequence, known, stored)
     now = Coverage(
-        sequence, _among(everyone, new), None if known is None else _among(everyone, old)
+        sequence, _among(participants, new), None if known is None else _among(participants, old)
     )
     terms = (threshold, len(index.shards), block_rows, name_known(known))
     fingerprint = hashlib.sha256(repr(terms).encode()).hexdigest()
@@ -85,17 +84,20 @@ def join_shards(
         rows = block_rows or _rows_at_once(then, len(index.shards), index.dim)
         tiles = list(plan_tiles(then, len(index.shards), rows))
         make = _maker(index.shards, then, threshold)
-        _make(tiles, make, kept, len(index.shards), limit, progress, check)
+        remaining = _pairs_of_tiles(tiles[kept.next_tile :], make, len(index.shards), check)
+        with closing(remaining):
+            make_tiles(remaining, (tile.comparisons for tile in tiles), kept, limit, progress)
         records = [run.view(RECORD) for run in kept.runs()]
         pairs = Pairs(records, then.remaining(now, mixed=True))
         return JoinedGallery(pairs, then.ids, then.sequence)
 
 
 def plan_tiles(covered: Coverage, shards: int, block_rows: int) -> Iterator[ShardTile]:
-    """All tiles, so that those that follow each other are for different shards.
+    """All tiles, ordered so that successive ones are for different shards.
 
-    Without a known side each two shards are one tile a block, of either by turns; with one, the
-    new of each shard go to every shard, and two new ones meet twice: the second time is no work.
+    Without a known side, each pair of shards has one tile a block, and the sender alternates. With
+    one, the new references of each shard are sent to every shard; two new ones are compared twice,
+    and the second time is not counted.
     """
     left = _split(covered.left.ids, shards)
     right = None if covered.right is None else _split(covered.right.ids, shards)
@@ -106,7 +108,7 @@ def plan_tiles(covered: Coverage, shards: int, block_rows: int) -> Iterator[Shar
             for source in range(shards):
                 target = (source + distance) % shards
                 ids = left[source][span]
-                if not len(ids) or (right is None and not _is_turn(source, target)):
+                if not len(ids) or (right is None and not _is_sent(source, target)):
                     continue
                 yield _tile(left, right, source, target, ids, span.start)
 
@@ -127,14 +129,14 @@ def _tile(
     else:
         comparisons = 0
     if right is None:
-        above = int(ids[0]) if source == target else _EVERYONE
+        above = int(ids[0]) if source == target else _ANY_ID
         return ShardTile(source, target, ids, above, comparisons)
     comparisons += len(ids) * len(right[target])
-    return ShardTile(source, target, ids, _EVERYONE, comparisons)
+    return ShardTile(source, target, ids, _ANY_ID, comparisons)
 
 
-def _is_turn(source: int, target: int) -> bool:
-    """True for one of both ways between two shards, so that each shard has as many."""
+def _is_sent(source: int, target: int) -> bool:
+    """True for one of both directions between two shards, so that all shards send equally."""
     if source == target:
         return True
     low, high = sorted((source, target))
@@ -152,29 +154,29 @@ def _rows_at_once(covered: Coverage, shards: int, dim: int) -> int:
     return min(max(affordable, _FEWEST_ROWS), max(1, BLOCK_BYTES // (4 * dim)))
 
 
-def _roster(shards: Sequence[Shard]) -> Roster:
-    found = [future.result() for future in [shard.roster() for shard in shards]]
+def _participants(shards: Sequence[Shard]) -> Participants:
+    found = [future.result() for future in [shard.digests() for shard in shards]]
     ids = np.concatenate([part[0] for part in found])
     digests = np.concatenate([part[1] for part in found]).view(np.uint64)
     order = np.argsort(ids)
-    return Roster(ids[order], digests[order])
+    return Participants(ids[order], digests[order])
 
 
-def _among(everyone: Roster, ids: Ids) -> Roster:
-    return Roster(ids, everyone.digests[np.searchsorted(everyone.ids, ids)])
+def _among(participants: Participants, ids: Ids) -> Participants:
+    return Participants(ids, participants.digests[np.searchsorted(participants.ids, ids)])
 
 
 def _maker(
     shards: Sequence[Shard], covered: Coverage, threshold: float
 ) -> Callable[[ShardTile], Records]:
-    everyone, new = covered.ids, covered.left.ids
+    all_ids, new = covered.ids, covered.left.ids
 
     def make(tile: ShardTile) -> Records:
         ids, vectors = shards[tile.source].held(tile.ids).result()
         found = shards[tile.target].join(ids, vectors, threshold, tile.above).result()
         left, right, scores = found
-        # A shard may have references by now that came after the start.
-        kept = _is_among(right, everyone)
+        # A shard may have references that were added after the start.
+        kept = _is_among(right, all_ids)
         if tile.source == tile.target or covered.right is not None:
             kept &= (left < right) | ~_is_among(right, new)
         records = np.empty(int(kept.sum()), RECORD)
@@ -193,39 +195,22 @@ def _is_among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:
     return np.equal(ascending[places], ids)
 
 
-def _make(
+def _pairs_of_tiles(
     tiles: Sequence[ShardTile],
     make: Callable[[ShardTile], Records],
-    kept: Checkpoint,
     at_once: int,
-    limit: int,
-    progress: Report | None,
     check: Callable[[], None],
-) -> None:
-    """Makes the tiles that are not kept yet, and keeps them in their order."""
-    compared = [0, *accumulate(tile.comparisons for tile in tiles)]
-
-    def report() -> None:
-        at, found = kept.next_tile, kept.size_bytes // RECORD.itemsize
-        if progress:
-            progress(Progress(at, len(tiles), compared[at], compared[-1], found))
-
-    report()
-    waiting = iter(tiles[kept.next_tile :])
+) -> Generator[tuple[Records], None, None]:
+    """The pairs of these tiles in their order, so many made at a time."""
+    waiting = iter(tiles)
     with ThreadPoolExecutor(at_once, "join") as pool:
-        # No further ahead of the tile that is kept next: what was made beyond it is lost in a stop.
+        # No further ahead: tiles made beyond the next one to be kept are lost when it is stopped.
         made = deque(pool.submit(make, tile) for tile in islice(waiting, at_once))
         try:
             while made:
                 records = _await(made.popleft(), check)
                 made.extend(pool.submit(make, tile) for tile in islice(waiting, 1))
-                kept.put(records.tobytes())
-                if kept.size_bytes // RECORD.itemsize > limit:
-                    raise SearchInvalid(
-                        f"more than {limit} pairs reach the threshold; raise it, or the limit"
-                    )
-                kept.end_tile()
-                report()
+                yield (records,)
         finally:
             for future in made:
                 future.cancel()

@@ -1,4 +1,4 @@
-"""A gallery split over several shards by id, and answered as one."""
+"""Sharded index: references are split by id, answers are merged into one."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Hits, Ids, MemoryAccount, VectorIndex, Vectors
-from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardLost
-from indexes.exact.certificate import Certificate, CertifiedHits
-from indexes.scoring import Positions, arrange
-from indexes.segmented.merging import SegmentsConfig, narrowed
-from indexes.validation import (
+from indexes.base import (
+    Certificate,
+    CertifiedHits,
+    Hits,
+    Ids,
+    MemoryAccount,
+    VectorIndex,
+    Vectors,
     check_distinct,
     check_hit_count,
     check_ids,
@@ -26,16 +27,19 @@ from indexes.validation import (
     check_vectors,
     is_id,
 )
+from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardLost
+from indexes.scoring import Positions, arrange
+from indexes.segmented.merging import SegmentsConfig, narrowed
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """What every shard holds: an index of this kind, opened empty.
+    """The index that every shard opens, empty.
 
-    `kind` is one of `indexes.kinds.KINDS`; `config` is for exact8, None its defaults.
-    `threads`: how many a shard searches with; None is its share of the cores.
+    `kind` is one of `indexes.kinds.KINDS`; `config` is for exact8, None for its defaults.
+    `threads`: search threads of a shard; None for its share of the cores.
     """
 
     kind: str
@@ -49,26 +53,26 @@ class ShardPlan:
 
 
 class Shard(ABC):
-    """One part of a gallery, wherever it runs: calls that return at once, answered later.
+    """One part of a gallery, wherever it runs; every call returns a future at once.
 
-    Each goes by its name to the method of a `ShardHost`. Calls may run in any order and together;
-    who changes something waits for the answer before the next call that must see it. A future
-    fails with what the index refused (`IndexFault`), with `ShardLost` where the shard is gone or
-    closed, and else with what went wrong.
+    A call runs the method of that name of a `ShardHost`. Calls may run in any order and
+    concurrently: wait for the answer to a change before the next call that must see it. A future
+    fails with an `IndexFault` where the index refused, with `ShardLost` where the shard is gone or
+    closed, and else with the error itself.
     """
 
     @property
     @abstractmethod
     def lost(self) -> str | None:
-        """Why it is gone or closed, where that is known by now; asks nobody."""
+        """Why it is gone or closed, as far as known without a call; None while it works."""
 
     @abstractmethod
     def close(self) -> None:
-        """Ends the shard and what it holds; a second time it does nothing."""
+        """Ends the shard and frees its memory; does nothing the second time."""
 
     @abstractmethod
     def _call(self, operation: str, *arguments: object) -> Future[Any]:
-        """Sends a call to the host."""
+        """Sends the call to the host."""
 
     def add(self, ids: Ids, vectors: Vectors) -> Future[None]:
         return self._call("add", ids, vectors)
@@ -86,23 +90,23 @@ class Shard(ABC):
         return self._call("vectors", ids)
 
     def contains(self, ids: Ids) -> Future[NDArray[np.bool_]]:
-        """Which of these ids are there: bool[n]."""
+        """Which of these ids are in the shard: bool[n]."""
         return self._call("contains", ids)
 
     def held(self, ids: Ids) -> Future[list[NDArray[Any]]]:
-        """Those of these ids that are there, and their vectors: int64[m], float32[m, dim]."""
+        """Those of these ids in the shard, and their vectors: int64[m], float32[m, dim]."""
         return self._call("held", ids)
 
     def join(
         self, ids: Ids, vectors: Vectors, threshold: float, above: int
     ) -> Future[list[NDArray[Any]]]:
-        """Pairs, at or above the threshold, of these rows with its own of ids from `above` on:
-        int64[m] of the ids given, int64[m] of its own, float32[m] scores; sorted."""
+        """Pairs at or above the threshold of these rows with the shard's own of ids >= `above`:
+        int64[m] ids given, int64[m] own ids, float32[m] scores; sorted."""
         return self._call("join", ids, vectors, threshold, above)
 
-    def roster(self) -> Future[list[NDArray[np.int64]]]:
-        """Its ids, ascending, and a number for what each reference is (`References.digests`)."""
-        return self._call("roster")
+    def digests(self) -> Future[list[NDArray[np.int64]]]:
+        """Its ids, ascending, and the digest of each reference (`References.digests`)."""
+        return self._call("digests")
 
     def ids(self) -> Future[Ids]:
         return self._call("ids")
@@ -114,18 +118,18 @@ class Shard(ABC):
         return self._call("account")
 
     def compact(self) -> Future[None]:
-        """Takes what was removed out of memory now."""
+        """Frees the memory of removed references now."""
         return self._call("compact")
 
 
 class ShardedIndex(VectorIndex):
-    """A `VectorIndex` over shards: each id lives in one of them, a search asks all at once.
+    """A `VectorIndex` over shards: each id is in one of them, a search runs in all at once.
 
-    Over exact kinds, answers are those of one index with everything in it, bit for bit. A call is
-    checked whole before any shard changes, so what is refused changes none. Where a shard is
-    lost, or a change has reached some shards and not others, the index is broken for good: every
-    later call raises `ShardLost`, and none answers for a part. It owns its shards: `close` ends
-    them. Upkeep is each shard's own, its erasure deadline with it.
+    Answers are those of one index with all references, bit for bit. A call is checked as a whole
+    before any shard changes, so a refused call changes none. Where a shard is lost, or a change has
+    reached some shards and not others, the index is broken for good: every later call raises
+    `ShardLost`, and there are no partial answers. It owns its shards: `close` ends them. Upkeep,
+    with the erasure deadline, is each shard's own.
     """
 
     def __init__(self, plan: ShardPlan, shards: Sequence[Shard]) -> None:
@@ -152,7 +156,6 @@ class ShardedIndex(VectorIndex):
 
     @property
     def ids(self) -> Ids:
-        """All ids, ascending; a copy."""
         self._check_whole()
         return np.sort(np.concatenate(self._results([shard.ids() for shard in self._shards])))
 
@@ -167,29 +170,24 @@ class ShardedIndex(VectorIndex):
     def __enter__(self) -> ShardedIndex:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends all shards; a second time it does nothing."""
+        """Ends all shards; does nothing the second time."""
         self._broken = self._broken or "the sharded gallery is closed; open it again"
         close_all(self._shards)
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Adds new ids; an id that is there already is refused, and then none is added."""
+        """Adds new ids; `IdInvalid` for one that is there already, and then none is added."""
         self._check_whole()
         keys, rows = check_references(ids, vectors, self.dim)
         config = self._plan.config
         if self._plan.kind == "exact8" and config is not None and config.rows == "float16":
-            # As the shards will, for rounding may take a row out of the tolerance.
+            # As the shards will do: rounding may take a row out of the tolerance.
             rows = check_vectors(narrowed(rows), self.dim)
         parts = self._split(ids)
-        # One shard refuses for itself and changes nothing; several must be asked first.
+        # A single shard checks for itself and changes nothing; several must be asked first.
         if len(parts) > 1:
             present = self._contained(ids)
             if present.any():
@@ -199,7 +197,6 @@ class ShardedIndex(VectorIndex):
         self._count += len(keys)
 
     def remove(self, ids: Ids) -> None:
-        """Removes these ids; an unknown one is refused, and then none is removed."""
         self._check_whole()
         keys = check_distinct(check_ids(ids))
         parts = self._split(ids)
@@ -209,7 +206,6 @@ class ShardedIndex(VectorIndex):
         self._count -= len(keys)
 
     def vectors(self, ids: Ids) -> Vectors:
-        """The stored rows in the order asked: float32[n, dim]; a copy."""
         self._check_whole()
         check_ids(ids)
         parts = self._split(ids)
@@ -220,30 +216,28 @@ class ShardedIndex(VectorIndex):
         return rows
 
     def search(self, queries: Vectors, k: int) -> Hits:
-        """The k best of each query, or all where there are fewer."""
         self._check_whole()
         rows, hits = check_vectors(queries, self.dim), check_hit_count(k)
         return merge_hits(self._results([each.search(rows, hits) for each in self._shards]), hits)
 
     def range_search(self, queries: Vectors, threshold: float) -> Hits:
-        """Everything whose score, as a float, is at or above the threshold."""
         self._check_whole()
         rows, floor = check_vectors(queries, self.dim), check_threshold(threshold)
         return merge_hits(self._results([each.range_search(rows, floor) for each in self._shards]))
 
     def account(self) -> MemoryAccount:
-        """Where the memory of all shards goes."""
+        """Memory use of all shards by part."""
         self._check_whole()
         parts = self._results([shard.account() for shard in self._shards])
         return sum(parts, MemoryAccount(0))
 
     def compact(self) -> None:
-        """Takes what was removed out of the memory of every shard now."""
+        """Frees the memory of removed references in every shard now."""
         self._check_whole()
         self._results([shard.compact() for shard in self._shards])
 
     def _split(self, ids: Ids) -> list[tuple[Shard, Positions]]:
-        """Each shard that is concerned, with the places of its ids in the order given."""
+        """Each shard concerned, with the positions of its ids."""
         owners = shards_of(ids, len(self._shards))
         order = np.argsort(owners, kind="stable")
         bounds = np.searchsorted(owners[order], np.arange(len(self._shards) + 1))
@@ -268,7 +262,7 @@ class ShardedIndex(VectorIndex):
 
     def _check_whole(self) -> None:
         if self._broken is None:
-            # A shard may know of its end before any call has met it.
+            # A shard may be known to be lost before any call has failed.
             self._broken = next((why for shard in self._shards if (why := shard.lost)), None)
         if self._broken is not None:
             raise ShardLost(self._broken)
@@ -278,7 +272,7 @@ class ShardedIndex(VectorIndex):
         parts: Sequence[tuple[Shard, Positions]],
         change: Callable[[Shard, Positions], Future[None]],
     ) -> None:
-        """Changes the shards; whatever fails from here on, except a lone refusal, breaks them."""
+        """Changes the shards; any failure except the refusal of a single shard breaks the index."""
         try:
             self._results(change(shard, places) for shard, places in parts)
         except BaseException as failure:
@@ -293,7 +287,7 @@ class ShardedIndex(VectorIndex):
             raise ShardLost(self._broken) from failure
 
     def _results(self, calls: Iterable[Future[Value]]) -> list[Value]:
-        """All results, once no shard works on the call any more; else the first failure."""
+        """All results, when every shard has finished; raises the first failure."""
         futures = list(calls)
         wait(futures)
         failures = [failure for future in futures if (failure := future.exception())]
@@ -306,7 +300,7 @@ class ShardedIndex(VectorIndex):
 
 
 def close_all(shards: Sequence[Shard]) -> None:
-    """Closes them side by side, for one that hangs takes a while."""
+    """Closes the shards concurrently, for one that hangs takes a while."""
     with ThreadPoolExecutor(max(1, len(shards)), "close") as pool:
         list(pool.map(lambda shard: shard.close(), shards))
 
@@ -326,11 +320,10 @@ def shards_of(ids: Ids, shards: int) -> NDArray[np.int64]:
 
 
 def merge_hits(answers: Sequence[Hits], k: int | None = None) -> Hits:
-    """The hits of all, ordered as if one index had found them; the k best where k is given.
+    """The hits of all answers, ordered as by one index; the k best where k is given.
 
-    A row is in one shard only and its score depends on the two vectors alone, so the k best of
-    the whole are among the k best of each shard, with the same scores. `CertifiedHits` where all
-    answers are.
+    A row is in one shard only and its score depends on the two vectors alone, so the k best of all
+    are among the k best of each shard, with the same scores. `CertifiedHits` where all answers are.
     """
     queries = len(answers[0])
     assert all(len(answer) == queries for answer in answers)

@@ -1,8 +1,13 @@
-"""A sealed segment in a file of its own, written once: ids, residuals, codes, vectors.
+"""Encrypted files of a snapshot: one for each sealed segment, and one for its state.
 
-Each array starts at a multiple of 64 bytes: `ids` int64[n], `residuals` float32[n], `codes`
-uint8[n padded, dim padded], `vectors` float32 or float16[n, dim], all by row. Tombstones are not
-in it, for they change.
+A segment's file is written once: `ids` int64[n], `residuals` float32[n], `codes` uint8[n padded,
+dim padded], `vectors` float32 or float16[n, dim], all by row. The state is what changes between two
+saves, one small file a save: `ids` int64[h] and `vectors` float32[h, dim] of references in no
+segment, `removed_at` float64[s] (the time of the oldest tombstone of each segment, 0 without one),
+and for each segment a bit a row, 1 where the row is alive.
+
+Every array starts at a multiple of 64 bytes, so that a mapped one is aligned for any type. A file
+holds nothing else: its layout is in the manifest, which is verified first.
 """
 
 from __future__ import annotations
@@ -17,7 +22,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
@@ -25,9 +29,8 @@ from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
 from indexes.errors import SnapshotDamaged, SnapshotForeign
-from indexes.exact.exact8 import SegmentParts
+from indexes.exact.exact8 import MemoryRows, RowStore, SegmentParts
 from indexes.exact.intrinsics import BLOCK, STEP
-from indexes.exact.rowstore import MemoryRows, RowStore
 from indexes.scoring import Positions
 from indexes.snapshots.manifest import (
     FileEntry,
@@ -39,20 +42,15 @@ from indexes.snapshots.manifest import (
 )
 from indexes.snapshots.sealing import FileSeal, Octets, Sealer
 
-# Arrays in one file, hidden and authenticated as they pass; read back in the same order.
-#
-# Every array starts at a multiple of 64 bytes, so that a mapped one is aligned for any type. The
-# file holds nothing else: what it is made of stands in the manifest, which is verified first.
-
 ALIGNMENT_BYTES = 64
-# A multiple of the blocks of a cipher; what the digest and the cipher pass on stays in the cache.
+# A multiple of the cipher's blocks; small enough to stay in the cache between cipher and digest.
 CHUNK_BYTES = 1 << 20
 
-assert sys.byteorder == "little", "arrays lie in the file as they lie in memory"
+assert sys.byteorder == "little", "files hold arrays as they are in memory"
 
 
 class SealedWriter:
-    """Appends arrays to a new file under a new random name: nothing is ever hidden twice alike."""
+    """Encrypts and authenticates arrays into a new file with a new random name."""
 
     def __init__(self, file: BinaryIO, name: str, sealer: Sealer) -> None:
         self._file = file
@@ -71,23 +69,23 @@ class SealedWriter:
             self._offset += len(hidden)
 
     def align(self) -> None:
-        """Ends an array; the zeros up to the next one are in the clear, and authenticated."""
+        """Ends an array; the zeros up to the next one are not encrypted, but authenticated."""
         rest = aligned_bytes(self._offset) - self._offset
         self._file.write(bytes(rest))
         self._digest.update(bytes(rest))
         self._offset += rest
 
     def entry(self) -> FileEntry:
-        """What the manifest says of the file as it is now."""
+        """The manifest's entry for the file so far."""
         digest = self._digest.digest().hex()
         return FileEntry(self._name, self._offset, digest, self._key)
 
 
 class SealedReader:
-    """Reads what `SealedWriter` wrote, every byte of it once.
+    """Reads every byte of a file of `SealedWriter` once, in the same order.
 
-    What `fill` gave may be used only after `verify`. While one chunk is revealed here, a thread
-    computes the digest of it. `SnapshotDamaged` where the file is not as its entry says.
+    Use the arrays only after `verify`. A thread computes the digest of a chunk while it is
+    decrypted here. `SnapshotDamaged` where the file does not match its entry.
     """
 
     def __init__(self, file: BinaryIO, seal: FileSeal, entry: FileEntry, what: str) -> None:
@@ -102,13 +100,11 @@ class SealedReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._digests.shutdown()
 
     def fill(self, array: NDArray[Any]) -> None:
-        """Reads the next array into this one, which is contiguous."""
+        """Reads the next array into this contiguous one."""
         octets = array.reshape(-1).view(np.uint8)
         for start in range(0, len(octets), CHUNK_BYTES):
             part = octets[start : start + CHUNK_BYTES]
@@ -118,12 +114,12 @@ class SealedReader:
         self._pass_over(aligned_bytes(self._offset) - self._offset)
 
     def skip(self, size_bytes: int) -> None:
-        """Passes over an array that is used where it lies; the digest covers it too."""
+        """Skips an array that is used in place; the digest covers it too."""
         self._pass_over(size_bytes)
         self._pass_over(aligned_bytes(self._offset) - self._offset)
 
     def verify(self) -> None:
-        """To be called at the end, where nothing may be left."""
+        """Compares size and digest; call it after the last array."""
         if self._offset != self._entry.size_bytes:
             raise self._damaged("has the wrong size")
         if self._pending is not None:
@@ -140,7 +136,7 @@ class SealedReader:
         if len(hidden) != size_bytes:
             raise self._damaged("has the wrong size")
         self._offset += size_bytes
-        # One chunk ahead of the digest and no more, for the chunks wait in memory.
+        # At most one chunk ahead of the digest, for the chunks wait in memory.
         if self._pending is not None:
             self._pending.result()
         self._pending = self._digests.submit(self._digest.update, hidden)
@@ -151,18 +147,18 @@ class SealedReader:
 
 
 def aligned_bytes(size_bytes: int) -> int:
-    """What an array of this size takes in a file."""
+    """The size of such an array in a file."""
     return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def new_name() -> str:
-    """128 random bits in hex: the name of one file, once."""
+    """A new file name: 128 random bits in hex."""
     return secrets.token_hex(16)
 
 
 @contextmanager
 def opened(path: Path, what: str) -> Iterator[BinaryIO]:
-    """A file that the manifest names; `SnapshotDamaged` where it is missing."""
+    """Opens a file that the manifest names; `SnapshotDamaged` where it is missing."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -175,7 +171,7 @@ def opened(path: Path, what: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def created(path: Path) -> Iterator[BinaryIO]:
-    """A new file, mode 0600, that has reached the disk when the block ends."""
+    """A new file of mode 0600, flushed to the disk when the block ends."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         yield file
@@ -184,7 +180,7 @@ def created(path: Path) -> Iterator[BinaryIO]:
 
 
 def flush_names(folder: Path) -> None:
-    """Makes the names in a folder durable."""
+    """Flushes the names in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -192,18 +188,16 @@ def flush_names(folder: Path) -> None:
         os.close(handle)
 
 
-# The vectors of a segment where its file has them: on the disk, revealed row by row.
-
 _MAPPED_ROWS_AT_ONCE = 1 << 14
 
 
 class MappedRows:
-    """A `RowStore` over a verified file; only the pages that are read come into memory.
+    """A `RowStore` over a verified file; only the pages read are in memory, decrypted row by row.
 
-    The file is verified once, when it is opened: whoever may write into the folder afterwards can
-    alter what is read here. It must never be cut short while it is mapped, which would end the
-    process; removing its name is fine, for the content lives as long as the mapping. `wipe` does
-    nothing: a removed row goes with the file, at the next save after its segment was compacted.
+    The file is verified once, when it is opened: who can write into the folder can alter it
+    afterwards. It must never be truncated while it is mapped, which would end the process; its name
+    may be removed, for the content lives as long as the mapping. `wipe` does nothing: a removed row
+    disappears with the file, at the next save after its segment was compacted.
     """
 
     def __init__(
@@ -224,14 +218,14 @@ class MappedRows:
         self._row_bytes = dim * self.dtype.itemsize
         # The mapping stays when the file is closed.
         self._memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        # Rows are wanted here and there: reading ahead would fill the memory we save.
+        # Access is random: reading ahead would fill the memory that mapping saves.
         self._memory.madvise(mmap.MADV_RANDOM)
 
     def __len__(self) -> int:
         return self._rows
 
     def take(self, rows: Positions) -> Vectors:
-        """These rows in the order asked, float32[m, dim]; a copy."""
+        """These rows in their order: float32[m, dim]; a copy."""
         taken = np.empty((len(rows), self.dim), np.float32)
         for start in range(0, len(rows), _MAPPED_ROWS_AT_ONCE):
             part = rows[start : start + _MAPPED_ROWS_AT_ONCE]
@@ -240,7 +234,7 @@ class MappedRows:
         return taken
 
     def select(self, rows: Positions) -> tuple[Vectors, Positions]:
-        """A matrix that holds these rows, each once, and where in it each of them is."""
+        """A matrix with each distinct row, and the position of each row in it."""
         distinct, places = np.unique(rows, return_inverse=True)
         return self.take(distinct), places
 
@@ -251,7 +245,7 @@ class MappedRows:
         return self._seal.reveal_rows(self._hidden()[rows], self._offset + rows * self._row_bytes)
 
     def _run(self, rows: Positions) -> Octets:
-        """Neighbours, in one go."""
+        """Consecutive rows, decrypted at once."""
         first, count = int(rows[0]), len(rows)
         start = self._offset + first * self._row_bytes
         end = start + count * self._row_bytes
@@ -264,7 +258,7 @@ class MappedRows:
         return np.frombuffer(plain, np.uint8)[start - aligned :].reshape(count, self._row_bytes)
 
     def _hidden(self) -> Octets:
-        """The rows as they lie in the file: a view, uint8[n, bytes of a row]."""
+        """A view of the encrypted rows in the file: uint8[n, bytes of a row]."""
         size = self._rows * self._row_bytes
         octets = np.frombuffer(self._memory, np.uint8, size, self._offset)
         return octets.reshape(self._rows, self._row_bytes)
@@ -287,7 +281,7 @@ def write_segment(folder: Path, parts: SegmentParts, sealer: Sealer) -> SegmentE
             writer.align()
         for start in range(0, len(parts.rows), _ROWS_AT_ONCE):
             rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(parts.rows)))
-            # Exact: what is kept as float16 comes as float32 and goes back.
+            # Exact: float16 rows are taken as float32 and converted back.
             writer.write(parts.rows.take(rows).astype(parts.rows.dtype, copy=False))
         writer.align()
     return SegmentEntry(
@@ -304,7 +298,7 @@ def write_segment(folder: Path, parts: SegmentParts, sealer: Sealer) -> SegmentE
 def read_segment(
     folder: Path, entry: SegmentEntry, dim: int, sealer: Sealer, *, mapped: bool
 ) -> SegmentParts:
-    """The segment, every byte of its file verified; with `mapped`, its vectors stay there.
+    """Reads a segment and verifies every byte of its file; if `mapped`, its vectors stay there.
 
     `SnapshotDamaged`, or `SnapshotForeign` where this version lays out codes differently.
     """
@@ -331,7 +325,7 @@ def read_segment(
 
 
 def map_rows(folder: Path, entry: SegmentEntry, dim: int, sealer: Sealer) -> MappedRows:
-    """The vectors of a segment whose file this process has just written itself."""
+    """The vectors of a segment whose file this process has just written."""
     with opened(folder / segment_file(entry.file.name), "segment") as file:
         return _map(file, entry, dim, sealer)
 
@@ -356,18 +350,11 @@ def _require_layout(entry: SegmentEntry, dim: int) -> None:
         )
 
 
-# What changes between two saves: references in no segment yet, and which rows were removed.
-#
-# One small file a save: `ids` int64[h], `vectors` float32[h, dim], `removed_at` float64[s] (when
-# each segment lost the row that it misses longest; 0 where it misses none), and for each segment
-# a bit a row, 1 where the row is alive.
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Tombstones:
     """Which rows of a segment are alive, bool[n], and when the first of the others was removed.
 
-    `removed_at` is in seconds since 1970, 0 where none was.
+    `removed_at` is in seconds since 1970, 0 if none was.
     """
 
     alive: NDArray[np.bool_]
@@ -398,7 +385,7 @@ def write_state(folder: Path, state: State, sealer: Sealer) -> FileEntry:
 
 
 def read_state(folder: Path, manifest: Manifest, sealer: Sealer) -> State:
-    """The state, every byte of its file verified; `SnapshotDamaged`."""
+    """Reads the state and verifies every byte of its file; `SnapshotDamaged`."""
     loose, dim = manifest.loose_rows, manifest.header.origin.dim
     ids, vectors = np.empty(loose, np.int64), np.empty((loose, dim), np.float32)
     times = np.empty(len(manifest.segments), np.float64)

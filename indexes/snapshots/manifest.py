@@ -1,12 +1,12 @@
-"""The small file that names a snapshot's files and says whose they are.
+"""Manifest of a snapshot: the list of its files and their origin, sealed.
 
 Layout, little-endian: magic, format version, length of the body; the body in JSON; the SHA-256
-of all that; the same digest sealed. The digest tells damage from a foreign snapshot, whose seal
-we cannot open; the seal tells a forger. Later versions change the body only.
+of all that; the same digest sealed. The digest distinguishes damage from a foreign snapshot, whose
+seal does not open; the seal detects forgery. Later versions change the body only.
 
 A segment's file is named by every manifest from the one after it was written until the segment
-is gone; the state's file by one manifest only. What the manifest says of a file (its size, the
-shapes in it, the keyed digest of its bytes) is trusted as far as the manifest's own seal.
+is gone; the state's file by one manifest only. The manifest's seal vouches for the size, shapes and
+keyed digest of each file.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _DIGEST = re.compile(rf"[0-9a-f]{{{2 * _DIGEST_BYTES}}}")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a snapshot belongs to; with any of it different, its vectors mean nothing here.
+    """The deployment of a snapshot; if any field differs, its vectors are meaningless here.
 
-    `precision` is the type that vectors were rounded to when they were added.
+    `precision` is the type to which vectors were rounded when they were added.
     """
 
     index_kind: str
@@ -50,9 +50,9 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One snapshot: its origin, references, and watermark.
+    """Origin, number of references and watermark of a snapshot.
 
-    `mark` is the caller's: where its store stood, to tell this history from another.
+    `mark` is the caller's: the position of its store, which identifies this history.
     """
 
     origin: Origin
@@ -64,7 +64,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file: its random name, size, keyed digest in hex, and the name of its key."""
+    """A file: its random name, size, keyed digest in hex, and the name of its key."""
 
     name: str
     size_bytes: int
@@ -74,7 +74,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class SegmentEntry:
-    """The file of one sealed segment, and the shapes of what it holds.
+    """The file of a sealed segment, and the shapes in it.
 
     `segment` is the segment's own name; codes are uint8[padded_rows, width], vectors
     `dtype`[rows, dim], `limit` is the component that has the highest code.
@@ -93,7 +93,7 @@ class SegmentEntry:
 class Manifest:
     """A header, the file of the state, and those of the segments in the order of the state.
 
-    `loose_rows` are the references that lie in the state's file and in no segment.
+    `loose_rows` is the number of references in the state's file, which are in no segment.
     """
 
     header: Header
@@ -103,7 +103,7 @@ class Manifest:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names, on the disk, of all files but the manifest's own."""
+        """The names on the disk of all files except the manifest."""
         segments = (segment_file(entry.file.name) for entry in self.segments)
         return (state_file(self.state.name), *segments)
 
@@ -116,9 +116,9 @@ class Manifest:
 
     @classmethod
     def decode(cls, content: bytes) -> Self:
-        """The manifest, whole but of any origin and by any hand; see `verify`.
+        """An undamaged manifest of any origin, not yet authenticated; see `verify`.
 
-        `SnapshotDamaged`, or `SnapshotForeign` for a format version that we cannot read.
+        `SnapshotDamaged`, or `SnapshotForeign` for another format version.
         """
         version, body, _, _ = _split(content)
         if version != FORMAT_VERSION:
@@ -134,7 +134,7 @@ class Manifest:
             ) from fault
 
     def verify(self, content: bytes, origin: Origin, sealer: Sealer) -> None:
-        """Checks that this, decoded from the content, is ours and sealed by our key."""
+        """Checks that this manifest, decoded from the content, has our origin and our seal."""
         theirs = self.header.origin
         names = [field.name for field in fields(Origin)]
         other = [name for name in names if getattr(theirs, name) != getattr(origin, name)]
@@ -148,7 +148,7 @@ class Manifest:
 
     @classmethod
     def _from_fields(cls, body: dict[str, Any]) -> Self:
-        """Takes nothing for granted: the body may have been written by anybody."""
+        """Assumes nothing: anyone may have written the body."""
         header = dict(body["header"])
         origin = Origin(**header.pop("origin"))
         segments = [dict(entry) for entry in body["segments"]]
@@ -164,7 +164,7 @@ class Manifest:
         return manifest
 
     def _check(self) -> None:
-        """`ValueError` where a value is not of its type, or not one that we give."""
+        """`ValueError` where a value has the wrong type, or is none that we write."""
         header, origin = self.header, self.header.origin
         counts = [header.count, header.sequence, origin.dim, self.loose_rows]
         names, digests = [], []
@@ -200,7 +200,7 @@ def segment_file(name: str) -> str:
 
 
 def unseal_file(sealer: Sealer, entry: FileEntry) -> FileSeal:
-    """The seal of a file; `SnapshotDamaged` where its key is gone."""
+    """The seal of a file; `SnapshotDamaged` without its key."""
     try:
         return sealer.file(entry.name, entry.key)
     except Exception as fault:
@@ -210,7 +210,7 @@ def unseal_file(sealer: Sealer, entry: FileEntry) -> FileSeal:
 
 
 def unseal(sealer: Sealer, sealed: bytes, context: bytes, what: str) -> bytes:
-    """What was sealed; `SnapshotDamaged` where the sealer refuses."""
+    """The sealed bytes; `SnapshotDamaged` where the sealer refuses."""
     try:
         return sealer.open(sealed, context)
     except MemoryError:

@@ -1,4 +1,4 @@
-"""How the files of a snapshot are protected: what the keys of a store must be able to do."""
+"""Protocols by which a store's keys encrypt and authenticate the files of a snapshot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Buffer = bytes | memoryview
 
 
 class Digest(Protocol):
-    """A digest that grows with what it is fed."""
+    """An incremental digest."""
 
     def update(self, data: Buffer, /) -> None: ...
 
@@ -20,15 +20,15 @@ class Digest(Protocol):
 
 
 class FileSeal(Protocol):
-    """Hides and authenticates one file, whose bytes keep their number and their places.
+    """Encrypts and authenticates one file; its bytes keep their number and positions.
 
-    A run starts at a multiple of 16 bytes. Hiding alone stops no forger: what was revealed may be
-    used only where the digest of the whole file, as it is on the disk, has been compared. A seal
-    is for one content: it must never hide a second one. May be used from several threads.
+    A run starts at a multiple of 16 bytes. Encryption alone prevents no forgery: use revealed bytes
+    only after comparing the digest of the whole file on the disk. A seal is for one content: it
+    must never hide a second one. Thread-safe.
     """
 
     def hide(self, plain: Buffer, offset: int) -> bytes:
-        """What lies in the file for this run."""
+        """The bytes of this run in the file."""
         ...
 
     def reveal(self, hidden: Buffer, offset: int) -> bytes:
@@ -40,27 +40,27 @@ class FileSeal(Protocol):
         ...
 
     def digest(self) -> Digest:
-        """A new digest, keyed, to be fed the whole file as it lies on the disk."""
+        """A new keyed digest for the whole file as it is on the disk."""
         ...
 
 
 class Sealer(Protocol):
-    """Binds bytes to a context, so that neither can be altered or exchanged unnoticed."""
+    """Binds bytes to a context, so that altering or exchanging either is detected."""
 
     @property
     def file_key(self) -> str:
-        """Names, without showing, the key that new files get."""
+        """The name of the key for new files; does not reveal it."""
         ...
 
     def seal(self, data: bytes, context: bytes) -> bytes: ...
 
     def open(self, sealed: bytes, context: bytes) -> bytes:
-        """The sealed data; any exception where it or its context is not what was sealed."""
+        """The sealed data; any exception where data or context differ from what was sealed."""
         ...
 
     def file(self, name: str, key: str) -> FileSeal:
-        """The seal of the file with this name, under the key so named; each name is used once.
+        """The seal for the file of this name under the named key; each file name is used once.
 
-        Any exception where there is no such key.
+        Any exception for an unknown key.
         """
         ...

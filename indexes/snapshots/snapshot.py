@@ -1,13 +1,12 @@
-"""A gallery in a folder: sealed, verified before it is used, replaced in one step.
+"""Snapshot of a gallery in a folder: encrypted, verified before use, replaced atomically.
 
 A folder holds `manifest`, the state's file and a file for each sealed segment (see `manifest`).
-A segment's file is written once and named again by every later manifest, so a save costs what has
-changed. `save` is four steps, each of which leaves the old snapshot or the new one whole, wherever
-a crash falls: `write_data`, `write_manifest`, `publish` (the only step that a reader sees) and
-`sweep`.
+A segment's file is written once and named again by every later manifest, so a save writes only what
+has changed. `save` has four steps, and a crash in any of them leaves the old snapshot or the new
+one whole: `write_data`, `write_manifest`, `publish` (the only step that a reader sees) and `sweep`.
 
-A whole older snapshot put back in place opens: compare its sequence with the store, and replay
-what came after it.
+An older snapshot that is put back opens: compare its sequence with the store, and replay the
+changes since.
 """
 
 from __future__ import annotations
@@ -58,16 +57,14 @@ from indexes.snapshots.manifest import (
 )
 from indexes.snapshots.sealing import Sealer
 
-# The folder of a snapshot: its lock, the manifest in force, what is ours in it.
-
 MANIFEST = "manifest"
 MANIFEST_BESIDE = "manifest.new"
-# `data-` is of the format before this one.
+# `data-` is from the format before this one.
 _OURS = re.compile(r"(data|state|segment)-[0-9a-f]{32}")
 
 
 def is_usable(folder: Path, entry: SegmentEntry, sealer: Sealer) -> bool:
-    """Whether a segment's file is there, whole by its size, under the key of today."""
+    """Whether a segment's file is there, of the right size and under the current key."""
     try:
         size_bytes = (folder / segment_file(entry.file.name)).stat().st_size
     except FileNotFoundError:
@@ -76,7 +73,7 @@ def is_usable(folder: Path, entry: SegmentEntry, sealer: Sealer) -> bool:
 
 
 def in_force(folder: Path, origin: Origin, sealer: Sealer) -> tuple[SegmentEntry, ...]:
-    """The segments of the manifest in force; none where it is not verified to be ours."""
+    """The segments of the manifest in force; none where it is not verified as ours."""
     try:
         return verified(folder, origin, sealer).segments
     except (SnapshotMissing, SnapshotDamaged, SnapshotForeign):
@@ -84,7 +81,7 @@ def in_force(folder: Path, origin: Origin, sealer: Sealer) -> tuple[SegmentEntry
 
 
 def verified(folder: Path, origin: Origin, sealer: Sealer) -> Manifest:
-    """The manifest in force, if it is ours; else an error that says what it is."""
+    """The manifest in force; `SnapshotMissing`, `SnapshotDamaged` or `SnapshotForeign`."""
     content = manifest_content(folder)
     manifest = Manifest.decode(content)
     manifest.verify(content, origin, sealer)
@@ -92,7 +89,7 @@ def verified(folder: Path, origin: Origin, sealer: Sealer) -> Manifest:
 
 
 def manifest_content(folder: Path) -> bytes:
-    """What the manifest in force holds, of any length that could be one."""
+    """The content of the manifest in force, up to just above the size limit."""
     try:
         with (folder / MANIFEST).open("rb") as file:
             return file.read(SIZE_LIMIT_BYTES + 1)
@@ -101,7 +98,7 @@ def manifest_content(folder: Path) -> bytes:
 
 
 def remove_all_but(folder: Path, kept: Collection[str]) -> None:
-    """Removes the files of snapshots but these, and lets what is not ours be."""
+    """Removes all snapshot files but these; other files stay."""
     (folder / MANIFEST_BESIDE).unlink(missing_ok=True)
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in kept:
@@ -111,7 +108,7 @@ def remove_all_but(folder: Path, kept: Collection[str]) -> None:
 
 @contextmanager
 def locked(folder: Path, mode: int) -> Iterator[None]:
-    """Keeps a second save away from a save or load, in this process or another."""
+    """Locks the folder against other saves and loads, in this process or another."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, mode)
@@ -122,7 +119,7 @@ def locked(folder: Path, mode: int) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a gallery is opened: what its segments are like, and who scans them.
+    """Options for opening a gallery.
 
     With `mapped`, the vectors of sealed segments stay in their files; see `MappedRows`.
     """
@@ -142,14 +139,14 @@ def save(
     trusted: Collection[SegmentEntry] = (),
     mapped: bool = False,
 ) -> Header:
-    """Replaces the folder's snapshot by the gallery as it is now; files are readable to us only.
+    """Replaces the folder's snapshot by the current gallery; files are readable by the owner only.
 
-    Segments that the manifest in force names, if it is ours, or that are `trusted` (by `withdraw`)
-    are not written again, unless under another key. With `mapped`, those that are written are
-    served from their files from then on. `read_mark` is asked once the snapshot's moment is
-    fixed: what it says is not before what the snapshot holds.
+    Segments named by the manifest in force, if it is ours, or `trusted` (see `withdraw`) are not
+    written again, unless under another key. With `mapped`, new segments are read from their files
+    from then on. `read_mark` is called after the snapshot's moment is fixed, so its value is not
+    older than the content.
 
-    Searches and changes go on meanwhile. An `OSError` (a full disk) leaves the old snapshot in
+    Searches and changes continue meanwhile. An `OSError` (a full disk) leaves the old snapshot in
     place.
     """
     if (gallery.kind, gallery.dim) != (origin.index_kind, origin.dim):
@@ -179,11 +176,10 @@ def load(
     accept: Callable[[Header], bool] | None = None,
     opening: Opening | None = None,
 ) -> Gallery:
-    """The gallery that was saved; no byte of a file is used before all of it is verified.
+    """The saved gallery; no byte of a file is used before all of it is verified.
 
-    One whose verified header `accept` declines is foreign, like one of another origin.
-    `SnapshotMissing`, `SnapshotDamaged` or `SnapshotForeign`: in each case rebuild from the
-    store.
+    `SnapshotMissing`, `SnapshotDamaged` or `SnapshotForeign` (another origin, or `accept` declines
+    the verified header): in each case rebuild from the store.
     """
     if not folder.is_dir():
         raise SnapshotMissing("there is no snapshot; build the gallery from the store")
@@ -207,11 +203,11 @@ def load(
 def withdraw(
     folder: Path, origin: Origin, sealer: Sealer, keep: Collection[str]
 ) -> tuple[SegmentEntry, ...]:
-    """Takes the snapshot out of force, and removes all files but those of the segments to keep.
+    """Withdraws the snapshot, and removes all files but those of the segments to keep.
 
-    `keep` has names of segments. What is returned is trusted as the manifest was that named
-    it, which was verified here: give it to the next `save`. If none comes, because of a crash, the
-    files that stayed are swept later, and the gallery is rebuilt from the store.
+    `keep` has names of segments. The result comes from a verified manifest: pass it to the next
+    `save` as `trusted`. If a crash prevents that, the remaining files are swept later, and the
+    gallery is rebuilt from the store.
     """
     if not folder.exists():
         return ()
@@ -219,7 +215,7 @@ def withdraw(
         entries = in_force(folder, origin, sealer)
         kept = tuple(entry for entry in entries if entry.segment in keep)
         (folder / MANIFEST).unlink(missing_ok=True)
-        # Gone for good before a file is: a manifest that outlived its files would be damage.
+        # Durable before any file is removed: a manifest without its files would be damage.
         flush_names(folder)
         remove_all_but(folder, {segment_file(entry.file.name) for entry in kept})
     return kept
@@ -233,16 +229,16 @@ def write_data(
     read_mark: Callable[[], str] = str,
     known: Collection[SegmentEntry] = (),
 ) -> Manifest:
-    """Writes and flushes the files that are new; nothing names them yet but what is returned."""
+    """Writes and flushes the new files; only the manifest returned names them yet."""
     written = {entry.segment: entry for entry in known if is_usable(folder, entry, sealer)}
     while True:
         frame = _Frame.of(gallery)
         fresh = [segment for segment in frame.segments if segment.name not in written]
         for segment in fresh:
             written[segment.name] = write_segment(folder, segment.parts(), sealer)
-        # What was removed while its row was written may be in the file half wiped, and yet belongs
-        # to the frame's moment. Then the next moment is taken, of which only what was sealed
-        # since has to be written.
+        # A row that was removed while it was written may be half wiped in the file, and yet belong
+        # to the frame. Then a new frame is taken, of which only segments sealed since have to be
+        # written.
         if not fresh or frame.is_whole():
             break
     mark = read_mark()
@@ -256,7 +252,7 @@ def write_data(
 
 
 def write_manifest(folder: Path, manifest: Manifest, sealer: Sealer) -> None:
-    """Writes and flushes the manifest beside the one in force."""
+    """Writes and flushes the new manifest, under a name that is not in force."""
     beside = folder / MANIFEST_BESIDE
     beside.unlink(missing_ok=True)
     with created(beside) as file:
@@ -264,26 +260,26 @@ def write_manifest(folder: Path, manifest: Manifest, sealer: Sealer) -> None:
 
 
 def publish(folder: Path) -> None:
-    """Puts the manifest written last in force: before it the old snapshot, after it the new."""
+    """Puts the new manifest in force, atomically."""
     (folder / MANIFEST_BESIDE).replace(folder / MANIFEST)
     flush_names(folder)
 
 
 def sweep(folder: Path) -> None:
-    """Removes what no manifest in force names: the files replaced, the leavings of a crash."""
+    """Removes files that the manifest in force does not name: replaced ones, or left by a crash."""
     try:
         kept = Manifest.decode(manifest_content(folder)).files
     except SnapshotMissing:
         kept = ()
     except (SnapshotDamaged, SnapshotForeign):
-        # Without knowing what it names, nothing may go.
+        # Its files are unknown, so nothing may be removed.
         return
     remove_all_but(folder, kept)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Frame:
-    """A gallery at one moment: what lies in segments, and what lies in none."""
+    """A gallery at one moment: its segments, and the references in no segment."""
 
     segments: tuple[Exact8Segment, ...]
     alive: tuple[NDArray[np.bool_], ...]
@@ -313,7 +309,7 @@ class _Frame:
         )
 
     def is_whole(self) -> bool:
-        """True if no row has been removed since; a row's flag falls before it is wiped."""
+        """True if no row has been removed since; a row's flag is cleared before it is wiped."""
         return all(
             np.array_equal(segment.alive_rows, alive)
             for segment, alive in zip(self.segments, self.alive, strict=True)
@@ -340,7 +336,7 @@ def _read_index(folder: Path, manifest: Manifest, sealer: Sealer, opening: Openi
         segment = Exact8Segment.restore(parts, scanner=scanner)
         dead = np.flatnonzero(~tombstones.alive)
         if len(dead):
-            segment.bury(dead)
+            segment.remove_rows(dead)
             removed_since[segment.name] = tombstones.removed_at
         segments.append(segment)
     return SegmentedIndex.restore(
@@ -357,5 +353,5 @@ def _serve_from_files(
     folder: Path, gallery: Gallery, entries: Collection[SegmentEntry], sealer: Sealer
 ) -> None:
     for entry in entries:
-        # False where it was merged away meanwhile, which is as good.
+        # False if it was merged away meanwhile, which is fine.
         gallery.replace_rows(entry.segment, map_rows(folder, entry, gallery.dim, sealer))

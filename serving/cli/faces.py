@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
-from serving.batches import name_error
 from serving.cli.inputs import HomeOption, extract_photographs, read_photograph
 from serving.cli.output import (
     PHOTOGRAPHS,
@@ -21,7 +20,7 @@ from serving.cli.output import (
     print_line,
     print_table,
 )
-from serving.errors import describe
+from serving.errors import describe, name_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import ImageTooLarge, RequestError
-from serving.batches import require_sound
-from serving.errors import ExitCode
+from serving.errors import ExitCode, require_sound
 
 if TYPE_CHECKING:
     import numpy as np

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from engine.sweeps.estimate import SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
     from serving.compose import Deployment
-    from serving.sweeps.manager import SweepDesk
-    from serving.sweeps.sweep_views import SweepShelf
+    from serving.sweeps.manager import SweepManager
+    from serving.sweeps.sweep_views import SweepReader
 
 
 # What sweeps have found: `sweep list`, `show`, `groups` and `report`.
@@ -159,7 +159,7 @@ def tell_faces(shown: int | None) -> None:
 
 
 def print_result(
-    shelf: SweepShelf, record: SweepRecord, top: int, shown: int | None, *, as_json: bool
+    shelf: SweepReader, record: SweepRecord, top: int, shown: int | None, *, as_json: bool
 ) -> None:
     """What a sweep that has just ended found; `shown` as `write_report` returned it."""
     from serving.api import serializers
@@ -181,13 +181,13 @@ def print_result(
     tell_faces(shown)
 
 
-def find_shelf(deployment: Deployment) -> SweepShelf:
-    from serving.sweeps.sweep_views import SweepShelf
+def find_shelf(deployment: Deployment) -> SweepReader:
+    from serving.sweeps.sweep_views import SweepReader
 
-    return SweepShelf(deployment.store, deployment.sweep_folder)
+    return SweepReader(deployment.store, deployment.sweep_folder)
 
 
-def list_files(shelf: SweepShelf, sweep_id: str) -> list[str]:
+def list_files(shelf: SweepReader, sweep_id: str) -> list[str]:
     return [str(path) for path in shelf.folder(sweep_id).files()]
 
 
@@ -302,11 +302,11 @@ def _ask(
 
 
 @contextmanager
-def _open_desk(deployment: Deployment) -> Iterator[SweepDesk]:
-    from serving.sweeps.manager import SweepDesk
+def _open_desk(deployment: Deployment) -> Iterator[SweepManager]:
+    from serving.sweeps.manager import SweepManager
 
     try:
-        desk = SweepDesk(deployment)
+        desk = SweepManager(deployment)
     except WriterBusy as busy:
         serve = deployment.settings.serve
         raise WriterBusy(
@@ -329,7 +329,7 @@ def _show_plan(deployment: Deployment, request: SweepRequest, *, as_json: bool) 
         print_facts("A sweep of this gallery:", expectation_facts(expectation))
 
 
-def _begin(desk: SweepDesk, request: SweepRequest, *, as_json: bool) -> SweepRecord:
+def _begin(desk: SweepManager, request: SweepRequest, *, as_json: bool) -> SweepRecord:
     from serving.sweeps.sweep_views import expectation_facts
 
     left = desk.find_alive()
@@ -344,7 +344,7 @@ def _begin(desk: SweepDesk, request: SweepRequest, *, as_json: bool) -> SweepRec
     return desk.start(request, name_actor())
 
 
-def _resume(desk: SweepDesk, sweep_id: str) -> SweepRecord:
+def _resume(desk: SweepManager, sweep_id: str) -> SweepRecord:
     from engine.sweeps.sweep_model import SweepState
 
     record = desk.status(sweep_id)
@@ -354,7 +354,7 @@ def _resume(desk: SweepDesk, sweep_id: str) -> SweepRecord:
     return desk.resume(sweep_id, name_actor())
 
 
-def _follow(desk: SweepDesk, sweep_id: str, *, as_json: bool) -> SweepRecord:
+def _follow(desk: SweepManager, sweep_id: str, *, as_json: bool) -> SweepRecord:
     """The sweep when it is done; an interrupt pauses it."""
     from engine.sweeps.sweep_model import SweepState
 

@@ -1,4 +1,4 @@
-"""The service as one Serve application: for `sosie serve` and for a Serve YAML alike."""
+"""The service as one Serve application, for `sosie serve` and for a Serve YAML."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from serving.settings import ServeSettings, require_home
 
 _ARGUMENTS = frozenset({"home", "config"})
 HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
-"""A replica whose process ended is found within the period; one that hangs within the timeout."""
+"""An ended replica is detected within the period, one that hangs within the timeout."""
 
 QUIET: dict[str, Any] = {"logging_config": {"log_level": "WARNING", "enable_access_log": False}}
-"""The edge has a line for each request; Serve's own would be a second write beside it."""
+"""The middleware logs each request; Serve's own line would be a second write."""
 
 INGRESS_MARGIN = 64
-"""Requests above its own bound that an ingress still takes, to refuse them in our own words."""
+"""Requests above its bound that an ingress accepts, to refuse them with our own answer."""
 
 CALLS_ONGOING = 8192
-"""At once in the registrar: its own queues refuse long before."""
+"""Concurrent calls of the registrar: its own queues refuse long before."""
 
 EMBEDDINGS_ONGOING = 64
 

@@ -1,4 +1,4 @@
-"""What Ray Serve runs: classes whose instances are replicas. Each opens its own parts."""
+"""Deployments of Ray Serve: classes whose instances are replicas, each with its own parts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from serving.telemetry.traces import Tracer, open_tracer
 # The parts of one ingress, opened in its process and closed with it.
 
 REMOTE_WORKERS = 4
-"""Threads that wait for an embedder elsewhere, so that the next photographs are decoded."""
+"""Threads that wait for a remote embedder while others decode the next photographs."""
 
 
 def find_version() -> str:
@@ -60,19 +60,18 @@ def find_version() -> str:
 
 
 def open_meter(settings: Settings, log: FilteringBoundLogger) -> Meter:
-    """The meter of this process; it counts with the node's other processes, and shows what the
-    node's proxy counts."""
+    """The meter of this process; merges the metrics of the node's processes and its proxy."""
     folder = find_metrics_folder()
     meter = Meter(folder, log)
     meter.set(BUILD, 1, find_version(), model_digest(settings))
     if folder is not None:
-        # Both lie in the folder of the node.
+        # Both are in the folder of the node.
         meter.node_registry.register(ProxyCollector(folder.parent / PLACE))
     return meter
 
 
 class IngressParts:
-    """Opens the registry to read, the models and the access of one ingress; `close` ends them."""
+    """The parts of one ingress: read-only registry, models and access; `close` ends them."""
 
     def __init__(
         self,
@@ -132,11 +131,11 @@ class IngressParts:
 
     @property
     def is_whole(self) -> bool:
-        """False where something has ended that only a new process has again."""
+        """False if a thread has ended that only a new process can replace."""
         return self._faces.is_whole
 
     def close(self) -> None:
-        """Waits for the photographs that are being looked at."""
+        """Closes all parts, after the photographs that are being extracted."""
         self._faces.close()
         if self._exporter is not None:
             self._exporter.close()
@@ -152,7 +151,7 @@ BATCH_CROPS = 256
 
 @serve.ingress()
 class Ingress:
-    """HTTP, and all that one core can do for a request without the registrar."""
+    """Replica for HTTP, and all work on a request that does not need the registrar."""
 
     def __init__(
         self,
@@ -182,8 +181,8 @@ class Ingress:
         return build_app(self._parts.parts)
 
     async def check_health(self) -> None:
-        """Raises where a new process must take over; not for an embedder or a registrar that is
-        away, about which it could do no more."""
+        """Raises where a new process must take over; not if the embedder or the registrar is away,
+        which a new process could not change."""
         if not self._parts.is_whole:
             raise RuntimeError("a thread for photographs has ended: this replica is to be replaced")
 
@@ -193,7 +192,7 @@ class Ingress:
 
 
 class Registrar:
-    """The one writer, as a service that opens itself in the background."""
+    """Replica of the single writer; its service opens in the background."""
 
     def __init__(self, site: Site) -> None:
         settings = site.load()
@@ -221,12 +220,12 @@ class Registrar:
         return await self._service.perform(method, arguments, context)
 
     async def status(self) -> Status:
-        """How far it is, in every phase."""
+        """The status, in every phase."""
         return await self._service.status()
 
     async def check_health(self) -> None:
-        """Answers whatever the phase: the service opens itself again, and a new process could do
-        no more about a database that is away."""
+        """Healthy in every phase: the service reopens itself, and a new process could do no more
+        about an unreachable database."""
         await self._service.status()
 
     async def __del__(self) -> None:
@@ -237,7 +236,7 @@ class Registrar:
 
 
 class Embedder:
-    """Crops of all ingresses to vectors, in batches; on a GPU where it is given one."""
+    """Replica that embeds the crops of all ingresses in batches, on a GPU if it has one."""
 
     def __init__(self, site: Site) -> None:
         self._queue = open_crop_queue(open_embedder(site.load(), find_cache()).embed)

@@ -1,4 +1,4 @@
-"""What Ray, Serve and prometheus_client must find in the environment of a node's processes."""
+"""Environment variables of a node's processes, and private folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from serving.telemetry.metrics import clear_folder
 
 PROXY_MARGIN_S = 5
 USUAL = {
-    # How soon what died is found, and how long what stops is waited for.
+    # How soon a dead part is detected, and how long a stopping one is waited for.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
     # On a busy machine a proxy takes longer to start than Serve's 5 s, which then kills it.
@@ -33,23 +33,23 @@ USUAL = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_RISE": "1",
-    # One thread: the cores are for the ingresses, and it needs 50 µs a request.
+    # One thread: the cores are for the ingresses, and a request takes it 50 µs.
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # At 0.1 s it takes 4 % of a core from a service that idles.
+    # At 0.1 s it takes 4 % of a core in an idle service.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
-    # Else threads that have just multiplied spin for up to 25 ms, on cores that others need: half
+    # Otherwise BLAS threads spin for up to 25 ms after a product, on cores that others need: half
     # of what a decision costs the registrar.
     "OMP_WAIT_POLICY": "PASSIVE",
     "OPENBLAS_THREAD_TIMEOUT": "4",
 }
 SUPERVISED = {
-    # Ray's workers start with 15, the proxy among them: who gives way to whom is `set_priorities`.
+    # Ray's workers, the proxy among them, start with 15: `set_priorities` sets ours.
     "RAY_worker_niceness": "0",
 }
 LOOPBACK = {
-    # Without it Ray takes the machine's own address for 127.0.0.1, and all interfaces with it.
+    # Otherwise Ray replaces 127.0.0.1 by the machine's address, and listens on all interfaces.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
@@ -57,9 +57,9 @@ LOOPBACK = {
 def make_environment(
     settings: ServeSettings, folder: Path, log: Path, *, is_local: bool
 ) -> dict[str, str]:
-    """The environment of a node whose own files are in `folder`, which only its owner reads.
+    """The environment of a node with its files in `folder`, which only its owner can read.
 
-    `is_local` where Ray itself starts here: it then takes no call without a token made for it.
+    `is_local` where Ray itself starts here: it then requires a token made for it.
     """
     forced = make_variables(settings, folder, log, address=settings.host if is_local else None)
     if not is_local:
@@ -70,13 +70,13 @@ def make_environment(
 def make_variables(
     settings: ServeSettings, folder: Path, log: Path, *, address: str | None = None
 ) -> dict[str, str]:
-    """What the settings ask of Ray's environment; writes into `folder` what it names.
+    """Ray's variables for these settings; writes the files that they name into `folder`.
 
-    Where an `address` is given the proxy listens there, and not where Serve tells it to.
+    Where an `address` is given, the proxy listens there and not at Serve's address.
     """
     metrics = folder / "metrics"
     if not metrics.exists():
-        # Else it is asked again, and processes that run count there.
+        # If it exists, this is a second call, and running processes count there.
         clear_folder(metrics)
     variables = {METRICS_VARIABLE: str(metrics)}
     if settings.proxy == "haproxy":
@@ -107,7 +107,7 @@ def _set_proxy(
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
-        # Where everybody may write is no place for a socket that rules the proxy.
+        # A socket that controls the proxy must not be in a folder that others can write to.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(place / SOCKET),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place),
@@ -124,22 +124,20 @@ def _set_proxy(
 
 
 def _find_port() -> int:
-    """A port that is free now: Serve's fallback proxy wants one, and nobody asks it anything."""
+    """A free port for Serve's fallback proxy, which gets no requests."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
 
 
-# Folders and files that only their owner may read, and who owns them.
-
 FOLDER_PREFIX, OWNER_FILE = "sosie-", "owner"
 LONGEST_FOLDER = 25
-"""The path of a socket has 107 characters at most, and those below the folder need 82 of them."""
+"""The path of a socket has at most 107 characters; those below the folder take 82."""
 
 
 def open_private(path: str, flags: int) -> int:
-    """An opener for `open`: what is made has mode 0600, and what was there has it after."""
+    """An opener for `open` that gives new and existing files mode 0600."""
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
     with suppress(PermissionError):
         os.fchmod(descriptor, 0o600)
@@ -150,8 +148,9 @@ class OwnedFolder:
     """A new folder in `shared` that nobody else may read; what a killed owner left of its kind is
     removed first.
 
-    It belongs to whoever has `owner` open: a lock that ends with its last process, wherever that
-    runs. A process id would mean somebody else in another container that shares the folder.
+    It belongs to the processes that have `owner` open: its lock ends with the last of them,
+    wherever that runs. A process id would name another process in a container that shares the
+    folder.
     """
 
     def __init__(self, prefix: str, shared: Path) -> None:
@@ -191,8 +190,8 @@ def _remove_ownerless(shared: Path, prefix: str) -> None:
 
 
 def claim_folder(folder: Path) -> Path:
-    """`folder`, made where it is missing. `RequestError` where its path is too long for sockets
-    below it, or where anybody else could change what is in it."""
+    """Returns `folder`, made if missing; `RequestError` where its path is too long for sockets
+    below it, or others could change its content."""
     place = folder.resolve()
     if len(str(place)) > LONGEST_FOLDER:
         raise RequestError(f"{place} is too long a path for sockets below it: choose a shorter one")

@@ -1,8 +1,8 @@
-"""What Serve starts as its HAProxy: amends the generated configuration, then becomes HAProxy.
+"""Wrapper of HAProxy that Serve starts: amends the generated configuration, then runs HAProxy.
 
-Serve asks the operator for a binary, and for nothing else in its template. So the binary is a
-script (`write_wrapper`) that runs this file. It needs the standard library only, and `exec`s, since
-Serve knows its proxy by process id and by the configuration's path.
+Serve lets the operator set the binary, but nothing in its template. So the binary is a script
+(`write_wrapper`) that runs this file with `-I -S`: it uses the standard library only. It `exec`s,
+since Serve identifies its proxy by process id and by the configuration's path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHECK_TIMEOUT_S = 5.0
 CORRELATOR = r"^[a-zA-Z0-9-_:;.\/<>{}]{0,256}$"
 _SECTION = r"(?=^(?:global|defaults|frontend|backend|listen)\b|\Z)"
 STOPPING = "proc.sosie_stops"
-"""A variable of the running proxy; while it is 1, whatever is new is refused."""
+"""A variable of the running proxy; while it is 1, new requests are refused."""
 
 OWN = "http-sosie"
 """The backend of our application: Serve names it after the application."""
@@ -39,24 +39,24 @@ Edit = Callable[[str], str]
 
 
 class TemplateChanged(Exception):
-    """The generated configuration lacks a line that was to be amended."""
+    """The generated configuration lacks a line that should be amended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyConfig:
-    """What is amended. At more than so many matches, enrollments or other requests at once the
-    proxy itself answers 429: it refuses in microseconds, a busy ingress cannot. 0: no bound."""
+    """Values of the amendments. Above so many concurrent matches, enrollments or other requests the
+    proxy itself answers 429, in microseconds, as a busy ingress cannot. 0: no bound."""
 
     ongoing: int
     match_ongoing: int
     enroll_ongoing: int
     header_timeout_s: int = 10
     address: str | None = None
-    """Where it listens, in place of the address that Serve's replicas share with it."""
+    """Where it listens instead of the address that Serve's replicas share with it."""
 
 
 def write_wrapper(folder: Path, config: ProxyConfig, binary: Path, log: Path) -> Path:
-    """An executable in `folder` that Serve may take for HAProxy; faults go to `log`."""
+    """Writes an executable for Serve to run as HAProxy into `folder`; faults go to `log`."""
     path = folder / "haproxy"
     own = [sys.executable, "-I", "-S", __file__, json.dumps(asdict(config)), str(binary), str(log)]
     quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in own)
@@ -66,9 +66,9 @@ def write_wrapper(folder: Path, config: ProxyConfig, binary: Path, log: Path) ->
 
 
 def amend(text: str, config: ProxyConfig, folder: Path) -> str:
-    """The configuration as the service needs it; `TemplateChanged` where it is not as expected.
+    """Amends the configuration for the service; `TemplateChanged` where it is not as expected.
 
-    Error files lie in `folder` (`write_answers`).
+    Error files are in `folder` (`write_answers`).
     """
     edits: tuple[Edit, ...] = (
         _drop_open_ports,
@@ -86,7 +86,7 @@ def amend(text: str, config: ProxyConfig, folder: Path) -> str:
 
 
 def _replace(pattern: str, new: str, text: str, *, least: int = 1) -> str:
-    # A function, so that backslashes of `new` stay what they are.
+    # A function, so that backslashes in `new` are kept.
     text, count = re.subn(pattern, lambda found: found.expand(new), text, flags=re.M | re.S)
     if count < least:
         raise TemplateChanged(pattern)
@@ -94,18 +94,18 @@ def _replace(pattern: str, new: str, text: str, *, least: int = 1) -> str:
 
 
 def _drop_open_ports(text: str) -> str:
-    """Its metrics and statistics listen on every interface, and nothing here asks them."""
+    """Removes metrics and statistics ports: they listen on every interface, and are not used."""
     text = _replace(rf"^frontend prometheus\n.*?{_SECTION}", "", text)
     return _replace(rf"^listen stats\n.*?{_SECTION}", "", text)
 
 
 def _drop_access_log(text: str) -> str:
-    """Its lines show paths, and a path may hold a number."""
+    """Removes the access log: its lines show paths, and a path may contain a number."""
     return _replace(r"^ +log \S+ local0 info\n", "", text)
 
 
 def _drop_fallback(text: str) -> str:
-    """Where no ingress is left, Serve's own proxy would keep requests waiting without a bound."""
+    """Removes the fallback: without ingresses, Serve's own proxy would queue without bound."""
     return _replace(r"^ +server \S+ \S+ check backup\n", "", text, least=0)
 
 
@@ -122,7 +122,7 @@ def _listen_at(text: str, address: str | None) -> str:
 
 
 def _name_answers(text: str, folder: Path) -> str:
-    """What HAProxy says itself has our shape, so that clients know they may ask again."""
+    """Gives HAProxy's own answers our format, so that clients know they may retry."""
     for status in (502, 503, 504):
         own = f"    errorfile {status} {folder / INTERRUPTED}"
         text = _replace(rf"^ +errorfile {status} \S+$", own, text)
@@ -131,7 +131,7 @@ def _name_answers(text: str, folder: Path) -> str:
 
 
 def _refuse_while_empty(text: str) -> str:
-    """Without an application Serve says 404, which a client would believe."""
+    """Without an application answers 503; Serve's 404 would mislead clients."""
     return _replace(
         r"^(backend default_backend\n) +http-request return status 404 [^\n]*$",
         rf"\1    {_not_ready()}",
@@ -143,14 +143,14 @@ def _refuse_when_full(text: str, config: ProxyConfig) -> str:
     choices = list(re.finditer(r"^ +use_backend (\S+) if is_\1$", text, flags=re.M))
     names = [choice[1] for choice in choices]
     if OWN not in names:
-        # While our application is not deployed there is nothing to be full.
+        # While our application is not deployed, nothing can be full.
         _replace(r"^ +default_backend default_backend$", "", text)
         return text
     place = names.index(OWN)
-    # On a cluster of one's own others may be served beside us: the first that fits has the request.
+    # A cluster may serve other applications too: the first that matches gets the request.
     mine = " ".join([f"is_{OWN}", *(f"!is_{other}" for other in names[:place])])
     lanes = [
-        # Looks at the service take no request's place, and no request theirs.
+        # Health checks and other requests do not count against each other's bounds.
         ("health", HEALTH, 0),
         ("match", MATCHES, config.match_ongoing),
         ("enroll", ENROLLMENTS, config.enroll_ongoing),
@@ -165,7 +165,7 @@ def _refuse_when_full(text: str, config: ProxyConfig) -> str:
 
 
 def _list_rules(mine: str, bounds: list[tuple[str, str, int]]) -> list[str]:
-    """For backends, our own first: which requests are theirs, and how many of them at once."""
+    """Rules for backends, our own first: name, its requests, and the bound of concurrent ones."""
     busy = _answer(429, "SERVICE.BUSY", "too many requests at once: nothing was stored", 1)
     return [
         f"http-request set-var(txn.correlator) req.hdr(x-correlator) "
@@ -178,8 +178,8 @@ def _list_rules(mine: str, bounds: list[tuple[str, str, int]]) -> list[str]:
             for name, which, bound in bounds
             if bound
         ),
-        # Serve would watch each client in a task of its own. A match is over before one has gone,
-        # and stores nothing.
+        # Serve would watch each client's connection in a task. A match is short and stores nothing,
+        # so that a client that disconnects need not be noticed.
         f"http-request set-header {UNWATCHED} ?1 if {mine} {MATCHES}",
         f"http-request del-header {UNWATCHED} if {mine} !{MATCHES}",
         *(f"use_backend {name} if {mine} {which}" for name, which, _ in bounds[1:]),
@@ -187,12 +187,12 @@ def _list_rules(mine: str, bounds: list[tuple[str, str, int]]) -> list[str]:
 
 
 def _split_backend(text: str, name: str, kind: str) -> str:
-    """A second backend of the same servers, so that these requests are counted by themselves."""
+    """Adds a second backend of the same servers, so that these requests are counted separately."""
     section = re.search(rf"^backend {re.escape(name)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
     if section is None:
         raise TemplateChanged(f"backend {name}")
     server = r"^( +server (\S+) \S+) [^\n]*$"
-    # One health check a server is enough, and one opinion.
+    # One health check a server is enough.
     tracked = re.sub(server, rf"\1 track {name}/\2", section[1], flags=re.M)
     body = re.sub(r"^ +(?:option httpchk|http-check)[^\n]*\n", "", tracked, flags=re.M)
     body = re.sub(r"^( +default-server.*) check$", r"\1", body, flags=re.M)
@@ -239,7 +239,7 @@ _FILES = {
 
 
 def write_answers(folder: Path) -> None:
-    """The files that HAProxy answers with, written into `folder`."""
+    """Writes the files of HAProxy's own answers into `folder`."""
     for name, (status, code, message, headers) in _FILES.items():
         body = _describe(int(status[:3]), code, message)
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{headers}"
@@ -247,8 +247,8 @@ def write_answers(folder: Path) -> None:
 
 
 def prepare(path: Path, config: ProxyConfig, binary: Path) -> str | None:
-    """Amends the configuration in its place; where that fails it stays as it was, and the reason
-    is returned."""
+    """Amends the configuration in place; on failure it stays unchanged, and the reason is
+    returned."""
     original = path.read_text(encoding="utf-8")
     try:
         write_answers(path.parent)
@@ -273,7 +273,7 @@ def prepare(path: Path, config: ProxyConfig, binary: Path) -> str | None:
 
 
 def warn(log: Path, reason: str) -> None:
-    """One JSON line for the operator: the service runs, but with Serve's own proxy settings."""
+    """Logs one JSON line: the service runs, but with Serve's own proxy settings."""
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "level": "warning",
@@ -290,7 +290,7 @@ def warn(log: Path, reason: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Amends the configuration behind `-f`, then becomes HAProxy with the arguments given."""
+    """Amends the configuration named by `-f`, then runs HAProxy with the given arguments."""
     settings, binary, log, *given = arguments
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-f", dest="path", type=Path)
@@ -302,28 +302,28 @@ def main(arguments: Sequence[str]) -> None:
     os.execv(binary, [binary, *given])  # noqa: S606 - the binary that the node's own code named
 
 
-# The admin socket of a node's HAProxy: what it is asked, and what it counts.
+# The admin socket of a node's HAProxy: commands and statistics.
 
 PLACE, SOCKET = "p", "admin.sock"
 """Below a node's folder; Serve puts a folder of its own between the two."""
 
 FRONTEND, BACKEND = "FRONTEND", "BACKEND"
 OURS = "http-"
-"""How the names begin of those backends that have our ingresses behind them."""
+"""Prefix of the names of backends of our ingresses."""
 
-# Frontends and backends, but none of the servers: it fits one buffer, so all is of one moment.
+# Frontends and backends without servers: this fits one buffer, so all is of one moment.
 _STATISTICS = "show stat -1 3 -1"
 
 Row = dict[str, str]
 
 
 def list_sockets(folder: Path) -> list[Path]:
-    """Those below `folder`; some may be of proxies that are gone."""
+    """Admin sockets below `folder`; some may belong to ended proxies."""
     return sorted(folder.rglob(SOCKET))
 
 
 def command(path: Path, text: str, timeout_s: float) -> str:
-    """What HAProxy says to one line, within that time for all of it; else `OSError`."""
+    """HAProxy's whole answer to one command within the time; else `OSError`."""
     deadline = time.monotonic() + timeout_s
     answer = b""
     with socket.socket(socket.AF_UNIX) as connection:
@@ -340,7 +340,7 @@ def command(path: Path, text: str, timeout_s: float) -> str:
 
 
 def read_statistics(path: Path, timeout_s: float) -> list[Row]:
-    """A row for each frontend and backend, by the names of `show stat`; else `OSError`."""
+    """A row for each frontend and backend, with the columns of `show stat`; else `OSError`."""
     text = command(path, _STATISTICS, timeout_s)
     return list(csv.DictReader(text.removeprefix("# ").splitlines()))
 

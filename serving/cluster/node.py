@@ -1,6 +1,6 @@
-"""One node of the service: a process that starts Ray here, or joins it, and deploys on it.
+"""One node of the service: a process that starts or joins Ray and deploys the application.
 
-It is a child of `sosie serve`, which starts another when this one dies.
+It is a child of `sosie serve`, which starts another one when this one dies.
 """
 
 from __future__ import annotations
@@ -33,10 +33,8 @@ from serving.cluster.haproxy import PLACE, STOPPING, command, is_ours, list_sock
 from serving.errors import Fault, describe
 from serving.settings import find_metrics_folder
 
-# Stops a node in order: first the proxy refuses what is new, and lets end what runs.
-#
-# Serve would stop all deployments at once, and a photograph being looked at would find no
-# registrar.
+# An orderly stop: first the proxy refuses new requests and lets running ones end. Serve would stop
+# all deployments at once, and a photograph being extracted would find no registrar.
 
 ANSWER_TIMEOUT_S = 2.0
 LOOK_EVERY_S = 0.1
@@ -47,11 +45,11 @@ START_S = 5.0
 def drain_proxies(
     folder: Path, timeout_s: float, clock: Callable[[], float] = time.monotonic
 ) -> bool:
-    """Has every HAProxy with a socket below `folder` refuse requests (503, and so readiness), and
-    waits until none runs. False where some still did after `timeout_s`."""
+    """Makes every HAProxy with a socket below `folder` refuse requests (503, readiness included),
+    and waits until none is running; False if some still are after `timeout_s`."""
     deadline = clock() + timeout_s
     while True:
-        # Again each time: a proxy that was reloaded meanwhile has forgotten.
+        # Repeated each time: a reloaded proxy has lost the setting.
         ongoing = sum(_refuse_and_count(path) for path in list_sockets(folder))
         if not ongoing:
             return True
@@ -61,8 +59,8 @@ def drain_proxies(
 
 
 def drain_nodes(timeout_s: float) -> bool:
-    """The same on each node of the cluster that this process has joined: a proxy's socket is in a
-    folder that its own node knows (`sosie ray-environment`). Nodes without one are passed over."""
+    """`drain_proxies` on each node of the cluster that this process has joined: a proxy's socket is
+    in a folder of its node (`sosie ray-environment`). Nodes without a proxy are skipped."""
     drain = ray.remote(num_cpus=0, max_retries=0)(drain_here)
     asked = [
         drain.options(
@@ -78,7 +76,7 @@ def drain_nodes(timeout_s: float) -> bool:
 
 
 def drain_here(timeout_s: float) -> bool:
-    """`drain_proxies` of the node on which it runs, as a process of that node's Ray."""
+    """`drain_proxies` on this node, as a task of its Ray."""
     metrics = find_metrics_folder()
     return metrics is None or drain_proxies(metrics.parent / PLACE, timeout_s)
 
@@ -87,12 +85,12 @@ def _has_drained(call: Any) -> bool:
     try:
         return bool(ray.get(call))
     except RayError:
-        # A node that is gone meanwhile has no proxy any more.
+        # A node that is gone has no proxy any more.
         return True
 
 
 def _refuse_and_count(path: Path) -> int:
-    """Requests that this proxy has under way; 0 where it does not answer any more."""
+    """The number of running requests of this proxy; 0 if it does not answer any more."""
     try:
         command(path, f"experimental-mode on; set var {STOPPING} int(1)", ANSWER_TIMEOUT_S)
         rows = read_statistics(path, ANSWER_TIMEOUT_S)
@@ -101,41 +99,38 @@ def _refuse_and_count(path: Path) -> int:
     return sum(int(row["scur"] or 0) for row in rows if is_ours(row))
 
 
-# How long each part of an orderly stop may take, so that the whole is what its parts add up to.
+# Time limits of the parts of an orderly stop; that of the whole is their sum.
 
 SAVE_S = 30.0
-"""For the registrar to end what it decides and to save its gallery: seconds for a million."""
+"""For the registrar to finish its decisions and save its gallery: seconds for a million."""
 
 END_S = 20.0
 """For Serve and Ray to end their processes."""
 
 MARGIN_S = 10.0
-"""Before the supervisor takes a node for stuck."""
+"""Before the supervisor considers a node stuck."""
 
 
 def registrar_timeout_s(drain_s: float) -> float:
-    """What Serve gives the registrar, and with it the application, to end."""
+    """The time that Serve gives the registrar, and so the application, to end."""
     return drain_s + SAVE_S
 
 
 def node_timeout_s(drain_s: float) -> float:
-    """A whole stop: the proxies drain, the application ends, then Serve and Ray do."""
+    """The time of a whole stop: proxies drain, the application ends, then Serve and Ray."""
     return drain_s + registrar_timeout_s(drain_s) + END_S
 
 
 def supervisor_timeout_s(drain_s: float) -> float:
-    """After so long the supervisor kills what is left. TimeoutStopSec of systemd is above it."""
+    """When the supervisor kills what is left. TimeoutStopSec of systemd must be longer."""
     return node_timeout_s(drain_s) + MARGIN_S
-
-
-# What the supervisor tells a node that it starts.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlan:
-    """What one node is told. `folder` is for what lasts as long as the node; `report` is an open
-    file descriptor for one JSON line: `{"deployed": true}`, or the fault.
-    `supervisor`: its process id."""
+    """Parameters of a node. `folder` is for files that exist as long as the node; `report` is an
+    open file descriptor for one JSON line: `{"deployed": true}`, or the fault.
+    `supervisor` is its process id."""
 
     home: str
     file: str | None
@@ -158,7 +153,7 @@ class NodePlan:
 
 
 OBJECT_STORE_BYTES = 128 << 20
-"""Nothing large goes through it: calls carry their arguments, and shards copy theirs."""
+"""Small: calls carry their arguments, and shards copy theirs."""
 
 KEEP_ALIVE_S = 75
 NAME = "sosie"
@@ -170,25 +165,25 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs a node until it is told to stop (SIGTERM); 0 where it has drained, else 1."""
+    """Runs a node until SIGTERM; returns 0 if it has drained, else 1."""
     plan = NodePlan.read(arguments[0])
-    # Whatever becomes of the parent, no node is left behind.
+    # However the parent ends, no node is left behind.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != plan.supervisor:
         # It has died already.
         return 1
     stop = threading.Event()
-    # Its imports take a second, in which Ray's own processes start.
+    # Its imports take a second, while Ray's own processes start.
     threading.Thread(target=importlib.import_module, args=(APPLICATION,), daemon=True).start()
     what = "Ray"
     try:
         connect(plan)
         what = "the service"
         for number in (signal.SIGTERM, signal.SIGINT):
-            # Only now: Ray sets its own, with which a process ends at once.
+            # Only now: Ray installs handlers of its own, which end the process at once.
             signal.signal(number, lambda *_: stop.set())
         deploy(plan)
-    except Exception as error:  # noqa: BLE001 - the parent says it in one line
+    except Exception as error:  # noqa: BLE001 - the parent reports it in one line
         traceback.print_exc()
         _report(plan, asdict(_explain(error, what)))
         return 1
@@ -202,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def connect(plan: NodePlan) -> None:
-    """Starts Ray on loopback, or joins the cluster that the settings name."""
+    """Starts Ray on loopback, or joins the cluster in the settings."""
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "namespace": NAME}
     if plan.ray_address:
         ray.init(address=plan.ray_address, **common)
@@ -220,7 +215,7 @@ def deploy(plan: NodePlan) -> None:
     """Deploys the application; returns when its replicas have started."""
     application = importlib.import_module(APPLICATION)
     location = ProxyLocation.EveryNode if plan.ray_address else ProxyLocation.HeadOnly
-    # Replicas listen where Serve is told to. Here they stay on loopback, whatever the proxy does.
+    # Replicas listen on Serve's address: here on loopback, also if the proxy listens elsewhere.
     host = plan.host if plan.ray_address or not plan.is_proxied else LOOPBACK
     serve.start(
         proxy_location=location,
@@ -232,8 +227,8 @@ def deploy(plan: NodePlan) -> None:
 
 
 def withdraw(plan: NodePlan) -> None:
-    """Takes no more, lets what runs end within the drain time, and stops Ray; of a cluster that
-    others started it takes away the application only."""
+    """Refuses new requests, lets running ones end within the drain time, and stops Ray; on a
+    cluster that others started it deletes the application only."""
     if plan.ray_address:
         drain_nodes(plan.drain_s)
     else:
@@ -248,7 +243,7 @@ def withdraw(plan: NodePlan) -> None:
 
 
 def _wait(stop: threading.Event) -> bool:
-    """True when told to stop, False when Serve's controller has not answered for long."""
+    """True when stopped, False when Serve's controller has not answered for long."""
     failures = 0
     while not stop.wait(WATCH_S):
         try:
@@ -265,7 +260,7 @@ def _explain(error: Exception, what: str) -> Fault:
     fault = describe(error)
     if fault.code != "INTERNAL":
         return fault
-    # Its text may quote whatever a replica was doing.
+    # Its text may quote data of a replica.
     kind = type(error).__name__
     return describe(
         RequestError(f"{what} did not start ({kind}): see log/node.log in the home folder")

@@ -1,4 +1,4 @@
-"""The processes of a running service, by what each of them does, and who goes first. Linux only."""
+"""Processes of a running service: their roles, priorities and end. Linux only."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def end_with_starter(descriptor: int = 0) -> None:
 
 
 class Role(StrEnum):
-    """What a process of a service does. `agent`: what watches and tells for Ray; `other`: what has
-    no work yet, or none of these."""
+    """The role of a process of a service. `agent`: Ray's monitoring; `other`: idle workers and
+    processes with none of these roles."""
 
     NODE = "node"
     GCS = "gcs"
@@ -48,7 +48,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A living process: `words` is its command line, or the title that it has given itself."""
+    """A living process: `words` is its command line, or the title that it has set."""
 
     pid: int
     parent: int
@@ -64,7 +64,7 @@ class Process:
                 return role
         if NODE_MODULE in self.words:
             return Role.NODE
-        # A script stands behind its interpreter, and an option of that.
+        # A script follows its interpreter, and an option of that.
         if _AGENTS.intersection(map(os.path.basename, self.words[1:3])):
             return Role.AGENT
         return _PROGRAMS.get(os.path.basename(title), Role.OTHER)
@@ -82,7 +82,7 @@ _AGENTS = frozenset({"dashboard.py", "monitor.py", "log_monitor.py"})
 
 
 def _role_of_replica(title: str) -> Role:
-    # ray::ServeReplica:sosie:Ingress, and the method behind a dot while it runs one.
+    # ray::ServeReplica:sosie:Ingress, with a dot and the method while it runs one.
     name = title.removeprefix(_REPLICA).split(":")[-1].split(".")[0].split("(")[0].strip()
     try:
         return Role(name.lower())
@@ -99,7 +99,7 @@ def find_processes(supervisor_pid: int) -> dict[Role, list[int]]:
 
 
 def list_descendants(pid: int) -> list[Process]:
-    """Children, their children and so on, by process id; without what has ended already."""
+    """All living descendants, by process id."""
     children: dict[int, list[int]] = {}
     for child, state, parent in _read_states():
         if state not in _ENDED:
@@ -120,7 +120,7 @@ _ZOMBIE, _ENDED = "Z", "ZX"
 
 
 def _read_states() -> Iterator[tuple[int, str, int]]:
-    """Id, state and parent of every process that this one may look at."""
+    """Id, state and parent of every process that this one may read."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -128,15 +128,15 @@ def _read_states() -> Iterator[tuple[int, str, int]]:
             stat = (folder / "stat").read_bytes()
         except OSError:
             continue
-        # The second field may hold spaces, brackets, and half a character.
+        # The second field may contain spaces, brackets and half a character.
         state, parent = stat.rpartition(b")")[2].split()[:2]
         yield int(folder.name), state.decode(), int(parent)
 
 
 def end_descendants(pid: int, timeout_s: float = 10.0) -> list[int]:
-    """Kills every descendant until none is left, and returns those that would not go.
+    """Kills every descendant until none is left; returns those still alive at the timeout.
 
-    `pid` is this process, a subreaper: whoever loses its parent becomes its child.
+    `pid` is this process, a subreaper: an orphan becomes its child.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -151,8 +151,8 @@ def end_descendants(pid: int, timeout_s: float = 10.0) -> list[int]:
 
 
 def reap_orphans(spared: int | None = None) -> None:
-    """Takes the exit status of ended children, so that none stays as a zombie; not of `spared`,
-    for which somebody else waits."""
+    """Reads the exit status of ended children, so that none stays a zombie; not of `spared`, for
+    which its owner waits."""
     for child, state, parent in _read_states():
         if state == _ZOMBIE and parent == os.getpid() and child != spared:
             with suppress(ChildProcessError):
@@ -169,8 +169,8 @@ NICENESS = {
     Role.CONTROLLER: _HOUSEKEEPING,
     Role.AGENT: _HOUSEKEEPING,
 }
-"""All others keep what they have. Node, raylet and the proxy's keeper start others, an idle worker
-becomes another, and nobody can be made less nice again without privilege."""
+"""All others keep theirs. Node, raylet and the proxy's actor start other processes, an idle worker
+gets another role, and niceness cannot be lowered again without privilege."""
 
 
 def set_priorities(processes: Iterable[Process]) -> None:
@@ -188,8 +188,8 @@ def set_priorities(processes: Iterable[Process]) -> None:
 def place_ingresses(processes: Iterable[Process]) -> None:
     """Gives each ingress a core of its own where there are as many of them as cores.
 
-    Else two of them share one for milliseconds while the other idles; what else runs fits itself
-    in. Whoever has a core keeps it.
+    Otherwise two of them share one for milliseconds while another is idle; other processes run in
+    between. An ingress that has a core keeps it.
     """
     ours = [process.pid for process in processes if process.role is Role.INGRESS]
     cores = os.sched_getaffinity(0)

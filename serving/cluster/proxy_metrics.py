@@ -1,6 +1,6 @@
-"""What a node's HAProxy counts, among the node's metrics: most of all what it answers itself.
+"""Metrics of a node's HAProxy, above all of the requests that it answers itself.
 
-Such answers (too many requests at once, no ingress left) reach no ingress, so nothing else knows.
+Such requests (too many at once, no ingress left) reach no ingress, so nothing else counts them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ STATUSES = ("4xx", "5xx")
 
 
 class ProxyCollector(Collector):
-    """The proxies with a socket below `folder`, read at each scrape; silent where none answers.
+    """Collects from proxies with a socket below `folder` at each scrape; empty if none answers.
 
-    A proxy that is reloaded counts from zero again, as Prometheus expects of counters.
+    A reloaded proxy counts from zero again, as Prometheus expects of counters.
     """
 
     def __init__(self, folder: Path, timeout_s: float = TIMEOUT_S) -> None:
         self._folder, self._timeout_s = folder, timeout_s
 
     def collect(self) -> Iterable[Metric]:
-        """Never raises; takes `timeout_s` at most."""
+        """Takes at most `timeout_s`; never raises."""
         rows = self._read()
         return _show(rows) if rows else []
 
@@ -48,7 +48,7 @@ class ProxyCollector(Collector):
             try:
                 rows += read_statistics(path, left_s)
             except OSError:
-                # Of a proxy that is gone, or that hangs.
+                # The proxy is gone, or hangs.
                 continue
         return rows
 

@@ -21,7 +21,7 @@ from serving.telemetry.traces import Tracer
 STATUS_TIMEOUT_S = 1.0
 LOOK_AGAIN_S = 0.1
 HOP_TIMEOUT_S = 1.0
-"""What a call may take beyond its own deadline, which the registrar keeps and answers for."""
+"""The time of a call beyond its own deadline, which the registrar enforces."""
 
 LOST = "the registrar was lost meanwhile: ask again with the same Idempotency-Key"
 OVERSIZED = "the answer is larger than one message may be: ask for less at once"
@@ -32,7 +32,7 @@ class RayRegistrar(RegistrarClient):
     """Calls `perform` of the registrar's deployment; nothing of Ray reaches its callers.
 
     At most `capacity` calls are under way. Once one was lost, calls are refused with `NotReady`
-    until the registrar answers again, so that nobody waits for what is not there. `timeout_s` is
+    until the registrar answers again, so that no caller waits for it. `timeout_s` is
     for calls that bring no deadline.
     """
 
@@ -56,10 +56,10 @@ class RayRegistrar(RegistrarClient):
         self._watching: asyncio.Task[None] | None = None
 
     async def status(self) -> Status:
-        """Answers in every phase, and for a registrar that is not there."""
+        """The registrar's status; `STARTING` where it does not answer."""
         try:
             found = await _await(self._handle.status.remote(), STATUS_TIMEOUT_S)
-        except Exception:  # noqa: BLE001 - whatever it was, the registrar did not answer
+        except Exception:  # noqa: BLE001 - on any error, the registrar did not answer
             return Status(Phase.STARTING, ABSENT, boot_id="")
         assert isinstance(found, Status)
         return found
@@ -93,7 +93,7 @@ class RayRegistrar(RegistrarClient):
             return Reply(error=Busy("too many calls wait for the registrar: ask again later"))
         except Exception as error:  # noqa: BLE001 - Ray, Serve and gRPC each bring their own
             if _is_oversized(error):
-                # The registrar lives: this answer alone cannot travel.
+                # The registrar works: only this answer is too large.
                 self._log.error("reply_too_large", method=method)
                 return Reply(error=RequestError(OVERSIZED))
             self._suspect(error, method, context)
@@ -113,7 +113,7 @@ class RayRegistrar(RegistrarClient):
             self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
-        """Until the registrar answers: in whatever phase it is, it speaks for itself again."""
+        """Waits until the registrar answers, in any phase."""
         try:
             while not (await self.status()).boot_id:
                 await asyncio.sleep(LOOK_AGAIN_S)
@@ -121,7 +121,7 @@ class RayRegistrar(RegistrarClient):
             self._watching = None
 
     async def close(self) -> None:
-        """Stops to look for a registrar that was lost."""
+        """Stops waiting for a lost registrar."""
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -129,7 +129,7 @@ class RayRegistrar(RegistrarClient):
 
 
 async def _await(response: DeploymentResponse[Any], timeout_s: float) -> Any:
-    """The response's value; a caller who is cancelled, or waits no longer, cancels the call too."""
+    """The value of the response; cancellation or a timeout of the caller cancels the call."""
     try:
         async with asyncio.timeout(timeout_s):
             return await response
@@ -139,6 +139,6 @@ async def _await(response: DeploymentResponse[Any], timeout_s: float) -> Any:
 
 
 def _is_oversized(error: Exception) -> bool:
-    # gRPC brings no types; its status for this is on the error of the call.
+    # gRPC has no error types; the status is on the error of the call.
     code = getattr(error, "code", None)
     return callable(code) and getattr(code(), "name", "") == "RESOURCE_EXHAUSTED"

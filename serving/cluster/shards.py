@@ -1,4 +1,4 @@
-"""The gallery on actors of a Ray cluster, one for each shard, and answered as one."""
+"""Sharded gallery on actors of a Ray cluster, one for each shard."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
 from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan, close_all
 from serving.settings import Settings
 
-# The inside of a shard that is an actor on Ray.
-
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an actor runs: the node's id, and how many cores it may use there."""
+    """Where an actor runs: the node's id, and the number of cores it may use."""
 
     node: str
     cores: int
@@ -40,9 +38,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of a call: its value, or what the index refused, or the type of another failure.
+    """Result of a call: its value, or the refusal of the index, or the type of another failure.
 
-    Failures cross as values: Ray would send, and log, a trace with whatever stands in it.
+    Failures are returned as values: Ray would send, and log, a traceback with any values in it.
     """
 
     value: Any = None
@@ -51,10 +49,10 @@ class Reply:
 
 
 class ShardActor:
-    """Holds one `ShardHost`, and does what its owner calls; ends with its owner.
+    """Actor with one `ShardHost`, called by its owner; ends with its owner.
 
-    A large batch comes in pieces (`stage`) and is added at once at its end (`add_staged`), so
-    that it is refused whole or seen whole, and makes one segment.
+    A large batch arrives in pieces (`stage`) and is added at once at its end (`add_staged`), so
+    that it is refused or visible as a whole, and makes one segment.
     """
 
     def __init__(self) -> None:
@@ -65,8 +63,8 @@ class ShardActor:
     def place(self) -> Place:
         return Place(ray.get_runtime_context().get_node_id(), len(os.sched_getaffinity(0)))
 
-    def pulse(self) -> None:
-        """Answers, whatever else is at work."""
+    def heartbeat(self) -> None:
+        """Answers even while other calls run."""
 
     def open(self, plan: ShardPlan) -> Reply:
         """Opens an empty index; once, before any other call."""
@@ -87,7 +85,7 @@ class ShardActor:
         self._host = ShardHost(plan)
 
     def _stage(self, batch: str, ids: Ids, vectors: Vectors) -> None:
-        # Copied, or each piece would stay in Ray's store of objects until the batch is whole.
+        # Copied, or each piece would stay in Ray's object store until the batch is complete.
         piece = (np.array(ids), np.array(vectors))
         with self._lock:
             self._staged.setdefault(batch, []).append(piece)
@@ -102,7 +100,7 @@ class ShardActor:
 
 
 def _writable(argument: Any) -> Any:
-    """Ray hands arrays over read-only, for which the kernels would be compiled again."""
+    """A writable copy: Ray passes arrays read-only, for which kernels would be compiled again."""
     if isinstance(argument, np.ndarray) and not argument.flags.writeable:
         return argument.copy()
     return argument
@@ -113,45 +111,42 @@ def _reply(operation: str, perform: Any, *arguments: Any) -> Reply:
         return Reply(perform(*arguments))
     except IndexFault as refusal:
         return Reply(refusal=type(refusal)(str(refusal)))
-    except Exception as failure:  # noqa: BLE001 - whatever it is, the caller must hear of it
-        # Its kind and its place; not its text, in which values might stand.
+    except Exception as failure:  # noqa: BLE001 - the caller must learn of any failure
+        # Its type and place; not its text, which may contain values.
         last = traceback.extract_tb(failure.__traceback__)[-1]
         place = f"{os.path.basename(last.filename)}:{last.lineno}"
         _log.error("%s failed with %s at %s", operation, type(failure).__name__, place)
         return Reply(failure=type(failure).__name__)
 
 
-# One shard of a gallery that is an actor on Ray, perhaps on another node.
-
-PULSE_GROUP = "pulse"
-"""The actor's own thread for `pulse`, which so is answered whatever the others do."""
+HEARTBEAT_GROUP = "heartbeat"
+"""The actor's own thread for `heartbeat`, which is answered while others are busy."""
 
 MESSAGE_BYTES = 16 << 20
-"""Vectors that are more than this travel in pieces: Ray keeps each whole in its object store."""
+"""More vectors are sent in pieces: Ray keeps a whole message in its object store."""
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long a shard may take: to be placed, to answer a call, to answer whether it is there.
+    """Time limits of a shard: to be placed, to answer a call, and for heartbeats.
 
-    A node that is switched off says nothing, and Ray itself waits half a minute for it; so each
-    shard is asked every `pulse_every_s`, and lost when it has been silent for `silent_for_s`.
+    A node that is switched off sends nothing, and Ray itself waits half a minute for it; so each
+    shard is asked every `heartbeat_every_s`, and lost when it has been silent for `silent_for_s`.
     """
 
     placed_within_s: float = 10.0
     answered_within_s: float = 120.0
-    pulse_every_s: float = 1.0
+    heartbeat_every_s: float = 1.0
     silent_for_s: float = 10.0
 
 
 class RayShard(Shard):
-    """A `Shard` behind an actor that is placed already; it owns the actor.
+    """A `Shard` in an actor that is placed already; it owns the actor.
 
-    It is of use when `opened` is done. Whatever Ray reports, an answer that is too late and a
-    silence that is too long mean the same: the shard is lost for good, and every call that waits,
-    or comes, fails with `ShardLost`.
+    It can be used when `opened` is done. An error of Ray, a late answer and a long silence mean the
+    same: the shard is lost for good, and every waiting or later call fails with `ShardLost`.
     """
 
     def __init__(self, actor: Any, number: int, plan: ShardPlan, timing: Timing) -> None:
@@ -160,9 +155,9 @@ class RayShard(Shard):
         self._rows_at_once = max(1, MESSAGE_BYTES // (4 * plan.dim))
         self._timing = timing
         self._lock = Lock()
-        # Each call that waits, and the turn of the watch at which it is too late.
+        # Each waiting call, and the tick of the watch at which it is late.
         self._waiting: dict[Future[Any], int] = {}
-        self._turn = 0
+        self._tick = 0
         self._lost: str | None = None
         self._closing = Event()
         self._bulk = ThreadPoolExecutor(1, f"shard-{number}-bulk")
@@ -185,7 +180,7 @@ class RayShard(Shard):
         return self._in_pieces(lambda: self._read(ids))
 
     def close(self) -> None:
-        """Ends the actor, whatever it is doing."""
+        """Ends the actor, even while it works."""
         self._lose("is closed; open the gallery again")
         self._closing.set()
         self._watch.join()
@@ -206,7 +201,7 @@ class RayShard(Shard):
         return [slice(start, start + step) for start in range(0, len(ids), step)]
 
     def _in_pieces(self, perform: Callable[[], Value]) -> Future[Value]:
-        """In a thread, for each piece waits for the one before it."""
+        """Runs in a thread, for each piece waits for the one before it."""
         with suppress(RuntimeError):  # closed meanwhile
             return self._bulk.submit(perform)
         refused: Future[Value] = Future()
@@ -218,13 +213,13 @@ class RayShard(Shard):
 
     def _ask(self, operation: str, remote: Callable[..., Any], *arguments: object) -> Future[Any]:
         future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()  # a shard cannot be told to stop
+        future.set_running_or_notify_cancel()  # a call of a shard cannot be cancelled
         with self._lock:
             if self._lost is not None:
                 future.set_exception(ShardLost(self._lost))
                 return future
-            turns = math.ceil(self._timing.answered_within_s / self._timing.pulse_every_s)
-            self._waiting[future] = self._turn + turns
+            ticks = math.ceil(self._timing.answered_within_s / self._timing.heartbeat_every_s)
+            self._waiting[future] = self._tick + ticks
         try:
             asked = _asked(remote, *arguments)
         except Exception as error:  # noqa: BLE001 - the object store is full, Ray is shut down, …
@@ -239,7 +234,7 @@ class RayShard(Shard):
             return
         with self._lock:
             if self._waiting.pop(future, None) is None:
-                return  # it has been told that the shard is lost
+                return  # it has failed already: the shard is lost
         reply = done.result()
         if reply.refusal is not None:
             future.set_exception(reply.refusal)
@@ -250,35 +245,35 @@ class RayShard(Shard):
             future.set_result(reply.value)
 
     def _look(self) -> None:
-        """Sees that the actor is there and answers, until the shard is lost or closed.
+        """Checks that the actor answers, until the shard is lost or closed.
 
-        Time is counted in turns: while this process itself stands still, nothing is too late.
+        Time is counted in ticks: while this process itself is suspended, no call becomes late.
         """
-        every_s, silent = self._timing.pulse_every_s, 0
-        pulse: Future[None] | None = None
+        every_s, silent = self._timing.heartbeat_every_s, 0
+        heartbeat: Future[None] | None = None
         while self._lost is None and not self._closing.wait(every_s):
-            silent = 0 if pulse is None or pulse.done() else silent + 1
+            silent = 0 if heartbeat is None or heartbeat.done() else silent + 1
             if silent * every_s >= self._timing.silent_for_s:
                 self._lose(f"has been silent for {self._timing.silent_for_s:g} s; {_REBUILD}")
             elif silent == 0:
                 try:
-                    if pulse is not None:
-                        pulse.result()
-                    group = self._actor.pulse.options(concurrency_group=PULSE_GROUP)
-                    pulse = _asked(group.remote)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it does not answer
+                    if heartbeat is not None:
+                        heartbeat.result()
+                    group = self._actor.heartbeat.options(concurrency_group=HEARTBEAT_GROUP)
+                    heartbeat = _asked(group.remote)
+                except Exception as error:  # noqa: BLE001 - any error means no answer
                     self._lose_by(error)
             self._refuse_late()
 
     def _refuse_late(self) -> None:
         with self._lock:
-            self._turn += 1
-            is_late = any(turn <= self._turn for turn in self._waiting.values())
+            self._tick += 1
+            is_late = any(tick <= self._tick for tick in self._waiting.values())
         if is_late:
             self._lose(f"has not answered in {self._timing.answered_within_s:g} s; {_REBUILD}")
 
     def _lose_by(self, error: BaseException) -> None:
-        # Not its text: Ray's have addresses and traces.
+        # Not its text: those of Ray contain addresses and tracebacks.
         self._lose(f"is lost ({type(error).__name__}); {_REBUILD}")
 
     def _lose(self, why: str) -> None:
@@ -290,7 +285,7 @@ class RayShard(Shard):
 
 
 def end_actor(actor: Any) -> None:
-    """Ends an actor, if it is not gone already."""
+    """Ends an actor, if it still exists."""
     if ray.is_initialized():
         with suppress(RayError, ValueError):
             ray.kill(actor, no_restart=True)
@@ -310,7 +305,7 @@ def _asked(remote: Callable[..., Any], *arguments: object) -> Future[Any]:
 def shard_opener(
     settings: Settings, timing: Timing | None = None
 ) -> Callable[[ShardPlan], ShardedIndex] | None:
-    """How a deployment with these settings opens its shards; None where it wants none."""
+    """A function that opens the shards of these settings; None where there are none."""
     chosen = settings.gallery
     if not chosen.shards:
         return None
@@ -320,12 +315,11 @@ def shard_opener(
 def open_ray_shards(
     plan: ShardPlan, shards: int, resource: str = "", timing: Timing | None = None
 ) -> ShardedIndex:
-    """An empty gallery over so many actors of the cluster that this process is connected to.
+    """An empty gallery on so many actors of the cluster that this process is connected to.
 
-    Each takes one of `resource`, where it is named; else they are spread over the nodes. They end
-    with this process, or with `close`. Where the plan leaves the number of threads open, the
-    shards of a node share its cores. `ShardLost` where they are not placed and opened in time,
-    and then none is left running.
+    Each takes one of `resource` if that is set; else they are spread over the nodes. They end with
+    this process, or with `close`. If the plan sets no number of threads, the shards of a node share
+    its cores. `ShardLost`, with none left running, where they are not placed and opened in time.
     """
     if shards < 1:
         raise SearchInvalid(f"shards is {shards}; give at least 1")
@@ -333,7 +327,7 @@ def open_ray_shards(
         # Ray would start a cluster of its own.
         raise ShardLost("no cluster to put the gallery's shards on: connect to one first")
     timing = timing or Timing()
-    # A name that no earlier start has used: its actors may still be ending.
+    # A new name: actors of an earlier start may still be ending.
     boot = uuid4().hex[:12]
     actors = [_start(f"sosie-shard-{boot}-{number}", resource) for number in range(shards)]
     try:
@@ -359,11 +353,11 @@ def _start(name: str, resource: str) -> Any:
     where: dict[str, Any] = (
         {"resources": {resource: 1}} if resource else {"scheduling_strategy": "SPREAD"}
     )
-    kind = ray.remote(concurrency_groups={PULSE_GROUP: 1})(ShardActor)
+    kind = ray.remote(concurrency_groups={HEARTBEAT_GROUP: 1})(ShardActor)
     return kind.options(
         name=name,
-        num_cpus=0,  # it uses what its node has; the resource says which node
-        max_restarts=0,  # a new one would be empty, and answer
+        num_cpus=0,  # it uses the cores of its node; the resource selects the node
+        max_restarts=0,  # a restarted one would be empty, and answer
         max_task_retries=0,
         max_concurrency=CALLS_AT_ONCE,
         **where,
@@ -387,9 +381,9 @@ def _await_places(actors: Sequence[Any], resource: str, within_s: float) -> list
 
 def _plans(plan: ShardPlan, places: Sequence[Place]) -> list[ShardPlan]:
     """The plan of each shard, with its share of the cores of its node."""
-    crowd = Counter(place.node for place in places)
+    shards_on = Counter(place.node for place in places)
     plans = [
-        replace(plan, threads=plan.threads or max(1, place.cores // crowd[place.node]))
+        replace(plan, threads=plan.threads or max(1, place.cores // shards_on[place.node]))
         for place in places
     ]
     for number, (place, each) in enumerate(zip(places, plans, strict=True)):

@@ -1,4 +1,4 @@
-"""Which deployment a process of the service belongs to; small enough to travel to each of them."""
+"""The deployment that a process of the service belongs to; sent to each of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from serving.settings import ServeSettings, Settings, find_cache, find_metrics_f
 from serving.telemetry.logs import open_log
 
 LOG_PIPE = "log"
-"""In a node's folder, where a supervisor copies the log of the node's processes."""
+"""Name of the pipe in a node's folder from which the supervisor copies the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A home folder, and a settings file in place of the home's where one is given.
+    """A home folder, and optionally a settings file to use instead of the home's.
 
-    On a cluster the same paths must lead there on every node that runs a part of the service.
+    On a cluster these paths must be valid on every node that runs a part of the service.
     """
 
     home: str
@@ -36,7 +36,7 @@ class Site:
         return load_settings(Path(self.home), None if self.file is None else Path(self.file))
 
     def open(self, settings: Settings, **options: Any) -> Deployment:
-        """The deployment, opened; what it needs is built when it is asked for."""
+        """Opens the deployment; its parts are built on first use."""
         return Deployment(Path(self.home), settings, find_cache(), **options)
 
     def find_log(self, settings: ServeSettings) -> Path | None:
@@ -44,7 +44,7 @@ class Site:
         return Path(self.home) / settings.log_file if settings.log_file else None
 
     def open_log(self, settings: ServeSettings, process: str) -> FilteringBoundLogger:
-        """The log of one of its processes: through the supervisor where this node has one."""
+        """The log of a process: through the supervisor if this node has one."""
         metrics = find_metrics_folder()
         pipe = None if metrics is None else metrics.parent / LOG_PIPE
         path = pipe if pipe is not None and pipe.is_fifo() else self.find_log(settings)
@@ -52,5 +52,5 @@ class Site:
 
 
 def count_ingresses(settings: ServeSettings) -> int:
-    """How many replicas the ingress has."""
+    """The number of ingress replicas."""
     return settings.ingress_replicas or len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""`sosie serve` itself: keeps one node running, and leaves no process behind."""
+"""Supervisor of `sosie serve`: keeps one node running, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -36,15 +36,13 @@ from serving.errors import ExitCode, Fault
 from serving.settings import ServeSettings
 from serving.telemetry.logs import LogPipe
 
-# A node as a child process.
-
 OUTPUT_FILE = "log/node.log"
-"""What Ray and Serve say of the last start; in the home folder."""
+"""Output of Ray and Serve since the last start; in the home folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be served, and where."""
+    """What to serve, and where."""
 
     site: Site
     serve: ServeSettings
@@ -55,12 +53,12 @@ class Order:
 
 
 class NodeProcess:
-    """A node's process, in a session of its own, and the folder that lasts as long as it does."""
+    """A node's process, in its own session, and the folder that exists as long as it runs."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
         self.is_deployed = False
-        self._said = b""
+        self._received = b""
 
     def __enter__(self) -> Self:
         settings = self._order.serve
@@ -90,7 +88,7 @@ class NodeProcess:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", NODE_MODULE, plan.write()],
                 env=environment,
-                # The folder is the node's too, should it outlive this process by its drain.
+                # The node owns the folder too, for it may outlive this process while it drains.
                 pass_fds=(report, self._folder.owner),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -101,7 +99,7 @@ class NodeProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What is left of a dead node would hold its ports, and the lease.
+        # Remaining processes of a dead node would hold its ports, and the lease.
         end_descendants(os.getpid())
         self._process.wait()
         os.close(self._pipe)
@@ -117,12 +115,12 @@ class NodeProcess:
     def kill(self) -> None:
         self._process.kill()
 
-    def tend(self) -> None:
-        """Ends what has lost its parent, and says who goes first; to be called again and again."""
+    def maintain(self) -> None:
+        """Ends orphaned proxies and sets priorities; to be called periodically."""
         reap_orphans(spared=self._process.pid)
         family = list_descendants(os.getpid())
         for one in family:
-            # A proxy without the actor that ruled it holds the port of the next.
+            # A proxy without the actor that controlled it holds the port of the next.
             if one.role is Role.PROXY and one.parent == os.getpid():
                 with suppress(ProcessLookupError):
                     os.kill(one.pid, signal.SIGKILL)
@@ -130,12 +128,12 @@ class NodeProcess:
         place_ingresses(family)
 
     def read_refusal(self) -> Fault | None:
-        """Why the node could not start, once it has said so."""
+        """Why the node could not start, once it has reported that."""
         with suppress(BlockingIOError):
-            self._said += os.read(self._pipe, 65536)
-        if not self._said.endswith(b"\n"):
+            self._received += os.read(self._pipe, 65536)
+        if not self._received.endswith(b"\n"):
             return None
-        said = json.loads(self._said)
+        said = json.loads(self._received)
         self.is_deployed = bool(said.get("deployed"))
         if self.is_deployed:
             return None
@@ -146,23 +144,23 @@ LOCK_FILE = "serve.lock"
 READY_PATH = "/health/ready"
 TICK_S = 0.1
 LOOK_S = 1.0
-"""Between two looks at a service that was ready: each costs it a request."""
+"""Between two checks of a ready service: each costs it a request."""
 
 PROBE_TIMEOUT_S = 2.0
 STUCK_S = 45.0
-"""A node of which no ingress has answered for so long is not mended by Serve any more."""
+"""A node whose ingresses have not answered for so long is not repaired by Serve any more."""
 
 RESTARTS = 5
 RESTARTS_WITHIN_S = 300.0
 BACKOFF_S = (0.0, 1.0, 2.0, 4.0, 8.0)
 _PR_SET_CHILD_SUBREAPER = 36
 
-Tell = Callable[[str, Mapping[str, Any]], None]
-"""Told what happens: `starting`, `deployed`, `ready`, `unready`, `lost`, `stopping`, `stopped`."""
+Report = Callable[[str, Mapping[str, Any]], None]
+"""Called with each event: `starting`, `ready`, `unready`, `lost`, `stopping`, `stopped`."""
 
 
 class NodeRefused(Exception):
-    """A node that could not start, for a reason that it said."""
+    """A node that could not start, with the reason that it reported."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
@@ -175,13 +173,13 @@ def require_ray() -> None:
         raise RequestError("the service needs Ray: pip install 'sosie[serve]'")
 
 
-RAYS_OWN_PORT = 52365
+RAY_AGENT_PORT = 52365
 """Of the agent of a node that Ray starts here; Ray has no way to name another."""
 
 
 def require_port(host: str, port: int) -> None:
-    """`RequestError` where nobody can listen there, or a Ray that is started here will first."""
-    if port == RAYS_OWN_PORT:
+    """`RequestError` where the port cannot be listened on, or Ray itself will need it."""
+    if port == RAY_AGENT_PORT:
         raise RequestError(f"Ray itself listens at port {port}: choose another --port")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -196,7 +194,7 @@ def require_port(host: str, port: int) -> None:
 
 @contextmanager
 def claim(home: Path) -> Iterator[None]:
-    """Holds the home's lock; `RequestError` while another `sosie serve` has it."""
+    """Holds the home's lock; `RequestError` while another `sosie serve` holds it."""
     path = home / LOCK_FILE
     with open(path, "a+", encoding="utf-8", opener=open_private) as file:
         try:
@@ -213,21 +211,21 @@ def claim(home: Path) -> Iterator[None]:
 
 
 class Supervisor:
-    """Runs nodes one after another until it is told to stop, or they die too often."""
+    """Runs nodes one after another until it is stopped, or they die too often."""
 
-    def __init__(self, order: Order, tell: Tell) -> None:
+    def __init__(self, order: Order, report: Report) -> None:
         self._order = order
-        self._tell = tell
+        self._report = report
         self._stopping = False
-        self._insists = False
+        self._is_forced = False
         self._deaths: list[float] = []
         self._began = time.monotonic()
 
     def run(self) -> ExitCode:
-        """Returns when everything has ended; `NodeRefused` where the first node cannot start."""
+        """Returns when all processes have ended; `NodeRefused` if the first node cannot start."""
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._hear)
+            signal.signal(number, self._on_signal)
         try:
             return self._run()
         finally:
@@ -235,24 +233,24 @@ class Supervisor:
 
     def _run(self) -> ExitCode:
         while True:
-            self._tell("starting", {"url": self._order.url})
+            self._report("starting", {"url": self._order.url})
             self._began = time.monotonic()
             with NodeProcess(self._order) as node:
                 refusal = self._watch(node)
             if self._stopping:
-                self._tell("stopped", {})
+                self._report("stopped", {})
                 return ExitCode.FINE
             if refusal is not None and not self._deaths:
                 raise NodeRefused(refusal)
             if not self._may_restart(refusal):
                 return ExitCode.INTERNAL
 
-    def _hear(self, *_: object) -> None:
-        self._insists = self._stopping
+    def _on_signal(self, *_: object) -> None:
+        self._is_forced = self._stopping
         self._stopping = True
 
     def _watch(self, node: NodeProcess) -> Fault | None:
-        """Until the node has ended, and why it did not start where it said so."""
+        """Watches the node until it ends; returns why it did not start, if it reported that."""
         was_ready, seen_at, look_at = False, time.monotonic(), 0.0
         while node.is_alive():
             if self._stopping:
@@ -264,10 +262,10 @@ class Supervisor:
             refusal = node.read_refusal()
             if refusal is not None:
                 return refusal
-            node.tend()
+            node.maintain()
             is_ready, is_answered = _ask(self._order.serve)
             if is_ready != was_ready:
-                self._tell_readiness(is_ready)
+                self._report_readiness(is_ready)
                 was_ready = is_ready
             if is_answered or not node.is_deployed:
                 seen_at = time.monotonic()
@@ -276,24 +274,24 @@ class Supervisor:
             look_at = time.monotonic() + (LOOK_S if is_ready else 0.0)
         return node.read_refusal()
 
-    def _tell_readiness(self, is_ready: bool) -> None:
+    def _report_readiness(self, is_ready: bool) -> None:
         now = time.monotonic()
         details = {"after_s": round(now - self._began, 2), "home": self._order.site.home}
-        self._tell("ready" if is_ready else "unready", details | {"url": self._order.url})
+        self._report("ready" if is_ready else "unready", details | {"url": self._order.url})
         self._began = now
 
     def _stop(self, node: NodeProcess) -> None:
-        self._tell("stopping", {"drain_s": self._order.serve.drain_s})
+        self._report("stopping", {"drain_s": self._order.serve.drain_s})
         node.terminate()
         deadline = time.monotonic() + supervisor_timeout_s(self._order.serve.drain_s)
-        while node.is_alive() and time.monotonic() < deadline and not self._insists:
+        while node.is_alive() and time.monotonic() < deadline and not self._is_forced:
             time.sleep(TICK_S)
 
     def _may_restart(self, refusal: Fault | None) -> bool:
         now = time.monotonic()
         self._deaths = [one for one in self._deaths if now - one < RESTARTS_WITHIN_S] + [now]
         detail = "" if refusal is None else refusal.message
-        self._tell("lost", {"times": len(self._deaths), "detail": detail})
+        self._report("lost", {"times": len(self._deaths), "detail": detail})
         if len(self._deaths) > RESTARTS:
             return False
         pause_until = now + BACKOFF_S[min(len(self._deaths), len(BACKOFF_S)) - 1]
@@ -303,8 +301,8 @@ class Supervisor:
 
 
 def _ask(settings: ServeSettings) -> tuple[bool, bool]:
-    """Whether the service is ready, and whether an ingress says so; the proxy answers as well."""
-    is_any = settings.host in ("0.0.0.0", "::")  # noqa: S104 - only compared, nobody listens here
+    """Whether the service is ready, and whether an ingress (not only the proxy) answered."""
+    is_any = settings.host in ("0.0.0.0", "::")  # noqa: S104 - only compared, not bound
     host = "127.0.0.1" if is_any else settings.host
     connection = http.client.HTTPConnection(host, settings.port, timeout=PROBE_TIMEOUT_S)
     try:

@@ -24,7 +24,6 @@ from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.sampling import make_samples
 from engine.reasons import IMAGE_REASONS, Decision, Reason
 from engine.registry.records import Carrier
-from serving.batches import require_sound
 from serving.compose import Deployment, create_home
 from serving.demo.data import (
     Person,
@@ -35,6 +34,7 @@ from serving.demo.data import (
     make_document,
     retake,
 )
+from serving.errors import require_sound
 from serving.settings import RegistrySettings, Settings
 
 CARRIER, OUTLET = "demo", "demo-1"

@@ -29,7 +29,7 @@ from engine.matching.verification import HolderCheck, HolderProbe
 from engine.registry.records import AuditEntry, CaseRecord
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
-from indexes.validation import check_vectors
+from indexes.base import check_vectors
 from serving.compose import Deployment
 from serving.errors import Interrupted
 from serving.registrar.protocol import (
@@ -46,7 +46,7 @@ from serving.registrar.protocol import (
     Withdraw,
 )
 from serving.registrar.search_queue import SearchQueue
-from serving.sweeps.manager import SweepDesk
+from serving.sweeps.manager import SweepManager
 from serving.sweeps.sweep_views import group_in_short
 from serving.telemetry.traces import Tracer
 
@@ -96,7 +96,7 @@ class OpenRegistry:
         self.registrar = deployment.registrar
         self.gallery = self.registrar.gallery
         self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
-        self.sweeps = SweepDesk(deployment)
+        self.sweeps = SweepManager(deployment)
 
     def warm(self) -> None:
         """One search of each kind, so that no caller waits for code that is compiled."""

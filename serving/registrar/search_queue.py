@@ -12,8 +12,8 @@ from engine.batching import Batch, Batcher, Call, Lane, Pending, Refusals, share
 from engine.errors import DeadlinePassed, copy_for_one
 from engine.matching.identification import Identification, identify
 from engine.registry.reader import Reader
+from indexes.base import check_threshold, check_vectors
 from indexes.gallery import Gallery
-from indexes.validation import check_threshold, check_vectors
 from serving.errors import Busy, Interrupted
 from serving.registrar.protocol import MOST_CANDIDATES, Probes
 

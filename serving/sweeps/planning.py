@@ -1,4 +1,4 @@
-"""What to expect of a sweep of this deployment, now."""
+"""Expected cost and result of a sweep of this deployment."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from engine.sweeps.sweep_model import PairTable, Scope, SweepRecord
 from indexes.exact.scanner import Scanner
 from serving.compose import Deployment
 
-TELLING_COMPARISONS = 1_000_000_000
-"""From so many on, what a sweep has taken tells how long the next one will take."""
+REPRESENTATIVE_COMPARISONS = 1_000_000_000
+"""The time of a sweep with so many comparisons predicts that of the next."""
 
 
 def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
-    """Measures the pace of this machine where no sweep before has shown it: a second at most."""
+    """The expectation; measures the machine's pace, for a second, unless a sweep has shown it."""
     chosen = deployment.settings.sweep
     if request.is_open and chosen.fmr > 0:
         request = replace(request, fmr=chosen.fmr)
@@ -47,16 +47,16 @@ def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
 
 
 def find_known(root: Path, scope: Scope, last: SweepRecord | None) -> Covered | None:
-    """What a sweep of this scope need not compare again; None where it compares all.
+    """References and pairs that a sweep of this scope need not compare again; None for all.
 
-    `RegistryError` where the last sweep's folder does not tell any more.
+    `RegistryError` where the last sweep's folder is gone.
     """
     if scope is Scope.ALL:
         return None
     if last is None:
-        nobody = np.empty(0, np.int64)
-        return Covered(nobody, PairTable(nobody, nobody, np.empty(0, np.float32)))
-    covered = SweepFolder.of(root, last.id).covered()
+        none = np.empty(0, np.int64)
+        return Covered(none, PairTable(none, none, np.empty(0, np.float32)))
+    covered = SweepFolder.of(root, last.id).load_covered()
     if covered is None:
         raise RegistryError(
             f"what sweep {last.id} has covered is gone from its folder: sweep all once"
@@ -68,7 +68,7 @@ def _find_pace(last: SweepRecord | None, size: GallerySize, threads: int | None)
     """Comparisons a second."""
     if last is not None and last.summary is not None:
         pace = last.summary.get("comparisons_per_s")
-        if pace and last.summary["comparisons"] >= TELLING_COMPARISONS:
+        if pace and last.summary["comparisons"] >= REPRESENTATIVE_COMPARISONS:
             return float(pace)
     with closing(Scanner(threads=threads)) as scanner:
         return measure_pace(size.dim, scanner, size.references * (size.references - 1) // 2)

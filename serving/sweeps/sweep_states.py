@@ -1,4 +1,4 @@
-"""The states of sweeps as the registry keeps them: each change is one audited transaction."""
+"""States of sweeps in the registry: each change is one audited transaction."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
 ALIVE = frozenset({SweepState.QUEUED, SweepState.RUNNING, SweepState.PAUSED})
 """At most one sweep is in one of these."""
 ITSELF = "sweep"
-"""The actor of what a sweep does of its own accord."""
+"""The actor of changes that a sweep makes itself."""
 
 
-class SweepBook:
+class SweepStates:
     """Changes the states of sweeps; `runner` makes the changes where no other is given."""
 
     def __init__(self, registry: Reader, runner: Runner) -> None:
@@ -28,7 +28,7 @@ class SweepBook:
         self._runner = runner
         found = registry.sweeps.newest(1)
         self.newest = found[0] if found else None
-        """As it was written last: whoever has the lease writes alone."""
+        """As last written: the holder of the lease is the only writer."""
 
     def find_alive(self) -> SweepRecord | None:
         """The sweep that has not ended: always the newest."""
@@ -36,7 +36,7 @@ class SweepBook:
         return newest[0] if newest and newest[0].state in ALIVE else None
 
     def require_none_alive(self) -> None:
-        """`SweepBusy` names the one that is."""
+        """`SweepBusy`, naming the sweep that is alive."""
         alive = self.find_alive()
         if alive is not None:
             raise SweepBusy(
@@ -47,10 +47,10 @@ class SweepBook:
     def enter(
         self, terms: SweepTerms, detail: Mapping[str, Any], actor: str, runner: Runner | None = None
     ) -> SweepRecord:
-        """A new sweep that runs; `SweepBusy` where another is alive."""
+        """Adds a running sweep; `SweepBusy` where another is alive."""
 
         def perform(writer: Writer, now: datetime) -> SweepRecord:
-            # Here, where nothing else is written meanwhile.
+            # Inside the transaction, where nothing else is written.
             self.require_none_alive()
             record = SweepRecord(
                 id=new_id(),
@@ -76,7 +76,7 @@ class SweepBook:
         detail: Mapping[str, Any] | None = None,
         change: Callable[[SweepRecord], SweepRecord] = lambda record: record,
     ) -> SweepRecord:
-        """The sweep in another state; `SweepOver` where it is in none of `source`, `NotFound`."""
+        """Moves a sweep to `target`; `SweepOver` unless its state is in `source`, or `NotFound`."""
 
         def perform(writer: Writer, now: datetime) -> SweepRecord:
             record = self._registry.sweeps.get(sweep_id)

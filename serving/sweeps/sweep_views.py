@@ -1,4 +1,4 @@
-"""Sweeps in words and in JSON: without anybody in them."""
+"""Views of sweeps as text and JSON, without personal data, and their reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -17,12 +17,12 @@ from engine.retention.job import ChangeRunner
 from engine.sweeps.estimate import Expectation
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
-from engine.sweeps.reload import Reread, gather_faces
-from engine.sweeps.report.page import write_report
-from engine.sweeps.report.views import documents_with_cards
 from engine.sweeps.sweep_model import Group, Scope, SweepRecord, SweepState
 from serving.compose import Deployment
 from serving.sweeps.sweep_states import ALIVE
+
+if TYPE_CHECKING:
+    from engine.sweeps.reload import DoneSweep
 
 SWEEP_COLUMNS = ("sweep", "state", "of", "threshold", "begun", "compared", "pairs", "groups")
 GROUP_COLUMNS = (
@@ -48,7 +48,7 @@ def sweep_row(record: SweepRecord) -> list[str]:
 
 
 def sweep_facts(record: SweepRecord) -> dict[str, str]:
-    """What is known of a sweep; what it found only when it is done."""
+    """Facts about a sweep for people; with its results once it is done."""
     progress, found = record.progress, record.summary
     facts = {
         "state": record.state.value,
@@ -57,17 +57,17 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
         "compared": f"{progress.comparisons:,} of {progress.comparisons_total:,}",
     }
     if progress.remaining_s:
-        facts["remaining"] = f"about {tell_duration(progress.remaining_s)}"
+        facts["remaining"] = f"about {format_duration(progress.remaining_s)}"
     if record.fault is not None:
         facts["fault"] = record.fault
     if found is None:
         return facts
     return facts | {
         "covers": f"{found['references']:,} references at sequence {record.sequence}",
-        "took": tell_duration(found["seconds"]),
+        "took": format_duration(found["seconds"]),
         "pairs": f"{found['pairs']:,} between two documents; besides {found['excepted_pairs']:,} "
         f"judged before, {found['same_document_pairs']:,} of one document",
-        "false pairs": f"{_tell_rate(found['expected_false_pairs'])} expected",
+        "false pairs": f"{_format_rate(found['expected_false_pairs'])} expected",
         "groups": f"{found['groups']:,} with {found['identities']:,} identities, "
         f"{found['lines']:,} lines",
         "cases": f"{found['cases']:,}",
@@ -75,14 +75,14 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
 
 
 def expectation_facts(expectation: Expectation) -> dict[str, str]:
-    """What to expect, in the words of the command line."""
+    """Facts about an expected sweep, as the command line shows them."""
     proposal, terms = expectation.proposal, expectation.terms
     fewer = "" if proposal.is_within_budget else ", the highest that is calibrated"
     facts = {
         "references": f"{expectation.references:,} at sequence {expectation.sequence}",
         "new of them": f"{expectation.new_references:,}",
         "comparisons": f"{expectation.comparisons:,}",
-        "time": f"about {tell_duration(expectation.duration_s)}",
+        "time": f"about {format_duration(expectation.duration_s)}",
         "memory": f"about {max(expectation.memory_bytes / 2**20, 1):,.0f} MiB",
         "threshold": f"{terms.threshold:.4f}",
         "false pairs": f"{expectation.false_pairs} expected",
@@ -100,7 +100,7 @@ def expectation_facts(expectation: Expectation) -> dict[str, str]:
 
 
 def group_in_short(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group as counts: nobody is named."""
+    """A group as counts, without names."""
     lines = [line for one in group["identities"] for line in one["lines"]]
     return {
         "key": group["key"],
@@ -133,8 +133,8 @@ def group_row(place: int, group: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def tell_duration(seconds: float) -> str:
-    """In the two units that matter."""
+def format_duration(seconds: float) -> str:
+    """A duration in its two largest units: `3 h 20 min`."""
     if seconds < 1:
         return "1 s"
     whole = round(seconds)
@@ -145,13 +145,10 @@ def tell_duration(seconds: float) -> str:
     return f"{minutes} min {left} s" if minutes else f"{left} s"
 
 
-def _tell_rate(rate: Mapping[str, Any]) -> str:
+def _format_rate(rate: Mapping[str, Any]) -> str:
     if rate["is_bound"]:
         return f"at most {rate['value']:.2g}"
     return f"{rate['value']:.2g} ({rate['low']:.2g} to {rate['high']:.2g})"
-
-
-# Sweeps to be looked at, from any process: the registry's rows and the sweeps' folders.
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +163,17 @@ class GroupPage:
     next_after: int | None
 
 
-class SweepShelf:
-    """Reads sweeps; `NotFound` where there is none of this id."""
+class SweepReader:
+    """Reads sweeps from the registry and their folders, in any process; `NotFound` if unknown."""
 
     def __init__(self, registry: Reader, root: Path) -> None:
         self._registry = registry
         self._root = root
-        # Its index alone is long for many groups, and pages are asked one after another.
+        # Kept open: its index alone is large for many groups, and pages are read in sequence.
         self._opened: tuple[tuple[int, int], GroupFile] | None = None
 
     def status(self, sweep_id: str) -> SweepRecord:
-        """The sweep, with how far it was when it last got on."""
+        """The sweep with its last saved progress."""
         return self._with_progress(self._registry.sweeps.get(sweep_id))
 
     def list(self, limit: int = 100) -> Sequence[SweepRecord]:
@@ -184,7 +181,7 @@ class SweepShelf:
         return [self._with_progress(record) for record in self._registry.sweeps.newest(limit)]
 
     def groups(self, sweep_id: str, after: int = 0, limit: int = 100) -> GroupPage:
-        """Groups by rank, those that follow the place `after`; `SweepOver` before it is done."""
+        """Groups by rank, from the one after `after`; `SweepOver` before the sweep is done."""
         file = self._open(sweep_id)
         if after >= len(file):
             return GroupPage([], len(file), None)
@@ -197,13 +194,13 @@ class SweepShelf:
         return _as_json(self._open(sweep_id).group(key))
 
     def folder(self, sweep_id: str) -> SweepFolder:
-        """Where the sweep keeps what it makes."""
+        """The sweep's folder."""
         return SweepFolder.of(self._root, self._registry.sweeps.get(sweep_id).id)
 
     def _with_progress(self, record: SweepRecord) -> SweepRecord:
         if record.state not in ALIVE:
             return record
-        standing = SweepFolder.of(self._root, record.id).standing()
+        standing = SweepFolder.of(self._root, record.id).load_status()
         return replace(record, progress=standing.progress)
 
     def _open(self, sweep_id: str) -> GroupFile:
@@ -215,7 +212,7 @@ class SweepShelf:
             found = path.stat()
         except FileNotFoundError:
             raise SweepOver("what this sweep found is not kept any more: sweep again") from None
-        # An erasure has it written anew.
+        # An erasure rewrites the file.
         version = (found.st_ino, found.st_mtime_ns)
         if opened is not None and opened[0] == version:
             return opened[1]
@@ -234,14 +231,14 @@ def _as_json(group: Group) -> dict[str, Any]:
     return written
 
 
-# A done sweep's report once more, into a file of somebody's own; with faces if they ask.
-
-
 def issue_report(deployment: Deployment, sweep_id: str, target: Path) -> None:
-    """Writes the report as it stands now, with what people have decided meanwhile.
+    """Writes the current report of a completed sweep, with later decisions of people.
 
-    `SweepOver` where the sweep is not done or its files are not kept any more.
+    `SweepOver` where the sweep is not done or its files have expired.
     """
+    # Not above, here and below: a service runs without pyarrow and Jinja2.
+    from engine.sweeps.report.page import write_report  # noqa: PLC0415
+
     sweep = _reread(deployment, sweep_id)
     write_report(target, sweep.contents(deployment.store, deployment.calibration))
 
@@ -249,11 +246,15 @@ def issue_report(deployment: Deployment, sweep_id: str, target: Path) -> None:
 def issue_report_with_faces(
     deployment: Deployment, runner: ChangeRunner, sweep_id: str, target: Path, actor: str
 ) -> int:
-    """The same with the faces that are kept of its first groups; how many people it shows.
+    """`issue_report` with the stored faces of its first groups; returns the number of people.
 
-    The file is nobody's but its owner's: no erasure and no retention reaches it. Audited as a
-    read of these people, by `runner`, before anything is written.
+    Erasure and retention do not reach the file. It is audited as a read of these people, by
+    `runner`, before anything is written.
     """
+    from engine.sweeps.reload import gather_faces  # noqa: PLC0415
+    from engine.sweeps.report.page import write_report  # noqa: PLC0415
+    from engine.sweeps.report.views import documents_with_cards  # noqa: PLC0415
+
     sweep, store = _reread(deployment, sweep_id), deployment.store
     faces = gather_faces(store, list(dict.fromkeys(documents_with_cards(sweep.groups))))
     contents = sweep.contents(store, deployment.calibration, faces)
@@ -263,6 +264,8 @@ def issue_report_with_faces(
     return len(faces)
 
 
-def _reread(deployment: Deployment, sweep_id: str) -> Reread:
-    shelf = SweepShelf(deployment.store, deployment.sweep_folder)
-    return Reread.of(shelf.status(sweep_id), shelf.folder(sweep_id))
+def _reread(deployment: Deployment, sweep_id: str) -> DoneSweep:
+    from engine.sweeps.reload import DoneSweep  # noqa: PLC0415
+
+    reader = SweepReader(deployment.store, deployment.sweep_folder)
+    return DoneSweep.of(reader.status(sweep_id), reader.folder(sweep_id))

@@ -1,4 +1,4 @@
-"""What the thread of a sweep does, and what becomes of the sweep when that goes wrong."""
+"""Worker thread of a sweep, and how its failures change the sweep's state."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from time import monotonic
 from engine.cases.sweep_cases import open_sweep_cases
 from engine.errors import GalleryBehind, LeaseLost, NotInstalled, SosieError, StorageFailed
 from engine.registry.records import utc_now
-from engine.sweeps.clustering import look_into
+from engine.sweeps.clustering import vector_reader
 from engine.sweeps.estimate import ProgressCount
-from engine.sweeps.folder import Standing, SweepFolder
+from engine.sweeps.folder import SweepFolder, SweepStatus
 from engine.sweeps.sweep_model import SweepRecord, SweepState
 from engine.sweeps.sweep_run import SweepTask, run_sweep
 from indexes.errors import ShardLost
@@ -25,23 +25,21 @@ from indexes.joining.join import Progress
 from serving.compose import Deployment
 from serving.errors import describe
 from serving.sweeps.planning import find_known
-from serving.sweeps.sweep_states import ITSELF, SweepBook
-
-# One sweep at work, in a thread of low priority, that can be told to stop.
+from serving.sweeps.sweep_states import ITSELF, SweepStates
 
 NICENESS = 10
-"""Of the threads of a sweep: whoever decides or searches goes first."""
+"""Niceness of the threads of a sweep: decisions and searches go first."""
 
 
 class SweepStopped(Exception):
-    """Whoever told it to has said what becomes of the sweep."""
+    """The sweep was asked to stop; the caller has set its new state."""
 
 
 class SweepRun:
-    """The thread of one sweep, from its beginning to its end, its being stopped or its failure.
+    """The thread of one sweep, from its start to its end, stop or failure.
 
-    `perform` does the work; it is given this run, which it tells when it begins and how far it is,
-    and asks whether to go on. `after` is the run before it, whose thread may be ending still.
+    `perform` does the work; it gets this run, calls `begin` and `report`, and checks whether to
+    continue. `after` is the previous run, whose thread may still be ending.
     """
 
     def __init__(
@@ -59,8 +57,8 @@ class SweepRun:
         self._count = ProgressCount()
         self._begun = monotonic()
         self._spent_before_s, self._starts = 0.0, 0
-        self._has_told = False
-        self.progress = folder.standing().progress
+        self._has_reported = False
+        self.progress = folder.load_status().progress
         self._thread = threading.Thread(target=self._work, name="sweep", daemon=True)
 
     def start(self) -> None:
@@ -72,37 +70,37 @@ class SweepRun:
 
     @property
     def spent_s(self) -> float:
-        """What all runs of the sweep have taken."""
+        """Seconds of all runs of the sweep."""
         return self._spent_before_s + monotonic() - self._begun
 
     @property
     def pace(self) -> float | None:
-        """Comparisons a second of this run, as far as it has measured them."""
+        """Comparisons a second of this run; None before it has measured them."""
         return self._count.pace
 
     def stop(self) -> None:
-        """Within a second or so: at the next `check`."""
+        """Stops within about a second, at the next `check`."""
         self._stopping.set()
 
     def join(self, timeout_s: float | None = None) -> None:
         self._thread.join(timeout_s)
 
     def check(self) -> None:
-        """Raises `SweepStopped` once it was told to stop."""
+        """Raises `SweepStopped` after `stop`."""
         if self._stopping.is_set():
             raise SweepStopped
 
-    def tell(self, progress: Progress) -> None:
-        """After each tile: keeps how far it is, and stops here if it was told to."""
-        if self._has_told:
+    def report(self, progress: Progress) -> None:
+        """Saves the progress after each tile; raises `SweepStopped` after `stop`."""
+        if self._has_reported:
             self._starts = 0
-        self._has_told = True
+        self._has_reported = True
         self.progress = self._count.count(progress)
         self._keep()
         self.check()
 
     def _keep(self) -> None:
-        self.folder.keep_standing(Standing(self.progress, self.spent_s, self._starts))
+        self.folder.save_status(SweepStatus(self.progress, self.spent_s, self._starts))
 
     def _work(self) -> None:
         if self._after is not None:
@@ -114,9 +112,9 @@ class SweepRun:
         self._perform(self)
 
     def begin(self) -> None:
-        """Makes the folder, and counts this start before anything can go wrong."""
+        """Makes the folder, and counts this start before anything can fail."""
         self.folder.make()
-        kept = self.folder.standing()
+        kept = self.folder.load_status()
         self._spent_before_s, self._starts = kept.spent_s, kept.starts + 1
         self._keep()
 
@@ -124,30 +122,30 @@ class SweepRun:
 _log = logging.getLogger(__name__)
 
 _RUNNING = frozenset({SweepState.RUNNING})
-_NOT_OURS = (LeaseLost, GalleryBehind, ShardLost)
-"""The registry is to be opened again, and whoever opens it goes on with the sweep."""
-_CURABLE = (OSError, StorageFailed, MemoryError)
-"""Somebody can make room and resume it."""
+_LEFT_TO_REOPENING = (LeaseLost, GalleryBehind, ShardLost)
+"""The registry must be opened again, which continues the sweep."""
+_RESUMABLE = (OSError, StorageFailed, MemoryError)
+"""An operator can make room and resume it."""
 
 
 def perform_sweep(
-    deployment: Deployment, book: SweepBook, run: SweepRun, record: SweepRecord
+    deployment: Deployment, states: SweepStates, run: SweepRun, record: SweepRecord
 ) -> None:
-    """Raises nothing: how it ended is in the registry."""
+    """Runs a sweep to its end; raises nothing, for the registry has the outcome."""
     try:
         run.begin()
-        _sweep(deployment, book, run, record)
+        _sweep(deployment, states, run, record)
     except SweepStopped:
         _log.info("sweep %s has stopped", record.id)
-    except _NOT_OURS as error:
+    except _LEFT_TO_REOPENING as error:
         _log.warning("sweep %s waits for the registry (%s)", record.id, type(error).__name__)
-    except Exception as error:  # noqa: BLE001 - whatever it is, people must see it
-        _tell_failure(book, run, record, error)
-    _tidy(deployment, run, record)
+    except Exception as error:  # noqa: BLE001 - any failure must be visible
+        _record_failure(states, run, record, error)
+    _clean_folder(deployment, run, record)
 
 
 def require_libraries() -> None:
-    """A service runs without what a sweep's files are written with; a sweep is refused."""
+    """`NotInstalled` without the libraries for a sweep's files; the service runs without them."""
     if any(find_spec(name) is None for name in ("pyarrow", "jinja2")):
         raise NotInstalled(
             "a sweep writes its files with pyarrow and Jinja2, which are not installed here: "
@@ -155,9 +153,9 @@ def require_libraries() -> None:
         )
 
 
-def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: SweepRecord) -> None:
+def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: SweepRecord) -> None:
     # Not above: see `require_libraries`.
-    from engine.sweeps.outputs import Account, write_outputs  # noqa: PLC0415
+    from engine.sweeps.outputs import SweepCost, write_outputs  # noqa: PLC0415
 
     store, scope = deployment.store, record.terms.scope
     task = SweepTask(
@@ -168,18 +166,20 @@ def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: Sweep
     )
     with closing(Scanner(threads=deployment.settings.sweep.threads or None)) as scanner:
         join = deployment.joiner(scanner)
-        look = look_into(deployment.restored.gallery)
-        swept = run_sweep(task, join, store, look=look, progress=run.tell, check=run.check)
+        read_vectors = vector_reader(deployment.restored.gallery)
+        swept = run_sweep(
+            task, join, store, read_vectors=read_vectors, progress=run.report, check=run.check
+        )
     cases = open_sweep_cases(deployment.registrar, store, record.id, swept.groups, ITSELF)
     run.check()
-    account = Account(
+    account = SweepCost(
         comparisons=run.progress.comparisons_total,
         seconds=run.spent_s,
         pace=run.pace,
         at=utc_now(),
     )
     summary = write_outputs(swept, cases, account, store, deployment.calibration)
-    done = book.move(
+    done = states.move(
         record.id,
         _RUNNING,
         SweepState.DONE,
@@ -189,18 +189,20 @@ def _sweep(deployment: Deployment, book: SweepBook, run: SweepRun, record: Sweep
         ),
     )
     run.folder.drop_checkpoint()
-    deployment.sweeps.forget_since(done)
+    deployment.sweeps.erase_since(done)
 
 
-def _tell_failure(book: SweepBook, run: SweepRun, record: SweepRecord, error: Exception) -> None:
+def _record_failure(
+    states: SweepStates, run: SweepRun, record: SweepRecord, error: Exception
+) -> None:
     if isinstance(error, OSError):
         fault = f"its folder cannot be written ({error.strerror}): make room, then resume it"
     else:
         fault = describe(error).message
-    target = SweepState.PAUSED if isinstance(error, _CURABLE) else SweepState.FAILED
+    target = SweepState.PAUSED if isinstance(error, _RESUMABLE) else SweepState.FAILED
     _log.error("sweep %s is %s (%s)", record.id, target.value, type(error).__name__)
     try:
-        book.move(
+        states.move(
             record.id,
             _RUNNING,
             target,
@@ -208,12 +210,12 @@ def _tell_failure(book: SweepBook, run: SweepRun, record: SweepRecord, error: Ex
             change=lambda one: replace(one, fault=fault, progress=run.progress),
         )
     except SosieError as second:
-        # Somebody has stopped it meanwhile, or the registry is gone: then it runs at the next open.
+        # It was stopped meanwhile, or the registry is gone: then it runs at the next open.
         _log.warning("sweep %s: that was not kept (%s)", record.id, type(second).__name__)
 
 
-def _tidy(deployment: Deployment, run: SweepRun, record: SweepRecord) -> None:
-    """Only a sweep that is done has something to read, and only one that is alive goes on."""
+def _clean_folder(deployment: Deployment, run: SweepRun, record: SweepRecord) -> None:
+    """Removes files that nothing will read: results of a sweep that is not done, for example."""
     try:
         state = deployment.store.sweeps.get(record.id).state
         if state in {SweepState.CANCELLED, SweepState.FAILED}:

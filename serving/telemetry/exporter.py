@@ -1,9 +1,8 @@
-"""/metrics without a key, on loopback: one of a node's processes serves it for all."""
+"""Exporter of /metrics on loopback, without a key: one process serves it for the node."""
 
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -12,9 +11,9 @@ RETRY_S = 3.0
 
 
 class Exporter:
-    """Serves a registry on 127.0.0.1, or waits to: the first process that gets the port has it.
+    """Serves a registry on 127.0.0.1 from the first process that gets the port.
 
-    When that one ends, another takes over within `retry_s`.
+    When that process ends, another takes over within `retry_s`.
     """
 
     def __init__(self, registry: CollectorRegistry, port: int, retry_s: float = RETRY_S) -> None:
@@ -49,10 +48,5 @@ class Exporter:
     def __enter__(self) -> Exporter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

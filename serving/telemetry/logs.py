@@ -1,7 +1,7 @@
-"""Structured logs: one JSON object a line, on standard output or in a file.
+"""Structured logs: one redacted JSON object a line, on standard output or in a file.
 
-The processes of a node write their lines into one pipe, and the supervisor copies them to where
-they belong: so one process alone writes and rotates, and none waits for a disk.
+The processes of a node write their lines into one pipe, and the supervisor copies them to their
+destination: so only one process writes and rotates, and none waits for a disk.
 """
 
 from __future__ import annotations
@@ -9,33 +9,38 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import select
 import sys
 import threading
 import time
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from datetime import date, datetime
+from enum import Enum
+from functools import lru_cache
 from io import TextIOWrapper
 from json.encoder import encode_basestring_ascii
 from logging.handlers import RotatingFileHandler, WatchedFileHandler
-from pathlib import Path
+from math import isfinite
+from pathlib import Path, PurePath
 from stat import S_ISREG
+from types import TracebackType
 from typing import Any, cast
+from uuid import UUID
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from serving.telemetry.redaction import show_error, withhold
-
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 RESERVED = frozenset({"time", "level", "process", "pid"})
 LONGEST_BYTES, FILES = 64 * 2**20, 5
-"""A longer file becomes `.1`, that one `.2`; so many there are at most, with the one in use."""
+"""A longer file becomes `.1`, that one `.2`; there are `FILES` at most, with the one in use."""
 MODE, FOLDER_MODE = 0o600, 0o700
 LONGEST_LINE = select.PIPE_BUF - 256
-"""A pipe takes no more in one piece, with what may stand before it: no process tears another's."""
+"""What a pipe writes atomically, less a report of lost lines: processes never mix their lines."""
 SHORT = 200
-"""Characters of its event that a longer line keeps, and nothing else."""
+"""Characters of the event that remain of a longer line."""
 PIPE_BYTES = 2**20
 GATHER_S, LOOK_S = 0.05, 0.5
 # ASCII, since some readers of lines also break them at U+2028.
@@ -43,17 +48,17 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def open_log(path: Path | None, level: str, process: str) -> FilteringBoundLogger:
-    """A log that appends to a file or a pipe, or writes to standard output where `path` is None.
+    """Opens a log that appends to a file or pipe, or with `path` None to standard output.
 
-    Each line has time (UTC), level, event, process and pid, then the event's fields. A log never
-    fails its caller, nor waits for a full pipe: lines that cannot be written are counted, and the
-    count is logged when lines can be written again.
+    Each line has time (UTC), level, event, process and pid, then the event's fields. Logging never
+    raises nor waits for a full pipe: lines that cannot be written are counted, and the count is
+    logged when lines can be written again.
     """
     finish = Finisher(process)
     return cast(
         FilteringBoundLogger,
         structlog.wrap_logger(
-            Printer(Lines(path, finish)),
+            LineLogger(Lines(path, finish)),
             processors=cast(Any, [_lift_error, withhold, finish]),
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
             context_class=dict,
@@ -64,13 +69,13 @@ def open_log(path: Path | None, level: str, process: str) -> FilteringBoundLogge
 
 def close_log(log: FilteringBoundLogger) -> None:
     """Closes the file; a line logged afterwards opens it again."""
-    printer = getattr(log, "_logger", None)
-    assert isinstance(printer, Printer), "not a log of open_log"
-    printer.lines.close()
+    logger = getattr(log, "_logger", None)
+    assert isinstance(logger, LineLogger), "not a log of open_log"
+    logger.lines.close()
 
 
-class Printer:
-    """The last of structlog's chain: each of its methods writes a finished line."""
+class LineLogger:
+    """The logger that structlog wraps: each of its methods writes a finished line."""
 
     def __init__(self, lines: Lines) -> None:
         self.lines = lines
@@ -99,8 +104,8 @@ class Lines:
     def write(self, lines: bytes) -> None:
         """Writes lines that each end with a newline, or counts them as lost."""
         with self._lock:
-            told = self._finish.tell_loss(self._lost).encode() if self._lost else b""
-            data = (b"\n" if self._is_torn else b"") + told + lines
+            loss = self._finish.format_loss(self._lost).encode() if self._lost else b""
+            data = (b"\n" if self._is_torn else b"") + loss + lines
             written = 0
             try:
                 descriptor = self._find_descriptor()
@@ -109,7 +114,7 @@ class Lines:
                     written += os.write(descriptor, data[written:])
                 self._lost, self._is_torn = 0, False
             except OSError:
-                # A full disk must not stop the service; half a line may stand there now.
+                # A full disk must not stop the service; half a line may be written now.
                 self._lost += lines.count(b"\n")
                 self._is_torn = self._is_torn or written > 0
 
@@ -130,14 +135,14 @@ class Lines:
 
 
 class _PrivateFile(WatchedFileHandler):
-    """The library's file that is opened again where it was moved; only its owner may read it."""
+    """A file that is reopened after it was moved; only its owner may read it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8")
         self._may_move = S_ISREG(path.stat().st_mode)
 
     def find_descriptor(self) -> int:
-        """Of the file that has this name now."""
+        """The descriptor of the file that has this name now."""
         if self._may_move:
             self.reopenIfNeeded()
         # None: closed, or it could not be opened last time.
@@ -153,12 +158,12 @@ class _PrivateFile(WatchedFileHandler):
 
 
 def _open_private(path: str, flags: int) -> int:
-    # Non-blocking, so that a pipe which nobody empties is an error and no wait.
+    # Non-blocking: writing to a pipe that no process reads is an error, and does not wait.
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, MODE)
 
 
 class LogPipe:
-    """The pipe of a node's log: copies its lines to a file that is rotated, or to standard output.
+    """The pipe of a node's log: copies its lines to a rotated file, or to standard output.
 
     It is made at `path`, which must not exist, and copied until it is closed.
     """
@@ -166,7 +171,7 @@ class LogPipe:
     def __init__(self, path: Path, file: Path | None, longest_bytes: int = LONGEST_BYTES) -> None:
         self._lines = Lines(file, Finisher("supervisor"), longest_bytes)
         os.mkfifo(path, MODE)
-        # Also to write: so it never ends, and no writer waits for a reader.
+        # Opened for writing too: it never ends, and no writer waits for a reader.
         self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         with suppress(OSError):
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -175,7 +180,7 @@ class LogPipe:
         self._thread.start()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Copies what is left; not longer than `timeout_s`, should nobody read standard output."""
+        """Copies the rest, for at most `timeout_s` if nothing reads standard output."""
         self._closing.set()
         self._thread.join(timeout_s)
         if not self._thread.is_alive():
@@ -191,21 +196,21 @@ class LogPipe:
         self._copy()
 
     def _copy(self) -> None:
-        # Nobody writes half a line, and one read takes all that a pipe can hold.
+        # Lines are written atomically, and one read takes all that a pipe can hold.
         with suppress(BlockingIOError):
             while lines := os.read(self._pipe, PIPE_BYTES):
                 self._lines.write(lines)
 
 
 class Finisher:
-    """The last processor: time, level and process go first, and the line is made."""
+    """The last processor: formats the line, with time, level and process first."""
 
     def __init__(self, process: str) -> None:
         self._process = _encode(process)
         self._second, self._stamp = 0, ""
 
-    def tell_loss(self, count: int) -> str:
-        """The line for lines that could not be written."""
+    def format_loss(self, count: int) -> str:
+        """The line that reports lost lines."""
         return self(None, "error", {"event": "log lines lost", "count": count})
 
     def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:
@@ -232,7 +237,7 @@ class Finisher:
 
 
 def _lift_error(logger: object, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """`exc_info` as a field that says what and where, without the exception's text."""
+    """Replaces `exc_info` by a field with the exception's type and place, without its text."""
     del logger, method
     given = event.pop("exc_info", None)
     if given:
@@ -242,3 +247,113 @@ def _lift_error(logger: object, method: str, event: MutableMapping[str, Any]) ->
         if error is not None:
             event["error"] = show_error(error)
     return event
+
+
+WITHHELD = "[withheld]"
+TEXT_LIMIT = 2000
+DEPTH_LIMIT = 4
+FRAME_LIMIT = 12
+
+FORBIDDEN = frozenset(
+    {
+        *("image", "images", "photograph", "photographs", "photo", "photos", "portrait"),
+        *("vector", "vectors", "embedding", "embeddings", "template", "templates"),
+        *("token", "tokens", "probe", "probes", "name", "names", "surname", "birth"),
+        *("number", "numbers", "msisdn", "msisdns", "phone", "document", "documents"),
+        *("body", "payload", "headers", "query", "path", "url", "dsn"),
+        *("key", "keys", "apikey", "authorization", "password", "passphrase", "secret"),
+        *("cookie", "credential", "credentials"),
+    }
+)
+"""Words in a field's name that make its value personal or secret: it is not logged."""
+
+ALLOWED = frozenset({"key_id", "document_id"})
+"""Fields with such a word that are neither."""
+
+# A number in E.164 form, an API key, a credential of a header, the password of a URL.
+_SECRETS = (
+    r"\+\d{7,15}\b|\bsosie_[A-Za-z0-9]+_\S+|\b(?:Bearer|Basic)\s+\S+|(?<=//)[^/\s:@]*:[^/\s@]+@"
+)
+_IN_WORDS = re.compile(_SECRETS)
+# In prose, a long run of digits may be a phone or document number; in an identifier rarely.
+_IN_PROSE = re.compile(_SECRETS + r"|\b\d{10,}[Xx]?\b")
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+
+
+@lru_cache(maxsize=1024)
+def is_forbidden(field: str) -> bool:
+    """True for `msisdn`, `api_key`, `holderName`; false for `key_id`."""
+    if field in ALLOWED:
+        return False
+    return any(word.lower() in FORBIDDEN for word in _WORDS.findall(field))
+
+
+def withhold(logger: object, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """A structlog processor: fields of forbidden names, bytes, arrays, numbers and keys in texts
+    become `[withheld]`; an exception shows its type and place, not its text."""
+    del logger, method
+    for field, value in event.items():
+        kind = type(value)
+        if is_forbidden(field):
+            event[field] = WITHHELD
+        elif kind is str:
+            event[field] = show_text(value)
+        elif kind is not int and kind is not bool and value is not None:
+            event[field] = _show(value, DEPTH_LIMIT)
+    return event
+
+
+def show_error(error: BaseException) -> dict[str, Any]:
+    """The type of an exception, its place in the code, and the same of its cause."""
+    shown: dict[str, Any] = {
+        "type": type(error).__qualname__,
+        "where": _list_frames(error.__traceback__),
+    }
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None:
+        shown["cause"] = type(cause).__qualname__
+        shown["cause_where"] = _list_frames(cause.__traceback__)
+    return shown
+
+
+def show_text(text: str) -> str:
+    if " " in text:
+        text = _IN_PROSE.sub(WITHHELD, text)
+    elif "+" in text or "_" in text or "@" in text:
+        text = _IN_WORDS.sub(WITHHELD, text)
+    return text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT]
+
+
+def _list_frames(trace: TracebackType | None) -> list[str]:
+    frames = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(f"{PurePath(code.co_filename).name}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return frames[-FRAME_LIMIT:]
+
+
+def _show(value: object, depth: int) -> object:  # noqa: PLR0911 -- one line a kind of value
+    if value is None or (isinstance(value, (bool, int)) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else str(value)
+    if isinstance(value, Enum):
+        return _show(value.value, depth)
+    if isinstance(value, str):
+        return show_text(value)
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, (UUID, PurePath)):
+        return str(value)
+    if isinstance(value, BaseException):
+        return show_error(value)
+    if depth and isinstance(value, Mapping):
+        return {
+            str(field): WITHHELD if is_forbidden(str(field)) else _show(item, depth - 1)
+            for field, item in value.items()
+        }
+    if depth and isinstance(value, (list, tuple, set, frozenset)):
+        return [_show(item, depth - 1) for item in value]
+    # Bytes, arrays, and objects whose repr may show anything.
+    return WITHHELD

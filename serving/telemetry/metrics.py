@@ -32,14 +32,14 @@ LATENCY_S = (
     *(0.0003, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06),
     *(0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-"""From a served template to a request that nearly times out; objectives stand on an edge."""
+"""From a match by template to a request that nearly times out; objectives are bucket edges."""
 
 STAGE_S = (0.0001, *LATENCY_S)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 SUM, LATEST, MAX = "livesum", "livemostrecent", "livemax"
-"""How the gauges of a node's living processes become one: a sum where each has a share, the most
-recent where one process knows."""
+"""How the gauges of a node's living processes are merged: the sum, the most recent (where only one
+process sets it), or the maximum."""
 
 
 Kind = TypeVar("Kind", Counter, Gauge, Histogram)
@@ -54,7 +54,7 @@ class Family(Generic[Kind]):
     text: str
     labels: tuple[str, ...]
     known: tuple[str, ...]
-    """All values of its one label, where they are known: they are shown from the start."""
+    """All values of its single label, if known: exported from the start."""
     options: dict[str, Any]
 
 
@@ -125,17 +125,18 @@ SWEEP_FALSE_PAIRS = _gauge(
 
 OTHER = "other"
 SERIES_LIMIT = 512
-"""Label values of one family that are kept apart; a mistake must not fill Prometheus."""
+"""Series of one family; more are counted together, so that a mistake cannot fill Prometheus."""
 
 
 class Meter:
-    """Records the metrics of a process, from any thread; recording never fails its caller.
+    """Records the metrics of a process; thread-safe, and recording never raises.
 
-    A full disk under the metrics must not end a thread, nor make a decision that is stored look as
-    if it had failed: what goes wrong is logged by its type, once a type.
+    A full disk under the metrics must not end a thread, nor make a stored decision look as if it
+    had failed: a failure is logged by its type, once for each type.
 
-    With a `folder` it counts together with the node's other processes. That folder has to stand in
-    `settings.METRICS_VARIABLE` when the process starts: prometheus_client reads it at import.
+    With a `folder`, metrics are merged with those of the node's other processes. That folder has to
+    be set in `settings.METRICS_VARIABLE` when the process starts: prometheus_client reads it at
+    import.
     """
 
     def __init__(self, folder: Path | None = None, log: FilteringBoundLogger | None = None) -> None:
@@ -143,12 +144,12 @@ class Meter:
         self._logged: set[tuple[str, str]] = set()
         self.registry = CollectorRegistry()
         self.node_registry = self.registry
-        """What `render` shows, for an exporter: all processes of the node."""
+        """The registry that `render` and the exporter show: all processes of the node."""
         if folder is not None:
             is_shared = bool(getattr(values.ValueClass, "_multiprocess", False))
             assert is_shared, "prometheus_client was imported before its folder was set"
             folder.mkdir(parents=True, exist_ok=True)
-            # Of an earlier process that had this number.
+            # Gauges of an earlier process with this id.
             discard_gauges(folder, os.getpid())
             self.node_registry = CollectorRegistry()
             self.node_registry.register(FolderCollector(folder))
@@ -165,14 +166,14 @@ class Meter:
                     self._find(family, (value,))
 
     def add(self, family: Family[Counter] | Family[Gauge], *labels: str, by: float = 1) -> None:
-        """Counts `by`; a gauge also takes less than 0."""
+        """Adds `by`, which may be negative for a gauge."""
         self._record(family, labels, family.kind.inc, by)
 
     def set(self, family: Family[Gauge], value: float, *labels: str) -> None:
         self._record(family, labels, Gauge.set, value)
 
     def set_state(self, family: Family[Gauge], state: str) -> None:
-        """1 for that one of the states that the family knows, 0 for the others."""
+        """Sets 1 for this state and 0 for the other known ones."""
         for known in family.known:
             self.set(family, known == state, known)
 
@@ -196,7 +197,7 @@ class Meter:
     ) -> None:
         try:
             record(self._find(family, labels), value)
-        except Exception as error:  # noqa: BLE001 - who counts must not stop who works
+        except Exception as error:  # noqa: BLE001 - metrics must not stop the work
             seen = (family.name, type(error).__name__)
             if seen not in self._logged:
                 self._logged.add(seen)
@@ -218,7 +219,7 @@ ATTEMPTS = 5
 
 
 class FolderCollector(Collector):
-    """The sum of all processes of the node, without gauges of those that are gone."""
+    """Merges the metrics of all processes of the node, without gauges of ended ones."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -230,7 +231,7 @@ class FolderCollector(Collector):
             try:
                 return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
             except (FileNotFoundError, RuntimeError, struct.error):
-                # Another process made or removed one of the files meanwhile.
+                # Another process has created or removed a file meanwhile.
                 if attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
@@ -244,19 +245,19 @@ class FolderCollector(Collector):
         for pid in pids:
             if not _is_alive(pid):
                 discard_gauges(self._folder, pid)
-        # A process that was killed while it made its file leaves an empty one for ever.
+        # A process killed while it creates its file leaves an empty one.
         return [str(file) for file in self._folder.glob("*.db") if _size_bytes(file)]
 
 
 def clear_folder(folder: Path) -> None:
-    """An empty folder for a node that starts; none of its processes may run yet."""
+    """Empties the folder for a node that starts; none of its processes may run yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.db"):
         file.unlink(missing_ok=True)
 
 
 def discard_gauges(folder: Path, pid: int) -> None:
-    """Forgets the gauges of a process that is gone; what it counted stays."""
+    """Removes the gauges of an ended process; its counters stay."""
     for file in folder.glob(f"{LIVE}*_{pid}.db"):
         file.unlink(missing_ok=True)
 

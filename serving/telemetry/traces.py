@@ -1,7 +1,7 @@
-"""Traces: where the time of one request went, over all processes that it passed.
+"""Traces of a request over all its processes, by OpenTelemetry.
 
-Spans go to an OpenTelemetry collector (OTLP over HTTP) where one is named. Its libraries take half
-a second to import, which only those pay who trace.
+Spans are sent to a collector (OTLP over HTTP) where one is configured. The libraries take half a
+second to import, so they are imported only then.
 """
 # ruff: noqa: PLC0415
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from engine.errors import RequestError
 from serving.settings import ServeSettings
-from serving.telemetry.redaction import show_text
+from serving.telemetry.logs import show_text
 
 if TYPE_CHECKING:
     from opentelemetry import trace
@@ -31,26 +31,26 @@ ATTRIBUTES = {
     "references": "sosie.references",
     "decision": "sosie.decision",
 }
-"""All that a span may say of its work: none of it is personal."""
+"""The only attributes of a span; none of them is personal."""
 
 REQUEST = "request"
 """The span of a whole request. Below it are extract, match and hop; below a hop judge, search and
-audit, or the desk's call by its own name."""
+audit, or a registrar's call by its own name."""
 
 EXPORT_TIMEOUT_S = 5
 _HEADER = "traceparent"
 
 
 class Span:
-    """One stretch of work, open while its `with` runs. This one is sent nowhere."""
+    """A span, open while its `with` block runs; this one is not sent."""
 
     @property
     def traceparent(self) -> str | None:
-        """The W3C header for what this span asks of another process."""
+        """The W3C header for calls to another process; None if the span is not sent."""
         return None
 
     def note(self, **attributes: Attribute) -> None:
-        """Adds some of `ATTRIBUTES`; nothing else can be said in a span."""
+        """Adds some of `ATTRIBUTES`; a span has no others."""
 
     def fail(self, code: str) -> None:
         """Marks it as failed, with the stable code of the refusal."""
@@ -71,25 +71,25 @@ _SILENT = Span()
 
 
 class Tracer:
-    """Opens spans; safe from many threads and tasks. This one traces nothing, at no cost."""
+    """Opens spans, from any thread or task; this one traces nothing, at no cost."""
 
     def span(self, name: str, traceparent: str | None = None, **attributes: Attribute) -> Span:
-        """A span under `traceparent` (a bad one counts as none), else under the current span.
+        """A span below `traceparent` (ignored if invalid), else below the current span.
 
-        An exception that leaves it marks it as failed by its type, without its text.
+        An exception that leaves it marks it as failed with its type, without its text.
         """
         del name, traceparent, attributes
         return _SILENT
 
     def close(self) -> None:
-        """Sends what was gathered."""
+        """Sends the remaining spans."""
 
 
 def open_tracer(settings: ServeSettings, process: str) -> Tracer:
-    """The tracer of a process: silent without `trace_endpoint`, else OpenTelemetry's.
+    """The tracer of a process: OpenTelemetry's with `trace_endpoint`, else one that does nothing.
 
-    A collector that is not there costs spans, nothing else. `RequestError` where traces are asked
-    for and the extra `tracing` is not installed.
+    An unreachable collector costs spans, nothing else. `RequestError` where traces are configured
+    and the extra `tracing` is not installed.
     """
     if not settings.trace_endpoint:
         return Tracer()
@@ -105,7 +105,7 @@ def open_tracer(settings: ServeSettings, process: str) -> Tracer:
 
 
 class OpenTelemetryTracer(Tracer):
-    """Samples `ratio` of the traces that begin here, and those sampled before."""
+    """Samples `ratio` of the traces that begin here, and those that the caller sampled."""
 
     def __init__(self, processor: SpanProcessor, ratio: float, process: str) -> None:
         from opentelemetry.sdk.resources import Resource
@@ -138,7 +138,7 @@ class OpenTelemetryTracer(Tracer):
 
 
 class _OpenSpan(Span):
-    """A span that is the current one inside its `with`."""
+    """A span that is sent; the current one inside its `with` block."""
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
@@ -175,7 +175,7 @@ class _OpenSpan(Span):
 
         context.detach(self._token)
         if kind is not None:
-            # Not record_exception: an exception's text may hold anything.
+            # Not record_exception: an exception's text may contain anything.
             self.fail(kind.__qualname__)
         self._span.end()
 

@@ -9,21 +9,21 @@ import pytest
 
 from indexes.base import Ids, Vectors
 from indexes.exact.exact8 import Exact8Segment
-from indexes.segmented.fanout import Parts
+from indexes.segmented.segments import SegmentSearch
 
 UnitRows = Callable[..., Vectors]
 
 
-def ask(segment: Exact8Segment) -> Parts:
+def ask(segment: Exact8Segment) -> SegmentSearch:
     """One segment, to be searched as a gallery searches it."""
-    return Parts([segment], [], segment.scanner.kernel)
+    return SegmentSearch([segment], [], segment.scanner.kernel)
 
 
-def bury(segment: Exact8Segment, ids: Ids) -> None:
+def remove_ids(segment: Exact8Segment, ids: Ids) -> None:
     """Removes these ids from a segment that has them."""
     rows, present = segment.find(ids)
     assert present.all()
-    segment.bury(rows)
+    segment.remove_rows(rows)
 
 
 @pytest.fixture(scope="session")

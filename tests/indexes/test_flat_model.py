@@ -1,4 +1,4 @@
-"""FlatIndex held against a dictionary and exact sums, over random histories."""
+"""FlatIndex compared with a dictionary and exact sums, over random histories."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from indexes.base import Vectors
 from indexes.errors import IdInvalid, SequenceInvalid, VectorInvalid
-from indexes.exact.rowstore import MemoryRows
+from indexes.exact.exact8 import MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery, SharedLock
@@ -32,7 +32,9 @@ def gallery(unit_rows: UnitRows) -> Gallery:
     return gallery
 
 
-def test_an_answer_states_what_it_was_sought_in(gallery: Gallery, unit_rows: UnitRows) -> None:
+def test_an_answer_states_the_gallery_that_was_searched(
+    gallery: Gallery, unit_rows: UnitRows
+) -> None:
     for found in (
         gallery.search(unit_rows(2), 1),
         gallery.range_search(unit_rows(2), 0.99),

@@ -1,4 +1,4 @@
-"""Every kind by its name: opened, put behind a gallery, refused where it is none."""
+"""Index kinds open by name; unknown names are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upkeep: what is due is done without being asked for, and failures are outlived."""
+"""Upkeep runs jobs when they are due and survives failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from indexes.base import Vectors
-from indexes.exact.rowstore import MemoryRows
+from indexes.exact.exact8 import MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery

@@ -1,4 +1,4 @@
-"""The real application on a real socket, faces that scikit-image brings, and the command itself."""
+"""The real application on a socket, faces from scikit-image, and the load test as a process."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from tests.serving.client.conftest import listening
 
 SIDE_PX = 200
 SHOWN_AGAIN = (36, 73, 90, 97)
-"""Of `lfw_subset`: people whom an earlier picture of it shows already."""
+"""Images of `lfw_subset` with people whom an earlier one shows already."""
 PARTS = {"one": (22, 3), "two": (18, 2), "three": (16, 2), "four": (16, 2)}
-"""People a folder, and photographs of each; nobody is in two of them, so that four load tests may
-run at once."""
+"""People in each folder, and photographs of each person; nobody is in two folders, so that four
+load tests can run at once."""
 KEYS = {"enroll": ("carrier", "blue"), "fraud": ("fraud", None)}
 MANY = 1_000_000
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a load test left: exit code, standard output, standard error."""
+    """Exit code, standard output and standard error of a load test."""
 
     code: int
     out: str
@@ -49,7 +49,7 @@ class Outcome:
 
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each part, with people in LFW's layout: one picture each, shifted and lit
+    """A folder for each part in LFW's layout: one picture of each person, shifted and lit
     differently."""
     folder = tmp_path_factory.mktemp("loadtest")
     rng = np.random.default_rng(5)
@@ -74,7 +74,7 @@ def _photograph(small: Any, folder: Path, count: int, rng: np.random.Generator) 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The whole application over an empty gallery; each load test erases whom it enrolled."""
+    """The application over an empty gallery; each load test erases whom it enrolled."""
     home, cache = tmp_path_factory.mktemp("loaded") / "home", tmp_path_factory.mktemp("graphs")
     create_home(home, Settings())
     keys = {}
@@ -92,7 +92,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def listen(service: Service) -> Iterator[Callable[..., str]]:
-    """`listen(app)`: the address of a real server of an application; the service's by default."""
+    """`listen(app)` serves an application, by default the service's, and returns its URL."""
     with ExitStack() as stack:
 
         def start(app: Any = None) -> str:
@@ -106,7 +106,7 @@ def listen(service: Service) -> Iterator[Callable[..., str]]:
 def begin(
     service: Service, faces: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`begin(shape, url, part, *options)`: a load test in a process of its own."""
+    """`begin(shape, url, part, *options)` starts a load test in another process."""
     started: list[subprocess.Popen[str]] = []
     keys = tmp_path_factory.mktemp("keys") / "keys.json"
     keys.write_text(json.dumps(service.keys))
@@ -132,6 +132,6 @@ def begin(
 
 
 def finish(process: subprocess.Popen[str]) -> Outcome:
-    """What it left when it was over."""
+    """Waits for the end of a load test."""
     out, err = process.communicate(timeout=120)
     return Outcome(process.returncode, out, err)

@@ -1,4 +1,4 @@
-"""Visits, outcomes and casts for tests that need no service."""
+"""Visits, outcomes and participants for tests that need no service."""
 
 from __future__ import annotations
 
@@ -6,45 +6,47 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from loadtest.config import Order, Pace, Session, Step
+from loadtest.config import LoadTestResult, Options, Pace, Step
 from loadtest.criteria import Objective, Run, decide
-from loadtest.document_numbers import Papers
+from loadtest.document_numbers import SpecimenNumbers
 from loadtest.judging import judge
 from loadtest.oracle import NEW, Answer
-from loadtest.people import Cast, Pair, Person, Resident, Shot, Theft, Thresholds
-from loadtest.schedule import USUAL_MIX, Kind, Outcome, Stretch, Traffic, Visit
+from loadtest.people import Holder, ImpostorPair, Pair, Participants, Person, Sample, Thresholds
+from loadtest.schedule import DEFAULT_MIX, Kind, Outcome, Phase, Traffic, Visit
 from loadtest.service_calls import Enroll, Match, Search
-from loadtest.shapes import USUAL, Knee, Shape
+from loadtest.shapes import DEFAULT_PROFILES, Knee, Shape
 
-PAPERS = Papers("TEST", 0, 2026)
+SPECIMENS = SpecimenNumbers("TEST", 0, 2026)
 THRESHOLDS = Thresholds(verify=0.45, same_document=0.46, review=0.57, certain=0.67)
 
 
 def make_person(number: int) -> Person:
-    shots = tuple(Shot(b"photo%d-%d" % (number, one), b"t%d-%d" % (number, one)) for one in (0, 1))
-    return Person(number, Pair(shots[0], shots[1], 0.8), shots)
+    samples = tuple(
+        Sample(b"photo%d-%d" % (number, one), b"t%d-%d" % (number, one)) for one in (0, 1)
+    )
+    return Person(number, Pair(samples[0], samples[1], 0.8), samples)
 
 
-def make_resident(number: int) -> Resident:
+def make_holder(number: int) -> Holder:
     person = make_person(number)
-    return Resident(
+    return Holder(
         person=person,
         second=person.first.swap(),
-        likeness=1.0,
-        probe=person.shots[0],
-        paper=PAPERS.paper(number),
+        fused_score=1.0,
+        probe=person.samples[0],
+        passport=SPECIMENS.passport(number),
         document_id=f"document-{number}",
         tokens=(b"one", b"two"),
     )
 
 
-def make_cast(**changes: Any) -> Cast:
-    """Four residents, twenty newcomers, four racers, two outsiders."""
-    residents = tuple(make_resident(number) for number in range(4))
-    cast = Cast(
+def make_participants(**changes: Any) -> Participants:
+    """Four holders, twenty newcomers, four racers, two outsiders."""
+    holders = tuple(make_holder(number) for number in range(4))
+    participants = Participants(
         thresholds=THRESHOLDS,
-        residents=residents,
-        thefts=(Theft(residents[0], residents[1]),),
+        holders=holders,
+        impostor_pairs=(ImpostorPair(holders[0], holders[1]),),
         newcomers=tuple(make_person(number) for number in range(100, 120)),
         racers=tuple(make_person(number) for number in range(200, 204)),
         outsiders=tuple(make_person(number) for number in range(300, 302)),
@@ -52,12 +54,12 @@ def make_cast(**changes: Any) -> Cast:
         dropped={},
         expires_at=datetime.max.replace(tzinfo=UTC),
     )
-    return replace(cast, **changes)
+    return replace(participants, **changes)
 
 
 def make_visit(number: int = 1, kind: Kind = Kind.NEWCOMER, **changes: Any) -> Visit:
     pair = make_person(changes.get("person") or 0).first
-    call: Any = Enroll(f"key-{number}", PAPERS.paper(number), pair, PAPERS.msisdn(number))
+    call: Any = Enroll(f"key-{number}", SPECIMENS.passport(number), pair, SPECIMENS.msisdn(number))
     traffic, expected = Traffic.ENROLL, changes.pop("expected", NEW)
     if kind in (Kind.KNOWN, Kind.UNKNOWN):
         call, traffic = Search(b"photo"), Traffic.SEARCH
@@ -79,24 +81,28 @@ def decided(decision: str, *reasons: str, **changes: Any) -> Answer:
 
 
 def make_step(rate: float, outcomes: list[Outcome]) -> Step:
-    """Ten seconds at that rate, judged."""
-    stretches = (Stretch("knee", 10, rate),)
+    """A judged step of ten seconds."""
+    phases = (Phase("knee", 10, rate),)
     run, judged = Run(tuple(outcomes), 10, 10.5, 0.1), tuple(judge(outcomes))
-    return Step(rate, stretches, run, judged, decide(run, judged, stretches, Objective()))
+    return Step(rate, phases, run, judged, decide(run, judged, phases, Objective()))
 
 
-def make_session(*steps: Step, knee: Knee | None = None) -> Session:
+def make_result(*steps: Step, knee: Knee | None = None) -> LoadTestResult:
     shape = Shape.STEADY if knee is None else Shape.KNEE
-    order = Order(
-        shape=shape, course=USUAL[shape], mix=USUAL_MIX, objective=Objective(), pace=Pace()
+    options = Options(
+        shape=shape,
+        profile=DEFAULT_PROFILES[shape],
+        mix=DEFAULT_MIX,
+        objective=Objective(),
+        pace=Pace(),
     )
-    return Session(
-        order=order,
+    return LoadTestResult(
+        options=options,
         url="http://127.0.0.1:1",
         version="0",
         model_digest="0" * 64,
-        crowd="people",
-        cast=make_cast(),
+        dataset="people",
+        participants=make_participants(),
         steps=steps,
         knee=knee,
         begun=datetime(2026, 11, 25, tzinfo=UTC),

@@ -1,4 +1,4 @@
-"""`sosie loadtest` starts a process of its own and passes on what that says."""
+"""The command: exit codes and messages of `sosie loadtest`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_service_that_is_not_there_is_said_at_once_and_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_service_is_reported_at_once_and_in_one_line(tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text('{"enroll": "a", "fraud": "b"}')
     with socket.socket() as nobody:
@@ -42,7 +42,7 @@ def test_a_service_that_is_not_there_is_said_at_once_and_in_one_line(tmp_path: P
     assert done.stderr == f"sosie: no service answers at {url}: is it running?\n"
 
 
-def test_a_fault_of_its_own_is_no_failed_test(
+def test_an_internal_error_is_no_failed_load_test(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from loadtest import cli
@@ -57,21 +57,21 @@ def test_a_fault_of_its_own_is_no_failed_test(
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "INTERNAL"
 
 
-def test_without_its_extra_it_says_what_to_install(
+def test_a_missing_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from loadtest import __main__ as program
 
     monkeypatch.setattr(program, "NEEDED", ("gevent", "no_such_package"))
     assert program.start(["smoke"]) == ExitCode.BAD_INPUT
-    told = capsys.readouterr()
-    assert (told.out, told.err.count("\n")) == ("", 1)
-    assert "pip install 'sosie[loadtest]'" in told.err
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert "pip install 'sosie[loadtest]'" in captured.err
     assert program.start(["smoke", "--json"]) == ExitCode.BAD_INPUT
     assert "sosie[loadtest]" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
-def test_nothing_of_this_process_is_replaced_by_reading_a_wish() -> None:
+def test_reading_options_patches_no_module_of_the_process() -> None:
     from gevent import monkey
 
     import loadtest.cli

@@ -1,4 +1,4 @@
-"""What a load test may not be asked, said in one line; and where keys may come from."""
+"""Options that are refused, in one line each; and where API keys come from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loadtest.cli import main
 from loadtest.config import read_options
 from loadtest.errors import LoadTestRefused
 from loadtest.schedule import Traffic, read_mix
-from loadtest.shapes import USUAL, Shape
+from loadtest.shapes import DEFAULT_PROFILES, Shape
 from loadtest.target import VARIABLES, read_keys, read_target, service_environment
 
 
@@ -23,10 +23,10 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", Shape)
-def test_every_shape_has_an_order_of_its_own(shape: Shape) -> None:
-    order = read_options([shape.value]).order
-    assert (order.shape, order.course) == (shape, USUAL[shape])
-    assert order.target is None
+def test_every_shape_has_defaults(shape: Shape) -> None:
+    options = read_options([shape.value]).options
+    assert (options.shape, options.profile) == (shape, DEFAULT_PROFILES[shape])
+    assert options.target is None
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_every_shape_has_an_order_of_its_own(shape: Shape) -> None:
         (["steady", "--rate", "100000", "--seconds", "60"], "visits"),
     ],
 )
-def test_a_bad_wish_is_refused_in_one_line(
+def test_bad_options_are_refused_in_one_line(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
@@ -77,16 +77,16 @@ def test_a_bad_wish_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "[::1]"])
-def test_this_machine_is_loaded_without_asking(host: str) -> None:
+def test_this_machine_needs_no_permission(host: str) -> None:
     assert read_target(f"http://{host}:8700", allows_remote=False).url == f"http://{host}:8700"
 
 
-def test_another_machine_only_where_it_is_said() -> None:
+def test_another_machine_needs_permission() -> None:
     target = read_target("https://192.0.2.1", allows_remote=True)
     assert (target.host, target.port, target.is_tls) == ("192.0.2.1", 443, True)
 
 
-def test_shares_are_of_any_unit() -> None:
+def test_shares_of_a_mix_are_normalised() -> None:
     assert read_mix("enroll=3, match=1") == {Traffic.ENROLL: 0.75, Traffic.MATCH: 0.25}
 
 
@@ -129,21 +129,21 @@ def test_a_file_without_keys_is_refused_without_showing_it(tmp_path: Path, text:
         "RAY_ADDRESS",
     ],
 )
-def test_a_service_of_its_own_never_sees_another_deployment(
+def test_a_local_service_never_sees_another_deployment(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "theirs")
     assert "theirs" not in service_environment({}).values()
 
 
-def test_a_service_of_its_own_has_the_models_of_the_machine(
+def test_a_local_service_uses_the_models_of_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("SOSIE_CACHE", "SOSIE_MODELS__PROVIDER"):
         monkeypatch.setenv(name, "x")
     environment = service_environment({"SOSIE_SERVE__PORT": "1"})
     assert {"SOSIE_CACHE", "SOSIE_MODELS__PROVIDER"} <= environment.keys()
-    # An empty address is a cluster of its own.
+    # An empty address stands for a new cluster.
     serve = {name: text for name, text in environment.items() if "_SERVE__" in name}
     assert serve == {
         "SOSIE_SERVE__HOST": "127.0.0.1",

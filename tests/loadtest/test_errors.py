@@ -1,4 +1,4 @@
-"""Whoever ends a load test ends it once, and nothing of it is left behind."""
+"""Signals end a load test once, and it cleans up first."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 
 ENDED_TWICE = """
 import os, signal, time
-from loadtest.errors import end_orderly, undisturbed
-end_orderly()
+from loadtest.errors import interrupt_on_signals, signals_ignored
+interrupt_on_signals()
 try:
     os.kill(os.getpid(), signal.SIGHUP)
     time.sleep(9)
 except KeyboardInterrupt:
     os.kill(os.getpid(), signal.SIGTERM)
-    with undisturbed():
+    with signals_ignored():
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(os.getpid(), one)
     print("cleaned up")
@@ -25,8 +25,8 @@ except KeyboardInterrupt:
 """
 HUNG_UP = """
 import os, signal
-from loadtest.errors import end_orderly
-end_orderly()
+from loadtest.errors import interrupt_on_signals
+interrupt_on_signals()
 os.kill(os.getpid(), signal.SIGHUP)
 """
 

@@ -1,4 +1,4 @@
-"""Several calls at once come back in order, and one that fails is said once."""
+"""Concurrent calls: answers in order, the first exception raised."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gevent
 import pytest
 
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import work_together
+from loadtest.exchange import run_concurrently
 
 
 def test_answers_are_in_the_order_of_the_items() -> None:
@@ -14,7 +14,7 @@ def test_answers_are_in_the_order_of_the_items() -> None:
         gevent.sleep(0.01 if item % 2 else 0)
         return item * item
 
-    assert work_together(wait, range(9)) == [item * item for item in range(9)]
+    assert run_concurrently(wait, range(9)) == [item * item for item in range(9)]
 
 
 def test_a_fault_is_raised_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +26,6 @@ def test_a_fault_is_raised_and_not_printed(capfd: pytest.CaptureFixture[str]) ->
         done.append(item)
 
     with pytest.raises(LoadTestRefused, match="no"):
-        work_together(refuse, range(6))
+        run_concurrently(refuse, range(6))
     assert done == [0, 2, 3, 4, 5]
     assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Whoever interrupts a load test leaves nobody enrolled, be their answers lost or not."""
+"""An interrupted load test leaves nobody enrolled, even if answers were lost."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.serving.api.conftest import Service
 
 LOAD = ("--class", "enroll", "--rate", 5, "--seconds", 12, "--arrivals", "constant")
 KEPT, LOST = 7, 3
-"""Approvals that are acknowledged, the residents' first, and those after them that are not."""
+"""Approvals that are acknowledged (the holders' first), and later ones that are not."""
 
 
-class Forgetful:
-    """The application, whose approvals are answered with 503 when some have been given."""
+class LosesAnswers:
+    """The application, whose approvals are answered with 503 after some have been given."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -29,34 +29,34 @@ class Forgetful:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        told: list[Any] = []
+        sent: list[Any] = []
 
         async def keep(message: Any) -> None:
-            told.append(message)
+            sent.append(message)
 
         await self._app(scope, receive, keep)
-        status = told[0]["status"]
+        status = sent[0]["status"]
         if scope["method"] == "DELETE" and status == 200:
             self.erased.add(scope["path"].rpartition("/")[2])
         if (scope["method"], scope["path"], status) == ("POST", "/v1/enrollments", 201):
-            answer = msgpack.unpackb(b"".join(one.get("body", b"") for one in told[1:]))
+            answer = msgpack.unpackb(b"".join(one.get("body", b"") for one in sent[1:]))
             if answer["decision"] == "approved":
                 self.enrolled.append(answer["document_id"])
-                told[0]["status"] = 201 if len(self.enrolled) <= KEPT else 503
-        for message in told:
+                sent[0]["status"] = 201 if len(self.enrolled) <= KEPT else 503
+        for message in sent:
             await send(message)
 
 
-def test_everybody_is_erased_again_whose_answers_were_lost_too(
+def test_everybody_enrolled_is_erased_even_if_the_answer_was_lost(
     service: Service, listen: Callable[..., str], begin: Any
 ) -> None:
-    forgetful = Forgetful(service.app)
-    process = begin("steady", listen(forgetful), "two", *LOAD)
+    application = LosesAnswers(service.app)
+    process = begin("steady", listen(application), "two", *LOAD)
     end = time.monotonic() + 120
-    while len(forgetful.enrolled) < KEPT + LOST and process.poll() is None:
+    while len(application.enrolled) < KEPT + LOST and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     outcome = finish(process)
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
-    assert set(forgetful.enrolled) == forgetful.erased
+    assert set(application.enrolled) == application.erased

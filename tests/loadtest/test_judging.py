@@ -1,39 +1,44 @@
-"""Every answer is right, wrong, or no answer; what belongs together is judged together."""
+"""Every answer is right, wrong or missing; requests that belong together are judged as pairs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import pytest
 
+from loadtest.errors import LoadTestRefused
 from loadtest.exchange import LOST, NOT_STARTED
-from loadtest.judging import Ruling, judge
+from loadtest.judging import MOST_CHECKED, Correctness, Judged, judge, mark_look_alikes
 from loadtest.oracle import (
     APPROVED,
     CERTAIN,
+    IMPOSTOR_REJECTED,
     IN_FLIGHT,
     MISMATCH,
     NEW,
     POSSIBLE,
     REJECTED,
     REVIEW,
-    STOPPED,
     Answer,
     Expectation,
     Found,
     Recognised,
     expect_duplicate,
 )
+from loadtest.people import ModelClient
 from loadtest.schedule import Kind
-from tests.loadtest.making import THRESHOLDS, decided, make_outcome, make_visit
+from tests.loadtest.making import THRESHOLDS, decided, make_outcome, make_participants, make_visit
 
-RIGHT, WRONG, UNANSWERED = Ruling.RIGHT, Ruling.WRONG, Ruling.UNANSWERED
-NEW_ONE = decided(APPROVED)
-DOUBLE = decided(REJECTED, CERTAIN)
+RIGHT, WRONG, UNANSWERED = Correctness.RIGHT, Correctness.WRONG, Correctness.UNANSWERED
+NEW_ENROLLMENT = decided(APPROVED)
+DUPLICATE = decided(REJECTED, CERTAIN)
 REFUSED = Answer(429, "SERVICE.BUSY", is_refusal=True)
 STOLEN_REASON = "DOCUMENT_HELD_BY_ANOTHER_FACE"
 
 
-def rule(*pairs: tuple[Kind, Answer], latency_s: float = 0.1) -> list[Ruling]:
-    """Rulings of visits, the later ones partners of the first."""
+def judge_answers(*pairs: tuple[Kind, Answer], latency_s: float = 0.1) -> list[Correctness]:
+    """Judges visits, the later ones as partners of the first."""
     outcomes = [
         make_outcome(
             make_visit(number, kind, partner=1 if number > 1 else None, due_s=number * 0.5),
@@ -42,23 +47,23 @@ def rule(*pairs: tuple[Kind, Answer], latency_s: float = 0.1) -> list[Ruling]:
         )
         for number, (kind, answer) in enumerate(pairs, 1)
     ]
-    return [one.ruling for one in judge(outcomes)]
+    return [one.correctness for one in judge(outcomes)]
 
 
 @pytest.mark.parametrize(
-    ("expected", "answer", "ruling"),
+    ("expected", "answer", "correctness"),
     [
-        (NEW, NEW_ONE, RIGHT),
+        (NEW, NEW_ENROLLMENT, RIGHT),
         (NEW, decided(REJECTED, "FACE_MISMATCH"), WRONG),
         (NEW, Answer(503, "SERVICE.NOT_READY"), UNANSWERED),
         (NEW, REFUSED, UNANSWERED),
         (NEW, Answer(LOST), UNANSWERED),
-        (STOPPED, decided(REJECTED, STOLEN_REASON, CERTAIN), RIGHT),
-        (STOPPED, decided(REJECTED, "LINE_IN_USE"), WRONG),
-        (STOPPED, NEW_ONE, WRONG),
+        (IMPOSTOR_REJECTED, decided(REJECTED, STOLEN_REASON, CERTAIN), RIGHT),
+        (IMPOSTOR_REJECTED, decided(REJECTED, "LINE_IN_USE"), WRONG),
+        (IMPOSTOR_REJECTED, NEW_ENROLLMENT, WRONG),
         (expect_duplicate(0.9, THRESHOLDS), decided(REVIEW, POSSIBLE), WRONG),
         (expect_duplicate(0.6, THRESHOLDS), decided(REVIEW, POSSIBLE), RIGHT),
-        (expect_duplicate(0.6, THRESHOLDS), NEW_ONE, WRONG),
+        (expect_duplicate(0.6, THRESHOLDS), NEW_ENROLLMENT, WRONG),
         (Recognised(True, 1), Answer(200, is_positive=True, lines=2), RIGHT),
         (Recognised(True, 1), Answer(200, is_positive=True, lines=0), WRONG),
         (Recognised(False), Answer(200, is_positive=False), RIGHT),
@@ -68,93 +73,212 @@ def rule(*pairs: tuple[Kind, Answer], latency_s: float = 0.1) -> list[Ruling]:
         (Found(None), Answer(200, found={"e": 0.6}), WRONG),
     ],
 )
-def test_one_visit(expected: Expectation, answer: Answer, ruling: Ruling) -> None:
+def test_one_visit(expected: Expectation, answer: Answer, correctness: Correctness) -> None:
     [judged] = judge([make_outcome(make_visit(expected=expected), answer)])
-    assert judged.ruling is ruling
+    assert judged.correctness is correctness
 
 
 @pytest.mark.parametrize(
-    ("answers", "rulings"),
+    ("answers", "correctness_values"),
     [
-        ((NEW_ONE, DOUBLE), [RIGHT, RIGHT]),
-        ((DOUBLE, NEW_ONE), [RIGHT, RIGHT]),
-        ((NEW_ONE, decided(REVIEW, POSSIBLE)), [RIGHT, RIGHT]),
-        ((NEW_ONE, NEW_ONE), [WRONG, WRONG]),
-        ((DOUBLE, DOUBLE), [WRONG, WRONG]),
-        ((NEW_ONE, decided(REJECTED, "LINE_IN_USE")), [RIGHT, WRONG]),
-        ((NEW_ONE, REFUSED), [RIGHT, UNANSWERED]),
-        ((DOUBLE, REFUSED), [WRONG, UNANSWERED]),
-        ((DOUBLE, Answer(LOST)), [RIGHT, UNANSWERED]),
-        ((DOUBLE, Answer(NOT_STARTED)), [WRONG, UNANSWERED]),
+        ((NEW_ENROLLMENT, DUPLICATE), [RIGHT, RIGHT]),
+        ((DUPLICATE, NEW_ENROLLMENT), [RIGHT, RIGHT]),
+        ((NEW_ENROLLMENT, decided(REVIEW, POSSIBLE)), [RIGHT, RIGHT]),
+        ((NEW_ENROLLMENT, NEW_ENROLLMENT), [WRONG, WRONG]),
+        ((DUPLICATE, DUPLICATE), [WRONG, WRONG]),
+        ((NEW_ENROLLMENT, decided(REJECTED, "LINE_IN_USE")), [RIGHT, WRONG]),
+        ((NEW_ENROLLMENT, REFUSED), [RIGHT, UNANSWERED]),
+        ((DUPLICATE, REFUSED), [WRONG, UNANSWERED]),
+        ((DUPLICATE, Answer(LOST)), [RIGHT, UNANSWERED]),
+        ((DUPLICATE, Answer(NOT_STARTED)), [WRONG, UNANSWERED]),
         ((REFUSED, REFUSED), [UNANSWERED, UNANSWERED]),
     ],
 )
 def test_of_a_race_exactly_one_is_new(
-    answers: tuple[Answer, Answer], rulings: list[Ruling]
+    answers: tuple[Answer, Answer], correctness_values: list[Correctness]
 ) -> None:
-    assert rule((Kind.RACE, answers[0]), (Kind.RACE, answers[1])) == rulings
+    assert judge_answers((Kind.RACE, answers[0]), (Kind.RACE, answers[1])) == correctness_values
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "ruling"),
+    ("first", "second", "correctness"),
     [
-        (NEW_ONE, decided(APPROVED, is_repeated=True), RIGHT),
-        (decided(APPROVED, is_repeated=True), NEW_ONE, RIGHT),
-        (NEW_ONE, NEW_ONE, WRONG),
-        (NEW_ONE, decided(APPROVED, is_repeated=True, enrollment_id="other"), WRONG),
-        (NEW_ONE, decided(REJECTED, CERTAIN, is_repeated=True), WRONG),
+        (NEW_ENROLLMENT, decided(APPROVED, is_repeated=True), RIGHT),
+        (decided(APPROVED, is_repeated=True), NEW_ENROLLMENT, RIGHT),
+        (NEW_ENROLLMENT, NEW_ENROLLMENT, WRONG),
+        (NEW_ENROLLMENT, decided(APPROVED, is_repeated=True, enrollment_id="other"), WRONG),
+        (NEW_ENROLLMENT, decided(REJECTED, CERTAIN, is_repeated=True), WRONG),
         (Answer(LOST), decided(APPROVED, is_repeated=True), RIGHT),
-        (REFUSED, NEW_ONE, RIGHT),
-        (NEW_ONE, REFUSED, UNANSWERED),
-        (NEW_ONE, Answer(409, IN_FLIGHT), WRONG),
+        (REFUSED, NEW_ENROLLMENT, RIGHT),
+        (NEW_ENROLLMENT, REFUSED, UNANSWERED),
+        (NEW_ENROLLMENT, Answer(409, IN_FLIGHT), WRONG),
         (Answer(LOST), Answer(409, IN_FLIGHT), RIGHT),
-        (NEW_ONE, Answer(422, MISMATCH), WRONG),
-        (NEW_ONE, Answer(422, "REQUEST.INVALID"), UNANSWERED),
+        (NEW_ENROLLMENT, Answer(422, MISMATCH), WRONG),
+        (NEW_ENROLLMENT, Answer(422, "REQUEST.INVALID"), UNANSWERED),
     ],
 )
 def test_a_retry_gets_the_answer_of_the_first(
-    first: Answer, second: Answer, ruling: Ruling
+    first: Answer, second: Answer, correctness: Correctness
 ) -> None:
-    assert rule((Kind.RETURNING, first), (Kind.RETRY, second))[1] is ruling
+    assert judge_answers((Kind.RETURNING, first), (Kind.RETRY, second))[1] is correctness
 
 
-def test_a_key_in_flight_may_be_told_so_while_it_is() -> None:
-    answers = ((Kind.RETURNING, NEW_ONE), (Kind.RETRY, Answer(409, IN_FLIGHT)))
-    assert rule(*answers, latency_s=0.6)[1] is RIGHT
+def test_in_flight_is_right_while_the_first_is_in_flight() -> None:
+    answers = ((Kind.RETURNING, NEW_ENROLLMENT), (Kind.RETRY, Answer(409, IN_FLIGHT)))
+    assert judge_answers(*answers, latency_s=0.6)[1] is RIGHT
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "rulings"),
+    ("first", "second", "correctness_values"),
     [
-        (NEW_ONE, Answer(422, MISMATCH), [RIGHT, RIGHT]),
-        (NEW_ONE, NEW_ONE, [RIGHT, WRONG]),
-        (NEW_ONE, decided(APPROVED, is_repeated=True), [RIGHT, WRONG]),
-        (NEW_ONE, Answer(409, IN_FLIGHT), [RIGHT, WRONG]),
-        (Answer(422, MISMATCH), NEW_ONE, [WRONG, RIGHT]),
-        (REFUSED, NEW_ONE, [UNANSWERED, RIGHT]),
-        (Answer(503, "REQUEST.DEADLINE_PASSED"), NEW_ONE, [UNANSWERED, RIGHT]),
-        (REFUSED, DOUBLE, [UNANSWERED, WRONG]),
-        (NEW_ONE, REFUSED, [RIGHT, UNANSWERED]),
+        (NEW_ENROLLMENT, Answer(422, MISMATCH), [RIGHT, RIGHT]),
+        (NEW_ENROLLMENT, NEW_ENROLLMENT, [RIGHT, WRONG]),
+        (NEW_ENROLLMENT, decided(APPROVED, is_repeated=True), [RIGHT, WRONG]),
+        (NEW_ENROLLMENT, Answer(409, IN_FLIGHT), [RIGHT, WRONG]),
+        (Answer(422, MISMATCH), NEW_ENROLLMENT, [WRONG, RIGHT]),
+        (REFUSED, NEW_ENROLLMENT, [UNANSWERED, RIGHT]),
+        (Answer(503, "REQUEST.DEADLINE_PASSED"), NEW_ENROLLMENT, [UNANSWERED, RIGHT]),
+        (REFUSED, DUPLICATE, [UNANSWERED, WRONG]),
+        (NEW_ENROLLMENT, REFUSED, [RIGHT, UNANSWERED]),
     ],
 )
 def test_another_payload_under_the_same_key_is_refused(
-    first: Answer, second: Answer, rulings: list[Ruling]
+    first: Answer, second: Answer, correctness_values: list[Correctness]
 ) -> None:
-    assert rule((Kind.RETURNING, first), (Kind.CONFLICT, second)) == rulings
+    assert judge_answers((Kind.RETURNING, first), (Kind.CONFLICT, second)) == correctness_values
 
 
 @pytest.mark.parametrize(
-    ("kind", "first", "second", "rulings"),
+    ("kind", "first", "second", "correctness_values"),
     [
-        (Kind.CONFLICT, Answer(422, MISMATCH), NEW_ONE, [RIGHT, RIGHT]),
-        (Kind.CONFLICT, Answer(422, MISMATCH), DOUBLE, [RIGHT, WRONG]),
-        (Kind.CONFLICT, Answer(409, IN_FLIGHT), NEW_ONE, [RIGHT, RIGHT]),
+        (Kind.CONFLICT, Answer(422, MISMATCH), NEW_ENROLLMENT, [RIGHT, RIGHT]),
+        (Kind.CONFLICT, Answer(422, MISMATCH), DUPLICATE, [RIGHT, WRONG]),
+        (Kind.CONFLICT, Answer(409, IN_FLIGHT), NEW_ENROLLMENT, [RIGHT, RIGHT]),
         (Kind.CONFLICT, Answer(422, MISMATCH), Answer(NOT_STARTED), [WRONG, UNANSWERED]),
-        (Kind.RETRY, Answer(409, IN_FLIGHT), NEW_ONE, [RIGHT, RIGHT]),
-        (Kind.RETRY, Answer(422, MISMATCH), NEW_ONE, [WRONG, RIGHT]),
+        (Kind.RETRY, Answer(409, IN_FLIGHT), NEW_ENROLLMENT, [RIGHT, RIGHT]),
+        (Kind.RETRY, Answer(422, MISMATCH), NEW_ENROLLMENT, [WRONG, RIGHT]),
     ],
 )
-def test_a_first_that_was_overtaken_is_told_so(
-    kind: Kind, first: Answer, second: Answer, rulings: list[Ruling]
+def test_a_conflict_is_right_for_a_first_that_was_overtaken(
+    kind: Kind, first: Answer, second: Answer, correctness_values: list[Correctness]
 ) -> None:
-    assert rule((Kind.RETURNING, first), (kind, second), latency_s=0.6) == rulings
+    assert (
+        judge_answers((Kind.RETURNING, first), (kind, second), latency_s=0.6) == correctness_values
+    )
+
+
+PARTICIPANTS = make_participants()
+LOOK_ALIKES = (100, 101)
+"""Two newcomers whose photographs the model takes for one person's."""
+
+
+class Model:
+    """A `ModelClient`: every cosine between the two look-alikes is 0.62, others 0.1."""
+
+    def compare(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[float]:
+        names = [{f"t{number}-".encode() for number in LOOK_ALIKES}] * len(pairs)
+        return [
+            0.62 if all(any(one.startswith(name) for name in known) for one in pair) else 0.1
+            for pair, known in zip(pairs, names, strict=True)
+        ]
+
+
+def judge_answer(
+    answer: Answer, kind: Kind = Kind.NEWCOMER, person: int = 101, **changes: Any
+) -> Correctness:
+    visit = make_visit(1, kind, person=person, **changes)
+    [judged] = mark_look_alikes(
+        judge([make_outcome(visit, answer)]), PARTICIPANTS, cast(ModelClient, Model())
+    )
+    return judged.correctness
+
+
+def review(score: float) -> Answer:
+    return decided(REVIEW, POSSIBLE, best_score=score)
+
+
+def test_a_decision_that_the_model_confirms_is_a_look_alike() -> None:
+    # Four cosines of 0.62 between two means, each of two photographs that score 0.8: 0.689.
+    assert judge_answer(review(0.689)) is Correctness.LOOK_ALIKE
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        review(0.85),
+        decided(REVIEW, POSSIBLE, best_score=None),
+        decided(REJECTED, "FACE_MISMATCH", best_score=0.689),
+    ],
+)
+def test_a_decision_that_it_does_not_confirm_is_wrong(answer: Answer) -> None:
+    assert judge_answer(answer) is Correctness.WRONG
+
+
+def test_a_person_is_no_look_alike_of_himself() -> None:
+    assert judge_answer(review(0.689), person=102) is Correctness.WRONG
+
+
+def test_a_planted_duplicate_is_never_a_look_alike() -> None:
+    assert judge_answer(decided(APPROVED), Kind.DUPLICATE, expected=Found("d")) is Correctness.WRONG
+
+
+def test_a_search_for_an_unknown_person_may_find_a_look_alike() -> None:
+    found = Answer(200, found={"document": 0.653})
+    assert judge_answer(found, Kind.UNKNOWN, expected=Found(None)) is Correctness.LOOK_ALIKE
+    far = Answer(200, found={"document": 0.9})
+    assert judge_answer(far, Kind.UNKNOWN, expected=Found(None)) is Correctness.WRONG
+
+
+def test_too_many_look_alikes_are_wrong_decisions() -> None:
+    outcomes = [
+        make_outcome(make_visit(number, person=101), decided(REJECTED, CERTAIN, best_score=0.689))
+        for number in range(1, MOST_CHECKED + 2)
+    ]
+    judged: list[Judged] = mark_look_alikes(
+        judge(outcomes), PARTICIPANTS, cast(ModelClient, Model())
+    )
+    assert {one.correctness for one in judged} == {Correctness.WRONG}
+
+
+@pytest.mark.parametrize(
+    ("first", "correctness"),
+    [
+        (decided(APPROVED), Correctness.WRONG),
+        (Answer(LOST), Correctness.LOOK_ALIKE),
+        (Answer(503, "SERVICE.NOT_READY"), Correctness.LOOK_ALIKE),
+    ],
+)
+def test_a_retry_must_repeat_the_first_answer(first: Answer, correctness: Correctness) -> None:
+    outcomes = [
+        make_outcome(make_visit(1, Kind.RETURNING, person=101), first),
+        make_outcome(make_visit(2, Kind.RETRY, person=101, partner=1), review(0.85)),
+    ]
+    others = make_participants(had_references=True)
+    assert (
+        mark_look_alikes(judge(outcomes), others, cast(ModelClient, Model()))[1].correctness
+        is correctness
+    )
+
+
+def test_without_an_answer_of_the_model_a_decision_is_wrong() -> None:
+    class Silent(Model):
+        def compare(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[float]:
+            del pairs
+            raise LoadTestRefused("the service said nothing")
+
+    judged = judge([make_outcome(make_visit(1, person=101), review(0.689))])
+    assert (
+        mark_look_alikes(judged, PARTICIPANTS, cast(ModelClient, Silent()))[0].correctness
+        is Correctness.WRONG
+    )
+
+
+def test_a_duplicate_in_a_gallery_that_held_people_is_a_look_alike() -> None:
+    others = make_participants(had_references=True)
+    visit = make_visit(1, person=101)
+    judged_all = judge([make_outcome(visit, review(0.85))])
+    [judged] = mark_look_alikes(judged_all, others, cast(ModelClient, Model()))
+    assert judged.correctness is Correctness.LOOK_ALIKE
+    # The references of a local service resemble nobody.
+    [judged] = mark_look_alikes(judged_all, others, cast(ModelClient, Model()), is_local=True)
+    assert judged.correctness is Correctness.WRONG

@@ -19,7 +19,7 @@ SAME_PHOTOGRAPHS = 0.9999
 
 @pytest.fixture
 def misses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The service's search overlooks the first planted duplicate; its document's id is kept."""
+    """Makes the search overlook the first planted duplicate; lists the document missed."""
     look, missed = judge._candidates, []
 
     def overlook(place: Any, own_id: Any, *others: Any) -> Any:
@@ -46,9 +46,9 @@ def test_a_missed_duplicate_fails_the_load_test_and_is_named_by_its_plan_number(
         outcome.out,
     )
     assert named is not None, outcome.out
-    assert re.search(r"not held +wrong decisions: [1-9]", outcome.out)
+    assert re.search(r"failed +wrong decisions: [1-9]", outcome.out)
     assert named[2] in report.read_text(encoding="utf-8")
 
-    # Nothing of a person: no number, no document, no photograph.
+    # No phone number, document or photograph of a person.
     for text in (outcome.out, report.read_text(encoding="utf-8")):
         assert not re.search(r"\+86|UTO\d|Utopian|base64", text)

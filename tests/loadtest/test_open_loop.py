@@ -1,4 +1,4 @@
-"""A server that stalls cannot hide behind a load that waits for it."""
+"""An open loop measures a stall that a closed loop hides."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ OPTIONS = ("--class", "match", "--arrivals", "constant", "--p99-ms", 500, "--jso
 LOAD = (*OPTIONS, "--rate", RATE, "--seconds", SECONDS)
 
 
-class Staller:
-    """The application, but that nothing is answered for a while: from so long after the first match
-    of the load, which is known by its key."""
+class Stalls:
+    """The application, which answers nothing for a while, some time after the first match of the
+    load."""
 
     def __init__(self, app: Any, key: str) -> None:
         self._app, self._key = app, f"Bearer {key}".encode()
@@ -39,21 +39,21 @@ class Staller:
             await asyncio.sleep(self._until - now)
 
 
-def test_an_open_loop_tells_of_a_stall_that_a_closed_one_hides(
+def test_an_open_loop_measures_a_stall_that_a_closed_one_hides(
     service: Service, listen: Callable[..., str], begin: Any
 ) -> None:
     key = service.keys["enroll"]
-    # Side by side, each before a staller of its own.
+    # Side by side, each in front of another wrapper.
     running = [
-        begin("steady", listen(Staller(service.app, key)), "two", *LOAD),
-        begin("steady", listen(Staller(service.app, key)), "three", *LOAD, "--closed-loop", 1),
+        begin("steady", listen(Stalls(service.app, key)), "two", *LOAD),
+        begin("steady", listen(Stalls(service.app, key)), "three", *LOAD, "--closed-loop", 1),
     ]
     opened, closed = map(finish, running)
     [step], [closed_step] = opened.json["steps"], closed.json["steps"]
     assert step["latency"]["match"]["ms"]["p99"] >= 0.8 * STALL_S * 1e3
     assert closed_step["latency"]["match"]["ms"]["p99"] < 500
 
-    # It asked all the same, and says what it found; the other asked less, and calls it well.
+    # The open loop went on sending; the closed loop sent less and passed.
     assert (step["visits"], step["omitted"]) == (RATE * SECONDS, 0)
     assert closed_step["omitted"] >= STALL_S * RATE / 2
     assert (opened.code, closed.code) == (1, 0)

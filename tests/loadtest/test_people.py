@@ -1,4 +1,4 @@
-"""A planted mate is one that the service will find: predicted from cosines alone."""
+"""Scores of fused photographs follow from the cosines of single ones."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def test_the_mean_of_two_photographs_scores_what_is_predicted(seed: int) -> None
     assert np.isclose(fuse_single(c @ a, c @ b, a @ b), c @ one)
 
 
-def test_the_same_photographs_the_other_way_round_have_the_same_mean() -> None:
+def test_exchanged_photographs_have_the_same_mean() -> None:
     a, b, _, _ = _draw(0)
     assert np.isclose(fuse_both(2 + 2 * (a @ b), a @ b, b @ a), 1)

@@ -1,4 +1,4 @@
-"""What came out is told whatever came out, and before a page is written of it."""
+"""Every result can be printed and written as a page, and is printed first."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.cli import tell
+from loadtest.cli import report_result
 from loadtest.config import Step
 from loadtest.oracle import APPROVED, Answer
 from loadtest.report import summarize, write_page
 from loadtest.shapes import Knee
-from tests.loadtest.making import decided, make_outcome, make_session, make_step, make_visit
+from tests.loadtest.making import decided, make_outcome, make_result, make_step, make_visit
 
 GOOD = make_step(10, [make_outcome(make_visit(1), decided(APPROVED))])
 REFUSED = make_step(20, [make_outcome(make_visit(2), Answer(429, is_refusal=True))])
@@ -24,12 +24,12 @@ def test_a_step_in_which_all_were_refused_has_no_latency_and_a_page(
     steps: tuple[Step, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     knee = Knee(rate=10, failed=20, steps=2, trouble="the service said no answer to /v1/match")
-    session = make_session(*steps, knee=knee)
-    assert not session.is_passed
-    page = write_page(session, summarize(session))
+    result = make_result(*steps, knee=knee)
+    assert not result.is_passed
+    page = write_page(result, summarize(result))
     assert "not confirmed" in page
     assert knee.trouble in page
-    assert tell(session, None, as_json=False) == 1
+    assert report_result(result, None, as_json=False) == 1
     out = capsys.readouterr().out
     assert knee.trouble in out
     assert not re.search(r"\bnan\b", page + out)
@@ -39,15 +39,17 @@ def test_a_step_in_which_all_were_refused_has_no_latency_and_a_page(
 def test_a_page_that_cannot_be_written_loses_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
-    assert tell(make_session(GOOD), tmp_path, as_json=as_json) == 2
-    told = capsys.readouterr()
-    assert told.err == f"sosie: {tmp_path} cannot be written: Is a directory\n"
-    assert json.loads(told.out)["passed"] if as_json else told.out.endswith("Held.\n")
-    # That it did not hold is the graver news.
-    assert tell(make_session(REFUSED), tmp_path, as_json=as_json) == 1
+    assert report_result(make_result(GOOD), tmp_path, as_json=as_json) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"sosie: {tmp_path} cannot be written: Is a directory\n"
+    assert json.loads(captured.out)["passed"] if as_json else captured.out.endswith("Passed.\n")
+    # That it failed is the graver news.
+    assert report_result(make_result(REFUSED), tmp_path, as_json=as_json) == 1
 
 
-def test_what_a_service_says_is_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_of_a_service_are_printed_as_text_and_no_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     step = make_step(10, [make_outcome(make_visit(1), decided("[bold]new[/]"))])
-    assert tell(make_session(step), None, as_json=False) == 1
+    assert report_result(make_result(step), None, as_json=False) == 1
     assert "answered [bold]new[/]" in capsys.readouterr().out

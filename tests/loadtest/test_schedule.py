@@ -1,4 +1,4 @@
-"""What is planted is planted: in every run, with people who come once, and each with its truth."""
+"""Plans: every kind is planted, newcomers enroll once, arrivals have their rate."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from hypothesis import strategies as st
 from loadtest.errors import LoadTestRefused
 from loadtest.oracle import CERTAIN, POSSIBLE, REJECTED, REVIEW, expect_duplicate
 from loadtest.schedule import (
+    DEFAULT_MIX,
     PLANTED,
-    USUAL_MIX,
     Kind,
     Mix,
+    Phase,
     Planner,
     Process,
-    Stretch,
     Traffic,
     Visit,
-    draw_moments,
-    require_playable,
+    draw_arrivals,
+    require_planted,
 )
 from loadtest.service_calls import Enroll, Serials
-from tests.loadtest.making import PAPERS, THRESHOLDS, make_cast
+from tests.loadtest.making import SPECIMENS, THRESHOLDS, make_participants
 
 
 def plan(
-    rate: float = 20, seconds: float = 10, mix: Mix = USUAL_MIX, seed: int = 0
+    rate: float = 20, seconds: float = 10, mix: Mix = DEFAULT_MIX, seed: int = 0
 ) -> tuple[Visit, ...]:
     rng = np.random.default_rng(seed)
-    planner = Planner(make_cast(), Serials(PAPERS), rng)
-    moments = draw_moments((Stretch("a", seconds, rate),), Process.POISSON, rng)
-    return planner.write(moments, mix)
+    planner = Planner(make_participants(), Serials(SPECIMENS), rng)
+    arrivals = draw_arrivals((Phase("a", seconds, rate),), Process.POISSON, rng)
+    return planner.write(arrivals, mix)
 
 
 def count(visits: tuple[Visit, ...]) -> Counter[Kind]:
@@ -57,12 +57,12 @@ def test_visits_are_in_order_and_numbered_once() -> None:
 def test_the_mix_has_its_shares_and_nothing_is_added_to_the_arrivals() -> None:
     visits = plan(rate=40, seconds=100)
     shares = Counter(one.traffic for one in visits)
-    for traffic, share in USUAL_MIX.items():
+    for traffic, share in DEFAULT_MIX.items():
         assert abs(shares[traffic] / len(visits) - share) < 0.03
     assert abs(len(visits) - 4_000) < 260
 
 
-def test_people_come_once_and_subscribers_come_back_when_they_are_all_gone() -> None:
+def test_newcomers_enroll_once_and_then_holders_enroll_again() -> None:
     visits = plan(rate=100, seconds=20)
     newcomers = [one.person for one in visits if one.kind is Kind.NEWCOMER]
     racers = [one.person for one in visits if one.kind is Kind.RACE]
@@ -97,7 +97,7 @@ def test_a_race_is_one_face_under_two_documents_at_one_moment() -> None:
         assert two.partner == one.number
         assert isinstance(one.call, Enroll)
         assert isinstance(two.call, Enroll)
-        assert one.call.paper != two.call.paper
+        assert one.call.passport != two.call.passport
 
 
 def test_one_seed_gives_one_plan() -> None:
@@ -108,53 +108,53 @@ def test_one_seed_gives_one_plan() -> None:
 def test_a_run_too_short_for_anything_planted_is_refused() -> None:
     only = {Traffic.ENROLL: 1.0}
     with pytest.raises(LoadTestRefused, match="nothing can be planted"):
-        require_playable((), only)
-    require_playable(plan(rate=5, seconds=2, mix=only), only)
+        require_planted((), only)
+    require_planted(plan(rate=5, seconds=2, mix=only), only)
 
 
 def test_a_run_that_outlasts_its_templates_is_refused() -> None:
-    cast = make_cast(expires_at=datetime.now(UTC) + timedelta(seconds=60))
-    cast.require_fresh(50)
+    participants = make_participants(expires_at=datetime.now(UTC) + timedelta(seconds=60))
+    participants.require_fresh(50)
     with pytest.raises(LoadTestRefused, match="template_ttl_h"):
-        cast.require_fresh(70)
+        participants.require_fresh(70)
 
 
-def test_what_is_certain_must_be_rejected_as_that() -> None:
-    assert expect_duplicate(0.9, THRESHOLDS).verdicts == ((REJECTED, CERTAIN),)
+def test_a_certain_duplicate_must_be_rejected() -> None:
+    assert expect_duplicate(0.9, THRESHOLDS).allowed == ((REJECTED, CERTAIN),)
     possible = expect_duplicate(0.6, THRESHOLDS)
-    assert (REVIEW, POSSIBLE) in possible.verdicts
+    assert (REVIEW, POSSIBLE) in possible.allowed
 
 
-STRETCHES = (Stretch("a", 10, 5), Stretch("b", 2, 50, is_judged=False), Stretch("c", 4, 0))
+PHASES = (Phase("a", 10, 5), Phase("b", 2, 50, is_judged=False), Phase("c", 4, 0))
 Seeds = st.integers(0, 2**32 - 1)
 
 
 @given(process=st.sampled_from(Process), seed=Seeds)
-def test_every_moment_lies_in_its_stretch_and_in_order(process: Process, seed: int) -> None:
-    moments = draw_moments(STRETCHES, process, np.random.default_rng(seed))
-    assert (np.diff(moments.due_s) >= 0).all()
-    starts = np.array([0, 10, 12])[moments.stretch]
-    ends = np.array([10, 12, 16])[moments.stretch]
-    assert ((moments.due_s >= starts) & (moments.due_s <= ends)).all()
-    assert not (moments.stretch == 2).any()
+def test_every_arrival_lies_in_its_phase_and_in_order(process: Process, seed: int) -> None:
+    arrivals = draw_arrivals(PHASES, process, np.random.default_rng(seed))
+    assert (np.diff(arrivals.due_s) >= 0).all()
+    starts = np.array([0, 10, 12])[arrivals.phase]
+    ends = np.array([10, 12, 16])[arrivals.phase]
+    assert ((arrivals.due_s >= starts) & (arrivals.due_s <= ends)).all()
+    assert not (arrivals.phase == 2).any()
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
-    moments = draw_moments((Stretch("a", 2, 10),), Process.CONSTANT, np.random.default_rng(0))
-    assert len(moments) == 20
-    assert np.allclose(np.diff(moments.due_s), 0.1)
+    arrivals = draw_arrivals((Phase("a", 2, 10),), Process.CONSTANT, np.random.default_rng(0))
+    assert len(arrivals) == 20
+    assert np.allclose(np.diff(arrivals.due_s), 0.1)
 
 
 def test_poisson_arrivals_have_exponential_gaps() -> None:
-    moments = draw_moments((Stretch("a", 1000, 20),), Process.POISSON, np.random.default_rng(1))
-    gaps = np.diff(moments.due_s)
-    assert abs(len(moments) - 20_000) < 4 * np.sqrt(20_000)
+    arrivals = draw_arrivals((Phase("a", 1000, 20),), Process.POISSON, np.random.default_rng(1))
+    gaps = np.diff(arrivals.due_s)
+    assert abs(len(arrivals) - 20_000) < 4 * np.sqrt(20_000)
     assert abs(gaps.std() / gaps.mean() - 1) < 0.05
 
 
 @given(seed=Seeds)
 def test_one_seed_gives_one_schedule(seed: int) -> None:
     one, two = (
-        draw_moments(STRETCHES, Process.POISSON, np.random.default_rng(seed)) for _ in range(2)
+        draw_arrivals(PHASES, Process.POISSON, np.random.default_rng(seed)) for _ in range(2)
     )
     assert np.array_equal(one.due_s, two.due_s)

@@ -1,4 +1,4 @@
-"""Whoever may have been enrolled is looked for, and erased; who is left is counted."""
+"""Everybody who may have been enrolled is looked up and erased; who is left is counted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 
 from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, Exchange, Reply
 from loadtest.oracle import APPROVED, IN_FLIGHT, MISMATCH, REJECTED, Answer
-from loadtest.service_calls import Access, Terms
-from loadtest.setup import Cleaner, Guests
+from loadtest.service_calls import Access, CommonFields
+from loadtest.setup import Cleaner, EnrollmentTracker
 from loadtest.target import Keys
 from tests.loadtest.making import decided
 
 
 @dataclass
 class Registry:
-    """Who is enrolled under which key; `busy` times each path is put off first."""
+    """A registry of documents by key; it puts each path off `busy` times first."""
 
     holders: dict[str, str]
     busy: int = 0
@@ -41,35 +41,39 @@ class Registry:
 
 def clean(
     registry: Registry,
-    guests: Guests,
+    enrolled: EnrollmentTracker,
     *,
-    keeps: bool = False,
-    eraser: str | None = "e",
-    patience_s: float = 60,
+    keep_enrolled: bool = False,
+    erase_key: str | None = "e",
+    timeout_s: float = 60,
 ) -> int:
-    keys = Keys("enroll", "fraud", eraser)
-    access = Access(cast(Exchange, registry), keys, Terms(None, "now"), eraser)
-    Cleaner(access, guests, lambda *_: None, patience_s, settle_s=0).clean(keeps=keeps)
-    return guests.count
+    keys = Keys("enroll", "fraud", erase_key)
+    access = Access(cast(Exchange, registry), keys, CommonFields(None, "now"), erase_key)
+    Cleaner(access, enrolled, lambda *_: None, timeout_s, settle_s=0).clean(
+        keep_enrolled=keep_enrolled
+    )
+    return enrolled.count
 
 
-def make_guests(*answers: tuple[str, Answer | None]) -> Guests:
-    guests = Guests()
+def make_tracker(*answers: tuple[str, Answer | None]) -> EnrollmentTracker:
+    enrolled = EnrollmentTracker()
     for key, answer in answers:
-        guests.expect(key)
+        enrolled.begin(key)
         if answer is not None:
-            guests.settle(key, answer)
-    return guests
+            enrolled.finish(key, answer)
+    return enrolled
 
 
 @pytest.mark.parametrize(
     "answer", [None, Answer(LOST), Answer(OVERDUE), Answer(503, "REQUEST.DEADLINE_PASSED")]
 )
-def test_whom_no_answer_told_of_is_found_by_the_key_and_erased(answer: Answer | None) -> None:
+def test_an_enrollment_without_an_answer_is_found_by_its_key_and_erased(
+    answer: Answer | None,
+) -> None:
     registry = Registry({"lost": "d1", "known": "d2"})
-    guests = make_guests(("lost", answer), ("nobody", answer))
-    guests.admit(APPROVED, "d2")
-    assert clean(registry, guests) == 0
+    enrolled = make_tracker(("lost", answer), ("nobody", answer))
+    enrolled.add(APPROVED, "d2")
+    assert clean(registry, enrolled) == 0
     assert registry.holders == {}
 
 
@@ -89,7 +93,7 @@ def test_whom_no_answer_told_of_is_found_by_the_key_and_erased(answer: Answer | 
 def test_only_keys_that_may_have_been_decided_are_looked_up(
     answers: list[Answer], open_keys: int
 ) -> None:
-    assert len(make_guests(*(("key", answer) for answer in answers)).open) == open_keys
+    assert len(make_tracker(*(("key", answer) for answer in answers)).open) == open_keys
 
 
 def test_a_service_that_is_busy_right_after_a_load_is_asked_again(
@@ -97,15 +101,15 @@ def test_a_service_that_is_busy_right_after_a_load_is_asked_again(
 ) -> None:
     monkeypatch.setattr("loadtest.setup.WAIT_S", 0)
     registry = Registry({"lost": "d1"}, busy=4)
-    assert clean(registry, make_guests(("lost", Answer(LOST)))) == 0
+    assert clean(registry, make_tracker(("lost", Answer(LOST)))) == 0
     assert registry.holders == {}
 
 
 def test_who_is_left_is_counted() -> None:
     answers = (("lost", None), ("known", decided(APPROVED, document_id="d2")))
     registry = Registry({"lost": "d1", "known": "d2"})
-    assert clean(registry, make_guests(*answers), keeps=True) == 2
-    assert clean(registry, make_guests(*answers), eraser=None) == 2
-    # A service that is gone.
-    assert clean(registry, make_guests(*answers), patience_s=0) == 2
+    assert clean(registry, make_tracker(*answers), keep_enrolled=True) == 2
+    assert clean(registry, make_tracker(*answers), erase_key=None) == 2
+    # The service does not answer.
+    assert clean(registry, make_tracker(*answers), timeout_s=0) == 2
     assert registry.holders == {"lost": "d1", "known": "d2"}

@@ -1,4 +1,4 @@
-"""The knee is found within its resolution, in few steps, and held for longer before it is told."""
+"""The knee is found within its resolution, in few steps, and confirmed by a longer one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_rate_that_holds_only_for_a_short_step_is_not_the_knee() -> None:
     assert (knee.is_confirmed, knee.rate <= 98) == (True, True)
 
 
-def test_a_service_beyond_the_highest_rate_is_told_as_that() -> None:
+def test_a_knee_beyond_the_highest_rate_is_reported_as_that() -> None:
     knee = find_knee(lambda *_: True, 20, 100, RESOLUTION)
     assert (knee.rate, knee.failed, knee.is_confirmed) == (100, None, True)
 
@@ -49,7 +49,7 @@ def test_a_service_that_holds_nothing_has_no_knee() -> None:
 
 
 @given(true=st.floats(1, 200), luck=st.floats(0.5, 1))
-def test_what_is_told_has_been_tried_and_held(true: float, luck: float) -> None:
+def test_the_rate_found_was_tried_and_held(true: float, luck: float) -> None:
     held = {0.0}
 
     def probe(rate: float, times: float) -> bool:
@@ -77,13 +77,13 @@ def test_a_rate_is_confirmed_at_its_first_try_or_a_lower_one_is() -> None:
 
 
 @given(often=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
-def test_no_service_is_asked_for_more_steps_than_were_promised(often: float, seed: int) -> None:
+def test_the_search_takes_no_more_steps_than_promised(often: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     knee = find_knee(lambda *_: bool(rng.random() < often), 3, 1e9, 1e-9)
     assert knee.steps <= MOST_STEPS
 
 
-def test_a_service_that_dies_ends_the_search_and_not_what_was_found() -> None:
+def test_a_service_that_dies_ends_the_search_and_keeps_its_result() -> None:
     tried: list[float] = []
 
     def probe(rate: float, times: float) -> bool:
@@ -98,7 +98,7 @@ def test_a_service_that_dies_ends_the_search_and_not_what_was_found() -> None:
     assert knee.trouble == "it died"
 
 
-def test_a_search_that_never_began_was_not_run() -> None:
+def test_a_refusal_of_the_first_step_is_raised() -> None:
     def refuse(*_: float) -> bool:
         raise LoadTestRefused("no")
 

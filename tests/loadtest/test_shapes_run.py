@@ -1,4 +1,4 @@
-"""Every shape, tiny, against the real service: structure and decisions, never time."""
+"""Every shape, short, against the real service: structure and decisions, no times."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPES: dict[str, tuple[object, ...]] = {
 
 
 class Links(HTMLParser):
-    """What a page would fetch, and what it runs."""
+    """What a page would load."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(listen: Callable[..., str], begin: Any, page: Path) -> dict[str, Outcome]:
-    """All shapes at once, each with people of its own."""
+    """All shapes at once, each with other people."""
     url = listen()
     more = {"smoke": ("--html", page)}
     running = {
@@ -59,10 +59,10 @@ def outcomes(listen: Callable[..., str], begin: Any, page: Path) -> dict[str, Ou
 def test_every_answer_of_every_shape_is_right(outcomes: dict[str, Outcome], shape: str) -> None:
     outcome = outcomes[shape]
     assert outcome.code == 0, (outcome.out, outcome.err)
-    told = outcome.json
-    assert (told["passed"], told["wrong"], told["shape"]) == (True, [], shape)
-    assert told["cast"]["left_enrolled"] == 0
-    for step in told["steps"]:
+    result = outcome.json
+    assert (result["passed"], result["wrong"], result["shape"]) == (True, [], shape)
+    assert result["cast"]["left_enrolled"] == 0
+    for step in result["steps"]:
         counted = [sum(kind.values()) for kind in step["decisions"].values()]
         assert step["visits"] == sum(counted) > 0
         assert step["omitted"] == 0
@@ -83,7 +83,7 @@ def test_a_report_needs_no_other_file(outcomes: dict[str, Outcome], page: Path) 
     assert (links.fetched, links.charts) == ([], 3)
 
 
-def test_a_spike_has_a_part_without_objective(outcomes: dict[str, Outcome]) -> None:
+def test_a_spike_has_a_phase_without_objective(outcomes: dict[str, Outcome]) -> None:
     [step] = outcomes["spike"].json["steps"]
     names = [one["name"] for one in step["criteria"]]
     assert "errors in the spike, refusals apart" in names
@@ -97,19 +97,19 @@ def test_a_spike_has_a_part_without_objective(outcomes: dict[str, Outcome]) -> N
     }
 
 
-def test_a_soak_is_one_long_stretch(outcomes: dict[str, Outcome]) -> None:
+def test_a_soak_is_one_long_phase(outcomes: dict[str, Outcome]) -> None:
     [step] = outcomes["soak"].json["steps"]
     assert list(step["decisions"]) == [Kind.RETURNING]
 
 
 def test_a_knee_is_the_highest_rate_that_held(outcomes: dict[str, Outcome]) -> None:
-    told = outcomes["knee"].json
-    # So patient an objective holds at the highest rate that may be tried.
-    assert told["knee"] == {
+    result = outcomes["knee"].json
+    # With such an objective the highest rate allowed passes.
+    assert result["knee"] == {
         "rate": 12.0,
         "lowest_rate_that_failed": None,
         "confirmed": True,
         "steps": 3,
         "ended_early": None,
     }
-    assert [step["warm_up"] for step in told["steps"]] == [True, False, False, False]
+    assert [step["warm_up"] for step in result["steps"]] == [True, False, False, False]

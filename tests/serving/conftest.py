@@ -135,7 +135,7 @@ def start(
 
 @pytest.fixture(scope="session")
 def empty_home(sosie: Sosie, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Carriers blue and red with an outlet each, nobody enrolled; not to be changed."""
+    """Carriers blue and red with an outlet each, no one enrolled; not to be changed."""
     home = tmp_path_factory.mktemp("homes") / "empty"
     assert sosie("init", home, "--carrier", "blue", "--outlet", "b1").code == 0
     assert sosie("carrier", "add", "red", "--name", "Red", "--home", home).code == 0

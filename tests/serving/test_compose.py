@@ -1,4 +1,4 @@
-"""A deployment in one process: what it builds anew, and what it leaves on the disk."""
+"""A deployment in one process: parts that it rebuilds, and files that it leaves."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_watch_that_another_process_added_is_seen_once_the_lease_is_taken(
 
 
 @pytest.mark.usefixtures("_always_save")
-def test_a_snapshot_is_saved_while_nobody_else_can_erase(
+def test_a_snapshot_is_saved_under_the_lease(
     open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = []
@@ -188,7 +188,7 @@ def test_a_save_that_fails_leaves_the_snapshot_before_it(
 
 
 @pytest.mark.usefixtures("_always_save")
-def test_a_snapshot_that_cannot_be_saved_swallows_no_answer(
+def test_a_failed_save_of_the_snapshot_loses_no_answer(
     unsavable_home: Path, sosie: Any, photographs: Any, request_of: Any
 ) -> None:
     request = request_of(
@@ -208,7 +208,7 @@ def test_a_snapshot_that_cannot_be_saved_swallows_no_answer(
 
 
 @pytest.mark.usefixtures("_always_save")
-def test_a_snapshot_that_is_refused_is_said_and_removed_by_the_writer(
+def test_a_refused_snapshot_is_reported_and_removed_by_the_writer(
     open_home: Open,
     full_home: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -361,7 +361,7 @@ def test_shards_keep_the_erasure_deadline_of_the_settings(full_home: Path, tmp_p
     assert config.erasure_deadline_s == 7200
 
 
-def test_settings_stand_before_the_card_and_that_before_the_usual(tmp_path: Path) -> None:
+def test_settings_override_the_card_and_the_card_the_defaults(tmp_path: Path) -> None:
     assert threshold_rates(Settings()) == ThresholdRates()
     card = tmp_path / "own.toml"
     card.write_text(

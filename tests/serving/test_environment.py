@@ -37,7 +37,7 @@ def test_only_the_settings_read_the_environment() -> None:
     assert readers == {READER}
 
 
-def test_nothing_below_serving_knows_the_users_home() -> None:
+def test_nothing_below_serving_uses_the_users_home() -> None:
     # `home` alone is an ordinary word: only asked of the class is it the user's.
     for name, source in modules("engine", "indexes").items():
         assert "Path.home(" not in source, name

@@ -1,4 +1,4 @@
-"""What is left of a number and of a name when they are shown to others."""
+"""Masked numbers and names."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_a_file_written_without_choices_means_the_defaults(tmp_path: Path) -> No
     assert load_settings(tmp_path) == Settings() == load_settings(None)
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     for section in Settings.model_fields.values():
         assert section.annotation is not None
         fields = section.annotation.model_fields
@@ -106,7 +106,7 @@ def test_a_kind_that_misses_faces_is_refused_with_what_to_set_instead(
         load_settings(tmp_path)
 
 
-def test_a_file_of_before_there_was_a_choice_of_gallery_means_the_exact_one(
+def test_a_file_without_a_gallery_section_means_exact8(
     tmp_path: Path,
 ) -> None:
     (tmp_path / SETTINGS_FILE).write_text("[models]\nthreads = 3\n")

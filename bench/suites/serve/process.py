@@ -22,7 +22,7 @@ import psutil
 from bench.core.reports import Figure
 from engine.errors import RequestError
 from serving.cluster.processes import Process, Role, end_with_starter, list_descendants
-from serving.cluster.supervisor import RAYS_OWN_PORT
+from serving.cluster.supervisor import RAY_AGENT_PORT
 
 # Processes: a worker, and those of a service, whether they live and what memory they hold.
 
@@ -241,7 +241,7 @@ def find_port() -> int:
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         port: int = listener.getsockname()[1]
-        return find_port() if port == RAYS_OWN_PORT else port
+        return find_port() if port == RAY_AGENT_PORT else port
 
 
 # Where the time of a load goes: processor time of the service's processes, by their part.

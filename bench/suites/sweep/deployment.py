@@ -23,7 +23,7 @@ from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.sweep_model import GroupKind, Scope, SweepRecord, SweepState
 from serving.compose import Deployment, create_home
 from serving.settings import Settings
-from serving.sweeps.manager import SweepDesk
+from serving.sweeps.manager import SweepManager
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +80,7 @@ def _sweep(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
 def _sweep_here(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
     request = SweepRequest(threshold=threshold, scope=scope, is_unsupported_allowed=True)
     with Deployment(home, Settings(), home / "cache") as deployment:
-        desk = SweepDesk(deployment)
+        desk = SweepManager(deployment)
         started = desk.start(request, "bench")
         desk.wait()
         record = desk.status(started.id)

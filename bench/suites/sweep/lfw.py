@@ -19,7 +19,7 @@ from bench.suites.sweep.synthetic import SyntheticFacts
 from engine.accuracy.dataset import LabelledFolder, embed_folder
 from engine.accuracy.pair_scores import fuse
 from engine.faces.extractor import open_extractor
-from engine.sweeps.clustering import look_into
+from engine.sweeps.clustering import vector_reader
 from engine.sweeps.groups import group_faces
 from engine.sweeps.sweep_model import Group, PairTable
 from indexes.exact.scanner import Scanner
@@ -96,7 +96,7 @@ def _sweep(gallery: Gallery, thresholds: Mapping[str, float]) -> Iterator[Figure
     for name, threshold in thresholds.items():
         joined = join_gallery(indexed, threshold).pairs
         pairs = PairTable(joined.left, joined.right, joined.scores)
-        groups = group_faces(pairs, threshold, facts, look=look_into(indexed))
+        groups = group_faces(pairs, threshold, facts, read_vectors=vector_reader(indexed))
         yield from _compare(f"{name} ({threshold:.3f})", gallery.people, pairs, groups)
     scanner.close()
 

@@ -27,9 +27,9 @@ from bench.suites.sweep.agreement import (
 )
 from bench.suites.sweep.planted import Plan, Planted, plant, planted_pairs
 from engine.registry.records import LineStatus
-from engine.sweeps.clustering import cluster_links, label_components, look_into
-from engine.sweeps.groups import Referenced, group_faces
-from engine.sweeps.linking import LinkTable
+from engine.sweeps.clustering import cluster_links, label_components, vector_reader
+from engine.sweeps.groups import group_faces
+from engine.sweeps.linking import LinkTable, Referenced
 from engine.sweeps.sweep_model import Group, Identity, LineFact, PairTable
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
@@ -103,7 +103,7 @@ def _sweep_all(
 
     def group() -> tuple[PairTable, list[Group]]:
         found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
-        return found, group_faces(found, threshold, facts, look=look_into(gallery))
+        return found, group_faces(found, threshold, facts, read_vectors=vector_reader(gallery))
 
     (pairs, groups), group_s = clock(group)
     wanted = planted_pairs(planted, threshold)
@@ -156,7 +156,11 @@ def _sweep_new(
             np.concatenate([earlier.scores, found.scores]),
         )
         return both, group_faces(
-            both, threshold, facts, look=look_into(gallery), fresh=np.arange(first, total)
+            both,
+            threshold,
+            facts,
+            read_vectors=vector_reader(gallery),
+            fresh=np.arange(first, total),
         )
 
     (pairs, groups), group_s = clock(group)

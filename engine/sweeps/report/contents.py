@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The contents of a sweep report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.sweeps.sweep_model import Group, SweepTerms
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sweep:
-    """What was swept: the gallery at `sequence`, with so many references."""
+    """The sweep: the gallery at `sequence`, with so many references."""
 
     id: str
     terms: SweepTerms
@@ -26,17 +26,17 @@ class Sweep:
     comparisons: int
     seconds: float
     same_document_pairs: int | None = None
-    """Left out of `scores`: one person under one document is no news. None: not counted."""
+    """Left out of `scores`: one person under one document is expected. None: not counted."""
     excepted_pairs: int | None = None
-    """Left out as twins or mistakes that people confirmed. None: not counted."""
+    """Left out as confirmed twins or mistakes. None: not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chance:
-    """What strangers alone would bring, and where that is known from.
+    """Pairs expected by chance, and the calibration behind them.
 
-    `false_pairs` is expected of this sweep's comparisons at its threshold. `curve` is that of
-    fused references; `source` says in words what it was measured on.
+    `false_pairs` are expected of this sweep's comparisons at its threshold. `curve` is the one of
+    fused references; `source` describes the data.
     """
 
     false_pairs: Rate
@@ -46,7 +46,7 @@ class Chance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """Pairs that people decided: `precision` is the share found true, with its interval."""
+    """Judged pairs: `precision` is the share that was one person, with its interval."""
 
     pairs: int
     precision: Rate
@@ -56,8 +56,8 @@ class Judged:
 class ReportInput:
     """Everything that a report shows.
 
-    `scores`: float32[m], of every pair found, between different documents. `groups`: ranked,
-    highest risk first. `chance` is None where the model has no calibration. `cases`: case id by
+    `scores`: float32[m], of every pair found between different documents. `groups`: ranked,
+    highest risk first. `chance` is None if the model has no calibration. `cases`: case id by
     group key. `carrier_names`: by carrier code. `crops`: aligned faces, JPEG or PNG, by document
     id; without it the report holds no face.
     """

@@ -1,4 +1,4 @@
-"""The report as a page."""
+"""The sweep report as one HTML page, and what its numbers say."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from engine.formatting import duration
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.sweeps.folder import place
+from engine.sweeps.folder import replacing
 from engine.sweeps.report import views, words
-from engine.sweeps.report.charts.histogram import Scores, count_scores, draw_chance, draw_scores
-from engine.sweeps.report.charts.timeline import draw_timeline
-from engine.sweeps.report.charts.treemap import draw_outlets
+from engine.sweeps.report.charts import (
+    Scores,
+    count_scores,
+    draw_chance,
+    draw_scores,
+    draw_timeline,
+)
 from engine.sweeps.report.contents import Chance, ReportInput
-from engine.sweeps.report.words import tell_count, tell_rate, tell_share
+from engine.sweeps.report.treemap import draw_outlets
+from engine.sweeps.report.words import format_count, format_rate, format_share
 from engine.sweeps.summary import fill_weeks
-
-# What the numbers of a sweep say, and what they can't.
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`tone` is `clear`, `doubt` or `unknown`."""
+    """A conclusion; `tone` is `clear`, `doubt` or `unknown`."""
 
     tone: str
     title: str
@@ -35,7 +39,7 @@ class Verdict:
 
 
 def judge_chance(found: int, chance: Chance | None) -> Verdict:
-    """Whether what was found is more than strangers alone would bring."""
+    """Whether more pairs were found than expected by chance."""
     if not found:
         return Verdict(
             "clear", "Nothing was found", "No two documents have faces that reach the threshold."
@@ -43,9 +47,9 @@ def judge_chance(found: int, chance: Chance | None) -> Verdict:
     if chance is None:
         return Verdict(
             "unknown",
-            "Nothing is known of chance here",
+            "Chance is unknown",
             "The model has no calibration, so nobody can say how many of these pairs are "
-            "strangers who look alike. Look at every group before anything is done.",
+            "strangers who look alike. Look at every group before you act.",
         )
     expected = chance.false_pairs
     if expected.is_bound:
@@ -56,20 +60,20 @@ def judge_chance(found: int, chance: Chance | None) -> Verdict:
             "clear",
             "More than chance explains",
             f"Strangers who look alike would bring {_count_pairs(expected)}. Even at the upper "
-            f"end, {tell_count(surplus)} of the {found:,} found ({tell_share(surplus / found)}) "
-            "need another explanation.",
+            f"end, {format_count(surplus)} of the {found:,} found "
+            f"({format_share(surplus / found)}) need another explanation.",
         )
     return Verdict(
         "doubt",
-        "No more than chance may bring",
+        "No more than chance can explain",
         f"Strangers who look alike would bring {_count_pairs(expected)}, and {found:,} were found. "
-        "Any of them may be two strangers: take a higher threshold, or look at every pair.",
+        "Any of them may be two strangers: choose a higher threshold, or look at every pair.",
     )
 
 
 def miss_rate(curve: CalibrationCurve, threshold: float) -> Rate | None:
-    """The share of pairs of one person that stays below `threshold`, between the calibration's
-    points by straight lines; None beyond them."""
+    """The share of pairs of one person below `threshold`, interpolated between the calibration's
+    points; None beyond them."""
     for lower, upper in pairwise(curve.points):
         if lower.threshold <= threshold <= upper.threshold:
             width = upper.threshold - lower.threshold
@@ -91,23 +95,23 @@ def _judge_bound(found: int, expected: Rate) -> Verdict:
         return Verdict(
             "clear",
             "More than chance explains",
-            f"The threshold lies beyond the calibration, which bounds strangers who look alike at "
-            f"{tell_count(expected.high)} pairs and says no more. At least "
-            f"{tell_count(found - expected.high)} of the {found:,} found need another explanation.",
+            f"The threshold lies beyond the calibration, which bounds strangers who look alike to "
+            f"{format_count(expected.high)} pairs. At least {format_count(found - expected.high)} "
+            f"of the {found:,} found need another explanation.",
         )
     return Verdict(
         "unknown",
         "Chance cannot be ruled out",
         f"The threshold lies beyond the calibration: strangers who look alike bring "
-        f"{tell_rate(expected)} pairs, which may be none or all of the {found:,} found. "
-        "Look at every group before anything is done.",
+        f"{format_rate(expected)} pairs, which may be none or all of the {found:,} found. "
+        "Look at every group before you act.",
     )
 
 
 def _count_pairs(expected: Rate) -> str:
     return (
-        f"about {tell_count(expected.value)} pairs "
-        f"({tell_count(expected.low)} to {tell_count(expected.high)})"
+        f"about {format_count(expected.value)} pairs "
+        f"({format_count(expected.low)} to {format_count(expected.high)})"
     )
 
 
@@ -117,15 +121,15 @@ FIRST_GROUPS = 5
 
 
 def write_report(path: Path, contents: ReportInput) -> None:
-    """Writes the report; it takes its place whole, readable by its owner alone."""
+    """Writes the report atomically, readable by the owner alone."""
     page = render_report(contents)
-    with place(path) as beside:
-        # What is half a character somewhere must not cost the report.
+    with replacing(path) as beside:
+        # A lone surrogate in a name must not cost the report.
         beside.write_text(page, "utf-8", errors="replace", newline="\n")
 
 
 def render_report(contents: ReportInput) -> str:
-    """The report as HTML: the same contents give the same text."""
+    """Renders the report as HTML; the same contents give the same text."""
     environment = _environment()
     style, script = _source("style.css"), _source("sort.js")
     rows = views.list_rows(contents)
@@ -180,7 +184,7 @@ def _show_summary(contents: ReportInput) -> dict[str, Any]:
 
 
 def _list_bins(counted: Scores) -> list[tuple[float, float, int, list[float] | None]]:
-    """From the threshold: from, to, found; of strangers value, low, high where they are known."""
+    """Bins from the threshold: from, to, found, and the strangers (value, low, high) if known."""
     return [
         (low, high, found, None if strangers[0] != strangers[0] else strangers)
         for low, high, found, strangers in zip(
@@ -194,7 +198,7 @@ def _list_bins(counted: Scores) -> list[tuple[float, float, int, list[float] | N
 
 
 def _policy(style: str, script: str) -> str:
-    """Nothing is loaded from anywhere, and no other style or script than this runs."""
+    """A Content-Security-Policy that allows only this style and this script."""
     return (
         f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
@@ -214,11 +218,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    told = (
-        words.tell_count, words.tell_day, words.tell_duration, words.tell_moment,
-        words.tell_rate, words.tell_share, words.tell_small, words.plural,
+    filters = (
+        duration, words.format_count, words.format_day, words.format_moment,
+        words.format_rate, words.format_share, words.format_small, words.plural,
     )  # fmt: skip
-    environment.filters |= {one.__name__: one for one in told}
+    environment.filters |= {one.__name__: one for one in filters}
     environment.globals |= {"KIND_NAMES": words.KIND_NAMES, "KIND_MEANINGS": words.KIND_MEANINGS}
     return environment
 

@@ -1,4 +1,4 @@
-"""Groups as the page shows them: a row in the table, and a card for the first ones."""
+"""Groups as the page shows them: a row in the table, and a card for each of the first."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from datetime import datetime
 
 from markupsafe import Markup
 
-from engine.sweeps.report.charts.network import MOST_NODES, draw_group
 from engine.sweeps.report.contents import ReportInput
-from engine.sweeps.report.words import KIND_NAMES, Reason, give_reason, letter, tell_day
+from engine.sweeps.report.network import MOST_NODES, draw_group
+from engine.sweeps.report.words import KIND_NAMES, Reason, describe_term, format_day, letter
 from engine.sweeps.sweep_model import Group, GroupKind, Identity
 
 MOST_ROWS = 200
-"""Groups in the table; the others are counted, and are in `groups.parquet`."""
+"""Groups in the table; the others are only counted, and are in `groups.parquet`."""
 
 MOST_CARDS = 24
-"""Of them, those shown with graph and members."""
+"""Groups shown with graph and members."""
 
 _MOST_DOCUMENTS = 30
 _MOST_NAMES = 4
@@ -28,7 +28,7 @@ _PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A group in the table; `opened` has the first and the last opening."""
+    """A group in the table; `opened` is the first and the last opening."""
 
     rank: int
     key: str
@@ -66,7 +66,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A group, closer; `weakest` names the two members of its weakest link."""
+    """A group with its members; `weakest` names the two of its weakest link."""
 
     row: Row
     graph: Markup | None
@@ -77,7 +77,7 @@ class Card:
 
 
 def list_rows(contents: ReportInput) -> list[Row]:
-    """The first `MOST_ROWS`, in the order given."""
+    """Rows of the first `MOST_ROWS` groups, in the order given."""
     return [
         _row(rank, group, contents.cases.get(group.key))
         for rank, group in enumerate(contents.groups[:MOST_ROWS], start=1)
@@ -85,7 +85,7 @@ def list_rows(contents: ReportInput) -> list[Row]:
 
 
 def list_cards(contents: ReportInput, rows: Sequence[Row]) -> list[Card]:
-    """The first `MOST_CARDS`, with faces as long as they fit in two megabytes."""
+    """Cards of the first `MOST_CARDS` groups, with faces up to two megabytes in total."""
     faces = _encode_faces(contents)
     groups = contents.groups[:MOST_CARDS]
     return [
@@ -104,7 +104,7 @@ def _row(rank: int, group: Group, case: str | None) -> Row:
         kind_name=KIND_NAMES[group.kind],
         case=case,
         risk=group.risk,
-        reasons=tuple(give_reason(term, group.kind) for term in group.terms if term.points),
+        reasons=tuple(describe_term(term, group.kind) for term in group.terms if term.points),
         identities=len(group.identities),
         lines=len(lines),
         carriers=len({line.carrier for line in lines}),
@@ -153,11 +153,11 @@ def _member(name: str, identity: Identity, face: str | None, names: Mapping[str,
 
 def _span(moments: Iterable[datetime]) -> tuple[str, str] | None:
     ordered = sorted(moments)
-    return (tell_day(ordered[0]), tell_day(ordered[-1])) if ordered else None
+    return (format_day(ordered[0]), format_day(ordered[-1])) if ordered else None
 
 
 def _encode_faces(contents: ReportInput) -> Mapping[str, str]:
-    """By document, of the groups with cards."""
+    """Data URIs by document, for the groups with cards."""
     faces: dict[str, str] = {}
     left_bytes = _FACES_BYTES
     for document in documents_with_cards(contents.groups):
@@ -170,6 +170,6 @@ def _encode_faces(contents: ReportInput) -> Mapping[str, str]:
 
 
 def documents_with_cards(groups: Sequence[Group]) -> Iterator[str]:
-    """Of whom a report has room for a face; a document may be in several groups."""
+    """Documents for whose faces a report has room; one may be in several groups."""
     for group in groups[:MOST_CARDS]:
         yield from (one.document_id for one in group.identities[:MOST_NODES])

@@ -1,11 +1,11 @@
-"""How the report speaks of numbers and of what people named."""
+"""Texts of the report: numbers, dates, names, kinds of groups and terms of a risk."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from engine.matching.calibration import Rate
 from engine.sweeps.risk import BURST, SCALES
@@ -22,21 +22,21 @@ KIND_NAMES = {
 KIND_MEANINGS = {
     GroupKind.ONE_FACE: "Documents whose holders seem to be one person.",
     GroupKind.ONE_DOCUMENT: "A document that different people seem to have used.",
-    GroupKind.RESALE_RING: "Lines that are in other hands now than when they were opened.",
+    GroupKind.RESALE_RING: "Lines that are used by other people than those who opened them.",
 }
 
 
-def tell_count(value: float) -> str:
-    """What was counted with separators; what is expected, if large or small, to two digits."""
+def format_count(value: float) -> str:
+    """A count with separators; an expected number that is large or small with two digits."""
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e9):
         return f"{int(value):,}"
     if 10 <= abs(value) < 1e9:
         return f"{value:,.0f}"
-    return tell_small(value)
+    return format_small(value)
 
 
-def tell_small(value: float) -> str:
-    """Two digits: 0.00012 as 1.2 times 10⁻⁴."""
+def format_small(value: float) -> str:
+    """Two significant digits: 0.00012 is 1.2 times 10⁻⁴."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:,.2g}" if abs(value) < 10 else f"{value:,.0f}"
     digits, power = f"{value:.1e}".split("e")
@@ -44,15 +44,15 @@ def tell_small(value: float) -> str:
     return f"{digits} \N{MULTIPLICATION SIGN} 10{raised}"
 
 
-def tell_rate(rate: Rate) -> str:
-    """A rate or an expected count with its interval."""
+def format_rate(rate: Rate) -> str:
+    """An expected count with its interval."""
     if rate.is_bound:
-        return f"at most {tell_count(rate.high)}"
-    return f"{tell_count(rate.value)} ({tell_count(rate.low)} to {tell_count(rate.high)})"
+        return f"at most {format_count(rate.high)}"
+    return f"{format_count(rate.value)} ({format_count(rate.low)} to {format_count(rate.high)})"
 
 
-def tell_share(share: float) -> str:
-    """Per cent, never rounded up to all of it or down to none."""
+def format_share(share: float) -> str:
+    """Per cent, never rounded to 0 or 100."""
     per_cent = 100 * share
     if 0 < per_cent < 0.1:
         return f"less than 0.1{_PER_CENT}"
@@ -61,29 +61,18 @@ def tell_share(share: float) -> str:
     return f"{per_cent:.3g}{_PER_CENT}"
 
 
-def tell_duration(seconds: float) -> str:
-    """Seconds below two minutes, else minutes and seconds, or hours and minutes."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    span = timedelta(seconds=round(seconds))
-    minutes, rest = divmod(int(span.total_seconds()), 60)
-    if minutes < 120:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def tell_moment(moment: datetime) -> str:
-    """To the minute, UTC."""
+def format_moment(moment: datetime) -> str:
+    """The date and time in UTC, to the minute."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def tell_day(moment: datetime) -> str:
-    """The day, UTC."""
+def format_day(moment: datetime) -> str:
+    """The date in UTC."""
     return moment.astimezone(UTC).date().isoformat()
 
 
 def isolate(name: str) -> str:
-    """What an operator named, for where no markup can be: its direction of writing stays inside."""
+    """A name for plain text, isolated so that its direction of writing does not affect the rest."""
     return f"\u2068{_DIRECTIONS.sub('', name)}\u2069"
 
 
@@ -102,12 +91,9 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-# The terms of a risk, in words.
-
-
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What was counted, and how many points it brings of the `most` that it could."""
+    """A term of a risk as text, with its points and the `most` it can bring."""
 
     text: str
     points: float
@@ -119,7 +105,7 @@ _EVENTS = {
     GroupKind.ONE_DOCUMENT: "attempt",
     GroupKind.RESALE_RING: "change",
 }
-_TOLD: Mapping[str, Callable[[float], str]] = {
+_TEXTS: Mapping[str, Callable[[float], str]] = {
     "identities": lambda value: plural(
         int(value), "document with one face", "documents with one face"
     ),
@@ -127,19 +113,19 @@ _TOLD: Mapping[str, Callable[[float], str]] = {
     "changed_lines": lambda value: plural(int(value), "line changed face", "lines changed face"),
     "carriers": lambda value: plural(int(value), "carrier"),
     "outlets": lambda value: plural(int(value), "outlet"),
-    "score": lambda value: f"link margin {tell_share(round(value, 2))}",
+    "score": lambda value: f"link margin {format_share(round(value, 2))}",
     "disputes": lambda value: plural(int(value), "open dispute"),
 }
 
 
-def give_reason(term: RiskTerm, kind: GroupKind) -> Reason:
-    """A term that has no words here is told by its name."""
+def describe_term(term: RiskTerm, kind: GroupKind) -> Reason:
+    """Describes a term; one without a text here is shown by its name."""
     scale = SCALES.get(term.name)
-    return Reason(_tell(term, kind), term.points, scale[-1][1] if scale else term.points)
+    return Reason(_describe_value(term, kind), term.points, scale[-1][1] if scale else term.points)
 
 
-def _tell(term: RiskTerm, kind: GroupKind) -> str:
+def _describe_value(term: RiskTerm, kind: GroupKind) -> str:
     if term.name == "burst":
         return f"{plural(int(term.value), _EVENTS[kind])} within {BURST.days} days"
-    told = _TOLD.get(term.name)
-    return told(term.value) if told else f"{term.name.replace('_', ' ')}: {term.value:g}"
+    write = _TEXTS.get(term.name)
+    return write(term.value) if write else f"{term.name.replace('_', ' ')}: {term.value:g}"

@@ -19,10 +19,9 @@ from engine.accuracy.bootstrap import (
     rate_grid,
     share_of,
 )
-from engine.accuracy.error_rates import false_match_rate, false_nonmatch_rate
+from engine.accuracy.error_rates import false_match_rate, false_nonmatch_rate, wilson_interval
 from engine.accuracy.pair_scores import PairScores, compare_all, single_templates
 from engine.errors import RateUnsupported
-from indexes.intervals import wilson_interval
 
 RATES = np.array([0.1, 0.01, 0.001])
 

@@ -16,9 +16,9 @@ from engine.accuracy.error_rates import (
     require_support,
     threshold_at,
     thresholds_at,
+    wilson_interval,
 )
 from engine.errors import RateUnsupported
-from indexes.intervals import wilson_interval
 
 decided_pairs = st.lists(st.tuples(st.integers(-10, 10), st.booleans()), min_size=1, max_size=40)
 

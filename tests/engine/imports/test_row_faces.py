@@ -252,7 +252,7 @@ def test_files_are_read_while_others_are_extracted(importer: Any, base: Any) -> 
 
     def extract(images: Sequence[bytes]) -> list[Sample | ImageError]:
         began.release()
-        assert release.wait(10)
+        assert release.wait(120)
         return importer.extract(images)
 
     def groups() -> Any:

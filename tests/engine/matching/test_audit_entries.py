@@ -47,7 +47,7 @@ def test_notes_that_gather_share_transactions_and_all_are_kept(lab: Any, busy: A
             notes = [registrar.note([entry(count + serial)] * 2) for serial in range(50)]
             assert registrar.audit_queued == 100
         for note in notes:
-            note.result(30)
+            note.result(120)
     assert sizes[-1] == 100
     assert sorted(set(subjects(lab))) == sorted(f"subject-{n}" for n in range(count + 50))
     assert verify_chain(lab.store).intact
@@ -60,7 +60,7 @@ def test_more_than_the_queue_holds_is_refused_at_once(lab: Any, busy: Any) -> No
             with pytest.raises(Overloaded):
                 registrar.note([entry(4)])
         for note in notes:
-            note.result(10)
+            note.result(120)
         registrar.keep(entry(5))
     assert subjects(lab) == ["subject-1", "subject-2", "subject-3", "subject-5"]
 
@@ -83,7 +83,7 @@ def test_a_failed_transaction_reaches_every_waiter_as_its_own_and_the_next_is_tr
     with lab.registrar() as registrar:
         with busy(registrar):
             notes = [registrar.note([entry(serial)]) for serial in range(3)]
-        errors = [note.exception(10) for note in notes]
+        errors = [note.exception(120) for note in notes]
         assert [type(error) for error in errors] == [type(failure)] * 3
         assert len({id(error) for error in errors}) == 3
         registrar.keep(entry(9), 10)

@@ -4,10 +4,10 @@ import pytest
 
 from engine.registry.store import Store
 from engine.registry.writer import Writer
-from tests.engine.sweeps.synthetic_registry import Town
+from tests.engine.sweeps.synthetic_registry import SyntheticRegistry
 
 
 @pytest.fixture
-def town(store: Store, writer: Writer) -> Town:
-    """An empty one, on SQLite and on PostgreSQL."""
-    return Town.of(store, writer)
+def registry(store: Store, writer: Writer) -> SyntheticRegistry:
+    """An empty registry, on SQLite and on PostgreSQL."""
+    return SyntheticRegistry.of(store, writer)

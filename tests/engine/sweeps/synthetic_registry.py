@@ -1,4 +1,4 @@
-"""A registry and its gallery, with people under documents as a test wants them."""
+"""A registry and its gallery, filled with synthetic people and documents."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ THRESHOLD = 0.8
 
 
 def faces(people: int, dim: int, seed: int = 0) -> Rows:
-    """Strangers, one a row: in 32 dimensions two of hundreds rarely score 0.8."""
+    """Unit vectors of strangers: in 32 dimensions two of hundreds rarely score 0.8."""
     rows = np.random.default_rng(seed).standard_normal((people, dim))
     return unit(rows)
 
 
-def likenesses(rows: Rows, seed: int, noise: float = 0.25) -> Rows:
-    """Another photograph of each: it scores about 0.94 with the first at a noise of 0.25."""
+def other_photographs(rows: Rows, seed: int, noise: float = 0.25) -> Rows:
+    """Another photograph of each, which scores about 0.94 with the first at a noise of 0.25."""
     blur = np.random.default_rng(seed).standard_normal(rows.shape)
     return unit(rows + noise * unit(blur))
 
@@ -52,8 +52,8 @@ def unit(rows: NDArray[np.floating]) -> Rows:
 
 
 @dataclass
-class Town:
-    """`documents` by reference id; each document has a line, opened an hour after the last."""
+class SyntheticRegistry:
+    """`documents` by reference id; each has a line, opened an hour after the one before."""
 
     store: Store
     writer: Writer
@@ -61,23 +61,23 @@ class Town:
     documents: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, store: Store, writer: Writer) -> Town:
+    def of(cls, store: Store, writer: Writer) -> SyntheticRegistry:
         config = SegmentsConfig(head_rows=64, fan=3)
         return cls(store, writer, Gallery(SegmentedIndex(store.vault.dim, config)))
 
-    def settle(self, rows: Rows) -> list[str]:
-        """Each face under a document of its own; the documents."""
+    def enroll(self, rows: Rows) -> list[str]:
+        """Enrolls each face under a new document; returns the documents."""
         new = [self._document() for _ in rows]
         moments = [NOW + timedelta(hours=len(self.documents) + i) for i in range(len(new))]
         lines = [
             self._line(one.id, at, i) for i, (one, at) in enumerate(zip(new, moments, strict=True))
         ]
-        self._enter(rows, [one.id for one in new], new, lines)
+        self._add(rows, [one.id for one in new], new, lines)
         return [one.id for one in new]
 
-    def return_under(self, documents: Sequence[str], rows: Rows) -> None:
-        """Another reference of each document."""
-        self._enter(rows, documents, [], [])
+    def add_references(self, documents: Sequence[str], rows: Rows) -> None:
+        """Adds another reference to each document."""
+        self._add(rows, documents, [], [])
 
     def erase(self, reference_ids: Sequence[int]) -> None:
         sequence = self.writer.sequence + 1
@@ -118,7 +118,7 @@ class Town:
     def reference_of(self, document_id: str) -> int:
         return next(key for key, owner in self.documents.items() if owner == document_id)
 
-    def _enter(
+    def _add(
         self,
         rows: Rows,
         owners: Sequence[str],
@@ -152,7 +152,7 @@ class Town:
             lookup=self.writer.vault.look_up("document:passport", key),
             name_lookup=self.writer.vault.look_up("name", key),
             number=key,
-            name="Somebody",
+            name="Test Person",
         )
 
     def _line(self, document_id: str, at: datetime, place: int) -> NewLine:

@@ -1,4 +1,4 @@
-"""Clusters that no chain holds together."""
+"""Clusters: not held together by chains, independent of order, near pairs do not count."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from engine.sweeps import clustering
 from engine.sweeps.clustering import (
     Cluster,
-    Look,
+    ReadVectors,
     _merge,
     _Ties,
     cluster_links,
     find_near,
-    look_into,
     strongest_tree,
+    vector_reader,
 )
 from engine.sweeps.linking import LinkTable, Owners
 from indexes.flat import FlatIndex
@@ -45,7 +45,7 @@ def clique(nodes: range | list[int], score: float = 0.8) -> Scores:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Scores:
-    """Few nodes, any links, scores that are often equal."""
+    """Small graphs with any links, whose scores are often equal."""
     size = draw(st.integers(2, 9))
     pairs = list(combinations(range(size), 2))
     chosen = draw(st.lists(st.sampled_from(pairs), unique=True, min_size=1))
@@ -55,7 +55,7 @@ def graphs(draw: st.DrawFn) -> Scores:
 
 @st.composite
 def doubtful(draw: st.DrawFn) -> tuple[Scores, Scores]:
-    """Links, and pairs that are near: of what is no link, some."""
+    """Links, and near pairs among the pairs that are not linked."""
     links = draw(graphs())
     nodes = sorted({one for pair in links for one in pair})
     others = [pair for pair in combinations(nodes, 2) if pair not in links]
@@ -86,7 +86,7 @@ def test_two_rings_with_a_bridge_stay_two() -> None:
     assert members(links) == [list(range(5)), list(range(5, 10))]
 
 
-def test_a_pair_that_is_near_parts_nobody_and_one_that_is_not_does() -> None:
+def test_a_near_pair_does_not_split_a_cluster_and_a_missing_one_does() -> None:
     links = {(1, 2): 0.9, (2, 3): 0.8}
     (cluster,) = cluster_links(table(links), table({(1, 3): 0.55}))
     assert cluster.members.tolist() == [1, 2, 3]
@@ -97,14 +97,14 @@ def test_a_pair_that_is_near_parts_nobody_and_one_that_is_not_does() -> None:
     assert cluster.members.tolist() == [1, 2, 3]
 
 
-def test_who_is_linked_to_as_many_as_not_is_taken_out() -> None:
+def test_a_member_linked_to_half_of_its_cluster_leaves_it() -> None:
     links = {(0, 1): 0.91, (0, 4): 0.78, (1, 4): 0.7, (2, 4): 0.91, (3, 4): 0.91}
     (cluster,) = cluster_links(table(links), table({(0, 2): 0.45, (1, 3): 0.45}))
     assert cluster.members.tolist() == [0, 1, 4]
 
 
-def test_what_near_pairs_alone_would_hold_together_falls_apart() -> None:
-    # Somebody who linked two halves of a cluster is better off in another one.
+def test_near_pairs_alone_hold_no_cluster_together() -> None:
+    # A member that links two halves of a cluster gains more in another one.
     links = {
         (0, 2): 0.97, (0, 3): 0.88, (1, 4): 0.69, (1, 7): 0.87, (2, 7): 0.89, (3, 5): 0.72,
         (3, 6): 0.88, (3, 7): 0.54, (5, 6): 0.61, (5, 7): 0.52, (6, 7): 0.72,
@@ -117,18 +117,18 @@ def test_what_near_pairs_alone_would_hold_together_falls_apart() -> None:
         assert are_connected(cluster)
 
 
-def test_a_look_alike_with_the_best_score_of_all_takes_nobody_out_of_their_ring() -> None:
+def test_a_look_alike_with_the_best_score_takes_no_member_out_of_a_ring() -> None:
     links = clique(range(5), 0.7) | clique(range(5, 10), 0.7) | {(4, 5): 0.99}
     assert members(links) == [list(range(5)), list(range(5, 10))]
 
 
-def test_a_look_alike_of_one_member_is_not_carried_along() -> None:
+def test_a_look_alike_of_one_member_does_not_join() -> None:
     # The best link of all leads to the stranger 9, who looks like two of six.
     links = clique(range(6), 0.7) | {(0, 9): 0.95, (1, 9): 0.9}
     assert members(links) == [list(range(6))]
 
 
-def test_whoever_was_taken_out_goes_where_they_are_linked() -> None:
+def test_a_member_that_leaves_joins_the_cluster_it_is_linked_to() -> None:
     # 20 is best linked to one of the first ring, and to all of the second.
     links = clique(range(6), 0.7) | clique(range(10, 15), 0.7)
     links |= {(0, 20): 0.95} | {(i, 20): 0.7 for i in range(10, 15)}
@@ -163,7 +163,7 @@ def test_links_alone_hold_a_cluster_together(drawn: tuple[Scores, Scores]) -> No
 
 @given(doubtful())
 @settings(max_examples=300)
-def test_nothing_is_to_be_gained_by_moving_one_or_merging_two(
+def test_no_move_and_no_merge_would_gain_anything(
     drawn: tuple[Scores, Scores],
 ) -> None:
     links, near = drawn
@@ -188,18 +188,18 @@ def test_nothing_is_to_be_gained_by_moving_one_or_merging_two(
 
 
 @given(doubtful())
-def test_no_link_is_lost_and_nobody_is_in_two_clusters(drawn: tuple[Scores, Scores]) -> None:
+def test_no_link_is_lost_and_no_document_is_in_two_clusters(drawn: tuple[Scores, Scores]) -> None:
     links = drawn[0]
     clusters = cluster_links(*map(table, drawn))
     everybody = [one for cluster in clusters for one in cluster.members.tolist()]
     assert len(everybody) == len(set(everybody))
-    told = {
+    described = {
         pair
         for cluster in clusters
         for part in (cluster.links, cluster.severed)
         for pair in zip(part.left.tolist(), part.right.tolist(), strict=True)
     }
-    assert told == set(links)
+    assert described == set(links)
     for cluster in clusters:
         own = set(cluster.members.tolist())
         assert set(cluster.links.left.tolist()) | set(cluster.links.right.tolist()) == own
@@ -209,7 +209,7 @@ def test_no_link_is_lost_and_nobody_is_in_two_clusters(drawn: tuple[Scores, Scor
 
 @given(graphs())
 @settings(max_examples=300)
-def test_merging_all_best_partners_at_once_is_merging_the_best_pair_again_and_again(
+def test_merging_all_best_partners_at_once_equals_merging_the_best_pair_repeatedly(
     links: Scores,
 ) -> None:
     size = 1 + max(max(pair) for pair in links)
@@ -237,7 +237,7 @@ def test_no_links_make_no_clusters() -> None:
 
 
 def are_connected(cluster: Cluster) -> bool:
-    """True where links lead from any member to any other."""
+    """Whether links connect all members."""
     reached, grown = {int(cluster.members[0])}, True
     while grown:
         ends = zip(cluster.links.left.tolist(), cluster.links.right.tolist(), strict=True)
@@ -261,7 +261,7 @@ def describe(clusters: list[Cluster]) -> list[list[object]]:
 
 
 def merge_greedily(size: int, links: Scores) -> list[int]:
-    """The definition, word by word: the one best pair of clusters, until none may merge."""
+    """The definition: merges the best pair of clusters until none may merge."""
     clusters: list[tuple[int, ...]] = [(one,) for one in range(size)]
 
     def weigh(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[Fraction, Fraction]:
@@ -293,7 +293,7 @@ def merge_greedily(size: int, links: Scores) -> list[int]:
 
 
 THRESHOLD = 0.6
-NOBODY = np.empty((0, 2), np.int64)
+NO_PAIRS = np.empty((0, 2), np.int64)
 
 
 def turned(*degrees: float) -> NDArray[np.float32]:
@@ -312,7 +312,7 @@ def links(*pairs: tuple[int, int]) -> LinkTable:
     return LinkTable.of(ends[:, 0], ends[:, 1], np.full(len(ends), 0.8, np.float32))
 
 
-def looking(rows: NDArray[np.float32]) -> Look:
+def reading(rows: NDArray[np.float32]) -> ReadVectors:
     return lambda ids: (ids, rows[ids])
 
 
@@ -326,7 +326,7 @@ def test_only_a_pair_just_below_the_threshold_is_near(
 ) -> None:
     rows = turned(0, angle / 2, angle)
     found = find_near(
-        links((10, 11), (11, 12)), owners(10, 11, 12), NOBODY, looking(rows), THRESHOLD
+        links((10, 11), (11, 12)), owners(10, 11, 12), NO_PAIRS, reading(rows), THRESHOLD
     )
     assert pairs_of(found) == expected
 
@@ -334,63 +334,63 @@ def test_only_a_pair_just_below_the_threshold_is_near(
 def test_the_score_is_the_best_of_all_references_of_two_documents() -> None:
     rows = turned(0, 27, 70, 55)
     known = owners(10, 11, 12, 12)
-    found = find_near(links((10, 11), (11, 12)), known, NOBODY, looking(rows), THRESHOLD)
+    found = find_near(links((10, 11), (11, 12)), known, NO_PAIRS, reading(rows), THRESHOLD)
     assert pairs_of(found) == [(10, 12)]
     assert found.scores[0] == pytest.approx(np.cos(np.radians(55)))
 
 
-def test_whom_people_have_told_apart_nothing_brings_near() -> None:
+def test_judged_pairs_are_never_near() -> None:
     rows = turned(0, 27, 55)
     judged = np.array([[12, 10]], np.int64)
     chain = links((10, 11), (11, 12))
-    assert len(find_near(chain, owners(10, 11, 12), judged, looking(rows), THRESHOLD)) == 0
+    assert len(find_near(chain, owners(10, 11, 12), judged, reading(rows), THRESHOLD)) == 0
 
 
 def test_documents_of_two_components_are_never_compared() -> None:
     rows = turned(0, 27, 55, 2, 28, 57)
     chains = links((0, 1), (1, 2), (3, 4), (4, 5))
-    found = find_near(chains, owners(0, 1, 2, 3, 4, 5), NOBODY, looking(rows), THRESHOLD)
+    found = find_near(chains, owners(0, 1, 2, 3, 4, 5), NO_PAIRS, reading(rows), THRESHOLD)
     assert pairs_of(found) == [(0, 2), (3, 5)]
 
 
-def test_many_components_are_looked_at_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_components_are_scored_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 50
     rows = np.concatenate([turned(0, 27, 55) for _ in range(count)])
     chains = links(*((3 * i + j, 3 * i + j + 1) for i in range(count) for j in range(2)))
     known = owners(*range(3 * count))
-    whole = find_near(chains, known, NOBODY, looking(rows), THRESHOLD)
+    whole = find_near(chains, known, NO_PAIRS, reading(rows), THRESHOLD)
     asked = []
 
-    def look(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def read_vectors(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         asked.append(len(ids))
         return ids, rows[ids]
 
     monkeypatch.setattr(clustering, "_REFERENCES_AT_ONCE", 10)
-    parted = find_near(chains, known, NOBODY, look, THRESHOLD)
+    parted = find_near(chains, known, NO_PAIRS, read_vectors, THRESHOLD)
     assert pairs_of(parted) == pairs_of(whole)
     assert len(whole) == count
     assert max(asked) <= 12
     assert sum(asked) == 3 * count
 
 
-def test_what_hangs_together_by_chance_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_component_that_is_too_large_is_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clustering, "MOST_DOCUMENTS", 2)
     rows = turned(0, 27, 55)
     chain = links((10, 11), (11, 12))
-    assert len(find_near(chain, owners(10, 11, 12), NOBODY, looking(rows), THRESHOLD)) == 0
-    assert len(find_near(links(), owners(), NOBODY, looking(rows), THRESHOLD)) == 0
+    assert len(find_near(chain, owners(10, 11, 12), NO_PAIRS, reading(rows), THRESHOLD)) == 0
+    assert len(find_near(links(), owners(), NO_PAIRS, reading(rows), THRESHOLD)) == 0
 
 
-def test_a_gallery_is_looked_into_without_what_has_left_it() -> None:
+def test_a_gallery_is_read_without_removed_references() -> None:
     rows = turned(0, 30, 60)
     gallery = Gallery(FlatIndex(2))
     gallery.add(np.array([3, 5, 7]), rows, 1)
-    look = look_into(gallery)
-    ids, found = look(np.array([3, 7]))
+    read_vectors = vector_reader(gallery)
+    ids, found = read_vectors(np.array([3, 7]))
     assert ids.tolist() == [3, 7]
     assert np.array_equal(found, rows[[0, 2]])
     gallery.remove(np.array([3]), 2)
-    ids, found = look(np.array([3, 7]))
+    ids, found = read_vectors(np.array([3, 7]))
     assert ids.tolist() == [7]
     assert np.array_equal(found, rows[[2]])
 
@@ -399,7 +399,7 @@ def test_a_tree_keeps_the_strongest_links() -> None:
     assert strongest_tree(3, [(0, 1), (1, 2), (0, 2)], [0.5, 0.9, 0.8]) == [1, 2]
 
 
-def test_parts_that_nothing_joins_have_a_tree_each() -> None:
+def test_unconnected_parts_have_a_tree_each() -> None:
     edges = [(0, 1), (2, 3), (3, 4), (2, 4)]
     assert strongest_tree(5, edges, [0.6, 0.7, 0.7, 0.7]) == [1, 3, 0]
     assert strongest_tree(2, [], []) == []

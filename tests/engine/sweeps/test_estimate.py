@@ -1,4 +1,4 @@
-"""What is said before a sweep starts, and what is refused."""
+"""The estimate before a sweep: cost, false pairs, proposal, refusals."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def size(references: int, new: int | None = None) -> GallerySize:
     return GallerySize(references=references, new=new, sequence=7, dim=128, held_bytes=1000)
 
 
-def tell(request: SweepRequest, of: GallerySize, at_least: float = -1.0) -> Expectation:
+def estimate_for(request: SweepRequest, of: GallerySize, at_least: float = -1.0) -> Expectation:
     return expect(request, of, CURVE, pace=1e9, budget=BUDGET, at_least=at_least)
 
 
@@ -71,13 +71,13 @@ def tell(request: SweepRequest, of: GallerySize, at_least: float = -1.0) -> Expe
 def test_comparisons_are_the_pairs_with_a_new_reference(
     references: int, new: int, comparisons: int
 ) -> None:
-    expectation = tell(SweepRequest(threshold=0.4), size(references, new))
+    expectation = estimate_for(SweepRequest(threshold=0.4), size(references, new))
     assert expectation.comparisons == comparisons
     assert expectation.duration_s == comparisons / 1e9
 
 
 def test_false_pairs_are_the_rate_times_the_comparisons_with_its_interval() -> None:
-    expectation = tell(SweepRequest(fmr=1e-5), size(10_000))
+    expectation = estimate_for(SweepRequest(fmr=1e-5), size(10_000))
     assert math.isclose(expectation.terms.threshold, 0.5)
     assert math.isclose(expectation.false_pairs.value, 1e-5 * expectation.comparisons)
     assert math.isclose(expectation.false_pairs.low, expectation.false_pairs.value / 3)
@@ -104,7 +104,7 @@ def test_a_proposal_keeps_to_its_budget_and_is_the_lowest_that_does(
 
 def test_an_empty_gallery_and_one_without_anything_new_can_be_swept() -> None:
     for of in (size(0), size(1), size(5000, 0)):
-        expectation = tell(SweepRequest(), of)
+        expectation = estimate_for(SweepRequest(), of)
         assert expectation.false_pairs.value == 0
         assert expectation.proposal.is_within_budget
         expectation.require_sound(SweepRequest())
@@ -116,7 +116,7 @@ def test_no_proposal_is_looser_than_one_to_one() -> None:
 
 def test_a_threshold_beyond_the_calibration_is_refused_unless_allowed() -> None:
     request = SweepRequest(threshold=0.7)
-    expectation = tell(request, size(1_000_000))
+    expectation = estimate_for(request, size(1_000_000))
     assert not expectation.is_supported
     assert expectation.false_pairs.is_bound
     with pytest.raises(RateUnsupported, match=r"0\.7000 is beyond .* ends at 0\.5600: at most"):
@@ -125,33 +125,33 @@ def test_a_threshold_beyond_the_calibration_is_refused_unless_allowed() -> None:
 
 
 def test_a_gallery_too_large_for_every_calibrated_threshold_has_none_proposed() -> None:
-    expectation = tell(SweepRequest(), size(1_000_000))
+    expectation = estimate_for(SweepRequest(), size(1_000_000))
     assert expectation.terms.threshold == LAST.threshold
     with pytest.raises(RateUnsupported, match=r"no threshold .* 1e\+04 false pairs"):
         expectation.require_sound(SweepRequest())
     # Who asks for the same by name knows what it brings.
     chosen = SweepRequest(threshold=LAST.threshold)
-    tell(chosen, size(1_000_000)).require_sound(chosen)
+    estimate_for(chosen, size(1_000_000)).require_sound(chosen)
 
 
 def test_a_rate_that_the_data_do_not_support_is_refused_by_name() -> None:
     with pytest.raises(RateUnsupported, match="1e-09 is not supported"):
-        tell(SweepRequest(fmr=1e-9), size(10))
+        estimate_for(SweepRequest(fmr=1e-9), size(10))
 
 
 def test_more_pairs_than_can_be_kept_are_refused_before_the_start() -> None:
     request = SweepRequest(threshold=0.3)
     with pytest.raises(RequestError, match="raise the threshold"):
-        tell(request, size(1_000_000)).require_sound(request)
+        estimate_for(request, size(1_000_000)).require_sound(request)
 
 
-def test_what_goes_on_from_a_sweep_takes_its_threshold_at_least() -> None:
-    low = tell(SweepRequest(scope=Scope.NEW), size(1000, 10), at_least=0.55)
+def test_a_sweep_of_new_references_keeps_the_last_threshold_at_least() -> None:
+    low = estimate_for(SweepRequest(scope=Scope.NEW), size(1000, 10), at_least=0.55)
     assert low.terms.threshold == 0.55
-    high = tell(SweepRequest(scope=Scope.NEW), size(1000, 10), at_least=0.1)
+    high = estimate_for(SweepRequest(scope=Scope.NEW), size(1000, 10), at_least=0.1)
     assert high.terms.threshold == high.proposal.threshold
     with pytest.raises(RequestError, match=r"from 0\.5500 on"):
-        tell(SweepRequest(threshold=0.5, scope=Scope.NEW), size(1000, 10), at_least=0.55)
+        estimate_for(SweepRequest(threshold=0.5, scope=Scope.NEW), size(1000, 10), at_least=0.55)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ def test_what_goes_on_from_a_sweep_takes_its_threshold_at_least() -> None:
         {"fmr": math.nan},
     ],
 )
-def test_terms_that_mean_nothing_are_refused(terms: dict[str, float]) -> None:
+def test_impossible_terms_are_refused(terms: dict[str, float]) -> None:
     with pytest.raises(RequestError):
         SweepRequest(**terms)
 
 
 def test_an_expectation_is_json() -> None:
-    written = json.loads(json.dumps(tell(SweepRequest(), size(100)).to_dict()))
+    written = json.loads(json.dumps(estimate_for(SweepRequest(), size(100)).to_dict()))
     assert written["terms"]["scope"] == "all"
     assert written["false_pairs"].keys() == {"value", "low", "high", "is_bound"}
 

@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import RegistryError
 from engine.registry.records import new_id
-from engine.sweeps.folder import Covered, Standing, SweepFolder, place
+from engine.sweeps.folder import Covered, SweepFolder, SweepStatus, replacing
 from engine.sweeps.sweep_model import PairTable, SweepProgress
 
 
@@ -26,10 +26,10 @@ def covered() -> Covered:
     return Covered(np.array([1, 2, 3, 9]), pairs)
 
 
-def test_what_was_covered_comes_back_as_it_was(folder: SweepFolder) -> None:
-    assert folder.covered() is None
-    folder.keep_covered(covered())
-    again = folder.covered()
+def test_covered_references_are_loaded_as_saved(folder: SweepFolder) -> None:
+    assert folder.load_covered() is None
+    folder.save_covered(covered())
+    again = folder.load_covered()
     assert again is not None
     np.testing.assert_array_equal(again.ids, covered().ids)
     np.testing.assert_array_equal(again.pairs.left, covered().pairs.left)
@@ -38,16 +38,16 @@ def test_what_was_covered_comes_back_as_it_was(folder: SweepFolder) -> None:
 
 
 @pytest.mark.parametrize("name", ["covered.bin", "found.bin"])
-def test_a_file_that_was_cut_short_says_nothing(folder: SweepFolder, name: str) -> None:
-    folder.keep_covered(covered())
+def test_a_truncated_file_is_ignored(folder: SweepFolder, name: str) -> None:
+    folder.save_covered(covered())
     path = folder.path / name
     path.write_bytes(path.read_bytes()[:-1])
-    assert folder.covered() is None
+    assert folder.load_covered() is None
 
 
 def test_only_the_owner_reads_it_and_only_results_are_listed(folder: SweepFolder) -> None:
-    folder.keep_covered(covered())
-    folder.keep_standing(Standing())
+    folder.save_covered(covered())
+    folder.save_status(SweepStatus())
     folder.checkpoint.mkdir()
     (folder.path / "report.html").touch()
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
@@ -55,39 +55,41 @@ def test_only_the_owner_reads_it_and_only_results_are_listed(folder: SweepFolder
     assert [path.name for path in folder.files()] == ["report.html"]
 
 
-def test_its_standing_outlives_a_crash_and_ends_with_the_checkpoint(folder: SweepFolder) -> None:
-    assert folder.standing() == Standing()
-    standing = Standing(SweepProgress(comparisons=3, comparisons_total=9), 1.5, 2)
-    folder.keep_standing(standing)
+def test_the_status_survives_a_crash_and_goes_with_the_checkpoint(
+    folder: SweepFolder,
+) -> None:
+    assert folder.load_status() == SweepStatus()
+    status = SweepStatus(SweepProgress(comparisons=3, comparisons_total=9), 1.5, 2)
+    folder.save_status(status)
     folder.checkpoint.mkdir()
-    assert SweepFolder(folder.path).standing() == standing
+    assert SweepFolder(folder.path).load_status() == status
     folder.drop_checkpoint()
-    assert folder.standing() == Standing()
+    assert folder.load_status() == SweepStatus()
     assert not folder.checkpoint.exists()
 
 
-def test_a_damaged_standing_is_none(folder: SweepFolder) -> None:
+def test_a_damaged_status_is_ignored(folder: SweepFolder) -> None:
     for text in ("", "[]", '{"progress": 1}', '{"progress": {}, "more": 1}'):
         (folder.path / "standing.json").write_text(text)
-        assert folder.standing() == Standing()
+        assert folder.load_status() == SweepStatus()
 
 
-def test_what_a_crash_left_half_written_goes(folder: SweepFolder) -> None:
+def test_half_written_files_of_a_crash_are_removed(folder: SweepFolder) -> None:
     (folder.path / ".report.html.0a1b").touch()
     folder.make()
     assert list(folder.path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "sweeps").touch()
-    with pytest.raises(RegistryError, match="cannot be made"):
+    with pytest.raises(RegistryError, match="cannot be created"):
         SweepFolder.of(tmp_path / "sweeps", new_id()).make()
 
 
-def test_what_was_written_takes_its_place_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("before")
-    with place(path) as beside:
+    with replacing(path) as beside:
         beside.write_text("after")
         assert path.read_text() == "before"
     assert path.read_text() == "after"
@@ -95,12 +97,12 @@ def test_what_was_written_takes_its_place_for_its_owner_alone(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_failure_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("before")
 
     def write_half() -> None:
-        with place(path) as beside:
+        with replacing(path) as beside:
             beside.write_text("half of it")
             raise RuntimeError("half")
 

@@ -1,10 +1,10 @@
-"""Groups without whom was erased: those that are left hang together as they did."""
+"""Groups after an erasure: the remaining members keep their links and their key."""
 
 from __future__ import annotations
 
 from itertools import combinations
 
-from engine.sweeps.folder_retention import leave_out
+from engine.sweeps.folder_retention import without_documents
 from engine.sweeps.groups import make_group
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link
 
@@ -12,7 +12,7 @@ THRESHOLD = 0.6
 
 
 def ring(*names: str, severed: tuple[Link, ...] = ()) -> Group:
-    """Everybody linked to everybody, the later pairs more weakly."""
+    """A group with links between all members, the later ones weaker."""
     links = [
         Link(left, right, 0.9 - 0.01 * place)
         for place, (left, right) in enumerate(combinations(names, 2))
@@ -20,10 +20,10 @@ def ring(*names: str, severed: tuple[Link, ...] = ()) -> Group:
     return make_group("key", [Identity(name, (1,)) for name in names], links, severed, THRESHOLD)
 
 
-def test_whoever_is_left_is_a_group_under_the_same_key_with_a_risk_of_its_own() -> None:
+def test_remaining_members_are_a_group_under_the_same_key_with_a_new_risk() -> None:
     outside = (Link("b", "x", 0.7), Link("c", "y", 0.65))
     whole = ring("a", "b", "c", severed=outside)
-    (left,) = leave_out([whole], {"a", "y"}, THRESHOLD)
+    (left,) = without_documents([whole], {"a", "y"}, THRESHOLD)
     assert [one.document_id for one in left.identities] == ["b", "c"]
     assert left.links == (Link("b", "c", 0.88),)
     assert left.weakest == left.links[0]
@@ -32,16 +32,16 @@ def test_whoever_is_left_is_a_group_under_the_same_key_with_a_risk_of_its_own() 
     assert left.risk < whole.risk
 
 
-def test_one_who_is_left_alone_is_no_group() -> None:
-    assert list(leave_out([ring("a", "b")], {"b"}, THRESHOLD)) == []
+def test_a_single_remaining_member_is_no_group() -> None:
+    assert list(without_documents([ring("a", "b")], {"b"}, THRESHOLD)) == []
 
 
 def test_groups_of_others_stay_as_they_are() -> None:
     groups = [ring("a", "b", "c"), ring("d", "e")]
-    assert list(leave_out(groups, {"z"}, THRESHOLD)) == groups
+    assert list(without_documents(groups, {"z"}, THRESHOLD)) == groups
 
 
-def test_a_group_without_links_goes_with_its_last_document() -> None:
+def test_a_group_without_links_is_removed_with_its_last_document() -> None:
     def resale(*names: str) -> Group:
         people = tuple(Identity(name, (1,)) for name in names)
         return Group(
@@ -49,5 +49,5 @@ def test_a_group_without_links_goes_with_its_last_document() -> None:
             risk=20.0, terms=(),
         )  # fmt: skip
 
-    (left,) = leave_out([resale("a", "b"), resale("a")], {"a"}, THRESHOLD)
+    (left,) = without_documents([resale("a", "b"), resale("a")], {"a"}, THRESHOLD)
     assert [one.document_id for one in left.identities] == ["b"]

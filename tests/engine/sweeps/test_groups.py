@@ -1,33 +1,58 @@
-"""Groups of one face with many documents."""
+"""Groups: documents with one face, documents tried by many faces, resale rings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from engine.sweeps.groups import (
     ChangedLine,
     ForeignAttempt,
-    ListedFacts,
     find_weakest,
     group_faces,
     group_key,
     groups_of_documents,
     groups_of_lines,
 )
+from engine.sweeps.linking import Owners, Referenced
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, Link, PairTable
 
 THRESHOLD = 0.6
 
 
+@dataclass(frozen=True, slots=True)
+class ListedFacts:
+    """`FaceFacts` from a list of identities, without a registry."""
+
+    identities: Sequence[Identity]
+    judged: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+
+    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        listed = sorted(self.identities, key=lambda one: one.document_id)
+        owners = Owners.numbered(listed)
+        return owners.references, owners.documents
+
+    def exceptions(self) -> set[tuple[str, str]]:
+        return set(self.judged)
+
+    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
+        wanted = set(ids)
+        return {one.document_id: one for one in self.identities if one.document_id in wanted}
+
+    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
+        wanted = set(reference_ids)
+        return [one for one in self.identities if not wanted.isdisjoint(one.reference_ids)]
+
+
 def identity(number: int, *more: int) -> Identity:
-    """The document of reference `number`, and of others."""
+    """The document of reference `number` and others."""
     return Identity(f"doc-{number:03d}", (number, *more))
 
 
@@ -71,7 +96,7 @@ def test_a_severed_link_is_shown_with_the_group_and_not_followed() -> None:
     assert [(link.left, link.right) for link in group.severed] == [("doc-002", "doc-003")]
 
 
-def test_judged_pairs_are_not_linked_and_a_group_of_them_alone_vanishes() -> None:
+def test_judged_pairs_are_not_linked_and_make_no_group() -> None:
     people = [identity(number) for number in range(4)]
     twins = frozenset({("doc-001", "doc-002")})
     assert group_faces(pairs({(1, 2): 0.9}), THRESHOLD, ListedFacts(people, twins)) == []
@@ -81,7 +106,7 @@ def test_judged_pairs_are_not_linked_and_a_group_of_them_alone_vanishes() -> Non
     assert ids(group) == ["doc-002", "doc-003"]
 
 
-def test_who_is_erased_meanwhile_holds_no_group_together() -> None:
+def test_a_document_erased_meanwhile_holds_no_group_together() -> None:
     class Erasing(ListedFacts):
         def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
             known = super().identities_of(reference_ids)
@@ -94,7 +119,7 @@ def test_who_is_erased_meanwhile_holds_no_group_together() -> None:
     assert group_faces(pairs({(1, 2): 0.9}), THRESHOLD, facts) == []
 
 
-def test_only_groups_with_a_link_of_something_fresh_are_news() -> None:
+def test_only_groups_with_a_fresh_link_are_returned() -> None:
     facts = ListedFacts([identity(number) for number in range(8)])
     old = {(1, 2): 0.9, (3, 4): 0.9}
     new = {(3, 6): 0.8, (4, 6): 0.8}
@@ -110,7 +135,7 @@ def test_only_groups_with_a_link_of_something_fresh_are_news() -> None:
     ),
     st.sets(st.integers(0, 13), max_size=4),
 )
-def test_what_is_news_is_the_same_as_of_all_groups_those_with_a_fresh_link(
+def test_fresh_groups_are_those_of_all_groups_with_a_fresh_link(
     scores: dict[tuple[int, int], float], fresh: set[int]
 ) -> None:
     facts = ListedFacts([identity(number) for number in range(14)])
@@ -147,7 +172,7 @@ def test_neither_the_order_of_pairs_nor_the_numbers_of_documents_change_a_group(
     assert group_faces(pairs(dict(rows)), THRESHOLD, facts) == expected
 
 
-def test_a_key_is_of_kind_and_members_alone() -> None:
+def test_a_key_depends_only_on_kind_and_members() -> None:
     key = group_key(GroupKind.ONE_FACE, ["a", "b"])
     assert key == group_key(GroupKind.ONE_FACE, ["b", "a"])
     assert len(key) == 32
@@ -159,7 +184,7 @@ def test_a_key_is_of_kind_and_members_alone() -> None:
     assert len(others | {key}) == 4
 
 
-def test_a_group_is_known_again_when_its_lines_change() -> None:
+def test_a_group_keeps_its_key_when_its_lines_change() -> None:
     people = [identity(1), identity(2)]
     (before,) = group_faces(pairs({(1, 2): 0.9}), THRESHOLD, ListedFacts(people))
     disputed = [replace(one, disputes=1) for one in people]
@@ -208,7 +233,7 @@ def changed(line: str, document: str, day: float = 0, outlet: str = "shop") -> C
 
 
 def holders(*lines: ChangedLine) -> dict[str, Identity]:
-    """Everybody with the lines given, and one more that did not change."""
+    """Holders of these lines, each with one more line that did not change."""
     found: dict[str, list[str]] = {}
     for line in lines:
         found.setdefault(line.document_id, []).append(line.line_id)
@@ -266,13 +291,13 @@ def test_lines_of_one_holder_at_several_outlets_join_what_the_outlets_opened() -
     assert [line.line_id for one in group.identities for line in one.lines] == ["1", "2", "3"]
 
 
-def test_a_change_a_fortnight_for_years_is_not_one_ring() -> None:
+def test_changes_every_two_weeks_for_years_are_not_one_ring() -> None:
     lines = [changed(f"{i}", f"d{i}", 14 * i) for i in range(50)]
     groups = groups_of_lines(lines, holders(*lines))
     assert all(len(group.identities) <= 3 for group in groups)
 
 
-def test_two_rings_of_one_holder_are_two_groups_with_keys_of_their_own() -> None:
+def test_two_rings_of_one_holder_are_two_groups_with_different_keys() -> None:
     lines = [changed(f"{i}", "a", 0 if i < 3 else 300) for i in range(6)]
     one, other = groups_of_lines(lines, holders(*lines))
     assert one.identities[0].document_id == other.identities[0].document_id == "a"

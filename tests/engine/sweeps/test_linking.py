@@ -1,4 +1,4 @@
-"""From pairs of references to links between documents."""
+"""Links between documents, made from pairs of references."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from engine.sweeps.linking import LinkTable, Owners, link_documents, number_exceptions
 from engine.sweeps.sweep_model import PairTable
 
-NOBODY = np.empty((0, 2), np.int64)
+NO_PAIRS = np.empty((0, 2), np.int64)
 
 
 def pairs(*rows: tuple[int, int, float]) -> PairTable:
@@ -35,23 +35,23 @@ def rows_of(links: LinkTable) -> list[tuple[int, int, float]]:
     ]
 
 
-def test_a_pair_of_one_document_is_no_news() -> None:
+def test_a_pair_of_one_document_is_no_link() -> None:
     known = owners(d1=[10, 11], d2=[12])
-    links = link_documents(pairs((10, 11, 0.9), (11, 12, 0.8)), known, NOBODY)
+    links = link_documents(pairs((10, 11, 0.9), (11, 12, 0.8)), known, NO_PAIRS)
     assert rows_of(links) == [(1, 2, 0.8)]
 
 
 def test_several_pairs_of_two_documents_are_one_link_with_the_highest_score() -> None:
     known = owners(d2=[10, 11], d1=[12])
-    links = link_documents(pairs((10, 12, 0.7), (11, 12, 0.9)), known, NOBODY)
+    links = link_documents(pairs((10, 12, 0.7), (11, 12, 0.9)), known, NO_PAIRS)
     assert rows_of(links) == [(1, 2, 0.9)]
 
 
-def test_a_reference_that_is_gone_links_nobody() -> None:
+def test_a_reference_that_is_gone_makes_no_link() -> None:
     known = owners(d1=[10], d2=[12])
     found = pairs((10, 11, 0.9), (9, 10, 0.9), (12, 13, 0.9), (10, 12, 0.8))
-    assert rows_of(link_documents(found, known, NOBODY)) == [(1, 2, 0.8)]
-    assert rows_of(link_documents(found, owners(), NOBODY)) == []
+    assert rows_of(link_documents(found, known, NO_PAIRS)) == [(1, 2, 0.8)]
+    assert rows_of(link_documents(found, owners(), NO_PAIRS)) == []
 
 
 def test_documents_judged_to_be_two_persons_are_not_linked_whatever_the_order() -> None:

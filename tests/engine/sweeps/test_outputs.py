@@ -1,4 +1,4 @@
-"""Tables for analysts: what rows say, and cells that no spreadsheet computes."""
+"""Tables for analysts: their rows, and cells that no spreadsheet evaluates."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read_csv(path: Path) -> list[Mapping[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_pair_names_both_documents_and_what_is_known_of_them() -> None:
+def test_a_pair_names_both_documents_and_their_facts() -> None:
     table = pair_table(pairs((1, 2, 0.6), (2, 3, 0.9)), [A, B, C], {("a", "b"): Outcome.FRAUD})
     assert table.to_pylist() == [
         {
@@ -104,7 +104,7 @@ def test_carriers_that_differ_are_not_the_same() -> None:
     assert pair_table(pairs((1, 2, 0.6)), others, {})["same_carrier"].to_pylist() == [False]
 
 
-def test_a_pair_with_somebody_erased_is_left_out() -> None:
+def test_a_pair_with_an_erased_person_is_left_out() -> None:
     table = pair_table(pairs((1, 2, 0.6), (1, 9, 0.9)), [A, B], {})
     assert table["right_reference"].to_pylist() == [2]
 
@@ -144,7 +144,7 @@ def test_a_group_without_links_and_lines_has_no_score_and_no_date() -> None:
     assert row["first_opened"] is row["last_opened"] is row["case"] is None
 
 
-def test_parquet_keeps_texts_and_says_what_was_swept(tmp_path: Path) -> None:
+def test_parquet_keeps_texts_and_describes_the_sweep(tmp_path: Path) -> None:
     folder = TableFolder(path=tmp_path, about={"sweep": "s1", "sequence": "7"})
     write_group_tables(folder, [group("=cmd|' /C calc'!A0")], {})
     table = parquet.read_table(tmp_path / "groups.parquet")
@@ -174,7 +174,7 @@ def test_csv_is_utf8_with_a_mark_if_asked(tmp_path: Path, mark: bool) -> None:
         "\ufeff=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201", "\ttab", "\rreturn", "\u202e=1",
     ],
 )  # fmt: skip
-def test_a_cell_that_would_be_computed_is_led_by_an_apostrophe(
+def test_a_cell_that_would_be_evaluated_is_led_by_an_apostrophe(
     tmp_path: Path, harmful: str
 ) -> None:
     write_group_tables(TableFolder(path=tmp_path), [group(harmful)], {"g1": harmful})

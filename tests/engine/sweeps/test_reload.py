@@ -1,4 +1,4 @@
-"""The face of a report is the newest that is kept of its document's own holder."""
+"""The face of a document in a report is the newest kept one of its holder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["enroll"]
 
 
 def again(first: EnrollmentRecord, minutes: int, decision: Decision) -> EnrollmentRecord:
-    """Another attempt under the same document, so much later."""
+    """Another attempt under the same document, `minutes` later."""
     at = first.created_at + timedelta(minutes=minutes)
     return replace(first, id=new_id(), decision=decision.value, created_at=at)
 

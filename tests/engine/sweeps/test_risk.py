@@ -1,4 +1,4 @@
-"""Points for a rank: stated, and more never brings less."""
+"""Risk: points by stated scales, and more never brings less."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ moments = st.integers(0, 40).map(lambda days: START + timedelta(days=days))
 
 @st.composite
 def identities(draw: st.DrawFn) -> list[Identity]:
-    """A group's, with lines at few carriers and outlets."""
+    """Identities of a group, with lines at few carriers and outlets."""
     sellers = st.tuples(st.sampled_from("AB"), st.sampled_from("123"))
     people = []
     for number in range(draw(st.integers(2, 5))):
@@ -65,7 +65,7 @@ def test_more_never_brings_less(name: str, value: float, more: float) -> None:
     ("name", "value", "points"),
     [("identities", 1, 0), ("identities", 4, 21), ("identities", 99, 35), ("score", 0.25, 7.5)],
 )
-def test_points_lie_on_straight_lines_between_what_is_stated(
+def test_points_are_interpolated_between_the_stated_values(
     name: str, value: float, points: float
 ) -> None:
     assert points_of(name, value) == points

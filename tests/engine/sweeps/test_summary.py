@@ -1,4 +1,4 @@
-"""What groups come to: each line and document once, by outlet, by carrier, by week."""
+"""Totals of groups: each line and document once, by outlet, by carrier, by week."""
 
 from __future__ import annotations
 

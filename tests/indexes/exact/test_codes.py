@@ -1,4 +1,4 @@
-"""Codes and their bound, and the memory that they lie in."""
+"""Codes, their bound and their memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sealed segment held against FlatIndex."""
+"""A sealed segment compared with FlatIndex."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.base import Hits, Vectors
+from indexes.base import CertifiedHits, Hits, Vectors
 from indexes.errors import SearchInvalid, VectorInvalid
 from indexes.exact import scanner as scanner_module
-from indexes.exact.certificate import CertifiedHits
 from indexes.exact.codes import CodedQueries, Codes, code_limit
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner, available_kernels
 from indexes.flat import FlatIndex
 from indexes.scoring import arrange
-from tests.indexes.conftest import ask, bury
+from tests.indexes.conftest import ask, remove_ids
 
 UnitRows = Callable[..., Vectors]
 
@@ -101,7 +100,7 @@ def test_answers_are_those_of_the_flat_index(
     index = Exact8Segment(ids, rows, scanner=scanners[kernel])
     gone = ids[random.random(n) < removed]
     flat.remove(gone)
-    bury(index, gone)
+    remove_ids(index, gone)
 
     assert np.array_equal(index.ids, flat.ids)
     assert len(index) == len(flat)
@@ -139,7 +138,7 @@ def test_the_bound_holds_for_every_pair_and_says_little_only_of_badly_coded_rows
     assert (np.diff(codes.residuals) >= 0).all()
 
 
-def test_the_certificate_tells_the_bound_and_the_rows_rescored(
+def test_the_certificate_has_the_bound_and_the_rows_rescored(
     unit_rows: UnitRows, scanner: Scanner
 ) -> None:
     rows, probes = unit_rows(5000, 128), unit_rows(20, 128, seed=1)
@@ -191,7 +190,7 @@ def test_removed_ids_are_gone_and_what_is_no_id_is_never_there(
 ) -> None:
     ids = np.arange(100, 150)
     index = Exact8Segment(ids, unit_rows(50, 64), scanner=scanner)
-    bury(index, ids[:10])
+    remove_ids(index, ids[:10])
     assert index.find(np.array([120, 105]))[1].tolist() == [True, False]
     assert 100 not in index
     assert 110 in index

@@ -1,4 +1,4 @@
-"""What a sealed segment is made of: its parts, its name, its rows and what wiping leaves."""
+"""Parts, name and rows of a sealed segment, and wiping."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from indexes.base import Hits, Vectors
-from indexes.exact.exact8 import Exact8Segment
-from indexes.exact.rowstore import MemoryRows
+from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.scoring import Positions
-from tests.indexes.conftest import ask, bury
+from tests.indexes.conftest import ask, remove_ids
 
 UnitRows = Callable[..., Vectors]
 
@@ -94,7 +93,7 @@ def test_every_build_has_a_name_of_its_own(unit_rows: UnitRows) -> None:
 def test_removed_rows_are_wiped_from_memory(unit_rows: UnitRows, kept: str) -> None:
     rows = unit_rows(50, 64)
     index = Exact8Segment(np.arange(50), rows.astype(kept), scanner=SCANNER)
-    bury(index, np.arange(10))
+    remove_ids(index, np.arange(10))
     dead = np.flatnonzero(~index.alive_rows)
     assert (index.removed, len(index), len(dead)) == (10, 40, 10)
     assert sorted(index.row_ids[dead]) == list(range(10))

@@ -1,4 +1,4 @@
-"""Machine code: kept, made anew when any of its sources changes, and made without a cache too."""
+"""Machine code is cached, rebuilt when a source changes, and built without a cache too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels: the same sums as numpy, at the extremes too, and code that vectorises."""
+"""The kernels compute the sums of numpy, at the extremes too, in vectorised code."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_threads_that_raise_levels_together_keep_the_best_of_all(kernel: str, qu
         kept = {(row, query) for row, query, _ in found.tolist()}
         best = np.sort(sums, axis=0)[-10]
         assert {tuple(pair) for pair in np.argwhere(sums >= best).tolist()} <= kept
-        # What is kept does not depend on how the threads took turns.
+        # The result does not depend on the order of the threads.
         expected = expected or kept
         assert kept == expected
 
@@ -148,7 +148,7 @@ def test_the_kernels_use_the_instructions_they_are_written_for() -> None:
     if has_amx():
         wanted_instructions[scans.scan_amx] = "tdpbusd"
     for scan, instruction in wanted_instructions.items():
-        # Made anew: what comes from the cache can't be disassembled.
+        # Compiled again: code from the cache can't be disassembled.
         made = numba.njit(nogil=True)(scan.py_func)  # type: ignore[attr-defined]
         made(rows, wanted, 0, 1, np.empty((32, 3), np.int32))
         assembly = "\n".join(made.inspect_asm().values())

@@ -1,4 +1,4 @@
-"""The scanner: its threads share the work, and nobody waits for a thread that has none."""
+"""The scanner: its threads share the work, and no search waits for an idle thread."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from indexes.errors import CheckpointInvalid
 from indexes.joining.checkpoint import (
     Checkpoint,
     Coverage,
-    Roster,
+    Participants,
     merge_ids,
-    part_ids,
+    split_ids,
     stored_subject,
 )
 
@@ -139,23 +139,23 @@ def test_two_lists_merge_into_one_that_has_each_id_once(
 
 
 @given(ids=SOME_IDS, known=SOME_IDS)
-def test_new_is_what_is_not_known_and_nothing_else_is_left_out(
-    ids: np.ndarray, known: np.ndarray
-) -> None:
-    new, old, sequence = part_ids(ids, 5, known, None)
+def test_ids_that_are_not_known_are_new(ids: np.ndarray, known: np.ndarray) -> None:
+    new, old, sequence = split_ids(ids, 5, known, None)
     assert np.array_equal(merge_ids(new, old), ids)
     assert not np.isin(new, known).any()
     assert np.isin(old, known).all()
     assert sequence == 5
-    everyone, nobody, _ = part_ids(ids, 5, None, None)
-    assert np.array_equal(everyone, ids)
-    assert len(nobody) == 0
+    everything, nothing, _ = split_ids(ids, 5, None, None)
+    assert np.array_equal(everything, ids)
+    assert len(nothing) == 0
 
 
 def test_a_later_start_takes_those_of_the_first_that_are_still_there() -> None:
     digests = np.zeros(2, np.uint64)
-    first = Coverage(4, Roster(np.array([1, 2]), digests), Roster(np.array([3, 4]), digests))
-    new, old, sequence = part_ids(np.array([2, 3, 4, 9]), 7, np.array([3, 4]), first)
+    first = Coverage(
+        4, Participants(np.array([1, 2]), digests), Participants(np.array([3, 4]), digests)
+    )
+    new, old, sequence = split_ids(np.array([2, 3, 4, 9]), 7, np.array([3, 4]), first)
     assert (new.tolist(), old.tolist(), sequence) == ([2], [3, 4], 4)
     with pytest.raises(CheckpointInvalid, match="replay the store first"):
-        part_ids(np.array([1, 2, 3, 4]), 3, np.array([3, 4]), first)
+        split_ids(np.array([1, 2, 3, 4]), 3, np.array([3, 4]), first)

@@ -1,4 +1,4 @@
-"""The join: brute force, however the references lie in segments."""
+"""The join equals brute force, however references are distributed over segments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from indexes.joining.pairs import RECORD, Records, sort_records
 from indexes.scoring import exact_scores
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import bury
+from tests.indexes.conftest import remove_ids
 
 UnitRows = Callable[..., Vectors]
 
@@ -30,7 +30,7 @@ SCANNER = Scanner(threads=2)
 DIM, ROWS, THRESHOLD = 64, 3000, 0.5
 
 
-def crowd(seed: int, n: int, dim: int = DIM) -> Vectors:
+def random_rows(seed: int, n: int, dim: int = DIM) -> Vectors:
     """Rows of which many are near or equal to another."""
     random = np.random.default_rng(seed)
     rows = random.standard_normal((n, dim))
@@ -80,7 +80,7 @@ def test_a_join_is_brute_force_for_any_segments_and_tiles(
     random = np.random.default_rng(seed)
     if tile_rows == 1:
         n, m = min(n, 33), min(m, 40)
-    rows, others = crowd(seed, n, dim), crowd(seed + 1, m, dim)
+    rows, others = random_rows(seed, n, dim), random_rows(seed + 1, m, dim)
     shared = min(n, m) // 2
     others[:shared] = rows[:shared]
     ids, other_ids = random.permutation(3 * (n + m))[:n], np.arange(m)
@@ -88,7 +88,7 @@ def test_a_join_is_brute_force_for_any_segments_and_tiles(
     right = segmented(other_ids, others, random.integers(0, parts, m))
     gone = random.random(n) < 0.1
     for segment in left:
-        bury(segment, np.intersect1d(segment.ids, ids[gone]))
+        remove_ids(segment, np.intersect1d(segment.ids, ids[gone]))
     ids, rows = ids[~gone], rows[~gone]
     within = join(left, None, threshold, tile_rows=tile_rows)
     assert np.array_equal(within.records, brute_force(ids, rows, threshold))
@@ -97,7 +97,7 @@ def test_a_join_is_brute_force_for_any_segments_and_tiles(
 
 
 def test_eight_thousand_in_four_segments_are_brute_force() -> None:
-    rows, ids = crowd(0, 8000, 128), np.random.default_rng(1).permutation(8000)
+    rows, ids = random_rows(0, 8000, 128), np.random.default_rng(1).permutation(8000)
     segments = segmented(ids, rows, np.repeat([0, 1, 2, 3], [5000, 2000, 900, 100]))
     pairs = join(segments, None, 0.4)
     assert np.array_equal(pairs.records, brute_force(ids, rows, 0.4))
@@ -105,7 +105,7 @@ def test_eight_thousand_in_four_segments_are_brute_force() -> None:
 
 
 def test_a_pair_whose_score_is_the_threshold_is_there_and_one_step_above_is_not() -> None:
-    rows, ids = crowd(2, 400), np.arange(400)
+    rows, ids = random_rows(2, 400), np.arange(400)
     segments = segmented(ids, rows, np.arange(400) % 3)
     scores = join(segments, None, 0.45).scores
     exact = float(np.sort(scores)[len(scores) // 2])
@@ -117,7 +117,7 @@ def test_a_pair_whose_score_is_the_threshold_is_there_and_one_step_above_is_not(
 
 @pytest.mark.parametrize("kernel", available_kernels())
 def test_float16_rows_and_mixed_code_limits_join_exactly(kernel: str) -> None:
-    rows, ids = crowd(3, 900), np.arange(900)
+    rows, ids = random_rows(3, 900), np.arange(900)
     halves = rows.astype(np.float16).astype(np.float32)
     scanner = Scanner(kernel, 2)
     segments = [
@@ -130,7 +130,7 @@ def test_float16_rows_and_mixed_code_limits_join_exactly(kernel: str) -> None:
 
 
 def test_within_and_between_at_once_are_all_pairs_with_a_new_reference() -> None:
-    rows, ids = crowd(4, ROWS), np.random.default_rng(4).permutation(ROWS)
+    rows, ids = random_rows(4, ROWS), np.random.default_rng(4).permutation(ROWS)
     new, old = (segmented(ids[s], rows[s], np.arange(ROWS)[s] % 2) for s in _halves())
     pairs = join(new, old, THRESHOLD, and_within=True, tile_rows=700)
     everything = brute_force(ids, rows, THRESHOLD)
@@ -149,7 +149,7 @@ def test_a_reference_on_both_sides_is_refused_where_pairs_within_are_asked_for_t
 
 
 def test_progress_begins_at_nothing_and_counts_every_pair_of_references_once() -> None:
-    rows, ids = crowd(5, ROWS), np.arange(ROWS)
+    rows, ids = random_rows(5, ROWS), np.arange(ROWS)
     new, old = (segmented(ids[s], rows[s], np.arange(ROWS)[s] % 2) for s in _halves())
     for right, within, tiles, compared in (
         (None, False, 3, 900 * 899 // 2),
@@ -167,7 +167,7 @@ def test_progress_begins_at_nothing_and_counts_every_pair_of_references_once() -
 @pytest.mark.parametrize("threshold", [THRESHOLD, -0.1])
 def test_a_removal_meanwhile_leaves_the_pairs_of_those_that_stay(threshold: float) -> None:
     # What is wiped scores 0, which reaches the lower threshold.
-    rows, ids = crowd(6, 900), np.arange(900)
+    rows, ids = random_rows(6, 900), np.arange(900)
     segments = segmented(ids, rows, ids % 3)
     gone = ids[::7]
     left = set(gone.tolist())
@@ -175,7 +175,7 @@ def test_a_removal_meanwhile_leaves_the_pairs_of_those_that_stay(threshold: floa
     def remove(progress: Progress) -> None:
         for segment in segments:
             some = np.intersect1d(segment.ids, np.array(sorted(left)[:60], np.int64))
-            bury(segment, some)
+            remove_ids(segment, some)
             left.difference_update(some.tolist())
 
     found = join(segments, None, threshold, tile_rows=100, progress=remove).records
@@ -187,7 +187,7 @@ def test_a_removal_meanwhile_leaves_the_pairs_of_those_that_stay(threshold: floa
 
 
 def test_sweeps_of_a_growing_gallery_find_each_pair_once() -> None:
-    rows, ids = crowd(7, ROWS), np.random.default_rng(7).permutation(ROWS)
+    rows, ids = random_rows(7, ROWS), np.random.default_rng(7).permutation(ROWS)
     config = SegmentsConfig(head_rows=256, fan=3)
     gallery = Gallery(SegmentedIndex(DIM, config))
     found, known = [], None
@@ -234,7 +234,7 @@ def test_a_threshold_that_all_pairs_reach_takes_bounded_memory(tmp_path: Path) -
 
 
 def test_more_pairs_than_the_limit_are_refused_and_a_higher_limit_goes_on(tmp_path: Path) -> None:
-    rows, ids = crowd(8, 1000), np.arange(1000)
+    rows, ids = random_rows(8, 1000), np.arange(1000)
     segments = segmented(ids, rows, ids % 2)
     with pytest.raises(SearchInvalid, match="more than 5000 pairs reach the threshold"):
         join(segments, None, 0.0, limit=5000, checkpoint=tmp_path, tile_rows=300)

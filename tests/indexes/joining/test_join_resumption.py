@@ -1,4 +1,4 @@
-"""A join that is stopped goes on, wherever its references lie by then."""
+"""A stopped join resumes, however its references are distributed by then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from indexes.joining.join import Progress, join, join_gallery
 from indexes.joining.pairs import Records
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import bury
+from tests.indexes.conftest import UnitRows, remove_ids
 
 DIM, ROWS, TILE, THRESHOLD = 64, 2400, 300, 0.35
 TILES = 8 * 9 // 2
@@ -105,7 +105,7 @@ def test_other_terms_more_references_and_other_vectors_are_refused(
 
 
 @pytest.mark.parametrize("between", [False, True])
-def test_who_was_removed_while_it_stood_still_is_in_no_pair(
+def test_references_removed_while_it_was_stopped_are_in_no_pair(
     faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path, between: bool
 ) -> None:
     ids, rows = faces
@@ -117,7 +117,7 @@ def test_who_was_removed_while_it_stood_still_is_in_no_pair(
         join(left, right, THRESHOLD, **terms, progress=stop_after(20))
     gone = ids[::5]
     for segment in left:
-        bury(segment, np.intersect1d(segment.ids, gone))
+        remove_ids(segment, np.intersect1d(segment.ids, gone))
     pairs = join(left, right, THRESHOLD, **terms)
     stays = ~np.isin(everything["left"], gone)
     if not between:
@@ -179,9 +179,9 @@ segments = [
     Exact8Segment(held["ids"][i::parts], held["rows"][i::parts], scanner=scanner)
     for i in range(parts)
 ]
-def tell(progress):
+def report(progress):
     print(progress.tiles_done, flush=True)
-join(segments, None, 0.35, checkpoint=Path(sys.argv[2]), tile_rows=40, progress=tell)
+join(segments, None, 0.35, checkpoint=Path(sys.argv[2]), tile_rows=40, progress=report)
 """
 
 
@@ -190,7 +190,7 @@ def test_a_join_killed_at_any_moment_repeats_one_tile_at_most(
 ) -> None:
     ids, rows = faces
     np.savez(tmp_path / "faces.npz", ids=ids, rows=rows)
-    folder, random, told = tmp_path / "checkpoint", np.random.default_rng(5), [0]
+    folder, random, reported = tmp_path / "checkpoint", np.random.default_rng(5), [0]
     for parts in range(1, 5):
         child = subprocess.Popen(
             [sys.executable, "-c", _CHILD, tmp_path / "faces.npz", folder, str(parts)],
@@ -199,15 +199,15 @@ def test_a_join_killed_at_any_moment_repeats_one_tile_at_most(
         )
         assert child.stdout is not None
         began = int(child.stdout.readline())
-        # What was told is on the disk; the one after it may be too, if the kill came before the
-        # telling.
-        assert told[-1] <= began <= told[-1] + 1
-        told = [began]
+        # Reported tiles are on the disk; the next one may be too, if the kill came before its
+        # report.
+        assert reported[-1] <= began <= reported[-1] + 1
+        reported = [began]
         for _ in range(random.integers(0, 60)):
-            told.append(int(child.stdout.readline()))
+            reported.append(int(child.stdout.readline()))
         time.sleep(random.uniform(0, 0.01))
         child.send_signal(signal.SIGKILL)
-        told += map(int, child.stdout.read().split())
+        reported += map(int, child.stdout.read().split())
         child.stdout.close()
         assert child.wait() == -signal.SIGKILL
     seen: list[Progress] = []
@@ -215,5 +215,33 @@ def test_a_join_killed_at_any_moment_repeats_one_tile_at_most(
         cut(faces, 2), None, THRESHOLD, checkpoint=folder, tile_rows=40, progress=seen.append
     )
     assert 0 < seen[0].tiles_done < seen[-1].tiles
-    assert told[-1] <= seen[0].tiles_done <= told[-1] + 1
+    assert reported[-1] <= seen[0].tiles_done <= reported[-1] + 1
     assert np.array_equal(pairs.records, expected)
+
+
+def test_an_exception_of_check_stops_a_join_within_a_tile(
+    unit_rows: UnitRows, tmp_path: Path
+) -> None:
+    gallery = Gallery(SegmentedIndex(64))
+    gallery.add(np.arange(4000), unit_rows(4000, 64), 1)
+    asked = 0
+
+    def check() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            raise Stopped
+
+    seen: list[Progress] = []
+    scanner = Scanner(threads=1)
+    with pytest.raises(Stopped):
+        join_gallery(
+            gallery, 0.4, checkpoint=tmp_path, check=check, progress=seen.append, scanner=scanner
+        )
+    scanner.close()
+    assert [progress.tiles_done for progress in seen] == [0]
+    # It went on to others, or it would have been asked three times in all.
+    again = join_gallery(gallery, 0.4, checkpoint=tmp_path, check=check)
+    assert asked > 4
+    assert np.array_equal(again.pairs.records, join_gallery(gallery, 0.4).pairs.records)
+    assert len(again.pairs) > 100

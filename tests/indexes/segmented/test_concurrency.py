@@ -1,4 +1,4 @@
-"""Everything at once: no search misses, or invents, a reference of the moment it states."""
+"""Concurrent use: no search misses, or invents, a reference of the state it names."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def unit(rows: np.ndarray) -> Vectors:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-class Commotion:
-    """A gallery under all that may happen to it, each kind of it in its own thread."""
+class ConcurrentUse:
+    """A gallery under all its operations, each in its own thread."""
 
     def __init__(self, seed: int, duration_s: float) -> None:
         config = SegmentsConfig(HEAD_ROWS, fan=3, dead_share=0.2, erasure_deadline_s=0.5)
@@ -184,9 +184,9 @@ class Commotion:
     def compact(self) -> int:
         rounds = 0
         while self.goes_on():
-            buried = self.index.removed_since
+            removed_since = self.index.removed_since
             self.gallery.compact()
-            assert not buried.keys() & self.index.removed_since.keys()
+            assert not removed_since.keys() & self.index.removed_since.keys()
             self.gallery.settle()
             self.gallery.contents()
             rounds += 1
@@ -195,26 +195,26 @@ class Commotion:
 
 
 @pytest.mark.parametrize("duration_s", [SHORT_S, pytest.param(DURATION_S, marks=pytest.mark.slow)])
-def test_no_search_misses_a_committed_reference_while_everything_goes_on(
+def test_no_search_misses_a_committed_reference_under_concurrent_use(
     duration_s: float,
 ) -> None:
-    commotion = Commotion(seed=7, duration_s=duration_s)
+    use = ConcurrentUse(seed=7, duration_s=duration_s)
     works: list[Callable[[], int]] = [
-        commotion.change,
-        commotion.pin,
-        commotion.compact,
-        *(lambda seed=seed: commotion.search(seed) for seed in range(3)),
+        use.change,
+        use.pin,
+        use.compact,
+        *(lambda seed=seed: use.search(seed) for seed in range(3)),
     ]
-    with Upkeep(commotion.gallery), ThreadPoolExecutor(len(works)) as pool:
-        running = [pool.submit(commotion.guarded, work) for work in works]
+    with Upkeep(use.gallery), ThreadPoolExecutor(len(works)) as pool:
+        running = [pool.submit(use.guarded, work) for work in works]
         assert all(work.result() > 0 for work in running)
     # Segments went: each name was seen in a pin.
-    assert commotion.names - {segment.name for segment in commotion.gallery.segments}
-    assert_equal_to_flat(commotion)
+    assert use.names - {segment.name for segment in use.gallery.segments}
+    assert_equal_to_flat(use)
 
 
-def assert_equal_to_flat(commotion: Commotion) -> None:
-    gallery, oracle = commotion.gallery, commotion.oracle
+def assert_equal_to_flat(use: ConcurrentUse) -> None:
+    gallery, oracle = use.gallery, use.oracle
     entries = oracle.at(gallery.sequence)
     flat = FlatIndex(DIM)
     flat.add(oracle.ids[entries], oracle.rows[entries])
@@ -230,4 +230,4 @@ def assert_equal_to_flat(commotion: Commotion) -> None:
             assert np.array_equal(found.scores, expected.scores)
         gallery.settle()
         gallery.compact()
-    assert commotion.index.removed_since == {}
+    assert use.index.removed_since == {}

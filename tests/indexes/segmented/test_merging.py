@@ -12,12 +12,12 @@ from indexes.errors import SegmentsInvalid
 from indexes.segmented.merging import (
     SegmentsConfig,
     SegmentState,
-    buried,
     due_merge,
     due_rewrite,
     next_deadline,
     overdue,
     size_class,
+    with_tombstones,
 )
 
 CONFIG = SegmentsConfig(head_rows=100, fan=4, dead_share=0.2, erasure_deadline_s=60)
@@ -64,8 +64,8 @@ def test_an_overdue_tombstone_is_found_and_nothing_before_its_time() -> None:
     assert overdue(segments, CONFIG, now=1060.0) == (1,)
     assert next_deadline(segments, CONFIG) == 1060.0
     assert next_deadline(segments[:1], CONFIG) is None
-    assert buried(segments) == (1,)
-    assert buried(segments[:1]) == ()
+    assert with_tombstones(segments) == (1,)
+    assert with_tombstones(segments[:1]) == ()
 
 
 def test_an_empty_segment_goes_first_and_a_dead_share_last() -> None:

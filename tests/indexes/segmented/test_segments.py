@@ -1,4 +1,4 @@
-"""SegmentedIndex held against FlatIndex, over random histories and at its edges."""
+"""SegmentedIndex compared with FlatIndex, over random histories and at its limits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from indexes.base import Hits, Vectors
+from indexes.base import CertifiedHits, Hits, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
-from indexes.exact.certificate import CertifiedHits
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
@@ -343,7 +342,7 @@ def test_it_comes_back_from_its_parts_with_tombstones_and_their_age(
     index.remove(np.array([3, 70, 98]))
     (segment,) = index.segments
     restored = Exact8Segment.restore(segment.parts(), scanner=SCANNER)
-    restored.bury(np.flatnonzero(~segment.alive_rows))
+    restored.remove_rows(np.flatnonzero(~segment.alive_rows))
     heads = [head.contents() for head in index.heads]
     head = tuple(np.concatenate(column) for column in zip(*heads, strict=True))
     for known, since in (({segment.name: 123.0}, 123.0), ({}, 0.0)):

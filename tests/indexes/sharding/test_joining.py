@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from indexes.base import Ids, Vectors
 from indexes.errors import CheckpointInvalid, SearchInvalid, ShardLost
 from indexes.gallery import Gallery
-from indexes.joining.checkpoint import Coverage, Roster
+from indexes.joining.checkpoint import Coverage, Participants
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
@@ -29,7 +29,7 @@ CONFIG = SegmentsConfig(head_rows=64, fan=3)
 KINDS = [ShardPlan("exact8", DIM, 1, CONFIG), ShardPlan("flat", DIM, 1)]
 
 
-def crowd(seed: int, n: int) -> Vectors:
+def random_rows(seed: int, n: int) -> Vectors:
     """Rows of which many are near another."""
     chance = np.random.default_rng(seed)
     rows = chance.standard_normal((n, DIM))
@@ -69,7 +69,7 @@ class Twins:
 @pytest.mark.parametrize("plan", KINDS, ids=lambda plan: plan.kind)
 @pytest.mark.parametrize("shards", [1, 2, 3, 4])
 def test_all_pairs_and_new_ones_are_those_of_one_gallery(plan: ShardPlan, shards: int) -> None:
-    rows, ids = crowd(1, 900), np.random.default_rng(1).permutation(3000)[:900]
+    rows, ids = random_rows(1, 900), np.random.default_rng(1).permutation(3000)[:900]
     with open_local(plan, shards) as index:
         twins = Twins(index)
         twins.assert_same()
@@ -96,7 +96,7 @@ def test_tiles_decide_on_every_pair_once_and_count_it(
 ) -> None:
     ids = np.arange(n) * 3
     count = n if new is None else min(new, n)
-    sides = [Roster(part, part.view(np.uint64)) for part in (ids[:count], ids[count:])]
+    sides = [Participants(part, part.view(np.uint64)) for part in (ids[:count], ids[count:])]
     covered = Coverage(1, sides[0], None if new is None else sides[1])
     tiles = list(plan_tiles(covered, shards, block_rows))
     expected = count * (n - count) + count * (count - 1) // 2
@@ -107,7 +107,7 @@ def test_tiles_decide_on_every_pair_once_and_count_it(
 
 
 def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path: Path) -> None:
-    rows, ids = crowd(3, 900), np.arange(900)
+    rows, ids = random_rows(3, 900), np.arange(900)
     with open_local(KINDS[0], 3) as index:
         twins = Twins(index)
         twins.add(ids, rows)
@@ -127,8 +127,8 @@ def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path: 
                 continue
             break
         assert np.array_equal(found.pairs.records, expected)
-        told = [tile for tile in seen if tile > 0]
-        assert len(told) - len(set(told)) <= seen.count(-1)
+        reported = [tile for tile in seen if tile > 0]
+        assert len(reported) - len(set(reported)) <= seen.count(-1)
         # What came and went meanwhile is not in it, and it says so.
         sequence = twins.sharded.sequence
         twins.add(ids[:50] + 5000, rows[:50])
@@ -158,7 +158,7 @@ class CountedShard:
 
 
 def test_a_stop_behind_a_slow_tile_repeats_one_tile_a_shard_at_most(tmp_path: Path) -> None:
-    rows, ids = crowd(6, 900), np.arange(900)
+    rows, ids = random_rows(6, 900), np.arange(900)
     with open_local(KINDS[0], 3) as index:
         counted = [
             CountedShard(shard, 0.3 * (not place)) for place, shard in enumerate(index.shards)
@@ -187,7 +187,7 @@ def test_a_stop_behind_a_slow_tile_repeats_one_tile_a_shard_at_most(tmp_path: Pa
 
 
 def test_references_that_come_and_go_meanwhile_leave_the_pairs_of_the_others() -> None:
-    rows, ids = crowd(4, 900), np.arange(900)
+    rows, ids = random_rows(4, 900), np.arange(900)
     with open_local(KINDS[0], 2) as index:
         twins = Twins(index)
         twins.add(ids, rows)
@@ -208,7 +208,7 @@ def test_references_that_come_and_go_meanwhile_leave_the_pairs_of_the_others() -
 def test_a_checkpoint_of_other_shards_other_vectors_or_a_later_gallery_is_refused(
     tmp_path: Path,
 ) -> None:
-    rows, ids = crowd(5, 200), np.arange(200)
+    rows, ids = random_rows(5, 200), np.arange(200)
 
     def begin(shards: int, vectors: Vectors, changes: int = 1) -> None:
         with open_local(KINDS[0], shards) as index:
@@ -218,14 +218,14 @@ def test_a_checkpoint_of_other_shards_other_vectors_or_a_later_gallery_is_refuse
             twins.join(checkpoint=tmp_path / "kept")
 
     begin(2, rows, changes=3)
-    for shards, vectors, changes in ((3, rows, 3), (2, crowd(6, 200), 3), (2, rows, 2)):
+    for shards, vectors, changes in ((3, rows, 3), (2, random_rows(6, 200), 3), (2, rows, 2)):
         with pytest.raises(CheckpointInvalid):
             begin(shards, vectors, changes)
     begin(2, rows, changes=4)
 
 
 def test_too_many_pairs_and_a_lost_shard_end_it() -> None:
-    rows, ids = crowd(7, 300), np.arange(300)
+    rows, ids = random_rows(7, 300), np.arange(300)
     with open_local(KINDS[0], 2) as index:
         twins = Twins(index)
         twins.add(ids, rows)
@@ -237,7 +237,7 @@ def test_too_many_pairs_and_a_lost_shard_end_it() -> None:
 
 
 def test_a_shard_gives_what_it_still_has() -> None:
-    rows, ids = crowd(8, 100), np.arange(100)
+    rows, ids = random_rows(8, 100), np.arange(100)
     with open_local(KINDS[0], 1) as index:
         index.add(ids, rows)
         index.remove(ids[::2])

@@ -1,4 +1,4 @@
-"""ShardedIndex held against FlatIndex, and what it refuses; over shards in this process."""
+"""ShardedIndex compared with FlatIndex, and its refusals; over shards in this process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.base import Hits, Ids, Vectors
+from indexes.base import CertifiedHits, Hits, Ids, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, ShardLost, VectorInvalid
-from indexes.exact.certificate import CertifiedHits
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
@@ -201,7 +200,7 @@ def test_a_lost_shard_is_never_answered_around(
         call(index, unit_rows(4))
 
 
-def test_what_a_shard_knows_of_its_end_is_said_before_anything_is_asked(
+def test_a_shard_known_to_be_lost_is_reported_before_any_call(
     index: ShardedIndex,
 ) -> None:
     assert [shard.lost for shard in index.shards] == [None] * 3
@@ -326,7 +325,7 @@ def test_a_search_over_shards_sees_all_of_a_change_or_nothing(unit_rows: UnitRow
 
 
 class SlowToCompact(LocalShard):
-    """A shard that compacts until it is told to end."""
+    """A shard that compacts until it is released."""
 
     def __init__(self, plan: ShardPlan) -> None:
         super().__init__(plan)

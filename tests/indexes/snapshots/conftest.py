@@ -1,4 +1,4 @@
-"""A gallery of five segments, saved, and shorthands for what is on the disk."""
+"""A saved gallery of five segments, and helpers for the files on the disk."""
 
 from __future__ import annotations
 

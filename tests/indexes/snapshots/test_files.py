@@ -1,4 +1,4 @@
-"""Vectors that stay in their file: the same, bit for bit, as those in memory."""
+"""Mapped vectors equal those in memory bit for bit; segment files are verified."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def written(
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_no_flipped_bit_of_a_segment_is_let_in(
+def test_every_flipped_bit_of_a_segment_is_detected(
     mapped: bool, written: tuple[Path, SegmentEntry], sealer: Sealer
 ) -> None:
     folder, entry = written
@@ -130,7 +130,7 @@ def test_no_flipped_bit_of_a_segment_is_let_in(
             read_segment(folder, entry, 16, sealer, mapped=mapped)
 
 
-def test_codes_that_are_laid_out_otherwise_are_foreign(
+def test_codes_with_another_layout_are_foreign(
     written: tuple[Path, SegmentEntry], sealer: Sealer
 ) -> None:
     folder, entry = written

@@ -1,4 +1,4 @@
-"""The manifest: what is not exactly one of ours is refused before anything is made of it."""
+"""The manifest: anything but an exact one of ours is refused before it is used."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def test_what_is_no_manifest_at_all_is_damage(body: bytes) -> None:
         Manifest.decode(content_of(body))
 
 
-def test_the_right_body_in_the_same_clothes_is_taken() -> None:
-    """Or the two tests above would pass whatever they were given."""
+def test_a_valid_body_with_a_recomputed_digest_is_accepted() -> None:
+    """Otherwise the two tests above would pass for any input."""
     assert Manifest.decode(content_of(body_with("loose_rows", 4))) == MANIFEST
 
 

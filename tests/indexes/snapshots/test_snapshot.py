@@ -1,4 +1,4 @@
-"""Snapshots: what is saved comes back, what is altered or foreign does not."""
+"""Snapshots: a saved gallery is restored; altered and foreign snapshots are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever goes wrong while a snapshot is saved leaves the old one or the new."""
+"""Any failure while a snapshot is saved leaves the old one or the new one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_crash_between_steps_leaves_the_old_or_the_new(
         assert len(list(crashed.iterdir())) == len(named(crashed, "segment")) + 2 == 7
 
 
-def test_a_sweep_lets_be_what_is_not_ours(folder: Path) -> None:
+def test_a_sweep_keeps_foreign_files(folder: Path) -> None:
     (folder / "notes").write_text("an operator's")
     (folder / ("data-" + "0" * 32)).write_text("of the format before")
     snapshot.sweep(folder)
@@ -96,17 +96,19 @@ def test_saves_while_the_gallery_changes_hold_their_moment_and_no_half_wiped_row
     changer.start()
     headers = []
     try:
-        for turn in range(6):
+        for attempt in range(6):
             headers.append(
-                snapshot.save(tmp_path / f"{turn}", gallery, ORIGIN, SEALER, mapped=turn % 2 == 1)
+                snapshot.save(
+                    tmp_path / f"{attempt}", gallery, ORIGIN, SEALER, mapped=attempt % 2 == 1
+                )
             )
     finally:
         stop.set()
         changer.join()
     assert headers[-1].sequence > headers[0].sequence
     current = gallery.contents()
-    for turn, header in enumerate(headers):
-        loaded = load(tmp_path / f"{turn}")
+    for attempt, header in enumerate(headers):
+        loaded = load(tmp_path / f"{attempt}")
         assert (loaded.sequence, len(loaded)) == (header.sequence, header.count)
         then = np.concatenate([ids for seq, ids in added.items() if seq <= header.sequence])
         gone = [key for key, sequence in removed.items() if sequence <= header.sequence]

@@ -1,4 +1,4 @@
-"""Saving: what has not changed stays, and nothing stands that nobody vouches for."""
+"""Saving: unchanged files are kept, and files that no verified manifest names are not used."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_new_key_seals_every_file_anew(folder: Path, gallery: Gallery) -> None
 
 
 @pytest.mark.parametrize("spoil", ["foreign", "damaged", "missing", "short"])
-def test_nothing_is_named_again_that_no_manifest_of_ours_vouches_for(
+def test_only_files_of_a_verified_manifest_are_named_again(
     folder: Path, gallery: Gallery, spoil: str
 ) -> None:
     segments = named(folder, "segment")

@@ -1,4 +1,4 @@
-"""A `Sealer` for tests, by which what lies in a file can be read and changed."""
+"""A `Sealer` for tests that leaves files readable and changeable."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.serving.sweeps.synthetic_people import (
     PEOPLE,
     TWICE,
     fill,
-    make_crowd,
+    make_people_home,
     second_documents,
     strangers,
 )
@@ -26,36 +26,36 @@ AT = ("--threshold", "0.55")
 
 
 @pytest.fixture(scope="module")
-def crowd_template(empty_home: Path) -> Path:
-    return make_crowd(empty_home, "crowd-of-the-commands")
+def people_template(empty_home: Path) -> Path:
+    return make_people_home(empty_home, "crowd-of-the-commands")
 
 
 @pytest.fixture
-def crowd_home(crowd_template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(crowd_template, tmp_path / "crowd"))
+def people_home(people_template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(people_template, tmp_path / "crowd"))
 
 
 def test_a_plan_says_what_to_expect_and_changes_nothing(
-    sosie: Any, crowd_home: Path, contents: Callable[[Path], dict[str, bytes]]
+    sosie: Any, people_home: Path, contents: Callable[[Path], dict[str, bytes]]
 ) -> None:
-    before = contents(crowd_home)
-    told = sosie("sweep", "--plan", "--home", crowd_home, "--json")
+    before = contents(people_home)
+    told = sosie("sweep", "--plan", "--home", people_home, "--json")
     assert told.code == 0, told.err
     expectation = told.json["expectation"]
     total = PEOPLE + TWICE
     assert expectation["comparisons"] == total * (total - 1) // 2
     assert expectation["threshold"] == expectation["proposal"]["threshold"]
     assert expectation["false_pairs"]["high"] >= expectation["false_pairs"]["value"]
-    words = sosie("sweep", "--plan", "--home", crowd_home)
+    words = sosie("sweep", "--plan", "--home", people_home)
     assert words.code == 0
     for word in ("comparisons", "time", "memory", "false pairs", "proposed"):
         assert word in words.out
-    assert contents(crowd_home) == before
+    assert contents(people_home) == before
 
 
-def test_a_sweep_shows_its_groups_and_files(sosie: Any, crowd_home: Path, tmp_path: Path) -> None:
+def test_a_sweep_shows_its_groups_and_files(sosie: Any, people_home: Path, tmp_path: Path) -> None:
     done = sosie(
-        "sweep", *AT, "--top", 3, "--report", tmp_path / "r.html", "--home", crowd_home, "--json"
+        "sweep", *AT, "--top", 3, "--report", tmp_path / "r.html", "--home", people_home, "--json"
     )
     assert done.code == 0, done.err
     answer = done.json
@@ -65,19 +65,19 @@ def test_a_sweep_shows_its_groups_and_files(sosie: Any, crowd_home: Path, tmp_pa
         assert any(path.endswith(name) for path in answer["files"])
     assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html>")
     sweep_id = answer["sweep"]["sweep_id"]
-    (listed,) = sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"]
+    (listed,) = sosie("sweep", "list", "--home", people_home, "--json").json["sweeps"]
     assert listed["sweep_id"] == sweep_id
-    shown = sosie("sweep", "show", sweep_id, "--home", crowd_home, "--json").json
+    shown = sosie("sweep", "show", sweep_id, "--home", people_home, "--json").json
     assert shown["files"] == answer["files"]
-    page = sosie("sweep", "groups", sweep_id, "--top", 5, "--home", crowd_home, "--json").json
+    page = sosie("sweep", "groups", sweep_id, "--top", 5, "--home", people_home, "--json").json
     assert (len(page["groups"]), page["total"], page["next"]) == (5, TWICE, 5)
-    rest = sosie("sweep", "groups", sweep_id, "--after", 5, "--home", crowd_home, "--json").json
+    rest = sosie("sweep", "groups", sweep_id, "--after", 5, "--home", people_home, "--json").json
     assert rest["next"] is None
     assert len({one["key"] for one in (*page["groups"], *rest["groups"])}) == TWICE
 
 
-def test_people_read_a_table_and_where_the_files_are(sosie: Any, crowd_home: Path) -> None:
-    done = sosie("sweep", *AT, "--home", crowd_home)
+def test_people_read_a_table_and_where_the_files_are(sosie: Any, people_home: Path) -> None:
+    done = sosie("sweep", *AT, "--home", people_home)
     assert done.code == 0, done.err
     assert "one face many documents" in done.out
     assert "report.html" in done.out
@@ -86,17 +86,17 @@ def test_people_read_a_table_and_where_the_files_are(sosie: Any, crowd_home: Pat
         ("list",),
         (
             "groups",
-            sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"][0]["sweep_id"],
+            sosie("sweep", "list", "--home", people_home, "--json").json["sweeps"][0]["sweep_id"],
         ),
     ):
-        assert sosie("sweep", *command, "--home", crowd_home).code == 0
+        assert sosie("sweep", *command, "--home", people_home).code == 0
 
 
-def test_what_is_new_is_swept_alone(sosie: Any, crowd_home: Path) -> None:
-    assert sosie("sweep", *AT, "--home", crowd_home).code == 0
-    with Deployment(crowd_home, load_settings(crowd_home), crowd_home / "cache") as deployment:
+def test_what_is_new_is_swept_alone(sosie: Any, people_home: Path) -> None:
+    assert sosie("sweep", *AT, "--home", people_home).code == 0
+    with Deployment(people_home, load_settings(people_home), people_home / "cache") as deployment:
         fill(deployment, second_documents(strangers(PEOPLE)[50:53]), first=1000)
-    done = sosie("sweep", "--new", *AT, "--home", crowd_home, "--json")
+    done = sosie("sweep", "--new", *AT, "--home", people_home, "--json")
     assert done.code == 0, done.err
     summary = done.json["sweep"]["summary"]
     assert (summary["new_references"], summary["groups"]) == (3, 3)
@@ -109,13 +109,13 @@ def test_an_empty_gallery_has_nothing(sosie: Any, home: Path) -> None:
 
 
 def test_what_the_calibration_cannot_support_is_refused_until_it_is_allowed(
-    sosie: Any, crowd_home: Path, assert_refused: Callable[..., None]
+    sosie: Any, people_home: Path, assert_refused: Callable[..., None]
 ) -> None:
-    beyond = ("sweep", "--threshold", "0.8", "--home", crowd_home)
+    beyond = ("sweep", "--threshold", "0.8", "--home", people_home)
     refused = sosie(*beyond, "--json")
     assert refused.code == 2
     assert refused.json["error"]["code"] == "CALIBRATION.RATE_UNSUPPORTED"
-    assert_refused(sosie("sweep", "--fmr", "1e-12", "--plan", "--home", crowd_home), "1e-12")
+    assert_refused(sosie("sweep", "--fmr", "1e-12", "--plan", "--home", people_home), "1e-12")
     loud = sosie(*beyond, "--unsupported")
     assert loud.code == 0, loud.err
     assert "NOT SUPPORTED" in loud.out
@@ -123,9 +123,9 @@ def test_what_the_calibration_cannot_support_is_refused_until_it_is_allowed(
 
 
 def test_wrong_terms_are_refused_in_a_line(
-    sosie: Any, crowd_home: Path, assert_refused: Callable[..., None], tmp_path: Path
+    sosie: Any, people_home: Path, assert_refused: Callable[..., None], tmp_path: Path
 ) -> None:
-    at = ("--home", crowd_home)
+    at = ("--home", people_home)
     assert_refused(sosie("sweep", *AT, "--fmr", "1e-5", *at), "two thresholds")
     assert_refused(sosie("sweep", "--threshold", "2", *at))
     assert_refused(sosie("sweep", "--threshold", "nan", *at), "--threshold")
@@ -136,15 +136,15 @@ def test_wrong_terms_are_refused_in_a_line(
 
 
 def test_a_home_that_a_service_has_open_is_swept_over_http(
-    sosie: Any, crowd_home: Path, assert_refused: Callable[..., None]
+    sosie: Any, people_home: Path, assert_refused: Callable[..., None]
 ) -> None:
-    with Deployment(crowd_home, load_settings(crowd_home), crowd_home / "cache") as holder:
+    with Deployment(people_home, load_settings(people_home), people_home / "cache") as holder:
         assert holder.writer
         assert_refused(
-            sosie("sweep", *AT, "--home", crowd_home), "POST http://127.0.0.1:8700/v1/sweeps"
+            sosie("sweep", *AT, "--home", people_home), "POST http://127.0.0.1:8700/v1/sweeps"
         )
-        assert sosie("sweep", "--plan", "--home", crowd_home).code == 0
-        assert sosie("sweep", "list", "--home", crowd_home).code == 0
+        assert sosie("sweep", "--plan", "--home", people_home).code == 0
+        assert sosie("sweep", "list", "--home", people_home).code == 0
 
 
 SLOW = """
@@ -204,34 +204,34 @@ def begin(
 
 def test_killed_it_goes_on_where_it_was_and_no_other_begins_before(
     sosie: Any,
-    crowd_home: Path,
+    people_home: Path,
     begin: Callable[..., subprocess.Popen[str]],
     assert_refused: Callable[..., None],
 ) -> None:
-    process = begin("sweep", *AT, "--home", crowd_home)
+    process = begin("sweep", *AT, "--home", people_home)
     process.kill()
     process.wait()
-    (left,) = sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"]
+    (left,) = sosie("sweep", "list", "--home", people_home, "--json").json["sweeps"]
     assert left["state"] == "running"
     assert 0 < left["progress"]["share"] < 1
-    assert_refused(sosie("sweep", *AT, "--home", crowd_home), f"--resume {left['sweep_id']}")
-    resumed = begin("sweep", "--resume", left["sweep_id"], "--home", crowd_home, "--json")
+    assert_refused(sosie("sweep", *AT, "--home", people_home), f"--resume {left['sweep_id']}")
+    resumed = begin("sweep", "--resume", left["sweep_id"], "--home", people_home, "--json")
     out, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0
     assert f'"total": {TWICE}' in out
 
 
 def test_an_interrupt_pauses_it_and_says_how_to_go_on(
-    sosie: Any, crowd_home: Path, begin: Callable[..., subprocess.Popen[str]]
+    sosie: Any, people_home: Path, begin: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    process = begin("sweep", *AT, "--home", crowd_home)
+    process = begin("sweep", *AT, "--home", people_home)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    (left,) = sosie("sweep", "list", "--home", crowd_home, "--json").json["sweeps"]
+    (left,) = sosie("sweep", "list", "--home", people_home, "--json").json["sweeps"]
     assert left["state"] == "paused"
     assert f"sosie sweep --resume {left['sweep_id']}" in err
-    cancelled = sosie("sweep", "cancel", left["sweep_id"], "--home", crowd_home, "--json")
+    cancelled = sosie("sweep", "cancel", left["sweep_id"], "--home", people_home, "--json")
     assert cancelled.json["sweep"]["state"] == "cancelled"
-    assert not (crowd_home / "sweeps" / left["sweep_id"]).exists()
-    assert sosie("sweep", *AT, "--home", crowd_home).code == 0
+    assert not (people_home / "sweeps" / left["sweep_id"]).exists()
+    assert sosie("sweep", *AT, "--home", people_home).code == 0

@@ -17,7 +17,7 @@ from serving.cli.inputs import sample_photographs
 from serving.compose import Deployment
 from serving.settings import SETTINGS_FILE, load_settings
 from tests.serving.conftest import OTHER_NUMBER, enrollment
-from tests.serving.sweeps.synthetic_people import make_crowd
+from tests.serving.sweeps.synthetic_people import make_people_home
 
 AT = ("--threshold", "0.55")
 FACE = "data:image/jpeg;base64,"
@@ -90,7 +90,7 @@ def test_a_report_is_written_anew_later_with_faces_or_without(
 def test_where_no_face_is_kept_a_line_says_so(
     sosie: Any, empty_home: Path, tmp_path: Path, assert_refused: Callable[..., None]
 ) -> None:
-    home = make_crowd(empty_home, "crowd-without-faces")
+    home = make_people_home(empty_home, "crowd-without-faces")
     at = ("--home", home)
     assert sosie("sweep", *AT, *at).code == 0
     sweep = sosie("sweep", "list", *at, "--json").json["sweeps"][0]["sweep_id"]

@@ -41,7 +41,7 @@ RETRIED = frozenset({408, 409, 429, 503})
 
 @dataclass
 class Served:
-    """A running `sosie serve`, what it has told, and a client."""
+    """A running `sosie serve`, its messages, and a client."""
 
     process: subprocess.Popen[str]
     url: str

@@ -22,8 +22,8 @@ from tests.serving.cluster.conftest import find_port
 CONFIG = ProxyConfig(ongoing=3, match_ongoing=2, enroll_ongoing=1, header_timeout_s=1)
 
 
-class Gate(ThreadingHTTPServer):
-    """Holds requests that take their time until it is opened."""
+class HoldingServer(ThreadingHTTPServer):
+    """Holds slow requests until it is released."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Slow)
@@ -32,9 +32,9 @@ class Gate(ThreadingHTTPServer):
 
 
 class Slow(BaseHTTPRequestHandler):
-    """Answers what is posted, and what is slow, when the gate is open; all else at once."""
+    """Answers POST and `/slow` when the server is released; other requests at once."""
 
-    server: Gate
+    server: HoldingServer
 
     def do_GET(self) -> None:
         if self.path.endswith("/slow"):
@@ -94,7 +94,7 @@ def generate(folder: Path, port: int, servers: list[ServerConfig], *, beside: bo
 class Proxied:
     folder: Path
     port: int
-    server: Gate
+    server: HoldingServer
 
     def hold(self, count: int, path: str, method: str) -> list[threading.Thread]:
         """So many requests that are under way, until `release`."""
@@ -115,7 +115,7 @@ class Proxied:
             thread.join()
 
     def stop_server(self) -> None:
-        """Nobody is behind the proxy any more."""
+        """Leaves the proxy without a server."""
         self.server.shutdown()
         self.server.server_close()
 
@@ -136,7 +136,7 @@ class Proxied:
 @contextmanager
 def run_proxy(folder: Path, *, beside: bool = False) -> Iterator[Proxied]:
     """A server behind the wrapper; `folder` is for its files."""
-    server = Gate()
+    server = HoldingServer()
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     port = find_port()
     servers = [ServerConfig("one", "127.0.0.1", server.server_port)]

@@ -45,7 +45,7 @@ def test_a_serve_file_is_what_ray_accepts_and_names_what_exists(
         assert {one.name for one in application.deployments} <= set(known)
 
 
-def test_one_registrar_whatever_the_settings(empty_home: Path) -> None:
+def test_there_is_one_registrar_for_any_settings(empty_home: Path) -> None:
     known = _deployments(build({"home": str(empty_home)}))
     assert set(known) == {"Ingress", "Registrar"}
     assert known["Registrar"].num_replicas == 1
@@ -57,11 +57,11 @@ def test_every_queue_of_the_application_has_a_bound(
     monkeypatch.setenv("SOSIE_SERVE__EMBEDDER", "deployment")
     for deployment in _deployments(build({"home": str(empty_home)})).values():
         assert deployment.max_queued_requests > 0
-        assert deployment.max_ongoing_requests > 5  # what Serve takes where nobody says
+        assert deployment.max_ongoing_requests > 5  # the default of Serve
 
 
 @pytest.mark.parametrize("embedder", ["ingress", "deployment"])
-def test_each_ingress_is_told_among_how_many_a_keys_rate_is_shared(
+def test_each_ingress_knows_how_many_share_a_keys_rate(
     embedder: str, empty_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOSIE_SERVE__EMBEDDER", embedder)

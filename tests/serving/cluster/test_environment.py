@@ -1,4 +1,4 @@
-"""What the settings become in the environment of a node."""
+"""Environment variables of a node from its settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.settings import ServeSettings
 
 
 def _read_config(variables: dict[str, str]) -> ProxyConfig:
-    """What the proxy is to be told, out of the wrapper."""
+    """The configuration of the proxy, from the wrapper."""
     script = Path(variables["RAY_SERVE_HAPROXY_BINARY_PATH"]).read_text()
     (settings,) = (word for word in shlex.split(script) if word.startswith("{"))
     return ProxyConfig(**json.loads(settings))
@@ -28,7 +28,7 @@ def test_the_proxys_bounds_are_those_of_an_ingress_times_their_number(tmp_path: 
     assert (config.ongoing, config.match_ongoing, config.enroll_ongoing) == (21, 15, 6)
 
 
-def test_workers_start_with_the_priority_of_everybody_where_it_is_set_afterwards(
+def test_workers_start_with_the_default_priority_where_it_is_set_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(*, is_local: bool) -> str | None:
@@ -43,7 +43,7 @@ def test_workers_start_with_the_priority_of_everybody_where_it_is_set_afterwards
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "OPENBLAS_THREAD_TIMEOUT"])
-def test_no_thread_spins_on_a_core_that_others_need_unless_somebody_wants_it(
+def test_blas_threads_do_not_spin_unless_the_operator_sets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def read() -> str | None:

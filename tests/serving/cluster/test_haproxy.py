@@ -27,7 +27,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
         yield started
 
 
-def test_its_own_answers_have_the_shape_of_ours(proxied: Proxied) -> None:
+def test_its_own_answers_have_the_format_of_the_api(proxied: Proxied) -> None:
     proxied.stop_server()
     status, headers, body = proxied.ask("/", headers={"x-correlator": "c1"})
     assert status == 503
@@ -61,7 +61,7 @@ def test_what_is_above_the_bound_is_refused_and_does_not_wait(
     assert proxied.ask(path, method)[0] == 200
 
 
-def test_who_reads_an_enrollment_is_not_refused_for_those_who_enroll(proxied: Proxied) -> None:
+def test_reading_an_enrollment_is_not_bounded_by_enrolling(proxied: Proxied) -> None:
     held = proxied.hold(CONFIG.enroll_ongoing, "/v1/enrollments", "POST")
     for path in ("/v1/enrollments?idempotency_key=k", "/v1/enrollments/1"):
         assert proxied.ask(path)[0] == 200
@@ -69,7 +69,7 @@ def test_who_reads_an_enrollment_is_not_refused_for_those_who_enroll(proxied: Pr
     proxied.release(held)
 
 
-def test_matches_alone_go_on_without_their_client_whatever_it_asks_for(proxied: Proxied) -> None:
+def test_only_matches_run_without_watching_their_client(proxied: Proxied) -> None:
     proxied.release([])
     found = {
         path: proxied.ask(path, "POST", {UNWATCHED: "?1"})[1]["x-was-unwatched"]
@@ -79,14 +79,14 @@ def test_matches_alone_go_on_without_their_client_whatever_it_asks_for(proxied: 
     assert proxied.ask("/v1/match", "POST")[1]["x-was-unwatched"] == "?1"
 
 
-def test_a_bound_of_0_is_none(tmp_path: Path) -> None:
+def test_a_bound_of_0_is_no_bound(tmp_path: Path) -> None:
     path = generate(tmp_path, find_port(), [ServerConfig("one", "127.0.0.1", 1)])
     config = replace(CONFIG, ongoing=0, match_ongoing=0, enroll_ongoing=0)
     assert prepare(path, config, Path(get_haproxy_binary())) is None
     assert " 429 " not in path.read_text()
 
 
-def test_a_proxy_that_drains_refuses_what_is_new_and_waits_for_what_runs(
+def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(
     proxied: Proxied,
 ) -> None:
     answers: list[int] = []
@@ -151,7 +151,7 @@ def test_a_changed_template_is_an_error(tmp_path: Path, lost: str) -> None:
         amend(changed, CONFIG, tmp_path)
 
 
-def test_a_template_that_is_not_known_runs_unamended_and_is_told(tmp_path: Path) -> None:
+def test_an_unknown_template_runs_unamended_and_is_logged(tmp_path: Path) -> None:
     path = tmp_path / "haproxy.cfg"
     path.write_text("global\n    maxconn 7\n")
     log = tmp_path / "service.jsonl"
@@ -172,13 +172,13 @@ def test_it_needs_the_standard_library_only(tmp_path: Path) -> None:
     assert subprocess.run([wrapper], check=False).returncode == 0
 
 
-def test_looks_at_the_service_take_no_requests_place(proxied: Proxied) -> None:
+def test_health_checks_do_not_count_as_requests(proxied: Proxied) -> None:
     held = proxied.hold(3, "/health/slow", "GET")
     assert proxied.ask("/")[0] == 200
     proxied.release(held)
 
 
-def test_it_listens_where_it_is_told_to_and_replicas_elsewhere(tmp_path: Path) -> None:
+def test_it_listens_at_its_address_and_replicas_elsewhere(tmp_path: Path) -> None:
     port = find_port()
     path = generate(tmp_path, port, [ServerConfig("one", "127.0.0.1", 1)])
     for address, expected in (("127.0.0.2", f"127.0.0.2:{port}"), ("::", f"[::]:{port}")):

@@ -124,7 +124,7 @@ def nodes(
         subprocess.run(run, env=variables, check=True, timeout=WITHIN_S)
         yield found
     finally:
-        # Told to end, a node of Ray waits for half a minute: others could take over.
+        # On a signal, a node of Ray waits for half a minute: others could take over.
         for process in reversed(processes):
             family = [*(one.pid for one in list_descendants(process.pid)), process.pid]
             for pid in family:
@@ -137,9 +137,9 @@ def nodes(
 def _wait_until_started(log: Path, process: subprocess.Popen[bytes]) -> None:
     """`ray start` says so when others can join the node, or it the others."""
     deadline = time.monotonic() + WITHIN_S
-    while "Ray runtime started" not in (told := log.read_text()):
-        assert process.poll() is None, told
-        assert time.monotonic() < deadline, told
+    while "Ray runtime started" not in (output := log.read_text()):
+        assert process.poll() is None, output
+        assert time.monotonic() < deadline, output
         time.sleep(0.1)
 
 
@@ -154,7 +154,7 @@ def _wait_until_ready(client: httpx.Client, url: str, process: subprocess.Popen[
     raise AssertionError(f"{url} is not ready")
 
 
-def test_two_nodes_answer_as_one_and_leave_what_is_not_theirs(
+def test_two_nodes_answer_as_one_and_leave_other_applications(
     nodes: Nodes,
     home: Path,
     sosie: Any,

@@ -1,4 +1,4 @@
-"""What an operator sees of the running service: traces, metrics and lines of all its parts."""
+"""Traces, metrics and log lines of all parts of the running service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WITHIN_S = 300
 def test_a_trace_joins_the_ingress_and_the_registrar(
     served: Served, activation: Callable[[int], dict[str, Any]], pictures: dict[str, bytes]
 ) -> None:
-    # Two people: it is rejected, and leaves nobody behind whom another test would meet.
+    # Two people: it is rejected, and leaves no reference that another test would find.
     body = activation(700) | {"live": base64.b64encode(pictures["stranger"]).decode()}
     headers = trace_of(7) | {"idempotency-key": "traced", "x-correlator": "traced-7"}
     answer = served.ask("POST", "/v1/enrollments", json=body, headers=headers)

@@ -22,7 +22,7 @@ LEAST_PROCESSES = 5
 """Of a service: its node, what Ray runs for that, an ingress, a registrar, a proxy."""
 LOAD = ("--rate", "14", "--seconds", "3", "--p99-ms", "60000", "--max-errors", "0.5")
 FOREIGN = {"SOSIE_SERVE__RAY_ADDRESS": "127.0.0.1:1", "RAY_ADDRESS": "127.0.0.1:1"}
-"""Who does not leave them out joins a cluster that is not there."""
+"""Otherwise a process joins a cluster that does not exist."""
 
 
 def test_nothing_is_left_of_a_service_of_its_own(
@@ -50,9 +50,9 @@ def test_nothing_is_left_of_a_service_of_its_own(
         process.terminate()
     _, err = process.communicate()
     assert process.returncode == 0, (err, out.read_text())
-    told = json.loads(out.read_text())
-    assert (told["passed"], told["wrong"], told["cast"]["had_references"]) == (True, [], True)
-    assert told["asked"]["references"] == 500
+    report = json.loads(out.read_text())
+    assert (report["passed"], report["wrong"], report["cast"]["had_references"]) == (True, [], True)
+    assert report["asked"]["references"] == 500
     assert len(seen) > LEAST_PROCESSES
     assert not [one for one in seen if _lives(one)]
     assert list(folder.iterdir()) == []
@@ -109,7 +109,7 @@ def _find_places(family: list[Process]) -> tuple[Path, Path]:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Whoever takes over a process that has ended may leave it unburied."""
+    """A process that adopts an ended one may leave it a zombie."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Where the processes of a running service listen, and whom they answer."""
+"""Addresses at which the processes of a running service listen, and their access control."""
 
 from __future__ import annotations
 

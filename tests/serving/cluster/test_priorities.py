@@ -1,4 +1,4 @@
-"""How nice the processes of a service are made, on processes that run."""
+"""Priorities and cores of the processes of a service."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def test_the_proxy_goes_first_and_housekeeping_last(role: Role) -> None:
         assert read_niceness(process) == [max(OWN, niceness)]
 
 
-def test_who_is_nicer_already_is_left_so() -> None:
+def test_a_nicer_process_is_not_changed() -> None:
     with running("sleep", "60") as process:
         os.setpriority(os.PRIO_PROCESS, process.pid, 17)
         set_priorities([as_role(process, Role.CONTROLLER)])
         assert read_niceness(process) == [17]
 
 
-def test_who_has_ended_meanwhile_stops_nobody_else() -> None:
+def test_an_ended_process_does_not_stop_the_others() -> None:
     with running("sleep", "60") as process, running("true") as ended:
         gone = as_role(ended, Role.INGRESS)
         ended.wait()
@@ -122,7 +122,7 @@ def test_as_many_ingresses_as_cores_have_one_each_and_keep_it() -> None:
         assert [os.sched_getaffinity(one.pid) for one in ingresses[1:]] == first[1:]
 
 
-def test_fewer_ingresses_than_cores_run_where_they_like() -> None:
+def test_fewer_ingresses_than_cores_are_not_pinned() -> None:
     with running("sleep", "60") as process:
         cores = os.sched_getaffinity(process.pid)
         place_ingresses([as_role(process, Role.INGRESS)])
@@ -130,7 +130,7 @@ def test_fewer_ingresses_than_cores_run_where_they_like() -> None:
 
 
 @pytest.mark.slow
-def test_in_a_running_service_each_has_its_place(served: Served) -> None:
+def test_a_running_service_has_priorities_and_cores_set(served: Served) -> None:
     wanted = {Role.PROXY: OWN, Role.INGRESS: max(OWN, 1), Role.REGISTRAR: max(OWN, 1)}
     wanted |= {Role.GCS: max(OWN, 10), Role.CONTROLLER: max(OWN, 10), Role.AGENT: max(OWN, 10)}
     deadline = time.monotonic() + 3 * LOOK_S

@@ -1,4 +1,4 @@
-"""What the proxy answers itself is counted, by the HAProxy that Ray brings."""
+"""Metrics of the proxy's own answers, with the HAProxy of Ray."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ from serving.telemetry.exporter import Exporter
 meter = open_meter(Settings(), structlog.get_logger())
 with Exporter(meter.node_registry, {(port := find_port())}) as exporter:
     assert exporter.is_serving.wait(120)
-    told = urlopen("http://127.0.0.1:{port}/metrics").read()
-for text in (meter.render()[0], told):
+    exported = urlopen("http://127.0.0.1:{port}/metrics").read()
+for text in (meter.render()[0], exported):
     print(text.decode().count("sosie_proxy_requests_total{{"), text.decode().count("sosie_build"))
 """
     with run_proxy(node / "p" / "0a1b"):

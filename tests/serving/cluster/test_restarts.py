@@ -1,4 +1,4 @@
-"""Nodes that do not live: started again, but not for ever; and those that say why."""
+"""Nodes that die are restarted a bounded number of times; those that report why are not."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.serving.cluster.conftest import find_port
 SUPERVISE = """
 import sys
 from pathlib import Path
-from serving.cluster import launch, supervisor
+from serving.cluster import supervisor
 from serving.cluster.site import Site
-launch.NODE_MODULE = "a_node"
+supervisor.NODE_MODULE = "a_node"
 supervisor.BACKOFF_S = (0.0,)
 site = Site(sys.argv[1])
-order = launch.Order(site, site.load().serve.model_copy(update={"port": int(sys.argv[2])}))
+order = supervisor.Order(site, site.load().serve.model_copy(update={"port": int(sys.argv[2])}))
 try:
     code = supervisor.Supervisor(order, lambda event, details: print(event, flush=True)).run()
 except supervisor.NodeRefused as refused:
@@ -32,7 +32,7 @@ sys.exit(code)
 
 
 def _supervise(tmp_path: Path, home: Path, node: str, **environment: str) -> tuple[int, list[str]]:
-    """The exit code and what was told, with a node that is this program."""
+    """The exit code and the events, with a node that is this program."""
     (tmp_path / "a_node.py").write_text(node)
     run = subprocess.run(
         [sys.executable, "-c", SUPERVISE, home, str(find_port())],
@@ -46,13 +46,13 @@ def _supervise(tmp_path: Path, home: Path, node: str, **environment: str) -> tup
     return run.returncode, run.stdout.splitlines()
 
 
-def test_a_node_that_dies_over_and_over_is_given_up(tmp_path: Path, home: Path) -> None:
-    code, told = _supervise(tmp_path, home, "raise SystemExit(1)")
+def test_a_node_that_dies_repeatedly_is_given_up(tmp_path: Path, home: Path) -> None:
+    code, events = _supervise(tmp_path, home, "raise SystemExit(1)")
     assert code == 3
-    assert told == ["starting", "lost"] * 6
+    assert events == ["starting", "lost"] * 6
 
 
-def test_a_node_that_says_why_it_cannot_start_is_not_started_again(
+def test_a_node_that_reports_why_it_cannot_start_is_not_restarted(
     tmp_path: Path, home: Path
 ) -> None:
     fault: dict[str, Any] = {"code": "C", "message": "no key ring", "status": 503, "exit_code": 2}
@@ -62,9 +62,9 @@ plan = json.loads(sys.argv[1])
 os.write(plan["report"], ({json.dumps(json.dumps(fault))} + "\\n").encode())
 time.sleep(60)
 """
-    code, told = _supervise(tmp_path, home, node)
+    code, events = _supervise(tmp_path, home, node)
     assert code == 2
-    assert told == ["starting", "C no key ring"]
+    assert events == ["starting", "C no key ring"]
 
 
 def test_what_a_dead_node_started_is_ended_before_the_next(tmp_path: Path, home: Path) -> None:

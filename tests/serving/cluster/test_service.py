@@ -1,4 +1,4 @@
-"""The service as a whole, through its proxy: what carriers are promised, and after every loss."""
+"""The whole service through its proxy: what carriers are promised, also after every loss."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_body_over_the_limit_of_the_given_settings_is_refused_before_it_is_rea
     assert b"REQUEST.BODY_TOO_LARGE" in answer
 
 
-def test_a_client_that_sends_its_body_or_its_headers_too_slowly_is_sent_away(
+def test_a_client_that_sends_its_body_or_headers_too_slowly_is_refused(
     served: Served,
 ) -> None:
     key = served.keys["blue"].encode()
@@ -144,7 +144,7 @@ def test_a_client_that_sends_its_body_or_its_headers_too_slowly_is_sent_away(
     assert headers.result().startswith(b"HTTP/1.1 408 ")
 
 
-def test_more_matches_at_once_than_may_run_are_refused_at_once(served: Served) -> None:
+def test_matches_above_the_bound_are_refused_at_once(served: Served) -> None:
     """Requests whose bodies are not finished hold their places; the next ones see a 429."""
     key = served.keys["blue"].encode()
     head = (
@@ -170,7 +170,7 @@ def test_more_matches_at_once_than_may_run_are_refused_at_once(served: Served) -
 
 
 class Carrier(threading.Thread):
-    """Enrolls one after another until told to stop, and asks again what was not acknowledged."""
+    """Enrolls one after another until stopped, and repeats what was not acknowledged."""
 
     def __init__(self, served: Served, activation: Make, numbers: range) -> None:
         super().__init__(daemon=True)
@@ -239,7 +239,7 @@ def _read_enrollments(served: Served) -> set[str]:
         return {one for (one,) in database.execute("SELECT id FROM enrollments")}
 
 
-def test_it_stops_when_told_with_nothing_left(
+def test_it_stops_on_a_signal_with_no_process_left(
     served: Served, activation: Make, pictures: dict[str, bytes]
 ) -> None:
     """What runs is answered, what comes later is refused for a time, and no process stays."""
@@ -272,7 +272,7 @@ def test_it_stops_when_told_with_nothing_left(
 
 
 def _ask_until_refused(served: Served) -> httpx.Response | None:
-    """The first answer that says not ready; None where nobody listens any more."""
+    """The first answer that says not ready; None if nothing listens any more."""
     while True:
         try:
             answer = served.client.get(f"{served.url}/health/ready")

@@ -1,4 +1,4 @@
-"""Decisions and searches over a gallery on two nodes: those of one process, or a loud refusal."""
+"""Decisions and searches over a gallery on two nodes equal those of one process, or are refused."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def mixed_requests() -> list[EnrollmentRequest]:
 
 
 def neutral(value: Any, names: dict[str, str]) -> Any:
-    """An answer with its ids as ordinals and without its time, to be held against another's."""
+    """An answer with its ids as ordinals and without its time, to compare with another."""
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if key != "decided_at"}
         return {key: neutral(item, names) for key, item in kept.items()}
@@ -167,7 +167,7 @@ def assert_unavailable(error: Exception) -> None:
 def test_two_nodes_decide_and_find_what_one_process_does(nodes: Nodes, pair: Pair) -> None:
     probes = likenesses(FACES[: PEOPLE + 20], seed=7)
 
-    async def tell_all(registrar: LocalRegistrar) -> tuple[Any, ...]:
+    async def call_all(registrar: LocalRegistrar) -> tuple[Any, ...]:
         status = await reach_ready(registrar)
         found = await registrar.identify(probes, 0.3, CONTEXT)
         answers = await enroll_all(registrar, mixed_requests())
@@ -186,12 +186,12 @@ def test_two_nodes_decide_and_find_what_one_process_does(nodes: Nodes, pair: Pai
         return status.gallery_size, found, bodies, erased.references, candidates, later[0].searched
 
     with serving(lambda: pair.open(pair.first)) as registrar:
-        expected = asyncio.run(tell_all(registrar))
+        expected = asyncio.run(call_all(registrar))
     with serving(lambda: pair.open(pair.second, shards=2)) as registrar:
-        told = asyncio.run(tell_all(registrar))
+        answered = asyncio.run(call_all(registrar))
         assert ray.available_resources().get(RESOURCE, 0) == 0
-    assert told == expected
-    _, found, bodies, erased, _, _ = told
+    assert answered == expected
+    _, found, bodies, erased, _, _ = answered
     # What was compared has something of everything.
     assert erased == 1
     assert {body["decision"] for body, _ in bodies} == {"approved", "review", "rejected"}
@@ -216,7 +216,7 @@ def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_miss
                 return
         raise AssertionError("a lost node is not noticed")
 
-    async def refuse_until_told_why(registrar: LocalRegistrar) -> None:
+    async def refuse_until_reported(registrar: LocalRegistrar) -> None:
         """It is long enough for the gallery to have been tried again in vain."""
         detail, give_up_at = "", time.monotonic() + WAIT_S
         while "waiting for gallery shards" not in detail:
@@ -236,7 +236,7 @@ def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_miss
         before = await registrar.identify(probes, 0.3, CONTEXT)
         nodes.lose_second()
         await until_refused(registrar, before)
-        await refuse_until_told_why(registrar)
+        await refuse_until_reported(registrar)
         assert not (await registrar.status()).is_ready
         nodes.bring_back()
         status = await reach_ready(registrar)

@@ -1,4 +1,4 @@
-"""A gallery on the nodes of a cluster: the answers of one process, or none."""
+"""A gallery on the nodes of a cluster: the answers of one process, or an error."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_each_node_has_a_shard_and_the_answers_are_exact(nodes: Nodes) -> None:
         assert_exact(index, ids[1000:], rows[1000:])
 
 
-def test_what_a_shard_refuses_crosses_as_itself_and_breaks_nothing(nodes: Nodes) -> None:
+def test_a_refusal_of_a_shard_arrives_with_its_type_and_breaks_nothing(nodes: Nodes) -> None:
     with open_ray_shards(PLAN, 1) as index:
         index.add(np.arange(5), unit_rows(5))
         with pytest.raises(IdInvalid):
@@ -108,7 +108,7 @@ def test_what_a_shard_refuses_crosses_as_itself_and_breaks_nothing(nodes: Nodes)
         assert index.ids.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_an_unforeseen_failure_crosses_without_its_text() -> None:
+def test_an_unforeseen_failure_arrives_without_its_text() -> None:
     def fail() -> None:
         raise KeyError("+8613800138000")
 
@@ -118,7 +118,7 @@ def test_an_unforeseen_failure_crosses_without_its_text() -> None:
     assert isinstance(actor.call("search", unit_rows(1), 0).refusal, SearchInvalid)
 
 
-def test_a_large_batch_goes_in_pieces_and_is_seen_or_refused_whole(
+def test_a_large_batch_is_sent_in_pieces_and_visible_or_refused_as_a_whole(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "MESSAGE_BYTES", 64 << 10)
@@ -153,7 +153,7 @@ def test_a_closed_gallery_says_so_and_closes_again(nodes: Nodes) -> None:
             call()
 
 
-def test_a_shard_that_falls_silent_is_lost_and_frees_who_waits_for_it(nodes: Nodes) -> None:
+def test_a_silent_shard_is_lost_and_its_waiting_calls_fail(nodes: Nodes) -> None:
     with open_ray_shards(PLAN, 1, RESOURCE, QUICK) as index, ThreadPoolExecutor(1) as pool:
         index.add(np.arange(10), unit_rows(10))
         pid = ray.get(shard(index, 0)._actor.__ray_call__.remote(lambda _: os.getpid()))
@@ -169,7 +169,7 @@ def test_a_shard_that_falls_silent_is_lost_and_frees_who_waits_for_it(nodes: Nod
 
 
 def test_a_call_that_takes_too_long_loses_the_shard(nodes: Nodes) -> None:
-    timing = Timing(answered_within_s=1.0, pulse_every_s=0.25)
+    timing = Timing(answered_within_s=1.0, heartbeat_every_s=0.25)
     with open_ray_shards(PLAN, 1, RESOURCE, timing) as index:
         chosen = shard(index, 0)
         stuck = chosen._ask("sleep", chosen._actor.__ray_call__.remote, lambda _: time.sleep(60))

@@ -1,4 +1,4 @@
-"""What `sosie serve` refuses before anything starts, and how it ends what it started."""
+"""`sosie serve`: refusals before it starts, and how it ends its processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _refuse_at_once(sosie: Any, *arguments: object) -> dict[str, str]:
     return error
 
 
-def test_a_port_that_is_taken_is_said_in_one_line(start_serve: Start, home: Path) -> None:
+def test_a_taken_port_is_reported_in_one_line(start_serve: Start, home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         error = _refuse(start_serve, "--home", home, "--port", port)
@@ -97,7 +97,7 @@ def test_an_address_that_is_not_this_machines_is_refused() -> None:
         require_port("192.0.2.77", 8700)
 
 
-def test_processes_are_known_by_what_they_do() -> None:
+def test_processes_are_recognised_by_their_role() -> None:
     """Titles as Ray and Serve set them, worn by processes of ours."""
     titles = {
         Role.INGRESS: "ray::ServeReplica:sosie:Ingress",
@@ -127,12 +127,12 @@ def test_processes_are_known_by_what_they_do() -> None:
     }
 
 
-def test_what_watches_for_ray_is_known_by_its_script() -> None:
+def test_agents_of_ray_are_recognised_by_their_script() -> None:
     words = ("/usr/bin/python3", "-u", "/opt/ray/_private/log_monitor.py", "--session-dir=/tmp")
     assert Process(2, 1, words).role is Role.AGENT
 
 
-def test_a_process_whose_name_is_no_text_stops_nobody() -> None:
+def test_a_process_whose_name_is_not_text_is_listed() -> None:
     """Linux cuts a name after fifteen bytes, wherever in a character that is."""
     renamed = (
         "import ctypes; ctypes.CDLL(None).prctl(15, b'\\xe5) \\xe5'); print(flush=True); input()"
@@ -205,9 +205,7 @@ def test_a_long_temporary_folder_is_not_used(
     assert len(str(folder.path)) <= environment.LONGEST_FOLDER
 
 
-def test_the_environment_for_a_cluster_of_ones_own_can_be_read_by_a_shell(
-    sosie: Any, home: Path
-) -> None:
+def test_a_shell_can_read_the_environment_for_an_own_cluster(sosie: Any, home: Path) -> None:
     folder = Path("/tmp") / f"sosie-test-{os.getpid()}"
     try:
         outcome = sosie("ray-environment", folder, "--home", home)
@@ -231,7 +229,7 @@ def test_the_environment_for_a_cluster_of_ones_own_can_be_read_by_a_shell(
     assert "shorter" in refused.err
 
 
-def test_what_is_written_in_a_home_is_for_its_owner(home: Path) -> None:
+def test_files_in_a_home_are_readable_by_their_owner_only(home: Path) -> None:
     with claim(home):
         assert (home / "serve.lock").stat().st_mode & 0o777 == 0o600
     old = home / "node.log"
@@ -256,7 +254,7 @@ def test_a_folder_of_another_user_is_refused(
 
 
 @pytest.mark.parametrize("drain_s", [0.5, 30.0])
-def test_no_part_of_a_stop_is_cut_short_by_the_one_above_it(home: Path, drain_s: float) -> None:
+def test_the_time_limits_of_a_stop_contain_each_other(home: Path, drain_s: float) -> None:
     """The proxies drain, then the application ends with its snapshot, then Serve and Ray do."""
     registrar = dict(_list_grace(home, drain_s))["Registrar"]
     assert registrar >= drain_s + 30

@@ -16,7 +16,7 @@ from indexes.sharding.joining import join_shards
 from serving.cluster.shards import open_ray_shards, shard_opener
 from serving.compose import Deployment
 from serving.settings import make_settings
-from serving.sweeps.manager import SweepDesk
+from serving.sweeps.manager import SweepManager
 from tests.serving.cluster.two_nodes import (
     DIM,
     PLAN,
@@ -25,7 +25,7 @@ from tests.serving.cluster.two_nodes import (
     likenesses,
     unit_rows,
 )
-from tests.serving.sweeps.synthetic_people import TWICE, make_crowd
+from tests.serving.sweeps.synthetic_people import TWICE, make_people_home
 
 THRESHOLD = 0.5
 
@@ -66,18 +66,18 @@ def test_two_nodes_join_what_one_process_does(nodes: Nodes, tmp_path: Path) -> N
 def test_a_sweep_on_two_nodes_finds_the_groups_that_one_process_finds(
     nodes: Nodes, empty_home: Path
 ) -> None:
-    home = make_crowd(empty_home, "crowd-on-nodes")
+    home = make_people_home(empty_home, "people-on-nodes")
     folders = []
     for shards in (0, 2):
         settings = make_settings({"gallery": {"shards": shards, "shard_resource": RESOURCE}})
         opener = shard_opener(settings)
         with Deployment(home, settings, home / "cache", open_index=opener) as deployment:
-            desk = SweepDesk(deployment)
-            record = desk.start(SweepRequest(threshold=0.55), "test")
-            assert desk.wait(120)
-            assert desk.status(record.id).state is SweepState.DONE
-            assert desk.groups(record.id).total == TWICE
+            manager = SweepManager(deployment)
+            record = manager.start(SweepRequest(threshold=0.55), "test")
+            assert manager.wait(120)
+            assert manager.status(record.id).state is SweepState.DONE
+            assert manager.groups(record.id).total == TWICE
             folders.append(deployment.sweep_folder / record.id)
-            desk.close()
+            manager.close()
     for name in ("groups.json", "pairs.csv", "outlets.csv", "covered.bin", "found.bin"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name

@@ -20,7 +20,7 @@ from serving.cluster.shards import Timing
 DIM = 128
 PLAN = ShardPlan("exact8", DIM)
 RESOURCE = "gallery"
-QUICK = Timing(placed_within_s=4.0, pulse_every_s=0.25, silent_for_s=1.5)
+QUICK = Timing(placed_within_s=4.0, heartbeat_every_s=0.25, silent_for_s=1.5)
 
 Rows = NDArray[np.float32]
 

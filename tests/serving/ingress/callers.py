@@ -29,7 +29,7 @@ class RecordingMeter(meters.RecordingMeter):
 
     @property
     def stages(self) -> list[str]:
-        return [labels[0] for name, labels, _ in self.told if name == STAGE_SECONDS.name]
+        return [labels[0] for name, labels, _ in self.recorded if name == STAGE_SECONDS.name]
 
 
 def images(*names: str) -> list[bytes]:

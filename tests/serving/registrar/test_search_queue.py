@@ -90,7 +90,7 @@ def test_what_gathers_during_a_search_is_the_next_search_with_one_look_up(
     owners = look_up(gallery.ids.tolist())
     found = [one[0].candidates[0] for one in answers[:3]]
     assert [owners[each.reference_id] for each in found] == [each.document_id for each in found]
-    assert [len(one.candidates) for one in mixed.result(10)] == [0, 1]
+    assert [len(one.candidates) for one in mixed.result(120)] == [0, 1]
     searches.close()
     assert held.sizes == [1, 15]
     assert len(look_ups) == 1
@@ -113,7 +113,7 @@ def test_calls_with_their_own_thresholds_get_their_own_answers(
     monkeypatch.setattr("serving.registrar.search_queue.identify", count)
     calls = [searches.submit(probe, threshold) for threshold in (-1.0, 0.5, -1.0)]
     held.go_on.set()
-    assert [len(call.result(10)[0].candidates) for call in calls] == [3, 1, 3]
+    assert [len(call.result(120)[0].candidates) for call in calls] == [3, 1, 3]
     assert len(passes) == 2
 
 
@@ -157,8 +157,8 @@ def test_what_is_late_or_cancelled_is_not_searched_for(
     with pytest.raises(DeadlinePassed):
         late.result(120)
     with pytest.raises(CancelledError):
-        left.result(10)
-    searches.submit(population.person()[None], 0.5).result(10)
+        left.result(120)
+    searches.submit(population.person()[None], 0.5).result(120)
     searches.close()
     assert held.sizes == [1, 1]
 

@@ -156,10 +156,10 @@ def hold(pool: Batcher[Callable[[], Any], Any]) -> threading.Event:
 
     def wait() -> None:
         begun.set()
-        assert release.wait(10)
+        assert release.wait(120)
 
     submit(pool, wait)
-    assert begun.wait(10)
+    assert begun.wait(120)
     return release
 
 
@@ -173,7 +173,7 @@ def test_what_would_wait_behind_too_many_is_refused_and_places_come_back(
     assert waiting.cancel()
     again = submit(pool, lambda: "again")
     release.set()
-    assert again.result(10) == "again"
+    assert again.result(120) == "again"
 
 
 def test_work_that_a_closing_pool_drops_is_an_interruption(
@@ -199,5 +199,5 @@ def test_work_that_would_end_its_thread_fails_and_the_thread_goes_on(
     def panic() -> None:
         raise SystemExit
 
-    assert isinstance(submit(pool, panic).exception(10), RuntimeError)
-    assert submit(pool, lambda: "next").result(10) == "next"
+    assert isinstance(submit(pool, panic).exception(120), RuntimeError)
+    assert submit(pool, lambda: "next").result(120) == "next"

@@ -10,39 +10,39 @@ import pytest
 
 from serving.compose import Deployment
 from serving.settings import load_settings
-from serving.sweeps.manager import SweepDesk
-from tests.serving.sweeps.synthetic_people import Gate, make_crowd
+from serving.sweeps.manager import SweepManager
+from tests.serving.sweeps.synthetic_people import PausedJoin, make_people_home
 
 
 @pytest.fixture(scope="session")
-def crowd_template(empty_home: Path) -> Path:
+def people_template(empty_home: Path) -> Path:
     """A home with 400 people, 12 of them under two documents; not to be changed."""
-    return make_crowd(empty_home, "crowd")
+    return make_people_home(empty_home, "people")
 
 
 @pytest.fixture
-def crowd_home(crowd_template: Path, tmp_path: Path) -> Path:
+def people_home(people_template: Path, tmp_path: Path) -> Path:
     """A copy of it, for this test alone."""
-    return Path(shutil.copytree(crowd_template, tmp_path / "crowd"))
+    return Path(shutil.copytree(people_template, tmp_path / "people"))
 
 
 @pytest.fixture
-def deployment(crowd_home: Path) -> Iterator[Deployment]:
-    with Deployment(crowd_home, load_settings(crowd_home), crowd_home / "cache") as opened:
+def deployment(people_home: Path) -> Iterator[Deployment]:
+    with Deployment(people_home, load_settings(people_home), people_home / "cache") as opened:
         yield opened
 
 
 @pytest.fixture
-def desk(deployment: Deployment) -> Iterator[SweepDesk]:
-    made = SweepDesk(deployment)
+def manager(deployment: Deployment) -> Iterator[SweepManager]:
+    made = SweepManager(deployment)
     yield made
     made.close()
 
 
 @pytest.fixture
-def gate(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Between the desk of this deployment and its gallery."""
-    made = Gate(deployment)
+def paused_join(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[PausedJoin]:
+    """The join of this deployment's sweeps, which waits after its first tile."""
+    made = PausedJoin(deployment)
     monkeypatch.setattr(deployment, "joiner", made.joiner)
     yield made
     made.opened.set()

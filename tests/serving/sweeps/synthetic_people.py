@@ -36,7 +36,7 @@ def second_documents(rows: Rows, seed: int = 1) -> Rows:
     return _unit(rows + 0.45 * blur)
 
 
-def make_crowd(empty_home: Path, name: str) -> Path:
+def make_people_home(empty_home: Path, name: str) -> Path:
     """A copy of a home beside it, with 400 people, 12 of them under two documents."""
     home = empty_home.with_name(name)
     shutil.copytree(empty_home, home)
@@ -62,8 +62,8 @@ def fill(deployment: Deployment, rows: Rows, first: int = 0) -> None:
     )
 
 
-class Gate:
-    """Joins in small tiles, and holds the sweep after the first of them until it is opened."""
+class PausedJoin:
+    """A join in small tiles that waits after the first one until it is released."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._gallery = deployment.restored.gallery
@@ -72,7 +72,7 @@ class Gate:
 
     def joiner(self, scanner: Scanner) -> Callable[..., JoinedGallery]:
         def join(threshold: float, *, progress: Any, **options: Any) -> JoinedGallery:
-            def tell(now: Progress) -> None:
+            def report(now: Progress) -> None:
                 self.tiles.append(now.tiles_done)
                 if now.tiles_done == 1:
                     self.reached.set()
@@ -80,7 +80,7 @@ class Gate:
                 progress(now)
 
             return join_gallery(
-                self._gallery, threshold, progress=tell, tile_rows=64, scanner=scanner, **options
+                self._gallery, threshold, progress=report, tile_rows=64, scanner=scanner, **options
             )
 
         return join

@@ -1,4 +1,4 @@
-"""What sweeps have found stays for its time, and nobody in it who was erased."""
+"""Files of sweeps stay for their retention time, without erased people."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from engine.sweeps.folder import SweepFolder
 from engine.sweeps.sweep_model import Scope, SweepRecord, SweepState
 from serving.compose import Deployment
 from serving.retention import EXPIRED, retire_sweeps
-from serving.sweeps.manager import SweepDesk
+from serving.sweeps.manager import SweepManager
 from tests.serving.sweeps.synthetic_people import (
     PEOPLE,
     TWICE,
-    Gate,
+    PausedJoin,
     fill,
     second_documents,
     strangers,
@@ -34,10 +34,10 @@ REQUEST = SweepRequest(threshold=0.55)
 ACTOR = "key:fraud"
 
 
-def sweep(desk: SweepDesk, request: SweepRequest = REQUEST) -> SweepRecord:
-    record = desk.start(request, ACTOR)
-    assert desk.wait(120)
-    return desk.status(record.id)
+def sweep(manager: SweepManager, request: SweepRequest = REQUEST) -> SweepRecord:
+    record = manager.start(request, ACTOR)
+    assert manager.wait(120)
+    return manager.status(record.id)
 
 
 def folder_of(deployment: Deployment, record: SweepRecord) -> SweepFolder:
@@ -60,11 +60,11 @@ def trio(deployment: Deployment) -> None:
 
 
 def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
-    trio: None, desk: SweepDesk, deployment: Deployment
+    trio: None, manager: SweepManager, deployment: Deployment
 ) -> None:
-    done = sweep(desk)
+    done = sweep(manager)
     folder = folder_of(deployment, done)
-    groups = desk.groups(done.id).groups
+    groups = manager.groups(done.id).groups
     three = next(group for group in groups if len(group["identities"]) == 3)
     two = next(group for group in groups if len(group["identities"]) == 2)
     gone = [three["identities"][0], two["identities"][0]]
@@ -72,25 +72,25 @@ def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
         deployment.erase(one["document_id"], ACTOR)
     erased = {one["document_id"] for one in gone}
     assert not any(key in name for name in names_of(folder) for key in erased)
-    # Who was in it alone with somebody erased is in no group any more.
-    page = desk.groups(done.id)
+    # A member left alone by the erasure is in no group any more.
+    page = manager.groups(done.id)
     assert page.total == TWICE - 1
-    again = desk.group(done.id, three["key"])
+    again = manager.group(done.id, three["key"])
     assert len(again["identities"]) == 2
     assert len(again["links"]) == 1
     assert again["terms"][0] == {"name": "identities", "value": 2.0, "points": 12.0}
     assert parquet.read_table(folder.pairs).num_rows == TWICE + 2 - 3
-    covered = folder.covered()
+    covered = folder.load_covered()
     assert covered is not None
     references = [key for one in gone for key in one["reference_ids"]]
     assert not np.isin([covered.pairs.left, covered.pairs.right], references).any()
     with pytest.raises(Exception, match="no such group"):
-        desk.group(done.id, two["key"])
-    assert desk.plan(SweepRequest(scope=Scope.NEW)).new_references == 0
+        manager.group(done.id, two["key"])
+    assert manager.plan(SweepRequest(scope=Scope.NEW)).new_references == 0
 
 
-def test_who_is_erased_while_a_sweep_ends_is_in_none_of_its_files(
-    desk: SweepDesk, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+def test_a_holder_erased_while_a_sweep_ends_is_in_none_of_its_files(
+    manager: SweepManager, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     erased: list[str] = []
 
@@ -102,31 +102,33 @@ def test_who_is_erased_while_a_sweep_ends_is_in_none_of_its_files(
 
     whole = outputs.write_outputs
     monkeypatch.setattr(outputs, "write_outputs", write_and_erase)
-    done = sweep(desk)
+    done = sweep(manager)
     assert done.state is SweepState.DONE
     assert not any(erased[0] in name for name in names_of(folder_of(deployment, done)))
-    assert desk.groups(done.id).total == TWICE - 1
+    assert manager.groups(done.id).total == TWICE - 1
 
 
 def test_files_that_cannot_be_written_anew_are_removed(
-    desk: SweepDesk, deployment: Deployment
+    manager: SweepManager, deployment: Deployment
 ) -> None:
-    done = sweep(desk)
+    done = sweep(manager)
     folder = folder_of(deployment, done)
-    document = desk.groups(done.id).groups[0]["identities"][0]["document_id"]
+    document = manager.groups(done.id).groups[0]["identities"][0]["document_id"]
     folder.pairs.write_bytes(b"no table")
     deployment.erase(document, ACTOR)
     assert list(folder.files()) == []
     with pytest.raises(SweepOver, match="not kept any more"):
-        desk.groups(done.id)
+        manager.groups(done.id)
 
 
-def test_an_erasure_of_somebody_else_leaves_the_files_as_they_are(
-    desk: SweepDesk, deployment: Deployment
+def test_an_erasure_of_another_holder_leaves_the_files_unchanged(
+    manager: SweepManager, deployment: Deployment
 ) -> None:
-    done = sweep(desk)
+    done = sweep(manager)
     named = {
-        one["document_id"] for group in desk.groups(done.id).groups for one in group["identities"]
+        one["document_id"]
+        for group in manager.groups(done.id).groups
+        for one in group["identities"]
     }
     references, _ = deployment.store.facts.document_owner_array()
     owners = deployment.store.documents_of(references.tolist())
@@ -148,10 +150,10 @@ def age(deployment: Deployment, record: SweepRecord, days: int) -> None:
     )
 
 
-def test_files_leave_after_their_time_and_the_last_keeps_what_the_next_needs(
-    desk: SweepDesk, deployment: Deployment
+def test_files_expire_and_the_last_sweep_keeps_what_the_next_needs(
+    manager: SweepManager, deployment: Deployment
 ) -> None:
-    first, second = sweep(desk), sweep(desk)
+    first, second = sweep(manager), sweep(manager)
     stay = deployment.settings.sweep.keep_days
     age(deployment, first, stay - 1)
     assert retire_sweeps(deployment, deployment.registrar, "test") == []
@@ -161,37 +163,37 @@ def test_files_leave_after_their_time_and_the_last_keeps_what_the_next_needs(
     assert sorted(left) == sorted([first.id, second.id])
     assert not folder_of(deployment, first).path.exists()
     assert list(folder_of(deployment, second).files()) == []
-    assert desk.plan(SweepRequest(scope=Scope.NEW)).new_references == 0
+    assert manager.plan(SweepRequest(scope=Scope.NEW)).new_references == 0
     with pytest.raises(SweepOver, match="sweep again"):
-        desk.groups(second.id)
-    assert [record.id for record in desk.list()] == [second.id, first.id]
+        manager.groups(second.id)
+    assert [record.id for record in manager.list()] == [second.id, first.id]
     audited = [record.entry for record in deployment.store.audit_entries()]
     assert sorted(one.subject for one in audited if one.action == EXPIRED) == sorted(left)
     assert retire_sweeps(deployment, deployment.registrar, "test") == []
 
 
 def test_what_only_the_next_sweep_needs_is_kept_of_the_last_alone(
-    desk: SweepDesk, deployment: Deployment
+    manager: SweepManager, deployment: Deployment
 ) -> None:
-    first, second = sweep(desk), sweep(desk)
-    again = SweepDesk(deployment)
+    first, second = sweep(manager), sweep(manager)
+    again = SweepManager(deployment)
     again.open()
-    assert folder_of(deployment, first).covered() is None
+    assert folder_of(deployment, first).load_covered() is None
     assert folder_of(deployment, first).groups.exists()
-    assert folder_of(deployment, second).covered() is not None
+    assert folder_of(deployment, second).load_covered() is not None
 
 
 def test_a_folder_of_another_registry_is_not_touched(
-    desk: SweepDesk, gate: Gate, deployment: Deployment
+    manager: SweepManager, paused_join: PausedJoin, deployment: Deployment
 ) -> None:
     foreign: Path = deployment.sweep_folder / "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
     foreign.mkdir(parents=True)
     (foreign / "groups.json").touch()
-    record = desk.start(REQUEST, ACTOR)
-    assert gate.reached.wait(120)
-    desk.cancel(record.id, ACTOR)
-    gate.opened.set()
-    assert desk.wait(120)
+    record = manager.start(REQUEST, ACTOR)
+    assert paused_join.reached.wait(120)
+    manager.cancel(record.id, ACTOR)
+    paused_join.opened.set()
+    assert manager.wait(120)
     deployment.sweeps.expire(utc_now() + timedelta(days=4000))
     assert not folder_of(deployment, record).path.exists()
     assert (foreign / "groups.json").exists()

@@ -1,4 +1,4 @@
-"""/metrics on loopback, by one process of the node for all."""
+"""The exporter of /metrics on loopback, by one process for the node."""
 
 from __future__ import annotations
 

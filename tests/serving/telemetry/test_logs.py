@@ -1,8 +1,9 @@
-"""Lines of JSON, written whole by many processes, and nothing personal in them."""
+"""JSON log lines: written whole by many processes, redacted, rotated."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,10 +13,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
-from serving.telemetry.logs import FILES, Finisher, Lines, LogPipe, close_log, open_log
+from engine.reasons import Decision
+from serving.telemetry.logs import (
+    FILES,
+    WITHHELD,
+    Finisher,
+    Lines,
+    LogPipe,
+    close_log,
+    is_forbidden,
+    open_log,
+    show_error,
+    withhold,
+)
+
+KEY = "sosie_k1a2b3_c2VjcmV0c2VjcmV0"
+
+
+def show(**fields: Any) -> dict[str, Any]:
+    return dict(withhold(None, "info", fields))
 
 
 @contextmanager
@@ -31,7 +52,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_line_says_when_what_and_who(tmp_path: Path) -> None:
+def test_a_line_has_time_event_and_process(tmp_path: Path) -> None:
     path = tmp_path / "log" / "service.jsonl"
     before = datetime.now(UTC)
     with opened(path) as log:
@@ -96,7 +117,7 @@ def test_a_rotated_file_is_left_and_a_new_one_begun(tmp_path: Path) -> None:
     assert [line["event"] for line in lines(path)] == ["newest"]
 
 
-def test_processes_never_tear_each_others_lines(tmp_path: Path) -> None:
+def test_processes_never_mix_their_lines(tmp_path: Path) -> None:
     path = tmp_path / "x"
     code = f"""
 from pathlib import Path
@@ -124,7 +145,7 @@ def test_only_the_owner_reads_the_log(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_long_file_is_moved_on_and_the_oldest_falls_away(tmp_path: Path) -> None:
+def test_a_long_file_is_rotated_and_the_oldest_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "service.jsonl"
     file = Lines(path, Finisher("supervisor"), longest_bytes=1000)
     for at in range(100):
@@ -175,7 +196,7 @@ for at in range(1000):
         assert own == list(range(1000))
 
 
-def test_a_pipe_that_nobody_empties_makes_no_caller_wait_and_the_loss_is_told(
+def test_a_full_pipe_makes_no_caller_wait_and_the_loss_is_logged(
     tmp_path: Path,
 ) -> None:
     pipe = tmp_path / "pipe"
@@ -187,13 +208,13 @@ def test_a_pipe_that_nobody_empties_makes_no_caller_wait_and_the_loss_is_told(
         kept = os.read(reader, 2**20).splitlines()
         assert 0 < len(kept) < 1000
         log.info("again")
-        told, again = (json.loads(line) for line in os.read(reader, 2**20).splitlines())
+        loss, again = (json.loads(line) for line in os.read(reader, 2**20).splitlines())
     os.close(reader)
-    assert (told["event"], told["count"]) == ("log lines lost", 1000 - len(kept))
+    assert (loss["event"], loss["count"]) == ("log lines lost", 1000 - len(kept))
     assert again["event"] == "again"
 
 
-def test_a_line_that_is_too_long_for_a_pipe_says_only_its_event(tmp_path: Path) -> None:
+def test_a_line_too_long_for_a_pipe_keeps_only_its_event(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with opened(path) as log:
         log.info("much", **{f"field{at}": "z" * 900 for at in range(6)})
@@ -201,7 +222,7 @@ def test_a_line_that_is_too_long_for_a_pipe_says_only_its_event(tmp_path: Path) 
     assert (line["event"], line["is_cut"]) == ("much", True)
 
 
-def test_a_full_disk_never_fails_the_caller_and_the_loss_is_told() -> None:
+def test_a_full_disk_never_fails_the_caller_and_the_loss_is_logged() -> None:
     with opened(Path("/dev/full")) as log:
         log.warning("lost")
         log.warning("lost")
@@ -222,12 +243,12 @@ def test_lines_that_the_disk_refused_are_counted(
         log.warning("lost")
         monkeypatch.setattr(os, "write", real)
         log.warning("kept")
-    told, kept = lines(path)
-    assert (told["event"], told["count"], told["level"]) == ("log lines lost", 2, "error")
+    loss, kept = lines(path)
+    assert (loss["event"], loss["count"], loss["level"]) == ("log lines lost", 2, "error")
     assert kept["event"] == "kept"
 
 
-def test_half_a_line_before_a_full_disk_spoils_no_other(
+def test_half_a_line_before_a_full_disk_damages_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x"
@@ -267,7 +288,7 @@ def test_nothing_personal_and_no_key_reaches_the_file(tmp_path: Path) -> None:
     assert error["where"][0].startswith("test_logs.py:")
 
 
-def test_a_field_never_replaces_when_or_who(tmp_path: Path) -> None:
+def test_a_field_never_replaces_time_or_process(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with opened(path) as log:
         log.info("x", pid=1, level="debug", time="never", process="none")
@@ -282,3 +303,100 @@ def test_control_characters_stay_inside_one_line(tmp_path: Path) -> None:
         log.warning('a\nb"c\u2028', correlator='x\r\n{"level":"error"}', lone="\ud800")
     assert len(path.read_text().split("\n")) == 2
     assert lines(path)[0]["event"] == 'a\nb"c\u2028'
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("image", "images", "portrait", "vector", "embedding", "name", "holder_name", "number"),
+        *("documentNumber", "msisdn", "key", "api_key", "API_KEY", "apikey", "authorization"),
+        *("idempotency_key", "template", "token", "probe", "body", "headers", "path", "url"),
+        *("password", "secret", "x-api-key", "Authorization", "birth_date"),
+    ],
+)
+def test_a_field_of_a_personal_or_secret_name_is_withheld(field: str) -> None:
+    assert show(**{field: "whatever"}) == {field: WITHHELD}
+    assert show(outer={"inner": {field: 7}}) == {"outer": {"inner": {field: WITHHELD}}}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("key_id", "route", "method", "status", "duration_ms", "correlator", "code", "queue"),
+        *("stage", "batch_size", "sequence", "phase", "detail", "document_id", "faces"),
+    ],
+)
+def test_what_an_access_line_needs_is_shown(field: str) -> None:
+    assert not is_forbidden(field)
+    assert show(**{field: "0af7-01"}) == {field: "0af7-01"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"\xff\xd8", bytearray(b"x"), memoryview(b"x"), np.zeros(3), object(), SecretStr("s")],
+)
+def test_bytes_arrays_and_unknown_objects_are_withheld(value: object) -> None:
+    assert show(found=value, many=[value], nested={"x": value}) == {
+        "found": WITHHELD,
+        "many": [WITHHELD],
+        "nested": {"x": WITHHELD},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("line +8613800138000 is in use", "13800138000"),
+        ("+8613800138000", "13800138000"),
+        (f"key {KEY} refused", "c2VjcmV0"),
+        (KEY, "c2VjcmV0"),
+        ("Bearer abc.def", "abc.def"),
+        ("postgresql+psycopg://sosie:hunter2@db/registry", "hunter2"),
+        ("no document 110105199003071239 here", "110105199003071239"),
+        ("no document 11010519900307123X here", "11010519900307123"),
+    ],
+)
+def test_a_number_or_a_key_inside_a_text_is_withheld(text: str, secret: str) -> None:
+    shown = show(event=text, deep=[{"detail": text}])
+    assert secret not in str(shown)
+    assert WITHHELD in shown["event"]
+    assert WITHHELD in shown["deep"][0]["detail"]
+
+
+def test_ordinary_values_are_shown_as_json_has_them() -> None:
+    when = datetime(2026, 1, 2, tzinfo=UTC)
+    shown = show(a=1, b=True, c=None, d=0.5, e=math.nan, f=Decision.REVIEW, g=when, h=Path("/x"))
+    assert shown == {
+        "a": 1,
+        "b": True,
+        "c": None,
+        "d": 0.5,
+        "e": "nan",
+        "f": "review",
+        "g": "2026-01-02T00:00:00+00:00",
+        "h": "/x",
+    }
+    assert type(shown["f"]) is str
+
+
+def test_a_text_and_a_nest_have_a_bound() -> None:
+    nest: list[Any] = []
+    nest.append(nest)
+    shown = show(text="x" * 10_000, spaced="x y" * 10_000, nest=nest)
+    assert len(shown["text"]) == len(shown["spaced"]) == 2000
+    assert len(str(shown["nest"])) < 100
+
+
+def test_an_exception_shows_its_type_and_place_and_not_its_text() -> None:
+    try:
+        try:
+            raise KeyError("+8613800138000")
+        except KeyError as inner:
+            raise ValueError("Aileen Probe") from inner
+    except ValueError as error:
+        shown = show_error(error)
+    assert shown["type"] == "ValueError"
+    assert shown["cause"] == "KeyError"
+    assert shown["where"][-1].startswith("test_logs.py:")
+    assert "Aileen" not in str(shown)
+    assert "8613800138000" not in str(shown)

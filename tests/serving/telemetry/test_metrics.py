@@ -1,4 +1,4 @@
-"""What Prometheus reads of one process and of a node of several."""
+"""Metrics of one process, and of a node with several."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_endless_labels_share_one_series(meter: Meter) -> None:
     assert find(text, "sosie_http_requests_total", **other) == 200
 
 
-def test_a_metric_that_fails_fails_nobody_and_is_told_once_by_its_type() -> None:
+def test_a_metric_that_fails_raises_nothing_and_is_logged_once() -> None:
     with capture_logs() as logs:
         meter = BrokenMeter(None, structlog.get_logger())
         for _ in range(3):
@@ -250,7 +250,7 @@ def test_a_meter_that_would_count_alone_says_so(tmp_path_factory: pytest.TempPat
         Meter(tmp_path_factory.mktemp("metrics"))
 
 
-def test_rendering_while_others_start_and_die_never_fails(node: Node) -> None:
+def test_rendering_while_processes_start_and_die_never_fails(node: Node) -> None:
     reader = node.start(
         """
 import threading

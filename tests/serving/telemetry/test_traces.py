@@ -143,7 +143,7 @@ def test_tasks_do_not_mix_their_spans(kept: Kept) -> None:
         assert span.attributes == {"sosie.items": span.context.trace_id}
 
 
-def test_a_failed_span_says_its_code(kept: Kept) -> None:
+def test_a_failed_span_has_its_code(kept: Kept) -> None:
     with kept.tracer.span("request") as span:
         span.fail("SERVICE.BUSY")
     failed = kept.spans()["request"]
@@ -160,7 +160,7 @@ def test_an_exception_fails_the_span_without_its_text(kept: Kept) -> None:
     assert "8613800138000" not in text
 
 
-def test_a_span_says_only_what_is_listed(kept: Kept) -> None:
+def test_a_span_has_only_listed_attributes(kept: Kept) -> None:
     with pytest.raises(AssertionError), kept.tracer.span("request", msisdn="+8613800138000"):
         pass
     with kept.tracer.span("request", correlator="call +8613800138000"):

@@ -1,5 +1,5 @@
 "use strict";
-// Tables can be sorted by a column; without this script they stay in the order of their ranks.
+// Makes tables sortable by column; without this script they stay in the order of ranks.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
@@ -23,7 +23,7 @@ function sortBy(table, heads, column) {
   const rows = [...body.rows];
   const known = rows.filter((row) => valueOf(row) !== "");
   known.sort((a, b) => (falls ? -1 : 1) * compare(valueOf(a), valueOf(b)));
-  // Rows without a value stay last, whichever way the others go.
+  // Rows without a value stay last in either direction.
   body.append(...known, ...rows.filter((row) => valueOf(row) === ""));
   for (const other of heads) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", falls ? "descending" : "ascending");

@@ -1,4 +1,4 @@
-"""Made-up sweeps for the report."""
+"""Synthetic sweeps for the report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def point(fmr: float, threshold: float, fnmr: float) -> OperatingPoint:
 
 @pytest.fixture
 def curve() -> CalibrationCurve:
-    """A tenth of the rate for every 0.1 of score; supported up to 0.6."""
+    """A tenth of the rate per 0.1 of score; supported up to 0.6."""
     points = tuple(point(10.0**-power, power / 10, 0.001 * power) for power in range(1, 7))
     return CalibrationCurve(
         people=100,
@@ -53,7 +53,7 @@ def curve() -> CalibrationCurve:
 
 @pytest.fixture
 def make_group() -> MadeGroup:
-    """A ring of so many identities, each linked to the next, two lines each."""
+    """A chain of `size` identities, each linked to the next, with two lines each."""
 
     def make(name: str = "g", size: int = 3, outlet: str = "n-1", risk: float = 40.0) -> Group:
         opened_at = datetime(2024, 3, 4, tzinfo=UTC)
@@ -90,7 +90,7 @@ def make_group() -> MadeGroup:
 
 @pytest.fixture
 def make_contents(curve: CalibrationCurve, make_group: MadeGroup) -> Made:
-    """A sweep with these groups; anything may be replaced."""
+    """A sweep with these groups, and any changes."""
 
     def make(*groups: Group, **changes: object) -> ReportInput:
         listed = groups or (make_group(),)
@@ -107,7 +107,7 @@ def make_contents(curve: CalibrationCurve, make_group: MadeGroup) -> Made:
             chance=Chance(
                 false_pairs=curve.fmr_at(THRESHOLD).times(COMPARISONS),
                 curve=curve,
-                source="made-up faces",
+                source="synthetic faces",
             ),
             scores=np.array([0.5, 0.55, 0.7, 0.71, 1.0], np.float32),
             groups=listed,

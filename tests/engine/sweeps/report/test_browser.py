@@ -1,4 +1,4 @@
-"""The page in a real browser, from a file: no fault of access, no word on the console."""
+"""The page in a real browser, from a file: accessible, and nothing on the console."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def report(tmp_path: Path, make_contents: Made, make_group: MadeGroup) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_fault(browser: Browser, report: str, scheme: str) -> None:
-    # What axe adds to the page is what the policy is there to refuse.
+def test_axe_finds_no_violation(browser: Browser, report: str, scheme: str) -> None:
+    # The page's policy would refuse what axe adds to it.
     page = browser.new_page(color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
     page.goto(report)
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
@@ -53,19 +53,19 @@ def test_axe_finds_no_fault(browser: Browser, report: str, scheme: str) -> None:
     page.close()
 
 
-def test_nothing_is_said_on_the_console_and_nothing_is_asked_of_the_network(
+def test_nothing_is_logged_on_the_console_or_requested_from_the_network(
     browser: Browser, report: str
 ) -> None:
     page = browser.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    logged: list[str] = []
+    requested: list[str] = []
+    page.on("console", lambda message: logged.append(message.text))
+    page.on("pageerror", lambda error: logged.append(str(error)))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(report)
     sort_by(page, "Identities")
-    assert said == []
-    assert asked == [report]
+    assert logged == []
+    assert requested == [report]
     page.close()
 
 
@@ -83,7 +83,7 @@ def test_groups_are_sorted_by_a_click_and_by_the_keyboard(browser: Browser, repo
     page.close()
 
 
-def test_without_script_the_groups_stand_by_rank(browser: Browser, report: str) -> None:
+def test_without_script_the_groups_are_in_order_of_rank(browser: Browser, report: str) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(report)
@@ -92,7 +92,7 @@ def test_without_script_the_groups_stand_by_rank(browser: Browser, report: str) 
     context.close()
 
 
-def test_it_fits_a_telephone(browser: Browser, report: str) -> None:
+def test_it_fits_a_small_screen(browser: Browser, report: str) -> None:
     page = browser.new_page(viewport={"width": 360, "height": 700})
     page.goto(report)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -1,10 +1,9 @@
-"""Charts: what they count, where they put it, and that they always do so the same way."""
+"""Charts: what they count, where they draw it, and that the result is always the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,11 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.sweeps.report.charts.drawing import Logarithmic, element, whole_steps
-from engine.sweeps.report.charts.histogram import count_scores, draw_chance, draw_scores
-from engine.sweeps.report.charts.network import MOST_EDGES, MOST_NODES, draw_group, lay_out
-from engine.sweeps.report.charts.timeline import draw_timeline
-from engine.sweeps.report.charts.treemap import Field, draw_outlets, squarify
+from engine.sweeps.report.charts import count_scores, draw_chance, draw_scores, draw_timeline
+from engine.sweeps.report.network import MOST_EDGES, MOST_NODES, draw_group, lay_out
+from engine.sweeps.report.treemap import Field, draw_outlets, squarify
 from engine.sweeps.summary import fill_weeks, summarise
 from engine.sweeps.sweep_model import Group, Link
 
@@ -28,26 +25,6 @@ FIELD = Field(10.0, 20.0, 300.0, 200.0)
 def marks(drawing: str, class_name: str) -> list[ElementTree.Element]:
     root = ElementTree.fromstring(drawing)
     return [one for one in root.iter() if class_name in one.get("class", "").split()]
-
-
-def test_an_element_escapes_what_it_holds() -> None:
-    drawn = element("text", "<b>&", class_='"x"', stroke_width=1.25)
-    assert drawn == '<text class="&#34;x&#34;" stroke-width="1.2">&lt;b&gt;&amp;</text>'
-
-
-@pytest.mark.parametrize("most", [0, 1, 3, 7, 99, 1000, 12_345])
-def test_steps_are_whole_few_and_reach_the_most(most: int) -> None:
-    steps = whole_steps(most)
-    assert steps[0] == 0
-    assert steps[-1] >= most
-    assert 2 <= len(steps) <= 7
-    assert len({b - a for a, b in pairwise(steps)}) == 1
-
-
-def test_a_logarithmic_scale_holds_what_is_outside() -> None:
-    scale = Logarithmic(1.0, 100.0, 0.0, 10.0)
-    assert [scale(value) for value in (0.0, 1.0, 10.0, 100.0, 1e9)] == [0, 0, 5, 10, 10]
-    assert scale.decades() == [1, 10, 100]
 
 
 def test_every_pair_is_in_one_bar(curve: CalibrationCurve) -> None:

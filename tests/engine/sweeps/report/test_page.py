@@ -97,7 +97,7 @@ def test_the_policy_allows_this_style_and_this_script_alone(make_contents: Made)
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
 
 
-def test_what_operators_named_is_inert(make_contents: Made, make_group: MadeGroup) -> None:
+def test_names_from_operators_are_inert(make_contents: Made, make_group: MadeGroup) -> None:
     group = make_group(outlet=HARMFUL)
     contents = make_contents(
         group,
@@ -111,14 +111,14 @@ def test_what_operators_named_is_inert(make_contents: Made, make_group: MadeGrou
     assert "{{ 7*7 }}" in page.text()
 
 
-def test_a_name_written_from_right_to_left_stays_by_itself(
+def test_a_name_written_from_right_to_left_is_isolated(
     make_contents: Made, make_group: MadeGroup
 ) -> None:
     name = "\u202eمنفذ\u2069\u202c 7"
     page = Reading(render_report(make_contents(make_group(outlet=name))))
-    told = [(tag, text) for tag, text in page.texts if "منفذ" in text]
-    assert {tag for tag, _ in told} <= {"bdi", "text", "title"}
-    for tag, text in told:
+    described = [(tag, text) for tag, text in page.texts if "منفذ" in text]
+    assert {tag for tag, _ in described} <= {"bdi", "text", "title"}
+    for tag, text in described:
         if tag != "bdi":
             assert "\u202e" not in text
             assert text.count("\u2068") == text.count("\u2069") > 0
@@ -128,19 +128,19 @@ def test_no_face_is_in_it_unless_asked(make_contents: Made, make_group: MadeGrou
     group = make_group(size=3)
     plain = Reading(render_report(make_contents(group)))
     assert plain.tags["img"] == 0
-    crops = {"g-d0": JPEG, "g-d1": b"<svg onload=alert(1)>", "somebody else": JPEG}
+    crops = {"g-d0": JPEG, "g-d1": b"<svg onload=alert(1)>", "another document": JPEG}
     page = Reading(render_report(make_contents(group, crops=crops)))
     encoded = base64.b64encode(JPEG).decode()
     assert page.values("src") == [f"data:image/jpeg;base64,{encoded}"]
     assert page.values("alt") == ["Aligned face of A"]
     assert "This file shows faces." in page.text()
-    assert "Shown: 1 face of the first 1 group. 2 identities of these stand" in page.text()
+    assert "Shown: 1 face of the first 1 group. 2 identities of these have none" in page.text()
 
 
 def test_ten_thousand_groups_take_less_than_five_megabytes(
     make_contents: Made, make_group: MadeGroup, tmp_path: Path
 ) -> None:
-    # Those beyond the table are counted alone, however large they are.
+    # Groups beyond the table are only counted, however large they are.
     groups = [
         make_group(f"{'0' * 28}{number:08}", 20 if number < MOST_ROWS else 2, f"outlet {number}")
         for number in range(10**4)
@@ -185,13 +185,13 @@ def test_an_empty_gallery_makes_a_report(make_contents: Made) -> None:
     assert "0 references" in Reading(render_report(empty)).text()
 
 
-def test_a_model_without_calibration_is_told(make_contents: Made) -> None:
+def test_a_model_without_calibration_is_mentioned(make_contents: Made) -> None:
     text = Reading(render_report(make_contents(chance=None))).text()
     assert "The model has no calibration" in text
     assert "sosie calibrate" in text
 
 
-def test_what_was_swept_is_stated(make_contents: Made) -> None:
+def test_the_sweep_is_described(make_contents: Made) -> None:
     contents = make_contents()
     sweep = replace(
         contents.sweep,
@@ -201,17 +201,17 @@ def test_what_was_swept_is_stated(make_contents: Made) -> None:
     )
     judged = Judged(pairs=40, precision=Rate(0.9, 0.77, 0.96))
     text = Reading(render_report(replace(contents, sweep=sweep, judged=judged))).text()
-    for told in (
+    for text_part in (
         "at sequence 44,722",
         "0.5000 (cosine",
-        "12.5 s (80,000,000 comparisons a second)",
+        "12.5 s (80,000,000 comparisons per second)",
         "17 pairs within one document",
-        "1 pair that people found to be twins or mistakes",
+        "1 pair judged to be twins or mistakes",
         "new since the last sweep",
         "40 pairs so far",
         "90 % (95 % interval 77 % to 96 %)",
     ):
-        assert told in text
+        assert text_part in text
 
 
 def test_a_group_shows_its_reasons_weakest_link_and_case(
@@ -230,7 +230,7 @@ def test_a_group_without_links_is_shown_without_graph(make_contents: Made) -> No
         weakest=None, risk=15.0, terms=(),
     )  # fmt: skip
     page = Reading(render_report(make_contents(document)))
-    assert "joined by their document" in page.text()
+    assert "connected by their document" in page.text()
     assert "One document, many faces" in page.text()
 
 
@@ -243,7 +243,7 @@ def test_any_threshold_makes_a_report(make_contents: Made, threshold: float) -> 
 
 
 def chance(curve: CalibrationCurve, rate: Rate) -> Chance:
-    return Chance(false_pairs=rate, curve=curve, source="made-up faces")
+    return Chance(false_pairs=rate, curve=curve, source="synthetic faces")
 
 
 def test_more_than_the_upper_end_needs_another_explanation(curve: CalibrationCurve) -> None:
@@ -253,11 +253,11 @@ def test_more_than_the_upper_end_needs_another_explanation(curve: CalibrationCur
 
 
 @pytest.mark.parametrize("found", [1, 50, 100])
-def test_what_chance_may_bring_is_doubted(curve: CalibrationCurve, found: int) -> None:
+def test_pairs_that_chance_can_explain_are_doubted(curve: CalibrationCurve, found: int) -> None:
     assert judge_chance(found, chance(curve, Rate(40.0, 20.0, 100.0))).tone == "doubt"
 
 
-def test_a_bound_is_never_told_as_an_expectation(curve: CalibrationCurve) -> None:
+def test_a_bound_is_never_shown_as_an_expectation(curve: CalibrationCurve) -> None:
     bound = chance(curve, Rate(100.0, 0.0, 100.0, is_bound=True))
     below, above = judge_chance(50, bound), judge_chance(150, bound)
     assert below.tone == "unknown"

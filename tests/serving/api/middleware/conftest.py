@@ -42,7 +42,7 @@ class EdgeMeter(RecordingMeter):
 
     @property
     def requests(self) -> list[tuple[str, ...]]:
-        return [labels for name, labels, _ in self.told if name == REQUESTS.name]
+        return [labels for name, labels, _ in self.recorded if name == REQUESTS.name]
 
     @property
     def ongoing(self) -> float:
@@ -50,7 +50,7 @@ class EdgeMeter(RecordingMeter):
 
     @property
     def refusals(self) -> list[str]:
-        return [labels[0] for name, labels, _ in self.told if name == REFUSALS.name]
+        return [labels[0] for name, labels, _ in self.recorded if name == REFUSALS.name]
 
 
 class Rig:

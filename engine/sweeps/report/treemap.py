@@ -1,22 +1,23 @@
-"""A map of the outlets by count: as much area as lines in groups, carriers as its countries.
+"""Treemap of the outlets: area by lines in groups, outlets of one carrier together.
 
 The layout is the squarified treemap of Bruls, Huizing and van Wijk (2000).
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from engine.sweeps.report.charts.drawing import WIDTH, chart, element, fits, text
+from engine.svg import WIDTH, chart, rect, text
 from engine.sweeps.report.words import isolate, plural
 from engine.sweeps.summary import Seller
 
 MOST_OUTLETS = 60
-"""Shown by themselves; a carrier's others share one field."""
+"""Outlets with a field each; a carrier's others share one."""
 
 _HEIGHT = 420.0
 _HEAD = 22.0
@@ -37,7 +38,7 @@ class Field:
         return self.width * self.height
 
     def shrink(self, head: float, edge: float) -> Field:
-        """Without a strip above and an edge around; nothing is left of a small one."""
+        """The field without a strip at the top and an edge around, down to nothing."""
         return Field(
             self.x + edge,
             self.y + head,
@@ -45,9 +46,14 @@ class Field:
             max(self.height - head - edge, 0.0),
         )
 
+    def draw(self, style: str, title: str = "") -> Markup:
+        """The rectangle, narrower by a gap but never too thin to be seen or pointed at."""
+        width, height = max(self.width - 2, 0.5), max(self.height - 2, 0.5)
+        return rect(self.x + 1, self.y + 1, width, height, title=title, class_=style)
+
 
 def draw_outlets(outlets: Sequence[Seller], names: Mapping[str, str]) -> Markup:
-    """Outlets with most lines first, of all carriers; `names` are the carriers', by code."""
+    """Draws the outlets, most lines first; `names` are carrier names by code."""
     carriers: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
     for one in outlets[:MOST_OUTLETS]:
         carriers[one.carrier].append((isolate(one.outlet or ""), one.lines))
@@ -67,7 +73,7 @@ def draw_outlets(outlets: Sequence[Seller], names: Mapping[str, str]) -> Markup:
 
 
 def squarify(sizes: Sequence[float], field: Field) -> list[Field]:
-    """A rectangle for each size, as near to a square as may be; `sizes` fall, and are positive."""
+    """A rectangle for each size, as square as possible; `sizes` are positive and descending."""
     scale = field.area / (sum(sizes) or 1.0)
     left = [size * scale for size in sizes]
     fields: list[Field] = []
@@ -83,7 +89,7 @@ def squarify(sizes: Sequence[float], field: Field) -> list[Field]:
 
 
 def _worst(row: Sequence[float], side: float) -> float:
-    """The most oblong of a row along a side, as its ratio."""
+    """The largest aspect ratio in a row along a side."""
     total = sum(row)
     if not total or not side:
         return float("inf")
@@ -91,7 +97,7 @@ def _worst(row: Sequence[float], side: float) -> float:
 
 
 def _lay_row(row: Sequence[float], field: Field) -> tuple[list[Field], Field]:
-    """The row's rectangles along the shorter side, and what is left of the field."""
+    """The row's rectangles along the shorter side, and the rest of the field."""
     total = sum(row)
     placed = []
     if field.width >= field.height:
@@ -125,14 +131,11 @@ def _draw_carrier(
 ) -> Iterator[Markup]:
     ranked = sorted(items, key=lambda item: -item[1])
     total = sum(lines for _, lines in ranked)
-    yield element(
-        "rect", x=field.x + 1, y=field.y + 1, width=max(field.width - 2, 0.0),
-        height=max(field.height - 2, 0.0), class_=f"country {tint}",
-    )  # fmt: skip
+    yield field.draw(f"carrier {tint}")
     wanted = (f"{name} · {total:,}", name) if field.height > 2 * _HEAD else ()
-    head = next((one for one in wanted if fits(one, field.width - 12, 13)), None)
+    head = next((one for one in wanted if _fits(one, field.width - 12, 13)), None)
     if head:
-        yield text(field.x + 8, field.y + 16, head, class_="country-name")
+        yield text(field.x + 8, field.y + 16, head, class_="carrier-name")
     inner = field.shrink(_HEAD if head else 3.0, 3.0)
     fields = squarify([float(lines) for _, lines in ranked], inner)
     for (outlet, lines), one in zip(ranked, fields, strict=True):
@@ -140,12 +143,25 @@ def _draw_carrier(
 
 
 def _draw_outlet(name: str, outlet: str, lines: int, field: Field, tint: str) -> Iterator[Markup]:
-    told = element("title", f"{name}, {outlet}: {plural(lines, 'line')}")
-    yield element(
-        "rect", [told], x=field.x + 1, y=field.y + 1, width=max(field.width - 2, 0.5),
-        height=max(field.height - 2, 0.5), class_=f"town {tint}",
-    )  # fmt: skip
-    if field.height > 20 and fits(outlet, field.width - 12):
-        yield text(field.x + 7, field.y + 17, outlet, class_="town-name")
+    yield field.draw(f"outlet {tint}", title=f"{name}, {outlet}: {plural(lines, 'line')}")
+    if field.height > 20 and _fits(outlet, field.width - 12):
+        yield text(field.x + 7, field.y + 17, outlet, class_="outlet-name")
         if field.height > 38:
-            yield text(field.x + 7, field.y + 33, f"{lines:,}", class_="town-count")
+            yield text(field.x + 7, field.y + 33, f"{lines:,}", class_="outlet-count")
+
+
+_UNSEEN = {"Cf", "Mn", "Me"}
+_WIDE = {"W", "F"}
+
+
+def _fits(content: str, width: float, size: float = 12) -> bool:
+    """Whether a text of this size fits, by estimate; wide scripts take a full square each."""
+    breadths = (
+        0.0
+        if unicodedata.category(char) in _UNSEEN
+        else 1.0
+        if unicodedata.east_asian_width(char) in _WIDE
+        else 0.58
+        for char in content
+    )
+    return size * sum(breadths) <= width

@@ -1,4 +1,4 @@
-"""Batches whose bad items are values."""
+"""Errors of items in a batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ImageDamaged
-from serving.batches import require_sound
+from serving.errors import require_sound
 
 
 def test_a_sound_batch_is_given_back_whole() -> None:

@@ -1,4 +1,4 @@
-"""A group as a graph: identities, their links, and the weakest link by which it holds together."""
+"""A group as a graph: its identities, their links, and the weakest link."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from engine.svg import Scale, chart, element, line, rect, text
 from engine.sweeps.clustering import Edge, strongest_tree
-from engine.sweeps.report.charts.drawing import Linear, chart, element, line, text
 from engine.sweeps.report.words import letter, plural
 from engine.sweeps.sweep_model import Group, Identity, Link
-
-# Where the nodes of a small graph go: linked ones near, the same graph always the same way.
 
 _STEPS = 120
 
 
 def lay_out(count: int, edges: Sequence[Edge]) -> NDArray[np.float64]:
-    """float64[count, 2] within the unit square, its longer extent along x.
+    """Positions of the nodes: float64[count, 2] in the unit square, the longer extent along x.
 
-    Stress majorisation (Gansner, Koren and North 2004) of the distances along edges: each step
-    lowers the stress, and none is drawn by lot.
+    Linked nodes are near each other: stress majorisation (Gansner, Koren and North 2004) of the
+    distances along edges. Nothing is random, so the same graph is always drawn the same way.
     """
     if count == 1:
         return np.full((1, 2), 0.5)
@@ -38,7 +36,7 @@ def lay_out(count: int, edges: Sequence[Edge]) -> NDArray[np.float64]:
 
 
 def _distances(count: int, edges: Sequence[Edge]) -> NDArray[np.float64]:
-    """Edges from node to node (Floyd 1962); parts that no edge joins lie beyond the farthest."""
+    """Distances in edges (Floyd 1962); unconnected nodes are farther apart than any others."""
     far = np.full((count, count), np.inf)
     np.fill_diagonal(far, 0.0)
     for one, other in edges:
@@ -52,7 +50,7 @@ def _distances(count: int, edges: Sequence[Edge]) -> NDArray[np.float64]:
 
 
 def _circle(count: int) -> NDArray[np.float64]:
-    """A start without symmetry, which could hold a node where every pull on it cancels."""
+    """Start positions without symmetry, which could hold a node where all forces cancel."""
     angles = 2 * np.pi * np.arange(count) / count + 0.3
     radii = 1 + 0.12 * (np.arange(count) % 3)
     rim = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -62,7 +60,7 @@ def _circle(count: int) -> NDArray[np.float64]:
 def _fit(places: NDArray[np.float64]) -> NDArray[np.float64]:
     centred = places - places.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    # The sign of an axis is free: its greatest part counts as positive.
+    # The sign of an axis is arbitrary: its largest component is made positive.
     axes *= np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
     turned = centred @ axes.T
     low, high = turned.min(axis=0), turned.max(axis=0)
@@ -79,7 +77,7 @@ _WIDTH, _HEIGHT, _MARGIN = 360.0, 260.0, 26.0
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """What is drawn of a group: edges by number of node, with their scores."""
+    """The part of a group that is drawn: edges by node number, with their scores."""
 
     identities: Sequence[Identity]
     edges: Sequence[tuple[int, int]]
@@ -88,9 +86,9 @@ class _Drawn:
 
 
 def draw_group(group: Group) -> Markup:
-    """At most `MOST_NODES` of its identities, in the group's order, lettered A, B, C…
+    """Draws at most `MOST_NODES` identities, in the group's order, lettered A, B, C…
 
-    Of many links the strongest are drawn, and those that hold the group together.
+    Of many links only the strongest are drawn, and those that hold the group together.
     """
     drawn = _choose(group)
     places = _place(lay_out(len(drawn.identities), drawn.edges))
@@ -120,16 +118,16 @@ def _is_same(link: Link, weakest: Link | None) -> bool:
 
 
 def _place(unit: NDArray[np.float64]) -> list[tuple[float, float]]:
-    """The unit square onto the drawing, round where both sides are as long."""
-    x = Linear(0.0, 1.0, _MARGIN + 20, _WIDTH - _MARGIN - 20)
-    y = Linear(0.0, 1.0, _MARGIN, _HEIGHT - _MARGIN)
+    """Scales the unit square to the drawing."""
+    x = Scale(0.0, 1.0, _MARGIN + 20, _WIDTH - _MARGIN - 20)
+    y = Scale(0.0, 1.0, _MARGIN, _HEIGHT - _MARGIN)
     return [(x(float(one)), y(float(other))) for one, other in unit]
 
 
 def _draw_edges(drawn: _Drawn, places: Sequence[tuple[float, float]]) -> list[Markup]:
     low, high = min(drawn.scores, default=0.0), max(drawn.scores, default=1.0)
-    # Many thick lines would be one dark field.
-    width = Linear(low, high, 1.0, 4.0 if len(drawn.edges) <= _FEW_EDGES else 2.0)
+    # Many thick lines would be one dark area.
+    width = Scale(low, high, 1.0, 4.0 if len(drawn.edges) <= _FEW_EDGES else 2.0)
     parts = []
     for number, ((one, other), score) in enumerate(zip(drawn.edges, drawn.scores, strict=True)):
         if number != drawn.weakest:
@@ -145,23 +143,23 @@ def _draw_edges(drawn: _Drawn, places: Sequence[tuple[float, float]]) -> list[Ma
 
 def _draw_score(start: tuple[float, float], end: tuple[float, float], score: float) -> list[Markup]:
     x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
-    pill = element("rect", x=x - 21, y=y - 10, width=42, height=20, rx=10, class_="pill")
+    pill = rect(x - 21, y - 10, 42, 20, rx=10, class_="pill")
     return [pill, text(x, y + 4, f"{score:.3f}", class_="weakest-score", text_anchor="middle")]
 
 
 def _draw_nodes(
     identities: Sequence[Identity], places: Sequence[tuple[float, float]]
 ) -> list[Markup]:
-    """The area of a node grows with its lines; one with an open dispute wears a ring."""
+    """The area of a node grows with its lines; an open dispute adds a ring."""
     parts = []
     for number, (identity, (x, y)) in enumerate(zip(identities, places, strict=True)):
         radius = min(10 + 2.2 * math.sqrt(len(identity.lines)), 20.0)
-        told = f"{letter(number)}: {plural(len(identity.lines), 'line')}"
+        title = f"{letter(number)}: {plural(len(identity.lines), 'line')}"
         if identity.disputes:
-            told += f", {plural(identity.disputes, 'open dispute')}"
+            title += f", {plural(identity.disputes, 'open dispute')}"
             parts.append(element("circle", cx=x, cy=y, r=radius + 4, class_="dispute"))
         parts.append(
-            element("circle", [element("title", told)], cx=x, cy=y, r=radius, class_="node")
+            element("circle", [element("title", title)], cx=x, cy=y, r=radius, class_="node")
         )
         parts.append(text(x, y + 4.5, letter(number), class_="node-name", text_anchor="middle"))
     return parts
