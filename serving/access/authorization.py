@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 MIN_BURST = 256
-"""So many items a key may ask for at once, however low its rate: the largest batch of one call."""
+"""Burst of a key, however low its rate: the largest batch of one call."""
 
 
 class Role(StrEnum):
@@ -57,7 +57,7 @@ class Principal:
 
 
 class Action(StrEnum):
-    """What a call does; a call that does several needs leave for each."""
+    """What a call does; one that does several needs permission for each."""
 
     ENROLL = "enroll"
     READ_ENROLLMENT = "read_enrollment"
@@ -172,16 +172,16 @@ HOLDER_LENGTH = 32
 """Hex digits: 128 bits."""
 
 ShowCandidate = Callable[[str, int, float], Candidate]
-"""A look-alike as an answer shows it: document's id, reference's id, score."""
+"""From document's id, reference's id and score to the candidate in an answer."""
 
 
 def name_holder(vault: Vault, carrier: str, document_id: str) -> str:
-    """What a holder is called towards one carrier: always the same, and the same to nobody else."""
+    """A holder's pseudonym for one carrier: stable, and different for every other carrier."""
     return vault.look_up(f"holder:{carrier}", document_id).hex()[:HOLDER_LENGTH]
 
 
 def choose_candidates(principal: Principal, vault: Vault) -> ShowCandidate:
-    """How this caller's answers show candidates: named to a tenant, by their ids to the others."""
+    """How this caller's answers show candidates: by pseudonym to a tenant, by ids to the others."""
     carrier = scope_of(principal)
     if carrier is None:
         return _show_ids
@@ -193,8 +193,7 @@ def choose_candidates(principal: Principal, vault: Vault) -> ShowCandidate:
 
 
 def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer about an enrollment that the caller may see, as it is stored, without the ids of
-    others.
+    """A stored answer about an enrollment, without what the caller may not see of others.
 
     A tenant sees the document's id where the face was its holder's or nobody holds it; where it
     was rejected the document may be held elsewhere, by another face. How like the holder another

@@ -40,8 +40,8 @@ def rate(found: thresholds.Rate) -> matching.ExpectedFalseCandidates:
 
 def enrollment(body: Mapping[str, Any], key: str, *, is_repeated: bool) -> enrollments.Enrollment:
     """An answer as the registrar gave it, or as it is stored."""
-    told = {**body, "idempotency_key": key, "is_repeated": is_repeated}
-    return read(told, enrollments.Enrollment)
+    values = {**body, "idempotency_key": key, "is_repeated": is_repeated}
+    return read(values, enrollments.Enrollment)
 
 
 def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:

@@ -421,26 +421,26 @@ def print_calibration(
     for warning in _warn(fitted, rates):
         print_line(f"[yellow]warning:[/] {warning}")
     if card is None:
-        told = f"{escape(str(output))}: name it in the card's `calibration`."
+        where = f"{escape(str(output))}: name it in the card's `calibration`."
     else:
-        told = f"{escape(str(output))}, and into the card {escape(str(card))}."
-    print_line(f"[green]Written[/] to {told}")
+        where = f"{escape(str(output))}, and into the card {escape(str(card))}."
+    print_line(f"[green]Written[/] to {where}")
 
 
 def _warn(fitted: Calibration, rates: ThresholdRates) -> list[str]:
     """Where the data fall short of the usual, and where their labels are doubtful."""
     from engine.matching.calibration import Comparison, ThresholdRates
 
-    usual, told = asdict(ThresholdRates()), []
+    usual, warnings = asdict(ThresholdRates()), []
     for name, chosen in asdict(rates).items():
         if chosen > usual[name]:
-            told.append(
+            warnings.append(
                 f"{name} keeps an FMR of {chosen:g}, not the usual {usual[name]:g}: "
                 "the data support no less"
             )
     if fitted.curve(Comparison.FUSED).highest_nonmated > DOUBTFUL_HIGHEST:
-        told.append(
+        warnings.append(
             "two strangers look like one person, and `certain` stands above them: "
             "look at `sosie evaluate --flagged`"
         )
-    return told
+    return warnings

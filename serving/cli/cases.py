@@ -263,11 +263,11 @@ def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = Fals
 def _print_case(case: CaseFile) -> None:
     from serving.wire.fields import plain
 
-    told_below = ("case_id", "document_ids", "documents", "notes", "merged")
+    listed_below = ("case_id", "document_ids", "documents", "notes", "merged")
     facts = {
         name.replace("_", " "): str(value)
         for name, value in plain(case).items()
-        if value not in (None, []) and name not in told_below
+        if value not in (None, []) and name not in listed_below
     }
     print_facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts)
     rows = []

@@ -166,9 +166,9 @@ def show(
         from serving.api import serializers
 
         caller = Principal(name_actor(), Role.OPERATOR)
-        told = show_decision(caller, vault, serializers.enrollment_record(enrollment))
+        answer = show_decision(caller, vault, serializers.enrollment_record(enrollment))
         replayed = {} if again is None else {"replay": asdict(again) | {"agrees": again.agrees}}
-        print_wire({**told, "evidence": enrollment.evidence, **replayed})
+        print_wire({**answer, "evidence": enrollment.evidence, **replayed})
     else:
         _print_enrollment(enrollment, again)
     if again is not None and not again.agrees:

@@ -80,7 +80,7 @@ def search(
         )
     listed = found.candidates[:top]
     if as_json:
-        told = ItemIdentification(
+        answer = ItemIdentification(
             candidates=tuple(Candidate(holder=None, **asdict(one)) for one in listed),
             found=len(found.candidates),
             searched=found.searched,
@@ -88,7 +88,7 @@ def search(
             threshold=lowest,
             expected_false_candidates=serializers.rate(expected),
         )
-        print_wire(told)
+        print_wire(answer)
     else:
         rows = [
             [str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id)]

@@ -176,7 +176,7 @@ def plan(
     measuring = _Measuring(measure, photographs, measured_references)
     figures = _find_figures(settings, own_home, reports, measuring, is_shown=not as_json)
     hardware = _Hardware(node_cores, node_gib, node_gb_s, batch)
-    _tell(_make(settings, demand, figures, hardware, requests, seed), as_json=as_json)
+    _print_result(_make(settings, demand, figures, hardware, requests, seed), as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ def _make(
     return make_plan(demand, figures, costs, node, candidates, trial)
 
 
-def _tell(made: Plan, *, as_json: bool) -> None:
+def _print_result(made: Plan, *, as_json: bool) -> None:
     if as_json:
         print_json(made.to_dict())
     else:

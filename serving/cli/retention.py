@@ -80,7 +80,7 @@ def run_now(
             _show(deployment, as_json)
             return
         made = _run(deployment, is_shown=not as_json)
-    _tell(made, certificate, as_json)
+    _print_result(made, certificate, as_json)
 
 
 def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
@@ -110,7 +110,7 @@ def _counter(total: int, report: Callable[[int, int], None]) -> Callable[[Kind, 
     return count
 
 
-def _tell(made: RetentionCertificate, target: Path | None, as_json: bool) -> None:
+def _print_result(made: RetentionCertificate, target: Path | None, as_json: bool) -> None:
     from serving.retention import write_certificate
 
     values = write_certificate(made)

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 Probes = NDArray[np.float32]
 
 MOST_CANDIDATES = 100
-"""As many of a probe as are listed: all of them may be more than one message carries."""
+"""Most candidates listed for a probe: all of them may exceed one message."""
 
 
 class Phase(StrEnum):
-    """How far the registrar is; it answers calls in `ready` only."""
+    """Phase of the registrar; it answers calls in `ready` only."""
 
     STARTING = "starting"
     WAITING = "waiting"
@@ -75,7 +75,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """What travels with every call: who asks, under which correlator, and how long it may take.
+    """Context of every call: actor, correlator, tenant and time limit.
 
     `timeout_s` is what is left when the call is sent; the receiver counts from its arrival.
     `carrier` limits what may be touched to one tenant; None is all.
@@ -106,7 +106,7 @@ class GroupList:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """To an actor; None gives the case back to the queue."""
+    """Assigns a case to an actor; None gives it back to the queue."""
 
     assignee: str | None
 
@@ -151,7 +151,7 @@ class Steering(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a call came to: a value, or the error that its caller must see. Both can be pickled."""
+    """Outcome of a call: a value, or the error for its caller. Both can be pickled."""
 
     value: Any = None
     error: SosieError | ServiceRefusal | None = None
@@ -184,7 +184,7 @@ def presentable(error: Exception) -> SosieError | ServiceRefusal:
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 OPERATIONS: set[str] = set()
-"""The calls that a client may have carried out."""
+"""Names of the calls of a client."""
 
 
 def _carried(method: Method) -> Method:

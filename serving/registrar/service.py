@@ -1,4 +1,4 @@
-"""The registrar as a service: opens itself in the background, and carries out calls."""
+"""The registrar as a service: opens the deployment in the background, and carries out calls."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ LEASE_RETRY_S = 0.2
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
 LOOK_EVERY_S = 0.5
 STALE_S = 3.0
-"""A watermark that could not be read for so long says nothing of the store any more."""
+"""Age at which the last watermark says nothing of the store any more."""
 GATHER_S = 0.015
-"""An ingress answers for a batch of photographs within so long: those are decided together."""
+"""How long decisions are gathered: the spread of one batch of photographs from an ingress."""
 LOOKS_BEHIND = 2
-"""So many looks in a row must find the gallery behind: another process then writes."""
+"""Looks in a row that find the gallery behind: then another process writes."""
 
 
 class Lifecycle:
-    """One thread that keeps the registry open; `opened` is None whenever it is not whole.
+    """Thread that keeps the registry open; `_opened` is None whenever it is not whole.
 
-    The writer's lease is waited for as long as it takes, since the process that has it may be
-    dying; whatever else hinders is tried again, ever more slowly.
+    It waits for the writer's lease as long as it takes, since the process that holds it may be
+    dying; after any other failure it tries again, with growing pauses.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Lifecycle:
         return self._opened is not opened
 
     def status(self) -> Status:
-        """From what was last read, so that it costs nothing and answers in every phase."""
+        """The status as of the last look: costs nothing, and answers in every phase."""
         with self._lock:
             mark = None if self._opened is None else self._mark
             found = Status(self._phase, self._detail, self._boot_id)
@@ -112,7 +112,7 @@ class Lifecycle:
         )
 
     def lose(self, opened: OpenRegistry, error: Exception) -> None:
-        """From now on no call is answered from it: it is closed, and opened again."""
+        """Takes it out of use, closes it, and opens it again."""
         with self._lock:
             if self._opened is not opened:
                 return
@@ -333,7 +333,7 @@ def _show_watermark(meter: Meter, mark: Watermark) -> None:
 
 
 def _show_sweep(meter: Meter, opened: OpenRegistry) -> None:
-    """The newest sweep, if there is one; nobody is in these figures."""
+    """The newest sweep, if there is one."""
     newest = opened.sweeps.newest
     if newest is not None:
         progress = newest.progress
@@ -348,7 +348,7 @@ def _show_sweep(meter: Meter, opened: OpenRegistry) -> None:
 READER_THREADS, READS_WAITING = 8, 128
 ERASURES_WAITING = 16
 SPANS = {"enroll": "judge", "identify": "search", "note": "audit"}
-"""How traces name what a call does here, where its own name does not say it."""
+"""Names of calls in traces, where they differ from the method's."""
 _CLOSED = Interrupted("the service stops: ask again")
 _REFUSALS = Refusals(
     full=Busy("too many calls of this kind wait: try again in a second"),
@@ -361,10 +361,10 @@ Work = Callable[[], Any]
 
 
 class RegistrarService:
-    """Every call of a client, beside one another; none is answered but from a whole gallery.
+    """Carries out calls concurrently, and only on a whole gallery.
 
-    What is lost under way (the lease, a shard, the step with the store) is closed and opened
-    again; meanwhile calls are refused with `NotReady`.
+    After a loss (the lease, a shard, the step with the store) the deployment is opened again;
+    meanwhile calls are refused with `NotReady`.
     """
 
     def __init__(
@@ -383,11 +383,11 @@ class RegistrarService:
         self._erasers = open_pool("eraser", 1, ERASURES_WAITING)
         self._ended = Condition()
         self._ongoing = 0
-        self._life = Lifecycle(open_deployment, settings.probes_waiting, meter, log)
+        self._lifecycle = Lifecycle(open_deployment, settings.probes_waiting, meter, log)
 
     async def status(self) -> Status:
-        """How far it is, in every phase; at most a second old."""
-        return self._life.status()
+        """The status in every phase; at most a second old."""
+        return self._lifecycle.status()
 
     async def perform(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         """Carries out a public method of `Operations`; errors are values."""
@@ -396,7 +396,7 @@ class RegistrarService:
         span = self._tracer.span(SPANS.get(method, method), context.traceparent)
         with self._counted(), span as traced:
             try:
-                opened = self._life.require()
+                opened = self._lifecycle.require()
                 value = await self._carry_out(opened, method, arguments, context)
                 traced.note(**_describe(value))
                 return Reply(value)
@@ -411,14 +411,14 @@ class RegistrarService:
         await asyncio.to_thread(self._drain, timeout_s)
 
     def close(self) -> None:
-        """The same without waiting for calls that do not wait in a queue."""
+        """The same without waiting for calls that are carried out."""
         self._drain(0)
 
     def _drain(self, timeout_s: float) -> None:
-        self._life.drain()
+        self._lifecycle.drain()
         with self._ended:
             self._ended.wait_for(lambda: self._ongoing == 0, timeout_s)
-        self._life.close()
+        self._lifecycle.close()
         for pool in (self._readers, self._erasers):
             pool.fail(_CLOSED)
             pool.close()
@@ -442,10 +442,10 @@ class RegistrarService:
     def _judge(self, opened: OpenRegistry, error: Exception) -> Exception:
         """Opens the registry again where an error says that it is not whole; what to answer."""
         if opened.failure is not None:
-            self._life.lose(opened, opened.failure)
+            self._lifecycle.lose(opened, opened.failure)
         elif isinstance(error, ShardLost | GalleryBehind):
-            self._life.lose(opened, error)
-        if self._life.has_lost(opened) and isinstance(error, RegistryError | IndexFault):
+            self._lifecycle.lose(opened, error)
+        if self._lifecycle.has_lost(opened) and isinstance(error, RegistryError | IndexFault):
             return LeaseLost("the registry was closed under the call")
         return error
 
@@ -504,7 +504,7 @@ def _do_one(batch: Batch[Work, Any]) -> list[Any]:
 
 
 def _describe(value: object) -> Mapping[str, Attribute]:
-    """What a span says of a call's value."""
+    """Attributes of the span of a call, from its value."""
     match value:
         case Answer():
             return {"decision": value.decision.value}

@@ -33,7 +33,7 @@ def keep(service: Any, enrollment_id: str, **images: bytes) -> None:
         entry = AuditEntry("test", "crops.kept", enrollment_id)
         writer.commit(Changes(sequence=writer.sequence, audit=(entry,), crops=crops))
 
-    service.match._life.require().registrar.run(perform)
+    service.match._lifecycle.require().registrar.run(perform)
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])

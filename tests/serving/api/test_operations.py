@@ -116,7 +116,7 @@ def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thr
     monkeypatch.setattr(fresh.parts.store, "sequence", hang)
     time.sleep(READY_KEPT_S)
 
-    async def crowd() -> list[Any]:
+    async def ask_all() -> list[Any]:
         send = partial(fresh._send, "GET", "/health/ready", headers={})
         left = asyncio.create_task(send())
         await asyncio.sleep(0.01)
@@ -124,7 +124,7 @@ def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thr
         return list(await asyncio.gather(*(send() for _ in range(20))))
 
     for _ in range(2):
-        answers = fresh.run(crowd())
+        answers = fresh.run(ask_all())
         assert {answer.status_code for answer in answers} == {503}
         assert fresh.read(answers[0])["checks"]["store"]["is_ok"] is False
         time.sleep(READY_KEPT_S)

@@ -24,7 +24,7 @@ class NextYear:
     """The turns of a service's registrar, a year from now."""
 
     def __init__(self, service: Any) -> None:
-        self._registrar = service.match._life.require().registrar
+        self._registrar = service.match._lifecycle.require().registrar
 
     def run(self, perform: Callable[..., Any]) -> Any:
         return self._registrar.run(lambda writer, now: perform(writer, now + 365 * DAY))

@@ -180,7 +180,7 @@ def ask_all(
     is_hasty: bool,
     at_most: int | None = None,
 ) -> set[int]:
-    """The statuses that were answered. Who is not hasty has time for every answer."""
+    """The statuses that were answered. Who is not impatient has time for every answer."""
     headers = {"Authorization": f"Bearer {service.keys[key_for(path, method)]}"}
     if not is_hasty:
         headers["x-timeout-ms"] = "20000"

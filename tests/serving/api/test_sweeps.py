@@ -100,7 +100,7 @@ def done(ringed: Service, second: httpx.Response) -> dict[str, Any]:
 @pytest.fixture
 def gate(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Holds a sweep at work until it is opened."""
-    deployment = ringed.match._life.require().deployment
+    deployment = ringed.match._lifecycle.require().deployment
     made = Gate(deployment)
     monkeypatch.setattr(deployment, "joiner", made.joiner)
     yield made

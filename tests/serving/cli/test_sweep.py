@@ -27,12 +27,12 @@ AT = ("--threshold", "0.55")
 
 @pytest.fixture(scope="module")
 def people_template(empty_home: Path) -> Path:
-    return make_people_home(empty_home, "crowd-of-the-commands")
+    return make_people_home(empty_home, "population-of-the-commands")
 
 
 @pytest.fixture
 def people_home(people_template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(people_template, tmp_path / "crowd"))
+    return Path(shutil.copytree(people_template, tmp_path / "population"))
 
 
 def test_a_plan_says_what_to_expect_and_changes_nothing(

@@ -51,7 +51,7 @@ def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
 def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(
     browser: Browser, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deployment = site.service.match._life.require().deployment
+    deployment = site.service.match._lifecycle.require().deployment
 
     def start_and_hold(analyst: Visitor) -> Gate:
         gate = Gate(deployment)

@@ -259,7 +259,7 @@ def test_work_that_has_begun_is_waited_for_a_little_longer() -> None:
     work.set_running_or_notify_cancel()
     threading.Timer(0.2, work.set_result, ["late"]).start()
     heard: list[str] = []
-    result = asyncio.run(finish_by(work, monotonic() + 0.05, tell=heard.append, grace_s=5))
+    result = asyncio.run(finish_by(work, monotonic() + 0.05, on_result=heard.append, grace_s=5))
     assert (result, heard) == ("late", ["late"])
 
 
@@ -274,7 +274,7 @@ def test_work_that_does_not_end_is_left_and_heard_of_all_the_same() -> None:
                 work,
                 monotonic() + 0.05,
                 give_up=lambda: given_up.append(True),
-                tell=heard.append,
+                on_result=heard.append,
             )
         work.set_result("at last")
         await asyncio.sleep(0.05)

@@ -41,7 +41,7 @@ def test_of_32_racing_enrollments_of_one_face_exactly_one_is_new(
     assert kept.last.store.counts()["live_references"] == 1
 
 
-def test_in_a_rush_those_who_come_one_after_the_other_are_decided_together(
+def test_calls_that_arrive_one_after_the_other_while_the_writer_is_busy_are_decided_together(
     serve: Any,
     kept: Any,
     reach: Any,
@@ -57,12 +57,12 @@ def test_in_a_rush_those_who_come_one_after_the_other_are_decided_together(
         registrar = serve(kept, meter)
         await reach(registrar)
         with busy(kept.last):
-            rush = [
+            calls = [
                 asyncio.create_task(registrar.enroll(population.request(), context))
                 for _ in range(2)
             ]
             await asyncio.sleep(0.05)
-        await asyncio.gather(*rush)
+        await asyncio.gather(*calls)
         first = asyncio.create_task(registrar.enroll(population.request(), context))
         await asyncio.sleep(0.1)
         await asyncio.gather(first, registrar.enroll(population.request(), context))

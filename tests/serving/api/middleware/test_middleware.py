@@ -106,7 +106,7 @@ def test_a_type_that_cannot_be_answered_is_refused_before_any_work(accept: str) 
 
 
 def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -> None:
-    async def crowd() -> tuple[list[Answer], Answer]:
+    async def ask_all() -> tuple[list[Answer], Answer]:
         released = asyncio.Event()
 
         async def wait(request: Request) -> Any:
@@ -125,7 +125,7 @@ def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -
         assert rig.meter.ongoing == 0
         return refused, health
 
-    refused, health = asyncio.run(crowd())
+    refused, health = asyncio.run(ask_all())
     assert {answer.status for answer in refused} == {429}
     assert refused[0].json["code"] == "SERVICE.BUSY"
     assert refused[0].headers["retry-after"] == "1"
@@ -133,7 +133,7 @@ def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -
 
 
 def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_place() -> None:
-    async def crowd() -> tuple[list[int], int, Answer]:
+    async def ask_all() -> tuple[list[int], int, Answer]:
         released = asyncio.Event()
 
         async def wait(request: Request) -> Any:
@@ -153,7 +153,7 @@ def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_place()
         served = [(await task).status for task in asked].count(200)
         return done, served, match
 
-    refused, served, match = asyncio.run(crowd())
+    refused, served, match = asyncio.run(ask_all())
     assert match.status == 200
     assert refused == [429] * 5
     assert served == EXEMPT_ONGOING
