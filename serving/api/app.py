@@ -45,7 +45,14 @@ from serving.errors import (
 )
 from serving.parts import Parts
 from serving.settings import ServeSettings
-from serving.telemetry.metrics import IN_PROGRESS, REFUSALS, REQUEST_SECONDS, REQUESTS, Meter
+from serving.telemetry.metrics import (
+    IN_PROGRESS,
+    OTHER,
+    REFUSALS,
+    REQUEST_SECONDS,
+    REQUESTS,
+    Meter,
+)
 from serving.telemetry.traces import REQUEST, Tracer
 from serving.wire.fields import Error, encode_json
 
@@ -224,7 +231,7 @@ async def _send_fault(
 
 def _method_of(request: Request) -> str:
     method = request.scope["method"]
-    return method if method in _METHODS else "OTHER"
+    return method if method in _METHODS else OTHER
 
 
 def _template_of(scope: Scope) -> str:
