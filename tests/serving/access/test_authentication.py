@@ -1,3 +1,5 @@
+"""Keys: made, read back, looked up, cached, limited in their rate."""
+
 from __future__ import annotations
 
 import asyncio
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.access import authenticationentication as module
+from serving.access import authentication as module
 from serving.access.authentication import (
     MAX_LENGTH,
     UNKNOWN_PER_S,

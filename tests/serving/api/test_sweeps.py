@@ -22,7 +22,7 @@ from serving.wire.sweeps import Expectation, Group, GroupPage, Precision, SweepR
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service
 from tests.serving.api.planting import plant
-from tests.serving.sweeps.synthetic_people import Gate
+from tests.serving.sweeps.synthetic_people import PausedJoin
 
 SWEEPS = "/v1/sweeps"
 UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
@@ -98,10 +98,10 @@ def done(ringed: Service, second: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.fixture
-def gate(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+def paused(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[PausedJoin]:
     """Holds a sweep at work until it is opened."""
     deployment = ringed.match._lifecycle.require().deployment
-    made = Gate(deployment)
+    made = PausedJoin(deployment)
     monkeypatch.setattr(deployment, "joiner", made.joiner)
     yield made
     made.opened.set()
@@ -207,12 +207,14 @@ def test_a_second_sweep_is_refused_and_the_first_is_named(
     assert LEFT in ringed.assert_refused(second, 409, "SWEEP.BUSY")
 
 
-def test_a_sweep_is_paused_and_resumed(ringed: Service, done: dict[str, Any], gate: Gate) -> None:
+def test_a_sweep_is_paused_and_resumed(
+    ringed: Service, done: dict[str, Any], paused: PausedJoin
+) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
-    assert gate.reached.wait(120)
+    assert paused.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/pause"))["state"] == "paused"
     assert sweep in ringed.assert_refused(ask(ringed, "POST", body=BODY), 409, "SWEEP.BUSY")
-    gate.opened.set()
+    paused.opened.set()
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/resume"))["state"] == "running"
     wait_until(ringed, sweep, "done")
     for steering in ("pause", "resume", "cancel"):
@@ -220,11 +222,13 @@ def test_a_sweep_is_paused_and_resumed(ringed: Service, done: dict[str, Any], ga
         ringed.assert_refused(response, 409, "SWEEP.STATE")
 
 
-def test_a_cancelled_sweep_is_over(ringed: Service, done: dict[str, Any], gate: Gate) -> None:
+def test_a_cancelled_sweep_is_over(
+    ringed: Service, done: dict[str, Any], paused: PausedJoin
+) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
-    assert gate.reached.wait(120)
+    assert paused.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/cancel"))["state"] == "cancelled"
-    gate.opened.set()
+    paused.opened.set()
     ringed.assert_refused(ask(ringed, "POST", f"/{sweep}/resume"), 409, "SWEEP.STATE")
     ringed.assert_refused(ask(ringed, "GET", f"/{sweep}/groups"), 409, "SWEEP.STATE")
     assert ringed.read(ask(ringed, "GET", f"/{done['sweep_id']}"))["state"] == "done"

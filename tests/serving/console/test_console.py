@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Route, expect
 
 from tests.serving.console.conftest import RING, Site
 from tests.serving.console.driving import Visitor, visiting
-from tests.serving.sweeps.synthetic_people import Gate
+from tests.serving.sweeps.synthetic_people import PausedJoin
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
 OPEN_CASES = re.compile(r"/v1/cases\?state=open")
@@ -53,29 +53,29 @@ def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(
 ) -> None:
     deployment = site.service.match._lifecycle.require().deployment
 
-    def start_and_hold(analyst: Visitor) -> Gate:
-        gate = Gate(deployment)
-        monkeypatch.setattr(deployment, "joiner", gate.joiner)
+    def start_and_hold(analyst: Visitor) -> PausedJoin:
+        paused = PausedJoin(deployment)
+        monkeypatch.setattr(deployment, "joiner", paused.joiner)
         analyst.open("Sweeps")
         analyst.press("What to expect")
         analyst.press("Start the sweep")
         analyst.expect_heading("Sweep")
-        assert gate.reached.wait(120)
-        return gate
+        assert paused.reached.wait(120)
+        return paused
 
     with visiting(browser, site) as analyst:
         analyst.sign_in("fraud")
         state = analyst.page.locator(".status-line")
-        gate = start_and_hold(analyst)
+        paused = start_and_hold(analyst)
         analyst.press("Pause")
         expect(state).to_contain_text("Paused")
-        gate.opened.set()
+        paused.opened.set()
         analyst.press("Go on")
         expect(state).to_contain_text("Done", timeout=20_000)
-        gate = start_and_hold(analyst)
+        paused = start_and_hold(analyst)
         analyst.press("Cancel the sweep")
         expect(state).to_contain_text("Cancelled")
-        gate.opened.set()
+        paused.opened.set()
         assert analyst.faults == []
 
 
