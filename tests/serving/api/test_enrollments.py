@@ -209,11 +209,6 @@ def test_a_search_by_key_names_one(service: Any, params: dict[str, str]) -> None
     service.assert_refused(service.ask("GET", PATH, params=params), 400, "REQUEST.MALFORMED")
 
 
-@pytest.mark.parametrize("text", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10", "é"])
-def test_an_id_that_nothing_has_is_not_found(service: Any, text: str) -> None:
-    service.assert_refused(service.ask("GET", f"{PATH}/{text}"), 404, "REQUEST.NOT_FOUND")
-
-
 def test_reads_are_audited(fresh: Any, activation: Activation) -> None:
     answer = fresh.read(fresh.ask("POST", PATH, key="b1", body=activation(), headers=KEY))
     before = fresh.parts.store.audit_head()[0]

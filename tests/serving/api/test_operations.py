@@ -257,3 +257,22 @@ def test_without_a_calibration_no_rate_is_told(service: Any) -> None:
     shown = service.read(service.ask("GET", "/v1/thresholds"))
     read(shown, CalibratedThresholds)
     assert shown["calibration"] is None
+
+
+@pytest.mark.parametrize(
+    "target", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10", "\u00e9"]
+)
+@pytest.mark.parametrize(
+    ("method", "path", "key"),
+    [
+        ("GET", "/v1/enrollments/{}", "blue"),
+        ("GET", "/v1/enrollments/{}/crops", "fraud"),
+        ("GET", "/v1/documents/{}", "fraud"),
+        ("DELETE", "/v1/documents/{}", "operator"),
+    ],
+)
+def test_an_id_that_nothing_has_is_not_found(
+    service: Any, method: str, path: str, key: str, target: str
+) -> None:
+    response = service.ask(method, path.format(target), key=key)
+    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")

@@ -126,12 +126,6 @@ def test_a_document_is_read_with_what_was_closed(
     assert (entry.action, entry.subject) == ("document.read", enrolled["document_id"])
 
 
-@pytest.mark.parametrize("target", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"])
-def test_a_document_that_is_none_is_not_found(service: Any, target: str) -> None:
-    response = service.ask("GET", f"/v1/documents/{target}", key="fraud")
-    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
-
-
 def test_an_erased_holder_is_nobody(
     fresh: Any, faces: dict[str, bytes], enrolled: dict[str, Any]
 ) -> None:

@@ -131,9 +131,3 @@ def test_where_none_are_kept_the_list_is_empty(service: Any, enrolled: dict[str,
     path = f"/v1/enrollments/{enrolled['enrollment_id']}/crops"
     shown = service.read(service.ask("GET", path, key="fraud"))
     assert shown == {"enrollment_id": enrolled["enrollment_id"], "crops": []}
-
-
-@pytest.mark.parametrize("target", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"])
-def test_what_is_no_enrollment_is_not_found(service: Any, target: str) -> None:
-    response = service.ask("GET", f"/v1/enrollments/{target}/crops", key="fraud")
-    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
