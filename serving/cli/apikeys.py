@@ -21,6 +21,7 @@ from serving.cli.inputs import (
 from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
+    add_group,
     escape,
     print_answer,
     print_json,
@@ -37,13 +38,8 @@ FASTEST = 1_000_000
 
 
 def register(app: typer.Typer) -> None:
-    keys = typer.Typer(
-        help="Add a key of the service, list them, or end one.", no_args_is_help=True
-    )
-    keys.command("add")(add_key)
-    keys.command("list")(list_keys)
-    keys.command("revoke")(revoke_key)
-    app.add_typer(keys, name="apikey", rich_help_panel=DEPLOYMENT)
+    summary = "Add a key of the service, list them, or revoke one."
+    add_group(app, "apikey", summary, DEPLOYMENT, add=add_key, list=list_keys, revoke=revoke_key)
 
 
 def add_key(
@@ -101,7 +97,7 @@ def add_key(
 
 
 def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """List the keys, those no longer in force too, the oldest first; what they are is not kept."""
+    """List the keys, those no longer in force too, the oldest first; without their secrets."""
     now = datetime.now(UTC)
     with open_deployment(home) as deployment:
         keys = deployment.store.api_keys()
@@ -130,7 +126,7 @@ def revoke_key(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """End a key: the service refuses it within the setting serve.key_cache_s."""
+    """Revoke a key: the service refuses it within the setting serve.key_cache_s."""
     require_code(key_id)
     with open_deployment(home) as deployment:
         deployment.store.revoke_api_key(key_id, actor=name_actor())
@@ -204,17 +200,11 @@ MOST_LINES = 1_000_000
 
 
 def register_operators(app: typer.Typer) -> None:
-    carriers = typer.Typer(help="Add a carrier, or list them.", no_args_is_help=True)
-    carriers.command("add")(add_carrier)
-    carriers.command("list")(list_carriers)
-    outlets = typer.Typer(
-        help="Add an outlet of a carrier, close one, or list them.", no_args_is_help=True
-    )
-    outlets.command("add")(add_outlet)
-    outlets.command("close")(close_outlet)
-    outlets.command("list")(list_outlets)
-    app.add_typer(carriers, name="carrier", rich_help_panel=DEPLOYMENT)
-    app.add_typer(outlets, name="outlet", rich_help_panel=DEPLOYMENT)
+    summary = "Add a carrier, or list them."
+    add_group(app, "carrier", summary, DEPLOYMENT, add=add_carrier, list=list_carriers)
+    summary = "Add an outlet of a carrier, close one, or list them."
+    outlets = {"add": add_outlet, "close": close_outlet, "list": list_outlets}
+    add_group(app, "outlet", summary, DEPLOYMENT, **outlets)
 
 
 def add_carrier(
@@ -254,7 +244,7 @@ def add_outlet(
 
 
 def close_outlet(code: Code, home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Close an outlet: nobody is enrolled there any more, and its keys are refused."""
+    """Close an outlet: it enrolls no one any more, and its keys are refused."""
     with open_deployment(home) as deployment:
         deployment.store.close_outlet(code, actor=name_actor())
     text = f"[green]Closed[/] the outlet {escape(code)}."

@@ -1,4 +1,4 @@
-"""What people have to look into: `cases` lists it, `case show` shows one."""
+"""Cases of the fraud team: `cases` lists them, `case` shows one and takes its steps."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
+    add_group,
     escape,
     print_facts,
     print_line,
@@ -48,15 +49,6 @@ SeenOption = Annotated[
         help="The case's updated_at, as shown; refused where the case has changed since.",
     ),
 ]
-
-
-def register_steps(case: typer.Typer) -> None:
-    """Adds the steps to the group `case`."""
-    case.command("assign")(assign_case)
-    case.command("note")(note_case)
-    case.command("propose")(propose_outcome)
-    case.command("withdraw")(withdraw_proposal)
-    case.command("close")(close_case)
 
 
 def assign_case(
@@ -177,10 +169,15 @@ STATES = (STANDING, ANY, "open", "assigned", "proposed", "closed", "merged")
 
 def register(app: typer.Typer) -> None:
     app.command("cases", rich_help_panel=REGISTRY)(list_cases)
-    case = typer.Typer(help="Show a case, and take its steps.", no_args_is_help=True)
-    case.command("show")(show_case)
-    register_steps(case)
-    app.add_typer(case, name="case", rich_help_panel=REGISTRY)
+    commands = {
+        "show": show_case,
+        "assign": assign_case,
+        "note": note_case,
+        "propose": propose_outcome,
+        "withdraw": withdraw_proposal,
+        "close": close_case,
+    }
+    add_group(app, "case", "Show a case, and take its steps.", REGISTRY, **commands)
 
 
 def _require_state(name: str) -> str:

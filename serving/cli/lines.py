@@ -24,6 +24,7 @@ from serving.cli.inputs import (
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
+    add_group,
     escape,
     exit_negative,
     print_answer,
@@ -40,9 +41,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     app.command("lines", rich_help_panel=REGISTRY)(list_lines)
-    line = typer.Typer(help="Close a line.", no_args_is_help=True)
-    line.command("close")(close_line)
-    app.add_typer(line, name="line", rich_help_panel=REGISTRY)
+    add_group(app, "line", "Close a line.", REGISTRY, close=close_line)
 
 
 def list_lines(
@@ -126,11 +125,8 @@ MAX_REASON_LENGTH = 200
 
 
 def register_restrictions(app: typer.Typer) -> None:
-    watched = typer.Typer(help="Keep the watch-list.", no_args_is_help=True)
-    watched.command("add")(watch_face)
-    watched.command("list")(list_watched)
-    watched.command("remove")(remove_watched)
-    app.add_typer(watched, name="watch", rich_help_panel=REGISTRY)
+    commands = {"add": watch_face, "list": list_watched, "remove": remove_watched}
+    add_group(app, "watch", "Maintain the watch-list.", REGISTRY, **commands)
     app.command("block", rich_help_panel=REGISTRY)(block_document)
     app.command("unblock", rich_help_panel=REGISTRY)(unblock_document)
     app.command("blocked", rich_help_panel=REGISTRY)(list_blocked)
@@ -138,7 +134,7 @@ def register_restrictions(app: typer.Typer) -> None:
 
 def watch_face(
     image: Annotated[Path, typer.Argument(metavar="IMAGE")],
-    reason: Annotated[str, typer.Option(help="Why: shown to whoever reviews a hit.")],
+    reason: Annotated[str, typer.Option(help="Why: shown to those who review a hit.")],
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:

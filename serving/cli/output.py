@@ -1,4 +1,4 @@
-"""How commands speak: JSON on request, rich text otherwise, errors in one line."""
+"""Output of commands: JSON on request, rich text otherwise, errors in one line."""
 
 from __future__ import annotations
 
@@ -140,6 +140,14 @@ def exit_negative() -> typer.Exit:
     return typer.Exit(ExitCode.NEGATIVE)
 
 
+def add_group(app: typer.Typer, name: str, summary: str, panel: str, **commands: Any) -> None:
+    """Adds a group of commands, under a heading of `sosie --help`; alone it shows its help."""
+    group = typer.Typer(help=summary, no_args_is_help=True)
+    for command, run in commands.items():
+        group.command(command)(run)
+    app.add_typer(group, name=name, rich_help_panel=panel)
+
+
 # The headings under which `sosie --help` lists the commands.
 
 DEPLOYMENT = "A deployment"
@@ -181,7 +189,7 @@ class RootGroup(TyperGroup):
             code = self._refuse_bytes(given) or self._run(given, prog_name, complete_var, extra)
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader has seen enough (`| head`). What is still buffered goes nowhere.
+            # The reader has closed the pipe (`| head`): what is still buffered is dropped.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = READER_GONE
         sys.exit(code)

@@ -1,4 +1,4 @@
-"""What leaves when its time is over: `retention show`, `retention run`."""
+"""Deletion of data whose retention period is over: `retention show`, `retention run`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from serving.cli.inputs import (
 from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
+    add_group,
     print_facts,
     print_json,
     print_line,
@@ -43,16 +44,12 @@ NAMES = {
 
 
 def register(app: typer.Typer) -> None:
-    retention = typer.Typer(
-        help="Have leave what has stayed its time, or look at what would.", no_args_is_help=True
-    )
-    retention.command("show")(show_due)
-    retention.command("run")(run_now)
-    app.add_typer(retention, name="retention", rich_help_panel=DEPLOYMENT)
+    summary = "Delete data whose retention period is over, or show what is due."
+    add_group(app, "retention", summary, DEPLOYMENT, show=show_due, run=run_now)
 
 
 def show_due(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Show how long what is kept, and how much would leave now.
+    """Show how long each kind of data is kept, and how much is due now.
 
     Changes nothing, and runs beside a writer.
     """
@@ -62,16 +59,16 @@ def show_due(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
 def run_now(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would leave, as `show` does.")
+        bool, typer.Option("--dry-run", help="Only show what is due, as `show` does.")
     ] = False,
     certificate: CertificateOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Have leave what has stayed its time.
+    """Delete data whose retention period is over.
 
-    It cannot be undone. May be stopped anywhere: the next run goes on. While the service runs, it
-    does this itself, daily.
+    It cannot be undone. It may be interrupted at any point: the next run goes on. A running
+    service does this itself, daily.
     """
     if certificate is not None:
         require_place(certificate)

@@ -389,14 +389,14 @@ def test_an_embedder_elsewhere_that_gives_no_answer_shows_until_it_does(
                 raise Interrupted("no answer")
             return extractor.extract(given)
 
-    extractor = Elsewhere()
+    elsewhere = Elsewhere()
     queue = ExtractionQueue(
-        extractor, vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger()
+        elsewhere, vault, capacity=CAPACITY, meter=meter, log=structlog.get_logger()
     )
     with pytest.raises(Interrupted):
         run(lambda: queue.sample(images("a")))
     assert not queue.is_alive
-    extractor.is_there = True
+    elsewhere.is_there = True
     run(lambda: queue.sample(images("a")))
     assert queue.is_alive
     queue.close()
