@@ -52,7 +52,7 @@ def test_a_closed_line_frees_its_number(
 
 
 NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
-MSISDN = "+8613800138001"
+OTHER_MSISDN = "+8613800138001"
 DOCUMENT = ("--document-type", "cn-ric", "--document-number", NUMBER)
 
 
@@ -68,7 +68,7 @@ def test_a_blocked_document_is_refused_until_it_is_unblocked(
     request_of: Any,
     assert_refused: Any,
 ) -> None:
-    request = request_of(full_home, photographs, live=photographs.later, msisdn=MSISDN)
+    request = request_of(full_home, photographs, live=photographs.later, msisdn=OTHER_MSISDN)
     home = ("--home", full_home)
     assert "No document" in sosie("blocked", *home).out
     assert_refused(sosie("unblock", *DOCUMENT, *home), "not blocked")
@@ -95,7 +95,7 @@ def test_a_watched_face_goes_to_review_until_it_is_removed(
     assert sosie(*watch, "--json").json == {"watch_id": 1}
     stranger = {"live": photographs.stranger, "portrait": photographs.stranger_again}
     request = request_of(
-        full_home, photographs, **stranger, document_number=OTHER_NUMBER, msisdn=MSISDN
+        full_home, photographs, **stranger, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN
     )
     met = sosie(*request, "--json")
     assert (met.code, met.json["decision"], reasons(met)) == (1, "review", ["WATCHLISTED"])

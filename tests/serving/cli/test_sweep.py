@@ -280,7 +280,7 @@ def test_a_report_has_the_faces_that_are_kept_where_they_are_asked_for(
     assert (done.json["total"], done.json["faces"]) == (1, 1)
     page = target.read_text("utf-8")
     assert page.count(FACE) == 1
-    assert "Shown: 1 face of the first 1 group. 1 identity of these stands without one" in page
+    assert "Shown: 1 face of the first 1 group. 1 identity of these has none" in page
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     # What stays in the home has none, for nothing would ever take it out.
     assert (
