@@ -9,10 +9,10 @@ from structlog.typing import FilteringBoundLogger
 from engine.matching.calibration import Calibration, Thresholds
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
-from serving.access.authentication import KeyGate
+from serving.access.authentication import Authenticator
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
-from serving.registrar.client import RegistrarClient
+from serving.registrar.protocol import RegistrarClient
 from serving.settings import ServeSettings
 from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import Tracer
@@ -29,7 +29,7 @@ class Parts:
     thresholds: Thresholds
     faces: ExtractionQueue
     templates: SealedTemplates
-    gate: KeyGate
+    authenticator: Authenticator
     meter: Meter
     log: FilteringBoundLogger
     model_digest: str

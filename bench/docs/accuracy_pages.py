@@ -130,21 +130,22 @@ def _fill_counts(report: Report) -> dict[str, str]:
 def _fill_tables(report: Report) -> dict[str, str]:
     growth = report["gallery_growth"]
     curves = (
-        f"**{evaluation_tables.describe_curve(curve)}**\n\n{evaluation_tables.tabulate_growth(curve)}"
+        f"**{evaluation_tables.describe_curve(curve)}**\n\n"
+        f"{write_table(*evaluation_tables.tabulate_growth(curve))}"
         for curve in growth["curves"]
     )
     return {
-        "rates": evaluation_tables.tabulate_rates(report),
-        "acquisition": evaluation_tables.tabulate_acquisition(report),
-        "fusion": evaluation_tables.tabulate_fusion(report),
+        "rates": write_table(*evaluation_tables.tabulate_rates(report)),
+        "acquisition": write_table(*evaluation_tables.tabulate_acquisition(report)),
+        "fusion": write_table(*evaluation_tables.tabulate_fusion(report)),
         "fusion_words": describe_fusion(),
         "generalised": describe_generalised(report),
-        "open_set": evaluation_tables.tabulate_open_set(report),
+        "open_set": write_table(*evaluation_tables.tabulate_open_set(report)),
         "open_set_words": describe_open_set(report),
         "growth": describe_growth(growth),
         "curves": "\n\n".join(curves),
         "quality": describe_quality(report),
-        "bands": evaluation_tables.tabulate_quality(report),
+        "bands": write_table(*evaluation_tables.tabulate_quality(report)),
         "flagged": describe_flagged(report["flagged"]),
         "looked_at": describe_looked_at(report),
     }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import REPLICATES
 from engine.accuracy.plots import draw_ageing, draw_attribute, draw_det, draw_growth, draw_quality
-from engine.accuracy.writing import power, rate, share, times
+from engine.accuracy.writing import power, rate, share, times, write_table
 from engine.errors import RequestError
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
         f"`{report['model_digest'][:12]}`. The words are those of ISO/IEC 19795-1. Intervals are "
         f"95 %, by a bootstrap over people ({REPLICATES} replicates), where no other way is named.",
         "## Failure to acquire",
-        evaluation_tables.tabulate_acquisition(report),
+        write_table(*evaluation_tables.tabulate_acquisition(report)),
         "## One to one",
         shown.get("det", ""),
-        evaluation_tables.tabulate_rates(report),
+        write_table(*evaluation_tables.tabulate_rates(report)),
         *_write_accuracy(report),
         *_write_fusion(report),
         *_write_identification(report, shown),
@@ -112,7 +112,7 @@ def _write_accuracy(report: Report) -> Iterator[str]:
 def _write_fusion(report: Report) -> Iterator[str]:
     if report["fusion"]:
         yield f"Two photographs, one reference ({report['fusion']['people']:,} people):"
-        yield evaluation_tables.tabulate_fusion(report)
+        yield write_table(*evaluation_tables.tabulate_fusion(report))
         yield describe_fusion()
 
 
@@ -133,7 +133,7 @@ def _write_identification(report: Report, shown: Mapping[str, str]) -> Iterator[
         f"Gallery of {found['gallery_size']:,} people; {found['mated_probes']:,} mated probes, "
         f"{found['nonmated_probes']:,} of strangers."
     )
-    yield evaluation_tables.tabulate_open_set(report)
+    yield write_table(*evaluation_tables.tabulate_open_set(report))
     yield describe_open_set(report)
     growth = report["gallery_growth"]
     if not growth:
@@ -143,7 +143,7 @@ def _write_identification(report: Report, shown: Mapping[str, str]) -> Iterator[
     yield describe_growth(growth)
     for curve in growth["curves"]:
         yield evaluation_tables.describe_curve(curve)
-        yield evaluation_tables.tabulate_growth(curve)
+        yield write_table(*evaluation_tables.tabulate_growth(curve))
 
 
 def describe_open_set(report: Report) -> str:
@@ -175,7 +175,7 @@ def _write_quality(report: Report, shown: Mapping[str, str]) -> Iterator[str]:
     yield "## By quality"
     yield shown.get("quality", "")
     yield describe_quality(report)
-    yield evaluation_tables.tabulate_quality(report)
+    yield write_table(*evaluation_tables.tabulate_quality(report))
 
 
 def describe_quality(report: Report) -> str:
@@ -201,7 +201,7 @@ def _write_attributes(report: Report, shown: Mapping[str, str]) -> Iterator[str]
             f"without a label and {attribute['mixed_pairs']:,} mated pairs of two labels count "
             "nowhere."
         )
-        yield evaluation_tables.tabulate_attribute(attribute)
+        yield write_table(*evaluation_tables.tabulate_attribute(attribute))
 
 
 def _write_ageing(report: Report, shown: Mapping[str, str]) -> Iterator[str]:
@@ -212,7 +212,7 @@ def _write_ageing(report: Report, shown: Mapping[str, str]) -> Iterator[str]:
     yield shown.get("ageing", "")
     yield f"{ageing['undated']:,} photographs without a date count nowhere."
     if ageing["spans"]:
-        yield evaluation_tables.tabulate_ageing(report)
+        yield write_table(*evaluation_tables.tabulate_ageing(report))
 
 
 def describe_flagged(flagged: Mapping[str, Any]) -> str:

@@ -1,18 +1,20 @@
-"""The tables of an evaluation's report as Markdown; a `Report` is from `Evaluation.to_dict`."""
+"""Tables of an evaluation, for reports and terminals; a `Report` is from `Evaluation.to_dict`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.accuracy import writing
 from engine.accuracy.plots import MEASURE_NAMES, REFERENCES, describe_span, write_measure
-from engine.accuracy.writing import NONE, percent, power, score, share, span, write_table
+from engine.accuracy.writing import NONE, percent, power, score, share, span
 
 Report = Mapping[str, Any]
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Columns and rows."""
 
 
-def tabulate_rates(report: Report) -> str:
+def tabulate_rates(report: Report) -> Table:
     """FNMR at false match rates, one photograph against one.
 
     The generalised rate has a column where there are failures to acquire.
@@ -26,15 +28,15 @@ def tabulate_rates(report: Report) -> str:
             interval = span(point["low"], point["high"])
             rows.append((name, score(point["threshold"]), percent(point["fnmr"]), interval))
     if not report["fta"]:
-        return write_table(columns, rows)
+        return columns, rows
     wider = [
         (*row, share(found))
         for row, found in zip(rows, report["generalised_fnmr_at_fmr"].values(), strict=True)
     ]
-    return write_table((*columns, "generalised: not acquired is missed"), wider)
+    return (*columns, "generalised: not acquired is missed"), wider
 
 
-def tabulate_acquisition(report: Report) -> str:
+def tabulate_acquisition(report: Report) -> Table:
     """Photographs without a template, and those that an enrollment would send back."""
     found = report["acquisition"]
     rows = [
@@ -43,21 +45,21 @@ def tabulate_acquisition(report: Report) -> str:
         ("sent back at enrollment", f"{found['sent_back']['events']:,}", share(found["sent_back"])),
         *_list_reasons(found["problems"]),
     ]
-    return write_table(("", "photographs", "share (95 %)"), rows)
+    return ("", "photographs", "share (95 %)"), rows
 
 
 def _list_reasons(reasons: Report) -> list[tuple[str, str, str]]:
     return [(f"· {name}", f"{one['events']:,}", share(one)) for name, one in reasons.items()]
 
 
-def tabulate_fusion(report: Report) -> str:
+def tabulate_fusion(report: Report) -> Table:
     """FNMR with one and with two photographs on either side."""
     points = report["fusion"]["points"]
     rows = [
         (power(each[0]["fmr"]), *(share(one | {"value": one["fnmr"]}) for one in each))
         for each in zip(*(points[kind] for kind in KINDS), strict=True)
     ]
-    return write_table(("FNMR at FMR", *KINDS.values()), rows)
+    return ("FNMR at FMR", *KINDS.values()), rows
 
 
 KINDS = {
@@ -67,7 +69,7 @@ KINDS = {
 }
 
 
-def tabulate_open_set(report: Report) -> str:
+def tabulate_open_set(report: Report) -> Table:
     """FNIR at FPIR in the one gallery of the open set."""
     found = report["open_set"]
     rows = [
@@ -76,10 +78,10 @@ def tabulate_open_set(report: Report) -> str:
         for one, two in zip(found["single"], found["fused"], strict=True)
     ]  # fmt: skip
     columns = ("FPIR", "FNIR, reference of one photograph", "FNIR, fused reference")
-    return write_table(columns, rows)
+    return columns, rows
 
 
-def tabulate_growth(curve: Report) -> str:
+def tabulate_growth(curve: Report) -> Table:
     """One curve of FNIR against the size of the gallery."""
     rows = [
         (
@@ -97,7 +99,7 @@ def tabulate_growth(curve: Report) -> str:
         for one in curve["extrapolated"]
     ]  # fmt: skip
     columns = ("references", "", "threshold", "FNIR (95 %)", "by the formula")
-    return write_table(columns, rows)
+    return columns, rows
 
 
 def describe_curve(curve: Report) -> str:
@@ -109,21 +111,21 @@ def describe_curve(curve: Report) -> str:
     )
 
 
-def tabulate_quality(report: Report) -> str:
+def tabulate_quality(report: Report) -> Table:
     """FNMR by band, a row per measure."""
     measures = report["quality_bands"]["measures"]
     rows = [
         (MEASURE_NAMES[one["measure"]], *(_write_band(one, band) for band in one["bands"]))
         for one in measures
     ]
-    return write_table(("", *(band["name"] for band in measures[0]["bands"])), rows)
+    return ("", *(band["name"] for band in measures[0]["bands"])), rows
 
 
 def _write_band(measure: Report, band: Report) -> str:
     return f"{share(band['fnmr'], band['refused'])}; to {write_measure(measure, band)}"
 
 
-def tabulate_attribute(attribute: Report) -> str:
+def tabulate_attribute(attribute: Report) -> Table:
     """The groups of one attribute."""
     rows = [
         (
@@ -137,10 +139,10 @@ def tabulate_attribute(attribute: Report) -> str:
         for one in attribute["groups"]
     ]
     columns = ("group", "people / photographs", "FTA", "median mated score", "FNMR", "FMR")
-    return write_table(columns, rows)
+    return columns, rows
 
 
-def tabulate_ageing(report: Report) -> str:
+def tabulate_ageing(report: Report) -> Table:
     """Scores and FNMR by the years between the photographs."""
     rows = [
         (
@@ -152,4 +154,4 @@ def tabulate_ageing(report: Report) -> str:
         )
         for one in report["ageing"]["spans"]
     ]
-    return write_table(("years between", "people", "mated pairs", "median score", "FNMR"), rows)
+    return ("years between", "people", "mated pairs", "median score", "FNMR"), rows

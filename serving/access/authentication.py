@@ -1,9 +1,16 @@
-"""Authentication: which key calls, whether it is in force, and whether its rate lets it go on."""
+"""Authentication: API keys, which of them are in force, and how fast each may call.
+
+A key is `sosie_<id>_<secret>`: the id names its row and may be shown, the secret is random. The
+registry knows it by a digest alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import re
+import secrets
+import string
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,18 +20,91 @@ from typing import TypeVar
 from engine.errors import NotFound
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, utc_now
+from engine.registry.vault import Vault
 from serving.access.authorization import MIN_BURST, Principal, Role
-from serving.access.keys import PresentedKey, digest_key, is_issued_id, parse_key
 from serving.errors import RateLimited, Unauthenticated
 
 MAX_KNOWN = 10_000
-"""So many keys, and so many ids that no key has, are remembered at most."""
+"""Most keys, and most unknown ids, in the cache."""
 UNKNOWN_PER_S = 100.0
-"""So many ids that were not seen to be a key before are looked up in a second."""
+"""Most unknown ids that are looked up in a second."""
 
 _Value = TypeVar("_Value")
 _REFUSAL = "no key, or not one in force: send it as Authorization: Bearer sosie_…"
 _ROUNDING = 1e-9
+
+MAX_LENGTH = 200
+"""Longer texts are refused unread."""
+
+_STEM_LENGTH = 8
+_CHECK_LENGTH = 4
+_SECRET_LENGTH = 43  # of 62 signs: 256 bits
+
+_ID_SIGNS = string.digits + string.ascii_lowercase
+_SECRET_SIGNS = string.digits + string.ascii_letters
+_KEY = re.compile(
+    rf"sosie_([0-9a-z]{{{_STEM_LENGTH + _CHECK_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A fresh key: `text` is for its holder, once; `digest` for the registry."""
+
+    id: str
+    text: str = field(repr=False)
+    digest: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedKey:
+    """A text of the form of a key, not yet authenticated."""
+
+    id: str
+    secret: str = field(repr=False)
+
+
+def make_key(vault: Vault) -> NewKey:
+    """A new key with 256 random bits."""
+    stem = "".join(secrets.choice(_ID_SIGNS) for _ in range(_STEM_LENGTH))
+    key_id = stem + _check_signs(vault, stem)
+    secret = "".join(secrets.choice(_SECRET_SIGNS) for _ in range(_SECRET_LENGTH))
+    return NewKey(key_id, f"sosie_{key_id}_{secret}", digest_key(vault, key_id, secret))
+
+
+def parse_key(text: str | None) -> PresentedKey | None:
+    """The parts of a text of the form of a key; `None` for any other."""
+    if text is None or len(text) > MAX_LENGTH:
+        return None
+    found = _KEY.fullmatch(text)
+    return None if found is None else PresentedKey(found[1], found[2])
+
+
+def digest_key(vault: Vault, key_id: str, secret: str) -> bytes:
+    """What the registry keeps of a key: 32 bytes, keyed (HMAC-SHA256).
+
+    A slow hash protects secrets that can be guessed. Nobody guesses 256 random bits, and this one
+    is computed for every request.
+    """
+    return vault.look_up("api_key", f"{key_id}\0{secret}")
+
+
+def is_issued_id(vault: Vault, key_id: str) -> bool:
+    """False for nearly every id that this deployment never gave: one in 1.7 million passes.
+
+    So made-up keys cost no look-up, and do not use up those of others.
+    """
+    stem, check = key_id[:_STEM_LENGTH], key_id[_STEM_LENGTH:]
+    return hmac.compare_digest(_check_signs(vault, stem), check)
+
+
+def _check_signs(vault: Vault, stem: str) -> str:
+    number = int.from_bytes(vault.look_up("api_key_id", stem)[:8], "big")
+    signs = []
+    for _ in range(_CHECK_LENGTH):
+        number, place = divmod(number, len(_ID_SIGNS))
+        signs.append(_ID_SIGNS[place])
+    return "".join(signs)
 
 
 class TokenBucket:
@@ -62,7 +142,7 @@ class TokenBucket:
 
 @dataclass(slots=True)
 class _Known:
-    """A key in force, as it was looked up; `until` is on the gate's clock."""
+    """A key in force, as it was looked up; `until` is on the authenticator's clock."""
 
     principal: Principal
     digest: bytes = field(repr=False)
@@ -70,8 +150,8 @@ class _Known:
     bucket: TokenBucket | None
 
 
-class KeyGate:
-    """Admits the keys of one registry; for one event loop.
+class Authenticator:
+    """Authenticates the keys of one registry, with a cache; for one event loop.
 
     A key that is revoked or expires, or whose outlet is closed, is refused at the latest `cache_s`
     after. `rate_limit`, in items a second, is for keys without their own (0: none); every limit is
@@ -98,8 +178,8 @@ class KeyGate:
         self._now = now
         self._known: dict[str, _Known] = {}
         self._absent: dict[str, float] = {}
-        self._looking: dict[str, asyncio.Task[_Known | None]] = {}
-        self._strangers = TokenBucket(UNKNOWN_PER_S, clock())
+        self._lookups: dict[str, asyncio.Task[_Known | None]] = {}
+        self._unknown = TokenBucket(UNKNOWN_PER_S, clock())
 
     def admit_known(self, key: str | None) -> Principal | None:
         """The principal of a key seen lately, charged one item; None where it must be looked up.
@@ -110,58 +190,58 @@ class KeyGate:
             return None
         known = self._known.get(presented.id)
         now = self._clock()
-        if known is None or now >= known.until or not self._is_its(presented, known):
+        if known is None or now >= known.until or not self._matches(presented, known):
             return None
         _take(known.bucket, 1, now)
         return known.principal
 
     async def admit(self, key: str | None) -> Principal:
-        """The same with a look-up; `Unauthenticated` for a key that is none."""
+        """The same with a look-up; `Unauthenticated` for a key that is not in force."""
         presented = parse_key(key)
         if presented is None or not is_issued_id(self._vault, presented.id):
             raise Unauthenticated(_REFUSAL)
         known = self._known.get(presented.id)
         if known is None or self._clock() >= known.until:
             known = await self._look_up(presented.id)
-        if known is None or not self._is_its(presented, known):
+        if known is None or not self._matches(presented, known):
             raise Unauthenticated(_REFUSAL)
         _take(known.bucket, 1, self._clock())
         return known.principal
 
     def charge(self, principal: Principal, items: int) -> None:
-        """Charges a batch's other items; `RateLimited` where that is more than it may have."""
+        """Charges a batch's other items; `RateLimited` beyond its rate."""
         known = self._known.get(principal.key_id)
         if known is not None and items > 0:
             _take(known.bucket, items, self._clock(), paid=1)
 
-    def _is_its(self, presented: PresentedKey, known: _Known) -> bool:
+    def _matches(self, presented: PresentedKey, known: _Known) -> bool:
         digest = digest_key(self._vault, presented.id, presented.secret)
         return hmac.compare_digest(digest, known.digest)
 
     async def _look_up(self, key_id: str) -> _Known | None:
-        """What the registry says of an id now; whoever asks meanwhile waits for the same answer."""
+        """The key in force with this id, from the registry; concurrent calls share one look-up."""
         now = self._clock()
         if now < self._absent.get(key_id, now):
             return None
-        task = self._looking.get(key_id)
+        task = self._lookups.get(key_id)
         if task is None:
             if key_id not in self._known:
-                self._require_room_for_stranger(now)
+                self._limit_unknown(now)
             task = asyncio.create_task(self._read(key_id))
-            self._looking[key_id] = task
+            self._lookups[key_id] = task
             task.add_done_callback(lambda done: self._settle(key_id, done))
         # The client of one call may go away: the others still wait for the answer.
         return await asyncio.shield(task)
 
-    def _require_room_for_stranger(self, now: float) -> None:
-        wait_s = self._strangers.take(1, now)
+    def _limit_unknown(self, now: float) -> None:
+        wait_s = self._unknown.take(1, now)
         if wait_s:
             raise RateLimited("too many unknown keys are tried: try again later", wait_s)
 
     def _settle(self, key_id: str, task: asyncio.Task[_Known | None]) -> None:
-        del self._looking[key_id]
+        del self._lookups[key_id]
         if not task.cancelled():
-            task.exception()  # is whoever's who waited; nobody may have
+            task.exception()  # retrieved, or asyncio warns where nobody waited
 
     async def _read(self, key_id: str) -> _Known | None:
         asked_at = self._clock()
@@ -196,7 +276,7 @@ class KeyGate:
         principal = Principal(key.id, Role(key.role), key.carrier, key.outlet, key.rate_limit)
         before = self._known.get(key.id)
         if before is not None and before.principal == principal:
-            # Its bucket goes on: a look-up is no reason for a new allowance.
+            # It keeps its bucket: a look-up brings no new allowance.
             return replace(before, digest=key.digest, until=until)
         rate = self._rate_limit if key.rate_limit is None else key.rate_limit
         bucket = TokenBucket(rate / self._replicas, self._clock()) if rate > 0 else None
@@ -204,7 +284,7 @@ class KeyGate:
 
 
 def _remember(places: dict[str, _Value], key_id: str, value: _Value) -> None:
-    """Puts the newest last; the oldest makes room."""
+    """Adds to a cache; the oldest entry makes room."""
     places.pop(key_id, None)
     if len(places) >= MAX_KNOWN:
         del places[next(iter(places))]

@@ -1,25 +1,31 @@
-"""Who calls, and what that role may do, to whose rows: the only place where it is decided.
+"""Authorization: what a role may do, to whose rows, and whom its answers name.
 
 What a role may not do is `Forbidden`; what a tenant may not see is `NotFound`, as if it were not.
+A search covers all carriers, so its candidates are mostly other carriers' holders. A tenant sees
+that a face looks alike, and whether it is the same one as before; not whose it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import NotFound
+from engine.reasons import Decision, Reason
 from serving.errors import Forbidden, Malformed
+from serving.wire.matching import Candidate
 
 if TYPE_CHECKING:
     # Commands that only name a role need no registry.
     from engine.registry.records import EnrollmentRecord
+    from engine.registry.vault import Vault
+
 
 MIN_BURST = 256
-"""So many items a key may ask for at once, however low its rate: the largest batch of one call."""
+"""Burst of a key, however low its rate: the largest batch of one call."""
 
 
 class Role(StrEnum):
@@ -51,7 +57,7 @@ class Principal:
 
 
 class Action(StrEnum):
-    """What a call does; a call that does several needs leave for each."""
+    """What a call does; one that does several needs permission for each."""
 
     ENROLL = "enroll"
     READ_ENROLLMENT = "read_enrollment"
@@ -160,3 +166,55 @@ def template_tenant(principal: Principal) -> str:
     carrier = scope_of(principal)
     # Prefixed, since a carrier's code may be a role's name.
     return f"role:{principal.role}" if carrier is None else f"carrier:{carrier}"
+
+
+HOLDER_LENGTH = 32
+"""Hex digits: 128 bits."""
+
+ShowCandidate = Callable[[str, int, float], Candidate]
+"""From document's id, reference's id and score to the candidate in an answer."""
+
+
+def name_holder(vault: Vault, carrier: str, document_id: str) -> str:
+    """A holder's pseudonym for one carrier: stable, and different for every other carrier."""
+    return vault.look_up(f"holder:{carrier}", document_id).hex()[:HOLDER_LENGTH]
+
+
+def choose_candidates(principal: Principal, vault: Vault) -> ShowCandidate:
+    """How this caller's answers show candidates: by pseudonym to a tenant, by ids to the others."""
+    carrier = scope_of(principal)
+    if carrier is None:
+        return _show_ids
+
+    def show(document_id: str, _reference_id: int, score: float) -> Candidate:
+        return Candidate(holder=name_holder(vault, carrier, document_id), score=score)
+
+    return show
+
+
+def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored answer about an enrollment, without what the caller may not see of others.
+
+    A tenant sees the document's id where the face was its holder's or nobody holds it; where it
+    was rejected the document may be held elsewhere, by another face. How like the holder another
+    face is, it does not see: else any two people could be compared by it.
+    """
+    show = choose_candidates(principal, vault)
+    search = dict(body["duplicate_search"])
+    if search.get("candidates"):
+        search["candidates"] = [
+            show(one["document_id"], one["reference_id"], one["score"])
+            for one in search["candidates"]
+        ]
+    shown = {**body, "duplicate_search": search}
+    if scope_of(principal) is None:
+        return shown
+    if body["decision"] == Decision.REJECTED:
+        shown["document_id"] = None
+    if any(one["reason"] == Reason.DOCUMENT_HELD_BY_ANOTHER_FACE for one in body["reasons"]):
+        shown["scores"] = {**body["scores"], "holder": None}
+    return shown
+
+
+def _show_ids(document_id: str, reference_id: int, score: float) -> Candidate:
+    return Candidate(holder=None, document_id=document_id, reference_id=reference_id, score=score)

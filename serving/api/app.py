@@ -1,26 +1,277 @@
-"""The application of an ingress: the table of endpoints over its parts, the middleware around."""
+"""The application of an ingress: the table of endpoints over its parts, the middleware around.
+
+The middleware is what every request has in common: correlator, bound on what runs at once,
+deadline, errors as answers, counting, the span, the access line.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
+from http import HTTPStatus
+from pathlib import Path
 from threading import Lock
+from traceback import extract_tb
 from typing import Any
 
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
 
+from engine.errors import DeadlinePassed
 from serving.access.authorization import authorize
-from serving.api.body import JSON
-from serving.api.dependencies import admit, read_idempotency_key
+from serving.api.body import JSON, BodyBudget, encode
 from serving.api.endpoints import ENDPOINTS, Endpoint
-from serving.api.middleware import RequestMiddleware
 from serving.api.openapi import build_document
-from serving.api.request import SCOPE_KEY, Answer, Request
+from serving.api.request import SCOPE_KEY, Answer, Request, Stop, admit, read_idempotency_key
 from serving.console.routes import page_routes
+from serving.errors import (
+    BodyTimeout,
+    Busy,
+    FaceUnusable,
+    Fault,
+    Malformed,
+    MethodUnsupported,
+    RouteUnknown,
+    ServiceRefusal,
+    describe,
+)
 from serving.parts import Parts
-from serving.wire.codec import encode_json
+from serving.settings import ServeSettings
+from serving.telemetry.metrics import (
+    IN_PROGRESS,
+    OTHER,
+    REFUSALS,
+    REQUEST_SECONDS,
+    REQUESTS,
+    Meter,
+)
+from serving.telemetry.traces import REQUEST, Tracer
+from serving.wire.fields import Error, encode_json
+
+CLIENT_GONE = 499
+UNMATCHED = "unmatched"
+EXEMPT_ONGOING = 32
+"""Requests that need no key and count into no other bound."""
+_EXEMPT = ("/health/", "/version", "/metrics")
+_VERSIONED = "/v1/"
+_METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
+Headers = list[tuple[bytes, bytes]]
+
+_CLOSING = frozenset({HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT})
+_LATE = "the time for this request ran out: ask for it again"
+_LATE_KEYED = f"{_LATE} with the same Idempotency-Key"
+_SLOW = "the body came too slowly: send it faster"
+_ROOT = Path(__file__).parents[2]
+_OURS = frozenset({"serving", "engine", "indexes"})
+
+
+class RequestMiddleware:
+    """An ASGI application around another.
+
+    `direct` are applications by their whole path, called past the router; they take POST alone.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: ServeSettings,
+        meter: Meter,
+        log: FilteringBoundLogger,
+        tracer: Tracer | None = None,
+        direct: Mapping[str, ASGIApp] | None = None,
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._meter = meter
+        self._log = log
+        self._tracer = tracer or Tracer()
+        self._direct = dict(direct or {})
+        self._ongoing = {False: 0, True: 0}
+        self._bounds = {False: settings.requests_ongoing, True: EXEMPT_ONGOING}
+        self._budget = BodyBudget(settings.max_body_mib)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive, send, self._settings, self._budget)
+        scope[SCOPE_KEY] = request
+        scope["app"] = self
+        path = scope["path"]
+        is_exempt = path.startswith(_EXEMPT)
+        self._ongoing[is_exempt] += 1
+        self._meter.add(IN_PROGRESS)
+        code = None
+        try:
+            if is_exempt:
+                code = await self._serve(request, path, is_exempt)
+            else:
+                code = await self._trace(request, path)
+        finally:
+            self._ongoing[is_exempt] -= 1
+            request.release()
+            self._meter.add(IN_PROGRESS, by=-1)
+            self._report(request, path, is_exempt, code)
+
+    async def _trace(self, request: Request, path: str) -> str | None:
+        with self._tracer.span(REQUEST, request.traceparent) as span:
+            request.traceparent = span.traceparent
+            code = await self._serve(request, path, is_exempt=False)
+            span.note(
+                route=self._route_of(request, path),
+                method=_method_of(request),
+                status=request.status,
+                correlator=request.correlator,
+            )
+            if code is not None:
+                span.fail(code)
+        return code
+
+    def _route_of(self, request: Request, path: str) -> str:
+        return path if path in self._direct else _template_of(request.scope)
+
+    async def _serve(self, request: Request, path: str, is_exempt: bool) -> str | None:
+        """Answers the request; returns the code of an error."""
+        try:
+            request.check(is_strict=path.startswith(_VERSIONED))
+            if self._ongoing[is_exempt] > self._bounds[is_exempt]:
+                raise Busy("as many requests run here as may: try again later")
+            app = self._direct.get(path)
+            if app is not None and request.scope["method"] != "POST":
+                raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
+            if not is_exempt:
+                request.guard()
+            await (app or self._app)(request.scope, request.receive, request.send)
+        except asyncio.CancelledError:
+            stop = request.settle()
+            if stop is None:
+                # The server's own cancellation goes on.
+                request.status = request.status or CLIENT_GONE
+                raise
+            return await self._end_stopped(request, stop)
+        except ClientDisconnect:
+            request.status = CLIENT_GONE
+        except Exception as error:  # noqa: BLE001 (whatever it is, the client gets an answer)
+            return await self._refuse(request, error)
+        return None
+
+    async def _end_stopped(self, request: Request, stop: Stop) -> str | None:
+        match stop:
+            case Stop.LATE:
+                text = _LATE if request.idempotency_key is None else _LATE_KEYED
+                return await self._refuse(request, DeadlinePassed(text))
+            case Stop.SLOW:
+                return await self._refuse(request, BodyTimeout(_SLOW))
+            case Stop.GONE:
+                request.status = CLIENT_GONE
+                return None
+
+    async def _refuse(self, request: Request, error: Exception) -> str:
+        request.release()
+        fault, headers = describe_failure(error)
+        if fault.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._log.error(
+                "failure",
+                kind=type(error).__name__,
+                at=_place_of(error),
+                correlator=request.correlator,
+            )
+        self._meter.add(REFUSALS, fault.code)
+        if request.status:
+            # Half an answer is cut off, which a client sees; a second one it would not.
+            raise RuntimeError("an answer was cut off") from None
+        await _send_fault(request, fault, headers)
+        return fault.code
+
+    def _report(self, request: Request, path: str, is_exempt: bool, code: str | None) -> None:
+        seconds = request.elapsed_s
+        route, method = self._route_of(request, path), _method_of(request)
+        self._meter.add(REQUESTS, route, method, str(request.status))
+        self._meter.observe(REQUEST_SECONDS, seconds, route, method)
+        say = self._log.debug if is_exempt else self._log.info
+        say(
+            "request",
+            route=route,
+            method=method,
+            status=request.status,
+            code=code,
+            duration_ms=round(seconds * 1e3, 3),
+            correlator=request.correlator,
+            key_id=None if request.principal is None else request.principal.key_id,
+        )
+
+
+async def _send_fault(
+    request: Request, fault: Fault, headers: Iterable[tuple[bytes, bytes]]
+) -> None:
+    body = encode(Error(fault.status, fault.code, fault.message), request.answer_type)
+    sent = [
+        (b"content-type", request.answer_type.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *headers,
+    ]
+    if fault.retry_after_s is not None:
+        sent.append((b"retry-after", str(max(math.ceil(fault.retry_after_s), 1)).encode()))
+    if fault.status == HTTPStatus.UNAUTHORIZED:
+        sent.append((b"www-authenticate", b'Bearer realm="sosie"'))
+    if fault.status in _CLOSING:
+        sent.append((b"connection", b"close"))
+    await request.send({"type": "http.response.start", "status": fault.status, "headers": sent})
+    await request.send({"type": "http.response.body", "body": body})
+
+
+def _method_of(request: Request) -> str:
+    method = request.scope["method"]
+    return method if method in _METHODS else OTHER
+
+
+def _template_of(scope: Scope) -> str:
+    path = getattr(scope.get("route"), "path", UNMATCHED)
+    return path if isinstance(path, str) else UNMATCHED
+
+
+def _place_of(error: Exception) -> str:
+    """Where it was raised, by our innermost file: the text of an error may hold anything."""
+    for frame in reversed(extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OURS:
+            return f"{path.relative_to(_ROOT)}:{frame.lineno}"
+    return "elsewhere"
+
+
+def describe_failure(error: Exception) -> tuple[Fault, Headers]:
+    """The fault to show and the headers that go with it; nothing of the request is in it."""
+    headers: Headers = []
+    if isinstance(error, HTTPException):
+        allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
+        if allowed:
+            headers.append((b"allow", allowed.encode()))
+        error = _translate(error)
+    fault = describe(error)
+    if isinstance(error, FaceUnusable):
+        fault = replace(fault, code=f"MATCH.{error.reason}")
+    if fault.code == "INTERNAL":
+        kind = type(error).__name__
+        message = f"internal error ({kind}): report it with this answer's x-correlator"
+        fault = replace(fault, message=message)
+    return fault, headers
+
+
+def _translate(error: HTTPException) -> ServiceRefusal:
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return RouteUnknown("no such route: see /openapi.json")
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return MethodUnsupported("this route has no such method: see /openapi.json")
+    return Malformed("the request is not one that this service reads: see /openapi.json")
 
 
 def build_app(parts: Parts) -> ASGIApp:

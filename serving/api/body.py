@@ -29,8 +29,7 @@ from serving.errors import (
     TooManyItems,
     TypeUnsupported,
 )
-from serving.wire.codec import Invalid, decode_msgpack, encode_json, encode_msgpack, read
-from serving.wire.fields import Template
+from serving.wire.fields import Invalid, Template, decode_msgpack, encode_json, encode_msgpack, read
 from serving.wire.matching import MatchRequest, TemplatesRequest
 
 P = ParamSpec("P")
@@ -159,7 +158,7 @@ def read_length(headers: Mapping[bytes, bytes], limit_bytes: int) -> int | None:
 
 
 def too_large(limit_bytes: int) -> BodyTooLarge:
-    """What a client is told whose body is larger."""
+    """The error for a body that is larger."""
     return BodyTooLarge(f"the body is larger than {limit_bytes / 2**20:g} MiB: send less at once")
 
 

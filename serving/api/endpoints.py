@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, get_type_hints
 
 from serving.access.authorization import Action
@@ -53,8 +54,6 @@ class Endpoint:
     those are that are called most.
     """
 
-    method: str
-    path: str
     handle: Handler
     summary: str
     action: Action | None = None
@@ -64,6 +63,8 @@ class Endpoint:
     needs_key: bool = True
     needs_idempotency_key: bool = False
     is_direct: bool = False
+    method: str = ""
+    path: str = ""
     tag: str = ""
     query: type[QueryString] | None = None
     body: type[RequestBody] | None = None
@@ -90,270 +91,139 @@ class Endpoint:
         return tuple(sorted(errors.difference(self.answers)))
 
 
-_TABLE: Mapping[str, tuple[Endpoint, ...]] = {
-    "matching": (
-        Endpoint(
-            "POST",
-            "/v1/match",
-            matching.match,
-            "Match up to 256 faces, 1:1 and 1:N",
-            Action.MATCH,
-            is_direct=True,
+CHANGES = (409, 507)
+"""Errors of what changes something that others may have changed meanwhile."""
+
+_step = partial(Endpoint, action=Action.WORK_CASES, errors=CHANGES)
+_sweep = partial(Endpoint, action=Action.SWEEP, errors=CHANGES)
+
+_TABLE: Mapping[str, Mapping[str, Endpoint]] = {
+    "matching": {
+        "POST /v1/match": Endpoint(
+            matching.match, "Match up to 256 faces, 1:1 and 1:N", Action.MATCH, is_direct=True
         ),
-        Endpoint(
-            "POST",
-            "/v1/templates",
+        "POST /v1/templates": Endpoint(
             matching.issue_templates,
             "Make templates of up to 256 photographs",
             Action.ISSUE_TEMPLATES,
             is_direct=True,
         ),
-        Endpoint(
-            "POST",
-            "/v1/verifications",
-            matching.verify,
-            "Verify a face",
-            Action.VERIFY_IMAGES,
-            errors=(404, 507),
+        "POST /v1/verifications": Endpoint(
+            matching.verify, "Verify a face", Action.VERIFY_IMAGES, errors=(404, 507)
         ),
-    ),
-    "enrollments": (
-        Endpoint(
-            "POST",
-            "/v1/enrollments",
+    },
+    "enrollments": {
+        "POST /v1/enrollments": Endpoint(
             enrollments.create_enrollment,
             "Decide an activation",
             Action.ENROLL,
             answers={201: Enrollment, 200: Enrollment},
-            errors=(409, 507),
+            errors=CHANGES,
             needs_idempotency_key=True,
         ),
-        Endpoint(
-            "GET",
-            "/v1/enrollments",
+        "GET /v1/enrollments": Endpoint(
             enrollments.find_enrollment,
             "Find an enrollment by its key",
             Action.FIND_ENROLLMENT,
             errors=(404, 507),
         ),
-        Endpoint(
-            "GET",
-            "/v1/enrollments/{enrollment_id}",
-            enrollments.read_enrollment,
-            "Read an enrollment",
-            Action.READ_ENROLLMENT,
+        "GET /v1/enrollments/{enrollment_id}": Endpoint(
+            enrollments.read_enrollment, "Read an enrollment", Action.READ_ENROLLMENT
         ),
-        Endpoint(
-            "GET",
-            "/v1/enrollments/{enrollment_id}/crops",
-            enrollments.read_crops,
-            "Read an enrollment's crops",
-            Action.READ_CROPS,
+        "GET /v1/enrollments/{enrollment_id}/crops": Endpoint(
+            enrollments.read_crops, "Read an enrollment's crops", Action.READ_CROPS
         ),
-    ),
-    "people": (
-        Endpoint(
-            "POST", "/v1/identifications", people.identify, "Identify a face", Action.IDENTIFY
+    },
+    "people": {
+        "POST /v1/identifications": Endpoint(people.identify, "Identify a face", Action.IDENTIFY),
+        "POST /v1/people/search": Endpoint(
+            people.search_people, "Search for a person", Action.SEARCH_PEOPLE
         ),
-        Endpoint(
-            "POST",
-            "/v1/people/search",
-            people.search_people,
-            "Search for a person",
-            Action.SEARCH_PEOPLE,
+        "GET /v1/documents/{document_id}": Endpoint(
+            people.read_document, "Read what stands under a document", Action.SEARCH_PEOPLE
         ),
-        Endpoint(
-            "GET",
-            "/v1/documents/{document_id}",
-            people.read_document,
-            "Read what stands under a document",
-            Action.SEARCH_PEOPLE,
+        "DELETE /v1/documents/{document_id}": Endpoint(
+            people.erase_document, "Erase a holder", Action.ERASE_DOCUMENT
         ),
-        Endpoint(
-            "DELETE",
-            "/v1/documents/{document_id}",
-            people.erase_document,
-            "Erase a holder",
-            Action.ERASE_DOCUMENT,
+    },
+    "lines": {
+        "POST /v1/lines/query": Endpoint(
+            lines.query_lines, "List a holder's lines", Action.READ_LINES
         ),
-    ),
-    "lines": (
-        Endpoint(
-            "POST", "/v1/lines/query", lines.query_lines, "List a holder's lines", Action.READ_LINES
+        "POST /v1/lines/{line}/dispute": Endpoint(
+            lines.dispute_line, "Dispute a line", Action.DISPUTE_LINE, status=201
         ),
-        Endpoint(
-            "POST",
-            "/v1/lines/{line}/dispute",
-            lines.dispute_line,
-            "Dispute a line",
-            Action.DISPUTE_LINE,
-            status=201,
-        ),
-        Endpoint("DELETE", "/v1/lines/{line}", lines.close_line, "Close a line", Action.CLOSE_LINE),
-    ),
-    "cases": (
-        Endpoint("GET", "/v1/cases", cases.list_cases, "List cases", Action.WORK_CASES),
-        Endpoint("GET", "/v1/cases/{case_id}", cases.read_case, "Read a case", Action.WORK_CASES),
-        Endpoint(
-            "POST",
-            "/v1/cases/{case_id}/assign",
-            cases.assign_case,
-            "Assign a case",
-            Action.WORK_CASES,
-            errors=(409, 507),
-        ),
-        Endpoint(
-            "POST",
-            "/v1/cases/{case_id}/notes",
-            cases.note_case,
-            "Add a note",
-            Action.WORK_CASES,
-            errors=(409, 507),
-        ),
-        Endpoint(
-            "POST",
-            "/v1/cases/{case_id}/propose",
-            cases.propose_outcome,
-            "Propose an outcome",
-            Action.WORK_CASES,
-            errors=(409, 507),
-        ),
-        Endpoint(
-            "POST",
-            "/v1/cases/{case_id}/withdraw",
-            cases.withdraw_proposal,
-            "Withdraw a proposal",
-            Action.WORK_CASES,
-            errors=(409, 507),
-        ),
-        Endpoint(
-            "POST",
-            "/v1/cases/{case_id}/close",
-            cases.close_case,
-            "Close a case",
-            Action.WORK_CASES,
-            errors=(409, 507),
-        ),
-    ),
-    "sweeps": (
-        Endpoint(
-            "POST",
-            "/v1/sweeps",
+        "DELETE /v1/lines/{line}": Endpoint(lines.close_line, "Close a line", Action.CLOSE_LINE),
+    },
+    "cases": {
+        "GET /v1/cases": Endpoint(cases.list_cases, "List cases", Action.WORK_CASES),
+        "GET /v1/cases/{case_id}": Endpoint(cases.read_case, "Read a case", Action.WORK_CASES),
+        "POST /v1/cases/{case_id}/assign": _step(cases.assign_case, "Assign a case"),
+        "POST /v1/cases/{case_id}/notes": _step(cases.note_case, "Add a note"),
+        "POST /v1/cases/{case_id}/propose": _step(cases.propose_outcome, "Propose an outcome"),
+        "POST /v1/cases/{case_id}/withdraw": _step(cases.withdraw_proposal, "Withdraw a proposal"),
+        "POST /v1/cases/{case_id}/close": _step(cases.close_case, "Close a case"),
+    },
+    "sweeps": {
+        "POST /v1/sweeps": Endpoint(
             sweeps.start_sweep,
             "Start a sweep",
             Action.SWEEP,
             answers={201: SweepReport, 200: Expectation},
-            errors=(409, 507),
+            errors=CHANGES,
         ),
-        Endpoint("GET", "/v1/sweeps", sweeps.list_sweeps, "List sweeps", Action.SWEEP, errors=()),
-        Endpoint(
-            "GET",
-            "/v1/sweeps/{sweep_id}",
-            sweeps.read_sweep,
-            "Read a sweep",
-            Action.SWEEP,
-            errors=(),
+        "GET /v1/sweeps": Endpoint(sweeps.list_sweeps, "List sweeps", Action.SWEEP, errors=()),
+        "GET /v1/sweeps/{sweep_id}": Endpoint(
+            sweeps.read_sweep, "Read a sweep", Action.SWEEP, errors=()
         ),
-        Endpoint(
-            "POST",
-            "/v1/sweeps/{sweep_id}/pause",
-            sweeps.pause_sweep,
-            "Pause a sweep",
-            Action.SWEEP,
-            errors=(409, 507),
+        "POST /v1/sweeps/{sweep_id}/pause": _sweep(sweeps.pause_sweep, "Pause a sweep"),
+        "POST /v1/sweeps/{sweep_id}/resume": _sweep(sweeps.resume_sweep, "Resume a sweep"),
+        "POST /v1/sweeps/{sweep_id}/cancel": _sweep(sweeps.cancel_sweep, "Cancel a sweep"),
+        "GET /v1/sweeps/{sweep_id}/groups": _sweep(sweeps.list_groups, "List groups"),
+        "GET /v1/sweeps/{sweep_id}/groups/{key}": _sweep(sweeps.read_group, "Read a group"),
+        "GET /v1/precision": Endpoint(
+            sweeps.read_precision, "Measure the precision of sweeps", Action.SWEEP, errors=()
         ),
-        Endpoint(
-            "POST",
-            "/v1/sweeps/{sweep_id}/resume",
-            sweeps.resume_sweep,
-            "Resume a sweep",
-            Action.SWEEP,
-            errors=(409, 507),
+    },
+    "oversight": {
+        "GET /v1/thresholds": Endpoint(
+            operations.read_thresholds, "Read the thresholds", Action.READ_THRESHOLDS, errors=()
         ),
-        Endpoint(
-            "POST",
-            "/v1/sweeps/{sweep_id}/cancel",
-            sweeps.cancel_sweep,
-            "Cancel a sweep",
-            Action.SWEEP,
-            errors=(409, 507),
+        "GET /v1/audit": Endpoint(audit.read_audit, "Read the audit chain", Action.READ_AUDIT),
+        "GET /v1/audit/verification": Endpoint(
+            audit.verify_audit, "Verify the audit chain", Action.READ_AUDIT
         ),
-        Endpoint(
-            "GET",
-            "/v1/sweeps/{sweep_id}/groups",
-            sweeps.list_groups,
-            "List groups",
-            Action.SWEEP,
-            errors=(409, 507),
-        ),
-        Endpoint(
-            "GET",
-            "/v1/sweeps/{sweep_id}/groups/{key}",
-            sweeps.read_group,
-            "Read a group",
-            Action.SWEEP,
-            errors=(409, 507),
-        ),
-        Endpoint(
-            "GET",
-            "/v1/precision",
-            sweeps.read_precision,
-            "Measure the precision of sweeps",
-            Action.SWEEP,
-            errors=(),
-        ),
-    ),
-    "oversight": (
-        Endpoint(
-            "GET",
-            "/v1/thresholds",
-            operations.read_thresholds,
-            "Read the thresholds",
-            Action.READ_THRESHOLDS,
-            errors=(),
-        ),
-        Endpoint("GET", "/v1/audit", audit.read_audit, "Read the audit chain", Action.READ_AUDIT),
-        Endpoint(
-            "GET",
-            "/v1/audit/verification",
-            audit.verify_audit,
-            "Verify the audit chain",
-            Action.READ_AUDIT,
-        ),
-        Endpoint("GET", "/v1/me", operations.read_key, "Whose key", errors=()),
-    ),
-    "health": (
-        Endpoint("GET", "/version", operations.read_version, "Version", needs_key=False, errors=()),
-        Endpoint(
-            "GET",
-            "/metrics",
+        "GET /v1/me": Endpoint(operations.read_key, "Whose key", errors=()),
+    },
+    "health": {
+        "GET /version": Endpoint(operations.read_version, "Version", needs_key=False, errors=()),
+        "GET /metrics": Endpoint(
             operations.read_metrics,
             "Metrics",
             Action.READ_METRICS,
             answers={200: str},
             errors=(404,),
         ),
-        Endpoint(
-            "GET", "/health/live", operations.read_liveness, "Live", needs_key=False, errors=()
-        ),
-        Endpoint(
-            "GET",
-            "/health/ready",
+        "GET /health/live": Endpoint(operations.read_liveness, "Live", needs_key=False, errors=()),
+        "GET /health/ready": Endpoint(
             operations.read_readiness,
             "Ready",
             answers={200: Readiness, 503: Readiness},
             needs_key=False,
             errors=(),
         ),
-    ),
+    },
 }
 
 
-def _complete(tag: str, row: Endpoint) -> Endpoint:
-    """The row with its tag, and with the types of its handler's signature."""
+def _complete(tag: str, route: str, row: Endpoint) -> Endpoint:
+    """The row with its tag and route, and with the types of its handler's signature."""
     hints: dict[str, Any] = get_type_hints(row.handle)
+    method, path = route.split()
     return replace(
         row,
+        method=method,
+        path=path,
         tag=tag,
         query=hints.get("query"),
         body=hints.get("body"),
@@ -361,5 +231,7 @@ def _complete(tag: str, row: Endpoint) -> Endpoint:
     )
 
 
-ENDPOINTS = tuple(_complete(tag, row) for tag, rows in _TABLE.items() for row in rows)
+ENDPOINTS = tuple(
+    _complete(tag, route, row) for tag, rows in _TABLE.items() for route, row in rows.items()
+)
 """What the ingress answers, but for pages and files."""

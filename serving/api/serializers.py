@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from math import ceil, floor
-from typing import Any
+from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from engine.cases import suspects
-from engine.cases.case import CaseNote
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
-from engine.registry.reader import AttemptRecord, Reader
+from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditRecord,
     CaseRecord,
@@ -25,11 +27,24 @@ from engine.sweeps import estimate
 from engine.sweeps.sweep_model import SweepRecord
 from serving.masking import mask_name, mask_number
 from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
-from serving.wire.codec import read
-from serving.wire.fields import Moment
+from serving.wire.fields import Moment, read
+
+T = TypeVar("T", bound=Struct)
+C = TypeVar("C", bound=cases.Case)
+S = TypeVar("S", bound=sweeps.Sweep)
 
 PRECISION_STEPS = 20
 """Thresholds of a precision, from score 0 to 1."""
+
+
+def _copy(kind: type[T], record: object, **more: Any) -> T:
+    """A wire type of `more`, and of the fields of the record that have the same names."""
+    values = {name: getattr(record, name) for name in kind.__struct_fields__ if name not in more}
+    return kind(**more, **{name: _write_moment(value) for name, value in values.items()})
+
+
+def _write_moment(value: Any) -> Any:
+    return Moment.of(value) if isinstance(value, datetime) else value
 
 
 def rate(found: thresholds.Rate) -> matching.ExpectedFalseCandidates:
@@ -41,8 +56,8 @@ def rate(found: thresholds.Rate) -> matching.ExpectedFalseCandidates:
 
 def enrollment(body: Mapping[str, Any], key: str, *, is_repeated: bool) -> enrollments.Enrollment:
     """An answer as the registrar gave it, or as it is stored."""
-    told = {**body, "idempotency_key": key, "is_repeated": is_repeated}
-    return read(told, enrollments.Enrollment)
+    values = {**body, "idempotency_key": key, "is_repeated": is_repeated}
+    return read(values, enrollments.Enrollment)
 
 
 def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
@@ -83,30 +98,17 @@ def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
 def line(record: LineRecord, numbers: Mapping[str, str], *, is_masked: bool = True) -> lines.Line:
     """A line with its number masked, None where `numbers` has none for its id."""
     number = numbers.get(record.id)
-    return lines.Line(
-        line_id=record.id,
-        number=number if number is None or not is_masked else mask_number(number),
-        carrier=record.carrier,
-        outlet=record.outlet,
-        status=record.status,
-        opened_at=Moment.of(record.opened_at),
-        closed_at=Moment.of_optional(record.closed_at),
-    )
+    shown = number if number is None or not is_masked else mask_number(number)
+    return _copy(lines.Line, record, line_id=record.id, number=shown)
 
 
 def holder_lines(found: holders.HolderLines, *, is_masked: bool = True) -> lines.HolderLines:
-    return lines.HolderLines(
-        is_holder=found.is_holder,
-        score=found.score,
-        threshold=found.threshold,
-        lines=tuple(line(one, found.numbers, is_masked=is_masked) for one in found.lines),
-    )
+    shown = tuple(line(one, found.numbers, is_masked=is_masked) for one in found.lines)
+    return _copy(lines.HolderLines, found, lines=shown)
 
 
 def erasure(found: holders.ErasureCertificate) -> enrollments.ErasureCertificate:
-    return enrollments.ErasureCertificate(
-        **{**asdict(found), "erased_at": Moment.of(found.erased_at)}
-    )
+    return _copy(enrollments.ErasureCertificate, found)
 
 
 # -- Cases ------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def erasure(found: holders.ErasureCertificate) -> enrollments.ErasureCertificate
 
 def case(record: CaseRecord) -> cases.Case:
     """A case by its ids."""
-    return cases.Case(**_case_fields(record))
+    return _case(cases.Case, record)
 
 
 def case_file(store: Reader, case_id: str) -> cases.CaseFile:
@@ -122,10 +124,13 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     record = store.cases.get(case_id)
     held = find_held(store, record.document_ids)
     found, numbers = _lines_in_use(store, held)
-    return cases.CaseFile(
-        **_case_fields(record),
-        notes=tuple(map(_case_note, store.cases.notes(case_id))),
-        merged=tuple(map(_merged_case, store.cases.merged_into(case_id))),
+    return _case(
+        cases.CaseFile,
+        record,
+        notes=tuple(_copy(cases.CaseNote, note) for note in store.cases.notes(case_id)),
+        merged=tuple(
+            _copy(cases.MergedCase, one, case_id=one.id) for one in store.cases.merged_into(case_id)
+        ),
         documents=tuple(
             cases.CaseDocument(
                 document_id=document.id,
@@ -138,50 +143,9 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     )
 
 
-def _case_fields(record: CaseRecord) -> dict[str, Any]:
-    proposal = record.proposal
-    return {
-        "case_id": record.id,
-        "kind": record.kind,
-        "origin": record.origin,
-        "state": record.state,
-        "assignee": record.assignee,
-        "outcome": record.outcome,
-        "proposal": None
-        if proposal is None
-        else cases.CaseProposal(
-            outcome=proposal.outcome,
-            close_lines=proposal.close_lines,
-            by=proposal.by,
-            at=Moment.of(proposal.at),
-        ),
-        "merged_into": record.merged_into,
-        "document_ids": record.document_ids,
-        "line_ids": record.line_ids,
-        "enrollment_id": record.enrollment_id,
-        "sweep_id": record.sweep_id,
-        "group_key": record.group_key,
-        "score": record.score,
-        "risk": record.risk,
-        "opened_at": Moment.of(record.opened_at),
-        "updated_at": Moment.of(record.updated_at),
-        "closed_at": Moment.of_optional(record.closed_at),
-    }
-
-
-def _case_note(note: CaseNote) -> cases.CaseNote:
-    return cases.CaseNote(at=Moment.of(note.at), actor=note.actor, kind=note.kind, text=note.text)
-
-
-def _merged_case(record: CaseRecord) -> cases.MergedCase:
-    return cases.MergedCase(
-        case_id=record.id,
-        kind=record.kind,
-        origin=record.origin,
-        enrollment_id=record.enrollment_id,
-        score=record.score,
-        opened_at=Moment.of(record.opened_at),
-    )
+def _case(kind: type[C], record: CaseRecord, **more: Any) -> C:
+    proposal = record.proposal and _copy(cases.CaseProposal, record.proposal)
+    return _copy(kind, record, case_id=record.id, proposal=proposal, **more)
 
 
 # -- People -----------------------------------------------------------------------------------
@@ -209,12 +173,7 @@ def identified_holders(
             document_status=record.status,
             score=scores[record.id],
             lines=tuple(line(one, numbers) for one in found[record.id]),
-            cases=tuple(
-                people.OpenCase(
-                    id=one.id, kind=one.kind, score=one.score, opened_at=Moment.of(one.opened_at)
-                )
-                for one in open_cases[record.id]
-            ),
+            cases=tuple(_copy(people.OpenCase, one) for one in open_cases[record.id]),
         )
         for record in held
     )
@@ -261,7 +220,16 @@ def _people(
                 name=name,
                 score=scores.get(record.id),
                 lines=tuple(line(one, numbers) for one in lines_of[record.id]),
-                enrollments=tuple(map(_attempt, attempts[record.id])),
+                enrollments=tuple(
+                    _copy(
+                        people.Attempt,
+                        one,
+                        enrollment_id=one.id,
+                        reasons=tuple(one.reasons),
+                        decided_at=Moment.of(one.created_at),
+                    )
+                    for one in attempts[record.id]
+                ),
                 cases=tuple(map(case, cases_of[record.id])),
             )
         )
@@ -277,17 +245,6 @@ def _identity(store: Reader, document_id: str) -> tuple[str, str]:
     return mask_number(identity.number), mask_name(identity.name)
 
 
-def _attempt(record: AttemptRecord) -> people.Attempt:
-    return people.Attempt(
-        enrollment_id=record.id,
-        carrier=record.carrier,
-        outlet=record.outlet,
-        decision=record.decision,
-        reasons=tuple(record.reasons),
-        decided_at=Moment.of(record.created_at),
-    )
-
-
 def _lines_in_use(
     store: Reader, held: Sequence[DocumentRecord]
 ) -> tuple[Mapping[str, Sequence[LineRecord]], Mapping[str, str]]:
@@ -301,53 +258,39 @@ def _lines_in_use(
 
 def sweep(record: SweepRecord) -> sweeps.Sweep:
     """A sweep without its summary."""
-    return sweeps.Sweep(**_sweep_fields(record))
+    return _sweep(sweeps.Sweep, record)
 
 
 def sweep_report(record: SweepRecord) -> sweeps.SweepReport:
     """A sweep with what it found, in counts."""
     summary = None if record.summary is None else dict(record.summary)
-    return sweeps.SweepReport(**_sweep_fields(record), summary=summary)
+    return _sweep(sweeps.SweepReport, record, summary=summary)
 
 
-def _sweep_fields(record: SweepRecord) -> dict[str, Any]:
-    progress = record.progress
-    return {
-        "sweep_id": record.id,
-        "state": record.state,
-        "threshold": record.terms.threshold,
-        "scope": record.terms.scope,
-        "requested_by": record.requested_by,
-        "gallery_sequence": record.sequence,
-        "progress": sweeps.Progress(**asdict(progress), share=progress.share),
-        "created_at": Moment.of(record.created_at),
-        "started_at": Moment.of_optional(record.started_at),
-        "ended_at": Moment.of_optional(record.ended_at),
-        "fault": record.fault,
-    }
+def _sweep(kind: type[S], record: SweepRecord, **more: Any) -> S:
+    return _copy(
+        kind,
+        record,
+        sweep_id=record.id,
+        threshold=record.terms.threshold,
+        scope=record.terms.scope,
+        gallery_sequence=record.sequence,
+        progress=_copy(sweeps.Progress, record.progress),
+        **more,
+    )
 
 
 def sweep_expectation(found: estimate.Expectation) -> sweeps.Expectation:
     """What a sweep would cost and bring."""
-    proposal = found.proposal
-    return sweeps.Expectation(
+    false_pairs = rate(found.proposal.false_pairs)
+    return _copy(
+        sweeps.Expectation,
+        found,
         threshold=found.terms.threshold,
         scope=found.terms.scope,
-        references=found.references,
-        new_references=found.new_references,
         gallery_sequence=found.sequence,
-        comparisons=found.comparisons,
-        duration_s=found.duration_s,
-        memory_bytes=found.memory_bytes,
         false_pairs=rate(found.false_pairs),
-        is_supported=found.is_supported,
-        proposal=sweeps.SweepProposal(
-            threshold=proposal.threshold,
-            fmr=proposal.fmr,
-            false_pairs=rate(proposal.false_pairs),
-            budget=proposal.budget,
-            is_within_budget=proposal.is_within_budget,
-        ),
+        proposal=_copy(sweeps.SweepProposal, found.proposal, false_pairs=false_pairs),
     )
 
 
@@ -397,12 +340,11 @@ def _precision_fields(found: suspects.Precision) -> dict[str, Any]:
 
 
 def audit_entry(record: AuditRecord) -> oversight.AuditEntry:
-    return oversight.AuditEntry(
+    return _copy(
+        oversight.AuditEntry,
+        record.entry,
         number=record.number,
         at=Moment.of(record.at),
-        actor=record.entry.actor,
-        action=record.entry.action,
-        subject=record.entry.subject,
         detail=dict(record.entry.detail),
         hash=record.hash.hex(),
     )
@@ -419,30 +361,22 @@ def calibrated_thresholds(
         thresholds=enrollments.Thresholds(**asdict(scores)),
         calibration=None
         if calibration is None
-        else oversight.Calibration(
-            source=calibration.source,
-            people=calibration.people,
-            photographs=calibration.photographs,
+        else _copy(
+            oversight.Calibration,
+            calibration,
             curves=tuple(_curve(kind, curve) for kind, curve in calibration.curves.items()),
         ),
     )
 
 
 def _curve(kind: thresholds.Comparison, curve: thresholds.CalibrationCurve) -> oversight.Curve:
-    return oversight.Curve(
+    return _copy(
+        oversight.Curve,
+        curve,
         comparison=kind,
-        mated_pairs=curve.mated_pairs,
-        nonmated_pairs=curve.nonmated_pairs,
-        highest_nonmated=curve.highest_nonmated,
         fmr_bound=curve.points[-1].fmr_high,
         points=tuple(
-            oversight.CurvePoint(
-                score=point.threshold,
-                fmr=point.fmr,
-                low=point.fmr_low,
-                high=point.fmr_high,
-                fnmr=point.fnmr,
-            )
-            for point in curve.points
+            oversight.CurvePoint(one.threshold, one.fmr, one.fmr_low, one.fmr_high, one.fnmr)
+            for one in curve.points
         ),
     )

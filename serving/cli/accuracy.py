@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.accuracy.evaluation_report import describe_flagged
-from engine.accuracy.plots import MEASURE_NAMES, describe_span
-from engine.accuracy.writing import power, rate, share, times
+from engine.accuracy.writing import power, times
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption, require_place
 from serving.cli.output import (
@@ -25,9 +23,9 @@ from serving.cli.output import (
 
 if TYPE_CHECKING:
     from engine.accuracy.evaluate import Evaluation
-    from engine.accuracy.gallery_growth import GalleryGrowth
+    from engine.accuracy.evaluation_tables import Report, Table
     from engine.accuracy.population import Population
-    from engine.matching.calibration import Calibration, OperatingPoint, ThresholdRates, Thresholds
+    from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
     from serving.settings import Settings
 
 
@@ -134,10 +132,11 @@ def evaluate_folder(
             source=source,
         )
     _draw(measured, plot, report)
+    found = measured.to_dict(with_failed=failed, with_flagged=flagged)
     if as_json:
-        print_json(measured.to_dict(with_failed=failed, with_flagged=flagged))
+        print_json(found)
     else:
-        print_evaluation(measured, with_failed=failed, with_flagged=flagged)
+        print_evaluation(found)
 
 
 def calibrate_model(
@@ -295,153 +294,67 @@ def _require_matplotlib() -> None:
 
 # What `evaluate` and `calibrate` print for people, and the latter's JSON.
 
-KINDS = {"single": "one photograph", "fused": "two fused"}
 DOUBTFUL_HIGHEST = 0.9
 """Strangers who score as high are more likely one person under two names."""
 
 
-def print_evaluation(measured: Evaluation, *, with_failed: bool, with_flagged: bool) -> None:
-    """Writes an evaluation to standard output; paths only where they are asked for."""
+def print_evaluation(report: Report) -> None:
+    """Writes `Evaluation.to_dict` to standard output; paths only where the report has them."""
+    from engine.accuracy import evaluation_tables as tables
+    from engine.accuracy.evaluation_report import describe_flagged
+
     print_line(
-        f"{measured.photographs:,} photographs of {measured.people:,} people; "
-        f"{measured.mated_pairs:,} mated and {measured.nonmated_pairs:,} non-mated pairs."
+        f"{report['photographs']:,} photographs of {report['people']:,} people; "
+        f"{report['mated_pairs']:,} mated and {report['nonmated_pairs']:,} non-mated pairs."
     )
-    print_line(f"Failure to acquire (FTA): {share(asdict(measured.acquisition.failed))}.")
-    reasons = {**measured.acquisition.failures, **measured.acquisition.problems}
-    if reasons:
-        rows = [[name, f"{one.events:,}", share(asdict(one))] for name, one in reasons.items()]
-        print_table("Wrong with photographs", ("reason", "photographs", "share (95 %)"), rows)
-    if measured.verification is not None:
-        folds = measured.verification
-        print_line(
-            f"Accuracy over folds: {folds.accuracy:.2%}, standard deviation "
-            f"{folds.accuracy_std:.2%}."
-        )
-    _print_rates(measured)
-    _print_open_set(measured)
-    if measured.growth is not None:
-        _print_growth(measured.growth)
-    _print_conditions(measured)
-    _print_flagged(measured, with_flagged=with_flagged)
-    print_line(f"[dim]{measured.seconds:.1f} s, of it {measured.extract_s:.1f} s extraction[/]")
-    for path in measured.failed_photographs if with_failed else ():
+    _print("Failure to acquire", tables.tabulate_acquisition(report))
+    if report["accuracy"] is not None:
+        accuracy, spread = report["accuracy"], report["accuracy_std"]
+        print_line(f"Accuracy over folds: {accuracy:.2%}, standard deviation {spread:.2%}.")
+    _print("One to one, all pairs", tables.tabulate_rates(report))
+    if report["lowest_fmr"] is not None:
+        print_line(f"No FMR below {power(report['lowest_fmr'])} is supported by these pairs.")
+    if report["open_set"]:
+        size = report["open_set"]["gallery_size"]
+        _print(f"One to {size:,}, open set", tables.tabulate_open_set(report))
+    growth = report["gallery_growth"]
+    if growth:
+        print_line(f"Extrapolated as if comparisons were independent: {growth['formula']}.")
+        for curve in growth["curves"]:
+            _print(tables.describe_curve(curve), tables.tabulate_growth(curve))
+    _print_conditions(report)
+    print_line(describe_flagged(report["flagged"]))
+    for row in report.get("flagged_photographs", ()):
+        both = escape(f"{row['photograph']} · {row['other']}")
+        print_line(f"flagged: {both}, score {row['score']:.3f}")
+    seconds, extract_s = report["seconds"], report["extract_seconds"]
+    print_line(f"[dim]{seconds:.1f} s, of it {extract_s:.1f} s extraction[/]")
+    for path in report.get("failed_photographs", ()):
         print_line(f"not acquired: {escape(path)}")
 
 
-def _print_rates(measured: Evaluation) -> None:
-    from engine.accuracy.evaluate import TABLE_RATES
+def _print_conditions(report: Report) -> None:
+    from engine.accuracy import evaluation_tables as tables
 
-    rows, columns = [], ["FMR", "threshold", "FNMR (95 %)"]
-    for name, wanted in TABLE_RATES.items():
-        point = measured.point_at(wanted)
-        rows.append([name, *(_measures(point) if point else ["not supported", ""])])
-    if measured.fta:
-        columns.append("generalised: not acquired is missed")
-        for row, found in zip(rows, measured.generalised.values(), strict=True):
-            row.append(share(asdict(found)) if found else "")
-    print_table("One to one, all pairs", columns, rows)
-    if measured.points:
-        print_line(f"No FMR below {power(measured.points[-1].fmr)} is supported by these pairs.")
-
-
-def _print_open_set(measured: Evaluation) -> None:
-    if measured.identification is None:
-        return
-    found = measured.identification
-    rows = [
-        [kind, f"{one.fpir:g}", f"{one.threshold:.4f}", _share(one.fnir, one.low, one.high)]
-        for kind, points in ((KINDS["single"], found.single), (KINDS["fused"], found.fused))
-        for one in points
-    ]
-    title = f"One to {found.gallery_size:,}, open set"
-    print_table(title, ("reference", "FPIR", "threshold", "FNIR (95 %)"), rows)
-
-
-def _print_growth(growth: GalleryGrowth) -> None:
-    rows = []
-    for curve in growth.curves:
-        largest = curve.measured[-1] if curve.measured else None
-        beyond = curve.extrapolated[-1] if curve.extrapolated else None
-        for what, one in (("measured", largest), ("extrapolated", beyond)):
-            if one is not None:
-                size = f"{one.gallery_size:,}"
-                found = _share(one.fnir, one.low, one.high)
-                rows.append([KINDS[curve.reference], f"{curve.fpir:g}", what, size, found])
-        refused = ["[dim]refused[/]", "", curve.refused]
-        rows.append([KINDS[curve.reference], f"{curve.fpir:g}", *refused])
-    columns = ("reference", "FPIR", "", "gallery", "FNIR (95 %)")
-    title = (
-        "By the size of the gallery; extrapolated as if comparisons were independent: "
-        f"{growth.formula}"
-    )
-    print_table(title, columns, rows)
-
-
-def _print_conditions(measured: Evaluation) -> None:
-    conditions = measured.conditions.to_dict()
-    bands = conditions["quality_bands"]
+    bands = report["quality_bands"]
     if bands:
-        common = f"score {bands['threshold']:.4f} (FMR {power(conditions['common_fmr'])} over all)"
+        common = f"score {bands['threshold']:.4f} (FMR {power(report['common_fmr'])} over all)"
         print_line(f"What follows is at one threshold: {common}.")
-        rows = [
-            [
-                MEASURE_NAMES[one["measure"]],
-                *(share(band["fnmr"], band["refused"]) for band in one["bands"]),
-            ]
-            for one in bands["measures"]
-        ]
-        columns = ("", *(band["name"] for band in bands["measures"][0]["bands"]))
-        print_table("FNMR by the quality of the worse photograph (95 %)", columns, rows)
-    for attribute in conditions["attributes"]:
-        _print_attribute(attribute)
-    if conditions["ageing"]:
-        _print_ageing(conditions["ageing"])
+        _print(
+            "FNMR by the quality of the worse photograph (95 %)", tables.tabulate_quality(report)
+        )
+    for attribute in report["attributes"]:
+        _print(f"By {attribute['column']}", tables.tabulate_attribute(attribute))
+        for name in ("false_negative", "false_positive"):
+            found = escape(times(attribute[name]))
+            print_line(f"{name.replace('_', ' ').capitalize()} differential: {found}.")
+    if report["ageing"] and report["ageing"]["spans"]:
+        _print("Template ageing", tables.tabulate_ageing(report))
 
 
-def _print_attribute(attribute: dict[str, Any]) -> None:
-    rows = [
-        [
-            escape(group["label"]),
-            f"{group['people']:,}",
-            share(group["fnmr"], group["fnmr_refused"]),
-            rate(group["fmr"], group["fmr_refused"]),
-        ]
-        for group in attribute["groups"]
-    ]
-    title = f"By {escape(attribute['column'])}"
-    print_table(title, ("group", "people", "FNMR (95 %)", "FMR (95 %)"), rows)
-    for name, found in (("negative", "false_negative"), ("positive", "false_positive")):
-        print_line(f"False {name} differential: {escape(times(attribute[found]))}.")
-
-
-def _print_ageing(ageing: dict[str, Any]) -> None:
-    rows = [
-        [
-            describe_span(one),
-            f"{one['people']:,}",
-            f"{one['median']:.3f}",
-            share(one["fnmr"], one["refused"]),
-        ]
-        for one in ageing["spans"]
-    ]
-    columns = ("years between", "people", "median score", "FNMR (95 %)")
-    print_table("Template ageing", columns, rows)
-
-
-def _print_flagged(measured: Evaluation, *, with_flagged: bool) -> None:
-    print_line(describe_flagged(measured.flagged.to_dict()))
-    if with_flagged:
-        for row in measured.flagged.to_rows(measured.embeddings):
-            both = escape(f"{row['photograph']} · {row['other']}")
-            print_line(f"flagged: {both}, score {row['score']:.3f}")
-
-
-def _measures(point: OperatingPoint) -> list[str]:
-    return [f"{point.threshold:.4f}", _share(point.fnmr, point.fnmr_low, point.fnmr_high)]
-
-
-def _share(value: float, low: float, high: float) -> str:
-    return share({"value": value, "low": low, "high": high})
+def _print(title: str, table: Table) -> None:
+    columns, rows = table
+    print_table(escape(title), columns, [[escape(cell) for cell in row] for row in rows])
 
 
 def write_calibration(
@@ -508,26 +421,26 @@ def print_calibration(
     for warning in _warn(fitted, rates):
         print_line(f"[yellow]warning:[/] {warning}")
     if card is None:
-        told = f"{escape(str(output))}: name it in the card's `calibration`."
+        where = f"{escape(str(output))}: name it in the card's `calibration`."
     else:
-        told = f"{escape(str(output))}, and into the card {escape(str(card))}."
-    print_line(f"[green]Written[/] to {told}")
+        where = f"{escape(str(output))}, and into the card {escape(str(card))}."
+    print_line(f"[green]Written[/] to {where}")
 
 
 def _warn(fitted: Calibration, rates: ThresholdRates) -> list[str]:
     """Where the data fall short of the usual, and where their labels are doubtful."""
     from engine.matching.calibration import Comparison, ThresholdRates
 
-    usual, told = asdict(ThresholdRates()), []
+    usual, warnings = asdict(ThresholdRates()), []
     for name, chosen in asdict(rates).items():
         if chosen > usual[name]:
-            told.append(
+            warnings.append(
                 f"{name} keeps an FMR of {chosen:g}, not the usual {usual[name]:g}: "
                 "the data support no less"
             )
     if fitted.curve(Comparison.FUSED).highest_nonmated > DOUBTFUL_HIGHEST:
-        told.append(
+        warnings.append(
             "two strangers look like one person, and `certain` stands above them: "
             "look at `sosie evaluate --flagged`"
         )
-    return told
+    return warnings

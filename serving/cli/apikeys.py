@@ -1,4 +1,4 @@
-"""Who may call the service: `apikey add`, `list`, `revoke`."""
+"""Keys, carriers and outlets: `apikey`, `carrier`, `outlet`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from serving.cli.inputs import (
     require_code,
     require_words,
 )
-from serving.cli.output import DEPLOYMENT, JsonFlag, escape, print_json, print_line, print_table
+from serving.cli.output import (
+    DEPLOYMENT,
+    JsonFlag,
+    add_group,
+    escape,
+    print_answer,
+    print_json,
+    print_line,
+    print_list,
+)
 
 if TYPE_CHECKING:
     from engine.registry.records import ApiKey
@@ -29,13 +38,8 @@ FASTEST = 1_000_000
 
 
 def register(app: typer.Typer) -> None:
-    keys = typer.Typer(
-        help="Add a key of the service, list them, or end one.", no_args_is_help=True
-    )
-    keys.command("add")(add_key)
-    keys.command("list")(list_keys)
-    keys.command("revoke")(revoke_key)
-    app.add_typer(keys, name="apikey", rich_help_panel=DEPLOYMENT)
+    summary = "Add a key of the service, list them, or revoke one."
+    add_group(app, "apikey", summary, DEPLOYMENT, add=add_key, list=list_keys, revoke=revoke_key)
 
 
 def add_key(
@@ -64,7 +68,7 @@ def add_key(
 ) -> None:
     """Add a key and show it, this once: only a digest of it is kept."""
     from engine.registry.records import ApiKey
-    from serving.access.keys import make_key
+    from serving.access.authentication import make_key
 
     now = datetime.now(UTC)
     _require_bounds(role, carrier, outlet)
@@ -93,17 +97,12 @@ def add_key(
 
 
 def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """List the keys, those no longer in force too, the oldest first; what they are is not kept."""
+    """List the keys, those no longer in force too, the oldest first; without their secrets."""
     now = datetime.now(UTC)
     with open_deployment(home) as deployment:
         keys = deployment.store.api_keys()
         closed = {one.code for one in deployment.store.all_outlets() if not one.is_open}
-    if as_json:
-        print_json({"keys": [_write_key(key, now, closed) for key in keys]})
-        return
-    if not keys:
-        print_line("There is no key: add one with `sosie apikey add`.")
-        return
+    items = [_write_key(key, now, closed) for key in keys]
     rows = [
         [
             key.id,
@@ -118,7 +117,8 @@ def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         for key in keys
     ]
     columns = ("key", "role", "carrier", "outlet", "rate", "state", "last day", "label")
-    print_table(None, columns, rows)
+    empty = "There is no key: add one with `sosie apikey add`."
+    print_list("keys", items, columns, rows, as_json=as_json, empty=empty)
 
 
 def revoke_key(
@@ -126,21 +126,18 @@ def revoke_key(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """End a key: the service refuses it within the setting serve.key_cache_s."""
+    """Revoke a key: the service refuses it within the setting serve.key_cache_s."""
     require_code(key_id)
     with open_deployment(home) as deployment:
         deployment.store.revoke_api_key(key_id, actor=name_actor())
-    if as_json:
-        print_json({"key_id": key_id, "state": "revoked"})
-    else:
-        print_line(f"[green]Revoked[/] the key {escape(key_id)}.")
+    text = f"[green]Revoked[/] the key {escape(key_id)}."
+    print_answer({"key_id": key_id, "state": "revoked"}, text, as_json=as_json)
 
 
 def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None:
     needed = {Role.OUTLET: (True, True), Role.CARRIER: (True, False)}.get(role, (False, False))
-    for option, value, is_needed in zip(
-        ("--carrier", "--outlet"), (carrier, outlet), needed, strict=True
-    ):
+    bounds = zip(("--carrier", "--outlet"), (carrier, outlet), needed, strict=True)
+    for option, value, is_needed in bounds:
         if is_needed and value is None:
             raise RequestError(f"a key of role {role.value} is bound: give {option} too")
         if not is_needed and value is not None:
@@ -203,17 +200,11 @@ MOST_LINES = 1_000_000
 
 
 def register_operators(app: typer.Typer) -> None:
-    carriers = typer.Typer(help="Add a carrier, or list them.", no_args_is_help=True)
-    carriers.command("add")(add_carrier)
-    carriers.command("list")(list_carriers)
-    outlets = typer.Typer(
-        help="Add an outlet of a carrier, close one, or list them.", no_args_is_help=True
-    )
-    outlets.command("add")(add_outlet)
-    outlets.command("close")(close_outlet)
-    outlets.command("list")(list_outlets)
-    app.add_typer(carriers, name="carrier", rich_help_panel=DEPLOYMENT)
-    app.add_typer(outlets, name="outlet", rich_help_panel=DEPLOYMENT)
+    summary = "Add a carrier, or list them."
+    add_group(app, "carrier", summary, DEPLOYMENT, add=add_carrier, list=list_carriers)
+    summary = "Add an outlet of a carrier, close one, or list them."
+    outlets = {"add": add_outlet, "close": close_outlet, "list": list_outlets}
+    add_group(app, "outlet", summary, DEPLOYMENT, **outlets)
 
 
 def add_carrier(
@@ -233,10 +224,8 @@ def add_carrier(
     require_words(name, "a name", MAX_NAME_LENGTH)
     with open_deployment(home) as deployment:
         deployment.store.add_carrier(Carrier(code, name, line_limit), actor=name_actor())
-    if as_json:
-        print_json({"carrier": code, "name": name, "line_limit": line_limit})
-    else:
-        print_line(f"[green]Added[/] the carrier {escape(code)}.")
+    value = {"carrier": code, "name": name, "line_limit": line_limit}
+    print_answer(value, f"[green]Added[/] the carrier {escape(code)}.", as_json=as_json)
 
 
 def add_outlet(
@@ -250,38 +239,27 @@ def add_outlet(
     require_code(carrier)
     with open_deployment(home) as deployment:
         deployment.store.add_outlet(code, carrier, actor=name_actor())
-    if as_json:
-        print_json({"outlet": code, "carrier": carrier, "is_open": True})
-    else:
-        print_line(f"[green]Added[/] the outlet {escape(code)} of {escape(carrier)}.")
+    text = f"[green]Added[/] the outlet {escape(code)} of {escape(carrier)}."
+    print_answer({"outlet": code, "carrier": carrier, "is_open": True}, text, as_json=as_json)
 
 
 def close_outlet(code: Code, home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Close an outlet: nobody is enrolled there any more, and its keys are refused."""
+    """Close an outlet: it enrolls no one any more, and its keys are refused."""
     with open_deployment(home) as deployment:
         deployment.store.close_outlet(code, actor=name_actor())
-    if as_json:
-        print_json({"outlet": code, "is_open": False})
-    else:
-        print_line(f"[green]Closed[/] the outlet {escape(code)}.")
+    text = f"[green]Closed[/] the outlet {escape(code)}."
+    print_answer({"outlet": code, "is_open": False}, text, as_json=as_json)
 
 
 def list_carriers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """List the carriers by code."""
     with open_deployment(home) as deployment:
         carriers = deployment.store.carriers()
-    if as_json:
-        print_json(
-            {
-                "carriers": [
-                    {"carrier": one.code, "name": one.name, "line_limit": one.line_limit}
-                    for one in carriers
-                ]
-            }
-        )
-        return
+    items = [
+        {"carrier": one.code, "name": one.name, "line_limit": one.line_limit} for one in carriers
+    ]
     rows = [[escape(one.code), escape(one.name), str(one.line_limit)] for one in carriers]
-    print_table(None, ("carrier", "name", "line limit"), rows)
+    print_list("carriers", items, ("carrier", "name", "line limit"), rows, as_json=as_json)
 
 
 def list_outlets(
@@ -298,18 +276,11 @@ def list_outlets(
             for one in deployment.store.all_outlets()
             if carrier is None or one.carrier == carrier
         ]
-    if as_json:
-        print_json(
-            {
-                "outlets": [
-                    {"outlet": one.code, "carrier": one.carrier, "is_open": one.is_open}
-                    for one in outlets
-                ]
-            }
-        )
-        return
+    items = [
+        {"outlet": one.code, "carrier": one.carrier, "is_open": one.is_open} for one in outlets
+    ]
     rows = [
         [escape(one.code), escape(one.carrier), "open" if one.is_open else "closed"]
         for one in outlets
     ]
-    print_table(None, ("outlet", "carrier", "state"), rows)
+    print_list("outlets", items, ("outlet", "carrier", "state"), rows, as_json=as_json)

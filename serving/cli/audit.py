@@ -13,6 +13,7 @@ from serving.cli.inputs import HomeOption, open_deployment
 from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
+    add_group,
     escape,
     exit_negative,
     print_json,
@@ -29,13 +30,9 @@ MOST_ENTRIES = 100_000
 
 
 def register(app: typer.Typer) -> None:
-    chain = typer.Typer(
-        help="Read and verify the audit chain, and certificates against it.", no_args_is_help=True
-    )
-    chain.command("show")(show_entries)
-    chain.command("verify")(verify_entries)
-    chain.command("certificate")(check_file)
-    app.add_typer(chain, name="audit", rich_help_panel=DEPLOYMENT)
+    summary = "Read and verify the audit chain, and certificates against it."
+    commands = {"show": show_entries, "verify": verify_entries, "certificate": check_file}
+    add_group(app, "audit", summary, DEPLOYMENT, **commands)
 
 
 def show_entries(
@@ -118,9 +115,9 @@ def check_file(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Hold a certificate of an erasure or of retention against the audit chain.
+    """Check a certificate of an erasure or of retention against the audit chain.
 
-    Exit code 1 where it does not hold: altered, of another registry, or of before a restore.
+    Exit code 1 where it does not hold: altered, of another registry, or from before a restore.
     """
     from engine.retention.certificates import check_certificate
     from serving.retention import read_certificate

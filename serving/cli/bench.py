@@ -1,4 +1,4 @@
-"""Figures and the show: `bench`, `demo`."""
+"""Benchmarks, the demo and load tests: `bench`, `demo`, `loadtest`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def bench(
         ),
     ],
 ) -> None:
-    """Run a benchmark suite; `report` runs all of them, `compare OLD NEW` holds two runs together.
+    """Run a benchmark suite; `report` runs all of them, `compare OLD NEW` compares two runs.
 
     Options after its name are its own: --json, --quick for small sizes; for kernels, search, join
     and gallery, --n rows of --dim dimensions; for serve and sweep, --only its PARTS; for
@@ -66,9 +66,6 @@ def demo(
     raise typer.Exit(run_demo(faces=faces, gallery_size=gallery_size, as_json=as_json))
 
 
-# Load with planted truth: `loadtest`.
-
-
 def register_loadtest(app: typer.Typer) -> None:
     app.command(context_settings=PASSED_ON, rich_help_panel=FIGURES)(loadtest)
 
@@ -79,7 +76,7 @@ def loadtest(
         str, typer.Argument(metavar="SHAPE", help="smoke, steady, spike, knee, soak.")
     ],
 ) -> None:
-    """Load a service, and hold every decision against what was planned.
+    """Load a service, and compare every decision with the planned one.
 
     Without --url it starts a service of its own over a temporary home. Fails on latency, on errors
     and on a wrong decision. Options after the shape: --rate, --seconds, --class, --p99-ms, --html

@@ -1,4 +1,4 @@
-"""What people have to look into: `cases` lists it, `case show` shows one."""
+"""Cases of the fraud team: `cases` lists them, `case` shows one and takes its steps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
+    add_group,
     escape,
     print_facts,
     print_line,
@@ -25,7 +27,6 @@ from serving.cli.output import (
 
 if TYPE_CHECKING:
     from engine.registry.records import CaseRecord
-    from serving.compose import Deployment
     from serving.wire.cases import CaseFile
 
 
@@ -50,15 +51,6 @@ SeenOption = Annotated[
 ]
 
 
-def register_steps(case: typer.Typer) -> None:
-    """Adds the steps to the group `case`."""
-    case.command("assign")(assign_case)
-    case.command("note")(note_case)
-    case.command("propose")(propose_outcome)
-    case.command("withdraw")(withdraw_proposal)
-    case.command("close")(close_case)
-
-
 def assign_case(
     case_id: CaseId,
     to: Annotated[
@@ -75,11 +67,7 @@ def assign_case(
     if back and to is not None:
         raise typer.BadParameter("give --to or --back, not both")
     assignee = None if back else name_person(to or ME)
-    _step(
-        home,
-        as_json,
-        lambda opened: assign(opened.registrar, opened.store, case_id, assignee, name_actor()),
-    )
+    _step(home, as_json, case_id, assign, assignee)
 
 
 def note_case(
@@ -94,11 +82,7 @@ def note_case(
     from engine.cases.steps import note
 
     remark = sys.stdin.read(MAX_NOTE_BYTES).strip() if text == "-" else text
-    _step(
-        home,
-        as_json,
-        lambda opened: note(opened.registrar, opened.store, case_id, remark, name_actor()),
-    )
+    _step(home, as_json, case_id, note, remark)
 
 
 def propose_outcome(
@@ -112,25 +96,15 @@ def propose_outcome(
     """Propose an outcome, with the lines that another person is to close by it."""
     from engine.cases.steps import propose
 
-    lines, seen = tuple(close_line or ()), _read_moment(seen_at)
-    _step(
-        home,
-        as_json,
-        lambda opened: propose(
-            opened.registrar, opened.store, case_id, outcome, lines, name_actor(), seen
-        ),
-    )
+    take = partial(propose, seen_at=_read_seen_at(seen_at))
+    _step(home, as_json, case_id, take, outcome, tuple(close_line or ()))
 
 
 def withdraw_proposal(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Take the proposal back."""
     from engine.cases.steps import withdraw
 
-    _step(
-        home,
-        as_json,
-        lambda opened: withdraw(opened.registrar, opened.store, case_id, name_actor()),
-    )
+    _step(home, as_json, case_id, withdraw)
 
 
 def close_case(
@@ -149,14 +123,8 @@ def close_case(
     """
     from engine.cases.steps import close
 
-    lines, seen = tuple(close_line or ()), _read_moment(seen_at)
-    _step(
-        home,
-        as_json,
-        lambda opened: close(
-            opened.registrar, opened.store, case_id, outcome, lines, name_actor(), seen
-        ),
-    )
+    take = partial(close, seen_at=_read_seen_at(seen_at))
+    _step(home, as_json, case_id, take, outcome, tuple(close_line or ()))
 
 
 def name_person(name: str | None) -> str | None:
@@ -164,7 +132,7 @@ def name_person(name: str | None) -> str | None:
     return name_actor() if name == ME else name
 
 
-def _read_moment(text: str | None) -> datetime | None:
+def _read_seen_at(text: str | None) -> datetime | None:
     if text is None:
         return None
     moment: datetime | None = None
@@ -175,9 +143,15 @@ def _read_moment(text: str | None) -> datetime | None:
     return moment
 
 
-def _step(home: Path | None, as_json: bool, take: Callable[[Deployment], CaseRecord]) -> None:
+def _step(
+    home: Path | None,
+    as_json: bool,
+    case_id: str,
+    take: Callable[..., CaseRecord],
+    *given: object,
+) -> None:
     with open_deployment(home) as deployment:
-        case = take(deployment)
+        case = take(deployment.registrar, deployment.store, case_id, *given, name_actor())
     if as_json:
         from serving.api import serializers
 
@@ -195,10 +169,15 @@ STATES = (STANDING, ANY, "open", "assigned", "proposed", "closed", "merged")
 
 def register(app: typer.Typer) -> None:
     app.command("cases", rich_help_panel=REGISTRY)(list_cases)
-    case = typer.Typer(help="Show a case, and take its steps.", no_args_is_help=True)
-    case.command("show")(show_case)
-    register_steps(case)
-    app.add_typer(case, name="case", rich_help_panel=REGISTRY)
+    commands = {
+        "show": show_case,
+        "assign": assign_case,
+        "note": note_case,
+        "propose": propose_outcome,
+        "withdraw": withdraw_proposal,
+        "close": close_case,
+    }
+    add_group(app, "case", "Show a case, and take its steps.", REGISTRY, **commands)
 
 
 def _require_state(name: str) -> str:
@@ -279,13 +258,13 @@ def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = Fals
 
 
 def _print_case(case: CaseFile) -> None:
-    from serving.wire.codec import plain
+    from serving.wire.fields import plain
 
-    told_below = ("case_id", "document_ids", "documents", "notes", "merged")
+    listed_below = ("case_id", "document_ids", "documents", "notes", "merged")
     facts = {
         name.replace("_", " "): str(value)
         for name, value in plain(case).items()
-        if value not in (None, []) and name not in told_below
+        if value not in (None, []) and name not in listed_below
     }
     print_facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts)
     rows = []

@@ -14,6 +14,7 @@ from serving.cli.inputs import HomeOption, name_actor, require_code
 from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
+    add_group,
     escape,
     exit_negative,
     print_json,
@@ -135,9 +136,7 @@ def _has_password(url: str) -> bool:
 
 
 def register_keys(app: typer.Typer) -> None:
-    ring = typer.Typer(help="Rotate the data key.", no_args_is_help=True)
-    ring.command("rotate")(rotate_key)
-    app.add_typer(ring, name="keys", rich_help_panel=DEPLOYMENT)
+    add_group(app, "keys", "Rotate the data key.", DEPLOYMENT, rotate=rotate_key)
 
 
 def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:

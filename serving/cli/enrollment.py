@@ -17,6 +17,7 @@ from serving.cli.inputs import (
     DocumentOption,
     HomeOption,
     LiveOption,
+    MsisdnOption,
     NumberOption,
     TypeOption,
     name_actor,
@@ -58,10 +59,7 @@ def enroll(
     name: Annotated[
         str | None, typer.Option(help="The holder's name, as it stands on the document.")
     ] = None,
-    msisdn: Annotated[
-        str | None,
-        typer.Option(metavar="NUMBER", help="The telephone number, as +<country><number>."),
-    ] = None,
+    msisdn: MsisdnOption = None,
     expires_on: Annotated[
         str | None, typer.Option(metavar="DAY", help="The document's last day, as 2031-01-31.")
     ] = None,
@@ -93,8 +91,7 @@ def enroll(
     """
     from engine.matching.documents import require_checkable
     from engine.matching.requests import EnrollmentRequest, normalise_msisdn, require_judgeable
-    from serving.access.authorization import Principal, Role
-    from serving.access.pseudonyms import show_decision
+    from serving.access.authorization import Principal, Role, show_decision
     from serving.api import serializers
 
     details = read_details(
@@ -165,14 +162,13 @@ def show(
         enrollment, vault = deployment.store.enrollment(enrollment_id), deployment.vault
     again = decide_again(enrollment) if replay else None
     if as_json:
-        from serving.access.authorization import Principal, Role
-        from serving.access.pseudonyms import show_decision
+        from serving.access.authorization import Principal, Role, show_decision
         from serving.api import serializers
 
         caller = Principal(name_actor(), Role.OPERATOR)
-        told = show_decision(caller, vault, serializers.enrollment_record(enrollment))
+        answer = show_decision(caller, vault, serializers.enrollment_record(enrollment))
         replayed = {} if again is None else {"replay": asdict(again) | {"agrees": again.agrees}}
-        print_wire({**told, "evidence": enrollment.evidence, **replayed})
+        print_wire({**answer, "evidence": enrollment.evidence, **replayed})
     else:
         _print_enrollment(enrollment, again)
     if again is not None and not again.agrees:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.errors import RequestError
 from serving.cli.inputs import (
+    CertificateOption,
     DocumentOption,
     HomeOption,
     NumberOption,
@@ -21,6 +22,7 @@ from serving.cli.inputs import (
     require_place,
     require_probe,
     sample_photographs,
+    save_certificate,
 )
 from serving.cli.output import (
     REGISTRY,
@@ -32,7 +34,6 @@ from serving.cli.output import (
     print_table,
     print_wire,
 )
-from serving.errors import ExitCode
 
 if TYPE_CHECKING:
     from serving.compose import Deployment
@@ -60,7 +61,7 @@ def search(
     Changes nothing, and runs beside a writer. Lists references at or above the threshold, which
     is that of a possible duplicate where none is given.
 
-    Exit code 0 where somebody is found, 1 where nobody is.
+    Exit code 1 where nobody is found.
     """
     from engine.matching.calibration import Comparison
     from engine.matching.identification import identify
@@ -79,7 +80,7 @@ def search(
         )
     listed = found.candidates[:top]
     if as_json:
-        told = ItemIdentification(
+        answer = ItemIdentification(
             candidates=tuple(Candidate(holder=None, **asdict(one)) for one in listed),
             found=len(found.candidates),
             searched=found.searched,
@@ -87,7 +88,7 @@ def search(
             threshold=lowest,
             expected_false_candidates=serializers.rate(expected),
         )
-        print_wire(told)
+        print_wire(answer)
     else:
         rows = [
             [str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id)]
@@ -110,9 +111,7 @@ def erase(
     document_type: TypeOption = None,
     document_number: NumberOption = None,
     document: DocumentOption = None,
-    certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the certificate, as JSON.")
-    ] = None,
+    certificate: CertificateOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -139,7 +138,8 @@ def erase(
         facts = {name.replace("_", " "): str(value) for name, value in answer.items()}
         print_facts("[green]Erased[/]. Certificate:", facts)
     if certificate is not None:
-        _keep_certificate(certificate, answer)
+        fallback = "keep the certificate that was printed"
+        save_certificate(certificate, answer, "erased", fallback)
 
 
 def _choose_threshold(deployment: Deployment, threshold: float | None, fmr: float | None) -> float:
@@ -158,17 +158,3 @@ def _confirm() -> None:
         raise RequestError("erasing cannot be undone: say --yes where nobody can be asked")
     if not typer.confirm("Erase this holder? It cannot be undone.", err=True):
         raise exit_negative()
-
-
-def _keep_certificate(target: Path, answer: dict[str, Any]) -> None:
-    from serving.retention import save_certificate
-
-    try:
-        save_certificate(target, answer)
-    except OSError as error:
-        sys.stdout.flush()
-        sys.stderr.write(
-            f"sosie: erased, but {target} cannot be written ({error.strerror}): "
-            "keep the certificate that was printed\n"
-        )
-        raise typer.Exit(ExitCode.INTERNAL) from None

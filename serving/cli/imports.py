@@ -101,7 +101,7 @@ def import_base(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Take in an existing base of subscribers: documents, faces, lines.
+    """Import an existing base of subscribers: documents, faces, lines.
 
     Columns: document_type, document_number, name, expires_on, msisdn, carrier, outlet, opened_at,
     live, portrait (paths), template, consent_ref. A bad row is reported and stops no other; the

@@ -1,4 +1,4 @@
-"""What commands are given: a home, photographs, documents, a threshold."""
+"""Inputs of commands: a home, photographs, documents, files to write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import ImageTooLarge, RequestError
-from serving.errors import require_sound
+from serving.errors import ExitCode, require_sound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,13 @@ HomeOption = Annotated[
         help="The deployment's folder: SOSIE_HOME, or the current folder, where not given.",
     ),
 ]
+CertificateOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Also write the certificate, as JSON.")
+]
+MsisdnOption = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBER", help="The telephone number, as +<country><number>."),
+]
 LiveOption = Annotated[Path, typer.Option(metavar="IMAGE", help="The live photograph.")]
 TypeOption = Annotated[
     str | None,
@@ -83,7 +90,7 @@ DocumentOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What is known of a document and its line from a file and from options."""
+    """A document and its line, as far as a file and options name them."""
 
     type: str | None = None
     number: str | None = field(default=None, repr=False)
@@ -188,10 +195,23 @@ def open_deployment(home: Path | None) -> Deployment:
 
 
 def require_place(target: Path) -> None:
-    """Minutes of work, or an erasure, must not end in a file that cannot be written."""
+    """Refuses a file that cannot be written, before the work whose result goes there."""
     folder = target.absolute().parent
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise RequestError(f"{target} cannot be written: name a file in a folder that can be")
+
+
+def save_certificate(target: Path, values: dict[str, Any], done: str, fallback: str) -> None:
+    """Writes a certificate; where that fails, says that it is done, and where else it stands."""
+    from serving.retention import save_certificate as save
+
+    try:
+        save(target, values)
+    except OSError as error:
+        sys.stdout.flush()
+        fault = f"{done}, but {target} cannot be written ({error.strerror})"
+        sys.stderr.write(f"sosie: {fault}: {fallback}\n")
+        raise typer.Exit(ExitCode.INTERNAL) from None
 
 
 def name_actor() -> str:

@@ -1,4 +1,4 @@
-"""Telephone lines: `lines` shows a holder's to the holder's face, `line close` ends one."""
+"""Lines and restrictions: `lines`, `line close`, `watch`, `block`, `unblock`, `blocked`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from serving.cli.inputs import (
     DocumentOption,
     HomeOption,
     LiveOption,
+    MsisdnOption,
     NumberOption,
     TypeOption,
     name_actor,
@@ -23,10 +24,12 @@ from serving.cli.inputs import (
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
+    add_group,
     escape,
     exit_negative,
-    print_json,
+    print_answer,
     print_line,
+    print_list,
     print_table,
     print_wire,
 )
@@ -38,9 +41,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     app.command("lines", rich_help_panel=REGISTRY)(list_lines)
-    line = typer.Typer(help="Close a line.", no_args_is_help=True)
-    line.command("close")(close_line)
-    app.add_typer(line, name="line", rich_help_panel=REGISTRY)
+    add_group(app, "line", "Close a line.", REGISTRY, close=close_line)
 
 
 def list_lines(
@@ -84,26 +85,19 @@ def list_lines(
 
 
 def close_line(
-    msisdn: Annotated[
-        str | None,
-        typer.Option(metavar="NUMBER", help="The telephone number, as +<country><number>."),
-    ] = None,
+    msisdn: MsisdnOption = None,
     document: DocumentOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Close the line that a number is on: the number may be given to somebody else."""
+    """Close the line that a number is on: the number may be given to another person."""
     from engine.matching.lines import close_line as close
 
     number = read_details(document, msisdn=msisdn).require("msisdn", "--msisdn")
     with open_deployment(home) as deployment:
         line_id = close(deployment.registrar, deployment.store, number, name_actor())
-    if as_json:
-        from serving.wire.lines import ClosedLine
-
-        print_wire(ClosedLine(line_id, "closed"))
-    else:
-        print_line(f"[green]Closed[/] the line {line_id}.")
+    text = f"[green]Closed[/] the line {line_id}."
+    print_answer({"line_id": line_id, "status": "closed"}, text, as_json=as_json)
 
 
 def _print_lines(found: HolderLines, reveal: bool) -> None:
@@ -111,9 +105,10 @@ def _print_lines(found: HolderLines, reveal: bool) -> None:
     if not found.is_holder:
         print_line(f"[red]Not the holder's face[/]: {shown}, threshold {found.threshold:.4f}.")
         return
+    numbers = found.numbers if reveal else {k: mask_number(v) for k, v in found.numbers.items()}
     rows = [
         [
-            _number_of(found, line.id, reveal) or "-",
+            numbers.get(line.id, "-"),
             line.status.value,
             escape(line.carrier),
             escape(line.outlet),
@@ -124,22 +119,14 @@ def _print_lines(found: HolderLines, reveal: bool) -> None:
     print_table(None, ("number", "status", "carrier", "outlet", "opened"), rows)
 
 
-def _number_of(found: HolderLines, line_id: str, reveal: bool) -> str | None:
-    number = found.numbers.get(line_id)
-    return number if number is None or reveal else mask_number(number)
-
-
-# Faces and documents that no enrollment passes unseen: `watch`, `block`, `unblock`, `blocked`.
+# Restrictions that enrollments are checked against: `watch`, `block`, `unblock`, `blocked`.
 
 MAX_REASON_LENGTH = 200
 
 
 def register_restrictions(app: typer.Typer) -> None:
-    watched = typer.Typer(help="Keep the watch-list.", no_args_is_help=True)
-    watched.command("add")(watch_face)
-    watched.command("list")(list_watched)
-    watched.command("remove")(remove_watched)
-    app.add_typer(watched, name="watch", rich_help_panel=REGISTRY)
+    commands = {"add": watch_face, "list": list_watched, "remove": remove_watched}
+    add_group(app, "watch", "Maintain the watch-list.", REGISTRY, **commands)
     app.command("block", rich_help_panel=REGISTRY)(block_document)
     app.command("unblock", rich_help_panel=REGISTRY)(unblock_document)
     app.command("blocked", rich_help_panel=REGISTRY)(list_blocked)
@@ -147,7 +134,7 @@ def register_restrictions(app: typer.Typer) -> None:
 
 def watch_face(
     image: Annotated[Path, typer.Argument(metavar="IMAGE")],
-    reason: Annotated[str, typer.Option(help="Why: shown to whoever reviews a hit.")],
+    reason: Annotated[str, typer.Option(help="Why: shown to those who review a hit.")],
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -158,40 +145,30 @@ def watch_face(
     with open_deployment(home) as deployment:
         probe = require_probe(sample_photographs(deployment, [image])[0], image)
         entry = watch(deployment.registrar, probe, reason, name_actor())
-    if as_json:
-        print_json({"watch_id": entry})
-    else:
-        print_line(f"[green]Watching[/] this face, entry {entry}.")
+    text = f"[green]Watching[/] this face, entry {entry}."
+    print_answer({"watch_id": entry}, text, as_json=as_json)
 
 
 def list_watched(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """List the watch-list's entries."""
     with open_deployment(home) as deployment:
         entries = deployment.store.watchlist()
-    if as_json:
-        print_json(
-            {
-                "entries": [
-                    {
-                        "watch_id": entry.id,
-                        "reason": entry.reason,
-                        "has_face": entry.template is not None,
-                        "has_document": entry.document_lookup is not None,
-                        "added_at": entry.added_at.isoformat(),
-                    }
-                    for entry in entries
-                ]
-            }
-        )
-        return
-    if not entries:
-        print_line("The watch-list is empty.")
-        return
+    items = [
+        {
+            "watch_id": entry.id,
+            "reason": entry.reason,
+            "has_face": entry.template is not None,
+            "has_document": entry.document_lookup is not None,
+            "added_at": entry.added_at.isoformat(),
+        }
+        for entry in entries
+    ]
     rows = [
         [str(entry.id), entry.added_at.date().isoformat(), escape(entry.reason)]
         for entry in entries
     ]
-    print_table(None, ("entry", "added", "reason"), rows)
+    columns, empty = ("entry", "added", "reason"), "The watch-list is empty."
+    print_list("entries", items, columns, rows, as_json=as_json, empty=empty)
 
 
 def remove_watched(
@@ -204,10 +181,8 @@ def remove_watched(
 
     with open_deployment(home) as deployment:
         unwatch(deployment.registrar, deployment.store, entry, name_actor())
-    if as_json:
-        print_json({"watch_id": entry, "is_watched": False})
-    else:
-        print_line(f"[green]Removed[/] entry {entry} from the watch-list.")
+    text = f"[green]Removed[/] entry {entry} from the watch-list."
+    print_answer({"watch_id": entry, "is_watched": False}, text, as_json=as_json)
 
 
 def block_document(
@@ -220,15 +195,11 @@ def block_document(
     """Block a document: every attempt under it is refused."""
     from engine.matching.holders import block_document as block
 
-    details = read_details(document, type=document_type, number=document_number)
+    target = read_details(document, type=document_type, number=document_number).known_document()
     with open_deployment(home) as deployment:
-        document_id = block(
-            deployment.registrar, deployment.store, details.known_document(), name_actor()
-        )
-    if as_json:
-        print_json({"document_id": document_id, "is_blocked": True})
-    else:
-        print_line(f"[green]Blocked[/] the document {document_id}.")
+        document_id = block(deployment.registrar, deployment.store, target, name_actor())
+    text = f"[green]Blocked[/] the document {document_id}."
+    print_answer({"document_id": document_id, "is_blocked": True}, text, as_json=as_json)
 
 
 def unblock_document(
@@ -241,15 +212,11 @@ def unblock_document(
     """Lift the block of a document."""
     from engine.matching.lines import unblock_document as unblock
 
-    details = read_details(document, type=document_type, number=document_number)
+    target = read_details(document, type=document_type, number=document_number).known_document()
     with open_deployment(home) as deployment:
-        document_id = unblock(
-            deployment.registrar, deployment.store, details.known_document(), name_actor()
-        )
-    if as_json:
-        print_json({"document_id": document_id, "is_blocked": False})
-    else:
-        print_line(f"[green]Unblocked[/] the document {document_id}.")
+        document_id = unblock(deployment.registrar, deployment.store, target, name_actor())
+    text = f"[green]Unblocked[/] the document {document_id}."
+    print_answer({"document_id": document_id, "is_blocked": False}, text, as_json=as_json)
 
 
 def list_blocked(home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -260,26 +227,18 @@ def list_blocked(home: HomeOption = None, as_json: JsonFlag = False) -> None:
             for document in deployment.store.blocked_documents()
             if document.blocked_at is not None
         ]
-    if as_json:
-        print_json(
-            {
-                "documents": [
-                    {
-                        "document_id": document.id,
-                        "type": document.kind,
-                        "is_erased": document.is_erased,
-                        "blocked_at": since,
-                    }
-                    for document, since in blocked
-                ]
-            }
-        )
-        return
-    if not blocked:
-        print_line("No document is blocked.")
-        return
+    items = [
+        {
+            "document_id": document.id,
+            "type": document.kind,
+            "is_erased": document.is_erased,
+            "blocked_at": since,
+        }
+        for document, since in blocked
+    ]
     rows = [
         [document.id, document.kind, since, "erased" if document.is_erased else ""]
         for document, since in blocked
     ]
-    print_table(None, ("document", "type", "blocked at", ""), rows)
+    columns, empty = ("document", "type", "blocked at", ""), "No document is blocked."
+    print_list("documents", items, columns, rows, as_json=as_json, empty=empty)

@@ -1,4 +1,4 @@
-"""How commands speak: JSON on request, rich text otherwise, errors in one line."""
+"""Output of commands: JSON on request, rich text otherwise, errors in one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_wire(value: object) -> None:
     """Writes a wire type as the service answers it."""
-    from serving.wire.codec import plain
+    from serving.wire.fields import plain
 
     print_json(plain(value))
 
@@ -57,18 +57,47 @@ def escape(text: str) -> str:
     return escape_markup(text)
 
 
+def print_answer(value: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Writes an answer to standard output: as JSON where that is asked, else a line of markup."""
+    if as_json:
+        print_json(value)
+    else:
+        print_line(text)
+
+
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Writes a table to standard output; where that is no terminal, no cell is cut short."""
     from rich.console import Console
     from rich.table import Table
 
+    if title is not None:
+        # A table's own title would be wrapped to the width of the table.
+        print_line(f"[bold]{title}[/]")
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(console.width, 150))
-    table = Table(*columns, title=title, title_justify="left", header_style="bold")
+    table = Table(*columns, header_style="bold", show_header=any(columns))
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def print_list(
+    name: str,
+    items: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    as_json: bool,
+    empty: str | None = None,
+) -> None:
+    """Writes `items` as JSON under a name, else `rows` as a table; `empty` stands for no row."""
+    if as_json:
+        print_json({name: items})
+    elif empty is not None and not rows:
+        print_line(empty)
+    else:
+        print_table(None, columns, rows)
 
 
 def print_facts(title: str, facts: Mapping[str, str]) -> None:
@@ -109,6 +138,14 @@ def show_progress(what: str, *, is_shown: bool = True) -> Iterator[Callable[[int
 def exit_negative() -> typer.Exit:
     """To be raised where the answer is no: a mismatch, a refusal, nothing found."""
     return typer.Exit(ExitCode.NEGATIVE)
+
+
+def add_group(app: typer.Typer, name: str, summary: str, panel: str, **commands: Any) -> None:
+    """Adds a group of commands, under a heading of `sosie --help`; alone it shows its help."""
+    group = typer.Typer(help=summary, no_args_is_help=True)
+    for command, run in commands.items():
+        group.command(command)(run)
+    app.add_typer(group, name=name, rich_help_panel=panel)
 
 
 # The headings under which `sosie --help` lists the commands.
@@ -152,7 +189,7 @@ class RootGroup(TyperGroup):
             code = self._refuse_bytes(given) or self._run(given, prog_name, complete_var, extra)
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader has seen enough (`| head`). What is still buffered goes nowhere.
+            # The reader has closed the pipe (`| head`): what is still buffered is dropped.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = READER_GONE
         sys.exit(code)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from engine.capacity.assumptions import show_value
-from engine.capacity.figures import ASSUMED, Origin, Quantity
 from engine.errors import RequestError
+from engine.formatting import duration, size
 from serving.cli.inputs import HomeOption
-from serving.cli.output import FIGURES, JsonFlag, exit_negative, print_json, show_progress
+from serving.cli.output import (
+    FIGURES,
+    JsonFlag,
+    escape,
+    exit_negative,
+    print_json,
+    print_line,
+    print_table,
+    show_progress,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.capacity.figures import Figure, Figures
+    from engine.capacity.figures import Figure, Figures, Quantity
     from engine.capacity.model import Demand
     from engine.capacity.plan import FalseCandidates, Plan
     from engine.capacity.validation import Check
@@ -172,7 +176,7 @@ def plan(
     measuring = _Measuring(measure, photographs, measured_references)
     figures = _find_figures(settings, own_home, reports, measuring, is_shown=not as_json)
     hardware = _Hardware(node_cores, node_gib, node_gb_s, batch)
-    _tell(_make(settings, demand, figures, hardware, requests, seed), as_json=as_json)
+    _print_result(_make(settings, demand, figures, hardware, requests, seed), as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +235,7 @@ def _make(
     return make_plan(demand, figures, costs, node, candidates, trial)
 
 
-def _tell(made: Plan, *, as_json: bool) -> None:
+def _print_result(made: Plan, *, as_json: bool) -> None:
     if as_json:
         print_json(made.to_dict())
     else:
@@ -352,19 +356,16 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-# A plan, and a check of one, as tables of at most a hundred columns.
+# A plan, and a check of one, as tables.
 
-WIDTH = 100
-COLOURS = {Origin.MEASURED: "green", Origin.REPORTED: "cyan", Origin.ASSUMED: "yellow"}
+COLOURS = {"MEASURED": "green", "REPORTED": "cyan", "ASSUMED": "yellow"}
 CHECKED = {True: "green", False: "red", None: "default"}
-_UNITS = ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"))
 
 
 def print_plan(plan: Plan) -> None:
     """Everything: machines, times, memory and disk, strangers, figures, assumptions."""
-    console = _open_table()
     demand = plan.demand
-    console.print(
+    print_line(
         f"[bold]{demand.faces:,} {'face' if demand.faces == 1 else 'faces'}[/]; a second "
         f"{_count(demand.enrollments, 'enrollment')} and "
         f"{_count(demand.searches, 'search')}; a node has {plan.node.cores} cores, "
@@ -372,24 +373,23 @@ def print_plan(plan: Plan) -> None:
         f"{plan.node.bandwidth_bytes_s / 1e9:,.0f} GB/s"
     )
     if plan.shortfall is not None:
-        console.print(f"[red]No layout will do[/]: {escape(plan.shortfall)}.")
+        print_line(f"[red]No layout will do[/]: {escape(plan.shortfall)}.")
     else:
-        _print_machines(console, plan)
-        _print_times(console, plan)
-        _print_bytes(console, plan)
-    _print_candidates(console, plan)
-    _print_figures(console, plan)
-    console.print("[bold]Assumptions[/]")
+        _print_machines(plan)
+        _print_times(plan)
+        _print_bytes(plan)
+    _print_candidates(plan)
+    _print_figures(plan)
+    print_line("[bold]Assumptions[/]")
     for number, line in enumerate(plan.assumptions, 1):
-        _print_item(console, f"{number}.", line)
+        print_line(f"{number:>4}. {escape(line)}")
 
 
 def print_check(check: Check) -> None:
     """Measured and simulated, side by side."""
-    console = _open_table()
-    console.print(f"[bold]{escape(check.report)}[/], {escape(check.machine)}")
+    print_line(f"[bold]{escape(check.report)}[/], {escape(check.machine)}")
     for name, value in check.given.items():
-        console.print(f"  [dim]given: {escape(name)}[/]  {escape(value)}")
+        print_line(f"  [dim]given: {escape(name)}[/]  {escape(value)}")
     rows = [
         (
             row.name,
@@ -401,18 +401,12 @@ def print_check(check: Check) -> None:
         for row in check.rows
     ]
     columns = ("", "measured", "simulated", "ratio", "")
-    _print_table(console, None, columns, rows)
+    print_table(None, columns, rows)
     for note in check.notes:
-        _print_item(console, "-", note)
+        print_line(f"  - {escape(note)}")
 
 
-def _open_table() -> Console:
-    console = Console(highlight=False)
-    width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    return Console(highlight=False, width=width)
-
-
-def _print_machines(console: Console, plan: Plan) -> None:
+def _print_machines(plan: Plan) -> None:
     layout, use, memory = plan.layout, plan.use, plan.memory
     assert layout is not None
     assert use is not None
@@ -437,16 +431,15 @@ def _print_machines(console: Console, plan: Plan) -> None:
     rows.append(("to spare (N+1)", "1", f"{cores:,}", ""))
     total = layout.nodes + 1
     rows.append(("[bold]in all[/]", f"[bold]{total:,}[/]", f"[bold]{total * cores:,}[/]", ""))
-    _print_table(
-        console,
+    print_table(
         f"Machines: the work of {use.busy_cores:,.1f} cores; the fullest node holds "
-        f"{_size(memory.fullest_node_bytes)}",
+        f"{size(memory.fullest_node_bytes)}",
         ("", "nodes", "cores", f"of what it can do, at most {plan.demand.ceiling:.0%}"),
         rows,
     )
 
 
-def _print_times(console: Console, plan: Plan) -> None:
+def _print_times(plan: Plan) -> None:
     simulated = plan.simulated
     assert simulated is not None
     rows = [
@@ -461,33 +454,33 @@ def _print_times(console: Console, plan: Plan) -> None:
         )
         if seen is not None
     ]
-    _print_table(console, "Answers", ("", "objective, p99", "simulated p50, p99"), rows)
-    console.print(
+    print_table("Answers", ("", "objective, p99", "simulated p50, p99"), rows)
+    print_line(
         f"  The simulation of {simulated.requests:,} requests (seed {simulated.seed}) [green]holds "
         f"the objectives[/]; it refused {simulated.refused:.2%} of enrollments (429)."
     )
 
 
-def _print_bytes(console: Console, plan: Plan) -> None:
+def _print_bytes(plan: Plan) -> None:
     memory, disk, layout = plan.memory, plan.disk, plan.layout
     assert memory is not None
     assert disk is not None
     assert layout is not None
     rows = [
-        ("memory of the gallery, at rest", _size(memory.gallery_bytes)),
-        ("the same while the largest segments merge", _size(memory.gallery_peak_bytes)),
-        ("memory of all nodes", _size(memory.total_bytes)),
-        ("disk of the store, an enrollment a face", _size(disk.store_bytes)),
-        ("what a day at this rate adds", _size(disk.day_bytes)),
-        ("disk of a snapshot, the new beside the old", _size(disk.snapshot_bytes)),
-        ("a start from the store alone", _time(plan.start_s)),
+        ("memory of the gallery, at rest", size(memory.gallery_bytes)),
+        ("the same while the largest segments merge", size(memory.gallery_peak_bytes)),
+        ("memory of all nodes", size(memory.total_bytes)),
+        ("disk of the store, an enrollment a face", size(disk.store_bytes)),
+        ("what a day at this rate adds", size(disk.day_bytes)),
+        ("disk of a snapshot, the new beside the old", size(disk.snapshot_bytes)),
+        ("a start from the store alone", duration(plan.start_s)),
     ]
     if layout.shards:
         rows[-2] = ("disk of a snapshot", "none: a sharded gallery keeps none")
-    _print_table(console, "Memory and disk", ("", ""), rows)
+    print_table("Memory and disk", ("", ""), rows)
 
 
-def _print_candidates(console: Console, plan: Plan) -> None:
+def _print_candidates(plan: Plan) -> None:
     found = plan.candidates
     rows = [
         ("strangers a search", _interval(found.expected)),
@@ -495,17 +488,20 @@ def _print_candidates(console: Console, plan: Plan) -> None:
         ("enrollments a day sent to review by them", _interval(found.cases_a_day)),
     ]
     title = f"False candidates at the review threshold {found.threshold:.3f} (FMR {found.fmr})"
-    _print_table(console, title, ("", "expected (95 %)"), rows)
+    print_table(title, ("", "expected (95 %)"), rows)
     colour = "green" if found.is_supported else "red"
-    console.print(f"  [{colour}]{escape(_capital(found.explain()))}.[/]")
+    print_line(f"  [{colour}]{escape(_capital(found.explain()))}.[/]")
 
 
-def _print_figures(console: Console, plan: Plan) -> None:
+def _print_figures(plan: Plan) -> None:
+    from engine.capacity.assumptions import show_value
+    from engine.capacity.figures import ASSUMED, Quantity
+
     figures = plan.figures
     rows = []
     for one in Quantity:
         figure = figures[one]
-        origin = f"[{COLOURS[figure.origin]}]{figure.origin}[/]"
+        origin = f"[{COLOURS[figure.origin.name]}]{figure.origin}[/]"
         rows.append(
             (
                 ASSUMED[one].label,
@@ -513,40 +509,7 @@ def _print_figures(console: Console, plan: Plan) -> None:
                 f"{origin}: {escape(figure.source)}",
             )
         )
-    _print_table(console, "Figures, and where they come from", ("", "", "from"), rows)
-
-
-def _print_table(
-    console: Console, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
-    if title is not None:
-        # A table's own title would be cut to its width.
-        console.print(f"[bold]{title}[/]")
-    table = Table(*columns, header_style="bold", show_header=any(columns))
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
-def _print_item(console: Console, number: str, text: str) -> None:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=4, justify="right")
-    grid.add_column()
-    grid.add_row(number, escape(text))
-    console.print(grid)
-
-
-def _size(size_bytes: float) -> str:
-    for unit, name in _UNITS:
-        if size_bytes >= unit:
-            return f"{size_bytes / unit:,.3g} {name}"
-    return f"{size_bytes:,.0f} bytes"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+    print_table("Figures, and where they come from", ("", "", "from"), rows)
 
 
 def _count(number: float, what: str) -> str:

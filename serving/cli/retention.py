@@ -1,24 +1,30 @@
-"""What leaves when its time is over: `retention show`, `retention run`."""
+"""Deletion of data whose retention period is over: `retention show`, `retention run`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
+from serving.cli.inputs import (
+    CertificateOption,
+    HomeOption,
+    name_actor,
+    open_deployment,
+    require_place,
+    save_certificate,
+)
 from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
+    add_group,
     print_facts,
     print_json,
     print_line,
     print_table,
     show_progress,
 )
-from serving.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,16 +44,12 @@ NAMES = {
 
 
 def register(app: typer.Typer) -> None:
-    retention = typer.Typer(
-        help="Have leave what has stayed its time, or look at what would.", no_args_is_help=True
-    )
-    retention.command("show")(show_due)
-    retention.command("run")(run_now)
-    app.add_typer(retention, name="retention", rich_help_panel=DEPLOYMENT)
+    summary = "Delete data whose retention period is over, or show what is due."
+    add_group(app, "retention", summary, DEPLOYMENT, show=show_due, run=run_now)
 
 
 def show_due(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Show how long what is kept, and how much would leave now.
+    """Show how long each kind of data is kept, and how much is due now.
 
     Changes nothing, and runs beside a writer.
     """
@@ -57,18 +59,16 @@ def show_due(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
 def run_now(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would leave, as `show` does.")
+        bool, typer.Option("--dry-run", help="Only show what is due, as `show` does.")
     ] = False,
-    certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the certificate, as JSON.")
-    ] = None,
+    certificate: CertificateOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Have leave what has stayed its time.
+    """Delete data whose retention period is over.
 
-    It cannot be undone. May be stopped anywhere: the next run goes on. While the service runs, it
-    does this itself, daily.
+    It cannot be undone. It may be interrupted at any point: the next run goes on. A running
+    service does this itself, daily.
     """
     if certificate is not None:
         require_place(certificate)
@@ -77,7 +77,7 @@ def run_now(
             _show(deployment, as_json)
             return
         made = _run(deployment, is_shown=not as_json)
-    _tell(made, certificate, as_json)
+    _print_result(made, certificate, as_json)
 
 
 def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
@@ -107,8 +107,8 @@ def _counter(total: int, report: Callable[[int, int], None]) -> Callable[[Kind, 
     return count
 
 
-def _tell(made: RetentionCertificate, target: Path | None, as_json: bool) -> None:
-    from serving.retention import save_certificate, write_certificate
+def _print_result(made: RetentionCertificate, target: Path | None, as_json: bool) -> None:
+    from serving.retention import write_certificate
 
     values = write_certificate(made)
     if as_json:
@@ -119,18 +119,9 @@ def _tell(made: RetentionCertificate, target: Path | None, as_json: bool) -> Non
             print_line(f"Held by open cases: {held}.")
         facts = {name: str(values[name]) for name in ("job_id", "ran_at", "audit_number")}
         print_facts("Certificate:", {**facts, "audit_hash": made.audit_hash})
-    if target is None:
-        return
-    try:
-        save_certificate(target, values)
-    except OSError as error:
-        sys.stdout.flush()
-        sys.stderr.write(
-            f"sosie: done, but {target} cannot be written ({error.strerror}): "
-            "the certificate is entry "
-            f"{made.audit_number} of the audit chain\n"
-        )
-        raise typer.Exit(ExitCode.INTERNAL) from None
+    if target is not None:
+        fallback = f"the certificate is entry {made.audit_number} of the audit chain"
+        save_certificate(target, values, "done", fallback)
 
 
 def _show(deployment: Deployment, as_json: bool) -> None:

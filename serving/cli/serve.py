@@ -64,7 +64,7 @@ def serve(
         require_port(order.serve.host, order.serve.port)
     with claim(folder):
         try:
-            code = Supervisor(order, _tell_json if as_json else _tell).run()
+            code = Supervisor(order, _print_event_json if as_json else _print_event).run()
         except NodeRefused as refused:
             print_fault(refused.fault, as_json=as_json)
             code = refused.fault.exit_code
@@ -114,12 +114,12 @@ def _validate(site: Site, host: str | None, port: int | None) -> Order:
     return Order(site, settings.serve.model_copy(update=chosen))
 
 
-def _tell_json(event: str, details: Mapping[str, Any]) -> None:
+def _print_event_json(event: str, details: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps({"event": event, **details}, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
-def _tell(event: str, details: Mapping[str, Any]) -> None:
+def _print_event(event: str, details: Mapping[str, Any]) -> None:
     line = {
         "starting": "Starting for {url} …",
         "ready": "[green]Ready[/] at [bold]{url}[/] after {after_s} s; home {home}.",

@@ -58,7 +58,7 @@ def list_sweeps(
     from serving.sweeps.sweep_views import SWEEP_COLUMNS, sweep_row
 
     with open_deployment(home) as deployment:
-        found = find_shelf(deployment).list(top)
+        found = open_reader(deployment).list(top)
     if as_json:
         print_wire({"sweeps": [serializers.sweep_report(record) for record in found]})
     elif found:
@@ -73,9 +73,9 @@ def show_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = F
     from serving.sweeps.sweep_views import sweep_facts
 
     with open_deployment(home) as deployment:
-        shelf = find_shelf(deployment)
-        record = shelf.status(sweep_id)
-        files = list_files(shelf, sweep_id)
+        reader = open_reader(deployment)
+        record = reader.status(sweep_id)
+        files = list_files(reader, sweep_id)
     if as_json:
         print_wire({"sweep": serializers.sweep_report(record), "files": files})
         return
@@ -95,7 +95,7 @@ def list_groups(
     from serving.sweeps.sweep_views import GROUP_COLUMNS, group_in_short, group_row
 
     with open_deployment(home) as deployment:
-        page = find_shelf(deployment).groups(sweep_id, after, top)
+        page = open_reader(deployment).groups(sweep_id, after, top)
     groups = [group_in_short(group) for group in page.groups]
     if as_json:
         print_wire(serializers.group_page(groups, page.total, page.next_after))
@@ -127,7 +127,7 @@ def report_sweep(
         print_json({"report": str(file), "faces": shown})
         return
     typer.echo(f"  {file}")
-    tell_faces(shown)
+    print_faces_kept(shown)
 
 
 def write_report(
@@ -150,7 +150,7 @@ def write_report(
     return None
 
 
-def tell_faces(shown: int | None) -> None:
+def print_faces_kept(shown: int | None) -> None:
     """Says in a line where a report that was to have faces has none."""
     if shown == 0:
         print_line(
@@ -159,36 +159,36 @@ def tell_faces(shown: int | None) -> None:
 
 
 def print_result(
-    shelf: SweepReader, record: SweepRecord, top: int, shown: int | None, *, as_json: bool
+    reader: SweepReader, record: SweepRecord, top: int, shown: int | None, *, as_json: bool
 ) -> None:
     """What a sweep that has just ended found; `shown` as `write_report` returned it."""
     from serving.api import serializers
     from serving.sweeps.sweep_views import GROUP_COLUMNS, group_in_short, group_row, sweep_facts
 
-    page = shelf.groups(record.id, 0, top)
+    page = reader.groups(record.id, 0, top)
     groups = [group_in_short(group) for group in page.groups]
-    files = list_files(shelf, record.id)
+    files = list_files(reader, record.id)
     if as_json:
         found = serializers.group_page(groups, page.total, page.next_after)
-        told = {"sweep": serializers.sweep_report(record), "groups": found.groups}
-        print_wire({**told, "total": page.total, "files": files, "faces": shown})
+        answer = {"sweep": serializers.sweep_report(record), "groups": found.groups}
+        print_wire({**answer, "total": page.total, "files": files, "faces": shown})
         return
     if groups:
         rows = [group_row(place, group) for place, group in enumerate(groups, start=1)]
         print_table(None, GROUP_COLUMNS, rows)
     print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
     _print_files(files)
-    tell_faces(shown)
+    print_faces_kept(shown)
 
 
-def find_shelf(deployment: Deployment) -> SweepReader:
+def open_reader(deployment: Deployment) -> SweepReader:
     from serving.sweeps.sweep_views import SweepReader
 
     return SweepReader(deployment.store, deployment.sweep_folder)
 
 
-def list_files(shelf: SweepReader, sweep_id: str) -> list[str]:
-    return [str(path) for path in shelf.folder(sweep_id).files()]
+def list_files(reader: SweepReader, sweep_id: str) -> list[str]:
+    return [str(path) for path in reader.folder(sweep_id).files()]
 
 
 def _print_files(files: list[str]) -> None:
@@ -265,20 +265,22 @@ def sweep(
         if plan:
             _show_plan(deployment, request, as_json=as_json)
             return
-        with _open_desk(deployment) as desk:
-            began = _resume(desk, resume) if resume else _begin(desk, request, as_json=as_json)
-            done = _follow(desk, began.id, as_json=as_json)
+        with _open_manager(deployment) as manager:
+            began = (
+                _resume(manager, resume) if resume else _begin(manager, request, as_json=as_json)
+            )
+            done = _follow(manager, began.id, as_json=as_json)
             shown = None
             if report is not None:
                 runner = deployment.registrar if faces else None
                 shown = write_report(deployment, done.id, report, runner)
-            print_result(find_shelf(deployment), done, top, shown, as_json=as_json)
+            print_result(open_reader(deployment), done, top, shown, as_json=as_json)
 
 
 def cancel_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """End a sweep that was stopped on its way, and remove what it has found."""
-    with open_deployment(home) as deployment, _open_desk(deployment) as desk:
-        record = desk.cancel(sweep_id, name_actor())
+    with open_deployment(home) as deployment, _open_manager(deployment) as manager:
+        record = manager.cancel(sweep_id, name_actor())
     if as_json:
         from serving.api import serializers
 
@@ -302,18 +304,18 @@ def _ask(
 
 
 @contextmanager
-def _open_desk(deployment: Deployment) -> Iterator[SweepManager]:
+def _open_manager(deployment: Deployment) -> Iterator[SweepManager]:
     from serving.sweeps.manager import SweepManager
 
     try:
-        desk = SweepManager(deployment)
+        manager = SweepManager(deployment)
     except WriterBusy as busy:
         serve = deployment.settings.serve
         raise WriterBusy(
             f"{busy}: as POST http://{serve.host}:{serve.port}/v1/sweeps with a key of role fraud"
         ) from None
-    with closing(desk):
-        yield desk
+    with closing(manager):
+        yield manager
 
 
 def _show_plan(deployment: Deployment, request: SweepRequest, *, as_json: bool) -> None:
@@ -329,10 +331,10 @@ def _show_plan(deployment: Deployment, request: SweepRequest, *, as_json: bool) 
         print_facts("A sweep of this gallery:", expectation_facts(expectation))
 
 
-def _begin(desk: SweepManager, request: SweepRequest, *, as_json: bool) -> SweepRecord:
+def _begin(manager: SweepManager, request: SweepRequest, *, as_json: bool) -> SweepRecord:
     from serving.sweeps.sweep_views import expectation_facts
 
-    left = desk.find_alive()
+    left = manager.find_alive()
     if left is not None:
         # With the lease in hand: nobody is at work on it.
         raise SweepBusy(
@@ -340,34 +342,34 @@ def _begin(desk: SweepManager, request: SweepRequest, *, as_json: bool) -> Sweep
             f"with `sosie sweep cancel {left.id}`"
         )
     if not as_json:
-        print_facts("This sweep:", expectation_facts(desk.plan(request)))
-    return desk.start(request, name_actor())
+        print_facts("This sweep:", expectation_facts(manager.plan(request)))
+    return manager.start(request, name_actor())
 
 
-def _resume(desk: SweepManager, sweep_id: str) -> SweepRecord:
+def _resume(manager: SweepManager, sweep_id: str) -> SweepRecord:
     from engine.sweeps.sweep_model import SweepState
 
-    record = desk.status(sweep_id)
+    record = manager.status(sweep_id)
     if record.state in {SweepState.QUEUED, SweepState.RUNNING}:
-        # Its process was ended, and the registry was not told.
-        desk.pause(sweep_id, name_actor())
-    return desk.resume(sweep_id, name_actor())
+        # Its process ended without saying so in the registry.
+        manager.pause(sweep_id, name_actor())
+    return manager.resume(sweep_id, name_actor())
 
 
-def _follow(desk: SweepManager, sweep_id: str, *, as_json: bool) -> SweepRecord:
+def _follow(manager: SweepManager, sweep_id: str, *, as_json: bool) -> SweepRecord:
     """The sweep when it is done; an interrupt pauses it."""
     from engine.sweeps.sweep_model import SweepState
 
     try:
         with show_progress("million comparisons", is_shown=not as_json) as show:
-            while not desk.wait(LOOK_EVERY_S):
-                progress = desk.status(sweep_id).progress
+            while not manager.wait(LOOK_EVERY_S):
+                progress = manager.status(sweep_id).progress
                 show(progress.comparisons // _MILLION, progress.comparisons_total // _MILLION)
     except KeyboardInterrupt:
-        desk.pause(sweep_id, name_actor())
+        manager.pause(sweep_id, name_actor())
         typer.echo(f"Paused. Go on with: sosie sweep --resume {sweep_id}", err=True)
         raise
-    record = desk.status(sweep_id)
+    record = manager.status(sweep_id)
     if record.state is SweepState.PAUSED:
         raise RegistryError(f"sweep {sweep_id} is paused: {record.fault}")
     if record.state is not SweepState.DONE:

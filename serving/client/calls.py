@@ -13,8 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
-from serving.wire.codec import encode_msgpack
-from serving.wire.fields import Moment, Template
+from serving.wire.fields import Moment, Template, encode_msgpack
 
 B = TypeVar("B")
 T = TypeVar("T")

@@ -14,8 +14,7 @@ import httpx
 import msgspec
 
 from serving.client.calls import Call
-from serving.wire.codec import decode_json, decode_msgpack
-from serving.wire.fields import Error
+from serving.wire.fields import Error, decode_json, decode_msgpack
 
 T = TypeVar("T")
 

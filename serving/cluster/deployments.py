@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Refusals, share_out
-from serving.access.authentication import KeyGate
+from serving.access.authentication import Authenticator
 from serving.api.app import build_app
 from serving.cluster.haproxy import PLACE
 from serving.cluster.proxy_metrics import ProxyCollector
@@ -40,8 +40,7 @@ from serving.ingress.remote_embedder import (
 )
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
-from serving.registrar.client import RegistrarClient
-from serving.registrar.protocol import CallContext, Reply, Status
+from serving.registrar.protocol import CallContext, RegistrarClient, Reply, Status
 from serving.registrar.service import RegistrarService
 from serving.settings import Settings, find_cache, find_metrics_folder
 from serving.telemetry.exporter import Exporter
@@ -116,7 +115,7 @@ class IngressParts:
             thresholds=self._deployment.thresholds,
             faces=self._faces,
             templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
-            gate=KeyGate(
+            authenticator=Authenticator(
                 store,
                 cache_s=serve.key_cache_s,
                 rate_limit=serve.rate_limit,

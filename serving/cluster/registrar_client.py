@@ -14,8 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import RequestError
 from serving.errors import Busy, Interrupted, NotReady
-from serving.registrar.client import RegistrarClient
-from serving.registrar.protocol import CallContext, Phase, Reply, Status
+from serving.registrar.protocol import CallContext, Phase, RegistrarClient, Reply, Status
 from serving.telemetry.metrics import STAGE_SECONDS, Meter
 from serving.telemetry.traces import Tracer
 

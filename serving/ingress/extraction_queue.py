@@ -23,10 +23,10 @@ from serving.telemetry.metrics import (
 )
 
 DISTRUST_S = 5.0
-"""After an embedder elsewhere gave no answer, for so long, or until it gives one."""
+"""How long the queue counts as not alive after a remote embedder gave no answer."""
 BATCH_PHOTOGRAPHS = 16
 PAIR = 2
-"""No enrollment and no verification brings more photographs."""
+"""Most photographs of an enrollment or a verification."""
 _QUEUE = "photographs"
 _STAGE = "extract"
 _BATCHES, _PAIRS = range(2)
@@ -49,15 +49,13 @@ class PhotographExtractor(Protocol):
 
 
 class ExtractionQueue:
-    """Turns photographs into samples: bounded, those of all requests that wait together.
+    """Bounded queue that extracts samples from the photographs of all waiting requests in batches.
 
-    At most `capacity` photographs have a place; those of batches together half of them, and one
-    batch a quarter, however many it brings, so that neither one batch nor all of them keep the
-    enrollments out. While both wait, a pair stands behind one batch's worth at most, and after
-    each batch's worth a long call stands at the end again. Room that batches leave is for pairs; a
-    batch beside pairs would make them wait. One worker suffices where extraction keeps the cores
-    busy; more help where it waits for an embedder elsewhere. With `with_crops` each sample has its
-    aligned face, for enrollments that keep it.
+    At most `capacity` photographs wait; half of them may be of batches, a quarter of one batch, so
+    that batches do not keep enrollments out. While both wait, a pair waits for at most one batch's
+    worth, and a long call goes to the end again after each. Room that batches leave is filled with
+    pairs. One worker suffices where extraction keeps the cores busy; more help where it waits for
+    an embedder elsewhere. With `with_crops` each sample has its aligned face.
     """
 
     def __init__(
@@ -114,7 +112,7 @@ class ExtractionQueue:
 
     @property
     def is_closing(self) -> bool:
-        """True once it takes no more."""
+        """Whether it takes no more."""
         return self._queue.is_closing
 
     @property
@@ -124,7 +122,7 @@ class ExtractionQueue:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is whole, and an embedder elsewhere answers as far as one knows."""
+        """Whether it is whole, and a remote embedder answers, as far as is known."""
         refused_at = self._refused_at
         is_refused = refused_at is not None and time.monotonic() - refused_at < DISTRUST_S
         return self.is_whole and not is_refused

@@ -1,9 +1,10 @@
-"""Judges the items of a match call: 1:1 here, 1:N in one search of all; stores nothing."""
+"""Items of a match call: 1:1 compared here, 1:N in one search of all; stores nothing."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,18 +19,58 @@ from serving.errors import TemplateInvalid, describe
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS
 from serving.wire.matching import (
     ExpectedFalseCandidates,
+    Face,
     ItemError,
     ItemIdentification,
     ItemVerification,
+    MatchItem,
     MatchResult,
 )
 
 if TYPE_CHECKING:
     from engine.reasons import Reason
-    from serving.access.pseudonyms import ShowCandidate
-    from serving.ingress.items import MatchBatch
+    from serving.access.authorization import ShowCandidate
     from serving.parts import Parts
     from serving.registrar.protocol import CallContext
+
+
+@dataclass(slots=True)
+class MatchBatch:
+    """The items of one match call, by column.
+
+    `faces` are image files and templates as they came, `images` the places of the files among
+    them; `probes` and `references` point into `faces`, None where an item has no reference.
+    """
+
+    ids: list[str | None] = field(default_factory=list)
+    probes: list[int] = field(default_factory=list)
+    references: list[int | None] = field(default_factory=list)
+    searches: list[bool] = field(default_factory=list)
+    faces: list[bytes] = field(default_factory=list, repr=False)
+    images: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, items: Sequence[MatchItem]) -> MatchBatch:
+        batch = cls()
+        for item in items:
+            batch.ids.append(item.id)
+            batch.searches.append(item.search)
+            batch.probes.append(batch._add(item.probe))
+            batch.references.append(None if item.reference is None else batch._add(item.reference))
+        return batch
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _add(self, face: Face) -> int:
+        slot = len(self.faces)
+        if face.image is not None:
+            self.images.append(slot)
+            self.faces.append(face.image)
+        elif face.template is not None:
+            self.faces.append(face.template)
+        return slot
+
 
 Vector = NDArray[np.float32]
 Faces = Sequence[Vector | ItemError]

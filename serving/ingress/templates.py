@@ -1,4 +1,4 @@
-"""Templates in clients' hands: rotated vectors, sealed for one tenant, one model and a time."""
+"""Templates that clients keep: rotated vectors, sealed for a tenant, a model and a time."""
 
 from __future__ import annotations
 
@@ -21,12 +21,8 @@ _FLOATS = np.dtype("<f4")
 
 
 class SealedTemplates:
-    """Templates that clients keep: sealed, bound to a tenant and a model, good for a time. A token
-    is one AES-256-GCM seal of the moment of issue (int64, seconds) and the vector (float32[d]),
-    both little-endian.
-
-    Tenant and model are part of what the seal authenticates.
-    """
+    """Issues and opens tokens: AES-256-GCM seals of the moment of issue (int64, seconds) and the
+    vector (float32[d]), both little-endian. The seal authenticates tenant and model, too."""
 
     def __init__(
         self,
@@ -59,7 +55,7 @@ class SealedTemplates:
     def open(
         self, tokens: Sequence[bytes], tenant: str
     ) -> list[NDArray[np.float32] | TemplateInvalid]:
-        """The rotated unit vector float32[d] of each token, or that it is none: no more is told."""
+        """The rotated unit vector float32[d] of each token, or the same error for every other."""
         now, read_time, length = self._clock(), _ISSUED_AT.unpack_from, self.token_bytes
         unsealed = self._vault.open_all(PLACE, self._row(tenant), tokens)
         return [

@@ -81,7 +81,7 @@ class Watermark:
 class OpenRegistry:
     """The parts behind the calls: the lease held, the gallery at the watermark.
 
-    `observe_search(probes, seconds)` is told of each batch of searches.
+    `observe_search(probes, seconds)` is called for each batch of searches.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Operations:
     """The calls of a `RegistrarClient`, for one of them, which ends by the monotonic clock.
 
     Those that are coroutines are gathered with others of their kind; each of the rest blocks, and
-    needs a thread. What shows people is audited before it is told.
+    needs a thread. What shows people is audited before it is answered.
     """
 
     def __init__(
@@ -177,10 +177,10 @@ class Operations:
         started = monotonic()
         future = self._opened.registrar.submit(request, timeout_s=self._expires_at - started)
 
-        def tell(outcome: Outcome) -> None:
-            self._tell_decided(started, outcome)
+        def log_decided(outcome: Outcome) -> None:
+            self._log_decided(started, outcome)
 
-        outcome = await finish_by(future, self._expires_at, tell=tell, grace_s=GRACE_S)
+        outcome = await finish_by(future, self._expires_at, on_result=log_decided, grace_s=GRACE_S)
         if isinstance(outcome, SosieError):
             raise outcome
         return outcome
@@ -201,11 +201,11 @@ class Operations:
 
     def check_line(self, target: LineTarget, probe: Probes) -> HolderCheck:
         store, asked = self._opened.store, self._probe(probe)
-        return verification.check_line(self._runner, store, target.text, asked, self._keep)
+        return verification.check_line(self._runner, store, target.text, asked, self._audit)
 
     def check_document(self, document: Document | str, probe: Probes) -> HolderCheck:
         store, asked = self._opened.store, self._probe(probe)
-        return verification.check_document(self._runner, store, document, asked, self._keep)
+        return verification.check_document(self._runner, store, document, asked, self._audit)
 
     def read_lines(self, document: Document, probe: Probes) -> HolderLines:
         return holders.show_lines(
@@ -215,7 +215,7 @@ class Operations:
             probe,
             self._opened.thresholds.same_document,
             actor=self._context.actor,
-            audit=self._keep,
+            audit=self._audit,
         )
 
     def dispute_line(self, target: LineTarget, document: Document, probe: Probes) -> Dispute:
@@ -280,7 +280,7 @@ class Operations:
     def list_groups(self, sweep_id: str, after: int, limit: int) -> GroupList:
         page = self._opened.sweeps.groups(sweep_id, after, limit)
         detail = {"after": after, "groups": [group["key"] for group in page.groups]}
-        self._keep(self._entry("groups.read", sweep_id, detail))
+        self._audit(self._entry("groups.read", sweep_id, detail))
         return GroupList(tuple(map(group_in_short, page.groups)), page.total, page.next_after)
 
     def read_group(self, sweep_id: str, key: str) -> Mapping[str, Any]:
@@ -289,7 +289,7 @@ class Operations:
         outside = {one[side] for one in shown["severed"] for side in ("left", "right")}
         documents += sorted(outside.difference(documents))
         detail = {"group": key, "documents": documents}
-        self._keep(self._entry("group.read", sweep_id, detail))
+        self._audit(self._entry("group.read", sweep_id, detail))
         return shown
 
     def _probe(self, probe: Probes) -> HolderProbe:
@@ -303,10 +303,10 @@ class Operations:
     def _entry(self, action: str, subject: str, detail: Mapping[str, Any]) -> AuditEntry:
         return AuditEntry(self._context.actor, action, subject, detail)
 
-    def _keep(self, entry: AuditEntry) -> None:
+    def _audit(self, entry: AuditEntry) -> None:
         self._opened.registrar.audit(entry, max(0.0, self._expires_at - monotonic()))
 
-    def _tell_decided(self, started: float, outcome: Outcome) -> None:
+    def _log_decided(self, started: float, outcome: Outcome) -> None:
         if isinstance(outcome, Answer):
             self._log.info(
                 "decided",
@@ -324,23 +324,23 @@ async def finish_by(
     expires_at: float,
     *,
     give_up: Callable[[], object] | None = None,
-    tell: Callable[[T], object] | None = None,
+    on_result: Callable[[T], object] | None = None,
     grace_s: float = 0.0,
 ) -> T:
     """The future's result. `expires_at` is by the monotonic clock.
 
     A caller that is cancelled, or out of time, cancels work that has not begun, and calls
     `give_up`: then it is `DeadlinePassed`. What has begun is waited for `grace_s` longer, and is
-    `Interrupted` then: it goes on, and may take effect. `tell` hears the result all the same.
+    `Interrupted` then: it goes on, and may take effect. `on_result` gets the result in any case.
     """
     wrapped = asyncio.wrap_future(future)
 
-    def hear(ended: asyncio.Future[T]) -> None:
-        # Asks for the error in any case, since whoever has left does not.
-        if not ended.cancelled() and ended.exception() is None and tell is not None:
-            tell(ended.result())
+    def settle(ended: asyncio.Future[T]) -> None:
+        # Asks for the error in any case, since a caller that has left does not.
+        if not ended.cancelled() and ended.exception() is None and on_result is not None:
+            on_result(ended.result())
 
-    wrapped.add_done_callback(hear)
+    wrapped.add_done_callback(settle)
     try:
         await asyncio.wait((wrapped,), timeout=max(0.0, expires_at - monotonic()))
         if not wrapped.done():

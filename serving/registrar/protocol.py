@@ -1,12 +1,18 @@
-"""What travels between an ingress and the one registrar: contexts, statuses, steps, replies."""
+"""The registrar as an ingress asks it, wherever it runs, and what travels between the two."""
+
+# The bodies of the calls are the decorator's.
+# mypy: disable-error-code="empty-body"
+# ruff: noqa: B027
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +22,26 @@ from engine.errors import GalleryBehind, LeaseLost, RequestError, SosieError
 from indexes.errors import IndexFault, ShardLost
 from serving.errors import Interrupted, ServiceRefusal
 
+if TYPE_CHECKING:
+    from engine.matching.documents import Document
+    from engine.matching.holders import ErasureCertificate, HolderLines
+    from engine.matching.identification import Identification
+    from engine.matching.lines import Dispute
+    from engine.matching.requests import Answer, EnrollmentRequest
+    from engine.matching.verification import HolderCheck
+    from engine.registry.records import AuditEntry, CaseRecord
+    from engine.sweeps.estimate import Expectation, SweepRequest
+    from engine.sweeps.sweep_model import SweepRecord
+
+
 Probes = NDArray[np.float32]
 
 MOST_CANDIDATES = 100
-"""As many of a probe as are listed: all of them may be more than one message carries."""
+"""Most candidates listed for a probe: all of them may exceed one message."""
 
 
 class Phase(StrEnum):
-    """How far the registrar is; it answers calls in `ready` only."""
+    """Phase of the registrar; it answers calls in `ready` only."""
 
     STARTING = "starting"
     WAITING = "waiting"
@@ -57,7 +75,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """What travels with every call: who asks, under which correlator, and how long it may take.
+    """Context of every call: actor, correlator, tenant and time limit.
 
     `timeout_s` is what is left when the call is sent; the receiver counts from its arrival.
     `carrier` limits what may be touched to one tenant; None is all.
@@ -88,7 +106,7 @@ class GroupList:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """To an actor; None gives the case back to the queue."""
+    """Assigns a case to an actor; None gives it back to the queue."""
 
     assignee: str | None
 
@@ -133,7 +151,7 @@ class Steering(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a call came to: a value, or the error that its caller must see. Both can be pickled."""
+    """Outcome of a call: a value, or the error for its caller. Both can be pickled."""
 
     value: Any = None
     error: SosieError | ServiceRefusal | None = None
@@ -161,3 +179,131 @@ def presentable(error: Exception) -> SosieError | ServiceRefusal:
     if isinstance(error, SosieError | ServiceRefusal):
         return error
     return SosieError(f"the call met an internal error ({type(error).__name__}): report it")
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+OPERATIONS: set[str] = set()
+"""Names of the calls of a client."""
+
+
+def _carried(method: Method) -> Method:
+    """The call has the method of this name of `Operations` carried out."""
+
+    OPERATIONS.add(method.__name__)
+
+    @wraps(method)
+    async def ask(self: RegistrarClient, *arguments: Any) -> Any:
+        *given, context = arguments
+        return (await self.carry(method.__name__, tuple(given), context)).unwrap()
+
+    return cast("Method", ask)
+
+
+class RegistrarClient(ABC):
+    """The one registrar. Every call may raise a `SosieError` or a `ServiceRefusal`:
+
+    `NotReady` before it is ready, `Busy` or `Overloaded` where a queue is full, `Interrupted`
+    where it was lost meanwhile, `DeadlinePassed` where nothing was kept in time. Arguments are
+    given by place. Whatever is answered fits into one message.
+    """
+
+    @abstractmethod
+    async def status(self) -> Status:
+        """Answers in every phase."""
+
+    @abstractmethod
+    async def carry(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+        """Has `RegistrarService.perform` done with these, wherever that runs."""
+
+    @_carried
+    async def enroll(self, request: EnrollmentRequest, context: CallContext) -> Answer:
+        """Judges one activation; the answer is durable and visible. A call that is cancelled, or
+        whose time runs out while it waits, is dropped before it commits."""
+
+    @_carried
+    async def identify(
+        self, probes: Probes, threshold: float, context: CallContext
+    ) -> list[Identification]:
+        """1:N for rows float32[n, d], beside the writer; one audit entry for the call.
+
+        Each lists its best `MOST_CANDIDATES`, and counts all."""
+
+    @_carried
+    async def check_line(
+        self, target: LineTarget, probe: Probes, context: CallContext
+    ) -> HolderCheck:
+        """The face float32[d] against the holder of a line in use; audited. `NotFound` for a line
+        that is not, or is of another tenant than the context's."""
+
+    @_carried
+    async def check_document(
+        self, document: Document | str, probe: Probes, context: CallContext
+    ) -> HolderCheck:
+        """The same for a document, presented or by its id; for a tenant, one with which that
+        document has a line in use."""
+
+    @_carried
+    async def read_lines(
+        self, document: Document, probe: Probes, context: CallContext
+    ) -> HolderLines:
+        """The numbers under a document, over all carriers, to its holder's face; audited. Another
+        face learns nothing, nor whether anybody holds the document."""
+
+    @_carried
+    async def dispute_line(
+        self, target: LineTarget, document: Document, probe: Probes, context: CallContext
+    ) -> Dispute:
+        """Opens a case over a line of this document that its holder did not open; the line becomes
+        `disputed`. `HolderMismatch` where the face is not the holder's, or nobody's document.
+        `NotFound` where the line is not under it. Disputed again: the same case."""
+
+    @_carried
+    async def close_line(self, target: LineTarget, context: CallContext) -> str:
+        """Closes a line in use and returns its id; `NotFound` for another tenant's."""
+
+    @_carried
+    async def erase(self, document_id: str, context: CallContext) -> ErasureCertificate:
+        """Erases a holder. For a tenant: one whose every line is its own, else `NotFound` or, where
+        it has lines here and elsewhere, `TenantConflict`."""
+
+    @_carried
+    async def note(self, entries: Sequence[AuditEntry], context: CallContext) -> None:
+        """Keeps audit entries durably; gathered with others into one transaction."""
+
+    @_carried
+    async def step_case(self, case_id: str, step: CaseStep, context: CallContext) -> CaseRecord:
+        """Takes one step of a case and returns it as it is then; audited. `NotFound`, `CaseMoved`
+        where the case is not in a state for it, `FourEyes` where another person must do it."""
+
+    @_carried
+    async def expect_sweep(self, request: SweepRequest, context: CallContext) -> Expectation:
+        """What a sweep would cost and bring; changes nothing. `RateUnsupported`."""
+
+    @_carried
+    async def start_sweep(self, request: SweepRequest, context: CallContext) -> SweepRecord:
+        """Starts a sweep; audited. `SweepBusy` where one is alive."""
+
+    @_carried
+    async def steer_sweep(
+        self, sweep_id: str, steering: Steering, context: CallContext
+    ) -> SweepRecord:
+        """Pauses, resumes or cancels a sweep; audited. `NotFound`, `SweepOver`."""
+
+    @_carried
+    async def read_sweep(self, sweep_id: str, context: CallContext) -> SweepRecord:
+        """A sweep with its progress of this moment."""
+
+    @_carried
+    async def list_sweeps(self, limit: int, context: CallContext) -> list[SweepRecord]:
+        """The newest sweeps, without their summaries."""
+
+    @_carried
+    async def list_groups(
+        self, sweep_id: str, after: int, limit: int, context: CallContext
+    ) -> GroupList:
+        """Groups of a sweep that is done, after the place `after`; audited. `SweepOver`."""
+
+    @_carried
+    async def read_group(self, sweep_id: str, key: str, context: CallContext) -> Mapping[str, Any]:
+        """One group with its members and links; audited with whom it showed."""

@@ -18,7 +18,7 @@ from serving.errors import Busy, Interrupted
 from serving.registrar.protocol import MOST_CANDIDATES, Probes
 
 ROWS_AT_ONCE = 1024
-"""How many probes a batch takes, if no single call brings more."""
+"""Probes in a batch, where no single call brings more."""
 _REFUSALS = Refusals(
     full=Busy("too many searches wait: try again in a second"),
     late=DeadlinePassed("the time ran out while the search waited"),
@@ -36,11 +36,11 @@ class _Search(Pending[Probes, Answers]):
 
 
 class SearchQueue:
-    """One thread that searches for all who wait: what gathers during one search is the next.
+    """One thread that searches for all waiting calls: those that arrive meanwhile come next.
 
     Calls with one threshold share a pass over the gallery and one look-up of the owners. At most
     `capacity` probes wait; a call that is cancelled or out of time is not searched for.
-    `observe(probes, seconds)` is told of each batch.
+    `observe(probes, seconds)` is called for each batch.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SearchQueue:
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread lives: without it nobody who waits is answered."""
+        """Whether its thread lives: without it no waiting call is answered."""
         return self._queue.is_alive
 
     def submit(
@@ -84,7 +84,7 @@ class SearchQueue:
         return self._queue.submit(_Search(rows, check_threshold(threshold), timeout_s))
 
     def close(self) -> None:
-        """Searches for all who wait, then ends."""
+        """Answers what waits, then ends."""
         self._queue.close()
 
     def _search(self, batch: Batch[Probes, Answers]) -> list[Answers | Exception]:

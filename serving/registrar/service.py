@@ -1,11 +1,14 @@
-"""The registrar as a service: opens itself in the background, and carries out calls."""
+"""The registrar as a service: opens the deployment in the background, and carries out calls."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from threading import Condition
 from time import monotonic
@@ -14,24 +17,338 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Pending, Refusals
-from engine.errors import DeadlinePassed, GalleryBehind, LeaseLost, RegistryError
+from engine.errors import DeadlinePassed, GalleryBehind, LeaseLost, RegistryError, WriterBusy
+from engine.matching.calibration import Comparison
 from engine.matching.identification import Identification
+from engine.matching.registrar import DecidedBatch, Observer
 from engine.matching.requests import Answer
 from indexes.errors import IndexFault, ShardLost
 from serving.compose import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
-from serving.registrar.client import OPERATIONS
-from serving.registrar.lifecycle import Lifecycle
-from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, finish_by
-from serving.registrar.protocol import CallContext, Reply, Status, presentable
+from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
+from serving.registrar.protocol import (
+    OPERATIONS,
+    CallContext,
+    Phase,
+    RegistrarClient,
+    Reply,
+    Status,
+    presentable,
+)
+from serving.retention import DailyRetention
 from serving.settings import ServeSettings
-from serving.telemetry.metrics import Meter
+from serving.telemetry import metrics
+from serving.telemetry.metrics import PHASE, Meter
 from serving.telemetry.traces import Attribute, Tracer
+
+LEASE_RETRY_S = 0.2
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
+LOOK_EVERY_S = 0.5
+STALE_S = 3.0
+"""Age at which the last watermark says nothing of the store any more."""
+GATHER_S = 0.015
+"""How long decisions are gathered: the spread of one batch of photographs from an ingress."""
+LOOKS_BEHIND = 2
+"""Looks in a row that find the gallery behind: then another process writes."""
+
+
+class Lifecycle:
+    """Thread that keeps the registry open; `_opened` is None whenever it is not whole.
+
+    It waits for the writer's lease as long as it takes, since the process that holds it may be
+    dying; after any other failure it tries again, with growing pauses.
+    """
+
+    def __init__(
+        self,
+        open_deployment: Callable[[], Deployment],
+        probes_waiting: int,
+        meter: Meter,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._open_deployment = open_deployment
+        self._probes_waiting = probes_waiting
+        self._meter = meter
+        self._log = log
+        self._lock = threading.RLock()
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._is_draining = False
+        self._phase, self._detail = Phase.STARTING, "the service starts"
+        self._boot_id = ""
+        self._opened: OpenRegistry | None = None
+        self._mark: Watermark | None = None
+        self._store_read: tuple[float, int] | None = None
+        self._behind = 0
+        self._enter(Phase.STARTING, self._detail)
+        self._thread = threading.Thread(target=self._serve, name="lifecycle", daemon=True)
+        self._thread.start()
+
+    def require(self) -> OpenRegistry:
+        """What the calls work on; `NotReady` where it is not open."""
+        with self._lock:
+            if self._opened is not None and self._phase is Phase.READY:
+                return self._opened
+            raise NotReady(f"the service is not ready ({self._phase.value}): try again")
+
+    def has_lost(self, opened: OpenRegistry) -> bool:
+        """Whether this is not what the calls work on any more."""
+        return self._opened is not opened
+
+    def status(self) -> Status:
+        """The status as of the last look: costs nothing, and answers in every phase."""
+        with self._lock:
+            mark = None if self._opened is None else self._mark
+            found = Status(self._phase, self._detail, self._boot_id)
+            stored = self._store_read
+        now = monotonic()
+        store_sequence = stored[1] if stored and now - stored[0] < STALE_S else None
+        if mark is None:
+            return replace(found, store_sequence=store_sequence)
+        return replace(
+            found,
+            gallery_size=mark.size,
+            sequence=mark.sequence,
+            store_sequence=store_sequence,
+        )
+
+    def lose(self, opened: OpenRegistry, error: Exception) -> None:
+        """Takes it out of use, closes it, and opens it again."""
+        with self._lock:
+            if self._opened is not opened:
+                return
+            self._opened = None
+            fault = describe(error)
+            self._log.error("registry_lost", code=fault.code, error=type(error).__name__)
+            if not self._is_draining:
+                self._enter(Phase.REPLAYING, f"it is opened again: {fault.message}")
+        opened.stop()
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Refuses new calls."""
+        with self._lock:
+            self._is_draining = True
+            self._enter(Phase.DRAINING, "the service stops")
+
+    def close(self) -> None:
+        """Closes what is open, and ends; what waits there is answered."""
+        self.drain()
+        self._closing.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while not self._closing.is_set():
+            try:
+                opened = self._open()
+            except Exception as error:  # noqa: BLE001 - the service must outlive any of them
+                self._explain(error)
+                self._closing.wait(retry_s)
+                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+                continue
+            if opened is None:
+                break
+            retry_s = FIRST_RETRY_S
+            with DailyRetention.of(opened.deployment, self._log):
+                self._tend(opened)
+            self._close(opened)
+            # Or two galleries would be in memory while the next is opened.
+            del opened
+
+    def _open(self) -> OpenRegistry | None:
+        """None where the service is closed meanwhile."""
+        deployment = self._open_deployment()
+        with ExitStack() as undo:
+            undo.callback(_ignoring_errors(deployment.close))
+            if not self._take_lease(deployment):
+                return None
+            self._enter(Phase.REPLAYING, "the gallery is brought to the state of the store")
+            deployment.observer = _Counting(self._meter)
+            deployment.gather_s = GATHER_S
+            opened = OpenRegistry(
+                deployment,
+                self._probes_waiting,
+                self._count_searches,
+            )
+            undo.callback(opened.searches.close)
+            opened.warm()
+            undo.callback(opened.sweeps.close)
+            opened.sweeps.open()
+            self._admit(opened)
+            undo.pop_all()
+        return opened
+
+    def _count_searches(self, probes: int, seconds: float) -> None:
+        self._meter.observe(metrics.BATCH_SIZE, probes, "search")
+        self._meter.observe(metrics.STAGE_SECONDS, seconds, "search")
+
+    def _take_lease(self, deployment: Deployment) -> bool:
+        while not self._closing.is_set():
+            try:
+                _ = deployment.writer
+            except WriterBusy as busy:
+                self._enter(Phase.WAITING, str(busy))
+                self._read_store(deployment)
+                self._closing.wait(LEASE_RETRY_S)
+            else:
+                return True
+        return False
+
+    def _admit(self, opened: OpenRegistry) -> None:
+        mark = opened.read_watermark()
+        with self._lock:
+            self._opened = opened
+            self._behind = 0
+            self._keep(mark)
+            if not self._is_draining:
+                self._enter(Phase.READY, f"{mark.size} references")
+
+    def _tend(self, opened: OpenRegistry) -> None:
+        """Looks after what is open until it is lost or the service closes."""
+        while not self._closing.is_set() and self._opened is opened:
+            self._wake.wait(LOOK_EVERY_S)
+            self._wake.clear()
+            if self._opened is not opened:
+                return
+            try:
+                self._look(opened)
+            except Exception as error:  # noqa: BLE001 - what cannot be looked at is lost
+                self.lose(opened, error)
+
+    def _look(self, opened: OpenRegistry) -> None:
+        if opened.failure is not None:
+            raise opened.failure
+        mark = opened.read_watermark()
+        with self._lock:
+            self._keep(mark)
+        _show_queues(self._meter, opened)
+        _show_watermark(self._meter, mark)
+        _show_sweep(self._meter, opened)
+        self._meter.set_state(PHASE, self._phase)
+        self._behind = self._behind + 1 if mark.is_behind else 0
+        if self._behind >= LOOKS_BEHIND:
+            raise GalleryBehind("another process has changed the registry")
+
+    def _close(self, opened: OpenRegistry) -> None:
+        with self._lock:
+            self._opened = self._mark = None
+        try:
+            opened.close()
+        except Exception as error:  # noqa: BLE001 - it is gone, and the next is to be opened
+            self._log.warning("close_failed", error=type(error).__name__)
+        _show_queues(self._meter, None)
+
+    def _keep(self, mark: Watermark) -> None:
+        self._mark = mark
+        if mark.store_sequence is not None:
+            self._store_read = (mark.read_at, mark.store_sequence)
+        else:
+            self._store_read = None
+
+    def _read_store(self, deployment: Deployment) -> None:
+        """While the lease is waited for, whether the store is there is all there is to say."""
+        with self._lock:
+            read = self._store_read
+        if read is not None and monotonic() - read[0] < LOOK_EVERY_S:
+            return
+        try:
+            found = (monotonic(), deployment.store.sequence())
+        except RegistryError:
+            found = None
+        with self._lock:
+            self._store_read = found
+
+    def _explain(self, error: Exception) -> None:
+        fault = describe(error)
+        self._log.error("open_failed", code=fault.code, error=type(error).__name__)
+        with self._lock:
+            self._store_read = None
+            if self._is_draining:
+                return
+            # A node of the cluster that is being replaced is waited for; all else is a failure.
+            phase = Phase.REPLAYING if isinstance(error, ShardLost) else Phase.FAILED
+            self._enter(phase, fault.message)
+
+    def _enter(self, phase: Phase, detail: str) -> None:
+        with self._lock:
+            if self._is_draining and phase is not Phase.DRAINING:
+                return
+            has_changed = (phase, detail) != (self._phase, self._detail) or not self._boot_id
+            if phase is Phase.READY or not self._boot_id:
+                self._boot_id = uuid.uuid4().hex
+            self._phase, self._detail = phase, detail
+            self._meter.set_state(PHASE, phase)
+        if has_changed:
+            self._log.info("phase", phase=phase.value, detail=detail)
+
+
+def _ignoring_errors(close: Callable[[], None]) -> Callable[[], None]:
+    def attempt() -> None:
+        with suppress(Exception):
+            close()
+
+    return attempt
+
+
+class _Counting(Observer):
+    """Counts what the registrar decides and keeps."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def observe_batch(self, batch: DecidedBatch) -> None:
+        self._meter.observe(metrics.BATCH_SIZE, len(batch.outcomes), "judge")
+        self._meter.observe(metrics.STAGE_SECONDS, batch.judge_s, "judge")
+        self._meter.observe(metrics.STAGE_SECONDS, batch.publish_s, "publish")
+        for outcome in batch.outcomes:
+            if isinstance(outcome, Answer) and not outcome.is_repeated:
+                self._meter.add(metrics.DECISIONS, outcome.decision)
+                for reason in outcome.reasons:
+                    self._meter.add(metrics.REASONS, reason)
+
+    def observe_audit(self, entries: int, seconds: float) -> None:
+        self._meter.observe(metrics.BATCH_SIZE, entries, "audit")
+        self._meter.observe(metrics.STAGE_SECONDS, seconds, "audit")
+
+
+def _show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
+    """How full the queues are; empty where nothing is open."""
+    held = dict.fromkeys(("decisions", "probes", "audit"), (0, 0))
+    if opened is not None:
+        held["decisions"] = opened.registrar.queued, opened.registrar.queue_size
+        held["probes"] = opened.searches.queued, opened.searches.capacity
+        held["audit"] = opened.registrar.audit_queued, opened.registrar.audit_queue_size
+    for queue, (depth, capacity) in held.items():
+        meter.set(metrics.QUEUE_DEPTH, depth, queue)
+        meter.set(metrics.QUEUE_CAPACITY, capacity, queue)
+
+
+def _show_watermark(meter: Meter, mark: Watermark) -> None:
+    """Gallery size and lag, where the store could be read."""
+    if mark.store_sequence is not None:
+        meter.set(metrics.REFERENCES, mark.size)
+        meter.set(metrics.SEQUENCE, mark.sequence)
+        meter.set(metrics.STORE_SEQUENCE, mark.store_sequence)
+
+
+def _show_sweep(meter: Meter, opened: OpenRegistry) -> None:
+    """The newest sweep, if there is one."""
+    newest = opened.sweeps.newest
+    if newest is not None:
+        progress = newest.progress
+        rate = opened.deployment.calibration.fmr_at(newest.terms.threshold, Comparison.FUSED)
+        expected = rate.times(progress.comparisons_total).value
+        meter.set_state(metrics.SWEEP_STATE, newest.state)
+        meter.set(metrics.SWEEP_PROGRESS, progress.share)
+        meter.set(metrics.SWEEP_PAIRS, progress.pairs)
+        meter.set(metrics.SWEEP_FALSE_PAIRS, expected)
+
 
 READER_THREADS, READS_WAITING = 8, 128
 ERASURES_WAITING = 16
 SPANS = {"enroll": "judge", "identify": "search", "note": "audit"}
-"""How traces name what a call does here, where its own name does not say it."""
+"""Names of calls in traces, where they differ from the method's."""
 _CLOSED = Interrupted("the service stops: ask again")
 _REFUSALS = Refusals(
     full=Busy("too many calls of this kind wait: try again in a second"),
@@ -44,10 +361,10 @@ Work = Callable[[], Any]
 
 
 class RegistrarService:
-    """Every call of a client, beside one another; none is answered but from a whole gallery.
+    """Carries out calls concurrently, and only on a whole gallery.
 
-    What is lost under way (the lease, a shard, the step with the store) is closed and opened
-    again; meanwhile calls are refused with `NotReady`.
+    After a loss (the lease, a shard, the step with the store) the deployment is opened again;
+    meanwhile calls are refused with `NotReady`.
     """
 
     def __init__(
@@ -66,11 +383,11 @@ class RegistrarService:
         self._erasers = open_pool("eraser", 1, ERASURES_WAITING)
         self._ended = Condition()
         self._ongoing = 0
-        self._life = Lifecycle(open_deployment, settings.probes_waiting, meter, log)
+        self._lifecycle = Lifecycle(open_deployment, settings.probes_waiting, meter, log)
 
     async def status(self) -> Status:
-        """How far it is, in every phase; at most a second old."""
-        return self._life.status()
+        """The status in every phase; at most a second old."""
+        return self._lifecycle.status()
 
     async def perform(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         """Carries out a public method of `Operations`; errors are values."""
@@ -79,7 +396,7 @@ class RegistrarService:
         span = self._tracer.span(SPANS.get(method, method), context.traceparent)
         with self._counted(), span as traced:
             try:
-                opened = self._life.require()
+                opened = self._lifecycle.require()
                 value = await self._carry_out(opened, method, arguments, context)
                 traced.note(**_describe(value))
                 return Reply(value)
@@ -94,14 +411,14 @@ class RegistrarService:
         await asyncio.to_thread(self._drain, timeout_s)
 
     def close(self) -> None:
-        """The same without waiting for calls that do not wait in a queue."""
+        """The same without waiting for calls that are carried out."""
         self._drain(0)
 
     def _drain(self, timeout_s: float) -> None:
-        self._life.drain()
+        self._lifecycle.drain()
         with self._ended:
             self._ended.wait_for(lambda: self._ongoing == 0, timeout_s)
-        self._life.close()
+        self._lifecycle.close()
         for pool in (self._readers, self._erasers):
             pool.fail(_CLOSED)
             pool.close()
@@ -125,10 +442,10 @@ class RegistrarService:
     def _judge(self, opened: OpenRegistry, error: Exception) -> Exception:
         """Opens the registry again where an error says that it is not whole; what to answer."""
         if opened.failure is not None:
-            self._life.lose(opened, opened.failure)
+            self._lifecycle.lose(opened, opened.failure)
         elif isinstance(error, ShardLost | GalleryBehind):
-            self._life.lose(opened, error)
-        if self._life.has_lost(opened) and isinstance(error, RegistryError | IndexFault):
+            self._lifecycle.lose(opened, error)
+        if self._lifecycle.has_lost(opened) and isinstance(error, RegistryError | IndexFault):
             return LeaseLost("the registry was closed under the call")
         return error
 
@@ -156,6 +473,20 @@ class RegistrarService:
                 self._ended.notify_all()
 
 
+class LocalRegistrar(RegistrarClient):
+    """Asks a service in this process. Errors look as they do after a hop between processes; a call
+    that is cancelled is cancelled in the service."""
+
+    def __init__(self, service: RegistrarService) -> None:
+        self.service = service
+
+    async def status(self) -> Status:
+        return await self.service.status()
+
+    async def carry(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+        return await self.service.perform(method, arguments, context)
+
+
 def open_pool(name: str, threads: int, waiting: int) -> Batcher[Work, Any]:
     """Threads for calls that block, each on its own."""
     return Batcher(_do_one, [Lane(1, waiting)], _REFUSALS, name=name, workers=threads)
@@ -173,7 +504,7 @@ def _do_one(batch: Batch[Work, Any]) -> list[Any]:
 
 
 def _describe(value: object) -> Mapping[str, Attribute]:
-    """What a span says of a call's value."""
+    """Attributes of the span of a call, from its value."""
     match value:
         case Answer():
             return {"decision": value.decision.value}

@@ -1,4 +1,4 @@
-"""The base classes of the wire types, and the fields that several of them have.
+"""Base classes of the wire types, fields that several share, and their JSON and MessagePack forms.
 
 One set of types is what clients send and what they are answered: routes build them, the OpenAPI
 document describes them, the command line prints them, the client reads them. Nothing here imports
@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from datetime import date, datetime
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, cast
 
+import msgspec
 from msgspec import Meta, Struct
+
+T = TypeVar("T")
 
 ID_EXAMPLE = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 HOLDER_EXAMPLE = "9f2c4e0b71d85a36c8e1f4072b6d9a53"
@@ -193,3 +197,61 @@ class KnownDocument(RequestBody, frozen=True):
 
     type: DocumentType
     number: DocumentNumber
+
+
+Invalid = msgspec.ValidationError
+"""A value that is not of the type it is read as. Of an enumeration its text holds the value."""
+
+
+def encode_json(value: object) -> bytes:
+    """JSON in UTF-8; bytes are base64 (RFC 4648, section 4)."""
+    return _JSON.encode(value)
+
+
+def encode_msgpack(value: object) -> bytes:
+    """MessagePack without extension types."""
+    return _MSGPACK.encode(value)
+
+
+def decode_json(body: bytes, kind: type[T]) -> T:
+    """`Invalid`, or `msgspec.DecodeError` where it is not JSON."""
+    return msgspec.json.decode(body, type=kind, dec_hook=_read_field)
+
+
+def decode_msgpack(body: bytes, kind: type[T]) -> T:
+    """`Invalid`, or `msgspec.DecodeError` where it is not MessagePack."""
+    return msgspec.msgpack.decode(body, type=kind, dec_hook=_read_field)
+
+
+def read(value: object, kind: type[T], *, is_text: bool = False) -> T:
+    """Decoded values as this type; where all of them are texts, numbers are read from them."""
+    return msgspec.convert(value, kind, strict=not is_text, dec_hook=_read_field)
+
+
+def plain(value: object) -> Any:
+    """What `encode_json` writes, as plain values."""
+    return msgspec.to_builtins(value, enc_hook=_write_json)
+
+
+def _read_field(kind: type[Any], value: Any) -> Any:
+    return cast(Any, kind).read(value)
+
+
+def _write_json(value: Any) -> Any:
+    return value.text if isinstance(value, Template) else _write(value)
+
+
+def _write_msgpack(value: Any) -> Any:
+    return bytes(value) if isinstance(value, Template) else _write(value)
+
+
+def _write(value: Any) -> Any:
+    if isinstance(value, Moment):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no form on the wire")
+
+
+_JSON = msgspec.json.Encoder(enc_hook=_write_json)
+_MSGPACK = msgspec.msgpack.Encoder(enc_hook=_write_msgpack)

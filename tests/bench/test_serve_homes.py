@@ -13,9 +13,8 @@ from bench.suites.serve.load_requests import check_searches, draw_probes, pair_i
 from bench.suites.serve.throughput import enroll_here, make_requests
 from bench.suites.workload import CARRIER
 from engine.registry.vault import Vault
-from serving.access.authorization import template_tenant
-from serving.access.keys import digest_key, parse_key
-from serving.access.pseudonyms import name_holder
+from serving.access.authentication import digest_key, parse_key
+from serving.access.authorization import name_holder, template_tenant
 from serving.ingress.templates import SealedTemplates
 from serving.settings import find_cache
 

@@ -18,7 +18,7 @@ import skimage.data
 from PIL import Image
 
 from engine.registry.records import ApiKey, Carrier, utc_now
-from serving.access.keys import make_key
+from serving.access.authentication import make_key
 from serving.compose import Deployment, create_home
 from serving.settings import Settings, load_settings
 from tests.serving.api.conftest import Service, serving

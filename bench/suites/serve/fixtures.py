@@ -20,8 +20,8 @@ from engine.errors import RequestError
 from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
 from engine.registry.records import ApiKey, utc_now
+from serving.access.authentication import make_key
 from serving.access.authorization import Principal, Role, template_tenant
-from serving.access.keys import make_key
 from serving.compose import Deployment, create_home
 from serving.ingress.templates import SealedTemplates
 from serving.settings import Settings, load_settings

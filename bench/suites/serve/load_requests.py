@@ -14,7 +14,7 @@ from bench.suites.serve.fixtures import TENANT, Home, Person
 from bench.suites.workload import OUTLET
 from engine.accuracy.population import Population
 from engine.registry.records import utc_now
-from serving.access.pseudonyms import name_holder
+from serving.access.authorization import name_holder
 
 # Requests as the bytes that go over the wire, written once and sent many times.
 

@@ -7,8 +7,7 @@ from functools import partial
 
 from engine.registry import audit
 from serving.api import serializers
-from serving.api.dependencies import next_page, note
-from serving.api.request import Request
+from serving.api.request import Request, next_page, note
 from serving.errors import Malformed
 from serving.parts import Parts
 from serving.wire import oversight as wire

@@ -11,8 +11,7 @@ from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, CaseRecord, CaseState
 from serving.access.authorization import Principal
 from serving.api import serializers
-from serving.api.dependencies import next_page, note
-from serving.api.request import Request
+from serving.api.request import Request, next_page, note
 from serving.errors import Malformed
 from serving.parts import Parts
 from serving.registrar.protocol import Assign, CaseStep, Close, Propose, Remark, Withdraw

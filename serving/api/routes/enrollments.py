@@ -12,16 +12,19 @@ from engine.matching.documents import Document, FormAuthority
 from engine.matching.requests import Answer as Decided
 from engine.matching.requests import EnrollmentRequest, Intake, Sample, idempotency_scope
 from engine.registry.records import utc_now
-from serving.access.authorization import Principal, outlet_of, scope_of, see_enrollment
-from serving.access.pseudonyms import show_decision
+from serving.access.authorization import (
+    Principal,
+    outlet_of,
+    scope_of,
+    see_enrollment,
+    show_decision,
+)
 from serving.api import serializers
-from serving.api.dependencies import note, read_idempotency_key, sample_images
-from serving.api.request import Answer, Request
+from serving.api.request import Answer, Request, note, read_idempotency_key, sample_images
 from serving.errors import CaptureTimeInvalid
 from serving.parts import Parts
 from serving.wire import enrollments as wire
-from serving.wire.codec import read
-from serving.wire.fields import Moment
+from serving.wire.fields import Moment, read
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 KEY_UNUSED = "no enrollment that this key may read has this Idempotency-Key"

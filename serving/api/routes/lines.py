@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from serving.api import serializers
-from serving.api.dependencies import known_document, take_face
-from serving.api.request import Request
+from serving.api.request import Request, known_document, take_face
 from serving.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import lines as wire

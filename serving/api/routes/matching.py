@@ -11,12 +11,9 @@ from engine.errors import ImageError
 from engine.matching.comparison import score_best
 from engine.matching.requests import Sample
 from engine.matching.verification import HolderCheck
-from serving.access.authorization import Action, authorize, template_tenant
-from serving.access.pseudonyms import choose_candidates
-from serving.api.dependencies import known_document, take_face, take_faces
-from serving.api.request import Request
-from serving.ingress.items import MatchBatch
-from serving.ingress.match import describe_problem, describe_reasons, match_batch
+from serving.access.authorization import Action, authorize, choose_candidates, template_tenant
+from serving.api.request import Request, known_document, take_face, take_faces
+from serving.ingress.match import MatchBatch, describe_problem, describe_reasons, match_batch
 from serving.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import matching as wire
@@ -75,7 +72,7 @@ async def issue_templates(
 def _charge_rest(parts: Parts, request: Request, items: int) -> None:
     """Every item counts into the key's rate; the first was charged when it was admitted."""
     if items > 1:
-        parts.gate.charge(request.caller, items - 1)
+        parts.authenticator.charge(request.caller, items - 1)
 
 
 async def verify(

@@ -13,8 +13,7 @@ from engine.matching.requests import normalise_msisdn
 from engine.registry.reader import Reader
 from engine.registry.records import utc_now
 from serving.api import serializers
-from serving.api.dependencies import known_document, note, take_face
-from serving.api.request import Request
+from serving.api.request import Request, known_document, note, take_face
 from serving.errors import Malformed
 from serving.parts import Parts
 from serving.wire import people as wire

@@ -14,8 +14,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.records import ApiKey, Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from serving.access.authentication import KeyGate
-from serving.access.keys import make_key
+from serving.access.authentication import Authenticator, make_key
 
 CACHE_S = 5.0
 START = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -76,7 +75,7 @@ def add_key(store: WatchedStore, vault: Vault) -> Callable[..., str]:
 
 
 class Time:
-    """One time for both of a gate's clocks."""
+    """One time for both of a auth's clocks."""
 
     def __init__(self) -> None:
         self.passed_s = 1000.0
@@ -94,9 +93,9 @@ def time() -> Time:
 
 
 @pytest.fixture
-def make_gate(store: Any, time: Time) -> Callable[..., KeyGate]:
-    def make(**changes: Any) -> KeyGate:
-        return KeyGate(
+def make_auth(store: Any, time: Time) -> Callable[..., Authenticator]:
+    def make(**changes: Any) -> Authenticator:
+        return Authenticator(
             store, **{"cache_s": CACHE_S, "clock": time.monotonic, "now": time.now} | changes
         )
 
@@ -104,5 +103,5 @@ def make_gate(store: Any, time: Time) -> Callable[..., KeyGate]:
 
 
 @pytest.fixture
-def gate(make_gate: Callable[..., KeyGate]) -> KeyGate:
-    return make_gate()
+def auth(make_auth: Callable[..., Authenticator]) -> Authenticator:
+    return make_auth()

@@ -1,25 +1,39 @@
+"""Keys: made, read back, looked up, cached, limited in their rate."""
+
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.access import authentication as gates
-from serving.access.authentication import UNKNOWN_PER_S, KeyGate
+from serving.access import authentication as module
+from serving.access.authentication import (
+    MAX_LENGTH,
+    UNKNOWN_PER_S,
+    Authenticator,
+    TokenBucket,
+    digest_key,
+    is_issued_id,
+    make_key,
+    parse_key,
+)
 from serving.access.authorization import MIN_BURST, Principal, Role
-from serving.access.keys import make_key, parse_key
 from serving.errors import RateLimited, Unauthenticated
 
 CACHE_S = 5.0
 START = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
 
-def admit(gate: KeyGate, key: str | None) -> Principal:
-    return asyncio.run(gate.admit(key))
+def admit(auth: Authenticator, key: str | None) -> Principal:
+    return asyncio.run(auth.admit(key))
 
 
 def id_of(key: str) -> str:
@@ -37,127 +51,132 @@ def with_other_secret(key: str) -> str:
     [("outlet", "red", "r1"), ("carrier", "red", None), ("fraud", None, None)],
 )
 def test_a_key_is_its_principal_looked_up_once_in_the_cache_time(
-    role: str, carrier: str | None, outlet: str | None, gate: KeyGate, store: Any, add_key: Any
+    role: str,
+    carrier: str | None,
+    outlet: str | None,
+    auth: Authenticator,
+    store: Any,
+    add_key: Any,
 ) -> None:
     key = add_key(role, rate_limit=1000.0)
-    assert gate.admit_known(key) is None
+    assert auth.admit_known(key) is None
     expected = Principal(id_of(key), Role(role), carrier, outlet, 1000.0)
-    assert admit(gate, key) == expected
-    assert gate.admit_known(key) == expected
-    assert admit(gate, key) == expected
+    assert admit(auth, key) == expected
+    assert auth.admit_known(key) == expected
+    assert admit(auth, key) == expected
     assert store.looked_up == [id_of(key)]
 
 
-def test_what_is_no_key_of_ours_is_unauthenticated(gate: KeyGate, vault: Vault) -> None:
+def test_what_is_no_key_of_ours_is_unauthenticated(auth: Authenticator, vault: Vault) -> None:
     for key in (None, "", "Bearer", "x" * 10_000, make_key(vault).text):
-        assert gate.admit_known(key) is None
+        assert auth.admit_known(key) is None
         with pytest.raises(Unauthenticated):
-            admit(gate, key)
+            admit(auth, key)
 
 
 def test_another_secret_is_refused_before_and_after_the_look_up(
-    gate: KeyGate, store: Any, add_key: Any
+    auth: Authenticator, store: Any, add_key: Any
 ) -> None:
     key = add_key()
     for _ in range(2):
         with pytest.raises(Unauthenticated):
-            admit(gate, with_other_secret(key))
-        assert gate.admit_known(with_other_secret(key)) is None
-        assert admit(gate, key).role is Role.CARRIER
+            admit(auth, with_other_secret(key))
+        assert auth.admit_known(with_other_secret(key)) is None
+        assert admit(auth, key).role is Role.CARRIER
     assert len(store.looked_up) == 1
 
 
 def test_a_revoked_key_is_refused_within_the_cache_time(
-    gate: KeyGate, store: Any, add_key: Any, time: Any
+    auth: Authenticator, store: Any, add_key: Any, time: Any
 ) -> None:
     key = add_key()
-    admit(gate, key)
+    admit(auth, key)
     store.revoke_api_key(id_of(key), actor="test")
     time.passed_s += CACHE_S - 0.01
-    assert gate.admit_known(key) is not None
+    assert auth.admit_known(key) is not None
     time.passed_s += 0.01
-    assert gate.admit_known(key) is None
+    assert auth.admit_known(key) is None
     with pytest.raises(Unauthenticated):
-        admit(gate, key)
-    assert gate.admit_known(key) is None
-    assert gate._known == {}
+        admit(auth, key)
+    assert auth.admit_known(key) is None
+    assert auth._known == {}
 
 
 def test_the_key_of_a_closed_outlet_is_refused_within_the_cache_time(
-    gate: KeyGate, store: Any, add_key: Any, time: Any
+    auth: Authenticator, store: Any, add_key: Any, time: Any
 ) -> None:
     outlets, carriers = add_key("outlet"), add_key()
-    admit(gate, outlets)
+    admit(auth, outlets)
     store.close_outlet("r1", actor="test")
     time.passed_s += CACHE_S - 0.01
-    assert gate.admit_known(outlets) is not None
+    assert auth.admit_known(outlets) is not None
     time.passed_s += 0.01
-    assert gate.admit_known(outlets) is None
+    assert auth.admit_known(outlets) is None
     with pytest.raises(Unauthenticated):
-        admit(gate, outlets)
-    assert admit(gate, carriers).role is Role.CARRIER
+        admit(auth, outlets)
+    assert admit(auth, carriers).role is Role.CARRIER
 
 
 def test_without_a_cache_a_revoked_key_is_refused_at_once(
-    make_gate: Any, store: Any, add_key: Any
+    make_auth: Any, store: Any, add_key: Any
 ) -> None:
-    gate, key = make_gate(cache_s=0), add_key()
-    admit(gate, key)
-    assert gate.admit_known(key) is None
-    admit(gate, key)
+    auth, key = make_auth(cache_s=0), add_key()
+    admit(auth, key)
+    assert auth.admit_known(key) is None
+    admit(auth, key)
     store.revoke_api_key(id_of(key), actor="test")
     with pytest.raises(Unauthenticated):
-        admit(gate, key)
+        admit(auth, key)
     assert len(store.looked_up) == 3
 
 
 def test_a_key_expires_to_the_moment_whatever_the_cache(
-    gate: KeyGate, store: Any, add_key: Any, time: Any
+    auth: Authenticator, store: Any, add_key: Any, time: Any
 ) -> None:
     key = add_key(expires_at=START + timedelta(seconds=2))
-    admit(gate, key)
+    admit(auth, key)
     time.passed_s += 1.99
-    assert gate.admit_known(key) is not None
+    assert auth.admit_known(key) is not None
     time.passed_s += 0.01
-    assert gate.admit_known(key) is None
+    assert auth.admit_known(key) is None
     with pytest.raises(Unauthenticated):
-        admit(gate, key)
+        admit(auth, key)
 
 
 def test_a_key_that_is_added_is_taken_within_the_cache_time(
-    gate: KeyGate, store: Any, add_key: Any, vault: Vault, time: Any
+    auth: Authenticator, store: Any, add_key: Any, vault: Vault, time: Any
 ) -> None:
     made = make_key(vault)
     with pytest.raises(Unauthenticated):
-        admit(gate, made.text)
+        admit(auth, made.text)
     add_key(id=made.id, digest=made.digest)
     with pytest.raises(Unauthenticated):
-        admit(gate, made.text)
+        admit(auth, made.text)
     assert len(store.looked_up) == 1
     time.passed_s += CACHE_S
-    assert admit(gate, made.text).key_id == made.id
+    assert admit(auth, made.text).key_id == made.id
 
 
-def test_made_up_keys_cost_no_look_up_and_no_memory(gate: KeyGate, store: Any) -> None:
+def test_made_up_keys_cost_no_look_up_and_no_memory(auth: Authenticator, store: Any) -> None:
     for number in range(2000):
         with pytest.raises(Unauthenticated):
-            admit(gate, f"sosie_{number:012d}_{'x' * 43}")
+            admit(auth, f"sosie_{number:012d}_{'x' * 43}")
     assert store.looked_up == []
-    assert (len(gate._known), len(gate._absent)) == (0, 0)
+    assert (len(auth._known), len(auth._absent)) == (0, 0)
 
 
 def test_unknown_ids_are_looked_up_so_many_times_a_second_and_known_ones_always(
-    gate: KeyGate, store: Any, vault: Vault, add_key: Any, time: Any
+    auth: Authenticator, store: Any, vault: Vault, add_key: Any, time: Any
 ) -> None:
     known = add_key()
-    admit(gate, known)
+    admit(auth, known)
 
     waits_s: list[float | None] = []
 
     async def flood(tries: int) -> None:
         for _ in range(tries):
             try:
-                await gate.admit(make_key(vault).text)
+                await auth.admit(make_key(vault).text)
             except RateLimited as error:
                 waits_s.append(error.retry_after_s)
             except Unauthenticated:
@@ -170,30 +189,36 @@ def test_unknown_ids_are_looked_up_so_many_times_a_second_and_known_ones_always(
     before = len(store.looked_up)
     asyncio.run(flood(2 * MIN_BURST))
     assert len(store.looked_up) - before <= CACHE_S * UNKNOWN_PER_S
-    assert admit(gate, known).key_id == id_of(known)
+    assert admit(auth, known).key_id == id_of(known)
 
 
 def test_no_more_is_remembered_than_was_agreed(
-    gate: KeyGate, vault: Vault, add_key: Any, monkeypatch: pytest.MonkeyPatch
+    auth: Authenticator, vault: Vault, add_key: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gates, "MAX_KNOWN", 3)
+    monkeypatch.setattr(module, "MAX_KNOWN", 3)
     keys = [add_key() for _ in range(5)]
     for key in keys:
-        admit(gate, key)
+        admit(auth, key)
         with pytest.raises(Unauthenticated):
-            admit(gate, make_key(vault).text)
-    assert (len(gate._known), len(gate._absent)) == (3, 3)
-    assert [gate.admit_known(key) is not None for key in keys] == [False, False, True, True, True]
+            admit(auth, make_key(vault).text)
+    assert (len(auth._known), len(auth._absent)) == (3, 3)
+    assert [auth.admit_known(key) is not None for key in keys] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_calls_at_once_share_one_look_up_and_one_that_leaves_stops_no_other(
-    gate: KeyGate, store: Any, add_key: Any
+    auth: Authenticator, store: Any, add_key: Any
 ) -> None:
     key = add_key()
     store.may_answer.clear()
 
     async def call_at_once() -> list[Principal]:
-        calls = [asyncio.create_task(gate.admit(key)) for _ in range(20)]
+        calls = [asyncio.create_task(auth.admit(key)) for _ in range(20)]
         await asyncio.sleep(0.05)
         calls[0].cancel()
         store.may_answer.set()
@@ -205,13 +230,13 @@ def test_calls_at_once_share_one_look_up_and_one_that_leaves_stops_no_other(
     assert len(store.looked_up) == 1
 
 
-def test_a_look_up_does_not_hold_up_the_loop(gate: KeyGate, store: Any, add_key: Any) -> None:
+def test_a_look_up_does_not_hold_up_the_loop(auth: Authenticator, store: Any, add_key: Any) -> None:
     key = add_key()
     store.may_answer.clear()
     release = threading.Timer(0.3, store.may_answer.set)
 
     async def count_turns() -> int:
-        call, turns = asyncio.create_task(gate.admit(key)), 0
+        call, turns = asyncio.create_task(auth.admit(key)), 0
         while not call.done():
             turns += 1
             await asyncio.sleep(0.01)
@@ -224,23 +249,242 @@ def test_a_look_up_does_not_hold_up_the_loop(gate: KeyGate, store: Any, add_key:
 
 
 def test_a_look_up_that_fails_is_told_and_tried_again(
-    gate: KeyGate, store: Any, add_key: Any, monkeypatch: pytest.MonkeyPatch
+    auth: Authenticator, store: Any, add_key: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = add_key()
     with monkeypatch.context() as patch:
         patch.setattr(store, "_engine", None)
         with pytest.raises(AttributeError):
-            admit(gate, key)
-    assert admit(gate, key).role is Role.CARRIER
+            admit(auth, key)
+    assert admit(auth, key).role is Role.CARRIER
 
 
-def test_no_refusal_and_no_text_form_shows_a_key(gate: KeyGate, add_key: Any, vault: Vault) -> None:
+def test_no_refusal_and_no_text_form_shows_a_key(
+    auth: Authenticator, add_key: Any, vault: Vault
+) -> None:
     key = add_key(rate_limit=1.0)
-    gate.charge(admit(gate, key), MIN_BURST)
-    shown = repr((gate, gate._known))
+    auth.charge(admit(auth, key), MIN_BURST)
+    shown = repr((auth, auth._known))
     for tried in (key, with_other_secret(key), make_key(vault).text):
         with pytest.raises((RateLimited, Unauthenticated)) as caught:
-            admit(gate, tried)
+            admit(auth, tried)
         shown += f"{caught.value!r}{caught.value}"
         assert tried[-43:] not in shown
-    assert str(gate._known[id_of(key)].digest)[2:10] not in shown
+    assert str(auth._known[id_of(key)].digest)[2:10] not in shown
+
+
+KEY = "sosie_" + "a" * 12 + "_" + "B" * 43
+
+
+def test_a_key_is_read_back_and_its_digest_is_made_again(vault: Vault) -> None:
+    made = make_key(vault)
+    assert re.fullmatch(r"sosie_[0-9a-z]{12}_[0-9A-Za-z]{43}", made.text)
+    parsed = parse_key(made.text)
+    assert parsed is not None
+    assert made.text == f"sosie_{parsed.id}_{parsed.secret}"
+    assert parsed.id == made.id
+    assert digest_key(vault, parsed.id, parsed.secret) == made.digest
+    assert len(made.digest) == 32
+
+
+def test_keys_differ_in_id_and_secret(vault: Vault) -> None:
+    made = [make_key(vault) for _ in range(200)]
+    assert len({key.id for key in made}) == 200
+    assert len({key.text[19:] for key in made}) == 200
+    # 8,600 draws of 62 signs: one that never came would be a mistake of the alphabet.
+    assert len(set("".join(key.text[19:] for key in made))) == 62
+
+
+def test_the_digest_is_of_id_and_secret_and_of_one_deployment(vault: Vault) -> None:
+    digest = digest_key(vault, "ab", "cd")
+    others = [
+        digest_key(vault, "a", "bcd"),
+        digest_key(vault, "ab", "ce"),
+        digest_key(vault, "ac", "cd"),
+        digest_key(Vault(KeyRing.generate(), 8), "ab", "cd"),
+    ]
+    assert digest not in others
+    assert len(set(others)) == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "sosie",
+        KEY[:-1],
+        KEY + "B",
+        KEY + "\n",
+        " " + KEY,
+        KEY.replace("sosie", "Sosie"),
+        KEY.replace("a", "A"),
+        KEY.replace("B" * 43, "B" * 42 + "-"),
+        KEY.replace("B" * 43, "B" * 42 + "é"),
+        KEY.replace("a" * 12, "a" * 11 + "\u0663"),
+        KEY.replace("_", "-"),
+        "B" * (MAX_LENGTH + 1),
+        KEY * 1_000_000,
+        "\0",
+        "\udcff",
+    ],
+)
+def test_what_is_no_key_is_rejected(text: str | None) -> None:
+    assert parse_key(KEY) is not None
+    assert parse_key(text) is None
+
+
+@given(st.text(max_size=300))
+def test_no_text_makes_the_parser_fail(text: str) -> None:
+    parsed = parse_key(text)
+    assert parsed is None or text == f"sosie_{parsed.id}_{parsed.secret}"
+
+
+def test_ids_of_this_deployment_alone_are_taken_for_issued(vault: Vault) -> None:
+    other = Vault(KeyRing.generate(), 8)
+    for _ in range(50):
+        assert is_issued_id(vault, make_key(vault).id)
+    assert sum(is_issued_id(vault, make_key(other).id) for _ in range(50)) == 0
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=12, max_size=12))
+def test_made_up_ids_are_not_taken_for_issued(vault: Vault, key_id: str) -> None:
+    # By chance one of 1.7 million would be.
+    assert not is_issued_id(vault, key_id)
+
+
+def test_no_text_form_shows_a_key(vault: Vault) -> None:
+    made = make_key(vault)
+    parsed = parse_key(made.text)
+    shown = repr((made, parsed))
+    assert made.id in shown
+    assert made.text[19:] not in shown
+    assert str(made.digest)[2:10] not in shown
+
+
+def test_a_spent_rate_is_refused_until_it_fills_again(
+    auth: Authenticator, add_key: Any, time: Any
+) -> None:
+    key = add_key(rate_limit=10.0)
+    admit(auth, key)
+    for _ in range(MIN_BURST - 1):
+        assert auth.admit_known(key) is not None
+    with pytest.raises(RateLimited) as caught:
+        auth.admit_known(key)
+    assert caught.value.retry_after_s == pytest.approx(0.1)
+    with pytest.raises(RateLimited):
+        admit(auth, key)
+    time.passed_s += 0.1
+    assert auth.admit_known(key) is not None
+
+
+def test_a_look_up_brings_no_new_allowance(auth: Authenticator, add_key: Any, time: Any) -> None:
+    key = add_key(rate_limit=1.0)
+    principal = admit(auth, key)
+    auth.charge(principal, MIN_BURST - 1)
+    time.passed_s += CACHE_S
+    for _ in range(int(CACHE_S)):
+        admit(auth, key)
+    with pytest.raises(RateLimited):
+        admit(auth, key)
+
+
+def test_a_batch_is_charged_by_its_items(auth: Authenticator, add_key: Any) -> None:
+    key = add_key(rate_limit=100.0)
+    principal = admit(auth, key)
+    auth.charge(principal, 0)
+    auth.charge(principal, MIN_BURST - 1)
+    with pytest.raises(RateLimited):
+        auth.admit_known(key)
+    auth.charge(principal, 1)
+    with pytest.raises(RateLimited) as caught:
+        auth.charge(principal, 1)
+    assert caught.value.retry_after_s == pytest.approx(0.01)
+
+
+def test_every_replica_has_its_share_of_a_rate(make_auth: Any, add_key: Any, time: Any) -> None:
+    key = add_key(rate_limit=4000.0)
+    auth = make_auth(replicas=4)
+    admit(auth, key)
+    for _ in range(999):
+        auth.admit_known(key)
+    with pytest.raises(RateLimited):
+        auth.admit_known(key)
+
+
+def test_the_setting_is_for_keys_without_a_rate_of_their_own(make_auth: Any, add_key: Any) -> None:
+    own, plain = add_key(rate_limit=1000.0), add_key()
+    limited, free = make_auth(rate_limit=500.0), make_auth()
+    for auth, key, passing in (
+        (limited, plain, 500),
+        (limited, own, 1000),
+        (free, plain, 5000),
+    ):
+        admit(auth, key)
+        passed = 1
+        try:
+            while passed < 5000:
+                auth.admit_known(key)
+                passed += 1
+        except RateLimited:
+            pass
+        assert passed == passing
+
+
+def test_the_burst_is_one_seconds_worth_and_at_least_a_full_batch() -> None:
+    for rate, burst in ((1000.0, 1000), (1.0, MIN_BURST), (0.01, MIN_BURST)):
+        bucket = TokenBucket(rate, 0.0)
+        assert [bucket.take(1, 0.0) for _ in range(burst)] == [0.0] * burst
+        assert bucket.take(1, 0.0) == pytest.approx(1 / rate)
+
+
+def test_a_spent_bucket_says_when_the_next_item_passes() -> None:
+    bucket = TokenBucket(10.0, 0.0)
+    assert bucket.take(MIN_BURST, 0.0) == 0
+    wait = bucket.take(1, 0.05)
+    assert wait == pytest.approx(0.05)
+    assert bucket.take(1, 0.05 + wait / 2) > 0
+    assert bucket.take(1, 0.05 + wait) == 0
+
+
+def test_a_full_batch_passes_and_its_debt_is_paid_before_the_next() -> None:
+    bucket = TokenBucket(100.0, 0.0)
+    assert bucket.take(1, 0.0) == 0
+    assert bucket.take(255, 0.0, paid=1) == 0
+    assert bucket.take(1, 0.0) == pytest.approx(0.01)
+    assert bucket.take(1, 0.011) == 0
+    assert bucket.take(255, 0.011, paid=1) == 0
+    assert bucket.take(1, 0.011) == pytest.approx((1 + 255 - 0.1) / 100, abs=1e-3)
+
+
+def test_who_waits_as_told_gets_a_batch_through_every_time() -> None:
+    bucket, now = TokenBucket(5.0, 0.0), 0.0
+    bucket.take(MIN_BURST, now)
+    for _ in range(20):
+        now += bucket.take(1, now)
+        assert bucket.take(1, now) == 0
+        assert bucket.take(255, now, paid=1) == 0
+
+
+def test_a_refusal_costs_nothing() -> None:
+    bucket = TokenBucket(10.0, 0.0)
+    bucket.take(MIN_BURST, 0.0)
+    waits = [bucket.take(200, 0.0) for _ in range(100)]
+    assert set(waits) == {waits[0]}
+
+
+@given(
+    st.floats(0.1, 5000),
+    st.lists(st.tuples(st.floats(0, 2), st.integers(1, 256)), min_size=1, max_size=60),
+)
+def test_over_any_time_no_more_passes_than_rate_burst_and_one_batch(
+    rate: float, calls: list[tuple[float, int]]
+) -> None:
+    bucket, now, passed = TokenBucket(rate, 0.0), 0.0, 0
+    for pause, items in calls:
+        now += pause
+        wait = bucket.take(items, now)
+        assert wait >= 0
+        passed += 0 if wait else items
+    assert passed <= rate * now + bucket.burst + 256

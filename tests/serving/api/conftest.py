@@ -17,15 +17,13 @@ from hypothesis import settings
 
 from engine.faces.extractor import Extractor
 from engine.registry.records import ApiKey, utc_now
-from serving.access.authentication import KeyGate
-from serving.access.keys import make_key
+from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app
 from serving.compose import Deployment
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
-from serving.registrar.client import LocalRegistrar
-from serving.registrar.service import RegistrarService
+from serving.registrar.service import LocalRegistrar, RegistrarService
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
@@ -119,7 +117,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
             thresholds=reading.thresholds,
             faces=faces,
             templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
-            gate=KeyGate(store, cache_s=serve.key_cache_s),
+            authenticator=Authenticator(store, cache_s=serve.key_cache_s),
             meter=meter,
             log=log,
             model_digest=store.model_digest,

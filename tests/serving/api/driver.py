@@ -15,8 +15,7 @@ import msgpack
 
 from serving.api.body import JSON, MSGPACK
 from serving.parts import Parts
-from serving.registrar.client import LocalRegistrar
-from serving.registrar.service import RegistrarService
+from serving.registrar.service import LocalRegistrar, RegistrarService
 
 KEYS = {
     "b1": ("outlet", "blue", "b1"),

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from engine.registry.records import ApiKey, utc_now
+from serving.access.authentication import make_key
 from serving.access.authorization import MIN_BURST, PERMISSIONS, Role
-from serving.access.keys import make_key
 from serving.api.endpoints import ENDPOINTS, Endpoint
 from tests.serving.api.driver import KEYS
 

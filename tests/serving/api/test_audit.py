@@ -12,7 +12,7 @@ from serving.api.body import JSON, MSGPACK
 from serving.api.routes import audit
 from serving.compose import registry_url
 from serving.settings import load_settings
-from serving.wire.codec import read
+from serving.wire.fields import read
 from serving.wire.oversight import AuditPage, ChainPart
 
 AUDIT = "/v1/audit"
@@ -129,7 +129,7 @@ def test_an_entry_that_was_altered_or_removed_is_named(
 
 def test_a_long_chain_is_read_in_bounded_pieces(fresh: Any) -> None:
     entries = tuple(AuditEntry("test", "test.entry", str(number)) for number in range(500))
-    life = fresh.match._life
+    life = fresh.match._lifecycle
 
     def perform(writer: Any, _: Any) -> None:
         writer.commit(Changes(sequence=writer.sequence, audit=entries))

@@ -1,7 +1,9 @@
-"""Activations that cannot be judged: refused with a code, named by their field, never told."""
+"""Activations and photographs that cannot be judged: refused with a code that names the field."""
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -154,3 +156,64 @@ def test_a_body_of_another_type_is_refused(
     response = service.ask("POST", PATH, content=content, headers=headers)
     code = "REQUEST.MALFORMED" if status == 400 else "REQUEST.TYPE_UNSUPPORTED"
     service.assert_refused(response, status, code)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises so many pixels and holds none."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", header), (b"IDAT", b"\0"))
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+BAD: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
+    "truncated": (lambda whole: whole[: len(whole) // 2], 400, "IMAGE.DAMAGED"),
+    "text": (lambda _: b"Aileen Probe 110105199003071239", 415, "IMAGE.UNSUPPORTED"),
+    "3600 megapixels": (lambda _: png_header(60_000, 60_000), 413, "IMAGE.TOO_LARGE"),
+    "9 MB": (lambda whole: whole + bytes(9 * 2**20), 413, "IMAGE.TOO_LARGE"),
+}
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+@pytest.mark.parametrize("name", BAD)
+def test_an_enrollment_with_it_is_refused_and_changes_nothing(
+    service: Any,
+    faces: dict[str, bytes],
+    activation: Callable[..., dict[str, Any]],
+    name: str,
+    kind: str,
+) -> None:
+    make, status, code = BAD[name]
+    before = service.parts.store.counts()
+    body = activation(portrait=make(faces["portrait"]))
+    response = service.ask(
+        "POST", "/v1/enrollments", body=body, kind=kind, headers={"idempotency-key": "k"}
+    )
+    message = service.assert_refused(response, status, code)
+    assert message.startswith("portrait: ")
+    assert "Aileen" not in message
+    assert service.parts.store.counts() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "more"),
+    [
+        ("/v1/verifications", "blue", {"line": "+8613800138000"}),
+        ("/v1/identifications", "fraud", {}),
+        (
+            "/v1/lines/query",
+            "blue",
+            {"document": {"type": "cn-ric", "number": "110105199003071239"}},
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", BAD)
+def test_a_probe_with_it_is_refused(
+    service: Any, faces: dict[str, bytes], name: str, path: str, key: str, more: dict[str, Any]
+) -> None:
+    make, status, code = BAD[name]
+    body = {"probe": {"image": make(faces["live"])}} | more
+    response = service.ask("POST", path, key=key, body=body, kind=MSGPACK)
+    assert service.assert_refused(response, status, code).startswith("probe: ")

@@ -9,7 +9,7 @@ import pytest
 
 from serving.api.body import JSON, MSGPACK
 from serving.wire.cases import Case, CaseFile, CasePage
-from serving.wire.codec import read
+from serving.wire.fields import read
 
 QUEUE = "/v1/cases"
 MSISDN = "+8613800138000"

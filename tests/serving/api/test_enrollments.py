@@ -12,8 +12,8 @@ import pytest
 
 from engine.errors import StorageFailed
 from serving.api.body import JSON, MSGPACK, encode
-from serving.wire.codec import read
 from serving.wire.enrollments import Enrollment, EnrollmentRecord
+from serving.wire.fields import read
 
 PATH = "/v1/enrollments"
 KEY = {"idempotency-key": "key-1"}
@@ -207,11 +207,6 @@ def test_what_was_decided_is_found_by_its_key(fresh: Any, activation: Activation
 @pytest.mark.parametrize("params", [{}, {"idempotency_key": ""}, {"idempotency_key": "x" * 10_240}])
 def test_a_search_by_key_names_one(service: Any, params: dict[str, str]) -> None:
     service.assert_refused(service.ask("GET", PATH, params=params), 400, "REQUEST.MALFORMED")
-
-
-@pytest.mark.parametrize("text", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10", "é"])
-def test_an_id_that_nothing_has_is_not_found(service: Any, text: str) -> None:
-    service.assert_refused(service.ask("GET", f"{PATH}/{text}"), 404, "REQUEST.NOT_FOUND")
 
 
 def test_reads_are_audited(fresh: Any, activation: Activation) -> None:

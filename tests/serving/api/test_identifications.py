@@ -11,7 +11,7 @@ import pytest
 from engine.matching.identification import Identification
 from serving.api.body import JSON, MSGPACK
 from serving.wire import people
-from serving.wire.codec import read
+from serving.wire.fields import read
 
 PATH = "/v1/identifications"
 

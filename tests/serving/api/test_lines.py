@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.wire.codec import read
 from serving.wire.enrollments import ErasureCertificate
+from serving.wire.fields import read
 from serving.wire.lines import ClosedLine, Dispute, HolderLines
 
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
@@ -185,9 +185,3 @@ def test_a_holder_is_erased_with_a_certificate(
     assert (found["found"], found["searched"]) == (0, 0)
     record = fresh.read(fresh.ask("GET", f"/v1/enrollments/{enrolled['enrollment_id']}"))
     assert record["decision"] == "approved"
-
-
-@pytest.mark.parametrize("target", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"])
-def test_a_document_that_is_none_is_not_erased(service: Any, target: str) -> None:
-    response = service.ask("DELETE", f"/v1/documents/{target}", key="operator")
-    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")

@@ -13,7 +13,7 @@ from serving.access.authorization import PERMISSIONS
 from serving.api.body import FORM, JSON, MSGPACK
 from serving.api.endpoints import ENDPOINTS, TAGS
 from serving.api.examples import EXAMPLES
-from serving.wire.codec import read
+from serving.wire.fields import read
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Health that tells the truth, version, metrics, and answers that no route gives."""
+"""Health, version, metrics, thresholds, and answers that no route gives."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from engine.matching.calibration import Comparison
+from serving.api import app as application
+from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes.operations import READY_KEPT_S
 from serving.compose import Deployment
 from serving.settings import load_settings
-from serving.wire.codec import read
-from serving.wire.oversight import Readiness
+from serving.wire.fields import read
+from serving.wire.oversight import CalibratedThresholds, Readiness
 
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
@@ -116,7 +122,7 @@ def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thr
     monkeypatch.setattr(fresh.parts.store, "sequence", hang)
     time.sleep(READY_KEPT_S)
 
-    async def crowd() -> list[Any]:
+    async def ask_all() -> list[Any]:
         send = partial(fresh._send, "GET", "/health/ready", headers={})
         left = asyncio.create_task(send())
         await asyncio.sleep(0.01)
@@ -124,7 +130,7 @@ def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thr
         return list(await asyncio.gather(*(send() for _ in range(20))))
 
     for _ in range(2):
-        answers = fresh.run(crowd())
+        answers = fresh.run(ask_all())
         assert {answer.status_code for answer in answers} == {503}
         assert fresh.read(answers[0])["checks"]["store"]["is_ok"] is False
         time.sleep(READY_KEPT_S)
@@ -181,3 +187,92 @@ def test_a_body_that_is_too_large_is_413_whoever_reads_it(
     for path in ("/v1/enrollments", "/v1/match", "/v1/verifications"):
         response = service.ask("POST", path, body=activation(), headers={"idempotency-key": "k"})
         service.assert_refused(response, 413, "REQUEST.BODY_TOO_LARGE")
+
+
+def test_the_document_is_made_once_however_many_ask_for_it_at_once(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def build(*given: Any) -> dict[str, Any]:
+        made.append(given)
+        time.sleep(0.1)
+        return {"openapi": "3.1.0"}
+
+    monkeypatch.setattr(application, "build_document", build)
+    transport = httpx.ASGITransport(application.build_app(service.parts))
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await asyncio.gather(*(client.get("/openapi.json") for _ in range(3)))
+
+    assert [one.json() for one in service.run(ask())] == [{"openapi": "3.1.0"}] * 3
+    assert len(made) == 1
+
+
+def test_it_starts_and_stops_as_servers_ask(service: Any) -> None:
+    async def live() -> list[str]:
+        asked = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+        told: list[str] = []
+
+        async def receive() -> Any:
+            return asked.pop(0)
+
+        async def send(message: Any) -> None:
+            told.append(message["type"])
+
+        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+        await service.app(scope, receive, send)
+        return told
+
+    assert asyncio.run(live()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+def test_the_thresholds_are_shown_on_the_calibrated_curves(service: Any, accept: str) -> None:
+    response = service.ask("GET", "/v1/thresholds", key="b1", headers={"accept": accept})
+    assert (response.status_code, response.headers["content-type"]) == (200, accept)
+    shown = service.read(response)
+    read(shown, CalibratedThresholds)
+    parts = service.parts
+    assert shown["thresholds"] == asdict(parts.thresholds)
+    curves = {one["comparison"]: one for one in shown["calibration"]["curves"]}
+    assert curves.keys() == {kind.value for kind in Comparison}
+    for name, curve in curves.items():
+        calibrated = parts.calibration.curve(Comparison(name))
+        for point in curve["points"]:
+            rate = calibrated.fmr_at(point["score"])
+            assert rate.value == pytest.approx(point["fmr"])
+            assert point["low"] <= point["fmr"] <= point["high"]
+        assert all(one["score"] <= next_["score"] for one, next_ in pairwise(curve["points"]))
+        # Just beyond the last point no more is known than this bound.
+        beyond = calibrated.fmr_at(curve["points"][-1]["score"] + 1e-9)
+        assert beyond.is_bound
+        assert beyond.value == curve["fmr_bound"]
+
+
+def test_without_a_calibration_no_rate_is_told(service: Any) -> None:
+    parts = replace(service.parts, calibration=None)
+    service = replace(service, parts=parts, app=build_app(parts))
+    shown = service.read(service.ask("GET", "/v1/thresholds"))
+    read(shown, CalibratedThresholds)
+    assert shown["calibration"] is None
+
+
+@pytest.mark.parametrize(
+    "target", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10", "\u00e9"]
+)
+@pytest.mark.parametrize(
+    ("method", "path", "key"),
+    [
+        ("GET", "/v1/enrollments/{}", "blue"),
+        ("GET", "/v1/enrollments/{}/crops", "fraud"),
+        ("GET", "/v1/documents/{}", "fraud"),
+        ("DELETE", "/v1/documents/{}", "operator"),
+    ],
+)
+def test_an_id_that_nothing_has_is_not_found(
+    service: Any, method: str, path: str, key: str, target: str
+) -> None:
+    response = service.ask(method, path.format(target), key=key)
+    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")

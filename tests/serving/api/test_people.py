@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.wire.codec import read
+from serving.wire.fields import read
 from serving.wire.people import People, Person
 
 SEARCH = "/v1/people/search"
@@ -124,12 +124,6 @@ def test_a_document_is_read_with_what_was_closed(
     assert [(one["case_id"], one["state"]) for one in shown["cases"]] == [(case["id"], "closed")]
     [entry] = entries(fresh, before)
     assert (entry.action, entry.subject) == ("document.read", enrolled["document_id"])
-
-
-@pytest.mark.parametrize("target", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"])
-def test_a_document_that_is_none_is_not_found(service: Any, target: str) -> None:
-    response = service.ask("GET", f"/v1/documents/{target}", key="fraud")
-    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
 
 
 def test_an_erased_holder_is_nobody(

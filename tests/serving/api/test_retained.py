@@ -1,4 +1,4 @@
-"""What has left by retention: the decision is still read, what it was about a person is not."""
+"""Crops of an enrollment, and enrollments after retention: decision kept, personal data gone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from engine.registry.records import AuditEntry, Changes, NewCrop, new_id, utc_now
 from engine.retention.job import Schedule, run_retention
-from serving.wire.codec import read
-from serving.wire.enrollments import EnrollmentRecord
+from serving.api.body import JSON, MSGPACK
+from serving.wire.enrollments import Crops, EnrollmentRecord
+from serving.wire.fields import read
 
 PATH = "/v1/enrollments"
 KEY = {"idempotency-key": "key-1"}
@@ -21,10 +23,10 @@ DAY = timedelta(days=1)
 
 
 class NextYear:
-    """The turns of a service's registrar, a year from now."""
+    """The writer of a service, a year from now."""
 
     def __init__(self, service: Any) -> None:
-        self._registrar = service.match._life.require().registrar
+        self._registrar = service.match._lifecycle.require().registrar
 
     def run(self, perform: Callable[..., Any]) -> Any:
         return self._registrar.run(lambda writer, now: perform(writer, now + 365 * DAY))
@@ -79,3 +81,53 @@ def test_crops_that_are_kept_are_shown_until_their_time(
             assert image.size == (112, 112)
     run_retention(NextYear(service), Schedule(), "test")
     assert service.read(service.ask("GET", path, key="fraud"))["crops"] == []
+
+
+LIVE, PORTRAIT = b"\x89PNG live", b"\x89PNG portrait"
+
+
+def keep(service: Any, enrollment_id: str, **images: bytes) -> None:
+    kept_until = utc_now() + timedelta(days=1)
+    crops = [
+        NewCrop(
+            id=new_id(),
+            enrollment_id=enrollment_id,
+            photograph=photograph,
+            image=image,
+            kept_until=kept_until,
+        )
+        for photograph, image in images.items()
+    ]
+
+    def perform(writer: Any, _: Any) -> None:
+        entry = AuditEntry("test", "crops.kept", enrollment_id)
+        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), crops=crops))
+
+    service.match._lifecycle.require().registrar.run(perform)
+
+
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+def test_both_crops_are_shown_and_audited(
+    fresh: Any, enrolled: dict[str, Any], accept: str
+) -> None:
+    enrollment_id = enrolled["enrollment_id"]
+    keep(fresh, enrollment_id, portrait=PORTRAIT, live=LIVE)
+    path = f"/v1/enrollments/{enrollment_id}/crops"
+    before = fresh.parts.store.audit_head()[0]
+    response = fresh.ask("GET", path, key="fraud", headers={"accept": accept})
+    shown = fresh.read(response)
+    images = [one["image"] for one in shown["crops"]]
+    if accept == JSON:
+        read(shown, Crops)
+        images = [base64.b64decode(image) for image in images]
+    assert [one["photograph"] for one in shown["crops"]] == ["live", "portrait"]
+    assert images == [LIVE, PORTRAIT]
+    [entry] = [record.entry for record in fresh.parts.store.audit_entries(before)]
+    assert (entry.action, entry.subject) == ("crops.read", enrollment_id)
+    assert entry.detail == {"crops": 2}
+
+
+def test_where_none_are_kept_the_list_is_empty(service: Any, enrolled: dict[str, Any]) -> None:
+    path = f"/v1/enrollments/{enrolled['enrollment_id']}/crops"
+    shown = service.read(service.ask("GET", path, key="fraud"))
+    assert shown == {"enrollment_id": enrolled["enrollment_id"], "crops": []}

@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from serving.api.body import FORM, MSGPACK
+from serving.api.endpoints import ENDPOINTS
 
 pytestmark = pytest.mark.slow
 
@@ -50,46 +51,7 @@ def pack(ctx: Any, value: Any) -> bytes:
     return packed
 
 
-OPERATIONS = [
-    ("POST", "/v1/enrollments"),
-    ("GET", "/v1/enrollments"),
-    ("GET", "/v1/enrollments/{enrollment_id}"),
-    ("POST", "/v1/match"),
-    ("POST", "/v1/templates"),
-    ("POST", "/v1/verifications"),
-    ("POST", "/v1/identifications"),
-    ("POST", "/v1/lines/query"),
-    ("POST", "/v1/lines/{line}/dispute"),
-    ("DELETE", "/v1/lines/{line}"),
-    ("DELETE", "/v1/documents/{document_id}"),
-    ("GET", "/v1/documents/{document_id}"),
-    ("GET", "/v1/enrollments/{enrollment_id}/crops"),
-    ("POST", "/v1/people/search"),
-    ("GET", "/v1/cases"),
-    ("GET", "/v1/cases/{case_id}"),
-    ("POST", "/v1/cases/{case_id}/assign"),
-    ("POST", "/v1/cases/{case_id}/notes"),
-    ("POST", "/v1/cases/{case_id}/propose"),
-    ("POST", "/v1/cases/{case_id}/withdraw"),
-    ("POST", "/v1/cases/{case_id}/close"),
-    ("POST", "/v1/sweeps"),
-    ("GET", "/v1/sweeps"),
-    ("GET", "/v1/sweeps/{sweep_id}"),
-    ("POST", "/v1/sweeps/{sweep_id}/pause"),
-    ("POST", "/v1/sweeps/{sweep_id}/resume"),
-    ("POST", "/v1/sweeps/{sweep_id}/cancel"),
-    ("GET", "/v1/sweeps/{sweep_id}/groups"),
-    ("GET", "/v1/sweeps/{sweep_id}/groups/{key}"),
-    ("GET", "/v1/precision"),
-    ("GET", "/v1/thresholds"),
-    ("GET", "/v1/audit"),
-    ("GET", "/v1/audit/verification"),
-    ("GET", "/v1/me"),
-    ("GET", "/version"),
-    ("GET", "/metrics"),
-    ("GET", "/health/live"),
-    ("GET", "/health/ready"),
-]
+OPERATIONS = [(one.method, one.path) for one in ENDPOINTS]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +142,7 @@ def ask_all(
     is_hasty: bool,
     at_most: int | None = None,
 ) -> set[int]:
-    """The statuses that were answered. Who is not hasty has time for every answer."""
+    """The statuses that were answered. Who is not impatient has time for every answer."""
     headers = {"Authorization": f"Bearer {service.keys[key_for(path, method)]}"}
     if not is_hasty:
         headers["x-timeout-ms"] = "20000"

@@ -128,4 +128,4 @@ def test_the_text_of_an_unforeseen_error_is_neither_told_nor_logged(
     for fragment in FRAGMENTS:
         assert fragment not in response.text + fresh.log_text
     assert "ValueError" in fresh.log_text
-    assert "serving/api/dependencies.py:" in fresh.log_text
+    assert "serving/api/request.py:" in fresh.log_text

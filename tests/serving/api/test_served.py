@@ -1,4 +1,4 @@
-"""The application behind a real server: clients that are slow, greedy or gone."""
+"""The application behind a real server: clients that are slow, or gone, or send too much."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def listening(service: Any) -> Iterator[int]:
 
 
 @pytest.fixture
-def hasty(start_service: Callable[..., Any]) -> Iterator[tuple[Any, int]]:
+def impatient(start_service: Callable[..., Any]) -> Iterator[tuple[Any, int]]:
     """A service with little patience, and its port."""
     service = start_service(max_body_mib=1, body_timeout_s=0.3)
     with listening(service) as port:
@@ -69,16 +69,16 @@ def read_all(client: socket.socket) -> tuple[int, dict[str, Any]]:
     return int(top.split()[1]), json.loads(body)
 
 
-def test_a_body_of_terabytes_is_refused_by_its_length(hasty: tuple[Any, int]) -> None:
-    service, port = hasty
+def test_a_body_of_terabytes_is_refused_by_its_length(impatient: tuple[Any, int]) -> None:
+    service, port = impatient
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head(service, "Content-Length: 9000000000000"))
         status, answer = read_all(client)
     assert (status, answer["code"]) == (413, "REQUEST.BODY_TOO_LARGE")
 
 
-def test_an_endless_body_is_cut_off(hasty: tuple[Any, int]) -> None:
-    service, port = hasty
+def test_an_endless_body_is_cut_off(impatient: tuple[Any, int]) -> None:
+    service, port = impatient
     chunk = b"%x\r\n" % 65536 + b"x" * 65536 + b"\r\n"
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head(service, "Transfer-Encoding: chunked"))
@@ -92,8 +92,8 @@ def test_an_endless_body_is_cut_off(hasty: tuple[Any, int]) -> None:
     assert sent < 1000
 
 
-def test_a_client_that_dawdles_is_sent_away(hasty: tuple[Any, int]) -> None:
-    service, port = hasty
+def test_a_client_that_sends_too_slowly_is_refused(impatient: tuple[Any, int]) -> None:
+    service, port = impatient
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head(service, "Content-Length: 100") + b"x")
         status, answer = read_all(client)
@@ -101,8 +101,8 @@ def test_a_client_that_dawdles_is_sent_away(hasty: tuple[Any, int]) -> None:
 
 
 @pytest.mark.parametrize("length", ["-1", "1, 2", "abc"])
-def test_a_length_that_is_none_is_refused(hasty: tuple[Any, int], length: str) -> None:
-    service, port = hasty
+def test_a_length_that_is_none_is_refused(impatient: tuple[Any, int], length: str) -> None:
+    service, port = impatient
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head(service, f"Content-Length: {length}", "Connection: close") + b"x")
         client.settimeout(WAIT_S)
@@ -110,11 +110,11 @@ def test_a_length_that_is_none_is_refused(hasty: tuple[Any, int], length: str) -
 
 
 def test_a_client_that_hangs_up_stops_its_work(
-    hasty: tuple[Any, int],
+    impatient: tuple[Any, int],
     activation: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    service, port = hasty
+    service, port = impatient
     begun, stopped = threading.Event(), threading.Event()
 
     async def extract_for_ever(*_: Any) -> Any:

@@ -17,7 +17,7 @@ from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
 from serving.compose import Deployment
 from serving.settings import load_settings
-from serving.wire.codec import read
+from serving.wire.fields import read
 from serving.wire.sweeps import Expectation, Group, GroupPage, Precision, SweepReport, Sweeps
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service
@@ -98,9 +98,9 @@ def done(ringed: Service, second: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.fixture
-def gate(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[PausedJoin]:
+def paused(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[PausedJoin]:
     """Holds a sweep at work until it is opened."""
-    deployment = ringed.match._life.require().deployment
+    deployment = ringed.match._lifecycle.require().deployment
     made = PausedJoin(deployment)
     monkeypatch.setattr(deployment, "joiner", made.joiner)
     yield made
@@ -208,13 +208,13 @@ def test_a_second_sweep_is_refused_and_the_first_is_named(
 
 
 def test_a_sweep_is_paused_and_resumed(
-    ringed: Service, done: dict[str, Any], gate: PausedJoin
+    ringed: Service, done: dict[str, Any], paused: PausedJoin
 ) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
-    assert gate.reached.wait(120)
+    assert paused.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/pause"))["state"] == "paused"
     assert sweep in ringed.assert_refused(ask(ringed, "POST", body=BODY), 409, "SWEEP.BUSY")
-    gate.opened.set()
+    paused.opened.set()
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/resume"))["state"] == "running"
     wait_until(ringed, sweep, "done")
     for steering in ("pause", "resume", "cancel"):
@@ -222,11 +222,13 @@ def test_a_sweep_is_paused_and_resumed(
         ringed.assert_refused(response, 409, "SWEEP.STATE")
 
 
-def test_a_cancelled_sweep_is_over(ringed: Service, done: dict[str, Any], gate: PausedJoin) -> None:
+def test_a_cancelled_sweep_is_over(
+    ringed: Service, done: dict[str, Any], paused: PausedJoin
+) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
-    assert gate.reached.wait(120)
+    assert paused.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/cancel"))["state"] == "cancelled"
-    gate.opened.set()
+    paused.opened.set()
     ringed.assert_refused(ask(ringed, "POST", f"/{sweep}/resume"), 409, "SWEEP.STATE")
     ringed.assert_refused(ask(ringed, "GET", f"/{sweep}/groups"), 409, "SWEEP.STATE")
     assert ringed.read(ask(ringed, "GET", f"/{done['sweep_id']}"))["state"] == "done"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.wire.codec import read
+from serving.wire.fields import read
 from serving.wire.matching import Verification
 
 PATH = "/v1/verifications"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.access.keys import digest_key, parse_key
+from serving.access.authentication import digest_key, parse_key
 from serving.cli.inputs import open_deployment
 
 

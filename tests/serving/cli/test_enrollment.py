@@ -42,8 +42,10 @@ def test_a_returning_subscriber_is_approved_and_a_stolen_document_is_not(
     outcome = sosie(*returning, "--json")
     assert outcome.code == 0
     assert outcome.json["scores"]["holder"] > outcome.json["thresholds"]["same_document"]
-    thief = {"live": photographs.stranger, "portrait": photographs.stranger_again}
-    outcome = sosie(*request_of(full_home, photographs, **thief, msisdn="+8613800138002"), "--json")
+    impostor = {"live": photographs.stranger, "portrait": photographs.stranger_again}
+    outcome = sosie(
+        *request_of(full_home, photographs, **impostor, msisdn="+8613800138002"), "--json"
+    )
     assert outcome.code == 1
     reasons = [one["reason"] for one in outcome.json["reasons"]]
     assert reasons == ["DOCUMENT_HELD_BY_ANOTHER_FACE"]
@@ -175,25 +177,6 @@ def test_a_closed_outlet_enrolls_nobody(
 ) -> None:
     assert sosie("outlet", "close", "b1", "--home", home).code == 0
     assert_refused(sosie(*request_of(home, photographs)), "closed")
-
-
-def test_a_blocked_document_and_a_watched_face_are_met_again(
-    full_home: Path, sosie: Any, photographs: Any, request_of: Any
-) -> None:
-    document = ("--document-type", "cn-ric", "--document-number", NUMBER, "--home", full_home)
-    assert sosie("block", *document).code == 0
-    refused = sosie(*request_of(full_home, photographs, msisdn=OTHER_MSISDN), "--json")
-    assert [one["reason"] for one in refused.json["reasons"]] == ["DOCUMENT_BLOCKED"]
-    watch = ("watch", "add", photographs.stranger, "--reason", "a case", "--home", full_home)
-    assert sosie(*watch, "--json").json == {"watch_id": 1}
-    stranger = {"live": photographs.stranger, "portrait": photographs.stranger_again}
-    request = request_of(
-        full_home, photographs, **stranger, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN
-    )
-    met = sosie(*request, "--json")
-    assert met.code == 1
-    assert met.json["decision"] == "review"
-    assert [one["reason"] for one in met.json["reasons"]] == ["WATCHLISTED"]
 
 
 def test_show_has_the_evidence_and_no_name_or_number(

@@ -79,59 +79,6 @@ def test_what_people_read_has_verdict_score_and_rate(sosie: Any, photographs: An
     assert "\x1b" not in outcome.out
 
 
-def test_stored_lying_or_mirrored_or_oddly_a_photograph_gives_the_same_face(
-    sosie: Any, astronaut: Image.Image, tmp_path: Path
-) -> None:
-    upright, target = tmp_path / "upright.png", tmp_path / "vectors.npz"
-    astronaut.save(upright)
-    odd = [*_store_lying(astronaut, tmp_path), *_store_oddly(astronaut, tmp_path)]
-    outcome = sosie("extract", upright, *odd, "--vectors", target)
-    assert outcome.code == 0, outcome
-    with np.load(target) as stored:
-        vectors = stored["vectors"]
-    assert len(vectors) == 1 + 7 + 3
-    assert (vectors @ vectors[0] > 0.999).all()
-
-
-def test_grey_and_16_bit_photographs_are_read(
-    sosie: Any, photographs: Any, astronaut: Image.Image, tmp_path: Path
-) -> None:
-    grey = tmp_path / "grey.png"
-    Image.fromarray(np.asarray(astronaut.convert("L")).astype(np.uint16) * 257).save(grey)
-    outcome = sosie("verify", photographs.live, grey, "--json")
-    assert outcome.code == 0
-    assert outcome.json["score"] > 0.9
-
-
-def _store_lying(picture: Image.Image, folder: Path) -> list[Path]:
-    """A file for each EXIF orientation but the first, all upright when it is honoured."""
-    lay = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
-    stored = []
-    for orientation, move in lay.items():
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        stored.append(folder / f"orientation-{orientation}.jpg")
-        picture.transpose(move).save(stored[-1], quality=100, subsampling=0, exif=exif)
-    return stored
-
-
-def _store_oddly(picture: Image.Image, folder: Path) -> list[Path]:
-    cmyk, trailing, misnamed = (folder / name for name in ("cmyk.jpg", "trailing.jpg", "png.jpg"))
-    picture.convert("CMYK").save(cmyk, quality=100)
-    picture.save(trailing, quality=100, subsampling=0)
-    trailing.write_bytes(trailing.read_bytes() + b"\0video" * 1000)
-    picture.save(misnamed, format="PNG")
-    return [cmyk, trailing, misnamed]
-
-
 def test_extract_measures_every_photograph_and_shows_no_vector(
     sosie: Any, photographs: Any
 ) -> None:

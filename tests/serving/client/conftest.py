@@ -17,7 +17,7 @@ import uvicorn
 
 from engine.faces.extractor import Extractor
 from engine.registry.records import ApiKey, utc_now
-from serving.access.keys import make_key
+from serving.access.authentication import make_key
 from serving.client import Activation, Document
 from serving.compose import Deployment
 from serving.settings import load_settings

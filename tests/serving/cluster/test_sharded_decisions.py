@@ -24,9 +24,8 @@ from engine.registry.records import Carrier, is_id
 from serving.cluster.shards import shard_opener
 from serving.compose import Deployment, create_home
 from serving.errors import ServiceRefusal, describe
-from serving.registrar.client import LocalRegistrar
 from serving.registrar.protocol import CallContext, Phase, Status
-from serving.registrar.service import RegistrarService
+from serving.registrar.service import LocalRegistrar, RegistrarService
 from serving.settings import ServeSettings, Settings, make_settings
 from serving.telemetry.metrics import Meter
 from tests.serving.cluster.two_nodes import (

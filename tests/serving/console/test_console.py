@@ -51,31 +51,31 @@ def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
 def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(
     browser: Browser, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deployment = site.service.match._life.require().deployment
+    deployment = site.service.match._lifecycle.require().deployment
 
     def start_and_hold(analyst: Visitor) -> PausedJoin:
-        gate = PausedJoin(deployment)
-        monkeypatch.setattr(deployment, "joiner", gate.joiner)
+        paused = PausedJoin(deployment)
+        monkeypatch.setattr(deployment, "joiner", paused.joiner)
         analyst.open("Sweeps")
         analyst.press("What to expect")
         analyst.press("Start the sweep")
         analyst.expect_heading("Sweep")
-        assert gate.reached.wait(120)
-        return gate
+        assert paused.reached.wait(120)
+        return paused
 
     with visiting(browser, site) as analyst:
         analyst.sign_in("fraud")
         state = analyst.page.locator(".status-line")
-        gate = start_and_hold(analyst)
+        paused = start_and_hold(analyst)
         analyst.press("Pause")
         expect(state).to_contain_text("Paused")
-        gate.opened.set()
+        paused.opened.set()
         analyst.press("Go on")
         expect(state).to_contain_text("Done", timeout=20_000)
-        gate = start_and_hold(analyst)
+        paused = start_and_hold(analyst)
         analyst.press("Cancel the sweep")
         expect(state).to_contain_text("Cancelled")
-        gate.opened.set()
+        paused.opened.set()
         assert analyst.faults == []
 
 

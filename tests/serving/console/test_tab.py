@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Route, expect
 
 from engine.matching.calibration import Comparison
 from engine.registry.records import ApiKey, utc_now
-from serving.access.keys import make_key
+from serving.access.authentication import make_key
 from tests.serving.console.conftest import Site
 from tests.serving.console.driving import Visitor, visiting
 

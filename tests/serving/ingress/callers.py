@@ -48,11 +48,11 @@ def run(body: Callable[[], Awaitable[Any]]) -> Any:
     return asyncio.run(limited())
 
 
-async def hold_worker(queue: ExtractionQueue, gated: Any) -> asyncio.Task[Outcomes]:
-    """The worker is inside the extractor with one photograph until the gate opens."""
-    gated.gate.clear()
+async def hold_worker(queue: ExtractionQueue, extractor: Any) -> asyncio.Task[Outcomes]:
+    """The worker is inside the extractor with one photograph until the extractor is released."""
+    extractor.released.clear()
     held = asyncio.create_task(queue.sample(images("held")))
-    await asyncio.to_thread(gated.entered.acquire)
+    await asyncio.to_thread(extractor.entered.acquire)
     return held
 
 

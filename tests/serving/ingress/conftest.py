@@ -23,21 +23,21 @@ DIM = 32
 DIGEST = "d" * 64
 
 
-class GatedExtractor:
-    """Extracts what its gate lets through; a vector follows from the bytes alone.
+class BlockedExtractor:
+    """Extracts what is released; a vector follows from the bytes alone.
 
     Bytes that begin with `bad` are damaged, with `nobody` show no face, with `bomb` break it.
     """
 
     def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
+        self.released = threading.Event()
+        self.released.set()
         self.entered = threading.Semaphore(0)
         self.batches: list[list[bytes]] = []
 
     def extract(self, images: Sequence[bytes]) -> list[Extracted]:
         self.entered.release()
-        assert self.gate.wait(120)
+        assert self.released.wait(120)
         self.batches.append(list(images))
         return [self._extract_one(image) for image in images]
 
@@ -79,8 +79,8 @@ def units() -> Callable[..., NDArray[np.float32]]:
 
 
 @pytest.fixture
-def gated() -> GatedExtractor:
-    return GatedExtractor()
+def extractor() -> BlockedExtractor:
+    return BlockedExtractor()
 
 
 @pytest.fixture(scope="session")
@@ -99,9 +99,11 @@ def meter() -> RecordingMeter:
 
 
 @pytest.fixture
-def queue(gated: GatedExtractor, vault: Vault, meter: RecordingMeter) -> Iterator[ExtractionQueue]:
+def queue(
+    extractor: BlockedExtractor, vault: Vault, meter: RecordingMeter
+) -> Iterator[ExtractionQueue]:
     log = structlog.get_logger()
-    made = ExtractionQueue(gated, vault, capacity=CAPACITY, meter=meter, log=log)
+    made = ExtractionQueue(extractor, vault, capacity=CAPACITY, meter=meter, log=log)
     yield made
-    gated.gate.set()
+    extractor.released.set()
     made.close(10)

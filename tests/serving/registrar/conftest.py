@@ -24,9 +24,8 @@ from engine.matching.documents import Document
 from engine.matching.requests import EnrollmentRequest, Sample
 from engine.registry.records import AuditEntry
 from serving.compose import Deployment
-from serving.registrar.client import LocalRegistrar
 from serving.registrar.protocol import CallContext, Phase
-from serving.registrar.service import RegistrarService
+from serving.registrar.service import LocalRegistrar, RegistrarService
 from serving.settings import ServeSettings, Settings, load_settings
 from serving.telemetry.metrics import Meter
 
@@ -35,7 +34,7 @@ WAIT_S = 300
 CONTEXT = CallContext(actor="key:tests", correlator="c-1", timeout_s=15)
 
 
-class Crowd:
+class SyntheticPeople:
     """People as unit vectors: one person's samples score about 0.9, strangers' near 0."""
 
     def __init__(self) -> None:
@@ -71,8 +70,8 @@ class Crowd:
 
 
 @pytest.fixture
-def crowd() -> Crowd:
-    return Crowd()
+def population() -> SyntheticPeople:
+    return SyntheticPeople()
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from indexes.sharding.host import open_local
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving.compose import Deployment
 from serving.errors import Interrupted, NotReady, ServiceRefusal
-from serving.registrar.client import LocalRegistrar
 from serving.registrar.protocol import CallContext, Phase
+from serving.registrar.service import LocalRegistrar
 from tests.serving.meters import BrokenMeter
 
 HOLD_LEASE = """
@@ -51,7 +51,7 @@ def other_writer(home: Path) -> Iterator[subprocess.Popen[str]]:
 def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
     serve: Any,
     reach: Any,
-    crowd: Any,
+    population: Any,
     context: CallContext,
     other_writer: subprocess.Popen[str],
 ) -> None:
@@ -63,13 +63,13 @@ def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
         assert str(other_writer.pid) in waiting.detail
         assert (waiting.store_sequence, waiting.sequence, waiting.is_ready) == (0, None, False)
         with pytest.raises(NotReady) as refused:
-            await registrar.enroll(crowd.request(), context)
+            await registrar.enroll(population.request(), context)
         assert refused.value.retry_after_s
         other_writer.kill()
         ready = await reach(registrar)
         assert ready.is_ready
         assert ready.boot_id not in ("", waiting.boot_id)
-        assert (await registrar.enroll(crowd.request(), context)).decision is Decision.APPROVED
+        assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
 
     asyncio.run(ask())
 
@@ -81,7 +81,7 @@ def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
     lines: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serving.registrar.lifecycle.FIRST_RETRY_S", 0.1)
+    monkeypatch.setattr("serving.registrar.service.FIRST_RETRY_S", 0.1)
     failures = [OSError("secret 1"), SosieError("the database cannot be opened")] * 2
 
     def open_at_last() -> Deployment:
@@ -103,7 +103,11 @@ def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
 
 
 def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_opened_again(
-    serve: Any, reach: Any, crowd: Any, context: CallContext, open_home: Callable[..., Deployment]
+    serve: Any,
+    reach: Any,
+    population: Any,
+    context: CallContext,
+    open_home: Callable[..., Deployment],
 ) -> None:
     opened: list[ShardedIndex] = []
 
@@ -111,13 +115,13 @@ def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_opened_ag
         opened.append(open_local(plan, 2))
         return opened[-1]
 
-    people = [crowd.person() for _ in range(8)]
+    people = [population.person() for _ in range(8)]
 
     async def ask() -> None:
         registrar: LocalRegistrar = serve(lambda: open_home(open_index=open_index))
         before = await reach(registrar)
         for person in people:
-            await registrar.enroll(crowd.request(person), context)
+            await registrar.enroll(population.request(person), context)
         opened[-1].shards[1].close()
         refused = 0
         while True:
@@ -161,14 +165,14 @@ def test_a_shard_that_ends_while_nobody_calls_is_noticed(
 
 @pytest.mark.parametrize("column", ["writer_epoch", "sequence"])
 def test_a_registry_that_another_process_has_changed_is_read_again(
-    serve: Any, reach: Any, crowd: Any, context: CallContext, home: Path, column: str
+    serve: Any, reach: Any, population: Any, context: CallContext, home: Path, column: str
 ) -> None:
-    request = crowd.request()
+    request = population.request()
 
     async def ask() -> None:
         registrar: LocalRegistrar = serve()
         before = await reach(registrar)
-        await registrar.enroll(crowd.request(), context)
+        await registrar.enroll(population.request(), context)
         with sqlite3.connect(home / "registry.sqlite") as database:
             database.execute(f"UPDATE deployment SET {column} = {column} + 1")
         if column == "writer_epoch":
@@ -205,7 +209,7 @@ def test_a_store_that_does_not_answer_makes_it_unready_until_it_does(
 
 
 def test_readiness_holds_while_enrollments_move_the_watermark(
-    serve: Any, reach: Any, crowd: Any, context: CallContext
+    serve: Any, reach: Any, population: Any, context: CallContext
 ) -> None:
     async def ask() -> None:
         registrar: LocalRegistrar = serve()
@@ -219,7 +223,9 @@ def test_readiness_holds_while_enrollments_move_the_watermark(
 
         looking = asyncio.create_task(look())
         for _ in range(25):
-            await asyncio.gather(*(registrar.enroll(crowd.request(), context) for _ in range(20)))
+            await asyncio.gather(
+                *(registrar.enroll(population.request(), context) for _ in range(20))
+            )
         looking.cancel()
         assert len(seen) > 10
         assert all(seen)
@@ -244,7 +250,7 @@ def test_a_service_that_waits_for_the_lease_can_be_closed(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("thread", ["searches", "registrar"])
 def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
-    serve: Any, reach: Any, crowd: Any, context: CallContext, kept: Any, thread: str
+    serve: Any, reach: Any, population: Any, context: CallContext, kept: Any, thread: str
 ) -> None:
     def end(*_: object, **__: object) -> None:
         raise SystemExit
@@ -256,27 +262,29 @@ def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
             if thread == "searches":
                 patched.setattr("serving.registrar.search_queue.identify", end)
                 with pytest.raises(Interrupted):
-                    await registrar.identify(crowd.person()[None], 0.5, context)
+                    await registrar.identify(population.person()[None], 0.5, context)
             else:
                 kept.last.registrar.schedule(end)
         async with asyncio.timeout(20):
             while (await registrar.status()).boot_id == before.boot_id:
                 await asyncio.sleep(0.02)
         await reach(registrar)
-        assert (await registrar.identify(crowd.person()[None], 0.5, context))[0].candidates == ()
-        assert (await registrar.enroll(crowd.request(), context)).decision is Decision.APPROVED
+        assert (await registrar.identify(population.person()[None], 0.5, context))[
+            0
+        ].candidates == ()
+        assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
 
     asyncio.run(ask())
 
 
 def test_a_meter_that_fails_hinders_no_call_and_loses_nothing(
-    serve: Any, reach: Any, crowd: Any, context: CallContext
+    serve: Any, reach: Any, population: Any, context: CallContext
 ) -> None:
     async def ask() -> None:
         registrar: LocalRegistrar = serve(meter=BrokenMeter())
         before = await reach(registrar)
-        assert (await registrar.enroll(crowd.request(), context)).decision is Decision.APPROVED
-        await registrar.identify(crowd.person()[None], 0.5, context)
+        assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
+        await registrar.identify(population.person()[None], 0.5, context)
         await asyncio.sleep(0.7)
         assert (await registrar.status()).boot_id == before.boot_id
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -14,25 +18,29 @@ from engine.errors import (
     HolderMismatch,
     NotFound,
     RequestError,
+    StorageFailed,
     TenantConflict,
 )
-from serving.registrar.client import LocalRegistrar
+from serving.compose import Deployment
+from serving.errors import Interrupted
+from serving.registrar.operations import OpenRegistry, finish_by
 from serving.registrar.protocol import CallContext, LineTarget
+from serving.registrar.service import LocalRegistrar
 
 BLUE = CallContext(actor="key:blue", correlator="c-2", carrier="blue", timeout_s=15)
 RED = replace(BLUE, actor="key:red", carrier="red")
 
 
 def test_an_identification_is_audited_with_whom_it_showed(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
 ) -> None:
-    person = crowd.person()
+    person = population.person()
 
     async def ask() -> None:
         registrar = serve(kept)
         await reach(registrar)
-        answer = await registrar.enroll(crowd.request(person), context)
-        probes = np.stack([crowd.probe(person), crowd.person()])
+        answer = await registrar.enroll(population.request(person), context)
+        probes = np.stack([population.probe(person), population.person()])
         found = await registrar.identify(probes, 0.5, context)
         document = answer.body["document_id"]
         assert [[c.document_id for c in one.candidates] for one in found] == [[document], []]
@@ -44,9 +52,9 @@ def test_an_identification_is_audited_with_whom_it_showed(
 
 
 def test_nobody_is_shown_before_the_audit_is_durable(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, busy: Any
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, busy: Any
 ) -> None:
-    request = crowd.request()
+    request = population.request()
 
     async def ask() -> None:
         registrar: LocalRegistrar = serve(kept)
@@ -54,12 +62,12 @@ def test_nobody_is_shown_before_the_audit_is_durable(
         await registrar.enroll(request, context)
         with busy(kept.last):
             calls = [
-                asyncio.create_task(registrar.identify(crowd.person()[None], 0.5, context)),
+                asyncio.create_task(registrar.identify(population.person()[None], 0.5, context)),
                 asyncio.create_task(
-                    registrar.check_document(request.document, crowd.person(), context)
+                    registrar.check_document(request.document, population.person(), context)
                 ),
                 asyncio.create_task(
-                    registrar.read_lines(request.document, crowd.person(), context)
+                    registrar.read_lines(request.document, population.person(), context)
                 ),
             ]
             done, _ = await asyncio.wait(calls, timeout=0.5)
@@ -72,10 +80,10 @@ def test_nobody_is_shown_before_the_audit_is_durable(
 
 
 def test_a_face_is_held_against_its_line_and_its_document_within_the_tenant(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
 ) -> None:
-    person, stranger = crowd.person(), crowd.person()
-    request = crowd.request(person)
+    person, stranger = population.person(), population.person()
+    request = population.request(person)
 
     async def ask() -> None:
         registrar: LocalRegistrar = serve(kept)
@@ -83,14 +91,14 @@ def test_a_face_is_held_against_its_line_and_its_document_within_the_tenant(
         answer = await registrar.enroll(request, context)
         document_id = answer.body["document_id"]
         line_id = kept.last.store.lines_of(document_id)[0].id
-        probe = crowd.probe(person)
+        probe = population.probe(person)
         for target in (request.msisdn, line_id):
             check = await registrar.check_line(LineTarget(target), probe, BLUE)
             assert (check.is_match, check.line_id) == (True, line_id)
         for document in (request.document, document_id):
             assert (await registrar.check_document(document, probe, BLUE)).is_match
             assert not (
-                await registrar.check_document(document, crowd.probe(stranger), BLUE)
+                await registrar.check_document(document, population.probe(stranger), BLUE)
             ).is_match
             with pytest.raises(NotFound):
                 await registrar.check_document(document, probe, RED)
@@ -105,11 +113,11 @@ def test_a_face_is_held_against_its_line_and_its_document_within_the_tenant(
 
 
 def test_lines_are_read_disputed_closed_and_a_holder_erased(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
 ) -> None:
-    person, stranger = crowd.person(), crowd.person()
-    request = crowd.request(person)
-    again = crowd.request(person, document=request.document, carrier="red", outlet="r1")
+    person, stranger = population.person(), population.person()
+    request = population.request(person)
+    again = population.request(person, document=request.document, carrier="red", outlet="r1")
 
     async def ask() -> None:
         registrar: LocalRegistrar = serve(kept)
@@ -117,13 +125,13 @@ def test_lines_are_read_disputed_closed_and_a_holder_erased(
         answer = await registrar.enroll(request, context)
         await registrar.enroll(again, context)
         document, document_id = request.document, answer.body["document_id"]
-        shown = await registrar.read_lines(document, crowd.probe(person), BLUE)
+        shown = await registrar.read_lines(document, population.probe(person), BLUE)
         assert sorted(shown.numbers.values()) == sorted([request.msisdn, again.msisdn])
-        assert not (await registrar.read_lines(document, crowd.probe(stranger), BLUE)).lines
+        assert not (await registrar.read_lines(document, population.probe(stranger), BLUE)).lines
         foreign = LineTarget(again.msisdn)
         with pytest.raises(HolderMismatch):
-            await registrar.dispute_line(foreign, document, crowd.probe(stranger), BLUE)
-        dispute = await registrar.dispute_line(foreign, document, crowd.probe(person), BLUE)
+            await registrar.dispute_line(foreign, document, population.probe(stranger), BLUE)
+        dispute = await registrar.dispute_line(foreign, document, population.probe(person), BLUE)
         assert dispute.line_id in shown.numbers
         with pytest.raises(NotFound):
             await registrar.close_line(foreign, BLUE)
@@ -140,9 +148,9 @@ def test_lines_are_read_disputed_closed_and_a_holder_erased(
 
 
 def test_a_tenant_erases_whom_it_alone_serves(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
 ) -> None:
-    request = crowd.request()
+    request = population.request()
 
     async def ask() -> None:
         registrar: LocalRegistrar = serve(kept)
@@ -158,9 +166,9 @@ def test_a_tenant_erases_whom_it_alone_serves(
 
 
 def test_a_change_that_cannot_begin_in_time_is_not_made(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext, busy: Any
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, busy: Any
 ) -> None:
-    request = crowd.request()
+    request = population.request()
 
     async def ask() -> None:
         registrar: LocalRegistrar = serve(kept)
@@ -175,18 +183,18 @@ def test_a_change_that_cannot_begin_in_time_is_not_made(
             left.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await left
-        assert (await registrar.check_line(target, crowd.person(), context)).line_id
+        assert (await registrar.check_line(target, population.person(), context)).line_id
 
     asyncio.run(ask())
 
 
 def test_probes_that_are_no_faces_are_refused_as_input(
-    serve: Any, kept: Any, reach: Any, crowd: Any, context: CallContext
+    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
 ) -> None:
     async def ask() -> None:
         registrar: LocalRegistrar = serve(kept)
         await reach(registrar)
-        request = crowd.request()
+        request = population.request()
         await registrar.enroll(request, context)
         for probe in (np.zeros(128, np.float32), np.ones(7, np.float32)):
             with pytest.raises(RequestError):
@@ -195,3 +203,95 @@ def test_probes_that_are_no_faces_are_refused_as_input(
                 await registrar.check_document(request.document, probe, context)
 
     asyncio.run(ask())
+
+
+@pytest.fixture
+def opened(open_home: Callable[..., Deployment]) -> Iterator[OpenRegistry]:
+    registry = OpenRegistry(open_home(), 64)
+    yield registry
+    registry.close()
+
+
+def test_a_change_between_the_two_readings_is_no_lag(
+    opened: OpenRegistry, population: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = opened.store.sequence
+
+    def read_and_move() -> int:
+        stored = read()
+        opened.registrar.enroll([population.request()])
+        return stored
+
+    monkeypatch.setattr(opened.store, "sequence", read_and_move)
+    mark = opened.read_watermark()
+    assert (mark.sequence, mark.store_sequence, mark.is_behind) == (0, 0, False)
+    assert opened.gallery.sequence == 1
+
+
+def test_a_gallery_that_lacks_a_change_of_the_store_is_behind(
+    opened: OpenRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened.store, "sequence", lambda: 7)
+    mark = opened.read_watermark()
+    assert (mark.sequence, mark.store_sequence, mark.is_behind) == (0, 7, True)
+
+
+def test_a_store_that_cannot_be_read_is_not_taken_for_a_lag(
+    opened: OpenRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise StorageFailed("the database is gone")
+
+    monkeypatch.setattr(opened.store, "sequence", fail)
+    mark = opened.read_watermark()
+    assert (mark.store_sequence, mark.is_behind) == (None, False)
+
+
+def test_work_that_has_not_begun_in_time_is_cancelled() -> None:
+    work: Future[str] = Future()
+    with pytest.raises(DeadlinePassed):
+        asyncio.run(finish_by(work, monotonic() + 0.05))
+    assert work.cancelled()
+
+
+def test_work_that_has_begun_is_waited_for_a_little_longer() -> None:
+    work: Future[str] = Future()
+    work.set_running_or_notify_cancel()
+    threading.Timer(0.2, work.set_result, ["late"]).start()
+    heard: list[str] = []
+    result = asyncio.run(finish_by(work, monotonic() + 0.05, on_result=heard.append, grace_s=5))
+    assert (result, heard) == ("late", ["late"])
+
+
+def test_work_that_does_not_end_is_left_and_heard_of_all_the_same() -> None:
+    work: Future[str] = Future()
+    work.set_running_or_notify_cancel()
+    given_up, heard = [], []
+
+    async def ask() -> None:
+        with pytest.raises(Interrupted):
+            await finish_by(
+                work,
+                monotonic() + 0.05,
+                give_up=lambda: given_up.append(True),
+                on_result=heard.append,
+            )
+        work.set_result("at last")
+        await asyncio.sleep(0.05)
+
+    asyncio.run(ask())
+    assert (given_up, heard) == ([True], ["at last"])
+
+
+def test_a_caller_who_leaves_cancels_what_has_not_begun() -> None:
+    work: Future[str] = Future()
+
+    async def ask() -> None:
+        call = asyncio.create_task(finish_by(work, monotonic() + 30))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(ask())
+    assert work.cancelled()

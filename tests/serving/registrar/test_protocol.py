@@ -12,9 +12,8 @@ from engine import errors
 from indexes.errors import ShardLost, VectorInvalid
 from serving import errors as refusals
 from serving.errors import describe
-from serving.registrar.client import OPERATIONS, RegistrarClient
 from serving.registrar.operations import Operations
-from serving.registrar.protocol import Reply, presentable
+from serving.registrar.protocol import OPERATIONS, RegistrarClient, Reply, presentable
 
 
 def kinds(tree: type[Any]) -> list[type[Any]]:

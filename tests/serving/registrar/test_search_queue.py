@@ -35,9 +35,9 @@ class Passes:
 
 
 @pytest.fixture
-def deployment(open_home: Callable[..., Deployment], crowd: Any) -> Iterator[Deployment]:
+def deployment(open_home: Callable[..., Deployment], population: Any) -> Iterator[Deployment]:
     with open_home() as opened:
-        opened.registrar.enroll([crowd.request() for _ in range(3)])
+        opened.registrar.enroll([population.request() for _ in range(3)])
         yield opened
 
 
@@ -56,10 +56,10 @@ def searches(deployment: Deployment, passes: Passes) -> Iterator[SearchQueue]:
 
 
 @pytest.fixture
-def held(searches: SearchQueue, passes: Passes, crowd: Any) -> Passes:
+def held(searches: SearchQueue, passes: Passes, population: Any) -> Passes:
     """The thread of the searches is held up after a pass; `go_on` lets it."""
     passes.go_on.clear()
-    searches.submit(crowd.person()[None], 0.5).result(120)
+    searches.submit(population.person()[None], 0.5).result(120)
     return passes
 
 
@@ -67,7 +67,7 @@ def test_what_gathers_during_a_search_is_the_next_search_with_one_look_up(
     deployment: Deployment,
     searches: SearchQueue,
     held: Passes,
-    crowd: Any,
+    population: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gallery = deployment.registrar.gallery
@@ -81,8 +81,8 @@ def test_what_gathers_during_a_search_is_the_next_search_with_one_look_up(
 
     monkeypatch.setattr(deployment.store, "documents_of", count)
     calls = [searches.submit(row[None], 0.5) for row in known]
-    calls += [searches.submit(crowd.person()[None], 0.5) for _ in range(10)]
-    mixed = searches.submit(np.stack([crowd.person(), known[1]]), 0.5)
+    calls += [searches.submit(population.person()[None], 0.5) for _ in range(10)]
+    mixed = searches.submit(np.stack([population.person(), known[1]]), 0.5)
     assert searches.queued == 15
     held.go_on.set()
     answers = [call.result(120) for call in calls]
@@ -118,7 +118,7 @@ def test_calls_with_their_own_thresholds_get_their_own_answers(
 
 
 def test_searches_answer_while_the_writer_is_blocked(
-    deployment: Deployment, searches: SearchQueue, crowd: Any
+    deployment: Deployment, searches: SearchQueue, population: Any
 ) -> None:
     release, blocked = threading.Event(), threading.Event()
 
@@ -128,7 +128,7 @@ def test_searches_answer_while_the_writer_is_blocked(
 
     change = deployment.registrar.schedule(block)
     assert blocked.wait(120)
-    answers = searches.submit(crowd.person()[None], 0.5).result(120)
+    answers = searches.submit(population.person()[None], 0.5).result(120)
     assert answers[0].searched == 3
     assert not change.done()
     release.set()
@@ -136,9 +136,9 @@ def test_searches_answer_while_the_writer_is_blocked(
 
 
 def test_a_full_queue_refuses_at_once_and_a_large_call_alone_is_taken(
-    searches: SearchQueue, held: Passes, crowd: Any
+    searches: SearchQueue, held: Passes, population: Any
 ) -> None:
-    probes = np.stack([crowd.person() for _ in range(CAPACITY + 1)])
+    probes = np.stack([population.person() for _ in range(CAPACITY + 1)])
     large = searches.submit(probes, 0.5)
     with pytest.raises(Busy):
         searches.submit(probes[:1], 0.5)
@@ -147,10 +147,10 @@ def test_a_full_queue_refuses_at_once_and_a_large_call_alone_is_taken(
 
 
 def test_what_is_late_or_cancelled_is_not_searched_for(
-    searches: SearchQueue, held: Passes, crowd: Any
+    searches: SearchQueue, held: Passes, population: Any
 ) -> None:
-    late = searches.submit(crowd.person()[None], 0.5, timeout_s=0.0)
-    left = searches.submit(crowd.person()[None], 0.5)
+    late = searches.submit(population.person()[None], 0.5, timeout_s=0.0)
+    left = searches.submit(population.person()[None], 0.5)
     assert left.cancel()
     assert searches.queued == 1
     held.go_on.set()
@@ -158,28 +158,28 @@ def test_what_is_late_or_cancelled_is_not_searched_for(
         late.result(120)
     with pytest.raises(CancelledError):
         left.result(120)
-    searches.submit(crowd.person()[None], 0.5).result(120)
+    searches.submit(population.person()[None], 0.5).result(120)
     searches.close()
     assert held.sizes == [1, 1]
 
 
 def test_one_bad_probe_spoils_no_other_search(
-    searches: SearchQueue, held: Passes, crowd: Any
+    searches: SearchQueue, held: Passes, population: Any
 ) -> None:
-    good = searches.submit(crowd.person()[None], 0.5)
+    good = searches.submit(population.person()[None], 0.5)
     for probes in (np.zeros((1, 128), np.float32), np.ones((1, 3), np.float32)):
         with pytest.raises(VectorInvalid):
             searches.submit(probes, 0.5)
     with pytest.raises(SearchInvalid):
-        searches.submit(crowd.person()[None], float("nan"))
+        searches.submit(population.person()[None], float("nan"))
     held.go_on.set()
     assert len(good.result(120)) == 1
 
 
 def test_a_closing_queue_answers_who_waits_and_refuses_who_comes(
-    searches: SearchQueue, held: Passes, crowd: Any
+    searches: SearchQueue, held: Passes, population: Any
 ) -> None:
-    calls = [searches.submit(crowd.person()[None], 0.5) for _ in range(5)]
+    calls = [searches.submit(population.person()[None], 0.5) for _ in range(5)]
     closing = threading.Thread(target=searches.close)
     closing.start()
     held.go_on.set()
@@ -187,53 +187,53 @@ def test_a_closing_queue_answers_who_waits_and_refuses_who_comes(
     assert wait(calls, 1).not_done == set()
     assert all(call.exception() is None for call in calls)
     with pytest.raises(Interrupted):
-        searches.submit(crowd.person()[None], 0.5)
+        searches.submit(population.person()[None], 0.5)
 
 
-def test_an_observer_that_fails_stops_no_search(deployment: Deployment, crowd: Any) -> None:
+def test_an_observer_that_fails_stops_no_search(deployment: Deployment, population: Any) -> None:
     def fail(*_: object) -> None:
         raise OSError("no space left")
 
     gallery = deployment.registrar.gallery
     queue = SearchQueue(gallery, deployment.store, CAPACITY, fail)
     for _ in range(3):
-        assert len(queue.submit(crowd.person()[None], 0.5).result(120)) == 1
+        assert len(queue.submit(population.person()[None], 0.5).result(120)) == 1
     assert queue.is_alive
     queue.close()
 
 
 def test_whatever_fails_in_a_search_is_told_to_each_as_an_error_of_its_own(
-    searches: SearchQueue, held: Passes, crowd: Any, monkeypatch: pytest.MonkeyPatch
+    searches: SearchQueue, held: Passes, population: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
 
-    calls = [searches.submit(crowd.person()[None], 0.5) for _ in range(3)]
+    calls = [searches.submit(population.person()[None], 0.5) for _ in range(3)]
     with monkeypatch.context() as patched:
         patched.setattr("serving.registrar.search_queue.np.concatenate", fail)
         held.go_on.set()
         errors = [call.exception(120) for call in calls]
     assert [type(error) for error in errors] == [MemoryError] * 3
     assert len({id(error) for error in errors}) == 3
-    assert len(searches.submit(crowd.person()[None], 0.5).result(120)) == 1
+    assert len(searches.submit(population.person()[None], 0.5).result(120)) == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_ends_answers_all_who_wait_and_shows(
-    searches: SearchQueue, held: Passes, crowd: Any, monkeypatch: pytest.MonkeyPatch
+    searches: SearchQueue, held: Passes, population: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def end(*_: object, **__: object) -> None:
         raise SystemExit
 
     assert searches.is_alive
     monkeypatch.setattr("serving.registrar.search_queue.identify", end)
-    calls = [searches.submit(crowd.person()[None], threshold) for threshold in (0.5, 0.6)]
+    calls = [searches.submit(population.person()[None], threshold) for threshold in (0.5, 0.6)]
     held.go_on.set()
     assert [type(call.exception(120)) for call in calls] == [Interrupted] * 2
     searches.close()
     assert not searches.is_alive
     with pytest.raises(Interrupted):
-        searches.submit(crowd.person()[None], 0.5)
+        searches.submit(population.person()[None], 0.5)
 
 
 def test_of_very_many_candidates_the_best_are_answered_and_all_are_counted(

@@ -20,7 +20,7 @@ from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
 from serving.access.authorization import Role
 from serving.registrar.protocol import MOST_CANDIDATES, Phase
 from serving.wire import cases, enrollments, fields, lines, matching, oversight, people, sweeps
-from serving.wire.codec import (
+from serving.wire.fields import (
     Invalid,
     decode_json,
     decode_msgpack,

@@ -1,4 +1,4 @@
-"""Match and templates, through the application, over a real store, gallery, gate and extractor."""
+"""Match and templates, through the application, over a real store, gallery, keys and extractor."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ import structlog
 
 from engine.matching.identification import Identification, identify
 from engine.registry.records import ApiKey, utc_now
-from serving.access.authentication import KeyGate
-from serving.access.keys import make_key
+from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
 from serving.compose import Deployment
@@ -30,7 +29,7 @@ from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Probes
 from serving.settings import ServeSettings, load_settings
 from serving.telemetry.metrics import Meter
-from serving.wire import codec
+from serving.wire.fields import read as read_wire
 from serving.wire.matching import MatchResults
 
 DIM = 128
@@ -94,7 +93,7 @@ class Service:
         answer = self.post("/v1/match", {"items": list(items)}, **options)
         assert answer.status_code == 200, answer.text
         value = read(answer)
-        codec.read(value, MatchResults)
+        read_wire(value, MatchResults)
         results: list[Any] = value["items"]
         assert len(results) == len(items)
         return results
@@ -157,7 +156,7 @@ def service(deployment: Deployment, keys: dict[str, str], queue: ExtractionQueue
         thresholds=deployment.thresholds,
         faces=queue,
         templates=SealedTemplates(deployment.vault, digest, 24),
-        gate=KeyGate(deployment.store, cache_s=5),
+        authenticator=Authenticator(deployment.store, cache_s=5),
         meter=Meter(),
         log=structlog.get_logger(),
         model_digest=digest,

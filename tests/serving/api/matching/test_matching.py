@@ -12,7 +12,7 @@ import pytest
 from engine.matching.comparison import score_best
 from engine.registry.records import utc_now
 from serving.api.body import JSON
-from serving.wire import codec
+from serving.wire.fields import read as read_wire
 from serving.wire.matching import Templates
 from tests.serving.api.matching.conftest import (
     Service,
@@ -163,7 +163,7 @@ def test_templates_come_with_quality_and_an_end_and_what_is_wrong(
     ]
     answer = service.post("/v1/templates", {"items": items}, packed=True, headers={"accept": JSON})
     value = answer.json()
-    codec.read(value, Templates)
+    read_wire(value, Templates)
     good, faceless, damaged = value["items"]
     assert good["quality"]["sharpness"] > 0
     assert (good["id"], set(good)) == ("good", {"id", "template", "quality"})

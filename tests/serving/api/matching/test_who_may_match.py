@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from serving.access.authentication import KeyGate
+from serving.access.authentication import Authenticator
 from serving.compose import Deployment
 from tests.serving.api.matching.conftest import Service, code_of, image, template, unit_rows
 
@@ -64,8 +64,8 @@ def test_a_call_of_more_than_256_items_is_refused_by_name_in_both_types(
 
 
 def test_a_batch_is_charged_by_its_items(service: Service, deployment: Deployment) -> None:
-    gate = KeyGate(deployment.store, cache_s=5, rate_limit=1)
-    service.parts = replace(service.parts, gate=gate)
+    authenticator = Authenticator(deployment.store, cache_s=5, rate_limit=1)
+    service.parts = replace(service.parts, authenticator=authenticator)
     item = {"probe": template(b"t"), "reference": template(b"t")}
     statuses = [
         service.post("/v1/match", {"items": [item] * 200}, packed=True).status_code

@@ -12,7 +12,7 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import CapturingLogger
 
-from serving.api.middleware import RequestMiddleware
+from serving.api.app import RequestMiddleware
 from serving.api.request import SCOPE_KEY, Request
 from serving.api.request import Answer as Sent
 from serving.settings import ServeSettings

@@ -81,12 +81,12 @@ def test_an_oversized_body_of_unknown_length_is_left_when_it_is_too_large() -> N
 
 
 def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -> None:
-    async def crowd() -> tuple[list[int], Answer, Answer]:
-        gate = asyncio.Event()
+    async def ask_all() -> tuple[list[int], Answer, Answer]:
+        released = asyncio.Event()
 
         async def hold(request: Request) -> Any:
             await request.read_body()
-            await gate.wait()
+            await released.wait()
             return {}
 
         rig = Rig(hold, max_body_mib=1)
@@ -94,18 +94,18 @@ def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -
         held = [asyncio.create_task(rig.ask_later(body)) for _ in range(BODIES_HELD // 2)]
         await asyncio.sleep(0.02)
         refused = await rig.ask_later(body)
-        gate.set()
+        released.set()
         statuses = [(await one).status for one in held]
         return statuses, refused, await rig.ask_later(body)
 
-    statuses, refused, later = asyncio.run(crowd())
+    statuses, refused, later = asyncio.run(ask_all())
     assert statuses == [200] * (BODIES_HELD // 2)
     assert (refused.status, refused.json["code"]) == (429, "SERVICE.BUSY")
     assert later.status == 200
 
 
 def test_slow_uploads_of_one_key_leave_memory_for_the_calls_of_others() -> None:
-    async def crowd() -> tuple[list[int], list[int]]:
+    async def ask_all() -> tuple[list[int], list[int]]:
         async def read(request: Request) -> Any:
             key = request.key or ""
             request.principal = Principal(key, Role.CARRIER, "blue")
@@ -126,13 +126,13 @@ def test_slow_uploads_of_one_key_leave_memory_for_the_calls_of_others() -> None:
         others = [await send(f"other{n}", body) for n in range(4)]
         return others, [await task for task in stalled]
 
-    others, stalled = asyncio.run(crowd())
+    others, stalled = asyncio.run(ask_all())
     assert others == [200] * 4
     assert set(stalled) == {408, 429}
 
 
 def test_a_large_body_is_worked_on_while_others_are_answered() -> None:
-    async def crowd() -> tuple[Answer, Answer, int]:
+    async def ask_all() -> tuple[Answer, Answer, int]:
         free = threading.Event()
         ran_in: list[int] = []
 
@@ -152,7 +152,7 @@ def test_a_large_body_is_worked_on_while_others_are_answered() -> None:
         free.set()
         return await large, small, ran_in.count(threading.get_ident())
 
-    large, small, on_loop = asyncio.run(crowd())
+    large, small, on_loop = asyncio.run(ask_all())
     assert (large.json, small.json) == ({"size": LARGE_BYTES + 1}, {"size": 1})
     assert on_loop == 1
 

@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import NotFound, StorageFull
 from serving.access.authorization import Principal, Role
+from serving.api.app import EXEMPT_ONGOING, RequestMiddleware
 from serving.api.body import MSGPACK
-from serving.api.middleware import EXEMPT_ONGOING, RequestMiddleware
 from serving.api.request import Request
 from serving.errors import Busy, FaceUnusable, RateLimited, Unauthenticated
 from serving.settings import ServeSettings
@@ -89,7 +89,7 @@ def test_an_unforeseen_error_shows_and_logs_its_type_alone() -> None:
     logged = repr(rig.lines.calls)
     assert "Aileen" not in answer.body.decode() + logged
     assert "KeyError" in logged
-    assert "serving/api/middleware.py:" in logged
+    assert "serving/api/app.py:" in logged
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/png"])
@@ -106,12 +106,12 @@ def test_a_type_that_cannot_be_answered_is_refused_before_any_work(accept: str) 
 
 
 def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -> None:
-    async def crowd() -> tuple[list[Answer], Answer]:
-        gate = asyncio.Event()
+    async def ask_all() -> tuple[list[Answer], Answer]:
+        released = asyncio.Event()
 
         async def wait(request: Request) -> Any:
             if request.scope["path"] == "/v1/match":
-                await gate.wait()
+                await released.wait()
             return {}
 
         rig = Rig(wait, requests_ongoing=3)
@@ -119,13 +119,13 @@ def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -
         await asyncio.sleep(0)
         refused = [await rig.ask_later(b"x", 30.0, b"y") for _ in range(20)]
         health = await rig.ask_later(path="/health/ready", method="GET")
-        gate.set()
+        released.set()
         assert [answer.status for answer in await asyncio.gather(*first)] == [200] * 3
         assert (await rig.ask_later()).status == 200
         assert rig.meter.ongoing == 0
         return refused, health
 
-    refused, health = asyncio.run(crowd())
+    refused, health = asyncio.run(ask_all())
     assert {answer.status for answer in refused} == {429}
     assert refused[0].json["code"] == "SERVICE.BUSY"
     assert refused[0].headers["retry-after"] == "1"
@@ -133,12 +133,12 @@ def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -
 
 
 def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_place() -> None:
-    async def crowd() -> tuple[list[int], int, Answer]:
-        gate = asyncio.Event()
+    async def ask_all() -> tuple[list[int], int, Answer]:
+        released = asyncio.Event()
 
         async def wait(request: Request) -> Any:
             if request.scope["path"] == "/health/ready":
-                await gate.wait()
+                await released.wait()
             return {}
 
         rig = Rig(wait, requests_ongoing=3)
@@ -149,11 +149,11 @@ def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_place()
         await asyncio.sleep(0.05)
         match = await rig.ask_later()
         done = [task.result().status for task in asked if task.done()]
-        gate.set()
+        released.set()
         served = [(await task).status for task in asked].count(200)
         return done, served, match
 
-    refused, served, match = asyncio.run(crowd())
+    refused, served, match = asyncio.run(ask_all())
     assert match.status == 200
     assert refused == [429] * 5
     assert served == EXEMPT_ONGOING

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from serving.api.middleware import CLIENT_GONE
+from serving.api.app import CLIENT_GONE
 from serving.api.request import Request
 from tests.serving.api.middleware.conftest import Answer, Headers, Rig, echo, idle
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.ingress.items import MatchBatch
+from serving.ingress.match import MatchBatch
 from serving.wire.fields import Template
 from serving.wire.matching import Face, MatchItem
 
