@@ -18,7 +18,7 @@ from engine.errors import CalibrationError, SosieError
 from engine.models.catalog import ModelCard, locate
 from engine.models.session import available_providers, runtime_version
 from indexes.errors import IndexFault
-from serving.compose import (
+from serving.models import (
     build_thresholds,
     detector_card,
     embedder_card,

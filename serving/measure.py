@@ -44,8 +44,9 @@ from engine.registry.records import Carrier, utc_now
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
-from serving.compose import Deployment, build_extractor, create_home, embedder_card, open_embedder
+from serving.compose import Deployment, create_home
 from serving.demo.data import make_document
+from serving.models import build_extractor, embedder_card, open_embedder
 from serving.settings import GallerySettings, RegistrySettings
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bench.core.reports import Setup
 from engine.accuracy.population import BLOCK, Population
 from engine.matching.calibration import Thresholds
-from serving.compose import build_thresholds, load_calibration
+from serving.models import build_thresholds, load_calibration
 from serving.settings import Settings
 
 Vectors = NDArray[np.float32]

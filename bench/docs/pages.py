@@ -27,7 +27,7 @@ from bench.docs.charts import draw_all, draw_curves, load_contents, stamp
 from engine.errors import RequestError
 from engine.matching.calibration import Comparison
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
-from serving.compose import load_calibration
+from serving.models import load_calibration
 from serving.settings import Settings, node_environment
 
 ROOT = Path(__file__).parents[2]

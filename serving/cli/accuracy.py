@@ -108,7 +108,7 @@ def evaluate_folder(
     strangers who may be one person under two names.
     """
     from engine.accuracy.evaluate import evaluate
-    from serving.compose import build_extractor
+    from serving.models import build_extractor
     from serving.settings import find_cache, find_home, load_settings
 
     if plot is not None or report is not None:
@@ -208,7 +208,7 @@ def _fit(
     settings: Settings, folder: Path, source: str, *, with_population: bool, is_shown: bool
 ) -> tuple[Calibration, Population | None]:
     from engine.accuracy.calibrate import calibrate_folder
-    from serving.compose import build_extractor
+    from serving.models import build_extractor
     from serving.settings import find_cache
 
     with (
@@ -253,7 +253,7 @@ def _write_card(
         write_calibrated,
     )
     from engine.models.catalog import CARDS_FOLDER
-    from serving.compose import embedder_card
+    from serving.models import embedder_card
     from serving.settings import is_card_file
 
     folder = card.absolute().parent

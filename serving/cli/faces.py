@@ -49,7 +49,7 @@ def verify(
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched.
     """
     from engine.matching.calibration import Comparison
-    from serving.compose import build_extractor, load_calibration, threshold_rates
+    from serving.models import build_extractor, load_calibration, threshold_rates
     from serving.settings import find_cache
 
     paths = [first, second]
@@ -107,7 +107,7 @@ def extract(
 
     Exit code 1 where a photograph is not fit for enrollment, 2 where a file is not an image.
     """
-    from serving.compose import build_extractor
+    from serving.models import build_extractor
     from serving.settings import find_cache
 
     with build_extractor(_load_settings(home), find_cache()) as extractor:

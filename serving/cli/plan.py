@@ -307,7 +307,7 @@ def _measure(
 def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
     from engine.capacity.plan import expect_candidates
     from engine.matching.calibration import Comparison
-    from serving.compose import build_thresholds, load_calibration
+    from serving.models import build_thresholds, load_calibration
 
     calibration = load_calibration(settings)
     return expect_candidates(

@@ -22,13 +22,7 @@ from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
-from serving.compose import (
-    Deployment,
-    build_extractor,
-    model_digest,
-    open_embedder,
-    read_crop_policy,
-)
+from serving.compose import Deployment, read_crop_policy
 from serving.errors import Busy, Interrupted
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.remote_embedder import (
@@ -39,6 +33,7 @@ from serving.ingress.remote_embedder import (
     open_remote_extractor,
 )
 from serving.ingress.templates import SealedTemplates
+from serving.models import build_extractor, model_digest, open_embedder
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext, RegistrarClient, Reply, Status
 from serving.registrar.service import RegistrarService

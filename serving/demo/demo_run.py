@@ -19,7 +19,6 @@ from engine.accuracy.population import Population
 from engine.errors import CalibrationError, RequestError
 from engine.matching.calibration import Comparison
 from serving.cli.output import print_json, show_progress
-from serving.compose import detector_card, embedder_card, model_digest, threshold_rates
 from serving.demo.data import admit_synthetic_gallery, open_folder, open_wheel
 from serving.demo.scenario import (
     Participants,
@@ -30,6 +29,7 @@ from serving.demo.scenario import (
     run_steps,
 )
 from serving.errors import ExitCode
+from serving.models import detector_card, embedder_card, model_digest, threshold_rates
 from serving.settings import Settings, find_cache, load_settings
 
 if TYPE_CHECKING:

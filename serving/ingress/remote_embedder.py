@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from engine.errors import SosieError
 from engine.faces.extractor import Extractor
 from engine.models.catalog import ModelCard
-from serving.compose import embedder_card, extractor_config, open_detector
 from serving.errors import Interrupted, ServiceRefusal
+from serving.models import embedder_card, extractor_config, open_detector
 from serving.settings import Settings
 
 Crops = NDArray[np.uint8]

@@ -31,7 +31,7 @@ from bench.docs.pages import (
 from engine.errors import RequestError
 from engine.matching.calibration import CalibrationCurve, Comparison
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE, GallerySize, propose
-from serving.compose import load_calibration
+from serving.models import load_calibration
 from serving.settings import Settings
 from tests.bench.frozen import each_suite
 

@@ -21,7 +21,8 @@ from indexes.errors import ShardLost
 from indexes.sharding.host import open_local
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving import compose, snapshots
-from serving.compose import Deployment, threshold_rates
+from serving.compose import Deployment
+from serving.models import threshold_rates
 from serving.settings import (
     ModelSettings,
     Settings,

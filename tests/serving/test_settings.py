@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ModelError, RegistryExists, RegistryMissing, RequestError
-from serving.compose import embedder_card
+from serving.models import embedder_card
 from serving.settings import (
     SETTINGS_FILE,
     Settings,

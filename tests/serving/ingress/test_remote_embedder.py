@@ -16,7 +16,6 @@ from engine.errors import ModelDamaged
 from engine.faces.embedder import Embedder
 from engine.faces.extractor import Extraction
 from engine.models.catalog import builtin_card
-from serving.compose import build_extractor, model_digest, open_embedder
 from serving.errors import Interrupted
 from serving.ingress import remote_embedder
 from serving.ingress.remote_embedder import (
@@ -26,6 +25,7 @@ from serving.ingress.remote_embedder import (
     call_on_loop,
     open_remote_extractor,
 )
+from serving.models import build_extractor, model_digest, open_embedder
 from serving.settings import Settings, make_settings
 
 Crops = NDArray[np.uint8]
