@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from engine.cases.case import CaseOrigin
-from engine.registry import facts
+from engine.registry import cases as facts
 from engine.registry.records import (
     CaseRecord,
     CaseState,
