@@ -15,7 +15,7 @@ import numpy as np
 from loadtest.criteria import Objective, Run, Verdict
 from loadtest.errors import LoadTestRefused
 from loadtest.judging import Judged
-from loadtest.people import ParticipantCounts, Participants
+from loadtest.participants import ParticipantCounts, Participants
 from loadtest.schedule import DEFAULT_MIX, Mix, Phase, Process, Traffic, read_mix
 from loadtest.shapes import DEFAULT_PROFILES, Knee, LoadProfile, Shape, require_runnable
 from loadtest.target import Keys, Target, read_keys, read_target

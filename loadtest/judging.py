@@ -17,7 +17,15 @@ from enum import StrEnum
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import NOT_STARTED
 from loadtest.oracle import APPROVED, MISMATCH
-from loadtest.people import MARGIN, ModelClient, Pair, Participants, Person, fuse_both, fuse_single
+from loadtest.participants import (
+    MARGIN,
+    ModelClient,
+    Pair,
+    Participants,
+    Person,
+    fuse_both,
+    fuse_single,
+)
 from loadtest.schedule import PAIRED, Kind, Outcome
 from loadtest.service_calls import Enroll
 

@@ -21,7 +21,7 @@ from loadtest.exchange import Exchange
 from loadtest.judging import judge, mark_look_alikes
 from loadtest.load import run_load
 from loadtest.local_service import start_local_service
-from loadtest.people import ModelClient, Participants, open_dataset
+from loadtest.participants import ModelClient, Participants, open_dataset
 from loadtest.schedule import Planner, draw_arrivals, require_planted
 from loadtest.service_calls import Access, ReportProgress, Serials, open_access
 from loadtest.setup import Cleaner, EnrollmentTracker, count_people, prepare

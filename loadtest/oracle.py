@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, UNREADABLE, Reply
-from loadtest.people import MARGIN, Thresholds
+from loadtest.participants import MARGIN, Thresholds
 
 APPROVED, REVIEW, REJECTED = "approved", "review", "rejected"
 CERTAIN, POSSIBLE = "DUPLICATE_IDENTITY", "POSSIBLE_DUPLICATE"

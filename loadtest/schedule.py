@@ -25,7 +25,7 @@ from loadtest.oracle import (
     Recognised,
     expect_duplicate,
 )
-from loadtest.people import Holder, ImpostorPair, Pair, Participants, Person
+from loadtest.participants import Holder, ImpostorPair, Pair, Participants, Person
 from loadtest.service_calls import Call, Enroll, Match, Query, Search, Serials
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from loadtest.document_numbers import Passport, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import Exchange
-from loadtest.people import ModelClient, Pair
+from loadtest.participants import ModelClient, Pair
 from loadtest.target import Keys
 
 ENROLLMENTS, MATCHES = "/v1/enrollments", "/v1/match"

@@ -14,7 +14,7 @@ import gevent
 from loadtest.document_numbers import SpecimenNumbers
 from loadtest.exchange import NOT_STARTED, OVERDUE, Reply, run_concurrently
 from loadtest.oracle import APPROVED, Answer, read_answer
-from loadtest.people import (
+from loadtest.participants import (
     RESERVE,
     RETRIABLE,
     WAIT_S,

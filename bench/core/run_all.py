@@ -16,7 +16,7 @@ from typing import Any
 from bench.core.machine import Machine, stamp
 from bench.core.render import count_promises, render
 from bench.core.reports import SUMMARY, Report, choose_names, load_goals, merge_blocks, write_report
-from bench.docs.charts import draw_all
+from bench.docs.benchmark_charts import draw_all
 from engine.errors import RequestError
 from serving.settings import benchmark_environment
 

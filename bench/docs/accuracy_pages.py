@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.core.render import render
 from bench.core.reports import find_figure, read_report
-from bench.docs.charts import stamp
+from bench.docs.benchmark_charts import stamp
 from bench.suites.accuracy import RATES, RESEMBLANCE
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES

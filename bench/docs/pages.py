@@ -23,7 +23,7 @@ import msgspec
 from bench.core.render import TEMPLATES, count_promises, render
 from bench.core.reports import Report, Result, find_figure, find_result, load_goals, read_reports
 from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
-from bench.docs.charts import draw_all, draw_curves, load_contents, stamp
+from bench.docs.benchmark_charts import draw_all, draw_curves, load_contents, stamp
 from engine.errors import RequestError
 from engine.matching.calibration import Comparison
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE

@@ -13,16 +13,7 @@ from typing import Any, get_type_hints
 
 from serving.access.authorization import Action
 from serving.api.request import Answer
-from serving.api.routes import (
-    audit,
-    cases,
-    enrollments,
-    lines,
-    matching,
-    operations,
-    people,
-    sweeps,
-)
+from serving.api.routes import audit, cases, enrollments, health, lines, matching, people, sweeps
 from serving.wire.enrollments import Enrollment
 from serving.wire.fields import AnswerBody, QueryString, RequestBody
 from serving.wire.oversight import Readiness
@@ -187,26 +178,26 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
     },
     "oversight": {
         "GET /v1/thresholds": Endpoint(
-            operations.read_thresholds, "Read the thresholds", Action.READ_THRESHOLDS, errors=()
+            health.read_thresholds, "Read the thresholds", Action.READ_THRESHOLDS, errors=()
         ),
         "GET /v1/audit": Endpoint(audit.read_audit, "Read the audit chain", Action.READ_AUDIT),
         "GET /v1/audit/verification": Endpoint(
             audit.verify_audit, "Verify the audit chain", Action.READ_AUDIT
         ),
-        "GET /v1/me": Endpoint(operations.read_key, "Whose key", errors=()),
+        "GET /v1/me": Endpoint(health.read_key, "Whose key", errors=()),
     },
     "health": {
-        "GET /version": Endpoint(operations.read_version, "Version", needs_key=False, errors=()),
+        "GET /version": Endpoint(health.read_version, "Version", needs_key=False, errors=()),
         "GET /metrics": Endpoint(
-            operations.read_metrics,
+            health.read_metrics,
             "Metrics",
             Action.READ_METRICS,
             answers={200: str},
             errors=(404,),
         ),
-        "GET /health/live": Endpoint(operations.read_liveness, "Live", needs_key=False, errors=()),
+        "GET /health/live": Endpoint(health.read_liveness, "Live", needs_key=False, errors=()),
         "GET /health/ready": Endpoint(
-            operations.read_readiness,
+            health.read_readiness,
             "Ready",
             answers={200: Readiness, 503: Readiness},
             needs_key=False,

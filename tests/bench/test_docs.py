@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from bench.core.machine import look
 from bench.core.reports import REPORTS, Figure, Report, Result, write_report
-from bench.docs.charts import digest_reports, read_stamp, stamp
+from bench.docs.benchmark_charts import digest_reports, read_stamp, stamp
 from bench.docs.pages import (
     ROOT,
     WIDTH,

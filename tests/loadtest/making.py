@@ -11,7 +11,15 @@ from loadtest.criteria import Objective, Run, decide
 from loadtest.document_numbers import SpecimenNumbers
 from loadtest.judging import judge
 from loadtest.oracle import NEW, Answer
-from loadtest.people import Holder, ImpostorPair, Pair, Participants, Person, Sample, Thresholds
+from loadtest.participants import (
+    Holder,
+    ImpostorPair,
+    Pair,
+    Participants,
+    Person,
+    Sample,
+    Thresholds,
+)
 from loadtest.schedule import DEFAULT_MIX, Kind, Outcome, Phase, Traffic, Visit
 from loadtest.service_calls import Enroll, Match, Search
 from loadtest.shapes import DEFAULT_PROFILES, Knee, Shape

@@ -26,7 +26,7 @@ from loadtest.oracle import (
     Recognised,
     expect_duplicate,
 )
-from loadtest.people import ModelClient
+from loadtest.participants import ModelClient
 from loadtest.schedule import Kind
 from tests.loadtest.making import THRESHOLDS, decided, make_outcome, make_participants, make_visit
 

@@ -19,7 +19,7 @@ from engine.matching.calibration import Comparison
 from serving.api import app as application
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
-from serving.api.routes.operations import READY_KEPT_S
+from serving.api.routes.health import READY_KEPT_S
 from serving.compose import Deployment
 from serving.settings import load_settings
 from serving.wire.fields import read
@@ -118,7 +118,7 @@ def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thr
         assert free.wait(120)
         return 0
 
-    monkeypatch.setattr("serving.api.routes.operations.CHECK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("serving.api.routes.health.CHECK_TIMEOUT_S", 0.2)
     monkeypatch.setattr(fresh.parts.store, "sequence", hang)
     time.sleep(READY_KEPT_S)
 

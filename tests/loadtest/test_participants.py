@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.people import fuse_both, fuse_single
+from loadtest.participants import fuse_both, fuse_single
 
 
 def _draw(seed: int) -> np.ndarray:

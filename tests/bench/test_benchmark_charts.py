@@ -18,7 +18,7 @@ from bench.core.reports import (
     find_figure,
     read_reports,
 )
-from bench.docs.charts import (
+from bench.docs.benchmark_charts import (
     VERSUS,
     draw_all,
     draw_curves,
