@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -12,6 +13,13 @@ TINY = ("--quick", "--n", "300", "--decisions", "64")
 
 
 RunHere = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A folder on a disk: in memory, as /tmp may be, no rate of durable decisions is measured."""
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
 
 
 def write_targets(folder: Path, wanted: str, goal: str) -> Path:
@@ -27,11 +35,11 @@ def write_targets(folder: Path, wanted: str, goal: str) -> Path:
 
 
 def test_a_missed_goal_ends_with_1_and_the_document_says_what_was_measured(
-    tmp_path: Path, run_here: RunHere
+    disk: Path, run_here: RunHere
 ) -> None:
     # It promises a decision a nanosecond.
-    targets = write_targets(tmp_path, "decisions_per_second", "1e9")
-    options = ("--folder", str(tmp_path), "--targets", str(targets), "--no-stamp", "--json")
+    targets = write_targets(disk, "decisions_per_second", "1e9")
+    options = ("--folder", str(disk), "--targets", str(targets), "--no-stamp", "--json")
     status, out, err = run_here("registrar", *TINY, *options)
     assert err == ""
     assert status == 1
@@ -57,10 +65,10 @@ def test_a_missed_goal_ends_with_1_and_the_document_says_what_was_measured(
             assert (figure["value"] is None) == (figure["skipped"] is not None)
 
 
-def test_goals_that_hold_end_with_0_and_are_ticked(tmp_path: Path, run_here: RunHere) -> None:
-    targets = write_targets(tmp_path, "decisions_per_second", "0.001")
+def test_goals_that_hold_end_with_0_and_are_ticked(disk: Path, run_here: RunHere) -> None:
+    targets = write_targets(disk, "decisions_per_second", "0.001")
     status, out, err = run_here(
-        "registrar", *TINY, "--no-stamp", "--folder", str(tmp_path), "--targets", str(targets)
+        "registrar", *TINY, "--no-stamp", "--folder", str(disk), "--targets", str(targets)
     )
     assert status == 0, out + err
     assert out.count("✓") == 3
