@@ -57,7 +57,7 @@ class Chosen:
     def measure(
         self, suite: str, run: Callable[[Any], SuiteOutput], config: Any, quick: Sizes, **given: Any
     ) -> None:
-        """Runs the suite with its quick sizes if they were asked for, and what was given."""
+        """Runs the suite with the options given, and its quick sizes where they were asked for."""
         sizes = (dict(quick) if self.quick else {}) | keep_given(**given)
         run_suite(self, suite, lambda: run(config(seed=self.seed, **sizes)))
 
@@ -110,9 +110,6 @@ def show_report(report: Report, goals: Sequence[Goal], *, as_json: bool) -> None
         print_report(report, goals)
     if not report.holds:
         raise exit_negative()
-
-
-# Commands of the suites that need a home: registrar, serve, sweep.
 
 
 def register_deployment_suites(app: typer.Typer) -> None:
@@ -202,8 +199,6 @@ def sweep(
     )
 
 
-# Commands of the suites of photographs: accuracy, extract, import.
-
 People = Annotated[int | None, typer.Option(min=2, help="Only the first N people.")]
 
 
@@ -265,8 +260,6 @@ def import_base(
         "import", run, ImportConfig, QUICK, people=n, vectors=vectors, faces=faces, folder=folder
     )
 
-
-# Commands of the suites of `indexes`: kernels, search, join, gallery, curves.
 
 References = Annotated[int | None, typer.Option(min=1_000, help="References in the gallery.")]
 Postgres = Annotated[

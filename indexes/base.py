@@ -162,8 +162,6 @@ class VectorIndex(ABC):
         return None
 
 
-# Checks of the input of an index, made before anything changes.
-
 _GREATEST = np.iinfo(np.int64).max
 
 UNIT_TOLERANCE = 1e-3

@@ -56,8 +56,6 @@ if TYPE_CHECKING:
     from serving.settings import Settings
 
 
-# What the one writer takes for a decision, durable: on a registry that is made and removed.
-
 SINGLES, DECISION_BATCHES = 20, 10
 _CARRIER, _OUTLET = "plan", "plan-1"
 _REGISTRY = "registry.sqlite"
@@ -68,8 +66,10 @@ _APART = 0.3
 def measure_decisions(
     settings: Settings, cache: Path, folder: Path
 ) -> tuple[dict[Quantity, float], str]:
-    """Seconds of a decision with its commit, and bytes of it; on an empty gallery, so that no
-    search is in it."""
+    """Seconds and bytes of a decision with its durable commit, on a registry made and removed here.
+
+    The gallery is empty, so that no search is in it.
+    """
     with _make_place(folder) as place:
         home = Path(place) / "home"
         # SQLite whatever file and environment say: nothing is written to a registry in use.
@@ -165,17 +165,12 @@ def _make_sample(vector: NDArray[np.float64]) -> Sample:
     return Sample(row, hashlib.sha256(row.tobytes()).digest())
 
 
-# How long a call takes.
-
-
 def time_call(action: Callable[[], object]) -> float:
     """Seconds of one call."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
-
-# What a pair of photographs costs one core, alone and eight pairs at once: as an ingress works.
 
 ROUNDS = 5
 SIDE_PX = 250
@@ -188,9 +183,10 @@ _SET = 2 * PAIRS_AT_ONCE
 def measure_photographs(
     settings: Settings, cache: Path, folder: Path | None, rounds: int = ROUNDS
 ) -> tuple[dict[Quantity, float], str]:
-    """Core-seconds of a pair, and of what pictures; `RequestError` where the folder has none.
+    """Core-seconds of a pair of photographs, alone and eight pairs at once, and of what pictures.
 
-    Each round takes the next eight pairs, once one by one and once together.
+    Each round takes the next eight pairs, once one by one and once together. `RequestError` where
+    the folder has no pictures.
     """
     images, source = _find_images(folder, rounds * _SET)
     turns = cycle(images)
@@ -271,8 +267,6 @@ def _time_embedding(settings: Settings, cache: Path, rounds: int) -> tuple[float
     return alone_s, together_s / PAIRS_AT_ONCE
 
 
-# What a scan of the gallery costs a core for each reference, by the index as it comes.
-
 MAX_REFERENCES = 1_000_000
 """Codes of so many are more than a processor's caches hold."""
 LONE_PROBES, SCAN_BATCHES = 60, 5
@@ -284,7 +278,7 @@ _DRAWN_AT_ONCE = 100_000
 def measure_scans(
     settings: Settings, references: int | None = None
 ) -> tuple[dict[Quantity, float], str]:
-    """Core-seconds a reference and bytes a reference, and of how many."""
+    """Core-seconds and bytes that a scan of the gallery takes per reference, and of how many."""
     dim = embedder_card(settings).dimension
     count = references or _affordable(dim)
     config = SegmentsConfig(rows=settings.gallery.rows)
@@ -376,11 +370,8 @@ def _tell(found: dict[Quantity, float], source: str) -> dict[Quantity, Figure]:
     return {one: Figure(value, Origin.MEASURED, source) for one, value in found.items()}
 
 
-# Which machine this is.
-
-
 def stamp_machine() -> Machine:
-    """Its processor, the cores that this process may use, its memory."""
+    """This machine: its processor, the cores that this process may use, its memory."""
     return Machine(
         cpu=read_cpu()[0],
         cores=len(os.sched_getaffinity(0)),
@@ -400,8 +391,6 @@ def read_cpu() -> tuple[str, frozenset[str]]:
     name = facts.get("model name") or platform.processor() or platform.machine()
     return name, frozenset(facts.get("flags", "").split())
 
-
-# Where a plan's figures are from: this machine, then reports, then what is assumed.
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2}
 

@@ -1,4 +1,4 @@
-"""Parts of an ingress: built once a process, passed to the application."""
+"""Parts of an ingress, built once per process and passed to the application."""
 
 from __future__ import annotations
 

@@ -29,13 +29,11 @@ from engine.retention.job import (
 )
 from serving.compose import Deployment, read_schedule, read_time
 
-# The files of sweeps leave when their time is over.
-
 EXPIRED = "sweep.expired"
 
 
 def retire_sweeps(deployment: Deployment, runner: ChangeRunner, actor: str) -> list[str]:
-    """The ids of the sweeps whose files have left, which is audited."""
+    """Deletes the files of sweeps whose time is over, and audits it; the ids of these sweeps."""
     expired = deployment.sweeps.expire(utc_now())
     if expired:
         entries = tuple(AuditEntry(actor, EXPIRED, key) for key in expired)
@@ -162,14 +160,12 @@ def seconds_until(at: time, now: datetime) -> float:
     return ((today if today > now else today + DAY) - now).total_seconds()
 
 
-# Certificates as files: JSON, one document each.
-
 MAX_BYTES = 64 * 1024
 _KINDS = (TypeAdapter(ErasureCertificate), TypeAdapter(RetentionCertificate))
 
 
 def write_certificate(made: Certificate) -> dict[str, Any]:
-    """A certificate as JSON values."""
+    """A certificate as JSON values, for a file of its own."""
     values: dict[str, Any] = _plain(asdict(made))
     return values
 

@@ -1,4 +1,4 @@
-"""What the migrations say to an empty database, noted once and said again to the next."""
+"""Migrations recorded on the first empty database and replayed on the next ones."""
 
 from __future__ import annotations
 

@@ -210,8 +210,10 @@ class _Findings:
 
 
 def better(figure: Figure) -> Better | None:
-    """Which way a figure is better, by its unit and name; None where it is neither, or no figure
-    of Sosie."""
+    """Whether less or more of a figure is better, by its unit and name.
+
+    None where neither is, and for figures that are not Sosie's.
+    """
     name, unit = figure.name, figure.unit
     if is_other(figure) or _GIVEN.search(name):
         return None

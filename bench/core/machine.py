@@ -167,12 +167,9 @@ def _find_warnings(load: float, cores: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-# What the machine itself allows: reading memory, and ONNX Runtime's bare int8 product.
-
-
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The sizes of one product. Queries that are `packed` are a constant of the graph."""
+    """Sizes of one bare int8 product; `packed` queries are a constant of ONNX Runtime's graph."""
 
     rows: int
     queries: int

@@ -79,7 +79,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A promise against its figure; `holds` is None exactly where `skipped` says why."""
+    """A promised goal and the figure measured for it; `holds` is None where `skipped` says why."""
 
     name: str
     value: float | None
@@ -122,8 +122,6 @@ class Report:
         except msgspec.ValidationError as error:
             raise ValueError(f"no report: {error}") from error
 
-
-# Reports from files and folders.
 
 REPORTS = Path(__file__).parents[1] / "reports"
 """Those that are committed, a file a run."""
@@ -192,9 +190,6 @@ def write_report(path: Path, report: Report) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-# Figures of reports by suite, result and name.
-
-
 def find_result(reports: Mapping[str, Report], suite: str, name: str) -> Result | None:
     """The first of that name, or None."""
     report = reports.get(suite)
@@ -213,8 +208,6 @@ def find_figure(
     fits = (one for one in found.figures if one.name == name and unit in {None, one.unit})
     return next(fits, None)
 
-
-# Goals of `targets.toml`, held against what a suite measured.
 
 TARGETS = Path(__file__).parents[1] / "targets.toml"
 
@@ -321,12 +314,6 @@ def choose_names(text: str, known: Iterable[str], refusal: str) -> tuple[str, ..
     return names
 
 
-# Several runs of a suite, each a process of its own and apart in time, made one report.
-#
-# Repeats inside a process tell how a figure trembles; they do not tell how it differs from the
-# next process, whose memory lies elsewhere, or from the next minute of a shared machine. So a
-# figure's noise is what its blocks differ by.
-
 Key = tuple[str, str, int]
 """Result or figure: its name, its unit, and which of those that are called so."""
 Named = TypeVar("Named", bound=Result | Figure)
@@ -335,6 +322,8 @@ Named = TypeVar("Named", bound=Result | Figure)
 def merge_blocks(blocks: Sequence[Report]) -> Report:
     """Medians over the blocks, and how the blocks differ; one block is given back as it is.
 
+    A block is a process of its own, apart in time: repeats within one process don't show how a
+    figure differs in the next, whose memory lies elsewhere, or a minute later on a shared machine.
     Where right or wrong is counted, the worst block stands.
     """
     first = blocks[0]
@@ -353,7 +342,7 @@ def merge_blocks(blocks: Sequence[Report]) -> Report:
 
 
 def key_all(items: Sequence[Named]) -> Iterator[tuple[Key, Named]]:
-    """Each with a key of its own, the same in every run: names alone may be there twice."""
+    """Items by a unique key, the same in every run: a name alone may be there twice."""
     seen: Counter[tuple[str, str]] = Counter()
     for item in items:
         name = (item.name, item.unit if isinstance(item, Figure) else "")
@@ -371,7 +360,7 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def _pair_up(runs: Sequence[Sequence[Named]]) -> list[list[Named]]:
-    """What the first run has, each with the same of the other runs."""
+    """Items of the first run, each with its counterparts of the other runs."""
     keyed = [dict(key_all(one)) for one in runs]
     return [[other[key] for other in keyed if key in other] for key in keyed[0]]
 

@@ -28,10 +28,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """How a report runs it. What is not `repeated` is long, or has little that differs.
+    """How a report runs a suite.
 
-    A quick report runs it all the same, in `QUICK_BLOCKS`; `again` is what of it is run in the
-    later blocks of a full one.
+    What is not `repeated` is long, or has little that differs. A quick report runs it all the
+    same, in `QUICK_BLOCKS`; `again` is what of it is run in the later blocks of a full one.
     """
 
     name: str
@@ -178,7 +178,7 @@ def _read(status: int, out: str, err: str) -> Report:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Asks it to end, for it may have a service to stop; then ends it and what it started."""
+    """Terminates a suite, which may have a service to stop; after a while kills its group."""
     process.terminate()
     try:
         process.communicate(timeout=150)
@@ -186,8 +186,6 @@ def _end(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
-
-# A run of all suites as a folder: a page, a document a suite, pictures.
 
 PAGE = "report.md"
 

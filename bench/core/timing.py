@@ -34,7 +34,7 @@ def timed(action: Callable[[], object]) -> Timed:
 
 
 def rested(action: Callable[[], object], calls: int = 1) -> Timed:
-    """Seconds of one call, of so many in a row, after a pause that lets other threads end."""
+    """Mean seconds of a call over `calls` in a row, after a pause that lets other threads end."""
 
     def perform() -> float:
         time.sleep(PAUSE_S)

@@ -169,11 +169,6 @@ def _orthonormal(rows: int, columns: int, seed: int) -> Vectors:
     return matrix
 
 
-# What is right: every query against every row by numpy, in float32.
-#
-# A product finds what may belong to the answer, with a margin for its rounding; those few have
-# their score computed in float64 and rounded once. Nothing of `indexes` is used.
-
 _QUERIES_AT_ONCE, _ROWS_AT_ONCE = 512, 8192
 # Beyond what a float32 product of unit rows loses in 1,500 dimensions.
 _MARGIN = 1e-4
@@ -181,9 +176,11 @@ _MARGIN = 1e-4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """Query i owns `offsets[i]:offsets[i + 1]` of rows int64[m] and scores float32[m].
+    """Right answers by numpy: query i owns `offsets[i]:offsets[i + 1]` of `rows` and `scores`.
 
-    Best first, equal scores by ascending row.
+    `rows` int64[m] and `scores` float32[m] are best first, equal scores by ascending row. A float32
+    product finds the candidates, with a margin for its rounding; their scores are computed in
+    float64 and rounded once. Nothing of `indexes` is used.
     """
 
     offsets: NDArray[np.int64]

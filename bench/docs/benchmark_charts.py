@@ -80,7 +80,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A promise and what came of it; `margin` says how many times as good, None for no number."""
+    """A promise and its result; `margin` is how many times as good it is, None without a number."""
 
     label: str
     text: str

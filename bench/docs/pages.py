@@ -217,7 +217,7 @@ def print_words(words: str, run: Run) -> str:
 
 
 def run_sosie(words: list[str]) -> str:
-    """In a process of its own, in the checkout, without a home."""
+    """Standard output of `sosie WORDS`, run in the checkout, without a home."""
     command = [sys.executable, "-P", "-m", "serving.cli.main", *words]
     environment = node_environment({}, {"COLUMNS": str(WIDTH)})
     done = subprocess.run(

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from engine.accuracy.identification_rates import FusionGain, FusionPoint
 
 
-# How near the synthetic population is to photographs: thresholds at false match rates of both.
-
 RESEMBLANCE = "Synthetic population"
 SYNTHETIC = 6_000
 """Of whom all pairs support a rate of 1e-6."""
@@ -44,7 +42,10 @@ RATES = (1e-3, 1e-4, 1e-5, 1e-6)
 
 
 def compare_population(singles: Templates, seed: int) -> Result:
-    """At most eight photographs of a person; none where they have too few pairs to show a tail."""
+    """Thresholds of the synthetic population and of photographs at equal false match rates.
+
+    At most eight photographs of a person; none where they have too few pairs to show a tail.
+    """
     setup: Setup = {
         "synthetic_people": SYNTHETIC,
         "most_photographs": PHOTOGRAPHS_OF_A_PERSON,

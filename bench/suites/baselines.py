@@ -292,8 +292,6 @@ def _to_bytes(vectors: Vectors, limit: float) -> NDArray[np.int8]:
     return codes
 
 
-# The participants of a comparison of searches, and the queries that all are given.
-
 PACKAGES = {USEARCH: "usearch", HNSW: "hnswlib"}
 
 
@@ -373,8 +371,6 @@ def time_batch(
     seconds = interleave(actions, rounds)
     return {name: values / len(probes) for name, values in seconds.items()}
 
-
-# How many of the mates whose score is near a threshold each index finds.
 
 _BAND = (0.45, 0.50)
 _WIDTH = 0.05

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     import onnx
 
 
-# Matchers of pairs, each in a process of its own that waits for its rounds.
-
 WORKER = Path(__file__).parents[1] / "peers" / "worker.py"
 CHECKOUT = Path(__file__).parents[2]
 SILENCE_TIMEOUT_S = 600.0
@@ -128,8 +126,6 @@ def _start(python: Path) -> subprocess.Popen[str]:
         raise RequestError(f"{python} does not start as a Python: {error.strerror}") from error
 
 
-# What rewriting SFace's graph is worth: the same faces through three forms of one model.
-
 DEQUANTISED, PLAIN, REWRITTEN = "dequantised", "PReLU as four operators", "rewritten"
 DEQUANTISED_STEPS = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
 BATCHES = (1, 16)
@@ -139,7 +135,7 @@ BATCHES = (1, 16)
 def compare_graphs(
     crops: NDArray[np.uint8], rounds: int, cache: Path
 ) -> tuple[list[Result], dict[str, Measured]]:
-    """Crops uint8[n, side, side, 3] through each graph: one thread, interleaved rounds.
+    """Times crops uint8[n, side, side, 3] in each form of SFace's graph: one thread, interleaved.
 
     The speedup is of the rewritten graph in the extractor's batch over the dequantised one in the
     batch that suits it best; the difference is of their unit vectors.
@@ -255,8 +251,6 @@ def _expand_plainly(model: onnx.ModelProto) -> None:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 
-
-# Pairs of photographs a second: Sosie, Sosie on OpenVINO, and the usual alternatives.
 
 SOSIE = "Sosie, cpu"
 OPENVINO = "Sosie, OpenVINO bfloat16"
@@ -455,8 +449,6 @@ def _list_agreement(last: Mapping[str, Round], setup: Setup) -> Result:
     return Result("What they found", setup, tuple(figures))
 
 
-# How long a command takes from nothing: a new process, its imports, its models.
-
 PYTHON, HELP, VERIFY = "python -c pass", "sosie --help", "sosie verify A B"
 FIGURES = {HELP: "help_seconds", VERIFY: "verify_seconds"}
 
@@ -464,7 +456,7 @@ FIGURES = {HELP: "help_seconds", VERIFY: "verify_seconds"}
 def measure_startup(
     photographs: PhotographPairs, rounds: int, cache: Path
 ) -> tuple[Result, dict[str, Measured]]:
-    """Whole processes, interleaved; the round that is not counted warms the cache."""
+    """Times new processes from start to end, interleaved; an uncounted round warms the cache."""
     command = Path(sys.executable).with_name("sosie")
     setup: Setup = {"rounds": rounds}
     if not command.is_file():
@@ -503,8 +495,6 @@ def _start_command(command: Sequence[str], cache: Path, saying: str = "") -> Tim
 
     return timed(perform)
 
-
-# Faces embedded a second by batch size, on the CPU and on a CUDA device where one is.
 
 CPU_BATCHES = (1, 4, 16)
 CUDA_BATCHES = (1, 16, 64, 256)

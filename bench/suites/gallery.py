@@ -29,8 +29,6 @@ from indexes.snapshots.manifest import Origin
 from indexes.snapshots.snapshot import Opening, load, save
 from indexes.upkeep import Upkeep
 
-# Searching while everything changes: adds, removals, seals, merges and compactions at once.
-
 BATCH, PAUSE_S = 32, 0.005
 """References of one add, and how long those who change something wait before they go on."""
 _REMOVED_AT_ONCE, _LOOKED_FOR = 16, 16
@@ -38,7 +36,7 @@ _REMOVED_AT_ONCE, _LOOKED_FOR = 16, 16
 
 @dataclass(slots=True)
 class ConcurrentSearch:
-    """What happened in `seconds`.
+    """Counts of `seconds` of searching while the gallery is changed, sealed, merged and compacted.
 
     `missed`: searches for a reference that was committed before and not yet to be removed, and
     did not come back as the best; `ghosts`: references found though they had been removed.
@@ -143,8 +141,6 @@ class ChangingGallery:
             ]
         )
 
-
-# A gallery that grows: what an add costs with all the upkeep it causes, and whether it is seen.
 
 # Upkeep is asked for after so many adds; it is what a thread of its own does in a deployment.
 _LOOK_EVERY = 256

@@ -161,8 +161,6 @@ def _list_times(mine: Sequence[Timing]) -> Iterator[Figure]:
         yield one.make_figure(unit, partial(operator.mul, scale), **more)
 
 
-# Scans of byte codes by one thread: every kernel of `indexes`, and what else would find the pairs.
-
 NUMPY, FAISS = "numpy float32", "FAISS Flat, range search"
 PRODUCT, READING = "MatMulInteger alone", "reading the codes"
 SMALLER = 16
@@ -271,7 +269,7 @@ def _prepare_scan(sizes: KernelsConfig, make: Make) -> Prepared:
 
 
 def has_found(right: Pairs, found: Pairs | None) -> bool:
-    """Whether these are the pairs, in whatever order; None came from who finds none."""
+    """True where `found` has the right pairs in any order, or is None: a scan that finds none."""
     if found is None:
         return True
     order = np.lexsort((found[:, 1], found[:, 0]))
@@ -340,8 +338,6 @@ def _make_product(case: Case) -> Callable[[], None]:
 
     return multiply
 
-
-# What follows a scan: true scores of the pairs found, and the k-th best of each query.
 
 OURS = "kernel numba"
 PAIRS = (4_096, 65_536)

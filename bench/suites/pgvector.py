@@ -42,15 +42,16 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 
-# A PostgreSQL with the extension `vector`: one that was named, or one started for the moment.
-
 NONE = "none"
 GUARD = 'read word || { kill -QUIT "$1"; sleep 1; rm -rf "$2"; }'
 
 
 @contextmanager
 def open_postgres(url: str | None) -> Iterator[Connection[Any]]:
-    """A connection whose database has the extension; `Unavailable` says why there is none."""
+    """Connects to the PostgreSQL of `url`, or to one started meanwhile, with extension `vector`.
+
+    `Unavailable` says why there is none.
+    """
     if url == NONE:
         raise Unavailable("left out by --postgres none")
     if find_spec("psycopg") is None:
@@ -193,7 +194,7 @@ class Table:
         return np.array(found, np.int64)
 
     def _prefer(self, ef: int | None) -> None:
-        """Settings stay until another way is asked for: a query is timed, not these."""
+        """Makes the planner scan, or use the graph; set once, since settings aren't to be timed."""
         if ef == self._preferred:
             return
         run = self._connection.execute

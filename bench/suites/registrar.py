@@ -37,14 +37,12 @@ from engine.registry.records import utc_now
 from indexes.upkeep import Upkeep
 from serving.compose import SNAPSHOT_FOLDER, Deployment
 
-# Decisions a second: full batches beside one a transaction, round by round in portion.
-
 BATCH, SINGLE = 32, 1
 
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """What is decided in one go, so many a transaction at most; round 0 warms up."""
+    """Requests decided together, at most `batch` in a transaction; round 0 warms up."""
 
     number: int
     batch: int
@@ -154,12 +152,9 @@ def _find_batches(outcomes: Sequence[Outcome], ends: Sequence[float]) -> list[fl
     return seconds
 
 
-# What visitors were answered, against what they should have been.
-
-
 @dataclass(slots=True)
 class DecisionLog:
-    """`places` of the visits are asked, in order; `outcomes` grows to as many.
+    """Outcomes of the visits at `places`, in order, against the expected ones.
 
     `difference`: references too few or too many in reopened galleries, in all.
     """
@@ -228,9 +223,6 @@ def is_right(outcome: Outcome, expected: Expected | None) -> bool:
         and outcome.decision is expected.decision
         and frozenset(outcome.reasons) == expected.reasons
     )
-
-
-# The registrar's work on a batch, done by hand and timed step by step.
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +295,7 @@ class RegistrarSuiteConfig:
 
 @dataclass(slots=True)
 class _Times:
-    """Seconds of what is done once."""
+    """Seconds of the steps that run once."""
 
     load: float = 0.0
     open_store: float = 0.0

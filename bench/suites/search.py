@@ -35,8 +35,6 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentSearch
 
-# Whether the answers of the exact search are those of brute force: ids and scores.
-
 SCORE_TOLERANCE = 1e-6
 _SINGLES_IN = 16
 
@@ -52,7 +50,7 @@ def check_exactness(
     threshold: float,
     setup: Setup,
 ) -> tuple[Result, float]:
-    """Shares of probes answered identically, and the least of them.
+    """Shares of probes with brute force's ids and scores, and the least of them.
 
     `probes` mated ones and as many strangers, in one batch, and every sixteenth by itself too:
     one query has a kernel of its own.

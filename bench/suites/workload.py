@@ -36,11 +36,6 @@ from engine.registry.writer import Writer
 from serving.compose import Deployment, create_home
 from serving.settings import RegistrarSettings, Settings
 
-# Requests of synthetic people, and what each must be answered.
-#
-# The answers come from brute force over float32 scores, and from the table of decisions written
-# down once more; nothing of the engine's search or policy is asked.
-
 TOLERANCE = 2e-5
 """A score so near a threshold may go either way: such a request is left out."""
 ROWS = 512
@@ -48,7 +43,7 @@ REVIEWED = frozenset({Reason.POSSIBLE_DUPLICATE})
 
 
 class Kind(StrEnum):
-    """What a visitor is, whatever the system thinks."""
+    """What a visitor truly is, whatever the system decides."""
 
     NEWCOMER = "newcomer"
     RETURNING = "returning"
@@ -76,7 +71,11 @@ class Visits:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The one right answer; `adds_reference` where it leaves a new one behind."""
+    """The one right answer; `adds_reference` where it leaves a new one behind.
+
+    By brute force over float32 scores and a second copy of the table of decisions: nothing of the
+    engine's search or policy is asked.
+    """
 
     decision: Decision
     reasons: frozenset[Reason]

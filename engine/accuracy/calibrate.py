@@ -132,8 +132,6 @@ def _fit_curve(scores: PairScores, seed: int) -> CalibrationCurve:
     )
 
 
-# Editing of a model card's text: everything else in it, comments included, is preserved.
-
 NOTE = "Fitted by `sosie calibrate`"
 _NOTES = re.compile(rf"^# {NOTE}.*\n(?:#.*\n)*", re.MULTILINE)
 _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
@@ -147,7 +145,10 @@ _PATH = re.compile(r"^([ \t]*path[ \t]*=[ \t]*).*$", re.MULTILINE)
 def write_calibrated(
     text: str, calibration_file: str, rates: ThresholdRates, notes: tuple[str, ...]
 ) -> str:
-    """The card's text with this calibration and these rates, and `notes` as comments."""
+    """The card's text with this calibration and these rates, and `notes` as comments.
+
+    Everything else in it is preserved, comments included.
+    """
     text = _THRESHOLDS.sub("", _NOTES.sub("", f"{text.rstrip()}\n"))
     top, tables = _split(text)
     line = f"calibration = {json.dumps(calibration_file)}"

@@ -167,8 +167,6 @@ class Population:
         return faces
 
 
-# Fitting to labelled vectors: covariances first, then both tails.
-
 PHOTOGRAPHS_OF_A_PERSON = 8
 """At most, per person: otherwise the statistics are those of a few celebrities."""
 ITERATIONS = 30

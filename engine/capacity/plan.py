@@ -69,7 +69,7 @@ class FalseCandidates:
         return asdict(self) | {"is_supported": self.is_supported}
 
     def explain(self) -> str:
-        """In words: what may be claimed, and what is needed."""
+        """A sentence on the false match rate needed, and whether the calibration supports it."""
         needed = f"{self.wanted:g} a search need a false match rate of {self.wanted_fmr:.2g}"
         if self.is_supported:
             return f"{needed}, which the calibration supports"

@@ -120,8 +120,10 @@ class Precision:
 
     @property
     def rate(self) -> Rate | None:
-        """With a 95 % interval for independent pairs; those of one case are not, so the true
-        interval is wider. None where nothing was judged."""
+        """Share of confirmed pairs, with a 95 % interval; None where nothing was judged.
+
+        The interval is for independent pairs; those of one case are not, so the true one is wider.
+        """
         if not self.judged:
             return None
         low, high = wilson_interval(self.confirmed, self.judged)

@@ -13,15 +13,16 @@ from typing import Protocol
 from engine.errors import RequestError
 from engine.reasons import Reason
 
-# The machine readable zone of a passport: ICAO Doc 9303 parts 3 and 4, format TD3.
-
 _LINE = re.compile(r"[A-Z0-9<]{44}")
 _WEIGHTS = (7, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class PassportZone:
-    """What the second line says; `identity` is nationality and number, one for each passport."""
+    """The second line of a TD3 zone (ICAO Doc 9303, parts 3 and 4).
+
+    `identity` is nationality and number, one for each passport.
+    """
 
     identity: str = field(repr=False)
     expires_on: date

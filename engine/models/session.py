@@ -52,7 +52,7 @@ class Session(Protocol):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """In the order in which `run` returns them."""
+        """Names of the outputs, in the order in which `run` returns them."""
         ...
 
     @property
@@ -221,9 +221,6 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
 
 
-# The cache of rewritten graphs. A file is the SHA-256 of the graph, then the graph: one that was
-# cut short or altered is made anew.
-
 REWRITING_VERSION = 2
 """Rises when a rewriting changes what it makes, so that graphs cached before are not read."""
 _DIGEST_BYTES = 32
@@ -232,7 +229,8 @@ _DIGEST_BYTES = 32
 def load_rewritten(card: ModelCard, steps: Sequence[Step], folder: Path) -> bytes:
     """The card's graph after the steps, serialised ONNX, cached in `folder`.
 
-    Raises ModelMissing or ModelDamaged, and ModelError where the folder cannot be written.
+    A cached file is the SHA-256 of the graph, then the graph: one cut short or altered is made
+    anew. Raises ModelMissing or ModelDamaged, and ModelError where the folder cannot be written.
     """
     path = locate(card)
     made_from = "\n".join([card.sha256, str(REWRITING_VERSION), *steps])

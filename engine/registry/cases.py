@@ -147,7 +147,7 @@ class CaseReader(Source):
         return self._by_document(document_ids, ALIVE)
 
     def of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
-        """The same with closed ones; a merged one is seen in what it went into."""
+        """The cases that name each document, alive or closed; a merged one as what it went into."""
         return self._by_document(document_ids, ALIVE | {CaseState.CLOSED})
 
     def of_groups(self, group_keys: Sequence[str]) -> dict[str, CaseRecord]:

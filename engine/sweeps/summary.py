@@ -121,7 +121,7 @@ def _count_weeks(lines: Iterable[LineFact]) -> tuple[Week, ...]:
 
 
 class _Tally:
-    """Of one seller: what was met, each once."""
+    """Distinct groups, documents and lines of one seller."""
 
     def __init__(self) -> None:
         self.groups: set[str] = set()

@@ -344,8 +344,6 @@ def _write_reaching(builder: Any, below: list[Any], least: list[Any], sums: Any)
         builder.store(bits, point(builder, at, INT))
 
 
-# Python functions as machine code, kept on disk from one process to the next.
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _FOLDER = Path(__file__).parent

@@ -240,7 +240,7 @@ def _template_of(scope: Scope) -> str:
 
 
 def _place_of(error: Exception) -> str:
-    """Where it was raised, by our innermost file: the text of an error may hold anything."""
+    """File and line of our innermost frame: the text of an error may hold anything."""
     for frame in reversed(extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OURS:
@@ -306,7 +306,7 @@ class _Route(Route):
 
 
 class _Operation:
-    """An endpoint as an ASGI application: who may, what is given, what is answered."""
+    """An endpoint as an ASGI application: admission, authorization, arguments, answer."""
 
     def __init__(self, parts: Parts, endpoint: Endpoint) -> None:
         self._parts, self._endpoint = parts, endpoint

@@ -176,7 +176,7 @@ class BodyBudget:
         self._held: defaultdict[str, int] = defaultdict(int)
 
     def take(self, size_bytes: int, key_id: str) -> None:
-        """`Busy` where this key, or all others, hold too much."""
+        """Reserves memory for a body; `Busy` where it would leave too little for other keys."""
         if self._held[key_id] + size_bytes > self._left - size_bytes:
             self._forget(key_id)
             raise Busy("the bodies of other requests fill the memory set aside: try again later")

@@ -292,8 +292,6 @@ def _require_matplotlib() -> None:
         raise RequestError("a picture needs matplotlib: pip install 'sosie[bench]'")
 
 
-# What `evaluate` and `calibrate` print for people, and the latter's JSON.
-
 DOUBTFUL_HIGHEST = 0.9
 """Strangers who score as high are more likely one person under two names."""
 

@@ -191,8 +191,6 @@ def _write_key(key: ApiKey, now: datetime, closed: Collection[str] = ()) -> dict
     }
 
 
-# Where enrollments come from: carriers and their outlets.
-
 Code = Annotated[str, typer.Argument(metavar="CODE")]
 
 MAX_NAME_LENGTH = 200

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from serving.wire.cases import CaseFile
 
 
-# The steps of a case: `case assign`, `note`, `propose`, `withdraw`, `close`.
-
 MAX_NOTE_BYTES = 64 * 1024
 ME = "me"
 

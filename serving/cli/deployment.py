@@ -132,9 +132,6 @@ def _has_password(url: str) -> bool:
         return False
 
 
-# The key ring: `keys rotate`.
-
-
 def register_keys(app: typer.Typer) -> None:
     add_group(app, "keys", "Rotate the data key.", DEPLOYMENT, rotate=rotate_key)
 
@@ -161,8 +158,6 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         f"Replace your backup of {KEY_RING_FILE}; older backups of the database need the old."
     )
 
-
-# `sosie doctor`: each thing that must be right, on one line.
 
 MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "broken": "[red]broken [/]"}
 

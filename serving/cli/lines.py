@@ -119,8 +119,6 @@ def _print_lines(found: HolderLines, reveal: bool) -> None:
     print_table(None, ("number", "status", "carrier", "outlet", "opened"), rows)
 
 
-# Restrictions that enrollments are checked against: `watch`, `block`, `unblock`, `blocked`.
-
 MAX_REASON_LENGTH = 200
 
 

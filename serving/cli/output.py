@@ -149,14 +149,11 @@ def add_group(app: typer.Typer, name: str, summary: str, panel: str, **commands:
 
 
 # The headings under which `sosie --help` lists the commands.
-
 DEPLOYMENT = "A deployment"
 PHOTOGRAPHS = "Photographs alone"
 REGISTRY = "Faces on record"
 FIGURES = "Figures"
 
-
-# The root of the commands: whatever one raises becomes one line and an exit code.
 
 INTERRUPTED = 130
 """What a shell reports for a program that Ctrl-C ended."""

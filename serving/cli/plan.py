@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from serving.settings import Settings
 
 
-# What `sosie plan` is given: a demand, a node, and where its figures come from.
-
-
 def read_number(text: str | float) -> float:
     """A number as people write it: 1.6e9, 1,600,000,000 or 1_600_000_000."""
     try:
@@ -355,8 +352,6 @@ def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
-
-# A plan, and a check of one, as tables.
 
 COLOURS = {"MEASURED": "green", "REPORTED": "cyan", "ASSUMED": "yellow"}
 CHECKED = {True: "green", False: "red", None: "default"}

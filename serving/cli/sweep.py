@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from serving.sweeps.sweep_views import SweepReader
 
 
-# What sweeps have found: `sweep list`, `show`, `groups` and `report`.
-
 MOST_SWEEPS, MOST_GROUPS = 1_000, 10_000
 
 SweepId = Annotated[str, typer.Argument(metavar="ID", help="As `sosie sweep list` shows it.")]

@@ -43,8 +43,6 @@ from serving.telemetry.logs import close_log
 from serving.telemetry.metrics import BUILD, Meter
 from serving.telemetry.traces import Tracer, open_tracer
 
-# The parts of one ingress, opened in its process and closed with it.
-
 REMOTE_WORKERS = 4
 """Threads that wait for a remote embedder while others decode the next photographs."""
 

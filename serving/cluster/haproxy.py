@@ -302,10 +302,8 @@ def main(arguments: Sequence[str]) -> None:
     os.execv(binary, [binary, *given])  # noqa: S606 - the binary that the node's own code named
 
 
-# The admin socket of a node's HAProxy: commands and statistics.
-
 PLACE, SOCKET = "p", "admin.sock"
-"""Below a node's folder; Serve puts a folder of its own between the two."""
+"""The admin socket, below a node's folder; Serve puts a folder of its own between the two."""
 
 FRONTEND, BACKEND = "FRONTEND", "BACKEND"
 OURS = "http-"

@@ -100,7 +100,6 @@ def _refuse_and_count(path: Path) -> int:
 
 
 # Time limits of the parts of an orderly stop; that of the whole is their sum.
-
 SAVE_S = 30.0
 """For the registrar to finish its decisions and save its gallery: seconds for a million."""
 

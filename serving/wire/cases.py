@@ -1,4 +1,4 @@
-"""Cases: what people look into, the steps they take, and what came of it."""
+"""Wire types of cases: queries, steps and answers."""
 
 from __future__ import annotations
 

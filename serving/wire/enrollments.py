@@ -1,4 +1,4 @@
-"""One activation: what is sent, what is decided, what is on record of it, what is kept of it."""
+"""Wire types of enrollments: request, decision, record, face crops and erasure certificate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service says of itself, of a key, of its thresholds and of its audit chain."""
+"""Wire types of liveness, readiness, API keys, calibration and the audit chain."""
 
 from __future__ import annotations
 

@@ -25,8 +25,6 @@ from engine.errors import NotFound
 from engine.registry.store import Store
 from serving.cluster.processes import Role, find_processes, list_descendants
 
-# Clients that enroll, and ask again with the same key until they have an answer.
-
 RETRIABLE = frozenset({408, 409, 429, 503, 507})
 """Statuses after which a client may ask again with its key; the connection's loss is the other."""
 LONGEST_WAIT_S, LOST_WAIT_S = 1.0, 0.1
@@ -349,8 +347,6 @@ def _is_kept(store: Store, one: Acknowledged) -> bool:
         return False
 
 
-# One face under many documents, all at once: one of them may be new.
-
 RACERS = 32
 FIRST_DOCUMENT, FIRST_NUMBER = 20_000_000, 900_000_000
 
@@ -369,7 +365,7 @@ class Race:
 
 
 def race(service: Service, home: Home, face: Person, number: int = 0) -> Race:
-    """All clients start together; each `number` has documents of its own."""
+    """Enrolls one face under many documents at once; each `number` has documents of its own."""
     log, barrier = AnswerLog(), threading.Barrier(RACERS)
 
     def work(place: int, client: Client) -> None:
@@ -387,14 +383,15 @@ def race(service: Service, home: Home, face: Person, number: int = 0) -> Race:
     return Race(dict(decisions), RACERS - len(log.acknowledged), tuple(log.acknowledged))
 
 
-# Part `kills`: one face that comes under many names at once; SIGKILL of any part under load.
-
 REFERENCES = 1_000
 MOST_PEOPLE = 200
 
 
 def measure_kills(context: Context) -> SuiteOutput:
-    """Both on one small home and service; what is killed must have little to load."""
+    """Part `kills`: races of one face under many documents, then SIGKILL of any part under load.
+
+    Both on one small home and service: what is killed must have little to load.
+    """
     sizes, people = context.sizes, context.visitors.people
     home = context.make_home("kills", min(REFERENCES, sizes.references))
     # The racers' faces must be new to the gallery.

@@ -104,15 +104,13 @@ def _admit(deployment: Deployment, faces: Vectors) -> None:
     )
 
 
-# People with two photographs each, who come to enroll over HTTP or in this process.
-
 FIRST_SERIAL = 5_000_000
 """Of the documents of photographed people: synthetic ones come before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Someone with a document of their own; the photographs are files as a camera writes them."""
+    """Someone with a document and two photographs, which are files as a camera writes them."""
 
     document: Document = field(repr=False)
     live: bytes = field(repr=False)

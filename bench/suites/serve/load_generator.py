@@ -18,13 +18,11 @@ import uvloop
 from bench.suites.serve.load_requests import LOST, OVERDUE, Load, Record
 from bench.suites.serve.process import Worker
 
-# One HTTP/1.1 connection of a load, kept alive from request to request.
-
 NEVER = float("nan")
 
 
 class Connection(asyncio.Protocol):
-    """One connection, from its opening to its loss, and the request that is on it."""
+    """One HTTP/1.1 connection, kept alive from request to request, and the request on it."""
 
     def __init__(self, owner: Sending) -> None:
         self._owner = owner
@@ -83,8 +81,6 @@ class Connection(asyncio.Protocol):
         self.body, self.retry_after_s = b"", NEVER
 
 
-# An alarm to the microsecond: the timers of an event loop ring to the millisecond.
-
 _NONBLOCK, _ABSOLUTE = os.O_NONBLOCK, 1
 
 
@@ -99,7 +95,8 @@ class _Itimerspec(ctypes.Structure):
 class Alarm:
     """A timerfd of Linux: its file can be read when the moment has come.
 
-    Moments are those of `time.perf_counter()`, which is CLOCK_MONOTONIC there.
+    Precise to the microsecond, where the timers of an event loop are to the millisecond. Moments
+    are those of `time.perf_counter()`, which is CLOCK_MONOTONIC there.
     """
 
     def __init__(self) -> None:
@@ -251,7 +248,7 @@ class Sending:
             self._waiting.append(moment)
 
     def _go_on(self, connection: Connection) -> None:
-        """What a connection does that has nothing to do."""
+        """Gives an idle connection its next request, or puts it with the free ones."""
         if self._is_closed_loop and self._left > 0 and _clock() < self._end:
             self._send(connection, NEVER)
         elif self._waiting:

@@ -16,8 +16,6 @@ from engine.accuracy.population import Population
 from engine.registry.records import utc_now
 from serving.access.authorization import name_holder
 
-# Requests as the bytes that go over the wire, written once and sent many times.
-
 SERIAL_PLACE = "#SERIAL##"
 """Stands in a text or a header for the serial number of the request, which is as long."""
 MSGPACK = "application/msgpack"
@@ -26,7 +24,7 @@ _PLACE = SERIAL_PLACE.encode()
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP/1.1 request; the serial number goes between its pieces."""
+    """The bytes of one HTTP/1.1 request; the serial number goes between its pieces."""
 
     pieces: tuple[bytes, ...]
 
@@ -38,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """To whom requests go, and the key they carry."""
+    """Address of the service that requests go to, and the API key they carry."""
 
     host: str
     port: int
@@ -203,8 +201,6 @@ def _quantile_ms(values_s: Seconds, share: float) -> float:
     return float(np.quantile(values_s, share)) * 1e3 if len(values_s) else float("nan")
 
 
-# Enrollments as HTTP requests.
-
 ENROLLMENTS_PATH = "/v1/enrollments"
 KEY_HEADER = "Idempotency-Key"
 CONSENT = "bench"
@@ -225,7 +221,7 @@ def write_visit(person: Person, msisdn: str) -> dict[str, Any]:
 
 
 def write_visits(caller: Caller, people: Sequence[Person], name: str) -> tuple[Request, ...]:
-    """A request a person, who comes as often as it is sent, each time for a number of their own.
+    """One enrollment request for each person; each time it is sent, for another phone number.
 
     `name` keeps the keys of two loads apart.
     """
@@ -235,8 +231,6 @@ def write_visits(caller: Caller, people: Sequence[Person], name: str) -> tuple[R
         for person in people
     )
 
-
-# Match requests on templates: 1:1 pairs, 1:N probes with planted mates, and the right answers.
 
 MATCH_PATH = "/v1/match"
 BATCH = 256

@@ -24,8 +24,6 @@ from engine.errors import RequestError
 from serving.cluster.processes import Process, Role, end_with_starter, list_descendants
 from serving.cluster.supervisor import RAY_AGENT_PORT
 
-# Processes: a worker, and those of a service, whether they live and what memory they hold.
-
 MIB = 2**20
 
 
@@ -234,8 +232,6 @@ def find_port() -> int:
         return find_port() if port == RAY_AGENT_PORT else port
 
 
-# Where the time of a load goes: processor time of the service's processes, by their part.
-
 PARTS = {
     Role.PROXY: "HAProxy",
     Role.INGRESS: "ingress replicas",
@@ -247,7 +243,7 @@ OWN_PROXY, OTHERS = "Serve's proxy", "the rest of Ray"
 
 @dataclass(slots=True)
 class Usage:
-    """Seconds of processor time by part."""
+    """Seconds of processor time of the service's processes, by part."""
 
     cpu_s: dict[str, float] = field(default_factory=dict)
 

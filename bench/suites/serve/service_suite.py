@@ -36,14 +36,15 @@ from engine.errors import RequestError
 from engine.matching.requests import take_samples
 from serving.settings import find_cache
 
-# Part `start`: seconds from `sosie serve` to the first answer that it is ready.
-
 PROMISED = ("ready_seconds", "ready_seconds_million")
 """Figures of the two sizes."""
 
 
 def measure_start(context: Context) -> SuiteOutput:
-    """Starts on homes that were filled and closed before; the slowest start counts."""
+    """Part `start`: seconds from `sosie serve` to the first answer that it is ready.
+
+    On homes that were filled and closed before; the slowest start counts.
+    """
     sizes = context.sizes
     results, measured = [], {}
     for name, references in zip(PROMISED, (sizes.references, sizes.million), strict=True):
@@ -63,14 +64,15 @@ def measure_start(context: Context) -> SuiteOutput:
     return results, dict(measured)
 
 
-# Part `overload`: latency at 70 % of what the service can do, refusals at three times as much.
-
 ENROLLING_SECONDS = 8.0
 SERIALS_APART = 200_000_000
 
 
 def measure_overload(context: Context) -> SuiteOutput:
-    """Matches, then enrollments, on one service that is not restarted in between."""
+    """Part `overload`: latency at 70 % of what the service can do, refusals at three times as much.
+
+    Matches, then enrollments, on one service that is not restarted in between.
+    """
     sizes = context.sizes
     home = context.make_home("overload", sizes.references)
     with context.serve(home) as session:
@@ -114,15 +116,13 @@ def _list(
     return Result(f"{what} below and far above what it can do", setup, found.list_figures())
 
 
-# Part `throughput`: what the service answers beside the library, and beside Serve's own proxy.
-
 WARM_PEOPLE = 16
 WARM_SERIAL = 800_000_000
 OTHER_PROXY = "ray"
 
 
 def measure_throughput(context: Context) -> SuiteOutput:
-    """Enrollments beside the library's own rate, matches beside Serve's own proxy."""
+    """Part `throughput`: enrollments beside the library's rate, matches beside Serve's proxy."""
     measured: dict[str, Measured] = {}
     home = context.make_home("throughput", context.sizes.references)
     here = home.copy("throughput-here")

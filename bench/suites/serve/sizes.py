@@ -17,11 +17,9 @@ from bench.suites.serve.process import Place, find_port, serve
 from bench.suites.serve.throughput import Pace, Session
 from serving.cluster.environment import OwnedFolder
 
-# The parts of the suite, and how much of everything they do.
-
 
 class Part(StrEnum):
-    """What `--only` names."""
+    """The parts of the suite, as `--only` names them."""
 
     THROUGHPUT = "throughput"
     OVERLOAD = "overload"

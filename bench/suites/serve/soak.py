@@ -117,14 +117,15 @@ def measure_parts(service: Service) -> dict[str, float]:
     return found
 
 
-# Part `soak`: memory of all processes of the service under a steady mix of work.
-
 LOAD_SHARE = 0.5
 SINGLES_A_VISIT, SINGLES_A_BATCH = 20, 200
 
 
 def measure_soak(context: Context) -> SuiteOutput:
-    """Single matches, batches, searches and enrollments, at half of what the service can do."""
+    """Part `soak`: memory of all processes of the service under a steady mix of work.
+
+    Single matches, batches, searches and enrollments, at half of what the service can do.
+    """
     home = context.make_home("soak", context.sizes.references)
     with context.serve(home) as session:
         load = _mix(context, session)

@@ -180,8 +180,6 @@ class Session:
         return Enrolling(record, usage)
 
 
-# The library without a service: extractor and registrar in one process, on all cores.
-
 CHUNK = 32
 """People whose photographs are extracted together: both cores have full batches."""
 MOST_UNDECIDED = 512
@@ -202,9 +200,10 @@ class Enrolled:
 def enroll_here(
     deployment: Deployment, people: Sequence[Person], first_serial: int = 0
 ) -> Enrolled:
-    """Extracts on all cores while the registrar's thread decides what was extracted before.
+    """Enrolls in this process, without a service.
 
-    Every decision is durable at the end, as over HTTP.
+    Extracts on all cores while the registrar's thread decides what was extracted before. Every
+    decision is durable at the end, as over HTTP.
     """
     registrar = deployment.registrar
     futures: deque[Future[Outcome]] = deque()

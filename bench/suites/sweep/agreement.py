@@ -131,7 +131,7 @@ def count_missed(wanted: Rows, pairs: PairTable) -> int:
 
 
 def _is_sprung(labels: Labels) -> bool:
-    """True where two of a chain are together who do not follow one another."""
+    """True where a group holds two members of a chain that are not neighbours in it."""
     return any(
         labels[one] == labels[other]
         for one in range(len(labels))

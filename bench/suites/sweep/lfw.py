@@ -77,8 +77,11 @@ def _first(folder: LabelledFolder, people: int) -> LabelledFolder:
 
 
 def _split(vectors: Vectors, people: NDArray[np.int64], each: int) -> Gallery:
-    """References of `each` photographs that no other has; who has too few photographs is left out,
-    with enough for one reference, a person has an honest single identity."""
+    """Gallery of references fused of `each` photographs, none used twice.
+
+    People with too few photographs are left out; those with enough for one reference have one
+    honest identity.
+    """
     references, owners = [], []
     for person in np.unique(people).tolist():
         own = np.flatnonzero(people == person)

@@ -1,4 +1,4 @@
-"""`/v1/lines`: which stand in a holder's name, one that the holder never opened, an end."""
+"""`/v1/lines`: the lines of a holder, disputes of them, and their closing."""
 
 from __future__ import annotations
 

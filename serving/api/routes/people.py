@@ -1,4 +1,4 @@
-"""`/v1/identifications`, `/v1/people`, `/v1/documents`: who somebody is, masked and audited."""
+"""`/v1/identifications`, `/v1/people`, `/v1/documents`: people by face or document, audited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/v1/sweeps`: a search of the whole gallery with itself, how far it is, what it found."""
+"""`/v1/sweeps`: duplicate searches of the whole gallery, their progress and their findings."""
 
 from __future__ import annotations
 
