@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
 from engine.matching.policy import strip_evidence
+from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, new_id, utc_now
 from engine.registry.retention import (
     ROWS_PER_BATCH,
     Due,
     Job,
     Kind,
-    Rows,
     count_due,
     expire,
 )
@@ -97,7 +97,7 @@ class RetentionCertificate:
     audit_hash: str
 
 
-def preview(source: Rows, schedule: Schedule, now: datetime) -> dict[Kind, Due]:
+def preview(source: Reader, schedule: Schedule, now: datetime) -> dict[Kind, Due]:
     """Count by kind what a run would expire now, and what open cases hold; changes nothing."""
     until = schedule.until(now)
     return {kind: count_due(source, kind, until) for kind in until}
