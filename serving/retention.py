@@ -17,11 +17,11 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import RequestError, SosieError
 from engine.matching.holders import ErasureCertificate
+from engine.matching.registrar import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.retention.certificates import Certificate
 from engine.retention.job import (
-    ChangeRunner,
     RetentionCertificate,
     Schedule,
     preview,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from engine.matching.policy import strip_evidence
+from engine.matching.registrar import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, new_id, utc_now
 from engine.registry.retention import (
@@ -58,14 +59,6 @@ class Schedule:
 T = TypeVar("T")
 RUN = "retention.run"
 """Action of the last audit entry of a job; its batches have `retention.expired`."""
-
-
-class ChangeRunner(Protocol):
-    """Runs changes on the writer's thread: the registrar, or a `DirectRunner`."""
-
-    def run(self, perform: Callable[[Writer, datetime], T]) -> T:
-        """Perform a change between two batches."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

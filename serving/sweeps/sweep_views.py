@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 
 from engine.errors import SweepOver
 from engine.formatting import with_interval
+from engine.matching.registrar import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes
-from engine.retention.job import ChangeRunner
 from engine.sweeps.estimate import Expectation
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
