@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 MINUS = "\u2212"
 NONE = "-"
 _SIZES = ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -24,12 +26,32 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{fixed(share * 100, digits)} %"
 
 
+def with_interval(
+    value: float,
+    low: float,
+    high: float,
+    is_bound: bool = False,
+    *,
+    write: Callable[[float], str] = "{:.2g}".format,
+    level: str = "",
+) -> str:
+    """A rate or an expected count with its 95 % interval: `5 (2 to 9)`, or `at most 5`."""
+    if is_bound:
+        return f"at most {write(value)}"
+    return f"{write(value)} ({level}{write(low)} to {write(high)})"
+
+
 def size(size_bytes: float) -> str:
     """`1.91 GiB`, in the largest unit that fits."""
     for unit, name in _SIZES:
         if size_bytes >= unit:
             return f"{size_bytes / unit:,.3g} {name}"
     return f"{size_bytes:,.0f} bytes"
+
+
+def whole_gib(size_bytes: float) -> str:
+    """`1,024 GiB`, whatever the size."""
+    return f"{size_bytes / 2**30:,.0f} GiB"
 
 
 def duration(seconds: float) -> str:

@@ -221,7 +221,7 @@ def _make_loader(deployment: Deployment, order: ImportOrder, source: Source) -> 
         take = partial(take_samples, extractor=deployment.extractor, vault=vault)
     templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)
     folder = PhotographFolder(order.root, allows_outside=order.allows_outside)
-    return FaceLoader(folder, take, vault, IssuedTemplates(templates))
+    return FaceLoader(folder, take, vault, IssuedTemplates(templates).open)
 
 
 def _extract_none(images: Sequence[bytes]) -> list[Sample | ImageError]:

@@ -17,11 +17,11 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import RequestError, SosieError
 from engine.matching.holders import ErasureCertificate
+from engine.matching.registrar import ChangeRunner
+from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, utc_now
-from engine.registry.retention import Rows
 from engine.retention.certificates import Certificate
 from engine.retention.job import (
-    ChangeRunner,
     RetentionCertificate,
     Schedule,
     preview,
@@ -58,7 +58,7 @@ class DailyRetention:
     def __init__(
         self,
         runner: ChangeRunner,
-        source: Rows,
+        source: Reader,
         schedule: Schedule,
         at: time | None,
         log: FilteringBoundLogger,

@@ -7,12 +7,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import operating_points, rate_grid
-from engine.accuracy.dataset import FaceExtractor, LabelledFolder, Progress, embed_folder
+from engine.accuracy.dataset import LabelledFolder, Progress, embed_folder
 from engine.accuracy.evaluate import HIGHEST_FMR
 from engine.accuracy.pair_scores import (
     PairScores,
@@ -34,6 +35,9 @@ from engine.matching.calibration import (
 )
 from engine.models.catalog import ModelCard, load_card
 
+if TYPE_CHECKING:
+    from engine.faces.extractor import Extractor
+
 FUSED_PHOTOGRAPHS = 8
 """Per person, for fused templates: at most 28 of these, so that nobody dominates."""
 COARSE_RATES = (0.9, 0.5, 0.2)
@@ -42,7 +46,7 @@ COARSE_RATES = (0.9, 0.5, 0.2)
 
 def calibrate_folder(
     root: Path,
-    extractor: FaceExtractor,
+    extractor: Extractor,
     *,
     source: str,
     population: bool = False,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from engine.errors import RequestError
 from engine.faces.quality import Quality
 
 if TYPE_CHECKING:
-    from engine.faces.extractor import Extracted
+    from engine.faces.extractor import Extractor
 
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -145,18 +145,6 @@ Progress = Callable[[int, int], None]
 """Called with the photographs done and the photographs in total."""
 
 
-class FaceExtractor(Protocol):
-    """The part of `engine.faces.extractor.Extractor` that an evaluation uses."""
-
-    @property
-    def model_digest(self) -> str: ...
-
-    @property
-    def dim(self) -> int: ...
-
-    def extract(self, images: Sequence[bytes]) -> list[Extracted]: ...
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
     """Extraction results of a folder, a row per photograph.
@@ -195,7 +183,7 @@ class Embeddings:
 
 
 def embed_folder(
-    folder: LabelledFolder, extractor: FaceExtractor, progress: Progress | None = None
+    folder: LabelledFolder, extractor: Extractor, progress: Progress | None = None
 ) -> Embeddings:
     """Extract every photograph; failures to acquire are counted, never raised."""
     count = len(folder.paths)

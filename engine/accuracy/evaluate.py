@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from engine.accuracy.bootstrap import Share, count_strangers, operating_points, 
 from engine.accuracy.conditions import Annotations, Conditions, measure_conditions
 from engine.accuracy.dataset import (
     Embeddings,
-    FaceExtractor,
     LabelledFolder,
     PairFolds,
     Progress,
@@ -33,6 +32,9 @@ from engine.accuracy.identification_rates import (
 from engine.accuracy.pair_scores import PairScores, compare_all, compare_mated, single_templates
 from engine.errors import RequestError
 from engine.matching.calibration import OperatingPoint
+
+if TYPE_CHECKING:
+    from engine.faces.extractor import Extractor
 
 FORMAT = 3
 """Format version of `to_dict`."""
@@ -153,7 +155,7 @@ class Evaluation:
 def evaluate(
     root: Path,
     pairs: Path | None,
-    extractor: FaceExtractor,
+    extractor: Extractor,
     progress: Progress | None = None,
     *,
     attributes: Path | None = None,

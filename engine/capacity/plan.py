@@ -25,6 +25,7 @@ from engine.capacity.model import (
     Use,
 )
 from engine.capacity.simulation import Run, Trial, quantile, simulate
+from engine.formatting import whole_gib
 from engine.matching.calibration import CalibrationCurve, Rate
 
 WANTED_CANDIDATES = 0.1
@@ -369,8 +370,8 @@ class _Search:
         if memory.fullest_node_bytes > node.usable_bytes:
             return Shortfall(
                 f"{demand.faces:,} faces do not fit {MAX_SHARDS} shards of "
-                f"{node.usable_bytes / 2**30:,.0f} GiB: a shard would need "
-                f"{memory.fullest_node_bytes / 2**30:,.0f} GiB"
+                f"{whole_gib(node.usable_bytes)}: a shard would need "
+                f"{whole_gib(memory.fullest_node_bytes)}"
             )
         use = Use.of(widest, demand, self.costs)
         if max(use.writer, use.scanner) > demand.ceiling:

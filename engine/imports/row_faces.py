@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,9 @@ Face = Vector | tuple[RowFault, ...] | None
 """A rotated unit vector float32[d], the faults of what was given, or None: nothing was."""
 ExtractSamples = Callable[[Sequence[bytes]], list[Sample | ImageError]]
 """Image files to rotated samples, in order; called by several threads."""
+OpenTemplates = Callable[[Sequence[str], Sequence[str]], list[Vector | None]]
+"""Tokens of issued templates and their carriers to rotated unit vectors, None where invalid,
+expired or not the carrier's."""
 
 READERS = 8
 """Files read at once: network storage is slow to answer."""
@@ -92,20 +95,6 @@ next keep the other cores busy."""
 PREFETCHED = 2
 """Groups whose files are read in the meantime."""
 _MIN_NORM = 1e-6
-
-
-class TemplateOpener(Protocol):
-    """Opens templates that this deployment has issued."""
-
-    def open(self, tokens: Sequence[str], carriers: Sequence[str]) -> list[Vector | None]:
-        """The rotated unit vector of each, None where invalid, expired or not the carrier's."""
-        ...
-
-
-class NoTemplates:
-    def open(self, tokens: Sequence[str], carriers: Sequence[str]) -> list[Vector | None]:
-        del carriers
-        return [None for _ in tokens]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,12 +115,12 @@ class FaceLoader:
         folder: PhotographFolder,
         extract: ExtractSamples,
         vault: Vault,
-        templates: TemplateOpener | None = None,
+        open_templates: OpenTemplates = lambda tokens, _: [None for _ in tokens],
     ) -> None:
         self._folder = folder
         self._extract = extract
         self._vault = vault
-        self._templates = templates or NoTemplates()
+        self._open_templates = open_templates
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="import-read")
         self._extractions = ThreadPoolExecutor(EXTRACTIONS, thread_name_prefix="import-extract")
 
@@ -206,7 +195,7 @@ class FaceLoader:
         issued = [(place, row) for place, row in enumerate(group) if row.template]
         if not issued:
             return
-        opened = self._templates.open(
+        opened = self._open_templates(
             [row.template for _, row in issued], [row.carrier for _, row in issued]
         )
         for (place, _), vector in zip(issued, opened, strict=True):

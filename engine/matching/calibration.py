@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.errors import CalibrationError, RateUnsupported
+from engine.formatting import with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,9 +48,7 @@ class Rate:
         return Rate(self.value * factor, self.low * factor, self.high * factor, self.is_bound)
 
     def __str__(self) -> str:
-        if self.is_bound:
-            return f"at most {self.value:.2g}"
-        return f"{self.value:.2g} ({self.low:.2g} to {self.high:.2g})"
+        return with_interval(self.value, self.low, self.high, self.is_bound)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -421,7 +421,15 @@ def _as_value(error: Exception) -> SosieError:
     return hidden
 
 
-class Runner(Protocol):
+class ChangeRunner(Protocol):
+    """Performs changes one after the other on the one writer."""
+
+    def run(self, perform: Callable[[Writer, datetime], T]) -> T:
+        """Perform a change between two batches."""
+        ...
+
+
+class Runner(ChangeRunner, Protocol):
     """Performs changes on the writer's thread: the registrar, or a bounded runner."""
 
     @property
@@ -429,8 +437,6 @@ class Runner(Protocol):
 
     @property
     def watchlist(self) -> WatchList: ...
-
-    def run(self, perform: Callable[[Writer, datetime], T]) -> T: ...
 
 
 class BoundedRunner:

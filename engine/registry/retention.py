@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Row,
-    Select,
     and_,
     bindparam,
     case,
@@ -28,7 +26,7 @@ from sqlalchemy import (
 )
 
 from engine.registry import tables
-from engine.registry.database import chunks
+from engine.registry.database import Source, chunks
 from engine.registry.records import ALIVE, AuditEntry, DocumentStatus, Json
 from engine.registry.rows import erase_notes
 from engine.registry.writer import Writer
@@ -146,13 +144,7 @@ class Job:
     strip: Strip
 
 
-class Rows(Protocol):
-    """The writer or any reader."""
-
-    def rows(self, query: Select[Any]) -> Sequence[Row[Any]]: ...
-
-
-def count_due(source: Rows, kind: Kind, until: Until) -> Due:
+def count_due(source: Writer | Source, kind: Kind, until: Until) -> Due:
     """Counts what of a kind expires now."""
     rule = _RULES[kind]
     is_due, is_held = rule.is_due(until), rule.is_held

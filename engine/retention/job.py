@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from engine.matching.policy import strip_evidence
+from engine.matching.registrar import ChangeRunner
+from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, new_id, utc_now
 from engine.registry.retention import (
     ROWS_PER_BATCH,
     Due,
     Job,
     Kind,
-    Rows,
     count_due,
     expire,
 )
@@ -60,14 +61,6 @@ RUN = "retention.run"
 """Action of the last audit entry of a job; its batches have `retention.expired`."""
 
 
-class ChangeRunner(Protocol):
-    """Runs changes on the writer's thread: the registrar, or a `DirectRunner`."""
-
-    def run(self, perform: Callable[[Writer, datetime], T]) -> T:
-        """Perform a change between two batches."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class DirectRunner:
     """Runs changes at once, on a writer that no service uses: for a command on a home."""
@@ -97,7 +90,7 @@ class RetentionCertificate:
     audit_hash: str
 
 
-def preview(source: Rows, schedule: Schedule, now: datetime) -> dict[Kind, Due]:
+def preview(source: Reader, schedule: Schedule, now: datetime) -> dict[Kind, Due]:
     """Count by kind what a run would expire now, and what open cases hold; changes nothing."""
     until = schedule.until(now)
     return {kind: count_due(source, kind, until) for kind in until}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hmac import HMAC
 from typing import Protocol
 
 import numpy as np
@@ -9,14 +10,6 @@ from numpy.typing import NDArray
 
 Octets = NDArray[np.uint8]
 Buffer = bytes | memoryview
-
-
-class Digest(Protocol):
-    """An incremental digest."""
-
-    def update(self, data: Buffer, /) -> None: ...
-
-    def digest(self) -> bytes: ...
 
 
 class FileSeal(Protocol):
@@ -39,7 +32,7 @@ class FileSeal(Protocol):
         """Many short runs at once, at any offsets: uint8[n, size] to uint8[n, size]."""
         ...
 
-    def digest(self) -> Digest:
+    def digest(self) -> HMAC:
         """A new keyed digest for the whole file as it is on the disk."""
         ...
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.errors import RequestError
-from engine.formatting import duration, size
+from engine.formatting import duration, size, whole_gib, with_interval
 from serving.cli.inputs import HomeOption
 from serving.cli.output import (
     FIGURES,
@@ -364,7 +364,7 @@ def print_plan(plan: Plan) -> None:
         f"[bold]{demand.faces:,} {'face' if demand.faces == 1 else 'faces'}[/]; a second "
         f"{_count(demand.enrollments, 'enrollment')} and "
         f"{_count(demand.searches, 'search')}; a node has {plan.node.cores} cores, "
-        f"{plan.node.memory_bytes / 2**30:,.0f} GiB and reads "
+        f"{whole_gib(plan.node.memory_bytes)} and reads "
         f"{plan.node.bandwidth_bytes_s / 1e9:,.0f} GB/s"
     )
     if plan.shortfall is not None:
@@ -513,16 +513,13 @@ def _count(number: float, what: str) -> str:
 
 
 def _share(rate: Rate) -> str:
-    if rate.is_bound:
-        return f"at most {rate.value:.2%}"
-    return f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+    write = ("{:.2%}" if rate.is_bound else "{:.1%}").format
+    return with_interval(rate.value, rate.low, rate.high, rate.is_bound, write=write)
 
 
 def _interval(rate: Rate) -> str:
     """An expected count as people write it: 1,600 (0 to 7,000)."""
-    if rate.is_bound:
-        return f"at most {_round(rate.value)}"
-    return f"{_round(rate.value)} ({_round(rate.low)} to {_round(rate.high)})"
+    return with_interval(rate.value, rate.low, rate.high, rate.is_bound, write=_round)
 
 
 def _round(number: float) -> str:

@@ -23,7 +23,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.retention.job import ChangeRunner
+    from engine.matching.registrar import ChangeRunner
     from engine.sweeps.estimate import SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
     from serving.compose import Deployment

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from engine.accuracy.population import Population
 from engine.errors import CalibrationError, RequestError
+from engine.formatting import with_interval
 from engine.matching.calibration import Comparison
 from serving.cli.output import print_json, show_progress
 from serving.demo.data import admit_synthetic_gallery, open_folder, open_wheel
@@ -285,12 +286,15 @@ def _lay_out_thresholds(thresholds: _Report) -> RenderableType:
 
 def _conclude(report: _Report) -> str:
     expected, seconds = report["expected_false_candidates"], report["seconds"]
+    review, certain = (
+        with_interval(**expected[name], level="95 %: ") for name in ("review", "certain")
+    )
     steps = report["scenes"]
     as_expected = sum(step["as_told"] for step in steps)
     return (
         f"One search of {report['gallery']['synthetic']:,} strangers is expected to give "
-        f"{_write_rate(expected['review'])} false candidates at the review threshold, "
-        f"{_write_rate(expected['certain'])} at the certain one.\n\n"
+        f"{review} false candidates at the review threshold, "
+        f"{certain} at the certain one.\n\n"
         f"[bold]{as_expected} of {len(steps)} steps ended as expected[/] after "
         f"{seconds['all']:.1f} s: {seconds['prepare']:.1f} to start, "
         f"{seconds['look_at_photographs']:.1f} for the photographs, "
@@ -298,12 +302,6 @@ def _conclude(report: _Report) -> str:
         "Next: `sosie demo --faces DIR` for your own photographs, `sosie init DIR` for a "
         "deployment."
     )
-
-
-def _write_rate(rate: _Report) -> str:
-    if rate["is_bound"]:
-        return f"at most {rate['value']:.2g}"
-    return f"{rate['value']:.2g} (95 %: {rate['low']:.2g} to {rate['high']:.2g})"
 
 
 def _start_table() -> Table:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from engine.errors import SweepOver
+from engine.formatting import with_interval
+from engine.matching.registrar import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes
-from engine.retention.job import ChangeRunner
 from engine.sweeps.estimate import Expectation
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
@@ -67,7 +68,7 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
         "took": format_duration(found["seconds"]),
         "pairs": f"{found['pairs']:,} between two documents; besides {found['excepted_pairs']:,} "
         f"judged before, {found['same_document_pairs']:,} of one document",
-        "false pairs": f"{_format_rate(found['expected_false_pairs'])} expected",
+        "false pairs": f"{with_interval(**found['expected_false_pairs'])} expected",
         "groups": f"{found['groups']:,} with {found['identities']:,} identities, "
         f"{found['lines']:,} lines",
         "cases": f"{found['cases']:,}",
@@ -143,12 +144,6 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {left} s" if minutes else f"{left} s"
-
-
-def _format_rate(rate: Mapping[str, Any]) -> str:
-    if rate["is_bound"]:
-        return f"at most {rate['value']:.2g}"
-    return f"{rate['value']:.2g} ({rate['low']:.2g} to {rate['high']:.2g})"
 
 
 @dataclass(frozen=True, slots=True)

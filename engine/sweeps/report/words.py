@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from engine.formatting import with_interval
 from engine.matching.calibration import Rate
 from engine.sweeps.risk import BURST, SCALES
 from engine.sweeps.sweep_model import GroupKind, RiskTerm
@@ -46,9 +47,7 @@ def format_small(value: float) -> str:
 
 def format_rate(rate: Rate) -> str:
     """An expected count with its interval."""
-    if rate.is_bound:
-        return f"at most {format_count(rate.high)}"
-    return f"{format_count(rate.value)} ({format_count(rate.low)} to {format_count(rate.high)})"
+    return with_interval(rate.value, rate.low, rate.high, rate.is_bound, write=format_count)
 
 
 def format_share(share: float) -> str:

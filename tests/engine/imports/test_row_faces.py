@@ -155,18 +155,6 @@ def test_a_fault_of_the_row_fails_it_and_its_faces_are_judged_all_the_same() -> 
     assert judged.is_expired
 
 
-class KnownTemplates:
-    """Opens templates by token and carrier."""
-
-    def __init__(self, vectors: dict[tuple[str, str], NDArray[np.float32]]) -> None:
-        self._vectors = vectors
-
-    def open(
-        self, tokens: Sequence[str], carriers: Sequence[str]
-    ) -> list[NDArray[np.float32] | None]:
-        return [self._vectors.get(pair) for pair in zip(tokens, carriers, strict=True)]
-
-
 def rows_of(base: Any, count: int) -> list[Row]:
     return [
         Row(
@@ -238,9 +226,15 @@ def test_a_vector_of_another_model_is_refused(fault: str, importer: Any, base: A
 
 def test_a_template_opens_for_its_carrier_alone(importer: Any, base: Any) -> None:
     vector = importer.vault.rotate(np.eye(importer.vault.dim, dtype=np.float32)[:1])[0]
-    known = KnownTemplates({("token", "red"): vector})
+
+    def open_templates(
+        tokens: Sequence[str], carriers: Sequence[str]
+    ) -> list[NDArray[np.float32] | None]:
+        known = {("token", "red"): vector}
+        return [known.get(pair) for pair in zip(tokens, carriers, strict=True)]
+
     rows = [Row(1, (), template="token", carrier="red"), Row(2, (), template="token")]
-    mine, foreign = load_all(importer, base, rows, templates=known)
+    mine, foreign = load_all(importer, base, rows, open_templates=open_templates)
     assert np.array_equal(mine.live, vector)
     assert foreign.live == (RowFault(Field.TEMPLATE, Code.TEMPLATE_INVALID),)
     assert load_all(importer, base, rows)[0].live == foreign.live

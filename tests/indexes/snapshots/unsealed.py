@@ -8,7 +8,7 @@ import hmac
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.snapshots.sealing import Buffer, Digest, Octets
+from indexes.snapshots.sealing import Buffer, Octets
 
 
 class Unsealed:
@@ -59,6 +59,5 @@ class UnsealedFile:
         del offsets
         return hidden.copy()
 
-    def digest(self) -> Digest:
-        """A new SHA-256."""
-        return hashlib.sha256(self._name)
+    def digest(self) -> hmac.HMAC:
+        return hmac.new(self._name, digestmod=hashlib.sha256)
