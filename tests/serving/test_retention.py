@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from datetime import time as clock_time
 from functools import partial
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import pytest
@@ -104,8 +105,16 @@ def test_what_is_due_for_less_than_a_day_waits_for_its_time(
     deployment: Deployment, retain: Any
 ) -> None:
     keep_answer(deployment, timedelta(days=30, hours=1))
-    with retain(at_other_time()):
-        time.sleep(0.3)
+    asked = Semaphore(0)
+
+    def clock() -> datetime:
+        asked.release()
+        return utc_now()
+
+    with retain(at_other_time(), clock=clock):
+        # It asks for the time to see what is overdue, and again to wait for the next run.
+        for _ in range(2):
+            assert asked.acquire(timeout=WAIT_S)
     assert runs(deployment) == 0
 
 
@@ -119,15 +128,22 @@ def test_it_runs_at_its_time(deployment: Deployment, retain: Any, lines: LogCapt
 
 def test_a_service_that_has_just_started_is_left_alone(deployment: Deployment, retain: Any) -> None:
     keep_answer(deployment, timedelta(days=90))
-    with retain(at_other_time(), settle_s=60.0):
-        time.sleep(0.2)
+    asked: list[str] = []
+
+    def clock() -> datetime:
+        asked.append("what is overdue")
+        return utc_now()
+
+    with retain(at_other_time(), settle_s=WAIT_S, clock=clock):
+        pass  # Its end waits for the thread, which asks for the time before anything else.
+    assert asked == []
     assert runs(deployment) == 0
 
 
 def test_without_a_time_nothing_runs(deployment: Deployment, retain: Any) -> None:
     keep_answer(deployment, timedelta(days=90))
-    with retain(None):
-        time.sleep(0.2)
+    with retain(None) as opened:
+        assert opened._thread is None
     assert runs(deployment) == 0
 
 
