@@ -368,11 +368,13 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
     with lock.reading():
         writer = threading.Thread(target=write)
         writer.start()
-        time.sleep(PAUSE_S)
+        while not lock._writers_waiting:
+            time.sleep(0.001)
         reader = threading.Thread(target=read)
         reader.start()
+        # A reader may join the one inside but for the writer that waits. Too short a pause only
+        # hides that it did.
         time.sleep(PAUSE_S)
-        # A reader may join the one inside but for the writer that waits.
         assert order == []
     writer.join(WAIT_S)
     reader.join(WAIT_S)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from datetime import time as clock_time
 from functools import partial
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import pytest
@@ -104,14 +105,26 @@ def test_what_is_due_for_less_than_a_day_waits_for_its_time(
     deployment: Deployment, retain: Any
 ) -> None:
     keep_answer(deployment, timedelta(days=30, hours=1))
-    with retain(at_other_time()):
-        time.sleep(0.3)
+    asked = Semaphore(0)
+
+    def clock() -> datetime:
+        asked.release()
+        return utc_now()
+
+    with retain(at_other_time(), clock=clock):
+        # It asks for the time to see what is overdue, and again to wait for the next run.
+        for _ in range(2):
+            assert asked.acquire(timeout=WAIT_S)
     assert runs(deployment) == 0
 
 
 def test_it_runs_at_its_time(deployment: Deployment, retain: Any, lines: LogCapture) -> None:
     keep_answer(deployment, timedelta(days=30, hours=1))
-    with retain((datetime.now(UTC) + timedelta(seconds=0.5)).time()):
+    started = datetime.now(UTC)
+    # However late its thread starts, the time is still to come when it first looks.
+    moments = iter([started, started])
+    at = (started + timedelta(seconds=0.2)).time()
+    with retain(at, clock=lambda: next(moments, None) or utc_now()):
         wait_for(lambda: lines.entries)
     assert deployment.store.answers([SCOPE]) == {}
     assert runs(deployment) == 1
@@ -119,15 +132,16 @@ def test_it_runs_at_its_time(deployment: Deployment, retain: Any, lines: LogCapt
 
 def test_a_service_that_has_just_started_is_left_alone(deployment: Deployment, retain: Any) -> None:
     keep_answer(deployment, timedelta(days=90))
-    with retain(at_other_time(), settle_s=60.0):
+    with retain(at_other_time(), settle_s=WAIT_S):
+        # Time for a run that would not wait; too short, it only hides that.
         time.sleep(0.2)
     assert runs(deployment) == 0
 
 
 def test_without_a_time_nothing_runs(deployment: Deployment, retain: Any) -> None:
     keep_answer(deployment, timedelta(days=90))
-    with retain(None):
-        time.sleep(0.2)
+    with retain(None) as opened:
+        assert opened._thread is None
     assert runs(deployment) == 0
 
 
@@ -136,7 +150,9 @@ def test_a_failure_is_told_by_its_code_and_ends_nothing(
 ) -> None:
     keep_answer(deployment, timedelta(days=90))
     deployment.registrar.stop(GalleryBehind("a text with a name in it"))
-    with retain((datetime.now(UTC) + timedelta(seconds=0.5)).time()):
+    started = datetime.now(UTC)
+    at = (started + timedelta(seconds=0.2)).time()
+    with retain(at, clock=lambda: started):
         wait_for(lambda: len(lines.entries) >= 2)
     assert {line["event"] for line in lines.entries} == {"retention_failed"}
     assert {line["code"] for line in lines.entries} == {"REGISTRY.GALLERY_BEHIND"}

@@ -259,6 +259,9 @@ def test_files_are_read_while_others_are_extracted(importer: Any, base: Any) -> 
         reader.start()
         assert began.acquire(timeout=120)
         assert began.acquire(timeout=120)
+        while len(waiting) < 4:
+            time.sleep(0.001)
+        # Time for one more to be read or extracted; too short, it only hides that.
         time.sleep(0.05)
         assert len(waiting) == 4
         assert not began.acquire(blocking=False)

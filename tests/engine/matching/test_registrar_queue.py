@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from engine import batching
 from engine.errors import (
     DeadlinePassed,
     GalleryBehind,
@@ -39,6 +40,8 @@ from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
+
+LATER_S = 3600
 
 
 def enroll(registrar: Registrar, *requests: EnrollmentRequest) -> list[Any]:
@@ -78,21 +81,23 @@ def test_what_is_cancelled_while_it_waits_is_never_judged_and_frees_its_key_and_
 
 
 def test_what_is_late_when_its_batch_is_taken_is_dropped_beside_its_neighbours(
-    lab: Any, busy: Any
+    lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, good = lab.request(), lab.request()
     with lab.registrar() as registrar:
         with busy(registrar):
-            dropped = registrar.submit(late, timeout_s=0.05)
-            kept = registrar.submit(good, timeout_s=60)
-            time.sleep(0.1)
+            dropped = registrar.submit(late, timeout_s=60)
+            kept = registrar.submit(good, timeout_s=2 * LATER_S)
+            monkeypatch.setattr(batching, "monotonic", lambda: time.monotonic() + LATER_S)
         assert isinstance(dropped.result(120), DeadlinePassed)
         assert kept.result(120).decision is Decision.APPROVED
         assert lab.store.counts()["enrollments"] == 1
         assert not enroll(registrar, late)[0].is_repeated
 
 
-def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(lab: Any) -> None:
+def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judging, go_on = threading.Event(), threading.Event()
     request = lab.request()
 
@@ -103,10 +108,10 @@ def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(lab: A
             return super().range_search(*arguments)
 
     with lab.registrar(gallery=SlowGallery(FlatIndex(lab.vault.dim))) as registrar:
-        future = registrar.submit(request, timeout_s=0.5)
+        future = registrar.submit(request, timeout_s=200)
         assert judging.wait(120)
         assert not future.cancel()
-        time.sleep(0.6)
+        monkeypatch.setattr(batching, "monotonic", lambda: time.monotonic() + LATER_S)
         go_on.set()
         assert future.result(120).decision is Decision.APPROVED
         assert enroll(registrar, request)[0].is_repeated

@@ -50,7 +50,7 @@ def test_a_scan_that_fails_ends_only_when_all_its_threads_have_ended(unit_rows: 
             assert begun.wait(120)
             raise MemoryError
         begun.set()
-        time.sleep(0.2)
+        time.sleep(0.2)  # Time for a scan that would not wait; too short, it only hides that.
         ended.set()
 
     with pytest.raises(MemoryError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -105,7 +104,6 @@ class Service:
 
     @property
     def log_text(self) -> str:
-        time.sleep(0.3)  # lines wait 0.2 s for others
         return self.log_file.read_text()
 
 

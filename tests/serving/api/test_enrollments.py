@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -263,13 +262,15 @@ def test_work_whose_client_has_gone_is_dropped_before_it_commits(
     fresh: Any, activation: Activation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = encode(activation(), MSGPACK)
-    extract = fresh.parts.faces.sample
+    dropped = []
 
-    async def extract_slowly(*arguments: Any) -> Any:
-        await asyncio.sleep(0.5)
-        return await extract(*arguments)
+    async def extract_until_dropped(*_: Any) -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            dropped.append(1)
 
-    monkeypatch.setattr(fresh.parts.faces, "sample", extract_slowly)
+    monkeypatch.setattr(fresh.parts.faces, "sample", extract_until_dropped)
     messages = [{"type": "http.request", "body": content, "more_body": False}]
 
     async def receive() -> Any:
@@ -289,7 +290,7 @@ def test_work_whose_client_has_gone_is_dropped_before_it_commits(
     }
     before = fresh.parts.store.counts()
     fresh.run(fresh.app(scope, receive, send))
-    time.sleep(0.6)
+    assert dropped == [1]
     assert fresh.parts.store.counts() == before
     assert '"status":499' in fresh.log_text
     monkeypatch.undo()

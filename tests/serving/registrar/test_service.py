@@ -30,6 +30,13 @@ from serving.settings import Settings, make_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import BATCH_SIZE
 from tests.serving.meters import RecordingMeter
+from tests.serving.registrar.conftest import WAIT_S
+
+
+async def wait_for_queued(kept: Any, count: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while kept.last.registrar.queued != count:
+            await asyncio.sleep(0.001)
 
 
 def test_of_32_racing_enrollments_of_one_face_exactly_one_is_new(
@@ -68,7 +75,7 @@ def test_calls_that_arrive_one_after_the_other_while_the_writer_is_busy_are_deci
                 asyncio.create_task(registrar.enroll(population.request(), context))
                 for _ in range(2)
             ]
-            await asyncio.sleep(0.05)
+            await wait_for_queued(kept, 2)
         await asyncio.gather(*calls)
         first = asyncio.create_task(registrar.enroll(population.request(), context))
         await asyncio.sleep(0.1)
@@ -90,15 +97,14 @@ def test_a_call_that_is_late_or_cancelled_while_it_waits_commits_nothing(
         await reach(registrar)
         with busy(kept.last):
             cancelled = asyncio.create_task(registrar.enroll(left, context))
-            await asyncio.sleep(0.05)
-            assert kept.last.registrar.queued == 1
+            await wait_for_queued(kept, 1)
             cancelled.cancel()
             with pytest.raises(DeadlinePassed):
                 await registrar.enroll(late, replace(context, timeout_s=0.1))
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
             waiting = asyncio.create_task(registrar.enroll(good, context))
-            await asyncio.sleep(0.05)
+            await wait_for_queued(kept, 1)
         assert (await waiting).decision is Decision.APPROVED
         # Their keys are free: the same requests are judged now.
         for request in (late, left):
@@ -159,18 +165,16 @@ def test_a_full_queue_refuses_at_once(
     async def ask() -> None:
         registrar = serve(kept)
         await reach(registrar)
-        loop = asyncio.get_running_loop()
         with busy(kept.last):
             waiting = [
                 asyncio.create_task(registrar.enroll(population.request(), context)) for _ in "ab"
             ]
-            await asyncio.sleep(0.05)
-            started = loop.time()
+            await wait_for_queued(kept, 2)
+            # At once: nothing leaves the queue while the registrar is busy.
             with pytest.raises(Overloaded):
                 await registrar.enroll(population.request(), context)
             with pytest.raises(Overloaded):
                 await registrar.close_line(LineTarget("+8613800138000"), context)
-            assert loop.time() - started < 0.05
             assert (kept.last.registrar.queued, kept.last.registrar.queue_size) == (2, 2)
         await asyncio.gather(*waiting)
 
@@ -235,7 +239,7 @@ def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapshot(
                 asyncio.create_task(registrar.enroll(population.request(), context))
                 for _ in range(5)
             ]
-            await asyncio.sleep(0.05)
+            await wait_for_queued(kept, 5)
             drained = asyncio.create_task(registrar.service.drain(10))
             await reach(registrar, Phase.DRAINING)
             with pytest.raises(NotReady):
@@ -279,6 +283,7 @@ def test_a_drain_waits_for_calls_that_wait_in_no_queue(
         assert await asyncio.to_thread(reading.wait, 10)
         drained = asyncio.create_task(registrar.service.drain(10))
         await reach(registrar, Phase.DRAINING)
+        # Time for a drain that would not wait; too short, it only hides that.
         await asyncio.sleep(0.2)
         go_on.set()
         assert list((await call).numbers.values()) == [request.msisdn]

@@ -82,17 +82,19 @@ def test_an_oversized_body_of_unknown_length_is_left_when_it_is_too_large() -> N
 
 def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -> None:
     async def ask_all() -> tuple[list[int], Answer, Answer]:
-        released = asyncio.Event()
+        released, all_held = asyncio.Event(), asyncio.Barrier(BODIES_HELD // 2 + 1)
 
         async def hold(request: Request) -> Any:
             await request.read_body()
+            if not released.is_set():
+                await all_held.wait()
             await released.wait()
             return {}
 
         rig = Rig(hold, max_body_mib=1)
         body = b"x" * 2**20
         held = [asyncio.create_task(rig.ask_later(body)) for _ in range(BODIES_HELD // 2)]
-        await asyncio.sleep(0.02)
+        await all_held.wait()
         refused = await rig.ask_later(body)
         released.set()
         statuses = [(await one).status for one in held]
@@ -122,7 +124,8 @@ def test_slow_uploads_of_one_key_leave_memory_for_the_calls_of_others() -> None:
             asyncio.create_task(send("one", body[:half], body[half:-1], 9.0, b"x"))
             for _ in range(2 * BODIES_HELD)
         ]
-        await asyncio.sleep(0.1)
+        # The first to be done is refused: those before it hold all that one key may.
+        await asyncio.wait(stalled, return_when=asyncio.FIRST_COMPLETED)
         others = [await send(f"other{n}", body) for n in range(4)]
         return others, [await task for task in stalled]
 
@@ -147,7 +150,8 @@ def test_a_large_body_is_worked_on_while_others_are_answered() -> None:
 
         rig = Rig(read)
         large = asyncio.create_task(rig.ask_later(b"x" * (LARGE_BYTES + 1)))
-        await asyncio.sleep(0.05)
+        while not ran_in:
+            await asyncio.sleep(0.001)
         small = await rig.ask_later(b"x")
         free.set()
         return await large, small, ran_in.count(threading.get_ident())
@@ -165,7 +169,7 @@ def test_a_slow_body_is_sent_away() -> None:
 
 def test_a_body_that_no_route_reads_is_not_waited_for() -> None:
     async def work(_: Request) -> Any:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # past the time of a body that is waited for
         return {"done": True}
 
     answer = Rig(work, body_timeout_s=0.1).ask(b"{", 9.0, b"}", method="DELETE", path="/v1/lines/1")
