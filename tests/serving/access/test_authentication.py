@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -219,7 +218,8 @@ def test_calls_at_once_share_one_look_up_and_one_that_leaves_stops_no_other(
 
     async def call_at_once() -> list[Principal]:
         calls = [asyncio.create_task(auth.admit(key)) for _ in range(20)]
-        await asyncio.sleep(0.05)
+        while not store.looked_up:
+            await asyncio.sleep(0.001)
         calls[0].cancel()
         store.may_answer.set()
         answers = await asyncio.gather(*calls[1:])
@@ -233,19 +233,17 @@ def test_calls_at_once_share_one_look_up_and_one_that_leaves_stops_no_other(
 def test_a_look_up_does_not_hold_up_the_loop(auth: Authenticator, store: Any, add_key: Any) -> None:
     key = add_key()
     store.may_answer.clear()
-    release = threading.Timer(0.3, store.may_answer.set)
 
-    async def count_turns() -> int:
-        call, turns = asyncio.create_task(auth.admit(key)), 0
-        while not call.done():
-            turns += 1
-            await asyncio.sleep(0.01)
+    async def go_on_meanwhile() -> None:
+        call = asyncio.create_task(auth.admit(key))
+        while not store.looked_up:
+            await asyncio.sleep(0.001)
+        # Only the loop lets the look-up end: one that held it up would fail.
+        assert not call.done()
+        store.may_answer.set()
         await call
-        return turns
 
-    release.start()
-    assert asyncio.run(count_turns()) > 5
-    release.join()
+    asyncio.run(go_on_meanwhile())
 
 
 def test_a_look_up_that_fails_is_told_and_tried_again(

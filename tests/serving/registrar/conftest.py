@@ -196,6 +196,13 @@ def reach() -> Callable[..., Any]:
     return wait
 
 
+async def wait_for_queued(kept: Any, count: int) -> None:
+    """Until so many enrollments and changes wait in the registrar that was opened last."""
+    async with asyncio.timeout(WAIT_S):
+        while kept.last.registrar.queued != count:
+            await asyncio.sleep(0.001)
+
+
 def _unit(vector: NDArray[Any]) -> NDArray[np.float32]:
     unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
     return unit

@@ -26,6 +26,7 @@ from serving.errors import Interrupted
 from serving.registrar.operations import OpenRegistry, finish_by
 from serving.registrar.protocol import CallContext, LineTarget
 from serving.registrar.service import LocalRegistrar
+from tests.serving.registrar.conftest import wait_for_queued
 
 BLUE = CallContext(actor="key:blue", correlator="c-2", carrier="blue", timeout_s=15)
 RED = replace(BLUE, actor="key:red", carrier="red")
@@ -179,7 +180,7 @@ def test_a_change_that_cannot_begin_in_time_is_not_made(
             with pytest.raises(DeadlinePassed):
                 await registrar.close_line(target, replace(context, timeout_s=0.2))
             left = asyncio.create_task(registrar.close_line(target, context))
-            await asyncio.sleep(0.1)
+            await wait_for_queued(kept, 1)
             left.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await left

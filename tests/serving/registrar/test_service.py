@@ -30,13 +30,7 @@ from serving.settings import Settings, make_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import BATCH_SIZE
 from tests.serving.meters import RecordingMeter
-from tests.serving.registrar.conftest import WAIT_S
-
-
-async def wait_for_queued(kept: Any, count: int) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while kept.last.registrar.queued != count:
-            await asyncio.sleep(0.001)
+from tests.serving.registrar.conftest import wait_for_queued
 
 
 def test_of_32_racing_enrollments_of_one_face_exactly_one_is_new(
