@@ -7,8 +7,9 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -175,17 +176,45 @@ for at in range(1000):
         sys.stdin.readline()
 """
     copying = LogPipe(pipe, path, longest_bytes=300_000)
-    processes = [
-        subprocess.Popen(
+    processes = {
+        name: subprocess.Popen(
             [sys.executable, "-c", code, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         for name in ("a", "b")
-    ]
-    for process in processes:
-        process.communicate("\n" * 10, timeout=60)
+    }
+
+    def is_copied(name: str, at: int) -> bool:
+        with suppress(FileNotFoundError, ValueError):  # rotated, or half a line, at this moment
+            return any(
+                (line["process"], line["at"]) == (name, at)
+                for file in path.parent.glob("*")
+                for line in lines(file)
+            )
+        return False
+
+    def wait_until_copied(name: str, at: int) -> None:
+        deadline = time.monotonic() + 120
+        while not is_copied(name, at):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    # A pipe that is full loses lines: no more than a hundred are on their way at once.
+    for at in range(0, 1000, 100):
+        for name, process in processes.items():
+            assert process.stdout is not None
+            assert process.stdin is not None
+            if at == 0:
+                assert process.stdout.readline() == "0\n"
+            process.stdin.write("\n")
+            process.stdin.flush()
+            if at < 900:
+                assert process.stdout.readline() == f"{at + 100}\n"
+            wait_until_copied(name, min(at + 100, 999))
+    for process in processes.values():
+        process.communicate(timeout=120)
         assert process.returncode == 0
     copying.close()
     files = sorted(path.parent.iterdir())
