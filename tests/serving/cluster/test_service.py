@@ -153,20 +153,25 @@ def test_matches_above_the_bound_are_refused_at_once(served: Served) -> None:
     )
     host, port = served.url.removeprefix("http://").split(":")
     empty = {"json": {"items": []}, "headers": {"x-correlator": "c9"}}
-    held = [socket.create_connection((host, int(port))) for _ in range(64)]
-    try:
-        for connection in held:
-            connection.sendall(head)
-        deadline = time.monotonic() + READY_WITHIN_S
-        while (refused := served.ask("POST", "/v1/match", **empty)).status_code != 429:
-            assert time.monotonic() < deadline
-        assert refused.json()["code"] == "SERVICE.BUSY"
-        assert int(refused.headers["retry-after"]) >= 1
-        assert refused.headers["x-correlator"] == "c9"
-        assert served.ask("GET", "/health/ready").status_code == 200
-    finally:
-        for connection in held:
-            connection.close()
+    refused, deadline = None, time.monotonic() + READY_WITHIN_S
+    # A body that does not come is given up after ten seconds: on a busy machine perhaps too soon.
+    while refused is None:
+        assert time.monotonic() < deadline
+        held = [socket.create_connection((host, int(port))) for _ in range(64)]
+        try:
+            for connection in held:
+                connection.sendall(head)
+            until = time.monotonic() + 8
+            while refused is None and time.monotonic() < until:
+                answer = served.ask("POST", "/v1/match", **empty)
+                refused = answer if answer.status_code == 429 else None
+            assert served.ask("GET", "/health/ready").status_code == 200
+        finally:
+            for connection in held:
+                connection.close()
+    assert refused.json()["code"] == "SERVICE.BUSY"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.headers["x-correlator"] == "c9"
 
 
 class Carrier(threading.Thread):
