@@ -154,7 +154,7 @@ def test_matches_above_the_bound_are_refused_at_once(served: Served) -> None:
     host, port = served.url.removeprefix("http://").split(":")
     empty = {"json": {"items": []}, "headers": {"x-correlator": "c9"}}
     refused, deadline = None, time.monotonic() + READY_WITHIN_S
-    # A body that does not come is given up after ten seconds: on a busy machine perhaps too soon.
+    # A place that an earlier request still had stays free when that ends: then hold them all again.
     while refused is None:
         assert time.monotonic() < deadline
         held = [socket.create_connection((host, int(port))) for _ in range(64)]
