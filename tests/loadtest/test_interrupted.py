@@ -35,6 +35,8 @@ class LosesAnswers:
             sent.append(message)
 
         await self._app(scope, receive, keep)
+        if not sent:
+            return  # The client left before the answer: an enrollment may be kept all the same.
         status = sent[0]["status"]
         if scope["method"] == "DELETE" and status == 200:
             self.erased.add(scope["path"].rpartition("/")[2])
@@ -59,4 +61,5 @@ def test_everybody_enrolled_is_erased_even_if_the_answer_was_lost(
     process.send_signal(signal.SIGTERM)
     outcome = finish(process)
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
-    assert set(application.enrolled) == application.erased
+    # Of a call that was cut off only the load test knows: it looks it up by its key.
+    assert set(application.enrolled) <= application.erased
