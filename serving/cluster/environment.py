@@ -45,7 +45,7 @@ USUAL = {
     "OPENBLAS_THREAD_TIMEOUT": "4",
 }
 SUPERVISED = {
-    # Ray's workers, the proxy among them, start with 15: `set_priorities` sets ours.
+    # Ray's workers, the proxy among them, would start with 15.
     "RAY_worker_niceness": "0",
 }
 LOOPBACK = {

@@ -1,4 +1,4 @@
-"""Processes of a running service: their roles, priorities and end. Linux only."""
+"""Processes of a running service: their roles and their end. Linux only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -157,75 +157,3 @@ def reap_orphans(spared: int | None = None) -> None:
         if state == _ZOMBIE and parent == os.getpid() and child != spared:
             with suppress(ChildProcessError):
                 os.waitpid(child, os.WNOHANG)
-
-
-_ANSWERING, _HOUSEKEEPING = 1, 10
-NICENESS = {
-    Role.INGRESS: _ANSWERING,
-    Role.REGISTRAR: _ANSWERING,
-    Role.EMBEDDER: _ANSWERING,
-    Role.SHARD: _ANSWERING,
-    Role.GCS: _HOUSEKEEPING,
-    Role.CONTROLLER: _HOUSEKEEPING,
-    Role.AGENT: _HOUSEKEEPING,
-}
-"""All others keep theirs. Node, raylet and the proxy's actor start other processes, an idle worker
-gets another role, and niceness cannot be lowered again without privilege."""
-
-
-def set_priorities(processes: Iterable[Process]) -> None:
-    """Makes each as nice as its role asks, once; who is so already, or more, is left alone.
-
-    The proxy goes first where cores are few, then what answers, then what Ray needs besides: a full
-    service so refuses in time, since a proxy that waits for a core is as slow as what it protects.
-    """
-    for process in processes:
-        niceness = NICENESS.get(process.role, 0)
-        if _is_below(process.pid, niceness):
-            _raise_threads(process.pid, niceness)
-
-
-def place_ingresses(processes: Iterable[Process]) -> None:
-    """Gives each ingress a core of its own where there are as many of them as cores.
-
-    Otherwise two of them share one for milliseconds while another is idle; other processes run in
-    between. An ingress that has a core keeps it.
-    """
-    ours = [process.pid for process in processes if process.role is Role.INGRESS]
-    cores = os.sched_getaffinity(0)
-    if len(ours) != len(cores) or len(cores) < 2:
-        return
-    placed = {pid: _cores_of(pid) for pid in ours}
-    free = cores - set().union(*(held for held in placed.values() if len(held) == 1))
-    for pid, held in placed.items():
-        if len(held) > 1 and free:
-            own = {free.pop()}
-            for thread in _list_threads(pid):
-                with suppress(ProcessLookupError):
-                    os.sched_setaffinity(thread, own)
-
-
-def _raise_threads(pid: int, niceness: int) -> None:
-    """Linux gives each thread its own; one that is started meanwhile has that of its starter."""
-    while below := [thread for thread in _list_threads(pid) if _is_below(thread, niceness)]:
-        for thread in below:
-            with suppress(ProcessLookupError):
-                os.setpriority(os.PRIO_PROCESS, thread, niceness)
-
-
-def _cores_of(pid: int) -> set[int]:
-    with suppress(ProcessLookupError):
-        return os.sched_getaffinity(pid)
-    return set()
-
-
-def _list_threads(pid: int) -> list[int]:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
-    return []
-
-
-def _is_below(thread: int, niceness: int) -> bool:
-    with suppress(ProcessLookupError):
-        return os.getpriority(os.PRIO_PROCESS, thread) < niceness
-    return False

@@ -27,9 +27,7 @@ from serving.cluster.processes import (
     Role,
     end_descendants,
     list_descendants,
-    place_ingresses,
     reap_orphans,
-    set_priorities,
 )
 from serving.cluster.site import LOG_PIPE, Site
 from serving.errors import ExitCode, Fault
@@ -116,16 +114,13 @@ class NodeProcess:
         self._process.kill()
 
     def maintain(self) -> None:
-        """Ends orphaned proxies and sets priorities; to be called periodically."""
+        """Ends orphaned proxies; to be called periodically."""
         reap_orphans(spared=self._process.pid)
-        family = list_descendants(os.getpid())
-        for one in family:
+        for one in list_descendants(os.getpid()):
             # A proxy without the actor that controlled it holds the port of the next.
             if one.role is Role.PROXY and one.parent == os.getpid():
                 with suppress(ProcessLookupError):
                     os.kill(one.pid, signal.SIGKILL)
-        set_priorities(family)
-        place_ingresses(family)
 
     def read_refusal(self) -> Fault | None:
         """Why the node could not start, once it has reported that."""
