@@ -49,7 +49,7 @@ def compose(site: Site) -> Application:
     registrar = _make_registrar(settings).bind(site)
     has_embedder = settings.embedder == "deployment"
     embedder = _make_embedder(settings).bind(site) if has_embedder else None
-    # Counted here: once an ingress has a core of its own it sees no other.
+    # Counted here, once: an ingress on another node may see other cores.
     replicas = count_ingresses(settings)
     return _make_ingress(settings, replicas).bind(site, registrar, embedder, replicas)
 
