@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,9 +22,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.accuracy.evaluate import Evaluation
     from engine.accuracy.evaluation_tables import Report, Table
-    from engine.accuracy.population import Population
     from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
     from serving.settings import Settings
 
@@ -108,6 +106,7 @@ def evaluate_folder(
     strangers who may be one person under two names.
     """
     from engine.accuracy.evaluate import evaluate
+    from engine.accuracy.evaluation_report import draw_pictures, write_folder
     from serving.models import build_extractor
     from serving.settings import find_cache, find_home, load_settings
 
@@ -131,7 +130,10 @@ def evaluate_folder(
             fmr=fmr,
             source=source,
         )
-    _draw(measured, plot, report)
+    if plot is not None:
+        draw_pictures(measured.to_dict(), plot)
+    if report is not None:
+        write_folder(measured, report)
     found = measured.to_dict(with_failed=failed, with_flagged=flagged)
     if as_json:
         print_json(found)
@@ -171,8 +173,11 @@ def calibrate_model(
 
     Give --card, --output, or both.
     """
+    from engine.accuracy.calibrate import calibrate_folder, choose_rates
     from engine.accuracy.dataset import LabelledFolder
-    from serving.settings import find_home, load_settings
+    from engine.matching.calibration import Thresholds
+    from serving.models import build_extractor
+    from serving.settings import find_cache, find_home, load_settings
 
     if card is not None and output is None:
         output = card.with_name(f"{card.stem}.calibration.json")
@@ -183,56 +188,48 @@ def calibrate_model(
             require_place(target)
     settings = load_settings(find_home(home))
     if card is not None and card.exists():
-        settings = _with_card(settings, card)
-    fitted, people = _fit(
-        settings,
-        folder,
-        source or folder.name,
-        with_population=population is not None,
-        is_shown=not as_json,
-    )
-    chosen = _choose(fitted)
+        models = settings.models.model_copy(update={"embedder": str(card.absolute())})
+        settings = settings.model_copy(update={"models": models})
+    with (
+        build_extractor(settings, find_cache()) as extractor,
+        show_progress("extracting", is_shown=not as_json) as progress,
+    ):
+        fitted, people = calibrate_folder(
+            folder,
+            extractor,
+            source=source or folder.name,
+            population=population is not None,
+            progress=progress,
+        )
+    rates = choose_rates(fitted)
+    thresholds = Thresholds.from_calibration(fitted, rates)
     left_out = len(LabelledFolder.open(folder).paths) - fitted.photographs
     fitted.save(output)
     if population is not None and people is not None:
         people.save(population)
     if card is not None:
-        _write_card(card, output, settings, fitted, *chosen)
+        _write_card(card, output, settings, fitted, rates, thresholds)
     if as_json:
-        print_json(write_calibration(fitted, output, card, *chosen, left_out))
-    else:
-        print_calibration(fitted, output, card, *chosen, left_out)
-
-
-def _fit(
-    settings: Settings, folder: Path, source: str, *, with_population: bool, is_shown: bool
-) -> tuple[Calibration, Population | None]:
-    from engine.accuracy.calibrate import calibrate_folder
-    from serving.models import build_extractor
-    from serving.settings import find_cache
-
-    with (
-        build_extractor(settings, find_cache()) as extractor,
-        show_progress("extracting", is_shown=is_shown) as progress,
-    ):
-        return calibrate_folder(
-            folder, extractor, source=source, population=with_population, progress=progress
+        print_json(
+            {
+                "calibration": str(output),
+                "card": None if card is None else str(card),
+                "model_digest": fitted.model_digest,
+                "source": fitted.source,
+                "people": fitted.people,
+                "photographs": fitted.photographs,
+                "photographs_without_a_face": left_out,
+                "rates": asdict(rates),
+                "thresholds": asdict(thresholds),
+                "warnings": _warn(fitted, rates),
+                "curves": {
+                    kind.value: {name: getattr(curve, name) for name in CURVE_FIELDS}
+                    for kind, curve in fitted.curves.items()
+                },
+            }
         )
-
-
-def _choose(fitted: Calibration) -> tuple[ThresholdRates, Thresholds]:
-    """The rates that the data support, and the scores that keep them."""
-    from engine.accuracy.calibrate import choose_rates
-    from engine.matching.calibration import Thresholds
-
-    rates = choose_rates(fitted)
-    return rates, Thresholds.from_calibration(fitted, rates)
-
-
-def _with_card(settings: Settings, card: Path) -> Settings:
-    """The same with the embedder of this card."""
-    models = settings.models.model_copy(update={"embedder": str(card.absolute())})
-    return settings.model_copy(update={"models": models})
+    else:
+        print_calibration(fitted, output, card, rates, thresholds, left_out)
 
 
 def _write_card(
@@ -268,15 +265,6 @@ def _write_card(
     save_card(card, write_calibrated(text, calibration_file, rates, notes))
 
 
-def _draw(measured: Evaluation, plot: Path | None, report: Path | None) -> None:
-    from engine.accuracy.evaluation_report import draw_pictures, write_folder
-
-    if plot is not None:
-        draw_pictures(measured.to_dict(), plot)
-    if report is not None:
-        write_folder(measured, report)
-
-
 def _require_room(target: Path, *, is_folder: bool) -> None:
     """A folder that is not there yet is made; its parent must be there."""
     if is_folder and not target.parent.exists():
@@ -292,6 +280,7 @@ def _require_matplotlib() -> None:
         raise RequestError("a picture needs matplotlib: pip install 'sosie[bench]'")
 
 
+CURVE_FIELDS = ("mated_pairs", "nonmated_pairs", "lowest_fmr", "highest_nonmated")
 DOUBTFUL_HIGHEST = 0.9
 """Strangers who score as high are more likely one person under two names."""
 
@@ -353,38 +342,6 @@ def _print_conditions(report: Report) -> None:
 def _print(title: str, table: Table) -> None:
     columns, rows = table
     print_table(escape(title), columns, [[escape(cell) for cell in row] for row in rows])
-
-
-def write_calibration(
-    fitted: Calibration,
-    output: Path,
-    card: Path | None,
-    rates: ThresholdRates,
-    thresholds: Thresholds,
-    left_out: int,
-) -> dict[str, Any]:
-    """What `calibrate --json` prints."""
-    return {
-        "calibration": str(output),
-        "card": None if card is None else str(card),
-        "model_digest": fitted.model_digest,
-        "source": fitted.source,
-        "people": fitted.people,
-        "photographs": fitted.photographs,
-        "photographs_without_a_face": left_out,
-        "rates": asdict(rates),
-        "thresholds": asdict(thresholds),
-        "warnings": _warn(fitted, rates),
-        "curves": {
-            kind.value: {
-                "mated_pairs": curve.mated_pairs,
-                "nonmated_pairs": curve.nonmated_pairs,
-                "lowest_fmr": curve.lowest_fmr,
-                "highest_nonmated": curve.highest_nonmated,
-            }
-            for kind, curve in fitted.curves.items()
-        },
-    }
 
 
 def print_calibration(

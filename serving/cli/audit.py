@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ from serving.cli.output import (
     add_group,
     escape,
     exit_negative,
-    print_json,
     print_line,
     print_table,
     print_wire,
@@ -85,6 +83,8 @@ def verify_entries(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     Exit code 1 where an entry was altered, removed or added.
     """
     from engine.registry.audit import verify_chain
+    from serving.wire.fields import of_record
+    from serving.wire.oversight import ChainHead, ChainReport
 
     with (
         open_deployment(home) as deployment,
@@ -98,7 +98,7 @@ def verify_entries(home: HomeOption = None, as_json: JsonFlag = False) -> None:
             # A writer may have gone on meanwhile.
             number, head = found.entries, verified
     if as_json:
-        print_json(asdict(found) | {"head": {"number": number, "hash": head.hex()}})
+        print_wire(of_record(ChainReport, found, head=ChainHead(number, head.hex())))
     elif found.intact:
         print_line(f"[green]Intact[/]: {found.entries:,} entries, head {number} {head.hex()}.")
     else:
@@ -121,6 +121,7 @@ def check_file(
     """
     from engine.retention.certificates import check_certificate
     from serving.retention import read_certificate
+    from serving.wire.oversight import CertificateCheck
 
     certificate = read_certificate(file)
     with (
@@ -129,9 +130,7 @@ def check_file(
     ):
         fault = check_certificate(deployment.store, certificate, report)
     if as_json:
-        print_json(
-            {"holds": fault is None, "fault": fault, "audit_number": certificate.audit_number}
-        )
+        print_wire(CertificateCheck(fault is None, fault, certificate.audit_number))
     elif fault is None:
         print_line(f"[green]It holds[/]: entry {certificate.audit_number} says the same.")
     else:

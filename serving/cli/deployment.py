@@ -177,20 +177,7 @@ def doctor(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     findings = examine(find_home(home), find_cache())
     is_well = all(finding.state is not State.BROKEN for finding in findings)
     if as_json:
-        print_json(
-            {
-                "ok": is_well,
-                "checks": [
-                    {
-                        "subject": finding.subject,
-                        "state": finding.state.value,
-                        "detail": finding.detail,
-                        "advice": finding.advice,
-                    }
-                    for finding in findings
-                ],
-            }
-        )
+        print_json({"ok": is_well, "checks": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
             advice = f" → {escape(finding.advice)}" if finding.advice else ""

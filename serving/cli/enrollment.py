@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -164,10 +163,12 @@ def show(
     if as_json:
         from serving.access.authorization import Principal, Role, show_decision
         from serving.api import serializers
+        from serving.wire import oversight as wire
+        from serving.wire.fields import of_record
 
         caller = Principal(name_actor(), Role.OPERATOR)
         answer = show_decision(caller, vault, serializers.enrollment_record(enrollment))
-        replayed = {} if again is None else {"replay": asdict(again) | {"agrees": again.agrees}}
+        replayed = {} if again is None else {"replay": of_record(wire.Replay, again)}
         print_wire({**answer, "evidence": enrollment.evidence, **replayed})
     else:
         _print_enrollment(enrollment, again)

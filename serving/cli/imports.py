@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from engine.imports.faults import Field
     from engine.imports.import_run import Summary
 
-COUNTRY_LETTERS = 2
-
 
 def register(app: typer.Typer) -> None:
     app.command("import", rich_help_panel=REGISTRY)(import_base)

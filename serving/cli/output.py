@@ -57,10 +57,10 @@ def escape(text: str) -> str:
     return escape_markup(text)
 
 
-def print_answer(value: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+def print_answer(value: object, text: str, *, as_json: bool) -> None:
     """Writes an answer to standard output: as JSON where that is asked, else a line of markup."""
     if as_json:
-        print_json(value)
+        print_wire(value)
     else:
         print_line(text)
 
@@ -84,7 +84,7 @@ def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequen
 
 def print_list(
     name: str,
-    items: Sequence[Mapping[str, Any]],
+    items: Sequence[object],
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     *,
@@ -93,7 +93,7 @@ def print_list(
 ) -> None:
     """Writes `items` as JSON under a name, else `rows` as a table; `empty` stands for no row."""
     if as_json:
-        print_json({name: items})
+        print_wire({name: items})
     elif empty is not None and not rows:
         print_line(empty)
     else:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from serving.compose import Deployment
     from serving.sweeps.manager import SweepManager
     from serving.sweeps.sweep_views import SweepReader
+    from serving.wire.sweeps import GroupPage
 
 
 MOST_SWEEPS, MOST_GROUPS = 1_000, 10_000
@@ -89,19 +90,13 @@ def list_groups(
     as_json: JsonFlag = False,
 ) -> None:
     """List what a sweep found, the riskiest first; whose they are is in its files and cases."""
-    from serving.api import serializers
-    from serving.sweeps.sweep_views import GROUP_COLUMNS, group_in_short, group_row
-
     with open_deployment(home) as deployment:
         page = open_reader(deployment).groups(sweep_id, after, top)
-    groups = [group_in_short(group) for group in page.groups]
     if as_json:
-        print_wire(serializers.group_page(groups, page.total, page.next_after))
+        print_wire(page)
         return
-    rows = [group_row(place, group) for place, group in enumerate(groups, start=after + 1)]
-    if rows:
-        print_table(None, GROUP_COLUMNS, rows)
-    print_line(f"{len(rows)} of {page.total} groups.")
+    _print_groups(page, after)
+    print_line(f"{len(page.groups)} of {page.total} groups.")
 
 
 def report_sweep(
@@ -161,22 +156,26 @@ def print_result(
 ) -> None:
     """What a sweep that has just ended found; `shown` as `write_report` returned it."""
     from serving.api import serializers
-    from serving.sweeps.sweep_views import GROUP_COLUMNS, group_in_short, group_row, sweep_facts
+    from serving.sweeps.sweep_views import sweep_facts
 
     page = reader.groups(record.id, 0, top)
-    groups = [group_in_short(group) for group in page.groups]
     files = list_files(reader, record.id)
     if as_json:
-        found = serializers.group_page(groups, page.total, page.next_after)
-        answer = {"sweep": serializers.sweep_report(record), "groups": found.groups}
+        answer = {"sweep": serializers.sweep_report(record), "groups": page.groups}
         print_wire({**answer, "total": page.total, "files": files, "faces": shown})
         return
-    if groups:
-        rows = [group_row(place, group) for place, group in enumerate(groups, start=1)]
-        print_table(None, GROUP_COLUMNS, rows)
+    _print_groups(page, 0)
     print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
     _print_files(files)
     print_faces_kept(shown)
+
+
+def _print_groups(page: GroupPage, after: int) -> None:
+    from serving.sweeps.sweep_views import GROUP_COLUMNS, group_cells
+
+    rows = [group_cells(place, group) for place, group in enumerate(page.groups, start=after + 1)]
+    if rows:
+        print_table(None, GROUP_COLUMNS, rows)
 
 
 def open_reader(deployment: Deployment) -> SweepReader:

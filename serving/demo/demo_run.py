@@ -120,14 +120,14 @@ def _describe_thresholds(deployment: Deployment) -> dict[str, Any]:
 
 
 def _describe_step(number: int, result: StepResult) -> dict[str, Any]:
-    step, answered = result.step, result.answered
+    activation, answered = result.step.activation, result.answered
     body = answered.answer.body
     return {
         "number": number,
-        "who": step.who,
-        "what": step.what,
-        "live": step.activation.live.label,
-        "portrait": step.activation.portrait.label,
+        "who": activation.who,
+        "what": activation.what,
+        "live": activation.live.label,
+        "portrait": activation.portrait.label,
         "decision": body["decision"],
         "reasons": body["reasons"],
         "scores": body["scores"],

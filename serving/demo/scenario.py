@@ -54,8 +54,10 @@ class TimedJudge(Judge):
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """The input of one enrollment."""
+    """One enrollment: who does what, and its input."""
 
+    who: str
+    what: str
     key: str
     msisdn: str = field(repr=False)
     live: Picture
@@ -261,8 +263,6 @@ _FIRST_SERIAL = 10_000_000
 class Step:
     """One enrollment and what it must lead to."""
 
-    who: str
-    what: str
     activation: Activation
     is_expected: Callable[[Answer], bool]
     adds_reference: bool = False
@@ -284,54 +284,28 @@ def list_steps(participants: Participants) -> list[Step]:
     own, other = make_document(_FIRST_SERIAL, "A"), make_document(_FIRST_SERIAL + 1, "A. Nother")
     new = make_document(_FIRST_SERIAL + 2, "C")
     forged = forge_document(_FIRST_SERIAL + 3, "B")
-    keys = _number_keys()
-    first = Activation(*next(keys), a[0], a[1], own)
+    held, mismatch = Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.FACE_MISMATCH
+    numbers = itertools.count(1)
+
+    def step(who: str, what: str, live: Picture, portrait: Picture, of: Document) -> Activation:
+        number = next(numbers)
+        key, msisdn = f"demo-{number}", f"+8613800000{number:03d}"
+        return Activation(who, what, key, msisdn, live, portrait, of)
+
+    first = step("A", "opens a line", a[0], a[1], own)
     return [
-        Step("A", "opens a line", first, _is_approved, adds_reference=True),
+        Step(first, _is_approved, adds_reference=True),
+        Step(step("A", "uses another document", a[2], a[3], other), _is_duplicate),
+        Step(step("B", "brings A's document", b[0], a[1], own), _is_rejected_for(mismatch, held)),
+        Step(step("B", "swaps the portrait in it", b[0], b[1], own), _is_rejected_for(held)),
+        Step(step("A", "returns for a second line", a[2], a[1], own), _is_approved),
+        Step(step("C", "shows a blurred face", blur(c[1]), c[0], new), _is_unusable),
+        Step(step("C", "shows a sharp one", c[1], c[0], new), _is_approved, adds_reference=True),
         Step(
-            "A",
-            "uses another document",
-            Activation(*next(keys), a[2], a[3], other),
-            _is_duplicate,
-        ),
-        Step(
-            "B",
-            "brings A's document",
-            Activation(*next(keys), b[0], a[1], own),
-            _is_rejected_for(Reason.FACE_MISMATCH, Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),
-        ),
-        Step(
-            "B",
-            "swaps the portrait in it",
-            Activation(*next(keys), b[0], b[1], own),
-            _is_rejected_for(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),
-        ),
-        Step(
-            "A",
-            "returns for a second line",
-            Activation(*next(keys), a[2], a[1], own),
-            _is_approved,
-        ),
-        Step(
-            "C",
-            "shows a blurred face",
-            Activation(*next(keys), blur(c[1]), c[0], new),
-            _is_unusable,
-        ),
-        Step(
-            "C",
-            "shows a sharp one",
-            Activation(*next(keys), c[1], c[0], new),
-            _is_approved,
-            adds_reference=True,
-        ),
-        Step(
-            "B",
-            "brings a made-up number",
-            Activation(*next(keys), b[0], b[1], forged),
+            step("B", "brings a made-up number", b[0], b[1], forged),
             _is_rejected_for(Reason.DOCUMENT_INVALID),
         ),
-        Step("A", "sends request 1 again", first, _is_approved, is_repeat=True),
+        Step(replace(first, what="sends request 1 again"), _is_approved, is_repeat=True),
     ]
 
 
@@ -345,12 +319,6 @@ def run_steps(deployment: DemoDeployment, steps: Sequence[Step]) -> Iterator[Ste
             and answered.answer.is_repeated == step.is_repeat
         )
         yield StepResult(step, answered, as_expected)
-
-
-def _number_keys() -> Iterator[tuple[str, str]]:
-    """Pairs of an Idempotency-Key and a new telephone number."""
-    for number in range(1, 100):
-        yield f"demo-{number}", f"+8613800000{number:03d}"
 
 
 def _is_approved(answer: Answer) -> bool:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING
 
 from engine.errors import SweepOver
 from engine.formatting import with_interval
@@ -21,6 +18,8 @@ from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.sweep_model import Group, Scope, SweepRecord, SweepState
 from serving.compose import Deployment
 from serving.sweeps.sweep_states import ALIVE
+from serving.wire import sweeps as wire
+from serving.wire.fields import of_record
 
 if TYPE_CHECKING:
     from engine.sweeps.reload import DoneSweep
@@ -30,6 +29,8 @@ GROUP_COLUMNS = (
     *("", "kind", "identities", "lines", "carriers", "outlets"),
     *("weakest", "cut links", "risk"),
 )
+MOST_IDENTITIES, MOST_LINES, MOST_LINKS, MOST_SEVERED = 500, 2_000, 5_000, 500
+"""Of one group in an answer."""
 _SCOPES = {Scope.ALL: "all", Scope.NEW: "what is new"}
 
 
@@ -100,37 +101,56 @@ def expectation_facts(expectation: Expectation) -> dict[str, str]:
     return facts
 
 
-def group_in_short(group: Mapping[str, Any]) -> dict[str, Any]:
+def count_group(group: Group) -> wire.GroupRow:
     """A group as counts, without names."""
-    lines = [line for one in group["identities"] for line in one["lines"]]
-    return {
-        "key": group["key"],
-        "kind": group["kind"],
-        "risk": group["risk"],
-        "identities": len(group["identities"]),
-        "lines": len(lines),
-        "carriers": len({line["carrier"] for line in lines}),
-        "outlets": len({(line["carrier"], line["outlet"]) for line in lines}),
-        "weakest_score": None if group["weakest"] is None else group["weakest"]["score"],
-        "severed_links": len(group["severed"]),
-        "terms": group["terms"],
-        "disputes": sum(one["disputes"] for one in group["identities"]),
-    }
+    lines = [line for one in group.identities for line in one.lines]
+    return of_record(
+        wire.GroupRow,
+        group,
+        identities=len(group.identities),
+        lines=len(lines),
+        carriers=len({line.carrier for line in lines}),
+        outlets=len({(line.carrier, line.outlet) for line in lines}),
+        weakest_score=None if group.weakest is None else group.weakest.score,
+        severed_links=len(group.severed),
+        disputes=sum(one.disputes for one in group.identities),
+    )
 
 
-def group_row(place: int, group: Mapping[str, Any]) -> list[str]:
+def bound_group(group: Group) -> wire.Group:
+    """A group with as much of it as an answer carries; what is left out is counted."""
+    identities, lines_left = [], MOST_LINES
+    for one in group.identities[:MOST_IDENTITIES]:
+        lines = one.lines[:lines_left]
+        lines_left -= len(lines)
+        identities.append(replace(one, lines=lines))
+    kept = {one.document_id for one in identities}
+    links = [one for one in group.links if one.left in kept and one.right in kept]
+    links = sorted(links, key=lambda one: -one.score)[:MOST_LINKS]
+    severed = [one for one in group.severed if one.left in kept or one.right in kept]
+    severed = severed[:MOST_SEVERED]
+    left_out = wire.LeftOut(
+        identities=len(group.identities) - len(identities),
+        lines=sum(len(one.lines) for one in group.identities) - (MOST_LINES - lines_left),
+        links=len(group.links) - len(links) + len(group.severed) - len(severed),
+    )
+    shown = {"identities": identities, "links": links, "severed": severed, "left_out": left_out}
+    return of_record(wire.Group, group, **shown, cases=())
+
+
+def group_cells(place: int, group: wire.GroupRow) -> list[str]:
     """A group in short, under `GROUP_COLUMNS`."""
-    weakest = group["weakest_score"]
+    weakest = group.weakest_score
     return [
         str(place),
-        group["kind"].replace("_", " "),
-        str(group["identities"]),
-        str(group["lines"]),
-        str(group["carriers"]),
-        str(group["outlets"]),
+        group.kind.replace("_", " "),
+        str(group.identities),
+        str(group.lines),
+        str(group.carriers),
+        str(group.outlets),
         "-" if weakest is None else f"{weakest:.4f}",
-        str(group["severed_links"]),
-        f"{group['risk']:.0f}",
+        str(group.severed_links),
+        f"{group.risk:.0f}",
     ]
 
 
@@ -144,18 +164,6 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {left} s" if minutes else f"{left} s"
-
-
-@dataclass(frozen=True, slots=True)
-class GroupPage:
-    """Some groups of a sweep as plain JSON, the riskiest first.
-
-    `next_after` is the `after` of the next page, None on the last one.
-    """
-
-    groups: list[dict[str, Any]]
-    total: int
-    next_after: int | None
 
 
 class SweepReader:
@@ -175,18 +183,19 @@ class SweepReader:
         """The newest sweeps, the newest first."""
         return [self._with_progress(record) for record in self._registry.sweeps.newest(limit)]
 
-    def groups(self, sweep_id: str, after: int = 0, limit: int = 100) -> GroupPage:
+    def groups(self, sweep_id: str, after: int, limit: int) -> wire.GroupPage:
         """Groups by rank, from the one after `after`; `SweepOver` before the sweep is done."""
         file = self._open(sweep_id)
         if after >= len(file):
-            return GroupPage([], len(file), None)
+            return wire.GroupPage((), len(file), None)
         groups = file.page(limit, after=file.keys[after - 1] if after > 0 else None)
-        end = max(after, 0) + len(groups)
-        return GroupPage(list(map(_as_json, groups)), len(file), end if end < len(file) else None)
+        end = after + len(groups)
+        rows = tuple(map(count_group, groups))
+        return wire.GroupPage(rows, len(file), end if end < len(file) else None)
 
-    def group(self, sweep_id: str, key: str) -> dict[str, Any]:
+    def group(self, sweep_id: str, key: str) -> wire.Group:
         """One group with its members and links; `SweepOver` before the sweep is done."""
-        return _as_json(self._open(sweep_id).group(key))
+        return bound_group(self._open(sweep_id).group(key))
 
     def folder(self, sweep_id: str) -> SweepFolder:
         """The sweep's folder."""
@@ -214,16 +223,6 @@ class SweepReader:
         file = GroupFile.open(path)
         self._opened = (version, file)
         return file
-
-
-@cache
-def _type() -> TypeAdapter[Group]:
-    return TypeAdapter(Group)
-
-
-def _as_json(group: Group) -> dict[str, Any]:
-    written: dict[str, Any] = _type().dump_python(group, mode="json")
-    return written
 
 
 def issue_report(deployment: Deployment, sweep_id: str, target: Path) -> None:

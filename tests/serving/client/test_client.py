@@ -24,8 +24,10 @@ from serving.client import (
     Options,
     SweepTerms,
     Template,
-    calls,
 )
+from serving.client.calls import delete, get
+from serving.wire.enrollments import Enrollment
+from serving.wire.lines import ClosedLine
 from tests.serving.api.conftest import Service
 
 ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
@@ -226,18 +228,19 @@ def test_every_activation_has_a_key_of_its_own_before_it_is_sent(
     ],
 )
 def test_an_id_is_one_step_of_the_path_whatever_it_holds(given: str, path: str) -> None:
-    assert calls.close_line(given).path == path
+    assert delete(ClosedLine, "lines", given).path == path
 
 
 @pytest.mark.parametrize("given", ["", ".", ".."])
 def test_an_id_that_would_name_another_route_is_refused(given: str) -> None:
-    for endpoint in (calls.close_line, calls.erase, calls.read_enrollment):
-        with pytest.raises(ValueError, match="give the id"):
-            endpoint(given)
+    with Client("http://127.0.0.1:1") as client:
+        for ask in (client.close_line, client.erase, client.read_enrollment):
+            with pytest.raises(ValueError, match="give the id"):
+                ask(given)
 
 
 def test_a_key_in_a_query_is_quoted() -> None:
-    call = calls.find_enrollment(query={"idempotency_key": "a&b=c d", "limit": None})
+    call = get(Enrollment, "enrollments", idempotency_key="a&b=c d", limit=None)
     assert call.path == "/v1/enrollments?idempotency_key=a%26b%3Dc+d"
 
 

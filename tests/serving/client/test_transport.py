@@ -20,10 +20,12 @@ from serving.client import (
     Options,
     Template,
     Unavailable,
-    calls,
 )
+from serving.client.calls import READY, Call, post, write_face
+from serving.client.calls import VERSION as ASK_VERSION
 from serving.client.transport import Exchange, Wait
-from serving.wire.lines import HolderLines, HolderRequest
+from serving.wire.enrollments import Enrollment
+from serving.wire.lines import Dispute, HolderLines, HolderRequest
 from serving.wire.oversight import Readiness, Version
 
 KEY = "sosie_k1_c2VjcmV0"
@@ -48,8 +50,8 @@ def answer(status: int, value: Any = None, *, kind: str = "application/msgpack",
     return httpx.Response(status, content=content, headers={"content-type": kind, **given})
 
 
-def enrollment_of(sent: Activation) -> calls.Call[Any]:
-    return calls.enroll(body=sent.write(), key=sent.idempotency_key)
+def enrollment_of(sent: Activation) -> Call[Any]:
+    return post(Enrollment, "enrollments", body=sent.write(), key=sent.idempotency_key)
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def clock() -> Clock:
 def begin(clock: Clock) -> Callable[..., Exchange[Any]]:
     def make(call: Any = None, options: Options = PLAIN, **changes: Any) -> Exchange[Any]:
         settings: dict[str, Any] = {"api_key": KEY, "timeout_s": 30.0, "retries": 3}
-        return Exchange(call or calls.version(), options, **settings | changes, now=clock)
+        return Exchange(call or ASK_VERSION, options, **settings | changes, now=clock)
 
     return make
 
@@ -99,7 +101,7 @@ LINES = {"is_holder": True, "score": 1, "threshold": 0.4, "lines": [LINE]}
 def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(
     begin: Callable[..., Exchange[Any]], is_json: bool
 ) -> None:
-    exchange = begin(calls.query_lines())
+    exchange = begin(post(HolderLines, "lines", "query"))
     exchange.begin_attempt()
     response = httpx.Response(200, json=LINES) if is_json else answer(200, LINES)
     read = exchange.judge_response(response)
@@ -127,7 +129,7 @@ def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(
 def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(
     begin: Callable[..., Exchange[Any]], value: Any
 ) -> None:
-    exchange = begin(calls.query_lines())
+    exchange = begin(post(HolderLines, "lines", "query"))
     exchange.begin_attempt()
     with pytest.raises(ApiError, match="not one that this client reads") as raised:
         exchange.judge_response(answer(200, value))
@@ -328,7 +330,7 @@ def test_the_service_is_told_how_long_the_client_waits(
 
 
 def test_not_being_ready_is_an_answer(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin(calls.ready())
+    exchange = begin(READY)
     exchange.begin_attempt()
     body = {"is_ready": False, "phase": None, "checks": {"store": {"is_ok": True, "detail": "x"}}}
     verdict = exchange.judge_response(answer(503, body))
@@ -342,8 +344,8 @@ def test_nothing_personal_and_no_key_shows_in_a_text(
 ) -> None:
     sent = make_activation()
     known = KnownDocument("cn-ric", "110105199003071239")
-    body = HolderRequest(known, calls.write_face(Template(b"secret-token")))
-    call = calls.dispute("+8613800138000", body=body)
+    body = HolderRequest(known, write_face(Template(b"secret-token")))
+    call = post(Dispute, "lines", "+8613800138000", "dispute", body=body)
     exchange = begin(call)
     exchange.begin_attempt()
     with pytest.raises(ApiError) as raised:

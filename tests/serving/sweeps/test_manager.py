@@ -72,13 +72,13 @@ def test_a_sweep_finds_people_enrolled_twice_and_states_what_it_covered(
     cases = deployment.store.cases.newest(limit=100)
     assert {case.sweep_id for case in cases} == {record.id}
     assert len(cases) == found["cases"] == TWICE
-    page = manager.groups(record.id, limit=5)
-    rest = manager.groups(record.id, after=page.next_after or 0)
+    page = manager.groups(record.id, 0, 5)
+    rest = manager.groups(record.id, page.next or 0)
     assert (page.total, len(page.groups), len(rest.groups)) == (TWICE, 5, TWICE - 5)
-    assert rest.next_after is None
-    keys = [group["key"] for group in (*page.groups, *rest.groups)]
+    assert rest.next is None
+    keys = [group.key for group in (*page.groups, *rest.groups)]
     assert len(set(keys)) == TWICE
-    assert manager.group(record.id, keys[3])["key"] == keys[3]
+    assert manager.group(record.id, keys[3]).key == keys[3]
     names = {path.name for path in (deployment.sweep_folder / record.id).iterdir()}
     assert {"pairs.parquet", "groups.csv", "groups.json", "outlets.csv", "report.html"} <= names
     assert "checkpoint" not in names
@@ -166,9 +166,10 @@ def test_a_sweep_that_has_ended_is_neither_paused_nor_cancelled(manager: SweepMa
         with pytest.raises(SweepOver, match="done"):
             act(record.id, ACTOR)
     for unknown in (new_id(), "../../etc"):
-        for ask in (manager.status, manager.groups):
-            with pytest.raises(NotFound):
-                ask(unknown)
+        with pytest.raises(NotFound):
+            manager.status(unknown)
+        with pytest.raises(NotFound):
+            manager.groups(unknown)
     with pytest.raises(NotFound):
         manager.group(record.id, "0" * 32)
 

@@ -1,5 +1,7 @@
 // Nodes are made here and nowhere else: what is given as a child is text or a node, never markup.
 
+import { placeOf } from "./places.js";
+
 const DRAWING = "http://www.w3.org/2000/svg";
 
 /** An HTML element. `on…` are listeners, `true` is an attribute without a value, null leaves out. */
@@ -22,6 +24,25 @@ export function add(node, ...children) {
 export function replace(node, ...children) {
   node.replaceChildren(...settle(children));
   return node;
+}
+
+/** A button that sends nothing. */
+export function plainButton(label, onclick, kind = "button") {
+  return element("button", { type: "button", class: kind, onclick }, label);
+}
+
+export function hint(...children) {
+  return element("p", { class: "hint" }, children);
+}
+
+/** A number, under others of its kind. */
+export function figure(text) {
+  return element("span", { class: "figure" }, text);
+}
+
+/** A link to a view and its arguments. */
+export function link(place, ...children) {
+  return element("a", { href: placeOf(...place) }, children);
 }
 
 /** Text that people wrote, or an id: kept apart from the direction and language around it. */
