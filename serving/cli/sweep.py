@@ -127,20 +127,17 @@ def write_report(
     deployment: Deployment, sweep_id: str, target: Path, runner: ChangeRunner | None = None
 ) -> int | None:
     """Issues a report; with `runner`, by which it is audited, one with faces: how many."""
+    from serving.sweeps.sweep_views import issue_report
+
     try:
-        from serving.sweeps.sweep_views import issue_report, issue_report_with_faces
+        return issue_report(deployment, sweep_id, target, name_actor(), runner)
     except ModuleNotFoundError as missing:
         raise NotInstalled(
             f"a report is written with {missing.name}, which is not installed here: "
             "pip install 'sosie[desk]'"
         ) from None
-    try:
-        if runner is not None:
-            return issue_report_with_faces(deployment, runner, sweep_id, target, name_actor())
-        issue_report(deployment, sweep_id, target)
     except OSError as error:
         raise RegistryError(f"{target} cannot be written: {error.strerror}") from None
-    return None
 
 
 def print_faces_kept(shown: int | None) -> None:

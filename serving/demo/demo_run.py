@@ -27,7 +27,6 @@ from serving.demo.scenario import (
     choose_participants,
     list_steps,
     open_demo_deployment,
-    run_steps,
 )
 from serving.errors import ExitCode
 from serving.models import detector_card, embedder_card, model_digest, threshold_rates
@@ -91,8 +90,7 @@ def build_report(
 
 def _name_made(results: Sequence[StepResult]) -> list[str]:
     """Labels of the pictures that were derived from a photograph."""
-    activations = [one.step.activation for one in results]
-    pictures = [one for item in activations for one in (item.live, item.portrait)]
+    pictures = [picture for one in results for picture in (one.step.live, one.step.portrait)]
     return list(dict.fromkeys(picture.label for picture in pictures if picture.is_made))
 
 
@@ -120,25 +118,24 @@ def _describe_thresholds(deployment: Deployment) -> dict[str, Any]:
 
 
 def _describe_step(number: int, result: StepResult) -> dict[str, Any]:
-    activation, answered = result.step.activation, result.answered
-    body = answered.answer.body
+    step, body = result.step, result.answer.body
     return {
         "number": number,
-        "who": activation.who,
-        "what": activation.what,
-        "live": activation.live.label,
-        "portrait": activation.portrait.label,
+        "who": step.who,
+        "what": step.what,
+        "live": step.live.label,
+        "portrait": step.portrait.label,
         "decision": body["decision"],
         "reasons": body["reasons"],
         "scores": body["scores"],
         "searched": body["duplicate_search"].get("searched"),
-        "is_repeated": answered.answer.is_repeated,
-        "references_added": answered.references_added,
-        "milliseconds": round(answered.total_ms, 2),
+        "is_repeated": result.answer.is_repeated,
+        "references_added": result.references_added,
+        "milliseconds": round(result.total_ms, 2),
         "parts_ms": {
-            "extract": round(answered.extract_ms, 2),
-            "judge": round(answered.judge_ms, 2),
-            "commit": round(answered.commit_ms, 2),
+            "extract": round(result.extract_ms, 2),
+            "judge": round(result.judge_ms, 2),
+            "commit": round(result.commit_ms, 2),
         },
         "as_told": result.as_expected,
     }
@@ -146,12 +143,12 @@ def _describe_step(number: int, result: StepResult) -> dict[str, Any]:
 
 def _time_stages(results: Sequence[StepResult]) -> dict[str, float]:
     """Median milliseconds: of one photograph up to `embed`, of one decision from `judge` on."""
-    photographs = [times for one in results for times in one.answered.photographs]
+    photographs = [times for one in results for times in one.photographs]
     stages: dict[str, float] = {
         name: median(getattr(times, f"{name}_ms") for times in photographs)
         for name in PHOTOGRAPH_STAGES
     }
-    fresh = [one.answered for one in results if not one.answered.answer.is_repeated]
+    fresh = [one for one in results if not one.answer.is_repeated]
     stages["judge"] = median(one.judge_ms for one in fresh)
     stages["commit"] = median(one.commit_ms for one in fresh)
     return {name: round(value, 3) for name, value in stages.items()}
@@ -333,7 +330,7 @@ def run_demo(
                 demo.registrar, deployment.vault, population, gallery_size, report
             )
         admitted = time.perf_counter()
-        results = list(run_steps(demo, list_steps(participants)))
+        results = [demo.run(step) for step in list_steps(participants)]
         end = time.perf_counter()
         seconds = {
             "prepare": prepared - start,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine.errors import SweepOver
 from engine.formatting import with_interval
@@ -20,9 +19,6 @@ from serving.compose import Deployment
 from serving.sweeps.sweep_states import ALIVE
 from serving.wire import sweeps as wire
 from serving.wire.fields import of_record
-
-if TYPE_CHECKING:
-    from engine.sweeps.reload import DoneSweep
 
 SWEEP_COLUMNS = ("sweep", "state", "of", "threshold", "begun", "compared", "pairs", "groups")
 GROUP_COLUMNS = (
@@ -225,41 +221,34 @@ class SweepReader:
         return file
 
 
-def issue_report(deployment: Deployment, sweep_id: str, target: Path) -> None:
+def issue_report(
+    deployment: Deployment,
+    sweep_id: str,
+    target: Path,
+    actor: str,
+    runner: ChangeRunner | None = None,
+) -> int | None:
     """Writes the current report of a completed sweep, with later decisions of people.
 
-    `SweepOver` where the sweep is not done or its files have expired.
+    With `runner` it has the stored faces of its first groups, which erasure and retention do not
+    reach there: audited by it as a read of these people, before anything is written. Returns the
+    number of people, None without faces. `SweepOver` where the sweep is not done or its files have
+    expired.
     """
-    # Not above, here and below: a service runs without pyarrow and Jinja2.
-    from engine.sweeps.report.page import write_report  # noqa: PLC0415
-
-    sweep = _reread(deployment, sweep_id)
-    write_report(target, sweep.contents(deployment.store, deployment.calibration))
-
-
-def issue_report_with_faces(
-    deployment: Deployment, runner: ChangeRunner, sweep_id: str, target: Path, actor: str
-) -> int:
-    """`issue_report` with the stored faces of its first groups; returns the number of people.
-
-    Erasure and retention do not reach the file. It is audited as a read of these people, by
-    `runner`, before anything is written.
-    """
-    from engine.sweeps.reload import gather_faces  # noqa: PLC0415
+    # Not above: a service runs without pyarrow and Jinja2.
+    from engine.sweeps.reload import DoneSweep, gather_faces  # noqa: PLC0415
     from engine.sweeps.report.page import write_report  # noqa: PLC0415
     from engine.sweeps.report.views import documents_with_cards  # noqa: PLC0415
 
-    sweep, store = _reread(deployment, sweep_id), deployment.store
+    store = deployment.store
+    reader = SweepReader(store, deployment.sweep_folder)
+    sweep = DoneSweep.of(reader.status(sweep_id), reader.folder(sweep_id))
+    if runner is None:
+        write_report(target, sweep.contents(store, deployment.calibration))
+        return None
     faces = gather_faces(store, list(dict.fromkeys(documents_with_cards(sweep.groups))))
     contents = sweep.contents(store, deployment.calibration, faces)
     entry = AuditEntry(actor, "crops.read", sweep_id, {"documents": sorted(faces)})
     runner.run(lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=(entry,))))
     write_report(target, contents)
     return len(faces)
-
-
-def _reread(deployment: Deployment, sweep_id: str) -> DoneSweep:
-    from engine.sweeps.reload import DoneSweep  # noqa: PLC0415
-
-    reader = SweepReader(deployment.store, deployment.sweep_folder)
-    return DoneSweep.of(reader.status(sweep_id), reader.folder(sweep_id))

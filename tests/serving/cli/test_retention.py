@@ -27,28 +27,17 @@ def alter(home: Path, *statements: str) -> None:
 
 
 @pytest.fixture
-def aged_home(
-    full_home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any]
-) -> Path:
+def aged_home(caught_home: Path, sosie: Any) -> Path:
     """A duplicate that was caught, a closed line, and a time long ago for all of it."""
-    duplicate = request_of(
-        full_home,
-        photographs,
-        live=photographs.later,
-        document_number=OTHER_NUMBER,
-        msisdn=MSISDN,
-        consent_ref="form 7",
-    )
-    assert sosie(*duplicate, "--json").json["decision"] == "rejected"
     close = ("line", "close", "--msisdn", "+8613800138000")
-    assert sosie(*close, "--home", full_home).code == 0
+    assert sosie(*close, "--home", caught_home).code == 0
     alter(
-        full_home,
+        caught_home,
         "UPDATE enrollments SET created_at = '2020-01-01T00:00:00.000000Z'",
         "UPDATE idempotency SET created_at = '2020-01-01T00:00:00.000000Z'",
         "UPDATE lines SET closed_at = '2020-01-01T00:00:00.000000Z'",
     )
-    return full_home
+    return caught_home
 
 
 def close_cases(home: Path, sosie: Any) -> None:

@@ -195,7 +195,6 @@ def begin(
             env={name: value for name, value in variables.items() if value is not None},
         )
         started.append(process)
-        assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("tile 2"):
                 break
@@ -260,7 +259,6 @@ def pictured_home(
     cache = Path(str(environment["SOSIE_CACHE"]))
     with Deployment(home, load_settings(home), cache) as deployment:
         (sample,) = sample_photographs(deployment, [photographs.later])
-        assert sample.vector is not None
         vectors, registrar = sample.vector[None], deployment.registrar
         documents = [Document("cn-ric", OTHER_NUMBER, "Somebody Else")]
         registrar.run(

@@ -26,7 +26,7 @@ from serving.client.calls import VERSION as ASK_VERSION
 from serving.client.transport import Exchange, Wait
 from serving.wire.enrollments import Enrollment
 from serving.wire.lines import Dispute, HolderLines, HolderRequest
-from serving.wire.oversight import Readiness, Version
+from serving.wire.oversight import Readiness
 
 KEY = "sosie_k1_c2VjcmV0"
 PLAIN = Options()
@@ -68,20 +68,16 @@ def begin(clock: Clock) -> Callable[..., Exchange[Any]]:
     return make
 
 
-def test_an_answer_is_typed(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
-    verdict = exchange.judge_response(answer(200, VERSION | {"new_field": 1}))
-    assert isinstance(verdict, Version)
-    assert verdict.model_digest == "m"
+@pytest.fixture
+def begun(begin: Callable[..., Exchange[Any]]) -> Callable[..., Exchange[Any]]:
+    """The same, with its first attempt made."""
 
+    def make(*given: Any, **changes: Any) -> Exchange[Any]:
+        exchange = begin(*given, **changes)
+        exchange.begin_attempt()
+        return exchange
 
-def test_json_is_read_too(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
-    body = b'{"version": "1", "api": "v1", "model_digest": "m"}'
-    kind = "application/json; charset=utf-8"
-    assert exchange.judge_response(answer(200, body, kind=kind)) == Version(**VERSION)
+    return make
 
 
 LINE = {
@@ -99,10 +95,9 @@ LINES = {"is_holder": True, "score": 1, "threshold": 0.4, "lines": [LINE]}
 
 @pytest.mark.parametrize("is_json", [False, True])
 def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(
-    begin: Callable[..., Exchange[Any]], is_json: bool
+    begun: Callable[..., Exchange[Any]], is_json: bool
 ) -> None:
-    exchange = begin(post(HolderLines, "lines", "query"))
-    exchange.begin_attempt()
+    exchange = begun(post(HolderLines, "lines", "query"))
     response = httpx.Response(200, json=LINES) if is_json else answer(200, LINES)
     read = exchange.judge_response(response)
     assert isinstance(read, HolderLines)
@@ -127,10 +122,9 @@ def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(
     ],
 )
 def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(
-    begin: Callable[..., Exchange[Any]], value: Any
+    begun: Callable[..., Exchange[Any]], value: Any
 ) -> None:
-    exchange = begin(post(HolderLines, "lines", "query"))
-    exchange.begin_attempt()
+    exchange = begun(post(HolderLines, "lines", "query"))
     with pytest.raises(ApiError, match="not one that this client reads") as raised:
         exchange.judge_response(answer(200, value))
     assert raised.value.code == "CLIENT.ANSWER_UNREADABLE"
@@ -159,10 +153,9 @@ def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(
     ],
 )
 def test_what_may_pass_is_tried_again(
-    begin: Callable[..., Exchange[Any]], response: httpx.Response
+    begun: Callable[..., Exchange[Any]], response: httpx.Response
 ) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
+    exchange = begun()
     assert isinstance(exchange.judge_response(response), Wait)
 
 
@@ -185,10 +178,9 @@ def test_what_may_pass_is_tried_again(
     ],
 )
 def test_what_would_come_again_is_raised_at_once(
-    begin: Callable[..., Exchange[Any]], response: httpx.Response, code: str
+    begun: Callable[..., Exchange[Any]], response: httpx.Response, code: str
 ) -> None:
-    exchange = begin(options=Options(correlator="c-9"))
-    exchange.begin_attempt()
+    exchange = begun(options=Options(correlator="c-9"))
     with pytest.raises(ApiError) as raised:
         exchange.judge_response(response)
     error = raised.value
@@ -214,16 +206,14 @@ def test_what_would_come_again_is_raised_at_once(
     ],
 )
 def test_a_broken_connection_is_tried_again(
-    begin: Callable[..., Exchange[Any]], error: httpx.TransportError
+    begun: Callable[..., Exchange[Any]], error: httpx.TransportError
 ) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
+    exchange = begun()
     assert isinstance(exchange.judge_failure(error), Wait)
 
 
-def test_a_wrong_address_is_not(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
+def test_a_wrong_address_is_not(begun: Callable[..., Exchange[Any]]) -> None:
+    exchange = begun()
     with pytest.raises(httpx.UnsupportedProtocol):
         exchange.judge_failure(httpx.UnsupportedProtocol(""))
 
@@ -244,12 +234,11 @@ def test_every_attempt_has_the_same_key_and_correlator(
 
 
 def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(
-    begin: Callable[..., Exchange[Any]],
+    begun: Callable[..., Exchange[Any]],
 ) -> None:
     waits = set()
     for _ in range(50):
-        exchange = begin()
-        exchange.begin_attempt()
+        exchange = begun()
         busy = answer(429, error_body(429, "SERVICE.BUSY"), retry_after="2")
         verdict = exchange.judge_response(busy)
         assert isinstance(verdict, Wait)
@@ -260,10 +249,9 @@ def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "Wed, 21 Oct 2026 07:28:00 GMT"])
 def test_a_retry_after_that_is_no_number_counts_as_none(
-    begin: Callable[..., Exchange[Any]], text: str
+    begun: Callable[..., Exchange[Any]], text: str
 ) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
+    exchange = begun()
     verdict = exchange.judge_response(
         answer(503, error_body(503, "SERVICE.NOT_READY"), retry_after=text)
     )
@@ -283,9 +271,8 @@ def test_waits_grow(begin: Callable[..., Exchange[Any]]) -> None:
     assert 2.5 <= waits[-1] <= 5
 
 
-def test_after_its_retries_a_call_is_unavailable(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin(retries=1)
-    exchange.begin_attempt()
+def test_after_its_retries_a_call_is_unavailable(begun: Callable[..., Exchange[Any]]) -> None:
+    exchange = begun(retries=1)
     exchange.judge_failure(httpx.ConnectError(""))
     exchange.begin_attempt()
     with pytest.raises(Unavailable) as raised:
@@ -295,20 +282,18 @@ def test_after_its_retries_a_call_is_unavailable(begin: Callable[..., Exchange[A
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(
-    begin: Callable[..., Exchange[Any]], clock: Clock
+    begun: Callable[..., Exchange[Any]], clock: Clock
 ) -> None:
-    exchange = begin(timeout_s=10)
-    exchange.begin_attempt()
+    exchange = begun(timeout_s=10)
     clock.now += 8
     with pytest.raises(Unavailable):
         exchange.judge_response(answer(429, error_body(429, "SERVICE.BUSY"), retry_after="3"))
 
 
 def test_a_call_may_have_a_time_of_its_own(
-    begin: Callable[..., Exchange[Any]], clock: Clock
+    begun: Callable[..., Exchange[Any]], clock: Clock
 ) -> None:
-    exchange = begin(timeout_s=600, options=Options(timeout_s=1))
-    exchange.begin_attempt()
+    exchange = begun(timeout_s=600, options=Options(timeout_s=1))
     clock.now += 2
     with pytest.raises(Unavailable):
         exchange.judge_failure(httpx.ReadTimeout(""))
@@ -329,9 +314,8 @@ def test_the_service_is_told_how_long_the_client_waits(
     assert timeout.connect == pytest.approx(5)
 
 
-def test_not_being_ready_is_an_answer(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin(READY)
-    exchange.begin_attempt()
+def test_not_being_ready_is_an_answer(begun: Callable[..., Exchange[Any]]) -> None:
+    exchange = begun(READY)
     body = {"is_ready": False, "phase": None, "checks": {"store": {"is_ok": True, "detail": "x"}}}
     verdict = exchange.judge_response(answer(503, body))
     assert isinstance(verdict, Readiness)
@@ -340,14 +324,13 @@ def test_not_being_ready_is_an_answer(begin: Callable[..., Exchange[Any]]) -> No
 
 
 def test_nothing_personal_and_no_key_shows_in_a_text(
-    begin: Callable[..., Exchange[Any]], make_activation: Callable[..., Activation]
+    begun: Callable[..., Exchange[Any]], make_activation: Callable[..., Activation]
 ) -> None:
     sent = make_activation()
     known = KnownDocument("cn-ric", "110105199003071239")
     body = HolderRequest(known, write_face(Template(b"secret-token")))
     call = post(Dispute, "lines", "+8613800138000", "dispute", body=body)
-    exchange = begin(call)
-    exchange.begin_attempt()
+    exchange = begun(call)
     with pytest.raises(ApiError) as raised:
         exchange.judge_response(answer(404, error_body(404, "REQUEST.NOT_FOUND")))
     item = MatchItem(b"secret-image", Template(b"secret-token"))

@@ -22,7 +22,6 @@ from serving.demo.data import (
     Picture,
     blur,
     encode_png,
-    enlarge,
     forge_document,
     make_document,
     open_folder,
@@ -79,12 +78,6 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
 def astronaut(wheel: Any) -> Picture:
     found: Picture = next(one.pictures[0] for one in wheel.people if one.label == "astronaut")
     return found
-
-
-def test_enlarging_multiplies_each_side_by_the_factor() -> None:
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    with Image.open(io.BytesIO(enlarge(grey, 6))) as image:
-        assert image.size == (24, 18)
 
 
 def test_a_retake_is_another_picture_of_the_same_face(astronaut: Picture, extractor: Any) -> None:

@@ -83,7 +83,6 @@ def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
     assert again.terms[0] == RiskTerm("identities", value=2.0, points=12.0)
     assert parquet.read_table(folder.pairs).num_rows == TWICE + 2 - 3
     covered = folder.load_covered()
-    assert covered is not None
     references = [key for one in gone for key in one.reference_ids]
     assert not np.isin([covered.pairs.left, covered.pairs.right], references).any()
     with pytest.raises(Exception, match="no such group"):

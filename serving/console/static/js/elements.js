@@ -60,6 +60,15 @@ export function shortId(id) {
   return element("span", { class: "id", translate: "no", title: id }, id.slice(-8));
 }
 
+/** What the browser keeps for us, null where it keeps nothing: then it holds for this page alone. */
+export function kept(work) {
+  try {
+    return work();
+  } catch {
+    return null;
+  }
+}
+
 function fill(node, given, children) {
   for (const [key, value] of Object.entries(given ?? {})) {
     if (value === null || value === undefined || value === false) continue;
