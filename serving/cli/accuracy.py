@@ -15,7 +15,7 @@ from serving.cli.output import (
     FIGURES,
     JsonFlag,
     escape,
-    print_json,
+    print_answer,
     print_line,
     print_table,
     show_progress,
@@ -135,10 +135,7 @@ def evaluate_folder(
     if report is not None:
         write_folder(measured, report)
     found = measured.to_dict(with_failed=failed, with_flagged=flagged)
-    if as_json:
-        print_json(found)
-    else:
-        print_evaluation(found)
+    print_answer(found, lambda: print_evaluation(found), as_json=as_json)
 
 
 def calibrate_model(
@@ -209,27 +206,24 @@ def calibrate_model(
         people.save(population)
     if card is not None:
         _write_card(card, output, settings, fitted, rates, thresholds)
-    if as_json:
-        print_json(
-            {
-                "calibration": str(output),
-                "card": None if card is None else str(card),
-                "model_digest": fitted.model_digest,
-                "source": fitted.source,
-                "people": fitted.people,
-                "photographs": fitted.photographs,
-                "photographs_without_a_face": left_out,
-                "rates": asdict(rates),
-                "thresholds": asdict(thresholds),
-                "warnings": _warn(fitted, rates),
-                "curves": {
-                    kind.value: {name: getattr(curve, name) for name in CURVE_FIELDS}
-                    for kind, curve in fitted.curves.items()
-                },
-            }
-        )
-    else:
-        print_calibration(fitted, output, card, rates, thresholds, left_out)
+    answer = {
+        "calibration": str(output),
+        "card": None if card is None else str(card),
+        "model_digest": fitted.model_digest,
+        "source": fitted.source,
+        "people": fitted.people,
+        "photographs": fitted.photographs,
+        "photographs_without_a_face": left_out,
+        "rates": asdict(rates),
+        "thresholds": asdict(thresholds),
+        "warnings": _warn(fitted, rates),
+        "curves": {
+            kind.value: {name: getattr(curve, name) for name in CURVE_FIELDS}
+            for kind, curve in fitted.curves.items()
+        },
+    }
+    made = (fitted, output, card, rates, thresholds, left_out)
+    print_answer(answer, lambda: print_calibration(*made), as_json=as_json)
 
 
 def _write_card(

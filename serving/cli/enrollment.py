@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,10 +30,11 @@ from serving.cli.output import (
     JsonFlag,
     escape,
     exit_negative,
+    print_answer,
     print_facts,
+    print_json,
     print_line,
     print_table,
-    print_wire,
 )
 
 if TYPE_CHECKING:
@@ -135,12 +137,8 @@ def enroll(
         request.idempotency_key,
         is_repeated=outcome.is_repeated,
     )
-    if as_json:
-        print_wire(shown)
-    else:
-        _print_answer(shown, spent_ms)
-    if not shown.is_approved:
-        raise exit_negative()
+    show = partial(_print_answer, shown, spent_ms)
+    print_answer(shown, show, as_json=as_json, is_no=not shown.is_approved)
 
 
 def show(
@@ -169,7 +167,7 @@ def show(
         caller = Principal(name_actor(), Role.OPERATOR)
         answer = show_decision(caller, vault, serializers.enrollment_record(enrollment))
         replayed = {} if again is None else {"replay": of_record(wire.Replay, again)}
-        print_wire({**answer, "evidence": enrollment.evidence, **replayed})
+        print_json({**answer, "evidence": enrollment.evidence, **replayed})
     else:
         _print_enrollment(enrollment, again)
     if again is not None and not again.agrees:

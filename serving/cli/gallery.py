@@ -32,7 +32,6 @@ from serving.cli.output import (
     print_json,
     print_line,
     print_table,
-    print_wire,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def search(
             threshold=lowest,
             expected_false_candidates=serializers.rate(expected),
         )
-        print_wire(answer)
+        print_json(answer)
     else:
         rows = [
             [str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import tzinfo
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,8 @@ from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
-    exit_negative,
+    print_answer,
     print_facts,
-    print_json,
     show_progress,
 )
 
@@ -136,12 +136,8 @@ def import_base(
             if not check:
                 sys.stderr.write("sosie: interrupted; the same command goes on from here\n")
             raise
-    if as_json:
-        print_json(summary.to_dict())
-    else:
-        _print_summary(summary)
-    if not summary.is_clean:
-        raise exit_negative()
+    show, is_no = partial(_print_summary, summary), not summary.is_clean
+    print_answer(summary.to_dict(), show, as_json=as_json, is_no=is_no)
 
 
 def _choose_report(file: Path, given: Path | None, *, is_check: bool) -> Path:

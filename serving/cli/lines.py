@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,12 +29,10 @@ from serving.cli.output import (
     JsonFlag,
     add_group,
     escape,
-    exit_negative,
     print_answer,
     print_line,
     print_list,
     print_table,
-    print_wire,
 )
 from serving.masking import mask_number
 
@@ -78,12 +77,9 @@ def list_lines(
             actor=name_actor(),
             audit=registrar.audit,
         )
-    if as_json:
-        print_wire(serializers.holder_lines(found, is_masked=not reveal))
-    else:
-        _print_lines(found, reveal)
-    if not found.is_holder:
-        raise exit_negative()
+    answer = serializers.holder_lines(found, is_masked=not reveal)
+    show = partial(_print_lines, found, reveal)
+    print_answer(answer, show, as_json=as_json, is_no=not found.is_holder)
 
 
 def close_line(

@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    """Writes one JSON document to standard output; no NaN and no infinity, which JSON lacks."""
+def print_json(value: object) -> None:
+    """Writes one JSON document to standard output; no NaN and no infinity, which JSON lacks.
+
+    A wire type, in it or as a whole, is as the service answers it.
+    """
     # All of it before any is written: half a document would be none.
-    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False, default=_plain)
     sys.stdout.write(f"{text}\n")
 
 
-def print_wire(value: object) -> None:
-    """Writes a wire type as the service answers it."""
+def _plain(value: object) -> Any:
     from serving.wire.fields import plain
 
-    print_json(plain(value))
+    return plain(value)
 
 
 def print_line(text: str) -> None:
@@ -57,12 +59,21 @@ def escape(text: str) -> str:
     return escape_markup(text)
 
 
-def print_answer(value: object, text: str, *, as_json: bool) -> None:
-    """Writes an answer to standard output: as JSON where that is asked, else a line of markup."""
+def print_answer(
+    value: object, shown: str | Callable[[], object], *, as_json: bool, is_no: bool = False
+) -> None:
+    """Writes an answer to standard output, and ends with exit code 1 where it `is_no`.
+
+    As JSON where that is asked, else a line of markup, or whatever `shown` writes.
+    """
     if as_json:
-        print_wire(value)
+        print_json(value)
+    elif isinstance(shown, str):
+        print_line(shown)
     else:
-        print_line(text)
+        shown()
+    if is_no:
+        raise exit_negative()
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -93,7 +104,7 @@ def print_list(
 ) -> None:
     """Writes `items` as JSON under a name, else `rows` as a table; `empty` stands for no row."""
     if as_json:
-        print_wire({name: items})
+        print_json({name: items})
     elif empty is not None and not rows:
         print_line(empty)
     else:

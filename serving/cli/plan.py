@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +16,7 @@ from serving.cli.output import (
     FIGURES,
     JsonFlag,
     escape,
-    exit_negative,
-    print_json,
+    print_answer,
     print_line,
     print_table,
     show_progress,
@@ -186,12 +186,8 @@ def plan(
         _expect_candidates(settings, demand),
         Trial(requests=requests, seed=seed, max_ongoing=settings.serve.enrollments_ongoing),
     )
-    if as_json:
-        print_json(made.to_dict())
-    else:
-        print_plan(made)
-    if made.layout is None:
-        raise exit_negative()
+    show = partial(print_plan, made)
+    print_answer(made.to_dict(), show, as_json=as_json, is_no=made.layout is None)
 
 
 def _open(home: Path | None) -> tuple[Settings, Path | None]:
@@ -256,12 +252,8 @@ def _check(
     report = read_report(path)
     figures = Figures(report.stamp, USUAL, gather_figures(find_reports(reports)))
     made = check_report(report, figures, seed)
-    if as_json:
-        print_json(made.to_dict())
-    else:
-        print_check(made)
-    if not made.holds:
-        raise exit_negative()
+    show = partial(print_check, made)
+    print_answer(made.to_dict(), show, as_json=as_json, is_no=not made.holds)
 
 
 def _refuse_others(context: typer.Context) -> None:

@@ -19,6 +19,7 @@ from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
     add_group,
+    print_answer,
     print_facts,
     print_json,
     print_line,
@@ -130,17 +131,13 @@ def _show(deployment: Deployment, as_json: bool) -> None:
     until = schedule.until(now)
     due = preview(deployment.store, schedule, now)
     crops = deployment.settings.crops
-    if as_json:
-        print_json(
-            {
-                "until": {kind.value: moment.isoformat() for kind, moment in until.items()},
-                "due": {kind.value: one.rows for kind, one in due.items()},
-                "held": {kind.value: one.held for kind, one in due.items()},
-                "crops": {"keep": crops.keep, "days": crops.days},
-                "daily_at": deployment.settings.retention.daily_at or None,
-            }
-        )
-        return
+    answer = {
+        "until": {kind.value: moment.isoformat() for kind, moment in until.items()},
+        "due": {kind.value: one.rows for kind, one in due.items()},
+        "held": {kind.value: one.held for kind, one in due.items()},
+        "crops": {"keep": crops.keep, "days": crops.days},
+        "daily_at": deployment.settings.retention.daily_at or None,
+    }
     rows = []
     for kind, period in schedule.periods.items():
         days = crops.days if kind is Kind.CROPS else None if period is None else period.days
@@ -153,7 +150,8 @@ def _show(deployment: Deployment, as_json: bool) -> None:
                 "-" if found is None else f"{found.held:,}",
             ]
         )
-    print_table(None, ("what", "kept", "due", "held by cases"), rows)
+    columns = ("what", "kept", "due", "held by cases")
+    print_answer(answer, lambda: print_table(None, columns, rows), as_json=as_json)
 
 
 def _list(counts: Mapping[str, int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +15,13 @@ from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
+    escape,
+    print_answer,
     print_facts,
     print_json,
     print_line,
+    print_list,
     print_table,
-    print_wire,
     show_progress,
 )
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from serving.wire.sweeps import GroupPage
 
 
+NO_FACES = r"No face is kept of these people (\[crops] keep in sosie.toml): the report has none."
 MOST_SWEEPS, MOST_GROUPS = 1_000, 10_000
 
 SweepId = Annotated[str, typer.Argument(metavar="ID", help="As `sosie sweep list` shows it.")]
@@ -58,12 +62,9 @@ def list_sweeps(
 
     with open_deployment(home) as deployment:
         found = open_reader(deployment).list(top)
-    if as_json:
-        print_wire({"sweeps": [serializers.sweep_report(record) for record in found]})
-    elif found:
-        print_table(None, SWEEP_COLUMNS, [sweep_row(record) for record in found])
-    else:
-        print_line("Nothing was swept yet.")
+    items, rows = list(map(serializers.sweep_report, found)), list(map(sweep_row, found))
+    empty = "Nothing was swept yet."
+    print_list("sweeps", items, SWEEP_COLUMNS, rows, as_json=as_json, empty=empty)
 
 
 def show_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -76,7 +77,7 @@ def show_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = F
         record = reader.status(sweep_id)
         files = list_files(reader, sweep_id)
     if as_json:
-        print_wire({"sweep": serializers.sweep_report(record), "files": files})
+        print_json({"sweep": serializers.sweep_report(record), "files": files})
         return
     print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
     _print_files(files)
@@ -93,7 +94,7 @@ def list_groups(
     with open_deployment(home) as deployment:
         page = open_reader(deployment).groups(sweep_id, after, top)
     if as_json:
-        print_wire(page)
+        print_json(page)
         return
     _print_groups(page, after)
     print_line(f"{len(page.groups)} of {page.total} groups.")
@@ -116,11 +117,8 @@ def report_sweep(
     with open_deployment(home) as deployment:
         runner = DirectRunner(deployment.writer) if faces else None
         shown = write_report(deployment, sweep_id, file, runner)
-    if as_json:
-        print_json({"report": str(file), "faces": shown})
-        return
-    typer.echo(f"  {file}")
-    print_faces_kept(shown)
+    text = f"  {escape(str(file))}" + (f"\n{NO_FACES}" if shown == 0 else "")
+    print_answer({"report": str(file), "faces": shown}, text, as_json=as_json)
 
 
 def write_report(
@@ -140,14 +138,6 @@ def write_report(
         raise RegistryError(f"{target} cannot be written: {error.strerror}") from None
 
 
-def print_faces_kept(shown: int | None) -> None:
-    """Says in a line where a report that was to have faces has none."""
-    if shown == 0:
-        print_line(
-            r"No face is kept of these people (\[crops] keep in sosie.toml): the report has none."
-        )
-
-
 def print_result(
     reader: SweepReader, record: SweepRecord, top: int, shown: int | None, *, as_json: bool
 ) -> None:
@@ -159,12 +149,13 @@ def print_result(
     files = list_files(reader, record.id)
     if as_json:
         answer = {"sweep": serializers.sweep_report(record), "groups": page.groups}
-        print_wire({**answer, "total": page.total, "files": files, "faces": shown})
+        print_json({**answer, "total": page.total, "files": files, "faces": shown})
         return
     _print_groups(page, 0)
     print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
     _print_files(files)
-    print_faces_kept(shown)
+    if shown == 0:
+        print_line(NO_FACES)
 
 
 def _print_groups(page: GroupPage, after: int) -> None:
@@ -273,14 +264,12 @@ def sweep(
 
 def cancel_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """End a sweep that was stopped on its way, and remove what it has found."""
+    from serving.api import serializers
+
     with open_deployment(home) as deployment, _open_manager(deployment) as manager:
         record = manager.cancel(sweep_id, name_actor())
-    if as_json:
-        from serving.api import serializers
-
-        print_wire({"sweep": serializers.sweep_report(record)})
-    else:
-        print_line(f"[green]Cancelled[/] {record.id}.")
+    answer = {"sweep": serializers.sweep_report(record)}
+    print_answer(answer, f"[green]Cancelled[/] {record.id}.", as_json=as_json)
 
 
 def _ask(
@@ -313,16 +302,14 @@ def _open_manager(deployment: Deployment) -> Iterator[SweepManager]:
 
 
 def _show_plan(deployment: Deployment, request: SweepRequest, *, as_json: bool) -> None:
+    from serving.api import serializers
     from serving.sweeps.planning import plan_sweep
     from serving.sweeps.sweep_views import expectation_facts
 
     expectation = plan_sweep(deployment, request)
-    if as_json:
-        from serving.api import serializers
-
-        print_wire({"expectation": serializers.sweep_expectation(expectation)})
-    else:
-        print_facts("A sweep of this gallery:", expectation_facts(expectation))
+    facts = partial(print_facts, "A sweep of this gallery:", expectation_facts(expectation))
+    answer = {"expectation": serializers.sweep_expectation(expectation)}
+    print_answer(answer, facts, as_json=as_json)
 
 
 def _begin(manager: SweepManager, request: SweepRequest, *, as_json: bool) -> SweepRecord:

@@ -172,12 +172,16 @@ class ListedKey(AnswerBody, frozen=True):
 
 
 class ListedCarrier(AnswerBody, frozen=True):
+    """A carrier, and how many open lines one holder may have with it."""
+
     carrier: str
     name: str
     line_limit: int
 
 
 class ListedOutlet(AnswerBody, frozen=True):
+    """An outlet; a closed one enrolls nobody."""
+
     outlet: str
     carrier: str
     is_open: bool
