@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -39,28 +39,22 @@ if TYPE_CHECKING:
 PHOTOGRAPH_STAGES = ("decode", "detect", "align", "quality", "embed")
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """Source of the faces, participants, size of the synthetic gallery, and seconds by phase."""
-
-    title: str
-    participants: Participants
-    gallery_size: int
-    seconds: Mapping[str, float]
-
-
 def build_report(
-    deployment: Deployment, setup: Setup, results: Sequence[StepResult]
+    deployment: Deployment,
+    title: str,
+    participants: Participants,
+    gallery_size: int,
+    results: Sequence[StepResult],
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The JSON document; times in ms are medians over the steps.
+    """The JSON document; times in ms are medians over the steps. `title` says whose faces they are.
 
     Its keys `as_told`, `scenes` and `story` are older than the names used here.
     """
-    participants = setup.participants
     return {
         "as_told": all(one.as_expected for one in results),
         "faces": {
-            "source": setup.title,
+            "source": title,
             **asdict(participants.survey),
             "people": {
                 letter: person.label
@@ -69,14 +63,14 @@ def build_report(
             "made": _name_made(results),
         },
         "gallery": {
-            "synthetic": setup.gallery_size,
+            "synthetic": gallery_size,
             "references": len(deployment.restored.gallery),
             "index": deployment.restored.gallery.kind,
         },
         "model": _describe_model(deployment),
         "thresholds": _describe_thresholds(deployment),
         "expected_false_candidates": {
-            name: deployment.expect_false_candidates(setup.gallery_size, score)
+            name: deployment.expect_false_candidates(gallery_size, score)
             for name, score in (
                 ("review", deployment.thresholds.review),
                 ("certain", deployment.thresholds.certain),
@@ -84,7 +78,7 @@ def build_report(
         },
         "scenes": [_describe_step(number, one) for number, one in enumerate(results, start=1)],
         "stages_ms": _time_stages(results),
-        "seconds": {name: round(value, 3) for name, value in setup.seconds.items()},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
 
 
@@ -339,8 +333,8 @@ def run_demo(
             "story": end - admitted,
             "all": end - start,
         }
-        setup = Setup(source.title, participants, gallery_size, seconds)
-        document = build_report(deployment, setup, results)
+        setup = (source.title, participants, gallery_size)
+        document = build_report(deployment, *setup, results, seconds)
     if as_json:
         print_json(document)
     else:

@@ -37,7 +37,7 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def test_who_comes_again_adds_to_the_case_that_is_open(
-    full_home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any]
+    full_home: Path, sosie: Any, photographs: Any, request_of: Any
 ) -> None:
     at = ("--home", full_home)
     assert sosie("cases", *at, "--json").json == {"cases": [], "next": None}

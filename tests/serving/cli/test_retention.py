@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,7 @@ def close_cases(home: Path, sosie: Any) -> None:
     assert sosie(*close, "--home", home).code == 0
 
 
-def test_what_would_leave_is_shown_and_stays(
-    aged_home: Path, sosie: Any, contents: Callable[[Path], Any]
-) -> None:
+def test_what_would_leave_is_shown_and_stays(aged_home: Path, sosie: Any, contents: Any) -> None:
     before = contents(aged_home)
     at = ("--home", aged_home)
     shown = sosie("retention", "show", *at, "--json").json
@@ -121,11 +118,7 @@ def test_an_altered_certificate_of_a_run_does_not_hold(
 
 
 def test_a_certificate_that_cannot_be_written_is_refused_before_anything_leaves(
-    aged_home: Path,
-    sosie: Any,
-    tmp_path: Path,
-    assert_refused: Any,
-    contents: Callable[[Path], Any],
+    aged_home: Path, sosie: Any, tmp_path: Path, assert_refused: Any, contents: Any
 ) -> None:
     before = contents(aged_home)
     run = ("retention", "run", "--certificate", tmp_path / "none" / "c.json")
@@ -145,12 +138,7 @@ def test_a_kind_that_is_set_to_nought_is_kept(aged_home: Path, sosie: Any) -> No
 
 @pytest.mark.parametrize("keep", ["none", "cases", "all"])
 def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
-    keep: str,
-    home: Path,
-    sosie: Any,
-    photographs: Any,
-    request_of: Callable[..., Any],
-    tmp_path: Path,
+    keep: str, home: Path, sosie: Any, photographs: Any, request_of: Any, tmp_path: Path
 ) -> None:
     env = {"SOSIE_CROPS__KEEP": keep, "SOSIE_CROPS__DAYS": "7"}
     ids = []
@@ -176,7 +164,7 @@ def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
 
 
 def test_erasing_somebody_erases_the_crops_too(
-    home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any], tmp_path: Path
+    home: Path, sosie: Any, photographs: Any, request_of: Any, tmp_path: Path
 ) -> None:
     env = {"SOSIE_CROPS__KEEP": "all"}
     enrolled = sosie(*request_of(home, photographs), "--json", env=env).json

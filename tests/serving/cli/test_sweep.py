@@ -42,7 +42,7 @@ def people_home(people_template: Path, tmp_path: Path) -> Path:
 
 
 def test_a_plan_says_what_to_expect_and_changes_nothing(
-    sosie: Any, people_home: Path, contents: Callable[[Path], dict[str, bytes]]
+    sosie: Any, people_home: Path, contents: Any
 ) -> None:
     before = contents(people_home)
     told = sosie("sweep", "--plan", "--home", people_home, "--json")
@@ -115,7 +115,7 @@ def test_an_empty_gallery_has_nothing(sosie: Any, home: Path) -> None:
 
 
 def test_what_the_calibration_cannot_support_is_refused_until_it_is_allowed(
-    sosie: Any, people_home: Path, assert_refused: Callable[..., None]
+    sosie: Any, people_home: Path, assert_refused: Any
 ) -> None:
     beyond = ("sweep", "--threshold", "0.8", "--home", people_home)
     refused = sosie(*beyond, "--json")
@@ -129,7 +129,7 @@ def test_what_the_calibration_cannot_support_is_refused_until_it_is_allowed(
 
 
 def test_wrong_terms_are_refused_in_a_line(
-    sosie: Any, people_home: Path, assert_refused: Callable[..., None], tmp_path: Path
+    sosie: Any, people_home: Path, assert_refused: Any, tmp_path: Path
 ) -> None:
     at = ("--home", people_home)
     assert_refused(sosie("sweep", *AT, "--fmr", "1e-5", *at), "two thresholds")
@@ -142,7 +142,7 @@ def test_wrong_terms_are_refused_in_a_line(
 
 
 def test_a_home_that_a_service_has_open_is_swept_over_http(
-    sosie: Any, people_home: Path, assert_refused: Callable[..., None]
+    sosie: Any, people_home: Path, assert_refused: Any
 ) -> None:
     with Deployment(people_home, load_settings(people_home), people_home / "cache") as holder:
         assert holder.writer
@@ -208,10 +208,7 @@ def begin(
 
 
 def test_killed_it_goes_on_where_it_was_and_no_other_begins_before(
-    sosie: Any,
-    people_home: Path,
-    begin: Callable[..., subprocess.Popen[str]],
-    assert_refused: Callable[..., None],
+    sosie: Any, people_home: Path, begin: Any, assert_refused: Any
 ) -> None:
     process = begin("sweep", *AT, "--home", people_home)
     process.kill()
@@ -227,7 +224,7 @@ def test_killed_it_goes_on_where_it_was_and_no_other_begins_before(
 
 
 def test_an_interrupt_pauses_it_and_says_how_to_go_on(
-    sosie: Any, people_home: Path, begin: Callable[..., subprocess.Popen[str]]
+    sosie: Any, people_home: Path, begin: Any
 ) -> None:
     process = begin("sweep", *AT, "--home", people_home)
     process.send_signal(signal.SIGINT)
@@ -309,7 +306,7 @@ def test_a_report_is_written_anew_later_with_faces_or_without(
 
 
 def test_where_no_face_is_kept_a_line_says_so(
-    sosie: Any, empty_home: Path, tmp_path: Path, assert_refused: Callable[..., None]
+    sosie: Any, empty_home: Path, tmp_path: Path, assert_refused: Any
 ) -> None:
     home = make_people_home(empty_home, "crowd-without-faces")
     at = ("--home", home)

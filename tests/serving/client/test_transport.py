@@ -28,6 +28,7 @@ from serving.wire.enrollments import Enrollment
 from serving.wire.lines import Dispute, HolderLines, HolderRequest
 from serving.wire.oversight import Readiness
 
+Begin = Callable[..., Exchange[Any]]
 KEY = "sosie_k1_c2VjcmV0"
 PLAIN = Options()
 VERSION = {"version": "1", "api": "v1", "model_digest": "m"}
@@ -60,7 +61,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def begin(clock: Clock) -> Callable[..., Exchange[Any]]:
+def begin(clock: Clock) -> Begin:
     def make(call: Any = None, options: Options = PLAIN, **changes: Any) -> Exchange[Any]:
         settings: dict[str, Any] = {"api_key": KEY, "timeout_s": 30.0, "retries": 3}
         return Exchange(call or ASK_VERSION, options, **settings | changes, now=clock)
@@ -69,7 +70,7 @@ def begin(clock: Clock) -> Callable[..., Exchange[Any]]:
 
 
 @pytest.fixture
-def begun(begin: Callable[..., Exchange[Any]]) -> Callable[..., Exchange[Any]]:
+def begun(begin: Begin) -> Begin:
     """The same, with its first attempt made."""
 
     def make(*given: Any, **changes: Any) -> Exchange[Any]:
@@ -95,7 +96,7 @@ LINES = {"is_holder": True, "score": 1, "threshold": 0.4, "lines": [LINE]}
 
 @pytest.mark.parametrize("is_json", [False, True])
 def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(
-    begun: Callable[..., Exchange[Any]], is_json: bool
+    begun: Begin, is_json: bool
 ) -> None:
     exchange = begun(post(HolderLines, "lines", "query"))
     response = httpx.Response(200, json=LINES) if is_json else answer(200, LINES)
@@ -121,9 +122,7 @@ def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(
         LINES | {"lines": [LINE | {"opened_at": "yesterday"}]},
     ],
 )
-def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(
-    begun: Callable[..., Exchange[Any]], value: Any
-) -> None:
+def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(begun: Begin, value: Any) -> None:
     exchange = begun(post(HolderLines, "lines", "query"))
     with pytest.raises(ApiError, match="not one that this client reads") as raised:
         exchange.judge_response(answer(200, value))
@@ -152,9 +151,7 @@ def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(
         answer(200, b"\xc1", kind="application/msgpack; x=y"),
     ],
 )
-def test_what_may_pass_is_tried_again(
-    begun: Callable[..., Exchange[Any]], response: httpx.Response
-) -> None:
+def test_what_may_pass_is_tried_again(begun: Begin, response: httpx.Response) -> None:
     exchange = begun()
     assert isinstance(exchange.judge_response(response), Wait)
 
@@ -178,7 +175,7 @@ def test_what_may_pass_is_tried_again(
     ],
 )
 def test_what_would_come_again_is_raised_at_once(
-    begun: Callable[..., Exchange[Any]], response: httpx.Response, code: str
+    begun: Begin, response: httpx.Response, code: str
 ) -> None:
     exchange = begun(options=Options(correlator="c-9"))
     with pytest.raises(ApiError) as raised:
@@ -205,21 +202,19 @@ def test_what_would_come_again_is_raised_at_once(
         httpx.RemoteProtocolError(""),
     ],
 )
-def test_a_broken_connection_is_tried_again(
-    begun: Callable[..., Exchange[Any]], error: httpx.TransportError
-) -> None:
+def test_a_broken_connection_is_tried_again(begun: Begin, error: httpx.TransportError) -> None:
     exchange = begun()
     assert isinstance(exchange.judge_failure(error), Wait)
 
 
-def test_a_wrong_address_is_not(begun: Callable[..., Exchange[Any]]) -> None:
+def test_a_wrong_address_is_not(begun: Begin) -> None:
     exchange = begun()
     with pytest.raises(httpx.UnsupportedProtocol):
         exchange.judge_failure(httpx.UnsupportedProtocol(""))
 
 
 def test_every_attempt_has_the_same_key_and_correlator(
-    begin: Callable[..., Exchange[Any]], make_activation: Callable[..., Activation]
+    begin: Begin, make_activation: Callable[..., Activation]
 ) -> None:
     sent = make_activation()
     exchange = begin(enrollment_of(sent), Options(traceparent="00-1-2-01"))
@@ -233,9 +228,7 @@ def test_every_attempt_has_the_same_key_and_correlator(
     assert exchange.trail.attempts == 2
 
 
-def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(
-    begun: Callable[..., Exchange[Any]],
-) -> None:
+def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(begun: Begin) -> None:
     waits = set()
     for _ in range(50):
         exchange = begun()
@@ -248,9 +241,7 @@ def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "Wed, 21 Oct 2026 07:28:00 GMT"])
-def test_a_retry_after_that_is_no_number_counts_as_none(
-    begun: Callable[..., Exchange[Any]], text: str
-) -> None:
+def test_a_retry_after_that_is_no_number_counts_as_none(begun: Begin, text: str) -> None:
     exchange = begun()
     verdict = exchange.judge_response(
         answer(503, error_body(503, "SERVICE.NOT_READY"), retry_after=text)
@@ -259,7 +250,7 @@ def test_a_retry_after_that_is_no_number_counts_as_none(
     assert verdict.seconds <= 0.1
 
 
-def test_waits_grow(begin: Callable[..., Exchange[Any]]) -> None:
+def test_waits_grow(begin: Begin) -> None:
     exchange, waits = begin(retries=8), []
     for _ in range(8):
         exchange.begin_attempt()
@@ -271,7 +262,7 @@ def test_waits_grow(begin: Callable[..., Exchange[Any]]) -> None:
     assert 2.5 <= waits[-1] <= 5
 
 
-def test_after_its_retries_a_call_is_unavailable(begun: Callable[..., Exchange[Any]]) -> None:
+def test_after_its_retries_a_call_is_unavailable(begun: Begin) -> None:
     exchange = begun(retries=1)
     exchange.judge_failure(httpx.ConnectError(""))
     exchange.begin_attempt()
@@ -281,27 +272,21 @@ def test_after_its_retries_a_call_is_unavailable(begun: Callable[..., Exchange[A
     assert raised.value.attempts == 2
 
 
-def test_a_wait_beyond_the_deadline_is_not_begun(
-    begun: Callable[..., Exchange[Any]], clock: Clock
-) -> None:
+def test_a_wait_beyond_the_deadline_is_not_begun(begun: Begin, clock: Clock) -> None:
     exchange = begun(timeout_s=10)
     clock.now += 8
     with pytest.raises(Unavailable):
         exchange.judge_response(answer(429, error_body(429, "SERVICE.BUSY"), retry_after="3"))
 
 
-def test_a_call_may_have_a_time_of_its_own(
-    begun: Callable[..., Exchange[Any]], clock: Clock
-) -> None:
+def test_a_call_may_have_a_time_of_its_own(begun: Begin, clock: Clock) -> None:
     exchange = begun(timeout_s=600, options=Options(timeout_s=1))
     clock.now += 2
     with pytest.raises(Unavailable):
         exchange.judge_failure(httpx.ReadTimeout(""))
 
 
-def test_the_service_is_told_how_long_the_client_waits(
-    begin: Callable[..., Exchange[Any]], clock: Clock
-) -> None:
+def test_the_service_is_told_how_long_the_client_waits(begin: Begin, clock: Clock) -> None:
     exchange = begin(timeout_s=20, retries=1)
     headers, timeout = exchange.begin_attempt()
     # Half, so that a hung attempt leaves time for another; the last has all that is left.
@@ -314,7 +299,7 @@ def test_the_service_is_told_how_long_the_client_waits(
     assert timeout.connect == pytest.approx(5)
 
 
-def test_not_being_ready_is_an_answer(begun: Callable[..., Exchange[Any]]) -> None:
+def test_not_being_ready_is_an_answer(begun: Begin) -> None:
     exchange = begun(READY)
     body = {"is_ready": False, "phase": None, "checks": {"store": {"is_ok": True, "detail": "x"}}}
     verdict = exchange.judge_response(answer(503, body))
@@ -324,7 +309,7 @@ def test_not_being_ready_is_an_answer(begun: Callable[..., Exchange[Any]]) -> No
 
 
 def test_nothing_personal_and_no_key_shows_in_a_text(
-    begun: Callable[..., Exchange[Any]], make_activation: Callable[..., Activation]
+    begun: Begin, make_activation: Callable[..., Activation]
 ) -> None:
     sent = make_activation()
     known = KnownDocument("cn-ric", "110105199003071239")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -45,7 +44,7 @@ def test_without_scikit_image_the_error_says_what_to_install(
 
 
 def test_people_with_most_photographs_come_first_and_no_more_than_four_are_read(
-    make_folder: Callable[..., Path],
+    make_folder: Any,
 ) -> None:
     four = "face 0, face 90, face 36, face 73"
     folder = make_folder(
