@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.accuracy.writing import power, times
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption, require_place
 from serving.cli.output import (
@@ -19,10 +18,11 @@ from serving.cli.output import (
     print_line,
     print_table,
     show_progress,
+    wide_console,
 )
 
 if TYPE_CHECKING:
-    from engine.accuracy.evaluation_tables import Report, Table
+    from engine.accuracy.evaluation_report import Report
     from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
     from serving.settings import Settings
 
@@ -280,31 +280,12 @@ DOUBTFUL_HIGHEST = 0.9
 
 
 def print_evaluation(report: Report) -> None:
-    """Writes `Evaluation.to_dict` to standard output; paths only where the report has them."""
-    from engine.accuracy import evaluation_tables as tables
-    from engine.accuracy.evaluation_report import describe_flagged
+    """Writes the page of an evaluation; paths only where `Evaluation.to_dict` has them."""
+    from rich.markdown import Markdown
 
-    print_line(
-        f"{report['photographs']:,} photographs of {report['people']:,} people; "
-        f"{report['mated_pairs']:,} mated and {report['nonmated_pairs']:,} non-mated pairs."
-    )
-    _print("Failure to acquire", tables.tabulate_acquisition(report))
-    if report["accuracy"] is not None:
-        accuracy, spread = report["accuracy"], report["accuracy_std"]
-        print_line(f"Accuracy over folds: {accuracy:.2%}, standard deviation {spread:.2%}.")
-    _print("One to one, all pairs", tables.tabulate_rates(report))
-    if report["lowest_fmr"] is not None:
-        print_line(f"No FMR below {power(report['lowest_fmr'])} is supported by these pairs.")
-    if report["open_set"]:
-        size = report["open_set"]["gallery_size"]
-        _print(f"One to {size:,}, open set", tables.tabulate_open_set(report))
-    growth = report["gallery_growth"]
-    if growth:
-        print_line(f"Extrapolated as if comparisons were independent: {growth['formula']}.")
-        for curve in growth["curves"]:
-            _print(tables.describe_curve(curve), tables.tabulate_growth(curve))
-    _print_conditions(report)
-    print_line(describe_flagged(report["flagged"]))
+    from engine.accuracy.evaluation_report import write_report
+
+    wide_console().print(Markdown(write_report(report, {})))
     for row in report.get("flagged_photographs", ()):
         both = escape(f"{row['photograph']} · {row['other']}")
         print_line(f"flagged: {both}, score {row['score']:.3f}")
@@ -312,30 +293,6 @@ def print_evaluation(report: Report) -> None:
     print_line(f"[dim]{seconds:.1f} s, of it {extract_s:.1f} s extraction[/]")
     for path in report.get("failed_photographs", ()):
         print_line(f"not acquired: {escape(path)}")
-
-
-def _print_conditions(report: Report) -> None:
-    from engine.accuracy import evaluation_tables as tables
-
-    bands = report["quality_bands"]
-    if bands:
-        common = f"score {bands['threshold']:.4f} (FMR {power(report['common_fmr'])} over all)"
-        print_line(f"What follows is at one threshold: {common}.")
-        _print(
-            "FNMR by the quality of the worse photograph (95 %)", tables.tabulate_quality(report)
-        )
-    for attribute in report["attributes"]:
-        _print(f"By {attribute['column']}", tables.tabulate_attribute(attribute))
-        for name in ("false_negative", "false_positive"):
-            found = escape(times(attribute[name]))
-            print_line(f"{name.replace('_', ' ').capitalize()} differential: {found}.")
-    if report["ageing"] and report["ageing"]["spans"]:
-        _print("Template ageing", tables.tabulate_ageing(report))
-
-
-def _print(title: str, table: Table) -> None:
-    columns, rows = table
-    print_table(escape(title), columns, [[escape(cell) for cell in row] for row in rows])
 
 
 def print_calibration(

@@ -18,6 +18,7 @@ from serving.errors import ExitCode, Fault, describe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import Console
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 
@@ -78,19 +79,25 @@ def print_answer(
 
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Writes a table to standard output; where that is no terminal, no cell is cut short."""
-    from rich.console import Console
     from rich.table import Table
 
     if title is not None:
         # A table's own title would be wrapped to the width of the table.
         print_line(f"[bold]{title}[/]")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 150))
     table = Table(*columns, header_style="bold", show_header=any(columns))
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    wide_console().print(table)
+
+
+def wide_console() -> Console:
+    """Standard output, of at least 150 columns where it is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, width=max(console.width, 150))
 
 
 def print_list(
