@@ -23,7 +23,7 @@ from engine.registry.records import (
 from engine.sweeps import estimate
 from engine.sweeps.sweep_model import SweepRecord
 from serving.masking import mask_name, mask_number
-from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
+from serving.wire import cases, enrollments, lines, oversight, people, sweeps
 from serving.wire.fields import Moment, of_record, read
 
 C = TypeVar("C", bound=cases.Case)
@@ -31,10 +31,6 @@ S = TypeVar("S", bound=sweeps.Sweep)
 
 PRECISION_STEPS = 20
 """Thresholds of a precision, from score 0 to 1."""
-
-
-def rate(found: thresholds.Rate) -> matching.ExpectedFalseCandidates:
-    return matching.ExpectedFalseCandidates(found.value, found.low, found.high, found.is_bound)
 
 
 # -- Enrollments, lines -----------------------------------------------------------------------

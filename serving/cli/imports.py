@@ -21,7 +21,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from engine.imports.columns import ColumnMapping
     from engine.imports.faults import Field
@@ -226,7 +226,6 @@ def _print_summary(summary: Summary) -> None:
     print_facts(f"[{colour}]The {what} is {summary.ending}[/]: {done}.", facts)
 
 
-def _list_codes(rows: int, counts: object) -> str:
-    assert isinstance(counts, dict)
+def _list_codes(rows: int, counts: Mapping[str, int]) -> str:
     listed = ", ".join(f"{count:,} {code}" for code, count in sorted(counts.items()))
     return f"{rows:,}" + (f" ({listed})" if listed else "")

@@ -39,18 +39,11 @@ def _plain(value: object) -> Any:
     return plain(value)
 
 
-def print_line(text: str) -> None:
-    """Writes a line of rich markup to standard output."""
+def print_line(text: str, *, is_notice: bool = False) -> None:
+    """Writes a line of rich markup to standard output, a notice to standard error."""
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(text)
-
-
-def print_notice(text: str) -> None:
-    """Writes a line of rich markup to standard error."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    Console(stderr=is_notice, highlight=False, soft_wrap=True).print(text)
 
 
 def escape(text: str) -> str:
