@@ -235,30 +235,29 @@ def test_a_full_disk_pauses_a_sweep_and_says_what_to_do(
     assert finish(manager, record).state is SweepState.DONE
 
 
-def test_a_sweep_that_cannot_be_done_fails_with_one_line(
-    manager: SweepManager, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+TOO_MANY = "more than 5 pairs reach the threshold; raise it, or the limit"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(SearchInvalid(TOO_MANY), TOO_MANY), (KeyError("+8613800138000"), "KeyError")],
+)
+def test_a_sweep_that_cannot_be_done_fails_with_one_line_without_anything_personal(
+    error: Exception,
+    told: str,
+    manager: SweepManager,
+    deployment: Deployment,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise SearchInvalid("more than 5 pairs reach the threshold; raise it, or the limit")
+        raise error
 
     monkeypatch.setattr(deployment, "joiner", lambda _: refuse)
     failed = finish(manager, manager.start(REQUEST, ACTOR))
     assert failed.state is SweepState.FAILED
-    assert failed.fault == "more than 5 pairs reach the threshold; raise it, or the limit"
-    assert not (deployment.sweep_folder / failed.id / "checkpoint").exists()
-
-
-def test_an_unforeseen_error_shows_its_type_and_nothing_else(
-    manager: SweepManager, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise KeyError("+8613800138000")
-
-    monkeypatch.setattr(deployment, "joiner", lambda _: refuse)
-    failed = finish(manager, manager.start(REQUEST, ACTOR))
-    assert failed.state is SweepState.FAILED
-    assert "KeyError" in failed.fault
+    assert told in failed.fault
     assert "8613" not in failed.fault
+    assert not (deployment.sweep_folder / failed.id / "checkpoint").exists()
 
 
 def test_without_the_libraries_for_its_files_a_sweep_is_refused_and_the_service_starts(
