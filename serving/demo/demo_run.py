@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 
 from engine.accuracy.population import Population
 from engine.errors import CalibrationError, RequestError
@@ -203,12 +203,12 @@ def _lay_out_facts(report: _Report) -> RenderableType:
 
 
 def _lay_out_steps(steps: Sequence[_Report]) -> RenderableType:
-    table = _start_table()
+    figures = (
+        Column(name, justify="right", no_wrap=True) for name in ("1:1", "holder", "1:N", "ms")
+    )
+    reasons = Column("reasons", no_wrap=True)
+    table = _start_table("", "who", "what", "decision", reasons, *figures)
     table.padding = 0  # the longest reason leaves no room for more in 100 columns
-    for name in ("", "who", "what", "decision", "reasons"):
-        table.add_column(name, no_wrap=name == "reasons")
-    for name in ("1:1", "holder", "1:N", "ms"):
-        table.add_column(name, justify="right", no_wrap=True)
     for step in steps:
         scores = step["scores"]
         table.add_row(
@@ -258,17 +258,14 @@ def _explain(faces: _Report) -> str:
 
 
 def _lay_out_stages(stages: _Report) -> RenderableType:
-    table = _start_table()
-    for name in stages:
-        table.add_column(name, justify="right")
+    table = _start_table(*(Column(name, justify="right") for name in stages))
     table.add_row(*(f"{value:.2f}" for value in stages.values()))
     return table
 
 
 def _lay_out_thresholds(thresholds: _Report) -> RenderableType:
-    table = _start_table()
-    for name in ("threshold", "score", "false match rate", "compares"):
-        table.add_column(name, justify="right" if name == "score" else "left")
+    score = Column("score", justify="right")
+    table = _start_table("threshold", score, "false match rate", "compares")
     for name, value in thresholds.items():
         rate = f"{value['fmr']:.0e}" if "fmr" in value else f"at most {value['fmr_at_most']:.1e}"
         table.add_row(name, f"{value['score']:.3f}", rate.replace("e-0", "e-"), _MEANINGS[name])
@@ -295,8 +292,8 @@ def _conclude(report: _Report) -> str:
     )
 
 
-def _start_table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+def _start_table(*columns: Column | str) -> Table:
+    return Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
 
 
 DEFAULT_GALLERY = 100_000

@@ -230,7 +230,7 @@ def read(value: object, kind: type[T], *, is_text: bool = False) -> T:
 
 
 def of_record(kind: type[S], record: object, **more: Any) -> S:
-    """A wire type of `more` and of the record's fields of the same names; so are types in it."""
+    """A wire type from `more` and the record's fields of the same names, nested ones included."""
     values = {name: getattr(record, name) for name in kind.__struct_fields__ if name not in more}
     return msgspec.convert({**values, **more}, kind, from_attributes=True, dec_hook=_copy_field)
 
