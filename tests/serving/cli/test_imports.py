@@ -324,17 +324,6 @@ def test_the_data_itself_is_never_written_over(
     assert base.read_bytes() == other.read_bytes() == before
 
 
-def test_what_has_changed_since_is_not_gone_on_with(
-    home: Path, base: Path, sosie: Any, assert_refused: Any
-) -> None:
-    sosie("import", base, "--home", home)
-    command = ("import", base, "--home", home)
-    assert_refused(sosie(*command, "--timezone", "Asia/Seoul"), "--no-resume")
-    write(base, [row(1, "live.jpg")])
-    assert_refused(sosie(*command), "--no-resume")
-    assert sosie(*command, "--no-resume").code == 0
-
-
 def test_a_writer_elsewhere_keeps_an_import_out(
     home: Path, base: Path, sosie: Any, tmp_path: Path, assert_refused: Any
 ) -> None:

@@ -108,12 +108,6 @@ def test_what_is_new_is_swept_alone(sosie: Any, people_home: Path) -> None:
     assert (summary["new_references"], summary["groups"]) == (3, 3)
 
 
-def test_an_empty_gallery_has_nothing(sosie: Any, home: Path) -> None:
-    done = sosie("sweep", "--home", home, "--json")
-    assert done.code == 0, done.err
-    assert (done.json["groups"], done.json["sweep"]["summary"]["references"]) == ([], 0)
-
-
 def test_what_the_calibration_cannot_support_is_refused_until_it_is_allowed(
     sosie: Any, people_home: Path, assert_refused: Any
 ) -> None:
