@@ -34,10 +34,9 @@ from serving.cli.output import (
     print_list,
     print_table,
 )
-from serving.masking import mask_number
 
 if TYPE_CHECKING:
-    from engine.matching.holders import HolderLines
+    from serving.wire.lines import HolderLines
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +77,7 @@ def list_lines(
             audit=registrar.audit,
         )
     answer = serializers.holder_lines(found, is_masked=not reveal)
-    show = partial(_print_lines, found, reveal)
+    show = partial(_print_lines, answer)
     print_answer(answer, show, as_json=as_json, is_no=not found.is_holder)
 
 
@@ -99,16 +98,15 @@ def close_line(
     print_answer(ClosedLine(line_id, "closed"), text, as_json=as_json)
 
 
-def _print_lines(found: HolderLines, reveal: bool) -> None:
+def _print_lines(found: HolderLines) -> None:
     shown = "no score" if found.score is None else f"score {found.score:.4f}"
     if not found.is_holder:
         print_line(f"[red]Not the holder's face[/]: {shown}, threshold {found.threshold:.4f}.")
         return
-    numbers = found.numbers if reveal else {k: mask_number(v) for k, v in found.numbers.items()}
     rows = [
         [
-            numbers.get(line.id, "-"),
-            line.status.value,
+            line.number or "-",
+            line.status,
             escape(line.carrier),
             escape(line.outlet),
             line.opened_at.date().isoformat(),
