@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from stdnum.cn import ric
 
 from serving.compose import Deployment
+from serving.demo.data import make_document
 from serving.imports import IssuedTemplates
 from serving.ingress.templates import SealedTemplates
 from serving.settings import load_settings
@@ -37,8 +37,7 @@ COLUMNS = (
 
 
 def number(serial: int) -> str:
-    body = f"110105{1950 + serial // 1000:04d}0101{serial % 1000:03d}"
-    return body + str(ric.calc_check_digit(body + "0"))
+    return make_document(serial, "").number
 
 
 def row(serial: int, live: str = "", portrait: str = "", **changes: str) -> dict[str, str]:
