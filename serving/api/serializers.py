@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from math import ceil, floor
 from typing import Any, TypeVar
-
-from msgspec import Struct
 
 from engine.cases import suspects
 from engine.errors import NotFound
@@ -26,29 +23,14 @@ from engine.registry.records import (
 from engine.sweeps import estimate
 from engine.sweeps.sweep_model import SweepRecord
 from serving.masking import mask_name, mask_number
-from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
-from serving.wire.fields import Moment, read
+from serving.wire import cases, enrollments, lines, oversight, people, sweeps
+from serving.wire.fields import Moment, of_record, read
 
-T = TypeVar("T", bound=Struct)
 C = TypeVar("C", bound=cases.Case)
 S = TypeVar("S", bound=sweeps.Sweep)
 
 PRECISION_STEPS = 20
 """Thresholds of a precision, from score 0 to 1."""
-
-
-def _copy(kind: type[T], record: object, **more: Any) -> T:
-    """A wire type of `more`, and of the fields of the record that have the same names."""
-    values = {name: getattr(record, name) for name in kind.__struct_fields__ if name not in more}
-    return kind(**more, **{name: _write_moment(value) for name, value in values.items()})
-
-
-def _write_moment(value: Any) -> Any:
-    return Moment.of(value) if isinstance(value, datetime) else value
-
-
-def rate(found: thresholds.Rate) -> matching.ExpectedFalseCandidates:
-    return matching.ExpectedFalseCandidates(found.value, found.low, found.high, found.is_bound)
 
 
 # -- Enrollments, lines -----------------------------------------------------------------------
@@ -99,16 +81,16 @@ def line(record: LineRecord, numbers: Mapping[str, str], *, is_masked: bool = Tr
     """A line with its number masked, None where `numbers` has none for its id."""
     number = numbers.get(record.id)
     shown = number if number is None or not is_masked else mask_number(number)
-    return _copy(lines.Line, record, line_id=record.id, number=shown)
+    return of_record(lines.Line, record, line_id=record.id, number=shown)
 
 
 def holder_lines(found: holders.HolderLines, *, is_masked: bool = True) -> lines.HolderLines:
     shown = tuple(line(one, found.numbers, is_masked=is_masked) for one in found.lines)
-    return _copy(lines.HolderLines, found, lines=shown)
+    return of_record(lines.HolderLines, found, lines=shown)
 
 
 def erasure(found: holders.ErasureCertificate) -> enrollments.ErasureCertificate:
-    return _copy(enrollments.ErasureCertificate, found)
+    return of_record(enrollments.ErasureCertificate, found)
 
 
 # -- Cases ------------------------------------------------------------------------------------
@@ -127,9 +109,10 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     return _case(
         cases.CaseFile,
         record,
-        notes=tuple(_copy(cases.CaseNote, note) for note in store.cases.notes(case_id)),
+        notes=store.cases.notes(case_id),
         merged=tuple(
-            _copy(cases.MergedCase, one, case_id=one.id) for one in store.cases.merged_into(case_id)
+            of_record(cases.MergedCase, one, case_id=one.id)
+            for one in store.cases.merged_into(case_id)
         ),
         documents=tuple(
             cases.CaseDocument(
@@ -144,8 +127,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
 
 
 def _case(kind: type[C], record: CaseRecord, **more: Any) -> C:
-    proposal = record.proposal and _copy(cases.CaseProposal, record.proposal)
-    return _copy(kind, record, case_id=record.id, proposal=proposal, **more)
+    return of_record(kind, record, case_id=record.id, **more)
 
 
 # -- People -----------------------------------------------------------------------------------
@@ -173,7 +155,7 @@ def identified_holders(
             document_status=record.status,
             score=scores[record.id],
             lines=tuple(line(one, numbers) for one in found[record.id]),
-            cases=tuple(_copy(people.OpenCase, one) for one in open_cases[record.id]),
+            cases=tuple(of_record(people.OpenCase, one) for one in open_cases[record.id]),
         )
         for record in held
     )
@@ -221,12 +203,11 @@ def _people(
                 score=scores.get(record.id),
                 lines=tuple(line(one, numbers) for one in lines_of[record.id]),
                 enrollments=tuple(
-                    _copy(
+                    of_record(
                         people.Attempt,
                         one,
                         enrollment_id=one.id,
-                        reasons=tuple(one.reasons),
-                        decided_at=Moment.of(one.created_at),
+                        decided_at=one.created_at,
                     )
                     for one in attempts[record.id]
                 ),
@@ -268,43 +249,26 @@ def sweep_report(record: SweepRecord) -> sweeps.SweepReport:
 
 
 def _sweep(kind: type[S], record: SweepRecord, **more: Any) -> S:
-    return _copy(
+    return of_record(
         kind,
         record,
         sweep_id=record.id,
         threshold=record.terms.threshold,
         scope=record.terms.scope,
         gallery_sequence=record.sequence,
-        progress=_copy(sweeps.Progress, record.progress),
         **more,
     )
 
 
 def sweep_expectation(found: estimate.Expectation) -> sweeps.Expectation:
     """What a sweep would cost and bring."""
-    false_pairs = rate(found.proposal.false_pairs)
-    return _copy(
+    return of_record(
         sweeps.Expectation,
         found,
         threshold=found.terms.threshold,
         scope=found.terms.scope,
         gallery_sequence=found.sequence,
-        false_pairs=rate(found.false_pairs),
-        proposal=_copy(sweeps.SweepProposal, found.proposal, false_pairs=false_pairs),
     )
-
-
-def group_page(
-    found: Sequence[Mapping[str, Any]], total: int, following: int | None
-) -> sweeps.GroupPage:
-    """Groups in counts, as `group_in_short` gives them."""
-    return sweeps.GroupPage(read(list(found), tuple[sweeps.GroupRow, ...]), total, following)
-
-
-def group(found: Mapping[str, Any], cases_of: Mapping[str, Sequence[CaseRecord]]) -> sweeps.Group:
-    """A group as the registrar gives it, with the open cases about its documents."""
-    ids = dict.fromkeys(record.id for some in cases_of.values() for record in some)
-    return read({**found, "cases": list(ids)}, sweeps.Group)
 
 
 def sweep_precision(pairs: Sequence[JudgedPair], sweep_id: str | None) -> sweeps.Precision:
@@ -340,12 +304,11 @@ def _precision_fields(found: suspects.Precision) -> dict[str, Any]:
 
 
 def audit_entry(record: AuditRecord) -> oversight.AuditEntry:
-    return _copy(
+    return of_record(
         oversight.AuditEntry,
         record.entry,
         number=record.number,
-        at=Moment.of(record.at),
-        detail=dict(record.entry.detail),
+        at=record.at,
         hash=record.hash.hex(),
     )
 
@@ -361,7 +324,7 @@ def calibrated_thresholds(
         thresholds=enrollments.Thresholds(**asdict(scores)),
         calibration=None
         if calibration is None
-        else _copy(
+        else of_record(
             oversight.Calibration,
             calibration,
             curves=tuple(_curve(kind, curve) for kind, curve in calibration.curves.items()),
@@ -370,7 +333,7 @@ def calibrated_thresholds(
 
 
 def _curve(kind: thresholds.Comparison, curve: thresholds.CalibrationCurve) -> oversight.Curve:
-    return _copy(
+    return of_record(
         oversight.Curve,
         curve,
         comparison=kind,

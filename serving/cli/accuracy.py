@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.accuracy.writing import power, times
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption, require_place
 from serving.cli.output import (
     FIGURES,
     JsonFlag,
     escape,
-    print_json,
+    print_answer,
     print_line,
     print_table,
     show_progress,
+    wide_console,
 )
 
 if TYPE_CHECKING:
-    from engine.accuracy.evaluate import Evaluation
-    from engine.accuracy.evaluation_tables import Report, Table
-    from engine.accuracy.population import Population
+    from engine.accuracy.evaluation_report import Report
     from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
     from serving.settings import Settings
 
@@ -108,6 +106,7 @@ def evaluate_folder(
     strangers who may be one person under two names.
     """
     from engine.accuracy.evaluate import evaluate
+    from engine.accuracy.evaluation_report import draw_pictures, write_folder
     from serving.models import build_extractor
     from serving.settings import find_cache, find_home, load_settings
 
@@ -131,12 +130,12 @@ def evaluate_folder(
             fmr=fmr,
             source=source,
         )
-    _draw(measured, plot, report)
+    if plot is not None:
+        draw_pictures(measured.to_dict(), plot)
+    if report is not None:
+        write_folder(measured, report)
     found = measured.to_dict(with_failed=failed, with_flagged=flagged)
-    if as_json:
-        print_json(found)
-    else:
-        print_evaluation(found)
+    print_answer(found, lambda: print_evaluation(found), as_json=as_json)
 
 
 def calibrate_model(
@@ -171,8 +170,11 @@ def calibrate_model(
 
     Give --card, --output, or both.
     """
+    from engine.accuracy.calibrate import calibrate_folder, choose_rates
     from engine.accuracy.dataset import LabelledFolder
-    from serving.settings import find_home, load_settings
+    from engine.matching.calibration import Thresholds
+    from serving.models import build_extractor
+    from serving.settings import find_cache, find_home, load_settings
 
     if card is not None and output is None:
         output = card.with_name(f"{card.stem}.calibration.json")
@@ -183,56 +185,45 @@ def calibrate_model(
             require_place(target)
     settings = load_settings(find_home(home))
     if card is not None and card.exists():
-        settings = _with_card(settings, card)
-    fitted, people = _fit(
-        settings,
-        folder,
-        source or folder.name,
-        with_population=population is not None,
-        is_shown=not as_json,
-    )
-    chosen = _choose(fitted)
+        models = settings.models.model_copy(update={"embedder": str(card.absolute())})
+        settings = settings.model_copy(update={"models": models})
+    with (
+        build_extractor(settings, find_cache()) as extractor,
+        show_progress("extracting", is_shown=not as_json) as progress,
+    ):
+        fitted, people = calibrate_folder(
+            folder,
+            extractor,
+            source=source or folder.name,
+            population=population is not None,
+            progress=progress,
+        )
+    rates = choose_rates(fitted)
+    thresholds = Thresholds.from_calibration(fitted, rates)
     left_out = len(LabelledFolder.open(folder).paths) - fitted.photographs
     fitted.save(output)
     if population is not None and people is not None:
         people.save(population)
     if card is not None:
-        _write_card(card, output, settings, fitted, *chosen)
-    if as_json:
-        print_json(write_calibration(fitted, output, card, *chosen, left_out))
-    else:
-        print_calibration(fitted, output, card, *chosen, left_out)
-
-
-def _fit(
-    settings: Settings, folder: Path, source: str, *, with_population: bool, is_shown: bool
-) -> tuple[Calibration, Population | None]:
-    from engine.accuracy.calibrate import calibrate_folder
-    from serving.models import build_extractor
-    from serving.settings import find_cache
-
-    with (
-        build_extractor(settings, find_cache()) as extractor,
-        show_progress("extracting", is_shown=is_shown) as progress,
-    ):
-        return calibrate_folder(
-            folder, extractor, source=source, population=with_population, progress=progress
-        )
-
-
-def _choose(fitted: Calibration) -> tuple[ThresholdRates, Thresholds]:
-    """The rates that the data support, and the scores that keep them."""
-    from engine.accuracy.calibrate import choose_rates
-    from engine.matching.calibration import Thresholds
-
-    rates = choose_rates(fitted)
-    return rates, Thresholds.from_calibration(fitted, rates)
-
-
-def _with_card(settings: Settings, card: Path) -> Settings:
-    """The same with the embedder of this card."""
-    models = settings.models.model_copy(update={"embedder": str(card.absolute())})
-    return settings.model_copy(update={"models": models})
+        _write_card(card, output, settings, fitted, rates, thresholds)
+    answer = {
+        "calibration": str(output),
+        "card": None if card is None else str(card),
+        "model_digest": fitted.model_digest,
+        "source": fitted.source,
+        "people": fitted.people,
+        "photographs": fitted.photographs,
+        "photographs_without_a_face": left_out,
+        "rates": asdict(rates),
+        "thresholds": asdict(thresholds),
+        "warnings": _warn(fitted, rates),
+        "curves": {
+            kind.value: {name: getattr(curve, name) for name in CURVE_FIELDS}
+            for kind, curve in fitted.curves.items()
+        },
+    }
+    made = (fitted, output, card, rates, thresholds, left_out)
+    print_answer(answer, lambda: print_calibration(*made), as_json=as_json)
 
 
 def _write_card(
@@ -268,15 +259,6 @@ def _write_card(
     save_card(card, write_calibrated(text, calibration_file, rates, notes))
 
 
-def _draw(measured: Evaluation, plot: Path | None, report: Path | None) -> None:
-    from engine.accuracy.evaluation_report import draw_pictures, write_folder
-
-    if plot is not None:
-        draw_pictures(measured.to_dict(), plot)
-    if report is not None:
-        write_folder(measured, report)
-
-
 def _require_room(target: Path, *, is_folder: bool) -> None:
     """A folder that is not there yet is made; its parent must be there."""
     if is_folder and not target.parent.exists():
@@ -292,36 +274,18 @@ def _require_matplotlib() -> None:
         raise RequestError("a picture needs matplotlib: pip install 'sosie[bench]'")
 
 
+CURVE_FIELDS = ("mated_pairs", "nonmated_pairs", "lowest_fmr", "highest_nonmated")
 DOUBTFUL_HIGHEST = 0.9
 """Strangers who score as high are more likely one person under two names."""
 
 
 def print_evaluation(report: Report) -> None:
-    """Writes `Evaluation.to_dict` to standard output; paths only where the report has them."""
-    from engine.accuracy import evaluation_tables as tables
-    from engine.accuracy.evaluation_report import describe_flagged
+    """Writes the page of an evaluation; paths only where `Evaluation.to_dict` has them."""
+    from rich.markdown import Markdown
 
-    print_line(
-        f"{report['photographs']:,} photographs of {report['people']:,} people; "
-        f"{report['mated_pairs']:,} mated and {report['nonmated_pairs']:,} non-mated pairs."
-    )
-    _print("Failure to acquire", tables.tabulate_acquisition(report))
-    if report["accuracy"] is not None:
-        accuracy, spread = report["accuracy"], report["accuracy_std"]
-        print_line(f"Accuracy over folds: {accuracy:.2%}, standard deviation {spread:.2%}.")
-    _print("One to one, all pairs", tables.tabulate_rates(report))
-    if report["lowest_fmr"] is not None:
-        print_line(f"No FMR below {power(report['lowest_fmr'])} is supported by these pairs.")
-    if report["open_set"]:
-        size = report["open_set"]["gallery_size"]
-        _print(f"One to {size:,}, open set", tables.tabulate_open_set(report))
-    growth = report["gallery_growth"]
-    if growth:
-        print_line(f"Extrapolated as if comparisons were independent: {growth['formula']}.")
-        for curve in growth["curves"]:
-            _print(tables.describe_curve(curve), tables.tabulate_growth(curve))
-    _print_conditions(report)
-    print_line(describe_flagged(report["flagged"]))
+    from engine.accuracy.evaluation_report import write_report
+
+    wide_console().print(Markdown(write_report(report, {})))
     for row in report.get("flagged_photographs", ()):
         both = escape(f"{row['photograph']} · {row['other']}")
         print_line(f"flagged: {both}, score {row['score']:.3f}")
@@ -329,62 +293,6 @@ def print_evaluation(report: Report) -> None:
     print_line(f"[dim]{seconds:.1f} s, of it {extract_s:.1f} s extraction[/]")
     for path in report.get("failed_photographs", ()):
         print_line(f"not acquired: {escape(path)}")
-
-
-def _print_conditions(report: Report) -> None:
-    from engine.accuracy import evaluation_tables as tables
-
-    bands = report["quality_bands"]
-    if bands:
-        common = f"score {bands['threshold']:.4f} (FMR {power(report['common_fmr'])} over all)"
-        print_line(f"What follows is at one threshold: {common}.")
-        _print(
-            "FNMR by the quality of the worse photograph (95 %)", tables.tabulate_quality(report)
-        )
-    for attribute in report["attributes"]:
-        _print(f"By {attribute['column']}", tables.tabulate_attribute(attribute))
-        for name in ("false_negative", "false_positive"):
-            found = escape(times(attribute[name]))
-            print_line(f"{name.replace('_', ' ').capitalize()} differential: {found}.")
-    if report["ageing"] and report["ageing"]["spans"]:
-        _print("Template ageing", tables.tabulate_ageing(report))
-
-
-def _print(title: str, table: Table) -> None:
-    columns, rows = table
-    print_table(escape(title), columns, [[escape(cell) for cell in row] for row in rows])
-
-
-def write_calibration(
-    fitted: Calibration,
-    output: Path,
-    card: Path | None,
-    rates: ThresholdRates,
-    thresholds: Thresholds,
-    left_out: int,
-) -> dict[str, Any]:
-    """What `calibrate --json` prints."""
-    return {
-        "calibration": str(output),
-        "card": None if card is None else str(card),
-        "model_digest": fitted.model_digest,
-        "source": fitted.source,
-        "people": fitted.people,
-        "photographs": fitted.photographs,
-        "photographs_without_a_face": left_out,
-        "rates": asdict(rates),
-        "thresholds": asdict(thresholds),
-        "warnings": _warn(fitted, rates),
-        "curves": {
-            kind.value: {
-                "mated_pairs": curve.mated_pairs,
-                "nonmated_pairs": curve.nonmated_pairs,
-                "lowest_fmr": curve.lowest_fmr,
-                "highest_nonmated": curve.highest_nonmated,
-            }
-            for kind, curve in fitted.curves.items()
-        },
-    }
 
 
 def print_calibration(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,6 +31,7 @@ from serving.cli.output import (
 
 if TYPE_CHECKING:
     from engine.registry.records import ApiKey
+    from serving.wire.oversight import ListedKey
 
 
 MAX_LABEL_LENGTH = 200
@@ -69,6 +70,7 @@ def add_key(
     """Add a key and show it, this once: only a digest of it is kept."""
     from engine.registry.records import ApiKey
     from serving.access.authentication import make_key
+    from serving.wire.fields import plain
 
     now = datetime.now(UTC)
     _require_bounds(role, carrier, outlet)
@@ -89,7 +91,7 @@ def add_key(
         )
         deployment.store.add_api_key(key, actor=name_actor())
     if as_json:
-        print_json({"key": made.text} | _write_key(key, now))
+        print_json({"key": made.text} | plain(_list_key(key, now)))
         return
     print_line(f"[green]Added[/] the key {key.id}, of role {role.value}. It is shown this once:")
     # Not by rich: a key is copied, and must come as it is.
@@ -102,7 +104,7 @@ def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     with open_deployment(home) as deployment:
         keys = deployment.store.api_keys()
         closed = {one.code for one in deployment.store.all_outlets() if not one.is_open}
-    items = [_write_key(key, now, closed) for key in keys]
+    items = [_list_key(key, now, closed) for key in keys]
     rows = [
         [
             key.id,
@@ -110,11 +112,11 @@ def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
             escape(key.carrier or "-"),
             escape(key.outlet or "-"),
             "-" if key.rate_limit is None else f"{key.rate_limit:g}/s",
-            _name_state(key, now, closed),
+            item.state,
             "-" if key.expires_at is None else _last_day(key.expires_at),
             escape(key.label),
         ]
-        for key in keys
+        for key, item in zip(keys, items, strict=True)
     ]
     columns = ("key", "role", "carrier", "outlet", "rate", "state", "last day", "label")
     empty = "There is no key: add one with `sosie apikey add`."
@@ -176,19 +178,11 @@ def _name_state(key: ApiKey, now: datetime, closed: Collection[str]) -> str:
     return "outlet closed" if key.outlet in closed else "in force"
 
 
-def _write_key(key: ApiKey, now: datetime, closed: Collection[str] = ()) -> dict[str, Any]:
-    return {
-        "key_id": key.id,
-        "role": key.role,
-        "carrier": key.carrier,
-        "outlet": key.outlet,
-        "label": key.label,
-        "rate_limit": key.rate_limit,
-        "state": _name_state(key, now, closed),
-        "created_at": key.created_at.isoformat(),
-        "expires_at": None if key.expires_at is None else key.expires_at.isoformat(),
-        "revoked_at": None if key.revoked_at is None else key.revoked_at.isoformat(),
-    }
+def _list_key(key: ApiKey, now: datetime, closed: Collection[str] = ()) -> ListedKey:
+    from serving.wire.fields import of_record
+    from serving.wire.oversight import ListedKey
+
+    return of_record(ListedKey, key, key_id=key.id, state=_name_state(key, now, closed))
 
 
 Code = Annotated[str, typer.Argument(metavar="CODE")]
@@ -217,13 +211,14 @@ def add_carrier(
 ) -> None:
     """Add a carrier."""
     from engine.registry.records import Carrier
+    from serving.wire.oversight import ListedCarrier
 
     require_code(code)
     require_words(name, "a name", MAX_NAME_LENGTH)
     with open_deployment(home) as deployment:
         deployment.store.add_carrier(Carrier(code, name, line_limit), actor=name_actor())
-    value = {"carrier": code, "name": name, "line_limit": line_limit}
-    print_answer(value, f"[green]Added[/] the carrier {escape(code)}.", as_json=as_json)
+    made = ListedCarrier(code, name, line_limit)
+    print_answer(made, f"[green]Added[/] the carrier {escape(code)}.", as_json=as_json)
 
 
 def add_outlet(
@@ -233,12 +228,14 @@ def add_outlet(
     as_json: JsonFlag = False,
 ) -> None:
     """Add an outlet of a carrier."""
+    from serving.wire.oversight import ListedOutlet
+
     require_code(code)
     require_code(carrier)
     with open_deployment(home) as deployment:
         deployment.store.add_outlet(code, carrier, actor=name_actor())
     text = f"[green]Added[/] the outlet {escape(code)} of {escape(carrier)}."
-    print_answer({"outlet": code, "carrier": carrier, "is_open": True}, text, as_json=as_json)
+    print_answer(ListedOutlet(code, carrier, is_open=True), text, as_json=as_json)
 
 
 def close_outlet(code: Code, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -251,13 +248,14 @@ def close_outlet(code: Code, home: HomeOption = None, as_json: JsonFlag = False)
 
 def list_carriers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """List the carriers by code."""
+    from serving.wire.oversight import ListedCarrier
+
     with open_deployment(home) as deployment:
-        carriers = deployment.store.carriers()
-    items = [
-        {"carrier": one.code, "name": one.name, "line_limit": one.line_limit} for one in carriers
-    ]
-    rows = [[escape(one.code), escape(one.name), str(one.line_limit)] for one in carriers]
-    print_list("carriers", items, ("carrier", "name", "line limit"), rows, as_json=as_json)
+        carriers = [
+            ListedCarrier(one.code, one.name, one.line_limit) for one in deployment.store.carriers()
+        ]
+    rows = [[escape(one.carrier), escape(one.name), str(one.line_limit)] for one in carriers]
+    print_list("carriers", carriers, ("carrier", "name", "line limit"), rows, as_json=as_json)
 
 
 def list_outlets(
@@ -268,17 +266,16 @@ def list_outlets(
     as_json: JsonFlag = False,
 ) -> None:
     """List the outlets by code."""
+    from serving.wire.oversight import ListedOutlet
+
     with open_deployment(home) as deployment:
         outlets = [
-            one
+            ListedOutlet(one.code, one.carrier, one.is_open)
             for one in deployment.store.all_outlets()
             if carrier is None or one.carrier == carrier
         ]
-    items = [
-        {"outlet": one.code, "carrier": one.carrier, "is_open": one.is_open} for one in outlets
-    ]
     rows = [
-        [escape(one.code), escape(one.carrier), "open" if one.is_open else "closed"]
+        [escape(one.outlet), escape(one.carrier), "open" if one.is_open else "closed"]
         for one in outlets
     ]
-    print_list("outlets", items, ("outlet", "carrier", "state"), rows, as_json=as_json)
+    print_list("outlets", outlets, ("outlet", "carrier", "state"), rows, as_json=as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +14,10 @@ from serving.cli.output import (
     JsonFlag,
     add_group,
     escape,
-    exit_negative,
+    print_answer,
     print_json,
     print_line,
     print_table,
-    print_wire,
     show_progress,
 )
 
@@ -67,7 +65,7 @@ def show_entries(
     is_full = after is not None and len(found) == limit
     if as_json:
         following = found[-1].number if is_full else None
-        print_wire(AuditPage(tuple(map(serializers.audit_entry, found)), head, following))
+        print_json(AuditPage(tuple(map(serializers.audit_entry, found)), head, following))
         return
     if not found:
         print_line("No entry is there." if after is None else f"No entry is above {after}.")
@@ -85,6 +83,8 @@ def verify_entries(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     Exit code 1 where an entry was altered, removed or added.
     """
     from engine.registry.audit import verify_chain
+    from serving.wire.fields import of_record
+    from serving.wire.oversight import ChainHead, ChainReport
 
     with (
         open_deployment(home) as deployment,
@@ -97,17 +97,14 @@ def verify_entries(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         if verified is not None:
             # A writer may have gone on meanwhile.
             number, head = found.entries, verified
-    if as_json:
-        print_json(asdict(found) | {"head": {"number": number, "hash": head.hex()}})
-    elif found.intact:
-        print_line(f"[green]Intact[/]: {found.entries:,} entries, head {number} {head.hex()}.")
-    else:
-        print_line(
+    text = f"[green]Intact[/]: {found.entries:,} entries, head {number} {head.hex()}."
+    if not found.intact:
+        text = (
             f"[red]Broken[/] at entry {found.first_bad}: it or one before it was altered, "
             "removed or added. Compare with a backup."
         )
-    if not found.intact:
-        raise exit_negative()
+    answer = of_record(ChainReport, found, head=ChainHead(number, head.hex()))
+    print_answer(answer, text, as_json=as_json, is_no=not found.intact)
 
 
 def check_file(
@@ -121,6 +118,7 @@ def check_file(
     """
     from engine.retention.certificates import check_certificate
     from serving.retention import read_certificate
+    from serving.wire.oversight import CertificateCheck
 
     certificate = read_certificate(file)
     with (
@@ -128,16 +126,11 @@ def check_file(
         show_progress("verifying", is_shown=not as_json) as report,
     ):
         fault = check_certificate(deployment.store, certificate, report)
-    if as_json:
-        print_json(
-            {"holds": fault is None, "fault": fault, "audit_number": certificate.audit_number}
-        )
-    elif fault is None:
-        print_line(f"[green]It holds[/]: entry {certificate.audit_number} says the same.")
-    else:
-        print_line(f"[red]It does not hold[/]: {escape(fault)}.")
+    text = f"[green]It holds[/]: entry {certificate.audit_number} says the same."
     if fault is not None:
-        raise exit_negative()
+        text = f"[red]It does not hold[/]: {escape(fault)}."
+    answer = CertificateCheck(fault is None, fault, certificate.audit_number)
+    print_answer(answer, text, as_json=as_json, is_no=fault is not None)
 
 
 def _cells(record: AuditRecord) -> list[str]:

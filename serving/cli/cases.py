@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,14 +17,14 @@ from serving.cli.output import (
     JsonFlag,
     add_group,
     escape,
+    print_answer,
     print_facts,
+    print_json,
     print_line,
     print_table,
-    print_wire,
 )
 
 if TYPE_CHECKING:
-    from engine.registry.records import CaseRecord
     from serving.wire.cases import CaseFile
 
 
@@ -60,12 +58,10 @@ def assign_case(
     as_json: JsonFlag = False,
 ) -> None:
     """Give a case to a person, or back to the queue."""
-    from engine.cases.steps import assign
-
     if back and to is not None:
         raise typer.BadParameter("give --to or --back, not both")
     assignee = None if back else name_person(to or ME)
-    _step(home, as_json, case_id, assign, assignee)
+    _step(home, as_json, case_id, "assign", assignee)
 
 
 def note_case(
@@ -77,10 +73,8 @@ def note_case(
     as_json: JsonFlag = False,
 ) -> None:
     """Add a remark to the history of a case; it is sealed in the registry."""
-    from engine.cases.steps import note
-
     remark = sys.stdin.read(MAX_NOTE_BYTES).strip() if text == "-" else text
-    _step(home, as_json, case_id, note, remark)
+    _step(home, as_json, case_id, "note", remark)
 
 
 def propose_outcome(
@@ -92,17 +86,13 @@ def propose_outcome(
     as_json: JsonFlag = False,
 ) -> None:
     """Propose an outcome, with the lines that another person is to close by it."""
-    from engine.cases.steps import propose
-
-    take = partial(propose, seen_at=_read_seen_at(seen_at))
-    _step(home, as_json, case_id, take, outcome, tuple(close_line or ()))
+    seen = _read_seen_at(seen_at)
+    _step(home, as_json, case_id, "propose", outcome, tuple(close_line or ()), seen_at=seen)
 
 
 def withdraw_proposal(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Take the proposal back."""
-    from engine.cases.steps import withdraw
-
-    _step(home, as_json, case_id, withdraw)
+    _step(home, as_json, case_id, "withdraw")
 
 
 def close_case(
@@ -119,10 +109,8 @@ def close_case(
     the faces on the watch-list; twins and mistakes are exceptions for later sweeps; after an
     unfounded dispute its lines are active again.
     """
-    from engine.cases.steps import close
-
-    take = partial(close, seen_at=_read_seen_at(seen_at))
-    _step(home, as_json, case_id, take, outcome, tuple(close_line or ()))
+    seen = _read_seen_at(seen_at)
+    _step(home, as_json, case_id, "close", outcome, tuple(close_line or ()), seen_at=seen)
 
 
 def name_person(name: str | None) -> str | None:
@@ -142,22 +130,19 @@ def _read_seen_at(text: str | None) -> datetime | None:
 
 
 def _step(
-    home: Path | None,
-    as_json: bool,
-    case_id: str,
-    take: Callable[..., CaseRecord],
-    *given: object,
+    home: Path | None, as_json: bool, case_id: str, name: str, *given: object, **more: object
 ) -> None:
-    with open_deployment(home) as deployment:
-        case = take(deployment.registrar, deployment.store, case_id, *given, name_actor())
-    if as_json:
-        from serving.api import serializers
+    """Takes the step of this name in `engine.cases.steps`."""
+    from engine.cases import steps
+    from serving.api import serializers
 
-        print_wire(serializers.case(case))
-    else:
-        found = "" if case.outcome is None else f", {case.outcome.value}"
-        whose = "" if case.assignee is None else f", {escape(case.assignee)}'s"
-        print_line(f"[green]{case.state.value.capitalize()}[/]: case {case.id}{found}{whose}.")
+    with open_deployment(home) as deployment:
+        of = (deployment.registrar, deployment.store, case_id)
+        case = getattr(steps, name)(*of, *given, name_actor(), **more)
+    found = "" if case.outcome is None else f", {case.outcome.value}"
+    whose = "" if case.assignee is None else f", {escape(case.assignee)}'s"
+    text = f"[green]{case.state.value.capitalize()}[/]: case {case.id}{found}{whose}."
+    print_answer(serializers.case(case), text, as_json=as_json)
 
 
 MOST_CASES = 10_000
@@ -212,7 +197,7 @@ def list_cases(
         )
     following = cases[-1].id if len(cases) == top else None
     if as_json:
-        print_wire(CasePage(tuple(map(serializers.case, cases)), following))
+        print_json(CasePage(tuple(map(serializers.case, cases)), following))
         return
     if not cases:
         print_line("No case is open." if state == STANDING else "No such case.")
@@ -249,10 +234,7 @@ def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = Fals
         detail = {"documents": list(case.document_ids)}
         entry = AuditEntry(name_actor(), "case.read", case.case_id, detail)
         writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))
-    if as_json:
-        print_wire(case)
-    else:
-        _print_case(case)
+    print_answer(case, lambda: _print_case(case), as_json=as_json)
 
 
 def _print_case(case: CaseFile) -> None:

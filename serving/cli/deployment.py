@@ -1,4 +1,4 @@
-"""Making a deployment and bringing it to this version: `init`, `upgrade`."""
+"""A deployment as a whole: `init`, `upgrade`, `keys rotate`, `doctor`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving.cli.output import (
     JsonFlag,
     add_group,
     escape,
-    exit_negative,
+    print_answer,
     print_json,
     print_line,
     show_progress,
@@ -100,12 +100,10 @@ def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
     folder = require_home(home)
     before, after = upgrade_registry(registry_url(folder, load_settings(folder)))
-    if as_json:
-        print_json({"before": before, "after": after})
-    elif before == after:
-        print_line(f"The registry has this version's schema ({after}) already.")
-    else:
-        print_line(f"[green]Upgraded[/] the registry from {before} to {after}.")
+    text = f"[green]Upgraded[/] the registry from {before} to {after}."
+    if before == after:
+        text = f"The registry has this version's schema ({after}) already."
+    print_answer({"before": before, "after": after}, text, as_json=as_json)
 
 
 def _choose_settings(registry_url: str | None, embedder: str | None) -> dict[str, dict[str, str]]:
@@ -175,26 +173,11 @@ def doctor(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     from serving.settings import find_cache, find_home
 
     findings = examine(find_home(home), find_cache())
-    is_well = all(finding.state is not State.BROKEN for finding in findings)
-    if as_json:
-        print_json(
-            {
-                "ok": is_well,
-                "checks": [
-                    {
-                        "subject": finding.subject,
-                        "state": finding.state.value,
-                        "detail": finding.detail,
-                        "advice": finding.advice,
-                    }
-                    for finding in findings
-                ],
-            }
-        )
-    else:
-        for finding in findings:
-            advice = f" → {escape(finding.advice)}" if finding.advice else ""
-            mark = MARKS[finding.state.value]
-            print_line(f"{mark} [bold]{finding.subject}[/]: {escape(finding.detail)}{advice}")
-    if not is_well:
-        raise exit_negative()
+    is_well = all(one.state is not State.BROKEN for one in findings)
+    lines = [
+        f"{MARKS[one.state.value]} [bold]{one.subject}[/]: {escape(one.detail)}"
+        + (f" → {escape(one.advice)}" if one.advice else "")
+        for one in findings
+    ]
+    answer = {"ok": is_well, "checks": [asdict(one) for one in findings]}
+    print_answer(answer, "\n".join(lines), as_json=as_json, is_no=not is_well)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,10 +30,11 @@ from serving.cli.output import (
     JsonFlag,
     escape,
     exit_negative,
+    print_answer,
     print_facts,
+    print_json,
     print_line,
     print_table,
-    print_wire,
 )
 
 if TYPE_CHECKING:
@@ -136,12 +137,8 @@ def enroll(
         request.idempotency_key,
         is_repeated=outcome.is_repeated,
     )
-    if as_json:
-        print_wire(shown)
-    else:
-        _print_answer(shown, spent_ms)
-    if not shown.is_approved:
-        raise exit_negative()
+    show = partial(_print_answer, shown, spent_ms)
+    print_answer(shown, show, as_json=as_json, is_no=not shown.is_approved)
 
 
 def show(
@@ -164,11 +161,13 @@ def show(
     if as_json:
         from serving.access.authorization import Principal, Role, show_decision
         from serving.api import serializers
+        from serving.wire import oversight as wire
+        from serving.wire.fields import of_record
 
         caller = Principal(name_actor(), Role.OPERATOR)
         answer = show_decision(caller, vault, serializers.enrollment_record(enrollment))
-        replayed = {} if again is None else {"replay": asdict(again) | {"agrees": again.agrees}}
-        print_wire({**answer, "evidence": enrollment.evidence, **replayed})
+        replayed = {} if again is None else {"replay": of_record(wire.Replay, again)}
+        print_json({**answer, "evidence": enrollment.evidence, **replayed})
     else:
         _print_enrollment(enrollment, again)
     if again is not None and not again.agrees:

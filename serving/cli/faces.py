@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
-from serving.cli.inputs import HomeOption, extract_photographs, read_photograph
+from serving.cli.inputs import HomeOption, read_photograph
 from serving.cli.output import (
     PHOTOGRAPHS,
     JsonFlag,
@@ -20,7 +20,7 @@ from serving.cli.output import (
     print_line,
     print_table,
 )
-from serving.errors import describe, name_error
+from serving.errors import describe, name_error, require_sound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ def verify(
     wanted = threshold_rates(settings).verify if fmr is None else fmr
     threshold = calibration.threshold_at(wanted, Comparison.ONE_TO_ONE)
     with build_extractor(settings, find_cache()) as extractor:
-        pair = extract_photographs(extractor, paths, images)
+        pair = require_sound(extractor.extract(images), paths)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
     is_match = score is not None and score >= threshold and is_fit

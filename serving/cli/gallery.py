@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +31,6 @@ from serving.cli.output import (
     print_json,
     print_line,
     print_table,
-    print_wire,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ def search(
     """
     from engine.matching.calibration import Comparison
     from engine.matching.identification import identify
-    from serving.api import serializers
+    from serving.wire.fields import of_record
     from serving.wire.matching import Candidate, ItemIdentification
 
     if threshold is not None and fmr is not None:
@@ -80,15 +78,15 @@ def search(
         )
     listed = found.candidates[:top]
     if as_json:
-        answer = ItemIdentification(
-            candidates=tuple(Candidate(holder=None, **asdict(one)) for one in listed),
+        answer = of_record(
+            ItemIdentification,
+            found,
+            candidates=tuple(of_record(Candidate, one, holder=None) for one in listed),
             found=len(found.candidates),
-            searched=found.searched,
-            gallery_sequence=found.gallery_sequence,
             threshold=lowest,
-            expected_false_candidates=serializers.rate(expected),
+            expected_false_candidates=expected,
         )
-        print_wire(answer)
+        print_json(answer)
     else:
         rows = [
             [str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import tzinfo
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,20 +15,17 @@ from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
-    exit_negative,
+    print_answer,
     print_facts,
-    print_json,
     show_progress,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from engine.imports.columns import ColumnMapping
     from engine.imports.faults import Field
     from engine.imports.import_run import Summary
-
-COUNTRY_LETTERS = 2
 
 
 def register(app: typer.Typer) -> None:
@@ -138,12 +136,8 @@ def import_base(
             if not check:
                 sys.stderr.write("sosie: interrupted; the same command goes on from here\n")
             raise
-    if as_json:
-        print_json(summary.to_dict())
-    else:
-        _print_summary(summary)
-    if not summary.is_clean:
-        raise exit_negative()
+    show, is_no = partial(_print_summary, summary), not summary.is_clean
+    print_answer(summary.to_dict(), show, as_json=as_json, is_no=is_no)
 
 
 def _choose_report(file: Path, given: Path | None, *, is_check: bool) -> Path:
@@ -232,7 +226,6 @@ def _print_summary(summary: Summary) -> None:
     print_facts(f"[{colour}]The {what} is {summary.ending}[/]: {done}.", facts)
 
 
-def _list_codes(rows: int, counts: object) -> str:
-    assert isinstance(counts, dict)
+def _list_codes(rows: int, counts: Mapping[str, int]) -> str:
     listed = ", ".join(f"{count:,} {code}" for code, count in sorted(counts.items()))
     return f"{rows:,}" + (f" ({listed})" if listed else "")

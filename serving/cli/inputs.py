@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engine.faces.extractor import Extraction, Extractor
     from engine.matching.documents import Document
     from engine.matching.requests import Sample
     from serving.compose import Deployment
@@ -157,13 +156,6 @@ def read_photograph(path: Path) -> bytes:
     if max(size, len(data)) > limit:
         raise ImageTooLarge(f"{path} is too large: send at most {limit / 2**20:g} MiB")
     return data
-
-
-def extract_photographs(
-    extractor: Extractor, paths: Sequence[Path], images: Sequence[bytes]
-) -> list[Extraction]:
-    """The extraction of each photograph; raises the first error, which names its file."""
-    return require_sound(extractor.extract(images), paths)
 
 
 def sample_photographs(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serving.cli.inputs import (
+    Details,
     DocumentOption,
     HomeOption,
     LiveOption,
@@ -26,17 +29,14 @@ from serving.cli.output import (
     JsonFlag,
     add_group,
     escape,
-    exit_negative,
     print_answer,
     print_line,
     print_list,
     print_table,
-    print_wire,
 )
-from serving.masking import mask_number
 
 if TYPE_CHECKING:
-    from engine.matching.holders import HolderLines
+    from serving.wire.lines import HolderLines
 
 
 def register(app: typer.Typer) -> None:
@@ -76,12 +76,9 @@ def list_lines(
             actor=name_actor(),
             audit=registrar.audit,
         )
-    if as_json:
-        print_wire(serializers.holder_lines(found, is_masked=not reveal))
-    else:
-        _print_lines(found, reveal)
-    if not found.is_holder:
-        raise exit_negative()
+    answer = serializers.holder_lines(found, is_masked=not reveal)
+    show = partial(_print_lines, answer)
+    print_answer(answer, show, as_json=as_json, is_no=not found.is_holder)
 
 
 def close_line(
@@ -92,24 +89,24 @@ def close_line(
 ) -> None:
     """Close the line that a number is on: the number may be given to another person."""
     from engine.matching.lines import close_line as close
+    from serving.wire.lines import ClosedLine
 
     number = read_details(document, msisdn=msisdn).require("msisdn", "--msisdn")
     with open_deployment(home) as deployment:
         line_id = close(deployment.registrar, deployment.store, number, name_actor())
     text = f"[green]Closed[/] the line {line_id}."
-    print_answer({"line_id": line_id, "status": "closed"}, text, as_json=as_json)
+    print_answer(ClosedLine(line_id, "closed"), text, as_json=as_json)
 
 
-def _print_lines(found: HolderLines, reveal: bool) -> None:
+def _print_lines(found: HolderLines) -> None:
     shown = "no score" if found.score is None else f"score {found.score:.4f}"
     if not found.is_holder:
         print_line(f"[red]Not the holder's face[/]: {shown}, threshold {found.threshold:.4f}.")
         return
-    numbers = found.numbers if reveal else {k: mask_number(v) for k, v in found.numbers.items()}
     rows = [
         [
-            numbers.get(line.id, "-"),
-            line.status.value,
+            line.number or "-",
+            line.status,
             escape(line.carrier),
             escape(line.outlet),
             line.opened_at.date().isoformat(),
@@ -149,24 +146,26 @@ def watch_face(
 
 def list_watched(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """List the watch-list's entries."""
+    from serving.wire.fields import of_record
+    from serving.wire.oversight import WatchedEntry
+
     with open_deployment(home) as deployment:
-        entries = deployment.store.watchlist()
-    items = [
-        {
-            "watch_id": entry.id,
-            "reason": entry.reason,
-            "has_face": entry.template is not None,
-            "has_document": entry.document_lookup is not None,
-            "added_at": entry.added_at.isoformat(),
-        }
-        for entry in entries
-    ]
+        entries = [
+            of_record(
+                WatchedEntry,
+                entry,
+                watch_id=entry.id,
+                has_face=entry.template is not None,
+                has_document=entry.document_lookup is not None,
+            )
+            for entry in deployment.store.watchlist()
+        ]
     rows = [
-        [str(entry.id), entry.added_at.date().isoformat(), escape(entry.reason)]
+        [str(entry.watch_id), entry.added_at.date().isoformat(), escape(entry.reason)]
         for entry in entries
     ]
     columns, empty = ("entry", "added", "reason"), "The watch-list is empty."
-    print_list("entries", items, columns, rows, as_json=as_json, empty=empty)
+    print_list("entries", entries, columns, rows, as_json=as_json, empty=empty)
 
 
 def remove_watched(
@@ -193,11 +192,8 @@ def block_document(
     """Block a document: every attempt under it is refused."""
     from engine.matching.holders import block_document as block
 
-    target = read_details(document, type=document_type, number=document_number).known_document()
-    with open_deployment(home) as deployment:
-        document_id = block(deployment.registrar, deployment.store, target, name_actor())
-    text = f"[green]Blocked[/] the document {document_id}."
-    print_answer({"document_id": document_id, "is_blocked": True}, text, as_json=as_json)
+    details = read_details(document, type=document_type, number=document_number)
+    _set_block(home, as_json, details, block, is_blocked=True)
 
 
 def unblock_document(
@@ -210,33 +206,39 @@ def unblock_document(
     """Lift the block of a document."""
     from engine.matching.lines import unblock_document as unblock
 
-    target = read_details(document, type=document_type, number=document_number).known_document()
+    details = read_details(document, type=document_type, number=document_number)
+    _set_block(home, as_json, details, unblock, is_blocked=False)
+
+
+def _set_block(
+    home: Path | None,
+    as_json: bool,
+    details: Details,
+    change: Callable[..., str],
+    *,
+    is_blocked: bool,
+) -> None:
+    target = details.known_document()
     with open_deployment(home) as deployment:
-        document_id = unblock(deployment.registrar, deployment.store, target, name_actor())
-    text = f"[green]Unblocked[/] the document {document_id}."
-    print_answer({"document_id": document_id, "is_blocked": False}, text, as_json=as_json)
+        document_id = change(deployment.registrar, deployment.store, target, name_actor())
+    text = f"[green]{'Blocked' if is_blocked else 'Unblocked'}[/] the document {document_id}."
+    print_answer({"document_id": document_id, "is_blocked": is_blocked}, text, as_json=as_json)
 
 
 def list_blocked(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """List the blocked documents."""
+    from serving.wire.fields import of_record
+    from serving.wire.oversight import BlockedDocument
+
     with open_deployment(home) as deployment:
         blocked = [
-            (document, document.blocked_at.isoformat())
-            for document in deployment.store.blocked_documents()
-            if document.blocked_at is not None
+            of_record(BlockedDocument, one, document_id=one.id, type=one.kind)
+            for one in deployment.store.blocked_documents()
+            if one.blocked_at is not None
         ]
-    items = [
-        {
-            "document_id": document.id,
-            "type": document.kind,
-            "is_erased": document.is_erased,
-            "blocked_at": since,
-        }
-        for document, since in blocked
-    ]
     rows = [
-        [document.id, document.kind, since, "erased" if document.is_erased else ""]
-        for document, since in blocked
+        [one.document_id, one.type, one.blocked_at.isoformat(), "erased" if one.is_erased else ""]
+        for one in blocked
     ]
     columns, empty = ("document", "type", "blocked at", ""), "No document is blocked."
-    print_list("documents", items, columns, rows, as_json=as_json, empty=empty)
+    print_list("documents", blocked, columns, rows, as_json=as_json, empty=empty)

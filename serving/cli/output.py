@@ -18,36 +18,32 @@ from serving.errors import ExitCode, Fault, describe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import Console
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    """Writes one JSON document to standard output; no NaN and no infinity, which JSON lacks."""
+def print_json(value: object) -> None:
+    """Writes one JSON document to standard output; no NaN and no infinity, which JSON lacks.
+
+    A wire type, in it or as a whole, is as the service answers it.
+    """
     # All of it before any is written: half a document would be none.
-    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False, default=_plain)
     sys.stdout.write(f"{text}\n")
 
 
-def print_wire(value: object) -> None:
-    """Writes a wire type as the service answers it."""
+def _plain(value: object) -> Any:
     from serving.wire.fields import plain
 
-    print_json(plain(value))
+    return plain(value)
 
 
-def print_line(text: str) -> None:
-    """Writes a line of rich markup to standard output."""
+def print_line(text: str, *, is_notice: bool = False) -> None:
+    """Writes a line of rich markup to standard output, a notice to standard error."""
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(text)
-
-
-def print_notice(text: str) -> None:
-    """Writes a line of rich markup to standard error."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    Console(stderr=is_notice, highlight=False, soft_wrap=True).print(text)
 
 
 def escape(text: str) -> str:
@@ -57,34 +53,49 @@ def escape(text: str) -> str:
     return escape_markup(text)
 
 
-def print_answer(value: Mapping[str, Any], text: str, *, as_json: bool) -> None:
-    """Writes an answer to standard output: as JSON where that is asked, else a line of markup."""
+def print_answer(
+    value: object, shown: str | Callable[[], object], *, as_json: bool, is_no: bool = False
+) -> None:
+    """Writes an answer to standard output, and ends with exit code 1 where it `is_no`.
+
+    As JSON where that is asked, else a line of markup, or whatever `shown` writes.
+    """
     if as_json:
         print_json(value)
+    elif isinstance(shown, str):
+        print_line(shown)
     else:
-        print_line(text)
+        shown()
+    if is_no:
+        raise exit_negative()
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Writes a table to standard output; where that is no terminal, no cell is cut short."""
-    from rich.console import Console
     from rich.table import Table
 
     if title is not None:
         # A table's own title would be wrapped to the width of the table.
         print_line(f"[bold]{title}[/]")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 150))
     table = Table(*columns, header_style="bold", show_header=any(columns))
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    wide_console().print(table)
+
+
+def wide_console() -> Console:
+    """Standard output, of at least 150 columns where it is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, width=max(console.width, 150))
 
 
 def print_list(
     name: str,
-    items: Sequence[Mapping[str, Any]],
+    items: Sequence[object],
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +16,7 @@ from serving.cli.output import (
     FIGURES,
     JsonFlag,
     escape,
-    exit_negative,
-    print_json,
+    print_answer,
     print_line,
     print_table,
     show_progress,
@@ -26,7 +25,7 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.capacity.figures import Figure, Figures, Quantity
+    from engine.capacity.figures import Figure, Quantity
     from engine.capacity.model import Demand
     from engine.capacity.plan import FalseCandidates, Plan
     from engine.capacity.validation import Check
@@ -45,89 +44,6 @@ def read_number(text: str | float) -> float:
     return number
 
 
-FacesOption = Annotated[
-    float | None,
-    typer.Option(parser=read_number, metavar="N", help="Faces in the gallery, as 1.6e9."),
-]
-ArrivalsOption = Annotated[
-    float | None,
-    typer.Option(parser=read_number, metavar="N", help="Enrollments a second in the busiest hour."),
-]
-SearchesOption = Annotated[
-    float, typer.Option(parser=read_number, metavar="N", help="1:N searches a second.")
-]
-EnrollingOption = Annotated[
-    float, typer.Option(min=1, help="99 of 100 enrollments are to be answered in so long.")
-]
-SearchingOption = Annotated[float, typer.Option(min=1, help="The same of searches.")]
-NodeCoresOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=4096, help="Cores of a node.", show_default="those of the figures' machine"
-    ),
-]
-NodeGibOption = Annotated[
-    float | None,
-    typer.Option(min=1, max=1e6, help="Its memory.", show_default="that of the figures' machine"),
-]
-NodeBandwidthOption = Annotated[
-    float | None,
-    typer.Option(
-        min=1, max=1e5, help="What it reads of memory, GB/s.", show_default="as measured a core"
-    ),
-]
-BatchOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=1024, help="Decisions a transaction.", show_default="[registrar] batch_size"
-    ),
-]
-CeilingOption = Annotated[
-    float, typer.Option(min=0.05, max=0.95, help="Share of time that anything may be busy.")
-]
-MeasureFlag = Annotated[
-    bool,
-    typer.Option(
-        "--measure",
-        help="Measure this machine first: about 20 s; commits in a folder that is made in the "
-        "home, else in /var/tmp, and removed.",
-    ),
-]
-PhotographsOption = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="With --measure: photographs such as people bring."),
-]
-ScannedOption = Annotated[
-    int | None,
-    typer.Option(
-        "--measure-references",
-        min=1_000,
-        max=10_000_000,
-        help="With --measure: references to scan.",
-        show_default="a million, if they fit",
-    ),
-]
-ReportsOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Reports of `sosie bench`, for what is not measured.",
-        show_default="those that come with Sosie",
-    ),
-]
-CheckOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="REPORT",
-        help="Instead of a plan: hold the simulation against a report of `sosie bench serve`.",
-    ),
-]
-RequestsOption = Annotated[
-    int, typer.Option(min=1_000, max=1_000_000, help="That the simulation plays.")
-]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of the simulation.")]
-
-
 GIB = 2**30
 _DURABLE = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
 _BESIDE_CHECK = frozenset({"check", "reports", "seed", "home", "as_json"})
@@ -140,23 +56,91 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     context: typer.Context,
-    faces: FacesOption = None,
-    arrivals: ArrivalsOption = None,
-    searches: SearchesOption = 0,
-    p99_ms: EnrollingOption = 1000,
-    search_p99_ms: SearchingOption = 1000,
-    node_cores: NodeCoresOption = None,
-    node_gib: NodeGibOption = None,
-    node_gb_s: NodeBandwidthOption = None,
-    batch: BatchOption = None,
-    ceiling: CeilingOption = 0.7,
-    measure: MeasureFlag = False,
-    photographs: PhotographsOption = None,
-    measured_references: ScannedOption = None,
-    reports: ReportsOption = None,
-    check: CheckOption = None,
-    requests: RequestsOption = 20_000,
-    seed: SeedOption = 0,
+    faces: Annotated[
+        float | None,
+        typer.Option(parser=read_number, metavar="N", help="Faces in the gallery, as 1.6e9."),
+    ] = None,
+    arrivals: Annotated[
+        float | None,
+        typer.Option(
+            parser=read_number, metavar="N", help="Enrollments a second in the busiest hour."
+        ),
+    ] = None,
+    searches: Annotated[
+        float, typer.Option(parser=read_number, metavar="N", help="1:N searches a second.")
+    ] = 0,
+    p99_ms: Annotated[
+        float, typer.Option(min=1, help="99 of 100 enrollments are to be answered in so long.")
+    ] = 1000,
+    search_p99_ms: Annotated[float, typer.Option(min=1, help="The same of searches.")] = 1000,
+    node_cores: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=4096, help="Cores of a node.", show_default="those of the figures' machine"
+        ),
+    ] = None,
+    node_gib: Annotated[
+        float | None,
+        typer.Option(
+            min=1, max=1e6, help="Its memory.", show_default="that of the figures' machine"
+        ),
+    ] = None,
+    node_gb_s: Annotated[
+        float | None,
+        typer.Option(
+            min=1, max=1e5, help="What it reads of memory, GB/s.", show_default="as measured a core"
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Decisions a transaction.", show_default="[registrar] batch_size"
+        ),
+    ] = None,
+    ceiling: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="Share of time that anything may be busy.")
+    ] = 0.7,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Measure this machine first: about 20 s; commits in a folder that is made in the "
+            "home, else in /var/tmp, and removed.",
+        ),
+    ] = False,
+    photographs: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --measure: photographs such as people bring."),
+    ] = None,
+    measured_references: Annotated[
+        int | None,
+        typer.Option(
+            "--measure-references",
+            min=1_000,
+            max=10_000_000,
+            help="With --measure: references to scan.",
+            show_default="a million, if they fit",
+        ),
+    ] = None,
+    reports: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Reports of `sosie bench`, for what is not measured.",
+            show_default="those that come with Sosie",
+        ),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT",
+            help="Instead of a plan: hold the simulation against a report of `sosie bench serve`.",
+        ),
+    ] = None,
+    requests: Annotated[
+        int, typer.Option(min=1_000, max=1_000_000, help="That the simulation plays.")
+    ] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the simulation.")] = 0,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -165,34 +149,45 @@ def plan(
     A simulation of the queues chooses them, and the assumptions are listed.
     Exit code 1 where no layout will do. Needs no deployment; one's settings are heeded.
     """
+    from engine.capacity.model import Costs, Demand, assume_node
+    from engine.capacity.plan import make_plan
+    from engine.capacity.simulation import Trial
+    from serving.measure import find_reports, join_figures
+
     settings, own_home = _open(home)
     if check is not None:
         _check(context, check, reports, seed, as_json=as_json)
         return
-    demand = _read_demand(faces, arrivals, searches, (p99_ms, search_p99_ms), ceiling)
-    measuring = _Measuring(measure, photographs, measured_references)
-    figures = _find_figures(settings, own_home, reports, measuring, is_shown=not as_json)
-    hardware = _Hardware(node_cores, node_gib, node_gb_s, batch)
-    _print_result(_make(settings, demand, figures, hardware, requests, seed), as_json=as_json)
-
-
-@dataclass(frozen=True, slots=True)
-class _Measuring:
-    """Whether this machine is measured, with which photographs and how many references."""
-
-    is_asked: bool
-    photographs: Path | None
-    references: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Hardware:
-    """What was given of a node, and how many decisions a transaction may hold."""
-
-    cores: int | None
-    gib: float | None
-    gb_s: float | None
-    batch: int | None
+    if faces is None or arrivals is None:
+        raise RequestError("give --faces N and --arrivals N (a second), or --check REPORT")
+    if not measure and (photographs or measured_references):
+        raise RequestError("--photographs and --measure-references are for --measure: give it too")
+    demand = Demand(
+        faces=round(faces),
+        enrollments=arrivals,
+        searches=searches,
+        enroll_p99_s=p99_ms / 1e3,
+        search_p99_s=search_p99_ms / 1e3,
+        ceiling=ceiling,
+    )
+    known = find_reports(reports)
+    measured: Mapping[Quantity, Figure] = {}
+    if measure:
+        given = (photographs, measured_references)
+        measured = _measure(settings, own_home, *given, is_shown=not as_json)
+    figures = join_figures(settings, known, measured)
+    memory_bytes = None if node_gib is None else node_gib * GIB
+    bandwidth = None if node_gb_s is None else node_gb_s * 1e9
+    made = make_plan(
+        demand,
+        figures,
+        Costs.of(figures, batch or settings.registrar.batch_size),
+        assume_node(figures, node_cores, memory_bytes, bandwidth),
+        _expect_candidates(settings, demand),
+        Trial(requests=requests, seed=seed, max_ongoing=settings.serve.enrollments_ongoing),
+    )
+    show = partial(print_plan, made)
+    print_answer(made.to_dict(), show, as_json=as_json, is_no=made.layout is None)
 
 
 def _open(home: Path | None) -> tuple[Settings, Path | None]:
@@ -208,82 +203,13 @@ def _open(home: Path | None) -> tuple[Settings, Path | None]:
     return settings, own_home
 
 
-def _make(
-    settings: Settings,
-    demand: Demand,
-    figures: Figures,
-    given: _Hardware,
-    requests: int,
-    seed: int,
-) -> Plan:
-    from engine.capacity.model import Costs, assume_node
-    from engine.capacity.plan import make_plan
-    from engine.capacity.simulation import Trial
-
-    node = assume_node(
-        figures,
-        given.cores,
-        None if given.gib is None else given.gib * GIB,
-        None if given.gb_s is None else given.gb_s * 1e9,
-    )
-    costs = Costs.of(figures, given.batch or settings.registrar.batch_size)
-    candidates = _expect_candidates(settings, demand)
-    trial = Trial(requests=requests, seed=seed, max_ongoing=settings.serve.enrollments_ongoing)
-    return make_plan(demand, figures, costs, node, candidates, trial)
-
-
-def _print_result(made: Plan, *, as_json: bool) -> None:
-    if as_json:
-        print_json(made.to_dict())
-    else:
-        print_plan(made)
-    if made.layout is None:
-        raise exit_negative()
-
-
-def _read_demand(
-    faces: float | None,
-    arrivals: float | None,
-    searches: float,
-    objectives_ms: tuple[float, float],
-    ceiling: float,
-) -> Demand:
-    from engine.capacity.model import Demand
-
-    if faces is None or arrivals is None:
-        raise RequestError("give --faces N and --arrivals N (a second), or --check REPORT")
-    return Demand(
-        faces=round(faces),
-        enrollments=arrivals,
-        searches=searches,
-        enroll_p99_s=objectives_ms[0] / 1e3,
-        search_p99_s=objectives_ms[1] / 1e3,
-        ceiling=ceiling,
-    )
-
-
-def _find_figures(
+def _measure(
     settings: Settings,
     home: Path | None,
-    reports: Path | None,
-    measuring: _Measuring,
+    photographs: Path | None,
+    references: int | None,
     *,
     is_shown: bool,
-) -> Figures:
-    from serving.measure import find_reports, join_figures
-
-    known = find_reports(reports)
-    if measuring.is_asked:
-        measured = _measure(settings, home, measuring, is_shown=is_shown)
-    elif measuring.photographs or measuring.references:
-        raise RequestError("--photographs and --measure-references are for --measure: give it too")
-    else:
-        measured = {}
-    return join_figures(settings, known, measured)
-
-
-def _measure(
-    settings: Settings, home: Path | None, measuring: _Measuring, *, is_shown: bool
 ) -> Mapping[Quantity, Figure]:
     from serving.measure import measure_machine
     from serving.settings import find_cache
@@ -295,8 +221,8 @@ def _measure(
             settings,
             find_cache(),
             folder,
-            photographs=measuring.photographs,
-            references=measuring.references,
+            photographs=photographs,
+            references=references,
             progress=report,
         )
 
@@ -326,12 +252,8 @@ def _check(
     report = read_report(path)
     figures = Figures(report.stamp, USUAL, gather_figures(find_reports(reports)))
     made = check_report(report, figures, seed)
-    if as_json:
-        print_json(made.to_dict())
-    else:
-        print_check(made)
-    if not made.holds:
-        raise exit_negative()
+    show = partial(print_check, made)
+    print_answer(made.to_dict(), show, as_json=as_json, is_no=not made.holds)
 
 
 def _refuse_others(context: typer.Context) -> None:

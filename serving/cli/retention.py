@@ -19,6 +19,7 @@ from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
     add_group,
+    print_answer,
     print_facts,
     print_json,
     print_line,
@@ -27,10 +28,10 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from engine.registry.retention import Due, Kind
-    from engine.retention.job import RetentionCertificate, Schedule
+    from engine.registry.retention import Kind
+    from engine.retention.job import RetentionCertificate
     from serving.compose import Deployment
 
 NAMES = {
@@ -88,23 +89,18 @@ def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
 
     schedule = read_schedule(deployment.settings.retention)
     runner = DirectRunner(deployment.writer)
+    due = preview(deployment.store, schedule, utc_now())
+    done, total = 0, sum(one.rows for one in due.values())
     with show_progress("leaving", is_shown=is_shown) as report:
-        due = preview(deployment.store, schedule, utc_now())
-        count = _counter(sum(one.rows for one in due.values()), report)
+
+        def count(_: Kind, rows: int) -> None:
+            nonlocal done
+            done += rows
+            report(done, max(done, total))
+
         made = run_retention(runner, schedule, name_actor(), report=count)
     retire_sweeps(deployment, runner, name_actor())
     return made
-
-
-def _counter(total: int, report: Callable[[int, int], None]) -> Callable[[Kind, int], None]:
-    done = 0
-
-    def count(_: Kind, rows: int) -> None:
-        nonlocal done
-        done += rows
-        report(done, max(done, total))
-
-    return count
 
 
 def _print_result(made: RetentionCertificate, target: Path | None, as_json: bool) -> None:
@@ -126,6 +122,7 @@ def _print_result(made: RetentionCertificate, target: Path | None, as_json: bool
 
 def _show(deployment: Deployment, as_json: bool) -> None:
     from engine.registry.records import utc_now
+    from engine.registry.retention import Kind
     from engine.retention.job import preview
     from serving.compose import read_schedule
 
@@ -134,26 +131,16 @@ def _show(deployment: Deployment, as_json: bool) -> None:
     until = schedule.until(now)
     due = preview(deployment.store, schedule, now)
     crops = deployment.settings.crops
-    if as_json:
-        print_json(
-            {
-                "until": {kind.value: moment.isoformat() for kind, moment in until.items()},
-                "due": {kind.value: one.rows for kind, one in due.items()},
-                "held": {kind.value: one.held for kind, one in due.items()},
-                "crops": {"keep": crops.keep, "days": crops.days},
-                "daily_at": deployment.settings.retention.daily_at or None,
-            }
-        )
-        return
-    print_table(None, ("what", "kept", "due", "held by cases"), _rows(schedule, due, crops.days))
-
-
-def _rows(schedule: Schedule, due: Mapping[Kind, Due], crop_days: int) -> list[list[str]]:
-    from engine.registry.retention import Kind
-
+    answer = {
+        "until": {kind.value: moment.isoformat() for kind, moment in until.items()},
+        "due": {kind.value: one.rows for kind, one in due.items()},
+        "held": {kind.value: one.held for kind, one in due.items()},
+        "crops": {"keep": crops.keep, "days": crops.days},
+        "daily_at": deployment.settings.retention.daily_at or None,
+    }
     rows = []
     for kind, period in schedule.periods.items():
-        days = crop_days if kind is Kind.CROPS else None if period is None else period.days
+        days = crops.days if kind is Kind.CROPS else None if period is None else period.days
         found = due.get(kind)
         rows.append(
             [
@@ -163,7 +150,8 @@ def _rows(schedule: Schedule, due: Mapping[Kind, Due], crop_days: int) -> list[l
                 "-" if found is None else f"{found.held:,}",
             ]
         )
-    return rows
+    columns = ("what", "kept", "due", "held by cases")
+    print_answer(answer, lambda: print_table(None, columns, rows), as_json=as_json)
 
 
 def _list(counts: Mapping[str, int]) -> str:

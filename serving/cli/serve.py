@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serving.cli.inputs import HomeOption
-from serving.cli.output import DEPLOYMENT, escape, print_fault, print_notice
+from serving.cli.output import DEPLOYMENT, escape, print_fault, print_line
 
 if TYPE_CHECKING:
     from serving.cluster.site import Site
@@ -134,4 +134,4 @@ def _print_event(event: str, details: Mapping[str, Any]) -> None:
             for key, value in details.items()
         }
         # Standard output is for the log's lines.
-        print_notice(line.format(**shown))
+        print_line(line.format(**shown), is_notice=True)

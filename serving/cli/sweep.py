@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +15,13 @@ from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
+    escape,
+    print_answer,
     print_facts,
     print_json,
     print_line,
+    print_list,
     print_table,
-    print_wire,
     show_progress,
 )
 
@@ -29,8 +32,10 @@ if TYPE_CHECKING:
     from serving.compose import Deployment
     from serving.sweeps.manager import SweepManager
     from serving.sweeps.sweep_views import SweepReader
+    from serving.wire.sweeps import GroupPage
 
 
+NO_FACES = r"No face is kept of these people (\[crops] keep in sosie.toml): the report has none."
 MOST_SWEEPS, MOST_GROUPS = 1_000, 10_000
 
 SweepId = Annotated[str, typer.Argument(metavar="ID", help="As `sosie sweep list` shows it.")]
@@ -57,12 +62,9 @@ def list_sweeps(
 
     with open_deployment(home) as deployment:
         found = open_reader(deployment).list(top)
-    if as_json:
-        print_wire({"sweeps": [serializers.sweep_report(record) for record in found]})
-    elif found:
-        print_table(None, SWEEP_COLUMNS, [sweep_row(record) for record in found])
-    else:
-        print_line("Nothing was swept yet.")
+    items, rows = list(map(serializers.sweep_report, found)), list(map(sweep_row, found))
+    empty = "Nothing was swept yet."
+    print_list("sweeps", items, SWEEP_COLUMNS, rows, as_json=as_json, empty=empty)
 
 
 def show_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -75,7 +77,7 @@ def show_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = F
         record = reader.status(sweep_id)
         files = list_files(reader, sweep_id)
     if as_json:
-        print_wire({"sweep": serializers.sweep_report(record), "files": files})
+        print_json({"sweep": serializers.sweep_report(record), "files": files})
         return
     print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
     _print_files(files)
@@ -89,19 +91,13 @@ def list_groups(
     as_json: JsonFlag = False,
 ) -> None:
     """List what a sweep found, the riskiest first; whose they are is in its files and cases."""
-    from serving.api import serializers
-    from serving.sweeps.sweep_views import GROUP_COLUMNS, group_in_short, group_row
-
     with open_deployment(home) as deployment:
         page = open_reader(deployment).groups(sweep_id, after, top)
-    groups = [group_in_short(group) for group in page.groups]
     if as_json:
-        print_wire(serializers.group_page(groups, page.total, page.next_after))
+        print_json(page)
         return
-    rows = [group_row(place, group) for place, group in enumerate(groups, start=after + 1)]
-    if rows:
-        print_table(None, GROUP_COLUMNS, rows)
-    print_line(f"{len(rows)} of {page.total} groups.")
+    _print_groups(page, after)
+    print_line(f"{len(page.groups)} of {page.total} groups.")
 
 
 def report_sweep(
@@ -121,39 +117,25 @@ def report_sweep(
     with open_deployment(home) as deployment:
         runner = DirectRunner(deployment.writer) if faces else None
         shown = write_report(deployment, sweep_id, file, runner)
-    if as_json:
-        print_json({"report": str(file), "faces": shown})
-        return
-    typer.echo(f"  {file}")
-    print_faces_kept(shown)
+    text = f"  {escape(str(file))}" + (f"\n{NO_FACES}" if shown == 0 else "")
+    print_answer({"report": str(file), "faces": shown}, text, as_json=as_json)
 
 
 def write_report(
     deployment: Deployment, sweep_id: str, target: Path, runner: ChangeRunner | None = None
 ) -> int | None:
     """Issues a report; with `runner`, by which it is audited, one with faces: how many."""
+    from serving.sweeps.sweep_views import issue_report
+
     try:
-        from serving.sweeps.sweep_views import issue_report, issue_report_with_faces
+        return issue_report(deployment, sweep_id, target, name_actor(), runner)
     except ModuleNotFoundError as missing:
         raise NotInstalled(
             f"a report is written with {missing.name}, which is not installed here: "
             "pip install 'sosie[desk]'"
         ) from None
-    try:
-        if runner is not None:
-            return issue_report_with_faces(deployment, runner, sweep_id, target, name_actor())
-        issue_report(deployment, sweep_id, target)
     except OSError as error:
         raise RegistryError(f"{target} cannot be written: {error.strerror}") from None
-    return None
-
-
-def print_faces_kept(shown: int | None) -> None:
-    """Says in a line where a report that was to have faces has none."""
-    if shown == 0:
-        print_line(
-            r"No face is kept of these people (\[crops] keep in sosie.toml): the report has none."
-        )
 
 
 def print_result(
@@ -161,22 +143,27 @@ def print_result(
 ) -> None:
     """What a sweep that has just ended found; `shown` as `write_report` returned it."""
     from serving.api import serializers
-    from serving.sweeps.sweep_views import GROUP_COLUMNS, group_in_short, group_row, sweep_facts
+    from serving.sweeps.sweep_views import sweep_facts
 
     page = reader.groups(record.id, 0, top)
-    groups = [group_in_short(group) for group in page.groups]
     files = list_files(reader, record.id)
     if as_json:
-        found = serializers.group_page(groups, page.total, page.next_after)
-        answer = {"sweep": serializers.sweep_report(record), "groups": found.groups}
-        print_wire({**answer, "total": page.total, "files": files, "faces": shown})
+        answer = {"sweep": serializers.sweep_report(record), "groups": page.groups}
+        print_json({**answer, "total": page.total, "files": files, "faces": shown})
         return
-    if groups:
-        rows = [group_row(place, group) for place, group in enumerate(groups, start=1)]
-        print_table(None, GROUP_COLUMNS, rows)
+    _print_groups(page, 0)
     print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
     _print_files(files)
-    print_faces_kept(shown)
+    if shown == 0:
+        print_line(NO_FACES)
+
+
+def _print_groups(page: GroupPage, after: int) -> None:
+    from serving.sweeps.sweep_views import GROUP_COLUMNS, group_cells
+
+    rows = [group_cells(place, group) for place, group in enumerate(page.groups, start=after + 1)]
+    if rows:
+        print_table(None, GROUP_COLUMNS, rows)
 
 
 def open_reader(deployment: Deployment) -> SweepReader:
@@ -277,14 +264,12 @@ def sweep(
 
 def cancel_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """End a sweep that was stopped on its way, and remove what it has found."""
+    from serving.api import serializers
+
     with open_deployment(home) as deployment, _open_manager(deployment) as manager:
         record = manager.cancel(sweep_id, name_actor())
-    if as_json:
-        from serving.api import serializers
-
-        print_wire({"sweep": serializers.sweep_report(record)})
-    else:
-        print_line(f"[green]Cancelled[/] {record.id}.")
+    answer = {"sweep": serializers.sweep_report(record)}
+    print_answer(answer, f"[green]Cancelled[/] {record.id}.", as_json=as_json)
 
 
 def _ask(
@@ -317,16 +302,14 @@ def _open_manager(deployment: Deployment) -> Iterator[SweepManager]:
 
 
 def _show_plan(deployment: Deployment, request: SweepRequest, *, as_json: bool) -> None:
+    from serving.api import serializers
     from serving.sweeps.planning import plan_sweep
     from serving.sweeps.sweep_views import expectation_facts
 
     expectation = plan_sweep(deployment, request)
-    if as_json:
-        from serving.api import serializers
-
-        print_wire({"expectation": serializers.sweep_expectation(expectation)})
-    else:
-        print_facts("A sweep of this gallery:", expectation_facts(expectation))
+    facts = partial(print_facts, "A sweep of this gallery:", expectation_facts(expectation))
+    answer = {"expectation": serializers.sweep_expectation(expectation)}
+    print_answer(answer, facts, as_json=as_json)
 
 
 def _begin(manager: SweepManager, request: SweepRequest, *, as_json: bool) -> SweepRecord:

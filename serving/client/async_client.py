@@ -10,8 +10,20 @@ from typing import TypeVar
 import httpx
 from msgspec.structs import replace
 
-from serving.client import calls
-from serving.client.calls import Activation, Face, MatchItem, write_face, write_outcome
+from serving.client.calls import (
+    READY,
+    VERSION,
+    Activation,
+    Call,
+    Face,
+    MatchItem,
+    Query,
+    delete,
+    get,
+    post,
+    write_face,
+    write_outcome,
+)
 from serving.client.transport import Exchange, Options, Wait
 from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
 from serving.wire.fields import KnownDocument
@@ -56,27 +68,29 @@ class AsyncClient:
     ) -> enrollments.Enrollment:
         """Decides an activation, once, however often it is sent."""
         body, key = activation.write(), activation.idempotency_key
-        return await self._send(calls.enroll(body=body, key=key), options)
+        call = post(enrollments.Enrollment, "enrollments", body=body, key=key)
+        return await self._send(call, options)
 
     async def read_enrollment(
         self, enrollment_id: str, options: Options = _DEFAULT
     ) -> enrollments.EnrollmentRecord:
         """What is on record of an enrollment."""
-        return await self._send(calls.read_enrollment(enrollment_id), options)
+        call = get(enrollments.EnrollmentRecord, "enrollments", enrollment_id)
+        return await self._send(call, options)
 
     async def find_enrollment(
         self, idempotency_key: str, options: Options = _DEFAULT
     ) -> enrollments.Enrollment:
         """The answer that an activation with this key got; `ApiError` 404 where it got none."""
-        query = {"idempotency_key": idempotency_key}
-        return await self._send(calls.find_enrollment(query=query), options)
+        call = get(enrollments.Enrollment, "enrollments", idempotency_key=idempotency_key)
+        return await self._send(call, options)
 
     async def match(
         self, items: Sequence[MatchItem], options: Options = _DEFAULT
     ) -> tuple[matching.MatchResult, ...]:
         """Up to 256 items, each 1:1, 1:N or both; a result for each, in their order."""
         body = matching.MatchRequest(tuple(item.write() for item in items))
-        return (await self._send(calls.match(body=body), options)).items
+        return (await self._send(post(matching.MatchResults, "match", body=body), options)).items
 
     async def make_templates(
         self, images: Sequence[bytes], options: Options = _DEFAULT
@@ -85,7 +99,7 @@ class AsyncClient:
         body = matching.TemplatesRequest(
             tuple(matching.TemplateItem(image=image) for image in images)
         )
-        return await self._send(calls.make_templates(body=body), options)
+        return await self._send(post(matching.Templates, "templates", body=body), options)
 
     async def verify(
         self,
@@ -100,21 +114,21 @@ class AsyncClient:
         """A face against exactly one of: another, the holder of a line, of a document."""
         other = None if reference is None else write_face(reference)
         body = matching.VerificationRequest(write_face(probe), other, line, document, document_id)
-        return await self._send(calls.verify(body=body), options)
+        return await self._send(post(matching.Verification, "verifications", body=body), options)
 
     async def identify(
         self, probe: Face, threshold: float | None = None, options: Options = _DEFAULT
     ) -> people.Identification:
         """Whose references look like this face; for fraud teams."""
         body = people.IdentificationRequest(write_face(probe), threshold)
-        return await self._send(calls.identify(body=body), options)
+        return await self._send(post(people.Identification, "identifications", body=body), options)
 
     async def query_lines(
         self, document: KnownDocument, probe: Face, options: Options = _DEFAULT
     ) -> lines.HolderLines:
         """The lines under a document, over all carriers, to its holder's face."""
         body = lines.HolderRequest(document, write_face(probe))
-        return await self._send(calls.query_lines(body=body), options)
+        return await self._send(post(lines.HolderLines, "lines", "query", body=body), options)
 
     async def dispute(
         self, line: str, document: KnownDocument, probe: Face, options: Options = _DEFAULT
@@ -124,29 +138,30 @@ class AsyncClient:
         httpx logs paths at level INFO: give the id where such logs are kept.
         """
         body = lines.HolderRequest(document, write_face(probe))
-        return await self._send(calls.dispute(line, body=body), options)
+        return await self._send(post(lines.Dispute, "lines", line, "dispute", body=body), options)
 
     async def close_line(self, line: str, options: Options = _DEFAULT) -> lines.ClosedLine:
         """Closes a line by its number or id; see `dispute` for logs."""
-        return await self._send(calls.close_line(line), options)
+        return await self._send(delete(lines.ClosedLine, "lines", line), options)
 
     async def erase(
         self, document_id: str, options: Options = _DEFAULT
     ) -> enrollments.ErasureCertificate:
         """Erases the holder of a document."""
-        return await self._send(calls.erase(document_id), options)
+        call = delete(enrollments.ErasureCertificate, "documents", document_id)
+        return await self._send(call, options)
 
     async def ready(self, options: Options = _DEFAULT) -> oversight.Readiness:
         """Whether the service decides and searches now; that it does not is an answer."""
-        return await self._send(calls.ready(), options)
+        return await self._send(READY, options)
 
     async def version(self, options: Options = _DEFAULT) -> oversight.Version:
         """Which version runs, and which model."""
-        return await self._send(calls.version(), options)
+        return await self._send(VERSION, options)
 
     async def whose_key(self, options: Options = _DEFAULT) -> oversight.KeyHolder:
         """What the key stands for."""
-        return await self._send(calls.whose_key(), options)
+        return await self._send(get(oversight.KeyHolder, "me"), options)
 
     # What fraud teams and operators ask.
 
@@ -161,17 +176,18 @@ class AsyncClient:
         """Who has a face, a document or a number; exactly one of them."""
         face = None if probe is None else write_face(probe)
         body = people.PeopleRequest(face, document, msisdn)
-        return await self._send(calls.search_people(body=body), options)
+        return await self._send(post(people.People, "people", "search", body=body), options)
 
     async def read_document(self, document_id: str, options: Options = _DEFAULT) -> people.Person:
         """What stands under a document, closed lines and cases too."""
-        return await self._send(calls.read_document(document_id), options)
+        return await self._send(get(people.Person, "documents", document_id), options)
 
     async def read_crops(
         self, enrollment_id: str, options: Options = _DEFAULT
     ) -> enrollments.Crops:
         """The aligned faces of an enrollment, where they are kept."""
-        return await self._send(calls.read_crops(enrollment_id), options)
+        call = get(enrollments.Crops, "enrollments", enrollment_id, "crops")
+        return await self._send(call, options)
 
     async def list_cases(
         self,
@@ -184,23 +200,24 @@ class AsyncClient:
         options: Options = _DEFAULT,
     ) -> cases.CasePage:
         """A page of cases, the newest first; `assignee` may be "me"."""
-        query = {"state": state, "kind": kind, "assignee": assignee, "after": after, "limit": limit}
-        return await self._send(calls.list_cases(query=query), options)
+        query: Query = {"state": state, "kind": kind, "assignee": assignee, "after": after}
+        return await self._send(get(cases.CasePage, "cases", limit=limit, **query), options)
 
     async def read_case(self, case_id: str, options: Options = _DEFAULT) -> cases.CaseFile:
         """A case with its history and its documents."""
-        return await self._send(calls.read_case(case_id), options)
+        return await self._send(get(cases.CaseFile, "cases", case_id), options)
 
     async def assign_case(
         self, case_id: str, assignee: str | None = "me", options: Options = _DEFAULT
     ) -> cases.Case:
         """Gives a case to a person, or with None back to the queue."""
         body = cases.AssignRequest(assignee)
-        return await self._send(calls.assign_case(case_id, body=body), options)
+        return await self._send(post(cases.Case, "cases", case_id, "assign", body=body), options)
 
     async def note_case(self, case_id: str, text: str, options: Options = _DEFAULT) -> cases.Case:
         """Adds a remark; twice where a first answer was lost and the call is sent again."""
-        return await self._send(calls.note_case(case_id, body=cases.NoteRequest(text)), options)
+        call = post(cases.Case, "cases", case_id, "notes", body=cases.NoteRequest(text))
+        return await self._send(call, options)
 
     async def propose_outcome(
         self,
@@ -216,11 +233,11 @@ class AsyncClient:
         `seen_at`: the case's `updated_at` as it was looked at; `ApiError` 409 if it has changed.
         """
         body = write_outcome(outcome, close_lines, seen_at)
-        return await self._send(calls.propose_outcome(case_id, body=body), options)
+        return await self._send(post(cases.Case, "cases", case_id, "propose", body=body), options)
 
     async def withdraw_proposal(self, case_id: str, options: Options = _DEFAULT) -> cases.Case:
         """Takes a proposal back."""
-        return await self._send(calls.withdraw_proposal(case_id), options)
+        return await self._send(post(cases.Case, "cases", case_id, "withdraw"), options)
 
     async def close_case(
         self,
@@ -233,63 +250,63 @@ class AsyncClient:
     ) -> cases.Case:
         """Closes a case; lines only by the same proposal of another person. `seen_at` as above."""
         body = write_outcome(outcome, close_lines, seen_at)
-        return await self._send(calls.close_case(case_id, body=body), options)
+        return await self._send(post(cases.Case, "cases", case_id, "close", body=body), options)
 
     async def measure_precision(
         self, sweep_id: str | None = None, options: Options = _DEFAULT
     ) -> sweeps.Precision:
         """How many of the pairs that one sweep, or any, found and people judged were fraud."""
-        return await self._send(calls.measure_precision(query={"sweep_id": sweep_id}), options)
+        return await self._send(get(sweeps.Precision, "precision", sweep_id=sweep_id), options)
 
     async def expect_sweep(
         self, terms: sweeps.SweepRequest, options: Options = _DEFAULT
     ) -> sweeps.Expectation:
         """What a sweep would cost and bring."""
         body = replace(terms, dry_run=True)
-        return await self._send(calls.expect_sweep(body=body), options)
+        return await self._send(post(sweeps.Expectation, "sweeps", body=body), options)
 
     async def start_sweep(
         self, terms: sweeps.SweepRequest, options: Options = _DEFAULT
     ) -> sweeps.SweepReport:
         """Starts a sweep; `ApiError` 409 where one is alive."""
-        return await self._send(calls.start_sweep(body=terms), options)
+        return await self._send(post(sweeps.SweepReport, "sweeps", body=terms), options)
 
     async def list_sweeps(self, limit: int = 50, options: Options = _DEFAULT) -> sweeps.Sweeps:
         """The newest"""
-        return await self._send(calls.list_sweeps(query={"limit": limit}), options)
+        return await self._send(get(sweeps.Sweeps, "sweeps", limit=limit), options)
 
     async def read_sweep(self, sweep_id: str, options: Options = _DEFAULT) -> sweeps.SweepReport:
         """A sweep with its progress of this moment."""
-        return await self._send(calls.read_sweep(sweep_id), options)
+        return await self._send(get(sweeps.SweepReport, "sweeps", sweep_id), options)
 
     async def pause_sweep(self, sweep_id: str, options: Options = _DEFAULT) -> sweeps.SweepReport:
         """Stops a sweep where it is, to go on later."""
-        return await self._send(calls.pause_sweep(sweep_id), options)
+        return await self._send(post(sweeps.SweepReport, "sweeps", sweep_id, "pause"), options)
 
     async def resume_sweep(self, sweep_id: str, options: Options = _DEFAULT) -> sweeps.SweepReport:
         """Goes on with a sweep that was paused."""
-        return await self._send(calls.resume_sweep(sweep_id), options)
+        return await self._send(post(sweeps.SweepReport, "sweeps", sweep_id, "resume"), options)
 
     async def cancel_sweep(self, sweep_id: str, options: Options = _DEFAULT) -> sweeps.SweepReport:
         """Ends a sweep for good."""
-        return await self._send(calls.cancel_sweep(sweep_id), options)
+        return await self._send(post(sweeps.SweepReport, "sweeps", sweep_id, "cancel"), options)
 
     async def list_groups(
         self, sweep_id: str, after: int = 0, limit: int = 50, options: Options = _DEFAULT
     ) -> sweeps.GroupPage:
         """A page of a sweep's groups, the riskiest first."""
-        query = {"after": after, "limit": limit}
-        return await self._send(calls.list_groups(sweep_id, query=query), options)
+        call = get(sweeps.GroupPage, "sweeps", sweep_id, "groups", after=after, limit=limit)
+        return await self._send(call, options)
 
     async def read_group(
         self, sweep_id: str, key: str, options: Options = _DEFAULT
     ) -> sweeps.Group:
         """A group with its members and the links between their faces."""
-        return await self._send(calls.read_group(sweep_id, key), options)
+        return await self._send(get(sweeps.Group, "sweeps", sweep_id, "groups", key), options)
 
     async def read_thresholds(self, options: Options = _DEFAULT) -> oversight.CalibratedThresholds:
         """The deployment's thresholds, on their calibrated curves."""
-        return await self._send(calls.read_thresholds(), options)
+        return await self._send(get(oversight.CalibratedThresholds, "thresholds"), options)
 
     async def read_audit(
         self,
@@ -302,24 +319,19 @@ class AsyncClient:
         options: Options = _DEFAULT,
     ) -> oversight.AuditPage:
         """Entries of the audit chain above a number, or the newest; for operators."""
-        query = {
-            "after": after,
-            "limit": limit,
-            "action": action,
-            "actor": actor,
-            "subject": subject,
-        }
-        return await self._send(calls.read_audit(query=query), options)
+        query: Query = {"after": after, "action": action, "actor": actor, "subject": subject}
+        return await self._send(get(oversight.AuditPage, "audit", limit=limit, **query), options)
 
     async def verify_audit(
         self, after: int = 0, options: Options = _DEFAULT
     ) -> oversight.ChainPart:
         """Verifies a part of the audit chain; go on from `next` until it is None."""
-        return await self._send(calls.verify_audit(query={"after": after}), options)
+        call = get(oversight.ChainPart, "audit", "verification", after=after)
+        return await self._send(call, options)
 
-    async def _send(self, call: calls.Call[T], options: Options) -> T:
+    async def _send(self, call: Call[T], options: Options) -> T:
         exchange = Exchange(call, options, self._api_key, self._timeout_s, self._retries)
-        method, path, content = call.endpoint.method, call.path, call.content
+        method, path, content = call.method, call.path, call.content
         while True:
             headers, timeout = exchange.begin_attempt()
             try:

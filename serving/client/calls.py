@@ -1,113 +1,67 @@
-"""Every endpoint of the service, once: what to send where, and what the answer is."""
+"""One call of the service: what to send where, and what the answer is."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType, NoneType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
-from serving.wire.fields import Moment, Template, encode_msgpack
+from serving.wire import cases, enrollments, matching, oversight
+from serving.wire.fields import Moment, RequestBody, Template, encode_msgpack
 
-B = TypeVar("B")
 T = TypeVar("T")
 
-NO_QUERY: Mapping[str, str | int | None] = MappingProxyType({})
+Query = dict[str, str | int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint(Generic[B, T]):
-    """A method and a path with a `{}` for each id; in `answered` statuses the body is an `answer`.
+class Call(Generic[T]):
+    """What is sent, as MessagePack; in `answered` statuses the body that comes is an `answer`.
 
     Every call may be sent again: an enrollment has its key, the rest store nothing or come to the
     same.
     """
 
     method: str
-    path: str
-    body: type[B]
-    answer: type[T]
-    answered: frozenset[int] = frozenset({200, 201})
-
-    def __call__(
-        self,
-        *ids: str,
-        body: B | None = None,
-        query: Mapping[str, str | int | None] = NO_QUERY,
-        key: str | None = None,
-    ) -> Call[T]:
-        """One call; of the query, what is None is left out."""
-        asked = {name: value for name, value in query.items() if value is not None}
-        path = self.path.format(*map(quote_id, ids)) + (f"?{urlencode(asked)}" if asked else "")
-        return Call(self, path, None if body is None else encode_msgpack(body), key)
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """What is sent to an endpoint; the content is MessagePack."""
-
-    endpoint: Endpoint[Any, T]
     path: str = field(repr=False)
+    answer: type[T]
     content: bytes | None = field(default=None, repr=False)
     idempotency_key: str | None = None
+    answered: frozenset[int] = frozenset({200, 201})
 
 
-def quote_id(text: str) -> str:
-    """One step of a path, whatever the text holds."""
-    if text in {"", ".", ".."}:
+def get(answer: type[T], *steps: str, **query: str | int | None) -> Call[T]:
+    """The steps of a path below `/v1`; of the query, what is None is left out."""
+    asked = {name: value for name, value in query.items() if value is not None}
+    return Call("GET", _path(steps) + (f"?{urlencode(asked)}" if asked else ""), answer)
+
+
+def post(
+    answer: type[T], *steps: str, body: RequestBody | None = None, key: str | None = None
+) -> Call[T]:
+    content = None if body is None else encode_msgpack(body)
+    return Call("POST", _path(steps), answer, content, key)
+
+
+def delete(answer: type[T], *steps: str) -> Call[T]:
+    return Call("DELETE", _path(steps), answer)
+
+
+def _path(steps: Sequence[str]) -> str:
+    """Each step is one, whatever its text holds."""
+    if not {"", ".", ".."}.isdisjoint(steps):
         raise ValueError("give the id, or the number, of what is meant")
-    return quote(text, safe="")
+    return "/".join(("/v1", *(quote(step, safe="") for step in steps)))
 
 
-enroll = Endpoint("POST", "/v1/enrollments", enrollments.EnrollmentRequest, enrollments.Enrollment)
-find_enrollment = Endpoint("GET", "/v1/enrollments", NoneType, enrollments.Enrollment)
-read_enrollment = Endpoint("GET", "/v1/enrollments/{}", NoneType, enrollments.EnrollmentRecord)
-read_crops = Endpoint("GET", "/v1/enrollments/{}/crops", NoneType, enrollments.Crops)
-match = Endpoint("POST", "/v1/match", matching.MatchRequest, matching.MatchResults)
-make_templates = Endpoint("POST", "/v1/templates", matching.TemplatesRequest, matching.Templates)
-verify = Endpoint("POST", "/v1/verifications", matching.VerificationRequest, matching.Verification)
-identify = Endpoint(
-    "POST", "/v1/identifications", people.IdentificationRequest, people.Identification
-)
-query_lines = Endpoint("POST", "/v1/lines/query", lines.HolderRequest, lines.HolderLines)
-dispute = Endpoint("POST", "/v1/lines/{}/dispute", lines.HolderRequest, lines.Dispute)
-close_line = Endpoint("DELETE", "/v1/lines/{}", NoneType, lines.ClosedLine)
-read_document = Endpoint("GET", "/v1/documents/{}", NoneType, people.Person)
-erase = Endpoint("DELETE", "/v1/documents/{}", NoneType, enrollments.ErasureCertificate)
-search_people = Endpoint("POST", "/v1/people/search", people.PeopleRequest, people.People)
-list_cases = Endpoint("GET", "/v1/cases", NoneType, cases.CasePage)
-read_case = Endpoint("GET", "/v1/cases/{}", NoneType, cases.CaseFile)
-assign_case = Endpoint("POST", "/v1/cases/{}/assign", cases.AssignRequest, cases.Case)
-note_case = Endpoint("POST", "/v1/cases/{}/notes", cases.NoteRequest, cases.Case)
-propose_outcome = Endpoint("POST", "/v1/cases/{}/propose", cases.OutcomeRequest, cases.Case)
-withdraw_proposal = Endpoint("POST", "/v1/cases/{}/withdraw", NoneType, cases.Case)
-close_case = Endpoint("POST", "/v1/cases/{}/close", cases.OutcomeRequest, cases.Case)
-measure_precision = Endpoint("GET", "/v1/precision", NoneType, sweeps.Precision)
-expect_sweep = Endpoint("POST", "/v1/sweeps", sweeps.SweepRequest, sweeps.Expectation)
-start_sweep = Endpoint("POST", "/v1/sweeps", sweeps.SweepRequest, sweeps.SweepReport)
-list_sweeps = Endpoint("GET", "/v1/sweeps", NoneType, sweeps.Sweeps)
-read_sweep = Endpoint("GET", "/v1/sweeps/{}", NoneType, sweeps.SweepReport)
-pause_sweep = Endpoint("POST", "/v1/sweeps/{}/pause", NoneType, sweeps.SweepReport)
-resume_sweep = Endpoint("POST", "/v1/sweeps/{}/resume", NoneType, sweeps.SweepReport)
-cancel_sweep = Endpoint("POST", "/v1/sweeps/{}/cancel", NoneType, sweeps.SweepReport)
-list_groups = Endpoint("GET", "/v1/sweeps/{}/groups", NoneType, sweeps.GroupPage)
-read_group = Endpoint("GET", "/v1/sweeps/{}/groups/{}", NoneType, sweeps.Group)
-read_thresholds = Endpoint("GET", "/v1/thresholds", NoneType, oversight.CalibratedThresholds)
-read_audit = Endpoint("GET", "/v1/audit", NoneType, oversight.AuditPage)
-verify_audit = Endpoint("GET", "/v1/audit/verification", NoneType, oversight.ChainPart)
+VERSION = Call("GET", "/version", oversight.Version)
 # Not being ready is an answer, too.
-ready = Endpoint(
-    "GET", "/health/ready", NoneType, oversight.Readiness, answered=frozenset({200, 503})
-)
-version = Endpoint("GET", "/version", NoneType, oversight.Version)
-whose_key = Endpoint("GET", "/v1/me", NoneType, oversight.KeyHolder)
-
+READY = Call("GET", "/health/ready", oversight.Readiness, answered=frozenset({200, 503}))
 
 Face = bytes | Template
 """A photograph's file (JPEG, PNG, WebP), or a template of one."""

@@ -149,11 +149,11 @@ class Exchange(Generic[T]):
 
     def judge_response(self, response: httpx.Response) -> T | Wait:
         """After an attempt that was answered, by the service or by whatever lies before it."""
-        status, endpoint = response.status_code, self._call.endpoint
-        is_answered, misfit = status in endpoint.answered, None
+        status, misfit = response.status_code, None
+        is_answered = status in self._call.answered
         if is_answered:
             try:
-                return _decode(response, endpoint.answer)
+                return _decode(response, self._call.answer)
             except msgspec.ValidationError as error:
                 misfit = str(error)
             except UNREADABLE:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from types import MappingProxyType
 
 from starlette.requests import Request
@@ -67,9 +66,13 @@ class StaticFile:
 
 def read_files(folder: str = "static") -> Mapping[str, StaticFile]:
     """Every file of a page by its path below it: nothing else can be asked for."""
-    return MappingProxyType(
-        {path: _read(path, file) for path, file in _walk(files("serving.console") / folder, "")}
-    )
+    root = Path(__file__).parent / folder
+    found = {}
+    for path in filter(Path.is_file, root.rglob("*")):
+        body = path.read_bytes()
+        file = StaticFile(TYPES[path.suffix[1:]], body, gzip.compress(body, mtime=0))
+        found[path.relative_to(root).as_posix()] = file
+    return MappingProxyType(found)
 
 
 def page_routes() -> Iterator[tuple[str, Callable[[Request], Awaitable[Response]]]]:
@@ -97,16 +100,3 @@ def _send(file: StaticFile, request: Request) -> Response:
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(file.packed, headers={**headers, "Content-Encoding": "gzip"})
     return Response(file.body, headers=headers)
-
-
-def _read(path: str, file: Traversable) -> StaticFile:
-    body = file.read_bytes()
-    return StaticFile(TYPES[path.rpartition(".")[2]], body, gzip.compress(body, mtime=0))
-
-
-def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]:
-    for one in folder.iterdir():
-        if one.is_dir():
-            yield from _walk(one, f"{prefix}{one.name}/")
-        else:
-            yield f"{prefix}{one.name}", one

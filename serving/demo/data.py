@@ -37,16 +37,11 @@ class Picture:
     is_made: bool = False
 
 
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG of uint8[h, w] or uint8[h, w, 3] (RGB)."""
-    return _encode(Image.fromarray(pixels).convert("RGB"), "PNG")
-
-
-def enlarge(grey: NDArray[np.uint8], factor: int) -> bytes:
-    """A PNG of uint8[h, w], enlarged `factor` times on each side by cubic interpolation."""
-    small = Image.fromarray(grey)
-    size = (small.width * factor, small.height * factor)
-    return _encode(small.resize(size, Image.Resampling.BICUBIC).convert("RGB"), "PNG")
+def encode_png(pixels: NDArray[np.uint8], factor: int = 1) -> bytes:
+    """A PNG of uint8[h, w] or uint8[h, w, 3] (RGB), each side enlarged by cubic interpolation."""
+    image = Image.fromarray(pixels)
+    size = (image.width * factor, image.height * factor)
+    return _encode(image.resize(size, Image.Resampling.BICUBIC).convert("RGB"), "PNG")
 
 
 def retake(picture: Picture, serial: int) -> Picture:
@@ -127,7 +122,7 @@ def open_wheel() -> Source:
         ) from None
     small = np.round(data.lfw_subset()[:WHEEL_FACES] * 255).clip(0, 255).astype(np.uint8)
     faces = [
-        Picture(f"face {place}", enlarge(face, WHEEL_ENLARGEMENT))
+        Picture(f"face {place}", encode_png(face, WHEEL_ENLARGEMENT))
         for place, face in enumerate(small)
     ]
     astronaut = Picture("astronaut", encode_png(data.astronaut()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 
 from engine.accuracy.population import Population
 from engine.errors import CalibrationError, RequestError
@@ -27,7 +27,6 @@ from serving.demo.scenario import (
     choose_participants,
     list_steps,
     open_demo_deployment,
-    run_steps,
 )
 from serving.errors import ExitCode
 from serving.models import detector_card, embedder_card, model_digest, threshold_rates
@@ -40,28 +39,22 @@ if TYPE_CHECKING:
 PHOTOGRAPH_STAGES = ("decode", "detect", "align", "quality", "embed")
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """Source of the faces, participants, size of the synthetic gallery, and seconds by phase."""
-
-    title: str
-    participants: Participants
-    gallery_size: int
-    seconds: Mapping[str, float]
-
-
 def build_report(
-    deployment: Deployment, setup: Setup, results: Sequence[StepResult]
+    deployment: Deployment,
+    title: str,
+    participants: Participants,
+    gallery_size: int,
+    results: Sequence[StepResult],
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The JSON document; times in ms are medians over the steps.
+    """The JSON document; times in ms are medians over the steps. `title` says whose faces they are.
 
     Its keys `as_told`, `scenes` and `story` are older than the names used here.
     """
-    participants = setup.participants
     return {
         "as_told": all(one.as_expected for one in results),
         "faces": {
-            "source": setup.title,
+            "source": title,
             **asdict(participants.survey),
             "people": {
                 letter: person.label
@@ -70,14 +63,14 @@ def build_report(
             "made": _name_made(results),
         },
         "gallery": {
-            "synthetic": setup.gallery_size,
+            "synthetic": gallery_size,
             "references": len(deployment.restored.gallery),
             "index": deployment.restored.gallery.kind,
         },
         "model": _describe_model(deployment),
         "thresholds": _describe_thresholds(deployment),
         "expected_false_candidates": {
-            name: deployment.expect_false_candidates(setup.gallery_size, score)
+            name: deployment.expect_false_candidates(gallery_size, score)
             for name, score in (
                 ("review", deployment.thresholds.review),
                 ("certain", deployment.thresholds.certain),
@@ -85,14 +78,13 @@ def build_report(
         },
         "scenes": [_describe_step(number, one) for number, one in enumerate(results, start=1)],
         "stages_ms": _time_stages(results),
-        "seconds": {name: round(value, 3) for name, value in setup.seconds.items()},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
 
 
 def _name_made(results: Sequence[StepResult]) -> list[str]:
     """Labels of the pictures that were derived from a photograph."""
-    activations = [one.step.activation for one in results]
-    pictures = [one for item in activations for one in (item.live, item.portrait)]
+    pictures = [picture for one in results for picture in (one.step.live, one.step.portrait)]
     return list(dict.fromkeys(picture.label for picture in pictures if picture.is_made))
 
 
@@ -120,25 +112,24 @@ def _describe_thresholds(deployment: Deployment) -> dict[str, Any]:
 
 
 def _describe_step(number: int, result: StepResult) -> dict[str, Any]:
-    step, answered = result.step, result.answered
-    body = answered.answer.body
+    step, body = result.step, result.answer.body
     return {
         "number": number,
         "who": step.who,
         "what": step.what,
-        "live": step.activation.live.label,
-        "portrait": step.activation.portrait.label,
+        "live": step.live.label,
+        "portrait": step.portrait.label,
         "decision": body["decision"],
         "reasons": body["reasons"],
         "scores": body["scores"],
         "searched": body["duplicate_search"].get("searched"),
-        "is_repeated": answered.answer.is_repeated,
-        "references_added": answered.references_added,
-        "milliseconds": round(answered.total_ms, 2),
+        "is_repeated": result.answer.is_repeated,
+        "references_added": result.references_added,
+        "milliseconds": round(result.total_ms, 2),
         "parts_ms": {
-            "extract": round(answered.extract_ms, 2),
-            "judge": round(answered.judge_ms, 2),
-            "commit": round(answered.commit_ms, 2),
+            "extract": round(result.extract_ms, 2),
+            "judge": round(result.judge_ms, 2),
+            "commit": round(result.commit_ms, 2),
         },
         "as_told": result.as_expected,
     }
@@ -146,12 +137,12 @@ def _describe_step(number: int, result: StepResult) -> dict[str, Any]:
 
 def _time_stages(results: Sequence[StepResult]) -> dict[str, float]:
     """Median milliseconds: of one photograph up to `embed`, of one decision from `judge` on."""
-    photographs = [times for one in results for times in one.answered.photographs]
+    photographs = [times for one in results for times in one.photographs]
     stages: dict[str, float] = {
         name: median(getattr(times, f"{name}_ms") for times in photographs)
         for name in PHOTOGRAPH_STAGES
     }
-    fresh = [one.answered for one in results if not one.answered.answer.is_repeated]
+    fresh = [one for one in results if not one.answer.is_repeated]
     stages["judge"] = median(one.judge_ms for one in fresh)
     stages["commit"] = median(one.commit_ms for one in fresh)
     return {name: round(value, 3) for name, value in stages.items()}
@@ -212,12 +203,12 @@ def _lay_out_facts(report: _Report) -> RenderableType:
 
 
 def _lay_out_steps(steps: Sequence[_Report]) -> RenderableType:
-    table = _start_table()
+    figures = (
+        Column(name, justify="right", no_wrap=True) for name in ("1:1", "holder", "1:N", "ms")
+    )
+    reasons = Column("reasons", no_wrap=True)
+    table = _start_table("", "who", "what", "decision", reasons, *figures)
     table.padding = 0  # the longest reason leaves no room for more in 100 columns
-    for name in ("", "who", "what", "decision", "reasons"):
-        table.add_column(name, no_wrap=name == "reasons")
-    for name in ("1:1", "holder", "1:N", "ms"):
-        table.add_column(name, justify="right", no_wrap=True)
     for step in steps:
         scores = step["scores"]
         table.add_row(
@@ -267,17 +258,14 @@ def _explain(faces: _Report) -> str:
 
 
 def _lay_out_stages(stages: _Report) -> RenderableType:
-    table = _start_table()
-    for name in stages:
-        table.add_column(name, justify="right")
+    table = _start_table(*(Column(name, justify="right") for name in stages))
     table.add_row(*(f"{value:.2f}" for value in stages.values()))
     return table
 
 
 def _lay_out_thresholds(thresholds: _Report) -> RenderableType:
-    table = _start_table()
-    for name in ("threshold", "score", "false match rate", "compares"):
-        table.add_column(name, justify="right" if name == "score" else "left")
+    score = Column("score", justify="right")
+    table = _start_table("threshold", score, "false match rate", "compares")
     for name, value in thresholds.items():
         rate = f"{value['fmr']:.0e}" if "fmr" in value else f"at most {value['fmr_at_most']:.1e}"
         table.add_row(name, f"{value['score']:.3f}", rate.replace("e-0", "e-"), _MEANINGS[name])
@@ -304,8 +292,8 @@ def _conclude(report: _Report) -> str:
     )
 
 
-def _start_table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+def _start_table(*columns: Column | str) -> Table:
+    return Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
 
 
 DEFAULT_GALLERY = 100_000
@@ -333,7 +321,7 @@ def run_demo(
                 demo.registrar, deployment.vault, population, gallery_size, report
             )
         admitted = time.perf_counter()
-        results = list(run_steps(demo, list_steps(participants)))
+        results = [demo.run(step) for step in list_steps(participants)]
         end = time.perf_counter()
         seconds = {
             "prepare": prepared - start,
@@ -342,8 +330,8 @@ def run_demo(
             "story": end - admitted,
             "all": end - start,
         }
-        setup = Setup(source.title, participants, gallery_size, seconds)
-        document = build_report(deployment, setup, results)
+        setup = (source.title, participants, gallery_size)
+        document = build_report(deployment, *setup, results, seconds)
     if as_json:
         print_json(document)
     else:

@@ -53,22 +53,30 @@ class TimedJudge(Judge):
 
 
 @dataclass(frozen=True, slots=True)
-class Activation:
-    """The input of one enrollment."""
+class Step:
+    """One enrollment, and what it must lead to."""
 
+    who: str
+    what: str
     key: str
     msisdn: str = field(repr=False)
     live: Picture
     portrait: Picture
     document: Document
+    is_expected: Callable[[Answer], bool]
+    adds_reference: bool = False
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answered:
-    """An answer and its latency: `extract_ms` for both photographs, `judge_ms` with the search,
-    `commit_ms` until it is durable, `total_ms` for everything.
+class StepResult:
+    """A step with its answer, whether that was the expected one, and its latency.
+
+    `extract_ms` is for both photographs, `judge_ms` with the search, `commit_ms` until it is
+    durable, `total_ms` for everything.
     """
 
+    step: Step
     answer: Answer
     photographs: tuple[StageTimes, ...]
     references_added: int
@@ -76,6 +84,14 @@ class Answered:
     judge_ms: float
     commit_ms: float
     total_ms: float
+
+    @property
+    def as_expected(self) -> bool:
+        return (
+            self.step.is_expected(self.answer)
+            and self.references_added == self.step.adds_reference
+            and self.answer.is_repeated == self.step.is_repeat
+        )
 
 
 class DemoDeployment:
@@ -86,21 +102,21 @@ class DemoDeployment:
         self.registrar = registrar
         self._judge = judge
 
-    def activate(self, activation: Activation) -> Answered:
+    def run(self, step: Step) -> StepResult:
         """Enroll two photographs under a document; raises `SosieError` where that is refused."""
         references = len(self.registrar.gallery)
         start = time.perf_counter()
-        photographs = (activation.live.data, activation.portrait.data)
+        photographs = (step.live.data, step.portrait.data)
         extractions = require_sound(self.deployment.extractor.extract(photographs))
         live, portrait = require_sound(
             make_samples(photographs, extractions, self.deployment.vault)
         )
         request = EnrollmentRequest(
-            idempotency_key=activation.key,
+            idempotency_key=step.key,
             carrier=CARRIER,
             outlet=OUTLET,
-            document=activation.document,
-            msisdn=activation.msisdn,
+            document=step.document,
+            msisdn=step.msisdn,
             live=live,
             portrait=portrait,
         )
@@ -110,7 +126,8 @@ class DemoDeployment:
         if isinstance(answer, SosieError):
             raise answer
         judge_s = self._judge.seconds[-1]
-        return Answered(
+        return StepResult(
+            step=step,
             answer=answer,
             photographs=tuple(one.stages for one in extractions),
             references_added=len(self.registrar.gallery) - references,
@@ -153,16 +170,10 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Participants:
-    """Three people of whom no two match; the subscriber has the most photographs."""
+    """Subscriber, impostor and newcomer: no two match; the first has the most photographs."""
 
-    subscriber: Person
-    impostor: Person
-    newcomer: Person
+    people: tuple[Person, ...]
     survey: Survey
-
-    @property
-    def people(self) -> tuple[Person, Person, Person]:
-        return self.subscriber, self.impostor, self.newcomer
 
 
 def choose_participants(source: Source, extractor: Extractor, verify: float) -> Participants:
@@ -182,8 +193,7 @@ def choose_participants(source: Source, extractor: Extractor, verify: float) -> 
             f"too few usable faces: {survey.fit} of {survey.photographs} photographs are fit, "
             f"people found: {len(people)}, people needed: {len(PICTURES_NEEDED)}"
         )
-    subscriber, impostor, newcomer = people
-    return Participants(subscriber, impostor, newcomer, survey)
+    return Participants(tuple(people), survey)
 
 
 def _count(extracted: Sequence[Extracted]) -> Survey:
@@ -257,100 +267,41 @@ _FIRST_SERIAL = 10_000_000
 """Above every serial of the synthetic gallery."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One enrollment and what it must lead to."""
-
-    who: str
-    what: str
-    activation: Activation
-    is_expected: Callable[[Answer], bool]
-    adds_reference: bool = False
-    is_repeat: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepResult:
-    """A step with its answer, and whether that was the expected one."""
-
-    step: Step
-    answered: Answered
-    as_expected: bool
-
-
 def list_steps(participants: Participants) -> list[Step]:
     """The steps in order: A is the subscriber, B the impostor, C the newcomer."""
     a, b, c = (person.pictures for person in participants.people)
     own, other = make_document(_FIRST_SERIAL, "A"), make_document(_FIRST_SERIAL + 1, "A. Nother")
     new = make_document(_FIRST_SERIAL + 2, "C")
     forged = forge_document(_FIRST_SERIAL + 3, "B")
-    keys = _number_keys()
-    first = Activation(*next(keys), a[0], a[1], own)
+    held, mismatch = Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.FACE_MISMATCH
+    numbers = itertools.count(1)
+
+    def step(
+        who: str,
+        what: str,
+        pictures: tuple[Picture, Picture],
+        document: Document,
+        is_expected: Callable[[Answer], bool],
+        *,
+        adds_reference: bool = False,
+    ) -> Step:
+        number = next(numbers)
+        key, msisdn = f"demo-{number}", f"+8613800000{number:03d}"
+        return Step(who, what, key, msisdn, *pictures, document, is_expected, adds_reference)
+
+    first = step("A", "opens a line", (a[0], a[1]), own, _is_approved, adds_reference=True)
+    unsound = _is_rejected_for(Reason.DOCUMENT_INVALID)
     return [
-        Step("A", "opens a line", first, _is_approved, adds_reference=True),
-        Step(
-            "A",
-            "uses another document",
-            Activation(*next(keys), a[2], a[3], other),
-            _is_duplicate,
-        ),
-        Step(
-            "B",
-            "brings A's document",
-            Activation(*next(keys), b[0], a[1], own),
-            _is_rejected_for(Reason.FACE_MISMATCH, Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),
-        ),
-        Step(
-            "B",
-            "swaps the portrait in it",
-            Activation(*next(keys), b[0], b[1], own),
-            _is_rejected_for(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),
-        ),
-        Step(
-            "A",
-            "returns for a second line",
-            Activation(*next(keys), a[2], a[1], own),
-            _is_approved,
-        ),
-        Step(
-            "C",
-            "shows a blurred face",
-            Activation(*next(keys), blur(c[1]), c[0], new),
-            _is_unusable,
-        ),
-        Step(
-            "C",
-            "shows a sharp one",
-            Activation(*next(keys), c[1], c[0], new),
-            _is_approved,
-            adds_reference=True,
-        ),
-        Step(
-            "B",
-            "brings a made-up number",
-            Activation(*next(keys), b[0], b[1], forged),
-            _is_rejected_for(Reason.DOCUMENT_INVALID),
-        ),
-        Step("A", "sends request 1 again", first, _is_approved, is_repeat=True),
+        first,
+        step("A", "uses another document", (a[2], a[3]), other, _is_duplicate),
+        step("B", "brings A's document", (b[0], a[1]), own, _is_rejected_for(mismatch, held)),
+        step("B", "swaps the portrait in it", (b[0], b[1]), own, _is_rejected_for(held)),
+        step("A", "returns for a second line", (a[2], a[1]), own, _is_approved),
+        step("C", "shows a blurred face", (blur(c[1]), c[0]), new, _is_unusable),
+        step("C", "shows a sharp one", (c[1], c[0]), new, _is_approved, adds_reference=True),
+        step("B", "brings a made-up number", (b[0], b[1]), forged, unsound),
+        replace(first, what="sends request 1 again", adds_reference=False, is_repeat=True),
     ]
-
-
-def run_steps(deployment: DemoDeployment, steps: Sequence[Step]) -> Iterator[StepResult]:
-    """Run the steps one after another."""
-    for step in steps:
-        answered = deployment.activate(step.activation)
-        as_expected = (
-            step.is_expected(answered.answer)
-            and answered.references_added == step.adds_reference
-            and answered.answer.is_repeated == step.is_repeat
-        )
-        yield StepResult(step, answered, as_expected)
-
-
-def _number_keys() -> Iterator[tuple[str, str]]:
-    """Pairs of an Idempotency-Key and a new telephone number."""
-    for number in range(1, 100):
-        yield f"demo-{number}", f"+8613800000{number:03d}"
 
 
 def _is_approved(answer: Answer) -> bool:

@@ -37,7 +37,6 @@ from serving.registrar.protocol import (
     CallContext,
     CaseStep,
     Close,
-    GroupList,
     LineTarget,
     Probes,
     Propose,
@@ -47,8 +46,8 @@ from serving.registrar.protocol import (
 )
 from serving.registrar.search_queue import SearchQueue
 from serving.sweeps.manager import SweepManager
-from serving.sweeps.sweep_views import group_in_short
 from serving.telemetry.traces import Tracer
+from serving.wire.sweeps import Group, GroupPage
 
 T = TypeVar("T")
 
@@ -57,8 +56,6 @@ WARM_ROWS = (1, 64)
 CATCH_UP_S, LOOK_EVERY_S = 0.5, 0.01
 GRACE_S = 2.0
 """How much longer work may take that had begun when its time ran out."""
-MOST_IDENTITIES, MOST_LINES, MOST_LINKS, MOST_SEVERED = 500, 2_000, 5_000, 500
-"""Of one group in an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,16 +274,16 @@ class Operations:
         # A summary may have a row for each outlet of a country.
         return [replace(record, summary=None) for record in self._opened.sweeps.list(limit)]
 
-    def list_groups(self, sweep_id: str, after: int, limit: int) -> GroupList:
+    def list_groups(self, sweep_id: str, after: int, limit: int) -> GroupPage:
         page = self._opened.sweeps.groups(sweep_id, after, limit)
-        detail = {"after": after, "groups": [group["key"] for group in page.groups]}
+        detail = {"after": after, "groups": [group.key for group in page.groups]}
         self._audit(self._entry("groups.read", sweep_id, detail))
-        return GroupList(tuple(map(group_in_short, page.groups)), page.total, page.next_after)
+        return page
 
-    def read_group(self, sweep_id: str, key: str) -> Mapping[str, Any]:
-        shown = _bound(self._opened.sweeps.group(sweep_id, key))
-        documents = [one["document_id"] for one in shown["identities"]]
-        outside = {one[side] for one in shown["severed"] for side in ("left", "right")}
+    def read_group(self, sweep_id: str, key: str) -> Group:
+        shown = self._opened.sweeps.group(sweep_id, key)
+        documents = [one.document_id for one in shown.identities]
+        outside = {document for link in shown.severed for document in (link.left, link.right)}
         documents += sorted(outside.difference(documents))
         detail = {"group": key, "documents": documents}
         self._audit(self._entry("group.read", sweep_id, detail))
@@ -360,33 +357,3 @@ async def finish_by(
             "ask again, with the same Idempotency-Key if it has one"
         )
     return wrapped.result()
-
-
-def _bound(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group with as much of it as an answer carries; what is left out is counted."""
-    counts = group_in_short(group)
-    identities, lines_left = [], MOST_LINES
-    for one in group["identities"][:MOST_IDENTITIES]:
-        lines = one["lines"][:lines_left]
-        lines_left -= len(lines)
-        # The references are the gallery's own affair, and may be many.
-        identities.append(
-            {"document_id": one["document_id"], "lines": lines, "disputes": one["disputes"]}
-        )
-    kept = {one["document_id"] for one in identities}
-    links = [one for one in group["links"] if one["left"] in kept and one["right"] in kept]
-    links = sorted(links, key=lambda one: -one["score"])[:MOST_LINKS]
-    severed = [one for one in group["severed"] if one["left"] in kept or one["right"] in kept]
-    severed = severed[:MOST_SEVERED]
-    return {
-        **counts,
-        "identities": identities,
-        "links": links,
-        "severed": severed,
-        "weakest": group["weakest"],
-        "left_out": {
-            "identities": len(group["identities"]) - len(identities),
-            "lines": counts["lines"] - (MOST_LINES - lines_left),
-            "links": len(group["links"]) - len(links) + len(group["severed"]) - len(severed),
-        },
-    }

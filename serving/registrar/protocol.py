@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from engine.registry.records import AuditEntry, CaseRecord
     from engine.sweeps.estimate import Expectation, SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
+    from serving.wire.sweeps import Group, GroupPage
 
 
 Probes = NDArray[np.float32]
@@ -93,15 +94,6 @@ class LineTarget:
     """A line by its number (+8613…) or by its id, as a list of lines shows it."""
 
     text: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupList:
-    """Groups of a sweep in short, the riskiest first; `next_after` is None on the last page."""
-
-    groups: tuple[Mapping[str, Any], ...]
-    total: int
-    next_after: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,9 +293,9 @@ class RegistrarClient(ABC):
     @_carried
     async def list_groups(
         self, sweep_id: str, after: int, limit: int, context: CallContext
-    ) -> GroupList:
+    ) -> GroupPage:
         """Groups of a sweep that is done, after the place `after`; audited. `SweepOver`."""
 
     @_carried
-    async def read_group(self, sweep_id: str, key: str, context: CallContext) -> Mapping[str, Any]:
-        """One group with its members and links; audited with whom it showed."""
+    async def read_group(self, sweep_id: str, key: str, context: CallContext) -> Group:
+        """One group with its members and links, without its cases; audited with whom it showed."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from threading import Lock
-from typing import Any
 
 from engine.matching.registrar import Runner
 from engine.sweeps.estimate import Expectation, SweepRequest
@@ -14,8 +13,9 @@ from engine.sweeps.sweep_model import SweepRecord, SweepState
 from serving.compose import Deployment
 from serving.sweeps.planning import plan_sweep
 from serving.sweeps.sweep_states import ALIVE, SweepStates
-from serving.sweeps.sweep_views import GroupPage, SweepReader
+from serving.sweeps.sweep_views import SweepReader
 from serving.sweeps.sweep_worker import SweepRun, perform_sweep, require_libraries
+from serving.wire.sweeps import Group, GroupPage
 
 MOST_STARTS = 3
 """A sweep that has started so often without progress is not started again automatically."""
@@ -115,8 +115,8 @@ class SweepManager:
         """Groups of a completed sweep by rank, from the one after `after`."""
         return self._reader.groups(sweep_id, after, limit)
 
-    def group(self, sweep_id: str, key: str) -> dict[str, Any]:
-        """One group of a completed sweep, with its members and links."""
+    def group(self, sweep_id: str, key: str) -> Group:
+        """One group of a completed sweep, with as much of it as an answer carries."""
         return self._reader.group(sweep_id, key)
 
     def wait(self, timeout_s: float | None = None) -> bool:

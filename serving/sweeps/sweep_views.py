@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import TypeAdapter
 
 from engine.errors import SweepOver
-from engine.formatting import with_interval
+from engine.formatting import duration, size, with_interval
 from engine.matching.registrar import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes
@@ -21,15 +17,16 @@ from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.sweep_model import Group, Scope, SweepRecord, SweepState
 from serving.compose import Deployment
 from serving.sweeps.sweep_states import ALIVE
-
-if TYPE_CHECKING:
-    from engine.sweeps.reload import DoneSweep
+from serving.wire import sweeps as wire
+from serving.wire.fields import of_record
 
 SWEEP_COLUMNS = ("sweep", "state", "of", "threshold", "begun", "compared", "pairs", "groups")
 GROUP_COLUMNS = (
     *("", "kind", "identities", "lines", "carriers", "outlets"),
     *("weakest", "cut links", "risk"),
 )
+MOST_IDENTITIES, MOST_LINES, MOST_LINKS, MOST_SEVERED = 500, 2_000, 5_000, 500
+"""Of one group in an answer."""
 _SCOPES = {Scope.ALL: "all", Scope.NEW: "what is new"}
 
 
@@ -58,14 +55,14 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
         "compared": f"{progress.comparisons:,} of {progress.comparisons_total:,}",
     }
     if progress.remaining_s:
-        facts["remaining"] = f"about {format_duration(progress.remaining_s)}"
+        facts["remaining"] = f"about {duration(progress.remaining_s)}"
     if record.fault is not None:
         facts["fault"] = record.fault
     if found is None:
         return facts
     return facts | {
         "covers": f"{found['references']:,} references at sequence {record.sequence}",
-        "took": format_duration(found["seconds"]),
+        "took": duration(found["seconds"]),
         "pairs": f"{found['pairs']:,} between two documents; besides {found['excepted_pairs']:,} "
         f"judged before, {found['same_document_pairs']:,} of one document",
         "false pairs": f"{with_interval(**found['expected_false_pairs'])} expected",
@@ -83,8 +80,8 @@ def expectation_facts(expectation: Expectation) -> dict[str, str]:
         "references": f"{expectation.references:,} at sequence {expectation.sequence}",
         "new of them": f"{expectation.new_references:,}",
         "comparisons": f"{expectation.comparisons:,}",
-        "time": f"about {format_duration(expectation.duration_s)}",
-        "memory": f"about {max(expectation.memory_bytes / 2**20, 1):,.0f} MiB",
+        "time": f"about {duration(expectation.duration_s)}",
+        "memory": f"about {size(expectation.memory_bytes)}",
         "threshold": f"{terms.threshold:.4f}",
         "false pairs": f"{expectation.false_pairs} expected",
         "proposed": f"{proposal.threshold:.4f}{fewer}, for {proposal.false_pairs} false pairs "
@@ -100,62 +97,57 @@ def expectation_facts(expectation: Expectation) -> dict[str, str]:
     return facts
 
 
-def group_in_short(group: Mapping[str, Any]) -> dict[str, Any]:
+def count_group(group: Group) -> wire.GroupRow:
     """A group as counts, without names."""
-    lines = [line for one in group["identities"] for line in one["lines"]]
-    return {
-        "key": group["key"],
-        "kind": group["kind"],
-        "risk": group["risk"],
-        "identities": len(group["identities"]),
-        "lines": len(lines),
-        "carriers": len({line["carrier"] for line in lines}),
-        "outlets": len({(line["carrier"], line["outlet"]) for line in lines}),
-        "weakest_score": None if group["weakest"] is None else group["weakest"]["score"],
-        "severed_links": len(group["severed"]),
-        "terms": group["terms"],
-        "disputes": sum(one["disputes"] for one in group["identities"]),
-    }
+    lines = [line for one in group.identities for line in one.lines]
+    return of_record(
+        wire.GroupRow,
+        group,
+        identities=len(group.identities),
+        lines=len(lines),
+        carriers=len({line.carrier for line in lines}),
+        outlets=len({(line.carrier, line.outlet) for line in lines}),
+        weakest_score=None if group.weakest is None else group.weakest.score,
+        severed_links=len(group.severed),
+        disputes=sum(one.disputes for one in group.identities),
+    )
 
 
-def group_row(place: int, group: Mapping[str, Any]) -> list[str]:
+def bound_group(group: Group) -> wire.Group:
+    """A group with as much of it as an answer carries; what is left out is counted."""
+    identities, lines_left = [], MOST_LINES
+    for one in group.identities[:MOST_IDENTITIES]:
+        lines = one.lines[:lines_left]
+        lines_left -= len(lines)
+        identities.append(replace(one, lines=lines))
+    kept = {one.document_id for one in identities}
+    links = [one for one in group.links if one.left in kept and one.right in kept]
+    links = sorted(links, key=lambda one: -one.score)[:MOST_LINKS]
+    severed = [one for one in group.severed if one.left in kept or one.right in kept]
+    severed = severed[:MOST_SEVERED]
+    left_out = wire.LeftOut(
+        identities=len(group.identities) - len(identities),
+        lines=sum(len(one.lines) for one in group.identities) - (MOST_LINES - lines_left),
+        links=len(group.links) - len(links) + len(group.severed) - len(severed),
+    )
+    shown = {"identities": identities, "links": links, "severed": severed, "left_out": left_out}
+    return of_record(wire.Group, group, **shown, cases=())
+
+
+def group_cells(place: int, group: wire.GroupRow) -> list[str]:
     """A group in short, under `GROUP_COLUMNS`."""
-    weakest = group["weakest_score"]
+    weakest = group.weakest_score
     return [
         str(place),
-        group["kind"].replace("_", " "),
-        str(group["identities"]),
-        str(group["lines"]),
-        str(group["carriers"]),
-        str(group["outlets"]),
+        group.kind.replace("_", " "),
+        str(group.identities),
+        str(group.lines),
+        str(group.carriers),
+        str(group.outlets),
         "-" if weakest is None else f"{weakest:.4f}",
-        str(group["severed_links"]),
-        f"{group['risk']:.0f}",
+        str(group.severed_links),
+        f"{group.risk:.0f}",
     ]
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in its two largest units: `3 h 20 min`."""
-    if seconds < 1:
-        return "1 s"
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {left} s" if minutes else f"{left} s"
-
-
-@dataclass(frozen=True, slots=True)
-class GroupPage:
-    """Some groups of a sweep as plain JSON, the riskiest first.
-
-    `next_after` is the `after` of the next page, None on the last one.
-    """
-
-    groups: list[dict[str, Any]]
-    total: int
-    next_after: int | None
 
 
 class SweepReader:
@@ -175,18 +167,19 @@ class SweepReader:
         """The newest sweeps, the newest first."""
         return [self._with_progress(record) for record in self._registry.sweeps.newest(limit)]
 
-    def groups(self, sweep_id: str, after: int = 0, limit: int = 100) -> GroupPage:
+    def groups(self, sweep_id: str, after: int, limit: int) -> wire.GroupPage:
         """Groups by rank, from the one after `after`; `SweepOver` before the sweep is done."""
         file = self._open(sweep_id)
         if after >= len(file):
-            return GroupPage([], len(file), None)
+            return wire.GroupPage((), len(file), None)
         groups = file.page(limit, after=file.keys[after - 1] if after > 0 else None)
-        end = max(after, 0) + len(groups)
-        return GroupPage(list(map(_as_json, groups)), len(file), end if end < len(file) else None)
+        end = after + len(groups)
+        rows = tuple(map(count_group, groups))
+        return wire.GroupPage(rows, len(file), end if end < len(file) else None)
 
-    def group(self, sweep_id: str, key: str) -> dict[str, Any]:
+    def group(self, sweep_id: str, key: str) -> wire.Group:
         """One group with its members and links; `SweepOver` before the sweep is done."""
-        return _as_json(self._open(sweep_id).group(key))
+        return bound_group(self._open(sweep_id).group(key))
 
     def folder(self, sweep_id: str) -> SweepFolder:
         """The sweep's folder."""
@@ -216,51 +209,34 @@ class SweepReader:
         return file
 
 
-@cache
-def _type() -> TypeAdapter[Group]:
-    return TypeAdapter(Group)
-
-
-def _as_json(group: Group) -> dict[str, Any]:
-    written: dict[str, Any] = _type().dump_python(group, mode="json")
-    return written
-
-
-def issue_report(deployment: Deployment, sweep_id: str, target: Path) -> None:
+def issue_report(
+    deployment: Deployment,
+    sweep_id: str,
+    target: Path,
+    actor: str,
+    runner: ChangeRunner | None = None,
+) -> int | None:
     """Writes the current report of a completed sweep, with later decisions of people.
 
-    `SweepOver` where the sweep is not done or its files have expired.
+    With `runner` it has the stored faces of its first groups, which erasure and retention do not
+    reach there: audited by it as a read of these people, before anything is written. Returns the
+    number of people, None without faces. `SweepOver` where the sweep is not done or its files have
+    expired.
     """
-    # Not above, here and below: a service runs without pyarrow and Jinja2.
-    from engine.sweeps.report.page import write_report  # noqa: PLC0415
-
-    sweep = _reread(deployment, sweep_id)
-    write_report(target, sweep.contents(deployment.store, deployment.calibration))
-
-
-def issue_report_with_faces(
-    deployment: Deployment, runner: ChangeRunner, sweep_id: str, target: Path, actor: str
-) -> int:
-    """`issue_report` with the stored faces of its first groups; returns the number of people.
-
-    Erasure and retention do not reach the file. It is audited as a read of these people, by
-    `runner`, before anything is written.
-    """
-    from engine.sweeps.reload import gather_faces  # noqa: PLC0415
+    # Not above: a service runs without pyarrow and Jinja2.
+    from engine.sweeps.reload import DoneSweep, gather_faces  # noqa: PLC0415
     from engine.sweeps.report.page import write_report  # noqa: PLC0415
     from engine.sweeps.report.views import documents_with_cards  # noqa: PLC0415
 
-    sweep, store = _reread(deployment, sweep_id), deployment.store
+    store = deployment.store
+    reader = SweepReader(store, deployment.sweep_folder)
+    sweep = DoneSweep.of(reader.status(sweep_id), reader.folder(sweep_id))
+    if runner is None:
+        write_report(target, sweep.contents(store, deployment.calibration))
+        return None
     faces = gather_faces(store, list(dict.fromkeys(documents_with_cards(sweep.groups))))
     contents = sweep.contents(store, deployment.calibration, faces)
     entry = AuditEntry(actor, "crops.read", sweep_id, {"documents": sorted(faces)})
     runner.run(lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=(entry,))))
     write_report(target, contents)
     return len(faces)
-
-
-def _reread(deployment: Deployment, sweep_id: str) -> DoneSweep:
-    from engine.sweeps.reload import DoneSweep  # noqa: PLC0415
-
-    reader = SweepReader(deployment.store, deployment.sweep_folder)
-    return DoneSweep.of(reader.status(sweep_id), reader.folder(sweep_id))

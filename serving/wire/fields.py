@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
 
 ID_EXAMPLE = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 HOLDER_EXAMPLE = "9f2c4e0b71d85a36c8e1f4072b6d9a53"
@@ -228,6 +229,12 @@ def read(value: object, kind: type[T], *, is_text: bool = False) -> T:
     return msgspec.convert(value, kind, strict=not is_text, dec_hook=_read_field)
 
 
+def of_record(kind: type[S], record: object, **more: Any) -> S:
+    """A wire type from `more` and the record's fields of the same names, nested ones included."""
+    values = {name: getattr(record, name) for name in kind.__struct_fields__ if name not in more}
+    return msgspec.convert({**values, **more}, kind, from_attributes=True, dec_hook=_copy_field)
+
+
 def plain(value: object) -> Any:
     """What `encode_json` writes, as plain values."""
     return msgspec.to_builtins(value, enc_hook=_write_json)
@@ -235,6 +242,10 @@ def plain(value: object) -> Any:
 
 def _read_field(kind: type[Any], value: Any) -> Any:
     return cast(Any, kind).read(value)
+
+
+def _copy_field(kind: type[Any], value: Any) -> Any:
+    return Moment.of(value) if isinstance(value, datetime) else _read_field(kind, value)
 
 
 def _write_json(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from serving.wire.enrollments import Thresholds
+from serving.wire.enrollments import Decision, Reason, Thresholds
 from serving.wire.fields import PAGE, AnswerBody, Limit, Moment, NextNumber, QueryString, known
 
 MAX_NUMBER = 2**53 - 1
@@ -151,3 +151,91 @@ class ChainPart(AnswerBody, frozen=True):
     ]
     head: int
     next: Annotated[int | None, Meta(description="`after` of the next part; null at the end")]
+
+
+# What the command line alone shows.
+
+
+class ListedKey(AnswerBody, frozen=True):
+    """A key without its secret."""
+
+    key_id: str
+    role: Role
+    carrier: str | None
+    outlet: str | None
+    label: str
+    rate_limit: float | None
+    state: Annotated[str, known("in force", "expired", "revoked", "outlet closed")]
+    created_at: Moment
+    expires_at: Moment | None
+    revoked_at: Moment | None
+
+
+class ListedCarrier(AnswerBody, frozen=True):
+    """A carrier, and how many open lines one holder may have with it."""
+
+    carrier: str
+    name: str
+    line_limit: int
+
+
+class ListedOutlet(AnswerBody, frozen=True):
+    """An outlet; a closed one enrolls nobody."""
+
+    outlet: str
+    carrier: str
+    is_open: bool
+
+
+class WatchedEntry(AnswerBody, frozen=True):
+    """An entry of the watch-list."""
+
+    watch_id: int
+    reason: str
+    has_face: bool
+    has_document: bool
+    added_at: Moment
+
+
+class BlockedDocument(AnswerBody, frozen=True):
+    """A document that is refused; one that was erased stays blocked."""
+
+    document_id: str
+    type: str
+    is_erased: bool
+    blocked_at: Moment
+
+
+class ChainHead(AnswerBody, frozen=True):
+    """The newest entry of the chain that was verified."""
+
+    number: int
+    hash: str
+
+
+class ChainReport(AnswerBody, frozen=True):
+    """The whole chain, verified."""
+
+    entries: int
+    intact: bool
+    first_bad: int | None
+    head: ChainHead
+
+
+class CertificateCheck(AnswerBody, frozen=True):
+    """A certificate held against the chain; `fault` is null where it holds."""
+
+    holds: bool
+    fault: str | None
+    audit_number: int
+
+
+class Replay(AnswerBody, frozen=True):
+    """A recorded decision beside what its evidence leads to today."""
+
+    recorded: Decision
+    recorded_reasons: tuple[Reason, ...]
+    replayed: Decision
+    replayed_reasons: tuple[Reason, ...]
+    recorded_policy: str
+    agrees: bool

@@ -168,6 +168,15 @@ def full_home(enrolled_home: tuple[Path, dict[str, Any]], tmp_path: Path) -> Pat
 
 
 @pytest.fixture
+def caught_home(full_home: Path, sosie: Sosie, photographs: Photographs) -> Path:
+    """The same, where the astronaut has come again under another document."""
+    changes = {"document_number": OTHER_NUMBER, "msisdn": "+8613800138001", "consent_ref": "form 7"}
+    again = enrollment(full_home, photographs, live=photographs.later, **changes)
+    assert sosie(*again, "--json").json["decision"] == "rejected"
+    return full_home
+
+
+@pytest.fixture
 def enrolled(enrolled_home: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
     """The answer that the astronaut's enrollment got."""
     return enrolled_home[1]

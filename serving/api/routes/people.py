@@ -18,7 +18,7 @@ from serving.errors import Malformed
 from serving.parts import Parts
 from serving.wire import people as wire
 from serving.wire.enrollments import ErasureCertificate
-from serving.wire.fields import KnownDocument
+from serving.wire.fields import KnownDocument, of_record
 from serving.wire.matching import ExpectedFalseCandidates, Face
 
 
@@ -41,16 +41,17 @@ async def search_face(parts: Parts, request: Request, face: Face, threshold: flo
     scores: dict[str, float] = {}
     for candidate in found.candidates:
         scores.setdefault(candidate.document_id, candidate.score)
-    calibration = parts.calibration
+    expected = None
+    if parts.calibration is not None:
+        rate = parts.calibration.expected_false_candidates(found.searched, threshold)
+        expected = of_record(ExpectedFalseCandidates, rate)
     return FaceSearch(
         scores=dict(list(scores.items())[: wire.MAX_CANDIDATES]),
         found=found.found_documents,
         searched=found.searched,
         gallery_sequence=found.gallery_sequence,
         threshold=threshold,
-        expected=None
-        if calibration is None
-        else serializers.rate(calibration.expected_false_candidates(found.searched, threshold)),
+        expected=expected,
     )
 
 
@@ -70,14 +71,8 @@ async def identify(
     if shown:
         documents = [one.document_id for one in shown]
         await note(parts, request, "documents.read", "identification", documents=documents)
-    return wire.Identification(
-        candidates=shown,
-        found=search.found,
-        searched=search.searched,
-        gallery_sequence=search.gallery_sequence,
-        threshold=threshold,
-        expected_false_candidates=search.expected,
-    )
+    more = {"candidates": shown, "expected_false_candidates": search.expected}
+    return of_record(wire.Identification, search, **more)
 
 
 async def search_people(parts: Parts, request: Request, body: wire.PeopleRequest) -> wire.People:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.sweep_model import Scope
 from serving.api import serializers
@@ -68,8 +70,8 @@ async def list_groups(
     parts: Parts, request: Request, query: wire.GroupsQuery, sweep_id: str
 ) -> wire.GroupPage:
     """A page of a sweep's groups in counts, the riskiest first; audited."""
-    page = await parts.registrar.list_groups(sweep_id, query.after, query.limit, request.context())
-    return serializers.group_page(page.groups, page.total, page.next_after)
+    given = (sweep_id, query.after, query.limit)
+    return await parts.registrar.list_groups(*given, request.context())
 
 
 async def read_group(parts: Parts, request: Request, sweep_id: str, key: str) -> wire.Group:
@@ -77,9 +79,10 @@ async def read_group(parts: Parts, request: Request, sweep_id: str, key: str) ->
     audited.
     """
     found = await parts.registrar.read_group(sweep_id, key, request.context())
-    documents = [one["document_id"] for one in found["identities"]]
+    documents = [one.document_id for one in found.identities]
     cases = await asyncio.to_thread(parts.store.cases.open_of, documents)
-    return serializers.group(found, cases)
+    ids = dict.fromkeys(case.id for some in cases.values() for case in some)
+    return msgspec.structs.replace(found, cases=tuple(ids))
 
 
 async def read_precision(

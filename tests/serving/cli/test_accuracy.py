@@ -136,23 +136,18 @@ def test_a_folder_without_people_is_refused(
     assert not (tmp_path / "out.json").exists()
 
 
-def test_minutes_of_work_do_not_end_in_a_file_that_cannot_be_written(
+def test_minutes_of_work_do_not_end_in_a_wrong_file_or_an_unsupported_rate(
     folder: Path, sosie: Any, tmp_path: Path, assert_refused: Any
 ) -> None:
     nowhere = tmp_path / "none" / "file"
     assert_refused(sosie("calibrate", folder, "--output", nowhere), "cannot be written")
     assert_refused(sosie("evaluate", folder, "--plot", nowhere), "cannot be written")
-
-
-def test_minutes_of_work_do_not_end_in_a_wrong_file_or_an_unsupported_rate(
-    folder: Path, sosie: Any, tmp_path: Path, assert_refused: Any
-) -> None:
+    assert_refused(sosie("evaluate", folder, "--report", nowhere / "below"), "cannot be written")
     labels = tmp_path / "labels.csv"
     labels.write_text("person,group\nnobody,1\n")
     assert_refused(sosie("evaluate", folder, "--attributes", labels), "line 2: the folder has no")
     assert_refused(sosie("evaluate", folder, "--fmr", "1e-9"), "is not supported")
-    below = tmp_path / "a" / "b"
-    assert_refused(sosie("evaluate", folder, "--report", below), "cannot be written")
+    assert_refused(sosie("calibrate", folder), "nothing would be kept")
 
 
 def test_a_card_is_made_and_made_anew_with_what_the_photographs_support(
@@ -179,9 +174,3 @@ def test_a_card_is_made_and_made_anew_with_what_the_photographs_support(
     assert sosie(*pair, env=env).json["fmr"] == rates["verify"], "the card's, which data support"
     env["SOSIE_THRESHOLDS__VERIFY_FMR"] = "0.05"
     assert sosie(*pair, env=env).json["fmr"] == 0.05, "a deployment's own stands before it"
-
-
-def test_a_calibration_that_nobody_would_keep_is_refused(
-    folder: Path, sosie: Any, assert_refused: Any
-) -> None:
-    assert_refused(sosie("calibrate", folder), "nothing would be kept")

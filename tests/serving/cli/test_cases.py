@@ -10,38 +10,22 @@ import pytest
 
 from serving.cli import cases
 
-OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"
+OTHER_NUMBER = "110105198503071257"
 MISSING = "01a2124d-0000-7000-8000-000000000000"
 
 
 @pytest.fixture
-def case_home(
-    full_home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any]
-) -> Path:
-    """The astronaut has come again, under another document."""
-    duplicate = request_of(
-        full_home,
-        photographs,
-        live=photographs.later,
-        document_number=OTHER_NUMBER,
-        msisdn=MSISDN,
-    )
-    assert sosie(*duplicate, "--json").json["decision"] == "rejected"
-    return full_home
-
-
-@pytest.fixture
-def case_id(case_home: Path, sosie: Any) -> str:
-    (case,) = sosie("cases", "--home", case_home, "--json").json["cases"]
+def case_id(caught_home: Path, sosie: Any) -> str:
+    (case,) = sosie("cases", "--home", caught_home, "--json").json["cases"]
     return str(case["case_id"])
 
 
 @pytest.fixture
-def take(case_home: Path, sosie: Any, case_id: str) -> Callable[..., Any]:
+def take(caught_home: Path, sosie: Any, case_id: str) -> Callable[..., Any]:
     """`take(step, *arguments)` takes a step of the case."""
 
     def step(name: str, *arguments: object, **more: Any) -> Any:
-        return sosie("case", name, case_id, *arguments, "--home", case_home, **more)
+        return sosie("case", name, case_id, *arguments, "--home", caught_home, **more)
 
     return step
 
@@ -53,7 +37,7 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def test_who_comes_again_adds_to_the_case_that_is_open(
-    full_home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any]
+    full_home: Path, sosie: Any, photographs: Any, request_of: Any
 ) -> None:
     at = ("--home", full_home)
     assert sosie("cases", *at, "--json").json == {"cases": [], "next": None}
@@ -102,7 +86,7 @@ def test_a_disputed_line_is_a_case_that_names_it(
 
 
 def test_a_case_is_shown_with_its_documents_and_masked_numbers(
-    take: Any, enrolled: dict[str, Any], case_home: Path, sosie: Any
+    take: Any, enrolled: dict[str, Any], caught_home: Path, sosie: Any
 ) -> None:
     shown = take("show", "--json").json
     assert (shown["kind"], shown["state"]) == ("duplicate_identity", "open")
@@ -115,13 +99,13 @@ def test_a_case_is_shown_with_its_documents_and_masked_numbers(
     told = take("show")
     assert (told.code, enrolled["document_id"] in told.out) == (0, True)
     assert "13800138000" not in told.out
-    read = sosie("audit", "show", "--action", "case.read", "--home", case_home, "--json").json
+    read = sosie("audit", "show", "--action", "case.read", "--home", caught_home, "--json").json
     assert len(read["entries"]) == 2
     assert enrolled["document_id"] in read["entries"][0]["detail"]["documents"]
 
 
 def test_steps_are_taken_one_after_another_and_kept_in_the_history(
-    take: Any, case_home: Path, sosie: Any
+    take: Any, caught_home: Path, sosie: Any
 ) -> None:
     assigned = take("assign", "--json").json
     assert (assigned["state"], assigned["assignee"][:4]) == ("assigned", "cli:")
@@ -149,8 +133,8 @@ def test_steps_are_taken_one_after_another_and_kept_in_the_history(
         "from\nelsewhere",
     ]
     assert "the [b]same[/b] scar" in take("show").out
-    assert sosie("cases", "--home", case_home, "--json").json["cases"] == []
-    assert sosie("audit", "verify", "--home", case_home).code == 0
+    assert sosie("cases", "--home", caught_home, "--json").json["cases"] == []
+    assert sosie("audit", "verify", "--home", caught_home).code == 0
 
 
 def test_a_case_that_has_changed_since_it_was_shown_is_not_decided(
@@ -167,7 +151,7 @@ def test_a_case_that_has_changed_since_it_was_shown_is_not_decided(
 
 
 def test_one_account_alone_closes_no_line(
-    take: Any, become: Any, case_home: Path, sosie: Any, assert_refused: Any
+    take: Any, become: Any, caught_home: Path, sosie: Any, assert_refused: Any
 ) -> None:
     shown = take("show", "--json").json
     (line,) = [line["line_id"] for one in shown["documents"] for line in one["lines"]]
@@ -180,19 +164,19 @@ def test_one_account_alone_closes_no_line(
     assert_refused(take("close", "--outcome", "twins", "--close-line", line))
     assert take("close", *end, "--json").json["state"] == "closed"
     (closed,) = sosie(
-        "audit", "show", "--action", "case.closed", "--home", case_home, "--json"
+        "audit", "show", "--action", "case.closed", "--home", caught_home, "--json"
     ).json["entries"]
     assert (closed["actor"], closed["detail"]["proposed_by"]) == ("cli:bo", "cli:ada")
     after = take("show", "--json").json
     assert [line for one in after["documents"] for line in one["lines"]] == []
-    assert len(sosie("watch", "list", "--home", case_home, "--json").json["entries"]) == 1
+    assert len(sosie("watch", "list", "--home", caught_home, "--json").json["entries"]) == 1
 
 
 def test_cases_are_listed_by_state_kind_and_person(
-    take: Any, become: Any, case_home: Path, case_id: str, sosie: Any
+    take: Any, become: Any, caught_home: Path, case_id: str, sosie: Any
 ) -> None:
     def listed(*filters: object) -> list[str]:
-        found = sosie("cases", *filters, "--home", case_home, "--json").json["cases"]
+        found = sosie("cases", *filters, "--home", caught_home, "--json").json["cases"]
         return [one["case_id"] for one in found]
 
     assert take("assign", "--to", "cli:ada").code == 0
@@ -205,7 +189,7 @@ def test_cases_are_listed_by_state_kind_and_person(
     take("close", "--outcome", "mistake")
     assert listed() == []
     assert listed("--state", "closed") == [case_id]
-    assert case_id in sosie("cases", "--state", "closed", "--home", case_home).out
+    assert case_id in sosie("cases", "--state", "closed", "--home", caught_home).out
 
 
 @pytest.mark.parametrize(
@@ -221,9 +205,9 @@ def test_cases_are_listed_by_state_kind_and_person(
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(
-    arguments: tuple[str, ...], word: str, case_home: Path, sosie: Any, assert_refused: Any
+    arguments: tuple[str, ...], word: str, caught_home: Path, sosie: Any, assert_refused: Any
 ) -> None:
-    assert_refused(sosie("case", *arguments, "--home", case_home), word)
+    assert_refused(sosie("case", *arguments, "--home", caught_home), word)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "n" * 5000, "\x1b[31mred"])

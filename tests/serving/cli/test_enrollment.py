@@ -35,22 +35,6 @@ def test_one_face_under_another_document_is_caught(
     assert outcome.json["cases"][0]["kind"] == "duplicate_identity"
 
 
-def test_a_returning_subscriber_is_approved_and_a_stolen_document_is_not(
-    full_home: Path, sosie: Any, photographs: Any, request_of: Any
-) -> None:
-    returning = request_of(full_home, photographs, live=photographs.later, msisdn=OTHER_MSISDN)
-    outcome = sosie(*returning, "--json")
-    assert outcome.code == 0
-    assert outcome.json["scores"]["holder"] > outcome.json["thresholds"]["same_document"]
-    impostor = {"live": photographs.stranger, "portrait": photographs.stranger_again}
-    outcome = sosie(
-        *request_of(full_home, photographs, **impostor, msisdn="+8613800138002"), "--json"
-    )
-    assert outcome.code == 1
-    reasons = [one["reason"] for one in outcome.json["reasons"]]
-    assert reasons == ["DOCUMENT_HELD_BY_ANOTHER_FACE"]
-
-
 def test_what_is_wrong_with_a_photograph_is_an_answer_that_names_it(
     home: Path, sosie: Any, photographs: Any, request_of: Any
 ) -> None:

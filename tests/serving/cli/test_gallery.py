@@ -39,7 +39,6 @@ def held_home(full_home: Path, tmp_path: Path) -> Iterator[Path]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield full_home
         process.communicate("")

@@ -120,24 +120,21 @@ def test_a_carrier_or_outlet_that_is_there_already_is_refused(
     assert contents(home) == before
 
 
-@pytest.mark.parametrize("lost", [["keyring.json"], ["keyring.json", "sosie.toml"]])
-def test_init_overwrites_and_removes_nothing_of_a_home_without_its_key_ring(
-    lost: list[str], home: Path, sosie: Any, assert_refused: Any, contents: Any
+@pytest.mark.parametrize(
+    ("lost", "advice"),
+    [
+        (["keyring.json"], "restore keyring.json"),
+        (["keyring.json", "sosie.toml"], "choose another"),
+    ],
+)
+def test_init_changes_nothing_of_a_home_without_its_key_ring_and_says_what_to_do(
+    lost: list[str], advice: str, home: Path, sosie: Any, assert_refused: Any, contents: Any
 ) -> None:
     for name in lost:
         (home / name).unlink()
     before = contents(home)
-    assert_refused(sosie("init", home), "choose another")
+    assert_refused(sosie("init", home), advice)
     assert contents(home) == before
-
-
-def test_a_home_without_its_key_ring_is_told_to_restore_it(
-    home: Path, sosie: Any, assert_refused: Any
-) -> None:
-    (home / "keyring.json").unlink()
-    outcome = sosie("init", home)
-    assert_refused(outcome, "restore keyring.json")
-    assert "run sosie init" not in outcome.err + sosie("audit", "verify", "--home", home).err
 
 
 @pytest.mark.parametrize("option", ["--carrier", "--outlet"])

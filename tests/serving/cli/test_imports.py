@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from stdnum.cn import ric
 
 from serving.compose import Deployment
+from serving.demo.data import make_document
 from serving.imports import IssuedTemplates
 from serving.ingress.templates import SealedTemplates
 from serving.settings import load_settings
@@ -37,8 +37,7 @@ COLUMNS = (
 
 
 def number(serial: int) -> str:
-    body = f"110105{1950 + serial // 1000:04d}0101{serial % 1000:03d}"
-    return body + str(ric.calc_check_digit(body + "0"))
+    return make_document(serial, "").number
 
 
 def row(serial: int, live: str = "", portrait: str = "", **changes: str) -> dict[str, str]:
@@ -322,17 +321,6 @@ def test_the_data_itself_is_never_written_over(
         sosie("import", base, "--report", other, "--home", home), "is not an import report"
     )
     assert base.read_bytes() == other.read_bytes() == before
-
-
-def test_what_has_changed_since_is_not_gone_on_with(
-    home: Path, base: Path, sosie: Any, assert_refused: Any
-) -> None:
-    sosie("import", base, "--home", home)
-    command = ("import", base, "--home", home)
-    assert_refused(sosie(*command, "--timezone", "Asia/Seoul"), "--no-resume")
-    write(base, [row(1, "live.jpg")])
-    assert_refused(sosie(*command), "--no-resume")
-    assert sosie(*command, "--no-resume").code == 0
 
 
 def test_a_writer_elsewhere_keeps_an_import_out(

@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +26,17 @@ def alter(home: Path, *statements: str) -> None:
 
 
 @pytest.fixture
-def aged_home(
-    full_home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any]
-) -> Path:
+def aged_home(caught_home: Path, sosie: Any) -> Path:
     """A duplicate that was caught, a closed line, and a time long ago for all of it."""
-    duplicate = request_of(
-        full_home,
-        photographs,
-        live=photographs.later,
-        document_number=OTHER_NUMBER,
-        msisdn=MSISDN,
-        consent_ref="form 7",
-    )
-    assert sosie(*duplicate, "--json").json["decision"] == "rejected"
     close = ("line", "close", "--msisdn", "+8613800138000")
-    assert sosie(*close, "--home", full_home).code == 0
+    assert sosie(*close, "--home", caught_home).code == 0
     alter(
-        full_home,
+        caught_home,
         "UPDATE enrollments SET created_at = '2020-01-01T00:00:00.000000Z'",
         "UPDATE idempotency SET created_at = '2020-01-01T00:00:00.000000Z'",
         "UPDATE lines SET closed_at = '2020-01-01T00:00:00.000000Z'",
     )
-    return full_home
+    return caught_home
 
 
 def close_cases(home: Path, sosie: Any) -> None:
@@ -57,9 +45,7 @@ def close_cases(home: Path, sosie: Any) -> None:
     assert sosie(*close, "--home", home).code == 0
 
 
-def test_what_would_leave_is_shown_and_stays(
-    aged_home: Path, sosie: Any, contents: Callable[[Path], Any]
-) -> None:
+def test_what_would_leave_is_shown_and_stays(aged_home: Path, sosie: Any, contents: Any) -> None:
     before = contents(aged_home)
     at = ("--home", aged_home)
     shown = sosie("retention", "show", *at, "--json").json
@@ -132,11 +118,7 @@ def test_an_altered_certificate_of_a_run_does_not_hold(
 
 
 def test_a_certificate_that_cannot_be_written_is_refused_before_anything_leaves(
-    aged_home: Path,
-    sosie: Any,
-    tmp_path: Path,
-    assert_refused: Any,
-    contents: Callable[[Path], Any],
+    aged_home: Path, sosie: Any, tmp_path: Path, assert_refused: Any, contents: Any
 ) -> None:
     before = contents(aged_home)
     run = ("retention", "run", "--certificate", tmp_path / "none" / "c.json")
@@ -156,12 +138,7 @@ def test_a_kind_that_is_set_to_nought_is_kept(aged_home: Path, sosie: Any) -> No
 
 @pytest.mark.parametrize("keep", ["none", "cases", "all"])
 def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
-    keep: str,
-    home: Path,
-    sosie: Any,
-    photographs: Any,
-    request_of: Callable[..., Any],
-    tmp_path: Path,
+    keep: str, home: Path, sosie: Any, photographs: Any, request_of: Any, tmp_path: Path
 ) -> None:
     env = {"SOSIE_CROPS__KEEP": keep, "SOSIE_CROPS__DAYS": "7"}
     ids = []
@@ -187,7 +164,7 @@ def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
 
 
 def test_erasing_somebody_erases_the_crops_too(
-    home: Path, sosie: Any, photographs: Any, request_of: Callable[..., Any], tmp_path: Path
+    home: Path, sosie: Any, photographs: Any, request_of: Any, tmp_path: Path
 ) -> None:
     env = {"SOSIE_CROPS__KEEP": "all"}
     enrolled = sosie(*request_of(home, photographs), "--json", env=env).json

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 
-from engine.faces.extractor import Extractor
-from engine.registry.records import ApiKey, utc_now
-from serving.access.authentication import make_key
 from serving.client import Activation, Document
-from serving.compose import Deployment
-from serving.settings import load_settings
-from tests.serving.api.conftest import KEYS, Service, serving
+from tests.serving.api.conftest import Service, cache_folder, extractor, keyed_home, own_service
 
-CALLERS = ("b1", "blue", "fraud", "second", "operator")
+__all__ = ["cache_folder", "extractor", "keyed_home", "own_service"]
 
 
 class Relay:
@@ -116,43 +109,10 @@ def listening(app: Any, loop: asyncio.AbstractEventLoop) -> Iterator[int]:
         ended.result(120)
 
 
-@pytest.fixture(scope="session")
-def caller_home(
-    enrolled_home: tuple[Path, dict[str, Any]], environment: dict[str, str | None]
-) -> tuple[Path, dict[str, str], Path]:
-    """A home with the astronaut and a key of each kind; its keys; the cache."""
-    home = enrolled_home[0].with_name("called")
-    shutil.copytree(enrolled_home[0], home)
-    cache, keys = Path(str(environment["SOSIE_CACHE"])), {}
-    with Deployment(home, load_settings(home), cache) as deployment:
-        for name in CALLERS:
-            role, carrier, outlet = KEYS[name]
-            made = make_key(deployment.vault)
-            keys[name] = made.text
-            fields = (made.id, made.digest, name, role, carrier, outlet, None, utc_now())
-            deployment.store.add_api_key(ApiKey(*fields), actor="test")
-    return home, keys, cache
-
-
-@pytest.fixture(scope="session")
-def warm_extractor(caller_home: tuple[Path, dict[str, str], Path]) -> Iterator[Extractor]:
-    home, _, cache = caller_home
-    with Deployment(home, load_settings(home), cache) as deployment:
-        yield deployment.extractor
-
-
 @pytest.fixture(scope="module")
-def service(
-    caller_home: tuple[Path, dict[str, str], Path],
-    warm_extractor: Extractor,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Service]:
+def service(own_service: Service) -> Service:
     """The whole application over a deployment of this module's own."""
-    home, keys, cache = caller_home
-    own = tmp_path_factory.mktemp("service") / "home"
-    shutil.copytree(home, own)
-    with serving(own, keys, warm_extractor, cache) as start:
-        yield start()
+    return own_service
 
 
 @pytest.fixture

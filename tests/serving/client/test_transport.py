@@ -20,12 +20,15 @@ from serving.client import (
     Options,
     Template,
     Unavailable,
-    calls,
 )
+from serving.client.calls import READY, Call, post, write_face
+from serving.client.calls import VERSION as ASK_VERSION
 from serving.client.transport import Exchange, Wait
-from serving.wire.lines import HolderLines, HolderRequest
-from serving.wire.oversight import Readiness, Version
+from serving.wire.enrollments import Enrollment
+from serving.wire.lines import Dispute, HolderLines, HolderRequest
+from serving.wire.oversight import Readiness
 
+Begin = Callable[..., Exchange[Any]]
 KEY = "sosie_k1_c2VjcmV0"
 PLAIN = Options()
 VERSION = {"version": "1", "api": "v1", "model_digest": "m"}
@@ -48,8 +51,8 @@ def answer(status: int, value: Any = None, *, kind: str = "application/msgpack",
     return httpx.Response(status, content=content, headers={"content-type": kind, **given})
 
 
-def enrollment_of(sent: Activation) -> calls.Call[Any]:
-    return calls.enroll(body=sent.write(), key=sent.idempotency_key)
+def enrollment_of(sent: Activation) -> Call[Any]:
+    return post(Enrollment, "enrollments", body=sent.write(), key=sent.idempotency_key)
 
 
 @pytest.fixture
@@ -58,28 +61,24 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def begin(clock: Clock) -> Callable[..., Exchange[Any]]:
+def begin(clock: Clock) -> Begin:
     def make(call: Any = None, options: Options = PLAIN, **changes: Any) -> Exchange[Any]:
         settings: dict[str, Any] = {"api_key": KEY, "timeout_s": 30.0, "retries": 3}
-        return Exchange(call or calls.version(), options, **settings | changes, now=clock)
+        return Exchange(call or ASK_VERSION, options, **settings | changes, now=clock)
 
     return make
 
 
-def test_an_answer_is_typed(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
-    verdict = exchange.judge_response(answer(200, VERSION | {"new_field": 1}))
-    assert isinstance(verdict, Version)
-    assert verdict.model_digest == "m"
+@pytest.fixture
+def begun(begin: Begin) -> Begin:
+    """The same, with its first attempt made."""
 
+    def make(*given: Any, **changes: Any) -> Exchange[Any]:
+        exchange = begin(*given, **changes)
+        exchange.begin_attempt()
+        return exchange
 
-def test_json_is_read_too(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
-    body = b'{"version": "1", "api": "v1", "model_digest": "m"}'
-    kind = "application/json; charset=utf-8"
-    assert exchange.judge_response(answer(200, body, kind=kind)) == Version(**VERSION)
+    return make
 
 
 LINE = {
@@ -97,10 +96,9 @@ LINES = {"is_holder": True, "score": 1, "threshold": 0.4, "lines": [LINE]}
 
 @pytest.mark.parametrize("is_json", [False, True])
 def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(
-    begin: Callable[..., Exchange[Any]], is_json: bool
+    begun: Begin, is_json: bool
 ) -> None:
-    exchange = begin(calls.query_lines())
-    exchange.begin_attempt()
+    exchange = begun(post(HolderLines, "lines", "query"))
     response = httpx.Response(200, json=LINES) if is_json else answer(200, LINES)
     read = exchange.judge_response(response)
     assert isinstance(read, HolderLines)
@@ -124,11 +122,8 @@ def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(
         LINES | {"lines": [LINE | {"opened_at": "yesterday"}]},
     ],
 )
-def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(
-    begin: Callable[..., Exchange[Any]], value: Any
-) -> None:
-    exchange = begin(calls.query_lines())
-    exchange.begin_attempt()
+def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(begun: Begin, value: Any) -> None:
+    exchange = begun(post(HolderLines, "lines", "query"))
     with pytest.raises(ApiError, match="not one that this client reads") as raised:
         exchange.judge_response(answer(200, value))
     assert raised.value.code == "CLIENT.ANSWER_UNREADABLE"
@@ -156,11 +151,8 @@ def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(
         answer(200, b"\xc1", kind="application/msgpack; x=y"),
     ],
 )
-def test_what_may_pass_is_tried_again(
-    begin: Callable[..., Exchange[Any]], response: httpx.Response
-) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
+def test_what_may_pass_is_tried_again(begun: Begin, response: httpx.Response) -> None:
+    exchange = begun()
     assert isinstance(exchange.judge_response(response), Wait)
 
 
@@ -183,10 +175,9 @@ def test_what_may_pass_is_tried_again(
     ],
 )
 def test_what_would_come_again_is_raised_at_once(
-    begin: Callable[..., Exchange[Any]], response: httpx.Response, code: str
+    begun: Begin, response: httpx.Response, code: str
 ) -> None:
-    exchange = begin(options=Options(correlator="c-9"))
-    exchange.begin_attempt()
+    exchange = begun(options=Options(correlator="c-9"))
     with pytest.raises(ApiError) as raised:
         exchange.judge_response(response)
     error = raised.value
@@ -211,23 +202,19 @@ def test_what_would_come_again_is_raised_at_once(
         httpx.RemoteProtocolError(""),
     ],
 )
-def test_a_broken_connection_is_tried_again(
-    begin: Callable[..., Exchange[Any]], error: httpx.TransportError
-) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
+def test_a_broken_connection_is_tried_again(begun: Begin, error: httpx.TransportError) -> None:
+    exchange = begun()
     assert isinstance(exchange.judge_failure(error), Wait)
 
 
-def test_a_wrong_address_is_not(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
+def test_a_wrong_address_is_not(begun: Begin) -> None:
+    exchange = begun()
     with pytest.raises(httpx.UnsupportedProtocol):
         exchange.judge_failure(httpx.UnsupportedProtocol(""))
 
 
 def test_every_attempt_has_the_same_key_and_correlator(
-    begin: Callable[..., Exchange[Any]], make_activation: Callable[..., Activation]
+    begin: Begin, make_activation: Callable[..., Activation]
 ) -> None:
     sent = make_activation()
     exchange = begin(enrollment_of(sent), Options(traceparent="00-1-2-01"))
@@ -241,13 +228,10 @@ def test_every_attempt_has_the_same_key_and_correlator(
     assert exchange.trail.attempts == 2
 
 
-def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(
-    begin: Callable[..., Exchange[Any]],
-) -> None:
+def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(begun: Begin) -> None:
     waits = set()
     for _ in range(50):
-        exchange = begin()
-        exchange.begin_attempt()
+        exchange = begun()
         busy = answer(429, error_body(429, "SERVICE.BUSY"), retry_after="2")
         verdict = exchange.judge_response(busy)
         assert isinstance(verdict, Wait)
@@ -257,11 +241,8 @@ def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "Wed, 21 Oct 2026 07:28:00 GMT"])
-def test_a_retry_after_that_is_no_number_counts_as_none(
-    begin: Callable[..., Exchange[Any]], text: str
-) -> None:
-    exchange = begin()
-    exchange.begin_attempt()
+def test_a_retry_after_that_is_no_number_counts_as_none(begun: Begin, text: str) -> None:
+    exchange = begun()
     verdict = exchange.judge_response(
         answer(503, error_body(503, "SERVICE.NOT_READY"), retry_after=text)
     )
@@ -269,7 +250,7 @@ def test_a_retry_after_that_is_no_number_counts_as_none(
     assert verdict.seconds <= 0.1
 
 
-def test_waits_grow(begin: Callable[..., Exchange[Any]]) -> None:
+def test_waits_grow(begin: Begin) -> None:
     exchange, waits = begin(retries=8), []
     for _ in range(8):
         exchange.begin_attempt()
@@ -281,9 +262,8 @@ def test_waits_grow(begin: Callable[..., Exchange[Any]]) -> None:
     assert 2.5 <= waits[-1] <= 5
 
 
-def test_after_its_retries_a_call_is_unavailable(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin(retries=1)
-    exchange.begin_attempt()
+def test_after_its_retries_a_call_is_unavailable(begun: Begin) -> None:
+    exchange = begun(retries=1)
     exchange.judge_failure(httpx.ConnectError(""))
     exchange.begin_attempt()
     with pytest.raises(Unavailable) as raised:
@@ -292,29 +272,21 @@ def test_after_its_retries_a_call_is_unavailable(begin: Callable[..., Exchange[A
     assert raised.value.attempts == 2
 
 
-def test_a_wait_beyond_the_deadline_is_not_begun(
-    begin: Callable[..., Exchange[Any]], clock: Clock
-) -> None:
-    exchange = begin(timeout_s=10)
-    exchange.begin_attempt()
+def test_a_wait_beyond_the_deadline_is_not_begun(begun: Begin, clock: Clock) -> None:
+    exchange = begun(timeout_s=10)
     clock.now += 8
     with pytest.raises(Unavailable):
         exchange.judge_response(answer(429, error_body(429, "SERVICE.BUSY"), retry_after="3"))
 
 
-def test_a_call_may_have_a_time_of_its_own(
-    begin: Callable[..., Exchange[Any]], clock: Clock
-) -> None:
-    exchange = begin(timeout_s=600, options=Options(timeout_s=1))
-    exchange.begin_attempt()
+def test_a_call_may_have_a_time_of_its_own(begun: Begin, clock: Clock) -> None:
+    exchange = begun(timeout_s=600, options=Options(timeout_s=1))
     clock.now += 2
     with pytest.raises(Unavailable):
         exchange.judge_failure(httpx.ReadTimeout(""))
 
 
-def test_the_service_is_told_how_long_the_client_waits(
-    begin: Callable[..., Exchange[Any]], clock: Clock
-) -> None:
+def test_the_service_is_told_how_long_the_client_waits(begin: Begin, clock: Clock) -> None:
     exchange = begin(timeout_s=20, retries=1)
     headers, timeout = exchange.begin_attempt()
     # Half, so that a hung attempt leaves time for another; the last has all that is left.
@@ -327,9 +299,8 @@ def test_the_service_is_told_how_long_the_client_waits(
     assert timeout.connect == pytest.approx(5)
 
 
-def test_not_being_ready_is_an_answer(begin: Callable[..., Exchange[Any]]) -> None:
-    exchange = begin(calls.ready())
-    exchange.begin_attempt()
+def test_not_being_ready_is_an_answer(begun: Begin) -> None:
+    exchange = begun(READY)
     body = {"is_ready": False, "phase": None, "checks": {"store": {"is_ok": True, "detail": "x"}}}
     verdict = exchange.judge_response(answer(503, body))
     assert isinstance(verdict, Readiness)
@@ -338,14 +309,13 @@ def test_not_being_ready_is_an_answer(begin: Callable[..., Exchange[Any]]) -> No
 
 
 def test_nothing_personal_and_no_key_shows_in_a_text(
-    begin: Callable[..., Exchange[Any]], make_activation: Callable[..., Activation]
+    begun: Begin, make_activation: Callable[..., Activation]
 ) -> None:
     sent = make_activation()
     known = KnownDocument("cn-ric", "110105199003071239")
-    body = HolderRequest(known, calls.write_face(Template(b"secret-token")))
-    call = calls.dispute("+8613800138000", body=body)
-    exchange = begin(call)
-    exchange.begin_attempt()
+    body = HolderRequest(known, write_face(Template(b"secret-token")))
+    call = post(Dispute, "lines", "+8613800138000", "dispute", body=body)
+    exchange = begun(call)
     with pytest.raises(ApiError) as raised:
         exchange.judge_response(answer(404, error_body(404, "REQUEST.NOT_FOUND")))
     item = MatchItem(b"secret-image", Template(b"secret-token"))

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, sync_playwright
-from stdnum.cn import ric
 
 from engine.faces.extractor import Extractor
 from engine.matching.bulk_enrollment import (
@@ -22,9 +21,10 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.documents import FormAuthority, check_documents
 from engine.registry.writer import Writer
 from serving.compose import Deployment
+from serving.demo.data import make_document
 from serving.settings import SETTINGS_FILE, load_settings
 from tests.serving.api.conftest import cache_folder, extractor, keyed_home, service, serving
 from tests.serving.api.driver import Service
@@ -113,9 +113,7 @@ def make_ring(dim: int) -> NDArray[np.float32]:
 
 
 def make_subscriber(place: int, vector: NDArray[np.float32], now: datetime) -> Subscriber:
-    number = f"11010519{70 + place}01011{place:02d}"
-    number += ric.calc_check_digit(number + "0")
-    document = Document("cn-ric", number, f"Ring Member {place}")
+    document = make_document(place, f"Ring Member {place}")
     [checked] = check_documents([document], FormAuthority(), now.date())
     opened_at = datetime.now(UTC) - timedelta(days=30 - place)
     carrier, outlet = ("blue", "b1") if place % 2 else ("red", "r1")

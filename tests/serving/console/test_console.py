@@ -188,7 +188,8 @@ def refuse_what_nobody_has_seen(second: Visitor) -> None:
 def run_a_sweep(analyst: Visitor) -> None:
     analyst.open("Sweeps")
     analyst.press("What to expect")
-    expect(analyst.page.locator(".plan")).to_contain_text("False pairs to expect")
+    plan = analyst.page.locator(".plan")
+    expect(plan).to_contain_text("False pairs to expect", timeout=20_000)
     analyst.check("sweeps")
     analyst.press("Start the sweep")
     analyst.expect_heading("Sweep")

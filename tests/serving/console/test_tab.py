@@ -167,7 +167,6 @@ def test_the_camera_takes_a_photograph(browser: Browser, site: Site) -> None:
 
 def test_the_curve_reads_as_the_calibration_does(browser: Browser, site: Site) -> None:
     calibration = site.service.parts.calibration
-    assert calibration is not None
     curve = calibration.curve(Comparison.FUSED)
     inside = [curve.points[0].threshold, curve.points[-1].threshold - 1e-6]
     scores = [-0.2, 0.0, 0.1, *inside, *(point.threshold + 0.003 for point in curve.points[:-1])]

@@ -59,7 +59,7 @@ def demo(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.fixture(scope="session")
-def finished(demo: Callable[..., DemoResult]) -> DemoResult:
+def finished(demo: Any) -> DemoResult:
     """The demo on the wheel's faces, in JSON."""
     return demo()
 

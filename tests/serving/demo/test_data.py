@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -22,7 +21,6 @@ from serving.demo.data import (
     Picture,
     blur,
     encode_png,
-    enlarge,
     forge_document,
     make_document,
     open_folder,
@@ -46,7 +44,7 @@ def test_without_scikit_image_the_error_says_what_to_install(
 
 
 def test_people_with_most_photographs_come_first_and_no_more_than_four_are_read(
-    make_folder: Callable[..., Path],
+    make_folder: Any,
 ) -> None:
     four = "face 0, face 90, face 36, face 73"
     folder = make_folder(
@@ -79,12 +77,6 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
 def astronaut(wheel: Any) -> Picture:
     found: Picture = next(one.pictures[0] for one in wheel.people if one.label == "astronaut")
     return found
-
-
-def test_enlarging_multiplies_each_side_by_the_factor() -> None:
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    with Image.open(io.BytesIO(enlarge(grey, 6))) as image:
-        assert image.size == (24, 18)
 
 
 def test_a_retake_is_another_picture_of_the_same_face(astronaut: Picture, extractor: Any) -> None:

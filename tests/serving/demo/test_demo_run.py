@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,7 @@ from serving.errors import ExitCode, describe
 
 @pytest.mark.parametrize("columns", [100, 140])
 def test_no_cell_is_cut_or_wrapped(
-    finished: Any,
-    columns: int,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    finished: Any, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     print_report(finished.report)
@@ -129,7 +125,7 @@ def test_the_json_document_holds_thresholds_rates_stages_and_seconds(finished: A
 
 
 def test_the_registry_that_the_environment_names_is_not_touched(
-    demo: Callable[..., Any], make_folder: Callable[..., Path], tmp_path: Path
+    demo: Any, make_folder: Any, tmp_path: Path
 ) -> None:
     folder = make_folder(PEOPLE)
     url = f"sqlite:///{tmp_path}/real.sqlite"
@@ -139,16 +135,14 @@ def test_the_registry_that_the_environment_names_is_not_touched(
     assert finished.left_behind == []
 
 
-def test_a_step_with_another_answer_is_shown_and_gives_exit_code_1(
-    demo: Callable[..., Any],
-) -> None:
+def test_a_step_with_another_answer_is_shown_and_gives_exit_code_1(demo: Any) -> None:
     finished = demo(gallery_size=0, as_json=False, SOSIE_THRESHOLDS__VERIFY_FMR="1e-6")
     assert finished.code == ExitCode.NEGATIVE
     assert "not as expected" in finished.output
 
 
 def test_a_folder_of_people_and_single_photographs_runs_the_same_scenario(
-    demo: Callable[..., Any], make_folder: Callable[..., Path]
+    demo: Any, make_folder: Any
 ) -> None:
     folder = make_folder(PEOPLE)
     (folder / "notes.txt").write_text("no photograph")
@@ -163,9 +157,7 @@ def test_a_folder_of_people_and_single_photographs_runs_the_same_scenario(
     assert not any(label.startswith("ann") for label in faces["made"])
 
 
-def test_too_few_faces_are_counted_and_give_exit_code_2(
-    demo: Callable[..., Any], make_folder: Callable[..., Path]
-) -> None:
+def test_too_few_faces_are_counted_and_give_exit_code_2(demo: Any, make_folder: Any) -> None:
     folder = make_folder({"ann": "face 0, face 90", "again.png": "face 36", "c.png": "face 30"})
     with pytest.raises(RequestError) as caught:
         demo(folder)
@@ -177,21 +169,19 @@ def test_too_few_faces_are_counted_and_give_exit_code_2(
 
 
 @pytest.mark.parametrize("size", [-1, 1_000_001])
-def test_a_gallery_out_of_range_is_refused(demo: Callable[..., Any], size: int) -> None:
+def test_a_gallery_out_of_range_is_refused(demo: Any, size: int) -> None:
     with pytest.raises(RequestError, match="0 to 1,000,000"):
         demo(gallery_size=size)
 
 
-def test_a_population_of_another_model_is_refused(demo: Callable[..., Any]) -> None:
+def test_a_population_of_another_model_is_refused(demo: Any) -> None:
     with pytest.raises(CalibrationError, match="another model"):
         demo(SOSIE_MODELS__FLIP="true")
 
 
 @pytest.mark.lfw
 @pytest.mark.skipif(not LFW.is_dir(), reason=f"no photographs at {LFW}")
-def test_people_of_lfw_need_no_derived_photographs(
-    demo: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_people_of_lfw_need_no_derived_photographs(demo: Any, tmp_path: Path) -> None:
     people = [folder for folder in sorted(LFW.iterdir()) if len(list(folder.iterdir())) >= 4]
     for folder in people[:5]:
         shutil.copytree(folder, tmp_path / folder.name)

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from engine.errors import RequestError
 from serving.demo.data import Person, Picture, Source
 from serving.demo.scenario import choose_participants
 
@@ -42,17 +39,3 @@ def test_missing_photographs_are_derived_and_fit(wheel: Any, extractor: Any) -> 
         extracted = extractor.extract([picture.data for picture in person.pictures])
         assert all(one.problems == () for one in extracted)
         assert all(one.vector @ extracted[0].vector > VERIFY for one in extracted)
-
-
-def test_unfit_photographs_are_counted_and_left_out(wheel: Any, extractor: Any) -> None:
-    (empty,) = find(wheel, "face 30")
-    source = Source(
-        "test",
-        (
-            Person("broken", (Picture("broken", b""),)),
-            Person("nobody", (empty,)),
-            Person("astronaut", find(wheel, "astronaut")),
-        ),
-    )
-    with pytest.raises(RequestError, match="1 of 3 photographs are fit, people found: 1"):
-        choose_participants(source, extractor, VERIFY)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.sweeps.estimate import SweepRequest
+from engine.sweeps.sweep_model import SweepRecord
 from serving.compose import Deployment
 from serving.settings import load_settings
 from serving.sweeps.manager import SweepManager
@@ -46,3 +48,11 @@ def paused_join(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(deployment, "joiner", made.joiner)
     yield made
     made.opened.set()
+
+
+@pytest.fixture
+def begun(manager: SweepManager, paused_join: PausedJoin) -> SweepRecord:
+    """A sweep that waits after its first tile."""
+    record = manager.start(SweepRequest(threshold=0.55), "key:fraud")
+    assert paused_join.reached.wait(120)
+    return record

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stdnum.cn import ric
 
 from engine.matching.bulk_enrollment import admit_references
-from engine.matching.documents import Document
 from engine.registry.records import utc_now
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
 from serving.compose import Deployment
+from serving.demo.data import make_document
 from serving.settings import load_settings
 
 Rows = NDArray[np.float32]
@@ -49,10 +48,8 @@ def make_people_home(empty_home: Path, name: str) -> Path:
 
 def fill(deployment: Deployment, rows: Rows, first: int = 0) -> None:
     """Admits the faces under documents numbered from `first`."""
-    documents = [
-        Document("cn-ric", _number(first + place), f"Holder {first + place}")
-        for place in range(len(rows))
-    ]
+    serials = range(first, first + len(rows))
+    documents = [make_document(serial, f"Holder {serial}") for serial in serials]
     registrar = deployment.registrar
     rotated = deployment.vault.rotate(rows)
     registrar.run(
@@ -84,12 +81,6 @@ class PausedJoin:
             )
 
         return join
-
-
-def _number(serial: int) -> str:
-    day = serial // 1000 % 28 + 1
-    body = f"110105{1950 + serial // 28000}03{day:02d}{serial % 1000:03d}"
-    return body + str(ric.calc_check_digit(body + "0"))
 
 
 def _unit(rows: NDArray[np.floating]) -> Rows:

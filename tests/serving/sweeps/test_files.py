@@ -17,10 +17,12 @@ from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
+from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.sweep_model import Scope, SweepRecord, SweepState
 from serving.compose import Deployment
 from serving.retention import EXPIRED, retire_sweeps
 from serving.sweeps.manager import SweepManager
+from serving.wire.sweeps import RiskTerm
 from tests.serving.sweeps.synthetic_people import (
     PEOPLE,
     TWICE,
@@ -64,28 +66,27 @@ def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
 ) -> None:
     done = sweep(manager)
     folder = folder_of(deployment, done)
-    groups = manager.groups(done.id).groups
-    three = next(group for group in groups if len(group["identities"]) == 3)
-    two = next(group for group in groups if len(group["identities"]) == 2)
-    gone = [three["identities"][0], two["identities"][0]]
+    groups = GroupFile.open(folder.groups).page(PEOPLE)
+    three = next(group for group in groups if len(group.identities) == 3)
+    two = next(group for group in groups if len(group.identities) == 2)
+    gone = [three.identities[0], two.identities[0]]
     for one in gone:
-        deployment.erase(one["document_id"], ACTOR)
-    erased = {one["document_id"] for one in gone}
+        deployment.erase(one.document_id, ACTOR)
+    erased = {one.document_id for one in gone}
     assert not any(key in name for name in names_of(folder) for key in erased)
     # A member left alone by the erasure is in no group any more.
     page = manager.groups(done.id)
     assert page.total == TWICE - 1
-    again = manager.group(done.id, three["key"])
-    assert len(again["identities"]) == 2
-    assert len(again["links"]) == 1
-    assert again["terms"][0] == {"name": "identities", "value": 2.0, "points": 12.0}
+    again = manager.group(done.id, three.key)
+    assert len(again.identities) == 2
+    assert len(again.links) == 1
+    assert again.terms[0] == RiskTerm("identities", value=2.0, points=12.0)
     assert parquet.read_table(folder.pairs).num_rows == TWICE + 2 - 3
     covered = folder.load_covered()
-    assert covered is not None
-    references = [key for one in gone for key in one["reference_ids"]]
+    references = [key for one in gone for key in one.reference_ids]
     assert not np.isin([covered.pairs.left, covered.pairs.right], references).any()
     with pytest.raises(Exception, match="no such group"):
-        manager.group(done.id, two["key"])
+        manager.group(done.id, two.key)
     assert manager.plan(SweepRequest(scope=Scope.NEW)).new_references == 0
 
 
@@ -113,7 +114,8 @@ def test_files_that_cannot_be_written_anew_are_removed(
 ) -> None:
     done = sweep(manager)
     folder = folder_of(deployment, done)
-    document = manager.groups(done.id).groups[0]["identities"][0]["document_id"]
+    [first] = GroupFile.open(folder.groups).page(1)
+    document = first.identities[0].document_id
     folder.pairs.write_bytes(b"no table")
     deployment.erase(document, ACTOR)
     assert list(folder.files()) == []
@@ -126,9 +128,9 @@ def test_an_erasure_of_another_holder_leaves_the_files_unchanged(
 ) -> None:
     done = sweep(manager)
     named = {
-        one["document_id"]
-        for group in manager.groups(done.id).groups
-        for one in group["identities"]
+        one.document_id
+        for group in GroupFile.open(folder_of(deployment, done).groups).page(PEOPLE)
+        for one in group.identities
     }
     references, _ = deployment.store.facts.document_owner_array()
     owners = deployment.store.documents_of(references.tolist())

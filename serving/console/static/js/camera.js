@@ -1,7 +1,7 @@
 // A photograph from the camera, taken in a dialog.
 
 import { closingButton, openDialog } from "./dialogs.js";
-import { element } from "./elements.js";
+import { element, plainButton } from "./elements.js";
 import { say } from "./language.js";
 
 const WANTED = { video: { facingMode: "user", width: { ideal: 1280 } } };
@@ -11,11 +11,7 @@ export function cameraButton(page, label, keep) {
   // Browsers give a camera to pages of https and of this machine alone.
   if (!navigator.mediaDevices?.getUserMedia) return null;
   const open = () => openCamera(page, label, keep);
-  return element(
-    "button",
-    { type: "button", class: "button", onclick: open },
-    say("picture.camera"),
-  );
+  return plainButton(say("picture.camera"), open);
 }
 
 async function openCamera(page, label, keep) {
@@ -25,11 +21,8 @@ async function openCamera(page, label, keep) {
     keep(await takeFrame(video), new Date());
     dialog.close();
   };
-  const shot = element(
-    "button",
-    { type: "button", class: "button primary", disabled: true, onclick: take },
-    say("picture.take"),
-  );
+  const shot = plainButton(say("picture.take"), take, "button primary");
+  shot.disabled = true;
   const actions = element("p", { class: "actions" }, shot, closingButton("action.cancel"));
   const dialog = openDialog(label, [video, words, actions], {
     kind: "camera",

@@ -1,9 +1,9 @@
 // The steps of a case: assign, note, propose, close. Lines are closed by two people, never by one.
 
-import { element, quoted } from "./elements.js";
+import { element, hint } from "./elements.js";
 import { areaField, buildForm, checkField, radioField, workButton } from "./forms.js";
 import { moment, say } from "./language.js";
-import { actorName, maskedNumber, word } from "./marks.js";
+import { actorName, maskedNumber, seller, word } from "./marks.js";
 import { assignCase, closeCase, noteCase, proposeOutcome, withdrawProposal } from "./service.js";
 import { myActor } from "./session.js";
 
@@ -105,8 +105,7 @@ function lineBoxes(found, onchange) {
   const boxes = linesOf(found)
     .filter((line) => line.status !== "closed")
     .map((line) => {
-      const seller = quoted([line.carrier, line.outlet].join(" / "));
-      const label = [maskedNumber(line.number ?? "–"), " ", seller];
+      const label = [maskedNumber(line.number ?? "–"), " ", seller(line)];
       return checkField(label, { name: "line", value: line.line_id, onchange });
     });
   const legend = element("legend", {}, say("case.closelines"));
@@ -139,14 +138,14 @@ function approval(page, found, done) {
     { class: "card proposal", "aria-label": say("case.proposal") },
     element("h2", {}, say("case.proposal")),
     element("p", {}, element("strong", {}, word("outcome", outcome))),
-    element("p", { class: "hint" }, actorName(by, myActor()), " ", moment(at)),
+    hint(actorName(by, myActor()), " ", moment(at)),
     lines.length > 0 && element("p", {}, say("case.closelines")),
     element(
       "ul",
       {},
       lines.map((line) => element("li", {}, maskedNumber(numbers.get(line) ?? "–"))),
     ),
-    isAlone && element("p", { class: "hint" }, say("case.waiting")),
+    isAlone && hint(say("case.waiting")),
     element("p", { class: "actions" }, !isAlone && approve.button, withdraw.button),
     approve.faults,
     withdraw.faults,

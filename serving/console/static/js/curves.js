@@ -27,8 +27,9 @@ export function rateAt(curve, score) {
   return { value: last.fmr, isBound: false };
 }
 
-/** A figure of one curve: `marks` are pairs of a name and a threshold; `score` may be null. */
-export function curveFigure(title, curve, marks, score) {
+/** A figure of one curve: `limits` are pairs of a text's key and a threshold; `score` may be null. */
+export function curveFigure(title, curve, limits, score) {
+  const marks = limits.map(([key, value]) => [say(key), value]);
   const scale = fitScale(curve);
   const id = freshId("curve");
   const sentence = describe(curve, marks, score);

@@ -1,8 +1,8 @@
 // A decision as people read it: the verdict, why, and the scores beside their thresholds.
 
-import { element } from "./elements.js";
+import { element, figure } from "./elements.js";
 import { number, rate, say, score } from "./language.js";
-import { badge, expectationText, facts, notice, reasonList, section, table, row } from "./marks.js";
+import { badge, expectationText, facts, notice, reasonList, section, table } from "./marks.js";
 
 /** The verdict with its reasons. */
 export function verdict(body) {
@@ -31,19 +31,14 @@ export function scoreTable(body) {
     ],
   ];
   return table(
-    say("score.caption"),
-    ["score.comparison", "score.value", "score.threshold", "score.side"].map((key) => say(key)),
-    rows.map(([key, value, limits]) =>
-      row(
-        {},
-        say(key),
-        element("span", { class: "figure" }, score(value)),
-        limits.map(([name, limit]) =>
-          element("div", {}, `${say(name)} `, element("span", { class: "figure" }, score(limit))),
-        ),
-        sideOf(value, limits),
-      ),
-    ),
+    "score.caption",
+    ["score.comparison", "score.value", "score.threshold", "score.side"],
+    rows.map(([key, value, limits]) => [
+      say(key),
+      figure(score(value)),
+      limits.map(([name, limit]) => element("div", {}, `${say(name)} `, figure(score(limit)))),
+      sideOf(value, limits),
+    ]),
   );
 }
 
@@ -58,13 +53,13 @@ function sideOf(value, limits) {
 
 /** What the duplicate search looked at, and what it has to be expected to find by chance. */
 export function searchPanel(search) {
-  if (!search.ran) return notice("warn", element("p", {}, say("search.notrun")));
+  if (!search.ran) return notice("warn", say("search.notrun"));
   return facts([
-    [say("search.searched"), number(search.searched)],
-    [say("search.sequence"), number(search.gallery_sequence)],
-    [say("search.found"), number(search.candidates?.length ?? 0)],
+    ["search.searched", number(search.searched)],
+    ["search.sequence", number(search.gallery_sequence)],
+    ["search.found", number(search.candidates?.length ?? 0)],
     search.expected_false_candidates && [
-      say("search.expected"),
+      "search.expected",
       expectationText(search.expected_false_candidates, rate),
     ],
   ]);
@@ -77,22 +72,19 @@ export function qualityTable(quality) {
   const show = (value) =>
     value === undefined ? "–" : number(value, { maximumSignificantDigits: 3 });
   return table(
-    say("quality.caption"),
-    [say("quality.measure"), say("photograph.live"), say("photograph.portrait")],
-    names.map((name) =>
-      row(
-        {},
-        element("code", { translate: "no" }, name),
-        show(quality.live?.[name]),
-        show(quality.portrait?.[name]),
-      ),
-    ),
+    "quality.caption",
+    ["quality.measure", "photograph.live", "photograph.portrait"],
+    names.map((name) => [
+      element("code", { translate: "no" }, name),
+      show(quality.live?.[name]),
+      show(quality.portrait?.[name]),
+    ]),
   );
 }
 
 export function evidence(body) {
   return [
-    section(say("decision.scores"), scoreTable(body)),
-    section(say("decision.search"), searchPanel(body.duplicate_search)),
+    section("decision.scores", scoreTable(body)),
+    section("decision.search", searchPanel(body.duplicate_search)),
   ];
 }

@@ -1,6 +1,6 @@
 // Dialogs over the page. The browser gives the focus back to where it was.
 
-import { add, element } from "./elements.js";
+import { add, element, plainButton } from "./elements.js";
 import { freshId } from "./forms.js";
 import { say } from "./language.js";
 
@@ -22,5 +22,5 @@ export function openDialog(title, children, { kind = null, signal = null } = {})
 /** A button that closes the dialog it stands in. */
 export function closingButton(key) {
   const close = (event) => event.target.closest("dialog").close();
-  return element("button", { type: "button", class: "button", onclick: close }, say(key));
+  return plainButton(say(key), close);
 }

@@ -1,5 +1,7 @@
 // Nodes are made here and nowhere else: what is given as a child is text or a node, never markup.
 
+import { placeOf } from "./places.js";
+
 const DRAWING = "http://www.w3.org/2000/svg";
 
 /** An HTML element. `on…` are listeners, `true` is an attribute without a value, null leaves out. */
@@ -24,6 +26,25 @@ export function replace(node, ...children) {
   return node;
 }
 
+/** A button that sends nothing. */
+export function plainButton(label, onclick, kind = "button") {
+  return element("button", { type: "button", class: kind, onclick }, label);
+}
+
+export function hint(...children) {
+  return element("p", { class: "hint" }, children);
+}
+
+/** A number, under others of its kind. */
+export function figure(text) {
+  return element("span", { class: "figure" }, text);
+}
+
+/** A link to a view and its arguments. */
+export function link(place, ...children) {
+  return element("a", { href: placeOf(...place) }, children);
+}
+
 /** Text that people wrote, or an id: kept apart from the direction and language around it. */
 export function quoted(text, given) {
   return element("bdi", { translate: "no", ...given }, text ?? "");
@@ -37,6 +58,15 @@ export function wholeId(id) {
 /** An id as people read it: its last eight characters, the whole of it on demand. */
 export function shortId(id) {
   return element("span", { class: "id", translate: "no", title: id }, id.slice(-8));
+}
+
+/** What the browser keeps for us, null where it keeps nothing: then it holds for this page alone. */
+export function kept(work) {
+  try {
+    return work();
+  } catch {
+    return null;
+  }
 }
 
 function fill(node, given, children) {

@@ -1,6 +1,6 @@
 // What the service refused, in the language of the page.
 
-import { element } from "./elements.js";
+import { element, plainButton } from "./elements.js";
 import { say, sayIfKnown } from "./language.js";
 
 /** One sentence about a fault: by its code, else by its family, else by its status. */
@@ -26,7 +26,6 @@ export function faultBox(fault, retry = null) {
         `${say("fault.correlator")} `,
         element("code", {}, fault.correlator),
       ),
-    retry &&
-      element("button", { type: "button", class: "button", onclick: retry }, say("action.again")),
+    retry && plainButton(say("action.again"), retry),
   );
 }

@@ -1,6 +1,6 @@
 // Forms: every field has a label, every fault is said where it arose, nothing is sent twice.
 
-import { element, replace } from "./elements.js";
+import { element, plainButton, replace } from "./elements.js";
 import { faultBox } from "./faults.js";
 import { say } from "./language.js";
 
@@ -126,11 +126,7 @@ export function buildForm(page, given, fields, label, submit) {
 /** A button whose work may raise a fault; the fault is shown behind it. */
 export function workButton(page, label, work, kind = "") {
   const faults = element("div", { class: "faults" });
-  const button = element(
-    "button",
-    { type: "button", class: `button ${kind}`.trim(), onclick: () => run() },
-    label,
-  );
+  const button = plainButton(label, () => run(), `button ${kind}`.trim());
   const run = () => {
     if (button.getAttribute("aria-busy") === "true") return null;
     return attempt(page, button, faults, work);

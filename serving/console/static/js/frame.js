@@ -1,6 +1,6 @@
 // What stands around every view: the way past it, the navigation, the tools, the spoken notices.
 
-import { element, quoted, replace } from "./elements.js";
+import { element, plainButton, quoted, replace } from "./elements.js";
 import { chooseLanguage, currentLanguage, LANGUAGES, say } from "./language.js";
 import { PARENTS, placeOf, PLACES } from "./places.js";
 import { signOut, whoAmI } from "./session.js";
@@ -88,12 +88,8 @@ async function change(event) {
 
 function tools() {
   return [
-    element(
-      "button",
-      { type: "button", class: "quiet", onclick: showShortcuts },
-      say("frame.shortcuts"),
-    ),
-    element("button", { type: "button", class: "quiet", onclick: leave }, say("frame.signout")),
+    plainButton(say("frame.shortcuts"), showShortcuts, "quiet"),
+    plainButton(say("frame.signout"), leave, "quiet"),
   ];
 }
 

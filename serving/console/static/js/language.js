@@ -1,6 +1,6 @@
 // The three languages: texts from `i18n/`, dates and numbers from the browser.
 
-import { element } from "./elements.js";
+import { element, kept } from "./elements.js";
 
 /** Code to the language's own name; the code names its file. */
 export const LANGUAGES = { en: "English", zh: "中文", ko: "한국어" };
@@ -13,7 +13,7 @@ let texts = {};
 
 /** The language that was chosen, else the first of the browser's that there is, else English. */
 export function preferredLanguage() {
-  const asked = [read(KEPT), ...(navigator.languages ?? [])];
+  const asked = [kept(() => localStorage.getItem(KEPT)), ...(navigator.languages ?? [])];
   return (
     asked.map((one) => (one ?? "").slice(0, 2).toLowerCase()).find((one) => one in LANGUAGES) ??
     "en"
@@ -26,11 +26,7 @@ export async function chooseLanguage(chosen) {
   texts = await response.json();
   code = chosen;
   document.documentElement.lang = TAGS[chosen];
-  try {
-    localStorage.setItem(KEPT, chosen);
-  } catch {
-    // A browser that keeps nothing asks anew next time.
-  }
+  kept(() => localStorage.setItem(KEPT, chosen));
 }
 
 export function currentLanguage() {
@@ -118,12 +114,4 @@ export function bytes(value) {
   const [size, unit] =
     value < 2 ** 30 ? [Math.max(value / 2 ** 20, 0.1), "megabyte"] : [value / 2 ** 30, "gigabyte"];
   return number(size, { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: 1 });
-}
-
-function read(name) {
-  try {
-    return localStorage.getItem(name);
-  } catch {
-    return null;
-  }
 }

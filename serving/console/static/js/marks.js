@@ -1,8 +1,8 @@
 // What stands in many views alike: verdicts, states, facts, tables of lines and cases.
 
-import { element, quoted, shortId } from "./elements.js";
+import { add, element, link, quoted, replace, shortId } from "./elements.js";
+import { workButton } from "./forms.js";
 import { moment, say, sayIfKnown, score } from "./language.js";
-import { placeOf } from "./places.js";
 
 /** A decision or a state: a sign and a word, so that its colour says nothing alone. */
 export function badge(family, value) {
@@ -42,6 +42,25 @@ export function reasonList(reasons) {
   );
 }
 
+/** What a page is, and what it is for. */
+export function pageHead(title, lead) {
+  return [element("h1", {}, say(title)), element("p", { class: "lead" }, say(lead))];
+}
+
+export function section(title, ...children) {
+  return element("section", { class: "block" }, element("h2", {}, say(title)), children);
+}
+
+/** What stands where there is nothing to list. */
+export function empty(key) {
+  return element("p", { class: "empty" }, say(key));
+}
+
+/** Whose a line or an enrollment is. */
+export function seller({ carrier, outlet }) {
+  return quoted(`${carrier} / ${outlet}`);
+}
+
 /** Pairs of a term and its value. */
 export function facts(pairs) {
   return element(
@@ -50,7 +69,7 @@ export function facts(pairs) {
     pairs
       .filter((pair) => pair)
       .map(([term, ...value]) =>
-        element("div", {}, element("dt", {}, term), element("dd", {}, value)),
+        element("div", {}, element("dt", {}, say(term)), element("dd", {}, value)),
       ),
   );
 }
@@ -64,8 +83,13 @@ const sizes = new ResizeObserver((changed) => {
   }
 });
 
-/** A table that scrolls by itself where it has too little room. */
-export function table(caption, heads, rows) {
+/** A table that scrolls by itself where it has too little room; a row is a list of its cells.
+ *
+ * `none` is the text that stands for a table without rows, where there is one.
+ */
+export function table(title, heads, rows, none = null) {
+  if (none !== null && rows.length === 0) return empty(none);
+  const caption = say(title);
   const scroller = element(
     "div",
     { class: "scroller", role: "group", "aria-label": caption },
@@ -79,15 +103,32 @@ export function table(caption, heads, rows) {
         element(
           "tr",
           {},
-          heads.map((head) => element("th", { scope: "col" }, head)),
+          heads.map((head) => element("th", { scope: "col" }, say(head))),
         ),
       ),
-      element("tbody", {}, rows),
+      element("tbody", {}, rows.map(asRow)),
     ),
   );
   sizes.observe(scroller);
   return scroller;
 }
+
+/** A table of the first page with a button for the next: `ask(after)` has a page, `read` its rows. */
+export function growingTable(page, title, heads, first, ask, read) {
+  const whole = table(title, heads, []);
+  const more = element("div", { class: "more" });
+  const extend = (answer) => {
+    add(whole.querySelector("tbody"), read(answer).map(asRow));
+    if (answer.next === null) return replace(more);
+    const next = async () => extend(await ask(answer.next));
+    const { button, faults } = workButton(page, say("action.more"), next);
+    return replace(more, button, faults);
+  };
+  extend(first);
+  return [whole, more];
+}
+
+const asRow = (one) => (Array.isArray(one) ? row({}, ...one) : one);
 
 export function row(given, ...cells) {
   return element(
@@ -99,23 +140,20 @@ export function row(given, ...cells) {
 
 /** Lines with their numbers masked; `act(line)` makes what stands in the last column. */
 export function lineTable(lines, act = null) {
-  if (lines.length === 0) return element("p", { class: "empty" }, say("lines.none"));
-  const heads = ["line.number", "line.seller", "line.status", "line.opened"].map((key) => say(key));
+  const heads = ["line.number", "line.seller", "line.status", "line.opened"];
   return table(
-    say("lines.caption"),
-    act ? [...heads, say("table.action")] : heads,
-    lines.map((line) =>
-      row(
-        {},
-        line.number === null
-          ? element("span", { class: "hint" }, say("line.gone"))
-          : maskedNumber(line.number),
-        quoted([line.carrier, line.outlet].join(" / ")),
-        badge("line", line.status),
-        moment(line.opened_at),
-        ...(act ? [act(line)] : []),
-      ),
-    ),
+    "lines.caption",
+    act ? [...heads, "table.action"] : heads,
+    lines.map((line) => [
+      line.number === null
+        ? element("span", { class: "hint" }, say("line.gone"))
+        : maskedNumber(line.number),
+      seller(line),
+      badge("line", line.status),
+      moment(line.opened_at),
+      ...(act ? [act(line)] : []),
+    ]),
+    "lines.none",
   );
 }
 
@@ -132,27 +170,24 @@ export function maskedNumber(text) {
 
 /** Cases as links, with what they are about. */
 export function caseTable(cases) {
-  if (cases.length === 0) return element("p", { class: "empty" }, say("cases.none"));
-  const heads = ["case.kind", "case.state", "case.score", "case.opened"].map((key) => say(key));
+  const heads = ["case.kind", "case.state", "case.score", "case.opened"];
   return table(
-    say("cases.caption"),
+    "cases.caption",
     heads,
-    cases.map((one) =>
-      row(
-        {},
-        element("a", { href: placeOf("case", one.case_id) }, word("kind", one.kind)),
-        badge("state", one.state),
-        score(one.score),
-        moment(one.opened_at),
-      ),
-    ),
+    cases.map((one) => [
+      link(["case", one.case_id], word("kind", one.kind)),
+      badge("state", one.state),
+      score(one.score),
+      moment(one.opened_at),
+    ]),
+    "cases.none",
   );
 }
 
 /** A link to an enrollment or a document, by the end of its id. */
 export function idLink(view, id) {
   if (id === null || id === undefined) return "–";
-  return element("a", { href: placeOf(view, id) }, shortId(id));
+  return link([view, id], shortId(id));
 }
 
 /** Who did something: the reader, a key, or a part of the service. */
@@ -169,11 +204,8 @@ export function expectationText(expected, format) {
   return say(expected.is_bound ? "expected.bound" : "expected.value", { value, low, high });
 }
 
-/** A notice that is no fault. */
+/** A notice that is no fault; a text is a paragraph. */
 export function notice(kind, ...children) {
-  return element("div", { class: `notice ${kind}` }, children);
-}
-
-export function section(title, ...children) {
-  return element("section", { class: "block" }, element("h2", {}, title), children);
+  const parts = children.map((one) => (typeof one === "string" ? element("p", {}, one) : one));
+  return element("div", { class: `notice ${kind}` }, parts);
 }

@@ -1,9 +1,8 @@
 // A person as one document names them: masked, with a way to everything under the document.
 
-import { element, quoted } from "./elements.js";
-import { score, say } from "./language.js";
+import { element, figure, link, quoted } from "./elements.js";
+import { say, score } from "./language.js";
 import { badge, maskedNumber, word } from "./marks.js";
-import { placeOf } from "./places.js";
 
 /** The heading of a person: the masked name as written, the document, how alike the face is. */
 export function personHead(one, level) {
@@ -12,15 +11,11 @@ export function personHead(one, level) {
   return element(
     "header",
     { class: "person-head" },
-    element(
-      level,
-      {},
-      isPage ? name : element("a", { href: placeOf("documents", one.document_id) }, name),
-    ),
+    element(level, {}, isPage ? name : link(["documents", one.document_id], name)),
     element("span", {}, word("document", one.document_type), " ", maskedNumber(one.number)),
     badge("docstate", one.document_status),
     one.score !== null &&
       one.score !== undefined &&
-      element("span", { class: "figure" }, `${say("score.value")} ${score(one.score)}`),
+      figure(`${say("score.value")} ${score(one.score)}`),
   );
 }

@@ -9,13 +9,7 @@ export function freshUuid() {
   given[6] = (given[6] & 0x0f) | 0x40;
   given[8] = (given[8] & 0x3f) | 0x80;
   const hex = [...given].map((one) => one.toString(16).padStart(2, "0")).join("");
-  return [
-    hex.slice(0, 8),
-    hex.slice(8, 12),
-    hex.slice(12, 16),
-    hex.slice(16, 20),
-    hex.slice(20),
-  ].join("-");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
 
 /** `send(work, waits)` does `work(key)`, again after a fault that passes; every try has one key.

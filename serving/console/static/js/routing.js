@@ -1,7 +1,7 @@
 // Which view is shown: the part of the address after `#`, which no server and no log ever sees.
 
-import { buildFrame, clearPage } from "./frame.js";
 import { faultBox } from "./faults.js";
+import { buildFrame, clearPage } from "./frame.js";
 import { say } from "./language.js";
 import { isOpenTo, placeOf, PLACES, readPlace } from "./places.js";
 import { signOut, whoAmI } from "./session.js";

@@ -1,5 +1,7 @@
 // The key of this tab, and whose it is. It ends with the tab, and is nowhere else.
 
+import { kept } from "./elements.js";
+
 const KEPT = "sosie.key";
 let key = null;
 let owner = null;
@@ -15,24 +17,19 @@ export function currentKey() {
 
 /** A key that this tab was signed in with before it was loaded again. */
 export function keptKey() {
-  try {
-    return sessionStorage.getItem(KEPT);
-  } catch {
-    // A browser that keeps nothing asks for the key at every load.
-    return null;
-  }
+  return kept(() => sessionStorage.getItem(KEPT));
 }
 
 export function signIn(text, found) {
   key = text;
   owner = found;
-  keep(() => sessionStorage.setItem(KEPT, text));
+  kept(() => sessionStorage.setItem(KEPT, text));
 }
 
 export function signOut() {
   key = null;
   owner = null;
-  keep(() => sessionStorage.removeItem(KEPT));
+  kept(() => sessionStorage.removeItem(KEPT));
 }
 
 /** How cases and the audit chain name whoever is signed in. */
@@ -42,12 +39,4 @@ export function myActor() {
 
 export function hasRole(...roles) {
   return owner !== null && roles.includes(owner.role);
-}
-
-function keep(work) {
-  try {
-    work();
-  } catch {
-    // Then the key is in this page alone.
-  }
 }

@@ -1,7 +1,7 @@
 // Single keys for those who work the queue all day; they can be switched off (WCAG 2.1.4).
 
 import { closingButton, openDialog } from "./dialogs.js";
-import { element } from "./elements.js";
+import { element, kept } from "./elements.js";
 import { checkField } from "./forms.js";
 import { say } from "./language.js";
 
@@ -9,7 +9,7 @@ const KEPT = "sosie.shortcuts";
 const HELP = ["j", "k", "Enter", "a", "n", "p", "c", "u", "?"];
 const TYPING = "input, textarea, select, [contenteditable]";
 let current = {};
-let isOn = wasOn();
+let isOn = kept(() => localStorage.getItem(KEPT)) !== "off";
 
 /** Binds keys to work while a view is shown; `?` is always bound. */
 export function bindKeys(page, keys) {
@@ -46,17 +46,5 @@ export function showShortcuts() {
 
 function switchKeys(event) {
   isOn = event.target.checked;
-  try {
-    localStorage.setItem(KEPT, isOn ? "on" : "off");
-  } catch {
-    // Then it holds until the page is left.
-  }
-}
-
-function wasOn() {
-  try {
-    return localStorage.getItem(KEPT) !== "off";
-  } catch {
-    return true;
-  }
+  kept(() => localStorage.setItem(KEPT, isOn ? "on" : "off"));
 }

@@ -3,7 +3,7 @@
 import { add, element, quoted, replace } from "../elements.js";
 import { buildForm, textField, workButton } from "../forms.js";
 import { moment, number, say, share } from "../language.js";
-import { actorName, notice, row, section, table } from "../marks.js";
+import { actorName, notice, pageHead, section, table } from "../marks.js";
 import { listAudit, verifyAudit } from "../service.js";
 import { myActor } from "../session.js";
 
@@ -23,10 +23,9 @@ export async function show(page) {
   );
   add(
     page.main,
-    element("h1", {}, say("audit.title")),
-    element("p", { class: "lead" }, say("audit.lead")),
+    pageHead("audit.title", "audit.lead"),
     verification(page),
-    section(say("audit.entries"), form, place),
+    section("audit.entries", form, place),
   );
   await turnTo(page, place, {});
 }
@@ -64,9 +63,8 @@ async function verifyAll(tell, signal) {
 }
 
 function verdictOf({ intact, verified_to: entries, first_bad: firstBad }) {
-  if (intact)
-    return notice("good", element("p", {}, say("audit.whole", { count: number(entries) })));
-  return notice("bad", element("p", {}, say("audit.broken", { number: number(firstBad) })));
+  if (intact) return notice("good", say("audit.whole", { count: number(entries) }));
+  return notice("bad", say("audit.broken", { number: number(firstBad) }));
 }
 
 /** Shows the newest entries of a filter, or those above a number. */
@@ -107,7 +105,7 @@ async function turnTo(page, place, filter, after = null) {
 
 function entryTable(entries) {
   return table(
-    say("audit.entries"),
+    "audit.entries",
     [
       "audit.number",
       "audit.at",
@@ -116,21 +114,18 @@ function entryTable(entries) {
       "audit.subject",
       "audit.detail",
       "audit.hash",
-    ].map((key) => say(key)),
+    ],
     [...entries]
       .reverse()
-      .map((one) =>
-        row(
-          {},
-          number(one.number),
-          moment(one.at),
-          actorName(one.actor, myActor()),
-          element("code", { translate: "no" }, one.action),
-          quoted(one.subject, { class: "id wrap" }),
-          detailCell(one.detail),
-          element("code", { translate: "no", title: one.hash }, one.hash.slice(0, 12)),
-        ),
-      ),
+      .map((one) => [
+        number(one.number),
+        moment(one.at),
+        actorName(one.actor, myActor()),
+        element("code", { translate: "no" }, one.action),
+        quoted(one.subject, { class: "id wrap" }),
+        detailCell(one.detail),
+        element("code", { translate: "no", title: one.hash }, one.hash.slice(0, 12)),
+      ]),
   );
 }
 

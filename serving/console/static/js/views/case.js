@@ -1,10 +1,19 @@
 // One case: what it is about, what was said of it, and the steps that end it.
 
 import { caseActions } from "../casework.js";
-import { add, element, quoted, wholeId } from "../elements.js";
+import { add, element, figure, link, quoted, wholeId } from "../elements.js";
 import { moment, say, score } from "../language.js";
-import { actorName, badge, facts, idLink, lineTable, notice, section, word } from "../marks.js";
-import { placeOf } from "../places.js";
+import {
+  actorName,
+  badge,
+  empty,
+  facts,
+  idLink,
+  lineTable,
+  notice,
+  section,
+  word,
+} from "../marks.js";
 import { readCase } from "../service.js";
 import { myActor } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
@@ -14,7 +23,7 @@ export async function show(page, id, focus = null) {
   const actions = caseActions(page, found);
   add(
     page.main,
-    element("p", { class: "back" }, element("a", { href: placeOf("cases") }, say("case.back"))),
+    element("p", { class: "back" }, link(["cases"], say("case.back"))),
     element("h1", {}, word("kind", found.kind), " ", badge("state", found.state)),
     mergedNotice(found),
     element(
@@ -36,23 +45,19 @@ function mergedNotice({ merged_into: target }) {
 
 function factsOf(found) {
   return facts([
-    [say("case.id"), wholeId(found.case_id)],
-    [say("case.origin"), word("origin", found.origin)],
-    [say("case.assignee"), actorName(found.assignee, myActor())],
-    [say("case.score"), element("span", { class: "figure" }, score(found.score))],
-    found.outcome && [say("case.outcome"), word("outcome", found.outcome)],
-    [say("case.opened"), moment(found.opened_at)],
-    found.closed_at && [say("case.closed"), moment(found.closed_at)],
-    found.enrollment_id && [say("enrollment.id"), idLink("enrollments", found.enrollment_id)],
-    found.sweep_id && [say("sweep.id"), idLink("sweep", found.sweep_id)],
+    ["case.id", wholeId(found.case_id)],
+    ["case.origin", word("origin", found.origin)],
+    ["case.assignee", actorName(found.assignee, myActor())],
+    ["case.score", figure(score(found.score))],
+    found.outcome && ["case.outcome", word("outcome", found.outcome)],
+    ["case.opened", moment(found.opened_at)],
+    found.closed_at && ["case.closed", moment(found.closed_at)],
+    found.enrollment_id && ["enrollment.id", idLink("enrollments", found.enrollment_id)],
+    found.sweep_id && ["sweep.id", idLink("sweep", found.sweep_id)],
     found.sweep_id &&
       found.group_key && [
-        say("group.title"),
-        element(
-          "a",
-          { href: placeOf("group", found.sweep_id, found.group_key) },
-          say("group.open"),
-        ),
+        "group.title",
+        link(["group", found.sweep_id, found.group_key], say("group.open")),
       ],
   ]);
 }
@@ -60,8 +65,8 @@ function factsOf(found) {
 function documents(found) {
   const about = new Set(found.line_ids);
   return section(
-    say("case.documents"),
-    found.documents.length === 0 && element("p", { class: "empty" }, say("case.nodocuments")),
+    "case.documents",
+    found.documents.length === 0 && empty("case.nodocuments"),
     found.documents.map((one) =>
       element(
         "article",
@@ -69,9 +74,8 @@ function documents(found) {
         element(
           "h3",
           {},
-          element(
-            "a",
-            { href: placeOf("documents", one.document_id) },
+          link(
+            ["documents", one.document_id],
             say("document.title"),
             " ",
             quoted(one.document_id.slice(-8), { class: "id" }),
@@ -106,7 +110,7 @@ function saidIn({ kind, text }) {
 
 function history({ notes }) {
   return section(
-    say("case.history"),
+    "case.history",
     element(
       "ol",
       { class: "history" },

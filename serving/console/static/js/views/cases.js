@@ -1,10 +1,9 @@
 // The queue of the fraud desk: what is open, worked through with single keys.
 
-import { add, element, replace } from "../elements.js";
-import { attempt, checkField, choiceField, workButton } from "../forms.js";
+import { add, element, figure, link, replace } from "../elements.js";
+import { attempt, checkField, choiceField } from "../forms.js";
 import { moment, say, score } from "../language.js";
-import { actorName, badge, row, table, word } from "../marks.js";
-import { placeOf } from "../places.js";
+import { actorName, badge, empty, growingTable, pageHead, row, word } from "../marks.js";
 import { assignCase, listCases } from "../service.js";
 import { myActor } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
@@ -37,13 +36,7 @@ export async function show(page) {
     Object.assign(filter, changes);
     return attempt(page, list, faults, load);
   };
-  add(
-    page.main,
-    element("h1", {}, say("cases.title")),
-    element("p", { class: "lead" }, say("cases.lead")),
-    filters(change, faults),
-    list,
-  );
+  add(page.main, pageHead("cases.title", "cases.lead"), filters(change, faults), list);
   await load();
   bindKeys(page, keysOf(page, list));
 }
@@ -75,7 +68,7 @@ function filters(change, faults) {
 
 function fillQueue(page, list, filter, answer) {
   if (answer.cases.length === 0) {
-    replace(list, element("p", { class: "empty" }, say("cases.none")));
+    replace(list, empty("cases.none"));
     page.announce(say("cases.none"));
     return;
   }
@@ -87,36 +80,18 @@ function fillQueue(page, list, filter, answer) {
     "case.origin",
     "case.opened",
   ];
-  const body = element("tbody", {});
-  const whole = table(
-    say("cases.caption"),
-    heads.map((key) => say(key)),
-    [],
-  );
-  whole.querySelector("tbody").replaceWith(body);
-  body.append(...answer.cases.map(caseRow));
-  const more = element("div", { class: "more" });
-  replace(list, whole, more);
-  offerMore(page, filter, answer.next, body, more);
-}
-
-function offerMore(page, filter, next, body, more) {
-  if (next === null) return replace(more);
-  const { button, faults } = workButton(page, say("action.more"), async () => {
-    const answer = await listCases({ ...filter, limit: PAGE, after: next });
-    body.append(...answer.cases.map(caseRow));
-    offerMore(page, filter, answer.next, body, more);
-  });
-  return replace(more, button, faults);
+  const ask = (after) => listCases({ ...filter, limit: PAGE, after });
+  const read = ({ cases }) => cases.map(caseRow);
+  replace(list, growingTable(page, "cases.caption", heads, answer, ask, read));
 }
 
 function caseRow(one) {
   return row(
     { "data-case": one.case_id },
-    element("a", { href: placeOf("case", one.case_id) }, word("kind", one.kind)),
+    link(["case", one.case_id], word("kind", one.kind)),
     badge("state", one.state),
     actorName(one.assignee, myActor()),
-    element("span", { class: "figure" }, score(one.score ?? null)),
+    figure(score(one.score ?? null)),
     word("origin", one.origin),
     moment(one.opened_at),
   );

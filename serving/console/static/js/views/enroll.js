@@ -1,10 +1,10 @@
 // One activation: a document, a number, two photographs; then what was decided.
 
 import { evidence, verdict } from "../decision.js";
-import { add, element, replace } from "../elements.js";
+import { add, element, figure, plainButton, replace } from "../elements.js";
 import { buildForm, documentFields, momentField, numberField, textField } from "../forms.js";
 import { say } from "../language.js";
-import { facts, idLink } from "../marks.js";
+import { facts, idLink, pageHead } from "../marks.js";
 import { pictureField } from "../pictures.js";
 import { placeOf } from "../places.js";
 import { keyedAttempt } from "../retrying.js";
@@ -37,12 +37,7 @@ export async function show(page) {
       showAnswer(page, await send(page, attempt, packImages(readValues(values), images)));
     },
   );
-  add(
-    page.main,
-    element("h1", {}, say("enroll.title")),
-    element("p", { class: "lead" }, say("enroll.lead")),
-    form,
-  );
+  add(page.main, pageHead("enroll.title", "enroll.lead"), form);
 }
 
 function send(page, attempt, body) {
@@ -105,21 +100,14 @@ function showAnswer(page, answer) {
     heading,
     verdict(answer),
     facts([
-      [say("enrollment.id"), idLink("enrollments", answer.enrollment_id)],
-      answer.cases.length > 0 && [
-        say("enrollment.cases"),
-        element("span", { class: "figure" }, answer.cases.length),
-      ],
+      ["enrollment.id", idLink("enrollments", answer.enrollment_id)],
+      answer.cases.length > 0 && ["enrollment.cases", figure(answer.cases.length)],
     ]),
     evidence(answer),
     element(
       "p",
       { class: "actions" },
-      element(
-        "button",
-        { type: "button", class: "button primary", onclick: again },
-        say("enroll.another"),
-      ),
+      plainButton(say("enroll.another"), again, "button primary"),
       element(
         "a",
         { class: "button", href: placeOf("enrollments", answer.enrollment_id) },

@@ -2,10 +2,10 @@
 
 import { curveFigure } from "../curves.js";
 import { qualityTable, scoreTable, searchPanel, verdict } from "../decision.js";
-import { add, element, quoted, wholeId } from "../elements.js";
+import { add, element, figure, hint, quoted, wholeId } from "../elements.js";
 import { buildForm, radioField, textField } from "../forms.js";
 import { moment, number, say, score } from "../language.js";
-import { facts, idLink, notice, row, section, table } from "../marks.js";
+import { facts, idLink, notice, pageHead, section, seller, table } from "../marks.js";
 import { findEnrollment, readCrops, readEnrollment, readThresholds } from "../service.js";
 import { hasRole } from "../session.js";
 
@@ -23,9 +23,9 @@ export async function show(page, id = null) {
     record.expired_at &&
       notice("info", element("p", {}, say("enrollment.expired"), " ", moment(record.expired_at))),
     factsOf(record),
-    section(say("decision.scores"), scoreTable(record), figures(record, thresholds.calibration)),
+    section("decision.scores", scoreTable(record), figures(record, thresholds.calibration)),
     section(
-      say("decision.search"),
+      "decision.search",
       searchPanel(record.duplicate_search),
       candidateTable(record.duplicate_search),
     ),
@@ -40,19 +40,19 @@ export async function show(page, id = null) {
 
 function factsOf(record) {
   return facts([
-    [say("enrollment.id"), wholeId(record.enrollment_id)],
-    [say("enrollment.decided"), moment(record.decided_at)],
-    [say("enroll.captured"), moment(record.captured_at)],
-    [say("line.seller"), quoted([record.carrier, record.outlet].join(" / "))],
+    ["enrollment.id", wholeId(record.enrollment_id)],
+    ["enrollment.decided", moment(record.decided_at)],
+    ["enroll.captured", moment(record.captured_at)],
+    ["line.seller", seller(record)],
     [
-      say("document.title"),
+      "document.title",
       hasRole("fraud")
         ? idLink("documents", record.document_id)
         : quoted(record.document_id ?? "–"),
     ],
-    [say("enroll.consent"), quoted(record.consent_ref ?? "–")],
-    [say("enrollment.policy"), quoted(record.policy_version)],
-    [say("enrollment.model"), quoted(record.model_digest.slice(0, 12))],
+    ["enroll.consent", quoted(record.consent_ref ?? "–")],
+    ["enrollment.policy", quoted(record.policy_version)],
+    ["enrollment.model", quoted(record.model_digest.slice(0, 12))],
   ]);
 }
 
@@ -67,7 +67,7 @@ function faces(record, answer) {
     element(
       "div",
       { class: "faces-score" },
-      element("span", { class: "figure" }, score(value)),
+      figure(score(value)),
       element("span", { class: "hint" }, say("score.live_portrait")),
     ),
     face(found, "portrait"),
@@ -106,7 +106,7 @@ function keptText(answer, found) {
 }
 
 function figures(record, calibration) {
-  if (calibration === null) return notice("info", element("p", {}, say("curve.none")));
+  if (calibration === null) return notice("info", say("curve.none"));
   const curves = Object.fromEntries(calibration.curves.map((curve) => [curve.comparison, curve]));
   const { scores, thresholds } = record;
   return element(
@@ -116,7 +116,7 @@ function figures(record, calibration) {
       curveFigure(
         say("curve.verification"),
         curves.one_to_one,
-        [[say("threshold.verify"), thresholds.verify]],
+        [["threshold.verify", thresholds.verify]],
         scores.live_portrait,
       ),
     curves.fused &&
@@ -124,14 +124,12 @@ function figures(record, calibration) {
         say("curve.identification"),
         curves.fused,
         [
-          [say("threshold.review"), thresholds.review],
-          [say("threshold.certain"), thresholds.certain],
+          ["threshold.review", thresholds.review],
+          ["threshold.certain", thresholds.certain],
         ],
         scores.best_candidate,
       ),
-    element(
-      "p",
-      { class: "hint" },
+    hint(
       say("curve.source", { people: number(calibration.people) }),
       " ",
       quoted(calibration.source),
@@ -142,17 +140,12 @@ function figures(record, calibration) {
 function candidateTable({ candidates }) {
   if (!candidates?.length) return null;
   return table(
-    say("search.candidates"),
-    [say("search.candidate"), say("score.value")],
-    candidates.map((one) =>
-      row(
-        {},
-        one.document_id
-          ? idLink("documents", one.document_id)
-          : quoted(one.holder, { class: "id" }),
-        element("span", { class: "figure" }, score(one.score)),
-      ),
-    ),
+    "search.candidates",
+    ["search.candidate", "score.value"],
+    candidates.map((one) => [
+      one.document_id ? idLink("documents", one.document_id) : quoted(one.holder, { class: "id" }),
+      figure(score(one.score)),
+    ]),
   );
 }
 
@@ -178,8 +171,7 @@ function showFinder(page) {
   };
   add(
     page.main,
-    element("h1", {}, say("finder.title")),
-    element("p", { class: "lead" }, say("finder.lead")),
+    pageHead("finder.title", "finder.lead"),
     buildForm(page, { class: "card narrow" }, fields, say("finder.submit"), open),
   );
 }

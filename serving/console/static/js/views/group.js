@@ -1,10 +1,9 @@
 // A group of a sweep: as a graph, as a table beside it, and why it ranks where it does.
 
-import { add, element, quoted } from "../elements.js";
+import { add, element, figure, hint, link, quoted } from "../elements.js";
 import { groupFigure } from "../graph.js";
 import { day, number, say, score } from "../language.js";
 import { idLink, notice, row, section, table, word } from "../marks.js";
-import { placeOf } from "../places.js";
 import { readGroup } from "../service.js";
 
 export async function show(page, sweepId, key) {
@@ -12,11 +11,7 @@ export async function show(page, sweepId, key) {
   const names = new Map(group.identities.map((one, place) => [one.document_id, String(place + 1)]));
   add(
     page.main,
-    element(
-      "p",
-      { class: "back" },
-      element("a", { href: placeOf("sweep", sweepId) }, say("group.back")),
-    ),
+    element("p", { class: "back" }, link(["sweep", sweepId], say("group.back"))),
     element("h1", {}, word("kind", group.kind)),
     element("p", { class: "lead" }, say(`kind.${group.kind}.hint`)),
     element(
@@ -32,10 +27,10 @@ export async function show(page, sweepId, key) {
       element(
         "div",
         {},
-        section(say("group.links"), linkTable(group, names)),
+        section("group.links", linkTable(group, names)),
         severedLinks(group, names),
       ),
-      section(say("group.risk"), termTable(group), caseList(group.cases)),
+      section("group.risk", termTable(group), caseList(group.cases)),
     ),
   );
 }
@@ -45,7 +40,7 @@ function leftOutNotice(left) {
   const counts = Object.fromEntries(
     Object.entries(left).map(([name, value]) => [name, number(value)]),
   );
-  return notice("info", element("p", {}, say("group.leftout", counts)));
+  return notice("info", say("group.leftout", counts));
 }
 
 function caseList(cases) {
@@ -60,7 +55,7 @@ function caseList(cases) {
 
 function identityTable({ identities }, names) {
   return table(
-    say("group.identities"),
+    "group.identities",
     [
       "group.number",
       "document.title",
@@ -68,22 +63,15 @@ function identityTable({ identities }, names) {
       "group.sellers",
       "group.first",
       "group.disputes",
-    ].map((one) => say(one)),
-    identities.map((one) =>
-      row(
-        {},
-        names.get(one.document_id),
-        element(
-          "a",
-          { href: placeOf("documents", one.document_id) },
-          quoted(one.document_id.slice(-8), { class: "id" }),
-        ),
-        number(one.lines.length),
-        sellers(one.lines),
-        day(one.lines[0]?.opened_at),
-        number(one.disputes),
-      ),
-    ),
+    ],
+    identities.map((one) => [
+      names.get(one.document_id),
+      link(["documents", one.document_id], quoted(one.document_id.slice(-8), { class: "id" })),
+      number(one.lines.length),
+      sellers(one.lines),
+      day(one.lines[0]?.opened_at),
+      number(one.disputes),
+    ]),
   );
 }
 
@@ -93,22 +81,19 @@ function sellers(lines) {
 }
 
 function linkTable({ links, weakest }, names) {
-  if (links.length === 0) return element("p", { class: "empty" }, say("graph.nolinks"));
   const isWeakest = (link) => weakest && link.left === weakest.left && link.right === weakest.right;
   const sorted = [...links].sort((a, b) => b.score - a.score);
   return table(
-    say("group.links"),
-    [say("group.between"), say("score.value")],
-    sorted.map((link) =>
-      row(
-        {},
-        [
-          `${names.get(link.left)} – ${names.get(link.right)} `,
-          isWeakest(link) && element("span", { class: "badge weakest" }, say("group.weakest")),
-        ],
-        element("span", { class: "figure" }, score(link.score)),
-      ),
-    ),
+    "group.links",
+    ["group.between", "score.value"],
+    sorted.map((link) => [
+      [
+        `${names.get(link.left)} – ${names.get(link.right)} `,
+        isWeakest(link) && element("span", { class: "badge weakest" }, say("group.weakest")),
+      ],
+      figure(score(link.score)),
+    ]),
+    "graph.nolinks",
   );
 }
 
@@ -117,33 +102,30 @@ function severedLinks({ severed }, names) {
   if (severed.length === 0) return null;
   const end = (id) => names.get(id) ?? idLink("documents", id);
   return section(
-    say("group.severed"),
-    element("p", { class: "hint" }, say("group.severed.hint")),
+    "group.severed",
+    hint(say("group.severed.hint")),
     table(
-      say("group.severed"),
-      [say("group.between"), say("score.value")],
-      severed.map(({ left, right, score: value }) =>
-        row({}, [end(left), " – ", end(right)], element("span", { class: "figure" }, score(value))),
-      ),
+      "group.severed",
+      ["group.between", "score.value"],
+      severed.map(({ left, right, score: value }) => [
+        [end(left), " – ", end(right)],
+        figure(score(value)),
+      ]),
     ),
   );
 }
 
 function termTable({ terms, risk }) {
-  const points = (value) =>
-    element("span", { class: "figure" }, number(value, { maximumFractionDigits: 1 }));
+  const points = (value) => figure(number(value, { maximumFractionDigits: 1 }));
   return table(
-    say("group.risk"),
-    [say("risk.term"), say("risk.counted"), say("risk.points")],
+    "group.risk",
+    ["risk.term", "risk.counted", "risk.points"],
     [
-      ...terms.map((one) =>
-        row(
-          {},
-          word("risk", one.name),
-          number(one.value, { maximumFractionDigits: 3 }),
-          points(one.points),
-        ),
-      ),
+      ...terms.map((one) => [
+        word("risk", one.name),
+        number(one.value, { maximumFractionDigits: 3 }),
+        points(one.points),
+      ]),
       row({ class: "total" }, element("strong", {}, say("risk.total")), "", points(risk)),
     ],
   );

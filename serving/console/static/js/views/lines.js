@@ -1,10 +1,10 @@
 // "Which numbers are open under my name?": shown to the holder's face, each may be disputed.
 
-import { add, element, replace } from "../elements.js";
 import { closingButton, openDialog } from "../dialogs.js";
+import { add, element, hint, plainButton, replace } from "../elements.js";
 import { buildForm, documentFields, workButton } from "../forms.js";
 import { number, say, score } from "../language.js";
-import { badge, lineTable, maskedNumber, notice } from "../marks.js";
+import { badge, lineTable, maskedNumber, notice, pageHead } from "../marks.js";
 import { pictureField } from "../pictures.js";
 import { disputeLine, packImages, queryLines } from "../service.js";
 
@@ -33,13 +33,7 @@ export async function show(page) {
       showLines(page, results, found, pack);
     },
   );
-  add(
-    page.main,
-    element("h1", {}, say("lines.title")),
-    element("p", { class: "lead" }, say("lines.lead")),
-    form,
-    results,
-  );
+  add(page.main, pageHead("lines.title", "lines.lead"), form, results);
 }
 
 function showLines(page, results, found, pack) {
@@ -65,7 +59,7 @@ function showLines(page, results, found, pack) {
     score: score(found.score),
     threshold: score(found.threshold),
   });
-  replace(results, heading, element("p", { class: "hint" }, matched), lineTable(found.lines, act));
+  replace(results, heading, hint(matched), lineTable(found.lines, act));
   heading.focus();
 }
 
@@ -74,10 +68,7 @@ function disputeCell(page, line, pack) {
   const cell = element("div", { class: "cell" });
   const key = line.status === "disputed" ? "dispute.again" : "dispute.ask";
   const ask = () => confirmDispute(page, line, () => dispute(page, line, pack, cell));
-  return replace(
-    cell,
-    element("button", { type: "button", class: "button small", onclick: ask }, say(key)),
-  );
+  return replace(cell, plainButton(say(key), ask, "button small"));
 }
 
 function confirmDispute(page, line, work) {

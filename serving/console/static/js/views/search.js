@@ -3,7 +3,16 @@
 import { add, element, replace } from "../elements.js";
 import { buildForm, documentFields, numberField, radioField } from "../forms.js";
 import { number, rate, say, score } from "../language.js";
-import { badge, caseTable, expectationText, facts, idLink, lineTable, notice } from "../marks.js";
+import {
+  badge,
+  caseTable,
+  expectationText,
+  facts,
+  idLink,
+  lineTable,
+  notice,
+  pageHead,
+} from "../marks.js";
 import { personHead } from "../persons.js";
 import { pictureField } from "../pictures.js";
 import { packImages, searchPeople } from "../service.js";
@@ -22,13 +31,7 @@ export async function show(page) {
       showPeople(page, results, await searchPeople(requestOf(values, picture)));
     },
   );
-  add(
-    page.main,
-    element("h1", {}, say("people.title")),
-    element("p", { class: "lead" }, say("people.lead")),
-    form,
-    results,
-  );
+  add(page.main, pageHead("people.title", "people.lead"), form, results);
 }
 
 /** The choice of a way, and below it the fields of the one that is chosen. */
@@ -62,11 +65,11 @@ function showPeople(page, results, found) {
     heading,
     found.searched !== null &&
       facts([
-        [say("search.searched"), number(found.searched)],
-        [say("score.threshold"), score(found.threshold)],
-        [say("search.expected"), expectationText(found.expected_false_candidates, rate)],
+        ["search.searched", number(found.searched)],
+        ["score.threshold", score(found.threshold)],
+        ["search.expected", expectationText(found.expected_false_candidates, rate)],
       ]),
-    found.people.length === 0 && notice("info", element("p", {}, say("people.nobody"))),
+    found.people.length === 0 && notice("info", say("people.nobody")),
     found.people.map(person),
   );
   heading.focus();

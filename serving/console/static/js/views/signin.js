@@ -1,12 +1,12 @@
 // Sign in with a key, which stays in this tab.
 
 import { add, element } from "../elements.js";
+import { faultBox } from "../faults.js";
 import { buildForm, textField } from "../forms.js";
 import { say } from "../language.js";
-import { notice } from "../marks.js";
+import { notice, pageHead } from "../marks.js";
 import { showKey } from "../service.js";
 import { signIn, whoAmI } from "../session.js";
-import { faultBox } from "../faults.js";
 
 export async function show(page, reason = null) {
   if (whoAmI() !== null) return page.goOn();
@@ -21,8 +21,7 @@ export async function show(page, reason = null) {
     element(
       "div",
       { class: "signin" },
-      element("h1", {}, say("signin.title")),
-      element("p", { class: "lead" }, say("signin.lead")),
+      pageHead("signin.title", "signin.lead"),
       reason && notice("warn", element("p", { role: "alert" }, say(reason))),
       buildForm(page, { class: "card" }, [input, refused], say("signin.submit"), ({ key }) =>
         enter(page, key, refused),

@@ -1,10 +1,9 @@
 // One sweep while it runs, and what it found.
 
-import { add, element, replace } from "../elements.js";
+import { add, element, figure, link, replace } from "../elements.js";
 import { workButton } from "../forms.js";
 import { duration, moment, number, say, score, share } from "../language.js";
-import { actorName, badge, facts, notice, row, table, word } from "../marks.js";
-import { placeOf } from "../places.js";
+import { actorName, badge, empty, facts, growingTable, notice, word } from "../marks.js";
 import { listGroups, readSweep, steerSweep } from "../service.js";
 import { myActor } from "../session.js";
 
@@ -18,7 +17,7 @@ export async function show(page, id) {
   const found = element("section", { class: "block", "aria-label": say("group.list") });
   add(
     page.main,
-    element("p", { class: "back" }, element("a", { href: placeOf("sweeps") }, say("sweep.back"))),
+    element("p", { class: "back" }, link(["sweeps"], say("sweep.back"))),
     element("h1", {}, say("sweep.title")),
     status,
     found,
@@ -60,29 +59,26 @@ function showStatus(page, status, sweep) {
       { class: "status-line" },
       badge("sweep", sweep.state),
       " ",
-      element("span", { class: "figure" }, share(progress.share)),
+      figure(share(progress.share)),
     ),
     element("progress", { max: 1, value: progress.share, "aria-label": say("sweep.progress") }),
     sweep.fault && notice("bad", element("p", { lang: "en", translate: "no" }, sweep.fault)),
     facts([
-      [say("score.threshold"), element("span", { class: "figure" }, score(sweep.threshold))],
-      [say("sweep.scope"), say(`scope.${sweep.scope}`)],
+      ["score.threshold", figure(score(sweep.threshold))],
+      ["sweep.scope", say(`scope.${sweep.scope}`)],
       [
-        say("sweep.comparisons"),
+        "sweep.comparisons",
         `${number(progress.comparisons)} / ${number(progress.comparisons_total)}`,
       ],
-      [say("sweep.pairs"), number(progress.pairs)],
+      ["sweep.pairs", number(progress.pairs)],
       ALIVE.includes(sweep.state) && [
-        say("sweep.remaining"),
+        "sweep.remaining",
         progress.remaining_s === null ? say("sweep.unknown") : duration(progress.remaining_s),
       ],
-      [
-        say("search.sequence"),
-        sweep.gallery_sequence === null ? "–" : number(sweep.gallery_sequence),
-      ],
-      [say("sweep.requestedby"), actorName(sweep.requested_by, myActor())],
-      [say("sweep.began"), moment(sweep.started_at)],
-      sweep.ended_at && [say("sweep.ended"), moment(sweep.ended_at)],
+      ["search.sequence", sweep.gallery_sequence === null ? "–" : number(sweep.gallery_sequence)],
+      ["sweep.requestedby", actorName(sweep.requested_by, myActor())],
+      ["sweep.began", moment(sweep.started_at)],
+      sweep.ended_at && ["sweep.ended", moment(sweep.ended_at)],
     ]),
     steps(page, status, sweep),
   );
@@ -94,7 +90,7 @@ function summaryFacts(summary) {
   if (!summary) return null;
   return facts(
     ["groups", "identities", "lines", "disputed_lines", "carriers", "outlets"].map((name) => [
-      say(`summary.${name}`),
+      `summary.${name}`,
       number(summary[name]),
     ]),
   );
@@ -113,12 +109,10 @@ function steps(page, status, sweep) {
 }
 
 async function showGroups(page, found, { sweep_id: id, summary }) {
-  const list = element("tbody", {});
-  const more = element("div", { class: "more" });
   const answer = await listGroups(id, { limit: PAGE });
   replace(found, element("h2", {}, say("group.list")), summaryFacts(summary));
   if (answer.groups.length === 0) {
-    found.append(element("p", { class: "empty" }, say("group.none")));
+    found.append(empty("group.none"));
     return;
   }
   const heads = [
@@ -129,33 +123,18 @@ async function showGroups(page, found, { sweep_id: id, summary }) {
     "group.weakest",
     "group.risk",
   ];
-  const whole = table(
-    say("group.list"),
-    heads.map((key) => say(key)),
-    [],
-  );
-  whole.querySelector("tbody").replaceWith(list);
-  found.append(whole, more);
-  extend(page, id, list, more, answer);
-}
-
-function extend(page, id, list, more, answer) {
-  list.append(...answer.groups.map((group) => groupRow(id, group)));
-  if (answer.next === null) return replace(more);
-  const { button, faults } = workButton(page, say("action.more"), async () =>
-    extend(page, id, list, more, await listGroups(id, { limit: PAGE, after: answer.next })),
-  );
-  return replace(more, button, faults);
+  const ask = (after) => listGroups(id, { limit: PAGE, after });
+  const read = ({ groups }) => groups.map((group) => groupRow(id, group));
+  add(found, growingTable(page, "group.list", heads, answer, ask, read));
 }
 
 function groupRow(id, group) {
-  return row(
-    {},
-    element("a", { href: placeOf("group", id, group.key) }, word("kind", group.kind)),
+  return [
+    link(["group", id, group.key], word("kind", group.kind)),
     number(group.identities),
     number(group.lines),
     number(group.carriers),
-    element("span", { class: "figure" }, score(group.weakest_score)),
-    element("span", { class: "figure" }, number(group.risk, { maximumFractionDigits: 1 })),
-  );
+    figure(score(group.weakest_score)),
+    figure(number(group.risk, { maximumFractionDigits: 1 })),
+  ];
 }

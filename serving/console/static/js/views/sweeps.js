@@ -1,20 +1,29 @@
 // Sweeps: what one would cost and bring, its start, and those that were.
 
-import { add, element, replace } from "../elements.js";
+import { add, element, figure, hint, replace } from "../elements.js";
 import { buildForm, checkField, radioField, textField, workButton } from "../forms.js";
 import { bytes, duration, moment, number, rate, say, score, share } from "../language.js";
-import { badge, expectationText, facts, idLink, notice, row, section, table } from "../marks.js";
+import {
+  badge,
+  empty,
+  expectationText,
+  facts,
+  idLink,
+  notice,
+  pageHead,
+  section,
+  table,
+} from "../marks.js";
 import { listSweeps, planSweep, readPrecision, startSweep } from "../service.js";
 
 export async function show(page) {
   const [answer, precision] = await Promise.all([listSweeps(), readPrecision()]);
   add(
     page.main,
-    element("h1", {}, say("sweeps.title")),
-    element("p", { class: "lead" }, say("sweeps.lead")),
+    pageHead("sweeps.title", "sweeps.lead"),
     planner(page),
-    section(say("sweeps.past"), sweepTable(answer.sweeps)),
-    section(say("precision.title"), precisionPanel(precision)),
+    section("sweeps.past", sweepTable(answer.sweeps)),
+    section("precision.title", precisionPanel(precision)),
   );
 }
 
@@ -93,13 +102,13 @@ function showPlan(page, plan, expected) {
 
 function expectedFacts(expected) {
   return facts([
-    [say("score.threshold"), element("span", { class: "figure" }, score(expected.threshold))],
-    [say("sweep.references"), number(expected.references)],
-    expected.scope === "new" && [say("sweep.newones"), number(expected.new_references)],
-    [say("sweep.comparisons"), number(expected.comparisons)],
-    [say("sweep.duration"), duration(expected.duration_s)],
-    [say("sweep.memory"), bytes(expected.memory_bytes)],
-    [say("sweep.falsepairs"), expectationText(expected.false_pairs, rate)],
+    ["score.threshold", figure(score(expected.threshold))],
+    ["sweep.references", number(expected.references)],
+    expected.scope === "new" && ["sweep.newones", number(expected.new_references)],
+    ["sweep.comparisons", number(expected.comparisons)],
+    ["sweep.duration", duration(expected.duration_s)],
+    ["sweep.memory", bytes(expected.memory_bytes)],
+    ["sweep.falsepairs", expectationText(expected.false_pairs, rate)],
   ]);
 }
 
@@ -108,16 +117,14 @@ function warnings({ threshold, is_supported: isSupported, proposal }, anyway) {
   const proposed = say("sweep.proposal", { threshold: score(proposal.threshold), pairs });
   return [
     !isSupported && notice("warn", element("p", {}, say("sweep.unsupported")), anyway),
-    !proposal.is_within_budget &&
-      notice("warn", element("p", {}, say("sweep.overbudget", { pairs }))),
+    !proposal.is_within_budget && notice("warn", say("sweep.overbudget", { pairs })),
     proposal.threshold !== threshold && notice("info", element("p", {}, proposed)),
   ];
 }
 
 function sweepTable(sweeps) {
-  if (sweeps.length === 0) return element("p", { class: "empty" }, say("sweeps.none"));
   return table(
-    say("sweeps.past"),
+    "sweeps.past",
     [
       "sweep.id",
       "sweep.state",
@@ -126,32 +133,30 @@ function sweepTable(sweeps) {
       "sweep.progress",
       "sweep.pairs",
       "sweep.began",
-    ].map((key) => say(key)),
-    sweeps.map((one) =>
-      row(
-        {},
-        idLink("sweep", one.sweep_id),
-        badge("sweep", one.state),
-        say(`scope.${one.scope}`),
-        element("span", { class: "figure" }, score(one.threshold)),
-        share(one.progress.share),
-        number(one.progress.pairs),
-        moment(one.started_at ?? one.created_at),
-      ),
-    ),
+    ],
+    sweeps.map((one) => [
+      idLink("sweep", one.sweep_id),
+      badge("sweep", one.state),
+      say(`scope.${one.scope}`),
+      figure(score(one.threshold)),
+      share(one.progress.share),
+      number(one.progress.pairs),
+      moment(one.started_at ?? one.created_at),
+    ]),
+    "sweeps.none",
   );
 }
 
 function precisionPanel(precision) {
-  const lead = element("p", { class: "hint" }, say("precision.lead"));
-  if (!precision.judged) return [lead, element("p", { class: "empty" }, say("precision.none"))];
+  const lead = hint(say("precision.lead"));
+  if (!precision.judged) return [lead, empty("precision.none")];
   return [
     lead,
     facts([
-      [say("precision.judged"), number(precision.judged)],
-      [say("precision.confirmed"), number(precision.confirmed)],
+      ["precision.judged", number(precision.judged)],
+      ["precision.confirmed", number(precision.confirmed)],
       [
-        say("precision.value"),
+        "precision.value",
         say("precision.interval", {
           value: share(precision.precision),
           low: share(precision.low),
