@@ -32,7 +32,7 @@ from engine.matching.calibration import Comparison
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.accuracy.identification_rates import FusionGain, FusionPoint
+    from engine.accuracy.fusion_gain import FusionGain, FusionPoint
 
 
 RESEMBLANCE = "Synthetic population"

@@ -22,13 +22,8 @@ from engine.accuracy.dataset import (
 )
 from engine.accuracy.error_rates import FoldAccuracy, fold_accuracy, lowest_rate, require_support
 from engine.accuracy.flagged import Flagged, flag_strangers
+from engine.accuracy.fusion_gain import FusionGain, compare_fusion
 from engine.accuracy.gallery_growth import GalleryGrowth, grow_gallery
-from engine.accuracy.identification_rates import (
-    FusionGain,
-    Identification,
-    compare_fusion,
-    identify_open_set,
-)
 from engine.accuracy.pair_scores import PairScores, compare_all, compare_mated, single_templates
 from engine.errors import RequestError
 from engine.matching.calibration import OperatingPoint
@@ -36,7 +31,7 @@ from engine.matching.calibration import OperatingPoint
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
 
-FORMAT = 3
+FORMAT = 4
 """Format version of `to_dict`."""
 HIGHEST_FMR = 1e-1
 TABLE_RATES = {"1e-3": 1e-3, "1e-4": 1e-4, "1e-5": 1e-5, "1e-6": 1e-6}
@@ -50,8 +45,8 @@ class Evaluation:
 
     `points` run down from FMR 0.1 to the lowest supported rate; the intervals come from a
     bootstrap over people. `generalised`: FNMR at TABLE_RATES with failures to acquire as misses.
-    `verification` is None without a pairs file; `identification`, `fusion` and `growth` are where
-    too few people have three or four photographs. `embeddings` and `flagged` hold paths, which may
+    `verification` is None without a pairs file; `fusion` and `growth` are where too few people have
+    three or four photographs. `embeddings` and `flagged` hold paths, which may
     name people; `to_dict` includes them only on request.
     """
 
@@ -64,7 +59,6 @@ class Evaluation:
     nonmated_pairs: int
     points: tuple[OperatingPoint, ...]
     generalised: dict[str, Share | None]
-    identification: Identification | None
     growth: GalleryGrowth | None
     fusion: FusionGain | None
     conditions: Conditions
@@ -126,7 +120,6 @@ class Evaluation:
             "nonmated_pairs": self.nonmated_pairs,
             "lowest_fmr": self.points[-1].fmr if self.points else None,
             **self._list_rates(),
-            "open_set": self.identification and asdict(self.identification),
             "gallery_growth": self.growth and asdict(self.growth),
             "fusion": self.fusion and asdict(self.fusion),
             **self.conditions.to_dict(),
@@ -220,7 +213,6 @@ def _judge(
         generalised=generalise_fnmr(
             embeddings, mated, singles.people, _list_thresholds(points), seed=seed
         ),
-        identification=identify_open_set(singles, seed=seed),
         growth=grow_gallery(singles, flagged.code_people(singles), seed=seed),
         fusion=compare_fusion(singles, seed=seed),
         conditions=measure_conditions(

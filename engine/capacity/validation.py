@@ -127,7 +127,7 @@ def check_report(report: Report, figures: Figures, seed: int = 0) -> Check:
     if calm is not None and full:
         given["arrivals at 70 %, evenly spaced"] = f"{full * CALM_SHARE:.1f} a second"
         below = replay.compare_calm(calm, full * CALM_SHARE)
-    return Check(report.name, str(report.stamp), given, (*rows, *below), _explain(below))
+    return Check(report.name, str(report.machine), given, (*rows, *below), _explain(below))
 
 
 def _explain(below: Sequence[Comparison]) -> tuple[str, ...]:

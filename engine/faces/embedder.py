@@ -142,7 +142,7 @@ class Embedder:
         self.card = card
         self.flip = flip
         self.dim = card.dimension
-        self.side_px = card.input.size_px[0]
+        self.side_px = card.input.width_px
         self.prefers_large_batches = session.prefers_large_batches
         self._session = session
         self._max_batch = session.fixed_batch or (

@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
@@ -268,9 +269,11 @@ def digest_embedding(card: ModelCard, flip: bool) -> str:
     Provider, threads and precision are left out: they change a vector less than a second
     photograph does.
     """
+    contract = structs.asdict(card.input)
+    size_px = contract.pop("width_px"), contract.pop("height_px")
     shaped_by = {
         "sha256": card.sha256,
-        "input": asdict(card.input),
+        "input": {**contract, "size_px": size_px},
         "alignment": card.alignment,
         "dimension": card.dimension,
         "flip": flip,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.accuracy.writing import power, times
+from engine.accuracy.writing import times
 from engine.errors import RequestError
+from engine.formatting import power
 from serving.cli.inputs import HomeOption, require_place
 from serving.cli.output import (
     FIGURES,
@@ -103,8 +104,8 @@ def evaluate_folder(
 ) -> None:
     """Measure error rates on photographs of known people, as ISO/IEC 19795 has them.
 
-    Failure to acquire; over all pairs, over folds where a file of pairs is given; in an open set,
-    by the size of the gallery; by quality, by attributes, by the years between photographs; and
+    Failure to acquire; over all pairs, over folds where a file of pairs is given; one to many by
+    the size of the gallery; by quality, by attributes, by the years between photographs; and
     strangers who may be one person under two names.
     """
     from engine.accuracy.evaluate import evaluate
@@ -299,7 +300,6 @@ DOUBTFUL_HIGHEST = 0.9
 def print_evaluation(report: Report) -> None:
     """Writes `Evaluation.to_dict` to standard output; paths only where the report has them."""
     from engine.accuracy import evaluation_tables as tables
-    from engine.accuracy.evaluation_report import describe_flagged
 
     print_line(
         f"{report['photographs']:,} photographs of {report['people']:,} people; "
@@ -312,16 +312,13 @@ def print_evaluation(report: Report) -> None:
     _print("One to one, all pairs", tables.tabulate_rates(report))
     if report["lowest_fmr"] is not None:
         print_line(f"No FMR below {power(report['lowest_fmr'])} is supported by these pairs.")
-    if report["open_set"]:
-        size = report["open_set"]["gallery_size"]
-        _print(f"One to {size:,}, open set", tables.tabulate_open_set(report))
     growth = report["gallery_growth"]
     if growth:
         print_line(f"Extrapolated as if comparisons were independent: {growth['formula']}.")
         for curve in growth["curves"]:
             _print(tables.describe_curve(curve), tables.tabulate_growth(curve))
     _print_conditions(report)
-    print_line(describe_flagged(report["flagged"]))
+    print_line(tables.describe_flagged(report["flagged"]))
     for row in report.get("flagged_photographs", ()):
         both = escape(f"{row['photograph']} · {row['other']}")
         print_line(f"flagged: {both}, score {row['score']:.3f}")

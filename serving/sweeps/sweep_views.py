@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from engine.errors import SweepOver
-from engine.formatting import with_interval
+from engine.formatting import duration, size, with_interval
 from engine.matching.registrar import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes
@@ -58,14 +58,14 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
         "compared": f"{progress.comparisons:,} of {progress.comparisons_total:,}",
     }
     if progress.remaining_s:
-        facts["remaining"] = f"about {format_duration(progress.remaining_s)}"
+        facts["remaining"] = f"about {duration(progress.remaining_s)}"
     if record.fault is not None:
         facts["fault"] = record.fault
     if found is None:
         return facts
     return facts | {
         "covers": f"{found['references']:,} references at sequence {record.sequence}",
-        "took": format_duration(found["seconds"]),
+        "took": duration(found["seconds"]),
         "pairs": f"{found['pairs']:,} between two documents; besides {found['excepted_pairs']:,} "
         f"judged before, {found['same_document_pairs']:,} of one document",
         "false pairs": f"{with_interval(**found['expected_false_pairs'])} expected",
@@ -83,8 +83,8 @@ def expectation_facts(expectation: Expectation) -> dict[str, str]:
         "references": f"{expectation.references:,} at sequence {expectation.sequence}",
         "new of them": f"{expectation.new_references:,}",
         "comparisons": f"{expectation.comparisons:,}",
-        "time": f"about {format_duration(expectation.duration_s)}",
-        "memory": f"about {max(expectation.memory_bytes / 2**20, 1):,.0f} MiB",
+        "time": f"about {duration(expectation.duration_s)}",
+        "memory": f"about {size(expectation.memory_bytes)}",
         "threshold": f"{terms.threshold:.4f}",
         "false pairs": f"{expectation.false_pairs} expected",
         "proposed": f"{proposal.threshold:.4f}{fewer}, for {proposal.false_pairs} false pairs "
@@ -132,18 +132,6 @@ def group_row(place: int, group: Mapping[str, Any]) -> list[str]:
         str(group["severed_links"]),
         f"{group['risk']:.0f}",
     ]
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in its two largest units: `3 h 20 min`."""
-    if seconds < 1:
-        return "1 s"
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {left} s" if minutes else f"{left} s"
 
 
 @dataclass(frozen=True, slots=True)

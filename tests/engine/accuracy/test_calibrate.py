@@ -148,10 +148,10 @@ def test_what_would_be_no_card_changes_nothing(text: str, tmp_path: Path) -> Non
 def test_thresholds_of_a_card_are_rates(text: str, tmp_path: Path, value: str) -> None:
     path = tmp_path / "own.toml"
     path.write_text(f"{text}\n[thresholds]\nreview_fmr = {value}\n")
-    with pytest.raises(ModelCardInvalid, match="`review_fmr` must be a number between 0 and 1"):
+    with pytest.raises(ModelCardInvalid, match=r"thresholds\.review_fmr`"):
         load_card(path)
     path.write_text(f"{text}\n[thresholds]\nreview = 0.1\n")
-    with pytest.raises(ModelCardInvalid, match="unknown key `review`"):
+    with pytest.raises(ModelCardInvalid, match="unknown field `review`"):
         load_card(path)
 
 
@@ -160,7 +160,7 @@ def test_a_margin_of_nothing_is_taken_as_settings_take_it(text: str, tmp_path: P
     path.write_text(f"{text}\n[thresholds]\ncertain_margin = 0\n")
     assert load_card(path).rates == {"certain_margin": 0.0}
     path.write_text(f"{text}\n[thresholds]\ncertain_margin = -0.1\n")
-    with pytest.raises(ModelCardInvalid, match="`certain_margin` must be 0 or more"):
+    with pytest.raises(ModelCardInvalid, match=r">= 0.0 - at `\$\.thresholds\.certain_margin`"):
         load_card(path)
 
 

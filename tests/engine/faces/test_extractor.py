@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image as PillowImage
@@ -236,14 +237,14 @@ def test_digest_follows_whatever_shapes_a_vector_and_nothing_else(cache_folder: 
         assert other.model_digest == digest
     changed = [
         digest_embedding(card, flip=True),
-        digest_embedding(dataclasses.replace(card, sha256="0" * 64), flip=False),
+        digest_embedding(structs.replace(card, sha256="0" * 64), flip=False),
         digest_embedding(
-            dataclasses.replace(card, input=dataclasses.replace(card.input, channels="bgr")),
+            structs.replace(card, input=structs.replace(card.input, channels="bgr")),
             flip=False,
         ),
     ]
     assert len({digest, *changed}) == 4
-    assert digest == digest_embedding(dataclasses.replace(card, name="other"), flip=False)
+    assert digest == digest_embedding(structs.replace(card, name="other"), flip=False)
 
 
 def test_corrupt_model_file_is_refused_by_its_digest(tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_corrupt_model_file_is_refused_by_its_digest(tmp_path: Path) -> None:
     data = bytearray(locate(card).read_bytes())
     data[5_000_000] ^= 1
     (tmp_path / "sface.onnx").write_bytes(data)
-    damaged = dataclasses.replace(card, file=FileSource("", "sface.onnx"), folder=tmp_path)
+    damaged = structs.replace(card, file=FileSource("sface.onnx"), folder=tmp_path)
     with pytest.raises(ModelDamaged, match="fetch the file again"):
         open_extractor(tmp_path / "cache", session=CPU, embedder=damaged)
 

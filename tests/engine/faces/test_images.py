@@ -148,7 +148,7 @@ def test_other_image_formats_are_refused_as_unsupported(tall: Pixels, encode: En
 
 
 def test_too_many_bytes_are_refused_before_reading() -> None:
-    with pytest.raises(ImageTooLarge, match=r"9\.0 MiB; send at most 8 MiB"):
+    with pytest.raises(ImageTooLarge, match=r"9 MiB; send at most 8 MiB"):
         decode(b"\xff\xd8\xff" + b"\0" * 9 * 2**20, LIMITS)
 
 

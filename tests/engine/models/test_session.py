@@ -6,12 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from msgspec import structs
 
 from engine.errors import ModelDamaged, ModelError, RuntimeMissing
 from engine.models.catalog import DEFAULT_STEPS, ModelCard, Step, builtin_card
@@ -152,7 +152,7 @@ def test_openvino_points_in_the_same_direction(
     tmp_path: Path, precision: str, least: float
 ) -> None:
     card = builtin_card("sface")
-    plain = replace(card, rewriting=(Step.FOLD_WEIGHTS, Step.FREE_BATCH))
+    plain = structs.replace(card, rewriting=(Step.FOLD_WEIGHTS, Step.FREE_BATCH))
     faces = np.random.default_rng(0).uniform(0, 255, (4, 3, 112, 112)).astype(np.float32)
     options = SessionOptions(provider="openvino", precision=precision)
     (found,) = open_session(card, options, tmp_path).run(faces)

@@ -204,7 +204,7 @@ def test_the_sweep_is_described(make_contents: Made) -> None:
     for text_part in (
         "at sequence 44,722",
         "0.5000 (cosine",
-        "12.5 s (80,000,000 comparisons per second)",
+        "12.5 s (80 million comparisons per second)",
         "17 pairs within one document",
         "1 pair judged to be twins or mistakes",
         "new since the last sweep",
