@@ -81,13 +81,9 @@ def size(size_bytes: float) -> str:
     """`1.91 GiB`, in the largest unit that fits."""
     for unit, name in _SIZES:
         if size_bytes >= unit:
-            return f"{size_bytes / unit:,.3g} {name}"
+            value = size_bytes / unit
+            return f"{value:,.0f} {name}" if value >= 1000 else f"{value:.3g} {name}"
     return f"{size_bytes:,.0f} bytes"
-
-
-def whole_gib(size_bytes: float) -> str:
-    """`1,024 GiB`, whatever the size."""
-    return f"{size_bytes / 2**30:,.0f} GiB"
 
 
 def duration(seconds: float) -> str:

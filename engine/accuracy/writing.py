@@ -49,15 +49,10 @@ def times(differential: Mapping[str, Any] | None) -> str:
     if differential is None:
         return "not given: fewer than two groups are large enough"
     worst, best = f"`{differential['worst']}`", f"`{differential['best']}`"
-    if differential["ratio"] is None and differential["low"] <= 1:
-        return f"no number: {best} shows no error, and chance could bring what {worst} shows"
-    ratio, interval = write_times(differential)
-    verdict = "beyond chance" if differential["low"] > 1 else "no more than chance could bring"
-    return f"{worst} {ratio} {best} ({interval}; {verdict})"
-
-
-def write_times(differential: Mapping[str, Any]) -> tuple[str, str]:
-    """The ratio in words, and its interval."""
     ratio, low, high = (differential[name] for name in ("ratio", "low", "high"))
+    if ratio is None and low <= 1:
+        return f"no ratio: {best} has no error, and chance could bring those of {worst}"
     text = f"{ratio:.3g} times" if ratio else f"at least {low:.2g} times"
-    return text, f"{low:.2g} {'and more' if high is None else f'to {high:.3g}'}"
+    interval = f"{low:.2g} {'and more' if high is None else f'to {high:.3g}'}"
+    verdict = "beyond chance" if low > 1 else "no more than chance could bring"
+    return f"{worst} {text} {best} ({interval}; {verdict})"

@@ -29,7 +29,6 @@ from engine.sweeps.linking import (
     Documents,
     LinkTable,
     Owners,
-    Referenced,
     link_documents,
     number_exceptions,
 )
@@ -50,8 +49,8 @@ class FaceFacts(Protocol):
         """Pairs of documents that people have judged to be two persons, smaller id first."""
         ...
 
-    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
-        """The known ones of these documents."""
+    def references_of(self, document_ids: Sequence[str]) -> Mapping[str, Sequence[int]]:
+        """The live references of these documents; unknown ones are left out."""
         ...
 
     def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
@@ -109,8 +108,7 @@ def find_weakest(links: Sequence[Link]) -> Link | None:
 def find_exceptions(facts: FaceFacts, owners: Owners) -> Documents:
     """int64[k, 2]: the documents that people have judged to be two persons."""
     judged = facts.exceptions()
-    named = facts.documents_by_id(sorted({key for pair in judged for key in pair}))
-    references = {key: document.reference_ids for key, document in named.items()}
+    references = facts.references_of(sorted({key for pair in judged for key in pair}))
     return number_exceptions(judged, references, owners)
 
 

@@ -28,7 +28,7 @@ from engine.sweeps.groups import (
     groups_of_documents,
     groups_of_lines,
 )
-from engine.sweeps.linking import Owners, Referenced, mark_exceptions
+from engine.sweeps.linking import Owners, mark_exceptions
 from engine.sweeps.risk import rank
 from engine.sweeps.sweep_model import Group, Identity, PairTable, SweepTerms
 from indexes.base import Ids
@@ -150,7 +150,7 @@ class FixedOwners:
         named = judged.union(reader.documents_of(references.tolist()).values())
         found = reader.documents_by_id(sorted(named))
         # The order of ids decides between equal scores, as it does when all are read.
-        return cls(reader, Owners.numbered([found[key] for key in sorted(found)]))
+        return cls(reader, Owners.numbered([found[key].reference_ids for key in sorted(found)]))
 
     def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.owners.references, self.owners.documents
@@ -158,8 +158,9 @@ class FixedOwners:
     def exceptions(self) -> set[tuple[str, str]]:
         return self.reader.cases.exceptions()
 
-    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
-        return self.reader.documents_by_id(ids)
+    def references_of(self, document_ids: Sequence[str]) -> Mapping[str, Sequence[int]]:
+        found = self.reader.documents_by_id(document_ids)
+        return {key: document.reference_ids for key, document in found.items()}
 
     def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
         return self.reader.facts.identities_of(reference_ids)
@@ -223,7 +224,9 @@ class _Found:
 
 def _find(joined: JoinedGallery, task: SweepTask, reader: Reader) -> _Found:
     found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
-    earlier = _NOTHING if task.known is None else _above(task.known.pairs, task.terms.threshold)
+    earlier = _NOTHING if task.known is None else task.known.pairs
+    # In float64, since numpy would round the threshold to the scores' float32.
+    earlier = earlier.at(earlier.scores.astype(np.float64) >= task.terms.threshold)
     ends = (found.left, found.right, earlier.left, earlier.right)
     facts = FixedOwners.of(reader, np.unique(np.concatenate(ends)))
     pairs, same_document = _part(found, facts.owners)
@@ -236,12 +239,7 @@ def _part(pairs: PairTable, owners: Owners) -> tuple[PairTable, int]:
     left, right = owners.of(pairs.left), owners.of(pairs.right)
     there = (left >= 0) & (right >= 0)
     between = there & (left != right)
-    return _only(pairs, np.flatnonzero(between)), int(there.sum() - between.sum())
-
-
-def _above(pairs: PairTable, threshold: float) -> PairTable:
-    # In float64, since numpy would round the threshold to the scores' float32.
-    return _only(pairs, np.flatnonzero(pairs.scores.astype(np.float64) >= threshold))
+    return pairs.at(between), int(there.sum() - between.sum())
 
 
 def _join(some: PairTable, others: PairTable) -> PairTable:
@@ -255,7 +253,3 @@ def _join(some: PairTable, others: PairTable) -> PairTable:
 def _find_excepted(pairs: PairTable, facts: FixedOwners) -> NDArray[np.bool_]:
     one, other = facts.owners.of(pairs.left), facts.owners.of(pairs.right)
     return mark_exceptions(one, other, find_exceptions(facts, facts.owners))
-
-
-def _only(pairs: PairTable, rows: NDArray[np.int64]) -> PairTable:
-    return PairTable(pairs.left[rows], pairs.right[rows], pairs.scores[rows])

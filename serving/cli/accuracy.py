@@ -48,9 +48,6 @@ def register(app: typer.Typer) -> None:
 
 def evaluate_folder(
     folder: FolderArgument,
-    pairs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Pairs in folds, as LFW's pairs.txt.")
-    ] = None,
     attributes: Annotated[
         Path | None,
         typer.Option(
@@ -104,9 +101,9 @@ def evaluate_folder(
 ) -> None:
     """Measure error rates on photographs of known people, as ISO/IEC 19795 has them.
 
-    Failure to acquire; over all pairs, over folds where a file of pairs is given; one to many by
-    the size of the gallery; by quality, by attributes, by the years between photographs; and
-    strangers who may be one person under two names.
+    Failure to acquire; one to one over all pairs; one to many by the size of the gallery; by
+    quality, by attributes, by the years between photographs; and strangers who may be one person
+    under two names.
     """
     from engine.accuracy.evaluate import evaluate
     from serving.models import build_extractor
@@ -124,7 +121,6 @@ def evaluate_folder(
     ):
         measured = evaluate(
             folder,
-            pairs,
             extractor,
             progress,
             attributes=attributes,
@@ -306,9 +302,6 @@ def print_evaluation(report: Report) -> None:
         f"{report['mated_pairs']:,} mated and {report['nonmated_pairs']:,} non-mated pairs."
     )
     _print("Failure to acquire", tables.tabulate_acquisition(report))
-    if report["accuracy"] is not None:
-        accuracy, spread = report["accuracy"], report["accuracy_std"]
-        print_line(f"Accuracy over folds: {accuracy:.2%}, standard deviation {spread:.2%}.")
     _print("One to one, all pairs", tables.tabulate_rates(report))
     if report["lowest_fmr"] is not None:
         print_line(f"No FMR below {power(report['lowest_fmr'])} is supported by these pairs.")

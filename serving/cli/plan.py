@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.errors import RequestError
-from engine.formatting import count, duration, percent, plural, size, whole_gib, with_interval
+from engine.formatting import count, duration, percent, plural, size, with_interval
 from serving.cli.inputs import HomeOption
 from serving.cli.output import (
     FIGURES,
@@ -364,7 +364,7 @@ def print_plan(plan: Plan) -> None:
         f"[bold]{demand.faces:,} {'face' if demand.faces == 1 else 'faces'}[/]; a second "
         f"{plural(demand.enrollments, 'enrollment')} and "
         f"{plural(demand.searches, 'search', 'searches')}; a node has {plan.node.cores} cores, "
-        f"{whole_gib(plan.node.memory_bytes)} and reads "
+        f"{size(plan.node.memory_bytes)} and reads "
         f"{plan.node.bandwidth_bytes_s / 1e9:,.0f} GB/s"
     )
     if plan.shortfall is not None:

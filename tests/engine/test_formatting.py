@@ -12,7 +12,6 @@ from engine.formatting import (
     power,
     size,
     span,
-    whole_gib,
     with_interval,
 )
 
@@ -50,7 +49,8 @@ from engine.formatting import (
         (size(657), "657 bytes"),
         (size(25_276_502_016), "23.5 GiB"),
         (size(3 * 2**40), "3 TiB"),
-        (whole_gib(1.5 * 2**40), "1,536 GiB"),
+        (size(1010 * 2**20), "1,010 MiB"),
+        (size(1.5 * 2**40), "1.5 TiB"),
         (with_interval(1.234, 0.5, 2.0), "1.2 (0.5 to 2)"),
         (with_interval(5.0, 0.0, 5.0, is_bound=True), "at most 5"),
         (with_interval(0.25, 0.1, 0.5, level="95 %: "), "0.25 (95 %: 0.1 to 0.5)"),

@@ -29,7 +29,7 @@ from bench.suites.sweep.planted import Plan, Planted, plant, planted_pairs
 from engine.registry.records import LineStatus
 from engine.sweeps.clustering import cluster_links, label_components, vector_reader
 from engine.sweeps.groups import group_faces
-from engine.sweeps.linking import LinkTable, Referenced
+from engine.sweeps.linking import LinkTable
 from engine.sweeps.sweep_model import Group, Identity, LineFact, PairTable
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
@@ -240,8 +240,8 @@ class SyntheticFacts:
     def exceptions(self) -> set[tuple[str, str]]:
         return set()
 
-    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
-        return {key: introduce(int(key)) for key in ids}
+    def references_of(self, document_ids: Sequence[str]) -> Mapping[str, Sequence[int]]:
+        return {key: [int(key)] for key in document_ids}
 
     def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
         return [introduce(row) for row in reference_ids]

@@ -12,9 +12,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from engine.atomic_files import replacing
 from engine.formatting import count, duration, plural
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.sweeps.folder import replacing
 from engine.sweeps.report import views, words
 from engine.sweeps.report.charts import (
     Scores,

@@ -64,18 +64,6 @@ def test_threads_share_a_session(make_card: MakeCard, tmp_path: Path) -> None:
     np.testing.assert_array_equal(together, [session.run(image)[0] for image in images])
 
 
-@pytest.mark.parametrize("spinning", [True, False])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_threads_and_spinning_do_not_change_the_result(
-    make_card: MakeCard, tmp_path: Path, threads: int, spinning: bool
-) -> None:
-    options = SessionOptions(provider="cpu", threads=threads, spinning=spinning)
-    image = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
-    (found,) = open_session(make_card(), options, tmp_path / "cache").run(image)
-    (wanted,) = open_session(make_card(), CPU, tmp_path / "cache").run(image)
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
-
-
 def test_input_of_another_shape_is_an_error_of_the_card(
     make_card: MakeCard, tmp_path: Path
 ) -> None:

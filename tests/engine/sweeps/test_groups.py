@@ -21,7 +21,7 @@ from engine.sweeps.groups import (
     groups_of_documents,
     groups_of_lines,
 )
-from engine.sweeps.linking import Owners, Referenced
+from engine.sweeps.linking import Owners
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, Link, PairTable
 
 THRESHOLD = 0.6
@@ -36,15 +36,18 @@ class ListedFacts:
 
     def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         listed = sorted(self.identities, key=lambda one: one.document_id)
-        owners = Owners.numbered(listed)
+        owners = Owners.numbered([one.reference_ids for one in listed])
         return owners.references, owners.documents
 
     def exceptions(self) -> set[tuple[str, str]]:
         return set(self.judged)
 
-    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
-        wanted = set(ids)
-        return {one.document_id: one for one in self.identities if one.document_id in wanted}
+    def references_of(self, document_ids: Sequence[str]) -> Mapping[str, Sequence[int]]:
+        return {
+            one.document_id: one.reference_ids
+            for one in self.identities
+            if one.document_id in document_ids
+        }
 
     def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
         wanted = set(reference_ids)
@@ -80,13 +83,6 @@ def test_a_group_names_its_documents_links_and_weakest_link() -> None:
     assert group.weakest == group.links[1]
     assert group.key == group_key(GroupKind.ONE_FACE, ids(group))
     assert group.risk == sum(term.points for term in group.terms)
-
-
-def test_a_document_with_several_references_is_one_identity() -> None:
-    facts = ListedFacts([identity(1, 7), identity(2)])
-    (group,) = group_faces(pairs({(1, 7): 0.9, (2, 7): 0.8}), THRESHOLD, facts)
-    assert [one.reference_ids for one in group.identities] == [(1, 7), (2,)]
-    assert len(group.links) == 1
 
 
 def test_a_severed_link_is_shown_with_the_group_and_not_followed() -> None:

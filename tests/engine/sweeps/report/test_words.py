@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from engine.matching.calibration import Rate
 from engine.sweeps.report.words import (
     describe_term,
     format_moment,
-    format_rate,
     format_share,
     isolate,
     letter,
 )
 from engine.sweeps.risk import SCALES, TERMS
 from engine.sweeps.sweep_model import GroupKind, RiskTerm
-
-
-def test_a_bound_is_shown_as_one() -> None:
-    assert format_rate(Rate(5.0, 0.0, 5.0, is_bound=True)) == "at most 5"
-    assert format_rate(Rate(5.0, 2.0, 9.0)) == "5 (2 to 9)"
 
 
 def test_a_share_stays_on_one_line() -> None:
