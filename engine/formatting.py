@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 MINUS = "\u2212"
+DASH = "\u2013"
 NONE = "-"
 _SIZES = ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -21,9 +22,44 @@ def fixed(value: float, digits: int = 0) -> str:
     return f"{value:,.{digits}f}".replace("-", MINUS)
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """`12.5 %` for 0.125."""
-    return f"{fixed(share * 100, digits)} %"
+def count(value: float) -> str:
+    """A count in full, an expected number with two digits: `1,234`; `1,200`, `1.2 million`."""
+    if isinstance(value, int) or not value:
+        return f"{int(value):,}"
+    rounded = float(f"{value:.2g}")
+    if not 1e-3 <= abs(rounded) < 1e9:
+        return power(rounded)
+    return f"{rounded / 1e6:,g} million" if abs(rounded) >= 1e6 else f"{rounded:,g}"
+
+
+def plural(value: float, one: str, many: str = "") -> str:
+    """`1 line`, `2 lines`."""
+    return f"{value:,g} {one}" if value == 1 else f"{value:,g} {many or one + 's'}"
+
+
+def power(value: float) -> str:
+    """`4.2e-7`; `1e-4` for a mantissa of 1."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def percent(share: float, digits: int | None = None) -> str:
+    """`12.5 %` for 0.125; without `digits` two significant ones, and never all or none for less."""
+    return f"{_hundredths(share) if digits is None else fixed(share * 100, digits)} %"
+
+
+def span(low: float, high: float) -> str:
+    """Both ends of an interval of shares, with one unit for both."""
+    return f"{_hundredths(low)} {DASH} {_hundredths(high)} %"
+
+
+def _hundredths(share: float) -> str:
+    value = share * 100
+    if value in (0, 100):
+        return f"{value:.0f}"
+    if value >= 99:
+        return f"{min(value, 99.9):.3g}"
+    return f"{value:#.2g}".rstrip(".") if value >= 1e-4 else power(value)
 
 
 def with_interval(
@@ -45,17 +81,17 @@ def size(size_bytes: float) -> str:
     """`1.91 GiB`, in the largest unit that fits."""
     for unit, name in _SIZES:
         if size_bytes >= unit:
-            return f"{size_bytes / unit:,.3g} {name}"
+            value = size_bytes / unit
+            return f"{value:,.0f} {name}" if value >= 1000 else f"{value:.3g} {name}"
     return f"{size_bytes:,.0f} bytes"
 
 
-def whole_gib(size_bytes: float) -> str:
-    """`1,024 GiB`, whatever the size."""
-    return f"{size_bytes / 2**30:,.0f} GiB"
-
-
 def duration(seconds: float) -> str:
-    """`14.2 s`; minutes from two on, hours from two on."""
+    """`0.678 ms`, `14.2 s`; from two minutes on in two units: `2 min 30 s`, `3 h 20 min`."""
     if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+        scales = ((1, "s"), (1e3, "ms"), (1e6, "us"), (1e9, "ns"))
+        scale, unit = next((one for one in scales if seconds * one[0] >= 0.1), scales[0])
+        return f"{seconds * scale:.3g} {unit}"
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {left} s"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.errors import CalibrationError, SosieError
+from engine.formatting import size
 from engine.models.catalog import ModelCard, locate
 from engine.models.session import available_providers, runtime_version
 from indexes.errors import IndexFault
@@ -87,9 +88,9 @@ def _examine_machine() -> Iterator[Finding]:
         yield Finding("cpu", State.WARNING, f"{detail}; no VNNI", advice)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if total >= LEAST_MEMORY_BYTES:
-        yield Finding("memory", State.OK, f"{total / 2**30:.1f} GiB")
+        yield Finding("memory", State.OK, size(total))
     else:
-        yield Finding("memory", State.WARNING, f"{total / 2**30:.1f} GiB", "2 GiB are too few")
+        yield Finding("memory", State.WARNING, size(total), "2 GiB are too few")
 
 
 def _examine_packages() -> Iterator[Finding]:
@@ -119,7 +120,7 @@ def _examine_cache(cache: Path) -> Finding:
         advice = "make it writable, or set SOSIE_CACHE to a folder that is"
         return Finding("cache", State.BROKEN, f"{cache} cannot be written", advice)
     size_bytes = sum(graph.stat().st_size for graph in graphs)
-    detail = f"{cache}, {len(graphs)} rewritten graphs, {size_bytes / 2**20:.1f} MiB"
+    detail = f"{cache}, {len(graphs)} rewritten graphs, {size(size_bytes)}"
     return Finding("cache", State.OK, detail)
 
 

@@ -12,18 +12,12 @@ from bench.docs.benchmark_charts import stamp
 from bench.suites.accuracy import RATES, RESEMBLANCE
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
-from engine.accuracy.evaluation_report import (
-    describe_flagged,
-    describe_fusion,
-    describe_growth,
-    describe_open_set,
-    describe_quality,
-    draw_pictures,
-)
+from engine.accuracy.evaluation_report import draw_pictures
 from engine.accuracy.population import PHOTOGRAPHS_OF_A_PERSON
-from engine.accuracy.writing import NONE, percent, power, score, span, write_table
+from engine.accuracy.writing import score, write_table
 from engine.errors import RateUnsupported, RequestError
 from engine.faces.extractor import digest_embedding
+from engine.formatting import DASH, NONE, percent, power, span
 from engine.matching.calibration import Calibration, Comparison, ThresholdRates, Thresholds
 from engine.models.catalog import builtin_card
 
@@ -45,7 +39,7 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     images.mkdir(parents=True, exist_ok=True)
     for picture in draw_pictures(report, images / "det.png").values():
         stamp(picture, [reports / EVALUATION])
-    fields = _fill_common(report) | {
+    fields = _fill_common(report, reports) | {
         "population": _tabulate_population(reports / f"{SUITE}.json"),
         "most_photographs": f"{PHOTOGRAPHS_OF_A_PERSON}",
         "least_people": f"{MIN_PEOPLE}",
@@ -54,17 +48,17 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
 
 
 def build_model_card(reports: Path) -> str:
-    """The model card of the default model (Mitchell et al. 2019), from evaluation.json alone."""
+    """The model card of the default model (Mitchell et al. 2019), from the same reports."""
     report = read_evaluation(reports)
     card, detector = builtin_card("sface"), builtin_card("yunet")
-    fields = _fill_common(report) | {
+    fields = _fill_common(report, reports) | {
         "sha256": card.sha256,
         "detector_sha256": detector.sha256,
         "source_url": card.source,
         "detector_url": detector.source,
         "licence": card.licence,
         "dimension": f"{card.dimension}",
-        "side": f"{card.input.size_px[0]}",
+        "side": f"{card.input.width_px}",
         "wheel": card.file.wheel,
         "digest": report["model_digest"],
         "supported": "\n".join(
@@ -83,10 +77,10 @@ def read_evaluation(reports: Path) -> Report:
         raise RequestError(f"cannot read {EVALUATION}: {error.strerror}") from error
     except ValueError as error:
         raise RequestError(f"{EVALUATION} is none: write it by `evaluate --json`") from error
-    needed = ("accuracy", "open_set", "gallery_growth", "fusion", "quality_bands", "lowest_fmr")
+    needed = ("gallery_growth", "fusion", "quality_bands", "lowest_fmr")
     missing = [name for name in needed if not report.get(name)]
     if missing:
-        raise RequestError(f"{EVALUATION} lacks {missing[0]}: evaluate all of LFW with its pairs")
+        raise RequestError(f"{EVALUATION} lacks {missing[0]}: evaluate all of LFW")
     return report
 
 
@@ -97,32 +91,31 @@ def load_calibration() -> Calibration:
     return Calibration.load(card.calibration_path, digest_embedding(card, flip=False))
 
 
-def _fill_common(report: Report) -> dict[str, str]:
+def _fill_common(report: Report, reports: Path) -> dict[str, str]:
     """What both pages show."""
     calibration = _fill_calibration(load_calibration())
-    return _fill_counts(report) | _fill_tables(report) | calibration
+    suite = {SUITE: read_report(reports / f"{SUITE}.json")}
+    folds = find_figure(suite, SUITE, "Accuracy", "mean of the folds")
+    accuracy = NONE if folds is None or folds.value is None else percent(folds.value, 2)
+    return _fill_counts(report) | _fill_tables(report) | calibration | {"accuracy": accuracy}
 
 
 def _fill_counts(report: Report) -> dict[str, str]:
     failed, sent_back = (report["acquisition"][name] for name in ("failed", "sent_back"))
-    open_set, lowest = report["open_set"], report["fnmr_at_fmr"]["1e-6"]
+    growth, lowest = report["gallery_growth"], report["fnmr_at_fmr"]["1e-6"]
     return {
         "source": report["source"],
         "people": f"{report['people']:,}",
         "photographs": f"{report['photographs']:,}",
         "mated_pairs": f"{report['mated_pairs']:,}",
         "nonmated_pairs": f"{report['nonmated_pairs']:,}",
-        "accuracy": f"{report['accuracy'] * 100:.2f} %",
-        "accuracy_std": f"{report['accuracy_std'] * 100:.2f} %",
         "replicates": f"{REPLICATES}",
         "interval_1e6": span(lowest["low"], lowest["high"]) if lowest else "no rate at all",
         "failed": f"{failed['events']:,}",
         "failed_most": percent(failed["high"]),
         "sent_back": percent(sent_back["value"]),
         "fusion_people": f"{report['fusion']['people']:,}",
-        "gallery_size": f"{open_set['gallery_size']:,}",
-        "mated_probes": f"{open_set['mated_probes']:,}",
-        "nonmated_probes": f"{open_set['nonmated_probes']:,}",
+        "gallery_size": f"{growth['references']:,}",
         "lowest_single": power(report["lowest_fmr"]),
     }
 
@@ -138,15 +131,14 @@ def _fill_tables(report: Report) -> dict[str, str]:
         "rates": write_table(*evaluation_tables.tabulate_rates(report)),
         "acquisition": write_table(*evaluation_tables.tabulate_acquisition(report)),
         "fusion": write_table(*evaluation_tables.tabulate_fusion(report)),
-        "fusion_words": describe_fusion(),
+        "fusion_words": evaluation_tables.describe_fusion(),
         "generalised": describe_generalised(report),
-        "open_set": write_table(*evaluation_tables.tabulate_open_set(report)),
-        "open_set_words": describe_open_set(report),
-        "growth": describe_growth(growth),
+        "largest_gallery": write_table(*evaluation_tables.tabulate_largest(growth)),
+        "growth": evaluation_tables.describe_growth(growth),
         "curves": "\n\n".join(curves),
-        "quality": describe_quality(report),
+        "quality": evaluation_tables.describe_quality(report),
         "bands": write_table(*evaluation_tables.tabulate_quality(report)),
-        "flagged": describe_flagged(report["flagged"]),
+        "flagged": evaluation_tables.describe_flagged(report["flagged"]),
         "looked_at": describe_looked_at(report),
     }
 
@@ -209,7 +201,7 @@ def _tabulate_population(path: Path) -> str:
 
     def find(name: str, rate: float) -> str:
         figure = find_figure({SUITE: suite}, SUITE, RESEMBLANCE, f"{name}, FMR {rate:.0e}")
-        return NONE if figure is None or figure.value is None else score(figure.value)
+        return DASH if figure is None or figure.value is None else score(figure.value)
 
     rows = [(name, *(find(name, rate) for rate in RATES)) for name in POPULATION]
     return write_table(("", *(power(rate) for rate in RATES)), rows)

@@ -11,10 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.data.photographs import find_faces, find_pairs_file
-from engine.accuracy.dataset import Progress
+from bench.data.photographs import find_faces, find_pairs_file, read_folds
+from engine.accuracy.dataset import Embeddings, Progress
 from engine.accuracy.error_rates import lowest_rate, threshold_at
 from engine.accuracy.evaluate import TABLE_RATES, Evaluation, evaluate
 from engine.accuracy.pair_scores import (
@@ -30,9 +31,7 @@ from engine.faces.extractor import open_extractor
 from engine.matching.calibration import Comparison
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from engine.accuracy.identification_rates import FusionGain, FusionPoint
+    from engine.accuracy.fusion_gain import FusionGain, FusionPoint
 
 
 RESEMBLANCE = "Synthetic population"
@@ -109,8 +108,9 @@ def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput
     with _first_people(faces, config.people) as folder, TemporaryDirectory() as cache:
         start = time.perf_counter()
         with open_extractor(Path(cache)) as extractor:
-            evaluation = evaluate(folder, pairs, extractor, progress, seed=config.seed)
+            evaluation = evaluate(folder, extractor, progress, seed=config.seed)
         seconds = time.perf_counter() - start
+    folds = None if pairs is None else _judge_folds(evaluation.embeddings, pairs)
     setup: Setup = {
         "faces": f"{faces.parent.name}/{faces.name}",
         "people": evaluation.people,
@@ -120,14 +120,14 @@ def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput
         "seed": config.seed,
     }
     results = [
-        Result("Accuracy", setup, tuple(_list_rates(evaluation))),
+        Result("Accuracy", setup, tuple(_list_rates(evaluation, folds))),
         Result("Time", setup, tuple(_list_times(evaluation, seconds))),
     ]
     if evaluation.fusion is not None:
         results.append(_list_fusion(evaluation.fusion, config.seed))
     singles = single_templates(*evaluation.embeddings.acquired())
     results.append(compare_population(singles, config.seed))
-    return tuple(results), _measure(evaluation, seconds, is_part=config.people is not None)
+    return tuple(results), _measure(evaluation, folds, seconds, is_part=config.people is not None)
 
 
 @contextmanager
@@ -145,13 +145,58 @@ def _first_people(faces: Path, count: int | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _list_rates(evaluation: Evaluation) -> Iterator[Figure]:
-    folds = evaluation.verification
+Folds = NDArray[np.float64]
+"""The accuracy of each fold."""
+NO_MATCH = np.float32(-1)
+"""Score of a pair without a vector: a face that was not acquired never matches."""
+
+
+def _judge_folds(embeddings: Embeddings, pairs: Path) -> Folds:
+    photographs, fold = read_folds(pairs, embeddings.folder)
+    scores = np.einsum("nd,nd->n", *embeddings.vectors[photographs.T])
+    scores[np.isin(photographs, embeddings.failed).any(axis=1)] = NO_MATCH
+    people = embeddings.folder.people[photographs]
+    return fold_accuracy(scores, people[:, 0] == people[:, 1], fold)
+
+
+def fold_accuracy(
+    scores: NDArray[np.float32], is_mated: NDArray[np.bool_], fold: NDArray[np.int64]
+) -> Folds:
+    """Accuracy of each fold at the best threshold of all other folds.
+
+    Huang, Ramesh, Berg and Learned-Miller (2007).
+    """
+    accuracies = []
+    for number in np.unique(fold):
+        others = fold != number
+        threshold = best_threshold(scores[others], is_mated[others])
+        accuracies.append(((scores[~others] >= threshold) == is_mated[~others]).mean())
+    return np.array(accuracies)
+
+
+def best_threshold(scores: NDArray[np.float32], is_mated: NDArray[np.bool_]) -> float:
+    """The threshold with the most correct decisions, halfway between two scores.
+
+    Of several equally good, the middle one.
+    """
+    order = np.argsort(scores)
+    ordered, mated = scores[order], is_mated[order]
+    candidates, first = np.unique(ordered, return_index=True)
+    missed = np.append(0, mated.cumsum())[first]
+    refused = first - missed
+    right = (mated.sum() - missed) + refused
+    best = np.flatnonzero(right == right.max())
+    chosen = int(best[len(best) // 2])
+    below = candidates[max(chosen - 1, 0)]
+    return (float(below) + float(candidates[chosen])) / 2
+
+
+def _list_rates(evaluation: Evaluation, folds: Folds | None) -> Iterator[Figure]:
     if folds is None:
         yield Figure.skip("ten-fold accuracy", "share", NO_FOLDS)
     else:
-        yield Figure.of("ten-fold accuracy", "share", folds.folds)
-        yield Figure("mean of the folds", "share", folds.accuracy)
+        yield Figure.of("ten-fold accuracy", "share", folds)
+        yield Figure("mean of the folds", "share", float(folds.mean()))
     low, high = evaluation.fta_interval
     yield Figure("FTA", "share", evaluation.fta, low, high)
     for name, rate in TABLE_RATES.items():
@@ -190,12 +235,14 @@ def _list_fusion(fusion: FusionGain, seed: int) -> Result:
     return Result("Fused references", setup, tuple(figures))
 
 
-def _measure(evaluation: Evaluation, seconds: float, *, is_part: bool) -> dict[str, Measured]:
+def _measure(
+    evaluation: Evaluation, folds: Folds | None, seconds: float, *, is_part: bool
+) -> dict[str, Measured]:
     """The figures that `targets.toml` names."""
-    folds, point = evaluation.verification, evaluation.point_at(CHECKED_FMR)
+    point = evaluation.point_at(CHECKED_FMR)
     partly = Skipped("only a part of the people was evaluated: run without --n")
     return {
-        "accuracy": Skipped(NO_FOLDS) if folds is None else folds.accuracy,
+        "accuracy": Skipped(NO_FOLDS) if folds is None else float(folds.mean()),
         "fnmr_at_fmr_1e-4": Skipped(_unsupported(evaluation)) if point is None else point.fnmr,
         "fta": evaluation.fta,
         "evaluate_seconds": partly if is_part else seconds,

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from bench.core.machine import cores
@@ -173,7 +174,7 @@ def compare_graphs(
 
 def _open_graphs(cache: Path) -> Mapping[str, Session]:
     card = builtin_card("sface")
-    dequantised = replace(card, rewriting=DEQUANTISED_STEPS)
+    dequantised = structs.replace(card, rewriting=DEQUANTISED_STEPS)
     cards = {
         DEQUANTISED: dequantised,
         PLAIN: _write_plain(dequantised, cache),
@@ -219,7 +220,7 @@ def _write_plain(card: ModelCard, cache: Path) -> ModelCard:
     graph = bytes(model.SerializeToString(deterministic=True))
     path = cache / "sface-plain.onnx"
     path.write_bytes(graph)
-    return replace(
+    return structs.replace(
         card,
         name="sface-plain",
         sha256=hashlib.sha256(graph).hexdigest(),

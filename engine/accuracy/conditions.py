@@ -7,23 +7,14 @@ by rank, not by value: every set of photographs has a worst tenth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import Share, draw_people, refuse_few, share_of
-from engine.accuracy.dataset import (
-    QUALITIES,
-    Attributes,
-    Embeddings,
-    LabelledFolder,
-    read_attributes,
-    read_dates,
-)
+from engine.accuracy.dataset import QUALITIES, Attributes, Embeddings
 from engine.accuracy.differential import AttributeReport, Sample, compare_groups
 from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
 from engine.accuracy.pair_scores import (
@@ -33,7 +24,6 @@ from engine.accuracy.pair_scores import (
     find_close_strangers,
     limit_photographs,
 )
-from engine.errors import RequestError
 
 COMMON_FMR = 1e-4
 PHOTOGRAPHS = 8
@@ -46,55 +36,27 @@ SPANS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, np.inf)
 """Years; each span excludes its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Annotations:
-    """Attributes and dates of the photographs from the operator's files; either may be None."""
-
-    attributes: Attributes | None
-    captured_at: NDArray[np.datetime64] | None
-
-    @classmethod
-    def read(
-        cls, folder: LabelledFolder, attributes: Path | None, dates: Path | None
-    ) -> Annotations:
-        """Raises `RequestError` where a file can't be read, or both have dates."""
-        found = None if attributes is None else read_attributes(attributes, folder)
-        days = found.captured_at if found else None
-        if dates is not None:
-            if days is not None:
-                raise RequestError("both files have the column `captured_at`: give it once")
-            days = read_dates(dates, folder)
-        return cls(found, days)
+MEASURES = {
+    "inter_eye_px": "px",
+    "sharpness": "",
+    "exposure": "off the middle",
+    "contrast": "",
+    "yaw_deg": "°",
+    "pitch_deg": "°",
+    "roll_deg": "°",
+    "detection_score": "",
+}
+"""Measures of quality, with their units."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A measure of quality; `badness` maps its values so that the worst is the greatest."""
-
-    name: str
-    unit: str
-    badness: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
-
-def _negative(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return -values
-
-
-def _off_middle(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    off: NDArray[np.float32] = np.abs(values - np.float32(MIDDLE_EXPOSURE))
-    return off
-
-
-MEASURES = (
-    Measure("inter_eye_px", "px", _negative),
-    Measure("sharpness", "", _negative),
-    Measure("exposure", "off the middle", _off_middle),
-    Measure("contrast", "", _negative),
-    Measure("yaw_deg", "°", np.abs),
-    Measure("pitch_deg", "°", np.abs),
-    Measure("roll_deg", "°", np.abs),
-    Measure("detection_score", "", _negative),
-)
+def _badness(measure: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The values, mapped so that the worst is the greatest."""
+    if measure == "exposure":
+        values = values - np.float32(MIDDLE_EXPOSURE)
+    elif not measure.endswith("_deg"):
+        return -values
+    distance: NDArray[np.float32] = np.abs(values)
+    return distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +149,7 @@ def measure_conditions(
     embeddings: Embeddings,
     singles: Templates,
     nonmated: NDArray[np.float32],
-    annotations: Annotations,
+    attributes: Attributes,
     fmr: float | None,
     *,
     seed: int,
@@ -199,8 +161,8 @@ def measure_conditions(
     threshold = float(thresholds_at(nonmated, np.array([rate]))[0])
     few = limit_photographs(singles, PHOTOGRAPHS)
     ageing = None
-    if annotations.captured_at is not None:
-        days = annotations.captured_at[embeddings.places]
+    if attributes.captured_at is not None:
+        days = attributes.captured_at[embeddings.places]
         ageing = measure_ageing(compare_mated(singles), singles.people, days, threshold, seed=seed)
     return Conditions(
         common_fmr=rate,
@@ -209,10 +171,9 @@ def measure_conditions(
             few,
             embeddings.qualities[embeddings.places[few.photographs[:, 0]]],
             threshold,
-            photographs=PHOTOGRAPHS,
             seed=seed,
         ),
-        attributes=_compare_columns(embeddings, few, annotations.attributes, threshold, rate, seed),
+        attributes=_compare_columns(embeddings, few, attributes, threshold, rate, seed),
         ageing=ageing,
     )
 
@@ -220,12 +181,12 @@ def measure_conditions(
 def _compare_columns(
     embeddings: Embeddings,
     few: Templates,
-    attributes: Attributes | None,
+    attributes: Attributes,
     threshold: float,
     rate: float,
     seed: int,
 ) -> tuple[AttributeReport, ...]:
-    if attributes is None:
+    if not attributes.columns:
         return ()
     is_failed = np.zeros(len(embeddings.vectors), bool)
     is_failed[embeddings.failed] = True
@@ -259,7 +220,6 @@ def band_quality(
     qualities: NDArray[np.float32],
     threshold: float,
     *,
-    photographs: int,
     seed: int,
 ) -> QualityBands | None:
     """FNMR by band; `qualities` float32[n, 8], a row per template. None without mated pairs."""
@@ -271,24 +231,24 @@ def band_quality(
     is_missed = mated.scores < threshold
     return QualityBands(
         threshold=threshold,
-        photographs=photographs,
+        photographs=PHOTOGRAPHS,
         overall=share_of(people, is_missed, weights),
         measures=tuple(
-            _cut(one, qualities[:, QUALITIES.index(one.name)], mated, people, is_missed, weights)
+            _cut(one, qualities[:, QUALITIES.index(one)], mated, people, is_missed, weights)
             for one in MEASURES
         ),
     )
 
 
 def _cut(
-    measure: Measure,
+    measure: str,
     values: NDArray[np.float32],
     mated: Comparisons,
     people: NDArray[np.int64],
     is_missed: NDArray[np.bool_],
     weights: NDArray[np.float32],
 ) -> MeasuredQuality:
-    badness = measure.badness(values)
+    badness = _badness(measure, values)
     order = np.sort(badness)
     places = np.minimum((np.array([end for _, end in BANDS]) * len(order)).astype(int), len(order))
     ends = order[np.maximum(places, 1) - 1]
@@ -308,7 +268,7 @@ def _cut(
                 refused=refused,
             )
         )
-    return MeasuredQuality(measure.name, measure.unit, tuple(bands))
+    return MeasuredQuality(measure, MEASURES[measure], tuple(bands))
 
 
 def measure_ageing(

@@ -1,4 +1,4 @@
-"""Labelled photographs: a folder per person, pairs of LFW, extraction, attributes and dates."""
+"""Labelled photographs: a folder per person, extraction, attributes and dates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_PHOTOGRAPHS = 20_000
 """All pairs of this many take some 3 GiB."""
-NUMBER = re.compile(r"_(\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,79 +61,8 @@ class LabelledFolder:
         return cls(root, tuple(found), paths, np.repeat(np.arange(len(found)), counts))
 
 
-@dataclass(frozen=True, slots=True)
-class PairFolds:
-    """Pairs of photographs of `LabelledFolder.paths`, in folds of half mated, half non-mated.
-
-    `photographs` int64[p, 2], `is_mated` bool[p], `fold` int64[p] from 0.
-    """
-
-    photographs: NDArray[np.int64]
-    is_mated: NDArray[np.bool_]
-    fold: NDArray[np.int64]
-
-    @classmethod
-    def read(cls, path: Path, folder: LabelledFolder) -> PairFolds:
-        """Read LFW's `pairs.txt`; raises `RequestError` naming the first line that is wrong."""
-        try:
-            lines = path.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"the pairs file {path.name} can't be read as text") from error
-        folds, size = _read_header(lines, path)
-        places = _number_photographs(folder)
-        rows = [line.split() for line in lines[1:] if line.strip()]
-        if len(rows) != folds * size * 2:
-            raise RequestError(
-                f"{path.name} promises {folds} folds of {size} mated and {size} non-mated pairs, "
-                f"but holds {len(rows)} pairs"
-            )
-        pairs = [
-            _find_pair(row, places, f"{path.name}, pair {i + 1}") for i, row in enumerate(rows)
-        ]
-        photographs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        people = folder.people[photographs]
-        return cls(photographs, people[:, 0] == people[:, 1], np.repeat(np.arange(folds), size * 2))
-
-
 def _list_photographs(person: Path) -> list[Path]:
     return sorted(path for path in person.iterdir() if path.suffix.lower() in SUFFIXES)
-
-
-def _read_header(lines: list[str], path: Path) -> tuple[int, int]:
-    """The number of folds, and of mated pairs in each; LFW's ten folds need two at least."""
-    header = lines[0].split() if lines else []
-    if len(header) != 2 or not all(field.isdigit() for field in header):
-        raise RequestError(
-            f"{path.name} must begin with the number of folds and of mated pairs in each, "
-            "as in LFW's pairs.txt"
-        )
-    folds, size = map(int, header)
-    if folds < 2 or size < 1:
-        raise RequestError(f"{path.name} needs two folds or more, and a pair in each")
-    return folds, size
-
-
-def _number_photographs(folder: LabelledFolder) -> dict[tuple[str, int], int]:
-    """Index of each photograph, as `name_0007.jpg` of `name`, by name and number."""
-    numbered = ((place, NUMBER.search(path.stem)) for place, path in enumerate(folder.paths))
-    return {
-        (folder.paths[place].parent.name, int(number[1])): place
-        for place, number in numbered
-        if number
-    }
-
-
-def _find_pair(row: list[str], places: dict[tuple[str, int], int], where: str) -> tuple[int, int]:
-    match row:
-        case [name, one, other] if one.isdigit() and other.isdigit():
-            wanted = (name, int(one)), (name, int(other))
-        case [name, one, stranger, other] if one.isdigit() and other.isdigit():
-            wanted = (name, int(one)), (stranger, int(other))
-        case _:
-            raise RequestError(f"{where}: expected `name i j` or `name i name j`")
-    if not all(photograph in places for photograph in wanted):
-        raise RequestError(f"{where}: the folder has no such photograph")
-    return places[wanted[0]], places[wanted[1]]
 
 
 BATCH = 64
@@ -288,12 +216,19 @@ def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
     )
 
 
-def read_dates(path: Path, folder: LabelledFolder) -> NDArray[np.datetime64]:
-    """The column `captured_at` of such a file; raises `RequestError` where there is none."""
-    found = read_attributes(path, folder).captured_at
-    if found is None:
-        raise RequestError(f"{path.name} needs the columns `photograph` and `{DATES}`")
-    return found
+def read_annotations(
+    folder: LabelledFolder, attributes: Path | None, dates: Path | None
+) -> Attributes:
+    """Labels and dates of the operator's files; raises `RequestError` where both have dates."""
+    found = Attributes((), None) if attributes is None else read_attributes(attributes, folder)
+    if dates is None:
+        return found
+    if found.captured_at is not None:
+        raise RequestError(f"both files have the column `{DATES}`: give it once")
+    days = read_attributes(dates, folder).captured_at
+    if days is None:
+        raise RequestError(f"{dates.name} needs the columns `photograph` and `{DATES}`")
+    return replace(found, captured_at=days)
 
 
 def _read_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:

@@ -1,4 +1,4 @@
-"""Error rates of scores (ISO/IEC 19795-1), and LFW's verification protocol.
+"""Error rates of scores (ISO/IEC 19795-1).
 
 A pair matches at `score >= threshold`. FMR: share of non-mated pairs that match. FNMR: share of
 mated pairs that do not.
@@ -7,57 +7,11 @@ mated pairs that do not.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RateUnsupported
-
-
-@dataclass(frozen=True, slots=True)
-class FoldAccuracy:
-    """Mean and standard deviation (of a sample) of the folds' accuracies, from 0 to 1."""
-
-    accuracy: float
-    accuracy_std: float
-    folds: tuple[float, ...]
-
-
-def fold_accuracy(
-    scores: NDArray[np.float32], is_mated: NDArray[np.bool_], fold: NDArray[np.int64]
-) -> FoldAccuracy:
-    """Accuracy of each fold at the best threshold of all other folds.
-
-    Huang, Ramesh, Berg and Learned-Miller (2007).
-    """
-    accuracies = []
-    for number in np.unique(fold):
-        others = fold != number
-        threshold = best_threshold(scores[others], is_mated[others])
-        matches = scores[~others] >= threshold
-        accuracies.append(float((matches == is_mated[~others]).mean()))
-    return FoldAccuracy(
-        float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)), tuple(accuracies)
-    )
-
-
-def best_threshold(scores: NDArray[np.float32], is_mated: NDArray[np.bool_]) -> float:
-    """The threshold with the most correct decisions, halfway between two scores.
-
-    Of several equally good, the middle one.
-    """
-    order = np.argsort(scores)
-    ordered, mated = scores[order], is_mated[order]
-    candidates, first = np.unique(ordered, return_index=True)
-    missed = np.append(0, mated.cumsum())[first]
-    refused = first - missed
-    right = (mated.sum() - missed) + refused
-    best = np.flatnonzero(right == right.max())
-    chosen = int(best[len(best) // 2])
-    below = candidates[max(chosen - 1, 0)]
-    return (float(below) + float(candidates[chosen])) / 2
-
 
 MIN_EXPECTED_PAIRS = 10
 """Non-mated pairs above its threshold that a rate needs to count as measured."""
@@ -96,14 +50,6 @@ def threshold_at(nonmated: NDArray[np.float32], rate: float) -> float:
     """The smallest threshold whose FMR is at most `rate`; raises `RateUnsupported`."""
     require_support(rate, len(nonmated))
     return float(thresholds_at(nonmated, np.array([rate]))[0])
-
-
-def false_match_rate(nonmated: NDArray[np.float32], threshold: float) -> float:
-    return float(np.count_nonzero(nonmated >= threshold) / len(nonmated))
-
-
-def false_nonmatch_rate(mated: NDArray[np.float32], threshold: float) -> float:
-    return float(np.count_nonzero(mated < threshold) / len(mated))
 
 
 def wilson_interval(events: float, trials: int) -> tuple[float, float]:

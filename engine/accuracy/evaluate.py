@@ -3,45 +3,183 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from engine.accuracy.acquisition import Acquisition, generalise_fnmr, measure_acquisition
-from engine.accuracy.bootstrap import Share, count_strangers, operating_points, rate_grid
-from engine.accuracy.conditions import Annotations, Conditions, measure_conditions
+from engine.accuracy.bootstrap import (
+    Share,
+    count_share,
+    count_strangers,
+    draw_people,
+    operating_points,
+    rate_grid,
+    share_of,
+)
+from engine.accuracy.conditions import Conditions, measure_conditions
 from engine.accuracy.dataset import (
+    Attributes,
     Embeddings,
     LabelledFolder,
-    PairFolds,
     Progress,
     embed_folder,
+    read_annotations,
 )
-from engine.accuracy.error_rates import FoldAccuracy, fold_accuracy, lowest_rate, require_support
-from engine.accuracy.flagged import Flagged, flag_strangers
+from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
+from engine.accuracy.fusion_gain import FusionGain, compare_fusion
 from engine.accuracy.gallery_growth import GalleryGrowth, grow_gallery
-from engine.accuracy.identification_rates import (
-    FusionGain,
-    Identification,
-    compare_fusion,
-    identify_open_set,
+from engine.accuracy.pair_scores import (
+    Comparisons,
+    PairScores,
+    Templates,
+    compare_all,
+    compare_mated,
+    find_close_strangers,
+    single_templates,
 )
-from engine.accuracy.pair_scores import PairScores, compare_all, compare_mated, single_templates
 from engine.errors import RequestError
 from engine.matching.calibration import OperatingPoint
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
 
-FORMAT = 3
+FORMAT = 4
 """Format version of `to_dict`."""
 HIGHEST_FMR = 1e-1
 TABLE_RATES = {"1e-3": 1e-3, "1e-4": 1e-4, "1e-5": 1e-5, "1e-6": 1e-6}
-NO_MATCH = np.float32(-1)
-"""Score of a pair without a vector: a face not acquired never matches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """Failure to acquire (ISO/IEC 19795-1): shares of all photographs, with their intervals.
+
+    `failed`: without a template, by cause in `failures`. `sent_back`: failed, or refused by an
+    enrollment, by cause in `problems`; a photograph may have several.
+    """
+
+    failed: Share
+    failures: dict[str, Share]
+    sent_back: Share
+    problems: dict[str, Share]
+
+
+def measure_acquisition(embeddings: Embeddings, *, seed: int) -> Acquisition:
+    """Failure to acquire over all photographs of the folder."""
+    people = embeddings.folder.people
+    weights = draw_people(people, len(embeddings.folder.names), seed=seed)
+    is_failed = np.zeros(len(people), bool)
+    is_failed[embeddings.failed] = True
+
+    def having(reason: str, *, failed: bool) -> Share:
+        holds = np.array([reason in reasons for reasons in embeddings.reasons])
+        return share_of(people, holds & (is_failed == failed), weights)
+
+    is_unfit = np.array([bool(reasons) for reasons in embeddings.reasons])
+    return Acquisition(
+        failed=share_of(people, is_failed, weights),
+        failures={name: having(name, failed=True) for name in embeddings.failures},
+        sent_back=share_of(people, is_failed | is_unfit, weights),
+        problems={name: having(name, failed=False) for name in embeddings.problems},
+    )
+
+
+def generalise_fnmr(
+    embeddings: Embeddings,
+    mated: Comparisons,
+    people: NDArray[np.int64],
+    thresholds: Mapping[str, float | None],
+    *,
+    seed: int,
+) -> dict[str, Share | None]:
+    """Generalised FNMR: share of mated pairs of photographs that do not match, by threshold.
+
+    The FNMR of templates leaves out photographs without one; an enrollment cannot. Here all mated
+    pairs of the folder count, those of photographs without a template as missed. `mated` are all
+    comparisons of the templates, whose `people` are int64[n]; None without a threshold. Intervals
+    by a bootstrap over people.
+    """
+    population = len(embeddings.folder.names)
+    photographs = np.bincount(embeddings.folder.people, minlength=population)
+    pairs = photographs * (photographs - 1) // 2
+    weights = draw_people(np.flatnonzero(pairs), population, seed=seed)
+    owners = people[mated.left]
+    found: dict[str, Share | None] = {}
+    for name, threshold in thresholds.items():
+        if threshold is None:
+            found[name] = None
+            continue
+        matched = np.bincount(owners[mated.scores >= threshold], minlength=population)
+        found[name] = count_share(pairs - matched, pairs, weights)
+    return found
+
+
+MATE_QUANTILE = 0.25
+"""Strangers who score higher than a quarter of the mates may be one person."""
+MAX_FLAGGED_PAIRS = 1000
+"""Limit of flagged pairs; a model that distinguishes nobody would flag all."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flagged:
+    """Flagged `pairs` as rows of templates, highest score first.
+
+    Pairs from `suspect_score` on are flagged; `mates_reaching` is the share of mated pairs above
+    it.
+    """
+
+    pairs: Comparisons
+    suspect_score: float
+    mates_reaching: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "pairs": len(self.pairs),
+            "suspect_score": self.suspect_score,
+            "mates_reaching": self.mates_reaching,
+        }
+
+    def to_rows(self, embeddings: Embeddings) -> list[dict[str, Any]]:
+        """The pairs with the paths of their photographs, which may name people."""
+        folder, places = embeddings.folder, embeddings.places
+
+        def name(row: int) -> str:
+            path = folder.paths[int(places[row])]
+            return path.relative_to(folder.root).as_posix()
+
+        columns = (self.pairs.left, self.pairs.right, self.pairs.scores)
+        return [
+            {"photograph": name(left), "other": name(right), "score": float(score)}
+            for left, right, score in zip(*columns, strict=True)
+        ]
+
+    def code_people(self, singles: Templates) -> NDArray[np.int64]:
+        """int64[k]: `left * population + right` of the people flagged, both ways."""
+        left, right = singles.people[self.pairs.left], singles.people[self.pairs.right]
+        one, other = left * singles.population + right, right * singles.population + left
+        return np.unique(np.concatenate([one, other]))
+
+
+def flag_strangers(
+    singles: Templates, mated: NDArray[np.float32], nonmated: NDArray[np.float32]
+) -> Flagged:
+    """Flag pairs of strangers who may be one person under two names, by an error of the labels.
+
+    All figures still count every photograph as it is labelled. `mated` and `nonmated` are all
+    scores of `singles`.
+    """
+    limit = thresholds_at(nonmated, np.array([min(MAX_FLAGGED_PAIRS / len(nonmated), 0.5)]))[0]
+    suspect = max(float(np.quantile(mated, MATE_QUANTILE)), float(limit))
+    found = find_close_strangers(singles, suspect)
+    order = np.argsort(-found.scores, kind="stable")
+    return Flagged(
+        pairs=Comparisons(found.left[order], found.right[order], found.scores[order]),
+        suspect_score=suspect,
+        mates_reaching=float((mated >= suspect).mean()),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,21 +188,19 @@ class Evaluation:
 
     `points` run down from FMR 0.1 to the lowest supported rate; the intervals come from a
     bootstrap over people. `generalised`: FNMR at TABLE_RATES with failures to acquire as misses.
-    `verification` is None without a pairs file; `identification`, `fusion` and `growth` are where
-    too few people have three or four photographs. `embeddings` and `flagged` hold paths, which may
-    name people; `to_dict` includes them only on request.
+    `fusion` and `growth` are None where too few people have three or four photographs.
+    `embeddings` and `flagged` hold paths, which may name people; `to_dict` includes them only on
+    request.
     """
 
     model_digest: str
     source: str
     embeddings: Embeddings
     acquisition: Acquisition
-    verification: FoldAccuracy | None
     mated_pairs: int
     nonmated_pairs: int
     points: tuple[OperatingPoint, ...]
     generalised: dict[str, Share | None]
-    identification: Identification | None
     growth: GalleryGrowth | None
     fusion: FusionGain | None
     conditions: Conditions
@@ -108,15 +244,12 @@ class Evaluation:
 
     def to_dict(self, *, with_failed: bool = False, with_flagged: bool = False) -> dict[str, Any]:
         """The JSON of `sosie evaluate`; a rate that is not supported is null."""
-        verification = self.verification
         report = {
             "format": FORMAT,
             "model_digest": self.model_digest,
             "source": self.source,
             "people": self.people,
             "photographs": self.photographs,
-            "accuracy": verification and verification.accuracy,
-            "accuracy_std": verification and verification.accuracy_std,
             "fta": self.fta,
             "fta_interval": list(self.fta_interval),
             "failures": self.failures,
@@ -126,7 +259,6 @@ class Evaluation:
             "nonmated_pairs": self.nonmated_pairs,
             "lowest_fmr": self.points[-1].fmr if self.points else None,
             **self._list_rates(),
-            "open_set": self.identification and asdict(self.identification),
             "gallery_growth": self.growth and asdict(self.growth),
             "fusion": self.fusion and asdict(self.fusion),
             **self.conditions.to_dict(),
@@ -154,7 +286,6 @@ class Evaluation:
 
 def evaluate(
     root: Path,
-    pairs: Path | None,
     extractor: Extractor,
     progress: Progress | None = None,
     *,
@@ -166,31 +297,28 @@ def evaluate(
 ) -> Evaluation:
     """Extract every photograph of `root` (a folder per person) and compare all pairs.
 
-    `pairs` is a file like LFW's `pairs.txt`; for `attributes` and `dates` see
-    `engine.accuracy.dataset`. `fmr` (by default 1e-4, or the lowest supported decade) sets the
-    threshold for qualities, groups and ages. An unreadable or faceless photograph is a failure to
-    acquire: counted, left out of all pairs, and no match in the folds of the pairs file. Raises
+    For `attributes` and `dates` see `engine.accuracy.dataset`. `fmr` (by default 1e-4, or the
+    lowest supported decade) sets the threshold for qualities, groups and ages. An unreadable or
+    faceless photograph is a failure to acquire: counted, and left out of all pairs. Raises
     `RequestError` where the folder or a file is invalid.
     """
     start = time.perf_counter()
     folder = LabelledFolder.open(root)
-    folds = None if pairs is None else PairFolds.read(pairs, folder)
     if fmr is not None:
         require_support(fmr, count_strangers(np.bincount(folder.people)))
-    annotations = Annotations.read(folder, attributes, dates)
+    annotations = read_annotations(folder, attributes, dates)
     embeddings = embed_folder(folder, extractor, progress)
     extracted = time.perf_counter()
     named = source or root.name
     found = _judge(
-        embeddings, folds, annotations, fmr, model=extractor.model_digest, source=named, seed=seed
+        embeddings, annotations, fmr, model=extractor.model_digest, source=named, seed=seed
     )
     return replace(found, extract_s=extracted - start, seconds=time.perf_counter() - start)
 
 
 def _judge(
     embeddings: Embeddings,
-    folds: PairFolds | None,
-    annotations: Annotations,
+    annotations: Attributes,
     fmr: float | None,
     *,
     model: str,
@@ -213,14 +341,12 @@ def _judge(
         source=source,
         embeddings=embeddings,
         acquisition=measure_acquisition(embeddings, seed=seed),
-        verification=None if folds is None else _verify_folds(embeddings, folds),
         mated_pairs=len(scores.mated),
         nonmated_pairs=len(scores.nonmated),
         points=points,
         generalised=generalise_fnmr(
             embeddings, mated, singles.people, _list_thresholds(points), seed=seed
         ),
-        identification=identify_open_set(singles, seed=seed),
         growth=grow_gallery(singles, flagged.code_people(singles), seed=seed),
         fusion=compare_fusion(singles, seed=seed),
         conditions=measure_conditions(
@@ -245,13 +371,6 @@ def _list_thresholds(points: Iterable[OperatingPoint]) -> dict[str, float | None
     """Thresholds of TABLE_RATES, None where not supported."""
     found = {name: _find_point(points, rate) for name, rate in TABLE_RATES.items()}
     return {name: None if point is None else point.threshold for name, point in found.items()}
-
-
-def _verify_folds(embeddings: Embeddings, folds: PairFolds) -> FoldAccuracy:
-    left, right = embeddings.vectors[folds.photographs.T]
-    scores = np.einsum("nd,nd->n", left, right)
-    scores[np.isin(folds.photographs, embeddings.failed).any(axis=1)] = NO_MATCH
-    return fold_accuracy(scores, folds.is_mated, folds.fold)
 
 
 def _summarize(point: OperatingPoint | None) -> dict[str, float] | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from engine.accuracy import writing
 from engine.accuracy.plots import MEASURE_NAMES, REFERENCES, describe_span, write_measure
-from engine.accuracy.writing import NONE, percent, power, score, share, span
+from engine.accuracy.writing import score, share
+from engine.formatting import DASH, percent, power, span
 
 Report = Mapping[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -23,7 +24,7 @@ def tabulate_rates(report: Report) -> Table:
     rows = []
     for name, point in report["fnmr_at_fmr"].items():
         if point is None:
-            rows.append((name, NONE, "not supported", NONE))
+            rows.append((name, DASH, "not supported", DASH))
         else:
             interval = span(point["low"], point["high"])
             rows.append((name, score(point["threshold"]), percent(point["fnmr"]), interval))
@@ -69,18 +70,6 @@ KINDS = {
 }
 
 
-def tabulate_open_set(report: Report) -> Table:
-    """FNIR at FPIR in the one gallery of the open set."""
-    found = report["open_set"]
-    rows = [
-        (f"{one['fpir'] * 100:g} %", share(one | {"value": one["fnir"]}), share(
-            two | {"value": two["fnir"]}))
-        for one, two in zip(found["single"], found["fused"], strict=True)
-    ]  # fmt: skip
-    columns = ("FPIR", "FNIR, reference of one photograph", "FNIR, fused reference")
-    return columns, rows
-
-
 def tabulate_growth(curve: Report) -> Table:
     """One curve of FNIR against the size of the gallery."""
     rows = [
@@ -100,6 +89,16 @@ def tabulate_growth(curve: Report) -> Table:
     ]  # fmt: skip
     columns = ("references", "", "threshold", "FNIR (95 %)", "by the formula")
     return columns, rows
+
+
+def tabulate_largest(growth: Report) -> Table:
+    """FNIR in the largest gallery that was measured, by FPIR and kind of reference."""
+    rows: dict[str, list[str]] = {}
+    for curve in growth["curves"]:
+        last = curve["measured"][-1]
+        rate = f"{curve['fpir'] * 100:g} %"
+        rows.setdefault(rate, [rate]).append(share(last | {"value": last["fnir"]}))
+    return ("FPIR", *(f"FNIR, {name}" for name in REFERENCES.values())), list(rows.values())
 
 
 def describe_curve(curve: Report) -> str:
@@ -132,7 +131,7 @@ def tabulate_attribute(attribute: Report) -> Table:
             f"`{one['label']}`",
             f"{one['people']:,} / {one['photographs']:,}",
             share(one["fta"]),
-            NONE if one["median"] is None else score(one["median"]),
+            DASH if one["median"] is None else score(one["median"]),
             share(one["fnmr"], one["fnmr_refused"]),
             writing.rate(one["fmr"], one["fmr_refused"]),
         )
@@ -155,3 +154,43 @@ def tabulate_ageing(report: Report) -> Table:
         for one in report["ageing"]["spans"]
     ]
     return ("years between", "people", "mated pairs", "median score", "FNMR"), rows
+
+
+def describe_fusion() -> str:
+    """How the intervals are calculated."""
+    return (
+        "The intervals are Wilson's at a fixed threshold, over people and not over pairs: the "
+        "rounds draw the same ones again."
+    )
+
+
+def describe_growth(growth: Mapping[str, Any]) -> str:
+    """How the curves were calculated."""
+    return (
+        f"Measured up to {growth['references']:,} references, at every size over all galleries "
+        "that these allow. Beyond that extrapolated: were comparisons independent, "
+        f"{growth['formula']}, with the FMR of {growth['comparisons']:,} comparisons of a "
+        "stranger's photograph with a reference. At the sizes measured the last column says what "
+        "the formula would have given for the FPIR."
+    )
+
+
+def describe_quality(report: Report) -> str:
+    """Threshold and scope of the bands."""
+    bands = report["quality_bands"]
+    return (
+        f"At score {bands['threshold']:.3f} (FMR {power(report['common_fmr'])}), at most "
+        f"{bands['photographs']} photographs of a person: FNMR "
+        f"{share(bands['overall'])} over {bands['overall']['trials']:,} mated pairs of "
+        f"{bands['overall']['people']:,} people. A pair is in the band of its worse photograph."
+    )
+
+
+def describe_flagged(flagged: Mapping[str, Any]) -> str:
+    """Number of flagged pairs, their score, and that all figures still include them."""
+    return (
+        f"{flagged['pairs']:,} pairs of strangers' photographs may show one person under two "
+        f"names: they score {flagged['suspect_score']:.3f} or more, which "
+        f"{flagged['mates_reaching'] * 100:.0f} % of the mated pairs reach. Nothing is left out of "
+        "any figure for it."
+    )

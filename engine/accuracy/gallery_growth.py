@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import MIN_PEOPLE, draw_people, summarize
 from engine.accuracy.error_rates import lowest_rate, thresholds_at
-from engine.accuracy.identification_rates import draw_photographs, make_references
-from engine.accuracy.pair_scores import Templates, limit_photographs
+from engine.accuracy.pair_scores import Templates, fuse, limit_photographs
 
 TAIL = 5e-3
 """Share of comparisons that is kept: enough for an FPIR of 0.1 in the smallest gallery."""
@@ -209,8 +208,8 @@ def grow_gallery(
     """Measure and extrapolate.
 
     `doubtful` int64: the codes `left * population + right` of people flagged as one.
-    References are of one photograph drawn at random or fused of two, mated probes the third, as in
-    `identify_open_set`. None with too few people.
+    References are of one photograph drawn at random or fused of two, mated probes the third.
+    None with too few people.
     """
     drawn = draw_photographs(singles, np.random.default_rng(seed))
     probed = np.flatnonzero(drawn[:, 2] >= 0)
@@ -238,6 +237,27 @@ def grow_gallery(
     return GalleryGrowth(
         len(present) - 1, len(probed), len(strangers.people), comparisons, FORMULA, tuple(curves)
     )
+
+
+def draw_photographs(singles: Templates, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows of up to three photographs of each person: int64[population, 3], -1 where missing."""
+    order = rng.permutation(len(singles.people))
+    order = order[np.argsort(singles.people[order], kind="stable")]
+    starts = singles.starts()
+    places = starts[:-1, None] + np.arange(3)
+    rows = order[np.minimum(places, len(order) - 1)]
+    return np.where(places < starts[1:, None], rows, -1)
+
+
+def make_references(
+    singles: Templates, drawn: NDArray[np.int64], *, is_fused: bool
+) -> NDArray[np.float32]:
+    """A reference of each person: float32[population, d]; rows of absent people are undefined."""
+    references = singles.vectors[drawn[:, 0]]
+    if is_fused:
+        rows = np.flatnonzero(drawn[:, 2] >= 0)
+        references[rows] = fuse(references[rows], singles.vectors[drawn[rows, 1]])
+    return references
 
 
 def _sizes(people: int) -> NDArray[np.int64]:

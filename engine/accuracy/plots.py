@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from engine.accuracy.writing import write_times
+from engine.accuracy.writing import times
 from engine.errors import RequestError
 
 INK, CURVE, BAND, GRID = "#1b2733", "#0b6e75", "#8cc5c4", "#d9e0e4"
@@ -43,6 +42,8 @@ MEASURE_NAMES = {
 }
 
 MAX_UNIT_LENGTH = 2
+MOST_LEVEL_NAMES = 6
+"""Of more, the names below a panel slant."""
 
 
 def open_figure(width: float, height: float) -> Any:
@@ -135,13 +136,18 @@ def draw_det(report: Report, path: Path) -> None:
 
 
 def _draw_curve(axes: Any, points: Sequence[Mapping[str, float]]) -> None:
+    from scipy.special import ndtr, ndtri  # noqa: PLC0415 - heavy, and optional
+
     fmr, fnmr, low, high = (
         np.array([point[name] for point in points])
         for name in ("fmr", "fnmr", "fnmr_low", "fnmr_high")
     )
     shown_low, shown_high = _visible_range(fnmr, high)
     axes.set_xscale("log")
-    axes.set_yscale("function", functions=(_probit, _phi))
+    # In quantiles of the normal distribution the DET curve of Gaussian scores is straight.
+    axes.set_yscale(
+        "function", functions=(lambda rates: ndtri(np.clip(rates, 1e-9, 1 - 1e-9)), ndtr)
+    )
     low = np.maximum(low, shown_low)
     axes.fill_between(fmr, low, high, color=BAND, alpha=0.45, lw=0, label="95 % interval")
     axes.plot(fmr, np.maximum(fnmr, shown_low), color=CURVE, lw=2.2, label="all pairs")
@@ -173,18 +179,6 @@ def _mark_points(axes: Any, rates: Mapping[str, Mapping[str, float] | None]) -> 
             color=INK,
             linespacing=1.35,
         )
-
-
-def _probit(rates: ArrayLike) -> NDArray[np.float64]:
-    """Quantiles of the normal distribution, in which the DET of Gaussian scores is straight."""
-    clipped = np.clip(np.asarray(rates, dtype=np.float64), 1e-9, 1 - 1e-9)
-    deviates: NDArray[np.float64] = np.vectorize(NormalDist().inv_cdf, otypes=[float])(clipped)
-    return deviates
-
-
-def _phi(deviates: ArrayLike) -> NDArray[np.float64]:
-    rates: NDArray[np.float64] = np.vectorize(NormalDist().cdf, otypes=[float])(deviates)
-    return rates
 
 
 def draw_growth(report: Report, path: Path) -> None:
@@ -264,21 +258,16 @@ def draw_quality(report: Report, path: Path) -> None:
 
 
 def _draw_measure(axes: Any, measure: Mapping[str, Any], overall: float) -> None:
-    axes.set_yscale("log")
     bands = measure["bands"]
     # A unit in words does not fit below each band.
     is_long = len(measure["unit"]) > MAX_UNIT_LENGTH
     named = {**measure, "unit": ""} if is_long else measure
     names = [f"{band['name']}\n{write_measure(named, band)}" for band in bands]
-    draw_rates(axes, [band["fnmr"] for band in bands], CURVE)
+    _draw_panel_of_rates(axes, [band["fnmr"] for band in bands], names, CURVE)
     if overall > 0:
         axes.axhline(overall, color=MUTED, lw=1, ls=(0, (4, 3)))
-    axes.set_xticks(range(len(names)), names, fontsize=7)
     name = MEASURE_NAMES[measure["measure"]] + (f", {measure['unit']}" if is_long else "")
     axes.set_title(name, loc="left", fontsize=10, color=INK)
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    style(axes)
-    write_percent(axes.yaxis)
 
 
 def write_measure(measure: Mapping[str, Any], band: Mapping[str, Any]) -> str:
@@ -286,6 +275,19 @@ def write_measure(measure: Mapping[str, Any], band: Mapping[str, Any]) -> str:
     unit = measure["unit"]
     gap = "" if unit in {"", "°"} else " "
     return f"{band['worst']:.3g}{gap}{unit}"
+
+
+def _draw_panel_of_rates(
+    axes: Any, rates: Sequence[Mapping[str, float] | None], names: Sequence[str], colour: str
+) -> None:
+    """Rates with intervals, side by side on a logarithmic axis, with their names below."""
+    axes.set_yscale("log")
+    draw_rates(axes, rates, colour)
+    slant = {"rotation": 40, "ha": "right"} if len(names) > MOST_LEVEL_NAMES else {}
+    axes.set_xticks(range(len(names)), names, fontsize=7, **slant)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    style(axes)
+    write_percent(axes.yaxis)
 
 
 def draw_rates(axes: Any, rates: Sequence[Mapping[str, float] | None], colour: str) -> None:
@@ -311,18 +313,15 @@ def draw_rates(axes: Any, rates: Sequence[Mapping[str, float] | None], colour: s
 def draw_attribute(attribute: Mapping[str, Any], path: Path) -> None:
     """Write a PNG of FNMR and FMR of every group at the common threshold."""
     groups = attribute["groups"]
+    names = [f"{group['label'][:16]}\n{group['people']:,} people" for group in groups]
     figure, panels = open_panels(max(8.4, 1.1 * len(groups) + 3), 5.0, 2)
     ratios = (
         ("fnmr", "false_negative", "Right person missed (FNMR)", SECOND),
         ("fmr", "false_positive", "Stranger matched (FMR)", CURVE),
     )
     for axes, (rate, differential, heading, colour) in zip(panels, ratios, strict=True):
-        axes.set_yscale("log")
-        draw_rates(axes, [group[rate] for group in groups], colour)
-        _name_groups(axes, groups)
-        title(axes, heading, describe_differential(attribute[differential]))
-        style(axes)
-        write_percent(axes.yaxis)
+        _draw_panel_of_rates(axes, [group[rate] for group in groups], names, colour)
+        title(axes, heading, times(attribute[differential]).replace("`", ""))
     figure.supxlabel(
         f"groups by `{attribute['column']}`, at one threshold (score ≥ "
         f"{attribute['threshold']:.3f}, FMR {attribute['common_fmr']:g} over all)",
@@ -331,37 +330,15 @@ def draw_attribute(attribute: Mapping[str, Any], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _name_groups(axes: Any, groups: Sequence[Mapping[str, Any]]) -> None:
-    names = [f"{group['label'][:16]}\n{group['people']:,} people" for group in groups]
-    slant = {"rotation": 40, "ha": "right"} if len(names) > 4 else {}
-    axes.set_xticks(range(len(names)), names, fontsize=8, **slant)
-    axes.set_xlim(-0.6, len(names) - 0.4)
-
-
-def describe_differential(found: Mapping[str, Any] | None) -> str:
-    """The ratio of the worst to the best group, in one line."""
-    if found is None:
-        return "fewer than two groups are large enough"
-    if found["ratio"] is None and found["low"] <= 1:
-        return f"{found['best']} has no error: no ratio"
-    ratio, interval = write_times(found)
-    return f"{found['worst']} {ratio} {found['best']} ({interval})"
-
-
 def draw_ageing(report: Report, path: Path) -> None:
     """Write a PNG of FNMR by the years between the photographs."""
     ageing = report["ageing"]
     spans = ageing["spans"]
     figure, (axes,) = open_panels(7.4, 5.0)
-    axes.set_yscale("log")
-    draw_rates(axes, [span["fnmr"] for span in spans], SECOND)
     names = [f"{describe_span(span)}\npeople: {span['people']:,}" for span in spans]
-    axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set_xlim(-0.6, len(names) - 0.4)
+    _draw_panel_of_rates(axes, [span["fnmr"] for span in spans], names, SECOND)
     axes.set_xlabel("years between the photographs", color=INK)
     title(axes, "Right person missed (FNMR)", f"at score ≥ {ageing['threshold']:.3f}")
-    style(axes)
-    write_percent(axes.yaxis)
     save_figure(figure, path)
 
 

@@ -177,15 +177,6 @@ TRIALS = 4_000
 RELATED_TRIALS = 30_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Covariances:
-    """`mean` float64[d], `between` and `within` float64[d, d]."""
-
-    mean: NDArray[np.float64]
-    between: NDArray[np.float64]
-    within: NDArray[np.float64]
-
-
 def fit_population(
     vectors: NDArray[np.float32], people: NDArray[np.int64], *, model_digest: str, seed: int = 0
 ) -> Population:
@@ -202,11 +193,11 @@ def fit_population(
             f"{len(scores.nonmated):,} non-mated pairs are too few for the tail: "
             f"a population needs {MIN_NONMATED_PAIRS:,}"
         )
-    covariances = _fit_covariances(singles)
+    mean, between, within = _fit_covariances(singles)
     gaussian = Population(
-        mean=covariances.mean.astype(np.float32),
-        between=np.linalg.cholesky(covariances.between).astype(np.float32),
-        within=np.linalg.cholesky(covariances.within).astype(np.float32),
+        mean=mean.astype(np.float32),
+        between=np.linalg.cholesky(between).astype(np.float32),
+        within=np.linalg.cholesky(within).astype(np.float32),
         noise_log_mean=0.0,
         noise_log_std=0.0,
         groups=1,
@@ -217,8 +208,13 @@ def fit_population(
     return _fit_groups(_fit_noise(gaussian, scores, rng), scores, rng)
 
 
-def _fit_covariances(singles: Templates) -> _Covariances:
-    """Two-covariance model by expectation maximisation; people are grouped by photographs."""
+def _fit_covariances(
+    singles: Templates,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Two-covariance model by expectation maximisation; people are grouped by photographs.
+
+    The mean float64[d], and the covariances between and within people float64[d, d].
+    """
     starts = singles.starts()
     present = np.flatnonzero(np.diff(starts))
     rows = singles.vectors.astype(np.float64)
@@ -245,7 +241,7 @@ def _fit_covariances(singles: Templates) -> _Covariances:
         residuals = rows - mean - expected[person]
         within = (residuals.T @ residuals + repeated_spread) / len(rows)
         mean = mean + residuals.mean(axis=0)
-    return _Covariances(mean, between + ridge, within + ridge)
+    return mean, between + ridge, within + ridge
 
 
 def _fit_noise(population: Population, scores: PairScores, rng: np.random.Generator) -> Population:

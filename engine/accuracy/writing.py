@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-DASH = "–"  # noqa: RUF001 - between the ends of a range
-NONE = DASH
+from engine.formatting import DASH, percent, power, span
+
 MIN_PERCENT = 1e-2
 
 
@@ -21,20 +21,10 @@ def _escape(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
 
 
-def percent(share: float) -> str:
-    """Two significant digits: `0.60 %`, `13 %`."""
-    return f"{_two_digits(share * 100)} %"
-
-
-def span(low: float, high: float) -> str:
-    """Both ends of an interval of shares, with one unit for both."""
-    return f"{_two_digits(low * 100)} {DASH} {_two_digits(high * 100)} %"
-
-
 def share(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
     """A share with its interval, `at most` where nothing happened, or why there is none."""
     if found is None:
-        return f"not given: {refused}" if refused else NONE
+        return f"not given: {refused}" if refused else DASH
     if not found["value"]:
         return f"0 (at most {percent(found['high'])})"
     return f"{percent(found['value'])} ({span(found['low'], found['high'])})"
@@ -50,12 +40,6 @@ def rate(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
     return f"{power(found['value'])} ({low} {DASH} {high})"
 
 
-def power(value: float) -> str:
-    """`4.2e-7`; `1e-4` for a mantissa of 1."""
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-
-
 def score(value: float) -> str:
     return f"{value:.3f}"
 
@@ -65,23 +49,10 @@ def times(differential: Mapping[str, Any] | None) -> str:
     if differential is None:
         return "not given: fewer than two groups are large enough"
     worst, best = f"`{differential['worst']}`", f"`{differential['best']}`"
-    if differential["ratio"] is None and differential["low"] <= 1:
-        return f"no number: {best} shows no error, and chance could bring what {worst} shows"
-    ratio, interval = write_times(differential)
-    verdict = "beyond chance" if differential["low"] > 1 else "no more than chance could bring"
-    return f"{worst} {ratio} {best} ({interval}; {verdict})"
-
-
-def write_times(differential: Mapping[str, Any]) -> tuple[str, str]:
-    """The ratio in words, and its interval."""
     ratio, low, high = (differential[name] for name in ("ratio", "low", "high"))
+    if ratio is None and low <= 1:
+        return f"no ratio: {best} has no error, and chance could bring those of {worst}"
     text = f"{ratio:.3g} times" if ratio else f"at least {low:.2g} times"
-    return text, f"{low:.2g} {'and more' if high is None else f'to {high:.3g}'}"
-
-
-def _two_digits(value: float) -> str:
-    if value == 0:
-        return "0"
-    if value >= 99.5:
-        return "100"
-    return f"{value:#.2g}".rstrip(".") if value >= 1e-4 else power(value)
+    interval = f"{low:.2g} {'and more' if high is None else f'to {high:.3g}'}"
+    verdict = "beyond chance" if low > 1 else "no more than chance could bring"
+    return f"{worst} {text} {best} ({interval}; {verdict})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from engine.capacity.figures import ASSUMED, Figures, Origin, Quantity
+from engine.capacity.figures import Figures, Origin, Quantity
 from engine.capacity.model import (
     GATHER_S,
     MAX_BANDWIDTH_BYTES_S,
@@ -16,6 +16,7 @@ from engine.capacity.model import (
     Layout,
     Node,
 )
+from engine.formatting import duration, plural, size
 
 
 def list_assumptions(
@@ -78,8 +79,7 @@ def _describe_machine(figures: Figures) -> str:
 def _describe_bound(max_ongoing: int) -> str:
     if not max_ongoing:
         return "no enrollment is refused, however many arrive"
-    plural = "" if max_ongoing == 1 else "s"
-    return f"accepts at most {max_ongoing} enrollment{plural} at once: more are refused (429)"
+    return f"accepts at most {plural(max_ongoing, 'enrollment')} at once: more are refused (429)"
 
 
 def _describe_bandwidth(figures: Figures, node: Node) -> str:
@@ -110,7 +110,7 @@ def _describe_places(layout: Layout | None, costs: Costs) -> list[str]:
 
 def _list_assumed(figures: Figures) -> list[str]:
     return [
-        f"Not measured: {ASSUMED[one].label}, taken as {show_value(figures.value(one), one)} "
+        f"Not measured: {one.value.label}, taken as {show_value(figures.value(one), one)} "
         f"({figures[one].source})."
         for one in figures.list_assumed()
     ]
@@ -118,13 +118,9 @@ def _list_assumed(figures: Figures) -> list[str]:
 
 def show_value(value: float, quantity: Quantity) -> str:
     """A figure with a readable unit."""
-    unit = ASSUMED[quantity].unit
+    unit = quantity.value.unit
     if unit == "bytes":
-        return f"{value / 1e6:,.0f} MB" if value >= 1e6 else f"{value:,.0f} bytes"
+        return size(value)
     if unit not in ("s", "core-s"):
         return f"{value:.2g} {unit}"
-    of_a_core = " of a core" if unit == "core-s" else ""
-    for factor, name in ((1e3, "ms"), (1e6, "us"), (1e9, "ns")):
-        if value * factor >= 0.1 or factor == 1e9:
-            return f"{value * factor:.3g} {name}{of_a_core}"
-    raise AssertionError("nanoseconds are the last")
+    return duration(value) + (" of a core" if unit == "core-s" else "")

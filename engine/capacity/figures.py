@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,6 @@ class Origin(StrEnum):
     ASSUMED = "assumed"
 
 
-class Quantity(StrEnum):
-    """A quantity that a plan needs."""
-
-    PAIR_ALONE = "pair_alone"
-    PAIR = "pair"
-    HTTP = "http"
-    DECISION_ALONE = "decision_alone"
-    DECISION = "decision"
-    DECISION_SPREAD = "decision_spread"
-    SCAN_ALONE = "scan_alone"
-    SCAN = "scan"
-    SCAN_SPREAD = "scan_spread"
-    FAN_OUT = "fan_out"
-    HOP = "hop"
-    REFERENCE_BYTES = "reference_bytes"
-    SNAPSHOT_BYTES = "snapshot_bytes"
-    ROW_BYTES = "row_bytes"
-    ENROLLMENT_BYTES = "enrollment_bytes"
-    REGISTRAR_BYTES = "registrar_bytes"
-    INGRESS_BYTES = "ingress_bytes"
-    OTHER_BYTES = "other_bytes"
-    RESTORE = "restore"
-
-
 @dataclass(frozen=True, slots=True)
 class Assumed:
     """Label and unit of a quantity, and the value assumed without a measurement, with why."""
@@ -56,65 +32,60 @@ class Assumed:
     why: str
 
 
-ASSUMED: Mapping[Quantity, Assumed] = {
-    Quantity.PAIR_ALONE: Assumed(
+class Quantity(Enum):
+    """A quantity that a plan needs, and what is assumed of it."""
+
+    PAIR_ALONE = Assumed(
         "photographs of an enrollment, alone", "core-s", 28.5e-3, "as on two cores of a Xeon"
-    ),
-    Quantity.PAIR: Assumed(
-        "photographs of an enrollment, eight together", "core-s", 24.2e-3, "the same"
-    ),
-    Quantity.HTTP: Assumed(
+    )
+    PAIR = Assumed("photographs of an enrollment, eight together", "core-s", 24.2e-3, "the same")
+    HTTP = Assumed(
         "HTTP, proxy and Ray, an enrollment", "core-s", 3e-3, "a hop between deployments costs one"
-    ),
-    Quantity.DECISION_ALONE: Assumed(
+    )
+    DECISION_ALONE = Assumed(
         "decision and commit, alone, no search", "s", 6e-3, "SQLite on a disk that flushes in 2 ms"
-    ),
-    Quantity.DECISION: Assumed(
-        "decision and commit, one of 32, no search", "s", 0.6e-3, "the same"
-    ),
-    Quantity.DECISION_SPREAD: Assumed(
+    )
+    DECISION = Assumed("decision and commit, one of 32, no search", "s", 0.6e-3, "the same")
+    DECISION_SPREAD = Assumed(
         "spread of a batch's time", "of its log", 0.25, "p99 1.8 times the median"
-    ),
-    Quantity.SCAN_ALONE: Assumed(
+    )
+    SCAN_ALONE = Assumed(
         "scan of a reference, one probe", "core-s", 9.2e-9, "a core reads 14 GB/s of codes"
-    ),
-    Quantity.SCAN: Assumed(
+    )
+    SCAN = Assumed(
         "scan of a reference, a probe of 256", "core-s", 0.6e-9, "1.7 G comparisons a core"
-    ),
-    Quantity.SCAN_SPREAD: Assumed(
-        "spread of a scan's time", "of its log", 0.17, "p99 1.5 times the median"
-    ),
-    Quantity.FAN_OUT: Assumed(
+    )
+    SCAN_SPREAD = Assumed("spread of a scan's time", "of its log", 0.17, "p99 1.5 times the median")
+    FAN_OUT = Assumed(
         "asking all shards, beside their scans", "s", 3e-3, "a call of Ray to another node"
-    ),
-    Quantity.HOP: Assumed(
+    )
+    HOP = Assumed(
         "way between ingress and registrar, and back", "s", 2e-3, "a call of Ray each way"
-    ),
-    Quantity.REFERENCE_BYTES: Assumed(
+    )
+    REFERENCE_BYTES = Assumed(
         "memory of a reference", "bytes", 657.0, "its floats, their codes and its ids"
-    ),
-    Quantity.SNAPSHOT_BYTES: Assumed(
+    )
+    SNAPSHOT_BYTES = Assumed(
         "snapshot, a reference", "bytes", 652.0, "what is in memory, but for the order of ids"
-    ),
-    Quantity.ROW_BYTES: Assumed(
+    )
+    ROW_BYTES = Assumed(
         "store, a reference with its document", "bytes", 600.0, "rows, template, indexes"
-    ),
-    Quantity.ENROLLMENT_BYTES: Assumed(
-        "store, an enrollment", "bytes", 3000.0, "--measure measures it"
-    ),
-    Quantity.REGISTRAR_BYTES: Assumed(
+    )
+    ENROLLMENT_BYTES = Assumed("store, an enrollment", "bytes", 3000.0, "--measure measures it")
+    REGISTRAR_BYTES = Assumed(
         "memory of the registrar, no gallery", "bytes", 0.3e9, "operations.md, sizing"
-    ),
-    Quantity.INGRESS_BYTES: Assumed(
-        "memory of an ingress", "bytes", 0.35e9, "operations.md, sizing"
-    ),
-    Quantity.OTHER_BYTES: Assumed(
+    )
+    INGRESS_BYTES = Assumed("memory of an ingress", "bytes", 0.35e9, "operations.md, sizing")
+    OTHER_BYTES = Assumed(
         "memory of Ray and the proxy, a node", "bytes", 1e9, "GCS, raylet, agents, HAProxy"
-    ),
-    Quantity.RESTORE: Assumed(
+    )
+    RESTORE = Assumed(
         "start from the store, a reference", "s", 10e-6, "operations.md, what to alert on"
-    ),
-}
+    )
+
+    @property
+    def key(self) -> str:
+        return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +121,7 @@ class VectorKind:
 
 
 USUAL = VectorKind()
-"""The vectors of the values in `ASSUMED`."""
+"""The vectors that values are assumed for."""
 VECTOR_DEPENDENT = frozenset(Quantity) - {
     Quantity.PAIR_ALONE,
     Quantity.PAIR,
@@ -165,7 +136,7 @@ VECTOR_DEPENDENT = frozenset(Quantity) - {
 
 def assume(quantity: Quantity, kind: VectorKind = USUAL) -> Figure:
     """The figure assumed without a measurement, for vectors of this kind."""
-    assumed = ASSUMED[quantity]
+    assumed = quantity.value
     value = assumed.value
     match quantity:
         case Quantity.REFERENCE_BYTES | Quantity.SNAPSHOT_BYTES:
@@ -202,9 +173,9 @@ class Figures:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            one.value: {
-                "label": ASSUMED[one].label,
-                "unit": ASSUMED[one].unit,
+            one.key: {
+                "label": one.value.label,
+                "unit": one.value.unit,
                 "value": self[one].value,
                 "origin": self[one].origin.value,
                 "source": self[one].source,
@@ -221,12 +192,6 @@ def overlay(*layers: Found) -> dict[Quantity, Figure]:
 class _Read(BaseModel):
     # Reports of later versions may have more fields.
     model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class ReportedMachine(_Read):
-    cpu: str
-    cores: int
-    memory_bytes: int
 
 
 class ReportedFigure(_Read):
@@ -262,16 +227,12 @@ class ReportedResult(_Read):
 class Report(_Read):
     """Report of a suite on one machine; `name` is the file's."""
 
-    machine: ReportedMachine
+    machine: Machine
     results: tuple[ReportedResult, ...]
     name: str = ""
 
     def result(self, name: str) -> ReportedResult | None:
         return next((one for one in self.results if one.name == name), None)
-
-    @property
-    def stamp(self) -> Machine:
-        return Machine(self.machine.cpu, self.machine.cores, self.machine.memory_bytes)
 
 
 def read_report(path: Path) -> Report:
@@ -310,8 +271,8 @@ def read_reports(folder: Path) -> tuple[Report, ...]:
 def most_frequent_machine(reports: Sequence[Report]) -> Machine:
     """The machine of most of these reports."""
     assert reports
-    stamps = [report.stamp for report in reports]
-    return max(stamps, key=stamps.count)
+    machines = [report.machine for report in reports]
+    return max(machines, key=machines.count)
 
 
 SOSIE = "Sosie, cpu"

@@ -25,7 +25,7 @@ from engine.capacity.model import (
     Use,
 )
 from engine.capacity.simulation import Run, Trial, quantile, simulate
-from engine.formatting import whole_gib
+from engine.formatting import size
 from engine.matching.calibration import CalibrationCurve, Rate
 
 WANTED_CANDIDATES = 0.1
@@ -370,8 +370,8 @@ class _Search:
         if memory.fullest_node_bytes > node.usable_bytes:
             return Shortfall(
                 f"{demand.faces:,} faces do not fit {MAX_SHARDS} shards of "
-                f"{whole_gib(node.usable_bytes)}: a shard would need "
-                f"{whole_gib(memory.fullest_node_bytes)}"
+                f"{size(node.usable_bytes)}: a shard would need "
+                f"{size(memory.fullest_node_bytes)}"
             )
         use = Use.of(widest, demand, self.costs)
         if max(use.writer, use.scanner) > demand.ceiling:

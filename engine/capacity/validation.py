@@ -113,8 +113,7 @@ def check_report(report: Report, figures: Figures, seed: int = 0) -> Check:
         raise RequestError(f"{report.name} lacks figures of its enrollments: measure them again")
     cores = report.machine.cores
     costs = _fit_costs(figures, cores / own, spent)
-    replay = _Replay(report, costs, enrolling, seed)
-    rows = replay.compare_loop(measured)
+    rows = _compare_loop(report, enrolling, costs, measured, seed)
     given = {
         "an enrollment, processor time of all parts": f"{spent * 1e3:.1f} ms",
         "the same in the library": f"{cores / own * 1e3:.1f} ms",
@@ -126,8 +125,8 @@ def check_report(report: Report, figures: Figures, seed: int = 0) -> Check:
     below: list[Comparison] = []
     if calm is not None and full:
         given["arrivals at 70 %, evenly spaced"] = f"{full * CALM_SHARE:.1f} a second"
-        below = replay.compare_calm(calm, full * CALM_SHARE)
-    return Check(report.name, str(report.stamp), given, (*rows, *below), _explain(below))
+        below = _compare_calm(report, calm, costs, full * CALM_SHARE, seed)
+    return Check(report.name, str(report.machine), given, (*rows, *below), _explain(below))
 
 
 def _explain(below: Sequence[Comparison]) -> tuple[str, ...]:
@@ -156,61 +155,53 @@ def _fit_costs(figures: Figures, own_s: float, spent_s: float) -> Costs:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Replay:
-    report: Report
-    costs: Costs
-    enrolling: ReportedResult
-    seed: int
+def _replay(
+    report: Report, result: ReportedResult, costs: Costs, rate: float, trial: Trial
+) -> tuple[float, float, float]:
+    """Answers a second, p50 and p99 in ms of this load on the report's machine."""
+    # The measured scans include the limit of the memory's bandwidth.
+    machine = report.machine
+    node = Node(
+        cores=machine.cores, memory_bytes=machine.memory_bytes, bandwidth_bytes_s=float("inf")
+    )
+    demand = Demand(faces=int(result.size("references")), enrollments=rate)
+    run = simulate(Layout(node=node), demand, costs, trial)
+    return run.rate, quantile(run.enroll_s, 0.5) * 1e3, quantile(run.enroll_s, 0.99) * 1e3
 
-    @property
-    def layout(self) -> Layout:
-        machine = self.report.machine
-        # The measured scans include the limit of the memory's bandwidth.
-        return Layout(
-            node=Node(
-                cores=machine.cores,
-                memory_bytes=machine.memory_bytes,
-                bandwidth_bytes_s=float("inf"),
-            )
-        )
 
-    def _demand(self, result: ReportedResult, rate: float) -> Demand:
-        return Demand(faces=int(result.size("references")), enrollments=rate)
+def _compare_loop(
+    report: Report, enrolling: ReportedResult, costs: Costs, measured: float, seed: int
+) -> list[Comparison]:
+    """A closed loop: each connection sends again when it is answered.
 
-    def compare_loop(self, measured: float) -> list[Comparison]:
-        """A closed loop: each connection sends again when it is answered.
-
-        Costs are fitted to this run, so its rate is given but for idle cores; its median is about
-        connections over rate, whatever the queues.
-        """
-        connections = int(self.enrolling.size("connections"))
-        layout, costs = self.layout, self.costs
-        demand = self._demand(self.enrolling, measured)
-        trial = Trial(requests=4_000, seed=self.seed, connections=connections)
-        run = simulate(layout, demand, costs, trial)
-        rows = [Comparison("closed loop, rate", "1/s", measured, run.rate, is_predicted=False)]
-        p50, p99 = (self.enrolling.value(f"{OVER_HTTP}: {name}") for name in ("p50", "p99"))
-        if p50 and p99:
-            simulated = [quantile(run.enroll_s, share) * 1e3 for share in (0.5, 0.99)]
-            rows += [
-                Comparison("closed loop, p50", "ms", p50, simulated[0], is_predicted=False),
-                Comparison("closed loop, p99", "ms", p99, simulated[1], is_held=False),
-            ]
-        return rows
-
-    def compare_calm(self, calm: ReportedResult, rate: float) -> list[Comparison]:
-        """At 70 % of that rate, evenly spaced.
-
-        The generator runs on the same two cores, and its delays are in the measured p99.
-        """
-        p50, p99 = calm.value(CALM_P50), calm.value(CALM_P99)
-        if not p50 or not p99:
-            return []
-        trial = Trial(requests=6_000, seed=self.seed, is_even=True)
-        run = simulate(self.layout, self._demand(calm, rate), self.costs, trial)
-        simulated = [quantile(run.enroll_s, share) * 1e3 for share in (0.5, 0.99)]
-        return [
-            Comparison("at 70 %, p50", "ms", p50, simulated[0]),
-            Comparison("at 70 %, p99", "ms", p99, simulated[1]),
+    Costs are fitted to this run, so its rate is given but for idle cores; its median is about
+    connections over rate, whatever the queues.
+    """
+    trial = Trial(requests=4_000, seed=seed, connections=int(enrolling.size("connections")))
+    rate, *simulated = _replay(report, enrolling, costs, measured, trial)
+    rows = [Comparison("closed loop, rate", "1/s", measured, rate, is_predicted=False)]
+    p50, p99 = (enrolling.value(f"{OVER_HTTP}: {name}") for name in ("p50", "p99"))
+    if p50 and p99:
+        rows += [
+            Comparison("closed loop, p50", "ms", p50, simulated[0], is_predicted=False),
+            Comparison("closed loop, p99", "ms", p99, simulated[1], is_held=False),
         ]
+    return rows
+
+
+def _compare_calm(
+    report: Report, calm: ReportedResult, costs: Costs, rate: float, seed: int
+) -> list[Comparison]:
+    """At 70 % of that rate, evenly spaced.
+
+    The generator runs on the same two cores, and its delays are in the measured p99.
+    """
+    p50, p99 = calm.value(CALM_P50), calm.value(CALM_P99)
+    if not p50 or not p99:
+        return []
+    trial = Trial(requests=6_000, seed=seed, is_even=True)
+    _, *simulated = _replay(report, calm, costs, rate, trial)
+    return [
+        Comparison("at 70 %, p50", "ms", p50, simulated[0]),
+        Comparison("at 70 %, p99", "ms", p99, simulated[1]),
+    ]

@@ -96,32 +96,27 @@ _ACCELERATOR_BATCH = 256
 
 
 class CropEmbedder(Protocol):
-    """Maps aligned crops to vectors, locally or remotely; thread-safe."""
+    """Maps aligned crops to vectors float32[dim], locally or remotely; thread-safe.
+
+    With `flip`, each vector is averaged with that of the mirrored crop. `side_px`: of the square
+    crop that the model expects. `prefers_large_batches`: one call with many crops is quicker than
+    calls by several threads.
+    """
 
     @property
-    def card(self) -> ModelCard:
-        """The model's card."""
-        ...
+    def card(self) -> ModelCard: ...
 
     @property
-    def flip(self) -> bool:
-        """True where each vector is averaged with that of the mirrored crop."""
-        ...
+    def flip(self) -> bool: ...
 
     @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        ...
+    def dim(self) -> int: ...
 
     @property
-    def side_px(self) -> int:
-        """Side of the square crop that the model expects."""
-        ...
+    def side_px(self) -> int: ...
 
     @property
-    def prefers_large_batches(self) -> bool:
-        """True where one call with many crops is quicker than calls by several threads."""
-        ...
+    def prefers_large_batches(self) -> bool: ...
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows."""
@@ -142,7 +137,7 @@ class Embedder:
         self.card = card
         self.flip = flip
         self.dim = card.dimension
-        self.side_px = card.input.size_px[0]
+        self.side_px = card.input.width_px
         self.prefers_large_batches = session.prefers_large_batches
         self._session = session
         self._max_batch = session.fixed_batch or (

@@ -8,18 +8,17 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.faces.detector import (
     DetectedFace,
-    DetectorConfig,
     FaceDetector,
     choose_main_face,
     has_competing_face,
@@ -36,11 +35,11 @@ from engine.reasons import Reason
 class StageTimes:
     """Milliseconds of one photograph in each stage; `embed_ms` is its share of a batch."""
 
-    decode_ms: float
-    detect_ms: float
-    align_ms: float
-    quality_ms: float
-    embed_ms: float
+    decode_ms: float = 0.0
+    detect_ms: float = 0.0
+    align_ms: float = 0.0
+    quality_ms: float = 0.0
+    embed_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,14 +52,14 @@ class Extraction:
     height). `problems` is empty when the face is fit for enrollment.
     """
 
-    vector: NDArray[np.float32] | None
-    problems: tuple[Reason, ...]
-    quality: Quality | None
-    box_px: tuple[float, float, float, float] | None
-    landmarks_px: NDArray[np.float32] | None
-    crop: Pixels | None
     size_px: tuple[int, int]
+    problems: tuple[Reason, ...]
     stages: StageTimes
+    vector: NDArray[np.float32] | None = None
+    quality: Quality | None = None
+    box_px: tuple[float, float, float, float] | None = None
+    landmarks_px: NDArray[np.float32] | None = None
+    crop: Pixels | None = None
 
 
 Extracted = Extraction | ImageError
@@ -106,12 +105,7 @@ class Extractor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -120,7 +114,8 @@ class Extractor:
 
     def extract(self, images: Sequence[bytes]) -> list[Extracted]:
         """One Extraction or ImageError for each image file, in order."""
-        size = self._choose_chunk_size(len(images))
+        even_share = -(-len(images) // self.threads)
+        size = max(1, min(even_share, self._config.chunk_size))
         chunks = [images[start : start + size] for start in range(0, len(images), size)]
         if self._embedder.prefers_large_batches:
             prepared = [one for part in self._pool.map(self._prepare, chunks) for one in part]
@@ -128,15 +123,11 @@ class Extractor:
         finished = self._pool.map(lambda chunk: self._embed(self._prepare(chunk)), chunks)
         return [one for part in finished for one in part]
 
-    def _choose_chunk_size(self, count: int) -> int:
-        even_share = -(-count // self.threads)
-        return max(1, min(even_share, self._config.chunk_size))
-
     def _prepare(self, images: Sequence[bytes]) -> list[Extracted]:
+        """Everything but the vectors."""
         return [self._prepare_one(data) for data in images]
 
     def _prepare_one(self, data: bytes) -> Extracted:
-        """Everything but the vector."""
         start = time.perf_counter()
         try:
             image = decode(data, self._config.images)
@@ -145,24 +136,9 @@ class Extractor:
         decoded = time.perf_counter()
         faces = self._detector.detect(image.pixels)
         detected = time.perf_counter()
-        stages = StageTimes(
-            decode_ms=(decoded - start) * 1e3,
-            detect_ms=(detected - decoded) * 1e3,
-            align_ms=0.0,
-            quality_ms=0.0,
-            embed_ms=0.0,
-        )
+        stages = StageTimes((decoded - start) * 1e3, (detected - decoded) * 1e3)
         if not faces:
-            return Extraction(
-                vector=None,
-                problems=(Reason.NO_FACE,),
-                quality=None,
-                box_px=None,
-                landmarks_px=None,
-                crop=None,
-                size_px=image.size_px,
-                stages=stages,
-            )
+            return Extraction(image.size_px, (Reason.NO_FACE,), stages)
         return self._judge(image, faces, stages)
 
     def _judge(self, image: Image, faces: Sequence[DetectedFace], stages: StageTimes) -> Extraction:
@@ -180,17 +156,17 @@ class Extractor:
             problems = (Reason.SEVERAL_FACES, *problems)
         judged = time.perf_counter()
         x, y, face_width, face_height = (side * image.reduction for side in face.box_px)
+        stages = replace(
+            stages, align_ms=(aligned - start) * 1e3, quality_ms=(judged - aligned) * 1e3
+        )
         return Extraction(
-            vector=None,
-            problems=problems,
+            image.size_px,
+            problems,
+            stages,
             quality=quality,
             box_px=(x, y, face_width, face_height),
             landmarks_px=landmarks_px,
             crop=crop,
-            size_px=image.size_px,
-            stages=replace(
-                stages, align_ms=(aligned - start) * 1e3, quality_ms=(judged - aligned) * 1e3
-            ),
         )
 
     def _embed(self, prepared: Sequence[Extracted]) -> list[Extracted]:
@@ -218,7 +194,6 @@ def open_extractor(
     session: SessionOptions | None = None,
     embedder: ModelCard | None = None,
     detector: ModelCard | None = None,
-    detection: DetectorConfig | None = None,
     flip: bool = False,
 ) -> Extractor:
     """An Extractor with the built-in models, or with those of the given cards.
@@ -228,7 +203,7 @@ def open_extractor(
     """
     options = session or SessionOptions()
     return Extractor(
-        open_detector(cache_folder, session=options, card=detector, detection=detection),
+        open_detector(cache_folder, session=options, card=detector),
         open_embedder(cache_folder, session=options, card=embedder, flip=flip),
         config,
     )
@@ -239,15 +214,12 @@ def open_detector(
     *,
     session: SessionOptions | None = None,
     card: ModelCard | None = None,
-    detection: DetectorConfig | None = None,
 ) -> FaceDetector:
     """The detector of `open_extractor` on its own."""
     # The CPU provider is as quick as OpenVINO on YuNet, and compiles nothing for a new size; an
     # accelerator would wait for single pictures.
     options = replace(session or SessionOptions(), provider="cpu", precision="float32")
-    return FaceDetector(
-        open_session(card or builtin_card("yunet"), options, cache_folder), detection
-    )
+    return FaceDetector(open_session(card or builtin_card("yunet"), options, cache_folder))
 
 
 def open_embedder(
@@ -268,9 +240,11 @@ def digest_embedding(card: ModelCard, flip: bool) -> str:
     Provider, threads and precision are left out: they change a vector less than a second
     photograph does.
     """
+    contract = structs.asdict(card.input)
+    size_px = contract.pop("width_px"), contract.pop("height_px")
     shaped_by = {
         "sha256": card.sha256,
-        "input": asdict(card.input),
+        "input": {**contract, "size_px": size_px},
         "alignment": card.alignment,
         "dimension": card.dimension,
         "flip": flip,

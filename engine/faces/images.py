@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.errors import ImageDamaged, ImageTooLarge, ImageUnsupported
+from engine.formatting import size
 
 ORIENTATION = 0x0112
 """EXIF tag: orientation of the stored picture (EXIF 2.32; 1, upright, to 8)."""
@@ -150,8 +151,7 @@ def decode(data: bytes, limits: ImageLimits) -> Image:
         raise ImageDamaged("the image is empty; send the file's bytes")
     if len(data) > limits.max_size_bytes:
         raise ImageTooLarge(
-            f"the image has {len(data) / 2**20:.1f} MiB; "
-            f"send at most {limits.max_size_bytes / 2**20:g} MiB"
+            f"the image has {size(len(data))}; send at most {size(limits.max_size_bytes)}"
         )
     try:
         picture = _open(data, limits)
@@ -175,11 +175,11 @@ def _open(data: bytes, limits: ImageLimits) -> ImageFile:
     if kind is None:
         raise ImageUnsupported("not a JPEG, PNG or WebP image; convert it to one of these")
     if kind == "WEBP":
-        size = read_webp_size(data)
-        if size is None:
+        head = read_webp_size(data)
+        if head is None:
             raise ImageDamaged("the WebP image has a damaged header; send it again")
-        _check_size((size[0], size[1]), limits)
-        if size[2]:
+        _check_size((head[0], head[1]), limits)
+        if head[2]:
             raise ImageUnsupported("an animated WebP image; send a single picture")
     # The format classes instead of Pillow's `open`, which warns of sizes that we refuse.
     with _warning_filters, warnings.catch_warnings():

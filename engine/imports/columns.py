@@ -75,17 +75,15 @@ def _require(places: Mapping[Field, int], mapping: ColumnMapping) -> None:
         raise RequestError(
             "the file has no column live, portrait or template: map one with --map live=COLUMN"
         )
-    has_outlet = Field.OUTLET in places or Field.OUTLET in mapping.defaults
-    if Field.MSISDN in places and not has_outlet:
-        raise RequestError(
-            "lines need an outlet: map a column with --map outlet=COLUMN, or give --set outlet=CODE"
-        )
-    has_opening = Field.OPENED_AT in places or Field.OPENED_AT in mapping.defaults
-    if Field.MSISDN in places and not has_opening:
-        raise RequestError(
-            "lines need the time of their opening: map a column with --map opened_at=COLUMN, "
-            "or give --set opened_at=DAY"
-        )
+    for one, what, example in (
+        (Field.OUTLET, "an outlet", "CODE"),
+        (Field.OPENED_AT, "the time of their opening", "DAY"),
+    ):
+        if Field.MSISDN in places and one not in places and one not in mapping.defaults:
+            raise RequestError(
+                f"lines need {what}: map a column with --map {one}=COLUMN, "
+                f"or give --set {one}={example}"
+            )
 
 
 def _suggest_default(missing: Sequence[Field]) -> str:

@@ -108,9 +108,9 @@ class RowFault:
         return self.text or MESSAGES[self.code]
 
     @classmethod
-    def of_image(cls, field: Field, error: ImageError, *, is_failure: bool = True) -> RowFault:
+    def of_image(cls, field: Field, error: ImageError) -> RowFault:
         """The fault of a file that could not be decoded."""
-        return cls(field, error.code, is_failure, text=str(error))
+        return cls(field, error.code, text=str(error))
 
 
 def is_sound(faults: tuple[RowFault, ...]) -> bool:

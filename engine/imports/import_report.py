@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import pyarrow as pa
 from pyarrow import csv
 
@@ -52,11 +53,8 @@ class Tally:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            one.name: value if isinstance(value, int) else dict(value)
-            for one in fields(self)
-            for value in (getattr(self, one.name),)
-        }
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
     @classmethod
     def from_dict(cls, written: Mapping[str, Any]) -> Self:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from engine.atomic_files import replacing
 from engine.errors import RequestError
 from engine.imports.chunk_writer import ChunkWriter
 from engine.imports.import_report import Tally
@@ -147,13 +146,8 @@ class Summary:
 
     def write(self, path: Path) -> None:
         """Replace the file atomically; only its owner can read it."""
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(handle, "w", encoding="utf-8") as file:
-                json.dump(self.to_dict(), file, indent=2)
-                file.write("\n")
-            beside.replace(path)
+            with replacing(path) as beside:
+                beside.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise RequestError(f"{path} cannot be written: {error.strerror}") from None

@@ -71,16 +71,11 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class FileHead:
-    """The first bytes of a file, and the SHA-256 of all of them."""
+def read_head(path: Path) -> tuple[bytes, str]:
+    """The first bytes of a file, and the SHA-256 of all of them.
 
-    start: bytes = field(repr=False)
-    digest: str
-
-
-def read_head(path: Path) -> FileHead:
-    """Read a file once; raises `RequestError` where it is unreadable or compressed."""
+    Raises `RequestError` where it is unreadable or compressed.
+    """
     digest, start = hashlib.sha256(), b""
     try:
         if not path.is_file():
@@ -96,7 +91,7 @@ def read_head(path: Path) -> FileHead:
     )
     if compression is not None:
         raise RequestError(f"{path} is a {compression} file: unpack it to CSV or Parquet first")
-    return FileHead(start, digest.hexdigest())
+    return start, digest.hexdigest()
 
 
 def require_encoding(path: Path, encoding: str) -> None:
@@ -346,7 +341,7 @@ def _read_vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
 
 def open_source(path: Path, mapping: ColumnMapping, form: CsvForm) -> Source:
     """Open a CSV or Parquet file; raises `RequestError` where it is unreadable or incomplete."""
-    head = read_head(path)
-    if head.start.startswith(PARQUET_MAGIC):
-        return ParquetSource(path, head.digest, mapping)
-    return CsvSource(path, head.digest, mapping, form)
+    start, digest = read_head(path)
+    if start.startswith(PARQUET_MAGIC):
+        return ParquetSource(path, digest, mapping)
+    return CsvSource(path, digest, mapping, form)

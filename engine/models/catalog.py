@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import asdict, replace
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelMissing
 
@@ -38,9 +41,6 @@ class Step(StrEnum):
     SCAN_BATCH = "scan-batch"
 
 
-ALIGNMENTS = ("arcface",)
-RATES, MARGIN = ("verify_fmr", "same_document_fmr", "review_fmr"), "certain_margin"
-"""Keys of a card's `[thresholds]`, named as a deployment's settings are."""
 DEFAULT_STEPS = (
     Step.FOLD_WEIGHTS,
     Step.FREE_BATCH,
@@ -50,34 +50,52 @@ DEFAULT_STEPS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class InputContract:
-    """Input of a model: `(pixel - mean) * scale`, pixels 0-255, `channels` as "rgb" or "bgr".
+_Three = tuple[float, float, float]
+_Count = Annotated[int, Meta(ge=0)]
+_Rate = Annotated[float, Meta(gt=0, lt=1)]
 
-    `size_px` is (width, height), and (0, 0) where the model takes any size.
+
+class InputContract(Struct, frozen=True, forbid_unknown_fields=True):
+    """Input of a model: `(pixel - mean) * scale`, pixels 0-255.
+
+    Width and height are 0 where the model takes any size.
     """
 
-    size_px: tuple[int, int]
-    channels: str
-    layout: str
-    mean: tuple[float, float, float]
-    scale: tuple[float, float, float]
+    channels: Literal["rgb", "bgr"]
+    width_px: _Count = 0
+    height_px: _Count = 0
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    mean: _Three = (0.0, 0.0, 0.0)
+    scale: _Three = (1.0, 1.0, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class FileSource:
+class FileSource(Struct, frozen=True, forbid_unknown_fields=True):
     """A path inside an installed wheel, or (wheel empty) relative to the card's folder."""
 
-    wheel: str
     path: str
+    wheel: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "role": tuple(Role),
+    "rewriting": tuple(Step),
+    "channels": ("rgb", "bgr"),
+    "layout": ("nchw", "nhwc"),
+    "alignment": ("arcface",),
+}
 
-    `rates`: default error rates of the thresholds, by the keys of `[thresholds]`.
-    """
+
+class CardThresholds(Struct, frozen=True, forbid_unknown_fields=True):
+    """Error rates of the thresholds, named as a deployment's settings are; None: the usual one."""
+
+    verify_fmr: _Rate | None = None
+    same_document_fmr: _Rate | None = None
+    review_fmr: _Rate | None = None
+    certain_margin: Annotated[float, Meta(ge=0, lt=1)] | None = None
+
+
+class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
+    """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card."""
 
     name: str
     role: Role
@@ -86,17 +104,23 @@ class ModelCard:
     sha256: str
     file: FileSource
     input: InputContract
-    dimension: int
-    alignment: str
-    calibration: str | None
-    rewriting: tuple[Step, ...]
-    folder: Path
-    rates: Mapping[str, float] = field(default_factory=dict, hash=False)
+    dimension: _Count = 0
+    alignment: Literal["arcface"] = "arcface"
+    calibration: str = ""
+    rewriting: tuple[Step, ...] = DEFAULT_STEPS
+    thresholds: CardThresholds | None = None
+    folder: Path = Path()
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """The error rates given, by the keys of `[thresholds]`."""
+        given = {} if self.thresholds is None else asdict(self.thresholds)
+        return {key: rate for key, rate in given.items() if rate is not None}
 
     @property
     def calibration_path(self) -> Path | None:
         """Path of the calibration, if the card names one; the file may be absent."""
-        return None if self.calibration is None else self.folder / self.calibration
+        return self.folder / self.calibration if self.calibration else None
 
 
 def builtin_card(name: str) -> ModelCard:
@@ -116,7 +140,7 @@ def load_card(path: Path) -> ModelCard:
         raise ModelMissing(f"cannot read the model card {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelCardInvalid(f"{path} is not TOML: {error}") from error
-    return _parse(_Table(table, str(path)), path.parent)
+    return _parse(table, path)
 
 
 def locate(card: ModelCard) -> Path:
@@ -149,132 +173,24 @@ def _find(card: ModelCard) -> Path:
         ) from error
 
 
-class _Table:
-    """A TOML table whose reads raise ModelCardInvalid with the key's name."""
+def _parse(table: Mapping[str, Any], path: Path) -> ModelCard:
+    def refuse(key: str, wanted: str) -> ModelCardInvalid:
+        return ModelCardInvalid(f"{path}: `{key}` must be {wanted}")
 
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self._values = values
-        self._where = where
-        self._seen: set[str] = set()
-
-    def refuse(self, key: str, wanted: str) -> ModelCardInvalid:
-        return ModelCardInvalid(f"{self._where}: `{key}` must be {wanted}")
-
-    def has(self, key: str) -> bool:
-        return key in self._values
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self._get(key, default)
-        if not isinstance(value, str):
-            raise self.refuse(key, "a text")
-        return value
-
-    def choice(self, key: str, among: tuple[str, ...], default: str | None = None) -> str:
-        value = self.text(key, default)
-        if value not in among:
-            raise self.refuse(key, "one of " + ", ".join(among))
-        return value
-
-    def count(self, key: str, default: int | None = None) -> int:
-        value = self._get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self.refuse(key, "a whole number, 0 or more")
-        return value
-
-    def share(self, key: str, *, may_be_zero: bool = False) -> float:
-        value = self._get(key, None)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not (0 < value < 1 or (may_be_zero and value == 0)):
-            wanted = "0 or more, and below 1" if may_be_zero else "a number between 0 and 1"
-            raise self.refuse(key, wanted)
-        return float(value)
-
-    def three(self, key: str, default: float) -> tuple[float, float, float]:
-        value = self._get(key, [default] * 3)
-        if not isinstance(value, list) or len(value) != 3:
-            raise self.refuse(key, "three numbers")
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
-            raise self.refuse(key, "three numbers")
-        return (float(value[0]), float(value[1]), float(value[2]))
-
-    def texts(self, key: str, default: list[str]) -> list[str]:
-        value = self._get(key, default)
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise self.refuse(key, "a list of texts")
-        return value
-
-    def table(self, key: str) -> _Table:
-        value = self._get(key, None)
-        if not isinstance(value, dict):
-            raise self.refuse(key, "a table")
-        return _Table(value, f"{self._where} [{key}]")
-
-    def check_complete(self) -> None:
-        """Refuse unknown keys: a misspelt one would silently mean its default."""
-        unknown = sorted(set(self._values) - self._seen)
-        if unknown:
-            raise ModelCardInvalid(f"{self._where}: unknown key `{unknown[0]}`")
-
-    def _get(self, key: str, default: Any) -> Any:
-        self._seen.add(key)
-        return self._values.get(key, default)
-
-
-def _parse(table: _Table, folder: Path) -> ModelCard:
-    role = Role(table.choice("role", tuple(Role)))
-    file, given = table.table("file"), table.table("input")
-    card = ModelCard(
-        name=table.text("name"),
-        role=role,
-        source=table.text("source"),
-        licence=table.text("licence"),
-        sha256=table.text("sha256").lower(),
-        file=FileSource(wheel=file.text("wheel", ""), path=file.text("path")),
-        input=_parse_input(given),
-        dimension=table.count("dimension", 0),
-        alignment=table.choice("alignment", ALIGNMENTS, ALIGNMENTS[0]),
-        calibration=table.text("calibration", "") or None,
-        rewriting=_parse_steps(table),
-        folder=folder,
-        rates=_parse_rates(table, role),
-    )
-    for part in (table, file, given):
-        part.check_complete()
+    try:
+        card = msgspec.convert(table, ModelCard)
+    except msgspec.ValidationError as error:
+        key = str(error).rstrip("`").rpartition(".")[2].partition("[")[0]
+        choices = f"; choose from {', '.join(_CHOICES[key])}" if key in _CHOICES else ""
+        raise ModelCardInvalid(f"{path}: {error}{choices}") from None
+    card = replace(card, folder=path.parent, sha256=card.sha256.lower())
     if len(card.sha256) != 64 or set(card.sha256) - set("0123456789abcdef"):
-        raise table.refuse("sha256", "64 hexadecimal digits")
-    if role is Role.EMBEDDER and card.dimension == 0:
-        raise table.refuse("dimension", "the length of an embedding")
-    width, height = card.input.size_px
-    if role is Role.EMBEDDER and (width != height or width == 0):
-        raise given.refuse("width_px", "the side of a square crop, equal to `height_px`")
-    return card
-
-
-def _parse_input(table: _Table) -> InputContract:
-    return InputContract(
-        size_px=(table.count("width_px", 0), table.count("height_px", 0)),
-        channels=table.choice("channels", ("rgb", "bgr")),
-        layout=table.choice("layout", ("nchw", "nhwc"), "nchw"),
-        mean=table.three("mean", 0.0),
-        scale=table.three("scale", 1.0),
-    )
-
-
-def _parse_rates(table: _Table, role: Role) -> Mapping[str, float]:
-    if not table.has("thresholds"):
-        return {}
-    if role is Role.DETECTOR:
-        raise table.refuse("thresholds", "left out: a detector compares nothing")
-    given = table.table("thresholds")
-    rates = {key: given.share(key) for key in RATES if given.has(key)}
-    if given.has(MARGIN):
-        rates[MARGIN] = given.share(MARGIN, may_be_zero=True)
-    given.check_complete()
-    return rates
-
-
-def _parse_steps(table: _Table) -> tuple[Step, ...]:
-    names = set(table.texts("rewriting", list(DEFAULT_STEPS)))
-    if names - set(Step):
-        raise table.refuse("rewriting", "a list of " + ", ".join(Step))
-    return tuple(step for step in Step if step in names)
+        raise refuse("sha256", "64 hexadecimal digits")
+    if card.role is Role.DETECTOR and card.thresholds is not None:
+        raise refuse("thresholds", "left out: a detector compares nothing")
+    if card.role is Role.EMBEDDER and card.dimension == 0:
+        raise refuse("dimension", "the length of an embedding")
+    side = card.input.width_px
+    if card.role is Role.EMBEDDER and (side != card.input.height_px or side == 0):
+        raise refuse("width_px", "the side of a square crop, equal to `height_px`")
+    return replace(card, rewriting=tuple(step for step in Step if step in card.rewriting))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.atomic_files import replacing
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, RuntimeMissing
 from engine.models.catalog import ModelCard, Step, locate
 
@@ -23,8 +22,9 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-PRECISIONS = ("float32", "bfloat16", "float16")
 _ACCELERATORS = ("cuda", "tensorrt")
+PRECISIONS = {"float32": tuple(PROVIDERS), "bfloat16": ("openvino",), "float16": _ACCELERATORS}
+"""Precisions, and the providers that have them."""
 _EXTRAS = {"cpu": "cpu", "openvino": "openvino", "cuda": "gpu", "tensorrt": "gpu"}
 
 
@@ -40,34 +40,6 @@ class SessionOptions:
     threads: int = 1
     spinning: bool = False
     precision: str = "float32"
-
-
-class Session(Protocol):
-    """A loaded model; `run` may be called from several threads at once."""
-
-    @property
-    def provider(self) -> str:
-        """One of PROVIDERS."""
-        ...
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in the order in which `run` returns them."""
-        ...
-
-    @property
-    def fixed_batch(self) -> int | None:
-        """The only batch that the graph takes, where it is not free."""
-        ...
-
-    @property
-    def prefers_large_batches(self) -> bool:
-        """True on accelerators, where many faces in one call are quicker than many calls."""
-        ...
-
-    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Every output for one input batch, in the card's layout."""
-        ...
 
 
 def open_session(card: ModelCard, options: SessionOptions, cache_folder: Path) -> Session:
@@ -103,7 +75,7 @@ def open_session(card: ModelCard, options: SessionOptions, cache_folder: Path) -
             f"ONNX Runtime has {provider} but could not start it; look at the driver, "
             "or choose provider cpu"
         )
-    return OrtSession(session, card, provider)
+    return Session(session, card, provider)
 
 
 def available_providers() -> tuple[str, ...]:
@@ -123,8 +95,8 @@ def runtime_version() -> str | None:
         return None
 
 
-class OrtSession:
-    """A Session on ONNX Runtime."""
+class Session:
+    """A loaded model; `run` may be called from several threads at once."""
 
     def __init__(self, session: Any, card: ModelCard, provider: str) -> None:
         inputs = session.get_inputs()
@@ -133,13 +105,17 @@ class OrtSession:
         batch = inputs[0].shape[0] if inputs[0].shape else None
         self.provider = provider
         self.output_names = tuple(str(output.name) for output in session.get_outputs())
+        """In the order in which `run` returns them."""
         self.fixed_batch = batch if isinstance(batch, int) else None
+        """The only batch that the graph takes, where it is not free."""
         self.prefers_large_batches = provider in _ACCELERATORS
+        """Whether many faces in one call are quicker than many calls."""
         self._session = session
         self._card_name = card.name
         self._input = inputs[0].name
 
     def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Every output for one input batch, in the card's layout."""
         try:
             outputs: Sequence[NDArray[np.float32]] = self._session.run(None, {self._input: inputs})
         except Exception as error:  # ONNX Runtime's exceptions share no base class
@@ -179,16 +155,11 @@ def _choose_provider(runtime: ModuleType, options: SessionOptions) -> str:
 
 
 def _check_precision(provider: str, precision: str) -> None:
-    allowed = {
-        "float32": tuple(PROVIDERS),
-        "bfloat16": ("openvino",),
-        "float16": _ACCELERATORS,
-    }
-    if precision not in allowed:
+    if precision not in PRECISIONS:
         raise ModelError(f"unknown precision {precision}: choose {', '.join(PRECISIONS)}")
-    if provider not in allowed[precision]:
+    if provider not in PRECISIONS[precision]:
         raise ModelError(
-            f"precision {precision} needs provider {' or '.join(allowed[precision])}, "
+            f"precision {precision} needs provider {' or '.join(PRECISIONS[precision])}, "
             f"not {provider}: choose float32"
         )
 
@@ -256,18 +227,10 @@ def _read_cached(path: Path) -> bytes | None:
 
 
 def _write_cached(path: Path, graph: bytes) -> None:
-    """Rename into place: a reader sees the whole file or none, also among several processes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(graph).digest())
-                file.write(graph)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(path) as beside:
+            beside.write_bytes(hashlib.sha256(graph).digest() + graph)
     except OSError as error:
         raise ModelError(
             f"cannot keep the rewritten graph in {path.parent}: {error.strerror}; "

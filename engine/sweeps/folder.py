@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
 
+from engine.atomic_files import replacing
 from engine.errors import RegistryError
 from engine.registry.records import is_id
 from engine.sweeps.sweep_model import PairTable, SweepProgress
 from indexes.base import Ids
 from indexes.joining.pairs import RECORD
-
-OWNER_ONLY = 0o600
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which replaces `path` when the block ends.
-
-    The file is synchronised to disk first. Nothing is left behind if the block raises.
-    """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
-    try:
-        yield beside
-        _flush(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
 
 _CHECKPOINT, _COVERED, _PAIRS, _STATUS = "checkpoint", "covered.bin", "found.bin", "standing.json"
 _ID_TYPE = "<i8"
@@ -178,7 +149,7 @@ class SweepFolder:
         gone = np.fromiter(references, np.int64, len(references))
         kept = ~(np.isin(found.left, gone) | np.isin(found.right, gone))
         if not kept.all():
-            self._save_pairs(PairTable(found.left[kept], found.right[kept], found.scores[kept]))
+            self._save_pairs(found.at(kept))
 
     def _save_pairs(self, pairs: PairTable) -> None:
         records = np.empty(len(pairs), RECORD)

@@ -16,8 +16,8 @@ from typing import IO, Self
 
 from pydantic import TypeAdapter
 
+from engine.atomic_files import replacing
 from engine.errors import NotFound, RegistryError
-from engine.sweeps.folder import replacing
 from engine.sweeps.sweep_model import Group, GroupKind
 
 FORMAT = 1

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +28,7 @@ from engine.sweeps.linking import (
     Documents,
     LinkTable,
     Owners,
-    Referenced,
     link_documents,
-    number_exceptions,
 )
 from engine.sweeps.risk import assess_events, assess_faces, rank, total_of
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link, PairTable, RiskTerm
@@ -39,24 +36,18 @@ from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link, PairTabl
 _KEY_HEX = 32
 
 
-class FaceFacts(Protocol):
-    """What the registry knows about references and their documents."""
+@dataclass(frozen=True, slots=True, eq=False)
+class FaceFacts:
+    """What the registry knows about references and their documents.
 
-    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """All live references, ascending, and the number of the document of each."""
-        ...
+    `exceptions` int64[k, 2] are the documents that people have judged to be two persons.
+    `identities_of` returns the documents of references, each once; references that are gone are
+    skipped.
+    """
 
-    def exceptions(self) -> set[tuple[str, str]]:
-        """Pairs of documents that people have judged to be two persons, smaller id first."""
-        ...
-
-    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
-        """The known ones of these documents."""
-        ...
-
-    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
-        """The documents of these references, each once; references that are gone are skipped."""
-        ...
+    owners: Owners
+    exceptions: Documents
+    identities_of: Callable[[Sequence[int]], list[Identity]]
 
 
 def group_faces(
@@ -76,18 +67,17 @@ def group_faces(
     be two persons do not count. With `read_vectors`, pairs just below the threshold do not part
     documents that are linked (see `find_near`).
     """
-    owners = Owners(*facts.document_owner_array())
-    exceptions = find_exceptions(facts, owners)
-    links = link_documents(pairs, owners, exceptions)
+    owners = facts.owners
+    links = link_documents(pairs, owners, facts.exceptions)
     fresh_documents = None if fresh is None else np.unique(owners.of(fresh))
     if fresh_documents is not None:
         links = _keep_components(links, fresh_documents)
     near = (
         None
         if read_vectors is None
-        else find_near(links, owners, exceptions, read_vectors, threshold)
+        else find_near(links, owners, facts.exceptions, read_vectors, threshold)
     )
-    clusters, identities = _cluster(links, near, owners, facts, fresh_documents)
+    clusters, identities = _cluster(links, near, facts, fresh_documents)
     return rank(_build(cluster, identities, threshold) for cluster in clusters)
 
 
@@ -106,18 +96,9 @@ def find_weakest(links: Sequence[Link]) -> Link | None:
     return links[tree[-1]] if tree else None
 
 
-def find_exceptions(facts: FaceFacts, owners: Owners) -> Documents:
-    """int64[k, 2]: the documents that people have judged to be two persons."""
-    judged = facts.exceptions()
-    named = facts.documents_by_id(sorted({key for pair in judged for key in pair}))
-    references = {key: document.reference_ids for key, document in named.items()}
-    return number_exceptions(judged, references, owners)
-
-
 def _cluster(
     links: LinkTable,
     near: LinkTable | None,
-    owners: Owners,
     facts: FaceFacts,
     fresh_documents: Documents | None,
 ) -> tuple[list[Cluster], dict[int, Identity]]:
@@ -127,7 +108,7 @@ def _cluster(
         if fresh_documents is not None:
             clusters = [one for one in clusters if _has_link_of(one, fresh_documents)]
         named = _name_documents(clusters)
-        identities = _identify(named, owners, facts)
+        identities = _identify(named, facts)
         gone = np.setdiff1d(named, np.array(sorted(identities), np.int64))
         if not len(gone):
             return clusters, identities
@@ -157,10 +138,10 @@ def _name_documents(clusters: Sequence[Cluster]) -> Documents:
     return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
 
 
-def _identify(documents: Documents, owners: Owners, facts: FaceFacts) -> dict[int, Identity]:
+def _identify(documents: Documents, facts: FaceFacts) -> dict[int, Identity]:
     """The identities of these documents, by number."""
-    found = facts.identities_of(owners.references_of(documents).tolist())
-    numbers = owners.of_any([one.reference_ids for one in found])
+    found = facts.identities_of(facts.owners.references_of(documents).tolist())
+    numbers = facts.owners.of_any([one.reference_ids for one in found])
     return dict(zip(numbers.tolist(), found, strict=True))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,6 @@ from numpy.typing import NDArray
 from engine.sweeps.sweep_model import PairTable
 
 Documents = NDArray[np.int64]
-
-
-class Referenced(Protocol):
-    """A document with its live references."""
-
-    @property
-    def reference_ids(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,12 +25,10 @@ class Owners:
     documents: Documents
 
     @classmethod
-    def numbered(cls, documents: Sequence[Referenced]) -> Self:
-        """Numbers the documents in the order given."""
-        references = np.array([key for one in documents for key in one.reference_ids], np.int64)
-        numbers = np.repeat(
-            np.arange(len(documents)), [len(one.reference_ids) for one in documents]
-        )
+    def numbered(cls, documents: Sequence[Sequence[int]]) -> Self:
+        """Numbers the documents, given by their references, in this order."""
+        references = np.array([key for keys in documents for key in keys], np.int64)
+        numbers = np.repeat(np.arange(len(documents)), [len(keys) for keys in documents])
         order = np.argsort(references, kind="stable")
         return cls(references[order], numbers[order])
 

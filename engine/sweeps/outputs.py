@@ -7,7 +7,7 @@ scores, never a name or a number in the clear.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,50 +16,36 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from engine.atomic_files import replacing
 from engine.cases.case import Outcome
 from engine.matching.calibration import Calibration
 from engine.registry.reader import Reader
 from engine.spreadsheets import guard_cells
-from engine.sweeps.folder import SweepFolder, replacing
+from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import write_groups
 from engine.sweeps.linking import Owners
-from engine.sweeps.reload import expect_by_chance, measure_precision_so_far
+from engine.sweeps.reload import make_contents
 from engine.sweeps.report.contents import ReportInput, Sweep
 from engine.sweeps.report.page import write_report
-from engine.sweeps.summary import Seller, Summary, summarise
+from engine.sweeps.summary import Seller
 from engine.sweeps.sweep_model import Group, Identity, PairTable
 from engine.sweeps.sweep_run import SweepResult
 
-_UTF8_MARK = b"\xef\xbb\xbf"
+
+def write_table(folder: Path, name: str, table: pa.Table, about: Mapping[str, str]) -> None:
+    """Writes `NAME.parquet`, with `about` as its metadata, and `NAME.csv`."""
+    labelled = table.replace_schema_metadata(
+        {f"sosie.{key}": value for key, value in about.items()}
+    )
+    with replacing(folder / f"{name}.parquet") as beside, beside.open("wb") as file:
+        parquet.write_table(labelled, file, compression="zstd")
+    write_csv(folder, name, table)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableFolder:
-    """Writes tables to a folder, readable by the owner alone.
-
-    `about` goes into the metadata of Parquet files. With `mark`, a CSV file begins with the
-    byte-order mark by which Excel recognises UTF-8.
-    """
-
-    path: Path
-    mark: bool = False
-    about: Mapping[str, str] = field(default_factory=dict)
-
-    def write(self, name: str, table: pa.Table) -> None:
-        """Writes `NAME.parquet` and `NAME.csv`."""
-        labelled = table.replace_schema_metadata(
-            {f"sosie.{key}": value for key, value in self.about.items()}
-        )
-        with replacing(self.path / f"{name}.parquet") as beside, beside.open("wb") as file:
-            parquet.write_table(labelled, file, compression="zstd")
-        self.write_csv(name, table)
-
-    def write_csv(self, name: str, table: pa.Table) -> None:
-        """Writes `NAME.csv` only."""
-        with replacing(self.path / f"{name}.csv") as beside, beside.open("wb") as file:
-            if self.mark:
-                file.write(_UTF8_MARK)
-            csv.write_csv(guard_cells(table), file)
+def write_csv(folder: Path, name: str, table: pa.Table) -> None:
+    """Writes `NAME.csv`, which a spreadsheet opens without harm."""
+    with replacing(folder / f"{name}.csv") as beside, beside.open("wb") as file:
+        csv.write_csv(guard_cells(table), file)
 
 
 Judgements = Mapping[tuple[str, str], Outcome]
@@ -69,29 +55,13 @@ _TEXTS = pa.list_(pa.string())
 _MOMENT = pa.timestamp("us", "UTC")
 
 
-def write_group_tables(
-    folder: TableFolder, groups: Sequence[Group], cases: Mapping[str, str]
-) -> None:
-    """Writes `groups.parquet` and `.csv`: one row per group, in the order given.
-
-    `cases`: case id by group key.
-    """
-    folder.write("groups", group_table(groups, cases))
-
-
-def write_summary(folder: TableFolder, summary: Summary) -> None:
-    """Writes `outlets.csv` and `carriers.csv`."""
-    folder.write_csv("outlets", seller_table(summary.outlets))
-    folder.write_csv("carriers", seller_table(summary.carriers).drop_columns(["outlet"]))
-
-
 def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgements) -> pa.Table:
     """One row per pair, highest score first; `same_carrier` is null if a side has no line.
 
     `identities` own the references. A pair with a reference of none of them is left out: its person
     was erased meanwhile.
     """
-    owners = Owners.numbered(identities)
+    owners = Owners.numbered([one.reference_ids for one in identities])
     order = np.lexsort((pairs.right, pairs.left, -pairs.scores))
     order = order[(owners.of(pairs.left[order]) >= 0) & (owners.of(pairs.right[order]) >= 0)]
     left, right = pairs.left[order], pairs.right[order]
@@ -113,7 +83,10 @@ def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgeme
 
 
 def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
-    """One row per group; `risk_terms` are written "name value = points"."""
+    """One row per group, in the order given; `risk_terms` are written "name value = points".
+
+    `cases`: case id by group key.
+    """
     lines = [[line for one in group.identities for line in one.lines] for group in groups]
     line_ids = [[line.line_id for line in some] for some in lines]
     opened = [[line.opened_at for line in some] for some in lines]
@@ -220,20 +193,15 @@ def write_outputs(
 
     `cases`: case id by group key. The summary is plain JSON: counts, scores and rates.
     """
-    sweep, judged = _describe(result, cost), reader.cases.judged_pairs()
-    chance = expect_by_chance(sweep, calibration)
-    contents = ReportInput(
-        sweep=sweep,
-        chance=chance,
-        scores=result.pairs.scores[~result.is_excepted],
-        groups=result.groups,
-        summary=summarise(result.groups),
-        judged=measure_precision_so_far(judged),
-        cases=cases,
-        carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
-    )
+    sweep = _describe(result, cost)
+    scores = result.pairs.scores[~result.is_excepted]
+    contents = make_contents(sweep, scores, result.groups, cases, reader, calibration)
+    assert contents.chance is not None, "a calibration is given"
     references = np.union1d(result.pairs.left, result.pairs.right).tolist()
-    outcomes = {(pair.left_document, pair.right_document): pair.outcome for pair in judged}
+    outcomes = {
+        (pair.left_document, pair.right_document): pair.outcome
+        for pair in reader.cases.judged_pairs()
+    }
     pairs = pair_table(result.pairs, reader.facts.identities_of(references), outcomes)
     about = {
         "sweep": result.task.id,
@@ -252,7 +220,7 @@ def write_outputs(
         "pairs": len(result.pairs),
         "same_document_pairs": result.same_document_pairs,
         "excepted_pairs": sweep.excepted_pairs,
-        "expected_false_pairs": asdict(chance.false_pairs),
+        "expected_false_pairs": asdict(contents.chance.false_pairs),
         "cases": len(set(cases.values())),
     }
 
@@ -260,11 +228,12 @@ def write_outputs(
 def write_findings(
     folder: SweepFolder, about: Mapping[str, str], pairs: pa.Table, contents: ReportInput
 ) -> None:
-    """Writes all outputs; `about` goes into the metadata of Parquet files."""
-    into = TableFolder(path=folder.path, about=about)
-    into.write("pairs", pairs)
-    write_group_tables(into, contents.groups, contents.cases)
-    write_summary(into, contents.summary)
+    """Writes all outputs, only their owner can read them; `about` goes into Parquet files."""
+    summary = contents.summary
+    write_table(folder.path, "pairs", pairs, about)
+    write_table(folder.path, "groups", group_table(contents.groups, contents.cases), about)
+    write_csv(folder.path, "outlets", seller_table(summary.outlets))
+    write_csv(folder.path, "carriers", seller_table(summary.carriers).drop_columns(["outlet"]))
     write_groups(folder.groups, contents.groups)
     write_report(folder.report, contents)
 

@@ -17,10 +17,9 @@ from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration, Comparison
 from engine.reasons import Decision
 from engine.registry.reader import AttemptRecord, Reader
-from engine.registry.records import JudgedPair
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
-from engine.sweeps.report.contents import Chance, Judged, ReportInput, Sweep
+from engine.sweeps.report.contents import Chance, ReportInput, Sweep
 from engine.sweeps.summary import summarise
 from engine.sweeps.sweep_model import Group, SweepRecord, SweepState
 
@@ -90,34 +89,37 @@ class DoneSweep:
             same_document_pairs=found["same_document_pairs"],
             excepted_pairs=found["excepted_pairs"],
         )
-        return ReportInput(
-            sweep=sweep,
-            chance=expect_by_chance(sweep, calibration),
-            scores=self.scores,
-            groups=self.groups,
-            summary=summarise(self.groups),
-            judged=measure_precision_so_far(reader.cases.judged_pairs()),
-            cases=self.cases(reader),
-            carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
-            crops=crops or {},
+        return make_contents(
+            sweep, self.scores, self.groups, self.cases(reader), reader, calibration, crops
         )
 
 
-def expect_by_chance(sweep: Sweep, calibration: Calibration) -> Chance:
-    """The pairs of strangers to expect of a sweep."""
+def make_contents(
+    sweep: Sweep,
+    scores: NDArray[np.float32],
+    groups: Sequence[Group],
+    cases: Mapping[str, str],
+    reader: Reader,
+    calibration: Calibration,
+    crops: Mapping[str, bytes] | None = None,
+) -> ReportInput:
+    """The contents of a report; `cases`: case id by group key."""
     rate = calibration.fmr_at(sweep.terms.threshold, Comparison.FUSED)
-    return Chance(
-        false_pairs=rate.times(sweep.comparisons),
-        curve=calibration.curve(Comparison.FUSED),
-        source=calibration.source,
+    return ReportInput(
+        sweep=sweep,
+        chance=Chance(
+            false_pairs=rate.times(sweep.comparisons),
+            curve=calibration.curve(Comparison.FUSED),
+            source=calibration.source,
+        ),
+        scores=scores,
+        groups=groups,
+        summary=summarise(groups),
+        judged=measure_precision(reader.cases.judged_pairs()),
+        cases=cases,
+        carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
+        crops=crops or {},
     )
-
-
-def measure_precision_so_far(pairs: Sequence[JudgedPair]) -> Judged | None:
-    """The share of judged pairs that were one person; None if none was judged."""
-    found = measure_precision(pairs)
-    rate = found.rate
-    return None if rate is None else Judged(pairs=found.judged, precision=rate)
 
 
 _LIVE = "live"

@@ -92,6 +92,10 @@ class PairTable:
     def __len__(self) -> int:
         return len(self.left)
 
+    def at(self, rows: NDArray[np.bool_]) -> PairTable:
+        """The pairs marked in bool[m]."""
+        return PairTable(self.left[rows], self.right[rows], self.scores[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class LineFact:

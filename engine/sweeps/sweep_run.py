@@ -6,7 +6,7 @@ tile, and the steps after them take seconds and are repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,13 +22,13 @@ from engine.sweeps.clustering import ReadVectors
 from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.groups import (
     ChangedLine,
+    FaceFacts,
     ForeignAttempt,
-    find_exceptions,
     group_faces,
     groups_of_documents,
     groups_of_lines,
 )
-from engine.sweeps.linking import Owners, Referenced, mark_exceptions
+from engine.sweeps.linking import Owners, mark_exceptions, number_exceptions
 from engine.sweeps.risk import rank
 from engine.sweeps.sweep_model import Group, Identity, PairTable, SweepTerms
 from indexes.base import Ids
@@ -131,38 +131,26 @@ class SweepResult:
     covered: Covered
 
 
-@dataclass(frozen=True, slots=True)
-class FixedOwners:
-    """`FaceFacts` from the registry, with the owners of references as of one moment."""
+def read_facts(reader: Reader, references: Ids) -> FaceFacts:
+    """The owners of these references and of judged documents, as of one moment.
 
-    reader: Reader
-    owners: Owners
-
-    @classmethod
-    def of(cls, reader: Reader, references: Ids) -> FixedOwners:
-        """Reads the owners of all references of these references' documents and of judged ones.
-
-        A few are looked up; reading all of a large registry takes seconds.
-        """
-        judged = {key for pair in reader.cases.exceptions() for key in pair}
-        if len(references) + len(judged) > _LOOKED_UP:
-            return cls(reader, Owners(*reader.facts.document_owner_array()))
-        named = judged.union(reader.documents_of(references.tolist()).values())
-        found = reader.documents_by_id(sorted(named))
-        # The order of ids decides between equal scores, as it does when all are read.
-        return cls(reader, Owners.numbered([found[key] for key in sorted(found)]))
-
-    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return self.owners.references, self.owners.documents
-
-    def exceptions(self) -> set[tuple[str, str]]:
-        return self.reader.cases.exceptions()
-
-    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
-        return self.reader.documents_by_id(ids)
-
-    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
-        return self.reader.facts.identities_of(reference_ids)
+    A few are looked up with all references of their documents; reading all of a large registry
+    takes seconds.
+    """
+    judged = reader.cases.exceptions()
+    named = {key for pair in judged for key in pair}
+    is_few = len(references) + len(named) <= _LOOKED_UP
+    if is_few:
+        named.update(reader.documents_of(references.tolist()).values())
+    found = reader.documents_by_id(sorted(named))
+    # The order of ids decides between equal scores, as it does when all are read.
+    held = {key: found[key].reference_ids for key in sorted(found)}
+    owners = (
+        Owners.numbered(list(held.values()))
+        if is_few
+        else Owners(*reader.facts.document_owner_array())
+    )
+    return FaceFacts(owners, number_exceptions(judged, held, owners), reader.facts.identities_of)
 
 
 def run_sweep(
@@ -215,7 +203,7 @@ def run_sweep(
 class _Found:
     """Pairs between two existing documents: the new ones, and all with earlier ones (`whole`)."""
 
-    facts: FixedOwners
+    facts: FaceFacts
     pairs: PairTable
     whole: PairTable
     same_document_pairs: int
@@ -223,9 +211,11 @@ class _Found:
 
 def _find(joined: JoinedGallery, task: SweepTask, reader: Reader) -> _Found:
     found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
-    earlier = _NOTHING if task.known is None else _above(task.known.pairs, task.terms.threshold)
+    earlier = _NOTHING if task.known is None else task.known.pairs
+    # In float64, since numpy would round the threshold to the scores' float32.
+    earlier = earlier.at(earlier.scores.astype(np.float64) >= task.terms.threshold)
     ends = (found.left, found.right, earlier.left, earlier.right)
-    facts = FixedOwners.of(reader, np.unique(np.concatenate(ends)))
+    facts = read_facts(reader, np.unique(np.concatenate(ends)))
     pairs, same_document = _part(found, facts.owners)
     whole = _join(_part(earlier, facts.owners)[0], pairs)
     return _Found(facts, pairs, whole, same_document)
@@ -236,12 +226,7 @@ def _part(pairs: PairTable, owners: Owners) -> tuple[PairTable, int]:
     left, right = owners.of(pairs.left), owners.of(pairs.right)
     there = (left >= 0) & (right >= 0)
     between = there & (left != right)
-    return _only(pairs, np.flatnonzero(between)), int(there.sum() - between.sum())
-
-
-def _above(pairs: PairTable, threshold: float) -> PairTable:
-    # In float64, since numpy would round the threshold to the scores' float32.
-    return _only(pairs, np.flatnonzero(pairs.scores.astype(np.float64) >= threshold))
+    return pairs.at(between), int(there.sum() - between.sum())
 
 
 def _join(some: PairTable, others: PairTable) -> PairTable:
@@ -252,10 +237,6 @@ def _join(some: PairTable, others: PairTable) -> PairTable:
     )
 
 
-def _find_excepted(pairs: PairTable, facts: FixedOwners) -> NDArray[np.bool_]:
+def _find_excepted(pairs: PairTable, facts: FaceFacts) -> NDArray[np.bool_]:
     one, other = facts.owners.of(pairs.left), facts.owners.of(pairs.right)
-    return mark_exceptions(one, other, find_exceptions(facts, facts.owners))
-
-
-def _only(pairs: PairTable, rows: NDArray[np.int64]) -> PairTable:
-    return PairTable(pairs.left[rows], pairs.right[rows], pairs.scores[rows])
+    return mark_exceptions(one, other, facts.exceptions)

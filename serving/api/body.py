@@ -21,6 +21,7 @@ import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from engine.formatting import size
 from serving.errors import (
     BodyTooLarge,
     Busy,
@@ -159,7 +160,7 @@ def read_length(headers: Mapping[bytes, bytes], limit_bytes: int) -> int | None:
 
 def too_large(limit_bytes: int) -> BodyTooLarge:
     """The error for a body that is larger."""
-    return BodyTooLarge(f"the body is larger than {limit_bytes / 2**20:g} MiB: send less at once")
+    return BodyTooLarge(f"the body is larger than {size(limit_bytes)}: send less at once")
 
 
 class BodyBudget:

@@ -45,9 +45,6 @@ def register(app: typer.Typer) -> None:
 
 def evaluate_folder(
     folder: FolderArgument,
-    pairs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Pairs in folds, as LFW's pairs.txt.")
-    ] = None,
     attributes: Annotated[
         Path | None,
         typer.Option(
@@ -101,9 +98,9 @@ def evaluate_folder(
 ) -> None:
     """Measure error rates on photographs of known people, as ISO/IEC 19795 has them.
 
-    Failure to acquire; over all pairs, over folds where a file of pairs is given; in an open set,
-    by the size of the gallery; by quality, by attributes, by the years between photographs; and
-    strangers who may be one person under two names.
+    Failure to acquire; one to one over all pairs; one to many by the size of the gallery; by
+    quality, by attributes, by the years between photographs; and strangers who may be one person
+    under two names.
     """
     from engine.accuracy.evaluate import evaluate
     from engine.accuracy.evaluation_report import draw_pictures, write_folder
@@ -122,7 +119,6 @@ def evaluate_folder(
     ):
         measured = evaluate(
             folder,
-            pairs,
             extractor,
             progress,
             attributes=attributes,

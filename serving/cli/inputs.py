@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import ImageTooLarge, RequestError
+from engine.formatting import size
 from serving.errors import ExitCode, require_sound
 
 if TYPE_CHECKING:
@@ -149,12 +150,12 @@ def read_photograph(path: Path) -> bytes:
     limit = ImageLimits().max_size_bytes
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(limit + 1) if size <= limit else b""
+            size_bytes = os.fstat(file.fileno()).st_size
+            data = file.read(limit + 1) if size_bytes <= limit else b""
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-    if max(size, len(data)) > limit:
-        raise ImageTooLarge(f"{path} is too large: send at most {limit / 2**20:g} MiB")
+    if max(size_bytes, len(data)) > limit:
+        raise ImageTooLarge(f"{path} is too large: send at most {size(limit)}")
     return data
 
 

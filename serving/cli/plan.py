@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.errors import RequestError
-from engine.formatting import duration, size, whole_gib, with_interval
+from engine.formatting import count, duration, percent, plural, size, with_interval
 from serving.cli.inputs import HomeOption
 from serving.cli.output import (
     FIGURES,
@@ -23,7 +23,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from engine.capacity.figures import Figure, Quantity
     from engine.capacity.model import Demand
@@ -250,7 +250,7 @@ def _check(
 
     _refuse_others(context)
     report = read_report(path)
-    figures = Figures(report.stamp, USUAL, gather_figures(find_reports(reports)))
+    figures = Figures(report.machine, USUAL, gather_figures(find_reports(reports)))
     made = check_report(report, figures, seed)
     show = partial(print_check, made)
     print_answer(made.to_dict(), show, as_json=as_json, is_no=not made.holds)
@@ -284,9 +284,9 @@ def print_plan(plan: Plan) -> None:
     demand = plan.demand
     print_line(
         f"[bold]{demand.faces:,} {'face' if demand.faces == 1 else 'faces'}[/]; a second "
-        f"{_count(demand.enrollments, 'enrollment')} and "
-        f"{_count(demand.searches, 'search')}; a node has {plan.node.cores} cores, "
-        f"{whole_gib(plan.node.memory_bytes)} and reads "
+        f"{plural(demand.enrollments, 'enrollment')} and "
+        f"{plural(demand.searches, 'search', 'searches')}; a node has {plan.node.cores} cores, "
+        f"{size(plan.node.memory_bytes)} and reads "
         f"{plan.node.bandwidth_bytes_s / 1e9:,.0f} GB/s"
     )
     if plan.shortfall is not None:
@@ -401,7 +401,7 @@ def _print_candidates(plan: Plan) -> None:
     found = plan.candidates
     rows = [
         ("strangers a search", _interval(found.expected)),
-        ("searches that bring one at least", _share(found.searches_with_any)),
+        ("searches that bring one at least", _interval(found.searches_with_any, percent)),
         ("enrollments a day sent to review by them", _interval(found.cases_a_day)),
     ]
     title = f"False candidates at the review threshold {found.threshold:.3f} (FMR {found.fmr})"
@@ -412,7 +412,7 @@ def _print_candidates(plan: Plan) -> None:
 
 def _print_figures(plan: Plan) -> None:
     from engine.capacity.assumptions import show_value
-    from engine.capacity.figures import ASSUMED, Quantity
+    from engine.capacity.figures import Quantity
 
     figures = plan.figures
     rows = []
@@ -421,7 +421,7 @@ def _print_figures(plan: Plan) -> None:
         origin = f"[{COLOURS[figure.origin.name]}]{figure.origin}[/]"
         rows.append(
             (
-                ASSUMED[one].label,
+                one.value.label,
                 show_value(figure.value, one),
                 f"{origin}: {escape(figure.source)}",
             )
@@ -429,27 +429,8 @@ def _print_figures(plan: Plan) -> None:
     print_table("Figures, and where they come from", ("", "", "from"), rows)
 
 
-def _count(number: float, what: str) -> str:
-    plural = {"enrollment": "enrollments", "search": "searches"}[what]
-    return f"{number:g} {what if number == 1 else plural}"
-
-
-def _share(rate: Rate) -> str:
-    write = ("{:.2%}" if rate.is_bound else "{:.1%}").format
+def _interval(rate: Rate, write: Callable[[float], str] = count) -> str:
     return with_interval(rate.value, rate.low, rate.high, rate.is_bound, write=write)
-
-
-def _interval(rate: Rate) -> str:
-    """An expected count as people write it: 1,600 (0 to 7,000)."""
-    return with_interval(rate.value, rate.low, rate.high, rate.is_bound, write=_round)
-
-
-def _round(number: float) -> str:
-    """Two digits that count, and no exponent from 1 on."""
-    rounded = float(f"{number:.2g}")
-    if rounded < 1:
-        return f"{rounded:g}"
-    return f"{rounded / 1e6:,g} million" if rounded >= 1e6 else f"{rounded:,g}"
 
 
 def _capital(text: str) -> str:

@@ -44,7 +44,7 @@ class RemoteEmbedder:
     @property
     def side_px(self) -> int:
         """Side of the square crop that the model expects."""
-        return self.card.input.size_px[0]
+        return self.card.input.width_px
 
     @property
     def prefers_large_batches(self) -> bool:

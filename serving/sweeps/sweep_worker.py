@@ -145,10 +145,10 @@ def perform_sweep(
 
 
 def require_libraries() -> None:
-    """`NotInstalled` without the libraries for a sweep's files; the service runs without them."""
-    if any(find_spec(name) is None for name in ("pyarrow", "jinja2")):
+    """`NotInstalled` without pyarrow, for a sweep's files; the service runs without it."""
+    if find_spec("pyarrow") is None:
         raise NotInstalled(
-            "a sweep writes its files with pyarrow and Jinja2, which are not installed here: "
+            "a sweep writes its files with pyarrow, which is not installed here: "
             "pip install 'sosie[desk]'"
         )
 

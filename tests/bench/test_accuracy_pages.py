@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.core.reports import Skipped, load_goals
 from bench.data.photographs import LFW
-from bench.suites.accuracy import AccuracyConfig, run
+from bench.suites.accuracy import AccuracyConfig, fold_accuracy, run
 from engine.errors import RequestError
 
 NAMES = {goal.name for goal in load_goals() if goal.suite == "accuracy"}
@@ -31,6 +32,17 @@ def test_a_pairs_file_gives_the_accuracy(faces: Path, tmp_path: Path) -> None:
     pairs.write_text("\n".join(["2\t2", *mated, *nonmated, *mated, *nonmated]) + "\n")
     _, measured = run(AccuracyConfig(faces=faces, pairs=pairs))
     assert measured["accuracy"] == 1
+    pairs.write_text("\n".join(["2\t2", *mated, *nonmated]) + "\n")
+    with pytest.raises(RequestError, match=r"is not LFW's pairs\.txt"):
+        run(AccuracyConfig(faces=faces, pairs=pairs))
+
+
+def test_a_fold_is_judged_by_the_thresholds_of_the_others() -> None:
+    # Fold 1 alone would choose 0.1 and be right; the others' threshold, 0.5, misses one of it.
+    scores = np.array([0.5, 0.4, 0.1, 0.0, 0.5, 0.4], np.float32)
+    mated = np.array([True, False] * 3)
+    found = fold_accuracy(scores, mated, np.array([0, 0, 1, 1, 2, 2]))
+    assert found.tolist() == [1.0, 0.5, 1.0]
 
 
 def test_only_the_first_people_are_evaluated_and_the_time_is_not_held_against_them(

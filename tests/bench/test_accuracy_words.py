@@ -8,7 +8,6 @@ import pytest
 
 from bench.core.reports import REPORTS
 from bench.docs.accuracy_pages import LOOKED_AT, Report, describe_generalised, describe_looked_at
-from engine.accuracy.evaluation_report import describe_open_set
 
 
 @pytest.fixture
@@ -29,10 +28,3 @@ def test_both_rates_are_the_same_only_where_every_photograph_gave_a_template(
 ) -> None:
     assert "the same" in describe_generalised(report | {"fta": 0.0})
     assert "the same" not in describe_generalised(report | {"fta": 0.01})
-
-
-def test_the_open_set_says_why_the_curves_have_another_interval(report: Report) -> None:
-    told = describe_open_set(report)
-    assert "Wilson" in told
-    assert "bootstrap" in told
-    assert f"{report['open_set']['gallery_size']:,}" in told

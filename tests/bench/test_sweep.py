@@ -23,7 +23,7 @@ from bench.suites.sweep.agreement import (
 )
 from bench.suites.sweep.planted import LARGEST, Plan, Planted, is_trap, plant, planted_pairs
 from bench.suites.sweep.sweep_suite import SweepConfig, read_parts, run
-from bench.suites.sweep.synthetic import SyntheticFacts, introduce
+from bench.suites.sweep.synthetic import introduce, make_facts
 from engine.errors import RequestError
 from engine.sweeps.sweep_model import PairTable
 
@@ -196,11 +196,10 @@ def test_components_and_exact_rings_are_counted() -> None:
 
 
 def test_synthetic_facts_know_a_document_for_each_row() -> None:
-    facts = SyntheticFacts(5)
-    references, documents = facts.document_owner_array()
-    assert references.tolist() == documents.tolist() == [0, 1, 2, 3, 4]
+    facts = make_facts(5)
+    assert facts.owners.references.tolist() == facts.owners.documents.tolist() == [0, 1, 2, 3, 4]
     (identity,) = facts.identities_of([3])
-    assert identity == introduce(3) == facts.documents_by_id([identity.document_id])["000000003"]
+    assert identity == introduce(3)
     assert identity.lines
 
 

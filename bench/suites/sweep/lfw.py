@@ -15,7 +15,7 @@ from bench.data.photographs import find_faces
 from bench.data.vectors import Vectors, default_thresholds
 from bench.suites.baselines import build_gallery
 from bench.suites.sweep.agreement import adjusted_rand, label_groups, label_linked, share_pairs
-from bench.suites.sweep.synthetic import SyntheticFacts
+from bench.suites.sweep.synthetic import make_facts
 from engine.accuracy.dataset import LabelledFolder, embed_folder
 from engine.accuracy.pair_scores import fuse
 from engine.faces.extractor import open_extractor
@@ -95,7 +95,7 @@ def _split(vectors: Vectors, people: NDArray[np.int64], each: int) -> Gallery:
 def _sweep(gallery: Gallery, thresholds: Mapping[str, float]) -> Iterator[Figure]:
     scanner = Scanner()
     indexed, _ = build_gallery(gallery.vectors, scanner)
-    facts = SyntheticFacts(len(gallery.people))
+    facts = make_facts(len(gallery.people))
     for name, threshold in thresholds.items():
         joined = join_gallery(indexed, threshold).pairs
         pairs = PairTable(joined.left, joined.right, joined.scores)

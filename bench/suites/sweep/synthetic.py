@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -28,8 +26,8 @@ from bench.suites.sweep.agreement import (
 from bench.suites.sweep.planted import Plan, Planted, plant, planted_pairs
 from engine.registry.records import LineStatus
 from engine.sweeps.clustering import cluster_links, label_components, vector_reader
-from engine.sweeps.groups import group_faces
-from engine.sweeps.linking import LinkTable, Referenced
+from engine.sweeps.groups import FaceFacts, group_faces
+from engine.sweeps.linking import LinkTable, Owners
 from engine.sweeps.sweep_model import Group, Identity, LineFact, PairTable
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
@@ -96,7 +94,7 @@ def _sweep_all(
     pairs that are near, and who is linked through however many others."""
     joined, join_s = clock(lambda: join_gallery(gallery, threshold, checkpoint=checkpoint))
     first = planted.first_new
-    facts = SyntheticFacts(first)
+    facts = make_facts(first)
     pairs = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
     group = partial(group_faces, pairs, threshold, facts)
     groups, group_s = clock(lambda: group(read_vectors=vector_reader(gallery)))
@@ -140,7 +138,7 @@ def _sweep_new(
     joined, join_s = clock(
         lambda: join_gallery(gallery, threshold, known=known, checkpoint=checkpoint)
     )
-    facts, found = SyntheticFacts(total), joined.pairs
+    facts, found = make_facts(total), joined.pairs
 
     def group() -> tuple[PairTable, list[Group]]:
         both = PairTable(
@@ -227,24 +225,14 @@ def read_peak_bytes() -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-@dataclass(frozen=True, slots=True)
-class SyntheticFacts:
+def make_facts(count: int) -> FaceFacts:
     """Of `count` references, each under its own document; no pair has been reviewed."""
-
-    count: int
-
-    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        rows = np.arange(self.count, dtype=np.int64)
-        return rows, rows
-
-    def exceptions(self) -> set[tuple[str, str]]:
-        return set()
-
-    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
-        return {key: introduce(int(key)) for key in ids}
-
-    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
-        return [introduce(row) for row in reference_ids]
+    rows = np.arange(count, dtype=np.int64)
+    return FaceFacts(
+        owners=Owners(rows, rows),
+        exceptions=np.empty((0, 2), np.int64),
+        identities_of=lambda references: [introduce(row) for row in references],
+    )
 
 
 def introduce(row: int) -> Identity:

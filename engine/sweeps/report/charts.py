@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from engine.formatting import count, plural
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.svg import (
     WIDTH,
@@ -26,7 +27,7 @@ from engine.svg import (
     text,
     whole_decades,
 )
-from engine.sweeps.report.words import format_count, format_rate, plural
+from engine.sweeps.report.words import format_rate
 from engine.sweeps.summary import Week
 
 _LEFT, _RIGHT = 64.0, WIDTH - 16
@@ -108,7 +109,7 @@ def _draw_unsupported(counted: Scores, x: Scale) -> list[Markup]:
     if counted.ends_at is None or counted.bound is None or counted.ends_at >= x.high:
         return []
     start = x(counted.ends_at)
-    label = f"beyond the calibration: at most {format_count(counted.bound)} strangers in all"
+    label = f"beyond the calibration: at most {count(counted.bound)} strangers in all"
     return [
         rect(start, _TOP, _RIGHT - start, _BOTTOM - _TOP, class_="unknown"),
         text(_RIGHT, _TOP - 8, label, class_="tick", text_anchor="end"),
@@ -118,7 +119,7 @@ def _draw_unsupported(counted: Scores, x: Scale) -> list[Markup]:
 def _draw_score_axes(x: Scale, y: Scale) -> list[Markup]:
     scores = [(value, f"{value:.2f}") for value in linear_ticks(x.low, x.high, 12)]
     return [
-        *draw_y_axis(x, y, [(value, format_count(value)) for value in log_ticks(y.low, y.high)]),
+        *draw_y_axis(x, y, [(value, count(value)) for value in log_ticks(y.low, y.high)]),
         *draw_x_axis(x, _BOTTOM, scores, text_anchor="middle"),
         text((_LEFT + _RIGHT) / 2, _BOTTOM + 42, "score", class_="tick"),
         text(0.0, 13.0, f"pairs in each {BIN:g} of score", class_="tick"),
@@ -192,7 +193,7 @@ def _draw_chance_axis(scale: Scale) -> list[Markup]:
     for value in [0, *log_ticks(scale.low, scale.high)]:
         x = _place(value, scale)
         parts.append(line(x, 12.0, x, _CHANCE_BOTTOM, class_="grid"))
-        label = format_count(value)
+        label = count(value)
         parts.append(text(x, _CHANCE_BOTTOM + 18, label, class_="tick", text_anchor="middle"))
     title = "pairs (each step is ten times as many)"
     parts.append(text(_CHANCE_RIGHT, _CHANCE_BOTTOM + 34, title, class_="tick", text_anchor="end"))

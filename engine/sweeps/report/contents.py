@@ -9,6 +9,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.cases.suspects import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.summary import Summary
 from engine.sweeps.sweep_model import Group, SweepTerms
@@ -44,22 +45,14 @@ class Chance:
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """Judged pairs: `precision` is the share that was one person, with its interval."""
-
-    pairs: int
-    precision: Rate
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReportInput:
     """Everything that a report shows.
 
     `scores`: float32[m], of every pair found between different documents. `groups`: ranked,
-    highest risk first. `chance` is None if the model has no calibration. `cases`: case id by
-    group key. `carrier_names`: by carrier code. `crops`: aligned faces, JPEG or PNG, by document
-    id; without it the report holds no face.
+    highest risk first. `chance` is None if the model has no calibration. `judged`: of all pairs
+    judged so far. `cases`: case id by group key. `carrier_names`: by carrier code. `crops`: aligned
+    faces, JPEG or PNG, by document id; without it the report holds no face.
     """
 
     sweep: Sweep
@@ -67,7 +60,7 @@ class ReportInput:
     scores: NDArray[np.float32]
     groups: Sequence[Group]
     summary: Summary
-    judged: Judged | None = None
+    judged: Precision | None = None
     cases: Mapping[str, str] = field(default_factory=dict)
     carrier_names: Mapping[str, str] = field(default_factory=dict)
     crops: Mapping[str, bytes] = field(default_factory=dict, repr=False)

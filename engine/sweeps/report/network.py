@@ -10,9 +10,10 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from engine.formatting import plural
 from engine.svg import Scale, chart, element, line, rect, text
 from engine.sweeps.clustering import Edge, strongest_tree
-from engine.sweeps.report.words import letter, plural
+from engine.sweeps.report.words import letter
 from engine.sweeps.sweep_model import Group, Identity, Link
 
 _STEPS = 120

@@ -12,9 +12,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from engine.formatting import duration
+from engine.atomic_files import replacing
+from engine.formatting import count, duration, plural
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.sweeps.folder import replacing
 from engine.sweeps.report import views, words
 from engine.sweeps.report.charts import (
     Scores,
@@ -25,7 +25,7 @@ from engine.sweeps.report.charts import (
 )
 from engine.sweeps.report.contents import Chance, ReportInput
 from engine.sweeps.report.treemap import draw_outlets
-from engine.sweeps.report.words import format_count, format_rate, format_share
+from engine.sweeps.report.words import format_rate, format_share
 from engine.sweeps.summary import fill_weeks
 
 
@@ -60,7 +60,7 @@ def judge_chance(found: int, chance: Chance | None) -> Verdict:
             "clear",
             "More than chance explains",
             f"Strangers who look alike would bring {_count_pairs(expected)}. Even at the upper "
-            f"end, {format_count(surplus)} of the {found:,} found "
+            f"end, {count(surplus)} of the {found:,} found "
             f"({format_share(surplus / found)}) need another explanation.",
         )
     return Verdict(
@@ -96,7 +96,7 @@ def _judge_bound(found: int, expected: Rate) -> Verdict:
             "clear",
             "More than chance explains",
             f"The threshold lies beyond the calibration, which bounds strangers who look alike to "
-            f"{format_count(expected.high)} pairs. At least {format_count(found - expected.high)} "
+            f"{count(expected.high)} pairs. At least {count(found - expected.high)} "
             f"of the {found:,} found need another explanation.",
         )
     return Verdict(
@@ -109,10 +109,7 @@ def _judge_bound(found: int, expected: Rate) -> Verdict:
 
 
 def _count_pairs(expected: Rate) -> str:
-    return (
-        f"about {format_count(expected.value)} pairs "
-        f"({format_count(expected.low)} to {format_count(expected.high)})"
-    )
+    return f"about {count(expected.value)} pairs ({count(expected.low)} to {count(expected.high)})"
 
 
 MOST_WEEKS = 104
@@ -218,11 +215,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (
-        duration, words.format_count, words.format_day, words.format_moment,
-        words.format_rate, words.format_share, words.format_small, words.plural,
-    )  # fmt: skip
-    environment.filters |= {one.__name__: one for one in filters}
+    environment.filters |= {"format_count": count, "plural": plural, "duration": duration}
+    for one in (words.format_day, words.format_moment, words.format_rate, words.format_share):
+        environment.filters[one.__name__] = one
     environment.globals |= {"KIND_NAMES": words.KIND_NAMES, "KIND_MEANINGS": words.KIND_MEANINGS}
     return environment
 

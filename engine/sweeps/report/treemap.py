@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from engine.formatting import plural
 from engine.svg import WIDTH, chart, rect, text
-from engine.sweeps.report.words import isolate, plural
+from engine.sweeps.report.words import isolate
 from engine.sweeps.summary import Seller
 
 MOST_OUTLETS = 60

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from engine.formatting import with_interval
+from engine.formatting import count, percent, plural, with_interval
 from engine.matching.calibration import Rate
 from engine.sweeps.risk import BURST, SCALES
 from engine.sweeps.sweep_model import GroupKind, RiskTerm
 
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_PER_CENT = "\N{NO-BREAK SPACE}%"
 
 KIND_NAMES = {
     GroupKind.ONE_FACE: "One face, many documents",
@@ -27,37 +26,14 @@ KIND_MEANINGS = {
 }
 
 
-def format_count(value: float) -> str:
-    """A count with separators; an expected number that is large or small with two digits."""
-    if isinstance(value, int) or (value == int(value) and abs(value) < 1e9):
-        return f"{int(value):,}"
-    if 10 <= abs(value) < 1e9:
-        return f"{value:,.0f}"
-    return format_small(value)
-
-
-def format_small(value: float) -> str:
-    """Two significant digits: 0.00012 is 1.2 times 10⁻⁴."""
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        return f"{value:,.2g}" if abs(value) < 10 else f"{value:,.0f}"
-    digits, power = f"{value:.1e}".split("e")
-    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{digits} \N{MULTIPLICATION SIGN} 10{raised}"
-
-
 def format_rate(rate: Rate) -> str:
     """An expected count with its interval."""
-    return with_interval(rate.value, rate.low, rate.high, rate.is_bound, write=format_count)
+    return with_interval(rate.value, rate.low, rate.high, rate.is_bound, write=count)
 
 
 def format_share(share: float) -> str:
-    """Per cent, never rounded to 0 or 100."""
-    per_cent = 100 * share
-    if 0 < per_cent < 0.1:
-        return f"less than 0.1{_PER_CENT}"
-    if 99.9 < per_cent < 100:
-        return f"more than 99.9{_PER_CENT}"
-    return f"{per_cent:.3g}{_PER_CENT}"
+    """Per cent, on one line."""
+    return percent(share).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def format_moment(moment: datetime) -> str:
@@ -83,11 +59,6 @@ def letter(number: int) -> str:
         number, rest = divmod(number - 1, 26)
         letters = chr(ord("A") + rest) + letters
     return letters
-
-
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """`1 line`, `2 lines`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,9 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from engine.accuracy.evaluate import Evaluation, evaluate
 from engine.accuracy.pair_scores import PairScores, Templates, compare_all, single_templates
 from engine.faces.extractor import Extractor, ExtractorConfig, open_extractor
 from engine.models.session import SessionOptions
-from tests.engine.accuracy.planted import Planted, plant
 
 LFW = Path(__file__).parents[4] / "shared" / "lfw"
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -93,17 +91,3 @@ def lfw() -> Path:
     if not LFW.is_dir():
         pytest.skip(f"LFW is not in {LFW}")
     return LFW
-
-
-@pytest.fixture(scope="session")
-def planted(lfw: Path, tmp_path_factory: pytest.TempPathFactory) -> Planted:
-    """Photographs of LFW with known faults."""
-    return plant(lfw / "images", tmp_path_factory.mktemp("planted"))
-
-
-@pytest.fixture(scope="session")
-def evaluated(planted: Planted, extractor: Extractor) -> Evaluation:
-    """Their evaluation with attributes and dates, at FMR 1e-2; made once, not to be changed."""
-    return evaluate(
-        planted.root, None, extractor, attributes=planted.attributes, fmr=1e-2, source="planted"
-    )

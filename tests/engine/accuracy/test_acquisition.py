@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.accuracy.acquisition import generalise_fnmr
 from engine.accuracy.bootstrap import Share
 from engine.accuracy.dataset import QUALITIES, Embeddings, LabelledFolder
+from engine.accuracy.evaluate import generalise_fnmr
 from engine.accuracy.pair_scores import compare_mated, single_templates
 
 PEOPLE, PHOTOGRAPHS = 40, 3

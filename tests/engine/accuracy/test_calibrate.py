@@ -1,4 +1,4 @@
-""""""
+"""Calibrations, and the model cards that name them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from engine.accuracy.calibrate import (
     save_card,
     write_calibrated,
 )
-from engine.accuracy.error_rates import false_match_rate
 from engine.accuracy.pair_scores import compare_all, single_templates
 from engine.errors import CalibrationError, ModelCardInvalid, RateUnsupported
 from engine.faces.extractor import Extractor, digest_embedding
@@ -33,7 +32,7 @@ def test_a_calibration_keeps_the_rates_it_states(draw_faces: Faces, tmp_path: Pa
     nonmated = compare_all(single_templates(vectors, people)).nonmated
     for rate in (0.5, 0.1, 0.01, 0.001):
         threshold = made.threshold_at(rate, Comparison.ONE_TO_ONE)
-        assert false_match_rate(nonmated, threshold) == pytest.approx(rate, rel=0.02)
+        assert (nonmated >= threshold).mean() == pytest.approx(rate, rel=0.02)
     made.save(tmp_path / "calibration.json")
     assert Calibration.load(tmp_path / "calibration.json", "d" * 64) == made
 
@@ -148,10 +147,10 @@ def test_what_would_be_no_card_changes_nothing(text: str, tmp_path: Path) -> Non
 def test_thresholds_of_a_card_are_rates(text: str, tmp_path: Path, value: str) -> None:
     path = tmp_path / "own.toml"
     path.write_text(f"{text}\n[thresholds]\nreview_fmr = {value}\n")
-    with pytest.raises(ModelCardInvalid, match="`review_fmr` must be a number between 0 and 1"):
+    with pytest.raises(ModelCardInvalid, match=r"thresholds\.review_fmr`"):
         load_card(path)
     path.write_text(f"{text}\n[thresholds]\nreview = 0.1\n")
-    with pytest.raises(ModelCardInvalid, match="unknown key `review`"):
+    with pytest.raises(ModelCardInvalid, match="unknown field `review`"):
         load_card(path)
 
 
@@ -160,7 +159,7 @@ def test_a_margin_of_nothing_is_taken_as_settings_take_it(text: str, tmp_path: P
     path.write_text(f"{text}\n[thresholds]\ncertain_margin = 0\n")
     assert load_card(path).rates == {"certain_margin": 0.0}
     path.write_text(f"{text}\n[thresholds]\ncertain_margin = -0.1\n")
-    with pytest.raises(ModelCardInvalid, match="`certain_margin` must be 0 or more"):
+    with pytest.raises(ModelCardInvalid, match=r">= 0.0 - at `\$\.thresholds\.certain_margin`"):
         load_card(path)
 
 

@@ -20,7 +20,7 @@ def band(vectors: np.ndarray, people: np.ndarray, sharpness: np.ndarray) -> Qual
     """All measures at random but for sharpness."""
     qualities = np.random.default_rng(0).random((len(people), len(QUALITIES)), np.float32)
     qualities[:, SHARPNESS] = sharpness
-    found = band_quality(single_templates(vectors, people), qualities, 0.4, photographs=8, seed=0)
+    found = band_quality(single_templates(vectors, people), qualities, 0.4, seed=0)
     assert found is not None
     return found
 
@@ -66,7 +66,7 @@ def test_without_a_mated_comparison_there_are_no_bands(draw_faces: Faces) -> Non
     vectors, people = draw_faces(20, 1)
     qualities = np.zeros((20, len(QUALITIES)), np.float32)
     singles = single_templates(vectors, people)
-    assert band_quality(singles, qualities, 0.4, photographs=8, seed=0) is None
+    assert band_quality(singles, qualities, 0.4, seed=0) is None
 
 
 def age(people: int, *, fall: float) -> Ageing:

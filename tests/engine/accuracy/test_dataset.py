@@ -1,4 +1,4 @@
-"""Labelled folders, LFW's pairs, attributes and dates: read, or refused with the wrong line."""
+"""Labelled folders, attributes and dates: read, or refused with the wrong line."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.accuracy.dataset import LabelledFolder, PairFolds, read_attributes, read_dates
+from engine.accuracy.dataset import LabelledFolder, read_annotations, read_attributes
 from engine.errors import RequestError
-
-PAIRS = """2\t1
-Ann\t1\t2
-Ann\t1\tBob\t1
-Bob\t1\t3
-Bob\t3\tAnn\t2
-"""
 
 
 @pytest.fixture
@@ -31,13 +24,6 @@ def folder(tmp_path: Path) -> LabelledFolder:
     return LabelledFolder.open(tmp_path / "people")
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Path:
-    path = tmp_path / "pairs.txt"
-    path.write_text(PAIRS)
-    return path
-
-
 def test_each_folder_with_photographs_is_a_person(folder: LabelledFolder) -> None:
     assert folder.names == ("Ann", "Bob")
     assert [path.name for path in folder.paths] == [
@@ -47,42 +33,6 @@ def test_each_folder_with_photographs_is_a_person(folder: LabelledFolder) -> Non
         "Bob_0003.webp",
     ]
     assert folder.people.tolist() == [0, 0, 1, 1]
-
-
-def test_pairs_are_found_by_name_and_number(folder: LabelledFolder, write: Path) -> None:
-    folds = PairFolds.read(write, folder)
-    assert folds.photographs.tolist() == [[0, 1], [0, 2], [2, 3], [3, 1]]
-    assert folds.is_mated.tolist() == [True, False, True, False]
-    assert folds.fold.tolist() == [0, 0, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("2\t1\n", "", "must begin with the number of folds"),
-        ("2\t1\n", "1\t2\n", "two folds or more"),
-        ("2\t1\n", "2\t300\n", "2 folds of 300 mated and 300 non-mated pairs, but holds 4"),
-        ("Ann\t1\t2", "Ann\t1\t7", "pair 1: the folder has no such photograph"),
-        ("Bob\t1\t3", "Cy\t1\t3", "pair 3: the folder has no such photograph"),
-        ("Bob\t3\tAnn\t2", "Bob\tx\tAnn\t2", "pair 4: expected `name i j`"),
-        ("Ann\t1\tBob\t1", "Ann", "pair 2: expected `name i j`"),
-    ],
-)
-def test_a_wrong_pairs_file_is_refused_with_its_place(
-    folder: LabelledFolder, write: Path, old: str, new: str, message: str
-) -> None:
-    write.write_text(PAIRS.replace(old, new))
-    with pytest.raises(RequestError, match=message) as refused:
-        PairFolds.read(write, folder)
-    assert not {"Ann", "Bob", "Cy"} & set(str(refused.value).split()), "no name in a message"
-
-
-def test_a_pairs_file_that_is_not_text_is_refused(folder: LabelledFolder, write: Path) -> None:
-    write.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RequestError, match="can't be read as text"):
-        PairFolds.read(write, folder)
-    with pytest.raises(RequestError, match="can't be read as text"):
-        PairFolds.read(write.with_name("none.txt"), folder)
 
 
 def test_a_folder_with_nothing_to_compare_is_refused(tmp_path: Path) -> None:
@@ -164,6 +114,8 @@ def test_a_column_of_as_many_labels_as_people_is_no_grouping(tmp_path: Path) -> 
 
 def test_dates_must_be_there_where_they_are_asked_for(labelled: LabelledFolder) -> None:
     with pytest.raises(RequestError, match="needs the columns `photograph` and `captured_at`"):
-        read_dates(write_labels(labelled, "photograph,camera\nAnn/a.jpg,red\n"), labelled)
+        read_annotations(
+            labelled, None, write_labels(labelled, "photograph,camera\nAnn/a.jpg,red\n")
+        )
     with pytest.raises(RequestError, match=r"none\.csv can't be read: No such file"):
-        read_dates(labelled.root.parent / "none.csv", labelled)
+        read_annotations(labelled, None, labelled.root.parent / "none.csv")

@@ -100,3 +100,13 @@ def test_rates_that_few_people_support_and_few_people_themselves_give_no_curve(
     assert {curve.fpir for curve in grown.curves} == {0.1}, "401 people don't support 1 %"
     assert grow_gallery(single_templates(*draw_faces(80, 3)), NOBODY, seed=0) is None
     assert grow_gallery(single_templates(*draw_faces(400, 2)), NOBODY, seed=0) is None
+
+
+def test_people_absent_from_the_templates_are_neither_enrolled_nor_probed(
+    draw_faces: Faces,
+) -> None:
+    vectors, people = draw_faces(200, 3)
+    kept = people % 5 != 0
+    found = grow_gallery(single_templates(vectors[kept], people[kept]), NOBODY, seed=0)
+    assert found is not None
+    assert (found.references, found.mated_probes) == (159, 160)

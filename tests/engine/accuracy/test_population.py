@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,19 +102,6 @@ def test_fused_strangers_reach_the_fmr_that_the_calibration_measured(
         measured = shipped.fmr_at(threshold, Comparison.FUSED)
         found = float((fused.nonmated >= threshold).mean())
         assert measured.low * 0.8 <= found <= measured.high * 1.2
-
-
-def test_the_tail_is_thicker_than_a_gaussian_model_s(
-    population: Population, single_scores: PairScores, shipped: Calibration
-) -> None:
-    """Why there are groups: without them too few strangers would come near `review`."""
-    gaussian = replace(population, group_share=0.0)
-    latent = gaussian.people(PEOPLE, seed=3)
-    faces = np.concatenate([gaussian.samples(latent, 3, k) for k in range(2)])
-    plain = compare_all(single_templates(faces, np.tile(np.arange(PEOPLE), 2)))
-    threshold = shipped.threshold_at(1e-5, Comparison.FUSED_TO_ONE)
-    found = [float((s.nonmated >= threshold).mean()) for s in (plain, single_scores)]
-    assert found[1] > 1.5 * found[0]
 
 
 def test_a_population_survives_its_file_and_nothing_else_is_one(

@@ -87,7 +87,7 @@ def test_a_figure_that_was_skipped_stays_assumed(write_report: Write) -> None:
         {"Pairs of photographs": ({"threads": 2}, {"Sosie, cpu": ("pairs/s", None)})}
     )
     report = read_report(path)
-    figures = Figures(report.stamp, USUAL, find_figures(report))
+    figures = Figures(report.machine, USUAL, find_figures(report))
     assert figures[Quantity.PAIR].origin is Origin.ASSUMED
     assert Quantity.PAIR in figures.list_assumed()
 

@@ -103,7 +103,7 @@ def test_a_report_of_another_suite_cannot_be_checked(write_report: Write, figure
 
 def test_the_committed_run_of_the_service_is_simulated_within_a_fifth() -> None:
     report = read_report(SERVED)
-    figures = Figures(report.stamp, USUAL, gather_figures(read_reports(COMMITTED)))
+    figures = Figures(report.machine, USUAL, gather_figures(read_reports(COMMITTED)))
     check = check_report(report, figures)
     rows = {row.name: row for row in check.rows}
     held = {name: row.holds for name, row in rows.items()}

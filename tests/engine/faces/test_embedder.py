@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import cv2
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from numpy.typing import NDArray
 from skimage.transform import SimilarityTransform
 
@@ -47,7 +47,7 @@ def crops(astronaut: Pixels) -> Crops:
 
 def contract(**changes: Any) -> Any:
     card = builtin_card("sface")
-    return dataclasses.replace(card, input=dataclasses.replace(card.input, **changes))
+    return structs.replace(card, input=structs.replace(card.input, **changes))
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -123,7 +123,7 @@ def test_model_with_another_fixed_batch_is_refused() -> None:
 
 
 def test_model_of_another_dimension_than_its_card_says_is_refused(crops: Crops) -> None:
-    card = dataclasses.replace(builtin_card("sface"), dimension=512)
+    card = structs.replace(builtin_card("sface"), dimension=512)
     with pytest.raises(ModelCardInvalid, match="gives 128 numbers, its card says dimension 512"):
         Embedder(RecordingSession(), card).embed(crops[:1])
 

@@ -123,25 +123,6 @@ def test_the_verify_threshold_decides(score: float, passes: bool) -> None:
     assert [fault.code for fault in judged.faults] == ([] if passes else [Reason.FACE_MISMATCH])
 
 
-def test_one_usable_photograph_is_the_reference_and_the_other_is_a_warning() -> None:
-    live, _ = pair(0.8)
-    blurred = (RowFault(Field.PORTRAIT, Reason.BLURRED),)
-    judged = judge(live, blurred)
-    assert np.array_equal(judged.subscriber.vector, live)
-    assert not judged.is_fused
-    assert [(one.code, one.is_failure) for one in judged.faults] == [(Reason.BLURRED, False)]
-    assert judge(None, live).subscriber is not None
-
-
-def test_without_a_usable_photograph_the_row_fails_with_every_reason() -> None:
-    missing = (RowFault(Field.LIVE, Code.FILE_MISSING),)
-    blurred = (RowFault(Field.PORTRAIT, Reason.BLURRED), RowFault(Field.PORTRAIT, Reason.POSE))
-    judged = judge(missing, blurred)
-    assert judged.subscriber is None
-    assert all(fault.is_failure for fault in judged.faults)
-    assert len(judged.faults) == 3
-
-
 def test_a_path_that_leads_out_fails_the_row_whatever_else_it_has() -> None:
     live, _ = pair(0.8)
     assert judge(live, (RowFault(Field.PORTRAIT, Code.PATH_OUTSIDE),)).subscriber is None
@@ -181,26 +162,6 @@ def test_every_row_gets_its_own_faces_in_order(importer: Any, base: Any) -> None
         assert np.array_equal(one.live, live.vector)
         assert np.array_equal(one.portrait, portrait.vector)
         assert one.photographs == 2
-
-
-def test_what_is_wrong_with_a_photograph_is_a_value(importer: Any, base: Any) -> None:
-    rows = [
-        Row(1, (), live="none.jpg", portrait=base.photograph("a")),
-        Row(2, (), live=base.photograph("b", "1", "damaged")),
-        Row(3, (), live=base.photograph("c", "1", "NO_FACE")),
-        Row(4, (), portrait=base.photograph("d", "1", "BLURRED")),
-        Row(5, (), portrait="../base.csv"),
-        Row(6, ()),
-    ]
-    faces = load_all(importer, base, rows)
-    assert faces[0].live == (RowFault(Field.LIVE, Code.FILE_MISSING),)
-    assert isinstance(faces[0].portrait, np.ndarray)
-    assert [fault.code for fault in faces[1].live] == ["IMAGE.DAMAGED"]
-    assert faces[2].live == (RowFault(Field.LIVE, Reason.NO_FACE),)
-    assert faces[3].portrait == (RowFault(Field.PORTRAIT, Reason.BLURRED),)
-    assert faces[4].portrait == (RowFault(Field.PORTRAIT, Code.PATH_OUTSIDE),)
-    assert (faces[5].live, faces[5].portrait) == (None, None)
-    assert [one.photographs for one in faces] == [1, 1, 1, 1, 0, 0]
 
 
 def test_a_vector_is_normalised_and_rotated(importer: Any, base: Any) -> None:

@@ -82,27 +82,24 @@ def test_rows_keep_their_numbers_over_many_pieces(tmp_path: Path) -> None:
     assert all(row.is_malformed == (place % 1000 == 0) for place, row in enumerate(rows))
 
 
-def test_a_quoted_cell_may_hold_line_breaks_and_commas(tmp_path: Path) -> None:
-    text = HEADER + 't,1,"Two\nlines, one ""name""",a\nt,2,Next,b\n'
-    rows = read(write(tmp_path, text))
-    assert [row.texts[Field.NAME] for row in rows] == ['Two\nlines, one "name"', "Next"]
-
-
-def test_other_delimiters_and_line_ends_are_read(tmp_path: Path) -> None:
-    text = HEADER.replace(",", ";").replace("\n", "\r\n") + "t;1;A,B;a\r\n"
-    assert read(write(tmp_path, text), CsvForm(delimiter=";"))[0].texts[Field.NAME] == "A,B"
-
-
-@pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-8-sig", "windows-1252"])
-def test_a_named_encoding_is_read(encoding: str, tmp_path: Path) -> None:
-    name = "Zoë" if encoding == "windows-1252" else "王小明"
-    path = write(tmp_path, f"{HEADER}t,1,{name},a\n", encoding)
-    assert read(path, CsvForm(encoding))[0].texts[Field.NAME] == name
-
-
-def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path: Path) -> None:
-    path = write(tmp_path, f"{HEADER}t,1,N,a\n", "utf-8-sig")
-    assert read(path)[0].texts[Field.DOCUMENT_TYPE] == "t"
+@pytest.mark.parametrize(
+    ("encoding", "delimiter", "end", "name"),
+    [
+        ("utf-8", ";", "\r\n", "A,B"),
+        ("utf-8-sig", ",", "\n", "N"),
+        ("gb18030", ",", "\n", "王小明"),
+        ("utf-16", ",", "\n", "王小明"),
+        ("windows-1252", ",", "\n", "Zoë"),
+    ],
+)
+def test_other_forms_of_csv_are_read(
+    encoding: str, delimiter: str, end: str, name: str, tmp_path: Path
+) -> None:
+    lines = (HEADER.strip().split(","), ["t", "1", name, "a"])
+    text = "".join(delimiter.join(line) + end for line in lines)
+    form = CsvForm() if encoding == "utf-8-sig" else CsvForm(encoding, delimiter)
+    (row,) = read(write(tmp_path, text, encoding), form)
+    assert (row.texts[Field.DOCUMENT_TYPE], row.texts[Field.NAME]) == ("t", name)
 
 
 def test_another_encoding_is_refused_with_its_line_and_the_option(tmp_path: Path) -> None:

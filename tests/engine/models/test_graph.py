@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -185,7 +185,7 @@ def test_what_is_not_an_onnx_graph_is_damaged() -> None:
 
 def test_rewritten_sface_equals_the_dequantised_one_to_1e_5(tmp_path: Path) -> None:
     card = builtin_card("sface")
-    plain = replace(card, rewriting=(Step.FOLD_WEIGHTS, Step.FREE_BATCH))
+    plain = structs.replace(card, rewriting=(Step.FOLD_WEIGHTS, Step.FREE_BATCH))
     options = SessionOptions(provider="cpu")
     faces = np.random.default_rng(0).uniform(0, 255, (4, 3, 112, 112)).astype(np.float32)
     (found,) = open_session(card, options, tmp_path).run(faces)

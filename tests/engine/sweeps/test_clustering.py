@@ -70,20 +70,28 @@ def test_two_strangers_linked_through_a_third_are_split_at_the_weaker_link() -> 
     assert (cluster.severed.left.tolist(), cluster.severed.right.tolist()) == ([2], [3])
 
 
-def test_a_long_chain_falls_into_pairs() -> None:
-    assert all(len(one) == 2 for one in members({(i, i + 1): 0.9 - i / 100 for i in range(40)}))
+RING, OTHER = list(range(6)), list(range(10, 15))
 
 
-def test_a_ring_that_lacks_a_few_links_is_one_cluster() -> None:
-    links = clique(range(8))
-    for missing in ((0, 7), (1, 6), (2, 5)):
-        del links[missing]
-    assert members(links) == [list(range(8))]
-
-
-def test_two_rings_with_a_bridge_stay_two() -> None:
-    links = clique(range(5)) | clique(range(5, 10)) | {(4, 5): 0.99, (3, 6): 0.99}
-    assert members(links) == [list(range(5)), list(range(5, 10))]
+@pytest.mark.parametrize(
+    ("links", "expected"),
+    [
+        ({}, []),
+        ({(i, i + 1): 0.9 - i / 100 for i in range(5)}, [[0, 1], [2, 3], [4, 5]]),
+        ({pair: 0.8 for pair in clique(RING) if pair not in ((0, 5), (1, 4))}, [RING]),
+        # Bridges between two rings, with the best scores of all.
+        (clique(RING) | clique(OTHER) | {(4, 10): 0.99, (3, 11): 0.99}, [RING, OTHER]),
+        # The best link of all leads to the stranger 9, who looks like two of six.
+        (clique(RING, 0.7) | {(0, 9): 0.95, (1, 9): 0.9}, [RING]),
+        # 20 is best linked to one of the first ring, and to all of the second.
+        (
+            clique(RING, 0.7) | {(0, 20): 0.95} | clique([*OTHER, 20], 0.7),
+            [RING, [*OTHER, 20]],
+        ),
+    ],
+)
+def test_clusters_are_rings_and_no_chains(links: Scores, expected: list[list[int]]) -> None:
+    assert members(links) == expected
 
 
 def test_a_near_pair_does_not_split_a_cluster_and_a_missing_one_does() -> None:
@@ -115,24 +123,6 @@ def test_near_pairs_alone_hold_no_cluster_together() -> None:
     ]  # fmt: skip
     for cluster in cluster_links(table(links), table(dict.fromkeys(near, 0.45))):
         assert are_connected(cluster)
-
-
-def test_a_look_alike_with_the_best_score_takes_no_member_out_of_a_ring() -> None:
-    links = clique(range(5), 0.7) | clique(range(5, 10), 0.7) | {(4, 5): 0.99}
-    assert members(links) == [list(range(5)), list(range(5, 10))]
-
-
-def test_a_look_alike_of_one_member_does_not_join() -> None:
-    # The best link of all leads to the stranger 9, who looks like two of six.
-    links = clique(range(6), 0.7) | {(0, 9): 0.95, (1, 9): 0.9}
-    assert members(links) == [list(range(6))]
-
-
-def test_a_member_that_leaves_joins_the_cluster_it_is_linked_to() -> None:
-    # 20 is best linked to one of the first ring, and to all of the second.
-    links = clique(range(6), 0.7) | clique(range(10, 15), 0.7)
-    links |= {(0, 20): 0.95} | {(i, 20): 0.7 for i in range(10, 15)}
-    assert members(links) == [list(range(6)), [10, 11, 12, 13, 14, 20]]
 
 
 @given(graphs(), st.randoms(use_true_random=False))
@@ -230,10 +220,6 @@ def test_a_million_links_at_random_make_small_clusters_of_their_best() -> None:
     sizes = np.array([len(cluster.members) for cluster in clusters])
     assert sizes.min() == 2
     assert sizes.max() <= 4
-
-
-def test_no_links_make_no_clusters() -> None:
-    assert members({}) == []
 
 
 def are_connected(cluster: Cluster) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.atomic_files import replacing
 from engine.errors import RegistryError
 from engine.registry.records import new_id
-from engine.sweeps.folder import Covered, SweepFolder, SweepStatus, replacing
+from engine.sweeps.folder import Covered, SweepFolder, SweepStatus
 from engine.sweeps.sweep_model import PairTable, SweepProgress
 
 

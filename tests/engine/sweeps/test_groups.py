@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from engine.sweeps.groups import (
     ChangedLine,
+    FaceFacts,
     ForeignAttempt,
     find_weakest,
     group_faces,
@@ -21,34 +21,21 @@ from engine.sweeps.groups import (
     groups_of_documents,
     groups_of_lines,
 )
-from engine.sweeps.linking import Owners, Referenced
+from engine.sweeps.linking import Owners, number_exceptions
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, Link, PairTable
 
 THRESHOLD = 0.6
 
 
-@dataclass(frozen=True, slots=True)
-class ListedFacts:
-    """`FaceFacts` from a list of identities, without a registry."""
+def list_facts(identities: Sequence[Identity], judged: Iterable[tuple[str, str]] = ()) -> FaceFacts:
+    """Facts without a registry."""
+    references = {one.document_id: one.reference_ids for one in identities}
+    owners = Owners.numbered([references[key] for key in sorted(references)])
 
-    identities: Sequence[Identity]
-    judged: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+    def identities_of(reference_ids: Sequence[int]) -> list[Identity]:
+        return [one for one in identities if not set(reference_ids).isdisjoint(one.reference_ids)]
 
-    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        listed = sorted(self.identities, key=lambda one: one.document_id)
-        owners = Owners.numbered(listed)
-        return owners.references, owners.documents
-
-    def exceptions(self) -> set[tuple[str, str]]:
-        return set(self.judged)
-
-    def documents_by_id(self, ids: Sequence[str]) -> Mapping[str, Referenced]:
-        wanted = set(ids)
-        return {one.document_id: one for one in self.identities if one.document_id in wanted}
-
-    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
-        wanted = set(reference_ids)
-        return [one for one in self.identities if not wanted.isdisjoint(one.reference_ids)]
+    return FaceFacts(owners, number_exceptions(judged, references, owners), identities_of)
 
 
 def identity(number: int, *more: int) -> Identity:
@@ -66,7 +53,7 @@ def ids(group: Group) -> list[str]:
 
 
 def test_a_group_names_its_documents_links_and_weakest_link() -> None:
-    facts = ListedFacts([identity(number) for number in range(5)])
+    facts = list_facts([identity(number) for number in range(5)])
     scores = {(1, 2): 0.9, (2, 3): 0.8, (1, 3): 0.7}
     (group,) = group_faces(pairs(scores), THRESHOLD, facts)
     assert group.kind is GroupKind.ONE_FACE
@@ -82,15 +69,8 @@ def test_a_group_names_its_documents_links_and_weakest_link() -> None:
     assert group.risk == sum(term.points for term in group.terms)
 
 
-def test_a_document_with_several_references_is_one_identity() -> None:
-    facts = ListedFacts([identity(1, 7), identity(2)])
-    (group,) = group_faces(pairs({(1, 7): 0.9, (2, 7): 0.8}), THRESHOLD, facts)
-    assert [one.reference_ids for one in group.identities] == [(1, 7), (2,)]
-    assert len(group.links) == 1
-
-
 def test_a_severed_link_is_shown_with_the_group_and_not_followed() -> None:
-    facts = ListedFacts([identity(number) for number in range(4)])
+    facts = list_facts([identity(number) for number in range(4)])
     (group,) = group_faces(pairs({(1, 2): 0.9, (2, 3): 0.8}), THRESHOLD, facts)
     assert ids(group) == ["doc-001", "doc-002"]
     assert [(link.left, link.right) for link in group.severed] == [("doc-002", "doc-003")]
@@ -99,20 +79,21 @@ def test_a_severed_link_is_shown_with_the_group_and_not_followed() -> None:
 def test_judged_pairs_are_not_linked_and_make_no_group() -> None:
     people = [identity(number) for number in range(4)]
     twins = frozenset({("doc-001", "doc-002")})
-    assert group_faces(pairs({(1, 2): 0.9}), THRESHOLD, ListedFacts(people, twins)) == []
+    assert group_faces(pairs({(1, 2): 0.9}), THRESHOLD, list_facts(people, twins)) == []
     scores = {(1, 2): 0.95, (2, 3): 0.9, (1, 3): 0.8}
-    (group,) = group_faces(pairs(scores), THRESHOLD, ListedFacts(people, twins))
+    (group,) = group_faces(pairs(scores), THRESHOLD, list_facts(people, twins))
     # Nobody is both of two persons.
     assert ids(group) == ["doc-002", "doc-003"]
 
 
 def test_a_document_erased_meanwhile_holds_no_group_together() -> None:
-    class Erasing(ListedFacts):
-        def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
-            known = super().identities_of(reference_ids)
-            return [one for one in known if one.document_id != "doc-002"]
-
-    facts = Erasing([identity(number) for number in range(6)])
+    known = list_facts([identity(number) for number in range(6)])
+    facts = replace(
+        known,
+        identities_of=lambda references: [
+            one for one in known.identities_of(references) if one.document_id != "doc-002"
+        ],
+    )
     scores = {(1, 2): 0.9, (2, 3): 0.9, (1, 3): 0.7, (2, 4): 0.8, (3, 5): 0.65}
     (group,) = group_faces(pairs(scores), THRESHOLD, facts)
     assert ids(group) == ["doc-001", "doc-003"]
@@ -120,7 +101,7 @@ def test_a_document_erased_meanwhile_holds_no_group_together() -> None:
 
 
 def test_only_groups_with_a_fresh_link_are_returned() -> None:
-    facts = ListedFacts([identity(number) for number in range(8)])
+    facts = list_facts([identity(number) for number in range(8)])
     old = {(1, 2): 0.9, (3, 4): 0.9}
     new = {(3, 6): 0.8, (4, 6): 0.8}
     (group,) = group_faces(pairs(old | new), THRESHOLD, facts, fresh=np.array([6, 7]))
@@ -138,7 +119,7 @@ def test_only_groups_with_a_fresh_link_are_returned() -> None:
 def test_fresh_groups_are_those_of_all_groups_with_a_fresh_link(
     scores: dict[tuple[int, int], float], fresh: set[int]
 ) -> None:
-    facts = ListedFacts([identity(number) for number in range(14)])
+    facts = list_facts([identity(number) for number in range(14)])
     names = {f"doc-{number:03d}" for number in fresh}
     expected = [
         group
@@ -150,8 +131,8 @@ def test_fresh_groups_are_those_of_all_groups_with_a_fresh_link(
 
 
 def test_no_pairs_and_no_people_make_no_groups() -> None:
-    assert group_faces(pairs({}), THRESHOLD, ListedFacts([])) == []
-    assert group_faces(pairs({}), THRESHOLD, ListedFacts([identity(1)])) == []
+    assert group_faces(pairs({}), THRESHOLD, list_facts([])) == []
+    assert group_faces(pairs({}), THRESHOLD, list_facts([identity(1)])) == []
 
 
 @given(st.permutations(range(12)), st.permutations(range(12)))
@@ -165,10 +146,10 @@ def test_neither_the_order_of_pairs_nor_the_numbers_of_documents_change_a_group(
         for pair in combinations(ring, 2)
     }
     people = [identity(number) for number in range(12)]
-    expected = group_faces(pairs(scores), THRESHOLD, ListedFacts(people))
+    expected = group_faces(pairs(scores), THRESHOLD, list_facts(people))
     assert [len(group.identities) for group in expected] == [6, 4, 2]
     rows = sorted(scores.items(), key=lambda item: order[item[0][0]] * 12 + order[item[0][1]])
-    facts = ListedFacts([people[number] for number in listing])
+    facts = list_facts([people[number] for number in listing])
     assert group_faces(pairs(dict(rows)), THRESHOLD, facts) == expected
 
 
@@ -186,9 +167,9 @@ def test_a_key_depends_only_on_kind_and_members() -> None:
 
 def test_a_group_keeps_its_key_when_its_lines_change() -> None:
     people = [identity(1), identity(2)]
-    (before,) = group_faces(pairs({(1, 2): 0.9}), THRESHOLD, ListedFacts(people))
+    (before,) = group_faces(pairs({(1, 2): 0.9}), THRESHOLD, list_facts(people))
     disputed = [replace(one, disputes=1) for one in people]
-    (after,) = group_faces(pairs({(1, 2): 0.8}), THRESHOLD, ListedFacts(disputed))
+    (after,) = group_faces(pairs({(1, 2): 0.8}), THRESHOLD, list_facts(disputed))
     assert after.key == before.key
     assert after.risk != before.risk
 

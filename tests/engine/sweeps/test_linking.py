@@ -35,30 +35,10 @@ def rows_of(links: LinkTable) -> list[tuple[int, int, float]]:
     ]
 
 
-def test_a_pair_of_one_document_is_no_link() -> None:
-    known = owners(d1=[10, 11], d2=[12])
-    links = link_documents(pairs((10, 11, 0.9), (11, 12, 0.8)), known, NO_PAIRS)
-    assert rows_of(links) == [(1, 2, 0.8)]
-
-
 def test_several_pairs_of_two_documents_are_one_link_with_the_highest_score() -> None:
     known = owners(d2=[10, 11], d1=[12])
     links = link_documents(pairs((10, 12, 0.7), (11, 12, 0.9)), known, NO_PAIRS)
     assert rows_of(links) == [(1, 2, 0.9)]
-
-
-def test_a_reference_that_is_gone_makes_no_link() -> None:
-    known = owners(d1=[10], d2=[12])
-    found = pairs((10, 11, 0.9), (9, 10, 0.9), (12, 13, 0.9), (10, 12, 0.8))
-    assert rows_of(link_documents(found, known, NO_PAIRS)) == [(1, 2, 0.8)]
-    assert rows_of(link_documents(found, owners(), NO_PAIRS)) == []
-
-
-def test_documents_judged_to_be_two_persons_are_not_linked_whatever_the_order() -> None:
-    known = owners(d1=[10], d2=[11], d3=[12])
-    found = pairs((10, 11, 0.9), (11, 12, 0.8), (10, 12, 0.7))
-    judged = np.array([[2, 1], [1, 3]], np.int64)
-    assert rows_of(link_documents(found, known, judged)) == [(2, 3, 0.8)]
 
 
 def test_exceptions_are_found_by_a_reference_and_those_of_erased_documents_left_out() -> None:
@@ -68,9 +48,3 @@ def test_exceptions_are_found_by_a_reference_and_those_of_erased_documents_left_
     references = {"a": (7, 10), "b": (11, 14), "erased": (), "stale": (99,)}
     assert number_exceptions(judged, references, known).tolist() == [[1, 2]]
     assert number_exceptions(set(), {}, known).shape == (0, 2)
-
-
-def test_all_references_of_documents_are_known() -> None:
-    known = owners(d1=[10, 13], d2=[11], d3=[12])
-    assert known.references_of(np.array([1, 3])).tolist() == [10, 12, 13]
-    assert known.of(np.array([13, 11, 5, 99])).tolist() == [1, 2, -1, -1]

@@ -13,11 +13,11 @@ from pyarrow import parquet
 
 from engine.cases.case import Outcome
 from engine.sweeps.outputs import (
-    TableFolder,
     group_table,
     pair_table,
-    write_group_tables,
-    write_summary,
+    seller_table,
+    write_csv,
+    write_table,
 )
 from engine.sweeps.summary import summarise
 from engine.sweeps.sweep_model import (
@@ -110,14 +110,12 @@ def test_a_pair_with_an_erased_person_is_left_out() -> None:
 
 
 def test_no_pair_and_no_group_are_tables_without_rows(tmp_path: Path) -> None:
-    folder = TableFolder(path=tmp_path)
-    folder.write("pairs", pair_table(pairs(), [], {}))
-    write_group_tables(folder, [], {})
-    write_summary(folder, summarise([]))
+    write_table(tmp_path, "pairs", pair_table(pairs(), [], {}), {})
+    write_table(tmp_path, "groups", group_table([], {}), {})
+    write_csv(tmp_path, "outlets", seller_table(summarise([]).outlets))
     assert parquet.read_table(tmp_path / "pairs.parquet").num_rows == 0
     assert parquet.read_table(tmp_path / "groups.parquet").num_rows == 0
     assert read_csv(tmp_path / "outlets.csv") == []
-    assert (tmp_path / "carriers.csv").read_text().startswith('"carrier","groups"')
 
 
 def test_a_group_is_a_row_with_its_terms_spelled_out() -> None:
@@ -145,8 +143,8 @@ def test_a_group_without_links_and_lines_has_no_score_and_no_date() -> None:
 
 
 def test_parquet_keeps_texts_and_describes_the_sweep(tmp_path: Path) -> None:
-    folder = TableFolder(path=tmp_path, about={"sweep": "s1", "sequence": "7"})
-    write_group_tables(folder, [group("=cmd|' /C calc'!A0")], {})
+    table = group_table([group("=cmd|' /C calc'!A0")], {})
+    write_table(tmp_path, "groups", table, {"sweep": "s1", "sequence": "7"})
     table = parquet.read_table(tmp_path / "groups.parquet")
     assert table["outlets"].to_pylist() == [["=cmd|' /C calc'!A0"]]
     assert table.schema.metadata[b"sosie.sweep"] == b"s1"
@@ -154,15 +152,13 @@ def test_parquet_keeps_texts_and_describes_the_sweep(tmp_path: Path) -> None:
 
 
 def test_files_are_their_owners_alone(tmp_path: Path) -> None:
-    write_group_tables(TableFolder(path=tmp_path), [group()], {})
+    write_table(tmp_path, "groups", group_table([group()], {}), {})
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == {"groups.parquet": 0o600, "groups.csv": 0o600}
 
 
-@pytest.mark.parametrize("mark", [True, False])
-def test_csv_is_utf8_with_a_mark_if_asked(tmp_path: Path, mark: bool) -> None:
-    write_group_tables(TableFolder(path=tmp_path, mark=mark), [group('東京, \u202e\n"x"')], {})
-    assert (tmp_path / "groups.csv").read_bytes().startswith(b"\xef\xbb\xbf") is mark
+def test_csv_keeps_every_text(tmp_path: Path) -> None:
+    write_csv(tmp_path, "groups", group_table([group('東京, \u202e\n"x"')], {}))
     (row,) = read_csv(tmp_path / "groups.csv")
     assert row["outlets"] == '東京, \u202e\n"x"'
 
@@ -177,16 +173,16 @@ def test_csv_is_utf8_with_a_mark_if_asked(tmp_path: Path, mark: bool) -> None:
 def test_a_cell_that_would_be_evaluated_is_led_by_an_apostrophe(
     tmp_path: Path, harmful: str
 ) -> None:
-    write_group_tables(TableFolder(path=tmp_path), [group(harmful)], {"g1": harmful})
+    write_csv(tmp_path, "groups", group_table([group(harmful)], {"g1": harmful}))
     (row,) = read_csv(tmp_path / "groups.csv")
     assert row["case"] == f"'{harmful}"
     assert row["outlets"] == f"'{harmful}"
 
 
 def test_outlets_and_carriers_are_summed_up(tmp_path: Path) -> None:
-    write_summary(TableFolder(path=tmp_path), summarise([group("-n1")]))
+    summary = summarise([group("-n1")])
+    write_csv(tmp_path, "outlets", seller_table(summary.outlets))
     (outlet,) = read_csv(tmp_path / "outlets.csv")
-    (carrier,) = read_csv(tmp_path / "carriers.csv")
+    (carrier,) = seller_table(summary.carriers).to_pylist()
     assert (outlet["carrier"], outlet["outlet"], outlet["lines"]) == ("north", "'-n1", "1")
-    assert (carrier["carrier"], carrier["lines"], carrier["highest_risk"]) == ("north", "1", "21")
-    assert "outlet" not in carrier
+    assert (carrier["carrier"], carrier["lines"], carrier["highest_risk"]) == ("north", 1, 21)

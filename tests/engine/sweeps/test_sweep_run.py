@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -201,49 +200,6 @@ def test_a_gallery_that_changes_meanwhile_is_covered_as_of_the_stated_sequence(
     assert members_of(result) == {frozenset({first[i], second[i]}) for i in range(1, 4)}
     later = sweep(after=result)
     assert len(members_of(later)) == 4
-
-
-def test_an_exception_of_the_caller_stops_it_and_the_next_run_resumes(
-    registry: SyntheticRegistry, tmp_path: Path
-) -> None:
-    rows = faces(200, DIM)
-    registry.enroll(rows)
-    registry.enroll(other_photographs(rows[:20], seed=1))
-    task = SweepTask(
-        id=new_id(), terms=SweepTerms(threshold=THRESHOLD), folder=SweepFolder(tmp_path / "one")
-    )
-    task.folder.make()
-    join = partial(join_gallery, registry.gallery, tile_rows=50)
-    made: list[int] = []
-
-    class Stop(Exception):
-        pass
-
-    def stop(progress: Progress) -> None:
-        made.append(progress.tiles_done)
-        if progress.tiles_done % 4 == 0 and made[-2:-1] not in ([], [-1]):
-            raise Stop
-
-    for _ in range(20):
-        try:
-            result = run_sweep(task, join, registry.store, progress=stop)
-        except Stop:
-            made.append(-1)
-            continue
-        break
-    else:
-        raise AssertionError("it never ends")
-    whole = run_sweep(
-        SweepTask(id=new_id(), terms=task.terms, folder=SweepFolder(tmp_path / "two")),
-        join,
-        registry.store,
-    )
-    assert [group.key for group in result.groups] == [group.key for group in whole.groups]
-    assert pairs_of(result) == pairs_of(whole)
-    # Each run says where it begins, and makes what follows.
-    tiles = [after for before, after in pairwise(made) if -1 not in (before, after)]
-    assert tiles == sorted(set(tiles))
-    assert -1 in made
 
 
 def test_its_check_stops_it_before_a_tile_is_made(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.capacity.figures import ASSUMED, Quantity
+from engine.capacity.figures import Quantity
 from engine.matching.calibration import Rate
 from serving.cli.plan import _interval
 
@@ -64,7 +64,7 @@ def test_measured_figures_stand_over_reports_and_no_registry_is_touched(
     }  # fmt: skip
     for name in measured - {"scan_spread", "decision_spread"}:
         # Fifty times off in either direction would be another unit.
-        assumed, value = ASSUMED[Quantity(name)].value, told["figures"][name]["value"]
+        assumed, value = Quantity[name.upper()].value.value, told["figures"][name]["value"]
         assert assumed / 50 < value < assumed * 50, name
     assert told["machine"]["cores"] == len(os.sched_getaffinity(0))
     assert sorted(os.listdir(home)) == before

@@ -48,14 +48,10 @@ class BlockedExtractor:
             return ImageDamaged("the image is damaged: send another")
         is_face = not image.startswith(b"nobody")
         return Extraction(
-            vector=vector_of(image) if is_face else None,
-            problems=() if is_face else (Reason.NO_FACE,),
-            quality=None,
-            box_px=None,
-            landmarks_px=None,
-            crop=None,
             size_px=(1, 1),
-            stages=StageTimes(0.0, 0.0, 0.0, 0.0, 0.0),
+            problems=() if is_face else (Reason.NO_FACE,),
+            stages=StageTimes(),
+            vector=vector_of(image) if is_face else None,
         )
 
 

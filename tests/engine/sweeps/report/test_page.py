@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.cases.suspects import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.sweeps.report.contents import Chance, Judged, ReportInput
+from engine.sweeps.report.contents import Chance, ReportInput
 from engine.sweeps.report.page import judge_chance, miss_rate, render_report, write_report
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
 from engine.sweeps.summary import summarise
@@ -199,12 +200,12 @@ def test_the_sweep_is_described(make_contents: Made) -> None:
         same_document_pairs=17,
         excepted_pairs=1,
     )
-    judged = Judged(pairs=40, precision=Rate(0.9, 0.77, 0.96))
+    judged = Precision(judged=40, confirmed=36)
     text = Reading(render_report(replace(contents, sweep=sweep, judged=judged))).text()
     for text_part in (
         "at sequence 44,722",
         "0.5000 (cosine",
-        "12.5 s (80,000,000 comparisons per second)",
+        "12.5 s (80 million comparisons per second)",
         "17 pairs within one document",
         "1 pair judged to be twins or mistakes",
         "new since the last sweep",
