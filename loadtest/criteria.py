@@ -191,9 +191,9 @@ def count_failures(outcomes: Iterable[Outcome]) -> dict[str, int]:
     return dict(counted.most_common())
 
 
-def write_ms(value: float, places: int = 1) -> str:
+def write_ms(value: float | None, places: int = 1) -> str:
     """Milliseconds as text; a hyphen if nothing was measured."""
-    return "-" if np.isnan(value) else f"{value:.{places}f}"
+    return "-" if value is None or np.isnan(value) else f"{value:.{places}f}"
 
 
 GENERATOR_LATE_MS = 50.0

@@ -42,7 +42,6 @@ def make_record(
         request=np.zeros(count, np.int64),
         serial=np.arange(count),
         bodies=(),
-        reconnects=0,
         seconds=count * gap_s,
     )
 
