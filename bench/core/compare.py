@@ -1,19 +1,7 @@
 """Two runs side by side: what is worse by more than the noise of both, and what is missing.
 
-A figure is worse where it has changed to its bad side by more than chance explains, and by more
-than a floor. Between different machines, or where the machine itself was much faster or slower,
-ratios are compared in place of values; where it was a little faster or slower, so much more is
-allowed. A promise that held and does not any more is a regression; for a speed close to its goal on
-both sides it is reported as unsure. What Sosie is compared with cannot regress.
-
-Noise. Of two runs in blocks, the blocks give a standard deviation, and a change is held against
-Student's interval of the logarithm of new over old (scipy). Two or three blocks know a deviation
-badly, so each figure's variance is pooled with the usual one of its suite, and a chance of 5 % of a
-false alarm is shared by all figures that are judged. Where a run has one block, its quartiles must
-lie apart, and the floor is wide. What was measured once can be unsure, and never worse.
-
-What is missing is no success: a suite that the later run has no report of, and a promise of no
-error that was measured and is not any more, fail the comparison as a regression does.
+bench/README.md has the rules: floors, Student's interval (scipy) over blocks, ratios in place of
+values between machines, promises, and what counts as missing.
 """
 
 from __future__ import annotations
@@ -86,7 +74,7 @@ _UNSTEADY = re.compile(
 )
 _OTHERS = re.compile(
     r"FAISS|usearch|hnswlib|pgvector|deepface|face_recognition|numpy|MatMulInteger|python -c|"
-    r"dequantised|PReLU as four|connected components|pairs alone|Serve's own proxy"
+    r"dequantised|connected components|pairs alone|Serve's own proxy"
 )
 
 

@@ -45,34 +45,15 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     images.mkdir(parents=True, exist_ok=True)
     for picture in draw_pictures(report, images / "det.png").values():
         stamp(picture, [reports / EVALUATION])
-    fields = _fill_common(report) | {
-        "population": _tabulate_population(reports / f"{SUITE}.json"),
-        "most_photographs": f"{PHOTOGRAPHS_OF_A_PERSON}",
-        "least_people": f"{MIN_PEOPLE}",
-    }
-    return render("docs/accuracy.md.j2", **fields)
+    population = _tabulate_population(reports / f"{SUITE}.json")
+    return render("docs/accuracy.md.j2", population=population, **_fill(report))
 
 
 def build_model_card(reports: Path) -> str:
     """The model card of the default model (Mitchell et al. 2019), from evaluation.json alone."""
-    report = read_evaluation(reports)
     card, detector = builtin_card("sface"), builtin_card("yunet")
-    fields = _fill_common(report) | {
-        "sha256": card.sha256,
-        "detector_sha256": detector.sha256,
-        "source_url": card.source,
-        "detector_url": detector.source,
-        "licence": card.licence,
-        "dimension": f"{card.dimension}",
-        "side": f"{card.input.size_px[0]}",
-        "wheel": card.file.wheel,
-        "digest": report["model_digest"],
-        "supported": "\n".join(
-            f"- {evaluation_tables.describe_curve(one)}"
-            for one in report["gallery_growth"]["curves"]
-        ),
-    }
-    return render("docs/model-card.md.j2", **fields)
+    fields = _fill(read_evaluation(reports))
+    return render("docs/model-card.md.j2", card=card, detector=detector, **fields)
 
 
 def read_evaluation(reports: Path) -> Report:
@@ -97,44 +78,18 @@ def load_calibration() -> Calibration:
     return Calibration.load(card.calibration_path, digest_embedding(card, flip=False))
 
 
-def _fill_common(report: Report) -> dict[str, str]:
-    """What both pages show."""
-    calibration = _fill_calibration(load_calibration())
-    return _fill_counts(report) | _fill_tables(report) | calibration
-
-
-def _fill_counts(report: Report) -> dict[str, str]:
-    failed, sent_back = (report["acquisition"][name] for name in ("failed", "sent_back"))
-    open_set, lowest = report["open_set"], report["fnmr_at_fmr"]["1e-6"]
+def _fill(report: Report) -> dict[str, Any]:
+    """What both pages are given: the report, with its tables and sentences, and the calibration."""
+    calibration = load_calibration()
+    fused = calibration.curve(Comparison.FUSED)
+    try:
+        calibration.threshold_at(TOO_LOW_FMR, Comparison.ONE_TO_ONE)
+    except RateUnsupported as refused:
+        refusal = str(refused)
+    else:
+        raise AssertionError("LFW can't support so low a rate")
     return {
-        "source": report["source"],
-        "people": f"{report['people']:,}",
-        "photographs": f"{report['photographs']:,}",
-        "mated_pairs": f"{report['mated_pairs']:,}",
-        "nonmated_pairs": f"{report['nonmated_pairs']:,}",
-        "accuracy": f"{report['accuracy'] * 100:.2f} %",
-        "accuracy_std": f"{report['accuracy_std'] * 100:.2f} %",
-        "replicates": f"{REPLICATES}",
-        "interval_1e6": span(lowest["low"], lowest["high"]) if lowest else "no rate at all",
-        "failed": f"{failed['events']:,}",
-        "failed_most": percent(failed["high"]),
-        "sent_back": percent(sent_back["value"]),
-        "fusion_people": f"{report['fusion']['people']:,}",
-        "gallery_size": f"{open_set['gallery_size']:,}",
-        "mated_probes": f"{open_set['mated_probes']:,}",
-        "nonmated_probes": f"{open_set['nonmated_probes']:,}",
-        "lowest_single": power(report["lowest_fmr"]),
-    }
-
-
-def _fill_tables(report: Report) -> dict[str, str]:
-    growth = report["gallery_growth"]
-    curves = (
-        f"**{evaluation_tables.describe_curve(curve)}**\n\n"
-        f"{write_table(*evaluation_tables.tabulate_growth(curve))}"
-        for curve in growth["curves"]
-    )
-    return {
+        "report": report,
         "rates": write_table(*evaluation_tables.tabulate_rates(report)),
         "acquisition": write_table(*evaluation_tables.tabulate_acquisition(report)),
         "fusion": write_table(*evaluation_tables.tabulate_fusion(report)),
@@ -142,12 +97,29 @@ def _fill_tables(report: Report) -> dict[str, str]:
         "generalised": describe_generalised(report),
         "open_set": write_table(*evaluation_tables.tabulate_open_set(report)),
         "open_set_words": describe_open_set(report),
-        "growth": describe_growth(growth),
-        "curves": "\n\n".join(curves),
+        "growth": describe_growth(report["gallery_growth"]),
+        "curves": [
+            (
+                evaluation_tables.describe_curve(curve),
+                write_table(*evaluation_tables.tabulate_growth(curve)),
+            )
+            for curve in report["gallery_growth"]["curves"]
+        ],
         "quality": describe_quality(report),
         "bands": write_table(*evaluation_tables.tabulate_quality(report)),
         "flagged": describe_flagged(report["flagged"]),
         "looked_at": describe_looked_at(report),
+        "refusal": refusal,
+        "lowest_fused": power(fused.lowest_fmr),
+        "highest": score(fused.highest_nonmated),
+        "thresholds": tabulate_thresholds(calibration),
+        "calibrated_on": calibration.source,
+        "replicates": REPLICATES,
+        "least_people": MIN_PEOPLE,
+        "most_photographs": PHOTOGRAPHS_OF_A_PERSON,
+        "percent": percent,
+        "power": power,
+        "span": span,
     }
 
 
@@ -163,23 +135,6 @@ def describe_looked_at(report: Report) -> str:
     if report["flagged"]["pairs"] == LOOKED_AT:
         return "All that were flagged were looked at, and are one person."
     return "They are what the machine flags: nobody has looked at all of these."
-
-
-def _fill_calibration(calibration: Calibration) -> dict[str, str]:
-    fused = calibration.curve(Comparison.FUSED)
-    try:
-        calibration.threshold_at(TOO_LOW_FMR, Comparison.ONE_TO_ONE)
-    except RateUnsupported as refused:
-        refusal = str(refused)
-    else:
-        raise AssertionError("LFW can't support so low a rate")
-    return {
-        "refusal": refusal,
-        "lowest_fused": power(fused.lowest_fmr),
-        "highest": score(fused.highest_nonmated),
-        "thresholds": tabulate_thresholds(calibration),
-        "calibrated_on": calibration.source,
-    }
 
 
 def tabulate_thresholds(calibration: Calibration) -> str:

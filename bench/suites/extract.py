@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from bench.core.timing import Seconds, Timed, interleave, speedup, timed
 from bench.data.photographs import PhotographPairs, open_pairs
 from engine.errors import RequestError, RuntimeMissing
 from engine.faces.extractor import Extraction, open_extractor
-from engine.models.catalog import FileSource, ModelCard, Step, builtin_card, locate
+from engine.models.catalog import Step, builtin_card, locate
 from engine.models.session import (
     Session,
     SessionOptions,
@@ -35,10 +34,6 @@ from engine.models.session import (
     load_rewritten,
     open_session,
 )
-
-if TYPE_CHECKING:
-    import onnx
-
 
 WORKER = Path(__file__).parents[1] / "peers" / "worker.py"
 CHECKOUT = Path(__file__).parents[2]
@@ -126,7 +121,7 @@ def _start(python: Path) -> subprocess.Popen[str]:
         raise RequestError(f"{python} does not start as a Python: {error.strerror}") from error
 
 
-DEQUANTISED, PLAIN, REWRITTEN = "dequantised", "PReLU as four operators", "rewritten"
+DEQUANTISED, REWRITTEN = "dequantised", "rewritten"
 DEQUANTISED_STEPS = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
 BATCHES = (1, 16)
 """A face a call; the extractor's own batch on a CPU."""
@@ -167,18 +162,13 @@ def compare_graphs(
     results.append(_list_differences(vectors, outputs))
     return results, {
         "rewritten_speedup": best_s / float(np.median(seconds[REWRITTEN])),
-        "rewritten_difference": _differ(vectors, REWRITTEN),
+        "rewritten_difference": _differ(vectors),
     }
 
 
 def _open_graphs(cache: Path) -> Mapping[str, Session]:
     card = builtin_card("sface")
-    dequantised = replace(card, rewriting=DEQUANTISED_STEPS)
-    cards = {
-        DEQUANTISED: dequantised,
-        PLAIN: _write_plain(dequantised, cache),
-        REWRITTEN: card,
-    }
+    cards = {DEQUANTISED: replace(card, rewriting=DEQUANTISED_STEPS), REWRITTEN: card}
     options = SessionOptions(provider="cpu", threads=1)
     return {name: open_session(card, options, cache) for name, card in cards.items()}
 
@@ -194,9 +184,8 @@ def _list_differences(
     longest = float(np.linalg.norm(outputs[DEQUANTISED], axis=1).max())
     unit = "largest absolute difference"
     figures = [
-        Figure(f"{name}, {what}", unit, _differ(values, name))
+        Figure(f"{REWRITTEN}, {what}", unit, _differ(values))
         for what, values in (("unit vectors", vectors), ("before normalising", outputs))
-        for name in (PLAIN, REWRITTEN)
     ]
     setup: Setup = {
         "faces": len(outputs[DEQUANTISED]),
@@ -206,50 +195,8 @@ def _list_differences(
     return Result("SFace outputs against the dequantised graph", setup, tuple(figures))
 
 
-def _differ(values: Mapping[str, NDArray[np.float32]], name: str) -> float:
-    return float(np.abs(values[name] - values[DEQUANTISED]).max())
-
-
-def _write_plain(card: ModelCard, cache: Path) -> ModelCard:
-    """A card whose graph is `card`'s with each PReLU as four operators, and nothing else done."""
-    import onnx
-
-    model = onnx.load_from_string(load_rewritten(card, card.rewriting, cache))
-    _expand_plainly(model)
-    graph = bytes(model.SerializeToString(deterministic=True))
-    path = cache / "sface-plain.onnx"
-    path.write_bytes(graph)
-    return replace(
-        card,
-        name="sface-plain",
-        sha256=hashlib.sha256(graph).hexdigest(),
-        file=FileSource(wheel="", path=path.name),
-        rewriting=(),
-        folder=cache,
-    )
-
-
-def _expand_plainly(model: onnx.ModelProto) -> None:
-    """PRelu(x) = a·x + (1 - a)·relu(x), as it stands."""
-    from onnx import helper, numpy_helper
-
-    slopes = {item.name: item for item in model.graph.initializer}
-    nodes = []
-    for node in model.graph.node:
-        if node.op_type != "PRelu":
-            nodes.append(node)
-            continue
-        (source, slope), (result,) = node.input, node.output
-        rest = numpy_helper.from_array(1 - numpy_helper.to_array(slopes[slope]), f"{result}_rest")
-        model.graph.initializer.append(rest)
-        nodes += [
-            helper.make_node("Mul", [source, slope], [f"{result}_line"]),
-            helper.make_node("Relu", [source], [f"{result}_relu"]),
-            helper.make_node("Mul", [f"{result}_relu", rest.name], [f"{result}_bend"]),
-            helper.make_node("Add", [f"{result}_line", f"{result}_bend"], [result]),
-        ]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+def _differ(values: Mapping[str, NDArray[np.float32]]) -> float:
+    return float(np.abs(values[REWRITTEN] - values[DEQUANTISED]).max())
 
 
 SOSIE = "Sosie, cpu"
