@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +11,7 @@ import pytest
 from bench.core.reports import Skipped, load_goals
 from bench.suites.registrar import MEMORY
 from bench.suites.serve.chaos import Target, _draw_targets
-from bench.suites.serve.load_requests import OVERDUE, Load, Record, Request
+from bench.suites.serve.load_requests import OVERDUE, Record
 from bench.suites.serve.overload import OverloadRun
 from bench.suites.serve.process import kill_hard, list_family, measure_memory, wait_gone
 from bench.suites.serve.service_suite import FIGURES, MEASURE, ServeConfig, _judge, read_parts
@@ -20,8 +19,6 @@ from bench.suites.serve.sizes import QUICK, Part, Sizes
 from bench.suites.serve.soak import Soak
 from bench.suites.serve.throughput import require_good
 from engine.errors import RequestError
-from serving.cluster.site import count_ingresses
-from serving.settings import ServeSettings
 
 NAN = float("nan")
 
@@ -121,13 +118,6 @@ def test_a_storm_says_what_was_offered_what_was_sent_and_how_late() -> None:
     assert figures["3 times the load: generator late, p99"] == pytest.approx(500)
 
 
-def test_closed_loops_fill_the_ingresses_and_no_more() -> None:
-    settings, ingresses = ServeSettings(), count_ingresses(ServeSettings())
-    for pace in (Sizes().pace, QUICK.pace):
-        assert pace.connections <= ingresses * settings.matches_ongoing
-        assert pace.enrolling_connections <= ingresses * settings.enrollments_ongoing
-
-
 def test_a_load_that_was_refused_or_answered_wrongly_is_no_figure() -> None:
     require_good(make_record([200] * 199 + [429], [10.0] * 200, retry_s=1))
     for statuses, retry_s in (([200] * 97 + [429] * 3, 1), ([200] * 199 + [429], NAN), ([], NAN)):
@@ -175,10 +165,6 @@ def test_memory_and_death_of_a_family_of_processes() -> None:
         parent.wait()
 
 
-def test_a_process_that_stays_is_named() -> None:
-    assert wait_gone([os.getpid()], 0.1) == [os.getpid()]
-
-
 def test_parts_are_chosen_by_name_and_a_wrong_one_is_refused() -> None:
     assert read_parts("") == tuple(MEASURE)
     assert read_parts("soak, kills") == (Part.SOAK, Part.KILLS)
@@ -201,9 +187,3 @@ def test_in_memory_no_rate_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     found = _judge("enrollment_share", 0.9, ServeConfig())
     assert isinstance(found, Skipped)
     assert "not durable" in found.reason
-
-
-def test_a_schedule_ends_with_its_time_or_its_count() -> None:
-    load = Load(host="", port=0, requests=(Request((b"",)),), connections=1, rate=10, seconds=2)
-    assert len(load.schedule()) == 20
-    assert len(replace(load, count=5).schedule()) == 5

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from serving.compose import Deployment, create_home
 from serving.settings import Settings, load_settings
 from tests.serving.api.conftest import Service, serving
 from tests.serving.client.conftest import listening
+from tests.serving.conftest import Outcome
 
 SIDE_PX = 200
 SHOWN_AGAIN = (36, 73, 90, 97)
@@ -32,19 +32,6 @@ PARTS = {"one": (22, 3), "two": (18, 2), "three": (16, 2), "four": (16, 2)}
 load tests can run at once."""
 KEYS = {"enroll": ("carrier", "blue"), "fraud": ("fraud", None)}
 MANY = 1_000_000
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Exit code, standard output and standard error of a load test."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture(scope="session")

@@ -143,18 +143,3 @@ def test_constant_arrivals_are_evenly_spaced() -> None:
     arrivals = draw_arrivals((Phase("a", 2, 10),), Process.CONSTANT, np.random.default_rng(0))
     assert len(arrivals) == 20
     assert np.allclose(np.diff(arrivals.due_s), 0.1)
-
-
-def test_poisson_arrivals_have_exponential_gaps() -> None:
-    arrivals = draw_arrivals((Phase("a", 1000, 20),), Process.POISSON, np.random.default_rng(1))
-    gaps = np.diff(arrivals.due_s)
-    assert abs(len(arrivals) - 20_000) < 4 * np.sqrt(20_000)
-    assert abs(gaps.std() / gaps.mean() - 1) < 0.05
-
-
-@given(seed=Seeds)
-def test_one_seed_gives_one_schedule(seed: int) -> None:
-    one, two = (
-        draw_arrivals(PHASES, Process.POISSON, np.random.default_rng(seed)) for _ in range(2)
-    )
-    assert np.array_equal(one.due_s, two.due_s)
