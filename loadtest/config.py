@@ -308,9 +308,9 @@ def _read_mix(given: argparse.Namespace) -> Mix:
 
 def _require_used(given: argparse.Namespace) -> None:
     """`LoadTestRefused` for an option that would have no effect."""
-    names, which, other = ("keys", "outlet", "allow_remote", "keep"), "a running", "give its --url"
+    names, which, other = ["keys", "outlet", "allow_remote", "keep"], "a running", "give its --url"
     if given.url is not None:
-        names, which, other = ("references", "folder"), "the local", "leave out --url"
+        names, which, other = ["references", "folder"], "the local", "leave out --url"
     for name in names:
         if getattr(given, name):
             option = f"--{name.replace('_', '-')}"
