@@ -225,17 +225,6 @@ class PairSizes:
     threads: int
 
 
-@dataclass(frozen=True, slots=True)
-class _PeerSetup:
-    """A peer before it runs: where, and with what; without a Python it is absent."""
-
-    name: str
-    python: Path | None
-    kind: str
-    setup: Mapping[str, Any]
-    absent: str = ""
-
-
 def compare_pairs(
     photographs: PhotographPairs, sizes: PairSizes, interpreters: Interpreters, cache: Path
 ) -> SuiteOutput:
@@ -276,17 +265,18 @@ def _start_all(
 ) -> dict[str, Peer]:
     """Those that can run, until the stack is closed; `absent` is given why others cannot."""
     running: dict[str, Peer] = {}
-    for one in _list_peers(sizes, interpreters, cache):
+    for name, python, kind, setup, package in _list_peers(sizes, interpreters, cache):
+        option = f"--{kind.replace('_', '-')}-python" if kind == name else "--openvino-python"
         try:
-            if one.python is None:
-                raise Unavailable(one.absent)
-            peer = Peer(one.python, one.kind, photographs, **one.setup)
+            if python is None:
+                raise Unavailable(f"no {package} here: name a Python with it: {option}")
+            peer = Peer(python, kind, photographs, **setup)
             stack.callback(peer.close)
             # One that fails on a photograph shall do so before the clocks run.
-            peer.match(_count_pairs(one.name, sizes))
-            running[one.name] = peer
+            peer.match(_count_pairs(name, sizes))
+            running[name] = peer
         except Unavailable as error:
-            absent[one.name] = str(error)
+            absent[name] = str(error)
     if SOSIE in absent:
         raise RequestError(f"Sosie itself does not run: {absent[SOSIE]}")
     return running
@@ -306,24 +296,22 @@ def _measure(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> dict[
     return measured
 
 
-def _list_peers(sizes: PairSizes, interpreters: Interpreters, cache: Path) -> Iterator[_PeerSetup]:
+def _list_peers(
+    sizes: PairSizes, interpreters: Interpreters, cache: Path
+) -> Iterator[tuple[str, Path | None, str, Mapping[str, Any], str]]:
+    """Name, Python (None: it is absent), kind and setup of each peer, and the package it needs."""
     here = Path(sys.executable)
     common = {"cache": str(cache), "threads": sizes.threads, "provider": "cpu"}
-    yield _PeerSetup(SOSIE, here, "sosie", common | {"precision": "float32"})
+    yield SOSIE, here, "sosie", common | {"precision": "float32"}, ""
     openvino = interpreters.openvino or (here if "openvino" in available_providers() else None)
     for name, precision in ((OPENVINO_WIDE, "float32"), (OPENVINO, "bfloat16")):
         setup = common | {"provider": "openvino", "precision": precision}
-        absent = "no onnxruntime-openvino here: name a Python with it: --openvino-python"
-        yield _PeerSetup(name, openvino, "sosie", setup, absent)
-    for name, given, option in (
-        (DEEPFACE, interpreters.deepface, "--deepface-python"),
-        (FACE_RECOGNITION, interpreters.face_recognition, "--face-recognition-python"),
-    ):
-        python = given or (here if find_spec(name) else None)
+        yield name, openvino, "sosie", setup, "onnxruntime-openvino"
+    for name in (DEEPFACE, FACE_RECOGNITION):
+        python = getattr(interpreters, name) or (here if find_spec(name) else None)
         is_deepface = name == DEEPFACE and python is not None
         home = _lay_out_weights(cache / "deepface") if is_deepface else cache
-        absent = f"no {name} here: name a Python with it: {option}"
-        yield _PeerSetup(name, python, name, {"home": str(home)}, absent)
+        yield name, python, name, {"home": str(home)}, name
 
 
 def _lay_out_weights(home: Path) -> Path:
