@@ -19,11 +19,13 @@ from loadtest.errors import LoadTestRefused
 from loadtest.oracle import (
     IMPOSTOR_REJECTED,
     NEW,
+    NOBODY_FOUND,
+    NOT_RECOGNISED,
     Answer,
     Expectation,
-    Found,
-    Recognised,
     expect_duplicate,
+    expect_found,
+    expect_lines,
 )
 from loadtest.participants import Holder, ImpostorPair, Pair, Participants, Person
 from loadtest.service_calls import Call, Enroll, Serials, match, query, search
@@ -364,23 +366,23 @@ class Planner:
         if traffic is Traffic.SEARCH and is_other and participants.outsiders:
             person = next(self._outsiders)
             call = search(person.first.live.photograph)
-            return Kind.UNKNOWN, call, Found(None), person.number
+            return Kind.UNKNOWN, call, NOBODY_FOUND, person.number
         if traffic is not Traffic.SEARCH and is_other and participants.impostor_pairs:
             pair = next(self._impostor_pairs)
             holder, impostor = pair.holder, pair.impostor
             if traffic is Traffic.MATCH:
                 call = match(impostor.tokens[0], holder.tokens[0])
-                return Kind.STRANGERS, call, Recognised(False), impostor.person.number
+                return Kind.STRANGERS, call, NOT_RECOGNISED, impostor.person.number
             call = query(holder.passport, impostor.probe.photograph)
-            return Kind.OTHERS_LINES, call, Recognised(False), impostor.person.number
+            return Kind.OTHERS_LINES, call, NOT_RECOGNISED, impostor.person.number
         one = next(self._holders)
         number = one.person.number
         if traffic is Traffic.SEARCH:
-            return Kind.KNOWN, search(one.probe.photograph), Found(one.document_id), number
+            return Kind.KNOWN, search(one.probe.photograph), expect_found(one.document_id), number
         if traffic is Traffic.MATCH:
-            return Kind.MATED, match(*one.tokens), Recognised(True), number
+            return Kind.MATED, match(*one.tokens), expect_lines(0), number
         own = query(one.passport, one.probe.photograph)
-        return Kind.OWN_LINES, own, Recognised(True, 1), number
+        return Kind.OWN_LINES, own, expect_lines(1), number
 
     def _visit_new(
         self,

@@ -214,34 +214,44 @@ class Interpreters:
     face_recognition: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PairSizes:
-    """`pairs` a round of Sosie's, `peer_pairs` a round of the slower ones, `single_pairs` alone."""
-
-    pairs: int
-    peer_pairs: int
-    single_pairs: int
-    rounds: int
-    threads: int
+QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3}
+PEER_SHARE, THREADS = 10, 2
+"""The others get a tenth of the pairs: they are slower by about as much."""
 
 
-def compare_pairs(
-    photographs: PhotographPairs, sizes: PairSizes, interpreters: Interpreters, cache: Path
-) -> SuiteOutput:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractConfig:
+    """`pairs` of photographs a round."""
+
+    faces: Path | None = None
+    pairs: int = 200
+    rounds: int = 7
+    crops: int = 16
+    graph_rounds: int = 15
+    seed: int = 0
+    interpreters: Interpreters = field(default_factory=Interpreters)
+
+    @property
+    def few(self) -> int:
+        """Pairs a round of the slower peers, and of those that are matched one by one."""
+        return max(1, self.pairs // PEER_SHARE)
+
+
+def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, cache: Path) -> SuiteOutput:
     """Every peer that can run here, interleaved; the others are skipped and say why."""
     absent: dict[str, str] = {}
-    setup: Setup = {"pairs": sizes.pairs, "threads": sizes.threads}
+    setup: Setup = {"pairs": config.pairs, "threads": THREADS}
     with ExitStack() as stack:
-        running = _start_all(photographs, sizes, interpreters, cache, stack, absent)
+        running = _start_all(photographs, config, cache, stack, absent)
         last: dict[str, Round] = {}
-        actions = {name: _match_all(name, one, sizes, last) for name, one in running.items()}
-        seconds = interleave(actions, sizes.rounds)
+        actions = {name: _match_all(name, one, config, last) for name, one in running.items()}
+        seconds = interleave(actions, config.rounds)
         alone = interleave(
-            {name: _match_singly(one, sizes) for name, one in running.items()}, sizes.rounds
+            {name: _match_singly(one, config.few) for name, one in running.items()}, config.rounds
         )
-        more: Setup = {"peer_pairs": sizes.peer_pairs, "rounds": sizes.rounds}
+        more: Setup = {"peer_pairs": config.few, "rounds": config.rounds}
         more |= {name: peer.runtime for name, peer in running.items()}
-    singly: Setup = {"pairs": sizes.single_pairs, "peer_pairs": sizes.single_pairs}
+    singly: Setup = {"pairs": config.few, "peer_pairs": config.few}
     latencies = (
         Figure.of(name, "ms/pair", values * 1e3, speedup(alone[SOSIE], values))
         for name, values in alone.items()
@@ -257,15 +267,14 @@ def compare_pairs(
 
 def _start_all(
     photographs: PhotographPairs,
-    sizes: PairSizes,
-    interpreters: Interpreters,
+    config: ExtractConfig,
     cache: Path,
     stack: ExitStack,
     absent: dict[str, str],
 ) -> dict[str, Peer]:
     """Those that can run, until the stack is closed; `absent` is given why others cannot."""
     running: dict[str, Peer] = {}
-    for name, python, kind, setup, package in _list_peers(sizes, interpreters, cache):
+    for name, python, kind, setup, package in _list_peers(config.interpreters, cache):
         option = f"--{kind.replace('_', '-')}-python" if kind == name else "--openvino-python"
         try:
             if python is None:
@@ -273,7 +282,7 @@ def _start_all(
             peer = Peer(python, kind, photographs, **setup)
             stack.callback(peer.close)
             # One that fails on a photograph shall do so before the clocks run.
-            peer.match(_count_pairs(name, sizes))
+            peer.match(_count_pairs(name, config))
             running[name] = peer
         except Unavailable as error:
             absent[name] = str(error)
@@ -297,11 +306,11 @@ def _measure(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> dict[
 
 
 def _list_peers(
-    sizes: PairSizes, interpreters: Interpreters, cache: Path
+    interpreters: Interpreters, cache: Path
 ) -> Iterator[tuple[str, Path | None, str, Mapping[str, Any], str]]:
     """Name, Python (None: it is absent), kind and setup of each peer, and the package it needs."""
     here = Path(sys.executable)
-    common = {"cache": str(cache), "threads": sizes.threads, "provider": "cpu"}
+    common = {"cache": str(cache), "threads": THREADS, "provider": "cpu"}
     yield SOSIE, here, "sosie", common | {"precision": "float32"}, ""
     openvino = interpreters.openvino or (here if "openvino" in available_providers() else None)
     for name, precision in ((OPENVINO_WIDE, "float32"), (OPENVINO, "bfloat16")):
@@ -327,9 +336,9 @@ def _lay_out_weights(home: Path) -> Path:
     return home
 
 
-def _match_all(name: str, peer: Peer, sizes: PairSizes, last: dict[str, Round]) -> Timed:
+def _match_all(name: str, peer: Peer, config: ExtractConfig, last: dict[str, Round]) -> Timed:
     """Seconds a pair of a whole round, which is kept in `last`."""
-    count = _count_pairs(name, sizes)
+    count = _count_pairs(name, config)
 
     def perform() -> float:
         last[name] = peer.match(count)
@@ -338,14 +347,13 @@ def _match_all(name: str, peer: Peer, sizes: PairSizes, last: dict[str, Round]) 
     return perform
 
 
-def _count_pairs(name: str, sizes: PairSizes) -> int:
+def _count_pairs(name: str, config: ExtractConfig) -> int:
     """Pairs a round."""
-    return sizes.peer_pairs if name in (DEEPFACE, FACE_RECOGNITION) else sizes.pairs
+    return config.few if name in (DEEPFACE, FACE_RECOGNITION) else config.pairs
 
 
-def _match_singly(peer: Peer, sizes: PairSizes) -> Timed:
+def _match_singly(peer: Peer, count: int) -> Timed:
     """Mean seconds of a pair that is matched before the next one is at hand."""
-    count = sizes.single_pairs
     return lambda: peer.match(count, singly=True).seconds / count
 
 
@@ -474,24 +482,6 @@ def _embed(
     return partial(session.run, batch)
 
 
-QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3}
-PEER_SHARE = 10
-"""The others get a tenth of the pairs: they are slower by about as much."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractConfig:
-    """`pairs` of photographs a round."""
-
-    faces: Path | None = None
-    pairs: int = 200
-    rounds: int = 7
-    crops: int = 16
-    graph_rounds: int = 15
-    seed: int = 0
-    interpreters: Interpreters = field(default_factory=Interpreters)
-
-
 def run(config: ExtractConfig) -> SuiteOutput:
     with (
         TemporaryDirectory(prefix="sosie-bench-") as folder,
@@ -501,9 +491,7 @@ def run(config: ExtractConfig) -> SuiteOutput:
         crops = _cut_crops(photographs, config.crops, cache)
         graphs, gains = compare_graphs(crops, config.graph_rounds, cache)
         batches = measure_batches(crops, config.rounds, cache)
-        few = max(1, config.pairs // PEER_SHARE)
-        sizes = PairSizes(config.pairs, few, few, config.rounds, threads=2)
-        pairs, measured = compare_pairs(photographs, sizes, config.interpreters, cache)
+        pairs, measured = compare_pairs(photographs, config, cache)
         start, starts = measure_startup(photographs, config.rounds, cache)
         source = photographs.source
     measured |= starts | gains

@@ -19,7 +19,6 @@ from bench.suites.extract import (
     SOSIE,
     ExtractConfig,
     Interpreters,
-    PairSizes,
     Peer,
     Unavailable,
     compare_graphs,
@@ -122,9 +121,8 @@ def test_who_cannot_run_is_skipped_with_the_reason_and_the_others_are_measured(
     photographs: PhotographPairs, cache: Path, tmp_path: Path
 ) -> None:
     # This interpreter's own path under another name: it has neither of the two peers.
-    sizes = PairSizes(pairs=3, peer_pairs=1, single_pairs=1, rounds=1, threads=2)
-    interpreters = Interpreters(deepface=HERE)
-    results, measured = compare_pairs(photographs, sizes, interpreters, cache)
+    config = ExtractConfig(pairs=3, rounds=1, interpreters=Interpreters(deepface=HERE))
+    results, measured = compare_pairs(photographs, config, cache)
     rates = {figure.name: figure for figure in results[0].figures}
     assert rates[SOSIE].value > 0
     assert rates[SOSIE].ratio == 1

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.errors import LoadTestRefused
-from loadtest.oracle import CERTAIN, POSSIBLE, REJECTED, REVIEW, expect_duplicate
 from loadtest.schedule import (
     DEFAULT_MIX,
     PLANTED,
@@ -26,7 +25,7 @@ from loadtest.schedule import (
     require_planted,
 )
 from loadtest.service_calls import Enroll, Serials
-from tests.loadtest.making import SPECIMENS, THRESHOLDS, make_participants
+from tests.loadtest.making import SPECIMENS, make_participants
 
 
 def plan(
@@ -117,12 +116,6 @@ def test_a_run_that_outlasts_its_templates_is_refused() -> None:
     participants.require_fresh(50)
     with pytest.raises(LoadTestRefused, match="template_ttl_h"):
         participants.require_fresh(70)
-
-
-def test_a_certain_duplicate_must_be_rejected() -> None:
-    assert expect_duplicate(0.9, THRESHOLDS).allowed == ((REJECTED, CERTAIN),)
-    possible = expect_duplicate(0.6, THRESHOLDS)
-    assert (REVIEW, POSSIBLE) in possible.allowed
 
 
 PHASES = (Phase("a", 10, 5), Phase("b", 2, 50, is_judged=False), Phase("c", 4, 0))
