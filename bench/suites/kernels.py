@@ -324,7 +324,7 @@ def _make_reading(case: Case) -> Callable[[], None]:
 def _make_product(case: Case) -> Callable[[], None]:
     """As many bare products as the scan needs; the sums are not read."""
     queries = len(case.wanted.codes)
-    run = bind_product(case.rows.codes.shape[1], Tile(STRETCH, queries, packed=True), 0)
+    run = bind_product(case.rows.codes.shape[1], Tile(STRETCH, queries), 0)
     times = -(-len(case.rows.codes) // STRETCH)
 
     def multiply() -> None:
