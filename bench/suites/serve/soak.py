@@ -24,7 +24,7 @@ from bench.suites.serve.load_requests import (
 )
 from bench.suites.serve.process import MIB, OTHERS, Service, measure_memory, name_part
 from bench.suites.serve.sizes import Context
-from bench.suites.serve.throughput import Session, require_answered
+from bench.suites.serve.throughput import Session, require_good
 from serving.cluster.processes import list_descendants
 
 WARM_S, LEAST_SAMPLES = 60.0, 4
@@ -122,7 +122,7 @@ def measure_soak(context: Context) -> SuiteOutput:
         running = context.generator.start(replace(steady, serial=len(load.requests) * 10_000))
         soak = watch_memory(session.service, running, context.sizes.soak_sample_s)
         record = running.result()
-        require_answered(record)
+        require_good(record, most_refused=1)
     enrolled = int((record.is_fine & (record.request % _CYCLE == 0)).sum())
     setup = context.setup(
         home, seconds=context.sizes.soak_s, requests_per_s=round(steady.rate or 0)

@@ -89,17 +89,13 @@ class Loops:
         )
 
 
-def require_answered(record: Record, most_refused: float = 1.0) -> None:
-    """Every answer is good, or a refusal that says when to come again: of these a share at most."""
+def require_good(record: Record, most_refused: float = MOST_REFUSED) -> None:
+    """Every answer is good, or a refusal that says when to come again: of these a share at most.
+    A figure of others is none."""
     bad = ~(record.is_fine | record.is_refused)
     is_fine = record.is_fine.any() and record.is_refused.mean() <= most_refused
     if bad.any() or not is_fine:
         raise RequestError(f"the service did not answer well: statuses {record.count_statuses()}")
-
-
-def require_good(record: Record) -> None:
-    """A figure of wrong answers is none, nor is one of refusals."""
-    require_answered(record, MOST_REFUSED)
 
 
 def require_judged(record: Record) -> None:
