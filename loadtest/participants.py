@@ -74,18 +74,24 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """A person whom the preparation has enrolled with the first pair.
+class Candidate:
+    """A person who can become a holder.
 
     `second` is a pair that matches as well; `fused_score` is the cosine of both pairs' means, which
-    is the score of a search with the one for the other. `probe` is a photograph that finds this
-    holder. `tokens` are templates of the first pair, issued to the tenant that enrolls.
+    is the score of a search with the one for the other. `probe` is a photograph that finds them.
     """
 
     person: Person
     second: Pair
     fused_score: float
     probe: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Holder(Candidate):
+    """A person whom the preparation has enrolled with the first pair; `tokens` are its templates,
+    issued to the tenant that enrolls."""
+
     passport: Passport
     document_id: str
     tokens: tuple[bytes, bytes] = field(repr=False)
@@ -393,16 +399,6 @@ class ParticipantCounts:
     def least(self) -> int:
         """All without the newcomers."""
         return self.people - self.newcomers
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A person who can become a holder: with a second pair, and a probe that finds the first."""
-
-    person: Person
-    second: Pair
-    fused_score: float
-    probe: Sample
 
 
 def select_people(

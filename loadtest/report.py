@@ -20,7 +20,6 @@ from loadtest.config import LoadTestResult, Step
 from loadtest.criteria import (
     Latencies,
     Slice,
-    Verdict,
     count_correctness,
     count_failures,
     measure,
@@ -295,7 +294,16 @@ def _describe_step(step: Step) -> dict[str, Any]:
             kind.value: {correctness.value: counted[correctness] for correctness in Correctness}
             for kind, counted in count_correctness(step.judged).items()
         },
-        **_describe_verdict(step.verdict),
+        "criteria": [
+            {
+                "name": one.name,
+                "met": one.is_met,
+                "measured": one.measured,
+                "objective": one.objective,
+            }
+            for one in step.verdict.criteria
+        ],
+        "warnings": list(step.verdict.warnings),
     }
 
 
@@ -305,21 +313,6 @@ def describe_latencies(found: Latencies) -> dict[str, Any]:
         "count": found.count,
         "ms": {f"p{share:g}": _round(value) for share, value in found.by_percentile.items()},
         "histogram": found.histogram,
-    }
-
-
-def _describe_verdict(verdict: Verdict) -> Mapping[str, Any]:
-    return {
-        "criteria": [
-            {
-                "name": one.name,
-                "met": one.is_met,
-                "measured": one.measured,
-                "objective": one.objective,
-            }
-            for one in verdict.criteria
-        ],
-        "warnings": list(verdict.warnings),
     }
 
 
