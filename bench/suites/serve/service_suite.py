@@ -21,7 +21,7 @@ from bench.suites.serve.load_requests import (
     write_visits,
 )
 from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
-from bench.suites.serve.process import serve
+from bench.suites.serve.process import list_usage, serve
 from bench.suites.serve.sizes import Context, Part, Sizes, open_context
 from bench.suites.serve.soak import measure_soak
 from bench.suites.serve.throughput import (
@@ -216,7 +216,7 @@ def _list_enrollments(
             Figure("over HTTP", "1/s", record.rate, ratio=record.rate / own_rate),
             Figure("over HTTP: p50", "ms", record.quantile_ms(0.5)),
             Figure("over HTTP: p99", "ms", record.quantile_ms(0.99)),
-            *enrolling.usage.list_figures("over HTTP", len(record)),
+            *list_usage(enrolling.usage, "over HTTP", len(record)),
             *(Figure(f"in process: {name}", "decisions", times) for name, times in own),
             *(Figure(f"over HTTP: {name}", "decisions", times) for name, times in decided),
         ),

@@ -27,7 +27,7 @@ from bench.suites.serve.load_requests import (
     read_results,
     write_visits,
 )
-from bench.suites.serve.process import HOST, Service, Usage, watch_usage
+from bench.suites.serve.process import HOST, Service, Usage, list_usage, watch_usage
 from bench.suites.workload import make_msisdn
 from engine.errors import ImageError, RequestError
 from engine.matching.registrar import Outcome
@@ -85,7 +85,7 @@ class Loops:
             Figure.of(what, "1/s", [rate * items for rate in self.rates]),
             Figure(f"{what}: p50", "ms", best.quantile_ms(0.5)),
             Figure(f"{what}: p99", "ms", best.quantile_ms(0.99)),
-            *self.usage.list_figures(what, self.answers),
+            *list_usage(self.usage, what, self.answers),
         )
 
 
