@@ -105,18 +105,17 @@ def run(config: KernelsConfig) -> SuiteOutput:
     os.environ.update(_ONE_THREAD)
     try:
         with Worker() as pool:
-            timings = pool.submit(_time_all, config).result()
+            return pool.submit(_run_here, config).result()
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _run_here(config: KernelsConfig) -> SuiteOutput:
+    timings = time_actions(list_scans(config), config.blocks, config.most_s)
     setup: Setup = {"threads": 1, "seed": config.seed}
-    results = tuple(_list_results(timings, setup))
     wrong = sum(one.wrong for one in timings)
-    return results, {"wrong_kernels": float(wrong)}
-
-
-def _time_all(config: KernelsConfig) -> list[Timing]:
-    return time_actions(list_scans(config), config.blocks, config.most_s)
+    return tuple(_list_results(timings, setup)), {"wrong_kernels": float(wrong)}
 
 
 def time_actions(actions: Sequence[Action], blocks: int, most_s: float) -> list[Timing]:
