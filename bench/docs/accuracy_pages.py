@@ -23,9 +23,10 @@ from engine.accuracy.evaluation_report import (
 from engine.accuracy.population import PHOTOGRAPHS_OF_A_PERSON
 from engine.accuracy.writing import NONE, percent, power, score, span, write_table
 from engine.errors import RateUnsupported, RequestError
-from engine.faces.extractor import digest_embedding
 from engine.matching.calibration import Calibration, Comparison, ThresholdRates, Thresholds
 from engine.models.catalog import builtin_card
+from serving.models import load_calibration
+from serving.settings import Settings
 
 EVALUATION, SUITE = "evaluation.json", "accuracy"
 TOO_LOW_FMR = 1e-8
@@ -71,16 +72,9 @@ def read_evaluation(reports: Path) -> Report:
     return report
 
 
-def load_calibration() -> Calibration:
-    """That of the default model."""
-    card = builtin_card("sface")
-    assert card.calibration_path is not None
-    return Calibration.load(card.calibration_path, digest_embedding(card, flip=False))
-
-
 def _fill(report: Report) -> dict[str, Any]:
     """What both pages are given: the report, with its tables and sentences, and the calibration."""
-    calibration = load_calibration()
+    calibration = load_calibration(Settings())
     fused = calibration.curve(Comparison.FUSED)
     try:
         calibration.threshold_at(TOO_LOW_FMR, Comparison.ONE_TO_ONE)

