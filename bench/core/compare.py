@@ -272,10 +272,9 @@ def _find_prior(variances: Sequence[float]) -> float | None:
 
 
 def _compare_reports(suite: str, old: Report, new: Report, found: _Findings) -> None:
-    other = _tell_machines_apart(old.machine, new.machine)
-    if other is not None:
+    drift, other = _compare_machines(old.machine, new.machine)
+    if drift is None:
         found.notes.append(f"{suite}: {other}: ratios are compared, times are not")
-    drift = None if other else _find_drift(old.machine, new.machine)
     has_other_sizes = False
     after = dict(key_all(new.results))
     for key, result in key_all(old.results):
@@ -292,7 +291,7 @@ def _compare_reports(suite: str, old: Report, new: Report, found: _Findings) -> 
                 found.notes.append(said)
         found.pairs += _pair_figures(suite, result, after[key], (old.blocks, new.blocks), drift)
     # A speed that was promised depends on size and machine; that nothing is wrong does not.
-    _compare_checks(suite, old, new, found, is_exact=has_other_sizes or other is not None)
+    _compare_checks(suite, old, new, found, is_exact=has_other_sizes or drift is None)
 
 
 def _pair_figures(
@@ -378,30 +377,24 @@ def _judge(old: float, new: float, limit: float, good: Better | None) -> Verdict
     return Verdict.BETTER if (new > old) == (good is Better.MORE) else Verdict.WORSE
 
 
-def _list_rates(old: Machine, new: Machine) -> Iterator[tuple[str, float, float]]:
-    """What both runs measured of the machine itself."""
+def _compare_machines(old: Machine, new: Machine) -> tuple[float | None, str]:
+    """How many times as fast the machine was in one run as in the other, less 1; None where times
+    of one say nothing of the other, and why."""
+    if not old.is_like(new):
+        return None, f"other machines ({old.cpu}, {old.cores} cores; {new.cpu}, {new.cores} cores)"
+    drift = 0.0
     for name, before, now in (
         ("read GB/s", old.read_gb_per_s, new.read_gb_per_s),
         ("int8 GOPS", old.int8_gops, new.int8_gops),
     ):
         if before and now:
-            yield name, before, now
-
-
-def _find_drift(old: Machine, new: Machine) -> float:
-    """How many times as fast the machine was in one run as in the other, less 1."""
-    rates = [max(before, now) / min(before, now) for _, before, now in _list_rates(old, new)]
-    return max(rates, default=1.0) - 1
-
-
-def _tell_machines_apart(old: Machine, new: Machine) -> str | None:
-    """Why times of one say nothing of the other, in words; None where they do."""
-    if not old.is_like(new):
-        return f"other machines ({old.cpu}, {old.cores} cores; {new.cpu}, {new.cores} cores)"
-    for name, before, now in _list_rates(old, new):
-        if max(before, now) > (1 + DRIFT) * min(before, now):
-            return f"the machine itself had other rates ({name}: {before:g} before, {now:g} now)"
-    return None
+            drift = max(drift, max(before, now) / min(before, now) - 1)
+        if drift > DRIFT:
+            return (
+                None,
+                f"the machine itself had other rates ({name}: {before:g} before, {now:g} now)",
+            )
+    return drift, ""
 
 
 def _find_difference(old: Setup, new: Setup) -> str | None:
