@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from bench.core.reports import Skipped, load_goals
+from bench.core.reports import Figure, Skipped, load_goals
 from bench.suites.registrar import MEMORY
 from bench.suites.serve.chaos import Target, _draw_targets
 from bench.suites.serve.load_requests import OVERDUE, Record
@@ -62,14 +63,10 @@ def test_refused_requests_are_neither_accepted_latency_nor_unexpected() -> None:
     assert figures["match_unexpected"] == 0
 
 
-@pytest.mark.parametrize("status", [500, 503, 0, OVERDUE])
+@pytest.mark.parametrize("status", [500, 503, 0, OVERDUE, 429])
 def test_anything_but_an_answer_or_a_polite_refusal_is_unexpected(status: int) -> None:
+    """A 429 is polite with Retry-After only."""
     storm = make_record([200] * 99 + [status], [10.0] * 100)
-    assert make_overload(storm).measure("match")["match_unexpected"] == 1
-
-
-def test_a_429_without_retry_after_is_unexpected() -> None:
-    storm = make_record([200] * 99 + [429], [10.0] * 100)
     assert make_overload(storm).measure("match")["match_unexpected"] == 1
 
 
@@ -188,3 +185,27 @@ def test_in_memory_no_rate_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     found = _judge("enrollment_share", 0.9, ServeConfig())
     assert isinstance(found, Skipped)
     assert "not durable" in found.reason
+
+
+def tell(overload_run: OverloadRun) -> dict[str, Figure]:
+    """JSON has neither NaN nor infinity."""
+    figures = overload_run.list_figures()
+    json.dumps([asdict(one) for one in figures], allow_nan=False)
+    return {one.name: one for one in figures}
+
+
+def test_a_p99_that_never_came_back_and_a_storm_without_refusals_are_skipped_by_name() -> None:
+    calm, slow = make_record([200] * 100, [10.0] * 100), make_record([200] * 150, [80.0] * 150)
+    figures = tell(make_overload(calm, slow))
+    back = figures["afterwards: p99 is back after"]
+    assert (back.value, back.skipped) == (None, "never within 15 s")
+    refused = figures["3 times the load: refused, p99"]
+    assert (refused.value, refused.skipped) == (None, "none was refused")
+    assert figures["3 times the load: refused (429)"].value == 0
+
+
+def test_a_storm_that_refuses_everybody_has_no_latency_of_the_accepted() -> None:
+    figures = tell(make_overload(make_record([429] * 100, [2.0] * 100, retry_s=1)))
+    for name in ("p50", "p99"):
+        assert figures[f"3 times the load: accepted, {name}"].skipped == "none was accepted"
+    assert figures["3 times the load: refused, p99"].value is not None
