@@ -42,13 +42,8 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-for register in (
-    cli.register_photograph_suites,
-    cli.register_index_suites,
-    cli.register_deployment_suites,
-    cli_reports.register,
-):
-    register(app)
+cli.register(app)
+cli_reports.register(app)
 
 if __name__ == "__main__":
     app(prog_name="sosie bench")

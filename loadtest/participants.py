@@ -74,18 +74,24 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """A person whom the preparation has enrolled with the first pair.
+class Candidate:
+    """A person who can become a holder.
 
     `second` is a pair that matches as well; `fused_score` is the cosine of both pairs' means, which
-    is the score of a search with the one for the other. `probe` is a photograph that finds this
-    holder. `tokens` are templates of the first pair, issued to the tenant that enrolls.
+    is the score of a search with the one for the other. `probe` is a photograph that finds them.
     """
 
     person: Person
     second: Pair
     fused_score: float
     probe: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Holder(Candidate):
+    """A person whom the preparation has enrolled with the first pair; `tokens` are its templates,
+    issued to the tenant that enrolls."""
+
     passport: Passport
     document_id: str
     tokens: tuple[bytes, bytes] = field(repr=False)
@@ -284,14 +290,6 @@ def ignore_count(count: int) -> None:
     del count
 
 
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """Number of references found, and number that were searched."""
-
-    found: int
-    searched: int
-
-
 class ModelClient:
     """The service's model over HTTP: templates, comparisons and searches with one API key.
 
@@ -326,26 +324,21 @@ class ModelClient:
 
     def compare(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[float]:
         """The cosine of each pair of templates."""
+        items = [{"probe": {"template": a}, "reference": {"template": b}} for a, b in pairs]
+        return [float(one["verification"]["score"]) for one in self._match(items)]
 
-        def compare_some(some: Sequence[tuple[bytes, bytes]]) -> list[float]:
-            faces = [
-                {"probe": {"template": one}, "reference": {"template": two}} for one, two in some
-            ]
-            items = self.ask("POST", "/v1/match", {"items": faces})["items"]
-            return [float(one["verification"]["score"]) for one in items]
+    def search(self, templates: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Searches the gallery for each template: how many references were found and searched."""
+        items = [{"probe": {"template": one}, "search": True} for one in templates]
+        found = [one["identification"] for one in self._match(items)]
+        return [(int(one["found"]), int(one["searched"])) for one in found]
 
-        return _in_batches(compare_some, pairs, ITEMS_A_CALL)
+    def _match(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        def match_some(some: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = self.ask("POST", "/v1/match", {"items": some})["items"]
+            return found
 
-    def search(self, templates: Sequence[bytes]) -> list[SearchResult]:
-        """Searches the whole gallery for each template."""
-
-        def search_some(some: Sequence[bytes]) -> list[SearchResult]:
-            faces = [{"probe": {"template": one}, "search": True} for one in some]
-            items = self.ask("POST", "/v1/match", {"items": faces})["items"]
-            found = [one["identification"] for one in items]
-            return [SearchResult(int(one["found"]), int(one["searched"])) for one in found]
-
-        return _in_batches(search_some, templates, ITEMS_A_CALL)
+        return _in_batches(match_some, items, ITEMS_A_CALL)
 
     def ask(self, method: str, path: str, value: Any = None) -> Any:
         """The body of a good answer; `LoadTestRefused` if there is none."""
@@ -408,16 +401,6 @@ class ParticipantCounts:
         return self.people - self.newcomers
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A person who can become a holder: with a second pair, and a probe that finds the first."""
-
-    person: Person
-    second: Pair
-    fused_score: float
-    probe: Sample
-
-
 def select_people(
     dataset: FaceDataset,
     model: ModelClient,
@@ -462,9 +445,9 @@ def drop_known(
 ) -> tuple[list[tuple[Person, Scores]], bool]:
     """Those whom a search of the gallery does not find, and whether it holds any reference."""
     known = model.search([person.first.live.template for person, _ in people])
-    unknown = [one for one, found in zip(people, known, strict=True) if not found.found]
+    unknown = [one for one, (found, _) in zip(people, known, strict=True) if not found]
     dropped["known to the gallery, or alike"] += len(people) - len(unknown)
-    return unknown, any(one.searched for one in known)
+    return unknown, any(searched for _, searched in known)
 
 
 def list_candidates(

@@ -20,7 +20,6 @@ from loadtest.config import LoadTestResult, Step
 from loadtest.criteria import (
     Latencies,
     Slice,
-    Verdict,
     count_correctness,
     count_failures,
     measure,
@@ -202,20 +201,20 @@ def summarize(result: LoadTestResult) -> dict[str, Any]:
         },
         "knee": _describe_knee(result),
         "steps": [_describe_step(step) for step in result.steps],
-        "wrong": [describe_wrong(one) for one in result.wrong],
+        "wrong": [_describe_wrong(one) for one in result.wrong],
     }
 
 
-def sum_correctness(result: LoadTestResult) -> dict[Kind, Counter[Correctness]]:
-    """Counts of all steps together."""
-    added: dict[Kind, Counter[Correctness]] = {kind: Counter() for kind in Kind}
-    for step in result.steps:
-        for kind, counted in count_correctness(step.judged).items():
-            added[kind] += counted
-    return {kind: counted for kind, counted in added.items() if counted}
+def sum_decisions(summary: Mapping[str, Any]) -> dict[str, Counter[str]]:
+    """Right, wrong and other answers of all steps together, for each kind of visit."""
+    added: dict[str, Counter[str]] = {kind.value: Counter() for kind in Kind}
+    for step in summary["steps"]:
+        for kind, counted in step["decisions"].items():
+            added[kind].update(counted)
+    return {kind: counted for kind, counted in added.items() if counted.total()}
 
 
-def describe_wrong(one: Judged) -> dict[str, Any]:
+def _describe_wrong(one: Judged) -> dict[str, Any]:
     """A wrong answer; its key finds the record at `GET /v1/enrollments?idempotency_key=`."""
     visit, answer = one.outcome.visit, one.outcome.answer
     return {
@@ -295,7 +294,16 @@ def _describe_step(step: Step) -> dict[str, Any]:
             kind.value: {correctness.value: counted[correctness] for correctness in Correctness}
             for kind, counted in count_correctness(step.judged).items()
         },
-        **_describe_verdict(step.verdict),
+        "criteria": [
+            {
+                "name": one.name,
+                "met": one.is_met,
+                "measured": one.measured,
+                "objective": one.objective,
+            }
+            for one in step.verdict.criteria
+        ],
+        "warnings": list(step.verdict.warnings),
     }
 
 
@@ -305,21 +313,6 @@ def describe_latencies(found: Latencies) -> dict[str, Any]:
         "count": found.count,
         "ms": {f"p{share:g}": _round(value) for share, value in found.by_percentile.items()},
         "histogram": found.histogram,
-    }
-
-
-def _describe_verdict(verdict: Verdict) -> Mapping[str, Any]:
-    return {
-        "criteria": [
-            {
-                "name": one.name,
-                "met": one.is_met,
-                "measured": one.measured,
-                "objective": one.objective,
-            }
-            for one in verdict.criteria
-        ],
-        "warnings": list(verdict.warnings),
     }
 
 
@@ -341,7 +334,6 @@ def _round(value: float) -> float | None:
 
 
 TEMPLATES = Path(__file__).with_name("templates")
-COLUMNS = (50.0, 90.0, 99.0, 99.9, 100.0)
 
 
 def write_page(result: LoadTestResult, summary: Mapping[str, Any]) -> str:
@@ -351,20 +343,15 @@ def write_page(result: LoadTestResult, summary: Mapping[str, Any]) -> str:
     )
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
-        result=result,
         summary=summary,
         style=Markup(style),  # noqa: S704 - our own file
-        step=_choose(result),
-        figures=_list_figures(_choose(result)),
-        rates=measure_rates(_choose(result).run),
-        failures=count_failures(_choose(result).run.outcomes),
+        step=summary["steps"][result.steps.index(_choose(result))],
         charts=_draw(result),
         legends=_list_legends(result),
         correctness_values=list(Correctness),
         planted=set(PLANTED),
-        decisions=sum_correctness(result),
-        steps=_list_steps(result),
-        wrong=[describe_wrong(one) for one in result.wrong],
+        decisions=sum_decisions(summary),
+        write_ms=write_ms,
     )
 
 
@@ -398,29 +385,3 @@ def _list_legends(result: LoadTestResult) -> dict[str, list[tuple[str, str]]]:
         "tail": _list_styles(_measure(_choose(result))),
         "knee": [("low", "passed"), ("high", "failed")],
     }
-
-
-def _list_figures(step: Step) -> list[tuple[str, int, list[str]]]:
-    rows = {"all": measure(step.run.outcomes), **_measure(step)}
-    return [
-        (name, one.count, [write_ms(one.at(share)) for share in COLUMNS])
-        for name, one in rows.items()
-    ]
-
-
-def _list_steps(result: LoadTestResult) -> list[dict[str, Any]]:
-    rows = []
-    for step in result.measured:
-        offered, achieved = measure_rates(step.run)
-        rows.append(
-            {
-                "rate": f"{step.rate:.1f}",
-                "offered": f"{offered:.1f}",
-                "achieved": f"{achieved:.1f}",
-                "p99": write_ms(measure(step.run.outcomes).at(99.0), 0),
-                "refused": sum(one.answer.is_refusal for one in step.run.outcomes),
-                "is_passed": step.verdict.is_passed,
-                "failures": ", ".join(one.name for one in step.verdict.failures),
-            }
-        )
-    return rows

@@ -19,14 +19,16 @@ from loadtest.errors import LoadTestRefused
 from loadtest.oracle import (
     IMPOSTOR_REJECTED,
     NEW,
+    NOBODY_FOUND,
+    NOT_RECOGNISED,
     Answer,
     Expectation,
-    Found,
-    Recognised,
     expect_duplicate,
+    expect_found,
+    expect_lines,
 )
 from loadtest.participants import Holder, ImpostorPair, Pair, Participants, Person
-from loadtest.service_calls import Call, Enroll, Match, Query, Search, Serials
+from loadtest.service_calls import Call, Enroll, Serials, match, query, search
 
 
 class Traffic(StrEnum):
@@ -204,7 +206,7 @@ class Visit:
     due_s: float
     traffic: Traffic
     kind: Kind
-    call: Call = field(repr=False)
+    call: Call | Enroll = field(repr=False)
     expected: Expectation
     phase: int = 0
     partner: int | None = None
@@ -363,24 +365,24 @@ class Planner:
         participants = self.participants
         if traffic is Traffic.SEARCH and is_other and participants.outsiders:
             person = next(self._outsiders)
-            search = Search(person.first.live.photograph)
-            return Kind.UNKNOWN, search, Found(None), person.number
+            call = search(person.first.live.photograph)
+            return Kind.UNKNOWN, call, NOBODY_FOUND, person.number
         if traffic is not Traffic.SEARCH and is_other and participants.impostor_pairs:
             pair = next(self._impostor_pairs)
             holder, impostor = pair.holder, pair.impostor
             if traffic is Traffic.MATCH:
-                match = Match(impostor.tokens[0], holder.tokens[0])
-                return Kind.STRANGERS, match, Recognised(False), impostor.person.number
-            query = Query(holder.passport, impostor.probe.photograph)
-            return Kind.OTHERS_LINES, query, Recognised(False), impostor.person.number
+                call = match(impostor.tokens[0], holder.tokens[0])
+                return Kind.STRANGERS, call, NOT_RECOGNISED, impostor.person.number
+            call = query(holder.passport, impostor.probe.photograph)
+            return Kind.OTHERS_LINES, call, NOT_RECOGNISED, impostor.person.number
         one = next(self._holders)
         number = one.person.number
         if traffic is Traffic.SEARCH:
-            return Kind.KNOWN, Search(one.probe.photograph), Found(one.document_id), number
+            return Kind.KNOWN, search(one.probe.photograph), expect_found(one.document_id), number
         if traffic is Traffic.MATCH:
-            return Kind.MATED, Match(*one.tokens), Recognised(True), number
-        own = Query(one.passport, one.probe.photograph)
-        return Kind.OWN_LINES, own, Recognised(True, 1), number
+            return Kind.MATED, match(*one.tokens), expect_lines(0), number
+        own = query(one.passport, one.probe.photograph)
+        return Kind.OWN_LINES, own, expect_lines(1), number
 
     def _visit_new(
         self,
@@ -421,7 +423,7 @@ class Planner:
         traffic: Traffic,
         kind: Kind,
         due: Due,
-        call: Call,
+        call: Call | Enroll,
         expected: Expectation,
         person: int | None,
         partner: int | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 from loadtest.document_numbers import Passport, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
@@ -30,23 +30,23 @@ class CommonFields:
         return replace(self, captured_at=captured_at)
 
 
-class Call(Protocol):
+@dataclass(frozen=True, slots=True)
+class Call:
     """One request; with `needs_fraud` it takes the fraud key, else the enroll key."""
 
-    @property
-    def path(self) -> str: ...
-    @property
-    def needs_fraud(self) -> bool: ...
-    @property
-    def idempotency_key(self) -> str | None: ...
+    path: str
+    body: dict[str, Any] = field(repr=False)
+    needs_fraud: bool = False
+    idempotency_key: None = None
+
     def write(self, common: CommonFields) -> dict[str, Any]:
-        """The body."""
-        ...
+        del common
+        return self.body
 
 
 @dataclass(frozen=True, slots=True)
 class Enroll:
-    """An enrollment with two photographs."""
+    """An enrollment with two photographs; its body has the fields that all of a run share."""
 
     idempotency_key: str
     passport: Passport
@@ -67,49 +67,20 @@ class Enroll:
         return body if common.outlet is None else {**body, "outlet": common.outlet}
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+def match(probe: bytes, reference: bytes) -> Call:
     """A comparison of two templates."""
-
-    probe: bytes = field(repr=False)
-    reference: bytes = field(repr=False)
-    path: str = MATCHES
-    needs_fraud: bool = False
-    idempotency_key: None = None
-
-    def write(self, common: CommonFields) -> dict[str, Any]:
-        del common
-        face = {"probe": {"template": self.probe}, "reference": {"template": self.reference}}
-        return {"items": [face]}
+    face = {"probe": {"template": probe}, "reference": {"template": reference}}
+    return Call(MATCHES, {"items": [face]})
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+def query(passport: Passport, photograph: bytes) -> Call:
     """A query for the lines of a document, with a photograph of its holder."""
-
-    passport: Passport
-    photograph: bytes = field(repr=False)
-    path: str = QUERIES
-    needs_fraud: bool = False
-    idempotency_key: None = None
-
-    def write(self, common: CommonFields) -> dict[str, Any]:
-        del common
-        return {"document": self.passport.for_query(), "probe": {"image": self.photograph}}
+    return Call(QUERIES, {"document": passport.for_query(), "probe": {"image": photograph}})
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
+def search(photograph: bytes) -> Call:
     """A search of the gallery for a face."""
-
-    photograph: bytes = field(repr=False)
-    path: str = SEARCHES
-    needs_fraud: bool = True
-    idempotency_key: None = None
-
-    def write(self, common: CommonFields) -> dict[str, Any]:
-        del common
-        return {"probe": {"image": self.photograph}}
+    return Call(SEARCHES, {"probe": {"image": photograph}}, needs_fraud=True)
 
 
 ReportProgress = Callable[[str, int, int], None]

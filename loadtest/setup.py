@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from urllib.parse import quote
 
 import gevent
@@ -116,22 +117,19 @@ def enroll_holders(
 
 
 def find_impostor_pairs(
-    model: ModelClient, candidates: Sequence[Candidate], holders: Sequence[Holder], low: float
+    model: ModelClient, holders: Sequence[Holder], low: float
 ) -> tuple[ImpostorPair, ...]:
     """Each holder with the next one as impostor, if all scores between them are below `low`."""
     if len(holders) < 2:
         return ()
-    by_person = {one.person.number: one for one in candidates}
     pairs = list(zip(holders, (*holders[1:], holders[0]), strict=True))[:MOST_IMPOSTOR_PAIRS]
     asked = [list_cross_pairs(holder.person, impostor.person) for holder, impostor in pairs]
-    scores = model.compare([one for cross_pairs in asked for one in cross_pairs])
-    impostor_pairs, start = [], 0
-    for (holder, impostor), cross_pairs in zip(pairs, asked, strict=True):
-        mine = scores[start : start + len(cross_pairs)]
-        start += len(cross_pairs)
-        if are_strangers(holder.person, by_person[impostor.person.number], mine, low):
-            impostor_pairs.append(ImpostorPair(holder, impostor))
-    return tuple(impostor_pairs)
+    scores = iter(model.compare([one for cross_pairs in asked for one in cross_pairs]))
+    return tuple(
+        ImpostorPair(holder, impostor)
+        for (holder, impostor), cross_pairs in zip(pairs, asked, strict=True)
+        if are_strangers(holder.person, impostor, list(islice(scores, len(cross_pairs))), low)
+    )
 
 
 def _enroll(
@@ -194,7 +192,7 @@ def prepare(
     return Participants(
         thresholds=thresholds,
         holders=holders,
-        impostor_pairs=find_impostor_pairs(model, candidates, holders, low),
+        impostor_pairs=find_impostor_pairs(model, holders, low),
         newcomers=newcomers,
         racers=racers,
         outsiders=outsiders,

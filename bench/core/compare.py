@@ -1,19 +1,7 @@
 """Two runs side by side: what is worse by more than the noise of both, and what is missing.
 
-A figure is worse where it has changed to its bad side by more than chance explains, and by more
-than a floor. Between different machines, or where the machine itself was much faster or slower,
-ratios are compared in place of values; where it was a little faster or slower, so much more is
-allowed. A promise that held and does not any more is a regression; for a speed close to its goal on
-both sides it is reported as unsure. What Sosie is compared with cannot regress.
-
-Noise. Of two runs in blocks, the blocks give a standard deviation, and a change is held against
-Student's interval of the logarithm of new over old (scipy). Two or three blocks know a deviation
-badly, so each figure's variance is pooled with the usual one of its suite, and a chance of 5 % of a
-false alarm is shared by all figures that are judged. Where a run has one block, its quartiles must
-lie apart, and the floor is wide. What was measured once can be unsure, and never worse.
-
-What is missing is no success: a suite that the later run has no report of, and a promise of no
-error that was measured and is not any more, fail the comparison as a regression does.
+bench/README.md has the rules: floors, Student's interval (scipy) over blocks, ratios in place of
+values between machines, promises, and what counts as missing.
 """
 
 from __future__ import annotations
@@ -86,7 +74,7 @@ _UNSTEADY = re.compile(
 )
 _OTHERS = re.compile(
     r"FAISS|usearch|hnswlib|pgvector|deepface|face_recognition|numpy|MatMulInteger|python -c|"
-    r"dequantised|PReLU as four|connected components|pairs alone|Serve's own proxy"
+    r"dequantised|connected components|pairs alone|Serve's own proxy"
 )
 
 
@@ -284,10 +272,9 @@ def _find_prior(variances: Sequence[float]) -> float | None:
 
 
 def _compare_reports(suite: str, old: Report, new: Report, found: _Findings) -> None:
-    other = _tell_machines_apart(old.machine, new.machine)
-    if other is not None:
+    drift, other = _compare_machines(old.machine, new.machine)
+    if drift is None:
         found.notes.append(f"{suite}: {other}: ratios are compared, times are not")
-    drift = None if other else _find_drift(old.machine, new.machine)
     has_other_sizes = False
     after = dict(key_all(new.results))
     for key, result in key_all(old.results):
@@ -304,7 +291,7 @@ def _compare_reports(suite: str, old: Report, new: Report, found: _Findings) -> 
                 found.notes.append(said)
         found.pairs += _pair_figures(suite, result, after[key], (old.blocks, new.blocks), drift)
     # A speed that was promised depends on size and machine; that nothing is wrong does not.
-    _compare_checks(suite, old, new, found, is_exact=has_other_sizes or other is not None)
+    _compare_checks(suite, old, new, found, is_exact=has_other_sizes or drift is None)
 
 
 def _pair_figures(
@@ -390,30 +377,24 @@ def _judge(old: float, new: float, limit: float, good: Better | None) -> Verdict
     return Verdict.BETTER if (new > old) == (good is Better.MORE) else Verdict.WORSE
 
 
-def _list_rates(old: Machine, new: Machine) -> Iterator[tuple[str, float, float]]:
-    """What both runs measured of the machine itself."""
+def _compare_machines(old: Machine, new: Machine) -> tuple[float | None, str]:
+    """How many times as fast the machine was in one run as in the other, less 1; None where times
+    of one say nothing of the other, and why."""
+    if not old.is_like(new):
+        return None, f"other machines ({old.cpu}, {old.cores} cores; {new.cpu}, {new.cores} cores)"
+    drift = 0.0
     for name, before, now in (
         ("read GB/s", old.read_gb_per_s, new.read_gb_per_s),
         ("int8 GOPS", old.int8_gops, new.int8_gops),
     ):
         if before and now:
-            yield name, before, now
-
-
-def _find_drift(old: Machine, new: Machine) -> float:
-    """How many times as fast the machine was in one run as in the other, less 1."""
-    rates = [max(before, now) / min(before, now) for _, before, now in _list_rates(old, new)]
-    return max(rates, default=1.0) - 1
-
-
-def _tell_machines_apart(old: Machine, new: Machine) -> str | None:
-    """Why times of one say nothing of the other, in words; None where they do."""
-    if not old.is_like(new):
-        return f"other machines ({old.cpu}, {old.cores} cores; {new.cpu}, {new.cores} cores)"
-    for name, before, now in _list_rates(old, new):
-        if max(before, now) > (1 + DRIFT) * min(before, now):
-            return f"the machine itself had other rates ({name}: {before:g} before, {now:g} now)"
-    return None
+            drift = max(drift, max(before, now) / min(before, now) - 1)
+        if drift > DRIFT:
+            return (
+                None,
+                f"the machine itself had other rates ({name}: {before:g} before, {now:g} now)",
+            )
+    return drift, ""
 
 
 def _find_difference(old: Setup, new: Setup) -> str | None:

@@ -152,12 +152,7 @@ def read_reports(path: Path) -> dict[str, Report]:
     if not path.is_dir():
         report = read_report(path)
         return {report.suite or path.stem: report}
-    found = {}
-    for file in sorted(path.glob("*.json")):
-        try:
-            found[file.stem] = read_report(file)
-        except RequestError:
-            continue
+    found, _ = _read_folder(path)
     if not found:
         raise RequestError(f"no reports in {path}: `sosie bench report --output` writes some")
     return found
@@ -165,13 +160,17 @@ def read_reports(path: Path) -> dict[str, Report]:
 
 def list_unreadable(path: Path) -> dict[str, str]:
     """Why the files of a folder that are no reports are none, by their names without `.json`."""
-    reasons = {}
+    return _read_folder(path)[1]
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Report], dict[str, str]]:
+    found, reasons = {}, {}
     for file in sorted(path.glob("*.json")):
         try:
-            read_report(file)
+            found[file.stem] = read_report(file)
         except RequestError as error:
             reasons[file.stem] = str(error)
-    return reasons
+    return found, reasons
 
 
 def explain_absent(path: Path) -> dict[str, str]:

@@ -115,12 +115,16 @@ class Faces:
             yield np.arange(block * BLOCK, min((block + 1) * BLOCK, len(self)))
 
     def _turned(self, vectors: Vectors) -> Vectors:
-        """In place, block by block: a million rows are there once."""
-        for start in range(0, len(vectors), BLOCK):
-            rows = vectors[start : start + BLOCK] @ self._turn
-            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-            vectors[start : start + BLOCK] = rows
-        return vectors
+        return turn(vectors, self._turn)
+
+
+def turn(vectors: Vectors, by: Vectors) -> Vectors:
+    """Unit rows turned in place, block by block, as a vault turns templates: scores stay."""
+    for start in range(0, len(vectors), BLOCK):
+        rows = vectors[start : start + BLOCK] @ by
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        vectors[start : start + BLOCK] = rows
+    return vectors
 
 
 def population_of(dim: int) -> Population:

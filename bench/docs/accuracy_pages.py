@@ -16,10 +16,11 @@ from engine.accuracy.evaluation_report import draw_pictures
 from engine.accuracy.population import PHOTOGRAPHS_OF_A_PERSON
 from engine.accuracy.writing import score, write_table
 from engine.errors import RateUnsupported, RequestError
-from engine.faces.extractor import digest_embedding
 from engine.formatting import DASH, NONE, percent, power, span
 from engine.matching.calibration import Calibration, Comparison, ThresholdRates, Thresholds
 from engine.models.catalog import builtin_card
+from serving.models import load_calibration
+from serving.settings import Settings
 
 EVALUATION, SUITE = "evaluation.json", "accuracy"
 TOO_LOW_FMR = 1e-8
@@ -39,34 +40,15 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     images.mkdir(parents=True, exist_ok=True)
     for picture in draw_pictures(report, images / "det.png").values():
         stamp(picture, [reports / EVALUATION])
-    fields = _fill_common(report, reports) | {
-        "population": _tabulate_population(reports / f"{SUITE}.json"),
-        "most_photographs": f"{PHOTOGRAPHS_OF_A_PERSON}",
-        "least_people": f"{MIN_PEOPLE}",
-    }
-    return render("docs/accuracy.md.j2", **fields)
+    population = _tabulate_population(reports / f"{SUITE}.json")
+    return render("docs/accuracy.md.j2", population=population, **_fill(report, reports))
 
 
 def build_model_card(reports: Path) -> str:
     """The model card of the default model (Mitchell et al. 2019), from the same reports."""
-    report = read_evaluation(reports)
     card, detector = builtin_card("sface"), builtin_card("yunet")
-    fields = _fill_common(report, reports) | {
-        "sha256": card.sha256,
-        "detector_sha256": detector.sha256,
-        "source_url": card.source,
-        "detector_url": detector.source,
-        "licence": card.licence,
-        "dimension": f"{card.dimension}",
-        "side": f"{card.input.width_px}",
-        "wheel": card.file.wheel,
-        "digest": report["model_digest"],
-        "supported": "\n".join(
-            f"- {evaluation_tables.describe_curve(one)}"
-            for one in report["gallery_growth"]["curves"]
-        ),
-    }
-    return render("docs/model-card.md.j2", **fields)
+    fields = _fill(read_evaluation(reports), reports)
+    return render("docs/model-card.md.j2", card=card, detector=detector, **fields)
 
 
 def read_evaluation(reports: Path) -> Report:
@@ -84,62 +66,52 @@ def read_evaluation(reports: Path) -> Report:
     return report
 
 
-def load_calibration() -> Calibration:
-    """That of the default model."""
-    card = builtin_card("sface")
-    assert card.calibration_path is not None
-    return Calibration.load(card.calibration_path, digest_embedding(card, flip=False))
-
-
-def _fill_common(report: Report, reports: Path) -> dict[str, str]:
-    """What both pages show."""
-    calibration = _fill_calibration(load_calibration())
+def _fill(report: Report, reports: Path) -> dict[str, Any]:
+    """What both pages are given: the report, with its tables and sentences, and the calibration."""
     suite = {SUITE: read_report(reports / f"{SUITE}.json")}
     folds = find_figure(suite, SUITE, "Accuracy", "mean of the folds")
-    accuracy = NONE if folds is None or folds.value is None else percent(folds.value, 2)
-    return _fill_counts(report) | _fill_tables(report) | calibration | {"accuracy": accuracy}
-
-
-def _fill_counts(report: Report) -> dict[str, str]:
-    failed, sent_back = (report["acquisition"][name] for name in ("failed", "sent_back"))
-    growth, lowest = report["gallery_growth"], report["fnmr_at_fmr"]["1e-6"]
+    calibration = load_calibration(Settings())
+    fused = calibration.curve(Comparison.FUSED)
+    try:
+        calibration.threshold_at(TOO_LOW_FMR, Comparison.ONE_TO_ONE)
+    except RateUnsupported as refused:
+        refusal = str(refused)
+    else:
+        raise AssertionError("LFW can't support so low a rate")
     return {
-        "source": report["source"],
-        "people": f"{report['people']:,}",
-        "photographs": f"{report['photographs']:,}",
-        "mated_pairs": f"{report['mated_pairs']:,}",
-        "nonmated_pairs": f"{report['nonmated_pairs']:,}",
-        "replicates": f"{REPLICATES}",
-        "interval_1e6": span(lowest["low"], lowest["high"]) if lowest else "no rate at all",
-        "failed": f"{failed['events']:,}",
-        "failed_most": percent(failed["high"]),
-        "sent_back": percent(sent_back["value"]),
-        "fusion_people": f"{report['fusion']['people']:,}",
-        "gallery_size": f"{growth['references']:,}",
-        "lowest_single": power(report["lowest_fmr"]),
-    }
-
-
-def _fill_tables(report: Report) -> dict[str, str]:
-    growth = report["gallery_growth"]
-    curves = (
-        f"**{evaluation_tables.describe_curve(curve)}**\n\n"
-        f"{write_table(*evaluation_tables.tabulate_growth(curve))}"
-        for curve in growth["curves"]
-    )
-    return {
+        "report": report,
+        "accuracy": NONE if folds is None or folds.value is None else percent(folds.value, 2),
         "rates": write_table(*evaluation_tables.tabulate_rates(report)),
         "acquisition": write_table(*evaluation_tables.tabulate_acquisition(report)),
         "fusion": write_table(*evaluation_tables.tabulate_fusion(report)),
         "fusion_words": evaluation_tables.describe_fusion(),
         "generalised": describe_generalised(report),
-        "largest_gallery": write_table(*evaluation_tables.tabulate_largest(growth)),
-        "growth": evaluation_tables.describe_growth(growth),
-        "curves": "\n\n".join(curves),
+        "largest_gallery": write_table(
+            *evaluation_tables.tabulate_largest(report["gallery_growth"])
+        ),
+        "growth": evaluation_tables.describe_growth(report["gallery_growth"]),
+        "curves": [
+            (
+                evaluation_tables.describe_curve(curve),
+                write_table(*evaluation_tables.tabulate_growth(curve)),
+            )
+            for curve in report["gallery_growth"]["curves"]
+        ],
         "quality": evaluation_tables.describe_quality(report),
         "bands": write_table(*evaluation_tables.tabulate_quality(report)),
         "flagged": evaluation_tables.describe_flagged(report["flagged"]),
         "looked_at": describe_looked_at(report),
+        "refusal": refusal,
+        "lowest_fused": power(fused.lowest_fmr),
+        "highest": score(fused.highest_nonmated),
+        "thresholds": tabulate_thresholds(calibration),
+        "calibrated_on": calibration.source,
+        "replicates": REPLICATES,
+        "least_people": MIN_PEOPLE,
+        "most_photographs": PHOTOGRAPHS_OF_A_PERSON,
+        "percent": percent,
+        "power": power,
+        "span": span,
     }
 
 
@@ -155,23 +127,6 @@ def describe_looked_at(report: Report) -> str:
     if report["flagged"]["pairs"] == LOOKED_AT:
         return "All that were flagged were looked at, and are one person."
     return "They are what the machine flags: nobody has looked at all of these."
-
-
-def _fill_calibration(calibration: Calibration) -> dict[str, str]:
-    fused = calibration.curve(Comparison.FUSED)
-    try:
-        calibration.threshold_at(TOO_LOW_FMR, Comparison.ONE_TO_ONE)
-    except RateUnsupported as refused:
-        refusal = str(refused)
-    else:
-        raise AssertionError("LFW can't support so low a rate")
-    return {
-        "refusal": refusal,
-        "lowest_fused": power(fused.lowest_fmr),
-        "highest": score(fused.highest_nonmated),
-        "thresholds": tabulate_thresholds(calibration),
-        "calibrated_on": calibration.source,
-    }
 
 
 def tabulate_thresholds(calibration: Calibration) -> str:

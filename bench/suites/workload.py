@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stdnum.cn import ric
 
+from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
@@ -115,7 +116,7 @@ def expect_answers(
     pair_scores = np.einsum("nd,nd->n", visits.live, visits.portrait)
     probes = np.where(
         (pair_scores >= thresholds.verify)[:, None],
-        _fuse(visits.live, visits.portrait),
+        fuse(visits.live, visits.portrait),
         visits.live,
     ).astype(np.float32)
     among = probes @ probes.T
@@ -169,12 +170,6 @@ def _score_gallery(
     """float32[references] for each probe in turn."""
     for start in range(0, len(probes), ROWS):
         yield from probes[start : start + ROWS] @ references.T
-
-
-def _fuse(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    total = one + other
-    fused: NDArray[np.float32] = total / np.linalg.norm(total, axis=1, keepdims=True)
-    return fused
 
 
 CARRIER, OUTLET = "bench", "bench-1"

@@ -383,15 +383,6 @@ def _read_busy_scan(result: ReportedResult, _cores: int) -> Values:
     return {Quantity.SCAN_SPREAD: find_spread(p50, result.value("nothing changes: a search, p99"))}
 
 
-def _read_shards(result: ReportedResult, _cores: int) -> Values:
-    # The suite `gallery` measures no shards any more: only the committed report has them, whose
-    # figure docs/capacity.md shows. Drop this reader when that report is measured anew.
-    whole, split = result.value("one process: one query"), result.value("2 shards: one query")
-    if whole is None or split is None:
-        return {}
-    return {Quantity.FAN_OUT: max(split - whole, 0.0) / 1e3}
-
-
 def _read_memory(result: ReportedResult, _cores: int) -> Values:
     return {Quantity.REFERENCE_BYTES: result.value("all")}
 
@@ -441,7 +432,6 @@ READERS: Mapping[str, ReadValues] = {
     "One query, range": _read_lone_scan,
     "A batch, range": _read_scan,
     "Searching while everything changes": _read_busy_scan,
-    "Shards": _read_shards,
     "Memory": _read_memory,
     "Snapshot": _read_snapshot,
     "Gallery": _read_opening,

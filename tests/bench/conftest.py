@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +17,25 @@ from engine.accuracy.population import Population
 PEOPLE, PHOTOGRAPHS = 4, 4
 
 
+def photograph(picture: Any, folder: Path, count: int, rng: np.random.Generator) -> None:
+    """Photographs of one face in LFW's layout, each shifted and lit differently."""
+    grey = Image.fromarray((np.asarray(picture) * 255).astype(np.uint8))
+    face = np.asarray(grey.resize((200, 200), Image.Resampling.BICUBIC).convert("RGB"))
+    folder.mkdir(parents=True)
+    for number in range(1, count + 1):
+        down, right = rng.integers(30, 50, 2)
+        pixels = np.pad(face, ((down, 80 - down), (right, 80 - right), (0, 0)), mode="edge")
+        lit = np.clip(pixels * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8)
+        Image.fromarray(lit).save(folder / f"{folder.name}_{number:04d}.jpg", quality=95)
+
+
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four people with four photographs each: one face a person, shifted and lit differently."""
+    """Four people with four photographs each."""
     folder = tmp_path_factory.mktemp("bench") / "faces"
     rng = np.random.default_rng(3)
-    for person, small in enumerate(skimage.data.lfw_subset()[:PEOPLE]):
-        grey = Image.fromarray((np.asarray(small) * 255).astype(np.uint8)).resize((200, 200))
-        for number in range(1, PHOTOGRAPHS + 1):
-            shift = rng.integers(30, 50, 2)
-            margins = ((shift[0], 80 - shift[0]), (shift[1], 80 - shift[1]), (0, 0))
-            pixels = np.pad(np.asarray(grey.convert("RGB")), margins, mode="edge")
-            lit = np.clip(pixels * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8)
-            path = folder / f"Person_{person}" / f"Person_{person}_{number:04d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(lit).save(path, quality=95)
+    for person, picture in enumerate(skimage.data.lfw_subset()[:PEOPLE]):
+        photograph(picture, folder / f"Person_{person}", PHOTOGRAPHS, rng)
     return folder
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from bench.core.reports import REPORTS
-from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
+from bench.docs.accuracy_pages import (
+    LOOKED_AT,
+    build_accuracy_page,
+    build_model_card,
+    describe_generalised,
+    describe_looked_at,
+)
 from engine.errors import RequestError
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -56,3 +62,13 @@ def test_nobody_is_named(page: str) -> None:
     report = (REPORTS / "evaluation.json").read_text("utf-8")
     for text in (page, report):
         assert not re.search(r"[A-Z][a-z]+_[A-Z][a-z]+(_\d{4})?", text)
+
+
+def test_sentences_that_hold_for_some_evaluations_are_said_of_these_alone() -> None:
+    report = json.loads((REPORTS / "evaluation.json").read_text("utf-8"))
+    report["flagged"]["pairs"] = LOOKED_AT
+    assert "were looked at, and are" in describe_looked_at(report)
+    report["flagged"]["pairs"] += 1
+    assert "nobody has looked at all" in describe_looked_at(report)
+    assert "the same" in describe_generalised(report | {"fta": 0.0})
+    assert "the same" not in describe_generalised(report | {"fta": 0.01})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import replace
 
@@ -23,7 +22,6 @@ from bench.core.compare import (
 )
 from bench.core.reports import (
     REPORTS,
-    SUMMARY,
     Check,
     Figure,
     Report,
@@ -45,8 +43,6 @@ from tests.bench.frozen import (
 )
 
 FIRST, SECOND = REPORTS / "quick" / "first", REPORTS / "quick" / "second"
-MOST_S = 300
-"""What a quick run of everything may take."""
 FIGURES, TRIALS = 300, 40
 
 
@@ -75,11 +71,11 @@ def test_no_committed_report_is_worse_than_itself(suite: str) -> None:
 
 
 def test_a_search_that_takes_longer_than_its_noise_allows_is_worse(search: Report) -> None:
-    slow = changed(search, times(5.0, "exact8, the gallery", "ms"))
+    slow = changed(search, times(1.4, "exact8, the gallery", "ms"))
     worse = compare({"search": search}, {"search": slow}).regressions
     assert {(pair.figure, pair.kind) for pair in worse} == {("exact8, the gallery", "value")}
     assert {pair.result for pair in worse} >= {"One query", "A batch"}
-    assert all(pair.change == pytest.approx(4.0) for pair in worse)
+    assert all(pair.change == pytest.approx(0.4) for pair in worse)
     assert not compare({"search": slow}, {"search": search}).regressions
 
 
@@ -105,13 +101,6 @@ def test_what_the_noise_allows_is_the_same(search: Report) -> None:
     outside = changed(search, times(1 + 1.2 * limit, "exact8, the gallery", "ms"))
     assert not any(one.result == "One query" for one in compare_regressions(search, inside))
     assert any(one.result == "One query" for one in compare_regressions(search, outside))
-
-
-def test_a_search_that_takes_two_fifths_longer_is_worse_though_either_run_was_one_block(
-    search: Report,
-) -> None:
-    slow = changed(search, times(1.4, "exact8, the gallery", "ms"))
-    assert {one.result for one in compare_regressions(search, slow)} >= {"One query", "A batch"}
 
 
 def compare_regressions(old: Report, new: Report) -> tuple[Pair, ...]:
@@ -277,18 +266,6 @@ def test_a_figure_knows_which_way_is_better(name: str, unit: str, expected: Bett
     assert better(Figure(name, unit, 1.0)) is expected
 
 
-def test_most_figures_of_the_committed_reports_have_a_direction() -> None:
-    figures = [
-        figure
-        for report in read_reports(REPORTS).values()
-        for result in report.results
-        for figure in result.figures
-        if figure.value is not None and figure.low is not None
-    ]
-    judged = [figure for figure in figures if better(figure)]
-    assert len(judged) > len(figures) / 4
-
-
 def test_with_other_sizes_only_promises_that_allow_no_error_are_compared(search: Report) -> None:
     small = replace(
         search,
@@ -319,14 +296,6 @@ def test_two_quick_runs_of_the_same_code_agree_within_their_noise() -> None:
     assert {pair.suite for pair in comparison.pairs} == {suite.name for suite in SUITES}
     assert comparison.regressions == ()
     assert comparison.missing == ()
-
-
-def test_a_quick_run_of_everything_takes_five_minutes_at_most() -> None:
-    for folder in (FIRST, SECOND):
-        summary = json.loads((folder / SUMMARY).read_text("utf-8"))
-        taken = [sum(suite["seconds"]) for suite in summary["suites"].values()]
-        assert len(taken) == len(SUITES)
-        assert sum(taken) <= MOST_S
 
 
 def run_once(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,13 +15,10 @@ from bench.core.reports import Result, Skipped, load_goals
 from bench.data.photographs import PhotographPairs
 from bench.suites.extract import (
     DEQUANTISED,
-    DEQUANTISED_STEPS,
-    PLAIN,
     REWRITTEN,
     SOSIE,
     ExtractConfig,
     Interpreters,
-    PairSizes,
     Peer,
     Unavailable,
     compare_graphs,
@@ -32,8 +28,7 @@ from bench.suites.extract import (
 )
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
-from engine.models.catalog import builtin_card
-from engine.models.session import available_providers, load_rewritten
+from engine.models.session import available_providers
 
 Run = tuple[tuple[Result, ...], dict[str, Any]]
 
@@ -126,9 +121,8 @@ def test_who_cannot_run_is_skipped_with_the_reason_and_the_others_are_measured(
     photographs: PhotographPairs, cache: Path, tmp_path: Path
 ) -> None:
     # This interpreter's own path under another name: it has neither of the two peers.
-    sizes = PairSizes(pairs=3, peer_pairs=1, single_pairs=1, rounds=1, threads=2)
-    interpreters = Interpreters(deepface=HERE)
-    results, measured = compare_pairs(photographs, sizes, interpreters, cache)
+    config = ExtractConfig(pairs=3, rounds=1, interpreters=Interpreters(deepface=HERE))
+    results, measured = compare_pairs(photographs, config, cache)
     rates = {figure.name: figure for figure in results[0].figures}
     assert rates[SOSIE].value > 0
     assert rates[SOSIE].ratio == 1
@@ -150,31 +144,17 @@ def crops(photographs: PhotographPairs, cache: Path) -> np.ndarray:
     return np.stack([one.crop for one in found])
 
 
-def test_all_three_graphs_compute_the_same_and_stand_side_by_side(
+def test_both_graphs_compute_the_same_and_stand_side_by_side(
     crops: np.ndarray, cache: Path
 ) -> None:
     (singly, batched, differences), measured = compare_graphs(crops, 1, cache)
     assert measured["rewritten_difference"] <= 1e-5
     assert measured["rewritten_speedup"] > 0
     for result in (singly, batched):
-        assert [figure.name for figure in result.figures] == [DEQUANTISED, PLAIN, REWRITTEN]
+        assert [figure.name for figure in result.figures] == [DEQUANTISED, REWRITTEN]
         assert result.figures[0].ratio == 1
         assert result.setup["threads"] == 1
     assert all(0 < figure.value <= 1e-5 for figure in differences.figures)
-
-
-def test_the_plain_form_has_four_operators_for_each_prelu_and_no_other_change(
-    crops: np.ndarray, cache: Path
-) -> None:
-    import onnx
-
-    compare_graphs(crops[:1], 1, cache)
-    before = onnx.load_from_string(load_rewritten(builtin_card("sface"), DEQUANTISED_STEPS, cache))
-    after = onnx.load(cache / "sface-plain.onnx")
-    old, new = (Counter(node.op_type for node in model.graph.node) for model in (before, after))
-    prelus = old.pop("PRelu")
-    assert new - old == {"Relu": prelus, "Mul": 2 * prelus, "Add": prelus}
-    assert not old - new
 
 
 def test_a_device_that_is_not_there_is_skipped_and_the_cpu_is_not(

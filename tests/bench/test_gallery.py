@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from bench.core.reports import Result, Skipped, load_goals
 from bench.data.vectors import Faces
 from bench.suites.baselines import build_gallery
 from bench.suites.gallery import ChangingGallery, GalleryConfig, grow, open_empty, run
-from engine.errors import RequestError
 from indexes.exact.scanner import Scanner
 
 TINY: dict[str, Any] = {
@@ -80,11 +78,6 @@ def test_an_add_that_is_not_visible_is_counted(
     assert grow(gallery, faces.references[:64], 0, 8, 8).unseen == 0
     monkeypatch.setattr("bench.suites.gallery.sees", lambda *_: False)
     assert grow(gallery, faces.references[64:128], 64, 8, 8).unseen == 8
-
-
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="--folder"):
-        run(GalleryConfig(folder=tmp_path / "none", **TINY))
 
 
 @pytest.fixture

@@ -3,12 +3,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import pytest
-
 from bench.core.reports import Skipped, load_goals
 from bench.suites.imports import COLUMNS, ImportConfig, run, write_base
 from engine.accuracy.dataset import LabelledFolder
-from engine.errors import RequestError
 
 
 def test_every_person_has_a_document_and_every_two_photographs_a_row(
@@ -35,8 +32,3 @@ def test_a_small_base_is_imported_and_every_figure_is_there(faces: Path, tmp_pat
     assert (counts["admitted"] or 0) + (counts["failed"] or 0) >= 3
     assert {figure.name: figure.value for figure in vectors.figures}["failed"] == 0
     assert not list(tmp_path.iterdir()), "everything that was made is gone"
-
-
-def test_a_missing_folder_is_refused(faces: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="--folder"):
-        run(ImportConfig(faces=faces, folder=tmp_path / "none"))

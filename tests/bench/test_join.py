@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import bench.suites.join
-from bench.core.machine import MemoryReader, Tile, measure_product
 from bench.core.reports import Skipped, load_goals
 from bench.data.vectors import Faces, find_pairs
 from bench.suites.join import JoinConfig, count_pairs, run, share_same
@@ -26,7 +25,7 @@ def test_a_small_join_finds_the_pairs_of_brute_force_in_one_segment_and_in_sever
     figures = {figure.name: figure.value for figure in speed.figures}
     assert figures["one segment: 1,000,000, projected"]
     assert figures["four segments: rate"]
-    assert sum(figure.name.startswith("MatMulInteger") for figure in ceiling.figures) == 10
+    assert sum(figure.name.startswith("MatMulInteger") for figure in ceiling.figures) == 5
     found = {figure.name: figure.value for figure in compared.figures}
     assert found["pairs found"]
     assert found["one segment: identical to brute force"] == 1.0
@@ -66,11 +65,3 @@ def test_brute_force_pairs_are_the_upper_triangle() -> None:
     expected = np.argwhere(np.triu(scores >= 0.7, 1))
     left, right, _ = find_pairs(rows, 0.7)
     assert np.stack([left, right], axis=1).tolist() == expected.tolist()
-
-
-def test_the_ceilings_are_measured() -> None:
-    assert measure_product(32, Tile(64, 32, packed=True), 0.01) > 0
-    reader = MemoryReader(np.zeros((100, 32), np.uint8))
-    assert reader.read() > 0
-    assert reader.size_bytes == 3_200
-    reader.close()

@@ -12,7 +12,6 @@ from bench.suites.kernels import (
     Action,
     KernelsConfig,
     list_scans,
-    list_scorings,
     run,
     time_actions,
 )
@@ -60,22 +59,17 @@ def test_the_largest_scans_state_their_rates(done: Run) -> None:
     assert all((figure.value or 0) > 0 for one in rates for figure in one.figures)
 
 
-def test_scores_and_k_th_bests_are_timed_too(done: Run) -> None:
-    names = {one.name for one in done[0]}
-    assert {"True scores of 4,096 pairs", "The 10th best of 65,536 pairs"} < names
-
-
 def test_a_wrong_answer_is_counted_in_every_block() -> None:
     actions = [
         Action(result="One", who=who, prepare=lambda is_right=is_right: (int, lambda _: is_right))
         for who, is_right in (("right", True), ("wrong", False))
     ]
     timings = time_actions(actions, blocks=2, most_s=0.002)
-    assert [(one.who, one.wrong) for one in timings] == [("right", 0), ("wrong", 2)]
+    assert [(one.action.who, one.wrong) for one in timings] == [("right", 0), ("wrong", 2)]
     assert all(len(one.blocks) == 2 for one in timings)
 
 
-def test_a_scan_that_loses_a_pair_and_a_wrong_score_are_told() -> None:
+def test_a_scan_that_loses_or_invents_a_pair_is_wrong() -> None:
     sizes = KernelsConfig(rows=1_024, queries=8, dim=64)
     scan = next(one for one in list_scans(sizes) if one.who == "kernel numba")
     act, is_right = scan.prepare()
@@ -84,11 +78,6 @@ def test_a_scan_that_loses_a_pair_and_a_wrong_score_are_told() -> None:
     assert is_right(found[::-1])
     assert not is_right(found[1:])
     assert not is_right(np.concatenate([found, [[0, 0]]]))
-    act, is_right = list_scorings(sizes)[1].prepare()
-    answers = act()
-    assert is_right(answers)
-    answers[7] += np.float32(1e-3)
-    assert not is_right(answers)
 
 
 def test_a_dimension_that_no_kernel_takes_is_refused() -> None:

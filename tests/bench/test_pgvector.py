@@ -9,7 +9,7 @@ import pytest
 
 from bench.core.reports import Result
 from bench.suites.baselines import GALLERY
-from bench.suites.pgvector import EXACT, GRAPH, PgvectorConfig, Table, compare_pgvector, encode_rows
+from bench.suites.pgvector import EXACT, GRAPH, PgvectorConfig, Table, compare_pgvector
 from indexes.exact.scanner import Scanner
 
 TINY = PgvectorConfig(references=600, dim=32, probes=8, near=30, rounds=1, calls=1)
@@ -83,9 +83,3 @@ def test_where_there_is_none_it_is_skipped_and_says_why(url: str, reason: str) -
     (figure,) = result.figures
     assert figure.value is None
     assert reason in str(figure.skipped)
-
-
-def test_rows_are_written_as_postgresql_reads_them() -> None:
-    faces = np.array([[1.0, -2.0]], np.float32)
-    expected = bytes.fromhex("00020000000800000000000000070000000c000200003f800000c0000000")
-    assert encode_rows(7, faces) == expected

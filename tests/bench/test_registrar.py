@@ -100,11 +100,6 @@ def test_in_memory_nothing_is_durable_and_the_rate_is_skipped(
     assert "not durable" in measured["decisions_per_second"].reason
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="--folder"):
-        run(RegistrarSuiteConfig(folder=tmp_path / "none"))
-
-
 def test_decision_and_reasons_must_both_be_those_expected() -> None:
     expected = Expected(
         Decision.REJECTED, frozenset({Reason.DUPLICATE_IDENTITY}), adds_reference=False

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.suites.serve.service_suite import FIGURES, ServeConfig, run
+from bench.suites.serve.service_suite import ServeConfig, run
 from bench.suites.serve.sizes import Part
 from engine.errors import RequestError
 
@@ -86,7 +86,3 @@ def test_nothing_acknowledged_is_lost_when_parts_are_killed(document: dict[str, 
 def test_a_missing_folder_is_refused_before_anything_starts(tmp_path: Path, faces: Path) -> None:
     with pytest.raises(RequestError, match="--folder"):
         run(ServeConfig(folder=tmp_path / "none", faces=faces))
-
-
-def test_every_part_has_figures() -> None:
-    assert all(FIGURES[part] for part in Part)

@@ -23,7 +23,6 @@ from bench.suites.sweep.agreement import (
 )
 from bench.suites.sweep.planted import LARGEST, Plan, Planted, is_trap, plant, planted_pairs
 from bench.suites.sweep.sweep_suite import SweepConfig, read_parts, run
-from bench.suites.sweep.synthetic import introduce, make_facts
 from engine.errors import RequestError
 from engine.sweeps.sweep_model import PairTable
 
@@ -195,14 +194,6 @@ def test_components_and_exact_rings_are_counted() -> None:
     assert label_sets(4, [[3, 1]]).tolist() == [0, 1, 2, 1]
 
 
-def test_synthetic_facts_know_a_document_for_each_row() -> None:
-    facts = make_facts(5)
-    assert facts.owners.references.tolist() == facts.owners.documents.tolist() == [0, 1, 2, 3, 4]
-    (identity,) = facts.identities_of([3])
-    assert identity == introduce(3)
-    assert identity.lines
-
-
 def test_photographs_under_false_documents_are_swept_at_three_thresholds(faces: Path) -> None:
     config = SweepConfig(faces=faces, parts=("lfw",))
     results, measured = run(config)
@@ -241,8 +232,3 @@ def test_the_command_measures_the_parts_asked_for(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         app(["sweep", "--only", "rings"])
     assert ended.value.code == 2
-
-
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="--folder"):
-        run(SweepConfig(folder=tmp_path / "none"))

@@ -8,23 +8,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image
 
 from engine.registry.records import ApiKey, Carrier, utc_now
 from serving.access.authentication import make_key
 from serving.compose import Deployment, create_home
 from serving.settings import Settings, load_settings
+from tests.bench.conftest import photograph
 from tests.serving.api.conftest import Service, serving
 from tests.serving.client.conftest import listening
+from tests.serving.conftest import Outcome
 
-SIDE_PX = 200
 SHOWN_AGAIN = (36, 73, 90, 97)
 """Images of `lfw_subset` with people whom an earlier one shows already."""
 PARTS = {"one": (22, 3), "two": (18, 2), "three": (16, 2), "four": (16, 2)}
@@ -32,19 +31,6 @@ PARTS = {"one": (22, 3), "two": (18, 2), "three": (16, 2), "four": (16, 2)}
 load tests can run at once."""
 KEYS = {"enroll": ("carrier", "blue"), "fraud": ("fraud", None)}
 MANY = 1_000_000
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Exit code, standard output and standard error of a load test."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture(scope="session")
@@ -57,19 +43,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     people = iter([pictures[place] for place in range(100) if place not in SHOWN_AGAIN])
     for part, (count, photographs) in PARTS.items():
         for person in range(count):
-            _photograph(next(people), folder / part / f"Person_{person:02d}", photographs, rng)
+            photograph(next(people), folder / part / f"Person_{person:02d}", photographs, rng)
     return folder
-
-
-def _photograph(small: Any, folder: Path, count: int, rng: np.random.Generator) -> None:
-    grey = Image.fromarray((np.asarray(small) * 255).astype(np.uint8))
-    face = np.asarray(grey.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC).convert("RGB"))
-    folder.mkdir(parents=True)
-    for number in range(count):
-        down, right = rng.integers(30, 50, 2)
-        pixels = np.pad(face, ((down, 80 - down), (right, 80 - right), (0, 0)), mode="edge")
-        lit = np.clip(pixels * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8)
-        Image.fromarray(lit).save(folder / f"{number}.jpg", quality=95)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from loadtest.participants import (
     Thresholds,
 )
 from loadtest.schedule import DEFAULT_MIX, Kind, Outcome, Phase, Traffic, Visit
-from loadtest.service_calls import Enroll, Match, Search
+from loadtest.service_calls import Enroll, match, search
 from loadtest.shapes import DEFAULT_PROFILES, Knee, Shape
 
 SPECIMENS = SpecimenNumbers("TEST", 0, 2026)
@@ -70,9 +70,9 @@ def make_visit(number: int = 1, kind: Kind = Kind.NEWCOMER, **changes: Any) -> V
     call: Any = Enroll(f"key-{number}", SPECIMENS.passport(number), pair, SPECIMENS.msisdn(number))
     traffic, expected = Traffic.ENROLL, changes.pop("expected", NEW)
     if kind in (Kind.KNOWN, Kind.UNKNOWN):
-        call, traffic = Search(b"photo"), Traffic.SEARCH
+        call, traffic = search(b"photo"), Traffic.SEARCH
     if kind in (Kind.MATED, Kind.STRANGERS):
-        call, traffic = Match(b"a", b"b"), Traffic.MATCH
+        call, traffic = match(b"a", b"b"), Traffic.MATCH
     return replace(Visit(number, float(number), traffic, kind, call, expected), **changes)
 
 

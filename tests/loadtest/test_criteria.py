@@ -144,9 +144,6 @@ def test_a_late_generator_is_a_warning() -> None:
     assert "200 ms late" in verdict.warnings[0]
 
 
-REFUSED = Answer(429, is_refusal=True)
-
-
 def at(due_s: float, latency_s: float, answer: Answer | None = None) -> Outcome:
     visit = make_visit(round(due_s * 1e6) + 1, due_s=due_s)
     return make_outcome(visit, answer or decided(APPROVED), latency_s=latency_s)
@@ -204,12 +201,6 @@ def test_slices_count_visits_due_and_answered() -> None:
     assert slices[0].latencies.at(100.0) == pytest.approx(2_000, rel=0.02)
     assert [one.refused for one in slices if one.refused] == [1]
     assert slices[-1].start_s + slices[-1].width_s >= run.elapsed_s
-
-
-def test_a_conflict_of_a_repeated_key_is_achieved() -> None:
-    visit = make_visit(2, Kind.CONFLICT, partner=1, due_s=0.1)
-    [one, *_] = slice_run(run_of([make_outcome(visit, Answer(422, MISMATCH))]))
-    assert (one.achieved * one.width_s, one.failed) == (1, 0)
 
 
 def test_achieved_counts_good_answers_before_the_schedule_ends() -> None:

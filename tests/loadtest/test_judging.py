@@ -17,14 +17,16 @@ from loadtest.oracle import (
     IN_FLIGHT,
     MISMATCH,
     NEW,
+    NOBODY_FOUND,
+    NOT_RECOGNISED,
     POSSIBLE,
     REJECTED,
     REVIEW,
     Answer,
     Expectation,
-    Found,
-    Recognised,
     expect_duplicate,
+    expect_found,
+    expect_lines,
 )
 from loadtest.participants import ModelClient
 from loadtest.schedule import Kind
@@ -64,13 +66,13 @@ def judge_answers(*pairs: tuple[Kind, Answer], latency_s: float = 0.1) -> list[C
         (expect_duplicate(0.9, THRESHOLDS), decided(REVIEW, POSSIBLE), WRONG),
         (expect_duplicate(0.6, THRESHOLDS), decided(REVIEW, POSSIBLE), RIGHT),
         (expect_duplicate(0.6, THRESHOLDS), NEW_ENROLLMENT, WRONG),
-        (Recognised(True, 1), Answer(200, is_positive=True, lines=2), RIGHT),
-        (Recognised(True, 1), Answer(200, is_positive=True, lines=0), WRONG),
-        (Recognised(False), Answer(200, is_positive=False), RIGHT),
-        (Recognised(False), Answer(200, is_positive=False, lines=1), WRONG),
-        (Found("d"), Answer(200, found={"d": 0.9, "e": 0.6}), RIGHT),
-        (Found("d"), Answer(200, found={"e": 0.6}), WRONG),
-        (Found(None), Answer(200, found={"e": 0.6}), WRONG),
+        (expect_lines(1), Answer(200, is_positive=True, lines=2), RIGHT),
+        (expect_lines(1), Answer(200, is_positive=True, lines=0), WRONG),
+        (NOT_RECOGNISED, Answer(200, is_positive=False), RIGHT),
+        (NOT_RECOGNISED, Answer(200, is_positive=False, lines=1), WRONG),
+        (expect_found("d"), Answer(200, found={"d": 0.9, "e": 0.6}), RIGHT),
+        (expect_found("d"), Answer(200, found={"e": 0.6}), WRONG),
+        (NOBODY_FOUND, Answer(200, found={"e": 0.6}), WRONG),
     ],
 )
 def test_one_visit(expected: Expectation, answer: Answer, correctness: Correctness) -> None:
@@ -219,14 +221,17 @@ def test_a_person_is_no_look_alike_of_himself() -> None:
 
 
 def test_a_planted_duplicate_is_never_a_look_alike() -> None:
-    assert judge_answer(decided(APPROVED), Kind.DUPLICATE, expected=Found("d")) is Correctness.WRONG
+    assert (
+        judge_answer(decided(APPROVED), Kind.DUPLICATE, expected=expect_found("d"))
+        is Correctness.WRONG
+    )
 
 
 def test_a_search_for_an_unknown_person_may_find_a_look_alike() -> None:
     found = Answer(200, found={"document": 0.653})
-    assert judge_answer(found, Kind.UNKNOWN, expected=Found(None)) is Correctness.LOOK_ALIKE
+    assert judge_answer(found, Kind.UNKNOWN, expected=NOBODY_FOUND) is Correctness.LOOK_ALIKE
     far = Answer(200, found={"document": 0.9})
-    assert judge_answer(far, Kind.UNKNOWN, expected=Found(None)) is Correctness.WRONG
+    assert judge_answer(far, Kind.UNKNOWN, expected=NOBODY_FOUND) is Correctness.WRONG
 
 
 def test_too_many_look_alikes_are_wrong_decisions() -> None:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.errors import LoadTestRefused
-from loadtest.oracle import CERTAIN, POSSIBLE, REJECTED, REVIEW, expect_duplicate
 from loadtest.schedule import (
     DEFAULT_MIX,
     PLANTED,
@@ -26,7 +25,7 @@ from loadtest.schedule import (
     require_planted,
 )
 from loadtest.service_calls import Enroll, Serials
-from tests.loadtest.making import SPECIMENS, THRESHOLDS, make_participants
+from tests.loadtest.making import SPECIMENS, make_participants
 
 
 def plan(
@@ -119,12 +118,6 @@ def test_a_run_that_outlasts_its_templates_is_refused() -> None:
         participants.require_fresh(70)
 
 
-def test_a_certain_duplicate_must_be_rejected() -> None:
-    assert expect_duplicate(0.9, THRESHOLDS).allowed == ((REJECTED, CERTAIN),)
-    possible = expect_duplicate(0.6, THRESHOLDS)
-    assert (REVIEW, POSSIBLE) in possible.allowed
-
-
 PHASES = (Phase("a", 10, 5), Phase("b", 2, 50, is_judged=False), Phase("c", 4, 0))
 Seeds = st.integers(0, 2**32 - 1)
 
@@ -143,18 +136,3 @@ def test_constant_arrivals_are_evenly_spaced() -> None:
     arrivals = draw_arrivals((Phase("a", 2, 10),), Process.CONSTANT, np.random.default_rng(0))
     assert len(arrivals) == 20
     assert np.allclose(np.diff(arrivals.due_s), 0.1)
-
-
-def test_poisson_arrivals_have_exponential_gaps() -> None:
-    arrivals = draw_arrivals((Phase("a", 1000, 20),), Process.POISSON, np.random.default_rng(1))
-    gaps = np.diff(arrivals.due_s)
-    assert abs(len(arrivals) - 20_000) < 4 * np.sqrt(20_000)
-    assert abs(gaps.std() / gaps.mean() - 1) < 0.05
-
-
-@given(seed=Seeds)
-def test_one_seed_gives_one_schedule(seed: int) -> None:
-    one, two = (
-        draw_arrivals(PHASES, Process.POISSON, np.random.default_rng(seed)) for _ in range(2)
-    )
-    assert np.array_equal(one.due_s, two.due_s)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from loadtest.schedule import PLANTED, Kind
-from tests.loadtest.conftest import Outcome, finish
+from tests.loadtest.conftest import finish
+from tests.serving.conftest import Outcome
 
 PATIENT = ("--p99-ms", 30_000, "--max-errors", 0.5, "--timeout-s", 30, "--json")
 SHAPES: dict[str, tuple[object, ...]] = {

@@ -100,15 +100,10 @@ MEASURED = {Quantity.SCAN: Figure(1e-9, Origin.MEASURED, "here")}
 
 @pytest.fixture
 def reports(tmp_path: Path) -> tuple[Report, ...]:
-    """Of 128 floats kept as float32: a snapshot, a start, shards; and photographs."""
+    """Of 128 floats kept as float32: a snapshot, a start; and photographs."""
     results = [
         ("Snapshot", {"references": 1_000_000, "dim": 128}, [("save", "MB", 660.0)]),
         ("Gallery", {"references": 100_000, "dim": 128}, [("open from the store", "s", 0.5)]),
-        (
-            "Shards",
-            {"dim": 128},
-            [("one process: one query", "ms", 4.0), ("2 shards: one query", "ms", 5.0)],
-        ),
         ("Pairs of photographs", {"threads": 2}, [("Sosie, cpu", "pairs/s", 80.0)]),
     ]
     document = {
@@ -138,7 +133,7 @@ def test_reports_of_the_same_vectors_fill_what_was_not_measured(
     reports: tuple[Report, ...],
 ) -> None:
     figures = join_figures(Settings(), reports, MEASURED)
-    gallery = {Quantity.SNAPSHOT_BYTES, Quantity.RESTORE, Quantity.FAN_OUT}
+    gallery = {Quantity.SNAPSHOT_BYTES, Quantity.RESTORE}
     assert list_reported(figures) == gallery | {Quantity.PAIR}
     assert figures.value(Quantity.SNAPSHOT_BYTES) == pytest.approx(660)
 

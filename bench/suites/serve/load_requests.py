@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import msgpack
@@ -116,7 +118,6 @@ class Record:
     request: NDArray[np.int64]
     serial: NDArray[np.int64]
     bodies: tuple[bytes, ...]
-    reconnects: int
     seconds: float
 
     def __len__(self) -> int:
@@ -157,22 +158,30 @@ class Record:
     @property
     def good_bodies(self) -> list[bytes]:
         """Those of requests answered well; of a load that keeps bodies."""
-        return [self.bodies[place] for place in np.flatnonzero(self.is_fine)]
+        return list(compress(self.bodies, self.is_fine.tolist()))
 
     @classmethod
     def of(
-        cls, rows: Sequence[tuple[float, ...]], bodies: Sequence[bytes], start: float, **more: Any
+        cls,
+        rows: Sequence[tuple[float, ...]],
+        bodies: Sequence[bytes],
+        start: float,
+        *,
+        seconds: float,
     ) -> Record:
         """Of rows like `ROW`, their moments those of a clock that was at `start`."""
         table = np.array(rows, ROW)
         for name in ("intended_s", "sent_s", "done_s"):
             table[name] -= start
         columns: dict[str, Any] = {name: table[name].copy() for name in ROW.names or ()}
-        return cls(**columns, bodies=tuple(bodies), **more)
+        return cls(**columns, bodies=tuple(bodies), seconds=seconds)
 
     def within(self, start_s: float, end_s: float) -> Record:
         """Only what was meant to start in this span."""
-        return self._take((self.intended_s >= start_s) & (self.intended_s < end_s), end_s - start_s)
+        rows = (self.intended_s >= start_s) & (self.intended_s < end_s)
+        kept: dict[str, Any] = {name: getattr(self, name)[rows] for name in ROW.names or ()}
+        bodies = compress(self.bodies, rows.tolist())
+        return Record(**kept, bodies=tuple(bodies), seconds=end_s - start_s)
 
     def quantile_ms(self, share: float, among: NDArray[np.bool_] | None = None) -> float:
         """Of the latencies of those well answered, or of these rows; NaN of none."""
@@ -185,16 +194,7 @@ class Record:
 
     def count_statuses(self) -> dict[int, int]:
         """How often each status came, the commonest first."""
-        values, counts = np.unique(self.status, return_counts=True)
-        pairs = zip(values.tolist(), counts.tolist(), strict=True)
-        return dict(sorted(pairs, key=lambda pair: -pair[1]))
-
-    def _take(self, rows: NDArray[np.bool_], seconds: float) -> Record:
-        kept: dict[str, Any] = {name: getattr(self, name)[rows] for name in ROW.names or ()}
-        bodies = tuple(
-            body for body, is_kept in zip(self.bodies, rows.tolist(), strict=False) if is_kept
-        )
-        return Record(**kept, bodies=bodies, reconnects=self.reconnects, seconds=seconds)
+        return dict(Counter(self.status.tolist()).most_common())
 
 
 def _quantile_ms(values_s: Seconds, share: float) -> float:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -241,29 +241,26 @@ PARTS = {
 OWN_PROXY, OTHERS = "Serve's proxy", "the rest of Ray"
 
 
-@dataclass(slots=True)
-class Usage:
-    """Seconds of processor time of the service's processes, by part."""
+Usage = dict[str, float]
+"""Seconds of processor time of the service's processes, by part."""
 
-    cpu_s: dict[str, float] = field(default_factory=dict)
 
-    def list_figures(self, what: str, count: int) -> tuple[Figure, ...]:
-        """Microseconds of processor time that each of `count` answers took, the most first."""
-        return tuple(
-            Figure(f"{what}: {part}", "us of a core", seconds / count * 1e6)
-            for part, seconds in sorted(self.cpu_s.items(), key=lambda item: -item[1])
-        )
+def list_usage(usage: Usage, what: str, count: int) -> tuple[Figure, ...]:
+    """Microseconds of processor time that each of `count` answers took, the most first."""
+    return tuple(
+        Figure(f"{what}: {part}", "us of a core", seconds / count * 1e6)
+        for part, seconds in sorted(usage.items(), key=lambda item: -item[1])
+    )
 
 
 @contextmanager
 def watch_usage(service: Service) -> Iterator[Usage]:
     """Counts what the service's processes take until the context ends."""
-    usage = Usage()
+    usage: Usage = {}
     before = _read_times(service)
     yield usage
     for key, seconds in _read_times(service).items():
-        part = key[1]
-        usage.cpu_s[part] = usage.cpu_s.get(part, 0.0) + seconds - before.get(key, 0.0)
+        usage[key[1]] = usage.get(key[1], 0.0) + seconds - before.get(key, 0.0)
 
 
 def name_part(process: Process) -> str:

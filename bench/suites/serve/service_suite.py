@@ -21,7 +21,7 @@ from bench.suites.serve.load_requests import (
     write_visits,
 )
 from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
-from bench.suites.serve.process import serve
+from bench.suites.serve.process import list_usage, serve
 from bench.suites.serve.sizes import Context, Part, Sizes, open_context
 from bench.suites.serve.soak import measure_soak
 from bench.suites.serve.throughput import (
@@ -171,6 +171,13 @@ def _measure_batches(
     measured["batched_comparisons_per_second"] = _median(compared.rates) * BATCH
     measured["searches_per_second"] = _median(searched.rates) * BATCH
     measured["wrong_searches"] = float(checked.wrong)
+    counts = (
+        ("searches compared", "searches", checked.probes),
+        ("candidates missed", "candidates", checked.missed),
+        ("candidates that are none", "candidates", checked.ghosts),
+        ("best scores that differ", "searches", checked.wrong_scores),
+        ("planted mates above the threshold", "mates", checked.mates),
+    )
     return [
         Result("Matches in batches, 1:1", setup, compared.list_figures("comparisons", BATCH)),
         Result("Matches in batches, 1:N", setup, searched.list_figures("searches", BATCH)),
@@ -178,11 +185,7 @@ def _measure_batches(
             "1:N answers beside brute force",
             setup,
             (
-                Figure("searches compared", "searches", float(checked.probes)),
-                Figure("candidates missed", "candidates", float(checked.missed)),
-                Figure("candidates that are none", "candidates", float(checked.ghosts)),
-                Figure("best scores that differ", "searches", float(checked.wrong_scores)),
-                Figure("planted mates above the threshold", "mates", float(checked.mates)),
+                *(Figure(name, unit, float(count)) for name, unit, count in counts),
                 Figure("recall of them", "share", checked.recall)
                 if checked.mates
                 else Figure.skip("recall of them", "share", "no mate was planted among them"),
@@ -213,7 +216,7 @@ def _list_enrollments(
             Figure("over HTTP", "1/s", record.rate, ratio=record.rate / own_rate),
             Figure("over HTTP: p50", "ms", record.quantile_ms(0.5)),
             Figure("over HTTP: p99", "ms", record.quantile_ms(0.99)),
-            *enrolling.usage.list_figures("over HTTP", len(record)),
+            *list_usage(enrolling.usage, "over HTTP", len(record)),
             *(Figure(f"in process: {name}", "decisions", times) for name, times in own),
             *(Figure(f"over HTTP: {name}", "decisions", times) for name, times in decided),
         ),
@@ -241,35 +244,30 @@ def _median(values: list[float]) -> float:
     return float(np.median(values))
 
 
-MEASURE: Mapping[Part, Callable[[Context], SuiteOutput]] = {
-    Part.THROUGHPUT: measure_throughput,
-    Part.OVERLOAD: measure_overload,
-    Part.START: measure_start,
-    Part.KILLS: measure_kills,
-    Part.SOAK: measure_soak,
-}
 STORM = ("calm_p99_over_p50", "storm_p99_over_calm", "refusal_ms", "recovery_s", "unexpected")
-FIGURES: Mapping[Part, tuple[str, ...]] = {
+KILLS = ("kills", "lost_enrollments", "doubled_enrollments", "final_failures", "race_difference")
+PARTS: Mapping[Part, tuple[Callable[[Context], SuiteOutput], tuple[str, ...]]] = {
     Part.THROUGHPUT: (
-        "enrollment_share",
-        "proxy_speedup",
-        "matches_per_second",
-        "batched_comparisons_per_second",
-        "searches_per_second",
-        "wrong_searches",
+        measure_throughput,
+        (
+            "enrollment_share",
+            "proxy_speedup",
+            "matches_per_second",
+            "batched_comparisons_per_second",
+            "searches_per_second",
+            "wrong_searches",
+        ),
     ),
-    Part.OVERLOAD: tuple(f"{what}_{name}" for what in ("match", "enroll") for name in STORM),
-    Part.START: PROMISED,
-    Part.KILLS: (
-        "kills",
-        "lost_enrollments",
-        "doubled_enrollments",
-        "final_failures",
-        "race_difference",
+    Part.OVERLOAD: (
+        measure_overload,
+        tuple(f"{what}_{name}" for what in ("match", "enroll") for name in STORM),
     ),
-    Part.SOAK: ("memory_growth",),
+    Part.START: (measure_start, PROMISED),
+    Part.KILLS: (measure_kills, KILLS),
+    Part.SOAK: (measure_soak, ("memory_growth",)),
 }
-RIGHT_AT_ANY_SIZE = {"wrong_searches", *FIGURES[Part.KILLS]} - {"kills"}
+"""What measures a part, and the figures of it that goals name."""
+RIGHT_AT_ANY_SIZE = {"wrong_searches", *KILLS} - {"kills"}
 """Figures that are promised whatever the sizes; the others are for the suite's own."""
 
 
@@ -278,7 +276,7 @@ class ServeConfig:
     """`parts` in their order; homes are made in `folder`, which must be on a disk."""
 
     sizes: Sizes = field(default_factory=Sizes)
-    parts: Sequence[Part] = tuple(MEASURE)
+    parts: Sequence[Part] = tuple(PARTS)
     faces: Path | None = None
     folder: Path = DISK
     seed: int = 0
@@ -291,17 +289,17 @@ def run(config: ServeConfig) -> SuiteOutput:
     results: list[Result] = []
     measured: dict[str, Measured] = {}
     with open_context(config.sizes, visitors, config.seed, config.folder, find_cache()) as context:
-        for part, measure in MEASURE.items():
+        for part, (measure, names) in PARTS.items():
             if part not in config.parts:
-                measured |= dict.fromkeys(FIGURES[part], Skipped(f"--only without {part}"))
+                measured |= dict.fromkeys(names, Skipped(f"--only without {part}"))
                 continue
             try:
                 found, figures = measure(context)
             except RequestError as error:
                 # The other parts took half an hour: theirs are told all the same.
                 failed = Result(f"Part {part} failed: {error}", context.describe(), ())
-                found, figures = [failed], dict.fromkeys(FIGURES[part], float("nan"))
-            assert set(figures) == set(FIGURES[part]), "a part measures what it says"
+                found, figures = [failed], dict.fromkeys(names, float("nan"))
+            assert set(figures) == set(names), "a part measures what it says"
             results += found
             measured |= {name: _judge(name, value, config) for name, value in figures.items()}
     return tuple(results), measured
@@ -310,7 +308,7 @@ def run(config: ServeConfig) -> SuiteOutput:
 def read_parts(text: str) -> tuple[Part, ...]:
     """Parts by name, with commas between them; all for an empty text."""
     names = choose_names(text, Part, "no part {name}: choose of {known}")
-    return tuple(map(Part, names)) or tuple(MEASURE)
+    return tuple(map(Part, names)) or tuple(PARTS)
 
 
 def _judge(name: str, value: Measured, config: ServeConfig) -> Measured:

@@ -24,7 +24,7 @@ from bench.suites.serve.load_requests import (
 )
 from bench.suites.serve.process import MIB, OTHERS, Service, measure_memory, name_part
 from bench.suites.serve.sizes import Context
-from bench.suites.serve.throughput import Session, require_answered
+from bench.suites.serve.throughput import Session, require_good
 from serving.cluster.processes import list_descendants
 
 WARM_S, LEAST_SAMPLES = 60.0, 4
@@ -33,62 +33,49 @@ WARM_S, LEAST_SAMPLES = 60.0, 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Soak:
-    """Memory in MiB at moments in seconds after the start: float64[n] each.
-
-    `parts_mib` is that of each part of the service: float64[n].
-    """
+    """Memory in MiB at moments in seconds after the start, and that of each part: float64[n]."""
 
     moments_s: Seconds
     memory_mib: Seconds
     parts_mib: Mapping[str, Seconds] = field(default_factory=dict)
 
-    @property
-    def _settled(self) -> tuple[Seconds, Seconds]:
-        warm_s = min(WARM_S, float(self.moments_s[-1]) / 3)
-        kept = self.moments_s >= warm_s
-        return self.moments_s[kept], self.memory_mib[kept]
+    def settle(self, values: Seconds) -> Seconds:
+        """Those after the first minute."""
+        return values[self.moments_s >= min(WARM_S, float(self.moments_s[-1]) / 3)]
 
-    @property
-    def slope_mib_per_min(self) -> float:
-        """Of the straight line through the samples after the first minute."""
-        moments, memory = self._settled
-        return float(np.polyfit(moments, memory, 1)[0]) * 60
+    def fit(self, values: Seconds) -> tuple[float, float, float]:
+        """The straight line through values after the first minute: its slope in MiB a minute, where
+        it begins, and how far samples lie from it (standard deviation)."""
+        moments, kept = self.settle(self.moments_s), self.settle(values)
+        line = np.polyfit(moments - moments[0], kept, 1)
+        noise = np.std(kept - np.polyval(line, moments - moments[0]))
+        return float(line[0]) * 60, float(line[1]), float(noise)
 
     @property
     def growth(self) -> float:
-        """What that line rises after the first minute, as a share of where it begins."""
-        moments, memory = self._settled
-        slope, start = np.polyfit(moments - moments[0], memory, 1)
-        return float(slope * (moments[-1] - moments[0]) / start)
-
-    @property
-    def noise_mib(self) -> float:
-        """How far samples lie from that line (standard deviation)."""
-        moments, memory = self._settled
-        return float(np.std(memory - np.polyval(np.polyfit(moments, memory, 1), moments)))
+        """What the line rises, as a share of where it begins."""
+        slope, start, _ = self.fit(self.memory_mib)
+        moments = self.settle(self.moments_s)
+        return slope / 60 * float(moments[-1] - moments[0]) / start
 
     def list_figures(self) -> tuple[Figure, ...]:
-        _, memory = self._settled
+        memory, (slope, _, noise) = self.settle(self.memory_mib), self.fit(self.memory_mib)
         return (
             Figure("memory at the start", "MiB", float(self.memory_mib[0])),
             Figure("memory after the first minute", "MiB", float(memory[0])),
             Figure("memory at the end", "MiB", float(memory[-1])),
-            Figure("slope after the first minute", "MiB/min", self.slope_mib_per_min),
-            Figure("samples around the line", "MiB", self.noise_mib),
+            Figure("slope after the first minute", "MiB/min", slope),
+            Figure("samples around the line", "MiB", noise),
             Figure("growth after the first minute", "share", self.growth),
             *(
                 Figure(f"memory at the end: {part}", "MiB", float(values[-1]))
                 for part, values in self.parts_mib.items()
             ),
             *(
-                Figure(f"slope after the first minute: {part}", "MiB/min", self._slope_of(values))
+                Figure(f"slope after the first minute: {part}", "MiB/min", self.fit(values)[0])
                 for part, values in self.parts_mib.items()
             ),
         )
-
-    def _slope_of(self, values: Seconds) -> float:
-        moments, _ = self._settled
-        return float(np.polyfit(moments, values[-len(moments) :], 1)[0]) * 60
 
 
 def watch_memory(service: Service, running: Future[Record], sample_s: float) -> Soak:
@@ -135,7 +122,7 @@ def measure_soak(context: Context) -> SuiteOutput:
         running = context.generator.start(replace(steady, serial=len(load.requests) * 10_000))
         soak = watch_memory(session.service, running, context.sizes.soak_sample_s)
         record = running.result()
-        require_answered(record)
+        require_good(record, most_refused=1)
     enrolled = int((record.is_fine & (record.request % _CYCLE == 0)).sum())
     setup = context.setup(
         home, seconds=context.sizes.soak_s, requests_per_s=round(steady.rate or 0)

@@ -27,7 +27,7 @@ from bench.suites.serve.load_requests import (
     read_results,
     write_visits,
 )
-from bench.suites.serve.process import HOST, Service, Usage, watch_usage
+from bench.suites.serve.process import HOST, Service, Usage, list_usage, watch_usage
 from bench.suites.workload import make_msisdn
 from engine.errors import ImageError, RequestError
 from engine.matching.registrar import Outcome
@@ -85,21 +85,17 @@ class Loops:
             Figure.of(what, "1/s", [rate * items for rate in self.rates]),
             Figure(f"{what}: p50", "ms", best.quantile_ms(0.5)),
             Figure(f"{what}: p99", "ms", best.quantile_ms(0.99)),
-            *self.usage.list_figures(what, self.answers),
+            *list_usage(self.usage, what, self.answers),
         )
 
 
-def require_answered(record: Record, most_refused: float = 1.0) -> None:
-    """Every answer is good, or a refusal that says when to come again: of these a share at most."""
+def require_good(record: Record, most_refused: float = MOST_REFUSED) -> None:
+    """Every answer is good, or a refusal that says when to come again: of these a share at most.
+    A figure of others is none."""
     bad = ~(record.is_fine | record.is_refused)
     is_fine = record.is_fine.any() and record.is_refused.mean() <= most_refused
     if bad.any() or not is_fine:
         raise RequestError(f"the service did not answer well: statuses {record.count_statuses()}")
-
-
-def require_good(record: Record) -> None:
-    """A figure of wrong answers is none, nor is one of refusals."""
-    require_answered(record, MOST_REFUSED)
 
 
 def require_judged(record: Record) -> None:

@@ -20,7 +20,7 @@ Labels = NDArray[np.int64]
 def adjusted_rand(truth: Labels, found: Labels) -> float:
     """The Rand index corrected for chance (Hubert and Arabie 1985); 1 where both are the same."""
     together, of_truth, of_found = _count_together(truth, found)
-    total = _count_pairs(np.array([len(truth)]))
+    total = count_pairs(np.array([len(truth)]))
     expected = of_truth * of_found / total if total else 0.0
     most = (of_truth + of_found) / 2
     return (together - expected) / (most - expected) if most != expected else 1.0
@@ -37,8 +37,8 @@ def _count_together(truth: Labels, found: Labels) -> tuple[float, float, float]:
     """Pairs that are together in both, in the truth, and in what was found."""
     both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
     alone = (np.unique(labels, return_counts=True)[1] for labels in (truth, found))
-    of_truth, of_found = map(_count_pairs, alone)
-    return _count_pairs(both), of_truth, of_found
+    of_truth, of_found = map(count_pairs, alone)
+    return count_pairs(both), of_truth, of_found
 
 
 def label_groups(size: int, groups: Iterable[Group]) -> Labels:
@@ -139,6 +139,6 @@ def _is_sprung(labels: Labels) -> bool:
     )
 
 
-def _count_pairs(sizes: NDArray[np.int64]) -> float:
+def count_pairs(sizes: NDArray[np.int64]) -> float:
     """Pairs within sets of these sizes."""
     return float((sizes * (sizes - 1) // 2).sum())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +17,13 @@ from bench.suites.workload import load_holders, make_home
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
-from engine.sweeps.sweep_model import GroupKind, Scope, SweepRecord, SweepState
+from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
 from serving.compose import Deployment
 from serving.settings import Settings
 from serving.sweeps.manager import SweepManager
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sweeping:
-    """A done sweep: its seconds, its groups of faces by rows of the gallery, its process's peak."""
-
-    seconds: float
-    labels: Labels
-    peak_bytes: int | None
+Sweeping = tuple[float, Labels, int | None]
+"""A done sweep: its seconds, its groups of faces by rows of the gallery, its process's peak."""
 
 
 def sweep_deployment(plan: Plan, folder: Path, setup: Setup) -> Result:
@@ -45,16 +37,16 @@ def sweep_deployment(plan: Plan, folder: Path, setup: Setup) -> Result:
     home = folder / "home"
     make_home(home)
     load_s = clock(lambda: _load(home, planted.vectors[:first], 0))[1]
-    everything = _sweep(home, plan.threshold, Scope.ALL, total)
+    all_s, everything, all_peak = _sweep(home, plan.threshold, Scope.ALL, total)
     _load(home, planted.vectors[first:], first)
-    new = _sweep(home, plan.threshold, Scope.NEW, total)
-    peaks = [one.peak_bytes for one in (everything, new) if one.peak_bytes is not None]
+    new_s, new, new_peak = _sweep(home, plan.threshold, Scope.NEW, total)
+    peaks = [one for one in (all_peak, new_peak) if one is not None]
     figures = (
         Figure("holders loaded before", "1/s", plan.references / load_s),
-        Figure("a sweep of everything, to its report", "s", everything.seconds),
-        Figure("a sweep of what is new, to its report", "s", new.seconds),
-        *agree(planted, everything.labels[:first]).list_figures("groups"),
-        *list_joined(planted, new.labels),
+        Figure("a sweep of everything, to its report", "s", all_s),
+        Figure("a sweep of what is new, to its report", "s", new_s),
+        *agree(planted, everything[:first]).list_figures("groups"),
+        *list_joined(planted, new),
         list_peak(max(peaks, default=None)),
     )
     more: Setup = {"newcomers": plan.newcomers, "database": "SQLite"}
@@ -92,10 +84,7 @@ def _sweep_here(home: Path, threshold: float, scope: Scope, total: int) -> Sweep
         np.searchsorted(references, [one.reference_ids[0] for one in group.identities]).tolist()
         for group in groups
     )
-    return Sweeping(_seconds(record), label_sets(total, rows), read_peak_bytes())
-
-
-def _seconds(record: SweepRecord) -> float:
-    assert isinstance(record.started_at, datetime)
-    assert isinstance(record.ended_at, datetime)
-    return (record.ended_at - record.started_at).total_seconds()
+    assert record.started_at
+    assert record.ended_at
+    taken = record.ended_at - record.started_at
+    return taken.total_seconds(), label_sets(total, rows), read_peak_bytes()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Result, Setup
 from bench.data.photographs import find_faces
-from bench.data.vectors import Vectors, default_thresholds
+from bench.data.vectors import Rows, Vectors, default_thresholds
 from bench.suites.baselines import build_gallery
-from bench.suites.sweep.agreement import adjusted_rand, label_groups, label_linked, share_pairs
+from bench.suites.sweep.agreement import (
+    adjusted_rand,
+    count_pairs,
+    label_groups,
+    label_linked,
+    share_pairs,
+)
 from bench.suites.sweep.synthetic import make_facts
 from engine.accuracy.dataset import LabelledFolder, embed_folder
 from engine.accuracy.pair_scores import fuse
@@ -27,14 +31,6 @@ from indexes.joining.join import join_gallery
 
 MOST_IDENTITIES = 20
 """Of one person: a few have hundreds of photographs, and would be most of all pairs."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Gallery:
-    """`vectors` float32[n, d], a reference each; `people` int64[n]."""
-
-    vectors: Vectors
-    people: NDArray[np.int64]
 
 
 def sweep_photographs(faces: Path | None, people: int | None) -> Iterator[Result]:
@@ -56,17 +52,17 @@ def sweep_photographs(faces: Path | None, people: int | None) -> Iterator[Result
         "certain": limits.certain,
     }
     for name, each in (("one photograph each", 1), ("fused of two photographs", 2)):
-        gallery = _split(vectors, labels, each)
-        counts = np.unique(gallery.people, return_counts=True)[1]
+        references, owners = _split(vectors, labels, each)
+        counts = np.unique(owners, return_counts=True)[1]
         setup: Setup = {
             "photographs": f"{root.parent.name}/{root.name}",
             "without a face": len(embeddings.failed),
-            "references": len(gallery.people),
+            "references": len(owners),
             "people": len(counts),
             "people with several": int((counts > 1).sum()),
             "identities at most": MOST_IDENTITIES,
         }
-        figures = tuple(_sweep(gallery, thresholds))
+        figures = tuple(_sweep(references, owners, thresholds))
         yield Result(f"People under false documents, {name}", setup, figures)
 
 
@@ -76,8 +72,8 @@ def _first(folder: LabelledFolder, people: int) -> LabelledFolder:
     return LabelledFolder(folder.root, folder.names[:people], paths, folder.people[kept])
 
 
-def _split(vectors: Vectors, people: NDArray[np.int64], each: int) -> Gallery:
-    """Gallery of references fused of `each` photographs, none used twice.
+def _split(vectors: Vectors, people: Rows, each: int) -> tuple[Vectors, Rows]:
+    """References fused of `each` photographs, none used twice, and whose they are.
 
     People with too few photographs are left out; those with enough for one reference have one
     honest identity.
@@ -89,27 +85,26 @@ def _split(vectors: Vectors, people: NDArray[np.int64], each: int) -> Gallery:
             chosen = vectors[own[number * each : (number + 1) * each]]
             references.append(chosen[0] if each == 1 else fuse(chosen[:1], chosen[1:])[0])
             owners.append(person)
-    return Gallery(np.array(references, np.float32), np.array(owners))
+    return np.array(references, np.float32), np.array(owners)
 
 
-def _sweep(gallery: Gallery, thresholds: Mapping[str, float]) -> Iterator[Figure]:
+def _sweep(references: Vectors, people: Rows, thresholds: Mapping[str, float]) -> Iterator[Figure]:
     scanner = Scanner()
-    indexed, _ = build_gallery(gallery.vectors, scanner)
-    facts = make_facts(len(gallery.people))
+    indexed, _ = build_gallery(references, scanner)
+    facts = make_facts(len(people))
     for name, threshold in thresholds.items():
         joined = join_gallery(indexed, threshold).pairs
         pairs = PairTable(joined.left, joined.right, joined.scores)
         groups = group_faces(pairs, threshold, facts, read_vectors=vector_reader(indexed))
-        yield from _compare(f"{name} ({threshold:.3f})", gallery.people, pairs, groups)
+        yield from _compare(f"{name} ({threshold:.3f})", people, pairs, groups)
     scanner.close()
 
 
-def _compare(
-    at: str, people: NDArray[np.int64], pairs: PairTable, groups: Sequence[Group]
-) -> Iterator[Figure]:
+def _compare(at: str, people: Rows, pairs: PairTable, groups: Sequence[Group]) -> Iterator[Figure]:
     labels = label_groups(len(people), groups)
     precision, recall = share_pairs(people, labels)
-    right, mated = int((people[pairs.left] == people[pairs.right]).sum()), _count_mated(people)
+    right = int((people[pairs.left] == people[pairs.right]).sum())
+    mated = count_pairs(np.unique(people, return_counts=True)[1])
     components = adjusted_rand(people, label_linked(len(people), pairs))
     yield Figure(f"{at}: pairs, precision", "share", right / len(pairs) if len(pairs) else 1.0)
     yield Figure(f"{at}: pairs, recall", "share", right / mated if mated else 1.0)
@@ -118,8 +113,3 @@ def _compare(
     yield Figure(f"{at}: adjusted Rand index", "of 1", adjusted_rand(people, labels))
     yield Figure(f"{at}: the same of connected components", "of 1", components)
     yield Figure(f"{at}: groups", "groups", float(len(groups)))
-
-
-def _count_mated(people: NDArray[np.int64]) -> int:
-    counts = np.unique(people, return_counts=True)[1]
-    return int((counts * (counts - 1) // 2).sum())

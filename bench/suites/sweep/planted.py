@@ -19,7 +19,7 @@ from itertools import count, islice, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.vectors import Rows, Vectors, population_of
+from bench.data.vectors import Rows, Vectors, population_of, turn
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import BLOCK, Population
 from engine.errors import RequestError
@@ -85,7 +85,7 @@ def plant(plan: Plan) -> Planted:
         people[rows] = rows[0]
     for rows, chain in zip(traps, chains, strict=True):
         vectors[rows] = chain
-    _turn(vectors, rng)
+    turn(vectors, np.linalg.qr(rng.standard_normal((DIM, DIM)))[0].astype(np.float32))
     return Planted(vectors, people, rings, traps, plan.references)
 
 
@@ -145,16 +145,6 @@ def is_trap(chain: Vectors, threshold: float) -> bool:
     apart = np.abs(places[:, None] - places)
     neighbours = scores[apart == 1] >= threshold + 1e-3
     return bool(neighbours.all() and (scores[apart > 1] < threshold - _CLEARANCE).all())
-
-
-def _turn(vectors: Vectors, rng: np.random.Generator) -> None:
-    """As a vault turns templates, in place: scores stay."""
-    normals = rng.standard_normal((DIM, DIM))
-    turn = np.linalg.qr(normals)[0].astype(np.float32)
-    for start in range(0, len(vectors), BLOCK):
-        rows = vectors[start : start + BLOCK] @ turn
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        vectors[start : start + BLOCK] = rows
 
 
 def planted_pairs(planted: Planted, threshold: float) -> NDArray[np.int64]:

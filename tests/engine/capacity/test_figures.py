@@ -104,7 +104,7 @@ def test_later_figures_win_over_earlier_ones(write_report: Write) -> None:
 def test_the_committed_reports_have_all_figures_of_the_service() -> None:
     reports = read_reports(COMMITTED)
     figures = Figures(most_frequent_machine(reports), USUAL, gather_figures(reports))
-    unknown = {Quantity.HOP, Quantity.ROW_BYTES, Quantity.ENROLLMENT_BYTES}
+    unknown = {Quantity.FAN_OUT, Quantity.HOP, Quantity.ROW_BYTES, Quantity.ENROLLMENT_BYTES}
     of_the_service = {
         Quantity.HTTP,
         Quantity.INGRESS_BYTES,
