@@ -71,6 +71,11 @@ def test_a_tenant_is_told_no_id_of_another_carriers_holder(
     answers += [
         own_service.ask("POST", path, key=key, body=body, kind=kind) for path, body in asked
     ]
+    if key == "red":  # an outlet's key may not search
+        (matched,) = own_service.read(answers[len(decisions)])["items"]
+        (candidate,) = matched["identification"]["candidates"]
+        assert candidate.keys() == {"holder", "score"}
+        assert candidate["holder"] == named[0][0]["holder"]
     for answer in answers:
         assert b"reference_id" not in answer.content
         for name in ("document_id", "line_id", "enrollment_id"):

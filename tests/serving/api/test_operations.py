@@ -216,24 +216,6 @@ def test_the_document_is_made_once_however_many_ask_for_it_at_once(
     assert len(made) == 1
 
 
-def test_it_starts_and_stops_as_servers_ask(service: Any) -> None:
-    async def live() -> list[str]:
-        asked = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
-        told: list[str] = []
-
-        async def receive() -> Any:
-            return asked.pop(0)
-
-        async def send(message: Any) -> None:
-            told.append(message["type"])
-
-        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
-        await service.app(scope, receive, send)
-        return told
-
-    assert asyncio.run(live()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_the_thresholds_are_shown_on_the_calibrated_curves(service: Any, accept: str) -> None:
     response = service.ask("GET", "/v1/thresholds", key="b1", headers={"accept": accept})
@@ -263,22 +245,3 @@ def test_without_a_calibration_no_rate_is_told(service: Any) -> None:
     shown = service.read(service.ask("GET", "/v1/thresholds"))
     read(shown, CalibratedThresholds)
     assert shown["calibration"] is None
-
-
-@pytest.mark.parametrize(
-    "target", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10", "\u00e9"]
-)
-@pytest.mark.parametrize(
-    ("method", "path", "key"),
-    [
-        ("GET", "/v1/enrollments/{}", "blue"),
-        ("GET", "/v1/enrollments/{}/crops", "fraud"),
-        ("GET", "/v1/documents/{}", "fraud"),
-        ("DELETE", "/v1/documents/{}", "operator"),
-    ],
-)
-def test_an_id_that_nothing_has_is_not_found(
-    service: Any, method: str, path: str, key: str, target: str
-) -> None:
-    response = service.ask(method, path.format(target), key=key)
-    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
