@@ -63,6 +63,7 @@ def test_a_tenant_is_told_no_id_of_another_carriers_holder(
     asked: list[tuple[str, Any]] = [
         ("/v1/match", {"items": [{"probe": probe, "search": True}]}),
         ("/v1/verifications", {"probe": probe, "line": MSISDN}),
+        ("/v1/verifications", {"probe": probe, "line": enrolled["line_id"]}),
         ("/v1/verifications", {"probe": probe, "document": DOCUMENT}),
         ("/v1/identifications", {"probe": probe}),
         ("/v1/lines/query", {"document": DOCUMENT, "probe": stranger}),

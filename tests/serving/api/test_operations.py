@@ -12,11 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from engine.matching.calibration import Comparison
-from serving.api import app as application
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes.health import _readiness_of
@@ -184,36 +182,6 @@ def test_a_path_that_is_no_route_is_404(service: Any, path: str) -> None:
 def test_a_client_that_takes_neither_type_is_told(service: Any, path: str) -> None:
     response = service.ask("GET", path, headers={"accept": "text/html"})
     service.assert_refused(response, 406, "REQUEST.NOT_ACCEPTABLE")
-
-
-def test_a_body_that_is_too_large_is_413_whoever_reads_it(
-    start_service: Callable[..., Any], activation: Callable[..., dict[str, Any]]
-) -> None:
-    service = start_service(max_body_mib=0.01)
-    for path in ("/v1/enrollments", "/v1/match", "/v1/verifications"):
-        response = service.ask("POST", path, body=activation(), headers={"idempotency-key": "k"})
-        service.assert_refused(response, 413, "REQUEST.BODY_TOO_LARGE")
-
-
-def test_the_document_is_made_once_however_many_ask_for_it_at_once(
-    service: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = []
-
-    def build(*given: Any) -> dict[str, Any]:
-        made.append(given)
-        time.sleep(0.1)  # Makes a second build likelier where nothing prevents it.
-        return {"openapi": "3.1.0"}
-
-    monkeypatch.setattr(application, "build_document", build)
-    transport = httpx.ASGITransport(application.build_app(service.parts))
-
-    async def ask() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-            return await asyncio.gather(*(client.get("/openapi.json") for _ in range(3)))
-
-    assert [one.json() for one in service.run(ask())] == [{"openapi": "3.1.0"}] * 3
-    assert len(made) == 1
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])

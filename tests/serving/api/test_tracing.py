@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from engine.faces.extractor import Extractor
 from serving.api.app import build_app
@@ -129,6 +130,7 @@ def test_a_clients_trace_goes_through_the_hop_to_the_registrar(
         "http.response.status_code": 201,
         "sosie.correlator": "c1",
     }
+    assert {one.name for one in found.spans if one.kind == Span.SPAN_KIND_SERVER} == {"request"}
     assert found.find(1, "judge") == {"sosie.decision": "approved"}
     assert found.find(1, "extract") == {"sosie.items": 2}
     assert found.find(2, "search") == {"sosie.items": 1, "sosie.references": 2}

@@ -33,12 +33,6 @@ def test_two_photographs_are_compared_in_every_type(
     assert answer["score"] >= answer["threshold"] == service.parts.thresholds.verify
 
 
-def test_strangers_do_not_match(service: Any, faces: dict[str, bytes]) -> None:
-    body = {"probe": image(faces["live"]), "reference": image(faces["stranger"])}
-    answer = service.read(service.ask("POST", PATH, body=body))
-    assert (answer["is_match"], answer["document_id"]) == (False, None)
-
-
 def test_a_template_stands_for_its_photograph(service: Any, faces: dict[str, bytes]) -> None:
     issued = service.read(
         service.ask("POST", "/v1/templates", body={"items": [{"image": faces["live"]}]})
@@ -79,13 +73,3 @@ def test_a_holder_is_verified(
         assert answer["document_id"] == enrolled["document_id"]
         assert answer["line_id"] in (None, enrolled["line_id"])
         assert answer["threshold"] == service.parts.thresholds.same_document
-
-
-@pytest.mark.parametrize("name", ["line", "line_id", "document", "document_id"])
-@pytest.mark.parametrize("key", ["r1", "red"])
-def test_another_carriers_holder_is_not_found(
-    service: Any, faces: dict[str, bytes], enrolled: dict[str, Any], name: str, key: str
-) -> None:
-    body = {"probe": image(faces["later"]), **against(enrolled)[name]}
-    response = service.ask("POST", PATH, key=key, body=body)
-    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")

@@ -15,7 +15,7 @@ from serving.access.authorization import Principal, Role
 from serving.api.app import EXEMPT_ONGOING
 from serving.api.body import MSGPACK
 from serving.api.request import Request
-from serving.errors import Busy, FaceUnusable, RateLimited, Unauthenticated
+from serving.errors import Busy, FaceUnusable, RateLimited
 from tests.serving.api.middleware.conftest import Answer, Rig, idle, raising
 from tests.serving.meters import BrokenMeter
 
@@ -66,11 +66,6 @@ def test_an_error_is_an_answer_in_the_type_asked_for(
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert rig.meter.refusals == [code]
     assert rig.access["code"] == code
-
-
-def test_who_brings_no_key_is_told_how() -> None:
-    answer = Rig(raising(Unauthenticated("no key"))).ask()
-    assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
 def test_an_unforeseen_error_shows_and_logs_its_type_alone() -> None:
@@ -192,9 +187,3 @@ def test_health_is_logged_more_quietly(path: str, level: str) -> None:
     rig = Rig(idle)
     rig.ask(path=path)
     assert rig.lines.calls[-1].method_name == level
-
-
-def test_a_direct_route_takes_post_alone() -> None:
-    answer = Rig(idle).ask(method="GET")
-    assert (answer.status, answer.headers["allow"]) == (405, "POST")
-    assert answer.json["code"] == "REQUEST.METHOD_UNSUPPORTED"
