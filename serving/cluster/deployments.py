@@ -48,16 +48,11 @@ REMOTE_WORKERS = 4
 """Threads that wait for a remote embedder while others decode the next photographs."""
 
 
-def find_version() -> str:
-    """The version of this program."""
-    return version("sosie")
-
-
 def open_meter(settings: Settings, log: FilteringBoundLogger) -> Meter:
     """The meter of this process; merges the metrics of the node's processes and its proxy."""
     folder = find_metrics_folder()
     meter = Meter(folder, log)
-    meter.set(BUILD, 1, find_version(), model_digest(settings))
+    meter.set(BUILD, 1, version("sosie"), model_digest(settings))
     if folder is not None:
         # Both are in the folder of the node.
         meter.node_registry.register(ProxyCollector(folder.parent / PLACE))
@@ -135,7 +130,7 @@ class Ingress:
             meter=meter,
             log=log,
             model_digest=store.model_digest,
-            version=find_version(),
+            version=version("sosie"),
             calibration=deployment.calibration,
             tracer=tracer,
         )
