@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
-from threading import Lock
 from traceback import extract_tb
 from typing import Any
 
@@ -27,7 +26,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import DeadlinePassed
 from serving.access.authorization import authorize
-from serving.api.body import JSON, BodyBudget, encode
+from serving.api.body import JSON, BodyBudget
 from serving.api.endpoints import ENDPOINTS, Endpoint
 from serving.api.openapi import build_document
 from serving.api.request import SCOPE_KEY, Answer, Request, Stop, admit, read_idempotency_key
@@ -63,7 +62,6 @@ EXEMPT_ONGOING = 32
 _EXEMPT = ("/health/", "/version", "/metrics")
 _VERSIONED = "/v1/"
 _METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
-Headers = list[tuple[bytes, bytes]]
 
 _CLOSING = frozenset({HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT})
 _LATE = "the time for this request ran out: ask for it again"
@@ -210,23 +208,15 @@ class RequestMiddleware:
         )
 
 
-async def _send_fault(
-    request: Request, fault: Fault, headers: Iterable[tuple[bytes, bytes]]
-) -> None:
-    body = encode(Error(fault.status, fault.code, fault.message), request.answer_type)
-    sent = [
-        (b"content-type", request.answer_type.encode()),
-        (b"content-length", str(len(body)).encode()),
-        *headers,
-    ]
+async def _send_fault(request: Request, fault: Fault, headers: dict[str, str]) -> None:
     if fault.retry_after_s is not None:
-        sent.append((b"retry-after", str(max(math.ceil(fault.retry_after_s), 1)).encode()))
+        headers["retry-after"] = str(max(math.ceil(fault.retry_after_s), 1))
     if fault.status == HTTPStatus.UNAUTHORIZED:
-        sent.append((b"www-authenticate", b'Bearer realm="sosie"'))
+        headers["www-authenticate"] = 'Bearer realm="sosie"'
     if fault.status in _CLOSING:
-        sent.append((b"connection", b"close"))
-    await request.send({"type": "http.response.start", "status": fault.status, "headers": sent})
-    await request.send({"type": "http.response.body", "body": body})
+        headers["connection"] = "close"
+    shown = Error(fault.status, fault.code, fault.message)
+    await request.answer(Answer(shown, fault.status, headers))
 
 
 def _method_of(request: Request) -> str:
@@ -248,13 +238,13 @@ def _place_of(error: Exception) -> str:
     return "elsewhere"
 
 
-def describe_failure(error: Exception) -> tuple[Fault, Headers]:
+def describe_failure(error: Exception) -> tuple[Fault, dict[str, str]]:
     """The fault to show and the headers that go with it; nothing of the request is in it."""
-    headers: Headers = []
+    headers = {}
     if isinstance(error, HTTPException):
-        allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
-        if allowed:
-            headers.append((b"allow", allowed.encode()))
+        headers = {
+            name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"
+        }
         error = _translate(error)
     fault = describe(error)
     if isinstance(error, FaceUnusable):
@@ -280,7 +270,13 @@ def build_app(parts: Parts) -> ASGIApp:
     routes: list[BaseRoute] = [
         _Route(one.path, app, methods=[one.method]) for one, app in apps if not one.is_direct
     ]
-    pages = [("/openapi.json", _document_route(parts)), *page_routes()]
+    # Made now, when nobody waits for it.
+    document = _document(parts.version)
+
+    async def show_document(_: StarletteRequest) -> Response:
+        return Response(document, media_type=JSON)
+
+    pages = [("/openapi.json", show_document), *page_routes()]
     routes += [_Route(path, show) for path, show in pages]
     return RequestMiddleware(
         Router(routes, redirect_slashes=False),
@@ -332,18 +328,6 @@ class _Operation:
         await request.answer(answer)
 
 
-def _document_route(parts: Parts) -> Any:
-    making = Lock()
-
-    @cache
-    def make_document() -> bytes:
-        return encode_json(build_document(parts.version))
-
-    def show_document(request: StarletteRequest) -> Response:
-        del request
-        # Who asks meanwhile waits for it: the cache alone would let each make one.
-        with making:
-            document = make_document()
-        return Response(document, media_type=JSON)
-
-    return show_document
+@cache
+def _document(version: str) -> bytes:
+    return encode_json(build_document(version))

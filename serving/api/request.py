@@ -54,21 +54,6 @@ WATCH_AFTER_S = 0.05
 """A quicker request is over before it would matter that its client has gone."""
 MAX_TIMEOUT_MS = 120_000
 
-_READ = frozenset(
-    {
-        b"accept",
-        b"authorization",
-        b"content-encoding",
-        b"content-length",
-        b"content-type",
-        b"idempotency-key",
-        b"traceparent",
-        b"transfer-encoding",
-        b"x-api-key",
-        b"x-correlator",
-        b"x-timeout-ms",
-    }
-)
 _CORRELATOR = re.compile(rb"[a-zA-Z0-9\-_:;./<>{}]{1,256}")
 _FIXED_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
@@ -117,11 +102,10 @@ class Request:
         self.started = self._loop.time()
         self._headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
-            if name in _READ:
-                if name in self._headers and name == b"content-length":
-                    self._headers[name] = b"several"  # refused where the body is read
-                else:
-                    self._headers.setdefault(name, value)
+            if name == b"content-length" and name in self._headers:
+                self._headers[name] = b"several"  # refused where the body is read
+            else:
+                self._headers.setdefault(name, value)
         given = self._headers.get(b"x-correlator")
         is_sound = given is not None and _CORRELATOR.fullmatch(given) is not None
         correlator = given if is_sound and given else os.urandom(16).hex().encode()

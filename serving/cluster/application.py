@@ -14,7 +14,7 @@ from engine.errors import RequestError
 from serving.cluster.deployments import Embedder, Ingress, Registrar
 from serving.cluster.node import registrar_timeout_s
 from serving.cluster.site import Site, count_ingresses
-from serving.settings import ServeSettings, require_home
+from serving.settings import require_home
 
 _ARGUMENTS = frozenset({"home", "config"})
 HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
@@ -46,53 +46,44 @@ def build(arguments: Mapping[str, Any]) -> Application:
 def compose(site: Site) -> Application:
     """The deployments of a site, bound to each other."""
     settings = site.load().serve
-    registrar = _make_registrar(settings).bind(site)
-    has_embedder = settings.embedder == "deployment"
-    embedder = _make_embedder(settings).bind(site) if has_embedder else None
+    registrar = _deployment(
+        Registrar,
+        1,
+        settings.requests_ongoing,
+        max_ongoing_requests=CALLS_ONGOING,
+        graceful_shutdown_timeout_s=registrar_timeout_s(settings.drain_s),
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    embedder = _deployment(
+        Embedder,
+        settings.embedder_replicas,
+        settings.photographs_waiting,
+        max_ongoing_requests=EMBEDDINGS_ONGOING,
+        ray_actor_options={"num_cpus": 0, "num_gpus": settings.embedder_gpus},
+    )
     # Counted here, once: an ingress on another node may see other cores.
     replicas = count_ingresses(settings)
-    return _make_ingress(settings, replicas).bind(site, registrar, embedder, replicas)
-
-
-def _make_ingress(settings: ServeSettings, replicas: int) -> serve.Deployment:
-    return serve.deployment(
+    ingress = _deployment(
         Ingress,
-        name="Ingress",
-        num_replicas=replicas,
+        replicas,
+        settings.requests_ongoing,
         max_ongoing_requests=settings.requests_ongoing + INGRESS_MARGIN,
-        max_queued_requests=settings.requests_ongoing,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         graceful_shutdown_timeout_s=settings.drain_s,
         graceful_shutdown_wait_loop_s=0.2,
-        ray_actor_options={"num_cpus": 0},
-        **HEALTH,
-        **QUIET,
     )
+    has_embedder = settings.embedder == "deployment"
+    bound = embedder.bind(site) if has_embedder else None
+    return ingress.bind(site, registrar.bind(site), bound, replicas)
 
 
-def _make_registrar(settings: ServeSettings) -> serve.Deployment:
+def _deployment(kind: type[Any], replicas: int, queued: int, **options: Any) -> serve.Deployment:
+    """So many replicas of a class, before which `queued` requests may wait."""
+    usual: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, **HEALTH, **QUIET}
     return serve.deployment(
-        Registrar,
-        name="Registrar",
-        num_replicas=1,
-        max_ongoing_requests=CALLS_ONGOING,
-        max_queued_requests=settings.requests_ongoing,
-        graceful_shutdown_timeout_s=registrar_timeout_s(settings.drain_s),
-        graceful_shutdown_wait_loop_s=0.2,
-        ray_actor_options={"num_cpus": 0},
-        **HEALTH,
-        **QUIET,
-    )
-
-
-def _make_embedder(settings: ServeSettings) -> serve.Deployment:
-    return serve.deployment(
-        Embedder,
-        name="Embedder",
-        num_replicas=settings.embedder_replicas,
-        max_ongoing_requests=EMBEDDINGS_ONGOING,
-        max_queued_requests=settings.photographs_waiting,
-        ray_actor_options={"num_cpus": 0, "num_gpus": settings.embedder_gpus},
-        **HEALTH,
-        **QUIET,
+        kind,
+        name=kind.__name__,
+        num_replicas=replicas,
+        max_queued_requests=queued,
+        **(usual | options),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
 
@@ -35,107 +36,27 @@ from serving.ingress.remote_embedder import (
 from serving.ingress.templates import SealedTemplates
 from serving.models import build_extractor, model_digest, open_embedder
 from serving.parts import Parts
-from serving.registrar.protocol import CallContext, RegistrarClient, Reply, Status
+from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
 from serving.settings import Settings, find_cache, find_metrics_folder
 from serving.telemetry.exporter import Exporter
 from serving.telemetry.logs import close_log
 from serving.telemetry.metrics import BUILD, Meter
-from serving.telemetry.traces import Tracer, open_tracer
+from serving.telemetry.traces import open_tracer
 
 REMOTE_WORKERS = 4
 """Threads that wait for a remote embedder while others decode the next photographs."""
-
-
-def find_version() -> str:
-    """The version of this program."""
-    return version("sosie")
 
 
 def open_meter(settings: Settings, log: FilteringBoundLogger) -> Meter:
     """The meter of this process; merges the metrics of the node's processes and its proxy."""
     folder = find_metrics_folder()
     meter = Meter(folder, log)
-    meter.set(BUILD, 1, find_version(), model_digest(settings))
+    meter.set(BUILD, 1, version("sosie"), model_digest(settings))
     if folder is not None:
         # Both are in the folder of the node.
         meter.node_registry.register(ProxyCollector(folder.parent / PLACE))
     return meter
-
-
-class IngressParts:
-    """The parts of one ingress: read-only registry, models and access; `close` ends them."""
-
-    def __init__(
-        self,
-        site: Site,
-        settings: Settings,
-        registrar: RegistrarClient,
-        meter: Meter,
-        log: FilteringBoundLogger,
-        tracer: Tracer,
-        embed: CropCall | None,
-        replicas: int,
-    ) -> None:
-        self._log, self._tracer = log, tracer
-        self._deployment = site.open(
-            settings, warn=lambda line: log.warning("deployment", detail=line)
-        )
-        self._extractor = (
-            # One thread: there is an ingress for each core.
-            build_extractor(settings, find_cache(), threads=1)
-            if embed is None
-            else open_remote_extractor(settings, find_cache(), embed, threads=1)
-        )
-        serve, store, vault = settings.serve, self._deployment.store, self._deployment.vault
-        self._faces = ExtractionQueue(
-            self._extractor,
-            vault,
-            capacity=serve.photographs_waiting,
-            meter=meter,
-            log=log,
-            workers=1 if embed is None else REMOTE_WORKERS,
-            with_crops=read_crop_policy(settings.crops).keeps_any,
-        )
-        self._exporter = (
-            Exporter(meter.node_registry, serve.metrics_port) if serve.metrics_port else None
-        )
-        self.parts = Parts(
-            settings=serve,
-            registrar=registrar,
-            store=store,
-            vault=vault,
-            thresholds=self._deployment.thresholds,
-            faces=self._faces,
-            templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
-            authenticator=Authenticator(
-                store,
-                cache_s=serve.key_cache_s,
-                rate_limit=serve.rate_limit,
-                replicas=replicas,
-            ),
-            meter=meter,
-            log=log,
-            model_digest=store.model_digest,
-            version=find_version(),
-            calibration=self._deployment.calibration,
-            tracer=tracer,
-        )
-
-    @property
-    def is_whole(self) -> bool:
-        """False if a thread has ended that only a new process can replace."""
-        return self._faces.is_whole
-
-    def close(self) -> None:
-        """Closes all parts, after the photographs that are being extracted."""
-        self._faces.close()
-        if self._exporter is not None:
-            self._exporter.close()
-        self._extractor.close()
-        self._deployment.close()
-        self._tracer.close()
-        close_log(self._log)
 
 
 EMBEDDER_TIMEOUT_S = 15.0
@@ -144,7 +65,10 @@ BATCH_CROPS = 256
 
 @serve.ingress()
 class Ingress:
-    """Replica for HTTP, and all work on a request that does not need the registrar."""
+    """Replica for HTTP, and all work on a request that does not need the registrar.
+
+    It reads the registry, has models of its own and admits keys.
+    """
 
     def __init__(
         self,
@@ -154,34 +78,75 @@ class Ingress:
         replicas: int,
     ) -> None:
         settings = site.load()
-        log = site.open_log(settings.serve, "ingress")
+        serve = settings.serve
+        # What is opened first is closed last, after the photographs that are being extracted.
+        self._opened = opened = ExitStack()
+        log = site.open_log(serve, "ingress")
+        opened.callback(close_log, log)
         meter = open_meter(settings, log)
-        tracer = open_tracer(settings.serve, "ingress")
+        tracer = open_tracer(serve, "ingress")
+        opened.callback(tracer.close)
+        deployment = opened.enter_context(
+            site.open(settings, warn=lambda line: log.warning("deployment", detail=line))
+        )
+        store, vault = deployment.store, deployment.vault
+        # One thread: there is an ingress for each core.
+        extractor = opened.enter_context(
+            build_extractor(settings, find_cache(), threads=1)
+            if embedder is None
+            else open_remote_extractor(settings, find_cache(), _call_embedder(embedder), threads=1)
+        )
+        if serve.metrics_port:
+            opened.enter_context(Exporter(meter.node_registry, serve.metrics_port))
+        self._faces = ExtractionQueue(
+            extractor,
+            vault,
+            capacity=serve.photographs_waiting,
+            meter=meter,
+            log=log,
+            workers=1 if embedder is None else REMOTE_WORKERS,
+            with_crops=read_crop_policy(settings.crops).keeps_any,
+        )
+        opened.callback(self._faces.close)
         self._registrar = RayRegistrar(
             registrar,
-            capacity=settings.serve.requests_ongoing,
-            timeout_s=settings.serve.request_timeout_s,
+            capacity=serve.requests_ongoing,
+            timeout_s=serve.request_timeout_s,
             meter=meter,
             log=log,
             tracer=tracer,
         )
-        call = None if embedder is None else _call_embedder(embedder)
-        self._parts = IngressParts(
-            site, settings, self._registrar, meter, log, tracer, call, replicas
+        self._parts = Parts(
+            settings=serve,
+            registrar=self._registrar,
+            store=store,
+            vault=vault,
+            thresholds=deployment.thresholds,
+            faces=self._faces,
+            templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
+            authenticator=Authenticator(
+                store, cache_s=serve.key_cache_s, rate_limit=serve.rate_limit, replicas=replicas
+            ),
+            meter=meter,
+            log=log,
+            model_digest=store.model_digest,
+            version=version("sosie"),
+            calibration=deployment.calibration,
+            tracer=tracer,
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return build_app(self._parts.parts)
+        return build_app(self._parts)
 
     async def check_health(self) -> None:
         """Raises where a new process must take over; not if the embedder or the registrar is away,
         which a new process could not change."""
-        if not self._parts.is_whole:
+        if not self._faces.is_whole:
             raise RuntimeError("a thread for photographs has ended: this replica is to be replaced")
 
     async def __del__(self) -> None:
         await self._registrar.close()
-        await asyncio.to_thread(self._parts.close)
+        await asyncio.to_thread(self._opened.close)
 
 
 class Registrar:

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,8 +34,6 @@ MATCHES = "{ path /v1/match }"
 ENROLLMENTS = "{ path /v1/enrollments } { method POST }"
 
 UNWATCHED = "x-request-disconnect-disabled"
-
-Edit = Callable[[str], str]
 
 
 class TemplateChanged(Exception):
@@ -70,19 +68,9 @@ def amend(text: str, config: ProxyConfig, folder: Path) -> str:
 
     Error files are in `folder` (`write_answers`).
     """
-    edits: tuple[Edit, ...] = (
-        _drop_open_ports,
-        _drop_access_log,
-        _drop_fallback,
-        lambda text: _bound_clients(text, config.header_timeout_s),
-        lambda text: _listen_at(text, config.address),
-        lambda text: _name_answers(text, folder),
-        _refuse_while_empty,
-        lambda text: _refuse_when_full(text, config),
-    )
-    for edit in edits:
-        text = edit(text)
-    return text
+    for pattern, new, least in _edits(config, folder):
+        text = _replace(pattern, new, text, least=least)
+    return _refuse_when_full(text, config)
 
 
 def _replace(pattern: str, new: str, text: str, *, least: int = 1) -> str:
@@ -93,50 +81,27 @@ def _replace(pattern: str, new: str, text: str, *, least: int = 1) -> str:
     return text
 
 
-def _drop_open_ports(text: str) -> str:
-    """Removes metrics and statistics ports: they listen on every interface, and are not used."""
-    text = _replace(rf"^frontend prometheus\n.*?{_SECTION}", "", text)
-    return _replace(rf"^listen stats\n.*?{_SECTION}", "", text)
-
-
-def _drop_access_log(text: str) -> str:
-    """Removes the access log: its lines show paths, and a path may contain a number."""
-    return _replace(r"^ +log \S+ local0 info\n", "", text)
-
-
-def _drop_fallback(text: str) -> str:
-    """Removes the fallback: without ingresses, Serve's own proxy would queue without bound."""
-    return _replace(r"^ +server \S+ \S+ check backup\n", "", text, least=0)
-
-
-def _bound_clients(text: str, header_timeout_s: int) -> str:
-    line = rf"\1    timeout http-request {header_timeout_s}s\n"
-    return _replace(r"^(defaults\n)", line, text)
-
-
-def _listen_at(text: str, address: str | None) -> str:
-    if address is None:
-        return text
-    host = f"[{address}]" if ":" in address else address
-    return _replace(r"^(frontend http_frontend\n +bind )\S+:(\d+)$", rf"\g<1>{host}:\2", text)
-
-
-def _name_answers(text: str, folder: Path) -> str:
-    """Gives HAProxy's own answers our format, so that clients know they may retry."""
+def _edits(config: ProxyConfig, folder: Path) -> Iterator[tuple[str, str, int]]:
+    """Patterns, what replaces each, and how often it has to be there at least."""
+    # Ports for metrics and statistics listen on every interface, and are not used.
+    yield rf"^frontend prometheus\n.*?{_SECTION}", "", 1
+    yield rf"^listen stats\n.*?{_SECTION}", "", 1
+    # The access log shows paths, and a path may contain a number.
+    yield r"^ +log \S+ local0 info\n", "", 1
+    # Without ingresses, Serve's own proxy, the fallback, would queue without bound.
+    yield r"^ +server \S+ \S+ check backup\n", "", 0
+    yield r"^(defaults\n)", rf"\1    timeout http-request {config.header_timeout_s}s\n", 1
+    if config.address is not None:
+        host = f"[{config.address}]" if ":" in config.address else config.address
+        yield r"^(frontend http_frontend\n +bind )\S+:(\d+)$", rf"\g<1>{host}:\2", 1
+    # HAProxy's own answers have our format, so that clients know they may retry.
     for status in (502, 503, 504):
-        own = f"    errorfile {status} {folder / INTERRUPTED}"
-        text = _replace(rf"^ +errorfile {status} \S+$", own, text)
+        yield rf"^ +errorfile {status} \S+$", f"    errorfile {status} {folder / INTERRUPTED}", 1
     more = rf"    errorfile 408 {folder / TIMED_OUT}\n    errorfile 400 {folder / MALFORMED}\n"
-    return _replace(r"^( +errorfile 502)", rf"{more}\1", text)
-
-
-def _refuse_while_empty(text: str) -> str:
-    """Without an application answers 503; Serve's 404 would mislead clients."""
-    return _replace(
-        r"^(backend default_backend\n) +http-request return status 404 [^\n]*$",
-        rf"\1    {_not_ready()}",
-        text,
-    )
+    yield r"^( +errorfile 502)", rf"{more}\1", 1
+    # Without an application it is 503: Serve's 404 would mislead clients.
+    unknown = r"^(backend default_backend\n) +http-request return status 404 [^\n]*$"
+    yield unknown, rf"\1    {_not_ready()}", 1
 
 
 def _refuse_when_full(text: str, config: ProxyConfig) -> str:

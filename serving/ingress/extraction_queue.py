@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, ImageError, SosieError
-from engine.faces.extractor import Extracted
+from engine.faces.extractor import Extractor
 from engine.matching.requests import Sample, make_samples
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady, ServiceRefusal
@@ -40,14 +39,6 @@ _REFUSALS = Refusals(
 Samples = list[Sample | ImageError]
 
 
-class PhotographExtractor(Protocol):
-    """What the queue asks of an extractor."""
-
-    def extract(self, images: Sequence[bytes]) -> list[Extracted]:
-        """One Extraction or ImageError for each image file, in their order."""
-        ...
-
-
 class ExtractionQueue:
     """Bounded queue that extracts samples from the photographs of all waiting requests in batches.
 
@@ -60,7 +51,7 @@ class ExtractionQueue:
 
     def __init__(
         self,
-        extractor: PhotographExtractor,
+        extractor: Extractor,
         vault: Vault,
         *,
         capacity: int,

@@ -28,7 +28,6 @@ from serving.wire.matching import (
 )
 
 if TYPE_CHECKING:
-    from engine.reasons import Reason
     from serving.access.authorization import ShowCandidate
     from serving.parts import Parts
     from serving.registrar.protocol import CallContext
@@ -215,7 +214,11 @@ def read_sample(sample: Sample | ImageError) -> Vector | ItemError:
     if isinstance(sample, ImageError):
         return describe_problem(sample)
     if sample.problems:
-        return describe_reasons(sample.problems)
+        return ItemError(
+            f"MATCH.{sample.problems[0]}",
+            "the photograph cannot be judged: take a new one",
+            problems=tuple(str(reason) for reason in sample.problems),
+        )
     assert sample.vector is not None, "a photograph without a face has a problem"
     return sample.vector
 
@@ -224,12 +227,3 @@ def describe_problem(error: ImageError | TemplateInvalid) -> ItemError:
     """An item's error as answers show it."""
     fault = describe(error)
     return ItemError(fault.code, fault.message)
-
-
-def describe_reasons(reasons: Sequence[Reason]) -> ItemError:
-    """The same for a photograph that cannot be judged; the first reason names it."""
-    return ItemError(
-        f"MATCH.{reasons[0]}",
-        "the photograph cannot be judged: take a new one",
-        problems=tuple(str(reason) for reason in reasons),
-    )

@@ -58,7 +58,7 @@ def open_log(path: Path | None, level: str, process: str) -> FilteringBoundLogge
     return cast(
         FilteringBoundLogger,
         structlog.wrap_logger(
-            LineLogger(Lines(path, finish)),
+            Lines(path, finish),
             processors=cast(Any, [_lift_error, withhold, finish]),
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
             context_class=dict,
@@ -70,25 +70,14 @@ def open_log(path: Path | None, level: str, process: str) -> FilteringBoundLogge
 def close_log(log: FilteringBoundLogger) -> None:
     """Closes the file; a line logged afterwards opens it again."""
     logger = getattr(log, "_logger", None)
-    assert isinstance(logger, LineLogger), "not a log of open_log"
-    logger.lines.close()
-
-
-class LineLogger:
-    """The logger that structlog wraps: each of its methods writes a finished line."""
-
-    def __init__(self, lines: Lines) -> None:
-        self.lines = lines
-
-    def info(self, line: str) -> None:
-        self.lines.write(line.encode())
-
-    debug = warning = error = critical = info
+    assert isinstance(logger, Lines), "not a log of open_log"
+    logger.close()
 
 
 class Lines:
     """Appends whole lines to a file, a pipe or standard output; never raises.
 
+    structlog wraps it as a logger: each of those methods writes a finished line.
     A file that was moved or removed, by the supervisor or by logrotate, is opened again.
     """
 
@@ -100,6 +89,11 @@ class Lines:
         self._file = None if path is None else _PrivateFile(path)
         self._lock = threading.Lock()
         self._lost, self._is_torn = 0, False
+
+    def info(self, line: str) -> None:
+        self.write(line.encode())
+
+    debug = warning = error = critical = info
 
     def write(self, lines: bytes) -> None:
         """Writes lines that each end with a newline, or counts them as lost."""

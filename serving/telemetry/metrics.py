@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import psutil
 import structlog
 from prometheus_client import (
     CollectorRegistry,
@@ -243,7 +244,7 @@ class FolderCollector(Collector):
     def _list_files(self) -> list[str]:
         pids = {int(file.stem.rsplit("_", 1)[1]) for file in self._folder.glob(f"{LIVE}*.db")}
         for pid in pids:
-            if not _is_alive(pid):
+            if not psutil.pid_exists(pid):
                 discard_gauges(self._folder, pid)
         # A process killed while it creates its file leaves an empty one.
         return [str(file) for file in self._folder.glob("*.db") if _size_bytes(file)]
@@ -267,13 +268,3 @@ def _size_bytes(file: Path) -> int:
         return file.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

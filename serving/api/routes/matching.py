@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.matching.comparison import score_best
-from engine.matching.requests import Sample
 from engine.matching.verification import HolderCheck
 from serving.access.authorization import Action, authorize, choose_candidates, template_tenant
 from serving.api.request import Request, known_document, take_face, take_faces
-from serving.ingress.match import MatchBatch, describe_problem, describe_reasons, match_batch
+from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import matching as wire
@@ -45,24 +44,19 @@ async def issue_templates(
     with parts.tracer.span("extract", items=len(body.items)):
         images = [item.image for item in body.items]
         samples = await parts.faces.sample(images, request.remaining_s)
-    vectors = [
-        one.vector
-        for one in samples
-        if isinstance(one, Sample) and one.is_usable and one.vector is not None
-    ]
+    found = [read_sample(sample) for sample in samples]
+    vectors = [one for one in found if not isinstance(one, wire.ItemError)]
     tenant = template_tenant(request.caller)
     issued = iter(parts.templates.issue(np.stack(vectors), tenant) if vectors else ())
     results = []
-    for item, sample in zip(body.items, samples, strict=True):
-        if isinstance(sample, ImageError):
-            results.append(wire.TemplateResult(id=item.id, error=describe_problem(sample)))
-            continue
+    for item, sample, one in zip(body.items, samples, found, strict=True):
+        error = one if isinstance(one, wire.ItemError) else None
         results.append(
             wire.TemplateResult(
                 id=item.id,
-                template=Template(next(issued)) if sample.is_usable else None,
-                quality=dict(sample.quality) or None,
-                error=None if sample.is_usable else describe_reasons(sample.problems),
+                template=Template(next(issued)) if error is None else None,
+                quality=None if isinstance(sample, ImageError) else dict(sample.quality) or None,
+                error=error,
             )
         )
     expires_at = issued_at + timedelta(hours=parts.settings.template_ttl_h)

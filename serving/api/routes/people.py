@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from engine.errors import NotFound
 from engine.matching.holders import find_holder
@@ -21,38 +21,31 @@ from serving.wire.enrollments import ErasureCertificate
 from serving.wire.fields import KnownDocument, of_record
 from serving.wire.matching import ExpectedFalseCandidates, Face
 
-
-@dataclass(frozen=True, slots=True)
-class FaceSearch:
-    """Document to the score of its best reference, best first; `found` counts all documents."""
-
-    scores: Mapping[str, float]
-    found: int
-    searched: int
-    gallery_sequence: int
-    threshold: float
-    expected: ExpectedFalseCandidates | None
+_OF_A_SEARCH = ("searched", "gallery_sequence", "threshold", "expected_false_candidates")
 
 
-async def search_face(parts: Parts, request: Request, face: Face, threshold: float) -> FaceSearch:
-    """The documents at or above the threshold, `MAX_CANDIDATES` at most; audited."""
+async def _search_face(
+    parts: Parts, request: Request, face: Face, threshold: float
+) -> tuple[Mapping[str, float], dict[str, Any]]:
+    """Document to the score of its best reference, best first, `MAX_CANDIDATES` at most; and what
+    an answer says of the search. It is audited."""
     probe = await take_face(parts, request, face)
     found = (await parts.registrar.identify(probe[None], threshold, request.context()))[0]
     scores: dict[str, float] = {}
     for candidate in found.candidates:
         scores.setdefault(candidate.document_id, candidate.score)
-    expected = None
-    if parts.calibration is not None:
-        rate = parts.calibration.expected_false_candidates(found.searched, threshold)
-        expected = of_record(ExpectedFalseCandidates, rate)
-    return FaceSearch(
-        scores=dict(list(scores.items())[: wire.MAX_CANDIDATES]),
-        found=found.found_documents,
-        searched=found.searched,
-        gallery_sequence=found.gallery_sequence,
-        threshold=threshold,
-        expected=expected,
-    )
+    calibration = parts.calibration
+    return dict(list(scores.items())[: wire.MAX_CANDIDATES]), {
+        "found": found.found_documents,
+        "searched": found.searched,
+        "gallery_sequence": found.gallery_sequence,
+        "threshold": threshold,
+        "expected_false_candidates": calibration
+        and of_record(
+            ExpectedFalseCandidates,
+            calibration.expected_false_candidates(found.searched, threshold),
+        ),
+    }
 
 
 async def identify(
@@ -66,13 +59,12 @@ async def identify(
     threshold = lowest if body.threshold is None else body.threshold
     if threshold < lowest:
         raise Malformed(f"threshold: below the deployment's for review, {lowest:.4f}")
-    search = await search_face(parts, request, body.probe, threshold)
-    shown = await asyncio.to_thread(serializers.identified_holders, parts.store, search.scores)
+    scores, search = await _search_face(parts, request, body.probe, threshold)
+    shown = await asyncio.to_thread(serializers.identified_holders, parts.store, scores)
     if shown:
         documents = [one.document_id for one in shown]
         await note(parts, request, "documents.read", "identification", documents=documents)
-    more = {"candidates": shown, "expected_false_candidates": search.expected}
-    return of_record(wire.Identification, search, **more)
+    return wire.Identification(candidates=shown, **search)
 
 
 async def search_people(parts: Parts, request: Request, body: wire.PeopleRequest) -> wire.People:
@@ -80,26 +72,19 @@ async def search_people(parts: Parts, request: Request, body: wire.PeopleRequest
     audited, whoever is found. Whoever has a face alike is a candidate: see
     `expected_false_candidates`.
     """
-    search = None
+    scores: Mapping[str, float] = {}
     if body.probe is not None:
-        search = await search_face(parts, request, body.probe, parts.thresholds.review)
-        by, ids, found = "face", list(search.scores), search.found
+        by, lowest = "face", parts.thresholds.review
+        scores, search = await _search_face(parts, request, body.probe, lowest)
+        ids = list(scores)
     else:
         by = "number" if body.document is None else "document"
         ids = list(await asyncio.to_thread(_look_up, parts.store, body))
-        found = len(ids)
-    scores: Mapping[str, float] = {} if search is None else search.scores
+        search = {**dict.fromkeys(_OF_A_SEARCH), "found": len(ids)}
     shown = await asyncio.to_thread(serializers.people_found, parts.store, ids, scores)
     documents = [one.document_id for one in shown]
     await note(parts, request, "people.searched", by, documents=documents)
-    return wire.People(
-        people=shown,
-        found=found,
-        searched=None if search is None else search.searched,
-        gallery_sequence=None if search is None else search.gallery_sequence,
-        threshold=None if search is None else search.threshold,
-        expected_false_candidates=None if search is None else search.expected,
-    )
+    return wire.People(people=shown, **search)
 
 
 async def read_document(parts: Parts, request: Request, document_id: str) -> wire.Person:

@@ -75,7 +75,7 @@ def add_key(store: WatchedStore, vault: Vault) -> Callable[..., str]:
 
 
 class Time:
-    """One time for both of a auth's clocks."""
+    """One time for both clocks of an authenticator."""
 
     def __init__(self) -> None:
         self.passed_s = 1000.0

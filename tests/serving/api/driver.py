@@ -120,6 +120,8 @@ def to_form(body: dict[str, Any]) -> dict[str, Any]:
     files: dict[str, Any] = {}
 
     def lift(value: Any, path: str) -> Any:
+        if isinstance(value, list):
+            return [lift(item, f"{path}.{place}") for place, item in enumerate(value)]
         if not isinstance(value, dict):
             return value
         kept = {}

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.registry.records import ApiKey, utc_now
-from serving.access.authentication import make_key
-from serving.access.authorization import MIN_BURST, PERMISSIONS, Role
+from serving.access.authorization import PERMISSIONS, Role
 from serving.api.endpoints import ENDPOINTS, Endpoint
 from tests.serving.api.driver import KEYS
 
@@ -20,163 +18,149 @@ DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
 UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 NAMES = ("b1", "b2", "blue", "r1", "red", "fraud", "operator")
 
-# The astronaut is enrolled at blue's outlet b1.
-MATRIX: dict[str, tuple[int, int, int, int, int, int, int]] = {
-    #                              b1   b2   blue  r1  red  fraud operator
-    "enroll at b1":               (201, 403, 200, 403, 403, 403, 403),
-    "enroll at its own outlet":   (201, 201, 400, 201, 400, 403, 403),
-    "read enrollment":            (200, 404, 200, 404, 404, 200, 200),
-    "find enrollment":            (200, 404, 200, 404, 404, 403, 403),
-    "match 1:1":                  (200, 200, 200, 200, 200, 200, 403),
-    "match 1:N":                  (403, 403, 200, 403, 200, 200, 403),
-    "issue templates":            (200, 200, 200, 200, 200, 200, 403),
-    "verify images":              (200, 200, 200, 200, 200, 200, 403),
-    "verify line":                (200, 200, 200, 404, 404, 200, 403),
-    "verify document":            (200, 200, 200, 404, 404, 200, 403),
-    "verify document by id":      (200, 200, 200, 404, 404, 200, 403),
-    "identify":                   (403, 403, 403, 403, 403, 200, 403),
-    "query lines":                (200, 200, 200, 200, 200, 200, 403),
-    "dispute line":               (201, 201, 201, 201, 201, 201, 403),
-    "search people":               (403, 403, 403, 403, 403, 200, 403),
-    "read document":               (403, 403, 403, 403, 403, 200, 403),
-    "read crops":                  (403, 403, 403, 403, 403, 200, 403),
-    "list cases":                  (403, 403, 403, 403, 403, 200, 403),
-    "read case":                   (403, 403, 403, 403, 403, 404, 403),
-    "assign case":                 (403, 403, 403, 403, 403, 404, 403),
-    "note case":                   (403, 403, 403, 403, 403, 404, 403),
-    "propose outcome":             (403, 403, 403, 403, 403, 404, 403),
-    "withdraw proposal":           (403, 403, 403, 403, 403, 404, 403),
-    "close case":                  (403, 403, 403, 403, 403, 404, 403),
-    "expect sweep":                (403, 403, 403, 403, 403, 200, 403),
-    "list sweeps":                 (403, 403, 403, 403, 403, 200, 403),
-    "read sweep":                  (403, 403, 403, 403, 403, 404, 403),
-    "pause sweep":                 (403, 403, 403, 403, 403, 404, 403),
-    "resume sweep":                (403, 403, 403, 403, 403, 404, 403),
-    "cancel sweep":                (403, 403, 403, 403, 403, 404, 403),
-    "list groups":                 (403, 403, 403, 403, 403, 404, 403),
-    "read group":                  (403, 403, 403, 403, 403, 404, 403),
-    "precision":                   (403, 403, 403, 403, 403, 200, 403),
-    "thresholds":                  (200, 200, 200, 200, 200, 200, 200),
-    "read audit":                  (403, 403, 403, 403, 403, 403, 200),
-    "verify audit":                (403, 403, 403, 403, 403, 403, 200),
-    "close line":                 (403, 403, 200, 403, 404, 403, 404),
-    "erase document":             (403, 403, 200, 403, 404, 403, 404),
-    "metrics":                    (403, 403, 403, 403, 403, 403, 200),
-    "whose key":                  (200, 200, 200, 200, 200, 200, 200),
-}  # fmt: skip
-"""404 to a fraud team: a case, sweep or group that is none (see test_cases, test_sweeps).
-Asked in this order, each by the keys from left to right: what blue has closed or erased is
-gone for the operator, who may do the same (see test_lines)."""
 OPEN = {"live": "/health/live", "ready": "/health/ready", "version": "/version",
         "document": "/openapi.json"}  # fmt: skip
 
 Call = tuple[str, str, dict[str, Any]]
+"""Method, path and options of a request."""
+Statuses = tuple[int, ...]
+"""What each of `NAMES` is answered."""
+Matrix = Callable[[str], list[tuple[Call, Statuses]]]
+
+
+def get(path: str, **params: str) -> Call:
+    return "GET", path, {"params": params} if params else {}
+
+
+def post(path: str, body: dict[str, Any] | None = None) -> Call:
+    return "POST", path, {"body": body} if body else {}
+
+
+def only(**statuses: int) -> Statuses:
+    """These, and to the other keys 403."""
+    return tuple(statuses.get(name, 403) for name in NAMES)
+
+
+def all_but_operators(status: int) -> Statuses:
+    return (*[status] * (len(NAMES) - 1), 403)
 
 
 @pytest.fixture
-def calls(
+def matrix(
     faces: dict[str, bytes], enrolled: dict[str, Any], activation: Callable[..., dict[str, Any]]
-) -> Callable[[str, str], Call]:
-    """`calls(row, key)`: method, path and options of the request."""
+) -> Matrix:
+    """`matrix(key)`: the requests with that key, and what all keys are answered.
+
+    The astronaut is enrolled at blue's outlet b1. To a fraud team 404 is a case, sweep or group
+    that is none (see test_cases, test_sweeps). Asked in this order, each by the keys from left to
+    right: what blue has closed or erased is gone for the operator, who may do the same (see
+    test_lines).
+    """
     face, again = {"image": faces["live"]}, {"image": faces["later"]}
     holder = {"document": DOCUMENT, "probe": again}
     line, document = f"/v1/lines/{MSISDN}", f"/v1/documents/{enrolled['document_id']}"
+    enrollment = f"/v1/enrollments/{enrolled['enrollment_id']}"
     case, sweep = f"/v1/cases/{UNKNOWN}", f"/v1/sweeps/{UNKNOWN}"
     captured_at = activation()["captured_at"]
+    of_blue = dict.fromkeys(("b1", "b2", "blue", "fraud"), 200) | {"r1": 404, "red": 404}
 
     def enroll(key: str, **changes: Any) -> Call:
         body = activation(captured_at=captured_at, **changes)
         return "POST", "/v1/enrollments", {"body": body, "headers": {"idempotency-key": key}}
 
-    def post(path: str, body: dict[str, Any]) -> Call:
-        return "POST", path, {"body": body}
+    def list_all(key: str) -> list[tuple[Call, Statuses]]:
+        own = only(b1=201, b2=201, blue=400, r1=201, red=400)
+        found = {"b1": 200, "b2": 404, "blue": 200, "r1": 404, "red": 404}
+        return [
+            (enroll("at b1"), only(b1=201, blue=200)),
+            (enroll(f"own {key}", outlet=None), own),
+            (get(enrollment), only(**found, fraud=200, operator=200)),
+            (
+                get("/v1/enrollments", idempotency_key=enrolled["idempotency_key"]),
+                only(**found),
+            ),
+            (
+                post("/v1/match", {"items": [{"probe": face, "reference": again}]}),
+                all_but_operators(200),
+            ),
+            (
+                post("/v1/match", {"items": [{"probe": face, "search": True}]}),
+                only(blue=200, red=200, fraud=200),
+            ),
+            (post("/v1/templates", {"items": [face]}), all_but_operators(200)),
+            (
+                post("/v1/verifications", {"probe": face, "reference": again}),
+                all_but_operators(200),
+            ),
+            (post("/v1/verifications", {"probe": face, "line": MSISDN}), only(**of_blue)),
+            (post("/v1/verifications", {"probe": face, "document": DOCUMENT}), only(**of_blue)),
+            (
+                post("/v1/verifications", {"probe": face, "document_id": enrolled["document_id"]}),
+                only(**of_blue),
+            ),
+            (post("/v1/identifications", {"probe": face}), only(fraud=200)),
+            (post("/v1/lines/query", holder), all_but_operators(200)),
+            (post(f"{line}/dispute", holder), all_but_operators(201)),
+            (post("/v1/people/search", {"document": DOCUMENT}), only(fraud=200)),
+            (get(document), only(fraud=200)),
+            (get(f"{enrollment}/crops"), only(fraud=200)),
+            (get("/v1/cases"), only(fraud=200)),
+            (get(case), only(fraud=404)),
+            (post(f"{case}/assign", {"assignee": "me"}), only(fraud=404)),
+            (post(f"{case}/notes", {"text": "seen"}), only(fraud=404)),
+            (post(f"{case}/propose", {"outcome": "fraud"}), only(fraud=404)),
+            (post(f"{case}/withdraw"), only(fraud=404)),
+            (post(f"{case}/close", {"outcome": "fraud"}), only(fraud=404)),
+            (post("/v1/sweeps", {"dry_run": True, "threshold": 0.6}), only(fraud=200)),
+            (get("/v1/sweeps"), only(fraud=200)),
+            (get(sweep), only(fraud=404)),
+            *((post(f"{sweep}/{step}"), only(fraud=404)) for step in ("pause", "resume", "cancel")),
+            (get(f"{sweep}/groups"), only(fraud=404)),
+            (get(f"{sweep}/groups/any"), only(fraud=404)),
+            (get("/v1/precision"), only(fraud=200)),
+            (get("/v1/thresholds"), (200,) * len(NAMES)),
+            (get("/v1/audit"), only(operator=200)),
+            (get("/v1/audit/verification"), only(operator=200)),
+            (("DELETE", line, {}), only(blue=200, red=404, operator=404)),
+            (("DELETE", document, {}), only(blue=200, red=404, operator=404)),
+            (get("/metrics"), only(operator=200)),
+            (get("/v1/me"), (200,) * len(NAMES)),
+        ]
 
-    def make(row: str, key: str) -> Call:
-        table: dict[str, Callable[[], Call]] = {
-            "enroll at b1": lambda: enroll("at b1"),
-            "enroll at its own outlet": lambda: enroll(f"own {key}", outlet=None),
-            "read enrollment": lambda: (
-                "GET", f"/v1/enrollments/{enrolled['enrollment_id']}", {}),
-            "find enrollment": lambda: (
-                "GET", "/v1/enrollments",
-                {"params": {"idempotency_key": enrolled["idempotency_key"]}}),
-            "match 1:1": lambda: post(
-                "/v1/match", {"items": [{"probe": face, "reference": again}]}),
-            "match 1:N": lambda: post("/v1/match", {"items": [{"probe": face, "search": True}]}),
-            "issue templates": lambda: post("/v1/templates", {"items": [face]}),
-            "verify images": lambda: post(
-                "/v1/verifications", {"probe": face, "reference": again}),
-            "verify line": lambda: post("/v1/verifications", {"probe": face, "line": MSISDN}),
-            "verify document": lambda: post(
-                "/v1/verifications", {"probe": face, "document": DOCUMENT}),
-            "verify document by id": lambda: post(
-                "/v1/verifications", {"probe": face, "document_id": enrolled["document_id"]}),
-            "identify": lambda: post("/v1/identifications", {"probe": face}),
-            "query lines": lambda: post("/v1/lines/query", holder),
-            "dispute line": lambda: post(f"{line}/dispute", holder),
-            "search people": lambda: post("/v1/people/search", {"document": DOCUMENT}),
-            "read document": lambda: ("GET", document, {}),
-            "read crops": lambda: (
-                "GET", f"/v1/enrollments/{enrolled['enrollment_id']}/crops", {}),
-            "list cases": lambda: ("GET", "/v1/cases", {}),
-            "read case": lambda: ("GET", case, {}),
-            "assign case": lambda: post(f"{case}/assign", {"assignee": "me"}),
-            "note case": lambda: post(f"{case}/notes", {"text": "seen"}),
-            "propose outcome": lambda: post(f"{case}/propose", {"outcome": "fraud"}),
-            "withdraw proposal": lambda: ("POST", f"{case}/withdraw", {}),
-            "close case": lambda: post(f"{case}/close", {"outcome": "fraud"}),
-            "expect sweep": lambda: post("/v1/sweeps", {"dry_run": True, "threshold": 0.6}),
-            "list sweeps": lambda: ("GET", "/v1/sweeps", {}),
-            "read sweep": lambda: ("GET", sweep, {}),
-            "pause sweep": lambda: ("POST", f"{sweep}/pause", {}),
-            "resume sweep": lambda: ("POST", f"{sweep}/resume", {}),
-            "cancel sweep": lambda: ("POST", f"{sweep}/cancel", {}),
-            "list groups": lambda: ("GET", f"{sweep}/groups", {}),
-            "read group": lambda: ("GET", f"{sweep}/groups/any", {}),
-            "precision": lambda: ("GET", "/v1/precision", {}),
-            "thresholds": lambda: ("GET", "/v1/thresholds", {}),
-            "read audit": lambda: ("GET", "/v1/audit", {}),
-            "verify audit": lambda: ("GET", "/v1/audit/verification", {}),
-            "close line": lambda: ("DELETE", line, {}),
-            "erase document": lambda: ("DELETE", document, {}),
-            "metrics": lambda: ("GET", "/metrics", {}),
-            "whose key": lambda: ("GET", "/v1/me", {}),
-        }  # fmt: skip
-        return table[row]()
-
-    return make
+    return list_all
 
 
-@pytest.mark.parametrize("row", MATRIX)
 def test_each_key_is_answered_as_its_role_and_tenant_allow(
-    own_service: Any, calls: Callable[[str, str], Call], row: str
+    own_service: Any, matrix: Matrix
 ) -> None:
-    answered = []
-    for key in NAMES:
-        method, path, options = calls(row, key)
-        answered.append(own_service.ask(method, path, key=key, **options).status_code)
-    assert tuple(answered) == MATRIX[row]
+    requests = {key: [call for call, _ in matrix(key)] for key in NAMES}
+    for place, ((method, path, _), statuses) in enumerate(matrix("b1")):
+        answered = []
+        for key in NAMES:
+            options = requests[key][place][2]
+            answered.append(own_service.ask(method, path, key=key, **options).status_code)
+        assert tuple(answered) == statuses, (method, path, place)
 
 
 @pytest.mark.parametrize(
     "key", [None, "", "sosie", "sosie_aaaaaaaaaaaa_" + "b" * 43, "é", "x" * 10_000]
 )
-@pytest.mark.parametrize("row", MATRIX)
 def test_who_brings_no_known_key_is_refused_before_anything_else(
-    service: Any, calls: Callable[[str, str], Call], row: str, key: str | None
+    service: Any, matrix: Matrix, key: str | None
 ) -> None:
-    method, path, options = calls(row, "b1")
-    response = service.ask(
-        method,
-        path,
-        key=None,
-        headers={} if key is None else {"authorization": f"Bearer {key}".encode()},
-        content=b"\xc1",
-        params=options.get("params"),
-    )
-    message = service.assert_refused(response, 401, "ACCESS.UNAUTHENTICATED")
-    assert response.headers["www-authenticate"].startswith("Bearer")
-    assert not key or key == "sosie" or key not in message
+    headers = {} if key is None else {"authorization": f"Bearer {key}".encode()}
+    for (method, path, options), _ in matrix("b1"):
+        response = service.ask(
+            method,
+            path,
+            key=None,
+            headers=headers,
+            content=b"\xc1",
+            params=options.get("params"),
+        )
+        message = service.assert_refused(response, 401, "ACCESS.UNAUTHENTICATED")
+        assert response.headers["www-authenticate"].startswith("Bearer")
+        assert not key or key == "sosie" or key not in message
 
 
 @pytest.mark.parametrize("name", OPEN)
@@ -203,18 +187,6 @@ def test_a_revoked_key_is_refused_at_the_next_call(own_service: Any) -> None:
     own_service.assert_refused(response, 401, "ACCESS.UNAUTHENTICATED")
 
 
-def test_a_key_that_has_spent_its_rate_is_told_when_to_come_again(own_service: Any) -> None:
-    made = make_key(own_service.parts.vault)
-    own_service.parts.store.add_api_key(
-        ApiKey(made.id, made.digest, "", "carrier", "blue", None, 2.0, utc_now()), actor="test"
-    )
-    answers = [own_service.ask("GET", "/v1/me", key=made.text) for _ in range(MIN_BURST + 20)]
-    statuses = [one.status_code for one in answers]
-    assert set(statuses) == {200, 429}
-    assert set(statuses[:MIN_BURST]) == {200}
-    own_service.assert_refused(answers[statuses.index(429)], 429, "ACCESS.RATE_LIMITED")
-
-
 def endpoint_at(method: str, path: str) -> Endpoint:
     [found] = [
         one
@@ -228,16 +200,15 @@ def endpoint_at(method: str, path: str) -> Endpoint:
 
 
 def test_the_matrix_has_every_endpoint_of_the_table_and_says_what_its_action_allows(
-    calls: Callable[[str, str], Call],
+    matrix: Matrix,
 ) -> None:
     asked = {("GET", path) for path in OPEN.values()} - {("GET", "/openapi.json")}
-    for row, statuses in MATRIX.items():
-        method, path, _ = calls(row, "b1")
+    for (method, path, _), statuses in matrix("b1"):
         endpoint = endpoint_at(method, path)
         asked.add((method, endpoint.path))
         for name, status in zip(NAMES, statuses, strict=True):
             is_allowed = endpoint.action is None or KEYS[name][0] in PERMISSIONS[endpoint.action]
-            assert is_allowed or status == 403, (row, name)
+            assert is_allowed or status == 403, (method, path, name)
     assert asked == {(one.method, one.path) for one in ENDPOINTS}
 
 

@@ -76,24 +76,6 @@ def test_the_queue_is_read_page_by_page_filtered_and_audited(
     assert found(state="assigned", kind="dispute") == []
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"state": "lost"},
-        {"limit": "0"},
-        {"limit": "201"},
-        {"limit": "many"},
-        {"after": "nothing"},
-        {"after": UNKNOWN},
-        {"kind": "x" * 65},
-        {"stat": "open"},
-    ],
-)
-def test_a_question_that_is_none_is_refused(service: Any, asked: dict[str, str]) -> None:
-    response = service.ask("GET", QUEUE, key="fraud", params=asked)
-    service.assert_refused(response, 400, "REQUEST.MALFORMED")
-
-
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_a_case_is_read_with_its_history_and_masked_lines_and_audited(
     fresh: Any, dispute: Open, enrolled: dict[str, Any], accept: str
@@ -194,39 +176,6 @@ def test_every_step_is_answered_with_the_case_and_audited(fresh: Any, open_case:
         "confirmed": 0,
         "thresholds": [],
     }
-
-
-@pytest.mark.parametrize(
-    ("name", "body"),
-    [
-        ("assign", {}),
-        ("assign", {"assignee": ""}),
-        ("assign", {"assignee": "me", "state": "closed"}),
-        ("notes", {"text": ""}),
-        ("notes", {"text": "x" * 4001}),
-        ("notes", {"text": "a\0b"}),
-        ("propose", {"outcome": "guilty"}),
-        ("propose", {"outcome": "fraud", "close_lines": "all"}),
-        ("close", {"outcome": "fraud", "close_lines": [UNKNOWN] * 201}),
-        ("close", {}),
-        ("close", {"outcome": "fraud", "seen_at": "yesterday"}),
-        ("propose", {"outcome": "fraud", "seen_at": "2026-01-31T12:00:00"}),
-    ],
-)
-def test_a_step_that_is_none_is_refused(service: Any, name: str, body: dict[str, Any]) -> None:
-    response = service.ask("POST", f"{QUEUE}/{UNKNOWN}/{name}", key="fraud", body=body)
-    service.assert_refused(response, 400, "REQUEST.MALFORMED")
-
-
-@pytest.mark.parametrize("target", ["nothing", "%00", UNKNOWN])
-def test_a_case_that_is_none_is_not_found(service: Any, target: str) -> None:
-    for method, path, body in (
-        ("GET", f"{QUEUE}/{target}", None),
-        ("POST", f"{QUEUE}/{target}/withdraw", None),
-        ("POST", f"{QUEUE}/{target}/notes", {"text": "x"}),
-    ):
-        response = service.ask(method, path, key="fraud", body=body)
-        service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
 
 
 def test_a_line_of_nobody_in_the_case_is_not_closed(

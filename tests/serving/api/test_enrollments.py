@@ -144,14 +144,6 @@ def test_a_photograph_without_a_face_is_a_decision(
     assert set(search.values()) == {None}
 
 
-@pytest.mark.parametrize("outlet", ["nowhere", "b3", "r1"])
-def test_an_outlet_that_is_unknown_closed_or_foreign_is_refused(
-    service: Any, activation: Activation, outlet: str
-) -> None:
-    response = service.ask("POST", PATH, key="blue", body=activation(outlet=outlet), headers=KEY)
-    service.assert_refused(response, 403, "REQUEST.OUTLET_REFUSED")
-
-
 def test_an_outlets_key_enrolls_there_alone(fresh: Any, activation: Activation) -> None:
     other = fresh.ask("POST", PATH, key="b1", body=activation(outlet="b2"), headers=KEY)
     fresh.assert_refused(other, 403, "ACCESS.FORBIDDEN")
@@ -203,11 +195,6 @@ def test_what_was_decided_is_found_by_its_key(fresh: Any, activation: Activation
     assert len(texts) == 1
 
 
-@pytest.mark.parametrize("params", [{}, {"idempotency_key": ""}, {"idempotency_key": "x" * 10_240}])
-def test_a_search_by_key_names_one(service: Any, params: dict[str, str]) -> None:
-    service.assert_refused(service.ask("GET", PATH, params=params), 400, "REQUEST.MALFORMED")
-
-
 def test_reads_are_audited(fresh: Any, activation: Activation) -> None:
     answer = fresh.read(fresh.ask("POST", PATH, key="b1", body=activation(), headers=KEY))
     before = fresh.parts.store.audit_head()[0]
@@ -256,43 +243,3 @@ def test_a_deadline_that_passed_commits_nothing_or_is_found_again(
     again = fresh.ask("POST", PATH, body=activation(), headers={"idempotency-key": "key-2"})
     assert again.status_code == 201
     assert fresh.read(again)["decision"] == "approved"
-
-
-def test_work_whose_client_has_gone_is_dropped_before_it_commits(
-    fresh: Any, activation: Activation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = encode(activation(), MSGPACK)
-    dropped = []
-
-    async def extract_until_dropped(*_: Any) -> Any:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            dropped.append(1)
-
-    monkeypatch.setattr(fresh.parts.faces, "sample", extract_until_dropped)
-    messages = [{"type": "http.request", "body": content, "more_body": False}]
-
-    async def receive() -> Any:
-        return messages.pop(0) if messages else {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        raise AssertionError("nobody is there")
-
-    headers = {**KEY, "authorization": f"Bearer {fresh.keys['b1']}", "content-type": MSGPACK}
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": PATH,
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()]
-        + [(b"content-length", str(len(content)).encode())],
-        "query_string": b"",
-    }
-    before = fresh.parts.store.counts()
-    fresh.run(fresh.app(scope, receive, send))
-    assert dropped == [1]
-    assert fresh.parts.store.counts() == before
-    assert '"status":499' in fresh.log_text
-    monkeypatch.undo()
-    again = fresh.ask("POST", PATH, key="b1", body=activation(), headers=KEY)
-    assert (again.status_code, fresh.read(again)["decision"]) == (201, "approved")

@@ -63,6 +63,7 @@ def test_a_tenant_is_told_no_id_of_another_carriers_holder(
     asked: list[tuple[str, Any]] = [
         ("/v1/match", {"items": [{"probe": probe, "search": True}]}),
         ("/v1/verifications", {"probe": probe, "line": MSISDN}),
+        ("/v1/verifications", {"probe": probe, "line": enrolled["line_id"]}),
         ("/v1/verifications", {"probe": probe, "document": DOCUMENT}),
         ("/v1/identifications", {"probe": probe}),
         ("/v1/lines/query", {"document": DOCUMENT, "probe": stranger}),
@@ -71,6 +72,11 @@ def test_a_tenant_is_told_no_id_of_another_carriers_holder(
     answers += [
         own_service.ask("POST", path, key=key, body=body, kind=kind) for path, body in asked
     ]
+    if key == "red":  # an outlet's key may not search
+        (matched,) = own_service.read(answers[len(decisions)])["items"]
+        (candidate,) = matched["identification"]["candidates"]
+        assert candidate.keys() == {"holder", "score"}
+        assert candidate["holder"] == named[0][0]["holder"]
     for answer in answers:
         assert b"reference_id" not in answer.content
         for name in ("document_id", "line_id", "enrollment_id"):

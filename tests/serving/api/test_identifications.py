@@ -85,15 +85,6 @@ def test_the_open_cases_of_a_candidate_are_shown(
     assert entries[1].detail == {"documents": [holder["document_id"]]}
 
 
-@pytest.mark.parametrize("threshold", [0.1, -1, 2, "0.6", float("nan"), float("inf"), True])
-def test_a_threshold_below_review_is_refused(
-    service: Any, faces: dict[str, bytes], threshold: Any
-) -> None:
-    body = {"probe": {"image": faces["later"]}, "threshold": threshold}
-    response = service.ask("POST", PATH, key="fraud", body=body, kind=MSGPACK)
-    service.assert_refused(response, 400, "REQUEST.MALFORMED")
-
-
 def test_a_threshold_above_review_is_taken(service: Any, faces: dict[str, bytes]) -> None:
     body = {"probe": {"image": faces["stranger"]}, "threshold": 1}
     answer = service.read(service.ask("POST", PATH, key="fraud", body=body))

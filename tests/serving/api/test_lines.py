@@ -79,28 +79,6 @@ def test_a_dispute_does_not_tell_whether_somebody_is_enrolled(
     assert wrong_face.content == unknown.content
 
 
-@pytest.mark.parametrize(
-    ("document", "status", "code"),
-    [
-        ({"number": "110105199003071230"}, 400, "REQUEST.INVALID"),
-        ({"type": "library-card"}, 400, "REQUEST.INVALID"),
-        ({"number": ""}, 400, "REQUEST.MALFORMED"),
-    ],
-)
-@pytest.mark.parametrize("path", ["/v1/lines/query", f"/v1/lines/{MSISDN}/dispute"])
-def test_a_document_that_is_none_is_refused(
-    service: Any,
-    faces: dict[str, bytes],
-    path: str,
-    document: dict[str, str],
-    status: int,
-    code: str,
-) -> None:
-    response = service.ask("POST", path, body=holder(faces["later"], **document))
-    message = service.assert_refused(response, status, code)
-    assert "1101051" not in message
-
-
 @pytest.mark.parametrize("by", ["number", "id"])
 @pytest.mark.parametrize("key", ["r1", "fraud"])
 def test_a_line_is_disputed_by_its_holder(
@@ -116,27 +94,6 @@ def test_a_line_is_disputed_by_its_holder(
     assert again["case_id"] == shown.case_id
     lines = fresh.read(fresh.ask("POST", "/v1/lines/query", body=holder(faces["later"])))["lines"]
     assert lines[0]["status"] == "disputed"
-
-
-@pytest.mark.parametrize(
-    ("target", "photograph", "status", "code"),
-    [
-        (MSISDN, "stranger", 403, "REQUEST.HOLDER_MISMATCH"),
-        (MSISDN, "faceless", 422, "MATCH.NO_FACE"),
-        ("+8613800138999", "later", 404, "REQUEST.NOT_FOUND"),
-        ("0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10", "later", 404, "REQUEST.NOT_FOUND"),
-        ("call-me", "later", 400, "REQUEST.INVALID"),
-        ("%00", "later", 400, "REQUEST.INVALID"),
-        ("8" * 5000, "later", 400, "REQUEST.INVALID"),
-    ],
-)
-def test_a_dispute_needs_the_holders_face_and_line(
-    service: Any, faces: dict[str, bytes], target: str, photograph: str, status: int, code: str
-) -> None:
-    path = f"/v1/lines/{target}/dispute"
-    response = service.ask("POST", path, body=holder(faces[photograph]))
-    message = service.assert_refused(response, status, code)
-    assert "138001" not in message
 
 
 @pytest.mark.parametrize("by", ["number", "id"])

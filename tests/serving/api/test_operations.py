@@ -12,11 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from engine.matching.calibration import Comparison
-from serving.api import app as application
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes.health import _readiness_of
@@ -186,54 +184,6 @@ def test_a_client_that_takes_neither_type_is_told(service: Any, path: str) -> No
     service.assert_refused(response, 406, "REQUEST.NOT_ACCEPTABLE")
 
 
-def test_a_body_that_is_too_large_is_413_whoever_reads_it(
-    start_service: Callable[..., Any], activation: Callable[..., dict[str, Any]]
-) -> None:
-    service = start_service(max_body_mib=0.01)
-    for path in ("/v1/enrollments", "/v1/match", "/v1/verifications"):
-        response = service.ask("POST", path, body=activation(), headers={"idempotency-key": "k"})
-        service.assert_refused(response, 413, "REQUEST.BODY_TOO_LARGE")
-
-
-def test_the_document_is_made_once_however_many_ask_for_it_at_once(
-    service: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = []
-
-    def build(*given: Any) -> dict[str, Any]:
-        made.append(given)
-        time.sleep(0.1)  # Makes a second build likelier where nothing prevents it.
-        return {"openapi": "3.1.0"}
-
-    monkeypatch.setattr(application, "build_document", build)
-    transport = httpx.ASGITransport(application.build_app(service.parts))
-
-    async def ask() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-            return await asyncio.gather(*(client.get("/openapi.json") for _ in range(3)))
-
-    assert [one.json() for one in service.run(ask())] == [{"openapi": "3.1.0"}] * 3
-    assert len(made) == 1
-
-
-def test_it_starts_and_stops_as_servers_ask(service: Any) -> None:
-    async def live() -> list[str]:
-        asked = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
-        told: list[str] = []
-
-        async def receive() -> Any:
-            return asked.pop(0)
-
-        async def send(message: Any) -> None:
-            told.append(message["type"])
-
-        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
-        await service.app(scope, receive, send)
-        return told
-
-    assert asyncio.run(live()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_the_thresholds_are_shown_on_the_calibrated_curves(service: Any, accept: str) -> None:
     response = service.ask("GET", "/v1/thresholds", key="b1", headers={"accept": accept})
@@ -263,22 +213,3 @@ def test_without_a_calibration_no_rate_is_told(service: Any) -> None:
     shown = service.read(service.ask("GET", "/v1/thresholds"))
     read(shown, CalibratedThresholds)
     assert shown["calibration"] is None
-
-
-@pytest.mark.parametrize(
-    "target", ["nothing", "%00", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10", "\u00e9"]
-)
-@pytest.mark.parametrize(
-    ("method", "path", "key"),
-    [
-        ("GET", "/v1/enrollments/{}", "blue"),
-        ("GET", "/v1/enrollments/{}/crops", "fraud"),
-        ("GET", "/v1/documents/{}", "fraud"),
-        ("DELETE", "/v1/documents/{}", "operator"),
-    ],
-)
-def test_an_id_that_nothing_has_is_not_found(
-    service: Any, method: str, path: str, key: str, target: str
-) -> None:
-    response = service.ask(method, path.format(target), key=key)
-    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")

@@ -85,23 +85,6 @@ def test_nobody_is_an_empty_list_and_audited(service: Any, body: dict[str, Any])
     assert (entry.action, entry.detail) == ("people.searched", {"documents": []})
 
 
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        ({}, "REQUEST.MALFORMED"),
-        ({"msisdn": MSISDN, "document": DOCUMENT}, "REQUEST.MALFORMED"),
-        ({"msisdn": MSISDN, "who": "me"}, "REQUEST.MALFORMED"),
-        ({"msisdn": "call me"}, "REQUEST.INVALID"),
-        ({"msisdn": "\0"}, "REQUEST.MALFORMED"),
-        ({"document": {"type": "cn-ric", "number": "110105199003071230"}}, "REQUEST.INVALID"),
-        ({"document": {"type": "library", "number": "7"}}, "REQUEST.INVALID"),
-    ],
-)
-def test_what_names_nobody_or_two_is_refused(service: Any, body: Any, code: str) -> None:
-    message = service.assert_refused(service.ask("POST", SEARCH, key="fraud", body=body), 400, code)
-    assert "11010519900" not in message
-
-
 def test_a_document_is_read_with_what_was_closed(
     fresh: Any,
     faces: dict[str, bytes],

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.registry.records import AuditEntry, Changes, NewCrop, new_id, utc_now
 from engine.retention.job import Schedule, run_retention
 from serving.api.body import JSON, MSGPACK
 from serving.wire.enrollments import Crops, EnrollmentRecord
@@ -65,66 +64,32 @@ def test_a_key_whose_answer_has_left_is_unused_and_judged_anew(
     assert fresh.read(again)["enrollment_id"] != first["enrollment_id"]
 
 
-def test_crops_that_are_kept_are_shown_until_their_time(
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+def test_crops_that_are_kept_are_shown_and_audited_until_their_time(
     start_service: Any,
     activation: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
+    accept: str,
 ) -> None:
     monkeypatch.setenv("SOSIE_CROPS__KEEP", "all")
     service = start_service()
     decided = service.read(service.ask("POST", PATH, body=activation(), headers=KEY))
     path = f"{PATH}/{decided['enrollment_id']}/crops"
-    shown = service.read(service.ask("GET", path, key="fraud"))["crops"]
+    before = service.parts.store.audit_head()[0]
+    answer = service.read(service.ask("GET", path, key="fraud", headers={"accept": accept}))
+    shown = answer["crops"]
     assert [one["photograph"] for one in shown] == ["live", "portrait"]
+    if accept == JSON:
+        read(answer, Crops)
     for one in shown:
-        with Image.open(io.BytesIO(base64.b64decode(one["image"]))) as image:
+        data = base64.b64decode(one["image"]) if accept == JSON else one["image"]
+        with Image.open(io.BytesIO(data)) as image:
             assert image.size == (112, 112)
+    [entry] = [record.entry for record in service.parts.store.audit_entries(before)]
+    assert (entry.action, entry.subject) == ("crops.read", decided["enrollment_id"])
+    assert entry.detail == {"crops": 2}
     run_retention(NextYear(service), Schedule(), "test")
     assert service.read(service.ask("GET", path, key="fraud"))["crops"] == []
-
-
-LIVE, PORTRAIT = b"\x89PNG live", b"\x89PNG portrait"
-
-
-def keep(service: Any, enrollment_id: str, **images: bytes) -> None:
-    kept_until = utc_now() + timedelta(days=1)
-    crops = [
-        NewCrop(
-            id=new_id(),
-            enrollment_id=enrollment_id,
-            photograph=photograph,
-            image=image,
-            kept_until=kept_until,
-        )
-        for photograph, image in images.items()
-    ]
-
-    def perform(writer: Any, _: Any) -> None:
-        entry = AuditEntry("test", "crops.kept", enrollment_id)
-        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), crops=crops))
-
-    service.match._lifecycle.require().registrar.run(perform)
-
-
-@pytest.mark.parametrize("accept", [JSON, MSGPACK])
-def test_both_crops_are_shown_and_audited(
-    fresh: Any, enrolled: dict[str, Any], accept: str
-) -> None:
-    enrollment_id = enrolled["enrollment_id"]
-    keep(fresh, enrollment_id, portrait=PORTRAIT, live=LIVE)
-    path = f"/v1/enrollments/{enrollment_id}/crops"
-    before = fresh.parts.store.audit_head()[0]
-    response = fresh.ask("GET", path, key="fraud", headers={"accept": accept})
-    shown = fresh.read(response)
-    images = [one["image"] for one in shown["crops"]]
-    if accept == JSON:
-        read(shown, Crops)
-        images = [base64.b64decode(image) for image in images]
-    assert [one["photograph"] for one in shown["crops"]] == ["live", "portrait"]
-    assert images == [LIVE, PORTRAIT]
-    [entry] = [record.entry for record in fresh.parts.store.audit_entries(before)]
-    assert (entry.action, entry.subject) == ("crops.read", enrollment_id)
-    assert entry.detail == {"crops": 2}
 
 
 def test_where_none_are_kept_the_list_is_empty(service: Any, enrolled: dict[str, Any]) -> None:

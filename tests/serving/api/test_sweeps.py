@@ -234,55 +234,9 @@ def test_a_cancelled_sweep_is_over(
     assert ringed.read(ask(ringed, "GET", f"/{done['sweep_id']}"))["state"] == "done"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"threshold": 0.6, "fmr": 1e-6},
-        {"threshold": 2},
-        {"threshold": "0.6"},
-        {"fmr": 0},
-        {"fmr": 1},
-        {"scope": "some"},
-        {"dry_run": "yes"},
-        {"treshold": 0.6},
-        [],
-    ],
-)
-def test_terms_that_are_none_are_refused(ringed: Service, body: Any) -> None:
-    response = ask(ringed, "POST", body=body)
-    ringed.assert_refused(response, 400, "REQUEST.MALFORMED")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_threshold_that_is_no_number_is_refused(ringed: Service, value: float) -> None:
-    response = ask(ringed, "POST", body={"threshold": value}, kind=MSGPACK)
-    ringed.assert_refused(response, 400, "REQUEST.MALFORMED")
-
-
 def test_a_threshold_beyond_the_calibration_is_refused_unless_allowed(ringed: Service) -> None:
     response = ask(ringed, "POST", body={"threshold": 0.95})
     ringed.assert_refused(response, 422, "CALIBRATION.RATE_UNSUPPORTED")
-
-
-@pytest.mark.parametrize("target", ["nothing", "%00", UNKNOWN])
-def test_a_sweep_or_group_that_is_none_is_not_found(
-    ringed: Service, done: dict[str, Any], target: str
-) -> None:
-    asked = [("GET", f"/{target}"), ("GET", f"/{target}/groups"), ("GET", f"/{target}/groups/x")]
-    asked += [("POST", f"/{target}/{steering}") for steering in ("pause", "resume", "cancel")]
-    asked += [("GET", f"/{done['sweep_id']}/groups/{target}")]
-    for method, path in asked:
-        ringed.assert_refused(ask(ringed, method, path), 404, "REQUEST.NOT_FOUND")
-
-
-@pytest.mark.parametrize(
-    "asked", [{"after": "-1"}, {"after": "x"}, {"limit": "0"}, {"limit": "201"}, {"kin": "x"}]
-)
-def test_a_page_that_is_none_is_refused(
-    ringed: Service, done: dict[str, Any], asked: dict[str, str]
-) -> None:
-    response = ask(ringed, "GET", f"/{done['sweep_id']}/groups", params=asked)
-    ringed.assert_refused(response, 400, "REQUEST.MALFORMED")
 
 
 def test_the_precision_is_that_of_the_pairs_that_people_judged(

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from engine.faces.extractor import Extractor
 from serving.api.app import build_app
@@ -101,7 +102,8 @@ def test_a_clients_trace_goes_through_the_hop_to_the_registrar(
         ask(5, "/v1/identifications", {"probe": image}, 200, key="fraud")
         read = f"/v1/enrollments/{made['enrollment_id']}"
         assert service.ask("GET", read, headers=trace_of(6)).status_code == 200
-        # Nobody asks for these traces.
+        # Nobody asks for these traces, and of its health no service keeps any.
+        assert service.ask("GET", "/health/live", headers=trace_of(7)).status_code == 200
         assert service.ask("GET", read).status_code == 200
 
     found = trace(drive)
@@ -128,6 +130,7 @@ def test_a_clients_trace_goes_through_the_hop_to_the_registrar(
         "http.response.status_code": 201,
         "sosie.correlator": "c1",
     }
+    assert {one.name for one in found.spans if one.kind == Span.SPAN_KIND_SERVER} == {"request"}
     assert found.find(1, "judge") == {"sosie.decision": "approved"}
     assert found.find(1, "extract") == {"sosie.items": 2}
     assert found.find(2, "search") == {"sosie.items": 1, "sosie.references": 2}
@@ -153,6 +156,7 @@ def test_no_span_says_anything_personal(
     text = "".join(map(str, found.spans))
     assert text.count("sosie.decision") == 1
     assert text.count('name: "request"') > 20
+    assert found.find(1, "request")["error.type"] == "REQUEST.MALFORMED"
     for fragment in (*FRAGMENTS, *keys):
         assert fragment not in text
     said = {item.key for span in found.spans for item in span.attributes}

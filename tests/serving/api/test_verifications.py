@@ -33,12 +33,6 @@ def test_two_photographs_are_compared_in_every_type(
     assert answer["score"] >= answer["threshold"] == service.parts.thresholds.verify
 
 
-def test_strangers_do_not_match(service: Any, faces: dict[str, bytes]) -> None:
-    body = {"probe": image(faces["live"]), "reference": image(faces["stranger"])}
-    answer = service.read(service.ask("POST", PATH, body=body))
-    assert (answer["is_match"], answer["document_id"]) == (False, None)
-
-
 def test_a_template_stands_for_its_photograph(service: Any, faces: dict[str, bytes]) -> None:
     issued = service.read(
         service.ask("POST", "/v1/templates", body={"items": [{"image": faces["live"]}]})
@@ -79,66 +73,3 @@ def test_a_holder_is_verified(
         assert answer["document_id"] == enrolled["document_id"]
         assert answer["line_id"] in (None, enrolled["line_id"])
         assert answer["threshold"] == service.parts.thresholds.same_document
-
-
-@pytest.mark.parametrize("name", ["line", "line_id", "document", "document_id"])
-@pytest.mark.parametrize("key", ["r1", "red"])
-def test_another_carriers_holder_is_not_found(
-    service: Any, faces: dict[str, bytes], enrolled: dict[str, Any], name: str, key: str
-) -> None:
-    body = {"probe": image(faces["later"]), **against(enrolled)[name]}
-    response = service.ask("POST", PATH, key=key, body=body)
-    service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({}, "exactly one of"),
-        ({"line": MSISDN, "document": DOCUMENT}, "exactly one of"),
-        ({"line": MSISDN, "probe": None}, "probe"),
-        ({"line": MSISDN, "probe": {}}, "an image or a template"),
-        ({"line": MSISDN, "threshold": 0.1}, ""),
-        ({"line": ""}, "line"),
-        ({"line": "8" * 65}, "line"),
-        ({"line": 86}, "line"),
-        ({"document": {**DOCUMENT, "name": "Aileen Probe"}}, "document"),
-        ({"document_id": None}, "exactly one of"),
-    ],
-)
-def test_what_is_asked_must_be_one_thing(
-    service: Any, faces: dict[str, bytes], change: dict[str, Any], words: str
-) -> None:
-    body = {"probe": image(faces["live"])} | change
-    message = service.assert_refused(service.ask("POST", PATH, body=body), 400, "REQUEST.MALFORMED")
-    assert words in message
-    assert "Aileen" not in message
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        {"line": "call me"},
-        {"document": {"type": "cn-ric", "number": "110105199003071230"}},
-        {"document": {"type": "cn-ric", "number": "11010519900307\0"}},
-        {"document": {"type": "library-card", "number": "7"}},
-    ],
-)
-def test_a_target_that_cannot_be_one_is_refused(
-    service: Any, faces: dict[str, bytes], target: dict[str, Any]
-) -> None:
-    response = service.ask("POST", PATH, body={"probe": image(faces["live"])} | target)
-    assert response.status_code in (400, 404)
-    assert "1101051990030712" not in response.text
-
-
-def test_a_photograph_without_a_face_is_no_silent_mismatch(
-    service: Any, faces: dict[str, bytes]
-) -> None:
-    for body, field in (
-        ({"probe": image(faces["faceless"]), "line": MSISDN}, "probe"),
-        ({"probe": image(faces["live"]), "reference": image(faces["faceless"])}, "reference"),
-    ):
-        response = service.ask("POST", PATH, body=body)
-        message = service.assert_refused(response, 422, "MATCH.NO_FACE")
-        assert message.startswith(field)

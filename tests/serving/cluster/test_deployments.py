@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import structlog
 
+from engine.batching import Pending
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.cluster.deployments import Ingress, IngressParts, _call_embedder
+from serving.cluster.deployments import Ingress, _call_embedder, open_crop_queue
 from serving.errors import Interrupted, NotReady
 from serving.ingress.extraction_queue import ExtractionQueue
+from serving.ingress.remote_embedder import Crops, Vectors
 from serving.telemetry.metrics import Meter
 
 
@@ -35,6 +38,32 @@ def test_a_lost_embedder_is_interrupted_and_nothing_of_ray_is_seen() -> None:
     asyncio.run(run())
 
 
+def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_own() -> None:
+    sizes: list[int] = []
+    entered, gate = threading.Event(), threading.Event()
+
+    def embed(crops: Crops) -> Vectors:
+        sizes.append(len(crops))
+        entered.set()
+        assert gate.wait(120)
+        return crops.reshape(len(crops), -1).mean(axis=1, keepdims=True).astype(np.float32)
+
+    queue = open_crop_queue(embed, batch_crops=4)
+
+    def call(*levels: int) -> Any:
+        crops = np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
+        return queue.submit(Pending(crops, len(crops)))
+
+    first = call(1)
+    assert entered.wait(120)
+    others = [call(2, 3), call(4), call(5, 6)]
+    gate.set()
+    found = [one.result(120).ravel().tolist() for one in (first, *others)]
+    assert found == [[1], [2, 3], [4], [5, 6]]
+    assert sizes == [1, 3, 2]
+    queue.close(10)
+
+
 def ask_after_photograph(raised: BaseException) -> None:
     """The health of an ingress whose extractor has answered a photograph with this."""
 
@@ -44,14 +73,12 @@ def ask_after_photograph(raised: BaseException) -> None:
 
     log, vault = structlog.get_logger(), Vault(KeyRing.generate(), 32)
     faces = ExtractionQueue(Extractor(), vault, capacity=4, meter=Meter(), log=log)
-    parts = object.__new__(IngressParts)
-    parts._faces = faces
 
     async def run() -> None:
         with pytest.raises((Interrupted, NotReady)):
             await faces.sample([b"any"])
         assert not faces.is_alive
-        await Ingress.check_health(SimpleNamespace(_parts=parts))
+        await Ingress.check_health(SimpleNamespace(_faces=faces))
 
     try:
         asyncio.run(run())

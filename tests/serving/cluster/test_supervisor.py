@@ -147,7 +147,7 @@ def test_a_process_whose_name_is_not_text_is_listed() -> None:
 
 
 _FAMILY = """
-import ctypes, os, subprocess, sys, time
+import ctypes, os, subprocess, sys
 from serving.cluster.processes import end_descendants, list_descendants
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 parent = subprocess.Popen(
@@ -159,7 +159,6 @@ parent = subprocess.Popen(
 parent.stdout.readline()
 parent.kill()
 parent.wait()
-time.sleep(0.1)
 orphans = [one.words for one in list_descendants(os.getpid())]
 print(orphans == [("sleep", "77")], end_descendants(os.getpid()), list_descendants(os.getpid()))
 """

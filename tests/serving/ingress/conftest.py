@@ -17,8 +17,9 @@ from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from serving.ingress.extraction_queue import ExtractionQueue
-from tests.serving.ingress.callers import CAPACITY, RecordingMeter
+from tests.serving.meters import RecordingMeter
 
+CAPACITY = 64
 DIM = 32
 DIGEST = "d" * 64
 
@@ -26,7 +27,7 @@ DIGEST = "d" * 64
 class BlockedExtractor:
     """Extracts what is released; a vector follows from the bytes alone.
 
-    Bytes that begin with `bad` are damaged, with `nobody` show no face, with `bomb` break it.
+    Bytes that begin with `bad` are damaged, with `nobody` show no face.
     """
 
     def __init__(self) -> None:
@@ -34,16 +35,17 @@ class BlockedExtractor:
         self.released.set()
         self.entered = threading.Semaphore(0)
         self.batches: list[list[bytes]] = []
+        self.failure: Exception | None = None
 
     def extract(self, images: Sequence[bytes]) -> list[Extracted]:
         self.entered.release()
         assert self.released.wait(120)
+        if self.failure is not None:
+            raise self.failure
         self.batches.append(list(images))
         return [self._extract_one(image) for image in images]
 
     def _extract_one(self, image: bytes) -> Extracted:
-        if image.startswith(b"bomb"):
-            raise ValueError("secret text of a library")
         if image.startswith(b"bad"):
             return ImageDamaged("the image is damaged: send another")
         is_face = not image.startswith(b"nobody")

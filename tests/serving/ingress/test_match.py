@@ -10,20 +10,6 @@ TEMPLATE = Face(template=Template(b"a template"))
 IMAGE = Face(image=b"an image")
 
 
-def test_faces_stand_in_the_order_of_the_items() -> None:
-    batch = MatchBatch.of(
-        [
-            MatchItem(id="a", probe=TEMPLATE, reference=IMAGE),
-            MatchItem(probe=IMAGE, search=True),
-        ]
-    )
-    assert len(batch) == 2
-    assert batch.ids == ["a", None]
-    assert batch.searches == [False, True]
-    assert batch.faces == [b"a template", b"an image", b"an image"]
-    assert (batch.probes, batch.references, batch.images) == ([0, 2], [1, None], [1, 2])
-
-
 def test_a_text_that_is_no_template_is_the_item_s_problem_and_not_the_call_s() -> None:
     face = Face(template=Template.read("no template!"))
     assert MatchBatch.of([MatchItem(probe=face, search=True)]).faces == [b""]

@@ -79,14 +79,6 @@ def test_lines_below_the_level_are_not_written(tmp_path: Path) -> None:
     assert [line["event"] for line in lines(path)] == ["loud"]
 
 
-def test_a_line_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    with opened(path) as log:
-        log.info("first")
-        log.warning("second")
-        assert [line["event"] for line in lines(path)] == ["first", "second"]
-
-
 def test_without_a_file_lines_go_to_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
     code = """
 from serving.telemetry.logs import open_log
@@ -249,12 +241,6 @@ def test_a_line_too_long_for_a_pipe_keeps_only_its_event(tmp_path: Path) -> None
         log.info("much", **{f"field{at}": "z" * 900 for at in range(6)})
     (line,) = lines(path)
     assert (line["event"], line["is_cut"]) == ("much", True)
-
-
-def test_a_full_disk_never_fails_the_caller_and_the_loss_is_logged() -> None:
-    with opened(Path("/dev/full")) as log:
-        log.warning("lost")
-        log.warning("lost")
 
 
 def test_lines_that_the_disk_refused_are_counted(

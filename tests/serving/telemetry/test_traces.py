@@ -11,12 +11,11 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import StatusCode
 
 from engine.errors import RequestError
 from serving.settings import ServeSettings
 from serving.telemetry.traces import OpenTelemetryTracer, Tracer, open_tracer
-from tests.serving.telemetry.collector import run_collector
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -65,41 +64,6 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace.export", None)
     with pytest.raises(RequestError, match=r"sosie\[tracing\]"):
         open_tracer(ServeSettings(trace_endpoint="http://127.0.0.1:1/v1/traces"), "ingress")
-
-
-def test_a_request_joins_the_trace_of_its_client(kept: Kept) -> None:
-    with kept.tracer.span("request", SAMPLED, route="/v1/match", method="POST") as span:
-        span.note(status=200)
-        with kept.tracer.span("extract", items=2):
-            pass
-    spans = kept.spans()
-    request, extract = spans["request"], spans["extract"]
-    assert request.context is not None
-    assert request.parent is not None
-    assert extract.parent is not None
-    assert f"{request.context.trace_id:032x}" == TRACE
-    assert f"{request.parent.span_id:016x}" == PARENT
-    assert extract.parent.span_id == request.context.span_id
-    assert request.kind is SpanKind.SERVER
-    assert extract.kind is SpanKind.INTERNAL
-    assert request.attributes == {
-        "http.route": "/v1/match",
-        "http.request.method": "POST",
-        "http.response.status_code": 200,
-    }
-
-
-def test_the_header_of_a_hop_continues_in_another_process(kept: Kept) -> None:
-    there = Kept(ratio=0)
-    with kept.tracer.span("hop") as hop, there.tracer.span("judge", hop.traceparent):
-        pass
-    judge, sent = there.spans()["judge"], kept.spans()["hop"]
-    assert judge.context is not None
-    assert judge.parent is not None
-    assert sent.context is not None
-    assert judge.context.trace_id == sent.context.trace_id
-    assert judge.parent.span_id == sent.context.span_id
-    there.tracer.close()
 
 
 def test_what_the_client_did_not_sample_is_not_sampled(kept: Kept) -> None:
@@ -166,19 +130,3 @@ def test_a_span_has_only_listed_attributes(kept: Kept) -> None:
     with kept.tracer.span("request", correlator="call +8613800138000"):
         pass
     assert "8613800138000" not in kept.spans()["request"].to_json()
-
-
-def test_spans_arrive_at_an_otlp_collector() -> None:
-    with run_collector() as collector:
-        settings = ServeSettings(trace_endpoint=collector.endpoint, trace_ratio=1)
-        tracer = open_tracer(settings, "ingress")
-        with tracer.span("request", route="/v1/match"), tracer.span("match"):
-            pass
-        tracer.close()
-    ((path, sent),) = collector.received
-    (resource,) = sent.resource_spans
-    names = {item.key: item.value.string_value for item in resource.resource.attributes}
-    assert path == "/v1/traces"
-    assert names["service.name"] == "sosie"
-    assert names["service.instance.id"].startswith("ingress:")
-    assert {span.name for span in resource.scope_spans[0].spans} == {"request", "match"}

@@ -106,10 +106,8 @@ class Rig:
         answer = Answer()
         answered = asyncio.Event()
         coming = list(chunks)
-        seen_ends = 0
 
         async def receive() -> Message:
-            nonlocal seen_ends
             while coming and isinstance(coming[0], float | int):
                 await asyncio.sleep(float(coming.pop(0)))  # type: ignore[arg-type]
             if coming:
@@ -117,7 +115,6 @@ class Rig:
                 return {"type": "http.request", "body": chunk, "more_body": bool(coming)}
             if stays:
                 await answered.wait()
-            seen_ends += 1
             return {"type": "http.disconnect"}
 
         async def send(message: MutableMapping[str, Any]) -> None:

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
 from typing import Any
 
 import msgpack
 import pytest
-import structlog
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
 from engine.errors import NotFound, StorageFull
 from serving.access.authorization import Principal, Role
-from serving.api.app import EXEMPT_ONGOING, RequestMiddleware
+from serving.api.app import EXEMPT_ONGOING
 from serving.api.body import MSGPACK
 from serving.api.request import Request
-from serving.errors import Busy, FaceUnusable, RateLimited, Unauthenticated
-from serving.settings import ServeSettings
-from serving.telemetry.metrics import Meter
-from serving.telemetry.traces import OpenTelemetryTracer
+from serving.errors import Busy, FaceUnusable, RateLimited
 from tests.serving.api.middleware.conftest import Answer, Rig, idle, raising
 from tests.serving.meters import BrokenMeter
 
@@ -74,11 +66,6 @@ def test_an_error_is_an_answer_in_the_type_asked_for(
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert rig.meter.refusals == [code]
     assert rig.access["code"] == code
-
-
-def test_who_brings_no_key_is_told_how() -> None:
-    answer = Rig(raising(Unauthenticated("no key"))).ask()
-    assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
 def test_an_unforeseen_error_shows_and_logs_its_type_alone() -> None:
@@ -200,54 +187,3 @@ def test_health_is_logged_more_quietly(path: str, level: str) -> None:
     rig = Rig(idle)
     rig.ask(path=path)
     assert rig.lines.calls[-1].method_name == level
-
-
-def test_a_direct_route_takes_post_alone() -> None:
-    answer = Rig(idle).ask(method="GET")
-    assert (answer.status, answer.headers["allow"]) == (405, "POST")
-    assert answer.json["code"] == "REQUEST.METHOD_UNSUPPORTED"
-
-
-def test_what_is_no_request_passes() -> None:
-    passed: list[str] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        passed.append(scope["type"])
-
-    middleware = RequestMiddleware(
-        app, settings=ServeSettings(), meter=Meter(), log=structlog.get_logger()
-    )
-
-    async def never(*_: Any) -> Any:
-        raise AssertionError
-
-    run: Coroutine[Any, Any, None] = middleware({"type": "lifespan"}, never, never)
-    asyncio.run(run)
-    assert passed == ["lifespan"]
-
-
-def test_a_request_is_one_span_under_its_clients_and_names_no_path() -> None:
-    exporter = InMemorySpanExporter()
-    tracer = OpenTelemetryTracer(SimpleSpanProcessor(exporter), 1.0, "test")
-
-    async def tell(request: Request) -> Any:
-        request.scope["route"] = type("Route", (), {"path": "/v1/lines/{line}"})()
-        return {"traceparent": request.traceparent}
-
-    rig = Rig(tell, tracer=tracer)
-    trace_id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-    headers = {"traceparent": f"00-{trace_id}-{parent}-01", "x-correlator": "c1"}
-    passed_on = rig.ask(path="/v1/lines/+8613800138000", headers=headers).json["traceparent"]
-    assert passed_on.split("-")[1] == trace_id
-    assert passed_on.split("-")[2] != parent
-    rig.inner = raising(Busy("full"))
-    rig.ask(headers={"traceparent": "nonsense"})
-    rig.ask(path="/health/live")
-    first, second = exporter.get_finished_spans()
-    assert dict(first.attributes or {}) == {
-        "http.route": "/v1/lines/{line}",
-        "http.request.method": "POST",
-        "http.response.status_code": 200,
-        "sosie.correlator": "c1",
-    }
-    assert (second.attributes or {})["error.type"] == "SERVICE.BUSY"

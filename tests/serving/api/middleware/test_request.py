@@ -10,7 +10,7 @@ from starlette.types import Message
 
 from serving.api.app import CLIENT_GONE
 from serving.api.request import Request
-from tests.serving.api.middleware.conftest import Answer, Headers, Rig, echo, idle
+from tests.serving.api.middleware.conftest import Headers, Rig, echo, idle
 
 
 async def _sleep_long(_: Request) -> Any:
@@ -49,36 +49,12 @@ def test_a_client_may_wait_longer_than_the_default() -> None:
         assert answer.json["limit_s"] == pytest.approx(limit_s)
 
 
-def test_work_whose_client_has_gone_is_stopped() -> None:
-    stopped = []
-
-    async def work(request: Request) -> Any:
-        await request.read_body()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            stopped.append(1)
-            raise
-
-    rig = Rig(work)
-    answer = rig.ask(b"abc", stays=False)
-    assert (answer.status, stopped) == (0, [1])
-    assert rig.access["status"] == CLIENT_GONE
-    assert rig.meter.requests == [("/v1/match", "POST", str(CLIENT_GONE))]
-    assert rig.meter.ongoing == 0
-
-
 def test_a_client_that_leaves_amid_its_body_is_no_error() -> None:
     rig = Rig(echo)
     assert rig.ask(b"abc", b"", headers={"content-length": "9"}).status == 400
     headers = {"content-length": "9", "transfer-encoding": "chunked"}
-    answer = asyncio.run(_leave_amid(rig, headers))
-    assert answer.status == 0
+    assert rig.ask(headers=headers, stays=False).status == 0
     assert rig.access["status"] == CLIENT_GONE
-
-
-async def _leave_amid(rig: Rig, headers: Headers) -> Answer:
-    return await rig.ask_later(headers=headers, stays=False)
 
 
 def test_a_server_whose_receive_fails_stops_nothing() -> None:
