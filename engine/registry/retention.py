@@ -27,9 +27,9 @@ from sqlalchemy import (
 
 from engine.registry import tables
 from engine.registry.database import Source, chunks
-from engine.registry.records import ALIVE, AuditEntry, DocumentStatus, Json
+from engine.registry.records import ALIVE, AuditEntry, Json
 from engine.registry.rows import erase_notes
-from engine.registry.writer import Writer
+from engine.registry.writer import ERASED, Writer
 
 Strip = Callable[[Json], Json]
 """Reduces an attempt's evidence to what is not about a person."""
@@ -67,19 +67,8 @@ def wipe_attempts(connection: Connection, ids: Sequence[Any], now: datetime, str
 def wipe_documents(connection: Connection, ids: Sequence[Any], now: datetime, _: Strip) -> None:
     """Wipes as an erasure does: a block outlives the document's identity, and the notes of a case
     go with the last document that it names."""
-    blocked_lookup = case((_documents.c.blocked_at.is_not(None), _documents.c.lookup), else_=None)
-    connection.execute(
-        update(_documents)
-        .where(_documents.c.id.in_(ids))
-        .values(
-            status=DocumentStatus.ERASED.value,
-            lookup=blocked_lookup,
-            name_lookup=None,
-            identity=None,
-            expires_on=None,
-            erased_at=now,
-        )
-    )
+    wiped = update(_documents).where(_documents.c.id.in_(ids)).values(**ERASED, erased_at=now)
+    connection.execute(wiped)
     erase_notes(connection, ids)
 
 

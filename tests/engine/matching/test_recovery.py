@@ -23,10 +23,10 @@ from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.host import open_local
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.files import MappedRows
+from tests.indexes.sharding.local_shards import open_local
 
 SMALL = GalleryConfig(segments=SegmentsConfig(head_rows=2, fan=100))
 

@@ -19,9 +19,9 @@ from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.host import LocalShard, open_local
 from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits, shards_of
 from tests.indexes.conftest import ask
+from tests.indexes.sharding.local_shards import LocalShard, open_local
 
 UnitRows = Callable[..., Vectors]
 

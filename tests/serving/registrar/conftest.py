@@ -15,10 +15,11 @@ from structlog.typing import FilteringBoundLogger
 from engine.registry.records import AuditEntry
 from serving.compose import Deployment
 from serving.registrar.protocol import CallContext, Phase, Status
-from serving.registrar.service import LocalRegistrar, RegistrarService
+from serving.registrar.service import RegistrarService
 from serving.settings import ServeSettings, Settings, load_settings
 from serving.telemetry.metrics import Meter
 from tests.engine.matching.conftest import People, busy
+from tests.serving.local_registrar import LocalRegistrar
 
 __all__ = ["busy"]
 

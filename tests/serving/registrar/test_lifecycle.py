@@ -15,13 +15,13 @@ import pytest
 
 from engine.errors import SosieError
 from engine.reasons import Decision
-from indexes.sharding.host import open_local
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving.compose import Deployment
 from serving.errors import Interrupted, NotReady, ServiceRefusal
 from serving.registrar.operations import OpenRegistry
 from serving.registrar.protocol import CallContext, Phase
-from serving.registrar.service import LocalRegistrar
+from tests.indexes.sharding.local_shards import open_local
+from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.meters import BrokenMeter
 from tests.serving.registrar.conftest import WAIT_S, reach, until
 

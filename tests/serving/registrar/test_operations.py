@@ -25,7 +25,7 @@ from serving.compose import Deployment
 from serving.errors import Interrupted
 from serving.registrar.operations import OpenRegistry, finish_by
 from serving.registrar.protocol import CallContext, LineTarget
-from serving.registrar.service import LocalRegistrar
+from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.registrar.conftest import wait_for_queued
 
 pytestmark = pytest.mark.anyio

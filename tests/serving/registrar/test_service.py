@@ -21,10 +21,11 @@ from engine.matching.judge import Judge
 from engine.reasons import Decision
 from serving.errors import NotReady
 from serving.registrar.protocol import CallContext, LineTarget, Phase
-from serving.registrar.service import LocalRegistrar, open_pool
+from serving.registrar.service import open_pool
 from serving.settings import Settings, make_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import BATCH_SIZE
+from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.meters import RecordingMeter
 from tests.serving.registrar.conftest import WAIT_S, reach, wait_for_queued
 
