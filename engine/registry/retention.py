@@ -78,14 +78,6 @@ def wipe_lines(connection: Connection, ids: Sequence[Any], *_: object) -> None:
     )
 
 
-def wipe_answers(connection: Connection, scopes: Sequence[Any], *_: object) -> None:
-    connection.execute(delete(_answers).where(_answers.c.scope.in_(scopes)))
-
-
-def wipe_crops(connection: Connection, ids: Sequence[Any], *_: object) -> None:
-    connection.execute(delete(_crops).where(_crops.c.id.in_(ids)))
-
-
 ROWS_PER_BATCH = 500
 """So many rows delay decisions by a tenth of a second at most."""
 Until = Mapping["Kind", datetime]
@@ -139,7 +131,7 @@ def count_due(source: Writer | Source, kind: Kind, until: Until) -> Due:
     is_due, is_held = rule.is_due(until), rule.is_held
     counts = [func.count(case((~is_held, 1))), func.count(case((is_held, 1)))]
     query: Any = select(*counts).where(is_due)
-    rows, held = tuple(source.rows(query)[0])
+    rows, held = source.rows(query)[0]
     return Due(rows, held)
 
 
@@ -158,18 +150,22 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     entry = AuditEntry(job.actor, "retention.expired", kind.value, detail)
     with writer.changing(entry) as connection:
         for part in chunks(keys):
-            rule.wipe(connection, part, now, job.strip)
+            if rule.wipe is None:
+                connection.execute(delete(rule.key.table).where(rule.key.in_(part)))
+            else:
+                rule.wipe(connection, part, now, job.strip)
     return len(keys)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How one kind is found and wiped; `is_held` is true where an open case names the row."""
+    """How one kind is found, and wiped where its rows stay; `is_held` is true where an open case
+    names the row."""
 
     key: Column[Any]
     is_due: Callable[[Until], ColumnElement[bool]]
     order: tuple[Column[Any], ...]
-    wipe: Wipe
+    wipe: Wipe | None = None
     is_held: ColumnElement[bool] = field(default_factory=false)
 
 
@@ -184,10 +180,6 @@ _IS_HELD_ATTEMPT = and_(
 )
 _IS_HELD_DOCUMENT = _documents.c.id.in_(_LOOKED_INTO)
 _IS_HELD_LINE = _lines.c.document_id.in_(_LOOKED_INTO)
-
-
-def _due_attempts(until: Until) -> ColumnElement[bool]:
-    return _has_stayed(_REJECTED, until[Kind.ATTEMPTS])
 
 
 def _due_reviews(until: Until) -> ColumnElement[bool]:
@@ -222,7 +214,10 @@ def _due_documents(until: Until) -> ColumnElement[bool]:
     )
 
 
-_DUE_ATTEMPTS = {Kind.ATTEMPTS: _due_attempts, Kind.REVIEWS: _due_reviews}
+_DUE_ATTEMPTS: dict[Kind, Callable[[Until], ColumnElement[bool]]] = {
+    Kind.ATTEMPTS: lambda until: _has_stayed(_REJECTED, until[Kind.ATTEMPTS]),
+    Kind.REVIEWS: _due_reviews,
+}
 
 
 def _due_lines(until: Until) -> ColumnElement[bool]:
@@ -235,12 +230,10 @@ def _due_lines(until: Until) -> ColumnElement[bool]:
 
 _ATTEMPT_ORDER = (_enrollments.c.created_at, _enrollments.c.id)
 _RULES = {
-    Kind.ATTEMPTS: _Rule(
-        _enrollments.c.id, _due_attempts, _ATTEMPT_ORDER, wipe_attempts, _IS_HELD_ATTEMPT
-    ),
-    Kind.REVIEWS: _Rule(
-        _enrollments.c.id, _due_reviews, _ATTEMPT_ORDER, wipe_attempts, _IS_HELD_ATTEMPT
-    ),
+    **{
+        kind: _Rule(_enrollments.c.id, is_due, _ATTEMPT_ORDER, wipe_attempts, _IS_HELD_ATTEMPT)
+        for kind, is_due in _DUE_ATTEMPTS.items()
+    },
     Kind.DOCUMENTS: _Rule(
         _documents.c.id, _due_documents, (_documents.c.id,), wipe_documents, _IS_HELD_DOCUMENT
     ),
@@ -251,12 +244,10 @@ _RULES = {
         _answers.c.scope,
         lambda until: _answers.c.created_at <= until[Kind.ANSWERS],
         (_answers.c.created_at,),
-        wipe_answers,
     ),
     Kind.CROPS: _Rule(
         _crops.c.id,
         lambda until: _crops.c.kept_until <= until[Kind.CROPS],
         (_crops.c.kept_until,),
-        wipe_crops,
     ),
 }

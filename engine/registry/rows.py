@@ -9,17 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from sqlalchemy import (
-    Connection,
-    Row,
-    bindparam,
-    delete,
-    exists,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, select, update
 
 from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
 from engine.errors import StorageFailed

@@ -134,8 +134,7 @@ class Store(Reader):
 
     def add_carrier(self, carrier: Carrier, *, actor: str) -> None:
         """Adds a tenant; one that is there already is refused."""
-        values = {"code": carrier.code, "name": carrier.name, "line_limit": carrier.line_limit}
-        self._add(tables.carriers, values, "carrier", actor)
+        self._add(tables.carriers, asdict(carrier), "carrier", actor)
 
     def add_outlet(self, code: str, carrier: str, *, actor: str) -> None:
         """Adds an open outlet of a known carrier; one that is there already is refused."""

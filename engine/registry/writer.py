@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from sqlalchemy import (
     ColumnElement,
@@ -74,14 +74,9 @@ from engine.registry.vault import Vault
 _ADVISORY_KEY = 0x736F736965
 
 
-class Lease(Protocol):
-    """Held until it is released or its process dies."""
-
-    def release(self) -> None: ...
-
-
-def take_lease(engine: Engine) -> Lease:
-    """Takes the lease, or raises `WriterBusy` at once."""
+def take_lease(engine: Engine) -> FileLease | AdvisoryLease:
+    """Takes the lease, or raises `WriterBusy` at once; held until it is released or its process
+    dies."""
     path = sqlite_file(engine)
     if path is not None:
         return FileLease(path.with_name(path.name + ".lease"))

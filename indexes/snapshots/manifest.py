@@ -15,7 +15,7 @@ import hashlib
 import json
 import struct
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -124,7 +124,7 @@ class Manifest:
 
     def encode(self, sealer: Sealer) -> bytes:
         """The file's content."""
-        body = _json(asdict(self))
+        body = json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
         signed = _PREFIX.pack(_MAGIC, self.header.version, len(body)) + body
         digest = hashlib.sha256(signed).digest()
         return signed + digest + sealer.seal(digest, _SEAL_CONTEXT)
@@ -212,7 +212,3 @@ def _split(content: bytes) -> tuple[int, bytes, bytes, bytes]:
     if magic != _MAGIC or hashlib.sha256(content[:end]).digest() != digest:
         raise damaged
     return version, content[_PREFIX.size : end], digest, seal
-
-
-def _json(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
