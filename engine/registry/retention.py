@@ -131,7 +131,7 @@ def count_due(source: Writer | Source, kind: Kind, until: Until) -> Due:
     is_due, is_held = rule.is_due(until), rule.is_held
     counts = [func.count(case((~is_held, 1))), func.count(case((is_held, 1)))]
     query: Any = select(*counts).where(is_due)
-    rows, held = source.rows(query)[0]
+    rows, held = tuple(source.rows(query)[0])
     return Due(rows, held)
 
 
