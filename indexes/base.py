@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -90,15 +91,7 @@ class MemoryAccount:
         return self.total / self.references if self.references else 0.0
 
     def __add__(self, other: MemoryAccount) -> MemoryAccount:
-        return MemoryAccount(
-            self.references + other.references,
-            self.codes + other.codes,
-            self.rows + other.rows,
-            self.ids + other.ids,
-            self.residuals + other.residuals,
-            self.alive + other.alive,
-            self.head + other.head,
-        )
+        return MemoryAccount(*map(add, astuple(self), astuple(other)))
 
 
 class VectorIndex(ABC):

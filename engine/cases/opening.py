@@ -17,6 +17,7 @@ from engine.registry.records import (
     Changes,
     new_id,
 )
+from engine.registry.rows import columns_of
 
 SAME_CHECK = timedelta(days=1)
 """Repeated failures within it are not added to the history; the audit has each of them."""
@@ -98,20 +99,16 @@ class CaseBatch:
     def _draft(self, new: NewCase) -> CaseRecord:
         return CaseRecord(
             id=new_id(),
-            kind=new.kind.value,
-            origin=new.origin,
             state=CaseState.OPEN,
-            enrollment_id=new.enrollment_id,
-            document_ids=tuple(dict.fromkeys(new.document_ids)),
-            suspect_ids=tuple(dict.fromkeys(new.suspect_ids)),
-            line_id=new.line_id,
-            line_ids=tuple(dict.fromkeys(new.line_ids)),
-            score=new.score,
-            risk=new.risk,
-            sweep_id=new.sweep_id,
-            group_key=new.group_key,
             opened_at=self._now,
             updated_at=self._now,
+            **columns_of(
+                new,
+                kind=new.kind.value,
+                document_ids=_join(new.document_ids),
+                suspect_ids=_join(new.suspect_ids),
+                line_ids=_join(new.line_ids),
+            ),
         )
 
     def _find_matching(self, document_ids: Sequence[str]) -> list[CaseRecord]:
@@ -217,7 +214,7 @@ def _is_repeated(case: CaseRecord, draft: CaseRecord) -> bool:
     )
 
 
-def _join(some: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+def _join(some: Sequence[str], others: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*some, *others)))
 
 

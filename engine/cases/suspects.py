@@ -142,10 +142,3 @@ def measure_precision(
         and (threshold is None or pair.score >= threshold)
     ]
     return Precision(len(outcomes), outcomes.count(Outcome.FRAUD), threshold)
-
-
-def measure_at(
-    pairs: Sequence[JudgedPair], thresholds: Sequence[float], sweep_id: str | None = None
-) -> list[Precision]:
-    """Precision at each of these thresholds."""
-    return [measure_precision(pairs, threshold, sweep_id) for threshold in thresholds]

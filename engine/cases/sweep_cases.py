@@ -1,4 +1,4 @@
-"""Transactions that open cases: a single one, or one for each group of a sweep."""
+"""Transactions that open a case for each group of a sweep."""
 
 from __future__ import annotations
 
@@ -9,24 +9,12 @@ from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.matching.registrar import Runner
 from engine.registry.reader import Reader
-from engine.registry.records import CaseRecord, CaseState, Changes
+from engine.registry.records import CaseState, Changes
 from engine.registry.writer import Writer
 from engine.sweeps.sweep_model import Group, GroupKind
 
 GROUPS_PER_TRANSACTION = 100
 """Bounds how long decisions wait for such a transaction."""
-
-
-def open_case(registrar: Runner, registry: Reader, new: NewCase, actor: str) -> CaseRecord:
-    """Open a case, or merge it into one that shares a document; returns the one to be decided."""
-
-    def perform(writer: Writer, now: datetime) -> CaseRecord:
-        batch = CaseBatch(registry, now)
-        case = batch.open(new, actor)
-        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
-        return case
-
-    return registrar.run(perform)
 
 
 def open_sweep_cases(

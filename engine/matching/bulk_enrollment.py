@@ -72,8 +72,9 @@ class HolderCache:
 
     def __init__(self, *, is_dry_run: bool = False) -> None:
         self._is_dry_run = is_dry_run
-        self._holders: dict[bytes, Holder | None] = {}
-        self._numbers: dict[bytes, str | None] = {}
+        self.holders: dict[bytes, Holder | None] = {}
+        self.numbers: dict[bytes, str | None] = {}
+        """The document that each number is in use under; None where it is free."""
 
     def load(
         self,
@@ -83,7 +84,7 @@ class HolderCache:
         numbers: Sequence[bytes],
     ) -> None:
         """Reads what is on record under these look-ups."""
-        unknown = [key for key in documents if key not in self._holders]
+        unknown = [key for key in documents if key not in self.holders]
         records = registry.documents(unknown)
         if self._is_dry_run:
             records = {
@@ -94,26 +95,13 @@ class HolderCache:
         held = _read_vectors(gallery, list(records.values()))
         for key in unknown:
             one = records.get(key)
-            self._holders[key] = (
+            self.holders[key] = (
                 None if one is None else Holder(one.id, one.status, one.name_lookup, held[one.id])
             )
-        unseen = [key for key in numbers if key not in self._numbers]
+        unseen = [key for key in numbers if key not in self.numbers]
         lines = registry.lines_in_use(unseen)
         for key in unseen:
-            self._numbers[key] = lines[key].document_id if key in lines else None
-
-    def holder(self, lookup: bytes) -> Holder | None:
-        return self._holders[lookup]
-
-    def number_holder(self, msisdn_lookup: bytes) -> str | None:
-        """The document that a number is in use under; None where it is free."""
-        return self._numbers[msisdn_lookup]
-
-    def add(self, lookup: bytes, holder: Holder) -> None:
-        self._holders[lookup] = holder
-
-    def add_number(self, msisdn_lookup: bytes, document_id: str) -> None:
-        self._numbers[msisdn_lookup] = document_id
+            self.numbers[key] = lines[key].document_id if key in lines else None
 
 
 def _read_vectors(
@@ -216,8 +204,8 @@ class _Planner:
         self._lines: list[NewLine] = []
 
     def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
-        holder = self._known.holder(lookup)
-        user = None if msisdn_lookup is None else self._known.number_holder(msisdn_lookup)
+        holder = self._known.holders[lookup]
+        user = None if msisdn_lookup is None else self._known.numbers[msisdn_lookup]
         refusal = self._refuse(one, holder, user)
         if refusal is not None:
             return Admission(refusal=refusal)
@@ -281,7 +269,7 @@ class _Planner:
         (self._documents if known is None else self._activated).append(row)
         vectors = one.vector[:0].reshape(0, len(one.vector)) if known is None else known.vectors
         holder = Holder(row.id, DocumentStatus.ACTIVE, name_lookup, vectors)
-        self._known.add(lookup, holder)
+        self._known.holders[lookup] = holder
         return holder
 
     def _open_line(self, line: OpenedLine, msisdn_lookup: bytes, document_id: str) -> None:
@@ -297,7 +285,7 @@ class _Planner:
                 opened_at=line.opened_at,
             )
         )
-        self._known.add_number(msisdn_lookup, document_id)
+        self._known.numbers[msisdn_lookup] = document_id
 
 
 CHUNK_SIZE = 10_000
@@ -329,7 +317,13 @@ def admit_references(
     checked = _check(documents, on)
     for start in range(0, len(documents), chunk_size):
         part = slice(start, start + chunk_size)
-        _admit_chunk(writer, gallery, documents[part], checked[part], rows[part], actor)
+        new = [
+            _new_document(writer.vault, given, item)
+            for given, item in zip(documents[part], checked[part], strict=True)
+        ]
+        ids = tuple(one.id for one in new)
+        plan = AdmissionPlan((), tuple(new), (), ids, rows[part], ())
+        admit_planned(writer, gallery, plan, actor=actor, subject="references", detail={})
         if report is not None:
             report(min(start + chunk_size, len(documents)), len(documents))
     return len(documents)
@@ -349,7 +343,10 @@ def admit_planned(
     To be called on the writer's thread, in the call that made the plan. Raises what `publish` does.
     """
     sequence = writer.sequence + bool(plan.referenced)
-    references = _number_references(writer, plan.referenced, plan.vectors, sequence)
+    references = [
+        NewReference(writer.next_reference_id(), document_id, None, vector, sequence)
+        for document_id, vector in zip(plan.referenced, plan.vectors, strict=True)
+    ]
     counts = {"references": len(references), "lines": len(plan.lines), "gallery_sequence": sequence}
     # No consent reference: no erasure takes out what the audit chain has.
     audit = [AuditEntry(actor, ADMITTED, subject, {**detail, **counts})]
@@ -378,36 +375,6 @@ def _check(documents: Sequence[Document], on: date) -> list[CheckedDocument]:
     if len({(item.type, item.number) for item in checked}) != len(checked):
         raise RequestError("a document is given twice: one document holds one reference")
     return checked
-
-
-def _admit_chunk(
-    writer: Writer,
-    gallery: Gallery,
-    documents: Sequence[Document],
-    checked: Sequence[CheckedDocument],
-    vectors: NDArray[np.float32],
-    actor: str,
-) -> None:
-    sequence = writer.sequence + 1
-    rows = [
-        _new_document(writer.vault, given, item)
-        for given, item in zip(documents, checked, strict=True)
-    ]
-    references = _number_references(writer, [row.id for row in rows], vectors, sequence)
-    first, last = references[0].id, references[-1].id
-    detail = {"references": len(references), "last": last, "gallery_sequence": sequence}
-    entry = AuditEntry(actor, "references.admitted", str(first), detail)
-    changes = Changes(sequence=sequence, audit=(entry,), documents=rows, references=references)
-    publish(writer, gallery, changes, vectors)
-
-
-def _number_references(
-    writer: Writer, document_ids: Sequence[str], vectors: NDArray[np.float32], sequence: int
-) -> list[NewReference]:
-    return [
-        NewReference(writer.next_reference_id(), document_id, None, vector, sequence)
-        for document_id, vector in zip(document_ids, vectors, strict=True)
-    ]
 
 
 def _new_document(vault: Vault, given: Document, checked: CheckedDocument) -> NewDocument:

@@ -11,7 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
@@ -141,11 +141,6 @@ class CalibrationCurve:
         )
         return Rate(value, min(low, value), max(high, value))
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        points = tuple(OperatingPoint(**point) for point in fields["points"])
-        return cls(**{**fields, "points": points})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
@@ -191,7 +186,9 @@ class Calibration:
                     f"the calibration has format {found}, this version reads {FORMAT}: fit it again"
                 )
             curves = {
-                Comparison(kind): CalibrationCurve.from_dict(curve)
+                Comparison(kind): CalibrationCurve(
+                    **curve | {"points": tuple(OperatingPoint(**one) for one in curve["points"])}
+                )
                 for kind, curve in fields.pop("curves").items()
             }
             calibration = cls(**fields, curves=curves)

@@ -142,17 +142,6 @@ class FormAuthority:
         return [() for _ in documents]
 
 
-class ListedAuthority:
-    """Answers from a list of (type, canonical number) to findings: an offline extract."""
-
-    def __init__(self, listed: dict[tuple[str, str], tuple[Reason, ...]]) -> None:
-        self._listed = dict(listed)
-
-    def check(self, documents: Sequence[CheckedDocument], on: date) -> list[tuple[Reason, ...]]:
-        del on
-        return [self._listed.get((item.type, item.number), ()) for item in documents]
-
-
 def check_documents(
     documents: Sequence[Document], authority: DocumentAuthority, on: date
 ) -> list[CheckedDocument]:

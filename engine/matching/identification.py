@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,18 +63,13 @@ def identify(
             for key, score in zip(ids.tolist(), scores, strict=True)
             if key in owners
         )
-        whole = Identification(candidates, found.searched, found.sequence)
-        answers[query] = whole if most is None else _cut(whole, most)
+        best = candidates[:most]
+        left_out = {one.document_id for one in candidates[len(best) :]}
+        answers[query] = Identification(
+            best,
+            found.searched,
+            found.sequence,
+            left_out=len(candidates) - len(best),
+            documents_left_out=len(left_out.difference(one.document_id for one in best)),
+        )
     return answers
-
-
-def _cut(whole: Identification, most: int) -> Identification:
-    left = len(whole.candidates) - most
-    if left <= 0:
-        return whole
-    best = replace(whole, candidates=whole.candidates[:most])
-    return replace(
-        best,
-        left_out=left,
-        documents_left_out=whole.found_documents - best.found_documents,
-    )

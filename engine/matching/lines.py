@@ -146,9 +146,11 @@ def dispute_line(
         if line is None or line.document_id != record.id:
             _audit_refusal(writer, record.id, actor, "line_unknown")
             raise NotFound(LINE_UNKNOWN)
-        case = _read_case(writer, registry, line, actor)
+        case = registry.cases.open_of_line(line.id, CaseKind.DISPUTE)
         if case is None:
             case = _open_case(writer, registry, line, score, now, actor)
+        else:
+            _audit(writer, AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id}))
         return Dispute(case.id, line.id, case.opened_at)
 
     return registrar.run(perform)
@@ -162,13 +164,6 @@ def _find_holder(
     except NotFound:
         _audit_refusal(writer, UNHELD, actor, "document_unknown")
         raise HolderMismatch(NOT_THE_HOLDER) from None
-
-
-def _read_case(writer: Writer, registry: Reader, line: LineRecord, actor: str) -> CaseRecord | None:
-    case = registry.cases.open_of_line(line.id, CaseKind.DISPUTE)
-    if case is not None:
-        _audit(writer, AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id}))
-    return case
 
 
 def _open_case(

@@ -76,8 +76,10 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
     except SnapshotMissing:
         pass
     except (IndexFault, OSError) as error:
-        # The text of an OSError has the path.
-        fault = str(error) if isinstance(error, IndexFault) else _reason(error)
+        fault = str(error)
+        if isinstance(error, OSError):
+            # Its text has the path.
+            fault = f"the snapshot cannot be read ({error.strerror or type(error).__name__})"
         _log.warning("the gallery is rebuilt from the store: %s", fault)
     gallery = Gallery(open_index(config.kind, store.vault.dim, config.segments))
     return Restored(gallery, 0, _replay(store, gallery), fault)
@@ -160,10 +162,6 @@ def _is_past(store: Store, header: Header) -> bool:
     number = int(header.mark.partition(":")[0] or -1)
     digest = store.audit_hash_at(number)
     return digest is not None and header.mark == _write_mark(number, digest)
-
-
-def _reason(error: OSError) -> str:
-    return f"the snapshot cannot be read ({error.strerror or type(error).__name__})"
 
 
 def _replay(store: Store, gallery: Gallery) -> int:

@@ -189,6 +189,7 @@ class Registrar:
     ) -> None:
         self._writer = writer
         self._judge = judge
+        self.gallery, self.watchlist = judge.gallery, judge.watch
         self._config = config or RegistrarConfig()
         self._clock = clock
         self._observer = observer or Observer()
@@ -281,16 +282,6 @@ class Registrar:
         """Decides what is waiting, then gives the lease back."""
         self._queue.close()
         self._writer.close()
-
-    @property
-    def gallery(self) -> Gallery:
-        """The references that every decision is searched against."""
-        return self._judge.gallery
-
-    @property
-    def watchlist(self) -> WatchList:
-        """The watch-list that every decision is checked against."""
-        return self._judge.watch
 
     @property
     def queued(self) -> int:
@@ -449,18 +440,11 @@ class BoundedRunner:
 
     def __init__(self, registrar: Registrar, timeout_s: float | None = None) -> None:
         self._registrar = registrar
+        self.gallery, self.watchlist = registrar.gallery, registrar.watchlist
         self._expires_at = None if timeout_s is None else monotonic() + timeout_s
         self._lock = Lock()
         self._has_given_up = False
         self._asked: Future[Any] | None = None
-
-    @property
-    def gallery(self) -> Gallery:
-        return self._registrar.gallery
-
-    @property
-    def watchlist(self) -> WatchList:
-        return self._registrar.watchlist
 
     def run(self, perform: Callable[[Writer, datetime], T]) -> T:
         with self._lock:

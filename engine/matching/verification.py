@@ -72,7 +72,7 @@ def check_line(
         return registry.document(found.document_id)
 
     record, score = score_holder(find, registrar.gallery, probe.vector)
-    return _Check(registrar, registry, probe, audit).finish(record, found, score)
+    return _finish(registrar, registry, probe, audit, record, found, score)
 
 
 def check_document(
@@ -85,7 +85,7 @@ def check_document(
     """
     find = partial(_find_document, registry, target, probe.carrier)
     record, score = score_holder(find, registrar.gallery, probe.vector)
-    return _Check(registrar, registry, probe, audit).finish(record, None, score)
+    return _finish(registrar, registry, probe, audit, record, None, score)
 
 
 def _find_document(registry: Reader, target: Document | str, carrier: str | None) -> DocumentRecord:
@@ -95,45 +95,38 @@ def _find_document(registry: Reader, target: Document | str, carrier: str | None
     return record
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
-    registrar: Runner
-    registry: Reader
-    probe: HolderProbe
-    audit: Audit
+def _finish(
+    registrar: Runner,
+    registry: Reader,
+    probe: HolderProbe,
+    audit: Audit,
+    record: DocumentRecord,
+    line: LineRecord | None,
+    score: float | None,
+) -> HolderCheck:
+    line_id = None if line is None else line.id
+    is_match = score is not None and score >= probe.threshold
+    detail = {"matched": is_match} | ({} if line is None else {"line": line.id})
+    entry = AuditEntry(probe.actor, "holder.checked", record.id, detail)
+    if is_match or score is None:
+        # Without a face on file nothing was compared: that is no evidence.
+        audit(entry)
+        return HolderCheck(record.id, line_id, is_match, score, probe.threshold)
+    new = NewCase(
+        kind=CaseKind.LINE_CHANGED_FACE,
+        origin=CaseOrigin.REVERIFICATION,
+        document_ids=(record.id,),
+        enrollment_id=None if line is None else line.enrollment_id,
+        line_id=line_id,
+        line_ids=() if line is None else (line.id,),
+        score=score,
+    )
 
-    def finish(
-        self, record: DocumentRecord, line: LineRecord | None, score: float | None
-    ) -> HolderCheck:
-        is_match = score is not None and score >= self.probe.threshold
-        detail = {"matched": is_match} | ({} if line is None else {"line": line.id})
-        entry = AuditEntry(self.probe.actor, "holder.checked", record.id, detail)
-        case_id = None
-        if is_match or score is None:
-            # Without a face on file nothing was compared: that is no evidence.
-            self.audit(entry)
-        else:
-            case_id = self._open_case(record, line, score, entry)
-        line_id = None if line is None else line.id
-        return HolderCheck(record.id, line_id, is_match, score, self.probe.threshold, case_id)
+    def perform(writer: Writer, now: datetime) -> str:
+        cases = CaseBatch(registry, now)
+        case = cases.open(new, probe.actor)
+        writer.commit(cases.add_to(Changes(sequence=writer.sequence, audit=(entry,))))
+        return case.id
 
-    def _open_case(
-        self, record: DocumentRecord, line: LineRecord | None, score: float, entry: AuditEntry
-    ) -> str:
-        new = NewCase(
-            kind=CaseKind.LINE_CHANGED_FACE,
-            origin=CaseOrigin.REVERIFICATION,
-            document_ids=(record.id,),
-            enrollment_id=None if line is None else line.enrollment_id,
-            line_id=None if line is None else line.id,
-            line_ids=() if line is None else (line.id,),
-            score=score,
-        )
-
-        def perform(writer: Writer, now: datetime) -> str:
-            cases = CaseBatch(self.registry, now)
-            case = cases.open(new, self.probe.actor)
-            writer.commit(cases.add_to(Changes(sequence=writer.sequence, audit=(entry,))))
-            return case.id
-
-        return self.registrar.run(perform)
+    case_id = registrar.run(perform)
+    return HolderCheck(record.id, line_id, is_match, score, probe.threshold, case_id)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, insert, select
@@ -128,7 +129,8 @@ def verify_chain(
     head = reader.audit_hash_at(after) if after else GENESIS
     if head is None:
         return AuditReport(after, intact=False, first_bad=after)
-    for record in _until(reader.audit_entries(after), end):
+    # Entries that a writer adds while we read lie beyond the head that we compare with.
+    for record in takewhile(lambda one: one.number <= end, reader.audit_entries(after)):
         head = reader.vault.chain(head, canonical(record.number, record.at, record.entry))
         if record.number != expected or record.hash != head:
             return AuditReport(expected, intact=False, first_bad=expected)
@@ -138,14 +140,6 @@ def verify_chain(
     if expected != end + 1 or (end == last and head != recorded_head):
         return AuditReport(expected - 1, intact=False, first_bad=expected)
     return AuditReport(end, intact=True, first_bad=None)
-
-
-def _until(records: Iterator[AuditRecord], last: int) -> Iterator[AuditRecord]:
-    # Entries that a writer adds while we read lie beyond the head that we compare with.
-    for record in records:
-        if record.number > last:
-            return
-        yield record
 
 
 def record_of(row: Row[Any]) -> AuditRecord:

@@ -181,7 +181,7 @@ class CaseReader(Source):
         if not is_id(enrollment_id):
             return []
         return [
-            (read_as(CropRecord, row), self._vault.open(CROP_IMAGE, row.id, row.image))
+            (read_as(CropRecord, row), self.vault.open(CROP_IMAGE, row.id, row.image))
             for row in self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
         ]
 
@@ -206,7 +206,7 @@ class CaseReader(Source):
     def _text(self, row: Row[Any]) -> str:
         if row.text is None:
             return ""
-        return self._vault.open(CASE_NOTE, row.id, row.text).decode()
+        return self.vault.open(CASE_NOTE, row.id, row.text).decode()
 
 
 def _below(query: Select[Any], case: CaseRecord) -> Select[Any]:
@@ -250,7 +250,7 @@ _ID_BYTES = 36
 
 _references, _lines = tables.references, tables.lines
 _IS_LIVE = _references.c.removed_sequence.is_(None)
-_DOCUMENTS_OF = select(_references.c.id, _references.c.document_id).where(
+DOCUMENTS_OF = select(_references.c.id, _references.c.document_id).where(
     _references.c.id.in_(KEYS), _IS_LIVE
 )
 _LINES_OF = (
@@ -303,7 +303,7 @@ class FactReader(Source):
         line, closed ones too, and the number of its open disputes.
         """
         references: dict[str, list[int]] = defaultdict(list)
-        for row in self._rows_of(_DOCUMENTS_OF, sorted({int(key) for key in reference_ids})):
+        for row in self._rows_of(DOCUMENTS_OF, sorted({int(key) for key in reference_ids})):
             references[row.document_id].append(row.id)
         ordered = {key: sorted(ids) for key, ids in references.items()}
         documents = sorted(ordered, key=lambda key: ordered[key][0])

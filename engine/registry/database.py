@@ -209,11 +209,7 @@ class Source:
 
     def __init__(self, engine: Engine, vault: Vault) -> None:
         self._engine = engine
-        self._vault = vault
-
-    @property
-    def vault(self) -> Vault:
-        return self._vault
+        self.vault = vault
 
     def rows(self, query: Select[Any], **values: object) -> Sequence[Row[Any]]:
         """What the query finds, for these values of its parameters."""

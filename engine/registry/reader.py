@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Row, bindparam, func, select, tuple_
 from engine.errors import NotFound
 from engine.registry import tables
 from engine.registry.audit import AuditReader
-from engine.registry.cases import CaseReader, FactReader, SweepReader
+from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepReader
 from engine.registry.database import KEYS
 from engine.registry.records import (
     ApiKey,
@@ -53,11 +53,6 @@ _BLOCKED_DOCUMENTS = (
     _DOCUMENTS.where(_documents.c.blocked_at.is_not(None))
     .order_by(None)
     .order_by(_documents.c.blocked_at, _documents.c.id, _references.c.id)
-)
-_DOCUMENTS_OF = (
-    select(_references.c.id, _references.c.document_id)
-    .where(_references.c.id.in_(KEYS))
-    .where(_references.c.removed_sequence.is_(None))
 )
 _IDENTITY = select(_documents.c.identity).where(_documents.c.id == bindparam("id"))
 _IN_USE = _lines.c.status != LineStatus.CLOSED.value
@@ -203,7 +198,7 @@ class Reader(AuditReader):
         """The document of each of these references; a removed one is left out."""
         return {
             row.id: row.document_id
-            for row in self._rows_of(_DOCUMENTS_OF, [int(key) for key in reference_ids])
+            for row in self._rows_of(DOCUMENTS_OF, [int(key) for key in reference_ids])
         }
 
     def identity(self, document_id: str) -> Identity:
@@ -211,7 +206,7 @@ class Reader(AuditReader):
         row = self._first(_IDENTITY, id=document_id)
         if row is None or row.identity is None:
             raise NotFound("no such document, or it was erased: check the id")
-        opened = self._vault.open("documents.identity", document_id, row.identity)
+        opened = self.vault.open("documents.identity", document_id, row.identity)
         return Identity(*json.loads(opened))
 
     def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
@@ -244,7 +239,7 @@ class Reader(AuditReader):
     def numbers(self, line_ids: Sequence[str]) -> dict[str, str]:
         """Opens the numbers of these lines; an erased one is left out."""
         return {
-            row.id: self._vault.open("lines.msisdn", row.id, row.msisdn).decode()
+            row.id: self.vault.open("lines.msisdn", row.id, row.msisdn).decode()
             for row in self._rows_of(_NUMBERS, line_ids)
             if row.msisdn is not None
         }
@@ -264,7 +259,7 @@ class Reader(AuditReader):
             ids = [row.id for row in rows]
             yield ReferenceChunk(
                 ids=np.array(ids, dtype=np.int64),
-                vectors=self._vault.open_templates(ids, [row.template for row in rows]),
+                vectors=self.vault.open_templates(ids, [row.template for row in rows]),
                 sequences=np.array([row.added_sequence for row in rows], dtype=np.int64),
             )
             place |= {"sequence": rows[-1].added_sequence, "id": rows[-1].id}
@@ -339,5 +334,5 @@ class Reader(AuditReader):
     def _watched(self, row: Row[Any]) -> WatchEntry:
         template = None
         if row.template is not None:
-            template = self._vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
+            template = self.vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
         return read_as(WatchEntry, row, template=template)

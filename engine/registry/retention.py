@@ -27,9 +27,9 @@ from sqlalchemy import (
 
 from engine.registry import tables
 from engine.registry.database import Source, chunks
-from engine.registry.records import ALIVE, AuditEntry, DocumentStatus, Json
+from engine.registry.records import ALIVE, AuditEntry, Json
 from engine.registry.rows import erase_notes
-from engine.registry.writer import Writer
+from engine.registry.writer import ERASED, Writer
 
 Strip = Callable[[Json], Json]
 """Reduces an attempt's evidence to what is not about a person."""
@@ -67,19 +67,8 @@ def wipe_attempts(connection: Connection, ids: Sequence[Any], now: datetime, str
 def wipe_documents(connection: Connection, ids: Sequence[Any], now: datetime, _: Strip) -> None:
     """Wipes as an erasure does: a block outlives the document's identity, and the notes of a case
     go with the last document that it names."""
-    blocked_lookup = case((_documents.c.blocked_at.is_not(None), _documents.c.lookup), else_=None)
-    connection.execute(
-        update(_documents)
-        .where(_documents.c.id.in_(ids))
-        .values(
-            status=DocumentStatus.ERASED.value,
-            lookup=blocked_lookup,
-            name_lookup=None,
-            identity=None,
-            expires_on=None,
-            erased_at=now,
-        )
-    )
+    wiped = update(_documents).where(_documents.c.id.in_(ids)).values(**ERASED, erased_at=now)
+    connection.execute(wiped)
     erase_notes(connection, ids)
 
 
@@ -87,14 +76,6 @@ def wipe_lines(connection: Connection, ids: Sequence[Any], *_: object) -> None:
     connection.execute(
         update(_lines).where(_lines.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
     )
-
-
-def wipe_answers(connection: Connection, scopes: Sequence[Any], *_: object) -> None:
-    connection.execute(delete(_answers).where(_answers.c.scope.in_(scopes)))
-
-
-def wipe_crops(connection: Connection, ids: Sequence[Any], *_: object) -> None:
-    connection.execute(delete(_crops).where(_crops.c.id.in_(ids)))
 
 
 ROWS_PER_BATCH = 500
@@ -169,18 +150,22 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     entry = AuditEntry(job.actor, "retention.expired", kind.value, detail)
     with writer.changing(entry) as connection:
         for part in chunks(keys):
-            rule.wipe(connection, part, now, job.strip)
+            if rule.wipe is None:
+                connection.execute(delete(rule.key.table).where(rule.key.in_(part)))
+            else:
+                rule.wipe(connection, part, now, job.strip)
     return len(keys)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How one kind is found and wiped; `is_held` is true where an open case names the row."""
+    """How one kind is found, and wiped where its rows stay; `is_held` is true where an open case
+    names the row."""
 
     key: Column[Any]
     is_due: Callable[[Until], ColumnElement[bool]]
     order: tuple[Column[Any], ...]
-    wipe: Wipe
+    wipe: Wipe | None = None
     is_held: ColumnElement[bool] = field(default_factory=false)
 
 
@@ -195,10 +180,6 @@ _IS_HELD_ATTEMPT = and_(
 )
 _IS_HELD_DOCUMENT = _documents.c.id.in_(_LOOKED_INTO)
 _IS_HELD_LINE = _lines.c.document_id.in_(_LOOKED_INTO)
-
-
-def _due_attempts(until: Until) -> ColumnElement[bool]:
-    return _has_stayed(_REJECTED, until[Kind.ATTEMPTS])
 
 
 def _due_reviews(until: Until) -> ColumnElement[bool]:
@@ -233,7 +214,10 @@ def _due_documents(until: Until) -> ColumnElement[bool]:
     )
 
 
-_DUE_ATTEMPTS = {Kind.ATTEMPTS: _due_attempts, Kind.REVIEWS: _due_reviews}
+_DUE_ATTEMPTS: dict[Kind, Callable[[Until], ColumnElement[bool]]] = {
+    Kind.ATTEMPTS: lambda until: _has_stayed(_REJECTED, until[Kind.ATTEMPTS]),
+    Kind.REVIEWS: _due_reviews,
+}
 
 
 def _due_lines(until: Until) -> ColumnElement[bool]:
@@ -246,12 +230,10 @@ def _due_lines(until: Until) -> ColumnElement[bool]:
 
 _ATTEMPT_ORDER = (_enrollments.c.created_at, _enrollments.c.id)
 _RULES = {
-    Kind.ATTEMPTS: _Rule(
-        _enrollments.c.id, _due_attempts, _ATTEMPT_ORDER, wipe_attempts, _IS_HELD_ATTEMPT
-    ),
-    Kind.REVIEWS: _Rule(
-        _enrollments.c.id, _due_reviews, _ATTEMPT_ORDER, wipe_attempts, _IS_HELD_ATTEMPT
-    ),
+    **{
+        kind: _Rule(_enrollments.c.id, is_due, _ATTEMPT_ORDER, wipe_attempts, _IS_HELD_ATTEMPT)
+        for kind, is_due in _DUE_ATTEMPTS.items()
+    },
     Kind.DOCUMENTS: _Rule(
         _documents.c.id, _due_documents, (_documents.c.id,), wipe_documents, _IS_HELD_DOCUMENT
     ),
@@ -262,12 +244,10 @@ _RULES = {
         _answers.c.scope,
         lambda until: _answers.c.created_at <= until[Kind.ANSWERS],
         (_answers.c.created_at,),
-        wipe_answers,
     ),
     Kind.CROPS: _Rule(
         _crops.c.id,
         lambda until: _crops.c.kept_until <= until[Kind.CROPS],
         (_crops.c.kept_until,),
-        wipe_crops,
     ),
 }

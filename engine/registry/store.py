@@ -75,7 +75,7 @@ class Store(Reader):
 
     def __init__(self, engine: Engine, vault: Vault, model_digest: str) -> None:
         super().__init__(engine, vault)
-        self._model_digest = model_digest
+        self.model_digest = model_digest
 
     @classmethod
     def create(cls, url: str, vault: Vault, *, model_digest: str) -> Store:
@@ -119,13 +119,9 @@ class Store(Reader):
             raise
         return cls(engine, vault, model_digest)
 
-    @property
-    def model_digest(self) -> str:
-        return self._model_digest
-
     def writer(self) -> Writer:
         """Takes the writer's lease; `WriterBusy` at once where another process has it."""
-        return Writer(self._engine, self._vault, self._model_digest)
+        return Writer(self._engine, self.vault, self.model_digest)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -138,8 +134,7 @@ class Store(Reader):
 
     def add_carrier(self, carrier: Carrier, *, actor: str) -> None:
         """Adds a tenant; one that is there already is refused."""
-        values = {"code": carrier.code, "name": carrier.name, "line_limit": carrier.line_limit}
-        self._add(tables.carriers, values, "carrier", actor)
+        self._add(tables.carriers, asdict(carrier), "carrier", actor)
 
     def add_outlet(self, code: str, carrier: str, *, actor: str) -> None:
         """Adds an open outlet of a known carrier; one that is there already is refused."""
@@ -193,7 +188,7 @@ class Store(Reader):
                 ) from None
 
     def _recorded(self, entry: AuditEntry) -> AbstractContextManager[Connection]:
-        return recorded(self._engine, self._vault, [entry])
+        return recorded(self._engine, self.vault, [entry])
 
 
 def upgrade(url: str) -> tuple[str, str]:

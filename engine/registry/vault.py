@@ -117,45 +117,27 @@ class Vault:
     """
 
     def __init__(self, ring: KeyRing, dim: int) -> None:
-        self._ring = ring
-        self._dim = dim
-        self._deployment = ring.deployment_id.encode()
+        self.ring = ring
+        self.dim = dim
+        self.deployment_id = ring.deployment_id
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
         self._headers = {key.version: key_header(key.version) for key in ring.data}
-        self._by_header = {self._headers[version]: one for version, one in self._ciphers.items()}
-        self._active = ring.active_data_key.version
+        self.active_data_version = ring.active_data_key.version
         self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
 
     def __repr__(self) -> str:
-        return f"Vault(deployment_id={self._ring.deployment_id!r}, dim={self._dim})"
-
-    @property
-    def ring(self) -> KeyRing:
-        return self._ring
-
-    @property
-    def deployment_id(self) -> str:
-        return self._ring.deployment_id
-
-    @property
-    def dim(self) -> int:
-        return self._dim
-
-    @property
-    def active_data_version(self) -> int:
-        """The data key that new values are sealed with."""
-        return self._active
+        return f"Vault(deployment_id={self.ring.deployment_id!r}, dim={self.dim})"
 
     @property
     def rotation_id(self) -> str:
         """Names the rotation, not secret: templates compare only under the same one."""
-        return _mac(self._ring.rotation, b"rotation id", str(self._dim).encode()).hex()[:32]
+        return _mac(self.ring.rotation, b"rotation id", str(self.dim).encode()).hex()[:32]
 
     @property
     def key_check(self) -> bytes:
         """32 bytes kept in the database that only this ring's lasting keys reproduce."""
-        lasting = (self._ring.rotation, self._ring.lookup, self._ring.audit)
-        proofs = b"".join(_mac(key, b"key check", self._deployment) for key in lasting)
+        lasting = (self.ring.rotation, self.ring.lookup, self.ring.audit)
+        proofs = b"".join(_mac(key, b"key check", self.deployment_id.encode()) for key in lasting)
         return hashlib.sha256(proofs).digest()
 
     def rotate(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -174,16 +156,16 @@ class Vault:
 
     def look_up(self, kind: str, value: str) -> bytes:
         """The keyed name (HMAC-SHA256) under which a value is found; kinds do not mix."""
-        return _mac(self._ring.lookup, kind.encode(), value.encode())
+        return _mac(self.ring.lookup, kind.encode(), value.encode())
 
     def chain(self, previous: bytes, entry: bytes) -> bytes:
         """The next hash of the audit chain, 32 bytes, like `previous`."""
         assert len(previous) == hashlib.sha256().digest_size
-        return hmac.digest(self._ring.audit.secret, previous + entry, "sha256")
+        return hmac.digest(self.ring.audit.secret, previous + entry, "sha256")
 
     def seal(self, place: str, row: str | int, data: bytes) -> bytes:
         """Seals a value for one place (`table.column`) and one row with the active data key."""
-        return self._seal(self._context(place) + str(row).encode(), data, os.urandom(_NONCE_BYTES))
+        return self._seal(self._context(place) + str(row).encode(), data)
 
     def open(self, place: str, row: str | int, sealed: bytes) -> bytes:
         """The value, if it was sealed for this place and row by this deployment."""
@@ -193,19 +175,12 @@ class Vault:
     def open_all(self, place: str, row: str, sealed: Sequence[bytes]) -> list[bytes | None]:
         """The values that were sealed for this place and row; None for each that was not."""
         context = self._context(place) + row.encode()
-        start = KEY_HEADER_BYTES + _NONCE_BYTES
         opened: list[bytes | None] = []
         for one in sealed:
-            header = one[:KEY_HEADER_BYTES]
-            cipher = self._by_header.get(header)
-            plain = None
-            if cipher is not None and len(one) >= OVERHEAD_BYTES:
-                nonce = one[KEY_HEADER_BYTES:start]
-                try:
-                    plain = cipher.decrypt(nonce, one[start:], header + context)
-                except InvalidTag:
-                    plain = None
-            opened.append(plain)
+            try:
+                opened.append(self._open(context, one, place))
+            except SealBroken:
+                opened.append(None)
         return opened
 
     def seal_templates(
@@ -218,15 +193,10 @@ class Vault:
         self._assert_vectors(vectors)
         assert len(ids) == len(vectors)
         context = self._context(place)
-        nonces = os.urandom(_NONCE_BYTES * len(ids))
         rows = np.ascontiguousarray(vectors, dtype="<f4")
         return [
-            self._seal(
-                context + str(int(key)).encode(),
-                row.tobytes(),
-                nonces[number * _NONCE_BYTES : (number + 1) * _NONCE_BYTES],
-            )
-            for number, (key, row) in enumerate(zip(ids, rows, strict=True))
+            self._seal(context + str(int(key)).encode(), row.tobytes())
+            for key, row in zip(ids, rows, strict=True)
         ]
 
     def open_templates(
@@ -238,7 +208,7 @@ class Vault:
             self._open(context + str(key).encode(), blob, f"{place} of row {key}")
             for key, blob in zip(ids, sealed, strict=True)
         ]
-        rows = np.frombuffer(b"".join(plain), dtype="<f4").reshape(len(plain), self._dim)
+        rows = np.frombuffer(b"".join(plain), dtype="<f4").reshape(len(plain), self.dim)
         return rows.astype(np.float32)
 
     def sealer(self) -> SnapshotSealer:
@@ -246,11 +216,12 @@ class Vault:
         return SnapshotSealer(self)
 
     def _context(self, place: str) -> bytes:
-        return b"\0".join((b"sosie", self._deployment, place.encode(), b""))
+        return b"\0".join((b"sosie", self.deployment_id.encode(), place.encode(), b""))
 
-    def _seal(self, context: bytes, data: bytes, nonce: bytes) -> bytes:
-        header = self._headers[self._active]
-        return header + nonce + self._ciphers[self._active].encrypt(nonce, data, header + context)
+    def _seal(self, context: bytes, data: bytes) -> bytes:
+        version, nonce = self.active_data_version, os.urandom(_NONCE_BYTES)
+        header = self._headers[version]
+        return header + nonce + self._ciphers[version].encrypt(nonce, data, header + context)
 
     def _open(self, context: bytes, sealed: bytes, what: str) -> bytes:
         header, version = sealed[:KEY_HEADER_BYTES], key_version(sealed)
@@ -270,7 +241,7 @@ class Vault:
     def _assert_vectors(self, vectors: NDArray[np.float32]) -> None:
         assert vectors.dtype == np.float32
         assert vectors.ndim == 2
-        assert vectors.shape[1] == self._dim
+        assert vectors.shape[1] == self.dim
 
 
 class SnapshotSealer:

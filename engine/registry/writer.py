@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from sqlalchemy import (
     ColumnElement,
@@ -74,14 +74,9 @@ from engine.registry.vault import Vault
 _ADVISORY_KEY = 0x736F736965
 
 
-class Lease(Protocol):
-    """Held until it is released or its process dies."""
-
-    def release(self) -> None: ...
-
-
-def take_lease(engine: Engine) -> Lease:
-    """Takes the lease, or raises `WriterBusy` at once."""
+def take_lease(engine: Engine) -> FileLease | AdvisoryLease:
+    """Takes the lease, or raises `WriterBusy` at once; held until it is released or its process
+    dies."""
     path = sqlite_file(engine)
     if path is not None:
         return FileLease(path.with_name(path.name + ".lease"))
@@ -290,14 +285,17 @@ _ACTIVATE_DOCUMENT = _one_of(
     identity=bindparam("sealed"),
     expires_on=bindparam("expiry"),
 )
-_ERASE_DOCUMENT = _one_of(_documents, _documents.c.status != DocumentStatus.ERASED.value).values(
-    status=DocumentStatus.ERASED.value,
+ERASED: RowValues = {
+    "status": DocumentStatus.ERASED.value,
     # Or erasure would lift a block: the same document could be enrolled anew.
-    lookup=case((_documents.c.blocked_at.is_not(None), _documents.c.lookup), else_=None),
-    name_lookup=None,
-    identity=None,
-    expires_on=None,
-    erased_at=bindparam("at"),
+    "lookup": case((_documents.c.blocked_at.is_not(None), _documents.c.lookup), else_=None),
+    "name_lookup": None,
+    "identity": None,
+    "expires_on": None,
+}
+"""What an erasure leaves in a document's row, beside its time."""
+_ERASE_DOCUMENT = _one_of(_documents, _documents.c.status != DocumentStatus.ERASED.value).values(
+    **ERASED, erased_at=bindparam("at")
 )
 _ERASE_LINES = (
     update(_lines)
@@ -388,7 +386,7 @@ class Writer:
 
     def __init__(self, engine: Engine, vault: Vault, model_digest: str) -> None:
         self._engine = engine
-        self._vault = vault
+        self.vault = vault
         self._model_digest = model_digest
         self._closed = False
         self._epoch = self._sequence = 0
@@ -399,10 +397,6 @@ class Writer:
         except BaseException:
             self._lease.release()
             raise
-
-    @property
-    def vault(self) -> Vault:
-        return self._vault
 
     @property
     def sequence(self) -> int:
@@ -432,20 +426,20 @@ class Writer:
         now = utc_now()
         with chained(
             self._engine,
-            self._vault,
+            self.vault,
             changes.audit,
             now,
             fence=self._fence,
             sequence=changes.sequence,
         ) as (connection, last):
-            apply(connection, self._vault, self._model_digest, changes, now)
+            apply(connection, self.vault, self._model_digest, changes, now)
         self._sequence = changes.sequence
         return last
 
     def changing(self, *entries: AuditEntry) -> AbstractContextManager[Connection]:
         """A fenced and audited transaction, for work inside this package that has no `Changes`."""
         assert not self._closed
-        return recorded(self._engine, self._vault, entries, self._fence)
+        return recorded(self._engine, self.vault, entries, self._fence)
 
     def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """Reads for such work: nothing else changes the rows while the lease is held."""
@@ -475,9 +469,9 @@ class Writer:
                 update(_deployment).values(writer_epoch=_deployment.c.writer_epoch + 1)
             )
             # Again, after `Store.open`: the data key may have been rotated in between.
-            deployment.check_data_key_is_newest(connection, self._vault)
-            deployment.check(connection, self._vault, self._model_digest)
-            deployment.add_data_key(connection, self._vault)
+            deployment.check_data_key_is_newest(connection, self.vault)
+            deployment.check(connection, self.vault, self._model_digest)
+            deployment.add_data_key(connection, self.vault)
             row = connection.execute(
                 select(_deployment.c.writer_epoch, _deployment.c.sequence)
             ).one()

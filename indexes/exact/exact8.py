@@ -55,18 +55,9 @@ class MemoryRows:
         assert rows.ndim == 2
         assert rows.dtype in (np.float32, np.float16)
         self._rows = rows
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._rows.dtype
-
-    @property
-    def dim(self) -> int:
-        return int(self._rows.shape[1])
-
-    @property
-    def memory_bytes(self) -> int:
-        return self._rows.nbytes
+        self.dtype: np.dtype[Any] = rows.dtype
+        self.dim = int(rows.shape[1])
+        self.memory_bytes = rows.nbytes
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -200,6 +191,10 @@ class Exact8Segment:
     is searched, exactly. `limit` is the component that gets the highest code. Memory: dim + 4 * dim
     (or 2 * dim) + 17 bytes a row, dim of the codes rounded up to a multiple of 64. Searches may run
     concurrently; a removal must run alone.
+
+    `name` is 32 hex digits: segments of one name were the same when they were built. `row_ids` and
+    `rows` have the id and the vector of each row, removed ones too; `alive` bool[rows padded] says
+    which have not been removed.
     """
 
     def __init__(
@@ -220,62 +215,35 @@ class Exact8Segment:
         return segment
 
     def _hold(self, name: str, codes: Codes, ids: Ids, rows: RowStore, scanner: Scanner) -> None:
-        self._name = name
-        self._scanner = scanner
+        self.name = name
+        self.scanner = scanner
         self.codes = codes
-        self._rows = rows
-        self._id_of = ids
+        self.dim = codes.dim
+        self.rows = rows
+        self.row_ids = ids
         self._by_id = np.argsort(ids).astype(np.int32)
         self._lowest = int(ids[self._by_id[0]]) if len(ids) else 0
         self._highest = int(ids[self._by_id[-1]]) if len(ids) else -1
-        self._alive = np.zeros(len(codes.bytes), np.bool_)
-        self._alive[: len(ids)] = True
+        self.alive: NDArray[np.bool_] = np.zeros(len(codes.bytes), np.bool_)
+        self.alive[: len(ids)] = True
         self._count = len(ids)
         self.coarse = int((codes.residuals > _COARSE_RESIDUAL).sum())
 
     @property
-    def name(self) -> str:
-        """32 hex digits: segments of one name were the same when they were built."""
-        return self._name
-
-    @property
-    def dim(self) -> int:
-        return self.codes.dim
-
-    @property
     def ids(self) -> Ids:
         """All ids, ascending; a copy."""
-        rows = self._by_id[self._alive[self._by_id]]
-        return self._id_of[rows]
-
-    @property
-    def row_ids(self) -> Ids:
-        """The id of each row, in the order of the rows, removed ones too."""
-        return self._id_of
-
-    @property
-    def alive(self) -> NDArray[np.bool_]:
-        """Which rows have not been removed: bool[rows padded]."""
-        return self._alive
+        rows = self._by_id[self.alive[self._by_id]]
+        return self.row_ids[rows]
 
     @property
     def alive_rows(self) -> NDArray[np.bool_]:
-        """The same without the padding: bool[n]; a view."""
-        return self._alive[: len(self._id_of)]
+        """`alive` without the padding: bool[n]; a view."""
+        return self.alive[: len(self.row_ids)]
 
     @property
     def removed(self) -> int:
         """The number of tombstones."""
-        return len(self._id_of) - self._count
-
-    @property
-    def rows(self) -> RowStore:
-        """The vectors by row."""
-        return self._rows
-
-    @property
-    def scanner(self) -> Scanner:
-        return self._scanner
+        return len(self.row_ids) - self._count
 
     def __len__(self) -> int:
         return self._count
@@ -286,27 +254,27 @@ class Exact8Segment:
     def parts(self) -> SegmentParts:
         """Views of its content, removed rows included."""
         return SegmentParts(
-            self._name,
+            self.name,
             self.dim,
             self.codes.limit,
-            self._id_of,
+            self.row_ids,
             self.codes.residuals,
             self.codes.bytes,
-            self._rows,
+            self.rows,
         )
 
     def replace_rows(self, rows: RowStore) -> None:
         """Reads the same vectors from another store from now on; must run alone, as a removal."""
-        assert (len(rows), rows.dim) == (len(self._rows), self.dim)
-        assert rows.dtype == self._rows.dtype
-        self._rows = rows
+        assert (len(rows), rows.dim) == (len(self.rows), self.dim)
+        assert rows.dtype == self.rows.dtype
+        self.rows = rows
 
     def remove_rows(self, rows: Positions) -> None:
         """Removes these rows, which are alive and distinct, and wipes their codes and vectors."""
-        self._alive[rows] = False
+        self.alive[rows] = False
         self._count -= len(rows)
         self.codes.bytes[rows] = _WIPED_CODE
-        self._rows.wipe(rows)
+        self.rows.wipe(rows)
 
     def may_hold(self, lowest: int, highest: int) -> bool:
         """False where all its ids are outside this range; costs nothing."""
@@ -314,21 +282,21 @@ class Exact8Segment:
 
     def find(self, ids: Ids) -> tuple[Positions, NDArray[np.bool_]]:
         """The row of each id, int64[n], and whether it is there, bool[n]."""
-        if not len(self._id_of):
+        if not len(self.row_ids):
             return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
-        places = self._id_of.searchsorted(ids, sorter=self._by_id)
+        places = self.row_ids.searchsorted(ids, sorter=self._by_id)
         rows = self._by_id[np.minimum(places, len(self._by_id) - 1)].astype(np.int64)
-        return rows, (self._id_of[rows] == ids) & self._alive[rows]
+        return rows, (self.row_ids[rows] == ids) & self.alive[rows]
 
     def account(self) -> MemoryAccount:
         """Memory use by part."""
         return MemoryAccount(
             references=len(self),
             codes=self.codes.bytes.nbytes,
-            rows=self._rows.memory_bytes,
-            ids=self._id_of.nbytes + self._by_id.nbytes,
+            rows=self.rows.memory_bytes,
+            ids=self.row_ids.nbytes + self._by_id.nbytes,
             residuals=self.codes.residuals.nbytes + self.codes.reach.nbytes,
-            alive=self._alive.nbytes,
+            alive=self.alive.nbytes,
         )
 
     def best(
@@ -341,19 +309,19 @@ class Exact8Segment:
         if k >= len(self):
             return self.at_or_above(queries, coded, floors)
         wanted = coded.wanted(self.codes, floors, k)
-        found = self._scanner.gather_best(self.codes.rows(self._alive), wanted)
-        return score_best(queries, self._rows, found, k, floors), _counts(found, len(coded))
+        found = self.scanner.gather_best(self.codes.rows(self.alive), wanted)
+        return score_best(queries, self.rows, found, k, floors), _counts(found, len(coded))
 
     def at_or_above(
         self, queries: Vectors, coded: CodedQueries, floors: Floors
     ) -> tuple[Pairs, Counts]:
         """Pairs that reach the floors of a pass, and how many of each query were scored."""
-        rows, wanted = self._rows, coded.wanted(self.codes, floors)
+        rows, wanted = self.rows, coded.wanted(self.codes, floors)
 
         def finish(found: Found) -> tuple[Pairs, Counts]:
             return score_pairs(queries, rows, found, floors), _counts(found, len(coded))
 
-        parts = self._scanner.gather(self.codes.rows(self._alive), wanted, finish)
+        parts = self.scanner.gather(self.codes.rows(self.alive), wanted, finish)
         counts = sum((counts for _, counts in parts), np.zeros(len(coded), np.int64))
         return joined([pairs for pairs, _ in parts]), counts
 
@@ -365,8 +333,8 @@ class Exact8Segment:
 
     def _holds(self, key: int) -> bool:
         """`find` for one id within the range; several times faster."""
-        row = self._by_id[self._id_of.searchsorted(key, sorter=self._by_id)]
-        return bool(self._id_of[row] == key and self._alive[row])
+        row = self._by_id[self.row_ids.searchsorted(key, sorter=self._by_id)]
+        return bool(self.row_ids[row] == key and self.alive[row])
 
 
 def _counts(found: Found, queries: int) -> Counts:

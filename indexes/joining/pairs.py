@@ -56,7 +56,9 @@ class Pairs:
         """All pairs in order, about `size` at once; those of one left id stay together."""
         cuts = self._cuts(size)
         places = [
-            np.concatenate([[0], np.searchsorted(_lefts(run), cuts), [len(run)]])
+            np.concatenate(
+                [[0], np.searchsorted(np.ascontiguousarray(run["left"]), cuts), [len(run)]]
+            )
             for run in self._runs
         ]
         for i in range(len(cuts) + 1):
@@ -93,7 +95,3 @@ class Pairs:
 def sort_records(records: Records) -> Records:
     """By left id, then right id."""
     return records[np.lexsort((records["right"], records["left"]))]
-
-
-def _lefts(run: Records) -> Ids:
-    return np.ascontiguousarray(run["left"])

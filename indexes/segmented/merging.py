@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,25 +66,23 @@ Places = tuple[int, ...]
 
 def overdue(segments: Sequence[SegmentState], config: SegmentsConfig, now: float) -> Places:
     """A segment with a tombstone past its deadline."""
-    for place, segment in enumerate(segments):
-        since = segment.removed_since
-        if since is not None and now - since >= config.erasure_deadline_s:
-            return (place,)
-    return ()
+    latest = now - config.erasure_deadline_s
+    return _first(segments, lambda s: s.removed_since is not None and s.removed_since <= latest)
 
 
 def with_tombstones(segments: Sequence[SegmentState]) -> Places:
     """A segment with a tombstone."""
-    return next(((place,) for place, segment in enumerate(segments) if segment.removed), ())
+    return _first(segments, lambda segment: segment.removed > 0)
 
 
 def due_rewrite(segments: Sequence[SegmentState], config: SegmentsConfig) -> Places:
     """A rewrite that speeds up search: an empty segment, a full class, many removed rows."""
-    for place, segment in enumerate(segments):
-        if not segment.alive:
-            return (place,)
-    merged = due_merge([segment.alive for segment in segments], config)
-    return merged or _due_compaction(segments, config)
+    share = config.dead_share
+    return (
+        _first(segments, lambda segment: not segment.alive)
+        or due_merge([segment.alive for segment in segments], config)
+        or _first(segments, lambda s: s.removed > share * (s.alive + s.removed))
+    )
 
 
 def due_merge(sizes: Sequence[int], config: SegmentsConfig) -> Places:
@@ -118,11 +116,8 @@ def next_deadline(segments: Sequence[SegmentState], config: SegmentsConfig) -> f
     return min(since) + config.erasure_deadline_s if since else None
 
 
-def _due_compaction(segments: Sequence[SegmentState], config: SegmentsConfig) -> Places:
-    for place, segment in enumerate(segments):
-        if segment.removed > config.dead_share * (segment.alive + segment.removed):
-            return (place,)
-    return ()
+def _first(segments: Sequence[SegmentState], holds: Callable[[SegmentState], bool]) -> Places:
+    return next(((place,) for place, segment in enumerate(segments) if holds(segment)), ())
 
 
 _ROWS_AT_ONCE = 1 << 14

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -14,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Hits, Ids, MemoryAccount, Vectors
-from indexes.errors import IdInvalid, SearchInvalid, ShardLost
+from indexes.errors import IdInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery, Pinned
 from indexes.joining.join import join
 from indexes.joining.tiling import References
 from indexes.kinds import open_index
-from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
+from indexes.sharding.shards import ShardPlan
 from indexes.upkeep import Upkeep
 
 CALLS_AT_ONCE = 4
@@ -32,7 +29,6 @@ JOINED_LIMIT = 2_000_000
 
 # Listing so many ids costs as much as looking one up.
 _IDS_FOR_ONE_LOOK_UP = 32
-_CLOSED = "a shard is closed; open the gallery again"
 
 
 class ShardHost:
@@ -122,46 +118,3 @@ class ShardHost:
         finally:
             if self._scanner is None:
                 scanner.close()
-
-
-class LocalShard(Shard):
-    """A `Shard` whose calls run in threads of this process."""
-
-    def __init__(self, plan: ShardPlan) -> None:
-        self._host = ShardHost(plan)
-        self._pool = ThreadPoolExecutor(CALLS_AT_ONCE, "shard")
-        self._lock = Lock()
-        self._closed = False
-
-    @property
-    def lost(self) -> str | None:
-        return _CLOSED if self._closed else None
-
-    def close(self) -> None:
-        """Stops the threads, after the running calls."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._pool.shutdown()
-        self._host.close()
-
-    def _call(self, operation: str, *arguments: object) -> Future[Any]:
-        with self._lock:
-            if not self._closed:
-                return self._pool.submit(getattr(self._host, operation), *arguments)
-        refused: Future[Any] = Future()
-        refused.set_exception(ShardLost(_CLOSED))
-        return refused
-
-
-def open_local(plan: ShardPlan, shards: int) -> ShardedIndex:
-    """A gallery split over so many shards in this process, for tests and debugging.
-
-    If the plan sets no number of threads, each shard gets its share of the cores.
-    """
-    if shards < 1:
-        raise SearchInvalid(f"shards is {shards}; give at least 1")
-    threads = plan.threads or max(1, len(os.sched_getaffinity(0)) // shards)
-    plan = replace(plan, threads=threads)
-    return ShardedIndex(plan, [LocalShard(plan) for _ in range(shards)])

@@ -151,11 +151,6 @@ def aligned_bytes(size_bytes: int) -> int:
     return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-def new_name() -> str:
-    """A new file name: 128 random bits in hex."""
-    return secrets.token_hex(16)
-
-
 @contextmanager
 def opened(path: Path, what: str) -> Iterator[BinaryIO]:
     """Opens a file that the manifest names; `SnapshotDamaged` where it is missing."""
@@ -273,7 +268,7 @@ _ROWS_AT_ONCE = 4096
 
 def write_segment(folder: Path, parts: SegmentParts, sealer: Sealer) -> SegmentEntry:
     """Writes and flushes a new file under a new name."""
-    name = new_name()
+    name = secrets.token_hex(16)
     with created(folder / segment_file(name)) as file:
         writer = SealedWriter(file, name, sealer)
         for array in (parts.ids, parts.residuals, parts.codes):
@@ -372,7 +367,7 @@ class State:
 
 def write_state(folder: Path, state: State, sealer: Sealer) -> FileEntry:
     """Writes and flushes a new file under a new name."""
-    name = new_name()
+    name = secrets.token_hex(16)
     times = np.array([one.removed_at for one in state.tombstones], np.float64)
     bits = [np.packbits(one.alive) for one in state.tombstones]
     arrays: list[NDArray[Any]] = [state.ids, state.vectors, times, *bits]

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 import struct
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 from indexes.snapshots.sealing import FileSeal, Sealer
@@ -29,8 +29,13 @@ _MAGIC = b"SOSIESNP"
 _PREFIX = struct.Struct("<8sII")
 _DIGEST_BYTES = 32
 _SEAL_CONTEXT = b"sosie snapshot manifest"
-_NAME = re.compile(r"[0-9a-f]{32}")
-_DIGEST = re.compile(rf"[0-9a-f]{{{2 * _DIGEST_BYTES}}}")
+_MALFORMED = "the snapshot's manifest is malformed; rebuild it from the store"
+
+# Anyone may have written a manifest: nothing but what we write is taken from one.
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Count = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +45,10 @@ class Origin:
     `precision` is the type to which vectors were rounded when they were added.
     """
 
+    __pydantic_config__ = _STRICT
+
     index_kind: str
-    dim: int
+    dim: Count
     model_digest: str
     key_id: str
     deployment_id: str
@@ -55,9 +62,11 @@ class Header:
     `mark` is the caller's: the position of its store, which identifies this history.
     """
 
+    __pydantic_config__ = _STRICT
+
     origin: Origin
-    count: int
-    sequence: int
+    count: Count
+    sequence: Count
     mark: str
     version: int = FORMAT_VERSION
 
@@ -66,9 +75,11 @@ class Header:
 class FileEntry:
     """A file: its random name, size, keyed digest in hex, and the name of its key."""
 
-    name: str
-    size_bytes: int
-    digest: str
+    __pydantic_config__ = _STRICT
+
+    name: Name
+    size_bytes: Count
+    digest: Digest
     key: str
 
 
@@ -80,10 +91,12 @@ class SegmentEntry:
     `dtype`[rows, dim], `limit` is the component that has the highest code.
     """
 
-    segment: str
-    rows: int
-    padded_rows: int
-    width: int
+    __pydantic_config__ = _STRICT
+
+    segment: Name
+    rows: Count
+    padded_rows: Count
+    width: Count
     limit: float
     dtype: Literal["float32", "float16"]
     file: FileEntry
@@ -96,8 +109,10 @@ class Manifest:
     `loose_rows` is the number of references in the state's file, which are in no segment.
     """
 
+    __pydantic_config__ = _STRICT
+
     header: Header
-    loose_rows: int
+    loose_rows: Count
     state: FileEntry
     segments: tuple[SegmentEntry, ...]
 
@@ -109,13 +124,13 @@ class Manifest:
 
     def encode(self, sealer: Sealer) -> bytes:
         """The file's content."""
-        body = _json(asdict(self))
+        body = json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
         signed = _PREFIX.pack(_MAGIC, self.header.version, len(body)) + body
         digest = hashlib.sha256(signed).digest()
         return signed + digest + sealer.seal(digest, _SEAL_CONTEXT)
 
-    @classmethod
-    def decode(cls, content: bytes) -> Self:
+    @staticmethod
+    def decode(content: bytes) -> Manifest:
         """An undamaged manifest of any origin, not yet authenticated; see `verify`.
 
         `SnapshotDamaged`, or `SnapshotForeign` for another format version.
@@ -127,11 +142,15 @@ class Manifest:
                 "rebuild it from the store"
             )
         try:
-            return cls._from_fields(json.loads(body))
-        except (KeyError, TypeError, ValueError, RecursionError) as fault:
-            raise SnapshotDamaged(
-                "the snapshot's manifest is malformed; rebuild it from the store"
-            ) from fault
+            manifest = _MANIFEST.validate_json(body)
+        except ValidationError as fault:
+            raise SnapshotDamaged(_MALFORMED) from fault
+        names = [manifest.state.name]
+        for entry in manifest.segments:
+            names += [entry.segment, entry.file.name]
+        if len(set(names)) != len(names):
+            raise SnapshotDamaged(_MALFORMED)
+        return manifest
 
     def verify(self, content: bytes, origin: Origin, sealer: Sealer) -> None:
         """Checks that this manifest, decoded from the content, has our origin and our seal."""
@@ -146,47 +165,8 @@ class Manifest:
         if unseal(sealer, seal, _SEAL_CONTEXT, "manifest") != digest:
             raise SnapshotDamaged("the snapshot's manifest is not the sealed one; rebuild it")
 
-    @classmethod
-    def _from_fields(cls, body: dict[str, Any]) -> Self:
-        """Assumes nothing: anyone may have written the body."""
-        header = dict(body["header"])
-        origin = Origin(**header.pop("origin"))
-        segments = [dict(entry) for entry in body["segments"]]
-        manifest = cls(
-            header=Header(origin=origin, **header),
-            loose_rows=body["loose_rows"],
-            state=FileEntry(**body["state"]),
-            segments=tuple(
-                SegmentEntry(file=FileEntry(**entry.pop("file")), **entry) for entry in segments
-            ),
-        )
-        manifest._check()
-        return manifest
 
-    def _check(self) -> None:
-        """`ValueError` where a value has the wrong type, or is none that we write."""
-        header, origin = self.header, self.header.origin
-        counts = [header.count, header.sequence, origin.dim, self.loose_rows]
-        names, digests = [], []
-        texts = [header.mark, origin.index_kind, origin.model_digest]
-        texts += [origin.key_id, origin.deployment_id, origin.precision]
-        for entry in self.segments:
-            counts += [entry.rows, entry.padded_rows, entry.width]
-            names.append(entry.segment)
-            if entry.dtype not in ("float32", "float16"):
-                raise ValueError("the rows are of no type that we write")
-            if type(entry.limit) is not float or not math.isfinite(entry.limit):
-                raise ValueError("the code limit is not a number")
-        for file in (self.state, *(entry.file for entry in self.segments)):
-            counts.append(file.size_bytes)
-            names.append(file.name)
-            digests.append(file.digest)
-            texts.append(file.key)
-        _require(all(type(count) is int and count >= 0 for count in counts), "counts")
-        _require(all(type(text) is str for text in texts), "texts")
-        _require(all(_NAME.fullmatch(name) for name in names), "names")
-        _require(len(set(names)) == len(names), "distinct names")
-        _require(all(_DIGEST.fullmatch(digest) for digest in digests), "digests")
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def state_file(name: str) -> str:
@@ -221,11 +201,6 @@ def unseal(sealer: Sealer, sealed: bytes, context: bytes, what: str) -> bytes:
         ) from fault
 
 
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(f"not the {what} that we write")
-
-
 def _split(content: bytes) -> tuple[int, bytes, bytes, bytes]:
     """Format version, body, digest and seal of an undamaged manifest."""
     damaged = SnapshotDamaged("the snapshot's manifest is damaged; rebuild it from the store")
@@ -237,7 +212,3 @@ def _split(content: bytes) -> tuple[int, bytes, bytes, bytes]:
     if magic != _MAGIC or hashlib.sha256(content[:end]).digest() != digest:
         raise damaged
     return version, content[_PREFIX.size : end], digest, seal
-
-
-def _json(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()

@@ -281,10 +281,11 @@ def sweep_precision(pairs: Sequence[JudgedPair], sweep_id: str | None) -> sweeps
     return sweeps.Precision(
         **_precision_fields(whole),
         thresholds=tuple(
-            sweeps.PrecisionAt(**_precision_fields(one), threshold=threshold)
-            for threshold, one in zip(
-                steps, suspects.measure_at(pairs, steps, sweep_id), strict=True
+            sweeps.PrecisionAt(
+                **_precision_fields(suspects.measure_precision(pairs, threshold, sweep_id)),
+                threshold=threshold,
             )
+            for threshold in steps
         ),
     )
 

@@ -17,8 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.cases import steps
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError
 from engine.matching import holders, verification
-from engine.matching import lines as disputes
-from engine.matching import lines as operations
+from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines
 from engine.matching.identification import Identification
@@ -216,7 +215,7 @@ class Operations:
         )
 
     def dispute_line(self, target: LineTarget, document: Document, probe: Probes) -> Dispute:
-        return disputes.dispute_line(
+        return matching_lines.dispute_line(
             self._runner,
             self._opened.store,
             line_text=target.text,
@@ -228,7 +227,7 @@ class Operations:
 
     def close_line(self, target: LineTarget) -> str:
         context, store = self._context, self._opened.store
-        return operations.close_line(
+        return matching_lines.close_line(
             self._runner, store, target.text, context.actor, carrier=context.carrier
         )
 

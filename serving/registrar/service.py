@@ -8,7 +8,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from threading import Condition
 from time import monotonic
@@ -30,7 +29,6 @@ from serving.registrar.protocol import (
     OPERATIONS,
     CallContext,
     Phase,
-    RegistrarClient,
     Reply,
     Status,
     presentable,
@@ -98,18 +96,15 @@ class Lifecycle:
         """The status as of the last look: costs nothing, and answers in every phase."""
         with self._lock:
             mark = None if self._opened is None else self._mark
-            found = Status(self._phase, self._detail, self._boot_id)
             stored = self._store_read
-        now = monotonic()
-        store_sequence = stored[1] if stored and now - stored[0] < STALE_S else None
-        if mark is None:
-            return replace(found, store_sequence=store_sequence)
-        return replace(
-            found,
-            gallery_size=mark.size,
-            sequence=mark.sequence,
-            store_sequence=store_sequence,
-        )
+            return Status(
+                self._phase,
+                self._detail,
+                self._boot_id,
+                gallery_size=0 if mark is None else mark.size,
+                sequence=None if mark is None else mark.sequence,
+                store_sequence=stored[1] if stored and monotonic() - stored[0] < STALE_S else None,
+            )
 
     def lose(self, opened: OpenRegistry, error: Exception) -> None:
         """Takes it out of use, closes it, and opens it again."""
@@ -241,10 +236,8 @@ class Lifecycle:
 
     def _keep(self, mark: Watermark) -> None:
         self._mark = mark
-        if mark.store_sequence is not None:
-            self._store_read = (mark.read_at, mark.store_sequence)
-        else:
-            self._store_read = None
+        stored = mark.store_sequence
+        self._store_read = None if stored is None else (mark.read_at, stored)
 
     def _read_store(self, deployment: Deployment) -> None:
         """While the lease is waited for, whether the store is there is all there is to say."""
@@ -471,20 +464,6 @@ class RegistrarService:
             with self._ended:
                 self._ongoing -= 1
                 self._ended.notify_all()
-
-
-class LocalRegistrar(RegistrarClient):
-    """Asks a service in this process. Errors look as they do after a hop between processes; a call
-    that is cancelled is cancelled in the service."""
-
-    def __init__(self, service: RegistrarService) -> None:
-        self.service = service
-
-    async def status(self) -> Status:
-        return await self.service.status()
-
-    async def carry(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
-        return await self.service.perform(method, arguments, context)
 
 
 def open_pool(name: str, threads: int, waiting: int) -> Batcher[Work, Any]:

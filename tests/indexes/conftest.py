@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from indexes.base import Ids, Vectors
+from indexes.base import Hits, Ids, Vectors
 from indexes.exact.exact8 import Exact8Segment
 from indexes.segmented.segments import SegmentSearch
 
@@ -17,6 +17,13 @@ UnitRows = Callable[..., Vectors]
 def ask(segment: Exact8Segment) -> SegmentSearch:
     """One segment, to be searched as a gallery searches it."""
     return SegmentSearch([segment], [], segment.scanner.kernel)
+
+
+def assert_same(found: Hits, expected: Hits) -> None:
+    """Two answers that are equal bit for bit."""
+    assert np.array_equal(found.offsets, expected.offsets)
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.scores.view(np.int32), expected.scores.view(np.int32))
 
 
 def remove_ids(segment: Exact8Segment, ids: Ids) -> None:

@@ -1,17 +1,22 @@
-"""FlatIndex: refusals, ties, thresholds and removal."""
+"""What every index refuses, and FlatIndex at its limits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from indexes.base import Ids, Vectors
+from indexes.base import Ids, VectorIndex, Vectors
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, VectorInvalid
+from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
-
-UnitRows = Callable[..., Vectors]
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
+from indexes.sharding.shards import ShardPlan
+from tests.indexes.conftest import UnitRows
+from tests.indexes.sharding.local_shards import open_local
 
 NAN, INF = float("nan"), float("inf")
 
@@ -25,10 +30,24 @@ def rows(unit_rows: UnitRows) -> Vectors:
     return unit_rows(10)
 
 
-@pytest.fixture
-def index(rows: Vectors) -> FlatIndex:
-    index = FlatIndex(16)
-    index.add(np.arange(100, 110), rows)
+SMALL = SegmentsConfig(head_rows=2)
+OPENERS: dict[str, Callable[[], VectorIndex]] = {
+    "flat": lambda: FlatIndex(16),
+    "exact8": lambda: SegmentedIndex(16, SMALL, scanner=Scanner(threads=1)),
+    "float16": lambda: SegmentedIndex(
+        16, replace(SMALL, rows="float16"), scanner=Scanner(threads=1)
+    ),
+    "shards": lambda: open_local(ShardPlan("flat", 16, threads=1), 3),
+}
+
+
+@pytest.fixture(params=OPENERS)
+def index(request: pytest.FixtureRequest, rows: Vectors) -> VectorIndex:
+    """Ten references: of exact8 in a segment, in full heads and in the growing one."""
+    index = OPENERS[request.param]()
+    index.add(np.arange(100, 108), rows[:8])
+    for row in (8, 9):
+        index.add(as_ids(100 + row), rows[row : row + 1])
     return index
 
 
@@ -56,9 +75,9 @@ INVALID_VECTORS = {
 
 @pytest.mark.parametrize("spoil", INVALID_VECTORS.values(), ids=INVALID_VECTORS.keys())
 def test_invalid_vectors_are_refused_and_change_nothing(
-    index: FlatIndex, rows: Vectors, spoil: Callable[[Vectors], Vectors]
+    index: VectorIndex, rows: Vectors, spoil: Callable[[Vectors], Vectors]
 ) -> None:
-    spoilt = spoil(rows)
+    spoilt, before = spoil(rows), index.vectors(index.ids)
     with pytest.raises(VectorInvalid):
         index.add(np.arange(len(rows)), spoilt)
     with pytest.raises(VectorInvalid):
@@ -66,18 +85,19 @@ def test_invalid_vectors_are_refused_and_change_nothing(
     with pytest.raises(VectorInvalid):
         index.range_search(spoilt, 0.5)
     assert index.ids.tolist() == list(range(100, 110))
-    assert np.array_equal(index.vectors(index.ids), rows)
+    assert np.array_equal(index.vectors(index.ids), before)
 
 
 @pytest.mark.parametrize("length", [0.9992, 1.0008])
-def test_a_length_within_the_tolerance_is_let_in_as_it_is(index: FlatIndex, length: float) -> None:
+def test_a_length_within_the_tolerance_is_let_in_as_it_is(length: float) -> None:
+    index = FlatIndex(16)
     row = np.zeros((1, 16), np.float32)
     row[0, 0] = length
     index.add(as_ids(1), row)
     assert np.array_equal(index.vectors(as_ids(1)), row)
 
 
-def test_the_refusal_names_dtype_and_row(index: FlatIndex, rows: Vectors) -> None:
+def test_the_refusal_names_dtype_and_row(index: VectorIndex, rows: Vectors) -> None:
     with pytest.raises(VectorInvalid, match="float64; give float32"):
         index.search(rows.astype(np.float64), 1)
     with pytest.raises(VectorInvalid, match="vector 3 is not finite"):
@@ -99,7 +119,9 @@ INVALID_IDS = {
 
 
 @pytest.mark.parametrize("ids", INVALID_IDS.values(), ids=INVALID_IDS.keys())
-def test_invalid_ids_are_refused_and_add_nothing(index: FlatIndex, rows: Vectors, ids: Ids) -> None:
+def test_invalid_ids_are_refused_and_add_nothing(
+    index: VectorIndex, rows: Vectors, ids: Ids
+) -> None:
     with pytest.raises(IdInvalid):
         index.add(ids, rows[:2])
     assert index.ids.tolist() == list(range(100, 110))
@@ -107,30 +129,26 @@ def test_invalid_ids_are_refused_and_add_nothing(index: FlatIndex, rows: Vectors
 
 
 @pytest.mark.parametrize("ids", [as_ids(100, 99), as_ids(100, 100), as_ids(100, -1)])
-def test_an_invalid_removal_removes_nothing(index: FlatIndex, ids: Ids) -> None:
+def test_an_invalid_removal_removes_nothing(index: VectorIndex, ids: Ids) -> None:
     with pytest.raises(IdInvalid):
         index.remove(ids)
     assert index.ids.tolist() == list(range(100, 110))
 
 
-def test_vectors_of_an_unknown_id_are_refused_by_name(index: FlatIndex) -> None:
+def test_vectors_of_an_unknown_id_are_refused_by_name(index: VectorIndex) -> None:
     with pytest.raises(IdInvalid, match="id 7 is not in the index"):
         index.vectors(as_ids(100, 7))
 
 
-def test_vectors_come_in_the_order_asked_with_repeats(index: FlatIndex, rows: Vectors) -> None:
-    assert np.array_equal(index.vectors(as_ids(104, 101, 104)), rows[[4, 1, 4]])
-
-
 @pytest.mark.parametrize("k", [0, -1, 1.0, True, "1"])
-def test_k_below_one_or_not_whole_is_refused(index: FlatIndex, rows: Vectors, k: int) -> None:
+def test_k_below_one_or_not_whole_is_refused(index: VectorIndex, rows: Vectors, k: int) -> None:
     with pytest.raises(SearchInvalid):
         index.search(rows, k)
 
 
 @pytest.mark.parametrize("threshold", [NAN, INF, -INF, "0.5", None])
 def test_a_threshold_that_is_not_finite_is_refused(
-    index: FlatIndex, rows: Vectors, threshold: float
+    index: VectorIndex, rows: Vectors, threshold: float
 ) -> None:
     with pytest.raises(SearchInvalid):
         index.range_search(rows, threshold)
@@ -138,7 +156,7 @@ def test_a_threshold_that_is_not_finite_is_refused(
 
 @pytest.mark.parametrize(("threshold", "found"), [(1e300, 0), (-1e300, 10), (-2, 10)])
 def test_thresholds_beyond_all_scores_find_none_or_all(
-    index: FlatIndex, rows: Vectors, threshold: float, found: int
+    index: VectorIndex, rows: Vectors, threshold: float, found: int
 ) -> None:
     assert len(index.range_search(rows[:1], threshold).ids) == found
 
@@ -160,46 +178,13 @@ def test_an_empty_index_answers_every_query_with_nothing(unit_rows: UnitRows, qu
         assert (hits.ids.dtype, hits.scores.dtype) == (np.int64, np.float32)
 
 
-def test_empty_batches_are_fine(index: FlatIndex) -> None:
+def test_empty_batches_are_fine(index: VectorIndex) -> None:
     none = np.empty((0, 16), np.float32)
     index.add(as_ids(), none)
     index.remove(as_ids())
     assert len(index.search(none, 3)) == len(index.range_search(none, 0.5)) == 0
     assert index.vectors(as_ids()).shape == (0, 16)
     assert len(index) == 10
-
-
-def test_only_whole_numbers_are_ids(index: FlatIndex, rows: Vectors) -> None:
-    index.add(as_ids(1), rows[:1])
-    assert 1 in index
-    assert np.int64(100) in index
-    for other in (True, 1.0, "1", None, 2):
-        assert other not in index
-
-
-def test_ids_are_those_of_the_whole_int64_range(index: FlatIndex, rows: Vectors) -> None:
-    largest = np.iinfo(np.int64).max
-    index.add(as_ids(largest), rows[:1])
-    assert index.search(rows[:1], 2).ids.tolist() == [100, largest]
-
-
-def test_equal_scores_come_by_ascending_id_even_where_k_cuts_them(unit_rows: UnitRows) -> None:
-    index, row = FlatIndex(16), unit_rows(1)
-    ids = np.random.default_rng(0).permutation(500)
-    index.add(ids, np.repeat(row, 500, axis=0))
-    for queries in (row, np.repeat(row, 24, axis=0)):
-        hits = index.search(queries, 7)
-        for query in range(len(queries)):
-            assert hits.of(query)[0].tolist() == [0, 1, 2, 3, 4, 5, 6]
-
-
-def test_what_is_found_at_a_score_is_lost_just_above_it(index: FlatIndex, rows: Vectors) -> None:
-    ids, scores = index.search(rows[:1], 10).of(0)
-    for rank, score in enumerate(scores.tolist()):
-        at = index.range_search(rows[:1], score).ids
-        above = index.range_search(rows[:1], np.nextafter(score, 2)).ids
-        assert at.tolist() == ids[: rank + 1].tolist()
-        assert above.tolist() == ids[:rank].tolist()
 
 
 def test_a_threshold_is_compared_as_the_caller_would_compare_it() -> None:
@@ -227,7 +212,8 @@ def test_a_pair_has_one_score_in_any_batch(unit_rows: UnitRows) -> None:
         assert np.array_equal(ranged.scores, alone.scores)
 
 
-def test_strided_input_is_the_same_as_contiguous(index: FlatIndex, unit_rows: UnitRows) -> None:
+def test_strided_input_is_the_same_as_contiguous(unit_rows: UnitRows) -> None:
+    index = FlatIndex(16)
     wide = np.zeros((4, 32), np.float32)
     wide[:, ::2] = unit_rows(4, seed=2)
     index.add(np.arange(8)[::2], wide[:, ::2])
@@ -243,30 +229,6 @@ def test_removed_rows_are_overwritten_in_memory(unit_rows: UnitRows) -> None:
     index.remove(np.arange(10, 50))
     # Shrinking a vector keeps its memory: what faiss no longer counts must hold no face.
     assert not before[10 * 16 :].any()
-
-
-def test_what_is_read_back_makes_the_same_index_after_removals(unit_rows: UnitRows) -> None:
-    index, again = FlatIndex(16), FlatIndex(16)
-    index.add(np.arange(200), unit_rows(200))
-    index.remove(np.random.default_rng(0).permutation(200)[:90])
-    index.add(np.arange(300, 320), unit_rows(20, seed=1))
-    again.add(index.ids, index.vectors(index.ids))
-    queries = unit_rows(30, seed=2)
-    for one, other in zip(
-        (index.search(queries, 9), index.range_search(queries, 0.2)),
-        (again.search(queries, 9), again.range_search(queries, 0.2)),
-        strict=True,
-    ):
-        assert np.array_equal(one.offsets, other.offsets)
-        assert np.array_equal(one.ids, other.ids)
-        assert np.array_equal(one.scores, other.scores)
-
-
-def test_half_of_a_hundred_thousand_rows_are_removed(unit_rows: UnitRows) -> None:
-    rows, index = unit_rows(100_000, 128), FlatIndex(128)
-    index.add(np.arange(100_000), rows)
-    index.remove(np.arange(0, 100_000, 2))
-    assert index.ids.tolist() == list(range(1, 100_000, 2))
 
 
 @pytest.mark.parametrize("queries", [1, 3, 20])

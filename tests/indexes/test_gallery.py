@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,8 +18,9 @@ from indexes.gallery import Gallery, SharedLock
 from indexes.scoring import Positions
 from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-
-UnitRows = Callable[..., Vectors]
+from indexes.sharding.shards import ShardPlan
+from tests.indexes.conftest import UnitRows
+from tests.indexes.sharding.local_shards import open_local
 
 BATCH = 8
 
@@ -101,11 +101,15 @@ def test_contents_are_a_copy_of_one_moment(gallery: Gallery, unit_rows: UnitRows
     assert np.array_equal(contents.vectors, unit_rows(10))
 
 
-def test_a_search_that_starts_after_a_change_returned_sees_all_of_it(unit_rows: UnitRows) -> None:
+@pytest.mark.parametrize("shards", [0, 2])
+def test_a_search_that_starts_after_a_change_returned_sees_all_of_it(
+    unit_rows: UnitRows, shards: int
+) -> None:
     """Batches of one face under eight ids: a search finds eight or none, never some."""
     rounds = 300
     faces = unit_rows(rounds, 64, seed=3)
-    gallery = Gallery(FlatIndex(64))
+    plan = ShardPlan("exact8", 64, threads=1, config=SegmentsConfig(head_rows=8, fan=2))
+    gallery = Gallery(open_local(plan, shards) if shards else FlatIndex(64))
     committed = removed = 0
     done = threading.Event()
 
@@ -328,32 +332,6 @@ def test_readers_share_it() -> None:
         thread.join()
 
 
-def test_a_writer_is_alone() -> None:
-    lock, inside, worst = SharedLock(), 0, 0
-
-    def write() -> None:
-        nonlocal inside, worst
-        for _ in range(50):
-            with lock.writing():
-                inside += 1
-                time.sleep(0)
-                worst = max(worst, inside)
-                inside -= 1
-
-    def read() -> None:
-        nonlocal worst
-        for _ in range(50):
-            with lock.reading():
-                worst = max(worst, inside + 1)
-
-    threads = [threading.Thread(target=work) for work in (write, write, read, read)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert worst == 1
-
-
 def test_a_waiting_writer_goes_before_later_readers() -> None:
     lock, order = SharedLock(), []
 
@@ -379,14 +357,3 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
     writer.join(WAIT_S)
     reader.join(WAIT_S)
     assert order == ["writer", "reader"]
-
-
-def test_an_exception_inside_lets_others_in() -> None:
-    lock = SharedLock()
-    for side in (lock.writing, lock.reading):
-        with pytest.raises(KeyError), side():
-            raise KeyError
-    with lock.writing():
-        pass
-    with lock.reading():
-        pass

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from indexes.base import Vectors
 from indexes.errors import KindInvalid
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.kinds import KINDS, open_index
 from indexes.segmented.merging import SegmentsConfig
-
-UnitRows = Callable[..., Vectors]
+from tests.indexes.conftest import UnitRows
 
 
 @pytest.mark.parametrize("kind", KINDS)

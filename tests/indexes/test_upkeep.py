@@ -18,8 +18,7 @@ from indexes.scoring import Positions
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
-
-UnitRows = Callable[..., Vectors]
+from tests.indexes.conftest import UnitRows
 
 SCANNER = Scanner(threads=1)
 WAIT_S = 300

@@ -18,7 +18,6 @@ from engine.matching.calibration import ThresholdRates
 from engine.matching.documents import Document
 from engine.models.catalog import CARDS_FOLDER
 from indexes.errors import ShardLost
-from indexes.sharding.host import open_local
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving import compose, snapshots
 from serving.compose import Deployment
@@ -31,6 +30,7 @@ from serving.settings import (
     make_settings,
 )
 from serving.snapshots import OpenIndex, gallery_config
+from tests.indexes.sharding.local_shards import open_local
 
 NUMBER = "110105199003071239"
 DOCUMENT = Document(type="cn-ric", number=NUMBER, name="any holder")

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from engine.cases.case import CaseKind, CaseOrigin
-from engine.cases.opening import NewCase
-from engine.cases.sweep_cases import open_case
+from engine.cases.opening import CaseBatch, NewCase
 from engine.matching.registrar import Registrar
 from engine.registry.records import AuditEntry, CaseRecord, Changes, new_id, utc_now
 from engine.registry.store import Store
@@ -50,7 +49,14 @@ class Service:
             "document_ids": document_ids,
             "suspect_ids": document_ids,
         }
-        return open_case(*self.context, NewCase(**fields | values), "key:opener")
+
+        def perform(writer: Any, now: Any) -> CaseRecord:
+            batch = CaseBatch(self.store, now)
+            case = batch.open(NewCase(**fields | values), "key:opener")
+            writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+            return case
+
+        return self.registrar.run(perform)
 
     def store_sweep(self, threshold: float) -> str:
         """Store a sweep and return its id."""

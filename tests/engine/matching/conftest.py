@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from stdnum.cn import ric
 
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import WatchList
@@ -37,20 +38,38 @@ MODEL_DIGEST = "d" * 64
 class People:
     """Faces drawn from a seed: one person's samples score about 0.9, strangers' near 0."""
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1, dim: int = DIM, outlet: str = "blue-1") -> None:
         self._random = np.random.default_rng(seed)
+        self._dim, self._outlet = dim, outlet
+        self._serial = itertools.count(1)
 
     def person(self) -> NDArray[np.float32]:
-        return self._unit(self._random.standard_normal(DIM))
+        return self._unit(self._random.standard_normal(self._dim))
 
     def sample(self, person: NDArray[np.float32], *problems: Reason, noise: float = 0.3) -> Sample:
-        blur = self._unit(self._random.standard_normal(DIM))
-        vector = self._unit(person + noise * blur)
+        vector = self._unit(person + noise * self.person())
         return Sample(vector, hashlib.sha256(vector.tobytes()).digest(), problems)
+
+    def request(
+        self, person: NDArray[np.float32] | None = None, **changes: Any
+    ) -> EnrollmentRequest:
+        """An honest request of a person; anything can be given instead."""
+        serial = next(self._serial)
+        person = self.person() if person is None else person
+        fields: dict[str, Any] = {
+            "idempotency_key": f"key-{serial}",
+            "carrier": "blue",
+            "outlet": self._outlet,
+            "document": Document("cn-ric", resident_number(serial), f"Holder {serial}"),
+            "msisdn": f"+8613{serial:09d}",
+            "live": self.sample(person),
+            "portrait": self.sample(person),
+        }
+        return EnrollmentRequest(**fields | changes)
 
     def between(self, person: NDArray[np.float32], score: float) -> NDArray[np.float32]:
         """A face with exactly this score to the person."""
-        other = self._random.standard_normal(DIM)
+        other = self._random.standard_normal(self._dim)
         other = other - (other @ person) * person
         return self._unit(score * person + np.sqrt(1 - score**2) * self._unit(other))
 
@@ -61,8 +80,6 @@ class People:
 
 def resident_number(serial: int) -> str:
     """A well-formed Chinese resident identity number (GB 11643) for each serial."""
-    from stdnum.cn import ric
-
     body = f"110105{1950 + serial // 336000 % 50}{serial // 28000 % 12 + 1:02d}"
     body += f"{serial // 1000 % 28 + 1:02d}{serial % 1000:03d}"
     return body + str(ric.calc_check_digit(body + "0"))
@@ -76,26 +93,10 @@ class Lab:
     vault: Vault
     people: People
     folder: Path
-    counter: Iterator[int]
 
-    def request(
-        self,
-        person: NDArray[np.float32] | None = None,
-        **changes: Any,
-    ) -> EnrollmentRequest:
+    def request(self, person: NDArray[np.float32] | None = None, **changes: Any) -> Any:
         """An honest request of a person; anything can be given instead."""
-        serial = next(self.counter)
-        person = self.people.person() if person is None else person
-        fields: dict[str, Any] = {
-            "idempotency_key": f"key-{serial}",
-            "carrier": "blue",
-            "outlet": "blue-1",
-            "document": Document("cn-ric", resident_number(serial), f"Holder {serial}"),
-            "msisdn": f"+8613{serial:09d}",
-            "live": self.people.sample(person),
-            "portrait": self.people.sample(person),
-        }
-        return EnrollmentRequest(**fields | changes)
+        return self.people.request(person, **changes)
 
     def newcomer(self) -> tuple[NDArray[np.float32], EnrollmentRequest]:
         """A person and an honest request of theirs."""
@@ -146,7 +147,7 @@ def make_lab(tmp_path: Path) -> Callable[[str], Lab]:
         for code in ("blue", "red"):
             store.add_carrier(Carrier(code, code.title()), actor="test")
             store.add_outlet(f"{code}-1", code, actor="test")
-        return Lab(store, vault, People(), tmp_path / "gallery", itertools.count(1))
+        return Lab(store, vault, People(), tmp_path / "gallery")
 
     return make
 
@@ -179,8 +180,3 @@ def busy() -> Callable[[Registrar], AbstractContextManager[None]]:
             future.result(120)
 
     return hold
-
-
-@pytest.fixture
-def decisions() -> Callable[[Sequence[Any]], list[str]]:
-    return lambda outcomes: [outcome.decision.value for outcome in outcomes]

@@ -233,11 +233,7 @@ def test_each_chunk_leaves_an_audit_entry_without_a_name_or_number(lab: Any) -> 
     gallery = restore_gallery(lab.store, lab.folder).gallery
     with lab.store.writer() as writer:
         admit_references(writer, gallery, documents, vectors, actor="mover", on=ON, chunk_size=3)
-    records = [
-        record
-        for record in lab.store.audit_entries()
-        if record.entry.action == "references.admitted"
-    ]
+    records = [record for record in lab.store.audit_entries() if record.entry.action == ADMITTED]
     assert [record.entry.detail["references"] for record in records] == [3, 1]
     assert {record.entry.actor for record in records} == {"mover"}
     assert all(record.at <= datetime.now(UTC) for record in records)

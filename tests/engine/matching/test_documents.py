@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,6 @@ from engine.matching.documents import (
     NATIONAL_NUMBERS,
     Document,
     FormAuthority,
-    ListedAuthority,
     check_documents,
     compute_check_digit,
     normalise_name,
@@ -157,13 +157,13 @@ def test_an_expiry_given_beside_a_national_number_counts() -> None:
 def test_an_authority_adds_findings_to_sound_documents_only() -> None:
     sound = Document("cn-ric", "11010519491231002X", "A Name")
     forged = Document("cn-ric", "110105194912310021", "A Name")
-    authority = ListedAuthority(
-        {
-            ("cn-ric", "11010519491231002X"): (Reason.DOCUMENT_BLOCKED,),
-            ("cn-ric", "110105194912310021"): (Reason.DOCUMENT_BLOCKED,),
-        }
-    )
-    checked = check_documents([forged, sound], authority, TODAY)
+
+    class Strict:
+        def check(self, documents: Any, on: date) -> list[tuple[Reason, ...]]:
+            assert on == TODAY
+            return [(Reason.DOCUMENT_BLOCKED,) for _ in documents]
+
+    checked = check_documents([forged, sound], Strict(), TODAY)
     assert [item.findings for item in checked] == [
         (Reason.DOCUMENT_INVALID,),
         (Reason.DOCUMENT_BLOCKED,),

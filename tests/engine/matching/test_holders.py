@@ -216,17 +216,6 @@ def test_a_certificate_names_its_own_audit_entry_whatever_is_written_meanwhile(
     assert lab.store.audit_head()[0] > certificate.audit_number
 
 
-def test_each_probe_of_a_batch_gets_its_own_candidates(lab: Any) -> None:
-    people = [lab.people.person() for _ in range(3)]
-    with lab.registrar() as registrar:
-        outcomes = registrar.enroll([lab.request(person) for person in people])
-        probes = np.stack([*people[:2], lab.people.person()])
-        answers = identify(probes, registrar.gallery, lab.store, threshold=0.6)
-    assert [answer.searched for answer in answers] == [3, 3, 3]
-    found = [[candidate.document_id for candidate in answer.candidates] for answer in answers]
-    assert found == [[outcomes[0].body["document_id"]], [outcomes[1].body["document_id"]], []]
-
-
 def test_lines_that_cannot_be_audited_are_not_shown(lab: Any) -> None:
     person, request = lab.newcomer()
 

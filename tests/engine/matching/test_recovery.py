@@ -18,15 +18,13 @@ from engine.matching.recovery import (
     save_snapshot,
     withdraw_snapshot,
 )
-from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
 from engine.registry.store import Store
-from engine.registry.vault import Vault
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.host import open_local
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.files import MappedRows
+from tests.indexes.sharding.local_shards import open_local
 
 SMALL = GalleryConfig(segments=SegmentsConfig(head_rows=2, fan=100))
 
@@ -91,45 +89,28 @@ def test_a_snapshot_of_another_history_is_not_believed_however_far_the_store_is(
     assert len(restored.gallery.range_search(person[None], 0.6).hits.ids) == 0
 
 
-def test_a_snapshot_of_another_deployment_is_not_believed(lab: Any, sqlite_url: str) -> None:
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request()])
-        save_snapshot(lab.store, registrar.gallery, lab.folder)
-    other = Vault(KeyRing.generate(), lab.vault.dim)
-    path = sqlite_url.replace("registry.db", "other.db")
-    with Store.create(path, other, model_digest=lab.store.model_digest) as foreign:
-        restored = restore_gallery(foreign, lab.folder)
-    assert len(restored.gallery) == 0
-    assert restored.fault is not None
-
-
-@pytest.mark.parametrize("kind", ["exact8", "flat"])
-def test_every_kind_comes_back_from_its_own_snapshot_and_from_no_other(lab: Any, kind: str) -> None:
-    config = GalleryConfig(kind=kind)
+@pytest.mark.parametrize(
+    ("config", "other", "fault"),
+    [
+        (GalleryConfig("exact8"), GalleryConfig("flat"), "index_kind"),
+        (GalleryConfig("flat"), GalleryConfig("exact8"), "index_kind"),
+        (GalleryConfig(), GalleryConfig(segments=SegmentsConfig(rows="float16")), "precision"),
+    ],
+)
+def test_every_kind_comes_back_from_its_own_snapshot_and_from_no_other(
+    lab: Any, config: GalleryConfig, other: GalleryConfig, fault: str
+) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request() for _ in range(3)])
     built = restore_gallery(lab.store, lab.folder, config).gallery
-    assert built.kind == kind
+    assert built.kind == config.kind
     save_snapshot(lab.store, built, lab.folder, config)
     restored = restore_gallery(lab.store, lab.folder, config)
     assert (restored.loaded, restored.fault) == (3, None)
     np.testing.assert_array_equal(restored.gallery.contents().vectors, built.contents().vectors)
-    other = GalleryConfig(kind="flat" if kind != "flat" else "exact8")
     fallen_back = restore_gallery(lab.store, lab.folder, other)
     assert (fallen_back.loaded, fallen_back.replayed) == (0, 3)
-    assert "index_kind" in (fallen_back.fault or "")
-
-
-def test_rows_of_another_precision_are_not_mixed(lab: Any) -> None:
-    narrow = GalleryConfig(segments=SegmentsConfig(rows="float16"))
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request() for _ in range(3)])
-        save_snapshot(lab.store, registrar.gallery, lab.folder)
-    rebuilt = restore_gallery(lab.store, lab.folder, narrow)
-    assert "precision" in (rebuilt.fault or "")
-    rows = restore_gallery(lab.store, lab.folder).gallery.contents().vectors
-    rounded = rows.astype(np.float16).astype(np.float32)
-    np.testing.assert_array_equal(rebuilt.gallery.contents().vectors, rounded)
+    assert fault in (fallen_back.fault or "")
 
 
 def test_a_rebuild_in_pieces_is_the_rebuild_in_one(

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.errors import GalleryBehind, SosieError, WriterBusy
+from engine.errors import GalleryBehind, SosieError
 from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import FormAuthority
 from engine.matching.holders import erase_holder
-from engine.matching.recovery import restore_gallery
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.reasons import Decision
 from indexes.flat import FlatIndex
@@ -28,11 +27,6 @@ def test_a_batch_is_compared_with_itself_in_arrival_order(lab: Any) -> None:
     decisions = [outcome.decision for outcome in outcomes]
     assert decisions == [Decision.APPROVED] + [Decision.REJECTED] * 7
     assert lab.store.counts()["live_references"] == 1
-
-
-def test_a_second_writer_is_refused(lab: Any) -> None:
-    with lab.registrar(), pytest.raises(WriterBusy), lab.registrar():
-        pytest.fail("two writers at once")
 
 
 def test_of_sixteen_racing_enrollments_of_one_face_exactly_one_is_new(lab: Any) -> None:
@@ -53,18 +47,6 @@ def test_of_sixteen_racing_enrollments_of_one_face_exactly_one_is_new(lab: Any) 
             assert decisions.count(Decision.APPROVED) == 1
             assert decisions.count(Decision.REJECTED) == 15
     assert lab.store.counts()["live_references"] == rounds
-
-
-def test_the_gallery_equals_the_store_after_a_restart(lab: Any) -> None:
-    with lab.registrar() as registrar:
-        registrar.enroll([*(lab.request() for _ in range(40))])
-        gallery = registrar.gallery
-    restored = restore_gallery(lab.store, lab.folder).gallery
-    assert restored.sequence == gallery.sequence == lab.store.sequence()
-    np.testing.assert_array_equal(restored.ids, gallery.ids)
-    np.testing.assert_allclose(
-        restored.vectors(restored.ids), gallery.vectors(gallery.ids), atol=1e-6
-    )
 
 
 def test_an_unforeseen_error_hits_one_request_and_shows_none_of_its_text(lab: Any) -> None:

@@ -6,7 +6,6 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,6 @@ from engine.errors import (
     IdempotencyMismatch,
     NotFound,
     Overloaded,
-    RegistryError,
     SosieError,
     StorageFull,
 )
@@ -117,17 +115,6 @@ def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(
         assert enroll(registrar, request)[0].is_repeated
 
 
-def test_a_scheduled_change_is_refused_when_the_queue_is_full(lab: Any, busy: Any) -> None:
-    done = []
-    with lab.registrar(RegistrarConfig(queue_size=1)) as registrar:
-        with busy(registrar):
-            first = registrar.schedule(lambda *_: done.append("first"))
-            with pytest.raises(Overloaded):
-                registrar.schedule(lambda *_: done.append("second"))
-        first.result(120)
-    assert done == ["first"]
-
-
 def test_those_who_audit_and_those_who_change_take_turns(lab: Any, busy: Any) -> None:
     done: list[str] = []
     with lab.registrar(RegistrarConfig(queue_size=3)) as registrar:
@@ -213,28 +200,6 @@ def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab: Any, busy:
     assert lab.store.counts()["enrollments"] == 0
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_ends_answers_all_who_wait_and_shows(lab: Any, busy: Any) -> None:
-    def end(*_: object) -> None:
-        raise SystemExit
-
-    with lab.registrar() as registrar:
-        assert registrar.is_alive
-        with busy(registrar):
-            taken = registrar.schedule(end)
-            change = registrar.schedule(end)
-            futures = [registrar.submit(lab.request()) for _ in range(2)]
-        outcomes = [future.result(120) for future in futures]
-        assert isinstance(taken.exception(120), RegistryError)
-        assert isinstance(change.exception(120), RegistryError)
-        assert [type(outcome) for outcome in outcomes] == [RegistryError] * 2
-        assert outcomes[0] is not outcomes[1]
-        assert isinstance(registrar.failure, RegistryError)
-        end_by = time.monotonic() + 120
-        while registrar.is_alive:
-            assert time.monotonic() < end_by
-
-
 def test_those_who_fail_in_one_batch_get_an_error_each(
     lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,58 +213,6 @@ def test_those_who_fail_in_one_batch_get_an_error_each(
         first, second = (future.result(120) for future in futures)
         assert (type(first), type(second)) == (StorageFull, StorageFull)
         assert first is not second
-
-
-LONG_S = 300
-"""Nobody may wait for so long in these tests: whoever should not wait would be seen."""
-ANSWER_S = 20.0
-
-
-class Sizes(Observer):
-    """How many were decided together, batch after batch."""
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-
-    def observe_batch(self, batch: DecidedBatch) -> None:
-        self.seen.append(len(batch.outcomes))
-
-
-@pytest.fixture
-def sizes() -> Sizes:
-    return Sizes()
-
-
-@pytest.fixture
-def registrar(lab: Any, busy: Any, sizes: Sizes) -> Iterator[Registrar]:
-    """It has just decided two together, and gathers three before it waits no longer."""
-    config = RegistrarConfig(batch_size=3, gather_s=LONG_S)
-    with lab.registrar(config, observer=sizes) as opened:
-        with busy(opened):
-            futures = [opened.submit(lab.request()) for _ in range(2)]
-        for future in futures:
-            future.result(ANSWER_S)
-        yield opened
-
-
-def test_after_a_batch_of_several_the_next_is_waited_for(
-    registrar: Registrar, lab: Any, sizes: Sizes
-) -> None:
-    futures = [registrar.submit(lab.request()) for _ in range(3)]
-    assert all(isinstance(future.result(ANSWER_S), Answer) for future in futures)
-    registrar.run(lambda *_: None)
-    assert sizes.seen == [2, 3]
-
-
-@pytest.mark.parametrize("audits", [True, False])
-def test_work_of_another_kind_ends_the_wait(registrar: Registrar, lab: Any, audits: bool) -> None:
-    future = registrar.submit(lab.request())
-    if audits:
-        registrar.audit(AuditEntry("test", "lines.read", "subject", {}), ANSWER_S)
-    else:
-        registrar.schedule(lambda *_: None).result(ANSWER_S)
-    registrar.run(lambda *_: None)
-    assert isinstance(future.result(ANSWER_S), Answer)
 
 
 KEYS, OUTLETS, ROUNDS = 8, 5, 16

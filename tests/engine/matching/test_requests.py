@@ -102,6 +102,12 @@ def test_two_carriers_may_use_one_key(lab: Any) -> None:
         {"msisdn": "not a number"},
         {"document": Document("library-card", "1", "A Name")},
         {"consent_ref": "c" * 201},
+        # What no database stores.
+        {"consent_ref": "a\0b"},
+        {"outlet": "blue-1\0"},
+        {"idempotency_key": "\ud800"},
+        {"document": Document("cn-ric", "11010519491231002X", "half \ud800")},
+        {"live": Sample(np.full(64, np.nan, dtype=np.float32), bytes(32))},
     ],
 )
 def test_what_cannot_be_judged_is_an_error_beside_its_neighbours(
@@ -112,32 +118,6 @@ def test_what_cannot_be_judged_is_an_error_beside_its_neighbours(
     assert isinstance(outcomes[1], RequestError)
     assert "\n" not in str(outcomes[1])
     assert [type(outcome) for outcome in outcomes[::2]] == [Answer, Answer]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"consent_ref": "a\0b"},
-        {"outlet": "blue-1\0"},
-        {"idempotency_key": "\ud800"},
-        {"document": Document("cn-ric", "11010519491231002X", "half \ud800")},
-    ],
-)
-def test_text_that_no_database_stores_is_refused_beside_its_neighbours(
-    lab: Any, changes: dict[str, Any]
-) -> None:
-    with lab.registrar() as registrar:
-        outcomes = registrar.enroll([lab.request(), lab.request(**changes), lab.request()])
-    assert isinstance(outcomes[1], RequestError)
-    assert [type(outcome) for outcome in outcomes[::2]] == [Answer, Answer]
-
-
-def test_a_vector_that_is_not_finite_is_refused(lab: Any) -> None:
-    broken = Sample(np.full(64, np.nan, dtype=np.float32), bytes(32))
-    with lab.registrar() as registrar:
-        outcomes = registrar.enroll([lab.request(live=broken), lab.request()])
-    assert isinstance(outcomes[0], RequestError)
-    assert isinstance(outcomes[1], Answer)
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +183,6 @@ def test_crops_go_with_the_samples_only_where_they_are_asked_for(
     assert face.crop is not None
     # Sealed: no image file begins so.
     assert not face.crop.startswith(b"\xff\xd8")
-
-
-def test_nothing_gives_nothing(extractor: Extractor, face_vault: Vault) -> None:
-    assert take_samples([], extractor, face_vault) == []
 
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from engine.cases.case import CaseOrigin
 from engine.registry.records import (
     AuditEntry,
+    CaseRecord,
+    CaseState,
     Changes,
     EnrollmentRecord,
     NewDocument,
@@ -23,6 +26,7 @@ from engine.registry.records import (
     NewReference,
     StoredAnswer,
     new_id,
+    utc_now,
 )
 from engine.registry.store import Store
 from engine.registry.writer import Writer
@@ -39,6 +43,20 @@ Enroll = Callable[..., Changes]
 def change(sequence: int, **what: Any) -> Changes:
     """Changes with one audit entry."""
     return Changes(sequence=sequence, audit=[ENTRY], **what)
+
+
+def make_case(**values: Any) -> CaseRecord:
+    now = utc_now()
+    given = {
+        "id": new_id(),
+        "kind": "duplicate_identity",
+        "origin": CaseOrigin.DECISION,
+        "state": CaseState.OPEN,
+        "document_ids": (),
+        "opened_at": now,
+        "updated_at": now,
+    }
+    return CaseRecord(**given | values)
 
 
 def committed(writer: Writer, changes: Changes) -> Changes:

@@ -34,14 +34,6 @@ def found(store, document):
     return store.documents([document.lookup]).get(document.lookup)
 
 
-def test_blocked_document_stays_blocked_and_is_found(store, blocked) -> None:
-    record = found(store, blocked.documents[0])
-    assert record.status is DocumentStatus.BLOCKED
-    assert record.blocked_at is not None
-    assert not record.is_erased
-    assert found(store, blocked.documents[1]).blocked_at is None
-
-
 def test_erasure_does_not_lift_a_block_and_leaves_nothing_else(store, writer, blocked) -> None:
     document, line = blocked.documents[0], blocked.lines[0]
     erase(writer, blocked, 0)

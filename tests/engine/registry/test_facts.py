@@ -6,21 +6,26 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.cases.case import CaseOrigin
 from engine.registry import cases as facts
 from engine.registry.records import (
-    CaseRecord,
     CaseState,
     NewReference,
     new_id,
     utc_now,
 )
 from engine.sweeps.sweep_model import Identity, LineFact
-from tests.engine.registry.conftest import change
+from tests.engine.registry.conftest import change, make_case
 
 
 def fact_of(line, status: str = "active") -> LineFact:
     return LineFact(line.id, line.carrier, line.outlet, line.opened_at, status)
+
+
+def another_reference(writer, changes, place: int) -> NewReference:
+    """One more of the document at this place."""
+    return replace(
+        changes.references[place], id=writer.next_reference_id(), sequence=changes.sequence
+    )
 
 
 def test_identities_have_the_references_asked_all_lines_and_open_disputes(
@@ -28,27 +33,12 @@ def test_identities_have_the_references_asked_all_lines_and_open_disputes(
 ) -> None:
     changes = enroll(writer, 4)
     one, two, three, four = changes.documents
-    second = NewReference(
-        id=writer.next_reference_id(),
-        document_id=one.id,
-        enrollment_id=None,
-        template=changes.references[0].template,
-        sequence=4,
-    )
+    second = another_reference(writer, changes, 0)
     later = replace(
         changes.lines[0], id=new_id(), msisdn_lookup=b"y", opened_at=utc_now(), outlet="r2"
     )
-    now = utc_now()
     disputes = [
-        CaseRecord(
-            id=new_id(),
-            kind=kind,
-            origin=CaseOrigin.DISPUTE,
-            state=state,
-            document_ids=(one.id,),
-            opened_at=now,
-            updated_at=now,
-        )
+        make_case(kind=kind, state=state, document_ids=(one.id,))
         for kind, state in (
             ("dispute", CaseState.ASSIGNED),
             ("dispute", CaseState.CLOSED),
@@ -93,16 +83,7 @@ def test_owners_are_of_every_live_reference_ascending_whatever_the_page(
     assert [part.dtype for part in empty] == [np.int64, np.int64]
     assert [len(part) for part in empty] == [0, 0]
     changes = enroll(writer, 7)
-    extra = [
-        NewReference(
-            id=writer.next_reference_id(),
-            document_id=changes.documents[place].id,
-            enrollment_id=None,
-            template=changes.references[0].template,
-            sequence=7,
-        )
-        for place in (3, 0)
-    ]
+    extra = [another_reference(writer, changes, place) for place in (3, 0)]
     writer.commit(replace(changes, references=[*changes.references, *extra]))
     gone = changes.references[4].id
     writer.commit(change(8, removed_references=[(gone, 8)]))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import NotFound, RegistryError, SealBroken, StorageFailed
-from engine.registry import audit, tables
+from engine.registry import audit
 from engine.registry import reader as readers
 from engine.registry import writer as writers
 from engine.registry.audit import read_audit, verify_chain
@@ -171,15 +171,6 @@ def test_the_lines_in_use_of_many_documents_are_read_at_once(store, writer, enro
     assert len(found[first.document_id]) == 2
 
 
-def test_closed_number_may_be_opened_again(store, writer, enroll) -> None:
-    changes = committed(writer, enroll(writer, 1))
-    line = changes.lines[0]
-    again = change(1, lines=[replace(line, id=new_id())])
-    writer.commit(change(1, closed_lines=[line.id]))
-    writer.commit(again)
-    assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == again.lines[0].id
-
-
 def test_outlets_know_their_carrier_its_limit_and_whether_they_are_open(store) -> None:
     assert store.outlets(["r1", "b1", "x"]) == {
         "r1": Outlet("r1", "red", is_open=True, line_limit=5),
@@ -320,30 +311,6 @@ def test_filters_match_exactly_and_all_at_once(
 def test_above_the_end_there_is_nothing(store: Store, start: int) -> None:
     assert read_audit(store, store.audit_head()[0], 10) == []
     assert read_audit(store, 10**15, 10) == []
-
-
-def test_a_chain_is_verified_in_parts_as_in_one(store: Store, start: int) -> None:
-    after, parts = 0, 0
-    while not (parts and after == store.audit_head()[0]):
-        report = verify_chain(store, after, 6)
-        assert report.intact
-        assert report.entries == min(after + 6, store.audit_head()[0])
-        after, parts = report.entries, parts + 1
-    assert parts > 3
-
-
-def test_a_part_with_an_altered_entry_is_found_and_the_parts_before_it_stand(
-    store: Store, writer: Any, start: int
-) -> None:
-    with writer.changing(ENTRY) as connection:
-        bad = start + 9
-        connection.execute(
-            tables.audit.update().where(tables.audit.c.number == bad).values(subject="y")
-        )
-    assert verify_chain(store, 0, bad - 1).intact
-    report = verify_chain(store, bad - 1, 5)
-    assert (report.intact, report.first_bad) == (False, bad)
-    assert not verify_chain(store, 10**9, 5).intact
 
 
 def test_progress_is_told_of_a_long_chain(

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from engine.cases.case import CaseNote, CaseOrigin, NoteKind
+from engine.cases.case import CaseNote, NoteKind
 from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, SealBroken
 from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.keyring import KeyRing
 from engine.registry.records import (
-    CaseRecord,
-    CaseState,
     Changes,
     NewCrop,
     WatchEntry,
@@ -26,7 +24,7 @@ from engine.registry.records import (
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.vault import Vault, key_version
-from tests.engine.registry.conftest import ENTRY, MODEL, change, committed
+from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, make_case
 
 CASE = new_id()
 
@@ -71,15 +69,7 @@ def filled(store, enroll):
         changes = committed(writer, enroll(writer, 10))
         now = utc_now()
         face = WatchEntry(1, None, changes.references[0].template, "fraud", now)
-        case = CaseRecord(
-            id=CASE,
-            kind="dispute",
-            origin=CaseOrigin.DISPUTE,
-            state=CaseState.OPEN,
-            document_ids=(),
-            opened_at=now,
-            updated_at=now,
-        )
+        case = make_case(id=CASE)
         notes = [CaseNote(now, "anna", NoteKind.NOTE, text) for text in ("one", "", "王")]
         crop = NewCrop(
             id=new_id(),

@@ -69,14 +69,15 @@ def test_no_record_shows_a_name_number_or_template(store, filled) -> None:
 def test_no_error_shows_a_name_number_or_look_up(store, writer, filled) -> None:
     document, line = filled.documents[0], filled.lines[0]
     entry = ENTRY
-    spoilt = [
-        Changes(sequence=3, audit=[entry], documents=[replace(document, id=new_id())]),
-        Changes(sequence=3, audit=[entry], lines=[replace(line, id=new_id())]),
-        Changes(sequence=3, audit=[entry], lines=[replace(line, id=new_id(), outlet="none")]),
-    ]
-    for changes in spoilt:
-        with pytest.raises(SosieError) as caught:
-            writer.commit(changes)
+    other = replace(line, id=new_id(), outlet="none")
+    for changes, constraint in (
+        ({"documents": [replace(document, id=new_id())]}, "lookup"),
+        ({"lines": [replace(line, id=new_id())]}, r"uq_lines_number_in_use|lines\.msisdn_lookup"),
+        ({"lines": [other]}, "refused the transaction"),
+    ):
+        with pytest.raises(SosieError, match=constraint) as caught:
+            writer.commit(Changes(sequence=3, audit=[entry], **changes))
+        assert caught.value.__cause__ is None
         shown = "".join(traceback.format_exception(caught.value))
         for secret in (document.number, document.name, line.msisdn, document.lookup.hex()):
             assert secret not in shown

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from sqlalchemy import Connection, text
 
@@ -74,16 +73,6 @@ def test_failed_commit_leaves_nothing_and_the_writer_goes_on(store, writer, enro
     writer.commit(changes)
     assert store.counts()["live_references"] == 8
     assert verify_chain(store).intact
-
-
-def test_refusal_names_the_constraint_and_no_value(store, writer, enroll) -> None:
-    changes = enroll(writer, 6)
-    with pytest.raises(StorageFailed) as caught:
-        writer.commit(duplicate_line(changes))
-    message = str(caught.value)
-    assert "uq_lines_number_in_use" in message or "lines.msisdn_lookup" in message
-    assert changes.lines[0].msisdn_lookup.hex() not in message
-    assert caught.value.__cause__ is None
 
 
 def test_reference_ids_are_never_used_again(store, writer, enroll) -> None:
@@ -232,9 +221,3 @@ def test_full_postgresql_is_told_apart_and_keeps_nothing(postgres_url, vault) ->
             writer.commit(change(1))
         assert state_of(store) == before
         assert writer.sequence == 0
-
-
-def test_gallery_vectors_survive_the_store_unchanged(store, writer, enroll) -> None:
-    changes = committed(writer, enroll(writer, 50))
-    stored = np.concatenate([chunk.vectors for chunk in store.references()])
-    assert np.array_equal(stored, np.stack([row.template for row in changes.references]))

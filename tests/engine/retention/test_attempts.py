@@ -59,17 +59,6 @@ def test_an_expired_attempt_is_not_replayed_and_the_kept_ones_are(
         replay(store.enrollment(old.id))
 
 
-@pytest.mark.parametrize("decision", [Decision.APPROVED, Decision.REVIEW])
-def test_only_rejected_attempts_leave_by_their_time(
-    decision: Decision, store: Store, builder: Any, run: Any
-) -> None:
-    attempt = builder.attempt(OLD, decision)
-    run(Schedule(attempts=30 * DAY))
-    assert not is_expired(store, attempt)
-    assert is_known(store, attempt.document_id)
-    assert attempt.scope in store.answers([attempt.scope])
-
-
 def test_a_document_leaves_with_the_last_attempt_under_it(
     store: Store, builder: Any, run: Any
 ) -> None:

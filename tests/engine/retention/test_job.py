@@ -30,13 +30,6 @@ def test_a_closed_line_loses_its_number_and_stays_a_line(
     assert (left.status, left.msisdn_lookup, left.closed_at) == (LineStatus.CLOSED, None, OLD)
 
 
-def test_answers_leave_by_their_own_time(store: Store, builder: Any, run: Any) -> None:
-    old, young = builder.attempt(OLD, Decision.APPROVED), builder.attempt(YOUNG, Decision.APPROVED)
-    run(Schedule(answers=30 * DAY))
-    assert set(store.answers([old.scope, young.scope])) == {young.scope}
-    assert not is_expired(store, old)
-
-
 def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(
     store: Store, builder: Any, run: Any
 ) -> None:
@@ -81,15 +74,6 @@ def test_what_an_open_case_names_is_held_until_it_is_closed(
     assert is_expired(store, attempt)
     assert not is_known(store, attempt.document_id)
     assert store.numbers([line]) == {}
-
-
-def test_a_kind_without_a_time_is_kept_for_good(store: Store, builder: Any, run: Any) -> None:
-    attempt = builder.attempt(NOW - 9999 * DAY)
-    line = builder.line(NOW - 9999 * DAY)
-    made = run(Schedule())
-    assert made.until.keys() == made.left.keys() == {"crops"}
-    assert not is_expired(store, attempt)
-    assert line in store.numbers([line])
 
 
 def test_a_run_is_bounded_transactions_with_an_entry_each_and_one_for_the_whole(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.base import Vectors
 from indexes.exact import codes as pages
 from indexes.exact.codes import CodedQueries, Codes, code_limit, use_large_pages
+from tests.indexes.conftest import UnitRows
 
-UnitRows = Callable[..., Vectors]
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.base import CertifiedHits, Hits, Vectors
+from indexes.base import CertifiedHits, Vectors
 from indexes.errors import SearchInvalid, VectorInvalid
 from indexes.exact import scanner as scanner_module
-from indexes.exact.codes import CodedQueries, Codes, code_limit
+from indexes.exact.codes import CodedQueries
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner, available_kernels
 from indexes.flat import FlatIndex
 from indexes.scoring import arrange
-from tests.indexes.conftest import ask, remove_ids
-
-UnitRows = Callable[..., Vectors]
+from tests.indexes.conftest import UnitRows, ask, assert_same, remove_ids
 
 DIMS = st.sampled_from([64, 100, 128, 300, 512, 1024])
 KERNELS = available_kernels()
@@ -60,12 +58,6 @@ def population(seed: int, n: int, dim: int) -> Vectors:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     rows *= random.choice([0.9992, 1.0, 1.0008], (n, 1))
     return rows.astype(np.float32)
-
-
-def assert_same(found: Hits, expected: Hits) -> None:
-    assert np.array_equal(found.offsets, expected.offsets)
-    assert np.array_equal(found.ids, expected.ids)
-    assert np.array_equal(found.scores, expected.scores)
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,21 +115,6 @@ def test_thresholds_beyond_any_score_find_all_or_nothing(
     assert len(found.ids) == (120 if threshold < 0 else 0)
 
 
-def test_the_bound_holds_for_every_pair_and_says_little_only_of_badly_coded_rows() -> None:
-    rows, probes = population(1, 900, 128), population(2, 300, 128)
-    codes = Codes(rows, code_limit(128))
-    coded = CodedQueries.of_vectors(probes)
-    decoded = (codes.bytes[:900].astype(np.float64) - 128) * codes.step
-    approximate = (coded.codes * coded.steps[:, None]) @ decoded.T
-    exact = probes.astype(np.float64) @ rows[codes.order].astype(np.float64).T
-    fixed, slope = coded.bound(codes)
-    bounds = fixed[:, None] + slope[:, None] * codes.residuals
-    assert (np.abs(approximate - exact) <= bounds).all()
-    spread = np.abs(rows[codes.order]).max(axis=1) < code_limit(128)
-    assert codes.residuals[spread].max() < 0.02
-    assert (np.diff(codes.residuals) >= 0).all()
-
-
 def test_the_certificate_has_the_bound_and_the_rows_rescored(
     unit_rows: UnitRows, scanner: Scanner
 ) -> None:
@@ -159,20 +136,6 @@ def test_the_certificate_has_the_bound_and_the_rows_rescored(
     assert best.rescored.mean() < 100
 
 
-def test_float16_is_exact_for_the_vectors_it_keeps(unit_rows: UnitRows, scanner: Scanner) -> None:
-    rows, probes = unit_rows(800, 100), unit_rows(30, 100, seed=1)
-    ids = np.arange(800)
-    index = Exact8Segment(ids, rows.astype(np.float16), scanner=scanner)
-    kept = rows.astype(np.float16).astype(np.float32)
-    flat = FlatIndex(100)
-    flat.add(ids, kept)
-    stored = index.rows.take(index.find(ids)[0])
-    assert stored.dtype == np.float32
-    assert np.array_equal(stored, kept)
-    assert_same(ask(index).search(probes, 7), flat.search(probes, 7))
-    assert_same(ask(index).range_search(probes, 0.1), flat.range_search(probes, 0.1))
-
-
 @pytest.mark.parametrize("limit", [0.02, 0.1, 1.0])
 def test_any_code_limit_gives_the_same_answers(
     unit_rows: UnitRows, scanner: Scanner, limit: float
@@ -183,20 +146,6 @@ def test_any_code_limit_gives_the_same_answers(
     flat.add(np.arange(600), rows)
     assert_same(ask(index).search(probes, 3), flat.search(probes, 3))
     assert_same(ask(index).range_search(probes, 0.3), flat.range_search(probes, 0.3))
-
-
-def test_removed_ids_are_gone_and_what_is_no_id_is_never_there(
-    unit_rows: UnitRows, scanner: Scanner
-) -> None:
-    ids = np.arange(100, 150)
-    index = Exact8Segment(ids, unit_rows(50, 64), scanner=scanner)
-    remove_ids(index, ids[:10])
-    assert index.find(np.array([120, 105]))[1].tolist() == [True, False]
-    assert 100 not in index
-    assert 110 in index
-    assert np.int64(110) in index
-    for stranger in (True, 110.0, "110", 7, 10**30, -1):
-        assert stranger not in index
 
 
 def test_an_empty_segment_and_an_empty_batch_are_fine(

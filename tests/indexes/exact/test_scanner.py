@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from indexes.base import Vectors
 from indexes.exact.codes import CodedQueries
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.kernels import Found
 from indexes.exact.scanner import Scanner
-from tests.indexes.conftest import ask
-
-UnitRows = Callable[..., Vectors]
+from tests.indexes.conftest import UnitRows, ask
 
 ROWS, QUERIES = 4096, 64
 """Enough to be shared by two threads, in a part each."""

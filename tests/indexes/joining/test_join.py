@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,7 @@ from indexes.joining.pairs import RECORD, Records, sort_records
 from indexes.scoring import exact_scores
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import remove_ids
-
-UnitRows = Callable[..., Vectors]
+from tests.indexes.conftest import UnitRows, remove_ids
 
 SCANNER = Scanner(threads=2)
 DIM, ROWS, THRESHOLD = 64, 3000, 0.5
@@ -94,14 +91,6 @@ def test_a_join_is_brute_force_for_any_segments_and_tiles(
     assert np.array_equal(within.records, brute_force(ids, rows, threshold))
     between = join(left, right, threshold, tile_rows=tile_rows)
     assert np.array_equal(between.records, brute_force(ids, rows, threshold, (other_ids, others)))
-
-
-def test_eight_thousand_in_four_segments_are_brute_force() -> None:
-    rows, ids = random_rows(0, 8000, 128), np.random.default_rng(1).permutation(8000)
-    segments = segmented(ids, rows, np.repeat([0, 1, 2, 3], [5000, 2000, 900, 100]))
-    pairs = join(segments, None, 0.4)
-    assert np.array_equal(pairs.records, brute_force(ids, rows, 0.4))
-    assert len(pairs) > 1000
 
 
 def test_a_pair_whose_score_is_the_threshold_is_there_and_one_step_above_is_not() -> None:

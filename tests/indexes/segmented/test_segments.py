@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,26 +10,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from indexes.base import CertifiedHits, Hits, Vectors
-from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
+from indexes.base import CertifiedHits, Vectors
+from indexes.errors import IdInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import ask
-
-UnitRows = Callable[..., Vectors]
+from tests.indexes.conftest import UnitRows, ask, assert_same
 
 SCANNER = Scanner(threads=2)
 HEAD_ROWS = 16
 SHARES = st.sampled_from([0.0, 0.05, 0.3, 1.0])
-
-
-def assert_same(found: Hits, expected: Hits) -> None:
-    assert np.array_equal(found.offsets, expected.offsets)
-    assert np.array_equal(found.ids, expected.ids)
-    assert np.array_equal(found.scores, expected.scores)
 
 
 def rewrite(index: SegmentedIndex, *, all_removed: bool = False) -> bool:
@@ -168,21 +159,6 @@ def index(unit_rows: UnitRows) -> SegmentedIndex:
     return index
 
 
-def test_every_kernel_gives_the_answers_of_the_flat_index(unit_rows: UnitRows) -> None:
-    rows, probes = unit_rows(3000, 128), unit_rows(40, 128, seed=1)
-    flat = FlatIndex(128)
-    flat.add(np.arange(3000), rows)
-    for kernel in ("numba", SCANNER.kernel):
-        index = SegmentedIndex(128, SegmentsConfig(head_rows=200), scanner=Scanner(kernel))
-        for start in range(0, 3000, 150):
-            index.add(np.arange(start, start + 150), rows[start : start + 150])
-            rewrite(index)
-        for n in (1, 40):
-            assert_same(index.search(probes[:n], 9), flat.search(probes[:n], 9))
-            expected = flat.range_search(probes[:n], 0.2)
-            assert_same(index.range_search(probes[:n], 0.2), expected)
-
-
 def test_the_certificate_covers_all_parts(index: SegmentedIndex, unit_rows: UnitRows) -> None:
     queries = unit_rows(3, 64, seed=1)
     found = index.range_search(queries, 0.1)
@@ -248,36 +224,6 @@ def test_an_unknown_id_is_refused_and_nothing_is_removed(index: SegmentedIndex) 
     with pytest.raises(IdInvalid, match="id 5 is not"):
         index.remove(np.array([5]))
     assert len(index) == 97
-
-
-@pytest.mark.parametrize("rows_kept", ["float32", "float16"])
-def test_invalid_vectors_and_queries_are_refused(unit_rows: UnitRows, rows_kept: str) -> None:
-    index = SegmentedIndex(64, SegmentsConfig(rows=rows_kept), scanner=SCANNER)
-    rows, ids = unit_rows(5, 64), np.arange(5)
-    for value in (np.nan, np.inf, -np.inf, 1e30):
-        spoilt = rows.copy()
-        spoilt[2, 3] = value
-        with pytest.raises(VectorInvalid, match="vector 2"):
-            index.add(ids, spoilt)
-        with pytest.raises(VectorInvalid, match="vector 2"):
-            index.search(spoilt, 1)
-    for bad in (rows.astype(np.float64), rows[:, :60], rows * np.float32(0), rows * 2, rows[0]):
-        with pytest.raises(VectorInvalid):
-            index.add(ids, bad)
-        with pytest.raises(VectorInvalid):
-            index.range_search(bad, 0.5)
-    for wrong in (ids - 1, ids[:4], ids.astype(np.int32), ids[:, None]):
-        with pytest.raises(IdInvalid):
-            index.add(wrong, rows)
-    for k in (0, -1, 1.5, True):
-        with pytest.raises(SearchInvalid):
-            index.search(rows, k)
-    with pytest.raises(SearchInvalid):
-        index.range_search(rows, math.nan)
-    with pytest.raises(VectorInvalid):
-        SegmentedIndex(0, scanner=SCANNER)
-    assert len(index) == 0
-    assert len(index.search(rows, 3).ids) == 0
 
 
 def test_a_score_never_changes_in_the_life_of_a_float16_reference(unit_rows: UnitRows) -> None:

@@ -20,9 +20,9 @@ from indexes.joining.checkpoint import Coverage, Participants
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.host import open_local
 from indexes.sharding.joining import join_shards, plan_tiles
 from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
+from tests.indexes.sharding.local_shards import open_local
 
 DIM, THRESHOLD = 64, 0.5
 CONFIG = SegmentsConfig(head_rows=64, fan=3)

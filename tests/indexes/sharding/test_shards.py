@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -12,18 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.base import CertifiedHits, Hits, Ids, Vectors
-from indexes.errors import IdInvalid, SearchInvalid, ShardLost, VectorInvalid
+from indexes.base import CertifiedHits, Ids, Vectors
+from indexes.errors import IdInvalid, ShardLost, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.host import LocalShard, open_local
 from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits, shards_of
-from tests.indexes.conftest import ask
-
-UnitRows = Callable[..., Vectors]
+from tests.indexes.conftest import UnitRows, ask, assert_same
+from tests.indexes.sharding.local_shards import LocalShard, open_local
 
 PLAN = ShardPlan("flat", 16, threads=1)
 SEGMENTS = SegmentsConfig(head_rows=8, fan=2)
@@ -40,12 +37,6 @@ EVERY_CALL: list[Callable[[ShardedIndex, Vectors], object]] = [
     lambda index, _: len(index),
     lambda index, _: 1 in index,
 ]
-
-
-def assert_same(hits: Hits, expected: Hits) -> None:
-    assert np.array_equal(hits.offsets, expected.offsets)
-    assert np.array_equal(hits.ids, expected.ids)
-    assert np.array_equal(hits.scores.view(np.int32), expected.scores.view(np.int32))
 
 
 def contents(index: ShardedIndex) -> list[list[int]]:
@@ -126,67 +117,6 @@ def test_each_id_lives_in_its_shard_and_the_kind_says_how_many(index: ShardedInd
     assert (index.kind, index.dim) == ("flat x 3", 16)
     for other in (True, 1.0, -1, 2**63, "1", 60):
         assert other not in index
-
-
-@pytest.mark.parametrize(
-    ("ids", "refusal"),
-    [
-        (np.array([100, 101, 102, 59]), IdInvalid),
-        (np.array([100, 101, 102, 100]), IdInvalid),
-        (np.array([100, 101, 102, -1]), IdInvalid),
-        (np.array([100, 101, 102]), IdInvalid),
-        (np.array([100.0, 101.0, 102.0, 103.0]), IdInvalid),
-    ],
-)
-def test_refused_ids_change_no_shard(
-    index: ShardedIndex, unit_rows: UnitRows, ids: Ids, refusal: type[Exception]
-) -> None:
-    before = contents(index)
-    with pytest.raises(refusal):
-        index.add(ids, unit_rows(4, seed=2))
-    with pytest.raises(refusal):
-        index.remove(ids if len(ids) == 4 and ids[3] != 59 else np.array([0, 1, 2, 99]))
-    assert contents(index) == before
-    assert len(index) == 60
-
-
-def test_refused_vectors_and_searches_change_no_shard(
-    index: ShardedIndex, unit_rows: UnitRows
-) -> None:
-    before, ids = contents(index), np.arange(100, 104)
-    good = unit_rows(4, seed=2)
-    one_bad = good.copy()
-    one_bad[3, 2] = np.nan
-    for rows in (one_bad, good * 2, good[:, :8], good.astype(np.float64), np.zeros_like(good)):
-        for call in (
-            lambda rows=rows: index.add(ids, rows),
-            lambda rows=rows: index.search(rows, 1),
-            lambda rows=rows: index.range_search(rows, 0.5),
-        ):
-            with pytest.raises(VectorInvalid):
-                call()
-    for bad in (0, -1, 1.5, True):
-        with pytest.raises(SearchInvalid):
-            index.search(good, bad)  # type: ignore[arg-type]
-    with pytest.raises(SearchInvalid):
-        index.range_search(good, float("nan"))
-    with pytest.raises(IdInvalid):
-        index.vectors(np.array([1, 2, 99]))
-    with pytest.raises(SearchInvalid):
-        open_local(PLAN, 0)
-    assert contents(index) == before
-    index.add(ids, good)
-    assert 103 in index
-
-
-def test_one_id_that_its_shard_refuses_breaks_nothing(
-    index: ShardedIndex, unit_rows: UnitRows
-) -> None:
-    with pytest.raises(IdInvalid):
-        index.add(np.array([7]), unit_rows(1))
-    with pytest.raises(IdInvalid):
-        index.remove(np.array([70]))
-    assert index.search(unit_rows(1), 1).ids.tolist() == [0]
 
 
 @pytest.mark.parametrize("call", EVERY_CALL)
@@ -291,37 +221,6 @@ def test_a_gallery_over_shards_is_pinned_whole_and_leaves_upkeep_to_them(
         rows = whole.find(np.arange(5, 20))[0]
         assert np.array_equal(whole.rows.take(rows), unit_rows(20)[5:])
         assert (gallery.maintain(), gallery.deadline_s()) == (False, None)
-
-
-def test_a_search_over_shards_sees_all_of_a_change_or_nothing(unit_rows: UnitRows) -> None:
-    """Batches of one face under eight ids, in both shards: a search finds eight or none."""
-    batch, faces, done = 8, unit_rows(60, seed=3), threading.Event()
-
-    def change(gallery: Gallery) -> None:
-        try:
-            for number, face in enumerate(faces):
-                ids = np.arange(number * batch, (number + 1) * batch)
-                gallery.add(ids, np.repeat(face[None], batch, axis=0), gallery.sequence + 1)
-                if number % 3 == 2:
-                    gallery.remove(ids - 2 * batch, gallery.sequence + 1)
-        finally:
-            done.set()
-
-    def search(gallery: Gallery, seed: int) -> int:
-        random, seen = np.random.default_rng(seed), 0
-        while not done.is_set():
-            number = int(random.integers(0, 60))
-            found = gallery.range_search(faces[number : number + 1], 0.999)
-            assert len(found.hits.ids) in (0, batch)
-            seen += len(found.hits.ids)
-        return seen
-
-    with open_local(PLANS[1], 2) as index, ThreadPoolExecutor(4) as pool:
-        gallery = Gallery(index)
-        searchers = [pool.submit(search, gallery, seed) for seed in range(3)]
-        pool.submit(change, gallery).result()
-        assert sum(searcher.result() for searcher in searchers) > 0
-        assert len(gallery) == 40 * batch
 
 
 class SlowToCompact(LocalShard):

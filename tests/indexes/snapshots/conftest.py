@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from indexes.base import Vectors
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
@@ -20,8 +18,7 @@ from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import Origin
 from indexes.snapshots.sealing import Sealer
 from indexes.snapshots.snapshot import Opening
-
-UnitRows = Callable[..., Vectors]
+from tests.indexes.conftest import UnitRows
 
 DIM = 16
 ORIGIN = Origin("exact8", DIM, model_digest="5face", key_id="key-1", deployment_id="here")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +12,14 @@ from hypothesis import strategies as st
 
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from indexes.base import Vectors
-from indexes.errors import SnapshotDamaged, SnapshotForeign
+from indexes.errors import SnapshotForeign
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.snapshots.files import map_rows, read_segment, write_segment
 from indexes.snapshots.manifest import SegmentEntry
 from indexes.snapshots.sealing import Sealer
-from tests.indexes.conftest import ask
+from tests.indexes.conftest import UnitRows, ask
 from tests.indexes.snapshots.unsealed import Unsealed
-
-UnitRows = Callable[..., Vectors]
 
 SEALERS = [Unsealed(), Vault(KeyRing.generate(), 16).sealer()]
 
@@ -115,21 +111,6 @@ def written(
     return tmp_path, write_segment(tmp_path, index.parts(), sealer)
 
 
-@pytest.mark.parametrize("mapped", [False, True])
-def test_every_flipped_bit_of_a_segment_is_detected(
-    mapped: bool, written: tuple[Path, SegmentEntry], sealer: Sealer
-) -> None:
-    folder, entry = written
-    (path,) = folder.iterdir()
-    whole = path.read_bytes()
-    for bit in np.random.default_rng(0).choice(8 * len(whole), 100, replace=False).tolist():
-        spoilt = bytearray(whole)
-        spoilt[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(spoilt)
-        with pytest.raises(SnapshotDamaged):
-            read_segment(folder, entry, 16, sealer, mapped=mapped)
-
-
 def test_codes_with_another_layout_are_foreign(
     written: tuple[Path, SegmentEntry], sealer: Sealer
 ) -> None:
@@ -152,15 +133,3 @@ def test_the_same_segment_written_twice_shows_no_common_bytes(
         for entry in entries
     )
     assert (one == other).mean() < 0.02 + 64 * 4 / len(one)
-
-
-def test_the_vaults_files_show_no_row(
-    tmp_path: Path, unit_rows: UnitRows, scanner: Scanner
-) -> None:
-    index = Exact8Segment(np.arange(50), unit_rows(50), scanner=scanner)
-    for sealer, shown in zip(SEALERS, (True, False), strict=True):
-        entry = write_segment(tmp_path, index.parts(), sealer)
-        content = (tmp_path / f"segment-{entry.file.name}").read_bytes()
-        rows = [row.tobytes() for row in unit_rows(50)]
-        codes = [row[:16].tobytes() for row in index.parts().codes[:50]]
-        assert [row in content for row in rows + codes] == [shown] * 100

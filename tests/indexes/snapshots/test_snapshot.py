@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from indexes.base import Vectors
 from indexes.errors import SnapshotDamaged, SnapshotForeign, SnapshotMissing
-from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
@@ -24,13 +22,11 @@ from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import FileEntry, Manifest, Origin
 from indexes.snapshots.sealing import Sealer
 from indexes.snapshots.snapshot import Opening
+from tests.indexes.conftest import UnitRows
+from tests.indexes.snapshots import conftest
+from tests.indexes.snapshots.conftest import DIM, ORIGIN, SCANNER, named
 from tests.indexes.snapshots.unsealed import Unsealed
 
-UnitRows = Callable[..., Vectors]
-
-DIM = 16
-ORIGIN = Origin("exact8", DIM, model_digest="5face", key_id="key-1", deployment_id="here")
-SCANNER = Scanner()
 CONFIG = SegmentsConfig(head_rows=16, fan=2)
 OPENING = Opening(CONFIG, SCANNER)
 VAULT = Vault(KeyRing.generate(), DIM).sealer()
@@ -75,17 +71,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def named(folder: Path, kind: str) -> set[str]:
-    return {path.name for path in folder.glob(f"{kind}-*")}
-
-
 def assert_same(loaded: Gallery, gallery: Gallery) -> None:
-    one, other = loaded.contents(), gallery.contents()
-    assert one.sequence == other.sequence
-    assert np.array_equal(one.ids, other.ids)
-    assert np.array_equal(one.vectors, other.vectors)
-    if len(one.ids):
-        queries = one.vectors[:5]
+    conftest.assert_same(loaded, gallery)
+    if len(gallery):
+        queries = gallery.contents().vectors[:5]
         for asked in ("search", "range_search"):
             found, expected = (
                 getattr(each, asked)(queries, 3 if asked == "search" else 0.3).hits
@@ -165,6 +154,7 @@ def test_only_the_owner_reads_the_files(tmp_path: Path, gallery: Gallery, sealer
 
 def test_sealed_files_do_not_show_the_vectors(tmp_path: Path, gallery: Gallery) -> None:
     rows = [row.tobytes() for row in gallery.contents().vectors]
+    rows += [row[:DIM].tobytes() for row in gallery.segments[0].parts().codes[:5]]
     for sealer, shown in ((Unsealed(), True), (VAULT, False)):
         snapshot.save(tmp_path, gallery, ORIGIN, sealer)
         whole = b"".join(contents(tmp_path).values())
@@ -178,7 +168,11 @@ def test_no_folder_and_an_empty_folder_hold_no_snapshot(tmp_path: Path, sealer: 
     assert not (tmp_path / "none").exists()
 
 
-def test_every_one_of_a_thousand_flipped_bits_is_found(folder: Path, sealer: Sealer) -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_every_one_of_a_thousand_flipped_bits_is_found(
+    folder: Path, sealer: Sealer, mapped: bool
+) -> None:
+    opening = replace(OPENING, mapped=mapped)
     files = contents(folder)
     ends = np.cumsum([len(content) for content in files.values()])
     random, names = np.random.default_rng(0), list(files)
@@ -189,7 +183,7 @@ def test_every_one_of_a_thousand_flipped_bits_is_found(folder: Path, sealer: Sea
         spoilt[bit // 8 - int(ends[place])] ^= 1 << bit % 8
         (folder / names[place]).write_bytes(spoilt)
         with pytest.raises(SnapshotDamaged):
-            load(folder, sealer)
+            load(folder, sealer, opening=opening)
         (folder / names[place]).write_bytes(whole)
     assert len(load(folder, sealer)) == 80
 

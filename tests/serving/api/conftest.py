@@ -23,12 +23,13 @@ from serving.compose import Deployment
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
-from serving.registrar.service import LocalRegistrar, RegistrarService
+from serving.registrar.service import RegistrarService
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import open_tracer
 from tests.serving.api.driver import KEYS, Service
+from tests.serving.local_registrar import LocalRegistrar
 
 settings.register_profile("long", max_examples=1000)
 

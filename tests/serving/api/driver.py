@@ -14,7 +14,8 @@ import msgpack
 
 from serving.api.body import JSON, MSGPACK
 from serving.parts import Parts
-from serving.registrar.service import LocalRegistrar, RegistrarService
+from serving.registrar.service import RegistrarService
+from tests.serving.local_registrar import LocalRegistrar
 
 KEYS = {
     "b1": ("outlet", "blue", "b1"),

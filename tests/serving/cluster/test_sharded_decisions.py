@@ -25,7 +25,7 @@ from serving.cluster.shards import shard_opener
 from serving.compose import Deployment, create_home
 from serving.errors import ServiceRefusal, describe
 from serving.registrar.protocol import CallContext, Phase, Status
-from serving.registrar.service import LocalRegistrar, RegistrarService
+from serving.registrar.service import RegistrarService
 from serving.settings import ServeSettings, Settings, make_settings
 from serving.telemetry.metrics import Meter
 from tests.serving.cluster.two_nodes import (
@@ -37,6 +37,7 @@ from tests.serving.cluster.two_nodes import (
     run_nodes,
     unit_rows,
 )
+from tests.serving.local_registrar import LocalRegistrar
 
 CONTEXT = CallContext(actor="key:tests", correlator="c-1", timeout_s=15)
 PEOPLE, WAIT_S = 40, 300.0

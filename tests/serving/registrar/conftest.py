@@ -3,75 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import itertools
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import structlog
-from numpy.typing import NDArray
-from stdnum.cn import ric
 from structlog.testing import LogCapture
 from structlog.typing import FilteringBoundLogger
 
-from engine.matching.documents import Document
-from engine.matching.requests import EnrollmentRequest, Sample
 from engine.registry.records import AuditEntry
 from serving.compose import Deployment
-from serving.registrar.protocol import CallContext, Phase
-from serving.registrar.service import LocalRegistrar, RegistrarService
+from serving.registrar.protocol import CallContext, Phase, Status
+from serving.registrar.service import RegistrarService
 from serving.settings import ServeSettings, Settings, load_settings
 from serving.telemetry.metrics import Meter
+from tests.engine.matching.conftest import People, busy
+from tests.serving.local_registrar import LocalRegistrar
+
+__all__ = ["busy"]
 
 DIM = 128
 WAIT_S = 300
 CONTEXT = CallContext(actor="key:tests", correlator="c-1", timeout_s=15)
 
 
-class SyntheticPeople:
-    """People as unit vectors: one person's samples score about 0.9, strangers' near 0."""
-
-    def __init__(self) -> None:
-        self._random = np.random.default_rng(11)
-        self._serial = itertools.count(1)
-
-    def person(self) -> NDArray[np.float32]:
-        return _unit(self._random.standard_normal(DIM))
-
-    def probe(self, person: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _unit(person + 0.3 * self.person())
-
-    def request(
-        self, person: NDArray[np.float32] | None = None, **changes: Any
-    ) -> EnrollmentRequest:
-        """An honest request; anything can be given instead."""
-        serial = next(self._serial)
-        person = self.person() if person is None else person
-        fields: dict[str, Any] = {
-            "idempotency_key": f"key-{serial}",
-            "carrier": "blue",
-            "outlet": "b1",
-            "document": Document("cn-ric", _resident_number(serial), f"Holder {serial}"),
-            "msisdn": f"+8613{serial:09d}",
-            "live": self._sample(person),
-            "portrait": self._sample(person),
-        }
-        return EnrollmentRequest(**fields | changes)
-
-    def _sample(self, person: NDArray[np.float32]) -> Sample:
-        vector = self.probe(person)
-        return Sample(vector, hashlib.sha256(vector.tobytes()).digest())
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture
-def population() -> SyntheticPeople:
-    return SyntheticPeople()
+def population() -> People:
+    return People(seed=11, dim=DIM, outlet="b1")
 
 
 @pytest.fixture
@@ -124,29 +88,6 @@ def kept(keep: Callable[..., Kept]) -> Kept:
 
 
 @pytest.fixture
-def busy() -> Callable[[Deployment], AbstractContextManager[None]]:
-    """`with busy(deployment)`: its writer's thread does something long until the block ends."""
-
-    @contextmanager
-    def hold(deployment: Deployment) -> Iterator[None]:
-        held, release = threading.Event(), threading.Event()
-
-        def wait(*_: object) -> None:
-            held.set()
-            assert release.wait(120)
-
-        future = deployment.registrar.schedule(wait)
-        assert held.wait(120)
-        try:
-            yield
-        finally:
-            release.set()
-            future.result(120)
-
-    return hold
-
-
-@pytest.fixture
 def lines() -> LogCapture:
     """What the services of this test have logged."""
     return LogCapture()
@@ -183,17 +124,23 @@ def serve(
 
 
 @pytest.fixture
-def reach() -> Callable[..., Any]:
-    """`await reach(registrar, phase)` waits until the service is there, and returns its status."""
+async def registrar(serve: Any, kept: Kept) -> LocalRegistrar:
+    """A service that is ready, on the deployment of `kept`."""
+    opened: LocalRegistrar = serve(kept)
+    await reach(opened)
+    return opened
 
-    async def wait(registrar: LocalRegistrar, phase: Phase = Phase.READY) -> Any:
-        give_up_at = time.monotonic() + WAIT_S
-        while (status := await registrar.status()).phase is not phase:
-            assert time.monotonic() < give_up_at, status
-            await asyncio.sleep(0.02)
-        return status
 
-    return wait
+async def until(registrar: LocalRegistrar, holds: Callable[[Status], bool]) -> Status:
+    """The first status of which that holds."""
+    async with asyncio.timeout(WAIT_S):
+        while not holds(status := await registrar.status()):
+            await asyncio.sleep(0.01)
+    return status
+
+
+async def reach(registrar: LocalRegistrar, phase: Phase = Phase.READY) -> Status:
+    return await until(registrar, lambda status: status.phase is phase)
 
 
 async def wait_for_queued(kept: Any, count: int) -> None:
@@ -201,14 +148,3 @@ async def wait_for_queued(kept: Any, count: int) -> None:
     async with asyncio.timeout(WAIT_S):
         while kept.last.registrar.queued != count:
             await asyncio.sleep(0.001)
-
-
-def _unit(vector: NDArray[Any]) -> NDArray[np.float32]:
-    unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
-    return unit
-
-
-def _resident_number(serial: int) -> str:
-    body = f"110105199{serial // 28000 % 10}{serial // 2800 % 10 + 1:02d}"
-    body += f"{serial // 100 % 28 + 1:02d}{serial % 100:03d}"
-    return body + str(ric.calc_check_digit(body + "0"))

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ import pytest
 
 from engine.errors import SosieError
 from engine.reasons import Decision
-from indexes.sharding.host import open_local
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving.compose import Deployment
 from serving.errors import Interrupted, NotReady, ServiceRefusal
+from serving.registrar.operations import OpenRegistry
 from serving.registrar.protocol import CallContext, Phase
-from serving.registrar.service import LocalRegistrar
+from tests.indexes.sharding.local_shards import open_local
+from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.meters import BrokenMeter
+from tests.serving.registrar.conftest import WAIT_S, reach, until
+
+pytestmark = pytest.mark.anyio
 
 HOLD_LEASE = """
 import sys, time
@@ -48,35 +53,29 @@ def other_writer(home: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
+async def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
     serve: Any,
-    reach: Any,
     population: Any,
     context: CallContext,
     other_writer: subprocess.Popen[str],
 ) -> None:
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve()
-        waiting = await reach(registrar, Phase.WAITING)
-        await asyncio.sleep(0.7)
-        waiting = await registrar.status()
-        assert str(other_writer.pid) in waiting.detail
-        assert (waiting.store_sequence, waiting.sequence, waiting.is_ready) == (0, None, False)
-        with pytest.raises(NotReady) as refused:
-            await registrar.enroll(population.request(), context)
-        assert refused.value.retry_after_s
-        other_writer.kill()
-        ready = await reach(registrar)
-        assert ready.is_ready
-        assert ready.boot_id not in ("", waiting.boot_id)
-        assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
-
-    asyncio.run(ask())
+    registrar: LocalRegistrar = serve()
+    await reach(registrar, Phase.WAITING)
+    waiting = await until(registrar, lambda status: status.store_sequence is not None)
+    assert str(other_writer.pid) in waiting.detail
+    assert (waiting.store_sequence, waiting.sequence, waiting.is_ready) == (0, None, False)
+    with pytest.raises(NotReady) as refused:
+        await registrar.enroll(population.request(), context)
+    assert refused.value.retry_after_s
+    other_writer.kill()
+    ready = await reach(registrar)
+    assert ready.is_ready
+    assert ready.boot_id not in ("", waiting.boot_id)
+    assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
 
 
-def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
+async def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
     serve: Any,
-    reach: Any,
     open_home: Callable[..., Deployment],
     lines: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -89,203 +88,170 @@ def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
             raise failures.pop()
         return open_home()
 
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(open_at_last)
-        failed = await reach(registrar, Phase.FAILED)
-        assert failed.detail
-        assert failed.store_sequence is None
-        await reach(registrar)
-
-    asyncio.run(ask())
+    registrar: LocalRegistrar = serve(open_at_last)
+    failed = await reach(registrar, Phase.FAILED)
+    assert failed.detail
+    assert failed.store_sequence is None
+    await reach(registrar)
     assert "secret" not in str(lines.entries)
     shown = [line["detail"] for line in lines.entries if line["event"] == "phase"]
     assert "the database cannot be opened" in shown
 
 
-def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_opened_again(
-    serve: Any,
-    reach: Any,
-    population: Any,
-    context: CallContext,
-    open_home: Callable[..., Deployment],
-) -> None:
+@pytest.fixture
+def shards(open_home: Callable[..., Deployment]) -> tuple[Callable[[], Deployment], list[Any]]:
+    """Opens the deployment on two shards, and the indexes that it has opened so."""
     opened: list[ShardedIndex] = []
 
     def open_index(plan: ShardPlan) -> ShardedIndex:
         opened.append(open_local(plan, 2))
         return opened[-1]
 
+    return lambda: open_home(open_index=open_index), opened
+
+
+async def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_opened_again(
+    serve: Any,
+    population: Any,
+    context: CallContext,
+    shards: Any,
+) -> None:
+    open_sharded, opened = shards
     people = [population.person() for _ in range(8)]
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(lambda: open_home(open_index=open_index))
-        before = await reach(registrar)
-        for person in people:
-            await registrar.enroll(population.request(person), context)
-        opened[-1].shards[1].close()
-        refused = 0
-        while True:
-            try:
-                found = [await registrar.identify(one[None], 0.5, context) for one in people]
-            except ServiceRefusal:
-                refused += 1
-                await asyncio.sleep(0.02)
-                continue
-            assert all(len(answers[0].candidates) == 1 for answers in found)
-            break
-        assert refused
-        after = await reach(registrar)
-        assert after.boot_id != before.boot_id
-        assert after.gallery_size == len(people)
-
-    asyncio.run(ask())
+    registrar: LocalRegistrar = serve(open_sharded)
+    before = await reach(registrar)
+    for person in people:
+        await registrar.enroll(population.request(person), context)
+    opened[-1].shards[1].close()
+    refused = 0
+    while True:
+        try:
+            found = [await registrar.identify(one[None], 0.5, context) for one in people]
+        except ServiceRefusal:
+            refused += 1
+            await asyncio.sleep(0.02)
+            continue
+        assert all(len(answers[0].candidates) == 1 for answers in found)
+        break
+    assert refused
+    after = await reach(registrar)
+    assert after.boot_id != before.boot_id
+    assert after.gallery_size == len(people)
     assert len(opened) == 2
 
 
-def test_a_shard_that_ends_while_nobody_calls_is_noticed(
-    serve: Any, reach: Any, open_home: Callable[..., Deployment]
-) -> None:
-    opened: list[ShardedIndex] = []
-
-    def open_index(plan: ShardPlan) -> ShardedIndex:
-        opened.append(open_local(plan, 2))
-        return opened[-1]
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(lambda: open_home(open_index=open_index))
-        before = await reach(registrar)
-        opened[-1].shards[0].close()
-        async with asyncio.timeout(10):
-            while (await registrar.status()).boot_id == before.boot_id:
-                await asyncio.sleep(0.02)
-        assert (await reach(registrar)).is_ready
-
-    asyncio.run(ask())
+async def test_a_shard_that_ends_while_nobody_calls_is_noticed(serve: Any, shards: Any) -> None:
+    open_sharded, opened = shards
+    registrar: LocalRegistrar = serve(open_sharded)
+    before = await reach(registrar)
+    opened[-1].shards[0].close()
+    await until(registrar, lambda status: status.boot_id != before.boot_id)
+    assert (await reach(registrar)).is_ready
 
 
 @pytest.mark.parametrize("column", ["writer_epoch", "sequence"])
-def test_a_registry_that_another_process_has_changed_is_read_again(
-    serve: Any, reach: Any, population: Any, context: CallContext, home: Path, column: str
+async def test_a_registry_that_another_process_has_changed_is_read_again(
+    serve: Any, population: Any, context: CallContext, home: Path, column: str
 ) -> None:
     request = population.request()
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve()
-        before = await reach(registrar)
-        await registrar.enroll(population.request(), context)
-        with sqlite3.connect(home / "registry.sqlite") as database:
-            database.execute(f"UPDATE deployment SET {column} = {column} + 1")
-        if column == "writer_epoch":
-            with pytest.raises(Interrupted):
-                await registrar.enroll(request, context)
-        while (await registrar.status()).boot_id == before.boot_id:
-            await asyncio.sleep(0.02)
-        ready = await reach(registrar)
-        assert ready.is_ready
-        assert not (await registrar.enroll(request, context)).is_repeated
-
-    asyncio.run(ask())
+    registrar: LocalRegistrar = serve()
+    before = await reach(registrar)
+    await registrar.enroll(population.request(), context)
+    with sqlite3.connect(home / "registry.sqlite") as database:
+        database.execute(f"UPDATE deployment SET {column} = {column} + 1")
+    if column == "writer_epoch":
+        with pytest.raises(Interrupted):
+            await registrar.enroll(request, context)
+    await until(registrar, lambda status: status.boot_id != before.boot_id)
+    ready = await reach(registrar)
+    assert ready.is_ready
+    assert not (await registrar.enroll(request, context)).is_repeated
 
 
-def test_a_store_that_does_not_answer_makes_it_unready_until_it_does(
-    serve: Any, reach: Any, home: Path
+async def test_a_store_that_does_not_answer_makes_it_unready_until_it_does(
+    serve: Any, home: Path
 ) -> None:
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve()
-        ready = await reach(registrar)
-        assert ready.is_ready
-        database = sqlite3.connect(home / "registry.sqlite", isolation_level=None)
-        database.execute("BEGIN EXCLUSIVE")
-        while (await registrar.status()).store_sequence is not None:
-            await asyncio.sleep(0.05)
-        assert not (await registrar.status()).is_ready
-        database.execute("ROLLBACK")
-        database.close()
-        while not (await registrar.status()).is_ready:
-            await asyncio.sleep(0.05)
-        assert (await registrar.status()).boot_id == ready.boot_id
-
-    asyncio.run(ask())
+    registrar: LocalRegistrar = serve()
+    ready = await reach(registrar)
+    assert ready.is_ready
+    database = sqlite3.connect(home / "registry.sqlite", isolation_level=None)
+    database.execute("BEGIN EXCLUSIVE")
+    silent = await until(registrar, lambda status: status.store_sequence is None)
+    assert not silent.is_ready
+    database.execute("ROLLBACK")
+    database.close()
+    again = await until(registrar, lambda status: status.is_ready)
+    assert again.boot_id == ready.boot_id
 
 
-def test_readiness_holds_while_enrollments_move_the_watermark(
-    serve: Any, reach: Any, population: Any, context: CallContext
+async def test_readiness_holds_while_enrollments_move_the_watermark(
+    serve: Any, population: Any, context: CallContext
 ) -> None:
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve()
-        await reach(registrar)
-        seen: list[bool] = []
+    registrar: LocalRegistrar = serve()
+    await reach(registrar)
+    seen: list[bool] = []
 
-        async def look() -> None:
-            while True:
-                seen.append((await registrar.status()).is_ready)
-                await asyncio.sleep(0.01)
+    async def look() -> None:
+        while True:
+            seen.append((await registrar.status()).is_ready)
+            await asyncio.sleep(0.01)
 
-        looking = asyncio.create_task(look())
-        for _ in range(25):
-            await asyncio.gather(
-                *(registrar.enroll(population.request(), context) for _ in range(20))
-            )
-        looking.cancel()
-        assert len(seen) > 10
-        assert all(seen)
-
-    asyncio.run(ask())
+    looking = asyncio.create_task(look())
+    for _ in range(25):
+        await asyncio.gather(*(registrar.enroll(population.request(), context) for _ in range(20)))
+    looking.cancel()
+    assert len(seen) > 10
+    assert all(seen)
 
 
-def test_a_service_that_waits_for_the_lease_can_be_closed(
-    serve: Any, reach: Any, other_writer: subprocess.Popen[str]
+async def test_a_service_that_waits_for_the_lease_can_be_closed(
+    serve: Any, other_writer: subprocess.Popen[str]
 ) -> None:
     assert other_writer.poll() is None
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve()
-        await reach(registrar, Phase.WAITING)
-        await registrar.service.drain(5)
-        assert (await registrar.status()).phase is Phase.DRAINING
-
-    asyncio.run(ask())
+    registrar: LocalRegistrar = serve()
+    await reach(registrar, Phase.WAITING)
+    await registrar.service.drain(5)
+    assert (await registrar.status()).phase is Phase.DRAINING
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("thread", ["searches", "registrar"])
-def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
-    serve: Any, reach: Any, population: Any, context: CallContext, kept: Any, thread: str
+async def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
+    serve: Any, population: Any, context: CallContext, kept: Any, thread: str
 ) -> None:
     def end(*_: object, **__: object) -> None:
         raise SystemExit
 
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept)
-        before = await reach(registrar)
-        with pytest.MonkeyPatch.context() as patched:
-            if thread == "searches":
-                patched.setattr("serving.registrar.search_queue.identify", end)
-                with pytest.raises(Interrupted):
-                    await registrar.identify(population.person()[None], 0.5, context)
-            else:
-                kept.last.registrar.schedule(end)
-        async with asyncio.timeout(20):
-            while (await registrar.status()).boot_id == before.boot_id:
-                await asyncio.sleep(0.02)
-        await reach(registrar)
-        assert (await registrar.identify(population.person()[None], 0.5, context))[
-            0
-        ].candidates == ()
-        assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
-
-    asyncio.run(ask())
+    registrar: LocalRegistrar = serve(kept)
+    before = await reach(registrar)
+    with pytest.MonkeyPatch.context() as patched:
+        if thread == "searches":
+            patched.setattr("serving.registrar.search_queue.identify", end)
+            with pytest.raises(Interrupted):
+                await registrar.identify(population.person()[None], 0.5, context)
+        else:
+            kept.last.registrar.schedule(end)
+    await until(registrar, lambda status: status.boot_id != before.boot_id)
+    await reach(registrar)
+    assert (await registrar.identify(population.person()[None], 0.5, context))[0].candidates == ()
+    assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
 
 
-def test_a_meter_that_fails_hinders_no_call_and_loses_nothing(
-    serve: Any, reach: Any, population: Any, context: CallContext
+async def test_a_meter_that_fails_hinders_no_call_and_loses_nothing(
+    serve: Any, population: Any, context: CallContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(meter=BrokenMeter())
-        before = await reach(registrar)
-        assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
-        await registrar.identify(population.person()[None], 0.5, context)
-        await asyncio.sleep(0.7)
-        assert (await registrar.status()).boot_id == before.boot_id
+    looks, look = threading.Semaphore(0), OpenRegistry.read_watermark
 
-    asyncio.run(ask())
+    def count(opened: OpenRegistry) -> Any:
+        looks.release()
+        return look(opened)
+
+    registrar: LocalRegistrar = serve(meter=BrokenMeter())
+    before = await reach(registrar)
+    assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
+    await registrar.identify(population.person()[None], 0.5, context)
+    monkeypatch.setattr(OpenRegistry, "read_watermark", count)
+    # The second begins when the first has told the meter.
+    for _ in range(2):
+        assert await asyncio.to_thread(looks.acquire, timeout=WAIT_S)
+    assert (await registrar.status()).boot_id == before.boot_id

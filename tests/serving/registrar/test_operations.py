@@ -25,185 +25,147 @@ from serving.compose import Deployment
 from serving.errors import Interrupted
 from serving.registrar.operations import OpenRegistry, finish_by
 from serving.registrar.protocol import CallContext, LineTarget
-from serving.registrar.service import LocalRegistrar
+from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.registrar.conftest import wait_for_queued
+
+pytestmark = pytest.mark.anyio
 
 BLUE = CallContext(actor="key:blue", correlator="c-2", carrier="blue", timeout_s=15)
 RED = replace(BLUE, actor="key:red", carrier="red")
 
 
-def test_an_identification_is_audited_with_whom_it_showed(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
+async def test_an_identification_is_audited_with_whom_it_showed(
+    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext
 ) -> None:
     person = population.person()
-
-    async def ask() -> None:
-        registrar = serve(kept)
-        await reach(registrar)
-        answer = await registrar.enroll(population.request(person), context)
-        probes = np.stack([population.probe(person), population.person()])
-        found = await registrar.identify(probes, 0.5, context)
-        document = answer.body["document_id"]
-        assert [[c.document_id for c in one.candidates] for one in found] == [[document], []]
-        entry = kept.actions()[-1]
-        assert (entry.actor, entry.action) == ("key:tests", "faces.identified")
-        assert entry.detail == {"probes": 2, "candidates": 1, "documents": [document]}
-
-    asyncio.run(ask())
+    answer = await registrar.enroll(population.request(person), context)
+    probes = np.stack([population.sample(person).vector, population.person()])
+    found = await registrar.identify(probes, 0.5, context)
+    document = answer.body["document_id"]
+    assert [[c.document_id for c in one.candidates] for one in found] == [[document], []]
+    entry = kept.actions()[-1]
+    assert (entry.actor, entry.action) == ("key:tests", "faces.identified")
+    assert entry.detail == {"probes": 2, "candidates": 1, "documents": [document]}
 
 
-def test_nobody_is_shown_before_the_audit_is_durable(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, busy: Any
+async def test_nobody_is_shown_before_the_audit_is_durable(
+    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext, busy: Any
 ) -> None:
     request = population.request()
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept)
-        await reach(registrar)
-        await registrar.enroll(request, context)
-        with busy(kept.last):
-            calls = [
-                asyncio.create_task(registrar.identify(population.person()[None], 0.5, context)),
-                asyncio.create_task(
-                    registrar.check_document(request.document, population.person(), context)
-                ),
-                asyncio.create_task(
-                    registrar.read_lines(request.document, population.person(), context)
-                ),
-            ]
-            done, _ = await asyncio.wait(calls, timeout=0.5)
-            assert not done
-        await asyncio.gather(*calls)
-        actions = {entry.action for entry in kept.actions()}
-        assert {"faces.identified", "holder.checked", "lines.read"} <= actions
-
-    asyncio.run(ask())
+    await registrar.enroll(request, context)
+    with busy(kept.last.registrar):
+        calls = [
+            asyncio.create_task(registrar.identify(population.person()[None], 0.5, context)),
+            asyncio.create_task(
+                registrar.check_document(request.document, population.person(), context)
+            ),
+            asyncio.create_task(
+                registrar.read_lines(request.document, population.person(), context)
+            ),
+        ]
+        done, _ = await asyncio.wait(calls, timeout=0.5)
+        assert not done
+    await asyncio.gather(*calls)
+    actions = {entry.action for entry in kept.actions()}
+    assert {"faces.identified", "holder.checked", "lines.read"} <= actions
 
 
-def test_a_face_is_held_against_its_line_and_its_document_within_the_tenant(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
+async def test_a_face_is_held_against_its_line_and_its_document_within_the_tenant(
+    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext
 ) -> None:
     person, stranger = population.person(), population.person()
     request = population.request(person)
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept)
-        await reach(registrar)
-        answer = await registrar.enroll(request, context)
-        document_id = answer.body["document_id"]
-        line_id = kept.last.store.lines_of(document_id)[0].id
-        probe = population.probe(person)
-        for target in (request.msisdn, line_id):
-            check = await registrar.check_line(LineTarget(target), probe, BLUE)
-            assert (check.is_match, check.line_id) == (True, line_id)
-        for document in (request.document, document_id):
-            assert (await registrar.check_document(document, probe, BLUE)).is_match
-            assert not (
-                await registrar.check_document(document, population.probe(stranger), BLUE)
-            ).is_match
-            with pytest.raises(NotFound):
-                await registrar.check_document(document, probe, RED)
+    answer = await registrar.enroll(request, context)
+    document_id = answer.body["document_id"]
+    line_id = kept.last.store.lines_of(document_id)[0].id
+    probe = population.sample(person).vector
+    for target in (request.msisdn, line_id):
+        check = await registrar.check_line(LineTarget(target), probe, BLUE)
+        assert (check.is_match, check.line_id) == (True, line_id)
+    for document in (request.document, document_id):
+        assert (await registrar.check_document(document, probe, BLUE)).is_match
+        assert not (
+            await registrar.check_document(document, population.sample(stranger).vector, BLUE)
+        ).is_match
         with pytest.raises(NotFound):
-            await registrar.check_line(LineTarget(line_id), probe, RED)
-        checks = [entry for entry in kept.actions() if entry.action == "holder.checked"]
-        matched = [entry.detail["matched"] for entry in checks]
-        assert matched == [True, True, True, False, True, False]
-        assert {entry.subject for entry in checks} == {document_id}
+            await registrar.check_document(document, probe, RED)
+    with pytest.raises(NotFound):
+        await registrar.check_line(LineTarget(line_id), probe, RED)
+    checks = [entry for entry in kept.actions() if entry.action == "holder.checked"]
+    matched = [entry.detail["matched"] for entry in checks]
+    assert matched == [True, True, True, False, True, False]
+    assert {entry.subject for entry in checks} == {document_id}
 
-    asyncio.run(ask())
 
-
-def test_lines_are_read_disputed_closed_and_a_holder_erased(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
+async def test_lines_are_read_disputed_closed_and_a_holder_erased(
+    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext
 ) -> None:
     person, stranger = population.person(), population.person()
     request = population.request(person)
     again = population.request(person, document=request.document, carrier="red", outlet="r1")
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept)
-        await reach(registrar)
-        answer = await registrar.enroll(request, context)
-        await registrar.enroll(again, context)
-        document, document_id = request.document, answer.body["document_id"]
-        shown = await registrar.read_lines(document, population.probe(person), BLUE)
-        assert sorted(shown.numbers.values()) == sorted([request.msisdn, again.msisdn])
-        assert not (await registrar.read_lines(document, population.probe(stranger), BLUE)).lines
-        foreign = LineTarget(again.msisdn)
-        with pytest.raises(HolderMismatch):
-            await registrar.dispute_line(foreign, document, population.probe(stranger), BLUE)
-        dispute = await registrar.dispute_line(foreign, document, population.probe(person), BLUE)
-        assert dispute.line_id in shown.numbers
-        with pytest.raises(NotFound):
-            await registrar.close_line(foreign, BLUE)
-        assert await registrar.close_line(foreign, RED) == dispute.line_id
-        with pytest.raises(TenantConflict):
-            await registrar.erase(document_id, BLUE)
-        certificate = await registrar.erase(document_id, context)
-        assert certificate.references == 1
-        assert (await registrar.identify(person[None], 0.5, context))[0].candidates == ()
-        reads = [entry.detail for entry in kept.actions() if entry.action == "lines.read"]
-        assert reads == [{"shown": True, "lines": 2}, {"shown": False, "lines": 0}]
-
-    asyncio.run(ask())
+    answer = await registrar.enroll(request, context)
+    await registrar.enroll(again, context)
+    document, document_id = request.document, answer.body["document_id"]
+    mine, other = (population.sample(one).vector for one in (person, stranger))
+    shown = await registrar.read_lines(document, mine, BLUE)
+    assert sorted(shown.numbers.values()) == sorted([request.msisdn, again.msisdn])
+    assert not (await registrar.read_lines(document, other, BLUE)).lines
+    foreign = LineTarget(again.msisdn)
+    with pytest.raises(HolderMismatch):
+        await registrar.dispute_line(foreign, document, other, BLUE)
+    dispute = await registrar.dispute_line(foreign, document, mine, BLUE)
+    assert dispute.line_id in shown.numbers
+    with pytest.raises(NotFound):
+        await registrar.close_line(foreign, BLUE)
+    assert await registrar.close_line(foreign, RED) == dispute.line_id
+    with pytest.raises(TenantConflict):
+        await registrar.erase(document_id, BLUE)
+    certificate = await registrar.erase(document_id, context)
+    assert certificate.references == 1
+    assert (await registrar.identify(person[None], 0.5, context))[0].candidates == ()
+    reads = [entry.detail for entry in kept.actions() if entry.action == "lines.read"]
+    assert reads == [{"shown": True, "lines": 2}, {"shown": False, "lines": 0}]
 
 
-def test_a_tenant_erases_whom_it_alone_serves(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
+async def test_a_tenant_erases_whom_it_alone_serves(
+    registrar: LocalRegistrar, population: Any, context: CallContext
 ) -> None:
     request = population.request()
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept)
-        await reach(registrar)
-        document_id = (await registrar.enroll(request, context)).body["document_id"]
-        with pytest.raises(NotFound):
-            await registrar.erase(document_id, RED)
-        assert (await registrar.erase(document_id, BLUE)).document_id == document_id
-        with pytest.raises(NotFound):
-            await registrar.erase(document_id, BLUE)
-
-    asyncio.run(ask())
+    document_id = (await registrar.enroll(request, context)).body["document_id"]
+    with pytest.raises(NotFound):
+        await registrar.erase(document_id, RED)
+    assert (await registrar.erase(document_id, BLUE)).document_id == document_id
+    with pytest.raises(NotFound):
+        await registrar.erase(document_id, BLUE)
 
 
-def test_a_change_that_cannot_begin_in_time_is_not_made(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, busy: Any
+async def test_a_change_that_cannot_begin_in_time_is_not_made(
+    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext, busy: Any
 ) -> None:
     request = population.request()
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept)
-        await reach(registrar)
-        await registrar.enroll(request, context)
-        target = LineTarget(request.msisdn)
-        with busy(kept.last):
-            with pytest.raises(DeadlinePassed):
-                await registrar.close_line(target, replace(context, timeout_s=0.2))
-            left = asyncio.create_task(registrar.close_line(target, context))
-            await wait_for_queued(kept, 1)
-            left.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await left
-        assert (await registrar.check_line(target, population.person(), context)).line_id
-
-    asyncio.run(ask())
+    await registrar.enroll(request, context)
+    target = LineTarget(request.msisdn)
+    with busy(kept.last.registrar):
+        with pytest.raises(DeadlinePassed):
+            await registrar.close_line(target, replace(context, timeout_s=0.2))
+        left = asyncio.create_task(registrar.close_line(target, context))
+        await wait_for_queued(kept, 1)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+    assert (await registrar.check_line(target, population.person(), context)).line_id
 
 
-def test_probes_that_are_no_faces_are_refused_as_input(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
+async def test_probes_that_are_no_faces_are_refused_as_input(
+    registrar: LocalRegistrar, population: Any, context: CallContext
 ) -> None:
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept)
-        await reach(registrar)
-        request = population.request()
-        await registrar.enroll(request, context)
-        for probe in (np.zeros(128, np.float32), np.ones(7, np.float32)):
-            with pytest.raises(RequestError):
-                await registrar.identify(probe[None], 0.5, context)
-            with pytest.raises(RequestError):
-                await registrar.check_document(request.document, probe, context)
-
-    asyncio.run(ask())
+    request = population.request()
+    await registrar.enroll(request, context)
+    for probe in (np.zeros(128, np.float32), np.ones(7, np.float32)):
+        with pytest.raises(RequestError):
+            await registrar.identify(probe[None], 0.5, context)
+        with pytest.raises(RequestError):
+            await registrar.check_document(request.document, probe, context)
 
 
 @pytest.fixture
@@ -264,37 +226,29 @@ def test_work_that_has_begun_is_waited_for_a_little_longer() -> None:
     assert (result, heard) == ("late", ["late"])
 
 
-def test_work_that_does_not_end_is_left_and_heard_of_all_the_same() -> None:
+async def test_work_that_does_not_end_is_left_and_heard_of_all_the_same() -> None:
     work: Future[str] = Future()
     work.set_running_or_notify_cancel()
     given_up, heard = [], []
-
-    async def ask() -> None:
-        with pytest.raises(Interrupted):
-            await finish_by(
-                work,
-                monotonic() + 0.05,
-                give_up=lambda: given_up.append(True),
-                on_result=heard.append,
-            )
-        work.set_result("at last")
-        async with asyncio.timeout(120):
-            while not heard:
-                await asyncio.sleep(0)
-
-    asyncio.run(ask())
+    with pytest.raises(Interrupted):
+        await finish_by(
+            work,
+            monotonic() + 0.05,
+            give_up=lambda: given_up.append(True),
+            on_result=heard.append,
+        )
+    work.set_result("at last")
+    async with asyncio.timeout(120):
+        while not heard:
+            await asyncio.sleep(0)
     assert (given_up, heard) == ([True], ["at last"])
 
 
-def test_a_caller_who_leaves_cancels_what_has_not_begun() -> None:
+async def test_a_caller_who_leaves_cancels_what_has_not_begun() -> None:
     work: Future[str] = Future()
-
-    async def ask() -> None:
-        call = asyncio.create_task(finish_by(work, monotonic() + 30))
-        await asyncio.sleep(0)  # The call waits now.
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-
-    asyncio.run(ask())
+    call = asyncio.create_task(finish_by(work, monotonic() + 30))
+    await asyncio.sleep(0)  # The call waits now.
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
     assert work.cancelled()

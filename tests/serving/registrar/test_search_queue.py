@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, wait
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engine.errors import DeadlinePassed
 from engine.matching.identification import identify
 from indexes.errors import SearchInvalid, VectorInvalid
 from serving.compose import Deployment
-from serving.errors import Busy, Interrupted
+from serving.errors import Busy
 from serving.registrar.search_queue import SearchQueue
 
 CAPACITY = 64
@@ -118,21 +116,11 @@ def test_calls_with_their_own_thresholds_get_their_own_answers(
 
 
 def test_searches_answer_while_the_writer_is_blocked(
-    deployment: Deployment, searches: SearchQueue, population: Any
+    deployment: Deployment, searches: SearchQueue, population: Any, busy: Any
 ) -> None:
-    release, blocked = threading.Event(), threading.Event()
-
-    def block(*_: object) -> None:
-        blocked.set()
-        assert release.wait(120)
-
-    change = deployment.registrar.schedule(block)
-    assert blocked.wait(120)
-    answers = searches.submit(population.person()[None], 0.5).result(120)
+    with busy(deployment.registrar):
+        answers = searches.submit(population.person()[None], 0.5).result(120)
     assert answers[0].searched == 3
-    assert not change.done()
-    release.set()
-    change.result(120)
 
 
 def test_a_full_queue_refuses_at_once_and_a_large_call_alone_is_taken(
@@ -146,23 +134,6 @@ def test_a_full_queue_refuses_at_once_and_a_large_call_alone_is_taken(
     assert len(large.result(120)) == len(probes)
 
 
-def test_what_is_late_or_cancelled_is_not_searched_for(
-    searches: SearchQueue, held: Passes, population: Any
-) -> None:
-    late = searches.submit(population.person()[None], 0.5, timeout_s=0.0)
-    left = searches.submit(population.person()[None], 0.5)
-    assert left.cancel()
-    assert searches.queued == 1
-    held.go_on.set()
-    with pytest.raises(DeadlinePassed):
-        late.result(120)
-    with pytest.raises(CancelledError):
-        left.result(120)
-    searches.submit(population.person()[None], 0.5).result(120)
-    searches.close()
-    assert held.sizes == [1, 1]
-
-
 def test_one_bad_probe_spoils_no_other_search(
     searches: SearchQueue, held: Passes, population: Any
 ) -> None:
@@ -174,66 +145,6 @@ def test_one_bad_probe_spoils_no_other_search(
         searches.submit(population.person()[None], float("nan"))
     held.go_on.set()
     assert len(good.result(120)) == 1
-
-
-def test_a_closing_queue_answers_who_waits_and_refuses_who_comes(
-    searches: SearchQueue, held: Passes, population: Any
-) -> None:
-    calls = [searches.submit(population.person()[None], 0.5) for _ in range(5)]
-    closing = threading.Thread(target=searches.close)
-    closing.start()
-    held.go_on.set()
-    closing.join(120)
-    assert wait(calls, 1).not_done == set()
-    assert all(call.exception() is None for call in calls)
-    with pytest.raises(Interrupted):
-        searches.submit(population.person()[None], 0.5)
-
-
-def test_an_observer_that_fails_stops_no_search(deployment: Deployment, population: Any) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("no space left")
-
-    gallery = deployment.registrar.gallery
-    queue = SearchQueue(gallery, deployment.store, CAPACITY, fail)
-    for _ in range(3):
-        assert len(queue.submit(population.person()[None], 0.5).result(120)) == 1
-    assert queue.is_alive
-    queue.close()
-
-
-def test_whatever_fails_in_a_search_is_told_to_each_as_an_error_of_its_own(
-    searches: SearchQueue, held: Passes, population: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise MemoryError
-
-    calls = [searches.submit(population.person()[None], 0.5) for _ in range(3)]
-    with monkeypatch.context() as patched:
-        patched.setattr("serving.registrar.search_queue.np.concatenate", fail)
-        held.go_on.set()
-        errors = [call.exception(120) for call in calls]
-    assert [type(error) for error in errors] == [MemoryError] * 3
-    assert len({id(error) for error in errors}) == 3
-    assert len(searches.submit(population.person()[None], 0.5).result(120)) == 1
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_ends_answers_all_who_wait_and_shows(
-    searches: SearchQueue, held: Passes, population: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def end(*_: object, **__: object) -> None:
-        raise SystemExit
-
-    assert searches.is_alive
-    monkeypatch.setattr("serving.registrar.search_queue.identify", end)
-    calls = [searches.submit(population.person()[None], threshold) for threshold in (0.5, 0.6)]
-    held.go_on.set()
-    assert [type(call.exception(120)) for call in calls] == [Interrupted] * 2
-    searches.close()
-    assert not searches.is_alive
-    with pytest.raises(Interrupted):
-        searches.submit(population.person()[None], 0.5)
 
 
 def test_of_very_many_candidates_the_best_are_answered_and_all_are_counted(

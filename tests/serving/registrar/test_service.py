@@ -4,114 +4,84 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
-from time import monotonic
 from typing import Any
 
 import pytest
 
-from engine.batching import Batcher, Pending
+from engine.batching import Pending
 from engine.errors import (
     DeadlinePassed,
     IdempotencyMismatch,
-    Overloaded,
     RequestError,
     SosieError,
 )
 from engine.matching.judge import Judge
 from engine.reasons import Decision
-from serving.errors import Busy, Interrupted, NotReady
-from serving.registrar.operations import finish_by
+from serving.errors import NotReady
 from serving.registrar.protocol import CallContext, LineTarget, Phase
-from serving.registrar.service import LocalRegistrar, open_pool
+from serving.registrar.service import open_pool
 from serving.settings import Settings, make_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import BATCH_SIZE
+from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.meters import RecordingMeter
-from tests.serving.registrar.conftest import wait_for_queued
+from tests.serving.registrar.conftest import WAIT_S, reach, wait_for_queued
+
+pytestmark = pytest.mark.anyio
 
 
-def test_of_32_racing_enrollments_of_one_face_exactly_one_is_new(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext
-) -> None:
-    async def race() -> list[Decision]:
-        registrar = serve(kept)
-        await reach(registrar)
-        person = population.person()
-        calls = [registrar.enroll(population.request(person), context) for _ in range(32)]
-        return [answer.decision for answer in await asyncio.gather(*calls)]
-
-    decisions = asyncio.run(race())
-    assert decisions.count(Decision.APPROVED) == 1
-    assert decisions.count(Decision.REJECTED) == 31
-    assert kept.last.store.counts()["live_references"] == 1
-
-
-def test_calls_that_arrive_one_after_the_other_while_the_writer_is_busy_are_decided_together(
+async def test_calls_that_arrive_one_after_the_other_while_the_writer_is_busy_are_decided_together(
     serve: Any,
-    kept: Any,
-    reach: Any,
+    keep: Any,
     population: Any,
     context: CallContext,
     busy: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serving.registrar.service.GATHER_S", 1.0)
-    meter = RecordingMeter()
-
-    async def ask() -> None:
-        registrar = serve(kept, meter)
-        await reach(registrar)
-        with busy(kept.last):
-            calls = [
-                asyncio.create_task(registrar.enroll(population.request(), context))
-                for _ in range(2)
-            ]
-            await wait_for_queued(kept, 2)
-        await asyncio.gather(*calls)
-        first = asyncio.create_task(registrar.enroll(population.request(), context))
-        await asyncio.sleep(0.1)
-        await asyncio.gather(first, registrar.enroll(population.request(), context))
-        # The last are counted after they were answered.
-        await registrar.service.drain(5)
-
-    asyncio.run(ask())
+    monkeypatch.setattr("serving.registrar.service.GATHER_S", WAIT_S)
+    meter, kept = RecordingMeter(), keep(chosen=make_settings({"registrar": {"batch_size": 2}}))
+    registrar = serve(kept, meter)
+    await reach(registrar)
+    with busy(kept.last.registrar):
+        calls = [
+            asyncio.create_task(registrar.enroll(population.request(), context)) for _ in range(2)
+        ]
+        await wait_for_queued(kept, 2)
+    await asyncio.gather(*calls)
+    first = asyncio.create_task(registrar.enroll(population.request(), context))
+    # It waits for the second, and they are a full batch.
+    await wait_for_queued(kept, 1)
+    await asyncio.gather(first, registrar.enroll(population.request(), context))
+    # The last are counted after they were answered.
+    await registrar.service.drain(5)
     assert meter.values(BATCH_SIZE, "judge") == [2, 2]
 
 
-def test_a_call_that_is_late_or_cancelled_while_it_waits_commits_nothing(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, busy: Any
+async def test_a_call_that_is_late_or_cancelled_while_it_waits_commits_nothing(
+    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext, busy: Any
 ) -> None:
     late, left, good = population.request(), population.request(), population.request()
-
-    async def ask() -> None:
-        registrar = serve(kept)
-        await reach(registrar)
-        with busy(kept.last):
-            cancelled = asyncio.create_task(registrar.enroll(left, context))
-            await wait_for_queued(kept, 1)
-            cancelled.cancel()
-            with pytest.raises(DeadlinePassed):
-                await registrar.enroll(late, replace(context, timeout_s=0.1))
-            with pytest.raises(asyncio.CancelledError):
-                await cancelled
-            waiting = asyncio.create_task(registrar.enroll(good, context))
-            await wait_for_queued(kept, 1)
-        assert (await waiting).decision is Decision.APPROVED
-        # Their keys are free: the same requests are judged now.
-        for request in (late, left):
-            assert not (await registrar.enroll(request, context)).is_repeated
-
-    asyncio.run(ask())
+    with busy(kept.last.registrar):
+        cancelled = asyncio.create_task(registrar.enroll(left, context))
+        await wait_for_queued(kept, 1)
+        cancelled.cancel()
+        with pytest.raises(DeadlinePassed):
+            await registrar.enroll(late, replace(context, timeout_s=0.1))
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        waiting = asyncio.create_task(registrar.enroll(good, context))
+        await wait_for_queued(kept, 1)
+    assert (await waiting).decision is Decision.APPROVED
+    # Their keys are free: the same requests are judged now.
+    for request in (late, left):
+        assert not (await registrar.enroll(request, context)).is_repeated
     assert kept.last.store.counts()["enrollments"] == 3
 
 
-def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
-    serve: Any,
-    kept: Any,
-    reach: Any,
+async def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
+    registrar: LocalRegistrar,
     population: Any,
     context: CallContext,
     monkeypatch: pytest.MonkeyPatch,
@@ -125,78 +95,39 @@ def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
         assert release.wait(120)
         return judge(*arguments, **named)
 
-    async def ask() -> None:
-        registrar = serve(kept)
-        await reach(registrar)
-        monkeypatch.setattr(Judge, "judge", slow)
-        call = asyncio.create_task(registrar.enroll(request, context))
-        await asyncio.to_thread(judging.wait, 10)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        release.set()
-        for _ in range(100):
-            try:
+    monkeypatch.setattr(Judge, "judge", slow)
+    call = asyncio.create_task(registrar.enroll(request, context))
+    assert await asyncio.to_thread(judging.wait, WAIT_S)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    release.set()
+    answer = None
+    async with asyncio.timeout(WAIT_S):
+        while answer is None:
+            with suppress(RequestError):
                 answer = await registrar.enroll(request, context)
-                break
-            except RequestError:
-                await asyncio.sleep(0.05)
-        assert answer.is_repeated
-        with pytest.raises(IdempotencyMismatch):
-            await registrar.enroll(
-                population.request(idempotency_key=request.idempotency_key), context
-            )
-
-    asyncio.run(ask())
+    assert answer.is_repeated
+    with pytest.raises(IdempotencyMismatch):
+        await registrar.enroll(population.request(idempotency_key=request.idempotency_key), context)
 
 
-def test_a_full_queue_refuses_at_once(
-    serve: Any, keep: Any, reach: Any, population: Any, context: CallContext, busy: Any
+async def test_an_unforeseen_error_shows_its_type_and_nothing_of_its_text(
+    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext, lines: Any
 ) -> None:
-    small = make_settings({"registrar": {"queue_size": 2}})
-    kept = keep(chosen=small)
+    def break_down(*_: object) -> None:
+        raise KeyError("+8613800138000")
 
-    async def ask() -> None:
-        registrar = serve(kept)
-        await reach(registrar)
-        with busy(kept.last):
-            waiting = [
-                asyncio.create_task(registrar.enroll(population.request(), context)) for _ in "ab"
-            ]
-            await wait_for_queued(kept, 2)
-            # At once: nothing leaves the queue while the registrar is busy.
-            with pytest.raises(Overloaded):
-                await registrar.enroll(population.request(), context)
-            with pytest.raises(Overloaded):
-                await registrar.close_line(LineTarget("+8613800138000"), context)
-            assert (kept.last.registrar.queued, kept.last.registrar.queue_size) == (2, 2)
-        await asyncio.gather(*waiting)
-
-    asyncio.run(ask())
-
-
-def test_an_unforeseen_error_shows_its_type_and_nothing_of_its_text(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, lines: Any
-) -> None:
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept)
-        await reach(registrar)
-
-        def break_down(*_: object) -> None:
-            raise KeyError("+8613800138000")
-
-        kept.last.store.lines_in_use = break_down
-        with pytest.raises(SosieError) as caught:
-            await registrar.check_line(LineTarget("+8613800138000"), population.person(), context)
-        assert "KeyError" in str(caught.value)
-        assert "138" not in str(caught.value) + str(lines.entries)
-        assert (await registrar.status()).phase is Phase.READY
-
-    asyncio.run(ask())
+    kept.last.store.lines_in_use = break_down
+    with pytest.raises(SosieError) as caught:
+        await registrar.check_line(LineTarget("+8613800138000"), population.person(), context)
+    assert "KeyError" in str(caught.value)
+    assert "138" not in str(caught.value) + str(lines.entries)
+    assert (await registrar.status()).phase is Phase.READY
 
 
 def test_a_decision_is_one_line_of_the_log_without_the_person(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, lines: Any
+    serve: Any, kept: Any, population: Any, context: CallContext, lines: Any
 ) -> None:
     request = population.request()
 
@@ -214,92 +145,74 @@ def test_a_decision_is_one_line_of_the_log_without_the_person(
         assert secret not in text
 
 
-def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapshot(
-    serve: Any,
+async def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapshot(
+    registrar: LocalRegistrar,
     kept: Any,
-    reach: Any,
     population: Any,
     context: CallContext,
     busy: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("serving.compose.SNAPSHOT_AFTER", -1)
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept)
-        await reach(registrar)
-        with busy(kept.last):
-            waiting = [
-                asyncio.create_task(registrar.enroll(population.request(), context))
-                for _ in range(5)
-            ]
-            await wait_for_queued(kept, 5)
-            drained = asyncio.create_task(registrar.service.drain(10))
-            await reach(registrar, Phase.DRAINING)
-            with pytest.raises(NotReady):
-                await registrar.enroll(population.request(), context)
-            assert not drained.done()
-        assert {answer.decision for answer in await asyncio.gather(*waiting)} == {Decision.APPROVED}
-        await drained
-        assert not (await registrar.status()).is_ready
-
-    asyncio.run(ask())
+    with busy(kept.last.registrar):
+        waiting = [
+            asyncio.create_task(registrar.enroll(population.request(), context)) for _ in range(5)
+        ]
+        await wait_for_queued(kept, 5)
+        drained = asyncio.create_task(registrar.service.drain(10))
+        await reach(registrar, Phase.DRAINING)
+        with pytest.raises(NotReady):
+            await registrar.enroll(population.request(), context)
+        assert not drained.done()
+    assert {answer.decision for answer in await asyncio.gather(*waiting)} == {Decision.APPROVED}
+    await drained
+    assert not (await registrar.status()).is_ready
     with kept() as deployment:
         # The lease is free, and the gallery as it was left comes from the disk.
         assert deployment.registrar.queued == 0
         assert deployment.restored.loaded == 5
 
 
-def test_a_drain_waits_for_calls_that_wait_in_no_queue(
-    serve: Any,
+async def test_a_drain_waits_for_calls_that_wait_in_no_queue(
+    registrar: LocalRegistrar,
     kept: Any,
-    reach: Any,
     population: Any,
     context: CallContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     person, reading, go_on = population.person(), threading.Event(), threading.Event()
     request = population.request(person)
+    await registrar.enroll(request, context)
+    read = kept.last.store.lines_of
 
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept)
-        await reach(registrar)
-        await registrar.enroll(request, context)
-        read = kept.last.store.lines_of
+    def read_slowly(document_id: str) -> Any:
+        reading.set()
+        assert go_on.wait(120)
+        return read(document_id)
 
-        def read_slowly(document_id: str) -> Any:
-            reading.set()
-            assert go_on.wait(120)
-            return read(document_id)
-
-        monkeypatch.setattr(kept.last.store, "lines_of", read_slowly)
-        call = asyncio.create_task(registrar.read_lines(request.document, person, context))
-        assert await asyncio.to_thread(reading.wait, 10)
-        drained = asyncio.create_task(registrar.service.drain(10))
-        await reach(registrar, Phase.DRAINING)
-        # Time for a drain that would not wait; too short, it only hides that.
-        await asyncio.sleep(0.2)
-        go_on.set()
-        assert list((await call).numbers.values()) == [request.msisdn]
-        await drained
-
-    asyncio.run(ask())
+    monkeypatch.setattr(kept.last.store, "lines_of", read_slowly)
+    call = asyncio.create_task(registrar.read_lines(request.document, person, context))
+    assert await asyncio.to_thread(reading.wait, WAIT_S)
+    drained = asyncio.create_task(registrar.service.drain(10))
+    await reach(registrar, Phase.DRAINING)
+    # Time for a drain that would not wait; too short, it only hides that.
+    await asyncio.sleep(0.2)
+    go_on.set()
+    assert list((await call).numbers.values()) == [request.msisdn]
+    await drained
 
 
-def test_every_queue_and_batch_is_metered(
-    serve: Any, kept: Any, reach: Any, population: Any, context: CallContext, settings: Settings
+async def test_every_queue_and_batch_is_metered(
+    serve: Any, kept: Any, population: Any, context: CallContext, settings: Settings
 ) -> None:
     meter = RecordingMeter()
-
-    async def ask() -> None:
-        registrar: LocalRegistrar = serve(kept, meter)
-        await reach(registrar)
-        await registrar.enroll(population.request(), context)
-        await registrar.identify(population.person()[None], 0.5, context)
+    registrar: LocalRegistrar = serve(kept, meter)
+    await reach(registrar)
+    await registrar.enroll(population.request(), context)
+    await registrar.identify(population.person()[None], 0.5, context)
+    async with asyncio.timeout(WAIT_S):
         while 1 not in meter.values(metrics.REFERENCES):
-            await asyncio.sleep(0.05)
-
-    asyncio.run(ask())
+            await asyncio.sleep(0.01)
     for stage in ("judge", "search", "audit"):
         assert min(meter.values(metrics.BATCH_SIZE, stage)) > 0
     assert min(meter.values(metrics.STAGE_SECONDS, "publish")) >= 0
@@ -313,65 +226,11 @@ def test_every_queue_and_batch_is_metered(
         assert capacity in meter.values(metrics.QUEUE_CAPACITY, queue)
 
 
-@pytest.fixture
-def pool() -> Iterator[Batcher[Callable[[], Any], Any]]:
-    opened = open_pool("test", threads=1, waiting=1)
-    yield opened
-    opened.close(10)
-
-
-def submit(pool: Batcher[Callable[[], Any], Any], work: Callable[[], Any]) -> Future[Any]:
-    return pool.submit(Pending(work))
-
-
-def hold(pool: Batcher[Callable[[], Any], Any]) -> threading.Event:
-    """The only thread is at work until the event is set."""
-    begun, release = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        begun.set()
-        assert release.wait(120)
-
-    submit(pool, wait)
-    assert begun.wait(120)
-    return release
-
-
-def test_what_would_wait_behind_too_many_is_refused_and_places_come_back(
-    pool: Batcher[Callable[[], Any], Any],
-) -> None:
-    release = hold(pool)
-    waiting = submit(pool, lambda: "done")
-    with pytest.raises(Busy):
-        submit(pool, lambda: "refused")
-    assert waiting.cancel()
-    again = submit(pool, lambda: "again")
-    release.set()
-    assert again.result(120) == "again"
-
-
-def test_work_that_a_closing_pool_drops_is_an_interruption(
-    pool: Batcher[Callable[[], Any], Any],
-) -> None:
-    release = hold(pool)
-    dropped = submit(pool, lambda: "never")
-
-    async def ask() -> None:
-        call = asyncio.create_task(finish_by(dropped, monotonic() + 30))
-        await asyncio.sleep(0)
-        pool.fail(Interrupted("the service stops: ask again"))
-        with pytest.raises(Interrupted):
-            await call
-        release.set()
-
-    asyncio.run(ask())
-
-
-def test_work_that_would_end_its_thread_fails_and_the_thread_goes_on(
-    pool: Batcher[Callable[[], Any], Any],
-) -> None:
+def test_work_that_would_end_its_thread_fails_and_the_thread_goes_on() -> None:
     def panic() -> None:
         raise SystemExit
 
-    assert isinstance(submit(pool, panic).exception(120), RuntimeError)
-    assert submit(pool, lambda: "next").result(120) == "next"
+    pool = open_pool("test", threads=1, waiting=1)
+    assert isinstance(pool.submit(Pending(panic)).exception(120), RuntimeError)
+    assert pool.submit(Pending(lambda: "next")).result(120) == "next"
+    pool.close(10)

@@ -1,0 +1,53 @@
+"""Shards in threads of this process."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from threading import Lock
+from typing import Any
+
+from indexes.errors import ShardLost
+from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
+from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
+
+_CLOSED = "a shard is closed; open the gallery again"
+
+
+class LocalShard(Shard):
+    """A `Shard` whose calls run in threads of this process."""
+
+    def __init__(self, plan: ShardPlan) -> None:
+        self._host = ShardHost(plan)
+        self._pool = ThreadPoolExecutor(CALLS_AT_ONCE, "shard")
+        self._lock = Lock()
+        self._closed = False
+
+    @property
+    def lost(self) -> str | None:
+        return _CLOSED if self._closed else None
+
+    def close(self) -> None:
+        """Stops the threads, after the running calls."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._pool.shutdown()
+        self._host.close()
+
+    def _call(self, operation: str, *arguments: object) -> Future[Any]:
+        with self._lock:
+            if not self._closed:
+                return self._pool.submit(getattr(self._host, operation), *arguments)
+        refused: Future[Any] = Future()
+        refused.set_exception(ShardLost(_CLOSED))
+        return refused
+
+
+def open_local(plan: ShardPlan, shards: int) -> ShardedIndex:
+    """A gallery split over so many shards; each gets its share of the cores by default."""
+    threads = plan.threads or max(1, len(os.sched_getaffinity(0)) // shards)
+    plan = replace(plan, threads=threads)
+    return ShardedIndex(plan, [LocalShard(plan) for _ in range(shards)])
