@@ -12,14 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.core.machine import look, stamp
-from bench.core.reports import (
-    TARGETS,
-    Report,
-    Setup,
-    SuiteOutput,
-    check_goals,
-    load_goals,
-)
+from bench.core.reports import TARGETS, Report, Setup, SuiteOutput, check_goals, load_goals
 from serving.cli.output import JsonFlag, exit_negative, print_json, show_progress
 
 Sizes = Mapping[str, Any]
@@ -27,8 +20,7 @@ Sizes = Mapping[str, Any]
 Dim = Annotated[int, typer.Option(min=8, max=4096, help="Dimensions of a face.")]
 Graph = Annotated[bool, typer.Option(help="Build hnswlib's graph too, which takes minutes.")]
 Faces = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Photographs in LFW's layout, a folder a person."),
+    Path | None, typer.Option(metavar="DIR", help="Photographs in LFW's layout, a folder a person.")
 ]
 Folder = Annotated[
     Path | None, typer.Option(metavar="DIR", help="On the disk to measure; /var/tmp if none.")

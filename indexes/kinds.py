@@ -16,10 +16,7 @@ KINDS = ("exact8", "flat")
 
 
 def open_index(
-    kind: str,
-    dim: int,
-    config: SegmentsConfig | None = None,
-    scanner: Scanner | None = None,
+    kind: str, dim: int, config: SegmentsConfig | None = None, scanner: Scanner | None = None
 ) -> VectorIndex:
     """An empty index of this kind, `KindInvalid` if unknown; flat uses no `config` or `scanner`."""
     # Imported here so that importing the names alone loads neither FAISS nor numba.

@@ -22,12 +22,7 @@ class Upkeep:
     later.
     """
 
-    def __init__(
-        self,
-        gallery: Gallery,
-        *,
-        retry_after_s: float = _RETRY_AFTER_S,
-    ) -> None:
+    def __init__(self, gallery: Gallery, *, retry_after_s: float = _RETRY_AFTER_S) -> None:
         self._gallery = gallery
         self._retry_after_s = retry_after_s
         self._closing = Event()

@@ -13,13 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
-from engine.errors import (
-    KeyRingMissing,
-    RegistryError,
-    RegistryExists,
-    RequestError,
-    SosieError,
-)
+from engine.errors import KeyRingMissing, RegistryError, RegistryExists, RequestError, SosieError
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority

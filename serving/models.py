@@ -5,17 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import (
-    CalibrationError,
-)
+from engine.errors import CalibrationError
 from engine.faces import extractor as faces
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
-from serving.settings import (
-    Settings,
-    is_card_file,
-)
+from serving.settings import Settings, is_card_file
 
 if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector

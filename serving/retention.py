@@ -21,12 +21,7 @@ from engine.matching.registrar import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.retention.certificates import Certificate
-from engine.retention.job import (
-    RetentionCertificate,
-    Schedule,
-    preview,
-    run_retention,
-)
+from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
 from serving.compose import Deployment, read_schedule, read_time
 
 EXPIRED = "sweep.expired"

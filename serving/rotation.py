@@ -25,10 +25,7 @@ class Rotation:
 
 
 def rotate_data_key(
-    home: Path,
-    settings: Settings,
-    cache: Path,
-    progress: Callable[[int, int], None] | None = None,
+    home: Path, settings: Settings, cache: Path, progress: Callable[[int, int], None] | None = None
 ) -> Rotation:
     """Rotates the data key, or continues an interrupted rotation; loses no value.
 

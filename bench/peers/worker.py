@@ -70,11 +70,7 @@ def open_deepface(setup: Setup) -> tuple[Match, str]:
         scores = []
         for left, right in pairs:
             found = DeepFace.verify(
-                left,
-                right,
-                model_name="SFace",
-                detector_backend="yunet",
-                enforce_detection=False,
+                left, right, model_name="SFace", detector_backend="yunet", enforce_detection=False
             )
             scores.append(1 - float(found["distance"]))
         return {"scores": scores}
@@ -106,11 +102,7 @@ def open_face_recognition(setup: Setup) -> tuple[Match, str]:
     return match, f"face_recognition {version('face_recognition')}, dlib {dlib}"
 
 
-PEERS = {
-    "sosie": open_sosie,
-    "deepface": open_deepface,
-    "face_recognition": open_face_recognition,
-}
+PEERS = {"sosie": open_sosie, "deepface": open_deepface, "face_recognition": open_face_recognition}
 
 
 def serve() -> None:

@@ -132,11 +132,7 @@ def build_flat(references: Vectors) -> tuple[Searcher, Searcher]:
         return found
 
     plain = Searcher(
-        name=FLAT,
-        best=best,
-        reaching=index.range_search,
-        build_s=build_s,
-        bytes_per_reference=size,
+        name=FLAT, best=best, reaching=index.range_search, build_s=build_s, bytes_per_reference=size
     )
     by_blas = Searcher(
         name=FLAT_BLAS,

@@ -122,10 +122,7 @@ def _measure_recall(
     seconds = time_batch(searchers, probes, K, config.rounds)
     setup = setup | {"references": len(faces), "batch": len(probes)}
     bands = find_bands(faces, default_thresholds().review, config.near, K)
-    return [
-        Result(SPEED, setup, _list(seconds)),
-        *list_recall(bands, searchers, missing, setup),
-    ]
+    return [Result(SPEED, setup, _list(seconds)), *list_recall(bands, searchers, missing, setup)]
 
 
 def _list(seconds: dict[str, Seconds]) -> tuple[Figure, ...]:

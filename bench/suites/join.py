@@ -96,8 +96,7 @@ def run(config: JoinConfig) -> SuiteOutput:
         _list_speed(config.references, joined, compared, setup),
         _list_ceiling(config.references, joined, setup),
         _list_compared(
-            compared,
-            setup | {"references": compared.count, "rounds": len(compared.seconds[FLAT])},
+            compared, setup | {"references": compared.count, "rounds": len(compared.seconds[FLAT])}
         ),
     )
     return results, _measure(config, joined, compared)

@@ -285,10 +285,7 @@ def _list_builds(participants: Participants, setup: Setup) -> Result:
 
 
 def _measure(
-    config: SearchConfig,
-    one: dict[str, Seconds],
-    batch: dict[str, Seconds],
-    reading: Seconds,
+    config: SearchConfig, one: dict[str, Seconds], batch: dict[str, Seconds], reading: Seconds
 ) -> dict[str, Measured]:
     """The figures that `targets.toml` names; against FAISS Flat as it comes."""
     names = (

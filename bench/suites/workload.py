@@ -115,9 +115,7 @@ def expect_answers(
     """
     pair_scores = np.einsum("nd,nd->n", visits.live, visits.portrait)
     probes = np.where(
-        (pair_scores >= thresholds.verify)[:, None],
-        fuse(visits.live, visits.portrait),
-        visits.live,
+        (pair_scores >= thresholds.verify)[:, None], fuse(visits.live, visits.portrait), visits.live
     ).astype(np.float32)
     among = probes @ probes.T
     added: list[int] = []

@@ -88,11 +88,7 @@ class _Errors:
         pairs = (left * right - own) / (2 if scores.is_symmetric else 1)
         misses = _count_misses(scores, thresholds) @ weights.astype(np.float64)
         mated = np.bincount(scores.mated_people, minlength=scores.population) @ weights
-        return cls(
-            thresholds,
-            matches / np.maximum(pairs, 1.0),
-            misses / np.maximum(mated, 1.0),
-        )
+        return cls(thresholds, matches / np.maximum(pairs, 1.0), misses / np.maximum(mated, 1.0))
 
     def at_rates(
         self, rates: NDArray[np.float64], floor: float

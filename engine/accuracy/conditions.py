@@ -216,11 +216,7 @@ def choose_rate(wanted: float | None, nonmated_pairs: int) -> float | None:
 
 
 def band_quality(
-    singles: Templates,
-    qualities: NDArray[np.float32],
-    threshold: float,
-    *,
-    seed: int,
+    singles: Templates, qualities: NDArray[np.float32], threshold: float, *, seed: int
 ) -> QualityBands | None:
     """FNMR by band; `qualities` float32[n, 8], a row per template. None without mated pairs."""
     mated = compare_mated(singles)

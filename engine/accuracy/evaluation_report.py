@@ -99,10 +99,6 @@ def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
         return f"![{name}]({pictures[name].name})" if name in pictures else ""
 
     page = environment.get_template("report.md.j2").render(
-        report,
-        report=report,
-        picture=picture,
-        replicates=REPLICATES,
-        tables=evaluation_tables,
+        report, report=report, picture=picture, replicates=REPLICATES, tables=evaluation_tables
     )
     return re.sub(r"\n{3,}", "\n\n", page)

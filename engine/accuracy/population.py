@@ -127,11 +127,7 @@ class Population:
         return cls(**{name: x if x.ndim else x.item() for name, x in fields.items()})
 
     def _template_block(
-        self,
-        block: int,
-        seed: int,
-        photographs: tuple[int, ...],
-        groups: NDArray[np.float32],
+        self, block: int, seed: int, photographs: tuple[int, ...], groups: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         latent = self._people_block(block, seed, groups)
         faces = [self._photograph(latent, block, seed, one) for one in photographs]

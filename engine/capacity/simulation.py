@@ -13,14 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from simpy import Environment, Event, Timeout
 
-from engine.capacity.model import (
-    PAIRS_AT_ONCE,
-    PROBES_AT_ONCE,
-    SEARCH_PAIRS,
-    Costs,
-    Demand,
-    Layout,
-)
+from engine.capacity.model import PAIRS_AT_ONCE, PROBES_AT_ONCE, SEARCH_PAIRS, Costs, Demand, Layout
 
 ENROLLMENTS_ONGOING = 5
 """At once at each ingress, as in `[serve] enrollments_ongoing`; more are refused (429)."""

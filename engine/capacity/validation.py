@@ -87,11 +87,7 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         rows = [
             asdict(row)
-            | {
-                "simulated_over_measured": row.ratio,
-                "holds": row.holds,
-                "verdict": row.verdict,
-            }
+            | {"simulated_over_measured": row.ratio, "holds": row.holds, "verdict": row.verdict}
             for row in self.rows
         ]
         return asdict(self) | {"rows": rows, "holds": self.holds}

@@ -9,14 +9,7 @@ from typing import Any
 
 from engine.cases.case import CaseKind, CaseNote, CaseOrigin, NoteKind
 from engine.registry.reader import Reader
-from engine.registry.records import (
-    ALIVE,
-    AuditEntry,
-    CaseRecord,
-    CaseState,
-    Changes,
-    new_id,
-)
+from engine.registry.records import ALIVE, AuditEntry, CaseRecord, CaseState, Changes, new_id
 from engine.registry.rows import columns_of
 
 SAME_CHECK = timedelta(days=1)
@@ -159,11 +152,7 @@ class CaseBatch:
         else:
             self._added[other.id] = None
         self._cases[other.id] = replace(
-            other,
-            state=CaseState.MERGED,
-            merged_into=into,
-            proposal=None,
-            updated_at=self._now,
+            other, state=CaseState.MERGED, merged_into=into, proposal=None, updated_at=self._now
         )
         for key, known in self._cases.items():
             if known.merged_into == other.id:
@@ -235,10 +224,6 @@ def _name(case: CaseRecord) -> str:
 
 
 def _describe(case: CaseRecord) -> dict[str, Any]:
-    links = {
-        "enrollment": case.enrollment_id,
-        "line": case.line_id,
-        "sweep": case.sweep_id,
-    }
+    links = {"enrollment": case.enrollment_id, "line": case.line_id, "sweep": case.sweep_id}
     known = {name: key for name, key in links.items() if key is not None}
     return {"kind": case.kind, "origin": case.origin.value} | known

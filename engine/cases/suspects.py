@@ -93,9 +93,7 @@ class Suspects:
         is_found = self._sweep is not None and score >= self._sweep.terms.threshold
         return self._case.sweep_id if is_found else None
 
-    def _score_pairs(
-        self,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    def _score_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """Indices of two documents, the lower first, and their best score: three arrays [pairs]."""
         rows, others = np.triu_indices(len(self._vectors), k=1)
         is_pair = self._owners[rows] != self._owners[others]

@@ -46,10 +46,7 @@ def estimate_similarity(source: Points, target: Points) -> NDArray[np.float64]:
     rotation = np.vdot(centred, w - w.mean()) / max(np.vdot(centred, centred).real, 1e-12)
     shift = w.mean() - rotation * z.mean()
     return np.array(
-        [
-            [rotation.real, -rotation.imag, shift.real],
-            [rotation.imag, rotation.real, shift.imag],
-        ]
+        [[rotation.real, -rotation.imag, shift.real], [rotation.imag, rotation.real, shift.imag]]
     )
 
 

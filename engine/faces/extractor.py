@@ -17,12 +17,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
-from engine.faces.detector import (
-    DetectedFace,
-    FaceDetector,
-    choose_main_face,
-    has_competing_face,
-)
+from engine.faces.detector import DetectedFace, FaceDetector, choose_main_face, has_competing_face
 from engine.faces.embedder import CropEmbedder, Embedder, align
 from engine.faces.images import Image, ImageLimits, Pixels, decode
 from engine.faces.quality import Quality, QualityLimits, find_problems, measure_quality
@@ -87,10 +82,7 @@ class Extractor:
     """
 
     def __init__(
-        self,
-        detector: FaceDetector,
-        embedder: CropEmbedder,
-        config: ExtractorConfig | None = None,
+        self, detector: FaceDetector, embedder: CropEmbedder, config: ExtractorConfig | None = None
     ) -> None:
         self._detector = detector
         self._embedder = embedder
@@ -210,10 +202,7 @@ def open_extractor(
 
 
 def open_detector(
-    cache_folder: Path,
-    *,
-    session: SessionOptions | None = None,
-    card: ModelCard | None = None,
+    cache_folder: Path, *, session: SessionOptions | None = None, card: ModelCard | None = None
 ) -> FaceDetector:
     """The detector of `open_extractor` on its own."""
     # The CPU provider is as quick as OpenVINO on YuNet, and compiles nothing for a new size; an

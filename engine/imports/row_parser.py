@@ -95,11 +95,7 @@ class RowReader:
         ]
 
     def _read_one(
-        self,
-        raw: RawRow,
-        cells: _Cells,
-        document: Document | None,
-        checked: CheckedDocument | None,
+        self, raw: RawRow, cells: _Cells, document: Document | None, checked: CheckedDocument | None
     ) -> Row:
         if raw.is_malformed:
             return Row(raw.number, (RowFault(None, Code.ROW_MALFORMED),))

@@ -148,12 +148,7 @@ def block_document(registrar: Runner, registry: Reader, document: Document, acto
     return registrar.run(perform)
 
 
-def watch_face(
-    registrar: Runner,
-    vector: NDArray[np.float32],
-    reason: str,
-    actor: str,
-) -> int:
+def watch_face(registrar: Runner, vector: NDArray[np.float32], reason: str, actor: str) -> int:
     """Puts a rotated face float32[d] on the watch-list; returns the entry's id."""
 
     def perform(writer: Writer, now: datetime) -> int:

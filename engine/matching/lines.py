@@ -60,12 +60,7 @@ def unblock_document(registrar: Runner, registry: Reader, document: Document, ac
 
 
 def close_line(
-    registrar: Runner,
-    registry: Reader,
-    line_text: str,
-    actor: str,
-    *,
-    carrier: str | None = None,
+    registrar: Runner, registry: Reader, line_text: str, actor: str, *, carrier: str | None = None
 ) -> str:
     """Closes a line in use, given by number or id, and returns its id.
 

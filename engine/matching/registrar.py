@@ -41,10 +41,7 @@ def require_in_step(writer: Writer, gallery: Gallery) -> None:
 
 
 def publish(
-    writer: Writer,
-    gallery: Gallery,
-    changes: Changes,
-    vectors: NDArray[np.float32] | None = None,
+    writer: Writer, gallery: Gallery, changes: Changes, vectors: NDArray[np.float32] | None = None
 ) -> AuditRecord:
     """Commits the changes and applies what they do to references; their last audit entry.
 

@@ -181,11 +181,7 @@ def _provider_options(provider: str, options: SessionOptions) -> dict[str, str]:
         return {}
     precision = {"float32": "f32", "bfloat16": "bf16"}[options.precision]
     config = f'{{"CPU": {{"INFERENCE_PRECISION_HINT": "{precision}"}}}}'
-    return {
-        "device_type": "CPU",
-        "num_of_threads": str(options.threads),
-        "load_config": config,
-    }
+    return {"device_type": "CPU", "num_of_threads": str(options.threads), "load_config": config}
 
 
 def _first_line(error: Exception) -> str:

@@ -8,17 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import (
-    Row,
-    Select,
-    and_,
-    bindparam,
-    func,
-    or_,
-    select,
-    text,
-    tuple_,
-)
+from sqlalchemy import Row, Select, and_, bindparam, func, or_, select, text, tuple_
 
 from engine.cases.case import CaseKind, CaseNote, NoteKind, Outcome
 from engine.errors import NotFound

@@ -44,10 +44,7 @@ _EXPIRE_ATTEMPT = (
     update(_enrollments)
     .where(_enrollments.c.id == bindparam("key"))
     .values(
-        evidence=bindparam("stays"),
-        consent_ref=None,
-        captured_at=None,
-        expired_at=bindparam("at"),
+        evidence=bindparam("stays"), consent_ref=None, captured_at=None, expired_at=bindparam("at")
     )
 )
 
@@ -246,8 +243,6 @@ _RULES = {
         (_answers.c.created_at,),
     ),
     Kind.CROPS: _Rule(
-        _crops.c.id,
-        lambda until: _crops.c.kept_until <= until[Kind.CROPS],
-        (_crops.c.kept_until,),
+        _crops.c.id, lambda until: _crops.c.kept_until <= until[Kind.CROPS], (_crops.c.kept_until,)
     ),
 }

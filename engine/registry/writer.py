@@ -271,8 +271,7 @@ _UNBLOCK_DOCUMENT = _one_of(_documents, _documents.c.blocked_at.is_not(None)).va
     blocked_at=None,
     # The block was all that an erased document's look-up was kept for.
     lookup=case(
-        (_documents.c.status == DocumentStatus.ERASED.value, None),
-        else_=_documents.c.lookup,
+        (_documents.c.status == DocumentStatus.ERASED.value, None), else_=_documents.c.lookup
     ),
 )
 _ACTIVATE_DOCUMENT = _one_of(

@@ -15,9 +15,7 @@ Certificate = ErasureCertificate | RetentionCertificate
 
 
 def check_certificate(
-    reader: Reader,
-    certificate: Certificate,
-    progress: Callable[[int, int], None] | None = None,
+    reader: Reader, certificate: Certificate, progress: Callable[[int, int], None] | None = None
 ) -> str | None:
     """What is wrong with a certificate, in one line; None where it is valid.
 

@@ -11,14 +11,7 @@ from engine.matching.policy import strip_evidence
 from engine.matching.registrar import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, new_id, utc_now
-from engine.registry.retention import (
-    ROWS_PER_BATCH,
-    Due,
-    Job,
-    Kind,
-    count_due,
-    expire,
-)
+from engine.registry.retention import ROWS_PER_BATCH, Due, Job, Kind, count_due, expire
 from engine.registry.writer import Writer
 
 

@@ -221,11 +221,7 @@ def cluster_links(links: LinkTable, near: LinkTable | None = None) -> list[Clust
 
 
 def _tie(
-    documents: Documents,
-    left: Labels,
-    right: Labels,
-    scores: NDArray[np.float32],
-    near: LinkTable,
+    documents: Documents, left: Labels, right: Labels, scores: NDArray[np.float32], near: LinkTable
 ) -> _Ties:
     """Links and near pairs between indices of `documents`; without documents that have no link."""
     steps = np.rint(scores.astype(np.float64) * _STEPS).astype(np.int64)

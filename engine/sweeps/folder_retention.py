@@ -163,10 +163,7 @@ _SIDES = ("left_document", "right_document")
 
 
 def erase_from_files(
-    sweep: DoneSweep,
-    reader: Reader,
-    calibration: Calibration,
-    document_id: str | None = None,
+    sweep: DoneSweep, reader: Reader, calibration: Calibration, document_id: str | None = None
 ) -> bool:
     """Rewrites a sweep's files without a document, or without all erased ones; False if they name
     none.

@@ -24,12 +24,7 @@ from engine.sweeps.clustering import (
     label_components,
     strongest_tree,
 )
-from engine.sweeps.linking import (
-    Documents,
-    LinkTable,
-    Owners,
-    link_documents,
-)
+from engine.sweeps.linking import Documents, LinkTable, Owners, link_documents
 from engine.sweeps.risk import assess_events, assess_faces, rank, total_of
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link, PairTable, RiskTerm
 
@@ -97,10 +92,7 @@ def find_weakest(links: Sequence[Link]) -> Link | None:
 
 
 def _cluster(
-    links: LinkTable,
-    near: LinkTable | None,
-    facts: FaceFacts,
-    fresh_documents: Documents | None,
+    links: LinkTable, near: LinkTable | None, facts: FaceFacts, fresh_documents: Documents | None
 ) -> tuple[list[Cluster], dict[int, Identity]]:
     """The clusters, and the identities that they name, by number."""
     while True:
@@ -147,8 +139,7 @@ def _identify(documents: Documents, facts: FaceFacts) -> dict[int, Identity]:
 
 def _build(cluster: Cluster, identities: Mapping[int, Identity], threshold: float) -> Group:
     members = sorted(
-        (identities[number] for number in cluster.members.tolist()),
-        key=lambda one: one.document_id,
+        (identities[number] for number in cluster.members.tolist()), key=lambda one: one.document_id
     )
     key = group_key(GroupKind.ONE_FACE, (one.document_id for one in members))
     links, severed = _name(cluster.links, identities), _name(cluster.severed, identities)
@@ -237,9 +228,7 @@ def groups_of_documents(
 
 
 def groups_of_lines(
-    changed: Iterable[ChangedLine],
-    identities: Mapping[str, Identity],
-    window: timedelta = WINDOW,
+    changed: Iterable[ChangedLine], identities: Mapping[str, Identity], window: timedelta = WINDOW
 ) -> list[Group]:
     """Resale rings, highest risk first: at least `LEAST_LINES` lines that changed face.
 

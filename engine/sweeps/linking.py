@@ -129,9 +129,7 @@ def mark_exceptions(one: Documents, other: Documents, exceptions: Documents) -> 
 
 
 def number_exceptions(
-    exceptions: Iterable[tuple[str, str]],
-    references: Mapping[str, Sequence[int]],
-    owners: Owners,
+    exceptions: Iterable[tuple[str, str]], references: Mapping[str, Sequence[int]], owners: Owners
 ) -> Documents:
     """int64[k, 2]: judged pairs of document ids as documents of `owners`.
 

@@ -71,10 +71,7 @@ class DoneSweep:
         return {key: case.id for key, case in found.items()}
 
     def contents(
-        self,
-        reader: Reader,
-        calibration: Calibration,
-        crops: Mapping[str, bytes] | None = None,
+        self, reader: Reader, calibration: Calibration, crops: Mapping[str, bytes] | None = None
     ) -> ReportInput:
         """The contents of a report, with the judgements made meanwhile."""
         found = self.record.summary or {}

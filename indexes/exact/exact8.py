@@ -148,9 +148,7 @@ def _bound(queries: Vectors) -> float:
 def passes(queries: int, coarse: int, k: int = 0) -> Iterator[slice]:
     """Slices of a batch that keep memory bounded, with so many coarsely coded rows."""
     size = min(
-        _QUERIES_AT_ONCE,
-        _HEAP_ITEMS_AT_ONCE // max(1, k),
-        _COARSE_PAIRS_AT_ONCE // max(1, coarse),
+        _QUERIES_AT_ONCE, _HEAP_ITEMS_AT_ONCE // max(1, k), _COARSE_PAIRS_AT_ONCE // max(1, coarse)
     )
     size = max(1, size)
     for start in range(0, queries, size):

@@ -57,11 +57,7 @@ class Wanted(NamedTuple):
 
 @compiled
 def set_floors(
-    floors: NDArray[np.int32],
-    margins: NDArray[np.int32],
-    rows: Rows,
-    wanted: Wanted,
-    stretch: int,
+    floors: NDArray[np.int32], margins: NDArray[np.int32], rows: Rows, wanted: Wanted, stretch: int
 ) -> None:
     """The floors and the margins of all queries in one stretch: int32[q rounded up] each."""
     floors[:] = HIGHEST

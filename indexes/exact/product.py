@@ -63,12 +63,7 @@ class ProductScan:
 
 @compiled
 def _filter_sums(
-    rows: Rows,
-    wanted: Wanted,
-    stretch: int,
-    products: NDArray[np.int32],
-    found: Found,
-    kept: int,
+    rows: Rows, wanted: Wanted, stretch: int, products: NDArray[np.int32], found: Found, kept: int
 ) -> int:
     """Adds the pairs of one stretch that reach their floors; `products` int32[rows, q]."""
     floors = np.empty(len(wanted.codes), np.int32)

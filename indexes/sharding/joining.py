@@ -114,12 +114,7 @@ def plan_tiles(covered: Coverage, shards: int, block_rows: int) -> Iterator[Shar
 
 
 def _tile(
-    left: Sequence[Ids],
-    right: Sequence[Ids] | None,
-    source: int,
-    target: int,
-    ids: Ids,
-    start: int,
+    left: Sequence[Ids], right: Sequence[Ids] | None, source: int, target: int, ids: Ids, start: int
 ) -> ShardTile:
     if source == target:
         after = len(left[target]) - start

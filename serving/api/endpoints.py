@@ -189,11 +189,7 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
     "health": {
         "GET /version": Endpoint(health.read_version, "Version", needs_key=False, errors=()),
         "GET /metrics": Endpoint(
-            health.read_metrics,
-            "Metrics",
-            Action.READ_METRICS,
-            answers={200: str},
-            errors=(404,),
+            health.read_metrics, "Metrics", Action.READ_METRICS, answers={200: str}, errors=(404,)
         ),
         "GET /health/live": Endpoint(health.read_liveness, "Live", needs_key=False, errors=()),
         "GET /health/ready": Endpoint(

@@ -114,11 +114,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     cases.AssignRequest: [{"assignee": "me"}],
     cases.NoteRequest: [{"text": "Both documents show the same scar."}],
     cases.OutcomeRequest: [
-        {
-            "outcome": "fraud",
-            "close_lines": [ID_EXAMPLE],
-            "seen_at": "2026-01-31T12:00:00.123456Z",
-        },
+        {"outcome": "fraud", "close_lines": [ID_EXAMPLE], "seen_at": "2026-01-31T12:00:00.123456Z"},
         {"outcome": "twins"},
     ],
     sweeps.SweepRequest: [

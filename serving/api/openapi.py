@@ -98,11 +98,7 @@ def build_document(version: str) -> Json:
         "servers": [{"url": "/", "description": "the service that shows this document"}],
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": _SECURITY,
-            "headers": _HEADERS,
-        },
+        "components": {"schemas": schemas, "securitySchemes": _SECURITY, "headers": _HEADERS},
     }
 
 

@@ -203,12 +203,7 @@ def _people(
                 score=scores.get(record.id),
                 lines=tuple(line(one, numbers) for one in lines_of[record.id]),
                 enrollments=tuple(
-                    of_record(
-                        people.Attempt,
-                        one,
-                        enrollment_id=one.id,
-                        decided_at=one.created_at,
-                    )
+                    of_record(people.Attempt, one, enrollment_id=one.id, decided_at=one.created_at)
                     for one in attempts[record.id]
                 ),
                 cases=tuple(map(case, cases_of[record.id])),
@@ -315,9 +310,7 @@ def audit_entry(record: AuditRecord) -> oversight.AuditEntry:
 
 
 def calibrated_thresholds(
-    model_digest: str,
-    scores: thresholds.Thresholds,
-    calibration: thresholds.Calibration | None,
+    model_digest: str, scores: thresholds.Thresholds, calibration: thresholds.Calibration | None
 ) -> oversight.CalibratedThresholds:
     """The thresholds of a deployment, on the curves of its calibration."""
     return oversight.CalibratedThresholds(

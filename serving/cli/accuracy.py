@@ -83,8 +83,7 @@ def evaluate_folder(
         ),
     ] = None,
     failed: Annotated[
-        bool,
-        typer.Option("--failed", help="Also list photographs without a face, by their paths."),
+        bool, typer.Option("--failed", help="Also list photographs without a face, by their paths.")
     ] = False,
     flagged: Annotated[
         bool,
@@ -118,13 +117,7 @@ def evaluate_folder(
         show_progress("extracting", is_shown=not as_json) as progress,
     ):
         measured = evaluate(
-            folder,
-            extractor,
-            progress,
-            attributes=attributes,
-            dates=dates,
-            fmr=fmr,
-            source=source,
+            folder, extractor, progress, attributes=attributes, dates=dates, fmr=fmr, source=source
         )
     if plot is not None:
         draw_pictures(measured.to_dict(), plot)

@@ -49,8 +49,7 @@ def bench(
 
 def demo(
     faces: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Your own photographs: a folder per person."),
+        Path | None, typer.Option(metavar="DIR", help="Your own photographs: a folder per person.")
     ] = None,
     gallery_size: Annotated[
         int,

@@ -171,8 +171,7 @@ def _require_state(name: str) -> str:
 
 def list_cases(
     state: Annotated[
-        str,
-        typer.Option(callback=_require_state, help=f"One of {', '.join(STATES)}."),
+        str, typer.Option(callback=_require_state, help=f"One of {', '.join(STATES)}.")
     ] = STANDING,
     kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
     assignee: Annotated[
@@ -263,12 +262,7 @@ def _print_case(case: CaseFile) -> None:
     if rows:
         print_table(None, ("document", "", "line", "number", "status", "where"), rows)
     history = [
-        [
-            note.at.isoformat(timespec="seconds"),
-            escape(note.actor),
-            note.kind,
-            escape(note.text),
-        ]
+        [note.at.isoformat(timespec="seconds"), escape(note.actor), note.kind, escape(note.text)]
         for note in case.notes
     ]
     if history:

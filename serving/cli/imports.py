@@ -12,13 +12,7 @@ import typer
 
 from engine.errors import RequestError
 from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
-from serving.cli.output import (
-    REGISTRY,
-    JsonFlag,
-    print_answer,
-    print_facts,
-    show_progress,
-)
+from serving.cli.output import REGISTRY, JsonFlag, print_answer, print_facts, show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

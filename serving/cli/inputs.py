@@ -56,8 +56,7 @@ CertificateOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write the certificate, as JSON.")
 ]
 MsisdnOption = Annotated[
-    str | None,
-    typer.Option(metavar="NUMBER", help="The telephone number, as +<country><number>."),
+    str | None, typer.Option(metavar="NUMBER", help="The telephone number, as +<country><number>.")
 ]
 LiveOption = Annotated[Path, typer.Option(metavar="IMAGE", help="The live photograph.")]
 TypeOption = Annotated[

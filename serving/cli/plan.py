@@ -360,11 +360,7 @@ def _print_times(plan: Plan) -> None:
     simulated = plan.simulated
     assert simulated is not None
     rows = [
-        (
-            name,
-            f"{goal_s * 1e3:,.0f} ms",
-            f"{seen.p50_s * 1e3:,.0f}, {seen.p99_s * 1e3:,.0f} ms",
-        )
+        (name, f"{goal_s * 1e3:,.0f} ms", f"{seen.p50_s * 1e3:,.0f}, {seen.p99_s * 1e3:,.0f} ms")
         for name, seen, goal_s in (
             ("enrollment", simulated.enroll, plan.demand.enroll_p99_s),
             ("search", simulated.search, plan.demand.search_p99_s),
@@ -420,11 +416,7 @@ def _print_figures(plan: Plan) -> None:
         figure = figures[one]
         origin = f"[{COLOURS[figure.origin.name]}]{figure.origin}[/]"
         rows.append(
-            (
-                one.value.label,
-                show_value(figure.value, one),
-                f"{origin}: {escape(figure.source)}",
-            )
+            (one.value.label, show_value(figure.value, one), f"{origin}: {escape(figure.source)}")
         )
     print_table("Figures, and where they come from", ("", "", "from"), rows)
 

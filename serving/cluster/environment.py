@@ -46,11 +46,11 @@ USUAL = {
 }
 SUPERVISED = {
     # Ray's workers, the proxy among them, would start with 15.
-    "RAY_worker_niceness": "0",
+    "RAY_worker_niceness": "0"
 }
 LOOPBACK = {
     # Otherwise Ray replaces 127.0.0.1 by the machine's address, and listens on all interfaces.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
 }
 
 

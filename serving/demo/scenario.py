@@ -24,15 +24,7 @@ from engine.matching.requests import Answer, EnrollmentRequest, make_samples
 from engine.reasons import IMAGE_REASONS, Decision, Reason
 from engine.registry.records import Carrier
 from serving.compose import Deployment, create_home
-from serving.demo.data import (
-    Person,
-    Picture,
-    Source,
-    blur,
-    forge_document,
-    make_document,
-    retake,
-)
+from serving.demo.data import Person, Picture, Source, blur, forge_document, make_document, retake
 from serving.errors import require_sound
 from serving.settings import RegistrySettings, Settings
 

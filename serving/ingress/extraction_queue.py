@@ -13,13 +13,7 @@ from engine.faces.extractor import Extractor
 from engine.matching.requests import Sample, make_samples
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady, ServiceRefusal
-from serving.telemetry.metrics import (
-    BATCH_SIZE,
-    QUEUE_CAPACITY,
-    QUEUE_DEPTH,
-    STAGE_SECONDS,
-    Meter,
-)
+from serving.telemetry.metrics import BATCH_SIZE, QUEUE_CAPACITY, QUEUE_DEPTH, STAGE_SECONDS, Meter
 
 DISTRUST_S = 5.0
 """How long the queue counts as not alive after a remote embedder gave no answer."""

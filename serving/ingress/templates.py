@@ -25,11 +25,7 @@ class SealedTemplates:
     vector (float32[d]), both little-endian. The seal authenticates tenant and model, too."""
 
     def __init__(
-        self,
-        vault: Vault,
-        model_digest: str,
-        ttl_h: float,
-        clock: Callable[[], float] = time.time,
+        self, vault: Vault, model_digest: str, ttl_h: float, clock: Callable[[], float] = time.time
     ) -> None:
         self._vault = vault
         self._model_digest = model_digest

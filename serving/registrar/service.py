@@ -25,14 +25,7 @@ from indexes.errors import IndexFault, ShardLost
 from serving.compose import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
-from serving.registrar.protocol import (
-    OPERATIONS,
-    CallContext,
-    Phase,
-    Reply,
-    Status,
-    presentable,
-)
+from serving.registrar.protocol import OPERATIONS, CallContext, Phase, Reply, Status, presentable
 from serving.retention import DailyRetention
 from serving.settings import ServeSettings
 from serving.telemetry import metrics
@@ -161,11 +154,7 @@ class Lifecycle:
             self._enter(Phase.REPLAYING, "the gallery is brought to the state of the store")
             deployment.observer = _Counting(self._meter)
             deployment.gather_s = GATHER_S
-            opened = OpenRegistry(
-                deployment,
-                self._probes_waiting,
-                self._count_searches,
-            )
+            opened = OpenRegistry(deployment, self._probes_waiting, self._count_searches)
             undo.callback(opened.searches.close)
             opened.warm()
             undo.callback(opened.sweeps.close)

@@ -173,10 +173,7 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
     cases = open_sweep_cases(deployment.registrar, store, record.id, swept.groups, ITSELF)
     run.check()
     account = SweepCost(
-        comparisons=run.progress.comparisons_total,
-        seconds=run.spent_s,
-        pace=run.pace,
-        at=utc_now(),
+        comparisons=run.progress.comparisons_total, seconds=run.spent_s, pace=run.pace, at=utc_now()
     )
     summary = write_outputs(swept, cases, account, store, deployment.calibration)
     done = states.move(

@@ -56,10 +56,7 @@ class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
     """One activation attempt: two photographs, a document, a number."""
 
     outlet: (
-        Annotated[
-            Code,
-            Meta(description="may be left out by an outlet's own key, and by no other"),
-        ]
+        Annotated[Code, Meta(description="may be left out by an outlet's own key, and by no other")]
         | None
     ) = None
     document: Document

@@ -152,8 +152,7 @@ def known(*values: str) -> Meta:
 Id = Annotated[str, Meta(examples=[ID_EXAMPLE])]
 Code = Annotated[str, Meta(min_length=1, max_length=64)]
 Msisdn = Annotated[
-    str,
-    Meta(min_length=1, max_length=64, description="a telephone number, +<country><number>"),
+    str, Meta(min_length=1, max_length=64, description="a telephone number, +<country><number>")
 ]
 Photograph = Annotated[
     bytes,
@@ -170,8 +169,7 @@ NextPage = Annotated[str | None, Meta(description="`after` of the next page; nul
 NextNumber = Annotated[int | None, Meta(description="`after` of the next page; null on the last")]
 
 DocumentType = Annotated[
-    str,
-    Meta(min_length=1, max_length=32, extra_json_schema={"enum": list(DOCUMENT_TYPES)}),
+    str, Meta(min_length=1, max_length=32, extra_json_schema={"enum": list(DOCUMENT_TYPES)})
 ]
 DocumentNumber = Annotated[
     str,

@@ -157,8 +157,7 @@ class TemplateResult(PrivateAnswer, frozen=True, omit_defaults=True):
 
     id: str | None = None
     template: Annotated[
-        Template | None,
-        Meta(description="opaque, for this tenant alone; binary in MessagePack"),
+        Template | None, Meta(description="opaque, for this tenant alone; binary in MessagePack")
     ] = None
     quality: dict[str, float] | None = None
     error: ItemError | None = None

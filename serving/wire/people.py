@@ -30,8 +30,7 @@ class IdentificationRequest(RequestBody, frozen=True):
 
     probe: Face
     threshold: Annotated[
-        Score | None,
-        Meta(description="the deployment's threshold for review where not given"),
+        Score | None, Meta(description="the deployment's threshold for review where not given")
     ] = None
 
 

@@ -225,8 +225,7 @@ class Group(AnswerBody, frozen=True):
     ]
     left_out: LeftOut
     cases: Annotated[
-        tuple[str, ...],
-        Meta(description="ids of the open cases that name one of its documents"),
+        tuple[str, ...], Meta(description="ids of the open cases that name one of its documents")
     ]
 
 

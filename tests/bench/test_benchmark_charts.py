@@ -61,10 +61,7 @@ def test_a_ratio_lies_between_its_quartiles_and_goes_the_right_way(
     only = replace(search, results=(Result("One query", {}, (flat, ours)),))
     (times,) = list_times({"search": only})
     assert (times.value, times.low, times.high) == (5, 2, 20)
-    rates = (
-        Figure("Sosie, cpu", "pairs/s", 80.0),
-        Figure("deepface", "pairs/s", 20.0),
-    )
+    rates = (Figure("Sosie, cpu", "pairs/s", 80.0), Figure("deepface", "pairs/s", 20.0))
     extract = replace(search, results=(Result("Pairs of photographs", {}, rates),))
     (times,) = list_times({"extract": extract})
     assert (times.value, times.low, times.high) == (4, 4, 4)

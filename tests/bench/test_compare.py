@@ -20,16 +20,7 @@ from bench.core.compare import (
     compare,
     varies,
 )
-from bench.core.reports import (
-    REPORTS,
-    Check,
-    Figure,
-    Report,
-    Result,
-    Setup,
-    read_reports,
-    spread,
-)
+from bench.core.reports import REPORTS, Check, Figure, Report, Result, Setup, read_reports, spread
 from bench.core.run_all import SUITES
 from engine.errors import RequestError
 from tests.bench.frozen import (

@@ -78,13 +78,7 @@ def test_a_worker_gives_the_scores_that_this_process_would(
     assert together.scores == pytest.approx(expected, abs=1e-5)
     assert singly.scores == pytest.approx(expected[:2], abs=1e-5)
     assert together.seconds > 0
-    assert set(together.stages) == {
-        "decode_ms",
-        "detect_ms",
-        "align_ms",
-        "quality_ms",
-        "embed_ms",
-    }
+    assert set(together.stages) == {"decode_ms", "detect_ms", "align_ms", "quality_ms", "embed_ms"}
 
 
 @pytest.mark.skipif(find_spec("deepface") is not None, reason="deepface is installed here")

@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from bench.core.reports import Result, load_goals
-from bench.suites.kernels import (
-    Action,
-    KernelsConfig,
-    list_scans,
-    run,
-    time_actions,
-)
+from bench.suites.kernels import Action, KernelsConfig, list_scans, run, time_actions
 from engine.errors import RequestError
 from indexes.exact.scanner import available_kernels
 

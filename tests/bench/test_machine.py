@@ -30,9 +30,7 @@ def test_times_of_one_processor_with_as_many_cores_may_be_compared() -> None:
     assert not machine.is_like(replace(machine, cpu="another"))
 
 
-def test_variables_that_steer_the_arithmetic_are_warned_of(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_variables_that_steer_the_arithmetic_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
     assert not any("OPENBLAS_CORETYPE" in warning for warning in look().warnings)
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")

@@ -16,13 +16,7 @@ from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
 from engine.reasons import Decision, Reason
 
-TINY = {
-    "references": 300,
-    "decisions": 128,
-    "single_decisions": 4,
-    "rounds": 3,
-    "stage_batches": 1,
-}
+TINY = {"references": 300, "decisions": 128, "single_decisions": 4, "rounds": 3, "stage_batches": 1}
 
 
 def answer(decision: str, *reasons: str) -> Answer:
@@ -50,11 +44,7 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Pa
     assert not list(tmp_path.iterdir()), "the database is gone afterwards"
 
 
-@given(
-    count=st.integers(40, 400),
-    singles=st.integers(4, 30),
-    rounds=st.integers(1, 5),
-)
+@given(count=st.integers(40, 400), singles=st.integers(4, 30), rounds=st.integers(1, 5))
 def test_everybody_is_decided_once_in_order_and_rounds_are_alike(
     count: int, singles: int, rounds: int
 ) -> None:

@@ -7,13 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bench.core.machine import look
-from bench.core.render import (
-    name_base,
-    tabulate_promises,
-    tabulate_result,
-    write_goal,
-    write_value,
-)
+from bench.core.render import name_base, tabulate_promises, tabulate_result, write_goal, write_value
 from bench.core.reports import Check, Direction, Figure, Goal, Report, Result
 
 

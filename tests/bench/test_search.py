@@ -80,9 +80,7 @@ def test_setup_says_what_the_faces_are(done: Run) -> None:
         assert "stretched from 128" in str(result.setup["population"])
 
 
-def test_what_is_not_installed_is_missing_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_not_installed_is_missing_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hnswlib", None)
     monkeypatch.setitem(sys.modules, "usearch.index", None)
     faces = Faces(1_000, 32, 0)

@@ -66,11 +66,7 @@ def test_a_small_suite_finds_what_it_hid_and_measures_every_goal(tmp_path: Path)
 def test_a_grouping_that_joins_chains_and_a_join_that_loses_pairs_fail_the_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        synthetic,
-        "label_groups",
-        lambda size, _: np.zeros(size, np.int64),
-    )
+    monkeypatch.setattr(synthetic, "label_groups", lambda size, _: np.zeros(size, np.int64))
     join = synthetic.join_gallery
 
     def forget(*arguments: object, **options: object) -> object:

@@ -631,10 +631,7 @@ def test_whatever_comes_each_item_is_done_once_in_order_within_the_bounds(
     capacity: int,
 ) -> None:
     doubler = Doubler()
-    lanes = (
-        Lane(batch_size, capacity, splits=splits, filled=filled),
-        Lane(batch_size, capacity),
-    )
+    lanes = (Lane(batch_size, capacity, splits=splits, filled=filled), Lane(batch_size, capacity))
     batcher = Batcher(doubler, lanes, REFUSALS, name="test")
     waiting: dict[int, list[Pending[list[int], list[int]]]] = {0: [], 1: []}
     numbers = iter(range(1, 1000))

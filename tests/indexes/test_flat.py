@@ -169,10 +169,7 @@ def test_dim_below_one_is_refused() -> None:
 @pytest.mark.parametrize("queries", [0, 1, 30])
 def test_an_empty_index_answers_every_query_with_nothing(unit_rows: UnitRows, queries: int) -> None:
     index = FlatIndex(16)
-    for hits in (
-        index.search(unit_rows(queries), 3),
-        index.range_search(unit_rows(queries), -1.0),
-    ):
+    for hits in (index.search(unit_rows(queries), 3), index.range_search(unit_rows(queries), -1.0)):
         assert len(hits) == queries
         assert len(hits.ids) == len(hits.scores) == 0
         assert (hits.ids.dtype, hits.scores.dtype) == (np.int64, np.float32)

@@ -35,10 +35,7 @@ def gallery(unit_rows: UnitRows) -> Gallery:
 def test_an_answer_states_the_gallery_that_was_searched(
     gallery: Gallery, unit_rows: UnitRows
 ) -> None:
-    for found in (
-        gallery.search(unit_rows(2), 1),
-        gallery.range_search(unit_rows(2), 0.99),
-    ):
+    for found in (gallery.search(unit_rows(2), 1), gallery.range_search(unit_rows(2), 0.99)):
         assert (found.sequence, found.searched) == (5, 10)
         assert found.hits.ids.tolist() == [0, 1]
 

@@ -136,9 +136,7 @@ def test_a_local_service_never_sees_another_deployment(
     assert "theirs" not in service_environment({}).values()
 
 
-def test_a_local_service_uses_the_models_of_the_machine(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_local_service_uses_the_models_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SOSIE_CACHE", "SOSIE_MODELS__PROVIDER"):
         monkeypatch.setenv(name, "x")
     environment = service_environment({"SOSIE_SERVE__PORT": "1"})

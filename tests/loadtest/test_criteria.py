@@ -35,9 +35,7 @@ def outcome(number: int, answer: Answer = GOOD, latency_s: float = 0.1, **change
 
 
 def verdict_on(
-    outcomes: list[Outcome],
-    phases: tuple[Phase, ...] = STEADY,
-    **objective: float,
+    outcomes: list[Outcome], phases: tuple[Phase, ...] = STEADY, **objective: float
 ) -> Verdict:
     run = Run(tuple(outcomes), 100, 101, 0.1)
     return decide(run, judge(outcomes), phases, Objective(**objective))
@@ -124,9 +122,7 @@ def test_an_idle_service_keeps_up_however_slow_each_answer_is() -> None:
 def test_a_soak_must_not_grow_slower() -> None:
     outcomes = [
         make_outcome(
-            make_visit(number, due_s=number / 10),
-            GOOD,
-            latency_s=0.1 if number < 750 else 0.3,
+            make_visit(number, due_s=number / 10), GOOD, latency_s=0.1 if number < 750 else 0.3
         )
         for number in range(1000)
     ]

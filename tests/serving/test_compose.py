@@ -372,10 +372,7 @@ def test_settings_override_the_card_and_the_card_the_defaults(tmp_path: Path) ->
     models = ModelSettings(embedder=str(card))
     usual = ThresholdRates()
     assert threshold_rates(Settings(models=models)) == ThresholdRates(
-        verify=usual.verify,
-        same_document=usual.same_document,
-        review=1e-5,
-        certain_margin=0.0,
+        verify=usual.verify, same_document=usual.same_document, review=1e-5, certain_margin=0.0
     )
     given = ThresholdSettings(review_fmr=usual.review, verify_fmr=1e-3)
     chosen = threshold_rates(Settings(models=models, thresholds=given))

@@ -143,11 +143,7 @@ class Target(StrEnum):
     EVERYTHING = "everything"
 
 
-_ROLES = {
-    Target.INGRESS: Role.INGRESS,
-    Target.REGISTRAR: Role.REGISTRAR,
-    Target.PROXY: Role.PROXY,
-}
+_ROLES = {Target.INGRESS: Role.INGRESS, Target.REGISTRAR: Role.REGISTRAR, Target.PROXY: Role.PROXY}
 CHANCES: Mapping[Target, int] = {
     Target.INGRESS: 3,
     Target.REGISTRAR: 3,
@@ -231,11 +227,7 @@ def _draw_targets(rng: np.random.Generator, kills: int) -> list[Target]:
 
 
 def _kill(
-    service: Service,
-    target: Target,
-    rng: np.random.Generator,
-    log: AnswerLog,
-    whole: Counter[Role],
+    service: Service, target: Target, rng: np.random.Generator, log: AnswerLog, whole: Counter[Role]
 ) -> Kill:
     moment = time.perf_counter()
     if target is Target.EVERYTHING:

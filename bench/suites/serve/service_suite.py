@@ -13,13 +13,7 @@ from bench.core.machine import DISK, MEMORY, filesystem_of
 from bench.core.reports import Figure, Measured, Result, Skipped, SuiteOutput, choose_names
 from bench.suites.serve.chaos import measure_kills
 from bench.suites.serve.fixtures import Home, Person, draw_people
-from bench.suites.serve.load_requests import (
-    BATCH,
-    draw_probes,
-    pack,
-    pair_items,
-    write_visits,
-)
+from bench.suites.serve.load_requests import BATCH, draw_probes, pack, pair_items, write_visits
 from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
 from bench.suites.serve.process import list_usage, serve
 from bench.suites.serve.sizes import Context, Part, Sizes, open_context
@@ -54,10 +48,7 @@ def measure_start(context: Context) -> SuiteOutput:
             with serve(context.place(home)) as (_, ready_s):
                 seconds.append(ready_s)
         measured[name] = max(seconds)
-        figures = (
-            Figure.of("ready", "s", seconds),
-            Figure("the slowest start", "s", max(seconds)),
-        )
+        figures = (Figure.of("ready", "s", seconds), Figure("the slowest start", "s", max(seconds)))
         results.append(
             Result("Start of the service", context.setup(home, starts=sizes.starts), figures)
         )
@@ -233,10 +224,7 @@ def _list_matches(
     return Result(
         "Matches, one 1:1 item a request",
         setup,
-        (
-            *slow.list_figures("behind Serve's own proxy"),
-            *fast.list_figures("as it comes"),
-        ),
+        (*slow.list_figures("behind Serve's own proxy"), *fast.list_figures("as it comes")),
     )
 
 

@@ -9,15 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.capacity.figures import (
-    USUAL,
-    Figure,
-    Figures,
-    Machine,
-    Origin,
-    Quantity,
-    VectorKind,
-)
+from engine.capacity.figures import USUAL, Figure, Figures, Machine, Origin, Quantity, VectorKind
 from engine.capacity.model import Affine, Costs, Demand, Layout, Node, Use, assume_node
 from engine.capacity.plan import (
     MAX_REFUSED,

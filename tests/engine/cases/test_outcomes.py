@@ -120,10 +120,7 @@ def test_the_victim_of_a_stolen_document_is_not_watched(service: Any) -> None:
     service.registrar.enroll([first, own])
     theft = service.lab.request(impostor, document=first.document)
     refused = service.registrar.enroll([theft])[0]
-    assert set(refused.reasons) == {
-        Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
-        Reason.DUPLICATE_IDENTITY,
-    }
+    assert set(refused.reasons) == {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.DUPLICATE_IDENTITY}
     (case,) = service.store.cases.newest()
     assert {one["id"] for one in refused.body["cases"]} == {case.id}
     assert len(case.document_ids) == 2

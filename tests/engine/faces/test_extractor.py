@@ -190,8 +190,7 @@ def test_digest_follows_whatever_shapes_a_vector_and_nothing_else(cache_folder: 
         digest_embedding(card, flip=True),
         digest_embedding(structs.replace(card, sha256="0" * 64), flip=False),
         digest_embedding(
-            structs.replace(card, input=structs.replace(card.input, channels="bgr")),
-            flip=False,
+            structs.replace(card, input=structs.replace(card.input, channels="bgr")), flip=False
         ),
     ]
     assert len({digest, *changed}) == 4

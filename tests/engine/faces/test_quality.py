@@ -118,11 +118,7 @@ def test_exposure_and_contrast_do_not_pass_for_sharpness(
 
 @pytest.mark.parametrize(
     ("gain", "offset", "reason"),
-    [
-        (0.15, 0, Reason.TOO_DARK),
-        (0.2, 210, Reason.TOO_BRIGHT),
-        (0.08, 120, Reason.LOW_CONTRAST),
-    ],
+    [(0.15, 0, Reason.TOO_DARK), (0.2, 210, Reason.TOO_BRIGHT), (0.08, 120, Reason.LOW_CONTRAST)],
 )
 def test_bad_light_is_named(
     crop: Pixels, landmarks: Points, gain: float, offset: float, reason: Reason

@@ -172,10 +172,7 @@ class Importer:
             )
         )
         folder = PhotographFolder(root or path.parent, allows_outside=allows_outside)
-        with (
-            self.registrar() as registrar,
-            FaceLoader(folder, self.extract, self.vault) as loader,
-        ):
+        with self.registrar() as registrar, FaceLoader(folder, self.extract, self.vault) as loader:
             journal = Journal.resume(self.journal(path), identity) if resumes else None
             if journal is None:
                 journal = Journal.begin(self.journal(path), identity)

@@ -165,12 +165,7 @@ def test_only_known_columns_are_read(tmp_path: Path) -> None:
     path = write(tmp_path, "salary," + HEADER + "100,t,1,N,a\n")
     source = CsvSource(path, "digest", ColumnMapping(), CsvForm())
     (row,) = source.rows()
-    assert set(row.texts) == {
-        Field.DOCUMENT_TYPE,
-        Field.DOCUMENT_NUMBER,
-        Field.NAME,
-        Field.LIVE,
-    }
+    assert set(row.texts) == {Field.DOCUMENT_TYPE, Field.DOCUMENT_NUMBER, Field.NAME, Field.LIVE}
 
 
 def open_table(

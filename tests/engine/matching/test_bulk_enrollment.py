@@ -72,12 +72,7 @@ def test_a_chunk_is_durable_visible_and_audited_at_once(lab: Any) -> None:
     assert np.array_equal(restored.vectors, gallery.contents().vectors)
     *_, record = lab.store.audit_entries()
     assert (record.entry.action, record.entry.subject) == (ADMITTED, "import")
-    assert record.entry.detail == {
-        "chunk": 1,
-        "references": 2,
-        "lines": 1,
-        "gallery_sequence": 1,
-    }
+    assert record.entry.detail == {"chunk": 1, "references": 2, "lines": 1, "gallery_sequence": 1}
 
 
 def test_a_chunk_that_adds_no_face_moves_no_sequence_and_is_audited(lab: Any) -> None:

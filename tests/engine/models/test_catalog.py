@@ -108,11 +108,7 @@ def test_one_changed_byte_makes_the_model_damaged(make_card: MakeCard) -> None:
         ("dimension = 8", 'dimension = "8"', r"Expected `int`, got `str` - at `\$\.dimension`"),
         ("dimension = 8", "dimension = 8\ndimensoin = 9", "unknown field `dimensoin`"),
         ('channels = "bgr"', 'channels = "gbr"', r"\$\.input\.channels`; choose from rgb, bgr"),
-        (
-            "mean = [127.5, 127.5, 127.5]",
-            "mean = [127.5]",
-            r"length 3, got 1 - .*input\.mean`",
-        ),
+        ("mean = [127.5, 127.5, 127.5]", "mean = [127.5]", r"length 3, got 1 - .*input\.mean`"),
         ("height_px = 16", "height_px = 20", "side of a square crop"),
         ('alignment = "arcface"', 'alignment = "mtcnn"', "choose from arcface"),
         ('alignment = "arcface"', 'rewriting = ["magic"]', "choose from fold-weights, "),

@@ -7,12 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from engine.registry import cases as facts
-from engine.registry.records import (
-    CaseState,
-    NewReference,
-    new_id,
-    utc_now,
-)
+from engine.registry.records import CaseState, NewReference, new_id, utc_now
 from engine.sweeps.sweep_model import Identity, LineFact
 from tests.engine.registry.conftest import change, make_case
 
@@ -54,13 +49,7 @@ def test_identities_have_the_references_asked_all_lines_and_open_disputes(
         )
     )
     removed = changes.references[2].id
-    writer.commit(
-        change(
-            5,
-            removed_references=[(removed, 5)],
-            closed_lines=[changes.lines[1].id],
-        )
-    )
+    writer.commit(change(5, removed_references=[(removed, 5)], closed_lines=[changes.lines[1].id]))
     keys = [reference.id for reference in changes.references]
     asked = [second.id, keys[1], keys[0], removed, 10**6, keys[1]]
     assert store.facts.identities_of(asked) == [

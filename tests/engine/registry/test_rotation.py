@@ -14,13 +14,7 @@ from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, SealBroke
 from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.keyring import KeyRing
-from engine.registry.records import (
-    Changes,
-    NewCrop,
-    WatchEntry,
-    new_id,
-    utc_now,
-)
+from engine.registry.records import Changes, NewCrop, WatchEntry, new_id, utc_now
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.vault import Vault, key_version

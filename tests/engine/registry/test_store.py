@@ -23,9 +23,7 @@ from engine.registry import store as stores
 from engine.registry import tables
 from engine.registry.database import changing, connect
 from engine.registry.keyring import KeyRing
-from engine.registry.records import (
-    Carrier,
-)
+from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from tests.engine.registry.conftest import MODEL

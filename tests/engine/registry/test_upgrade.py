@@ -19,13 +19,7 @@ from engine.registry import store as schema
 from engine.registry import store as stores
 from engine.registry.audit import verify_chain
 from engine.registry.database import changing, connect
-from engine.registry.records import (
-    Carrier,
-    CaseState,
-    Changes,
-    new_id,
-    utc_now,
-)
+from engine.registry.records import Carrier, CaseState, Changes, new_id, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from tests.engine.registry.conftest import ENTRY, MODEL
@@ -62,10 +56,7 @@ def rows_of_old(ids: dict[str, str]) -> list[tuple[Table, dict[str, object]]]:
     tenant = {"carrier": "red", "outlet": "r1"}
     return [
         (tables.carriers, {"code": "red", "name": "Red", "line_limit": 5, "created_at": now}),
-        (
-            tables.outlets,
-            {"code": "r1", "carrier": "red", "is_open": True, "created_at": now},
-        ),
+        (tables.outlets, {"code": "r1", "carrier": "red", "is_open": True, "created_at": now}),
         (
             tables.documents,
             {"id": ids["document"], "kind": "passport", "lookup": b"k", "identity": b"sealed"}

@@ -275,10 +275,7 @@ def test_pieces_are_hidden_and_revealed_as_the_whole() -> None:
     assert FILE.reveal(HIDDEN[32:], 32) == PLAIN[32:]
 
 
-@given(
-    size=st.integers(1, 70),
-    offsets=st.lists(st.integers(0, 9_900), max_size=40),
-)
+@given(size=st.integers(1, 70), offsets=st.lists(st.integers(0, 9_900), max_size=40))
 def test_rows_are_revealed_as_counter_mode_would(size: int, offsets: list[int]) -> None:
     rows = [np.frombuffer(HIDDEN[start : start + size], np.uint8) for start in offsets]
     hidden = np.array(rows, np.uint8).reshape(-1, size)

@@ -84,10 +84,7 @@ RING, OTHER = list(range(6)), list(range(10, 15))
         # The best link of all leads to the stranger 9, who looks like two of six.
         (clique(RING, 0.7) | {(0, 9): 0.95, (1, 9): 0.9}, [RING]),
         # 20 is best linked to one of the first ring, and to all of the second.
-        (
-            clique(RING, 0.7) | {(0, 20): 0.95} | clique([*OTHER, 20], 0.7),
-            [RING, [*OTHER, 20]],
-        ),
+        (clique(RING, 0.7) | {(0, 20): 0.95} | clique([*OTHER, 20], 0.7), [RING, [*OTHER, 20]]),
     ],
 )
 def test_clusters_are_rings_and_no_chains(links: Scores, expected: list[list[int]]) -> None:
@@ -153,9 +150,7 @@ def test_links_alone_hold_a_cluster_together(drawn: tuple[Scores, Scores]) -> No
 
 @given(doubtful())
 @settings(max_examples=300)
-def test_no_move_and_no_merge_would_gain_anything(
-    drawn: tuple[Scores, Scores],
-) -> None:
+def test_no_move_and_no_merge_would_gain_anything(drawn: tuple[Scores, Scores]) -> None:
     links, near = drawn
     clusters = [set(each.members.tolist()) for each in cluster_links(table(links), table(near))]
     everybody = {one for pair in links for one in pair}

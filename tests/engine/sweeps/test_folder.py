@@ -56,9 +56,7 @@ def test_only_the_owner_reads_it_and_only_results_are_listed(folder: SweepFolder
     assert [path.name for path in folder.files()] == ["report.html"]
 
 
-def test_the_status_survives_a_crash_and_goes_with_the_checkpoint(
-    folder: SweepFolder,
-) -> None:
+def test_the_status_survives_a_crash_and_goes_with_the_checkpoint(folder: SweepFolder) -> None:
     assert folder.load_status() == SweepStatus()
     status = SweepStatus(SweepProgress(comparisons=3, comparisons_total=9), 1.5, 2)
     folder.save_status(status)

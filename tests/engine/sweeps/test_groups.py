@@ -244,11 +244,7 @@ def test_documents_tried_most_come_first() -> None:
     tried = [attempt(key) for key in "aabbbbbccc"]
     assert [
         group.identities[0].document_id for group in groups_of_documents(tried, identities)
-    ] == [
-        "b",
-        "c",
-        "a",
-    ]
+    ] == ["b", "c", "a"]
 
 
 def test_three_lines_of_one_outlet_that_changed_face_in_a_month_are_a_ring() -> None:

@@ -12,13 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from engine.cases.case import Outcome
-from engine.sweeps.outputs import (
-    group_table,
-    pair_table,
-    seller_table,
-    write_csv,
-    write_table,
-)
+from engine.sweeps.outputs import group_table, pair_table, seller_table, write_csv, write_table
 from engine.sweeps.summary import summarise
 from engine.sweeps.sweep_model import (
     Group,

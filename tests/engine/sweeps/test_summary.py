@@ -98,8 +98,7 @@ def test_counts_are_plain_json() -> None:
 @given(
     st.lists(
         st.lists(
-            st.tuples(st.integers(0, 30), st.sampled_from("xyz"), st.sampled_from("pq")),
-            max_size=6,
+            st.tuples(st.integers(0, 30), st.sampled_from("xyz"), st.sampled_from("pq")), max_size=6
         ),
         max_size=6,
     )

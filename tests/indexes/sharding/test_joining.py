@@ -175,12 +175,7 @@ def test_a_stop_behind_a_slow_tile_repeats_one_tile_a_shard_at_most(tmp_path: Pa
 
         with pytest.raises(KeyboardInterrupt):
             join_shards(
-                gallery,
-                slow,
-                THRESHOLD,
-                block_rows=70,
-                checkpoint=tmp_path / "kept",
-                progress=stop,
+                gallery, slow, THRESHOLD, block_rows=70, checkpoint=tmp_path / "kept", progress=stop
             )
         assert kept == [0, 1]
         assert sum(shard.joins for shard in counted) - 1 <= len(counted)

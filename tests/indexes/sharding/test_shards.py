@@ -130,9 +130,7 @@ def test_a_lost_shard_is_never_answered_around(
         call(index, unit_rows(4))
 
 
-def test_a_shard_known_to_be_lost_is_reported_before_any_call(
-    index: ShardedIndex,
-) -> None:
+def test_a_shard_known_to_be_lost_is_reported_before_any_call(index: ShardedIndex) -> None:
     assert [shard.lost for shard in index.shards] == [None] * 3
     index.shards[1].close()
     with pytest.raises(ShardLost, match="closed"):

@@ -182,13 +182,7 @@ def test_no_more_is_remembered_than_was_agreed(
         with pytest.raises(Unauthenticated):
             admit(auth, make_key(vault).text)
     assert (len(auth._known), len(auth._absent)) == (3, 3)
-    assert [auth.admit_known(key) is not None for key in keys] == [
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]
+    assert [auth.admit_known(key) is not None for key in keys] == [False, False, True, True, True]
 
 
 def test_calls_at_once_share_one_look_up_and_one_that_leaves_stops_no_other(

@@ -207,11 +207,7 @@ def activation(faces: dict[str, bytes]) -> Callable[..., dict[str, Any]]:
     def make(**changes: Any) -> dict[str, Any]:
         body = {
             "outlet": "b1",
-            "document": {
-                "type": "cn-ric",
-                "number": "110105198503071257",
-                "name": "Stan Stranger",
-            },
+            "document": {"type": "cn-ric", "number": "110105198503071257", "name": "Stan Stranger"},
             "msisdn": "+8613800138001",
             "live": faces["stranger"],
             "portrait": faces["stranger_again"],

@@ -75,10 +75,7 @@ def matrix(
             (enroll("at b1"), only(b1=201, blue=200)),
             (enroll(f"own {key}", outlet=None), own),
             (get(enrollment), only(**found, fraud=200, operator=200)),
-            (
-                get("/v1/enrollments", idempotency_key=enrolled["idempotency_key"]),
-                only(**found),
-            ),
+            (get("/v1/enrollments", idempotency_key=enrolled["idempotency_key"]), only(**found)),
             (
                 post("/v1/match", {"items": [{"probe": face, "reference": again}]}),
                 all_but_operators(200),
@@ -151,12 +148,7 @@ def test_who_brings_no_known_key_is_refused_before_anything_else(
     headers = {} if key is None else {"authorization": f"Bearer {key}".encode()}
     for (method, path, options), _ in matrix("b1"):
         response = service.ask(
-            method,
-            path,
-            key=None,
-            headers=headers,
-            content=b"\xc1",
-            params=options.get("params"),
+            method, path, key=None, headers=headers, content=b"\xc1", params=options.get("params")
         )
         message = service.assert_refused(response, 401, "ACCESS.UNAUTHENTICATED")
         assert response.headers["www-authenticate"].startswith("Bearer")

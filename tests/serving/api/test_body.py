@@ -35,11 +35,7 @@ def read_plain(kind: str, body: bytes) -> Any:
     return unpack(body) if kind == MSGPACK else decode(kind, body, Any)
 
 
-VALUES: list[Any] = [
-    {"a": [1, -2, 3.5, None, True, "é•"], "b": {"c": "x" * 300}},
-    {},
-    {"n": 2**63},
-]
+VALUES: list[Any] = [{"a": [1, -2, 3.5, None, True, "é•"], "b": {"c": "x" * 300}}, {}, {"n": 2**63}]
 
 
 @pytest.mark.parametrize("value", VALUES)
@@ -137,8 +133,7 @@ def test_another_content_type_is_unsupported(content_type: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type",
-    ["application/json", "APPLICATION/JSON", 'application/json; charset="UTF-8"'],
+    "content_type", ["application/json", "APPLICATION/JSON", 'application/json; charset="UTF-8"']
 )
 def test_json_may_say_that_it_is_utf8(content_type: str) -> None:
     assert decode(content_type, b"{}", Any) == {}

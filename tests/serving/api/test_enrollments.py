@@ -88,11 +88,7 @@ def test_of_two_requests_with_one_key_one_is_in_flight(fresh: Any, activation: A
 
     async def race() -> list[Any]:
         content = encode(body, MSGPACK)
-        headers = {
-            **KEY,
-            "authorization": f"Bearer {fresh.keys['b1']}",
-            "content-type": MSGPACK,
-        }
+        headers = {**KEY, "authorization": f"Bearer {fresh.keys['b1']}", "content-type": MSGPACK}
         return await asyncio.gather(
             *(fresh._send("POST", PATH, headers=headers, content=content) for _ in range(8))
         )

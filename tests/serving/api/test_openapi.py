@@ -103,9 +103,7 @@ def test_every_request_has_an_example() -> None:
     assert {one.body for one in ENDPOINTS} - {None} <= EXAMPLES.keys()
 
 
-def test_operations_have_short_names_and_tags_that_are_explained(
-    document: dict[str, Any],
-) -> None:
+def test_operations_have_short_names_and_tags_that_are_explained(document: dict[str, Any]) -> None:
     for _, _, operation in operations(document):
         assert re.fullmatch("[a-z]+(?:[A-Z][a-z]+)*", operation["operationId"])
         assert set(operation["tags"]) <= TAGS.keys()

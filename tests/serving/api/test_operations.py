@@ -39,11 +39,7 @@ def test_a_service_that_is_up_says_so(service: Any, kind: str) -> None:
     assert (ready.status_code, answer.is_ready, answer.phase) == (200, True, "ready")
     assert answer.checks.keys() == {"store", "models", "registrar", "gallery"}
     version = service.read(service.ask("GET", "/version", key=None, headers=headers))
-    assert version == {
-        "version": "0.1.0",
-        "api": "v1",
-        "model_digest": service.parts.model_digest,
-    }
+    assert version == {"version": "0.1.0", "api": "v1", "model_digest": service.parts.model_digest}
 
 
 def test_a_probe_that_takes_no_type_of_ours_still_gets_an_answer(service: Any) -> None:

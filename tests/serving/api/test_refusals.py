@@ -157,8 +157,7 @@ WITH_PROBE = ("/v1/identifications", "/v1/verifications", "/v1/lines")
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "code"),
-    [(path, *one) for path, several in BODIES.items() for one in several],
+    ("path", "body", "code"), [(path, *one) for path, several in BODIES.items() for one in several]
 )
 def test_a_body_that_asks_for_nothing_possible_is_refused(
     service: Any, faces: dict[str, bytes], path: str, body: Any, code: str
@@ -237,11 +236,7 @@ def test_an_activation_that_cannot_be_judged_is_refused(
 ) -> None:
     change, code = ACTIVATIONS[name]
     response = service.ask(
-        "POST",
-        ENROLLMENTS,
-        body=change(activation()),
-        kind=kind,
-        headers={"idempotency-key": "k"},
+        "POST", ENROLLMENTS, body=change(activation()), kind=kind, headers={"idempotency-key": "k"}
     )
     message = service.assert_refused(response, 400, code)
     assert not any(secret in message for secret in SECRETS)

@@ -134,13 +134,7 @@ def key_for(path: str, method: str) -> str:
 
 
 def ask_all(
-    service: Any,
-    method: str,
-    path: str,
-    cases: Any,
-    *,
-    is_hasty: bool,
-    at_most: int | None = None,
+    service: Any, method: str, path: str, cases: Any, *, is_hasty: bool, at_most: int | None = None
 ) -> set[int]:
     """The statuses that were answered. Who is not impatient has time for every answer."""
     headers = {"Authorization": f"Bearer {service.keys[key_for(path, method)]}"}
@@ -157,10 +151,7 @@ def ask_all(
     is_bodiless = method != "POST" or path.endswith(BODILESS)
     count = at_most or settings.default.max_examples // (4 if is_bodiless else 2)
     run = settings(
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        database=None,
-        max_examples=count,
+        deadline=None, suppress_health_check=list(HealthCheck), database=None, max_examples=count
     )
     run(given(case=cases)(ask))()
     return seen

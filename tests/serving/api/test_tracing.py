@@ -165,9 +165,7 @@ def test_no_span_says_anything_personal(
 
 
 def test_one_correlator_names_a_request_in_every_line_about_it(
-    fresh: Service,
-    activation: Callable[..., dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
+    fresh: Service, activation: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(correlator: str) -> int:
         headers = {"idempotency-key": correlator, "x-correlator": correlator}

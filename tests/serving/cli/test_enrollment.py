@@ -140,15 +140,7 @@ def test_a_request_that_cannot_be_judged_is_refused_and_stores_nothing(
     assert counts == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[]",
-        '{"number": 7}',
-        '{"numbr": "7"}',
-        "no json",
-    ],
-)
+@pytest.mark.parametrize("text", ["[]", '{"number": 7}', '{"numbr": "7"}', "no json"])
 def test_a_document_file_that_is_not_one_is_refused(
     text: str, home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
 ) -> None:

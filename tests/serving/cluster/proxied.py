@@ -82,9 +82,7 @@ def generate(folder: Path, port: int, servers: list[ServerConfig], *, beside: bo
     other = replace(backend, name="http-other", path_prefix="/other", app_name="other")
     backends = [backend, *([other] if beside else [])] if servers else []
     api = HAProxyApi(
-        config,
-        {one.name: one for one in backends},
-        config_file_path=str(folder / "haproxy.cfg"),
+        config, {one.name: one for one in backends}, config_file_path=str(folder / "haproxy.cfg")
     )
     api._generate_config_file_internal()
     return folder / "haproxy.cfg"

@@ -86,9 +86,7 @@ def test_a_bound_of_0_is_no_bound(tmp_path: Path) -> None:
     assert " 429 " not in path.read_text()
 
 
-def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(
-    proxied: Proxied,
-) -> None:
+def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(proxied: Proxied) -> None:
     answers: list[int] = []
     running = threading.Thread(target=lambda: answers.append(proxied.ask("/slow")[0]))
     running.start()

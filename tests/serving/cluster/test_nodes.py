@@ -165,10 +165,7 @@ def test_two_nodes_answer_as_one_and_leave_other_applications(
 ) -> None:
     key = sosie("apikey", "add", *KEYS["blue"], "--home", home, "--json", env=database).json["key"]
     # Faces are embedded apart, as where there are GPUs.
-    settings = {
-        "SOSIE_SERVE__RAY_ADDRESS": nodes.address,
-        "SOSIE_SERVE__EMBEDDER": "deployment",
-    }
+    settings = {"SOSIE_SERVE__RAY_ADDRESS": nodes.address, "SOSIE_SERVE__EMBEDDER": "deployment"}
     port = nodes.urls[0].rsplit(":", 1)[1]
     process = start_serve("--home", home, "--port", port, "--json", env=nodes.env | settings)
     with httpx.Client(timeout=30, headers={"authorization": f"Bearer {key}"}) as client:

@@ -27,12 +27,7 @@ def test_a_trace_joins_the_ingress_and_the_registrar(
     headers = trace_of(7) | {"idempotency-key": "traced", "x-correlator": "traced-7"}
     answer = served.ask("POST", "/v1/enrollments", json=body, headers=headers)
     assert answer.is_success, answer.text
-    wanted = {
-        (ROOT, "request"),
-        ("request", "extract"),
-        ("request", "hop"),
-        ("hop", "judge"),
-    }
+    wanted = {(ROOT, "request"), ("request", "extract"), ("request", "hop"), ("hop", "judge")}
     deadline = time.monotonic() + WITHIN_S
     while len(served.collector.traces.spans) < len(wanted) and time.monotonic() < deadline:
         time.sleep(0.2)

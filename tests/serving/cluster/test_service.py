@@ -127,9 +127,7 @@ def test_a_body_over_the_limit_of_the_given_settings_is_refused_before_it_is_rea
     assert b"REQUEST.BODY_TOO_LARGE" in answer
 
 
-def test_a_client_that_sends_its_body_or_headers_too_slowly_is_refused(
-    served: Served,
-) -> None:
+def test_a_client_that_sends_its_body_or_headers_too_slowly_is_refused(served: Served) -> None:
     key = served.keys["blue"].encode()
     bodiless = (
         b"POST /v1/match HTTP/1.1\r\nHost: sosie\r\nAuthorization: Bearer " + key + b"\r\n"

@@ -64,9 +64,7 @@ def shard(index: ShardedIndex, number: int) -> RayShard:
     return chosen
 
 
-def test_without_a_cluster_none_is_started_and_without_shards_none_are_opened(
-    nodes: Nodes,
-) -> None:
+def test_without_a_cluster_none_is_started_and_without_shards_none_are_opened(nodes: Nodes) -> None:
     nodes.leave()
     try:
         assert shard_opener(make_settings({})) is None

@@ -17,14 +17,7 @@ from serving.cluster.shards import open_ray_shards, shard_opener
 from serving.compose import Deployment
 from serving.settings import make_settings
 from serving.sweeps.manager import SweepManager
-from tests.serving.cluster.two_nodes import (
-    DIM,
-    PLAN,
-    RESOURCE,
-    Nodes,
-    likenesses,
-    unit_rows,
-)
+from tests.serving.cluster.two_nodes import DIM, PLAN, RESOURCE, Nodes, likenesses, unit_rows
 from tests.serving.sweeps.synthetic_people import TWICE, make_people_home
 
 THRESHOLD = 0.5

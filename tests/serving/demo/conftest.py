@@ -40,10 +40,7 @@ def demo(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     """`demo(faces=None, gallery_size=500, as_json=True, **environment)` runs it."""
 
     def run(
-        faces: Path | None = None,
-        gallery_size: int = 500,
-        as_json: bool = True,
-        **environment: str,
+        faces: Path | None = None, gallery_size: int = 500, as_json: bool = True, **environment: str
     ) -> DemoResult:
         folder = tmp_path_factory.mktemp("demo-temporary")
         output = io.StringIO()

@@ -161,9 +161,7 @@ def test_a_call_may_be_made_on_the_loop_that_it_belongs_to(
     assert seen == [loop]
 
 
-def test_a_call_without_an_answer_in_time_is_interrupted(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
+def test_a_call_without_an_answer_in_time_is_interrupted(loop: asyncio.AbstractEventLoop) -> None:
     cancelled = threading.Event()
 
     async def send(_: Crops) -> Vectors:

@@ -110,9 +110,7 @@ def serve(
     services: list[RegistrarService] = []
 
     def start(
-        open_deployment: Callable[[], Deployment] = open_home,
-        meter: Any = None,
-        **changes: Any,
+        open_deployment: Callable[[], Deployment] = open_home, meter: Any = None, **changes: Any
     ) -> LocalRegistrar:
         service = RegistrarService(open_deployment, ServeSettings(**changes), meter or Meter(), log)
         services.append(service)

@@ -54,10 +54,7 @@ def other_writer(home: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 async def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
-    serve: Any,
-    population: Any,
-    context: CallContext,
-    other_writer: subprocess.Popen[str],
+    serve: Any, population: Any, context: CallContext, other_writer: subprocess.Popen[str]
 ) -> None:
     registrar: LocalRegistrar = serve()
     await reach(registrar, Phase.WAITING)
@@ -75,10 +72,7 @@ async def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
 
 
 async def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
-    serve: Any,
-    open_home: Callable[..., Deployment],
-    lines: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    serve: Any, open_home: Callable[..., Deployment], lines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.registrar.service.FIRST_RETRY_S", 0.1)
     failures = [OSError("secret 1"), SosieError("the database cannot be opened")] * 2
@@ -111,10 +105,7 @@ def shards(open_home: Callable[..., Deployment]) -> tuple[Callable[[], Deploymen
 
 
 async def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_opened_again(
-    serve: Any,
-    population: Any,
-    context: CallContext,
-    shards: Any,
+    serve: Any, population: Any, context: CallContext, shards: Any
 ) -> None:
     open_sharded, opened = shards
     people = [population.person() for _ in range(8)]

@@ -232,10 +232,7 @@ async def test_work_that_does_not_end_is_left_and_heard_of_all_the_same() -> Non
     given_up, heard = [], []
     with pytest.raises(Interrupted):
         await finish_by(
-            work,
-            monotonic() + 0.05,
-            give_up=lambda: given_up.append(True),
-            on_result=heard.append,
+            work, monotonic() + 0.05, give_up=lambda: given_up.append(True), on_result=heard.append
         )
     work.set_result("at last")
     async with asyncio.timeout(120):

@@ -95,10 +95,7 @@ def test_what_gathers_during_a_search_is_the_next_search_with_one_look_up(
 
 
 def test_calls_with_their_own_thresholds_get_their_own_answers(
-    deployment: Deployment,
-    searches: SearchQueue,
-    held: Passes,
-    monkeypatch: pytest.MonkeyPatch,
+    deployment: Deployment, searches: SearchQueue, held: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery = deployment.registrar.gallery
     probe = gallery.vectors(gallery.ids[:1])

@@ -11,12 +11,7 @@ from typing import Any
 import pytest
 
 from engine.batching import Pending
-from engine.errors import (
-    DeadlinePassed,
-    IdempotencyMismatch,
-    RequestError,
-    SosieError,
-)
+from engine.errors import DeadlinePassed, IdempotencyMismatch, RequestError, SosieError
 from engine.matching.judge import Judge
 from engine.reasons import Decision
 from serving.errors import NotReady

@@ -217,9 +217,7 @@ for at in range(1000):
         assert own == list(range(1000))
 
 
-def test_a_full_pipe_makes_no_caller_wait_and_the_loss_is_logged(
-    tmp_path: Path,
-) -> None:
+def test_a_full_pipe_makes_no_caller_wait_and_the_loss_is_logged(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
@@ -347,8 +345,7 @@ def test_what_an_access_line_needs_is_shown(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [b"\xff\xd8", bytearray(b"x"), memoryview(b"x"), np.zeros(3), object(), SecretStr("s")],
+    "value", [b"\xff\xd8", bytearray(b"x"), memoryview(b"x"), np.zeros(3), object(), SecretStr("s")]
 )
 def test_bytes_arrays_and_unknown_objects_are_withheld(value: object) -> None:
     assert show(found=value, many=[value], nested={"x": value}) == {

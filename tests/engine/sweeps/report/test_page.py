@@ -100,11 +100,7 @@ def test_the_policy_allows_this_style_and_this_script_alone(make_contents: Made)
 
 def test_names_from_operators_are_inert(make_contents: Made, make_group: MadeGroup) -> None:
     group = make_group(outlet=HARMFUL)
-    contents = make_contents(
-        group,
-        carrier_names={"north": HARMFUL},
-        cases={group.key: HARMFUL},
-    )
+    contents = make_contents(group, carrier_names={"north": HARMFUL}, cases={group.key: HARMFUL})
     page = Reading(render_report(contents))
     assert page.tags["img"] == 0
     assert page.tags["script"] == page.tags["style"] == 1
