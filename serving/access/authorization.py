@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import NotFound
 from engine.reasons import Decision, Reason
 from serving.errors import Forbidden, Malformed
-from serving.wire.matching import Candidate
 
 if TYPE_CHECKING:
-    # Commands that only name a role need no registry.
+    # Commands that only name a role need no registry and no types of answers.
     from engine.registry.records import EnrollmentRecord
     from engine.registry.vault import Vault
+    from serving.wire.matching import Candidate
 
 
 MIN_BURST = 256
@@ -171,7 +171,7 @@ def template_tenant(principal: Principal) -> str:
 HOLDER_LENGTH = 32
 """Hex digits: 128 bits."""
 
-ShowCandidate = Callable[[str, int, float], Candidate]
+ShowCandidate = Callable[[str, int, float], "Candidate"]
 """From document's id, reference's id and score to the candidate in an answer."""
 
 
@@ -182,11 +182,15 @@ def name_holder(vault: Vault, carrier: str, document_id: str) -> str:
 
 def choose_candidates(principal: Principal, vault: Vault) -> ShowCandidate:
     """How this caller's answers show candidates: by pseudonym to a tenant, by ids to the others."""
-    carrier = scope_of(principal)
-    if carrier is None:
-        return _show_ids
+    from serving.wire.matching import Candidate  # noqa: PLC0415 - see above
 
-    def show(document_id: str, _reference_id: int, score: float) -> Candidate:
+    carrier = scope_of(principal)
+
+    def show(document_id: str, reference_id: int, score: float) -> Candidate:
+        if carrier is None:
+            return Candidate(
+                holder=None, document_id=document_id, reference_id=reference_id, score=score
+            )
         return Candidate(holder=name_holder(vault, carrier, document_id), score=score)
 
     return show
@@ -214,7 +218,3 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
     if any(one["reason"] == Reason.DOCUMENT_HELD_BY_ANOTHER_FACE for one in body["reasons"]):
         shown["scores"] = {**body["scores"], "holder": None}
     return shown
-
-
-def _show_ids(document_id: str, reference_id: int, score: float) -> Candidate:
-    return Candidate(holder=None, document_id=document_id, reference_id=reference_id, score=score)

@@ -22,6 +22,7 @@ HEAVY = (
     "onnx",
     "onnxruntime",
     "sqlalchemy",
+    "msgspec",
     "faiss",
     "matplotlib",
     "pydantic",
