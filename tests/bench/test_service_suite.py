@@ -35,7 +35,7 @@ def document(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> dict[str,
     places = ("--folder", str(folder), "--faces", str(faces))
     command = [sys.executable, "-m", "bench", "serve", "--json", "--no-stamp", "--only", parts]
     done = subprocess.run(
-        [*command, *sizes, *places], capture_output=True, text=True, check=False, timeout=280
+        [*command, *sizes, *places], capture_output=True, text=True, check=False, timeout=840
     )
     document: dict[str, Any] = json.loads(done.stdout)
     assert "error" not in document, document

@@ -74,7 +74,8 @@ def test_rotation_preserves_scores(rows: np.ndarray) -> None:
     turned = VAULT.rotate(rows)
     assert turned.dtype == np.float32
     assert np.abs(np.linalg.norm(turned, axis=1) - 1).max() < 1e-6
-    assert np.abs(turned @ turned.T - rows @ rows.T).max() < 1e-6
+    # To the rounding of float32: a few units in its last place for each of the dimensions.
+    assert np.abs(turned @ turned.T - rows @ rows.T).max() < 5e-6
 
 
 @pytest.mark.parametrize("dim", [DIM, 128, 512])
