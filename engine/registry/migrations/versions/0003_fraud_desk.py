@@ -124,10 +124,12 @@ def bind_cases() -> None:
         cases.create_foreign_key("fk_cases_sweep_id", "sweeps", ["sweep_id"], ["id"])
         cases.create_foreign_key("fk_cases_merged_into", "cases", ["merged_into"], ["id"])
         cases.create_check_constraint(
-            op.f("ck_cases_origin"), "origin IN ('decision', 'dispute', 'reverification', 'sweep')"
+            op.f("ck_cases_origin"),
+            "origin IN ('decision', 'dispute', 'reverification', 'sweep')",
         )
         cases.create_check_constraint(
-            op.f("ck_cases_state"), "state IN ('open', 'assigned', 'proposed', 'closed', 'merged')"
+            op.f("ck_cases_state"),
+            "state IN ('open', 'assigned', 'proposed', 'closed', 'merged')",
         )
         cases.create_check_constraint(
             op.f("ck_cases_outcome"),

@@ -20,7 +20,11 @@ def upgrade() -> None:
     op.add_column("enrollments", sa.Column("expired_at", MOMENT))
     for name, table, where in PARTIAL:
         op.create_index(
-            name, table, ORDERS[table], sqlite_where=sa.text(where), postgresql_where=sa.text(where)
+            name,
+            table,
+            ORDERS[table],
+            sqlite_where=sa.text(where),
+            postgresql_where=sa.text(where),
         )
     op.create_index("ix_idempotency_created_at", "idempotency", ["created_at"])
     op.create_index("ix_idempotency_enrollment_id", "idempotency", ["enrollment_id"])
