@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from engine.accuracy import evaluation_tables
-from engine.accuracy.bootstrap import REPLICATES
+from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
+from engine.accuracy.gallery_growth import MIN_GALLERY
 from engine.accuracy.plots import draw_ageing, draw_attribute, draw_det, draw_growth, draw_quality
 from engine.accuracy.writing import rate, times, write_table
 from engine.errors import RequestError
@@ -99,6 +100,12 @@ def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
         return f"![{name}]({pictures[name].name})" if name in pictures else ""
 
     page = environment.get_template("report.md.j2").render(
-        report, report=report, picture=picture, replicates=REPLICATES, tables=evaluation_tables
+        report,
+        report=report,
+        picture=picture,
+        replicates=REPLICATES,
+        tables=evaluation_tables,
+        people_needed=2 * MIN_GALLERY,
+        probed_needed=MIN_PEOPLE,
     )
     return re.sub(r"\n{3,}", "\n\n", page)

@@ -85,6 +85,7 @@ def test_what_people_read_says_what_is_not_supported_and_what_looks_wrong(
     assert page.startswith("# Error rates: toys\n")
     assert "person_" not in page + (report / "evaluation.json").read_text()
     assert "not given: 6 people with two photographs, 30 are needed" in page
+    assert "No figure: it takes more than 100 people, 30 of them with three photographs" in page
     assert "person_" in (report / "flagged.csv").read_text()
     told = json.loads((report / "evaluation.json").read_text())
     (side,) = told["attributes"]
