@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import signal
+from importlib.util import find_spec
 from types import FrameType
 from typing import Annotated
 
 import typer
 
 from bench import cli, cli_reports
+from engine.errors import RequestError
 from serving.cli.output import RootGroup
 from serving.cluster.processes import end_with_starter
 
+NEEDED = ("httpx", "matplotlib", "psutil", "scipy")
 app = typer.Typer(
     cls=RootGroup,
     name="bench",
@@ -28,6 +31,9 @@ def _root(
         typer.Option(hidden=True, help="End with the process that started it, however that ends."),
     ] = False,
 ) -> None:
+    missing = ", ".join(one for one in NEEDED if find_spec(one) is None)
+    if missing:
+        raise RequestError(f"benchmarks need {missing}: pip install 'sosie[bench]'")
     for one in (signal.SIGTERM, signal.SIGHUP):
         # `nohup` has hanging up ignored, and means it.
         if signal.getsignal(one) is not signal.SIG_IGN:
