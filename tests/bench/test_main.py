@@ -107,3 +107,12 @@ def test_bad_input_is_a_document_where_json_is_asked_for(run_here: RunHere) -> N
     status, out, _ = run_here("accuracy", "--faces", "/no/such/folder", "--json")
     assert status == 2
     assert json.loads(out)["error"]["code"] == "REQUEST.INVALID"
+
+
+def test_what_is_not_installed_is_named_with_the_extra_that_brings_it(
+    run_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.__main__.NEEDED", ("scipy", "no_such_package"))
+    status, out, err = run_here("docs", "--check")
+    assert (status, out) == (2, "")
+    assert err == "sosie: benchmarks need no_such_package: pip install 'sosie[bench]'\n"
