@@ -11,17 +11,31 @@ import pytest
 
 from engine.cases.case import CaseOrigin, NoteKind
 from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
-from engine.matching import holders
+from engine.matching import holders, verification
 from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
+from engine.matching.limits import NO_LIMITS, Caller, Guard
 from engine.matching.lines import close_line
-from engine.matching.verification import HolderProbe, check_document, check_line
+from engine.matching.verification import HolderCheck, HolderProbe
 from engine.registry.records import AuditEntry, Changes
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 
 ANY = HolderProbe(vector=np.zeros(64, np.float32), threshold=0.42, actor="key:1")
+
+
+def check_document(*given: Any) -> HolderCheck:
+    return _check(verification.check_document, *given)
+
+
+def check_line(*given: Any) -> HolderCheck:
+    return _check(verification.check_line, *given)
+
+
+def _check(check: Any, registrar: Any, registry: Any, target: Any, probe: Any, audit: Any) -> Any:
+    guard = Guard(NO_LIMITS, registry, registrar, Caller("test"))
+    return check(registrar, registry, target, probe, lambda entry, _: audit(entry), guard)
 
 
 def probe_of(vector: Any, carrier: str | None = None) -> HolderProbe:
