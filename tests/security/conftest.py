@@ -10,6 +10,7 @@ from tests.serving.api.conftest import (  # noqa: F401 - fixtures
     start_service,
 )
 from tests.serving.conftest import (  # noqa: F401 - fixtures
+    astronaut,
     empty_home,
     enrolled,
     enrolled_home,

@@ -56,7 +56,7 @@ def test_the_faces_of_confirmed_fraud_are_found_by_every_enrollment(
 def test_a_face_is_put_on_the_watch_list_once(service: Any) -> None:
     face = service.lab.people.person()
     same = service.lab.people.sample(face, noise=0.0)
-    portrait = replace(same, digest=b"p" * 32)
+    portrait = service.lab.people.sample(face, noise=0.0)
     request = service.lab.request(live=same, portrait=portrait)
     body = service.registrar.enroll([request])[0].body
     first = service.open(body["document_id"])

@@ -46,7 +46,9 @@ class People:
     def sample(self, person: NDArray[np.float32], *problems: Reason, noise: float = 0.3) -> Sample:
         blur = self._unit(self._random.standard_normal(DIM))
         vector = self._unit(person + noise * blur)
-        return Sample(vector, hashlib.sha256(vector.tobytes()).digest(), problems)
+        # Of a file of its own, be its face the same.
+        digest = hashlib.sha256(vector.tobytes() + self._random.bytes(8)).digest()
+        return Sample(vector, digest, problems)
 
     def between(self, person: NDArray[np.float32], score: float) -> NDArray[np.float32]:
         """A face with exactly this score to the person."""
