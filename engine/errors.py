@@ -199,7 +199,7 @@ class TooManyFailures(RequestError):
 
     code = "REQUEST.TOO_MANY_FAILURES"
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, retry_after_s: float = 3600.0) -> None:
         super().__init__(message, retry_after_s)
         self.retry_after_s = retry_after_s
 
