@@ -27,7 +27,7 @@ COPIES: dict[str, Callable[[Image.Image], bytes]] = {
     "the same pixels": lambda it: encode(Image.open(BytesIO(encode(it, quality=92))), "PNG"),
     "encoded anew": lambda it: encode(it, quality=40),
     "cropped": lambda it: encode(crop(it), quality=85),
-    "another size": lambda it: encode(it.resize((480, 480)), "WEBP", quality=90),
+    "another size": lambda it: encode(it.resize((256, 256)), "WEBP", quality=90),
 }
 
 
