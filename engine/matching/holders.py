@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.errors import GalleryBehind, NotFound, RequestError, TenantConflict
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
-from engine.matching.limits import Guard, name_holder
+from engine.matching.limits import Guard, name_holder, name_shown
 from engine.matching.registrar import Audit, CountingAudit, Runner, publish
 from engine.matching.requests import document_look_up
 from engine.registry.reader import Reader
@@ -207,16 +207,19 @@ def show_lines(
     guard: Guard,
     actor: str,
     audit: CountingAudit,
+    shows_score: bool = False,
 ) -> HolderLines:
-    """The same for clients: without a score, and an unknown document answers like another face.
+    """The same for clients: an unknown document answers like another face, without a score.
 
     Otherwise every outlet could ask how like two people are, or who is enrolled anywhere. What
-    fails is counted, and bounded, whether or not somebody holds the document.
+    fails is counted, and bounded, whether or not somebody holds the document. The holder's own
+    score is for those whom `shows_score` is for, and counted too.
     """
     today = utc_now().date()
     name = name_holder(look_up(registry, document, today))
     known = find_known(registry, document, today)
-    guard.require([name], known)
+    shown = list(map(name_shown, known)) if shows_score else []
+    guard.require([name, *shown], known * 2)
     entries: list[AuditEntry] = []
     given = (registry, gallery, document, probe, threshold)
     try:
@@ -224,11 +227,14 @@ def show_lines(
     except NotFound:
         found = HolderLines(False, None, threshold)
         entries = [AuditEntry(actor, "lines.read", UNHELD, {"shown": False, "lines": 0})]
-    if found.is_holder:
+    if found.is_holder and not shows_score:
         audit(entries[0], ())
         return replace(found, score=None)
-    audit(entries[0], guard.count([name], is_failure=True))
-    guard.settle([name], known)
+    names = shown if found.is_holder else [name]
+    audit(entries[0], guard.count(names, is_failure=not found.is_holder))
+    guard.settle(names, known)
+    if found.is_holder:
+        return found
     return HolderLines(False, None, threshold)
 
 

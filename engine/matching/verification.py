@@ -151,8 +151,9 @@ class _Check:
         if is_match or score is None:
             # Without a face on file nothing was compared: that is no evidence.
             shown = self._shown(record) if is_match else []
-            self.audit(entry, self.guard.count(shown, is_failure=False))
-            self.guard.settle(shown, [record.id])
+            self.audit(entry, self.guard.count(shown, is_failure=False) if shown else ())
+            if shown:
+                self.guard.settle(shown, [record.id])
         else:
             names = self._names(record)
             tallies = self.guard.count(names, is_failure=True)

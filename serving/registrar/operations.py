@@ -242,6 +242,7 @@ class Operations:
             guard=self._guard,
             actor=self._context.actor,
             audit=self._audit,
+            shows_score=self._context.carrier is None,
         )
 
     def dispute_line(self, target: LineTarget, document: Document, probe: Probes) -> Dispute:

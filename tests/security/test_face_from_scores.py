@@ -304,14 +304,14 @@ def test_hits_of_a_search_are_bounded_too(attacker: Attacker) -> None:
     assert len(probing_cases(attacker)) == 1
 
 
-@pytest.mark.parametrize("path", [VERIFY, "/v1/identifications", "/v1/people/search"])
+@pytest.mark.parametrize("path", [VERIFY, QUERY, "/v1/identifications", "/v1/people/search"])
 def test_scores_that_the_fraud_team_is_shown_of_one_holder_are_bounded(
     attacker: Attacker, path: str
 ) -> None:
     bound, told = LimitSettings().holder_shown, 0
     while True:
         probe = {"image": attacker.alike(attacker.victim).tobytes()}
-        body = {"probe": probe} | ({"document": DOCUMENT} if path == VERIFY else {})
+        body = {"probe": probe} | ({"document": DOCUMENT} if path in (VERIFY, QUERY) else {})
         answer = attacker.service.ask("POST", path, key="fraud", body=body)
         if answer.status_code == 429:
             break

@@ -18,6 +18,7 @@ from engine.matching.calibration import Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, DocumentAuthority, FormAuthority
 from engine.matching.judge import Judge
+from engine.matching.limits import NO_LIMITS, Limits
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest, Sample
@@ -112,6 +113,7 @@ class Lab:
         gallery: Gallery | None = None,
         authority: DocumentAuthority | None = None,
         observer: Observer | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -125,6 +127,7 @@ class Lab:
             authority=authority or FormAuthority(),
             model_digest=MODEL_DIGEST,
             false_candidates=lambda size, score: {"value": size * 1e-6 * (score < 2)},
+            limits=limits,
         )
         try:
             registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)
